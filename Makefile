@@ -1,0 +1,34 @@
+# Every target does its own set-up; what is already there is not done again.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+NATIVE := $(shell find broker/native fastpath/native bench/native fastpath/bpf bench/bpf -type f 2>/dev/null)
+
+.PHONY: demo test check bench clean setup
+
+demo: $(STAMP)
+	$(BIN)/tempos demo
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m tempos_fastpath.abigen --check
+
+bench: $(STAMP)
+	$(BIN)/tempos bench run all --json-dir bench-results
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt hatch_build.py setup.sh $(NATIVE)
+	PYTHON=$(PYTHON) VENV=$(VENV) sh setup.sh
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f */tempos_*/*.so */tempos_*/*.bpf.o

@@ -1,0 +1,1 @@
+"""The three-node harness: network namespaces, scenarios, statistics, reports, the demo."""

@@ -1,0 +1,108 @@
+"""Constants and layouts shared with the C side. Generated from fastpath/bpf/abi.h; do not edit.
+
+To change it, edit the header and run ``python -m tempos_fastpath.abigen``.
+"""
+
+import enum
+import struct
+
+DATA_PORT = 9998
+CONTROL_PORT = 9997
+API_PORT = 9996
+WIRE_VERSION = 1
+EVENT_HEADER_LEN = 24
+BATCH_LENGTH_LEN = 2
+FLAG_BATCH = 1
+FLAG_DUP = 2
+FLAG_TRACE = 4
+FLAG_RESERVED = 8
+TOPICS = 256
+TOPIC_MIN = 1
+TOPIC_MAX = 254
+PRIORITIES = 8
+MAX_GROUPS = 16
+MAX_MEMBERS = 512
+MAX_LISTEN = 8
+MAX_EGRESS = 64
+
+
+class Reason(enum.IntEnum):
+    """How a datagram left a data path."""
+
+    FORWARDED = 0
+    NOT_IPV4 = 1
+    VLAN = 2
+    TRUNCATED = 3
+    NOT_UNICAST = 4
+    IP_OPTIONS = 5
+    FRAGMENT = 6
+    NOT_UDP = 7
+    OTHER_ADDRESS = 8
+    OTHER_PORT = 9
+    BAD_LENGTH = 10
+    BAD_IP_CHECKSUM = 11
+    TTL = 12
+    NO_ROUTE = 13
+    TOO_BIG = 14
+    AMBIGUOUS_CHECKSUM = 15
+    EMPTY = 16
+    SHORT_HEADER = 17
+    BAD_VERSION = 18
+    RESERVED_BITS = 19
+    NO_EGRESS = 20
+    RESERVED_TOPIC = 21
+    UNKNOWN_TOPIC = 22
+    NO_MEMBER = 23
+    QUEUE_FULL = 24
+    CUT_SHORT = 25
+    SEND_ERROR = 26
+    SOCKET_OVERRUN = 27
+
+    @property
+    def label(self) -> str:
+        """The name in output, metrics and documentation."""
+        return self.name.lower()
+
+
+#: What each reason means, for people.
+REASON_TEXTS = {
+    Reason.FORWARDED: 'handed to one member of every group',
+    Reason.NOT_IPV4: 'the frame carries no IPv4',
+    Reason.VLAN: 'the frame has a VLAN tag',
+    Reason.TRUNCATED: 'the frame ends inside a header',
+    Reason.NOT_UNICAST: 'the frame is addressed to a multicast or broadcast MAC',
+    Reason.IP_OPTIONS: 'the IPv4 header has options',
+    Reason.FRAGMENT: 'the packet is an IPv4 fragment',
+    Reason.NOT_UDP: 'the packet carries no UDP',
+    Reason.OTHER_ADDRESS: 'the destination is not an address the broker listens on',
+    Reason.OTHER_PORT: 'the destination is not the data port',
+    Reason.BAD_LENGTH: 'frame, IPv4 and UDP lengths contradict each other',
+    Reason.BAD_IP_CHECKSUM: 'the IPv4 header checksum is wrong',
+    Reason.TTL: 'the TTL is used up',
+    Reason.NO_ROUTE: 'the fast path holds no route for the topic',
+    Reason.TOO_BIG: 'larger than the smallest MTU on the way to the members',
+    Reason.AMBIGUOUS_CHECKSUM: 'the UDP checksum could be a full or a partial one',
+    Reason.EMPTY: 'the datagram has no payload, so no topic',
+    Reason.SHORT_HEADER: 'an event datagram shorter than its header',
+    Reason.BAD_VERSION: 'an event datagram of an unknown wire version',
+    Reason.RESERVED_BITS: 'an event datagram with reserved bits set',
+    Reason.NO_EGRESS: 'the fast path could not redirect: the event is lost',
+    Reason.RESERVED_TOPIC: 'topic 0 or 255',
+    Reason.UNKNOWN_TOPIC: 'no topic with this id is configured',
+    Reason.NO_MEMBER: 'the topic has no member at all',
+    Reason.QUEUE_FULL: "the slow path's queue of this class was full",
+    Reason.CUT_SHORT: "larger than the slow path's receive buffer",
+    Reason.SEND_ERROR: 'the kernel refused to send to a member: lost to that group',
+    Reason.SOCKET_OVERRUN: "the kernel's socket buffer was full before the broker could read",
+}
+
+#: The event header: topic, version_flags, reserved, epoch, publisher, sequence, delivery_sequence, sent_ns.
+EVENT_HEADER = struct.Struct("!BBBBIIIQ")
+OFFSET_TOPIC = 0
+OFFSET_VERSION_FLAGS = 1
+OFFSET_RESERVED = 2
+OFFSET_EPOCH = 3
+OFFSET_PUBLISHER = 4
+OFFSET_SEQUENCE = 8
+OFFSET_DELIVERY_SEQUENCE = 12
+OFFSET_SENT_NS = 16

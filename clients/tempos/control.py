@@ -1,0 +1,225 @@
+"""The control protocol: one msgpack map asks, one answers, over UDP and apart from the data.
+
+Pure functions and values for both ends. Every request carries an id and is idempotent, so that a
+client may repeat it until an answer comes. Which operations exist and which fields they take is the
+table :data:`OPERATIONS`; both ends and the documentation are made from it.
+
+A request:  {"v": 1, "id": u32, "op": str, "client": u64, ...fields}
+A reply:    {"v": 1, "id": u32, "ok": {...}}  or  {"v": 1, "id": u32, "error": {"code", "text", "hint"}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from tempos.errors import ControlRefused, WireError
+
+VERSION = 1
+#: A control datagram never grows beyond what every IPv4 path carries.
+MAX_DATAGRAM = 1200
+MAX_NAME = 64
+#: Back-off of a client: seconds before each repetition; five tries in all.
+RETRY_AFTER = (0.2, 0.4, 0.8, 1.6, 3.2)
+
+U32 = 0xFFFFFFFF
+U64 = 0xFFFFFFFFFFFFFFFF
+
+
+class Code:
+    """Error codes of replies."""
+
+    BAD_REQUEST = "bad request"
+    UNKNOWN_OPERATION = "unknown operation"
+    UNKNOWN_TOPIC = "unknown topic"
+    UNKNOWN_MEMBER = "unknown member"
+    NOT_ALLOWED = "not allowed"
+    LIMIT = "limit reached"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a request: its name, what it holds in words, and the test for it."""
+
+    name: str
+    kind: str
+    required: bool = True
+
+
+#: operation -> what it is for, its fields, the fields of its answer
+OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
+    "hello": ("who is there", (), ("broker", "instance", "lease_ms", "heartbeat_ms")),
+    "resolve": ("a topic by its name", (Field("topic", "name"),), ("topic", "members")),
+    "subscribe": (
+        "become a member of a group of a topic; no group means one of its own",
+        (Field("topic", "name"), Field("port", "port"), Field("group", "name", required=False)),
+        ("topic", "group", "epoch", "lease_ms", "heartbeat_ms", "instance"),
+    ),
+    "unsubscribe": (
+        "leave a group",
+        (Field("topic", "name"), Field("port", "port"), Field("group", "name", required=False)),
+        (),
+    ),
+    "heartbeat": (
+        "renew the lease of every membership of this endpoint; tells what arrived",
+        (Field("port", "port"), Field("received", "counts")),
+        (),
+    ),
+    "goodbye": (
+        "leave everything; tells what arrived",
+        (Field("port", "port"), Field("received", "counts")),
+        (),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What one member got of one topic and group in one epoch: datagrams, since the epoch began."""
+
+    topic: int
+    group: str
+    epoch: int
+    datagrams: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A decoded request. ``client`` is the random number a client chose at its start."""
+
+    id: int
+    op: str
+    client: int
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A decoded answer: exactly one of ``ok`` and ``error`` is set."""
+
+    id: int
+    ok: Mapping[str, Any] | None
+    error: ControlRefused | None
+
+
+class BadRequest(WireError):
+    """A request that cannot be served; carries what an error reply needs, if the id could be read."""
+
+    def __init__(self, text: str, code: str, hint: str, request_id: int | None) -> None:
+        super().__init__(text)
+        self.code = code
+        self.hint = hint
+        self.request_id = request_id
+
+
+def encode_request(op: str, request_id: int, client: int, **fields: Any) -> bytes:
+    """A request datagram. ``received`` takes a list of :class:`Received`."""
+    if "received" in fields:
+        fields["received"] = [(r.topic, r.group, r.epoch, r.datagrams) for r in fields["received"]]
+    present = {key: value for key, value in fields.items() if value is not None}
+    return bytes(msgpack.packb({"v": VERSION, "id": request_id, "op": op, "client": client, **present}))
+
+
+def decode_request(datagram: bytes) -> Request:
+    """Decode and check a request; raises :class:`BadRequest` and nothing else, whatever the bytes."""
+    message = _unpack_map(datagram)
+    if message is None:
+        raise BadRequest("not a msgpack map", Code.BAD_REQUEST, "", None)
+    request_id = message.get("id")
+    if not _is_int(request_id, U32):
+        raise BadRequest("no usable request id", Code.BAD_REQUEST, "", None)
+
+    def refuse(text: str, hint: str, code: str = Code.BAD_REQUEST) -> BadRequest:
+        return BadRequest(text, code, hint, request_id)
+
+    if message.get("v") != VERSION:
+        raise refuse(f"control version {_show(message.get('v'))}", f"this broker speaks version {VERSION}")
+    client = message.get("client")
+    if not _is_int(client, U64):
+        raise refuse("no usable client number", "send a random u64 as 'client'")
+    op = message.get("op")
+    if not isinstance(op, str) or op not in OPERATIONS:
+        raise refuse(f"operation {_show(op)}", f"known: {', '.join(OPERATIONS)}", Code.UNKNOWN_OPERATION)
+    fields: dict[str, Any] = {}
+    for field in OPERATIONS[op][1]:
+        value = message.get(field.name)
+        if value is None and not field.required:
+            fields[field.name] = None
+            continue
+        test, allowed = _KINDS[field.kind]
+        if not test(value):
+            raise refuse(f"{op}: {field.name} is {_show(value)}", f"allowed: {allowed}")
+        fields[field.name] = value
+    if "received" in fields:
+        fields["received"] = [Received(*row) for row in fields["received"]]
+    return Request(request_id, op, client, fields)
+
+
+def encode_ok(request_id: int, **fields: Any) -> bytes:
+    """A positive answer."""
+    return bytes(msgpack.packb({"v": VERSION, "id": request_id, "ok": fields}))
+
+
+def encode_error(request_id: int, code: str, text: str, hint: str = "") -> bytes:
+    """A negative answer: what happened and what to do about it."""
+    error = {"code": code, "text": text, "hint": hint}
+    return bytes(msgpack.packb({"v": VERSION, "id": request_id, "error": error}))
+
+
+def decode_reply(datagram: bytes) -> Reply:
+    """Decode an answer; raises :class:`WireError` and nothing else, whatever the bytes."""
+    message = _unpack_map(datagram)
+    if message is None or message.get("v") != VERSION or not _is_int(message.get("id"), U32):
+        raise WireError("not a control reply of this version")
+    ok, error = message.get("ok"), message.get("error")
+    if isinstance(ok, dict) and error is None:
+        return Reply(message["id"], ok, None)
+    if isinstance(error, dict) and ok is None:
+        texts = [error.get(key, "") for key in ("code", "text", "hint")]
+        if all(isinstance(text, str) for text in texts):
+            return Reply(message["id"], None, ControlRefused(*texts))
+    raise WireError("a control reply that is neither an answer nor an error")
+
+
+def _unpack_map(datagram: bytes) -> dict[Any, Any] | None:
+    try:
+        message = msgpack.unpackb(datagram, strict_map_key=False)
+    # msgpack raises a dozen unrelated types for foreign bytes; all mean the same here.
+    except Exception:  # noqa: BLE001
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def _is_int(value: object, maximum: int) -> bool:
+    return type(value) is int and 0 <= value <= maximum
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable()
+
+
+def _is_counts(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, list)
+        and len(row) == 4
+        and _is_int(row[0], 0xFF)
+        and _is_name(row[1])
+        and _is_int(row[2], U32)
+        and _is_int(row[3], U64)
+        for row in value
+    )
+
+
+_KINDS = {
+    "name": (_is_name, f"printable text of 1-{MAX_NAME} characters"),
+    "port": (lambda value: _is_int(value, 0xFFFF) and value > 0, "a UDP port, 1-65535"),
+    "counts": (_is_counts, "a list of [topic id, group, epoch, datagrams]"),
+}
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,73 @@
+"""Every error tempos raises on purpose, under one root and split by whose fault it is.
+
+Each message says what happened, where, and what to do; the parts a program may want to look at are
+attributes. Foreign input never raises out of the broker's loop: there it becomes a counted reason.
+"""
+
+from __future__ import annotations
+
+
+class TemposError(Exception):
+    """Root of all errors of this project."""
+
+
+class LocalError(TemposError):
+    """The caller asked for something that cannot be done as asked."""
+
+
+class RemoteError(TemposError):
+    """The other side sent something that cannot be understood, or refused."""
+
+
+class WireError(RemoteError):
+    """A datagram is not what its topic's framing says.
+
+    ``reason`` is the :class:`tempos.Reason` under which a broker counts the same datagram, or None
+    for what only the receiving end looks at (the inside of a batch, the body).
+    """
+
+    def __init__(self, text: str, reason: int | None = None) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class EventTooBig(LocalError):
+    """An event does not fit into one datagram on the way to the broker. Events are never fragmented."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"the event needs a datagram of {size} bytes, the path to the broker carries {limit}: "
+            "send a smaller body, or raise the MTU of the path"
+        )
+        self.size = size
+        self.limit = limit
+
+
+class BodyError(LocalError):
+    """A body that the topic's framing cannot carry."""
+
+
+class ControlRefused(RemoteError):
+    """The broker answered a control request with an error."""
+
+    def __init__(self, code: str, text: str, hint: str) -> None:
+        super().__init__(f"{text} ({code}); {hint}" if hint else f"{text} ({code})")
+        self.code = code
+        self.text = text
+        self.hint = hint
+
+
+class NoAnswer(RemoteError):
+    """No reply came after every retry."""
+
+
+class ConfigError(LocalError):
+    """A configuration was refused. ``problems`` holds every fault found, one text each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Unavailable(LocalError):
+    """Something this machine lacks (a privilege, a package, a kernel feature) is needed for this."""

@@ -1,0 +1,90 @@
+"""The words of tempos as immutable values: topic, member, group, route.
+
+Broker, fast path and clients exchange these; none of them holds a reference to live state.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Quality(str, enum.Enum):
+    """Quality class of a topic. Strict is never disturbed by best effort."""
+
+    SQ = "SQ"
+    BQ = "BQ"
+
+
+class Framing(str, enum.Enum):
+    """How the payload of a topic is laid out. ``raw``: topic byte, then anything. ``event``: the header."""
+
+    RAW = "raw"
+    EVENT = "event"
+
+
+class PathPolicy(str, enum.Enum):
+    """Which data path a topic may take. ``fast`` also means: say so loudly when it cannot."""
+
+    AUTO = "auto"
+    FAST = "fast"
+    SLOW = "slow"
+
+
+class Path(str, enum.Enum):
+    """A data path."""
+
+    FAST = "fast"
+    SLOW = "slow"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What both paths and the clients need to know of a topic.
+
+    ``id`` is 1-254 (the first payload byte), ``priority`` 0-7 inside its class, 7 served first.
+    """
+
+    id: int
+    name: str
+    quality: Quality = Quality.BQ
+    priority: int = 0
+    framing: Framing = Framing.EVENT
+    policy: PathPolicy = PathPolicy.AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One subscriber endpoint. ``mac`` is set only where the configuration names it."""
+
+    ip: str
+    port: int
+    mac: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.ip}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A subscription group: each event goes to exactly one of ``members``, round robin in this order."""
+
+    name: str
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The immutable forwarding state of one topic for one epoch. Groups are never empty."""
+
+    topic: Topic
+    epoch: int
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PathChoice:
+    """Which path serves a topic now, and why, in words for people."""
+
+    path: Path
+    reason: str

@@ -1,0 +1,175 @@
+"""The wire format of data datagrams: pure functions over bytes, immutable values.
+
+Two framings exist, chosen per topic and never guessed. ``raw`` is the topic byte and then anything.
+``event`` is a fixed header of 24 bytes in network byte order (`fastpath/bpf/abi.h` is its source),
+then the body; with the BATCH flag the body is a run of (u16 length, bytes) bodies of one topic.
+
+Nothing here does I/O or reads a clock. Decoding raises :class:`WireError` and nothing else, whatever
+the bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from tempos import _abi
+from tempos._abi import Reason
+from tempos.errors import BodyError, LocalError, WireError
+from tempos.model import Framing
+
+HEADER_LEN = _abi.EVENT_HEADER_LEN
+#: Bytes of IPv4 and UDP headers in front of every payload.
+IP_UDP_OVERHEAD = 28
+#: The largest body inside a batch: its length is a u16.
+MAX_BATCHED_BODY = 0xFFFF
+
+_LENGTH = struct.Struct("!H")
+_STAMP = struct.Struct("!I")
+
+
+@dataclass(frozen=True, slots=True)
+class EventDatagram:
+    """A decoded ``event`` datagram.
+
+    ``bodies`` holds one element, or those of the batch; each is a ``memoryview`` into the datagram.
+    ``sent_ns`` is the publisher's wall clock in nanoseconds since the epoch of Unix.
+    """
+
+    topic: int
+    flags: int
+    epoch: int
+    publisher: int
+    sequence: int
+    delivery_sequence: int
+    sent_ns: int
+    bodies: tuple[memoryview, ...]
+
+    @property
+    def is_batch(self) -> bool:
+        return bool(self.flags & _abi.FLAG_BATCH)
+
+
+def check_payload(payload: bytes | bytearray | memoryview, framing: Framing) -> Reason:
+    """Whether a data path may forward this payload: ``FORWARDED``, or the reason why not.
+
+    The portable twin of ``tempos_check_payload`` in `fastpath/bpf/frame.h`.
+    """
+    if not payload:
+        return Reason.EMPTY
+    if framing is Framing.RAW:
+        return Reason.FORWARDED
+    if len(payload) < HEADER_LEN:
+        return Reason.SHORT_HEADER
+    version_flags = payload[_abi.OFFSET_VERSION_FLAGS]
+    if version_flags >> 4 != _abi.WIRE_VERSION:
+        return Reason.BAD_VERSION
+    if payload[_abi.OFFSET_RESERVED] or version_flags & _abi.FLAG_RESERVED:
+        return Reason.RESERVED_BITS
+    return Reason.FORWARDED
+
+
+def encode_event(
+    topic: int, publisher: int, sequence: int, sent_ns: int, body: bytes | memoryview, flags: int = 0
+) -> bytes:
+    """One ``event`` datagram. Epoch and delivery sequence are the broker's to stamp and leave as 0.
+
+    ``topic`` 1-254, ``publisher`` and ``sequence`` u32, ``sent_ns`` u64 nanoseconds.
+    """
+    _check_topic(topic)
+    version_flags = _abi.WIRE_VERSION << 4 | flags
+    return (
+        _abi.EVENT_HEADER.pack(
+            topic, version_flags, 0, 0, publisher & 0xFFFFFFFF, sequence & 0xFFFFFFFF, 0, sent_ns
+        )
+        + body
+    )
+
+
+def encode_batch(
+    topic: int, publisher: int, sequence: int, sent_ns: int, bodies: Iterable[bytes], flags: int = 0
+) -> bytes:
+    """One ``event`` datagram with the BATCH flag; ``sequence`` is the first body's, they count on from it."""
+    parts = []
+    for body in bodies:
+        if len(body) > MAX_BATCHED_BODY:
+            raise BodyError(f"a batched body has {len(body)} bytes, {MAX_BATCHED_BODY} are allowed")
+        parts += [_LENGTH.pack(len(body)), body]
+    return encode_event(topic, publisher, sequence, sent_ns, b"".join(parts), flags | _abi.FLAG_BATCH)
+
+
+def encode_raw(topic: int, body: bytes | memoryview) -> bytes:
+    """One ``raw`` datagram: the topic byte and the body."""
+    _check_topic(topic)
+    return bytes((topic,)) + body
+
+
+def decode_event(datagram: bytes | bytearray | memoryview) -> EventDatagram:
+    """Decode an ``event`` datagram; raises :class:`WireError` with the reason a broker would count."""
+    reason = check_payload(datagram, Framing.EVENT)
+    if reason is not Reason.FORWARDED:
+        raise WireError(f"not an event datagram: {_abi.REASON_TEXTS[reason]}", reason)
+    topic, version_flags, _, epoch, publisher, sequence, delivery_sequence, sent_ns = (
+        _abi.EVENT_HEADER.unpack_from(datagram)
+    )
+    flags = version_flags & 0x0F
+    body = memoryview(datagram)[HEADER_LEN:]
+    bodies = split_batch(body) if flags & _abi.FLAG_BATCH else (body,)
+    return EventDatagram(topic, flags, epoch, publisher, sequence, delivery_sequence, sent_ns, bodies)
+
+
+def split_batch(body: memoryview) -> tuple[memoryview, ...]:
+    """The bodies of a batch; an empty run, a cut length or a cut body is a :class:`WireError`."""
+    bodies = []
+    at, end = 0, len(body)
+    while at < end:
+        if at + _LENGTH.size > end:
+            raise WireError(f"a batch ends inside a length, at byte {at} of {end}")
+        (length,) = _LENGTH.unpack_from(body, at)
+        at += _LENGTH.size
+        if at + length > end:
+            raise WireError(f"a batch announces {length} bytes at byte {at}, but ends at {end}")
+        bodies.append(body[at : at + length])
+        at += length
+    if not bodies:
+        raise WireError("a batch without a body")
+    return tuple(bodies)
+
+
+def stamp(datagram: bytearray | memoryview, epoch: int, delivery_sequence: int) -> None:
+    """Write the broker's fields into an ``event`` datagram in place (epoch as u8, sequence as u32)."""
+    datagram[_abi.OFFSET_EPOCH] = epoch & 0xFF
+    _STAMP.pack_into(datagram, _abi.OFFSET_DELIVERY_SEQUENCE, delivery_sequence & 0xFFFFFFFF)
+
+
+def encode_body(body: object) -> bytes:
+    """The body of an event as bytes: bytes-like objects as they are, anything else as msgpack."""
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    try:
+        return bytes(msgpack.packb(body))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BodyError(f"this body cannot be written as msgpack: {error}") from error
+
+
+def decode_body(body: bytes | memoryview) -> Any:
+    """A msgpack body as Python values; raises :class:`WireError` for anything that is none."""
+    try:
+        return msgpack.unpackb(body, strict_map_key=False)
+    except Exception as error:
+        # msgpack raises a dozen unrelated types for foreign bytes; all mean the same here.
+        raise WireError(f"the body is not msgpack: {error}") from error
+
+
+def batch_size(bodies: Sequence[bytes]) -> int:
+    """Bytes of the datagram that :func:`encode_batch` makes of these bodies."""
+    return HEADER_LEN + sum(map(len, bodies)) + _abi.BATCH_LENGTH_LEN * len(bodies)
+
+
+def _check_topic(topic: int) -> None:
+    if not _abi.TOPIC_MIN <= topic <= _abi.TOPIC_MAX:
+        raise LocalError(f"topic id {topic} is not in {_abi.TOPIC_MIN}-{_abi.TOPIC_MAX}")

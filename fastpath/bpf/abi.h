@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The one source of every constant and struct that C and Python share.
+ *
+ * Read by:  the BPF programs (fastpath/bpf), the native helpers of broker, fastpath and bench
+ *           (through cffi, at build time), and `python -m tempos_fastpath.abigen`, which writes
+ *           clients/tempos/_abi.py from it for code that has no compiler.
+ * Rules:    what stands between the two ABI markers must parse with cffi: integer #defines, enums,
+ *           structs of natural alignment with explicit padding. Assertions stand after them.
+ *           A comment directly after an enumerator is its one-line description in Python and docs.
+ */
+#ifndef TEMPOS_ABI_H
+#define TEMPOS_ABI_H
+
+/* ABI-BEGIN */
+
+#define TEMPOS_DATA_PORT 9998
+#define TEMPOS_CONTROL_PORT 9997
+#define TEMPOS_API_PORT 9996
+
+#define TEMPOS_WIRE_VERSION 1
+#define TEMPOS_EVENT_HEADER_LEN 24
+#define TEMPOS_BATCH_LENGTH_LEN 2
+
+#define TEMPOS_FLAG_BATCH 1
+#define TEMPOS_FLAG_DUP 2
+#define TEMPOS_FLAG_TRACE 4
+#define TEMPOS_FLAG_RESERVED 8
+
+#define TEMPOS_TOPICS 256
+#define TEMPOS_TOPIC_MIN 1
+#define TEMPOS_TOPIC_MAX 254
+#define TEMPOS_PRIORITIES 8
+
+#define TEMPOS_MAX_GROUPS 16
+#define TEMPOS_MAX_MEMBERS 512
+#define TEMPOS_MAX_LISTEN 8
+#define TEMPOS_MAX_EGRESS 64
+
+/* How the payload of a topic is laid out; chosen per topic, never guessed from the packet. */
+enum tempos_framing {
+	TEMPOS_FRAMING_RAW = 0,   /* topic byte, then anything */
+	TEMPOS_FRAMING_EVENT = 1, /* the 24-byte header, then the body */
+};
+
+/*
+ * Why a datagram left a data path the way it did. Every exit of either path is counted under one
+ * of these. The fast path never refuses what the slow path would take: all its reasons but
+ * `forwarded` and `no_egress` hand the packet to the kernel's stack.
+ */
+enum tempos_reason {
+	TEMPOS_FORWARDED = 0,       /* handed to one member of every group */
+	TEMPOS_NOT_IPV4,            /* the frame carries no IPv4 */
+	TEMPOS_VLAN,                /* the frame has a VLAN tag */
+	TEMPOS_TRUNCATED,           /* the frame ends inside a header */
+	TEMPOS_NOT_UNICAST,         /* the frame is addressed to a multicast or broadcast MAC */
+	TEMPOS_IP_OPTIONS,          /* the IPv4 header has options */
+	TEMPOS_FRAGMENT,            /* the packet is an IPv4 fragment */
+	TEMPOS_NOT_UDP,             /* the packet carries no UDP */
+	TEMPOS_OTHER_ADDRESS,       /* the destination is not an address the broker listens on */
+	TEMPOS_OTHER_PORT,          /* the destination is not the data port */
+	TEMPOS_BAD_LENGTH,          /* frame, IPv4 and UDP lengths contradict each other */
+	TEMPOS_BAD_IP_CHECKSUM,     /* the IPv4 header checksum is wrong */
+	TEMPOS_TTL,                 /* the TTL is used up */
+	TEMPOS_NO_ROUTE,            /* the fast path holds no route for the topic */
+	TEMPOS_TOO_BIG,             /* larger than the smallest MTU on the way to the members */
+	TEMPOS_AMBIGUOUS_CHECKSUM,  /* the UDP checksum could be a full or a partial one */
+	TEMPOS_EMPTY,               /* the datagram has no payload, so no topic */
+	TEMPOS_SHORT_HEADER,        /* an event datagram shorter than its header */
+	TEMPOS_BAD_VERSION,         /* an event datagram of an unknown wire version */
+	TEMPOS_RESERVED_BITS,       /* an event datagram with reserved bits set */
+	TEMPOS_NO_EGRESS,           /* the fast path could not redirect: the event is lost */
+	TEMPOS_RESERVED_TOPIC,      /* topic 0 or 255 */
+	TEMPOS_UNKNOWN_TOPIC,       /* no topic with this id is configured */
+	TEMPOS_NO_MEMBER,           /* the topic has no member at all */
+	TEMPOS_QUEUE_FULL,          /* the slow path's queue of this class was full */
+	TEMPOS_CUT_SHORT,           /* larger than the slow path's receive buffer */
+	TEMPOS_SEND_ERROR,          /* the kernel refused to send to a member: lost to that group */
+	TEMPOS_SOCKET_OVERRUN,      /* the kernel's socket buffer was full before the broker could read */
+	TEMPOS_REASONS              /* how many there are; keep last */
+};
+
+/* The header of an `event` datagram, as on the wire: network byte order. */
+struct tempos_event_header {
+	__u8 topic;
+	__u8 version_flags;         /* version in the high 4 bits, flags in the low 4 */
+	__u8 reserved;
+	__u8 epoch;                 /* stamped by the broker */
+	__be32 publisher;
+	__be32 sequence;
+	__be32 delivery_sequence;   /* stamped by the broker */
+	__be64 sent_ns;
+};
+
+/*
+ * One member as the fast path needs it. The sums are one's complement sums of 16-bit words in
+ * memory order: what the rewrite adds to a checksum that does not depend on the packet.
+ */
+struct tempos_member {
+	__be32 ip;
+	__be16 port;
+	__u16 egress;               /* slot in the `egress` devmap */
+	__u8 dst_mac[6];
+	__u8 src_mac[6];
+	__u32 ip_sum;               /* the words of ip */
+	__u32 udp_sum;              /* the words of ip, and port */
+};
+
+/* One group: members[first .. first + count) of its route. */
+struct tempos_group {
+	__u32 first;
+	__u32 count;
+};
+
+/* The forwarding state of one topic for one epoch; never changed after it was swapped in. */
+struct tempos_route {
+	__u32 epoch;
+	__u32 ticket_base;          /* of group 0; group g draws from tickets[ticket_base + g] */
+	__u16 mtu;                  /* the smallest IPv4 MTU towards any member */
+	__u8 framing;               /* enum tempos_framing */
+	__u8 group_count;
+	__u32 pad;
+	struct tempos_group groups[TEMPOS_MAX_GROUPS];
+	struct tempos_member members[TEMPOS_MAX_MEMBERS];
+};
+
+/* One ticket counter on a cache line of its own; slot = (topic * 2 + epoch % 2) * MAX_GROUPS + group. */
+struct tempos_ticket {
+	__u64 next;
+	__u64 pad[7];
+};
+
+/* Datagrams by reason, of one topic; row 0 counts what was passed before a topic was read. */
+struct tempos_counters {
+	__u64 count[TEMPOS_REASONS];
+};
+
+/* What is fixed when the program is loaded. */
+struct tempos_settings {
+	__be16 port;
+	__u8 generic;               /* 1: runs on skbs, where a partial checksum must stay partial */
+	__u8 listen_count;
+	__be32 listen[TEMPOS_MAX_LISTEN];
+};
+
+/* ABI-END */
+
+#ifndef TEMPOS_ABI_NO_ASSERTS
+_Static_assert(sizeof(struct tempos_event_header) == TEMPOS_EVENT_HEADER_LEN, "event header");
+_Static_assert(sizeof(struct tempos_member) == 32, "member");
+_Static_assert(sizeof(struct tempos_ticket) == 64, "ticket fills a cache line");
+_Static_assert((TEMPOS_MAX_MEMBERS & (TEMPOS_MAX_MEMBERS - 1)) == 0, "power of two: masks an index");
+#endif
+
+#endif

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What both data paths demand of a payload before they forward it. Compiled into the XDP program
+ * and into the slow path's batch helper, so that they cannot disagree; the portable Python twin is
+ * tempos.wire.check_payload, held equal by a property test.
+ */
+#ifndef TEMPOS_FRAME_H
+#define TEMPOS_FRAME_H
+
+#include "abi.h"
+
+/*
+ * `len` is the payload's length by its UDP header; `end` is where readable memory ends (the BPF
+ * verifier wants to see the comparison).
+ */
+static inline __attribute__((always_inline)) enum tempos_reason
+tempos_check_payload(const __u8 *payload, const __u8 *end, __u32 len, __u8 framing)
+{
+	const struct tempos_event_header *event = (const struct tempos_event_header *)payload;
+
+	if (framing != TEMPOS_FRAMING_EVENT)
+		return len < 1 ? TEMPOS_EMPTY : TEMPOS_FORWARDED;
+	if (len < TEMPOS_EVENT_HEADER_LEN || payload + TEMPOS_EVENT_HEADER_LEN > end)
+		return len < 1 ? TEMPOS_EMPTY : TEMPOS_SHORT_HEADER;
+	if (event->version_flags >> 4 != TEMPOS_WIRE_VERSION)
+		return TEMPOS_BAD_VERSION;
+	if (event->reserved || event->version_flags & TEMPOS_FLAG_RESERVED)
+		return TEMPOS_RESERVED_BITS;
+	return TEMPOS_FORWARDED;
+}
+
+#endif

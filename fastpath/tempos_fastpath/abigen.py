@@ -1,0 +1,109 @@
+"""Write clients/tempos/_abi.py from fastpath/bpf/abi.h, or check that it is up to date.
+
+``python -m tempos_fastpath.abigen`` writes, ``--check`` compares and exits 1 on a difference. cffi
+parses the header, so the values and offsets are a C parser's, not a regular expression's; only the
+one-line descriptions of the reasons are read as text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from cffi import FFI
+
+ROOT = Path(__file__).resolve().parents[2]
+HEADER = ROOT / "fastpath" / "bpf" / "abi.h"
+TARGET = ROOT / "clients" / "tempos" / "_abi.py"
+
+TYPES = """
+typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef uint64_t __u64;
+typedef uint16_t __be16; typedef uint32_t __be32; typedef uint64_t __be64;
+"""
+CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+PREAMBLE = '''"""Constants and layouts shared with the C side. Generated from fastpath/bpf/abi.h; do not edit.
+
+To change it, edit the header and run ``python -m tempos_fastpath.abigen``.
+"""
+
+import enum
+import struct
+'''
+
+
+def declarations() -> str:
+    """The part of ``abi.h`` that C and Python share, as cffi's ``cdef`` takes it."""
+    return TYPES + HEADER.read_text().split("/* ABI-BEGIN */")[1].split("/* ABI-END */")[0]
+
+
+def generate() -> str:
+    """The text of ``_abi.py``."""
+    public = declarations()
+    ffi = FFI()
+    ffi.cdef(public)
+    lib = ffi.dlopen(None)
+    out = [PREAMBLE]
+    for name in re.findall(r"^#define TEMPOS_(\w+)", public, re.MULTILINE):
+        out.append(f"{name} = {getattr(lib, 'TEMPOS_' + name)}")
+    out.append("")
+    out += _enum(ffi, "Reason", "tempos_reason", "TEMPOS_", "How a datagram left a data path.", public)
+    out.append("")
+    out += _header_struct(ffi)
+    return "\n".join(out) + "\n"
+
+
+def _enum(ffi: Any, name: str, c_name: str, prefix: str, doc: str, text: str) -> list[str]:
+    described = dict(re.findall(r"(TEMPOS_\w+)[^,\n]*,?\s*/\* (.*?) \*/", text))
+    values = ffi.typeof(f"enum {c_name}").elements
+    lines = ["", f"class {name}(enum.IntEnum):", f'    """{doc}"""', ""]
+    kept = [(value, c) for value, c in sorted(values.items()) if c != "TEMPOS_REASONS"]
+    lines += [f"    {c.removeprefix(prefix)} = {value}" for value, c in kept]
+    lines += [
+        "",
+        "    @property",
+        "    def label(self) -> str:",
+        '        """The name in output, metrics and documentation."""',
+        "        return self.name.lower()",
+        "",
+        "",
+        "#: What each reason means, for people.",
+        f"{name.upper()}_TEXTS = {{",
+    ]
+    lines += [f"    {name}.{c.removeprefix(prefix)}: {described[c]!r}," for _, c in kept]
+    return [*lines, "}"]
+
+
+def _header_struct(ffi: Any) -> list[str]:
+    layout = ffi.typeof("struct tempos_event_header")
+    fields = layout.fields
+    codes = "".join(CODES[ffi.sizeof(field.type)] for _, field in fields)
+    assert ffi.sizeof(layout) == sum(ffi.sizeof(field.type) for _, field in fields), "padding in the header"
+    lines = [
+        f"#: The event header: {', '.join(name for name, _ in fields)}.",
+        f'EVENT_HEADER = struct.Struct("!{codes}")',
+    ]
+    lines += [f"OFFSET_{name.upper()} = {field.offset}" for name, field in fields]
+    return lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command entry point; the exit code is 1 if ``--check`` finds a difference."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if out of date")
+    options = parser.parse_args(argv)
+    text = generate()
+    if not options.check:
+        TARGET.write_text(text)
+    elif not TARGET.exists() or TARGET.read_text() != text:
+        print(f"{TARGET.relative_to(ROOT)} is not what {HEADER.relative_to(ROOT)} says; run "
+              "python -m tempos_fastpath.abigen", file=sys.stderr)  # fmt: skip
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
