@@ -15,6 +15,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).resolve().parent
 BPF_INCLUDE = ROOT / "fastpath" / "bpf"
+
 
 class Extension(NamedTuple):
     """A cffi extension: `module` from `source`.c, whose public part is `source`.cdef."""
@@ -85,23 +88,24 @@ def build_bpf(folder: str, package: str) -> None:
         )  # fmt: skip
 
 
-class NativeBuildHook(BuildHookInterface):  # type: ignore[misc,unused-ignore]
+class NativeBuildHook(BuildHookInterface[Any]):
     """Called by hatchling before a wheel (editable or not) is put together."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel" or sys.platform != "linux":
             return
         required = os.environ.get("TEMPOS_REQUIRE_NATIVE") == "1"
-        steps = [(ext.module, lambda ext=ext: build_extension(ext)) for ext in EXTENSIONS]
-        steps += [(f"{package}/*.bpf.o", lambda f=folder, p=package: build_bpf(f, p))
-                  for folder, package in BPF_SOURCES]  # fmt: skip
+        steps: list[tuple[str, Callable[[], None]]] = [
+            *((ext.module, partial(build_extension, ext)) for ext in EXTENSIONS),
+            *((f"{package}/*.bpf.o", partial(build_bpf, folder, package)) for folder, package in BPF_SOURCES),
+        ]
         built = 0
         for name, step in steps:
             try:
                 step()
                 built += 1
             # Whatever a compiler or a missing header throws, the portable part must install.
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 detail = getattr(error, "stderr", None) or error
                 if required:
                     raise RuntimeError(f"cannot build {name}: {detail}") from error

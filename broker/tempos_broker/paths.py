@@ -7,10 +7,9 @@ Two small protocols, so that the broker imports no fast path: the composition ro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
-from tempos import Path, PathChoice, Reason, Route
+from tempos import FastPathStatus, Path, PathChoice, Reason, Route
 
 
 class Tickets(Protocol):
@@ -27,24 +26,6 @@ class Tickets(Protocol):
     def reset(self, topic: int, epoch: int) -> None:
         """Set all counters of an epoch that begins to 0."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class InterfaceStatus:
-    """One interface the fast path was asked to serve: the mode really used, and why."""
-
-    name: str
-    mode: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class FastPathStatus:
-    """``mode`` is native, generic or none (the weakest of the interfaces); ``reason`` says why."""
-
-    mode: str
-    reason: str
-    interfaces: tuple[InterfaceStatus, ...] = field(default=())
 
 
 class FastPath(Protocol):
@@ -72,7 +53,7 @@ class FastPath(Protocol):
         ...
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` on the event loop when network facts changed and routes should be installed anew."""
+        """Call ``callback`` on the event loop when network facts changed: install the routes anew."""
         ...
 
     async def close(self) -> None:

@@ -15,7 +15,19 @@ from tempos.errors import (
     Unavailable,
     WireError,
 )
-from tempos.model import Framing, Group, Member, Path, PathChoice, PathPolicy, Quality, Route, Topic
+from tempos.model import (
+    FastPathStatus,
+    Framing,
+    Group,
+    InterfaceStatus,
+    Member,
+    Path,
+    PathChoice,
+    PathPolicy,
+    Quality,
+    Route,
+    Topic,
+)
 
 __version__ = "0.1.0"
 
@@ -28,8 +40,10 @@ __all__ = [
     "ConfigError",
     "ControlRefused",
     "EventTooBig",
+    "FastPathStatus",
     "Framing",
     "Group",
+    "InterfaceStatus",
     "LocalError",
     "Member",
     "NoAnswer",

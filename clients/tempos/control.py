@@ -129,7 +129,7 @@ def decode_request(datagram: bytes) -> Request:
     if message is None:
         raise BadRequest("not a msgpack map", Code.BAD_REQUEST, "", None)
     request_id = message.get("id")
-    if not _is_int(request_id, U32):
+    if not isinstance(request_id, int) or not _is_int(request_id, U32):
         raise BadRequest("no usable request id", Code.BAD_REQUEST, "", None)
 
     def refuse(text: str, hint: str, code: str = Code.BAD_REQUEST) -> BadRequest:
@@ -138,7 +138,7 @@ def decode_request(datagram: bytes) -> Request:
     if message.get("v") != VERSION:
         raise refuse(f"control version {_show(message.get('v'))}", f"this broker speaks version {VERSION}")
     client = message.get("client")
-    if not _is_int(client, U64):
+    if not isinstance(client, int) or not _is_int(client, U64):
         raise refuse("no usable client number", "send a random u64 as 'client'")
     op = message.get("op")
     if not isinstance(op, str) or op not in OPERATIONS:

@@ -88,3 +88,21 @@ class PathChoice:
 
     path: Path
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceStatus:
+    """One interface the fast path was asked to serve: the mode really used, and why."""
+
+    name: str
+    mode: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FastPathStatus:
+    """``mode`` is native, generic or none (the weakest of the interfaces); ``reason`` says why."""
+
+    mode: str
+    reason: str
+    interfaces: tuple[InterfaceStatus, ...] = ()

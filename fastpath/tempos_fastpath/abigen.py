@@ -47,8 +47,8 @@ def generate() -> str:
     ffi.cdef(public)
     lib = ffi.dlopen(None)
     out = [PREAMBLE]
-    for name in re.findall(r"^#define TEMPOS_(\w+)", public, re.MULTILINE):
-        out.append(f"{name} = {getattr(lib, 'TEMPOS_' + name)}")
+    names = re.findall(r"^#define TEMPOS_(\w+)", public, re.MULTILINE)
+    out += [f"{name} = {getattr(lib, 'TEMPOS_' + name)}" for name in names]
     out.append("")
     out += _enum(ffi, "Reason", "tempos_reason", "TEMPOS_", "How a datagram left a data path.", public)
     out.append("")
