@@ -65,7 +65,7 @@ def build_extension(ext: Extension) -> None:
     with tempfile.TemporaryDirectory(prefix="tempos-build-") as tmp:
         built = Path(ffi.compile(tmpdir=tmp, target=f"{ext.module}.*"))
         package, name = ext.module.split(".")
-        target = ROOT / ext.folder / package / built.name
+        target = ROOT / ext.folder / package / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
         for stale in target.parent.glob(f"{name}.*.so"):
             stale.unlink()
         shutil.copy2(built, target)

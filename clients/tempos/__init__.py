@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from tempos._abi import API_PORT, CONTROL_PORT, DATA_PORT, REASON_TEXTS, Reason
 from tempos.errors import (
     BodyError,
@@ -29,7 +31,34 @@ from tempos.model import (
     Topic,
 )
 
+if TYPE_CHECKING:
+    from tempos.publisher import Publisher, PublisherStats
+    from tempos.subscriber import Event, Subscriber, SubscriberStats
+
 __version__ = "0.1.0"
+
+# These bring asyncio with them, which those who only want the words need not wait for.
+_LATE = {
+    "Event": "tempos.subscriber",
+    "Publisher": "tempos.publisher",
+    "PublisherStats": "tempos.publisher",
+    "Subscriber": "tempos.subscriber",
+    "SubscriberStats": "tempos.subscriber",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = globals()[name] = getattr(importlib.import_module(_LATE[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})
+
 
 __all__ = [
     "API_PORT",
@@ -39,6 +68,7 @@ __all__ = [
     "BodyError",
     "ConfigError",
     "ControlRefused",
+    "Event",
     "EventTooBig",
     "FastPathStatus",
     "Framing",
@@ -50,10 +80,14 @@ __all__ = [
     "Path",
     "PathChoice",
     "PathPolicy",
+    "Publisher",
+    "PublisherStats",
     "Quality",
     "Reason",
     "RemoteError",
     "Route",
+    "Subscriber",
+    "SubscriberStats",
     "TemposError",
     "Topic",
     "Unavailable",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -29,6 +29,7 @@ IP_UDP_OVERHEAD = 28
 MAX_BATCHED_BODY = 0xFFFF
 
 _LENGTH = struct.Struct("!H")
+_Run = TypeVar("_Run", bytes, memoryview)
 _STAMP = struct.Struct("!I")
 
 
@@ -122,8 +123,11 @@ def decode_event(datagram: bytes | bytearray | memoryview) -> EventDatagram:
     return EventDatagram(topic, flags, epoch, publisher, sequence, delivery_sequence, sent_ns, bodies)
 
 
-def split_batch(body: memoryview) -> tuple[memoryview, ...]:
-    """The bodies of a batch; an empty run, a cut length or a cut body is a :class:`WireError`."""
+def split_batch(body: _Run) -> tuple[_Run, ...]:
+    """The bodies of a batch, copies of ``bytes`` or views into a ``memoryview``.
+
+    An empty run, a cut length or a cut body is a :class:`WireError`.
+    """
     bodies = []
     at, end = 0, len(body)
     while at < end:

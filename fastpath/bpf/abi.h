@@ -104,6 +104,7 @@ struct tempos_member {
 	__u8 src_mac[6];
 	__u32 ip_sum;               /* the words of ip */
 	__u32 udp_sum;              /* the words of ip, and port */
+	__u32 pad;
 };
 
 /* One group: members[first .. first + count) of its route. */

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from tempos import API_PORT, CONTROL_PORT, DATA_PORT, Topic
 
+#: Groups that the broker names itself begin with this; none of the file may.
+OWN_GROUP = "~"
+
 
 @dataclass(frozen=True, slots=True)
 class StaticMember:
@@ -63,7 +66,10 @@ class ControlConfig:
 
 @dataclass(frozen=True, slots=True)
 class BrokerConfig:
-    """The whole of it. ``listen``: IPv4 addresses; ``0.0.0.0`` stands for every local one."""
+    """The whole of it. ``listen``: IPv4 addresses; ``0.0.0.0`` stands for every local one.
+
+    ``api_port`` 0: no control API.
+    """
 
     topics: tuple[TopicConfig, ...]
     listen: tuple[str, ...] = ("0.0.0.0",)  # noqa: S104 - a broker is there to be reached

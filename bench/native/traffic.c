@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The hot loops of the three-node harness: sending, counting, answering, forwarding datagrams fast
+ * enough that what is measured is what stands between them.
+ *
+ * Rules: no allocation, no output, no policy; sockets are made, bound and connected in Python. A loop
+ * that a signal interrupts returns -EINTR, so that Python's handler runs.
+ *
+ * A test datagram carries its sequence (event header, or big-endian behind a raw topic byte) and then
+ * bytes that follow from the sequence and their place, so that a receiver can check every one.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <arpa/inet.h>
+#include <endian.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <poll.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <linux/types.h>
+
+#include "abi.h"
+#include "traffic.cdef"
+
+#define BATCH TEMPOS_TRAFFIC_BATCH
+#define DATAGRAM_MAX 2048
+#define GSO_MAX 65000
+#define RAW_HEADER_LEN 5
+#define SECOND 1000000000ULL
+
+static uint64_t clock_ns(clockid_t clock)
+{
+	struct timespec now;
+
+	clock_gettime(clock, &now);
+	return now.tv_sec * SECOND + now.tv_nsec;
+}
+
+static void sleep_until(uint64_t when_ns)
+{
+	struct timespec when = { .tv_sec = when_ns / SECOND, .tv_nsec = when_ns % SECOND };
+
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &when, NULL);
+}
+
+static unsigned int header_len(uint8_t framing)
+{
+	return framing == TEMPOS_FRAMING_EVENT ? TEMPOS_EVENT_HEADER_LEN : RAW_HEADER_LEN;
+}
+
+static uint8_t body_byte(uint32_t sequence, unsigned int at)
+{
+	return (uint8_t)(sequence * 7 + at);
+}
+
+static void write_datagram(uint8_t *to, const struct tempos_blast_plan *plan, uint32_t sequence, uint64_t sent_ns)
+{
+	unsigned int at = header_len(plan->framing);
+
+	if (plan->framing == TEMPOS_FRAMING_EVENT) {
+		struct tempos_event_header header = {
+			.topic = plan->topic,
+			.version_flags = TEMPOS_WIRE_VERSION << 4,
+			.publisher = htonl(plan->publisher),
+			.sequence = htonl(sequence),
+			.sent_ns = htobe64(sent_ns),
+		};
+		memcpy(to, &header, sizeof(header));
+	} else {
+		uint32_t wire = htonl(sequence);
+
+		to[0] = plan->topic;
+		memcpy(to + 1, &wire, sizeof(wire));
+	}
+	for (; at < plan->size; at++)
+		to[at] = body_byte(sequence, at);
+}
+
+static uint32_t read_sequence(const uint8_t *from, uint8_t framing)
+{
+	uint32_t wire;
+
+	memcpy(&wire, from + (framing == TEMPOS_FRAMING_EVENT ? 8 : 1), sizeof(wire));
+	return ntohl(wire);
+}
+
+static int is_transient(int error)
+{
+	return error == ENOBUFS || error == EAGAIN || error == ECONNREFUSED;
+}
+
+/* How many datagrams are due by now, at most `room`. Waits when none is. */
+static unsigned int due(const struct tempos_blast_plan *plan, uint64_t began_ns, uint64_t sent, unsigned int room)
+{
+	uint64_t next, now, ready;
+
+	if (!plan->interval_ns)
+		return room;
+	next = began_ns + sent * plan->interval_ns;
+	now = clock_ns(CLOCK_MONOTONIC);
+	if (now < next) {
+		sleep_until(next);
+		now = clock_ns(CLOCK_MONOTONIC);
+		if (now < next)
+			return 0;
+	}
+	ready = (now - next) / plan->interval_ns + 1;
+	return ready < room ? ready : room;
+}
+
+int tempos_blast(int fd, const struct tempos_blast_plan *plan, struct tempos_blast_result *result)
+{
+	static uint8_t buffers[BATCH * DATAGRAM_MAX];
+	unsigned int segments = plan->segments ? plan->segments : 1;
+	unsigned int batch = BATCH / segments ? BATCH / segments : 1;
+	struct mmsghdr messages[BATCH];
+	struct iovec parts[BATCH];
+	uint64_t sent = 0;
+
+	if (plan->size < header_len(plan->framing) || plan->size > DATAGRAM_MAX || segments > BATCH ||
+	    (unsigned int)plan->size * segments > GSO_MAX)
+		return -EINVAL;
+	if (segments > 1) {
+		int size = plan->size;
+
+		if (setsockopt(fd, SOL_UDP, UDP_SEGMENT, &size, sizeof(size)))
+			return -errno;
+	}
+	memset(messages, 0, sizeof(messages));
+	for (unsigned int i = 0; i < BATCH; i++) {
+		messages[i].msg_hdr.msg_iov = &parts[i];
+		messages[i].msg_hdr.msg_iovlen = 1;
+	}
+	memset(result, 0, sizeof(*result));
+	result->began_ns = clock_ns(CLOCK_MONOTONIC);
+	while (sent < plan->count) {
+		uint64_t left = plan->count - sent;
+		unsigned int room = batch * segments < left ? batch * segments : left;
+		unsigned int ready = due(plan, result->began_ns, sent, room);
+		unsigned int used = 0, done = 0;
+		uint64_t wall_ns = clock_ns(CLOCK_REALTIME);
+
+		if (plan->limit_ns && clock_ns(CLOCK_MONOTONIC) - result->began_ns >= plan->limit_ns)
+			break;
+		for (unsigned int i = 0; i < ready; i++)
+			write_datagram(buffers + i * plan->size, plan, sent + i, wall_ns);
+		for (unsigned int at = 0; at < ready; at += segments, used++) {
+			unsigned int here = ready - at < segments ? ready - at : segments;
+
+			parts[used].iov_base = buffers + at * plan->size;
+			parts[used].iov_len = here * plan->size;
+		}
+		while (done < used) {
+			int n = sendmmsg(fd, messages + done, used - done, 0);
+
+			if (n < 0 && !is_transient(errno))
+				return -errno;
+			if (n < 0)
+				result->refused++;
+			else
+				done += n;
+		}
+		sent += ready;
+		result->sent = sent;
+	}
+	result->ended_ns = clock_ns(CLOCK_MONOTONIC);
+	return 0;
+}
+
+static void account(const uint8_t *payload, unsigned int len, const struct tempos_sink_plan *plan, uint8_t *seen,
+		    struct tempos_sink_result *result)
+{
+	unsigned int at = header_len(plan->framing);
+	uint32_t sequence;
+
+	if (len)
+		result->by_topic[payload[0]]++;
+	if (len != plan->size || len < at) {
+		result->damaged++;
+		return;
+	}
+	sequence = read_sequence(payload, plan->framing);
+	for (; at < len; at++) {
+		if (payload[at] != body_byte(sequence, at)) {
+			result->damaged++;
+			return;
+		}
+	}
+	if (!plan->seen_bits)
+		return;
+	if (sequence >= plan->seen_bits || seen[sequence / 8] & 1 << sequence % 8)
+		result->repeated++;
+	else
+		seen[sequence / 8] |= 1 << sequence % 8;
+}
+
+int tempos_sink(const int *fds, unsigned int count, const struct tempos_sink_plan *plan, uint8_t *seen,
+		struct tempos_sink_result *result)
+{
+	static uint8_t buffers[BATCH][DATAGRAM_MAX];
+	struct pollfd polls[TEMPOS_TRAFFIC_SOCKETS];
+	struct mmsghdr messages[BATCH];
+	struct iovec parts[BATCH];
+
+	if (!count || count > TEMPOS_TRAFFIC_SOCKETS)
+		return -EINVAL;
+	memset(result, 0, sizeof(*result));
+	memset(messages, 0, sizeof(messages));
+	for (unsigned int i = 0; i < BATCH; i++) {
+		parts[i].iov_base = buffers[i];
+		parts[i].iov_len = DATAGRAM_MAX;
+		messages[i].msg_hdr.msg_iov = &parts[i];
+		messages[i].msg_hdr.msg_iovlen = 1;
+	}
+	for (unsigned int i = 0; i < count; i++)
+		polls[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
+
+	while (!plan->expected || result->received < plan->expected) {
+		uint64_t wait_ns = result->received ? plan->idle_ns : plan->first_ns;
+		int ready = poll(polls, count, (int)(wait_ns / 1000000));
+
+		if (ready < 0)
+			return -errno;
+		if (!ready)
+			break;
+		for (unsigned int s = 0; s < count; s++) {
+			int n;
+
+			if (!polls[s].revents)
+				continue;
+			n = recvmmsg(fds[s], messages, BATCH, MSG_DONTWAIT, NULL);
+			if (n < 0) {
+				if (is_transient(errno))
+					continue;
+				return -errno;
+			}
+			result->last_ns = clock_ns(CLOCK_MONOTONIC);
+			if (!result->received)
+				result->first_ns = result->last_ns;
+			result->received += n;
+			result->by_socket[s] += n;
+			for (int i = 0; i < n; i++)
+				account(buffers[i], messages[i].msg_len, plan, seen, result);
+		}
+	}
+	return 0;
+}
+
+/* Answers every datagram: to its sender, or to `reply_ip` where it is not 0; `topic` < 0 leaves the topic. */
+int tempos_echo(int fd, uint32_t reply_ip, uint16_t reply_port, int topic)
+{
+	uint8_t buffer[DATAGRAM_MAX];
+
+	for (;;) {
+		struct sockaddr_in to;
+		socklen_t len = sizeof(to);
+		ssize_t n = recvfrom(fd, buffer, sizeof(buffer), 0, (struct sockaddr *)&to, &len);
+
+		if (n < 0) {
+			if (errno == ECONNREFUSED)
+				continue;
+			return -errno;
+		}
+		if (n && topic >= 0)
+			buffer[0] = topic;
+		if (reply_ip) {
+			to.sin_addr.s_addr = htonl(reply_ip);
+			to.sin_port = htons(reply_port);
+		}
+		if (sendto(fd, buffer, n, 0, (struct sockaddr *)&to, sizeof(to)) < 0 && !is_transient(errno))
+			return -errno;
+	}
+}
+
+/* One datagram at a time; `samples` takes the round trip of each answered one, in order. */
+int tempos_ping(int fd, uint32_t ip, uint16_t port, const struct tempos_blast_plan *plan, uint64_t timeout_ns,
+		uint64_t *samples, uint64_t *answered)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(ip), .sin_port = htons(port) };
+	struct timeval timeout = { .tv_sec = timeout_ns / SECOND, .tv_usec = timeout_ns % SECOND / 1000 };
+	uint8_t out[DATAGRAM_MAX], in[DATAGRAM_MAX];
+
+	*answered = 0;
+	if (plan->size < header_len(plan->framing) || plan->size > DATAGRAM_MAX)
+		return -EINVAL;
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)))
+		return -errno;
+	for (uint32_t sequence = 0; sequence < plan->count; sequence++) {
+		uint64_t began;
+		ssize_t n;
+
+		write_datagram(out, plan, sequence, clock_ns(CLOCK_REALTIME));
+		began = clock_ns(CLOCK_MONOTONIC);
+		if (sendto(fd, out, plan->size, 0, (struct sockaddr *)&to, sizeof(to)) < 0 && !is_transient(errno))
+			return -errno;
+		do {
+			n = recv(fd, in, sizeof(in), 0);
+		} while (n == plan->size && read_sequence(in, plan->framing) != sequence);
+		if (n == plan->size)
+			samples[(*answered)++] = clock_ns(CLOCK_MONOTONIC) - began;
+		else if (n < 0 && !is_transient(errno))
+			return -errno;
+	}
+	return 0;
+}
+
+/* What a careful C programmer would write: one batch in, the same batch out, members in turn. */
+int tempos_forward(int fd, const uint32_t *ips, const uint16_t *ports, unsigned int members,
+		   struct tempos_forward_result *result)
+{
+	static uint8_t buffers[BATCH][DATAGRAM_MAX];
+	struct sockaddr_in to[TEMPOS_TRAFFIC_SOCKETS];
+	struct mmsghdr in[BATCH], out[BATCH];
+	struct iovec in_parts[BATCH], out_parts[BATCH];
+	uint64_t ticket = 0;
+
+	if (!members || members > TEMPOS_TRAFFIC_SOCKETS)
+		return -EINVAL;
+	memset(to, 0, sizeof(to));
+	for (unsigned int i = 0; i < members; i++) {
+		to[i].sin_family = AF_INET;
+		to[i].sin_addr.s_addr = htonl(ips[i]);
+		to[i].sin_port = htons(ports[i]);
+	}
+	memset(in, 0, sizeof(in));
+	memset(out, 0, sizeof(out));
+	for (unsigned int i = 0; i < BATCH; i++) {
+		in_parts[i].iov_base = out_parts[i].iov_base = buffers[i];
+		in_parts[i].iov_len = DATAGRAM_MAX;
+		in[i].msg_hdr.msg_iov = &in_parts[i];
+		out[i].msg_hdr.msg_iov = &out_parts[i];
+		in[i].msg_hdr.msg_iovlen = out[i].msg_hdr.msg_iovlen = 1;
+		out[i].msg_hdr.msg_namelen = sizeof(to[0]);
+	}
+	for (;;) {
+		int n = recvmmsg(fd, in, BATCH, MSG_WAITFORONE, NULL);
+
+		if (n < 0) {
+			if (is_transient(errno))
+				continue;
+			return -errno;
+		}
+		result->received += n;
+		for (int i = 0; i < n; i++) {
+			out_parts[i].iov_len = in[i].msg_len;
+			out[i].msg_hdr.msg_name = &to[ticket++ % members];
+		}
+		for (int done = 0; done < n;) {
+			int sent = sendmmsg(fd, out + done, n - done, 0);
+
+			if (sent < 0 && errno == EINTR)
+				return -EINTR;
+			if (sent < 0) {
+				result->refused++;
+				done++;
+				continue;
+			}
+			result->sent += sent;
+			done += sent;
+		}
+	}
+}

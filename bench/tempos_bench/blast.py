@@ -1,0 +1,38 @@
+"""Sends test datagrams from a real socket: `python -m tempos_bench.blast`. Prints one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from tempos import Framing
+from tempos_bench import traffic
+
+
+def main() -> None:
+    """Entry of the program."""
+    parser = argparse.ArgumentParser(prog="tempos_bench.blast", description=__doc__)
+    parser.add_argument("--to", type=traffic.Endpoint.parse, required=True)
+    parser.add_argument("--topic", type=int, required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--size", type=int, default=32, help="payload bytes")
+    parser.add_argument("--framing", type=Framing, default=Framing.EVENT)
+    parser.add_argument("--rate", type=float, default=0, help="datagrams/s; 0: without a pause")
+    parser.add_argument("--limit", type=float, default=0, help="stop after so many seconds")
+    parser.add_argument("--segments", type=int, default=1, help="datagrams per UDP GSO buffer")
+    args = parser.parse_args()
+    datagrams = traffic.Datagrams(
+        topic=args.topic,
+        count=args.count,
+        size=args.size,
+        framing=args.framing,
+        interval=1 / args.rate if args.rate else 0,
+        limit=args.limit,
+        segments=args.segments,
+    )
+    with traffic.open_socket(connect=args.to) as sock:
+        print(json.dumps(traffic.as_record(traffic.blast(sock, datagrams))))
+
+
+if __name__ == "__main__":
+    main()

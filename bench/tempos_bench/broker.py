@@ -1,0 +1,161 @@
+"""A broker in a node: written a configuration for, started, asked for its status, stopped.
+
+It is started as a process, as anyone would; the configuration reaches it through an anonymous file in
+memory, so nothing is left on disk whatever happens.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tempos import API_PORT, DATA_PORT, Group, Path, TemposError, Topic
+from tempos_bench.node import PYTHON, Node, Program, ProgramFailed
+
+#: Seconds between two looks at a status that is to change.
+_LOOK_EVERY = 0.02
+_COMMAND = (PYTHON, "-m", "tempos_broker", "-c")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicStatus:
+    """What the broker's status says of one topic. The unit is the datagram."""
+
+    name: str
+    path: str
+    reason: str
+    received: int
+    fast: int
+    slow: int
+    refused: Mapping[str, int]
+
+    @property
+    def closed(self) -> bool:
+        """Whether the ledger's first identity holds: every event received is accounted for."""
+        return self.received == self.fast + self.slow + sum(self.refused.values())
+
+
+class Broker:
+    """A running broker. ``topics`` with their static groups; ``mode`` as in `fastpath.mode`.
+
+    Raises :class:`ProgramFailed` with the broker's own words if it does not get ready.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        topics: Mapping[Topic, Sequence[Group]],
+        *,
+        mode: str = "auto",
+        cpu: int | None = None,
+        limit: float = 20.0,
+    ) -> None:
+        self.node = node
+        text = config_text(node.addresses, topics, mode, node.interfaces)
+        memory = os.memfd_create("broker.toml")
+        try:
+            os.write(memory, text.encode())
+            command = (*_COMMAND, f"/proc/self/fd/{memory}")
+            self.program: Program = node.start(command, ready="ready", limit=limit, cpu=cpu, fds=(memory,))
+        finally:
+            os.close(memory)
+
+    @property
+    def pid(self) -> int:
+        return self.program.pid
+
+    def status(self) -> dict[str, Any]:
+        """The whole status document, from the HTTP API inside the node."""
+        return self.node.call(_get_status)
+
+    def topic(self, name: str) -> TopicStatus:
+        """The status of one topic."""
+        for entry in self.status()["topics"]:
+            if entry["name"] == name:
+                return TopicStatus(
+                    name=name,
+                    path=entry["path"],
+                    reason=entry["reason"],
+                    received=entry["received"],
+                    fast=entry["fast"],
+                    slow=entry["slow"],
+                    refused=entry["refused"],
+                )
+        raise TemposError(f"the broker knows no topic {name!r}")
+
+    def wait_path(self, name: str, path: Path, limit: float = 10.0) -> TopicStatus:
+        """Wait until the topic is served by ``path``; raises :class:`ProgramFailed` saying why not."""
+        end = time.monotonic() + limit
+        while (status := self.topic(name)).path != path.value:
+            if time.monotonic() > end:
+                raise ProgramFailed(
+                    f"topic {name!r} is on the {status.path} path after {limit:g} s, not on the "
+                    f"{path.value} one: {status.reason}"
+                )
+            time.sleep(_LOOK_EVERY)
+        return status
+
+    def wait_received(self, name: str, count: int, limit: float = 10.0) -> TopicStatus:
+        """Wait until the topic has received ``count`` datagrams, or ``limit`` seconds; the status then."""
+        end = time.monotonic() + limit
+        while (status := self.topic(name)).received < count and time.monotonic() < end:
+            time.sleep(_LOOK_EVERY)
+        return status
+
+    def stop(self) -> None:
+        """End it as an operator would; raises :class:`ProgramFailed` if it does not end cleanly."""
+        code = self.program.stop()
+        if code:
+            raise ProgramFailed(f"the broker ended with exit code {code}\n{self.program.output}")
+
+    def __enter__(self) -> Broker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.program.stop()
+
+
+def config_text(
+    listen: Sequence[str], topics: Mapping[Topic, Sequence[Group]], mode: str, interfaces: Sequence[str]
+) -> str:
+    """A broker configuration. JSON's strings and lists are TOML's as well."""
+    lines = [
+        "[broker]",
+        f"listen = {json.dumps(list(listen))}",
+        f"data_port = {DATA_PORT}",
+        f'api = "127.0.0.1:{API_PORT}"',
+        "[fastpath]",
+        f"mode = {json.dumps(mode)}",
+        f"interfaces = {json.dumps(list(interfaces))}",
+    ]
+    for topic, groups in topics.items():
+        lines += [
+            "[[topic]]",
+            f"id = {topic.id}",
+            f"name = {json.dumps(topic.name)}",
+            f"class = {json.dumps(topic.quality.value)}",
+            f"priority = {topic.priority}",
+            f"framing = {json.dumps(topic.framing.value)}",
+            f"path = {json.dumps(topic.policy.value)}",
+        ]
+        for group in groups:
+            for member in group.members:
+                lines += ["[[topic.member]]", f"ip = {json.dumps(member.ip)}", f"port = {member.port}"]
+                lines += [f"group = {json.dumps(group.name)}"]
+                lines += [f"mac = {json.dumps(member.mac)}"] if member.mac else []
+    return "\n".join(lines) + "\n"
+
+
+def _get_status() -> dict[str, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", API_PORT, timeout=5)
+    try:
+        connection.request("GET", "/v1/status")
+        answer: dict[str, Any] = json.load(connection.getresponse())
+        return answer
+    finally:
+        connection.close()

@@ -1,0 +1,73 @@
+"""A straight topology that live frames run through, A to C, with whatever forwards them in B.
+
+A's probe sends, C's drops and counts; both on one core, where the forwarder's work is done as well.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from tempos import DATA_PORT, Framing, Group, Member, Path, TemposError, Topic, wire
+from tempos_bench.broker import Broker
+from tempos_bench.frame import udp_frame
+from tempos_bench.probe import Probe, attached_program
+from tempos_bench.topology import Topology, build, mac_of
+
+TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
+_SOURCE_PORT = 40000
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """``sent`` frames in ``seconds``, of which ``received`` came out."""
+
+    sent: int
+    received: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Frames per second at the far end."""
+        return self.received / self.seconds
+
+
+class Lane:
+    """One topology with its probes; ended by ``stack``."""
+
+    def __init__(self, stack: ExitStack, core: int, payload: int, mac: str | None = None) -> None:
+        """``payload``: bytes. ``mac``: the frames' destination, where it is not to be the broker's."""
+        self.topology: Topology = stack.enter_context(build("straight"))
+        a, b, c = self.topology.publisher, self.topology.broker, self.topology.subscriber
+        self.source = Probe(a, core)
+        self.sink = Probe(c, core)
+        self.sink.attach("count_and_drop", c.interfaces[0])
+        body = bytes(payload - wire.HEADER_LEN)
+        frame = udp_frame(
+            (mac_of(a.address), a.address, _SOURCE_PORT),
+            (mac or mac_of(b.address), b.address, DATA_PORT),
+            wire.encode_event(TOPIC.id, publisher=1, sequence=1, sent_ns=1, body=body),
+        )
+        self.source.prepare(frame, a.interfaces[0])
+
+    def cross(self, frames: int) -> Crossing:
+        """Send ``frames`` live frames through."""
+        before = self.sink.count()
+        seconds = self.source.generate(frames)
+        return Crossing(frames, self.sink.count() - before, seconds)
+
+    def forward_by_broker(self, stack: ExitStack, core: int) -> Broker:
+        """Let a broker's fast path forward, natively, to one member at C."""
+        member = Member(self.topology.subscriber.address, DATA_PORT)
+        topics = {TOPIC: (Group("bench", (member,)),)}
+        broker = stack.enter_context(Broker(self.topology.broker, topics, mode="native", cpu=core))
+        broker.wait_path(TOPIC.name, Path.FAST)
+        return broker
+
+    def program(self) -> int:
+        """The id of the XDP program that the broker's node has on the side of A."""
+        node = self.topology.broker
+        found = attached_program(node, node.interfaces[0])
+        if not found:
+            raise TemposError(f"{node.interfaces[0]} of the broker's node carries no XDP program")
+        return found

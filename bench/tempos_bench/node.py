@@ -1,0 +1,237 @@
+"""Runs programs in a node, watches their output, and ends them.
+
+A node is a network namespace, or this machine itself where there is none (:func:`local`). Every program
+gets SIGTERM from the kernel when we die, and is waited for by readiness, never by time: a line of its
+output, or its exit, each with a limit after which the error shows what the program said.
+
+Programs must be started from a thread that lives as long as they shall: the main one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import IO, Any, TypeVar
+
+from tempos import TemposError
+from tempos_bench.namespace import Namespace
+
+T = TypeVar("T")
+
+PYTHON = sys.executable
+_STOP_LIMIT = 5.0
+
+
+class ProgramFailed(TemposError):
+    """A program in a node did not do what it was started for; the text carries its output."""
+
+
+class Program:
+    """A running program. Its output is collected line by line as it comes."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, cpu: int | None, talk: bool, fds: Sequence[int]
+    ) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE if talk else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+            pass_fds=fds,
+            text=True,
+            errors="replace",
+        )
+        if cpu is not None:
+            # Before the program has a second thread, so that all of them inherit it.
+            os.sched_setaffinity(self._process.pid, {cpu})
+        self._changed = threading.Condition()
+        self._lines: list[str] = []
+        self._complaints: list[str] = []
+        self._read = 0
+        self._open = 2
+        for stream, into in ((self._process.stdout, self._lines), (self._process.stderr, self._complaints)):
+            assert stream is not None
+            threading.Thread(target=self._collect, args=(stream, into), daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """The process id; entering a node replaces the process and keeps it."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def output(self) -> str:
+        """All of standard output, then all of standard error, so far."""
+        with self._changed:
+            return "\n".join((*self._lines, *self._complaints))
+
+    def wait_line(self, start: str = "", limit: float = 10.0) -> str:
+        """The next unread line of standard output that starts so; raises :class:`ProgramFailed`."""
+        end = time.monotonic() + limit
+        with self._changed:
+            while True:
+                while self._read < len(self._lines):
+                    line = self._lines[self._read]
+                    self._read += 1
+                    if line.startswith(start):
+                        return line
+                if not self._open:
+                    break
+                if not self._changed.wait(end - time.monotonic()):
+                    break
+        what = f"a line starting with {start!r}" if start else "an answer"
+        ended = "ended without" if not self._open else f"did not print within {limit:g} s"
+        raise self._failure(f"{ended} {what}")
+
+    def ask(self, message: object, limit: float = 30.0) -> Any:
+        """Send a JSON line, give back the JSON line that answers it. Needs ``talk=True`` at the start."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self._failure("ended and takes no more commands") from error
+        return self._parse(self.wait_line(limit=limit))
+
+    def wait(self, limit: float) -> int:
+        """Wait for the end and return the exit code; negative is a signal."""
+        try:
+            code = self._process.wait(limit)
+        except subprocess.TimeoutExpired as error:
+            raise self._failure(f"did not end within {limit:g} s") from error
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open, _STOP_LIMIT)
+        return code
+
+    def result(self, limit: float) -> Any:
+        """Wait for the end and parse the last line of output as JSON; the exit code must be 0."""
+        code = self.wait(limit)
+        if code or not self._lines:
+            raise self._failure(f"ended with exit code {code}")
+        return self._parse(self._lines[-1])
+
+    def terminate(self) -> None:
+        """Ask the program to end, without waiting."""
+        if self.running:
+            self._process.send_signal(signal.SIGTERM)
+
+    def stop(self, limit: float = _STOP_LIMIT) -> int:
+        """End it: SIGTERM, and SIGKILL when that does not help within ``limit`` seconds."""
+        self.terminate()
+        try:
+            self._process.wait(limit)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        code = self.wait(_STOP_LIMIT)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        return code
+
+    def kill(self) -> None:
+        """End it by SIGKILL, as a crash would."""
+        self._process.kill()
+        self.stop()
+
+    def _collect(self, stream: IO[str], into: list[str]) -> None:
+        with stream:
+            for line in stream:
+                with self._changed:
+                    into.append(line.rstrip("\n"))
+                    self._changed.notify_all()
+        with self._changed:
+            self._open -= 1
+            self._changed.notify_all()
+
+    def _parse(self, line: str) -> Any:
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            raise self._failure(f"printed no JSON but {line!r}") from error
+
+    def _failure(self, what: str) -> ProgramFailed:
+        return ProgramFailed(f"{self.name} {what}\n{self.output}".rstrip())
+
+
+class Node:
+    """A place to run programs in. ``addresses`` are its IPv4 addresses, the first its main one."""
+
+    def __init__(
+        self,
+        name: str,
+        namespace: Namespace | None,
+        addresses: tuple[str, ...],
+        interfaces: tuple[str, ...],
+    ) -> None:
+        self.name = name
+        self.addresses = addresses
+        self.interfaces = interfaces
+        self._namespace = namespace
+        self._programs: list[Program] = []
+
+    @property
+    def address(self) -> str:
+        return self.addresses[0]
+
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        ready: str | None = None,
+        limit: float = 15.0,
+        cpu: int | None = None,
+        talk: bool = False,
+        fds: Sequence[int] = (),
+    ) -> Program:
+        """Start ``command`` here; with ``ready``, return when it has printed a line that starts so.
+
+        ``cpu`` pins it to one core, ``talk`` opens its standard input, ``fds`` are handed down.
+        """
+        program = Program(
+            f"{' '.join(command[1:4])} in {self.name}", self._entered(command), cpu=cpu, talk=talk, fds=fds
+        )
+        self._programs.append(program)
+        if ready is not None:
+            program.wait_line(ready, limit)
+        return program
+
+    def role(self, module: str, *arguments: object, ready: bool = False, cpu: int | None = None) -> Program:
+        """Start one of this package's own programs; ``ready`` for those that say so."""
+        command = (PYTHON, "-m", f"tempos_bench.{module}", *map(str, arguments))
+        return self.start(command, ready="ready" if ready else None, cpu=cpu)
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in this process, but with this node's network (see :meth:`Namespace.call`)."""
+        return work() if self._namespace is None else self._namespace.call(work)
+
+    def close(self) -> None:
+        """End every program of this node, the last one first."""
+        for program in reversed(self._programs):
+            program.terminate()
+        for program in reversed(self._programs):
+            program.stop()
+        self._programs.clear()
+
+    def _entered(self, command: Sequence[str]) -> tuple[str, ...]:
+        # The binding to our life comes first: if we are gone before it holds, so is the namespace,
+        # and the step after it fails.
+        bound = ("setpriv", "--pdeathsig", "TERM")
+        if self._namespace is None:
+            return (*bound, *command)
+        return (*bound, "nsenter", f"--net={self._namespace.path}", *command)
+
+
+def local(address: str = "127.0.0.1") -> Node:
+    """The machine itself as a node, reached over loopback; needs no privilege."""
+    return Node("this machine", None, (address,), ("lo",))

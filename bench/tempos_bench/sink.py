@@ -1,0 +1,59 @@
+"""Receives test datagrams: `python -m tempos_bench.sink`. Prints `ready`, then one JSON object.
+
+Counting (the default) checks every byte. With `--discard` the kernel drops and counts instead, so that
+the receiver takes no time from what is measured; a mark of (nanoseconds, datagrams) is kept each 5 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import time
+from contextlib import ExitStack
+
+from tempos import Framing
+from tempos_bench import traffic
+
+_MARK_EVERY = 0.005
+
+
+def main() -> None:
+    """Entry of the program."""
+    parser = argparse.ArgumentParser(prog="tempos_bench.sink", description=__doc__)
+    parser.add_argument("--bind", type=traffic.Endpoint.parse, action="append", required=True)
+    parser.add_argument("--expect", type=int, default=0, help="stop after so many datagrams")
+    parser.add_argument("--size", type=int, default=32, help="payload bytes of each")
+    parser.add_argument("--framing", type=Framing, default=Framing.EVENT)
+    parser.add_argument("--first", type=float, default=10, help="seconds to wait for the first one")
+    parser.add_argument("--idle", type=float, default=1, help="stop after so many seconds without one")
+    parser.add_argument("--discard", action="store_true")
+    args = parser.parse_args()
+    with ExitStack() as stack:
+        socks = [stack.enter_context(traffic.open_socket(bind=endpoint)) for endpoint in args.bind]
+        if args.discard:
+            traffic.discard(socks[0])
+        print("ready", flush=True)
+        if args.discard:
+            print(json.dumps(_discard(socks[0], args.first, args.idle)))
+        else:
+            sunk = traffic.sink(socks, args.expect, args.size, args.framing, args.first, args.idle)
+            print(json.dumps(traffic.as_record(sunk)))
+
+
+def _discard(sock: socket.socket, first: float, idle: float) -> dict[str, object]:
+    marks = [(traffic.now_ns(), 0)]
+    bad_before = traffic.udp_counters()["InCsumErrors"]
+    while True:
+        time.sleep(_MARK_EVERY)
+        now, count = traffic.now_ns(), traffic.dropped(sock)
+        last_ns, last_count = marks[-1]
+        if count > last_count:
+            marks.append((now, count))
+        elif now - last_ns > (idle if last_count else first) * 1e9:
+            bad = traffic.udp_counters()["InCsumErrors"] - bad_before
+            return {"marks": marks, "received": last_count - bad, "bad_checksums": bad}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""What each scenario measures: one module each, with its ``Parameters`` and ``run``."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from tempos_bench.suite import blast, program_time, redirect, round_trip, slow_path
+
+#: Scenario by the name of its file.
+MODULES: dict[str, ModuleType] = {
+    "blast": blast,
+    "program-time": program_time,
+    "redirect": redirect,
+    "round-trip": round_trip,
+    "slow-path": slow_path,
+}
+
+__all__ = ["MODULES"]

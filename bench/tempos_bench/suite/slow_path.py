@@ -1,0 +1,89 @@
+"""The slow path against two forwarders that do nothing else: one in C, one plain under uvloop.
+
+All three wait in the broker's node, on the same core and on ports of their own; a round blasts at each
+in turn, faster than any of them forwards. Counted is what reaches the subscriber's socket while the
+sender sends; the kernel discards it there, so that no receiver takes time from what is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tempos import DATA_PORT, Framing, Group, Member, PathPolicy, Topic
+from tempos_bench.broker import Broker
+from tempos_bench.report import Figure
+from tempos_bench.rounds import cores, interleave
+from tempos_bench.stats import rate_between, ratios, summarize
+from tempos_bench.topology import Topology, build
+
+_TOPIC = Topic(id=1, name="events", framing=Framing.EVENT, policy=PathPolicy.SLOW)
+_MEMBER_PORT = 9001
+_C_PORT, _UVLOOP_PORT = 9801, 9802
+#: What is not counted at the begin of each blast, nanoseconds: until queues and caches are warm.
+_START_NS = 200_000_000
+_ENDLESS = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Blasts of ``seconds`` with datagrams of ``payload`` bytes, one per round and variant."""
+
+    rounds: int
+    seconds: float
+    payload: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Datagrams/s that the sender offered and that were delivered meanwhile."""
+
+    offered: float
+    delivered: float
+
+
+def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+    """Measure."""
+    core, other = cores()
+    with build("straight") as topology:
+        progress("starting the broker and two forwarders")
+        b, c = topology.broker, topology.subscriber
+        member = Member(c.address, _MEMBER_PORT)
+        for role, port in (("forward", _C_PORT), ("plain", _UVLOOP_PORT)):
+            b.role(role, "--bind", f"{b.address}:{port}", "--member", member, ready=True, cpu=other)
+        with Broker(b, {_TOPIC: (Group("bench", (member,)),)}, mode="off", cpu=other):
+            ports = {"slow path": DATA_PORT, "C": _C_PORT, "uvloop": _UVLOOP_PORT}
+            variants = {
+                name: lambda port=port: _blast(topology, port, p, core) for name, port in ports.items()
+            }
+            results: dict[str, list[Rate]] = interleave(p.rounds, variants, progress)
+    rates = {name: [rate.delivered for rate in rows] for name, rows in results.items()}
+    to_c = ratios(rates["slow path"], rates["C"])
+    to_uvloop = ratios(rates["slow path"], rates["uvloop"])
+    offered = [rate.offered for rows in results.values() for rate in rows]
+    return [
+        Figure("slow path", summarize(rates["slow path"]).median, "datagrams/s"),
+        Figure("C forwarder", summarize(rates["C"]).median, "datagrams/s"),
+        Figure("uvloop forwarder", summarize(rates["uvloop"]).median, "datagrams/s"),
+        Figure("ratio to C", to_c.median, "x"),
+        Figure("ratio to C, lower quartile", to_c.low, "x"),
+        Figure("ratio to C, upper quartile", to_c.high, "x"),
+        Figure("ratio to uvloop", to_uvloop.median, "x"),
+        Figure("offered", summarize(offered).median, "datagrams/s"),
+    ]
+
+
+def _blast(topology: Topology, port: int, p: Parameters, core: int) -> Rate:
+    c = topology.subscriber
+    sink = c.role("sink", "--bind", f"{c.address}:{_MEMBER_PORT}", "--discard", "--idle", 0.2,
+                  ready=True, cpu=core)  # fmt: skip
+    sent = topology.publisher.role(
+        "blast", "--to", f"{topology.broker.address}:{port}", "--topic", _TOPIC.id,
+        "--count", _ENDLESS, "--limit", p.seconds, "--size", p.payload, cpu=core,
+    ).result(p.seconds + 30)  # fmt: skip
+    marks = sink.result(60)["marks"]
+    began, ended = sent["began_ns"], sent["ended_ns"]
+    return Rate(
+        offered=sent["sent"] / (ended - began) * 1e9,
+        delivered=rate_between(marks, began + _START_NS, ended),
+    )

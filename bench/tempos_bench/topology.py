@@ -1,0 +1,219 @@
+"""Three nodes: A publishes, B is the broker, C subscribes.
+
+`straight`   A --- B --- C     two links; B forwards, so that A and C also reach each other directly
+`one-armed`  A, B and C on a bridge: what B sends leaves by the interface it came in on
+
+Every interface takes redirected frames: GRO is on at both ends of each link (veth drops them without a
+word otherwise). MACs follow from the addresses; A and C know their neighbours for good, so that a burst
+never waits for ARP. B resolves like any real broker does.
+
+All of it lives in :class:`~tempos_bench.namespace.Namespace` and ends with us.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tempos import Unavailable
+from tempos_bench.namespace import Namespace
+from tempos_bench.node import Node
+
+MTU = 1500
+SHAPES = ("straight", "one-armed")
+
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_SGRO = 0x2C
+#: Nothing but our own traffic on the links: no IPv6 chatter, no redirects, no source filter.
+_SYSCTLS = {
+    "ipv6/conf/all/disable_ipv6": "1",
+    "ipv6/conf/default/disable_ipv6": "1",
+    "ipv4/conf/all/send_redirects": "0",
+    "ipv4/conf/default/send_redirects": "0",
+    "ipv4/conf/all/accept_redirects": "0",
+    "ipv4/conf/default/accept_redirects": "0",
+    "ipv4/conf/all/rp_filter": "0",
+    "ipv4/conf/default/rp_filter": "0",
+    "bridge/bridge-nf-call-iptables": "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The three nodes. ``broker.addresses`` are all a broker listens on; A sends to the first."""
+
+    shape: str
+    publisher: Node
+    broker: Node
+    subscriber: Node
+
+    @property
+    def facing_subscriber(self) -> str:
+        """The broker's address as C reaches it on its own link."""
+        return self.broker.addresses[-1]
+
+
+@contextmanager
+def build(shape: str = "straight") -> Iterator[Topology]:
+    """Build a topology and remove it at the end, whatever happens in between.
+
+    Raises :class:`Unavailable` where namespaces or pyroute2 cannot be had.
+    """
+    if shape not in SHAPES:
+        raise ValueError(f"no topology {shape!r}: {', '.join(SHAPES)}")
+    with ExitStack() as stack:
+        yield (_straight if shape == "straight" else _one_armed)(stack)
+
+
+def missing() -> str | None:
+    """Why no topology can be built here, or None if one can."""
+    try:
+        _iproute()
+        Namespace("probe").close()
+    except Unavailable as error:
+        return str(error)
+    return None
+
+
+def mac_of(address: str) -> str:
+    """The MAC of the interface that carries ``address``: locally administered, then the address."""
+    return ":".join(f"{byte:02x}" for byte in b"\x02\x00" + ipaddress.IPv4Address(address).packed)
+
+
+def _straight(stack: ExitStack) -> Topology:
+    a, b, c = (stack.enter_context(Namespace(name)) for name in "ABC")
+    for space in (a, b, c):
+        _prepare(space)
+    _link(b, "eth0", "10.0.1.1", a, "eth0", "10.0.1.2")
+    _link(b, "eth1", "10.0.2.1", c, "eth0", "10.0.2.2")
+    b.call(lambda: _sysctl("ipv4/ip_forward", "1"))
+    for space, gateway, far in ((a, "10.0.1.1", "10.0.2.0/24"), (c, "10.0.2.1", "10.0.1.0/24")):
+        _route(space, far, gateway)
+        _know(space, "eth0", gateway)
+    return _nodes(stack, "straight", (a, ("10.0.1.2",)), (b, ("10.0.1.1", "10.0.2.1")), (c, ("10.0.2.2",)))
+
+
+def _one_armed(stack: ExitStack) -> Topology:
+    bridge = stack.enter_context(Namespace("bridge"))
+    a, b, c = (stack.enter_context(Namespace(name)) for name in "ABC")
+    for space in (bridge, a, b, c):
+        _prepare(space)
+    addresses = {a: "10.0.1.2", b: "10.0.1.1", c: "10.0.1.3"}
+    _bridge(bridge, "br0")
+    for space, address in addresses.items():
+        _link(bridge, f"port-{space.name.lower()}", None, space, "eth0", address, master="br0")
+    for space in (a, c):
+        for address in addresses.values():
+            if address != addresses[space]:
+                _know(space, "eth0", address)
+    return _nodes(stack, "one-armed", *((space, (addresses[space],)) for space in (a, b, c)))
+
+
+def _nodes(stack: ExitStack, shape: str, *spaces: tuple[Namespace, tuple[str, ...]]) -> Topology:
+    nodes = [
+        Node(space.name, space, addresses, tuple(f"eth{i}" for i in range(len(addresses))))
+        for space, addresses in spaces
+    ]
+    # Programs end before the namespace they run in.
+    for node in nodes:
+        stack.callback(node.close)
+    return Topology(shape, *nodes)
+
+
+def _prepare(space: Namespace) -> None:
+    def work() -> None:
+        for name, value in _SYSCTLS.items():
+            # What this kernel was built without needs no switching off.
+            with suppress(FileNotFoundError):
+                _sysctl(name, value)
+        with _iproute()() as ip:
+            ip.link("set", index=1, state="up")
+
+    space.call(work)
+
+
+def _bridge(space: Namespace, name: str) -> None:
+    def work() -> None:
+        with _iproute()() as ip:
+            ip.link("add", ifname=name, kind="bridge")
+            ip.link("set", index=ip.link_lookup(ifname=name)[0], state="up")
+
+    space.call(work)
+
+
+def _link(
+    near: Namespace,
+    near_name: str,
+    near_address: str | None,
+    far: Namespace,
+    far_name: str,
+    far_address: str,
+    master: str | None = None,
+) -> None:
+    """A veth pair between two namespaces; the near end may be a port of a bridge and then has no address."""
+
+    def create() -> None:
+        with _iproute()() as ip:
+            peer = {"ifname": far_name, "net_ns_pid": far.pid, "address": mac_of(far_address), "mtu": MTU}
+            ip.link("add", ifname=near_name, kind="veth", mtu=MTU, peer=peer)
+
+    near.call(create)
+    near.call(lambda: _up(near_name, near_address, master))
+    far.call(lambda: _up(far_name, far_address, None))
+
+
+def _up(name: str, address: str | None, master: str | None) -> None:
+    with _iproute()() as ip:
+        index = ip.link_lookup(ifname=name)[0]
+        if address is not None:
+            ip.link("set", index=index, address=mac_of(address))
+            ip.addr("add", index=index, address=address, prefixlen=24)
+        if master is not None:
+            ip.link("set", index=index, master=ip.link_lookup(ifname=master)[0])
+        ip.link("set", index=index, state="up")
+    _gro_on(name)
+
+
+def _route(space: Namespace, network: str, gateway: str) -> None:
+    def work() -> None:
+        with _iproute()() as ip:
+            ip.route("add", dst=network, gateway=gateway)
+
+    space.call(work)
+
+
+def _know(space: Namespace, interface: str, address: str) -> None:
+    def work() -> None:
+        with _iproute()() as ip:
+            index = ip.link_lookup(ifname=interface)[0]
+            ip.neigh("replace", dst=address, lladdr=mac_of(address), ifindex=index, state="permanent")
+
+    space.call(work)
+
+
+def _gro_on(interface: str) -> None:
+    # struct ethtool_value {cmd, data} behind the pointer of a struct ifreq (linux/ethtool.h).
+    value = ctypes.create_string_buffer(struct.pack("II", _ETHTOOL_SGRO, 1))
+    request = struct.pack("16sP16x", interface.encode(), ctypes.addressof(value))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+
+
+def _sysctl(name: str, value: str) -> None:
+    # /proc/sys/net shows the namespace of the thread that opens it.
+    Path("/proc/sys/net", name).write_text(value)
+
+
+def _iproute() -> type:
+    try:
+        from pyroute2 import IPRoute
+    except ImportError as error:
+        raise Unavailable("pyroute2 is not installed: pip install 'tempos[bench]'") from error
+    return IPRoute  # type: ignore[no-any-return]

@@ -1,0 +1,180 @@
+"""The broker's commands: ``tempos broker`` and ``tempos config``.
+
+Each function adds one command to the parser of ``tempos`` and sets ``run``, which takes the parsed
+options and returns the exit code. What a command needs is imported when it runs: ``tempos --help``
+must not pay for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_BROKER_EXAMPLES = """\
+examples:
+  tempos broker -c config/broker.toml
+        serve as the file says; as root with the fast path, otherwise without
+  tempos broker -c config/broker.toml --log-level debug
+        the same, and tell more
+  tempos config check config/broker.toml
+        only find out whether the file is sound
+
+Prints one line that begins with "ready" when every socket is bound and every program attached.
+Stops cleanly on SIGINT and SIGTERM.
+"""
+
+_CONFIG_EXAMPLES = """\
+examples:
+  tempos config check config/broker.toml
+  tempos config check --json config/broker.toml
+  tempos config import addresses.toml -o broker.toml
+"""
+
+_CHECK_EXAMPLES = """\
+examples:
+  tempos config check config/broker.toml
+        config/broker.toml: ok, 3 topics, 2 static members
+  tempos config check --json config/broker.toml
+        the same for scripts: {"file", "ok", "topics", "static_members", "problems"}
+
+Every fault of the file is told at once, on standard error, with the key path, the value found and
+what is allowed. Exit code 0 if the file is sound, 1 if not.
+"""
+
+_IMPORT_EXAMPLES = """\
+Turns a list of topics by number, each with the addresses of its subscribers ([[topic]] topic_value,
+[[topic.address]] ip, mac), into the broker's own format. The broker reads such a file directly, too;
+importing it is for those who want names, classes or groups.
+
+examples:
+  tempos config import addresses.toml
+        print it
+  tempos config import addresses.toml -o broker.toml
+        write it to a file; what was in that file is replaced
+"""
+
+
+def broker(subparsers: Subparsers) -> None:
+    """Add ``tempos broker``."""
+    parser = subparsers.add_parser(
+        "broker",
+        help="run a broker",
+        description="Run a broker until it is told to stop.",
+        epilog=_BROKER_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-c", "--config", metavar="FILE", required=True, help="the configuration, TOML")
+    parser.add_argument(
+        "--portable",
+        action="store_true",
+        help="serve the slow path through asyncio's datagram transport, without the batched system calls",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=LOG_LEVELS,
+        default="warning",
+        help="how much to tell on standard error (default: %(default)s)",
+    )
+    parser.set_defaults(run=_run_broker)
+
+
+def config(subparsers: Subparsers) -> None:
+    """Add ``tempos config check`` and ``tempos config import``."""
+    parser = subparsers.add_parser(
+        "config",
+        help="check or convert a configuration",
+        description="Check a configuration, or convert one, without starting anything.",
+        epilog=_CONFIG_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    check = actions.add_parser(
+        "check",
+        help="tell whether a file is sound, or all that is wrong with it",
+        epilog=_CHECK_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("file", metavar="FILE", help="the configuration, TOML")
+    check.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    check.set_defaults(run=_run_check)
+    convert = actions.add_parser(
+        "import",
+        help="convert a file of topic numbers and addresses",
+        epilog=_IMPORT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    convert.add_argument("file", metavar="FILE", help="the file to convert, TOML")
+    convert.add_argument("-o", "--output", metavar="OUT", help="write to this file (default: print)")
+    convert.set_defaults(run=_run_import)
+
+
+def _run_broker(options: argparse.Namespace) -> int:
+    from tempos_broker.__main__ import run
+
+    return run(options)
+
+
+def _run_check(options: argparse.Namespace) -> int:
+    from tempos import ConfigError
+    from tempos_broker.config import load
+
+    topics = members = 0
+    problems: list[str] = []
+    try:
+        found = load(options.file)
+    except ConfigError as error:
+        problems = error.problems
+    else:
+        topics = len(found.topics)
+        members = sum(len(topic.members) for topic in found.topics)
+    if options.json:
+        report = {
+            "file": options.file,
+            "ok": not problems,
+            "topics": topics,
+            "static_members": members,
+            "problems": problems,
+        }
+        print(json.dumps(report, indent=2))
+    elif problems:
+        print("\n".join(problems), file=sys.stderr)
+    else:
+        from tempos_broker.config.schema import count
+
+        print(f"{options.file}: ok, {count(topics, 'topic')}, {count(members, 'static member')}")
+    return 1 if problems else 0
+
+
+def _run_import(options: argparse.Namespace) -> int:
+    from tempos import ConfigError
+    from tempos_broker.config import dump, parse
+    from tempos_broker.config.load import Format, format_of, read_text
+
+    try:
+        text = read_text(options.file)
+        if format_of(text, options.file) is Format.NATIVE:
+            raise ConfigError(
+                [f"{options.file}: has no topic_value: not of the format to convert, nothing was written"]
+            )
+        converted = dump(parse(text, options.file))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if options.output is None:
+        sys.stdout.write(converted)
+        return 0
+    try:
+        Path(options.output).write_text(converted, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        print(f"tempos config import: {options.output} cannot be written: {reason}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,85 @@
+"""Writes a configuration in the broker's own format.
+
+Rule kept here: ``parse(dump(config)) == config`` for every checked configuration. Topics are written
+in full; of the rest only what differs from the defaults, so that a file does not pin what its author
+never chose.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from tempos_broker.config import native
+from tempos_broker.config.model import BrokerConfig, TopicConfig
+from tempos_broker.config.schema import Keys, Kind
+
+
+def dump(config: BrokerConfig) -> str:
+    """The text of a TOML file that :func:`~tempos_broker.config.load.load` reads as ``config``."""
+    blocks = [_section(name, values) for name, values in _sections(config).items()]
+    for topic in config.topics:
+        blocks.append(_block("[[topic]]", _topic(topic)))
+        blocks += [_block("[[topic.member]]", _fields(member), "  ") for member in topic.members]
+    return "\n".join(block for block in blocks if block)
+
+
+def _sections(config: BrokerConfig) -> dict[str, dict[str, Any]]:
+    return {
+        "broker": {
+            "listen": config.listen,
+            "data_port": config.data_port,
+            "control_port": config.control_port,
+            "api": (config.api_host, config.api_port),
+        },
+        "fastpath": _fields(config.fastpath),
+        "limits": _fields(config.limits),
+        "control": _fields(config.control),
+    }
+
+
+def _section(name: str, values: dict[str, Any]) -> str:
+    keys = native.FILE[name].holds
+    assert not isinstance(keys, Kind)
+    changed = dict(_changed(values, keys))
+    if "api" in changed:
+        host, port = changed["api"]
+        changed["api"] = f"{host}:{port}" if port else "off"
+    return _block(f"[{name}]", changed) if changed else ""
+
+
+def _changed(values: dict[str, Any], keys: Keys) -> Iterator[tuple[str, Any]]:
+    return ((key, value) for key, value in values.items() if value != keys[key].default)
+
+
+def _topic(config: TopicConfig) -> dict[str, Any]:
+    topic = config.topic
+    return {
+        "id": topic.id,
+        "name": topic.name,
+        "class": topic.quality,
+        "priority": topic.priority,
+        "framing": topic.framing,
+        "path": topic.policy,
+    }
+
+
+def _fields(values: Any) -> dict[str, Any]:
+    return {field.name: getattr(values, field.name) for field in fields(values)}
+
+
+def _block(header: str, values: dict[str, Any], indent: str = "") -> str:
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+    return "".join(f"{indent}{line}\n" for line in (header, *lines))
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, enum.Enum):
+        value = value.value
+    # JSON's escapes are TOML's too, as long as characters beyond ASCII stand for themselves.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -1,0 +1,181 @@
+"""The kinds of values a configuration holds: numbers, names, addresses, networks.
+
+Each is a :class:`~tempos_broker.config.schema.Kind`; addresses come out in their canonical form, so
+that equal ones compare equal.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Any
+
+from tempos_broker.config.schema import Kind, NotAllowed, near
+
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - compared with, not bound to
+MAX_NAME = 64
+#: IFNAMSIZ of linux/if.h, less the terminating zero.
+MAX_INTERFACE_NAME = 15
+_MAC = re.compile(r"[0-9A-Fa-f]{1,2}(?::[0-9A-Fa-f]{1,2}){5}")
+_NO_MAC = "00:00:00:00:00:00"
+
+
+def whole(low: int, high: int, note: str = "") -> Kind:
+    """An integer in a range; in TOML ``true`` is none. ``note`` says why the range is what it is."""
+
+    def parse(value: object) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise NotAllowed
+        return value
+
+    return Kind(f"an integer from {low} to {high}{note}", parse)
+
+
+def seconds(low: float, high: float) -> Kind:
+    """A length of time, integer or float, never ``nan`` or ``inf``."""
+
+    def parse(value: object) -> float:
+        if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
+            raise NotAllowed
+        return float(value)  # type: ignore[arg-type]
+
+    return Kind(f"a number of seconds from {low:g} to {high:g}", parse)
+
+
+def choice(*words: str, made: Callable[[str], Any] = str) -> Kind:
+    """One of a few words."""
+
+    def parse(value: object) -> Any:
+        if not isinstance(value, str):
+            raise NotAllowed
+        if value not in words:
+            raise NotAllowed(near(value, words).strip(" ()"))
+        return made(value)
+
+    return Kind(" or ".join(f'"{word}"' for word in words), parse)
+
+
+def member_of(kind: type[enum.Enum]) -> Kind:
+    """One of the values of an enumeration."""
+    return choice(*(str(item.value) for item in kind), made=kind)
+
+
+def name(reserved: str = "") -> Kind:
+    """A name for people; none may begin with ``reserved``."""
+    rule = f'not beginning with "{reserved}" (names the broker gives)' if reserved else ""
+
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME:
+            raise NotAllowed
+        if not value.isprintable():
+            raise NotAllowed("which has characters that cannot be printed")
+        if value != value.strip():
+            raise NotAllowed("which has white space at an end")
+        if reserved and value.startswith(reserved):
+            raise NotAllowed
+        return value
+
+    allowed = f"text of 1 to {MAX_NAME} printable characters, no white space at the ends"
+    return Kind(f"{allowed}, {rule}" if rule else allowed, parse)
+
+
+def _ipv4(value: object) -> ipaddress.IPv4Address:
+    if not isinstance(value, str):
+        raise NotAllowed
+    try:
+        return ipaddress.IPv4Address(value)
+    except ValueError:
+        raise NotAllowed from None
+
+
+def _listen(value: object) -> str:
+    address = _ipv4(value)
+    if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
+        raise NotAllowed("which is no address of one machine")
+    return str(address)
+
+
+def _unicast(value: object) -> str:
+    if _ipv4(value) == ipaddress.IPv4Address(0):
+        raise NotAllowed("which is no address of one machine")
+    return _listen(value)
+
+
+def _any_ipv4(value: object) -> str:
+    return str(_ipv4(value))
+
+
+def _any_mac(value: object) -> str:
+    if not isinstance(value, str) or not _MAC.fullmatch(value):
+        raise NotAllowed
+    return ":".join(f"{int(octet, 16):02x}" for octet in value.split(":"))
+
+
+def _mac(value: object) -> str:
+    mac = _any_mac(value)
+    if mac == _NO_MAC:
+        raise NotAllowed("which is no address")
+    if int(mac[:2], 16) & 1:
+        raise NotAllowed("which is a group's address, not one machine's")
+    return mac
+
+
+def _network(value: object) -> str:
+    if not isinstance(value, str):
+        raise NotAllowed
+    try:
+        return str(ipaddress.IPv4Network(value))
+    except ValueError:
+        pass
+    try:
+        wider = ipaddress.IPv4Network(value, strict=False)
+    except ValueError:
+        raise NotAllowed from None
+    raise NotAllowed(f'which has host bits set (did you mean "{wider}"?)')
+
+
+def _api(value: object) -> tuple[str, int]:
+    if value == "off":
+        # The port 0 of a BrokerConfig says off; the host then means nothing.
+        return "127.0.0.1", 0
+    if not isinstance(value, str):
+        raise NotAllowed
+    host, _, digits = value.rpartition(":")
+    if not re.fullmatch("[0-9]{1,5}", digits) or not 0 < int(digits) <= 0xFFFF:
+        raise NotAllowed
+    return _listen("127.0.0.1" if host == "localhost" else host), int(digits)
+
+
+def _interface(value: object) -> str:
+    # What dev_valid_name() of the kernel takes.
+    if not isinstance(value, str) or not value.isprintable():
+        raise NotAllowed
+    if not 0 < len(value.encode()) <= MAX_INTERFACE_NAME or value in (".", ".."):
+        raise NotAllowed
+    if any(character in "/:" or character.isspace() for character in value):
+        raise NotAllowed
+    return value
+
+
+def is_loopback(ip: str) -> bool:
+    """Whether an address never leaves the machine."""
+    return ipaddress.IPv4Address(ip).is_loopback
+
+
+PORT = whole(1, 0xFFFF)
+LISTEN = Kind('an IPv4 address of this machine, or "0.0.0.0" for all of them', _listen)
+UNICAST = Kind('the IPv4 address of one machine, such as "10.0.0.7"', _unicast)
+MAC = Kind('the MAC address of one machine, such as "40:a6:b7:66:39:ba"', _mac)
+NETWORK = Kind('an IPv4 network such as "10.0.0.0/8"', _network)
+API = Kind('"host:port" with an IPv4 address and a port from 1 to 65535, or "off"', _api)
+INTERFACE = Kind('the name of a network interface, such as "eth0"', _interface)
+#: As the thesis's format has them: zero where an entry is padding.
+THESIS_IP = Kind('an IPv4 address, "0.0.0.0" in padding', _any_ipv4)
+THESIS_MAC = Kind('a MAC address, "0:0:0:0:0:0" in padding', _any_mac)
+
+
+def is_padding(ip: str | None, mac: str | None) -> bool:
+    """Whether an entry of the thesis's format only fills the table up."""
+    return ip == ANY_ADDRESS and mac == _NO_MAC

@@ -1,0 +1,131 @@
+"""Reads a configuration file: either format, one error type, all faults at once.
+
+Rules kept here: whatever a file holds, only :class:`tempos.ConfigError` comes out; nothing of the
+machine is looked at, so a file is judged alike on every machine. Needs nothing beyond the standard
+library (on Python 3.10: tomli).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from enum import Enum
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tempos import ConfigError, Unavailable
+from tempos_broker.config import native, thesis
+from tempos_broker.config.model import BrokerConfig
+from tempos_broker.config.schema import Faults, read_table
+
+#: A configuration of 254 topics with all their members is far smaller; a device file has no end.
+MAX_FILE = 8 * 1024 * 1024
+
+_WHERE = re.compile(
+    r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.S
+)
+_WIDE_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+class Format(Enum):
+    """Which of the two formats a text is in."""
+
+    NATIVE = "native"
+    THESIS = "thesis"
+
+
+def load(path: str | os.PathLike[str]) -> BrokerConfig:
+    """Read and check a file of either format; raises :class:`tempos.ConfigError` with every fault."""
+    return parse(read_text(path), os.fspath(path))
+
+
+def parse(text: str, name: str = "configuration") -> BrokerConfig:
+    """Check the text of a file; ``name`` stands for the file in the faults.
+
+    Raises :class:`tempos.ConfigError` with every fault, :class:`tempos.Unavailable` where Python is
+    too old to read TOML by itself and tomli is not installed.
+    """
+    document = _document(text, name)
+    faults = Faults(name)
+    if _format(document, name) is Format.THESIS:
+        root = thesis.read(document, faults)
+    else:
+        root = read_table(document, "", native.FILE, faults)
+    config = native.finish(root, faults)
+    if config is None:
+        raise ConfigError(faults.problems)
+    return config
+
+
+def format_of(text: str, name: str = "configuration") -> Format:
+    """Which format a text is in; raises as :func:`parse` where it is no TOML or a mixture."""
+    return _format(_document(text, name), name)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file; raises :class:`tempos.ConfigError` where there is none to be had."""
+    name = os.fspath(path)
+    try:
+        with Path(name).open("rb") as file:
+            content = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise ConfigError([f"{name}: cannot be read: {error.strerror or error}"]) from None
+    except ValueError as error:
+        # A path with a zero byte in it.
+        raise ConfigError([f"{name!r}: cannot be read: {error}"]) from None
+    if len(content) > MAX_FILE:
+        raise ConfigError([f"{name}: larger than {MAX_FILE} bytes; a configuration is not"])
+    encoding = _WIDE_ENCODINGS.get(content[:2])
+    if encoding:
+        raise ConfigError([f"{name}: is {encoding}; allowed: UTF-8"])
+    try:
+        # Some editors put a byte order mark before UTF-8, where it has no meaning.
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        raise ConfigError([f"{name}: line {line}: byte 0x{byte:02x} is no UTF-8; allowed: UTF-8"]) from None
+
+
+def _format(document: dict[str, Any], name: str) -> Format:
+    ours, theirs = thesis.marks(document)
+    if ours and theirs:
+        raise ConfigError(
+            [
+                f"{name}: mixes two formats: {ours} is of the thesis's, {theirs} of the broker's own; "
+                "allowed: one of them (`tempos config import` turns the first into the second)"
+            ]
+        )
+    return Format.THESIS if ours else Format.NATIVE
+
+
+def _document(text: str, name: str) -> dict[str, Any]:
+    toml = _toml_parser()
+    try:
+        document: dict[str, Any] = toml.loads(text)
+    except toml.TOMLDecodeError as error:
+        raise ConfigError([f"{name}: {_syntax(str(error), text)}"]) from None
+    except (ValueError, RecursionError) as error:
+        # An integer with more digits than Python converts, or lists inside lists without end.
+        raise ConfigError([f"{name}: cannot be read as TOML: {error}"]) from None
+    return document
+
+
+def _syntax(message: str, text: str) -> str:
+    match = _WHERE.fullmatch(message)
+    if not match:
+        return f"TOML syntax: {message}"
+    line = match["line"] or str(text.count("\n") + 1)
+    column = f", column {match['column']}" if match["column"] else ", the end of the file"
+    return f"line {line}{column}: TOML syntax: {match['what']}"
+
+
+def _toml_parser() -> ModuleType:
+    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Unavailable(f"reading TOML needs {name}: pip install 'tempos[broker]'") from error

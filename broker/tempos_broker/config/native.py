@@ -1,0 +1,257 @@
+"""The broker's own configuration format: its tables of keys, and the rules that span several keys.
+
+The tables are the one description of the format: reading, writing, the unknown-key faults and the
+tests of the example file are made from them. Each rule judges only values that are sound by
+themselves, so a file is told all its faults at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tempos import Framing, PathPolicy, Quality, Topic
+from tempos._abi import (
+    EVENT_HEADER_LEN,
+    MAX_GROUPS,
+    MAX_LISTEN,
+    MAX_MEMBERS,
+    PRIORITIES,
+    TOPIC_MAX,
+    TOPIC_MIN,
+)
+from tempos_broker.config import kinds
+from tempos_broker.config.model import (
+    OWN_GROUP,
+    BrokerConfig,
+    ControlConfig,
+    FastPathConfig,
+    Limits,
+    StaticMember,
+    TopicConfig,
+)
+from tempos_broker.config.schema import REQUIRED, Faults, Key, Keys, Kind, Table, count, show
+
+#: An IPv4 datagram is at most 65,535 bytes, 28 of them headers.
+MAX_PAYLOAD = 65507
+#: UIO_MAXIOV: more messages the kernel does not take in one sendmmsg or recvmmsg.
+MAX_BATCH = 1024
+#: The kernel doubles what SO_RCVBUF asks for, in an int.
+MAX_RECEIVE_BUFFER = 2**30
+MAX_QUEUE = 2**20
+
+TOPIC_ID = kinds.whole(TOPIC_MIN, TOPIC_MAX, note=" (0 and 255 are reserved)")
+_TOPIC = Topic(TOPIC_MIN, "default")
+_MEMBER = StaticMember("127.0.0.1")
+_BROKER = BrokerConfig(topics=())
+
+
+def _defaults(values: object, **holds: Kind) -> Keys:
+    """Keys named as the fields of a dataclass, with its defaults; tuples are lists in the file."""
+    return {
+        name: Key(kind, getattr(values, name), many=isinstance(getattr(values, name), tuple))
+        for name, kind in holds.items()
+    }
+
+
+MEMBER: Keys = {
+    "ip": Key(kinds.UNICAST),
+    "port": Key(kinds.PORT, _MEMBER.port),
+    "group": Key(kinds.name(reserved=OWN_GROUP), _MEMBER.group),
+    "mac": Key(kinds.MAC, _MEMBER.mac),
+}
+TOPIC: Keys = {
+    "id": Key(TOPIC_ID),
+    "name": Key(kinds.name()),
+    "class": Key(kinds.member_of(Quality), _TOPIC.quality),
+    "priority": Key(kinds.whole(0, PRIORITIES - 1), _TOPIC.priority),
+    "framing": Key(kinds.member_of(Framing), _TOPIC.framing),
+    "path": Key(kinds.member_of(PathPolicy), _TOPIC.policy),
+    "member": Key(MEMBER, (), many=True),
+}
+BROKER: Keys = {
+    "listen": Key(kinds.LISTEN, _BROKER.listen, many=True, least=1, most=MAX_LISTEN),
+    "data_port": Key(kinds.PORT, _BROKER.data_port),
+    "control_port": Key(kinds.PORT, _BROKER.control_port),
+    "api": Key(kinds.API, (_BROKER.api_host, _BROKER.api_port)),
+}
+FASTPATH: Keys = _defaults(
+    FastPathConfig(),
+    mode=kinds.choice("auto", "native", "generic", "off"),
+    interfaces=kinds.INTERFACE,
+)
+LIMITS: Keys = _defaults(
+    Limits(),
+    queue_sq=kinds.whole(1, MAX_QUEUE),
+    queue_bq=kinds.whole(1, MAX_QUEUE),
+    batch=kinds.whole(1, MAX_BATCH),
+    datagram=kinds.whole(EVENT_HEADER_LEN, MAX_PAYLOAD),
+    receive_buffer=kinds.whole(4096, MAX_RECEIVE_BUFFER),
+    members_per_group=kinds.whole(1, MAX_MEMBERS),
+    groups_per_topic=kinds.whole(1, MAX_GROUPS),
+)
+CONTROL: Keys = _defaults(
+    ControlConfig(),
+    lease=kinds.seconds(0.05, 3600),
+    heartbeat=kinds.seconds(0.01, 3600),
+    networks=kinds.NETWORK,
+)
+FILE: Keys = {
+    "broker": Key(BROKER, {}),
+    "fastpath": Key(FASTPATH, {}),
+    "limits": Key(LIMITS, {}),
+    "control": Key(CONTROL, {}),
+    "topic": Key(TOPIC, REQUIRED, many=True, least=1, most=TOPIC_MAX),
+}
+
+
+def finish(root: Table, faults: Faults) -> BrokerConfig | None:
+    """Apply the rules that span several keys; the configuration, or None if there are any faults."""
+    for rule in RULES:
+        rule(root, faults)
+    return None if faults.problems else _build(root)
+
+
+def _rule_listen(root: Table, faults: Faults) -> None:
+    listen = _sound(root.get("broker"), "listen")
+    if kinds.ANY_ADDRESS in listen and len(listen) > 1:
+        faults.add(
+            root.get("broker").at("listen"),
+            f'has "{kinds.ANY_ADDRESS}" beside other addresses; allowed: "{kinds.ANY_ADDRESS}" alone',
+        )
+
+
+def _rule_ports(root: Table, faults: Faults) -> None:
+    broker = root.get("broker")
+    listen = _sound(broker, "listen")
+    ports = [(key, broker.get(key)) for key in ("data_port", "control_port") if broker.get(key)]
+    host, api_port = broker.get("api") or ("", 0)
+    if api_port and (host in listen or kinds.ANY_ADDRESS in (host, *listen)):
+        ports.append(("api", api_port))
+    first: dict[int, str] = {}
+    for key, port in ports:
+        if first.setdefault(port, key) != key:
+            faults.add(
+                broker.at(key),
+                f"has port {port}, as {broker.at(first[port])} has; allowed: a port of its own",
+            )
+
+
+def _rule_lease(root: Table, faults: Faults) -> None:
+    control = root.get("control")
+    lease, heartbeat = control.get("lease"), control.get("heartbeat")
+    if lease is not None and heartbeat is not None and heartbeat >= lease:
+        faults.refuse(
+            control.at("heartbeat"), heartbeat, f"less than {control.at('lease')}, which is {lease}"
+        )
+
+
+def _rule_topics(root: Table, faults: Faults) -> None:
+    for key in ("id", "name"):
+        first: dict[Any, Table] = {}
+        for topic in _tables(root, "topic"):
+            value = topic.get(key)
+            if value is not None and first.setdefault(value, topic) is not topic:
+                faults.refuse(topic.at(key), value, "each once", f"as {first[value].at(key)} is")
+
+
+def _rule_members(root: Table, faults: Faults) -> None:
+    own = _own_endpoints(root.get("broker"))
+    for topic in _tables(root, "topic"):
+        first: dict[tuple[str, int], Table] = {}
+        for member in _tables(topic, "member"):
+            ip, port = member.get("ip"), member.get("port")
+            if ip is None or port is None:
+                continue
+            if first.setdefault((ip, port), member) is not member:
+                faults.add(
+                    member.path,
+                    f"is {ip}:{port}, as {first[ip, port].path} is, and would get events twice; "
+                    "allowed: each endpoint once in a topic",
+                )
+            if own(ip, port):
+                faults.add(
+                    member.path,
+                    f"is {ip}:{port}, where the broker itself listens; allowed: an endpoint of a subscriber",
+                )
+
+
+def _rule_sizes(root: Table, faults: Faults) -> None:
+    limits = root.get("limits")
+    for topic in _tables(root, "topic"):
+        members = _tables(topic, "member")
+        # A member without a group is a group of its own.
+        sizes = Counter(member.get("group") or member.path for member in members if "group" in member.values)
+        most = limits.get("groups_per_topic")
+        if most is not None and len(sizes) > most:
+            faults.add(
+                topic.at("member"),
+                f"makes {count(len(sizes), 'group')}; allowed: at most {most} "
+                f"({limits.at('groups_per_topic')}, itself at most {MAX_GROUPS})",
+            )
+        most = limits.get("members_per_group")
+        for group, size in sizes.items():
+            if most is not None and size > most:
+                faults.add(
+                    topic.at("member"),
+                    f"puts {count(size, 'member')} into group {show(group)}; "
+                    f"allowed: at most {most} ({limits.at('members_per_group')})",
+                )
+
+
+RULES: tuple[Callable[[Table, Faults], None], ...] = (
+    _rule_listen,
+    _rule_ports,
+    _rule_lease,
+    _rule_topics,
+    _rule_members,
+    _rule_sizes,
+)
+
+
+def _own_endpoints(broker: Table) -> Callable[[str, int], bool]:
+    """Whether an endpoint is one of the broker's: a member there would make a loop."""
+    listen = _sound(broker, "listen")
+    ports = {broker.get("data_port"), broker.get("control_port")}
+
+    def own(ip: str, port: int) -> bool:
+        everywhere = kinds.ANY_ADDRESS in listen and kinds.is_loopback(ip)
+        return port in ports and (everywhere or ip in listen)
+
+    return own
+
+
+def _sound(table: Table, key: str) -> tuple[Any, ...]:
+    """The sound entries of a list of values."""
+    return tuple(item for item in table.get(key) or () if item is not None)
+
+
+def _tables(table: Table, key: str) -> Iterable[Table]:
+    """The tables of a list, sound or not."""
+    tables: tuple[Table, ...] = table.get(key) or ()
+    return tables
+
+
+def _build(root: Table) -> BrokerConfig:
+    broker = root.get("broker").values
+    host, port = broker["api"]
+    return BrokerConfig(
+        topics=tuple(_build_topic(topic) for topic in _tables(root, "topic")),
+        listen=broker["listen"],
+        data_port=broker["data_port"],
+        control_port=broker["control_port"],
+        api_host=host,
+        api_port=port,
+        fastpath=FastPathConfig(**root.get("fastpath").values),
+        limits=Limits(**root.get("limits").values),
+        control=ControlConfig(**root.get("control").values),
+    )
+
+
+def _build_topic(table: Table) -> TopicConfig:
+    values = table.values
+    topic = Topic(
+        values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"]
+    )
+    return TopicConfig(topic, tuple(StaticMember(**member.values) for member in _tables(table, "member")))

@@ -1,0 +1,187 @@
+"""A small table-driven validator: tables of keys in, checked values and a list of all faults out.
+
+It knows nothing of brokers. What a file may hold is a table of :class:`Key`; what a single value may
+be is a :class:`Kind`. Rules kept here: reading never stops at the first fault and never raises for
+what the file holds; every fault names the file, the key path, the value found and what is allowed; a
+faulty value is left out, so that later rules judge only what is sound.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+#: Default of a key that must be there.
+REQUIRED: Final = object()
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_INDEX = re.compile(r"\[\d+\]")
+_LONGEST_SHOWN = 60
+#: Python refuses to print integers beyond some 4300 digits; long before that nobody reads them.
+_LARGEST_SHOWN_BITS = 160
+
+
+class NotAllowed(ValueError):
+    """A kind refuses a value. The text, if any, says what is wrong with this value in particular."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What one value may be: ``allowed`` in words; ``parse`` gives it or raises :class:`NotAllowed`."""
+
+    allowed: str
+    parse: Callable[[object], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a table. ``many``: a list of ``least`` to ``most`` of what it holds, no two equal.
+
+    ``holds`` is a kind of value or a table of keys. A key without ``default`` must be there.
+    """
+
+    holds: Kind | Keys
+    default: Any = REQUIRED
+    many: bool = False
+    least: int = 0
+    most: int | None = None
+
+
+Keys = Mapping[str, Key]
+
+
+@dataclass(slots=True)
+class Table:
+    """A table of the file as far as it is sound. ``names``: what the file calls a key, where it differs."""
+
+    path: str
+    values: dict[str, Any]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def get(self, key: str) -> Any:
+        """The checked value or the default; None if what stands there is faulty."""
+        return self.values.get(key)
+
+    def at(self, key: str) -> str:
+        """The key path, as a fault names it."""
+        return join(self.path, self.names.get(key, key))
+
+
+class Faults:
+    """Every fault found in one file."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.problems: list[str] = []
+
+    def add(self, path: str, text: str) -> None:
+        """One fault at a key path."""
+        self.problems.append(f"{self.name}: {path} {text}")
+
+    def refuse(self, path: str, value: object, allowed: str, why: str = "") -> None:
+        """A value that is not what is allowed there."""
+        self.add(path, f"is {show(value)}{f', {why}' if why else ''}; allowed: {allowed}")
+
+
+def read_table(value: object, path: str, keys: Keys, faults: Faults) -> Table:
+    """Check one table against its keys."""
+    table = Table(path, {})
+    if not isinstance(value, dict):
+        faults.refuse(path, value, f"a table with the keys {', '.join(keys)}")
+        return table
+    for name, item in value.items():
+        if name in keys:
+            table.values.update(_read(item, name, join(path, name), keys[name], faults))
+        else:
+            faults.add(join(path, name), f"is an unknown key{near(name, keys)}; allowed: {', '.join(keys)}")
+    for name, key in keys.items():
+        if name in value:
+            continue
+        if key.default is REQUIRED:
+            faults.add(join(path, name), f"is missing; allowed: {_allowed(key)}")
+        elif isinstance(key.holds, Kind) or key.many:
+            table.values[name] = key.default
+        else:
+            table.values[name] = read_table({}, join(path, name), key.holds, faults)
+    return table
+
+
+def _read(value: object, name: str, path: str, key: Key, faults: Faults) -> dict[str, Any]:
+    """What a key holds, under its name; nothing if it is faulty as a whole."""
+    if not key.many:
+        item = _read_one(value, path, key.holds, faults)
+        return {} if item is None else {name: item}
+    if not isinstance(value, list):
+        written = "" if isinstance(key.holds, Kind) else f", written [[{_INDEX.sub('', path)}]]"
+        faults.refuse(path, value, _allowed(key) + written)
+        return {}
+    if len(value) < key.least or (key.most is not None and len(value) > key.most):
+        faults.add(path, f"has {count(len(value), 'entry', 'entries')}; allowed: {_allowed(key)}")
+    items = [_read_one(item, f"{path}[{index}]", key.holds, faults) for index, item in enumerate(value)]
+    if isinstance(key.holds, Kind):
+        first: dict[Any, int] = {}
+        for index, item in enumerate(items):
+            if item is not None and first.setdefault(item, index) != index:
+                faults.refuse(f"{path}[{index}]", value[index], "each once", f"as {path}[{first[item]}] is")
+    return {name: tuple(items)}
+
+
+def _read_one(value: object, path: str, holds: Kind | Keys, faults: Faults) -> Any:
+    if not isinstance(holds, Kind):
+        return read_table(value, path, holds, faults)
+    try:
+        return holds.parse(value)
+    except NotAllowed as error:
+        faults.refuse(path, value, holds.allowed, str(error))
+        return None
+
+
+def _allowed(key: Key) -> str:
+    if isinstance(key.holds, Kind):
+        what = key.holds.allowed
+        return f"a list{_bounds(key)}, each {what}" if key.many else what
+    if key.many:
+        return f"a list of tables{_bounds(key)}, each with the keys {', '.join(key.holds)}"
+    return f"a table with the keys {', '.join(key.holds)}"
+
+
+def _bounds(key: Key) -> str:
+    if key.most is not None:
+        return f" of {key.least} to {key.most}"
+    return f" of at least {key.least}" if key.least else ""
+
+
+def join(path: str, key: str) -> str:
+    """The path of a key inside a table; keys that TOML would quote are quoted."""
+    shown = key if _BARE_KEY.fullmatch(key) and len(key) <= _LONGEST_SHOWN else show(key)
+    return f"{path}.{shown}" if path else shown
+
+
+def count(number: int, one: str, several: str = "") -> str:
+    """A number with its noun."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
+def near(word: str, choices: Iterable[str]) -> str:
+    """A half sentence that names the choice nearest to a mistyped word, or nothing."""
+    if len(word) > _LONGEST_SHOWN:
+        return ""
+    folded = {choice.lower(): choice for choice in choices}
+    match = difflib.get_close_matches(word.lower(), folded, n=1)
+    return f' (did you mean "{folded[match[0]]}"?)' if match else ""
+
+
+def show(value: object) -> str:
+    """A value as TOML writes it, in printable ASCII and cut to what a line can carry."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, int) and value.bit_length() > _LARGEST_SHOWN_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    text = json.dumps(value) if isinstance(value, (str, bool)) else str(value)
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."

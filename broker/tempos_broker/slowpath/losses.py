@@ -1,0 +1,48 @@
+"""What the kernel lost before or behind the broker: counted in the core, told sparingly in the log."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tempos_broker.slowpath.core import SlowPath
+from tempos_broker.slowpath.sockets import DataSocket
+from tempos_broker.slowpath.sparingly import Sparingly
+
+logger = logging.getLogger(__name__)
+
+
+class Losses:
+    """Books losses. ``now``: a monotonic clock in seconds."""
+
+    def __init__(self, core: SlowPath[Any], now: Callable[[], float]) -> None:
+        self._core = core
+        self._log = Sparingly(logger, now)
+
+    def overruns(self, sockets: Sequence[DataSocket]) -> None:
+        """Book what was dropped in front of these sockets since the last look."""
+        for each in sockets:
+            count = each.overruns()
+            if count:
+                self._core.overrun(count)
+                size = each.receive_buffer
+                self._log.warn(
+                    f"overrun {each}",
+                    f"{count} datagrams lost in front of {each}: its buffer of {size} bytes was full; raise "
+                    "limits.receive_buffer, and without CAP_NET_ADMIN also the kernel's limit: "
+                    f"`sysctl -w net.core.rmem_max={2 * size}`",
+                )
+
+    def send_failed(self, topic: int, epoch: int, group: int, count: int, error: int) -> None:
+        """Book ``count`` copies that the kernel refused to send with this errno."""
+        self._core.send_failed(topic, epoch, group, count)
+        self._log.warn(
+            f"send {topic} {error}",
+            f"{count} events of topic {topic} lost to its group {group}: cannot send: {os.strerror(error)}",
+        )
+
+    def socket_error(self, address: object, error: OSError) -> None:
+        """Tell about an error of a socket that concerns no datagram in particular."""
+        self._log.warn(f"socket {address} {error.errno}", f"data socket {address}: {error}")

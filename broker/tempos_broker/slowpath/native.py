@@ -1,0 +1,135 @@
+"""The façade over the compiled batch helper; nothing else in Python sees one of its pointers.
+
+The pool is sized so that a free slot stands ready for every datagram of the next receive, whatever
+else is under way: both queues full, and up to two batches staged behind a socket that takes no more.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from tempos import Framing, Member, Reason, Route, Topic
+from tempos._abi import MAX_GROUPS, TOPICS
+from tempos_broker._batch import ffi, lib
+from tempos_broker.config.model import Limits
+from tempos_broker.slowpath.core import Delivery, SlowPath
+
+if TYPE_CHECKING:
+    from tempos_broker._batch import CBatch, CMembers
+
+_FRAMINGS = {Framing.RAW: lib.TEMPOS_FRAMING_RAW, Framing.EVENT: lib.TEMPOS_FRAMING_EVENT}
+_REASON_BITS = 0xFF << 8
+_FORWARDED = int(Reason.FORWARDED) << 8
+
+
+class SlotChain:
+    """The load of a run: ``count`` chained slots of a pool."""
+
+    __slots__ = ("_batch", "count", "head")
+
+    def __init__(self, batch: CBatch, head: int, count: int) -> None:
+        self._batch = batch
+        self.head = head
+        self.count = count
+
+    def split(self, count: int) -> tuple[SlotChain, SlotChain]:
+        rest = lib.tempos_batch_after(self._batch, self.head, count)
+        return SlotChain(self._batch, self.head, count), SlotChain(self._batch, rest, self.count - count)
+
+    def release(self) -> None:
+        lib.tempos_batch_release(self._batch, self.head, self.count)
+
+
+class SendFailure(NamedTuple):
+    """So many copies for one group that the kernel refused; ``epoch`` is its low byte."""
+
+    topic: int
+    epoch: int
+    group: int
+    copies: int
+    error: int
+
+
+class Batch:
+    """A pool of datagrams, and the system calls that fill and empty it."""
+
+    def __init__(self, topics: Iterable[Topic], limits: Limits) -> None:
+        """Raises :class:`MemoryError` if the pool cannot be had."""
+        self._limit = limits.batch
+        # Less than a batch is staged before a delivery of at most a batch to every group.
+        messages = limits.batch * (MAX_GROUPS + 1)
+        slots = limits.queue_sq + limits.queue_bq + 3 * limits.batch
+        batch = lib.tempos_batch_new(slots, limits.datagram, limits.batch, messages)
+        if batch == ffi.NULL:
+            raise MemoryError(f"no memory for {slots} datagrams of {limits.datagram} bytes")
+        self._batch: CBatch = ffi.gc(batch, lib.tempos_batch_free, slots * limits.datagram)
+        self._runs = ffi.new("uint64_t[]", limits.batch)
+        self._errors = ffi.new("struct tempos_send_error[]", messages)
+        self._error_count = ffi.new("uint32_t *")
+        self._members: list[tuple[CMembers, ...]] = [()] * TOPICS
+        self._staged = 0
+        for topic in topics:
+            lib.tempos_batch_framing(self._batch, topic.id, _FRAMINGS[topic.framing])
+
+    def free_slots(self) -> int:
+        """Slots that hold no datagram and wait for none."""
+        return lib.tempos_batch_free_slots(self._batch)
+
+    def swap(self, route: Route) -> None:
+        """Address what is staged from now on for this topic to the members of ``route``."""
+        self._members[route.topic.id] = tuple(_compile(group.members) for group in route.groups)
+
+    def receive(self, fd: int, core: SlowPath[SlotChain]) -> int:
+        """Hand one batch to the core; how many datagrams it had. Raises :class:`OSError`."""
+        count = lib.tempos_batch_receive(self._batch, fd, self._runs)
+        if count < 0:
+            raise OSError(-count, os.strerror(-count))
+        total = 0
+        for packed in ffi.unpack(self._runs, count):
+            datagrams = packed >> 16 & 0xFFFF
+            total += datagrams
+            if packed & _REASON_BITS == _FORWARDED:
+                core.arrived(packed & 0xFF, datagrams, SlotChain(self._batch, packed >> 32, datagrams))
+            else:
+                core.refused(packed & 0xFF, packed >> 8 & 0xFF, datagrams)
+        return total
+
+    def stage(self, delivery: Delivery[SlotChain]) -> bool:
+        """Take over a delivery; True once a batch is gathered, which then must be flushed first."""
+        epoch, load = delivery.route.epoch & 0xFF, delivery.load
+        groups = self._members[delivery.route.topic.id]
+        last = len(groups) - 1
+        for group, members in enumerate(groups):
+            first = delivery.first_tickets[group]
+            self._staged = lib.tempos_batch_stage(
+                self._batch, load.head, delivery.count, members, first, epoch, group, group == last
+            )
+            assert self._staged >= 0, "flushed whenever a batch is gathered, so there is room"
+        return self._staged >= self._limit
+
+    def flush(self) -> tuple[int | None, list[SendFailure]]:
+        """Send what is staged: the descriptor that must become writable first, if one must, and failures."""
+        if not self._staged:
+            return None, []
+        fd = lib.tempos_batch_flush(self._batch, self._errors, self._error_count)
+        if fd < 0:
+            self._staged = 0
+        failures = [
+            SendFailure(each.topic, each.epoch, each.group, each.count, each.error)
+            for each in (self._errors[i] for i in range(self._error_count[0]))
+        ]
+        return (fd if fd >= 0 else None), failures
+
+
+def _compile(members: Sequence[Member]) -> CMembers:
+    # Network byte order in memory is what inet_aton and htons give, read in the host's order.
+    addresses = [int.from_bytes(socket.inet_aton(member.ip), sys.byteorder) for member in members]
+    ports = [socket.htons(member.port) for member in members]
+    compiled = lib.tempos_members_new(addresses, ports, len(members))
+    if compiled == ffi.NULL:
+        raise MemoryError(f"no memory for {len(members)} members")
+    return cast("CMembers", ffi.gc(compiled, lib.tempos_members_free))

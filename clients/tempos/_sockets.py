@@ -1,0 +1,230 @@
+"""The sockets of a client: how they are opened, and the two ways to read a data socket.
+
+On Linux the event loop watches the socket and many datagrams are read at each wake-up, one of them
+with its ancillary data, which tells of overruns (SO_RXQ_OVFL). Everywhere else asyncio's own datagram
+transport does the reading. Both hand each datagram to one callback, which must not raise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+from tempos.errors import LocalError
+from tempos.wire import IP_UDP_OVERHEAD
+
+# Not all of these are in the socket module; the numbers are those of asm-generic/socket.h and linux/in.h.
+_SO_RCVBUFFORCE = 33
+_SO_RXQ_OVFL = 40
+_IP_MTU_DISCOVER = 10
+_IP_PMTUDISC_DO = 2
+_IP_MTU = 14
+
+LINUX = sys.platform == "linux"
+#: The largest UDP payload IPv4 has, bytes.
+MAX_PAYLOAD = 0xFFFF - IP_UDP_OVERHEAD
+#: What a path is taken to carry where the kernel does not tell.
+DEFAULT_MTU = 1500
+#: Datagrams read at one wake-up before the loop gets its turn.
+READ_BATCH = 64
+
+_COUNTER = struct.Struct("=I")
+_ANCILLARY = socket.CMSG_SPACE(_COUNTER.size) if hasattr(socket, "CMSG_SPACE") else 0
+
+Receive = Callable[[bytes], None]
+Overrun = Callable[[int], None]
+
+
+async def address_of(host: str) -> str:
+    """The IPv4 address of ``host``, a name or an address; looks names up off the event loop."""
+    with contextlib.suppress(OSError):
+        return socket.inet_ntoa(socket.inet_pton(socket.AF_INET, host))
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, None, family=socket.AF_INET, type=socket.SOCK_DGRAM
+        )
+    except (OSError, UnicodeError) as error:
+        raise LocalError(f"the broker's name {host!r} leads to no IPv4 address: {error}") from error
+    return str(found[0][4][0])
+
+
+def connected(host: str, port: int, send_buffer: int | None = None) -> socket.socket:
+    """A non-blocking UDP socket to the IPv4 address ``host``, which never fragments what it sends (Linux)."""
+    sock = _new()
+    try:
+        if send_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        if LINUX:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
+        try:
+            sock.connect((host, port))
+        except OSError as error:
+            raise LocalError(f"no way to the broker at {host}:{port}: {error.strerror}") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def largest_payload(sock: socket.socket) -> int:
+    """Bytes that one datagram of a connected socket carries on the path as the kernel knows it."""
+    mtu = DEFAULT_MTU
+    if LINUX:
+        # EINVAL and ENOTCONN: there is no route at this moment. The send will say so.
+        with contextlib.suppress(OSError):
+            mtu = sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+    return min(mtu - IP_UDP_OVERHEAD, MAX_PAYLOAD)
+
+
+def bound(address: str, port: int, receive_buffer: int) -> socket.socket:
+    """A non-blocking UDP socket at ``address``, with as much of ``receive_buffer`` as the kernel gives."""
+    sock = _new()
+    try:
+        _ask_receive_buffer(sock, receive_buffer)
+        if LINUX:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
+        try:
+            sock.bind((address, port))
+        except OSError as error:
+            raise LocalError(
+                f"cannot receive on {address}:{port}: {error.strerror}: choose an address of this machine "
+                "and a port that is free (0 takes any)"
+            ) from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def source_address(host: str, port: int) -> str:
+    """The local address from which this machine reaches ``host``."""
+    with connected(host, port) as probe:
+        address: str = probe.getsockname()[0]
+        return address
+
+
+def receive_buffer(sock: socket.socket) -> int:
+    """Bytes of payload and bookkeeping that the kernel really queues. Linux doubles what was asked for."""
+    granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    return granted // 2 if LINUX else granted
+
+
+def _ask_receive_buffer(sock: socket.socket, size: int) -> None:
+    if LINUX:
+        # Goes past net.core.rmem_max; only CAP_NET_ADMIN may.
+        with contextlib.suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+            return
+    # Some systems refuse more than their limit instead of giving less; then the default has to do.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
+def _new() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    return sock
+
+
+class Reader(Protocol):
+    """Reads a data socket until it is closed."""
+
+    def read_now(self) -> None:
+        """Read what is there already."""
+        ...
+
+    async def close(self) -> None:
+        """Stop reading and close the socket; safe to call twice."""
+        ...
+
+
+async def read(sock: socket.socket, receive: Receive, overrun: Overrun) -> Reader:
+    """Begin to read ``sock`` with the better of the two ways; ``overrun`` takes counts of datagrams lost."""
+    if LINUX:
+        return WatchingReader(sock, receive, overrun)
+    return await TransportReader.open(sock, receive)
+
+
+class WatchingReader:
+    """Reads on its own whenever the event loop says that the socket is readable."""
+
+    def __init__(self, sock: socket.socket, receive: Receive, overrun: Overrun) -> None:
+        self._sock = sock
+        self._receive = receive
+        self._overrun = overrun
+        self._overruns = 0
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self.read_now)
+
+    def read_now(self) -> None:
+        receive, recv = self._receive, self._sock.recv
+        try:
+            # The overrun counter only grows: seeing it once per wake-up is enough.
+            datagram, ancillary, _, _ = self._sock.recvmsg(MAX_PAYLOAD, _ANCILLARY)
+            if ancillary:
+                self._see_overruns(ancillary)
+            receive(datagram)
+            for _ in range(READ_BATCH):
+                receive(recv(MAX_PAYLOAD))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            # An unconnected UDP socket reports no one else's troubles; out of memory is what remains.
+            if error.errno not in (errno.ENOMEM, errno.ENOBUFS, errno.ECONNREFUSED):
+                raise
+
+    def _see_overruns(self, ancillary: list[tuple[int, int, bytes]]) -> None:
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL and len(data) >= _COUNTER.size:
+                (counter,) = _COUNTER.unpack_from(data)
+                lost = (counter - self._overruns) & 0xFFFFFFFF
+                self._overruns = counter
+                if lost:
+                    self._overrun(lost)
+
+    async def close(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+
+
+class TransportReader(asyncio.DatagramProtocol):
+    """Reads through asyncio's datagram transport. What the kernel loses is not known here."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.DatagramTransport | None = None
+
+    @classmethod
+    async def open(cls, sock: socket.socket, receive: Receive) -> TransportReader:
+        loop = asyncio.get_running_loop()
+        _, reader = await loop.create_datagram_endpoint(lambda: cls(receive), sock=sock)
+        return reader
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        self._receive(data)
+
+    def error_received(self, exc: Exception) -> None:
+        """Troubles of earlier sends; this socket sends nothing."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    def read_now(self) -> None:
+        """The transport has its own turn in the loop."""
+
+    async def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+            await self._closed

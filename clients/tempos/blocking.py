@@ -1,0 +1,288 @@
+"""Publisher and subscriber for code without asyncio.
+
+    from tempos.blocking import Publisher, Subscriber
+
+    with Subscriber("10.0.1.1", "temperature") as sub:
+        for event in sub:
+            print(event.unpack())
+
+The asyncio ones run on a thread of their own, so heartbeats and reading go on while the caller is busy
+with something else. Rules: what the caller can be told at once is raised at once; an event is handed to
+the thread without waiting for it; what waits there is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Coroutine, Iterator, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tempos import _abi, publisher, subscriber
+from tempos.errors import LocalError, TemposError
+from tempos.model import Member, Topic
+from tempos.publisher import PublisherStats
+from tempos.subscriber import QUEUE, RECEIVE_BUFFER, Event, SubscriberStats
+
+#: Events that may wait for the publisher's thread before `publish` blocks.
+WAITING = 4096
+
+_T = TypeVar("_T")
+
+
+class _LoopThread:
+    """A thread with an event loop."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.close()
+
+    def call(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run ``work`` on the loop and wait; an interrupt of the waiting thread cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            concurrent.futures.wait([future], timeout=1)
+            raise
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+
+
+class Publisher:
+    """The blocking form of :class:`tempos.Publisher`; options and errors are the same.
+
+    ``publish`` returns when the event is handed to the thread. What goes wrong after that is raised by
+    the next call of ``publish``, ``flush`` or ``close``.
+    """
+
+    def __init__(
+        self,
+        broker: str = "127.0.0.1",
+        *,
+        data_port: int = _abi.DATA_PORT,
+        control_port: int = _abi.CONTROL_PORT,
+        topics: Sequence[Topic] | None = None,
+        linger: float = 0,
+        send_buffer: int | None = None,
+    ) -> None:
+        self._options: dict[str, Any] = {
+            "data_port": data_port,
+            "control_port": control_port,
+            "topics": topics,
+            "linger": linger,
+            "send_buffer": send_buffer,
+        }
+        self._broker = broker
+        self._thread: _LoopThread | None = None
+        self._inner: publisher.Publisher | None = None
+        self._waiting: deque[tuple[str | Topic, object]] = deque()
+        self._changed = threading.Condition()
+        self._sending = False
+        self._error: TemposError | None = None
+
+    def __enter__(self) -> Publisher:
+        thread = _LoopThread("tempos publisher")
+        try:
+            self._inner = thread.call(self._open())
+        except BaseException:
+            thread.stop()
+            raise
+        self._thread = thread
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def stats(self) -> PublisherStats:
+        return self._open_inner().stats
+
+    def publish(self, topic: str | Topic, body: object) -> None:
+        """Publish one event; waits only while the thread is far behind."""
+        inner = self._open_inner()
+        assert self._thread is not None
+        known = inner.known(topic)
+        if known is None:
+            known = self._thread.call(inner.learn(str(topic)))
+        data = inner.check(known, body)
+        with self._changed:
+            self._raise_error()
+            while len(self._waiting) >= WAITING:
+                self._changed.wait()
+            self._waiting.append((known, data))
+            if self._sending:
+                return
+            self._sending = True
+        asyncio.run_coroutine_threadsafe(self._send_waiting(), self._thread.loop)
+
+    def flush(self) -> None:
+        """Wait until everything published so far is sent."""
+        inner = self._open_inner()
+        assert self._thread is not None
+        with self._changed:
+            while self._sending:
+                self._changed.wait()
+            self._raise_error()
+        self._thread.call(inner.flush())
+
+    def close(self) -> None:
+        """Flush and release everything; safe to call twice."""
+        thread, inner = self._thread, self._inner
+        if thread is None or inner is None:
+            return
+        try:
+            self.flush()
+        finally:
+            self._thread = None
+            try:
+                thread.call(inner.close())
+            finally:
+                thread.stop()
+
+    async def _open(self) -> publisher.Publisher:
+        return await publisher.Publisher(self._broker, **self._options).__aenter__()
+
+    def _open_inner(self) -> publisher.Publisher:
+        if self._inner is None or self._thread is None:
+            raise LocalError("this publisher is not open: use it inside 'with Publisher(...)'")
+        return self._inner
+
+    def _raise_error(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    async def _send_waiting(self) -> None:
+        """On the loop: send until nothing waits."""
+        assert self._inner is not None
+        while True:
+            with self._changed:
+                events = list(self._waiting)
+                self._waiting.clear()
+                self._sending = bool(events)
+                self._changed.notify_all()
+                if not events:
+                    return
+            for topic, body in events:
+                try:
+                    await self._inner.publish(topic, body)
+                except TemposError as error:
+                    self._error = error
+
+
+class Subscriber:
+    """The blocking form of :class:`tempos.Subscriber`; options and errors are the same.
+
+    ``timeout`` (seconds) ends an iteration in which no event comes for that long; None waits for ever.
+    """
+
+    def __init__(
+        self,
+        broker: str = "127.0.0.1",
+        *topics: str,
+        group: str | None = None,
+        control_port: int = _abi.CONTROL_PORT,
+        port: int = 0,
+        receive_buffer: int = RECEIVE_BUFFER,
+        queue: int = QUEUE,
+        timeout: float | None = None,
+    ) -> None:
+        self._inner = subscriber.Subscriber(
+            broker,
+            *topics,
+            group=group,
+            control_port=control_port,
+            port=port,
+            receive_buffer=receive_buffer,
+            queue=queue,
+        )
+        self._timeout = timeout
+        self._thread: _LoopThread | None = None
+
+    @classmethod
+    def listen(
+        cls,
+        address: str,
+        port: int,
+        *,
+        topics: Sequence[Topic],
+        receive_buffer: int = RECEIVE_BUFFER,
+        queue: int = QUEUE,
+        timeout: float | None = None,
+    ) -> Subscriber:
+        """The blocking form of :meth:`tempos.Subscriber.listen`."""
+        made = cls(address, *(topic.name for topic in topics), timeout=timeout)
+        made._inner = subscriber.Subscriber.listen(
+            address, port, topics=topics, receive_buffer=receive_buffer, queue=queue
+        )
+        return made
+
+    @property
+    def member(self) -> Member:
+        return self._inner.member
+
+    @property
+    def stats(self) -> SubscriberStats:
+        return self._inner.stats
+
+    def __enter__(self) -> Subscriber:
+        thread = _LoopThread("tempos subscriber")
+        try:
+            thread.call(self._inner.__aenter__())
+        except BaseException:
+            thread.stop()
+            raise
+        self._thread = thread
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Event]:
+        with contextlib.suppress(TimeoutError):
+            while True:
+                yield self.next(self._timeout)
+
+    def poll(self) -> Event | None:
+        """The next event if there is one now."""
+        return self._inner.poll()
+
+    def next(self, timeout: float | None = None) -> Event:
+        """The next event; raises :class:`TimeoutError` after ``timeout`` seconds without one."""
+        event = self._inner.poll()
+        while event is None:
+            if self._thread is None:
+                raise LocalError("this subscriber is not open: use it inside 'with Subscriber(...)'")
+            if not self._thread.call(self._inner.wait(timeout)):
+                raise TimeoutError(f"no event within {timeout:g} s")
+            event = self._inner.poll()
+        return event
+
+    def close(self) -> None:
+        """Leave the groups and release everything; safe to call twice."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            try:
+                thread.call(self._inner.close())
+            finally:
+                thread.stop()

@@ -1,0 +1,7 @@
+"""The command ``tempos``."""
+
+from __future__ import annotations
+
+from tempos.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,37 @@
+"""Bodies of events for people: nothing on the wire says what a body is, so it is told by its bytes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tempos import wire
+from tempos.errors import WireError
+
+
+def describe(body: bytes) -> tuple[str, Any]:
+    """What a body looks like, and its value: ``text``, ``msgpack`` (as JSON has it) or ``hex``.
+
+    Bytes that are readable text are text; what else is whole msgpack is that.
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        if all(character.isprintable() or character in "\t\r\n" for character in text):
+            return "text", text
+    try:
+        value = wire.decode_body(body)
+        json.dumps(value)
+    except (WireError, TypeError, ValueError, RecursionError):
+        return "hex", body.hex()
+    return "msgpack", value
+
+
+def show(body: bytes) -> str:
+    """A body as one line."""
+    encoding, value = describe(body)
+    if encoding == "msgpack":
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)

@@ -1,0 +1,81 @@
+"""Commands that other packages bring, through the entry-point group ``tempos.commands``.
+
+An entry point is a function ``register(subparsers)`` that adds its own parser and sets ``run``. Only the
+one that was asked for is loaded; for the others the help shows what is written here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Iterable
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+GROUP = "tempos.commands"
+COULD_NOT_RUN = 2
+
+#: The project's own commands: name -> (help, the extra that brings what they need).
+OWN = {
+    "broker": ("run a broker", "broker"),
+    "config": ("check or import a configuration", "broker"),
+    "demo": ("publisher, broker and subscriber in three nodes on this machine", "bench"),
+    "bench": ("run a benchmark scenario", "bench"),
+}
+
+
+def register(subparsers: Subparsers, chosen: str) -> None:
+    """Add the parsers of all extensions; that of ``chosen`` in full, the others by name."""
+    found = {point.name: point for point in _entry_points()}
+    for name in sorted({*OWN, *found}, key=lambda name: (name not in OWN, name)):
+        if name == chosen:
+            _register_chosen(subparsers, name, found.get(name))
+        else:
+            origin = found[name].dist if name in found else None
+            text = OWN[name][0] if name in OWN else f"from the package {origin.name if origin else '?'}"
+            subparsers.add_parser(name, help=text, add_help=False)
+
+
+def say_missing(name: str, error: ModuleNotFoundError) -> int:
+    """Tell which extra brings the module that a command did not find."""
+    missing = (error.name or str(error)).partition(".")[0]
+    if name in OWN:
+        hint = f"pip install 'tempos[{OWN[name][1]}]'"
+        print(f"tempos {name}: needs {missing}, which is not installed: {hint}", file=sys.stderr)
+    else:
+        print(f"tempos {name}: needs {missing}, which is not installed", file=sys.stderr)
+    return COULD_NOT_RUN
+
+
+def _entry_points() -> Iterable[metadata.EntryPoint]:
+    return metadata.entry_points(group=GROUP)
+
+
+def _register_chosen(subparsers: Subparsers, name: str, point: metadata.EntryPoint | None) -> None:
+    if point is None:
+        _add_failing(subparsers, name, ModuleNotFoundError(f"the command {name}", name=f"tempos_{name}"))
+        return
+    try:
+        point.load()(subparsers)
+    except ModuleNotFoundError as error:
+        _add_failing(subparsers, name, error)
+    except Exception:  # noqa: BLE001 - foreign code; whatever it is, it has to be told, not to spread
+        _add_failing(subparsers, name, traceback.format_exc(limit=-3))
+
+
+def _add_failing(subparsers: Subparsers, name: str, why: ModuleNotFoundError | str) -> None:
+    """A command that takes any options and says why it cannot run."""
+    parser = subparsers.choices.get(name) or subparsers.add_parser(name, add_help=False)
+    parser.add_argument("_rest", nargs=argparse.REMAINDER)
+
+    def run(options: argparse.Namespace) -> int:
+        if isinstance(why, ModuleNotFoundError):
+            return say_missing(name, why)
+        print(f"tempos {name}: this command is broken:\n{why}", file=sys.stderr, end="")
+        return COULD_NOT_RUN
+
+    parser.set_defaults(run=run)

@@ -1,0 +1,116 @@
+"""Takes a command line apart, runs the command, and turns what happened into an exit code.
+
+Exit codes: 0 done, 1 failed, 2 usage or something this machine lacks, 130 interrupted (Ctrl-C), 143
+terminated. Rules: an error is one readable text on standard error; a command is imported when it is the
+one to run, so that ``tempos --help`` answers at once and a broken command breaks no other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+from tempos import ConfigError, TemposError, Unavailable, __version__
+from tempos.cli import extensions, pub, status, sub
+
+FAILED = 1
+COULD_NOT_RUN = 2
+INTERRUPTED = 130
+TERMINATED = 143
+
+_BUILTIN = {"pub": pub.register, "sub": sub.register, "status": status.register}
+
+_EXAMPLES = """\
+examples:
+  tempos broker -c config/broker.toml          serve
+  tempos sub -t temperature                    print events as they come
+  tempos pub -t temperature -m 21.5            publish one
+  tempos status                                paths, topics, routes, counters
+  tempos demo                                  the whole road on one machine
+
+'tempos COMMAND --help' has the options and examples of a command.
+Exit codes: 0 done, 1 failed, 2 usage or something missing, 130 interrupted.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    parser = _parser(name)
+    _tell_warnings()
+    try:
+        with _termination():
+            options = parser.parse_args(arguments)
+            if not hasattr(options, "run"):
+                parser.print_help()
+                return COULD_NOT_RUN
+            code = options.run(options)
+            sys.stdout.flush()
+            return int(code)
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has enough. What is still buffered must not raise again at the very end.
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - no path of anyone's
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        return extensions.say_missing(name, error)
+    except (ConfigError, Unavailable) as error:
+        return _say(name, error, COULD_NOT_RUN)
+    except TemposError as error:
+        return _say(name, error, FAILED)
+
+
+def _parser(chosen: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tempos",
+        description="Publish and subscribe through a broker whose common case runs inside the Linux kernel.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tempos {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for register in _BUILTIN.values():
+        register(subparsers)
+    if chosen not in _BUILTIN:
+        extensions.register(subparsers, chosen)
+    return parser
+
+
+def _say(name: str, error: Exception, code: int) -> int:
+    print(f"tempos {name}: {error}".replace("tempos : ", "tempos: "), file=sys.stderr)
+    return code
+
+
+def _tell_warnings() -> None:
+    """What the libraries warn about goes to standard error, unless a command sets up more."""
+    logging.basicConfig(format="tempos: %(message)s", level=logging.WARNING)
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[None]:
+    """SIGTERM ends a command as cleanly as Ctrl-C does; a command with an event loop sets its own."""
+
+    def terminate(*_: object) -> NoReturn:
+        raise SystemExit(TERMINATED)
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:
+        # Not the main thread: someone else decides about signals.
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

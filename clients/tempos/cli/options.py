@@ -1,0 +1,70 @@
+"""Options that several commands share, and the checks of their values."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from tempos import CONTROL_PORT, DATA_PORT
+
+
+def add_broker(parser: argparse.ArgumentParser) -> None:
+    """Add ``-b`` and ``--control-port``."""
+    parser.add_argument(
+        "-b",
+        "--broker",
+        metavar="HOST",
+        default=os.environ.get("TEMPOS_BROKER", "127.0.0.1"),
+        help="address or name of the broker (default: $TEMPOS_BROKER, else 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--control-port",
+        metavar="PORT",
+        type=port,
+        default=CONTROL_PORT,
+        help="UDP port of the broker's control (default: %(default)s)",
+    )
+
+
+def add_data_port(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data-port``."""
+    parser.add_argument(
+        "--data-port",
+        metavar="PORT",
+        type=port,
+        default=DATA_PORT,
+        help="UDP port of the broker for events (default: %(default)s)",
+    )
+
+
+def port(text: str) -> int:
+    return _within(text, 1, 0xFFFF, "a UDP port")
+
+
+def count(text: str) -> int:
+    return _within(text, 1, 2**63 - 1, "a count")
+
+
+def size(text: str) -> int:
+    return _within(text, 0, 65507, "a size in bytes")
+
+
+def positive(text: str) -> float:
+    """A number above 0, such as a rate or a time."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _within(text: str, low: int, high: int, what: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}, {low}-{high}")
+    return value

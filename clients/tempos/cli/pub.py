@@ -1,0 +1,136 @@
+"""``tempos pub``: publish one event, one event many times, or each line of standard input."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tempos.cli import options as opt
+from tempos.cli.progress import Progress
+from tempos.errors import BodyError
+
+if TYPE_CHECKING:
+    from tempos.cli.extensions import Subparsers
+
+_EXAMPLES = """\
+examples:
+  tempos pub -t temperature -m 21.5
+  tempos pub -b 10.0.1.1 -t temperature --json -m '{"c": 21.5}'
+  tail -f readings.log | tempos pub -t temperature -l
+  tempos pub -t load --size 32 --count 100000 --rate 20000
+  seq 1000000 | tempos pub -t numbers -l --linger 0.005
+
+A body travels as the bytes given; with --json it is read as JSON and travels as msgpack.
+"""
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add ``tempos pub``."""
+    parser = subparsers.add_parser(
+        "pub",
+        help="publish events",
+        description="Publish events to a topic.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    opt.add_broker(parser)
+    opt.add_data_port(parser)
+    parser.add_argument("-t", "--topic", metavar="NAME", required=True, help="the topic")
+    body = parser.add_mutually_exclusive_group()
+    body.add_argument("-m", "--message", metavar="BODY", help="the body of the event")
+    body.add_argument("-l", "--lines", action="store_true", help="one event per line of standard input")
+    body.add_argument("--size", metavar="BYTES", type=opt.size, help="a body of so many bytes, for load")
+    parser.add_argument("--json", action="store_true", help="bodies are JSON; without -m they are lines")
+    parser.add_argument(
+        "--count", metavar="N", type=opt.count, help="so many events (default: 1, or all lines)"
+    )
+    parser.add_argument("--rate", metavar="N", type=opt.positive, help="so many events per second")
+    parser.add_argument(
+        "--linger", metavar="S", type=opt.positive, default=0.0, help="wait up to S seconds to fill datagrams"
+    )
+    parser.set_defaults(run=run, fail=parser.error)
+
+
+def run(options: argparse.Namespace) -> int:
+    from tempos.blocking import Publisher
+
+    if options.message is None and options.size is None and not options.lines and not options.json:
+        options.fail("what to publish? give -m BODY, -l, --json or --size BYTES")
+    if options.json and options.size is not None:
+        options.fail("--size makes bodies that are not JSON")
+    with Publisher(
+        options.broker,
+        data_port=options.data_port,
+        control_port=options.control_port,
+        linger=options.linger,
+    ) as publisher:
+        progress = Progress("events published", _total(options))
+        done = 0
+        try:
+            for body in _paced(_bodies(options), options.rate):
+                publisher.publish(options.topic, body)
+                done += 1
+                if not done & 0x3F or options.rate:
+                    progress.update(done)
+            publisher.flush()
+        finally:
+            progress.finish(done)
+        refused = publisher.stats.refused
+    if refused:
+        print(
+            f"tempos pub: {options.broker} refused {refused} of {done} events: nobody listens on UDP port "
+            f"{options.data_port} there",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _total(options: argparse.Namespace) -> int | None:
+    if options.message is None and options.size is None:
+        return None
+    return options.count or 1
+
+
+def _bodies(options: argparse.Namespace) -> Iterator[object]:
+    if options.message is not None or options.size is not None:
+        text = (
+            options.message.encode(errors="surrogateescape") if options.size is None else b"x" * options.size
+        )
+        body = _json(text, "the body") if options.json else text
+        return itertools.repeat(body, options.count or 1)
+    return itertools.islice(_lines(options.json), options.count)
+
+
+def _lines(as_json: bool) -> Iterator[object]:
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        text = line.rstrip(b"\r\n")
+        if not as_json:
+            yield text
+        elif text.strip():
+            yield _json(text, f"line {number}")
+
+
+def _json(text: bytes, where: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BodyError(f"{where} is not JSON: {error}") from error
+
+
+def _paced(bodies: Iterator[object], rate: float | None) -> Iterator[object]:
+    """Hand bodies out at ``rate`` per second, by a schedule: a late one does not delay those after it."""
+    if rate is None:
+        yield from bodies
+        return
+    started = time.monotonic()
+    for number, body in enumerate(bodies):
+        ahead = started + number / rate - time.monotonic()
+        if ahead > 0:
+            time.sleep(ahead)
+        yield body

@@ -1,0 +1,195 @@
+"""``tempos status``: what the broker's control API says of paths, topics, routes and counters."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tempos._abi import API_PORT
+from tempos.errors import RemoteError
+
+if TYPE_CHECKING:
+    from tempos.cli.extensions import Subparsers
+
+TIMEOUT = 5.0
+
+_EXAMPLES = """\
+examples:
+  tempos status
+  tempos status --json | jq '.topics[] | {name, path, received}'
+  tempos status --api http://127.0.0.1:8080
+"""
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add ``tempos status``."""
+    parser = subparsers.add_parser(
+        "status",
+        help="show paths, topics, routes and counters of a broker",
+        description="Show what a broker does: its paths and why, topics, routes and counters.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="the document as the broker gives it")
+    parser.add_argument(
+        "--api",
+        metavar="URL",
+        default=os.environ.get("TEMPOS_API", f"http://127.0.0.1:{API_PORT}"),
+        help=f"the broker's control API (default: $TEMPOS_API, else http://127.0.0.1:{API_PORT})",
+    )
+    parser.set_defaults(run=run, fail=parser.error)
+
+
+def run(options: argparse.Namespace) -> int:
+    if not options.api.startswith(("http://", "https://")):
+        options.fail(f"--api {options.api!r} is no http URL")
+    url = options.api.rstrip("/") + "/v1/status"
+    document = _get(url)
+    if options.json:
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+        return 0
+    try:
+        lines = list(render(document))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RemoteError(f"the answer of {url} is not a status of this version: {error!r}") from error
+    print("\n".join(lines))
+    return 0
+
+
+def _get(url: str) -> Any:
+    import urllib.error
+    import urllib.request
+    from http.client import HTTPException
+
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # noqa: S310 - checked: http only
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise RemoteError(f"{url} answers {error.code} {error.reason}") from error
+    except (OSError, HTTPException) as error:
+        why = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise RemoteError(
+            f"no answer from {url}: {why}. Is the broker running, and its API there?"
+        ) from error
+    except ValueError as error:
+        raise RemoteError(f"the answer of {url} is not JSON: {error}") from error
+
+
+def render(document: Mapping[str, Any]) -> Iterator[str]:
+    """The document as lines for people."""
+    broker, slow, fast = document["broker"], document["paths"]["slow"], document["paths"]["fast"]
+    ready = "ready" if broker["ready"] else "not ready yet"
+    yield (
+        f"broker {broker['version']}, {ready}, pid {broker['pid']}, up {duration(broker['uptime_s'])}, "
+        f"instance {broker['instance']}"
+    )
+    yield ""
+    yield "paths"
+    yield f"  fast  {fast['mode']}: {fast['reason']}"
+    width = max((len(entry["name"]) for entry in fast["interfaces"]), default=0)
+    for entry in fast["interfaces"]:
+        yield f"        {entry['name']:<{width}}  {entry['mode']}: {entry['reason']}"
+    if fast.get("passed"):
+        yield f"        passed up before a topic was read: {counts(fast['passed'])}"
+    yield f"  slow  {slow['io']}: {slow['reason']}"
+    yield (
+        f"        listens on {', '.join(map(str, slow['listen'])) or 'nothing'}; "
+        f"receive buffer {number(slow['receive_buffer'])} bytes; {number(slow['queued'])} queued"
+    )
+    yield ""
+    yield "topics"
+    yield from table(
+        (
+            "id",
+            "name",
+            "class",
+            "priority",
+            "framing",
+            "path",
+            "epoch",
+            "received",
+            "fast",
+            "slow",
+            "refused",
+        ),
+        [
+            (
+                str(topic["id"]),
+                topic["name"],
+                topic["class"],
+                str(topic["priority"]),
+                topic["framing"],
+                topic["path"] or "-",
+                str(topic["epoch"]),
+                number(topic["received"]),
+                number(topic["fast"]),
+                number(topic["slow"]),
+                number(sum(topic["refused"].values())),
+            )
+            for topic in document["topics"]
+        ],
+    )
+    yield ""
+    yield "routes"
+    for topic in document["topics"]:
+        yield from _route(topic)
+    if document.get("unattributed"):
+        yield ""
+        yield f"of no topic: {counts(document['unattributed'])}"
+
+
+def _route(topic: Mapping[str, Any]) -> Iterator[str]:
+    yield f"  {topic['name']}  (policy {topic['policy']}: {topic['path'] or 'no path'}, {topic['reason']})"
+    for name in ("refused", "lost", "passed"):
+        if topic.get(name):
+            word = "passed up to the slow path" if name == "passed" else name
+            yield f"    {word}: {counts(topic[name])}"
+    if not topic["groups"]:
+        yield "    no member"
+    for group in topic["groups"]:
+        yield f"    group {group['name']}: {number(group['tickets'])} tickets"
+        for member in group["members"]:
+            lease = member["lease_s"]
+            kind = "static" if member["static"] else "lease over" if lease is None else f"lease {lease:.1f} s"
+            delivered = member["delivered"]
+            told = "unknown" if delivered is None else number(delivered)
+            yield f"      {member['ip']}:{member['port']}  {kind}, delivered {told}"
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Columns as wide as they must be; what looks like a number stands right."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    right = [all(row[i].replace(",", "").isdigit() for row in rows) and bool(rows) for i in range(len(head))]
+    for row in (head, *rows):
+        cells = [
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(row, widths, right, strict=True)
+        ]
+        yield ("  " + "  ".join(cells)).rstrip()
+
+
+def counts(by_reason: Mapping[str, int]) -> str:
+    """Counts by reason, the largest first."""
+    ordered = sorted(by_reason.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{number(count)} {reason}" for reason, count in ordered)
+
+
+def number(value: int) -> str:
+    return f"{value:,}"
+
+
+def duration(seconds: float) -> str:
+    """A time span in the two units that matter."""
+    whole = int(seconds)
+    for unit, size, lesser, lesser_size in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // lesser_size} {lesser}"
+    return f"{seconds:.1f} s"

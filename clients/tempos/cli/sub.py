@@ -1,0 +1,151 @@
+"""``tempos sub``: print events as they come."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from tempos.cli import bodies
+from tempos.cli import options as opt
+from tempos.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from tempos import Event, SubscriberStats
+    from tempos.blocking import Subscriber
+    from tempos.cli.extensions import Subparsers
+
+_EXAMPLES = """\
+examples:
+  tempos sub -t temperature                     print bodies, until Ctrl-C
+  tempos sub -b 10.0.1.1 -t temperature -g workers
+                                                share the events with the other members of a group
+  tempos sub -t temperature --json | jq .latency_s
+  tempos sub -t temperature --count 1 --timeout 5
+                                                exit code 1 if no event comes for 5 seconds
+
+Bodies are printed as text, msgpack as JSON, anything else in hex. With several topics each line begins
+with the topic's name. With --json each line is an object: topic, topic_id, encoding, body, publisher,
+sequence, delivery_sequence, epoch, sent_ns, received_ns, latency_s, missed.
+"""
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add ``tempos sub``."""
+    parser = subparsers.add_parser(
+        "sub",
+        help="print events as they come",
+        description="Subscribe to topics and print their events.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    opt.add_broker(parser)
+    parser.add_argument(
+        "-t", "--topic", metavar="NAME", action="append", required=True, help="a topic; may be repeated"
+    )
+    parser.add_argument("-g", "--group", metavar="GROUP", help="share the events with this group's members")
+    parser.add_argument("--port", type=opt.port, default=0, help="UDP port to receive on (default: any)")
+    parser.add_argument("--json", action="store_true", help="one JSON object per event")
+    parser.add_argument("--count", metavar="N", type=opt.count, help="end after so many events")
+    parser.add_argument(
+        "--timeout", metavar="S", type=opt.positive, help="end when no event comes for S seconds"
+    )
+    parser.add_argument("--stats", action="store_true", help="tell counts and losses on standard error")
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not tell when the subscription stands")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from tempos.blocking import Subscriber
+
+    subscriber = Subscriber(
+        options.broker,
+        *options.topic,
+        group=options.group,
+        control_port=options.control_port,
+        port=options.port,
+    )
+    progress = Progress("events received", options.count) if options.stats else None
+    try:
+        with subscriber:
+            if not options.quiet:
+                topics = ", ".join(options.topic)
+                group = f" in group {options.group}" if options.group else ""
+                print(f"subscribed to {topics}{group} as {subscriber.member}", file=sys.stderr, flush=True)
+            done = _print_events(subscriber, options, progress)
+    finally:
+        if options.stats:
+            print(_stats_line(subscriber.stats), file=sys.stderr)
+    if options.count is not None and done < options.count:
+        print(
+            f"tempos sub: {done} of {options.count} events, then none for {options.timeout:g} s",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _print_events(subscriber: Subscriber, options: argparse.Namespace, progress: Progress | None) -> int:
+    show = _json_line if options.json else _line_with_topic if len(options.topic) > 1 else _line
+    out = sys.stdout
+    done = 0
+    with contextlib.suppress(TimeoutError):
+        while options.count is None or done < options.count:
+            event = subscriber.poll()
+            if event is None:
+                # What is printed is seen before anything is waited for.
+                out.flush()
+                event = subscriber.next(options.timeout)
+            out.write(show(event))
+            done += 1
+            if progress is not None:
+                progress.update(done)
+    out.flush()
+    if progress is not None:
+        progress.finish(done)
+    return done
+
+
+def _line(event: Event) -> str:
+    return bodies.show(event.body) + "\n"
+
+
+def _line_with_topic(event: Event) -> str:
+    return f"{event.topic} {bodies.show(event.body)}\n"
+
+
+def _json_line(event: Event) -> str:
+    encoding, body = bodies.describe(event.body)
+    row = {
+        "topic": event.topic,
+        "topic_id": event.topic_id,
+        "encoding": encoding,
+        "body": body,
+        "publisher": event.publisher,
+        "sequence": event.sequence,
+        "delivery_sequence": event.delivery_sequence,
+        "epoch": event.epoch,
+        "sent_ns": event.sent_ns,
+        "received_ns": event.received_ns,
+        "latency_s": event.latency,
+        "missed": event.missed,
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _stats_line(stats: SubscriberStats) -> str:
+    counts = {
+        "missed": stats.missed,
+        "late": stats.late,
+        "duplicates": stats.duplicates,
+        "unstamped": stats.unstamped,
+        "dropped (queue full)": stats.queue_full,
+        "overruns of the socket buffer": stats.overruns,
+        **{f"malformed ({reason})": count for reason, count in stats.malformed.items()},
+    }
+    told = [f"{count:,} {name}" for name, count in counts.items() if count or name == "missed"]
+    return (
+        f"{stats.events:,} events in {stats.datagrams:,} datagrams, {stats.bytes:,} bytes; {', '.join(told)}"
+    )

@@ -1,0 +1,212 @@
+"""What one member can tell about its own losses, from what the broker stamped on each datagram.
+
+The broker counts, per epoch of the route and from 0, what it hands to this member; so a hole in the
+delivery sequence is a datagram that left the broker and did not arrive. Rules:
+
+* an epoch that begins, begins at 0: a first sequence of 5 means 5 missed;
+* late datagrams, also of an epoch that has passed, take back what was counted as missed;
+* what was counted once is never counted again, so received + missed is the number of stamps passed;
+* losses at the very end of an epoch cannot be seen here: only the broker's ledger knows them.
+
+Nothing here does I/O or reads a clock.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from tempos.control import Received
+
+#: How many epochs back a datagram may still be on its way. Everything else is taken as newer: a member
+#: that is sent nothing for a while may find the u8 on the wire anywhere.
+LATE_EPOCHS = 16
+#: Epochs whose final counts the broker has not acknowledged are kept this far back.
+KEPT_EPOCHS = 128
+#: Holes remembered per epoch, so that a flood of losses takes bounded memory. What comes later than
+#: that counts as a duplicate.
+KEPT_HOLES = 1024
+
+_U32 = 0xFFFFFFFF
+_HALF = 0x80000000
+
+
+class _Epoch:
+    """The account of one epoch. ``received + missing`` is the number of sequences passed so far."""
+
+    __slots__ = ("acknowledged", "expected", "holes", "missing", "number", "received")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.expected = 0
+        self.received = 0
+        self.missing = 0
+        self.acknowledged = -1
+        # [start, end) of what is missing, ascending, counted without wrapping.
+        self.holes: list[tuple[int, int]] = []
+
+    def skip(self, count: int) -> None:
+        position = self.received + self.missing
+        self.holes.append((position, position + count))
+        if len(self.holes) > KEPT_HOLES:
+            del self.holes[0]
+        self.missing += count
+
+    def fill(self, back: int) -> bool:
+        """Take the sequence ``back`` before the expected one out of its hole; False if it is in none."""
+        position = self.received + self.missing - back
+        index = bisect_right(self.holes, position, key=lambda hole: hole[0]) - 1
+        if index < 0:
+            return False
+        start, end = self.holes[index]
+        if position >= end:
+            return False
+        rest = [(start, position), (position + 1, end)]
+        self.holes[index : index + 1] = [hole for hole in rest if hole[0] < hole[1]]
+        self.missing -= 1
+        self.received += 1
+        return True
+
+
+class GapTracker:
+    """The delivery account of one member in one group of one topic."""
+
+    __slots__ = (
+        "_current",
+        "_doubtful",
+        "_epochs",
+        "_past_missed",
+        "_past_received",
+        "duplicates",
+        "late",
+        "unstamped",
+    )
+
+    def __init__(self) -> None:
+        self._epochs: dict[int, _Epoch] = {}
+        self._current: _Epoch | None = None
+        self._doubtful: _Epoch | None = None
+        self._past_received = 0
+        self._past_missed = 0
+        #: Datagrams that came more than once, or too late to tell.
+        self.duplicates = 0
+        #: Datagrams that came after one the broker sent later.
+        self.late = 0
+        #: Datagrams straight from a publisher: no broker stamped them, so nothing is known of them.
+        self.unstamped = 0
+
+    @property
+    def received(self) -> int:
+        """Datagrams received, each counted once."""
+        return self._past_received + sum(epoch.received for epoch in self._epochs.values())
+
+    @property
+    def missed(self) -> int:
+        """Datagrams the broker sent to this member that have not arrived so far."""
+        return self._past_missed + sum(epoch.missing for epoch in self._epochs.values())
+
+    def see(self, epoch: int, sequence: int) -> int:
+        """Account one datagram with ``epoch`` (u8) and delivery ``sequence`` (u32) as on the wire.
+
+        Returns how many datagrams are missing directly before it.
+        """
+        current = self._current
+        if current is not None and epoch == current.number and sequence == current.expected:
+            current.expected = (sequence + 1) & _U32
+            current.received += 1
+            return 0
+        return self._see_unexpected(epoch, sequence)
+
+    def joined(self, epoch: int) -> None:
+        """The broker confirmed the membership for ``epoch`` (u8): from now on 0 received is a report too."""
+        if self._current is None and self._doubtful is None:
+            self._begin(epoch)
+
+    def new_broker(self) -> None:
+        """The broker is another instance now: it may go on with the routes it found, or begin anew.
+
+        Which of the two shows with the next datagram; until then nothing is reported.
+        """
+        if self._current is not None:
+            self._doubtful, self._current = self._current, None
+
+    def report(self, topic: int, group: str) -> list[Received]:
+        """What a heartbeat tells: the current epoch, and older ones whose count is news to the broker."""
+        if self._current is None:
+            return []
+        return [
+            Received(topic, group, epoch.number, epoch.received)
+            for epoch in self._epochs.values()
+            if epoch is self._current or epoch.received != epoch.acknowledged
+        ]
+
+    def acknowledge(self, row: Received) -> None:
+        """The broker has answered a heartbeat with this row in it."""
+        epoch = self._epochs.get(row.epoch)
+        if epoch is not None and row.datagrams <= epoch.received:
+            epoch.acknowledged = max(epoch.acknowledged, row.datagrams)
+
+    def _see_unexpected(self, number: int, sequence: int) -> int:
+        if self._doubtful is not None:
+            self._settle(number, sequence)
+        current = self._current
+        if current is None:
+            epoch = self._begin(number)
+        elif number == current.number:
+            epoch = current
+        elif self._is_late(number):
+            epoch = self._epochs.get(number) or self._epochs.setdefault(number, _Epoch(number))
+        else:
+            epoch = self._begin(number)
+        return self._account(epoch, sequence)
+
+    def _account(self, epoch: _Epoch, sequence: int) -> int:
+        ahead = (sequence - epoch.expected) & _U32
+        if ahead < _HALF:
+            if ahead:
+                epoch.skip(ahead)
+            epoch.received += 1
+            epoch.expected = (sequence + 1) & _U32
+            return ahead
+        if epoch.fill(_U32 + 1 - ahead):
+            self.late += 1
+        elif epoch.number == 0 and sequence == 0:
+            self.unstamped += 1
+        else:
+            self.duplicates += 1
+        return 0
+
+    def _is_late(self, number: int) -> bool:
+        assert self._current is not None
+        return 0 < (self._current.number - number) & 0xFF <= LATE_EPOCHS
+
+    def _begin(self, number: int) -> _Epoch:
+        epoch = _Epoch(number)
+        replaced = self._epochs.pop(number, None)
+        if replaced is not None:
+            self._retire(replaced)
+        self._current = self._epochs[number] = epoch
+        for old in list(self._epochs.values()):
+            age = (number - old.number) & 0xFF
+            told = old.received == old.acknowledged
+            if age >= KEPT_EPOCHS or (age > LATE_EPOCHS and told):
+                self._retire(self._epochs.pop(old.number))
+        return epoch
+
+    def _settle(self, number: int, sequence: int) -> None:
+        """Decide, on the first datagram of another broker instance, if it goes on where the last one was."""
+        doubtful, self._doubtful = self._doubtful, None
+        self._current = doubtful
+        assert doubtful is not None
+        if number == doubtful.number:
+            goes_on = (sequence - doubtful.expected) & _U32 < _HALF
+        else:
+            goes_on = not self._is_late(number)
+        if not goes_on:
+            for epoch in self._epochs.values():
+                self._retire(epoch)
+            self._epochs.clear()
+            self._current = None
+
+    def _retire(self, epoch: _Epoch) -> None:
+        self._past_received += epoch.received
+        self._past_missed += epoch.missing

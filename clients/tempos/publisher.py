@@ -1,0 +1,509 @@
+"""The asyncio publisher.
+
+An event becomes one datagram, or one of the bodies of a batch; which of the two is decided per
+publisher (``linger``) or for a stretch of code (``batch()``). Rules: nothing is ever fragmented; what
+does not fit is refused with both sizes; a full socket buffer makes the caller wait, never lose; and
+the common case, a socket that takes the datagram at once, runs without a turn of the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Generator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, cast
+
+from tempos import _abi, _sockets, wire
+from tempos._control_link import ControlLink
+from tempos.control import MAX_NAME
+from tempos.errors import BodyError, EventTooBig, LocalError
+from tempos.model import Framing, Topic
+from tempos.session import ControlSession, SessionEvent, topic_of
+
+#: Bytes that a batch grows to, if the path carries them: the payload of one Ethernet frame. That every
+#: hop behind the broker takes it is worth more than what loopback would take.
+BATCH_BYTES = 1500 - wire.IP_UDP_OVERHEAD
+#: Datagrams sent without a turn of the event loop before the publisher takes one on its own.
+TURN_EVERY = 256
+
+_VERSION = _abi.WIRE_VERSION << 4
+_VERSION_BATCH = _VERSION | _abi.FLAG_BATCH
+_pack_header = _abi.EVENT_HEADER.pack
+_LENGTHS = tuple(length.to_bytes(_abi.BATCH_LENGTH_LEN, "big") for length in range(BATCH_BYTES))
+_U32 = 0xFFFFFFFF
+
+#: What the kernel says when an earlier datagram came back as an ICMP error. It has sent nothing then.
+_RETURNED = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO)
+_BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.EINTR)
+#: Seconds until a socket that nothing can watch is tried again.
+_RETRY = 0.001
+
+_log = logging.getLogger("tempos.publisher")
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherStats:
+    """What a publisher has sent. ``bytes`` are UDP payload.
+
+    ``refused`` counts the ICMP refusals that came back: most often nobody listens at the broker's data
+    port. ``failed`` counts events that a linger timer could not send; each was logged.
+    """
+
+    datagrams: int
+    events: int
+    bytes: int
+    refused: int
+    failed: int
+
+
+class _Done:
+    """What ``publish`` gives when the event is on its way already: awaiting it costs nearly nothing."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return _AT_END
+
+
+class _Turn:
+    """Awaiting it lets the rest of the event loop run once."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield
+
+
+_AT_END = cast("Generator[Any, None, None]", iter(()))
+_DONE = _Done()
+_TURN = _Turn()
+
+
+class _Outlet:
+    """One topic of one publisher: its sequence, and the batch being filled."""
+
+    __slots__ = ("count", "first", "id", "is_event", "parts", "sequence", "since", "size", "topic")
+
+    def __init__(self, topic: Topic) -> None:
+        if not _abi.TOPIC_MIN <= topic.id <= _abi.TOPIC_MAX:
+            raise LocalError(
+                f"topic {topic.name!r} has id {topic.id}, allowed are {_abi.TOPIC_MIN}-{_abi.TOPIC_MAX}"
+            )
+        self.topic = topic
+        self.id = topic.id
+        self.is_event = topic.framing is Framing.EVENT
+        self.sequence = 0
+        self._start()
+
+    def _start(self) -> None:
+        self.parts: list[bytes] = []
+        self.count = 0
+        self.size = wire.HEADER_LEN
+        self.first = 0
+        self.since = 0
+
+    def take(self, publisher: int) -> tuple[bytes, int]:
+        """The batch as a datagram, and how many events it holds; the next batch begins empty."""
+        count = self.count
+        # One body alone needs no batch around it.
+        version, body = (_VERSION, self.parts[1]) if count == 1 else (_VERSION_BATCH, b"".join(self.parts))
+        header = _pack_header(self.id, version, 0, 0, publisher, self.first, 0, self.since)
+        self._start()
+        return header + body, count
+
+
+class Publisher:
+    """Publishes events to one broker.
+
+        async with Publisher("10.0.1.1") as pub:
+            await pub.publish("temperature", {"c": 21.5})
+
+    ``topics`` are known beforehand and not asked of the broker: with them a publisher works where no
+    control port is, and straight to a receiver. With ``linger`` (seconds) events wait for at most that
+    long to travel together in one datagram. ``send_buffer``: bytes of socket buffer to ask for.
+
+    Entering raises :class:`LocalError` when there is no way to the broker. A publisher belongs to the
+    event loop it was entered in.
+    """
+
+    def __init__(
+        self,
+        broker: str = "127.0.0.1",
+        *,
+        data_port: int = _abi.DATA_PORT,
+        control_port: int = _abi.CONTROL_PORT,
+        topics: Sequence[Topic] | None = None,
+        linger: float = 0,
+        send_buffer: int | None = None,
+    ) -> None:
+        if linger < 0:
+            raise LocalError(f"linger is {linger} s, it cannot be negative")
+        self.broker = broker
+        #: The random u32 that tells this publisher's events apart from those of its other starts.
+        self.id = int.from_bytes(os.urandom(4), "big")
+        self._data_port = data_port
+        self._control_port = control_port
+        self._linger = linger
+        self._send_buffer = send_buffer
+        self._outlets = {topic.name: _Outlet(topic) for topic in topics or ()}
+        self._batching = 1 if linger else 0
+        self._limit = 0
+        self._address = ""
+        self._socket: Any = _Closed()
+        self._link: ControlLink | None = None
+        self._link_lock = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.Task[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._datagrams = self._events = self._bytes = self._refused = self._failed = 0
+
+    @property
+    def stats(self) -> PublisherStats:
+        return PublisherStats(self._datagrams, self._events, self._bytes, self._refused, self._failed)
+
+    async def __aenter__(self) -> Publisher:
+        self._address = await _sockets.address_of(self.broker)
+        self._loop = asyncio.get_running_loop()
+        self._socket = _sockets.connected(self._address, self._data_port, self._send_buffer)
+        self._limit = _sockets.largest_payload(self._socket)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def publish(self, topic: str | Topic, body: object) -> Awaitable[None]:
+        """Publish one event; await what it returns.
+
+        ``body``: bytes-like as it is, anything else as msgpack; a ``raw`` topic takes bytes-like only.
+        An awaitable that is done at once is the common case; it waits where the socket is full or the
+        topic's name has to be asked of the broker.
+
+        Raises :class:`EventTooBig`, :class:`BodyError`, :class:`LocalError` (not open, no way to the
+        broker), and for a name to resolve :class:`ControlRefused` or :class:`NoAnswer`.
+        """
+        if topic.__class__ is str:
+            outlet = self._outlets.get(topic)
+            if outlet is None:
+                return self._publish_unresolved(topic, body)
+        else:
+            outlet = self._outlet(cast("Topic", topic))
+        data = body if body.__class__ is bytes else _encode(outlet.topic, body)
+        if not outlet.is_event:
+            datagram = wire.encode_raw(outlet.id, data)
+        elif self._batching:
+            return self._put(outlet, data)
+        else:
+            sequence = outlet.sequence
+            datagram = _pack_header(outlet.id, _VERSION, 0, 0, self.id, sequence, 0, time.time_ns()) + data
+            outlet.sequence = (sequence + 1) & _U32
+        size = len(datagram)
+        if size > self._limit:
+            self._refuse_size(size)
+        try:
+            self._socket.send(datagram)
+        except OSError as error:
+            if not self._sent_after(error, datagram, 1):
+                return self._send_patiently(datagram, 1)
+        self._datagrams = datagrams = self._datagrams + 1
+        self._events += 1
+        self._bytes += size
+        return _DONE if datagrams % TURN_EVERY else _TURN
+
+    def known(self, topic: str | Topic) -> Topic | None:
+        """The topic if it can be published to without asking the broker."""
+        if not isinstance(topic, str):
+            return topic
+        outlet = self._outlets.get(topic)
+        return None if outlet is None else outlet.topic
+
+    async def learn(self, name: str) -> Topic:
+        """Ask the broker for a topic and keep what it says; raises as :meth:`resolve`."""
+        resolved, _ = await self.resolve(name)
+        # Another task may have been quicker; its sequence goes on.
+        return self._outlets.setdefault(name, _Outlet(resolved)).topic
+
+    def check(self, topic: Topic, body: object) -> bytes:
+        """The body as it will travel; raises :class:`BodyError` and :class:`EventTooBig` like a publish."""
+        data = _encode(topic, body)
+        size = len(data) + (wire.HEADER_LEN if topic.framing is Framing.EVENT else 1)
+        if size > self._limit:
+            self._refuse_size(size)
+        return data
+
+    async def resolve(self, name: str) -> tuple[Topic, int]:
+        """Ask the broker for a topic by its name: the topic, and how many members it has now.
+
+        Raises :class:`ControlRefused` for a topic that is not configured, and :class:`NoAnswer`.
+        """
+        if not 0 < len(name) <= MAX_NAME:
+            raise LocalError(
+                f"the topic name {name[:80]!r} has {len(name)} characters, allowed: 1-{MAX_NAME}"
+            )
+        self._socket.fileno()
+        link = await self._control()
+        answer = await link.ask("resolve", topic=name)
+        topic, members = topic_of(answer.fields), answer.fields.get("members")
+        return topic, members if isinstance(members, int) else 0
+
+    @contextlib.asynccontextmanager
+    async def batch(self) -> AsyncIterator[None]:
+        """Inside, events of ``event`` topics are put together into as few datagrams as the path allows.
+
+        Full datagrams leave at once, the last one at the end of the block.
+        """
+        self._batching += 1
+        try:
+            yield
+        finally:
+            self._batching -= 1
+            if not self._batching:
+                await self.flush()
+
+    async def flush(self) -> None:
+        """Send what waits in batches; returns when the socket has taken it. Raises as :meth:`publish`."""
+        self._socket.fileno()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._flushing is not None:
+            await asyncio.shield(self._flushing)
+        for outlet in list(self._outlets.values()):
+            if outlet.count:
+                await self._send_patiently(*outlet.take(self.id))
+        # The news of the last datagrams would otherwise wait for a send that does not come.
+        if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._refused += 1
+
+    async def close(self) -> None:
+        """Flush and release everything; safe to call twice."""
+        try:
+            if not isinstance(self._socket, _Closed):
+                await self.flush()
+        finally:
+            sock, self._socket = self._socket, _Closed()
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._flushing is not None:
+                self._flushing.cancel()
+            if self._writable is not None:
+                self._loop.remove_writer(sock)
+                self._writable.cancel()
+            sock.close()
+            if self._link is not None:
+                await self._link.close()
+
+    # Topics
+
+    def _outlet(self, topic: Topic) -> _Outlet:
+        outlet = self._outlets.get(topic.name)
+        if outlet is None:
+            outlet = self._outlets[topic.name] = _Outlet(topic)
+        elif outlet.topic is not topic:
+            known = outlet.topic
+            if (known.id, known.framing) != (topic.id, topic.framing):
+                raise LocalError(
+                    f"topic {topic.name!r} has id {known.id} and framing {known.framing.value} already, "
+                    f"not {topic.id} and {topic.framing.value}: use another publisher for another broker"
+                )
+        return outlet
+
+    async def _publish_unresolved(self, topic: Any, body: object) -> None:
+        await self.publish(await self.learn(topic), body)
+
+    async def _control(self) -> ControlLink:
+        async with self._link_lock:
+            if self._link is None:
+                client = int.from_bytes(os.urandom(8), "big")
+                name = f"{self.broker}:{self._control_port}"
+                session = ControlSession(client=client, broker=name)
+                self._link = await ControlLink.open(self._address, self._control_port, session, _ignore_event)
+            return self._link
+
+    # Batches
+
+    def _put(self, outlet: _Outlet, data: bytes) -> Awaitable[None]:
+        """Add one event to the outlet's batch; a batch that it does not fit into leaves before it."""
+        length = len(data)
+        size = outlet.size + length + _abi.BATCH_LENGTH_LEN
+        if size > BATCH_BYTES or size > self._limit:
+            return self._put_into_next(outlet, data)
+        if not outlet.count:
+            self._socket.fileno()
+            outlet.first = outlet.sequence
+            outlet.since = time.time_ns()
+            if self._linger and self._timer is None:
+                self._timer = self._loop.call_later(self._linger, self._on_linger)
+        outlet.parts += (_LENGTHS[length], data)
+        outlet.count += 1
+        outlet.size = size
+        outlet.sequence = (outlet.sequence + 1) & _U32
+        return _DONE
+
+    def _put_into_next(self, outlet: _Outlet, data: bytes) -> Awaitable[None]:
+        alone = wire.HEADER_LEN + len(data)
+        if alone > self._limit:
+            self._refuse_size(alone)
+        waiting: list[tuple[bytes, int]] = []
+        if outlet.count:
+            datagram, count = outlet.take(self.id)
+            if not self._sent(datagram, count):
+                waiting.append((datagram, count))
+        if alone + _abi.BATCH_LENGTH_LEN <= min(BATCH_BYTES, self._limit):
+            self._put(outlet, data)
+        else:
+            sequence = outlet.sequence
+            outlet.sequence = (sequence + 1) & _U32
+            datagram = _pack_header(outlet.id, _VERSION, 0, 0, self.id, sequence, 0, time.time_ns()) + data
+            if waiting or not self._sent(datagram, 1):
+                waiting.append((datagram, 1))
+        if waiting:
+            return self._send_all(waiting)
+        return _DONE if self._datagrams % TURN_EVERY else _TURN
+
+    def _on_linger(self) -> None:
+        """Send what has waited long enough; where the socket is full, a task goes on with it."""
+        self._timer = None
+        waiting: list[tuple[bytes, int]] = []
+        for outlet in list(self._outlets.values()):
+            if not outlet.count:
+                continue
+            datagram, count = outlet.take(self.id)
+            try:
+                if waiting or not self._sent(datagram, count):
+                    waiting.append((datagram, count))
+            except LocalError as error:
+                self._note_failed(count, error)
+        if waiting:
+            before, self._flushing = self._flushing, None
+            self._flushing = asyncio.create_task(
+                self._flush_late(waiting, before), name="tempos publisher flush"
+            )
+
+    async def _flush_late(self, waiting: list[tuple[bytes, int]], before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await before
+        for datagram, count in waiting:
+            try:
+                await self._send_patiently(datagram, count)
+            except LocalError as error:
+                self._note_failed(count, error)
+
+    def _note_failed(self, events: int, error: LocalError) -> None:
+        self._failed += events
+        _log.warning("%d events were not sent: %s", events, error)
+
+    # Sending
+
+    def _sent(self, datagram: bytes, events: int) -> bool:
+        """Send if the socket takes it now, and count; raises :class:`LocalError`."""
+        try:
+            self._socket.send(datagram)
+        except OSError as error:
+            if not self._sent_after(error, datagram, events):
+                return False
+        self._datagrams += 1
+        self._events += events
+        self._bytes += len(datagram)
+        return True
+
+    def _sent_after(self, error: OSError, datagram: bytes, events: int) -> bool:
+        """Go on after a send that failed: True if the datagram is sent, False if patience will send it."""
+        if error.errno in _RETURNED:
+            # The news of an earlier datagram, in place of a send. The next try is about this one.
+            self._refused += 1
+            try:
+                self._socket.send(datagram)
+            except OSError as second:
+                error = second
+            else:
+                return True
+        if error.errno in _BUSY:
+            return False
+        if error.errno == errno.EMSGSIZE:
+            # The path has become narrower. What the kernel has just refused cannot be the limit.
+            self._limit = min(_sockets.largest_payload(self._socket), len(datagram) - 1)
+            if events > 1:
+                return False
+            self._refuse_size(len(datagram))
+        raise LocalError(
+            f"cannot send to the broker at {self.broker}:{self._data_port}: {error.strerror}"
+        ) from error
+
+    async def _send_patiently(self, datagram: bytes, events: int) -> None:
+        while not self._sent(datagram, events):
+            if events > 1 and len(datagram) > self._limit:
+                await self._send_all(_halves(datagram))
+                return
+            await self._until_writable()
+
+    async def _send_all(self, waiting: list[tuple[bytes, int]]) -> None:
+        for datagram, events in waiting:
+            await self._send_patiently(datagram, events)
+
+    async def _until_writable(self) -> None:
+        if self._writable is None:
+            try:
+                self._loop.add_writer(self._socket, self._on_writable)
+            except NotImplementedError:
+                await asyncio.sleep(_RETRY)
+                return
+            self._writable = self._loop.create_future()
+        await asyncio.shield(self._writable)
+
+    def _on_writable(self) -> None:
+        self._loop.remove_writer(self._socket)
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    def _refuse_size(self, size: int) -> None:
+        self._socket.fileno()
+        raise EventTooBig(size + wire.IP_UDP_OVERHEAD, self._limit + wire.IP_UDP_OVERHEAD)
+
+
+class _Closed:
+    """Stands in for the socket of a publisher that is not open."""
+
+    def send(self, datagram: bytes) -> int:
+        raise LocalError("this publisher is not open: use it inside 'async with Publisher(...)'")
+
+    def fileno(self) -> int:
+        return self.send(b"")
+
+    def close(self) -> None:
+        return
+
+
+def _halves(batch: bytes) -> list[tuple[bytes, int]]:
+    """A batch as two datagrams, each with the number of its events."""
+    whole = wire.decode_event(batch)
+    bodies = [bytes(body) for body in whole.bodies]
+    middle = len(bodies) // 2
+    return [
+        (wire.encode_batch(whole.topic, whole.publisher, sequence, whole.sent_ns, part), len(part))
+        for sequence, part in (
+            (whole.sequence, bodies[:middle]),
+            (whole.sequence + middle, bodies[middle:]),
+        )
+    ]
+
+
+def _encode(topic: Topic, body: object) -> bytes:
+    if topic.framing is Framing.EVENT or isinstance(body, (bytes, bytearray, memoryview)):
+        return wire.encode_body(body)
+    raise BodyError(
+        f"topic {topic.name!r} is raw and takes bytes, not {type(body).__name__}: encode it first"
+    )
+
+
+def _ignore_event(event: SessionEvent) -> None:
+    """A publisher holds no membership, so nothing happens that it has not asked for."""

@@ -1,0 +1,533 @@
+"""The asyncio subscriber: a member of one group of each of its topics, read as an async iterator.
+
+Rules: every datagram that arrives is an event or is counted under a name; nothing that arrives can
+raise; the queue towards the consumer is bounded; heartbeats go on however slow the consumer is; what
+this member has missed shows on the next event and in the statistics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from tempos import _abi, _sockets, wire
+from tempos._control_link import ControlLink
+from tempos.control import Received
+from tempos.delivery import GapTracker
+from tempos.errors import LocalError, RemoteError, WireError
+from tempos.model import Framing, Member, Topic
+from tempos.session import (
+    BrokerBack,
+    BrokerChanged,
+    BrokerSilent,
+    ControlSession,
+    Failed,
+    RenewalFailed,
+    SessionEvent,
+    Subscribed,
+)
+
+#: Bytes of socket buffer asked for, and events that may wait for the consumer.
+RECEIVE_BUFFER = 8 * 1024 * 1024
+QUEUE = 65536
+#: Datagrams kept while the answer to `subscribe`, which tells their framing, is on its way.
+EARLY = 1024
+#: Seconds: how long the consumer may go on without a turn of the event loop, how long a close waits for
+#: the broker's answer, and how far apart two warnings about losses are.
+TURN_AFTER = 0.02
+GOODBYE_LIMIT = 1.0
+WARN_EVERY = 10.0
+
+_U32 = 0xFFFFFFFF
+_VERSION = _abi.WIRE_VERSION << 4
+#: Whatever else is set in the version byte of a datagram, it is malformed.
+_ODD_BITS = 0xFF & ~(_abi.FLAG_BATCH | _abi.FLAG_DUP | _abi.FLAG_TRACE)
+_unpack_header = _abi.EVENT_HEADER.unpack_from
+_new_tuple = tuple.__new__
+
+_log = logging.getLogger("tempos.subscriber")
+
+
+class Event(NamedTuple):
+    """One event as it arrived. A tuple, because one is made for each: nothing immutable is cheaper.
+
+    ``sent_ns`` and ``received_ns`` are wall clocks in nanoseconds, the publisher's and this machine's.
+    ``missed`` is the number of datagrams sent to this member that are missing directly before this one;
+    those that came but found the queue full are among them. A ``raw`` topic has no header, so publisher,
+    the sequences, epoch and sent_ns are None.
+    """
+
+    topic: str
+    topic_id: int
+    body: bytes
+    publisher: int | None
+    sequence: int | None
+    delivery_sequence: int | None
+    epoch: int | None
+    sent_ns: int | None
+    received_ns: int
+    missed: int
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from publisher to here, as far as the two clocks agree; None where no time was sent."""
+        return (self.received_ns - self.sent_ns) / 1e9 if self.sent_ns else None
+
+    def unpack(self) -> Any:
+        """The body as msgpack; raises :class:`WireError` if it is none."""
+        return wire.decode_body(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberStats:
+    """What a subscriber has received and lost, in datagrams but for ``events``.
+
+    ``missed``: sent to this member and not here so far; ``late``: came out of order; ``duplicates``: came
+    twice; ``unstamped``: came past the broker; ``malformed``: by reason; ``queue_full``: dropped because
+    the consumer was slow; ``overruns``: lost by the kernel because the socket buffer was full, as far as
+    it has told; ``receive_buffer``: bytes of socket buffer that the kernel gave.
+    """
+
+    datagrams: int
+    events: int
+    bytes: int
+    missed: int
+    late: int
+    duplicates: int
+    unstamped: int
+    malformed: Mapping[str, int]
+    queue_full: int
+    overruns: int
+    receive_buffer: int
+
+
+class _Feed:
+    """One topic of this member."""
+
+    __slots__ = ("dropped", "group", "is_event", "name", "see", "topic", "tracker")
+
+    def __init__(self, topic: Topic, group: str) -> None:
+        self.topic = topic
+        self.name = topic.name
+        self.group = group
+        self.is_event = topic.framing is Framing.EVENT
+        self.tracker = GapTracker()
+        self.see = self.tracker.see
+        # Datagrams dropped for a full queue since the last event.
+        self.dropped = 0
+
+
+class _Feeds:
+    """The topics of a member by id; also what its heartbeats tell (see ``session.Counts``)."""
+
+    def __init__(self) -> None:
+        self.by_id: list[_Feed | None] = [None] * _abi.TOPICS
+
+    def __iter__(self) -> Any:
+        return (feed for feed in self.by_id if feed is not None)
+
+    def put(self, topic: Topic, group: str) -> _Feed:
+        """Take a membership in; what is known of the same topic goes on."""
+        known = self.by_id[topic.id]
+        if known is not None and known.topic == topic:
+            known.group = group
+            return known
+        for feed in self:
+            if feed.name == topic.name:
+                self.by_id[feed.topic.id] = None
+        feed = self.by_id[topic.id] = _Feed(topic, group)
+        return feed
+
+    def report(self) -> list[Received]:
+        return [row for feed in self for row in feed.tracker.report(feed.topic.id, feed.group)]
+
+    def acknowledge(self, rows: Sequence[Received]) -> None:
+        for row in rows:
+            feed = self.by_id[row.topic]
+            if feed is not None and feed.group == row.group:
+                feed.tracker.acknowledge(row)
+
+
+class Subscriber:
+    """Subscribes to topics of one broker.
+
+        async with Subscriber("10.0.1.1", "temperature", group="workers") as sub:
+            async for event in sub:
+                print(event.topic, event.unpack(), event.latency)
+
+    Each event goes to one member of every group; without ``group`` this subscriber is a group of its
+    own and gets them all. ``port``: UDP port for the events (0: any); ``receive_buffer``: bytes of socket
+    buffer to ask for; ``queue``: events that may wait for the consumer, the newest are dropped and counted.
+
+    Entering raises :class:`ControlRefused` (unknown topic, limit reached), :class:`NoAnswer`, and
+    :class:`LocalError` (no way there, port taken). A broker that restarts is subscribed to again without
+    the consumer noticing more than the gap. The iterator ends when the subscriber is closed.
+    """
+
+    def __init__(
+        self,
+        broker: str = "127.0.0.1",
+        *topics: str,
+        group: str | None = None,
+        control_port: int = _abi.CONTROL_PORT,
+        port: int = 0,
+        receive_buffer: int = RECEIVE_BUFFER,
+        queue: int = QUEUE,
+    ) -> None:
+        if not topics:
+            raise LocalError("a subscriber needs at least one topic")
+        if queue < 1:
+            raise LocalError(f"a queue of {queue} events holds nothing, at least 1 is needed")
+        self.broker = broker
+        self._topics = tuple(dict.fromkeys(topics))
+        self._group = group
+        self._control_port = control_port
+        self._port = port
+        self._receive_buffer = receive_buffer
+        self._queue_limit = queue
+        self._static: tuple[Topic, ...] = ()
+        self._member: Member | None = None
+        self._feeds = _Feeds()
+        self._queue: deque[Event] = deque()
+        self._early: list[bytes] | None = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._turn = 0.0
+        self._reader: _sockets.Reader | None = None
+        self._link: ControlLink | None = None
+        self._closed = False
+        self._granted = 0
+        self._datagrams = self._events = self._bytes = self._queue_full = self._overruns = 0
+        self._malformed: Counter[str] = Counter()
+        self._warned: dict[str, float] = {}
+
+    @classmethod
+    def listen(
+        cls,
+        address: str,
+        port: int,
+        *,
+        topics: Sequence[Topic],
+        receive_buffer: int = RECEIVE_BUFFER,
+        queue: int = QUEUE,
+    ) -> Subscriber:
+        """A subscriber without control: a static member of a broker's configuration, or of no broker.
+
+        It sends no heartbeats, so what it received is unknown to the broker. ``topics`` tell the framing.
+        """
+        names = [topic.name for topic in topics]
+        subscriber = cls(address, *names, port=port, receive_buffer=receive_buffer, queue=queue)
+        subscriber._static = tuple(topics)
+        return subscriber
+
+    @property
+    def member(self) -> Member:
+        """The endpoint of this subscriber. Raises :class:`LocalError` when it was never opened."""
+        if self._member is None:
+            raise LocalError("this subscriber is not open: use it inside 'async with Subscriber(...)'")
+        return self._member
+
+    @property
+    def stats(self) -> SubscriberStats:
+        trackers = [feed.tracker for feed in self._feeds]
+        return SubscriberStats(
+            datagrams=self._datagrams,
+            events=self._events,
+            bytes=self._bytes,
+            missed=sum(tracker.missed for tracker in trackers),
+            late=sum(tracker.late for tracker in trackers),
+            duplicates=sum(tracker.duplicates for tracker in trackers),
+            unstamped=sum(tracker.unstamped for tracker in trackers),
+            malformed=dict(self._malformed),
+            queue_full=self._queue_full,
+            overruns=self._overruns,
+            receive_buffer=self._granted,
+        )
+
+    async def __aenter__(self) -> Subscriber:
+        try:
+            await self._open()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> Subscriber:
+        return self
+
+    async def __anext__(self) -> Event:
+        queue = self._queue
+        if queue:
+            now = time.monotonic()
+            if now < self._turn:
+                return queue.popleft()
+            # A consumer that always finds an event would keep heartbeats and reading from their turn.
+            await asyncio.sleep(0)
+            self._turn = time.monotonic() + TURN_AFTER
+        while not queue:
+            if self._closed:
+                raise StopAsyncIteration
+            await self._until_woken(None)
+        return queue.popleft()
+
+    async def next(self, timeout: float | None = None) -> Event:
+        """The next event; raises :class:`TimeoutError` after ``timeout`` seconds without one.
+
+        Raises :class:`LocalError` when the subscriber is closed and nothing is left. An event is never
+        lost to a timeout or a cancellation.
+        """
+        if not await self.wait(timeout):
+            raise TimeoutError(f"no event within {timeout:g} s")
+        return await self.__anext__()
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Whether there is an event, waiting at most ``timeout`` seconds for one; :meth:`poll` takes it.
+
+        Raises :class:`LocalError` when the subscriber is closed and nothing is left.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._queue:
+            if self._closed:
+                raise LocalError("the subscriber is closed")
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            await self._until_woken(left)
+        return True
+
+    def poll(self) -> Event | None:
+        """The next event if there is one now. Safe from any thread, for one consumer."""
+        return self._queue.popleft() if self._queue else None
+
+    async def close(self) -> None:
+        """Leave the groups, telling the broker what arrived, and release everything; safe to call twice.
+
+        Events that have arrived can still be read.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        link, reader = self._link, self._reader
+        try:
+            if reader is not None:
+                reader.read_now()
+            if link is not None and any(self._feeds):
+                # The lease ends the membership where the broker does not hear of it.
+                with contextlib.suppress(RemoteError, asyncio.TimeoutError):
+                    await asyncio.wait_for(link.goodbye(), GOODBYE_LIMIT)
+        finally:
+            self._wake()
+            try:
+                if reader is not None:
+                    await reader.close()
+            finally:
+                if link is not None:
+                    await link.close()
+
+    # Opening
+
+    async def _open(self) -> None:
+        if self._member is not None:
+            raise LocalError("a subscriber is opened once: make another one")
+        host = await _sockets.address_of(self.broker)
+        self._turn = time.monotonic() + TURN_AFTER
+        source = host if self._static else _sockets.source_address(host, self._control_port)
+        sock = _sockets.bound(source, self._port, self._receive_buffer)
+        try:
+            ip, port = sock.getsockname()
+            self._granted = _sockets.receive_buffer(sock)
+            self._reader = await _sockets.read(sock, self._receive, self._on_overrun)
+        except BaseException:
+            sock.close()
+            raise
+        self._member = Member(ip, port)
+        if self._static:
+            for topic in self._static:
+                self._feeds.put(topic, "")
+        else:
+            await self._subscribe(host, port)
+        early, self._early = self._early or [], None
+        for datagram in early:
+            self._deliver(datagram)
+
+    async def _subscribe(self, host: str, port: int) -> None:
+        session = ControlSession(
+            client=int.from_bytes(os.urandom(8), "big"),
+            broker=f"{self.broker}:{self._control_port}",
+            port=port,
+            counts=self._feeds,
+        )
+        self._link = link = await ControlLink.open(host, self._control_port, session, self._on_session_event)
+        tasks = [
+            asyncio.create_task(link.subscribe(topic, self._group), name=f"tempos subscribe {topic}")
+            for topic in self._topics
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _on_session_event(self, event: SessionEvent) -> None:
+        if isinstance(event, Subscribed):
+            feed = self._feeds.put(event.topic, event.group)
+            if feed.is_event:
+                feed.tracker.joined(event.epoch & 0xFF)
+            if event.renewed:
+                _log.warning("the broker at %s had forgotten this member: subscribed again", self.broker)
+        elif isinstance(event, BrokerChanged):
+            for feed in self._feeds:
+                feed.tracker.new_broker()
+        elif isinstance(event, RenewalFailed):
+            _log.warning("cannot subscribe to %s again, will go on trying: %s", event.topic, event.error)
+        elif isinstance(event, BrokerSilent):
+            _log.warning("the broker at %s has not answered for %.0f s", self.broker, event.seconds)
+        elif isinstance(event, BrokerBack):
+            _log.warning("the broker at %s answers again, after %.0f s", self.broker, event.seconds)
+        elif isinstance(event, Failed):
+            _log.warning("%s: %s", event.op, event.error)
+
+    # Receiving
+
+    def _receive(self, datagram: bytes) -> None:
+        """Take one datagram from the socket; never raises."""
+        if self._early is not None:
+            if len(self._early) < EARLY:
+                self._early.append(datagram)
+            else:
+                self._datagrams += 1
+                self._drop_newest(None)
+            return
+        self._deliver(datagram)
+
+    def _deliver(self, datagram: bytes) -> None:
+        now = time.time_ns()
+        size = len(datagram)
+        self._datagrams += 1
+        self._bytes += size
+        feed = self._feeds.by_id[datagram[0]] if size else None
+        if feed is None:
+            reason = _abi.Reason.UNKNOWN_TOPIC if size else _abi.Reason.EMPTY
+            self._malformed[reason.label] += 1
+            return
+        if feed.is_event:
+            if size < wire.HEADER_LEN:
+                self._malformed[_abi.Reason.SHORT_HEADER.label] += 1
+                return
+            topic, version, reserved, epoch, publisher, sequence, delivery, sent_ns = _unpack_header(datagram)
+            if version & _ODD_BITS != _VERSION or reserved:
+                self._malformed[wire.check_payload(datagram, Framing.EVENT).label] += 1
+                return
+            missed = feed.see(epoch, delivery)
+            if version & _abi.FLAG_BATCH:
+                self._deliver_batch(feed, datagram, now, missed)
+                return
+            if feed.dropped:
+                missed += feed.dropped
+            fields: tuple[Any, ...] = (
+                feed.name, topic, datagram[wire.HEADER_LEN :], publisher, sequence, delivery, epoch, sent_ns,
+                now, missed,
+            )  # fmt: skip
+        else:
+            fields = (feed.name, datagram[0], datagram[1:], None, None, None, None, None, now, feed.dropped)
+        queue = self._queue
+        if len(queue) >= self._queue_limit:
+            self._drop_newest(feed)
+            return
+        feed.dropped = 0
+        self._events += 1
+        queue.append(_new_tuple(Event, fields))
+        if self._waiter is not None:
+            self._wake()
+
+    def _deliver_batch(self, feed: _Feed, datagram: bytes, now: int, missed: int) -> None:
+        topic, _, _, epoch, publisher, sequence, delivery, sent_ns = _unpack_header(datagram)
+        try:
+            bodies = wire.split_batch(datagram[wire.HEADER_LEN :])
+        except WireError:
+            self._malformed["bad_batch"] += 1
+            return
+        if len(self._queue) >= self._queue_limit:
+            self._drop_newest(feed)
+            return
+        missed += feed.dropped
+        feed.dropped = 0
+        name = feed.name
+        append = self._queue.append
+        for body in bodies:
+            append(
+                _new_tuple(
+                    Event,
+                    (name, topic, body, publisher, sequence, delivery, epoch, sent_ns, now, missed),
+                )
+            )
+            sequence = (sequence + 1) & _U32
+            missed = 0
+        self._events += len(bodies)
+        if self._waiter is not None:
+            self._wake()
+
+    def _drop_newest(self, feed: _Feed | None) -> None:
+        self._queue_full += 1
+        if feed is not None:
+            feed.dropped += 1
+        if self._may_warn("queue"):
+            _log.warning(
+                "%d datagrams dropped so far: %d events wait already. The consumer is too slow: add members "
+                "to the group, or do less per event",
+                self._queue_full,
+                len(self._queue),
+            )
+
+    def _on_overrun(self, lost: int) -> None:
+        self._overruns += lost
+        if self._may_warn("overrun"):
+            _log.warning(
+                "%d datagrams lost so far: the socket buffer of %d bytes was full. Raise net.core.rmem_max "
+                "(sysctl -w net.core.rmem_max=%d), or read faster",
+                self._overruns,
+                self._granted,
+                max(self._receive_buffer, 2 * self._granted),
+            )
+
+    def _may_warn(self, about: str) -> bool:
+        now = time.monotonic()
+        if now - self._warned.get(about, -WARN_EVERY) < WARN_EVERY:
+            return False
+        self._warned[about] = now
+        return True
+
+    # Waiting
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def _until_woken(self, timeout: float | None) -> None:
+        """Wait for an event, the close or the end of ``timeout`` seconds, whichever is first."""
+        if self._waiter is not None:
+            raise LocalError("two consumers read one subscriber: give each a subscriber of the same group")
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = None if timeout is None else loop.call_later(timeout, self._wake)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+            self._turn = time.monotonic() + TURN_AFTER

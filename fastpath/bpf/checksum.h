@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Internet checksums (RFC 1071), changed in place (RFC 1624, equation 3).
+ *
+ * Rules: a sum is a one's complement sum of 16-bit words as they lie in memory, so no byte is ever
+ * swapped; it is folded once, at the end. Sums are u64: no carry can be lost before.
+ */
+#ifndef TEMPOS_CHECKSUM_H
+#define TEMPOS_CHECKSUM_H
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/udp.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+/* The largest datagram whose UDP checksum is summed up in full: a jumbo frame's. */
+#define CHECKSUM_MAX_LEN 9216
+
+/* Two folds reach 16 bits from any sum below 2^32, which every sum of a header is. */
+static __always_inline __u16 fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+static __always_inline __u32 words(__be32 value)
+{
+	return (value & 0xffff) + (value >> 16);
+}
+
+/* What adding it takes a 16-bit word out of a sum again. */
+static __always_inline __u32 without(__u16 word)
+{
+	return (__u16)~word;
+}
+
+static __always_inline __u32 without_words(__be32 value)
+{
+	return words(~value);
+}
+
+static __always_inline bool ip_checksum_holds(const struct iphdr *ip)
+{
+	const __be32 *at = (const __be32 *)ip;
+	__u32 sum = 0;
+
+#pragma unroll
+	for (__u32 i = 0; i < sizeof(*ip) / sizeof(*at); i++)
+		sum += words(at[i]);
+	return fold(sum) == 0xffff;
+}
+
+/* The folded sum of the pseudo header; never 0. What a sender leaves in a partial checksum's field. */
+static __always_inline __u16 pseudo_sum(const struct iphdr *ip, const struct udphdr *udp)
+{
+	return fold(words(ip->saddr) + words(ip->daddr) + bpf_htons(IPPROTO_UDP) + udp->len);
+}
+
+/*
+ * The folded sum of a datagram, UDP header and payload, `len` bytes by its header; 0 if it is too
+ * long to tell. A function of its own, so that the verifier sees one scalar come out of the loop.
+ */
+static __noinline __u32 datagram_sum(struct xdp_md *ctx, __u32 offset, __u32 len)
+{
+	void *end = (void *)(long)ctx->data_end;
+	__u8 *at = (void *)(long)ctx->data;
+	__u64 sum = 0;
+	__u32 left = len;
+
+	if (len > CHECKSUM_MAX_LEN || offset > 64)
+		return 0;
+	at += offset;
+#pragma nounroll
+	for (__u32 i = 0; i < CHECKSUM_MAX_LEN / 4; i++) {
+		if (left < 4 || (void *)at + 4 > end)
+			break;
+		sum += *(__be32 *)at;
+		at += 4;
+		left -= 4;
+	}
+	if (left >= 2 && (void *)at + 2 <= end) {
+		sum += *(__be16 *)at;
+		at += 2;
+		left -= 2;
+	}
+	if (left == 1 && (void *)at + 1 <= end) {
+		/* The last odd byte is the first of a word whose second is 0. */
+		sum += bpf_htons((__u16)(*at << 8));
+		left = 0;
+	}
+	if (left)
+		return 0;
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return fold((__u32)words((__be32)sum));
+}
+
+#endif

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The maps that user space and the program share, by name; the layouts are in abi.h.
+ *
+ *   routes    topic -> the route of its current epoch. A slot is replaced whole: a packet sees the old
+ *             route or the new one, and the update returns when nothing uses the old one any more.
+ *   tickets   the counters both paths draw from; user space maps them into its memory.
+ *   egress    slot -> interface. What a member's `egress` names.
+ *   counters  topic -> datagrams by reason, per CPU.
+ *   settings  fixed at load: to the verifier these are constants, and branches on them cost nothing.
+ */
+#ifndef TEMPOS_MAPS_H
+#define TEMPOS_MAPS_H
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+
+/* Sizes, not types: in a map of maps clang 14 emits only a forward declaration of a value's struct. */
+struct route_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct tempos_route));
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, TEMPOS_TOPICS);
+	__uint(key_size, sizeof(__u32));
+	__array(values, struct route_map);
+} routes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, TEMPOS_TOPICS * 2 * TEMPOS_MAX_GROUPS);
+	__type(key, __u32);
+	__type(value, struct tempos_ticket);
+} tickets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, TEMPOS_MAX_EGRESS);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} egress SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, TEMPOS_TOPICS);
+	__type(key, __u32);
+	__type(value, struct tempos_counters);
+} counters SEC(".maps");
+
+const volatile struct tempos_settings settings = {};
+
+#endif

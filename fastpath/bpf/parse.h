@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * From a frame to the datagram in it: a cursor that moves over headers and never past the end.
+ *
+ * Rules: parse_* give TEMPOS_FORWARDED when the packet is, so far, one for the fast path, else the
+ * reason why not. They demand what the kernel's own stack demands of a datagram before it delivers it,
+ * so that nothing is forwarded here that the slow path would never see. The cheap questions come first:
+ * traffic of others costs a few comparisons and no checksum.
+ */
+#ifndef TEMPOS_PARSE_H
+#define TEMPOS_PARSE_H
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/udp.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "checksum.h"
+
+#define IP_MORE_FRAGMENTS_OR_OFFSET 0x3fff
+#define IP_HEADER_WORDS 5
+
+struct cursor {
+	void *at;
+	void *end;
+};
+
+/* A datagram addressed to the broker; every pointer but `payload` is checked for its whole header. */
+struct packet {
+	struct ethhdr *eth;
+	struct iphdr *ip;
+	struct udphdr *udp;
+	__u8 *payload;      /* one byte of it is checked */
+	__u32 payload_len;  /* by the UDP header */
+	void *end;
+};
+
+/* The next `size` bytes, or NULL if the frame ends before. */
+static __always_inline void *take(struct cursor *cursor, __u32 size)
+{
+	void *header = cursor->at;
+
+	if (header + size > cursor->end)
+		return NULL;
+	cursor->at = header + size;
+	return header;
+}
+
+static __always_inline enum tempos_reason parse_ethernet(struct cursor *cursor, struct packet *packet)
+{
+	struct ethhdr *eth = take(cursor, sizeof(*eth));
+
+	if (!eth)
+		return TEMPOS_TRUNCATED;
+	packet->eth = eth;
+	if (eth->h_dest[0] & 1)
+		return TEMPOS_NOT_UNICAST;
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		return TEMPOS_FORWARDED;
+	if (eth->h_proto == bpf_htons(ETH_P_8021Q) || eth->h_proto == bpf_htons(ETH_P_8021AD))
+		return TEMPOS_VLAN;
+	return TEMPOS_NOT_IPV4;
+}
+
+static __always_inline enum tempos_reason parse_ip(struct cursor *cursor, struct packet *packet)
+{
+	struct iphdr *ip = take(cursor, sizeof(*ip));
+
+	if (!ip)
+		return TEMPOS_TRUNCATED;
+	packet->ip = ip;
+	if (ip->version != 4)
+		return TEMPOS_NOT_IPV4;
+	if (ip->ihl != IP_HEADER_WORDS)
+		return ip->ihl > IP_HEADER_WORDS ? TEMPOS_IP_OPTIONS : TEMPOS_BAD_LENGTH;
+	if (ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS_OR_OFFSET))
+		return TEMPOS_FRAGMENT;
+	return ip->protocol == IPPROTO_UDP ? TEMPOS_FORWARDED : TEMPOS_NOT_UDP;
+}
+
+/* Bytes after the IP packet are padding (a 60-byte frame) and go along untouched. */
+static __always_inline enum tempos_reason parse_udp(struct cursor *cursor, struct packet *packet)
+{
+	__u32 ip_len = bpf_ntohs(packet->ip->tot_len);
+	struct udphdr *udp = take(cursor, sizeof(*udp));
+	__u32 udp_len;
+
+	if (!udp)
+		return TEMPOS_TRUNCATED;
+	packet->udp = udp;
+	udp_len = bpf_ntohs(udp->len);
+	if ((void *)packet->ip + ip_len > cursor->end || udp_len < sizeof(*udp) ||
+	    ip_len != sizeof(struct iphdr) + udp_len)
+		return TEMPOS_BAD_LENGTH;
+	packet->payload_len = udp_len - sizeof(*udp);
+	return TEMPOS_FORWARDED;
+}
+
+static __always_inline enum tempos_reason
+parse_destination(const struct packet *packet, const volatile struct tempos_settings *settings)
+{
+	__be32 address = packet->ip->daddr;
+	bool listening = false;
+
+	/* The count is a constant to the verifier: only the addresses in use cost an instruction. */
+	for (__u32 i = 0; i < TEMPOS_MAX_LISTEN; i++)
+		if (i < settings->listen_count && settings->listen[i] == address)
+			listening = true;
+	if (!listening)
+		return TEMPOS_OTHER_ADDRESS;
+	return packet->udp->dest == settings->port ? TEMPOS_FORWARDED : TEMPOS_OTHER_PORT;
+}
+
+/* The whole way down to the topic byte. */
+static __always_inline enum tempos_reason parse(struct xdp_md *ctx, struct packet *packet,
+						const volatile struct tempos_settings *settings)
+{
+	struct cursor cursor = {.at = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
+	enum tempos_reason reason;
+
+	packet->end = cursor.end;
+	if ((reason = parse_ethernet(&cursor, packet)) != TEMPOS_FORWARDED ||
+	    (reason = parse_ip(&cursor, packet)) != TEMPOS_FORWARDED ||
+	    (reason = parse_udp(&cursor, packet)) != TEMPOS_FORWARDED ||
+	    (reason = parse_destination(packet, settings)) != TEMPOS_FORWARDED)
+		return reason;
+	if (!ip_checksum_holds(packet->ip))
+		return TEMPOS_BAD_IP_CHECKSUM;
+	if (!packet->payload_len)
+		return TEMPOS_EMPTY;
+	packet->payload = take(&cursor, 1);
+	return packet->payload ? TEMPOS_FORWARDED : TEMPOS_TRUNCATED;
+}
+
+#endif

@@ -1,0 +1,59 @@
+"""The network as one immutable snapshot: interfaces, addresses, ways to destinations, neighbours' MACs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A network interface. ``mtu`` in bytes of IP packet.
+
+    ``takes_redirects``: whether native XDP may redirect frames to it; None where the kernel does not say.
+    """
+
+    index: int
+    name: str
+    mac: str | None
+    mtu: int
+    up: bool
+    ethernet: bool
+    takes_redirects: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The route to an address, or the ``obstacle``. ``mtu`` is 0 where the route names none."""
+
+    ifindex: int = 0
+    next_hop: str = ""
+    mtu: int = 0
+    obstacle: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One snapshot. ``addresses`` are (IPv4 address, interface index), ``ways`` by destination."""
+
+    interfaces: dict[int, Interface]
+    addresses: tuple[tuple[str, int], ...]
+    ways: dict[str, Way]
+    neighbours: dict[tuple[int, str], str] = field(default_factory=dict)
+
+    def mac_of(self, ifindex: int, ip: str) -> str | None:
+        return self.neighbours.get((ifindex, ip))
+
+    def by_name(self, name: str) -> Interface | None:
+        return next((each for each in self.interfaces.values() if each.name == name), None)
+
+    def carriers(self, listen: Collection[str]) -> tuple[Interface, ...]:
+        """The Ethernet interfaces that carry one of the addresses, in the kernel's order."""
+        wanted = {index for address, index in self.addresses if address in listen}
+        return tuple(self.interfaces[index] for index in sorted(wanted) if self.interfaces[index].ethernet)
+
+    def local_addresses(self) -> tuple[str, ...]:
+        """Every address of an Ethernet interface."""
+        return tuple(
+            dict.fromkeys(address for address, index in self.addresses if self.interfaces[index].ethernet)
+        )

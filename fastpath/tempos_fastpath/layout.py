@@ -1,0 +1,77 @@
+"""Plans as the bytes of the kernel's structs, and counters back; the layouts are those of abi.h.
+
+Pure functions over bytes. The structs are cffi's, compiled from the header: nothing is copied by hand.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tempos import Framing, Reason, _abi
+from tempos_fastpath.bpf import struct_bytes, struct_new, struct_size
+from tempos_fastpath.plan import Hop, Plan
+
+TICKET_SIZE = struct_size("struct tempos_ticket")
+ROUTE_SIZE = struct_size("struct tempos_route")
+
+_FRAMINGS = {Framing.RAW: 0, Framing.EVENT: 1}
+
+
+def ticket_slot(topic: int, epoch: int, group: int) -> int:
+    """Index into the ``tickets`` array; two epochs of a topic live side by side."""
+    return (topic * 2 + (epoch & 1)) * _abi.MAX_GROUPS + group
+
+
+def encode_settings(port: int, listen: Sequence[str], *, generic: bool) -> bytes:
+    """``struct tempos_settings``: what the program knows when it is loaded."""
+    settings = struct_new("struct tempos_settings")
+    settings.port = socket.htons(port)
+    settings.generic = generic
+    settings.listen_count = len(listen)
+    for index, address in enumerate(listen):
+        settings.listen[index] = _address(address)
+    return struct_bytes(settings)
+
+
+def encode_route(plan: Plan, slots: Mapping[int, int]) -> bytes:
+    """``struct tempos_route`` of a plan; ``slots`` gives the egress slot of each interface index."""
+    route = struct_new("struct tempos_route")
+    route.epoch = plan.epoch
+    route.ticket_base = ticket_slot(plan.topic, plan.epoch, 0)
+    route.mtu = plan.mtu
+    route.framing = _FRAMINGS[plan.framing]
+    route.group_count = 1
+    route.groups[0].first = 0
+    route.groups[0].count = len(plan.hops)
+    for index, hop in enumerate(plan.hops):
+        _fill_member(route.members[index], hop, slots[hop.ifindex])
+    return struct_bytes(route)
+
+
+def decode_counters(per_cpu: Iterable[bytes]) -> dict[Reason, int]:
+    """The non-zero counts of one topic, summed over the CPUs."""
+    columns = zip(*(memoryview(row).cast("Q") for row in per_cpu), strict=True)
+    sums = ((reason, sum(column)) for reason, column in enumerate(columns))
+    return {Reason(reason): total for reason, total in sums if total}
+
+
+def _fill_member(member: Any, hop: Hop, slot: int) -> None:
+    address, port = _address(hop.ip), socket.htons(hop.port)
+    member.ip = address
+    member.port = port
+    member.egress = slot
+    member.dst_mac = _mac(hop.mac)
+    member.src_mac = _mac(hop.source_mac)
+    member.ip_sum = (address & 0xFFFF) + (address >> 16)
+    member.udp_sum = member.ip_sum + port
+
+
+def _address(text: str) -> int:
+    return int.from_bytes(socket.inet_aton(text), sys.byteorder)
+
+
+def _mac(text: str) -> list[int]:
+    return list(bytes.fromhex(text.replace(":", "")))

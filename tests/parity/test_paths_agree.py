@@ -1,0 +1,196 @@
+"""One table of packets through real brokers, with and without a fast path: the same comes out.
+
+Every row is injected as raw frames at the publisher's interface and captured at the subscriber's. A
+sentinel on a topic of its own, which always takes the slow path and is served last, follows each row:
+what arrives before it is what the row led to.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+from support.inject import Capture, Injector
+from support.packets import EVENT, LONELY, PORT, RAW, ROWS, Addresses, Row, datagram, pseudo_sum
+from support.privileges import require_kernel, require_netns
+
+from tempos import Framing, Group, Member, PathPolicy, Quality, Reason, Topic
+from tempos_bench.broker import Broker
+from tempos_bench.topology import Topology, build, mac_of
+
+pytestmark = [pytest.mark.netns, pytest.mark.kernel]
+
+SENTINEL = Topic(200, "sentinel", Quality.BQ, 0, Framing.RAW, PathPolicy.SLOW)
+SENTINEL_PORT = 7000
+LIMIT = 5.0
+MODES = ("off", "generic", "native")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a row led to: the frames that came out, normalised, and what the broker counted."""
+
+    out: tuple[bytes, ...]
+    refused: dict[str, int]
+    forwarded: int
+    fast: dict[str, int]
+
+
+def normalised(frame: bytes) -> bytes:
+    """The frame without what each hop sets for itself, after its checksums were found right.
+
+    Masked: TTL, identification, don't-fragment (the slow path sends a packet of its own), both
+    checksums, and link-layer padding.
+    """
+    packet = Ether(frame)
+    ip = packet[IP]
+    frame = frame[: 14 + ip.len]
+    checks = (ip.chksum, packet[UDP].chksum)
+    fresh = Ether(frame)
+    del fresh[IP].chksum, fresh[UDP].chksum
+    fresh = Ether(bytes(fresh))
+    assert checks[0] == fresh[IP].chksum, "IPv4 checksum"
+    assert checks[1] in {0, fresh[UDP].chksum, pseudo_sum(frame)}, "UDP checksum"
+    assert ip.ttl > 0
+    masked = bytearray(frame)
+    masked[18:22] = bytes(4)
+    masked[22] = 0
+    masked[24:26] = masked[40:42] = bytes(2)
+    return bytes(masked)
+
+
+class Lane:
+    """A topology with a running broker in one mode, and the sockets to test it through."""
+
+    def __init__(self, topology: Topology, mode: str) -> None:
+        c = topology.subscriber.address
+        members = tuple(Member(c, port) for port in (6001, 6002, 6003))
+        topics = {
+            RAW: (Group("workers", members),),
+            EVENT: (Group("workers", members),),
+            LONELY: (),
+            SENTINEL: (Group("sentinel", (Member(c, SENTINEL_PORT),)),),
+        }
+        self.addresses = Addresses(
+            src_mac=mac_of(topology.publisher.address),
+            dst_mac=mac_of(topology.broker.address),
+            src=topology.publisher.address,
+            broker=topology.broker.address,
+            member=c,
+        )
+        self.mode = mode
+        self.injector = Injector(topology.publisher, topology.publisher.interfaces[0])
+        self.capture = Capture(topology.subscriber, topology.subscriber.interfaces[0])
+        self.broker = Broker(topology.broker, topics, mode=mode)
+        if mode != "off":
+            for topic in (RAW, EVENT):
+                status = self.broker.wait_path(topic.name, "fast")
+                assert status.path == "fast", status.reason
+        self._sentinels = 0
+
+    def run(self, row: Row) -> Outcome:
+        before = self.broker.status()
+        for frame in row.frames(self.addresses):
+            self.injector.send(frame, partial=row.partial)
+        self._sentinels += 1
+        number = struct.pack("!I", self._sentinels)
+        self.injector.send(bytes(datagram(self.addresses, bytes((SENTINEL.id,)) + number)))
+
+        def is_sentinel(frame: bytes) -> bool:
+            packet = Ether(frame)
+            return (
+                UDP in packet
+                and packet[UDP].dport == SENTINEL_PORT
+                and bytes(packet[UDP].payload)[1:5] == number
+            )
+
+        frames = [frame for frame in self.capture.until(is_sentinel, LIMIT) if UDP in Ether(frame)]
+        after = self.broker.status()
+        return Outcome(
+            out=tuple(map(normalised, frames)),
+            refused=_difference(_refused(before), _refused(after)),
+            forwarded=_forwarded(after) - _forwarded(before),
+            fast=_difference(_fast(before), _fast(after)),
+        )
+
+    def close(self) -> None:
+        self.broker.stop()
+        self.injector.close()
+        self.capture.close()
+
+
+def _topics(status: dict[str, Any]) -> list[dict[str, Any]]:
+    return [topic for topic in status["topics"] if topic["name"] != SENTINEL.name]
+
+
+def _refused(status: dict[str, Any]) -> dict[str, int]:
+    total: dict[str, int] = dict(status["unattributed"])
+    for topic in _topics(status):
+        for reason, count in topic["refused"].items():
+            total[reason] = total.get(reason, 0) + count
+    return total
+
+
+def _forwarded(status: dict[str, Any]) -> int:
+    return sum(topic["fast"] + topic["slow"] for topic in _topics(status))
+
+
+def _fast(status: dict[str, Any]) -> dict[str, int]:
+    """How the fast path counted: forwarded, and passed by reason (over all topics)."""
+    total: dict[str, int] = dict(status["paths"]["fast"]["passed"])
+    for topic in _topics(status):
+        total["forwarded"] = total.get("forwarded", 0) + topic["fast"]
+        for reason, count in topic["passed"].items():
+            total[reason] = total.get(reason, 0) + count
+    return total
+
+
+def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    return {key: after[key] - before.get(key, 0) for key in after if after[key] != before.get(key, 0)}
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, dict[str, Outcome]]:
+    """Mode -> row -> outcome; each mode has a broker and a topology of its own."""
+    require_netns()
+    require_kernel()
+    results: dict[str, dict[str, Outcome]] = {}
+    for mode in MODES:
+        with build("straight") as topology:
+            lane = Lane(topology, mode)
+            try:
+                results[mode] = {row.name: lane.run(row) for row in ROWS}
+            finally:
+                lane.close()
+    return results
+
+
+def test_the_table_is_large_and_names_every_row_once() -> None:
+    assert len(ROWS) >= 40
+    assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_packet_has_one_meaning(row: Row, outcomes: dict[str, dict[str, Outcome]]) -> None:
+    slow, generic, native = (outcomes[mode][row.name] for mode in MODES)
+    assert slow.out == generic.out == native.out
+    assert slow.refused == generic.refused == native.refused
+    assert slow.forwarded == generic.forwarded == native.forwarded
+
+    if row.outcome is Reason.FORWARDED:
+        assert (slow.forwarded, slow.refused) == (1, {})
+        (out,) = slow.out
+        assert struct.unpack("!H", out[34:36]) == (PORT,), "events leave from the data port"
+    elif row.outcome is None:
+        assert (slow.forwarded, slow.refused) == (0, {})
+    else:
+        assert (slow.forwarded, slow.refused) == (0, {row.outcome.label: 1})
+        assert slow.out == ()
+
+    assert not slow.fast.get("forwarded")
+    assert native.fast.get(row.fast.label, 0) >= 1, native.fast
+    assert generic.fast.get((row.generic or row.fast).label, 0) >= 1, generic.fast

@@ -1,0 +1,267 @@
+"""The broker around a fake fast path: what is swapped when, who is answered when, what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tempos import (
+    FastPathStatus,
+    Framing,
+    Path,
+    PathChoice,
+    PathPolicy,
+    Quality,
+    Reason,
+    Route,
+    Topic,
+    Unavailable,
+)
+from tempos.control import Received, decode_reply, encode_request
+from tempos_broker.broker import Broker
+from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
+from tempos_broker.paths import LocalTickets
+
+LIMIT = 5
+ALPHA = Topic(1, "alpha", Quality.SQ, 5, Framing.RAW)
+BETA = Topic(2, "beta", Quality.BQ, 0, Framing.RAW, PathPolicy.SLOW)
+
+
+class FakeFastPath:
+    """Says that it carries every route; installing waits while ``gate`` is closed."""
+
+    def __init__(self) -> None:
+        self.tickets = LocalTickets()
+        self.installed: list[Route] = []
+        self.withdrawn: list[int] = []
+        self.choice = PathChoice(Path.FAST, "one group on fake0")
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.closed = False
+        self.changed: Callable[[], None] = lambda: None
+        self.counts: dict[int, dict[Reason, int]] = {}
+
+    def status(self) -> FastPathStatus:
+        return FastPathStatus("native", "fake")
+
+    async def install(self, route: Route) -> PathChoice:
+        await self.gate.wait()
+        self.installed.append(route)
+        return self.choice
+
+    async def withdraw(self, topic: int) -> None:
+        self.withdrawn.append(topic)
+
+    def counters(self) -> Mapping[int, Mapping[Reason, int]]:
+        return self.counts
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        self.changed = callback
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Client:
+    """A member by hand: a data socket and a control socket, blocking ones driven by the loop."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.data, self.control = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        for each in (self.data, self.control):
+            each.bind(("127.0.0.1", 0))
+            each.setblocking(False)
+        self.port = self.data.getsockname()[1]
+        self._config = broker.config
+        self._id = 0
+
+    def ask(self, op: str, **fields: Any) -> int:
+        self._id += 1
+        request = encode_request(op, self._id, 99, **fields)
+        self.control.sendto(request, ("127.0.0.1", self._config.control_port))
+        return self._id
+
+    async def answer(self) -> Mapping[str, Any]:
+        loop = asyncio.get_running_loop()
+        reply = decode_reply(await asyncio.wait_for(loop.sock_recv(self.control, 2048), LIMIT))
+        assert reply.ok is not None, reply.error
+        return reply.ok
+
+    def publish(self, payload: bytes) -> None:
+        self.data.sendto(payload, ("127.0.0.1", self._config.data_port))
+
+    async def event(self) -> bytes:
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.data, 2048), LIMIT)
+
+    def close(self) -> None:
+        self.data.close()
+        self.control.close()
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@asynccontextmanager
+async def running(lease: float = 10.0) -> AsyncIterator[tuple[Broker, FakeFastPath, Client]]:
+    data, control = free_ports(2)
+    config = BrokerConfig(
+        (TopicConfig(ALPHA), TopicConfig(BETA)),
+        listen=("127.0.0.1",),
+        data_port=data,
+        control_port=control,
+        api_port=0,
+        control=ControlConfig(lease=lease, heartbeat=lease / 4),
+    )
+    fast = FakeFastPath()
+    async with Broker(config, fast) as broker:
+        client = Client(broker)
+        try:
+            yield broker, fast, client
+        finally:
+            client.close()
+    assert fast.closed
+
+
+def topic(broker: Broker, name: str) -> dict[str, Any]:
+    return next(entry for entry in broker.status()["topics"] if entry["name"] == name)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async def wait() -> None:
+        while not condition():
+            await asyncio.sleep(0.005)
+
+    await asyncio.wait_for(wait(), LIMIT)
+
+
+async def test_a_subscriber_is_answered_when_its_route_is_in_force_on_both_paths() -> None:
+    async with running() as (broker, fast, client):
+        fast.gate.clear()
+        client.ask("subscribe", topic="alpha", group="g", port=client.port)
+        asked_again = client.ask("hello")
+        assert "broker" in await client.answer(), "control goes on while the kernel takes its time"
+        assert asked_again == 2
+        assert topic(broker, "alpha")["epoch"] == 1
+        fast.gate.set()
+        answer = await client.answer()
+        assert (answer["epoch"], answer["group"]) == (2, "g")
+        assert [route.epoch for route in fast.installed] == [2]
+        assert topic(broker, "alpha")["path"] == "fast"
+        client.publish(b"\x01event")
+        assert await client.event() == b"\x01event"
+
+
+async def test_every_change_is_one_epoch_and_repeated_requests_are_none() -> None:
+    async with running() as (broker, fast, client):
+        for _ in range(3):
+            client.ask("subscribe", topic="alpha", group="g", port=client.port)
+        assert {(await client.answer())["epoch"] for _ in range(3)} == {2}
+        client.ask("unsubscribe", topic="alpha", group="g", port=client.port)
+        await client.answer()
+        assert fast.withdrawn[-1] == ALPHA.id
+        status = topic(broker, "alpha")
+        assert (status["epoch"], status["path"], status["reason"]) == (3, "slow", "the topic has no member")
+
+
+async def test_tickets_of_past_epochs_stay_in_the_account_of_the_group() -> None:
+    async with running() as (broker, _, client):
+        other = Client(broker)
+        client.ask("subscribe", topic="alpha", group="g", port=client.port)
+        await client.answer()
+        for _ in range(3):
+            client.publish(b"\x01x")
+            await client.event()
+        other.ask("subscribe", topic="alpha", group="g", port=other.port)
+        await other.answer()
+        for _ in range(2):
+            client.publish(b"\x01x")
+        await client.event()
+        await other.event()
+        client.ask("heartbeat", port=client.port, received=[Received(1, "g", 2, 3), Received(1, "g", 3, 1)])
+        await client.answer()
+        (group,) = topic(broker, "alpha")["groups"]
+        assert group["tickets"] == 5
+        assert [member["delivered"] for member in group["members"]] == [4, None]
+        status = topic(broker, "alpha")
+        assert (status["received"], status["slow"], status["fast"]) == (5, 5, 0)
+        other.close()
+
+
+async def test_a_member_without_heartbeats_leaves_the_route_when_its_lease_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running(lease=0.2) as (broker, fast, client):
+        client.ask("subscribe", topic="alpha", group="g", port=client.port)
+        await client.answer()
+        await until(lambda: topic(broker, "alpha")["epoch"] == 3)
+        assert topic(broker, "alpha")["groups"] == []
+        assert fast.withdrawn[-1] == ALPHA.id
+        assert f"the lease of 127.0.0.1:{client.port} ended" in caplog.text
+        client.publish(b"\x01nobody")
+        await until(lambda: topic(broker, "alpha")["refused"] == {"no_member": 1})
+
+
+async def test_a_topic_that_must_be_slow_never_meets_the_fast_path() -> None:
+    async with running() as (broker, fast, client):
+        client.ask("subscribe", topic="beta", port=client.port)
+        await client.answer()
+        assert fast.installed == []
+        assert topic(broker, "beta")["reason"] == "the configuration says path = slow"
+
+
+async def test_changed_facts_install_the_same_epoch_anew_and_may_change_the_path() -> None:
+    async with running() as (broker, fast, client):
+        client.ask("subscribe", topic="alpha", port=client.port)
+        await client.answer()
+        fast.choice = PathChoice(Path.SLOW, "fake0 is down")
+        fast.changed()
+        await until(lambda: topic(broker, "alpha")["path"] == "slow")
+        assert topic(broker, "alpha")["reason"] == "fake0 is down"
+        assert [route.epoch for route in fast.installed] == [2, 2]
+
+
+async def test_the_status_adds_up_over_both_paths() -> None:
+    async with running() as (broker, fast, client):
+        client.ask("subscribe", topic="alpha", port=client.port)
+        await client.answer()
+        fast.counts = {
+            0: {Reason.NOT_IPV4: 7},
+            1: {Reason.FORWARDED: 10, Reason.NO_EGRESS: 2, Reason.TTL: 1},
+        }
+        client.publish(b"\x01up")
+        await client.event()
+        client.publish(b"")
+        client.publish(b"\x09")
+        await until(lambda: broker.status()["paths"]["slow"]["received"] == 3)
+        status = topic(broker, "alpha")
+        assert (status["received"], status["fast"], status["slow"]) == (13, 10, 1)
+        assert (status["refused"], status["passed"]) == ({"no_egress": 2}, {"ttl": 1})
+        assert broker.status()["unattributed"] == {"empty": 1, "unknown_topic": 1}
+        assert broker.status()["paths"]["fast"]["passed"] == {"not_ipv4": 7}
+
+
+async def test_an_address_that_is_taken_is_told_and_everything_is_released() -> None:
+    async with running() as (broker, _, _client):
+        fast = FakeFastPath()
+        with pytest.raises(Unavailable, match=str(broker.config.data_port)):
+            await Broker(broker.config, fast).__aenter__()
+        assert fast.closed
+
+
+async def test_a_control_port_that_is_taken_is_told_too() -> None:
+    async with running() as (broker, _, _client):
+        (data,) = free_ports(1)
+        with pytest.raises(Unavailable, match=f"{broker.config.control_port}/udp"):
+            await Broker(replace(broker.config, data_port=data), FakeFastPath()).__aenter__()

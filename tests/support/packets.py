@@ -1,0 +1,316 @@
+"""The one table of packets that the fast path, the slow path and the parity tests share.
+
+Each row reads as: what is special about it, the frames that enter the broker's node, the reason under
+which the fast path must count the (last) frame, and what the broker as a whole must make of it. For
+a packet that the fast path passes up, that is the kernel's stack and then the slow path.
+
+Addresses are parameters, so that the same rows serve `BPF_PROG_TEST_RUN` and real network namespaces.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.packet import Packet, Raw
+
+from tempos import Framing, Quality, Reason, Topic
+from tempos.wire import encode_batch, encode_event
+
+#: The topics of every test that uses this table; UNKNOWN is configured nowhere.
+RAW = Topic(1, "raw", Quality.SQ, 5, Framing.RAW)
+EVENT = Topic(2, "event", Quality.BQ, 5, Framing.EVENT)
+LONELY = Topic(3, "lonely", Quality.BQ, 5, Framing.RAW)
+UNKNOWN = 77
+TOPICS = (RAW, EVENT, LONELY)
+
+PORT = 9998
+#: The largest UDP payload of a 1500-byte IPv4 packet.
+MTU_PAYLOAD = 1472
+PUBLISHER, SENT = 0xDEADBEEF, 1_700_000_000_123_456_789
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """The frame's way: from the publisher's MAC and IP to the broker's; ``member`` is a far address."""
+
+    src_mac: str
+    dst_mac: str
+    src: str
+    broker: str
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One packet of the table.
+
+    ``fast``: how the fast path counts it; ``generic``: the same on skbs, where it differs.
+    ``outcome``: FORWARDED, a reason the slow path counts, or None for what never reaches the broker.
+    ``frames``: what enters; several only where fragments make one datagram. ``partial``: the kernel
+    must take the UDP checksum for one that is still to be filled in, as from a local socket.
+    """
+
+    name: str
+    fast: Reason
+    outcome: Reason | None
+    frames: Callable[[Addresses], list[bytes]]
+    generic: Reason | None = None
+    partial: bool = False
+
+
+ROWS: list[Row] = []
+
+
+def row(
+    name: str,
+    fast: Reason,
+    outcome: Reason | None,
+    frames: Callable[[Addresses], list[bytes]],
+    *,
+    generic: Reason | None = None,
+    partial: bool = False,
+) -> None:
+    ROWS.append(Row(name, fast, outcome, frames, generic, partial))
+
+
+def datagram(at: Addresses, payload: bytes, *, udp: dict | None = None, **ip: object) -> Packet:
+    """A good datagram to the broker's data port, with fields of IPv4 and UDP to taste."""
+    layers = IP(**{"src": at.src, "dst": at.broker, "ttl": 64, "flags": "DF", **ip})
+    return (
+        Ether(src=at.src_mac, dst=at.dst_mac)
+        / layers
+        / UDP(**{"sport": 40000, "dport": PORT, **(udp or {})})
+        / Raw(payload)
+    )
+
+
+def event(body: bytes = b"body", *, topic: int = EVENT.id, **fields: int) -> bytes:
+    """An event payload; ``version``, ``flags``, ``reserved``, ``epoch`` overwrite the header's."""
+    header = bytearray(encode_event(topic, PUBLISHER, 5, SENT, body, fields.get("flags", 0)))
+    header[1] = fields.get("version", 1) << 4 | header[1] & 0x0F
+    header[2] = fields.get("reserved", 0)
+    header[3] = fields.get("epoch", 0)
+    return bytes(header)
+
+
+def raw(body: bytes = b"hello", topic: int = RAW.id) -> bytes:
+    return bytes((topic,)) + body
+
+
+def pseudo_sum(frame: bytes) -> int:
+    """What a local sender leaves in the checksum field: the folded pseudo-header sum, not complemented."""
+    length = len(frame) - 34
+    words = struct.unpack("!6H", frame[26:34] + struct.pack("!HH", 17, length))
+    total = sum(words)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def partial(frame: bytes) -> bytes:
+    """The frame as a local socket hands it to veth: CHECKSUM_PARTIAL."""
+    return frame[:40] + struct.pack("!H", pseudo_sum(frame)) + frame[42:]
+
+
+def one(build: Callable[[Addresses], Packet]) -> Callable[[Addresses], list[bytes]]:
+    return lambda at: [bytes(build(at))]
+
+
+def cut(length: int) -> Callable[[Addresses], list[bytes]]:
+    """A good event frame that ends after ``length`` bytes."""
+    return lambda at: [bytes(datagram(at, event()))[:length]]
+
+
+def good(name: str, payload: bytes) -> None:
+    row(name, Reason.FORWARDED, Reason.FORWARDED, one(lambda at: datagram(at, payload)))
+
+
+def refused(name: str, reason: Reason, payload: bytes, outcome: Reason | None = None) -> None:
+    row(name, reason, outcome or reason, one(lambda at: datagram(at, payload)))
+
+
+# --- good ones, by framing and size ------------------------------------------------------------
+good("raw: topic and five bytes", raw())
+good("raw: nothing but the topic", raw(b""))
+good("raw: odd length", raw(b"ab"))
+good("raw: minimum Ethernet size", raw(bytes(17)))
+good("raw: as large as the MTU", raw(bytes(range(256)) * 5 + bytes(MTU_PAYLOAD - 1281)))
+good("raw: one byte below the MTU", raw(b"\xff" * (MTU_PAYLOAD - 2)))
+good("raw: looks like an event of version 9", raw(b"\x90" + bytes(30)))
+good("event: small body", event())
+good("event: no body", event(b""))
+good("event: odd body", event(b"odd"))
+good("event: as large as the MTU", event(b"\xa5" * (MTU_PAYLOAD - 24)))
+good("event: body of zeros", event(bytes(64)))
+good("event: body of ones", event(b"\xff" * 64))
+good("event: epoch and sequence set by the sender", event(epoch=0xEE))
+good("event: BATCH", encode_batch(EVENT.id, PUBLISHER, 9, SENT, [b"a", b"bc", b"def"]))
+good("event: DUP and TRACE", event(flags=2 | 4))
+good("event: BATCH that is none inside", event(b"\xff\xff1", flags=1))
+
+# --- UDP checksum ------------------------------------------------------------------------------
+for kind, payload in (("raw", raw(b"checksum")), ("event", event(b"checksum!"))):
+    row(
+        f"{kind}: checksum zero",
+        Reason.FORWARDED,
+        Reason.FORWARDED,
+        one(lambda at, p=payload: datagram(at, p, udp={"chksum": 0})),  # type: ignore[misc]
+    )
+row(
+    "raw: source port 0 and a high source address",
+    Reason.FORWARDED,
+    Reason.FORWARDED,
+    one(lambda at: datagram(at, raw(), udp={"sport": 0})),
+)
+row(
+    "raw: Ethernet padding behind the datagram",
+    Reason.FORWARDED,
+    Reason.FORWARDED,
+    lambda at: [bytes(datagram(at, raw(b"pad"))) + b"\x55" * 14],
+)
+for kind, payload in (("raw", raw(b"partial")), ("event", event(b"partial"))):
+    row(
+        f"{kind}: checksum partial, as a local socket leaves it",
+        Reason.FORWARDED,
+        Reason.FORWARDED,
+        lambda at, p=payload: [partial(bytes(datagram(at, p)))],  # type: ignore[misc]
+        partial=True,
+    )
+
+
+def ambiguous(at: Addresses) -> list[bytes]:
+    """A full and right checksum that happens to equal the pseudo-header sum."""
+    draft = bytes(datagram(at, raw(b"?\0\0"), udp={"chksum": 0}))
+    # P + D + check = 0xffff with check = P: the last two bytes make D what that takes.
+    rest = sum(struct.unpack(f"!{(len(draft) - 34) // 2}H", draft[34:])) + 2 * pseudo_sum(draft)
+    while rest >> 16:
+        rest = (rest & 0xFFFF) + (rest >> 16)
+    return [partial(draft[:-2] + struct.pack("!H", 0xFFFF - rest))]
+
+
+row(
+    "raw: a full checksum that could be a partial one",
+    Reason.FORWARDED,
+    Reason.FORWARDED,
+    ambiguous,
+    generic=Reason.AMBIGUOUS_CHECKSUM,
+)
+
+# --- payloads that are refused -----------------------------------------------------------------
+row("empty datagram", Reason.EMPTY, Reason.EMPTY, one(lambda at: datagram(at, b"")))
+refused("topic 0", Reason.NO_ROUTE, raw(topic=0), Reason.RESERVED_TOPIC)
+refused("topic 255", Reason.NO_ROUTE, raw(topic=255), Reason.RESERVED_TOPIC)
+refused("topic nobody configured", Reason.NO_ROUTE, raw(topic=UNKNOWN), Reason.UNKNOWN_TOPIC)
+refused("topic without a member", Reason.NO_ROUTE, raw(topic=LONELY.id), Reason.NO_MEMBER)
+refused("event: only the topic byte", Reason.SHORT_HEADER, bytes((EVENT.id,)))
+refused("event: header short of one byte", Reason.SHORT_HEADER, event(b"")[:23])
+refused("event: version 0", Reason.BAD_VERSION, event(version=0))
+refused("event: version 2", Reason.BAD_VERSION, event(version=2))
+refused("event: reserved flag", Reason.RESERVED_BITS, event(flags=8))
+refused("event: reserved byte", Reason.RESERVED_BITS, event(reserved=1))
+
+# --- the slow path takes what the fast path is not sure of -------------------------------------
+row("TTL 1", Reason.TTL, Reason.FORWARDED, one(lambda at: datagram(at, raw(b"ttl 1"), ttl=1)))
+row("TTL 0", Reason.TTL, Reason.FORWARDED, one(lambda at: datagram(at, raw(b"ttl 0"), ttl=0)))
+row("TTL 2", Reason.FORWARDED, Reason.FORWARDED, one(lambda at: datagram(at, raw(b"ttl 2"), ttl=2)))
+row("TTL 255", Reason.FORWARDED, Reason.FORWARDED, one(lambda at: datagram(at, event(), ttl=255)))
+row(
+    "IPv4 options",
+    Reason.IP_OPTIONS,
+    Reason.FORWARDED,
+    one(lambda at: datagram(at, raw(b"options"), options=[IPOption_NOP()] * 4)),
+)
+row(
+    "UDP length short of the packet's",
+    Reason.BAD_LENGTH,
+    Reason.FORWARDED,
+    one(lambda at: datagram(at, raw(b"cut here|and not here"), udp={"len": 8 + 9, "chksum": 0})),
+)
+
+
+def fragments(at: Addresses) -> list[bytes]:
+    """One raw datagram in two fragments."""
+    whole = bytes(UDP(sport=40000, dport=PORT, len=8 + 33, chksum=0) / Raw(raw(b"f" * 32)))
+    common = {"src": at.src, "dst": at.broker, "id": 4711, "proto": 17}
+    link = Ether(src=at.src_mac, dst=at.dst_mac)
+    return [
+        bytes(link / IP(flags="MF", frag=0, **common) / Raw(whole[:24])),
+        bytes(link / IP(flags=0, frag=3, **common) / Raw(whole[24:])),
+    ]
+
+
+row("two fragments", Reason.FRAGMENT, Reason.FORWARDED, fragments)
+row("the first of two fragments alone", Reason.FRAGMENT, None, lambda at: fragments(at)[:1])
+row(
+    "broadcast MAC, unicast address",
+    Reason.NOT_UNICAST,
+    Reason.FORWARDED,
+    one(lambda at: _with(datagram(at, raw(b"broadcast")), dst="ff:ff:ff:ff:ff:ff")),
+)
+
+# --- not the broker's, or broken ---------------------------------------------------------------
+row("frame ends after Ethernet", Reason.TRUNCATED, None, cut(14))
+row("frame ends inside IPv4", Reason.TRUNCATED, None, cut(14 + 19))
+row("frame ends after IPv4", Reason.TRUNCATED, None, cut(14 + 20))
+row("frame ends inside UDP", Reason.TRUNCATED, None, cut(14 + 20 + 7))
+row("frame ends after UDP", Reason.BAD_LENGTH, None, cut(14 + 28))
+row("frame ends inside the event header", Reason.BAD_LENGTH, None, cut(14 + 28 + 23))
+row(
+    "no room for UDP in the packet",
+    Reason.TRUNCATED,
+    None,
+    one(lambda at: _link(at) / IP(src=at.src, dst=at.broker, proto=17) / Raw(b"1234567")),
+)
+row(
+    "UDP length beyond the packet's",
+    Reason.BAD_LENGTH,
+    None,
+    one(lambda at: datagram(at, raw(), udp={"len": 60, "chksum": 0})),
+)
+row(
+    "UDP length below its header",
+    Reason.BAD_LENGTH,
+    None,
+    one(lambda at: datagram(at, raw(), udp={"len": 7, "chksum": 0})),
+)
+row("IPv4 length beyond the frame", Reason.BAD_LENGTH, None, one(lambda at: datagram(at, raw(), len=400)))
+row("IPv4 header length 16", Reason.BAD_LENGTH, None, one(lambda at: datagram(at, raw(), ihl=4)))
+row("IPv4 that says version 6", Reason.NOT_IPV4, None, one(lambda at: datagram(at, raw(), version=6)))
+row("IPv4 checksum wrong", Reason.BAD_IP_CHECKSUM, None, one(lambda at: datagram(at, raw(), chksum=1)))
+row("other port", Reason.OTHER_PORT, None, one(lambda at: datagram(at, raw(), udp={"dport": 9999})))
+row(
+    "to a node behind the broker",
+    Reason.OTHER_ADDRESS,
+    None,
+    one(lambda at: datagram(at, raw(), dst=at.member)),
+)
+row("TCP", Reason.NOT_UDP, None, one(lambda at: _link(at) / IP(src=at.src, dst=at.broker) / TCP(dport=PORT)))
+row("ICMP echo", Reason.NOT_UDP, None, one(lambda at: _link(at) / IP(src=at.src, dst=at.broker) / ICMP()))
+row(
+    "ARP request",
+    Reason.NOT_IPV4,
+    None,
+    one(lambda at: _link(at) / ARP(hwsrc=at.src_mac, psrc=at.src, pdst=at.broker)),
+)
+row("IPv6", Reason.NOT_IPV4, None, one(lambda at: _link(at) / IPv6() / UDP(dport=PORT) / Raw(raw())))
+row(
+    "VLAN tag",
+    Reason.VLAN,
+    None,
+    one(lambda at: _link(at) / Dot1Q(vlan=5) / IP(src=at.src, dst=at.broker) / UDP(dport=PORT) / Raw(raw())),
+)
+
+
+def _link(at: Addresses) -> Packet:
+    return Ether(src=at.src_mac, dst=at.dst_mac)
+
+
+def _with(frame: Packet, **fields: object) -> Packet:
+    for name, value in fields.items():
+        setattr(frame, name, value)
+    return frame

@@ -1,0 +1,116 @@
+"""The broker's end of the control protocol: every operation, every refusal, and arbitrary bytes."""
+
+import msgpack
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tempos import Framing, Member, Quality, Topic
+from tempos.control import Code, Received, decode_reply, encode_request
+from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
+from tempos_broker.control import ControlServer, Outcome
+from tempos_broker.membership import Registry
+
+IP, PORT, CLIENT = "10.0.2.2", 5001, 2**63 + 5
+TOPIC = Topic(7, "alpha", Quality.SQ, 3, Framing.EVENT)
+
+
+def pair(networks: tuple[str, ...] = ("10.0.0.0/8",)) -> tuple[Registry, ControlServer]:
+    config = BrokerConfig((TopicConfig(TOPIC),), control=ControlConfig(networks=networks))
+    registry = Registry(config, lambda ip: False)
+    server = ControlServer(registry, config.control, name="test", instance=42, epoch=lambda topic: 300)
+    return registry, server
+
+
+def ask(server: ControlServer, op: str, now: float = 0.0, **fields: object) -> tuple[Outcome, dict]:
+    outcome = server.receive_datagram(encode_request(op, 9, CLIENT, **fields), IP, now)
+    assert outcome is not None
+    reply = decode_reply(outcome.finish())
+    assert reply.id == 9
+    if reply.error is not None:
+        return outcome, {"code": reply.error.code, "text": reply.error.text, "hint": reply.error.hint}
+    assert reply.ok is not None
+    return outcome, dict(reply.ok)
+
+
+def test_a_membership_from_hello_to_goodbye() -> None:
+    registry, server = pair()
+    timing = {"lease_ms": 10_000, "heartbeat_ms": 2500, "instance": 42}
+    topic = {"id": 7, "name": "alpha", "class": "SQ", "priority": 3, "framing": "event"}
+    assert ask(server, "hello")[1] == {"broker": "test", **timing}
+    assert ask(server, "resolve", topic="alpha")[1] == {"topic": topic, "members": 0}
+    outcome, answer = ask(server, "subscribe", topic="alpha", group="workers", port=PORT)
+    assert outcome.changed == {7}
+    assert answer == {"topic": topic, "group": "workers", "epoch": 300, **timing}
+    assert registry.groups(7)[0].members == (Member(IP, PORT),)
+    ask(server, "heartbeat", now=9, port=PORT, received=[Received(7, "workers", 44, 12)])
+    assert next(iter(registry.states(7))).members[IP, PORT].delivered == 12
+    assert registry.next_expiry() == 19
+    outcome, answer = ask(server, "unsubscribe", topic="alpha", group="workers", port=PORT)
+    assert (outcome.changed, answer) == ({7}, {})
+    assert registry.groups(7) == ()
+    _, answer = ask(server, "heartbeat", port=PORT, received=[])
+    assert (answer["code"], answer["hint"]) == (Code.UNKNOWN_MEMBER, "subscribe again")
+    ask(server, "subscribe", topic="alpha", port=PORT)
+    outcome, _ = ask(server, "goodbye", port=PORT, received=[])
+    assert outcome.changed == {7}
+    assert registry.groups(7) == ()
+    assert server.served["subscribe"] == 2
+
+
+def test_bad_requests_are_answered_with_what_is_allowed_and_counted() -> None:
+    _, server = pair()
+    for fields, code in (
+        ({"op": "dance"}, Code.UNKNOWN_OPERATION),
+        ({"op": "subscribe", "topic": "alpha", "port": 0}, Code.BAD_REQUEST),
+        ({"op": "subscribe", "topic": "alpha", "port": True}, Code.BAD_REQUEST),
+        ({"op": "subscribe", "topic": "alpha\n", "port": 5}, Code.BAD_REQUEST),
+        ({"op": "resolve"}, Code.BAD_REQUEST),
+        ({"op": "resolve", "topic": "beta"}, Code.UNKNOWN_TOPIC),
+        ({"op": "heartbeat", "port": 5, "received": [[1, "g", 0]]}, Code.BAD_REQUEST),
+        ({"op": "hello", "v": 2}, Code.BAD_REQUEST),
+        ({"op": "hello", "client": -1}, Code.BAD_REQUEST),
+    ):
+        message = {"v": 1, "id": 9, "client": CLIENT, **fields}
+        outcome = server.receive_datagram(msgpack.packb(message), IP, 0)
+        assert outcome is not None
+        reply = decode_reply(outcome.finish())
+        assert reply.error is not None
+        assert (reply.error.code, bool(reply.error.text and reply.error.hint)) == (code, True), fields
+    assert sum(server.refused.values()) == 9
+
+
+def test_a_foreign_network_gets_no_answer() -> None:
+    _, server = pair(networks=("192.0.2.0/24",))
+    assert server.receive_datagram(encode_request("hello", 1, 1), IP, 0) is None
+    assert server.refused == {"foreign network": 1}
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.text(max_size=8)
+    | st.binary(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=8,
+)
+NEARLY = st.fixed_dictionaries(
+    {"v": st.just(1) | VALUES, "id": st.integers(0, 2**32 - 1) | VALUES, "client": st.just(5) | VALUES},
+    optional={
+        "op": st.sampled_from(["hello", "resolve", "subscribe", "unsubscribe", "heartbeat", "goodbye"])
+        | VALUES,
+        "topic": st.just("alpha") | VALUES,
+        "group": st.just("g") | VALUES,
+        "port": st.just(PORT) | VALUES,
+        "received": st.just([[7, "g", 1, 2]]) | VALUES,
+    },
+)
+
+
+@given(st.binary(max_size=200) | NEARLY.map(msgpack.packb) | VALUES.map(msgpack.packb))
+def test_arbitrary_datagrams_never_raise_and_every_reply_can_be_read(datagram: bytes) -> None:
+    _, server = pair()
+    outcome = server.receive_datagram(datagram, IP, 0)
+    assert sum(server.served.values()) + sum(server.refused.values()) == 1
+    if outcome is not None:
+        decode_reply(outcome.finish())

@@ -1,0 +1,247 @@
+"""The order of the house: who imports whom, what lies where, and that the documents speak the truth.
+
+Looks only at files. What git ignores (builds, environments) is not part of the house.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Where each package lives, and which of the others it may import.
+PACKAGES = {
+    "tempos": ("clients", set[str]()),
+    "tempos_broker": ("broker", {"tempos"}),
+    "tempos_fastpath": ("fastpath", {"tempos"}),
+    "tempos_bench": ("bench", {"tempos"}),
+}
+#: The composition root: the one module that may know more.
+EXCEPTIONS = {"broker/tempos_broker/__main__.py": {"tempos_fastpath"}}
+#: Outside these, `tempos` needs nothing but the standard library.
+CLIENT_NEEDS = {"msgpack"}
+
+FOLDERS = ("broker", "fastpath", "clients", "bench", "config")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+WALK_SKIPS = {".git", ".venv", "build", "dist", "bench-results", "__pycache__", ".hypothesis"}
+
+LONG, TOO_LONG = 450, 600
+SPDX_BPF = "SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause"
+
+
+@cache
+def files() -> tuple[Path, ...]:
+    """Every file of the project, relative to its root: what git has or would take, else what is there."""
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, check=True,
+        ).stdout.decode()  # fmt: skip
+        names = [Path(name) for name in listed.split("\0") if name]
+    except (OSError, subprocess.CalledProcessError):
+        names = list(_walk())
+    return tuple(sorted({name for name in names if (ROOT / name).is_file()}))
+
+
+def _walk() -> Iterator[Path]:
+    for folder, below, names in os.walk(ROOT):
+        below[:] = [
+            name for name in below if name not in WALK_SKIPS and not name.endswith(("_cache", ".egg-info"))
+        ]
+        for name in names:
+            if not name.endswith((".so", ".o", ".pyc")):
+                yield (Path(folder) / name).relative_to(ROOT)
+
+
+def read(path: Path) -> str:
+    return (ROOT / path).read_bytes().decode(errors="replace")
+
+
+def modules() -> list[Path]:
+    """The Python files inside the packages, stubs included."""
+    homes = {(folder, package) for package, (folder, _) in PACKAGES.items()}
+    return [path for path in files() if path.suffix in (".py", ".pyi") and path.parts[:2] in homes]
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of what a file imports, anywhere in it; what is under TYPE_CHECKING counts, too."""
+    found = set()
+    for node in ast.walk(ast.parse(read(path), str(path))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(path.parts[1] if node.level else (node.module or "").partition(".")[0])
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in ("__import__", "import_module", "importlib.import_module")
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            found.add(str(node.args[0].value).partition(".")[0])
+    return found
+
+
+# Who imports whom
+
+
+def test_packages_import_only_what_the_design_allows() -> None:
+    assert {path.parts[1] for path in modules()} == PACKAGES.keys()
+    wrong = {}
+    for path in modules():
+        package = path.parts[1]
+        allowed = {package} | PACKAGES[package][1] | EXCEPTIONS.get(path.as_posix(), set())
+        if beyond := imports(path) & (PACKAGES.keys() - allowed):
+            wrong[path.as_posix()] = beyond
+    assert not wrong
+
+
+def test_the_client_needs_nothing_but_msgpack() -> None:
+    wrong = {}
+    for path in modules():
+        if path.parts[1] == "tempos":
+            beyond = imports(path) - sys.stdlib_module_names - CLIENT_NEEDS - {"tempos"}
+            if beyond:
+                wrong[path.as_posix()] = beyond
+    assert not wrong
+
+
+def test_product_code_imports_no_tests() -> None:
+    assert not [path for path in modules() if imports(path) & {"tests", "support", "pytest", "hypothesis"}]
+
+
+# What lies where
+
+
+def test_no_loose_python_in_a_top_level_folder() -> None:
+    assert not [
+        path for path in files() if path.suffix == ".py" and len(path.parts) == 2 and path.parts[0] in FOLDERS
+    ]
+
+
+def test_each_component_has_one_uniquely_named_package() -> None:
+    found = {
+        (path.parts[0], path.parts[1])
+        for path in files()
+        if path.suffix == ".py" and path.parts[0] in FOLDERS
+    }
+    assert found == {(folder, package) for package, (folder, _) in PACKAGES.items()}
+    for folder, package in found:
+        assert (ROOT / folder / package / "py.typed").is_file()
+        assert f'"{folder}/{package}"' in read(Path("pyproject.toml"))
+
+
+def test_every_package_folder_is_a_package() -> None:
+    folders = {path.parent for path in modules()}
+    assert not [folder.as_posix() for folder in folders if folder / "__init__.py" not in files()]
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [
+        path.as_posix()
+        for path in files()
+        if path.suffix == ".py" and read(path).strip() and not ast.get_docstring(ast.parse(read(path)))
+    ]
+    assert not silent
+
+
+def test_no_file_grows_out_of_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = {
+        path.as_posix(): read(path).count("\n")
+        for path in files()
+        if path.suffix in (".py", ".c", ".h") and "Generated from" not in read(path)[:400]
+    }
+    for name, lines in sorted(lengths.items(), key=lambda item: -item[1]):
+        if LONG < lines <= TOO_LONG:
+            with capsys.disabled():
+                print(f"\n{name}: {lines} lines; think of splitting it", end="")
+    assert not {name: lines for name, lines in lengths.items() if lines > TOO_LONG}
+
+
+def test_bpf_sources_carry_both_licences() -> None:
+    sources = [path for path in files() if "bpf" in path.parts[:-1] and path.suffix in (".c", ".h")]
+    assert sources
+    assert not [path.as_posix() for path in sources if SPDX_BPF not in read(path).partition("\n")[0]]
+
+
+def test_no_file_names_a_package_registry() -> None:
+    # Put together here, so that this file is not found by its own search.
+    names = (
+        "pypi org", "pypi python org", "pythonhosted org", "registry npmjs", "registry yarnpkg",
+        "deb debian org", "ftp debian org", "security debian org", "archive ubuntu com",
+        "conda anaconda org", "static crates io", "proxy golang org",
+    )  # fmt: skip
+    hosts = [name.replace(" ", ".") for name in names]
+    options = ["--" + option for option in ("index-url", "extra-index-url", "trusted-host")]
+    named = {}
+    for path in files():
+        content = read(path).lower()
+        if hits := [needle for needle in hosts + options if needle in content]:
+            named[path.as_posix()] = hits
+    assert not named
+
+
+# The documents
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, "LICENSE"])
+def test_documents_exist(name: str) -> None:
+    assert (ROOT / name).is_file()
+    assert len(read(Path(name)).strip()) > 100
+
+
+def code_in(name: str) -> str:
+    """What a document sets as code: fenced blocks and spans."""
+    text = read(Path(name)) if (ROOT / name).is_file() else ""
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.M | re.S)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    return "\n".join([*blocks, *spans])
+
+
+def test_commands_in_the_documents_exist() -> None:
+    named: set[tuple[str, ...]] = set()
+    for name in DOCUMENTS:
+        for command, action in re.findall(r"(?m)(?:^|[\s/$])tempos ([a-z]+)(?: ([a-z]+)\b)?", code_in(name)):
+            named.add((command,))
+            if command in ("config", "bench"):
+                named.add((command, action) if action else (command,))
+    run = "import sys; from tempos.cli import main; sys.exit(main())"
+    wrong = {}
+    for words in sorted(named):
+        done = subprocess.run(
+            [sys.executable, "-c", run, *words, "--help"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        if done.returncode:
+            wrong[" ".join(words)] = done.stderr
+    assert not wrong
+
+
+def test_make_targets_in_the_documents_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", read(Path("Makefile")), re.M))
+    named = {
+        target for name in DOCUMENTS for target in re.findall(r"(?m)(?:^|\s)make ([a-z]+)", code_in(name))
+    }
+    assert named <= targets
+
+
+def test_paths_in_the_documents_exist() -> None:
+    tops = "|".join((*FOLDERS, "tests"))
+    wrong = {
+        (name, path)
+        for name in DOCUMENTS
+        for path in re.findall(rf"(?<![\w/.<-])((?:{tops})/[\w./*-]+)", code_in(name))
+        if not any(ROOT.glob(path.rstrip("./"))) and not re.search(r"\.(so|bpf\.o)$", path)
+    }
+    assert not wrong

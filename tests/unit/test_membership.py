@@ -1,0 +1,126 @@
+"""Memberships: joining, renewing, leaving, expiring, limits, and what members say they got."""
+
+import pytest
+
+from tempos import ConfigError, Group, Member, Topic
+from tempos.control import Code, Received
+from tempos_broker.config.model import BrokerConfig, Limits, StaticMember, TopicConfig
+from tempos_broker.membership import Refused, Registry
+
+A, B, C = ("10.0.2.2", 5001), ("10.0.2.2", 5002), ("10.0.2.3", 5001)
+CLIENT = 77
+
+
+def registry(**limits: int) -> Registry:
+    topics = (
+        TopicConfig(Topic(1, "alpha")),
+        TopicConfig(Topic(2, "beta"), (StaticMember("10.0.9.9", 9998, "fixed"), StaticMember("10.0.9.8"))),
+    )
+    return Registry(BrokerConfig(topics, limits=Limits(**limits)), lambda ip: ip == "10.0.1.1")
+
+
+def test_groups_keep_the_order_of_joining_and_a_missing_name_is_a_group_of_its_own() -> None:
+    members = registry()
+    assert members.subscribe("alpha", "workers", A, CLIENT, 0).changed
+    assert members.subscribe("alpha", None, B, CLIENT, 0).group == "~10.0.2.2:5002"
+    assert members.subscribe("alpha", "workers", C, CLIENT, 0).changed
+    assert members.groups(1) == (
+        Group("workers", (Member(*A), Member(*C))),
+        Group("~10.0.2.2:5002", (Member(*B),)),
+    )
+    assert [group.name for group in members.groups(2)] == ["fixed", "~10.0.9.8:9998"]
+
+
+def test_subscribing_again_renews_the_lease_and_changes_nothing() -> None:
+    members = registry()
+    members.subscribe("alpha", "workers", A, CLIENT, 0)
+    assert not members.subscribe("alpha", "workers", A, CLIENT, 5).changed
+    assert members.next_expiry() == 15
+    assert members.expire(14.9) == {}
+    assert members.expire(15) == {1: [Member(*A)]}
+    assert members.groups(1) == ()
+    assert members.next_expiry() is None
+
+
+def test_a_heartbeat_renews_every_membership_of_the_endpoint_and_only_of_its_client() -> None:
+    members = registry()
+    members.subscribe("alpha", "workers", A, CLIENT, 0)
+    members.subscribe("beta", "workers", A, CLIENT, 0)
+    assert members.heartbeat(A, CLIENT, [], 8)
+    assert members.next_expiry() == 18
+    assert not members.heartbeat(A, CLIENT + 1, [], 9)
+    assert not members.heartbeat(B, CLIENT, [], 9)
+    assert members.goodbye(A, CLIENT, []) == {1, 2}
+
+
+def test_reported_counts_add_up_over_epochs_restarts_and_departures() -> None:
+    members = registry()
+    members.subscribe("alpha", "workers", A, CLIENT, 0)
+    (state,) = members.states(1)
+    assert state.members[A].delivered is None
+    for epoch, datagrams in ((1, 10), (1, 30), (2, 5), (1, 31), (2, 5)):
+        members.heartbeat(A, CLIENT, [Received(1, "workers", epoch, datagrams)], 1)
+    assert state.members[A].delivered == 36
+    members.subscribe("alpha", "workers", A, CLIENT + 1, 2)
+    assert (state.departed, state.members[A].delivered) == (36, None)
+    members.goodbye(A, CLIENT + 1, [Received(1, "workers", 3, 4)])
+    members.subscribe("alpha", "workers", B, CLIENT, 3)
+    assert next(iter(members.states(1))).departed == 40
+
+
+def test_counts_about_foreign_topics_groups_and_members_are_ignored() -> None:
+    members = registry()
+    members.subscribe("alpha", "workers", A, CLIENT, 0)
+    rows = [Received(9, "workers", 0, 5), Received(1, "others", 0, 5), Received(2, "fixed", 0, 5)]
+    assert members.heartbeat(A, CLIENT, rows, 1)
+    assert next(iter(members.states(1))).members[A].delivered is None
+
+
+def test_static_members_have_no_lease_and_cannot_be_taken_over_or_out() -> None:
+    members = registry()
+    static = ("10.0.9.9", 9998)
+    with pytest.raises(Refused, match="static member") as refused:
+        members.subscribe("beta", "fixed", static, CLIENT, 0)
+    assert refused.value.code == Code.NOT_ALLOWED
+    assert not members.unsubscribe("beta", "fixed", static)
+    assert members.expire(1e9) == {}
+    assert members.member_count(2) == 2
+
+
+@pytest.mark.parametrize(
+    ("topic", "group", "endpoint", "code"),
+    [
+        ("gamma", None, C, Code.UNKNOWN_TOPIC),
+        ("alpha", "~mine", C, Code.BAD_REQUEST),
+        ("alpha", "others", A, Code.NOT_ALLOWED),
+        ("alpha", "workers", ("10.0.1.1", 9998), Code.NOT_ALLOWED),
+        ("alpha", "workers", C, Code.LIMIT),
+        ("alpha", "third", C, Code.LIMIT),
+    ],
+)
+def test_refusals_say_why_and_what_to_do(
+    topic: str, group: str | None, endpoint: tuple[str, int], code: str
+) -> None:
+    members = registry(members_per_group=1, groups_per_topic=2)
+    members.subscribe("alpha", "workers", A, CLIENT, 0)
+    members.subscribe("alpha", None, B, CLIENT, 0)
+    before = members.groups(1)
+    with pytest.raises(Refused) as refused:
+        members.subscribe(topic, group, endpoint, CLIENT, 1)
+    assert refused.value.code == code
+    assert refused.value.hint
+    assert members.groups(1) == before
+
+
+def test_a_static_member_that_is_the_broker_itself_is_refused() -> None:
+    looped = BrokerConfig((TopicConfig(Topic(1, "alpha"), (StaticMember("10.0.1.1"),)),))
+    with pytest.raises(ConfigError, match="round for ever"):
+        Registry(looped, lambda ip: True)
+
+
+def test_leaving_is_idempotent() -> None:
+    members = registry()
+    members.subscribe("alpha", None, A, CLIENT, 0)
+    assert members.unsubscribe("alpha", None, A)
+    assert not members.unsubscribe("alpha", None, A)
+    assert members.goodbye(A, CLIENT, []) == set()
