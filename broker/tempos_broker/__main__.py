@@ -70,6 +70,7 @@ async def serve(config: BrokerConfig, *, portable: bool = False) -> None:
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         fast = await start_fast_path(config)
+        stack.push_async_callback(fast.close)
         broker = await stack.enter_async_context(Broker(config, fast, portable=portable))
         api = await _start_api(stack, config, broker)
         print(f"ready: {broker.describe()}; {api}", flush=True)

@@ -25,6 +25,9 @@ from tempos_broker.status import TopicState, status_document
 
 log = logging.getLogger("tempos.broker")
 
+#: Bytes asked of the kernel for control datagrams that wait: what a thousand members send at once.
+CONTROL_BUFFER = 1 << 20
+
 
 class Broker:
     """A running broker. ``fast`` is a started fast path or a stand-in; the broker closes it.
@@ -89,6 +92,7 @@ class Broker:
                     f"cannot listen on {ip}:{where[1]}/udp for control: {error.strerror or error}; "
                     "set broker.control_port to a free one"
                 ) from error
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CONTROL_BUFFER)
             self._sockets.append(transport)
         self._ready = True
 

@@ -7,6 +7,7 @@ stands beside: copies for one group that could not be sent, and what the kernel 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +65,7 @@ def status_document(
                     {"name": entry.name, "mode": entry.mode, "reason": entry.reason}
                     for entry in fast.interfaces
                 ],
-                "passed": _labelled(fast_counters.get(0, {})),
+                "passed": _labelled(_of_no_topic(fast_counters, states)),
             },
         },
         "control": {"served": dict(control.served), "refused": dict(control.refused)},
@@ -79,14 +80,7 @@ def status_document(
             )
             for topic in registry.topics
         ],
-        "unattributed": _labelled(
-            {
-                reason: count
-                for topic, counts in slow_counters.items()
-                if topic not in states
-                for reason, count in counts.items()
-            }
-        ),
+        "unattributed": _labelled(_of_no_topic(slow_counters, states)),
     }
 
 
@@ -149,6 +143,15 @@ def _group(group: GroupState, drawn: int, now: float) -> dict[str, Any]:
             for entry in group.members.values()
         ],
     }
+
+
+def _of_no_topic(counters: Counters, states: Mapping[int, TopicState]) -> Mapping[Reason, int]:
+    """What was counted under no topic, or under one that is not configured."""
+    total: Counter[Reason] = Counter()
+    for topic, counts in counters.items():
+        if topic not in states:
+            total.update(counts)
+    return total
 
 
 def _labelled(counts: Mapping[Reason, int]) -> dict[str, int]:

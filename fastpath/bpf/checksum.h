@@ -2,8 +2,8 @@
 /*
  * Internet checksums (RFC 1071), changed in place (RFC 1624, equation 3).
  *
- * Rules: a sum is a one's complement sum of 16-bit words as they lie in memory, so no byte is ever
- * swapped; it is folded once, at the end. Sums are u64: no carry can be lost before.
+ * Rules: a sum is a one's complement sum of words as they lie in memory, so no byte is ever swapped; it
+ * is folded once, at the end, and is wide enough to lose no carry before.
  */
 #ifndef TEMPOS_CHECKSUM_H
 #define TEMPOS_CHECKSUM_H
@@ -28,6 +28,17 @@ static __always_inline __u16 fold(__u32 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
+/*
+ * The same for a sum of a few (fewer than 2^16) 32-bit words: 64 bits become 33, then 18, 17 and 16.
+ * One's complement sums of 32-bit and of 16-bit words are congruent, so the halves need no splitting.
+ */
+static __always_inline __u16 fold_wide(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return fold((__u32)sum);
+}
+
 static __always_inline __u32 words(__be32 value)
 {
 	return (value & 0xffff) + (value >> 16);
@@ -47,18 +58,14 @@ static __always_inline __u32 without_words(__be32 value)
 static __always_inline bool ip_checksum_holds(const struct iphdr *ip)
 {
 	const __be32 *at = (const __be32 *)ip;
-	__u32 sum = 0;
 
-#pragma unroll
-	for (__u32 i = 0; i < sizeof(*ip) / sizeof(*at); i++)
-		sum += words(at[i]);
-	return fold(sum) == 0xffff;
+	return fold_wide((__u64)at[0] + at[1] + at[2] + at[3] + at[4]) == 0xffff;
 }
 
 /* The folded sum of the pseudo header; never 0. What a sender leaves in a partial checksum's field. */
 static __always_inline __u16 pseudo_sum(const struct iphdr *ip, const struct udphdr *udp)
 {
-	return fold(words(ip->saddr) + words(ip->daddr) + bpf_htons(IPPROTO_UDP) + udp->len);
+	return fold_wide((__u64)ip->saddr + ip->daddr + bpf_htons(IPPROTO_UDP) + udp->len);
 }
 
 /*
@@ -95,9 +102,7 @@ static __noinline __u32 datagram_sum(struct xdp_md *ctx, __u32 offset, __u32 len
 	}
 	if (left)
 		return 0;
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	return fold((__u32)words((__be32)sum));
+	return fold_wide(sum);
 }
 
 #endif

@@ -123,12 +123,13 @@ static __always_inline __u32 stamp_event(struct tempos_event_header *event, __u8
 
 static __always_inline void rewrite_ip(struct iphdr *ip, const struct tempos_member *member)
 {
-	__u16 *ttl_word = (__u16 *)&ip->ttl;
-	/* The source becomes the old destination, so only the old source leaves the sum. */
-	__u32 sum = without(ip->check) + without_words(ip->saddr) + member->ip_sum + without(*ttl_word);
-
+	/*
+	 * The source becomes the old destination, so only the old source leaves the sum. The TTL is the
+	 * first byte of its word: one less takes 0x0100 out, whatever it was.
+	 */
+	ip->check = ~fold(without(ip->check) + without_words(ip->saddr) + member->ip_sum +
+			  without(bpf_htons(0x0100)));
 	ip->ttl--;
-	ip->check = ~fold(sum + *ttl_word);
 	ip->saddr = ip->daddr;
 	ip->daddr = member->ip;
 }
@@ -154,8 +155,13 @@ static __always_inline void rewrite_udp(struct udphdr *udp, const struct tempos_
 
 static __always_inline void rewrite_mac(struct ethhdr *eth, const struct tempos_member *member)
 {
-	__builtin_memcpy(eth->h_dest, member->dst_mac, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, member->src_mac, ETH_ALEN);
+	const __u32 *from = (const __u32 *)member->dst_mac;
+	__u32 *to = (__u32 *)eth->h_dest;
+
+	/* Destination and source lie side by side in both: three words instead of twelve bytes. */
+	to[0] = from[0];
+	to[1] = from[1];
+	to[2] = from[2];
 }
 
 /* Everything after the last question: the event goes to one member, or is lost and counted. */
@@ -173,7 +179,8 @@ static __always_inline enum tempos_reason forward(const struct packet *packet,
 	if (!counter)
 		return TEMPOS_NO_ROUTE;
 	ticket = __sync_fetch_and_add(&counter->next, 1);
-	sequence = ticket / count;
+	/* A 32-bit division takes half the time of a 64-bit one; it serves the first 4 billion events. */
+	sequence = ticket >> 32 ? ticket / count : (__u32)ticket / count;
 	member = &route->members[(route->groups[0].first + (__u32)(ticket - sequence * count)) &
 				 (TEMPOS_MAX_MEMBERS - 1)];
 
@@ -229,5 +236,8 @@ int tempos_fastpath(struct xdp_md *ctx)
 		return XDP_REDIRECT;
 	return reason == TEMPOS_NO_EGRESS ? XDP_DROP : XDP_PASS;
 }
+
+_Static_assert(offsetof(struct tempos_member, src_mac) == offsetof(struct tempos_member, dst_mac) + ETH_ALEN,
+	       "the MACs of a member lie as in an Ethernet header");
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -11,6 +11,7 @@
 #define TEMPOS_PARSE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -56,15 +57,18 @@ static __always_inline void *take(struct cursor *cursor, __u32 size)
 static __always_inline enum tempos_reason parse_ethernet(struct cursor *cursor, struct packet *packet)
 {
 	struct ethhdr *eth = take(cursor, sizeof(*eth));
+	__be16 protocol;
 
 	if (!eth)
 		return TEMPOS_TRUNCATED;
 	packet->eth = eth;
 	if (eth->h_dest[0] & 1)
 		return TEMPOS_NOT_UNICAST;
-	if (eth->h_proto == bpf_htons(ETH_P_IP))
+	/* struct ethhdr is packed: read as its member, the protocol would be put together from bytes. */
+	protocol = *(__be16 *)((void *)eth + offsetof(struct ethhdr, h_proto));
+	if (protocol == bpf_htons(ETH_P_IP))
 		return TEMPOS_FORWARDED;
-	if (eth->h_proto == bpf_htons(ETH_P_8021Q) || eth->h_proto == bpf_htons(ETH_P_8021AD))
+	if (protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD))
 		return TEMPOS_VLAN;
 	return TEMPOS_NOT_IPV4;
 }
@@ -107,15 +111,13 @@ static __always_inline enum tempos_reason
 parse_destination(const struct packet *packet, const volatile struct tempos_settings *settings)
 {
 	__be32 address = packet->ip->daddr;
-	bool listening = false;
+	__u32 count = settings->listen_count;
 
 	/* The count is a constant to the verifier: only the addresses in use cost an instruction. */
-	for (__u32 i = 0; i < TEMPOS_MAX_LISTEN; i++)
-		if (i < settings->listen_count && settings->listen[i] == address)
-			listening = true;
-	if (!listening)
-		return TEMPOS_OTHER_ADDRESS;
-	return packet->udp->dest == settings->port ? TEMPOS_FORWARDED : TEMPOS_OTHER_PORT;
+	for (__u32 i = 0; i < TEMPOS_MAX_LISTEN && i < count; i++)
+		if (settings->listen[i] == address)
+			return packet->udp->dest == settings->port ? TEMPOS_FORWARDED : TEMPOS_OTHER_PORT;
+	return TEMPOS_OTHER_ADDRESS;
 }
 
 /* The whole way down to the topic byte. */

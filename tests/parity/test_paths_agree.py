@@ -8,6 +8,7 @@ what arrives before it is what the row led to.
 from __future__ import annotations
 
 import struct
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from support.inject import Capture, Injector
 from support.packets import EVENT, LONELY, PORT, RAW, ROWS, Addresses, Row, datagram, pseudo_sum
 from support.privileges import require_kernel, require_netns
 
-from tempos import Framing, Group, Member, PathPolicy, Quality, Reason, Topic
+from tempos import Framing, Group, Member, Path, PathPolicy, Quality, Reason, Topic
 from tempos_bench.broker import Broker
 from tempos_bench.topology import Topology, build, mac_of
 
@@ -66,7 +67,7 @@ def normalised(frame: bytes) -> bytes:
 class Lane:
     """A topology with a running broker in one mode, and the sockets to test it through."""
 
-    def __init__(self, topology: Topology, mode: str) -> None:
+    def __init__(self, stack: ExitStack, topology: Topology, mode: str) -> None:
         c = topology.subscriber.address
         members = tuple(Member(c, port) for port in (6001, 6002, 6003))
         topics = {
@@ -83,13 +84,13 @@ class Lane:
             member=c,
         )
         self.mode = mode
-        self.injector = Injector(topology.publisher, topology.publisher.interfaces[0])
-        self.capture = Capture(topology.subscriber, topology.subscriber.interfaces[0])
-        self.broker = Broker(topology.broker, topics, mode=mode)
+        a, c_node = topology.publisher, topology.subscriber
+        self.injector = stack.enter_context(closing(Injector(a, a.interfaces[0])))
+        self.capture = stack.enter_context(closing(Capture(c_node, c_node.interfaces[0])))
+        self.broker = stack.enter_context(Broker(topology.broker, topics, mode=mode))
         if mode != "off":
             for topic in (RAW, EVENT):
-                status = self.broker.wait_path(topic.name, "fast")
-                assert status.path == "fast", status.reason
+                self.broker.wait_path(topic.name, Path.FAST)
         self._sentinels = 0
 
     def run(self, row: Row) -> Outcome:
@@ -116,11 +117,6 @@ class Lane:
             forwarded=_forwarded(after) - _forwarded(before),
             fast=_difference(_fast(before), _fast(after)),
         )
-
-    def close(self) -> None:
-        self.broker.stop()
-        self.injector.close()
-        self.capture.close()
 
 
 def _topics(status: dict[str, Any]) -> list[dict[str, Any]]:
@@ -160,12 +156,9 @@ def outcomes() -> dict[str, dict[str, Outcome]]:
     require_kernel()
     results: dict[str, dict[str, Outcome]] = {}
     for mode in MODES:
-        with build("straight") as topology:
-            lane = Lane(topology, mode)
-            try:
-                results[mode] = {row.name: lane.run(row) for row in ROWS}
-            finally:
-                lane.close()
+        with ExitStack() as stack:
+            lane = Lane(stack, stack.enter_context(build("straight")), mode)
+            results[mode] = {row.name: lane.run(row) for row in ROWS}
     return results
 
 

@@ -237,19 +237,21 @@ async def test_the_status_adds_up_over_both_paths() -> None:
         client.ask("subscribe", topic="alpha", port=client.port)
         await client.answer()
         fast.counts = {
-            0: {Reason.NOT_IPV4: 7},
+            0: {Reason.NOT_IPV4: 7, Reason.NO_ROUTE: 1},
+            9: {Reason.NO_ROUTE: 2},
             1: {Reason.FORWARDED: 10, Reason.NO_EGRESS: 2, Reason.TTL: 1},
         }
         client.publish(b"\x01up")
         await client.event()
         client.publish(b"")
         client.publish(b"\x09")
-        await until(lambda: broker.status()["paths"]["slow"]["received"] == 3)
+        client.publish(b"\x0a")
+        await until(lambda: broker.status()["paths"]["slow"]["received"] == 4)
         status = topic(broker, "alpha")
         assert (status["received"], status["fast"], status["slow"]) == (13, 10, 1)
         assert (status["refused"], status["passed"]) == ({"no_egress": 2}, {"ttl": 1})
-        assert broker.status()["unattributed"] == {"empty": 1, "unknown_topic": 1}
-        assert broker.status()["paths"]["fast"]["passed"] == {"not_ipv4": 7}
+        assert broker.status()["unattributed"] == {"empty": 1, "unknown_topic": 2}
+        assert broker.status()["paths"]["fast"]["passed"] == {"not_ipv4": 7, "no_route": 3}
 
 
 async def test_an_address_that_is_taken_is_told_and_everything_is_released() -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Iterable
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from importlib import metadata
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 GROUP = "tempos.commands"
@@ -31,7 +32,7 @@ OWN = {
 def register(subparsers: Subparsers, chosen: str) -> None:
     """Add the parsers of all extensions; that of ``chosen`` in full, the others by name."""
     found = {point.name: point for point in _entry_points()}
-    for name in sorted({*OWN, *found}, key=lambda name: (name not in OWN, name)):
+    for name in dict.fromkeys((*OWN, *sorted(found))):
         if name == chosen:
             _register_chosen(subparsers, name, found.get(name))
         else:
@@ -52,6 +53,8 @@ def say_missing(name: str, error: ModuleNotFoundError) -> int:
 
 
 def _entry_points() -> Iterable[metadata.EntryPoint]:
+    from importlib import metadata
+
     return metadata.entry_points(group=GROUP)
 
 

@@ -38,14 +38,17 @@ def add_data_port(parser: argparse.ArgumentParser) -> None:
 
 
 def port(text: str) -> int:
+    """A UDP port."""
     return _within(text, 1, 0xFFFF, "a UDP port")
 
 
 def count(text: str) -> int:
+    """How many, at least one."""
     return _within(text, 1, 2**63 - 1, "a count")
 
 
 def size(text: str) -> int:
+    """Bytes, no more than UDP over IPv4 has."""
     return _within(text, 0, 65507, "a size in bytes")
 
 

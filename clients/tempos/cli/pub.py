@@ -57,6 +57,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Publish; 1 if the broker's host sent events back."""
     from tempos.blocking import Publisher
 
     if options.message is None and options.size is None and not options.lines and not options.json:

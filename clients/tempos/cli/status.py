@@ -44,6 +44,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Fetch the status document and print it."""
     if not options.api.startswith(("http://", "https://")):
         options.fail(f"--api {options.api!r} is no http URL")
     url = options.api.rstrip("/") + "/v1/status"
@@ -179,6 +180,7 @@ def counts(by_reason: Mapping[str, int]) -> str:
 
 
 def number(value: int) -> str:
+    """A count with its thousands apart."""
     return f"{value:,}"
 
 

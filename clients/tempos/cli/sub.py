@@ -58,6 +58,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Print events; 1 if ``--count`` was not reached."""
     from tempos.blocking import Subscriber
 
     subscriber = Subscriber(

@@ -1,0 +1,190 @@
+"""The commands of this package: ``tempos demo`` and ``tempos bench``.
+
+Each function adds one command to the parser of ``tempos`` and sets ``run``, which takes the parsed
+options and returns the exit code. What a command needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tempos import TemposError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from tempos_bench.report import Report
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+EXIT_OK, EXIT_SHORT, EXIT_UNABLE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+_DEMO_EXAMPLES = """\
+examples:
+  tempos demo
+        three nodes, real events over every path, one table (about 20 seconds, as root)
+  tempos demo --json
+        the same for scripts
+
+Without root or network namespaces: the slow path on loopback, and what is missing.
+Leaves nothing behind, also after Ctrl-C. Exit code 0 if every event arrived, 1 if one was lost,
+2 if the demo could not run.
+"""
+
+_BENCH_EXAMPLES = """\
+examples:
+  tempos bench list
+        every scenario, and what it measures
+  tempos bench run redirect
+        one of them: a table, each figure beside its target
+  tempos bench run redirect --json redirect.json
+        the same, and the figures in a file
+  tempos bench run all --json-dir bench-results
+        all of them, one file each
+
+Exit code 0 if every figure that has a target meets it, 1 if one falls short, 2 if a scenario could
+not run.
+"""
+
+
+def demo(subparsers: Subparsers) -> None:
+    """Add ``tempos demo``."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="show events on their way over both data paths",
+        description="Publish real events over every path there is here, and compare.",
+        epilog=_DEMO_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.set_defaults(run=_run_demo)
+
+
+def bench(subparsers: Subparsers) -> None:
+    """Add ``tempos bench list`` and ``tempos bench run``."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure, and hold the figures against their targets",
+        description="Reproducible measurements on three nodes inside this machine. Needs root.",
+        epilog=_BENCH_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="tell which scenarios there are")
+    listing.set_defaults(run=_run_list)
+    running = actions.add_parser(
+        "run",
+        help="run a scenario, or all",
+        epilog=_BENCH_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    running.add_argument("name", metavar="NAME", help="a scenario of 'tempos bench list', or: all")
+    target = running.add_mutually_exclusive_group()
+    target.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here, one scenario")
+    target.add_argument(
+        "--json-dir", type=Path, metavar="DIR", help="also write the figures here, one file each"
+    )
+    running.set_defaults(run=_run_scenarios)
+
+
+def _run_demo(options: argparse.Namespace) -> int:
+    def show() -> int:
+        from tempos_bench import demo
+
+        outcomes, lacking = demo.run(demo.Load(), _progress("demo"))
+        if options.json:
+            rows = [dict(zip((*demo.HEADERS, "story"), (*o.cells(), o.story), strict=True)) for o in outcomes]
+            print(json.dumps({"rows": rows, "missing": lacking}, indent=2))
+        else:
+            print(demo.as_text(outcomes, lacking))
+        return EXIT_SHORT if any(outcome.lost for outcome in outcomes) else EXIT_OK
+
+    return _guarded("demo", show)
+
+
+def _run_list(options: argparse.Namespace) -> int:
+    def show() -> int:
+        from tempos_bench import scenario
+
+        scenarios = [scenario.load(name) for name in scenario.names()]
+        width = max(len(one.name) for one in scenarios)
+        print("\n".join(f"{one.name.ljust(width)}  {one.description}" for one in scenarios))
+        return EXIT_OK
+
+    return _guarded("bench list", show)
+
+
+def _run_scenarios(options: argparse.Namespace) -> int:
+    from tempos_bench import scenario
+
+    if options.name == "all" and options.json:
+        print("tempos bench run: all needs --json-dir, not --json", file=sys.stderr)
+        return EXIT_UNABLE
+    names = scenario.names() if options.name == "all" else (options.name,)
+    worst = EXIT_OK
+    for name in names:
+
+        def measure(name: str = name) -> int:
+            from tempos_bench import report
+
+            result = scenario.run(scenario.load(name), _progress(name))
+            print(report.as_text(result), end="\n\n", flush=True)
+            _write(result, options.json_dir / f"{name}.json" if options.json_dir else options.json)
+            return EXIT_OK if result.all_met else EXIT_SHORT
+
+        code = _guarded(f"bench run {name}", measure)
+        if code == EXIT_INTERRUPTED:
+            return code
+        worst = max(worst, code)
+    return worst
+
+
+def _write(result: Report, path: Path | None) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result.as_json(), indent=2) + "\n")
+
+
+def _guarded(command: str, work: Callable[[], int]) -> int:
+    """Run ``work``; what stands in its way becomes a line and an exit code, a signal ends it in order."""
+    try:
+        with _ended_by_sigterm():
+            return work()
+    except (TemposError, OSError) as error:
+        print(f"tempos {command}: {error}", file=sys.stderr)
+        return EXIT_UNABLE
+    except KeyboardInterrupt:
+        print(f"tempos {command}: interrupted; everything it made is gone", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that everything is taken down."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _progress(name: str) -> Callable[[str], None]:
+    began = time.monotonic()
+
+    def tell(text: str) -> None:
+        print(f"[{time.monotonic() - began:5.1f} s] {name}: {text}", file=sys.stderr, flush=True)
+
+    return tell

@@ -1,0 +1,229 @@
+"""The slow path's core against a plain model: any history of arrivals, swaps, dispatches keeps its promises."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tempos import Group, LocalError, Member, Quality, Reason, Route, Topic
+from tempos_broker.paths import LocalTickets
+from tempos_broker.slowpath.core import BESIDE, Delivery, SlowPath
+
+TOPICS = {
+    topic.id: topic
+    for topic in (
+        Topic(1, "brake", Quality.SQ, 7),
+        Topic(2, "steer", Quality.SQ, 7),
+        Topic(3, "speed", Quality.SQ, 0),
+        Topic(10, "video", Quality.BQ, 5),
+        Topic(11, "audio", Quality.BQ, 5),
+        Topic(12, "logs", Quality.BQ, 0),
+    )
+}
+FOREIGN = (0, 4, 200, 255)
+
+
+class Numbers:
+    """A load of numbered datagrams that knows whether somebody gave it up."""
+
+    def __init__(self, numbers: list[int], released: list[int]) -> None:
+        self.numbers = numbers
+        self._released = released
+
+    def split(self, count: int) -> tuple[Numbers, Numbers]:
+        assert 0 < count < len(self.numbers)
+        return Numbers(self.numbers[:count], self._released), Numbers(self.numbers[count:], self._released)
+
+    def release(self) -> None:
+        self._released += self.numbers
+
+
+class SlowPathMachine(RuleBasedStateMachine):
+    @initialize(queue_sq=st.integers(1, 30), queue_bq=st.integers(1, 30))
+    def begin(self, queue_sq: int, queue_bq: int) -> None:
+        self.tickets = LocalTickets()
+        self.core: SlowPath[Numbers] = SlowPath(TOPICS.values(), self.tickets, queue_sq, queue_bq)
+        self.room = {Quality.SQ: queue_sq, Quality.BQ: queue_bq}
+        self.serial = 0
+        self.released: list[int] = []
+        self.sent: list[int] = []
+        self.waiting: dict[int, deque[int]] = {topic: deque() for topic in TOPICS}
+        self.expected_refusals: Counter[tuple[int, Reason]] = Counter()
+        self.routes: dict[int, Route] = {}
+        self.share: dict[tuple[int, int, str], list[int]] = {}
+
+    def _load(self, count: int) -> Numbers:
+        numbers = list(range(self.serial, self.serial + count))
+        self.serial += count
+        return Numbers(numbers, self.released)
+
+    def _queued(self, quality: Quality) -> int:
+        return sum(len(self.waiting[topic.id]) for topic in TOPICS.values() if topic.quality is quality)
+
+    @rule(topic=st.sampled_from(sorted(TOPICS)), count=st.integers(1, 20))
+    def arrive(self, topic: int, count: int) -> None:
+        quality = TOPICS[topic].quality
+        load = self._load(count)
+        fits = min(count, self.room[quality] - self._queued(quality))
+        self.waiting[topic].extend(load.numbers[:fits])
+        before = len(self.released)
+        self.core.arrived(topic, count, load)
+        assert self.released[before:] == load.numbers[fits:], "the newest are refused, and only they"
+        self.expected_refusals[topic, Reason.QUEUE_FULL] += count - fits
+
+    @rule(topic=st.sampled_from(FOREIGN), count=st.integers(1, 5))
+    def arrive_foreign(self, topic: int, count: int) -> None:
+        self.core.arrived(topic, count, self._load(count))
+        reason = Reason.RESERVED_TOPIC if topic in (0, 255) else Reason.UNKNOWN_TOPIC
+        self.expected_refusals[topic, reason] += count
+
+    @rule(
+        reason=st.sampled_from((Reason.EMPTY, Reason.BAD_VERSION, Reason.CUT_SHORT)), count=st.integers(1, 5)
+    )
+    def refuse(self, reason: Reason, count: int) -> None:
+        self.core.refused(3, reason, count)
+        self.released += self._load(count).numbers
+        self.expected_refusals[3, reason] += count
+
+    @rule(topic=st.sampled_from(sorted(TOPICS)), sizes=st.lists(st.integers(1, 5), max_size=3))
+    def swap(self, topic: int, sizes: list[int]) -> None:
+        self._close_epoch(topic)
+        old = self.routes.get(topic)
+        epoch = old.epoch + 1 if old else 1
+        groups = tuple(
+            Group(f"g{index}", tuple(Member("10.0.0.1", port + 1) for port in range(size)))
+            for index, size in enumerate(sizes)
+        )
+        self.routes[topic] = route = Route(TOPICS[topic], epoch, groups)
+        self.tickets.reset(topic, epoch)
+        self.core.swap(route)
+
+    @precondition(lambda self: self._queued(Quality.SQ))
+    @rule(limit=st.integers(1, 12))
+    def dispatch_strict(self, limit: int) -> None:
+        self._check(Quality.SQ, self.core.next_strict(limit), limit)
+
+    @precondition(lambda self: self._queued(Quality.BQ))
+    @rule(limit=st.integers(1, 12))
+    def dispatch_best_effort(self, limit: int) -> None:
+        self._check(Quality.BQ, self.core.next_best_effort(limit), limit)
+
+    def _check(self, quality: Quality, delivery: Delivery[Numbers] | None, limit: int) -> None:
+        highest = None
+        while highest is None and self._queued(quality):
+            highest = max(
+                topic.priority
+                for topic in TOPICS.values()
+                if topic.quality is quality and self.waiting[topic.id]
+            )
+            # What has no member is refused on the way to the next that has one.
+            for topic in TOPICS.values():
+                route = self.routes.get(topic.id)
+                if topic.quality is quality and topic.priority == highest and not (route and route.groups):
+                    gone = [n for n in self.waiting[topic.id] if n in set(self.released)]
+                    for number in gone:
+                        self.waiting[topic.id].remove(number)
+                    self.expected_refusals[topic.id, Reason.NO_MEMBER] += len(gone)
+            if not any(
+                self.waiting[t.id] for t in TOPICS.values() if t.quality is quality and t.priority == highest
+            ):
+                highest = None
+        if delivery is None:
+            assert not self._queued(quality)
+            return
+        topic = delivery.route.topic
+        assert delivery.route is self.routes[topic.id], "a run goes out with the route of now"
+        assert (topic.quality, topic.priority) == (quality, highest)
+        assert 0 < delivery.count == len(delivery.load.numbers) <= limit
+        assert delivery.load.numbers[0] == min(
+            number
+            for other in TOPICS.values()
+            if other.quality is quality and other.priority == highest
+            for number in self.waiting[other.id]
+        ), "first come, first served inside a priority"
+        for number in delivery.load.numbers:
+            assert self.waiting[topic.id].popleft() == number, "the order of a topic is kept"
+        self.sent += delivery.load.numbers
+        for group, first in zip(delivery.route.groups, delivery.first_tickets, strict=True):
+            tickets = self.share.setdefault((topic.id, delivery.route.epoch, group.name), [])
+            tickets += range(first, first + delivery.count)
+
+    def _close_epoch(self, topic: int) -> None:
+        """Every group got every event of the epoch; members differ by at most one; sequences have no gap."""
+        route = self.routes.get(topic)
+        if route is None:
+            return
+        drawn = {self.tickets.read(topic, route.epoch, index) for index in range(len(route.groups))}
+        assert len(drawn) <= 1
+        for group in route.groups:
+            tickets = self.share.get((topic, route.epoch, group.name), [])
+            sequences: dict[int, list[int]] = defaultdict(list)
+            for ticket in tickets:
+                sequences[ticket % len(group.members)].append(ticket // len(group.members))
+            assert tickets == list(range(len(tickets)))
+            assert all(got == list(range(len(got))) for got in sequences.values())
+            counts = [len(sequences[member]) for member in range(len(group.members))]
+            assert max(counts) - min(counts) <= 1
+
+    @invariant()
+    def every_datagram_is_in_the_account_once(self) -> None:
+        if not hasattr(self, "core"):
+            return
+        counters = self.core.counters()
+        booked = sum(n for row in counters.values() for reason, n in row.items() if reason not in BESIDE)
+        assert self.core.received == self.serial == booked + self.core.queued
+        forwarded = sum(row.get(Reason.FORWARDED, 0) for row in counters.values())
+        assert forwarded == len(self.sent)
+        refused = {
+            (topic, reason): n
+            for topic, row in counters.items()
+            for reason, n in row.items()
+            if reason is not Reason.FORWARDED
+        }
+        assert refused == +self.expected_refusals
+        assert len(self.released) == sum(refused.values()), "what is refused gives its slots back"
+        assert not set(self.released) & set(self.sent)
+
+    def teardown(self) -> None:
+        for topic in getattr(self, "routes", {}):
+            self._close_epoch(topic)
+
+
+SlowPathMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+test_any_history_keeps_the_promises = SlowPathMachine.TestCase
+
+
+def test_losses_are_kept_for_two_epochs_beside_the_account() -> None:
+    core: SlowPath[Numbers] = SlowPath(TOPICS.values(), LocalTickets(), 10, 10)
+    group = (Group("g", (Member("10.0.0.1", 1),)),)
+    core.swap(Route(TOPICS[1], 256, group))
+    core.send_failed(1, 256 & 0xFF, 0, 3)
+    core.swap(Route(TOPICS[1], 257, group))
+    core.send_failed(1, 257 & 0xFF, 0, 2)
+    assert (core.lost(1, 256, 0), core.lost(1, 257, 0)) == (3, 2)
+    core.swap(Route(TOPICS[1], 258, group))
+    assert (core.lost(1, 257, 0), core.lost(1, 258, 0)) == (2, 0)
+    core.overrun(4)
+    assert core.counters() == {0: {Reason.SOCKET_OVERRUN: 4}, 1: {Reason.SEND_ERROR: 5}}
+    assert core.received == core.queued == 0
+
+
+def test_reads_ahead_only_while_strict_events_have_a_member() -> None:
+    core: SlowPath[Numbers] = SlowPath(TOPICS.values(), LocalTickets(), 10, 10)
+    groups = (Group("g", (Member("10.0.0.1", 1),)),)
+    core.swap(Route(TOPICS[10], 1, groups))
+    assert core.read_ahead == 1
+    core.swap(Route(TOPICS[1], 1, groups))
+    assert core.read_ahead > 1
+    core.swap(Route(TOPICS[1], 2, ()))
+    assert core.read_ahead == 1
+
+
+def test_a_route_for_an_unknown_topic_is_the_callers_mistake() -> None:
+    core: SlowPath[Numbers] = SlowPath(TOPICS.values(), LocalTickets(), 10, 10)
+    with pytest.raises(LocalError, match="topic 99"):
+        core.swap(Route(Topic(99, "who"), 1, ()))

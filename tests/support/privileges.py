@@ -1,0 +1,49 @@
+"""What privileged tests need. Missing: the test is skipped with the reason; with CI=true it fails."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import pytest
+
+from tempos import Unavailable
+
+
+def require_netns() -> None:
+    """Network namespaces can be made and configured here."""
+    _require(_missing_netns())
+
+
+def require_kernel() -> None:
+    """BPF programs can be loaded here."""
+    _require(_missing_kernel())
+
+
+def _require(missing: str | None) -> None:
+    if missing is None:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must run this test: {missing}")
+    pytest.skip(missing)
+
+
+@cache
+def _missing_netns() -> str | None:
+    from tempos_bench import topology
+
+    return topology.missing()
+
+
+@cache
+def _missing_kernel() -> str | None:
+    try:
+        from tempos_fastpath.attach import OBJECT
+        from tempos_fastpath.bpf import BpfObject
+    except ImportError as error:
+        return f"the fast path is not built: {error}"
+    try:
+        BpfObject(OBJECT).close()
+    except Unavailable as error:
+        return str(error)
+    return None

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tempos.control import Received
+from tempos.delivery import KEPT_HOLES, LATE_EPOCHS, GapTracker
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> list[tuple[int, int]]:
+    """(epoch, sequence) as they arrive: some lost, some twice, each displaced by a bounded amount."""
+    first = draw(st.integers(0, 300))
+    sent = [
+        (epoch & 0xFF, sequence)
+        for epoch, size in enumerate(draw(st.lists(st.integers(0, 12), min_size=1, max_size=8)), first)
+        for sequence in range(size)
+    ]
+    copies = draw(st.lists(st.sampled_from([1, 1, 1, 0, 2]), min_size=len(sent), max_size=len(sent)))
+    late = draw(st.lists(st.integers(0, 9), min_size=2 * len(sent), max_size=2 * len(sent)))
+    placed = [
+        (index + late[2 * index + copy], copy, stamp)
+        for index, stamp in enumerate(sent)
+        for copy in range(copies[index])
+    ]
+    return [stamp for _, _, stamp in sorted(placed, key=lambda entry: entry[:2])]
+
+
+@given(arrivals())
+def test_the_account_agrees_with_what_arrived(stamps: list[tuple[int, int]]) -> None:
+    tracker = GapTracker()
+    told_missed = sum(tracker.see(epoch, sequence) for epoch, sequence in stamps)
+    distinct = set(stamps)
+    highest: dict[int, int] = {}
+    for epoch, sequence in distinct:
+        highest[epoch] = max(highest.get(epoch, -1), sequence)
+    assert tracker.received == len(distinct)
+    assert tracker.missed == sum(top + 1 for top in highest.values()) - len(distinct)
+    assert tracker.duplicates + tracker.unstamped == len(stamps) - len(distinct)
+    # Whatever was told as missing and did not come late is missing.
+    assert told_missed - tracker.late == tracker.missed
+    rows = {row.epoch: row.datagrams for row in tracker.report(7, "g")}
+    assert rows == {epoch: sum(1 for stamp in distinct if stamp[0] == epoch) for epoch in highest}
+
+
+def test_a_first_sequence_above_zero_was_preceded_by_losses() -> None:
+    tracker = GapTracker()
+    assert tracker.see(3, 5) == 5
+    assert tracker.see(3, 6) == 0
+    assert tracker.see(4, 2) == 2
+    assert tracker.see(3, 9) == 2
+    assert (tracker.received, tracker.missed) == (4, 9)
+    assert tracker.see(3, 0) == 0
+    assert (tracker.received, tracker.missed, tracker.late) == (5, 8, 1)
+    assert tracker.see(3, 0) == 0
+    assert tracker.duplicates == 1
+
+
+def test_epoch_and_sequence_wrap() -> None:
+    tracker = GapTracker()
+    assert tracker.see(255, 2**31 - 1) == 2**31 - 1
+    assert tracker.see(255, 2**32 - 1) == 2**31 - 1
+    assert tracker.see(255, 0) == 0
+    assert tracker.see(0, 0) == 0
+    assert tracker.see(255, 2) == 1
+    assert tracker.see(0, 1) == 0
+    assert tracker.duplicates == 0
+
+
+def test_an_epoch_far_ahead_is_news_and_a_little_behind_is_late() -> None:
+    tracker = GapTracker()
+    tracker.see(100, 0)
+    # 156 epochs without a datagram for this member, up to the same number less the late ones.
+    tracker.see((100 - LATE_EPOCHS - 1) & 0xFF, 0)
+    assert [row.epoch for row in tracker.report(1, "g")][-1] == 100 - LATE_EPOCHS - 1
+    tracker.see(100, 0)
+    assert tracker.duplicates == 0
+    tracker.see(100 - LATE_EPOCHS, 0)
+    tracker.see(100, 1)
+    assert (tracker.received, tracker.missed) == (5, 0)
+
+
+def test_counts_are_reported_until_the_broker_has_them() -> None:
+    tracker = GapTracker()
+    assert tracker.report(7, "g") == []
+    tracker.joined(4)
+    assert tracker.report(7, "g") == [Received(7, "g", 4, 0)]
+    tracker.see(4, 0)
+    tracker.see(5, 0)
+    assert tracker.report(7, "g") == [Received(7, "g", 4, 1), Received(7, "g", 5, 1)]
+    for row in tracker.report(7, "g"):
+        tracker.acknowledge(row)
+    assert tracker.report(7, "g") == [Received(7, "g", 5, 1)]
+    tracker.see(4, 2)
+    assert tracker.report(7, "g") == [Received(7, "g", 4, 2), Received(7, "g", 5, 1)]
+
+
+def test_another_broker_that_begins_anew_is_no_loss() -> None:
+    for epoch in (1, 4, 5, 6):
+        tracker = GapTracker()
+        for sequence in range(100):
+            tracker.see(5, sequence)
+        tracker.new_broker()
+        assert tracker.report(7, "g") == []
+        assert tracker.see(epoch, 0) == 0
+        assert tracker.see(epoch, 2) == 1
+        assert (tracker.received, tracker.missed, tracker.duplicates) == (102, 1, 0)
+        assert tracker.report(7, "g")[-1] == Received(7, "g", epoch, 2)
+
+
+def test_another_broker_that_goes_on_with_the_routes_is_no_loss_either() -> None:
+    tracker = GapTracker()
+    for sequence in range(100):
+        tracker.see(5, sequence)
+    tracker.new_broker()
+    assert tracker.see(5, 103) == 3
+    assert (tracker.received, tracker.missed) == (101, 3)
+    assert tracker.see(5, 101) == 0
+    assert (tracker.late, tracker.missed) == (1, 2)
+
+
+def test_unstamped_datagrams_are_no_duplicates() -> None:
+    tracker = GapTracker()
+    assert [tracker.see(0, 0) for _ in range(5)] == [0] * 5
+    assert (tracker.unstamped, tracker.duplicates, tracker.missed) == (4, 0, 0)
+
+
+def test_memory_is_bounded_whatever_is_lost() -> None:
+    tracker = GapTracker()
+    for sequence in range(1, 4 * KEPT_HOLES, 2):
+        tracker.see(1, sequence)
+    missed = tracker.missed
+    tracker.see(1, 0)
+    assert (tracker.duplicates, tracker.missed) == (1, missed)
+    tracker.see(1, 4 * KEPT_HOLES - 2)
+    assert (tracker.late, tracker.missed) == (1, missed - 1)
+    for epoch in range(1000):
+        tracker.see(epoch & 0xFF, 0)
+    assert len(tracker.report(1, "g")) <= 128
+    assert tracker.received == tracker.late + 2 * KEPT_HOLES + 999 + (1000 - 1 - tracker.duplicates + 1) - 999

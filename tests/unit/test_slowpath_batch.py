@@ -1,0 +1,123 @@
+"""The compiled batch helper through its façade: classification, the pool's account, refused sends."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tempos import Framing, Group, Member, Reason, Route, Topic
+from tempos.wire import check_payload
+from tempos_broker.config.model import Limits
+from tempos_broker.paths import LocalTickets
+from tempos_broker.slowpath.core import SlowPath
+
+native = pytest.importorskip("tempos_broker.slowpath.native", reason="the compiled helper is not built")
+
+LIMITS = Limits(queue_sq=8, queue_bq=8, batch=16, datagram=64)
+TOPICS = (Topic(1, "raw", framing=Framing.RAW), Topic(2, "event", framing=Framing.EVENT))
+FRAMINGS = {topic.id: topic.framing for topic in TOPICS}
+
+
+def make() -> tuple[SlowPath, native.Batch]:
+    return SlowPath(TOPICS, LocalTickets(), 8, 8), native.Batch(TOPICS, LIMITS)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Iterator[tuple[socket.socket, socket.socket]]:
+    # recvmmsg does not care which family its datagrams are of, and these cannot be lost.
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    far.setblocking(False)
+    with near, far:
+        yield near, far
+
+
+event_like = st.builds(
+    lambda version, reserved, rest: bytes((2, version, reserved)) + rest,
+    st.sampled_from((0x10, 0x11, 0x18, 0x00, 0x20, 0xF7)),
+    st.sampled_from((0, 1, 0x80)),
+    st.binary(min_size=18, max_size=40),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(payloads=st.lists(st.one_of(st.binary(max_size=80), event_like), min_size=1, max_size=LIMITS.batch))
+def test_classifies_every_payload_as_the_wire_module_does(
+    payloads: list[bytes], pipe: tuple[socket.socket, socket.socket]
+) -> None:
+    core, batch = make()
+    free = batch.free_slots()
+    expected: dict[tuple[int, Reason], int] = {}
+    waiting = 0
+    for payload in payloads:
+        pipe[0].send(payload)
+        topic = payload[0] if payload else 0
+        if len(payload) > LIMITS.datagram:
+            reason = Reason.CUT_SHORT
+        else:
+            reason = check_payload(payload, FRAMINGS.get(topic, Framing.RAW))
+        if reason is Reason.FORWARDED:
+            if topic in FRAMINGS:
+                waiting += 1
+                continue
+            reason = Reason.RESERVED_TOPIC if topic in (0, 255) else Reason.UNKNOWN_TOPIC
+        expected[topic, reason] = expected.get((topic, reason), 0) + 1
+
+    assert batch.receive(pipe[1].fileno(), core) == len(payloads)
+    assert batch.receive(pipe[1].fileno(), core) == 0
+
+    refused = {
+        (topic, reason): count
+        for topic, row in core.counters().items()
+        for reason, count in row.items()
+        if reason is not Reason.QUEUE_FULL
+    }
+    assert refused == expected
+    assert core.queued == min(waiting, LIMITS.queue_bq)
+    assert core.received == len(payloads)
+    # Nobody is subscribed: what waits is refused, and every slot but the armed ones is free again.
+    assert core.next_best_effort(LIMITS.batch) is None
+    assert batch.free_slots() == free - LIMITS.batch
+
+
+def test_messages_the_kernel_refuses_are_skipped_told_and_leave_no_slot_behind() -> None:
+    core, batch = make()
+    free = batch.free_slots()
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as broker,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher,
+    ):
+        for each in (sink, broker):
+            each.bind(("127.0.0.1", 0))
+        sink.settimeout(5)
+        # 255.255.255.255 is refused with EACCES: this socket may not broadcast.
+        good, bad = Member(*sink.getsockname()), Member("255.255.255.255", 9)
+        route = Route(
+            TOPICS[0], 3, (Group("mixed", (good, bad)), Group("bad", (bad,)), Group("good", (good,)))
+        )
+        core.swap(route)
+        batch.swap(route)
+        for number in range(8):
+            publisher.sendto(bytes((1, number)), broker.getsockname())
+        got = 0
+        while got < 8:
+            got += batch.receive(broker.fileno(), core)
+        while (delivery := core.next_best_effort(LIMITS.batch)) is not None:
+            batch.stage(delivery)
+        blocked_by, failures = batch.flush()
+        assert blocked_by is None
+        lost: dict[tuple[int, int], int] = {}
+        for failure in failures:
+            assert (failure.topic, failure.epoch) == (1, 3)
+            lost[failure.group, failure.error] = lost.get((failure.group, failure.error), 0) + failure.copies
+        assert lost == {(0, errno.EACCES): 4, (1, errno.EACCES): 8}
+        received = [sink.recv(100)[1] for _ in range(12)]
+        assert sorted(received) == sorted([0, 2, 4, 6, *range(8)])
+        # An empty receive puts a slot behind each message again; all others must be free.
+        assert batch.receive(broker.fileno(), core) == 0
+    assert batch.free_slots() == free - LIMITS.batch

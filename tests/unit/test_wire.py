@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tempos import BodyError, Framing, LocalError, Reason, WireError, wire
+from tempos._abi import EVENT_HEADER, FLAG_BATCH, FLAG_TRACE
+
+topics = st.integers(1, 254)
+u8 = st.integers(0, 0xFF)
+u32 = st.integers(0, 0xFFFFFFFF)
+u64 = st.integers(0, 0xFFFFFFFFFFFFFFFF)
+
+
+def test_an_event_lies_on_the_wire_as_documented() -> None:
+    datagram = wire.encode_event(7, 0x01020304, 0x05060708, 0x1112131415161718, b"body", FLAG_TRACE)
+    assert datagram == bytes.fromhex("07 14 00 00 01020304 05060708 00000000 1112131415161718") + b"body"
+
+
+@given(topics, u32, u32, u64, st.binary(max_size=64), u8, u32)
+def test_what_is_encoded_and_stamped_is_decoded(
+    topic: int, publisher: int, sequence: int, sent_ns: int, body: bytes, epoch: int, delivery: int
+) -> None:
+    datagram = bytearray(wire.encode_event(topic, publisher, sequence, sent_ns, body))
+    wire.stamp(datagram, epoch + 256, delivery)
+    event = wire.decode_event(datagram)
+    assert (event.topic, event.publisher, event.sequence, event.sent_ns) == (topic, publisher, sequence, sent_ns)
+    assert (event.epoch, event.delivery_sequence, event.is_batch) == (epoch, delivery, False)
+    assert [bytes(part) for part in event.bodies] == [body]
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=20))
+def test_a_batch_gives_back_its_bodies(bodies: list[bytes]) -> None:
+    datagram = wire.encode_batch(3, 1, 2, 3, bodies)
+    assert len(datagram) == wire.batch_size(bodies)
+    event = wire.decode_event(datagram)
+    assert event.is_batch
+    assert [bytes(part) for part in event.bodies] == bodies
+    assert list(wire.split_batch(datagram[wire.HEADER_LEN :])) == bodies
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9), min_size=1, max_size=4), st.data())
+def test_a_batch_that_is_cut_anywhere_but_between_bodies_is_refused(
+    bodies: list[bytes], data: st.DataObject
+) -> None:
+    run = wire.encode_batch(3, 1, 2, 3, bodies)[wire.HEADER_LEN :]
+    borders, at = {0}, 0
+    for body in bodies:
+        at += 2 + len(body)
+        borders.add(at)
+    cut = data.draw(st.integers(0, len(run)))
+    if cut in borders - {0}:
+        assert len(wire.split_batch(run[:cut])) <= len(bodies)
+    else:
+        with pytest.raises(WireError):
+            wire.split_batch(run[:cut])
+
+
+@given(st.binary(max_size=80) | st.binary(max_size=60).map(lambda rest: b"\x07\x11\x00" + rest))
+def test_decoding_raises_only_wire_errors(datagram: bytes) -> None:
+    reason = wire.check_payload(datagram, Framing.EVENT)
+    try:
+        event = wire.decode_event(datagram)
+    except WireError as error:
+        # Either the broker refuses it under the same reason, or only the inside of a batch is wrong.
+        assert error.reason == (None if reason is Reason.FORWARDED else reason)
+        assert error.reason is not None or datagram[1] & FLAG_BATCH
+    else:
+        assert reason is Reason.FORWARDED
+        assert sum(map(len, event.bodies)) <= len(datagram)
+
+
+@pytest.mark.parametrize(
+    ("payload", "framing", "reason"),
+    [
+        (b"", Framing.RAW, Reason.EMPTY),
+        (b"", Framing.EVENT, Reason.EMPTY),
+        (b"\x07", Framing.RAW, Reason.FORWARDED),
+        (b"\x07" + bytes(22), Framing.EVENT, Reason.SHORT_HEADER),
+        (b"\x07\x10" + bytes(22), Framing.EVENT, Reason.FORWARDED),
+        (b"\x07\x00" + bytes(22), Framing.EVENT, Reason.BAD_VERSION),
+        (b"\x07\x20" + bytes(22), Framing.EVENT, Reason.BAD_VERSION),
+        (b"\x07\x18" + bytes(22), Framing.EVENT, Reason.RESERVED_BITS),
+        (b"\x07\x10\x01" + bytes(21), Framing.EVENT, Reason.RESERVED_BITS),
+        (b"\x07\x17\x00\xff" + bytes(20), Framing.EVENT, Reason.FORWARDED),
+    ],
+)
+def test_payloads_are_judged_by_their_framing(payload: bytes, framing: Framing, reason: Reason) -> None:
+    assert wire.check_payload(payload, framing) is reason
+    assert wire.check_payload(memoryview(payload), framing) is reason
+
+
+@given(st.binary(max_size=64))
+def test_bodies_decode_or_raise_a_wire_error(body: bytes) -> None:
+    try:
+        value = wire.decode_body(body)
+    except WireError:
+        return
+    assert value is None or wire.decode_body(wire.encode_body(value) if value == value else body) is not None
+
+
+def test_bytes_are_bodies_as_they_are_and_the_rest_is_msgpack() -> None:
+    assert wire.encode_body(bytearray(b"ab")) == wire.encode_body(memoryview(b"ab")) == b"ab"
+    assert wire.decode_body(wire.encode_body({"c": [21.5, None, "°"]})) == {"c": [21.5, None, "°"]}
+    for impossible in (object(), 2**70, {"a": {1, 2}}):
+        with pytest.raises(BodyError):
+            wire.encode_body(impossible)
+
+
+@pytest.mark.parametrize("topic", [0, 255, 256, -1])
+def test_reserved_topics_are_not_encoded(topic: int) -> None:
+    with pytest.raises(LocalError, match=str(topic)):
+        wire.encode_event(topic, 0, 0, 0, b"")
+    with pytest.raises(LocalError, match=str(topic)):
+        wire.encode_raw(topic, b"")
+
+
+def test_sizes_agree_with_the_header() -> None:
+    assert EVENT_HEADER.size == wire.HEADER_LEN == len(wire.encode_event(1, 0, 0, 0, b""))
+    assert wire.encode_raw(9, b"abc") == b"\x09abc"
+    with pytest.raises(BodyError, match="65536"):
+        wire.encode_batch(1, 0, 0, 0, [bytes(65536)])
