@@ -10,7 +10,7 @@ import http.client
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,26 @@ _COMMAND = (PYTHON, "-m", "tempos_broker", "-c")
 
 
 @dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """The account of one group: tickets drawn, and where the events behind them went.
+
+    ``unconfirmed`` will still be reported, ``lost`` never, ``unknown`` went to members that report nothing.
+    """
+
+    name: str
+    tickets: int
+    delivered: int
+    unconfirmed: int
+    lost: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
 class TopicStatus:
-    """What the broker's status says of one topic. The unit is the datagram."""
+    """What the broker's status says of one topic. The unit is the datagram.
+
+    ``problems`` says what of the ledger does not add up, in the broker's words.
+    """
 
     name: str
     path: str
@@ -33,11 +51,17 @@ class TopicStatus:
     fast: int
     slow: int
     refused: Mapping[str, int]
+    groups: tuple[GroupStatus, ...]
+    problems: tuple[str, ...]
 
     @property
     def closed(self) -> bool:
-        """Whether the ledger's first identity holds: every event received is accounted for."""
-        return self.received == self.fast + self.slow + sum(self.refused.values())
+        """Whether the ledger's identities hold: every event is accounted for, in the topic and each group."""
+        return (
+            not self.problems
+            and self.received == self.fast + self.slow + sum(self.refused.values())
+            and all(g.tickets == g.delivered + g.unconfirmed + g.lost + g.unknown for g in self.groups)
+        )
 
 
 class Broker:
@@ -77,33 +101,30 @@ class Broker:
         """The status of one topic."""
         for entry in self.status()["topics"]:
             if entry["name"] == name:
-                return TopicStatus(
-                    name=name,
-                    path=entry["path"],
-                    reason=entry["reason"],
-                    received=entry["received"],
-                    fast=entry["fast"],
-                    slow=entry["slow"],
-                    refused=entry["refused"],
-                )
+                return _topic_status(entry)
         raise TemposError(f"the broker knows no topic {name!r}")
 
     def wait_path(self, name: str, path: Path, limit: float = 10.0) -> TopicStatus:
         """Wait until the topic is served by ``path``; raises :class:`ProgramFailed` saying why not."""
-        end = time.monotonic() + limit
-        while (status := self.topic(name)).path != path.value:
-            if time.monotonic() > end:
-                raise ProgramFailed(
-                    f"topic {name!r} is on the {status.path} path after {limit:g} s, not on the "
-                    f"{path.value} one: {status.reason}"
-                )
-            time.sleep(_LOOK_EVERY)
+        status = self._wait(name, lambda status: status.path == path.value, limit)
+        if status.path != path.value:
+            raise ProgramFailed(
+                f"topic {name!r} is on the {status.path} path after {limit:g} s, not on the "
+                f"{path.value} one: {status.reason}"
+            )
         return status
 
     def wait_received(self, name: str, count: int, limit: float = 10.0) -> TopicStatus:
         """Wait until the topic has received ``count`` datagrams, or ``limit`` seconds; the status then."""
+        return self._wait(name, lambda status: status.received >= count, limit)
+
+    def wait_delivered(self, name: str, count: int, limit: float = 10.0) -> TopicStatus:
+        """Wait until the members have told of ``count`` datagrams, or ``limit`` seconds; the status then."""
+        return self._wait(name, lambda status: sum(g.delivered for g in status.groups) >= count, limit)
+
+    def _wait(self, name: str, done: Callable[[TopicStatus], bool], limit: float) -> TopicStatus:
         end = time.monotonic() + limit
-        while (status := self.topic(name)).received < count and time.monotonic() < end:
+        while not done(status := self.topic(name)) and time.monotonic() < end:
             time.sleep(_LOOK_EVERY)
         return status
 
@@ -149,6 +170,16 @@ def config_text(
                 lines += [f"group = {json.dumps(group.name)}"]
                 lines += [f"mac = {json.dumps(member.mac)}"] if member.mac else []
     return "\n".join(lines) + "\n"
+
+
+def _topic_status(entry: Mapping[str, Any]) -> TopicStatus:
+    groups = tuple(
+        GroupStatus(**{field: group[field] for field in GroupStatus.__slots__}) for group in entry["groups"]
+    )
+    plain = ("name", "path", "reason", "received", "fast", "slow", "refused")
+    return TopicStatus(
+        **{field: entry[field] for field in plain}, groups=groups, problems=tuple(entry["problems"])
+    )
 
 
 def _get_status() -> dict[str, Any]:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,8 +102,8 @@ def _run_demo(options: argparse.Namespace) -> int:
 
         outcomes, lacking = demo.run(demo.Load(), _progress("demo"))
         if options.json:
-            rows = [dict(zip((*demo.HEADERS, "story"), (*o.cells(), o.story), strict=True)) for o in outcomes]
-            print(json.dumps({"rows": rows, "missing": lacking}, indent=2))
+            rows = [asdict(outcome) | {"lost": outcome.lost} for outcome in outcomes]
+            print(json.dumps({"rows": rows, "missing": lacking}))
         else:
             print(demo.as_text(outcomes, lacking))
         return EXIT_SHORT if any(outcome.lost for outcome in outcomes) else EXIT_OK

@@ -7,15 +7,15 @@ cannot be had, the demo says what is missing and shows the slow path on loopback
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from tempos import Path, TemposError, Topic
 from tempos_bench import report
 from tempos_bench.broker import Broker, TopicStatus
-from tempos_bench.node import Node, ProgramFailed, local
+from tempos_bench.node import Node, Program, ProgramFailed, local
 from tempos_bench.rounds import cores
 from tempos_bench.topology import build, missing
 
@@ -56,7 +56,7 @@ class Outcome:
     sent: int
     received: int
     events_per_s: float | None
-    latency_us: tuple[float | None, float | None, float | None]
+    latency_us: Mapping[str, float | None]
     story: str
 
     @property
@@ -66,7 +66,7 @@ class Outcome:
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
         counts = (self.sent, self.received, self.lost, self.events_per_s)
-        return (self.way.name, *map(report.number, counts), *map(_latency, self.latency_us))
+        return (self.way.name, *map(report.number, counts), *map(_latency, self.latency_us.values()))
 
 
 WAYS = (
@@ -116,65 +116,51 @@ def _nodes(lacking: str | None) -> Iterator[tuple[Node, Node, Node]]:
 def _travel(way: Way, load: Load, a: Node, b: Node, c: Node) -> Outcome:
     if way.mode is None:
         known = ("--topic", TOPIC.name, "--topic-id", TOPIC.id, "--port", _DIRECT_PORT)
-        sent, got = _clients(load, a, c, ("--to", c.address, *known), ("--address", c.address, *known))
-        return _outcome(way, sent, got, "straight to the subscriber: what the network alone takes")
-    _, other = cores()
-    with Broker(b, {TOPIC: ()}, mode=way.mode, cpu=other) as broker:
-
-        def settle() -> None:
-            if way.mode != "off":
-                try:
-                    broker.wait_path(TOPIC.name, Path.FAST, _OFFLOAD_LIMIT)
-                except ProgramFailed:
-                    # No failure of the demo: the story tells which path it was, and why.
-                    return
-
+        receiving = _subscribe(load, c, "--address", c.address, *known)
+        sent = _publish(load, a, "--to", c.address, *known)
+        return _outcome(way, sent, receiving, "no broker: what the network alone takes")
+    with Broker(b, {TOPIC: ()}, mode=way.mode, cpu=cores()[1]) as broker:
         topic = ("--topic", TOPIC.name)
-        sent, got = _clients(
-            load,
-            a,
-            c,
-            ("--to", b.addresses[0], *topic),
-            ("--address", b.addresses[-1], "--group", _GROUP, *topic),
-            settle,
-        )
+        receiving = _subscribe(load, c, "--address", b.addresses[-1], "--group", _GROUP, *topic)
+        if way.mode != "off":
+            # Where it does not come to that, the demo goes on: the story tells which path it was, and why.
+            with suppress(ProgramFailed):
+                broker.wait_path(TOPIC.name, Path.FAST, _OFFLOAD_LIMIT)
+        # The reason holds while there is a member, the counters once all has been sent.
+        reason = broker.topic(TOPIC.name).reason
+        sent = _publish(load, a, "--to", b.addresses[0], *topic)
         status = broker.wait_received(TOPIC.name, sent["sent"], limit=2)
-        return _outcome(way, sent, got, _story(status, broker.status()["paths"]["fast"]))
+        return _outcome(way, sent, receiving, _story(status, reason))
 
 
-def _clients(
-    load: Load,
-    a: Node,
-    c: Node,
-    publisher: tuple[object, ...],
-    subscriber: tuple[object, ...],
-    settle: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    core, _ = cores()
-    receiving = c.role("subscribe", *subscriber, "--expect", load.events, ready=True, cpu=core)
-    settle()
-    sending = a.role(
-        "publish", *publisher, "--paced", load.paced, "--rate", load.rate, "--burst", load.burst, cpu=core
-    )
-    return sending.result(60), receiving.result(60)
+def _subscribe(load: Load, node: Node, *arguments: object) -> Program:
+    return node.role("subscribe", *arguments, "--expect", load.events, ready=True, cpu=cores()[1])
 
 
-def _outcome(way: Way, sent: dict[str, Any], got: dict[str, Any], story: str) -> Outcome:
+def _publish(load: Load, node: Node, *arguments: object) -> dict[str, Any]:
+    phases = ("--paced", load.paced, "--rate", load.rate, "--burst", load.burst)
+    sent: dict[str, Any] = node.role("publish", *arguments, *phases, cpu=cores()[0]).result(60)
+    return sent
+
+
+def _outcome(way: Way, sent: dict[str, Any], receiving: Program, story: str) -> Outcome:
+    got = receiving.result(60)
     if got["distinct"] != got["received"]:
         raise TemposError(f"{way.name}: {got['received'] - got['distinct']} events arrived twice")
     latency = got["latency_us"] or {}
-    p50, p90, p99 = (latency.get(percent) for percent in ("50", "90", "99"))
-    return Outcome(way, sent["sent"], got["received"], got["events_per_s"], (p50, p90, p99), story)
+    percentiles = {f"p{percent}": latency.get(percent) for percent in ("50", "90", "99")}
+    return Outcome(way, sent["sent"], got["received"], got["events_per_s"], percentiles, story)
 
 
-def _story(status: TopicStatus, fast: dict[str, Any]) -> str:
+def _story(status: TopicStatus, reason: str) -> str:
     """Who carried the events, by the broker's counters, and why."""
     carried = [
-        f"{name} path {count:,}" for name, count in (("fast", status.fast), ("slow", status.slow)) if count
+        f"{count:,} by the {name} path"
+        for name, count in (("fast", status.fast), ("slow", status.slow))
+        if count
     ]
     refused = [f"{count:,} refused ({reason})" for reason, count in status.refused.items()]
-    why = f"{status.reason}; XDP {fast['mode']}: {fast['reason']}"
-    return f"carried by: {', '.join(carried + refused) or 'nobody'} of {status.received:,} ({why})"
+    return f"{', '.join(carried + refused) or 'nothing'} of {status.received:,} received ({reason})"
 
 
 def _latency(value: float | None) -> str:

@@ -58,9 +58,7 @@ class Lane:
 
     def forward_by_broker(self, stack: ExitStack, core: int) -> Broker:
         """Let a broker's fast path forward, natively, to one member at C."""
-        address = self.topology.subscriber.address
-        # The sink drops whatever comes, answers to ARP among it: the MAC has to be known.
-        member = Member(address, DATA_PORT, mac_of(address))
+        member = Member(self.topology.subscriber.address, DATA_PORT)
         topics = {TOPIC: (Group("bench", (member,)),)}
         broker = stack.enter_context(Broker(self.topology.broker, topics, mode="native", cpu=core))
         broker.wait_path(TOPIC.name, Path.FAST)

@@ -45,9 +45,19 @@ class Probe:
     def pid(self) -> int:
         return self._program.pid
 
-    def attach(self, program: str, interface: str, redirect_to: str | None = None) -> int:
-        """Put a yardstick program on ``interface`` in native mode; returns its id."""
-        answer = self._ask("attach", program=program, interface=interface, redirect_to=redirect_to)
+    def attach(
+        self,
+        program: str,
+        interface: str,
+        redirect_to: str | None = None,
+        macs: tuple[str, str] | None = None,
+    ) -> int:
+        """Put a yardstick program on ``interface`` in native mode; returns its id.
+
+        ``redirect_to``: where the redirecting ones send; ``macs``: destination and source for `hand_on`.
+        """
+        both = "".join(macs).replace(":", "") if macs else None
+        answer = self._ask("attach", program=program, interface=interface, redirect_to=redirect_to, macs=both)
         return int(answer["program_id"])
 
     def detach(self) -> None:
@@ -55,7 +65,7 @@ class Probe:
         self._ask("detach")
 
     def count(self) -> int:
-        """Frames that `count_and_drop` has seen since it was attached."""
+        """IPv4 frames that `count_and_drop` has seen since it was attached."""
         return int(self._ask("count")["frames"])
 
     def prepare(self, frame: bytes, interface: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 from typing import Any
 
 from tempos import Event, Subscriber, Topic
@@ -16,8 +17,8 @@ from tempos_bench.publish import BURST, PACED
 from tempos_bench.stats import percentile
 
 
-async def subscribe(args: argparse.Namespace) -> dict[str, Any]:
-    """Receive until `--expect` events came, or none for `--idle` seconds."""
+async def subscribe(args: argparse.Namespace) -> None:
+    """Receive until `--expect` events came, or none for `--idle` seconds; print what came of it."""
     if args.topic_id:
         topic = Topic(args.topic_id, args.topic)
         subscriber = Subscriber.listen(args.address, args.port, topics=[topic])
@@ -31,7 +32,17 @@ async def subscribe(args: argparse.Namespace) -> dict[str, Any]:
             limit = args.idle
             while (event := subscriber.poll()) is not None:
                 events.append(event)
-        return summarize(events) | {"missed": subscriber.stats.missed, "overruns": subscriber.stats.overruns}
+        stats = subscriber.stats
+        found = summarize(events) | {"missed": stats.missed, "overruns": stats.overruns}
+        print(json.dumps(found), flush=True)
+        if args.stay:
+            await _until_sigterm()
+
+
+async def _until_sigterm() -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
 
 
 def summarize(events: list[Event]) -> dict[str, Any]:
@@ -61,7 +72,8 @@ def main() -> None:
     parser.add_argument("--expect", type=int, required=True)
     parser.add_argument("--first", type=float, default=20, help="seconds to wait for the first event")
     parser.add_argument("--idle", type=float, default=2, help="stop after so many seconds without one")
-    print(json.dumps(asyncio.run(subscribe(parser.parse_args()))))
+    parser.add_argument("--stay", action="store_true", help="remain a member afterwards, until SIGTERM")
+    asyncio.run(subscribe(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -84,18 +84,19 @@ async def start_fast_path(config: BrokerConfig) -> FastPath:
         return NoFastPath("switched off in the configuration")
     try:
         from tempos_fastpath import offload
-    except ImportError as error:
-        return NoFastPath(f"tempos[fastpath] is not installed ({error})")
-    try:
+
         return await offload.start(
             listen=config.listen,
             port=config.data_port,
             mode=config.fastpath.mode,
             interfaces=config.fastpath.interfaces,
         )
+    except ImportError as error:
+        reason = f"tempos[fastpath] is not installed ({error})"
     except Unavailable as error:
-        log.warning("no fast path: %s", error)
-        return NoFastPath(str(error))
+        reason = str(error)
+    log.warning("no fast path: %s", reason)
+    return NoFastPath(reason)
 
 
 async def _start_api(stack: contextlib.AsyncExitStack, config: BrokerConfig, broker: Broker) -> str:

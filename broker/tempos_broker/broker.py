@@ -12,16 +12,17 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from tempos import Path, PathChoice, PathPolicy, Route, Topic, Unavailable, __version__
+from tempos import Path, PathChoice, PathPolicy, Reason, Route, Topic, Unavailable, __version__
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.control import ControlServer, new_instance
+from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
 from tempos_broker.slowpath import SlowPathServer
-from tempos_broker.status import TopicState, status_document
+from tempos_broker.status import Drawn, TopicState, status_document
 
 log = logging.getLogger("tempos.broker")
 
@@ -40,6 +41,7 @@ class Broker:
         self.instance = new_instance()
         self._fast = fast
         self._registry = Registry(config, is_local_address)
+        self._ledger = Ledger()
         self._states = {entry.topic.id: TopicState(Route(entry.topic, 0, ())) for entry in config.topics}
         self._locks = {topic: asyncio.Lock() for topic in self._states}
         self._slow = SlowPathServer(
@@ -52,6 +54,7 @@ class Broker:
         )
         self._control = ControlServer(
             self._registry,
+            self._ledger,
             config.control,
             name=f"tempos {__version__} on {socket.gethostname()}",
             instance=self.instance,
@@ -119,6 +122,9 @@ class Broker:
 
     def status(self) -> dict[str, Any]:
         """Everything a person looks for first, as JSON values; the control API serves it as it is."""
+        before = self._fast.counters()
+        tickets = {topic: self._drawn(state.route) for topic, state in self._states.items()}
+        after = self._fast.counters()
         return status_document(
             broker={
                 "version": __version__,
@@ -130,11 +136,15 @@ class Broker:
             slow=self._slow.status(),
             slow_counters=self._slow.counters(),
             fast=self._fast.status(),
-            fast_counters=self._fast.counters(),
+            fast_counters=after,
             control=self._control,
             registry=self._registry,
+            ledger=self._ledger,
             states=self._states,
-            tickets=self._fast.tickets,
+            drawn={
+                topic: Drawn(drawn, _passing(before.get(topic, {}), after.get(topic, {})))
+                for topic, drawn in tickets.items()
+            },
             now=time.monotonic(),
         )
 
@@ -144,26 +154,34 @@ class Broker:
         """Give the topic a route of its present groups, if they changed; ``renew`` installs it anyway."""
         async with self._locks[topic]:
             state = self._states[topic]
-            groups = self._registry.groups(topic)
-            if state.choice is not None and groups == state.route.groups:
+            version, groups = self._registry.version(topic), self._registry.groups(topic)
+            if version == state.version:
                 if renew:
                     self._chosen(state, await self._install(state.route))
                 return
+            holders = self._registry.holders(topic)
             old = state.route
             route = Route(old.topic, old.epoch + 1, groups)
             self._fast.tickets.reset(topic, route.epoch)
             choice = await self._install(route)
             self._slow.swap(route)
             # Both paths have let go of the old route: its tickets are final.
-            for index, group in enumerate(old.groups):
-                drawn = self._fast.tickets.read(topic, old.epoch, index)
-                state.past_tickets[group.name] = state.past_tickets.get(group.name, 0) + drawn
-            state.route = route
+            now = time.monotonic()
+            self._ledger.opened(topic, route.epoch, holders, now)
+            if old.epoch:
+                self._ledger.closed(topic, old.epoch, self._drawn(old))
+            self._ledger.settle(now - self.config.control.lease)
+            state.route, state.version = route, version
             self._chosen(state, choice)
             log.info(
                 "topic %s: epoch %d, %d groups, %d members",
                 _name(state), route.epoch, len(groups), sum(len(group.members) for group in groups),
             )  # fmt: skip
+
+    def _drawn(self, route: Route) -> list[int]:
+        """Tickets drawn so far from each group of a route."""
+        read = self._fast.tickets.read
+        return [read(route.topic.id, route.epoch, index) for index in range(len(route.groups))]
 
     async def _install(self, route: Route) -> PathChoice:
         if route.topic.policy is PathPolicy.SLOW:
@@ -195,16 +213,17 @@ class Broker:
             return
         if outcome.changed:
             self._spawn(self._apply(outcome.changed, outcome.finish, reply), "apply a control request")
-        else:
-            reply(outcome.finish())
+        elif (answer := outcome.finish()) is not None:
+            reply(answer)
 
     async def _apply(
-        self, changed: frozenset[int], finish: Callable[[], bytes], reply: Callable[[bytes], None]
+        self, changed: frozenset[int], finish: Callable[[], bytes | None], reply: Callable[[bytes], None]
     ) -> None:
         for topic in changed:
             await self._swap(topic)
         self._schedule_expiry()
-        reply(finish())
+        if (answer := finish()) is not None:
+            reply(answer)
 
     def _schedule_expiry(self) -> None:
         """Wake up when the earliest lease ends. Renewals only move it on, so waking early is harmless."""
@@ -265,6 +284,13 @@ class _ControlSocket(asyncio.DatagramProtocol):
     def error_received(self, exc: Exception) -> None:
         # An ICMP error about an earlier reply: the client is gone, its lease will end.
         log.debug("control socket: %s", exc)
+
+
+def _passing(before: Mapping[Reason, int], after: Mapping[Reason, int]) -> int:
+    """How many events may have passed between reading counters twice, and tickets in between."""
+    passed = sum(after.values()) - sum(before.values())
+    # An event in the middle of its way has drawn its ticket and is not counted yet: one per CPU.
+    return passed + (os.cpu_count() or 1) if passed else 0
 
 
 def _name(state: TopicState) -> str:

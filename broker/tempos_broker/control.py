@@ -15,17 +15,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempos import Topic
-from tempos.control import BadRequest, Code, Request, decode_request, encode_error, encode_ok
+from tempos.control import PATIENCE, BadRequest, Code, Request, decode_request, encode_error, encode_ok
 from tempos_broker.config.model import ControlConfig
+from tempos_broker.ledger import Holder, Ledger
 from tempos_broker.membership import Refused, Registry
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a control datagram led to. ``finish`` makes the reply once the routes are in place."""
+    """What a control datagram led to.
+
+    ``finish`` makes the reply once the routes of the ``changed`` topics are in place. Its None means:
+    not yet; the client asks again, with newer counts.
+    """
 
     changed: frozenset[int]
-    finish: Callable[[], bytes]
+    finish: Callable[[], bytes | None]
 
 
 def topic_fields(topic: Topic) -> dict[str, Any]:
@@ -49,6 +54,7 @@ class ControlServer:
     def __init__(
         self,
         registry: Registry,
+        ledger: Ledger,
         config: ControlConfig,
         *,
         name: str,
@@ -56,6 +62,7 @@ class ControlServer:
         epoch: Callable[[int], int],
     ) -> None:
         self._registry = registry
+        self._ledger = ledger
         self._name = name
         self._instance = instance
         self._epoch = epoch
@@ -73,6 +80,7 @@ class ControlServer:
             "subscribe": self._subscribe,
             "unsubscribe": self._unsubscribe,
             "heartbeat": self._heartbeat,
+            "drain": self._drain,
             "goodbye": self._goodbye,
         }
 
@@ -129,16 +137,44 @@ class ControlServer:
 
     def _heartbeat(self, request: Request, ip: str, now: float) -> Outcome:
         endpoint = (ip, request.fields["port"])
-        if not self._registry.heartbeat(endpoint, request.client, request.fields["received"], now):
+        if not self._registry.heartbeat(endpoint, request.client, now):
             raise Refused(
                 Code.UNKNOWN_MEMBER, f"{ip}:{endpoint[1]} is no member of anything", "subscribe again"
             )
+        self._report(request, ip)
         return _ok(request)
+
+    def _drain(self, request: Request, ip: str, now: float) -> Outcome:
+        endpoint = (ip, request.fields["port"])
+        patience = request.fields["patience_ms"]
+        patience = PATIENCE if patience is None else patience
+        leaving = self._registry.drain(endpoint, request.client, now, patience / 1000)
+        holder = Holder(*endpoint, request.client)
+
+        def finish() -> bytes | None:
+            # Only now, after the swap, is it known what was ticketed for the leaver.
+            self._report(request, ip)
+            accounts = self._ledger.accounts(holder)
+            outstanding = sum(account.outstanding for account in accounts)
+            if outstanding and now < leaving.deadline:
+                return None
+            ticketed = sum(account.ticketed for account in accounts)
+            return encode_ok(
+                request.id, ticketed=ticketed, delivered=ticketed - outstanding, lost=outstanding
+            )
+
+        return Outcome(leaving.topics, finish)
 
     def _goodbye(self, request: Request, ip: str, now: float) -> Outcome:
         endpoint = (ip, request.fields["port"])
-        changed = self._registry.goodbye(endpoint, request.client, request.fields["received"])
+        changed = self._registry.goodbye(endpoint, request.client)
+        self._report(request, ip)
         return Outcome(frozenset(changed), lambda: encode_ok(request.id))
+
+    def _report(self, request: Request, ip: str) -> None:
+        holder = Holder(ip, request.fields["port"], request.client)
+        for row in request.fields["received"]:
+            self._ledger.report(row.topic, row.group, holder, row.epoch, row.datagrams)
 
 
 def _ok(request: Request, **fields: Any) -> Outcome:

@@ -1,8 +1,8 @@
-"""Who is a member of what: topics, groups, leases, and what members say they got.
+"""Who is a member of what: topics, groups, leases, drains.
 
 Sans-IO: time is an argument (monotonic seconds), nothing here sends, waits or swaps a route. Every
-operation is idempotent and says whether the groups of a topic changed; the shell then builds a new
-route from :meth:`Registry.groups` and swaps it in.
+operation is idempotent. A change moves the topic's :meth:`Registry.version`; the shell then builds a
+new route from :meth:`Registry.groups` and swaps it in. What members received is the ledger's business.
 
 Rules kept here: a member is an endpoint (IPv4, UDP port) inside one group of one topic; static
 members have no lease; an endpoint is in at most one group of a topic, otherwise it would get events
@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tempos import ConfigError, Group, Member, TemposError, Topic
-from tempos.control import Code, Received
+from tempos.control import Code
 from tempos_broker.config.model import OWN_GROUP, BrokerConfig
+from tempos_broker.ledger import Holder
 
 
 class Refused(TemposError):
@@ -30,42 +31,39 @@ class Refused(TemposError):
 
 @dataclass(slots=True)
 class Membership:
-    """One member inside one group. ``expires`` is None for a static member.
-
-    ``delivered`` is the number of datagrams the member said it got, None while it never said
-    anything: a bare socket that does not speak the control protocol is *unknown*, not zero.
-    """
+    """One member inside one group. ``expires`` and ``client`` are None for a static member."""
 
     member: Member
     client: int | None = None
     expires: float | None = None
-    delivered: int | None = None
-    _reported: dict[int, int] = field(default_factory=dict)
 
-    def report(self, epoch: int, datagrams: int) -> None:
-        """Take a count of one epoch; counts of an epoch only grow, so a smaller one is a new epoch's."""
-        before = self._reported.get(epoch, 0)
-        gained = datagrams - before if datagrams >= before else datagrams
-        self._reported[epoch] = datagrams
-        self.delivered = (self.delivered or 0) + gained
+    @property
+    def holder(self) -> Holder:
+        return Holder(self.member.ip, self.member.port, self.client)
 
 
 @dataclass(slots=True)
 class GroupState:
-    """The members of one group, and what those that left had got."""
+    """The members of one group, in the order in which they joined."""
 
     name: str
     members: dict[tuple[str, int], Membership] = field(default_factory=dict)
-    departed: int = 0
+
+
+@dataclass(slots=True)
+class Leaving:
+    """A member that drains: out of every route, until it has confirmed what was ticketed for it."""
+
+    topics: frozenset[int]
+    deadline: float
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """The outcome of a subscription. ``changed``: the topic needs a new route."""
+    """The outcome of a subscription."""
 
     topic: Topic
     group: str
-    changed: bool
 
 
 class Registry:
@@ -82,10 +80,11 @@ class Registry:
         self._is_local = is_local
         self._by_name = {entry.topic.name: entry.topic for entry in config.topics}
         self._groups: dict[int, dict[str, GroupState]] = {}
-        self._past: dict[int, dict[str, GroupState]] = {}
+        self._versions: dict[int, int] = {}
+        self._leaving: dict[Holder, Leaving] = {}
         for entry in config.topics:
             self._groups[entry.topic.id] = {}
-            self._past[entry.topic.id] = {}
+            self._versions[entry.topic.id] = 1
             for static in entry.members:
                 name = static.group or own_group(static.ip, static.port)
                 group = self._group(entry.topic.id, name)
@@ -116,9 +115,20 @@ class Registry:
             for state in self._groups[topic].values()
         )
 
+    def version(self, topic: int) -> int:
+        """Grows by one at each change of the topic's members."""
+        return self._versions[topic]
+
     def states(self, topic: int) -> Iterable[GroupState]:
         """The groups of a topic with all that is known of their members."""
         return self._groups[topic].values()
+
+    def holders(self, topic: int) -> list[tuple[str, list[Holder]]]:
+        """The groups of a topic as the ledger takes them."""
+        return [
+            (state.name, [membership.holder for membership in state.members.values()])
+            for state in self._groups[topic].values()
+        ]
 
     def member_count(self, topic: int) -> int:
         return sum(len(state.members) for state in self._groups[topic].values())
@@ -150,16 +160,18 @@ class Registry:
                     f"{known.member} is in group {state.name!r} of this topic already",
                     "unsubscribe first, or use another port",
                 )
-            known.expires = now + self._lease
             if known.client != client:
-                # The same port after a restart: the same route, but counts begin anew.
-                state.departed += known.delivered or 0
-                state.members[endpoint] = Membership(known.member, client, known.expires)
-            return Subscribed(topic, wanted, changed=False)
+                # The same port after a restart of the client: whoever was there before is gone.
+                self._remove(topic.id, state, endpoint)
+                break
+            known.expires = now + self._lease
+            return Subscribed(topic, wanted)
         self._check_limits(topic, wanted, endpoint)
         membership = Membership(Member(*endpoint), client, now + self._lease)
         self._group(topic.id, wanted).members[endpoint] = membership
-        return Subscribed(topic, wanted, changed=True)
+        self._versions[topic.id] += 1
+        self._leaving.pop(membership.holder, None)
+        return Subscribed(topic, wanted)
 
     def unsubscribe(self, name: str, group: str | None, endpoint: tuple[str, int]) -> bool:
         """Take ``endpoint`` out of a group; whether it was in. Static members stay."""
@@ -171,25 +183,51 @@ class Registry:
         self._remove(topic.id, state, endpoint)
         return True
 
-    def heartbeat(self, endpoint: tuple[str, int], client: int, received: list[Received], now: float) -> bool:
+    def heartbeat(self, endpoint: tuple[str, int], client: int, now: float) -> bool:
         """Renew every membership of ``endpoint``; False if it has none (its lease ended, or we restarted)."""
         mine = list(self._of(endpoint, client))
         for _, _, membership in mine:
             membership.expires = now + self._lease
-        self._report(endpoint, client, received)
-        return bool(mine)
+        return bool(mine) or Holder(*endpoint, client) in self._leaving
 
-    def goodbye(self, endpoint: tuple[str, int], client: int, received: list[Received]) -> set[int]:
+    def goodbye(self, endpoint: tuple[str, int], client: int) -> set[int]:
         """End every membership of ``endpoint``; the ids of the topics that changed."""
-        self._report(endpoint, client, received)
         changed = set()
         for topic, state, _ in list(self._of(endpoint, client)):
             self._remove(topic, state, endpoint)
             changed.add(topic)
         return changed
 
+    def drain(self, endpoint: tuple[str, int], client: int, now: float, patience: float) -> Leaving:
+        """Take ``endpoint`` out of every route at once, and remember until when it may confirm.
+
+        The first drain of a member sets the deadline, ``patience`` seconds from now; raises
+        :class:`Refused` for one that is no member and was none.
+        """
+        holder = Holder(*endpoint, client)
+        topics = frozenset(self.goodbye(endpoint, client))
+        known = self._leaving.get(holder)
+        if known is None and not topics:
+            raise Refused(
+                Code.UNKNOWN_MEMBER,
+                f"{endpoint[0]}:{endpoint[1]} is no member of anything",
+                "nothing to drain",
+            )
+        if known is None:
+            known = self._leaving[holder] = Leaving(topics, now + patience)
+        elif topics:
+            known.topics |= topics
+        return known
+
     def expire(self, now: float) -> dict[int, list[Member]]:
-        """Take out every member whose lease ended; those that went, by topic id."""
+        """Take out every member whose lease ended; those that went, by topic id.
+
+        A member that drained is remembered for a lease after its deadline, so that a repeated request
+        is answered like the first.
+        """
+        for holder, leaving in list(self._leaving.items()):
+            if leaving.deadline + self._lease <= now:
+                del self._leaving[holder]
         gone: dict[int, list[Member]] = {}
         for topic, groups in self._groups.items():
             for state in list(groups.values()):
@@ -200,7 +238,7 @@ class Registry:
         return gone
 
     def next_expiry(self) -> float | None:
-        """When the earliest lease ends, or None."""
+        """When the next lease or drain ends, or None."""
         leases = [
             membership.expires
             for groups in self._groups.values()
@@ -208,23 +246,17 @@ class Registry:
             for membership in state.members.values()
             if membership.expires is not None
         ]
+        leases += [leaving.deadline + self._lease for leaving in self._leaving.values()]
         return min(leases, default=None)
 
     def _group(self, topic: int, name: str) -> GroupState:
-        groups = self._groups[topic]
-        if name not in groups:
-            past = self._past[topic]
-            groups[name] = past.pop(name) if name in past else GroupState(name)
-        return groups[name]
+        return self._groups[topic].setdefault(name, GroupState(name))
 
     def _remove(self, topic: int, state: GroupState, endpoint: tuple[str, int]) -> None:
-        gone = state.members.pop(endpoint)
-        state.departed += gone.delivered or 0
+        del state.members[endpoint]
+        self._versions[topic] += 1
         if not state.members:
-            # What the group has behind it stays known, unless it was one endpoint's own.
             del self._groups[topic][state.name]
-            if not state.name.startswith(OWN_GROUP):
-                self._past[topic][state.name] = state
 
     def _of(self, endpoint: tuple[str, int], client: int) -> Iterator[tuple[int, GroupState, Membership]]:
         for topic, groups in self._groups.items():
@@ -232,13 +264,6 @@ class Registry:
                 membership = state.members.get(endpoint)
                 if membership is not None and membership.client == client:
                     yield topic, state, membership
-
-    def _report(self, endpoint: tuple[str, int], client: int, received: list[Received]) -> None:
-        for row in received:
-            state = self._groups.get(row.topic, {}).get(row.group)
-            membership = state.members.get(endpoint) if state else None
-            if membership is not None and membership.client == client:
-                membership.report(row.epoch, row.datagrams)
 
     def _check_limits(self, topic: Topic, group: str, endpoint: tuple[str, int]) -> None:
         groups = self._groups[topic.id]

@@ -8,14 +8,14 @@ stands beside: copies for one group that could not be sent, and what the kernel 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tempos import FastPathStatus, PathChoice, Reason, Route
 from tempos_broker.control import ControlServer, topic_fields
-from tempos_broker.membership import GroupState, Registry
-from tempos_broker.paths import Tickets
+from tempos_broker.ledger import GroupRow, Holder, Ledger, TopicLedger
+from tempos_broker.membership import Registry
 from tempos_broker.slowpath import BESIDE, SlowPathStatus
 
 Counters = Mapping[int, Mapping[Reason, int]]
@@ -26,11 +26,19 @@ FAST_LOSSES = (Reason.NO_EGRESS,)
 
 @dataclass(slots=True)
 class TopicState:
-    """A topic's route in force, which path serves it, and the tickets of groups in past epochs."""
+    """A topic's route in force, the version of its membership, and which path serves it."""
 
     route: Route
+    version: int = 0
     choice: PathChoice | None = None
-    past_tickets: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Tickets drawn so far from the groups of a topic's route; ``slack`` events passed while counting."""
+
+    tickets: Sequence[int]
+    slack: int
 
 
 def status_document(
@@ -42,8 +50,9 @@ def status_document(
     fast_counters: Counters,
     control: ControlServer,
     registry: Registry,
+    ledger: Ledger,
     states: Mapping[int, TopicState],
-    tickets: Tickets,
+    drawn: Mapping[int, Drawn],
     now: float,
 ) -> dict[str, Any]:
     """The whole document, as JSON values."""
@@ -72,10 +81,16 @@ def status_document(
         "topics": [
             _topic(
                 states[topic.id],
+                _account(
+                    ledger,
+                    topic.id,
+                    slow_counters.get(topic.id, {}),
+                    fast_counters.get(topic.id, {}),
+                    drawn[topic.id],
+                ),
                 slow_counters.get(topic.id, {}),
                 fast_counters.get(topic.id, {}),
                 registry,
-                tickets,
                 now,
             )
             for topic in registry.topics
@@ -84,63 +99,80 @@ def status_document(
     }
 
 
+def _account(
+    ledger: Ledger, topic: int, slow: Mapping[Reason, int], fast: Mapping[Reason, int], drawn: Drawn
+) -> TopicLedger:
+    refused: dict[Reason, int] = {reason: fast.get(reason, 0) for reason in FAST_LOSSES}
+    refused |= {reason: count for reason, count in slow.items() if reason not in {Reason.FORWARDED, *BESIDE}}
+    forwarded = fast.get(Reason.FORWARDED, 0), slow.get(Reason.FORWARDED, 0)
+    return ledger.topic(
+        topic,
+        live=drawn.tickets,
+        received=sum(forwarded) + sum(refused.values()),
+        fast=forwarded[0],
+        slow=forwarded[1],
+        refused=refused,
+        slack=drawn.slack,
+    )
+
+
 def _topic(
     state: TopicState,
+    account: TopicLedger,
     slow: Mapping[Reason, int],
     fast: Mapping[Reason, int],
     registry: Registry,
-    tickets: Tickets,
     now: float,
 ) -> dict[str, Any]:
     topic = state.route.topic
-    fast_forwarded, slow_forwarded = fast.get(Reason.FORWARDED, 0), slow.get(Reason.FORWARDED, 0)
-    refused: dict[Reason, int] = {reason: fast.get(reason, 0) for reason in FAST_LOSSES}
-    refused |= {reason: count for reason, count in slow.items() if reason not in {Reason.FORWARDED, *BESIDE}}
-    passed: dict[Reason, int] = {
+    passed = {
         reason: count for reason, count in fast.items() if reason not in {Reason.FORWARDED, *FAST_LOSSES}
     }
-    index = {group.name: number for number, group in enumerate(state.route.groups)}
+    leases = {
+        (group.name, entry.holder): entry.expires
+        for group in registry.states(topic.id)
+        for entry in group.members.values()
+    }
     return {
         **topic_fields(topic),
         "policy": topic.policy.value,
         "path": state.choice.path.value if state.choice else None,
         "reason": state.choice.reason if state.choice else "starting",
         "epoch": state.route.epoch,
-        "received": fast_forwarded + slow_forwarded + sum(refused.values()),
-        "fast": fast_forwarded,
-        "slow": slow_forwarded,
-        "refused": _labelled(refused),
+        "received": account.received,
+        "fast": account.fast,
+        "slow": account.slow,
+        "refused": _labelled(account.refused),
         "lost": _labelled({reason: slow.get(reason, 0) for reason in BESIDE}),
         "passed": _labelled(passed),
-        "groups": [
-            _group(group, _drawn(state, group.name, index, tickets), now)
-            for group in registry.states(topic.id)
-        ],
+        "balanced": account.balanced,
+        "problems": list(account.problems),
+        "groups": [_group(group, leases, now) for group in account.groups],
     }
 
 
-def _drawn(state: TopicState, name: str, index: Mapping[str, int], tickets: Tickets) -> int:
-    """Tickets of a group over all epochs."""
-    current = 0
-    if name in index:
-        current = tickets.read(state.route.topic.id, state.route.epoch, index[name])
-    return state.past_tickets.get(name, 0) + current
+def _group(group: GroupRow, leases: Mapping[tuple[str, Holder], float | None], now: float) -> dict[str, Any]:
+    def lease(holder: Holder) -> float | None:
+        expires = leases.get((group.name, holder))
+        return None if expires is None else round(expires - now, 1)
 
-
-def _group(group: GroupState, drawn: int, now: float) -> dict[str, Any]:
     return {
         "name": group.name,
-        "tickets": drawn,
-        "departed_delivered": group.departed,
+        "tickets": group.tickets,
+        "delivered": group.delivered,
+        "unconfirmed": group.unconfirmed,
+        "lost": group.lost,
+        "unknown": group.unknown,
         "members": [
             {
-                "ip": entry.member.ip,
-                "port": entry.member.port,
-                "static": entry.expires is None,
-                "lease_s": None if entry.expires is None else round(entry.expires - now, 1),
-                "delivered": entry.delivered,
+                "ip": row.holder.ip,
+                "port": row.holder.port,
+                "static": row.holder.client is None,
+                "lease_s": lease(row.holder),
+                "ticketed": row.ticketed,
+                "delivered": row.delivered,
             }
-            for entry in group.members.values()
+            for row in group.members
         ],
     }
 

@@ -57,6 +57,7 @@ class Reason(enum.IntEnum):
     CUT_SHORT = 25
     SEND_ERROR = 26
     SOCKET_OVERRUN = 27
+    BURST = 28
 
     @property
     def label(self) -> str:
@@ -94,6 +95,7 @@ REASON_TEXTS = {
     Reason.CUT_SHORT: "larger than the slow path's receive buffer",
     Reason.SEND_ERROR: 'the kernel refused to send to a member: lost to that group',
     Reason.SOCKET_OVERRUN: "the kernel's socket buffer was full before the broker could read",
+    Reason.BURST: 'several datagrams in one buffer (GSO, GRO): cut up only further on',
 }
 
 #: The event header: topic, version_flags, reserved, epoch, publisher, sequence, delivery_sequence, sent_ns.

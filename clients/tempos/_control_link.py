@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tempos import _sockets
+from tempos.errors import LocalError
 from tempos.session import Answered, ControlSession, Failed, SessionEvent, Subscribed
 
 _T = TypeVar("_T", Answered, Subscribed)
@@ -56,7 +57,8 @@ class ControlLink(asyncio.DatagramProtocol):
             self._timer.cancel()
             self._timer = None
         for future in self._waiting.values():
-            future.cancel()
+            if not future.done():
+                future.set_exception(LocalError("closed before the broker answered"))
         if self._transport is not None:
             self._transport.close()
             await asyncio.shield(self._closed)

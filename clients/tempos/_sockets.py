@@ -135,8 +135,8 @@ def _new() -> socket.socket:
 class Reader(Protocol):
     """Reads a data socket until it is closed."""
 
-    def read_now(self) -> None:
-        """Read what is there already."""
+    def read_now(self) -> bool:
+        """Read some of what is there already; False when there is no more."""
         ...
 
     async def close(self) -> None:
@@ -162,7 +162,7 @@ class WatchingReader:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self.read_now)
 
-    def read_now(self) -> None:
+    def read_now(self) -> bool:
         receive, recv = self._receive, self._sock.recv
         try:
             # The overrun counter only grows: seeing it once per wake-up is enough.
@@ -173,11 +173,12 @@ class WatchingReader:
             for _ in range(READ_BATCH):
                 receive(recv(MAX_PAYLOAD))
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError as error:
             # An unconnected UDP socket reports no one else's troubles; out of memory is what remains.
             if error.errno not in (errno.ENOMEM, errno.ENOBUFS, errno.ECONNREFUSED):
                 raise
+        return True
 
     def _see_overruns(self, ancillary: list[tuple[int, int, bytes]]) -> None:
         for level, kind, data in ancillary:
@@ -221,8 +222,9 @@ class TransportReader(asyncio.DatagramProtocol):
         if not self._closed.done():
             self._closed.set_result(None)
 
-    def read_now(self) -> None:
-        """The transport has its own turn in the loop."""
+    def read_now(self) -> bool:
+        """Nothing to do: the transport has its own turn in the loop."""
+        return False
 
     async def close(self) -> None:
         if self._transport is not None:

@@ -14,7 +14,6 @@ the thread without waiting for it; what waits there is bounded.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import threading
 from collections import deque
@@ -46,8 +45,17 @@ class _LoopThread:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
+            self.loop.run_until_complete(self._finish())
         finally:
             self.loop.close()
+
+    async def _finish(self) -> None:
+        """What an interrupt has left behind ends here, with its clean-up."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.loop.shutdown_default_executor()
 
     def call(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run ``work`` on the loop and wait; an interrupt of the waiting thread cancels it."""
@@ -56,7 +64,6 @@ class _LoopThread:
             return future.result()
         except BaseException:
             future.cancel()
-            concurrent.futures.wait([future], timeout=1)
             raise
 
     def stop(self) -> None:

@@ -22,6 +22,8 @@ VERSION = 1
 #: A control datagram never grows beyond what every IPv4 path carries.
 MAX_DATAGRAM = 1200
 MAX_NAME = 64
+#: The longest a drain may wait for confirmation, and what it waits if it does not say, milliseconds.
+MAX_PATIENCE, PATIENCE = 60_000, 5_000
 #: Back-off of a client: seconds before each repetition; five tries in all.
 RETRY_AFTER = (0.2, 0.4, 0.8, 1.6, 3.2)
 
@@ -67,6 +69,15 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
         "renew the lease of every membership of this endpoint; tells what arrived",
         (Field("port", "port"), Field("received", "counts")),
         (),
+    ),
+    "drain": (
+        "leave everything, losing nothing: answered when all that was ticketed is confirmed, or too late",
+        (
+            Field("port", "port"),
+            Field("received", "counts"),
+            Field("patience_ms", "milliseconds", required=False),
+        ),
+        ("ticketed", "delivered", "lost"),
     ),
     "goodbye": (
         "leave everything; tells what arrived",
@@ -215,6 +226,7 @@ def _is_counts(value: object) -> bool:
 
 _KINDS = {
     "name": (_is_name, f"printable text of 1-{MAX_NAME} characters"),
+    "milliseconds": (lambda value: _is_int(value, MAX_PATIENCE), f"milliseconds, 0-{MAX_PATIENCE}"),
     "port": (lambda value: _is_int(value, 0xFFFF) and value > 0, "a UDP port, 1-65535"),
     "counts": (_is_counts, "a list of [topic id, group, epoch, datagrams]"),
 }

@@ -169,6 +169,8 @@ class Publisher:
         return PublisherStats(self._datagrams, self._events, self._bytes, self._refused, self._failed)
 
     async def __aenter__(self) -> Publisher:
+        if self._address:
+            raise LocalError("a publisher is opened once: make another one")
         self._address = await _sockets.address_of(self.broker)
         self._loop = asyncio.get_running_loop()
         self._socket = _sockets.connected(self._address, self._data_port, self._send_buffer)
@@ -207,7 +209,7 @@ class Publisher:
             outlet.sequence = (sequence + 1) & _U32
         size = len(datagram)
         if size > self._limit:
-            self._refuse_size(size)
+            self._check_size(size)
         try:
             self._socket.send(datagram)
         except OSError as error:
@@ -236,7 +238,7 @@ class Publisher:
         data = _encode(topic, body)
         size = len(data) + (wire.HEADER_LEN if topic.framing is Framing.EVENT else 1)
         if size > self._limit:
-            self._refuse_size(size)
+            self._check_size(size)
         return data
 
     async def resolve(self, name: str) -> tuple[Topic, int]:
@@ -292,14 +294,18 @@ class Publisher:
             sock, self._socket = self._socket, _Closed()
             if self._timer is not None:
                 self._timer.cancel()
-            if self._flushing is not None:
-                self._flushing.cancel()
             if self._writable is not None:
                 self._loop.remove_writer(sock)
-                self._writable.cancel()
+                # Whoever waits tries again, and is told that this is closed.
+                self._writable.set_result(None)
+                self._writable = None
             sock.close()
-            if self._link is not None:
-                await self._link.close()
+            try:
+                if self._flushing is not None:
+                    await self._flushing
+            finally:
+                if self._link is not None:
+                    await self._link.close()
 
     # Topics
 
@@ -351,7 +357,7 @@ class Publisher:
     def _put_into_next(self, outlet: _Outlet, data: bytes) -> Awaitable[None]:
         alone = wire.HEADER_LEN + len(data)
         if alone > self._limit:
-            self._refuse_size(alone)
+            self._check_size(alone)
         waiting: list[tuple[bytes, int]] = []
         if outlet.count:
             datagram, count = outlet.take(self.id)
@@ -433,7 +439,7 @@ class Publisher:
             self._limit = min(_sockets.largest_payload(self._socket), len(datagram) - 1)
             if events > 1:
                 return False
-            self._refuse_size(len(datagram))
+            raise self._too_big(len(datagram))
         raise LocalError(
             f"cannot send to the broker at {self.broker}:{self._data_port}: {error.strerror}"
         ) from error
@@ -465,9 +471,15 @@ class Publisher:
         if writable is not None and not writable.done():
             writable.set_result(None)
 
-    def _refuse_size(self, size: int) -> None:
+    def _check_size(self, size: int) -> None:
+        """Refuse a datagram that is larger than the path carries, by what the kernel knows now."""
         self._socket.fileno()
-        raise EventTooBig(size + wire.IP_UDP_OVERHEAD, self._limit + wire.IP_UDP_OVERHEAD)
+        self._limit = _sockets.largest_payload(self._socket)
+        if size > self._limit:
+            raise self._too_big(size)
+
+    def _too_big(self, size: int) -> EventTooBig:
+        return EventTooBig(size + wire.IP_UDP_OVERHEAD, self._limit + wire.IP_UDP_OVERHEAD)
 
 
 class _Closed:

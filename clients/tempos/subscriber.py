@@ -45,6 +45,8 @@ EARLY = 1024
 TURN_AFTER = 0.02
 GOODBYE_LIMIT = 1.0
 WARN_EVERY = 10.0
+#: How often a close empties the socket at most: against a flood it would never be empty.
+CLOSING_READS = 1000
 
 _U32 = 0xFFFFFFFF
 _VERSION = _abi.WIRE_VERSION << 4
@@ -322,7 +324,9 @@ class Subscriber:
         link, reader = self._link, self._reader
         try:
             if reader is not None:
-                reader.read_now()
+                for _ in range(CLOSING_READS):
+                    if not reader.read_now():
+                        break
             if link is not None and any(self._feeds):
                 # The lease ends the membership where the broker does not hear of it.
                 with contextlib.suppress(RemoteError, asyncio.TimeoutError):
@@ -463,20 +467,16 @@ class Subscriber:
         if len(self._queue) >= self._queue_limit:
             self._drop_newest(feed)
             return
-        missed += feed.dropped
-        feed.dropped = 0
         name = feed.name
-        append = self._queue.append
-        for body in bodies:
-            append(
-                _new_tuple(
-                    Event,
-                    (name, topic, body, publisher, sequence, delivery, epoch, sent_ns, now, missed),
-                )
-            )
-            sequence = (sequence + 1) & _U32
-            missed = 0
-        self._events += len(bodies)
+        events: list[Event] = [
+            _new_tuple(Event, (name, topic, body, publisher, number & _U32, delivery, epoch, sent_ns, now, 0))
+            for number, body in enumerate(bodies, sequence)
+        ]
+        if missed or feed.dropped:
+            events[0] = events[0]._replace(missed=missed + feed.dropped)
+            feed.dropped = 0
+        self._events += len(events)
+        self._queue += events
         if self._waiter is not None:
             self._wake()
 

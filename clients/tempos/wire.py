@@ -128,17 +128,19 @@ def split_batch(body: _Run) -> tuple[_Run, ...]:
 
     An empty run, a cut length or a cut body is a :class:`WireError`.
     """
-    bodies = []
+    bodies: list[_Run] = []
+    append = bodies.append
     at, end = 0, len(body)
     while at < end:
-        if at + _LENGTH.size > end:
+        start = at + _abi.BATCH_LENGTH_LEN
+        if start > end:
             raise WireError(f"a batch ends inside a length, at byte {at} of {end}")
-        (length,) = _LENGTH.unpack_from(body, at)
-        at += _LENGTH.size
-        if at + length > end:
-            raise WireError(f"a batch announces {length} bytes at byte {at}, but ends at {end}")
-        bodies.append(body[at : at + length])
-        at += length
+        # By hand, because there is one for each event and struct takes twice as long.
+        length = body[at] << 8 | body[at + 1]
+        at = start + length
+        if at > end:
+            raise WireError(f"a batch announces {length} bytes at byte {start}, but ends at {end}")
+        append(body[start:at])
     if not bodies:
         raise WireError("a batch without a body")
     return tuple(bodies)

@@ -77,6 +77,7 @@ enum tempos_reason {
 	TEMPOS_CUT_SHORT,           /* larger than the slow path's receive buffer */
 	TEMPOS_SEND_ERROR,          /* the kernel refused to send to a member: lost to that group */
 	TEMPOS_SOCKET_OVERRUN,      /* the kernel's socket buffer was full before the broker could read */
+	TEMPOS_BURST,               /* several datagrams in one buffer (GSO, GRO): cut up only further on */
 	TEMPOS_REASONS              /* how many there are; keep last */
 };
 

@@ -3,7 +3,8 @@
  * Internet checksums (RFC 1071), changed in place (RFC 1624, equation 3).
  *
  * Rules: a sum is a one's complement sum of words as they lie in memory, so no byte is ever swapped; it
- * is folded once, at the end, and is wide enough to lose no carry before.
+ * is folded once, at the end, and is wide enough to lose no carry before: u64 where it takes in 32-bit
+ * words.
  */
 #ifndef TEMPOS_CHECKSUM_H
 #define TEMPOS_CHECKSUM_H
@@ -20,28 +21,21 @@
 
 /* The largest datagram whose UDP checksum is summed up in full: a jumbo frame's. */
 #define CHECKSUM_MAX_LEN 9216
-
-/* Two folds reach 16 bits from any sum below 2^32, which every sum of a header is. */
-static __always_inline __u16 fold(__u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
+#define CHECKSUM_BLOCK 64
 
 /*
- * The same for a sum of a few (fewer than 2^16) 32-bit words: 64 bits become 33, then 18, 17 and 16.
- * One's complement sums of 32-bit and of 16-bit words are congruent, so the halves need no splitting.
+ * A sum plus itself with its halves exchanged has in its upper half the sum of the halves, the carry
+ * out of it already brought around: one step folds by half.
  */
-static __always_inline __u16 fold_wide(__u64 sum)
+static __always_inline __u16 fold(__u32 sum)
 {
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return fold((__u32)sum);
+	return (sum + (sum << 16 | sum >> 16)) >> 16;
 }
 
-static __always_inline __u32 words(__be32 value)
+/* The same for a sum of 32-bit words, which is congruent to that of their halves. */
+static __always_inline __u16 fold_wide(__u64 sum)
 {
-	return (value & 0xffff) + (value >> 16);
+	return fold((sum + (sum << 32 | sum >> 32)) >> 32);
 }
 
 /* What adding it takes a 16-bit word out of a sum again. */
@@ -50,9 +44,9 @@ static __always_inline __u32 without(__u16 word)
 	return (__u16)~word;
 }
 
-static __always_inline __u32 without_words(__be32 value)
+static __always_inline __u32 without_wide(__be32 word)
 {
-	return words(~value);
+	return ~word;
 }
 
 static __always_inline bool ip_checksum_holds(const struct iphdr *ip)
@@ -82,8 +76,19 @@ static __noinline __u32 datagram_sum(struct xdp_md *ctx, __u32 offset, __u32 len
 	if (len > CHECKSUM_MAX_LEN || offset > 64)
 		return 0;
 	at += offset;
+	/* Blocks first: what follows the loop is verified once for each way out of it. */
 #pragma nounroll
-	for (__u32 i = 0; i < CHECKSUM_MAX_LEN / 4; i++) {
+	for (__u32 i = 0; i < CHECKSUM_MAX_LEN / CHECKSUM_BLOCK; i++) {
+		if (left < CHECKSUM_BLOCK || (void *)at + CHECKSUM_BLOCK > end)
+			break;
+#pragma unroll
+		for (__u32 word = 0; word < CHECKSUM_BLOCK; word += 4)
+			sum += *(__be32 *)(at + word);
+		at += CHECKSUM_BLOCK;
+		left -= CHECKSUM_BLOCK;
+	}
+#pragma nounroll
+	for (__u32 i = 0; i < CHECKSUM_BLOCK / 4 - 1; i++) {
 		if (left < 4 || (void *)at + 4 > end)
 			break;
 		sum += *(__be32 *)at;

@@ -11,7 +11,7 @@
  *      route      routes[topic] -> route                      ---- none: PASS: no_route
  *        |        payload as the topic's framing demands      ---- PASS: short_header, bad_version,
  *        |                                                             reserved_bits
- *        |        TTL > 1, fits the smallest MTU              ---- PASS: ttl, too_big
+ *        |        TTL > 1, fits the smallest MTU, one datagram ---- PASS: ttl, too_big, burst
  *        |        UDP checksum: none | full | partial         ---- PASS: ambiguous_checksum
  *        |
  *   =====+=====   from here on the event is ours: nothing passes any more
@@ -46,6 +46,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "burst.h"
 #include "checksum.h"
 #include "frame.h"
 #include "maps.h"
@@ -62,7 +63,7 @@ static __always_inline const struct tempos_route *find_route(__u32 topic)
 }
 
 /* Whether the route may carry this packet. */
-static __always_inline enum tempos_reason check_route(const struct packet *packet,
+static __always_inline enum tempos_reason check_route(struct xdp_md *ctx, const struct packet *packet,
 						       const struct tempos_route *route)
 {
 	enum tempos_reason reason =
@@ -70,13 +71,15 @@ static __always_inline enum tempos_reason check_route(const struct packet *packe
 
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
-	/* User space installs no other; the comparisons also bound the arithmetic for the verifier. */
-	if (route->group_count != 1 || !route->groups[0].count)
+	/* User space installs no other, and none whose group is empty. */
+	if (route->group_count != 1)
 		return TEMPOS_NO_ROUTE;
 	if (packet->ip->ttl <= 1)
 		return TEMPOS_TTL;
 	if (bpf_ntohs(packet->ip->tot_len) > route->mtu)
 		return TEMPOS_TOO_BIG;
+	if (settings.generic && is_burst(ctx))
+		return TEMPOS_BURST;
 	return TEMPOS_FORWARDED;
 }
 
@@ -107,16 +110,17 @@ static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, 
 }
 
 /*
- * Stamps the broker's fields and gives what that adds to a sum. The epoch is the second byte of its
- * 16-bit word, whose first is `reserved` and known to be 0.
+ * Stamps the broker's fields and gives what that adds to a sum. The epoch is the second byte of a
+ * 16-bit word whose first, `reserved`, is known to be 0 by now.
  */
-static __always_inline __u32 stamp_event(struct tempos_event_header *event, __u8 epoch, __u32 sequence)
+static __always_inline __u64 stamp_event(struct tempos_event_header *event, __u8 epoch, __u32 sequence)
 {
 	__be32 stamped = bpf_htonl(sequence);
-	__u32 change = without(bpf_htons(event->epoch)) + bpf_htons(epoch) +
-		       without_words(event->delivery_sequence) + words(stamped);
+	__u16 *epoch_word = (__u16 *)&event->reserved;
+	__u64 change = (__u64)without(*epoch_word) + bpf_htons(epoch) +
+		       without_wide(event->delivery_sequence) + stamped;
 
-	event->epoch = epoch;
+	*epoch_word = bpf_htons(epoch);
 	event->delivery_sequence = stamped;
 	return change;
 }
@@ -127,8 +131,8 @@ static __always_inline void rewrite_ip(struct iphdr *ip, const struct tempos_mem
 	 * The source becomes the old destination, so only the old source leaves the sum. The TTL is the
 	 * first byte of its word: one less takes 0x0100 out, whatever it was.
 	 */
-	ip->check = ~fold(without(ip->check) + without_words(ip->saddr) + member->ip_sum +
-			  without(bpf_htons(0x0100)));
+	ip->check = ~fold_wide((__u64)without(ip->check) + without_wide(ip->saddr) + member->ip_sum +
+			       without(bpf_htons(0x0100)));
 	ip->ttl--;
 	ip->saddr = ip->daddr;
 	ip->daddr = member->ip;
@@ -136,18 +140,18 @@ static __always_inline void rewrite_ip(struct iphdr *ip, const struct tempos_mem
 
 /* `old_source`: the publisher's address; `change`: what stamping added to the payload's sum. */
 static __always_inline void rewrite_udp(struct udphdr *udp, const struct tempos_member *member,
-					 enum checksum_kind kind, __be32 old_source, __u32 change)
+					 enum checksum_kind kind, __be32 old_source, __u64 change)
 {
 	__u16 check;
 
 	if (kind == CHECKSUM_FULL) {
 		/* The source port becomes the old destination port, as with the addresses. */
-		check = ~fold(without(udp->check) + without_words(old_source) + without(udp->source) +
-			      member->udp_sum + change);
+		check = ~fold_wide(change + without(udp->check) + without_wide(old_source) +
+				   without(udp->source) + member->udp_sum);
 		udp->check = check ? check : 0xffff;
 	} else if (kind == CHECKSUM_PARTIAL) {
-		udp->check = settings.generic ? fold(udp->check + without_words(old_source) + member->ip_sum)
-					      : 0;
+		udp->check = !settings.generic ? 0 :
+			fold_wide((__u64)udp->check + without_wide(old_source) + member->ip_sum);
 	}
 	udp->source = udp->dest;
 	udp->dest = member->port;
@@ -174,16 +178,16 @@ static __always_inline enum tempos_reason forward(const struct packet *packet,
 	const struct tempos_member *member;
 	__be32 publisher = packet->ip->saddr;
 	__u64 ticket, sequence;
-	__u32 change = 0;
+	__u64 change = 0;
 
 	if (!counter)
 		return TEMPOS_NO_ROUTE;
 	ticket = __sync_fetch_and_add(&counter->next, 1);
-	/* A 32-bit division takes half the time of a 64-bit one; it serves the first 4 billion events. */
-	sequence = ticket >> 32 ? ticket / count : (__u32)ticket / count;
+	sequence = ticket / count;
 	member = &route->members[(route->groups[0].first + (__u32)(ticket - sequence * count)) &
 				 (TEMPOS_MAX_MEMBERS - 1)];
-
+	/* Keeps clang from working the address out again at each use. */
+	asm volatile("" : "+r"(member));
 	if (route->framing == TEMPOS_FRAMING_EVENT && packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end)
 		change = stamp_event((struct tempos_event_header *)packet->payload, route->epoch, sequence);
 	rewrite_udp(packet->udp, member, kind, publisher, change);
@@ -207,7 +211,7 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 	route = find_route(*topic);
 	if (!route)
 		return TEMPOS_NO_ROUTE;
-	reason = check_route(&packet, route);
+	reason = check_route(ctx, &packet, route);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	reason = classify_checksum(ctx, &packet, &kind);

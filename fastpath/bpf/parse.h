@@ -43,23 +43,23 @@ struct packet {
 	void *end;
 };
 
-/* The next `size` bytes, or NULL if the frame ends before. */
-static __always_inline void *take(struct cursor *cursor, __u32 size)
+/* Moves over the next `size` bytes; false if the frame ends before. */
+static __always_inline bool take(struct cursor *cursor, __u32 size)
 {
-	void *header = cursor->at;
+	void *next = cursor->at + size;
 
-	if (header + size > cursor->end)
-		return NULL;
-	cursor->at = header + size;
-	return header;
+	if (next > cursor->end)
+		return false;
+	cursor->at = next;
+	return true;
 }
 
 static __always_inline enum tempos_reason parse_ethernet(struct cursor *cursor, struct packet *packet)
 {
-	struct ethhdr *eth = take(cursor, sizeof(*eth));
+	struct ethhdr *eth = cursor->at;
 	__be16 protocol;
 
-	if (!eth)
+	if (!take(cursor, sizeof(*eth)))
 		return TEMPOS_TRUNCATED;
 	packet->eth = eth;
 	if (eth->h_dest[0] & 1)
@@ -75,9 +75,9 @@ static __always_inline enum tempos_reason parse_ethernet(struct cursor *cursor, 
 
 static __always_inline enum tempos_reason parse_ip(struct cursor *cursor, struct packet *packet)
 {
-	struct iphdr *ip = take(cursor, sizeof(*ip));
+	struct iphdr *ip = cursor->at;
 
-	if (!ip)
+	if (!take(cursor, sizeof(*ip)))
 		return TEMPOS_TRUNCATED;
 	packet->ip = ip;
 	if (ip->version != 4)
@@ -93,10 +93,10 @@ static __always_inline enum tempos_reason parse_ip(struct cursor *cursor, struct
 static __always_inline enum tempos_reason parse_udp(struct cursor *cursor, struct packet *packet)
 {
 	__u32 ip_len = bpf_ntohs(packet->ip->tot_len);
-	struct udphdr *udp = take(cursor, sizeof(*udp));
+	struct udphdr *udp = cursor->at;
 	__u32 udp_len;
 
-	if (!udp)
+	if (!take(cursor, sizeof(*udp)))
 		return TEMPOS_TRUNCATED;
 	packet->udp = udp;
 	udp_len = bpf_ntohs(udp->len);
@@ -137,8 +137,9 @@ static __always_inline enum tempos_reason parse(struct xdp_md *ctx, struct packe
 		return TEMPOS_BAD_IP_CHECKSUM;
 	if (!packet->payload_len)
 		return TEMPOS_EMPTY;
-	packet->payload = take(&cursor, 1);
-	return packet->payload ? TEMPOS_FORWARDED : TEMPOS_TRUNCATED;
+	packet->payload = cursor.at;
+	/* The lengths were compared already; this one is for the verifier. */
+	return take(&cursor, 1) ? TEMPOS_FORWARDED : TEMPOS_TRUNCATED;
 }
 
 #endif

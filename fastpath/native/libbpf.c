@@ -271,6 +271,25 @@ static int tempos_map_delete(int fd, const void *key)
 	return bpf_map_delete_elem(fd, key);
 }
 
+/*
+ * Sums each row of a per-CPU array, `words` u64 a row, over the CPUs into `sums`. `values` is scratch
+ * for one row of every CPU.
+ */
+static int tempos_map_sum_rows(int fd, __u32 rows, __u32 words, int cpus, __u64 *values, __u64 *sums)
+{
+	for (__u32 row = 0; row < rows; row++, sums += words) {
+		int error = bpf_map_lookup_elem(fd, &row, values);
+
+		if (error)
+			return error;
+		memset(sums, 0, words * sizeof(*sums));
+		for (int cpu = 0; cpu < cpus; cpu++)
+			for (__u32 word = 0; word < words; word++)
+				sums[word] += values[cpu * words + word];
+	}
+	return 0;
+}
+
 static int tempos_possible_cpus(void)
 {
 	return libbpf_num_possible_cpus();

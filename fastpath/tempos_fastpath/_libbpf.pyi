@@ -1,4 +1,4 @@
-# The cffi module compiled from fastpath/native/libbpf.c; only bpf.py looks inside.
+# The cffi module compiled from fastpath/native/libbpf.c; only native.py imports it.
 
 from typing import Any
 

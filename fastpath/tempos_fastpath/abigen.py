@@ -20,8 +20,8 @@ HEADER = ROOT / "fastpath" / "bpf" / "abi.h"
 TARGET = ROOT / "clients" / "tempos" / "_abi.py"
 
 TYPES = """
-typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef uint64_t __u64;
-typedef uint16_t __be16; typedef uint32_t __be32; typedef uint64_t __be64;
+typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef unsigned long long __u64;
+typedef uint16_t __be16; typedef uint32_t __be32; typedef unsigned long long __be64;
 """
 CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 

@@ -7,15 +7,16 @@ loaded. Every failure is kept as a reason; an attachment that is not ours is nev
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tempos import InterfaceStatus, Unavailable
-from tempos_fastpath.bpf import BpfObject, Map, XdpLink, XdpMode, attach_xdp
+from tempos_fastpath.bpf import BpfObject, XdpLink, XdpMode, attach_xdp
 from tempos_fastpath.errors import InterfaceBusy
 from tempos_fastpath.facts import Interface
 from tempos_fastpath.layout import encode_settings
+from tempos_fastpath.maps import Map
 
 OBJECT = Path(__file__).with_name("fastpath.bpf.o")
 PROGRAM = "tempos_fastpath"
@@ -36,8 +37,13 @@ class Attachment:
     link: XdpLink | None
     reason: str
 
-    def status(self) -> InterfaceStatus:
-        return InterfaceStatus(self.interface, self.link.mode.value if self.link else "none", self.reason)
+    def status(self, present: Collection[int]) -> InterfaceStatus:
+        """The mode now; ``present`` are the indices of the interfaces that still exist."""
+        if self.link is None:
+            return InterfaceStatus(self.interface, "none", self.reason)
+        if self.ifindex not in present:
+            return InterfaceStatus(self.interface, "none", "the interface is gone")
+        return InterfaceStatus(self.interface, self.link.mode.value, self.reason)
 
 
 class Programs:

@@ -11,8 +11,8 @@ import os
 from tempos import Unavailable
 
 
-class NotBuilt(Unavailable):
-    """The compiled extension or a BPF object is missing from this installation."""
+class NotBuilt(Unavailable, ImportError):
+    """The extension, a BPF object or a package that the fast path needs is missing from this installation."""
 
 
 class BpfError(Unavailable):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tempos import Framing, Reason, _abi
-from tempos_fastpath.bpf import struct_bytes, struct_new, struct_size
+from tempos_fastpath.native import struct_bytes, struct_new, struct_size
 from tempos_fastpath.plan import Hop, Plan
 
 TICKET_SIZE = struct_size("struct tempos_ticket")
@@ -51,11 +51,14 @@ def encode_route(plan: Plan, slots: Mapping[int, int]) -> bytes:
     return struct_bytes(route)
 
 
-def decode_counters(per_cpu: Iterable[bytes]) -> dict[Reason, int]:
-    """The non-zero counts of one topic, summed over the CPUs."""
-    columns = zip(*(memoryview(row).cast("Q") for row in per_cpu), strict=True)
-    sums = ((reason, sum(column)) for reason, column in enumerate(columns))
-    return {Reason(reason): total for reason, total in sums if total}
+def decode_counters(sums: memoryview) -> dict[int, dict[Reason, int]]:
+    """The non-zero counts by topic and reason; ``sums`` are the rows of the ``counters`` map as u64s."""
+    counts: dict[int, dict[Reason, int]] = {}
+    for topic in range(_abi.TOPICS):
+        row = sums[topic * len(Reason) : (topic + 1) * len(Reason)].tolist()
+        if any(row):
+            counts[topic] = {Reason(index): count for index, count in enumerate(row) if count}
+    return counts
 
 
 def _fill_member(member: Any, hop: Hop, slot: int) -> None:

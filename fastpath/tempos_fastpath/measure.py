@@ -6,9 +6,10 @@ ends, with everything it attached, when its input ends. OBJECTS is the folder of
 
 | command    | takes                          | does, answers                                           |
 |------------|--------------------------------|---------------------------------------------------------|
-| attach     | program, interface, redirect_to| puts a yardstick on an interface; program_id            |
+| attach     | program, interface,            | puts a yardstick on an interface, native;               |
+|            | redirect_to, macs (hex)        | program_id                                              |
 | detach     |                                | takes it off again                                      |
-| count      |                                | frames that `count_and_drop` has seen: frames           |
+| count      |                                | IPv4 frames that `count_and_drop` has seen: frames      |
 | prepare    | frame (hex), interface         | what `generate` sends, and through which interface      |
 | generate   | frames, batch                  | sends so many live frames: seconds                      |
 | statistics | on                             | run counts and times of all BPF programs, while we live |
@@ -52,9 +53,12 @@ class Measuring:
             "statistics": self.statistics,
         }
 
-    def attach(self, program: str, interface: str, redirect_to: str | None = None) -> dict[str, Any]:
+    def attach(
+        self, program: str, interface: str, redirect_to: str | None = None, macs: str | None = None
+    ) -> dict[str, Any]:
         self.detach()
-        loaded = bpf.BpfObject(self._objects / "yardsticks.bpf.o")
+        rodata = {"macs": bytes.fromhex(macs)} if macs else {}
+        loaded = bpf.BpfObject(self._objects / "yardsticks.bpf.o", rodata=rodata)
         self._attached.callback(loaded.close)
         if redirect_to is not None:
             _set_egress(loaded, redirect_to)

@@ -18,11 +18,11 @@ from typing import TypeVar
 
 from tempos import FastPathStatus, LocalError, Path, PathChoice, Reason, Route, Unavailable, _abi
 from tempos_fastpath.attach import Programs, one_line
-from tempos_fastpath.bpf import Map, MapType, create_map
 from tempos_fastpath.changes import ChangeTrigger
 from tempos_fastpath.errors import BpfError
 from tempos_fastpath.facts import Facts, Interface
 from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, encode_route
+from tempos_fastpath.maps import Map, MapType, create_map
 from tempos_fastpath.network import read_facts, resolve_neighbours
 from tempos_fastpath.plan import Plan, Refusal, plan_route, refuse_at_once
 from tempos_fastpath.tickets import SharedTickets
@@ -96,15 +96,13 @@ class Offload:
 
     def status(self) -> FastPathStatus:
         """The weakest mode of the interfaces that carry the program, and how each came to its own."""
-        interfaces = tuple(
-            each.status()
-            if each.link is None or each.ifindex in self._facts.interfaces
-            else type(each)(each.interface, each.ifindex, None, "the interface is gone").status()
-            for each in self._programs.attachments
-        )
+        if self._closed:
+            return FastPathStatus("none", "the fast path is closed")
+        present = self._facts.interfaces.keys()
+        interfaces = tuple(each.status(present) for each in self._programs.attachments)
         modes = [each.mode for each in interfaces if each.mode != "none"]
-        if self._closed or not modes:
-            return FastPathStatus("none", "closed" if self._closed else "no interface is left", interfaces)
+        if not modes:
+            return FastPathStatus("none", "no interface is left", interfaces)
         reason = ", ".join(f"{each.name}: {each.mode} ({each.reason})" for each in interfaces)
         mode = "generic" if "generic" in modes else "native"
         return FastPathStatus(mode, f"{reason}{self._note}", interfaces)
@@ -143,9 +141,7 @@ class Offload:
         """Datagrams by topic and reason since the start, where not 0; row 0 had no topic yet."""
         if self._closed:
             return {}
-        rows = self._programs.map("counters")
-        counted = ((topic, rows.lookup_per_cpu(topic)) for topic in range(_abi.TOPICS))
-        return {topic: sums for topic, row in counted if row and (sums := decode_counters(row))}
+        return decode_counters(self._programs.map("counters").sum_rows())
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` on the event loop when facts that a wanted route rests on changed."""
@@ -222,12 +218,14 @@ class Offload:
 
     def _neighbours_in_use(self) -> set[tuple[int, str]]:
         used: set[tuple[int, str]] = set()
-        for _, plan in self._plans.values():
+        ways = self._facts.ways
+        for route, plan in self._plans.values():
             if isinstance(plan, Refusal):
                 used.update(plan.unresolved)
-            else:
-                ways = self._facts.ways
-                used.update((hop.ifindex, ways[hop.ip].next_hop) for hop in plan.hops if hop.ip in ways)
+                continue
+            for member, hop in zip(route.groups[0].members, plan.hops, strict=True):
+                if member.mac is None and hop.ip in ways:
+                    used.add((hop.ifindex, ways[hop.ip].next_hop))
         return used
 
     async def _resolve(self, neighbours: Iterable[tuple[int, str]]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tempos import _abi
-from tempos_fastpath.bpf import SharedArray
 from tempos_fastpath.layout import TICKET_SIZE, ticket_slot
+from tempos_fastpath.maps import SharedArray
 
 
 class SharedTickets:

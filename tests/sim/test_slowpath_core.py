@@ -1,4 +1,4 @@
-"""The slow path's core against a plain model: any history of arrivals, swaps, dispatches keeps its promises."""
+"""The slow path's core against a plain model: any history of arrivals, swaps and dispatches."""
 
 from __future__ import annotations
 

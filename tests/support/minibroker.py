@@ -11,6 +11,7 @@ import selectors
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tempos import Framing, Topic, control, wire
@@ -29,7 +30,8 @@ class MiniBroker:
     #: (topic id, group, epoch) -> datagrams, as told by heartbeats.
     told: dict[tuple[int, str, int], int] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
-    refuse: tuple[str, str] | None = None
+    #: Called for each control datagram, before anything else.
+    heard: Callable[[], None] = lambda: None
 
     def restart(self, *topics: Topic) -> None:
         """Forget everything, as a new process would."""
@@ -42,8 +44,6 @@ class MiniBroker:
         request = control.decode_request(datagram)
         assert len(datagram) <= control.MAX_DATAGRAM
         self.seen[request.op] += 1
-        if self.refuse is not None and self.refuse[0] == request.op:
-            return control.encode_error(request.id, self.refuse[1], "refused by the test", "do not ask")
         fields = request.fields
         timing = {"lease_ms": self.lease_ms, "heartbeat_ms": self.heartbeat_ms, "instance": self.instance}
         if request.op == "hello":
@@ -110,8 +110,8 @@ class MiniBroker:
 class MiniBrokerThread:
     """A :class:`MiniBroker` on loopback. ``deaf``: take control datagrams and answer nothing."""
 
-    def __init__(self, *topics: Topic, **options: int) -> None:
-        self.core = MiniBroker(topics, **options)
+    def __init__(self, *topics: Topic, lease_ms: int = 10_000, heartbeat_ms: int = 2_500) -> None:
+        self.core = MiniBroker(topics, lease_ms=lease_ms, heartbeat_ms=heartbeat_ms)
         self.deaf = False
         self.changed = threading.Condition()
         self._data, self._control = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
@@ -157,6 +157,7 @@ class MiniBrokerThread:
                             self._data.sendto(copy, endpoint)
                 if self._control in ready:
                     datagram, address = self._control.recvfrom(65536)
+                    self.core.heard()
                     with self.changed:
                         if not self.deaf:
                             self._control.sendto(self.core.answer(datagram, address[0]), address)

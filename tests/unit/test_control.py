@@ -15,16 +15,29 @@ counts = st.lists(
     st.builds(Received, st.integers(0, 255), names, st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)),
     max_size=5,
 )
-VALUES: dict[str, st.SearchStrategy[Any]] = {"name": names, "port": st.integers(1, 65535), "counts": counts}
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "name": names,
+    "port": st.integers(1, 65535),
+    "counts": counts,
+    "milliseconds": st.integers(0, control.MAX_PATIENCE),
+}
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=70) | st.binary(max_size=9),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.text(max_size=70)
+    | st.binary(max_size=9),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
     max_leaves=8,
 )
 
 
-@given(st.sampled_from(list(control.OPERATIONS)), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.data())
-def test_every_operation_survives_the_wire(op: str, request_id: int, client: int, data: st.DataObject) -> None:
+@given(
+    st.sampled_from(list(control.OPERATIONS)), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.data()
+)
+def test_every_operation_survives_the_wire(
+    op: str, request_id: int, client: int, data: st.DataObject
+) -> None:
     fields = {}
     for field in control.OPERATIONS[op][1]:
         value = VALUES[field.kind]
@@ -43,12 +56,23 @@ def test_foreign_requests_and_replies_raise_only_their_own_error(datagram: bytes
 
 @given(st.sampled_from(list(control.OPERATIONS)), st.data())
 def test_a_request_with_one_foreign_field_can_be_answered(op: str, data: st.DataObject) -> None:
-    message: dict[str, Any] = {"v": 1, "id": 7, "op": op, "client": 9, "topic": "t", "port": 5, "received": []}
+    message: dict[str, Any] = {
+        "v": 1,
+        "id": 7,
+        "op": op,
+        "client": 9,
+        "topic": "t",
+        "port": 5,
+        "received": [],
+    }
     key = data.draw(st.sampled_from([key for key in message if key != "id"]))
     message[key] = data.draw(anything)
+    error = None
     try:
         control.decode_request(msgpack.packb(message))
-    except BadRequest as error:
+    except BadRequest as refused:
+        error = refused
+    if error is not None:
         assert error.request_id == 7
         reply = control.decode_reply(control.encode_error(7, error.code, str(error), error.hint))
         assert reply.error is not None

@@ -8,23 +8,30 @@ from tempos import Framing, Member, Quality, Topic
 from tempos.control import Code, Received, decode_reply, encode_request
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
 from tempos_broker.control import ControlServer, Outcome
+from tempos_broker.ledger import Holder, Ledger
 from tempos_broker.membership import Registry
 
 IP, PORT, CLIENT = "10.0.2.2", 5001, 2**63 + 5
+HOLDER = Holder(IP, PORT, CLIENT)
 TOPIC = Topic(7, "alpha", Quality.SQ, 3, Framing.EVENT)
 
 
-def pair(networks: tuple[str, ...] = ("10.0.0.0/8",)) -> tuple[Registry, ControlServer]:
+def pair(networks: tuple[str, ...] = ("10.0.0.0/8",)) -> tuple[Registry, Ledger, ControlServer]:
     config = BrokerConfig((TopicConfig(TOPIC),), control=ControlConfig(networks=networks))
     registry = Registry(config, lambda ip: False)
-    server = ControlServer(registry, config.control, name="test", instance=42, epoch=lambda topic: 300)
-    return registry, server
+    ledger = Ledger()
+    server = ControlServer(
+        registry, ledger, config.control, name="test", instance=42, epoch=lambda topic: 300
+    )
+    return registry, ledger, server
 
 
 def ask(server: ControlServer, op: str, now: float = 0.0, **fields: object) -> tuple[Outcome, dict]:
     outcome = server.receive_datagram(encode_request(op, 9, CLIENT, **fields), IP, now)
     assert outcome is not None
-    reply = decode_reply(outcome.finish())
+    datagram = outcome.finish()
+    assert datagram is not None
+    reply = decode_reply(datagram)
     assert reply.id == 9
     if reply.error is not None:
         return outcome, {"code": reply.error.code, "text": reply.error.text, "hint": reply.error.hint}
@@ -33,7 +40,7 @@ def ask(server: ControlServer, op: str, now: float = 0.0, **fields: object) -> t
 
 
 def test_a_membership_from_hello_to_goodbye() -> None:
-    registry, server = pair()
+    registry, ledger, server = pair()
     timing = {"lease_ms": 10_000, "heartbeat_ms": 2500, "instance": 42}
     topic = {"id": 7, "name": "alpha", "class": "SQ", "priority": 3, "framing": "event"}
     assert ask(server, "hello")[1] == {"broker": "test", **timing}
@@ -42,8 +49,9 @@ def test_a_membership_from_hello_to_goodbye() -> None:
     assert outcome.changed == {7}
     assert answer == {"topic": topic, "group": "workers", "epoch": 300, **timing}
     assert registry.groups(7)[0].members == (Member(IP, PORT),)
-    ask(server, "heartbeat", now=9, port=PORT, received=[Received(7, "workers", 44, 12)])
-    assert next(iter(registry.states(7))).members[IP, PORT].delivered == 12
+    ledger.opened(7, 300, registry.holders(7), 0)
+    ask(server, "heartbeat", now=9, port=PORT, received=[Received(7, "workers", 300 & 0xFF, 12)])
+    assert ledger.accounts(HOLDER)[0].delivered == 12
     assert registry.next_expiry() == 19
     outcome, answer = ask(server, "unsubscribe", topic="alpha", group="workers", port=PORT)
     assert (outcome.changed, answer) == ({7}, {})
@@ -57,8 +65,38 @@ def test_a_membership_from_hello_to_goodbye() -> None:
     assert server.served["subscribe"] == 2
 
 
+def test_a_drain_is_answered_when_everything_is_confirmed_or_it_is_too_late() -> None:
+    registry, ledger, server = pair()
+    ask(server, "subscribe", topic="alpha", group="workers", port=PORT)
+    ledger.opened(7, 1, registry.holders(7), 0)
+
+    def drain(now: float, datagrams: int) -> dict | None:
+        rows = [Received(7, "workers", 1, datagrams)]
+        request = encode_request("drain", 9, CLIENT, port=PORT, received=rows, patience_ms=2000)
+        outcome = server.receive_datagram(request, IP, now)
+        assert outcome is not None
+        assert outcome.changed == {7}
+        if registry.groups(7) == () and 1 in ledger._topics[7].open:
+            ledger.opened(7, 2, [], now)
+            ledger.closed(7, 1, [10])
+        answer = outcome.finish()
+        return None if answer is None else dict(decode_reply(answer).ok or {})
+
+    assert drain(1.0, 8) is None
+    assert drain(1.5, 9) is None
+    assert drain(1.6, 10) == {"ticketed": 10, "delivered": 10, "lost": 0}
+    assert drain(9.0, 10) == {"ticketed": 10, "delivered": 10, "lost": 0}
+
+    ask(server, "subscribe", topic="alpha", group="workers", port=PORT)
+    ledger.opened(7, 1, registry.holders(7), 2)
+    assert drain(10.0, 0) is None
+    late = drain(12.0, 0)
+    assert late is not None
+    assert late["lost"] == 10
+
+
 def test_bad_requests_are_answered_with_what_is_allowed_and_counted() -> None:
-    _, server = pair()
+    *_, server = pair()
     for fields, code in (
         ({"op": "dance"}, Code.UNKNOWN_OPERATION),
         ({"op": "subscribe", "topic": "alpha", "port": 0}, Code.BAD_REQUEST),
@@ -73,14 +111,14 @@ def test_bad_requests_are_answered_with_what_is_allowed_and_counted() -> None:
         message = {"v": 1, "id": 9, "client": CLIENT, **fields}
         outcome = server.receive_datagram(msgpack.packb(message), IP, 0)
         assert outcome is not None
-        reply = decode_reply(outcome.finish())
+        reply = decode_reply(outcome.finish() or b"")
         assert reply.error is not None
         assert (reply.error.code, bool(reply.error.text and reply.error.hint)) == (code, True), fields
     assert sum(server.refused.values()) == 9
 
 
 def test_a_foreign_network_gets_no_answer() -> None:
-    _, server = pair(networks=("192.0.2.0/24",))
+    *_, server = pair(networks=("192.0.2.0/24",))
     assert server.receive_datagram(encode_request("hello", 1, 1), IP, 0) is None
     assert server.refused == {"foreign network": 1}
 
@@ -97,7 +135,9 @@ VALUES = st.recursive(
 NEARLY = st.fixed_dictionaries(
     {"v": st.just(1) | VALUES, "id": st.integers(0, 2**32 - 1) | VALUES, "client": st.just(5) | VALUES},
     optional={
-        "op": st.sampled_from(["hello", "resolve", "subscribe", "unsubscribe", "heartbeat", "goodbye"])
+        "op": st.sampled_from(
+            ["hello", "resolve", "subscribe", "unsubscribe", "heartbeat", "drain", "goodbye"]
+        )
         | VALUES,
         "topic": st.just("alpha") | VALUES,
         "group": st.just("g") | VALUES,
@@ -109,8 +149,8 @@ NEARLY = st.fixed_dictionaries(
 
 @given(st.binary(max_size=200) | NEARLY.map(msgpack.packb) | VALUES.map(msgpack.packb))
 def test_arbitrary_datagrams_never_raise_and_every_reply_can_be_read(datagram: bytes) -> None:
-    _, server = pair()
+    *_, server = pair()
     outcome = server.receive_datagram(datagram, IP, 0)
     assert sum(server.served.values()) + sum(server.refused.values()) == 1
-    if outcome is not None:
-        decode_reply(outcome.finish())
+    if outcome is not None and (answer := outcome.finish()) is not None:
+        decode_reply(answer)

@@ -3,8 +3,9 @@
 import pytest
 
 from tempos import ConfigError, Group, Member, Topic
-from tempos.control import Code, Received
+from tempos.control import Code
 from tempos_broker.config.model import BrokerConfig, Limits, StaticMember, TopicConfig
+from tempos_broker.ledger import Holder
 from tempos_broker.membership import Refused, Registry
 
 A, B, C = ("10.0.2.2", 5001), ("10.0.2.2", 5002), ("10.0.2.3", 5001)
@@ -21,59 +22,69 @@ def registry(**limits: int) -> Registry:
 
 def test_groups_keep_the_order_of_joining_and_a_missing_name_is_a_group_of_its_own() -> None:
     members = registry()
-    assert members.subscribe("alpha", "workers", A, CLIENT, 0).changed
+    members.subscribe("alpha", "workers", A, CLIENT, 0)
     assert members.subscribe("alpha", None, B, CLIENT, 0).group == "~10.0.2.2:5002"
-    assert members.subscribe("alpha", "workers", C, CLIENT, 0).changed
+    members.subscribe("alpha", "workers", C, CLIENT, 0)
     assert members.groups(1) == (
         Group("workers", (Member(*A), Member(*C))),
         Group("~10.0.2.2:5002", (Member(*B),)),
     )
+    assert members.holders(1)[0] == ("workers", [Holder(*A, CLIENT), Holder(*C, CLIENT)])
+    assert members.version(1) == 4
     assert [group.name for group in members.groups(2)] == ["fixed", "~10.0.9.8:9998"]
+    assert members.holders(2)[0] == ("fixed", [Holder("10.0.9.9", 9998, None)])
 
 
 def test_subscribing_again_renews_the_lease_and_changes_nothing() -> None:
     members = registry()
     members.subscribe("alpha", "workers", A, CLIENT, 0)
-    assert not members.subscribe("alpha", "workers", A, CLIENT, 5).changed
+    version = members.version(1)
+    members.subscribe("alpha", "workers", A, CLIENT, 5)
+    assert members.version(1) == version
     assert members.next_expiry() == 15
     assert members.expire(14.9) == {}
     assert members.expire(15) == {1: [Member(*A)]}
     assert members.groups(1) == ()
+    assert members.version(1) == version + 1
     assert members.next_expiry() is None
+
+
+def test_a_restarted_client_on_the_same_endpoint_is_another_holder() -> None:
+    members = registry()
+    members.subscribe("alpha", "workers", A, CLIENT, 0)
+    version = members.version(1)
+    members.subscribe("alpha", "workers", A, CLIENT + 1, 1)
+    assert members.version(1) > version
+    assert members.holders(1) == [("workers", [Holder(*A, CLIENT + 1)])]
+    assert not members.heartbeat(A, CLIENT, 2)
 
 
 def test_a_heartbeat_renews_every_membership_of_the_endpoint_and_only_of_its_client() -> None:
     members = registry()
     members.subscribe("alpha", "workers", A, CLIENT, 0)
     members.subscribe("beta", "workers", A, CLIENT, 0)
-    assert members.heartbeat(A, CLIENT, [], 8)
+    assert members.heartbeat(A, CLIENT, 8)
     assert members.next_expiry() == 18
-    assert not members.heartbeat(A, CLIENT + 1, [], 9)
-    assert not members.heartbeat(B, CLIENT, [], 9)
-    assert members.goodbye(A, CLIENT, []) == {1, 2}
+    assert not members.heartbeat(A, CLIENT + 1, 9)
+    assert not members.heartbeat(B, CLIENT, 9)
+    assert members.goodbye(A, CLIENT) == {1, 2}
 
 
-def test_reported_counts_add_up_over_epochs_restarts_and_departures() -> None:
+def test_a_drain_takes_a_member_out_at_once_and_is_remembered() -> None:
     members = registry()
     members.subscribe("alpha", "workers", A, CLIENT, 0)
-    (state,) = members.states(1)
-    assert state.members[A].delivered is None
-    for epoch, datagrams in ((1, 10), (1, 30), (2, 5), (1, 31), (2, 5)):
-        members.heartbeat(A, CLIENT, [Received(1, "workers", epoch, datagrams)], 1)
-    assert state.members[A].delivered == 36
-    members.subscribe("alpha", "workers", A, CLIENT + 1, 2)
-    assert (state.departed, state.members[A].delivered) == (36, None)
-    members.goodbye(A, CLIENT + 1, [Received(1, "workers", 3, 4)])
-    members.subscribe("alpha", "workers", B, CLIENT, 3)
-    assert next(iter(members.states(1))).departed == 40
-
-
-def test_counts_about_foreign_topics_groups_and_members_are_ignored() -> None:
-    members = registry()
-    members.subscribe("alpha", "workers", A, CLIENT, 0)
-    rows = [Received(9, "workers", 0, 5), Received(1, "others", 0, 5), Received(2, "fixed", 0, 5)]
-    assert members.heartbeat(A, CLIENT, rows, 1)
-    assert next(iter(members.states(1))).members[A].delivered is None
+    members.subscribe("beta", "workers", A, CLIENT, 0)
+    first = members.drain(A, CLIENT, 1, 5)
+    assert (first.topics, first.deadline) == ({1, 2}, 6)
+    assert members.groups(1) == ()
+    assert members.drain(A, CLIENT, 3, 5) is first, "a repeated request changes nothing"
+    assert members.heartbeat(A, CLIENT, 4), "it may still tell what arrived"
+    assert members.next_expiry() == 16
+    members.expire(16)
+    with pytest.raises(Refused, match="no member"):
+        members.drain(A, CLIENT, 16, 5)
+    with pytest.raises(Refused, match="no member"):
+        members.drain(B, CLIENT, 1, 5)
 
 
 def test_static_members_have_no_lease_and_cannot_be_taken_over_or_out() -> None:
@@ -123,4 +134,4 @@ def test_leaving_is_idempotent() -> None:
     members.subscribe("alpha", None, A, CLIENT, 0)
     assert members.unsubscribe("alpha", None, A)
     assert not members.unsubscribe("alpha", None, A)
-    assert members.goodbye(A, CLIENT, []) == set()
+    assert members.goodbye(A, CLIENT) == set()

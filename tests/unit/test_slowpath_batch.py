@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import random
 import socket
 from collections.abc import Iterator
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempos import Framing, Group, Member, Reason, Route, Topic
+from tempos import Framing, Group, Member, Quality, Reason, Route, Topic
 from tempos.wire import check_payload
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
@@ -18,6 +20,7 @@ from tempos_broker.slowpath.core import SlowPath
 
 native = pytest.importorskip("tempos_broker.slowpath.native", reason="the compiled helper is not built")
 
+SO_NO_CHECK = 11  # <asm-generic/socket.h>
 LIMITS = Limits(queue_sq=8, queue_bq=8, batch=16, datagram=64)
 TOPICS = (Topic(1, "raw", framing=Framing.RAW), Topic(2, "event", framing=Framing.EVENT))
 FRAMINGS = {topic.id: topic.framing for topic in TOPICS}
@@ -109,10 +112,11 @@ def test_messages_the_kernel_refuses_are_skipped_told_and_leave_no_slot_behind()
             got += batch.receive(broker.fileno(), core)
         while (delivery := core.next_best_effort(LIMITS.batch)) is not None:
             batch.stage(delivery)
-        blocked_by, failures = batch.flush()
-        assert blocked_by is None
+        flushed = batch.flush()
+        assert flushed is not None
+        assert flushed.blocked_by is None
         lost: dict[tuple[int, int], int] = {}
-        for failure in failures:
+        for failure in flushed.failures:
             assert (failure.topic, failure.epoch) == (1, 3)
             lost[failure.group, failure.error] = lost.get((failure.group, failure.error), 0) + failure.copies
         assert lost == {(0, errno.EACCES): 4, (1, errno.EACCES): 8}
@@ -121,3 +125,115 @@ def test_messages_the_kernel_refuses_are_skipped_told_and_leave_no_slot_behind()
         # An empty receive puts a slot behind each message again; all others must be free.
         assert batch.receive(broker.fileno(), core) == 0
     assert batch.free_slots() == free - LIMITS.batch
+
+
+def test_where_segmentation_is_refused_everything_goes_out_one_by_one() -> None:
+    core, batch = make()
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as broker,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher,
+    ):
+        for each in (sink, broker):
+            each.bind(("127.0.0.1", 0))
+        sink.settimeout(5)
+        # Without UDP checksums the kernel does not segment: EINVAL.
+        broker.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+        route = Route(TOPICS[0], 1, (Group("g", (Member(*sink.getsockname()),)),))
+        core.swap(route)
+        batch.swap(route)
+        for _ in range(2):
+            for number in range(8):
+                publisher.sendto(bytes((1, number)), broker.getsockname())
+            got = 0
+            while got < 8:
+                got += batch.receive(broker.fileno(), core)
+            delivery = core.next_best_effort(LIMITS.batch)
+            assert delivery is not None
+            batch.stage(delivery)
+            assert batch.flush() is None
+            assert [sink.recv(100)[1] for _ in range(8)] == list(range(8))
+            assert not batch.segmenting()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: int) -> None:
+    """Random topics, groups, sizes and sockets, dispatched in pieces of random size."""
+    rng = random.Random(seed)
+    with contextlib.ExitStack() as stack:
+
+        def bound() -> socket.socket:
+            opened = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            opened.bind(("127.0.0.1", 0))
+            opened.setblocking(False)
+            return opened
+
+        sinks, inlets = [bound() for _ in range(5)], [bound() for _ in range(2)]
+        publisher = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        topics = [
+            Topic(i, f"t{i}", rng.choice(list(Quality)), i % 8, rng.choice(list(Framing)))
+            for i in range(1, 9)
+        ]
+        limits = Limits(queue_sq=100, queue_bq=100, batch=32, datagram=512)
+        core, batch = SlowPath(topics, LocalTickets(), 100, 100), native.Batch(topics, limits)
+        free = batch.free_slots()
+
+        def some_member() -> Member:
+            # The address is refused with EACCES: these sockets may not broadcast.
+            return (
+                Member(*rng.choice(sinks).getsockname())
+                if rng.random() < 0.9
+                else Member("255.255.255.255", 9)
+            )
+
+        for topic in topics:
+            groups = tuple(
+                Group(f"g{index}", tuple(some_member() for _ in range(rng.randint(1, 6))))
+                for index in range(rng.randint(0, 5))
+            )
+            route = Route(topic, rng.randint(1, 1000), groups)
+            core.swap(route)
+            batch.swap(route)
+
+        sent = copies = failed = arrived = 0
+
+        def flush() -> None:
+            nonlocal failed, arrived
+            flushed = batch.flush()
+            if flushed is not None:
+                assert flushed.blocked_by is None
+                failed += sum(failure.copies for failure in flushed.failures)
+            for sink in sinks:
+                with contextlib.suppress(BlockingIOError):
+                    while sink.recv(2000):
+                        arrived += 1
+
+        def dispatch() -> bool:
+            nonlocal copies
+            limit = rng.randint(1, 32)
+            delivery = core.next_strict(limit) or core.next_best_effort(limit)
+            if delivery is None:
+                return False
+            copies += delivery.count * len(delivery.route.groups)
+            if batch.stage(delivery):
+                flush()
+            return True
+
+        for _ in range(50):
+            for _ in range(rng.randint(0, 60)):
+                size = rng.choice((24, 24, 24, 40, 40, 300, 512, 600, 5))
+                header = bytes((rng.choice((*range(1, 9), 200)), 0x10, 0))
+                publisher.sendto(header + bytes(size - 3), rng.choice(inlets).getsockname())
+                sent += 1
+            for inlet in inlets:
+                while batch.receive(inlet.fileno(), core):
+                    while rng.random() < 0.7 and dispatch():
+                        pass
+        while dispatch():
+            pass
+        flush()
+        assert core.received == sent
+        assert copies == arrived + failed
+        assert failed
+        assert [batch.receive(inlet.fileno(), core) for inlet in inlets] == [0, 0]
+        assert batch.free_slots() == free - limits.batch

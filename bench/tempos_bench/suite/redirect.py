@@ -33,7 +33,8 @@ def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
         progress("building two lanes")
         bare = Lane(stack, core, p.payload)
         node = bare.topology.broker
-        Probe(node, core).attach("redirect_only", *node.interfaces)
+        near, far = node.interfaces
+        Probe(node, core).attach("redirect_only", near, redirect_to=far)
         fast = Lane(stack, core, p.payload)
         broker = fast.forward_by_broker(stack, other)
         variants = {

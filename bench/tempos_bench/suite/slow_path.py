@@ -61,6 +61,8 @@ def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
     to_c = ratios(rates["slow path"], rates["C"])
     to_uvloop = ratios(rates["slow path"], rates["uvloop"])
     offered = [rate.offered for rows in results.values() for rate in rows]
+    # Near 1 the sender was the limit, and the ratios are what the slow path reaches at least.
+    share = ratios(rates["slow path"], [rate.offered for rate in results["slow path"]])
     return [
         Figure("slow path", summarize(rates["slow path"]).median, "datagrams/s"),
         Figure("C forwarder", summarize(rates["C"]).median, "datagrams/s"),
@@ -70,6 +72,7 @@ def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
         Figure("ratio to C, upper quartile", to_c.high, "x"),
         Figure("ratio to uvloop", to_uvloop.median, "x"),
         Figure("offered", summarize(offered).median, "datagrams/s"),
+        Figure("slow path, share of what was offered", share.median, "x"),
     ]
 
 

@@ -8,6 +8,7 @@ in a socket keeps it ready, what waits in a queue has a callback of its own.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Iterable, Sequence
 
 from tempos import Route, Topic
@@ -15,7 +16,7 @@ from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.native import Batch, SlotChain
-from tempos_broker.slowpath.rounds import serve
+from tempos_broker.slowpath.rounds import drain, serve
 from tempos_broker.slowpath.sockets import DataSocket
 
 #: Rounds in one callback. Eight full ones take some 3 ms, the longest that control has to wait.
@@ -24,6 +25,8 @@ ROUNDS = 8
 
 class BatchedIo:
     """recvmmsg and sendmmsg around a core."""
+
+    name = "recvmmsg"
 
     def __init__(
         self, core: SlowPath[SlotChain], topics: Iterable[Topic], limits: Limits, losses: Losses
@@ -35,7 +38,13 @@ class BatchedIo:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sockets: Sequence[DataSocket] = ()
         self._blocked_by: int | None = None
+        self._unblocked = asyncio.Event()
         self._continuing = False
+
+    @property
+    def reason(self) -> str:
+        segmenting = "sends with" if self._batch.segmenting() else "the kernel offers no"
+        return f"up to {self._limit} datagrams per system call; {segmenting} UDP segmentation"
 
     def swap(self, route: Route) -> None:
         self._batch.swap(route)
@@ -44,18 +53,20 @@ class BatchedIo:
         self._loop = asyncio.get_running_loop()
         self._sockets = sockets
         for each in sockets:
-            self._loop.add_reader(each.sock.fileno(), self._readable, each)
+            self._loop.add_reader(each.sock.fileno(), self._readable, each, each.sock.fileno())
 
     async def close(self) -> None:
-        """Send what was taken, as far as the kernel accepts it at once; then leave the event loop."""
+        """Send what was taken, then leave the event loop; what the links do not take in time is lost."""
         if self._loop is None:
             return
         for each in self._sockets:
             self._loop.remove_reader(each.sock.fileno())
-        while self._blocked_by is None and self._core.queued:
-            serve(self._core, self, self._limit)
+        await drain(self._core, self, self._limit)
         if self._blocked_by is not None:
             self._loop.remove_writer(self._blocked_by)
+            self._blocked_by = None
+            for failure in self._batch.abandon(errno.ETIMEDOUT):
+                self._losses.send_failed(*failure)
         self._loop = None
 
     # The Outlet that `serve` fills.
@@ -64,53 +75,59 @@ class BatchedIo:
         return not self._batch.stage(delivery) or self.flush()
 
     def flush(self) -> bool:
-        fd, failures = self._batch.flush()
-        for failure in failures:
+        flushed = self._batch.flush()
+        if flushed is None:
+            return True
+        for failure in flushed.failures:
             self._losses.send_failed(*failure)
-        if fd is None:
+        if flushed.blocked_by is None:
             return True
         assert self._loop is not None, "only what was received is sent"
-        self._blocked_by = fd
-        self._loop.add_writer(fd, self._writable, fd)
+        self._blocked_by = flushed.blocked_by
+        self._loop.add_writer(flushed.blocked_by, self._writable, flushed.blocked_by)
         return False
+
+    async def ready(self) -> None:
+        while self._blocked_by is not None:
+            self._unblocked.clear()
+            await self._unblocked.wait()
 
     # Callbacks of the event loop.
 
-    def _readable(self, source: DataSocket) -> None:
-        limit, filled = self._limit, False
-        for _ in range(ROUNDS):
-            for ahead in reversed(range(self._core.read_ahead)):
-                full = self._receive(source) == limit
-                last = not (full and ahead)
-                if self._blocked_by is None:
-                    serve(self._core, self, limit, best_effort=last)
-                if last:
+    def _readable(self, source: DataSocket, fd: int) -> None:
+        core, limit, filled = self._core, self._limit, False
+        try:
+            for _ in range(ROUNDS):
+                for ahead in range(core.read_ahead, 0, -1):
+                    full = self._batch.receive(fd, core) == limit
+                    read_on = full and ahead > 1
+                    if self._blocked_by is None:
+                        serve(core, self, limit, best_effort=not read_on)
+                    if not read_on:
+                        break
+                # Less than a batch: the socket is empty, so the next event finds the loop waiting for it.
+                if not full:
                     break
-            # Less than a batch: the socket is empty, so the next event finds the loop waiting for it.
-            if not full:
-                break
-            filled = True
+                filled = True
+        except OSError as error:
+            self._losses.socket_error(source, error)
         if filled:
             # Only a full buffer overruns, and a full buffer gives full batches.
             self._losses.overruns((source,))
-        self._continue_if_needed()
-
-    def _receive(self, source: DataSocket) -> int:
-        try:
-            return self._batch.receive(source.sock.fileno(), self._core)
-        except OSError as error:
-            self._losses.socket_error(source, error)
-            return 0
+        if core.queued:
+            self._continue_soon()
 
     def _writable(self, fd: int) -> None:
         assert self._loop is not None
         self._loop.remove_writer(fd)
         self._blocked_by = None
         if self.flush():
-            self._continue_if_needed()
+            self._unblocked.set()
+            if self._core.queued:
+                self._continue_soon()
 
-    def _continue_if_needed(self) -> None:
-        if self._core.queued and self._blocked_by is None and not self._continuing and self._loop:
+    def _continue_soon(self) -> None:
+        if self._blocked_by is None and not self._continuing and self._loop is not None:
             self._continuing = True
             self._loop.call_soon(self._continue)
 
@@ -118,4 +135,5 @@ class BatchedIo:
         self._continuing = False
         if self._blocked_by is None and self._loop is not None:
             serve(self._core, self, self._limit)
-            self._continue_if_needed()
+            if self._core.queued:
+                self._continue_soon()

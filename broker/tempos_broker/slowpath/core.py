@@ -175,11 +175,11 @@ class SlowPath(Generic[LoadT]):
 
     def next_strict(self, limit: int) -> Delivery[LoadT] | None:
         """The next at most ``limit`` datagrams of strict quality, or None if none waits."""
-        return self._next(self._strict, limit)
+        return self._next(self._strict, limit) if self._strict.waiting else None
 
     def next_best_effort(self, limit: int) -> Delivery[LoadT] | None:
         """The next at most ``limit`` datagrams of best-effort quality, or None if none waits."""
-        return self._next(self._best_effort, limit)
+        return self._next(self._best_effort, limit) if self._best_effort.waiting else None
 
     def lost(self, topic: int, epoch: int, group: int) -> int:
         """Copies for this group that the kernel refused to send in this epoch.
@@ -214,7 +214,9 @@ class SlowPath(Generic[LoadT]):
                 load.release()
                 continue
             draw, epoch = self._tickets.draw, route.epoch
-            first_tickets = [draw(topic, epoch, group, count) for group in range(len(route.groups))]
+            first_tickets = []
+            for group in range(len(route.groups)):
+                first_tickets.append(draw(topic, epoch, group, count))  # noqa: PERF401 - one call less per run
             self._counts[topic][_FORWARDED] += count
             return Delivery(route, first_tickets, count, load)
         return None

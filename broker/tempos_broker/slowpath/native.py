@@ -54,6 +54,13 @@ class SendFailure(NamedTuple):
     error: int
 
 
+class Flushed(NamedTuple):
+    """What did not go: the descriptor that must become writable before the rest can, and what is lost."""
+
+    blocked_by: int | None
+    failures: Sequence[SendFailure]
+
+
 class Batch:
     """A pool of datagrams, and the system calls that fill and empty it."""
 
@@ -61,15 +68,14 @@ class Batch:
         """Raises :class:`MemoryError` if the pool cannot be had."""
         self._limit = limits.batch
         # Less than a batch is staged before a delivery of at most a batch to every group.
-        messages = limits.batch * (MAX_GROUPS + 1)
+        copies = limits.batch * (MAX_GROUPS + 1)
         slots = limits.queue_sq + limits.queue_bq + 3 * limits.batch
-        batch = lib.tempos_batch_new(slots, limits.datagram, limits.batch, messages)
+        batch = lib.tempos_batch_new(slots, limits.datagram, limits.batch, copies)
         if batch == ffi.NULL:
             raise MemoryError(f"no memory for {slots} datagrams of {limits.datagram} bytes")
         self._batch: CBatch = ffi.gc(batch, lib.tempos_batch_free, slots * limits.datagram)
         self._runs = ffi.new("uint64_t[]", limits.batch)
-        self._errors = ffi.new("struct tempos_send_error[]", messages)
-        self._error_count = ffi.new("uint32_t *")
+        self._errors = ffi.new("struct tempos_send_error[]", copies)
         self._members: list[tuple[CMembers, ...]] = [()] * TOPICS
         self._staged = 0
         for topic in topics:
@@ -78,6 +84,10 @@ class Batch:
     def free_slots(self) -> int:
         """Slots that hold no datagram and wait for none."""
         return lib.tempos_batch_free_slots(self._batch)
+
+    def segmenting(self) -> bool:
+        """Whether equal datagrams for one member go to the kernel as one, which then segments them."""
+        return bool(lib.tempos_batch_segmenting(self._batch))
 
     def swap(self, route: Route) -> None:
         """Address what is staged from now on for this topic to the members of ``route``."""
@@ -111,18 +121,27 @@ class Batch:
             assert self._staged >= 0, "flushed whenever a batch is gathered, so there is room"
         return self._staged >= self._limit
 
-    def flush(self) -> tuple[int | None, list[SendFailure]]:
-        """Send what is staged: the descriptor that must become writable first, if one must, and failures."""
-        if not self._staged:
-            return None, []
-        fd = lib.tempos_batch_flush(self._batch, self._errors, self._error_count)
-        if fd < 0:
+    def flush(self) -> Flushed | None:
+        """Send what is staged: None if all of it is gone."""
+        outcome = lib.tempos_batch_flush(self._batch, self._errors)
+        if not outcome:
             self._staged = 0
-        failures = [
+            return None
+        blocked_by = (outcome & 0xFFFFFFFF) - 1
+        if blocked_by < 0:
+            self._staged = 0
+        return Flushed(blocked_by if blocked_by >= 0 else None, self._failures(outcome >> 32))
+
+    def abandon(self, error: int) -> Sequence[SendFailure]:
+        """Give up what is staged; the failures carry this errno."""
+        self._staged = 0
+        return self._failures(lib.tempos_batch_abandon(self._batch, error, self._errors))
+
+    def _failures(self, count: int) -> Sequence[SendFailure]:
+        return [
             SendFailure(each.topic, each.epoch, each.group, each.count, each.error)
-            for each in (self._errors[i] for i in range(self._error_count[0]))
+            for each in (self._errors[i] for i in range(count))
         ]
-        return (fd if fd >= 0 else None), failures
 
 
 def _compile(members: Sequence[Member]) -> CMembers:

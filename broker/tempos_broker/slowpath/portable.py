@@ -10,6 +10,7 @@ most: whatever it reports then concerns the one being handed over, or the one he
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, cast
@@ -20,7 +21,7 @@ from tempos.wire import check_payload, stamp
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.losses import Losses
-from tempos_broker.slowpath.rounds import serve
+from tempos_broker.slowpath.rounds import drain, serve
 from tempos_broker.slowpath.sockets import DataSocket
 
 
@@ -51,11 +52,19 @@ class _Copy(NamedTuple):
 
 
 class PortableIo:
-    """asyncio's datagram transports around a core."""
+    """asyncio's datagram transports around a core. ``reason``: why these."""
+
+    name = "portable"
 
     def __init__(
-        self, core: SlowPath[Datagrams], topics: Iterable[Topic], limits: Limits, losses: Losses
+        self,
+        core: SlowPath[Datagrams],
+        topics: Iterable[Topic],
+        limits: Limits,
+        losses: Losses,
+        reason: str,
     ) -> None:
+        self.reason = reason
         self._core = core
         self._limit = limits.batch
         self._largest = limits.datagram
@@ -68,6 +77,7 @@ class PortableIo:
         self._copies: deque[_Copy] = deque()
         self._sending: _Copy | None = None
         self._held_back: _Copy | None = None
+        self._unblocked = asyncio.Event()
         self._pumping = False
 
     def swap(self, route: Route) -> None:
@@ -84,14 +94,20 @@ class PortableIo:
             self._transports.append(transport)
 
     async def close(self) -> None:
-        """Send what was taken, as far as the kernel accepts it at once; then leave the event loop."""
-        while self._held_back is None and self._core.queued:
-            serve(self._core, self, self._limit)
+        """Send what was taken, then leave the event loop; what the links do not take in time is lost."""
+        if await drain(self._core, self, self._limit):
+            # Transports cannot be told to only send, so a little may have arrived meanwhile.
+            while self._core.queued and serve(self._core, self, self._limit):
+                pass
+        self._loop = None
+        for copy in self._copies:
+            self._losses.send_failed(copy.topic, copy.epoch, copy.group, 1, errno.ETIMEDOUT)
+        self._copies.clear()
         for transport in self._transports:
             transport.close()
         # The transports take leave in callbacks of their own.
         await asyncio.sleep(0)
-        self._loop = None
+        self._transports.clear()
 
     # The Outlet that `serve` fills.
 
@@ -105,6 +121,11 @@ class PortableIo:
             copy.transport.sendto(copy.data, copy.to)
             self._sending = None
         return self._held_back is None
+
+    async def ready(self) -> None:
+        while not self.flush():
+            self._unblocked.clear()
+            await self._unblocked.wait()
 
     # What the transports tell.
 
@@ -129,6 +150,7 @@ class PortableIo:
 
     def resumed(self) -> None:
         self._held_back = None
+        self._unblocked.set()
         self._pump_soon()
 
     def _pump_soon(self) -> None:

@@ -1,12 +1,16 @@
-"""One round of sending: what goes out between two looks at the sockets, and in which order."""
+"""One round of sending: what goes out between two looks at the sockets, and in which order. And the last."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol, TypeVar
 
 from tempos_broker.slowpath.core import Delivery, Load, SlowPath
 
 LoadT = TypeVar("LoadT", bound=Load)
+
+#: Seconds that a closing slow path waits for a link to take what was already taken from publishers.
+PATIENCE = 2.0
 
 
 class Outlet(Protocol[LoadT]):
@@ -18,6 +22,10 @@ class Outlet(Protocol[LoadT]):
 
     def flush(self) -> bool:
         """Send what was gathered. False as for :meth:`stage`."""
+        ...
+
+    async def ready(self) -> None:
+        """Wait until the kernel takes more; at once if it does."""
         ...
 
 
@@ -36,3 +44,19 @@ def serve(core: SlowPath[LoadT], outlet: Outlet[LoadT], limit: int, best_effort:
         if not outlet.stage(delivery):
             return False
     return outlet.flush()
+
+
+async def drain(core: SlowPath[LoadT], outlet: Outlet[LoadT], limit: int) -> bool:
+    """Send all that waits, nothing more being received. False: not done within ``PATIENCE``."""
+
+    async def rest() -> None:
+        await outlet.ready()
+        while core.queued:
+            if not serve(core, outlet, limit):
+                await outlet.ready()
+
+    try:
+        await asyncio.wait_for(rest(), PATIENCE)
+    except asyncio.TimeoutError:
+        return False
+    return True

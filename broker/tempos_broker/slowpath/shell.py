@@ -24,7 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 class Io(Protocol):
-    """Moves datagrams between sockets and a core."""
+    """Moves datagrams between sockets and a core. ``reason``: why this one, and how it does now."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
 
     def swap(self, route: Route) -> None: ...
 
@@ -69,10 +75,7 @@ class SlowPathServer:
         self._core: SlowPath[Any] = SlowPath(topics, tickets, limits.queue_sq, limits.queue_bq)
         self._losses = Losses(self._core, time.monotonic)
         self._sockets: list[DataSocket] = []
-        self._io: Io
-        self._io, self._io_name, self._io_reason = _choose_io(
-            self._core, topics, limits, self._losses, portable
-        )
+        self._io = _choose_io(self._core, topics, limits, self._losses, portable)
 
     async def start(self) -> None:
         """Bind every address and begin to serve; :class:`tempos.Unavailable` says which cannot be had."""
@@ -84,15 +87,19 @@ class SlowPathServer:
                 "`sysctl -w net.core.rmem_max=%d`, or run with CAP_NET_ADMIN",
                 wanted, given, wanted,
             )  # fmt: skip
-        await self._io.open(self._sockets)
+        try:
+            await self._io.open(self._sockets)
+        except BaseException:
+            await self.close()
+            raise
 
     def swap(self, route: Route) -> None:
         """Make ``route`` the route of its topic, also for what already waits; before or after the start.
 
         The tickets of the new epoch are the caller's to reset: both paths draw from them.
         """
-        self._core.swap(route)
         self._io.swap(route)
+        self._core.swap(route)
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         """Datagrams by topic and reason since the start; :mod:`..core` says how they add up."""
@@ -105,8 +112,8 @@ class SlowPathServer:
 
     def status(self) -> SlowPathStatus:
         return SlowPathStatus(
-            io=self._io_name,
-            reason=self._io_reason,
+            io=self._io.name,
+            reason=self._io.reason,
             listen=tuple(map(str, self._sockets)),
             receive_buffer=min((each.receive_buffer for each in self._sockets), default=0),
             received=self._core.received,
@@ -124,19 +131,16 @@ class SlowPathServer:
 
 def _choose_io(
     core: SlowPath[Any], topics: Sequence[Topic], limits: Limits, losses: Losses, portable: bool
-) -> tuple[Io, str, str]:
-    """The I/O, its name, and why it is this one."""
+) -> Io:
     from tempos_broker.slowpath.portable import PortableIo
 
     if portable:
-        return PortableIo(core, topics, limits, losses), "portable", "asked for"
+        return PortableIo(core, topics, limits, losses, "asked for")
     if sys.platform != "linux":
-        reason = f"recvmmsg needs Linux, this is {sys.platform}"
-        return PortableIo(core, topics, limits, losses), "portable", reason
+        return PortableIo(core, topics, limits, losses, f"recvmmsg needs Linux, this is {sys.platform}")
     try:
         from tempos_broker.slowpath.batched import BatchedIo
     except ImportError as error:
         reason = f"the compiled helper cannot be loaded: {error}"
-        return PortableIo(core, topics, limits, losses), "portable", reason
-    reason = f"up to {limits.batch} datagrams per system call"
-    return BatchedIo(core, topics, limits, losses), "recvmmsg", reason
+        return PortableIo(core, topics, limits, losses, reason)
+    return BatchedIo(core, topics, limits, losses)

@@ -23,7 +23,8 @@ def describe(body: bytes) -> tuple[str, Any]:
             return "text", text
     try:
         value = wire.decode_body(body)
-        json.dumps(value)
+        # What JSON cannot say, NaN for one, is shown as it came.
+        json.dumps(value, allow_nan=False)
     except (WireError, TypeError, ValueError, RecursionError):
         return "hex", body.hex()
     return "msgpack", value

@@ -73,7 +73,6 @@ def _register_chosen(subparsers: Subparsers, name: str, point: metadata.EntryPoi
 def _add_failing(subparsers: Subparsers, name: str, why: ModuleNotFoundError | str) -> None:
     """A command that takes any options and says why it cannot run."""
     parser = subparsers.choices.get(name) or subparsers.add_parser(name, add_help=False)
-    parser.add_argument("_rest", nargs=argparse.REMAINDER)
 
     def run(options: argparse.Namespace) -> int:
         if isinstance(why, ModuleNotFoundError):
@@ -81,4 +80,4 @@ def _add_failing(subparsers: Subparsers, name: str, why: ModuleNotFoundError | s
         print(f"tempos {name}: this command is broken:\n{why}", file=sys.stderr, end="")
         return COULD_NOT_RUN
 
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, any_options=True)

@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _tell_warnings()
     try:
         with _termination():
-            options = parser.parse_args(arguments)
+            options, rest = parser.parse_known_args(arguments)
+            if rest and not getattr(options, "any_options", False):
+                parser.error(f"unrecognized arguments: {' '.join(rest)}")
             if not hasattr(options, "run"):
                 parser.print_help()
                 return COULD_NOT_RUN

@@ -69,16 +69,16 @@ def run(options: argparse.Namespace) -> int:
         port=options.port,
     )
     progress = Progress("events received", options.count) if options.stats else None
-    try:
-        with subscriber:
-            if not options.quiet:
-                topics = ", ".join(options.topic)
-                group = f" in group {options.group}" if options.group else ""
-                print(f"subscribed to {topics}{group} as {subscriber.member}", file=sys.stderr, flush=True)
+    with subscriber:
+        if not options.quiet:
+            topics = ", ".join(options.topic)
+            group = f" in group {options.group}" if options.group else ""
+            print(f"subscribed to {topics}{group} as {subscriber.member}", file=sys.stderr, flush=True)
+        try:
             done = _print_events(subscriber, options, progress)
-    finally:
-        if options.stats:
-            print(_stats_line(subscriber.stats), file=sys.stderr)
+        finally:
+            if options.stats:
+                print(_stats_line(subscriber.stats), file=sys.stderr)
     if options.count is not None and done < options.count:
         print(
             f"tempos sub: {done} of {options.count} events, then none for {options.timeout:g} s",

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Receiving: one recvmmsg into free slots, each datagram classified, the batch grouped into runs. The
+ * order of a topic is kept; that between topics is of no meaning.
+ */
+#ifndef TEMPOS_BATCH_RECEIVE_H
+#define TEMPOS_BATCH_RECEIVE_H
+
+#include "batch_types.h"
+
+/* Put free slots behind the messages the last receive used up; how many messages have one, from the first on. */
+static uint32_t arm(struct tempos_batch *b)
+{
+	for (uint32_t i = 0; i < b->rx_used; i++) {
+		if (b->rx_slot[i] == NO_SLOT) {
+			if (!b->free_count)
+				return i;
+			b->rx_slot[i] = b->free[--b->free_count];
+			b->rx_iov[i].iov_base = slot_bytes(b, b->rx_slot[i]);
+		}
+		b->rx[i].msg_hdr.msg_controllen = sizeof(b->rx_control[i]);
+	}
+	b->rx_used = 0;
+	return b->batch;
+}
+
+static struct in_addr local_address(struct msghdr *msg)
+{
+	struct in_addr none = { 0 };
+	struct in_pktinfo info;
+	struct cmsghdr *c;
+
+	for (c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+		if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO) {
+			memcpy(&info, CMSG_DATA(c), sizeof(info));
+			return info.ipi_spec_dst;
+		}
+	}
+	return none;
+}
+
+/* The run of this topic and reason in the batch at hand, begun if it is the first of its kind. */
+static int find_run(struct tempos_batch *b, uint64_t *runs, int *run_count, uint8_t topic,
+		    enum tempos_reason reason, uint32_t slot)
+{
+	uint64_t key = (uint64_t)reason << 8 | topic;
+	int i = *run_count;
+
+	if (reason == TEMPOS_FORWARDED) {
+		if (b->run_of[topic] >= 0)
+			return b->run_of[topic];
+		b->run_of[topic] = (int16_t)i;
+	} else {
+		for (int k = 0; k < i; k++)
+			if ((runs[k] & 0xffff) == key)
+				return k;
+	}
+	runs[i] = key | (uint64_t)slot << 32;
+	b->run_tail[i] = slot;
+	*run_count = i + 1;
+	return i;
+}
+
+static int tempos_batch_receive(struct tempos_batch *b, int fd, uint64_t *runs)
+{
+	uint32_t ready = arm(b);
+	int received, run_count = 0;
+
+	if (!ready)
+		return -ENOBUFS;
+	do
+		received = recvmmsg(fd, b->rx, ready, MSG_DONTWAIT, NULL);
+	while (received < 0 && errno == EINTR);
+	if (received < 0)
+		return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+	if ((uint32_t)received > b->rx_used)
+		b->rx_used = (uint32_t)received;
+
+	for (int i = 0; i < received; i++) {
+		uint32_t at = b->rx_slot[i], length = b->rx[i].msg_len;
+		const uint8_t *payload = slot_bytes(b, at);
+		struct slot *slot = &b->slots[at];
+		uint8_t topic = length ? payload[0] : 0;
+		enum tempos_reason reason;
+		int run;
+
+		if (b->rx[i].msg_hdr.msg_flags & MSG_TRUNC)
+			reason = TEMPOS_CUT_SHORT;
+		else
+			reason = tempos_check_payload(payload, payload + length, length, b->framing[topic]);
+		run = find_run(b, runs, &run_count, topic, reason, at);
+		runs[run] += 1 << 16;
+		/* What is refused is not read again: its slot simply stays where it is. */
+		if (reason != TEMPOS_FORWARDED) {
+			b->free[b->free_count++] = at;
+			b->rx_slot[i] = NO_SLOT;
+			continue;
+		}
+		slot->refs = 1;
+		slot->length = length;
+		slot->fd = fd;
+		slot->local = local_address(&b->rx[i].msg_hdr);
+		b->slots[b->run_tail[run]].next = at;
+		slot->next = NO_SLOT;
+		b->run_tail[run] = at;
+		b->rx_slot[i] = NO_SLOT;
+	}
+	for (int k = 0; k < run_count; k++)
+		b->run_of[runs[k] & 0xff] = -1;
+	return run_count;
+}
+
+#endif

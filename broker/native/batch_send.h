@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Sending: runs are staged group by group as messages, then flushed.
+ *
+ * Several groups send the same slot: each copy of an `event` topic has a header of its own in front of
+ * the shared body, but the last group's, which is stamped in the slot. `raw` is sent as it came.
+ *
+ * Copies of one run for one member that have the same size travel as one message, which the kernel takes
+ * through its stack once and segments at the end (UDP_SEGMENT): most of what forwarding costs is that
+ * way through the stack. A message that is refused is sent again copy by copy, so that an error costs
+ * only those it concerns, and where segmentation itself is what is refused, it is not tried again.
+ */
+#ifndef TEMPOS_BATCH_SEND_H
+#define TEMPOS_BATCH_SEND_H
+
+#include "batch_types.h"
+
+static uint8_t kernel_segments(void)
+{
+	int value, fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	socklen_t size = sizeof(value);
+	uint8_t known;
+
+	if (fd < 0)
+		return 0;
+	/* A kernel that does not know the option would ignore it and send all segments as one datagram. */
+	known = getsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &value, &size) == 0;
+	close(fd);
+	return known;
+}
+
+/* Write the control messages that `m` needs by what it holds now. */
+static void seal(struct message *m, struct msghdr *msg)
+{
+	struct cmsghdr *c = &m->control.align;
+
+	msg->msg_control = &m->control;
+	msg->msg_controllen = 0;
+	if (m->local.s_addr) {
+		struct in_pktinfo info = { .ipi_spec_dst = m->local };
+
+		c->cmsg_level = IPPROTO_IP;
+		c->cmsg_type = IP_PKTINFO;
+		c->cmsg_len = CMSG_LEN(sizeof(info));
+		memcpy(CMSG_DATA(c), &info, sizeof(info));
+		msg->msg_controllen = CMSG_SPACE(sizeof(info));
+		c = (struct cmsghdr *)(m->control.bytes + msg->msg_controllen);
+	}
+	if (m->copies > 1) {
+		c->cmsg_level = IPPROTO_UDP;
+		c->cmsg_type = UDP_SEGMENT;
+		c->cmsg_len = CMSG_LEN(sizeof(m->segment));
+		memcpy(CMSG_DATA(c), &m->segment, sizeof(m->segment));
+		msg->msg_controllen += CMSG_SPACE(sizeof(m->segment));
+	}
+}
+
+/* Whether the datagram in `s` may travel with what `m` holds: one address, one size, one packet's worth. */
+static int may_join(const struct tempos_batch *b, const struct message *m, const struct slot *s)
+{
+	return b->segmenting && m->open && m->copies < MAX_SEGMENTS && s->length <= m->segment &&
+	       m->bytes + s->length <= MAX_UDP_PAYLOAD && m->fd == s->fd &&
+	       m->local.s_addr == s->local.s_addr;
+}
+
+static struct message *begin_message(struct tempos_batch *b, const struct slot *s, uint8_t topic,
+				     uint8_t epoch, uint8_t group, const struct sockaddr_in *to)
+{
+	struct msghdr *msg = &b->tx[b->end].msg_hdr;
+	struct message *m = &b->messages[b->end++];
+
+	m->to = *to;
+	m->local = s->local;
+	m->fd = s->fd;
+	m->first_copy = b->copies_end;
+	m->copies = 0;
+	m->bytes = 0;
+	m->segment = (uint16_t)s->length;
+	m->open = 1;
+	m->one_by_one = 0;
+	m->topic = topic;
+	m->group = group;
+	m->epoch = epoch;
+	msg->msg_name = &m->to;
+	msg->msg_namelen = sizeof(m->to);
+	msg->msg_iov = &b->tx_iov[b->iovs_end];
+	msg->msg_iovlen = 0;
+	return m;
+}
+
+/* Add a copy of `slot` to the newest message, stamped if its topic is. */
+static void add_copy(struct tempos_batch *b, struct message *m, uint32_t slot, uint32_t delivery, int last)
+{
+	struct msghdr *msg = &b->tx[b->end - 1].msg_hdr;
+	struct copy *copy = &b->copies[b->copies_end++];
+	struct iovec *iov = &b->tx_iov[b->iovs_end];
+	struct slot *s = &b->slots[slot];
+	uint8_t *payload = slot_bytes(b, slot);
+
+	copy->slot = slot;
+	copy->iovs = 1;
+	iov[0].iov_base = payload;
+	iov[0].iov_len = s->length;
+	if (b->framing[m->topic] == TEMPOS_FRAMING_EVENT) {
+		struct tempos_event_header *header = (struct tempos_event_header *)payload;
+
+		if (!last) {
+			header = memcpy(&copy->header, payload, sizeof(copy->header));
+			iov[0].iov_base = header;
+			iov[0].iov_len = sizeof(*header);
+			iov[1].iov_base = payload + sizeof(*header);
+			iov[1].iov_len = s->length - sizeof(*header);
+			copy->iovs = 2;
+		}
+		header->epoch = m->epoch;
+		header->delivery_sequence = htonl(delivery);
+	}
+	if (!last)
+		s->refs++;
+	b->iovs_end += copy->iovs;
+	msg->msg_iovlen += copy->iovs;
+	m->copies++;
+	m->bytes += s->length;
+	m->open = s->length == m->segment;
+}
+
+static int tempos_batch_stage(struct tempos_batch *b, uint32_t slot, uint32_t count,
+			      const struct tempos_members *members, uint64_t first_ticket,
+			      uint32_t epoch, uint8_t group, int last)
+{
+	uint8_t topic = *slot_bytes(b, slot);
+	uint32_t n = members->count;
+
+	if (count > b->batch || count > b->capacity - b->copies_end)
+		return -1;
+	for (uint32_t i = 0; i < count; i++) {
+		b->chain[i] = slot;
+		slot = b->slots[slot].next;
+	}
+	/* Member by member, so that what one of them gets stands together; its order stays the run's. */
+	for (uint32_t turn = 0; turn < n && turn < count; turn++) {
+		const struct sockaddr_in *to = &members->at[(first_ticket + turn) % n];
+		uint64_t delivery = (first_ticket + turn) / n;
+		struct message *m = NULL;
+
+		for (uint32_t i = turn; i < count; i += n, delivery++) {
+			const struct slot *s = &b->slots[b->chain[i]];
+
+			if (!m || !may_join(b, m, s)) {
+				if (m)
+					seal(m, &b->tx[b->end - 1].msg_hdr);
+				m = begin_message(b, s, topic, (uint8_t)epoch, group, to);
+			}
+			add_copy(b, m, b->chain[i], (uint32_t)delivery, last);
+		}
+		seal(m, &b->tx[b->end - 1].msg_hdr);
+	}
+	b->staged += count;
+	return (int)b->staged;
+}
+
+static void note_error(struct tempos_send_error *errors, uint32_t *count, const struct message *m, int error)
+{
+	struct tempos_send_error *e = *count ? &errors[*count - 1] : NULL;
+
+	if (!e || e->topic != m->topic || e->group != m->group || e->epoch != m->epoch || e->error != error) {
+		e = &errors[(*count)++];
+		*e = (struct tempos_send_error){
+			.topic = m->topic, .group = m->group, .epoch = m->epoch, .error = error,
+		};
+	}
+	e->count++;
+}
+
+/* The first copies of the first message are done with, sent or lost; so is the message if none is left. */
+static void drop_copies(struct tempos_batch *b, uint32_t count)
+{
+	struct message *m = &b->messages[b->first];
+	struct msghdr *msg = &b->tx[b->first].msg_hdr;
+
+	b->staged -= count;
+	m->copies -= count;
+	while (count--) {
+		const struct copy *copy = &b->copies[m->first_copy++];
+
+		msg->msg_iov += copy->iovs;
+		msg->msg_iovlen -= copy->iovs;
+		put_slot(b, copy->slot);
+	}
+	if (m->copies)
+		seal(m, msg);
+	else
+		b->first++;
+}
+
+/* Send the first copy of a message that was refused as a whole; its error, or 0. */
+static int send_one(struct tempos_batch *b)
+{
+	struct message *m = &b->messages[b->first];
+	struct msghdr one = b->tx[b->first].msg_hdr;
+	uint32_t copies = m->copies;
+	int error = 0;
+
+	m->copies = 1;
+	seal(m, &one);
+	m->copies = copies;
+	one.msg_iovlen = b->copies[m->first_copy].iovs;
+	while (sendmsg(m->fd, &one, MSG_DONTWAIT) < 0) {
+		if (errno != EINTR) {
+			error = errno;
+			break;
+		}
+	}
+	return error;
+}
+
+/* Whether this error can mean that the kernel or the way to the member cannot segment. */
+static int is_about_segments(int error)
+{
+	return error == EIO || error == EINVAL || error == EOPNOTSUPP || error == ENOPROTOOPT;
+}
+
+static int would_block(int error)
+{
+	return error == EAGAIN || error == EWOULDBLOCK;
+}
+
+static void all_gone(struct tempos_batch *b)
+{
+	b->first = b->end = b->copies_end = b->iovs_end = 0;
+}
+
+static uint64_t flushed(uint32_t error_count, int blocked_by)
+{
+	return (uint64_t)error_count << 32 | (uint32_t)(blocked_by + 1);
+}
+
+static uint64_t tempos_batch_flush(struct tempos_batch *b, struct tempos_send_error *errors)
+{
+	uint32_t error_count = 0;
+	int refusal = 0;
+
+	while (b->first < b->end) {
+		struct message *m = &b->messages[b->first];
+		uint32_t stop = b->first + 1;
+		int sent;
+
+		if (m->one_by_one) {
+			int error = send_one(b);
+
+			if (would_block(error))
+				return flushed(error_count, m->fd);
+			if (error)
+				note_error(errors, &error_count, m, error);
+			else if (is_about_segments(refusal))
+				b->segmenting = 0;
+			drop_copies(b, 1);
+			continue;
+		}
+		while (stop < b->end && b->messages[stop].fd == m->fd)
+			stop++;
+		sent = sendmmsg(m->fd, &b->tx[b->first], stop - b->first, MSG_DONTWAIT);
+		if (sent < 0) {
+			if (errno == EINTR)
+				continue;
+			if (would_block(errno))
+				return flushed(error_count, m->fd);
+			/* An error is always that of the first message. */
+			refusal = errno;
+			if (m->copies > 1) {
+				m->one_by_one = 1;
+			} else {
+				note_error(errors, &error_count, m, refusal);
+				drop_copies(b, 1);
+			}
+			continue;
+		}
+		while (sent--)
+			drop_copies(b, b->messages[b->first].copies);
+	}
+	all_gone(b);
+	return flushed(error_count, -1);
+}
+
+static uint32_t tempos_batch_abandon(struct tempos_batch *b, int error, struct tempos_send_error *errors)
+{
+	uint32_t error_count = 0;
+
+	while (b->first < b->end) {
+		note_error(errors, &error_count, &b->messages[b->first], error);
+		drop_copies(b, 1);
+	}
+	all_gone(b);
+	return error_count;
+}
+
+#endif

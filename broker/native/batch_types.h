@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the parts of the batch helper share: the pool of datagrams, and the arrays that recvmmsg and
+ * sendmmsg work on, all allocated once.
+ */
+#ifndef TEMPOS_BATCH_TYPES_H
+#define TEMPOS_BATCH_TYPES_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "frame.h"
+
+#define NO_SLOT UINT32_MAX
+#define CACHE_LINE 64
+#define MAX_SEGMENTS 64 /* UDP_MAX_SEGMENTS of the kernels that have the fewest */
+#define MAX_UDP_PAYLOAD 65507
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103 /* <linux/udp.h>, for a C library that does not know it */
+#endif
+
+struct tempos_send_error {
+	uint8_t topic;
+	uint8_t group;
+	uint8_t epoch;
+	int32_t error;
+	uint32_t count;
+};
+
+struct slot {
+	uint32_t next;
+	uint32_t refs;
+	uint32_t length;
+	int fd;                 /* the socket it came in by, and goes out by */
+	struct in_addr local;   /* the address it was sent to; 0: the socket is bound to it */
+};
+
+/* Room for control messages, aligned as the kernel wants it. */
+union rx_control {
+	struct cmsghdr align;
+	char bytes[CMSG_SPACE(sizeof(struct in_pktinfo))];
+};
+
+union tx_control {
+	struct cmsghdr align;
+	char bytes[CMSG_SPACE(sizeof(struct in_pktinfo)) + CMSG_SPACE(sizeof(uint16_t))];
+};
+
+/* One datagram on its way to one member. */
+struct copy {
+	uint32_t slot;
+	uint32_t iovs;                         /* 2 if `header` stands in for the slot's */
+	struct tempos_event_header header;
+};
+
+/* One or more copies for one member, in order: all of `segment` bytes, but the last may be shorter. */
+struct message {
+	struct sockaddr_in to;
+	union tx_control control;
+	struct in_addr local;
+	int fd;
+	uint32_t first_copy;
+	uint32_t copies;
+	uint32_t bytes;
+	uint16_t segment;
+	uint8_t open;                          /* one more copy may join */
+	uint8_t one_by_one;                    /* the kernel refused them together */
+	uint8_t topic;
+	uint8_t group;
+	uint8_t epoch;
+};
+
+struct tempos_members {
+	uint32_t count;
+	struct sockaddr_in at[];
+};
+
+struct tempos_batch {
+	uint8_t framing[TEMPOS_TOPICS];
+	int16_t run_of[TEMPOS_TOPICS]; /* the forwardable run of a topic in the batch at hand, or -1 */
+	uint32_t stride;
+
+	uint8_t *bytes;
+	struct slot *slots;
+	uint32_t *free;
+	uint32_t free_count;
+
+	uint32_t batch;
+	struct mmsghdr *rx;
+	struct iovec *rx_iov;
+	union rx_control *rx_control;
+	uint32_t *rx_slot;             /* the slot that stands ready for message i, or NO_SLOT */
+	uint32_t rx_used;              /* only messages before this one may be without a slot */
+	uint32_t *run_tail;
+
+	uint32_t capacity;             /* of the arrays below; tx_iov has room for twice as many */
+	uint32_t first, end;           /* tx[first .. end) is staged */
+	uint32_t copies_end, iovs_end;
+	uint32_t staged;               /* copies in tx[first .. end) */
+	uint8_t segmenting;            /* the kernel knows UDP_SEGMENT and has not refused it */
+	struct mmsghdr *tx;
+	struct iovec *tx_iov;
+	struct message *messages;
+	struct copy *copies;
+	uint32_t *chain;               /* the slots of the run that is being staged */
+};
+
+static uint8_t *slot_bytes(struct tempos_batch *b, uint32_t slot)
+{
+	return b->bytes + (size_t)slot * b->stride;
+}
+
+static void put_slot(struct tempos_batch *b, uint32_t slot)
+{
+	if (--b->slots[slot].refs == 0)
+		b->free[b->free_count++] = slot;
+}
+
+#endif

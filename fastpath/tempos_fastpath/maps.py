@@ -1,0 +1,186 @@
+"""BPF maps: reading and writing them by key, and mapping an array into this process's memory."""
+
+from __future__ import annotations
+
+import enum
+import errno
+import mmap
+import os
+import sys
+from types import TracebackType
+from typing import Any
+
+from tempos import LocalError
+from tempos_fastpath.errors import BpfError
+from tempos_fastpath.native import check, ffi, lib, text
+
+
+class MapType(enum.IntEnum):
+    """The map types this project makes or looks at."""
+
+    HASH = 1
+    ARRAY = 2
+    PERCPU_HASH = 5
+    PERCPU_ARRAY = 6
+    LRU_PERCPU_HASH = 10
+    ARRAY_OF_MAPS = 12
+    DEVMAP = 14
+    XSKMAP = 17
+    DEVMAP_HASH = 25
+    RINGBUF = 27
+
+
+_PER_CPU = (MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH)
+
+
+class SharedArray:
+    """A ``BPF_F_MMAPABLE`` array in this process's memory; offsets in bytes, values u64.
+
+    The operations are atomic against the kernel's programs and against other processes.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        try:
+            self._memory = mmap.mmap(fd, pages, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        except OSError as error:
+            raise BpfError("cannot map the array into memory", error.errno or 0) from error
+        self._view: Any = ffi.from_buffer("char[]", self._memory, require_writable=True)
+        self._size = size
+
+    def fetch_add(self, offset: int, count: int) -> int:
+        """Add ``count``; returns the value before."""
+        return int(lib.tempos_atomic_fetch_add(self._at(offset), count))
+
+    def load(self, offset: int) -> int:
+        return int(lib.tempos_atomic_load(self._at(offset)))
+
+    def store(self, offset: int, value: int) -> None:
+        lib.tempos_atomic_store(self._at(offset), value)
+
+    def close(self) -> None:
+        """Unmap; safe to call twice."""
+        if self._view is not None:
+            ffi.release(self._view)
+            self._view = None
+            self._memory.close()
+
+    def _at(self, offset: int) -> Any:
+        if self._view is None:
+            raise LocalError("the shared array is closed")
+        if offset % 8 or not 0 <= offset <= self._size - 8:
+            raise LocalError(f"offset {offset} is not one of a u64 inside {self._size} bytes")
+        return self._view + offset
+
+
+class Map:
+    """A BPF map. A key may be bytes or, for integer keys, an int; values are bytes."""
+
+    def __init__(self, fd: int, *, owned: bool) -> None:
+        info = ffi.new("struct tempos_map_info *")
+        check(lib.tempos_map_info(fd, info), "cannot read what a map is")
+        self._fd = fd
+        self._owned = owned
+        self.name = text(info.name)
+        self.id = int(info.id)
+        self.type = int(info.type)
+        self.key_size = int(info.key_size)
+        self.value_size = int(info.value_size)
+        self.max_entries = int(info.max_entries)
+        self._stride = (self.value_size + 7) // 8 * 8
+
+    @property
+    def fd(self) -> int:
+        return self._fd
+
+    def lookup(self, key: int | bytes) -> bytes | None:
+        """The value of ``key``, or None; of a per-CPU map use :meth:`lookup_per_cpu`."""
+        if self.type in _PER_CPU:
+            raise LocalError(f"map {self.name} holds one value per CPU")
+        return self._lookup(key, self.value_size)
+
+    def lookup_per_cpu(self, key: int | bytes) -> tuple[bytes, ...] | None:
+        """The value of ``key`` on every possible CPU, or None."""
+        if self.type not in _PER_CPU:
+            raise LocalError(f"map {self.name} holds one value for all CPUs")
+        data = self._lookup(key, self._stride * possible_cpus())
+        if data is None:
+            return None
+        return tuple(data[at : at + self.value_size] for at in range(0, len(data), self._stride))
+
+    def sum_rows(self) -> memoryview:
+        """Of a per-CPU array of u64s: every row summed over the CPUs, one row after another, as u64s."""
+        if self.type != MapType.PERCPU_ARRAY or self.value_size % 8:
+            raise LocalError(f"map {self.name} is not a per-CPU array of u64s")
+        words, cpus = self.value_size // 8, possible_cpus()
+        sums = ffi.new("__u64[]", self.max_entries * words)
+        scratch = ffi.new("__u64[]", cpus * words)
+        code = lib.tempos_map_sum_rows(self._fd, self.max_entries, words, cpus, scratch, sums)
+        check(code, f"cannot read map {self.name}")
+        return memoryview(bytes(ffi.buffer(sums))).cast("Q")
+
+    def update(self, key: int | bytes, value: bytes | Map, flags: int = 0) -> None:
+        """Set ``key``; of a map of maps the value is the inner map.
+
+        For a map of maps this returns when no program uses the old inner map any more (an RCU grace
+        period, some 10 ms).
+        """
+        data = value.fd.to_bytes(4, sys.byteorder) if isinstance(value, Map) else value
+        expected = self._stride * possible_cpus() if self.type in _PER_CPU else self.value_size
+        if len(data) != expected:
+            raise LocalError(f"map {self.name}: a value of {len(data)} bytes, {expected} are needed")
+        result = lib.tempos_map_update(self._fd, self._key(key), ffi.from_buffer(data), flags)
+        check(result, f"cannot set {key!r} in map {self.name}")
+
+    def delete(self, key: int | bytes) -> bool:
+        """Remove ``key``; False if it was not there."""
+        result = lib.tempos_map_delete(self._fd, self._key(key))
+        if result == -errno.ENOENT:
+            return False
+        check(result, f"cannot remove {key!r} from map {self.name}")
+        return True
+
+    def mmap(self) -> SharedArray:
+        """The array in this process's memory; for arrays made with ``BPF_F_MMAPABLE``."""
+        return SharedArray(self._fd, self._stride * self.max_entries)
+
+    def close(self) -> None:
+        """Close a map that :func:`create_map` made; those of an object close with it."""
+        if self._owned and self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Map:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:  # fmt: skip
+        self.close()
+
+    def _lookup(self, key: int | bytes, size: int) -> bytes | None:
+        value = ffi.new("char[]", size)
+        result = lib.tempos_map_lookup(self._fd, self._key(key), value)
+        if result == -errno.ENOENT:
+            return None
+        check(result, f"cannot read {key!r} of map {self.name}")
+        return bytes(ffi.buffer(value, size))
+
+    def _key(self, key: int | bytes) -> Any:
+        data = key.to_bytes(self.key_size, sys.byteorder) if isinstance(key, int) else key
+        if len(data) != self.key_size:
+            raise LocalError(f"map {self.name}: a key of {len(data)} bytes, {self.key_size} are needed")
+        return ffi.from_buffer(data)
+
+
+def create_map(
+    name: str, kind: MapType, *, key_size: int, value_size: int, max_entries: int, flags: int = 0
+) -> Map:
+    """A map of its own, for instance the inner one of a map of maps; the caller closes it."""
+    fd = lib.tempos_map_create(name.encode()[:15], kind, key_size, value_size, max_entries, flags)
+    check(fd, f"cannot create the map {name}")
+    return Map(fd, owned=True)
+
+
+def possible_cpus() -> int:
+    """How many values a key of a per-CPU map has."""
+    return check(lib.tempos_possible_cpus(), "cannot tell the number of CPUs")

@@ -1,0 +1,53 @@
+"""The compiled shim over libbpf, and what every call through it needs: the check and the text.
+
+Only the modules bpf.py and maps.py use it; no C pointer leaves those.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tempos_fastpath.errors import BpfError, NotBuilt
+
+try:
+    from tempos_fastpath._libbpf import ffi, lib
+except ImportError as error:
+    raise NotBuilt(
+        f"the fast path's extension was not built or cannot be loaded ({error}); "
+        "install clang, libbpf-dev and a C compiler, then tempos[fastpath] again"
+    ) from error
+
+# Re-exported: this module is where the extension is loaded, or found missing.
+__all__ = ["check", "ffi", "lib", "struct_bytes", "struct_new", "struct_size", "text"]
+
+lib.tempos_messages_capture()
+
+
+def check(code: int, what: str, log: str = "") -> int:
+    """Give back ``code``; raises :class:`BpfError` with libbpf's own words if it is a negative errno."""
+    if code >= 0:
+        lib.tempos_messages_forget()
+        return code
+    messages = ffi.new("char[]", 4096)
+    taken = lib.tempos_messages_take(messages, 4096)
+    raise BpfError(what, -code, ffi.buffer(messages, taken)[:].decode(errors="replace"), log)
+
+
+def text(raw: Any) -> str:
+    """A C string as a Python one."""
+    return str(ffi.string(raw).decode(errors="replace"))
+
+
+def struct_new(kind: str) -> Any:
+    """A zeroed struct of abi.h to fill in, by its C name; :func:`struct_bytes` gives its bytes."""
+    return ffi.new(f"{kind} *")
+
+
+def struct_bytes(value: Any) -> bytes:
+    """The bytes of a struct as the kernel's maps take them."""
+    return bytes(ffi.buffer(value))
+
+
+def struct_size(kind: str) -> int:
+    """Bytes of a struct of abi.h."""
+    return int(ffi.sizeof(kind))

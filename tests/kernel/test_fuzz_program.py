@@ -1,0 +1,97 @@
+"""Mutated packets through the XDP program: whatever comes, one verdict, counted once, under its reason.
+
+``TEMPOS_FUZZ_PACKETS`` sets how many packets each mode gets.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+
+import pytest
+from scapy.layers.l2 import Ether
+from support.packets import EVENT, RAW, ROWS
+from support.program import ADDRESSES, Rig, hops, plan
+
+from tempos import Reason
+from tempos_fastpath.bpf import Verdict
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
+
+COUNT = int(os.environ.get("TEMPOS_FUZZ_PACKETS", "500000"))
+BATCH = 10_000
+SMALLEST, LARGEST = 14, 1514
+CHECKSUM_FIELDS = ((24, 26), (40, 42))
+VERDICTS = {Reason.FORWARDED: Verdict.REDIRECT, Reason.NO_EGRESS: Verdict.DROP}
+
+
+def mutated(random_: random.Random, frame: bytes) -> bytes:
+    """The frame with a few bytes changed, cut or grown; half of them with the header checksum mended."""
+    out = bytearray(frame)
+    for _ in range(random_.choice((0, 1, 1, 2, 3, 8))):
+        # Most of what decides stands in the first 66 bytes.
+        at = random_.randrange(min(len(out), random_.choice((66, len(out)))))
+        out[at] = random_.choice((0, 0xFF, out[at] ^ 1 << random_.randrange(8), random_.randrange(256)))
+    if random_.random() < 0.1:
+        del out[random_.randrange(SMALLEST, len(out) + 1) :]
+    elif random_.random() < 0.1:
+        out += random_.randbytes(random_.randrange(64))
+    if len(out) >= 34 and random_.random() < 0.6:
+        out[24:26] = bytes(2)
+        total = sum(int.from_bytes(out[at : at + 2], "big") for at in range(14, 34, 2))
+        total = (total & 0xFFFF) + (total >> 16)
+        out[24:26] = (~((total & 0xFFFF) + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
+    return bytes(out[:LARGEST])
+
+
+def test_every_packet_is_counted_once_and_its_verdict_fits(rig: Rig) -> None:
+    seed = random.SystemRandom().getrandbits(32)
+    random_ = random.Random(seed)
+    frames = [frame for row in ROWS for frame in row.frames(ADDRESSES) if len(frame) >= SMALLEST]
+    for topic in (RAW, EVENT):
+        rig.install(plan(topic.id, hops(3), framing=topic.framing, mtu=1000))
+    # A route whose egress is gone, so that drops occur as well.
+    rig.install(plan(200, hops(2), framing=RAW.framing), slot=9)
+    lost = bytearray(bytes(frames[0]))
+    lost[42] = 200
+    frames += [bytes(lost)] * 4
+    verdicts: Counter[Verdict] = Counter()
+    done = 0
+    while done < COUNT:
+        batch = [mutated(random_, random_.choice(frames)) for _ in range(min(BATCH, COUNT - done))]
+        verdicts.update(map(Verdict, rig.program.run_each(batch)))
+        done += len(batch)
+    by_reason: Counter[Reason] = Counter()
+    by_verdict: Counter[Verdict] = Counter()
+    for (_, reason), count in rig.counters().items():
+        by_reason[reason] += count
+        by_verdict[VERDICTS.get(reason, Verdict.PASS)] += count
+    assert sum(by_reason.values()) == COUNT, f"seed {seed}"
+    assert by_verdict == verdicts, f"seed {seed}"
+    tickets = sum(rig.tickets.read(topic, 1, 0) for topic in (RAW.id, EVENT.id, 200))
+    assert tickets == by_reason[Reason.FORWARDED] + by_reason[Reason.NO_EGRESS], f"seed {seed}"
+    assert len(by_reason) >= 17, f"seed {seed}: the mutations reach too little: {sorted(by_reason)}"
+
+
+def test_a_passed_packet_is_untouched_and_a_forwarded_one_is_sound(rig: Rig) -> None:
+    seed = random.SystemRandom().getrandbits(32)
+    random_ = random.Random(seed)
+    frames = [row.frames(ADDRESSES)[0] for row in ROWS]
+    for topic in (RAW, EVENT):
+        rig.install(plan(topic.id, hops(3), framing=topic.framing))
+    ports = {member.port for member in hops(3)}
+    forwarded = 0
+    for _ in range(COUNT // 100):
+        frame = mutated(random_, random_.choice(frames))
+        result = rig.program.run(frame)
+        if result.verdict != Verdict.REDIRECT:
+            assert (result.verdict, result.data) == (Verdict.PASS, frame), f"seed {seed}"
+            continue
+        forwarded += 1
+        assert len(result.data) == len(frame), f"seed {seed}"
+        out = result.data
+        header = sum(int.from_bytes(out[at : at + 2], "big") for at in range(14, 34, 2))
+        assert header % 0xFFFF == 0, f"seed {seed}: IPv4 checksum of {Ether(out)!r}"
+        assert int.from_bytes(out[36:38], "big") in ports, f"seed {seed}"
+    assert forwarded > COUNT // 1000

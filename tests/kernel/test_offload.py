@@ -1,0 +1,247 @@
+"""Attaching and offloading on real interfaces: who is left alone, what is refused, what is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+
+import pytest
+from pyroute2 import IPRoute
+from support.privileges import require_kernel, require_netns
+
+from tempos import Framing, Group, Member, Path, PathChoice, PathPolicy, Reason, Route, Topic, Unavailable
+from tempos.wire import encode_event
+from tempos_bench.topology import Topology, build
+from tempos_fastpath.attach import OBJECT, PROGRAM
+from tempos_fastpath.bpf import BpfObject, XdpMode, attach_xdp, query_xdp
+from tempos_fastpath.offload import Offload, start
+
+pytestmark = [pytest.mark.kernel, pytest.mark.netns]
+
+LIMIT = 15.0
+UDP_SEGMENT = 103
+TOPIC = Topic(7, "machines", framing=Framing.EVENT)
+A, B_NEAR_A, B_NEAR_C, C = "10.0.1.2", "10.0.1.1", "10.0.2.1", "10.0.2.2"
+NOWHERE = "203.0.113.5"
+Scenario = Callable[[Offload], Awaitable[None]]
+
+
+@pytest.fixture
+def topology() -> Iterator[Topology]:
+    require_netns()
+    require_kernel()
+    with build("straight") as topology:
+        yield topology
+
+
+def route(*members: Member, epoch: int = 1, topic: Topic = TOPIC, groups: int = 1) -> Route:
+    return Route(topic, epoch, tuple(Group(f"g{i}", members) for i in range(groups)))
+
+
+def in_broker(
+    topology: Topology, scenario: Scenario, *, mode: str = "auto", interfaces: tuple[str, ...] = ()
+) -> None:
+    """Run ``scenario`` with a fast path inside the broker's node."""
+
+    async def run() -> None:
+        offload = await start(listen=["0.0.0.0"], port=9998, mode=mode, interfaces=interfaces)
+        try:
+            await scenario(offload)
+        finally:
+            await offload.close()
+
+    topology.broker.call(lambda: asyncio.run(asyncio.wait_for(run(), LIMIT * 2)))
+
+
+class Changes:
+    """Waits for the fast path's word that facts changed."""
+
+    def __init__(self, offload: Offload) -> None:
+        self._offload = offload
+        self._event = asyncio.Event()
+        offload.on_change(self._event.set)
+
+    async def until(self, wanted: Path, route: Route) -> PathChoice:
+        """Install whenever told to, until the choice is the wanted one."""
+        while True:
+            self._event.clear()
+            choice = await self._offload.install(route)
+            if choice.path is wanted:
+                return choice
+            await asyncio.wait_for(self._event.wait(), LIMIT)
+
+    async def word(self) -> None:
+        await asyncio.wait_for(self._event.wait(), LIMIT)
+
+
+def attached(topology: Topology) -> dict[str, str | None]:
+    def look() -> dict[str, str | None]:
+        found = {name: query_xdp(index) for index, name in socket.if_nameindex()}
+        return {name: each.mode if each else None for name, each in found.items() if name != "lo"}
+
+    return topology.broker.call(look)
+
+
+def configure(topology: Topology, work: Callable[[IPRoute], object]) -> None:
+    def inside() -> None:
+        with IPRoute() as netlink:
+            work(netlink)
+
+    topology.broker.call(inside)
+
+
+@pytest.mark.parametrize("mode", ["auto", "native", "generic"])
+def test_an_event_crosses_and_all_is_detached_at_the_end(topology: Topology, mode: str) -> None:
+    def udp(node_address: str) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind((node_address, 0))
+        sock.settimeout(LIMIT)
+        return sock
+
+    real = "native" if mode == "auto" else mode
+
+    async def scenario(offload: Offload) -> None:
+        assert offload.status().mode == real
+        assert [each.name for each in offload.status().interfaces] == ["eth0", "eth1"]
+        assert attached(topology) == {"eth0": real, "eth1": real}
+        to, there = route(Member(*receiver.getsockname()), epoch=3), Path.FAST
+        choice = await Changes(offload).until(there, to)
+        assert choice.reason == f"XDP {real}, leaves by eth1"
+        loop = asyncio.get_running_loop()
+        sender.sendto(encode_event(TOPIC.id, 1, 1, 0, b"body"), (B_NEAR_A, 9998))
+        data, source = await loop.run_in_executor(None, receiver.recvfrom, 2000)
+        assert (data[3], data[12:16], data[24:], source) == (3, bytes(4), b"body", (B_NEAR_A, 9998))
+        assert offload.counters()[TOPIC.id] == {Reason.FORWARDED: 1}
+        assert offload.tickets.read(TOPIC.id, 3, 0) == 1
+        await offload.close()
+        assert (offload.status().mode, offload.counters()) == ("none", {})
+        assert (await offload.install(to)).path is Path.SLOW
+
+    with ExitStack() as stack:
+        sender = stack.enter_context(closing(topology.publisher.call(lambda: udp(A))))
+        receiver = stack.enter_context(closing(topology.subscriber.call(lambda: udp(C))))
+        in_broker(topology, scenario, mode=mode)
+    assert attached(topology) == {"eth0": None, "eth1": None}
+
+
+def test_a_burst_that_the_kernel_carries_as_one_buffer_goes_the_slow_path(topology: Topology) -> None:
+    """Generic mode sees three datagrams of a GSO sender under one header: one ticket would not do."""
+
+    def gso_sender() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_UDP, UDP_SEGMENT, len(datagram))
+        return sock
+
+    datagram = encode_event(TOPIC.id, 1, 1, 0, b"body")
+
+    async def scenario(offload: Offload) -> None:
+        await Changes(offload).until(Path.FAST, route(Member(C, 9998)))
+        sender.sendto(datagram * 3, (B_NEAR_A, 9998))
+        sender.sendto(datagram, (B_NEAR_A, 9998))
+        assert offload.counters()[TOPIC.id] == {Reason.BURST: 1, Reason.FORWARDED: 1}
+        assert offload.tickets.read(TOPIC.id, 1, 0) == 1
+
+    with closing(topology.publisher.call(gso_sender)) as sender:
+        in_broker(topology, scenario, mode="generic")
+
+
+def test_a_program_that_is_not_ours_is_never_touched(topology: Topology) -> None:
+    def occupy() -> tuple[ExitStack, int]:
+        with ExitStack() as stack:
+            program = stack.enter_context(BpfObject(OBJECT)).program(PROGRAM)
+            stack.enter_context(attach_xdp(program, socket.if_nametoindex("eth0"), XdpMode.NATIVE))
+            return stack.pop_all(), program.info().id
+
+    async def scenario(offload: Offload) -> None:
+        busy, free = offload.status().interfaces
+        assert (busy.mode, free.mode) == ("none", "native")
+        assert f"'{PROGRAM}' (id {program_id}), which is not ours" in busy.reason
+
+    foreign, program_id = topology.broker.call(occupy)
+    with foreign:
+        with pytest.raises(Unavailable, match=rf"eth0 already carries .* \(id {program_id}\)"):
+            in_broker(topology, scenario, interfaces=("eth0",))
+        in_broker(topology, scenario)
+        still = topology.broker.call(lambda: query_xdp(socket.if_nametoindex("eth0")))
+        assert still is not None
+        assert still.program_id == program_id
+        assert attached(topology)["eth1"] is None
+    assert attached(topology)["eth0"] is None
+
+
+def test_no_interface_to_attach_to_is_said_with_every_reason(topology: Topology) -> None:
+    async def never(offload: Offload) -> None:
+        raise AssertionError(offload.status())
+
+    expected = "nothing0: there is no such interface; lo: it is not an Ethernet interface"
+    with pytest.raises(Unavailable, match=expected):
+        in_broker(topology, never, interfaces=("nothing0", "lo"))
+
+
+def test_what_the_kernel_cannot_carry_is_refused_in_words(topology: Topology) -> None:
+    far = Member(C, 9998, "02:00:00:00:00:99")
+    refused = {
+        "2 groups: the fast path carries topics of one group": route(far, groups=2),
+        "the topic's policy is slow": route(far, topic=replace(TOPIC, policy=PathPolicy.SLOW)),
+        "513 members in one group: the fast path carries 1 to 512": route(*[far] * 513),
+        f"member {B_NEAR_C}:9998: it is this machine": route(far, Member(B_NEAR_C, 9998)),
+        "member 203.0.113.5:9998: no route to it (Network is unreachable)": route(
+            Member("203.0.113.5", 9998)
+        ),
+        "no MAC address yet of member 10.0.2.200:9998 on eth1": route(far, Member("10.0.2.200", 9998)),
+    }
+
+    async def scenario(offload: Offload) -> None:
+        for reason, unfit in refused.items():
+            choice = await offload.install(route(far))
+            assert choice.path is Path.FAST, "a MAC from the configuration needs no neighbour"
+            assert await offload.install(unfit) == PathChoice(Path.SLOW, reason)
+            assert offload._programs.map("routes").lookup(TOPIC.id) is None, "the old route must be gone"
+
+    in_broker(topology, scenario)
+
+
+def test_facts_that_change_are_told_and_others_are_not(topology: Topology) -> None:
+    there = route(Member(C, 9998))
+
+    async def scenario(offload: Offload) -> None:
+        changes = Changes(offload)
+        await changes.until(Path.FAST, there)
+        index = socket.if_nametoindex("eth1")
+        told: list[bool] = []
+        offload.on_change(lambda: told.append(True))
+        # Not our business: a neighbour no route uses.
+        mac = "02:00:00:00:00:77"
+        configure(topology, lambda ip: ip.neigh("replace", dst="10.0.2.77", lladdr=mac, ifindex=index))
+        while offload._facts.mac_of(index, "10.0.2.77") is None:
+            await asyncio.sleep(0.01)
+        assert not told
+        configure(topology, lambda ip: ip.neigh("replace", dst=C, lladdr=mac, ifindex=index))
+        await changes.word()
+        assert (await changes.until(Path.FAST, there)).path is Path.FAST
+        configure(topology, lambda ip: ip.link("set", index=index, state="down"))
+        choice = await changes.until(Path.SLOW, there)
+        assert choice.reason.startswith(f"member {C}:9998: ")
+        configure(topology, lambda ip: ip.link("set", index=index, state="up"))
+        await changes.until(Path.FAST, there)
+        await offload.withdraw(TOPIC.id)
+        assert offload._programs.map("routes").lookup(TOPIC.id) is None
+
+    in_broker(topology, scenario)
+
+
+def test_an_interface_that_goes_away_is_shown_and_survived(topology: Topology) -> None:
+    async def scenario(offload: Offload) -> None:
+        changes = Changes(offload)
+        await changes.until(Path.FAST, route(Member(C, 9998)))
+        configure(topology, lambda ip: ip.link("del", index=socket.if_nametoindex("eth1")))
+        await changes.until(Path.SLOW, route(Member(C, 9998)))
+        while (eth1 := offload.status().interfaces[1]).mode != "none":
+            await asyncio.sleep(0.01)
+        assert eth1.reason == "the interface is gone"
+        assert offload.status().mode == "native"
+
+    in_broker(topology, scenario)

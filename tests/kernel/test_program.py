@@ -1,0 +1,223 @@
+"""The XDP program frame by frame: every reason, every byte of a rewrite, tickets, route swaps."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+from support.packets import EVENT, PORT, RAW, ROWS, datagram, event, partial, pseudo_sum, raw
+from support.program import ADDRESSES, LOOPBACK, Rig, hops, plan
+
+from tempos import Framing, Reason, Topic
+from tempos_fastpath.bpf import Verdict
+from tempos_fastpath.plan import Hop
+
+pytestmark = pytest.mark.kernel
+
+MEMBERS = hops(3)
+#: What no single frame of the table can show: the state around it decides.
+BY_STATE = {Reason.TOO_BIG, Reason.NO_EGRESS}
+#: What only a real socket buffer has.
+BY_BUFFER = {Reason.BURST}
+#: What only the slow path counts.
+SLOW_ONLY = {
+    Reason.RESERVED_TOPIC, Reason.UNKNOWN_TOPIC, Reason.NO_MEMBER, Reason.QUEUE_FULL, Reason.CUT_SHORT,
+    Reason.SEND_ERROR, Reason.SOCKET_OVERRUN,
+}  # fmt: skip
+
+
+def expected(frame: bytes, member: Hop, *, generic: bool, epoch: int = 0, sequence: int = 0,
+             stamped: bool = False) -> bytes:  # fmt: skip
+    """The frame as one member must get it: built anew, every checksum in full."""
+    packet = Ether(frame)
+    padding = frame[14 + packet[IP].len :]
+    out = bytearray(frame[: 14 + packet[IP].len])
+    if stamped:
+        out[45] = epoch & 0xFF
+        out[54:58] = struct.pack("!I", sequence)
+    old_check, was_partial = packet[UDP].chksum, packet[UDP].chksum == pseudo_sum(bytes(out))
+    packet = Ether(bytes(out))
+    packet.dst, packet.src = member.mac, member.source_mac
+    packet[IP].src, packet[IP].dst, packet[IP].ttl = packet[IP].dst, member.ip, packet[IP].ttl - 1
+    packet[UDP].sport, packet[UDP].dport = packet[UDP].dport, member.port
+    del packet[IP].chksum, packet[UDP].chksum
+    built = bytes(Ether(bytes(packet)))
+    if old_check == 0 or (was_partial and not generic):
+        built = built[:40] + b"\0\0" + built[42:]
+    elif was_partial:
+        built = partial(built)
+    return built + padding
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_of_the_table(rig: Rig, row) -> None:
+    for topic in (RAW, EVENT):
+        rig.install(plan(topic.id, MEMBERS[:1], framing=topic.framing, epoch=0x1FE))
+    frame = row.frames(ADDRESSES)[-1]
+    reason = row.generic if rig.generic and row.generic is not None else row.fast
+    out = rig.run(frame)
+    assert out.reason is reason
+    if reason is not Reason.FORWARDED:
+        assert (out.verdict, out.data) == (Verdict.PASS, frame)
+        return
+    assert (out.verdict, out.topic) == (Verdict.REDIRECT, frame[42])
+    stamped = out.topic == EVENT.id
+    assert out.data == expected(frame, MEMBERS[0], generic=rig.generic, epoch=0x1FE, stamped=stamped)
+
+
+def test_the_table_reaches_every_reason_of_the_fast_path() -> None:
+    reached = {reason for row in ROWS for reason in (row.fast, row.generic) if reason is not None}
+    assert reached | BY_STATE | BY_BUFFER | SLOW_ONLY == set(Reason)
+
+
+def test_a_packet_larger_than_the_smallest_mtu_passes(rig: Rig) -> None:
+    rig.install(plan(RAW.id, MEMBERS, framing=Framing.RAW, mtu=100))
+    fits, too_big = (bytes(datagram(ADDRESSES, raw(bytes(size)))) for size in (71, 72))
+    assert rig.run(fits).reason is Reason.FORWARDED
+    assert (out := rig.run(too_big)).reason is Reason.TOO_BIG
+    assert (out.verdict, out.data) == (Verdict.PASS, too_big)
+    assert rig.tickets.read(RAW.id, 1, 0) == 1, "what passes draws no ticket"
+
+
+def test_an_egress_that_is_gone_drops_and_is_counted(rig: Rig) -> None:
+    rig.install(plan(RAW.id, MEMBERS, framing=Framing.RAW), slot=5)
+    out = rig.run(bytes(datagram(ADDRESSES, raw())))
+    assert (out.verdict, out.reason) == (Verdict.DROP, Reason.NO_EGRESS)
+    assert rig.tickets.read(RAW.id, 1, 0) == 1, "a ticket drawn is accounted for"
+
+
+@pytest.mark.parametrize("topic", [RAW, EVENT], ids=lambda topic: topic.name)
+def test_checksums_at_the_turn_of_one_s_complement(rig: Rig, topic: Topic) -> None:
+    """The new full UDP checksum comes out at, and around, 0; a computed 0 is sent as 0xffff."""
+    stamped = topic is EVENT
+    rig.install(plan(topic.id, [MEMBERS[0]] * 2, framing=topic.framing))
+    body, at = (event(b"\0\0tail"), 42 + 24) if stamped else (raw(b"\0\0\0tail"), 44)
+    draft = bytearray(bytes(datagram(ADDRESSES, body)))
+    reached = set()
+    for ticket, goal in enumerate(range(-5, 6)):
+        facts = {"generic": rig.generic, "epoch": 1, "sequence": ticket // 2, "stamped": stamped}
+        draft[at : at + 2] = bytes(2)
+        (now,) = struct.unpack("!H", expected(filled(draft), MEMBERS[0], **facts)[40:42])
+        draft[at : at + 2] = struct.pack("!H", (now - goal) % 0xFFFF)
+        frame = filled(draft)
+        out = rig.run(frame)
+        assert out.reason is Reason.FORWARDED
+        assert out.data == expected(frame, MEMBERS[0], **facts)
+        reached.add(struct.unpack("!H", out.data[40:42])[0])
+    assert {0xFFFE, 0xFFFF, 1, 2} <= reached
+    assert 0 not in reached
+
+
+def filled(frame: bytes) -> bytes:
+    """The frame with its UDP checksum in full."""
+    packet = Ether(bytes(frame))
+    del packet[UDP].chksum
+    return bytes(packet)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 512])
+def test_round_robin_is_exact_and_every_member_sees_its_own_sequence(rig: Rig, count: int) -> None:
+    members = hops(count)
+    rig.install(plan(EVENT.id, members, framing=Framing.EVENT, epoch=7))
+    frame = bytes(datagram(ADDRESSES, event()))
+    rounds = max(2, 60 // count)
+    for ticket in range(rounds * count):
+        out = rig.program.run(frame).data
+        member = members[ticket % count]
+        assert out == expected(frame, member, generic=rig.generic, epoch=7, sequence=ticket // count,
+                               stamped=True)  # fmt: skip
+    assert rig.tickets.read(EVENT.id, 7, 0) == rounds * count
+    assert rig.counters()[EVENT.id, Reason.FORWARDED] == rounds * count
+
+
+def test_tickets_beyond_32_bits(rig: Rig) -> None:
+    members = hops(3)
+    rig.install(plan(EVENT.id, members, framing=Framing.EVENT))
+    rig.tickets.draw(EVENT.id, 1, 0, (1 << 40) + 1)
+    ticket = (1 << 40) + 1
+    frame = bytes(datagram(ADDRESSES, event()))
+    out = rig.run(frame)
+    assert out.data == expected(frame, members[ticket % 3], generic=rig.generic, epoch=1,
+                                sequence=ticket // 3 & 0xFFFFFFFF, stamped=True)  # fmt: skip
+
+
+def test_a_new_epoch_takes_over_with_tickets_of_its_own(rig: Rig) -> None:
+    frame = bytes(datagram(ADDRESSES, event()))
+    old, new = hops(2), hops(3, first_port=9000)
+    rig.install(plan(EVENT.id, old, framing=Framing.EVENT, epoch=1))
+    for _ in range(5):
+        rig.program.run(frame)
+    rig.tickets.reset(EVENT.id, 2)
+    rig.install(plan(EVENT.id, new, framing=Framing.EVENT, epoch=2))
+    ports = Counter(Ether(rig.program.run(frame).data)[UDP].dport for _ in range(6))
+    assert ports == {member.port: 2 for member in new}
+    assert (rig.tickets.read(EVENT.id, 1, 0), rig.tickets.read(EVENT.id, 2, 0)) == (5, 6)
+    rig.remove(EVENT.id)
+    assert rig.run(frame).reason is Reason.NO_ROUTE
+
+
+def test_swapping_routes_under_traffic_loses_and_doubles_nothing(rig: Rig) -> None:
+    """Every frame meets exactly one epoch, and after a swap no ticket of the old one is drawn any more."""
+    frames = [bytes(datagram(ADDRESSES, raw()))] * 2000
+    rig.install(plan(RAW.id, hops(3), framing=Framing.RAW, epoch=0))
+    final: list[int] = []
+    stop = threading.Event()
+
+    def traffic() -> int:
+        sent = 0
+        while not stop.is_set():
+            assert set(rig.program.run_each(frames)) == {Verdict.REDIRECT}
+            sent += len(frames)
+        return sent
+
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(traffic)
+        for epoch in range(1, 9):
+            rig.tickets.reset(RAW.id, epoch)
+            rig.install(plan(RAW.id, hops(epoch), framing=Framing.RAW, epoch=epoch))
+            final.append(rig.tickets.read(RAW.id, epoch - 1, 0))
+        stop.set()
+        sent = sending.result()
+    final.append(rig.tickets.read(RAW.id, 8, 0))
+    assert sum(final) == sent
+
+
+def test_kernel_and_user_space_draw_from_one_sequence(rig: Rig) -> None:
+    members = hops(3)
+    rig.install(plan(EVENT.id, members, framing=Framing.EVENT))
+    frame = bytes(datagram(ADDRESSES, event()))
+    ports = {member.port: index for index, member in enumerate(members)}
+
+    def kernel() -> list[int]:
+        drawn = []
+        for _ in range(3000):
+            out = rig.program.run(frame).data
+            (sequence,) = struct.unpack("!I", out[54:58])
+            drawn.append(sequence * 3 + ports[struct.unpack("!H", out[36:38])[0]])
+        return drawn
+
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(kernel)
+        ours = []
+        while not theirs.done():
+            first = rig.tickets.draw(EVENT.id, 1, 0, 2)
+            ours += [first, first + 1]
+    assert ours
+    assert sorted(ours + theirs.result()) == list(range(rig.tickets.read(EVENT.id, 1, 0)))
+
+
+def test_padding_and_identity_of_addresses_survive(rig: Rig) -> None:
+    """A member that is the publisher itself, on the same link: the one-armed case."""
+    back = replace(MEMBERS[0], ip=ADDRESSES.src, port=40000, mac=ADDRESSES.src_mac, ifindex=LOOPBACK)
+    rig.install(plan(RAW.id, [back], framing=Framing.RAW))
+    frame = bytes(datagram(ADDRESSES, raw(b"x"))) + b"\xaa" * 16
+    out = rig.run(frame)
+    assert out.data == expected(frame, back, generic=rig.generic)
+    assert out.data.endswith(b"\xaa" * 16)
+    assert Ether(out.data)[UDP].sport == PORT

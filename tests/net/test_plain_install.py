@@ -1,0 +1,118 @@
+"""`pip install .` on a machine without compilers, clang, libbpf or any extra: broker and clients work.
+
+The package is installed into an empty folder by a build that finds no tool, then run by an interpreter
+that sees that folder and msgpack, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgpack
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 60
+
+CONFIG = """
+[broker]
+listen = ["127.0.0.1"]
+data_port = {data}
+control_port = {control}
+[[topic]]
+id = 7
+name = "news"
+class = "SQ"
+"""
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of an interpreter with nothing but tempos and msgpack."""
+    site = tmp_path_factory.mktemp("site")
+    tools = tmp_path_factory.mktemp("tools")
+    source = tmp_path_factory.mktemp("source") / "tempos"
+    ignored = shutil.ignore_patterns(".git", ".venv", "*.so", "*.bpf.o", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TEMPOS_")}
+    built = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index",
+         "--disable-pip-version-check", "--target", str(site), str(source)],
+        env={**environment, "PATH": str(tools), "CC": "no-compiler", "LDSHARED": "no-linker"},
+        capture_output=True, text=True, timeout=LIMIT, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    assert not [*site.rglob("*.so"), *site.rglob("*.bpf.o")], "nothing native was built"
+    shutil.copytree(Path(msgpack.__file__).parent, site / "msgpack")
+    return {**environment, "PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def tempos(*arguments: str) -> list[str]:
+    # -S: none of this environment's own packages.
+    return [
+        sys.executable,
+        "-S",
+        "-c",
+        "import sys; from tempos.cli import main; sys.exit(main())",
+        *arguments,
+    ]
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def test_broker_and_clients_work_with_msgpack_alone(plain: dict[str, str], tmp_path: Path) -> None:
+    data, control = free_ports(2)
+    config = tmp_path / "broker.toml"
+    config.write_text(CONFIG.format(data=data, control=control))
+    broker = subprocess.Popen(
+        tempos("broker", "-c", str(config)),
+        env=plain,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    subscriber = None
+    try:
+        assert broker.stdout is not None
+        ready = broker.stdout.readline()
+        assert "slow path portable" in ready, ready + (broker.stderr.read() if broker.stderr else "")
+        assert "api off: install tempos[broker]" in ready
+        assert "fast path none" in ready
+        ports = ("--control-port", str(control))
+        subscriber = subprocess.Popen(
+            tempos("sub", "-t", "news", *ports, "--count", "2", "--timeout", "30", "--json"),
+            env=plain, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert subscriber.stderr is not None
+        assert "news" in subscriber.stderr.readline(), "tells when the subscription stands"
+        for body in ("first", "second"):
+            subprocess.run(
+                tempos("pub", "-t", "news", *ports, "--data-port", str(data), "-m", body),
+                env=plain, check=True, timeout=LIMIT, capture_output=True,
+            )  # fmt: skip
+        output, _ = subscriber.communicate(timeout=LIMIT)
+        events = [json.loads(line) for line in output.splitlines()]
+        assert [(event["body"], event["delivery_sequence"]) for event in events] == [
+            ("first", 0),
+            ("second", 1),
+        ]
+    finally:
+        for process in (subscriber, broker):
+            if process is not None:
+                process.terminate()
+                process.communicate(timeout=LIMIT)
+    assert broker.returncode == 0

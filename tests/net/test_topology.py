@@ -1,0 +1,102 @@
+"""Topologies: every address reaches every other, and nothing outlives the runner, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.privileges import require_netns
+from support.processes import descendants, network_namespaces, still_alive
+
+from tempos_bench.node import Node
+from tempos_bench.topology import SHAPES, build
+
+pytestmark = pytest.mark.netns
+
+LIMIT = 20.0
+
+
+@pytest.fixture(autouse=True)
+def _privileged() -> None:
+    require_netns()
+
+
+def _udp(node: Node, address: str) -> socket.socket:
+    def work() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.settimeout(LIMIT)
+        sock.bind((address, 0))
+        return sock
+
+    return node.call(work)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_address_reaches_every_other(shape: str) -> None:
+    with build(shape) as topology:
+        nodes = (topology.publisher, topology.broker, topology.subscriber)
+        ends = [(node, address) for node in nodes for address in node.addresses]
+        for source, source_address in ends:
+            for target, target_address in ends:
+                with _udp(source, source_address) as sender, _udp(target, target_address) as receiver:
+                    sender.sendto(b"hello", receiver.getsockname())
+                    assert receiver.recvfrom(100) == (b"hello", sender.getsockname())
+
+
+class _Mishap(Exception):
+    pass
+
+
+def _use_and_fail(shape: str, made: set[int], inside: set[int]) -> None:
+    with build(shape) as topology:
+        program = topology.broker.start(("sh", "-c", "echo up; exec sleep 1000"), ready="up")
+        made |= descendants(os.getpid())
+        for node in (topology.publisher, topology.broker, topology.subscriber):
+            inside.add(node.call(Path("/proc/thread-self/ns/net").stat).st_ino)
+        assert program.pid in made
+        assert len(inside) == 3
+        assert inside <= network_namespaces()
+        raise _Mishap
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_nothing_is_left_of_a_topology(shape: str) -> None:
+    interfaces = socket.if_nameindex()
+    made: set[int] = set()
+    inside: set[int] = set()
+    with pytest.raises(_Mishap):
+        _use_and_fail(shape, made, inside)
+
+    assert still_alive(made, LIMIT) == set()
+    assert not inside & network_namespaces()
+    assert socket.if_nameindex() == interfaces
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_a_runner_that_is_ended(number: signal.Signals) -> None:
+    """The demo in full flight: namespaces, broker with its XDP programs, publisher, subscriber."""
+    before = network_namespaces()
+    demo = subprocess.Popen(
+        (sys.executable, "-m", "tempos_bench", "demo"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert demo.stderr is not None
+    with demo.stderr:
+        progress = next(line for line in demo.stderr if "slow path" in line)
+        made = descendants(demo.pid)
+        assert len(made) >= 3, progress
+        demo.send_signal(number)
+        code = demo.wait(LIMIT)
+        rest = demo.stderr.read()
+
+    assert code == (-signal.SIGKILL if number is signal.SIGKILL else 130), rest
+    assert still_alive(made, LIMIT) == set()
+    assert network_namespaces() <= before

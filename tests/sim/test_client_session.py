@@ -1,0 +1,258 @@
+"""The client's session against a small broker, over a network that loses, delays and repeats.
+
+No socket and no clock: time is moved by hand to whatever comes next.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.minibroker import MiniBroker
+
+from tempos import ControlRefused, Framing, NoAnswer, Quality, Topic, control
+from tempos.control import Code, Received
+from tempos.session import (
+    Answered,
+    BrokerBack,
+    BrokerChanged,
+    BrokerSilent,
+    ControlSession,
+    Failed,
+    RenewalFailed,
+    SessionEvent,
+    Subscribed,
+)
+
+HEAT = Topic(7, "heat", quality=Quality.SQ, priority=3)
+RAW = Topic(8, "raw", framing=Framing.RAW)
+ME = ("10.0.0.9", 4000)
+
+
+class Account:
+    """Counts as a subscriber would have them."""
+
+    def __init__(self, *rows: Received) -> None:
+        self.rows = list(rows)
+        self.acknowledged: list[Received] = []
+
+    def report(self) -> list[Received]:
+        return self.rows
+
+    def acknowledge(self, rows: object) -> None:
+        self.acknowledged = list(rows)  # type: ignore[call-overload]
+
+
+class World:
+    """One session, one broker, and the network between them."""
+
+    def __init__(self, *, seed: int = 0, loss: float = 0.0, jitter: float = 0.0, client: int = 77) -> None:
+        self.broker = MiniBroker((HEAT, RAW))
+        self.account = Account(Received(7, "g", 1, 5))
+        self.session = ControlSession(client=client, broker="10.0.0.1:9997", port=ME[1], counts=self.account)
+        self.now = 1000.0
+        self.up = True
+        self.loss, self.jitter = loss, jitter
+        self.random = random.Random(seed)
+        self.flying: list[tuple[float, int, str, bytes]] = []
+        self.sent_at: list[float] = []
+        self.events: list[SessionEvent] = []
+        self._count = 0
+
+    def pump(self) -> None:
+        for datagram in self.session.datagrams_to_send(self.now):
+            self.sent_at.append(self.now)
+            self.fly("broker", datagram)
+        while (event := self.session.next_event()) is not None:
+            self.events.append(event)
+
+    def fly(self, to: str, datagram: bytes) -> None:
+        for _ in range(2 if self.jitter and self.random.random() < 0.1 else 1):
+            if self.random.random() >= self.loss:
+                self._count += 1
+                delay = 0.001 + self.random.random() * self.jitter
+                heapq.heappush(self.flying, (self.now + delay, self._count, to, datagram))
+
+    def run(self, seconds: float) -> list[SessionEvent]:
+        """Let that much time pass; returns the events of it."""
+        end, self.events = self.now + seconds, []
+        self.pump()
+        while True:
+            timer = self.session.get_timer()
+            upcoming = [self.flying[0][0]] if self.flying else []
+            upcoming += [max(timer, self.now)] if timer is not None else []
+            if not upcoming or min(upcoming) > end:
+                self.now = end
+                return self.events
+            self.now = min(upcoming)
+            if self.flying and self.flying[0][0] <= self.now:
+                _, _, to, datagram = heapq.heappop(self.flying)
+                if to == "client":
+                    self.session.receive_datagram(datagram, self.now)
+                elif self.up:
+                    self.fly("client", self.broker.answer(datagram, ME[0]))
+            else:
+                self.session.handle_timer(self.now)
+            self.pump()
+
+    def subscribed(self, topic: str = "heat", group: str | None = "g") -> World:
+        self.session.subscribe(topic, group, self.now)
+        assert any(isinstance(event, Subscribed) for event in self.run(1))
+        return self
+
+
+def kinds(events: list[SessionEvent]) -> list[type]:
+    return [type(event) for event in events]
+
+
+def test_a_subscription_brings_topic_group_and_heartbeats() -> None:
+    world = World()
+    request = world.session.subscribe("heat", "g", world.now)
+    assert world.run(1) == [Subscribed(request, HEAT, "g", 1, renewed=False)]
+    assert world.run(60) == []
+    assert world.broker.seen == {"subscribe": 1, "heartbeat": 24}
+    assert world.broker.told == {(7, "g", 1): 5}
+    assert world.account.acknowledged == world.account.rows
+
+
+def test_a_request_is_repeated_with_back_off_and_then_fails_with_address_and_time() -> None:
+    world = World()
+    world.up = False
+    request = world.session.ask("resolve", world.now, topic="heat")
+    begun = world.now
+    (event,) = world.run(60)
+    assert [round(at - begun, 6) for at in world.sent_at] == [0, 0.2, 0.6, 1.4, 3.0]
+    assert isinstance(event, Failed)
+    assert isinstance(event.error, NoAnswer)
+    assert (event.request, event.op) == (request, "resolve")
+    for part in ("resolve", "10.0.0.1:9997", "5 tries", "6.2 s"):
+        assert part in str(event.error)
+    assert world.session.get_timer() is None
+
+
+def test_a_refusal_says_what_the_broker_said() -> None:
+    world = World()
+    request = world.session.subscribe("cold", None, world.now)
+    (event,) = world.run(1)
+    assert isinstance(event, Failed)
+    assert isinstance(event.error, ControlRefused)
+    assert (event.request, event.error.code) == (request, Code.UNKNOWN_TOPIC)
+    assert "heat" in event.error.hint
+    assert world.session.get_timer() is None
+
+
+def test_replies_are_matched_by_id() -> None:
+    world = World()
+    first = world.session.ask("resolve", world.now, topic="heat")
+    second = world.session.ask("resolve", world.now, topic="raw")
+    answers = {event.request: event.fields["topic"]["name"] for event in world.run(1)}  # type: ignore[union-attr]
+    assert answers == {first: "heat", second: "raw"}
+    world.session.receive_datagram(control.encode_ok(first, topic={}), world.now)
+    assert world.session.unmatched == 1
+    assert world.session.next_event() is None
+
+
+def test_a_forgotten_member_subscribes_again_and_notices_the_new_broker() -> None:
+    world = World().subscribed().subscribed("raw", None)
+    world.broker.restart()
+    events = world.run(3)
+    assert kinds(events) == [BrokerChanged, Subscribed, Subscribed]
+    assert all(event.renewed for event in events if isinstance(event, Subscribed))
+    assert world.broker.groups == {("heat", "g"): [ME], ("raw", "~10.0.0.9:4000"): [ME]}
+    assert world.run(30) == []
+
+
+def test_a_renewal_that_is_refused_is_tried_again() -> None:
+    world = World().subscribed()
+    world.broker.restart(RAW)
+    events = world.run(8)
+    assert set(kinds(events)) == {RenewalFailed}
+    assert 2 <= len(events) <= 4
+    world.broker.topics = (replace(HEAT, id=9), RAW)
+    (changed, back) = world.run(3)
+    assert isinstance(changed, BrokerChanged)
+    assert isinstance(back, Subscribed)
+    assert (back.topic.id, back.renewed) == (9, True)
+
+
+def test_a_broker_away_for_minutes_is_told_once_and_taken_up_again() -> None:
+    world = World().subscribed()
+    world.up = False
+    (silent,) = world.run(300)
+    assert isinstance(silent, BrokerSilent)
+    assert 10 < silent.seconds < 13
+    world.up = True
+    world.broker.restart()
+    events = world.run(3)
+    assert kinds(events) == [BrokerBack, BrokerChanged, Subscribed]
+    assert isinstance(events[0], BrokerBack)
+    assert 300 < events[0].seconds < 305
+
+
+def test_goodbye_ends_heartbeats_and_tells_every_count_in_datagrams_that_fit() -> None:
+    world = World().subscribed()
+    world.account.rows = [
+        Received(topic, "g" * 60, epoch, 2**40) for topic in range(1, 40) for epoch in (1, 2)
+    ]
+    request = world.session.goodbye(world.now)
+    assert world.run(60) == [Answered(request, "goodbye", {})]
+    assert len(world.broker.told) == 78
+    assert world.broker.groups["heat", "g"] == []
+    assert world.session.get_timer() is None
+
+
+@given(st.integers(0, 2**32), st.floats(0, 0.4), st.floats(0, 1.0))
+def test_a_bad_network_delays_but_does_not_break(seed: int, loss: float, jitter: float) -> None:
+    world = World(seed=seed, loss=loss, jitter=jitter, client=seed)
+    for _ in range(20):
+        world.session.subscribe("heat", "g", world.now)
+        if any(isinstance(event, Subscribed) for event in world.run(30)):
+            break
+    heartbeats = world.broker.seen["heartbeat"]
+    world.run(100)
+    assert world.broker.seen["heartbeat"] - heartbeats >= 10
+    world.broker.restart()
+    world.run(100)
+    assert world.broker.groups == {("heat", "g"): [ME]}
+    assert world.broker.told == {(7, "g", 1): 5}
+    # Nothing piles up: what is not answered is one heartbeat at most, and perhaps a renewal.
+    assert len(world.session._pending) <= 2
+    assert world.session.malformed == 0
+
+
+@given(st.lists(st.binary(max_size=40), max_size=20))
+def test_foreign_datagrams_are_counted(datagrams: list[bytes]) -> None:
+    world = World().subscribed()
+    for datagram in datagrams:
+        world.session.receive_datagram(datagram, world.now)
+    assert world.session.malformed == len(datagrams)
+    assert world.run(1) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"topic": None},
+        {"topic": {"id": 0, "name": "heat", "class": "SQ", "priority": 0, "framing": "event"}},
+        {"topic": {"id": 7, "name": "heat", "class": "XQ", "priority": 0, "framing": "event"}},
+        {"topic": {"id": [], "name": 5, "class": [], "priority": 0, "framing": "event"}},
+        {"group": 5},
+        {"epoch": "1"},
+        {"lease_ms": 0},
+        {"heartbeat_ms": True},
+        {"instance": None},
+    ],
+)
+def test_an_answer_that_lacks_something_counts_as_none(change: dict[str, object]) -> None:
+    world = World()
+    request = world.session.subscribe("heat", "g", world.now)
+    told = {"id": 7, "name": "heat", "class": "SQ", "priority": 0, "framing": "event"}
+    good = {"topic": told, "group": "g", "epoch": 1, "lease_ms": 9, "heartbeat_ms": 9, "instance": 1}
+    world.session.receive_datagram(control.encode_ok(request, **{**good, **change}), world.now)
+    assert (world.session.malformed, world.session.next_event()) == (1, None)
+    world.session.receive_datagram(control.encode_ok(request, **good), world.now)
+    assert isinstance(world.session.next_event(), Subscribed)

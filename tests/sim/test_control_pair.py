@@ -1,0 +1,187 @@
+"""The client's and the broker's ends of the control protocol, joined by a lossy network and a moved clock."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tempos import Member, Topic
+from tempos.control import Received
+from tempos.session import ControlSession, Failed, Subscribed
+from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
+from tempos_broker.control import ControlServer
+from tempos_broker.ledger import Holder, Ledger
+from tempos_broker.membership import Registry
+
+IP = "10.0.2.2"
+
+
+class World:
+    """A broker and clients; datagrams are lost, doubled and delayed by a seeded coin."""
+
+    def __init__(self, seed: int, loss: float, topics: Sequence[str] = ("alpha",)) -> None:
+        self.now = 1000.0
+        self._rng = random.Random(seed)
+        self._loss = loss
+        self._wire: list[tuple[float, int, ControlSession | None, bytes, ControlSession]] = []
+        self._order = 0
+        self.config = BrokerConfig(tuple(TopicConfig(Topic(i + 1, name)) for i, name in enumerate(topics)))
+        self.clients: list[ControlSession] = []
+        self.events: dict[int, list[object]] = {}
+        self.start_broker(1)
+
+    def start_broker(self, instance: int) -> None:
+        self.registry = Registry(self.config, lambda ip: False)
+        self.ledger = Ledger()
+        self.epochs: dict[int, int] = {}
+        self.server = ControlServer(
+            self.registry,
+            self.ledger,
+            ControlConfig(),
+            name="sim",
+            instance=instance,
+            epoch=lambda topic: self.epochs.get(topic, 0),
+        )
+
+    def _swap(self) -> None:
+        """What the shell does: a new epoch for every topic whose members changed."""
+        for entry in self.config.topics:
+            topic, version = entry.topic.id, self.registry.version(entry.topic.id)
+            if version != self.epochs.get(topic):
+                self.ledger.opened(topic, version, self.registry.holders(topic), self.now)
+                if topic in self.epochs:
+                    tickets = [100 for _ in self.ledger._topics[topic].open[self.epochs[topic]]]
+                    self.ledger.closed(topic, self.epochs[topic], tickets)
+                self.epochs[topic] = version
+
+    def add(self, port: int, counts: object = None) -> ControlSession:
+        session = ControlSession(client=port, broker="sim:9997", port=port, counts=counts)  # type: ignore[arg-type]
+        self.clients.append(session)
+        self.events[id(session)] = []
+        return session
+
+    def seen(self, session: ControlSession, kind: type) -> list[object]:
+        return [event for event in self.events[id(session)] if isinstance(event, kind)]
+
+    def _send(self, to: ControlSession | None, data: bytes, client: ControlSession) -> None:
+        for _ in range(1 + (self._rng.random() < 0.1)):
+            if self._rng.random() >= self._loss:
+                self._order += 1
+                delay = self._rng.uniform(0.0001, 0.3)
+                heapq.heappush(self._wire, (self.now + delay, self._order, to, data, client))
+
+    def run(self, seconds: float, skip: Sequence[ControlSession] = ()) -> None:
+        """Let ``seconds`` pass; the clients in ``skip`` are dead."""
+        end = self.now + seconds
+        while True:
+            for client in self.clients:
+                if client not in skip:
+                    for datagram in client.datagrams_to_send(self.now):
+                        self._send(None, datagram, client)
+                    while (event := client.next_event()) is not None:
+                        self.events[id(client)].append(event)
+            times = [at for c in self.clients if c not in skip and (at := c.get_timer()) is not None]
+            times += [self._wire[0][0]] if self._wire else []
+            expiry = self.registry.next_expiry()
+            times += [expiry] if expiry is not None else []
+            if not times or min(times) > end:
+                self.now = end
+                return
+            self.now = max(self.now, min(times))
+            self.registry.expire(self.now)
+            while self._wire and self._wire[0][0] <= self.now:
+                _, _, to, data, client = heapq.heappop(self._wire)
+                if to is None:
+                    outcome = self.server.receive_datagram(data, IP, self.now)
+                    if outcome is not None:
+                        self._swap()
+                        if (answer := outcome.finish()) is not None:
+                            self._send(client, answer, client)
+                else:
+                    to.receive_datagram(data, self.now)
+            for client in self.clients:
+                client.handle_timer(self.now)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32), st.floats(0, 0.3))
+def test_members_stay_members_as_long_as_they_live_whatever_is_lost(seed: int, loss: float) -> None:
+    world = World(seed, loss)
+    clients = [world.add(port) for port in (5001, 5002, 5003)]
+    for client in clients:
+        client.subscribe("alpha", "workers", world.now)
+    world.run(20)
+    answered = [client for client in clients if world.seen(client, Subscribed)]
+    failed = [client for client in clients if world.seen(client, Failed)]
+    assert len(answered) + len(failed) == 3, "every request ends, one way or the other"
+    world.run(120)
+    members = {m.port for group in world.registry.groups(1) for m in group.members}
+    # A client whose every answer was lost gave up; its membership ended with its lease.
+    assert members == {5001 + clients.index(client) for client in answered}
+
+
+@given(st.integers(0, 2**32))
+def test_a_dead_member_is_out_after_its_lease_and_the_living_stay(seed: int) -> None:
+    world = World(seed, 0.1)
+    dead, alive = world.add(5001), world.add(5002)
+    for client in (dead, alive):
+        client.subscribe("alpha", "workers", world.now)
+    world.run(7)
+    if len(world.seen(dead, Subscribed)) + len(world.seen(alive, Subscribed)) < 2:
+        return
+    world.run(10 + 2.5, skip=[dead])
+    assert [group.members for group in world.registry.groups(1)] == [(Member(IP, 5002),)]
+
+
+@given(st.integers(0, 2**32))
+def test_a_restarted_broker_gets_its_members_back_by_itself(seed: int) -> None:
+    world = World(seed, 0.05, topics=("alpha", "beta"))
+    client = world.add(5001)
+    client.subscribe("alpha", "workers", world.now)
+    client.subscribe("beta", None, world.now)
+    world.run(8)
+    if len(world.seen(client, Subscribed)) < 2:
+        return
+    world.start_broker(2)
+    world.run(30)
+    assert world.registry.member_count(1) == world.registry.member_count(2) == 1
+    assert any(event.renewed for event in world.seen(client, Subscribed))  # type: ignore[attr-defined]
+
+
+class Counting:
+    """What a member says it got, of the epoch it joined in: one more at every look."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.total = 0
+
+    def report(self) -> list[Received]:
+        self.total += 1
+        return [Received(1, "workers", self.epoch, self.total)]
+
+    def acknowledge(self, rows: Sequence[Received]) -> None:
+        return
+
+
+@given(st.integers(0, 2**32), st.floats(0, 0.2))
+def test_counts_are_never_more_than_was_said_and_final_after_goodbye(seed: int, loss: float) -> None:
+    world = World(seed, loss)
+    counts = Counting(epoch=2)
+    client = world.add(5001, counts)
+    client.subscribe("alpha", "workers", world.now)
+    world.run(20)
+    accounts = world.ledger.accounts(Holder(IP, 5001, 5001))
+    if not accounts:
+        return
+    (account,) = accounts
+    assert account.delivered <= counts.total
+    client.goodbye(world.now)
+    final = counts.total
+    world.run(20)
+    if not world.seen(client, Failed):
+        assert account.delivered == final
+        assert account.outstanding == 100 - final

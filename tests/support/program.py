@@ -1,0 +1,92 @@
+"""The XDP program under `BPF_PROG_TEST_RUN`: routes by hand, frames in, and how each was counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from support.packets import PORT, Addresses
+from tempos import Framing, Reason, _abi
+from tempos_fastpath.attach import OBJECT, PROGRAM
+from tempos_fastpath.bpf import BpfObject
+from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, encode_route, encode_settings
+from tempos_fastpath.maps import MapType, create_map, possible_cpus
+from tempos_fastpath.plan import Hop, Plan
+from tempos_fastpath.tickets import SharedTickets
+
+#: The loopback interface: a test run carries no redirect out, but the slot must not be empty.
+LOOPBACK = 1
+ADDRESSES = Addresses("02:00:00:00:00:01", "02:00:00:00:00:02", "10.1.2.3", "10.1.0.1", "10.2.0.9")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one frame led to."""
+
+    verdict: int
+    topic: int
+    reason: Reason
+    data: bytes
+
+
+class Rig:
+    """The loaded program, one mode of it."""
+
+    def __init__(self, *, generic: bool) -> None:
+        self.generic = generic
+        settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], generic=generic)
+        self._object = BpfObject(OBJECT, {"settings": settings})
+        self.program = self._object.program(PROGRAM)
+        self._installed: set[int] = set()
+        self.tickets = SharedTickets(self._object.map("tickets").mmap())
+        self._object.map("egress").update(0, LOOPBACK.to_bytes(4, "little"))
+
+    def install(self, plan: Plan, slot: int = 0) -> None:
+        """Swap a route in; its members leave by egress slot ``slot``."""
+        with create_map("route", MapType.ARRAY, key_size=4, value_size=ROUTE_SIZE, max_entries=1) as inner:
+            inner.update(0, encode_route(plan, {LOOPBACK: slot}))
+            self._object.map("routes").update(plan.topic, inner)
+        self._installed.add(plan.topic)
+
+    def remove(self, topic: int) -> None:
+        self._object.map("routes").delete(topic)
+        self._installed.discard(topic)
+
+    def clear(self) -> None:
+        for topic in tuple(self._installed):
+            self.remove(topic)
+        counters = self._object.map("counters")
+        for topic in range(_abi.TOPICS):
+            counters.update(topic, bytes(counters.value_size * possible_cpus()))
+            for epoch in (0, 1):
+                self.tickets.reset(topic, epoch)
+
+    def counters(self) -> dict[tuple[int, Reason], int]:
+        by_topic = decode_counters(self._object.map("counters").sum_rows())
+        return {(topic, reason): count for topic, row in by_topic.items() for reason, count in row.items()}
+
+    def run(self, frame: bytes) -> Outcome:
+        """Run on one frame; exactly one counter must grow, by one."""
+        before = self.counters()
+        result = self.program.run(frame)
+        (((topic, reason), one),) = (Counter(self.counters()) - Counter(before)).items()
+        assert one == 1
+        return Outcome(result.verdict, topic, reason, result.data)
+
+    def close(self) -> None:
+        self.tickets.close()
+        self._object.close()
+
+
+def hops(count: int, first_port: int = 6001) -> tuple[Hop, ...]:
+    """Members with addresses and ports that differ in every byte that a checksum can see."""
+    return tuple(
+        Hop(f"10.{2 + i % 7}.{i % 251}.{9 + i % 200}", first_port + 257 * i % 40000, LOOPBACK,
+            f"02:aa:00:00:{i >> 8:02x}:{i & 255:02x}", f"02:bb:00:00:{i >> 8:02x}:{i & 255:02x}")
+        for i in range(count)
+    )  # fmt: skip
+
+
+def plan(topic: int, members: Sequence[Hop], *, framing: Framing, epoch: int = 1, mtu: int = 1500) -> Plan:
+    return Plan(topic, epoch, framing, mtu, tuple(members))

@@ -1,0 +1,233 @@
+"""Statistics, targets, reports and scenario files of the benchmarks: all that needs no node."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+from tempos import ConfigError, Unavailable
+from tempos_bench import command, report, scenario, stats
+from tempos_bench.frame import udp_frame
+from tempos_bench.report import Figure, Report, Row, Target, judge
+from tempos_bench.rounds import interleave
+
+VALUES = st.lists(st.floats(0.001, 1e9), min_size=1)
+
+
+@given(VALUES, st.floats(0.1, 100))
+def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed(values: list[float], p: float) -> None:
+    found = stats.percentile(values, p)
+    share = len(values) * p / 100
+
+    assert found in values
+    assert sum(value <= found for value in values) >= share - 1e-6
+    assert sum(value < found for value in values) < share + 1e-6
+
+
+@given(VALUES)
+def test_a_summary_is_ordered(values: list[float]) -> None:
+    found = stats.summarize(values)
+    assert min(values) <= found.low <= found.high <= max(values)
+    assert min(values) <= found.median <= max(values)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    # The second round was disturbed: both sides ran at half the speed.
+    assert stats.ratios([90, 45, 90], [100, 50, 100]) == stats.Summary(0.9, 0.9, 0.9)
+    assert stats.differences([9, 8, 7], [5, 5, 5]).median == 3
+
+
+def test_no_value_gives_no_figure() -> None:
+    assert math.isnan(stats.percentile([], 50))
+    assert math.isnan(stats.summarize([]).median)
+    assert math.isnan(stats.rate_between([(0, 0)], 0, 1))
+
+
+def test_a_rate_counts_only_what_grew_inside_the_interval() -> None:
+    marks = [(0, 0), (1_000_000_000, 500), (2_000_000_000, 1500), (3_000_000_000, 9999)]
+    assert stats.rate_between(marks, 500_000_000, 2_500_000_000) == 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "met"),
+    [
+        (">= 0.95", 0.95, True),
+        (">= 0.95", 0.949, False),
+        ("<= 30", 30.1, False),
+        ("== 0", 0, True),
+        ("== 0", -2, False),
+        (">= 0", math.nan, False),
+    ],
+)
+def test_a_figure_meets_its_target_or_does_not(text: str, value: float, met: bool) -> None:
+    (row,) = judge([Figure("x", value, "unit")], {"x": Target.parse(text)})
+    assert row.met is met
+    assert row.target == text
+    assert json.loads(json.dumps(row.value, allow_nan=False)) == (None if math.isnan(value) else value)
+
+
+@pytest.mark.parametrize("text", ["", ">=", "0.95", "> 1", ">= x", None, 3])
+def test_what_is_no_target_is_refused(text: object) -> None:
+    with pytest.raises(ValueError):
+        Target.parse(text)
+
+
+def test_a_target_for_a_figure_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no figure is named 'ratoi', there are 'ratio'"):
+        judge([Figure("ratio", 1, "x")], {"ratoi": Target.parse(">= 1")})
+
+
+def test_the_json_of_a_report_has_the_documented_keys() -> None:
+    rows = (Row("ratio", 0.97, "x", ">= 0.95", True), Row("rate", 3e6, "datagrams/s", None, None))
+    made = Report("redirect", report.machine(), report.now(), rows)
+    document = json.loads(json.dumps(made.as_json()))
+
+    assert set(document) == {"scenario", "machine", "started", "rows"}
+    assert document["rows"][0] == {
+        "name": "ratio",
+        "value": 0.97,
+        "unit": "x",
+        "target": ">= 0.95",
+        "met": True,
+    }
+    assert document["rows"][1]["met"] is None
+    assert made.all_met
+    assert "3,000,000" in report.as_text(made)
+
+
+def test_rounds_take_turns_at_being_first() -> None:
+    order: list[str] = []
+
+    def variant(name: str) -> int:
+        order.append(name)
+        return len(order)
+
+    names = ("a", "b", "c")
+    results = interleave(3, {name: lambda name=name: variant(name) for name in names}, lambda text: None)
+
+    assert order == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
+    assert {name: len(values) for name, values in results.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+@given(st.binary(max_size=200))
+def test_a_frame_is_what_its_checksums_say(payload: bytes) -> None:
+    frame = udp_frame(
+        ("02:00:0a:00:01:02", "10.0.1.2", 40000), ("02:00:0a:00:01:01", "10.0.1.1", 9998), payload
+    )
+    parsed = Ether(frame)
+    rebuilt = parsed.copy()
+    del rebuilt[IP].chksum, rebuilt[UDP].chksum, rebuilt[IP].len, rebuilt[UDP].len
+
+    assert bytes(rebuilt) == frame
+    assert (parsed.dst, parsed[IP].src, parsed[UDP].dport) == ("02:00:0a:00:01:01", "10.0.1.2", 9998)
+    assert bytes(parsed[UDP].payload) == payload
+
+
+@pytest.mark.parametrize("name", scenario.names())
+def test_every_scenario_file_is_sound(name: str) -> None:
+    loaded = scenario.load(name)
+    assert loaded.description
+    assert loaded.targets
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(scenario, "_folder", lambda: tmp_path)
+    return tmp_path
+
+
+def test_all_faults_of_a_scenario_file_are_told_at_once(folder: Path) -> None:
+    (folder / "redirect.toml").write_text(
+        "note = 1\n[parameters]\nrounds = 0\nframes = 'many'\nfast = 1\n[targets]\nratio = 'good'\n"
+    )
+    with pytest.raises(ConfigError) as refused:
+        scenario.load("redirect")
+
+    text = str(refused.value)
+    for fault in ("note: unknown", "rounds: 0", "frames: 'many'", "fast: unknown", "payload: missing",
+                  "targets.ratio: 'good'", "description: None"):  # fmt: skip
+        assert fault in text
+    assert text.count(str(folder / "redirect.toml")) == 7
+
+
+@dataclass(frozen=True)
+class _NoParameters:
+    pass
+
+
+class _Module:
+    """A scenario's module that measures nothing."""
+
+    Parameters = _NoParameters
+
+    def __init__(self, value: float | BaseException) -> None:
+        self._value = value
+
+    def run(self, parameters: object, progress: object) -> list[Figure]:
+        if isinstance(self._value, BaseException):
+            raise self._value
+        return [Figure("ratio", self._value, "x")]
+
+
+@pytest.mark.parametrize(
+    ("value", "code"), [(1.0, 0), (0.5, 1), (Unavailable("no BPF here"), 2), (KeyboardInterrupt(), 130)]
+)
+def test_the_exit_code_tells_met_missed_unable_interrupted(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    value: float | BaseException,
+    code: int,
+) -> None:
+    monkeypatch.setattr(scenario, "_module", lambda name: _Module(value))
+    (folder / "one.toml").write_text('description = "one"\n[targets]\nratio = ">= 0.95"\n')
+    parser, target = _parser(), folder / "out" / "one.json"
+
+    options = parser.parse_args(["bench", "run", "one", "--json", str(target)])
+    assert options.run(options) == code
+
+    shown = capsys.readouterr()
+    assert target.exists() is (code in {0, 1})
+    assert ("no BPF here" in shown.err) is (code == 2)
+    assert ("MISSED" in shown.out) is (code == 1)
+
+
+def test_all_runs_every_scenario_and_gives_the_worst_code(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"a": 1.0, "b": 0.5, "c": 1.0}
+    monkeypatch.setattr(scenario, "_module", lambda name: _Module(values[name]))
+    for name in values:
+        (folder / f"{name}.toml").write_text(f'description = "{name}"\n[targets]\nratio = ">= 0.95"\n')
+    options = _parser().parse_args(["bench", "run", "all", "--json-dir", str(folder / "results")])
+
+    assert options.run(options) == 1
+    written = {path.stem: json.loads(path.read_text()) for path in (folder / "results").iterdir()}
+    assert {name: one["rows"][0]["met"] for name, one in written.items()} == {
+        "a": True,
+        "b": False,
+        "c": True,
+    }
+    assert capsys.readouterr().out.count("ratio") == 3
+
+
+def test_an_unknown_scenario_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    options = _parser().parse_args(["bench", "run", "redirct"])
+    assert options.run(options) == 2
+    assert "no scenario 'redirct'; there are blast, " in capsys.readouterr().err
+
+
+def _parser():  # type: ignore[no-untyped-def]
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    command.bench(parser.add_subparsers())
+    return parser

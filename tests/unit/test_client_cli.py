@@ -1,0 +1,440 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.minibroker import MiniBrokerThread
+
+from tempos import ConfigError, Framing, Topic, control, wire
+from tempos.cli import bodies, extensions, main, status
+from tempos.cli.progress import Progress
+from tempos.cli.pub import _paced
+
+HEAT = Topic(7, "heat")
+RAW = Topic(8, "raw", framing=Framing.RAW)
+
+
+@pytest.fixture
+def broker() -> Iterator[MiniBrokerThread]:
+    with MiniBrokerThread(HEAT, RAW) as broker:
+        yield broker
+
+
+def tempos(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tempos", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def ports(broker: MiniBrokerThread, *, data: bool = False) -> list[str]:
+    control_port = ["--control-port", str(broker.control_port)]
+    return control_port + (["--data-port", str(broker.data_port)] if data else [])
+
+
+def publish(broker: MiniBrokerThread, *arguments: str) -> int:
+    return main(["pub", *ports(broker, data=True), *arguments])
+
+
+def test_what_is_published_is_printed(
+    broker: MiniBrokerThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tempos("sub", *ports(broker), "-t", "heat", "-t", "raw", "--count", "9", "--timeout", "9") as plain:
+        with tempos("sub", *ports(broker), "-t", "heat", "--json", "--count", "8", "--stats") as as_json:
+            for process in (plain, as_json):
+                assert process.stderr is not None
+                assert process.stderr.readline().startswith("subscribed to heat")
+            assert publish(broker, "-t", "heat", "-m", "21.5 °C") == 0
+            assert publish(broker, "-t", "heat", "--json", "-m", '{"c": [1, null]}') == 0
+            assert publish(broker, "-t", "heat", "--size", "3", "--count", "2", "--rate", "1000") == 0
+            lines = io.TextIOWrapper(io.BytesIO(b"one\r\ntwo\nthree"))
+            monkeypatch.setattr(sys, "stdin", lines)
+            assert publish(broker, "-t", "heat", "-l", "--count", "2", "--linger", "0.001") == 0
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"[1]\n\n{}\n")))
+            assert publish(broker, "-t", "heat", "--json") == 0
+            assert publish(broker, "-t", "raw", "-m", "r") == 0
+            out, err = as_json.communicate(timeout=10)
+            rows = [json.loads(line) for line in out.splitlines()]
+            assert [row["encoding"] for row in rows] == [
+                "text", "msgpack", "text", "text", "text", "text", "msgpack", "msgpack",
+            ]  # fmt: skip
+            assert rows[1]["body"] == {"c": [1, None]}
+            assert [row["delivery_sequence"] for row in rows] == [0, 1, 2, 3, 4, 4, 5, 6]
+            assert {row["missed"] for row in rows} == {0}
+            assert 0 <= rows[0]["latency_s"] < 10
+            assert "8 events in 7 datagrams" in err
+            assert as_json.returncode == 0
+        out, _ = plain.communicate(timeout=10)
+        expected = ["21.5 °C", '{"c": [1, null]}', "xxx", "xxx", "one", "two", "[1]", "{}"]
+        assert out.splitlines() == [f"heat {body}" for body in expected] + ["raw r"]
+        assert plain.returncode == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_subscription_without_events_ends_by_its_timeout(
+    broker: MiniBrokerThread, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sub", *ports(broker), "-t", "heat", "-q", "--timeout", "0.05"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["sub", *ports(broker), "-t", "heat", "--count", "2", "--timeout", "0.05"]) == 1
+    assert "0 of 2 events, then none for 0.05 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_cleanly_with_a_goodbye(broker: MiniBrokerThread, number: int, code: int) -> None:
+    with tempos("sub", *ports(broker), "-t", "heat") as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        assert broker.core.members("heat")
+        process.send_signal(number)
+        assert process.communicate(timeout=10) == ("", "")
+        assert process.returncode == code
+    assert broker.core.seen["goodbye"] == 1
+    assert broker.core.members("heat") == []
+
+
+def test_an_interrupt_while_nobody_answers_is_quiet(broker: MiniBrokerThread) -> None:
+    broker.deaf = True
+    heard = threading.Event()
+    broker.core.heard = heard.set
+    with tempos("sub", *ports(broker), "-t", "heat") as process:
+        assert heard.wait(10)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10) == ("", "")
+        assert process.returncode == 130
+
+
+def test_a_reader_that_has_enough_ends_the_subscriber(broker: MiniBrokerThread) -> None:
+    with tempos("sub", *ports(broker), "-t", "heat", "-q") as process:
+        assert broker.wait(lambda: broker.core.members("heat"))
+        assert process.stdout is not None
+        process.stdout.close()
+        datagram = wire.encode_event(7, 1, 0, 0, b"x")
+        # The first write after the close may still be taken.
+        deadline = time.monotonic() + 10
+        while process.poll() is None and time.monotonic() < deadline:
+            for endpoint in broker.core.members("heat"):
+                broker.send(datagram, endpoint)
+            broker.wait(lambda: process.poll() is not None, 0.02)
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert broker.core.members("heat") == []
+
+
+def test_errors_are_one_readable_line(
+    broker: MiniBrokerThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def error(code: int, *arguments: str) -> str:
+        assert main(list(arguments)) == code
+        out, err = capsys.readouterr()
+        assert out == ""
+        return err
+
+    given = ports(broker, data=True)
+    unknown = error(1, "pub", *given, "-t", "cold", "-m", "x")
+    assert unknown == "tempos pub: no topic 'cold' (unknown topic); known: heat, raw\n"
+    assert "line 2 is not JSON" in _with_stdin(
+        b"1\n{\n", monkeypatch, lambda: error(1, "pub", *given, "-t", "heat", "--json")
+    )
+    assert "raw" in error(1, "pub", *given, "-t", "raw", "--json", "-m", "{}")
+    assert "what to publish?" in error(2, "pub", "-t", "heat")
+    assert "'0' is not a number above 0" in error(2, "pub", "-t", "heat", "-m", "x", "--rate", "0")
+    assert "'70000' is not a UDP port, 1-65535" in error(2, "sub", "-t", "heat", "--port", "70000")
+    assert "required: -t" in error(2, "sub")
+    monkeypatch.setattr(control, "RETRY_AFTER", (0.01,))
+    broker.deaf = True
+    assert f"127.0.0.1:{broker.control_port}" in error(1, "sub", *given[:2], "-t", "heat")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = str(closed.getsockname()[1])
+    broker.deaf = False
+    refused = error(1, "pub", *given[:2], "--data-port", nobody, "-t", "heat", "-m", "x")
+    assert f"refused 1 of 1 events: nobody listens on UDP port {nobody}" in refused
+
+
+def _with_stdin(data: bytes, monkeypatch: pytest.MonkeyPatch, work: Any) -> Any:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return work()
+
+
+def test_help_lists_every_command_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for name in ("pub", "sub", "status", *extensions.OWN):
+        assert f"\n    {name} " in out
+    for name in ("pub", "sub", "status"):
+        assert main([name, "--help"]) == 0
+        assert "examples:" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("tempos 0.")
+    assert main([]) == 2
+    assert "usage" in capsys.readouterr().out
+    assert main(["shout"]) == 2
+    assert "invalid choice: 'shout'" in capsys.readouterr().err
+
+
+def test_commands_of_other_packages_are_loaded_alone_and_break_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded: list[str] = []
+
+    def point(name: str, register: Any) -> SimpleNamespace:
+        def load() -> Any:
+            loaded.append(name)
+            if isinstance(register, Exception):
+                raise register
+            return register
+
+        return SimpleNamespace(name=name, load=load, dist=SimpleNamespace(name=f"{name}-package"))
+
+    def working(subparsers: Any) -> None:
+        parser = subparsers.add_parser("extra", help="an extra")
+        parser.add_argument("--code", type=int)
+        parser.set_defaults(run=lambda options: options.code)
+
+    def failing(error: Exception) -> Any:
+        def register(subparsers: Any) -> None:
+            def run(options: object) -> int:
+                raise error
+
+            subparsers.add_parser("config").set_defaults(run=run)
+
+        return register
+
+    points = [
+        point("extra", working),
+        point("wrong", RuntimeError("no good")),
+        point("broker", ModuleNotFoundError("No module named 'uvloop.loop'", name="uvloop.loop")),
+        point("config", failing(ConfigError(["broker.toml: port is 0"]))),
+    ]
+    monkeypatch.setattr(extensions, "_entry_points", lambda: points)
+    assert main(["pub", "--help"]) == main(["--help"]) == 0
+    assert loaded == []
+    assert "from the package extra-package" in capsys.readouterr().out
+    assert main(["extra", "--code", "5"]) == 5
+    assert main(["wrong", "--any", "thing"]) == 2
+    assert "no good" in capsys.readouterr().err
+    assert main(["broker", "-c", "broker.toml"]) == 2
+    assert capsys.readouterr().err == (
+        "tempos broker: needs uvloop, which is not installed: pip install 'tempos[broker]'\n"
+    )
+    assert main(["demo"]) == 2
+    assert "tempos[bench]" in capsys.readouterr().err
+    assert main(["config"]) == 2
+    assert capsys.readouterr().err == "tempos config: broker.toml: port is 0\n"
+    assert loaded == ["extra", "wrong", "broker", "config"]
+
+
+DOCUMENT = {
+    "broker": {"version": "0.1.0", "pid": 7, "uptime_s": 3723.4, "instance": 42, "ready": True},
+    "paths": {
+        "slow": {
+            "io": "recvmmsg",
+            "reason": "64 per call",
+            "listen": ["0.0.0.0:9998"],
+            "receive_buffer": 8388608,
+            "queued": 3,
+        },
+        "fast": {
+            "mode": "generic",
+            "reason": "eth1 has no XDP",
+            "interfaces": [{"name": "eth1", "mode": "generic", "reason": "the driver has no XDP"}],
+            "passed": {"not_udp": 12},
+        },
+    },
+    "topics": [
+        {
+            "id": 7,
+            "name": "heat",
+            "class": "SQ",
+            "priority": 3,
+            "framing": "event",
+            "policy": "auto",
+            "path": "fast",
+            "reason": "offloaded",
+            "epoch": 4,
+            "received": 1234567,
+            "fast": 1234000,
+            "slow": 560,
+            "refused": {"bad_version": 5, "no_member": 2},
+            "groups": [
+                {
+                    "name": "g",
+                    "tickets": 1234560,
+                    "members": [
+                        {
+                            "ip": "10.0.2.2",
+                            "port": 5000,
+                            "static": False,
+                            "lease_s": 9.25,
+                            "delivered": 1234550,
+                        },
+                        {"ip": "10.0.2.3", "port": 9998, "static": True, "lease_s": None, "delivered": None},
+                    ],
+                }
+            ],
+        },
+        {
+            "id": 8,
+            "name": "raw",
+            "class": "BQ",
+            "priority": 0,
+            "framing": "raw",
+            "policy": "slow",
+            "path": "slow",
+            "reason": "configured",
+            "epoch": 1,
+            "received": 0,
+            "fast": 0,
+            "slow": 0,
+            "refused": {},
+            "groups": [],
+        },
+    ],
+    "unattributed": {"empty": 2, "unknown_topic": 30},
+}
+
+
+def test_status_reads_well() -> None:
+    lines = list(status.render(DOCUMENT))
+    assert lines == [
+        "broker 0.1.0, ready, pid 7, up 1 h 2 min, instance 42",
+        "",
+        "paths",
+        "  fast  generic: eth1 has no XDP",
+        "        eth1  generic: the driver has no XDP",
+        "        passed up before a topic was read: 12 not_udp",
+        "  slow  recvmmsg: 64 per call",
+        "        listens on 0.0.0.0:9998; receive buffer 8,388,608 bytes; 3 queued",
+        "",
+        "topics",
+        "  id  name  class  priority  framing  path  epoch   received       fast  slow  refused",
+        "   7  heat  SQ            3  event    fast      4  1,234,567  1,234,000   560        7",
+        "   8  raw   BQ            0  raw      slow      1          0          0     0        0",
+        "",
+        "routes",
+        "  heat  (policy auto: fast, offloaded)",
+        "    refused: 5 bad_version, 2 no_member",
+        "    group g: 1,234,560 tickets",
+        "      10.0.2.2:5000  lease 9.2 s, delivered 1,234,550",
+        "      10.0.2.3:9998  static, delivered unknown",
+        "  raw  (policy slow: slow, configured)",
+        "    no member",
+        "",
+        "of no topic: 30 unknown_topic, 2 empty",
+    ]
+
+
+def test_status_asks_the_api_and_says_what_is_wrong_with_the_answer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answers = iter(
+        [
+            (200, json.dumps(DOCUMENT)),
+            (200, json.dumps(DOCUMENT)),
+            (200, '{"broker": 1}'),
+            (200, "<html>"),
+            (503, "{}"),
+        ]
+    )
+
+    class Api(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            code, text = next(answers)
+            self.send_response(code if self.path == "/v1/status" else 404)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            return
+
+    def serve(server: HTTPServer) -> None:
+        for _ in range(5):
+            server.handle_request()
+
+    with HTTPServer(("127.0.0.1", 0), Api) as server:
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=serve, args=[server])
+        thread.start()
+        assert main(["status", "--api", url]) == 0
+        assert "offloaded" in capsys.readouterr().out
+        assert main(["status", "--api", url + "/", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == DOCUMENT
+        for words in ("not a status", "not JSON", "503"):
+            assert main(["status", "--api", url]) == 1
+            assert words in capsys.readouterr().err
+        thread.join()
+    assert main(["status", "--api", url]) == 1
+    assert "Is the broker running" in capsys.readouterr().err
+    assert main(["status", "--api", "file:///etc/passwd"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "value"),
+    [
+        (b"", "text", ""),
+        ("21.5 °C\n".encode(), "text", "21.5 °C\n"),
+        (wire.encode_body({"a": [1, "x"]}), "msgpack", {"a": [1, "x"]}),
+        (b"\x05", "msgpack", 5),
+        (wire.encode_body([b"\xff"]), "hex", "91c401ff"),
+        (b"\xff\xfe\x00", "hex", "fffe00"),
+        (wire.encode_body(float("nan")), "hex", "cb7ff8000000000000"),
+    ],
+)
+def test_bodies_are_told_by_their_bytes(body: bytes, encoding: str, value: object) -> None:
+    assert bodies.describe(body) == (encoding, value)
+    assert bodies.show(body)[:4] == (str(value) if encoding != "msgpack" else json.dumps(value))[:4]
+
+
+def test_a_rate_is_a_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = 100.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(round(seconds, 6))
+        now += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    for number, _ in enumerate(_paced(iter(range(6)), 10)):
+        # The third takes long; those after it catch up.
+        now += 0.25 if number == 2 else 0.01
+    assert slept == [0.09, 0.09, 0.03]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_quiet_at_first(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal  # type: ignore[method-assign]
+    progress = Progress("events", 3000, stream)
+    for done in range(3000):
+        now = done / 100
+        progress.update(done)
+        if now < 1.9:
+            assert stream.getvalue() == ""
+    progress.finish(3000)
+    told = stream.getvalue()
+    assert "of 3,000 events, 100/s" in told
+    assert "3,000 events in 30.0 s" in told
+    assert told.count("events") == (57 if terminal else 3)
+    assert os.linesep in told

@@ -1,0 +1,75 @@
+"""Planning is a pure function: these need neither root nor a kernel that knows BPF."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tempos import Framing, Group, Member, Route, Topic
+
+pytest.importorskip("pyroute2")
+
+from tempos_fastpath.facts import Facts, Interface, Way
+from tempos_fastpath.plan import Hop, Plan, Refusal, plan_route
+
+ETH = Interface(2, "eth0", "02:00:00:00:00:02", 1500, up=True, ethernet=True, takes_redirects=True)
+LO = Interface(1, "lo", "00:00:00:00:00:00", 65536, up=True, ethernet=False, takes_redirects=False)
+NEAR, FAR = Member("10.0.0.5", 7000), Member("10.9.9.9", 7001)
+FACTS = Facts(
+    interfaces={1: LO, 2: ETH},
+    addresses=(("10.0.0.1", 2), ("127.0.0.1", 1)),
+    ways={NEAR.ip: Way(2, NEAR.ip), FAR.ip: Way(2, "10.0.0.254", mtu=1400)},
+    neighbours={(2, NEAR.ip): "02:00:00:00:00:05", (2, "10.0.0.254"): "02:00:00:00:00:fe"},
+)
+
+
+def route(*members: Member) -> Route:
+    return Route(Topic(9, "t", framing=Framing.RAW), 4, (Group("g", members),))
+
+
+def test_a_plan_names_egress_macs_and_the_smallest_mtu() -> None:
+    assert plan_route(route(NEAR, FAR), FACTS, native=True) == Plan(
+        9, 4, Framing.RAW, 1400,
+        (Hop(NEAR.ip, 7000, 2, "02:00:00:00:00:02", "02:00:00:00:00:05"),
+         Hop(FAR.ip, 7001, 2, "02:00:00:00:00:02", "02:00:00:00:00:fe")),
+    )  # fmt: skip
+
+
+def test_missing_macs_name_the_member_and_list_each_neighbour_once() -> None:
+    facts = replace(FACTS, neighbours={})
+    refusal = plan_route(route(FAR, NEAR, FAR), facts, native=True)
+    reason = "no MAC address yet of member 10.9.9.9:7001, its gateway 10.0.0.254 on eth0 and 2 more"
+    assert refusal == Refusal(reason, ((2, "10.0.0.254"), (2, NEAR.ip)))
+
+
+def test_a_configured_mac_is_taken_over_the_neighbour_s() -> None:
+    planned = plan_route(route(replace(NEAR, mac="02:12:12:12:12:12")), FACTS, native=True)
+    assert isinstance(planned, Plan)
+    assert planned.hops[0].mac == "02:12:12:12:12:12"
+
+
+@pytest.mark.parametrize(
+    ("interface", "why"),
+    [
+        (replace(ETH, up=False), "eth0 towards it is down"),
+        (replace(ETH, ethernet=False), "eth0 towards it is not an Ethernet"),
+        (replace(ETH, takes_redirects=False), "eth0 towards it takes no redirected frames"),
+    ],
+)
+def test_an_egress_that_cannot_serve_is_named(interface: Interface, why: str) -> None:
+    facts = replace(FACTS, interfaces={2: interface})
+    refusal = plan_route(route(NEAR), facts, native=True)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason.startswith(f"member {NEAR}: {why}")
+
+
+def test_generic_mode_redirects_to_any_ethernet_and_silence_is_no_refusal() -> None:
+    for native, takes in ((False, False), (True, None)):
+        facts = replace(FACTS, interfaces={2: replace(ETH, takes_redirects=takes)})
+        assert isinstance(plan_route(route(NEAR), facts, native=native), Plan)
+
+
+def test_carriers_and_local_addresses_leave_loopback_out() -> None:
+    assert FACTS.carriers({"10.0.0.1", "127.0.0.1"}) == (ETH,)
+    assert FACTS.local_addresses() == ("10.0.0.1",)

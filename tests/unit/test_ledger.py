@@ -1,0 +1,122 @@
+"""The ledger: shares of tickets, reports of members, and identities that hold whatever happens."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tempos import Reason
+from tempos_broker.ledger import EPOCHS_KEPT, Holder, Ledger, TopicLedger, share
+
+A, B, C = (Holder("10.0.2.2", port, 1) for port in (5001, 5002, 5003))
+BARE = Holder("10.0.2.9", 9998, None)
+
+
+def look(ledger: Ledger, live: list[int], forwarded: int) -> TopicLedger:
+    return ledger.topic(1, live=live, received=forwarded, fast=0, slow=forwarded, refused={})
+
+
+@given(st.integers(0, 10**9), st.integers(1, 64))
+def test_shares_sum_up_and_differ_by_one_at_most(tickets: int, members: int) -> None:
+    shares = [share(tickets, index, members) for index in range(members)]
+    assert sum(shares) == tickets
+    assert shares == sorted(shares, reverse=True)
+    assert max(shares) - min(shares) <= 1
+
+
+def test_an_epoch_from_opening_to_the_last_report() -> None:
+    ledger = Ledger()
+    ledger.opened(1, 1, [("g", [A, B]), ("~", [BARE])], 0)
+    assert look(ledger, [7, 7], 7).balanced
+    ledger.opened(1, 2, [("g", [B])], 0)
+    ledger.closed(1, 1, [7, 7])
+    ledger.report(1, "g", A, 1, 4)
+    ledger.report(1, "g", B, 1, 2)
+    account = look(ledger, [2], 9)
+    group, own = account.groups
+    assert (group.tickets, group.delivered, group.unconfirmed, group.lost, group.unknown) == (9, 6, 3, 0, 0)
+    assert (own.tickets, own.unknown) == (7, 7)
+    assert account.balanced
+    assert [each.outstanding for each in ledger.accounts(B)] == [1]
+    ledger.report(1, "g", B, 1, 3)
+    assert [each.outstanding for each in ledger.accounts(B)] == [0]
+
+
+def test_what_a_member_that_left_never_reported_is_lost_and_stays_in_the_account() -> None:
+    ledger = Ledger()
+    ledger.opened(1, 1, [("g", [A])], 0)
+    ledger.report(1, "g", A, 1, 3)
+    ledger.opened(1, 2, [], 0)
+    ledger.closed(1, 1, [5])
+    (group,) = look(ledger, [], 5).groups
+    assert (group.delivered, group.lost, group.members) == (3, 2, ())
+    ledger.settle(0)
+    ledger.report(1, "g", A, 1, 5)
+    (group,) = look(ledger, [], 5).groups
+    assert (group.tickets, group.delivered, group.lost) == (5, 3, 2)
+
+
+def test_imbalances_are_told_in_words() -> None:
+    ledger = Ledger()
+    ledger.opened(1, 1, [("g", [A]), ("h", [B])], 0)
+    ledger.opened(1, 2, [], 0)
+    ledger.closed(1, 1, [5, 4])
+    ledger.report(1, "g", A, 1, 6)
+    account = ledger.topic(1, live=[], received=9, fast=1, slow=3, refused={Reason.QUEUE_FULL: 4})
+    assert not account.balanced
+    assert [text.split()[0] for text in account.problems] == ["in", "received", "4", "group"]
+    assert "got 1 too many" in account.problems[-1]
+
+
+def test_reports_of_wrapped_epochs_reach_the_right_one() -> None:
+    ledger = Ledger()
+    for epoch in range(1, 600):
+        ledger.opened(1, epoch, [("g", [A])], 0)
+        if epoch > 1:
+            ledger.closed(1, epoch - 1, [1])
+        ledger.report(1, "g", A, epoch & 0xFF, 1)
+    (group,) = look(ledger, [1], 599).groups
+    assert (group.delivered, group.unconfirmed, group.lost) == (599, 0, 0)
+    (account,) = ledger.accounts(A)
+    assert len(account.shares) <= EPOCHS_KEPT
+    assert account.outstanding == 0
+
+
+@given(st.integers(0, 2**32))
+def test_any_history_adds_up(seed: int) -> None:
+    """A model: events go round robin, some get lost, members come and go, reports are late or old."""
+    rng = random.Random(seed)
+    ledger = Ledger()
+    got: dict[tuple[Holder, int], int] = {}
+    members: list[Holder] = []
+    forwarded = epoch = 0
+    drawn = 0
+    for _ in range(rng.randrange(1, 40)):
+        before = list(members)
+        if members and rng.random() < 0.4:
+            members.remove(rng.choice(members))
+        else:
+            members += [each for each in (A, B, C) if each not in members][:1]
+        ledger.opened(1, epoch + 1, [("g", members)] if members else [], 0)
+        if epoch:
+            ledger.closed(1, epoch, [drawn] if before else [])
+        epoch, drawn = epoch + 1, 0
+        for _ in range(rng.randrange(12) if members else 0):
+            holder = members[drawn % len(members)]
+            drawn += 1
+            forwarded += 1
+            if rng.random() < 0.9:
+                got[holder, epoch] = got.get((holder, epoch), 0) + 1
+        for (holder, when), count in got.items():
+            if rng.random() < 0.5:
+                ledger.report(1, "g", holder, when & 0xFF, rng.randint(0, count))
+        if rng.random() < 0.1:
+            ledger.settle(0)
+        account = look(ledger, [drawn] if members else [], forwarded)
+        assert account.balanced, account.problems
+        for group in account.groups:
+            assert group.tickets == group.delivered + group.unconfirmed + group.lost + group.unknown
+            assert min(group.delivered, group.unconfirmed, group.lost) >= 0
+    assert sum(group.tickets for group in account.groups) == forwarded
