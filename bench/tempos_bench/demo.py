@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 from tempos import Path, TemposError, Topic
@@ -25,6 +26,8 @@ _GROUP = "demo"
 _DIRECT_PORT = 9001
 #: How long a topic may take to get onto the fast path before the demo goes on without.
 _OFFLOAD_LIMIT = 3.0
+#: A reason can carry a verifier's log; the broker's status has all of it.
+_REASON_WIDTH = 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,10 @@ class Load:
     @property
     def events(self) -> int:
         return self.paced + self.burst
+
+
+#: Without privileges the kernel grants socket buffers for a few hundred datagrams; a burst must fit.
+_MODEST = Load(burst=250)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +65,16 @@ class Outcome:
     events_per_s: float | None
     latency_us: Mapping[str, float | None]
     story: str
+    ledger_closed: bool
 
     @property
     def lost(self) -> int:
         return self.sent - self.received
+
+    @property
+    def sound(self) -> bool:
+        """Whether every event arrived and the broker's ledger says so too."""
+        return not self.lost and self.ledger_closed
 
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
@@ -78,9 +91,10 @@ WAYS = (
 HEADERS = ("path", "sent", "received", "lost", "events/s", "p50 us", "p90 us", "p99 us")
 
 
-def run(load: Load, progress: Callable[[str], None]) -> tuple[list[Outcome], str | None]:
+def run(progress: Callable[[str], None]) -> tuple[list[Outcome], str | None]:
     """Run every way that can be had here; the outcomes, and what is missing for the others, if anything."""
     lacking = missing()
+    load = Load() if lacking is None else _MODEST
     outcomes = []
     with _nodes(lacking) as (publisher, broker, subscriber):
         for way in WAYS if lacking is None else WAYS[:2]:
@@ -118,7 +132,7 @@ def _travel(way: Way, load: Load, a: Node, b: Node, c: Node) -> Outcome:
         known = ("--topic", TOPIC.name, "--topic-id", TOPIC.id, "--port", _DIRECT_PORT)
         receiving = _subscribe(load, c, "--address", c.address, *known)
         sent = _publish(load, a, "--to", c.address, *known)
-        return _outcome(way, sent, receiving, "no broker: what the network alone takes")
+        return _outcome(way, sent, receiving.result(60), "no broker: what the network alone takes")
     with Broker(b, {TOPIC: ()}, mode=way.mode, cpu=cores()[1]) as broker:
         topic = ("--topic", TOPIC.name)
         receiving = _subscribe(load, c, "--address", b.addresses[-1], "--group", _GROUP, *topic)
@@ -129,8 +143,10 @@ def _travel(way: Way, load: Load, a: Node, b: Node, c: Node) -> Outcome:
         # The reason holds while there is a member, the counters once all has been sent.
         reason = broker.topic(TOPIC.name).reason
         sent = _publish(load, a, "--to", b.addresses[0], *topic)
-        status = broker.wait_received(TOPIC.name, sent["sent"], limit=2)
-        return _outcome(way, sent, receiving, _story(status, reason))
+        # Leaving, the subscriber tells what it got; with that the ledger can be closed.
+        got = receiving.result(60)
+        status = broker.wait_delivered(TOPIC.name, sent["sent"], limit=2)
+        return _outcome(way, sent, got, _story(status, reason), status)
 
 
 def _subscribe(load: Load, node: Node, *arguments: object) -> Program:
@@ -143,24 +159,32 @@ def _publish(load: Load, node: Node, *arguments: object) -> dict[str, Any]:
     return sent
 
 
-def _outcome(way: Way, sent: dict[str, Any], receiving: Program, story: str) -> Outcome:
-    got = receiving.result(60)
+def _outcome(
+    way: Way, sent: dict[str, Any], got: dict[str, Any], story: str, status: TopicStatus | None = None
+) -> Outcome:
     if got["distinct"] != got["received"]:
         raise TemposError(f"{way.name}: {got['received'] - got['distinct']} events arrived twice")
     latency = got["latency_us"] or {}
-    percentiles = {f"p{percent}": latency.get(percent) for percent in ("50", "90", "99")}
-    return Outcome(way, sent["sent"], got["received"], got["events_per_s"], percentiles, story)
+    return Outcome(
+        way=way,
+        sent=sent["sent"],
+        received=got["received"],
+        events_per_s=got["events_per_s"],
+        latency_us={f"p{percent}": latency.get(percent) for percent in ("50", "90", "99")},
+        story=story,
+        ledger_closed=status is None or (status.closed and status.received == sent["sent"]),
+    )
 
 
 def _story(status: TopicStatus, reason: str) -> str:
-    """Who carried the events, by the broker's counters, and why."""
-    carried = [
-        f"{count:,} by the {name} path"
-        for name, count in (("fast", status.fast), ("slow", status.slow))
-        if count
-    ]
-    refused = [f"{count:,} refused ({reason})" for reason, count in status.refused.items()]
-    return f"{', '.join(carried + refused) or 'nothing'} of {status.received:,} received ({reason})"
+    """Who carried the events, by the broker's counters, and why; and where the ledger says they went."""
+    paths = (("fast", status.fast), ("slow", status.slow))
+    carried = [f"{count:,} by the {name} path" for name, count in paths if count]
+    refused = [f"{count:,} refused ({why})" for why, count in status.refused.items()]
+    ledger = [f"{g.tickets:,} tickets, {g.delivered:,} delivered" for g in status.groups]
+    brief = shorten(reason, _REASON_WIDTH, placeholder=" ...")
+    path = f"{', '.join(carried + refused) or 'nothing'} of {status.received:,} received ({brief})"
+    return f"{path}; ledger: {', '.join((*ledger, *status.problems)) or 'no group'}"
 
 
 def _latency(value: float | None) -> str:

@@ -32,11 +32,7 @@ class ControlLink(asyncio.DatagramProtocol):
         """Connect to a broker's control port; sends nothing yet."""
         sock = _sockets.connected(host, port)
         link = cls(session, on_event)
-        try:
-            await link._loop.create_datagram_endpoint(lambda: link, sock=sock)
-        except BaseException:
-            sock.close()
-            raise
+        await _sockets.attach(link, sock)
         return link
 
     async def ask(self, op: str, **fields: Any) -> Answered:

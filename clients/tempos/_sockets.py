@@ -132,6 +132,23 @@ def _new() -> socket.socket:
     return sock
 
 
+async def attach(protocol: asyncio.DatagramProtocol, sock: socket.socket) -> None:
+    """Give ``sock`` to a datagram transport; on any error, a cancellation too, it is closed."""
+    loop = asyncio.get_running_loop()
+    # Seen through to its end: not every event loop cleans up an endpoint that is cancelled half-way.
+    opening = loop.create_task(
+        loop.create_datagram_endpoint(lambda: protocol, sock=sock), name="tempos datagram endpoint"
+    )
+    try:
+        await asyncio.shield(opening)
+    except BaseException:
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            opening.result()[0].close()
+        sock.close()
+        raise
+
+
 class Reader(Protocol):
     """Reads a data socket until it is closed."""
 
@@ -205,8 +222,8 @@ class TransportReader(asyncio.DatagramProtocol):
 
     @classmethod
     async def open(cls, sock: socket.socket, receive: Receive) -> TransportReader:
-        loop = asyncio.get_running_loop()
-        _, reader = await loop.create_datagram_endpoint(lambda: cls(receive), sock=sock)
+        reader = cls(receive)
+        await attach(reader, sock)
         return reader
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]

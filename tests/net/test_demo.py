@@ -23,6 +23,7 @@ def check(report: dict[str, Any], ways: list[str]) -> None:
     for row in report["rows"]:
         assert row["sent"] == row["received"] > 0, row
         assert row["lost"] == 0
+        assert row["ledger_closed"], row
         assert all(row["latency_us"][p] > 0 for p in ("p50", "p90", "p99")), row
 
 

@@ -35,8 +35,9 @@ class Rig:
 
     def __init__(self, *, generic: bool) -> None:
         self.generic = generic
-        settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], generic=generic)
-        self._object = BpfObject(OBJECT, {"settings": settings})
+        self.settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], generic=generic)
+        self._object = BpfObject(OBJECT, {"settings": self.settings})
+        self.map = self._object.map
         self.program = self._object.program(PROGRAM)
         self._installed: set[int] = set()
         self.tickets = SharedTickets(self._object.map("tickets").mmap())

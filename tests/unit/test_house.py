@@ -209,7 +209,7 @@ def code_in(name: str) -> str:
 def test_commands_in_the_documents_exist() -> None:
     named: set[tuple[str, ...]] = set()
     for name in DOCUMENTS:
-        for command, action in re.findall(r"(?m)(?:^|[\s/$])tempos ([a-z]+)(?: ([a-z]+)\b)?", code_in(name)):
+        for command, action in re.findall(r"(?m)(?:^|\$ |/)tempos ([a-z]+)(?: ([a-z]+)\b)?", code_in(name)):
             named.add((command,))
             if command in ("config", "bench"):
                 named.add((command, action) if action else (command,))

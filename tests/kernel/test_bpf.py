@@ -1,0 +1,137 @@
+"""The façade over libbpf: what it gives, and that its refusals say what to do."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.packets import RAW, datagram, raw
+from support.privileges import require_kernel, require_netns
+from support.program import ADDRESSES, Rig, hops, plan
+
+from tempos import LocalError, Reason
+from tempos_bench.namespace import Namespace
+from tempos_fastpath.attach import OBJECT, PROGRAM
+from tempos_fastpath.bpf import BpfObject, Verdict, XdpMode, attach_xdp, query_xdp, statistics
+from tempos_fastpath.errors import BpfError, InterfaceBusy, NotBuilt
+from tempos_fastpath.maps import MapType, create_map
+
+pytestmark = pytest.mark.kernel
+
+FRAME = bytes(datagram(ADDRESSES, raw()))
+
+
+@pytest.fixture(autouse=True)
+def _privileged() -> None:
+    require_kernel()
+
+
+@pytest.fixture
+def opened() -> Iterator[BpfObject]:
+    with BpfObject(OBJECT) as opened:
+        yield opened
+
+
+def test_an_object_that_is_missing_or_none_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(NotBuilt, match=r"nothing\.bpf\.o was not built .* install clang and libbpf-dev"):
+        BpfObject(tmp_path / "nothing.bpf.o")
+    (tmp_path / "noise.bpf.o").write_bytes(b"this is no ELF file" * 10)
+    with pytest.raises(BpfError, match=r"cannot open the BPF object noise\.bpf\.o") as refused:
+        BpfObject(tmp_path / "noise.bpf.o")
+    assert "ulimit" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("rodata", "code"),
+    [({"nothing": b"1234"}, errno.ENOENT), ({"settings": b"too short"}, errno.EMSGSIZE)],
+)
+def test_rodata_that_does_not_fit_is_refused(rodata: dict[str, bytes], code: int) -> None:
+    with pytest.raises(BpfError, match=f"variable '{next(iter(rodata))}'") as refused:
+        BpfObject(OBJECT, rodata)
+    assert refused.value.errno == code
+
+
+def test_names_that_do_not_exist_are_answered_with_those_that_do(opened: BpfObject) -> None:
+    with pytest.raises(LocalError, match=f"no program 'other'; it has {PROGRAM}"):
+        opened.program("other")
+    with pytest.raises(LocalError, match=r"no map 'other'; it has .*routes"):
+        opened.map("other")
+
+
+def test_maps_take_and_give_bytes_of_the_right_size_only() -> None:
+    with create_map("numbers", MapType.HASH, key_size=4, value_size=8, max_entries=2) as numbers:
+        numbers.update(7, b"01234567")
+        assert numbers.lookup(7) == b"01234567"
+        assert numbers.lookup(8) is None
+        assert (numbers.delete(7), numbers.delete(7)) == (True, False)
+        with pytest.raises(LocalError, match="a value of 3 bytes, 8 are needed"):
+            numbers.update(7, b"012")
+        with pytest.raises(LocalError, match="a key of 3 bytes, 4 are needed"):
+            numbers.lookup(b"012")
+        numbers.update(1, bytes(8))
+        numbers.update(2, bytes(8))
+        with pytest.raises(BpfError, match="cannot set 3 in map numbers") as refused:
+            numbers.update(3, bytes(8))
+        assert refused.value.errno == errno.E2BIG
+
+
+def test_a_shared_array_is_bounded_and_closes_twice(opened: BpfObject) -> None:
+    array = opened.map("tickets").mmap()
+    assert (array.fetch_add(64, 5), array.fetch_add(64, 1), array.load(64)) == (0, 5, 6)
+    array.store(64, (1 << 64) - 1)
+    assert opened.map("tickets").lookup(1) == b"\xff" * 8 + bytes(56)
+    for offset in (-8, 4, 256 * 2 * 16 * 64):
+        with pytest.raises(LocalError, match="not one of a u64"):
+            array.load(offset)
+    array.close()
+    array.close()
+    with pytest.raises(LocalError, match="closed"):
+        array.load(0)
+
+
+def test_two_objects_share_maps(rig: Rig) -> None:
+    """As native and generic do: what one counts and draws, the other sees."""
+    rig.install(plan(RAW.id, hops(2), framing=RAW.framing))
+    names = ("routes", "tickets", "egress", "counters")
+    settings = {"settings": rig.settings}
+    with BpfObject(OBJECT, settings, {name: rig.map(name) for name in names}) as other:
+        assert other.program(PROGRAM).run(FRAME).verdict == Verdict.REDIRECT
+    assert rig.counters() == {(RAW.id, Reason.FORWARDED): 1}
+    assert rig.tickets.read(RAW.id, 1, 0) == 1
+
+
+def test_runs_and_run_time_are_counted_while_asked_for(rig: Rig) -> None:
+    info = rig.program.info()
+    assert (info.name, info.verified_insns > 100) == (PROGRAM, True)
+    with statistics():
+        rig.program.run(FRAME, repeat=10)
+    grown = rig.program.info()
+    assert grown.run_cnt - info.run_cnt == 10
+    assert grown.run_time_ns > info.run_time_ns
+
+
+def test_a_link_holds_swaps_and_lets_go(opened: BpfObject) -> None:
+    require_netns()
+
+    def inside() -> None:
+        lo = socket.if_nametoindex("lo")
+        program = opened.program(PROGRAM)
+        with pytest.raises(BpfError, match="cannot attach XDP to lo in native mode"):
+            attach_xdp(program, lo, XdpMode.NATIVE)
+        with BpfObject(OBJECT) as second, attach_xdp(program, lo, XdpMode.GENERIC) as link:
+            with pytest.raises(InterfaceBusy, match="lo already carries") as busy:
+                attach_xdp(second.program(PROGRAM), lo, XdpMode.GENERIC)
+            assert busy.value.program_id == program.info().id
+            link.update(second.program(PROGRAM))
+            attached = query_xdp(lo)
+            assert attached is not None
+            assert (attached.program_id, attached.mode) == (second.program(PROGRAM).info().id, "generic")
+            link.close()
+            link.close()
+            assert query_xdp(lo) is None
+
+    with Namespace("facade") as namespace:
+        namespace.call(inside)
