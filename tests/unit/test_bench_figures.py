@@ -152,8 +152,8 @@ def test_all_faults_of_a_scenario_file_are_told_at_once(folder: Path) -> None:
         scenario.load("redirect")
 
     text = str(refused.value)
-    for fault in ("note: unknown", "rounds: 0", "frames: 'many'", "fast: unknown", "payload: missing", "repetitions: missing",
-                  "targets.ratio: 'good'", "description: None"):  # fmt: skip
+    for fault in ("note: unknown", "rounds: 0", "frames: 'many'", "fast: unknown", "payload: missing",
+                  "repetitions: missing", "targets.ratio: 'good'", "description: None"):  # fmt: skip
         assert fault in text
     assert text.count(str(folder / "redirect.toml")) == 8
 
