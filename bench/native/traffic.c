@@ -18,6 +18,7 @@
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -113,6 +114,21 @@ static unsigned int due(const struct tempos_blast_plan *plan, uint64_t began_ns,
 	return ready < room ? ready : room;
 }
 
+static volatile sig_atomic_t ending;
+
+static void end(int signal)
+{
+	(void)signal;
+	ending = 1;
+}
+
+int tempos_end_on_sigterm(void)
+{
+	struct sigaction action = { .sa_handler = end };
+
+	return sigaction(SIGTERM, &action, NULL) ? -errno : 0;
+}
+
 int tempos_blast(int fd, const struct tempos_blast_plan *plan, struct tempos_blast_result *result)
 {
 	static uint8_t buffers[BATCH * DATAGRAM_MAX];
@@ -138,7 +154,7 @@ int tempos_blast(int fd, const struct tempos_blast_plan *plan, struct tempos_bla
 	}
 	memset(result, 0, sizeof(*result));
 	result->began_ns = clock_ns(CLOCK_MONOTONIC);
-	while (sent < plan->count) {
+	while (sent < plan->count && !ending) {
 		uint64_t left = plan->count - sent;
 		unsigned int room = batch * segments < left ? batch * segments : left;
 		unsigned int ready = due(plan, result->began_ns, sent, room);
@@ -158,10 +174,10 @@ int tempos_blast(int fd, const struct tempos_blast_plan *plan, struct tempos_bla
 		while (done < used) {
 			int n = sendmmsg(fd, messages + done, used - done, 0);
 
-			if (n < 0 && !is_transient(errno))
+			if (n < 0 && !is_transient(errno) && errno != EINTR)
 				return -errno;
 			if (n < 0)
-				result->refused++;
+				result->refused += errno != EINTR;
 			else
 				done += n;
 		}

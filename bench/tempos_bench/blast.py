@@ -1,4 +1,7 @@
-"""Sends test datagrams from a real socket: `python -m tempos_bench.blast`. Prints one JSON object."""
+"""Sends test datagrams from a real socket: `python -m tempos_bench.blast`. Prints one JSON object.
+
+SIGTERM ends it early; it then tells what it has sent.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ def main() -> None:
         limit=args.limit,
         segments=args.segments,
     )
+    traffic.end_on_sigterm()
     with traffic.open_socket(connect=args.to) as sock:
         print(json.dumps(traffic.as_record(traffic.blast(sock, datagrams))))
 

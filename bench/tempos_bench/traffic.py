@@ -113,6 +113,12 @@ def open_socket(bind: Endpoint | None = None, connect: Endpoint | None = None) -
     return sock
 
 
+def end_on_sigterm() -> None:
+    """From now on SIGTERM ends a :func:`blast`, which gives back what it has sent."""
+    _, lib = _native()
+    _check(lib.tempos_end_on_sigterm())
+
+
 def blast(sock: socket.socket, datagrams: Datagrams) -> Blasted:
     """Send over a connected socket."""
     ffi, lib = _native()

@@ -1,0 +1,108 @@
+"""The broker is killed again and again under full rate: what the kernel carries goes on, to the event.
+
+One topic on the fast path, three members, SIGKILL at a steady beat, a new broker each time. The new one
+must adopt what it finds (same epoch, same tickets), the members must notice nothing, and at the end the
+ledger, which has lived through all of it, must balance.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from tempos import DATA_PORT, Framing, Path, Topic
+from tempos_bench import crowd
+from tempos_bench.broker import Broker
+from tempos_bench.crowd import CrowdPlan
+from tempos_bench.node import PYTHON, Node
+from tempos_bench.report import Figure
+from tempos_bench.rounds import cores
+from tempos_bench.topology import build
+
+_TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
+_GROUP = "workers"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """``rate`` events/s of ``payload`` bytes to ``members`` members.
+
+    ``kills``: one each ``beat`` seconds, counted from when the last broker was ready.
+    """
+
+    rate: float
+    kills: int
+    beat: float
+    members: int
+    payload: int
+
+
+def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+    """Measure."""
+    core, other = cores()
+    # Restarts take time as well; the sender must not be done before the last one.
+    count = round(p.rate * (p.kills + 1) * (p.beat + 2))
+    with ExitStack() as stack:
+        folder = FilePath(stack.enter_context(tempfile.TemporaryDirectory(prefix="tempos-bench-")))
+        topology = stack.enter_context(build("straight"))
+        a, b, c = topology.publisher, topology.broker, topology.subscriber
+        stack.callback(_clean_up, b)
+
+        def start() -> Broker:
+            return Broker(b, {_TOPIC: ()}, mode="native", state=str(folder / "state.db"), cpu=other)
+
+        broker = start()
+        plan = CrowdPlan(_TOPIC.name, _GROUP, p.members, 0, count, p.payload)
+        members = crowd.start(c, topology.facing_subscriber, plan, cpu=core)
+        broker.wait_path(_TOPIC.name, Path.FAST)
+        sender = a.role(
+            "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", _TOPIC.id, "--count", count,
+            "--rate", p.rate, "--size", p.payload, "--limit", (p.kills + 1) * (p.beat + 2), cpu=core,
+        )  # fmt: skip
+        epoch = _status(broker)["epoch"]
+        adoptions, other_epochs = [], 0
+        for number in range(p.kills):
+            time.sleep(p.beat)
+            progress(f"kill {number + 1} of {p.kills}")
+            broker.program.kill()
+            began = time.monotonic()
+            broker = start()
+            broker.wait_path(_TOPIC.name, Path.FAST)
+            adoptions.append(time.monotonic() - began)
+            other_epochs += _status(broker)["epoch"] != epoch
+        progress("the sender ends")
+        sender.terminate()
+        sent = sender.result(30)["sent"]
+        got = crowd.account(members, sent)
+        status = _status(broker)
+        broker.stop()
+    delivered = sum(group["delivered"] for group in status["groups"])
+    return [
+        Figure("kills", len(adoptions), "kills"),
+        Figure("sent", sent, "datagrams"),
+        Figure("lost", sent - got["received"] + got["repeated"], "datagrams"),
+        Figure("duplicated", got["repeated"], "datagrams"),
+        Figure("not by the fast path", sent - status["fast"], "datagrams"),
+        Figure("restarts with another epoch", other_epochs, "restarts"),
+        Figure("requests of members that failed", len(got["failures"]), "requests"),
+        Figure("slowest adoption", max(adoptions), "s"),
+        Figure("median adoption", sorted(adoptions)[len(adoptions) // 2], "s"),
+        Figure("ledger, received", status["received"] - sent, "datagrams off"),
+        Figure("ledger, delivered", delivered - sent, "datagrams off"),
+        Figure("ledger, faults", len(status["problems"]), "faults"),
+    ]
+
+
+def _status(broker: Broker) -> dict[str, Any]:
+    topics: list[dict[str, Any]] = broker.status()["topics"]
+    return next(each for each in topics if each["name"] == _TOPIC.name)
+
+
+def _clean_up(node: Node) -> None:
+    """What a killed broker left pinned, if the last one did not come to clean it up."""
+    node.start((PYTHON, "-m", "tempos", "fastpath", "clean", "--all", "--force")).wait(20)
