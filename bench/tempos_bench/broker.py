@@ -6,6 +6,7 @@ memory, so nothing is left on disk whatever happens.
 
 from __future__ import annotations
 
+import http
 import http.client
 import json
 import os
@@ -65,7 +66,9 @@ class TopicStatus:
 
 
 class Broker:
-    """A running broker. ``topics`` with their static groups; ``mode`` as in `fastpath.mode`.
+    """A running broker.
+
+    ``topics`` with their static groups; ``mode`` as in `fastpath.mode`, ``state`` as in `state.file`.
 
     Raises :class:`ProgramFailed` with the broker's own words if it does not get ready.
     """
@@ -76,11 +79,12 @@ class Broker:
         topics: Mapping[Topic, Sequence[Group]],
         *,
         mode: str = "auto",
+        state: str = "off",
         cpu: int | None = None,
         limit: float = 20.0,
     ) -> None:
         self.node = node
-        text = config_text(node.addresses, topics, mode, node.interfaces)
+        text = config_text(node.addresses, topics, mode, node.interfaces, state)
         memory = os.memfd_create("broker.toml")
         try:
             os.write(memory, text.encode())
@@ -95,7 +99,12 @@ class Broker:
 
     def status(self) -> dict[str, Any]:
         """The whole status document, from the HTTP API inside the node."""
-        return self.node.call(_get_status)
+        answer: dict[str, Any] = self.ask("GET", "/v1/status")
+        return answer
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """One request to the control API, inside the node; raises :class:`TemposError` for a refusal."""
+        return self.node.call(lambda: _request(method, path, body))
 
     def topic(self, name: str) -> TopicStatus:
         """The status of one topic."""
@@ -142,7 +151,11 @@ class Broker:
 
 
 def config_text(
-    listen: Sequence[str], topics: Mapping[Topic, Sequence[Group]], mode: str, interfaces: Sequence[str]
+    listen: Sequence[str],
+    topics: Mapping[Topic, Sequence[Group]],
+    mode: str,
+    interfaces: Sequence[str],
+    state: str = "off",
 ) -> str:
     """A broker configuration. JSON's strings and lists are TOML's as well."""
     lines = [
@@ -150,6 +163,8 @@ def config_text(
         f"listen = {json.dumps(list(listen))}",
         f"data_port = {DATA_PORT}",
         f'api = "127.0.0.1:{API_PORT}"',
+        "[state]",
+        f"file = {json.dumps(state)}",
         "[fastpath]",
         f"mode = {json.dumps(mode)}",
         f"interfaces = {json.dumps(list(interfaces))}",
@@ -182,11 +197,15 @@ def _topic_status(entry: Mapping[str, Any]) -> TopicStatus:
     )
 
 
-def _get_status() -> dict[str, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", API_PORT, timeout=5)
+def _request(method: str, path: str, body: object) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", API_PORT, timeout=10)
     try:
-        connection.request("GET", "/v1/status")
-        answer: dict[str, Any] = json.load(connection.getresponse())
-        return answer
+        text = None if body is None else json.dumps(body)
+        connection.request(method, path, text, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = json.load(response)
     finally:
         connection.close()
+    if response.status >= http.HTTPStatus.BAD_REQUEST:
+        raise TemposError(f"{method} {path}: the broker answers {response.status}: {answer}")
+    return answer

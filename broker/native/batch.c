@@ -13,6 +13,7 @@
 #include "batch_receive.h"
 #include "batch_send.h"
 #include "batch_types.h"
+#include "threads.h"
 
 static void tempos_batch_free(struct tempos_batch *b)
 {
@@ -24,6 +25,7 @@ static void tempos_batch_free(struct tempos_batch *b)
 	free(b->rx);
 	free(b->rx_iov);
 	free(b->rx_control);
+	free(b->rx_from);
 	free(b->rx_slot);
 	free(b->run_tail);
 	free(b->tx);
@@ -55,6 +57,7 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 	b->rx = calloc(batch, sizeof(*b->rx));
 	b->rx_iov = calloc(batch, sizeof(*b->rx_iov));
 	b->rx_control = calloc(batch, sizeof(*b->rx_control));
+	b->rx_from = calloc(batch, sizeof(*b->rx_from));
 	b->rx_slot = calloc(batch, sizeof(*b->rx_slot));
 	b->run_tail = calloc(batch, sizeof(*b->run_tail));
 	b->tx = calloc(copies, sizeof(*b->tx));
@@ -63,7 +66,7 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 	b->copies = calloc(copies, sizeof(*b->copies));
 	b->chain = calloc(batch, sizeof(*b->chain));
 	if (!b->bytes || !b->slots || !b->free || !b->rx || !b->rx_iov || !b->rx_control ||
-	    !b->rx_slot || !b->run_tail || !b->tx || !b->tx_iov || !b->messages || !b->copies || !b->chain) {
+	    !b->rx_from || !b->rx_slot || !b->run_tail || !b->tx || !b->tx_iov || !b->messages || !b->copies || !b->chain) {
 		tempos_batch_free(b);
 		return NULL;
 	}
@@ -85,6 +88,28 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 static void tempos_batch_framing(struct tempos_batch *b, uint8_t topic, uint8_t framing)
 {
 	b->framing[topic] = framing;
+}
+
+static void tempos_batch_sources(struct tempos_batch *b, uint8_t topic, const uint32_t *networks,
+				 const uint32_t *masks, uint32_t count)
+{
+	struct sources *sources = &b->sources[topic];
+
+	if (count > TEMPOS_MAX_SOURCES)
+		count = TEMPOS_MAX_SOURCES;
+	b->restricted += (count > 0) - (sources->count > 0);
+	sources->count = count;
+	/* What stands ready to receive was made ready for the topics as they were. */
+	b->rx_used = b->batch;
+	for (uint32_t i = 0; i < count; i++) {
+		sources->network[i] = networks[i];
+		sources->mask[i] = masks[i];
+	}
+}
+
+static uint32_t tempos_batch_refused_source(struct tempos_batch *b, uint8_t topic)
+{
+	return b->sources[topic].refused;
 }
 
 static struct tempos_members *tempos_members_new(const uint32_t *addresses, const uint16_t *ports,

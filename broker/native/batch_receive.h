@@ -19,9 +19,30 @@ static uint32_t arm(struct tempos_batch *b)
 			b->rx_iov[i].iov_base = slot_bytes(b, b->rx_slot[i]);
 		}
 		b->rx[i].msg_hdr.msg_controllen = sizeof(b->rx_control[i]);
+		b->rx[i].msg_hdr.msg_name = b->restricted ? &b->rx_from[i] : NULL;
+		b->rx[i].msg_hdr.msg_namelen = b->restricted ? sizeof(b->rx_from[i]) : 0;
 	}
 	b->rx_used = 0;
 	return b->batch;
+}
+
+/* Whether `from` is not in the topic's networks; a sender that is not known is in none. */
+static int is_foreign(struct sources *sources, const struct msghdr *msg)
+{
+	const struct sockaddr_in *from = msg->msg_name;
+	uint32_t address = 0;
+	uint32_t i;
+
+	if (!sources->count)
+		return 0;
+	if (msg->msg_namelen >= sizeof(*from) && from->sin_family == AF_INET) {
+		address = from->sin_addr.s_addr;
+		for (i = 0; i < sources->count; i++)
+			if ((address & sources->mask[i]) == sources->network[i])
+				return 0;
+	}
+	sources->refused = address;
+	return 1;
 }
 
 static struct in_addr local_address(struct msghdr *msg)
@@ -84,7 +105,9 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint64_t *runs)
 		enum tempos_reason reason;
 		int run;
 
-		if (b->rx[i].msg_hdr.msg_flags & MSG_TRUNC)
+		if (is_foreign(&b->sources[topic], &b->rx[i].msg_hdr))
+			reason = TEMPOS_FOREIGN_SOURCE;
+		else if (b->rx[i].msg_hdr.msg_flags & MSG_TRUNC)
 			reason = TEMPOS_CUT_SHORT;
 		else
 			reason = tempos_check_payload(payload, payload + length, length, b->framing[topic]);

@@ -36,6 +36,14 @@ struct tempos_send_error {
 	uint32_t count;
 };
 
+/* The networks whose events a topic takes, in network byte order; none: every network's. */
+struct sources {
+	uint32_t count;
+	uint32_t network[TEMPOS_MAX_SOURCES];
+	uint32_t mask[TEMPOS_MAX_SOURCES];
+	uint32_t refused;              /* the latest address that was refused */
+};
+
 struct slot {
 	uint32_t next;
 	uint32_t refs;
@@ -86,6 +94,8 @@ struct tempos_members {
 
 struct tempos_batch {
 	uint8_t framing[TEMPOS_TOPICS];
+	struct sources sources[TEMPOS_TOPICS];
+	uint32_t restricted;           /* topics that have sources; without any the sender is not asked for */
 	int16_t run_of[TEMPOS_TOPICS]; /* the forwardable run of a topic in the batch at hand, or -1 */
 	uint32_t stride;
 
@@ -98,6 +108,7 @@ struct tempos_batch {
 	struct mmsghdr *rx;
 	struct iovec *rx_iov;
 	union rx_control *rx_control;
+	struct sockaddr_in *rx_from;
 	uint32_t *rx_slot;             /* the slot that stands ready for message i, or NO_SLOT */
 	uint32_t rx_used;              /* only messages before this one may be without a slot */
 	uint32_t *run_tail;

@@ -12,15 +12,22 @@ import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from tempos import ConfigError, TemposError, Unavailable
+from tempos_broker import privileges
 from tempos_broker.broker import Broker
-from tempos_broker.config import load
+from tempos_broker.config import kinds, load
 from tempos_broker.config.model import BrokerConfig
+from tempos_broker.config.schema import NotAllowed
 from tempos_broker.paths import FastPath, NoFastPath
+from tempos_broker.store import CountedTickets, FileTickets, Store, state_file
 
 log = logging.getLogger("tempos.broker")
+
+#: Where root keeps its state and its locks; another user is given it.
+RUN = Path("/run/tempos")
 
 EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
 
@@ -33,8 +40,7 @@ def run(options: argparse.Namespace) -> int:
         stream=sys.stderr,
     )
     try:
-        config = load(Path(options.config))
-        return _run_loop(config, portable=options.portable)
+        return _run_loop(Path(options.config), portable=options.portable)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_UNUSABLE
@@ -43,7 +49,12 @@ def run(options: argparse.Namespace) -> int:
         return EXIT_FAILED
 
 
-def _run_loop(config: BrokerConfig, *, portable: bool) -> int:
+def _run_loop(file: Path, *, portable: bool) -> int:
+    config = load(file)
+    # Before the first thread: a thread has the privileges of the one that makes it.
+    privileges.narrow(fast_path=config.fastpath.mode != "off", user=config.user, own=[RUN])
+    if config.user:
+        privileges.require_readable()
     try:
         import uvloop
     except ImportError:
@@ -54,7 +65,7 @@ def _run_loop(config: BrokerConfig, *, portable: bool) -> int:
     loop = new_loop()
     try:
         asyncio.set_event_loop(loop)
-        loop.run_until_complete(serve(config, portable=portable))
+        loop.run_until_complete(serve(config, portable=portable, file=file, give_up=True))
     finally:
         loop.run_until_complete(loop.shutdown_default_executor())
         asyncio.set_event_loop(None)
@@ -62,26 +73,73 @@ def _run_loop(config: BrokerConfig, *, portable: bool) -> int:
     return EXIT_OK
 
 
-async def serve(config: BrokerConfig, *, portable: bool = False) -> None:
-    """Serve until a signal to stop; prints the ``ready`` line once everything is in place."""
+async def serve(
+    config: BrokerConfig, *, portable: bool = False, file: Path | None = None, give_up: bool = False
+) -> None:
+    """Serve until a signal to stop; prints the ``ready`` line once everything is in place.
+
+    ``file``: what to load again on SIGHUP. ``give_up``: this process gives up, for good, the privileges
+    that only the start needed.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        fast = await start_fast_path(config)
+        store = open_store(config)
+        if store is not None:
+            stack.push_async_callback(store.close)
+        fast = await start_fast_path(config, _tickets(stack, store, "tickets"))
         stack.push_async_callback(fast.close)
-        broker = await stack.enter_async_context(Broker(config, fast, portable=portable))
-        api = await _start_api(stack, config, broker)
+        drawn = None
+        if not isinstance(fast, NoFastPath) and (counts := _tickets(stack, store, "slow")) is not None:
+            drawn = CountedTickets(fast.tickets, counts)
+        broker = await stack.enter_async_context(
+            Broker(config, fast, portable=portable, store=store, drawn=drawn)
+        )
+        reload = _reloader(stack, broker, file)
+        api = await _start_api(stack, config, broker, reload)
+        if give_up:
+            left = privileges.finish(fast_path=not isinstance(fast, NoFastPath))
+            log.info("privileges: %s", left.reason)
         print(f"ready: {broker.describe()}; {api}", flush=True)
         await stop.wait()
         log.info("stopping")
 
 
-async def start_fast_path(config: BrokerConfig) -> FastPath:
-    """The fast path of this machine, or a stand-in that says why there is none."""
+def open_store(config: BrokerConfig) -> Store | None:
+    """What the broker remembers by; None where it is to remember nothing, or has no usual place to.
+
+    Raises :class:`Unavailable` only where the configuration names the file.
+    """
+    path = state_file(config)
+    if path is None:
+        return None
+    try:
+        return Store.open(path)
+    except Unavailable as error:
+        if config.state.file:
+            raise
+        log.warning("members and counts will not survive a restart: %s", error)
+        return None
+
+
+def _tickets(stack: contextlib.AsyncExitStack, store: Store | None, name: str) -> FileTickets | None:
+    """Counters beside the store, closed with ``stack``."""
+    if store is None:
+        return None
+    try:
+        tickets = FileTickets(Path(f"{store.path}-{name}"))
+    except OSError as error:
+        raise Unavailable(f"counters beside the state file {store.path} cannot be had: {error}") from error
+    stack.callback(tickets.close)
+    return tickets
+
+
+async def start_fast_path(config: BrokerConfig, tickets: FileTickets | None = None) -> FastPath:
+    """The fast path of this machine, or a stand-in that says why there is none, with these ``tickets``."""
     if config.fastpath.mode == "off":
-        return NoFastPath("switched off in the configuration")
+        return NoFastPath("switched off in the configuration", tickets)
     try:
         from tempos_fastpath import offload
 
@@ -90,16 +148,76 @@ async def start_fast_path(config: BrokerConfig) -> FastPath:
             port=config.data_port,
             mode=config.fastpath.mode,
             interfaces=config.fastpath.interfaces,
+            name=config.name,
+            pin=config.fastpath.pin,
+            when_gone=config.fastpath.when_gone,
+            gone_after=config.fastpath.gone_after,
         )
     except ImportError as error:
         reason = f"tempos[fastpath] is not installed ({error})"
     except Unavailable as error:
         reason = str(error)
     log.warning("no fast path: %s", reason)
-    return NoFastPath(reason)
+    return NoFastPath(reason, tickets)
 
 
-async def _start_api(stack: contextlib.AsyncExitStack, config: BrokerConfig, broker: Broker) -> str:
+def _reloader(
+    stack: contextlib.AsyncExitStack, broker: Broker, file: Path | None
+) -> Callable[[], Awaitable[Sequence[str]]]:
+    """What loads the file again and applies it; on SIGHUP too, which then prints what came of it."""
+    loop = asyncio.get_running_loop()
+    running: set[asyncio.Task[None]] = set()
+
+    async def reload() -> Sequence[str]:
+        if file is None:
+            raise ConfigError(["this broker was not started from a file"])
+        return await broker.reload(await loop.run_in_executor(None, load, file))
+
+    async def reload_and_tell() -> None:
+        try:
+            changes = await reload()
+        except (ConfigError, Unavailable) as error:
+            log.error("not reloaded: %s", error)  # noqa: TRY400 - its words say it all
+        else:
+            print("\n".join(f"reload: {line}" for line in changes or ["nothing changed"]), flush=True)
+
+    def on_signal() -> None:
+        task = loop.create_task(reload_and_tell(), name="reload on SIGHUP")
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    async def finish() -> None:
+        loop.remove_signal_handler(signal.SIGHUP)
+        await asyncio.gather(*running, return_exceptions=True)
+
+    loop.add_signal_handler(signal.SIGHUP, on_signal)
+    stack.push_async_callback(finish)
+    return reload
+
+
+def _api_token(config: BrokerConfig) -> str:
+    """The token of the API, or "" for none; raises :class:`ConfigError`."""
+    if not config.api_token_file:
+        return config.api_token
+    name = f"broker.api_token_file: {config.api_token_file}"
+    try:
+        token = Path(config.api_token_file).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{name} cannot be read: {error}"]) from error
+    try:
+        if not token:
+            raise NotAllowed
+        return str(kinds.TOKEN.parse(token))
+    except NotAllowed:
+        raise ConfigError([f"{name} does not hold {kinds.TOKEN.allowed}"]) from None
+
+
+async def _start_api(
+    stack: contextlib.AsyncExitStack,
+    config: BrokerConfig,
+    broker: Broker,
+    reload: Callable[[], Awaitable[Sequence[str]]],
+) -> str:
     """Start the control API, closed with ``stack``, if it can be had; tells where it is or why not."""
     if not config.api_port:
         return "api off"
@@ -108,7 +226,8 @@ async def _start_api(stack: contextlib.AsyncExitStack, config: BrokerConfig, bro
     except ImportError as error:
         return f"api off: install tempos[broker] ({error.name} is missing)"
     where = f"{config.api_host}:{config.api_port}"
-    server = ApiServer(application(broker.status), config.api_host, config.api_port)
+    app = application(broker, reload, _api_token(config))
+    server = ApiServer(app, config.api_host, config.api_port)
     try:
         await server.start()
     except OSError as error:

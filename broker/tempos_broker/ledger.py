@@ -13,13 +13,18 @@ Identities (per topic, all told by :meth:`Ledger.topic`):
 
 ``unconfirmed`` is what members in the route have not reported yet, ``lost`` what those that left never
 reported, ``unknown`` what went to members that do not speak the control protocol.
+
+Datagrams of a ``raw`` topic carry no epoch, so its members report one count since they began; their
+accounts compare totals instead of epochs.
+
+:meth:`Ledger.export` gives a topic's account as JSON values, :meth:`Ledger.restore` takes it back in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tempos import Reason
 from tempos_broker.config.model import OWN_GROUP
@@ -27,6 +32,10 @@ from tempos_broker.config.model import OWN_GROUP
 #: Epochs of which single counts are kept. Reports carry the low 8 bits of an epoch, so older ones
 #: could not be told from newer ones.
 EPOCHS_KEPT = 200
+#: Epochs for which a datagram may still be on its way; fully confirmed ones are kept no longer than that.
+LATE_EPOCHS = 16
+#: Members of a group whose account is settled and whose last count is remembered, should they come back.
+SETTLED_KEPT = 64
 
 
 class Holder(NamedTuple):
@@ -39,40 +48,93 @@ class Holder(NamedTuple):
 
 @dataclass(slots=True)
 class Account:
-    """One holder in one group: what it should have got in closed epochs, and what it said it got."""
+    """One holder in one group: what it should have got in closed epochs, and what it said it got.
+
+    ``stamped``: reports are per epoch; otherwise they are one total. ``cut``: closed epochs whose last
+    tickets nobody counted; reports beyond what was counted are in no account.
+    """
 
     holder: Holder
+    stamped: bool = True
     ticketed: int = 0
     delivered: int = 0
     left_at: float | None = None
     shares: dict[int, int] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
+    cut: set[int] = field(default_factory=set)
+    base: int = 0
     _old: int = 0
+    _old_surplus: int = 0
 
     @property
     def outstanding(self) -> int:
         """Events of closed epochs that the member has not reported."""
+        if not self.stamped:
+            return max(0, self.ticketed - self.delivered)
         confirmed = sum(min(self.counts.get(epoch, 0), share) for epoch, share in self.shares.items())
         return self.ticketed - confirmed - self._old
 
-    @property
-    def surplus(self) -> int:
-        """Datagrams reported beyond an epoch's share: delivered twice, or a false report."""
-        return sum(max(0, self.counts.get(epoch, 0) - share) for epoch, share in self.shares.items())
+    def surplus(self, live: int = 0) -> int:
+        """Datagrams reported beyond what was ticketed: delivered twice, or a false report."""
+        if not self.stamped:
+            return max(0, self.delivered - self.ticketed - live)
+        over = sum(max(0, self.counts.get(epoch, 0) - share) for epoch, share in self.shares.items())
+        return over + self._old_surplus
 
-    def close(self, epoch: int, share: int) -> None:
+    def close(self, epoch: int, share: int, *, cut: bool = False) -> None:
         self.ticketed += share
+        if not self.stamped:
+            return
         self.shares[epoch] = share
-        while len(self.shares) > EPOCHS_KEPT:
-            oldest = min(self.shares)
-            self._old += min(self.shares.pop(oldest), self.counts.pop(oldest, 0))
+        if cut:
+            self.cut.add(epoch)
+            over = self.counts.get(epoch, 0) - share
+            if over > 0:
+                self.counts[epoch] = share
+                self.delivered -= over
+        for old in [e for e in self.shares if e <= epoch - LATE_EPOCHS]:
+            if self.counts.get(old, 0) >= self.shares[old] or old <= epoch - EPOCHS_KEPT:
+                self._fold(old)
 
-    def report(self, epoch: int, datagrams: int) -> None:
-        """Counts of an epoch only grow; a smaller one is an old report that was overtaken."""
+    def report(self, epoch: int, datagrams: int) -> bool:
+        """Whether this is news. Counts only grow; a smaller one is an old report that was overtaken."""
+        if not self.stamped:
+            epoch, datagrams = 0, datagrams - self.base
+        elif epoch in self.cut:
+            datagrams = min(datagrams, self.shares.get(epoch, 0))
         gained = datagrams - self.counts.get(epoch, 0)
-        if gained > 0:
-            self.counts[epoch] = datagrams
-            self.delivered += gained
+        if gained <= 0:
+            return False
+        self.counts[epoch] = datagrams
+        self.delivered += gained
+        return True
+
+    def _fold(self, epoch: int) -> None:
+        share, count = self.shares.pop(epoch), self.counts.pop(epoch, 0)
+        self.cut.discard(epoch)
+        self._old += min(share, count)
+        self._old_surplus += max(0, count - share)
+
+    def export(self) -> dict[str, Any]:
+        return {
+            "holder": list(self.holder),
+            "left": self.left_at is not None,
+            "sums": [self.ticketed, self.delivered, self.base, self._old, self._old_surplus],
+            "shares": list(self.shares.items()),
+            "counts": list(self.counts.items()),
+            "cut": sorted(self.cut),
+        }
+
+    @classmethod
+    def load(cls, stored: Mapping[str, Any], stamped: bool, now: float) -> Account:
+        account = cls(_holder(stored["holder"]), stamped, left_at=now if stored["left"] else None)
+        account.ticketed, account.delivered, account.base, account._old, account._old_surplus = map(
+            int, stored["sums"]
+        )
+        account.shares = {int(epoch): int(count) for epoch, count in stored["shares"]}
+        account.counts = {int(epoch): int(count) for epoch, count in stored["counts"]}
+        account.cut = set(map(int, stored["cut"]))
+        return account
 
 
 @dataclass(slots=True)
@@ -84,6 +146,7 @@ class _Group:
     gone_delivered: int = 0
     gone_lost: int = 0
     gone_unknown: int = 0
+    settled: dict[Holder, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -97,11 +160,17 @@ class _Topic:
 
 @dataclass(frozen=True, slots=True)
 class MemberRow:
-    """``ticketed`` includes the open epoch; ``delivered`` is None for a static member: unknown."""
+    """``ticketed`` includes open epochs; ``delivered`` is None for a static member: unknown.
+
+    ``left``: out of the route, and what it has not reported counts as lost.
+    """
 
     holder: Holder
     ticketed: int
     delivered: int | None
+    unconfirmed: int
+    lost: int
+    left: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,29 +208,49 @@ def share(tickets: int, index: int, members: int) -> int:
 
 
 class Ledger:
-    """The account of all topics."""
+    """The account of all topics. ``unstamped``: ids of topics whose datagrams carry no epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, unstamped: Iterable[int] = ()) -> None:
         self._topics: dict[int, _Topic] = {}
+        self._unstamped = frozenset(unstamped)
+        #: Topics whose account has changed; whoever stores them takes them out.
+        self.changed: set[int] = set()
+
+    def configure(self, unstamped: Iterable[int]) -> None:
+        """Other topics without epochs from now on; only for topics that have no account."""
+        self._unstamped = frozenset(unstamped)
+
+    def forget(self, topic: int) -> None:
+        """The topic is no more."""
+        self._topics.pop(topic, None)
+        self.changed.discard(topic)
 
     def opened(
         self, topic: int, epoch: int, groups: Iterable[tuple[str, Sequence[Holder]]], now: float
     ) -> None:
-        """A route is in force: its groups with their holders, in the order of the route."""
+        """A route is about to be in force: its groups with their holders, in the order of the route."""
         state = self._topics.setdefault(topic, _Topic())
         state.epoch = epoch
         state.open[epoch] = [(name, tuple(holders)) for name, holders in groups]
-        present = {(name, holder) for name, holders in state.open[epoch] for holder in holders}
+        present = dict.fromkeys((name, holder) for name, holders in state.open[epoch] for holder in holders)
         for name, holder in present:
-            accounts = state.groups.setdefault(name, _Group()).accounts
-            accounts.setdefault(holder, Account(holder)).left_at = None
+            group = state.groups.setdefault(name, _Group())
+            account = group.accounts.get(holder)
+            if account is None:
+                account = group.accounts[holder] = Account(holder, topic not in self._unstamped)
+                account.base = group.settled.pop(holder, 0)
+            account.left_at = None
         for name, group in state.groups.items():
             for holder, account in group.accounts.items():
                 if (name, holder) not in present and account.left_at is None:
                     account.left_at = now
+        self.changed.add(topic)
 
-    def closed(self, topic: int, epoch: int, tickets: Sequence[int]) -> None:
-        """No packet uses this epoch's route any more; ``tickets`` of its groups are final."""
+    def closed(self, topic: int, epoch: int, tickets: Sequence[int], *, cut: bool = False) -> None:
+        """No packet uses this epoch's route any more; ``tickets`` of its groups are final.
+
+        ``cut``: they are what was last known; a few more may have been drawn by a broker that died.
+        """
         state = self._topics[topic]
         groups = state.open.pop(epoch)
         if len(set(tickets)) > 1:
@@ -172,7 +261,27 @@ class Ledger:
             group.tickets += drawn
             for index, holder in enumerate(holders):
                 account = group.accounts[holder]
-                account.close(epoch, share(drawn, index, len(holders)))
+                account.close(epoch, share(drawn, index, len(holders)), cut=cut)
+        self.changed.add(topic)
+
+    def open_epochs(self, topic: int) -> dict[int, int]:
+        """Epochs that are not closed, oldest first, with the number of their groups."""
+        state = self._topics.get(topic)
+        return {epoch: len(groups) for epoch, groups in sorted(state.open.items())} if state else {}
+
+    def route(self, topic: int, epoch: int) -> list[tuple[str, tuple[Holder, ...]]]:
+        """The groups of an open epoch with their holders, in the order of the route."""
+        return self._topics[topic].open[epoch]
+
+    def epoch(self, topic: int) -> int:
+        """The latest epoch that was opened; 0 for a topic without an account."""
+        state = self._topics.get(topic)
+        return state.epoch if state else 0
+
+    def drawn(self, topic: int) -> int:
+        """Tickets of one group in all closed epochs: how many events went to the groups."""
+        state = self._topics.get(topic)
+        return state.drawn if state else 0
 
     def report(self, topic: int, group: str, holder: Holder, epoch: int, datagrams: int) -> None:
         """What a member says; ``epoch`` may be its low 8 bits. Foreign claims are ignored."""
@@ -182,10 +291,12 @@ class Ledger:
         if state is None or account is None:
             return
         full = state.epoch - ((state.epoch - epoch) & 0xFF)
-        if full in account.shares or any(
-            name == group and holder in holders for name, holders in state.open.get(full, ())
-        ):
-            account.report(full, datagrams)
+        if (
+            not account.stamped
+            or full in account.shares
+            or any(name == group and holder in holders for name, holders in state.open.get(full, ()))
+        ) and account.report(full, datagrams):
+            self.changed.add(topic)
 
     def accounts(self, holder: Holder) -> list[Account]:
         """Every account of a holder, over topics and groups."""
@@ -196,19 +307,31 @@ class Ledger:
             if (account := group.accounts.get(holder)) is not None
         ]
 
+    def account(self, topic: int, group: str, holder: Holder) -> Account | None:
+        """The account of a holder in one group."""
+        state = self._topics.get(topic)
+        known = state.groups.get(group) if state else None
+        return known.accounts.get(holder) if known else None
+
     def settle(self, before: float) -> None:
         """Settle the accounts of those that left by ``before``: nothing they may still say is awaited."""
-        for state in self._topics.values():
+        for topic, state in self._topics.items():
+            held = {holder for groups in state.open.values() for _, holders in groups for holder in holders}
             for group in state.groups.values():
                 for holder, account in list(group.accounts.items()):
-                    if account.left_at is None or account.left_at > before:
+                    if account.left_at is None or account.left_at > before or holder in held:
                         continue
                     del group.accounts[holder]
+                    self.changed.add(topic)
                     if holder.client is None:
                         group.gone_unknown += account.ticketed
-                    else:
-                        group.gone_delivered += account.ticketed - account.outstanding
-                        group.gone_lost += account.outstanding
+                        continue
+                    group.gone_delivered += account.ticketed - account.outstanding
+                    group.gone_lost += account.outstanding
+                    if not account.stamped:
+                        group.settled[holder] = account.base + account.delivered
+                        while len(group.settled) > SETTLED_KEPT:
+                            del group.settled[next(iter(group.settled))]
             self._fold(state)
 
     def _fold(self, state: _Topic) -> None:
@@ -217,6 +340,11 @@ class Ledger:
         for name, group in list(state.groups.items()):
             if name == OWN_GROUP or not name.startswith(OWN_GROUP) or group.accounts or name in present:
                 continue
+            if group.settled:
+                # It may come back; it is forgotten with the last of what is kept for that.
+                own = sum(1 for other, each in state.groups.items() if each.settled and other != OWN_GROUP)
+                if own <= SETTLED_KEPT:
+                    continue
             del state.groups[name]
             total = state.groups.setdefault(OWN_GROUP, _Group())
             total.tickets += group.tickets
@@ -228,23 +356,24 @@ class Ledger:
         self,
         topic: int,
         *,
-        live: Sequence[int],
+        live: Mapping[int, Sequence[int]],
         received: int,
         fast: int,
         slow: int,
         refused: dict[Reason, int],
         slack: int = 0,
     ) -> TopicLedger:
-        """The account as of now. ``live``: tickets drawn so far from the open epoch's groups.
+        """The account as of now. ``live``: epoch -> tickets drawn so far from an open epoch's groups.
 
         ``fast`` and ``slow`` are events handed to the groups, ``received`` what came in, by the paths'
         own counters; ``refused`` those that were not handed on. ``slack``: events that passed while the
         counters were read one after the other.
         """
         state = self._topics.get(topic, _Topic())
-        current = state.open.get(state.epoch, [])
-        drawn_now = {name: (holders, count) for (name, holders), count in zip(current, live, strict=True)}
-        rows = tuple(_group_row(name, group, drawn_now.get(name)) for name, group in state.groups.items())
+        drawn_now: dict[str, list[tuple[tuple[Holder, ...], int]]] = {}
+        for epoch, groups in state.open.items():
+            for (name, holders), count in zip(groups, live.get(epoch, [0] * len(groups)), strict=True):
+                drawn_now.setdefault(name, []).append((holders, count))
         problems = [
             f"in epoch {epoch} the groups drew different numbers of tickets" for epoch in state.unequal
         ]
@@ -252,36 +381,101 @@ class Ledger:
             problems.append(
                 f"received {received} is not fast {fast} + slow {slow} + refused {sum(refused.values())}"
             )
-        drawn = state.drawn + (live[0] if live else 0)
+        drawn = state.drawn + sum(live[epoch][0] for epoch in state.open if live.get(epoch))
         forwarded = fast + slow + refused.get(Reason.NO_EGRESS, 0)
         if abs(drawn - forwarded) > slack:
             problems.append(f"{forwarded} events were handed to groups, but {drawn} tickets drawn")
+        rows = []
         for name, group in state.groups.items():
+            row, excess = _group_row(name, group, drawn_now.get(name, []))
+            rows.append(row)
             problems += [
-                f"group {name}: {account.holder.ip}:{account.holder.port} got {account.surplus} too many"
-                for account in group.accounts.values()
-                if account.surplus
+                f"group {name}: {holder.ip}:{holder.port} got {count} too many" for holder, count in excess
             ]
-        return TopicLedger(received, fast, slow, dict(refused), rows, tuple(problems))
+        return TopicLedger(received, fast, slow, dict(refused), tuple(rows), tuple(problems))
+
+    def export(self, topic: int) -> dict[str, Any]:
+        """The account of a topic as JSON values."""
+        state = self._topics.get(topic, _Topic())
+        return {
+            "epoch": state.epoch,
+            "drawn": state.drawn,
+            "unequal": list(state.unequal),
+            "open": [
+                [epoch, [[name, [list(holder) for holder in holders]] for name, holders in groups]]
+                for epoch, groups in state.open.items()
+            ],
+            "groups": [
+                {
+                    "name": name,
+                    "sums": [group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown],
+                    "settled": [[list(holder), count] for holder, count in group.settled.items()],
+                    "accounts": [account.export() for account in group.accounts.values()],
+                }
+                for name, group in state.groups.items()
+            ],
+        }
+
+    def restore(self, topic: int, stored: Mapping[str, Any], now: float) -> None:
+        """Go on with an exported account; raises KeyError, TypeError or ValueError for what is none."""
+        state = _Topic(int(stored["epoch"]), int(stored["drawn"]))
+        state.unequal = [int(epoch) for epoch in stored["unequal"]]
+        for epoch, groups in stored["open"]:
+            state.open[int(epoch)] = [
+                (str(name), tuple(_holder(holder) for holder in holders)) for name, holders in groups
+            ]
+        for entry in stored["groups"]:
+            group = state.groups[str(entry["name"])] = _Group()
+            group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown = map(int, entry["sums"])
+            group.settled = {_holder(holder): int(count) for holder, count in entry["settled"]}
+            for one in entry["accounts"]:
+                account = Account.load(one, topic not in self._unstamped, now)
+                group.accounts[account.holder] = account
+        for groups in state.open.values():
+            for name, holders in groups:
+                if any(holder not in state.groups[name].accounts for holder in holders):
+                    raise ValueError(f"a holder of group {name!r} has no account")
+        self._topics[topic] = state
+        self.changed.add(topic)
 
 
-def _group_row(name: str, group: _Group, current: tuple[tuple[Holder, ...], int] | None) -> GroupRow:
-    holders, drawn = current or ((), 0)
-    live = {holder: share(drawn, index, len(holders)) for index, holder in enumerate(holders)}
+def _holder(stored: Sequence[Any]) -> Holder:
+    ip, port, client = stored
+    return Holder(str(ip), int(port), None if client is None else int(client))
+
+
+def _group_row(
+    name: str, group: _Group, current: Sequence[tuple[tuple[Holder, ...], int]]
+) -> tuple[GroupRow, list[tuple[Holder, int]]]:
+    """The account of a group, and the holders that got too many with how many."""
+    live: dict[Holder, int] = {}
+    for holders, drawn in current:
+        for index, holder in enumerate(holders):
+            live[holder] = live.get(holder, 0) + share(drawn, index, len(holders))
     members = []
+    excess = []
     delivered, unconfirmed = group.gone_delivered, 0
     lost, unknown = group.gone_lost, group.gone_unknown
     for holder, account in group.accounts.items():
         ticketed = account.ticketed + live.get(holder, 0)
+        left = account.left_at is not None
         if holder.client is None:
             unknown += ticketed
-        else:
-            confirmed = min(account.delivered - account.surplus, ticketed)
-            delivered += confirmed
-            if account.left_at is not None:
-                lost += ticketed - confirmed
-            else:
-                unconfirmed += ticketed - confirmed
-        if account.left_at is None:
-            members.append(MemberRow(holder, ticketed, None if holder.client is None else account.delivered))
-    return GroupRow(name, group.tickets + drawn, delivered, unconfirmed, lost, unknown, tuple(members))
+            members.append(MemberRow(holder, ticketed, None, 0, 0, left))
+            continue
+        surplus = account.surplus(live.get(holder, 0))
+        if surplus:
+            excess.append((holder, surplus))
+        confirmed = min(account.delivered - surplus, ticketed)
+        missing = ticketed - confirmed
+        delivered += confirmed
+        lost += missing if left else 0
+        unconfirmed += 0 if left else missing
+        members.append(
+            MemberRow(
+                holder, ticketed, account.delivered, 0 if left else missing, missing if left else 0, left
+            )
+        )
+    tickets = group.tickets + sum(drawn for _, drawn in current)
+    row = GroupRow(name, tickets, delivered, unconfirmed, lost, unknown, tuple(members))
+    return row, excess

@@ -11,12 +11,12 @@ twice; the order of members inside a group is the order in which they joined.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tempos import ConfigError, Group, Member, TemposError, Topic
 from tempos.control import Code
-from tempos_broker.config.model import OWN_GROUP, BrokerConfig
+from tempos_broker.config.model import OWN_GROUP, BrokerConfig, StaticMember
 from tempos_broker.ledger import Holder
 
 
@@ -82,19 +82,65 @@ class Registry:
         self._groups: dict[int, dict[str, GroupState]] = {}
         self._versions: dict[int, int] = {}
         self._leaving: dict[Holder, Leaving] = {}
+        self.check(config)
         for entry in config.topics:
             self._groups[entry.topic.id] = {}
             self._versions[entry.topic.id] = 1
             for static in entry.members:
-                name = static.group or own_group(static.ip, static.port)
-                group = self._group(entry.topic.id, name)
-                member = Member(static.ip, static.port, static.mac)
-                if static.port == config.data_port and is_local(static.ip):
+                self._add_static(entry.topic.id, static)
+
+    def check(self, config: BrokerConfig) -> None:
+        """Raise :class:`ConfigError` for a static member that is the broker's own data socket."""
+        for entry in config.topics:
+            for static in entry.members:
+                if static.port == config.data_port and self._is_local(static.ip):
                     raise ConfigError(
-                        [f"topic {entry.topic.name!r}: member {member} is the broker's own data socket; "
-                         "events would go round for ever: take it out"]
+                        [f"topic {entry.topic.name!r}: member {static.ip}:{static.port} is the broker's own "
+                         "data socket; events would go round for ever: take it out"]
                     )  # fmt: skip
-                group.members[static.ip, static.port] = Membership(member)
+
+    def configure(self, config: BrokerConfig, gone: Iterable[int]) -> None:
+        """Go by another configuration, all at once; topics that are ``gone`` lose every member.
+
+        Static members come and go as the configuration says; members with a lease stay. Checked before.
+        """
+        for topic in gone:
+            self._groups[topic].clear()
+            self._versions[topic] += 1
+        self._limits, self._lease = config.limits, config.control.lease
+        self._by_name = {entry.topic.name: entry.topic for entry in config.topics}
+        for entry in config.topics:
+            topic = entry.topic.id
+            self._versions.setdefault(topic, 1)
+            groups = self._groups.setdefault(topic, {})
+            wanted = {(static.ip, static.port): static for static in entry.members}
+            for state in list(groups.values()):
+                for endpoint, known in list(state.members.items()):
+                    static_ = wanted.get(endpoint)
+                    if (
+                        known.expires is None
+                        and static_ is not None
+                        and _is(known.member, state.name, static_)
+                    ):
+                        del wanted[endpoint]
+                    elif known.expires is None or static_ is not None:
+                        self._remove(topic, state, endpoint)
+            for static in wanted.values():
+                self._add_static(topic, static)
+                self._versions[topic] += 1
+
+    def forget(self, topic: int) -> None:
+        """A topic is gone for good."""
+        self._groups.pop(topic, None)
+        self._versions.pop(topic, None)
+
+    def touch(self, topic: int) -> None:
+        """Something else than the members makes the topic's route another one."""
+        self._versions[topic] += 1
+
+    def _add_static(self, topic: int, static: StaticMember) -> None:
+        group = self._group(topic, static.group or own_group(static.ip, static.port))
+        group.members[static.ip, static.port] = Membership(Member(static.ip, static.port, static.mac))
 
     @property
     def topics(self) -> Iterable[Topic]:
@@ -172,6 +218,47 @@ class Registry:
         self._versions[topic.id] += 1
         self._leaving.pop(membership.holder, None)
         return Subscribed(topic, wanted)
+
+    def restore(self, topic: int, group: str, endpoint: tuple[str, int], client: int, expires: float) -> bool:
+        """Take back a member of a former life; whether that could be.
+
+        It cannot where the configuration has come to speak against it.
+        """
+        own = endpoint[1] == self._data_port and self._is_local(endpoint[0])
+        groups = self._groups[topic]
+        if own or any(endpoint in state.members for state in groups.values()):
+            return False
+        if group not in groups and len(groups) >= self._limits.groups_per_topic:
+            return False
+        state = self._group(topic, group)
+        if len(state.members) >= self._limits.members_per_group:
+            return False
+        state.members[endpoint] = Membership(Member(*endpoint), client, expires)
+        self._versions[topic] += 1
+        return True
+
+    def restore_leaving(self, holder: Holder, topics: Iterable[int], deadline: float) -> None:
+        """Go on with a drain of a former life."""
+        self._leaving[holder] = Leaving(frozenset(topics) & self._groups.keys(), deadline)
+
+    def leaving(self) -> Mapping[Holder, Leaving]:
+        """The members that drain, or have drained lately."""
+        return self._leaving
+
+    def evict(self, topic: int, group: str, endpoint: tuple[str, int]) -> Holder | None:
+        """Take one member with a lease out of one group; who it was, or None."""
+        state = self._groups[topic].get(group)
+        known = state.members.get(endpoint) if state else None
+        if state is None or known is None or known.expires is None:
+            return None
+        self._remove(topic, state, endpoint)
+        return known.holder
+
+    def drain_one(self, holder: Holder, topic: int, deadline: float) -> None:
+        """Remember that a member which was evicted from a topic may confirm until ``deadline``."""
+        known = self._leaving.setdefault(holder, Leaving(frozenset(), deadline))
+        known.topics |= {topic}
+        known.deadline = max(known.deadline, deadline)
 
     def unsubscribe(self, name: str, group: str | None, endpoint: tuple[str, int]) -> bool:
         """Take ``endpoint`` out of a group; whether it was in. Static members stay."""
@@ -285,6 +372,11 @@ class Registry:
                 f"topic {topic.name!r} has {len(groups)} groups already",
                 "raise limits.groups_per_topic, or join one of them",
             )
+
+
+def _is(member: Member, group: str, static: StaticMember) -> bool:
+    wanted = static.group or own_group(static.ip, static.port)
+    return (member.mac, group) == (static.mac, wanted)
 
 
 def own_group(ip: str, port: int) -> str:

@@ -48,8 +48,18 @@ class FastPath(Protocol):
         """Take the topic's route out of the kernel; its packets come up to the slow path."""
         ...
 
+    def adopted(self) -> Mapping[int, int]:
+        """Topic ids and epochs of the routes that a former broker of this name left in the kernel.
+
+        Their tickets and counters go on. A topic is in it until it is installed or withdrawn.
+        """
+        ...
+
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
-        """Datagrams by topic and reason since the start; topic 0 holds what had no topic yet."""
+        """Datagrams by topic and reason; topic 0 holds what had no topic yet.
+
+        Counted since the start, or since that of the broker whose routes were adopted.
+        """
         ...
 
     def on_change(self, callback: Callable[[], None]) -> None:
@@ -84,9 +94,9 @@ class LocalTickets:
 class NoFastPath:
     """Stands in where the fast path is off or cannot be had; says why wherever it is asked."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, tickets: Tickets | None = None) -> None:
         self._reason = reason
-        self._tickets = LocalTickets()
+        self._tickets: Tickets = LocalTickets() if tickets is None else tickets
 
     @property
     def tickets(self) -> Tickets:
@@ -100,6 +110,9 @@ class NoFastPath:
 
     async def withdraw(self, topic: int) -> None:
         return
+
+    def adopted(self) -> Mapping[int, int]:
+        return {}
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         return {}

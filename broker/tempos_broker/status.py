@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tempos import FastPathStatus, PathChoice, Reason, Route
+from tempos import FastPathStatus, PathChoice, PathPolicy, Reason, Route
+from tempos_broker import privileges
 from tempos_broker.control import ControlServer, topic_fields
 from tempos_broker.ledger import GroupRow, Holder, Ledger, TopicLedger
 from tempos_broker.membership import Registry
+from tempos_broker.memory import Counters
 from tempos_broker.slowpath import BESIDE, SlowPathStatus
-
-Counters = Mapping[int, Mapping[Reason, int]]
 
 #: What the fast path decides for good; every other reason of it hands the packet up.
 FAST_LOSSES = (Reason.NO_EGRESS,)
@@ -26,38 +26,70 @@ FAST_LOSSES = (Reason.NO_EGRESS,)
 
 @dataclass(slots=True)
 class TopicState:
-    """A topic's route in force, the version of its membership, and which path serves it."""
+    """A topic's route in force, the version of its membership, and which path serves it.
+
+    ``moved``: what a command said of the path; None: what the configuration says holds.
+    """
 
     route: Route
     version: int = 0
     choice: PathChoice | None = None
+    moved: PathPolicy | None = None
+
+    @property
+    def policy(self) -> PathPolicy:
+        return self.moved or self.route.topic.policy
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Tickets drawn so far from the groups of a topic's route; ``slack`` events passed while counting."""
+    """Tickets drawn so far, by open epoch and group; ``slack`` events passed while counting."""
 
-    tickets: Sequence[int]
+    tickets: Mapping[int, Sequence[int]]
     slack: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What both paths and the ticket counters say at one moment.
+
+    ``fast_raw``: the fast path's counters as the kernel has them, before those of former lives are added.
+    """
+
+    slow: Counters
+    fast: Counters
+    drawn: Mapping[int, Drawn]
+    fast_raw: Counters
+
+
+def ledger_document(
+    *, registry: Registry, ledger: Ledger, states: Mapping[int, TopicState], counted: Counted
+) -> dict[str, Any]:
+    """The account of every topic, as JSON values."""
+    topics = [_ledger_topic(states[topic.id], _account(ledger, topic.id, counted), counted)
+              for topic in registry.topics]  # fmt: skip
+    return {
+        "balanced": all(topic["balanced"] for topic in topics),
+        "topics": topics,
+        "unattributed": _labelled(_of_no_topic(counted.slow, states)),
+    }
 
 
 def status_document(
     *,
     broker: dict[str, Any],
     slow: SlowPathStatus,
-    slow_counters: Counters,
     fast: FastPathStatus,
-    fast_counters: Counters,
     control: ControlServer,
     registry: Registry,
     ledger: Ledger,
     states: Mapping[int, TopicState],
-    drawn: Mapping[int, Drawn],
+    counted: Counted,
     now: float,
 ) -> dict[str, Any]:
     """The whole document, as JSON values."""
     return {
-        "broker": broker,
+        "broker": {**broker, "privileges": privileges.describe()},
         "paths": {
             "slow": {
                 "io": slow.io,
@@ -74,34 +106,31 @@ def status_document(
                     {"name": entry.name, "mode": entry.mode, "reason": entry.reason}
                     for entry in fast.interfaces
                 ],
-                "passed": _labelled(_of_no_topic(fast_counters, states)),
+                "passed": _labelled(_of_no_topic(counted.fast, states)),
             },
         },
-        "control": {"served": dict(control.served), "refused": dict(control.refused)},
+        "control": {
+            "served": dict(control.served),
+            "refused": dict(control.refused),
+            "replies": dict(control.replies),
+        },
         "topics": [
             _topic(
                 states[topic.id],
-                _account(
-                    ledger,
-                    topic.id,
-                    slow_counters.get(topic.id, {}),
-                    fast_counters.get(topic.id, {}),
-                    drawn[topic.id],
-                ),
-                slow_counters.get(topic.id, {}),
-                fast_counters.get(topic.id, {}),
+                _account(ledger, topic.id, counted),
+                counted.slow.get(topic.id, {}),
+                counted.fast.get(topic.id, {}),
                 registry,
                 now,
             )
             for topic in registry.topics
         ],
-        "unattributed": _labelled(_of_no_topic(slow_counters, states)),
+        "unattributed": _labelled(_of_no_topic(counted.slow, states)),
     }
 
 
-def _account(
-    ledger: Ledger, topic: int, slow: Mapping[Reason, int], fast: Mapping[Reason, int], drawn: Drawn
-) -> TopicLedger:
+def _account(ledger: Ledger, topic: int, counted: Counted) -> TopicLedger:
+    slow, fast, drawn = counted.slow.get(topic, {}), counted.fast.get(topic, {}), counted.drawn[topic]
     refused: dict[Reason, int] = {reason: fast.get(reason, 0) for reason in FAST_LOSSES}
     refused |= {reason: count for reason, count in slow.items() if reason not in {Reason.FORWARDED, *BESIDE}}
     forwarded = fast.get(Reason.FORWARDED, 0), slow.get(Reason.FORWARDED, 0)
@@ -135,7 +164,7 @@ def _topic(
     }
     return {
         **topic_fields(topic),
-        "policy": topic.policy.value,
+        "policy": state.policy.value,
         "path": state.choice.path.value if state.choice else None,
         "reason": state.choice.reason if state.choice else "starting",
         "epoch": state.route.epoch,
@@ -148,6 +177,47 @@ def _topic(
         "balanced": account.balanced,
         "problems": list(account.problems),
         "groups": [_group(group, leases, now) for group in account.groups],
+    }
+
+
+def _ledger_topic(state: TopicState, account: TopicLedger, counted: Counted) -> dict[str, Any]:
+    topic = state.route.topic
+    slow = counted.slow.get(topic.id, {})
+    return {
+        "id": topic.id,
+        "name": topic.name,
+        "epoch": state.route.epoch,
+        "received": account.received,
+        "fast": account.fast,
+        "slow": account.slow,
+        "refused": _labelled(account.refused),
+        "unsent": _labelled({reason: slow.get(reason, 0) for reason in BESIDE}),
+        "balanced": account.balanced,
+        "problems": list(account.problems),
+        "groups": [
+            {
+                "name": group.name,
+                "tickets": group.tickets,
+                "delivered": group.delivered,
+                "unconfirmed": group.unconfirmed,
+                "lost": group.lost,
+                "unknown": group.unknown,
+                "members": [
+                    {
+                        "ip": row.holder.ip,
+                        "port": row.holder.port,
+                        "static": row.holder.client is None,
+                        "left": row.left,
+                        "ticketed": row.ticketed,
+                        "delivered": row.delivered,
+                        "unconfirmed": row.unconfirmed,
+                        "lost": row.lost,
+                    }
+                    for row in group.members
+                ],
+            }
+            for group in account.groups
+        ],
     }
 
 
@@ -173,6 +243,7 @@ def _group(group: GroupRow, leases: Mapping[tuple[str, Holder], float | None], n
                 "delivered": row.delivered,
             }
             for row in group.members
+            if not row.left
         ],
     }
 

@@ -32,14 +32,17 @@ from tempos.model import (
 )
 
 if TYPE_CHECKING:
+    from tempos.auth import Key
     from tempos.publisher import Publisher, PublisherStats
-    from tempos.subscriber import Event, Subscriber, SubscriberStats
+    from tempos.subscriber import Drained, Event, Subscriber, SubscriberStats
 
 __version__ = "0.1.0"
 
 # These bring asyncio with them, which those who only want the words need not wait for.
 _LATE = {
+    "Drained": "tempos.subscriber",
     "Event": "tempos.subscriber",
+    "Key": "tempos.auth",
     "Publisher": "tempos.publisher",
     "PublisherStats": "tempos.publisher",
     "Subscriber": "tempos.subscriber",
@@ -68,12 +71,14 @@ __all__ = [
     "BodyError",
     "ConfigError",
     "ControlRefused",
+    "Drained",
     "Event",
     "EventTooBig",
     "FastPathStatus",
     "Framing",
     "Group",
     "InterfaceStatus",
+    "Key",
     "LocalError",
     "Member",
     "NoAnswer",

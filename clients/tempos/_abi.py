@@ -24,6 +24,10 @@ MAX_GROUPS = 16
 MAX_MEMBERS = 512
 MAX_LISTEN = 8
 MAX_EGRESS = 64
+MAX_SOURCES = 8
+
+#: Of the layout of everything the kernel keeps from one broker to the next.
+ABI_FINGERPRINT = 0xefce59d1a4f71998
 
 
 class Reason(enum.IntEnum):
@@ -58,6 +62,8 @@ class Reason(enum.IntEnum):
     SEND_ERROR = 26
     SOCKET_OVERRUN = 27
     BURST = 28
+    FOREIGN_SOURCE = 29
+    BROKER_GONE = 30
 
     @property
     def label(self) -> str:
@@ -96,6 +102,8 @@ REASON_TEXTS = {
     Reason.SEND_ERROR: 'the kernel refused to send to a member: lost to that group',
     Reason.SOCKET_OVERRUN: "the kernel's socket buffer was full before the broker could read",
     Reason.BURST: 'several datagrams in one buffer (GSO, GRO): cut up only further on',
+    Reason.FOREIGN_SOURCE: "the source is not in the topic's networks",
+    Reason.BROKER_GONE: 'user space is gone and the policy says pass',
 }
 
 #: The event header: topic, version_flags, reserved, epoch, publisher, sequence, delivery_sequence, sent_ns.

@@ -43,9 +43,18 @@ class ControlLink(asyncio.DatagramProtocol):
         """Become a member and stay one; raises as :meth:`ask`."""
         return await self._wait(self._session.subscribe(topic, group, self._loop.time()), Subscribed)
 
+    async def unsubscribe(self, topic: str) -> Answered | None:
+        """Leave one topic; None if this is no member of it. Raises as :meth:`ask`."""
+        request = self._session.unsubscribe(topic, self._loop.time())
+        return None if request is None else await self._wait(request, Answered)
+
     async def goodbye(self) -> Answered:
         """Leave everything with the final counts; raises as :meth:`ask`."""
         return await self._wait(self._session.goodbye(self._loop.time()), Answered)
+
+    async def drain(self, patience: float) -> Answered:
+        """Leave everything, losing nothing, within ``patience`` seconds; raises as :meth:`ask`."""
+        return await self._wait(self._session.drain(self._loop.time(), patience), Answered)
 
     async def close(self) -> None:
         """Stop at once, whatever is unanswered; safe to call twice."""
@@ -60,6 +69,9 @@ class ControlLink(asyncio.DatagramProtocol):
             await asyncio.shield(self._closed)
 
     async def _wait(self, request: int, kind: type[_T]) -> _T:
+        if self._transport is None or self._transport.is_closing():
+            self._session.forget(request)
+            raise LocalError("the way to the broker is closed")
         future: asyncio.Future[_T] = self._loop.create_future()
         self._waiting[request] = future
         self._pump()

@@ -22,10 +22,19 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from tempos import _abi, publisher, subscriber
+from tempos.auth import Key
 from tempos.errors import LocalError, TemposError
 from tempos.model import Member, Topic
 from tempos.publisher import PublisherStats
-from tempos.subscriber import QUEUE, RECEIVE_BUFFER, Event, SubscriberStats
+from tempos.subscriber import (
+    CLOSE_PATIENCE,
+    DRAIN_PATIENCE,
+    QUEUE,
+    RECEIVE_BUFFER,
+    Drained,
+    Event,
+    SubscriberStats,
+)
 
 #: Events that may wait for the publisher's thread before `publish` blocks.
 WAITING = 4096
@@ -87,6 +96,7 @@ class Publisher:
         topics: Sequence[Topic] | None = None,
         linger: float = 0,
         send_buffer: int | None = None,
+        auth: Key | None = None,
     ) -> None:
         self._options: dict[str, Any] = {
             "data_port": data_port,
@@ -94,6 +104,7 @@ class Publisher:
             "topics": topics,
             "linger": linger,
             "send_buffer": send_buffer,
+            "auth": auth,
         }
         self._broker = broker
         self._thread: _LoopThread | None = None
@@ -211,6 +222,7 @@ class Subscriber:
         receive_buffer: int = RECEIVE_BUFFER,
         queue: int = QUEUE,
         timeout: float | None = None,
+        auth: Key | None = None,
     ) -> None:
         self._inner = subscriber.Subscriber(
             broker,
@@ -220,6 +232,7 @@ class Subscriber:
             port=port,
             receive_buffer=receive_buffer,
             queue=queue,
+            auth=auth,
         )
         self._timeout = timeout
         self._thread: _LoopThread | None = None
@@ -285,11 +298,25 @@ class Subscriber:
             event = self._inner.poll()
         return event
 
+    def unsubscribe(self, topic: str) -> None:
+        """Leave one of the topics, as :meth:`tempos.Subscriber.unsubscribe` does."""
+        if self._thread is None:
+            raise LocalError("this subscriber is not open: use it inside 'with Subscriber(...)'")
+        self._thread.call(self._inner.unsubscribe(topic))
+
+    def drain(self, patience: float = DRAIN_PATIENCE) -> Drained | None:
+        """Leave the groups, losing nothing, and close, as :meth:`tempos.Subscriber.drain` does.
+
+        What arrived can still be read with :meth:`poll`.
+        """
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return None
+        try:
+            return thread.call(self._inner.drain(patience))
+        finally:
+            thread.stop()
+
     def close(self) -> None:
         """Leave the groups and release everything; safe to call twice."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            try:
-                thread.call(self._inner.close())
-            finally:
-                thread.stop()
+        self.drain(CLOSE_PATIENCE)

@@ -4,8 +4,11 @@ Pure functions and values for both ends. Every request carries an id and is idem
 client may repeat it until an answer comes. Which operations exist and which fields they take is the
 table :data:`OPERATIONS`; both ends and the documentation are made from it.
 
-A request:  {"v": 1, "id": u32, "op": str, "client": u64, ...fields}
+A request:  {"v": 1, "id": u32, "op": str, "client": u64, ...fields, "pad": zero bytes}
 A reply:    {"v": 1, "id": u32, "ok": {...}}  or  {"v": 1, "id": u32, "error": {"code", "text", "hint"}}
+
+A broker never answers with more bytes than it was asked with, so that nobody can use it to flood a third
+party; ``pad`` makes the room that the answer takes. :mod:`tempos.auth` wraps both in a signature.
 """
 
 from __future__ import annotations
@@ -27,6 +30,11 @@ MAX_PATIENCE, PATIENCE = 60_000, 5_000
 #: Back-off of a client: seconds before each repetition; five tries in all.
 RETRY_AFTER = (0.2, 0.4, 0.8, 1.6, 3.2)
 
+#: Bytes that a request is padded to at least, and bytes of padding that those have at least whose answer
+#: repeats what they name: topic, group, and the broker's timing.
+PADDED, PADDED_ANSWER, PAD_ANSWER = 256, 512, 128
+_TELLING = frozenset({"hello", "resolve", "subscribe"})
+
 U32 = 0xFFFFFFFF
 U64 = 0xFFFFFFFFFFFFFFFF
 
@@ -40,6 +48,8 @@ class Code:
     UNKNOWN_MEMBER = "unknown member"
     NOT_ALLOWED = "not allowed"
     LIMIT = "limit reached"
+    CLOCK = "clock differs"
+    TOO_SHORT = "request too short"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +137,14 @@ class BadRequest(WireError):
 
 
 def encode_request(op: str, request_id: int, client: int, **fields: Any) -> bytes:
-    """A request datagram. ``received`` takes a list of :class:`Received`."""
+    """A request datagram, padded for its answer. ``received`` takes a list of :class:`Received`."""
     if "received" in fields:
         fields["received"] = [(r.topic, r.group, r.epoch, r.datagrams) for r in fields["received"]]
     present = {key: value for key, value in fields.items() if value is not None}
-    return bytes(msgpack.packb({"v": VERSION, "id": request_id, "op": op, "client": client, **present}))
+    message = {"v": VERSION, "id": request_id, "op": op, "client": client, **present}
+    bare = bytes(msgpack.packb(message))
+    pad = max(PAD_ANSWER, PADDED_ANSWER - len(bare)) if op in _TELLING else PADDED - len(bare)
+    return bytes(msgpack.packb({**message, "pad": bytes(pad)})) if pad > 0 else bare
 
 
 def decode_request(datagram: bytes) -> Request:
@@ -178,6 +191,18 @@ def encode_error(request_id: int, code: str, text: str, hint: str = "") -> bytes
     """A negative answer: what happened and what to do about it."""
     error = {"code": code, "text": text, "hint": hint}
     return bytes(msgpack.packb({"v": VERSION, "id": request_id, "error": error}))
+
+
+def encode_error_within(room: int, request_id: int, code: str, text: str, hint: str = "") -> bytes | None:
+    """A negative answer of at most ``room`` bytes, or None if the code alone is more.
+
+    The hint is left out first, then the text.
+    """
+    for kept_text, kept_hint in ((text, hint), (text, ""), ("", "")):
+        datagram = encode_error(request_id, code, kept_text, kept_hint)
+        if len(datagram) <= room:
+            return datagram
+    return None
 
 
 def decode_reply(datagram: bytes) -> Reply:

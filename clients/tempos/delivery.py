@@ -67,6 +67,33 @@ class _Epoch:
         return True
 
 
+class Tally:
+    """The delivery account of one member in one group of a ``raw`` topic: nothing but a count.
+
+    A broker that has lost its memory begins to count anew; so the count at which it said that it does not
+    know this member is what it will not count any more.
+    """
+
+    __slots__ = ("_base", "_mark", "datagrams")
+
+    def __init__(self) -> None:
+        #: Datagrams since the start.
+        self.datagrams = 0
+        self._mark = self._base = 0
+
+    def forgotten(self) -> None:
+        """The broker does not know this member (any more)."""
+        self._mark = self.datagrams
+
+    def new_broker(self) -> None:
+        """The broker is another instance now, and counts from when it said that it knows nothing."""
+        self._base = self._mark
+
+    def report(self, topic: int, group: str) -> list[Received]:
+        """What a heartbeat tells: one count over all epochs, under epoch 0."""
+        return [Received(topic, group, 0, self.datagrams - self._base)]
+
+
 class GapTracker:
     """The delivery account of one member in one group of one topic."""
 

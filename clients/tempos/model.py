@@ -43,6 +43,7 @@ class Topic:
     """What both paths and the clients need to know of a topic.
 
     ``id`` is 1-254 (the first payload byte), ``priority`` 0-7 inside its class, 7 served first.
+    ``sources``: the IPv4 networks (CIDR, at most 8) whose events are taken; none: all are.
     """
 
     id: int
@@ -51,6 +52,7 @@ class Topic:
     priority: int = 0
     framing: Framing = Framing.EVENT
     policy: PathPolicy = PathPolicy.AUTO
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

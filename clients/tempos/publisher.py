@@ -22,6 +22,7 @@ from typing import Any, cast
 
 from tempos import _abi, _sockets, wire
 from tempos._control_link import ControlLink
+from tempos.auth import Key, Signer
 from tempos.control import MAX_NAME
 from tempos.errors import BodyError, EventTooBig, LocalError
 from tempos.model import Framing, Topic
@@ -127,7 +128,8 @@ class Publisher:
 
     ``topics`` are known beforehand and not asked of the broker: with them a publisher works where no
     control port is, and straight to a receiver. With ``linger`` (seconds) events wait for at most that
-    long to travel together in one datagram. ``send_buffer``: bytes of socket buffer to ask for.
+    long to travel together in one datagram. ``send_buffer``: bytes of socket buffer to ask for. ``auth``:
+    the key that signs what is asked of the broker (events are not signed).
 
     Entering raises :class:`LocalError` when there is no way to the broker. A publisher belongs to the
     event loop it was entered in.
@@ -142,6 +144,7 @@ class Publisher:
         topics: Sequence[Topic] | None = None,
         linger: float = 0,
         send_buffer: int | None = None,
+        auth: Key | None = None,
     ) -> None:
         if linger < 0:
             raise LocalError(f"linger is {linger} s, it cannot be negative")
@@ -152,6 +155,7 @@ class Publisher:
         self._control_port = control_port
         self._linger = linger
         self._send_buffer = send_buffer
+        self._signer = None if auth is None else Signer(auth, time.time)
         self._outlets = {topic.name: _Outlet(topic) for topic in topics or ()}
         self._batching = 1 if linger else 0
         self._limit = 0
@@ -330,7 +334,7 @@ class Publisher:
             if self._link is None:
                 client = int.from_bytes(os.urandom(8), "big")
                 name = f"{self.broker}:{self._control_port}"
-                session = ControlSession(client=client, broker=name)
+                session = ControlSession(client=client, broker=name, signer=self._signer)
                 self._link = await ControlLink.open(self._address, self._control_port, session, _ignore_event)
             return self._link
 

@@ -9,24 +9,31 @@ out. A shell calls, in this order and whenever it likes:
     next_event()                  until it gives None
 
 Rules: a request is repeated after ``control.RETRY_AFTER`` and fails with :class:`NoAnswer` after the
-last; heartbeats go as long as there is a membership, each with fresh counts in place of one that is
-still unanswered; a broker that does not know this member any more is subscribed to again.
+last, each time signed anew where a key is given; heartbeats go as long as there is a membership, each
+with fresh counts in place of one that is still unanswered; a broker that does not know this member any
+more is subscribed to again; a drain is asked again, with fresh counts, until it is answered.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tempos import _abi, control
+from tempos import _abi, auth, control
 from tempos.control import Received
 from tempos.errors import ControlRefused, NoAnswer, WireError
 from tempos.model import Framing, Quality, Topic
 
 #: Seconds between heartbeats are never fewer than this, whatever a broker asks for.
 MIN_HEARTBEAT = 0.02
+#: Seconds between two requests of a drain, each with newer counts: the first few come sooner, for most
+#: drains are over at once. How much longer than its patience one waits for the last answer.
+DRAIN_AGAIN, DRAIN_SOONER = 0.05, 0.01
+DRAIN_GRACE = 1.0
+#: Signed requests of a drain whose answer may still be on its way.
+KEPT_NONCES = 32
 _U32 = 0xFFFFFFFF
 
 
@@ -110,7 +117,14 @@ class BrokerBack:
     seconds: float
 
 
-SessionEvent = Answered | Failed | Subscribed | RenewalFailed | BrokerChanged | BrokerSilent | BrokerBack
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """The broker does not know this member (any more); it is being subscribed again."""
+
+
+SessionEvent = (
+    Answered | Failed | Subscribed | RenewalFailed | BrokerChanged | BrokerSilent | BrokerBack | Forgotten
+)
 
 
 @dataclass(slots=True)
@@ -124,6 +138,13 @@ class _Pending:
     tries: int = 1
     membership: _Membership | None = None
     rows: Sequence[Received] = ()
+    #: Of the signed datagrams sent so far; an answer carries one of them.
+    nonces: list[bytes] = field(default_factory=list)
+    clock_followed: bool = False
+    #: What a reply said that nobody has signed: not believed, but told if no other comes.
+    rumour: str = ""
+    #: Of a drain: until when it is asked again and again.
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +159,20 @@ class ControlSession:
     """One client at one broker.
 
     ``client`` is a random u64 chosen at the start of the client, ``broker`` names the broker's control
-    address in error texts, ``port`` is the UDP port on which this client receives data (0: none).
+    address in error texts, ``port`` is the UDP port on which this client receives data (0: none). With a
+    ``signer`` every request is signed, and only signed replies are believed.
     """
 
-    def __init__(self, *, client: int, broker: str, port: int = 0, counts: Counts | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        client: int,
+        broker: str,
+        port: int = 0,
+        counts: Counts | None = None,
+        signer: auth.Signer | None = None,
+    ) -> None:
+        self._signer = signer
         self._client = client
         self._broker = broker
         self._port = port
@@ -162,6 +193,8 @@ class ControlSession:
         self.malformed = 0
         #: Replies to nothing that is asked: repeated ones, late ones.
         self.unmatched = 0
+        #: Replies without the signature they ought to have.
+        self.unsigned = 0
 
     # What a client asks
 
@@ -172,6 +205,15 @@ class ControlSession:
     def subscribe(self, topic: str, group: str | None, now: float) -> int:
         """Ask to become a member; the answer is a :class:`Subscribed`, and heartbeats begin with it."""
         return self._subscribe(_Membership(topic, group), now)
+
+    def unsubscribe(self, topic: str, now: float) -> int | None:
+        """Leave one topic; None if this is no member of it. What still arrives is told by heartbeats."""
+        for membership in self._memberships:
+            if membership.topic == topic:
+                del self._memberships[membership]
+                fields = {"topic": topic, "port": self._port, "group": membership.group}
+                return self._begin("unsubscribe", now, fields)
+        return None
 
     def goodbye(self, now: float) -> int:
         """Leave everything and tell the final counts. No heartbeat and no renewal follows."""
@@ -184,6 +226,39 @@ class ControlSession:
             self._begin("heartbeat", now, {"port": self._port, "received": rows}, rows=rows)
         return self._begin("goodbye", now, {"port": self._port, "received": rest}, rows=rest)
 
+    def drain(self, now: float, patience: float) -> int:
+        """Leave everything and go on telling counts until the broker says that nothing is on its way.
+
+        ``patience``: seconds that the broker may wait for that. No heartbeat and no renewal follows.
+        """
+        self._memberships.clear()
+        self._heartbeat_at = self._renew_at = None
+        self._pending.clear()
+        fields = {"port": self._port, "received": [], "patience_ms": round(patience * 1000)}
+        self._outgoing.clear()
+        request = self._begin("drain", now, fields)
+        pending = self._pending[request]
+        pending.until = now + patience + DRAIN_GRACE
+        # Made only for its id: what is sent has the counts.
+        self._outgoing.clear()
+        self._drain_again(request, pending, now)
+        return request
+
+    def _drain_again(self, request: int, pending: _Pending, now: float) -> None:
+        pending.due = now + (DRAIN_SOONER if now - pending.started < DRAIN_AGAIN else DRAIN_AGAIN)
+        pending.tries += 1
+        patience = max(0, round((pending.until or now) - DRAIN_GRACE - pending.started, 3))
+        *ahead, rest = _pages(self._counts.report())
+        # What does not fit beside the drain goes ahead; nobody waits for those answers.
+        for rows in ahead:
+            self.forget(self._begin("heartbeat", now, {"port": self._port, "received": rows}))
+        pending.rows = rest
+        pending.datagram = control.encode_request(
+            "drain", request, self._client, port=self._port, received=rest, patience_ms=round(patience * 1000)
+        )
+        del pending.nonces[:-KEPT_NONCES]
+        self._put(pending)
+
     def forget(self, request: int) -> None:
         """Nobody waits for this request any more."""
         self._pending.pop(request, None)
@@ -191,14 +266,23 @@ class ControlSession:
     # What the shell calls
 
     def receive_datagram(self, data: bytes, now: float) -> None:
+        nonce, time_ms = b"", 0
+        if self._signer is not None:
+            try:
+                nonce, time_ms, data = self._signer.open(data)
+            except WireError:
+                self._unsigned_reply(data)
+                return
         try:
             reply = control.decode_reply(data)
         except WireError:
             self.malformed += 1
             return
         pending = self._pending.get(reply.id)
-        if pending is None:
+        if pending is None or (self._signer is not None and nonce not in pending.nonces):
             self.unmatched += 1
+            return
+        if reply.error is not None and self._follow_clock(reply.id, pending, reply.error, time_ms, now):
             return
         if reply.error is not None:
             del self._pending[reply.id]
@@ -252,20 +336,32 @@ class ControlSession:
         self._next_id = request = (self._next_id + 1) & _U32
         datagram = control.encode_request(op, request, self._client, **fields)
         due = now + control.RETRY_AFTER[0]
-        self._pending[request] = _Pending(op, datagram, now, due, membership=membership, rows=rows)
-        self._outgoing.append(datagram)
+        pending = _Pending(op, datagram, now, due, membership=membership, rows=rows)
+        self._pending[request] = pending
+        self._put(pending)
         return request
 
+    def _put(self, pending: _Pending) -> None:
+        datagram = pending.datagram
+        if self._signer is not None:
+            datagram, nonce = self._signer.sign(datagram)
+            pending.nonces.append(nonce)
+        self._outgoing.append(datagram)
+
     def _repeat(self, request: int, pending: _Pending, now: float) -> None:
-        if pending.tries < len(control.RETRY_AFTER):
+        if pending.until is not None and now < pending.until:
+            self._drain_again(request, pending, now)
+            return
+        if pending.until is None and pending.tries < len(control.RETRY_AFTER):
             pending.due = now + control.RETRY_AFTER[pending.tries]
             pending.tries += 1
-            self._outgoing.append(pending.datagram)
+            self._put(pending)
             return
         del self._pending[request]
         error = NoAnswer(
             f"{pending.op}: no answer from the broker at {self._broker} after {pending.tries} tries in "
             f"{now - pending.started:.1f} s: is it running there, and is UDP let through?"
+            + (f" An unsigned reply says: {pending.rumour}" if pending.rumour else "")
         )
         self._on_no_answer(request, pending, error, now)
 
@@ -292,6 +388,28 @@ class ControlSession:
             self._events.append(BrokerSilent(silence))
 
     # Answers
+
+    def _unsigned_reply(self, data: bytes) -> None:
+        self.unsigned += 1
+        try:
+            reply = control.decode_reply(data)
+        except WireError:
+            return
+        pending = self._pending.get(reply.id)
+        if pending is not None and reply.error is not None:
+            pending.rumour = str(reply.error)
+
+    def _follow_clock(
+        self, request: int, pending: _Pending, error: ControlRefused, time_ms: int, now: float
+    ) -> bool:
+        """Whether a request is asked again by the broker's clock; once, then a refusal is one."""
+        if self._signer is None or error.code != control.Code.CLOCK or pending.clock_followed:
+            return False
+        pending.clock_followed = True
+        self._signer.follow(time_ms)
+        self._answered(now)
+        self._repeat(request, pending, now)
+        return True
 
     def _answered(self, now: float) -> None:
         if self._silent:
@@ -334,6 +452,7 @@ class ControlSession:
 
     def _on_refused(self, request: int, pending: _Pending, error: ControlRefused, now: float) -> None:
         if pending.op == "heartbeat" and error.code == control.Code.UNKNOWN_MEMBER:
+            self._events.append(Forgotten())
             if self._renew_at is None:
                 self._renew(now)
         elif pending.membership in self._memberships:
@@ -395,5 +514,6 @@ def _pages(rows: Sequence[Received]) -> list[list[Received]]:
     return pages
 
 
-#: What a request leaves for rows: its map, version, id, operation, client, port and the list's head.
-_PAGE_ROOM = control.MAX_DATAGRAM - 80
+#: What a request leaves for rows: its map, version, id, operation, client, port, the list's head, and
+#: the signature around it.
+_PAGE_ROOM = control.MAX_DATAGRAM - 80 - auth.OVERHEAD

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 
 from tempos import _abi, _sockets, wire
 from tempos._control_link import ControlLink
-from tempos.control import Received
-from tempos.delivery import GapTracker
-from tempos.errors import LocalError, RemoteError, WireError
+from tempos._feeds import Feed, Feeds
+from tempos.auth import Key, Signer
+from tempos.control import MAX_PATIENCE, Code
+from tempos.errors import ControlRefused, LocalError, RemoteError, WireError
 from tempos.model import Framing, Member, Topic
 from tempos.session import (
     BrokerBack,
@@ -30,6 +31,7 @@ from tempos.session import (
     BrokerSilent,
     ControlSession,
     Failed,
+    Forgotten,
     RenewalFailed,
     SessionEvent,
     Subscribed,
@@ -44,6 +46,8 @@ EARLY = 1024
 #: the broker's answer, and how far apart two warnings about losses are.
 TURN_AFTER = 0.02
 GOODBYE_LIMIT = 1.0
+#: Seconds that a drain waits for what is on its way, and that a close does.
+DRAIN_PATIENCE, CLOSE_PATIENCE = 5.0, 1.0
 WARN_EVERY = 10.0
 #: How often a close empties the socket at most: against a flood it would never be empty.
 CLOSING_READS = 1000
@@ -111,51 +115,16 @@ class SubscriberStats:
     receive_buffer: int
 
 
-class _Feed:
-    """One topic of this member."""
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What a drain came to, in datagrams over the whole membership, by the broker's account.
 
-    __slots__ = ("dropped", "group", "is_event", "name", "see", "topic", "tracker")
+    ``ticketed``: meant for this member; ``delivered``: arrived here; ``lost``: did not.
+    """
 
-    def __init__(self, topic: Topic, group: str) -> None:
-        self.topic = topic
-        self.name = topic.name
-        self.group = group
-        self.is_event = topic.framing is Framing.EVENT
-        self.tracker = GapTracker()
-        self.see = self.tracker.see
-        # Datagrams dropped for a full queue since the last event.
-        self.dropped = 0
-
-
-class _Feeds:
-    """The topics of a member by id; also what its heartbeats tell (see ``session.Counts``)."""
-
-    def __init__(self) -> None:
-        self.by_id: list[_Feed | None] = [None] * _abi.TOPICS
-
-    def __iter__(self) -> Any:
-        return (feed for feed in self.by_id if feed is not None)
-
-    def put(self, topic: Topic, group: str) -> _Feed:
-        """Take a membership in; what is known of the same topic goes on."""
-        known = self.by_id[topic.id]
-        if known is not None and known.topic == topic:
-            known.group = group
-            return known
-        for feed in self:
-            if feed.name == topic.name:
-                self.by_id[feed.topic.id] = None
-        feed = self.by_id[topic.id] = _Feed(topic, group)
-        return feed
-
-    def report(self) -> list[Received]:
-        return [row for feed in self for row in feed.tracker.report(feed.topic.id, feed.group)]
-
-    def acknowledge(self, rows: Sequence[Received]) -> None:
-        for row in rows:
-            feed = self.by_id[row.topic]
-            if feed is not None and feed.group == row.group:
-                feed.tracker.acknowledge(row)
+    ticketed: int
+    delivered: int
+    lost: int
 
 
 class Subscriber:
@@ -168,6 +137,7 @@ class Subscriber:
     Each event goes to one member of every group; without ``group`` this subscriber is a group of its
     own and gets them all. ``port``: UDP port for the events (0: any); ``receive_buffer``: bytes of socket
     buffer to ask for; ``queue``: events that may wait for the consumer, the newest are dropped and counted.
+    ``auth``: the key that signs what is asked of the broker.
 
     Entering raises :class:`ControlRefused` (unknown topic, limit reached), :class:`NoAnswer`, and
     :class:`LocalError` (no way there, port taken). A broker that restarts is subscribed to again without
@@ -183,6 +153,7 @@ class Subscriber:
         port: int = 0,
         receive_buffer: int = RECEIVE_BUFFER,
         queue: int = QUEUE,
+        auth: Key | None = None,
     ) -> None:
         if not topics:
             raise LocalError("a subscriber needs at least one topic")
@@ -195,9 +166,10 @@ class Subscriber:
         self._port = port
         self._receive_buffer = receive_buffer
         self._queue_limit = queue
+        self._signer = None if auth is None else Signer(auth, time.time)
         self._static: tuple[Topic, ...] = ()
         self._member: Member | None = None
-        self._feeds = _Feeds()
+        self._feeds = Feeds()
         self._queue: deque[Event] = deque()
         self._early: list[bytes] | None = []
         self._waiter: asyncio.Future[None] | None = None
@@ -205,6 +177,7 @@ class Subscriber:
         self._reader: _sockets.Reader | None = None
         self._link: ControlLink | None = None
         self._closed = False
+        self._closing: asyncio.Future[Drained | None] | None = None
         self._granted = 0
         self._datagrams = self._events = self._bytes = self._queue_full = self._overruns = 0
         self._malformed: Counter[str] = Counter()
@@ -313,25 +286,44 @@ class Subscriber:
         """The next event if there is one now. Safe from any thread, for one consumer."""
         return self._queue.popleft() if self._queue else None
 
-    async def close(self) -> None:
-        """Leave the groups, telling the broker what arrived, and release everything; safe to call twice.
+    async def unsubscribe(self, topic: str) -> None:
+        """Leave one of the topics. Nothing new is sent to this member when it returns.
 
-        Events that have arrived can still be read.
+        What was on its way is still handed out and told to the broker. Raises :class:`LocalError` for a
+        topic this subscriber is no member of, :class:`ControlRefused` and :class:`NoAnswer`.
         """
-        if self._closed:
-            return
-        self._closed = True
+        if self._link is None or await self._link.unsubscribe(topic) is None:
+            raise LocalError(f"this subscriber is no member of {topic!r}")
+
+    async def drain(self, patience: float = DRAIN_PATIENCE) -> Drained | None:
+        """Leave the groups, losing nothing, and close; None if there was nothing to leave or nobody answered.
+
+        The broker sends nothing new from the moment it hears of this, and answers when all that was on
+        its way has arrived, or after ``patience`` seconds (at most 60). What arrives meanwhile is handed
+        out as ever; after that the iterator ends. Call it beside the consumer, or read on afterwards.
+        """
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._leave(patience))
+        # A caller that gives up must not leave the sockets open behind it.
+        return await asyncio.shield(self._closing)
+
+    async def close(self) -> None:
+        """Leave the groups and release everything; safe to call twice.
+
+        Drains, but waits no longer than a second for what is on its way. Events that have arrived can
+        still be read.
+        """
+        await self.drain(CLOSE_PATIENCE)
+
+    async def _leave(self, patience: float) -> Drained | None:
         link, reader = self._link, self._reader
+        drained = None
         try:
-            if reader is not None:
-                for _ in range(CLOSING_READS):
-                    if not reader.read_now():
-                        break
             if link is not None and any(self._feeds):
-                # The lease ends the membership where the broker does not hear of it.
-                with contextlib.suppress(RemoteError, asyncio.TimeoutError):
-                    await asyncio.wait_for(link.goodbye(), GOODBYE_LIMIT)
+                drained = await self._say_leave(link, patience)
+            self._read_what_is_there()
         finally:
+            self._closed = True
             self._wake()
             try:
                 if reader is not None:
@@ -339,6 +331,33 @@ class Subscriber:
             finally:
                 if link is not None:
                     await link.close()
+        return drained
+
+    async def _say_leave(self, link: ControlLink, patience: float) -> Drained | None:
+        """Drain, or at least say goodbye; the lease ends the membership where the broker hears of neither."""
+        self._read_what_is_there()
+        patience = min(max(patience, 0.0), MAX_PATIENCE / 1000)
+        try:
+            answer = (await link.drain(patience)).fields
+            told = [answer.get(name) for name in ("ticketed", "delivered", "lost")]
+            counts = [count for count in told if type(count) is int]
+            if len(counts) == len(told):
+                return Drained(*counts)
+        except ControlRefused as error:
+            if error.code == Code.UNKNOWN_MEMBER:
+                return None
+        except (RemoteError, LocalError):
+            return None
+        with contextlib.suppress(RemoteError, asyncio.TimeoutError):
+            await asyncio.wait_for(link.goodbye(), GOODBYE_LIMIT)
+        return None
+
+    def _read_what_is_there(self) -> None:
+        """Take in what the socket holds, so that the first counts told are not already old."""
+        if self._reader is not None:
+            for _ in range(CLOSING_READS):
+                if not self._reader.read_now():
+                    break
 
     # Opening
 
@@ -372,6 +391,7 @@ class Subscriber:
             broker=f"{self.broker}:{self._control_port}",
             port=port,
             counts=self._feeds,
+            signer=self._signer,
         )
         self._link = link = await ControlLink.open(host, self._control_port, session, self._on_session_event)
         tasks = [
@@ -395,6 +415,10 @@ class Subscriber:
         elif isinstance(event, BrokerChanged):
             for feed in self._feeds:
                 feed.tracker.new_broker()
+                feed.tally.new_broker()
+        elif isinstance(event, Forgotten):
+            for feed in self._feeds:
+                feed.tally.forgotten()
         elif isinstance(event, RenewalFailed):
             _log.warning("cannot subscribe to %s again, will go on trying: %s", event.topic, event.error)
         elif isinstance(event, BrokerSilent):
@@ -446,6 +470,7 @@ class Subscriber:
                 now, missed,
             )  # fmt: skip
         else:
+            feed.tally.datagrams += 1
             fields = (feed.name, datagram[0], datagram[1:], None, None, None, None, None, now, feed.dropped)
         queue = self._queue
         if len(queue) >= self._queue_limit:
@@ -457,7 +482,7 @@ class Subscriber:
         if self._waiter is not None:
             self._wake()
 
-    def _deliver_batch(self, feed: _Feed, datagram: bytes, now: int, missed: int) -> None:
+    def _deliver_batch(self, feed: Feed, datagram: bytes, now: int, missed: int) -> None:
         topic, _, _, epoch, publisher, sequence, delivery, sent_ns = _unpack_header(datagram)
         try:
             bodies = wire.split_batch(datagram[wire.HEADER_LEN :])
@@ -480,7 +505,7 @@ class Subscriber:
         if self._waiter is not None:
             self._wake()
 
-    def _drop_newest(self, feed: _Feed | None) -> None:
+    def _drop_newest(self, feed: Feed | None) -> None:
         self._queue_full += 1
         if feed is not None:
             feed.dropped += 1

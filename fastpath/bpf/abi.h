@@ -36,6 +36,7 @@
 #define TEMPOS_MAX_MEMBERS 512
 #define TEMPOS_MAX_LISTEN 8
 #define TEMPOS_MAX_EGRESS 64
+#define TEMPOS_MAX_SOURCES 8
 
 /* How the payload of a topic is laid out; chosen per topic, never guessed from the packet. */
 enum tempos_framing {
@@ -78,6 +79,8 @@ enum tempos_reason {
 	TEMPOS_SEND_ERROR,          /* the kernel refused to send to a member: lost to that group */
 	TEMPOS_SOCKET_OVERRUN,      /* the kernel's socket buffer was full before the broker could read */
 	TEMPOS_BURST,               /* several datagrams in one buffer (GSO, GRO): cut up only further on */
+	TEMPOS_FOREIGN_SOURCE,      /* the source is not in the topic's networks */
+	TEMPOS_BROKER_GONE,         /* user space is gone and the policy says pass */
 	TEMPOS_REASONS              /* how many there are; keep last */
 };
 
@@ -114,6 +117,12 @@ struct tempos_group {
 	__u32 count;
 };
 
+/* IPv4 addresses a topic takes events from: those whose bits under the mask are the network's. */
+struct tempos_network {
+	__be32 network;
+	__be32 mask;
+};
+
 /* The forwarding state of one topic for one epoch; never changed after it was swapped in. */
 struct tempos_route {
 	__u32 epoch;
@@ -121,7 +130,8 @@ struct tempos_route {
 	__u16 mtu;                  /* the smallest IPv4 MTU towards any member */
 	__u8 framing;               /* enum tempos_framing */
 	__u8 group_count;
-	__u32 pad;
+	__u32 source_count;         /* 0: from anywhere */
+	struct tempos_network sources[TEMPOS_MAX_SOURCES];
 	struct tempos_group groups[TEMPOS_MAX_GROUPS];
 	struct tempos_member members[TEMPOS_MAX_MEMBERS];
 };
@@ -137,11 +147,25 @@ struct tempos_counters {
 	__u64 count[TEMPOS_REASONS];
 };
 
+/* User space's sign of life. */
+struct tempos_pulse {
+	__u64 stamp_ns;             /* CLOCK_MONOTONIC */
+	__u64 pad[7];
+};
+
+/* Frames that were lost behind the program's redirect, by where they should have gone and why. */
+struct tempos_drop {
+	__u32 ifindex;
+	__u32 error;                /* errno; 0: the device took fewer than it was given */
+};
+
 /* What is fixed when the program is loaded. */
 struct tempos_settings {
+	__u64 gone_after_ns;        /* pass everything when the pulse is older; 0: never */
 	__be16 port;
 	__u8 generic;               /* 1: runs on skbs, where a partial checksum must stay partial */
 	__u8 listen_count;
+	__u32 pad;
 	__be32 listen[TEMPOS_MAX_LISTEN];
 };
 

@@ -9,6 +9,8 @@
  *        |            not_unicast, ip_options, fragment, not_udp, bad_length, other_address, other_port,
  *        |            bad_ip_checksum, empty
  *      route      routes[topic] -> route                      ---- none: PASS: no_route
+ *        |        the broker lives, where that is asked      ---- PASS: broker_gone
+ *        |        source in the topic's networks, if any     ---- PASS: foreign_source
  *        |        payload as the topic's framing demands      ---- PASS: short_header, bad_version,
  *        |                                                             reserved_bits
  *        |        TTL > 1, fits the smallest MTU, one datagram ---- PASS: ttl, too_big, burst
@@ -62,13 +64,45 @@ static __always_inline const struct tempos_route *find_route(__u32 topic)
 	return current ? bpf_map_lookup_elem(current, &only) : NULL;
 }
 
+/*
+ * Whether user space is gone and wants packets passed then. Where it does not, `gone_after_ns` is a
+ * constant 0 to the verifier, and nothing of this is left. The coarse clock lags behind the stamp's by
+ * up to a tick, hence the signed difference.
+ */
+static __always_inline bool broker_gone(void)
+{
+	const __u32 only = 0;
+	const struct tempos_pulse *life;
+
+	if (!settings.gone_after_ns)
+		return false;
+	life = bpf_map_lookup_elem(&pulse, &only);
+	return !life || (__s64)(bpf_ktime_get_coarse_ns() - life->stamp_ns) > (__s64)settings.gone_after_ns;
+}
+
+static __always_inline bool source_allowed(const struct tempos_route *route, __be32 source)
+{
+	__u32 count = route->source_count;
+
+	if (!count)
+		return true;
+	for (__u32 i = 0; i < TEMPOS_MAX_SOURCES && i < count; i++)
+		if ((source & route->sources[i].mask) == route->sources[i].network)
+			return true;
+	return false;
+}
+
 /* Whether the route may carry this packet. */
 static __always_inline enum tempos_reason check_route(struct xdp_md *ctx, const struct packet *packet,
 						       const struct tempos_route *route)
 {
-	enum tempos_reason reason =
-		tempos_check_payload(packet->payload, packet->end, packet->payload_len, route->framing);
+	enum tempos_reason reason;
 
+	if (broker_gone())
+		return TEMPOS_BROKER_GONE;
+	if (!source_allowed(route, packet->ip->saddr))
+		return TEMPOS_FOREIGN_SOURCE;
+	reason = tempos_check_payload(packet->payload, packet->end, packet->payload_len, route->framing);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	/* User space installs no other, and none whose group is empty. */

@@ -7,6 +7,7 @@
  *   tickets   the counters both paths draw from; user space maps them into its memory.
  *   egress    slot -> interface. What a member's `egress` names.
  *   counters  topic -> datagrams by reason, per CPU.
+ *   pulse     when user space last said that it lives; it writes through its own memory.
  *   settings  fixed at load: to the verifier these are constants, and branches on them cost nothing.
  */
 #ifndef TEMPOS_MAPS_H
@@ -54,6 +55,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct tempos_counters);
 } counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tempos_pulse);
+} pulse SEC(".maps");
 
 const volatile struct tempos_settings settings = {};
 

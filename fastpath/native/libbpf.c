@@ -13,6 +13,8 @@
 #include <stdio.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
@@ -20,6 +22,7 @@
 #include <bpf/libbpf.h>
 #include <linux/bpf.h>
 #include <linux/if_link.h>
+#include <linux/magic.h>
 #include <linux/types.h>
 
 #include "abi.h"
@@ -52,6 +55,13 @@ struct tempos_xdp_query {
 	__u32 skb_prog_id;
 	__u32 hw_prog_id;
 	__u32 attach_mode;
+};
+
+struct tempos_link_info {
+	__u32 id;
+	__u32 type;
+	__u32 prog_id;
+	__u32 ifindex;
 };
 
 struct tempos_test_run {
@@ -266,6 +276,18 @@ static int tempos_map_update(int fd, const void *key, const void *value, __u64 f
 	return bpf_map_update_elem(fd, key, value, flags);
 }
 
+/* The key after `key`, or the first for NULL; -ENOENT after the last. */
+static int tempos_map_next_key(int fd, const void *key, void *next)
+{
+	return bpf_map_get_next_key(fd, key, next);
+}
+
+/* Of a map of maps, user space reads an inner map's id where it wrote a descriptor. */
+static int tempos_map_by_id(__u32 id)
+{
+	return bpf_map_get_fd_by_id(id);
+}
+
 static int tempos_map_delete(int fd, const void *key)
 {
 	return bpf_map_delete_elem(fd, key);
@@ -322,6 +344,63 @@ static int tempos_xdp_query(int ifindex, struct tempos_xdp_query *out)
 static int tempos_link_update(int link_fd, int program_fd)
 {
 	return bpf_link_update(link_fd, program_fd, NULL);
+}
+
+/* Takes the program off, whoever else still holds the link or a pin of it. */
+static int tempos_link_detach(int link_fd)
+{
+	return bpf_link_detach(link_fd);
+}
+
+/* `ifindex` is 0 of a link that is detached, for instance because its interface is gone. */
+static int tempos_link_info(int link_fd, struct tempos_link_info *out)
+{
+	struct bpf_link_info info = {};
+	__u32 size = sizeof(info);
+	int error = bpf_obj_get_info_by_fd(link_fd, &info, &size);
+
+	if (error)
+		return error;
+	out->id = info.id;
+	out->type = info.type;
+	out->prog_id = info.prog_id;
+	out->ifindex = info.type == BPF_LINK_TYPE_XDP ? info.xdp.ifindex : 0;
+	return 0;
+}
+
+/* ---- tracing --------------------------------------------------------------------------------- */
+
+/* A `tp_btf` program: what it is attached to stands in it. */
+static int tempos_tracing_attach(int program_fd)
+{
+	return bpf_raw_tracepoint_open(NULL, program_fd);
+}
+
+/* ---- pins ------------------------------------------------------------------------------------ */
+
+static int tempos_pin(int fd, const char *path)
+{
+	return bpf_obj_pin(fd, path);
+}
+
+static int tempos_pinned(const char *path)
+{
+	return bpf_obj_get(path);
+}
+
+/* 1: a BPF file system, 0: something else. */
+static int tempos_bpffs_is(const char *path)
+{
+	struct statfs found;
+
+	if (statfs(path, &found))
+		return -errno;
+	return found.f_type == BPF_FS_MAGIC;
+}
+
+static int tempos_bpffs_mount(const char *path)
+{
+	return mount("bpf", path, "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700") ? -errno : 0;
 }
 
 static int tempos_stats_enable(void)

@@ -8,6 +8,7 @@ one-line descriptions of the reasons are read as text.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = ROOT / "fastpath" / "bpf" / "abi.h"
+MAPS = HEADER.with_name("maps.h")
 TARGET = ROOT / "clients" / "tempos" / "_abi.py"
 
 TYPES = """
@@ -40,6 +42,16 @@ def declarations() -> str:
     return TYPES + HEADER.read_text().split("/* ABI-BEGIN */")[1].split("/* ABI-END */")[0]
 
 
+def fingerprint() -> int:
+    """A number for the layout of the maps that outlive a broker: another layout, another number.
+
+    Over structs, constants and map definitions without their comments.
+    """
+    text = declarations() + MAPS.read_text()
+    bare = re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)
+    return int.from_bytes(hashlib.sha256(" ".join(bare.split()).encode()).digest()[:8], "big")
+
+
 def generate() -> str:
     """The text of ``_abi.py``."""
     public = declarations()
@@ -49,6 +61,8 @@ def generate() -> str:
     out = [PREAMBLE]
     names = re.findall(r"^#define TEMPOS_(\w+)", public, re.MULTILINE)
     out += [f"{name} = {getattr(lib, 'TEMPOS_' + name)}" for name in names]
+    out += ["", "#: Of the layout of everything the kernel keeps from one broker to the next.",
+            f"ABI_FINGERPRINT = {fingerprint():#018x}"]  # fmt: skip
     out.append("")
     out += _enum(ffi, "Reason", "tempos_reason", "TEMPOS_", "How a datagram left a data path.", public)
     out.append("")

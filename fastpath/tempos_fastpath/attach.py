@@ -1,26 +1,33 @@
 """Loading the program and attaching it, native where it goes, else generic; the maps are shared by both.
 
 The program exists once per mode, because what it does with a partial checksum is fixed when it is
-loaded. Every failure is kept as a reason; an attachment that is not ours is never touched. Blocking.
+loaded. Every failure is kept as a reason; an attachment that is not ours is never touched. What an
+earlier broker of the same identity left is taken over without a gap: the new program is loaded with the
+pinned maps, then replaces the old one inside the pinned link. Blocking.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tempos import InterfaceStatus, Unavailable
 from tempos_fastpath.bpf import BpfObject, XdpLink, XdpMode, attach_xdp
-from tempos_fastpath.errors import InterfaceBusy
-from tempos_fastpath.facts import Interface
+from tempos_fastpath.errors import InterfaceBusy, NotPinned, Owned
+from tempos_fastpath.facts import Facts, Interface
 from tempos_fastpath.layout import encode_settings
 from tempos_fastpath.maps import Map
+from tempos_fastpath.orphans import holder_of
+from tempos_fastpath.ownership import Identity
+from tempos_fastpath.pins import MAPS, Kept, Pins
+from tempos_fastpath.pulse import stamp
 
 OBJECT = Path(__file__).with_name("fastpath.bpf.o")
 PROGRAM = "tempos_fastpath"
-_SHARED = ("routes", "tickets", "egress", "counters")
+_GONE = "the interface is gone"
+_NONE_LEFT = Kept({}, ())
 _MODES = {
     "auto": (XdpMode.NATIVE, XdpMode.GENERIC),
     "native": (XdpMode.NATIVE,),
@@ -42,59 +49,161 @@ class Attachment:
         if self.link is None:
             return InterfaceStatus(self.interface, "none", self.reason)
         if self.ifindex not in present:
-            return InterfaceStatus(self.interface, "none", "the interface is gone")
+            return InterfaceStatus(self.interface, "none", _GONE)
         return InterfaceStatus(self.interface, self.link.mode.value, self.reason)
 
 
 class Programs:
-    """The loaded programs, one per mode in use, and where they are attached."""
+    """The loaded programs, one per mode in use, and where they are attached.
 
-    def __init__(self, listen: Sequence[str], port: int) -> None:
+    ``pins`` is None where there is no BPF file system; ``pin`` says whether to leave pins there.
+    """
+
+    def __init__(
+        self,
+        listen: Sequence[str],
+        port: int,
+        *,
+        identity: Identity,
+        pins: Pins | None,
+        pin: bool,
+        gone_after_ns: int,
+    ) -> None:
         self._listen = tuple(listen)
         self._port = port
+        self._identity = identity
+        self._pins = pins
+        self._pin = pin and pins is not None
+        self._gone_after_ns = gone_after_ns
         self._objects: dict[XdpMode, BpfObject] = {}
+        self._kept = _NONE_LEFT
+        self._mode = ""
         self.attachments: tuple[Attachment, ...] = ()
+        #: What a status should add.
+        self.note = ""
+
+    @property
+    def adopted(self) -> bool:
+        """Whether the maps are those of an earlier broker."""
+        return bool(self._kept.maps)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether all this outlives the process."""
+        return self._pin
 
     @property
     def native(self) -> bool:
         """Whether any interface runs the program in its driver."""
         return any(each.link and each.link.mode is XdpMode.NATIVE for each in self.attachments)
 
+    @property
+    def interfaces(self) -> Mapping[str, int]:
+        """Name and index of each interface that carries the program."""
+        return {each.interface: each.ifindex for each in self.attachments if each.link}
+
+    @property
+    def _cleaned(self) -> bool:
+        """Whether somebody removed our pins (`tempos fastpath clean --force`): then it stays off."""
+        return self._pin and self._pins is not None and self._pins.gone
+
     def map(self, name: str) -> Map:
         return next(iter(self._objects.values())).map(name)
 
     def attach(self, interfaces: Sequence[Interface | str], mode: str) -> None:
-        """Attach to each interface (a name: it does not exist); raises Unavailable if to none."""
-        for interface in interfaces:
-            if isinstance(interface, str):
-                attachment = Attachment(interface, 0, None, "there is no such interface")
-            else:
-                attachment = self._attach_one(interface, mode)
-            self.attachments += (attachment,)
-        if not any(each.link for each in self.attachments):
+        """Attach to each interface (a name: it does not exist); raises Unavailable if to none.
+
+        Raises :class:`Owned` if another broker's fast path, living or dead, holds one of them.
+        """
+        self._mode = mode
+        if self._pins is not None:
+            self._kept = self._pins.read()
+            self.note = self._kept.note
+        left = {link.ifindex: link for link in self._kept.links}
+        try:
+            for interface in interfaces:
+                if isinstance(interface, str):
+                    attachment = Attachment(interface, 0, None, "there is no such interface")
+                else:
+                    attachment = self._take_over(interface, left.get(interface.index))
+                    if attachment.link is not None and attachment.link is left.get(interface.index):
+                        del left[interface.index]
+                self.attachments += (attachment,)
+        finally:
+            for link in left.values():
+                link.detach()
+        if not self.interfaces:
             reasons = "; ".join(f"{each.interface}: {each.reason}" for each in self.attachments)
             raise Unavailable(f"XDP could be attached to no interface: {reasons}")
+        self._settle_pins()
 
-    def close(self) -> None:
-        """Detach everywhere, then let go of programs and maps; safe to call twice."""
+    def mend(self, facts: Facts) -> bool:
+        """Let go of interfaces that are gone, attach where one came back; whether anything changed."""
+        mended = tuple(self._mend_one(each, facts) for each in self.attachments)
+        changed = mended != self.attachments
+        self.attachments = mended
+        return changed
+
+    def close(self, *, keep: bool = False) -> None:
+        """Detach everywhere and remove the pins, or ``keep`` both; then let go. Safe to call twice."""
         with contextlib.ExitStack() as stack:
+            stack.callback(self._kept.close_maps)
             for each in self._objects.values():
                 stack.callback(each.close)
+            if self._pins is not None and not keep:
+                stack.callback(self._pins.remove)
             for attachment in self.attachments:
                 if attachment.link is not None:
-                    stack.callback(attachment.link.close)
+                    stack.callback(attachment.link.close if keep else attachment.link.detach)
         self._objects.clear()
 
-    def _attach_one(self, interface: Interface, mode: str) -> Attachment:
+    def _take_over(self, interface: Interface, link: XdpLink | None) -> Attachment:
+        """Attach to an interface that may carry the link of an earlier broker of ours."""
+        if link is not None:
+            if link.mode in _MODES[self._mode]:
+                link.update(self._load(link.mode).program(PROGRAM))
+                reason = f"taken over in {link.mode.value} mode from an earlier broker"
+                return Attachment(interface.name, interface.index, link, reason)
+            link.detach()
+        return self._attach_one(interface)
+
+    def _mend_one(self, attachment: Attachment, facts: Facts) -> Attachment:
+        name, link = attachment.interface, attachment.link
+        if link is not None and attachment.ifindex in facts.interfaces and link.attached:
+            return attachment
+        if link is not None:
+            link.detach()
+            by_hand = attachment.ifindex in facts.interfaces and self._cleaned
+            attachment = (
+                Attachment(name, attachment.ifindex, None, "taken off by hand")
+                if by_hand
+                else Attachment(name, 0, None, _GONE)
+            )
+        interface = facts.by_name(name)
+        if interface is None or interface.index == attachment.ifindex:
+            return attachment
+        try:
+            attachment = self._attach_one(interface)
+        except Unavailable as error:
+            attachment = Attachment(name, interface.index, None, one_line(error))
+        if attachment.link is not None and self._pin and self._pins is not None:
+            try:
+                self._pins.put_link(attachment.link)
+            except NotPinned as error:
+                self.note = f"; {name} is not pinned ({one_line(error)})"
+        return attachment
+
+    def _attach_one(self, interface: Interface) -> Attachment:
         failures: list[str] = []
-        wish = "the driver takes XDP" if mode == "auto" else "as configured"
+        wish = "the driver takes XDP" if self._mode == "auto" else "as configured"
         if not interface.ethernet:
             return Attachment(interface.name, interface.index, None, "it is not an Ethernet interface")
-        for candidate in _MODES[mode]:
+        for candidate in _MODES[self._mode]:
             try:
                 program = self._load(candidate).program(PROGRAM)
                 link = attach_xdp(program, interface.index, candidate)
             except InterfaceBusy as busy:
+                self._refuse_if_owned(interface)
                 # Another mode beside a foreign program would disturb it, if the kernel allowed it at all.
                 failures.append(one_line(busy))
                 break
@@ -105,11 +214,54 @@ class Programs:
                 return Attachment(interface.name, interface.index, link, reason)
         return Attachment(interface.name, interface.index, None, "; ".join(failures))
 
+    def _refuse_if_owned(self, interface: Interface) -> None:
+        holder = holder_of(interface.index, self._identity)
+        if holder is None:
+            return
+        name = holder.identity.name
+        if holder.alive:
+            raise Owned(
+                f"{interface.name} belongs to the fast path of the broker {name!r} (process {holder.pid}); "
+                "stop that one, or leave the interface out in fastpath.interfaces"
+            )
+        raise Owned(
+            f"{interface.name} still carries the fast path of the broker {name!r}, which is gone; start that "
+            f"one again, or remove what it left: tempos fastpath clean {name}"
+        )
+
+    def _settle_pins(self) -> None:
+        """Leave pins of what is in force now, or none."""
+        if self._pins is None:
+            return
+        try:
+            if not self._pin:
+                for attachment in self.attachments:
+                    if attachment.link is not None:
+                        attachment.link.unpin()
+                self._pins.remove()
+                return
+            for attachment in self.attachments:
+                if attachment.link is not None and not attachment.link.pinned:
+                    self._pins.put_link(attachment.link)
+            if not self.adopted:
+                self._pins.put_maps({name: self.map(name) for name in MAPS})
+        except NotPinned as error:
+            self._pin = False
+            self.note += f"; not pinned, so it ends with the broker: {one_line(error)}"
+
     def _load(self, mode: XdpMode) -> BpfObject:
         if mode not in self._objects:
-            settings = encode_settings(self._port, self._listen, generic=mode is XdpMode.GENERIC)
-            share = {name: self.map(name) for name in _SHARED} if self._objects else {}
+            settings = encode_settings(
+                self._port,
+                self._listen,
+                generic=mode is XdpMode.GENERIC,
+                gone_after_ns=self._gone_after_ns,
+            )
+            share = {name: self.map(name) for name in MAPS} if self._objects else self._kept.maps
             self._objects[mode] = BpfObject(OBJECT, {"settings": settings}, share)
+            # Before the program runs anywhere: its first packet must not find user space gone.
+            with contextlib.closing(self.map("pulse").mmap()) as pulse:
+                stamp(pulse)
         return self._objects[mode]
 
 

@@ -17,12 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from tempos import LocalError
 from tempos_fastpath.errors import InterfaceBusy, NotBuilt
 from tempos_fastpath.maps import Map
 from tempos_fastpath.native import check, ffi, lib, text
+
+LinkType = TypeVar("LinkType", bound="Link")
 
 _LOG_SIZE = 1 << 20
 _LOG_LINES = 24
@@ -220,30 +222,89 @@ class BpfObject:
             handle = lib.tempos_object_next_map(self._object, handle)
 
 
-class XdpLink:
-    """An attached XDP program. Closing the link, or the end of the process, detaches it."""
+class Link:
+    """What holds a program where it is attached.
 
-    def __init__(self, fd: int, ifindex: int, mode: XdpMode) -> None:
+    Closing it, or the end of the process, detaches the program, unless the link is pinned as well.
+    """
+
+    def __init__(self, fd: int) -> None:
         self._fd = fd
-        self.ifindex = ifindex
-        self.mode = mode
+        self._pin: Path | None = None
 
-    def update(self, program: Program) -> None:
-        """Put another program in its place, atomically for every packet."""
-        check(lib.tempos_link_update(self._fd, program.fd), f"cannot swap in program {program.name}")
+    @property
+    def pinned(self) -> bool:
+        """Whether it outlives this process."""
+        return self._pin is not None
+
+    def pin(self, path: Path) -> None:
+        """Keep the link beyond this process, under a path of a BPF file system where nothing is yet."""
+        check(lib.tempos_pin(self._fd, bytes(path)), f"cannot pin a link at {path}")
+        self._pin = path
+
+    def unpin(self) -> None:
+        """Give up the pin: the link then ends with this process. Safe to call twice."""
+        if self._pin is not None:
+            self._pin.unlink(missing_ok=True)
+            self._pin = None
 
     def close(self) -> None:
-        """Detach; safe to call twice."""
+        """Let go of it; safe to call twice."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
-    def __enter__(self) -> XdpLink:
+    def __enter__(self: LinkType) -> LinkType:  # noqa: PYI019 - typing.Self is newer than our oldest Python
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:  # fmt: skip
         self.close()
+
+
+class XdpLink(Link):
+    """An attached XDP program."""
+
+    def __init__(self, fd: int, ifindex: int, mode: XdpMode, pin: Path | None = None) -> None:
+        super().__init__(fd)
+        self._pin = pin
+        self.ifindex = ifindex
+        self.mode = mode
+
+    @property
+    def attached(self) -> bool:
+        """Whether the interface is still there; one that was removed takes the program with it."""
+        return self._fd >= 0 and _xdp_ifindex(self._fd) != 0
+
+    def update(self, program: Program) -> None:
+        """Put another program in its place, atomically for every packet."""
+        check(lib.tempos_link_update(self._fd, program.fd), f"cannot swap in program {program.name}")
+
+    def detach(self) -> None:
+        """Take the program off, pinned or not, and let go; safe to call twice."""
+        if self._fd >= 0:
+            # Not through the pin alone: that may be out of our reach after privileges were dropped.
+            lib.tempos_link_detach(self._fd)
+        with contextlib.suppress(OSError):
+            self.unpin()
+        self.close()
+
+
+def _xdp_ifindex(fd: int) -> int:
+    info = ffi.new("struct tempos_link_info *")
+    check(lib.tempos_link_info(fd, info), "cannot read what a link is")
+    return int(info.ifindex)
+
+
+def pinned_xdp(path: Path, mode: XdpMode) -> XdpLink:
+    """The XDP link that is pinned at ``path``; ``ifindex`` is 0 where its interface is gone."""
+    fd = check(lib.tempos_pinned(bytes(path)), f"cannot open the pin {path}")
+    return XdpLink(fd, _xdp_ifindex(fd), mode, path)
+
+
+def attach_tracing(program: Program) -> Link:
+    """Attach a ``tp_btf`` program to the tracepoint it was made for."""
+    return Link(check(lib.tempos_tracing_attach(program.fd), f"cannot attach program {program.name}"))
 
 
 def attach_xdp(program: Program, ifindex: int, mode: XdpMode) -> XdpLink:

@@ -1,7 +1,8 @@
 """Says that something in the network may have changed; what it is, the next snapshot tells.
 
-A netlink socket on the link, neighbour, address and route groups is read only to be emptied: its
-messages are a trigger, so a lost one (ENOBUFS) is as good as any other.
+Netlink sockets on the link, neighbour, address and route groups, and on the one that tells what
+devices can do (a veth's peer whose GRO was toggled), are read only to be emptied: their messages are a
+trigger, so a lost one (ENOBUFS) is as good as any other.
 """
 
 from __future__ import annotations
@@ -12,25 +13,30 @@ import socket
 from collections.abc import Callable
 
 _RTMGRP = 0x1 | 0x4 | 0x10 | 0x40  # link, neigh, IPv4 ifaddr, IPv4 route
+_NETLINK_GENERIC = 16
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 #: Seconds from the first event of a burst to the call.
 SETTLE = 0.05
 _READ_SIZE = 65536
 
 
 class ChangeTrigger:
-    """Calls ``callback`` on the running event loop once per burst of events."""
+    """Calls ``callback`` on the running event loop once per burst of events.
 
-    def __init__(self, callback: Callable[[], None]) -> None:
+    ``features``: the generic netlink group of device features, 0 where the kernel has none.
+    """
+
+    def __init__(self, callback: Callable[[], None], features: int = 0) -> None:
         self._callback = callback
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._sockets: list[socket.socket] = []
         try:
-            self._socket.setblocking(False)
-            self._socket.bind((0, _RTMGRP))
-            self._loop.add_reader(self._socket, self._drain)
+            self._listen(socket.NETLINK_ROUTE, _RTMGRP)
+            if features:
+                self._listen(_NETLINK_GENERIC, 0).setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, features)
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
 
     def close(self) -> None:
@@ -38,14 +44,23 @@ class ChangeTrigger:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket)
-            self._socket.close()
+        for each in self._sockets:
+            self._loop.remove_reader(each)
+            each.close()
+        self._sockets.clear()
 
-    def _drain(self) -> None:
+    def _listen(self, family: int, groups: int) -> socket.socket:
+        netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
+        self._sockets.append(netlink)
+        netlink.setblocking(False)
+        netlink.bind((0, groups))
+        self._loop.add_reader(netlink, self._drain, netlink)
+        return netlink
+
+    def _drain(self, netlink: socket.socket) -> None:
         # BlockingIOError: empty. ENOBUFS: events were lost, and that too means: look again.
         with contextlib.suppress(OSError):
-            while self._socket.recv(_READ_SIZE):
+            while netlink.recv(_READ_SIZE):
                 pass
         if self._timer is None:
             self._timer = self._loop.call_later(SETTLE, self._fire)

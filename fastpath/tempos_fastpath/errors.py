@@ -46,3 +46,11 @@ class InterfaceBusy(BpfError):
 
 class NetworkUnreadable(Unavailable):
     """The kernel did not answer a question about interfaces, routes or neighbours."""
+
+
+class Owned(Unavailable):
+    """Another broker's fast path, living or dead, holds the name or the interface."""
+
+
+class NotPinned(Unavailable):
+    """There is nowhere to pin to: the fast path cannot outlive the broker."""

@@ -5,13 +5,14 @@ Pure functions over bytes. The structs are cffi's, compiled from the header: not
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tempos import Framing, Reason, _abi
-from tempos_fastpath.native import struct_bytes, struct_new, struct_size
+from tempos_fastpath.native import struct_bytes, struct_from, struct_new, struct_size
 from tempos_fastpath.plan import Hop, Plan
 
 TICKET_SIZE = struct_size("struct tempos_ticket")
@@ -25,9 +26,10 @@ def ticket_slot(topic: int, epoch: int, group: int) -> int:
     return (topic * 2 + (epoch & 1)) * _abi.MAX_GROUPS + group
 
 
-def encode_settings(port: int, listen: Sequence[str], *, generic: bool) -> bytes:
+def encode_settings(port: int, listen: Sequence[str], *, generic: bool, gone_after_ns: int = 0) -> bytes:
     """``struct tempos_settings``: what the program knows when it is loaded."""
     settings = struct_new("struct tempos_settings")
+    settings.gone_after_ns = gone_after_ns
     settings.port = socket.htons(port)
     settings.generic = generic
     settings.listen_count = len(listen)
@@ -44,11 +46,34 @@ def encode_route(plan: Plan, slots: Mapping[int, int]) -> bytes:
     route.mtu = plan.mtu
     route.framing = _FRAMINGS[plan.framing]
     route.group_count = 1
+    route.source_count = len(plan.sources)
+    for index, source in enumerate(plan.sources):
+        network = ipaddress.IPv4Network(source, strict=False)
+        route.sources[index].network = _address(str(network.network_address))
+        route.sources[index].mask = _address(str(network.netmask))
     route.groups[0].first = 0
     route.groups[0].count = len(plan.hops)
     for index, hop in enumerate(plan.hops):
         _fill_member(route.members[index], hop, slots[hop.ifindex])
     return struct_bytes(route)
+
+
+def decode_route(value: bytes) -> tuple[int, frozenset[int]]:
+    """Epoch and egress slots of a ``struct tempos_route``."""
+    route = struct_from("struct tempos_route", value)
+    groups = [route.groups[index] for index in range(route.group_count)]
+    slots = {
+        int(route.members[index].egress)
+        for group in groups
+        for index in range(group.first, group.first + group.count)
+    }
+    return int(route.epoch), frozenset(slots)
+
+
+def decode_drop(key: bytes) -> tuple[int, int]:
+    """Interface index and errno of a ``struct tempos_drop``."""
+    drop = struct_from("struct tempos_drop", key)
+    return int(drop.ifindex), int(drop.error)
 
 
 def decode_counters(sums: memoryview) -> dict[int, dict[Reason, int]]:

@@ -7,6 +7,8 @@ import errno
 import mmap
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -140,6 +142,31 @@ class Map:
         check(result, f"cannot remove {key!r} from map {self.name}")
         return True
 
+    def keys(self) -> Iterator[bytes]:
+        """Every key; of a hash that changes meanwhile some may come twice or not at all."""
+        key, following = ffi.NULL, ffi.new("char[]", self.key_size)
+        # A hash that loses the key at hand begins again from its first: bounded all the same.
+        for _ in range(2 * self.max_entries):
+            result = lib.tempos_map_next_key(self._fd, key, following)
+            if result == -errno.ENOENT:
+                return
+            check(result, f"cannot read the keys of map {self.name}")
+            key, following = following, ffi.new("char[]", self.key_size)
+            yield bytes(ffi.buffer(key, self.key_size))
+
+    def inner(self, key: int | bytes) -> Map | None:
+        """Of a map of maps: the inner map of ``key``, to be closed, or None. Needs CAP_SYS_ADMIN."""
+        number = self._lookup(key, 4)
+        if number is None:
+            return None
+        fd = lib.tempos_map_by_id(int.from_bytes(number, sys.byteorder))
+        check(fd, f"cannot open the inner map {key!r} of map {self.name}")
+        return Map(fd, owned=True)
+
+    def pin(self, path: Path) -> None:
+        """Keep the map beyond this process, under a path of a BPF file system where nothing is yet."""
+        check(lib.tempos_pin(self._fd, bytes(path)), f"cannot pin the map {self.name} at {path}")
+
     def mmap(self) -> SharedArray:
         """The array in this process's memory; for arrays made with ``BPF_F_MMAPABLE``."""
         return SharedArray(self._fd, self._stride * self.max_entries)
@@ -179,6 +206,11 @@ def create_map(
     fd = lib.tempos_map_create(name.encode()[:15], kind, key_size, value_size, max_entries, flags)
     check(fd, f"cannot create the map {name}")
     return Map(fd, owned=True)
+
+
+def pinned_map(path: Path) -> Map:
+    """The map that is pinned at ``path``; the caller closes it."""
+    return Map(check(lib.tempos_pinned(bytes(path)), f"cannot open the pin {path}"), owned=True)
 
 
 def possible_cpus() -> int:

@@ -18,7 +18,7 @@ except ImportError as error:
     ) from error
 
 # Re-exported: this module is where the extension is loaded, or found missing.
-__all__ = ["check", "ffi", "lib", "struct_bytes", "struct_new", "struct_size", "text"]
+__all__ = ["check", "ffi", "lib", "struct_bytes", "struct_from", "struct_new", "struct_size", "text"]
 
 lib.tempos_messages_capture()
 
@@ -46,6 +46,13 @@ def struct_new(kind: str) -> Any:
 def struct_bytes(value: Any) -> bytes:
     """The bytes of a struct as the kernel's maps take them."""
     return bytes(ffi.buffer(value))
+
+
+def struct_from(kind: str, value: bytes) -> Any:
+    """A struct of abi.h from its bytes."""
+    struct = ffi.new(f"{kind} *")
+    ffi.memmove(struct, value, ffi.sizeof(kind))
+    return struct
 
 
 def struct_size(kind: str) -> int:

@@ -37,6 +37,7 @@ _NTF_USE = 0x01
 
 _NETDEV_FAMILY = "netdev"
 _NETDEV_CMD_DEV_GET = 1
+_NETDEV_GROUP = "mgmt"
 _XDP_ACT_NDO_XMIT = 4
 
 
@@ -78,6 +79,17 @@ def resolve_neighbours(neighbours: Iterable[tuple[int, str]]) -> None:
                         raise
     except (OSError, NetlinkError) as error:
         raise NetworkUnreadable(f"the kernel cannot be asked to resolve a neighbour: {error}") from error
+
+
+def feature_group() -> int:
+    """The multicast group that tells when what a device can do has changed; 0 where there is none."""
+    try:
+        with _netlink(GenericNetlinkSocket) as netlink:
+            netlink.bind(_NETDEV_FAMILY, _NetdevMessage)
+            return int(netlink.mcast_groups.get(_NETDEV_GROUP, 0))
+    except (OSError, NetlinkError):
+        # The regular look finds it out, some seconds later.
+        return 0
 
 
 @contextlib.contextmanager

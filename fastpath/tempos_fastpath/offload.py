@@ -3,7 +3,8 @@
 Rules: nothing here blocks the event loop (netlink and map updates run in threads); the kernel holds a
 route only while every member's way and MAC are known; when a fact that some route rests on changes,
 the broker is told to install again, and nothing else happens behind its back. Whatever the network does
-becomes a reason in words, never an exception.
+becomes a reason in words, never an exception. What an earlier broker left stays in force, untouched,
+until this one installs or withdraws the topic.
 """
 
 from __future__ import annotations
@@ -11,24 +12,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 from tempos import FastPathStatus, LocalError, Path, PathChoice, Reason, Route, Unavailable, _abi
 from tempos_fastpath.attach import Programs, one_line
 from tempos_fastpath.changes import ChangeTrigger
-from tempos_fastpath.errors import BpfError
-from tempos_fastpath.facts import Facts, Interface
-from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, encode_route
-from tempos_fastpath.maps import Map, MapType, create_map
-from tempos_fastpath.network import read_facts, resolve_neighbours
+from tempos_fastpath.drops import Drops
+from tempos_fastpath.errors import BpfError, NotPinned
+from tempos_fastpath.facts import Facts
+from tempos_fastpath.kernel_routes import KernelRoutes
+from tempos_fastpath.layout import decode_counters
+from tempos_fastpath.network import feature_group, read_facts, resolve_neighbours
+from tempos_fastpath.orphans import tidy
+from tempos_fastpath.ownership import Identity, Ownership, current_namespace
+from tempos_fastpath.pins import Pins, need_bpffs
 from tempos_fastpath.plan import Plan, Refusal, plan_route, refuse_at_once
+from tempos_fastpath.pulse import Pulse
+from tempos_fastpath.targets import listen_addresses, targets_of
 from tempos_fastpath.tickets import SharedTickets
 
 MODES = ("auto", "native", "generic")
-ANY = "0.0.0.0"  # noqa: S104 - the configuration's word for every local address
+WHEN_GONE = ("continue", "pass")
 #: Threads that wait for the kernel: several topics' RCU grace periods pass at the same time.
 _THREADS = 8
 #: Seconds between two looks at the network without an event, each of which also has the kernel confirm
@@ -41,53 +48,145 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-async def start(*, listen: Sequence[str], port: int, mode: str, interfaces: Sequence[str]) -> Offload:
-    """Load, attach and serve.
+async def start(
+    *,
+    listen: Sequence[str],
+    port: int,
+    mode: str,
+    interfaces: Sequence[str],
+    name: str = "default",
+    pin: bool = True,
+    when_gone: str = "continue",
+    gone_after: float = 3.0,
+) -> Offload:
+    """Load, attach and serve; go on with what an earlier broker of the same name left.
 
     ``listen``: IPv4 addresses; ``0.0.0.0`` stands for every one of this machine, at most
     ``tempos._abi.MAX_LISTEN``. ``mode``: auto, native or generic. ``interfaces``: names, or empty for
-    those that carry a listen address. Raises :class:`tempos.Unavailable` with a reason per interface if
-    it could attach to none, and leaves nothing behind then.
+    those that carry a listen address. ``name``: whose fast path this is, one living process each in a
+    network namespace. ``pin``: forwarding outlives this process, if there is a BPF file system.
+    ``when_gone``: what the program does once this process gave no sign of life for ``gone_after``
+    seconds, ``continue`` or ``pass`` everything up.
+
+    Raises :class:`tempos.Unavailable` with a reason per interface if it could attach to none, and
+    :class:`~tempos_fastpath.errors.Owned` if another broker holds the name or an interface. Leaves
+    nothing of its own behind then.
     """
     if mode not in MODES:
         raise LocalError(f"fast path mode {mode!r} is not one of {', '.join(MODES)}")
+    if when_gone not in WHEN_GONE:
+        raise LocalError(f"{when_gone!r} is not one of {', '.join(WHEN_GONE)}")
     threads = ThreadPoolExecutor(_THREADS, "tempos-fastpath")
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as undo:
         undo.callback(threads.shutdown, wait=False)
+        ownership = await loop.run_in_executor(threads, _own, name)
+        undo.callback(ownership.close)
         facts = await loop.run_in_executor(threads, read_facts)
-        addresses, note = _listen_addresses(listen, facts)
-        programs = Programs(addresses, port)
+        addresses, note = listen_addresses(listen, facts)
+        targets = targets_of(interfaces, addresses, facts)
+        pins = Pins(ownership.identity)
+        if pin:
+            try:
+                await loop.run_in_executor(threads, need_bpffs)
+            except NotPinned as error:
+                note += f"; not pinned, so it ends with the broker: {one_line(error)}"
+                pin = False
+        programs = Programs(
+            addresses,
+            port,
+            identity=ownership.identity,
+            pins=pins,
+            pin=pin,
+            gone_after_ns=round(gone_after * 1e9) if when_gone == "pass" else 0,
+        )
         undo.callback(programs.close)
         # Before that: a thread that is still attaching must come to its end.
         undo.callback(threads.shutdown, wait=True)
-        targets = _targets(interfaces, addresses, facts)
         await loop.run_in_executor(threads, programs.attach, targets, mode)
-        offload = Offload(programs, facts, threads, note)
+        ownership.tell(programs.interfaces)
+        kernel = KernelRoutes(programs.map("routes"), programs.map("egress"))
+        adopted, remark = await loop.run_in_executor(threads, _adopt, programs, kernel)
+        drops, complaint = await loop.run_in_executor(threads, _count_drops, programs, ownership, pins)
+        if drops is not None:
+            undo.callback(drops.close)
+        group = await loop.run_in_executor(threads, feature_group)
+        resources = _Resources(programs, kernel, ownership, drops, threads)
+        offload = Offload(resources, facts, adopted, note + remark + complaint, group, gone_after)
         undo.pop_all()
     return offload
+
+
+@dataclass(frozen=True, slots=True)
+class _Resources:
+    """What an Offload holds in the kernel, and the threads that wait for it."""
+
+    programs: Programs
+    kernel: KernelRoutes
+    ownership: Ownership
+    drops: Drops | None
+    threads: ThreadPoolExecutor
+
+
+def _own(name: str) -> Ownership:
+    ownership = Ownership(Identity(name, current_namespace()))
+    tidy()
+    return ownership
+
+
+def _adopt(programs: Programs, kernel: KernelRoutes) -> tuple[dict[int, int], str]:
+    """Take up the routes of an earlier broker; with them unread, none may stay in force."""
+    if not programs.adopted:
+        return {}, ""
+    try:
+        return kernel.adopt(), ""
+    except Unavailable as error:
+        kernel.clear()
+        return {}, f"; the earlier broker's routes were taken out, for they cannot be read: {one_line(error)}"
+
+
+def _count_drops(programs: Programs, ownership: Ownership, pins: Pins) -> tuple[Drops | None, str]:
+    where = pins if programs.pinned else None
+    try:
+        drops = Drops(ownership.identity, programs.map("egress"), where, adopt=programs.adopted)
+        drops.watch(programs.interfaces.values())
+    except Unavailable as error:
+        return None, f"; losses behind the redirect are not counted ({one_line(error)})"
+    return drops, ""
 
 
 class Offload:
     """Implements the broker's ``FastPath``; made by :func:`start`."""
 
-    def __init__(self, programs: Programs, facts: Facts, threads: ThreadPoolExecutor, note: str) -> None:
-        self._programs = programs
+    def __init__(
+        self,
+        resources: _Resources,
+        facts: Facts,
+        adopted: Mapping[int, int],
+        note: str,
+        feature_group: int,
+        gone_after: float,
+    ) -> None:
+        self._programs = resources.programs
+        self._kernel = resources.kernel
+        self._ownership = resources.ownership
+        self._drops = resources.drops
+        self._threads = resources.threads
         self._facts = facts
-        self._threads = threads
+        self._adopted = dict(adopted)
         self._note = note
         self._loop = asyncio.get_running_loop()
-        self._tickets = SharedTickets(programs.map("tickets").mmap())
+        self._tickets = SharedTickets(self._programs.map("tickets").mmap())
+        self._pulse = Pulse(self._programs.map("pulse").mmap(), gone_after / 3)
         self._callbacks: list[Callable[[], None]] = []
         self._wanted: dict[int, Route] = {}
         self._plans: dict[int, tuple[Route, Plan | Refusal]] = {}
-        self._in_kernel: set[int] = set()
-        self._slots: dict[int, int] = {}
         self._locks: dict[int, asyncio.Lock] = {}
         self._reading = asyncio.Lock()
+        self._mending: asyncio.Future[bool] | None = None
         self._closed = False
         self._changed = asyncio.Event()
-        self._trigger = ChangeTrigger(self._changed.set)
+        self._trigger = ChangeTrigger(self._changed.set, feature_group)
         self._watcher = asyncio.create_task(self._watch(), name="tempos-fastpath-watch")
 
     @property
@@ -105,7 +204,15 @@ class Offload:
             return FastPathStatus("none", "no interface is left", interfaces)
         reason = ", ".join(f"{each.name}: {each.mode} ({each.reason})" for each in interfaces)
         mode = "generic" if "generic" in modes else "native"
-        return FastPathStatus(mode, f"{reason}{self._note}", interfaces)
+        return FastPathStatus(mode, f"{reason}{self._note}{self._programs.note}", interfaces)
+
+    def adopted(self) -> Mapping[int, int]:
+        """Topic -> epoch of the routes that an earlier broker left and that are still in force.
+
+        A topic leaves when :meth:`install` or :meth:`withdraw` touches it. Whoever knows nothing of a
+        topic in here should withdraw it.
+        """
+        return dict(self._adopted)
 
     async def install(self, route: Route) -> PathChoice:
         """Make ``route`` the kernel's route of its topic, or remove it where the kernel cannot carry it."""
@@ -114,6 +221,7 @@ class Offload:
             if self._closed:
                 return PathChoice(Path.SLOW, "the fast path is closed")
             self._wanted[topic] = route
+            self._adopted.pop(topic, None)
             facts, plan = await self._plan(route)
             if isinstance(plan, Plan):
                 plan = await self._put(plan)
@@ -133,12 +241,16 @@ class Offload:
         """Take the topic's route out of the kernel; its packets come up to the slow path."""
         async with self._locks.setdefault(topic, asyncio.Lock()):
             self._wanted.pop(topic, None)
+            self._adopted.pop(topic, None)
             self._plans.pop(topic, None)
             if not self._closed:
                 await self._take_out(topic)
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
-        """Datagrams by topic and reason since the start, where not 0; row 0 had no topic yet."""
+        """Datagrams by topic and reason, where not 0; row 0 had no topic yet.
+
+        They go on from one broker to the next that adopts what it left.
+        """
         if self._closed:
             return {}
         return decode_counters(self._programs.map("counters").sum_rows())
@@ -147,18 +259,34 @@ class Offload:
         """Call ``callback`` on the event loop when facts that a wanted route rests on changed."""
         self._callbacks.append(callback)
 
-    async def close(self) -> None:
-        """Detach and release everything; safe to call twice."""
+    def drops(self) -> Mapping[str, Mapping[str, int]]:
+        """Frames the kernel lost behind the redirect: by interface and errno name; empty if none are known.
+
+        ``ENOBUFS``: the device's ring was full. Not counted where the status says so.
+        """
+        if self._closed or self._drops is None:
+            return {}
+        return self._drops.read({index: each.name for index, each in self._facts.interfaces.items()})
+
+    async def close(self, *, keep: bool = False) -> None:
+        """Detach and release everything; ``keep`` leaves what is pinned in force. Safe to call twice."""
         if self._closed:
             return
         self._closed = True
+        keep = keep and self._programs.pinned
         with contextlib.ExitStack() as stack:
+            stack.callback(self._ownership.close, keep=keep)
             stack.callback(self._threads.shutdown, wait=False)
-            stack.callback(self._programs.close)
+            stack.callback(self._programs.close, keep=keep)
+            if self._drops is not None:
+                stack.callback(self._drops.close)
             stack.callback(self._tickets.close)
+            stack.callback(self._pulse.close)
             stack.callback(self._trigger.close)
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
+            if self._mending is not None:
+                await asyncio.wait([self._mending])
             for lock in self._locks.values():
                 async with lock:  # an update under way still needs the maps
                     pass
@@ -176,7 +304,12 @@ class Offload:
             except Unavailable as error:
                 return self._facts, Refusal(one_line(error))
         facts = self._facts
-        return facts, plan_route(route, facts, native=self._programs.native)
+        return facts, self._judge(route, facts)
+
+    def _judge(self, route: Route, facts: Facts) -> Plan | Refusal:
+        if not self._programs.interfaces:
+            return Refusal("no interface carries the program")
+        return plan_route(route, facts, native=self._programs.native)
 
     async def _look(self) -> None:
         """Read the facts anew, for every destination of a wanted route."""
@@ -189,6 +322,21 @@ class Offload:
             }
             self._facts = await self._in_thread(read_facts, destinations)
 
+    async def _mend(self) -> bool:
+        """See to interfaces that went away or came back; whether any did."""
+        # Shielded: what it attaches must be known to whoever closes, so it comes to its end first.
+        self._mending = asyncio.ensure_future(self._in_thread(self._mend_now, self._facts))
+        return await asyncio.shield(self._mending)
+
+    def _mend_now(self, facts: Facts) -> bool:
+        changed = self._programs.mend(facts)
+        self._kernel.mend(facts.interfaces.keys())
+        if changed:
+            self._ownership.tell(self._programs.interfaces)
+            if self._drops is not None:
+                self._drops.watch(self._programs.interfaces.values())
+        return changed
+
     async def _watch(self) -> None:
         """Look again after every change and every now and then; tell the broker if a plan differs."""
         while True:
@@ -200,7 +348,8 @@ class Offload:
                 if not event:
                     await self._resolve(self._neighbours_in_use())
                 await self._look()
-                self._compare()
+                if await self._mend() or self._outdated():
+                    self._tell()
             except Unavailable as error:
                 _log.warning("the fast path's routes stay as they are until the next look: %s", error)
             except Exception:  # noqa: BLE001 - logged in full; it must not end the watch
@@ -208,13 +357,13 @@ class Offload:
                 _log.exception("the fast path could not check its routes against the network")
             await asyncio.sleep(_SPACING)
 
-    def _compare(self) -> None:
-        native = self._programs.native
-        for route, plan in self._plans.values():
-            if plan_route(route, self._facts, native=native) != plan:
-                for callback in self._callbacks:
-                    callback()
-                return
+    def _outdated(self) -> bool:
+        """Whether some route would be planned otherwise now."""
+        return any(self._judge(route, self._facts) != plan for route, plan in self._plans.values())
+
+    def _tell(self) -> None:
+        for callback in self._callbacks:
+            callback()
 
     def _neighbours_in_use(self) -> set[tuple[int, str]]:
         used: set[tuple[int, str]] = set()
@@ -237,71 +386,21 @@ class Offload:
 
     async def _put(self, plan: Plan) -> Plan | Refusal:
         """Swap the route in; returns when no packet uses an older one."""
-        slots = self._take_slots(plan)
+        slots = self._kernel.take_slots(plan.topic, _egresses(plan))
         if slots is None:
             return Refusal(f"more than {_abi.MAX_EGRESS} interfaces towards members")
         try:
-            await self._in_thread(self._write, plan, slots)
+            await self._in_thread(self._kernel.write, plan, slots)
         except BpfError as error:
             return Refusal(f"the kernel refused the route: {one_line(error)}")
-        self._in_kernel.add(plan.topic)
         return plan
 
-    def _write(self, plan: Plan, slots: Mapping[int, int]) -> None:
-        egress = self._programs.map("egress")
-        for ifindex, slot in slots.items():
-            egress.update(slot, ifindex.to_bytes(4, sys.byteorder))
-        with _route_map() as inner:
-            inner.update(0, encode_route(plan, slots))
-            self._programs.map("routes").update(plan.topic, inner)
-
     async def _take_out(self, topic: int) -> None:
-        if topic in self._in_kernel:
-            await self._in_thread(self._programs.map("routes").delete, topic)
-            self._in_kernel.discard(topic)
-
-    def _take_slots(self, plan: Plan) -> dict[int, int] | None:
-        """The egress slot of each interface of the plan; those no route uses any more are reused."""
-        needed = _egresses(plan)
-        if len(needed - self._slots.keys()) > _abi.MAX_EGRESS - len(self._slots):
-            plans = (each for _, each in self._plans.values() if isinstance(each, Plan))
-            used = needed.union(*map(_egresses, plans))
-            self._slots = {index: slot for index, slot in self._slots.items() if index in used}
-        free = [slot for slot in range(_abi.MAX_EGRESS) if slot not in self._slots.values()]
-        for index in sorted(needed - self._slots.keys()):
-            if not free:
-                return None
-            self._slots[index] = free.pop(0)
-        return {index: self._slots[index] for index in needed}
+        await self._in_thread(self._kernel.delete, topic)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await self._loop.run_in_executor(self._threads, function, *arguments)
 
 
-def _route_map() -> Map:
-    return create_map("route", MapType.ARRAY, key_size=4, value_size=ROUTE_SIZE, max_entries=1)
-
-
 def _egresses(plan: Plan) -> set[int]:
     return {hop.ifindex for hop in plan.hops}
-
-
-def _listen_addresses(listen: Sequence[str], facts: Facts) -> tuple[tuple[str, ...], str]:
-    """The addresses to serve, and a note for the status if there are more than the program takes."""
-    wanted = facts.local_addresses() if ANY in listen else tuple(dict.fromkeys(listen))
-    served = wanted[: _abi.MAX_LISTEN]
-    if not served:
-        raise Unavailable("no Ethernet interface has an IPv4 address to serve")
-    if len(wanted) == len(served):
-        return served, ""
-    rest = ", ".join(wanted[_abi.MAX_LISTEN :])
-    return served, f"; the slow path serves {rest}, for the program takes {_abi.MAX_LISTEN} addresses"
-
-
-def _targets(names: Sequence[str], listen: Sequence[str], facts: Facts) -> list[Interface | str]:
-    if names:
-        return [facts.by_name(name) or name for name in dict.fromkeys(names)]
-    found = facts.carriers(listen)
-    if not found:
-        raise Unavailable(f"no Ethernet interface carries {', '.join(listen)}")
-    return list(found)

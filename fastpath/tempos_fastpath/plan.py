@@ -27,13 +27,17 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A route with one group that the kernel can carry; ``mtu`` is the smallest towards any member."""
+    """A route with one group that the kernel can carry; ``mtu`` is the smallest towards any member.
+
+    ``sources``: the networks whose events are taken, CIDR; none: from anywhere.
+    """
 
     topic: int
     epoch: int
     framing: Framing
     mtu: int
     hops: tuple[Hop, ...]
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,9 @@ def refuse_at_once(route: Route) -> Refusal | None:
         return Refusal("the topic has no member")
     if len(route.groups) != 1:
         return Refusal(f"{len(route.groups)} groups: the fast path carries topics of one group")
+    if len(route.topic.sources) > _abi.MAX_SOURCES:
+        count = len(route.topic.sources)
+        return Refusal(f"{count} source networks: the fast path checks at most {_abi.MAX_SOURCES}")
     count = len(route.groups[0].members)
     if not 1 <= count <= _abi.MAX_MEMBERS:
         return Refusal(f"{count} members in one group: the fast path carries 1 to {_abi.MAX_MEMBERS}")
@@ -88,7 +95,7 @@ def plan_route(route: Route, facts: Facts, *, native: bool) -> Plan | Refusal:
     if unresolved:
         more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
         return Refusal(f"no MAC address yet of member {waiting[0]}{more}", tuple(dict.fromkeys(unresolved)))
-    return Plan(route.topic.id, route.epoch, route.topic.framing, mtu, tuple(hops))
+    return Plan(route.topic.id, route.epoch, route.topic.framing, mtu, tuple(hops), route.topic.sources)
 
 
 def _egress(member: Member, facts: Facts, *, native: bool) -> tuple[Interface, str, int]:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.kernel
 
 MEMBERS = hops(3)
 #: What no single frame of the table can show: the state around it decides.
-BY_STATE = {Reason.TOO_BIG, Reason.NO_EGRESS}
+BY_STATE = {Reason.TOO_BIG, Reason.NO_EGRESS, Reason.FOREIGN_SOURCE, Reason.BROKER_GONE}
 #: What only a real socket buffer has.
 BY_BUFFER = {Reason.BURST}
 #: What only the slow path counts.
@@ -83,6 +83,26 @@ def test_a_packet_larger_than_the_smallest_mtu_passes(rig: Rig) -> None:
     assert (out := rig.run(too_big)).reason is Reason.TOO_BIG
     assert (out.verdict, out.data) == (Verdict.PASS, too_big)
     assert rig.tickets.read(RAW.id, 1, 0) == 1, "what passes draws no ticket"
+
+
+@pytest.mark.parametrize(
+    ("sources", "reason"),
+    [
+        (["10.1.2.3/32"], Reason.FORWARDED),
+        (["10.1.2.2/32", "10.1.2.4/32"], Reason.FOREIGN_SOURCE),
+        (["0.0.0.0/0"], Reason.FORWARDED),
+        (["10.1.2.99/24"], Reason.FORWARDED),
+        ([f"192.0.2.{each}" for each in range(7)] + ["10.0.0.0/8"], Reason.FORWARDED),
+        ([f"192.0.2.{each}" for each in range(8)], Reason.FOREIGN_SOURCE),
+    ],
+)
+def test_a_topic_takes_events_from_its_networks_only(rig: Rig, sources: list[str], reason: Reason) -> None:
+    rig.install(replace(plan(RAW.id, MEMBERS, framing=Framing.RAW), sources=tuple(sources)))
+    frame = bytes(datagram(ADDRESSES, raw()))
+    out = rig.run(frame)
+    assert out.reason is reason
+    assert (out.data == frame) == (reason is Reason.FOREIGN_SOURCE)
+    assert rig.tickets.read(RAW.id, 1, 0) == (reason is Reason.FORWARDED), "a foreign one draws no ticket"
 
 
 def test_an_egress_that_is_gone_drops_and_is_counted(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -46,6 +47,7 @@ class FakeFastPath:
         self.closed = False
         self.changed: Callable[[], None] = lambda: None
         self.counts: dict[int, dict[Reason, int]] = {}
+        self.left: dict[int, int] = {}
 
     def status(self) -> FastPathStatus:
         return FastPathStatus("native", "fake")
@@ -57,6 +59,9 @@ class FakeFastPath:
 
     async def withdraw(self, topic: int) -> None:
         self.withdrawn.append(topic)
+
+    def adopted(self) -> Mapping[int, int]:
+        return self.left
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         return self.counts
@@ -189,7 +194,7 @@ async def test_tickets_of_past_epochs_stay_in_the_account_of_the_group() -> None
             client.publish(b"\x01x")
         await client.event()
         await other.event()
-        client.ask("heartbeat", port=client.port, received=[Received(1, "g", 2, 3), Received(1, "g", 3, 1)])
+        client.ask("heartbeat", port=client.port, received=[Received(1, "g", 0, 4)])
         await client.answer()
         (group,) = topic(broker, "alpha")["groups"]
         assert group["tickets"] == 5
@@ -269,3 +274,28 @@ async def test_a_control_port_that_is_taken_is_told_too() -> None:
         (data,) = free_ports(1)
         with pytest.raises(Unavailable, match=f"{broker.config.control_port}/udp"):
             await Broker(replace(broker.config, data_port=data), FakeFastPath()).__aenter__()
+
+
+async def test_a_publisher_that_asks_learns_that_nobody_listens() -> None:
+    async with running() as (_, _, client):
+        client.ask("resolve", topic="alpha")
+        assert (await client.answer())["members"] == 0
+        client.ask("subscribe", topic="alpha", port=client.port)
+        await client.answer()
+        client.ask("resolve", topic="alpha")
+        assert (await client.answer())["members"] == 1
+
+
+async def test_a_step_of_the_wall_clock_ends_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(lease=5) as (broker, _, client):
+        client.ask("subscribe", topic="alpha", group="g", port=client.port)
+        await client.answer()
+        real, day = time.time, 86_400
+        for step in (day, -day):
+            monkeypatch.setattr(time, "time", lambda step=step: real() + step)
+            monkeypatch.setattr(time, "time_ns", lambda step=step: int((real() + step) * 1e9))
+            client.ask("heartbeat", port=client.port, received=[])
+            await client.answer()
+            broker._expire()
+            client.ask("subscribe", topic="alpha", group="g", port=client.port)
+            assert (await client.answer())["epoch"] == 2, "still the same route"

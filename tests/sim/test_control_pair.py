@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tempos import Member, Topic
 from tempos.control import Received
-from tempos.session import ControlSession, Failed, Subscribed
+from tempos.session import Answered, ControlSession, Failed, Subscribed
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
 from tempos_broker.control import ControlServer
 from tempos_broker.ledger import Holder, Ledger
@@ -185,3 +185,23 @@ def test_counts_are_never_more_than_was_said_and_final_after_goodbye(seed: int, 
     if not world.seen(client, Failed):
         assert account.delivered == final
         assert account.outstanding == 100 - final
+
+
+@given(st.integers(0, 2**32), st.floats(0, 0.3))
+def test_a_drain_is_asked_with_newer_counts_until_everything_is_confirmed(seed: int, loss: float) -> None:
+    world = World(seed, loss)
+    counts = Counting(epoch=2)
+    client = world.add(5001, counts)
+    client.subscribe("alpha", "workers", world.now)
+    world.run(20)
+    if not world.seen(client, Subscribed):
+        return
+    client.drain(world.now, 30)
+    world.run(40)
+    (answer,) = world.seen(client, Answered)
+    assert isinstance(answer, Answered)
+    # 100 tickets in the member's one epoch; every look finds one datagram more.
+    assert answer.fields == {"ticketed": 100, "delivered": 100, "lost": 0}
+    assert counts.total >= 100
+    assert world.registry.groups(1) == ()
+    assert client.get_timer() is None

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -330,3 +331,32 @@ async def test_says_why_it_cannot_listen(portable: bool) -> None:
             await server("127.0.0.1", port).start()
     with pytest.raises(Unavailable, match=r"192\.0\.2\.1:\d+/udp.*no interface has this address"):
         await server("192.0.2.1", 0).start()
+
+
+@on_both_loops
+async def test_a_foreign_source_is_refused_counted_and_named(
+    portable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux has all of 127.0.0.0/8 on loopback")
+    ours = replace(RAW, sources=("127.0.0.2/32", "127.1.0.0/16"))
+    with contextlib.ExitStack() as stack:
+        (sink,) = stack.enter_context(sinks(1))
+        publishers = {}
+        for ip in ("127.0.0.1", "127.0.0.2", "127.1.2.3"):
+            publishers[ip] = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            publishers[ip].bind((ip, 0))
+        group = (Group("g", (member(sink),)),)
+        async with serving(Route(ours, 1, group), portable=portable) as (server, address):
+            for ip, publisher in publishers.items():
+                publisher.sendto(b"\x02" + ip.encode(), address)
+            await until(lambda: server.status().received == 3 and server.status().queued == 0)
+            assert server.counters() == {2: {Reason.FORWARDED: 2, Reason.FOREIGN_SOURCE: 1}}
+            assert {datagram[1:] for datagram, _ in read_all(sink)} == {b"127.0.0.2", b"127.1.2.3"}
+            assert "topic 2 refused, the last from 127.0.0.1" in caplog.text
+            # The next route brings other networks: none at all lets everybody in.
+            server.swap(Route(RAW, 2, group))
+            publishers["127.0.0.1"].sendto(b"\x02x", address)
+            await until(lambda: server.status().received == 4 and server.status().queued == 0)
+            assert server.counters() == {2: {Reason.FORWARDED: 3, Reason.FOREIGN_SOURCE: 1}}
+            assert_account(server)

@@ -1,3 +1,5 @@
+"""The blocking clients: the same behaviour, from plain threads."""
+
 from __future__ import annotations
 
 import socket

@@ -1,3 +1,5 @@
+"""The commands of the client package: output, exit codes, what is said when something is wrong."""
+
 from __future__ import annotations
 
 import io
@@ -11,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +21,7 @@ import pytest
 from support.minibroker import MiniBrokerThread
 
 from tempos import ConfigError, Framing, Topic, control, wire
-from tempos.cli import bodies, extensions, main, status
+from tempos.cli import bodies, extensions, ledger, main, status
 from tempos.cli.progress import Progress
 from tempos.cli.pub import _paced
 
@@ -180,7 +183,7 @@ def test_help_lists_every_command_with_examples(capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     for name in ("pub", "sub", "status", *extensions.OWN):
         assert f"\n    {name} " in out
-    for name in ("pub", "sub", "status"):
+    for name in ("pub", "sub", "status", "ledger", "ctl", "reload", "completion"):
         assert main([name, "--help"]) == 0
         assert "examples:" in capsys.readouterr().out
     assert main(["--version"]) == 0
@@ -275,10 +278,15 @@ DOCUMENT = {
             "fast": 1234000,
             "slow": 560,
             "refused": {"bad_version": 5, "no_member": 2},
+            "problems": [],
             "groups": [
                 {
                     "name": "g",
                     "tickets": 1234560,
+                    "delivered": 1234550,
+                    "unconfirmed": 8,
+                    "lost": 0,
+                    "unknown": 2,
                     "members": [
                         {
                             "ip": "10.0.2.2",
@@ -306,6 +314,7 @@ DOCUMENT = {
             "fast": 0,
             "slow": 0,
             "refused": {},
+            "problems": ["3 events were handed to groups, but 2 tickets drawn"],
             "groups": [],
         },
     ],
@@ -333,10 +342,11 @@ def test_status_reads_well() -> None:
         "routes",
         "  heat  (policy auto: fast, offloaded)",
         "    refused: 5 bad_version, 2 no_member",
-        "    group g: 1,234,560 tickets",
+        "    group g: 1,234,560 tickets, 1,234,550 delivered, 8 unconfirmed, 2 unknown",
         "      10.0.2.2:5000  lease 9.2 s, delivered 1,234,550",
         "      10.0.2.3:9998  static, delivered unknown",
         "  raw  (policy slow: slow, configured)",
+        "    does not add up: 3 events were handed to groups, but 2 tickets drawn",
         "    no member",
         "",
         "of no topic: 30 unknown_topic, 2 empty",
@@ -385,6 +395,104 @@ def test_status_asks_the_api_and_says_what_is_wrong_with_the_answer(
     assert main(["status", "--api", url]) == 1
     assert "Is the broker running" in capsys.readouterr().err
     assert main(["status", "--api", "file:///etc/passwd"]) == 2
+
+
+LEDGER = {
+    "balanced": False,
+    "topics": [
+        {
+            "id": 7,
+            "name": "heat",
+            "epoch": 4,
+            "received": 1207,
+            "fast": 1000,
+            "slow": 200,
+            "refused": {"bad_version": 5, "no_member": 2},
+            "unsent": {},
+            "balanced": True,
+            "problems": [],
+            "groups": [
+                {
+                    "name": "g",
+                    "tickets": 1200,
+                    "delivered": 790,
+                    "unconfirmed": 8,
+                    "lost": 2,
+                    "unknown": 400,
+                    "members": [
+                        {"ip": "10.0.2.2", "port": 5000, "static": False, "left": False, "ticketed": 400,
+                         "delivered": 392, "unconfirmed": 8, "lost": 0},
+                        {"ip": "10.0.2.2", "port": 5001, "static": False, "left": True, "ticketed": 400,
+                         "delivered": 398, "unconfirmed": 0, "lost": 2},
+                        {"ip": "10.0.2.3", "port": 9998, "static": True, "left": False, "ticketed": 400,
+                         "delivered": None, "unconfirmed": 0, "lost": 0},
+                    ],
+                }
+            ],
+        },
+        {"id": 8, "name": "raw", "epoch": 1, "received": 3, "fast": 0, "slow": 3, "refused": {}, "unsent": {},
+         "balanced": False, "problems": ["3 events were handed to groups, but 2 tickets drawn"],
+         "groups": []},
+    ],
+    "unattributed": {"empty": 2},
+}  # fmt: skip
+
+
+def test_the_ledger_reads_well() -> None:
+    assert list(ledger.render(LEDGER)) == [
+        "heat  received 1,207 = fast 1,000 + slow 200 + refused 7",
+        "  refused: 5 bad_version, 2 no_member",
+        "  group, member             tickets  delivered  unconfirmed  lost  unknown",
+        "  g                           1,200        790            8     2      400",
+        "    10.0.2.2:5000               400        392            8     0        0",
+        "    10.0.2.2:5001 (left)        400        398            0     2        0",
+        "    10.0.2.3:9998 (static)      400          0            0     0      400",
+        "",
+        "raw  received 3 = fast 0 + slow 3 + refused 0",
+        "  no group",
+        "  does not add up: 3 events were handed to groups, but 2 tickets drawn",
+        "",
+        "of no topic: 2 empty",
+        "NOT BALANCED",
+    ]
+
+
+def test_the_ledger_commands_exit_code_says_whether_it_balances(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Api(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Authorization"]))
+            refuse = self.headers["Authorization"] is None
+            self.send_response(401 if refuse else 200)
+            self.end_headers()
+            problem = {"title": "Unauthorized", "detail": "this broker's API needs a token"}
+            self.wfile.write(json.dumps(problem if refuse else LEDGER).encode())
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            return
+
+    monkeypatch.delenv("TEMPOS_TOKEN", raising=False)
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    with HTTPServer(("127.0.0.1", 0), Api) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        told = ["--api", f"http://127.0.0.1:{server.server_address[1]}", "--token-file", str(token)]
+        assert main(["ledger", *told]) == 1
+        assert main(["ledger", "heat", *told, "--json"]) == 0
+        assert [
+            topic["name"] for topic in json.loads(capsys.readouterr().out.split("BALANCED\n")[1])["topics"]
+        ] == ["heat"]
+        assert main(["ledger", "cold", *told]) == 1
+        assert "known: heat, raw" in capsys.readouterr().err
+        assert asked == [("/v1/ledger", "Bearer secret")] * 3
+        assert main(["ledger", *told[:2]]) == 1
+        assert "needs a token" in capsys.readouterr().err
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+"""What a member can tell about its own losses."""
+
 from __future__ import annotations
 
 from hypothesis import given

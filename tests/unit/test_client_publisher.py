@@ -1,3 +1,5 @@
+"""The publisher: datagrams, batching, limits, errors."""
+
 from __future__ import annotations
 
 import asyncio

@@ -18,25 +18,29 @@ MAC_RULE = 'the MAC address of one machine, such as "40:a6:b7:66:39:ba"'
 API_RULE = '"host:port" with an IPv4 address and a port from 1 to 65535, or "off"'
 NETWORK_RULE = 'an IPv4 network such as "10.0.0.0/8"'
 ID_RULE = "an integer from 1 to 254 (0 and 255 are reserved)"
+KEY_ID_RULE = "1-64 letters, digits and . _ @ -, the first a letter or digit"
+SECRET = "000102030405060708090a0b0c0d0e0f"
+CLIENT = f'[[client]]\nid = "c"\nkey = "{SECRET}"\n'
 OWN_RULE = "an endpoint of a subscriber"
 
 #: (text of the file, the one fault it has)
 FAULTS = [
     # tables and keys
     ("", "topic is missing; allowed: a list of tables of 1 to 254, each with the keys "
-         "id, name, class, priority, framing, path, member"),
-    ("broker = 3\n" + TOPIC, "broker is 3; allowed: a table with the keys listen, data_port, control_port, api"),
+         "id, name, class, priority, framing, path, sources, member"),
+    ("broker = 3\n" + TOPIC, "broker is 3; allowed: a table with the keys listen, data_port, control_port, api, user, "
+     "name, api_token, api_token_file, api_expose"),
     ("[limts]\n" + TOPIC, 'limts is an unknown key (did you mean "limits"?); '
-                          "allowed: broker, fastpath, limits, control, topic"),
+                          "allowed: broker, state, fastpath, limits, control, client, topic"),
     (TOPIC + "Priority = 1", 'topic[0].Priority is an unknown key (did you mean "priority"?); '
-                             "allowed: id, name, class, priority, framing, path, member"),
+                             "allowed: id, name, class, priority, framing, path, sources, member"),
     (TOPIC + '"a\\nb" = 1', 'topic[0]."a\\nb" is an unknown key; '
-                            "allowed: id, name, class, priority, framing, path, member"),
+                            "allowed: id, name, class, priority, framing, path, sources, member"),
     (TOPIC + '[topic.member]\nip = "10.0.0.1"', "topic[0].member is a table; allowed: a list of tables, "
                                                 "each with the keys ip, port, group, mac, written [[topic.member]]"),
     (TOPIC + "member = [7]", "topic[0].member[0] is 7; allowed: a table with the keys ip, port, group, mac"),
     ("topic = []", "topic has 0 entries; allowed: a list of tables of 1 to 254, each with the keys "
-                   "id, name, class, priority, framing, path, member"),
+                   "id, name, class, priority, framing, path, sources, member"),
     # topics
     ('[[topic]]\nname = "a"', f"topic[0].id is missing; allowed: {ID_RULE}"),
     ("[[topic]]\nid = 9", f"topic[0].name is missing; allowed: {NAME_RULE}"),
@@ -124,6 +128,37 @@ FAULTS = [
      f"allowed: {NETWORK_RULE}"),
     *[(f'[control]\nnetworks = ["{network}"]\n{TOPIC}', f'control.networks[0] is "{network}"; allowed: {NETWORK_RULE}')
       for network in ("10.0.0.0/33", "", "fe80::/10")],
+    ("[control]\nrate = 0\n" + TOPIC, "control.rate is 0; allowed: an integer from 1 to 1000000"),
+    (TOPIC + "sources = [" + ", ".join(f'"10.0.{n}.0/24"' for n in range(9)) + "]",
+     f"topic[0].sources has 9 entries; allowed: a list of at most 8, each {NETWORK_RULE}"),
+    # the API
+    ('[broker]\napi = "10.0.0.1:80"\napi_expose = true\n' + TOPIC,
+     "broker.api is 10.0.0.1:80, which others can reach, without a token; allowed: a loopback address, or "
+     "broker.api_token or broker.api_token_file besides"),
+    (f'[broker]\napi = "10.0.0.1:80"\napi_token = "{SECRET}"\n{TOPIC}',
+     "broker.api is 10.0.0.1:80, which others can reach; allowed: a loopback address, or "
+     "broker.api_expose = true besides"),
+    ('[broker]\napi_token = "secret words"\n' + TOPIC, "broker.api_token is not what it must be (not shown: a "
+     'secret); allowed: 16 to 256 printable ASCII characters without space, "" for none'),
+    (f'[broker]\napi_token = "{SECRET}"\napi_token_file = "/x"\n{TOPIC}',
+     "broker.api_token_file stands beside broker.api_token; allowed: one of them"),
+    ('[broker]\napi_expose = 1\n' + TOPIC, "broker.api_expose is 1; allowed: true or false"),
+    ('[broker]\nname = "a/b"\n' + TOPIC, 'broker.name is "a/b"; allowed: 1 to 32 letters, digits, "-" and "_", '
+     "the first a letter or digit"),
+    ("[state]\nfile = false\n" + TOPIC, 'state.file is false; allowed: the path of a file, "" for the usual one, '
+     'or "off"'),
+    # clients
+    (f'{TOPIC}[[client]]\nkey = "{SECRET}"', f"client[0].id is missing; allowed: {KEY_ID_RULE}"),
+    (f'{TOPIC}[[client]]\nid = "a b"\nkey = "{SECRET}"', f'client[0].id is "a b"; allowed: {KEY_ID_RULE}'),
+    *[(f'{TOPIC}[[client]]\nid = "c"\nkey = "{key}"', "client[0].key is not what it must be (not shown: a secret); "
+       "allowed: 32 to 128 hex digits, such as `openssl rand -hex 32` gives")
+      for key in ("", SECRET[2:], SECRET[1:], "secret words", SECRET * 5)],
+    (f'{TOPIC}{CLIENT}[[client]]\nid = "c"\nkey = "{SECRET[::-1]}"',
+     'client[1].id is "c", as client[0].id is; allowed: each once'),
+    (f'{TOPIC}{CLIENT}[[client]]\nid = "d"\nkey = "{SECRET}"',
+     "client[1].key is that of client[0], too; allowed: a key of its own"),
+    (TOPIC + CLIENT + 'publish = ["a", "*"]\nsubscribe = ["a", "b"]',
+     'client[0].subscribe[1] is "b"; allowed: the name of a topic, or "*" for all'),
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,16 +14,18 @@ from tempos import ConfigError, Framing, PathPolicy, Quality, Topic
 from tempos_broker import membership
 from tempos_broker.config import (
     BrokerConfig,
+    ClientConfig,
     ControlConfig,
     FastPathConfig,
     Limits,
+    StateConfig,
     StaticMember,
     TopicConfig,
     dump,
     native,
     parse,
 )
-from tempos_broker.config.model import OWN_GROUP
+from tempos_broker.config.model import EVERY_TOPIC, OWN_GROUP
 
 # Checked configurations
 
@@ -52,11 +55,19 @@ limits = st.builds(
     members_per_group=st.integers(4, 512),
     groups_per_topic=st.integers(4, 16),
 )
+secrets = st.binary(min_size=16, max_size=64)
+tokens = st.from_regex(r"[!-~]{16,256}", fullmatch=True)
+key_ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,20}", fullmatch=True)
 controls = st.builds(
-    lambda lease, share, who: ControlConfig(lease, max(0.01, lease * share), tuple(who)),
+    lambda lease, share, who, free, rate, window: ControlConfig(
+        lease, max(0.01, lease * share), tuple(who), tuple(free), rate, window
+    ),
     st.floats(0.05, 3600),
     st.floats(0.0, 0.9),
     st.lists(networks, unique=True, max_size=4),
+    st.lists(networks, unique=True, max_size=4),
+    st.integers(1, native.MAX_RATE),
+    st.floats(1, 3600),
 )
 
 
@@ -66,6 +77,17 @@ def members(draw: st.DrawFn) -> tuple[StaticMember, ...]:
     return tuple(
         StaticMember(ip, port, draw(st.none() | names), draw(st.none() | macs)) for ip, port in endpoints
     )
+
+
+@st.composite
+def clients(draw: st.DrawFn, topics: list[str]) -> tuple[ClientConfig, ...]:
+    rights = st.lists(st.sampled_from([*topics, EVERY_TOPIC]), unique=True, max_size=3).map(tuple)
+    some = draw(
+        st.lists(
+            st.tuples(key_ids, secrets), max_size=3, unique_by=(lambda pair: pair[0], lambda pair: pair[1])
+        )
+    )
+    return tuple(ClientConfig(key_id, secret, draw(rights), draw(rights)) for key_id, secret in some)
 
 
 @st.composite
@@ -81,6 +103,7 @@ def configs(draw: st.DrawFn) -> BrokerConfig:
                 draw(st.integers(0, 7)),
                 draw(st.sampled_from(Framing)),
                 draw(st.sampled_from(PathPolicy)),
+                tuple(draw(st.lists(networks, unique=True, max_size=8))),
             ),
             draw(members()),
         )
@@ -89,6 +112,7 @@ def configs(draw: st.DrawFn) -> BrokerConfig:
     data, control, api = draw(st.lists(ports, unique=True, min_size=3, max_size=3))
     host = draw(addresses)
     host, api = draw(st.sampled_from([(host, api), ("127.0.0.1", 0)]))
+    exposed = bool(api)
     own = {data, control}
     # A member where the broker itself listens makes a loop; here the port alone rules that out.
     assume(not any(member.port in own for entry in topics for member in entry.members))
@@ -104,7 +128,13 @@ def configs(draw: st.DrawFn) -> BrokerConfig:
             tuple(draw(st.lists(interfaces, unique=True, max_size=3))),
         ),
         draw(limits),
-        draw(controls),
+        replace(draw(controls), clients=draw(clients(titles))),
+        user=draw(st.sampled_from(["", "nobody"])),
+        name=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", fullmatch=True)),
+        api_token=draw(tokens) if exposed else "",
+        api_token_file="" if exposed else draw(st.sampled_from(["", "/etc/tempos.token"])),
+        api_expose=exposed,
+        state=StateConfig(draw(st.sampled_from(["", "off", "/var/lib/tempos/ä.db"]))),
     )
 
 
@@ -126,7 +156,7 @@ keys = st.sampled_from(
     sorted(
         {"topic_value", "address", "", "q w"}.union(
             native.FILE, native.BROKER, native.FASTPATH, native.LIMITS, native.CONTROL, native.TOPIC,
-            native.MEMBER,
+            native.MEMBER, native.CLIENT,
         )
     )
 )  # fmt: skip
@@ -149,7 +179,8 @@ documents = st.fixed_dictionaries(
     {"topic": st.lists(st.dictionaries(keys, values, max_size=6), max_size=3)},
     optional={
         key: st.dictionaries(keys, values, max_size=4) for key in ("broker", "fastpath", "limits", "control")
-    },
+    }
+    | {"client": st.lists(st.dictionaries(keys, values, max_size=4), max_size=2)},
 ) | st.dictionaries(keys, values)
 
 

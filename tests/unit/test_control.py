@@ -1,3 +1,5 @@
+"""The control protocol's codec, both ways, and bytes that are none of it."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempos import Framing, Member, Quality, Topic
-from tempos.control import Code, Received, decode_reply, encode_request
+from tempos.control import MAX_DATAGRAM, OPERATIONS, Code, Received, decode_reply, encode_request
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
-from tempos_broker.control import ControlServer, Outcome
+from tempos_broker.control import TOO_LARGE, ControlServer, Outcome
 from tempos_broker.ledger import Holder, Ledger
 from tempos_broker.membership import Registry
 
@@ -108,7 +108,7 @@ def test_bad_requests_are_answered_with_what_is_allowed_and_counted() -> None:
         ({"op": "hello", "v": 2}, Code.BAD_REQUEST),
         ({"op": "hello", "client": -1}, Code.BAD_REQUEST),
     ):
-        message = {"v": 1, "id": 9, "client": CLIENT, **fields}
+        message = {"v": 1, "id": 9, "client": CLIENT, "pad": bytes(200), **fields}
         outcome = server.receive_datagram(msgpack.packb(message), IP, 0)
         assert outcome is not None
         reply = decode_reply(outcome.finish() or b"")
@@ -151,6 +151,51 @@ NEARLY = st.fixed_dictionaries(
 def test_arbitrary_datagrams_never_raise_and_every_reply_can_be_read(datagram: bytes) -> None:
     *_, server = pair()
     outcome = server.receive_datagram(datagram, IP, 0)
-    assert sum(server.served.values()) + sum(server.refused.values()) == 1
     if outcome is not None and (answer := outcome.finish()) is not None:
         decode_reply(answer)
+        assert len(answer) <= len(datagram)
+    assert sum(server.served.values()) + sum(server.refused.values()) == 1
+
+
+@given(
+    st.sampled_from(list(OPERATIONS)),
+    st.text(min_size=1, max_size=64).filter(str.isprintable),
+    st.text(min_size=1, max_size=64).filter(str.isprintable),
+)
+def test_what_a_client_asks_leaves_room_for_the_whole_answer(op: str, name: str, group: str) -> None:
+    topic = Topic(254, name, Quality.SQ, 7)
+    config = BrokerConfig((TopicConfig(topic),))
+    registry = Registry(config, lambda ip: False)
+    server = ControlServer(
+        registry, Ledger(), ControlConfig(), name=f"tempos 10.20.30 on {'h' * 64}", instance=2**32 - 1,
+        epoch=lambda topic: 2**32 - 1,
+    )  # fmt: skip
+    values = {"name": name, "port": 65535, "counts": [], "milliseconds": 0}
+    fields = {field.name: values[field.kind] for field in OPERATIONS[op][1]}
+    if "group" in fields:
+        fields["group"] = group
+    for chosen in (fields, {**fields, "group": None} if "group" in fields else fields):
+        request = encode_request(op, 2**32 - 1, 2**64 - 1, **chosen)
+        assert len(request) <= MAX_DATAGRAM
+        outcome = server.receive_datagram(request, "255.255.255.254", 0)
+        assert outcome is not None
+        answer = outcome.finish()
+        assert answer is not None
+        assert not server.replies, (op, len(request), len(answer))
+
+
+def test_a_request_without_room_is_told_so_or_not_answered_and_changes_nothing() -> None:
+    registry, _, server = pair()
+    message = {"v": 1, "id": 9, "client": 1, "op": "subscribe", "topic": "alpha", "port": PORT}
+    outcome = server.receive_datagram(msgpack.packb({**message, "pad": bytes(20)}), IP, 0)
+    assert outcome is not None
+    reply = decode_reply(outcome.finish() or b"")
+    assert reply.error is not None
+    assert reply.error.code == Code.TOO_SHORT
+    assert registry.groups(7) == ()
+    tiny = msgpack.packb({"v": 1, "id": 9, "client": 1, "op": "hello"})
+    outcome = server.receive_datagram(tiny, IP, 0)
+    assert outcome is not None
+    assert outcome.finish() is None
+    assert server.refused == {Code.TOO_SHORT: 1}
+    assert server.replies == {TOO_LARGE: 1}

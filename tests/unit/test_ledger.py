@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 from hypothesis import given
@@ -15,7 +16,8 @@ BARE = Holder("10.0.2.9", 9998, None)
 
 
 def look(ledger: Ledger, live: list[int], forwarded: int) -> TopicLedger:
-    return ledger.topic(1, live=live, received=forwarded, fast=0, slow=forwarded, refused={})
+    (epoch,) = ledger.open_epochs(1)
+    return ledger.topic(1, live={epoch: live}, received=forwarded, fast=0, slow=forwarded, refused={})
 
 
 @given(st.integers(0, 10**9), st.integers(1, 64))
@@ -51,11 +53,47 @@ def test_what_a_member_that_left_never_reported_is_lost_and_stays_in_the_account
     ledger.opened(1, 2, [], 0)
     ledger.closed(1, 1, [5])
     (group,) = look(ledger, [], 5).groups
-    assert (group.delivered, group.lost, group.members) == (3, 2, ())
+    assert (group.delivered, group.lost) == (3, 2)
+    assert [(row.lost, row.unconfirmed, row.left) for row in group.members] == [(2, 0, True)]
     ledger.settle(0)
     ledger.report(1, "g", A, 1, 5)
     (group,) = look(ledger, [], 5).groups
     assert (group.tickets, group.delivered, group.lost) == (5, 3, 2)
+
+
+def test_a_raw_topic_is_accounted_by_totals_over_epochs_leaving_and_returning() -> None:
+    ledger = Ledger(unstamped=[1])
+    ledger.opened(1, 1, [("g", [A, B])], 0)
+    ledger.opened(1, 2, [("g", [A])], 0)
+    ledger.closed(1, 1, [4])
+    ledger.report(1, "g", A, 0, 5)
+    (group,) = look(ledger, [3], 7).groups
+    assert (group.delivered, group.unconfirmed, group.lost) == (5, 0, 2)
+    ledger.report(1, "g", B, 0, 2)
+    ledger.opened(1, 3, [], 0)
+    ledger.closed(1, 2, [3])
+    ledger.settle(0)
+    ledger.opened(1, 4, [("g", [A])], 0)
+    ledger.closed(1, 3, [])
+    ledger.report(1, "g", A, 0, 6)
+    account = look(ledger, [2], 9)
+    (group,) = account.groups
+    assert (group.tickets, group.delivered, group.unconfirmed, group.lost) == (9, 8, 1, 0)
+    assert account.balanced
+    ledger.report(1, "g", A, 0, 8)
+    assert look(ledger, [2], 9).problems == ("group g: 10.0.2.2:5001 got 1 too many",)
+
+
+def test_an_epoch_cut_by_the_brokers_death_takes_no_more_than_was_counted() -> None:
+    ledger = Ledger()
+    ledger.opened(1, 1, [("g", [A])], 0)
+    ledger.report(1, "g", A, 1, 7)
+    ledger.opened(1, 2, [("g", [A])], 0)
+    ledger.closed(1, 1, [5], cut=True)
+    ledger.report(1, "g", A, 1, 9)
+    account = look(ledger, [0], 5)
+    assert account.balanced
+    assert [(group.tickets, group.delivered, group.unconfirmed) for group in account.groups] == [(5, 5, 0)]
 
 
 def test_imbalances_are_told_in_words() -> None:
@@ -64,7 +102,7 @@ def test_imbalances_are_told_in_words() -> None:
     ledger.opened(1, 2, [], 0)
     ledger.closed(1, 1, [5, 4])
     ledger.report(1, "g", A, 1, 6)
-    account = ledger.topic(1, live=[], received=9, fast=1, slow=3, refused={Reason.QUEUE_FULL: 4})
+    account = ledger.topic(1, live={}, received=9, fast=1, slow=3, refused={Reason.QUEUE_FULL: 4})
     assert not account.balanced
     assert [text.split()[0] for text in account.problems] == ["in", "received", "4", "group"]
     assert "got 1 too many" in account.problems[-1]
@@ -114,6 +152,11 @@ def test_any_history_adds_up(seed: int) -> None:
                 ledger.report(1, "g", holder, when & 0xFF, rng.randint(0, count))
         if rng.random() < 0.1:
             ledger.settle(0)
+        if rng.random() < 0.1:
+            stored = json.dumps(ledger.export(1))
+            ledger = Ledger()
+            ledger.restore(1, json.loads(stored), 0)
+            assert json.dumps(ledger.export(1)) == stored
         account = look(ledger, [drawn] if members else [], forwarded)
         assert account.balanced, account.problems
         for group in account.groups:

@@ -1,3 +1,5 @@
+"""The wire format of events, both ways, and bytes that are none of it."""
+
 from __future__ import annotations
 
 import pytest

@@ -6,18 +6,22 @@ from tempos_broker.config.dump import dump
 from tempos_broker.config.load import load, parse
 from tempos_broker.config.model import (
     BrokerConfig,
+    ClientConfig,
     ControlConfig,
     FastPathConfig,
     Limits,
+    StateConfig,
     StaticMember,
     TopicConfig,
 )
 
 __all__ = [
     "BrokerConfig",
+    "ClientConfig",
     "ControlConfig",
     "FastPathConfig",
     "Limits",
+    "StateConfig",
     "StaticMember",
     "TopicConfig",
     "dump",

@@ -14,13 +14,14 @@ from dataclasses import fields
 from typing import Any
 
 from tempos_broker.config import native
-from tempos_broker.config.model import BrokerConfig, TopicConfig
+from tempos_broker.config.model import BrokerConfig, ClientConfig, TopicConfig
 from tempos_broker.config.schema import Keys, Kind
 
 
 def dump(config: BrokerConfig) -> str:
     """The text of a TOML file that :func:`~tempos_broker.config.load.load` reads as ``config``."""
     blocks = [_section(name, values) for name, values in _sections(config).items()]
+    blocks += [_block("[[client]]", _client(client)) for client in config.control.clients]
     for topic in config.topics:
         blocks.append(_block("[[topic]]", _topic(topic)))
         blocks += [_block("[[topic.member]]", _fields(member), "  ") for member in topic.members]
@@ -34,7 +35,13 @@ def _sections(config: BrokerConfig) -> dict[str, dict[str, Any]]:
             "data_port": config.data_port,
             "control_port": config.control_port,
             "api": (config.api_host, config.api_port),
+            "user": config.user,
+            "name": config.name,
+            "api_token": config.api_token,
+            "api_token_file": config.api_token_file,
+            "api_expose": config.api_expose,
         },
+        "state": _fields(config.state),
         "fastpath": _fields(config.fastpath),
         "limits": _fields(config.limits),
         "control": _fields(config.control),
@@ -52,7 +59,7 @@ def _section(name: str, values: dict[str, Any]) -> str:
 
 
 def _changed(values: dict[str, Any], keys: Keys) -> Iterator[tuple[str, Any]]:
-    return ((key, value) for key, value in values.items() if value != keys[key].default)
+    return ((key, value) for key, value in values.items() if key in keys and value != keys[key].default)
 
 
 def _topic(config: TopicConfig) -> dict[str, Any]:
@@ -64,7 +71,12 @@ def _topic(config: TopicConfig) -> dict[str, Any]:
         "priority": topic.priority,
         "framing": topic.framing,
         "path": topic.policy,
+        "sources": topic.sources or None,
     }
+
+
+def _client(config: ClientConfig) -> dict[str, Any]:
+    return {**_fields(config), "key": config.key.hex()}
 
 
 def _fields(values: Any) -> dict[str, Any]:
@@ -81,5 +93,7 @@ def _toml(value: object) -> str:
         return f"[{', '.join(_toml(item) for item in value)}]"
     if isinstance(value, enum.Enum):
         value = value.value
+    if isinstance(value, bool):
+        return "true" if value else "false"
     # JSON's escapes are TOML's too, as long as characters beyond ASCII stand for themselves.
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

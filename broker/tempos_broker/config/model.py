@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tempos import API_PORT, CONTROL_PORT, DATA_PORT, Topic
+from tempos.auth import WINDOW
 
 #: Groups that the broker names itself begin with this; none of the file may.
 OWN_GROUP = "~"
+#: In a client's rights: every topic.
+EVERY_TOPIC = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,15 @@ class TopicConfig:
 class FastPathConfig:
     """``mode``: auto (native, else generic, else none), native, generic or off.
 
-    ``interfaces``: names, or empty for those that carry the listen addresses.
+    ``interfaces``: names, or empty for those that carry the listen addresses. ``pin``: it outlives the
+    broker. ``when_gone``: continue or pass, once the broker gave no sign of life for ``gone_after`` seconds.
     """
 
     mode: str = "auto"
     interfaces: tuple[str, ...] = ()
+    pin: bool = True
+    when_gone: str = "continue"
+    gone_after: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +63,47 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """A client that signs what it asks, and its rights: topic names, or ``EVERY_TOPIC`` for all."""
+
+    id: str
+    key: bytes = field(repr=False)
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ControlConfig:
-    """``lease``, ``heartbeat``: seconds. ``networks``: who may send control datagrams, CIDR."""
+    """``lease``, ``heartbeat``: seconds. ``networks``: who may send control datagrams, CIDR.
+
+    ``clients``: who may ask; none means that everybody of ``networks`` may, unsigned. With any, only
+    ``open_networks`` may ask unsigned. ``rate``: requests per second of one address; ``clock_window``:
+    seconds that a signed request's time may differ from the broker's, either way.
+    """
 
     lease: float = 10.0
     heartbeat: float = 2.5
     networks: tuple[str, ...] = ("0.0.0.0/0",)
+    open_networks: tuple[str, ...] = ()
+    rate: int = 1000
+    clock_window: float = WINDOW
+    clients: tuple[ClientConfig, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StateConfig:
+    """``file``: where what must survive a restart is kept; empty: the usual place, ``off``: nowhere."""
+
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerConfig:
     """The whole of it. ``listen``: IPv4 addresses; ``0.0.0.0`` stands for every local one.
 
-    ``api_port`` 0: no control API.
+    ``name`` tells brokers of one machine apart. ``api_port`` 0: no control API. ``api_token``, or the
+    content of ``api_token_file``: what every request must bring; ``api_expose``: an API beyond loopback
+    is meant. ``user``: who to become at the start; empty: nobody else.
     """
 
     topics: tuple[TopicConfig, ...]
@@ -80,3 +115,9 @@ class BrokerConfig:
     fastpath: FastPathConfig = FastPathConfig()
     limits: Limits = Limits()
     control: ControlConfig = ControlConfig()
+    user: str = ""
+    name: str = "default"
+    api_token: str = field(default="", repr=False)
+    api_token_file: str = ""
+    api_expose: bool = False
+    state: StateConfig = StateConfig()

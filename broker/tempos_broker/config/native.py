@@ -17,17 +17,21 @@ from tempos._abi import (
     MAX_GROUPS,
     MAX_LISTEN,
     MAX_MEMBERS,
+    MAX_SOURCES,
     PRIORITIES,
     TOPIC_MAX,
     TOPIC_MIN,
 )
 from tempos_broker.config import kinds
 from tempos_broker.config.model import (
+    EVERY_TOPIC,
     OWN_GROUP,
     BrokerConfig,
+    ClientConfig,
     ControlConfig,
     FastPathConfig,
     Limits,
+    StateConfig,
     StaticMember,
     TopicConfig,
 )
@@ -40,6 +44,8 @@ MAX_BATCH = 1024
 #: The kernel doubles what SO_RCVBUF asks for, in an int.
 MAX_RECEIVE_BUFFER = 2**30
 MAX_QUEUE = 2**20
+#: Requests per second; no single process answers more.
+MAX_RATE = 1_000_000
 
 TOPIC_ID = kinds.whole(TOPIC_MIN, TOPIC_MAX, note=" (0 and 255 are reserved)")
 _TOPIC = Topic(TOPIC_MIN, "default")
@@ -68,6 +74,7 @@ TOPIC: Keys = {
     "priority": Key(kinds.whole(0, PRIORITIES - 1), _TOPIC.priority),
     "framing": Key(kinds.member_of(Framing), _TOPIC.framing),
     "path": Key(kinds.member_of(PathPolicy), _TOPIC.policy),
+    "sources": Key(kinds.NETWORK, _TOPIC.sources, many=True, most=MAX_SOURCES),
     "member": Key(MEMBER, (), many=True),
 }
 BROKER: Keys = {
@@ -75,11 +82,19 @@ BROKER: Keys = {
     "data_port": Key(kinds.PORT, _BROKER.data_port),
     "control_port": Key(kinds.PORT, _BROKER.control_port),
     "api": Key(kinds.API, (_BROKER.api_host, _BROKER.api_port)),
+    "user": Key(kinds.USER, _BROKER.user),
+    "name": Key(kinds.BROKER_NAME, _BROKER.name),
+    "api_token": Key(kinds.TOKEN, _BROKER.api_token),
+    "api_token_file": Key(kinds.FILE, _BROKER.api_token_file),
+    "api_expose": Key(kinds.FLAG, _BROKER.api_expose),
 }
 FASTPATH: Keys = _defaults(
     FastPathConfig(),
     mode=kinds.choice("auto", "native", "generic", "off"),
     interfaces=kinds.INTERFACE,
+    pin=kinds.FLAG,
+    when_gone=kinds.choice("continue", "pass"),
+    gone_after=kinds.seconds(0.1, 3600),
 )
 LIMITS: Keys = _defaults(
     Limits(),
@@ -96,12 +111,24 @@ CONTROL: Keys = _defaults(
     lease=kinds.seconds(0.05, 3600),
     heartbeat=kinds.seconds(0.01, 3600),
     networks=kinds.NETWORK,
+    open_networks=kinds.NETWORK,
+    rate=kinds.whole(1, MAX_RATE),
+    clock_window=kinds.seconds(1, 3600),
 )
+CLIENT: Keys = {
+    "id": Key(kinds.KEY_ID),
+    "key": Key(kinds.SECRET),
+    "publish": Key(kinds.name(), (), many=True),
+    "subscribe": Key(kinds.name(), (), many=True),
+}
+STATE: Keys = _defaults(StateConfig(), file=kinds.STATE_FILE)
 FILE: Keys = {
     "broker": Key(BROKER, {}),
+    "state": Key(STATE, {}),
     "fastpath": Key(FASTPATH, {}),
     "limits": Key(LIMITS, {}),
     "control": Key(CONTROL, {}),
+    "client": Key(CLIENT, (), many=True),
     "topic": Key(TOPIC, REQUIRED, many=True, least=1, most=TOPIC_MAX),
 }
 
@@ -138,6 +165,30 @@ def _rule_ports(root: Table, faults: Faults) -> None:
             )
 
 
+def _rule_api(root: Table, faults: Faults) -> None:
+    broker = root.get("broker")
+    host, port = broker.get("api") or ("", 0)
+    token, file = broker.get("api_token"), broker.get("api_token_file")
+    if token and file:
+        beside = broker.at("api_token")
+        faults.add(broker.at("api_token_file"), f"stands beside {beside}; allowed: one of them")
+    if not port or kinds.is_loopback(host):
+        return
+    # Either may be faulty itself; then nothing is said of it here.
+    if token == "" and file == "":
+        faults.add(
+            broker.at("api"),
+            f"is {host}:{port}, which others can reach, without a token; allowed: a loopback address, or "
+            f"{broker.at('api_token')} or {broker.at('api_token_file')} besides",
+        )
+    if broker.get("api_expose") is False:
+        faults.add(
+            broker.at("api"),
+            f"is {host}:{port}, which others can reach; allowed: a loopback address, or "
+            f"{broker.at('api_expose')} = true besides",
+        )
+
+
 def _rule_lease(root: Table, faults: Faults) -> None:
     control = root.get("control")
     lease, heartbeat = control.get("lease"), control.get("heartbeat")
@@ -154,6 +205,31 @@ def _rule_topics(root: Table, faults: Faults) -> None:
             value = topic.get(key)
             if value is not None and first.setdefault(value, topic) is not topic:
                 faults.refuse(topic.at(key), value, "each once", f"as {first[value].at(key)} is")
+
+
+def _rule_clients(root: Table, faults: Faults) -> None:
+    names = {topic.get("name") for topic in _tables(root, "topic")} - {None}
+    first: dict[Any, Table] = {}
+    for client in _tables(root, "client"):
+        key_id, key = client.get("id"), client.get("key")
+        if key_id is not None and first.setdefault(key_id, client) is not client:
+            faults.refuse(client.at("id"), key_id, "each once", f"as {first[key_id].at('id')} is")
+        if key is not None and first.setdefault(key, client) is not client:
+            faults.add(client.at("key"), f"is that of {first[key].path}, too; allowed: a key of its own")
+        for right in ("publish", "subscribe"):
+            for index, topic in enumerate(client.get(right) or ()):
+                # Of a topic that is faulty itself the name may be missing: nothing is said of those.
+                if topic is None or topic == EVERY_TOPIC or topic in names or _incomplete(root):
+                    continue
+                faults.refuse(
+                    f"{client.at(right)}[{index}]", topic, f'the name of a topic, or "{EVERY_TOPIC}" for all'
+                )
+
+
+def _incomplete(root: Table) -> bool:
+    """Whether the name of a topic is faulty, so that not all names are known."""
+    topics = root.get("topic")
+    return topics is None or any(topic.get("name") is None for topic in topics)
 
 
 def _rule_members(root: Table, faults: Faults) -> None:
@@ -203,8 +279,10 @@ def _rule_sizes(root: Table, faults: Faults) -> None:
 RULES: tuple[Callable[[Table, Faults], None], ...] = (
     _rule_listen,
     _rule_ports,
+    _rule_api,
     _rule_lease,
     _rule_topics,
+    _rule_clients,
     _rule_members,
     _rule_sizes,
 )
@@ -245,13 +323,23 @@ def _build(root: Table) -> BrokerConfig:
         api_port=port,
         fastpath=FastPathConfig(**root.get("fastpath").values),
         limits=Limits(**root.get("limits").values),
-        control=ControlConfig(**root.get("control").values),
+        control=ControlConfig(
+            **root.get("control").values,
+            clients=tuple(ClientConfig(**client.values) for client in _tables(root, "client")),
+        ),
+        user=broker["user"],
+        name=broker["name"],
+        api_token=broker["api_token"],
+        api_token_file=broker["api_token_file"],
+        api_expose=broker["api_expose"],
+        state=StateConfig(**root.get("state").values),
     )
 
 
 def _build_topic(table: Table) -> TopicConfig:
     values = table.values
     topic = Topic(
-        values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"]
-    )
+        values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],
+        values["sources"],
+    )  # fmt: skip
     return TopicConfig(topic, tuple(StaticMember(**member.values) for member in _tables(table, "member")))

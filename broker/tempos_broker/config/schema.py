@@ -31,10 +31,14 @@ class NotAllowed(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What one value may be: ``allowed`` in words; ``parse`` gives it or raises :class:`NotAllowed`."""
+    """What one value may be: ``allowed`` in words; ``parse`` gives it or raises :class:`NotAllowed`.
+
+    No fault ever shows a ``secret`` value.
+    """
 
     allowed: str
     parse: Callable[[object], Any]
+    secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,10 @@ def _read_one(value: object, path: str, holds: Kind | Keys, faults: Faults) -> A
     try:
         return holds.parse(value)
     except NotAllowed as error:
-        faults.refuse(path, value, holds.allowed, str(error))
+        if holds.secret:
+            faults.add(path, f"is not what it must be (not shown: a secret); allowed: {holds.allowed}")
+        else:
+            faults.refuse(path, value, holds.allowed, str(error))
         return None
 
 
@@ -151,7 +158,7 @@ def _allowed(key: Key) -> str:
 
 def _bounds(key: Key) -> str:
     if key.most is not None:
-        return f" of {key.least} to {key.most}"
+        return f" of {key.least} to {key.most}" if key.least else f" of at most {key.most}"
     return f" of at least {key.least}" if key.least else ""
 
 

@@ -72,6 +72,7 @@ def _topic(theirs: Table, faults: Faults) -> Table:
         "priority": 0,
         "framing": Framing.RAW,
         "path": PathPolicy.AUTO,
+        "sources": (),
     }
     if "topic_value" in theirs.values:
         values["id"] = theirs.get("topic_value")

@@ -32,7 +32,7 @@ class BatchedIo:
         self, core: SlowPath[SlotChain], topics: Iterable[Topic], limits: Limits, losses: Losses
     ) -> None:
         self._core = core
-        self._batch = Batch(topics, limits)
+        self._batch = Batch(topics, limits, losses.foreign)
         self._limit = limits.batch
         self._losses = losses
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -45,6 +45,10 @@ class BatchedIo:
     def reason(self) -> str:
         segmenting = "sends with" if self._batch.segmenting() else "the kernel offers no"
         return f"up to {self._limit} datagrams per system call; {segmenting} UDP segmentation"
+
+    def configure(self, topics: Iterable[Topic]) -> None:
+        for topic in topics:
+            self._batch.frame(topic)
 
     def swap(self, route: Route) -> None:
         self._batch.swap(route)

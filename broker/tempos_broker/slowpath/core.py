@@ -107,9 +107,20 @@ class SlowPath(Generic[LoadT]):
         self._lost: dict[tuple[int, int, int], int] = {}
         self._received = 0
         self.read_ahead = 1
+        self.configure(topics)
+
+    def configure(self, topics: Iterable[Topic]) -> None:
+        """Serve these topics from now on, each by its class and priority, and no others.
+
+        What waits keeps its place; of a topic that is gone it goes nowhere and is counted as that.
+        """
+        self._queue_of = [None] * TOPICS
         for topic in topics:
             self._priority_of[topic.id] = topic.priority
             self._queue_of[topic.id] = self._strict if topic.quality is Quality.SQ else self._best_effort
+        for id_, queue in enumerate(self._queue_of):
+            if queue is None:
+                self._routes[id_] = None
 
     @property
     def queued(self) -> int:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tempos import REASON_TEXTS, Reason
 from tempos_broker.slowpath.core import SlowPath
 from tempos_broker.slowpath.sockets import DataSocket
 from tempos_broker.slowpath.sparingly import Sparingly
@@ -34,6 +35,14 @@ class Losses:
                     "limits.receive_buffer, and without CAP_NET_ADMIN also the kernel's limit: "
                     f"`sysctl -w net.core.rmem_max={2 * size}`",
                 )
+
+    def foreign(self, topic: int, count: int, ip: str) -> None:
+        """Tell about ``count`` events that the core has counted as refused for their source."""
+        self._log.warn(
+            f"foreign {topic}",
+            f"{count} events of topic {topic} refused, the last from {ip}: "
+            f"{REASON_TEXTS[Reason.FOREIGN_SOURCE]}",
+        )
 
     def send_failed(self, topic: int, epoch: int, group: int, count: int, error: int) -> None:
         """Book ``count`` copies that the kernel refused to send with this errno."""

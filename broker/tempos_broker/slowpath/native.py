@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from tempos import Framing, Member, Reason, Route, Topic
@@ -17,6 +17,7 @@ from tempos._abi import MAX_GROUPS, TOPICS
 from tempos_broker._batch import ffi, lib
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, SlowPath
+from tempos_broker.slowpath.sources import words
 
 if TYPE_CHECKING:
     from tempos_broker._batch import CBatch, CMembers
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _FRAMINGS = {Framing.RAW: lib.TEMPOS_FRAMING_RAW, Framing.EVENT: lib.TEMPOS_FRAMING_EVENT}
 _REASON_BITS = 0xFF << 8
 _FORWARDED = int(Reason.FORWARDED) << 8
+_FOREIGN_SOURCE = int(Reason.FOREIGN_SOURCE) << 8
 
 
 class SlotChain:
@@ -64,8 +66,17 @@ class Flushed(NamedTuple):
 class Batch:
     """A pool of datagrams, and the system calls that fill and empty it."""
 
-    def __init__(self, topics: Iterable[Topic], limits: Limits) -> None:
-        """Raises :class:`MemoryError` if the pool cannot be had."""
+    def __init__(
+        self,
+        topics: Iterable[Topic],
+        limits: Limits,
+        on_foreign: Callable[[int, int, str], None] = lambda topic, count, ip: None,
+    ) -> None:
+        """Raises :class:`MemoryError` if the pool cannot be had.
+
+        ``on_foreign`` learns of what is refused for its source: topic, how many, the latest address.
+        """
+        self._on_foreign = on_foreign
         self._limit = limits.batch
         # Less than a batch is staged before a delivery of at most a batch to every group.
         copies = limits.batch * (MAX_GROUPS + 1)
@@ -79,7 +90,12 @@ class Batch:
         self._members: list[tuple[CMembers, ...]] = [()] * TOPICS
         self._staged = 0
         for topic in topics:
-            lib.tempos_batch_framing(self._batch, topic.id, _FRAMINGS[topic.framing])
+            self.frame(topic)
+            self._set_sources(topic)
+
+    def frame(self, topic: Topic) -> None:
+        """Demand of a topic's datagrams what its framing says."""
+        lib.tempos_batch_framing(self._batch, topic.id, _FRAMINGS[topic.framing])
 
     def free_slots(self) -> int:
         """Slots that hold no datagram and wait for none."""
@@ -90,7 +106,11 @@ class Batch:
         return bool(lib.tempos_batch_segmenting(self._batch))
 
     def swap(self, route: Route) -> None:
-        """Address what is staged from now on for this topic to the members of ``route``."""
+        """Address what is staged from now on for this topic to the members of ``route``.
+
+        Its topic also says whose events are taken from now on.
+        """
+        self._set_sources(route.topic)
         self._members[route.topic.id] = tuple(_compile(group.members) for group in route.groups)
 
     def receive(self, fd: int, core: SlowPath[SlotChain]) -> int:
@@ -106,6 +126,8 @@ class Batch:
                 core.arrived(packed & 0xFF, datagrams, SlotChain(self._batch, packed >> 32, datagrams))
             else:
                 core.refused(packed & 0xFF, packed >> 8 & 0xFF, datagrams)
+                if packed & _REASON_BITS == _FOREIGN_SOURCE:
+                    self._tell_foreign(packed & 0xFF, datagrams)
         return total
 
     def stage(self, delivery: Delivery[SlotChain]) -> bool:
@@ -136,6 +158,18 @@ class Batch:
         """Give up what is staged; the failures carry this errno."""
         self._staged = 0
         return self._failures(lib.tempos_batch_abandon(self._batch, error, self._errors))
+
+    def _set_sources(self, topic: Topic) -> None:
+        networks, masks = [], []
+        for network in topic.sources:
+            address, mask = words(network)
+            networks.append(socket.htonl(address))
+            masks.append(socket.htonl(mask))
+        lib.tempos_batch_sources(self._batch, topic.id, networks, masks, len(networks))
+
+    def _tell_foreign(self, topic: int, count: int) -> None:
+        address = lib.tempos_batch_refused_source(self._batch, topic)
+        self._on_foreign(topic, count, socket.inet_ntoa(address.to_bytes(4, sys.byteorder)))
 
     def _failures(self, count: int) -> Sequence[SendFailure]:
         return [

@@ -23,6 +23,7 @@ from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.rounds import drain, serve
 from tempos_broker.slowpath.sockets import DataSocket
+from tempos_broker.slowpath.sources import Sources
 
 
 class Datagrams:
@@ -69,6 +70,7 @@ class PortableIo:
         self._limit = limits.batch
         self._largest = limits.datagram
         self._losses = losses
+        self._sources = Sources(topics := tuple(topics))
         self._framings = [Framing.RAW] * TOPICS
         for topic in topics:
             self._framings[topic.id] = topic.framing
@@ -80,8 +82,13 @@ class PortableIo:
         self._unblocked = asyncio.Event()
         self._pumping = False
 
+    def configure(self, topics: Iterable[Topic]) -> None:
+        for topic in topics:
+            self._framings[topic.id] = topic.framing
+
     def swap(self, route: Route) -> None:
-        """Nothing to prepare: a delivery brings its route."""
+        """A delivery brings its route; what is prepared is whom the next events may come from."""
+        self._sources.set(route.topic)
 
     async def open(self, sockets: Sequence[DataSocket]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -129,9 +136,15 @@ class PortableIo:
 
     # What the transports tell.
 
-    def received(self, data: bytes, transport: asyncio.DatagramTransport) -> None:
+    def received(self, data: bytes, ip: str, transport: asyncio.DatagramTransport) -> None:
         topic = data[0] if data else 0
-        reason = Reason.CUT_SHORT if len(data) > self._largest else check_payload(data, self._framings[topic])
+        if self._sources.refuse(topic, ip):
+            reason = Reason.FOREIGN_SOURCE
+            self._losses.foreign(topic, 1, ip)
+        elif len(data) > self._largest:
+            reason = Reason.CUT_SHORT
+        else:
+            reason = check_payload(data, self._framings[topic])
         if reason is Reason.FORWARDED:
             self._core.arrived(topic, 1, Datagrams([(data, transport)]))
             self._pump_soon()
@@ -179,7 +192,7 @@ class _DataProtocol(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         assert self._transport is not None, "connected before it receives"
-        self._io.received(data, self._transport)
+        self._io.received(data, addr[0], self._transport)
 
     def error_received(self, exc: Exception) -> None:
         assert isinstance(exc, OSError), "asyncio passes on nothing else"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +31,8 @@ class Io(Protocol):
 
     @property
     def reason(self) -> str: ...
+
+    def configure(self, topics: Iterable[Topic]) -> None: ...
 
     def swap(self, route: Route) -> None: ...
 
@@ -92,6 +94,11 @@ class SlowPathServer:
         except BaseException:
             await self.close()
             raise
+
+    def configure(self, topics: Sequence[Topic]) -> None:
+        """Serve these topics from now on, and no others; their routes come with :meth:`swap`."""
+        self._io.configure(topics)
+        self._core.configure(topics)
 
     def swap(self, route: Route) -> None:
         """Make ``route`` the route of its topic, also for what already waits; before or after the start.

@@ -17,14 +17,22 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from tempos import ConfigError, TemposError, Unavailable, __version__
-from tempos.cli import extensions, pub, status, sub
+from tempos.cli import ctl, extensions, ledger, pub, status, sub
 
 FAILED = 1
 COULD_NOT_RUN = 2
 INTERRUPTED = 130
 TERMINATED = 143
 
-_BUILTIN = {"pub": pub.register, "sub": sub.register, "status": status.register}
+_BUILTIN = {
+    "pub": pub.register,
+    "sub": sub.register,
+    "status": status.register,
+    "ledger": ledger.register,
+    "ctl": ctl.register,
+    "reload": ctl.register_reload,
+    "completion": ctl.register_completion,
+}
 
 _EXAMPLES = """\
 examples:
@@ -32,6 +40,8 @@ examples:
   tempos sub -t temperature                    print events as they come
   tempos pub -t temperature -m 21.5            publish one
   tempos status                                paths, topics, routes, counters
+  tempos ledger                                where every event went, and whether it adds up
+  tempos ctl path temperature fast             let a topic take the fast path
   tempos demo                                  the whole road on one machine
 
 'tempos COMMAND --help' has the options and examples of a command.

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import TYPE_CHECKING
 
 from tempos import CONTROL_PORT, DATA_PORT
+
+if TYPE_CHECKING:
+    from tempos import Key
 
 
 def add_broker(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +28,24 @@ def add_broker(parser: argparse.ArgumentParser) -> None:
         default=CONTROL_PORT,
         help="UDP port of the broker's control (default: %(default)s)",
     )
+
+
+def add_auth(parser: argparse.ArgumentParser) -> None:
+    """Add ``--auth-file``; :func:`key` reads what it names."""
+    parser.add_argument(
+        "--auth-file",
+        metavar="FILE",
+        default=os.environ.get("TEMPOS_AUTH"),
+        help='sign what is asked of the broker with the key in FILE, one line "id hexkey" '
+        "(default: $TEMPOS_AUTH, else unsigned)",
+    )
+
+
+def key(options: argparse.Namespace) -> Key | None:
+    """The key of ``--auth-file``, if any; raises :class:`LocalError`."""
+    from tempos.auth import read_key_file
+
+    return read_key_file(options.auth_file) if options.auth_file else None
 
 
 def add_data_port(parser: argparse.ArgumentParser) -> None:

@@ -39,6 +39,7 @@ def register(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     opt.add_broker(parser)
+    opt.add_auth(parser)
     opt.add_data_port(parser)
     parser.add_argument("-t", "--topic", metavar="NAME", required=True, help="the topic")
     body = parser.add_mutually_exclusive_group()
@@ -69,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
         data_port=options.data_port,
         control_port=options.control_port,
         linger=options.linger,
+        auth=opt.key(options),
     ) as publisher:
         progress = Progress("events published", _total(options))
         done = 0

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tempos._abi import API_PORT
+from tempos.cli.api import Api, add_api
 from tempos.errors import RemoteError
 
 if TYPE_CHECKING:
     from tempos.cli.extensions import Subparsers
-
-TIMEOUT = 5.0
 
 _EXAMPLES = """\
 examples:
@@ -34,50 +31,23 @@ def register(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="the document as the broker gives it")
-    parser.add_argument(
-        "--api",
-        metavar="URL",
-        default=os.environ.get("TEMPOS_API", f"http://127.0.0.1:{API_PORT}"),
-        help=f"the broker's control API (default: $TEMPOS_API, else http://127.0.0.1:{API_PORT})",
-    )
+    add_api(parser)
     parser.set_defaults(run=run, fail=parser.error)
 
 
 def run(options: argparse.Namespace) -> int:
     """Fetch the status document and print it."""
-    if not options.api.startswith(("http://", "https://")):
-        options.fail(f"--api {options.api!r} is no http URL")
-    url = options.api.rstrip("/") + "/v1/status"
-    document = _get(url)
+    api = Api.of(options)
+    document = api.get("/v1/status")
     if options.json:
         print(json.dumps(document, indent=2, ensure_ascii=False))
         return 0
     try:
         lines = list(render(document))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise RemoteError(f"the answer of {url} is not a status of this version: {error!r}") from error
+        raise RemoteError(f"the answer of {api.url} is not a status of this version: {error!r}") from error
     print("\n".join(lines))
     return 0
-
-
-def _get(url: str) -> Any:
-    import urllib.error
-    import urllib.request
-    from http.client import HTTPException
-
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # noqa: S310 - checked: http only
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise RemoteError(f"{url} answers {error.code} {error.reason}") from error
-    except (OSError, HTTPException) as error:
-        why = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise RemoteError(
-            f"no answer from {url}: {why}. Is the broker running, and its API there?"
-        ) from error
-    except ValueError as error:
-        raise RemoteError(f"the answer of {url} is not JSON: {error}") from error
 
 
 def render(document: Mapping[str, Any]) -> Iterator[str]:
@@ -88,6 +58,8 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
         f"broker {broker['version']}, {ready}, pid {broker['pid']}, up {duration(broker['uptime_s'])}, "
         f"instance {broker['instance']}"
     )
+    if "privileges" in broker:
+        yield f"privileges: {broker['privileges']['reason']}"
     yield ""
     yield "paths"
     yield f"  fast  {fast['mode']}: {fast['reason']}"
@@ -149,16 +121,25 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
         if topic.get(name):
             word = "passed up to the slow path" if name == "passed" else name
             yield f"    {word}: {counts(topic[name])}"
-    if not topic["groups"]:
+    for problem in topic["problems"]:
+        yield f"    does not add up: {problem}"
+    if not any(group["members"] for group in topic["groups"]):
         yield "    no member"
     for group in topic["groups"]:
-        yield f"    group {group['name']}: {number(group['tickets'])} tickets"
+        yield f"    group {group['name']}: {account(group)}"
         for member in group["members"]:
             lease = member["lease_s"]
             kind = "static" if member["static"] else "lease over" if lease is None else f"lease {lease:.1f} s"
             delivered = member["delivered"]
             told = "unknown" if delivered is None else number(delivered)
             yield f"      {member['ip']}:{member['port']}  {kind}, delivered {told}"
+
+
+def account(group: Mapping[str, Any]) -> str:
+    """Where the tickets of a group went, in words."""
+    told = [f"{number(group['tickets'])} tickets", f"{number(group['delivered'])} delivered"]
+    told += [f"{number(group[key])} {key}" for key in ("unconfirmed", "lost", "unknown") if group[key]]
+    return ", ".join(told)
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:

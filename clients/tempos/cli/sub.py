@@ -42,6 +42,7 @@ def register(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     opt.add_broker(parser)
+    opt.add_auth(parser)
     parser.add_argument(
         "-t", "--topic", metavar="NAME", action="append", required=True, help="a topic; may be repeated"
     )
@@ -67,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
         group=options.group,
         control_port=options.control_port,
         port=options.port,
+        auth=opt.key(options),
     )
     progress = Progress("events received", options.count) if options.stats else None
     with subscriber:

@@ -1,0 +1,193 @@
+"""What the control API says and takes, as types: the OpenAPI document is made from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: Seconds that a drain waits if its request does not say.
+DRAIN_PATIENCE = 5.0
+
+Count = Annotated[int, Field(description="datagrams")]
+Reasons = Annotated[dict[str, int], Field(description="reason -> datagrams")]
+
+
+class Health(BaseModel):
+    """The event loop turns."""
+
+    health: Literal["ok"] = "ok"
+
+
+class Ready(BaseModel):
+    """Whether every socket is bound and every topic has a route."""
+
+    ready: bool
+
+
+class MemberOut(BaseModel):
+    """A member in the route."""
+
+    ip: str
+    port: int
+    static: bool
+    lease_s: float | None = Field(description="seconds; null for a static member")
+    ticketed: Count
+    delivered: int | None = Field(description="as the member says; null for a static one, which says nothing")
+
+
+class GroupOut(BaseModel):
+    """A group: tickets = delivered + unconfirmed + lost + unknown."""
+
+    name: str
+    tickets: Count
+    delivered: Count
+    unconfirmed: Count
+    lost: Count
+    unknown: Count
+    members: list[MemberOut]
+
+
+class TopicOut(BaseModel):
+    """A topic: received = fast + slow + refused."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    id: int
+    name: str
+    quality: Literal["SQ", "BQ"] = Field(alias="class")
+    priority: int
+    framing: Literal["raw", "event"]
+    policy: Literal["auto", "fast", "slow"]
+    path: Literal["fast", "slow"] | None
+    reason: str = Field(description="why this path")
+    epoch: int
+    received: Count
+    fast: Count
+    slow: Count
+    refused: Reasons
+    lost: Reasons
+    passed: Reasons
+    balanced: bool
+    problems: list[str]
+    groups: list[GroupOut]
+
+
+class PathOut(BaseModel):
+    """Which path serves a topic, and why."""
+
+    topic: str
+    policy: Literal["auto", "fast", "slow"]
+    path: Literal["fast", "slow"] | None
+    reason: str
+
+
+class RouteGroup(BaseModel):
+    """The members of a group, in the order in which events go to them."""
+
+    name: str
+    members: list[str]
+
+
+class RouteOut(BaseModel):
+    """The route in force."""
+
+    topic: str
+    epoch: int
+    path: Literal["fast", "slow"] | None
+    groups: list[RouteGroup]
+
+
+class LedgerMember(BaseModel):
+    """The account of a member."""
+
+    ip: str
+    port: int
+    static: bool
+    left: bool
+    ticketed: Count
+    delivered: int | None
+    unconfirmed: Count
+    lost: Count
+
+
+class LedgerGroup(BaseModel):
+    """The account of a group."""
+
+    name: str
+    tickets: Count
+    delivered: Count
+    unconfirmed: Count
+    lost: Count
+    unknown: Count
+    members: list[LedgerMember]
+
+
+class LedgerTopic(BaseModel):
+    """The account of a topic."""
+
+    id: int
+    name: str
+    epoch: int
+    received: Count
+    fast: Count
+    slow: Count
+    refused: Reasons
+    unsent: Reasons
+    balanced: bool
+    problems: list[str]
+    groups: list[LedgerGroup]
+
+
+class LedgerOut(BaseModel):
+    """The account of every topic."""
+
+    balanced: bool
+    topics: list[LedgerTopic]
+    unattributed: Reasons
+
+
+class MoveIn(BaseModel):
+    """The path that a topic is to take."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    policy: Literal["auto", "fast", "slow"]
+
+
+class DrainIn(BaseModel):
+    """How long to wait for confirmation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    patience_s: float = Field(DRAIN_PATIENCE, ge=0, le=60, description="seconds")
+
+
+class DrainOut(BaseModel):
+    """What was ticketed for the member, and what of it was confirmed in time."""
+
+    ticketed: Count
+    delivered: Count
+    confirmed: bool
+
+
+class Removed(BaseModel):
+    """The member is out of the route on both paths."""
+
+    removed: str
+
+
+class Reloaded(BaseModel):
+    """What the reload changed, a line each."""
+
+    changes: list[str]
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457). ``detail`` says what happened and what to do."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    problems: list[str] = Field(default_factory=list, description="every fault, where there are several")

@@ -1,0 +1,241 @@
+"""Who asks, and may they: what the broker demands of a control datagram before it serves it.
+
+    network? -> often? -> signed? -> by a known key? -> in time? -> never seen? -> has the right?
+
+Rules kept here:
+
+* With no client configured, everybody of ``control.networks`` may ask. With any, a request needs the
+  signature of one, except from ``control.open_networks``.
+* A signed datagram is taken once. Nonces are remembered for as long as the time inside them is taken; a
+  full memory forgets the oldest and from then on takes nothing as old as that. Nothing signed before the
+  broker started is taken either, so a restart opens no door to what was recorded before.
+* The clock is asked about only after the signature is found good: nobody without a key learns or moves
+  anything.
+"""
+
+from __future__ import annotations
+
+import heapq
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tempos import WireError, auth
+from tempos.auth import Key, Signed
+from tempos.control import Code
+from tempos_broker.config.model import EVERY_TOPIC, ClientConfig, ControlConfig
+from tempos_broker.membership import Refused
+from tempos_broker.rate import RateLimit
+
+#: Nonces remembered for one key: those of the whole window at so many requests per second, but not more.
+NONCES_PER_SECOND, MAX_NONCES = 200, 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. ``client`` None: somebody who may ask unsigned, and everything."""
+
+    ip: str
+    client: ClientConfig | None = None
+
+    def __str__(self) -> str:
+        return self.ip if self.client is None else f"{self.client.id} at {self.ip}"
+
+    def require(self, topic: str, *rights: str) -> None:
+        """Raise :class:`Refused` unless the caller has one of the rights on the topic of this name."""
+        if self.client is None:
+            return
+        for right in rights:
+            topics: tuple[str, ...] = getattr(self.client, right)
+            if topic in topics or EVERY_TOPIC in topics:
+                return
+        wanted = " or ".join(rights)
+        raise Refused(
+            Code.NOT_ALLOWED,
+            f"client {self.client.id!r} has no right to {wanted} on topic {topic!r}",
+            f"add it to {wanted} of [[client]] {self.client.id} in the broker's configuration",
+        )
+
+    def require_any(self, right: str) -> None:
+        """Raise :class:`Refused` unless the caller has the right on some topic."""
+        if self.client is not None and not getattr(self.client, right):
+            raise Refused(
+                Code.NOT_ALLOWED,
+                f"client {self.client.id!r} has no right to {right} on any topic",
+                f"add one to {right} of [[client]] {self.client.id} in the broker's configuration",
+            )
+
+
+class Denied(Exception):
+    """A datagram that is not served.
+
+    ``count`` is what it is counted under. ``code`` None: not answered, else answered with that code,
+    text and hint; ``signed`` says with whose signature.
+    """
+
+    def __init__(
+        self,
+        count: str,
+        text: str,
+        *,
+        code: str | None = None,
+        hint: str = "",
+        plain: bytes = b"",
+        signed: Admitted | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.count = count
+        self.code = code
+        self.hint = hint
+        self.plain = plain
+        self.signed = signed
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A datagram that may be served: the plain request inside, and how to sign the reply, if at all."""
+
+    caller: Caller
+    plain: bytes
+    key: Key | None = None
+    nonce: bytes = b""
+
+    def seal(self, reply: bytes, time_ms: int) -> bytes:
+        """The reply as it goes out."""
+        return reply if self.key is None else auth.sign_reply(self.key, reply, time_ms, self.nonce)
+
+
+class Nonces:
+    """What one key has used. Bounded, and never forgets what it would still take."""
+
+    def __init__(self, started_ms: int) -> None:
+        self._window_ms = self._capacity = 0
+        #: Nothing as old as this is taken any more.
+        self.floor_ms = started_ms
+        self._seen: set[tuple[int, bytes]] = set()
+        self._oldest: list[tuple[int, bytes]] = []
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def set_window(self, window_ms: int) -> None:
+        """How far the time of a datagram may be from the clock, either way."""
+        self._window_ms = window_ms
+        self._capacity = min(MAX_NONCES, max(1, 2 * window_ms * NONCES_PER_SECOND // 1000))
+
+    def is_timely(self, time_ms: int, now_ms: int) -> bool:
+        """Whether a datagram of this time can be taken at all."""
+        return abs(time_ms - now_ms) <= self._window_ms and time_ms > self.floor_ms
+
+    def take(self, time_ms: int, nonce: bytes, now_ms: int) -> bool:
+        """Remember a timely nonce; False if it was used before."""
+        while self._oldest and self._oldest[0][0] < now_ms - self._window_ms:
+            self._forget_oldest()
+        entry = (time_ms, nonce)
+        if entry in self._seen:
+            return False
+        self._seen.add(entry)
+        heapq.heappush(self._oldest, entry)
+        while len(self._oldest) > self._capacity:
+            self._forget_oldest()
+        return True
+
+    def _forget_oldest(self) -> None:
+        oldest = heapq.heappop(self._oldest)
+        self._seen.discard(oldest)
+        # The clock may be set back: what is forgotten stays too old whatever it shows then.
+        self.floor_ms = max(self.floor_ms, oldest[0])
+
+
+class Guard:
+    """Decides which datagrams are served. ``wall``: Unix time in seconds, ``now``: a monotonic clock."""
+
+    def __init__(self, config: ControlConfig, wall: float) -> None:
+        self._nonces: dict[str, Nonces] = {}
+        self._rate = RateLimit(config.rate)
+        self._configure(config, wall)
+
+    @property
+    def demands_signatures(self) -> bool:
+        """Whether any client is configured."""
+        return bool(self._clients)
+
+    def reconfigure(self, config: ControlConfig, wall: float) -> None:
+        """Go by another configuration from now on; what keys that stay have used is remembered."""
+        if config.rate != self._config.rate:
+            self._rate = RateLimit(config.rate)
+        self._configure(config, wall)
+
+    def _configure(self, config: ControlConfig, wall: float) -> None:
+        self._config = config
+        self._networks = _networks(config.networks)
+        self._open = _networks(config.open_networks)
+        self._clients: Mapping[str, tuple[ClientConfig, Key]] = {
+            client.id: (client, Key(client.id, client.key)) for client in config.clients
+        }
+        now_ms = round(wall * 1000)
+        kept = self._nonces
+        self._nonces = {
+            key_id: kept[key_id] if key_id in kept else Nonces(now_ms) for key_id in self._clients
+        }
+        for nonces in self._nonces.values():
+            nonces.set_window(round(config.clock_window * 1000))
+
+    def admit(self, datagram: bytes, ip: str, wall: float, now: float) -> Admitted:
+        """The request inside a datagram from ``ip``; raises :class:`Denied`."""
+        address = ipaddress.IPv4Address(ip)
+        if not any(address in network for network in self._networks):
+            raise Denied("foreign network", "its address is not in control.networks")
+        if not self._rate.allows(ip, now):
+            raise Denied("rate limit", "it asks more often than control.rate allows")
+        if auth.is_signed(datagram):
+            return self._admit_signed(datagram, ip, wall)
+        if self._clients and not any(address in network for network in self._open):
+            raise Denied(
+                "unsigned",
+                "requests must be signed",
+                code=Code.NOT_ALLOWED,
+                hint="give the client its key (auth=, --auth-file)",
+                plain=datagram,
+            )
+        return Admitted(Caller(ip), datagram)
+
+    def _admit_signed(self, datagram: bytes, ip: str, wall: float) -> Admitted:
+        try:
+            signed = auth.open_request(datagram)
+        except WireError as error:
+            raise Denied(Code.BAD_REQUEST, str(error)) from None
+        client, key = self._clients.get(signed.key_id, (None, None))
+        if client is None or key is None or not signed.is_from(key):
+            # One answer for both, so that nobody can find out which ids exist.
+            raise Denied(
+                "wrong key",
+                f"no client {signed.key_id!r} has the key that signed this",
+                code=Code.NOT_ALLOWED,
+                hint="check id and key of the client",
+                plain=signed.plain,
+            )
+        return self._take_once(Admitted(Caller(ip, client), signed.plain, key, signed.nonce), signed, wall)
+
+    def _take_once(self, admitted: Admitted, signed: Signed, wall: float) -> Admitted:
+        now_ms = round(wall * 1000)
+        nonces = self._nonces[signed.key_id]
+        if not nonces.is_timely(signed.time_ms, now_ms):
+            off = f"{(signed.time_ms - now_ms) / 1000:+.3f} s from the broker's time"
+            old = ", before it started or as long ago as it remembers"
+            raise Denied(
+                "wrong time",
+                f"signed {off}{old if signed.time_ms <= nonces.floor_ms else ''}",
+                code=Code.CLOCK,
+                hint="set the clock of the client",
+                plain=signed.plain,
+                signed=admitted,
+            )
+        if not nonces.take(signed.time_ms, signed.nonce, now_ms):
+            # Not answered: the first of the two was, and an answer to this one would stand against it.
+            raise Denied("replay", f"replayed: client {signed.key_id} has sent this before")
+        return admitted
+
+
+def _networks(texts: Iterable[str]) -> list[ipaddress.IPv4Network]:
+    return [ipaddress.IPv4Network(text) for text in texts]

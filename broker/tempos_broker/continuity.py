@@ -1,0 +1,273 @@
+"""One account over several lives of a broker: counters that go on, members that are remembered.
+
+Knows nothing of swapping routes: the broker asks what is known of a topic's past, decides, and says what it
+decided. Rules: an epoch never goes back; what a killed process drew tickets for and did not live to count
+is counted by the next one; where the ticket counters are not those of the former life, its last epochs
+are closed with what was stored, and later claims about them are in no account.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from tempos import Group, Member, Reason, Route, Topic
+from tempos_broker.control import new_instance
+from tempos_broker.ledger import Holder, Ledger
+from tempos_broker.membership import Registry
+from tempos_broker.memory import Counters, Kept, Offsets, Remembered, read, write
+from tempos_broker.paths import FastPath, Tickets
+from tempos_broker.status import Counted, Drawn, TopicState
+from tempos_broker.store import CountedTickets, Store, Stored
+
+log = logging.getLogger("tempos.broker.state")
+
+#: Seconds between two writings of the state, if nothing changes that must be known before.
+SAVE_EVERY = 1.0
+#: Topic 0 has no route, so its first ticket counter can tell whose counters these are.
+_MARK = (0, 0, 0)
+
+
+class Continuity:
+    """The past of a broker, and what is written for its future.
+
+    ``store`` None: neither. ``drawn`` counts what the slow path draws, where both paths do.
+    """
+
+    def __init__(
+        self,
+        store: Store | None,
+        fast: FastPath,
+        drawn: CountedTickets | None,
+        registry: Registry,
+        ledger: Ledger,
+        states: Mapping[int, TopicState],
+    ) -> None:
+        self._store = store
+        self._stored = store.stored if store is not None else Stored()
+        self._fast = fast
+        self._drawn = drawn
+        self._registry = registry
+        self._ledger = ledger
+        self._states = states
+        self._slow_offsets, self._fast_offsets = Offsets(), Offsets()
+        #: Last epochs of topics that a reload has ended.
+        self._ended: dict[int, int] = {}
+        self.slow_counters: Callable[[], Counters] = dict
+        #: What both paths draw from.
+        self.tickets: Tickets = fast.tickets if drawn is None else drawn
+        former = self._stored.broker.get("instance")
+        #: The same over lives that go on with each other: to its members, such a broker never restarted.
+        self.instance = former if isinstance(former, int) else new_instance()
+        #: Whether the ticket counters are those of the former life.
+        self.continued = store is not None and former == self.tickets.read(*_MARK) != 0
+
+    @property
+    def where(self) -> str:
+        """The state file, or "off"."""
+        return "off" if self._store is None else str(self._store.path)
+
+    # --- counting ---------------------------------------------------------------------------
+
+    def drawn(self, topic: int, epoch: int, groups: int) -> list[int]:
+        """Tickets drawn so far from each group of an epoch."""
+        tickets = self.tickets.read
+        return [tickets(topic, epoch, index) for index in range(groups)]
+
+    def live(self, topic: int) -> dict[int, list[int]]:
+        """Tickets drawn so far in every open epoch of a topic."""
+        return {
+            epoch: self.drawn(topic, epoch, groups)
+            for epoch, groups in self._ledger.open_epochs(topic).items()
+        }
+
+    def counted(self) -> Counted:
+        """Everything counted, over all lives."""
+        before = self._fast.counters()
+        tickets = {topic: self.live(topic) for topic in self._states}
+        after = self._fast.counters()
+        drawn = {
+            topic: Drawn(live, _passing(before.get(topic, {}), after.get(topic, {})))
+            for topic, live in tickets.items()
+        }
+        slow = self._slow_offsets.applied(self.slow_counters())
+        return Counted(slow, self._fast_offsets.applied(after), drawn, after)
+
+    # --- the past ---------------------------------------------------------------------------
+
+    def epoch(self, topic: int) -> int:
+        """The latest epoch that a topic id ever had here."""
+        adopted = self._fast.adopted().get(topic, 0)
+        return max(self._stored.epochs.get(topic, 0), self._ended.get(topic, 0), adopted)
+
+    def recall(self, topic: Topic) -> Remembered | None:
+        """Take a topic's account up again; None if nothing usable is known of it."""
+        document = self._stored.topics.get(topic.id)
+        if not document:
+            return None
+        try:
+            memory = read(document)
+            if not memory.is_of(topic):
+                return None
+            self._ledger.restore(topic.id, memory.ledger, time.monotonic())
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("topic %s: what is stored of it cannot be used: %r", topic.name, error)
+            return None
+        return memory
+
+    def restore_members(self, topic: int, memory: Remembered, at_least: float) -> None:
+        """Make those members again whose lease has not ended; each for ``at_least`` seconds."""
+        passed = max(0.0, time.time() - memory.wall)
+        for member in memory.members:
+            remaining = member.remaining - passed
+            if remaining > 0:
+                # It could not renew its lease while nobody was there.
+                expires = time.monotonic() + max(remaining, at_least)
+                endpoint = (member.ip, member.port)
+                self._registry.restore(topic, member.group, endpoint, member.client, expires)
+
+    def former_route(self, topic: Topic) -> tuple[Route, bool]:
+        """The latest route of the former life, and whether it is still what the members make."""
+        *_, epoch = self._ledger.open_epochs(topic.id)
+        stored = self._ledger.route(topic.id, epoch)
+        present = self._registry.groups(topic.id)
+        macs = {(member.ip, member.port): member.mac for group in present for member in group.members}
+        groups = tuple(
+            Group(name, tuple(Member(h.ip, h.port, macs.get((h.ip, h.port))) for h in holders))
+            for name, holders in stored
+        )
+        same = self._registry.holders(topic.id) == [(name, list(holders)) for name, holders in stored]
+        return Route(topic, epoch, groups), same
+
+    def close_old(self, topic: int, epoch: int) -> None:
+        """Only this epoch's route is in force: the tickets of all others are final."""
+        for one, groups in self._ledger.open_epochs(topic).items():
+            if one != epoch:
+                self._ledger.closed(topic, one, self.drawn(topic, one, groups))
+
+    def cut(self, topic: int, memory: Remembered) -> None:
+        """The tickets are not those of the former life: close its epochs with what it stored."""
+        for epoch, groups in self._ledger.open_epochs(topic).items():
+            tickets = memory.live.get(epoch, [])
+            tickets = tickets if len(tickets) == groups else [0] * groups
+            self._ledger.closed(topic, epoch, tickets, cut=True)
+
+    def recount(self, topic: int, memory: Remembered) -> None:
+        """Go on with the counters, those included that died with the process."""
+        raw = self._fast.counters().get(topic, {})
+        self._fast_offsets.set(topic, memory.fast, memory.fast_raw if self.continued else raw)
+        live = self.live(topic)
+        after = self._fast.counters().get(topic, {})
+        drawn = self._ledger.drawn(topic) + sum(tickets[0] for tickets in live.values() if tickets)
+        fast = self._fast_offsets.applied_to(topic, after)
+        handed = fast.get(Reason.FORWARDED, 0) + fast.get(Reason.NO_EGRESS, 0)
+        slow = dict(memory.slow)
+        if handed > drawn and not self.continued:
+            # Counted after the tickets were, by a program whose tickets are gone.
+            less = fast.get(Reason.FORWARDED, 0) - (handed - drawn)
+            self._fast_offsets.set(topic, {**memory.fast, Reason.FORWARDED: max(0, less)}, after)
+            slow[Reason.FORWARDED] = 0
+        elif raw == after:
+            # Nothing passed meanwhile: what the fast path did not hand on, the slow path did.
+            slow[Reason.FORWARDED] = max(0, drawn - handed)
+        elif self._drawn is not None and self.continued:
+            slow[Reason.FORWARDED] = self._drawn.drawn(topic)
+        self._slow_offsets.set(topic, slow, {})
+
+    def begin_anew(self, topic: int) -> None:
+        """Whatever was counted under this id so far is another topic's."""
+        self._slow_offsets.set(topic, {}, self.slow_counters().get(topic, {}))
+        self._fast_offsets.set(topic, {}, self._fast.counters().get(topic, {}))
+        if self._drawn is not None:
+            self._drawn.forget(topic)
+
+    def ended(self, route: Route) -> None:
+        """A topic is no more; its epoch is kept, should the id come back."""
+        topic = route.topic.id
+        self._ended[topic] = route.epoch
+        self._ledger.forget(topic)
+        self.begin_anew(topic)
+
+    def resume_drains(self) -> None:
+        """Go on with the drains of the former life."""
+        wall, leaving = self._stored.broker.get("wall"), self._stored.broker.get("leaving")
+        if not isinstance(wall, (int, float)) or not isinstance(leaving, list):
+            return
+        for row in leaving:
+            with contextlib.suppress(ValueError, TypeError):
+                ip, port, client, topics, remaining = row
+                deadline = time.monotonic() + float(remaining) - max(0.0, time.time() - wall)
+                self._registry.restore_leaving(Holder(str(ip), int(port), int(client)), topics, deadline)
+
+    # --- the future -------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Make the ticket counters this life's, and write down what it begins with."""
+        if self._store is not None:
+            self.tickets.reset(*_MARK[:2])
+            self.tickets.draw(*_MARK, self.instance)
+            await self.save(list(self._states))
+
+    async def save(self, topics: Iterable[int]) -> None:
+        """Write down these topics, and who drains."""
+        if self._store is None:
+            return
+        now, wall = time.monotonic(), time.time()
+        counted = self.counted()
+        rows = {}
+        for topic in topics:
+            state = self._states.get(topic)
+            if state is None:
+                continue
+            described = state.route.topic
+            members = tuple(
+                Kept(group.name, m.member.ip, m.member.port, m.client, m.expires - now)
+                for group in self._registry.states(topic)
+                for m in group.members.values()
+                if m.client is not None and m.expires is not None
+            )
+            memory = Remembered(
+                described.name, described.framing, wall, members, self._ledger.export(topic),
+                counted.drawn[topic].tickets, counted.slow.get(topic, {}), counted.fast.get(topic, {}),
+                counted.fast_raw.get(topic, {}),
+            )  # fmt: skip
+            rows[topic] = (described.name, self._ledger.epoch(topic), write(memory))
+        leaving = [
+            [*holder, sorted(each.topics), each.deadline - now]
+            for holder, each in self._registry.leaving().items()
+        ]
+        self._ledger.changed.difference_update(rows)
+        await self._store.save({"instance": self.instance, "wall": wall, "leaving": leaving}, rows)
+
+    async def save_ended(self, routes: Iterable[Route]) -> None:
+        """Write down the epochs of topics that ended, and nothing else of them."""
+        if self._store is not None:
+            await self._store.save({}, {r.topic.id: (r.topic.name, r.epoch, {}) for r in routes})
+
+    async def keep_saving(self) -> None:
+        """Write down what changes, until cancelled."""
+        while self._store is not None:
+            await asyncio.sleep(SAVE_EVERY)
+            await self.save(
+                [
+                    topic
+                    for topic in self._states
+                    if topic in self._ledger.changed or self._registry.member_count(topic)
+                ]
+            )
+
+    async def close(self) -> None:
+        """Let go of the store; safe to call twice."""
+        if self._store is not None:
+            await self._store.close()
+
+
+def _passing(before: Mapping[Reason, int], after: Mapping[Reason, int]) -> int:
+    """How many events may have passed between reading counters twice, and tickets in between."""
+    passed = sum(after.values()) - sum(before.values())
+    # An event in the middle of its way has drawn its ticket and is not counted yet: one per CPU.
+    return passed + (os.cpu_count() or 1) if passed else 0

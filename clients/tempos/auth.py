@@ -1,0 +1,215 @@
+"""Signed control datagrams: who asked is known, what was asked is unchanged, and asked only once.
+
+Both ends, without I/O and without a clock. A signed datagram wraps a plain one:
+
+    request:  msgpack [key id, time ms, nonce, plain request]  + tag
+    reply:    msgpack [nonce of the request, time ms, plain reply] + tag
+
+``tag`` is the first 16 bytes of HMAC-SHA-256 (RFC 2104, truncated as its section 5 allows) over a label
+that tells requests from replies, then every byte before the tag. The bytes themselves are signed, not
+what they decode to, so no two encodings of one message share a tag. A plain datagram is a map and a
+signed one an array: the first byte tells them apart.
+
+The nonce is fresh in every datagram, also in one that repeats a request: the broker takes each once. A
+reply carries the nonce of what it answers, so an old reply answers nothing, and the broker's time, so
+that a client whose clock is wrong can follow it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from tempos.errors import LocalError, WireError
+
+TAG_BYTES = 16
+NONCE_BYTES = 8
+MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 64
+#: What the two ends may differ in time by default, seconds either way.
+WINDOW = 30.0
+#: Of key ids: what needs no quoting anywhere.
+KEY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+KEY_ID_RULE = "1-64 letters, digits and . _ @ -, the first a letter or digit"
+
+#: The most a signature adds to a reply.
+REPLY_OVERHEAD = 1 + 2 + NONCE_BYTES + 9 + 3 + TAG_BYTES
+
+
+_REQUEST = b"tempos control request 1\0"
+_REPLY = b"tempos control reply 1\0"
+#: First bytes of msgpack arrays of four and of three.
+_REQUEST_HEAD, _REPLY_HEAD = 0x94, 0x93
+_U64 = 0xFFFFFFFFFFFFFFFF
+#: The most a signature adds to a reply.
+REPLY_OVERHEAD = 1 + 2 + NONCE_BYTES + 9 + 3 + TAG_BYTES
+
+_REQUEST = b"tempos control request 1\0"
+_REPLY = b"tempos control reply 1\0"
+#: First bytes of msgpack arrays of four and of three.
+_REQUEST_HEAD, _REPLY_HEAD = 0x94, 0x93
+_U64 = 0xFFFFFFFFFFFFFFFF
+#: The most a signature adds to a request: head, id, time, nonce, the length of what it wraps, tag.
+OVERHEAD = 1 + 2 + 64 + 9 + 2 + NONCE_BYTES + 3 + TAG_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A client's id and its secret, which the broker has too. Raises :class:`LocalError` for what is none.
+
+    The secret never shows: not in ``repr``, not in an error.
+    """
+
+    id: str
+    secret: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not KEY_ID.fullmatch(self.id):
+            raise LocalError(f"the key id {self.id[:80]!r} cannot be one: {KEY_ID_RULE}")
+        if not MIN_KEY_BYTES <= len(self.secret) <= MAX_KEY_BYTES:
+            raise LocalError(
+                f"the key of {self.id!r} has {len(self.secret)} bytes, "
+                f"allowed: {MIN_KEY_BYTES}-{MAX_KEY_BYTES}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signed request, taken apart but not believed. ``time_ms``: when it was signed, Unix time."""
+
+    key_id: str
+    time_ms: int
+    nonce: bytes
+    plain: bytes
+    signed: bytes = field(repr=False)
+    tag: bytes = field(repr=False)
+
+    def is_from(self, key: Key) -> bool:
+        """Whether this key signed it; the comparison takes the same time wherever they differ."""
+        return key.id == self.key_id and hmac.compare_digest(_tag(key, _REQUEST, self.signed), self.tag)
+
+
+def is_signed(datagram: bytes) -> bool:
+    """Whether a datagram is not a plain request but means to be a signed one."""
+    return datagram[:1] == bytes((_REQUEST_HEAD,))
+
+
+def sign_request(key: Key, plain: bytes, time_ms: int, nonce: bytes) -> bytes:
+    """Wrap a plain request."""
+    return _seal(key, _REQUEST, [key.id, time_ms, nonce, plain])
+
+
+def open_request(datagram: bytes) -> Signed:
+    """Take a signed request apart; raises :class:`WireError` and nothing else, whatever the bytes."""
+    row, signed, tag = _open(datagram, _REQUEST_HEAD, 4)
+    key_id, time_ms, nonce, plain = row
+    if not isinstance(key_id, str) or not KEY_ID.fullmatch(key_id):
+        raise WireError("a signed request without a usable key id")
+    if not _is_time(time_ms) or not _is_nonce(nonce) or not isinstance(plain, bytes):
+        raise WireError("a signed request of another shape")
+    return Signed(key_id, time_ms, nonce, plain, signed, tag)
+
+
+def sign_reply(key: Key, plain: bytes, time_ms: int, nonce: bytes) -> bytes:
+    """Wrap the reply to the request with this nonce."""
+    return _seal(key, _REPLY, [nonce, time_ms, plain])
+
+
+def open_reply(key: Key, datagram: bytes) -> tuple[bytes, int, bytes]:
+    """Nonce, the broker's time and the plain reply; raises :class:`WireError` unless this key signed it."""
+    (nonce, time_ms, plain), signed, tag = _open(datagram, _REPLY_HEAD, 3)
+    if not hmac.compare_digest(_tag(key, _REPLY, signed), tag):
+        raise WireError("a reply that the broker's key has not signed")
+    if not _is_nonce(nonce) or not _is_time(time_ms) or not isinstance(plain, bytes):
+        raise WireError("a signed reply of another shape")
+    return nonce, time_ms, plain
+
+
+class Signer:
+    """The client's end: signs each datagram anew and follows the broker's clock if it is told to.
+
+    ``wall`` gives Unix time in seconds; ``nonce`` so many random bytes.
+    """
+
+    def __init__(
+        self, key: Key, wall: Callable[[], float], nonce: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        self.key = key
+        self._wall = wall
+        self._nonce = nonce
+        self._ahead_ms = 0
+
+    def sign(self, plain: bytes) -> tuple[bytes, bytes]:
+        """The datagram and its nonce."""
+        nonce = self._nonce(NONCE_BYTES)
+        time_ms = max(0, round(self._wall() * 1000) + self._ahead_ms)
+        return sign_request(self.key, plain, time_ms, nonce), nonce
+
+    def open(self, datagram: bytes) -> tuple[bytes, int, bytes]:
+        """As :func:`open_reply`."""
+        return open_reply(self.key, datagram)
+
+    def follow(self, time_ms: int) -> None:
+        """From now on sign as if the clock showed what a signed reply told."""
+        self._ahead_ms = time_ms - round(self._wall() * 1000)
+
+
+def read_key_file(path: str | Path) -> Key:
+    """The key in a file of one line, "id hexkey"; raises :class:`LocalError`.
+
+    A file that everyone can read, or that others than its owner can write, is refused.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(4096)
+    except OSError as error:
+        raise LocalError(f"the key file {path} cannot be read: {error.strerror or error}") from error
+    if stat.S_ISREG(mode) and mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+        raise LocalError(
+            f"the key file {path} is open to others (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+        )
+    words = text.decode("utf-8", errors="replace").split()
+    try:
+        key_id, secret = words
+        return Key(key_id, bytes.fromhex(secret))
+    except ValueError:
+        raise LocalError(f'the key file {path} must hold one line, "id hexkey"') from None
+
+
+def _seal(key: Key, label: bytes, row: list[Any]) -> bytes:
+    signed = bytes(msgpack.packb(row))
+    return signed + _tag(key, label, signed)
+
+
+def _tag(key: Key, label: bytes, signed: bytes) -> bytes:
+    return hmac.digest(key.secret, label + signed, "sha256")[:TAG_BYTES]
+
+
+def _open(datagram: bytes, head: int, length: int) -> tuple[list[Any], bytes, bytes]:
+    signed, tag = datagram[:-TAG_BYTES], datagram[-TAG_BYTES:]
+    if not signed or signed[0] != head:
+        raise WireError("not a signed datagram")
+    try:
+        row = msgpack.unpackb(signed, strict_map_key=False)
+    # msgpack raises a dozen unrelated types for foreign bytes; all mean the same here.
+    except Exception:  # noqa: BLE001
+        raise WireError("a signed datagram that cannot be read") from None
+    if not isinstance(row, list) or len(row) != length:
+        raise WireError("a signed datagram of another shape")
+    return row, signed, tag
+
+
+def _is_time(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _U64
+
+
+def _is_nonce(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) == NONCE_BYTES

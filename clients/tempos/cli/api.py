@@ -1,0 +1,111 @@
+"""The broker's control API as commands use it: one class, JSON in and out, errors in words.
+
+Only the standard library. A token, where the broker asks for one, comes from a file or from the
+environment, never from the command line, which others on the machine can read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tempos._abi import API_PORT
+from tempos.errors import LocalError, RemoteError
+
+TIMEOUT = 5.0
+DEFAULT = f"http://127.0.0.1:{API_PORT}"
+
+
+class ApiRefused(RemoteError):
+    """The API answered with an error. ``status``: HTTP; ``detail``: its words."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+def add_api(parser: argparse.ArgumentParser) -> None:
+    """Add ``--api`` and ``--token-file``."""
+    parser.add_argument(
+        "--api",
+        metavar="URL",
+        default=os.environ.get("TEMPOS_API", DEFAULT),
+        help=f"the broker's control API (default: $TEMPOS_API, else {DEFAULT})",
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="a file that holds the API's token (default: $TEMPOS_TOKEN holds the token itself)",
+    )
+    parser.set_defaults(fail=parser.error)
+
+
+class Api:
+    """The control API at a URL. Every call raises :class:`RemoteError` with what to do about it."""
+
+    def __init__(self, url: str, token: str = "", timeout: float = TIMEOUT) -> None:
+        self.url = url.rstrip("/")
+        self._token = token
+        self._timeout = timeout
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, timeout: float = TIMEOUT) -> Api:
+        """As the options of :func:`add_api` say; raises :class:`LocalError` for an unreadable token."""
+        if not options.api.startswith(("http://", "https://")):
+            options.fail(f"--api {options.api!r} is no http URL")
+        token = os.environ.get("TEMPOS_TOKEN", "")
+        if options.token_file is not None:
+            try:
+                token = Path(options.token_file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise LocalError(f"the token in {options.token_file} cannot be read: {error}") from error
+        return cls(options.api, token, timeout)
+
+    def get(self, path: str) -> Any:
+        return self._ask("GET", path)
+
+    def post(self, path: str, body: object = None) -> Any:
+        return self._ask("POST", path, body)
+
+    def delete(self, path: str) -> Any:
+        return self._ask("DELETE", path)
+
+    def _ask(self, method: str, path: str, body: object = None) -> Any:
+        # These cost more to import than most commands take to run.
+        import urllib.error
+        import urllib.request
+        from http.client import HTTPException
+
+        url = self.url + path
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        data = None
+        if method == "POST":
+            headers["Content-Type"] = "application/json"
+            data = b"" if body is None else json.dumps(body).encode()
+        try:
+            request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310 - http only
+            with urllib.request.urlopen(request, timeout=self._timeout) as answer:  # noqa: S310 - the same
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ApiRefused(error.code, _words(url, error.code, error.reason, error.read())) from error
+        except (OSError, HTTPException) as error:
+            why = error.reason if isinstance(error, urllib.error.URLError) else error
+            raise RemoteError(
+                f"no answer from {url}: {why}. Is the broker running, and its API there?"
+            ) from error
+        except ValueError as error:
+            raise RemoteError(f"the answer of {url} is not JSON: {error}") from error
+
+
+def _words(url: str, status: int, reason: str, body: bytes) -> str:
+    """What an error answer says: the detail of a problem document (RFC 9457) where it is one."""
+    try:
+        detail = json.loads(body)["detail"]
+    except (ValueError, KeyError, TypeError):
+        detail = None
+    return detail if isinstance(detail, str) else f"{url} answers {status} {reason}"

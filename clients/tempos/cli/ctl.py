@@ -1,0 +1,293 @@
+"""``tempos ctl``, ``tempos reload`` and ``tempos completion``: what an operator does to a running broker."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from tempos.cli import options as opt
+from tempos.cli.api import Api, add_api
+from tempos.cli.status import number, table
+from tempos.errors import RemoteError
+
+if TYPE_CHECKING:
+    from tempos.cli.extensions import Subparsers
+
+#: Seconds that completing a word may take.
+COMPLETION_TIMEOUT = 1.0
+
+_EXAMPLES = """\
+examples:
+  tempos ctl topics
+  tempos ctl path temperature fast              take the fast path; auto, slow
+  tempos ctl drain temperature workers 10.0.2.2:5000
+                                                exit code 0 once it has confirmed everything, 1 if not
+  tempos ctl remove temperature workers 10.0.2.2:5000
+  tempos ctl reload                             apply a changed configuration; `tempos reload` is the same
+
+A member that was taken out may subscribe again; its rights in the configuration say who may.
+"""
+
+_RELOAD_EXAMPLES = """\
+examples:
+  tempos reload                     print what changed, a line each
+  tempos config check broker.toml && tempos reload
+
+Topics, their static members, limits of groups, and who may ask can change; what cannot is told, and then
+nothing changes. SIGHUP does the same.
+"""
+
+_COMPLETION_EXAMPLES = """\
+examples:
+  source <(tempos completion bash)
+  tempos completion zsh > "${fpath[1]}/_tempos"
+"""
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add ``tempos ctl``, ``tempos reload`` and ``tempos completion``."""
+    parser = subparsers.add_parser(
+        "ctl",
+        help="change a running broker: paths, members, configuration",
+        description="Ask and change a running broker through its control API.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--complete-topics", action="store_true", help=argparse.SUPPRESS)
+    add_api(parser)
+    parser.set_defaults(run=_run_none, help_=parser.print_help)
+    actions = parser.add_subparsers(metavar="ACTION", dest="action")
+
+    def add(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=text, description=text)
+        action.add_argument("--json", action="store_true", help="print the answer of the API")
+        action.set_defaults(run=run)
+        return action
+
+    add("topics", "every topic with its path", _topics)
+    route = add("route", "the groups and members of a topic", _route)
+    route.add_argument("topic", metavar="TOPIC")
+    path = add("path", "let a topic take another path; nothing is lost or doubled", _path)
+    path.add_argument("topic", metavar="TOPIC")
+    path.add_argument("policy", choices=("fast", "slow", "auto"))
+    drain = add("drain", "take a member out, losing nothing", _drain)
+    drain.add_argument(
+        "--patience", metavar="S", type=opt.positive, default=5.0,
+        help="seconds to wait for its confirmation, at most 60 (default: %(default)g)",
+    )  # fmt: skip
+    for action in (drain, add("remove", "take a member out at once", _remove)):
+        action.add_argument("topic", metavar="TOPIC")
+        action.add_argument("group", metavar="GROUP")
+        action.add_argument("member", metavar="IP:PORT")
+    add("reload", "apply a changed configuration, whole or not at all", _reload)
+    add("ready", "whether the broker is ready", _ready)
+
+
+def register_reload(subparsers: Subparsers) -> None:
+    """Add ``tempos reload``."""
+    parser = subparsers.add_parser(
+        "reload",
+        help="let a running broker apply its changed configuration",
+        description="Let a running broker apply its changed configuration, whole or not at all.",
+        epilog=_RELOAD_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print the answer of the API")
+    add_api(parser)
+    parser.set_defaults(run=_reload)
+
+
+def register_completion(subparsers: Subparsers) -> None:
+    """Add ``tempos completion``."""
+    parser = subparsers.add_parser(
+        "completion",
+        help="print a script that completes commands and topic names",
+        description="Print a script that lets a shell complete commands and topic names.",
+        epilog=_COMPLETION_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shell", choices=("bash", "zsh"))
+    parser.set_defaults(run=_completion)
+
+
+def _run_none(options: argparse.Namespace) -> int:
+    if not options.complete_topics:
+        options.help_()
+        return 2
+    try:
+        topics = Api.of(options, COMPLETION_TIMEOUT).get("/v1/topics")
+        print("\n".join(topic["name"] for topic in topics))
+    except (RemoteError, KeyError, TypeError):
+        # Nobody who presses the tab key wants to read why there is nothing.
+        return 1
+    return 0
+
+
+def _answer(options: argparse.Namespace, answer: Any, show: Callable[[Any], str]) -> None:
+    if getattr(options, "json", False):
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+        return
+    try:
+        print(show(answer))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RemoteError(f"the answer of {options.api} is not of this version: {error!r}") from error
+
+
+def _topics(options: argparse.Namespace) -> int:
+    def show(topics: Any) -> str:
+        head = ("name", "id", "class", "path", "policy", "members", "why")
+        return "\n".join(
+            line[2:]
+            for line in table(
+                head,
+                [
+                    (
+                        topic["name"], str(topic["id"]), topic["class"], topic["path"] or "-",
+                        topic["policy"], number(sum(len(group["members"]) for group in topic["groups"])),
+                        topic["reason"],
+                    )
+                    for topic in topics
+                ],
+            )
+        )  # fmt: skip
+
+    _answer(options, Api.of(options).get("/v1/topics"), show)
+    return 0
+
+
+def _route(options: argparse.Namespace) -> int:
+    def show(route: Any) -> str:
+        lines = [f"epoch {route['epoch']}, {route['path'] or 'no'} path"]
+        lines += [f"  group {group['name']}: {', '.join(group['members'])}" for group in route["groups"]]
+        return "\n".join(lines if route["groups"] else [*lines, "  no member"])
+
+    _answer(options, Api.of(options).get(f"/v1/topics/{quote(options.topic, safe='')}/route"), show)
+    return 0
+
+
+def _path(options: argparse.Namespace) -> int:
+    where = f"/v1/topics/{quote(options.topic, safe='')}/path"
+    answer = Api.of(options).post(where, {"policy": options.policy})
+    _answer(options, answer, lambda path: f"{path['topic']}: {path['path']} path: {path['reason']}")
+    return 0 if options.policy in ("auto", answer.get("path")) else 1
+
+
+def _member(options: argparse.Namespace) -> str:
+    topic, group, member = (quote(part, safe="") for part in (options.topic, options.group, options.member))
+    return f"/v1/topics/{topic}/groups/{group}/members/{member}"
+
+
+def _drain(options: argparse.Namespace) -> int:
+    api = Api.of(options, options.patience + 5)
+    answer = api.post(_member(options) + "/drain", {"patience_s": options.patience})
+
+    def show(done: Any) -> str:
+        return f"{number(done['delivered'])} of {number(done['ticketed'])} datagrams confirmed"
+
+    _answer(options, answer, show)
+    return 0 if answer.get("confirmed") else 1
+
+
+def _remove(options: argparse.Namespace) -> int:
+    _answer(options, Api.of(options).delete(_member(options)), lambda done: f"{done['removed']} is out")
+    return 0
+
+
+def _reload(options: argparse.Namespace) -> int:
+    answer = Api.of(options, 30).post("/v1/reload")
+    _answer(options, answer, lambda done: "\n".join(done["changes"]) or "nothing changed")
+    return 0
+
+
+def _ready(options: argparse.Namespace) -> int:
+    _answer(options, Api.of(options).get("/v1/ready"), lambda done: "ready" if done["ready"] else "not ready")
+    return 0
+
+
+_COMMANDS = "broker pub sub status ledger ctl reload config demo bench completion"
+_ACTIONS = "topics route path drain remove reload ready"
+
+_BASH = f"""\
+# bash completion of tempos: source <(tempos completion bash)
+_tempos() {{
+    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} IFS=$'\\n'
+    local topics=false
+    if ((COMP_CWORD == 1)); then
+        COMPREPLY=($(IFS=' '; compgen -W "{_COMMANDS}" -- "$word"))
+        return
+    fi
+    case ${{COMP_WORDS[1]}} in
+        ctl)
+            if ((COMP_CWORD == 2)); then
+                COMPREPLY=($(IFS=' '; compgen -W "{_ACTIONS}" -- "$word"))
+                return
+            fi
+            case ${{COMP_WORDS[2]}} in
+                path)
+                    if ((COMP_CWORD == 4)); then
+                        COMPREPLY=($(IFS=' '; compgen -W "fast slow auto" -- "$word"))
+                        return
+                    fi
+                    ;;
+            esac
+            case ${{COMP_WORDS[2]}} in route|path|drain|remove) ((COMP_CWORD == 3)) && topics=true ;; esac
+            ;;
+        ledger) ((COMP_CWORD == 2)) && topics=true ;;
+        pub|sub) [[ $before == -t || $before == --topic ]] && topics=true ;;
+        completion)
+            COMPREPLY=($(IFS=' '; compgen -W "bash zsh" -- "$word"))
+            return
+            ;;
+    esac
+    if $topics; then
+        local name
+        COMPREPLY=()
+        while IFS= read -r name; do
+            [[ $name == "$word"* ]] && COMPREPLY+=("$(printf %q "$name")")
+        done < <(tempos ctl --complete-topics 2>/dev/null)
+    else
+        COMPREPLY=($(compgen -f -- "$word"))
+    fi
+}}
+complete -o filenames -F _tempos tempos
+"""
+
+_ZSH = f"""\
+#compdef tempos
+# zsh completion of tempos: tempos completion zsh > "${{fpath[1]}}/_tempos"
+_tempos() {{
+    local -a topics
+    if ((CURRENT == 2)); then
+        compadd -- {_COMMANDS}
+        return
+    fi
+    case $words[2] in
+        ctl)
+            if ((CURRENT == 3)); then
+                compadd -- {_ACTIONS}
+                return
+            elif ((CURRENT == 5)) && [[ $words[3] == path ]]; then
+                compadd -- fast slow auto
+                return
+            elif ((CURRENT != 4)) || [[ $words[3] != (route|path|drain|remove) ]]; then
+                return
+            fi
+            ;;
+        ledger) ((CURRENT == 3)) || return ;;
+        pub|sub) [[ $words[CURRENT-1] == (-t|--topic) ]] || {{ _files; return }} ;;
+        completion) compadd -- bash zsh; return ;;
+        *) _files; return ;;
+    esac
+    topics=("${{(@f)$(tempos ctl --complete-topics 2>/dev/null)}}")
+    compadd -a topics
+}}
+if [[ $funcstack[1] == _tempos ]]; then _tempos "$@"; else compdef _tempos tempos; fi
+"""
+
+
+def _completion(options: argparse.Namespace) -> int:
+    print(_BASH if options.shell == "bash" else _ZSH, end="")
+    return 0

@@ -1,0 +1,123 @@
+"""``tempos ledger``: where every event went, per topic, group and member, and whether it adds up."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tempos.cli import options as opt
+from tempos.cli.api import Api, add_api
+from tempos.cli.status import counts, number, table
+from tempos.errors import LocalError, RemoteError
+
+if TYPE_CHECKING:
+    from tempos.cli.extensions import Subparsers
+
+_EXAMPLES = """\
+examples:
+  tempos ledger                     every topic; exit code 0 if everything adds up, 1 if not
+  tempos ledger temperature         one topic
+  tempos ledger --json | jq '.topics[].groups[] | {name, tickets, lost}'
+  tempos ledger --watch             again every second, until Ctrl-C
+
+Per topic, received = fast + slow + refused. Per group, tickets = delivered + unconfirmed + lost + unknown:
+unconfirmed will still be reported by members in the group, lost never was by those that left, unknown
+went to static members, which report nothing. The unit is the datagram.
+"""
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add ``tempos ledger``."""
+    parser = subparsers.add_parser(
+        "ledger",
+        help="show where every event went, and whether it adds up",
+        description="Show per topic, group and member where every event went, and whether it adds up.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("topic", metavar="TOPIC", nargs="?", help="only this topic (default: all)")
+    parser.add_argument("--json", action="store_true", help="the document as the broker gives it")
+    parser.add_argument("--watch", action="store_true", help="show it again and again")
+    parser.add_argument(
+        "--every", metavar="S", type=opt.positive, default=1.0,
+        help="seconds between two looks with --watch (default: %(default)g)",
+    )  # fmt: skip
+    add_api(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fetch the ledger and print it; 0 if it balances."""
+    api = Api.of(options)
+    clear = "\x1b[H\x1b[2J" if options.watch and not options.json and sys.stdout.isatty() else ""
+    while True:
+        document = api.get("/v1/ledger")
+        try:
+            document = _only(document, options.topic)
+            if options.json:
+                text = json.dumps(document, indent=None if options.watch else 2, ensure_ascii=False)
+            else:
+                text = "\n".join(render(document))
+            balanced = bool(document["balanced"])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise RemoteError(f"the answer of {api.url} is no ledger of this version: {error!r}") from error
+        print(clear + text, flush=True)
+        if not options.watch:
+            return 0 if balanced else 1
+        time.sleep(options.every)
+
+
+def _only(document: dict[str, Any], topic: str | None) -> dict[str, Any]:
+    if topic is None:
+        return document
+    topics = [entry for entry in document["topics"] if entry["name"] == topic]
+    if not topics:
+        known = ", ".join(entry["name"] for entry in document["topics"])
+        raise LocalError(f"the broker has no topic {topic!r}; known: {known}")
+    return {**document, "topics": topics, "balanced": all(entry["balanced"] for entry in topics)}
+
+
+def render(document: Mapping[str, Any]) -> Iterator[str]:
+    """The document as lines for people."""
+    for topic in document["topics"]:
+        yield from _topic(topic)
+        yield ""
+    if document.get("unattributed"):
+        yield f"of no topic: {counts(document['unattributed'])}"
+    yield "balanced" if document["balanced"] else "NOT BALANCED"
+
+
+def _topic(topic: Mapping[str, Any]) -> Iterator[str]:
+    refused = sum(topic["refused"].values())
+    yield (
+        f"{topic['name']}  received {number(topic['received'])} = fast {number(topic['fast'])} "
+        f"+ slow {number(topic['slow'])} + refused {number(refused)}"
+    )
+    if topic["refused"]:
+        yield f"  refused: {counts(topic['refused'])}"
+    if topic["unsent"]:
+        yield f"  copies that could not be sent: {counts(topic['unsent'])}"
+    rows = []
+    for group in topic["groups"]:
+        rows.append(_row(group["name"], group, group["tickets"], group["delivered"], group["unknown"]))
+        for member in group["members"]:
+            static = member["static"]
+            state = " (static)" if static else " (left)" if member["left"] else ""
+            name = f"  {member['ip']}:{member['port']}{state}"
+            unknown = member["ticketed"] if static else 0
+            rows.append(_row(name, member, member["ticketed"], member["delivered"] or 0, unknown))
+    if rows:
+        head = ("group, member", "tickets", "delivered", "unconfirmed", "lost", "unknown")
+        yield from table(head, rows)
+    else:
+        yield "  no group"
+    for problem in topic["problems"]:
+        yield f"  does not add up: {problem}"
+
+
+def _row(name: str, of: Mapping[str, Any], tickets: int, delivered: int, unknown: int) -> tuple[str, ...]:
+    return (name, *map(number, (tickets, delivered, of["unconfirmed"], of["lost"], unknown)))

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Counts frames that the kernel lost after the fast path had handed them over: behind the redirect no
+ * XDP program sees them any more, but two tracepoints do.
+ *
+ *   xdp_redirect_err   refused at once: the interface is down, takes no redirected frames, or the
+ *                      frame is too big for it. Counted if it was a redirect through our `egress` map.
+ *   xdp_devmap_xmit    the device took fewer frames than it was given: its ring is full (no error),
+ *                      or it failed. Counted if the frames came in where our program is attached, in
+ *                      our network namespace.
+ *
+ * Rules: counts only, changes nothing; a call without a loss ends at its first comparison. Native mode
+ * only for the second: generic mode sends without that tracepoint.
+ */
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "abi.h"
+
+#define MAX_DROPS 1024
+#define MAX_INGRESS 256
+
+struct net {
+	__u64 net_cookie;
+} __attribute__((preserve_access_index));
+
+typedef struct {
+	struct net *net;
+} __attribute__((preserve_access_index)) possible_net_t;
+
+struct bpf_prog;
+
+struct net_device {
+	int ifindex;
+	possible_net_t nd_net;
+} __attribute__((preserve_access_index));
+
+struct bpf_dtab_netdev {
+	struct net_device *dev;
+} __attribute__((preserve_access_index));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_DROPS);
+	__type(key, struct tempos_drop);
+	__type(value, __u64);
+} drops SEC(".maps");
+
+/* The interfaces that carry our program. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_INGRESS);
+	__type(key, __u32);
+	__type(value, __u8);
+} ingress SEC(".maps");
+
+/* Both fixed at load. */
+const volatile __u64 our_namespace = 0;
+const volatile __u32 our_egress = 0;
+
+static __always_inline void count(__u32 ifindex, int error, __u32 frames)
+{
+	struct tempos_drop key = {.ifindex = ifindex, .error = error < 0 ? -error : error};
+	const __u64 none = 0;
+	__u64 *counted = bpf_map_lookup_elem(&drops, &key);
+
+	if (!counted) {
+		/* Another CPU may be first: then its entry is the one to count in. */
+		bpf_map_update_elem(&drops, &key, &none, BPF_NOEXIST);
+		counted = bpf_map_lookup_elem(&drops, &key);
+	}
+	if (counted)
+		__sync_fetch_and_add(counted, frames);
+}
+
+SEC("tp_btf/xdp_redirect_err")
+int BPF_PROG(tempos_refused, const struct net_device *from, const struct bpf_prog *program,
+	     const void *target, int error, int map_type, __u32 map_id, __u32 index)
+{
+	__u32 ifindex = 0;
+
+	if (map_id != our_egress)
+		return 0;
+	if (target)
+		ifindex = BPF_CORE_READ((const struct bpf_dtab_netdev *)target, dev, ifindex);
+	count(ifindex, error, 1);
+	return 0;
+}
+
+SEC("tp_btf/xdp_devmap_xmit")
+int BPF_PROG(tempos_unsent, const struct net_device *from, const struct net_device *to, int sent,
+	     int dropped, int error)
+{
+	__u32 source;
+
+	if (dropped <= 0)
+		return 0;
+	if (BPF_CORE_READ(from, nd_net.net, net_cookie) != our_namespace)
+		return 0;
+	source = BPF_CORE_READ(from, ifindex);
+	if (!bpf_map_lookup_elem(&ingress, &source))
+		return 0;
+	count(BPF_CORE_READ(to, ifindex), error, dropped);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

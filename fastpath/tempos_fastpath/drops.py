@@ -1,0 +1,102 @@
+"""What the kernel lost after the program had handed it over, by interface and errno.
+
+Two small tracing programs count (fastpath/bpf/drops.bpf.c). They are a help, no condition: where the
+kernel does not take them, or the tracepoints are others, the fast path works without and says so. Their
+count is pinned beside the routes, so it goes on from one broker to the next; so do they, that losses
+between two brokers are counted too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from tempos import Unavailable
+from tempos_fastpath.bpf import BpfObject, Link, attach_tracing
+from tempos_fastpath.errors import NotPinned
+from tempos_fastpath.layout import decode_drop
+from tempos_fastpath.maps import Map, pinned_map
+from tempos_fastpath.ownership import Identity
+from tempos_fastpath.pins import Pins
+
+OBJECT = Path(__file__).with_name("drops.bpf.o")
+_PROGRAMS = ("tempos_refused", "tempos_unsent")
+_MAPS = ("drops", "ingress")
+
+
+class Drops:
+    """The counting programs, loaded and attached. Raises Unavailable where they cannot be. Blocking.
+
+    ``pins``: where to pin them, or None; with ``adopt`` what is pinned there is gone on with.
+    """
+
+    def __init__(self, identity: Identity, egress: Map, pins: Pins | None, *, adopt: bool) -> None:
+        rodata = {
+            "our_namespace": identity.namespace.to_bytes(8, sys.byteorder),
+            "our_egress": egress.id.to_bytes(4, sys.byteorder),
+        }
+        with contextlib.ExitStack() as stack:
+            share = {}
+            if pins is not None and adopt:
+                for name in _MAPS:
+                    with contextlib.suppress(Unavailable):
+                        share[name] = stack.enter_context(pinned_map(pins.path(name)))
+            self._object = BpfObject(OBJECT, rodata, share)
+        self._links: list[Link] = []
+        try:
+            for name in _PROGRAMS:
+                self._replace(name, pins)
+            if pins is not None and not share:
+                for name in _MAPS:
+                    pins.put_map(name, self._object.map(name))
+        except NotPinned:
+            pass  # the fast path's own pins say so already
+        except BaseException:
+            self.close()
+            raise
+
+    def watch(self, interfaces: Collection[int]) -> None:
+        """Count what comes in by these from now on."""
+        ingress = self._object.map("ingress")
+        for key in tuple(ingress.keys()):
+            if int.from_bytes(key, sys.byteorder) not in interfaces:
+                ingress.delete(key)
+        for ifindex in interfaces:
+            ingress.update(ifindex, b"\x01")
+
+    def read(self, names: Mapping[int, str]) -> dict[str, dict[str, int]]:
+        """Frames lost by interface and the name of the errno; ``names`` of interfaces by index.
+
+        ``ENOBUFS`` stands for a device that took fewer frames than it was given, without an error.
+        """
+        drops = self._object.map("drops")
+        found: dict[str, dict[str, int]] = {}
+        for key in drops.keys():  # noqa: SIM118 - a BPF map, no dict
+            value = drops.lookup(key)
+            if value is None:
+                continue
+            ifindex, code = decode_drop(key)
+            row = found.setdefault(names.get(ifindex, f"interface {ifindex}"), {})
+            name = errno.errorcode.get(code or errno.ENOBUFS, str(code))
+            row[name] = row.get(name, 0) + int.from_bytes(value, sys.byteorder)
+        return found
+
+    def close(self) -> None:
+        """Let go of programs and maps; those that are pinned go on. Safe to call twice."""
+        for link in self._links:
+            link.close()
+        self._links.clear()
+        self._object.close()
+
+    def _replace(self, name: str, pins: Pins | None) -> None:
+        """Attach, in place of an earlier broker's; for a moment nobody counts, rather than two."""
+        path = pins.path(f"drops_{name}") if pins is not None else None
+        if path is not None:
+            path.unlink(missing_ok=True)
+        link = attach_tracing(self._object.program(name))
+        self._links.append(link)
+        if path is not None:
+            link.pin(path)

@@ -1,0 +1,116 @@
+"""The fast paths of this machine, whoever's they are, and how to remove what a dead broker left."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass
+
+from tempos import Unavailable
+from tempos_fastpath.bpf import XdpLink
+from tempos_fastpath.errors import Owned
+from tempos_fastpath.ownership import Identity, Owner, current_namespace, forget, owners
+from tempos_fastpath.pins import Pins, all_pins
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """One fast path. ``pid`` is its broker's, or 0 where nobody wrote it down; ``alive``: it still runs.
+
+    ``interfaces``: (name, mode) of each link that still forwards. ``pinned``: it outlives its broker.
+    """
+
+    identity: Identity
+    pid: int
+    alive: bool
+    interfaces: tuple[tuple[str, str], ...]
+    topics: tuple[int, ...]
+    pinned: bool
+
+
+def installed() -> tuple[Installed, ...]:
+    """All fast paths, living and orphaned, in every network namespace."""
+    known = {owner.identity: owner for owner in owners()}
+    pinned = {pins.identity: pins for pins in all_pins()}
+    identities = sorted({*known, *pinned}, key=lambda each: (each.name, each.namespace))
+    found = (_describe(each, known.get(each), pinned.get(each)) for each in identities)
+    # A lock file without a living process or a pin is nothing any more.
+    return tuple(each for each in found if each.alive or each.pinned)
+
+
+def orphans() -> tuple[Installed, ...]:
+    """Those whose broker is gone."""
+    return tuple(each for each in installed() if not each.alive)
+
+
+def remove(which: Installed, *, force: bool = False) -> None:
+    """Detach its programs and remove its pins. Raises :class:`Owned` if its broker lives, unless forced."""
+    if which.alive and not force:
+        raise Owned(
+            f"the broker {which.identity.name!r} (process {which.pid}) is alive: stop it instead, "
+            "or use --force and let it go on by the slow path"
+        )
+    pins = Pins(which.identity)
+    for link in pins.links():
+        link.detach()
+    pins.remove()
+    forget(which.identity)
+
+
+def tidy() -> None:
+    """Remove the lock files of dead brokers that left nothing else."""
+    left = {pins.identity for pins in all_pins()}
+    for owner in owners():
+        if not owner.alive and owner.identity not in left:
+            forget(owner.identity)
+
+
+def remove_orphans(name: str | None = None) -> tuple[Installed, ...]:
+    """Remove what dead brokers of this name, or of any, left; gives what was removed."""
+    removed = tuple(each for each in orphans() if name is None or each.identity.name == name)
+    for each in removed:
+        remove(each)
+    return removed
+
+
+def holder_of(ifindex: int, but: Identity) -> Installed | None:
+    """Whose fast path, other than ``but``, holds an interface of the calling thread's namespace."""
+    namespace = current_namespace()
+    known = {owner.identity: owner for owner in owners() if owner.identity.namespace == namespace}
+    for identity, owner in known.items():
+        if identity != but and owner.alive and ifindex in owner.interfaces.values():
+            return _describe(identity, owner, None)
+    for pins in all_pins():
+        if pins.identity != but and pins.identity.namespace == namespace:
+            with contextlib.ExitStack() as stack:
+                links = [stack.enter_context(link) for link in pins.links()]
+                if ifindex in {link.ifindex for link in links}:
+                    return _describe(pins.identity, known.get(pins.identity), pins)
+    return None
+
+
+def _describe(identity: Identity, owner: Owner | None, pins: Pins | None) -> Installed:
+    interfaces: tuple[tuple[str, str], ...] = ()
+    names = {index: name for name, index in owner.interfaces.items()} if owner else {}
+    if pins is not None:
+        with contextlib.ExitStack() as stack, contextlib.suppress(Unavailable):
+            links = [stack.enter_context(link) for link in pins.links()]
+            interfaces = tuple(_named(link, names, identity) for link in links)
+    elif owner is not None:
+        interfaces = tuple((name, "not pinned") for name in owner.interfaces)
+    return Installed(
+        identity,
+        owner.pid if owner else 0,
+        bool(owner and owner.alive),
+        interfaces,
+        pins.topics() if pins else (),
+        pins is not None,
+    )
+
+
+def _named(link: XdpLink, names: dict[int, str], identity: Identity) -> tuple[str, str]:
+    name = names.get(link.ifindex, f"interface {link.ifindex}")
+    if link.ifindex not in names and identity.namespace == current_namespace():
+        with contextlib.suppress(OSError):
+            name = socket.if_indextoname(link.ifindex)
+    return name, link.mode.value

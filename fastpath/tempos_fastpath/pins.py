@@ -1,0 +1,203 @@
+"""What outlives a broker: its maps and links, pinned in a folder of the BPF file system.
+
+    /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes tickets egress counters pulse   the program's maps
+                                         identity                               what layout they have
+                                         xdp_MODE_IFINDEX                       one link per interface
+                                         drops ingress drops_*                  those of the drop counters
+
+`identity` is removed first and written last: a set without it, or with another number in it than
+ours, is of another version or half written, and its maps are not adopted. Its links still are: what
+they run is replaced in place, so no packet meets an interface without a program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tempos import Unavailable, _abi
+from tempos_fastpath.bpf import XdpLink, XdpMode, pinned_xdp
+from tempos_fastpath.errors import BpfError, NotPinned
+from tempos_fastpath.maps import Map, MapType, create_map, pinned_map
+from tempos_fastpath.native import check, lib
+from tempos_fastpath.ownership import Identity, unquote
+
+BPFFS = Path("/sys/fs/bpf")
+ROOT = BPFFS / "tempos"
+MAPS = ("routes", "tickets", "egress", "counters", "pulse")
+_IDENTITY = "identity"
+_FRESH = "_fresh"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a broker before left. ``maps`` is empty if there is nothing to adopt, and ``note`` says why."""
+
+    maps: Mapping[str, Map]
+    links: tuple[XdpLink, ...]
+    note: str = ""
+
+    def close_maps(self) -> None:
+        for each in self.maps.values():
+            each.close()
+
+
+class Pins:
+    """The pinned set of one identity."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        self.folder = ROOT / identity.folder
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def read(self) -> Kept:
+        """Open what is pinned; the caller closes it."""
+        links = tuple(self.links())
+        if self.path(_IDENTITY) not in self._files():
+            note = "; an incomplete set of an earlier broker was replaced" if links else ""
+            return Kept({}, links, note)
+        maps: dict[str, Map] = {}
+        try:
+            with pinned_map(self.path(_IDENTITY)) as identity:
+                theirs = identity.lookup(0)
+            if theirs != _FINGERPRINT:
+                note = "; tickets and counters begin anew, for the earlier broker was of another version"
+                return Kept({}, links, note)
+            for name in MAPS:
+                maps[name] = pinned_map(self.path(name))
+        except Unavailable as error:
+            for each in maps.values():
+                each.close()
+            return Kept({}, links, f"; the earlier broker's state cannot be read ({error})")
+        return Kept(maps, links)
+
+    def links(self) -> Iterator[XdpLink]:
+        """Every pinned XDP link whose interface is still there."""
+        for path in self._files("xdp_"):
+            link = pinned_xdp(path, XdpMode(path.name.split("_")[1]))
+            if link.ifindex:
+                yield link
+            else:
+                link.close()
+
+    def put_maps(self, maps: Mapping[str, Map]) -> None:
+        """Pin ``maps`` in place of those that are there."""
+        with self._writing():
+            self.path(_IDENTITY).unlink(missing_ok=True)
+            for name in MAPS:
+                self._put(name, maps[name])
+            with create_map(_IDENTITY, MapType.ARRAY, key_size=4, value_size=8, max_entries=1) as identity:
+                identity.update(0, _FINGERPRINT)
+                self._put(_IDENTITY, identity)
+
+    def put_map(self, name: str, value: Map) -> None:
+        with self._writing():
+            self._put(name, value)
+
+    def put_link(self, link: XdpLink) -> None:
+        with self._writing():
+            path = self.path(f"xdp_{link.mode.value}_{link.ifindex}")
+            path.unlink(missing_ok=True)
+            link.pin(path)
+
+    def topics(self) -> tuple[int, ...]:
+        """The topics that have a route, as far as that can be read."""
+        with contextlib.suppress(Unavailable), pinned_map(self.path("routes")) as routes:
+            return tuple(topic for topic in range(_abi.TOPICS) if routes.lookup(topic) is not None)
+        return ()
+
+    def remove(self) -> None:
+        """Remove every pin; what a process still holds lives on in it. Safe to call twice."""
+        try:
+            for path in (self.path(_IDENTITY), *self._files()):
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                self.folder.rmdir()
+            # Other namespaces' sets of this name may still stand beside it.
+            with contextlib.suppress(OSError):
+                self.folder.parent.rmdir()
+        except OSError as error:
+            _log.warning(
+                "pins of the fast path remain in %s (%s); `tempos fastpath clean` removes them",
+                self.folder,
+                error.strerror,
+            )
+
+    def _files(self, start: str = "") -> list[Path]:
+        try:
+            return sorted(path for path in self.folder.iterdir() if path.name.startswith(start))
+        except OSError:
+            # None there, or out of our reach: then there is nothing to go on with either.
+            return []
+
+    @property
+    def gone(self) -> bool:
+        """Whether somebody removed the set; not where that cannot be told."""
+        try:
+            self.folder.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            yield
+        except (OSError, BpfError) as error:
+            raise NotPinned(f"nothing can be pinned to {self.folder}: {error}") from error
+
+    def _put(self, name: str, value: Map) -> None:
+        """Pin beside it, then move over: the name always leads to a map."""
+        fresh = self.path(name + _FRESH)
+        fresh.unlink(missing_ok=True)
+        value.pin(fresh)
+        fresh.rename(self.path(name))
+
+
+def all_pins() -> list[Pins]:
+    """The sets of all brokers of this machine, whatever their network namespace."""
+    try:
+        folders = [folder for folder in sorted(ROOT.glob("*/*")) if folder.name.isdecimal()]
+    except OSError:
+        return []
+    return [Pins(Identity(unquote(folder.parent.name), int(folder.name))) for folder in folders]
+
+
+def need_bpffs() -> None:
+    """See to it that there is a BPF file system to pin to; raises :class:`NotPinned`."""
+    if _is_bpffs():
+        return
+    try:
+        # Two brokers that start together must not mount one over the other's.
+        fd = os.open(BPFFS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NotPinned(f"{BPFFS} cannot be opened ({error.strerror})") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if not _is_bpffs():
+            check(
+                lib.tempos_bpffs_mount(bytes(BPFFS)), f"no BPF file system at {BPFFS}, and none to be mounted"
+            )
+    except (OSError, BpfError) as error:
+        raise NotPinned(str(error).partition("\n")[0]) from error
+    finally:
+        os.close(fd)
+
+
+def _is_bpffs() -> bool:
+    return bool(lib.tempos_bpffs_is(bytes(BPFFS)) == 1)
+
+
+_FINGERPRINT = _abi.ABI_FINGERPRINT.to_bytes(8, sys.byteorder)

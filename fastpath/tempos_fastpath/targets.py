@@ -1,0 +1,32 @@
+"""What a fast path is asked to serve: addresses and interfaces, from the configuration and the facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tempos import Unavailable, _abi
+from tempos_fastpath.facts import Facts, Interface
+
+ANY = "0.0.0.0"  # noqa: S104 - the configuration's word for every local address
+
+
+def listen_addresses(listen: Sequence[str], facts: Facts) -> tuple[tuple[str, ...], str]:
+    """The addresses to serve, and a note for the status if there are more than the program takes."""
+    wanted = facts.local_addresses() if ANY in listen else tuple(dict.fromkeys(listen))
+    served = wanted[: _abi.MAX_LISTEN]
+    if not served:
+        raise Unavailable("no Ethernet interface has an IPv4 address to serve")
+    if len(wanted) == len(served):
+        return served, ""
+    rest = ", ".join(wanted[_abi.MAX_LISTEN :])
+    return served, f"; the slow path serves {rest}, for the program takes {_abi.MAX_LISTEN} addresses"
+
+
+def targets_of(names: Sequence[str], listen: Sequence[str], facts: Facts) -> list[Interface | str]:
+    """The interfaces to attach to; one that does not exist as the name it has in the configuration."""
+    if names:
+        return [facts.by_name(name) or name for name in dict.fromkeys(names)]
+    found = facts.carriers(listen)
+    if not found:
+        raise Unavailable(f"no Ethernet interface carries {', '.join(listen)}")
+    return list(found)

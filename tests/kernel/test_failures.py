@@ -1,0 +1,303 @@
+"""What the network does to a fast path, and that it comes back by itself; what is lost behind it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path as FilePath
+
+import pytest
+from pyroute2 import IPRoute
+from support.offloader import make_route
+from support.privileges import require_kernel, require_netns
+
+from tempos import Path, PathChoice, Reason, Route
+from tempos.wire import encode_event
+from tempos_bench.topology import Topology, build, mac_of
+from tempos_fastpath import offload as fastpath
+from tempos_fastpath import pins
+from tempos_fastpath.bpf import query_xdp
+from tempos_fastpath.offload import Offload
+
+pytestmark = [pytest.mark.kernel, pytest.mark.netns]
+
+LIMIT = 15.0
+TOPIC, PORT = 7, 9998
+A, B, B_FAR, C = "10.0.1.2", "10.0.1.1", "10.0.2.1", "10.0.2.2"
+THERE = make_route(TOPIC, 1, [(C, PORT)], ())
+Scenario = Callable[["Watched"], Awaitable[None]]
+
+
+@pytest.fixture
+def topology() -> Iterator[Topology]:
+    require_netns()
+    require_kernel()
+    with build("straight") as topology:
+        yield topology
+
+
+class Watched:
+    """A fast path, and the broker's part: to install again when told to."""
+
+    def __init__(self, offload: Offload) -> None:
+        self.offload = offload
+        self._event = asyncio.Event()
+        offload.on_change(self._event.set)
+
+    async def until(self, wanted: Path, route: Route = THERE) -> PathChoice:
+        while True:
+            self._event.clear()
+            choice = await self.offload.install(route)
+            if choice.path is wanted:
+                return choice
+            await asyncio.wait_for(self._event.wait(), LIMIT)
+
+    async def told(self) -> None:
+        """Wait for the word that facts changed, since the last look at it."""
+        await asyncio.wait_for(self._event.wait(), LIMIT)
+
+
+def in_broker(topology: Topology, scenario: Scenario, **options: object) -> None:
+    async def run() -> None:
+        offload = await fastpath.start(
+            **{"listen": ["0.0.0.0"], "port": PORT, "mode": "auto", "interfaces": (), **options}
+        )
+        try:
+            await scenario(Watched(offload))
+        finally:
+            await offload.close()
+
+    topology.broker.call(lambda: asyncio.run(asyncio.wait_for(run(), 3 * LIMIT)))
+
+
+def configure(node: object, work: Callable[[IPRoute], object]) -> None:
+    def inside() -> None:
+        with IPRoute() as netlink:
+            work(netlink)
+
+    node.call(inside)  # type: ignore[attr-defined]
+
+
+def index_of(netlink: IPRoute, name: str) -> int:
+    return int(netlink.link_lookup(ifname=name)[0])
+
+
+def set_gro(interface: str, on: bool) -> None:
+    value = ctypes.create_string_buffer(struct.pack("II", 0x2C, on))  # ETHTOOL_SGRO
+    request = struct.pack("16sP16x", interface.encode(), ctypes.addressof(value))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, 0x8946, request)
+
+
+def join(topology: Topology, index: int = 0) -> None:
+    """Make the link between broker and subscriber anew, as after a hot plug."""
+
+    def create(netlink: IPRoute) -> None:
+        peer = {"ifname": "eth0", "net_ns_fd": str(topology.subscriber._namespace.path), "mtu": 1500}
+        more = {"index": index} if index else {}
+        netlink.link("add", ifname="eth1", kind="veth", mtu=1500, address=mac_of(B_FAR), peer=peer, **more)
+
+    def up(netlink: IPRoute, name: str, address: str) -> None:
+        number = index_of(netlink, name)
+        netlink.link("set", index=number, address=mac_of(address))
+        netlink.addr("add", index=number, address=address, prefixlen=24)
+        netlink.link("set", index=number, state="up")
+
+    configure(topology.broker, create)
+    topology.broker.call(lambda: set_gro("eth1", True))
+    topology.subscriber.call(lambda: set_gro("eth0", True))
+    configure(topology.broker, lambda netlink: up(netlink, "eth1", B_FAR))
+    configure(topology.subscriber, lambda netlink: up(netlink, "eth0", C))
+
+
+def udp(node: object, address: tuple[str, int]) -> socket.socket:
+    def make() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(address)
+        sock.settimeout(LIMIT)
+        return sock
+
+    made: socket.socket = node.call(make)  # type: ignore[attr-defined]
+    return made
+
+
+async def crosses(topology: Topology, offload: Offload) -> None:
+    """One event goes through the fast path and arrives."""
+    loop = asyncio.get_running_loop()
+    sender, receiver = udp(topology.publisher, (A, 0)), udp(topology.subscriber, (C, PORT))
+    with closing(sender) as source, closing(receiver) as sink:
+        before = offload.counters().get(TOPIC, {}).get(Reason.FORWARDED, 0)
+        source.sendto(encode_event(TOPIC, 1, 1, 0, b"body"), (B, PORT))
+        assert (await loop.run_in_executor(None, sink.recv, 2000))[24:] == b"body"
+        assert offload.counters()[TOPIC][Reason.FORWARDED] == before + 1
+
+
+@pytest.mark.parametrize("same_index", [False, True])
+def test_an_interface_that_is_removed_and_made_again(topology: Topology, same_index: bool) -> None:
+    async def scenario(watched: Watched) -> None:
+        offload = watched.offload
+        await watched.until(Path.FAST)
+        index = socket.if_nametoindex("eth1")
+        configure(topology.broker, lambda netlink: netlink.link("del", index=index))
+        # With the same index it may be back before anybody has looked.
+        if not same_index:
+            why = f"member {C}:9998: no route to it"
+            while not (await watched.until(Path.SLOW)).reason.startswith(why):
+                await watched.told()
+            while offload.status().interfaces[1].mode != "none":
+                await watched.told()
+            assert offload.status().interfaces[1].reason == "the interface is gone"
+        join(topology, index if same_index else 0)
+        while query_xdp(socket.if_nametoindex("eth1")) is None:
+            watched._event.clear()
+            await watched.told()
+        await watched.until(Path.FAST)
+        assert offload.status().interfaces[1].mode == "native"
+        assert offload.status().mode == "native"
+        await crosses(topology, offload)
+
+    in_broker(topology, scenario)
+
+
+def test_a_link_that_goes_down_and_up(topology: Topology) -> None:
+    async def scenario(watched: Watched) -> None:
+        await watched.until(Path.FAST)
+        configure(topology.subscriber, lambda ip: ip.link("set", index=index_of(ip, "eth0"), state="down"))
+        choice = await watched.until(Path.SLOW)
+        assert choice.reason == f"member {C}:9998: eth1 towards it is down"
+        configure(topology.subscriber, lambda ip: ip.link("set", index=index_of(ip, "eth0"), state="up"))
+        await watched.until(Path.FAST)
+        await crosses(topology, watched.offload)
+
+    in_broker(topology, scenario)
+
+
+def test_a_member_whose_mac_changes(topology: Topology) -> None:
+    async def scenario(watched: Watched) -> None:
+        await watched.until(Path.FAST)
+        configure(
+            topology.subscriber,
+            lambda ip: ip.link("set", index=index_of(ip, "eth0"), address="02:00:00:00:00:42"),
+        )
+        # As its own gratuitous ARP, or the kernel's next question, would have it.
+        configure(
+            topology.broker,
+            lambda ip: ip.neigh(
+                "replace", dst=C, lladdr="02:00:00:00:00:42", ifindex=index_of(ip, "eth1"), state="reachable"
+            ),
+        )
+        await watched.told()
+        await watched.until(Path.FAST)
+        await crosses(topology, watched.offload)
+
+    in_broker(topology, scenario)
+
+
+def test_a_member_whose_address_is_gone(topology: Topology) -> None:
+    """The way to it goes with our own address on its link, and comes back with it."""
+
+    async def scenario(watched: Watched) -> None:
+        await watched.until(Path.FAST)
+        address = {"address": B_FAR, "prefixlen": 24}
+        configure(topology.broker, lambda ip: ip.addr("del", index=index_of(ip, "eth1"), **address))
+        choice = await watched.until(Path.SLOW)
+        assert choice.reason.startswith(f"member {C}:9998: no route to it")
+        configure(topology.broker, lambda ip: ip.addr("add", index=index_of(ip, "eth1"), **address))
+        await watched.until(Path.FAST)
+        # The member itself no longer answers: its MAC cannot be had.
+        there = {"address": C, "prefixlen": 24}
+        configure(topology.subscriber, lambda ip: ip.addr("del", index=index_of(ip, "eth0"), **there))
+        configure(topology.broker, lambda ip: ip.neigh("del", dst=C, ifindex=index_of(ip, "eth1")))
+        choice = await watched.until(Path.SLOW)
+        assert choice.reason == f"no MAC address yet of member {C}:9998 on eth1"
+        configure(topology.subscriber, lambda ip: ip.addr("add", index=index_of(ip, "eth0"), **there))
+        await watched.until(Path.FAST)
+        await crosses(topology, watched.offload)
+
+    in_broker(topology, scenario)
+
+
+def test_a_peer_whose_gro_is_toggled(topology: Topology) -> None:
+    async def scenario(watched: Watched) -> None:
+        await watched.until(Path.FAST)
+        topology.subscriber.call(lambda: set_gro("eth0", False))
+        choice = await watched.until(Path.SLOW)
+        assert "eth1 towards it takes no redirected frames" in choice.reason
+        topology.subscriber.call(lambda: set_gro("eth0", True))
+        await watched.until(Path.FAST)
+        await crosses(topology, watched.offload)
+
+    in_broker(topology, scenario)
+
+
+def test_without_a_bpf_file_system_it_works_and_says_what_is_missing(
+    topology: Topology, tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pins, "BPFFS", tmp_path / "none")
+
+    async def scenario(watched: Watched) -> None:
+        assert "not pinned, so it ends with the broker: " in watched.offload.status().reason
+        await watched.until(Path.FAST)
+        await crosses(topology, watched.offload)
+        # There is nothing to be kept, so nothing is.
+        await watched.offload.close(keep=True)
+
+    in_broker(topology, scenario)
+    assert topology.broker.call(lambda: query_xdp(socket.if_nametoindex("eth0"))) is None
+
+
+def test_sources_outside_the_topic_s_networks_go_up(topology: Topology) -> None:
+    many = tuple(f"192.0.2.{each}" for each in range(9))
+
+    async def scenario(watched: Watched) -> None:
+        offload = watched.offload
+        await watched.until(Path.FAST, make_route(TOPIC, 1, [(C, PORT)], ["192.0.2.0/24", "10.0.1.2/32"]))
+        await crosses(topology, offload)
+        await watched.until(Path.FAST, make_route(TOPIC, 2, [(C, PORT)], ["192.0.2.0/24", "10.0.1.4/30"]))
+        sender, broker = udp(topology.publisher, (A, 0)), udp(topology.broker, (B, PORT))
+        with closing(sender) as source, closing(broker) as up:
+            source.sendto(encode_event(TOPIC, 1, 1, 0, b"foreign"), (B, PORT))
+            assert up.recv(2000)[24:] == b"foreign"
+        assert offload.counters()[TOPIC] == {Reason.FORWARDED: 1, Reason.FOREIGN_SOURCE: 1}
+        assert offload.tickets.read(TOPIC, 2, 0) == 0
+        refused = await offload.install(make_route(TOPIC, 3, [(C, PORT)], many))
+        assert refused == PathChoice(Path.SLOW, "9 source networks: the fast path checks at most 8")
+
+    in_broker(topology, scenario)
+
+
+def test_what_is_lost_behind_the_redirect_is_told(topology: Topology) -> None:
+    """A device whose peer is down takes fewer frames than it is given; one that is down itself refuses."""
+
+    def lose(times: int) -> None:
+        for _ in range(times):
+            source.sendto(encode_event(TOPIC, 1, 1, 0, b"lost"), (B, PORT))
+
+    async def scenario(watched: Watched) -> None:
+        offload = watched.offload
+        await watched.until(Path.FAST)
+        assert offload.drops() == {}
+        # The route stays in the kernel: nobody installs while we do not.
+        configure(topology.subscriber, lambda ip: ip.link("set", index=index_of(ip, "eth0"), state="down"))
+        lose(3)
+        await lost({"eth1": {"ENXIO": 3}}, offload)
+        configure(topology.broker, lambda ip: ip.link("set", index=index_of(ip, "eth1"), state="down"))
+        lose(5)
+        await lost({"eth1": {"ENXIO": 3, "ENETDOWN": 5}}, offload)
+        assert offload.counters()[TOPIC] == {Reason.FORWARDED: 8}
+
+    with closing(udp(topology.publisher, (A, 0))) as source:
+        in_broker(topology, scenario)
+
+
+async def lost(wanted: Mapping[str, Mapping[str, int]], offload: Offload) -> None:
+    """The kernel may be a moment behind the sender."""
+    end = asyncio.get_running_loop().time() + LIMIT
+    while (drops := offload.drops()) != wanted:
+        assert asyncio.get_running_loop().time() < end, drops
+        await asyncio.sleep(0.01)

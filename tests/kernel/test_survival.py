@@ -1,0 +1,350 @@
+"""What a fast path does without its broker, and how the next one takes over: real processes, SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from support.offloader import launch
+from support.privileges import require_kernel, require_netns
+
+from tempos.wire import encode_event
+from tempos_bench.node import Program
+from tempos_bench.topology import Topology, build
+from tempos_fastpath import ownership
+from tempos_fastpath.bpf import query_xdp
+from tempos_fastpath.maps import pinned_map
+from tempos_fastpath.orphans import Installed, installed, orphans, remove, remove_orphans
+from tempos_fastpath.pins import Pins
+
+pytestmark = [pytest.mark.kernel, pytest.mark.netns]
+
+TOPIC, EPOCH = 7, 3
+BROKER, SUBSCRIBER = ("10.0.1.1", 9998), "10.0.2.2"
+LIMIT = 15.0
+
+
+@pytest.fixture
+def topology() -> Iterator[Topology]:
+    require_netns()
+    require_kernel()
+    with build("straight") as topology:
+        namespace = topology.broker.call(ownership.current_namespace)
+        yield topology
+        # Whatever a failed test left; a namespace's number never comes again.
+        topology.broker.close()
+        for each in installed():
+            if each.identity.namespace == namespace:
+                remove(each)
+
+
+def receiver(topology: Topology) -> socket.socket:
+    def make() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+        sock.bind((SUBSCRIBER, 0))
+        sock.settimeout(LIMIT)
+        return sock
+
+    return topology.subscriber.call(make)
+
+
+def sender(topology: Topology) -> socket.socket:
+    return topology.publisher.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+
+
+def carried(topology: Topology) -> dict[str, tuple[int, str] | None]:
+    """Program id and mode on each of the broker's interfaces."""
+
+    def look() -> dict[str, tuple[int, str] | None]:
+        found = {name: query_xdp(index) for index, name in socket.if_nameindex() if name != "lo"}
+        return {name: (each.program_id, each.mode) if each else None for name, each in found.items()}
+
+    return topology.broker.call(look)
+
+
+def set_of(topology: Topology, name: str = "default") -> Pins:
+    namespace = topology.broker.call(ownership.current_namespace)
+    return Pins(ownership.Identity(name, namespace))
+
+
+def here(topology: Topology) -> dict[str, Installed]:
+    namespace = topology.broker.call(ownership.current_namespace)
+    return {each.identity.name: each for each in installed() if each.identity.namespace == namespace}
+
+
+def installs(program: Program, port: int, **more: object) -> str:
+    command = {"do": "install", "topic": TOPIC, "epoch": EPOCH, "members": [[SUBSCRIBER, port]], **more}
+    return str(program.ask(command))
+
+
+class Traffic:
+    """Sends 10,000 events a second at most from a thread until told to stop; knows how many."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sent = 0
+        # Always the same, for one in 65,536 has a checksum that generic mode hands up.
+        self._event = encode_event(TOPIC, 1, 0, 0, b"body")
+        self._socket = sock
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._reached = threading.Condition()
+
+    def __enter__(self) -> Traffic:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def wait(self, more: int) -> None:
+        """Until ``more`` events went out from now on."""
+        with self._reached:
+            goal = self.sent + more
+            assert self._reached.wait_for(lambda: self.sent >= goal, LIMIT)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.01):
+            for _ in range(100):
+                self._socket.sendto(self._event, BROKER)
+                self.sent += 1
+            with self._reached:
+                self._reached.notify_all()
+
+
+def drain(sock: socket.socket, wanted: int | None = None) -> list[int]:
+    """The delivery sequences that have arrived; with ``wanted``, wait for so many."""
+    found: list[int] = []
+    sock.settimeout(0 if wanted is None else LIMIT)
+    with suppress(BlockingIOError, TimeoutError):
+        while wanted is None or len(found) < wanted:
+            data = sock.recv(2000)
+            assert data[3] == EPOCH
+            found.append(int.from_bytes(data[12:16], "big"))
+    return found
+
+
+@pytest.mark.parametrize("mode", ["native", "generic"])
+def test_sigkill_under_traffic_loses_nothing_and_the_next_one_takes_over(
+    topology: Topology, mode: str
+) -> None:
+    with closing(receiver(topology)) as sink, closing(sender(topology)) as source:
+        port = sink.getsockname()[1]
+        first = launch(topology.broker, mode=mode)
+        first.wait_line("ready")
+        installs(first, port)
+        sequences: list[int] = []
+        with Traffic(source) as traffic:
+            for _ in range(3):
+                traffic.wait(3000)
+                first.kill()
+                traffic.wait(3000)
+                sequences += drain(sink)
+                began = time.monotonic()
+                second = launch(topology.broker, mode=mode)
+                second.wait_line("ready")
+                assert f"taken over in {mode} mode" in second.output
+                assert second.ask({"do": "adopted"}) == {str(TOPIC): EPOCH}
+                assert time.monotonic() - began < 5
+                traffic.wait(1000)
+                installs(second, port)
+                assert second.ask({"do": "adopted"}) == {}
+                first = second
+        sequences += drain(sink, traffic.sent - len(sequences))
+        state = first.ask({"do": "state", "topic": TOPIC, "epoch": EPOCH})
+        assert state["counters"] == {"forwarded": traffic.sent}
+        assert sequences == list(range(traffic.sent)), "lost, doubled or begun anew"
+        assert state["counters"] == {"forwarded": traffic.sent}
+        assert state["tickets"] == traffic.sent
+        first.ask({"do": "close", "keep": False})
+    assert carried(topology) == {"eth0": None, "eth1": None}
+    assert not set_of(topology).folder.exists()
+
+
+def test_another_version_is_replaced_without_a_gap_and_begins_anew(topology: Topology) -> None:
+    with closing(receiver(topology)) as sink, closing(sender(topology)) as source:
+        port = sink.getsockname()[1]
+        first = launch(topology.broker)
+        first.wait_line("ready")
+        installs(first, port)
+        source.sendto(encode_event(TOPIC, 1, 0, 0, b""), BROKER)
+        sink.recv(2000)
+        first.kill()
+        with pinned_map(set_of(topology).path("identity")) as identity:
+            identity.update(0, b"another!")
+        before = carried(topology)
+        second = launch(topology.broker)
+        assert "tickets and counters begin anew" in second.wait_line("ready")
+        after = carried(topology)
+        assert all(after.values())
+        assert not set(after.values()) & set(before.values())
+        assert second.ask({"do": "adopted"}) == {}
+        state = second.ask({"do": "state", "topic": TOPIC, "epoch": EPOCH})
+        assert (state["tickets"], state["counters"]) == (0, {})
+        # What it pinned in their place is adopted again by one of its own version.
+        installs(second, port)
+        second.kill()
+        third = launch(topology.broker)
+        third.wait_line("ready")
+        assert third.ask({"do": "adopted"}) == {str(TOPIC): EPOCH}
+
+
+def test_a_changed_configuration_is_taken_over_as_far_as_it_fits(topology: Topology) -> None:
+    first = launch(topology.broker, mode="native")
+    first.wait_line("ready")
+    installs(first, 9999)
+    assert first.ask({"do": "close", "keep": True}) is None
+    first.stop()
+    assert {name: each[1] for name, each in carried(topology).items() if each} == {
+        "eth0": "native",
+        "eth1": "native",
+    }
+    # Another mode cannot be had without taking the old one off; an interface less is taken off.
+    second = launch(topology.broker, mode="generic", interfaces=["eth0"])
+    second.wait_line("ready")
+    assert second.ask({"do": "adopted"}) == {str(TOPIC): EPOCH}
+    modes = {name: each[1] if each else None for name, each in carried(topology).items()}
+    assert modes == {"eth0": "generic", "eth1": None}
+    second.ask({"do": "withdraw", "topic": TOPIC})
+    assert second.ask({"do": "adopted"}) == {}
+    second.kill()
+    # One that shall not be pinned takes over, too, and leaves nothing, however it ends.
+    third = launch(topology.broker, mode="generic", interfaces=["eth0"], pin=False)
+    third.wait_line("ready")
+    assert not set_of(topology).folder.exists()
+    third.kill()
+    assert carried(topology) == {"eth0": None, "eth1": None}
+
+
+def test_a_name_and_an_interface_have_one_owner(topology: Topology) -> None:
+    first = launch(topology.broker, interfaces=["eth0"])
+    first.wait_line("ready")
+    same = launch(topology.broker, interfaces=["eth1"]).wait_line("refused")
+    assert "a broker named 'default' already has a fast path in this network namespace" in same
+    assert f"process {first.pid}" in same
+    other = launch(topology.broker, name="other", interfaces=["eth0"]).wait_line("refused")
+    assert f"eth0 belongs to the fast path of the broker 'default' (process {first.pid})" in other
+    assert (here(topology)["default"].alive, here(topology).keys()) == (True, {"default"})
+    first.kill()
+    dead = launch(topology.broker, name="other", interfaces=["eth0", "eth1"]).wait_line("refused")
+    assert "the broker 'default', which is gone" in dead
+    assert "tempos fastpath clean default" in dead
+    assert carried(topology)["eth0"] is not None, "what is not ours stays"
+    assert carried(topology)["eth1"] is None, "who refuses leaves nothing"
+    # A living one that is not pinned is found as well.
+    fresh = launch(topology.broker, name="unpinned", interfaces=["eth1"], pin=False)
+    fresh.wait_line("ready")
+    taken = launch(topology.broker, name="other", interfaces=["eth1"]).wait_line("refused")
+    assert f"'unpinned' (process {fresh.pid})" in taken
+
+
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("tempos")), "fastpath", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_orphans_are_listed_and_removed_by_command(topology: Topology) -> None:
+    name = f"orphan {os.getpid()}"
+    program = launch(topology.broker, name=name)
+    program.wait_line("ready")
+    installs(program, 9999)
+    (alive,) = (each for each in json.loads(run_command("list", "--json").stdout) if each["name"] == name)
+    assert (alive["alive"], alive["pid"], alive["topics"]) == (True, program.pid, [TOPIC])
+    assert alive["interfaces"] == [{"name": f"eth{i}", "mode": "native"} for i in (0, 1)]
+    refused = run_command("clean", name)
+    assert refused.returncode == 1
+    assert f"the broker '{name}' (process {program.pid}) is alive" in refused.stderr
+    program.kill()
+    assert f"{name}: eth0 (native), eth1 (native); broker gone, pid was {program.pid}; topics {TOPIC}" in (
+        run_command("list").stdout
+    )
+    assert name in {each.identity.name for each in orphans()}
+    cleaned = run_command("clean", name)
+    assert (cleaned.returncode, cleaned.stderr) == (0, "")
+    assert cleaned.stdout.startswith(f"removed {name}: eth0")
+    assert carried(topology) == {"eth0": None, "eth1": None}
+    assert here(topology) == {}
+    assert remove_orphans(name) == ()
+    nothing = run_command("clean", name)
+    assert (nothing.returncode, nothing.stdout.strip()) == (1, f"no fast path of a broker named '{name}'")
+    assert run_command("clean").returncode == 2
+
+
+def test_what_was_forced_off_a_living_broker_stays_off(topology: Topology) -> None:
+    program = launch(topology.broker)
+    program.wait_line("ready")
+    installs(program, 9999)
+    remove(here(topology)["default"], force=True)
+    assert carried(topology) == {"eth0": None, "eth1": None}
+    topology.broker.call(lambda: _touch("eth1"))
+    end = time.monotonic() + LIMIT
+    while (state := program.ask({"do": "state", "topic": TOPIC, "epoch": EPOCH}))["mode"] != "none":
+        assert time.monotonic() < end, state
+    assert carried(topology) == {"eth0": None, "eth1": None}
+
+
+def _touch(interface: str) -> None:
+    """Change something that the kernel tells everybody about."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as netlink:
+        index = socket.if_nametoindex(interface)
+        netlink.neigh("replace", dst="10.0.2.77", lladdr="02:00:00:00:00:77", ifindex=index)
+
+
+def test_with_user_space_gone_the_policy_pass_hands_everything_up(topology: Topology) -> None:
+    """Stopped counts as gone, and is no more once it goes on; killed stays gone."""
+    up = topology.broker.call(lambda: _bound(BROKER))
+    with closing(receiver(topology)) as sink, closing(sender(topology)) as source, closing(up):
+        program = launch(topology.broker, when_gone="pass", gone_after=0.3)
+        program.wait_line("ready")
+        installs(program, sink.getsockname()[1])
+
+        def lands(first: socket.socket, second: socket.socket) -> socket.socket:
+            source.sendto(encode_event(TOPIC, 1, 0, 0, b"where"), BROKER)
+            ready, _, _ = select.select([first, second], [], [], LIMIT)
+            ready[0].recv(2000)
+            return ready[0]
+
+        def until(wanted: socket.socket) -> None:
+            end = time.monotonic() + LIMIT
+            while lands(sink, up) is not wanted:
+                assert time.monotonic() < end
+
+        assert lands(sink, up) is sink
+        os.kill(program.pid, signal.SIGSTOP)
+        until(up)
+        os.kill(program.pid, signal.SIGCONT)
+        until(sink)
+        counters = program.ask({"do": "state", "topic": TOPIC, "epoch": EPOCH})["counters"]
+        assert counters["broker_gone"] >= 1
+        program.kill()
+        until(up)
+        after = launch(topology.broker, when_gone="pass", gone_after=0.3)
+        after.wait_line("ready")
+        until(sink)
+        after.kill()
+        # `continue` costs nothing and asks nobody.
+        last = launch(topology.broker)
+        last.wait_line("ready")
+        os.kill(last.pid, signal.SIGSTOP)
+        assert lands(sink, up) is sink
+        os.kill(last.pid, signal.SIGCONT)
+
+
+def _bound(address: tuple[str, int]) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(address)
+    return sock

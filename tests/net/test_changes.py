@@ -1,0 +1,141 @@
+"""Routes and paths change, the broker is killed, all under traffic from node to node: nothing goes astray."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import time
+from pathlib import Path as File
+from typing import Any
+
+import pytest
+from support.privileges import require_kernel, require_netns
+
+from tempos import API_PORT, Path, Topic
+from tempos_bench.broker import Broker
+from tempos_bench.node import Node
+from tempos_bench.topology import build
+
+pytestmark = pytest.mark.netns
+
+LIMIT = 60.0
+TOPIC = Topic(id=7, name="events")
+MODES = {"off": Path.SLOW, "generic": Path.FAST, "native": Path.FAST}
+
+
+def ask(node: Node, method: str, path: str, body: object = None) -> Any:
+    def work() -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", API_PORT, timeout=10)
+        try:
+            connection.request(
+                method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"}
+            )
+            answer = connection.getresponse()
+            document = json.loads(answer.read())
+            assert answer.status == 200, document
+            return document
+        finally:
+            connection.close()
+
+    return node.call(work)
+
+
+def assert_exact(node: Node, got: dict[str, Any], events: int) -> dict[str, Any]:
+    """Every event arrived once, and the ledger says so, to the event; the ledger."""
+    assert (got["distinct"], got["doubled"], got["missed"]) == (events, 0, 0), got
+    assert (got["lost"], got["unanswered"]) == (0, 0), got
+    ledger: dict[str, Any] = ask(node, "GET", "/v1/ledger/events")
+    assert ledger["balanced"], ledger
+    (group,) = ledger["groups"]
+    assert (group["tickets"], group["delivered"], group["lost"]) == (events, events, 0)
+    assert ledger["received"] == ledger["fast"] + ledger["slow"] == events
+    return ledger
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_members_join_and_drain_under_traffic(mode: str) -> None:
+    require_netns()
+    if mode != "off":
+        require_kernel()
+    events, rate = 40_000, 8000
+    with build("straight") as topology, Broker(topology.broker, {TOPIC: ()}, mode=mode) as broker:
+        crowd = topology.subscriber.role(
+            "churn", "--address", topology.broker.address, "--topic", TOPIC.name,
+            "--seconds", events / rate - 1, "--rate", 10, ready=True,
+        )  # fmt: skip
+        broker.wait_path(TOPIC.name, MODES[mode])
+        sent = topology.publisher.role(
+            "publish", "--to", topology.broker.address, "--topic", TOPIC.name,
+            "--paced", events, "--rate", rate, "--burst", 0,
+        ).result(LIMIT)  # fmt: skip
+        got = crowd.result(LIMIT)
+        assert sent == {"sent": events, "refused": 0}
+        assert got["changes"] > 30
+        ledger = assert_exact(topology.broker, got, events)
+        # A change that needs a neighbour the kernel does not know is served by the slow path until it does.
+        assert ledger["fast"] > events * 0.9 if MODES[mode] is Path.FAST else ledger["slow"] == events
+        broker.stop()
+
+
+def test_a_hundred_moves_between_the_paths_lose_and_double_nothing() -> None:
+    require_netns()
+    require_kernel()
+    events, rate = 60_000, 10_000
+    with build("straight") as topology, Broker(topology.broker, {TOPIC: ()}, mode="native") as broker:
+        crowd = topology.subscriber.role(
+            "churn", "--address", topology.broker.address, "--topic", TOPIC.name, "--rate", 0, ready=True
+        )
+        broker.wait_path(TOPIC.name, Path.FAST)
+        publisher = topology.publisher.role(
+            "publish", "--to", topology.broker.address, "--topic", TOPIC.name,
+            "--paced", events, "--rate", rate, "--burst", 0,
+        )  # fmt: skip
+        broker.wait_received(TOPIC.name, 1)
+        epoch = ask(topology.broker, "GET", "/v1/topics/events")["epoch"]
+        for number in range(100):
+            policy = ("slow", "fast")[number % 2]
+            moved = ask(topology.broker, "POST", "/v1/topics/events/path", {"policy": policy})
+            assert moved["path"] == policy, moved
+        assert broker.topic(TOPIC.name).received < events, "all moves happened under traffic"
+        assert ask(topology.broker, "GET", "/v1/topics/events")["epoch"] == epoch
+        assert publisher.result(LIMIT) == {"sent": events, "refused": 0}
+        ledger = assert_exact(topology.broker, crowd.result(LIMIT), events)
+        assert min(ledger["fast"], ledger["slow"]) > 1000, ledger
+        broker.stop()
+
+
+def test_a_killed_broker_is_followed_by_one_that_goes_on_where_it_was(tmp_path: File) -> None:
+    """Offloaded events flow on while nobody is there; epoch, members and ledger go on with the next one."""
+    require_netns()
+    require_kernel()
+    events, rate, kills = 80_000, 10_000, 3
+    state = str(tmp_path / "state.db")
+    with build("straight") as topology:
+        broker = Broker(topology.broker, {TOPIC: ()}, mode="native", state=state)
+        try:
+            crowd = topology.subscriber.role(
+                "churn", "--address", topology.broker.address, "--topic", TOPIC.name, "--rate", 0, ready=True
+            )
+            broker.wait_path(TOPIC.name, Path.FAST)
+            before = broker.status()
+            publisher = topology.publisher.role(
+                "publish", "--to", topology.broker.address, "--topic", TOPIC.name,
+                "--paced", events, "--rate", rate, "--burst", 0,
+            )  # fmt: skip
+            for number in range(1, kills + 1):
+                broker.wait_received(TOPIC.name, number * events // 8)
+                os.kill(broker.pid, signal.SIGKILL)
+                began = time.monotonic()
+                broker = Broker(topology.broker, {TOPIC: ()}, mode="native", state=state)
+                assert time.monotonic() - began < 2.0
+                assert broker.topic(TOPIC.name).path == "fast"
+            after = broker.status()
+            assert publisher.result(LIMIT) == {"sent": events, "refused": 0}
+            assert_exact(topology.broker, crowd.result(LIMIT), events)
+            assert after["broker"]["instance"] == before["broker"]["instance"]
+            assert [t["epoch"] for t in after["topics"]] == [t["epoch"] for t in before["topics"]]
+            broker.stop()
+        finally:
+            broker.program.stop()

@@ -1,0 +1,220 @@
+"""The control API: what it answers, who may ask, and whatever else a client may send."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis.specs.openapi.checks import response_schema_conformance
+
+from tempos.cli import main
+
+from .test_broker import free_ports
+
+TOKEN = "0123456789abcdef-token"
+
+
+class Running:
+    """A broker process whose API wants a token, and one member that is a bare socket."""
+
+    def __init__(self, folder: Path) -> None:
+        data, control, self.port = free_ports(3)
+        self.file = folder / "broker.toml"
+        self.token = folder / "token"
+        self.token.write_text(TOKEN + "\n")
+        self._head = (
+            f'[broker]\nlisten = ["127.0.0.1"]\ndata_port = {data}\ncontrol_port = {control}\n'
+            f'api = "127.0.0.1:{self.port}"\napi_token_file = "{self.token}"\n[fastpath]\nmode = "off"\n'
+            '[state]\nfile = "off"\n'
+        )
+        self.configure('[[topic]]\nid = 1\nname = "events"\n[[topic.member]]\nip = "127.0.0.1"\nport = 9\n'
+                       'group = "bare/one"\n[[topic]]\nid = 2\nname = "a b"\n')  # fmt: skip
+        self.process = subprocess.Popen(
+            (sys.executable, "-m", "tempos_broker", "-c", str(self.file)), stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().startswith("ready")
+
+    def configure(self, topics: str) -> None:
+        self.file.write_text(self._head + topics)
+
+    def ask(
+        self, method: str, path: str, body: object = None, **headers: str
+    ) -> tuple[int, dict[str, str], Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            sent = None if body is None else json.dumps(body)
+            given = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"} | headers
+            connection.request(method, path, sent, {k: v for k, v in given.items() if v})
+            answer = connection.getresponse()
+            told = {name.lower(): value for name, value in answer.getheaders()}
+            return answer.status, told, json.loads(answer.read())
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = Running(tmp_path_factory.mktemp("api"))
+    yield running
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(10) == 0
+    assert running.process.stdout is not None
+    running.process.stdout.close()
+
+
+def test_every_resource_is_there_and_described(broker: Running) -> None:
+    for path, looks in (
+        ("/v1/health", {"health": "ok"}),
+        ("/v1/ready", {"ready": True}),
+        ("/v1/routes", [{"topic": "events", "epoch": 1, "path": "slow",
+                         "groups": [{"name": "bare/one", "members": ["127.0.0.1:9"]}]},
+                        {"topic": "a b", "epoch": 1, "path": "slow", "groups": []}]),
+        ("/v1/topics/a%20b/path", {"topic": "a b", "policy": "auto", "path": "slow",
+                                   "reason": "the topic has no member"}),
+        ("/v1/topics/events/groups/bare%2Fone/members",
+         [{"ip": "127.0.0.1", "port": 9, "static": True, "lease_s": None, "ticketed": 0, "delivered": None}]),
+    ):  # fmt: skip
+        status, _, answer = broker.ask("GET", path)
+        assert (status, answer) == (200, looks)
+    assert broker.ask("GET", "/v1/ledger")[2]["balanced"] is True
+    described = broker.ask("GET", "/openapi.json")[2]
+    assert set(described["paths"]) >= {"/v1/topics", "/v1/ledger", "/v1/reload", "/v1/topics/{topic}/path"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status", "words"),
+    [
+        ("GET", "/v1/health", None, {"Authorization": ""}, 401, "a token is needed"),
+        ("GET", "/openapi.json", None, {"Authorization": "Bearer " + TOKEN[:-1]}, 401, "not the one"),
+        ("GET", "/v1/health", None, {"Authorization": "Basic " + TOKEN}, 401, "a token is needed"),
+        ("POST", "/v1/reload", None, {"Origin": "http://example.org"}, 403, "web pages"),
+        ("POST", "/v1/reload", None, {"Content-Length": "99999999"}, 413, "at most"),
+        ("GET", "/v1/topics/gamma", None, {}, 404, "known: events, a b"),
+        ("GET", "/nowhere", None, {}, 404, "Not Found"),
+        ("PUT", "/v1/topics", None, {}, 405, "Method Not Allowed"),
+        ("POST", "/v1/topics/gamma/path", {"policy": "slow"}, {}, 404, "no topic is named 'gamma'"),
+        ("POST", "/v1/topics/events/path", {"policy": "faster"}, {}, 422, "policy"),
+        ("POST", "/v1/topics/events/path", [1], {}, 422, "body"),
+        ("DELETE", "/v1/topics/events/groups/bare%2Fone/members/127.0.0.1:9", None, {}, 404, "static"),
+        ("DELETE", "/v1/topics/events/groups/g/members/localhost", None, {}, 422, "member"),
+        ("POST", "/v1/topics/events/groups/g/members/1.2.3.4:5/drain", {"patience_s": 61}, {}, 422, "60"),
+    ],
+)  # fmt: skip
+def test_refusals_are_problems_that_say_what_to_do(
+    broker: Running, method: str, path: str, body: object, headers: dict[str, str], status: int, words: str
+) -> None:
+    got, told, problem = broker.ask(method, path, body, **headers)
+    assert (got, told["content-type"]) == (status, "application/problem+json")
+    assert (problem["status"], problem["type"]) == (status, "about:blank")
+    assert words in problem["detail"]
+
+
+def test_the_commands_of_an_operator(
+    broker: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEMPOS_API", f"http://127.0.0.1:{broker.port}")
+    monkeypatch.setenv("TEMPOS_TOKEN", TOKEN)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = main(list(arguments))
+        return code, "".join(capsys.readouterr())
+
+    assert run("ctl", "topics")[1].splitlines()[0].split()[:4] == ["name", "id", "class", "path"]
+    assert run("ctl", "--complete-topics") == (0, "events\na b\n")
+    assert run("ctl", "route", "events") == (0, "epoch 1, slow path\n  group bare/one: 127.0.0.1:9\n")
+    assert run("ctl", "path", "events", "slow") == (
+        0,
+        "events: slow path: the configuration says path = slow\n".replace("the configuration", "a command"),
+    )
+    code, text = run("ctl", "path", "events", "fast")
+    assert (code, "switched off in the configuration" in text) == (1, True)
+    assert run("ctl", "path", "events", "auto")[0] == 0
+    code, text = run("ctl", "drain", "events", "bare/one", "127.0.0.1:9")
+    assert (code, "is no member with a lease" in text) == (1, True)
+    before = broker.file.read_text()
+    broker.file.write_text(before.replace('name = "a b"', 'name = "a b"\npriority = 2'))
+    assert run("reload") == (0, "topic a b: priority 0 -> 2\n")
+    assert run("ctl", "reload") == (0, "nothing changed\n")
+    broker.file.write_text(before.replace("127.0.0.1", "127.0.0.2"))
+    code, text = run("reload")
+    assert code == 1
+    assert "not applied" in text
+    assert "broker.listen" in text
+    assert "restart it" in text
+    broker.file.write_text("[[topic]]\nid = 0\n")
+    assert "topic[0].id is 0" in run("reload")[1]
+    broker.file.write_text(before)
+    broker.process.send_signal(signal.SIGHUP)
+    assert broker.process.stdout is not None
+    assert broker.process.stdout.readline() == "reload: topic a b: priority 2 -> 0\n"
+    monkeypatch.setenv("TEMPOS_TOKEN", "wrong")
+    assert run("ctl", "topics") == (
+        1,
+        "tempos ctl: this token is not the one: send 'Authorization: Bearer ...' with broker.api_token of "
+        "the configuration\n",
+    )
+    assert run("ctl", "--complete-topics") == (1, "")
+
+
+def test_the_shell_completes_what_the_broker_has(broker: Running) -> None:
+    script = (
+        f"export TEMPOS_API=http://127.0.0.1:{broker.port} TEMPOS_TOKEN={TOKEN}\n"
+        f'PATH={Path(sys.executable).parent}:$PATH\nsource <(tempos completion bash)\n'
+        'complete_() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tempos; echo "${COMPREPLY[*]}"; }\n'
+        "complete_ tempos ctl path ''\ncomplete_ tempos ctl path events f\ncomplete_ tempos led\n"
+        "complete_ tempos sub -t e\n"
+    )  # fmt: skip
+    told = subprocess.run(("bash", "-c", script), capture_output=True, text=True, timeout=30, check=True)
+    assert told.stdout.splitlines() == ["events a\\ b", "fast", "ledger", "events"]
+
+
+@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=str)
+def test_no_request_makes_the_api_fail(broker: Running, mode: schemathesis.GenerationMode) -> None:
+    """Generated from the OpenAPI document, valid and not: no 5xx, and every answer is as described."""
+    token = {"Authorization": f"Bearer {TOKEN}"}
+    schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{broker.port}/openapi.json", headers=token)
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) > 15
+
+    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(st.sampled_from(operations).flatmap(lambda one: one.as_strategy(generation_mode=mode)))
+    def check(case: Any) -> None:
+        response = case.call(headers=token, timeout=10)
+        assert response.status_code < 500
+        (kind,) = response.headers["content-type"]
+        assert kind == ("application/json" if response.status_code < 400 else "application/problem+json")
+        if response.status_code != 405:
+            case.validate_response(response, checks=[response_schema_conformance])
+
+    check()
+    assert broker.ask("GET", "/v1/health")[0] == 200
+
+
+def test_bytes_that_are_no_http_do_no_harm(broker: Running) -> None:
+    rng = random.Random(5)
+
+    def send() -> None:
+        for _ in range(50):
+            with socket.create_connection(("127.0.0.1", broker.port), timeout=5) as connection:
+                connection.sendall(rng.randbytes(rng.randrange(200)))
+
+    threads = [threading.Thread(target=send) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert broker.ask("GET", "/v1/health")[0] == 200

@@ -1,0 +1,91 @@
+"""A fast path in a process of its own, so that a test can kill it: JSON lines in, JSON lines out.
+
+The argument is what :func:`tempos_fastpath.offload.start` takes, as JSON. It prints `ready`, or
+`refused` and why; then it answers one command after another until its input ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tempos import Framing, Group, Member, Path, Route, Topic, Unavailable
+from tempos_bench.node import PYTHON, Node, Program
+from tempos_fastpath.offload import Offload, start
+
+LIMIT = 15.0
+
+
+def launch(node: Node, *, listen: Sequence[str] = ("0.0.0.0",), interfaces: Sequence[str] = (),
+           mode: str = "auto", **more: object) -> Program:  # fmt: skip
+    """Start one in a node; the next line it prints is `ready` or `refused`."""
+    options = {"listen": listen, "port": 9998, "mode": mode, "interfaces": interfaces, **more}
+    return node.start([PYTHON, __file__, json.dumps(options)], talk=True)
+
+
+def make_route(topic: int, epoch: int, members: Sequence[tuple[str, int]], sources: Sequence[str]) -> Route:
+    """An event topic with one group."""
+    found = Topic(topic, "killed", framing=Framing.EVENT, sources=tuple(sources))
+    return Route(found, epoch, (Group("g", tuple(Member(ip, port) for ip, port in members)),))
+
+
+class Offloader:
+    """The commands; each answers with something that JSON can say."""
+
+    def __init__(self, offload: Offload) -> None:
+        self._offload = offload
+        self._changed = asyncio.Event()
+        offload.on_change(self._changed.set)
+
+    async def install(self, topic: int, epoch: int, members: Sequence[tuple[str, int]],
+                      sources: Sequence[str] = ()) -> str:  # fmt: skip
+        """Until the fast path carries it."""
+        while True:
+            self._changed.clear()
+            choice = await self._offload.install(make_route(topic, epoch, members, sources))
+            if choice.path is Path.FAST:
+                return choice.reason
+            await asyncio.wait_for(self._changed.wait(), LIMIT)
+
+    async def withdraw(self, topic: int) -> None:
+        await self._offload.withdraw(topic)
+
+    async def adopted(self) -> dict[int, int]:
+        return dict(self._offload.adopted())
+
+    async def state(self, topic: int, epoch: int) -> dict[str, Any]:
+        counters = self._offload.counters().get(topic, {})
+        return {
+            "tickets": self._offload.tickets.read(topic, epoch, 0),
+            "counters": {reason.label: count for reason, count in counters.items()},
+            "mode": self._offload.status().mode,
+            "reason": self._offload.status().reason,
+        }
+
+    async def close(self, keep: bool) -> None:
+        await self._offload.close(keep=keep)
+
+
+async def main() -> None:
+    """Serve commands until the input ends."""
+    loop = asyncio.get_running_loop()
+    try:
+        offload = await start(**json.loads(sys.argv[1]))
+    except Unavailable as error:
+        print("refused", error, flush=True)
+        return
+    offloader = Offloader(offload)
+    print("ready", offload.status().reason, flush=True)
+    try:
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            command = json.loads(line)
+            print(json.dumps(await getattr(offloader, command.pop("do"))(**command)), flush=True)
+    finally:
+        await offload.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
