@@ -1,3 +1,5 @@
+"""The blocking Publisher and Subscriber: the same promises to a script, on a background thread."""
+
 from __future__ import annotations
 
 import socket

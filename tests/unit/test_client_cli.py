@@ -1,3 +1,5 @@
+"""The command line: what it prints, on which stream, and with which exit code."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""Gap tracking: what a member missed, had twice or late, over epochs that wrap."""
+
 from __future__ import annotations
 
 from hypothesis import given

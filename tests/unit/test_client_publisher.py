@@ -1,3 +1,5 @@
+"""The Publisher on loopback: framings, batches, sizes refused, statistics."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""The Subscriber on loopback: events, batches, overruns, malformed datagrams, restarts of the broker."""
+
 from __future__ import annotations
 
 import asyncio

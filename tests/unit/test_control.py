@@ -1,3 +1,5 @@
+"""The control protocol: every operation survives the wire, foreign bytes raise only their own error."""
+
 from __future__ import annotations
 
 from typing import Any

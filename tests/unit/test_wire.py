@@ -1,3 +1,5 @@
+"""The wire format: round trips, arbitrary bytes, the layout of the header."""
+
 from __future__ import annotations
 
 import pytest
