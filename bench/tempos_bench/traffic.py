@@ -147,6 +147,54 @@ def sink(
     )
 
 
+class Seen:
+    """Which sequences came, over all the collectors that share it."""
+
+    def __init__(self, datagrams: int, size: int) -> None:
+        """At most ``datagrams`` events of ``size`` payload bytes are expected."""
+        ffi, _ = _native()
+        self.plan = ffi.new("struct tempos_sink_plan *")
+        self.plan.seen_bits, self.plan.size = datagrams, size
+        self.plan.framing = _framing(Framing.EVENT)
+        self.bits = ffi.new("uint8_t[]", datagrams // 8 + 1)
+
+
+class Collector:
+    """Counts the events of one member by the epoch they carry; ``take`` whenever its socket is ready."""
+
+    def __init__(self, sock: socket.socket, seen: Seen) -> None:
+        ffi, self._lib = _native()
+        self._sock = sock
+        self._seen = seen
+        self._result = ffi.new("struct tempos_collect_result *")
+
+    def joined(self, epoch: int) -> None:
+        """The member is in the route from this epoch on (u8)."""
+        self._result.epoch = epoch
+
+    def take(self) -> int:
+        """Take all that waits; how many datagrams that was."""
+        before = self._result.received
+        _check(self._lib.tempos_collect(self._sock.fileno(), self._seen.plan, self._seen.bits, self._result))
+        return int(self._result.received - before)
+
+    @property
+    def received(self) -> int:
+        return int(self._result.received)
+
+    @property
+    def damaged(self) -> int:
+        return int(self._result.damaged)
+
+    @property
+    def repeated(self) -> int:
+        return int(self._result.repeated)
+
+    def by_epoch(self) -> dict[int, int]:
+        """Events by epoch (u8), where there are any."""
+        return {epoch: count for epoch, count in enumerate(self._result.by_epoch) if count}
+
+
 def echo(sock: socket.socket, reply_to: Endpoint | None, topic: int | None) -> None:
     """Answer every datagram, to its sender or ``reply_to``, with its topic changed; until a signal comes."""
     _, lib = _native()

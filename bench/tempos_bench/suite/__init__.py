@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from tempos_bench.suite import blast, program_time, redirect, round_trip, slow_path
+from tempos_bench.suite import blast, churn, program_time, redirect, round_trip, slow_path
 
 #: Scenario by the name of its file.
 MODULES: dict[str, ModuleType] = {
     "blast": blast,
+    "churn": churn,
     "program-time": program_time,
     "redirect": redirect,
     "round-trip": round_trip,

@@ -1,0 +1,103 @@
+"""Members join, leave and drain while events flow: nothing lost, nothing twice, nothing to the departed.
+
+One group; the fast path and the slow path in turn, each on a fresh topology. The account of the
+receivers is held against the sender's and against the broker's ledger, to the event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tempos import DATA_PORT, Framing, Path, Topic
+from tempos_bench.broker import Broker
+from tempos_bench.node import PYTHON
+from tempos_bench.report import Figure
+from tempos_bench.rounds import cores
+from tempos_bench.topology import build
+
+_TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
+_GROUP = "workers"
+#: The fast path's mode in the broker's configuration, for each path.
+_MODES = {Path.FAST: "native", Path.SLOW: "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """``seconds`` of events per path at ``fast_rate`` and ``slow_rate`` per second, of ``payload`` bytes.
+
+    ``changes`` per second over at most ``members`` members of one group.
+    """
+
+    seconds: float
+    fast_rate: float
+    slow_rate: float
+    members: int
+    changes: float
+    payload: int
+
+
+def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+    """Measure."""
+    return [
+        *measure(p, Path.FAST, p.fast_rate, progress),
+        *measure(p, Path.SLOW, p.slow_rate, progress),
+    ]
+
+
+def measure(
+    p: Parameters, path: Path, rate: float, progress: Callable[[str], None], shape: str = "straight"
+) -> list[Figure]:
+    """One path over a fresh topology."""
+    core, other = cores()
+    count = round(p.seconds * rate)
+    progress(f"{path.value} path: {count:,} events, {p.changes:g} changes/s")
+    with build(shape) as topology:
+        a, c = topology.publisher, topology.subscriber
+        with Broker(topology.broker, {_TOPIC: ()}, mode=_MODES[path], cpu=other) as broker:
+            members = c.start(
+                _members_command(topology.facing_subscriber, c.address, p, count),
+                ready="ready",
+                cpu=other,
+                talk=True,
+            )
+            broker.wait_path(_TOPIC.name, path)
+            sent = a.role(
+                "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", _TOPIC.id,
+                "--count", count, "--rate", rate, "--size", p.payload, cpu=core,
+            ).result(p.seconds * 2 + 30)  # fmt: skip
+            got = members.ask({"sent": sent["sent"]}, limit=60)
+            members.wait(10)
+            status = next(each for each in broker.status()["topics"] if each["name"] == _TOPIC.name)
+    groups = status["groups"]
+    name = f"{path.value} path"
+    other_path = status["slow" if path is Path.FAST else "fast"]
+    return [
+        Figure(f"{name}: sent", sent["sent"], "datagrams"),
+        Figure(f"{name}: rate", sent["sent"] / (sent["ended_ns"] - sent["began_ns"]) * 1e9, "datagrams/s"),
+        Figure(f"{name}: joins", got["joined"], "changes"),
+        Figure(f"{name}: leaves", got["left"], "changes"),
+        Figure(f"{name}: drains", got["drained"], "changes"),
+        Figure(f"{name}: epochs", status["epoch"], "epochs"),
+        Figure(f"{name}: lost", sent["sent"] - got["received"] + got["repeated"], "datagrams"),
+        Figure(f"{name}: duplicated", got["repeated"], "datagrams"),
+        Figure(f"{name}: damaged", got["damaged"], "datagrams"),
+        Figure(f"{name}: after leaving", got["late"], "datagrams"),
+        Figure(f"{name}: lost by drains", got["drain_lost"], "datagrams"),
+        Figure(f"{name}: requests failed", len(got["failures"]), "requests"),
+        Figure(f"{name}: not on this path", other_path, "datagrams"),
+        Figure(f"{name}: ledger, received", status["received"] - sent["sent"], "datagrams off"),
+        Figure(
+            f"{name}: ledger, delivered", sum(g["delivered"] for g in groups) - sent["sent"], "datagrams off"
+        ),
+        Figure(f"{name}: ledger, lost", sum(g["lost"] + g["unconfirmed"] for g in groups), "datagrams"),
+        Figure(f"{name}: ledger, faults", len(status["problems"]), "faults"),
+    ]
+
+
+def _members_command(broker: str, address: str, p: Parameters, count: int) -> tuple[str, ...]:
+    return (
+        PYTHON, "-m", "tempos_bench.members", "--broker", broker, "--address", address,
+        "--topic", _TOPIC.name, "--group", _GROUP, "--members", str(p.members),
+        "--changes", str(p.changes), "--expect", str(count), "--size", str(p.payload),
+    )  # fmt: skip
