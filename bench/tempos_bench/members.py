@@ -197,7 +197,7 @@ class Crowd:
             self._join()
         self._until(lambda: all(member.state is State.IN for member in self._members))
         print("ready", flush=True)
-        self._next_change = time.monotonic()
+        self._next_change = time.monotonic() if self._args.changes else 0.0
         self._until(self._all_came)
         for member in self._members:
             if member.state is State.IN:
@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--topic", required=True)
     parser.add_argument("--group", required=True)
     parser.add_argument("--members", type=int, required=True, help="at most so many at a time")
-    parser.add_argument("--changes", type=float, required=True, help="per second")
+    parser.add_argument("--changes", type=float, required=True, help="per second; 0: none")
     parser.add_argument("--expect", type=int, required=True, help="at most so many datagrams in all")
     parser.add_argument("--size", type=int, required=True, help="payload bytes of each")
     parser.add_argument("--seed", type=int, default=1)

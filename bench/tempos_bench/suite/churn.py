@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Path, Topic
+from tempos_bench import crowd
 from tempos_bench.broker import Broker
-from tempos_bench.node import PYTHON
+from tempos_bench.crowd import CrowdPlan
 from tempos_bench.report import Figure
 from tempos_bench.rounds import cores
 from tempos_bench.topology import build
@@ -55,19 +56,14 @@ def measure(
     with build(shape) as topology:
         a, c = topology.publisher, topology.subscriber
         with Broker(topology.broker, {_TOPIC: ()}, mode=_MODES[path], cpu=other) as broker:
-            members = c.start(
-                _members_command(topology.facing_subscriber, c.address, p, count),
-                ready="ready",
-                cpu=other,
-                talk=True,
-            )
+            plan = CrowdPlan(_TOPIC.name, _GROUP, p.members, p.changes, count, p.payload)
+            members = crowd.start(c, topology.facing_subscriber, plan, cpu=other)
             broker.wait_path(_TOPIC.name, path)
             sent = a.role(
                 "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", _TOPIC.id,
                 "--count", count, "--rate", rate, "--size", p.payload, cpu=core,
             ).result(p.seconds * 2 + 30)  # fmt: skip
-            got = members.ask({"sent": sent["sent"]}, limit=60)
-            members.wait(10)
+            got = crowd.account(members, sent["sent"])
             status = next(each for each in broker.status()["topics"] if each["name"] == _TOPIC.name)
     groups = status["groups"]
     name = f"{path.value} path"
@@ -93,11 +89,3 @@ def measure(
         Figure(f"{name}: ledger, lost", sum(g["lost"] + g["unconfirmed"] for g in groups), "datagrams"),
         Figure(f"{name}: ledger, faults", len(status["problems"]), "faults"),
     ]
-
-
-def _members_command(broker: str, address: str, p: Parameters, count: int) -> tuple[str, ...]:
-    return (
-        PYTHON, "-m", "tempos_bench.members", "--broker", broker, "--address", address,
-        "--topic", _TOPIC.name, "--group", _GROUP, "--members", str(p.members),
-        "--changes", str(p.changes), "--expect", str(count), "--size", str(p.payload),
-    )  # fmt: skip
