@@ -11,7 +11,6 @@ import textwrap
 from typing import Any
 
 import pytest
-
 from support.privileges import require
 
 pytestmark = [
