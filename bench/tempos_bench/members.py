@@ -89,6 +89,9 @@ class BenchMember:
     # Counts, as the session asks for them.
 
     def report(self) -> Sequence[Received]:
+        # The number of an epoch to come was that of one 256 ago.
+        for ahead in range(1, 128):
+            self._told.pop(self._collector.epoch + ahead & 0xFF, None)
         return [
             Received(self._topic, self._group, epoch, count)
             for epoch, count in self._collector.by_epoch().items()
@@ -199,10 +202,7 @@ class Crowd:
         print("ready", flush=True)
         self._next_change = time.monotonic() if self._args.changes else 0.0
         self._until(self._all_came)
-        for member in self._members:
-            if member.state is State.IN:
-                member.drain(time.monotonic())
-        self._until(lambda: not self._members)
+        self._until(self._all_drained)
         print(json.dumps(vars(self.account)), flush=True)
 
     def _join(self) -> None:
@@ -248,6 +248,13 @@ class Crowd:
                 member.drain(now)
         else:
             self._join()
+
+    def _all_drained(self) -> bool:
+        # Who was still joining is let in first.
+        for member in self._members:
+            if member.state is State.IN:
+                member.drain(time.monotonic())
+        return not self._members
 
     def _all_came(self) -> bool:
         if self._sent is None:

@@ -183,6 +183,11 @@ class Collector:
         return int(self._result.received)
 
     @property
+    def epoch(self) -> int:
+        """The newest that came (u8)."""
+        return int(self._result.epoch)
+
+    @property
     def damaged(self) -> int:
         return int(self._result.damaged)
 
