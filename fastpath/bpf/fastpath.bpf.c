@@ -217,7 +217,8 @@ static __always_inline enum tempos_reason forward(const struct packet *packet,
 	if (!counter)
 		return TEMPOS_NO_ROUTE;
 	ticket = __sync_fetch_and_add(&counter->next, 1);
-	sequence = ticket / count;
+	/* The division is the dearest single instruction, and many groups are one subscriber's own. */
+	sequence = count == 1 ? ticket : ticket / count;
 	member = &route->members[(route->groups[0].first + (__u32)(ticket - sequence * count)) &
 				 (TEMPOS_MAX_MEMBERS - 1)];
 	/* Keeps clang from working the address out again at each use. */

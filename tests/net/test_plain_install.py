@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import msgpack
 import pytest
+from support.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 60
@@ -62,16 +62,6 @@ def tempos(*arguments: str) -> list[str]:
         "import sys; from tempos.cli import main; sys.exit(main())",
         *arguments,
     ]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def test_broker_and_clients_work_with_msgpack_alone(plain: dict[str, str], tmp_path: Path) -> None:

@@ -12,15 +12,16 @@ from tempos import Unavailable
 
 def require_netns() -> None:
     """Network namespaces can be made and configured here."""
-    _require(_missing_netns())
+    require(_missing_netns())
 
 
 def require_kernel() -> None:
     """BPF programs can be loaded here."""
-    _require(_missing_kernel())
+    require(_missing_kernel())
 
 
-def _require(missing: str | None) -> None:
+def require(missing: str | None) -> None:
+    """Go on if nothing is ``missing``."""
     if missing is None:
         return
     if os.environ.get("CI") == "true":
