@@ -145,6 +145,9 @@ class LedgerOut(BaseModel):
     balanced: bool
     topics: list[LedgerTopic]
     unattributed: Reasons
+    drops: dict[str, dict[str, int]] = Field(
+        description="frames lost behind the redirect, by interface and error"
+    )
 
 
 class MoveIn(BaseModel):

@@ -184,6 +184,7 @@ class Broker:
             control=self._control,
             registry=self._registry,
             ledger=self._ledger,
+            drops=self._fast.drops(),
             states=self._states,
             counted=self._past.counted(),
             now=time.monotonic(),
@@ -192,7 +193,11 @@ class Broker:
     def ledger(self) -> dict[str, Any]:
         """The account of every topic, as JSON values: :mod:`tempos_broker.ledger` says what adds up."""
         return ledger_document(
-            registry=self._registry, ledger=self._ledger, states=self._states, counted=self._past.counted()
+            registry=self._registry,
+            ledger=self._ledger,
+            states=self._states,
+            counted=self._past.counted(),
+            drops=self._fast.drops(),
         )
 
     # --- commands ---------------------------------------------------------------------------

@@ -231,7 +231,7 @@ class ControlServer:
         way.caller.require(request.fields["topic"], "subscribe")
         topic = self._registry.topic(request.fields["topic"])
         self._registry.unsubscribe(
-            topic.name, request.fields["group"], (way.caller.ip, request.fields["port"])
+            topic.name, request.fields["group"], (way.caller.ip, request.fields["port"]), request.client
         )
         return Outcome(frozenset({topic.id}), lambda: encode_ok(request.id))
 

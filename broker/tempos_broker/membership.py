@@ -260,12 +260,12 @@ class Registry:
         known.topics |= {topic}
         known.deadline = max(known.deadline, deadline)
 
-    def unsubscribe(self, name: str, group: str | None, endpoint: tuple[str, int]) -> bool:
-        """Take ``endpoint`` out of a group; whether it was in. Static members stay."""
+    def unsubscribe(self, name: str, group: str | None, endpoint: tuple[str, int], client: int) -> bool:
+        """Take ``endpoint`` out of a group; whether it was in. Static members and other clients' stay."""
         topic = self.topic(name)
         state = self._groups[topic.id].get(group or own_group(*endpoint))
         known = state.members.get(endpoint) if state else None
-        if state is None or known is None or known.expires is None:
+        if state is None or known is None or known.client != client:
             return False
         self._remove(topic.id, state, endpoint)
         return True

@@ -62,6 +62,10 @@ class FastPath(Protocol):
         """
         ...
 
+    def drops(self) -> Mapping[str, Mapping[str, int]]:
+        """Frames lost behind the redirect, by interface and error, as far as the kernel tells."""
+        ...
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` on the event loop when network facts changed: install the routes anew."""
         ...
@@ -115,6 +119,9 @@ class NoFastPath:
         return {}
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
+        return {}
+
+    def drops(self) -> Mapping[str, Mapping[str, int]]:
         return {}
 
     def on_change(self, callback: Callable[[], None]) -> None:

@@ -20,6 +20,10 @@ from tempos_broker.membership import Registry
 from tempos_broker.memory import Counters
 from tempos_broker.slowpath import BESIDE, SlowPathStatus
 
+#: Frames lost behind the redirect, by interface and the name of the error. No topic can be told any more:
+#: a member of `event` topics sees them as missed, the ledger as what was never confirmed.
+Drops = Mapping[str, Mapping[str, int]]
+
 #: What the fast path decides for good; every other reason of it hands the packet up.
 FAST_LOSSES = (Reason.NO_EGRESS,)
 
@@ -63,7 +67,12 @@ class Counted:
 
 
 def ledger_document(
-    *, registry: Registry, ledger: Ledger, states: Mapping[int, TopicState], counted: Counted
+    *,
+    registry: Registry,
+    ledger: Ledger,
+    states: Mapping[int, TopicState],
+    counted: Counted,
+    drops: Drops,
 ) -> dict[str, Any]:
     """The account of every topic, as JSON values."""
     topics = [_ledger_topic(states[topic.id], _account(ledger, topic.id, counted), counted)
@@ -72,6 +81,7 @@ def ledger_document(
         "balanced": all(topic["balanced"] for topic in topics),
         "topics": topics,
         "unattributed": _labelled(_of_no_topic(counted.slow, states)),
+        "drops": _as_values(drops),
     }
 
 
@@ -85,6 +95,7 @@ def status_document(
     ledger: Ledger,
     states: Mapping[int, TopicState],
     counted: Counted,
+    drops: Drops,
     now: float,
 ) -> dict[str, Any]:
     """The whole document, as JSON values."""
@@ -107,6 +118,7 @@ def status_document(
                     for entry in fast.interfaces
                 ],
                 "passed": _labelled(_of_no_topic(counted.fast, states)),
+                "drops": _as_values(drops),
             },
         },
         "control": {
@@ -246,6 +258,10 @@ def _group(group: GroupRow, leases: Mapping[tuple[str, Holder], float | None], n
             if not row.left
         ],
     }
+
+
+def _as_values(drops: Drops) -> dict[str, dict[str, int]]:
+    return {interface: dict(errors) for interface, errors in drops.items() if errors}
 
 
 def _of_no_topic(counters: Counters, states: Mapping[int, TopicState]) -> Mapping[Reason, int]:

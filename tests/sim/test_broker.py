@@ -61,6 +61,9 @@ class FakeFastPath:
     async def withdraw(self, topic: int) -> None:
         self.withdrawn.append(topic)
 
+    def drops(self) -> Mapping[str, Mapping[str, int]]:
+        return {"fake0": {"ENOSPC": 3}}
+
     def adopted(self) -> Mapping[int, int]:
         return self.left
 
@@ -250,6 +253,8 @@ async def test_the_status_adds_up_over_both_paths() -> None:
         assert (status["refused"], status["passed"]) == ({"no_egress": 2}, {"ttl": 1})
         assert broker.status()["unattributed"] == {"empty": 1, "unknown_topic": 2}
         assert broker.status()["paths"]["fast"]["passed"] == {"not_ipv4": 7, "no_route": 3}
+        assert broker.status()["paths"]["fast"]["drops"] == {"fake0": {"ENOSPC": 3}}
+        assert broker.ledger()["drops"] == {"fake0": {"ENOSPC": 3}}
 
 
 async def test_an_address_that_is_taken_is_told_and_everything_is_released() -> None:

@@ -93,7 +93,7 @@ def test_static_members_have_no_lease_and_cannot_be_taken_over_or_out() -> None:
     with pytest.raises(Refused, match="static member") as refused:
         members.subscribe("beta", "fixed", static, CLIENT, 0)
     assert refused.value.code == Code.NOT_ALLOWED
-    assert not members.unsubscribe("beta", "fixed", static)
+    assert not members.unsubscribe("beta", "fixed", static, CLIENT)
     assert members.expire(1e9) == {}
     assert members.member_count(2) == 2
 
@@ -132,6 +132,7 @@ def test_a_static_member_that_is_the_broker_itself_is_refused() -> None:
 def test_leaving_is_idempotent() -> None:
     members = registry()
     members.subscribe("alpha", None, A, CLIENT, 0)
-    assert members.unsubscribe("alpha", None, A)
-    assert not members.unsubscribe("alpha", None, A)
+    assert not members.unsubscribe("alpha", None, A, CLIENT + 1), "another client's"
+    assert members.unsubscribe("alpha", None, A, CLIENT)
+    assert not members.unsubscribe("alpha", None, A, CLIENT)
     assert members.goodbye(A, CLIENT) == set()

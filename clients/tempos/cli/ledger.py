@@ -88,6 +88,8 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
         yield ""
     if document.get("unattributed"):
         yield f"of no topic: {counts(document['unattributed'])}"
+    for interface, errors in document.get("drops", {}).items():
+        yield f"lost behind the redirect to {interface}: {counts(errors)}"
     yield "balanced" if document["balanced"] else "NOT BALANCED"
 
 

@@ -68,6 +68,8 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"        {entry['name']:<{width}}  {entry['mode']}: {entry['reason']}"
     if fast.get("passed"):
         yield f"        passed up before a topic was read: {counts(fast['passed'])}"
+    for interface, errors in fast.get("drops", {}).items():
+        yield f"        lost behind the redirect to {interface}: {counts(errors)}"
     yield f"  slow  {slow['io']}: {slow['reason']}"
     yield (
         f"        listens on {', '.join(map(str, slow['listen'])) or 'nothing'}; "
