@@ -178,6 +178,7 @@ def config_text(
             f"priority = {topic.priority}",
             f"framing = {json.dumps(topic.framing.value)}",
             f"path = {json.dumps(topic.policy.value)}",
+            f"sources = {json.dumps(list(topic.sources))}",
         ]
         for group in groups:
             for member in group.members:

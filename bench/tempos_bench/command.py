@@ -83,11 +83,11 @@ def bench(subparsers: Subparsers) -> None:
     listing.set_defaults(run=_run_list)
     running = actions.add_parser(
         "run",
-        help="run a scenario, or all",
+        help="run scenarios, or all",
         epilog=_BENCH_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    running.add_argument("name", metavar="NAME", help="a scenario of 'tempos bench list', or: all")
+    running.add_argument("names", metavar="NAME", nargs="+", help="scenarios of 'tempos bench list', or: all")
     target = running.add_mutually_exclusive_group()
     target.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here, one scenario")
     target.add_argument(
@@ -126,10 +126,10 @@ def _run_list(options: argparse.Namespace) -> int:
 def _run_scenarios(options: argparse.Namespace) -> int:
     from tempos_bench import scenario
 
-    if options.name == "all" and options.json:
-        print("tempos bench run: all needs --json-dir, not --json", file=sys.stderr)
+    names = scenario.names() if options.names == ["all"] else options.names
+    if len(names) > 1 and options.json:
+        print("tempos bench run: several scenarios need --json-dir, not --json", file=sys.stderr)
         return EXIT_UNABLE
-    names = scenario.names() if options.name == "all" else (options.name,)
     worst = EXIT_OK
     for name in names:
 

@@ -16,7 +16,19 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from support.inject import Capture, Injector
-from support.packets import EVENT, LONELY, PORT, RAW, ROWS, Addresses, Row, datagram, pseudo_sum
+from support.packets import (
+    EVENT,
+    FENCED,
+    LONELY,
+    PORT,
+    RAW,
+    ROUTED,
+    ROWS,
+    Addresses,
+    Row,
+    datagram,
+    pseudo_sum,
+)
 from support.privileges import require_kernel, require_netns
 
 from tempos import Framing, Group, Member, Path, PathPolicy, Quality, Reason, Topic
@@ -73,6 +85,7 @@ class Lane:
         topics = {
             RAW: (Group("workers", members),),
             EVENT: (Group("workers", members),),
+            FENCED: (Group("workers", members),),
             LONELY: (),
             SENTINEL: (Group("sentinel", (Member(c, SENTINEL_PORT),)),),
         }
@@ -89,7 +102,7 @@ class Lane:
         self.capture = stack.enter_context(closing(Capture(c_node, c_node.interfaces[0])))
         self.broker = stack.enter_context(Broker(topology.broker, topics, mode=mode))
         if mode != "off":
-            for topic in (RAW, EVENT):
+            for topic in ROUTED:
                 self.broker.wait_path(topic.name, Path.FAST)
         self._sentinels = 0
 

@@ -25,8 +25,12 @@ from tempos.wire import encode_batch, encode_event
 RAW = Topic(1, "raw", Quality.SQ, 5, Framing.RAW)
 EVENT = Topic(2, "event", Quality.BQ, 5, Framing.EVENT)
 LONELY = Topic(3, "lonely", Quality.BQ, 5, Framing.RAW)
+#: Takes events only from the publishers' networks of the tests: real namespaces, and test runs.
+FENCED = Topic(4, "fenced", Quality.SQ, 5, Framing.EVENT, sources=("10.0.1.0/24", "10.1.2.0/24"))
 UNKNOWN = 77
-TOPICS = (RAW, EVENT, LONELY)
+TOPICS = (RAW, EVENT, LONELY, FENCED)
+#: Those that have members.
+ROUTED = (RAW, EVENT, FENCED)
 
 PORT = 9998
 #: The largest UDP payload of a 1500-byte IPv4 packet.
@@ -213,6 +217,21 @@ refused("event: version 0", Reason.BAD_VERSION, event(version=0))
 refused("event: version 2", Reason.BAD_VERSION, event(version=2))
 refused("event: reserved flag", Reason.RESERVED_BITS, event(flags=8))
 refused("event: reserved byte", Reason.RESERVED_BITS, event(reserved=1))
+
+# --- who may publish ---------------------------------------------------------------------------
+good("event: from a network of the topic", event(topic=FENCED.id))
+row(
+    "event: from a network that is none of the topic's",
+    Reason.FOREIGN_SOURCE,
+    Reason.FOREIGN_SOURCE,
+    one(lambda at: datagram(at, event(topic=FENCED.id), src="192.0.2.7")),
+)
+row(
+    "event: broken, and from a foreign network",
+    Reason.FOREIGN_SOURCE,
+    Reason.FOREIGN_SOURCE,
+    one(lambda at: datagram(at, event(topic=FENCED.id, version=9), src="192.0.2.7")),
+)
 
 # --- the slow path takes what the fast path is not sure of -------------------------------------
 row("TTL 1", Reason.TTL, Reason.FORWARDED, one(lambda at: datagram(at, raw(b"ttl 1"), ttl=1)))
