@@ -141,7 +141,7 @@ def test_a_fast_path_starts_changes_and_ends_with_what_is_left(user: str) -> Non
         libc = __import__("ctypes").CDLL(None)
         assert libc.unshare(0x40000000 | 0x00020000) == 0
         for command in (
-            "mount --make-rprivate /", "mkdir -p /run/tempos", "mount -t tmpfs tmpfs /run/tempos",
+            "! mountpoint -q / || mount --make-rprivate /", "mkdir -p /run/tempos", "mount -t tmpfs tmpfs /run/tempos",
             "mount -t bpf bpf /sys/fs/bpf",
             "ip link set lo up", "ip link add name va type veth peer name vb",
             "ip addr add 10.9.0.1/24 dev va", "ip link set va up", "ip link set vb up",
