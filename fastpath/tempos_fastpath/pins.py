@@ -122,9 +122,10 @@ class Pins:
                 path.unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 self.folder.rmdir()
-            # Other namespaces' sets of this name may still stand beside it.
+            # Other namespaces' sets of this name, and other names, may still stand beside it.
             with contextlib.suppress(OSError):
                 self.folder.parent.rmdir()
+                self.folder.parent.parent.rmdir()
         except OSError as error:
             _log.warning(
                 "pins of the fast path remain in %s (%s); `tempos fastpath clean` removes them",
