@@ -12,7 +12,10 @@ import asyncio
 import contextlib
 import hmac
 import http
+import logging
 import socket
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -27,6 +30,7 @@ from tempos import ConfigError, PathPolicy, __version__
 from tempos.control import Code
 from tempos_broker import api_models as models
 from tempos_broker.membership import Refused
+from tempos_broker.sparingly import Sparingly
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -38,13 +42,20 @@ PROBLEM = "application/problem+json"
 _STATUS = {Code.UNKNOWN_TOPIC: 404, Code.UNKNOWN_MEMBER: 404, Code.NOT_ALLOWED: 403, Code.LIMIT: 409}
 _ENDPOINT = r"^[0-9]{1,3}(\.[0-9]{1,3}){3}:[0-9]{1,5}$"
 
+log = logging.getLogger("tempos.broker")
+
 TopicName = Annotated[str, Path(description="name of the topic", min_length=1, max_length=64)]
 GroupName = Annotated[str, Path(description="name of the group", min_length=1, max_length=64)]
 Endpoint = Annotated[str, Path(description="ip:port", pattern=_ENDPOINT, examples=["10.0.2.2:5000"])]
 
 
 class Commands(Protocol):
-    """What the API does to a broker. All but the first two raise :class:`Refused`."""
+    """What the API does to a broker. All but the first two raise :class:`Refused`.
+
+    ``api_refused`` counts the requests that were turned away at the door, by reason; it is in the status.
+    """
+
+    api_refused: Counter[str]
 
     def status(self) -> dict[str, Any]: ...
 
@@ -73,7 +84,7 @@ def application(broker: Commands, reload: Reload, token: str = "") -> ASGIApp:
     app.add_exception_handler(Refused, _on_refused)
     app.add_exception_handler(ConfigError, _on_config)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    return _Gate(app, token)
+    return _Gate(app, token, broker.api_refused)
 
 
 def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
@@ -268,32 +279,46 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 class _Gate:
     """In front of everything: the token, no web pages, no endless bodies."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, token: str, refused: Counter[str]) -> None:
         self._app = app
         self._token = token.encode()
+        self._refused = refused
+        self._log = Sparingly(log, time.monotonic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         refusal = self._refusal({name.lower(): value for name, value in scope["headers"]})
-        await (refusal or self._app)(scope, receive, send)
+        if refusal is None:
+            await self._app(scope, receive, send)
+            return
+        reason, answer = refusal
+        self._refused[reason] += 1
+        source = scope["client"][0] if scope.get("client") else "nobody"
+        self._log.warn(reason, f"control API request from {source} refused: {reason}")
+        await answer(scope, receive, send)
 
-    def _refusal(self, headers: Mapping[bytes, bytes]) -> JSONResponse | None:
+    def _refusal(self, headers: Mapping[bytes, bytes]) -> tuple[str, JSONResponse] | None:
+        """Why a request is turned away, as counted, and its answer."""
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         given = token.strip() if scheme.lower() == b"bearer" else b""
         if self._token and not hmac.compare_digest(given, self._token):
-            said = "this token is not the one" if given else "a token is needed"
-            return _problem(
+            reason, said = (
+                ("wrong token", "this token is not the one") if given else ("no token", "a token is needed")
+            )
+            return reason, _problem(
                 401,
                 f"{said}: send 'Authorization: Bearer ...' with broker.api_token of the configuration",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         if b"origin" in headers:
-            return _problem(403, "requests of web pages are refused: use `tempos ctl`, or leave Origin away")
+            return "web page", _problem(
+                403, "requests of web pages are refused: use `tempos ctl`, or leave Origin away"
+            )
         length = headers.get(b"content-length", b"0")
         if b"transfer-encoding" in headers or not length.isdigit() or int(length[:20]) > MAX_BODY:
-            return _problem(413, f"a body has a Content-Length of at most {MAX_BODY} bytes")
+            return "body", _problem(413, f"a body has a Content-Length of at most {MAX_BODY} bytes")
         return None
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -90,6 +91,8 @@ class Broker:
             instance=self._past.instance,
             epoch=lambda topic: self._states[topic].route.epoch,
         )
+        #: Requests that the control API turned away at the door, by reason.
+        self.api_refused: Counter[str] = Counter()
         self._sockets: list[asyncio.DatagramTransport] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
@@ -182,6 +185,7 @@ class Broker:
             slow=self._slow.status(),
             fast=self._fast.status(),
             control=self._control,
+            api_refused=self.api_refused,
             registry=self._registry,
             ledger=self._ledger,
             drops=self._fast.drops(),

@@ -91,6 +91,7 @@ def status_document(
     slow: SlowPathStatus,
     fast: FastPathStatus,
     control: ControlServer,
+    api_refused: Mapping[str, int],
     registry: Registry,
     ledger: Ledger,
     states: Mapping[int, TopicState],
@@ -125,6 +126,7 @@ def status_document(
             "served": dict(control.served),
             "refused": dict(control.refused),
             "replies": dict(control.replies),
+            "api_refused": dict(api_refused),
         },
         "topics": [
             _topic(

@@ -42,9 +42,14 @@ class Running:
         )
         self.configure('[[topic]]\nid = 1\nname = "events"\n[[topic.member]]\nip = "127.0.0.1"\nport = 9\n'
                        'group = "bare/one"\n[[topic]]\nid = 2\nname = "a b"\n')  # fmt: skip
-        self.process = subprocess.Popen(
-            (sys.executable, "-m", "tempos_broker", "-c", str(self.file)), stdout=subprocess.PIPE, text=True
-        )
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                (sys.executable, "-m", "tempos_broker", "-c", str(self.file)),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         assert self.process.stdout is not None
         assert self.process.stdout.readline().startswith("ready")
 
@@ -121,6 +126,16 @@ def test_refusals_are_problems_that_say_what_to_do(
     assert (got, told["content-type"]) == (status, "application/problem+json")
     assert (problem["status"], problem["type"]) == (status, "about:blank")
     assert words in problem["detail"]
+
+
+def test_who_is_turned_away_is_counted_and_named_in_the_log(broker: Running) -> None:
+    before = broker.ask("GET", "/v1/status")[2]["control"]["api_refused"]
+    for token in ("", "Bearer wrong", "Bearer wrong"):
+        assert broker.ask("GET", "/v1/status", Authorization=token)[0] == 401
+    after = broker.ask("GET", "/v1/status")[2]["control"]["api_refused"]
+    assert after["no token"] == before.get("no token", 0) + 1
+    assert after["wrong token"] == before.get("wrong token", 0) + 2
+    assert "control API request from 127.0.0.1 refused: wrong token" in broker.log.read_text()
 
 
 def test_the_commands_of_an_operator(
