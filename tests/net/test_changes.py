@@ -62,7 +62,7 @@ def test_members_join_and_drain_under_traffic(mode: str) -> None:
     events, rate = 40_000, 8000
     with build("straight") as topology, Broker(topology.broker, {TOPIC: ()}, mode=mode) as broker:
         crowd = topology.subscriber.role(
-            "churn", "--address", topology.broker.address, "--topic", TOPIC.name,
+            "library_members", "--address", topology.broker.address, "--topic", TOPIC.name,
             "--seconds", events / rate - 1, "--rate", 10, ready=True,
         )  # fmt: skip
         broker.wait_path(TOPIC.name, MODES[mode])
@@ -85,7 +85,14 @@ def test_a_hundred_moves_between_the_paths_lose_and_double_nothing() -> None:
     events, rate = 60_000, 10_000
     with build("straight") as topology, Broker(topology.broker, {TOPIC: ()}, mode="native") as broker:
         crowd = topology.subscriber.role(
-            "churn", "--address", topology.broker.address, "--topic", TOPIC.name, "--rate", 0, ready=True
+            "library_members",
+            "--address",
+            topology.broker.address,
+            "--topic",
+            TOPIC.name,
+            "--rate",
+            0,
+            ready=True,
         )
         broker.wait_path(TOPIC.name, Path.FAST)
         publisher = topology.publisher.role(
@@ -116,7 +123,14 @@ def test_a_killed_broker_is_followed_by_one_that_goes_on_where_it_was(tmp_path: 
         broker = Broker(topology.broker, {TOPIC: ()}, mode="native", state=state)
         try:
             crowd = topology.subscriber.role(
-                "churn", "--address", topology.broker.address, "--topic", TOPIC.name, "--rate", 0, ready=True
+                "library_members",
+                "--address",
+                topology.broker.address,
+                "--topic",
+                TOPIC.name,
+                "--rate",
+                0,
+                ready=True,
             )
             broker.wait_path(TOPIC.name, Path.FAST)
             before = broker.status()

@@ -1,5 +1,6 @@
-"""Members that come and go while events flow: `python -m tempos_bench.churn`.
+"""Members made with the client library, that come and go: `python -m tempos_bench.library_members`.
 
+:mod:`.members` is the same at rates that only C keeps up with; this one shows what an application gets.
 Keeps 1 to `--members` members in one group, and lets one join or drain `--rate` times a second for
 `--seconds`; then waits until no event came for `--idle` seconds and drains them all. Prints one JSON object.
 """
@@ -91,7 +92,7 @@ async def churn(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Entry of the program."""
-    parser = argparse.ArgumentParser(prog="tempos_bench.churn", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tempos_bench.library_members", description=__doc__)
     parser.add_argument("--address", required=True, help="the broker")
     parser.add_argument("--topic", required=True)
     parser.add_argument("--group", default="workers")
