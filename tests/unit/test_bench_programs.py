@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 
 import pytest
+from support.ports import free_ports
 from support.processes import still_alive
 
 from tempos import Framing
@@ -81,17 +81,11 @@ def compiled() -> None:
     pytest.importorskip("tempos_bench._traffic", reason="the traffic helper is not compiled")
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("framing", Framing)
 @pytest.mark.parametrize("segments", [1, 8])
 def test_a_blast_is_counted_and_checked_at_the_sink(node: Node, framing: Framing, segments: int) -> None:
-    to = f"127.0.0.1:{free_port()}"
+    to = f"127.0.0.1:{free_ports(1)[0]}"
     common = ("--size", 100, "--framing", framing.value)
     sink = node.role("sink", "--bind", to, "--expect", 1000, *common, ready=True)
     sent = node.role("blast", "--to", to, "--topic", 5, "--count", 1000, "--rate", 20_000,
@@ -105,7 +99,7 @@ def test_a_blast_is_counted_and_checked_at_the_sink(node: Node, framing: Framing
 
 @pytest.mark.usefixtures("compiled")
 def test_the_sink_tells_damaged_and_repeated_datagrams_from_good_ones() -> None:
-    port = traffic.Endpoint("127.0.0.1", free_port())
+    port = traffic.Endpoint("127.0.0.1", free_ports(1)[0])
     with traffic.open_socket(bind=port) as receiver, traffic.open_socket(connect=port) as sender:
         traffic.blast(sender, traffic.Datagrams(topic=1, count=3, size=40))
         good = [receiver.recv(100) for _ in range(3)]
@@ -119,7 +113,7 @@ def test_the_sink_tells_damaged_and_repeated_datagrams_from_good_ones() -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_a_forwarder_takes_turns_and_an_echo_answers(node: Node) -> None:
-    entry, members, origin = free_port(), [free_port(), free_port()], free_port()
+    entry, *members, origin = free_ports(4)
     targets = [part for port in members for part in ("--member", f"127.0.0.1:{port}")]
     binds = [part for port in members for part in ("--bind", f"127.0.0.1:{port}")]
     forwarder = node.role("forward", "--bind", f"127.0.0.1:{entry}", *targets, ready=True)
