@@ -25,6 +25,8 @@ CONFIG = """
 listen = ["127.0.0.1"]
 data_port = {data}
 control_port = {control}
+[state]
+file = "off"
 [[topic]]
 id = 7
 name = "news"
