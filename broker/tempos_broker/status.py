@@ -210,17 +210,10 @@ def _ledger_topic(state: TopicState, account: TopicLedger, counted: Counted) -> 
         "problems": list(account.problems),
         "groups": [
             {
-                "name": group.name,
-                "tickets": group.tickets,
-                "delivered": group.delivered,
-                "unconfirmed": group.unconfirmed,
-                "lost": group.lost,
-                "unknown": group.unknown,
+                **_sums(group),
                 "members": [
                     {
-                        "ip": row.holder.ip,
-                        "port": row.holder.port,
-                        "static": row.holder.client is None,
+                        **_endpoint(row.holder),
                         "left": row.left,
                         "ticketed": row.ticketed,
                         "delivered": row.delivered,
@@ -235,11 +228,8 @@ def _ledger_topic(state: TopicState, account: TopicLedger, counted: Counted) -> 
     }
 
 
-def _group(group: GroupRow, leases: Mapping[tuple[str, Holder], float | None], now: float) -> dict[str, Any]:
-    def lease(holder: Holder) -> float | None:
-        expires = leases.get((group.name, holder))
-        return None if expires is None else round(expires - now, 1)
-
+def _sums(group: GroupRow) -> dict[str, Any]:
+    """``tickets = delivered + unconfirmed + lost + unknown``."""
     return {
         "name": group.name,
         "tickets": group.tickets,
@@ -247,11 +237,23 @@ def _group(group: GroupRow, leases: Mapping[tuple[str, Holder], float | None], n
         "unconfirmed": group.unconfirmed,
         "lost": group.lost,
         "unknown": group.unknown,
+    }
+
+
+def _endpoint(holder: Holder) -> dict[str, Any]:
+    return {"ip": holder.ip, "port": holder.port, "static": holder.client is None}
+
+
+def _group(group: GroupRow, leases: Mapping[tuple[str, Holder], float | None], now: float) -> dict[str, Any]:
+    def lease(holder: Holder) -> float | None:
+        expires = leases.get((group.name, holder))
+        return None if expires is None else round(expires - now, 1)
+
+    return {
+        **_sums(group),
         "members": [
             {
-                "ip": row.holder.ip,
-                "port": row.holder.port,
-                "static": row.holder.client is None,
+                **_endpoint(row.holder),
                 "lease_s": lease(row.holder),
                 "ticketed": row.ticketed,
                 "delivered": row.delivered,
