@@ -14,7 +14,7 @@ from typing import Any
 
 from tempos import FastPathStatus, PathChoice, PathPolicy, Reason, Route
 from tempos_broker import privileges
-from tempos_broker.control import ControlServer, topic_fields
+from tempos_broker.control import ControlServer, limit_fields, topic_fields
 from tempos_broker.ledger import GroupRow, Holder, Ledger, TopicLedger
 from tempos_broker.membership import Registry
 from tempos_broker.memory import Counters
@@ -178,6 +178,7 @@ def _topic(
     }
     return {
         **topic_fields(topic),
+        **limit_fields(topic),
         "policy": state.policy.value,
         "path": state.choice.path.value if state.choice else None,
         "reason": state.choice.reason if state.choice else "starting",

@@ -119,6 +119,12 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _route(topic: Mapping[str, Any]) -> Iterator[str]:
     yield f"  {topic['name']}  (policy {topic['policy']}: {topic['path'] or 'no path'}, {topic['reason']})"
+    if topic.get("rate"):
+        beyond = "dropped" if topic["overflow"] == "drop" else "left to the slow path's queue"
+        yield (
+            f"    at most {number(topic['rate'])} datagrams/s, {number(topic['burst'])} at once; "
+            f"what is beyond is {beyond}"
+        )
     for name in ("refused", "lost", "passed"):
         if topic.get(name):
             word = "passed up to the slow path" if name == "passed" else name
