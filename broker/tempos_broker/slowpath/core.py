@@ -30,8 +30,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from tempos import LocalError, Quality, Reason, Route, Topic
-from tempos._abi import PRIORITIES, TOPIC_MAX, TOPIC_MIN, TOPICS
+from tempos._abi import MAX_GROUPS, PRIORITIES, TOPIC_MAX, TOPIC_MIN, TOPICS
 from tempos_broker.paths import Tickets
+from tempos_broker.slowpath.book import Book, lost_index
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -95,17 +96,23 @@ class _Queue(Generic[LoadT]):
 class SlowPath(Generic[LoadT]):
     """The sans-IO core. One thread, one event loop; nothing here blocks or raises for foreign input."""
 
-    def __init__(self, topics: Iterable[Topic], tickets: Tickets, queue_sq: int, queue_bq: int) -> None:
-        """``queue_sq``, ``queue_bq``: datagrams that may wait per class."""
+    def __init__(
+        self,
+        topics: Iterable[Topic],
+        tickets: Tickets,
+        queue_sq: int,
+        queue_bq: int,
+        book: Book | None = None,
+    ) -> None:
+        """``queue_sq``, ``queue_bq``: datagrams that may wait per class. ``book``: None is one of its own."""
         self._tickets = tickets
         self._strict: _Queue[LoadT] = _Queue(queue_sq)
         self._best_effort: _Queue[LoadT] = _Queue(queue_bq)
         self._priority_of = [0] * TOPICS
         self._queue_of: list[_Queue[LoadT] | None] = [None] * TOPICS
         self._routes: list[Route | None] = [None] * TOPICS
-        self._counts = [[0] * len(Reason) for _ in range(TOPICS)]
-        self._lost: dict[tuple[int, int, int], int] = {}
-        self._received = 0
+        self._book = Book() if book is None else book
+        self._counts, self._received, self._lost = self._book.counts, self._book.received, self._book.lost
         self.read_ahead = 1
         self.configure(topics)
 
@@ -130,7 +137,7 @@ class SlowPath(Generic[LoadT]):
     @property
     def received(self) -> int:
         """Datagrams that arrived, whatever became of them."""
-        return self._received
+        return sum(self._received)
 
     def swap(self, route: Route) -> None:
         """Make ``route`` the route of its topic; what waits goes out with it."""
@@ -138,8 +145,8 @@ class SlowPath(Generic[LoadT]):
         if self._queue_of[topic] is None:
             raise LocalError(f"route for topic {topic} ({route.topic.name}), which is not configured")
         self._routes[topic] = route
-        for key in [key for key in self._lost if key[:2] == (topic, route.epoch & 1)]:
-            del self._lost[key]
+        for group in range(MAX_GROUPS):
+            self._lost[lost_index(topic, route.epoch, group)] = 0
         strict_routed = any(
             other is not None and other.groups and self._queue_of[other.topic.id] is self._strict
             for other in self._routes
@@ -148,7 +155,7 @@ class SlowPath(Generic[LoadT]):
 
     def arrived(self, topic: int, count: int, load: LoadT) -> None:
         """``count`` datagrams whose payloads a data path may forward. Takes over the load."""
-        self._received += count
+        self._received[topic] += count
         queue = self._queue_of[topic]
         if queue is None:
             known = TOPIC_MIN <= topic <= TOPIC_MAX
@@ -171,7 +178,7 @@ class SlowPath(Generic[LoadT]):
 
     def refused(self, topic: int, reason: int, count: int) -> None:
         """``count`` datagrams not to be forwarded, for this :class:`Reason`; row 0 has what had no topic."""
-        self._received += count
+        self._received[topic] += count
         self._counts[topic][reason] += count
 
     def overrun(self, count: int) -> None:
@@ -181,8 +188,7 @@ class SlowPath(Generic[LoadT]):
     def send_failed(self, topic: int, epoch: int, group: int, count: int) -> None:
         """``count`` copies for one group that the kernel refused to send; the epoch may be its low byte."""
         self._counts[topic][Reason.SEND_ERROR] += count
-        key = (topic, epoch & 1, group)
-        self._lost[key] = self._lost.get(key, 0) + count
+        self._lost[lost_index(topic, epoch, group)] += count
 
     def next_strict(self, limit: int) -> Delivery[LoadT] | None:
         """The next at most ``limit`` datagrams of strict quality, or None if none waits."""
@@ -197,15 +203,11 @@ class SlowPath(Generic[LoadT]):
 
         As with tickets, the two latest epochs are kept.
         """
-        return self._lost.get((topic, epoch & 1, group), 0)
+        return self._lost[lost_index(topic, epoch, group)]
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         """Everything counted since the start, by topic and reason; zeros are left out."""
-        return {
-            topic: {reason: row[reason] for reason in Reason if row[reason]}
-            for topic, row in enumerate(self._counts)
-            if any(row)
-        }
+        return self._book.counters()
 
     def _next(self, queue: _Queue[LoadT], limit: int) -> Delivery[LoadT] | None:
         while queue.waiting:
