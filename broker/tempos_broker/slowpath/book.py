@@ -15,6 +15,9 @@ from typing import cast
 from tempos import Reason
 from tempos._abi import MAX_GROUPS, TOPICS
 
+#: Reasons that count losses beside the datagrams received; all others sum up to them.
+BESIDE = frozenset({Reason.SEND_ERROR, Reason.SOCKET_OVERRUN})
+
 _WIDTH = len(Reason)
 #: Numbers in a book: by topic what arrived, by topic and reason, and copies lost by topic, epoch and group.
 NUMBERS = TOPICS * (1 + _WIDTH + 2 * MAX_GROUPS)
@@ -42,6 +45,11 @@ class Book:
             cast("MutableSequence[int]", numbers[at : at + _WIDTH]) for at in range(TOPICS, rows, _WIDTH)
         ]
         self.lost = cast("MutableSequence[int]", numbers[rows:NUMBERS])
+
+    @staticmethod
+    def number(topic: int, reason: int) -> int:
+        """Which of the shared numbers is ``counts[topic][reason]``."""
+        return TOPICS + topic * _WIDTH + reason
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         """Everything counted since the start, by topic and reason; zeros are left out."""

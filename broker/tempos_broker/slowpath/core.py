@@ -37,9 +37,6 @@ from tempos_broker.slowpath.book import Book, lost_index
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: Reasons that count losses beside the datagrams received; all others sum up to them.
-BESIDE = frozenset({Reason.SEND_ERROR, Reason.SOCKET_OVERRUN})
-
 #: Full batches received before best effort gets its turn, while strict traffic may stand behind it in
 #: the one socket. Reading ahead moves an overload out of the kernel's buffer, which knows no classes,
 #: into the queues, which do. Four batches keep up with twice what one core can forward.
