@@ -25,7 +25,7 @@ from tempos_broker.slowpath import BESIDE, SlowPathStatus
 Drops = Mapping[str, Mapping[str, int]]
 
 #: What the fast path decides for good; every other reason of it hands the packet up.
-FAST_LOSSES = (Reason.NO_EGRESS,)
+FAST_LOSSES = (Reason.NO_EGRESS, Reason.OVER_RATE)
 
 
 @dataclass(slots=True)

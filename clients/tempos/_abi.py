@@ -28,7 +28,7 @@ MAX_SOURCES = 8
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x809edc40102f03e3
+ABI_FINGERPRINT = 0xd6c0e47e50e6c929
 
 
 class Reason(enum.IntEnum):

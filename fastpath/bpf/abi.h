@@ -38,7 +38,7 @@
 #define TEMPOS_MAX_EGRESS 64
 #define TEMPOS_MAX_SOURCES 8
 
-/* Limits count time in 1/1024 ns: ten datagrams in a microsecond need less than a nanosecond's error. */
+/* Limits count time in 1/1024 ns: at a hundred datagrams a microsecond a whole one is too coarse. */
 #define TEMPOS_LIMIT_SHIFT 10
 
 /* How the payload of a topic is laid out; chosen per topic, never guessed from the packet. */
@@ -142,15 +142,6 @@ struct tempos_network {
 	__be32 mask;
 };
 
-/*
- * How fast datagrams of a topic are taken. Both in 1/1024 ns; how they work is in limit.h. `tolerance` is
- * (burst - 1) * interval: how far ahead of its time a datagram may come.
- */
-struct tempos_limit {
-	__u64 interval;             /* between two datagrams, rounded up; 0: no limit */
-	__u64 tolerance;
-};
-
 /* The forwarding state of one topic for one epoch; never changed after it was swapped in. */
 struct tempos_route {
 	__u32 epoch;
@@ -159,9 +150,8 @@ struct tempos_route {
 	__u8 framing;               /* enum tempos_framing */
 	__u8 group_count;
 	__u8 source_count;          /* 0: from anywhere */
-	__u8 overflow;              /* enum tempos_overflow */
+	__u8 limited;               /* the topic has a rate */
 	__be16 ip_start;            /* of what leaves: version 4, five words, and the DSCP of the topic's class */
-	struct tempos_limit limit;
 	struct tempos_network sources[TEMPOS_MAX_SOURCES];
 	struct tempos_group groups[TEMPOS_MAX_GROUPS];
 	struct tempos_member members[TEMPOS_MAX_MEMBERS];
@@ -173,15 +163,22 @@ struct tempos_ticket {
 	__u64 pad[7];
 };
 
-/* What a topic is on both paths, whatever its routes. */
-struct tempos_topic {
-	__u32 quality;              /* enum tempos_quality */
+/* How fast datagrams of a topic are taken; how that works is in limit.h. Times in 1/1024 ns. */
+struct tempos_limit {
+	__u64 interval;             /* between two datagrams, rounded up; 0: no limit */
+	__u64 tolerance;            /* (burst - 1) * interval: how far ahead of its time one may come */
 };
 
-/* When the next datagram of a topic would come at its rate, on a cache line of its own; see limit.h. */
-struct tempos_bucket {
-	__u64 due;                  /* CLOCK_MONOTONIC, 1/1024 ns */
-	__u64 pad[7];
+/*
+ * What holds of a topic on both paths, whatever its routes, and its token bucket: what a limited datagram
+ * needs is one cache line.
+ */
+struct tempos_topic {
+	__u32 quality;              /* enum tempos_quality */
+	__u32 overflow;             /* enum tempos_overflow */
+	struct tempos_limit limit;
+	__u64 due;                  /* when the next one would come at the rate: CLOCK_MONOTONIC, 1/1024 ns */
+	__u64 pad[4];
 };
 
 /* Datagrams by reason, of one topic; row 0 counts what was passed before a topic was read. */
@@ -217,7 +214,7 @@ struct tempos_settings {
 _Static_assert(sizeof(struct tempos_event_header) == TEMPOS_EVENT_HEADER_LEN, "event header");
 _Static_assert(sizeof(struct tempos_member) == 32, "member");
 _Static_assert(sizeof(struct tempos_ticket) == 64, "ticket fills a cache line");
-_Static_assert(sizeof(struct tempos_bucket) == 64, "bucket fills a cache line");
+_Static_assert(sizeof(struct tempos_topic) == 64, "topic fills a cache line");
 _Static_assert((TEMPOS_MAX_MEMBERS & (TEMPOS_MAX_MEMBERS - 1)) == 0, "power of two: masks an index");
 #endif
 
