@@ -81,6 +81,9 @@ class Broker:
             limits=config.limits,
             tickets=self._past.tickets,
             portable=portable,
+            quality=config.quality,
+            rates=fast.limits,
+            select=fast.select,
         )
         self._past.slow_counters = self._slow.counters
         self._control = ControlServer(

@@ -104,6 +104,7 @@ def status_document(
         "broker": {**broker, "privileges": privileges.describe()},
         "paths": {
             "slow": {
+                "adapter": slow.adapter,
                 "io": slow.io,
                 "reason": slow.reason,
                 "listen": list(slow.listen),
@@ -122,6 +123,7 @@ def status_document(
                 "drops": _as_values(drops),
             },
         },
+        "quality": _quality(slow),
         "control": {
             "served": dict(control.served),
             "refused": dict(control.refused),
@@ -140,6 +142,26 @@ def status_document(
             for topic in registry.topics
         ],
         "unattributed": _labelled(_of_no_topic(counted.slow, states)),
+    }
+
+
+def _quality(slow: SlowPathStatus) -> dict[str, Any]:
+    """What keeps SQ from BQ, as it is in force."""
+    return {
+        "sockets": slow.sockets,
+        "reason": slow.sockets_reason,
+        "share_bq": slow.share_bq,
+        "classes": {
+            quality.value: {
+                "queued": each.queued,
+                "queue": each.queue,
+                "overruns": each.overruns,
+                "dscp": each.marking.dscp,
+                "so_priority": each.marking.priority,
+                "reason": each.marking_reason,
+            }
+            for quality, each in slow.classes.items()
+        },
     }
 
 
