@@ -40,6 +40,7 @@ from tempos_broker.reload import Difference, difference
 from tempos_broker.slowpath import SlowPathServer
 from tempos_broker.status import TopicState, ledger_document, status_document
 from tempos_broker.store import CountedTickets, Store
+from tempos_broker.worker.slowpaths import SlowPaths
 
 log = logging.getLogger("tempos.broker")
 
@@ -74,8 +75,9 @@ class Broker:
         self._locks = {topic: asyncio.Lock() for topic in self._states}
         self._reloading = asyncio.Lock()
         self._past = Continuity(store, fast, drawn, self._registry, self._ledger, self._states)
-        self._slow = SlowPathServer(
-            topics=[entry.topic for entry in config.topics],
+        topics = [entry.topic for entry in config.topics]
+        server = SlowPathServer(
+            topics=topics,
             listen=config.listen,
             port=config.data_port,
             limits=config.limits,
@@ -84,6 +86,15 @@ class Broker:
             quality=config.quality,
             rates=fast.limits,
             select=fast.select,
+            adapter=config.adapter,
+        )
+        self._slow = SlowPaths(
+            server,
+            topics=topics,
+            quality=config.quality,
+            limits=config.limits,
+            tickets=self._past.tickets,
+            rates=fast.limits,
         )
         self._past.slow_counters = self._slow.counters
         self._control = ControlServer(
@@ -187,6 +198,7 @@ class Broker:
                 "state": self._past.where,
             },
             slow=self._slow.status(),
+            worker=self._slow.worker(),
             fast=self._fast.status(),
             control=self._control,
             api_refused=self.api_refused,
@@ -299,7 +311,7 @@ class Broker:
             # Off both paths before its id can mean something else.
             await self._replace(state, (), [])
             self._end(state.route, described.get(state.route.topic.id))
-        self._slow.configure(list(described.values()))
+        await self._slow.configure(list(described.values()))
         self._ledger.configure(_unstamped(config))
         for topic in found.touched - found.gone:
             known = self._states[topic]
@@ -338,7 +350,7 @@ class Broker:
         if memory is not None and past.continued and known and (not adopted or adopted in known):
             route, same = past.former_route(state.route.topic)
             self._chosen(state, await self._install(state, route))
-            self._slow.swap(route)
+            await self._slow.swap(route)
             state.route = route
             # A swap that was under way is finished by this.
             past.close_old(topic, route.epoch)
@@ -392,7 +404,7 @@ class Broker:
         # Known to the store before any packet can carry the new epoch: it never goes back.
         await self._past.save([topic])
         choice = await self._install(state, route)
-        self._slow.swap(route)
+        await self._slow.swap(route)
         # Both paths have let go of the old route: its tickets are final.
         self._past.close_old(topic, route.epoch)
         self._ledger.settle(now - self.config.control.lease)

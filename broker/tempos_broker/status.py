@@ -89,6 +89,7 @@ def status_document(
     *,
     broker: dict[str, Any],
     slow: SlowPathStatus,
+    worker: Mapping[str, Any],
     fast: FastPathStatus,
     control: ControlServer,
     api_refused: Mapping[str, int],
@@ -99,7 +100,7 @@ def status_document(
     drops: Drops,
     now: float,
 ) -> dict[str, Any]:
-    """The whole document, as JSON values."""
+    """The whole document, as JSON values. ``worker``: the process for SQ, or why there is none."""
     return {
         "broker": {**broker, "privileges": privileges.describe()},
         "paths": {
@@ -123,7 +124,7 @@ def status_document(
                 "drops": _as_values(drops),
             },
         },
-        "quality": _quality(slow),
+        "quality": {**_quality(slow), "worker": dict(worker)},
         "control": {
             "served": dict(control.served),
             "refused": dict(control.refused),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tempos_broker.config.model import Limits
+from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.scheduling import Scheduling
 
 protocol = pytest.importorskip("tempos_broker.worker.protocol", reason="the compiled helper is not built")
@@ -215,7 +215,14 @@ def test_what_a_worker_is_told_comes_out_as_it_went_in() -> None:
     )
     groups = (Group("g", (Member("10.0.0.1", 1, "02:00:00:00:00:01"), Member("10.0.0.2", 2))),)
     told = SetUp(
-        (3, 5), (4, 6), 7, Share(8, 64, 9), Limits(batch=32), topics, (Route(topics[0], 300, groups),)
+        "udp",
+        ((3, 4), (5, 6)),
+        7,
+        Share(8, 64, 9),
+        QualityConfig(worker_sq=True, cpus_sq=(1,)),
+        Limits(batch=32),
+        topics,
+        (Route(topics[0], 300, groups),),
     )
     frames = Frames()
     stream = encode(Request(1, Op.SET_UP, told.to_fields())) + encode(Request(2, Op.PING))
