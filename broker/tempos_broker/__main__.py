@@ -52,11 +52,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _run_loop(file: Path, *, portable: bool) -> int:
     config = load(file)
-    real_time = config.quality.worker_sq and config.quality.priority_sq > 0
-    if real_time:
+    if _real_time(config):
         scheduling.allow(config.quality.priority_sq)
     # Before the first thread: a thread has the privileges of the one that makes it.
-    privileges.narrow(fast_path=config.fastpath.mode != "off", user=config.user, own=[RUN], worker=real_time)
+    privileges.narrow(
+        fast_path=config.fastpath.mode != "off", user=config.user, own=[RUN], worker=_real_time(config)
+    )
     if config.user:
         privileges.require_readable()
     try:
@@ -75,6 +76,10 @@ def _run_loop(file: Path, *, portable: bool) -> int:
         asyncio.set_event_loop(None)
         loop.close()
     return EXIT_OK
+
+
+def _real_time(config: BrokerConfig) -> bool:
+    return config.quality.worker_sq and config.quality.priority_sq > 0
 
 
 async def serve(
@@ -105,7 +110,8 @@ async def serve(
         reload = _reloader(stack, broker, file)
         api = await _start_api(stack, config, broker, reload)
         if give_up:
-            left = privileges.finish(fast_path=not isinstance(fast, NoFastPath))
+            kept = _real_time(config) and not scheduling.is_allowed(config.quality.priority_sq)
+            left = privileges.finish(fast_path=not isinstance(fast, NoFastPath), worker=kept)
             log.info("privileges: %s", left.reason)
         print(f"ready: {broker.describe()}; {api}", flush=True)
         await stop.wait()

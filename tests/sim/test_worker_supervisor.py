@@ -19,6 +19,7 @@ from tempos_broker.worker.protocol import Answer, Frames, Op, Request, SetUp, en
 from tempos_broker.worker.supervisor import State, Supervisor  # noqa: E402
 
 LIMIT = 5.0
+OTHER = Scheduling("other", 0, 0, (1,), "ordinary scheduling, as configured")
 FIFO = Scheduling("fifo", 99, 0, (1,), "SCHED_FIFO 99, as configured")
 
 
@@ -97,7 +98,9 @@ class World:
 
 @asynccontextmanager
 async def supervised(world: World, **options: float) -> AsyncIterator[Supervisor]:
-    supervisor = Supervisor(world.spawn, world, lambda pid: FIFO, **{"first_wait": 0.001, **options})
+    supervisor = Supervisor(
+        world.spawn, world, lambda pid, serves: FIFO if serves else OTHER, **{"first_wait": 0.001, **options}
+    )
     try:
         await asyncio.wait_for(supervisor.start(), LIMIT)
         yield supervisor
@@ -147,7 +150,7 @@ async def test_a_change_waits_for_the_worker_or_for_its_end() -> None:
 async def test_a_change_while_the_worker_starts_need_not_be_waited_for() -> None:
     world = World()
     world.deaf = {Op.SET_UP}
-    supervisor = Supervisor(world.spawn, world, lambda pid: FIFO)
+    supervisor = Supervisor(world.spawn, world, lambda pid, serves: FIFO if serves else OTHER)
     starting = asyncio.create_task(supervisor.start())
     await supervisor.tell(Op.SWAP, {})
     await until(lambda: "set_up" in world.log)
@@ -163,7 +166,9 @@ async def test_a_change_while_the_worker_starts_need_not_be_waited_for() -> None
 async def test_one_that_fails_at_what_it_is_asked_is_replaced(op: Op) -> None:
     world = World()
     world.refuse = {op: "OSError: no memory"}
-    supervisor = Supervisor(world.spawn, world, lambda pid: FIFO, first_wait=0.001)
+    supervisor = Supervisor(
+        world.spawn, world, lambda pid, serves: FIFO if serves else OTHER, first_wait=0.001
+    )
     try:
         await asyncio.wait_for(supervisor.start(), LIMIT)
         if op is Op.SWAP:

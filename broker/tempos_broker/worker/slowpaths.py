@@ -231,10 +231,11 @@ class SlowPaths:
     def _inherited(self) -> list[int]:
         return [*self._descriptors, *(each for pair in self._server.descriptors() for each in pair)]
 
-    def _schedule(self, pid: int) -> Scheduling:
+    def _schedule(self, pid: int, serves: bool) -> Scheduling:
         quality = self._quality
-        given = scheduling.give(pid, quality.priority_sq, quality.cpus_sq or self._cpus, quality.cpus_sq)
-        if quality.priority_sq and (given.policy, given.priority) != ("fifo", quality.priority_sq):
+        cpus = quality.cpus_sq or self._cpus
+        given = scheduling.give(pid, quality.priority_sq if serves else 0, cpus, quality.cpus_sq)
+        if serves and quality.priority_sq and (given.policy, given.priority) != ("fifo", quality.priority_sq):
             log.warning("the SQ worker: %s", given.reason)
         return given
 
