@@ -68,7 +68,8 @@ class TopicStatus:
 class Broker:
     """A running broker.
 
-    ``topics`` with their static groups; ``mode`` as in `fastpath.mode`, ``state`` as in `state.file`.
+    ``topics`` with their static groups; ``mode`` as in `fastpath.mode`, ``state`` as in `state.file`,
+    ``quality`` as in the section of that name.
 
     Raises :class:`ProgramFailed` with the broker's own words if it does not get ready.
     """
@@ -80,11 +81,12 @@ class Broker:
         *,
         mode: str = "auto",
         state: str = "off",
+        quality: Mapping[str, object] | None = None,
         cpu: int | None = None,
         limit: float = 20.0,
     ) -> None:
         self.node = node
-        text = config_text(node.addresses, topics, mode, node.interfaces, state)
+        text = config_text(node.addresses, topics, mode, node.interfaces, state, quality)
         memory = os.memfd_create("broker.toml")
         try:
             os.write(memory, text.encode())
@@ -156,8 +158,9 @@ def config_text(
     mode: str,
     interfaces: Sequence[str],
     state: str = "off",
+    quality: Mapping[str, object] | None = None,
 ) -> str:
-    """A broker configuration. JSON's strings and lists are TOML's as well."""
+    """A broker configuration. JSON's strings, numbers, booleans and lists are TOML's as well."""
     lines = [
         "[broker]",
         f"listen = {json.dumps(list(listen))}",
@@ -168,6 +171,8 @@ def config_text(
         "[fastpath]",
         f"mode = {json.dumps(mode)}",
         f"interfaces = {json.dumps(list(interfaces))}",
+        "[quality]",
+        *(f"{key} = {json.dumps(value)}" for key, value in (quality or {}).items()),
     ]
     for topic, groups in topics.items():
         lines += [

@@ -237,6 +237,38 @@ async def test_a_killed_worker_costs_what_it_held_and_no_more(tmp_path: Path) ->
     assert "the SQ worker is gone: it ended by itself (ended by SIGKILL)" in node.log.read_text()
 
 
+async def test_a_topic_changes_its_class_under_traffic(tmp_path: Path) -> None:
+    """What sits in the other class's socket, or in the other process, has the same route and tickets."""
+    node = Node(tmp_path, "priority_sq = 0")
+    texts = [node.file.read_text()]
+    texts.append(texts[0].replace('"alarms"\nclass = "SQ"', '"alarms"\nclass = "BQ"'))
+    assert texts[0] != texts[1]
+    with node.broker() as broker:
+        async with node.subscriber("alarms") as member:
+            async with node.traffic("alarms") as sent:
+                for change in range(1, 9):
+                    seen = member.stats.datagrams
+                    await until(lambda seen=seen: member.stats.datagrams > seen + 200)
+                    epoch = (await node.topic("alarms"))["epoch"]
+                    node.file.write_text(texts[change % 2])
+                    broker.send_signal(signal.SIGHUP)
+
+                    async def changed(epoch: int = epoch) -> bool:
+                        return bool((await node.topic("alarms"))["epoch"] > epoch)
+
+                    await until(changed)
+            assert await member.drain(LIMIT)
+            topic = await node.topic("alarms")
+            worker = await node.worker()
+    (group,) = topic["groups"]
+    assert topic["balanced"], topic
+    assert (
+        topic["received"] == topic["slow"] == group["delivered"] == member.stats.datagrams == sent["alarms"]
+    )
+    assert (worker["started"], worker["lost"]) == (1, 0)
+    assert member.stats.duplicates == 0
+
+
 async def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
     node = Node(tmp_path, "priority_sq = 0")
     with node.broker():

@@ -235,6 +235,9 @@ class Supervisor:
             why = "it ended by itself"
         except OSError as error:
             why = f"no process can be started: {error}"
+        except Exception as error:
+            log.exception("a fault in keeping the SQ worker")
+            why = f"a fault of the broker's own: {error!r}"
         finally:
             how = await self._bury(life)
         return f"{why} ({how})" if how else why
