@@ -21,13 +21,15 @@ TOPIC_MIN = 1
 TOPIC_MAX = 254
 PRIORITIES = 8
 MAX_GROUPS = 16
+GROUPS_PER_TOPIC = 64
 MAX_MEMBERS = 512
 MAX_LISTEN = 8
 MAX_EGRESS = 64
 MAX_SOURCES = 8
+MAX_FANOUTS = 4096
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xefce59d1a4f71998
+ABI_FINGERPRINT = 0x7024492baf4c37f5
 
 
 class Reason(enum.IntEnum):
@@ -64,6 +66,7 @@ class Reason(enum.IntEnum):
     BURST = 28
     FOREIGN_SOURCE = 29
     BROKER_GONE = 30
+    BY_CLONE = 31
 
     @property
     def label(self) -> str:
@@ -104,6 +107,7 @@ REASON_TEXTS = {
     Reason.BURST: 'several datagrams in one buffer (GSO, GRO): cut up only further on',
     Reason.FOREIGN_SOURCE: "the source is not in the topic's networks",
     Reason.BROKER_GONE: 'user space is gone and the policy says pass',
+    Reason.BY_CLONE: 'handed on to the tc program, which makes the copies for the groups',
 }
 
 #: The event header: topic, version_flags, reserved, epoch, publisher, sequence, delivery_sequence, sent_ns.

@@ -5,7 +5,9 @@
  *   routes    topic -> the route of its current epoch. A slot is replaced whole: a packet sees the old
  *             route or the new one, and the update returns when nothing uses the old one any more.
  *   tickets   the counters both paths draw from; user space maps them into its memory.
- *   egress    slot -> interface. What a member's `egress` names.
+ *   egress    slot -> interface, and the egress program while topics with several groups leave by it.
+ *   fanouts   key -> devmap with one slot for each copy of an event; every slot has the egress program.
+ *   copies    topic and epoch -> copies for several groups: wanted, and sent, per CPU.
  *   counters  topic -> datagrams by reason, per CPU.
  *   pulse     when user space last said that it lives; it writes through its own memory.
  *   settings  fixed at load: to the verifier these are constants, and branches on them cost nothing.
@@ -37,7 +39,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, TEMPOS_TOPICS * 2 * TEMPOS_MAX_GROUPS);
+	__uint(max_entries, TEMPOS_TOPICS * 2 * TEMPOS_GROUPS_PER_TOPIC);
 	__type(key, __u32);
 	__type(value, struct tempos_ticket);
 } tickets SEC(".maps");
@@ -46,8 +48,29 @@ struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP);
 	__uint(max_entries, TEMPOS_MAX_EGRESS);
 	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct bpf_devmap_val));
 } egress SEC(".maps");
+
+struct fanout_map {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct bpf_devmap_val));
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, TEMPOS_MAX_FANOUTS);
+	__uint(key_size, sizeof(__u32));
+	__array(values, struct fanout_map);
+} fanouts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, TEMPOS_TOPICS * 2);
+	__type(key, __u32);
+	__type(value, struct tempos_copies);
+} copies SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

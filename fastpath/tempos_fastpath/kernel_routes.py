@@ -8,12 +8,11 @@ for the kernel (`write`, `delete`, `adopt`, `mend`) runs in threads, one call pe
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Collection, Mapping
 
 from tempos import Unavailable, _abi
-from tempos_fastpath.layout import ROUTE_SIZE, decode_route, encode_route
+from tempos_fastpath.layout import ROUTE_SIZE, decode_route, devmap_entry, devmap_value, encode_route
 from tempos_fastpath.maps import Map, MapType, create_map
 from tempos_fastpath.plan import Plan
 
@@ -33,7 +32,7 @@ class KernelRoutes:
         """Take up what an earlier broker left: topic -> epoch. Raises Unavailable if it cannot be read."""
         for slot in range(_abi.MAX_EGRESS):
             entry = self._egress.lookup(slot)
-            ifindex = int.from_bytes(entry, sys.byteorder) if entry else 0
+            ifindex = devmap_entry(entry)[0] if entry else 0
             # Of two slots for one interface either will do; both stay while routes name them.
             if ifindex:
                 self._slots.setdefault(ifindex, slot)
@@ -78,7 +77,7 @@ class KernelRoutes:
         """Swap the route in; returns when no packet uses an older one."""
         with self._filling:
             for ifindex, slot in slots.items():
-                self._egress.update(slot, ifindex.to_bytes(4, sys.byteorder))
+                self._egress.update(slot, devmap_value(ifindex))
         value = encode_route(plan, slots)
         if self._held.get(plan.topic) != value:
             with create_map(
@@ -102,14 +101,14 @@ class KernelRoutes:
         The kernel empties a slot when its interface is unregistered, and routes would lead nowhere.
         """
         for ifindex, slot in tuple(self._slots.items()):
-            wanted = ifindex.to_bytes(4, sys.byteorder)
-            if ifindex not in present or self._egress.lookup(slot) == wanted:
+            entry = self._egress.lookup(slot)
+            if ifindex not in present or (entry and devmap_entry(entry)[0] == ifindex):
                 continue
             # Gone again in between: the next look will show it.
             with self._filling, contextlib.suppress(Unavailable):
                 # The slot may have been given to another interface meanwhile.
                 if self._slots.get(ifindex) == slot:
-                    self._egress.update(slot, wanted)
+                    self._egress.update(slot, devmap_value(ifindex))
 
     def _free(self) -> list[int]:
         taken = frozenset(self._slots.values()).union(*self._uses.values())

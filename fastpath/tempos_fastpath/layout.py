@@ -23,7 +23,7 @@ _FRAMINGS = {Framing.RAW: 0, Framing.EVENT: 1}
 
 def ticket_slot(topic: int, epoch: int, group: int) -> int:
     """Index into the ``tickets`` array; two epochs of a topic live side by side."""
-    return (topic * 2 + (epoch & 1)) * _abi.MAX_GROUPS + group
+    return (topic * 2 + (epoch & 1)) * _abi.GROUPS_PER_TOPIC + group
 
 
 def encode_settings(port: int, listen: Sequence[str], *, generic: bool, gone_after_ns: int = 0) -> bytes:
@@ -70,6 +70,16 @@ def decode_route(value: bytes) -> tuple[int, frozenset[int]]:
     return int(route.epoch), frozenset(slots)
 
 
+def devmap_value(ifindex: int, program_fd: int = 0) -> bytes:
+    """``struct bpf_devmap_val``: an interface, and the program its frames pass on the way out, if any."""
+    return ifindex.to_bytes(4, sys.byteorder) + program_fd.to_bytes(4, sys.byteorder)
+
+
+def devmap_entry(value: bytes) -> tuple[int, int]:
+    """Interface index and program id (0: none) of a slot that was read back."""
+    return int.from_bytes(value[:4], sys.byteorder), int.from_bytes(value[4:8], sys.byteorder)
+
+
 def decode_drop(key: bytes) -> tuple[int, int]:
     """Interface index and errno of a ``struct tempos_drop``."""
     drop = struct_from("struct tempos_drop", key)
@@ -95,6 +105,7 @@ def _fill_member(member: Any, hop: Hop, slot: int) -> None:
     member.src_mac = _mac(hop.source_mac)
     member.ip_sum = (address & 0xFFFF) + (address >> 16)
     member.udp_sum = member.ip_sum + port
+    member.ifindex = hop.ifindex
 
 
 def _address(text: str) -> int:

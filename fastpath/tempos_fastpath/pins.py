@@ -1,6 +1,7 @@
 """What outlives a broker: its maps and links, pinned in a folder of the BPF file system.
 
-    /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes tickets egress counters pulse   the program's maps
+    /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes tickets egress fanouts          the program's maps
+                                         copies counters pulse
                                          identity                               what layout they have
                                          xdp_MODE_IFINDEX                       one link per interface
                                          drops ingress drops_*                  those of the drop counters
@@ -30,7 +31,7 @@ from tempos_fastpath.ownership import Identity, unquote
 
 BPFFS = Path("/sys/fs/bpf")
 ROOT = BPFFS / "tempos"
-MAPS = ("routes", "tickets", "egress", "counters", "pulse")
+MAPS = ("routes", "tickets", "egress", "fanouts", "copies", "counters", "pulse")
 _IDENTITY = "identity"
 _FRESH = "_fresh"
 _log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ class SharedTickets:
 
     def reset(self, topic: int, epoch: int) -> None:
         """Set all counters of an epoch that begins to 0."""
-        for group in range(_abi.MAX_GROUPS):
+        for group in range(_abi.GROUPS_PER_TOPIC):
             self._array.store(_offset(topic, epoch, group), 0)
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.kernel
 
 MEMBERS = hops(3)
 #: What no single frame of the table can show: the state around it decides.
-BY_STATE = {Reason.TOO_BIG, Reason.NO_EGRESS, Reason.BROKER_GONE}
+BY_STATE = {Reason.TOO_BIG, Reason.NO_EGRESS, Reason.BROKER_GONE, Reason.BY_CLONE}
 #: What only a real socket buffer has.
 BY_BUFFER = {Reason.BURST}
 #: What only the slow path counts.
