@@ -51,6 +51,7 @@
 #include "admit.h"
 #include "burst.h"
 #include "checksum.h"
+#include "datagram_sum.h"
 #include "maps.h"
 #include "parse.h"
 #include "pick.h"
