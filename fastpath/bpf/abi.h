@@ -39,6 +39,7 @@
 #define TEMPOS_MAX_EGRESS 64
 #define TEMPOS_MAX_SOURCES 8
 #define TEMPOS_MAX_FANOUTS 4096
+#define TEMPOS_MAX_FANOUT_EGRESS 7   /* interfaces that broadcast events leave by */
 
 /* How the payload of a topic is laid out; chosen per topic, never guessed from the packet. */
 enum tempos_framing {

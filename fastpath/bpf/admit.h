@@ -68,8 +68,8 @@ static __always_inline enum tempos_reason admit(const struct packet *packet,
 	reason = tempos_check_payload(packet->payload, packet->end, packet->payload_len, route->framing);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
-	/* User space installs no other, and none whose group is empty. */
-	if (route->group_count != 1)
+	/* User space installs no other, and none with a group that is empty. */
+	if (!route->group_count || route->group_count > TEMPOS_MAX_GROUPS)
 		return TEMPOS_NO_ROUTE;
 	if (packet->ip->ttl <= 1)
 		return TEMPOS_TTL;

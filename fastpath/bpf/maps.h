@@ -8,6 +8,8 @@
  *   egress    slot -> interface, and the egress program while topics with several groups leave by it.
  *   fanouts   key -> devmap with one slot for each copy of an event; every slot has the egress program.
  *   copies    topic and epoch -> copies for several groups: wanted, and sent, per CPU.
+ *   events    the latest events with several groups, and what each of their copies must look like, per CPU.
+ *   sending   where this CPU stands in `events`, and which copies the interface at hand is about to take.
  *   counters  topic -> datagrams by reason, per CPU.
  *   pulse     when user space last said that it lives; it writes through its own memory.
  *   settings  fixed at load: to the verifier these are constants, and branches on them cost nothing.
@@ -20,6 +22,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "copies.h"
 
 /* Sizes, not types: in a map of maps clang 14 emits only a forward declaration of a value's struct. */
 struct route_map {
@@ -71,6 +74,20 @@ struct {
 	__type(key, __u32);
 	__type(value, struct tempos_copies);
 } copies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, EVENTS);
+	__type(key, __u32);
+	__type(value, struct event);
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sending);
+} sending SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -4,6 +4,7 @@
                                          copies counters pulse
                                          identity                               what layout they have
                                          xdp_MODE_IFINDEX                       one link per interface
+                                         tc_IFINDEX                             the same, of the tc program
                                          drops ingress drops_*                  those of the drop counters
 
 `identity` is removed first and written last: a set without it, or with another number in it than
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tempos import Unavailable, _abi
-from tempos_fastpath.bpf import XdpLink, XdpMode, pinned_xdp
+from tempos_fastpath.bpf import InterfaceLink, XdpLink, XdpMode, pinned_tc, pinned_xdp
 from tempos_fastpath.errors import BpfError, NotPinned
 from tempos_fastpath.maps import Map, MapType, create_map, pinned_map
 from tempos_fastpath.native import check, lib
@@ -34,6 +35,7 @@ ROOT = BPFFS / "tempos"
 MAPS = ("routes", "tickets", "egress", "fanouts", "copies", "counters", "pulse")
 _IDENTITY = "identity"
 _FRESH = "_fresh"
+_TC = "tc_"
 _log = logging.getLogger(__name__)
 
 
@@ -90,6 +92,15 @@ class Pins:
             else:
                 link.close()
 
+    def tc_links(self) -> Iterator[InterfaceLink]:
+        """The same of the tc program's links."""
+        for path in self._files(_TC):
+            link = pinned_tc(path)
+            if link.ifindex:
+                yield link
+            else:
+                link.close()
+
     def put_maps(self, maps: Mapping[str, Map]) -> None:
         """Pin ``maps`` in place of those that are there."""
         with self._writing():
@@ -105,8 +116,14 @@ class Pins:
             self._put(name, value)
 
     def put_link(self, link: XdpLink) -> None:
+        self._put_link(link, f"xdp_{link.mode.value}_{link.ifindex}")
+
+    def put_tc_link(self, link: InterfaceLink) -> None:
+        self._put_link(link, f"{_TC}{link.ifindex}")
+
+    def _put_link(self, link: InterfaceLink, name: str) -> None:
         with self._writing():
-            path = self.path(f"xdp_{link.mode.value}_{link.ifindex}")
+            path = self.path(name)
             path.unlink(missing_ok=True)
             link.pin(path)
 
