@@ -27,9 +27,10 @@ MAX_LISTEN = 8
 MAX_EGRESS = 64
 MAX_SOURCES = 8
 MAX_FANOUTS = 4096
+MAX_FANOUT_EGRESS = 7
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x7024492baf4c37f5
+ABI_FINGERPRINT = 0xe10c8b5cc5fc0ac7
 
 
 class Reason(enum.IntEnum):

@@ -4,8 +4,9 @@
  * program tells the drop counters. Kernel memory of one CPU; user space never looks at it.
  *
  * An event's copies are all alike when the kernel makes them. They carry a mark and the event's number
- * where the MACs belong, which each copy gets anew anyway: so no driver has to know about metadata, and
- * none of it reaches the receiver. The mark's first byte says multicast, which no member's MAC does. The
+ * where the MACs belong, which each copy gets anew anyway: so no driver has to know about metadata, none
+ * of it reaches the receiver, and no pointer into the frame is lost by making room for it. Only frames that
+ * our ingress program redirected reach the egress program, and those have MACs that were written here. The
  * egress program finds the event by its number and gives each copy what the next of that interface gets.
  *
  * How many events can be on their way on a CPU: an interface takes its frames 16 at a time (the kernel's
@@ -17,11 +18,13 @@
 
 #include <linux/types.h>
 
+#include <bpf/bpf_endian.h>
+
 #include "abi.h"
 
 #define BULK 16
 #define EVENTS 128
-#define MARK 0x01e3736f706d6574ULL
+#define MARK bpf_cpu_to_be64(0x0174656d706f73e3ULL)
 #define NO_COPY 0xffff
 
 /* What one copy gets written, ready for the wire. */

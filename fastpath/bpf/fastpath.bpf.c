@@ -52,6 +52,7 @@
 #include "burst.h"
 #include "checksum.h"
 #include "datagram_sum.h"
+#include "fanout.h"
 #include "maps.h"
 #include "parse.h"
 #include "pick.h"
@@ -122,11 +123,16 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 	reason = admit(&packet, route);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
+	/* On skbs the copies would share their bytes. */
+	if (route->way == TEMPOS_WAY_CLONE || (settings.generic && route->way == TEMPOS_WAY_BROADCAST))
+		return TEMPOS_BY_CLONE;
 	if (settings.generic && is_burst(ctx))
 		return TEMPOS_BURST;
 	reason = classify_checksum(ctx, &packet, &kind);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
+	if (!settings.generic && route->way == TEMPOS_WAY_BROADCAST)
+		return broadcast(&packet, route, kind);
 	return forward(&packet, route, kind);
 }
 
@@ -140,6 +146,23 @@ int tempos_fastpath(struct xdp_md *ctx)
 	if (reason == TEMPOS_FORWARDED)
 		return XDP_REDIRECT;
 	return reason == TEMPOS_NO_EGRESS ? XDP_DROP : XDP_PASS;
+}
+
+/* What the copies of events with several groups pass on their way out; see fanout.h. */
+SEC("xdp/devmap")
+int tempos_deliver(struct xdp_md *ctx)
+{
+	return deliver(ctx);
+}
+
+/*
+ * Whether this kernel can broadcast into a devmap: a test run gives XDP_REDIRECT if it can. Others answer
+ * an unknown flag with XDP_ABORTED.
+ */
+SEC("xdp")
+int tempos_try_broadcast(struct xdp_md *ctx)
+{
+	return bpf_redirect_map(&egress, 0, BPF_F_BROADCAST);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
