@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tempos import Unavailable
-from tempos._abi import MAX_GROUPS, TOPICS
+from tempos._abi import GROUPS_PER_TOPIC, TOPICS
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.paths import Tickets
 
@@ -189,10 +189,15 @@ class FileTickets:
     """Ticket counters of one process at a time, in a file that survives it."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make the file; raises :class:`OSError`."""
-        size = TOPICS * 2 * MAX_GROUPS * _COUNTER.size
+        """Open or make the file; raises :class:`OSError`.
+
+        One of another size is of a version that laid it out otherwise: it is begun anew.
+        """
+        size = TOPICS * 2 * GROUPS_PER_TOPIC * _COUNTER.size
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            if os.fstat(descriptor).st_size != size:
+                os.ftruncate(descriptor, 0)
             os.ftruncate(descriptor, size)
             self._memory = mmap.mmap(descriptor, size)
         finally:
@@ -209,7 +214,7 @@ class FileTickets:
 
     def reset(self, topic: int, epoch: int) -> None:
         first = _offset(topic, epoch, 0)
-        size = MAX_GROUPS * _COUNTER.size
+        size = GROUPS_PER_TOPIC * _COUNTER.size
         self._memory[first : first + size] = bytes(size)
 
     def close(self) -> None:
@@ -246,4 +251,4 @@ class CountedTickets:
 
 
 def _offset(topic: int, epoch: int, group: int) -> int:
-    return ((topic * 2 + (epoch & 1)) * MAX_GROUPS + group) * _COUNTER.size
+    return ((topic * 2 + (epoch & 1)) * GROUPS_PER_TOPIC + group) * _COUNTER.size

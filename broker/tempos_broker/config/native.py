@@ -14,7 +14,7 @@ from typing import Any
 from tempos import Framing, PathPolicy, Quality, Topic
 from tempos._abi import (
     EVENT_HEADER_LEN,
-    MAX_GROUPS,
+    GROUPS_PER_TOPIC,
     MAX_LISTEN,
     MAX_MEMBERS,
     MAX_SOURCES,
@@ -104,7 +104,7 @@ LIMITS: Keys = _defaults(
     datagram=kinds.whole(EVENT_HEADER_LEN, MAX_PAYLOAD),
     receive_buffer=kinds.whole(4096, MAX_RECEIVE_BUFFER),
     members_per_group=kinds.whole(1, MAX_MEMBERS),
-    groups_per_topic=kinds.whole(1, MAX_GROUPS),
+    groups_per_topic=kinds.whole(1, GROUPS_PER_TOPIC),
 )
 CONTROL: Keys = _defaults(
     ControlConfig(),
@@ -264,7 +264,7 @@ def _rule_sizes(root: Table, faults: Faults) -> None:
             faults.add(
                 topic.at("member"),
                 f"makes {count(len(sizes), 'group')}; allowed: at most {most} "
-                f"({limits.at('groups_per_topic')}, itself at most {MAX_GROUPS})",
+                f"({limits.at('groups_per_topic')}, itself at most {GROUPS_PER_TOPIC})",
             )
         most = limits.get("members_per_group")
         for group, size in sizes.items():
