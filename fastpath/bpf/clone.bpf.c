@@ -2,29 +2,31 @@
 /*
  * The second way to several groups: a tc program that clones the packet for each of them. It serves what
  * the XDP program hands on as `by_clone`, where a broadcast in XDP cannot be had: in generic mode, where
- * clones share their bytes, and where the route says so.
+ * copies would share their bytes, and where the route says so.
  *
- *      packet, from the XDP program on the same interface
+ *      packet, that the XDP program on the same interface has passed
  *        |
- *      parse      as the XDP program does                      ---- else NEXT: it counted why
- *      route      routes[topic], whose way is CLONE            ---- else NEXT: it is the slow path's
+ *      parse      as the XDP program does
+ *      route      routes[topic], for several groups
+ *      admit      as the XDP program does                      ---- else NEXT: why it was passed is
+ *        |                                                          counted already
+ *        |        no VLAN tag beside the packet, one datagram ---- NEXT: vlan, burst
  *        |
- *   =====+=====   from here on this program counts what becomes of the packet
- *        |
- *      admit      as the XDP program does; no VLAN tag beside  ---- NEXT, with the reason
- *        |        the packet, one datagram
+ *   =====+=====   from here on the event is ours
  *        |
  *      for each group, in their order:
  *        pick       ticket, member, delivery sequence
- *        rewrite    as the XDP program does, from the copy before
+ *        rewrite    as the XDP program does, but from the copy before
  *        clone      out of the member's interface              ---- refused: lost to this group
+ *        |
+ *      drop       the packet itself; counted as forwarded
  *
  * Rules kept here:
  *  - No question stands after the first ticket: every ticket ends in copies.sent[group], or is lost to the
  *    group, which is what is missing there from copies.events.
- *  - Each group is told for itself whether its copy was taken; hence the last copy is a clone as well, and the
- *    packet itself is dropped: of a redirect nobody would learn how it ended.
- *  - After bpf_clone_redirect the packet no longer shares bytes with the clone: the kernel sees to that.
+ *  - Each group is told for itself whether its copy was taken; hence the last copy is a clone as well: of
+ *    a redirect nobody would learn how it ended.
+ *  - After bpf_clone_redirect the packet shares no bytes with the clone any more: the kernel sees to that.
  *  - UDP checksums are changed by the kernel's own helper. It knows what a checksum on an skb is (full,
  *    partial, summed up by the device), so none is ambiguous here.
  */
@@ -161,7 +163,6 @@ static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const s
 static __always_inline enum tempos_reason decide(struct __sk_buff *skb, __u32 *topic)
 {
 	const struct tempos_route *route;
-	enum tempos_reason reason;
 	struct packet packet;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP))
@@ -171,13 +172,10 @@ static __always_inline enum tempos_reason decide(struct __sk_buff *skb, __u32 *t
 		return NOT_OURS;
 	*topic = *packet.payload;
 	route = find_route(*topic);
-	if (!route || route->way != TEMPOS_WAY_CLONE)
+	if (!route || route->way == TEMPOS_WAY_ONE || admit(&packet, route) != TEMPOS_FORWARDED)
 		return NOT_OURS;
 	if (skb->vlan_present)
 		return TEMPOS_VLAN;
-	reason = admit(&packet, route);
-	if (reason != TEMPOS_FORWARDED)
-		return reason;
 	if (skb->gso_size)
 		return TEMPOS_BURST;
 	return forward(skb, &packet, route, *topic);
