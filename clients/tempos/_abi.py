@@ -30,7 +30,7 @@ MAX_FANOUTS = 4096
 MAX_FANOUT_EGRESS = 7
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xe10c8b5cc5fc0ac7
+ABI_FINGERPRINT = 0x8595626507c1ab7a
 
 
 class Reason(enum.IntEnum):
@@ -75,7 +75,7 @@ class Reason(enum.IntEnum):
         return self.name.lower()
 
 
-#: What each reason means, for people.
+#: What each of them means, for people.
 REASON_TEXTS = {
     Reason.FORWARDED: 'handed to one member of every group',
     Reason.NOT_IPV4: 'the frame carries no IPv4',
@@ -109,6 +109,27 @@ REASON_TEXTS = {
     Reason.FOREIGN_SOURCE: "the source is not in the topic's networks",
     Reason.BROKER_GONE: 'user space is gone and the policy says pass',
     Reason.BY_CLONE: 'handed on to the tc program, which makes the copies for the groups',
+}
+
+
+class Way(enum.IntEnum):
+    """How the kernel carries a topic, that is who makes the copies for its groups."""
+
+    ONE = 0
+    BROADCAST = 1
+    CLONE = 2
+
+    @property
+    def label(self) -> str:
+        """The name in output, metrics and documentation."""
+        return self.name.lower()
+
+
+#: What each of them means, for people.
+WAY_TEXTS = {
+    Way.ONE: 'one group, no copy: the XDP program redirects the frame itself',
+    Way.BROADCAST: 'XDP redirects into a devmap with one slot for each copy',
+    Way.CLONE: 'XDP hands the packet on, the tc program clones it',
 }
 
 #: The event header: topic, version_flags, reserved, epoch, publisher, sequence, delivery_sequence, sent_ns.

@@ -31,6 +31,14 @@ class PathPolicy(str, enum.Enum):
     SLOW = "slow"
 
 
+class Fanout(str, enum.Enum):
+    """Who makes the copies for several groups inside the kernel: XDP, a tc program, or what fits best."""
+
+    AUTO = "auto"
+    XDP = "xdp"
+    TC = "tc"
+
+
 class Path(str, enum.Enum):
     """A data path."""
 
@@ -44,6 +52,7 @@ class Topic:
 
     ``id`` is 1-254 (the first payload byte), ``priority`` 0-7 inside its class, 7 served first.
     ``sources``: the IPv4 networks (CIDR, at most 8) whose events are taken; none: all are.
+    ``fanout``: how the fast path serves several groups; anything but ``auto`` is for measurements.
     """
 
     id: int
@@ -53,6 +62,7 @@ class Topic:
     framing: Framing = Framing.EVENT
     policy: PathPolicy = PathPolicy.AUTO
     sources: tuple[str, ...] = ()
+    fanout: Fanout = Fanout.AUTO
 
 
 @dataclass(frozen=True, slots=True)

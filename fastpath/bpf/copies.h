@@ -16,9 +16,10 @@
 #ifndef TEMPOS_COPIES_H
 #define TEMPOS_COPIES_H
 
-#include <linux/types.h>
+#include <linux/bpf.h>
 
 #include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
 
 #include "abi.h"
 
@@ -57,6 +58,20 @@ struct sending {
 	__u32 pad;
 	__u16 log[BULK];
 };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, TEMPOS_TOPICS * 2);
+	__type(key, __u32);
+	__type(value, struct tempos_copies);
+} copies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sending);
+} sending SEC(".maps");
 
 _Static_assert(sizeof(struct copy) == 32, "two copies a cache line");
 _Static_assert(BULK * (TEMPOS_MAX_FANOUT_EGRESS + 1) <= EVENTS, "no event is overwritten that is on its way");

@@ -10,6 +10,7 @@
  *   copies    topic and epoch -> copies for several groups: wanted, and sent, per CPU.
  *   events    the latest events with several groups, and what each of their copies must look like, per CPU.
  *   sending   where this CPU stands in `events`, and which copies the interface at hand is about to take.
+ *             These two are in copies.h, for the drop counters.
  *   counters  topic -> datagrams by reason, per CPU.
  *   pulse     when user space last said that it lives; it writes through its own memory.
  *   settings  fixed at load: to the verifier these are constants, and branches on them cost nothing.
@@ -70,24 +71,10 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, TEMPOS_TOPICS * 2);
-	__type(key, __u32);
-	__type(value, struct tempos_copies);
-} copies SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, EVENTS);
 	__type(key, __u32);
 	__type(value, struct event);
 } events SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct sending);
-} sending SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tempos import InterfaceStatus, Unavailable
-from tempos_fastpath.bpf import BpfObject, XdpLink, XdpMode, attach_xdp
+from tempos_fastpath.bpf import BpfObject, Program, Verdict, XdpLink, XdpMode, attach_xdp
 from tempos_fastpath.clone import MAPS as CLONE_MAPS
 from tempos_fastpath.clone import Clones
 from tempos_fastpath.errors import InterfaceBusy, NotPinned, Owned
@@ -30,6 +30,8 @@ from tempos_fastpath.pulse import stamp
 
 OBJECT = Path(__file__).with_name("fastpath.bpf.o")
 PROGRAM = "tempos_fastpath"
+DELIVER = "tempos_deliver"
+_TRY_BROADCAST = "tempos_try_broadcast"
 _GONE = "the interface is gone"
 _NONE_LEFT = Kept({}, ())
 _log = logging.getLogger(__name__)
@@ -85,6 +87,7 @@ class Programs:
         self._cloning = threading.Lock()
         self._kept = _NONE_LEFT
         self._mode = ""
+        self._broadcasts = False
         self.attachments: tuple[Attachment, ...] = ()
         #: What a status should add.
         self.note = ""
@@ -103,6 +106,18 @@ class Programs:
     def native(self) -> bool:
         """Whether any interface runs the program in its driver."""
         return any(each.link and each.link.mode is XdpMode.NATIVE for each in self.attachments)
+
+    @property
+    def no_broadcast(self) -> str:
+        """Why XDP cannot make the copies for several groups; empty if it can."""
+        if any(each.link and each.link.mode is XdpMode.GENERIC for each in self.attachments):
+            return "in generic mode they would share their bytes"
+        return "" if self._broadcasts else "this kernel cannot broadcast into a devmap"
+
+    @property
+    def deliver(self) -> Program:
+        """What the copies pass on their way out."""
+        return next(iter(self._objects.values())).program(DELIVER)
 
     @property
     def interfaces(self) -> Mapping[str, int]:
@@ -302,6 +317,8 @@ class Programs:
             settings = self._settings(generic=mode is XdpMode.GENERIC)
             share = {name: self.map(name) for name in MAPS} if self._objects else self._kept.maps
             self._objects[mode] = BpfObject(OBJECT, {"settings": settings}, share)
+            trial = self._objects[mode].program(_TRY_BROADCAST).run(bytes(64))
+            self._broadcasts = trial.verdict == Verdict.REDIRECT
             # Before the program runs anywhere: its first packet must not find user space gone.
             with contextlib.closing(self.map("pulse").mmap()) as pulse:
                 stamp(pulse)

@@ -1,7 +1,8 @@
 """What outlives a broker: its maps and links, pinned in a folder of the BPF file system.
 
     /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes tickets egress fanouts          the program's maps
-                                         copies counters pulse
+                                         copies events sending
+                                         counters pulse
                                          identity                               what layout they have
                                          xdp_MODE_IFINDEX                       one link per interface
                                          tc_IFINDEX                             the same, of the tc program
@@ -32,7 +33,7 @@ from tempos_fastpath.ownership import Identity, unquote
 
 BPFFS = Path("/sys/fs/bpf")
 ROOT = BPFFS / "tempos"
-MAPS = ("routes", "tickets", "egress", "fanouts", "copies", "counters", "pulse")
+MAPS = ("routes", "tickets", "egress", "fanouts", "copies", "events", "sending", "counters", "pulse")
 _IDENTITY = "identity"
 _FRESH = "_fresh"
 _TC = "tc_"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from tempos import _abi
-from tempos_fastpath.layout import TICKET_SIZE, ticket_slot
-from tempos_fastpath.maps import SharedArray
+from tempos_fastpath.layout import TICKET_SIZE, copies_row, ticket_slot
+from tempos_fastpath.maps import Map, SharedArray, possible_cpus
 
 
 class SharedTickets:
-    """One counter per topic, epoch (its lowest bit) and group, in an array mapped into our memory."""
+    """One counter per topic, epoch (its lowest bit) and group, in an array mapped into our memory.
 
-    def __init__(self, array: SharedArray) -> None:
+    ``copies``: the account of the copies made in the kernel, which begins with the epoch as well.
+    """
+
+    def __init__(self, array: SharedArray, copies: Map | None = None) -> None:
         self._array = array
+        self._copies = copies
 
     def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
         """Atomically take ``count`` tickets; returns the first."""
@@ -25,6 +29,8 @@ class SharedTickets:
         """Set all counters of an epoch that begins to 0."""
         for group in range(_abi.GROUPS_PER_TOPIC):
             self._array.store(_offset(topic, epoch, group), 0)
+        if self._copies is not None:
+            self._copies.update(copies_row(topic, epoch), bytes(self._copies.value_size * possible_cpus()))
 
     def close(self) -> None:
         self._array.close()

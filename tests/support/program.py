@@ -90,4 +90,4 @@ def hops(count: int, first_port: int = 6001) -> tuple[Hop, ...]:
 
 
 def plan(topic: int, members: Sequence[Hop], *, framing: Framing, epoch: int = 1, mtu: int = 1500) -> Plan:
-    return Plan(topic, epoch, framing, mtu, tuple(members))
+    return Plan(topic, epoch, framing, mtu, (tuple(members),))
