@@ -95,6 +95,7 @@ def _topic(old: Topic, new: Topic) -> Iterator[str]:
         ("priority", "priority"),
         ("policy", "path"),
         ("sources", "sources"),
+        ("fanout", "fanout"),
     ):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:

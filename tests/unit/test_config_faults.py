@@ -27,20 +27,20 @@ OWN_RULE = "an endpoint of a subscriber"
 FAULTS = [
     # tables and keys
     ("", "topic is missing; allowed: a list of tables of 1 to 254, each with the keys "
-         "id, name, class, priority, framing, path, sources, member"),
+         "id, name, class, priority, framing, path, sources, fanout, member"),
     ("broker = 3\n" + TOPIC, "broker is 3; allowed: a table with the keys listen, data_port, control_port, api, user, "
      "name, api_token, api_token_file, api_expose"),
     ("[limts]\n" + TOPIC, 'limts is an unknown key (did you mean "limits"?); '
                           "allowed: broker, state, fastpath, limits, control, client, topic"),
     (TOPIC + "Priority = 1", 'topic[0].Priority is an unknown key (did you mean "priority"?); '
-                             "allowed: id, name, class, priority, framing, path, sources, member"),
+                             "allowed: id, name, class, priority, framing, path, sources, fanout, member"),
     (TOPIC + '"a\\nb" = 1', 'topic[0]."a\\nb" is an unknown key; '
-                            "allowed: id, name, class, priority, framing, path, sources, member"),
+                            "allowed: id, name, class, priority, framing, path, sources, fanout, member"),
     (TOPIC + '[topic.member]\nip = "10.0.0.1"', "topic[0].member is a table; allowed: a list of tables, "
                                                 "each with the keys ip, port, group, mac, written [[topic.member]]"),
     (TOPIC + "member = [7]", "topic[0].member[0] is 7; allowed: a table with the keys ip, port, group, mac"),
     ("topic = []", "topic has 0 entries; allowed: a list of tables of 1 to 254, each with the keys "
-                   "id, name, class, priority, framing, path, sources, member"),
+                   "id, name, class, priority, framing, path, sources, fanout, member"),
     # topics
     ('[[topic]]\nname = "a"', f"topic[0].id is missing; allowed: {ID_RULE}"),
     ("[[topic]]\nid = 9", f"topic[0].name is missing; allowed: {NAME_RULE}"),

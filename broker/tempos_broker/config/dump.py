@@ -72,6 +72,7 @@ def _topic(config: TopicConfig) -> dict[str, Any]:
         "framing": topic.framing,
         "path": topic.policy,
         "sources": topic.sources or None,
+        "fanout": topic.fanout,
     }
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tempos import Framing, PathPolicy, Quality, Topic
+from tempos import Fanout, Framing, PathPolicy, Quality, Topic
 from tempos._abi import (
     EVENT_HEADER_LEN,
     GROUPS_PER_TOPIC,
@@ -75,6 +75,7 @@ TOPIC: Keys = {
     "framing": Key(kinds.member_of(Framing), _TOPIC.framing),
     "path": Key(kinds.member_of(PathPolicy), _TOPIC.policy),
     "sources": Key(kinds.NETWORK, _TOPIC.sources, many=True, most=MAX_SOURCES),
+    "fanout": Key(kinds.member_of(Fanout), _TOPIC.fanout),
     "member": Key(MEMBER, (), many=True),
 }
 BROKER: Keys = {
@@ -340,6 +341,6 @@ def _build_topic(table: Table) -> TopicConfig:
     values = table.values
     topic = Topic(
         values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],
-        values["sources"],
+        values["sources"], fanout=values["fanout"],
     )  # fmt: skip
     return TopicConfig(topic, tuple(StaticMember(**member.values) for member in _tables(table, "member")))

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tempos import DATA_PORT, Framing, PathPolicy, Quality
+from tempos import DATA_PORT, Fanout, Framing, PathPolicy, Quality
 from tempos_broker.config import kinds, native
 from tempos_broker.config.schema import Faults, Key, Keys, NotAllowed, Table, read_table
 
@@ -73,6 +73,7 @@ def _topic(theirs: Table, faults: Faults) -> Table:
         "framing": Framing.RAW,
         "path": PathPolicy.AUTO,
         "sources": (),
+        "fanout": Fanout.AUTO,
     }
     if "topic_value" in theirs.values:
         values["id"] = theirs.get("topic_value")
