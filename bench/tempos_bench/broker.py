@@ -108,9 +108,14 @@ class Broker:
 
     def topic(self, name: str) -> TopicStatus:
         """The status of one topic."""
+        return _topic_status(self.entry(name))
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """All that the status document says of one topic."""
         for entry in self.status()["topics"]:
             if entry["name"] == name:
-                return _topic_status(entry)
+                found: dict[str, Any] = entry
+                return found
         raise TemposError(f"the broker knows no topic {name!r}")
 
     def wait_path(self, name: str, path: Path, limit: float = 10.0) -> TopicStatus:
@@ -179,6 +184,7 @@ def config_text(
             f"framing = {json.dumps(topic.framing.value)}",
             f"path = {json.dumps(topic.policy.value)}",
             f"sources = {json.dumps(list(topic.sources))}",
+            f"fanout = {json.dumps(topic.fanout.value)}",
         ]
         for group in groups:
             for member in group.members:

@@ -93,7 +93,12 @@ def complete_checksums(node: Node, on: bool) -> None:
 
     At first it leaves them to the link.
     """
-    node.call(lambda: [_ethtool(name, _ETHTOOL_STXCSUM, not on) for name in node.interfaces])
+
+    def work() -> None:
+        for name in node.interfaces:
+            _ethtool(name, _ETHTOOL_STXCSUM, not on)
+
+    node.call(work)
 
 
 def _straight(stack: ExitStack, *, forked: bool) -> Topology:
@@ -106,14 +111,14 @@ def _straight(stack: ExitStack, *, forked: bool) -> Topology:
     for space, gateway, far in ((a, "10.0.1.1", "10.0.2.0/24"), (c, "10.0.2.1", "10.0.1.0/24")):
         _route(space, far, gateway)
         _know(space, "eth0", gateway)
-    near, far = ["10.0.1.1", "10.0.2.1"], ["10.0.2.2"]
+    broker, subscriber = ["10.0.1.1", "10.0.2.1"], ["10.0.2.2"]
     if forked:
         _link(b, "eth2", "10.0.3.1", c, "eth1", "10.0.3.2")
         _route(a, "10.0.3.0/24", "10.0.1.1")
-        near.append("10.0.3.1")
-        far.append("10.0.3.2")
+        broker.append("10.0.3.1")
+        subscriber.append("10.0.3.2")
     shape = "forked" if forked else "straight"
-    return _nodes(stack, shape, (a, ("10.0.1.2",)), (b, tuple(near)), (c, tuple(far)))
+    return _nodes(stack, shape, (a, ("10.0.1.2",)), (b, tuple(broker)), (c, tuple(subscriber)))
 
 
 def _one_armed(stack: ExitStack) -> Topology:
