@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from support.cloning import NEXT, SHOT, CloneRig
 from support.expected import expected
-from support.packets import EVENT, RAW, ROUTED, ROWS, Row, datagram, event, raw
+from support.packets import EVENT, RAW, ROUTED, ROWS, STAMPED, Row, datagram, event, raw
 from support.privileges import require_kernel, require_netns
 from support.program import ADDRESSES, hops
 
@@ -53,7 +53,7 @@ def groups_of(rig: CloneRig, *sizes: int) -> list[list[Hop]]:
 def copies(rig: CloneRig, frame: bytes, picks: list[Hop], **facts: int) -> tuple[list[bytes], ...]:
     """What must come out at each far end: a partial checksum is none to a packet made from a frame."""
     sequence = facts.pop("sequence", 0)
-    stamped = frame[42] != RAW.id
+    stamped = frame[42] in STAMPED
     return tuple(
         [expected(frame, pick, generic=True, stamped=stamped, sequence=sequence, **facts)
          for pick in picks if pick.ifindex == near]

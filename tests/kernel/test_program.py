@@ -12,7 +12,7 @@ import pytest
 from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 from support.expected import expected
-from support.packets import EVENT, PORT, RAW, ROUTED, ROWS, datagram, event, raw
+from support.packets import EVENT, PORT, RAW, ROUTED, ROWS, STAMPED, datagram, event, raw
 from support.program import ADDRESSES, LOOPBACK, Rig, hops, plan
 
 from tempos import Framing, Reason, Topic
@@ -45,7 +45,7 @@ def test_every_row_of_the_table(rig: Rig, row) -> None:
         assert (out.verdict, out.data) == (Verdict.PASS, frame)
         return
     assert (out.verdict, out.topic) == (Verdict.REDIRECT, frame[42])
-    stamped = out.topic != RAW.id
+    stamped = out.topic in STAMPED
     assert out.data == expected(frame, MEMBERS[0], generic=rig.generic, epoch=0x1FE, stamped=stamped)
 
 

@@ -73,7 +73,7 @@ class CloneRig:
                 way: Way = Way.CLONE, sources: tuple[str, ...] = ()) -> None:  # fmt: skip
         """Swap a route in."""
         plan = Plan(topic, epoch, framing, 1500, tuple(map(tuple, groups)), sources, way)
-        value = encode_route(plan, {})
+        value = encode_route(plan, dict.fromkeys(self.near, 0))
         with create_map("route", MapType.ARRAY, key_size=4, value_size=ROUTE_SIZE, max_entries=1) as inner:
             inner.update(0, value)
             self.map("routes").update(topic, inner)
