@@ -273,6 +273,8 @@ int tempos_sink(const int *fds, unsigned int count, const struct tempos_sink_pla
 	return 0;
 }
 
+#include "audit.h"
+
 static void account_epoch(uint8_t epoch, struct tempos_collect_result *result)
 {
 	uint8_t ahead = epoch - result->epoch;

@@ -110,9 +110,14 @@ class Broker:
 
     def topic(self, name: str) -> TopicStatus:
         """The status of one topic."""
+        return _topic_status(self.entry(name))
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """All that the status document says of one topic."""
         for entry in self.status()["topics"]:
             if entry["name"] == name:
-                return _topic_status(entry)
+                found: dict[str, Any] = entry
+                return found
         raise TemposError(f"the broker knows no topic {name!r}")
 
     def wait_path(self, name: str, path: Path, limit: float = 10.0) -> TopicStatus:
@@ -187,6 +192,7 @@ def config_text(
             f"rate = {topic.rate}",
             f"burst = {topic.burst}",
             f"overflow = {json.dumps(topic.overflow.value)}",
+            f"fanout = {json.dumps(topic.fanout.value)}",
         ]
         for group in groups:
             for member in group.members:

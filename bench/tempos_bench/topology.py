@@ -1,6 +1,7 @@
 """Three nodes: A publishes, B is the broker, C subscribes.
 
 `straight`   A --- B --- C     two links; B forwards, so that A and C also reach each other directly
+`forked`     as straight, but with two links from B to C, and so two interfaces towards members
 `one-armed`  A, B and C on a bridge: what B sends leaves by the interface it came in on
 
 Every interface takes redirected frames: GRO is on at both ends of each link (veth drops them without a
@@ -27,10 +28,10 @@ from tempos_bench.namespace import Namespace
 from tempos_bench.node import Node
 
 MTU = 1500
-SHAPES = ("straight", "one-armed")
+SHAPES = ("straight", "forked", "one-armed")
 
 _SIOCETHTOOL = 0x8946
-_ETHTOOL_SGRO = 0x2C
+_ETHTOOL_STXCSUM, _ETHTOOL_SGRO = 0x17, 0x2C
 #: Nothing but our own traffic on the links: no IPv6 chatter, no redirects, no source filter.
 _SYSCTLS = {
     "ipv6/conf/all/disable_ipv6": "1",
@@ -57,7 +58,7 @@ class Topology:
     @property
     def facing_subscriber(self) -> str:
         """The broker's address as C reaches it on its own link."""
-        return self.broker.addresses[-1]
+        return self.broker.addresses[min(1, len(self.broker.addresses) - 1)]
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def build(shape: str = "straight") -> Iterator[Topology]:
     if shape not in SHAPES:
         raise ValueError(f"no topology {shape!r}: {', '.join(SHAPES)}")
     with ExitStack() as stack:
-        yield (_straight if shape == "straight" else _one_armed)(stack)
+        yield _one_armed(stack) if shape == "one-armed" else _straight(stack, forked=shape == "forked")
 
 
 def missing() -> str | None:
@@ -87,7 +88,20 @@ def mac_of(address: str) -> str:
     return ":".join(f"{byte:02x}" for byte in b"\x02\x00" + ipaddress.IPv4Address(address).packed)
 
 
-def _straight(stack: ExitStack) -> Topology:
+def complete_checksums(node: Node, on: bool) -> None:
+    """Whether ``node`` itself completes the UDP checksums of what it sends, or leaves that to the link.
+
+    At first it leaves them to the link.
+    """
+
+    def work() -> None:
+        for name in node.interfaces:
+            _ethtool(name, _ETHTOOL_STXCSUM, not on)
+
+    node.call(work)
+
+
+def _straight(stack: ExitStack, *, forked: bool) -> Topology:
     a, b, c = (stack.enter_context(Namespace(name)) for name in "ABC")
     for space in (a, b, c):
         _prepare(space)
@@ -97,7 +111,14 @@ def _straight(stack: ExitStack) -> Topology:
     for space, gateway, far in ((a, "10.0.1.1", "10.0.2.0/24"), (c, "10.0.2.1", "10.0.1.0/24")):
         _route(space, far, gateway)
         _know(space, "eth0", gateway)
-    return _nodes(stack, "straight", (a, ("10.0.1.2",)), (b, ("10.0.1.1", "10.0.2.1")), (c, ("10.0.2.2",)))
+    broker, subscriber = ["10.0.1.1", "10.0.2.1"], ["10.0.2.2"]
+    if forked:
+        _link(b, "eth2", "10.0.3.1", c, "eth1", "10.0.3.2")
+        _route(a, "10.0.3.0/24", "10.0.1.1")
+        broker.append("10.0.3.1")
+        subscriber.append("10.0.3.2")
+    shape = "forked" if forked else "straight"
+    return _nodes(stack, shape, (a, ("10.0.1.2",)), (b, tuple(broker)), (c, tuple(subscriber)))
 
 
 def _one_armed(stack: ExitStack) -> Topology:
@@ -178,7 +199,7 @@ def _up(name: str, address: str | None, master: str | None) -> None:
         if master is not None:
             ip.link("set", index=index, master=ip.link_lookup(ifname=master)[0])
         ip.link("set", index=index, state="up")
-    _gro_on(name)
+    _ethtool(name, _ETHTOOL_SGRO, True)
 
 
 def _route(space: Namespace, network: str, gateway: str) -> None:
@@ -198,9 +219,9 @@ def _know(space: Namespace, interface: str, address: str) -> None:
     space.call(work)
 
 
-def _gro_on(interface: str) -> None:
+def _ethtool(interface: str, command: int, on: bool) -> None:
     # struct ethtool_value {cmd, data} behind the pointer of a struct ifreq (linux/ethtool.h).
-    value = ctypes.create_string_buffer(struct.pack("II", _ETHTOOL_SGRO, 1))
+    value = ctypes.create_string_buffer(struct.pack("II", command, on))
     request = struct.pack("16sP16x", interface.encode(), ctypes.addressof(value))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SIOCETHTOOL, request)

@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -98,6 +99,28 @@ class Sunk:
     by_topic: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Test events of a topic as they must arrive: in this epoch (u8), so many, of ``size`` payload bytes."""
+
+    topic: int
+    epoch: int
+    count: int
+    size: int
+    publisher: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What one member got. ``missing``: of its own share; the others are explained in traffic.cdef."""
+
+    received: int
+    missing: int
+    damaged: int
+    repeated: int
+    redelivered: int
+
+
 def open_socket(bind: Endpoint | None = None, connect: Endpoint | None = None) -> socket.socket:
     """A UDP socket with the largest buffers the kernel grants."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -151,6 +174,46 @@ def sink(
         by_port={str(s.getsockname()[1]): result.by_socket[i] for i, s in enumerate(socks)},
         by_topic={str(topic): n for topic, n in enumerate(result.by_topic) if n},
     )
+
+
+def audit(
+    socks: Sequence[socket.socket], groups: Sequence[int], events: Events, first: float, idle: float
+) -> list[Audited]:
+    """Receive for every member of every group; each must get exactly its share of each event.
+
+    ``groups`` gives the group of each socket, whose members take turns in the order they stand here.
+    """
+    ffi, lib = _native()
+    members = ffi.new("struct tempos_audit_member[]", len(socks))
+    sizes = Counter(groups)
+    turns: Counter[int] = Counter()
+    for member, group in zip(members, groups, strict=True):
+        member.group = group
+        member.share = share(events.count, sizes[group], turns[group])
+        turns[group] += 1
+    plan = ffi.new("struct tempos_audit_plan *")
+    plan.expected, plan.events = events.count * len(sizes), events.count
+    plan.first_ns, plan.idle_ns = int(first * _NS), int(idle * _NS)
+    plan.publisher, plan.size, plan.topic, plan.epoch = (
+        events.publisher,
+        events.size,
+        events.topic,
+        events.epoch,
+    )
+    row = events.count // 8 + 1
+    sequences = ffi.new("uint8_t[]", row * (max(groups) + 1))
+    deliveries = ffi.new("uint8_t[]", row * len(socks))
+    fds = [sock.fileno() for sock in socks]
+    _check(lib.tempos_audit(fds, members, len(socks), plan, sequences, deliveries, row))
+    return [
+        Audited(m.received, max(0, m.share - m.received), m.damaged, m.repeated, m.redelivered)
+        for m in members
+    ]
+
+
+def share(events: int, members: int, turn: int) -> int:
+    """How many of ``events`` go to the member whose turn it is after ``turn`` others."""
+    return (events - turn + members - 1) // members
 
 
 class Seen:
@@ -261,7 +324,7 @@ def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
-def as_record(value: Blasted | Sunk) -> dict[str, Any]:
+def as_record(value: Blasted | Sunk | Audited) -> dict[str, Any]:
     """A result as a JSON object."""
     return asdict(value)
 

@@ -98,6 +98,7 @@ def _topic(old: Topic, new: Topic) -> Iterator[str]:
         ("rate", "rate"),
         ("burst", "burst"),
         ("overflow", "overflow"),
+        ("fanout", "fanout"),
     ):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tempos import LocalError, Overflow, Quality, Reason, Topic
-from tempos._abi import MAX_GROUPS, TOPICS
+from tempos._abi import GROUPS_PER_TOPIC, TOPICS
 from tempos_broker._batch import ffi, lib
 from tempos_broker.slowpath.book import BESIDE, NUMBERS, Book
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tempos_broker.paths import Tickets
 
 _WORD = 8
-_TICKETS = TOPICS * 2 * MAX_GROUPS
+_TICKETS = TOPICS * 2 * GROUPS_PER_TOPIC
 _FORWARDED = int(Reason.FORWARDED)
 
 
@@ -165,7 +165,7 @@ class NotedTickets:
         return self._tickets.load(ticket_index(topic, epoch, group))
 
     def reset(self, topic: int, epoch: int) -> None:
-        for group in range(MAX_GROUPS):
+        for group in range(GROUPS_PER_TOPIC):
             self._tickets.store(ticket_index(topic, epoch, group), 0)
 
 
@@ -216,7 +216,7 @@ class SharedRates:
 
 def ticket_index(topic: int, epoch: int, group: int) -> int:
     """Which counter is a group's; two epochs of a topic live side by side."""
-    return (topic * 2 + (epoch & 1)) * MAX_GROUPS + group
+    return (topic * 2 + (epoch & 1)) * GROUPS_PER_TOPIC + group
 
 
 def finish_run(

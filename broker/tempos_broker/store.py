@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tempos import Unavailable
-from tempos._abi import MAX_GROUPS, TOPICS
+from tempos._abi import GROUPS_PER_TOPIC, TOPICS
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.paths import Tickets
 
@@ -197,14 +197,17 @@ class FileTickets:
     def __init__(self, path: Path | None) -> None:
         """Open or make the file; None: memory that ends with the last process that has it.
 
-        Raises :class:`OSError`.
+        A file of another size is of a version that laid it out otherwise: it is begun anew. Raises
+        :class:`OSError`.
         """
-        size = TOPICS * 2 * MAX_GROUPS * _COUNTER.size
+        size = TOPICS * 2 * GROUPS_PER_TOPIC * _COUNTER.size
         if path is None:
             self.descriptor = os.memfd_create("tempos-tickets", os.MFD_CLOEXEC)
         else:
             self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            if os.fstat(self.descriptor).st_size != size:
+                os.ftruncate(self.descriptor, 0)
             os.ftruncate(self.descriptor, size)
             self._memory = mmap.mmap(self.descriptor, size)
             self._shared = _shared(self.descriptor, size // _COUNTER.size)
@@ -225,7 +228,7 @@ class FileTickets:
 
     def reset(self, topic: int, epoch: int) -> None:
         first = _number(topic, epoch, 0) * _COUNTER.size
-        size = MAX_GROUPS * _COUNTER.size
+        size = GROUPS_PER_TOPIC * _COUNTER.size
         self._memory[first : first + size] = bytes(size)
 
     def close(self) -> None:
@@ -277,4 +280,4 @@ class CountedTickets:
 
 
 def _number(topic: int, epoch: int, group: int) -> int:
-    return (topic * 2 + (epoch & 1)) * MAX_GROUPS + group
+    return (topic * 2 + (epoch & 1)) * GROUPS_PER_TOPIC + group

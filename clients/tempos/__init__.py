@@ -18,6 +18,7 @@ from tempos.errors import (
     WireError,
 )
 from tempos.model import (
+    Fanout,
     FastPathStatus,
     Framing,
     Group,
@@ -75,6 +76,7 @@ __all__ = [
     "Drained",
     "Event",
     "EventTooBig",
+    "Fanout",
     "FastPathStatus",
     "Framing",
     "Group",

@@ -21,14 +21,17 @@ TOPIC_MIN = 1
 TOPIC_MAX = 254
 PRIORITIES = 8
 MAX_GROUPS = 16
+GROUPS_PER_TOPIC = 64
 MAX_MEMBERS = 512
 MAX_LISTEN = 8
 MAX_EGRESS = 64
 MAX_SOURCES = 8
+MAX_FANOUTS = 4096
+MAX_FANOUT_EGRESS = 7
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xd6c0e47e50e6c929
+ABI_FINGERPRINT = 0x485fbba879d80d6c
 
 
 class Reason(enum.IntEnum):
@@ -68,6 +71,7 @@ class Reason(enum.IntEnum):
     OVER_RATE = 31
     OVER_RATE_PASSED = 32
     WORKER_LOST = 33
+    BY_CLONE = 34
 
     @property
     def label(self) -> str:
@@ -75,7 +79,7 @@ class Reason(enum.IntEnum):
         return self.name.lower()
 
 
-#: What each reason means, for people.
+#: What each of them means, for people.
 REASON_TEXTS = {
     Reason.FORWARDED: 'handed to one member of every group',
     Reason.NOT_IPV4: 'the frame carries no IPv4',
@@ -111,6 +115,28 @@ REASON_TEXTS = {
     Reason.OVER_RATE: "faster than the topic's rate, which says drop",
     Reason.OVER_RATE_PASSED: "faster than the topic's rate, which says pass: left to the slow path",
     Reason.WORKER_LOST: 'taken by the process for strict events, which died before sending it',
+    Reason.BY_CLONE: 'handed on to the tc program, which makes the copies for the groups',
+}
+
+
+class Way(enum.IntEnum):
+    """How the kernel carries a topic, that is who makes the copies for its groups."""
+
+    ONE = 0
+    BROADCAST = 1
+    CLONE = 2
+
+    @property
+    def label(self) -> str:
+        """The name in output, metrics and documentation."""
+        return self.name.lower()
+
+
+#: What each of them means, for people.
+WAY_TEXTS = {
+    Way.ONE: 'one group, no copy: the XDP program redirects the frame itself',
+    Way.BROADCAST: 'XDP redirects into a devmap with one slot for each copy',
+    Way.CLONE: 'XDP hands the packet on, the tc program clones it',
 }
 
 #: The event header: topic, version_flags, reserved, epoch, publisher, sequence, delivery_sequence, sent_ns.

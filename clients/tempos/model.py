@@ -41,6 +41,14 @@ class Overflow(str, enum.Enum):
     PASS = "pass"  # noqa: S105 - handed up, not a password
 
 
+class Fanout(str, enum.Enum):
+    """Who makes the copies for several groups inside the kernel: XDP, a tc program, or what fits best."""
+
+    AUTO = "auto"
+    XDP = "xdp"
+    TC = "tc"
+
+
 class Path(str, enum.Enum):
     """A data path."""
 
@@ -56,6 +64,7 @@ class Topic:
     ``sources``: the IPv4 networks (CIDR, at most 8) whose events are taken; none: all are.
     ``rate``: datagrams per second that are taken, 0: any number. ``burst``: how many of them may come at
     once, 0: see :attr:`bucket`. ``overflow``: what happens to the others.
+    ``fanout``: how the fast path serves several groups; anything but ``auto`` is for measurements.
     """
 
     id: int
@@ -68,6 +77,7 @@ class Topic:
     rate: int = 0
     burst: int = 0
     overflow: Overflow = Overflow.DROP
+    fanout: Fanout = Fanout.AUTO
 
     @property
     def bucket(self) -> int:

@@ -32,11 +32,14 @@
 #define TEMPOS_TOPIC_MAX 254
 #define TEMPOS_PRIORITIES 8
 
-#define TEMPOS_MAX_GROUPS 16
+#define TEMPOS_MAX_GROUPS 16        /* of one topic, that the kernel carries */
+#define TEMPOS_GROUPS_PER_TOPIC 64  /* of one topic at all: as many tickets has each of its epochs */
 #define TEMPOS_MAX_MEMBERS 512
 #define TEMPOS_MAX_LISTEN 8
 #define TEMPOS_MAX_EGRESS 64
 #define TEMPOS_MAX_SOURCES 8
+#define TEMPOS_MAX_FANOUTS 4096
+#define TEMPOS_MAX_FANOUT_EGRESS 7   /* interfaces that broadcast events leave by */
 
 /* Limits count time in 1/1024 ns: at a hundred datagrams a microsecond a whole one is too coarse. */
 #define TEMPOS_LIMIT_SHIFT 10
@@ -58,6 +61,13 @@ enum tempos_quality {
 enum tempos_overflow {
 	TEMPOS_OVERFLOW_DROP = 0,   /* refused, on both paths */
 	TEMPOS_OVERFLOW_PASS = 1,   /* by the slow path, which has queues */
+};
+
+/* How the kernel carries a topic: who makes the copies where it has several groups. */
+enum tempos_way {
+	TEMPOS_WAY_ONE = 0,       /* one group, no copy: the XDP program redirects the frame itself */
+	TEMPOS_WAY_BROADCAST = 1, /* XDP redirects into a devmap with one slot for each copy */
+	TEMPOS_WAY_CLONE = 2,     /* XDP hands the packet on, the tc program clones it */
 };
 
 /*
@@ -100,6 +110,7 @@ enum tempos_reason {
 	TEMPOS_OVER_RATE,           /* faster than the topic's rate, which says drop */
 	TEMPOS_OVER_RATE_PASSED,    /* faster than the topic's rate, which says pass: left to the slow path */
 	TEMPOS_WORKER_LOST,         /* taken by the process for strict events, which died before sending it */
+	TEMPOS_BY_CLONE,            /* handed on to the tc program, which makes the copies for the groups */
 	TEMPOS_REASONS              /* how many there are; keep last */
 };
 
@@ -122,12 +133,16 @@ struct tempos_event_header {
 struct tempos_member {
 	__be32 ip;
 	__be16 port;
-	__u16 egress;               /* slot in the `egress` devmap */
+	/*
+	 * One group: slot in the `egress` devmap. Broadcast: what picking this member adds to the route's
+	 * `fanout`; so the picks of all groups together give the devmap with the right slots.
+	 */
+	__u16 egress;
 	__u8 dst_mac[6];
 	__u8 src_mac[6];
 	__u32 ip_sum;               /* the words of ip */
 	__u32 udp_sum;              /* the words of ip, and port */
-	__u32 pad;
+	__u32 ifindex;              /* the interface it leaves by */
 };
 
 /* One group: members[first .. first + count) of its route. */
@@ -149,15 +164,21 @@ struct tempos_route {
 	__u16 mtu;                  /* the smallest IPv4 MTU towards any member */
 	__u8 framing;               /* enum tempos_framing */
 	__u8 group_count;
+	__u32 fanout;               /* broadcast: first key of the topic's devmaps in `fanouts` */
+	__u8 way;                   /* enum tempos_way */
 	__u8 source_count;          /* 0: from anywhere */
-	__u8 limited;               /* the topic has a rate */
 	__be16 ip_start;            /* of what leaves: version 4, five words, and the DSCP of the topic's class */
+	__u8 limited;               /* the topic has a rate */
+	__u8 pad[3];
 	struct tempos_network sources[TEMPOS_MAX_SOURCES];
 	struct tempos_group groups[TEMPOS_MAX_GROUPS];
 	struct tempos_member members[TEMPOS_MAX_MEMBERS];
 };
 
-/* One ticket counter on a cache line of its own; slot = (topic * 2 + epoch % 2) * MAX_GROUPS + group. */
+/*
+ * One ticket counter on a cache line of its own;
+ * slot = (topic * 2 + epoch % 2) * GROUPS_PER_TOPIC + group.
+ */
 struct tempos_ticket {
 	__u64 next;
 	__u64 pad[7];
@@ -184,6 +205,16 @@ struct tempos_topic {
 /* Datagrams by reason, of one topic; row 0 counts what was passed before a topic was read. */
 struct tempos_counters {
 	__u64 count[TEMPOS_REASONS];
+};
+
+/*
+ * Copies made in the kernel for one epoch of a topic with several groups, per CPU; row = topic * 2 +
+ * epoch % 2. What was lost of a group is events - sent[group]: read `sent` first, and nothing is lost that
+ * is only on its way.
+ */
+struct tempos_copies {
+	__u64 sent[TEMPOS_MAX_GROUPS]; /* that their interface took */
+	__u64 events;                  /* of each of which every group was to get a copy */
 };
 
 /* User space's sign of life. */

@@ -19,10 +19,6 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* The largest datagram whose UDP checksum is summed up in full: a jumbo frame's. */
-#define CHECKSUM_MAX_LEN 9216
-#define CHECKSUM_BLOCK 64
-
 /*
  * A sum plus itself with its halves exchanged has in its upper half the sum of the halves, the carry
  * out of it already brought around: one step folds by half.
@@ -60,54 +56,6 @@ static __always_inline bool ip_checksum_holds(const struct iphdr *ip)
 static __always_inline __u16 pseudo_sum(const struct iphdr *ip, const struct udphdr *udp)
 {
 	return fold_wide((__u64)ip->saddr + ip->daddr + bpf_htons(IPPROTO_UDP) + udp->len);
-}
-
-/*
- * The folded sum of a datagram, UDP header and payload, `len` bytes by its header; 0 if it is too
- * long to tell. A function of its own, so that the verifier sees one scalar come out of the loop.
- */
-static __noinline __u32 datagram_sum(struct xdp_md *ctx, __u32 offset, __u32 len)
-{
-	void *end = (void *)(long)ctx->data_end;
-	__u8 *at = (void *)(long)ctx->data;
-	__u64 sum = 0;
-	__u32 left = len;
-
-	if (len > CHECKSUM_MAX_LEN || offset > 64)
-		return 0;
-	at += offset;
-	/* Blocks first: what follows the loop is verified once for each way out of it. */
-#pragma nounroll
-	for (__u32 i = 0; i < CHECKSUM_MAX_LEN / CHECKSUM_BLOCK; i++) {
-		if (left < CHECKSUM_BLOCK || (void *)at + CHECKSUM_BLOCK > end)
-			break;
-#pragma unroll
-		for (__u32 word = 0; word < CHECKSUM_BLOCK; word += 4)
-			sum += *(__be32 *)(at + word);
-		at += CHECKSUM_BLOCK;
-		left -= CHECKSUM_BLOCK;
-	}
-#pragma nounroll
-	for (__u32 i = 0; i < CHECKSUM_BLOCK / 4 - 1; i++) {
-		if (left < 4 || (void *)at + 4 > end)
-			break;
-		sum += *(__be32 *)at;
-		at += 4;
-		left -= 4;
-	}
-	if (left >= 2 && (void *)at + 2 <= end) {
-		sum += *(__be16 *)at;
-		at += 2;
-		left -= 2;
-	}
-	if (left == 1 && (void *)at + 1 <= end) {
-		/* The last odd byte is the first of a word whose second is 0. */
-		sum += bpf_htons((__u16)(*at << 8));
-		left = 0;
-	}
-	if (left)
-		return 0;
-	return fold_wide(sum);
 }
 
 #endif

@@ -3,14 +3,19 @@
  * Counts frames that the kernel lost after the fast path had handed them over: behind the redirect no
  * XDP program sees them any more, but two tracepoints do.
  *
- *   xdp_redirect_err   refused at once: the interface is down, takes no redirected frames, or the
- *                      frame is too big for it. Counted if it was a redirect through our `egress` map.
+ *   xdp_redirect_err   refused at once: the interface is down, takes no redirected frames, the frame is
+ *                      too big for it, or there was no memory for a copy. Counted if it was a redirect
+ *                      through our `egress` map, or of what came in where our program is attached.
  *   xdp_devmap_xmit    the device took fewer frames than it was given: its ring is full (no error),
  *                      or it failed. Counted if the frames came in where our program is attached, in
  *                      our network namespace.
  *
- * Rules: counts only, changes nothing; a call without a loss ends at its first comparison. Native mode
- * only for the second: generic mode sends without that tracepoint.
+ * Where the frames were copies for several groups, the egress program has counted them as sent, and kept
+ * in mind which they were. The kernel calls the second tracepoint right after, once for each lot that an
+ * interface was given, and what it did not take are the last of them: those are taken back.
+ *
+ * Rules: counts only, changes nothing. Native mode only for the second: generic mode sends without that
+ * tracepoint.
  */
 #include <stdbool.h>
 
@@ -21,6 +26,7 @@
 #include <bpf/bpf_tracing.h>
 
 #include "abi.h"
+#include "copies.h"
 
 #define MAX_DROPS 1024
 #define MAX_INGRESS 256
@@ -78,13 +84,40 @@ static __always_inline void count(__u32 ifindex, int error, __u32 frames)
 		__sync_fetch_and_add(counted, frames);
 }
 
+static __always_inline bool came_in_here(const struct net_device *from)
+{
+	__u32 source = BPF_CORE_READ(from, ifindex);
+
+	return BPF_CORE_READ(from, nd_net.net, net_cookie) == our_namespace &&
+	       bpf_map_lookup_elem(&ingress, &source);
+}
+
+/* What the device at hand did not take, the egress program's own refusals aside, was not sent after all. */
+static __always_inline void take_back(const struct sending *state, __u32 dropped)
+{
+	__u32 untaken = dropped - state->refused;
+	__u32 passed = state->passed;
+
+	for (__u32 i = 0; i < BULK && i < untaken && i < passed; i++) {
+		__u32 what = state->log[(passed - 1 - i) % BULK];
+		__u32 row = what / TEMPOS_MAX_GROUPS;
+		struct tempos_copies *account;
+
+		if (what == NO_COPY)
+			continue;
+		account = bpf_map_lookup_elem(&copies, &row);
+		if (account)
+			account->sent[what % TEMPOS_MAX_GROUPS]--;
+	}
+}
+
 SEC("tp_btf/xdp_redirect_err")
 int BPF_PROG(tempos_refused, const struct net_device *from, const struct bpf_prog *program,
 	     const void *target, int error, int map_type, __u32 map_id, __u32 index)
 {
 	__u32 ifindex = 0;
 
-	if (map_id != our_egress)
+	if (map_id != our_egress && !came_in_here(from))
 		return 0;
 	if (target)
 		ifindex = BPF_CORE_READ((const struct bpf_dtab_netdev *)target, dev, ifindex);
@@ -96,16 +129,19 @@ SEC("tp_btf/xdp_devmap_xmit")
 int BPF_PROG(tempos_unsent, const struct net_device *from, const struct net_device *to, int sent,
 	     int dropped, int error)
 {
-	__u32 source;
+	const __u32 only = 0;
+	struct sending *state = bpf_map_lookup_elem(&sending, &only);
 
-	if (dropped <= 0)
-		return 0;
-	if (BPF_CORE_READ(from, nd_net.net, net_cookie) != our_namespace)
-		return 0;
-	source = BPF_CORE_READ(from, ifindex);
-	if (!bpf_map_lookup_elem(&ingress, &source))
-		return 0;
-	count(BPF_CORE_READ(to, ifindex), error, dropped);
+	if (dropped > 0) {
+		if (state)
+			take_back(state, dropped);
+		if (came_in_here(from))
+			count(BPF_CORE_READ(to, ifindex), error, dropped);
+	}
+	if (state) {
+		state->passed = 0;
+		state->refused = 0;
+	}
 	return 0;
 }
 

@@ -5,7 +5,12 @@
  *   routes    topic -> the route of its current epoch. A slot is replaced whole: a packet sees the old
  *             route or the new one, and the update returns when nothing uses the old one any more.
  *   tickets   the counters both paths draw from; user space maps them into its memory.
- *   egress    slot -> interface. What a member's `egress` names.
+ *   egress    slot -> interface, and the egress program while topics with several groups leave by it.
+ *   fanouts   key -> devmap with one slot for each copy of an event; every slot has the egress program.
+ *   copies    topic and epoch -> copies for several groups: wanted, and sent, per CPU.
+ *   events    the latest events with several groups, and what each of their copies must look like, per CPU.
+ *   sending   where this CPU stands in `events`, and which copies the interface at hand is about to take.
+ *             These two are in copies.h, for the drop counters.
  *   counters  topic -> datagrams by reason, per CPU.
  *   topics    topic -> its class, rate and token bucket (topics.h).
  *   pulse     when user space last said that it lives; it writes through its own memory.
@@ -19,6 +24,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "copies.h"
 #include "topics.h"
 
 /* Sizes, not types: in a map of maps clang 14 emits only a forward declaration of a value's struct. */
@@ -39,7 +45,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, TEMPOS_TOPICS * 2 * TEMPOS_MAX_GROUPS);
+	__uint(max_entries, TEMPOS_TOPICS * 2 * TEMPOS_GROUPS_PER_TOPIC);
 	__type(key, __u32);
 	__type(value, struct tempos_ticket);
 } tickets SEC(".maps");
@@ -48,8 +54,29 @@ struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP);
 	__uint(max_entries, TEMPOS_MAX_EGRESS);
 	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct bpf_devmap_val));
 } egress SEC(".maps");
+
+struct fanout_map {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct bpf_devmap_val));
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, TEMPOS_MAX_FANOUTS);
+	__uint(key_size, sizeof(__u32));
+	__array(values, struct fanout_map);
+} fanouts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, EVENTS);
+	__type(key, __u32);
+	__type(value, struct event);
+} events SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -120,11 +120,10 @@ parse_destination(const struct packet *packet, const volatile struct tempos_sett
 	return TEMPOS_OTHER_ADDRESS;
 }
 
-/* The whole way down to the topic byte. */
-static __always_inline enum tempos_reason parse(struct xdp_md *ctx, struct packet *packet,
+/* The whole way down to the topic byte, from a cursor at the Ethernet header. */
+static __always_inline enum tempos_reason parse(struct cursor cursor, struct packet *packet,
 						const volatile struct tempos_settings *settings)
 {
-	struct cursor cursor = {.at = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
 	enum tempos_reason reason;
 
 	packet->end = cursor.end;

@@ -28,6 +28,8 @@
 #include "limit.h"
 
 #define TEMPOS_NAME_LEN BPF_OBJ_NAME_LEN
+/* BPF_LINK_TYPE_TCX, for headers that do not know it yet. */
+#define LINK_TYPE_TCX 11
 
 struct tempos_program_info {
 	__u32 id;
@@ -317,13 +319,24 @@ static int tempos_possible_cpus(void)
 	return libbpf_num_possible_cpus();
 }
 
-/* ---- XDP links ------------------------------------------------------------------------------- */
+/* ---- XDP and tcx links ----------------------------------------------------------------------- */
 
 static int tempos_xdp_attach(int program_fd, int ifindex, bool generic)
 {
 	LIBBPF_OPTS(bpf_link_create_opts, opts, .flags = generic ? XDP_FLAGS_SKB_MODE : XDP_FLAGS_DRV_MODE);
 
 	return bpf_link_create(program_fd, ifindex, BPF_XDP, &opts);
+}
+
+/*
+ * Puts a tc program on what comes in by an interface, through a link of its own (tcx, Linux 6.6), behind
+ * those that are there. Headers and libbpf may be older than that, so the number stands here.
+ */
+static int tempos_tcx_attach(int program_fd, int ifindex)
+{
+	const enum bpf_attach_type tcx_ingress = 46;
+
+	return bpf_link_create(program_fd, ifindex, tcx_ingress, NULL);
 }
 
 static int tempos_xdp_query(int ifindex, struct tempos_xdp_query *out)
@@ -364,7 +377,8 @@ static int tempos_link_info(int link_fd, struct tempos_link_info *out)
 	out->id = info.id;
 	out->type = info.type;
 	out->prog_id = info.prog_id;
-	out->ifindex = info.type == BPF_LINK_TYPE_XDP ? info.xdp.ifindex : 0;
+	/* A tcx link's index stands where an XDP link's does. */
+	out->ifindex = info.type == BPF_LINK_TYPE_XDP || info.type == LINK_TYPE_TCX ? info.xdp.ifindex : 0;
 	return 0;
 }
 

@@ -18,7 +18,8 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = ROOT / "fastpath" / "bpf" / "abi.h"
-MAPS = (HEADER.with_name("maps.h"), HEADER.with_name("topics.h"))
+#: Beside it, what of the maps' contents only programs know, and how two of them act on it together.
+KERNEL_SIDE = tuple(HEADER.with_name(name) for name in ("maps.h", "topics.h", "copies.h", "fanout.h"))
 TARGET = ROOT / "clients" / "tempos" / "_abi.py"
 
 TYPES = """
@@ -45,9 +46,9 @@ def declarations() -> str:
 def fingerprint() -> int:
     """A number for the layout of the maps that outlive a broker: another layout, another number.
 
-    Over structs, constants and map definitions without their comments.
+    Over structs, constants, map definitions and what two programs do in turn, without the comments.
     """
-    text = declarations() + "".join(each.read_text() for each in MAPS)
+    text = declarations() + "".join(path.read_text() for path in KERNEL_SIDE)
     bare = re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)
     return int.from_bytes(hashlib.sha256(" ".join(bare.split()).encode()).digest()[:8], "big")
 
@@ -65,6 +66,9 @@ def generate() -> str:
             f"ABI_FINGERPRINT = {fingerprint():#018x}"]  # fmt: skip
     out.append("")
     out += _enum(ffi, "Reason", "tempos_reason", "TEMPOS_", "How a datagram left a data path.", public)
+    out.append("")
+    way = "How the kernel carries a topic, that is who makes the copies for its groups."
+    out += _enum(ffi, "Way", "tempos_way", "TEMPOS_WAY_", way, public)
     out.append("")
     out += _header_struct(ffi)
     return "\n".join(out) + "\n"
@@ -84,7 +88,7 @@ def _enum(ffi: Any, name: str, c_name: str, prefix: str, doc: str, text: str) ->
         "        return self.name.lower()",
         "",
         "",
-        "#: What each reason means, for people.",
+        "#: What each of them means, for people.",
         f"{name.upper()}_TEXTS = {{",
     ]
     lines += [f"    {name}.{c.removeprefix(prefix)}: {described[c]!r}," for _, c in kept]

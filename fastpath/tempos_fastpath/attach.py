@@ -9,12 +9,16 @@ pinned maps, then replaces the old one inside the pinned link. Blocking.
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tempos import InterfaceStatus, Unavailable
-from tempos_fastpath.bpf import BpfObject, XdpLink, XdpMode, attach_xdp
+from tempos_fastpath.bpf import BpfObject, Program, Verdict, XdpLink, XdpMode, attach_xdp
+from tempos_fastpath.clone import MAPS as CLONE_MAPS
+from tempos_fastpath.clone import Clones
 from tempos_fastpath.errors import InterfaceBusy, NotPinned, Owned
 from tempos_fastpath.facts import Facts, Interface
 from tempos_fastpath.layout import encode_settings
@@ -26,8 +30,11 @@ from tempos_fastpath.pulse import stamp
 
 OBJECT = Path(__file__).with_name("fastpath.bpf.o")
 PROGRAM = "tempos_fastpath"
+DELIVER = "tempos_deliver"
+_TRY_BROADCAST = "tempos_try_broadcast"
 _GONE = "the interface is gone"
 _NONE_LEFT = Kept({}, ())
+_log = logging.getLogger(__name__)
 _MODES = {
     "auto": (XdpMode.NATIVE, XdpMode.GENERIC),
     "native": (XdpMode.NATIVE,),
@@ -76,8 +83,11 @@ class Programs:
         self._pin = pin and pins is not None
         self._gone_after_ns = gone_after_ns
         self._objects: dict[XdpMode, BpfObject] = {}
+        self._clones: Clones | None = None
+        self._cloning = threading.Lock()
         self._kept = _NONE_LEFT
         self._mode = ""
+        self._broadcasts = False
         self.attachments: tuple[Attachment, ...] = ()
         #: What a status should add.
         self.note = ""
@@ -96,6 +106,18 @@ class Programs:
     def native(self) -> bool:
         """Whether any interface runs the program in its driver."""
         return any(each.link and each.link.mode is XdpMode.NATIVE for each in self.attachments)
+
+    @property
+    def no_broadcast(self) -> str:
+        """Why XDP cannot make the copies for several groups; empty if it can."""
+        if any(each.link and each.link.mode is XdpMode.GENERIC for each in self.attachments):
+            return "in generic mode they would share their bytes"
+        return "" if self._broadcasts else "this kernel cannot broadcast into a devmap"
+
+    @property
+    def deliver(self) -> Program:
+        """What the copies pass on their way out."""
+        return next(iter(self._objects.values())).program(DELIVER)
 
     @property
     def interfaces(self) -> Mapping[str, int]:
@@ -136,12 +158,29 @@ class Programs:
             reasons = "; ".join(f"{each.interface}: {each.reason}" for each in self.attachments)
             raise Unavailable(f"XDP could be attached to no interface: {reasons}")
         self._settle_pins()
+        self._take_over_clones()
+
+    def clone(self) -> None:
+        """See to it that the tc program makes copies wherever the XDP program hands events on to it.
+
+        Raises Unavailable where it cannot be had.
+        """
+        with self._cloning:
+            if self._clones is None:
+                self._clones = self._load_clones()
+            self._clones.serve(self.interfaces.values())
 
     def mend(self, facts: Facts) -> bool:
         """Let go of interfaces that are gone, attach where one came back; whether anything changed."""
         mended = tuple(self._mend_one(each, facts) for each in self.attachments)
         changed = mended != self.attachments
         self.attachments = mended
+        if self._clones is not None:
+            try:
+                self._clones.serve(self.interfaces.values())
+            except Unavailable as error:
+                # What it would have copied comes up to the slow path.
+                _log.warning("events for several groups may take the slow path: %s", one_line(error))
         return changed
 
     def close(self, *, keep: bool = False) -> None:
@@ -150,6 +189,8 @@ class Programs:
             stack.callback(self._kept.close_maps)
             for each in self._objects.values():
                 stack.callback(each.close)
+            if self._clones is not None:
+                stack.callback(self._clones.close, keep=keep)
             if self._pins is not None and not keep:
                 stack.callback(self._pins.remove)
             for attachment in self.attachments:
@@ -249,16 +290,35 @@ class Programs:
             self._pin = False
             self.note += f"; not pinned, so it ends with the broker: {one_line(error)}"
 
+    def _take_over_clones(self) -> None:
+        """Go on with the tc program of an earlier broker, if there is one, whether needed again or not."""
+        links = tuple(self._pins.tc_links()) if self._pins is not None and self._pin else ()
+        if not links:
+            return
+        try:
+            self._clones = self._load_clones()
+            self._clones.adopt(links)
+            self._clones.serve(self.interfaces.values())
+        except Unavailable as error:
+            # An older program goes by maps that may not be ours: rather none.
+            for link in links:
+                link.detach()
+            self.note += f"; the earlier broker's tc program was taken off: {one_line(error)}"
+
+    def _load_clones(self) -> Clones:
+        shared = {name: self.map(name) for name in CLONE_MAPS}
+        return Clones(self._settings(generic=False), shared, self._pins if self._pin else None)
+
+    def _settings(self, *, generic: bool) -> bytes:
+        return encode_settings(self._port, self._listen, generic=generic, gone_after_ns=self._gone_after_ns)
+
     def _load(self, mode: XdpMode) -> BpfObject:
         if mode not in self._objects:
-            settings = encode_settings(
-                self._port,
-                self._listen,
-                generic=mode is XdpMode.GENERIC,
-                gone_after_ns=self._gone_after_ns,
-            )
+            settings = self._settings(generic=mode is XdpMode.GENERIC)
             share = {name: self.map(name) for name in MAPS} if self._objects else self._kept.maps
             self._objects[mode] = BpfObject(OBJECT, {"settings": settings}, share)
+            trial = self._objects[mode].program(_TRY_BROADCAST).run(bytes(64))
+            self._broadcasts = trial.verdict == Verdict.REDIRECT
             # Before the program runs anywhere: its first packet must not find user space gone.
             with contextlib.closing(self.map("pulse").mmap()) as pulse:
                 stamp(pulse)

@@ -1,4 +1,4 @@
-"""Typed access to libbpf: objects, programs, test runs, XDP links (maps: maps.py). No C pointer leaves here.
+"""Typed access to libbpf: objects, programs, test runs, links (maps: maps.py). No C pointer leaves here.
 
 The way of an object is open -> set rodata -> load (the three are :class:`BpfObject`'s constructor) ->
 attach -> close. Every refusal of the kernel is a :class:`~tempos_fastpath.errors.BpfError` that
@@ -262,19 +262,18 @@ class Link:
         self.close()
 
 
-class XdpLink(Link):
-    """An attached XDP program."""
+class InterfaceLink(Link):
+    """A program on an interface. ``pin``: where the link was found, if it was."""
 
-    def __init__(self, fd: int, ifindex: int, mode: XdpMode, pin: Path | None = None) -> None:
+    def __init__(self, fd: int, ifindex: int, pin: Path | None = None) -> None:
         super().__init__(fd)
         self._pin = pin
         self.ifindex = ifindex
-        self.mode = mode
 
     @property
     def attached(self) -> bool:
         """Whether the interface is still there; one that was removed takes the program with it."""
-        return self._fd >= 0 and _xdp_ifindex(self._fd) != 0
+        return self._fd >= 0 and _link_ifindex(self._fd) != 0
 
     def update(self, program: Program) -> None:
         """Put another program in its place, atomically for every packet."""
@@ -290,7 +289,15 @@ class XdpLink(Link):
         self.close()
 
 
-def _xdp_ifindex(fd: int) -> int:
+class XdpLink(InterfaceLink):
+    """An attached XDP program."""
+
+    def __init__(self, fd: int, ifindex: int, mode: XdpMode, pin: Path | None = None) -> None:
+        super().__init__(fd, ifindex, pin)
+        self.mode = mode
+
+
+def _link_ifindex(fd: int) -> int:
     info = ffi.new("struct tempos_link_info *")
     check(lib.tempos_link_info(fd, info), "cannot read what a link is")
     return int(info.ifindex)
@@ -299,7 +306,13 @@ def _xdp_ifindex(fd: int) -> int:
 def pinned_xdp(path: Path, mode: XdpMode) -> XdpLink:
     """The XDP link that is pinned at ``path``; ``ifindex`` is 0 where its interface is gone."""
     fd = check(lib.tempos_pinned(bytes(path)), f"cannot open the pin {path}")
-    return XdpLink(fd, _xdp_ifindex(fd), mode, path)
+    return XdpLink(fd, _link_ifindex(fd), mode, path)
+
+
+def pinned_tc(path: Path) -> InterfaceLink:
+    """The link of a tc program that is pinned at ``path``; ``ifindex`` is 0 where its interface is gone."""
+    fd = check(lib.tempos_pinned(bytes(path)), f"cannot open the pin {path}")
+    return InterfaceLink(fd, _link_ifindex(fd), path)
 
 
 def attach_tracing(program: Program) -> Link:
@@ -321,6 +334,14 @@ def attach_xdp(program: Program, ifindex: int, mode: XdpMode) -> XdpLink:
             raise InterfaceBusy(_interface_name(ifindex), attached.name, attached.program_id)
     check(fd, f"cannot attach XDP to {_interface_name(ifindex)} in {mode.value} mode")
     raise AssertionError("a negative result raises")
+
+
+def attach_tc(program: Program, ifindex: int) -> InterfaceLink:
+    """Put a tc program on what comes in by an interface, behind those that are there (tcx, Linux 6.6)."""
+    fd = lib.tempos_tcx_attach(program.fd, ifindex)
+    hint = " (before Linux 6.6 the kernel has no links for it)" if fd == -errno.EINVAL else ""
+    check(fd, f"cannot attach tc program {program.name} to {_interface_name(ifindex)}{hint}")
+    return InterfaceLink(fd, ifindex)
 
 
 def query_xdp(ifindex: int) -> AttachedXdp | None:

@@ -25,18 +25,23 @@ from tempos_fastpath.pins import Pins
 OBJECT = Path(__file__).with_name("drops.bpf.o")
 _PROGRAMS = ("tempos_refused", "tempos_unsent")
 _MAPS = ("drops", "ingress")
+#: Of the fast path's: what it counts as sent, and which copies an interface was just given.
+_SHARED = ("copies", "sending")
 
 
 class Drops:
     """The counting programs, loaded and attached. Raises Unavailable where they cannot be. Blocking.
 
-    ``pins``: where to pin them, or None; with ``adopt`` what is pinned there is gone on with.
+    ``maps``: the fast path's, by name. ``pins``: where to pin them, or None; with ``adopt`` what is pinned
+    there is gone on with.
     """
 
-    def __init__(self, identity: Identity, egress: Map, pins: Pins | None, *, adopt: bool) -> None:
+    def __init__(
+        self, identity: Identity, maps: Mapping[str, Map], pins: Pins | None, *, adopt: bool
+    ) -> None:
         rodata = {
             "our_namespace": identity.namespace.to_bytes(8, sys.byteorder),
-            "our_egress": egress.id.to_bytes(4, sys.byteorder),
+            "our_egress": maps["egress"].id.to_bytes(4, sys.byteorder),
         }
         with contextlib.ExitStack() as stack:
             share = {}
@@ -44,7 +49,7 @@ class Drops:
                 for name in _MAPS:
                     with contextlib.suppress(Unavailable):
                         share[name] = stack.enter_context(pinned_map(pins.path(name)))
-            self._object = BpfObject(OBJECT, rodata, share)
+            self._object = BpfObject(OBJECT, rodata, {**share, **{name: maps[name] for name in _SHARED}})
         self._links: list[Link] = []
         try:
             for name in _PROGRAMS:

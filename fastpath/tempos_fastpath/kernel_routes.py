@@ -1,43 +1,53 @@
-"""The routes the kernel holds: which, for which epoch, through which egress slots.
+"""The routes the kernel holds: which, for which epoch, by which egress slots or devmaps.
 
 Rules: a slot that any route in the kernel names is never given to another interface; a route that is
-already there, byte for byte, is not swapped again. The slots are chosen on the event loop; what waits
-for the kernel (`write`, `delete`, `adopt`, `mend`) runs in threads, one call per topic at a time.
+already there, byte for byte, is not swapped again. What a route needs is chosen on the event loop (`take`);
+what waits for the kernel (`write`, `delete`, `adopt`, `mend`) runs in threads, one call per topic at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
-import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import partial
 
 from tempos import Unavailable, _abi
-from tempos_fastpath.layout import ROUTE_SIZE, decode_route, encode_route
+from tempos._abi import Way
+from tempos_fastpath.fanouts import Fanouts
+from tempos_fastpath.layout import ROUTE_SIZE, HeldRoute, decode_route, devmap_entry, encode_route
 from tempos_fastpath.maps import Map, MapType, create_map
 from tempos_fastpath.plan import Plan
 
 
-class KernelRoutes:
-    """The `routes` map and the `egress` map that goes with it."""
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a route uses: the egress slot of each interface, or devmaps from key ``fanout`` on."""
 
-    def __init__(self, routes: Map, egress: Map) -> None:
+    slots: dict[int, int] = field(default_factory=dict)
+    fanout: int | None = None
+
+
+class KernelRoutes:
+    """The `routes` map, the `egress` map and the devmaps that go with it."""
+
+    def __init__(self, routes: Map, egress: Map, fanouts: Fanouts) -> None:
         self._routes = routes
         self._egress = egress
+        self._fanouts = fanouts
         self._held: dict[int, bytes] = {}
         self._uses: dict[int, frozenset[int]] = {}
         self._slots: dict[int, int] = {}
-        self._filling = threading.Lock()
 
     def adopt(self) -> dict[int, int]:
         """Take up what an earlier broker left: topic -> epoch. Raises Unavailable if it cannot be read."""
         for slot in range(_abi.MAX_EGRESS):
             entry = self._egress.lookup(slot)
-            ifindex = int.from_bytes(entry, sys.byteorder) if entry else 0
+            ifindex = devmap_entry(entry)[0] if entry else 0
             # Of two slots for one interface either will do; both stay while routes name them.
             if ifindex:
                 self._slots.setdefault(ifindex, slot)
-        epochs: dict[int, int] = {}
+        found: dict[int, HeldRoute] = {}
         for topic in range(_abi.TOPICS):
             inner = self._routes.inner(topic)
             if inner is None:
@@ -45,9 +55,11 @@ class KernelRoutes:
             with inner:
                 value = inner.lookup(0)
             assert value is not None, "an array has all its keys"
-            epochs[topic], self._uses[topic] = decode_route(value)
+            found[topic] = decode_route(value)
+            self._uses[topic] = found[topic].slots
             self._held[topic] = value
-        return epochs
+        self._fanouts.adopt({topic: held for topic, held in found.items() if held.way is Way.BROADCAST})
+        return {topic: held.epoch for topic, held in found.items()}
 
     def clear(self) -> None:
         """Take every route out, known or not."""
@@ -56,7 +68,19 @@ class KernelRoutes:
         self._held.clear()
         self._uses.clear()
 
-    def take_slots(self, topic: int, interfaces: Collection[int]) -> dict[int, int] | None:
+    def take(self, plan: Plan) -> Claim | str:
+        """What the route needs, for the topic from now on; or why it cannot be had."""
+        if plan.way is Way.CLONE:
+            return Claim()
+        if plan.way is Way.BROADCAST:
+            first = self._fanouts.take(plan.topic, plan.broadcast.devmaps)
+            return first if isinstance(first, str) else Claim(fanout=first)
+        slots = self._take_slots(plan.topic, plan.interfaces)
+        if slots is None:
+            return f"more than {_abi.MAX_EGRESS} interfaces towards members"
+        return Claim(slots)
+
+    def _take_slots(self, topic: int, interfaces: Collection[int]) -> dict[int, int] | None:
         """The egress slot of each interface, or None if there are too many; the topic uses them from now."""
         needed = set(interfaces)
         missing = needed - self._slots.keys()
@@ -74,12 +98,13 @@ class KernelRoutes:
         self._uses[topic] = self._uses.get(topic, frozenset()).union(slots.values())
         return slots
 
-    def write(self, plan: Plan, slots: Mapping[int, int]) -> None:
+    def write(self, plan: Plan, claim: Claim) -> None:
         """Swap the route in; returns when no packet uses an older one."""
-        with self._filling:
-            for ifindex, slot in slots.items():
-                self._egress.update(slot, ifindex.to_bytes(4, sys.byteorder))
-        value = encode_route(plan, slots)
+        for ifindex, slot in claim.slots.items():
+            self._fanouts.put_slot(slot, ifindex)
+        if claim.fanout is not None:
+            self._fanouts.make(claim.fanout)
+        value = encode_route(plan, claim.slots, claim.fanout or 0)
         if self._held.get(plan.topic) != value:
             with create_map(
                 "route", MapType.ARRAY, key_size=4, value_size=ROUTE_SIZE, max_entries=1
@@ -87,7 +112,8 @@ class KernelRoutes:
                 inner.update(0, value)
                 self._routes.update(plan.topic, inner)
         self._held[plan.topic] = value
-        self._uses[plan.topic] = frozenset(slots.values())
+        self._uses[plan.topic] = frozenset(claim.slots.values())
+        self._fanouts.settle(plan.topic, claim.fanout)
 
     def delete(self, topic: int) -> None:
         """Take the route out, if there is one."""
@@ -95,6 +121,7 @@ class KernelRoutes:
             self._routes.delete(topic)
             del self._held[topic]
         self._uses.pop(topic, None)
+        self._fanouts.settle(topic, None)
 
     def mend(self, present: Collection[int]) -> None:
         """Put back the interfaces that went away and came again under the same index.
@@ -102,14 +129,16 @@ class KernelRoutes:
         The kernel empties a slot when its interface is unregistered, and routes would lead nowhere.
         """
         for ifindex, slot in tuple(self._slots.items()):
-            wanted = ifindex.to_bytes(4, sys.byteorder)
-            if ifindex not in present or self._egress.lookup(slot) == wanted:
+            entry = self._egress.lookup(slot)
+            if ifindex not in present or (entry and devmap_entry(entry)[0] == ifindex):
                 continue
-            # Gone again in between: the next look will show it.
-            with self._filling, contextlib.suppress(Unavailable):
-                # The slot may have been given to another interface meanwhile.
-                if self._slots.get(ifindex) == slot:
-                    self._egress.update(slot, wanted)
+            # Gone again in between: the next look will show it. The slot may be another's meanwhile.
+            with contextlib.suppress(Unavailable):
+                self._fanouts.put_slot(slot, ifindex, partial(self._is_at, ifindex, slot))
+        self._fanouts.mend(present)
+
+    def _is_at(self, ifindex: int, slot: int) -> bool:
+        return self._slots.get(ifindex) == slot
 
     def _free(self) -> list[int]:
         taken = frozenset(self._slots.values()).union(*self._uses.values())

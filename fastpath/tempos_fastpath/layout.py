@@ -9,9 +9,11 @@ import ipaddress
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tempos import Framing, Overflow, Quality, Reason, _abi
+from tempos._abi import Way
 from tempos_fastpath.native import constant, struct_bytes, struct_from, struct_new, struct_size
 from tempos_fastpath.plan import Hop, Plan
 
@@ -29,7 +31,12 @@ _IP_VERSION_IHL = 0x45
 
 def ticket_slot(topic: int, epoch: int, group: int) -> int:
     """Index into the ``tickets`` array; two epochs of a topic live side by side."""
-    return (topic * 2 + (epoch & 1)) * _abi.MAX_GROUPS + group
+    return (topic * 2 + (epoch & 1)) * _abi.GROUPS_PER_TOPIC + group
+
+
+def copies_row(topic: int, epoch: int) -> int:
+    """Index into the ``copies`` array."""
+    return topic * 2 + (epoch & 1)
 
 
 def encode_settings(port: int, listen: Sequence[str], *, generic: bool, gone_after_ns: int = 0) -> bytes:
@@ -44,14 +51,19 @@ def encode_settings(port: int, listen: Sequence[str], *, generic: bool, gone_aft
     return struct_bytes(settings)
 
 
-def encode_route(plan: Plan, slots: Mapping[int, int]) -> bytes:
-    """``struct tempos_route`` of a plan; ``slots`` gives the egress slot of each interface index."""
+def encode_route(plan: Plan, slots: Mapping[int, int], fanout: int = 0) -> bytes:
+    """``struct tempos_route`` of a plan.
+
+    ``slots``: of one group, the egress slot of each interface index. ``fanout``: of a broadcast, the key
+    of the first of its devmaps.
+    """
     route = struct_new("struct tempos_route")
     route.epoch = plan.epoch
     route.ticket_base = ticket_slot(plan.topic, plan.epoch, 0)
     route.mtu = plan.mtu
     route.framing = _FRAMINGS[plan.framing]
-    route.group_count = 1
+    route.way = plan.way
+    route.group_count = len(plan.groups)
     route.ip_start = socket.htons(_IP_VERSION_IHL << 8 | plan.tos)
     route.limited = plan.limited
     route.source_count = len(plan.sources)
@@ -59,23 +71,70 @@ def encode_route(plan: Plan, slots: Mapping[int, int]) -> bytes:
         network = ipaddress.IPv4Network(source, strict=False)
         route.sources[index].network = _address(str(network.network_address))
         route.sources[index].mask = _address(str(network.netmask))
-    route.groups[0].first = 0
-    route.groups[0].count = len(plan.hops)
-    for index, hop in enumerate(plan.hops):
-        _fill_member(route.members[index], hop, slots[hop.ifindex])
+    egresses: Sequence[Mapping[int, int]] = [slots] * len(plan.groups)
+    if plan.way is Way.BROADCAST:
+        route.fanout = fanout
+        egresses = plan.broadcast.weights
+    elif plan.way is Way.CLONE:
+        egresses = [dict.fromkeys(plan.interfaces, 0)] * len(plan.groups)
+    first = 0
+    for index, (group, egress) in enumerate(zip(plan.groups, egresses, strict=True)):
+        route.groups[index].first = first
+        route.groups[index].count = len(group)
+        for hop in group:
+            _fill_member(route.members[first], hop, egress[hop.ifindex])
+            first += 1
     return struct_bytes(route)
 
 
-def decode_route(value: bytes) -> tuple[int, frozenset[int]]:
-    """Epoch and egress slots of a ``struct tempos_route``."""
+@dataclass(frozen=True, slots=True)
+class HeldRoute:
+    """What a ``struct tempos_route`` uses: egress slots, or devmaps from key ``fanout`` on.
+
+    ``interfaces``: of each group, those of its members.
+    """
+
+    epoch: int
+    way: Way
+    slots: frozenset[int]
+    fanout: int
+    interfaces: tuple[tuple[int, ...], ...]
+
+
+def decode_route(value: bytes) -> HeldRoute:
+    """What the kernel holds for a topic."""
     route = struct_from("struct tempos_route", value)
-    groups = [route.groups[index] for index in range(route.group_count)]
-    slots = {
-        int(route.members[index].egress)
-        for group in groups
-        for index in range(group.first, group.first + group.count)
-    }
-    return int(route.epoch), frozenset(slots)
+    groups = [
+        [route.members[index] for index in range(group.first, group.first + group.count)]
+        for group in route.groups[0 : route.group_count]
+    ]
+    way = Way(route.way)
+    return HeldRoute(
+        epoch=int(route.epoch),
+        way=way,
+        slots=frozenset(int(each.egress) for each in groups[0]) if way is Way.ONE else frozenset(),
+        fanout=int(route.fanout),
+        interfaces=tuple(tuple(int(each.ifindex) for each in group) for group in groups),
+    )
+
+
+def lost_copies(rows: Sequence[bytes], group: int) -> int:
+    """Of the values of ``struct tempos_copies`` of all CPUs: how many copies for a group were not sent."""
+    lost = 0
+    for value in rows:
+        copies = struct_from("struct tempos_copies", value)
+        lost += int(copies.events) - int(copies.sent[group])
+    return max(0, lost)
+
+
+def devmap_value(ifindex: int, program_fd: int = 0) -> bytes:
+    """``struct bpf_devmap_val``: an interface, and the program its frames pass on the way out, if any."""
+    return ifindex.to_bytes(4, sys.byteorder) + program_fd.to_bytes(4, sys.byteorder)
+
+
+def devmap_entry(value: bytes) -> tuple[int, int]:
+    """Interface index and program id (0: none) of a slot that was read back."""
+    return int.from_bytes(value[:4], sys.byteorder), int.from_bytes(value[4:8], sys.byteorder)
 
 
 def decode_drop(key: bytes) -> tuple[int, int]:
@@ -103,6 +162,7 @@ def _fill_member(member: Any, hop: Hop, slot: int) -> None:
     member.src_mac = _mac(hop.source_mac)
     member.ip_sum = (address & 0xFFFF) + (address >> 16)
     member.udp_sum = member.ip_sum + port
+    member.ifindex = hop.ifindex
 
 
 def _address(text: str) -> int:

@@ -27,20 +27,21 @@ from tempos import (
     Route,
     Topic,
     Unavailable,
-    _abi,
 )
+from tempos._abi import Way
 from tempos_fastpath.attach import Programs, one_line
 from tempos_fastpath.changes import ChangeTrigger
 from tempos_fastpath.drops import Drops
 from tempos_fastpath.errors import BpfError, NotPinned
 from tempos_fastpath.facts import Facts
+from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.kernel_routes import KernelRoutes
-from tempos_fastpath.layout import decode_counters
+from tempos_fastpath.layout import copies_row, decode_counters, lost_copies
 from tempos_fastpath.network import feature_group, read_facts, resolve_neighbours
 from tempos_fastpath.orphans import tidy
 from tempos_fastpath.ownership import Identity, Ownership, current_namespace
 from tempos_fastpath.pins import Pins, need_bpffs
-from tempos_fastpath.plan import Plan, Refusal, plan_route, refuse_at_once
+from tempos_fastpath.plan import Means, Plan, Refusal, plan_route, refuse_at_once
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.selector import attach_selector
 from tempos_fastpath.targets import listen_addresses, targets_of
@@ -120,13 +121,15 @@ async def start(
         undo.callback(threads.shutdown, wait=True)
         await loop.run_in_executor(threads, programs.attach, targets, mode)
         ownership.tell(programs.interfaces)
-        kernel = KernelRoutes(programs.map("routes"), programs.map("egress"))
+        fanouts = Fanouts(programs.map("fanouts"), programs.map("egress"), programs.deliver)
+        undo.callback(fanouts.close)
+        kernel = KernelRoutes(programs.map("routes"), programs.map("egress"), fanouts)
         adopted, remark = await loop.run_in_executor(threads, _adopt, programs, kernel)
         drops, complaint = await loop.run_in_executor(threads, _count_drops, programs, ownership, pins)
         if drops is not None:
             undo.callback(drops.close)
         group = await loop.run_in_executor(threads, feature_group)
-        resources = _Resources(programs, kernel, ownership, drops, threads)
+        resources = _Resources(programs, kernel, fanouts, ownership, drops, threads)
         offload = Offload(resources, facts, adopted, note + remark + complaint, group, gone_after, tos or {})
         undo.pop_all()
     return offload
@@ -138,6 +141,7 @@ class _Resources:
 
     programs: Programs
     kernel: KernelRoutes
+    fanouts: Fanouts
     ownership: Ownership
     drops: Drops | None
     threads: ThreadPoolExecutor
@@ -163,7 +167,8 @@ def _adopt(programs: Programs, kernel: KernelRoutes) -> tuple[dict[int, int], st
 def _count_drops(programs: Programs, ownership: Ownership, pins: Pins) -> tuple[Drops | None, str]:
     where = pins if programs.pinned else None
     try:
-        drops = Drops(ownership.identity, programs.map("egress"), where, adopt=programs.adopted)
+        maps = {name: programs.map(name) for name in ("egress", "copies", "sending")}
+        drops = Drops(ownership.identity, maps, where, adopt=programs.adopted)
         drops.watch(programs.interfaces.values())
     except Unavailable as error:
         return None, f"; losses behind the redirect are not counted ({one_line(error)})"
@@ -185,6 +190,7 @@ class Offload:
     ) -> None:
         self._programs = resources.programs
         self._kernel = resources.kernel
+        self._fanouts = resources.fanouts
         self._ownership = resources.ownership
         self._drops = resources.drops
         self._threads = resources.threads
@@ -193,12 +199,16 @@ class Offload:
         self._note = note
         self._tos = dict(tos)
         self._loop = asyncio.get_running_loop()
-        self._tickets = SharedTickets(self._programs.map("tickets").mmap())
+        copies = self._programs.map("copies")
+        self._tickets = SharedTickets(self._programs.map("tickets").mmap(), copies)
         self._topics = SharedTopics(self._programs.map("topics").mmap())
         self._pulse = Pulse(self._programs.map("pulse").mmap(), gone_after / 3)
         self._callbacks: list[Callable[[], None]] = []
         self._wanted: dict[int, Route] = {}
         self._plans: dict[int, tuple[Route, Plan | Refusal]] = {}
+        #: Why a topic's copies, and any copies at all, could not be had where the plan had foreseen them.
+        self._no_broadcast: dict[int, str] = {}
+        self._no_clone = ""
         self._locks: dict[int, asyncio.Lock] = {}
         self._reading = asyncio.Lock()
         self._mending: asyncio.Future[bool] | None = None
@@ -258,9 +268,10 @@ class Offload:
                 return PathChoice(Path.SLOW, "the fast path is closed")
             self._wanted[topic] = route
             self._adopted.pop(topic, None)
+            self._no_broadcast.pop(topic, None)
             facts, plan = await self._plan(route)
             if isinstance(plan, Plan):
-                plan = await self._put(plan)
+                plan = await self._put(route, facts, plan)
             self._plans[topic] = (route, plan)
             if isinstance(plan, Refusal):
                 await self._take_out(topic)
@@ -269,9 +280,12 @@ class Offload:
                 self._changed.set()
         if isinstance(plan, Refusal):
             return PathChoice(Path.SLOW, plan.reason)
-        names = {self._facts.interfaces[index].name for index in _egresses(plan)
+        names = {self._facts.interfaces[index].name for index in plan.interfaces
                  if index in self._facts.interfaces}  # fmt: skip
-        return PathChoice(Path.FAST, f"XDP {self.status().mode}, leaves by {', '.join(sorted(names))}")
+        reason = f"XDP {self.status().mode}, leaves by {', '.join(sorted(names))}"
+        if plan.why:
+            reason += f"; {len(plan.groups)} groups: {plan.why}"
+        return PathChoice(Path.FAST, reason)
 
     async def withdraw(self, topic: int) -> None:
         """Take the topic's route out of the kernel; its packets come up to the slow path."""
@@ -279,6 +293,7 @@ class Offload:
             self._wanted.pop(topic, None)
             self._adopted.pop(topic, None)
             self._plans.pop(topic, None)
+            self._no_broadcast.pop(topic, None)
             if not self._closed:
                 await self._take_out(topic)
 
@@ -290,6 +305,16 @@ class Offload:
         if self._closed:
             return {}
         return decode_counters(self._programs.map("counters").sum_rows())
+
+    def lost(self, topic: int, epoch: int, group: int) -> int:
+        """Copies for this group that the kernel did not send in this epoch; the two latest are kept.
+
+        Exact once no packet uses the epoch's route any more; before, copies on their way may be in it.
+        """
+        if self._closed:
+            return 0
+        rows = self._programs.map("copies").lookup_per_cpu(copies_row(topic, epoch))
+        return lost_copies(rows or (), group)
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` on the event loop when facts that a wanted route rests on changed."""
@@ -314,6 +339,7 @@ class Offload:
             stack.callback(self._ownership.close, keep=keep)
             stack.callback(self._threads.shutdown, wait=False)
             stack.callback(self._programs.close, keep=keep)
+            stack.callback(self._fanouts.close)
             if self._drops is not None:
                 stack.callback(self._drops.close)
             stack.callback(self._tickets.close)
@@ -335,7 +361,7 @@ class Offload:
         refusal = refuse_at_once(route)
         if refusal is not None:
             return self._facts, refusal
-        if any(member.ip not in self._facts.ways for member in route.groups[0].members):
+        if any(member.ip not in self._facts.ways for group in route.groups for member in group.members):
             try:
                 await self._look()
             except Unavailable as error:
@@ -346,7 +372,9 @@ class Offload:
     def _judge(self, route: Route, facts: Facts) -> Plan | Refusal:
         if not self._programs.interfaces:
             return Refusal("no interface carries the program")
-        return plan_route(route, facts, native=self._programs.native, tos=self._tos)
+        no_broadcast = self._programs.no_broadcast or self._no_broadcast.get(route.topic.id, "")
+        means = Means(self._programs.native, no_broadcast, self._no_clone)
+        return plan_route(route, facts, means, self._tos)
 
     async def _look(self) -> None:
         """Read the facts anew, for every destination of a wanted route."""
@@ -355,7 +383,8 @@ class Offload:
                 member.ip
                 for route in self._wanted.values()
                 if refuse_at_once(route) is None
-                for member in route.groups[0].members
+                for group in route.groups
+                for member in group.members
             }
             self._facts = await self._in_thread(read_facts, destinations)
 
@@ -385,7 +414,10 @@ class Offload:
                 if not event:
                     await self._resolve(self._neighbours_in_use())
                 await self._look()
-                if await self._mend() or self._outdated():
+                if await self._mend():
+                    self._no_clone = ""
+                    self._tell()
+                elif self._outdated():
                     self._tell()
             except Unavailable as error:
                 _log.warning("the fast path's routes stay as they are until the next look: %s", error)
@@ -409,7 +441,8 @@ class Offload:
             if isinstance(plan, Refusal):
                 used.update(plan.unresolved)
                 continue
-            for member, hop in zip(route.groups[0].members, plan.hops, strict=True):
+            members = (member for group in route.groups for member in group.members)
+            for member, hop in zip(members, plan.hops, strict=True):
                 if member.mac is None and hop.ip in ways:
                     used.add((hop.ifindex, ways[hop.ip].next_hop))
         return used
@@ -421,13 +454,25 @@ class Offload:
 
     # ---- the kernel's side ------------------------------------------------------------------------
 
-    async def _put(self, plan: Plan) -> Plan | Refusal:
-        """Swap the route in; returns when no packet uses an older one."""
-        slots = self._kernel.take_slots(plan.topic, _egresses(plan))
-        if slots is None:
-            return Refusal(f"more than {_abi.MAX_EGRESS} interfaces towards members")
+    async def _put(self, route: Route, facts: Facts, plan: Plan) -> Plan | Refusal:
+        """Swap the route in, by another way if this one cannot be had; then no packet uses an older one."""
+        if plan.way is Way.CLONE:
+            try:
+                await self._in_thread(self._programs.clone)
+            except Unavailable as error:
+                self._no_clone = one_line(error)
+                judged = self._judge(route, facts)
+                assert isinstance(judged, Refusal), "there is no third way"
+                return judged
+        claim = self._kernel.take(plan)
+        if isinstance(claim, str):
+            if plan.way is not Way.BROADCAST:
+                return Refusal(claim)
+            self._no_broadcast[plan.topic] = claim
+            judged = self._judge(route, facts)
+            return await self._put(route, facts, judged) if isinstance(judged, Plan) else judged
         try:
-            await self._in_thread(self._kernel.write, plan, slots)
+            await self._in_thread(self._kernel.write, plan, claim)
         except BpfError as error:
             return Refusal(f"the kernel refused the route: {one_line(error)}")
         return plan
@@ -437,7 +482,3 @@ class Offload:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await self._loop.run_in_executor(self._threads, function, *arguments)
-
-
-def _egresses(plan: Plan) -> set[int]:
-    return {hop.ifindex for hop in plan.hops}

@@ -51,7 +51,7 @@ def remove(which: Installed, *, force: bool = False) -> None:
             "or use --force and let it go on by the slow path"
         )
     pins = Pins(which.identity)
-    for link in pins.links():
+    for link in (*pins.links(), *pins.tc_links()):
         link.detach()
     pins.remove()
     forget(which.identity)

@@ -1,10 +1,12 @@
 """What outlives a broker: its maps and links, pinned in a folder of the BPF file system.
 
-    /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes tickets egress counters
-                                         pulse topics            the program's maps
-                                         identity                what layout they have
-                                         xdp_MODE_IFINDEX        one link per interface
-                                         drops ingress drops_*   those of the drop counters
+    /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes tickets egress fanouts          the program's maps
+                                         copies events sending
+                                         counters pulse topics
+                                         identity                               what layout they have
+                                         xdp_MODE_IFINDEX                       one link per interface
+                                         tc_IFINDEX                             the same, of the tc program
+                                         drops ingress drops_*                  those of the drop counters
 
 `identity` is removed first and written last: a set without it, or with another number in it than
 ours, is of another version or half written, and its maps are not adopted. Its links still are: what
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tempos import Unavailable, _abi
-from tempos_fastpath.bpf import XdpLink, XdpMode, pinned_xdp
+from tempos_fastpath.bpf import InterfaceLink, XdpLink, XdpMode, pinned_tc, pinned_xdp
 from tempos_fastpath.errors import BpfError, NotPinned
 from tempos_fastpath.maps import Map, MapType, create_map, pinned_map
 from tempos_fastpath.native import check, lib
@@ -31,9 +33,21 @@ from tempos_fastpath.ownership import Identity, unquote
 
 BPFFS = Path("/sys/fs/bpf")
 ROOT = BPFFS / "tempos"
-MAPS = ("routes", "tickets", "egress", "counters", "pulse", "topics")
+MAPS = (
+    "routes",
+    "tickets",
+    "egress",
+    "fanouts",
+    "copies",
+    "events",
+    "sending",
+    "counters",
+    "pulse",
+    "topics",
+)
 _IDENTITY = "identity"
 _FRESH = "_fresh"
+_TC = "tc_"
 _log = logging.getLogger(__name__)
 
 
@@ -90,6 +104,15 @@ class Pins:
             else:
                 link.close()
 
+    def tc_links(self) -> Iterator[InterfaceLink]:
+        """The same of the tc program's links."""
+        for path in self._files(_TC):
+            link = pinned_tc(path)
+            if link.ifindex:
+                yield link
+            else:
+                link.close()
+
     def put_maps(self, maps: Mapping[str, Map]) -> None:
         """Pin ``maps`` in place of those that are there."""
         with self._writing():
@@ -105,8 +128,14 @@ class Pins:
             self._put(name, value)
 
     def put_link(self, link: XdpLink) -> None:
+        self._put_link(link, f"xdp_{link.mode.value}_{link.ifindex}")
+
+    def put_tc_link(self, link: InterfaceLink) -> None:
+        self._put_link(link, f"{_TC}{link.ifindex}")
+
+    def _put_link(self, link: InterfaceLink, name: str) -> None:
         with self._writing():
-            path = self.path(f"xdp_{link.mode.value}_{link.ifindex}")
+            path = self.path(name)
             path.unlink(missing_ok=True)
             link.pin(path)
 

@@ -6,13 +6,17 @@ there is none. Both are values: two of them differ exactly if something relevant
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tempos import Framing, Member, PathPolicy, Quality, Route, _abi
+from tempos import Fanout, Framing, Member, PathPolicy, Quality, Route, _abi
+from tempos._abi import Way
+from tempos_fastpath.broadcast import Broadcast, plan_broadcast
 from tempos_fastpath.facts import Facts, Interface
 
 MAX_U16 = 0xFFFF
+#: The kernel copies a frame, with the room in front of it, into one page.
+MAX_BROADCAST_MTU = 3500
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +31,55 @@ class Hop:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A route with one group that the kernel can carry; ``mtu`` is the smallest towards any member.
+class Means:
+    """What the programs that are attached can do.
 
-    ``sources``: the networks whose events are taken, CIDR; none: from anywhere. ``tos``: that byte of the
-    IPv4 header of what leaves. ``limited``: the topic has a rate, which the kernel finds elsewhere.
+    ``native``: frames may be redirected from a driver, which the egress must support. The others say why
+    there can be no broadcast, and no tc clone; empty where there can.
+    """
+
+    native: bool
+    no_broadcast: str = ""
+    no_clone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A route that the kernel can carry; ``mtu`` is the smallest towards any member.
+
+    ``groups``: the ways to the members of each group. ``sources``: the networks whose events are taken,
+    CIDR; none: from anywhere. ``why``: of several groups, why they are served in this ``way``. ``tos``:
+    that byte of the IPv4 header of what leaves. ``limited``: the topic has a rate, which the kernel finds
+    elsewhere.
     """
 
     topic: int
     epoch: int
     framing: Framing
     mtu: int
-    hops: tuple[Hop, ...]
+    groups: tuple[tuple[Hop, ...], ...]
     sources: tuple[str, ...] = ()
+    way: Way = Way.ONE
+    why: str = ""
     tos: int = 0
     limited: bool = False
+
+    @property
+    def hops(self) -> tuple[Hop, ...]:
+        """The ways to all members, group by group."""
+        return tuple(hop for group in self.groups for hop in group)
+
+    @property
+    def interfaces(self) -> frozenset[int]:
+        """The indices of the interfaces that events leave by."""
+        return frozenset(hop.ifindex for group in self.groups for hop in group)
+
+    @property
+    def broadcast(self) -> Broadcast:
+        """Of that way: the devmaps for its copies."""
+        found = plan_broadcast(_interfaces(self.groups))
+        assert isinstance(found, Broadcast), "there is no plan to broadcast otherwise"
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,62 +100,101 @@ def refuse_at_once(route: Route) -> Refusal | None:
         return Refusal("the topic's policy is slow")
     if not route.groups:
         return Refusal("the topic has no member")
-    if len(route.groups) != 1:
-        return Refusal(f"{len(route.groups)} groups: the fast path carries topics of one group")
+    if len(route.groups) > _abi.MAX_GROUPS:
+        return Refusal(f"{len(route.groups)} groups: the fast path carries at most {_abi.MAX_GROUPS}")
     if len(route.topic.sources) > _abi.MAX_SOURCES:
         count = len(route.topic.sources)
         return Refusal(f"{count} source networks: the fast path checks at most {_abi.MAX_SOURCES}")
-    count = len(route.groups[0].members)
-    if not 1 <= count <= _abi.MAX_MEMBERS:
-        return Refusal(f"{count} members in one group: the fast path carries 1 to {_abi.MAX_MEMBERS}")
+    count = sum(len(group.members) for group in route.groups)
+    if count > _abi.MAX_MEMBERS:
+        return Refusal(f"{count} members: the fast path carries at most {_abi.MAX_MEMBERS} of a topic")
     return None
 
 
 def plan_route(
-    route: Route, facts: Facts, *, native: bool, tos: Mapping[Quality, int] | None = None
+    route: Route, facts: Facts, means: Means, tos: Mapping[Quality, int] | None = None
 ) -> Plan | Refusal:
-    """Plan ``route``. ``native``: frames may be redirected from a driver, which the egress must support.
+    """Plan ``route``: how its events get to every member, and who makes the copies for several groups.
 
     ``tos``: the byte of the IPv4 header that marks what leaves of each class; without it 0.
     """
     refusal = refuse_at_once(route)
     if refusal is not None:
         return refusal
-    hops: list[Hop] = []
+    groups: list[tuple[Hop, ...]] = []
     unresolved: list[tuple[int, str]] = []
     waiting: list[str] = []
     mtu = MAX_U16
+    no_redirect = ""
     try:
-        for member in route.groups[0].members:
-            egress, next_hop, path_mtu = _egress(member, facts, native=native)
-            mtu = min(mtu, path_mtu)
-            mac = member.mac or facts.mac_of(egress.index, next_hop)
-            if mac is None:
-                unresolved.append((egress.index, next_hop))
-                via = "" if next_hop == member.ip else f", its gateway {next_hop}"
-                waiting.append(f"{member}{via} on {egress.name}")
-            else:
-                assert egress.mac is not None, "_egress takes Ethernet only"
-                hops.append(Hop(member.ip, member.port, egress.index, egress.mac, mac))
+        for group in route.groups:
+            hops: list[Hop] = []
+            for member in group.members:
+                egress, next_hop, path_mtu = _egress(member, facts)
+                mtu = min(mtu, path_mtu)
+                if means.native and egress.takes_redirects is False:
+                    no_redirect = no_redirect or _no_redirect(member, egress)
+                mac = member.mac or facts.mac_of(egress.index, next_hop)
+                if mac is None:
+                    unresolved.append((egress.index, next_hop))
+                    via = "" if next_hop == member.ip else f", its gateway {next_hop}"
+                    waiting.append(f"{member}{via} on {egress.name}")
+                else:
+                    assert egress.mac is not None, "_egress takes Ethernet only"
+                    hops.append(Hop(member.ip, member.port, egress.index, egress.mac, mac))
+            groups.append(tuple(hops))
+        if unresolved:
+            more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+            reason = f"no MAC address yet of member {waiting[0]}{more}"
+            return Refusal(reason, tuple(dict.fromkeys(unresolved)))
+        way, why = _choose_way(route.topic.fanout, groups, means, no_redirect)
     except _Obstacle as obstacle:
         return Refusal(str(obstacle))
-    if unresolved:
-        more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
-        return Refusal(f"no MAC address yet of member {waiting[0]}{more}", tuple(dict.fromkeys(unresolved)))
+    if way is Way.BROADCAST:
+        mtu = min(mtu, MAX_BROADCAST_MTU)
     topic = route.topic
     return Plan(
         topic.id,
         route.epoch,
         topic.framing,
         mtu,
-        tuple(hops),
+        tuple(groups),
         topic.sources,
+        way,
+        why,
         tos=(tos or {}).get(topic.quality, 0),
         limited=topic.rate > 0,
     )
 
 
-def _egress(member: Member, facts: Facts, *, native: bool) -> tuple[Interface, str, int]:
+def _interfaces(groups: Sequence[Sequence[Hop]]) -> list[list[int]]:
+    return [[hop.ifindex for hop in group] for group in groups]
+
+
+def _choose_way(
+    wish: Fanout, groups: Sequence[Sequence[Hop]], means: Means, no_redirect: str
+) -> tuple[Way, str]:
+    """The way to carry these groups, and why that one; or the obstacle."""
+    if len(groups) == 1 and wish is not Fanout.TC:
+        if no_redirect:
+            raise _Obstacle(no_redirect)
+        return Way.ONE, ""
+    no_broadcast = means.no_broadcast or no_redirect
+    if not no_broadcast:
+        found = plan_broadcast(_interfaces(groups))
+        no_broadcast = found if isinstance(found, str) else ""
+    if wish is not Fanout.TC and not no_broadcast:
+        return Way.BROADCAST, "copies by XDP broadcast"
+    if wish is Fanout.XDP:
+        raise _Obstacle(f"{len(groups)} groups, and no copies by XDP, as the topic demands: {no_broadcast}")
+    if means.no_clone:
+        why = f"none by XDP ({no_broadcast}), " if wish is Fanout.AUTO else ""
+        raise _Obstacle(f"{len(groups)} groups, but no copies for them: {why}none by tc ({means.no_clone})")
+    reason = "as configured" if wish is Fanout.TC else no_broadcast
+    return Way.CLONE, f"copies by tc clone ({reason})"
+
+
+def _egress(member: Member, facts: Facts) -> tuple[Interface, str, int]:
     """The interface, the next hop and the MTU towards a member, or the obstacle there is."""
     way = facts.ways.get(member.ip)
     if way is None or way.obstacle is not None:
@@ -130,9 +207,11 @@ def _egress(member: Member, facts: Facts, *, native: bool) -> tuple[Interface, s
         raise _Obstacle(f"member {member}: {interface.name} towards it is not an Ethernet")
     if not interface.up:
         raise _Obstacle(f"member {member}: {interface.name} towards it is down")
-    if native and interface.takes_redirects is False:
-        raise _Obstacle(
-            f"member {member}: {interface.name} towards it takes no redirected frames "
-            "(of a veth: switch GRO on at its peer, or attach an XDP program there)"
-        )
     return interface, way.next_hop, min(interface.mtu, way.mtu or MAX_U16)
+
+
+def _no_redirect(member: Member, interface: Interface) -> str:
+    return (
+        f"member {member}: {interface.name} towards it takes no redirected frames "
+        "(of a veth: switch GRO on at its peer, or attach an XDP program there)"
+    )

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from tempos import _abi
-from tempos_fastpath.layout import TICKET_SIZE, ticket_slot
-from tempos_fastpath.maps import SharedArray
+from tempos_fastpath.layout import TICKET_SIZE, copies_row, ticket_slot
+from tempos_fastpath.maps import Map, SharedArray, possible_cpus
 
 
 class SharedTickets:
-    """One counter per topic, epoch (its lowest bit) and group, in an array mapped into our memory."""
+    """One counter per topic, epoch (its lowest bit) and group, in an array mapped into our memory.
+
+    ``copies``: the account of the copies made in the kernel, which begins with the epoch as well.
+    """
 
     #: Bytes from one counter to the next.
     stride = TICKET_SIZE
 
-    def __init__(self, array: SharedArray) -> None:
+    def __init__(self, array: SharedArray, copies: Map | None = None) -> None:
         self._array = array
+        self._copies = copies
 
     @property
     def descriptor(self) -> int:
@@ -31,8 +35,10 @@ class SharedTickets:
 
     def reset(self, topic: int, epoch: int) -> None:
         """Set all counters of an epoch that begins to 0."""
-        for group in range(_abi.MAX_GROUPS):
+        for group in range(_abi.GROUPS_PER_TOPIC):
             self._array.store(_offset(topic, epoch, group), 0)
+        if self._copies is not None:
+            self._copies.update(copies_row(topic, epoch), bytes(self._copies.value_size * possible_cpus()))
 
     def close(self) -> None:
         self._array.close()

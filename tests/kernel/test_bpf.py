@@ -83,7 +83,7 @@ def test_a_shared_array_is_bounded_and_closes_twice(opened: BpfObject) -> None:
     assert (array.fetch_add(64, 5), array.fetch_add(64, 1), array.load(64)) == (0, 5, 6)
     array.store(64, (1 << 64) - 1)
     assert opened.map("tickets").lookup(1) == b"\xff" * 8 + bytes(56)
-    for offset in (-8, 4, 256 * 2 * 16 * 64):
+    for offset in (-8, 4, opened.map("tickets").max_entries * 64):
         with pytest.raises(LocalError, match="not one of a u64"):
             array.load(offset)
     array.close()

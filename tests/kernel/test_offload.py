@@ -184,9 +184,9 @@ def test_no_interface_to_attach_to_is_said_with_every_reason(topology: Topology)
 def test_what_the_kernel_cannot_carry_is_refused_in_words(topology: Topology) -> None:
     far = Member(C, 9998, "02:00:00:00:00:99")
     refused = {
-        "2 groups: the fast path carries topics of one group": route(far, groups=2),
+        "17 groups: the fast path carries at most 16": route(far, groups=17),
         "the topic's policy is slow": route(far, topic=replace(TOPIC, policy=PathPolicy.SLOW)),
-        "513 members in one group: the fast path carries 1 to 512": route(*[far] * 513),
+        "513 members: the fast path carries at most 512 of a topic": route(*[far] * 513),
         f"member {B_NEAR_C}:9998: it is this machine": route(far, Member(B_NEAR_C, 9998)),
         "member 203.0.113.5:9998: no route to it (Network is unreachable)": route(
             Member("203.0.113.5", 9998)

@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
-from support.packets import EVENT, PORT, RAW, ROUTED, ROWS, datagram, event, partial, pseudo_sum, raw
+from support.expected import expected
+from support.packets import EVENT, PORT, RAW, ROUTED, ROWS, STAMPED, datagram, event, raw
 from support.program import ADDRESSES, LOOPBACK, Rig, hops, plan
 
 from tempos import Framing, Reason, Topic
 from tempos_fastpath.bpf import Verdict
-from tempos_fastpath.plan import Hop
 
 pytestmark = pytest.mark.kernel
 
@@ -24,6 +24,7 @@ MEMBERS = hops(3)
 #: What no single frame of the table can show: the state around it decides.
 BY_STATE = {
     Reason.TOO_BIG, Reason.NO_EGRESS, Reason.BROKER_GONE, Reason.OVER_RATE, Reason.OVER_RATE_PASSED,
+    Reason.BY_CLONE,
 }  # fmt: skip
 #: What only a real socket buffer has.
 BY_BUFFER = {Reason.BURST}
@@ -32,29 +33,6 @@ SLOW_ONLY = {
     Reason.RESERVED_TOPIC, Reason.UNKNOWN_TOPIC, Reason.NO_MEMBER, Reason.QUEUE_FULL, Reason.CUT_SHORT,
     Reason.SEND_ERROR, Reason.SOCKET_OVERRUN, Reason.WORKER_LOST,
 }  # fmt: skip
-
-
-def expected(frame: bytes, member: Hop, *, generic: bool, epoch: int = 0, sequence: int = 0,
-             stamped: bool = False) -> bytes:  # fmt: skip
-    """The frame as one member must get it: built anew, every checksum in full."""
-    packet = Ether(frame)
-    padding = frame[14 + packet[IP].len :]
-    out = bytearray(frame[: 14 + packet[IP].len])
-    if stamped:
-        out[45] = epoch & 0xFF
-        out[54:58] = struct.pack("!I", sequence)
-    old_check, was_partial = packet[UDP].chksum, packet[UDP].chksum == pseudo_sum(bytes(out))
-    packet = Ether(bytes(out))
-    packet.dst, packet.src = member.mac, member.source_mac
-    packet[IP].src, packet[IP].dst, packet[IP].ttl = packet[IP].dst, member.ip, packet[IP].ttl - 1
-    packet[UDP].sport, packet[UDP].dport = packet[UDP].dport, member.port
-    del packet[IP].chksum, packet[UDP].chksum
-    built = bytes(Ether(bytes(packet)))
-    if old_check == 0 or (was_partial and not generic):
-        built = built[:40] + b"\0\0" + built[42:]
-    elif was_partial:
-        built = partial(built)
-    return built + padding
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -70,7 +48,7 @@ def test_every_row_of_the_table(rig: Rig, row) -> None:
         assert (out.verdict, out.data) == (Verdict.PASS, frame)
         return
     assert (out.verdict, out.topic) == (Verdict.REDIRECT, frame[42])
-    stamped = out.topic != RAW.id
+    stamped = out.topic in STAMPED
     assert out.data == expected(frame, MEMBERS[0], generic=rig.generic, epoch=0x1FE, stamped=stamped)
 
 

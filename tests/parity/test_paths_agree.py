@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from support.packets import (
     RAW,
     ROUTED,
     ROWS,
+    SEVERAL,
     Addresses,
     Row,
     datagram,
@@ -31,7 +32,7 @@ from support.packets import (
 )
 from support.privileges import require_kernel, require_netns
 
-from tempos import Framing, Group, Member, Path, PathPolicy, Quality, Reason, Topic
+from tempos import Fanout, Framing, Group, Member, Path, PathPolicy, Quality, Reason, Topic
 from tempos_bench.broker import Broker
 from tempos_bench.topology import Topology, build, mac_of
 
@@ -40,12 +41,13 @@ pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 SENTINEL = Topic(200, "sentinel", Quality.BQ, 0, Framing.RAW, PathPolicy.SLOW)
 SENTINEL_PORT = 7000
 LIMIT = 5.0
-MODES = ("off", "generic", "native")
+#: Beside the fast path's modes: native XDP that leaves the copies for several groups to tc.
+MODES = ("off", "generic", "native", "tc")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a row led to: the frames that came out, normalised, and what the broker counted."""
+    """What a row led to: the frames that came out, normalised and sorted, and what the broker counted."""
 
     out: tuple[bytes, ...]
     refused: dict[str, int]
@@ -87,6 +89,7 @@ class Lane:
             EVENT: (Group("workers", members),),
             FENCED: (Group("workers", members),),
             LONELY: (),
+            **{_by(topic, mode): _groups(c, topic, groups) for topic, groups in SEVERAL.items()},
             SENTINEL: (Group("sentinel", (Member(c, SENTINEL_PORT),)),),
         }
         self.addresses = Addresses(
@@ -100,7 +103,9 @@ class Lane:
         a, c_node = topology.publisher, topology.subscriber
         self.injector = stack.enter_context(closing(Injector(a, a.interfaces[0])))
         self.capture = stack.enter_context(closing(Capture(c_node, c_node.interfaces[0])))
-        self.broker = stack.enter_context(Broker(topology.broker, topics, mode=mode))
+        self.broker = stack.enter_context(
+            Broker(topology.broker, topics, mode="native" if mode == "tc" else mode)
+        )
         if mode != "off":
             for topic in ROUTED:
                 self.broker.wait_path(topic.name, Path.FAST)
@@ -125,11 +130,24 @@ class Lane:
         frames = [frame for frame in self.capture.until(is_sentinel, LIMIT) if UDP in Ether(frame)]
         after = self.broker.status()
         return Outcome(
-            out=tuple(map(normalised, frames)),
+            out=tuple(sorted(map(normalised, frames))),
             refused=_difference(_refused(before), _refused(after)),
             forwarded=_forwarded(after) - _forwarded(before),
             fast=_difference(_fast(before), _fast(after)),
         )
+
+
+def _by(topic: Topic, mode: str) -> Topic:
+    return replace(topic, fanout=Fanout.TC) if mode == "tc" else topic
+
+
+def _groups(address: str, topic: Topic, count: int) -> tuple[Group, ...]:
+    """So many groups of three; no port twice."""
+    first = 10_000 + 100 * topic.id
+    return tuple(
+        Group(f"g{group}", tuple(Member(address, first + 3 * group + turn) for turn in range(3)))
+        for group in range(count)
+    )
 
 
 def _topics(status: dict[str, Any]) -> list[dict[str, Any]]:
@@ -182,15 +200,15 @@ def test_the_table_is_large_and_names_every_row_once() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_packet_has_one_meaning(row: Row, outcomes: dict[str, dict[str, Outcome]]) -> None:
-    slow, generic, native = (outcomes[mode][row.name] for mode in MODES)
-    assert slow.out == generic.out == native.out
-    assert slow.refused == generic.refused == native.refused
-    assert slow.forwarded == generic.forwarded == native.forwarded
+    slow, generic, native, tc = (outcomes[mode][row.name] for mode in MODES)
+    assert slow.out == generic.out == native.out == tc.out
+    assert slow.refused == generic.refused == native.refused == tc.refused
+    assert slow.forwarded == generic.forwarded == native.forwarded == tc.forwarded
 
     if row.outcome is Reason.FORWARDED:
         assert (slow.forwarded, slow.refused) == (1, {})
-        (out,) = slow.out
-        assert struct.unpack("!H", out[34:36]) == (PORT,), "events leave from the data port"
+        assert len(set(slow.out)) == row.groups
+        assert {out[34:36] for out in slow.out} == {struct.pack("!H", PORT)}, "from the data port"
     elif row.outcome is None:
         assert (slow.forwarded, slow.refused) == (0, {})
     else:
@@ -200,3 +218,6 @@ def test_a_packet_has_one_meaning(row: Row, outcomes: dict[str, dict[str, Outcom
     assert not slow.fast.get("forwarded")
     assert native.fast.get(row.fast.label, 0) >= 1, native.fast
     assert generic.fast.get((row.generic or row.fast).label, 0) >= 1, generic.fast
+    assert tc.fast.get(row.fast.label, 0) >= 1, tc.fast
+    by_clone = int(row.groups > 1 and row.fast is Reason.FORWARDED)
+    assert [each.fast.get("by_clone", 0) for each in (generic, native, tc)] == [by_clone, 0, by_clone]

@@ -27,10 +27,18 @@ EVENT = Topic(2, "event", Quality.BQ, 5, Framing.EVENT)
 LONELY = Topic(3, "lonely", Quality.BQ, 5, Framing.RAW)
 #: Takes events only from the publishers' networks of the tests: real namespaces, and test runs.
 FENCED = Topic(4, "fenced", Quality.SQ, 5, Framing.EVENT, sources=("10.0.1.0/24", "10.1.2.0/24"))
+#: Topics with several groups, by how many.
+PAIR = Topic(5, "pair", Quality.SQ, 5, Framing.RAW)
+TRIO = Topic(6, "trio", Quality.BQ, 5, Framing.EVENT)
+CROWD = Topic(7, "crowd", Quality.BQ, 5, Framing.EVENT)
+SEVERAL = {PAIR: 2, TRIO: 3, CROWD: 16}
 UNKNOWN = 77
-TOPICS = (RAW, EVENT, LONELY, FENCED)
 #: Those that have members.
-ROUTED = (RAW, EVENT, FENCED)
+ROUTED = (RAW, EVENT, FENCED, *SEVERAL)
+#: What the fuzz tests configure.
+TOPICS = (RAW, EVENT, LONELY, FENCED)
+#: The ids of those whose events the broker stamps.
+STAMPED = {topic.id for topic in ROUTED if topic.framing is Framing.EVENT}
 
 PORT = 9998
 #: The largest UDP payload of a 1500-byte IPv4 packet.
@@ -56,7 +64,8 @@ class Row:
     ``fast``: how the fast path counts it; ``generic``: the same on skbs, where it differs.
     ``outcome``: FORWARDED, a reason the slow path counts, or None for what never reaches the broker.
     ``frames``: what enters; several only where fragments make one datagram. ``partial``: the kernel
-    must take the UDP checksum for one that is still to be filled in, as from a local socket.
+    must take the UDP checksum for one that is still to be filled in, as from a local socket. ``groups``:
+    how many the topic has; each gets a copy.
     """
 
     name: str
@@ -65,6 +74,7 @@ class Row:
     frames: Callable[[Addresses], list[bytes]]
     generic: Reason | None = None
     partial: bool = False
+    groups: int = 1
 
 
 ROWS: list[Row] = []
@@ -78,8 +88,9 @@ def row(
     *,
     generic: Reason | None = None,
     partial: bool = False,
+    groups: int = 1,
 ) -> None:
-    ROWS.append(Row(name, fast, outcome, frames, generic, partial))
+    ROWS.append(Row(name, fast, outcome, frames, generic, partial, groups))
 
 
 def datagram(at: Addresses, payload: bytes, *, udp: dict | None = None, **ip: object) -> Packet:
@@ -232,6 +243,36 @@ row(
     Reason.FOREIGN_SOURCE,
     one(lambda at: datagram(at, event(topic=FENCED.id, version=9), src="192.0.2.7")),
 )
+
+
+# --- topics with several groups ----------------------------------------------------------------
+def several(topic: Topic, groups: int) -> None:
+    """What must come out once for each group, whoever makes the copies."""
+
+    def body(text: bytes) -> bytes:
+        return event(text, topic=topic.id) if topic.framing is Framing.EVENT else raw(text, topic.id)
+
+    def copied(name: str, build: Callable[[Addresses], list[bytes]], fast: Reason = Reason.FORWARDED, *,
+               partial: bool = False) -> None:  # fmt: skip
+        row(f"{groups} groups: {name}", fast, Reason.FORWARDED, build, partial=partial, groups=groups)
+
+    whole = body(bytes(MTU_PAYLOAD - len(body(b""))))
+    copied("small", one(lambda at: datagram(at, body(b"to all"))))
+    copied("odd", one(lambda at: datagram(at, body(b"to all!"))))
+    copied("no body", one(lambda at: datagram(at, body(b""))))
+    copied("body of ones", one(lambda at: datagram(at, body(b"\xff" * 64))))
+    copied("as large as the MTU", one(lambda at: datagram(at, whole)))
+    copied("checksum zero", one(lambda at: datagram(at, body(b"none"), udp={"chksum": 0})))
+    copied("TTL 2", one(lambda at: datagram(at, body(b"ttl 2"), ttl=2)))
+    copied("TTL 1", one(lambda at: datagram(at, body(b"ttl 1"), ttl=1)), Reason.TTL)
+    copied("Ethernet padding", lambda at: [bytes(datagram(at, body(b"pad"))) + b"\x55" * 14])
+    copied("checksum partial", lambda at: [partial(bytes(datagram(at, body(b"part"))))], partial=True)
+
+
+for topic, groups in SEVERAL.items():
+    several(topic, groups)
+refused("3 groups: version 0", Reason.BAD_VERSION, event(topic=TRIO.id, version=0))
+refused("16 groups: reserved byte", Reason.RESERVED_BITS, event(topic=CROWD.id, reserved=1))
 
 # --- the slow path takes what the fast path is not sure of -------------------------------------
 row("TTL 1", Reason.TTL, Reason.FORWARDED, one(lambda at: datagram(at, raw(b"ttl 1"), ttl=1)))

@@ -10,7 +10,7 @@ from support.packets import PORT, Addresses
 from tempos import Framing, Reason, _abi
 from tempos_fastpath.attach import OBJECT, PROGRAM
 from tempos_fastpath.bpf import BpfObject
-from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, encode_route, encode_settings
+from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, devmap_value, encode_route, encode_settings
 from tempos_fastpath.maps import MapType, create_map, possible_cpus
 from tempos_fastpath.plan import Hop, Plan
 from tempos_fastpath.tickets import SharedTickets
@@ -43,7 +43,7 @@ class Rig:
         self._installed: set[int] = set()
         self.tickets = SharedTickets(self._object.map("tickets").mmap())
         self.topics = SharedTopics(self._object.map("topics").mmap())
-        self._object.map("egress").update(0, LOOPBACK.to_bytes(4, "little"))
+        self._object.map("egress").update(0, devmap_value(LOOPBACK))
 
     def install(self, plan: Plan, slot: int = 0) -> None:
         """Swap a route in; its members leave by egress slot ``slot``."""
@@ -94,4 +94,4 @@ def hops(count: int, first_port: int = 6001) -> tuple[Hop, ...]:
 
 
 def plan(topic: int, members: Sequence[Hop], *, framing: Framing, epoch: int = 1, mtu: int = 1500) -> Plan:
-    return Plan(topic, epoch, framing, mtu, tuple(members))
+    return Plan(topic, epoch, framing, mtu, (tuple(members),))

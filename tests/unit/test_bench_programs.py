@@ -7,11 +7,13 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from support.ports import free_ports
 from support.processes import still_alive
 
+import tempos.wire
 from tempos import Framing
 from tempos_bench import traffic
 from tempos_bench.node import PYTHON, Node, ProgramFailed, local
@@ -109,6 +111,39 @@ def test_the_sink_tells_damaged_and_repeated_datagrams_from_good_ones() -> None:
 
     assert (sunk.received, sunk.damaged, sunk.repeated) == (7, 4, 1)
     assert sunk.by_topic == {"1": 6}
+
+
+@pytest.mark.usefixtures("compiled")
+def test_the_audit_finds_whatever_a_member_must_not_get() -> None:
+    """Two groups of one and two members; each fault is made once and found under its own name."""
+    ports = [traffic.Endpoint("127.0.0.1", port) for port in free_ports(4)]
+    with ExitStack() as stack:
+        origin, *members = [stack.enter_context(traffic.open_socket(bind=port)) for port in ports]
+        sender = stack.enter_context(traffic.open_socket(connect=ports[0]))
+        traffic.blast(sender, traffic.Datagrams(topic=7, count=5, size=40))
+        sent = [bytearray(origin.recv(100)) for _ in range(5)]
+
+        def deliver(number: int, member: int, delivery: int, epoch: int = 3, cut: int = 40) -> None:
+            tempos.wire.stamp(sent[number], epoch, delivery)
+            origin.sendto(sent[number][:cut], members[member].getsockname())
+
+        for number in range(5):
+            deliver(number, 0, number)
+        deliver(0, 1, 0)
+        deliver(1, 2, 0)
+        deliver(1, 1, 1)  # the other member gets it, too
+        deliver(3, 2, 0)  # numbered like the one before
+        deliver(4, 1, 3)  # not a number of this member's
+        deliver(2, 2, 1, epoch=4)
+        deliver(2, 2, 1, cut=39)
+        events = traffic.Events(topic=7, epoch=3, count=5, size=40)
+        audited = traffic.audit(members, [0, 1, 1], events, first=LIMIT, idle=0.2)
+
+    assert audited == [
+        traffic.Audited(received=5, missing=0, damaged=0, repeated=0, redelivered=0),
+        traffic.Audited(received=3, missing=0, damaged=0, repeated=0, redelivered=1),
+        traffic.Audited(received=4, missing=0, damaged=2, repeated=1, redelivered=1),
+    ]
 
 
 @pytest.mark.usefixtures("compiled")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tempos import ConfigError
-from tempos._abi import MAX_GROUPS
+from tempos._abi import GROUPS_PER_TOPIC
 from tempos_broker.config import BrokerConfig, parse
 
 TOPIC = '[[topic]]\nid = 1\nname = "a"\n'
@@ -27,20 +27,20 @@ OWN_RULE = "an endpoint of a subscriber"
 FAULTS = [
     # tables and keys
     ("", "topic is missing; allowed: a list of tables of 1 to 254, each with the keys "
-         "id, name, class, priority, framing, path, sources, rate, burst, overflow, member"),
+         "id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, member"),
     ("broker = 3\n" + TOPIC, "broker is 3; allowed: a table with the keys listen, data_port, control_port, api, user, "
      "name, api_token, api_token_file, api_expose, adapter"),
     ("[limts]\n" + TOPIC, 'limts is an unknown key (did you mean "limits"?); '
                           "allowed: broker, state, fastpath, quality, limits, control, client, topic"),
     (TOPIC + "Priority = 1", 'topic[0].Priority is an unknown key (did you mean "priority"?); '
-                             "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, member"),
+                             "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, member"),
     (TOPIC + '"a\\nb" = 1', 'topic[0]."a\\nb" is an unknown key; '
-                            "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, member"),
+                            "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, member"),
     (TOPIC + '[topic.member]\nip = "10.0.0.1"', "topic[0].member is a table; allowed: a list of tables, "
                                                 "each with the keys ip, port, group, mac, written [[topic.member]]"),
     (TOPIC + "member = [7]", "topic[0].member[0] is 7; allowed: a table with the keys ip, port, group, mac"),
     ("topic = []", "topic has 0 entries; allowed: a list of tables of 1 to 254, each with the keys "
-                   "id, name, class, priority, framing, path, sources, rate, burst, overflow, member"),
+                   "id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, member"),
     # topics
     ('[[topic]]\nname = "a"', f"topic[0].id is missing; allowed: {ID_RULE}"),
     ("[[topic]]\nid = 9", f"topic[0].name is missing; allowed: {NAME_RULE}"),
@@ -93,7 +93,7 @@ FAULTS = [
     ("[limits]\nmembers_per_group = 1\n" + TOPIC + MEMBER + 'group = "x"\n' + MEMBER + 'port = 5\ngroup = "x"',
      'topic[0].member puts 2 members into group "x"; allowed: at most 1 (limits.members_per_group)'),
     ("[limits]\ngroups_per_topic = 2\n" + TOPIC + MEMBER + 'group = "x"\n' + MEMBER + "port = 5\n" + MEMBER + "port = 6",
-     f"topic[0].member makes 3 groups; allowed: at most 2 (limits.groups_per_topic, itself at most {MAX_GROUPS})"),
+     f"topic[0].member makes 3 groups; allowed: at most 2 (limits.groups_per_topic, itself at most {GROUPS_PER_TOPIC})"),
     # broker
     ("[broker]\nlisten = []\n" + TOPIC, f"broker.listen has 0 entries; allowed: a list of 1 to 8, each {LISTEN_RULE}"),
     ('[broker]\nlisten = "10.0.0.1"\n' + TOPIC,
@@ -118,7 +118,7 @@ FAULTS = [
     *[(f'[fastpath]\ninterfaces = ["{interface}"]\n{TOPIC}',
        f'fastpath.interfaces[0] is "{interface}"; allowed: the name of a network interface, such as "eth0"')
       for interface in ("", "a/b", "a b", "..", "sixteen-letters!")],
-    ("[limits]\ngroups_per_topic = 17\n" + TOPIC, "limits.groups_per_topic is 17; allowed: an integer from 1 to 16"),
+    ("[limits]\ngroups_per_topic = 65\n" + TOPIC, "limits.groups_per_topic is 65; allowed: an integer from 1 to 64"),
     ("[limits]\ndatagram = 23\n" + TOPIC, "limits.datagram is 23; allowed: an integer from 24 to 65507"),
     ("[control]\nlease = 2\n" + TOPIC, "control.heartbeat is 2.5; allowed: less than control.lease, which is 2.0"),
     ("[control]\nlease = nan\n" + TOPIC, "control.lease is nan; allowed: a number of seconds from 0.05 to 3600"),

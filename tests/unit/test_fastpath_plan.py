@@ -11,7 +11,7 @@ from tempos import Framing, Group, Member, Route, Topic
 pytest.importorskip("pyroute2")
 
 from tempos_fastpath.facts import Facts, Interface, Way
-from tempos_fastpath.plan import Hop, Plan, Refusal, plan_route
+from tempos_fastpath.plan import Hop, Means, Plan, Refusal, plan_route
 
 ETH = Interface(2, "eth0", "02:00:00:00:00:02", 1500, up=True, ethernet=True, takes_redirects=True)
 LO = Interface(1, "lo", "00:00:00:00:00:00", 65536, up=True, ethernet=False, takes_redirects=False)
@@ -29,22 +29,22 @@ def route(*members: Member) -> Route:
 
 
 def test_a_plan_names_egress_macs_and_the_smallest_mtu() -> None:
-    assert plan_route(route(NEAR, FAR), FACTS, native=True) == Plan(
+    assert plan_route(route(NEAR, FAR), FACTS, Means(native=True)) == Plan(
         9, 4, Framing.RAW, 1400,
-        (Hop(NEAR.ip, 7000, 2, "02:00:00:00:00:02", "02:00:00:00:00:05"),
-         Hop(FAR.ip, 7001, 2, "02:00:00:00:00:02", "02:00:00:00:00:fe")),
+        ((Hop(NEAR.ip, 7000, 2, "02:00:00:00:00:02", "02:00:00:00:00:05"),
+          Hop(FAR.ip, 7001, 2, "02:00:00:00:00:02", "02:00:00:00:00:fe")),),
     )  # fmt: skip
 
 
 def test_missing_macs_name_the_member_and_list_each_neighbour_once() -> None:
     facts = replace(FACTS, neighbours={})
-    refusal = plan_route(route(FAR, NEAR, FAR), facts, native=True)
+    refusal = plan_route(route(FAR, NEAR, FAR), facts, Means(native=True))
     reason = "no MAC address yet of member 10.9.9.9:7001, its gateway 10.0.0.254 on eth0 and 2 more"
     assert refusal == Refusal(reason, ((2, "10.0.0.254"), (2, NEAR.ip)))
 
 
 def test_a_configured_mac_is_taken_over_the_neighbour_s() -> None:
-    planned = plan_route(route(replace(NEAR, mac="02:12:12:12:12:12")), FACTS, native=True)
+    planned = plan_route(route(replace(NEAR, mac="02:12:12:12:12:12")), FACTS, Means(native=True))
     assert isinstance(planned, Plan)
     assert planned.hops[0].mac == "02:12:12:12:12:12"
 
@@ -59,7 +59,7 @@ def test_a_configured_mac_is_taken_over_the_neighbour_s() -> None:
 )
 def test_an_egress_that_cannot_serve_is_named(interface: Interface, why: str) -> None:
     facts = replace(FACTS, interfaces={2: interface})
-    refusal = plan_route(route(NEAR), facts, native=True)
+    refusal = plan_route(route(NEAR), facts, Means(native=True))
     assert isinstance(refusal, Refusal)
     assert refusal.reason.startswith(f"member {NEAR}: {why}")
 
@@ -67,7 +67,7 @@ def test_an_egress_that_cannot_serve_is_named(interface: Interface, why: str) ->
 def test_generic_mode_redirects_to_any_ethernet_and_silence_is_no_refusal() -> None:
     for native, takes in ((False, False), (True, None)):
         facts = replace(FACTS, interfaces={2: replace(ETH, takes_redirects=takes)})
-        assert isinstance(plan_route(route(NEAR), facts, native=native), Plan)
+        assert isinstance(plan_route(route(NEAR), facts, Means(native=native)), Plan)
 
 
 def test_carriers_and_local_addresses_leave_loopback_out() -> None:

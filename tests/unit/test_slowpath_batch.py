@@ -6,6 +6,7 @@ import contextlib
 import errno
 import random
 import socket
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempos import Framing, Group, Member, Quality, Reason, Route, Topic
-from tempos.wire import check_payload
+from tempos._abi import GROUPS_PER_TOPIC
+from tempos.wire import check_payload, decode_event, encode_event
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath.core import SlowPath
@@ -167,6 +169,48 @@ def test_where_segmentation_is_refused_everything_goes_out_one_by_one() -> None:
             assert batch.flush(Quality.BQ) is None
             assert [sink.recv(100)[1] for _ in range(8)] == list(range(8))
             assert not batch.segmenting()
+
+
+def test_a_batch_goes_to_as_many_groups_as_a_topic_may_have() -> None:
+    """All copies of a delivery are staged at once; each is stamped for its own member."""
+    core, batch = make()
+    free = batch.free_slots()
+    with contextlib.ExitStack() as stack:
+
+        def bound() -> socket.socket:
+            opened = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            opened.bind(("127.0.0.1", 0))
+            opened.settimeout(5)
+            return opened
+
+        broker, publisher = bound(), bound()
+        came_by = source(batch, broker)
+        sinks = [bound() for _ in range(GROUPS_PER_TOPIC)]
+        pairs = [(Member(*sink.getsockname()), Member(*sinks[0].getsockname())) for sink in sinks]
+        groups = tuple(Group(f"g{index}", pair[: 1 + index % 2]) for index, pair in enumerate(pairs))
+        route = Route(TOPICS[1], 5, groups)
+        core.swap(route)
+        batch.swap(route)
+        for number in range(8):
+            publisher.sendto(encode_event(2, 1, number, 0, b"%d" % number), broker.getsockname())
+        got = 0
+        while got < 8:
+            got += batch.receive(came_by, 0, LIMITS.batch)
+        delivery = core.next_best_effort(LIMITS.batch)
+        assert delivery is not None
+        batch.stage(Quality.BQ, delivery)
+        assert batch.flush(Quality.BQ) is None
+        for index, sink in enumerate(sinks[1:], 1):
+            step = 1 + index % 2
+            events = [decode_event(sink.recv(100)) for _ in range(8 // step)]
+            assert [event.sequence for event in events] == list(range(0, 8, step))
+            assert [event.delivery_sequence for event in events] == list(range(8 // step))
+            assert {event.epoch for event in events} == {5}
+        odd = GROUPS_PER_TOPIC // 2
+        others = [decode_event(sinks[0].recv(100)) for _ in range(8 + odd * 4)]
+        assert Counter(event.sequence % 2 for event in others) == {0: 4, 1: 4 + odd * 4}
+        assert batch.receive(came_by, 0, LIMITS.batch) == 0
+        assert batch.free_slots() == free - LIMITS.batch
 
 
 @pytest.mark.parametrize("seed", range(4))

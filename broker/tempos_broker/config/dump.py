@@ -77,6 +77,7 @@ def _topic(config: TopicConfig) -> dict[str, Any]:
         "rate": topic.rate or None,
         "burst": topic.burst or None,
         "overflow": topic.overflow if topic.rate else None,
+        "fanout": topic.fanout,
     }
 
 

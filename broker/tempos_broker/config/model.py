@@ -89,7 +89,7 @@ class Limits:
     datagram: int = 2048
     receive_buffer: int = 8 * 1024 * 1024
     members_per_group: int = 64
-    groups_per_topic: int = 16
+    groups_per_topic: int = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tempos import Framing, Overflow, PathPolicy, Quality, Topic
+from tempos import Fanout, Framing, Overflow, PathPolicy, Quality, Topic
 from tempos._abi import (
     EVENT_HEADER_LEN,
-    MAX_GROUPS,
+    GROUPS_PER_TOPIC,
     MAX_LISTEN,
     MAX_MEMBERS,
     MAX_SOURCES,
@@ -84,6 +84,7 @@ TOPIC: Keys = {
     "rate": Key(kinds.whole(0, MAX_TOPIC_RATE, note=" (0: no limit)"), _TOPIC.rate),
     "burst": Key(kinds.whole(0, MAX_BURST, note=" (0: what rate gives in 10 ms)"), _TOPIC.burst),
     "overflow": Key(kinds.member_of(Overflow), _TOPIC.overflow),
+    "fanout": Key(kinds.member_of(Fanout), _TOPIC.fanout),
     "member": Key(MEMBER, (), many=True),
 }
 BROKER: Keys = {
@@ -127,7 +128,7 @@ LIMITS: Keys = _defaults(
     datagram=kinds.whole(EVENT_HEADER_LEN, MAX_PAYLOAD),
     receive_buffer=kinds.whole(4096, MAX_RECEIVE_BUFFER),
     members_per_group=kinds.whole(1, MAX_MEMBERS),
-    groups_per_topic=kinds.whole(1, MAX_GROUPS),
+    groups_per_topic=kinds.whole(1, GROUPS_PER_TOPIC),
 )
 CONTROL: Keys = _defaults(
     ControlConfig(),
@@ -314,7 +315,7 @@ def _rule_sizes(root: Table, faults: Faults) -> None:
             faults.add(
                 topic.at("member"),
                 f"makes {count(len(sizes), 'group')}; allowed: at most {most} "
-                f"({limits.at('groups_per_topic')}, itself at most {MAX_GROUPS})",
+                f"({limits.at('groups_per_topic')}, itself at most {GROUPS_PER_TOPIC})",
             )
         most = limits.get("members_per_group")
         for group, size in sizes.items():
@@ -394,6 +395,6 @@ def _build_topic(table: Table) -> TopicConfig:
     values = table.values
     topic = Topic(
         values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],
-        values["sources"], values["rate"], values["burst"], values["overflow"],
+        values["sources"], values["rate"], values["burst"], values["overflow"], values["fanout"],
     )  # fmt: skip
     return TopicConfig(topic, tuple(StaticMember(**member.values) for member in _tables(table, "member")))

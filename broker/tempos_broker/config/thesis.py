@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tempos import DATA_PORT, Framing, Overflow, PathPolicy, Quality
+from tempos import DATA_PORT, Fanout, Framing, Overflow, PathPolicy, Quality
 from tempos_broker.config import kinds, native
 from tempos_broker.config.schema import Faults, Key, Keys, NotAllowed, Table, read_table
 
@@ -76,6 +76,7 @@ def _topic(theirs: Table, faults: Faults) -> Table:
         "rate": 0,
         "burst": 0,
         "overflow": Overflow.DROP,
+        "fanout": Fanout.AUTO,
     }
     if "topic_value" in theirs.values:
         values["id"] = theirs.get("topic_value")

@@ -13,14 +13,14 @@ from collections.abc import Mapping, MutableSequence
 from typing import cast
 
 from tempos import Reason
-from tempos._abi import MAX_GROUPS, TOPICS
+from tempos._abi import GROUPS_PER_TOPIC, TOPICS
 
 #: Reasons that count losses beside the datagrams received; all others sum up to them.
 BESIDE = frozenset({Reason.SEND_ERROR, Reason.SOCKET_OVERRUN})
 
 _WIDTH = len(Reason)
 #: Numbers in a book: by topic what arrived, by topic and reason, and copies lost by topic, epoch and group.
-NUMBERS = TOPICS * (1 + _WIDTH + 2 * MAX_GROUPS)
+NUMBERS = TOPICS * (1 + _WIDTH + 2 * GROUPS_PER_TOPIC)
 
 
 class Book:
@@ -37,7 +37,7 @@ class Book:
             # The usual case; lists are what Python counts fastest in.
             self.received: MutableSequence[int] = [0] * TOPICS
             self.counts: list[MutableSequence[int]] = [[0] * _WIDTH for _ in range(TOPICS)]
-            self.lost: MutableSequence[int] = [0] * (TOPICS * 2 * MAX_GROUPS)
+            self.lost: MutableSequence[int] = [0] * (TOPICS * 2 * GROUPS_PER_TOPIC)
             return
         rows = TOPICS * (1 + _WIDTH)
         self.received = cast("MutableSequence[int]", numbers[:TOPICS])
@@ -62,4 +62,4 @@ class Book:
 
 def lost_index(topic: int, epoch: int, group: int) -> int:
     """Where the copies lost of a group are counted; two epochs of a topic live side by side."""
-    return (topic * 2 + (epoch & 1)) * MAX_GROUPS + group
+    return (topic * 2 + (epoch & 1)) * GROUPS_PER_TOPIC + group

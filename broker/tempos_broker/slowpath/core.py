@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from tempos import LocalError, Overflow, Quality, Reason, Route, Topic
-from tempos._abi import MAX_GROUPS, PRIORITIES, TOPIC_MAX, TOPIC_MIN, TOPICS
+from tempos._abi import GROUPS_PER_TOPIC, PRIORITIES, TOPIC_MAX, TOPIC_MIN, TOPICS
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.slowpath.book import Book, lost_index
 
@@ -165,7 +165,7 @@ class SlowPath(Generic[LoadT]):
         if self._queue_of[topic] is None:
             raise LocalError(f"route for topic {topic} ({route.topic.name}), which is not configured")
         self._routes[topic] = route
-        for group in range(MAX_GROUPS):
+        for group in range(GROUPS_PER_TOPIC):
             self._lost[lost_index(topic, route.epoch, group)] = 0
         self._look_at_routes()
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from tempos import Framing, Member, Quality, Reason, Route, Topic
-from tempos._abi import MAX_GROUPS, TOPICS
+from tempos._abi import GROUPS_PER_TOPIC, TOPICS
 from tempos_broker._batch import ffi, lib
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, SlowPath
@@ -72,7 +72,7 @@ class Batch:
         self._on_foreign = on_foreign
         self._limit = limits.batch
         # Of a class, less than a batch is staged before a delivery of at most a batch to every group.
-        copies = limits.batch * (MAX_GROUPS + 1)
+        copies = limits.batch * (GROUPS_PER_TOPIC + 1)
         slots = limits.queue_sq + limits.queue_bq + 5 * limits.batch
         batch = lib.tempos_batch_new(slots, limits.datagram, limits.batch, copies)
         if batch == ffi.NULL:

@@ -1,0 +1,169 @@
+"""Several groups, to the byte: every group gets every event once, every member its share in its numbering.
+
+Each way to make the copies (a broadcast in XDP; tc clones beside native XDP; tc clones in generic mode) over
+each topology (straight, one-armed, two interfaces towards the members), with every number of groups and of
+members each. Every case comes twice: with UDP checksums that the publisher's link would have to complete,
+and with complete ones. The receivers compare every byte, their kernel every checksum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tempos import DATA_PORT, Fanout, Framing, Group, Member, Path, Topic
+from tempos_bench.broker import Broker
+from tempos_bench.report import Figure
+from tempos_bench.rounds import cores
+from tempos_bench.topology import SHAPES, Topology, build, complete_checksums
+
+GROUPS = (1, 2, 4, 8, 16)
+MEMBERS = (1, 3, 7)
+#: How the copies are made -> the fast path's mode, what the topic asks for.
+WAYS = {
+    "native": ("native", Fanout.AUTO),
+    "native, tc": ("native", Fanout.TC),
+    "generic": ("generic", Fanout.AUTO),
+}
+_FIRST_PORT = 10_000
+#: What the members must find nothing of.
+_FAULTS = ("missing", "damaged", "repeated", "redelivered", "bad_checksums", "overrun")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """``events`` of ``payload`` bytes at ``rate`` per second, for each case."""
+
+    events: int
+    rate: float
+    payload: int
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One topic; ``complete``: its datagrams leave the publisher with complete UDP checksums."""
+
+    groups: int
+    members: int
+    complete: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.groups}-groups-of-{self.members}-{'complete' if self.complete else 'partial'}"
+
+
+@dataclass(slots=True)
+class Account:
+    """What all cases of one way and shape add up to; ``faulty`` names those where something is wrong."""
+
+    events: int = 0
+    deliveries: int = 0
+    faults: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_FAULTS, 0))
+    slow: int = 0
+    by_tc: int = 0
+    lost: int = 0
+    off: int = 0
+    problems: int = 0
+    faulty: list[str] = field(default_factory=list)
+
+
+def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+    """Measure."""
+    cases = [Case(groups, members, complete) for complete in (False, True) for groups in GROUPS
+             for members in MEMBERS]  # fmt: skip
+    figures: list[Figure] = []
+    for way in WAYS:
+        for shape in SHAPES:
+            progress(f"{way}, {shape}: {len(cases)} cases")
+            account = measure(p, way, shape, cases)
+            for case in account.faulty:
+                progress(f"{way}, {shape}: {case} is not exact")
+            figures += _figures(f"{way}, {shape}", account)
+    return figures
+
+
+def measure(p: Parameters, way: str, shape: str, cases: Sequence[Case]) -> Account:
+    """All cases in one way over a fresh topology."""
+    mode, fanout = WAYS[way]
+    core, other = cores()
+    account = Account()
+    with build(shape) as topology:
+        topics = {
+            Topic(number, case.name, framing=Framing.EVENT, fanout=fanout): _groups(case, topology)
+            for number, case in enumerate(cases, 1)
+        }
+        with Broker(topology.broker, topics, mode=mode, cpu=other) as broker:
+            for case, (topic, groups) in zip(cases, topics.items(), strict=True):
+                broker.wait_path(topic.name, Path.FAST)
+                complete_checksums(topology.publisher, case.complete)
+                got = _send(p, topology, topic, groups, broker.entry(topic.name)["epoch"], (core, other))
+                broker.wait_received(topic.name, p.events)
+                _add(account, case, p, got, broker.entry(topic.name))
+    return account
+
+
+def _groups(case: Case, topology: Topology) -> tuple[Group, ...]:
+    """Members are reached by the subscriber's addresses in turn, so by every interface there is."""
+    addresses = topology.subscriber.addresses
+    numbers = iter(range(case.groups * case.members))
+
+    def members() -> Iterator[Member]:
+        for _ in range(case.members):
+            number = next(numbers)
+            yield Member(addresses[number % len(addresses)], _FIRST_PORT + number)
+
+    return tuple(Group(f"group-{index}", tuple(members())) for index in range(case.groups))
+
+
+def _send(
+    p: Parameters,
+    topology: Topology,
+    topic: Topic,
+    groups: tuple[Group, ...],
+    epoch: int,
+    cpus: tuple[int, int],
+) -> dict[str, int]:
+    members = [f"{index}@{member}" for index, group in enumerate(groups) for member in group.members]
+    audit = topology.subscriber.role(
+        "audit", *members, "--topic", topic.id, "--epoch", epoch & 0xFF, "--events", p.events,
+        "--size", p.payload, ready=True, cpu=cpus[1],
+    )  # fmt: skip
+    topology.publisher.role(
+        "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", topic.id,
+        "--count", p.events, "--rate", p.rate, "--size", p.payload, cpu=cpus[0],
+    ).result(p.events / p.rate + 30)  # fmt: skip
+    got: dict[str, int] = audit.result(30)
+    return got
+
+
+def _add(account: Account, case: Case, p: Parameters, got: dict[str, int], status: dict[str, Any]) -> None:
+    account.events += p.events
+    account.deliveries += got["received"]
+    for fault in _FAULTS:
+        account.faults[fault] += got[fault]
+    account.slow += status["slow"]
+    account.by_tc += status["passed"].get("by_clone", 0)
+    lost = sum(group["lost"] for group in status["groups"])
+    off = sum(abs(group["tickets"] - p.events) for group in status["groups"])
+    account.lost += lost
+    account.off += off + abs(status["received"] - p.events)
+    account.problems += len(status["problems"])
+    if any(got[fault] for fault in _FAULTS) or lost or off or status["problems"]:
+        account.faulty.append(case.name)
+
+
+def _figures(name: str, account: Account) -> list[Figure]:
+    return [
+        Figure(f"{name}: events", account.events, "datagrams"),
+        Figure(f"{name}: deliveries", account.deliveries, "datagrams"),
+        *(
+            Figure(f"{name}: {fault.replace('_', ' ')}", count, "datagrams")
+            for fault, count in account.faults.items()
+        ),
+        Figure(f"{name}: by the slow path", account.slow, "datagrams"),
+        Figure(f"{name}: by tc", account.by_tc, "datagrams"),
+        Figure(f"{name}: ledger, lost", account.lost, "datagrams"),
+        Figure(f"{name}: ledger, off", account.off, "datagrams"),
+        Figure(f"{name}: ledger, faults", account.problems, "faults"),
+    ]

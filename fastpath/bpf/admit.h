@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * From a parsed datagram to its route, and whether the route may carry it: what the programs of the fast
+ * path ask alike, whatever the frame lies in.
+ *
+ * Rules: nothing is changed or drawn here. A packet that is not admitted is handed up with the reason.
+ */
+#ifndef TEMPOS_ADMIT_H
+#define TEMPOS_ADMIT_H
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "frame.h"
+#include "limit.h"
+#include "maps.h"
+#include "parse.h"
+
+static __always_inline const struct tempos_route *find_route(__u32 topic)
+{
+	const __u32 only = 0;
+	void *current = bpf_map_lookup_elem(&routes, &topic);
+
+	return current ? bpf_map_lookup_elem(current, &only) : NULL;
+}
+
+/*
+ * Whether user space is gone and wants packets passed then. Where it does not, `gone_after_ns` is a
+ * constant 0 to the verifier, and nothing of this is left. The coarse clock lags behind the stamp's by
+ * up to a tick, hence the signed difference.
+ */
+static __always_inline bool broker_gone(void)
+{
+	const __u32 only = 0;
+	const struct tempos_pulse *life;
+
+	if (!settings.gone_after_ns)
+		return false;
+	life = bpf_map_lookup_elem(&pulse, &only);
+	return !life || (__s64)(bpf_ktime_get_coarse_ns() - life->stamp_ns) > (__s64)settings.gone_after_ns;
+}
+
+static __always_inline bool source_allowed(const struct tempos_route *route, __be32 source)
+{
+	__u32 count = route->source_count;
+
+	if (!count)
+		return true;
+	for (__u32 i = 0; i < TEMPOS_MAX_SOURCES && i < count; i++)
+		if ((source & route->sources[i].mask) == route->sources[i].network)
+			return true;
+	return false;
+}
+
+/* Whether the route may carry this packet. */
+static __always_inline enum tempos_reason admit(const struct packet *packet,
+						 const struct tempos_route *route)
+{
+	enum tempos_reason reason;
+
+	if (broker_gone())
+		return TEMPOS_BROKER_GONE;
+	if (!source_allowed(route, packet->ip->saddr))
+		return TEMPOS_FOREIGN_SOURCE;
+	reason = tempos_check_payload(packet->payload, packet->end, packet->payload_len, route->framing);
+	if (reason != TEMPOS_FORWARDED)
+		return reason;
+	/* User space installs no other, and none with a group that is empty. */
+	if (!route->group_count || route->group_count > TEMPOS_MAX_GROUPS)
+		return TEMPOS_NO_ROUTE;
+	if (packet->ip->ttl <= 1)
+		return TEMPOS_TTL;
+	if (bpf_ntohs(packet->ip->tot_len) > route->mtu)
+		return TEMPOS_TOO_BIG;
+	return TEMPOS_FORWARDED;
+}
+
+/*
+ * Whether the topic's rate lets one more through; takes its place. A global function: the verifier looks at
+ * it alone, and at what follows it once, not for each way out of its loop.
+ */
+__noinline int check_rate(__u32 id)
+{
+	struct tempos_topic *topic = bpf_map_lookup_elem(&topics, &id);
+
+	if (!topic || tempos_limit_take_one(topic))
+		return TEMPOS_FORWARDED;
+	return topic->overflow == TEMPOS_OVERFLOW_PASS ? TEMPOS_OVER_RATE_PASSED : TEMPOS_OVER_RATE;
+}
+
+static __always_inline enum tempos_reason admit_rate(const struct tempos_route *route, __u32 topic)
+{
+	int reason;
+
+	/* Most topics have none. */
+	if (!route->limited)
+		return TEMPOS_FORWARDED;
+	reason = check_rate(topic);
+	/* The compiler knows what it can return, and leaves out checks that the verifier wants to see. */
+	asm volatile("" : "+r"(reason));
+	return reason;
+}
+
+static __always_inline void count(__u32 topic, enum tempos_reason reason)
+{
+	struct tempos_counters *row = bpf_map_lookup_elem(&counters, &topic);
+
+	/* Per CPU and not reentrant: a plain increment loses nothing. */
+	if (row && reason < TEMPOS_REASONS)
+		row->count[reason]++;
+}
+
+#endif

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The second way to several groups: a tc program that clones the packet for each of them. It serves what
+ * the XDP program hands on as `by_clone`, where a broadcast in XDP cannot be had: in generic mode, where
+ * copies would share their bytes, and where the route says so.
+ *
+ *      packet, that the XDP program on the same interface has passed
+ *        |
+ *      parse      as the XDP program does
+ *      route      routes[topic], for several groups
+ *      admit      as the XDP program does                      ---- else NEXT: why it was passed is
+ *        |                                                          counted already
+ *        |        no VLAN tag beside the packet, one datagram ---- NEXT: vlan, burst
+ *        |        within the topic's rate, where it has one   ---- DROP: over_rate; NEXT: over_rate_passed
+ *        |
+ *   =====+=====   from here on the event is ours
+ *        |
+ *      for each group, in their order:
+ *        pick       ticket, member, delivery sequence
+ *        rewrite    as the XDP program does, but from the copy before
+ *        clone      out of the member's interface              ---- refused: lost to this group
+ *        |
+ *      drop       the packet itself; counted as forwarded
+ *
+ * Rules kept here:
+ *  - No question stands after the first ticket: every ticket ends in copies.sent[group], or is lost to the
+ *    group, which is what is missing there from copies.events.
+ *  - Each group is told for itself whether its copy was taken; hence the last copy is a clone as well: of
+ *    a redirect nobody would learn how it ended.
+ *  - After bpf_clone_redirect the packet shares no bytes with the clone any more: the kernel sees to that.
+ *  - UDP checksums are changed by the kernel's own helper. It knows what a checksum on an skb is (full,
+ *    partial, summed up by the device), so none is ambiguous here.
+ */
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/pkt_cls.h>
+#include <linux/udp.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "admit.h"
+#include "checksum.h"
+#include "maps.h"
+#include "parse.h"
+#include "pick.h"
+#include "rewrite.h"
+
+/* Left to whoever comes next; TCX_NEXT in newer headers. */
+#define NEXT TC_ACT_UNSPEC
+#define NOT_OURS TEMPOS_REASONS
+
+#define IP_AT sizeof(struct ethhdr)
+#define UDP_AT (IP_AT + sizeof(struct iphdr))
+#define CHECK_AT (UDP_AT + offsetof(struct udphdr, check))
+#define PAYLOAD_AT (UDP_AT + sizeof(struct udphdr))
+
+/* What the linux headers call the copy of a packet that was not sent; anything but it and errors was. */
+#define XMIT_DROP 1
+
+static __always_inline struct cursor frame_of(struct __sk_buff *skb)
+{
+	return (struct cursor){.at = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
+}
+
+/* Folds a sum to the 32 bits that the checksum helpers take. */
+static __always_inline __u32 half(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return sum + (sum >> 32);
+}
+
+static __always_inline void refresh_ip(struct iphdr *ip)
+{
+	const __be32 *at = (const __be32 *)ip;
+
+	ip->check = 0;
+	ip->check = ~fold_wide((__u64)at[0] + at[1] + at[2] + at[3] + at[4]);
+}
+
+/*
+ * Makes the packet that of one member: of the first, from what came in, and of each other, from the one
+ * before. False if it cannot be written to.
+ */
+static __always_inline bool readdress(struct __sk_buff *skb, const struct tempos_route *route,
+				       const struct tempos_member *member, __be32 broker, __u64 sequence)
+{
+	struct cursor frame = frame_of(skb);
+	struct ethhdr *eth = frame.at;
+	struct iphdr *ip = frame.at + IP_AT;
+	struct udphdr *udp = frame.at + UDP_AT;
+	void *payload = frame.at + PAYLOAD_AT;
+	__u64 addresses, rest = 0;
+	bool summed;
+
+	if (payload > frame.end)
+		return false;
+	if (route->framing == TEMPOS_FRAMING_EVENT) {
+		if (payload + TEMPOS_EVENT_HEADER_LEN > frame.end)
+			return false;
+		rest = stamp_event(payload, route->epoch, sequence);
+	}
+	addresses = (__u64)without_wide(ip->saddr) + broker + without_wide(ip->daddr) + member->ip;
+	rest += (__u64)without(udp->source) + settings.port + without(udp->dest) + member->port;
+	rewrite_mac(eth, member);
+	ip->saddr = broker;
+	ip->daddr = member->ip;
+	refresh_ip(ip);
+	udp->source = settings.port;
+	udp->dest = member->port;
+	summed = udp->check;
+	if (!summed) {
+		/* Nothing in the packet takes up the change, so what the device summed up does. */
+		bpf_csum_update(skb, half(rest));
+		return true;
+	}
+	return !bpf_l4_csum_replace(skb, CHECK_AT, 0, half(rest), BPF_F_MARK_MANGLED_0) &&
+	       !bpf_l4_csum_replace(skb, CHECK_AT, 0, half(addresses), BPF_F_MARK_MANGLED_0 | BPF_F_PSEUDO_HDR);
+}
+
+/* One copy for one group; whether its interface took it. */
+static __always_inline bool send_copy(struct __sk_buff *skb, const struct tempos_route *route, __u32 group,
+				       __be32 broker)
+{
+	const struct tempos_member *member;
+	__u64 sequence;
+	long refusal;
+
+	member = pick(route, group, &sequence);
+	if (!member || !readdress(skb, route, member, broker, sequence))
+		return false;
+	refusal = bpf_clone_redirect(skb, member->ifindex, 0);
+	return refusal >= 0 && refusal != XMIT_DROP;
+}
+
+/* Everything after the last question. */
+static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const struct packet *packet,
+						   const struct tempos_route *route, __u32 topic)
+{
+	__u32 row = topic * 2 + (route->epoch & 1);
+	struct tempos_copies *made = bpf_map_lookup_elem(&copies, &row);
+	__be32 broker = packet->ip->daddr;
+	__u32 groups = route->group_count;
+
+	if (!made)
+		return TEMPOS_NO_ROUTE;
+	/* Here and not with each copy: alike whoever gets it, as is what the refreshed checksum covers. */
+	*(__be16 *)packet->ip = route->ip_start;
+	packet->ip->ttl--;
+	made->events++;
+#pragma nounroll
+	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS; group++) {
+		if (group >= groups)
+			break;
+		if (send_copy(skb, route, group, broker))
+			made->sent[group]++;
+	}
+	return TEMPOS_FORWARDED;
+}
+
+static __always_inline enum tempos_reason decide(struct __sk_buff *skb, __u32 *topic)
+{
+	const struct tempos_route *route;
+	enum tempos_reason reason;
+	struct packet packet;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP))
+		return NOT_OURS;
+	/* A frame that the XDP program has seen lies in one piece. */
+	if (parse(frame_of(skb), &packet, &settings) != TEMPOS_FORWARDED)
+		return NOT_OURS;
+	*topic = *packet.payload;
+	route = find_route(*topic);
+	if (!route || route->way == TEMPOS_WAY_ONE || admit(&packet, route) != TEMPOS_FORWARDED)
+		return NOT_OURS;
+	if (skb->vlan_present)
+		return TEMPOS_VLAN;
+	if (skb->gso_size)
+		return TEMPOS_BURST;
+	/* The last question, as in the XDP program, which has left it to this one. */
+	reason = admit_rate(route, *topic);
+	if (reason != TEMPOS_FORWARDED)
+		return reason;
+	return forward(skb, &packet, route, *topic);
+}
+
+SEC("tc")
+int tempos_clone(struct __sk_buff *skb)
+{
+	__u32 topic = 0;
+	enum tempos_reason reason = decide(skb, &topic);
+
+	if (reason == NOT_OURS)
+		return NEXT;
+	count(topic, reason);
+	return reason == TEMPOS_FORWARDED || reason == TEMPOS_OVER_RATE ? TC_ACT_SHOT : NEXT;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

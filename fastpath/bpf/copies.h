@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the ingress program tells the egress program of an event with several groups, and what the egress
+ * program tells the drop counters. Kernel memory of one CPU; user space never looks at it.
+ *
+ * An event's copies are all alike when the kernel makes them. They carry a mark and the event's number
+ * where the MACs belong, which each copy gets anew anyway: so no driver has to know about metadata, none
+ * of it reaches the receiver, and no pointer into the frame is lost by making room for it. Only frames that
+ * our ingress program redirected reach the egress program, and those have MACs that were written here. The
+ * egress program finds the event by its number and gives each copy what the next of that interface gets.
+ *
+ * How many events can be on their way on a CPU: an interface takes its frames 16 at a time (the kernel's
+ * DEV_MAP_BULK_SIZE), at the latest at the end of the receive cycle, so fewer than 16 for each interface
+ * that events with several groups leave by. User space allows TEMPOS_MAX_FANOUT_EGRESS of those.
+ */
+#ifndef TEMPOS_COPIES_H
+#define TEMPOS_COPIES_H
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+
+#define BULK 16
+#define EVENTS 128
+#define MARK bpf_cpu_to_be64(0x0174656d706f73e3ULL)
+#define NO_COPY 0xffff
+
+/* What one copy gets written, ready for the wire. */
+struct copy {
+	__u8 macs[12];       /* destination, source */
+	__be32 ip;
+	__be16 port;
+	__u16 ip_check;
+	__u16 udp_check;
+	__u16 pad;
+	__be32 sequence;     /* where the event is stamped */
+	__u32 ifindex;       /* the interface it leaves by; 0 once it has */
+};
+
+struct event {
+	__u32 number;
+	__u16 row;           /* in `copies` */
+	__u8 stamped;        /* it has a delivery sequence */
+	__u8 count;
+	__u32 next;          /* all copies before this one have left */
+	__u32 pad;
+	struct copy copies[TEMPOS_MAX_GROUPS];
+};
+
+/* The last copies that passed the egress program: row * MAX_GROUPS + group, or NO_COPY for other frames. */
+struct sending {
+	__u32 number;        /* of the next event */
+	__u32 passed;        /* since an interface last took what it was given */
+	__u32 refused;       /* by the egress program, since then */
+	__u32 pad;
+	__u16 log[BULK];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, TEMPOS_TOPICS * 2);
+	__type(key, __u32);
+	__type(value, struct tempos_copies);
+} copies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sending);
+} sending SEC(".maps");
+
+_Static_assert(sizeof(struct copy) == 32, "two copies a cache line");
+_Static_assert(BULK * (TEMPOS_MAX_FANOUT_EGRESS + 1) <= EVENTS, "no event is overwritten that is on its way");
+_Static_assert(TEMPOS_TOPICS * 2 * TEMPOS_MAX_GROUPS < NO_COPY, "every copy has a number");
+
+#endif

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * An event for several groups, in XDP: what the ingress program does once, and the egress program for each
+ * copy.
+ *
+ *      broadcast   (ingress)  a ticket and a pick for every group, in their order; what each copy must look
+ *         |                   like goes into `events`, checksums and all; what is common to all copies is
+ *         |                   written into the frame, and the mark where the MACs belong
+ *         |
+ *      fanouts[route's first + what every pick adds]          ---- none: DROP: no_egress
+ *         |
+ *      the kernel  one copy for each slot of that devmap      ---- no memory: the rest is not made
+ *         |
+ *      deliver     (egress)   the next copy of that event and interface, written; counted as sent
+ *         |
+ *      interface   takes it, or its ring is full              ---- drops.bpf.c takes it from what was sent
+ *
+ * Rules kept here:
+ *  - Whatever can be missing is asked for before the first ticket. After it, every group's ticket ends in
+ *    a copy that is sent, or in one that `copies` shows as lost.
+ *  - Copies of one event leave an interface in the order of their groups: that is how they are told apart.
+ *  - The egress program also meets frames that are no copies, for the kernel runs one program on all that
+ *    an interface gets in a receive cycle: they go through untouched.
+ */
+#ifndef TEMPOS_FANOUT_H
+#define TEMPOS_FANOUT_H
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "checksum.h"
+#include "copies.h"
+#include "maps.h"
+#include "parse.h"
+#include "pick.h"
+#include "rewrite.h"
+
+/* What a copy's checksums are made of, but for its member and its sequence. */
+struct common {
+	__u64 ip_sum;
+	__u64 udp_sum;
+};
+
+/* The frame's MACs, while it carries a mark. */
+struct marked {
+	__u64 mark;
+	__u32 number;
+};
+
+/* Writes what all copies have in common; native mode only, where a partial checksum becomes none. */
+static __always_inline struct common rewrite_common(const struct packet *packet,
+						     const struct tempos_route *route, bool stamped)
+{
+	struct tempos_event_header *header = (struct tempos_event_header *)packet->payload;
+	struct iphdr *ip = packet->ip;
+	struct udphdr *udp = packet->udp;
+	struct common common = {
+		.udp_sum = (__u64)without(udp->check) + without_wide(ip->saddr) + without(udp->source),
+	};
+
+	common.ip_sum = start_ip(ip, route->ip_start);
+	/* As in stamp_event: each copy adds its own sequence. */
+	if (stamped && packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end) {
+		__u16 *epoch_word = (__u16 *)&header->reserved;
+
+		common.udp_sum += (__u64)without(*epoch_word) + bpf_htons((__u8)route->epoch) +
+				  without_wide(header->delivery_sequence);
+		*epoch_word = bpf_htons((__u8)route->epoch);
+	}
+	udp->source = udp->dest;
+	return common;
+}
+
+static __always_inline void describe_copy(struct copy *copy, const struct tempos_member *member,
+					  const struct common *common, bool full, __be32 sequence)
+{
+	__u16 check = 0;
+
+	if (full) {
+		check = ~fold_wide(common->udp_sum + member->udp_sum + sequence);
+		check = check ? check : 0xffff;
+	}
+	copy->udp_check = check;
+	copy->ip_check = ~fold_wide(common->ip_sum + member->ip);
+	copy->ip = member->ip;
+	copy->port = member->port;
+	copy->sequence = sequence;
+	copy->ifindex = member->ifindex;
+	((__u32 *)copy->macs)[0] = ((const __u32 *)member->dst_mac)[0];
+	((__u32 *)copy->macs)[1] = ((const __u32 *)member->dst_mac)[1];
+	((__u32 *)copy->macs)[2] = ((const __u32 *)member->dst_mac)[2];
+}
+
+/* Everything after the last question: every group gets its copy, or it is counted as lost. */
+static __always_inline enum tempos_reason broadcast(const struct packet *packet,
+						     const struct tempos_route *route, enum checksum_kind kind)
+{
+	bool stamped = route->framing == TEMPOS_FRAMING_EVENT;
+	__u32 row = route->ticket_base / TEMPOS_GROUPS_PER_TOPIC;
+	struct tempos_copies *account = bpf_map_lookup_elem(&copies, &row);
+	const __u32 only = 0;
+	struct sending *state = bpf_map_lookup_elem(&sending, &only);
+	__u32 fanout = route->fanout;
+	__u32 count = route->group_count;
+	struct marked *marked = (struct marked *)packet->eth;
+	struct common common;
+	struct event *event;
+	__u32 place;
+	void *ways;
+
+	if (!account || !state)
+		return TEMPOS_NO_ROUTE;
+	place = state->number % EVENTS;
+	event = bpf_map_lookup_elem(&events, &place);
+	if (!event)
+		return TEMPOS_NO_ROUTE;
+	common = rewrite_common(packet, route, stamped);
+	event->number = state->number;
+	event->row = row;
+	event->stamped = stamped;
+	event->count = count;
+	event->next = 0;
+	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS && group < count; group++) {
+		const struct tempos_member *member;
+		__u64 sequence;
+
+		member = pick(route, group, &sequence);
+		if (!member)
+			return TEMPOS_NO_EGRESS;
+		describe_copy(&event->copies[group], member, &common, kind == CHECKSUM_FULL,
+			      stamped ? bpf_htonl(sequence) : 0);
+		fanout += member->egress;
+	}
+	marked->mark = MARK;
+	marked->number = state->number++;
+	account->events++;
+	ways = bpf_map_lookup_elem(&fanouts, &fanout);
+	if (!ways)
+		return TEMPOS_NO_EGRESS;
+	return bpf_redirect_map(ways, 0, BPF_F_BROADCAST) == XDP_REDIRECT ? TEMPOS_FORWARDED
+									  : TEMPOS_NO_EGRESS;
+}
+
+/* Keeps in mind what passed, for the case that the interface does not take it. */
+static __always_inline void log_passed(struct sending *state, __u16 what)
+{
+	state->log[state->passed++ % BULK] = what;
+}
+
+/* The first copy that has not left by this interface yet; `count` if there is none. */
+static __always_inline __u32 next_copy(struct event *event, __u32 ifindex)
+{
+	__u32 first = event->next;
+
+	/* Where all leave by one interface, that is always the very first. */
+	for (__u32 i = 0; i < TEMPOS_MAX_GROUPS; i++) {
+		__u32 group = first + i;
+
+		if (group >= event->count || group >= TEMPOS_MAX_GROUPS)
+			break;
+		if (event->copies[group].ifindex != ifindex)
+			continue;
+		event->copies[group].ifindex = 0;
+		if (!i)
+			event->next = group + 1;
+		return group;
+	}
+	return TEMPOS_MAX_GROUPS;
+}
+
+static __always_inline int deliver(struct xdp_md *ctx)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	struct iphdr *ip = (void *)(eth + 1);
+	struct udphdr *udp = (void *)(ip + 1);
+	struct tempos_event_header *header = (void *)(udp + 1);
+	const void *end = (const void *)(long)ctx->data_end;
+	const struct marked *marked = (const struct marked *)eth;
+	const __u32 only = 0;
+	struct sending *state = bpf_map_lookup_elem(&sending, &only);
+	struct tempos_copies *account;
+	const struct copy *copy;
+	struct event *event;
+	__u32 place, row, group;
+
+	if (!state)
+		return XDP_PASS;
+	if ((const void *)header > end || marked->mark != MARK) {
+		log_passed(state, NO_COPY);
+		return XDP_PASS;
+	}
+	place = marked->number % EVENTS;
+	event = bpf_map_lookup_elem(&events, &place);
+	if (!event || event->number != marked->number)
+		goto refuse;
+	group = next_copy(event, ctx->egress_ifindex);
+	if (group >= TEMPOS_MAX_GROUPS)
+		goto refuse;
+	copy = &event->copies[group];
+	if (event->stamped) {
+		if ((const void *)(header + 1) > end)
+			goto refuse;
+		header->delivery_sequence = copy->sequence;
+	}
+	((__u32 *)eth)[0] = ((const __u32 *)copy->macs)[0];
+	((__u32 *)eth)[1] = ((const __u32 *)copy->macs)[1];
+	((__u32 *)eth)[2] = ((const __u32 *)copy->macs)[2];
+	ip->daddr = copy->ip;
+	ip->check = copy->ip_check;
+	udp->dest = copy->port;
+	udp->check = copy->udp_check;
+	row = event->row;
+	account = bpf_map_lookup_elem(&copies, &row);
+	if (account)
+		account->sent[group]++;
+	log_passed(state, row * TEMPOS_MAX_GROUPS + group);
+	return XDP_PASS;
+
+refuse:
+	/* Never seen; a frame that is marked must not get out. It shows as a copy that was not sent. */
+	state->refused++;
+	return XDP_DROP;
+}
+
+#endif

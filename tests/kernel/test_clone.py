@@ -1,0 +1,131 @@
+"""The tc program frame by frame: a copy for every group, each byte of it, and what is lost of which group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from support.cloning import NEXT, SHOT, CloneRig
+from support.expected import expected
+from support.packets import EVENT, RAW, ROUTED, ROWS, STAMPED, Row, datagram, event, raw
+from support.privileges import require_kernel, require_netns
+from support.program import ADDRESSES, hops
+
+from tempos import Framing, Reason
+from tempos._abi import Way
+from tempos_fastpath.plan import Hop
+
+pytestmark = [pytest.mark.kernel, pytest.mark.netns]
+
+#: Not those that need a real socket buffer, nor what the kernel makes no buffer of.
+TESTABLE = [row for row in ROWS if not row.partial and len(row.frames(ADDRESSES)[-1]) >= 34]
+#: Of no interface.
+NOWHERE = 0x7FFFFFF0
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[CloneRig]:
+    require_netns()
+    require_kernel()
+    rig = CloneRig()
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def rig(loaded: CloneRig) -> CloneRig:
+    """The program without a route, all tickets and counters at 0."""
+    loaded.clear()
+    return loaded
+
+
+def groups_of(rig: CloneRig, *sizes: int) -> list[list[Hop]]:
+    """So many groups, of these sizes; their members are reached by the links in turn."""
+    members = iter(hops(sum(sizes)))
+    near = rig.near
+    return [
+        [replace(next(members), ifindex=near[(group + turn) % len(near)]) for turn in range(size)]
+        for group, size in enumerate(sizes)
+    ]
+
+
+def copies(rig: CloneRig, frame: bytes, picks: list[Hop], **facts: int) -> tuple[list[bytes], ...]:
+    """What must come out at each far end: a partial checksum is none to a packet made from a frame."""
+    sequence = facts.pop("sequence", 0)
+    stamped = frame[42] in STAMPED
+    return tuple(
+        [expected(frame, pick, generic=True, stamped=stamped, sequence=sequence, **facts)
+         for pick in picks if pick.ifindex == near]
+        for near in rig.near
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("row", TESTABLE, ids=lambda row: row.name)
+def test_every_row_of_the_table(rig: CloneRig, row: Row) -> None:
+    for topic in ROUTED:
+        groups = groups_of(rig, 1, 2, 1)
+        rig.install(topic.id, groups, framing=topic.framing, epoch=0x1FE, sources=topic.sources)
+    frame = row.frames(ADDRESSES)[-1]
+    out = rig.run(frame)
+    if row.fast is not Reason.FORWARDED:
+        assert (out.verdict, out.counted, out.out) == (NEXT, None, ([], [])), "the XDP program has counted it"
+        return
+    assert (out.verdict, out.counted) == (SHOT, (frame[42], Reason.FORWARDED))
+    picks = [group[0] for group in groups]
+    if row.generic is not None:
+        # A full checksum all the same: here the kernel says which it is.
+        assert [len(frames) for frames in out.out] == [len(each) for each in copies(rig, frame, picks)]
+    else:
+        assert out.out == copies(rig, frame, picks, epoch=0x1FE)
+    assert rig.copies(frame[42], 0x1FE) == (1, [1, 1, 1] + [0] * 13)
+
+
+@pytest.mark.parametrize("sizes", [(1,), (2, 3), (1, 2, 3, 7), tuple(range(1, 17))], ids=str)
+def test_each_group_goes_round_by_itself(rig: CloneRig, sizes: tuple[int, ...]) -> None:
+    groups = groups_of(rig, *sizes)
+    rig.install(EVENT.id, groups, framing=Framing.EVENT, epoch=7)
+    frame = bytes(datagram(ADDRESSES, event()))
+    for ticket in range(2 * max(sizes)):
+        out = rig.run(frame)
+        wanted: tuple[list[bytes], ...] = ([], [])
+        for group in groups:
+            turn, pick = divmod(ticket, len(group))
+            for near, copy in enumerate(copies(rig, frame, [group[pick]], epoch=7, sequence=turn)):
+                wanted[near].extend(copy)
+        assert out.out == wanted
+    rounds = 2 * max(sizes)
+    assert rig.copies(EVENT.id, 7) == (rounds, [rounds] * len(sizes) + [0] * (16 - len(sizes)))
+    assert [rig.tickets.read(EVENT.id, 7, group) for group in range(17)] == (
+        [rounds] * len(sizes) + [0] * (17 - len(sizes))
+    )
+
+
+def test_a_copy_that_cannot_leave_is_lost_to_its_group_alone(rig: CloneRig) -> None:
+    groups = groups_of(rig, 1, 2, 1)
+    groups[1][1] = replace(groups[1][1], ifindex=NOWHERE)
+    rig.install(RAW.id, groups, framing=Framing.RAW)
+    frame = bytes(datagram(ADDRESSES, raw()))
+    for _ in range(4):
+        out = rig.run(frame)
+        assert (out.verdict, out.counted) == (SHOT, (RAW.id, Reason.FORWARDED))
+    assert [len(frames) for frames in out.out] == [
+        sum(group[-1].ifindex == near for group in groups) for near in rig.near
+    ]
+    events, sent = rig.copies(RAW.id, 1)
+    assert (events, sent[:4]) == (4, [4, 2, 4, 0])
+
+
+def test_topics_of_one_group_are_left_to_the_slow_path(rig: CloneRig) -> None:
+    rig.install(RAW.id, groups_of(rig, 2), framing=Framing.RAW, way=Way.ONE)
+    out = rig.run(bytes(datagram(ADDRESSES, raw())))
+    assert (out.verdict, out.counted, out.out) == (NEXT, None, ([], []))
+    assert rig.tickets.read(RAW.id, 1, 0) == 0
+
+
+def test_a_broadcast_route_is_cloned_where_a_packet_of_it_gets_here(rig: CloneRig) -> None:
+    """From an interface in generic mode, beside others in native mode."""
+    groups = groups_of(rig, 1, 1)
+    rig.install(RAW.id, groups, framing=Framing.RAW, way=Way.BROADCAST)
+    frame = bytes(datagram(ADDRESSES, raw()))
+    assert rig.run(frame).out == copies(rig, frame, [group[0] for group in groups])

@@ -1,0 +1,136 @@
+"""The tc program under `BPF_PROG_TEST_RUN`: its clones really leave, so it runs between two links of its own.
+
+Frames go in by hand and what comes out at the far ends is captured. The XDP program, which would hand the
+packets on, is not needed for that: it has maps in common with the tc program and nothing else.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from pyroute2 import IPRoute
+
+from support.packets import PORT
+from support.program import ADDRESSES
+from tempos import Framing, Reason, _abi
+from tempos._abi import Way
+from tempos_bench.namespace import Namespace
+from tempos_fastpath.attach import OBJECT as XDP_OBJECT
+from tempos_fastpath.bpf import BpfObject
+from tempos_fastpath.clone import MAPS, OBJECT, PROGRAM
+from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, encode_route, encode_settings
+from tempos_fastpath.maps import MapType, create_map, possible_cpus
+from tempos_fastpath.plan import Hop, Plan
+from tempos_fastpath.tickets import SharedTickets
+
+#: What the program gives for a packet that it has consumed, and for one it leaves to others.
+SHOT, NEXT = 2, 0xFFFFFFFF
+ETH_P_ALL = 3
+LINKS = 2
+LIMIT = 5.0
+#: Ends what a capture waits for; sent on the same way behind the clones.
+_END = b"\xff" * 60
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one frame led to: the verdict, how it was counted if it was, the frames at each far end."""
+
+    verdict: int
+    counted: tuple[int, Reason] | None
+    out: tuple[list[bytes], ...]
+
+
+class CloneRig:
+    """The loaded program; ``near`` are the interfaces that members may be reached by."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._space = self._stack.enter_context(Namespace("clones"))
+        self.near = self._space.call(_make_links)
+        self._far, self._enders = (
+            [
+                self._stack.enter_context(self._space.call(lambda n=name + str(i): _packets(n)))
+                for i in range(LINKS)
+            ]
+            for name in ("far", "near")
+        )
+        settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], generic=False)
+        xdp = BpfObject(XDP_OBJECT, {"settings": settings})
+        self._stack.callback(xdp.close)
+        self._clone = BpfObject(OBJECT, {"settings": settings}, {name: xdp.map(name) for name in MAPS})
+        self._stack.callback(self._clone.close)
+        self.map = xdp.map
+        self.program = self._clone.program(PROGRAM)
+        self.tickets = SharedTickets(xdp.map("tickets").mmap())
+        self._stack.callback(self.tickets.close)
+
+    def install(self, topic: int, groups: Sequence[Sequence[Hop]], *, framing: Framing, epoch: int = 1,
+                way: Way = Way.CLONE, sources: tuple[str, ...] = ()) -> None:  # fmt: skip
+        """Swap a route in."""
+        plan = Plan(topic, epoch, framing, 1500, tuple(map(tuple, groups)), sources, way)
+        value = encode_route(plan, dict.fromkeys(self.near, 0))
+        with create_map("route", MapType.ARRAY, key_size=4, value_size=ROUTE_SIZE, max_entries=1) as inner:
+            inner.update(0, value)
+            self.map("routes").update(topic, inner)
+
+    def clear(self) -> None:
+        for topic in range(_abi.TOPICS):
+            self.map("routes").delete(topic)
+            for epoch in (0, 1):
+                self.tickets.reset(topic, epoch)
+        for name in ("counters", "copies"):
+            of = self.map(name)
+            for row in range(of.max_entries):
+                of.update(row, bytes(of.value_size * possible_cpus()))
+
+    def run(self, frame: bytes) -> Outcome:
+        """Run on one frame and collect what came out; at most one counter may grow, by one."""
+        before = self._counters()
+        result = self._space.call(lambda: self.program.run(frame))
+        grown = Counter(self._counters()) - Counter(before)
+        assert sum(grown.values()) <= 1
+        for each in self._enders:
+            each.send(_END)
+        return Outcome(result.verdict, next(iter(grown), None), tuple(map(_until_end, self._far)))
+
+    def copies(self, topic: int, epoch: int) -> tuple[int, list[int]]:
+        """Events, and copies sent of each group."""
+        row = self.map("copies").sum_rows()[(topic * 2 + (epoch & 1)) * 17 :][:17].tolist()
+        return row[16], row[:16]
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _counters(self) -> dict[tuple[int, Reason], int]:
+        by_topic = decode_counters(self.map("counters").sum_rows())
+        return {(topic, reason): count for topic, row in by_topic.items() for reason, count in row.items()}
+
+
+def _make_links() -> list[int]:
+    with IPRoute() as ip:
+        for i in range(LINKS):
+            ip.link("add", ifname=f"near{i}", kind="veth", peer={"ifname": f"far{i}"})
+            for name in (f"near{i}", f"far{i}"):
+                ip.link("set", index=ip.link_lookup(ifname=name)[0], state="up", arp=False)
+        return [ip.link_lookup(ifname=f"near{i}")[0] for i in range(LINKS)]
+
+
+def _packets(interface: str) -> socket.socket:
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+    raw.settimeout(LIMIT)
+    raw.bind((interface, ETH_P_ALL))
+    return raw
+
+
+def _until_end(far: socket.socket) -> list[bytes]:
+    frames: list[bytes] = []
+    while (frame := far.recv(65536)) != _END:
+        # IPv6's own chatter of a fresh link.
+        if frame[12:14] == b"\x08\x00":
+            frames.append(frame)
+    return frames

@@ -1,0 +1,34 @@
+"""What a member must get, byte by byte, worked out without any of the code under test."""
+
+from __future__ import annotations
+
+import struct
+
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+from support.packets import partial, pseudo_sum
+from tempos_fastpath.plan import Hop
+
+
+def expected(frame: bytes, member: Hop, *, generic: bool, epoch: int = 0, sequence: int = 0,
+             stamped: bool = False) -> bytes:  # fmt: skip
+    """The frame as one member must get it: built anew, every checksum in full."""
+    packet = Ether(frame)
+    padding = frame[14 + packet[IP].len :]
+    out = bytearray(frame[: 14 + packet[IP].len])
+    if stamped:
+        out[45] = epoch & 0xFF
+        out[54:58] = struct.pack("!I", sequence)
+    old_check, was_partial = packet[UDP].chksum, packet[UDP].chksum == pseudo_sum(bytes(out))
+    packet = Ether(bytes(out))
+    packet.dst, packet.src = member.mac, member.source_mac
+    packet[IP].src, packet[IP].dst, packet[IP].ttl = packet[IP].dst, member.ip, packet[IP].ttl - 1
+    packet[UDP].sport, packet[UDP].dport = packet[UDP].dport, member.port
+    del packet[IP].chksum, packet[UDP].chksum
+    built = bytes(Ether(bytes(packet)))
+    if old_check == 0 or (was_partial and not generic):
+        built = built[:40] + b"\0\0" + built[42:]
+    elif was_partial:
+        built = partial(built)
+    return built + padding

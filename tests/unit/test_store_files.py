@@ -1,0 +1,29 @@
+"""The counters that survive a process: what is found in their file, and what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tempos._abi import GROUPS_PER_TOPIC, TOPIC_MAX
+from tempos_broker.store import FileTickets
+
+
+def test_counters_go_on_in_the_next_process(tmp_path: Path) -> None:
+    last = (TOPIC_MAX, 1, GROUPS_PER_TOPIC - 1)
+    first = FileTickets(tmp_path / "tickets")
+    assert [first.draw(*last, 3), first.draw(*last, 1), first.draw(1, 0, 0, 5)] == [0, 3, 0]
+    first.close()
+    second = FileTickets(tmp_path / "tickets")
+    assert (second.read(*last), second.read(1, 0, 0)) == (4, 5)
+    second.reset(TOPIC_MAX, 1)
+    assert (second.read(*last), second.read(1, 0, 0)) == (0, 5)
+    second.close()
+
+
+def test_a_file_that_another_version_laid_out_is_begun_anew(tmp_path: Path) -> None:
+    """Every counter would be read from the wrong place, and the account be wrong without a word."""
+    path = tmp_path / "tickets"
+    path.write_bytes(b"\1" * 65536)
+    tickets = FileTickets(path)
+    assert (tickets.read(0, 0, 0), tickets.read(7, 1, 3)) == (0, 0)
+    tickets.close()
