@@ -153,6 +153,8 @@ class Broker:
                 ) from error
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CONTROL_BUFFER)
             self._sockets.append(transport)
+        # Last, for it takes as long as starting Python does, and all is served meanwhile.
+        await self._slow.start_worker()
         self._schedule_expiry()
         self._ready = True
 
@@ -183,7 +185,12 @@ class Broker:
         interfaces = ", ".join(entry.name for entry in fast.interfaces if entry.mode != "none")
         where = f"{fast.mode} on {interfaces}" if interfaces else f"none ({fast.reason})"
         listen = ", ".join(f"{ip}:{self.config.data_port}" for ip in self.config.listen)
-        return f"data {listen}; slow path {slow.io}; fast path {where}; control {self.config.control_port}"
+        worker = self._slow.worker()
+        beside = f", SQ worker {worker['state']}" if self.config.quality.worker_sq else ""
+        return (
+            f"data {listen}; slow path {slow.io}{beside}; fast path {where}; "
+            f"control {self.config.control_port}"
+        )
 
     def status(self) -> dict[str, Any]:
         """Everything a person looks for first, as JSON values; the control API serves it as it is."""

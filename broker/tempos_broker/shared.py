@@ -122,9 +122,10 @@ class Estate:
         """By topic, the datagrams that have arrived and of which nothing has become yet."""
         # What became of them first: whoever writes meanwhile counts the arrival first.
         booked = [
-            sum(count for reason, count in enumerate(row) if reason not in BESIDE) for row in self.book.counts
+            sum(count for reason, count in enumerate(row) if reason not in BESIDE) if arrived else 0
+            for arrived, row in zip(self.book.received, self.book.counts, strict=True)
         ]
-        return [received - done for received, done in zip(self.book.received, booked, strict=True)]
+        return [arrived - done for arrived, done in zip(self.book.received, booked, strict=True)]
 
     def unfinished(self) -> int:
         """Datagrams of the run that the dead writer had noted and not counted as forwarded."""

@@ -168,8 +168,11 @@ def _quality(slow: SlowPathStatus) -> dict[str, Any]:
 
 def _account(ledger: Ledger, topic: int, counted: Counted) -> TopicLedger:
     slow, fast, drawn = counted.slow.get(topic, {}), counted.fast.get(topic, {}), counted.drawn[topic]
-    refused: dict[Reason, int] = {reason: fast.get(reason, 0) for reason in FAST_LOSSES}
-    refused |= {reason: count for reason, count in slow.items() if reason not in {Reason.FORWARDED, *BESIDE}}
+    # Both paths refuse what is over a topic's rate.
+    refused = Counter({reason: fast.get(reason, 0) for reason in FAST_LOSSES})
+    refused.update(
+        {reason: count for reason, count in slow.items() if reason not in {Reason.FORWARDED, *BESIDE}}
+    )
     forwarded = fast.get(Reason.FORWARDED, 0), slow.get(Reason.FORWARDED, 0)
     return ledger.topic(
         topic,

@@ -23,7 +23,8 @@
  *      pick       ticket = tickets[base]++ ; member = ticket % n ; delivery sequence = ticket / n
  *        |
  *      rewrite    MACs; source := the broker's address and data port; destination := the member;
- *        |        DSCP := the class's, ECN := 0; TTL - 1; epoch and delivery sequence (event framing); both checksums
+ *        |        DSCP := the class's, ECN := 0; TTL - 1; epoch and delivery sequence (event framing);
+ *        |        both checksums
  *        |
  *      redirect   by the member's egress slot                 ---- impossible: DROP: no_egress
  *        |

@@ -39,7 +39,7 @@ SLOW_ONLY = {
 def test_every_row_of_the_table(rig: Rig, row) -> None:
     for topic in ROUTED:
         route = plan(topic.id, MEMBERS[:1], framing=topic.framing, epoch=0x1FE)
-        rig.install(replace(route, sources=topic.sources))
+        rig.install(replace(route, sources=topic.sources, tos=0xB8))
     frame = row.frames(ADDRESSES)[-1]
     reason = row.generic if rig.generic and row.generic is not None else row.fast
     out = rig.run(frame)
@@ -48,8 +48,8 @@ def test_every_row_of_the_table(rig: Rig, row) -> None:
         assert (out.verdict, out.data) == (Verdict.PASS, frame)
         return
     assert (out.verdict, out.topic) == (Verdict.REDIRECT, frame[42])
-    stamped = out.topic in STAMPED
-    assert out.data == expected(frame, MEMBERS[0], generic=rig.generic, epoch=0x1FE, stamped=stamped)
+    facts = {"epoch": 0x1FE, "stamped": out.topic in STAMPED, "tos": 0xB8}
+    assert out.data == expected(frame, MEMBERS[0], generic=rig.generic, **facts)
 
 
 def test_the_table_reaches_every_reason_of_the_fast_path() -> None:

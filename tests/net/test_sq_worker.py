@@ -41,7 +41,7 @@ mode = "off"
 [state]
 file = "{state}"
 [control]
-lease = 4.0
+lease = 15.0
 heartbeat = 0.2
 [quality]
 worker_sq = true

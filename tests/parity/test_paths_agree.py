@@ -13,22 +13,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import IP, UDP, IPOption_NOP
 from scapy.layers.l2 import Ether
 from support.inject import Capture, Injector
 from support.packets import (
     EVENT,
     FENCED,
+    LIMITED,
     LONELY,
     PORT,
     RAW,
     ROUTED,
     ROWS,
     SEVERAL,
+    SPILLING,
     Addresses,
     Row,
     datagram,
+    event,
     pseudo_sum,
+    raw,
 )
 from support.privileges import require_kernel, require_netns
 
@@ -90,6 +94,8 @@ class Lane:
             FENCED: (Group("workers", members),),
             LONELY: (),
             **{_by(topic, mode): _groups(c, topic, groups) for topic, groups in SEVERAL.items()},
+            LIMITED: (Group("workers", members),),
+            SPILLING: (Group("workers", members),),
             SENTINEL: (Group("sentinel", (Member(c, SENTINEL_PORT),)),),
         }
         self.addresses = Addresses(
@@ -107,14 +113,17 @@ class Lane:
             Broker(topology.broker, topics, mode="native" if mode == "tc" else mode)
         )
         if mode != "off":
-            for topic in ROUTED:
+            for topic in (*ROUTED, LIMITED, SPILLING):
                 self.broker.wait_path(topic.name, Path.FAST)
         self._sentinels = 0
 
     def run(self, row: Row) -> Outcome:
+        return self.inject(row.frames(self.addresses), partial=row.partial)
+
+    def inject(self, into: list[bytes], *, partial: bool = False) -> Outcome:
         before = self.broker.status()
-        for frame in row.frames(self.addresses):
-            self.injector.send(frame, partial=row.partial)
+        for frame in into:
+            self.injector.send(frame, partial=partial)
         self._sentinels += 1
         number = struct.pack("!I", self._sentinels)
         self.injector.send(bytes(datagram(self.addresses, bytes((SENTINEL.id,)) + number)))
@@ -180,6 +189,19 @@ def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]
     return {key: after[key] - before.get(key, 0) for key in after if after[key] != before.get(key, 0)}
 
 
+def too_many(lane: Lane, topic: Topic) -> Outcome:
+    """Twelve datagrams at once to a topic that takes three; every second one must take the slow path."""
+    ways: tuple[dict[str, object], ...] = ({}, {"options": [IPOption_NOP()] * 4})
+    frames = [datagram(lane.addresses, body, **ways[number % 2]) for number, body in enumerate(bodies(topic))]
+    return lane.inject([bytes(frame) for frame in frames])
+
+
+def bodies(topic: Topic) -> list[bytes]:
+    """Each longer than the one before, so that no two leave as one buffer."""
+    make = event if topic.framing is Framing.EVENT else raw
+    return [make(bytes(number), topic=topic.id) for number in range(12)]
+
+
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, dict[str, Outcome]]:
     """Mode -> row -> outcome; each mode has a broker and a topology of its own."""
@@ -190,6 +212,9 @@ def outcomes() -> dict[str, dict[str, Outcome]]:
         with ExitStack() as stack:
             lane = Lane(stack, stack.enter_context(build("straight")), mode)
             results[mode] = {row.name: lane.run(row) for row in ROWS}
+            for topic in (LIMITED, SPILLING):
+                results[mode][topic.name] = too_many(lane, topic)
+                assert lane.broker.topic(topic.name).closed
     return results
 
 
@@ -221,3 +246,23 @@ def test_a_packet_has_one_meaning(row: Row, outcomes: dict[str, dict[str, Outcom
     assert tc.fast.get(row.fast.label, 0) >= 1, tc.fast
     by_clone = int(row.groups > 1 and row.fast is Reason.FORWARDED)
     assert [each.fast.get("by_clone", 0) for each in (generic, native, tc)] == [by_clone, 0, by_clone]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_rate_that_drops_is_one_for_both_paths(mode: str, outcomes: dict[str, dict[str, Outcome]]) -> None:
+    limited = outcomes[mode][LIMITED.name]
+    assert (limited.forwarded, limited.refused) == (3, {"over_rate": 9})
+    assert len(limited.out) == 3
+    if mode != "off":
+        # Six come up for their options, whatever the bucket holds.
+        assert limited.fast["ip_options"] == 6
+        assert limited.fast.get("forwarded", 0) <= 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_rate_that_passes_is_the_fast_path_s(mode: str, outcomes: dict[str, dict[str, Outcome]]) -> None:
+    spilling = outcomes[mode][SPILLING.name]
+    assert (spilling.forwarded, spilling.refused) == (12, {})
+    assert sorted(frame[42:] for frame in spilling.out) == sorted(bodies(SPILLING))
+    if mode != "off":
+        assert spilling.fast == {"forwarded": 3, "ip_options": 6, "over_rate_passed": 3}

@@ -12,7 +12,7 @@ from tempos_fastpath.plan import Hop
 
 
 def expected(frame: bytes, member: Hop, *, generic: bool, epoch: int = 0, sequence: int = 0,
-             stamped: bool = False) -> bytes:  # fmt: skip
+             stamped: bool = False, tos: int = 0) -> bytes:  # fmt: skip
     """The frame as one member must get it: built anew, every checksum in full."""
     packet = Ether(frame)
     padding = frame[14 + packet[IP].len :]
@@ -23,6 +23,7 @@ def expected(frame: bytes, member: Hop, *, generic: bool, epoch: int = 0, sequen
     old_check, was_partial = packet[UDP].chksum, packet[UDP].chksum == pseudo_sum(bytes(out))
     packet = Ether(bytes(out))
     packet.dst, packet.src = member.mac, member.source_mac
+    packet[IP].tos = tos
     packet[IP].src, packet[IP].dst, packet[IP].ttl = packet[IP].dst, member.ip, packet[IP].ttl - 1
     packet[UDP].sport, packet[UDP].dport = packet[UDP].dport, member.port
     del packet[IP].chksum, packet[UDP].chksum

@@ -77,6 +77,7 @@ async def test_where_there_is_no_worker_the_status_says_why_and_the_broker_serve
         portable=portable,
     )
     await paths.start()
+    await paths.start_worker()
     try:
         told = paths.worker()
         assert (told["state"], told["pid"]) == ("off", None)
@@ -89,6 +90,7 @@ async def test_where_there_is_no_worker_the_status_says_why_and_the_broker_serve
 async def test_the_account_is_that_of_both_and_stays_when_all_is_closed(tickets: Any, rates: Any) -> None:
     paths = make(WANTED, tickets, rates)
     await paths.start()
+    await paths.start_worker()
     try:
         told = paths.worker()
         assert told["state"] == "serving", told

@@ -51,6 +51,8 @@ class Turns(Generic[LoadT]):
         # In copies times (100 - share), which makes it whole numbers.
         self._credit = 0
         self._open = {_SQ: True, _BQ: True}
+        #: Whether SQ is received here; a worker may do that instead.
+        self.strict_here = True
 
     def turn(self) -> bool:
         """Receive and send for a bounded while.
@@ -71,7 +73,8 @@ class Turns(Generic[LoadT]):
     def _turn_apart(self) -> bool:
         core, channels, batch = self._core, self._channels, self._batch
         work = 2 * ROUNDS * batch
-        chunk = self._chunk if core.strict_routed else batch
+        careful = self.strict_here and core.strict_routed
+        chunk = self._chunk if careful else batch
         received_last, more = False, True
         while work > 0:
             received = channels.receive(_SQ, batch)
@@ -83,12 +86,12 @@ class Turns(Generic[LoadT]):
                 arrived = channels.receive(_BQ, chunk)
                 work -= arrived
                 received_last, more = True, arrived >= chunk
-                if arrived and core.strict_routed:
+                if arrived and careful:
                     # Receiving took as long as sending does.
                     continue
             if not all(self._open.values()):
                 return False
-            work -= self._best_effort(chunk if core.strict_routed else None)
+            work -= self._best_effort(chunk if careful else None)
             if not all(self._open.values()):
                 return False
             if not more and not core.queued:

@@ -52,9 +52,6 @@ class Worker:
         if self._server is None:
             raise LocalError(f"the worker is asked to {op.value} before it is set up")
         if op is Op.SERVE:
-            # What is there now stays; collecting garbage need not look through it between two events.
-            gc.collect()
-            gc.freeze()
             self._server.serve({Quality.SQ})
         elif op is Op.CONFIGURE:
             self._configure(topics_in(fields["topics"]))
@@ -87,6 +84,9 @@ class Worker:
             self._server.swap(route)
         await self._server.start()
         status = self._server.status()
+        # What is there now stays; collecting garbage need not look through it between two events.
+        gc.collect()
+        gc.freeze()
         return {"io": status.io, "loop": type(asyncio.get_running_loop()).__module__.partition(".")[0]}
 
     def _configure(self, topics: tuple[Topic, ...]) -> None:

@@ -62,14 +62,14 @@ class SlowPaths:
         self._off = "not asked for in the configuration (quality.worker_sq)"
 
     async def start(self) -> None:
-        """Begin to serve; raises :class:`tempos.Unavailable` where the sockets cannot be had.
-
-        A worker that was asked for serves when this returns, or the status says why it does not.
-        """
+        """Begin to serve, in this process; raises :class:`tempos.Unavailable` if there can be no sockets."""
         self._cpus = scheduling.cpus_of(0)
         if refused := scheduling.pin(self._quality.cpus_bq):
             log.warning("quality.cpus_bq: the broker %s", refused)
         await self._server.start()
+
+    async def start_worker(self) -> None:
+        """Start the worker, if it was asked for: it serves when this returns, or the status says why not."""
         if not self._quality.worker_sq:
             return
         self._off = self._prepare()

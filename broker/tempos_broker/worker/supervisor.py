@@ -209,6 +209,9 @@ class Supervisor:
         while True:
             began = self._now()
             why = await self._live()
+            if self._closing:
+                # It was told to end, and did.
+                return
             if self._now() - began > LONGEST_WAIT:
                 wait = self._first_wait
             self._tell(State.WAITING, f"{why}; strict events are served by the broker's own process for now")
