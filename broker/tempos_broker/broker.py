@@ -83,6 +83,7 @@ class Broker:
             portable=portable,
         )
         self._past.slow_counters = self._slow.counters
+        self._past.slow_lost = self._slow.lost
         self._control = ControlServer(
             self._registry,
             self._ledger,

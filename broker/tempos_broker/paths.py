@@ -6,7 +6,7 @@ Two small protocols, so that the broker imports no fast path: the composition ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from tempos import FastPathStatus, Path, PathChoice, Reason, Route
@@ -59,6 +59,13 @@ class FastPath(Protocol):
         """Datagrams by topic and reason; topic 0 holds what had no topic yet.
 
         Counted since the start, or since that of the broker whose routes were adopted.
+        """
+        ...
+
+    def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
+        """Copies for each of so many groups that the kernel owed events of this epoch and could not send.
+
+        Final once no packet uses the epoch's route; the two latest epochs are kept.
         """
         ...
 
@@ -120,6 +127,9 @@ class NoFastPath:
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         return {}
+
+    def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
+        return [0] * groups
 
     def drops(self) -> Mapping[str, Mapping[str, int]]:
         return {}

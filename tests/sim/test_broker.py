@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -60,6 +60,9 @@ class FakeFastPath:
 
     async def withdraw(self, topic: int) -> None:
         self.withdrawn.append(topic)
+
+    def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
+        return [0] * groups
 
     def drops(self) -> Mapping[str, Mapping[str, int]]:
         return {"fake0": {"ENOSPC": 3}}
