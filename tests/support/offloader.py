@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tempos import Framing, Group, Member, Path, Route, Topic, Unavailable
+from tempos import Fanout, Framing, Group, Member, Path, Route, Topic, Unavailable
 from tempos_bench.node import PYTHON, Node, Program
 from tempos_fastpath.offload import Offload, start
 
@@ -26,10 +26,19 @@ def launch(node: Node, *, listen: Sequence[str] = ("0.0.0.0",), interfaces: Sequ
     return node.start([PYTHON, __file__, json.dumps(options)], talk=True)
 
 
-def make_route(topic: int, epoch: int, members: Sequence[tuple[str, int]], sources: Sequence[str]) -> Route:
-    """An event topic with one group."""
-    found = Topic(topic, "killed", framing=Framing.EVENT, sources=tuple(sources))
-    return Route(found, epoch, (Group("g", tuple(Member(ip, port) for ip, port in members)),))
+def make_route(
+    topic: int, epoch: int, groups: Sequence[Sequence[tuple[str, int]]], sources: Sequence[str], fanout: str
+) -> Route:
+    """An event topic with these groups of members."""
+    found = Topic(topic, "killed", framing=Framing.EVENT, sources=tuple(sources), fanout=Fanout(fanout))
+    return Route(
+        found,
+        epoch,
+        tuple(
+            Group(f"g{number}", tuple(Member(ip, port) for ip, port in members))
+            for number, members in enumerate(groups)
+        ),
+    )
 
 
 class Offloader:
@@ -40,12 +49,14 @@ class Offloader:
         self._changed = asyncio.Event()
         offload.on_change(self._changed.set)
 
-    async def install(self, topic: int, epoch: int, members: Sequence[tuple[str, int]],
-                      sources: Sequence[str] = ()) -> str:  # fmt: skip
-        """Until the fast path carries it."""
+    async def install(self, topic: int, epoch: int, members: Sequence[tuple[str, int]] = (),
+                      sources: Sequence[str] = (), groups: Sequence[Sequence[tuple[str, int]]] = (),
+                      fanout: str = "auto") -> str:  # fmt: skip
+        """Until the fast path carries it; ``members`` make one group."""
+        route = make_route(topic, epoch, groups or [members], sources, fanout)
         while True:
             self._changed.clear()
-            choice = await self._offload.install(make_route(topic, epoch, members, sources))
+            choice = await self._offload.install(route)
             if choice.path is Path.FAST:
                 return choice.reason
             await asyncio.wait_for(self._changed.wait(), LIMIT)
