@@ -2,7 +2,7 @@
 
     XDP        the broker's fast path, which broadcasts
     tc         the same, but the copies are made by its tc program
-    slow path  the broker without a fast path
+    slow path  the broker without a fast path; this one also to 32 and 64 groups
     bare       a program that broadcasts and rewrites nothing: the limit
 
 Each has a lane of its own and all take turns in one run; lanes are built anew for every repetition, as in
@@ -27,6 +27,8 @@ from tempos_bench.rounds import cores, interleave
 from tempos_bench.stats import ratios, summarize
 
 GROUPS = (1, 2, 4, 8, 16)
+#: More than the kernel carries: only the slow path serves these.
+MORE_GROUPS = (32, 64)
 XDP, TC, SLOW, BARE = "XDP", "tc", "slow path", "bare"
 #: Brokers: the fast path's mode, what the topics ask for, the path that must serve them.
 _BROKERS = {
@@ -122,7 +124,7 @@ def _serve(stack: ExitStack, lane: Lane, name: str, cpu: int) -> Broker:
         Topic(count, f"groups-{count}", framing=Framing.EVENT, fanout=fanout): tuple(
             Group(f"group-{number}", (Member(address, _FIRST_PORT + number),)) for number in range(count)
         )
-        for count in GROUPS
+        for count in (GROUPS if path is Path.FAST else (*GROUPS, *MORE_GROUPS))
     }
     broker = stack.enter_context(Broker(lane.topology.broker, topics, mode=mode, cpu=cpu))
     for topic in topics:
@@ -150,8 +152,8 @@ def _repeat(p: Parameters, findings: Findings, progress: Callable[[str], None]) 
         lanes = _Lanes(stack, p)
         variants: dict[str, Callable[[], Crossing]] = {
             _key(name, groups): lambda name=name, groups=groups: lanes.cross(name, groups)  # type: ignore[misc]
-            for groups in GROUPS
-            for name in (XDP, TC, SLOW, BARE)
+            for groups in (*GROUPS, *MORE_GROUPS)
+            for name in _served(groups)
         }
         interleave(1, variants, lambda text: progress("warming up"))
         before = {name: _account(lanes.brokers[name]) for name in (XDP, TC)}
@@ -190,6 +192,10 @@ def _run_times(lanes: _Lanes, findings: Findings) -> None:
     lanes.probe.statistics(on=False)
 
 
+def _served(groups: int) -> tuple[str, ...]:
+    return (XDP, TC, SLOW, BARE) if groups in GROUPS else (SLOW,)
+
+
 def _key(name: str, groups: int) -> str:
     return f"{name}, {groups} group{'s' if groups > 1 else ''}"
 
@@ -198,8 +204,8 @@ def _figures(findings: Findings) -> list[Figure]:
     rates = findings.rates
     figures = [
         Figure(_key(name, groups), summarize(rates[_key(name, groups)]).median, "deliveries/s")
-        for groups in GROUPS
-        for name in (XDP, TC, SLOW, BARE)
+        for groups in (*GROUPS, *MORE_GROUPS)
+        for name in _served(groups)
     ]
     for other in (TC, BARE, SLOW):
         for groups in GROUPS:
