@@ -20,7 +20,7 @@ check: $(STAMP)
 	$(BIN)/python -m tempos_fastpath.abigen --check
 
 bench: $(STAMP)
-	$(BIN)/tempos bench run redirect program-time blast slow-path round-trip --json-dir bench-results
+	$(BIN)/tempos bench run redirect program-time blast slow-path round-trip fanout-rate --json-dir bench-results
 
 setup: $(STAMP)
 

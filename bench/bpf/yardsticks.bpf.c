@@ -3,13 +3,14 @@
  * What the fast path is measured against: programs that do as little as their kind can do.
  *
  *   redirect_only    every frame -> out of the one interface in `egress`, untouched
+ *   broadcast_only   every frame -> one copy for each slot of `copies`, all untouched
  *   hand_on          UDP -> the same, with the MACs of the next hop and no UDP checksum, so that a
  *                    receiver takes it; else -> up the stack
  *   pass_only        every frame -> up the stack
  *   count_and_drop   IPv4 -> counted, dropped: the far end of a measurement
  *                    else -> up the stack: neighbours still find each other
  *
- * `redirect_only` and `pass_only` do not look at a byte of the frame. What cannot be redirected is
+ * `redirect_only`, `broadcast_only` and `pass_only` do not look at a byte of the frame. What cannot be redirected is
  * dropped and shows as missing at the far end.
  */
 #include <linux/bpf.h>
@@ -28,6 +29,14 @@ struct {
 	__type(value, __u32);
 } egress SEC(".maps");
 
+/* Made anew, with as many slots as copies are wanted, where it is used. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} copies SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -39,6 +48,12 @@ SEC("xdp")
 int redirect_only(struct xdp_md *ctx)
 {
 	return bpf_redirect_map(&egress, 0, XDP_DROP);
+}
+
+SEC("xdp")
+int broadcast_only(struct xdp_md *ctx)
+{
+	return bpf_redirect_map(&copies, 0, BPF_F_BROADCAST);
 }
 
 /* Destination, then source. */

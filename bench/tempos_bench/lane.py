@@ -42,18 +42,24 @@ class Lane:
         self.source = Probe(a, core)
         self.sink = Probe(c, core)
         self.sink.attach("count_and_drop", c.interfaces[0])
-        body = bytes(payload - wire.HEADER_LEN)
+        self._to = (mac or mac_of(b.address), b.address, DATA_PORT)
+        self._body = bytes(payload - wire.HEADER_LEN)
+        self.aim(TOPIC.id)
+
+    def aim(self, topic: int) -> None:
+        """From now on the frames are events of this topic."""
+        a = self.topology.publisher
         frame = udp_frame(
             (mac_of(a.address), a.address, _SOURCE_PORT),
-            (mac or mac_of(b.address), b.address, DATA_PORT),
-            wire.encode_event(TOPIC.id, publisher=1, sequence=1, sent_ns=1, body=body),
+            self._to,
+            wire.encode_event(topic, publisher=1, sequence=1, sent_ns=1, body=self._body),
         )
         self.source.prepare(frame, a.interfaces[0])
 
-    def cross(self, frames: int) -> Crossing:
-        """Send ``frames`` live frames through."""
+    def cross(self, frames: int, batch: int = 64) -> Crossing:
+        """Send ``frames`` live frames through, ``batch`` at a time."""
         before = self.sink.count()
-        seconds = self.source.generate(frames)
+        seconds = self.source.generate(frames, batch)
         return Crossing(frames, self.sink.count() - before, seconds)
 
     def forward_by_broker(self, stack: ExitStack, core: int) -> Broker:

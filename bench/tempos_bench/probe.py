@@ -51,13 +51,17 @@ class Probe:
         interface: str,
         redirect_to: str | None = None,
         macs: tuple[str, str] | None = None,
+        copies: int = 1,
     ) -> int:
         """Put a yardstick program on ``interface`` in native mode; returns its id.
 
-        ``redirect_to``: where the redirecting ones send; ``macs``: destination and source for `hand_on`.
+        ``redirect_to``: where the redirecting ones send; ``macs``: destination and source for `hand_on`;
+        ``copies``: how many `broadcast_only` makes.
         """
         both = "".join(macs).replace(":", "") if macs else None
-        answer = self._ask("attach", program=program, interface=interface, redirect_to=redirect_to, macs=both)
+        answer = self._ask(
+            "attach", program=program, interface=interface, redirect_to=redirect_to, macs=both, copies=copies
+        )
         return int(answer["program_id"])
 
     def detach(self) -> None:
@@ -72,13 +76,19 @@ class Probe:
         """What :meth:`generate` sends, and the interface of this node that it leaves by."""
         self._ask("prepare", frame=frame.hex(), interface=interface)
 
-    def generate(self, frames: int) -> float:
-        """Send ``frames`` live frames; returns the seconds it took. All are processed at return."""
-        return float(self._ask("generate", frames=min(frames, MOST_FRAMES))["seconds"])
+    def generate(self, frames: int, batch: int = 64) -> float:
+        """Send ``frames`` live frames, ``batch`` at a time; the seconds it took. All are processed then."""
+        return float(self._ask("generate", frames=min(frames, MOST_FRAMES), batch=batch)["seconds"])
 
     def statistics(self, on: bool) -> None:
         """Let the kernel count runs and run time of every BPF program, until off or we end."""
         self._ask("statistics", on=on)
+
+    def held_by(self, pid: int) -> dict[str, ProgramFigures]:
+        """The programs that process ``pid`` holds open, by the kernel's names for them."""
+        found = list(_held(pid).values())
+        names = self._ask("names", programs=[each.id for each in found])["names"]
+        return dict(zip(names, found, strict=True))
 
     def _ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         answer: dict[str, Any] = self._program.ask({"do": command, **arguments})
@@ -89,18 +99,28 @@ class Probe:
 
 def figures(pid: int, program_id: int) -> ProgramFigures:
     """Figures of a BPF program that process ``pid`` holds open, from the kernel's `fdinfo` of it."""
+    held = _held(pid)
+    if program_id not in held:
+        raise Unavailable(f"process {pid} holds no BPF program with id {program_id}")
+    return held[program_id]
+
+
+def _held(pid: int) -> dict[int, ProgramFigures]:
+    """The BPF programs that process ``pid`` holds open, by id."""
+    held: dict[int, ProgramFigures] = {}
     for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
         # A descriptor that closes while we look is none of those we look for.
         with suppress(FileNotFoundError):
             fields = dict(line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line)
-            if "verified_insns" in fields and int(fields["prog_id"]) == program_id:
-                return ProgramFigures(
-                    program_id,
+            if "verified_insns" in fields:
+                number = int(fields["prog_id"])
+                held[number] = ProgramFigures(
+                    number,
                     int(fields["verified_insns"]),
                     int(fields["run_cnt"]),
                     int(fields["run_time_ns"]),
                 )
-    raise Unavailable(f"process {pid} holds no BPF program with id {program_id}")
+    return held
 
 
 def attached_program(node: Node, interface: str) -> int:

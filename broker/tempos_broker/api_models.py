@@ -37,7 +37,7 @@ class MemberOut(BaseModel):
 
 
 class GroupOut(BaseModel):
-    """A group: tickets = delivered + unconfirmed + lost + unknown."""
+    """A group: tickets = delivered + unconfirmed + lost + unknown; unsent is in the last three."""
 
     name: str
     tickets: Count
@@ -45,6 +45,7 @@ class GroupOut(BaseModel):
     unconfirmed: Count
     lost: Count
     unknown: Count
+    unsent: Count
     members: list[MemberOut]
 
 
@@ -123,6 +124,7 @@ class LedgerGroup(BaseModel):
     unconfirmed: Count
     lost: Count
     unknown: Count
+    unsent: Count
     members: list[LedgerMember]
 
 

@@ -97,6 +97,7 @@ class Broker:
             rates=fast.limits,
         )
         self._past.slow_counters = self._slow.counters
+        self._past.slow_lost = self._slow.lost
         self._control = ControlServer(
             self._registry,
             self._ledger,

@@ -58,6 +58,8 @@ class Continuity:
         #: Last epochs of topics that a reload has ended.
         self._ended: dict[int, int] = {}
         self.slow_counters: Callable[[], Counters] = dict
+        #: Copies for a group that the slow path could not send: of topic, epoch and group.
+        self.slow_lost: Callable[[int, int, int], int] = lambda topic, epoch, group: 0
         #: What both paths draw from.
         self.tickets: Tickets = fast.tickets if drawn is None else drawn
         former = self._stored.broker.get("instance")
@@ -78,6 +80,11 @@ class Continuity:
         tickets = self.tickets.read
         return [tickets(topic, epoch, index) for index in range(groups)]
 
+    def unsent(self, topic: int, epoch: int, groups: int) -> list[int]:
+        """Copies so far for each group of an epoch that either path could not send."""
+        fast = self._fast.lost(topic, epoch, groups)
+        return [lost + self.slow_lost(topic, epoch, index) for index, lost in enumerate(fast)]
+
     def live(self, topic: int) -> dict[int, list[int]]:
         """Tickets drawn so far in every open epoch of a topic."""
         return {
@@ -91,7 +98,11 @@ class Continuity:
         tickets = {topic: self.live(topic) for topic in self._states}
         after = self._fast.counters()
         drawn = {
-            topic: Drawn(live, _passing(before.get(topic, {}), after.get(topic, {})))
+            topic: Drawn(
+                live,
+                {epoch: self.unsent(topic, epoch, len(drawn)) for epoch, drawn in live.items()},
+                _passing(before.get(topic, {}), after.get(topic, {})),
+            )
             for topic, live in tickets.items()
         }
         slow = self._slow_offsets.applied(self.slow_counters())
@@ -147,7 +158,8 @@ class Continuity:
         """Only this epoch's route is in force: the tickets of all others are final."""
         for one, groups in self._ledger.open_epochs(topic).items():
             if one != epoch:
-                self._ledger.closed(topic, one, self.drawn(topic, one, groups))
+                unsent = self.unsent(topic, one, groups)
+                self._ledger.closed(topic, one, self.drawn(topic, one, groups), unsent)
 
     def cut(self, topic: int, memory: Remembered) -> None:
         """The tickets are not those of the former life: close its epochs with what it stored."""

@@ -22,6 +22,7 @@ accounts compare totals instead of epochs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -142,6 +143,7 @@ class _Group:
     """A group over all epochs. What is settled of members that are forgotten stands in the sums."""
 
     tickets: int = 0
+    unsent: int = 0
     accounts: dict[Holder, Account] = field(default_factory=dict)
     gone_delivered: int = 0
     gone_lost: int = 0
@@ -175,7 +177,11 @@ class MemberRow:
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """``tickets = delivered + unconfirmed + lost + unknown``."""
+    """``tickets = delivered + unconfirmed + lost + unknown``.
+
+    ``unsent``: copies that a path knows it could not send, in what was not delivered; to which members they
+    would have gone is not known.
+    """
 
     name: str
     tickets: int
@@ -183,6 +189,7 @@ class GroupRow:
     unconfirmed: int
     lost: int
     unknown: int
+    unsent: int
     members: tuple[MemberRow, ...]
 
 
@@ -246,19 +253,30 @@ class Ledger:
                     account.left_at = now
         self.changed.add(topic)
 
-    def closed(self, topic: int, epoch: int, tickets: Sequence[int], *, cut: bool = False) -> None:
+    def closed(
+        self,
+        topic: int,
+        epoch: int,
+        tickets: Sequence[int],
+        unsent: Sequence[int] = (),
+        *,
+        cut: bool = False,
+    ) -> None:
         """No packet uses this epoch's route any more; ``tickets`` of its groups are final.
 
-        ``cut``: they are what was last known; a few more may have been drawn by a broker that died.
+        ``unsent``: copies for each group that could not be sent; none: of no group. ``cut``: both are
+        what was last known; a few more may have been drawn by a broker that died.
         """
         state = self._topics[topic]
         groups = state.open.pop(epoch)
         if len(set(tickets)) > 1:
             state.unequal.append(epoch)
         state.drawn += tickets[0] if tickets else 0
-        for (name, holders), drawn in zip(groups, tickets, strict=True):
+        unsent = unsent or [0] * len(groups)
+        for (name, holders), drawn, failed in zip(groups, tickets, unsent, strict=True):
             group = state.groups[name]
             group.tickets += drawn
+            group.unsent += failed
             for index, holder in enumerate(holders):
                 account = group.accounts[holder]
                 account.close(epoch, share(drawn, index, len(holders)), cut=cut)
@@ -348,6 +366,7 @@ class Ledger:
             del state.groups[name]
             total = state.groups.setdefault(OWN_GROUP, _Group())
             total.tickets += group.tickets
+            total.unsent += group.unsent
             total.gone_delivered += group.gone_delivered
             total.gone_lost += group.gone_lost
             total.gone_unknown += group.gone_unknown
@@ -357,14 +376,17 @@ class Ledger:
         topic: int,
         *,
         live: Mapping[int, Sequence[int]],
+        unsent: Mapping[int, Sequence[int]] | None = None,
         received: int,
         fast: int,
         slow: int,
         refused: dict[Reason, int],
         slack: int = 0,
     ) -> TopicLedger:
-        """The account as of now. ``live``: epoch -> tickets drawn so far from an open epoch's groups.
+        """The account as of now.
 
+        ``live``: epoch -> tickets drawn so far from an open epoch's groups, ``unsent`` the same of copies
+        that could not be sent.
         ``fast`` and ``slow`` are events handed to the groups, ``received`` what came in, by the paths'
         own counters; ``refused`` those that were not handed on. ``slack``: events that passed while the
         counters were read one after the other.
@@ -386,8 +408,12 @@ class Ledger:
         if abs(drawn - forwarded) > slack:
             problems.append(f"{forwarded} events were handed to groups, but {drawn} tickets drawn")
         rows = []
+        unsent_now: Counter[str] = Counter()
+        for epoch, counts in (unsent or {}).items():
+            for (name, _), count in zip(state.open.get(epoch, ()), counts, strict=False):
+                unsent_now[name] += count
         for name, group in state.groups.items():
-            row, excess = _group_row(name, group, drawn_now.get(name, []))
+            row, excess = _group_row(name, group, drawn_now.get(name, []), unsent_now[name])
             rows.append(row)
             problems += [
                 f"group {name}: {holder.ip}:{holder.port} got {count} too many" for holder, count in excess
@@ -408,6 +434,7 @@ class Ledger:
             "groups": [
                 {
                     "name": name,
+                    "unsent": group.unsent,
                     "sums": [group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown],
                     "settled": [[list(holder), count] for holder, count in group.settled.items()],
                     "accounts": [account.export() for account in group.accounts.values()],
@@ -427,6 +454,7 @@ class Ledger:
         for entry in stored["groups"]:
             group = state.groups[str(entry["name"])] = _Group()
             group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown = map(int, entry["sums"])
+            group.unsent = int(entry.get("unsent", 0))
             group.settled = {_holder(holder): int(count) for holder, count in entry["settled"]}
             for one in entry["accounts"]:
                 account = Account.load(one, topic not in self._unstamped, now)
@@ -445,7 +473,7 @@ def _holder(stored: Sequence[Any]) -> Holder:
 
 
 def _group_row(
-    name: str, group: _Group, current: Sequence[tuple[tuple[Holder, ...], int]]
+    name: str, group: _Group, current: Sequence[tuple[tuple[Holder, ...], int]], unsent: int
 ) -> tuple[GroupRow, list[tuple[Holder, int]]]:
     """The account of a group, and the holders that got too many with how many."""
     live: dict[Holder, int] = {}
@@ -477,5 +505,6 @@ def _group_row(
             )
         )
     tickets = group.tickets + sum(drawn for _, drawn in current)
-    row = GroupRow(name, tickets, delivered, unconfirmed, lost, unknown, tuple(members))
+    failed = group.unsent + unsent
+    row = GroupRow(name, tickets, delivered, unconfirmed, lost, unknown, failed, tuple(members))
     return row, excess

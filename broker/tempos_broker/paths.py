@@ -104,6 +104,13 @@ class FastPath(Protocol):
         """
         ...
 
+    def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
+        """Copies for each of so many groups that the kernel owed events of this epoch and could not send.
+
+        Final once no packet uses the epoch's route; the two latest epochs are kept.
+        """
+        ...
+
     def drops(self) -> Mapping[str, Mapping[str, int]]:
         """Frames lost behind the redirect, by interface and error, as far as the kernel tells."""
         ...
@@ -205,6 +212,9 @@ class NoFastPath:
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         return {}
+
+    def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
+        return [0] * groups
 
     def drops(self) -> Mapping[str, Mapping[str, int]]:
         return {}

@@ -47,9 +47,13 @@ class TopicState:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Tickets drawn so far, by open epoch and group; ``slack`` events passed while counting."""
+    """Tickets drawn so far, by open epoch and group; ``slack`` events passed while counting.
+
+    ``unsent``: copies that could not be sent, by open epoch and group.
+    """
 
     tickets: Mapping[int, Sequence[int]]
+    unsent: Mapping[int, Sequence[int]]
     slack: int
 
 
@@ -177,6 +181,7 @@ def _account(ledger: Ledger, topic: int, counted: Counted) -> TopicLedger:
     return ledger.topic(
         topic,
         live=drawn.tickets,
+        unsent=drawn.unsent,
         received=sum(forwarded) + sum(refused.values()),
         fast=forwarded[0],
         slow=forwarded[1],
@@ -256,7 +261,7 @@ def _ledger_topic(state: TopicState, account: TopicLedger, counted: Counted) -> 
 
 
 def _sums(group: GroupRow) -> dict[str, Any]:
-    """``tickets = delivered + unconfirmed + lost + unknown``."""
+    """``tickets = delivered + unconfirmed + lost + unknown``; ``unsent`` is known to be in the last three."""
     return {
         "name": group.name,
         "tickets": group.tickets,
@@ -264,6 +269,7 @@ def _sums(group: GroupRow) -> dict[str, Any]:
         "unconfirmed": group.unconfirmed,
         "lost": group.lost,
         "unknown": group.unknown,
+        "unsent": group.unsent,
     }
 
 

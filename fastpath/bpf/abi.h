@@ -209,8 +209,7 @@ struct tempos_counters {
 
 /*
  * Copies made in the kernel for one epoch of a topic with several groups, per CPU; row = topic * 2 +
- * epoch % 2. What was lost of a group is events - sent[group]: read `sent` first, and nothing is lost that
- * is only on its way.
+ * epoch % 2. What was lost of a group is events - sent[group], once none is on its way any more.
  */
 struct tempos_copies {
 	__u64 sent[TEMPOS_MAX_GROUPS]; /* that their interface took */

@@ -351,11 +351,15 @@ def query_xdp(ifindex: int) -> AttachedXdp | None:
     by_mode = {"native": found.drv_prog_id, "generic": found.skb_prog_id, "offloaded": found.hw_prog_id}
     for mode, program_id in by_mode.items():
         if program_id:
-            name = ffi.new("char[]", lib.TEMPOS_NAME_LEN)
-            # The program may be gone by now, or hidden from this user; its id still says which it was.
-            lib.tempos_program_name_by_id(program_id, name)
-            return AttachedXdp(int(program_id), text(name), mode)
+            return AttachedXdp(int(program_id), program_name(program_id), mode)
     return None
+
+
+def program_name(program_id: int) -> str:
+    """The kernel's name of a program; empty if it is gone by now, or hidden from this user."""
+    name = ffi.new("char[]", lib.TEMPOS_NAME_LEN)
+    lib.tempos_program_name_by_id(program_id, name)
+    return text(name)
 
 
 @contextlib.contextmanager

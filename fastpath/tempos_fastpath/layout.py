@@ -118,13 +118,14 @@ def decode_route(value: bytes) -> HeldRoute:
     )
 
 
-def lost_copies(rows: Sequence[bytes], group: int) -> int:
-    """Of the values of ``struct tempos_copies`` of all CPUs: how many copies for a group were not sent."""
-    lost = 0
-    for value in rows:
-        copies = struct_from("struct tempos_copies", value)
-        lost += int(copies.events) - int(copies.sent[group])
-    return max(0, lost)
+def lost_copies(rows: Sequence[bytes], groups: int) -> list[int]:
+    """Of the values of ``struct tempos_copies`` of all CPUs: copies for each group that were not sent."""
+    lost = [0] * groups
+    for copies in (struct_from("struct tempos_copies", value) for value in rows):
+        for group in range(min(groups, _abi.MAX_GROUPS)):
+            lost[group] += int(copies.events) - int(copies.sent[group])
+    # The two are counted one after the other, and may be read in between.
+    return [max(0, count) for count in lost]
 
 
 def devmap_value(ifindex: int, program_fd: int = 0) -> bytes:

@@ -7,12 +7,13 @@ ends, with everything it attached, when its input ends. OBJECTS is the folder of
 | command    | takes                          | does, answers                                           |
 |------------|--------------------------------|---------------------------------------------------------|
 | attach     | program, interface,            | puts a yardstick on an interface, native;               |
-|            | redirect_to, macs (hex)        | program_id                                              |
+|            | redirect_to, macs (hex), copies | program_id                                             |
 | detach     |                                | takes it off again                                      |
 | count      |                                | IPv4 frames that `count_and_drop` has seen: frames      |
 | prepare    | frame (hex), interface         | what `generate` sends, and through which interface      |
 | generate   | frames, batch                  | sends so many live frames: seconds                      |
 | statistics | on                             | run counts and times of all BPF programs, while we live |
+| names      | programs (ids)                 | what the kernel calls them: names                       |
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tempos import TemposError
 from tempos_fastpath import bpf
+from tempos_fastpath.maps import Map, MapType, create_map
 
 #: As much of a frame as `generate` puts back each time.
 _HEAD_LEN = 72
@@ -51,14 +53,21 @@ class Measuring:
             "prepare": self.prepare,
             "generate": self.generate,
             "statistics": self.statistics,
+            "names": self.names,
         }
 
     def attach(
-        self, program: str, interface: str, redirect_to: str | None = None, macs: str | None = None
+        self,
+        program: str,
+        interface: str,
+        redirect_to: str | None = None,
+        macs: str | None = None,
+        copies: int = 1,
     ) -> dict[str, Any]:
         self.detach()
         rodata = {"macs": bytes.fromhex(macs)} if macs else {}
-        loaded = bpf.BpfObject(self._objects / "yardsticks.bpf.o", rodata=rodata)
+        share = {"copies": self._attached.enter_context(_devmap(redirect_to, copies))}
+        loaded = bpf.BpfObject(self._objects / "yardsticks.bpf.o", rodata, share)
         self._attached.callback(loaded.close)
         if redirect_to is not None:
             _set_egress(loaded, redirect_to)
@@ -105,12 +114,24 @@ class Measuring:
             self._statistics.enter_context(bpf.statistics())
         return {}
 
+    def names(self, programs: Sequence[int]) -> dict[str, Any]:
+        return {"names": [bpf.program_name(each) for each in programs]}
+
     def close(self) -> None:
         """Detach and release everything."""
         self.detach()
         self._statistics.close()
         if self._generator is not None:
             self._generator.close()
+
+
+def _devmap(interface: str | None, slots: int) -> Map:
+    """A devmap whose slots all lead to one interface, or nowhere."""
+    made = create_map("copies", MapType.DEVMAP, key_size=4, value_size=4, max_entries=slots)
+    if interface is not None:
+        for slot in range(slots):
+            made.update(slot, socket.if_nametoindex(interface).to_bytes(4, sys.byteorder))
+    return made
 
 
 def _set_egress(loaded: bpf.BpfObject, interface: str) -> None:

@@ -57,6 +57,8 @@ _THREADS = 8
 _REFRESH = 5.0
 #: Seconds from one look to the next, however busy the neighbour table is.
 _SPACING = 0.2
+#: How often an account is read that seems to miss copies: those on their way are there a moment later.
+_LOOKS = 3
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -306,15 +308,21 @@ class Offload:
             return {}
         return decode_counters(self._programs.map("counters").sum_rows())
 
-    def lost(self, topic: int, epoch: int, group: int) -> int:
-        """Copies for this group that the kernel did not send in this epoch; the two latest are kept.
+    def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
+        """Copies for each of so many groups that the kernel did not send in this epoch; two are kept.
 
         Exact once no packet uses the epoch's route any more; before, copies on their way may be in it.
         """
         if self._closed:
-            return 0
-        rows = self._programs.map("copies").lookup_per_cpu(copies_row(topic, epoch))
-        return lost_copies(rows or (), group)
+            return [0] * groups
+        copies, row = self._programs.map("copies"), copies_row(topic, epoch)
+        lost = [0] * groups
+        for look in range(_LOOKS):
+            now = lost_copies(copies.lookup_per_cpu(row) or (), groups)
+            lost = [min(pair) for pair in zip(lost, now, strict=True)] if look else now
+            if not any(lost):
+                break
+        return lost
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` on the event loop when facts that a wanted route rests on changed."""

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 LIMIT = 15.0
 TOPIC, PORT = 7, 9998
 A, B, B_FAR, C = "10.0.1.2", "10.0.1.1", "10.0.2.1", "10.0.2.2"
-THERE = make_route(TOPIC, 1, [(C, PORT)], ())
+THERE = make_route(TOPIC, 1, [[(C, PORT)]], ())
 Scenario = Callable[["Watched"], Awaitable[None]]
 
 
@@ -256,16 +256,16 @@ def test_sources_outside_the_topic_s_networks_go_up(topology: Topology) -> None:
 
     async def scenario(watched: Watched) -> None:
         offload = watched.offload
-        await watched.until(Path.FAST, make_route(TOPIC, 1, [(C, PORT)], ["192.0.2.0/24", "10.0.1.2/32"]))
+        await watched.until(Path.FAST, make_route(TOPIC, 1, [[(C, PORT)]], ["192.0.2.0/24", "10.0.1.2/32"]))
         await crosses(topology, offload)
-        await watched.until(Path.FAST, make_route(TOPIC, 2, [(C, PORT)], ["192.0.2.0/24", "10.0.1.4/30"]))
+        await watched.until(Path.FAST, make_route(TOPIC, 2, [[(C, PORT)]], ["192.0.2.0/24", "10.0.1.4/30"]))
         sender, broker = udp(topology.publisher, (A, 0)), udp(topology.broker, (B, PORT))
         with closing(sender) as source, closing(broker) as up:
             source.sendto(encode_event(TOPIC, 1, 1, 0, b"foreign"), (B, PORT))
             assert up.recv(2000)[24:] == b"foreign"
         assert offload.counters()[TOPIC] == {Reason.FORWARDED: 1, Reason.FOREIGN_SOURCE: 1}
         assert offload.tickets.read(TOPIC, 2, 0) == 0
-        refused = await offload.install(make_route(TOPIC, 3, [(C, PORT)], many))
+        refused = await offload.install(make_route(TOPIC, 3, [[(C, PORT)]], many))
         assert refused == PathChoice(Path.SLOW, "9 source networks: the fast path checks at most 8")
 
     in_broker(topology, scenario)

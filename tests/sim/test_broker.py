@@ -76,6 +76,9 @@ class FakeFastPath:
     async def withdraw(self, topic: int) -> None:
         self.withdrawn.append(topic)
 
+    def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
+        return [0] * groups
+
     def drops(self) -> Mapping[str, Mapping[str, int]]:
         return {"fake0": {"ENOSPC": 3}}
 

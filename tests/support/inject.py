@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from tempos_bench.node import Node
 
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
 NEEDS_CSUM = 1
+SO_RCVBUFFORCE = 33
 ETH_P_IP = 0x0800
 
 
@@ -40,10 +42,23 @@ class Capture:
     def __init__(self, node: Node, interface: str) -> None:
         def build() -> socket.socket:
             raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
+            # A frame that XDP copied takes a page of it, however short it is.
+            raw.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
             raw.bind((interface, ETH_P_IP))
             return raw
 
         self._socket = node.call(build)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def at_hand(self) -> list[bytes]:
+        """The frames that have arrived so far."""
+        frames = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frames.append(self._socket.recv(65536, socket.MSG_DONTWAIT))
+        return frames
 
     def until(self, is_last: Callable[[bytes], bool], limit: float) -> list[bytes]:
         """The frames that arrive before the one that is the last; :class:`TimeoutError` after ``limit`` s."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tempos import Framing, Group, Member, Path, Route, Topic, Unavailable
+from tempos import Fanout, Framing, Group, Member, Path, Route, Topic, Unavailable
 from tempos_bench.node import PYTHON, Node, Program
 from tempos_fastpath.offload import Offload, start
 
@@ -26,11 +26,21 @@ def launch(node: Node, *, listen: Sequence[str] = ("0.0.0.0",), interfaces: Sequ
     return node.start([PYTHON, __file__, json.dumps(options)], talk=True)
 
 
-def make_route(topic: int, epoch: int, members: Sequence[tuple[str, int]], sources: Sequence[str],
-               rate: int = 0, burst: int = 0) -> Route:  # fmt: skip
-    """An event topic with one group."""
-    found = Topic(topic, "killed", framing=Framing.EVENT, sources=tuple(sources), rate=rate, burst=burst)
-    return Route(found, epoch, (Group("g", tuple(Member(ip, port) for ip, port in members)),))
+def make_route(
+    topic: int, epoch: int, groups: Sequence[Sequence[tuple[str, int]]], sources: Sequence[str],
+    fanout: str = "auto", rate: int = 0, burst: int = 0,
+) -> Route:  # fmt: skip
+    """An event topic with these groups of members."""
+    found = Topic(topic, "killed", framing=Framing.EVENT, sources=tuple(sources), rate=rate, burst=burst,
+                  fanout=Fanout(fanout))  # fmt: skip
+    return Route(
+        found,
+        epoch,
+        tuple(
+            Group(f"g{number}", tuple(Member(ip, port) for ip, port in members))
+            for number, members in enumerate(groups)
+        ),
+    )
 
 
 class Offloader:
@@ -41,10 +51,11 @@ class Offloader:
         self._changed = asyncio.Event()
         offload.on_change(self._changed.set)
 
-    async def install(self, topic: int, epoch: int, members: Sequence[tuple[str, int]],
-                      sources: Sequence[str] = (), rate: int = 0, burst: int = 0) -> str:  # fmt: skip
-        """Until the fast path carries it; it is the only topic then."""
-        route = make_route(topic, epoch, members, sources, rate, burst)
+    async def install(self, topic: int, epoch: int, members: Sequence[tuple[str, int]] = (),
+                      sources: Sequence[str] = (), groups: Sequence[Sequence[tuple[str, int]]] = (),
+                      fanout: str = "auto", rate: int = 0, burst: int = 0) -> str:  # fmt: skip
+        """Until the fast path carries it; it is the only topic then. ``members`` make one group."""
+        route = make_route(topic, epoch, groups or [members], sources, fanout, rate, burst)
         await self._offload.configure([route.topic])
         while True:
             self._changed.clear()

@@ -46,6 +46,22 @@ def test_an_epoch_from_opening_to_the_last_report() -> None:
     assert [each.outstanding for each in ledger.accounts(B)] == [0]
 
 
+def test_copies_known_not_to_be_sent_stay_with_their_group() -> None:
+    ledger = Ledger()
+    ledger.opened(1, 1, [("g", [A]), ("~", [BARE])], 0)
+    ledger.report(1, "g", A, 1, 5)
+    facts = {"received": 7, "fast": 7, "slow": 0, "refused": {}}
+    account = ledger.topic(1, live={1: [7, 7]}, unsent={1: [2, 1]}, **facts)
+    assert [(row.unsent, row.unconfirmed, row.unknown) for row in account.groups] == [(2, 2, 0), (1, 0, 7)]
+    assert account.balanced
+    ledger.opened(1, 2, [("~", [BARE]), ("h", [B])], 0)
+    ledger.closed(1, 1, [7, 7], [2, 1])
+    again = Ledger()
+    again.restore(1, ledger.export(1), 0)
+    account = again.topic(1, live={2: [0, 0]}, unsent={2: [4, 0]}, **facts)
+    assert {row.name: row.unsent for row in account.groups} == {"g": 2, "~": 5, "h": 0}
+
+
 def test_what_a_member_that_left_never_reported_is_lost_and_stays_in_the_account() -> None:
     ledger = Ledger()
     ledger.opened(1, 1, [("g", [A])], 0)

@@ -144,7 +144,7 @@ def _add(account: Account, case: Case, p: Parameters, got: dict[str, int], statu
         account.faults[fault] += got[fault]
     account.slow += status["slow"]
     account.by_tc += status["passed"].get("by_clone", 0)
-    lost = sum(group["lost"] for group in status["groups"])
+    lost = sum(group["lost"] + group["unsent"] for group in status["groups"])
     off = sum(abs(group["tickets"] - p.events) for group in status["groups"])
     account.lost += lost
     account.off += off + abs(status["received"] - p.events)

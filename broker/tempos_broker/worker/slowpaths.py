@@ -21,6 +21,7 @@ from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.scheduling import Scheduling
 from tempos_broker.slowpath import SlowPathServer, SlowPathStatus
+from tempos_broker.slowpath.book import lost_index
 from tempos_broker.store import CountedTickets
 
 if TYPE_CHECKING:
@@ -109,6 +110,11 @@ class SlowPaths:
             return own
         theirs = self._estate.book.counters()
         return {topic: _sum(own.get(topic, {}), theirs.get(topic, {})) for topic in {*own, *theirs}}
+
+    def lost(self, topic: int, epoch: int, group: int) -> int:
+        """Copies for the group of this index in the route that could not be sent; two epochs are kept."""
+        own = self._server.lost(topic, epoch, group)
+        return own if self._estate is None else own + self._estate.book.lost[lost_index(topic, epoch, group)]
 
     def status(self) -> SlowPathStatus:
         """Of all processes together."""

@@ -117,6 +117,9 @@ def _topic(topic: Mapping[str, Any]) -> Iterator[str]:
         yield from table(head, rows)
     else:
         yield "  no group"
+    for group in topic["groups"]:
+        if group.get("unsent"):
+            yield f"  group {group['name']}: {number(group['unsent'])} copies could not be sent"
     for problem in topic["problems"]:
         yield f"  does not add up: {problem}"
 

@@ -189,6 +189,8 @@ def account(group: Mapping[str, Any]) -> str:
     """Where the tickets of a group went, in words."""
     told = [f"{number(group['tickets'])} tickets", f"{number(group['delivered'])} delivered"]
     told += [f"{number(group[key])} {key}" for key in ("unconfirmed", "lost", "unknown") if group[key]]
+    if group.get("unsent"):
+        told.append(f"{number(group['unsent'])} of these could not be sent")
     return ", ".join(told)
 
 

@@ -1,0 +1,192 @@
+"""Several groups without their broker: what makes the copies outlives it, is taken over, is cleaned up."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+import pytest
+from support.offloader import launch
+from support.privileges import require_kernel, require_netns
+
+from tempos.wire import encode_event
+from tempos_bench.node import Program
+from tempos_bench.topology import Topology, build
+from tempos_fastpath import ownership
+from tempos_fastpath.maps import pinned_map
+from tempos_fastpath.orphans import installed, orphans, remove
+from tempos_fastpath.pins import Pins
+
+pytestmark = [pytest.mark.kernel, pytest.mark.netns]
+
+TOPIC, EPOCH = 7, 3
+BROKER = ("10.0.1.1", 9998)
+#: Who makes the copies -> the mode, what the topic asks for.
+WAYS = {
+    "XDP": ("native", "xdp"),
+    "tc": ("native", "tc"),
+    "generic": ("generic", "auto"),
+}
+GROUPS, MEMBERS = 3, 2
+LIMIT = 15.0
+
+
+@pytest.fixture(params=["straight", "forked"])
+def topology(request: pytest.FixtureRequest) -> Iterator[Topology]:
+    require_netns()
+    require_kernel()
+    with build(request.param) as topology:
+        namespace = topology.broker.call(ownership.current_namespace)
+        yield topology
+        topology.broker.close()
+        for each in installed():
+            if each.identity.namespace == namespace:
+                remove(each)
+
+
+class Members:
+    """Three groups of two; their addresses in turn, so that copies leave by every interface there is."""
+
+    def __init__(self, stack: ExitStack, topology: Topology) -> None:
+        c = topology.subscriber
+
+        def bind(address: str) -> socket.socket:
+            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+            sock.bind((address, 0))
+            sock.settimeout(LIMIT)
+            return sock
+
+        addresses = [c.addresses[number % len(c.addresses)] for number in range(GROUPS * MEMBERS)]
+        self.socks = c.call(lambda: [bind(address) for address in addresses])
+
+    @property
+    def groups(self) -> list[list[tuple[str, int]]]:
+        names = [sock.getsockname() for sock in self.socks]
+        return [names[at : at + MEMBERS] for at in range(0, len(names), MEMBERS)]
+
+    def assert_all_came(self, events: int) -> None:
+        """Every member got its share, once, in its own numbering."""
+        for number, sock in enumerate(self.socks):
+            turn = number % MEMBERS
+            share = (events - turn + MEMBERS - 1) // MEMBERS
+            got = [sock.recv(2000) for _ in range(share)]
+            assert sorted(int.from_bytes(each[12:16], "big") for each in got) == list(range(share))
+            assert {each[3] for each in got} == {EPOCH}
+            sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                sock.recv(2000)
+
+
+class Traffic:
+    """Some 5,000 events a second from a thread until told to stop; knows how many."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sent = 0
+        self._socket = sock
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._reached = threading.Condition()
+
+    def __enter__(self) -> Traffic:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def wait(self, more: int) -> None:
+        """Until ``more`` events went out from now on."""
+        with self._reached:
+            goal = self.sent + more
+            assert self._reached.wait_for(lambda: self.sent >= goal, LIMIT)
+
+    def _run(self) -> None:
+        event = encode_event(TOPIC, 1, 0, 0, b"body")
+        while not self._stop.wait(0.01):
+            for _ in range(50):
+                self._socket.sendto(event, BROKER)
+                self.sent += 1
+            with self._reached:
+                self._reached.notify_all()
+
+
+def set_of(topology: Topology) -> Pins:
+    return Pins(ownership.Identity("default", topology.broker.call(ownership.current_namespace)))
+
+
+def installs(program: Program, groups: Sequence[object], way: str) -> str:
+    command = {"do": "install", "topic": TOPIC, "epoch": EPOCH, "groups": groups, "fanout": WAYS[way][1]}
+    return str(program.ask(command))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_sigkill_under_traffic_loses_nothing_of_any_group(topology: Topology, way: str) -> None:
+    with ExitStack() as stack:
+        members = Members(stack, topology)
+        source = topology.publisher.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        stack.enter_context(source)
+        first = launch(topology.broker, mode=WAYS[way][0])
+        first.wait_line("ready")
+        reason = installs(first, members.groups, way)
+        assert ("tc clone" in reason) == (way != "XDP"), reason
+        with Traffic(source) as traffic:
+            for _ in range(2):
+                traffic.wait(1000)
+                first.kill()
+                traffic.wait(1000)
+                second = launch(topology.broker, mode=WAYS[way][0])
+                second.wait_line("ready")
+                assert second.ask({"do": "adopted"}) == {str(TOPIC): EPOCH}
+                traffic.wait(500)
+                assert installs(second, members.groups, way) == reason
+                first = second
+            traffic.wait(500)
+        members.assert_all_came(traffic.sent)
+        state = first.ask({"do": "state", "topic": TOPIC, "epoch": EPOCH})
+        assert state["counters"]["forwarded"] == state["tickets"] == traffic.sent
+        assert state["counters"].get("by_clone", 0) == (0 if way == "XDP" else traffic.sent)
+        first.ask({"do": "close", "keep": False})
+    assert not set_of(topology).folder.exists()
+    assert tc_programs(topology) == 0
+
+
+def tc_programs(topology: Topology) -> int:
+    """How many links of tc programs are pinned for the broker's node."""
+    links = list(set_of(topology).tc_links())
+    for link in links:
+        link.close()
+    return len(links)
+
+
+def test_another_version_takes_the_tc_program_over_and_clean_removes_it(topology: Topology) -> None:
+    with ExitStack() as stack:
+        members = Members(stack, topology)
+        source = topology.publisher.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        stack.enter_context(source)
+        first = launch(topology.broker)
+        first.wait_line("ready")
+        installs(first, members.groups, "tc")
+        interfaces = len(topology.broker.interfaces)
+        assert tc_programs(topology) == interfaces
+        first.kill()
+        with pinned_map(set_of(topology).path("identity")) as identity:
+            identity.update(0, b"another!")
+        second = launch(topology.broker)
+        second.wait_line("ready")
+        assert second.ask({"do": "adopted"}) == {}
+        installs(second, members.groups, "tc")
+        # By the second broker's maps, or nothing would come.
+        for _ in range(10):
+            source.sendto(encode_event(TOPIC, 1, 0, 0, b"body"), BROKER)
+        members.assert_all_came(10)
+        second.kill()
+        (left,) = [each for each in orphans() if each.identity == set_of(topology).identity]
+        links = [stack.enter_context(link) for link in set_of(topology).tc_links()]
+        assert [link.attached for link in links] == [True] * interfaces
+        remove(left)
+        assert not any(link.attached for link in links)
+    assert not set_of(topology).folder.exists()
