@@ -203,6 +203,8 @@ def test_losses_are_kept_for_two_epochs_beside_the_account() -> None:
     core: SlowPath[Numbers] = SlowPath(TOPICS.values(), LocalTickets(), 10, 10)
     group = (Group("g", (Member("10.0.0.1", 1),)),)
     core.swap(Route(TOPICS[1], 256, group))
+    core.arrived(1, 5, Numbers(list(range(5)), []))
+    assert core.next_strict(5) is not None
     core.send_failed(1, 256 & 0xFF, 0, 3)
     core.swap(Route(TOPICS[1], 257, group))
     core.send_failed(1, 257 & 0xFF, 0, 2)
@@ -210,8 +212,11 @@ def test_losses_are_kept_for_two_epochs_beside_the_account() -> None:
     core.swap(Route(TOPICS[1], 258, group))
     assert (core.lost(1, 257, 0), core.lost(1, 258, 0)) == (2, 0)
     core.overrun(4)
-    assert core.counters() == {0: {Reason.SOCKET_OVERRUN: 4}, 1: {Reason.SEND_ERROR: 5}}
-    assert core.received == core.queued == 0
+    assert core.counters() == {
+        0: {Reason.SOCKET_OVERRUN: 4},
+        1: {Reason.FORWARDED: 5, Reason.SEND_ERROR: 5},
+    }
+    assert (core.received, core.queued) == (5, 0)
 
 
 def test_reads_ahead_only_while_strict_events_have_a_member() -> None:

@@ -21,7 +21,6 @@ from tempos_broker.slowpath.mover import Flushed, SendFailure
 from tempos_broker.slowpath.sockets import DataSocket
 from tempos_broker.slowpath.sources import Sources
 
-
 #: What sending a datagram by itself takes, in what one copy more in a large message takes.
 _COST = 9
 

@@ -72,7 +72,7 @@ class Turns(Generic[LoadT]):
 
         True: there is more to do, the next turn should come soon. False: nothing until the channels wake.
         """
-        self._open = {quality: True for quality in (_SQ, _BQ)}
+        self._open = dict.fromkeys((_SQ, _BQ), True)
         self._ready = 0
         for quality in (_SQ, _BQ):
             self._flush(quality)
