@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from tempos import (
+    ConfigError,
     Framing,
     Group,
     Path,
@@ -284,8 +285,8 @@ class Broker:
     async def reload(self, config: BrokerConfig) -> tuple[str, ...]:
         """Go by another configuration, whole or not at all; says what changed, a line each.
 
-        Raises :class:`ConfigError`, and changes nothing, where it would need a restart; so with
-        :class:`Unavailable` where the kernel refuses.
+        Raises :class:`ConfigError`, and changes nothing, where it would need a restart or the fast path
+        refuses.
         """
         async with self._reloading:
             found = difference(self.config, config)
@@ -296,8 +297,10 @@ class Broker:
             async with contextlib.AsyncExitStack() as stack:
                 for topic in concerned:
                     await stack.enter_async_context(self._locks[topic])
-                # First, for the kernel may refuse.
-                await self._fast.configure([entry.topic for entry in config.topics])
+                try:
+                    await self._fast.configure([entry.topic for entry in config.topics])
+                except Unavailable as error:
+                    raise ConfigError([f"the fast path refuses: {error}"]) from error
                 await self._apply_config(config, found)
             for topic in sorted(found.touched):
                 await self._swap(topic)

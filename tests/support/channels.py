@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
@@ -30,14 +31,17 @@ class Payloads:
 
 
 class Sent(NamedTuple):
+    """A message: so many copies for one group."""
+
     quality: Quality
     route: Route
-    first_tickets: list[int]
+    group: int
+    first_ticket: int
     payloads: Sequence[bytes]
 
     @property
     def copies(self) -> int:
-        return len(self.payloads) * len(self.route.groups)
+        return len(self.payloads)
 
 
 class MemoryChannels:
@@ -45,6 +49,7 @@ class MemoryChannels:
 
     def __init__(self, core: SlowPath[Any], classes: dict[int, Quality], *, apart: bool = True) -> None:
         self.apart = apart
+        self.batch = 16
         self.full: set[Quality] = set()
         self._told_full: set[Quality] = set()
         self.sent: list[Sent] = []
@@ -76,22 +81,25 @@ class MemoryChannels:
     def send(self, quality: Quality, delivery: Delivery[Payloads]) -> bool:
         assert quality not in self._told_full, "nothing is offered to a full channel"
         assert len(delivery.load.items) == delivery.count
-        sent = Sent(quality, delivery.route, delivery.first_tickets, delivery.load.items)
-        self.gathered[quality].append(sent)
-        return True
+        self.gathered[quality] += [
+            Sent(quality, delivery.route, group, first, delivery.load.items)
+            for group, first in enumerate(delivery.first_tickets)
+        ]
+        return sum(each.copies for each in self.gathered[quality]) >= self.batch
 
-    def flush(self, quality: Quality) -> bool:
+    def flush(self, quality: Quality, most: int | None = None) -> int | None:
         if quality in self.full:
             self._told_full.add(quality)
-            return False
+            return None
         self._told_full.discard(quality)
-        gathered = self.gathered[quality]
-        if gathered:
-            self.sent += gathered
-            count = sum(each.copies for each in gathered)
-            gathered.clear()
+        gathered, count = self.gathered[quality], 0
+        while gathered and (not count or most is None or count + gathered[0].copies <= most):
+            count += gathered[0].copies
+            self.sent.append(gathered.pop(0))
+        left = sum(each.copies for each in gathered)
+        if count:
             self._done("send", quality, count)
-        return True
+        return left
 
     def _done(self, what: str, quality: Quality, count: int) -> None:
         self.log.append((what, quality, count))
@@ -151,9 +159,8 @@ class MemoryAdapter(MemoryChannels):
     async def close(self) -> None:
         for quality in Quality:
             for each in self.gathered[quality]:
-                for group in range(len(each.route.groups)):
-                    self._losses.send_failed(
-                        each.route.topic.id, each.route.epoch, group, len(each.payloads), 110
-                    )
+                self._losses.send_failed(
+                    each.route.topic.id, each.route.epoch, each.group, each.copies, errno.ETIMEDOUT
+                )
             self.gathered[quality].clear()
         self.closed = True

@@ -325,6 +325,33 @@ DOCUMENT = {
 }
 
 
+QUALITY = {
+    "sockets": "classic",
+    "reason": "a program of 31 instructions; not ebpf: switched off",
+    "share_bq": 10,
+    "classes": {
+        "SQ": {"queued": 1, "queue": 4096, "overruns": 0, "dscp": 46, "so_priority": 6, "reason": ""},
+        "BQ": {
+            "queued": 2000, "queue": 4096, "overruns": 1234, "dscp": 0, "so_priority": 0,
+            "reason": "SO_PRIORITY 7: Operation not permitted",
+        },
+    },
+    "worker": {"state": "off", "reason": "not asked for", "pid": None, "broker_cpus": [0, 1]},
+}  # fmt: skip
+
+
+def test_status_says_what_keeps_the_classes_apart() -> None:
+    lines = list(status.render({**DOCUMENT, "quality": QUALITY}))
+    start = lines.index("quality")
+    assert lines[start + 1 : start + 6] == [
+        "  sockets classic: a program of 31 instructions; not ebpf: switched off",
+        "  SQ  1 of 4,096 queued, 0 lost unread; DSCP 46, priority 6",
+        "  BQ  2,000 of 4,096 queued, 1,234 lost unread; DSCP 0, priority 0",
+        "      not as it was asked for: SO_PRIORITY 7: Operation not permitted",
+        "  BQ gets 10 % of what is sent, also while SQ waits",
+    ]
+
+
 def test_status_reads_well() -> None:
     lines = list(status.render(DOCUMENT))
     assert lines == [

@@ -65,6 +65,7 @@ def test_all_draw_from_one_sequence_and_the_account_is_read_by_another(scene: Sc
     assert scene.counted.read(TOPIC, EPOCH, 0) == scene.worker.read(TOPIC, EPOCH, 0) == 8
     assert scene.counted.drawn(TOPIC) == 8
     assert scene.counted.read(TOPIC, EPOCH + 1, 0) == scene.counted.read(TOPIC, EPOCH, 1) == 0
+    scene.theirs.book.received[TOPIC] += 2
     scene.theirs.book.counts[TOPIC][Reason.NO_MEMBER] += 2
     scene.theirs.book.lost[-1] += 1
     assert scene.estate.book.counters() == {TOPIC: {Reason.NO_MEMBER: 2}}
