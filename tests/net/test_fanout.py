@@ -39,6 +39,15 @@ def test_every_group_gets_every_event_once_to_the_byte(way: str, shape: str) -> 
     assert account.by_tc == (0 if way == "native" else account.events)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_bursts_of_a_sender_that_segments_are_taken_apart_before_they_are_copied(way: str) -> None:
+    """In generic mode they come as one buffer, which the slow path gets."""
+    account = fanout_exact.measure(EXACT, way, "straight", [Case(3, 2, complete=False, segments=7)])
+    assert account.faulty == []
+    assert account.deliveries == 3 * EXACT.events
+    assert (account.slow > 0) == (way == "generic")
+
+
 @pytest.mark.parametrize("way", fanout_churn.WAYS)
 def test_members_of_several_groups_come_and_go_and_nothing_is_lost_or_doubled(way: str) -> None:
     figures = {

@@ -42,11 +42,15 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One topic; ``complete``: its datagrams leave the publisher with complete UDP checksums."""
+    """One topic. ``complete``: its datagrams leave the publisher with complete UDP checksums.
+
+    ``segments``: so many are handed to the publisher's kernel as one (UDP GSO).
+    """
 
     groups: int
     members: int
     complete: bool
+    segments: int = 1
 
     @property
     def name(self) -> str:
@@ -97,7 +101,8 @@ def measure(p: Parameters, way: str, shape: str, cases: Sequence[Case]) -> Accou
             for case, (topic, groups) in zip(cases, topics.items(), strict=True):
                 broker.wait_path(topic.name, Path.FAST)
                 complete_checksums(topology.publisher, case.complete)
-                got = _send(p, topology, topic, groups, broker.entry(topic.name)["epoch"], (core, other))
+                epoch = broker.entry(topic.name)["epoch"] & 0xFF
+                got = _send(p, topology, topic, groups, (epoch, case.segments), (core, other))
                 broker.wait_received(topic.name, p.events)
                 _add(account, case, p, got, broker.entry(topic.name))
     return account
@@ -121,17 +126,19 @@ def _send(
     topology: Topology,
     topic: Topic,
     groups: tuple[Group, ...],
-    epoch: int,
+    how: tuple[int, int],
     cpus: tuple[int, int],
 ) -> dict[str, int]:
+    """Send the events of a case and let the members check them; ``how``: their epoch, segments."""
+    epoch, segments = how
     members = [f"{index}@{member}" for index, group in enumerate(groups) for member in group.members]
     audit = topology.subscriber.role(
-        "audit", *members, "--topic", topic.id, "--epoch", epoch & 0xFF, "--events", p.events,
+        "audit", *members, "--topic", topic.id, "--epoch", epoch, "--events", p.events,
         "--size", p.payload, ready=True, cpu=cpus[1],
     )  # fmt: skip
     topology.publisher.role(
         "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", topic.id,
-        "--count", p.events, "--rate", p.rate, "--size", p.payload, cpu=cpus[0],
+        "--count", p.events, "--rate", p.rate, "--size", p.payload, "--segments", segments, cpu=cpus[0],
     ).result(p.events / p.rate + 30)  # fmt: skip
     got: dict[str, int] = audit.result(30)
     return got
