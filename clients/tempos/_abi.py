@@ -30,7 +30,7 @@ MAX_FANOUTS = 4096
 MAX_FANOUT_EGRESS = 7
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x8595626507c1ab7a
+ABI_FINGERPRINT = 0x4416edfd7fc94b7d
 
 
 class Reason(enum.IntEnum):

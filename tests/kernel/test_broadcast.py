@@ -27,7 +27,7 @@ from tempos_fastpath.attach import OBJECT, PROGRAM
 from tempos_fastpath.bpf import BpfObject, XdpMode
 from tempos_fastpath.errors import BpfError
 from tempos_fastpath.fanouts import Fanouts
-from tempos_fastpath.layout import devmap_entry
+from tempos_fastpath.layout import devmap_entry, encode_settings
 from tempos_fastpath.maps import Map
 from tempos_fastpath.offload import Offload, start
 from tempos_fastpath.plan import Hop
@@ -40,7 +40,7 @@ RAW, EVENT = Topic(1, "raw", framing=Framing.RAW), Topic(2, "event", framing=Fra
 SINGLE = Topic(3, "single", framing=Framing.EVENT)
 BROKER = "10.0.1.1"
 #: Verified instructions; whoever needs more has a reason to say so here.
-INSTRUCTIONS = {("native", PROGRAM): 33_000, ("native", "tempos_deliver"): 1_200}
+INSTRUCTIONS = {PROGRAM: 12_000, "tempos_deliver": 550}
 Scenario = Callable[[Offload], Awaitable[None]]
 
 
@@ -332,7 +332,9 @@ def _fill_devmaps(table: Map, loaded: BpfObject) -> None:
 
 def test_the_verifier_has_no_more_to_look_at_than_it_had() -> None:
     require_kernel()
-    with BpfObject(OBJECT) as loaded:
-        for (_, name), most in INSTRUCTIONS.items():
+    # Without an address to listen on, nearly all of it would be dead code.
+    settings = encode_settings(9998, [BROKER], generic=False)
+    with BpfObject(OBJECT, {"settings": settings}) as loaded:
+        for name, most in INSTRUCTIONS.items():
             verified = loaded.program(name).info().verified_insns
-            assert 0 < verified <= most, (name, verified)
+            assert most / 2 < verified <= most, (name, verified)
