@@ -27,7 +27,11 @@ def launch(node: Node, *, listen: Sequence[str] = ("0.0.0.0",), interfaces: Sequ
 
 
 def make_route(
-    topic: int, epoch: int, groups: Sequence[Sequence[tuple[str, int]]], sources: Sequence[str], fanout: str
+    topic: int,
+    epoch: int,
+    groups: Sequence[Sequence[tuple[str, int]]],
+    sources: Sequence[str] = (),
+    fanout: str = "auto",
 ) -> Route:
     """An event topic with these groups of members."""
     found = Topic(topic, "killed", framing=Framing.EVENT, sources=tuple(sources), fanout=Fanout(fanout))
