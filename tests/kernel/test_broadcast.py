@@ -8,7 +8,7 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 
 import pytest
 from pyroute2 import IPRoute
@@ -19,7 +19,8 @@ from support.inject import Capture, Injector
 from support.packets import Addresses, datagram, event, partial, raw
 from support.privileges import require_kernel, require_netns
 
-from tempos import Framing, Group, Member, Path, Reason, Route, Topic
+from tempos import Framing, Group, Member, Path, Reason, Route, Topic, Unavailable
+from tempos._abi import Way
 from tempos.wire import encode_event
 from tempos_bench.namespace import Namespace
 from tempos_bench.topology import Topology, build, mac_of
@@ -27,7 +28,7 @@ from tempos_fastpath.attach import OBJECT, PROGRAM
 from tempos_fastpath.bpf import BpfObject, XdpMode
 from tempos_fastpath.errors import BpfError
 from tempos_fastpath.fanouts import Fanouts
-from tempos_fastpath.layout import devmap_entry, encode_settings
+from tempos_fastpath.layout import HeldRoute, devmap_entry, encode_settings
 from tempos_fastpath.maps import Map
 from tempos_fastpath.offload import Offload, start
 from tempos_fastpath.plan import Hop
@@ -328,6 +329,21 @@ def _fill_devmaps(table: Map, loaded: BpfObject) -> None:
         assert isinstance(gone, int)
         with pytest.raises(BpfError):
             fanouts.make(gone)
+
+
+def test_routes_whose_picks_add_up_otherwise_are_not_gone_on_with() -> None:
+    """Their members lead to other devmaps than ours would be."""
+    require_kernel()
+    spread = (((2, 0), (3, 1)), ((2, 0), (3, 1)))
+    other = (((2, 1), (3, 0)), ((2, 0), (3, 1)))
+    with BpfObject(OBJECT) as loaded:
+        for egresses, usable in ((spread, True), (other, False)):
+            fanouts = Fanouts(loaded.map("fanouts"), loaded.map("egress"), loaded.program("tempos_deliver"))
+            with closing(fanouts), nullcontext() if usable else pytest.raises(Unavailable, match="topic 7"):
+                fanouts.adopt({7: HeldRoute(1, Way.BROADCAST, 5, egresses)})
+        assert [loaded.map("fanouts").lookup(key) is not None for key in (4, 5, 6, 7, 8)] == [
+            False, True, True, True, False,
+        ]  # fmt: skip
 
 
 def test_the_verifier_has_no_more_to_look_at_than_it_had() -> None:
