@@ -31,7 +31,7 @@ MAX_FANOUT_EGRESS = 7
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x485fbba879d80d6c
+ABI_FINGERPRINT = 0x14877d892e698023
 
 
 class Reason(enum.IntEnum):

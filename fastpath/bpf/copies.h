@@ -42,11 +42,11 @@ struct copy {
 
 struct event {
 	__u32 number;
+	__u32 sequence_mask; /* all ones: it is stamped with a delivery sequence; 0: it is not */
+	__u16 check_mask;    /* the same of a full UDP checksum */
 	__u16 row;           /* in `copies` */
-	__u8 stamped;        /* it has a delivery sequence */
-	__u8 count;
-	__u32 next;          /* all copies before this one have left */
-	__u32 pad;
+	__u16 count;
+	__u16 next;          /* all copies before this one have left */
 	struct copy copies[TEMPOS_MAX_GROUPS];
 };
 

@@ -74,15 +74,11 @@ static __always_inline struct common rewrite_common(const struct packet *packet,
 }
 
 static __always_inline void describe_copy(struct copy *copy, const struct tempos_member *member,
-					  const struct common *common, bool full, __be32 sequence)
+					  const struct common *common, __u16 check_mask, __be32 sequence)
 {
-	__u16 check = 0;
+	__u16 check = ~fold_wide(common->udp_sum + member->udp_sum + sequence);
 
-	if (full) {
-		check = ~fold_wide(common->udp_sum + member->udp_sum + sequence);
-		check = check ? check : 0xffff;
-	}
-	copy->udp_check = check;
+	copy->udp_check = (check ? check : 0xffff) & check_mask;
 	copy->ip_check = ~fold_wide(common->ip_sum + member->ip);
 	copy->ip = member->ip;
 	copy->port = member->port;
@@ -119,7 +115,9 @@ static __always_inline enum tempos_reason broadcast(const struct packet *packet,
 	common = rewrite_common(packet, route, stamped);
 	event->number = state->number;
 	event->row = row;
-	event->stamped = stamped;
+	/* Masks, and read back from memory: else the verifier goes through the loop for each kind of event. */
+	event->sequence_mask = stamped ? ~0U : 0;
+	event->check_mask = kind == CHECKSUM_FULL ? 0xffff : 0;
 	event->count = count;
 	event->next = 0;
 	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS && group < count; group++) {
@@ -129,8 +127,9 @@ static __always_inline enum tempos_reason broadcast(const struct packet *packet,
 		member = pick(route, group, &sequence);
 		if (!member)
 			return TEMPOS_NO_EGRESS;
-		describe_copy(&event->copies[group], member, &common, kind == CHECKSUM_FULL,
-			      stamped ? bpf_htonl(sequence) : 0);
+		describe_copy(&event->copies[group], member, &common,
+			      *(volatile __u16 *)&event->check_mask,
+			      bpf_htonl(sequence) & *(volatile __u32 *)&event->sequence_mask);
 		fanout += member->egress;
 	}
 	marked->mark = MARK;
@@ -149,16 +148,16 @@ static __always_inline void log_passed(struct sending *state, __u16 what)
 	state->log[state->passed++ % BULK] = what;
 }
 
-/* The first copy that has not left by this interface yet; `count` if there is none. */
+/* The first copy that has not left by this interface yet; TEMPOS_MAX_GROUPS if there is none. */
 static __always_inline __u32 next_copy(struct event *event, __u32 ifindex)
 {
-	__u32 first = event->next;
+	__u32 group = event->next;
 
 	/* Where all leave by one interface, that is always the very first. */
-	for (__u32 i = 0; i < TEMPOS_MAX_GROUPS; i++) {
-		__u32 group = first + i;
-
-		if (group >= event->count || group >= TEMPOS_MAX_GROUPS)
+	for (__u32 i = 0; i < TEMPOS_MAX_GROUPS; i++, group++) {
+		/* The bound for the verifier, and where clang cannot lose it again. */
+		asm volatile("" : "+r"(group));
+		if (group >= TEMPOS_MAX_GROUPS || group >= event->count)
 			break;
 		if (event->copies[group].ifindex != ifindex)
 			continue;
@@ -199,7 +198,7 @@ static __always_inline int deliver(struct xdp_md *ctx)
 	if (group >= TEMPOS_MAX_GROUPS)
 		goto refuse;
 	copy = &event->copies[group];
-	if (event->stamped) {
+	if (event->sequence_mask) {
 		if ((const void *)(header + 1) > end)
 			goto refuse;
 		header->delivery_sequence = copy->sequence;

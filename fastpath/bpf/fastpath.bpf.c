@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The fast path: forwards datagrams of topics with one group at the earliest point of reception.
+ * The fast path: forwards datagrams at the earliest point of reception.
  *
  *      frame
  *        |
@@ -13,12 +13,16 @@
  *        |        source in the topic's networks, if any     ---- PASS: foreign_source
  *        |        payload as the topic's framing demands      ---- PASS: short_header, bad_version,
  *        |                                                             reserved_bits
- *        |        TTL > 1, fits the smallest MTU, one datagram ---- PASS: ttl, too_big, burst
+ *        |        TTL > 1, fits the smallest MTU             ---- PASS: ttl, too_big
+ *        |        the route's way: one | broadcast             ---- clone: PASS: by_clone (clone.bpf.c)
+ *        |        one datagram                                ---- PASS: burst
  *        |        UDP checksum: none | full | partial         ---- PASS: ambiguous_checksum
  *        |        within the topic's rate, if it has one      ---- DROP: over_rate
  *        |                                                         PASS: over_rate_passed
  *        |
  *   =====+=====   from here on the event is ours: nothing passes any more
+ *        |
+ *        +---- several groups: broadcast (fanout.h), which leaves as one redirect, too
  *        |
  *      pick       ticket = tickets[base]++ ; member = ticket % n ; delivery sequence = ticket / n
  *        |
@@ -32,8 +36,8 @@
  *
  * Rules kept here:
  *  - When in doubt, PASS: the slow path is right on its own. No question stands after the ticket, so every
- *    ticket ends in a redirect, or in `no_egress`; and only the ticket stands after the token bucket, so what
- *    takes a place in a topic's rate is forwarded.
+ *    ticket ends in a redirect, or in `no_egress`, or in a copy that `copies` shows as not sent; and only the
+ *    tickets stand after the token bucket, so what takes a place in a topic's rate is forwarded.
  *  - Both paths draw from the same ticket, so it is one atomic add, and its result alone decides.
  *  - What the packet does not change was computed when the route was made (struct tempos_member's sums).
  *

@@ -57,11 +57,14 @@ class Fanouts:
         self._making = threading.Lock()
 
     def adopt(self, held: dict[int, HeldRoute]) -> None:
-        """Go on with the devmaps of an earlier broker's routes, by topic, made anew with our program."""
+        """Go on with the devmaps of an earlier broker's routes, by topic, made anew with our program.
+
+        Raises :class:`~tempos.Unavailable` for a route that was not made as we make them.
+        """
         for topic, route in held.items():
-            planned = plan_broadcast(route.interfaces)
-            if isinstance(planned, str):
-                raise Unavailable(f"the route of topic {topic} has no devmaps: {planned}")
+            planned = plan_broadcast([[ifindex for ifindex, _ in group] for group in route.egresses])
+            if isinstance(planned, str) or planned.weights != tuple(map(dict, route.egresses)):
+                raise Unavailable(f"the devmaps of topic {topic} are numbered in another way")
             self._ranges.setdefault(route.fanout, _Range(planned.devmaps))
             self._users[topic] = frozenset((route.fanout,))
         for first in tuple(self._ranges):

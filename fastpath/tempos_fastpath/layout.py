@@ -89,16 +89,21 @@ def encode_route(plan: Plan, slots: Mapping[int, int], fanout: int = 0) -> bytes
 
 @dataclass(frozen=True, slots=True)
 class HeldRoute:
-    """What a ``struct tempos_route`` uses: egress slots, or devmaps from key ``fanout`` on.
+    """What a ``struct tempos_route`` uses. ``egresses``: of each group, (interface, egress) of its members.
 
-    ``interfaces``: of each group, those of its members.
+    The egress is a slot, or for a broadcast what the member adds to ``fanout``.
     """
 
     epoch: int
     way: Way
-    slots: frozenset[int]
     fanout: int
-    interfaces: tuple[tuple[int, ...], ...]
+    egresses: tuple[tuple[tuple[int, int], ...], ...]
+
+    @property
+    def slots(self) -> frozenset[int]:
+        """The egress slots it names."""
+        found = (egress for group in self.egresses for _, egress in group)
+        return frozenset(found) if self.way is Way.ONE else frozenset()
 
 
 def decode_route(value: bytes) -> HeldRoute:
@@ -108,13 +113,11 @@ def decode_route(value: bytes) -> HeldRoute:
         [route.members[index] for index in range(group.first, group.first + group.count)]
         for group in route.groups[0 : route.group_count]
     ]
-    way = Way(route.way)
     return HeldRoute(
         epoch=int(route.epoch),
-        way=way,
-        slots=frozenset(int(each.egress) for each in groups[0]) if way is Way.ONE else frozenset(),
+        way=Way(route.way),
         fanout=int(route.fanout),
-        interfaces=tuple(tuple(int(each.ifindex) for each in group) for group in groups),
+        egresses=tuple(tuple((int(each.ifindex), int(each.egress)) for each in group) for group in groups),
     )
 
 

@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
 #: Not those that need a real socket buffer, nor what the kernel makes no buffer of.
 TESTABLE = [row for row in ROWS if not row.partial and len(row.frames(ADDRESSES)[-1]) >= 34]
+#: What the verifier walks through, with some room; more is a change that somebody should know of.
+MOST_INSTRUCTIONS = 6800
 #: Of no interface.
 NOWHERE = 0x7FFFFFF0
 
@@ -129,3 +131,7 @@ def test_a_broadcast_route_is_cloned_where_a_packet_of_it_gets_here(rig: CloneRi
     rig.install(RAW.id, groups, framing=Framing.RAW, way=Way.BROADCAST)
     frame = bytes(datagram(ADDRESSES, raw()))
     assert rig.run(frame).out == copies(rig, frame, [group[0] for group in groups])
+
+
+def test_the_program_does_not_grow_unnoticed(rig: CloneRig) -> None:
+    assert 1000 < rig.program.info().verified_insns <= MOST_INSTRUCTIONS

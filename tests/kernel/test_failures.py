@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import socket
@@ -29,7 +30,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 LIMIT = 15.0
 TOPIC, PORT = 7, 9998
 A, B, B_FAR, C = "10.0.1.2", "10.0.1.1", "10.0.2.1", "10.0.2.2"
-THERE = make_route(TOPIC, 1, [[(C, PORT)]], ())
+THERE = make_route(TOPIC, 1, [[(C, PORT)]])
 Scenario = Callable[["Watched"], Awaitable[None]]
 
 
@@ -160,6 +161,42 @@ def test_an_interface_that_is_removed_and_made_again(topology: Topology, same_in
         assert offload.status().interfaces[1].mode == "native"
         assert offload.status().mode == "native"
         await crosses(topology, offload)
+
+    in_broker(topology, scenario)
+
+
+@pytest.mark.parametrize("fanout", ["xdp", "tc"])
+def test_copies_for_several_groups_come_back_with_an_interface(topology: Topology, fanout: str) -> None:
+    """They leave by the new interface, and are made of what comes in there."""
+    groups = [[(C, PORT + number)] for number in range(3)]
+    route = make_route(TOPIC, 1, groups, fanout=fanout)
+
+    async def all_get_one(offload: Offload, source: socket.socket, broker: str) -> None:
+        loop = asyncio.get_running_loop()
+        before = offload.counters().get(TOPIC, {}).get(Reason.FORWARDED, 0)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(source)
+            sinks = [stack.enter_context(udp(topology.subscriber, member)) for (member,) in groups]
+            source.sendto(encode_event(TOPIC, 1, 1, 0, b"body"), (broker, PORT))
+            for sink in sinks:
+                assert (await loop.run_in_executor(None, sink.recv, 2000))[24:] == b"body"
+        assert offload.counters()[TOPIC][Reason.FORWARDED] == before + 1
+
+    async def scenario(watched: Watched) -> None:
+        offload = watched.offload
+        await watched.until(Path.FAST, route)
+        await all_get_one(offload, udp(topology.publisher, (A, 0)), B)
+        index = socket.if_nametoindex("eth1")
+        configure(topology.broker, lambda netlink: netlink.link("del", index=index))
+        await watched.until(Path.SLOW, route)
+        join(topology)
+        while query_xdp(socket.if_nametoindex("eth1")) is None:
+            watched._event.clear()
+            await watched.told()
+        await watched.until(Path.FAST, route)
+        await all_get_one(offload, udp(topology.publisher, (A, 0)), B)
+        await all_get_one(offload, udp(topology.subscriber, (C, 0)), B_FAR)
+        assert offload.lost(TOPIC, 1, 3) == [0, 0, 0]
 
     in_broker(topology, scenario)
 

@@ -27,9 +27,14 @@ def launch(node: Node, *, listen: Sequence[str] = ("0.0.0.0",), interfaces: Sequ
 
 
 def make_route(
-    topic: int, epoch: int, groups: Sequence[Sequence[tuple[str, int]]], sources: Sequence[str],
-    fanout: str = "auto", rate: int = 0, burst: int = 0,
-) -> Route:  # fmt: skip
+    topic: int,
+    epoch: int,
+    groups: Sequence[Sequence[tuple[str, int]]],
+    sources: Sequence[str] = (),
+    fanout: str = "auto",
+    rate: int = 0,
+    burst: int = 0,
+) -> Route:
     """An event topic with these groups of members."""
     found = Topic(topic, "killed", framing=Framing.EVENT, sources=tuple(sources), rate=rate, burst=burst,
                   fanout=Fanout(fanout))  # fmt: skip
