@@ -20,6 +20,8 @@ from tempos_bench.node import PYTHON, Node, Program, ProgramFailed
 
 #: Seconds between two looks at a status that is to change.
 _LOOK_EVERY = 0.02
+#: Members that a group may have where the configuration says nothing.
+_MEMBERS = 64
 _COMMAND = (PYTHON, "-m", "tempos_broker", "-c")
 
 
@@ -169,6 +171,9 @@ def config_text(
         f"mode = {json.dumps(mode)}",
         f"interfaces = {json.dumps(list(interfaces))}",
     ]
+    largest = max((len(group.members) for groups in topics.values() for group in groups), default=0)
+    if largest > _MEMBERS:
+        lines += ["[limits]", f"members_per_group = {largest}"]
     for topic, groups in topics.items():
         lines += [
             "[[topic]]",

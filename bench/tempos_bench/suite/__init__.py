@@ -14,6 +14,7 @@ from tempos_bench.suite import (
     program_time,
     redirect,
     round_trip,
+    scale,
     slow_path,
 )
 
@@ -28,6 +29,7 @@ MODULES: dict[str, ModuleType] = {
     "program-time": program_time,
     "redirect": redirect,
     "round-trip": round_trip,
+    "scale": scale,
     "slow-path": slow_path,
 }
 
