@@ -97,12 +97,20 @@ class Program:
 
     def ask(self, message: object, limit: float = 30.0) -> Any:
         """Send a JSON line, give back the JSON line that answers it. Needs ``talk=True`` at the start."""
+        self.tell(message)
+        return self.answer(limit)
+
+    def tell(self, message: object) -> None:
+        """Send a JSON line; :meth:`answer` gives what is answered. Needs ``talk=True`` at the start."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise self._failure("ended and takes no more commands") from error
+
+    def answer(self, limit: float = 30.0) -> Any:
+        """The next line of output as JSON; raises :class:`ProgramFailed`."""
         return self._parse(self.wait_line(limit=limit))
 
     def wait(self, limit: float) -> int:
@@ -206,10 +214,12 @@ class Node:
             program.wait_line(ready, limit)
         return program
 
-    def role(self, module: str, *arguments: object, ready: bool = False, cpu: int | None = None) -> Program:
+    def role(
+        self, module: str, *arguments: object, ready: bool = False, cpu: int | None = None, talk: bool = False
+    ) -> Program:
         """Start one of this package's own programs; ``ready`` for those that say so."""
         command = (PYTHON, "-m", f"tempos_bench.{module}", *map(str, arguments))
-        return self.start(command, ready="ready" if ready else None, cpu=cpu)
+        return self.start(command, ready="ready" if ready else None, cpu=cpu, talk=talk)
 
     def call(self, work: Callable[[], T]) -> T:
         """Run ``work`` in this process, but with this node's network (see :meth:`Namespace.call`)."""
