@@ -17,6 +17,7 @@ from typing import Any
 
 from tempos import API_PORT, DATA_PORT, Group, Path, TemposError, Topic
 from tempos_bench.node import PYTHON, Node, Program, ProgramFailed
+from tempos_bench.run import current
 
 #: Seconds between two looks at a status that is to change.
 _LOOK_EVERY = 0.02
@@ -70,7 +71,8 @@ class TopicStatus:
 class Broker:
     """A running broker.
 
-    ``topics`` with their static groups; ``mode`` as in `fastpath.mode`, ``state`` as in `state.file`.
+    ``topics`` with their static groups; ``mode`` as in `fastpath.mode`, ``state`` as in `state.file`,
+    ``quality`` the keys of `quality` that differ from their defaults.
 
     Raises :class:`ProgramFailed` with the broker's own words if it does not get ready.
     """
@@ -82,11 +84,12 @@ class Broker:
         *,
         mode: str = "auto",
         state: str = "off",
+        quality: Mapping[str, object] | None = None,
         cpu: int | None = None,
         limit: float = 20.0,
     ) -> None:
         self.node = node
-        text = config_text(node.addresses, topics, mode, node.interfaces, state)
+        text = config_text(node.addresses, topics, mode, node.interfaces, state, quality)
         memory = os.memfd_create("broker.toml")
         try:
             os.write(memory, text.encode())
@@ -123,6 +126,8 @@ class Broker:
                 f"topic {name!r} is on the {status.path} path after {limit:g} s, not on the "
                 f"{path.value} one: {status.reason}"
             )
+        fast = self.status()["paths"]["fast"]
+        current().saw_path({"path": path.value, "mode": fast["mode"], "reason": fast["reason"]})
         return status
 
     def wait_received(self, name: str, count: int, limit: float = 10.0) -> TopicStatus:
@@ -158,8 +163,9 @@ def config_text(
     mode: str,
     interfaces: Sequence[str],
     state: str = "off",
+    quality: Mapping[str, object] | None = None,
 ) -> str:
-    """A broker configuration. JSON's strings and lists are TOML's as well."""
+    """A broker configuration. JSON's strings, numbers, booleans and lists are TOML's as well."""
     lines = [
         "[broker]",
         f"listen = {json.dumps(list(listen))}",
@@ -171,6 +177,8 @@ def config_text(
         f"mode = {json.dumps(mode)}",
         f"interfaces = {json.dumps(list(interfaces))}",
     ]
+    if quality:
+        lines += ["[quality]", *(f"{key} = {json.dumps(value)}" for key, value in quality.items())]
     largest = max((len(group.members) for groups in topics.values() for group in groups), default=0)
     if largest > _MEMBERS:
         lines += ["[limits]", f"members_per_group = {largest}"]

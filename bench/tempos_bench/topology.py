@@ -21,10 +21,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tempos import Unavailable
+from tempos_bench.interfaces import describe
 from tempos_bench.namespace import Namespace
 from tempos_bench.node import Node
+from tempos_bench.run import current
 
 MTU = 1500
 SHAPES = ("straight", "one-armed")
@@ -60,6 +63,16 @@ class Topology:
         return self.broker.addresses[-1]
 
 
+def interfaces(topology: Topology) -> list[dict[str, Any]]:
+    """Every interface of the three nodes as it is really set, for the record."""
+    nodes = (topology.publisher, topology.broker, topology.subscriber)
+    return [
+        {"node": node.name, **node.call(lambda name=name: describe(name))}  # type: ignore[misc]
+        for node in nodes
+        for name in node.interfaces
+    ]
+
+
 @contextmanager
 def build(shape: str = "straight") -> Iterator[Topology]:
     """Build a topology and remove it at the end, whatever happens in between.
@@ -69,7 +82,9 @@ def build(shape: str = "straight") -> Iterator[Topology]:
     if shape not in SHAPES:
         raise ValueError(f"no topology {shape!r}: {', '.join(SHAPES)}")
     with ExitStack() as stack:
-        yield (_straight if shape == "straight" else _one_armed)(stack)
+        topology = (_straight if shape == "straight" else _one_armed)(stack)
+        current().saw_topology({"shape": shape, "interfaces": interfaces(topology)})
+        yield topology
 
 
 def missing() -> str | None:

@@ -6,13 +6,13 @@ every UDP checksum, and the broker's status must say that all went by the fast p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
 from tempos_bench.broker import Broker
 from tempos_bench.report import Figure
 from tempos_bench.rounds import cores
+from tempos_bench.run import Run
 from tempos_bench.topology import SHAPES, build
 
 MODES = ("native", "generic")
@@ -43,7 +43,7 @@ class Blast:
     rate: float
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     figures = []
     for mode in MODES:

@@ -11,13 +11,13 @@ done on the sender's core, inside its system calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
 from tempos_bench.broker import Broker
 from tempos_bench.report import Figure
 from tempos_bench.rounds import cores, interleave
+from tempos_bench.run import Run
 from tempos_bench.search import Found, Trial, no_drop_rate
 from tempos_bench.stats import summarize
 from tempos_bench.topology import MTU, Topology, build
@@ -58,7 +58,7 @@ class _Variant:
         return f"{self.size} B, {self.members} member{'s' if self.members > 1 else ''}{sender}"
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     found: dict[str, list[Found]] = {}
     for mode in _PATHS:
@@ -71,7 +71,7 @@ def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
     return figures
 
 
-def _with_broker(mode: str, p: Parameters, progress: Callable[[str], None]) -> dict[str, list[Found]]:
+def _with_broker(mode: str, p: Parameters, progress: Run) -> dict[str, list[Found]]:
     """Every variant of one path, by its name."""
     results: dict[str, list[Found]] = {}
     for members in (1, p.members):

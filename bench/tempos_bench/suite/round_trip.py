@@ -10,20 +10,21 @@ frame becomes an XDP frame and then a packet again: a program that only hands fr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, TemposError, Topic
 from tempos_bench.broker import Broker
 from tempos_bench.probe import Probe
-from tempos_bench.report import Figure
+from tempos_bench.report import Better, Figure, median
 from tempos_bench.rounds import cores, interleave
+from tempos_bench.run import Run
 from tempos_bench.stats import percentile, ratios, summarize
 from tempos_bench.topology import Topology, build, mac_of
 
 _THERE = Topic(id=1, name="there", framing=Framing.EVENT)
 _BACK = Topic(id=2, name="back", framing=Framing.EVENT)
 _WARM_UP = 200
+_KERNEL = "kernel forwarding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +45,26 @@ class Trips:
     lost: int
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     with build("straight") as topology:
         there, back = Probe(topology.broker), Probe(topology.broker)
         variants = {
-            "kernel forwarding": lambda: _by_kernel(topology, p),
+            _KERNEL: lambda: _by_kernel(topology, p),
             "XDP that only hands on": lambda: _by_yardstick(topology, p, there, back),
             "fast path, native": lambda: _by_fast_path(topology, p, "native"),
             "fast path, generic": lambda: _by_fast_path(topology, p, "generic"),
         }
         results = interleave(p.rounds, variants, progress)
     medians = {name: [trips.p50 for trips in rows] for name, rows in results.items()}
-    figures = [Figure(name, summarize(values).median, "us") for name, values in medians.items()]
+    figures = [
+        median(name, summarize(values), "us", yardstick=None if name == _KERNEL else _KERNEL)
+        for name, values in medians.items()
+    ]
     for mode in ("native", "generic"):
-        ratio = ratios(medians[f"fast path, {mode}"], medians["kernel forwarding"])
+        ratio = ratios(medians[f"fast path, {mode}"], medians[_KERNEL])
         figures += [
-            Figure(f"ratio, {mode}", ratio.median, "x"),
+            median(f"ratio, {mode}", ratio, "x", Better.LOWER),
             Figure(f"ratio, {mode}, lower quartile", ratio.low, "x"),
             Figure(f"ratio, {mode}, upper quartile", ratio.high, "x"),
         ]
@@ -68,12 +72,12 @@ def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
     lost = sum(trips.lost for rows in results.values() for trips in rows)
     return [
         *figures,
-        Figure("native to XDP that only hands on", to_xdp.median, "x"),
+        median("native to XDP that only hands on", to_xdp, "x", Better.LOWER),
         *(
-            Figure(f"{name}, p99", summarize([t.p99 for t in rows]).median, "us")
+            median(f"{name}, p99", summarize([t.p99 for t in rows]), "us", Better.NEITHER)
             for name, rows in results.items()
         ),
-        Figure("lost", lost, "datagrams"),
+        Figure("lost", lost, "datagrams", Better.LOWER),
     ]
 
 

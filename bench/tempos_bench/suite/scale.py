@@ -18,7 +18,8 @@ from tempos import DATA_PORT, Framing, Group, Member, PathPolicy, Topic
 from tempos_bench.broker import Broker
 from tempos_bench.lane import TOPIC, Lane
 from tempos_bench.report import Figure
-from tempos_bench.rounds import cores, interleave
+from tempos_bench.rounds import cores, interleave, warm_up
+from tempos_bench.run import Run
 from tempos_bench.stats import rate_between, summarize
 from tempos_bench.topology import Topology, build
 
@@ -56,7 +57,7 @@ class _Load:
     payload: int = 0
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     loads = {f"{members} member{'s' if members > 1 else ''}": _Load(members=members) for members in _MEMBERS}
     loads |= {f"{topics} topics": _Load(topics=topics) for topics in _TOPICS}
@@ -64,7 +65,7 @@ def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
     return [*_fast(p, loads, progress), *_slow(p, progress)]
 
 
-def _fast(p: Parameters, loads: dict[str, _Load], progress: Callable[[str], None]) -> list[Figure]:
+def _fast(p: Parameters, loads: dict[str, _Load], progress: Run) -> list[Figure]:
     core, other = cores()
     figures = []
     with ExitStack() as stack:
@@ -75,7 +76,7 @@ def _fast(p: Parameters, loads: dict[str, _Load], progress: Callable[[str], None
             lanes[name] = Lane(stack, core, load.payload or p.payload)
             brokers[name] = lanes[name].forward_by_broker(stack, other, load.members, load.topics)
         variants = {name: lambda lane=lane: lane.cross(p.frames).rate for name, lane in lanes.items()}
-        interleave(1, variants, lambda text: progress("warming up"))
+        warm_up(variants, progress)
         for name, rates in interleave(p.rounds, variants, progress).items():
             figures.append(Figure(f"fast path, {name}: time of a frame", 1e9 / summarize(rates).median, "ns"))
         for name, broker in brokers.items():
@@ -99,7 +100,7 @@ def _fast(p: Parameters, loads: dict[str, _Load], progress: Callable[[str], None
     return figures
 
 
-def _slow(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def _slow(p: Parameters, progress: Run) -> list[Figure]:
     core, other = cores()
     figures = []
     with ExitStack() as stack:
@@ -110,7 +111,7 @@ def _slow(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
             stack.enter_context(Broker(topology.broker, {_SLOW: (group,)}, mode="off", cpu=other))
             for publishers in _PUBLISHERS:
                 name = f"{members} member{'s' if members > 1 else ''}, {publishers} publishers"
-                variants[name] = lambda topology=topology, members=members, publishers=publishers: _flood(
+                variants[name] = lambda topology=topology, members=members, publishers=publishers: _flood(  # type: ignore[misc]
                     topology, members, publishers, p, core
                 )
         for name, rates in interleave(p.rounds, variants, progress).items():

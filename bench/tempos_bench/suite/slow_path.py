@@ -7,13 +7,13 @@ sender sends; the kernel discards it there, so that no receiver takes time from 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, PathPolicy, Topic
 from tempos_bench.broker import Broker
-from tempos_bench.report import Figure
+from tempos_bench.report import Better, Figure, median
 from tempos_bench.rounds import cores, interleave
+from tempos_bench.run import Run
 from tempos_bench.stats import rate_between, ratios, summarize
 from tempos_bench.topology import Topology, build
 
@@ -42,7 +42,7 @@ class Rate:
     delivered: float
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     core, other = cores()
     with build("straight") as topology:
@@ -64,14 +64,14 @@ def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
     # Near 1 the sender was the limit, and the ratios are what the slow path reaches at least.
     share = ratios(rates["slow path"], [rate.offered for rate in results["slow path"]])
     return [
-        Figure("slow path", summarize(rates["slow path"]).median, "datagrams/s"),
-        Figure("C forwarder", summarize(rates["C"]).median, "datagrams/s"),
-        Figure("uvloop forwarder", summarize(rates["uvloop"]).median, "datagrams/s"),
-        Figure("ratio to C", to_c.median, "x"),
+        median("slow path", summarize(rates["slow path"]), "datagrams/s", yardstick="C forwarder"),
+        median("C forwarder", summarize(rates["C"]), "datagrams/s"),
+        median("uvloop forwarder", summarize(rates["uvloop"]), "datagrams/s", Better.NEITHER),
+        median("ratio to C", to_c, "x", Better.HIGHER),
         Figure("ratio to C, lower quartile", to_c.low, "x"),
         Figure("ratio to C, upper quartile", to_c.high, "x"),
-        Figure("ratio to uvloop", to_uvloop.median, "x"),
-        Figure("offered", summarize(offered).median, "datagrams/s"),
+        median("ratio to uvloop", to_uvloop, "x", Better.HIGHER),
+        Figure("offered", summarize(offered).median, "datagrams/s", Better.NEITHER),
         Figure("slow path, share of what was offered", share.median, "x"),
     ]
 
