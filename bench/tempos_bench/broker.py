@@ -192,6 +192,9 @@ def config_text(
             f"framing = {json.dumps(topic.framing.value)}",
             f"path = {json.dumps(topic.policy.value)}",
             f"sources = {json.dumps(list(topic.sources))}",
+            f"rate = {topic.rate}",
+            f"burst = {topic.burst}",
+            f"overflow = {json.dumps(topic.overflow.value)}",
         ]
         for group in groups:
             for member in group.members:

@@ -13,6 +13,7 @@
 #include "batch_receive.h"
 #include "batch_send.h"
 #include "batch_types.h"
+#include "shared.h"
 #include "threads.h"
 
 static void tempos_batch_free(struct tempos_batch *b)
@@ -28,18 +29,31 @@ static void tempos_batch_free(struct tempos_batch *b)
 	free(b->rx_from);
 	free(b->rx_slot);
 	free(b->run_tail);
-	free(b->tx);
-	free(b->tx_iov);
-	free(b->messages);
-	free(b->copies);
+	for (int q = 0; q < TEMPOS_QUALITIES; q++) {
+		free(b->out[q].tx);
+		free(b->out[q].tx_iov);
+		free(b->out[q].messages);
+		free(b->out[q].copies);
+	}
 	free(b->chain);
 	free(b);
+}
+
+/* Whether there is memory for `copies` staged at most. */
+static int make_outbox(struct outbox *o, uint32_t copies)
+{
+	o->tx = calloc(copies, sizeof(*o->tx));
+	o->tx_iov = calloc(copies, 2 * sizeof(*o->tx_iov));
+	o->messages = calloc(copies, sizeof(*o->messages));
+	o->copies = calloc(copies, sizeof(*o->copies));
+	return o->tx && o->tx_iov && o->messages && o->copies;
 }
 
 static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes, uint32_t batch,
 					     uint32_t copies)
 {
 	struct tempos_batch *b = calloc(1, sizeof(*b));
+	int complete = 1;
 
 	if (!b)
 		return NULL;
@@ -60,13 +74,11 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 	b->rx_from = calloc(batch, sizeof(*b->rx_from));
 	b->rx_slot = calloc(batch, sizeof(*b->rx_slot));
 	b->run_tail = calloc(batch, sizeof(*b->run_tail));
-	b->tx = calloc(copies, sizeof(*b->tx));
-	b->tx_iov = calloc(copies, 2 * sizeof(*b->tx_iov));
-	b->messages = calloc(copies, sizeof(*b->messages));
-	b->copies = calloc(copies, sizeof(*b->copies));
 	b->chain = calloc(batch, sizeof(*b->chain));
-	if (!b->bytes || !b->slots || !b->free || !b->rx || !b->rx_iov || !b->rx_control ||
-	    !b->rx_from || !b->rx_slot || !b->run_tail || !b->tx || !b->tx_iov || !b->messages || !b->copies || !b->chain) {
+	for (int q = 0; q < TEMPOS_QUALITIES; q++)
+		complete &= make_outbox(&b->out[q], copies);
+	if (!complete || !b->bytes || !b->slots || !b->free || !b->rx || !b->rx_iov || !b->rx_control ||
+	    !b->rx_from || !b->rx_slot || !b->run_tail || !b->chain) {
 		tempos_batch_free(b);
 		return NULL;
 	}
@@ -105,6 +117,11 @@ static void tempos_batch_sources(struct tempos_batch *b, uint8_t topic, const ui
 		sources->network[i] = networks[i];
 		sources->mask[i] = masks[i];
 	}
+}
+
+static void tempos_batch_channel(struct tempos_batch *b, uint32_t address, uint8_t quality, int fd, int tos)
+{
+	b->out[quality].channels[address] = (struct channel){ .fd = fd, .tos = tos };
 }
 
 static uint32_t tempos_batch_refused_source(struct tempos_batch *b, uint8_t topic)

@@ -8,13 +8,16 @@
 
 #include "batch_types.h"
 
-/* Put free slots behind the messages the last receive used up; how many messages have one, from the first on. */
-static uint32_t arm(struct tempos_batch *b)
+/*
+ * Put free slots behind the messages that earlier receives used up; how many of the first `wanted` have one,
+ * from the first on.
+ */
+static uint32_t arm(struct tempos_batch *b, uint32_t wanted)
 {
 	for (uint32_t i = 0; i < b->rx_used; i++) {
 		if (b->rx_slot[i] == NO_SLOT) {
 			if (!b->free_count)
-				return i;
+				return i < wanted ? i : wanted;
 			b->rx_slot[i] = b->free[--b->free_count];
 			b->rx_iov[i].iov_base = slot_bytes(b, b->rx_slot[i]);
 		}
@@ -23,7 +26,7 @@ static uint32_t arm(struct tempos_batch *b)
 		b->rx[i].msg_hdr.msg_namelen = b->restricted ? sizeof(b->rx_from[i]) : 0;
 	}
 	b->rx_used = 0;
-	return b->batch;
+	return wanted < b->batch ? wanted : b->batch;
 }
 
 /* Whether `from` is not in the topic's networks; a sender that is not known is in none. */
@@ -82,9 +85,10 @@ static int find_run(struct tempos_batch *b, uint64_t *runs, int *run_count, uint
 	return i;
 }
 
-static int tempos_batch_receive(struct tempos_batch *b, int fd, uint64_t *runs)
+static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t address, uint32_t limit,
+				uint64_t *runs)
 {
-	uint32_t ready = arm(b);
+	uint32_t ready = arm(b, limit);
 	int received, run_count = 0;
 
 	if (!ready)
@@ -121,7 +125,7 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint64_t *runs)
 		}
 		slot->refs = 1;
 		slot->length = length;
-		slot->fd = fd;
+		slot->address = address;
 		slot->local = local_address(&b->rx[i].msg_hdr);
 		b->slots[b->run_tail[run]].next = at;
 		slot->next = NO_SLOT;

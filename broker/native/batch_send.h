@@ -29,50 +29,54 @@ static uint8_t kernel_segments(void)
 	return known;
 }
 
+static void add_control(struct message *m, struct msghdr *msg, int level, int type, const void *data,
+			size_t size)
+{
+	struct cmsghdr *c = (struct cmsghdr *)(m->control.bytes + msg->msg_controllen);
+
+	c->cmsg_level = level;
+	c->cmsg_type = type;
+	c->cmsg_len = CMSG_LEN(size);
+	memcpy(CMSG_DATA(c), data, size);
+	msg->msg_controllen += CMSG_SPACE(size);
+}
+
 /* Write the control messages that `m` needs by what it holds now. */
 static void seal(struct message *m, struct msghdr *msg)
 {
-	struct cmsghdr *c = &m->control.align;
-
 	msg->msg_control = &m->control;
 	msg->msg_controllen = 0;
 	if (m->local.s_addr) {
 		struct in_pktinfo info = { .ipi_spec_dst = m->local };
 
-		c->cmsg_level = IPPROTO_IP;
-		c->cmsg_type = IP_PKTINFO;
-		c->cmsg_len = CMSG_LEN(sizeof(info));
-		memcpy(CMSG_DATA(c), &info, sizeof(info));
-		msg->msg_controllen = CMSG_SPACE(sizeof(info));
-		c = (struct cmsghdr *)(m->control.bytes + msg->msg_controllen);
+		add_control(m, msg, IPPROTO_IP, IP_PKTINFO, &info, sizeof(info));
 	}
-	if (m->copies > 1) {
-		c->cmsg_level = IPPROTO_UDP;
-		c->cmsg_type = UDP_SEGMENT;
-		c->cmsg_len = CMSG_LEN(sizeof(m->segment));
-		memcpy(CMSG_DATA(c), &m->segment, sizeof(m->segment));
-		msg->msg_controllen += CMSG_SPACE(sizeof(m->segment));
-	}
+	if (m->tos >= 0)
+		add_control(m, msg, IPPROTO_IP, IP_TOS, &m->tos, sizeof(m->tos));
+	if (m->copies > 1)
+		add_control(m, msg, IPPROTO_UDP, UDP_SEGMENT, &m->segment, sizeof(m->segment));
 }
 
 /* Whether the datagram in `s` may travel with what `m` holds: one address, one size, one packet's worth. */
 static int may_join(const struct tempos_batch *b, const struct message *m, const struct slot *s)
 {
 	return b->segmenting && m->open && m->copies < MAX_SEGMENTS && s->length <= m->segment &&
-	       m->bytes + s->length <= MAX_UDP_PAYLOAD && m->fd == s->fd &&
+	       m->bytes + s->length <= MAX_UDP_PAYLOAD && m->address == s->address &&
 	       m->local.s_addr == s->local.s_addr;
 }
 
-static struct message *begin_message(struct tempos_batch *b, const struct slot *s, uint8_t topic,
+static struct message *begin_message(struct outbox *o, const struct slot *s, uint8_t topic,
 				     uint8_t epoch, uint8_t group, const struct sockaddr_in *to)
 {
-	struct msghdr *msg = &b->tx[b->end].msg_hdr;
-	struct message *m = &b->messages[b->end++];
+	struct msghdr *msg = &o->tx[o->end].msg_hdr;
+	struct message *m = &o->messages[o->end++];
 
 	m->to = *to;
 	m->local = s->local;
-	m->fd = s->fd;
-	m->first_copy = b->copies_end;
+	m->address = s->address;
+	m->fd = o->channels[s->address].fd;
+	m->tos = o->channels[s->address].tos;
+	m->first_copy = o->copies_end;
 	m->copies = 0;
 	m->bytes = 0;
 	m->segment = (uint16_t)s->length;
@@ -83,17 +87,18 @@ static struct message *begin_message(struct tempos_batch *b, const struct slot *
 	m->epoch = epoch;
 	msg->msg_name = &m->to;
 	msg->msg_namelen = sizeof(m->to);
-	msg->msg_iov = &b->tx_iov[b->iovs_end];
+	msg->msg_iov = &o->tx_iov[o->iovs_end];
 	msg->msg_iovlen = 0;
 	return m;
 }
 
 /* Add a copy of `slot` to the newest message, stamped if its topic is. */
-static void add_copy(struct tempos_batch *b, struct message *m, uint32_t slot, uint32_t delivery, int last)
+static void add_copy(struct tempos_batch *b, struct outbox *o, struct message *m, uint32_t slot,
+		     uint32_t delivery, int last)
 {
-	struct msghdr *msg = &b->tx[b->end - 1].msg_hdr;
-	struct copy *copy = &b->copies[b->copies_end++];
-	struct iovec *iov = &b->tx_iov[b->iovs_end];
+	struct msghdr *msg = &o->tx[o->end - 1].msg_hdr;
+	struct copy *copy = &o->copies[o->copies_end++];
+	struct iovec *iov = &o->tx_iov[o->iovs_end];
 	struct slot *s = &b->slots[slot];
 	uint8_t *payload = slot_bytes(b, slot);
 
@@ -117,21 +122,22 @@ static void add_copy(struct tempos_batch *b, struct message *m, uint32_t slot, u
 	}
 	if (!last)
 		s->refs++;
-	b->iovs_end += copy->iovs;
+	o->iovs_end += copy->iovs;
 	msg->msg_iovlen += copy->iovs;
 	m->copies++;
 	m->bytes += s->length;
 	m->open = s->length == m->segment;
 }
 
-static int tempos_batch_stage(struct tempos_batch *b, uint32_t slot, uint32_t count,
+static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint32_t slot, uint32_t count,
 			      const struct tempos_members *members, uint64_t first_ticket,
 			      uint32_t epoch, uint8_t group, int last)
 {
+	struct outbox *o = &b->out[quality];
 	uint8_t topic = *slot_bytes(b, slot);
 	uint32_t n = members->count;
 
-	if (count > b->batch || count > b->capacity - b->copies_end)
+	if (count > b->batch || count > b->capacity - o->copies_end)
 		return -1;
 	for (uint32_t i = 0; i < count; i++) {
 		b->chain[i] = slot;
@@ -148,15 +154,15 @@ static int tempos_batch_stage(struct tempos_batch *b, uint32_t slot, uint32_t co
 
 			if (!m || !may_join(b, m, s)) {
 				if (m)
-					seal(m, &b->tx[b->end - 1].msg_hdr);
-				m = begin_message(b, s, topic, (uint8_t)epoch, group, to);
+					seal(m, &o->tx[o->end - 1].msg_hdr);
+				m = begin_message(o, s, topic, (uint8_t)epoch, group, to);
 			}
-			add_copy(b, m, b->chain[i], (uint32_t)delivery, last);
+			add_copy(b, o, m, b->chain[i], (uint32_t)delivery, last);
 		}
-		seal(m, &b->tx[b->end - 1].msg_hdr);
+		seal(m, &o->tx[o->end - 1].msg_hdr);
 	}
-	b->staged += count;
-	return (int)b->staged;
+	o->staged += count;
+	return (int)o->staged;
 }
 
 static void note_error(struct tempos_send_error *errors, uint32_t *count, const struct message *m, int error)
@@ -173,15 +179,15 @@ static void note_error(struct tempos_send_error *errors, uint32_t *count, const 
 }
 
 /* The first copies of the first message are done with, sent or lost; so is the message if none is left. */
-static void drop_copies(struct tempos_batch *b, uint32_t count)
+static void drop_copies(struct tempos_batch *b, struct outbox *o, uint32_t count)
 {
-	struct message *m = &b->messages[b->first];
-	struct msghdr *msg = &b->tx[b->first].msg_hdr;
+	struct message *m = &o->messages[o->first];
+	struct msghdr *msg = &o->tx[o->first].msg_hdr;
 
-	b->staged -= count;
+	o->staged -= count;
 	m->copies -= count;
 	while (count--) {
-		const struct copy *copy = &b->copies[m->first_copy++];
+		const struct copy *copy = &o->copies[m->first_copy++];
 
 		msg->msg_iov += copy->iovs;
 		msg->msg_iovlen -= copy->iovs;
@@ -190,21 +196,21 @@ static void drop_copies(struct tempos_batch *b, uint32_t count)
 	if (m->copies)
 		seal(m, msg);
 	else
-		b->first++;
+		o->first++;
 }
 
 /* Send the first copy of a message that was refused as a whole; its error, or 0. */
-static int send_one(struct tempos_batch *b)
+static int send_one(struct outbox *o)
 {
-	struct message *m = &b->messages[b->first];
-	struct msghdr one = b->tx[b->first].msg_hdr;
+	struct message *m = &o->messages[o->first];
+	struct msghdr one = o->tx[o->first].msg_hdr;
 	uint32_t copies = m->copies;
 	int error = 0;
 
 	m->copies = 1;
 	seal(m, &one);
 	m->copies = copies;
-	one.msg_iovlen = b->copies[m->first_copy].iovs;
+	one.msg_iovlen = o->copies[m->first_copy].iovs;
 	while (sendmsg(m->fd, &one, MSG_DONTWAIT) < 0) {
 		if (errno != EINTR) {
 			error = errno;
@@ -225,9 +231,9 @@ static int would_block(int error)
 	return error == EAGAIN || error == EWOULDBLOCK;
 }
 
-static void all_gone(struct tempos_batch *b)
+static void all_gone(struct outbox *o)
 {
-	b->first = b->end = b->copies_end = b->iovs_end = 0;
+	o->first = o->end = o->copies_end = o->iovs_end = 0;
 }
 
 static uint64_t flushed(uint32_t error_count, int blocked_by)
@@ -235,18 +241,19 @@ static uint64_t flushed(uint32_t error_count, int blocked_by)
 	return (uint64_t)error_count << 32 | (uint32_t)(blocked_by + 1);
 }
 
-static uint64_t tempos_batch_flush(struct tempos_batch *b, struct tempos_send_error *errors)
+static uint64_t tempos_batch_flush(struct tempos_batch *b, uint8_t quality, struct tempos_send_error *errors)
 {
+	struct outbox *o = &b->out[quality];
 	uint32_t error_count = 0;
 	int refusal = 0;
 
-	while (b->first < b->end) {
-		struct message *m = &b->messages[b->first];
-		uint32_t stop = b->first + 1;
+	while (o->first < o->end) {
+		struct message *m = &o->messages[o->first];
+		uint32_t stop = o->first + 1;
 		int sent;
 
 		if (m->one_by_one) {
-			int error = send_one(b);
+			int error = send_one(o);
 
 			if (would_block(error))
 				return flushed(error_count, m->fd);
@@ -254,12 +261,12 @@ static uint64_t tempos_batch_flush(struct tempos_batch *b, struct tempos_send_er
 				note_error(errors, &error_count, m, error);
 			else if (is_about_segments(refusal))
 				b->segmenting = 0;
-			drop_copies(b, 1);
+			drop_copies(b, o, 1);
 			continue;
 		}
-		while (stop < b->end && b->messages[stop].fd == m->fd)
+		while (stop < o->end && o->messages[stop].fd == m->fd)
 			stop++;
-		sent = sendmmsg(m->fd, &b->tx[b->first], stop - b->first, MSG_DONTWAIT);
+		sent = sendmmsg(m->fd, &o->tx[o->first], stop - o->first, MSG_DONTWAIT);
 		if (sent < 0) {
 			if (errno == EINTR)
 				continue;
@@ -271,26 +278,28 @@ static uint64_t tempos_batch_flush(struct tempos_batch *b, struct tempos_send_er
 				m->one_by_one = 1;
 			} else {
 				note_error(errors, &error_count, m, refusal);
-				drop_copies(b, 1);
+				drop_copies(b, o, 1);
 			}
 			continue;
 		}
 		while (sent--)
-			drop_copies(b, b->messages[b->first].copies);
+			drop_copies(b, o, o->messages[o->first].copies);
 	}
-	all_gone(b);
+	all_gone(o);
 	return flushed(error_count, -1);
 }
 
-static uint32_t tempos_batch_abandon(struct tempos_batch *b, int error, struct tempos_send_error *errors)
+static uint32_t tempos_batch_abandon(struct tempos_batch *b, uint8_t quality, int error,
+				     struct tempos_send_error *errors)
 {
+	struct outbox *o = &b->out[quality];
 	uint32_t error_count = 0;
 
-	while (b->first < b->end) {
-		note_error(errors, &error_count, &b->messages[b->first], error);
-		drop_copies(b, 1);
+	while (o->first < o->end) {
+		note_error(errors, &error_count, &o->messages[o->first], error);
+		drop_copies(b, o, 1);
 	}
-	all_gone(b);
+	all_gone(o);
 	return error_count;
 }
 

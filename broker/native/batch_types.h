@@ -48,7 +48,7 @@ struct slot {
 	uint32_t next;
 	uint32_t refs;
 	uint32_t length;
-	int fd;                 /* the socket it came in by, and goes out by */
+	uint32_t address;       /* which of the listen addresses it came in by, and goes out by */
 	struct in_addr local;   /* the address it was sent to; 0: the socket is bound to it */
 };
 
@@ -60,7 +60,14 @@ union rx_control {
 
 union tx_control {
 	struct cmsghdr align;
-	char bytes[CMSG_SPACE(sizeof(struct in_pktinfo)) + CMSG_SPACE(sizeof(uint16_t))];
+	char bytes[CMSG_SPACE(sizeof(struct in_pktinfo)) + CMSG_SPACE(sizeof(int)) +
+		   CMSG_SPACE(sizeof(uint16_t))];
+};
+
+/* What a class sends by, of one listen address. */
+struct channel {
+	int fd;
+	int tos;                /* written into each datagram; -1: the socket's own holds */
 };
 
 /* One datagram on its way to one member. */
@@ -75,7 +82,9 @@ struct message {
 	struct sockaddr_in to;
 	union tx_control control;
 	struct in_addr local;
+	uint32_t address;
 	int fd;
+	int tos;
 	uint32_t first_copy;
 	uint32_t copies;
 	uint32_t bytes;
@@ -90,6 +99,21 @@ struct message {
 struct tempos_members {
 	uint32_t count;
 	struct sockaddr_in at[];
+};
+
+/*
+ * What a class has ready to go. Each has its own, so that a best-effort message for which there is no room
+ * in its socket stands in no strict one's way.
+ */
+struct outbox {
+	struct channel channels[TEMPOS_MAX_LISTEN];
+	uint32_t first, end;           /* tx[first .. end) is staged */
+	uint32_t copies_end, iovs_end;
+	uint32_t staged;               /* copies in tx[first .. end) */
+	struct mmsghdr *tx;            /* these have room for `capacity` copies, tx_iov for twice as many */
+	struct iovec *tx_iov;
+	struct message *messages;
+	struct copy *copies;
 };
 
 struct tempos_batch {
@@ -113,15 +137,9 @@ struct tempos_batch {
 	uint32_t rx_used;              /* only messages before this one may be without a slot */
 	uint32_t *run_tail;
 
-	uint32_t capacity;             /* of the arrays below; tx_iov has room for twice as many */
-	uint32_t first, end;           /* tx[first .. end) is staged */
-	uint32_t copies_end, iovs_end;
-	uint32_t staged;               /* copies in tx[first .. end) */
+	uint32_t capacity;
 	uint8_t segmenting;            /* the kernel knows UDP_SEGMENT and has not refused it */
-	struct mmsghdr *tx;
-	struct iovec *tx_iov;
-	struct message *messages;
-	struct copy *copies;
+	struct outbox out[TEMPOS_QUALITIES];
 	uint32_t *chain;               /* the slots of the run that is being staged */
 };
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from tempos import ConfigError, TemposError, Unavailable
+from tempos import ConfigError, Quality, TemposError, Unavailable
 from tempos_broker import privileges
 from tempos_broker.broker import Broker
 from tempos_broker.config import kinds, load
@@ -152,6 +152,7 @@ async def start_fast_path(config: BrokerConfig, tickets: FileTickets | None = No
             pin=config.fastpath.pin,
             when_gone=config.fastpath.when_gone,
             gone_after=config.fastpath.gone_after,
+            tos={quality: config.quality.dscp(quality) << 2 for quality in Quality},
         )
     except ImportError as error:
         reason = f"tempos[fastpath] is not installed ({error})"

@@ -58,6 +58,9 @@ class TopicOut(BaseModel):
     quality: Literal["SQ", "BQ"] = Field(alias="class")
     priority: int
     framing: Literal["raw", "event"]
+    rate: int = Field(description="datagrams per second that are taken; 0: any number")
+    burst: int = Field(description="datagrams that may come at once; 0: any number")
+    overflow: Literal["drop", "pass"] = Field(description="what happens to the others")
     policy: Literal["auto", "fast", "slow"]
     path: Literal["fast", "slow"] | None
     reason: str = Field(description="why this path")

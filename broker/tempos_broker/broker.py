@@ -81,6 +81,9 @@ class Broker:
             limits=config.limits,
             tickets=self._past.tickets,
             portable=portable,
+            quality=config.quality,
+            rates=fast.limits,
+            select=fast.select,
         )
         self._past.slow_counters = self._slow.counters
         self._control = ControlServer(
@@ -118,6 +121,7 @@ class Broker:
     async def start(self) -> None:
         """Bind every socket and put every topic's first route in place; raises :class:`Unavailable`."""
         loop = asyncio.get_running_loop()
+        await self._fast.configure([state.route.topic for state in self._states.values()])
         for topic in self._states:
             await self._resume(topic)
         self._fast.on_change(self._facts_changed)
@@ -260,7 +264,8 @@ class Broker:
     async def reload(self, config: BrokerConfig) -> tuple[str, ...]:
         """Go by another configuration, whole or not at all; says what changed, a line each.
 
-        Raises :class:`ConfigError`, and changes nothing, where it would need a restart.
+        Raises :class:`ConfigError`, and changes nothing, where it would need a restart; so with
+        :class:`Unavailable` where the kernel refuses.
         """
         async with self._reloading:
             found = difference(self.config, config)
@@ -271,6 +276,8 @@ class Broker:
             async with contextlib.AsyncExitStack() as stack:
                 for topic in concerned:
                     await stack.enter_async_context(self._locks[topic])
+                # First, for the kernel may refuse.
+                await self._fast.configure([entry.topic for entry in config.topics])
                 await self._apply_config(config, found)
             for topic in sorted(found.touched):
                 await self._swap(topic)

@@ -66,7 +66,7 @@ class _Way:
 
 
 def topic_fields(topic: Topic) -> dict[str, Any]:
-    """A topic as replies and the control API show it."""
+    """A topic as control replies show it, and the control API besides other things."""
     return {
         "id": topic.id,
         "name": topic.name,
@@ -74,6 +74,11 @@ def topic_fields(topic: Topic) -> dict[str, Any]:
         "priority": topic.priority,
         "framing": topic.framing.value,
     }
+
+
+def limit_fields(topic: Topic) -> dict[str, Any]:
+    """A topic's limit as the control API shows it; control replies, for which every byte counts, do not."""
+    return {"rate": topic.rate, "burst": topic.bucket, "overflow": topic.overflow.value}
 
 
 class ControlServer:

@@ -1,15 +1,17 @@
-"""What the broker asks of a fast path, and of the ticket counters both paths draw from.
+"""What the broker asks of a fast path, and of the ticket counters and token buckets both paths draw from.
 
-Two small protocols, so that the broker imports no fast path: the composition root hands one in.
-:class:`LocalTickets` and :class:`NoFastPath` are what serves where there is none.
+Small protocols, so that the broker imports no fast path: the composition root hands one in.
+:class:`LocalTickets`, :class:`LocalLimits` and :class:`NoFastPath` are what serves where there is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from tempos import FastPathStatus, Path, PathChoice, Reason, Route
+from tempos import FastPathStatus, Overflow, Path, PathChoice, Reason, Route, Topic, Unavailable
+from tempos._abi import LIMIT_SHIFT
 
 
 class Tickets(Protocol):
@@ -28,13 +30,45 @@ class Tickets(Protocol):
         ...
 
 
+class RateLimits(Protocol):
+    """The token buckets of the topics that have a rate; both paths take from the same.
+
+    At most ``burst + rate * t`` datagrams of a topic are taken in any time t, over both paths. The rate of
+    a topic whose overflow is ``pass`` is the fast path's alone: here all are taken.
+    """
+
+    def take(self, topic: int, count: int) -> int:
+        """How many of ``count`` datagrams that came now may go on: the others are over the topic's rate."""
+        ...
+
+
 class FastPath(Protocol):
     """The kernel's side of the routes."""
 
     @property
     def tickets(self) -> Tickets: ...
 
+    @property
+    def limits(self) -> RateLimits: ...
+
     def status(self) -> FastPathStatus: ...
+
+    async def configure(self, topics: Sequence[Topic]) -> None:
+        """Go by what holds of these topics whatever their routes: class, rate, burst, overflow.
+
+        At the start before any route is installed, and at each reload; other topics are none from now on.
+        Raises :class:`Unavailable` if the kernel refuses.
+        """
+        ...
+
+    def select(self, strict: int, best_effort: int) -> None:
+        """Have the kernel choose between two sockets by the class of each datagram's topic.
+
+        Both are descriptors of UDP sockets that are bound to one address with SO_REUSEPORT. What is no
+        topic goes to ``best_effort``. Holds for as long as they are open; what :meth:`configure` says of
+        a class is in force at once. Raises :class:`Unavailable` with the reason if it cannot be had.
+        """
+        ...
 
     async def install(self, route: Route) -> PathChoice:
         """Make ``route`` the kernel's route of its topic, or remove it where the kernel cannot carry it.
@@ -95,19 +129,59 @@ class LocalTickets:
             del self._next[key]
 
 
+class LocalLimits:
+    """Token buckets in this process; fastpath/bpf/limit.h tells how they work. ``clock`` gives ns."""
+
+    def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._clock = clock
+        self._limits: dict[int, tuple[int, int]] = {}
+        self._due: dict[int, int] = {}
+
+    def configure(self, topics: Sequence[Topic]) -> None:
+        """Go by the rates of these topics from now on. A bucket whose rate or burst changes begins full."""
+        old, self._limits = self._limits, {}
+        for topic in topics:
+            if topic.rate and topic.overflow is Overflow.DROP:
+                interval = -(-(10**9 << LIMIT_SHIFT) // topic.rate)
+                self._limits[topic.id] = (interval, (topic.bucket - 1) * interval)
+        self._due = {topic: due for topic, due in self._due.items() if old[topic] == self._limits.get(topic)}
+
+    def take(self, topic: int, count: int) -> int:
+        limit = self._limits.get(topic)
+        if limit is None:
+            return count
+        interval, tolerance = limit
+        now = self._clock() << LIMIT_SHIFT
+        due = max(now, self._due.get(topic, now))
+        granted = min(count, max(0, (now + tolerance - due) // interval + 1))
+        self._due[topic] = due + granted * interval
+        return granted
+
+
 class NoFastPath:
     """Stands in where the fast path is off or cannot be had; says why wherever it is asked."""
 
     def __init__(self, reason: str, tickets: Tickets | None = None) -> None:
         self._reason = reason
         self._tickets: Tickets = LocalTickets() if tickets is None else tickets
+        self._limits = LocalLimits()
 
     @property
     def tickets(self) -> Tickets:
         return self._tickets
 
+    @property
+    def limits(self) -> RateLimits:
+        return self._limits
+
     def status(self) -> FastPathStatus:
         return FastPathStatus("none", self._reason)
+
+    async def configure(self, topics: Sequence[Topic]) -> None:
+        self._limits.configure(topics)
+
+    def select(self, strict: int, best_effort: int) -> None:
+        raise Unavailable(self._reason)
 
     async def install(self, route: Route) -> PathChoice:
         return PathChoice(Path.SLOW, self._reason)

@@ -95,6 +95,9 @@ def _topic(old: Topic, new: Topic) -> Iterator[str]:
         ("priority", "priority"),
         ("policy", "path"),
         ("sources", "sources"),
+        ("rate", "rate"),
+        ("burst", "burst"),
+        ("overflow", "overflow"),
     ):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tempos import FastPathStatus, PathChoice, PathPolicy, Reason, Route
 from tempos_broker import privileges
-from tempos_broker.control import ControlServer, topic_fields
+from tempos_broker.control import ControlServer, limit_fields, topic_fields
 from tempos_broker.ledger import GroupRow, Holder, Ledger, TopicLedger
 from tempos_broker.membership import Registry
 from tempos_broker.memory import Counters
@@ -25,7 +25,7 @@ from tempos_broker.slowpath import BESIDE, SlowPathStatus
 Drops = Mapping[str, Mapping[str, int]]
 
 #: What the fast path decides for good; every other reason of it hands the packet up.
-FAST_LOSSES = (Reason.NO_EGRESS,)
+FAST_LOSSES = (Reason.NO_EGRESS, Reason.OVER_RATE)
 
 
 @dataclass(slots=True)
@@ -104,6 +104,7 @@ def status_document(
         "broker": {**broker, "privileges": privileges.describe()},
         "paths": {
             "slow": {
+                "adapter": slow.adapter,
                 "io": slow.io,
                 "reason": slow.reason,
                 "listen": list(slow.listen),
@@ -122,6 +123,7 @@ def status_document(
                 "drops": _as_values(drops),
             },
         },
+        "quality": _quality(slow),
         "control": {
             "served": dict(control.served),
             "refused": dict(control.refused),
@@ -140,6 +142,26 @@ def status_document(
             for topic in registry.topics
         ],
         "unattributed": _labelled(_of_no_topic(counted.slow, states)),
+    }
+
+
+def _quality(slow: SlowPathStatus) -> dict[str, Any]:
+    """What keeps SQ from BQ, as it is in force."""
+    return {
+        "sockets": slow.sockets,
+        "reason": slow.sockets_reason,
+        "share_bq": slow.share_bq,
+        "classes": {
+            quality.value: {
+                "queued": each.queued,
+                "queue": each.queue,
+                "overruns": each.overruns,
+                "dscp": each.marking.dscp,
+                "so_priority": each.marking.priority,
+                "reason": each.marking_reason,
+            }
+            for quality, each in slow.classes.items()
+        },
     }
 
 
@@ -178,6 +200,7 @@ def _topic(
     }
     return {
         **topic_fields(topic),
+        **limit_fields(topic),
         "policy": state.policy.value,
         "path": state.choice.path.value if state.choice else None,
         "reason": state.choice.reason if state.choice else "starting",

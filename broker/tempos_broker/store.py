@@ -24,12 +24,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tempos import Unavailable
 from tempos._abi import MAX_GROUPS, TOPICS
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.paths import Tickets
+
+if TYPE_CHECKING:
+    from tempos_broker.shared import SharedNumbers
 
 log = logging.getLogger("tempos.broker.state")
 
@@ -186,64 +189,92 @@ def state_file(config: BrokerConfig) -> Path | None:
 
 
 class FileTickets:
-    """Ticket counters of one process at a time, in a file that survives it."""
+    """Ticket counters in a file that survives the process; with the compiled helper, of several processes."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the file; raises :class:`OSError`."""
+    #: Bytes between two counters.
+    stride = _COUNTER.size
+
+    def __init__(self, path: Path | None) -> None:
+        """Open or make the file; None: memory that ends with the last process that has it.
+
+        Raises :class:`OSError`.
+        """
         size = TOPICS * 2 * MAX_GROUPS * _COUNTER.size
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if path is None:
+            self.descriptor = os.memfd_create("tempos-tickets", os.MFD_CLOEXEC)
+        else:
+            self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(descriptor, size)
-            self._memory = mmap.mmap(descriptor, size)
-        finally:
-            os.close(descriptor)
+            os.ftruncate(self.descriptor, size)
+            self._memory = mmap.mmap(self.descriptor, size)
+            self._shared = _shared(self.descriptor, size // _COUNTER.size)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
 
     def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
-        offset = _offset(topic, epoch, group)
+        if self._shared is not None:
+            return self._shared.add(_number(topic, epoch, group), count)
+        offset = _number(topic, epoch, group) * _COUNTER.size
         first: int = _COUNTER.unpack_from(self._memory, offset)[0]
         _COUNTER.pack_into(self._memory, offset, first + count)
         return first
 
     def read(self, topic: int, epoch: int, group: int) -> int:
-        return int(_COUNTER.unpack_from(self._memory, _offset(topic, epoch, group))[0])
+        return int(_COUNTER.unpack_from(self._memory, _number(topic, epoch, group) * _COUNTER.size)[0])
 
     def reset(self, topic: int, epoch: int) -> None:
-        first = _offset(topic, epoch, 0)
+        first = _number(topic, epoch, 0) * _COUNTER.size
         size = MAX_GROUPS * _COUNTER.size
         self._memory[first : first + size] = bytes(size)
 
     def close(self) -> None:
-        self._memory.close()
+        """Let go of the file; safe to call twice."""
+        if not self._memory.closed:
+            if self._shared is not None:
+                self._shared.close()
+            self._memory.close()
+            os.close(self.descriptor)
+
+
+def _shared(descriptor: int, count: int) -> SharedNumbers | None:
+    """The counters as several processes may use them, where the compiled helper is there."""
+    try:
+        from tempos_broker.shared import SharedNumbers
+    except ImportError:
+        return None
+    return SharedNumbers(descriptor, count)
 
 
 class CountedTickets:
-    """Tickets of which what this process draws is counted, too: events, by topic.
+    """Tickets of which what the slow path draws is counted, too: events, by topic.
 
     Both paths draw from ``tickets``; ``counts`` tells how many of them the slow path drew.
     """
 
     def __init__(self, tickets: Tickets, counts: Tickets) -> None:
-        self._tickets = tickets
-        self._counts = counts
+        #: The same tickets, drawn without being counted.
+        self.uncounted = tickets
+        self.counts = counts
 
     def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
         if not group:
-            self._counts.draw(topic, 0, 0, count)
-        return self._tickets.draw(topic, epoch, group, count)
+            self.counts.draw(topic, 0, 0, count)
+        return self.uncounted.draw(topic, epoch, group, count)
 
     def read(self, topic: int, epoch: int, group: int) -> int:
-        return self._tickets.read(topic, epoch, group)
+        return self.uncounted.read(topic, epoch, group)
 
     def reset(self, topic: int, epoch: int) -> None:
-        self._tickets.reset(topic, epoch)
+        self.uncounted.reset(topic, epoch)
 
     def drawn(self, topic: int) -> int:
-        """Events for which this process and those before it drew tickets."""
-        return self._counts.read(topic, 0, 0)
+        """Events for which the slow path drew tickets, in this life and those before."""
+        return self.counts.read(topic, 0, 0)
 
     def forget(self, topic: int) -> None:
-        self._counts.reset(topic, 0)
+        self.counts.reset(topic, 0)
 
 
-def _offset(topic: int, epoch: int, group: int) -> int:
-    return ((topic * 2 + (epoch & 1)) * MAX_GROUPS + group) * _COUNTER.size
+def _number(topic: int, epoch: int, group: int) -> int:
+    return (topic * 2 + (epoch & 1)) * MAX_GROUPS + group

@@ -25,9 +25,10 @@ MAX_MEMBERS = 512
 MAX_LISTEN = 8
 MAX_EGRESS = 64
 MAX_SOURCES = 8
+LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xefce59d1a4f71998
+ABI_FINGERPRINT = 0xd6c0e47e50e6c929
 
 
 class Reason(enum.IntEnum):
@@ -64,6 +65,9 @@ class Reason(enum.IntEnum):
     BURST = 28
     FOREIGN_SOURCE = 29
     BROKER_GONE = 30
+    OVER_RATE = 31
+    OVER_RATE_PASSED = 32
+    WORKER_LOST = 33
 
     @property
     def label(self) -> str:
@@ -104,6 +108,9 @@ REASON_TEXTS = {
     Reason.BURST: 'several datagrams in one buffer (GSO, GRO): cut up only further on',
     Reason.FOREIGN_SOURCE: "the source is not in the topic's networks",
     Reason.BROKER_GONE: 'user space is gone and the policy says pass',
+    Reason.OVER_RATE: "faster than the topic's rate, which says drop",
+    Reason.OVER_RATE_PASSED: "faster than the topic's rate, which says pass: left to the slow path",
+    Reason.WORKER_LOST: 'taken by the process for strict events, which died before sending it',
 }
 
 #: The event header: topic, version_flags, reserved, epoch, publisher, sequence, delivery_sequence, sent_ns.

@@ -31,6 +31,16 @@ class PathPolicy(str, enum.Enum):
     SLOW = "slow"
 
 
+class Overflow(str, enum.Enum):
+    """What happens to datagrams beyond a topic's ``rate``. ``drop``: refused, on either path, and counted.
+
+    ``pass``: the limit is the fast path's; what is beyond it waits in the slow path's queue.
+    """
+
+    DROP = "drop"
+    PASS = "pass"  # noqa: S105 - handed up, not a password
+
+
 class Path(str, enum.Enum):
     """A data path."""
 
@@ -44,6 +54,8 @@ class Topic:
 
     ``id`` is 1-254 (the first payload byte), ``priority`` 0-7 inside its class, 7 served first.
     ``sources``: the IPv4 networks (CIDR, at most 8) whose events are taken; none: all are.
+    ``rate``: datagrams per second that are taken, 0: any number. ``burst``: how many of them may come at
+    once, 0: see :attr:`bucket`. ``overflow``: what happens to the others.
     """
 
     id: int
@@ -53,6 +65,16 @@ class Topic:
     framing: Framing = Framing.EVENT
     policy: PathPolicy = PathPolicy.AUTO
     sources: tuple[str, ...] = ()
+    rate: int = 0
+    burst: int = 0
+    overflow: Overflow = Overflow.DROP
+
+    @property
+    def bucket(self) -> int:
+        """The datagrams that may come at once: ``burst``, or what ``rate`` gives in 10 ms; 0: no limit."""
+        if not self.rate:
+            return 0
+        return self.burst or max(1, self.rate // 100)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,16 +38,32 @@
 #define TEMPOS_MAX_EGRESS 64
 #define TEMPOS_MAX_SOURCES 8
 
+/* Limits count time in 1/1024 ns: at a hundred datagrams a microsecond a whole one is too coarse. */
+#define TEMPOS_LIMIT_SHIFT 10
+
 /* How the payload of a topic is laid out; chosen per topic, never guessed from the packet. */
 enum tempos_framing {
 	TEMPOS_FRAMING_RAW = 0,   /* topic byte, then anything */
 	TEMPOS_FRAMING_EVENT = 1, /* the 24-byte header, then the body */
 };
 
+/* The class of a topic; also the place of its socket among those that share the data port. */
+enum tempos_quality {
+	TEMPOS_BQ = 0,              /* best effort: also what is no topic at all */
+	TEMPOS_SQ = 1,              /* strict */
+	TEMPOS_QUALITIES            /* how many there are; keep last */
+};
+
+/* What happens to the datagrams of a topic that come faster than its rate. */
+enum tempos_overflow {
+	TEMPOS_OVERFLOW_DROP = 0,   /* refused, on both paths */
+	TEMPOS_OVERFLOW_PASS = 1,   /* by the slow path, which has queues */
+};
+
 /*
  * Why a datagram left a data path the way it did. Every exit of either path is counted under one
  * of these. The fast path never refuses what the slow path would take: all its reasons but
- * `forwarded` and `no_egress` hand the packet to the kernel's stack.
+ * `forwarded`, `no_egress` and `over_rate` hand the packet to the kernel's stack.
  */
 enum tempos_reason {
 	TEMPOS_FORWARDED = 0,       /* handed to one member of every group */
@@ -81,6 +97,9 @@ enum tempos_reason {
 	TEMPOS_BURST,               /* several datagrams in one buffer (GSO, GRO): cut up only further on */
 	TEMPOS_FOREIGN_SOURCE,      /* the source is not in the topic's networks */
 	TEMPOS_BROKER_GONE,         /* user space is gone and the policy says pass */
+	TEMPOS_OVER_RATE,           /* faster than the topic's rate, which says drop */
+	TEMPOS_OVER_RATE_PASSED,    /* faster than the topic's rate, which says pass: left to the slow path */
+	TEMPOS_WORKER_LOST,         /* taken by the process for strict events, which died before sending it */
 	TEMPOS_REASONS              /* how many there are; keep last */
 };
 
@@ -130,7 +149,9 @@ struct tempos_route {
 	__u16 mtu;                  /* the smallest IPv4 MTU towards any member */
 	__u8 framing;               /* enum tempos_framing */
 	__u8 group_count;
-	__u32 source_count;         /* 0: from anywhere */
+	__u8 source_count;          /* 0: from anywhere */
+	__u8 limited;               /* the topic has a rate */
+	__be16 ip_start;            /* of what leaves: version 4, five words, and the DSCP of the topic's class */
 	struct tempos_network sources[TEMPOS_MAX_SOURCES];
 	struct tempos_group groups[TEMPOS_MAX_GROUPS];
 	struct tempos_member members[TEMPOS_MAX_MEMBERS];
@@ -140,6 +161,24 @@ struct tempos_route {
 struct tempos_ticket {
 	__u64 next;
 	__u64 pad[7];
+};
+
+/* How fast datagrams of a topic are taken; how that works is in limit.h. Times in 1/1024 ns. */
+struct tempos_limit {
+	__u64 interval;             /* between two datagrams, rounded up; 0: no limit */
+	__u64 tolerance;            /* (burst - 1) * interval: how far ahead of its time one may come */
+};
+
+/*
+ * What holds of a topic on both paths, whatever its routes, and its token bucket: what a limited datagram
+ * needs is one cache line.
+ */
+struct tempos_topic {
+	__u32 quality;              /* enum tempos_quality */
+	__u32 overflow;             /* enum tempos_overflow */
+	struct tempos_limit limit;
+	__u64 due;                  /* when the next one would come at the rate: CLOCK_MONOTONIC, 1/1024 ns */
+	__u64 pad[4];
 };
 
 /* Datagrams by reason, of one topic; row 0 counts what was passed before a topic was read. */
@@ -175,6 +214,7 @@ struct tempos_settings {
 _Static_assert(sizeof(struct tempos_event_header) == TEMPOS_EVENT_HEADER_LEN, "event header");
 _Static_assert(sizeof(struct tempos_member) == 32, "member");
 _Static_assert(sizeof(struct tempos_ticket) == 64, "ticket fills a cache line");
+_Static_assert(sizeof(struct tempos_topic) == 64, "topic fills a cache line");
 _Static_assert((TEMPOS_MAX_MEMBERS & (TEMPOS_MAX_MEMBERS - 1)) == 0, "power of two: masks an index");
 #endif
 

@@ -15,13 +15,15 @@
  *        |                                                             reserved_bits
  *        |        TTL > 1, fits the smallest MTU, one datagram ---- PASS: ttl, too_big, burst
  *        |        UDP checksum: none | full | partial         ---- PASS: ambiguous_checksum
+ *        |        within the topic's rate, if it has one      ---- DROP: over_rate
+ *        |                                                         PASS: over_rate_passed
  *        |
  *   =====+=====   from here on the event is ours: nothing passes any more
  *        |
  *      pick       ticket = tickets[base]++ ; member = ticket % n ; delivery sequence = ticket / n
  *        |
  *      rewrite    MACs; source := the broker's address and data port; destination := the member;
- *        |        TTL - 1; epoch and delivery sequence (event framing); both checksums
+ *        |        DSCP := the class's, ECN := 0; TTL - 1; epoch and delivery sequence (event framing); both checksums
  *        |
  *      redirect   by the member's egress slot                 ---- impossible: DROP: no_egress
  *        |
@@ -29,7 +31,8 @@
  *
  * Rules kept here:
  *  - When in doubt, PASS: the slow path is right on its own. No question stands after the ticket, so every
- *    ticket ends in a redirect, or in `no_egress`.
+ *    ticket ends in a redirect, or in `no_egress`; and only the ticket stands after the token bucket, so what
+ *    takes a place in a topic's rate is forwarded.
  *  - Both paths draw from the same ticket, so it is one atomic add, and its result alone decides.
  *  - What the packet does not change was computed when the route was made (struct tempos_member's sums).
  *
@@ -51,6 +54,7 @@
 #include "burst.h"
 #include "checksum.h"
 #include "frame.h"
+#include "limit.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -143,6 +147,19 @@ static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, 
 	return TEMPOS_FORWARDED;
 }
 
+/* Whether the topic's rate lets one more through; of topics without one only the flag is looked at. */
+static __always_inline enum tempos_reason check_rate(const struct tempos_route *route, __u32 id)
+{
+	struct tempos_topic *topic;
+
+	if (!route->limited)
+		return TEMPOS_FORWARDED;
+	topic = bpf_map_lookup_elem(&topics, &id);
+	if (!topic || tempos_limit_take_one(topic))
+		return TEMPOS_FORWARDED;
+	return topic->overflow == TEMPOS_OVERFLOW_PASS ? TEMPOS_OVER_RATE_PASSED : TEMPOS_OVER_RATE;
+}
+
 /*
  * Stamps the broker's fields and gives what that adds to a sum. The epoch is the second byte of a
  * 16-bit word whose first, `reserved`, is known to be 0 by now.
@@ -159,14 +176,18 @@ static __always_inline __u64 stamp_event(struct tempos_event_header *event, __u8
 	return change;
 }
 
-static __always_inline void rewrite_ip(struct iphdr *ip, const struct tempos_member *member)
+static __always_inline void rewrite_ip(struct iphdr *ip, const struct tempos_member *member, __be16 start)
 {
+	__be16 *old_start = (__be16 *)ip;
+
 	/*
 	 * The source becomes the old destination, so only the old source leaves the sum. The TTL is the
-	 * first byte of its word: one less takes 0x0100 out, whatever it was.
+	 * first byte of its word: one less takes 0x0100 out, whatever it was. tempos sends a datagram of its
+	 * own, so the sender's marks, DSCP and ECN, are not kept.
 	 */
 	ip->check = ~fold_wide((__u64)without(ip->check) + without_wide(ip->saddr) + member->ip_sum +
-			       without(bpf_htons(0x0100)));
+			       without(bpf_htons(0x0100)) + without(*old_start) + start);
+	*old_start = start;
 	ip->ttl--;
 	ip->saddr = ip->daddr;
 	ip->daddr = member->ip;
@@ -226,7 +247,7 @@ static __always_inline enum tempos_reason forward(const struct packet *packet,
 	if (route->framing == TEMPOS_FRAMING_EVENT && packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end)
 		change = stamp_event((struct tempos_event_header *)packet->payload, route->epoch, sequence);
 	rewrite_udp(packet->udp, member, kind, publisher, change);
-	rewrite_ip(packet->ip, member);
+	rewrite_ip(packet->ip, member, route->ip_start);
 	rewrite_mac(packet->eth, member);
 	return bpf_redirect_map(&egress, member->egress, 0) == XDP_REDIRECT ? TEMPOS_FORWARDED
 									   : TEMPOS_NO_EGRESS;
@@ -252,6 +273,10 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 	reason = classify_checksum(ctx, &packet, &kind);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
+	/* The last question: what takes a place in the rate takes a ticket. */
+	reason = check_rate(route, *topic);
+	if (reason != TEMPOS_FORWARDED)
+		return reason;
 	return forward(&packet, route, kind);
 }
 
@@ -273,7 +298,7 @@ int tempos_fastpath(struct xdp_md *ctx)
 	count(topic, reason);
 	if (reason == TEMPOS_FORWARDED)
 		return XDP_REDIRECT;
-	return reason == TEMPOS_NO_EGRESS ? XDP_DROP : XDP_PASS;
+	return reason == TEMPOS_NO_EGRESS || reason == TEMPOS_OVER_RATE ? XDP_DROP : XDP_PASS;
 }
 
 _Static_assert(offsetof(struct tempos_member, src_mac) == offsetof(struct tempos_member, dst_mac) + ETH_ALEN,

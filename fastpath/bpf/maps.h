@@ -7,6 +7,7 @@
  *   tickets   the counters both paths draw from; user space maps them into its memory.
  *   egress    slot -> interface. What a member's `egress` names.
  *   counters  topic -> datagrams by reason, per CPU.
+ *   topics    topic -> its class, rate and token bucket (topics.h).
  *   pulse     when user space last said that it lives; it writes through its own memory.
  *   settings  fixed at load: to the verifier these are constants, and branches on them cost nothing.
  */
@@ -18,6 +19,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "topics.h"
 
 /* Sizes, not types: in a map of maps clang 14 emits only a forward declaration of a value's struct. */
 struct route_map {

@@ -18,7 +18,7 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = ROOT / "fastpath" / "bpf" / "abi.h"
-MAPS = HEADER.with_name("maps.h")
+MAPS = (HEADER.with_name("maps.h"), HEADER.with_name("topics.h"))
 TARGET = ROOT / "clients" / "tempos" / "_abi.py"
 
 TYPES = """
@@ -47,7 +47,7 @@ def fingerprint() -> int:
 
     Over structs, constants and map definitions without their comments.
     """
-    text = declarations() + MAPS.read_text()
+    text = declarations() + "".join(each.read_text() for each in MAPS)
     bare = re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)
     return int.from_bytes(hashlib.sha256(" ".join(bare.split()).encode()).digest()[:8], "big")
 

@@ -11,14 +11,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tempos import Framing, Reason, _abi
-from tempos_fastpath.native import struct_bytes, struct_from, struct_new, struct_size
+from tempos import Framing, Overflow, Quality, Reason, _abi
+from tempos_fastpath.native import constant, struct_bytes, struct_from, struct_new, struct_size
 from tempos_fastpath.plan import Hop, Plan
 
 TICKET_SIZE = struct_size("struct tempos_ticket")
 ROUTE_SIZE = struct_size("struct tempos_route")
 
-_FRAMINGS = {Framing.RAW: 0, Framing.EVENT: 1}
+TOPIC_SIZE = struct_size("struct tempos_topic")
+
+QUALITIES = {quality: constant(f"TEMPOS_{quality.name}") for quality in Quality}
+OVERFLOWS = {overflow: constant(f"TEMPOS_OVERFLOW_{overflow.name}") for overflow in Overflow}
+_FRAMINGS = {framing: constant(f"TEMPOS_FRAMING_{framing.name}") for framing in Framing}
+#: The first byte of an IPv4 header: version 4, five words.
+_IP_VERSION_IHL = 0x45
 
 
 def ticket_slot(topic: int, epoch: int, group: int) -> int:
@@ -46,6 +52,8 @@ def encode_route(plan: Plan, slots: Mapping[int, int]) -> bytes:
     route.mtu = plan.mtu
     route.framing = _FRAMINGS[plan.framing]
     route.group_count = 1
+    route.ip_start = socket.htons(_IP_VERSION_IHL << 8 | plan.tos)
+    route.limited = plan.limited
     route.source_count = len(plan.sources)
     for index, source in enumerate(plan.sources):
         network = ipaddress.IPv4Network(source, strict=False)

@@ -49,6 +49,8 @@ class SharedArray:
             raise BpfError("cannot map the array into memory", error.errno or 0) from error
         self._view: Any = ffi.from_buffer("char[]", self._memory, require_writable=True)
         self._size = size
+        #: Of the map, while that is open: another process that has it can map the same memory.
+        self.descriptor = fd
 
     def fetch_add(self, offset: int, count: int) -> int:
         """Add ``count``; returns the value before."""
@@ -60,6 +62,17 @@ class SharedArray:
     def store(self, offset: int, value: int) -> None:
         lib.tempos_atomic_store(self._at(offset), value)
 
+    def set_topic(self, offset: int, *, quality: int, overflow: int, rate: int, burst: int) -> None:
+        """Write what holds of a topic into the ``struct tempos_topic`` there, while others read it."""
+        lib.tempos_topic_set(self._topic_at(offset), quality, overflow, rate, burst)
+
+    def take(self, offset: int, count: int, *, clock_offset: int) -> int:
+        """Take the places of up to ``count`` datagrams from a ``struct tempos_topic``; gives how many.
+
+        ``clock_offset``: ns that this process's monotonic clock is ahead of the kernel's own.
+        """
+        return int(lib.tempos_limit_take(self._topic_at(offset), clock_offset, count))
+
     def close(self) -> None:
         """Unmap; safe to call twice."""
         if self._view is not None:
@@ -67,12 +80,15 @@ class SharedArray:
             self._view = None
             self._memory.close()
 
-    def _at(self, offset: int) -> Any:
+    def _at(self, offset: int, size: int = 8) -> Any:
         if self._view is None:
             raise LocalError("the shared array is closed")
-        if offset % 8 or not 0 <= offset <= self._size - 8:
-            raise LocalError(f"offset {offset} is not one of a u64 inside {self._size} bytes")
+        if offset % 8 or not 0 <= offset <= self._size - size:
+            raise LocalError(f"offset {offset} is not one of {size} aligned bytes inside {self._size}")
         return self._view + offset
+
+    def _topic_at(self, offset: int) -> Any:
+        return ffi.cast("struct tempos_topic *", self._at(offset, ffi.sizeof("struct tempos_topic")))
 
 
 class Map:

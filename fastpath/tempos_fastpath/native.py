@@ -18,7 +18,9 @@ except ImportError as error:
     ) from error
 
 # Re-exported: this module is where the extension is loaded, or found missing.
-__all__ = ["check", "ffi", "lib", "struct_bytes", "struct_from", "struct_new", "struct_size", "text"]
+__all__ = [
+    "check", "constant", "ffi", "lib", "struct_bytes", "struct_from", "struct_new", "struct_size", "text",
+]  # fmt: skip
 
 lib.tempos_messages_capture()
 
@@ -36,6 +38,11 @@ def check(code: int, what: str, log: str = "") -> int:
 def text(raw: Any) -> str:
     """A C string as a Python one."""
     return str(ffi.string(raw).decode(errors="replace"))
+
+
+def constant(name: str) -> int:
+    """An enumerator of abi.h, by its C name."""
+    return int(getattr(lib, name))
 
 
 def struct_new(kind: str) -> Any:

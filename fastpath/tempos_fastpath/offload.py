@@ -17,7 +17,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tempos import FastPathStatus, LocalError, Path, PathChoice, Reason, Route, Unavailable, _abi
+from tempos import (
+    FastPathStatus,
+    LocalError,
+    Path,
+    PathChoice,
+    Quality,
+    Reason,
+    Route,
+    Topic,
+    Unavailable,
+    _abi,
+)
 from tempos_fastpath.attach import Programs, one_line
 from tempos_fastpath.changes import ChangeTrigger
 from tempos_fastpath.drops import Drops
@@ -31,8 +42,10 @@ from tempos_fastpath.ownership import Identity, Ownership, current_namespace
 from tempos_fastpath.pins import Pins, need_bpffs
 from tempos_fastpath.plan import Plan, Refusal, plan_route, refuse_at_once
 from tempos_fastpath.pulse import Pulse
+from tempos_fastpath.selector import attach_selector
 from tempos_fastpath.targets import listen_addresses, targets_of
 from tempos_fastpath.tickets import SharedTickets
+from tempos_fastpath.topics import SharedTopics
 
 MODES = ("auto", "native", "generic")
 WHEN_GONE = ("continue", "pass")
@@ -58,6 +71,7 @@ async def start(
     pin: bool = True,
     when_gone: str = "continue",
     gone_after: float = 3.0,
+    tos: Mapping[Quality, int] | None = None,
 ) -> Offload:
     """Load, attach and serve; go on with what an earlier broker of the same name left.
 
@@ -66,7 +80,8 @@ async def start(
     those that carry a listen address. ``name``: whose fast path this is, one living process each in a
     network namespace. ``pin``: forwarding outlives this process, if there is a BPF file system.
     ``when_gone``: what the program does once this process gave no sign of life for ``gone_after``
-    seconds, ``continue`` or ``pass`` everything up.
+    seconds, ``continue`` or ``pass`` everything up. ``tos``: that byte of the IPv4 header of what leaves,
+    of each class: its DSCP, shifted left by 2; 0 where nothing is said.
 
     Raises :class:`tempos.Unavailable` with a reason per interface if it could attach to none, and
     :class:`~tempos_fastpath.errors.Owned` if another broker holds the name or an interface. Leaves
@@ -112,7 +127,7 @@ async def start(
             undo.callback(drops.close)
         group = await loop.run_in_executor(threads, feature_group)
         resources = _Resources(programs, kernel, ownership, drops, threads)
-        offload = Offload(resources, facts, adopted, note + remark + complaint, group, gone_after)
+        offload = Offload(resources, facts, adopted, note + remark + complaint, group, gone_after, tos or {})
         undo.pop_all()
     return offload
 
@@ -166,6 +181,7 @@ class Offload:
         note: str,
         feature_group: int,
         gone_after: float,
+        tos: Mapping[Quality, int],
     ) -> None:
         self._programs = resources.programs
         self._kernel = resources.kernel
@@ -175,8 +191,10 @@ class Offload:
         self._facts = facts
         self._adopted = dict(adopted)
         self._note = note
+        self._tos = dict(tos)
         self._loop = asyncio.get_running_loop()
         self._tickets = SharedTickets(self._programs.map("tickets").mmap())
+        self._topics = SharedTopics(self._programs.map("topics").mmap())
         self._pulse = Pulse(self._programs.map("pulse").mmap(), gone_after / 3)
         self._callbacks: list[Callable[[], None]] = []
         self._wanted: dict[int, Route] = {}
@@ -192,6 +210,24 @@ class Offload:
     @property
     def tickets(self) -> SharedTickets:
         return self._tickets
+
+    @property
+    def limits(self) -> SharedTopics:
+        return self._topics
+
+    async def configure(self, topics: Sequence[Topic]) -> None:
+        """Go by what holds of these topics whatever their routes: class, rate, burst, overflow."""
+        if not self._closed:
+            self._topics.configure(topics)
+
+    def select(self, strict: int, best_effort: int) -> None:
+        """Have the kernel choose between two sockets of one port by the class of each datagram's topic.
+
+        See :func:`~tempos_fastpath.selector.attach_selector`.
+        """
+        if self._closed:
+            raise Unavailable("the fast path is closed")
+        attach_selector(self._programs.map("topics"), strict, best_effort)
 
     def status(self) -> FastPathStatus:
         """The weakest mode of the interfaces that carry the program, and how each came to its own."""
@@ -281,6 +317,7 @@ class Offload:
             if self._drops is not None:
                 stack.callback(self._drops.close)
             stack.callback(self._tickets.close)
+            stack.callback(self._topics.close)
             stack.callback(self._pulse.close)
             stack.callback(self._trigger.close)
             self._watcher.cancel()
@@ -309,7 +346,7 @@ class Offload:
     def _judge(self, route: Route, facts: Facts) -> Plan | Refusal:
         if not self._programs.interfaces:
             return Refusal("no interface carries the program")
-        return plan_route(route, facts, native=self._programs.native)
+        return plan_route(route, facts, native=self._programs.native, tos=self._tos)
 
     async def _look(self) -> None:
         """Read the facts anew, for every destination of a wanted route."""

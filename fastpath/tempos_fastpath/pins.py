@@ -1,9 +1,10 @@
 """What outlives a broker: its maps and links, pinned in a folder of the BPF file system.
 
-    /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes tickets egress counters pulse   the program's maps
-                                         identity                               what layout they have
-                                         xdp_MODE_IFINDEX                       one link per interface
-                                         drops ingress drops_*                  those of the drop counters
+    /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes tickets egress counters
+                                         pulse topics            the program's maps
+                                         identity                what layout they have
+                                         xdp_MODE_IFINDEX        one link per interface
+                                         drops ingress drops_*   those of the drop counters
 
 `identity` is removed first and written last: a set without it, or with another number in it than
 ours, is of another version or half written, and its maps are not adopted. Its links still are: what
@@ -30,7 +31,7 @@ from tempos_fastpath.ownership import Identity, unquote
 
 BPFFS = Path("/sys/fs/bpf")
 ROOT = BPFFS / "tempos"
-MAPS = ("routes", "tickets", "egress", "counters", "pulse")
+MAPS = ("routes", "tickets", "egress", "counters", "pulse", "topics")
 _IDENTITY = "identity"
 _FRESH = "_fresh"
 _log = logging.getLogger(__name__)

@@ -6,9 +6,10 @@ there is none. Both are values: two of them differ exactly if something relevant
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tempos import Framing, Member, PathPolicy, Route, _abi
+from tempos import Framing, Member, PathPolicy, Quality, Route, _abi
 from tempos_fastpath.facts import Facts, Interface
 
 MAX_U16 = 0xFFFF
@@ -29,7 +30,8 @@ class Hop:
 class Plan:
     """A route with one group that the kernel can carry; ``mtu`` is the smallest towards any member.
 
-    ``sources``: the networks whose events are taken, CIDR; none: from anywhere.
+    ``sources``: the networks whose events are taken, CIDR; none: from anywhere. ``tos``: that byte of the
+    IPv4 header of what leaves. ``limited``: the topic has a rate, which the kernel finds elsewhere.
     """
 
     topic: int
@@ -38,6 +40,8 @@ class Plan:
     mtu: int
     hops: tuple[Hop, ...]
     sources: tuple[str, ...] = ()
+    tos: int = 0
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,13 @@ def refuse_at_once(route: Route) -> Refusal | None:
     return None
 
 
-def plan_route(route: Route, facts: Facts, *, native: bool) -> Plan | Refusal:
-    """Plan ``route``. ``native``: frames may be redirected from a driver, which the egress must support."""
+def plan_route(
+    route: Route, facts: Facts, *, native: bool, tos: Mapping[Quality, int] | None = None
+) -> Plan | Refusal:
+    """Plan ``route``. ``native``: frames may be redirected from a driver, which the egress must support.
+
+    ``tos``: the byte of the IPv4 header that marks what leaves of each class; without it 0.
+    """
     refusal = refuse_at_once(route)
     if refusal is not None:
         return refusal
@@ -95,7 +104,17 @@ def plan_route(route: Route, facts: Facts, *, native: bool) -> Plan | Refusal:
     if unresolved:
         more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
         return Refusal(f"no MAC address yet of member {waiting[0]}{more}", tuple(dict.fromkeys(unresolved)))
-    return Plan(route.topic.id, route.epoch, route.topic.framing, mtu, tuple(hops), route.topic.sources)
+    topic = route.topic
+    return Plan(
+        topic.id,
+        route.epoch,
+        topic.framing,
+        mtu,
+        tuple(hops),
+        topic.sources,
+        tos=(tos or {}).get(topic.quality, 0),
+        limited=topic.rate > 0,
+    )
 
 
 def _egress(member: Member, facts: Facts, *, native: bool) -> tuple[Interface, str, int]:

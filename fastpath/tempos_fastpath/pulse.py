@@ -18,7 +18,7 @@ class Pulse:
     def __init__(self, array: SharedArray, period: float) -> None:
         self._array = array
         self._period = period
-        self._offset_ns = _time_namespace_offset()
+        self._offset_ns = time_namespace_offset()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._beat()
@@ -37,11 +37,11 @@ class Pulse:
 
 def stamp(array: SharedArray, offset_ns: int | None = None) -> None:
     """Say once that user space lives."""
-    offset_ns = _time_namespace_offset() if offset_ns is None else offset_ns
+    offset_ns = time_namespace_offset() if offset_ns is None else offset_ns
     array.store(0, time.monotonic_ns() - offset_ns)
 
 
-def _time_namespace_offset() -> int:
+def time_namespace_offset() -> int:
     """How far our CLOCK_MONOTONIC is ahead of the kernel's own: BPF programs know no time namespace."""
     try:
         text = Path("/proc/self/timens_offsets").read_text()

@@ -10,8 +10,16 @@ from tempos_fastpath.maps import SharedArray
 class SharedTickets:
     """One counter per topic, epoch (its lowest bit) and group, in an array mapped into our memory."""
 
+    #: Bytes from one counter to the next.
+    stride = TICKET_SIZE
+
     def __init__(self, array: SharedArray) -> None:
         self._array = array
+
+    @property
+    def descriptor(self) -> int:
+        """Whose memory it is, for another process."""
+        return self._array.descriptor
 
     def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
         """Atomically take ``count`` tickets; returns the first."""

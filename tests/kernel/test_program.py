@@ -22,13 +22,15 @@ pytestmark = pytest.mark.kernel
 
 MEMBERS = hops(3)
 #: What no single frame of the table can show: the state around it decides.
-BY_STATE = {Reason.TOO_BIG, Reason.NO_EGRESS, Reason.BROKER_GONE}
+BY_STATE = {
+    Reason.TOO_BIG, Reason.NO_EGRESS, Reason.BROKER_GONE, Reason.OVER_RATE, Reason.OVER_RATE_PASSED,
+}  # fmt: skip
 #: What only a real socket buffer has.
 BY_BUFFER = {Reason.BURST}
 #: What only the slow path counts.
 SLOW_ONLY = {
     Reason.RESERVED_TOPIC, Reason.UNKNOWN_TOPIC, Reason.NO_MEMBER, Reason.QUEUE_FULL, Reason.CUT_SHORT,
-    Reason.SEND_ERROR, Reason.SOCKET_OVERRUN,
+    Reason.SEND_ERROR, Reason.SOCKET_OVERRUN, Reason.WORKER_LOST,
 }  # fmt: skip
 
 

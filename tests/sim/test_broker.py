@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,7 @@ from tempos import (
 from tempos.control import Received, decode_reply, encode_request
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
-from tempos_broker.paths import LocalTickets
+from tempos_broker.paths import LocalLimits, LocalTickets
 
 LIMIT = 5
 ALPHA = Topic(1, "alpha", Quality.SQ, 5, Framing.RAW)
@@ -40,6 +40,8 @@ class FakeFastPath:
 
     def __init__(self) -> None:
         self.tickets = LocalTickets()
+        self.limits = LocalLimits()
+        self.topics: list[Topic] = []
         self.installed: list[Route] = []
         self.withdrawn: list[int] = []
         self.choice = PathChoice(Path.FAST, "one group on fake0")
@@ -52,6 +54,14 @@ class FakeFastPath:
 
     def status(self) -> FastPathStatus:
         return FastPathStatus("native", "fake")
+
+    async def configure(self, topics: Sequence[Topic]) -> None:
+        assert not self.installed or self.topics, "classes and rates are known before the first route"
+        self.topics = list(topics)
+        self.limits.configure(topics)
+
+    def select(self, strict: int, best_effort: int) -> None:
+        raise Unavailable("a fake")
 
     async def install(self, route: Route) -> PathChoice:
         await self.gate.wait()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tempos import ConfigError, Framing, PathPolicy, Quality, Subscriber, Topic
+from tempos import ConfigError, Framing, Overflow, PathPolicy, Quality, Subscriber, Topic
 from tempos import Path as DataPath
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, StaticMember, TopicConfig
@@ -30,7 +30,10 @@ async def test_a_reload_under_traffic_changes_what_it_says_and_loses_nothing() -
         publishing = asyncio.create_task(traffic.run())
         await until(lambda: members[0].stats.events > 100)
         epoch = topic(running, "events")["epoch"]
-        strict = replace(EVENTS, quality=Quality.SQ, priority=3)
+        # A limit that this traffic stays far below.
+        strict = replace(
+            EVENTS, quality=Quality.SQ, priority=3, rate=10_000_000, burst=100_000, overflow=Overflow.PASS
+        )
         new = replace(
             running.config,
             topics=(
@@ -44,13 +47,17 @@ async def test_a_reload_under_traffic_changes_what_it_says_and_loses_nothing() -
             "topic more (9) added",
             "topic events: class BQ -> SQ",
             "topic events: priority 0 -> 3",
+            "topic events: rate 0 -> 10000000",
+            "topic events: burst 0 -> 100000",
+            "topic events: overflow drop -> pass",
             f"topic events: static member 127.0.0.1:{port} added",
             "control.lease (10.0 -> 5.0)",
         )
         assert await running.reload(new) == ()
         assert [entry["name"] for entry in running.status()["topics"]] == ["events", "more"]
         assert topic(running, "events")["epoch"] == epoch + 1
-        assert topic(running, "events")["class"] == "SQ"
+        shown = [topic(running, "events")[key] for key in ("class", "rate", "burst", "overflow")]
+        assert shown == ["SQ", 10_000_000, 100_000, "pass"]
         seen = traffic.sent
         await until(lambda: traffic.sent > seen + 500)
         back = replace(new, topics=(TopicConfig(strict), TopicConfig(replace(strict, id=2, name="plain"))))
@@ -93,6 +100,10 @@ async def test_what_cannot_change_while_running_changes_nothing_at_all() -> None
                 ("broker.data_port", "broker.api_token: cannot"),
             ),
             (replace(before, limits=replace(before.limits, batch=3)), ("limits.batch (64 -> 3)",)),
+            (
+                replace(before, quality=replace(before.quality, share_bq=5, cpus_bq=(0, 1))),
+                ("quality.share_bq (0 -> 5)", "quality.cpus_bq ([] -> [0, 1])"),
+            ),
             (replace(before, listen=("127.0.0.2",), control=control), ("broker.listen ([127.0.0.1] -> ",)),
         ):
             with pytest.raises(ConfigError) as refused:

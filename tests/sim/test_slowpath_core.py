@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tempos import Group, LocalError, Member, Quality, Reason, Route, Topic
 from tempos_broker.paths import LocalTickets
-from tempos_broker.slowpath.core import BESIDE, Delivery, SlowPath
+from tempos_broker.slowpath.book import BESIDE
+from tempos_broker.slowpath.core import Delivery, SlowPath
 
 TOPICS = {
     topic.id: topic

@@ -14,6 +14,7 @@ from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, encode_route, en
 from tempos_fastpath.maps import MapType, create_map, possible_cpus
 from tempos_fastpath.plan import Hop, Plan
 from tempos_fastpath.tickets import SharedTickets
+from tempos_fastpath.topics import SharedTopics
 
 #: The loopback interface: a test run carries no redirect out, but the slot must not be empty.
 LOOPBACK = 1
@@ -41,6 +42,7 @@ class Rig:
         self.program = self._object.program(PROGRAM)
         self._installed: set[int] = set()
         self.tickets = SharedTickets(self._object.map("tickets").mmap())
+        self.topics = SharedTopics(self._object.map("topics").mmap())
         self._object.map("egress").update(0, LOOPBACK.to_bytes(4, "little"))
 
     def install(self, plan: Plan, slot: int = 0) -> None:
@@ -57,6 +59,7 @@ class Rig:
     def clear(self) -> None:
         for topic in tuple(self._installed):
             self.remove(topic)
+        self.topics.configure([])
         counters = self._object.map("counters")
         for topic in range(_abi.TOPICS):
             counters.update(topic, bytes(counters.value_size * possible_cpus()))
@@ -77,6 +80,7 @@ class Rig:
 
     def close(self) -> None:
         self.tickets.close()
+        self.topics.close()
         self._object.close()
 
 

@@ -27,20 +27,20 @@ OWN_RULE = "an endpoint of a subscriber"
 FAULTS = [
     # tables and keys
     ("", "topic is missing; allowed: a list of tables of 1 to 254, each with the keys "
-         "id, name, class, priority, framing, path, sources, member"),
+         "id, name, class, priority, framing, path, sources, rate, burst, overflow, member"),
     ("broker = 3\n" + TOPIC, "broker is 3; allowed: a table with the keys listen, data_port, control_port, api, user, "
      "name, api_token, api_token_file, api_expose"),
     ("[limts]\n" + TOPIC, 'limts is an unknown key (did you mean "limits"?); '
-                          "allowed: broker, state, fastpath, limits, control, client, topic"),
+                          "allowed: broker, state, fastpath, quality, limits, control, client, topic"),
     (TOPIC + "Priority = 1", 'topic[0].Priority is an unknown key (did you mean "priority"?); '
-                             "allowed: id, name, class, priority, framing, path, sources, member"),
+                             "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, member"),
     (TOPIC + '"a\\nb" = 1', 'topic[0]."a\\nb" is an unknown key; '
-                            "allowed: id, name, class, priority, framing, path, sources, member"),
+                            "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, member"),
     (TOPIC + '[topic.member]\nip = "10.0.0.1"', "topic[0].member is a table; allowed: a list of tables, "
                                                 "each with the keys ip, port, group, mac, written [[topic.member]]"),
     (TOPIC + "member = [7]", "topic[0].member[0] is 7; allowed: a table with the keys ip, port, group, mac"),
     ("topic = []", "topic has 0 entries; allowed: a list of tables of 1 to 254, each with the keys "
-                   "id, name, class, priority, framing, path, sources, member"),
+                   "id, name, class, priority, framing, path, sources, rate, burst, overflow, member"),
     # topics
     ('[[topic]]\nname = "a"', f"topic[0].id is missing; allowed: {ID_RULE}"),
     ("[[topic]]\nid = 9", f"topic[0].name is missing; allowed: {NAME_RULE}"),
@@ -147,6 +147,27 @@ FAULTS = [
      "the first a letter or digit"),
     ("[state]\nfile = false\n" + TOPIC, 'state.file is false; allowed: the path of a file, "" for the usual one, '
      'or "off"'),
+    # quality, and the limits of topics
+    ('[quality]\nsockets = "epbf"\n' + TOPIC, 'quality.sockets is "epbf", did you mean "ebpf"?; '
+                                             'allowed: "auto" or "ebpf" or "classic" or "one"'),
+    ("[quality]\nshare_bq = 51\n" + TOPIC, "quality.share_bq is 51; allowed: an integer from 0 to 50 (percent)"),
+    ("[quality]\npriority_sq = 100\n" + TOPIC,
+     "quality.priority_sq is 100; allowed: an integer from 0 to 99 (0: ordinary scheduling)"),
+    ("[quality]\ndscp_sq = 64\n" + TOPIC, "quality.dscp_sq is 64; allowed: an integer from 0 to 63"),
+    ("[quality]\nso_priority_bq = 16\n" + TOPIC, "quality.so_priority_bq is 16; allowed: an integer from 0 to 15"),
+    *[(f"[quality]\ncpus_bq = [{cpu}]\n{TOPIC}",
+       f"quality.cpus_bq[0] is {cpu}; allowed: an integer from 0 to 8191 (the number of a CPU)")
+      for cpu in ("-1", "8192", "true", '"0"')],
+    ("[quality]\ncpus_bq = [1, 1]\n" + TOPIC, "quality.cpus_bq[1] is 1, as quality.cpus_bq[0] is; allowed: each once"),
+    ("[quality]\ncpus_sq = [1]\n" + TOPIC, "quality.cpus_sq is set, but there is no SQ worker; "
+                                          "allowed: quality.worker_sq = true besides"),
+    ('[quality]\nworker_sq = true\nsockets = "one"\n' + TOPIC, 'quality.worker_sq is true, but quality.sockets is "one"; '
+     "allowed: a socket for each class"),
+    (TOPIC + "rate = -1", "topic[0].rate is -1; allowed: an integer from 0 to 100000000 (0: no limit)"),
+    (TOPIC + "burst = 5", "topic[0].burst is 5, without a rate; allowed: a topic[0].rate above 0 besides"),
+    (TOPIC + 'overflow = "pass"',
+     'topic[0].overflow is "pass", without a rate; allowed: a topic[0].rate above 0 besides'),
+    (TOPIC + 'rate = 5\noverflow = "queue"', 'topic[0].overflow is "queue"; allowed: "drop" or "pass"'),
     # clients
     (f'{TOPIC}[[client]]\nkey = "{SECRET}"', f"client[0].id is missing; allowed: {KEY_ID_RULE}"),
     (f'{TOPIC}[[client]]\nid = "a b"\nkey = "{SECRET}"', f'client[0].id is "a b"; allowed: {KEY_ID_RULE}'),

@@ -16,6 +16,7 @@ from tempos_broker.config import (
     ControlConfig,
     FastPathConfig,
     Limits,
+    QualityConfig,
     StaticMember,
     TopicConfig,
     load,
@@ -183,6 +184,11 @@ def test_without_a_toml_reader_it_says_what_to_install(monkeypatch: pytest.Monke
         parse("")
 
 
+def test_a_burst_that_is_left_out_is_what_the_rate_gives_in_10_ms() -> None:
+    for keys, bucket in (("", 0), ("rate = 1", 1), ("rate = 5000", 50), ("rate = 5000\nburst = 7", 7)):
+        assert parse(f'[[topic]]\nid = 1\nname = "a"\n{keys}').topics[0].topic.bucket == bucket
+
+
 # The tables and the example
 
 
@@ -190,6 +196,7 @@ def test_every_option_of_the_model_has_a_key() -> None:
     for keys, model in (
         (native.FASTPATH, FastPathConfig),
         (native.LIMITS, Limits),
+        (native.QUALITY, QualityConfig),
         (native.CONTROL, ControlConfig),
         (native.MEMBER, StaticMember),
         (native.CLIENT, ClientConfig),
@@ -214,7 +221,7 @@ def test_the_example_shows_every_option_with_its_true_default() -> None:
 
     shown = set(re.findall(r"^#?(\w+) = ", "\n".join(lines), re.M))
     sections = [native.BROKER, native.FASTPATH, native.LIMITS, native.CONTROL, native.TOPIC, native.MEMBER,
-                native.CLIENT, native.STATE]  # fmt: skip
+                native.CLIENT, native.STATE, native.QUALITY]  # fmt: skip
     assert shown == {key for keys in sections for key in keys} - {"member"}
 
 

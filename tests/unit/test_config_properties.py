@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tempos import ConfigError, Framing, PathPolicy, Quality, Topic
+from tempos import ConfigError, Framing, Overflow, PathPolicy, Quality, Topic
 from tempos_broker import membership
 from tempos_broker.config import (
     BrokerConfig,
@@ -18,6 +18,7 @@ from tempos_broker.config import (
     ControlConfig,
     FastPathConfig,
     Limits,
+    QualityConfig,
     StateConfig,
     StaticMember,
     TopicConfig,
@@ -54,6 +55,23 @@ limits = st.builds(
     receive_buffer=st.integers(4096, native.MAX_RECEIVE_BUFFER),
     members_per_group=st.integers(4, 512),
     groups_per_topic=st.integers(4, 16),
+)
+cpus = st.lists(st.integers(0, native.MAX_CPU), unique=True, max_size=3).map(tuple)
+qualities = st.builds(
+    lambda worker, sockets, share, fifo, cpus, marks: QualityConfig(
+        sockets if sockets != "one" or not worker else "auto",
+        share, worker, fifo, cpus[0] if worker else (), cpus[1], *marks,
+    ),
+    st.booleans(),
+    st.sampled_from(["auto", "ebpf", "classic", "one"]),
+    st.integers(0, 50),
+    st.integers(0, 99),
+    st.tuples(cpus, cpus),
+    st.tuples(st.integers(0, 63), st.integers(0, 63), st.integers(0, 15), st.integers(0, 15)),
+)  # fmt: skip
+unlimited = st.just((0, 0, Overflow.DROP))
+rates = unlimited | st.tuples(
+    st.integers(1, native.MAX_TOPIC_RATE), st.integers(0, native.MAX_BURST), st.sampled_from(Overflow)
 )
 secrets = st.binary(min_size=16, max_size=64)
 tokens = st.from_regex(r"[!-~]{16,256}", fullmatch=True)
@@ -104,6 +122,7 @@ def configs(draw: st.DrawFn) -> BrokerConfig:
                 draw(st.sampled_from(Framing)),
                 draw(st.sampled_from(PathPolicy)),
                 tuple(draw(st.lists(networks, unique=True, max_size=8))),
+                *draw(rates),
             ),
             draw(members()),
         )
@@ -134,6 +153,7 @@ def configs(draw: st.DrawFn) -> BrokerConfig:
         api_token=draw(tokens) if exposed else "",
         api_token_file="" if exposed else draw(st.sampled_from(["", "/etc/tempos.token"])),
         api_expose=exposed,
+        quality=draw(qualities),
         state=StateConfig(draw(st.sampled_from(["", "off", "/var/lib/tempos/ä.db"]))),
     )
 
@@ -156,7 +176,7 @@ keys = st.sampled_from(
     sorted(
         {"topic_value", "address", "", "q w"}.union(
             native.FILE, native.BROKER, native.FASTPATH, native.LIMITS, native.CONTROL, native.TOPIC,
-            native.MEMBER, native.CLIENT,
+            native.MEMBER, native.CLIENT, native.QUALITY,
         )
     )
 )  # fmt: skip
@@ -178,7 +198,8 @@ values = st.recursive(
 documents = st.fixed_dictionaries(
     {"topic": st.lists(st.dictionaries(keys, values, max_size=6), max_size=3)},
     optional={
-        key: st.dictionaries(keys, values, max_size=4) for key in ("broker", "fastpath", "limits", "control")
+        key: st.dictionaries(keys, values, max_size=4)
+        for key in ("broker", "fastpath", "quality", "limits", "control")
     }
     | {"client": st.lists(st.dictionaries(keys, values, max_size=4), max_size=2)},
 ) | st.dictionaries(keys, values)

@@ -17,6 +17,7 @@ from tempos.wire import check_payload
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath.core import SlowPath
+from tempos_broker.slowpath.sockets import DataSocket
 
 native = pytest.importorskip("tempos_broker.slowpath.native", reason="the compiled helper is not built")
 
@@ -27,7 +28,16 @@ FRAMINGS = {topic.id: topic.framing for topic in TOPICS}
 
 
 def make() -> tuple[SlowPath, native.Batch]:
-    return SlowPath(TOPICS, LocalTickets(), 8, 8), native.Batch(TOPICS, LIMITS)
+    core: SlowPath = SlowPath(TOPICS, LocalTickets(), 8, 8)
+    return core, native.Batch(core, TOPICS, LIMITS)
+
+
+def source(batch: native.Batch, sock: socket.socket, address: int = 0) -> DataSocket:
+    """What both classes of a listen address come in by and leave by."""
+    opened = DataSocket(sock, watches_drops=False)
+    for quality in Quality:
+        batch.channel(address, quality, opened, None)
+    return opened
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +80,9 @@ def test_classifies_every_payload_as_the_wire_module_does(
             reason = Reason.RESERVED_TOPIC if topic in (0, 255) else Reason.UNKNOWN_TOPIC
         expected[topic, reason] = expected.get((topic, reason), 0) + 1
 
-    assert batch.receive(pipe[1].fileno(), core) == len(payloads)
-    assert batch.receive(pipe[1].fileno(), core) == 0
+    inlet = source(batch, pipe[1])
+    assert batch.receive(inlet, 0, LIMITS.batch) == len(payloads)
+    assert batch.receive(inlet, 0, LIMITS.batch) == 0
 
     refused = {
         (topic, reason): count
@@ -105,14 +116,15 @@ def test_messages_the_kernel_refuses_are_skipped_told_and_leave_no_slot_behind()
         )
         core.swap(route)
         batch.swap(route)
+        inlet = source(batch, broker)
         for number in range(8):
             publisher.sendto(bytes((1, number)), broker.getsockname())
         got = 0
         while got < 8:
-            got += batch.receive(broker.fileno(), core)
+            got += batch.receive(inlet, 0, LIMITS.batch)
         while (delivery := core.next_best_effort(LIMITS.batch)) is not None:
-            batch.stage(delivery)
-        flushed = batch.flush()
+            batch.stage(Quality.BQ, delivery)
+        flushed = batch.flush(Quality.BQ)
         assert flushed is not None
         assert flushed.blocked_by is None
         lost: dict[tuple[int, int], int] = {}
@@ -123,7 +135,7 @@ def test_messages_the_kernel_refuses_are_skipped_told_and_leave_no_slot_behind()
         received = [sink.recv(100)[1] for _ in range(12)]
         assert sorted(received) == sorted([0, 2, 4, 6, *range(8)])
         # An empty receive puts a slot behind each message again; all others must be free.
-        assert batch.receive(broker.fileno(), core) == 0
+        assert batch.receive(inlet, 0, LIMITS.batch) == 0
     assert batch.free_slots() == free - LIMITS.batch
 
 
@@ -142,16 +154,17 @@ def test_where_segmentation_is_refused_everything_goes_out_one_by_one() -> None:
         route = Route(TOPICS[0], 1, (Group("g", (Member(*sink.getsockname()),)),))
         core.swap(route)
         batch.swap(route)
+        inlet = source(batch, broker)
         for _ in range(2):
             for number in range(8):
                 publisher.sendto(bytes((1, number)), broker.getsockname())
             got = 0
             while got < 8:
-                got += batch.receive(broker.fileno(), core)
+                got += batch.receive(inlet, 0, LIMITS.batch)
             delivery = core.next_best_effort(LIMITS.batch)
             assert delivery is not None
-            batch.stage(delivery)
-            assert batch.flush() is None
+            batch.stage(Quality.BQ, delivery)
+            assert batch.flush(Quality.BQ) is None
             assert [sink.recv(100)[1] for _ in range(8)] == list(range(8))
             assert not batch.segmenting()
 
@@ -175,7 +188,9 @@ def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: in
             for i in range(1, 9)
         ]
         limits = Limits(queue_sq=100, queue_bq=100, batch=32, datagram=512)
-        core, batch = SlowPath(topics, LocalTickets(), 100, 100), native.Batch(topics, limits)
+        core: SlowPath = SlowPath(topics, LocalTickets(), 100, 100)
+        batch = native.Batch(core, topics, limits)
+        doors = [source(batch, inlet, address) for address, inlet in enumerate(inlets)]
         free = batch.free_slots()
 
         def some_member() -> Member:
@@ -199,10 +214,11 @@ def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: in
 
         def flush() -> None:
             nonlocal failed, arrived
-            flushed = batch.flush()
-            if flushed is not None:
-                assert flushed.blocked_by is None
-                failed += sum(failure.copies for failure in flushed.failures)
+            for quality in Quality:
+                flushed = batch.flush(quality)
+                if flushed is not None:
+                    assert flushed.blocked_by is None
+                    failed += sum(failure.copies for failure in flushed.failures)
             for sink in sinks:
                 with contextlib.suppress(BlockingIOError):
                     while sink.recv(2000):
@@ -211,11 +227,14 @@ def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: in
         def dispatch() -> bool:
             nonlocal copies
             limit = rng.randint(1, 32)
-            delivery = core.next_strict(limit) or core.next_best_effort(limit)
+            quality = Quality.SQ
+            delivery = core.next_strict(limit)
+            if delivery is None:
+                quality, delivery = Quality.BQ, core.next_best_effort(limit)
             if delivery is None:
                 return False
             copies += delivery.count * len(delivery.route.groups)
-            if batch.stage(delivery):
+            if batch.stage(quality, delivery):
                 flush()
             return True
 
@@ -225,8 +244,8 @@ def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: in
                 header = bytes((rng.choice((*range(1, 9), 200)), 0x10, 0))
                 publisher.sendto(header + bytes(size - 3), rng.choice(inlets).getsockname())
                 sent += 1
-            for inlet in inlets:
-                while batch.receive(inlet.fileno(), core):
+            for address, door in enumerate(doors):
+                while batch.receive(door, address, rng.randint(1, 32)):
                     while rng.random() < 0.7 and dispatch():
                         pass
         while dispatch():
@@ -235,5 +254,5 @@ def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: in
         assert core.received == sent
         assert copies == arrived + failed
         assert failed
-        assert [batch.receive(inlet.fileno(), core) for inlet in inlets] == [0, 0]
+        assert [batch.receive(door, address, 32) for address, door in enumerate(doors)] == [0, 0]
         assert batch.free_slots() == free - limits.batch

@@ -18,6 +18,7 @@ from tempos.wire import check_payload
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath.core import SlowPath
+from tempos_broker.slowpath.sockets import DataSocket
 from tempos_broker.slowpath.sources import Sources
 
 LIMITS = Limits(queue_sq=64, queue_bq=64, batch=16, datagram=64)
@@ -92,7 +93,8 @@ def test_both_refuse_the_same_also_after_a_change(
         latest[topic] = ip
 
     core: SlowPath = SlowPath(topics.values(), LocalTickets(), 64, 64)
-    batch = native.Batch(topics.values(), LIMITS, on_foreign)
+    batch = native.Batch(core, topics.values(), LIMITS, on_foreign)
+    door = DataSocket(near, watches_drops=False)
     filter_ = Sources(topics.values())
     wanted: Counter[tuple[int, Reason]] = Counter()
     foreign: dict[int, str] = {}
@@ -111,7 +113,7 @@ def test_both_refuse_the_same_also_after_a_change(
                 foreign[topic] = ip
         got = 0
         while got < len(sent):
-            got += batch.receive(near.fileno(), core)
+            got += batch.receive(door, 0, LIMITS.batch)
     while core.next_best_effort(64) is not None:
         pass
     counted = {

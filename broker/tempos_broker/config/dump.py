@@ -43,6 +43,7 @@ def _sections(config: BrokerConfig) -> dict[str, dict[str, Any]]:
         },
         "state": _fields(config.state),
         "fastpath": _fields(config.fastpath),
+        "quality": _fields(config.quality),
         "limits": _fields(config.limits),
         "control": _fields(config.control),
     }
@@ -72,6 +73,9 @@ def _topic(config: TopicConfig) -> dict[str, Any]:
         "framing": topic.framing,
         "path": topic.policy,
         "sources": topic.sources or None,
+        "rate": topic.rate or None,
+        "burst": topic.burst or None,
+        "overflow": topic.overflow if topic.rate else None,
     }
 
 

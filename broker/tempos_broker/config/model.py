@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tempos import API_PORT, CONTROL_PORT, DATA_PORT, Topic
+from tempos import API_PORT, CONTROL_PORT, DATA_PORT, Quality, Topic
 from tempos.auth import WINDOW
 
 #: Groups that the broker names itself begin with this; none of the file may.
@@ -44,6 +44,36 @@ class FastPathConfig:
     pin: bool = True
     when_gone: str = "continue"
     gone_after: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class QualityConfig:
+    """How SQ and BQ are kept apart on the slow path, and how what leaves is marked on both.
+
+    ``sockets``: how the classes are told apart at the data port: auto (ebpf, else classic, else one),
+    ebpf, classic or one. ``share_bq``: percent of the slow path's sending that BQ gets while SQ waits.
+    ``worker_sq``: SQ is served by a process of its own, with ``priority_sq`` under SCHED_FIFO (0: without).
+    ``cpus_sq``, ``cpus_bq``: CPU numbers, empty: any. ``dscp_*``: 0-63; ``so_priority_*``: 0-15.
+    """
+
+    sockets: str = "auto"
+    share_bq: int = 0
+    worker_sq: bool = False
+    priority_sq: int = 99
+    cpus_sq: tuple[int, ...] = ()
+    cpus_bq: tuple[int, ...] = ()
+    dscp_sq: int = 46
+    dscp_bq: int = 0
+    so_priority_sq: int = 6
+    so_priority_bq: int = 0
+
+    def dscp(self, quality: Quality) -> int:
+        """The DSCP (RFC 2474) of what leaves of a class."""
+        return self.dscp_sq if quality is Quality.SQ else self.dscp_bq
+
+    def so_priority(self, quality: Quality) -> int:
+        """The SO_PRIORITY (socket(7)) of what leaves of a class: what the qdiscs of this machine go by."""
+        return self.so_priority_sq if quality is Quality.SQ else self.so_priority_bq
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +151,4 @@ class BrokerConfig:
     api_token_file: str = ""
     api_expose: bool = False
     state: StateConfig = StateConfig()
+    quality: QualityConfig = QualityConfig()

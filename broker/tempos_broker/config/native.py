@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tempos import Framing, PathPolicy, Quality, Topic
+from tempos import Framing, Overflow, PathPolicy, Quality, Topic
 from tempos._abi import (
     EVENT_HEADER_LEN,
     MAX_GROUPS,
@@ -31,6 +31,7 @@ from tempos_broker.config.model import (
     ControlConfig,
     FastPathConfig,
     Limits,
+    QualityConfig,
     StateConfig,
     StaticMember,
     TopicConfig,
@@ -46,6 +47,11 @@ MAX_RECEIVE_BUFFER = 2**30
 MAX_QUEUE = 2**20
 #: Requests per second; no single process answers more.
 MAX_RATE = 1_000_000
+#: Datagrams per second: ten nanoseconds apart, beyond what any of the paths carries.
+MAX_TOPIC_RATE = 100_000_000
+MAX_BURST = 1_000_000
+#: NR_CPUS of the largest kernels.
+MAX_CPU = 8191
 
 TOPIC_ID = kinds.whole(TOPIC_MIN, TOPIC_MAX, note=" (0 and 255 are reserved)")
 _TOPIC = Topic(TOPIC_MIN, "default")
@@ -75,6 +81,9 @@ TOPIC: Keys = {
     "framing": Key(kinds.member_of(Framing), _TOPIC.framing),
     "path": Key(kinds.member_of(PathPolicy), _TOPIC.policy),
     "sources": Key(kinds.NETWORK, _TOPIC.sources, many=True, most=MAX_SOURCES),
+    "rate": Key(kinds.whole(0, MAX_TOPIC_RATE, note=" (0: no limit)"), _TOPIC.rate),
+    "burst": Key(kinds.whole(0, MAX_BURST, note=" (0: what rate gives in 10 ms)"), _TOPIC.burst),
+    "overflow": Key(kinds.member_of(Overflow), _TOPIC.overflow),
     "member": Key(MEMBER, (), many=True),
 }
 BROKER: Keys = {
@@ -95,6 +104,19 @@ FASTPATH: Keys = _defaults(
     pin=kinds.FLAG,
     when_gone=kinds.choice("continue", "pass"),
     gone_after=kinds.seconds(0.1, 3600),
+)
+QUALITY: Keys = _defaults(
+    QualityConfig(),
+    sockets=kinds.choice("auto", "ebpf", "classic", "one"),
+    share_bq=kinds.whole(0, 50, note=" (percent)"),
+    worker_sq=kinds.FLAG,
+    priority_sq=kinds.whole(0, 99, note=" (0: ordinary scheduling)"),
+    cpus_sq=kinds.whole(0, MAX_CPU, note=" (the number of a CPU)"),
+    cpus_bq=kinds.whole(0, MAX_CPU, note=" (the number of a CPU)"),
+    dscp_sq=kinds.whole(0, 63),
+    dscp_bq=kinds.whole(0, 63),
+    so_priority_sq=kinds.whole(0, 15),
+    so_priority_bq=kinds.whole(0, 15),
 )
 LIMITS: Keys = _defaults(
     Limits(),
@@ -126,6 +148,7 @@ FILE: Keys = {
     "broker": Key(BROKER, {}),
     "state": Key(STATE, {}),
     "fastpath": Key(FASTPATH, {}),
+    "quality": Key(QUALITY, {}),
     "limits": Key(LIMITS, {}),
     "control": Key(CONTROL, {}),
     "client": Key(CLIENT, (), many=True),
@@ -196,6 +219,32 @@ def _rule_lease(root: Table, faults: Faults) -> None:
         faults.refuse(
             control.at("heartbeat"), heartbeat, f"less than {control.at('lease')}, which is {lease}"
         )
+
+
+def _rule_quality(root: Table, faults: Faults) -> None:
+    quality = root.get("quality")
+    worker = quality.at("worker_sq")
+    # What only the SQ worker makes use of must not stand there in vain.
+    if quality.get("worker_sq") is False and quality.get("cpus_sq"):
+        faults.add(
+            quality.at("cpus_sq"), f"is set, but there is no SQ worker; allowed: {worker} = true besides"
+        )
+    if quality.get("worker_sq") and quality.get("sockets") == "one":
+        faults.add(
+            worker,
+            f'is true, but {quality.at("sockets")} is "one"; allowed: a socket for each class',
+        )
+
+
+def _rule_rates(root: Table, faults: Faults) -> None:
+    for topic in _tables(root, "topic"):
+        if topic.get("rate") != 0:
+            continue
+        for key in ("burst", "overflow"):
+            value = topic.get(key)
+            if value is not None and value != TOPIC[key].default:
+                shown = value.value if isinstance(value, Overflow) else value
+                faults.refuse(topic.at(key), shown, f"a {topic.at('rate')} above 0 besides", "without a rate")
 
 
 def _rule_topics(root: Table, faults: Faults) -> None:
@@ -281,7 +330,9 @@ RULES: tuple[Callable[[Table, Faults], None], ...] = (
     _rule_ports,
     _rule_api,
     _rule_lease,
+    _rule_quality,
     _rule_topics,
+    _rule_rates,
     _rule_clients,
     _rule_members,
     _rule_sizes,
@@ -333,6 +384,7 @@ def _build(root: Table) -> BrokerConfig:
         api_token_file=broker["api_token_file"],
         api_expose=broker["api_expose"],
         state=StateConfig(**root.get("state").values),
+        quality=QualityConfig(**root.get("quality").values),
     )
 
 
@@ -340,6 +392,6 @@ def _build_topic(table: Table) -> TopicConfig:
     values = table.values
     topic = Topic(
         values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],
-        values["sources"],
+        values["sources"], values["rate"], values["burst"], values["overflow"],
     )  # fmt: skip
     return TopicConfig(topic, tuple(StaticMember(**member.values) for member in _tables(table, "member")))

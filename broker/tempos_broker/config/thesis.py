@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tempos import DATA_PORT, Framing, PathPolicy, Quality
+from tempos import DATA_PORT, Framing, Overflow, PathPolicy, Quality
 from tempos_broker.config import kinds, native
 from tempos_broker.config.schema import Faults, Key, Keys, NotAllowed, Table, read_table
 
@@ -73,6 +73,9 @@ def _topic(theirs: Table, faults: Faults) -> Table:
         "framing": Framing.RAW,
         "path": PathPolicy.AUTO,
         "sources": (),
+        "rate": 0,
+        "burst": 0,
+        "overflow": Overflow.DROP,
     }
     if "topic_value" in theirs.values:
         values["id"] = theirs.get("topic_value")

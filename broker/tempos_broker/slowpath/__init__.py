@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tempos_broker.slowpath.core import BESIDE, Delivery, SlowPath
+from tempos_broker.slowpath.book import BESIDE
+from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.shell import SlowPathServer, SlowPathStatus
 
 __all__ = ["BESIDE", "Delivery", "SlowPath", "SlowPathServer", "SlowPathStatus"]

@@ -8,6 +8,7 @@ Rules it keeps:
 
 * Strict before best effort, priority 7 before 0 inside a class, first come first served inside a
   priority. Hence the order of a topic is never changed.
+* A topic with a rate whose overflow is ``drop`` is held to it before anything of it waits.
 * Queues are bounded per class; what finds its queue full is the newest and is refused.
 * Tickets are drawn when a run goes out, never when it arrives: a route that was swapped while a run
   waited gets all of it, and an old epoch's tickets are final at the swap.
@@ -29,24 +30,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from tempos import LocalError, Quality, Reason, Route, Topic
-from tempos._abi import PRIORITIES, TOPIC_MAX, TOPIC_MIN, TOPICS
-from tempos_broker.paths import Tickets
+from tempos import LocalError, Overflow, Quality, Reason, Route, Topic
+from tempos._abi import MAX_GROUPS, PRIORITIES, TOPIC_MAX, TOPIC_MIN, TOPICS
+from tempos_broker.paths import RateLimits, Tickets
+from tempos_broker.slowpath.book import Book, lost_index
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: Reasons that count losses beside the datagrams received; all others sum up to them.
-BESIDE = frozenset({Reason.SEND_ERROR, Reason.SOCKET_OVERRUN})
-
-#: Full batches received before best effort gets its turn, while strict traffic may stand behind it in
-#: the one socket. Reading ahead moves an overload out of the kernel's buffer, which knows no classes,
-#: into the queues, which do. Four batches keep up with twice what one core can forward.
+#: Full batches received before best effort gets its turn, while strict traffic may stand behind it where
+#: both come in by one socket. Reading ahead moves an overload out of the kernel's buffer, which knows no
+#: classes, into the queues, which do. Four batches keep up with twice what one core can forward.
 READ_AHEAD = 4
 
 # Looking up a member of an enum costs as much as the counting itself.
 _FORWARDED = int(Reason.FORWARDED)
 _QUEUE_FULL = int(Reason.QUEUE_FULL)
+_OVER_RATE = int(Reason.OVER_RATE)
 _NO_MEMBER = int(Reason.NO_MEMBER)
 
 
@@ -95,18 +95,31 @@ class _Queue(Generic[LoadT]):
 class SlowPath(Generic[LoadT]):
     """The sans-IO core. One thread, one event loop; nothing here blocks or raises for foreign input."""
 
-    def __init__(self, topics: Iterable[Topic], tickets: Tickets, queue_sq: int, queue_bq: int) -> None:
-        """``queue_sq``, ``queue_bq``: datagrams that may wait per class."""
+    def __init__(
+        self,
+        topics: Iterable[Topic],
+        tickets: Tickets,
+        queue_sq: int,
+        queue_bq: int,
+        book: Book | None = None,
+        limits: RateLimits | None = None,
+    ) -> None:
+        """``queue_sq``, ``queue_bq``: datagrams that may wait per class. ``book``: None is one of its own.
+
+        ``limits``: the token buckets, which somebody else configures; None: no topic is held to a rate.
+        """
         self._tickets = tickets
+        self._limits = limits
+        self._limited = [False] * TOPICS
         self._strict: _Queue[LoadT] = _Queue(queue_sq)
         self._best_effort: _Queue[LoadT] = _Queue(queue_bq)
         self._priority_of = [0] * TOPICS
         self._queue_of: list[_Queue[LoadT] | None] = [None] * TOPICS
         self._routes: list[Route | None] = [None] * TOPICS
-        self._counts = [[0] * len(Reason) for _ in range(TOPICS)]
-        self._lost: dict[tuple[int, int, int], int] = {}
-        self._received = 0
-        self.read_ahead = 1
+        self._book = Book() if book is None else book
+        self._counts, self._received, self._lost = self._book.counts, self._book.received, self._book.lost
+        #: Whether events of strict quality can go anywhere now.
+        self.strict_routed = False
         self.configure(topics)
 
     def configure(self, topics: Iterable[Topic]) -> None:
@@ -115,12 +128,17 @@ class SlowPath(Generic[LoadT]):
         What waits keeps its place; of a topic that is gone it goes nowhere and is counted as that.
         """
         self._queue_of = [None] * TOPICS
+        self._limited = [False] * TOPICS
         for topic in topics:
+            self._limited[topic.id] = bool(
+                self._limits is not None and topic.rate and topic.overflow is Overflow.DROP
+            )
             self._priority_of[topic.id] = topic.priority
             self._queue_of[topic.id] = self._strict if topic.quality is Quality.SQ else self._best_effort
         for id_, queue in enumerate(self._queue_of):
             if queue is None:
                 self._routes[id_] = None
+        self._look_at_routes()
 
     @property
     def queued(self) -> int:
@@ -128,9 +146,18 @@ class SlowPath(Generic[LoadT]):
         return self._strict.queued + self._best_effort.queued
 
     @property
+    def read_ahead(self) -> int:
+        """Full batches to receive before best effort gets its turn, where both classes come in together."""
+        return READ_AHEAD if self.strict_routed else 1
+
+    def waiting(self, quality: Quality) -> int:
+        """Datagrams that wait in a class."""
+        return self._strict.queued if quality is Quality.SQ else self._best_effort.queued
+
+    @property
     def received(self) -> int:
         """Datagrams that arrived, whatever became of them."""
-        return self._received
+        return sum(self._received)
 
     def swap(self, route: Route) -> None:
         """Make ``route`` the route of its topic; what waits goes out with it."""
@@ -138,23 +165,30 @@ class SlowPath(Generic[LoadT]):
         if self._queue_of[topic] is None:
             raise LocalError(f"route for topic {topic} ({route.topic.name}), which is not configured")
         self._routes[topic] = route
-        for key in [key for key in self._lost if key[:2] == (topic, route.epoch & 1)]:
-            del self._lost[key]
-        strict_routed = any(
-            other is not None and other.groups and self._queue_of[other.topic.id] is self._strict
-            for other in self._routes
-        )
-        self.read_ahead = READ_AHEAD if strict_routed else 1
+        for group in range(MAX_GROUPS):
+            self._lost[lost_index(topic, route.epoch, group)] = 0
+        self._look_at_routes()
 
     def arrived(self, topic: int, count: int, load: LoadT) -> None:
         """``count`` datagrams whose payloads a data path may forward. Takes over the load."""
-        self._received += count
+        self._received[topic] += count
         queue = self._queue_of[topic]
         if queue is None:
             known = TOPIC_MIN <= topic <= TOPIC_MAX
             self._counts[topic][Reason.UNKNOWN_TOPIC if known else Reason.RESERVED_TOPIC] += count
             load.release()
             return
+        if self._limited[topic]:
+            assert self._limits is not None, "no topic is limited without"
+            granted = self._limits.take(topic, count)
+            if granted < count:
+                self._counts[topic][_OVER_RATE] += count - granted
+                if not granted:
+                    load.release()
+                    return
+                load, refused = load.split(granted)
+                refused.release()
+                count = granted
         room = queue.limit - queue.queued
         if count > room:
             self._counts[topic][_QUEUE_FULL] += count - room
@@ -171,7 +205,7 @@ class SlowPath(Generic[LoadT]):
 
     def refused(self, topic: int, reason: int, count: int) -> None:
         """``count`` datagrams not to be forwarded, for this :class:`Reason`; row 0 has what had no topic."""
-        self._received += count
+        self._received[topic] += count
         self._counts[topic][reason] += count
 
     def overrun(self, count: int) -> None:
@@ -181,45 +215,52 @@ class SlowPath(Generic[LoadT]):
     def send_failed(self, topic: int, epoch: int, group: int, count: int) -> None:
         """``count`` copies for one group that the kernel refused to send; the epoch may be its low byte."""
         self._counts[topic][Reason.SEND_ERROR] += count
-        key = (topic, epoch & 1, group)
-        self._lost[key] = self._lost.get(key, 0) + count
+        self._lost[lost_index(topic, epoch, group)] += count
 
-    def next_strict(self, limit: int) -> Delivery[LoadT] | None:
-        """The next at most ``limit`` datagrams of strict quality, or None if none waits."""
-        return self._next(self._strict, limit) if self._strict.waiting else None
+    def next_strict(self, limit: int, copies: int | None = None) -> Delivery[LoadT] | None:
+        """The next at most ``limit`` datagrams of strict quality, or None if none waits.
 
-    def next_best_effort(self, limit: int) -> Delivery[LoadT] | None:
-        """The next at most ``limit`` datagrams of best-effort quality, or None if none waits."""
-        return self._next(self._best_effort, limit) if self._best_effort.waiting else None
+        ``copies``: fewer, if to all groups they were more copies than that; but at least one datagram.
+        """
+        return self._next(self._strict, limit, copies) if self._strict.waiting else None
+
+    def next_best_effort(self, limit: int, copies: int | None = None) -> Delivery[LoadT] | None:
+        """The next of best-effort quality; as :meth:`next_strict`."""
+        return self._next(self._best_effort, limit, copies) if self._best_effort.waiting else None
 
     def lost(self, topic: int, epoch: int, group: int) -> int:
         """Copies for this group that the kernel refused to send in this epoch.
 
         As with tickets, the two latest epochs are kept.
         """
-        return self._lost.get((topic, epoch & 1, group), 0)
+        return self._lost[lost_index(topic, epoch, group)]
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         """Everything counted since the start, by topic and reason; zeros are left out."""
-        return {
-            topic: {reason: row[reason] for reason in Reason if row[reason]}
-            for topic, row in enumerate(self._counts)
-            if any(row)
-        }
+        return self._book.counters()
 
-    def _next(self, queue: _Queue[LoadT], limit: int) -> Delivery[LoadT] | None:
+    def _look_at_routes(self) -> None:
+        self.strict_routed = any(
+            route is not None and route.groups and self._queue_of[route.topic.id] is self._strict
+            for route in self._routes
+        )
+
+    def _next(self, queue: _Queue[LoadT], limit: int, copies: int | None) -> Delivery[LoadT] | None:
         while queue.waiting:
             priority = queue.waiting.bit_length() - 1
             lane = queue.lanes[priority]
             topic, count, load = lane.popleft()
-            if count > limit:
-                load, rest = load.split(limit)
-                lane.appendleft((topic, count - limit, rest))
-                count = limit
+            route = self._routes[topic]
+            most = limit
+            if copies is not None and route is not None and route.groups:
+                most = min(limit, max(1, copies // len(route.groups)))
+            if count > most:
+                load, rest = load.split(most)
+                lane.appendleft((topic, count - most, rest))
+                count = most
             elif not lane:
                 queue.waiting &= ~(1 << priority)
             queue.queued -= count
-            route = self._routes[topic]
             if route is None or not route.groups:
                 self._counts[topic][_NO_MEMBER] += count
                 load.release()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from tempos import REASON_TEXTS, Reason
+from tempos import REASON_TEXTS, Quality, Reason
 from tempos_broker.slowpath.core import SlowPath
 from tempos_broker.slowpath.sockets import DataSocket
 from tempos_broker.sparingly import Sparingly
@@ -20,20 +20,23 @@ class Losses:
 
     def __init__(self, core: SlowPath[Any], now: Callable[[], float]) -> None:
         self._core = core
+        #: Datagrams lost unread since the start, by the class whose socket they were in front of.
+        self.overrun = dict.fromkeys(Quality, 0)
         self._log = Sparingly(logger, now)
 
-    def overruns(self, sockets: Sequence[DataSocket]) -> None:
-        """Book what was dropped in front of these sockets since the last look."""
-        for each in sockets:
+    def overruns(self, sockets: Iterable[tuple[Quality, DataSocket]]) -> None:
+        """Book what was dropped in front of the sockets of these classes since the last look."""
+        for quality, each in sockets:
             count = each.overruns()
             if count:
                 self._core.overrun(count)
+                self.overrun[quality] += count
                 size = each.receive_buffer
                 self._log.warn(
-                    f"overrun {each}",
-                    f"{count} datagrams lost in front of {each}: its buffer of {size} bytes was full; raise "
-                    "limits.receive_buffer, and without CAP_NET_ADMIN also the kernel's limit: "
-                    f"`sysctl -w net.core.rmem_max={2 * size}`",
+                    f"overrun {quality.value} {each}",
+                    f"{count} datagrams lost in front of {each} ({quality.value}): its buffer of {size} "
+                    "bytes was full; raise limits.receive_buffer, and without CAP_NET_ADMIN also the "
+                    f"kernel's limit: `sysctl -w net.core.rmem_max={2 * size}`",
                 )
 
     def foreign(self, topic: int, count: int, ip: str) -> None:

@@ -1,7 +1,8 @@
 """The façade over the compiled batch helper; nothing else in Python sees one of its pointers.
 
 The pool is sized so that a free slot stands ready for every datagram of the next receive, whatever
-else is under way: both queues full, and up to two batches staged behind a socket that takes no more.
+else is under way: both queues full, and up to two batches of each class staged behind a socket that takes
+no more.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
-from tempos import Framing, Member, Reason, Route, Topic
+from tempos import Framing, Member, Quality, Reason, Route, Topic
 from tempos._abi import MAX_GROUPS, TOPICS
 from tempos_broker._batch import ffi, lib
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, SlowPath
+from tempos_broker.slowpath.mover import Flushed, SendFailure
+from tempos_broker.slowpath.sockets import DataSocket
 from tempos_broker.slowpath.sources import words
 
 if TYPE_CHECKING:
     from tempos_broker._batch import CBatch, CMembers
 
 _FRAMINGS = {Framing.RAW: lib.TEMPOS_FRAMING_RAW, Framing.EVENT: lib.TEMPOS_FRAMING_EVENT}
+_QUALITIES = {Quality.BQ: lib.TEMPOS_BQ, Quality.SQ: lib.TEMPOS_SQ}
+#: The kernel's default: nothing is written into single datagrams.
+_NO_TOS = -1
 _REASON_BITS = 0xFF << 8
 _FORWARDED = int(Reason.FORWARDED) << 8
 _FOREIGN_SOURCE = int(Reason.FOREIGN_SOURCE) << 8
@@ -46,28 +52,14 @@ class SlotChain:
         lib.tempos_batch_release(self._batch, self.head, self.count)
 
 
-class SendFailure(NamedTuple):
-    """So many copies for one group that the kernel refused; ``epoch`` is its low byte."""
-
-    topic: int
-    epoch: int
-    group: int
-    copies: int
-    error: int
-
-
-class Flushed(NamedTuple):
-    """What did not go: the descriptor that must become writable before the rest can, and what is lost."""
-
-    blocked_by: int | None
-    failures: Sequence[SendFailure]
-
-
 class Batch:
-    """A pool of datagrams, and the system calls that fill and empty it."""
+    """A pool of datagrams, and the system calls that fill and empty it: a :class:`Mover`."""
+
+    name = "recvmmsg"
 
     def __init__(
         self,
+        core: SlowPath[SlotChain],
         topics: Iterable[Topic],
         limits: Limits,
         on_foreign: Callable[[int, int, str], None] = lambda topic, count, ip: None,
@@ -76,11 +68,12 @@ class Batch:
 
         ``on_foreign`` learns of what is refused for its source: topic, how many, the latest address.
         """
+        self._core = core
         self._on_foreign = on_foreign
         self._limit = limits.batch
-        # Less than a batch is staged before a delivery of at most a batch to every group.
+        # Of a class, less than a batch is staged before a delivery of at most a batch to every group.
         copies = limits.batch * (MAX_GROUPS + 1)
-        slots = limits.queue_sq + limits.queue_bq + 3 * limits.batch
+        slots = limits.queue_sq + limits.queue_bq + 5 * limits.batch
         batch = lib.tempos_batch_new(slots, limits.datagram, limits.batch, copies)
         if batch == ffi.NULL:
             raise MemoryError(f"no memory for {slots} datagrams of {limits.datagram} bytes")
@@ -88,14 +81,24 @@ class Batch:
         self._runs = ffi.new("uint64_t[]", limits.batch)
         self._errors = ffi.new("struct tempos_send_error[]", copies)
         self._members: list[tuple[CMembers, ...]] = [()] * TOPICS
-        self._staged = 0
+        self._staged = {Quality.SQ: 0, Quality.BQ: 0}
         for topic in topics:
-            self.frame(topic)
+            self._frame(topic)
             self._set_sources(topic)
 
-    def frame(self, topic: Topic) -> None:
-        """Demand of a topic's datagrams what its framing says."""
-        lib.tempos_batch_framing(self._batch, topic.id, _FRAMINGS[topic.framing])
+    @property
+    def reason(self) -> str:
+        segmenting = "sends with" if self.segmenting() else "the kernel offers no"
+        return f"up to {self._limit} datagrams per system call; {segmenting} UDP segmentation"
+
+    def configure(self, topics: Iterable[Topic]) -> None:
+        for topic in topics:
+            self._frame(topic)
+
+    def channel(self, address: int, quality: Quality, source: DataSocket, tos: int | None) -> None:
+        lib.tempos_batch_channel(
+            self._batch, address, _QUALITIES[quality], source.fd, _NO_TOS if tos is None else tos
+        )
 
     def free_slots(self) -> int:
         """Slots that hold no datagram and wait for none."""
@@ -113,12 +116,11 @@ class Batch:
         self._set_sources(route.topic)
         self._members[route.topic.id] = tuple(_compile(group.members) for group in route.groups)
 
-    def receive(self, fd: int, core: SlowPath[SlotChain]) -> int:
-        """Hand one batch to the core; how many datagrams it had. Raises :class:`OSError`."""
-        count = lib.tempos_batch_receive(self._batch, fd, self._runs)
+    def receive(self, source: DataSocket, address: int, limit: int) -> int:
+        count = lib.tempos_batch_receive(self._batch, source.fd, address, limit, self._runs)
         if count < 0:
             raise OSError(-count, os.strerror(-count))
-        total = 0
+        core, total = self._core, 0
         for packed in ffi.unpack(self._runs, count):
             datagrams = packed >> 16 & 0xFFFF
             total += datagrams
@@ -130,34 +132,38 @@ class Batch:
                     self._tell_foreign(packed & 0xFF, datagrams)
         return total
 
-    def stage(self, delivery: Delivery[SlotChain]) -> bool:
-        """Take over a delivery; True once a batch is gathered, which then must be flushed first."""
-        epoch, load = delivery.route.epoch & 0xFF, delivery.load
+    def stage(self, quality: Quality, delivery: Delivery[SlotChain]) -> bool:
+        epoch, load, class_ = delivery.route.epoch & 0xFF, delivery.load, _QUALITIES[quality]
         groups = self._members[delivery.route.topic.id]
-        last = len(groups) - 1
+        last, staged = len(groups) - 1, 0
         for group, members in enumerate(groups):
             first = delivery.first_tickets[group]
-            self._staged = lib.tempos_batch_stage(
-                self._batch, load.head, delivery.count, members, first, epoch, group, group == last
+            staged = lib.tempos_batch_stage(
+                self._batch, class_, load.head, delivery.count, members, first, epoch, group, group == last
             )
-            assert self._staged >= 0, "flushed whenever a batch is gathered, so there is room"
-        return self._staged >= self._limit
+            assert staged >= 0, "flushed whenever a batch is gathered, so there is room"
+        self._staged[quality] = staged
+        return staged >= self._limit
 
-    def flush(self) -> Flushed | None:
-        """Send what is staged: None if all of it is gone."""
-        outcome = lib.tempos_batch_flush(self._batch, self._errors)
+    def flush(self, quality: Quality) -> Flushed | None:
+        if not self._staged[quality]:
+            return None
+        outcome = lib.tempos_batch_flush(self._batch, _QUALITIES[quality], self._errors)
         if not outcome:
-            self._staged = 0
+            self._staged[quality] = 0
             return None
         blocked_by = (outcome & 0xFFFFFFFF) - 1
         if blocked_by < 0:
-            self._staged = 0
+            self._staged[quality] = 0
         return Flushed(blocked_by if blocked_by >= 0 else None, self._failures(outcome >> 32))
 
-    def abandon(self, error: int) -> Sequence[SendFailure]:
-        """Give up what is staged; the failures carry this errno."""
-        self._staged = 0
-        return self._failures(lib.tempos_batch_abandon(self._batch, error, self._errors))
+    def abandon(self, quality: Quality, error: int) -> Sequence[SendFailure]:
+        self._staged[quality] = 0
+        return self._failures(lib.tempos_batch_abandon(self._batch, _QUALITIES[quality], error, self._errors))
+
+    def _frame(self, topic: Topic) -> None:
+        """Demand of a topic's datagrams what its framing says."""
+        lib.tempos_batch_framing(self._batch, topic.id, _FRAMINGS[topic.framing])
 
     def _set_sources(self, topic: Topic) -> None:
         networks, masks = [], []

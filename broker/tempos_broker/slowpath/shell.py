@@ -1,44 +1,45 @@
-"""The slow path as the rest of the broker sees it: sockets, core and one of two kinds of I/O, put together.
+"""The slow path as the rest of the broker sees it: an adapter, a core, and turns between them.
 
-Batched I/O where the compiled helper is there, asyncio's datagram transport elsewhere; which and why is
-part of the status.
+A turn is taken when the adapter wakes the server, and again soon for as long as a turn leaves something to
+do; in between the event loop serves control.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
+import asyncio
+import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from tempos import Reason, Route, Topic
-from tempos_broker.config.model import Limits
-from tempos_broker.paths import Tickets
+from tempos import Quality, Reason, Route, Topic
+from tempos_broker.config.model import Limits, QualityConfig
+from tempos_broker.paths import RateLimits, Tickets
+from tempos_broker.slowpath.adapter import UDP, AdapterStatus, Setting, find
+from tempos_broker.slowpath.book import Book
 from tempos_broker.slowpath.core import SlowPath
 from tempos_broker.slowpath.losses import Losses
-from tempos_broker.slowpath.sockets import DataSocket, open_all
+from tempos_broker.slowpath.marking import Marking
+from tempos_broker.slowpath.selector import Select
+from tempos_broker.slowpath.turns import Turns
 
-logger = logging.getLogger(__name__)
+#: Seconds that a closing slow path waits for a link to take what was already taken from publishers.
+PATIENCE = 2.0
 
 
-class Io(Protocol):
-    """Moves datagrams between sockets and a core. ``reason``: why this one, and how it does now."""
+@dataclass(frozen=True, slots=True)
+class ClassStatus:
+    """A quality class on the slow path: what waits of how many that may, and what was lost unread.
 
-    @property
-    def name(self) -> str: ...
+    ``marking`` is what the kernel says is set, ``marking_reason`` what of it was not to be had.
+    """
 
-    @property
-    def reason(self) -> str: ...
-
-    def configure(self, topics: Iterable[Topic]) -> None: ...
-
-    def swap(self, route: Route) -> None: ...
-
-    async def open(self, sockets: Sequence[DataSocket]) -> None: ...
-
-    async def close(self) -> None: ...
+    queued: int
+    queue: int
+    overruns: int
+    marking: Marking
+    marking_reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +47,21 @@ class SlowPathStatus:
     """``io`` is recvmmsg or portable, ``reason`` says why; ``listen`` holds "ip:port" texts.
 
     ``receive_buffer``: bytes the kernel gave each socket (0 while closed). ``received``: datagrams since
-    the start, ``queued``: those that wait now.
+    the start, ``queued``: those that wait now. ``sockets``: how the classes are told apart at the sockets,
+    and why so. ``share_bq``: percent of the sending that best effort gets while SQ waits.
     """
 
+    adapter: str
     io: str
     reason: str
     listen: tuple[str, ...]
     receive_buffer: int
     received: int
     queued: int
+    sockets: str
+    sockets_reason: str
+    share_bq: int
+    classes: Mapping[Quality, ClassStatus]
 
 
 class SlowPathServer:
@@ -69,35 +76,76 @@ class SlowPathServer:
         limits: Limits,
         tickets: Tickets,
         portable: bool = False,
+        quality: QualityConfig | None = None,
+        rates: RateLimits | None = None,
+        select: Select | None = None,
+        book: Book | None = None,
+        adapter: str = UDP,
+        descriptors: Sequence[tuple[int, int]] = (),
+        serves: Collection[Quality] = tuple(Quality),
     ) -> None:
-        """``listen``: IPv4 addresses; ``portable`` asks for the I/O that needs no compiled helper."""
-        self._listen = tuple(listen)
-        self._port = port
+        """``listen``: IPv4 addresses; ``portable`` asks for the I/O that needs no compiled helper.
+
+        ``rates``: the topics' token buckets; the caller configures them. ``select``: the fast path's way to
+        tell the classes apart at the sockets. ``book``: where to keep the account. ``adapter``: a name that
+        :func:`~tempos_broker.slowpath.adapter.find` knows. ``descriptors``: of sockets that another
+        process opened. ``serves``: the classes to receive of at first; :meth:`serve` changes it.
+        """
+        quality = quality or QualityConfig()
+        self._quality = quality
         self._limits = limits
-        self._core: SlowPath[Any] = SlowPath(topics, tickets, limits.queue_sq, limits.queue_bq)
+        self._core: SlowPath[Any] = SlowPath(topics, tickets, limits.queue_sq, limits.queue_bq, book, rates)
         self._losses = Losses(self._core, time.monotonic)
-        self._sockets: list[DataSocket] = []
-        self._io = _choose_io(self._core, topics, limits, self._losses, portable)
+        self._name = adapter
+        self._adapter = find(adapter)(
+            self._core,
+            self._losses,
+            Setting(
+                topics=tuple(topics),
+                listen=tuple(listen),
+                port=port,
+                limits=limits,
+                sockets=quality.sockets,
+                select=select,
+                portable=portable,
+                descriptors=tuple(descriptors),
+            ),
+        )
+        self._turns = Turns(self._core, self._adapter, limits.batch, quality.share_bq)
+        self._serves = frozenset(serves)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._again = False
+        self._woken = asyncio.Event()
 
     async def start(self) -> None:
-        """Bind every address and begin to serve; :class:`tempos.Unavailable` says which cannot be had."""
-        self._sockets = open_all(self._listen, self._port, self._limits.receive_buffer)
-        wanted, given = self._limits.receive_buffer, self.status().receive_buffer
-        if given < wanted:
-            logger.warning(
-                "asked for a receive buffer of %d bytes, the kernel gives %d: raise it with "
-                "`sysctl -w net.core.rmem_max=%d`, or run with CAP_NET_ADMIN",
-                wanted, given, wanted,
-            )  # fmt: skip
+        """Open the channels and begin to serve; :class:`tempos.Unavailable` says which cannot be had."""
+        self._loop = asyncio.get_running_loop()
         try:
-            await self._io.open(self._sockets)
+            await self._adapter.connect(self._wake)
+            for quality in Quality:
+                marking = Marking(self._quality.dscp(quality), self._quality.so_priority(quality))
+                self._adapter.set_quality(quality, marking)
+            self._adapter.watch(self._serves)
         except BaseException:
             await self.close()
             raise
 
+    def serve(self, qualities: Collection[Quality]) -> None:
+        """Receive of these classes from now on, and of no other: another process may then do that."""
+        self._serves = frozenset(qualities)
+        if self._loop is not None:
+            self._adapter.watch(self._serves)
+
+    def descriptors(self) -> Sequence[tuple[int, int]]:
+        """What another process needs to serve a class instead: strict and best effort, by listen address.
+
+        Empty where the classes have no channels of their own.
+        """
+        return self._adapter.descriptors()
+
     def configure(self, topics: Sequence[Topic]) -> None:
         """Serve these topics from now on, and no others; their routes come with :meth:`swap`."""
-        self._io.configure(topics)
+        self._adapter.configure(topics)
         self._core.configure(topics)
 
     def swap(self, route: Route) -> None:
@@ -105,12 +153,12 @@ class SlowPathServer:
 
         The tickets of the new epoch are the caller's to reset: both paths draw from them.
         """
-        self._io.swap(route)
+        self._adapter.swap(route)
         self._core.swap(route)
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         """Datagrams by topic and reason since the start; :mod:`..core` says how they add up."""
-        self._losses.overruns(self._sockets)
+        self._adapter.count_overruns()
         return self._core.counters()
 
     def lost(self, topic: int, epoch: int, group: int) -> int:
@@ -118,36 +166,62 @@ class SlowPathServer:
         return self._core.lost(topic, epoch, group)
 
     def status(self) -> SlowPathStatus:
+        adapter = self._adapter.status()
         return SlowPathStatus(
-            io=self._io.name,
-            reason=self._io.reason,
-            listen=tuple(map(str, self._sockets)),
-            receive_buffer=min((each.receive_buffer for each in self._sockets), default=0),
+            adapter=self._name,
+            io=adapter.io,
+            reason=adapter.reason,
+            listen=adapter.listen,
+            receive_buffer=adapter.receive_buffer,
             received=self._core.received,
             queued=self._core.queued,
+            sockets=adapter.apart,
+            sockets_reason=adapter.apart_reason,
+            share_bq=self._quality.share_bq,
+            classes={quality: self._class_status(quality, adapter) for quality in Quality},
         )
 
     async def close(self) -> None:
         """Send what was already taken, then release the sockets; safe to call twice."""
-        self._losses.overruns(self._sockets)
-        await self._io.close()
-        for each in self._sockets:
-            each.close()
-        self._sockets = []
+        self._adapter.count_overruns()
+        if self._loop is not None:
+            self._adapter.watch(())
+            # What is left then is in the account: as queued, or booked as lost by the adapter.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._drained(), PATIENCE)
+            self._loop = None
+        await self._adapter.close()
 
+    def _wake(self) -> None:
+        self._woken.set()
+        # A turn is due already, then this one would be one too many before control has its own.
+        if not self._again:
+            self._turn()
 
-def _choose_io(
-    core: SlowPath[Any], topics: Sequence[Topic], limits: Limits, losses: Losses, portable: bool
-) -> Io:
-    from tempos_broker.slowpath.portable import PortableIo
+    def _turn(self) -> None:
+        self._again = False
+        if self._loop is None:
+            return
+        if self._turns.turn():
+            self._again = True
+            self._loop.call_soon(self._turn)
+            # A buffer overruns when there is more than one turn can take.
+            self._adapter.count_overruns()
 
-    if portable:
-        return PortableIo(core, topics, limits, losses, "asked for")
-    if sys.platform != "linux":
-        return PortableIo(core, topics, limits, losses, f"recvmmsg needs Linux, this is {sys.platform}")
-    try:
-        from tempos_broker.slowpath.batched import BatchedIo
-    except ImportError as error:
-        reason = f"the compiled helper cannot be loaded: {error}"
-        return PortableIo(core, topics, limits, losses, reason)
-    return BatchedIo(core, topics, limits, losses)
+    async def _drained(self) -> None:
+        while not self._turns.idle:
+            self._woken.clear()
+            if self._turns.turn():
+                await asyncio.sleep(0)
+            elif not self._turns.idle:
+                await self._woken.wait()
+
+    def _class_status(self, quality: Quality, adapter: AdapterStatus) -> ClassStatus:
+        marked = adapter.marked.get(quality)
+        return ClassStatus(
+            queued=self._core.waiting(quality),
+            queue=self._limits.queue_sq if quality is Quality.SQ else self._limits.queue_bq,
+            overruns=self._losses.overrun[quality],
+            marking=marked.marking if marked else Marking(),
+            marking_reason=marked.reason if marked else "",
+        )

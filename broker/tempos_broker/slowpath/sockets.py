@@ -1,19 +1,22 @@
 """The data sockets: bound, sized and set up alike for both ways of doing I/O.
 
-A listen address has a socket of its own, and an event leaves by the socket it came in by, so that it
-carries the address its publisher sent to, as on the fast path. Python's socket module does not name
-the Linux options used here; their numbers are those of <linux/in.h> and <asm-generic/socket.h>.
+A listen address has sockets of its own, one for each class where the kernel can tell these apart, and an
+event leaves by one of the address it came in by, so that it carries what its publisher sent to, as on the
+fast path. Python's socket module does not name all of the Linux options used here; their numbers are those
+of <linux/in.h> and <asm-generic/socket.h>.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from tempos import LocalError, Unavailable
+from tempos import LocalError, Quality, Unavailable
 
 _IP_PKTINFO = 8
 _IP_MTU_DISCOVER = 10
@@ -34,10 +37,19 @@ _HINTS = {
 class DataSocket:
     """A bound, non-blocking UDP socket, and what the kernel dropped in front of it."""
 
-    def __init__(self, address: str, port: int, receive_buffer: int) -> None:
+    def __init__(self, sock: socket.socket, *, watches_drops: bool = True) -> None:
+        """``watches_drops``: of the processes that share a socket one counts what is dropped."""
+        self.sock = sock
+        self.fd = sock.fileno()
+        self._watches_drops = watches_drops and sys.platform == "linux"
+        self._drops = 0
+
+    @classmethod
+    def bind(cls, address: str, port: int, receive_buffer: int, *, beside: bool = False) -> DataSocket:
         """Bind ``address``:``port``, asking the kernel for ``receive_buffer`` bytes.
 
-        Raises :class:`Unavailable` if the machine does not allow it.
+        ``beside``: beside a socket of this process that is there already and shares its port. Raises
+        :class:`Unavailable` if the machine does not allow it.
         """
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
@@ -48,6 +60,8 @@ class DataSocket:
                 sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
                 if address == _WILDCARD:
                     sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            if beside:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind((address, port))
         except OSError as error:
             sock.close()
@@ -57,8 +71,14 @@ class DataSocket:
         except (OverflowError, TypeError) as error:
             sock.close()
             raise LocalError(f"cannot listen on {address!r}, port {port!r}: {error}") from error
-        self.sock = sock
-        self._drops = 0
+        return cls(sock)
+
+    @classmethod
+    def adopt(cls, fd: int) -> DataSocket:
+        """A socket that another process bound and goes on watching; a duplicate of ``fd`` is taken."""
+        sock = socket.socket(fileno=os.dup(fd))
+        sock.setblocking(False)
+        return cls(sock, watches_drops=False)
 
     def __str__(self) -> str:
         address, port = self.sock.getsockname()
@@ -77,7 +97,7 @@ class DataSocket:
         that gets through, so the drops at the end of a burst would stay unknown. Systems that have
         neither count nothing.
         """
-        if sys.platform != "linux":
+        if not self._watches_drops:
             return 0
         drops = _MEMINFO.unpack(self.sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[
             _MEMINFO_DROPS
@@ -86,21 +106,85 @@ class DataSocket:
         self._drops = drops
         return int(new)
 
+    def share_port(self, shared: bool) -> None:
+        """Whether another socket may be bound to the same address and port; raises :class:`OSError`.
+
+        Set after a bind that was exclusive: so whoever had the port before us is still found out, and who
+        comes later and does not ask to share is refused.
+        """
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+
     def close(self) -> None:
         self.sock.close()
 
 
-def open_all(addresses: Iterable[str], port: int, receive_buffer: int) -> list[DataSocket]:
-    """All of them or none."""
-    opened: list[DataSocket] = []
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The sockets of one listen address; the same one twice where nothing tells the classes apart."""
+
+    strict: DataSocket
+    best_effort: DataSocket
+
+    @property
+    def apart(self) -> bool:
+        return self.strict is not self.best_effort
+
+    def of(self, quality: Quality) -> DataSocket:
+        return self.strict if quality is Quality.SQ else self.best_effort
+
+    def each(self) -> Iterator[tuple[Quality, DataSocket]]:
+        """Every socket once. One that serves both classes counts as best effort's, which overflows it."""
+        yield Quality.BQ, self.best_effort
+        if self.apart:
+            yield Quality.SQ, self.strict
+
+    def close(self) -> None:
+        for _, each in self.each():
+            each.close()
+
+
+def open_all(addresses: Iterable[str], port: int, receive_buffer: int) -> list[Pair]:
+    """One socket for each address, all of them or none."""
+    opened: list[Pair] = []
     try:
         for address in addresses:
-            opened.append(DataSocket(address, port, receive_buffer))  # noqa: PERF401 - what is open must be known
+            one = DataSocket.bind(address, port, receive_buffer)
+            opened.append(Pair(one, one))
     except BaseException:
-        for each in opened:
-            each.close()
+        for pair in opened:
+            pair.close()
         raise
     return opened
+
+
+def split_all(pairs: Iterable[Pair], receive_buffer: int) -> list[Pair]:
+    """A strict socket beside each of these, all of them or none; raises :class:`Unavailable`."""
+    divided: list[Pair] = []
+    shared: list[DataSocket] = []
+    try:
+        for pair in pairs:
+            first = pair.best_effort
+            first.share_port(True)
+            shared.append(first)
+            address, port = first.sock.getsockname()
+            strict = DataSocket.bind(address, port, receive_buffer, beside=True)
+            divided.append(Pair(strict, first))
+    except (OSError, Unavailable) as error:
+        join_all(divided)
+        for each in shared:
+            each.share_port(False)
+        raise Unavailable(f"no second socket on the data port: {error}") from error
+    return divided
+
+
+def join_all(pairs: Iterable[Pair]) -> list[Pair]:
+    """The best-effort sockets alone, which then stand for both classes; the others are closed."""
+    joined = []
+    for pair in pairs:
+        pair.strict.close()
+        pair.best_effort.share_port(False)
+        joined.append(Pair(pair.best_effort, pair.best_effort))
+    return joined
 
 
 def _grow_receive_buffer(sock: socket.socket, size: int) -> None:

@@ -75,6 +75,9 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
         f"        listens on {', '.join(map(str, slow['listen'])) or 'nothing'}; "
         f"receive buffer {number(slow['receive_buffer'])} bytes; {number(slow['queued'])} queued"
     )
+    if "quality" in document:
+        yield ""
+        yield from _quality(document["quality"])
     yield ""
     yield "topics"
     yield from table(
@@ -117,8 +120,28 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"of no topic: {counts(document['unattributed'])}"
 
 
+def _quality(quality: Mapping[str, Any]) -> Iterator[str]:
+    yield "quality"
+    yield f"  sockets {quality['sockets']}: {quality['reason']}"
+    for name, each in quality["classes"].items():
+        yield (
+            f"  {name}  {number(each['queued'])} of {number(each['queue'])} queued, "
+            f"{number(each['overruns'])} lost unread; DSCP {each['dscp']}, priority {each['so_priority']}"
+        )
+        if each["reason"]:
+            yield f"      not as it was asked for: {each['reason']}"
+    if quality["share_bq"]:
+        yield f"  BQ gets {quality['share_bq']} % of what is sent, also while SQ waits"
+
+
 def _route(topic: Mapping[str, Any]) -> Iterator[str]:
     yield f"  {topic['name']}  (policy {topic['policy']}: {topic['path'] or 'no path'}, {topic['reason']})"
+    if topic.get("rate"):
+        beyond = "dropped" if topic["overflow"] == "drop" else "left to the slow path's queue"
+        yield (
+            f"    at most {number(topic['rate'])} datagrams/s, {number(topic['burst'])} at once; "
+            f"what is beyond is {beyond}"
+        )
     for name in ("refused", "lost", "passed"):
         if topic.get(name):
             word = "passed up to the slow path" if name == "passed" else name

@@ -1,0 +1,193 @@
+"""Numbers in memory that several processes use at once: ticket counters, and what a worker leaves behind.
+
+A *descriptor* is what makes memory one: a file, a BPF map or anonymous memory, inherited by the process
+that is to see the same. Additions are atomic, against the kernel's program, too. Needs the compiled helper;
+importing this without it raises :class:`ImportError`.
+
+Rule: who shares numbers says how far apart they lie (``stride``), so that nobody else need know their origin.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from tempos import LocalError, Reason
+from tempos._abi import MAX_GROUPS, TOPICS
+from tempos_broker._batch import ffi, lib
+from tempos_broker.slowpath.book import BESIDE, NUMBERS, Book
+
+if TYPE_CHECKING:
+    from tempos_broker._batch import CNote, CNumbers
+    from tempos_broker.paths import Tickets
+
+_WORD = 8
+_TICKETS = TOPICS * 2 * MAX_GROUPS
+_FORWARDED = int(Reason.FORWARDED)
+
+
+@runtime_checkable
+class Shareable(Protocol):
+    """Counters that another process can have, too: bytes between two of them, and whose memory it is."""
+
+    @property
+    def descriptor(self) -> int: ...
+
+    @property
+    def stride(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a process hands to another, so that it draws the same tickets. -1: there is no such thing.
+
+    ``counts``: descriptor of what the slow path's draws are counted in.
+    """
+
+    tickets: int
+    tickets_stride: int
+    counts: int = -1
+    counts_stride: int = _WORD
+
+
+class SharedNumbers:
+    """``count`` numbers of 64 bits in the memory behind a descriptor, ``stride`` bytes apart."""
+
+    def __init__(self, descriptor: int, count: int, stride: int = _WORD) -> None:
+        """Raises :class:`OSError` if the memory cannot be had."""
+        size = -(-count * stride // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._memory = mmap.mmap(descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._base: CNumbers | None = ffi.from_buffer("uint64_t[]", self._memory, require_writable=True)
+        self._step = stride // _WORD
+        self._count = count
+
+    def add(self, index: int, count: int) -> int:
+        """Add ``count``; gives the number before."""
+        return lib.tempos_shared_add(self.at(index), count)
+
+    def load(self, index: int) -> int:
+        return lib.tempos_shared_load(self.at(index))
+
+    def store(self, index: int, value: int) -> None:
+        lib.tempos_shared_store(self.at(index), value)
+
+    def view(self) -> memoryview:
+        """All of it as numbers, for as long as anybody holds it."""
+        return memoryview(self._memory).cast("Q")
+
+    def at(self, index: int) -> CNumbers:
+        """Where a number is, for other functions of the helper."""
+        if self._base is None or not 0 <= index < self._count:
+            raise LocalError(f"number {index} of {self._count} that are shared, or they are closed")
+        return self._base + index * self._step
+
+    def close(self) -> None:
+        """Let go of the memory; safe to call twice."""
+        if self._base is not None:
+            ffi.release(self._base)
+            self._base = None
+            self._memory.close()
+
+
+def anonymous(name: str, size: int) -> int:
+    """The descriptor of new memory that only those have to whom it is handed; the caller closes it."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+    return descriptor
+
+
+class Estate:
+    """What a worker writes as it goes and leaves when it dies: its book, and a note of the run at hand."""
+
+    #: Bytes, the note included.
+    SIZE = (NUMBERS + 8) * _WORD
+
+    def __init__(self, descriptor: int) -> None:
+        self._numbers = SharedNumbers(descriptor, NUMBERS + 8)
+        self.book = Book(self._numbers.view())
+        self.note: CNote = ffi.cast("struct tempos_note *", self._numbers.at(NUMBERS))
+
+    def forwarded_at(self, topic: int) -> CNumbers:
+        """Where the topic's count of forwarded datagrams is."""
+        return self._numbers.at(self.book.number(topic, _FORWARDED))
+
+    def unfinished(self) -> int:
+        """Datagrams of the run that the dead writer had noted and not counted as forwarded."""
+        if not self.note.stage:
+            return 0
+        return max(0, self.note.target - self.book.counts[self.note.topic][_FORWARDED])
+
+
+class NotedTickets:
+    """The tickets of a worker: from the same counters as everybody's, each run noted before it is drawn."""
+
+    def __init__(self, share: Share, estate: Estate) -> None:
+        """Raises :class:`OSError` if the memory cannot be had."""
+        self._tickets = SharedNumbers(share.tickets, _TICKETS, share.tickets_stride)
+        self._counts = (
+            SharedNumbers(share.counts, _TICKETS, share.counts_stride) if share.counts >= 0 else None
+        )
+        self._estate = estate
+        self._forwarded = [estate.forwarded_at(topic) for topic in range(TOPICS)]
+        self._counted = [
+            self._counts.at(ticket_index(topic, 0, 0)) if self._counts is not None else ffi.NULL
+            for topic in range(TOPICS)
+        ]
+
+    def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
+        return lib.tempos_shared_draw(
+            self._estate.note,
+            self._forwarded[topic],
+            self._counted[topic],
+            self._tickets.at(ticket_index(topic, epoch, group)),
+            topic,
+            epoch & 0xFFFFFFFF,
+            group,
+            count,
+        )
+
+    def read(self, topic: int, epoch: int, group: int) -> int:
+        return self._tickets.load(ticket_index(topic, epoch, group))
+
+    def reset(self, topic: int, epoch: int) -> None:
+        for group in range(MAX_GROUPS):
+            self._tickets.store(ticket_index(topic, epoch, group), 0)
+
+
+def ticket_index(topic: int, epoch: int, group: int) -> int:
+    """Which counter is a group's; two epochs of a topic live side by side."""
+    return (topic * 2 + (epoch & 1)) * MAX_GROUPS + group
+
+
+def finish_run(
+    estate: Estate, tickets: Tickets, uncounted: Tickets, groups: Callable[[int, int], int]
+) -> int:
+    """Draw what the dead writer of an estate had begun to draw; gives how many datagrams that concerned.
+
+    So every group of the epoch has drawn as many tickets, and as many events count as forwarded: they are in
+    the ledger as ticketed, and as lost once it is clear that they reached nobody. ``tickets`` counts what is
+    drawn (where anybody does), ``uncounted`` does not; ``groups``: how many a topic has in an epoch.
+    """
+    count = estate.unfinished()
+    if not count:
+        return 0
+    note = estate.note
+    topic, epoch, stage = note.topic, note.epoch, note.stage
+    for group in range(max(0, stage - 2), groups(topic, epoch)):
+        (tickets if stage == 1 and not group else uncounted).draw(topic, epoch, group, count)
+    estate.book.counts[topic][_FORWARDED] += count
+    return count
+
+
+def write_off(estate: Estate) -> int:
+    """Count what the dead writer had taken and not yet handed to a group; gives how many datagrams."""
+    total = 0
+    for topic, received in enumerate(estate.book.received):
+        row = estate.book.counts[topic]
+        held = received - sum(count for reason, count in enumerate(row) if reason not in BESIDE)
+        row[Reason.WORKER_LOST] += held
+        total += held
+    return total

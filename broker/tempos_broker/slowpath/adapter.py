@@ -1,0 +1,175 @@
+"""What the broker asks of its channels: the adapter Protocol, and how one is chosen by its name.
+
+An adapter brings events from publishers to the slow path's core and takes deliveries to members; UDP
+sockets are the first. It decides nothing: :mod:`.turns` asks it for datagrams and gives it deliveries, class
+by class, and the adapter says when asking is worth while by calling ``wake`` on the event loop.
+
+Others register under the entry-point group ``tempos.adapters``, as ``name = "module:callable"``; the
+callable is a :class:`Factory`. The name is then allowed for ``broker.adapter``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol, TypeVar
+
+from tempos import ConfigError, Quality, Route, Topic, Unavailable
+from tempos_broker.config.model import Limits
+from tempos_broker.slowpath.core import Delivery, Load, SlowPath
+from tempos_broker.slowpath.losses import Losses
+from tempos_broker.slowpath.marking import Marked, Marking
+
+GROUP = "tempos.adapters"
+UDP = "udp"
+
+LoadT = TypeVar("LoadT", bound=Load)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What an adapter goes by; it takes what it needs.
+
+    ``listen``: IPv4 addresses. ``sockets``: how to tell the classes apart, auto, ebpf, classic or one;
+    ``select`` attaches the fast path's program for it, and raises :class:`Unavailable` where there is none.
+    ``portable``: with nothing compiled. ``descriptors``: channels that another process opened, as
+    :meth:`Adapter.descriptors` gave them; none are opened then.
+    """
+
+    topics: Sequence[Topic]
+    listen: Sequence[str]
+    port: int
+    limits: Limits
+    sockets: str = "auto"
+    select: Callable[[int, int], None] | None = None
+    portable: bool = False
+    descriptors: Sequence[tuple[int, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterStatus:
+    """``io``: how datagrams are moved, ``reason`` says why so. ``listen``: "ip:port" texts.
+
+    ``receive_buffer``: bytes the kernel gave each channel (0 while closed). ``apart``: how the classes are
+    told apart before the broker reads (ebpf, classic, one), ``apart_reason`` why so. ``marked``: what is set
+    of each class.
+    """
+
+    io: str
+    reason: str
+    listen: tuple[str, ...]
+    receive_buffer: int
+    apart: str
+    apart_reason: str
+    marked: Mapping[Quality, Marked]
+
+
+class Channels(Protocol[LoadT]):
+    """The part of an adapter that moves datagrams. Nothing here raises for what the network does."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether each class has a channel of its own; else SQ's brings both."""
+        ...
+
+    def receive(self, quality: Quality, limit: int) -> int:
+        """Hand what has come by the channels of a class to the core, at most ``limit`` from each.
+
+        Gives how many; ``limit`` or more say that there may be more.
+        """
+        ...
+
+    def send(self, quality: Quality, delivery: Delivery[LoadT]) -> bool:
+        """Take over a delivery of a class, and send it now or with the next :meth:`flush`.
+
+        False: the class's channel takes no more, and nothing may be offered until ``flush`` gives True.
+        """
+        ...
+
+    def flush(self, quality: Quality) -> bool:
+        """Send what was gathered of a class. False as for :meth:`send`; ``wake`` tells when it is over."""
+        ...
+
+
+class Adapter(Channels[LoadT], Protocol[LoadT]):
+    """A kind of channel, of which a slow path has one."""
+
+    def configure(self, topics: Sequence[Topic]) -> None:
+        """Go by the classes and framings that these topics have now; there are no others."""
+        ...
+
+    def swap(self, route: Route) -> None:
+        """Make ready to send to the members of ``route``; before it is connected or after."""
+        ...
+
+    async def connect(self, wake: Callable[[], None]) -> None:
+        """Open the channels; raises :class:`Unavailable` if they cannot be had.
+
+        ``wake`` is called, on the event loop, when something can be received on a watched channel, or sent
+        again.
+        """
+        ...
+
+    def set_quality(self, quality: Quality, marking: Marking) -> Marked:
+        """Mark what leaves of a class, as far as it can be; says what is set."""
+        ...
+
+    def watch(self, qualities: Collection[Quality]) -> None:
+        """Receive by the channels of these classes from now on, and of no others."""
+        ...
+
+    def count_overruns(self) -> None:
+        """Book what was lost in front of the channels since the last call."""
+        ...
+
+    def descriptors(self) -> Sequence[tuple[int, int]]:
+        """What another process needs to serve the same channels: strict and best effort of each address.
+
+        Empty where they cannot be handed over, or bring both classes together.
+        """
+        ...
+
+    def status(self) -> AdapterStatus: ...
+
+    async def close(self) -> None:
+        """Let go of the channels; what was gathered and cannot be sent at once is booked as lost."""
+        ...
+
+
+class Factory(Protocol):
+    """Makes an adapter that is not connected yet."""
+
+    def __call__(self, core: SlowPath[Any], losses: Losses, setting: Setting) -> Adapter[Any]: ...
+
+
+def names(found: Iterable[EntryPoint] | None = None) -> list[str]:
+    """The adapters there are."""
+    return sorted({UDP} | {point.name for point in _registered(found)})
+
+
+def find(name: str, found: Iterable[EntryPoint] | None = None) -> Factory:
+    """The adapter of this name; raises :class:`ConfigError` naming those there are, or :class:`Unavailable`.
+
+    ``found``: None stands for what is installed.
+    """
+    if name == UDP:
+        # Not by its entry point: it is there without an installation, too.
+        from tempos_broker.slowpath.udp import UdpAdapter
+
+        return UdpAdapter
+    points = list(_registered(found))
+    for point in points:
+        if point.name != name:
+            continue
+        try:
+            factory: Factory = point.load()
+        except (ImportError, AttributeError) as error:
+            raise Unavailable(f"the adapter {name!r} ({point.value}) cannot be loaded: {error}") from error
+        return factory
+    allowed = ", ".join(f'"{each}"' for each in names(points))
+    raise ConfigError([f'broker.adapter: is "{name}"; allowed: {allowed}'])
+
+
+def _registered(found: Iterable[EntryPoint] | None) -> Iterable[EntryPoint]:
+    return entry_points(group=GROUP) if found is None else found

@@ -1,0 +1,75 @@
+"""What moves datagrams between UDP sockets and a core: batches in compiled code, or one by one in Python.
+
+Two make this: :class:`~tempos_broker.slowpath.native.Batch` and
+:class:`~tempos_broker.slowpath.portable.Singly`. Neither knows the event loop; the adapter that has one of
+them says when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+from tempos import Quality, Route, Topic
+from tempos_broker.slowpath.core import Delivery, Load
+from tempos_broker.slowpath.sockets import DataSocket
+
+LoadT = TypeVar("LoadT", bound=Load)
+
+
+class SendFailure(NamedTuple):
+    """So many copies for one group that the kernel refused; ``epoch`` is its low byte."""
+
+    topic: int
+    epoch: int
+    group: int
+    copies: int
+    error: int
+
+
+class Flushed(NamedTuple):
+    """What did not go: the descriptor that must become writable before the rest can, and what is lost."""
+
+    blocked_by: int | None
+    failures: Sequence[SendFailure]
+
+
+class Mover(Protocol[LoadT]):
+    """``reason`` says in words for people how it moves them now."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    def configure(self, topics: Iterable[Topic]) -> None:
+        """Demand of the datagrams of these topics what their framing says."""
+        ...
+
+    def swap(self, route: Route) -> None:
+        """Address what is staged from now on to these members; the topic says whose events are taken."""
+        ...
+
+    def channel(self, address: int, quality: Quality, source: DataSocket, tos: int | None) -> None:
+        """What a class sends by of all that came in by the listen address with this index.
+
+        ``tos``: the byte to write into each datagram; None: what the socket has holds.
+        """
+        ...
+
+    def receive(self, source: DataSocket, address: int, limit: int) -> int:
+        """Hand at most ``limit`` datagrams to the core; how many there were. Raises :class:`OSError`."""
+        ...
+
+    def stage(self, quality: Quality, delivery: Delivery[LoadT]) -> bool:
+        """Take over a delivery; True once a batch of the class is gathered, which then must be flushed."""
+        ...
+
+    def flush(self, quality: Quality) -> Flushed | None:
+        """Send what is staged of a class: None if all of it is gone."""
+        ...
+
+    def abandon(self, quality: Quality, error: int) -> Sequence[SendFailure]:
+        """Give up what is staged of a class; the failures carry this errno."""
+        ...

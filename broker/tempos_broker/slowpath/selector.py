@@ -1,0 +1,178 @@
+"""Which of the two sockets of the data port a datagram goes to: decided in the kernel, by its first byte.
+
+Three ways, of which ``auto`` takes the first that is to be had: ``ebpf`` (the fast path's program, which
+reads the same table of topics as XDP does), ``classic`` (a classic BPF program that is generated here and
+needs no privilege), ``one`` (one socket; the classes part behind it, in the queues).
+
+The kernel numbers the sockets of a port in the order of their binding: 0 is best effort's, 1 strict's. What
+is empty or names no topic is best effort's, whoever sends it. Whatever the selection says, the core goes by
+the topic again: a datagram that was sorted by an older table is served in its class all the same.
+
+Classic BPF sees the datagram from its payload on; a load beyond its end ends the program with 0
+(net/core/sock_reuseport.c, run_bpf_filter; Documentation/networking/filter.rst).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import socket
+import struct
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tempos import Quality, Topic, Unavailable
+from tempos._abi import TOPICS
+from tempos_broker.slowpath.sockets import Pair, join_all, split_all
+
+log = logging.getLogger(__name__)
+
+_SO_ATTACH_REUSEPORT_CBPF = 51
+#: struct sock_filter: code, jump if true, jump if false, operand.
+_INSTRUCTION = struct.Struct("=HBBI")
+#: struct sock_fprog: how many instructions, and where they are.
+_PROGRAM = struct.Struct("@HP")
+
+# <linux/bpf_common.h>, as far as it is needed here: class | size or operation | mode or source.
+LOAD_BYTE = 0x30  # A = payload[k]
+LOAD_WORD = 0x00  # A = k
+STORE = 0x02  # scratch[k] = A
+RELOAD = 0x60  # A = scratch[k]
+TO_INDEX = 0x07  # X = A
+AND = 0x54  # A &= k
+SHIFT = 0x74  # A >>= k
+SHIFT_BY_INDEX = 0x7C  # A >>= X
+SKIP = 0x05  # go k further
+SKIP_UNLESS = 0x15  # if A != k, go jump_false further
+RETURN = 0x16  # return A
+
+_WORD_BITS = 32
+_WORDS = TOPICS // _WORD_BITS
+
+#: Attaches the fast path's program to two sockets, strict and best effort; raises :class:`Unavailable`.
+Select = Callable[[int, int], None]
+
+
+class Instruction(NamedTuple):
+    """One of a classic BPF program."""
+
+    code: int
+    jump_true: int
+    jump_false: int
+    operand: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """How the classes are told apart at the sockets, and why so: ebpf, classic, one."""
+
+    kind: str
+    reason: str
+
+
+def classic_program(strict: Collection[int]) -> list[Instruction]:
+    """A program that gives 1 for the topics in ``strict`` and 0 for everything else.
+
+    A bit for each topic, in eight words: the word is chosen by comparing, for classic BPF has no tables, and
+    the bit by shifting.
+    """
+    words = [sum(1 << topic % _WORD_BITS for topic in strict if topic // _WORD_BITS == word)
+             for word in range(_WORDS)]  # fmt: skip
+    program = [
+        Instruction(LOAD_BYTE, 0, 0, 0),
+        Instruction(STORE, 0, 0, 0),
+        Instruction(AND, 0, 0, _WORD_BITS - 1),
+        Instruction(TO_INDEX, 0, 0, 0),
+        Instruction(RELOAD, 0, 0, 0),
+        Instruction(SHIFT, 0, 0, _WORD_BITS.bit_length() - 1),
+    ]
+    for word, bits in enumerate(words[:-1]):
+        # To the shift: over three instructions for each word in between, and the last one's load.
+        behind = 3 * (_WORDS - 2 - word) + 1
+        program += [
+            Instruction(SKIP_UNLESS, 0, 2, word),
+            Instruction(LOAD_WORD, 0, 0, bits),
+            Instruction(SKIP, 0, 0, behind),
+        ]
+    return [
+        *program,
+        Instruction(LOAD_WORD, 0, 0, words[-1]),
+        Instruction(SHIFT_BY_INDEX, 0, 0, 0),
+        Instruction(AND, 0, 0, 1),
+        Instruction(RETURN, 0, 0, 0),
+    ]
+
+
+def attach_classic(sock: socket.socket, program: Sequence[Instruction]) -> None:
+    """Let the program choose among the sockets of this one's port; replaces what chose. :class:`OSError`."""
+    packed = b"".join(_INSTRUCTION.pack(*instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(packed, len(packed))
+    described = _PROGRAM.pack(len(program), ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, described)
+
+
+class Selector:
+    """Divides the data sockets, and keeps what selects between them true to the topics' classes."""
+
+    def __init__(self, wanted: str, select: Select) -> None:
+        """``wanted``: auto, ebpf, classic or one. ``select``: the fast path's."""
+        self._wanted = wanted
+        self._select = select
+        self.selection = Selection("one", "no socket is open")
+
+    def divide(self, pairs: list[Pair], topics: Sequence[Topic], receive_buffer: int) -> list[Pair]:
+        """These sockets, with one for the strict class beside each where that can be had."""
+        if self._wanted == "one":
+            return self._together(pairs, "the configuration says sockets = one", logging.DEBUG)
+        if sys.platform != "linux":
+            reason = f"only Linux chooses between sockets by what a datagram holds, this is {sys.platform}"
+            return self._together(pairs, reason, logging.WARNING)
+        try:
+            pairs = split_all(pairs, receive_buffer)
+        except Unavailable as error:
+            return self._together(pairs, str(error), logging.WARNING)
+        refused = []
+        for kind, attach in (("ebpf", self._attach_ebpf), ("classic", self._attach_classic)):
+            if self._wanted not in (kind, "auto"):
+                continue
+            try:
+                reason = attach(pairs, topics)
+            except (OSError, Unavailable) as error:
+                refused.append(f"{kind}: {error}")
+                continue
+            self.selection = Selection(kind, "; not ".join([reason, *refused]))
+            return pairs
+        return self._together(join_all(pairs), "; ".join(refused), logging.WARNING)
+
+    def configure(self, pairs: Sequence[Pair], topics: Sequence[Topic]) -> None:
+        """Select by the classes that these topics have now.
+
+        The fast path's program reads its table itself. Where the kernel refuses the new classic program the
+        old one stays, and the classes part behind the sockets.
+        """
+        if self.selection.kind != "classic":
+            return
+        try:
+            reason = self._attach_classic(pairs, topics)
+        except OSError as error:
+            reason = f"by the classes of before the last reload: {error}"
+            log.warning("the data sockets still select %s", reason)
+        self.selection = Selection("classic", reason)
+
+    def _attach_ebpf(self, pairs: Sequence[Pair], topics: Sequence[Topic]) -> str:
+        for pair in pairs:
+            self._select(pair.strict.fd, pair.best_effort.fd)
+        return "a program of the fast path reads the class of each topic"
+
+    def _attach_classic(self, pairs: Sequence[Pair], topics: Sequence[Topic]) -> str:
+        program = classic_program({topic.id for topic in topics if topic.quality is Quality.SQ})
+        for pair in pairs:
+            attach_classic(pair.best_effort.sock, program)
+        return f"a program of {len(program)} instructions, made from the configuration"
+
+    def _together(self, pairs: list[Pair], reason: str, level: int) -> list[Pair]:
+        log.log(level, "SQ and BQ share the data socket: %s", reason)
+        self.selection = Selection("one", reason)
+        return pairs

@@ -1,0 +1,228 @@
+"""The UDP adapter: the data sockets on the event loop, one for each class where the kernel tells them apart.
+
+What moves the datagrams is compiled where that is to be had, else Python; which and why is in the status.
+A socket stays ready for as long as something is in it, so what a turn leaves behind wakes the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from tempos import Quality, Route, Topic, Unavailable
+from tempos_broker.slowpath.adapter import AdapterStatus, Setting
+from tempos_broker.slowpath.core import Delivery, SlowPath
+from tempos_broker.slowpath.losses import Losses
+from tempos_broker.slowpath.marking import Marked, Marking, mark, mark_each, read_back
+from tempos_broker.slowpath.mover import Mover
+from tempos_broker.slowpath.selector import Selection, Selector
+from tempos_broker.slowpath.sockets import DataSocket, Pair, open_all
+
+logger = logging.getLogger(__name__)
+
+
+def _no_fast_path(strict: int, best_effort: int) -> None:
+    raise Unavailable("there is no fast path")
+
+
+class UdpAdapter:
+    """An :class:`~tempos_broker.slowpath.adapter.Adapter` of UDP sockets."""
+
+    def __init__(self, core: SlowPath[Any], losses: Losses, setting: Setting) -> None:
+        self._setting = setting
+        self._losses = losses
+        self._topics = setting.topics
+        self._mover = _choose_mover(core, losses, setting)
+        self._selector = Selector(setting.sockets, setting.select or _no_fast_path)
+        self._pairs: list[Pair] = []
+        self._marked: dict[Quality, Marked] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake: Callable[[], None] = lambda: None
+        #: Sockets to receive from, with the indices of their listen addresses.
+        self._watched: dict[Quality, deque[tuple[int, DataSocket]]] = {q: deque() for q in Quality}
+        self._readers: set[int] = set()
+        self._blocked_by: dict[Quality, int] = {}
+        self.apart = False
+
+    def configure(self, topics: Sequence[Topic]) -> None:
+        self._topics = topics
+        self._mover.configure(topics)
+        self._selector.configure(self._pairs, topics)
+
+    def swap(self, route: Route) -> None:
+        self._mover.swap(route)
+
+    async def connect(self, wake: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wake = wake
+        setting = self._setting
+        if setting.descriptors:
+            self._pairs = [
+                Pair(DataSocket.adopt(strict), DataSocket.adopt(other))
+                for strict, other in setting.descriptors
+            ]
+            self._selector.selection = Selection("inherited", "by the process that opened the sockets")
+        else:
+            # Held from the first moment, so that close() finds them whatever happens.
+            self._pairs = open_all(setting.listen, setting.port, setting.limits.receive_buffer)
+            self._pairs = self._selector.divide(self._pairs, self._topics, setting.limits.receive_buffer)
+            self._warn_of_small_buffers()
+        self.apart = all(pair.apart for pair in self._pairs)
+        for quality in Quality:
+            self._set_channels(quality, None)
+
+    def set_quality(self, quality: Quality, marking: Marking) -> Marked:
+        if self.apart or quality is Quality.BQ:
+            each = [mark(pair.of(quality).sock, marking) for pair in self._pairs]
+            # One that is not as it was asked for stands for all.
+            marked = next((one for one in each if one.reason), each[0])
+        else:
+            # The socket has best effort's marks, so each strict datagram carries its own.
+            marked = self._mark_each(quality, marking)
+        if marked.reason:
+            logger.warning("%s is not marked as it was asked for: %s", quality.value, marked.reason)
+        self._marked[quality] = marked
+        return marked
+
+    def watch(self, qualities: Collection[Quality]) -> None:
+        assert self._loop is not None, "connected before it is watched"
+        for fd in self._readers:
+            self._loop.remove_reader(fd)
+        self._readers.clear()
+        for quality in Quality:
+            wanted = quality in qualities and (self.apart or quality is Quality.SQ)
+            sockets = [(index, pair.of(quality)) for index, pair in enumerate(self._pairs) if wanted]
+            self._watched[quality] = deque(sockets)
+            for _, each in sockets:
+                self._loop.add_reader(each.fd, self._wake)
+                self._readers.add(each.fd)
+
+    # The Channels of a turn.
+
+    def receive(self, quality: Quality, limit: int) -> int:
+        watched = self._watched[quality]
+        if quality is Quality.SQ:
+            return sum(self._receive(each, index, limit) for index, each in watched)
+        # One address after the other, a call for each: SQ is looked at in between.
+        for _ in range(len(watched)):
+            index, each = watched[0]
+            watched.rotate(-1)
+            received = self._receive(each, index, limit)
+            if received:
+                # Of the others nothing is known.
+                return received if len(watched) == 1 else limit
+        return 0
+
+    def send(self, quality: Quality, delivery: Delivery[Any]) -> bool:
+        return not self._mover.stage(quality, delivery) or self.flush(quality)
+
+    def flush(self, quality: Quality) -> bool:
+        if quality in self._blocked_by:
+            return False
+        flushed = self._mover.flush(quality)
+        if flushed is None:
+            return True
+        for failure in flushed.failures:
+            self._losses.send_failed(*failure)
+        if flushed.blocked_by is None:
+            return True
+        assert self._loop is not None, "only what was received is sent"
+        self._blocked_by[quality] = flushed.blocked_by
+        self._loop.add_writer(flushed.blocked_by, self._writable, flushed.blocked_by)
+        return False
+
+    def count_overruns(self) -> None:
+        self._losses.overruns([each for pair in self._pairs for each in pair.each()])
+
+    def descriptors(self) -> Sequence[tuple[int, int]]:
+        if not self.apart:
+            return ()
+        return tuple((pair.strict.fd, pair.best_effort.fd) for pair in self._pairs)
+
+    def status(self) -> AdapterStatus:
+        sockets = [each for pair in self._pairs for _, each in pair.each()]
+        selection = self._selector.selection
+        return AdapterStatus(
+            io=self._mover.name,
+            reason=self._mover.reason,
+            listen=tuple(str(pair.best_effort) for pair in self._pairs),
+            receive_buffer=min((each.receive_buffer for each in sockets), default=0),
+            apart=selection.kind,
+            apart_reason=selection.reason,
+            marked=dict(self._marked),
+        )
+
+    async def close(self) -> None:
+        if self._loop is None:
+            return
+        self.watch(())
+        for quality in Quality:
+            if quality not in self._blocked_by:
+                self.flush(quality)
+        for fd in set(self._blocked_by.values()):
+            self._loop.remove_writer(fd)
+        self._blocked_by.clear()
+        for quality in Quality:
+            for failure in self._mover.abandon(quality, errno.ETIMEDOUT):
+                self._losses.send_failed(*failure)
+        for pair in self._pairs:
+            pair.close()
+        self._pairs = []
+        self._loop = None
+
+    def _receive(self, source: DataSocket, index: int, limit: int) -> int:
+        try:
+            return self._mover.receive(source, index, limit)
+        except OSError as error:
+            self._losses.socket_error(source, error)
+            return 0
+
+    def _writable(self, fd: int) -> None:
+        assert self._loop is not None, "its writers are removed before it is closed"
+        self._loop.remove_writer(fd)
+        self._blocked_by = {quality: by for quality, by in self._blocked_by.items() if by != fd}
+        self._wake()
+
+    def _set_channels(self, quality: Quality, tos: int | None) -> None:
+        for index, pair in enumerate(self._pairs):
+            self._mover.channel(index, quality, pair.of(quality), tos)
+
+    def _mark_each(self, quality: Quality, marking: Marking) -> Marked:
+        try:
+            marked = mark_each(marking)
+        except OSError as error:
+            as_socket = read_back(self._pairs[0].of(quality).sock)
+            return Marked(as_socket, f"the kernel marks no single datagrams: {error.strerror}")
+        self._set_channels(quality, marking.tos)
+        return marked
+
+    def _warn_of_small_buffers(self) -> None:
+        wanted, given = self._setting.limits.receive_buffer, self.status().receive_buffer
+        if given < wanted:
+            logger.warning(
+                "asked for a receive buffer of %d bytes, the kernel gives %d: raise it with "
+                "`sysctl -w net.core.rmem_max=%d`, or run with CAP_NET_ADMIN",
+                wanted, given, wanted,
+            )  # fmt: skip
+
+
+def _choose_mover(core: SlowPath[Any], losses: Losses, setting: Setting) -> Mover[Any]:
+    from tempos_broker.slowpath.portable import Singly
+
+    if setting.portable:
+        reason = "asked for"
+    elif sys.platform != "linux":
+        reason = f"recvmmsg needs Linux, this is {sys.platform}"
+    else:
+        try:
+            from tempos_broker.slowpath.native import Batch
+        except ImportError as error:
+            reason = f"the compiled helper cannot be loaded: {error}"
+        else:
+            return Batch(core, setting.topics, setting.limits, losses.foreign)
+    return Singly(core, setting.topics, setting.limits, losses.foreign, reason)

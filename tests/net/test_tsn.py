@@ -1,0 +1,103 @@
+"""A schedule on a real interface: the kernel takes it and gives it back, or refuses and nothing changes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.privileges import require_netns
+
+from tempos_bench.namespace import Namespace
+
+pytestmark = pytest.mark.netns
+
+LIMIT = 60
+MODES = ((), ("--txtime",), ("--offload",))
+#: Of `tc`: the command line is wrong; the kernel said no.
+USAGE, REFUSED = 1, 2
+
+
+class Machine:
+    """A namespace with one end of a veth pair, and programs that run in it."""
+
+    def __init__(self, namespace: Namespace, file: Path) -> None:
+        self._enter = ("nsenter", f"--net={namespace.path}", "--")
+        self._file = str(file)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            (*self._enter, *command), capture_output=True, text=True, check=False, timeout=LIMIT
+        )
+
+    def plan(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.run(
+            sys.executable, "-m", "tempos", "tsn", "plan", "-c", self._file, "-i", "d0",
+            "--cycle", "1000", "--link", "10000", "--traffic", "alarms=1000/s:64", *words,
+        )  # fmt: skip
+
+    def qdiscs(self) -> str:
+        shown = self.run("tc", "-j", "qdisc", "show", "dev", "d0")
+        assert shown.returncode == 0, shown.stderr
+        return shown.stdout
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    require_netns()
+    file = tmp_path / "x.toml"
+    file.write_text('[[topic]]\nid = 1\nname = "alarms"\nclass = "SQ"\npath = "slow"\n')
+    with Namespace("tsn") as namespace:
+        made = Machine(namespace, file)
+        veth = ("numtxqueues", "2", "type", "veth", "peer", "name", "d1")
+        for command in (("add", "d0", *veth), ("set", "d0", "up"), ("set", "d1", "up")):
+            done = made.run("ip", "link", *command)
+            assert done.returncode == 0, done.stderr
+        yield made
+
+
+@pytest.mark.parametrize("mode", MODES, ids=["software", "txtime", "offload"])
+def test_tc_understands_every_command(machine: Machine, mode: tuple[str, ...]) -> None:
+    plan = json.loads(machine.plan(*mode, "--json").stdout)
+    # Whether or not this kernel has the qdiscs: `tc` itself must find nothing wrong with the words.
+    for command in plan["commands"]:
+        done = machine.run(*command)
+        assert done.returncode in (0, REFUSED), done.stderr
+    wrong = [word.replace("base-time", "base-tim") for word in plan["commands"][0]]
+    assert machine.run(*wrong).returncode == USAGE, "or the check above could not fail"
+
+
+@pytest.mark.parametrize("mode", MODES, ids=["software", "txtime", "offload"])
+def test_a_schedule_is_applied_and_undone_or_nothing_changes(machine: Machine, mode: tuple[str, ...]) -> None:
+    before = machine.qdiscs()
+    done = machine.plan(*mode, "--apply")
+    if done.returncode == 0:
+        assert '"taprio"' in machine.qdiscs()
+        assert machine.plan(*mode, "--apply").returncode == 1
+        assert machine.plan("--undo", "--apply").returncode == 0
+    else:
+        assert done.returncode == 1, done.stderr
+        assert done.stderr.startswith("tempos tsn: `tc qdisc ")
+        assert "Traceback" not in done.stderr
+        assert "nothing was changed" in done.stderr or "was undone" in done.stderr
+        assert machine.plan("--undo", "--apply").returncode == 1
+    assert machine.qdiscs() == before
+
+
+def test_what_somebody_set_up_stays(machine: Machine) -> None:
+    assert machine.run("tc", "qdisc", "add", "dev", "d0", "root", "handle", "5:", "pfifo").returncode == 0
+    before = machine.qdiscs()
+    for words in (("--apply",), ("--undo", "--apply")):
+        done = machine.plan(*words)
+        assert done.returncode == 1
+        assert "pfifo 5:" in done.stderr
+    assert machine.qdiscs() == before
+
+
+def test_an_interface_that_is_not_there(machine: Machine) -> None:
+    done = machine.plan("-i", "d7", "--apply")
+    assert done.returncode == 1
+    assert "d7" in done.stderr

@@ -1,0 +1,128 @@
+"""Numbers that two processes share, and finishing what a dead one began."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tempos import Reason
+from tempos_broker.store import CountedTickets, FileTickets
+
+shared = pytest.importorskip("tempos_broker.shared", reason="the compiled helper is not built")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd is Linux's")
+
+TOPIC, EPOCH, GROUPS, COUNT = 7, 300, 3, 5
+
+
+class Scene:
+    """A worker's memory and everybody's counters, as the broker and the worker have them."""
+
+    def __init__(self) -> None:
+        self.descriptor = shared.anonymous("test", shared.Estate.SIZE)
+        self.estate = shared.Estate(self.descriptor)
+        self.tickets, self.counts = FileTickets(None), FileTickets(None)
+        self.counted = CountedTickets(self.tickets, self.counts)
+        share = shared.Share(
+            self.tickets.descriptor, self.tickets.stride, self.counts.descriptor, self.counts.stride
+        )
+        # The worker's own view of the same memory.
+        self.theirs = shared.Estate(self.descriptor)
+        self.worker = shared.NotedTickets(share, self.theirs)
+
+    def run(self, stop: int = GROUPS) -> None:
+        """What a core does for one run; ``stop``: dead after so many groups."""
+        self.theirs.book.received[TOPIC] += COUNT
+        for group in range(stop):
+            self.worker.draw(TOPIC, EPOCH, group, COUNT)
+        if stop == GROUPS:
+            self.theirs.book.counts[TOPIC][Reason.FORWARDED] += COUNT
+
+    def finish(self) -> int:
+        done = shared.finish_run(self.estate, self.counted, self.tickets, lambda topic, epoch: GROUPS)
+        return int(done + shared.write_off(self.estate))
+
+    def drawn(self) -> list[int]:
+        return [self.tickets.read(TOPIC, EPOCH, group) for group in range(GROUPS)]
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    made = Scene()
+    yield made
+    made.tickets.close()
+    made.counts.close()
+    os.close(made.descriptor)
+
+
+def test_all_draw_from_one_sequence_and_the_account_is_read_by_another(scene: Scene) -> None:
+    assert scene.worker.draw(TOPIC, EPOCH, 0, 4) == 0
+    assert scene.counted.draw(TOPIC, EPOCH, 0, 3) == 4
+    assert scene.worker.draw(TOPIC, EPOCH, 0, 1) == 7
+    assert scene.counted.read(TOPIC, EPOCH, 0) == scene.worker.read(TOPIC, EPOCH, 0) == 8
+    assert scene.counted.drawn(TOPIC) == 8
+    assert scene.counted.read(TOPIC, EPOCH + 1, 0) == scene.counted.read(TOPIC, EPOCH, 1) == 0
+    scene.theirs.book.counts[TOPIC][Reason.NO_MEMBER] += 2
+    scene.theirs.book.lost[-1] += 1
+    assert scene.estate.book.counters() == {TOPIC: {Reason.NO_MEMBER: 2}}
+    assert scene.estate.book.lost[-1] == 1
+    scene.counted.reset(TOPIC, EPOCH)
+    assert scene.worker.read(TOPIC, EPOCH, 0) == 0
+
+
+@pytest.mark.parametrize("stop", range(GROUPS + 1))
+def test_a_run_cut_short_anywhere_is_finished_once(scene: Scene, stop: int) -> None:
+    scene.run()
+    scene.run(stop)
+    if 0 < stop < GROUPS:
+        assert len(set(scene.drawn())) == 2, "the groups are apart"
+    # Not begun: written off. Begun: every group draws for it, and the members miss it.
+    lost = COUNT if stop < GROUPS else 0
+    assert scene.finish() == lost
+    rounds = 1 if stop == 0 else 2
+    assert scene.drawn() == [rounds * COUNT] * GROUPS
+    assert scene.counted.drawn(TOPIC) == rounds * COUNT
+    counted = {Reason.FORWARDED: rounds * COUNT} | ({Reason.WORKER_LOST: COUNT} if stop == 0 else {})
+    assert scene.estate.book.counters() == {TOPIC: counted}
+    assert scene.finish() == 0, "only once"
+    scene.run()
+    assert scene.finish() == 0
+    assert scene.drawn() == [(rounds + 1) * COUNT] * GROUPS
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_run_noted_and_not_drawn_is_drawn_and_counted_once(scene: Scene, stage: int) -> None:
+    scene.run()
+    note = scene.theirs.note
+    scene.theirs.book.received[TOPIC] += COUNT
+    note.target, note.stage = note.target + COUNT, stage
+    if stage == 2:
+        scene.counts.draw(TOPIC, 0, 0, COUNT)
+    assert scene.finish() == COUNT
+    assert scene.drawn() == [2 * COUNT] * GROUPS
+    assert scene.counted.drawn(TOPIC) == 2 * COUNT
+
+
+def test_counters_in_a_file_go_on_where_another_life_left_them(tmp_path: Path) -> None:
+    first = FileTickets(tmp_path / "tickets")
+    assert [first.draw(3, 1, 0, 5), first.draw(3, 1, 0, 2)] == [0, 5]
+    first.close()
+    first.close()
+    again = FileTickets(tmp_path / "tickets")
+    assert again.read(3, 1, 0) == 7
+    assert isinstance(again, shared.Shareable)
+    again.close()
+
+
+def test_no_pointer_leaves_the_memory(scene: Scene) -> None:
+    numbers = shared.SharedNumbers(scene.descriptor, 4)
+    assert numbers.add(3, 1) == 0
+    for index in (-1, 4):
+        with pytest.raises(shared.LocalError, match=f"number {index} of 4"):
+            numbers.load(index)
+    numbers.close()
+    with pytest.raises(shared.LocalError):
+        numbers.load(0)
