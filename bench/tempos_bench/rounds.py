@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from tempos_bench.run import Run
@@ -21,7 +21,7 @@ def interleave(rounds: int, variants: Mapping[str, Callable[[], T]], run: Run) -
     run.expect(rounds * len(variants))
     with run.keeping(lambda: all(results.values())):
         for number in range(rounds):
-            for name in _turned(list(variants), number):
+            for name in turned(list(variants), number):
                 with run.variant(f"round {number + 1} of {rounds}: {name}"):
                     result = variants[name]()
                 results[name].append(result)
@@ -43,6 +43,7 @@ def cores() -> tuple[int, int]:
     return usable[0], usable[1 % len(usable)]
 
 
-def _turned(names: list[str], number: int) -> list[str]:
+def turned(names: Sequence[T], number: int) -> list[T]:
+    """``names`` in the order in which round ``number`` takes them: everyone is first in turn."""
     turn = number % len(names)
-    return names[turn:] + names[:turn]
+    return [*names[turn:], *names[:turn]]

@@ -32,6 +32,16 @@ class Silence:
     def show(self, text: str, done: int, total: int, left: float | None) -> None: ...
 
 
+class _Part:
+    """A display that says of which part it speaks."""
+
+    def __init__(self, name: str, display: Display) -> None:
+        self._name, self._display = name, display
+
+    def show(self, text: str, done: int, total: int, left: float | None) -> None:
+        self._display.show(f"{self._name}, {text}", done, total, left)
+
+
 class Run:
     """One run of a scenario. Call it with a text to tell what is being done now."""
 
@@ -113,6 +123,10 @@ class Run:
             if self.interrupted:
                 return
             yield each
+
+    def part(self, name: str) -> Run:
+        """A run of its own inside this one, on the same display; its interruption is the caller's to tell."""
+        return Run(_Part(name, self._display), self._clock)
 
     def _left(self) -> float | None:
         if not self._done or not self._total:

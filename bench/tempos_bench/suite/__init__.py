@@ -12,10 +12,12 @@ from tempos_bench.suite import (
     member_kill,
     path_moves,
     program_time,
+    qos_slow,
     redirect,
     round_trip,
     scale,
     slow_path,
+    slowdown,
 )
 
 #: Scenario by the name of its file.
@@ -27,10 +29,12 @@ MODULES: dict[str, ModuleType] = {
     "member-kill": member_kill,
     "path-moves": path_moves,
     "program-time": program_time,
+    "qos-slow": qos_slow,
     "redirect": redirect,
     "round-trip": round_trip,
     "scale": scale,
     "slow-path": slow_path,
+    "slowdown": slowdown,
 }
 
 __all__ = ["MODULES"]
