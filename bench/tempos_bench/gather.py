@@ -18,7 +18,7 @@ from typing import Any
 
 from tempos_bench import latency, samples, traffic
 
-_COLUMNS = ("transit", "late", "taken")
+_COLUMNS = ("transit", "late", "taken", "arrived")
 _INPUT = 0
 
 
@@ -29,6 +29,13 @@ def main() -> None:
     parser.add_argument(
         "--buffer", type=int, default=0, help="receive buffer, bytes; 0: the largest there is"
     )
+    parser.add_argument(
+        "--discard",
+        type=traffic.Endpoint.parse,
+        action="append",
+        default=[],
+        help="here the kernel drops all",
+    )
     parser.add_argument("--fifo", type=int, default=0, help="SCHED_FIFO priority; 0: ordinary scheduling")
     args = parser.parse_args()
     lacking = latency.real_time(args.fifo)
@@ -38,6 +45,8 @@ def main() -> None:
             for sock in socks:
                 # The kernel doubles what it is asked for.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, args.buffer // 2)
+        for endpoint in args.discard:
+            traffic.discard(stack.enter_context(traffic.open_socket(bind=endpoint)))
         print("ready", lacking or "", flush=True)
         while line := _line():
             command = json.loads(line)

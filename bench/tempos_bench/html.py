@@ -14,7 +14,7 @@ from typing import Any
 
 from tempos_bench import goals, samples, svg
 from tempos_bench.html_style import STYLE
-from tempos_bench.report import Report, Row, number
+from tempos_bench.report import Report, Row, cell, number
 from tempos_bench.source import PICTURES, Picture
 from tempos_bench.stats import summarize
 
@@ -142,10 +142,22 @@ def _scenario(report: Report, images: Mapping[str, Sequence[Path]]) -> str:
     return (
         f'<article id="{escape(report.scenario)}"><h3>{escape(report.scenario)}</h3>'
         f"<p>{escape(report.description)}</p>{incomplete}{_table(headers, lines)}"
+        f"{''.join(map(_described, report.tables))}"
         f"{f'<ul class=notes>{notes}</ul>' if notes else ''}{_rounds(report)}{pictures}"
         f"{'' if pictures or report.scenario.startswith(_PEERS) else _distribution(report)}"
         f"<p class=small>{escape(given)}. {escape(_took(report))}</p></article>"
     )
+
+
+def _described(one: Mapping[str, Any]) -> str:
+    """A table of what describes; see :meth:`tempos_bench.run.Run.add_table`."""
+    left = one["left"]
+    headers = [head if at < left else f"n:{head}" for at, head in enumerate(one["headers"])]
+    lines = [
+        f"<tr>{''.join(_cell(cell(value), '' if at < left else 'n') for at, value in enumerate(row))}</tr>"
+        for row in one["rows"]
+    ]
+    return f"<h4>{escape(one['title'])}</h4>{_table(headers, lines)}"
 
 
 def _rounds(report: Report) -> str:

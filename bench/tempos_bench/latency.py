@@ -61,9 +61,9 @@ class Trace:
     """What came of one topic of one publisher, in the order of arrival; times in nanoseconds.
 
     ``transit``: from the schedule to the arrival; ``late``: what of it passed before the event was sent;
-    ``taken``: from the arrival until the program had it; ``sequence``: which event it was. ``ahead``:
-    events stamped before their send time, whose transit is kept as 0. ``first_ns`` and ``last_ns``: the
-    first and last arrival, CLOCK_REALTIME.
+    ``taken``: from the arrival until the program had it; ``arrived``: when it came, from the first one on,
+    microseconds; ``sequence``: which event it was. ``ahead``: events stamped before their send time,
+    whose transit is kept as 0. ``first_ns`` and ``last_ns``: the first and last arrival, CLOCK_REALTIME.
     """
 
     topic: int
@@ -76,6 +76,7 @@ class Trace:
     transit: array[int]
     late: array[int]
     taken: array[int]
+    arrived: array[int]
     sequence: array[int]
 
 
@@ -161,10 +162,10 @@ def gather(
     traces = ffi.new("struct tempos_trace[]", len(wanted))
     memory = []
     for trace, want in zip(traces, wanted, strict=True):
-        columns = [ffi.new("uint32_t[]", want.room) for _ in range(4)]
+        columns = [ffi.new("uint32_t[]", want.room) for _ in range(5)]
         seen = ffi.new("uint8_t[]", want.expect // 8 + 1)
         memory += [*columns, seen]
-        trace.transit_ns, trace.taken_ns, trace.late_ns, trace.sequence = columns
+        trace.transit_ns, trace.late_ns, trace.taken_ns, trace.arrived_us, trace.sequence = columns
         trace.topic, trace.publisher, trace.room = want.topic, want.publisher, want.room
         trace.seen, trace.seen_bits = seen, want.expect
     result = ffi.new("struct tempos_gather_result *")
@@ -187,7 +188,13 @@ def gather(
                 trace.last_ns,
                 *(
                     column(values, min(trace.received, trace.room))
-                    for values in (trace.transit_ns, trace.late_ns, trace.taken_ns, trace.sequence)
+                    for values in (
+                        trace.transit_ns,
+                        trace.late_ns,
+                        trace.taken_ns,
+                        trace.arrived_us,
+                        trace.sequence,
+                    )
                 ),
             )
             for trace in traces

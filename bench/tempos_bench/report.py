@@ -16,13 +16,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 from tempos import ConfigError
-from tempos_bench.run import as_json
+from tempos_bench.run import Cell, as_json
 from tempos_bench.stats import Summary
 
 #: What of the machine stands in the first line of a table.
 _HEAD = ("cpu", "cores", "kernel", "python")
 #: Those fields of a report that are lists in JSON.
-_LISTS = ("notes", "samples", "topologies", "paths")
+_LISTS = ("notes", "tables", "samples", "topologies", "paths")
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -128,7 +128,8 @@ class Report:
     """All rows of one run. ``started`` and ``finished`` are UTC, ISO 8601.
 
     ``complete``: False where Ctrl-C ended the measuring; ``rounds``: the raw values by variant, as they
-    were measured; ``samples``: distributions; ``topologies`` and ``paths``: what was really used;
+    were measured; ``tables``: what describes, beside the rows that judge; ``samples``: distributions;
+    ``topologies`` and ``paths``: what was really used;
     ``load``: the load averages at the begin and at the end.
     """
 
@@ -141,6 +142,7 @@ class Report:
     complete: bool = True
     parameters: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tables: Sequence[Mapping[str, Any]] = ()
     rounds: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     samples: Sequence[Mapping[str, Any]] = ()
     topologies: Sequence[Mapping[str, Any]] = ()
@@ -237,7 +239,16 @@ def as_text(report: Report) -> str:
     lines = [f"{report.scenario}  ({report.started}; {machine})"]
     if not report.complete:
         lines.append("NOT COMPLETE: interrupted; what follows is what was finished")
-    return "\n".join([*lines, table(headers, cells), *(f"note: {note}" for note in report.notes)])
+    tables = []
+    for one in report.tables:
+        texts = [[cell(value) for value in row] for row in one["rows"]]
+        tables.append(f"\n{one['title']}\n{table(one['headers'], texts, one['left'])}")
+    return "\n".join([*lines, table(headers, cells), *tables, *(f"note: {note}" for note in report.notes)])
+
+
+def cell(value: Cell) -> str:
+    """What stands in a table, as a text."""
+    return value if isinstance(value, str) else number(value)
 
 
 def number(value: float | None) -> str:

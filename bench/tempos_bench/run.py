@@ -14,7 +14,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
+
+#: What stands in a table: a text, or a number that is shown with the digits that mean something.
+Cell: TypeAlias = str | float | None
 
 _current: ContextVar[Run | None] = ContextVar("current run", default=None)
 
@@ -60,6 +63,8 @@ class Run:
         self.samples: list[dict[str, Any]] = []
         #: Lines that belong beside the figures, in the order in which they were told.
         self.notes: list[str] = []
+        #: Figures that are read beside each other, each a JSON object; see :meth:`add_table`.
+        self.tables: list[dict[str, Any]] = []
         #: What the run really stood on, each a JSON object, each once.
         self.topologies: list[dict[str, Any]] = []
         self.paths: list[dict[str, Any]] = []
@@ -92,6 +97,12 @@ class Run:
     def add_samples(self, variant: str, samples: Mapping[str, Any]) -> None:
         """Keep a distribution: a JSON object that says what it holds and how it is packed."""
         self.samples.append({"variant": variant, **samples})
+
+    def add_table(
+        self, title: str, headers: Sequence[str], rows: Sequence[Sequence[Cell]], left: int
+    ) -> None:
+        """Keep a table: what describes, where the figures judge. The first ``left`` columns are texts."""
+        self.tables.append({"title": title, "headers": headers, "rows": as_json(rows), "left": left})
 
     def note(self, text: str) -> None:
         """A line for the report: what is comparable and what is not, what was left out and why."""

@@ -97,6 +97,7 @@ def run(scenario: Scenario, run: Run) -> report.Report:
         parameters=as_json(scenario.parameters),
         rows=report.judge(figures, scenario.targets, complete=not run.interrupted),
         notes=tuple(run.notes),
+        tables=tuple(run.tables),
         rounds=run.rounds,
         samples=tuple(run.samples),
         topologies=tuple(run.topologies),

@@ -1,0 +1,271 @@
+"""Strict and best-effort load on one broker at the same time, and what each event of it took.
+
+Where everything runs, for two cores are shared by three nodes:
+
+| core  | what, the most urgent first                                                              |
+|-------|------------------------------------------------------------------------------------------|
+| first | the steady publisher (SCHED_FIFO), the receiver (SCHED_FIFO), the flooder                |
+| other | the broker; on the fast path, which needs no broker, the receiver if it is to be busy    |
+
+So no flooder ever takes a turn from what measures or from the broker, and what an event waits for is
+the broker and the kernel. A sender's system call also runs the receiving side of a veth link: the
+broker's packets arrive at the cost of the first core, as from an interface with a core of its own.
+Both cores are kept from sleeping, under load and without it (see :mod:`.awake`).
+
+A flooder sends more than the broker can carry, GSO buffers at a time; its best-effort events end in
+sockets where the kernel counts and drops all but a few, which are timed.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tempos import DATA_PORT, Group, Member, Path, Topic
+from tempos_bench import latency, samples
+from tempos_bench.broker import Broker
+from tempos_bench.rounds import cores
+from tempos_bench.run import current
+from tempos_bench.samples import Latency
+from tempos_bench.topology import Topology
+
+#: SCHED_FIFO priorities: whoever publishes by the clock comes before whoever reads the clock.
+_PUBLISHER_PRIORITY, _RECEIVER_PRIORITY = 60, 50
+#: Seconds from the command to the first event: until all programs have heard it.
+_LEAD = 0.1
+#: Seconds without an event after which nothing is on its way any more.
+_IDLE = 0.15
+#: A flooder that is so far behind (seconds) cannot send what it is asked to; it goes on from there.
+_SLIP = 0.005
+#: Of a flow at most so many events are timed, of a flood and of any other.
+_TIMED = {True: 20_000, False: 400_000}
+#: Events handed to the kernel in one call.
+_BATCH = 64
+#: Where the members of the groups beyond the first listen, all topics at the same sockets.
+_BEYOND_PORT = 9100
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A topic, and where its events go: to ``port``, and to ``groups`` - 1 groups more, which discard."""
+
+    topic: Topic
+    port: int
+    groups: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """So many events/s of a topic. ``flood``: from the flooder, in GSO buffers of ``segments`` events."""
+
+    topic: Topic
+    rate: float
+    flood: bool = False
+    segments: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one flow. Events; rates in events/s.
+
+    ``offered``: what was really sent; ``slipped``: what the flooder had no time for. ``delivered``: reached
+    the kernel of the subscriber's node and found room there; ``rate``: the same while they were being sent.
+    ``latency``: from the schedule to that arrival; ``way``: the same from the real sending; ``late``: from
+    the schedule to the sending; ``taken``: from the arrival to the receiving program.
+    """
+
+    sent: int
+    offered: float
+    slipped: int
+    delivered: int
+    lost: int
+    repeated: int
+    reordered: int
+    rate: float
+    latency: Latency
+    way: Latency
+    late: Latency
+    taken: Latency
+
+    @property
+    def lost_share(self) -> float:
+        return self.lost / self.sent if self.sent else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An outcome with the samples behind it, nanoseconds in the order of arrival; see :class:`Outcome`."""
+
+    outcome: Outcome
+    latency: array[int]
+    way: array[int]
+
+
+class Load:
+    """The programs around a broker in ``topology``; ended by ``stack``.
+
+    ``work``: seconds that the receiver is busy with each event, as an application is; it then has the
+    other core, and receive buffers of ``buffer`` bytes (0: as large as can be).
+    """
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        topology: Topology,
+        subjects: Sequence[Subject],
+        *,
+        size: int,
+        work: float = 0.0,
+        buffer: int = 0,
+    ) -> None:
+        self._topology = topology
+        self._subjects = {subject.topic.id: subject for subject in subjects}
+        self._size, self._work = size, work
+        self._publisher = 0
+        self._thinned: dict[int, tuple[int, int]] = {}
+        #: Sockets where several topics end, of which nothing can be dropped in the kernel.
+        ports = [subject.port for subject in subjects]
+        self._shared = {port for port in ports if ports.count(port) > 1}
+        first, other = cores()
+        a, c = topology.publisher, topology.subscriber
+        for core in {first, other}:
+            stack.callback(a.role("awake", ready=True, cpu=core).stop)
+        beyond = range(_BEYOND_PORT, _BEYOND_PORT + max(subject.groups for subject in subjects) - 1)
+        binds = [option for port in sorted(set(ports)) for option in ("--bind", f"{c.address}:{port}")]
+        binds += [option for port in beyond for option in ("--discard", f"{c.address}:{port}")]
+        to = f"{topology.broker.address}:{DATA_PORT}"
+        self._receiver = c.role("gather", *binds, "--buffer", buffer, "--fifo", _RECEIVER_PRIORITY,
+                                ready=True, cpu=other if work else first, talk=True)  # fmt: skip
+        self._steady = a.role(
+            "pace", "--to", to, "--fifo", _PUBLISHER_PRIORITY, ready=True, cpu=first, talk=True
+        )
+        self._flooder = a.role("pace", "--to", to, ready=True, cpu=first, talk=True)
+        for program in (self._steady, self._receiver, self._flooder):
+            stack.callback(program.stop)
+        for lacking in {line for line in (self._steady.output, self._receiver.output) if "FIFO" in line}:
+            current().note(f"measured without real-time scheduling: {lacking.removeprefix('ready').strip()}")
+        current().note(
+            f"core {first}: publisher (SCHED_FIFO {_PUBLISHER_PRIORITY}), "
+            + ("" if work else f"receiver (SCHED_FIFO {_RECEIVER_PRIORITY}), ")
+            + f"flooder; core {other}: broker"
+            + (f", receiver (SCHED_FIFO {_RECEIVER_PRIORITY})" if work else "")
+            + "; both kept awake"
+        )
+
+    @contextmanager
+    def broker(
+        self,
+        *,
+        mode: str,
+        quality: Mapping[str, object] | None = None,
+        subjects: Sequence[Subject] = (),
+    ) -> Iterator[Broker]:
+        """A broker for the subjects; ``subjects`` take the place of those with the same topic id and port.
+
+        ``mode`` and ``quality`` as in its configuration. On the fast path when it is given, unless off.
+        """
+        serving = {**self._subjects, **{subject.topic.id: subject for subject in subjects}}
+        groups = {subject.topic: self._groups(subject) for subject in serving.values()}
+        with Broker(self._topology.broker, groups, mode=mode, quality=quality, cpu=cores()[1]) as broker:
+            if mode != "off":
+                for topic in groups:
+                    broker.wait_path(topic.name, Path.FAST)
+            yield broker
+
+    def play(self, flows: Sequence[Flow], seconds: float) -> dict[str, Heard]:
+        """Send the flows for ``seconds`` at once; what came of each, by the name of its topic."""
+        wanted = [self._want(flow, seconds) for flow in flows]
+        begin = {"do": "begin", "wanted": wanted, "size": self._size, "idle": _IDLE, "work": self._work}
+        self._receiver.ask(begin)
+        begin_ns = latency.wall_ns() + int(_LEAD * 1e9)
+        senders = []
+        for program, flood in ((self._steady, False), (self._flooder, True)):
+            chosen = [(flow, want) for flow, want in zip(flows, wanted, strict=True) if flow.flood is flood]
+            if chosen:
+                program.tell(self._plan(chosen, begin_ns, seconds, flood))
+                senders.append(program)
+        limit = seconds + 30
+        sent = {lane["topic"]: lane for program in senders for lane in program.answer(limit)["lanes"]}
+        answer = self._receiver.ask("end", limit)
+        return {flow.topic.name: self._hear(flow, sent[flow.topic.id], answer, seconds) for flow in flows}
+
+    def _groups(self, subject: Subject) -> tuple[Group, ...]:
+        address = self._topology.subscriber.address
+        ports = [subject.port, *range(_BEYOND_PORT, _BEYOND_PORT + subject.groups - 1)]
+        return tuple(Group(f"group {port}", (Member(address, port),)) for port in ports)
+
+    def _want(self, flow: Flow, seconds: float) -> dict[str, int]:
+        subject = self._subjects[flow.topic.id]
+        expect = math.ceil(flow.rate * seconds) + 2
+        keep = 1 if subject.port in self._shared else math.ceil(expect / _TIMED[flow.flood])
+        if self._thinned.get(subject.port) != (flow.topic.id, keep):
+            thin = {"do": "thin", "port": subject.port, "topic": flow.topic.id, "keep_one_in": keep}
+            self._receiver.ask(thin)
+            self._thinned[subject.port] = (flow.topic.id, keep)
+        # A publisher of its own each time: what was left over of the last play is not taken for this one's.
+        self._publisher += 1
+        return {
+            "topic": flow.topic.id,
+            "publisher": self._publisher,
+            "expect": expect,
+            "room": expect // keep + 1,
+        }
+
+    def _plan(
+        self, chosen: Sequence[tuple[Flow, Mapping[str, int]]], begin_ns: int, seconds: float, flood: bool
+    ) -> dict[str, Any]:
+        lanes = [
+            {"topic": flow.topic.id, "interval": 1 / flow.rate, "count": math.ceil(flow.rate * seconds),
+             "publisher": want["publisher"]}
+            for flow, want in chosen
+        ]  # fmt: skip
+        plan = {"lanes": lanes, "begin_ns": begin_ns, "length": seconds, "size": self._size}
+        if flood:
+            plan |= {"slip": _SLIP, "batch": _BATCH, "segments": max(flow.segments for flow, _ in chosen)}
+        return plan
+
+    def _hear(
+        self,
+        flow: Flow,
+        sent: Mapping[str, Any],
+        answer: Mapping[str, Any],
+        seconds: float,
+    ) -> Heard:
+        trace = next(trace for trace in answer["traces"] if trace["topic"] == flow.topic.id)
+        port = self._subjects[flow.topic.id].port
+        # What the kernel dropped at a socket of several topics, it dropped for want of room there.
+        thinned = 0 if port in self._shared else answer["dropped"][str(port)]
+        delivered = trace["received"] + thinned
+        transit, late, taken, arrived = (
+            samples.unpack(trace[name]) for name in ("transit", "late", "taken", "arrived")
+        )
+        way = array("I", (max(whole - before, 0) for whole, before in zip(transit, late, strict=True)))
+        outcome = Outcome(
+            sent=sent["sent"],
+            offered=sent["sent"] / seconds,
+            slipped=sent["slipped"],
+            delivered=delivered,
+            lost=sent["sent"] - delivered,
+            repeated=trace["repeated"],
+            reordered=trace["reordered"],
+            rate=rate_within(arrived, seconds) * self._thinned[port][1],
+            latency=samples.summarize(transit),
+            way=samples.summarize(way),
+            late=samples.summarize(late),
+            taken=samples.summarize(taken),
+        )
+        return Heard(outcome, transit, way)
+
+
+def rate_within(arrived: Sequence[int], seconds: float) -> float:
+    """Events/s of those that arrived (microseconds from the first one on) while all were being sent.
+
+    What arrives later was waiting in a queue: it would make what is carried look like more. The first
+    tenth is left out for the same reason, while the queues fill.
+    """
+    low, high = seconds * 0.1e6, seconds * 0.95e6
+    return sum(low <= when < high for when in arrived) / (high - low) * 1e6
