@@ -1,0 +1,1 @@
+"""Other publish/subscribe systems on the three nodes, measured as tempos is: servers, clients, raw generators."""
