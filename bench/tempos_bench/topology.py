@@ -111,7 +111,7 @@ def _straight(stack: ExitStack) -> Topology:
     b.call(lambda: _sysctl("ipv4/ip_forward", "1"))
     for space, gateway, far in ((a, "10.0.1.1", "10.0.2.0/24"), (c, "10.0.2.1", "10.0.1.0/24")):
         _route(space, far, gateway)
-        _know(space, "eth0", gateway)
+        know(space, "eth0", gateway)
     return _nodes(stack, "straight", (a, ("10.0.1.2",)), (b, ("10.0.1.1", "10.0.2.1")), (c, ("10.0.2.2",)))
 
 
@@ -127,7 +127,8 @@ def _one_armed(stack: ExitStack) -> Topology:
     for space in (a, c):
         for address in addresses.values():
             if address != addresses[space]:
-                _know(space, "eth0", address)
+                know(space, "eth0", address)
+    b.call(lambda: _sysctl("ipv4/ip_forward", "1"))
     return _nodes(stack, "one-armed", *((space, (addresses[space],)) for space in (a, b, c)))
 
 
@@ -204,13 +205,15 @@ def _route(space: Namespace, network: str, gateway: str) -> None:
     space.call(work)
 
 
-def _know(space: Namespace, interface: str, address: str) -> None:
+def know(node: Node | Namespace, interface: str, address: str, mac: str | None = None) -> None:
+    """Let a node know for good who has ``address``: ``mac``, or the one that follows from it."""
+
     def work() -> None:
         with _iproute()() as ip:
             index = ip.link_lookup(ifname=interface)[0]
-            ip.neigh("replace", dst=address, lladdr=mac_of(address), ifindex=index, state="permanent")
+            ip.neigh("replace", dst=address, lladdr=mac or mac_of(address), ifindex=index, state="permanent")
 
-    space.call(work)
+    node.call(work)
 
 
 def _gro_on(interface: str) -> None:

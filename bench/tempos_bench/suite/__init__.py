@@ -12,12 +12,19 @@ from tempos_bench.suite import (
     member_kill,
     path_moves,
     program_time,
+    qos_fast,
+    qos_rate,
     qos_slow,
+    qos_workflows,
     redirect,
     round_trip,
     scale,
     slow_path,
     slowdown,
+    source_loss,
+    source_ping,
+    source_rtt,
+    source_time,
 )
 
 #: Scenario by the name of its file.
@@ -29,12 +36,19 @@ MODULES: dict[str, ModuleType] = {
     "member-kill": member_kill,
     "path-moves": path_moves,
     "program-time": program_time,
+    "qos-fast": qos_fast,
+    "qos-rate": qos_rate,
     "qos-slow": qos_slow,
+    "qos-workflows": qos_workflows,
     "redirect": redirect,
     "round-trip": round_trip,
     "scale": scale,
     "slow-path": slow_path,
     "slowdown": slowdown,
+    "source-loss": source_loss,
+    "source-ping": source_ping,
+    "source-rtt": source_rtt,
+    "source-time": source_time,
 }
 
 __all__ = ["MODULES"]

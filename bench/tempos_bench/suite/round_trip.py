@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, TemposError, Topic
 from tempos_bench.broker import Broker
-from tempos_bench.probe import Probe
+from tempos_bench.probe import Probe, macs
 from tempos_bench.report import Better, Figure, median
 from tempos_bench.rounds import cores, interleave
 from tempos_bench.run import Run
@@ -88,8 +88,8 @@ def _by_kernel(topology: Topology, p: Parameters) -> Trips:
 def _by_yardstick(topology: Topology, p: Parameters, there: Probe, back: Probe) -> Trips:
     a, b, c = topology.publisher, topology.broker, topology.subscriber
     (near, far), (near_address, far_address) = b.interfaces, b.addresses
-    there.attach("hand_on", near, far, (mac_of(c.address), mac_of(far_address)))
-    back.attach("hand_on", far, near, (mac_of(a.address), mac_of(near_address)))
+    there.attach("hand_on", near, far, {"macs": macs(mac_of(c.address), mac_of(far_address))})
+    back.attach("hand_on", far, near, {"macs": macs(mac_of(a.address), mac_of(near_address))})
     try:
         return _by_kernel(topology, p)
     finally:
