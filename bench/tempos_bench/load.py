@@ -12,8 +12,8 @@ the broker and the kernel. A sender's system call also runs the receiving side o
 broker's packets arrive at the cost of the first core, as from an interface with a core of its own.
 Both cores are kept from sleeping, under load and without it (see :mod:`.awake`).
 
-A flooder sends more than the broker can carry, GSO buffers at a time; its best-effort events end in
-sockets where the kernel counts and drops all but a few, which are timed.
+A flooder sends more than the broker can carry, GSO buffers at a time; its events end in sockets where
+the kernel counts and drops all but a few, which are timed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ _BEYOND_PORT = 9100
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A topic, and where its events go: to ``port``, and to ``groups`` - 1 groups more, which discard."""
+    """A topic, and where its events go: to ``port``, and to ``groups`` - 1 groups more, which discard.
+
+    Several topics may go to one port: they then share its socket, and what has no room there is lost.
+    """
 
     topic: Topic
     port: int
@@ -60,10 +63,15 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """So many events/s of a topic. ``flood``: from the flooder, in GSO buffers of ``segments`` events."""
+    """So many events/s of a topic, sent by the steady publisher or, ``apart``, by the other one.
+
+    ``flood``: more than can be carried, or sent: always apart, in GSO buffers of ``segments`` events, and
+    timed from the real sending, not from a schedule that the sender cannot keep.
+    """
 
     topic: Topic
     rate: float
+    apart: bool = False
     flood: bool = False
     segments: int = 16
 
@@ -74,8 +82,8 @@ class Outcome:
 
     ``offered``: what was really sent; ``slipped``: what the flooder had no time for. ``delivered``: reached
     the kernel of the subscriber's node and found room there; ``rate``: the same while they were being sent.
-    ``latency``: from the schedule to that arrival; ``way``: the same from the real sending; ``late``: from
-    the schedule to the sending; ``taken``: from the arrival to the receiving program.
+    ``latency``: to that arrival, from the schedule, or of a flood from the sending; ``program``: the same
+    to the receiving program; ``late``: from the schedule to the sending.
     """
 
     sent: int
@@ -87,9 +95,8 @@ class Outcome:
     reordered: int
     rate: float
     latency: Latency
-    way: Latency
+    program: Latency
     late: Latency
-    taken: Latency
 
     @property
     def lost_share(self) -> float:
@@ -98,95 +105,98 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An outcome with the samples behind it, nanoseconds in the order of arrival; see :class:`Outcome`."""
+    """An outcome with the samples behind its latency, nanoseconds in the order of arrival.
+
+    ``start``: what they count from, schedule or sending.
+    """
 
     outcome: Outcome
     latency: array[int]
-    way: array[int]
+    start: str
 
 
 class Load:
     """The programs around a broker in ``topology``; ended by ``stack``.
 
-    ``work``: seconds that the receiver is busy with each event, as an application is; it then has the
-    other core, and receive buffers of ``buffer`` bytes (0: as large as can be).
+    ``ports``: where subjects will go; ``beyond``: for so many groups more. ``buffer``: receive buffer of the
+    ports' sockets, bytes (0: as large as can be). ``busy``: the receiver takes time; it has the other core.
     """
 
     def __init__(
         self,
         stack: ExitStack,
         topology: Topology,
-        subjects: Sequence[Subject],
+        ports: Sequence[int],
         *,
         size: int,
-        work: float = 0.0,
+        beyond: int = 0,
         buffer: int = 0,
+        busy: bool = False,
     ) -> None:
         self._topology = topology
-        self._subjects = {subject.topic.id: subject for subject in subjects}
-        self._size, self._work = size, work
+        self._size = size
         self._publisher = 0
         self._thinned: dict[int, tuple[int, int]] = {}
-        #: Sockets where several topics end, of which nothing can be dropped in the kernel.
-        ports = [subject.port for subject in subjects]
-        self._shared = {port for port in ports if ports.count(port) > 1}
+        self._subjects: dict[int, Subject] = {}
         first, other = cores()
         a, c = topology.publisher, topology.subscriber
         for core in {first, other}:
             stack.callback(a.role("awake", ready=True, cpu=core).stop)
-        beyond = range(_BEYOND_PORT, _BEYOND_PORT + max(subject.groups for subject in subjects) - 1)
-        binds = [option for port in sorted(set(ports)) for option in ("--bind", f"{c.address}:{port}")]
-        binds += [option for port in beyond for option in ("--discard", f"{c.address}:{port}")]
+        binds = [option for port in ports for option in ("--bind", f"{c.address}:{port}")]
+        for port in range(_BEYOND_PORT, _BEYOND_PORT + beyond):
+            binds += ["--discard", f"{c.address}:{port}"]
         to = f"{topology.broker.address}:{DATA_PORT}"
         self._receiver = c.role("gather", *binds, "--buffer", buffer, "--fifo", _RECEIVER_PRIORITY,
-                                ready=True, cpu=other if work else first, talk=True)  # fmt: skip
+                                ready=True, cpu=other if busy else first, talk=True)  # fmt: skip
         self._steady = a.role(
             "pace", "--to", to, "--fifo", _PUBLISHER_PRIORITY, ready=True, cpu=first, talk=True
         )
         self._flooder = a.role("pace", "--to", to, ready=True, cpu=first, talk=True)
-        for program in (self._steady, self._receiver, self._flooder):
+        programs = (self._receiver, self._steady, self._flooder)
+        for program in programs:
             stack.callback(program.stop)
-        for lacking in {line for line in (self._steady.output, self._receiver.output) if "FIFO" in line}:
-            current().note(f"measured without real-time scheduling: {lacking.removeprefix('ready').strip()}")
+        for line in {program.output.removeprefix("ready").strip() for program in programs} - {""}:
+            current().note(line)
+        receiver = f"receiver (SCHED_FIFO {_RECEIVER_PRIORITY})"
         current().note(
-            f"core {first}: publisher (SCHED_FIFO {_PUBLISHER_PRIORITY}), "
-            + ("" if work else f"receiver (SCHED_FIFO {_RECEIVER_PRIORITY}), ")
-            + f"flooder; core {other}: broker"
-            + (f", receiver (SCHED_FIFO {_RECEIVER_PRIORITY})" if work else "")
-            + "; both kept awake"
+            f"core {first}: publisher (SCHED_FIFO {_PUBLISHER_PRIORITY}), {'' if busy else receiver + ', '}"
+            f"flooder; core {other}: broker{', ' + receiver if busy else ''}; both kept awake"
         )
 
     @contextmanager
     def broker(
-        self,
-        *,
-        mode: str,
-        quality: Mapping[str, object] | None = None,
-        subjects: Sequence[Subject] = (),
+        self, subjects: Sequence[Subject], *, mode: str, quality: Mapping[str, object] | None = None
     ) -> Iterator[Broker]:
-        """A broker for the subjects; ``subjects`` take the place of those with the same topic id and port.
+        """A broker for ``subjects``, which are what is played until it ends.
 
         ``mode`` and ``quality`` as in its configuration. On the fast path when it is given, unless off.
         """
-        serving = {**self._subjects, **{subject.topic.id: subject for subject in subjects}}
-        groups = {subject.topic: self._groups(subject) for subject in serving.values()}
+        self._subjects = {subject.topic.id: subject for subject in subjects}
+        groups = {subject.topic: self._groups(subject) for subject in subjects}
         with Broker(self._topology.broker, groups, mode=mode, quality=quality, cpu=cores()[1]) as broker:
             if mode != "off":
                 for topic in groups:
                     broker.wait_path(topic.name, Path.FAST)
             yield broker
 
-    def play(self, flows: Sequence[Flow], seconds: float) -> dict[str, Heard]:
-        """Send the flows for ``seconds`` at once; what came of each, by the name of its topic."""
+    def play(self, flows: Sequence[Flow], seconds: float, work: float = 0.0) -> dict[str, Heard]:
+        """Send the flows for ``seconds`` at once; what came of each, by the name of its topic.
+
+        ``work``: seconds that the receiver is busy with each event, as an application is.
+        """
         wanted = [self._want(flow, seconds) for flow in flows]
-        begin = {"do": "begin", "wanted": wanted, "size": self._size, "idle": _IDLE, "work": self._work}
+        begin = {"do": "begin", "wanted": wanted, "size": self._size, "idle": _IDLE, "work": work}
         self._receiver.ask(begin)
         begin_ns = latency.wall_ns() + int(_LEAD * 1e9)
         senders = []
-        for program, flood in ((self._steady, False), (self._flooder, True)):
-            chosen = [(flow, want) for flow, want in zip(flows, wanted, strict=True) if flow.flood is flood]
+        for program, apart in ((self._steady, False), (self._flooder, True)):
+            chosen = [
+                (flow, want)
+                for flow, want in zip(flows, wanted, strict=True)
+                if (flow.apart or flow.flood) is apart
+            ]
             if chosen:
-                program.tell(self._plan(chosen, begin_ns, seconds, flood))
+                program.tell(self._plan(chosen, begin_ns, seconds))
                 senders.append(program)
         limit = seconds + 30
         sent = {lane["topic"]: lane for program in senders for lane in program.answer(limit)["lanes"]}
@@ -198,52 +208,44 @@ class Load:
         ports = [subject.port, *range(_BEYOND_PORT, _BEYOND_PORT + subject.groups - 1)]
         return tuple(Group(f"group {port}", (Member(address, port),)) for port in ports)
 
+    def _shares(self, port: int) -> bool:
+        return sum(subject.port == port for subject in self._subjects.values()) > 1
+
     def _want(self, flow: Flow, seconds: float) -> dict[str, int]:
-        subject = self._subjects[flow.topic.id]
+        port = self._subjects[flow.topic.id].port
         expect = math.ceil(flow.rate * seconds) + 2
-        keep = 1 if subject.port in self._shared else math.ceil(expect / _TIMED[flow.flood])
-        if self._thinned.get(subject.port) != (flow.topic.id, keep):
-            thin = {"do": "thin", "port": subject.port, "topic": flow.topic.id, "keep_one_in": keep}
-            self._receiver.ask(thin)
-            self._thinned[subject.port] = (flow.topic.id, keep)
+        # What the kernel drops for want of room must be told from what it drops because we ask it to.
+        keep = 1 if self._shares(port) else math.ceil(expect / _TIMED[flow.flood])
+        if self._thinned.get(port) != (flow.topic.id, keep):
+            self._receiver.ask({"do": "thin", "port": port, "topic": flow.topic.id, "keep_one_in": keep})
+            self._thinned[port] = (flow.topic.id, keep)
         # A publisher of its own each time: what was left over of the last play is not taken for this one's.
         self._publisher += 1
-        return {
-            "topic": flow.topic.id,
-            "publisher": self._publisher,
-            "expect": expect,
-            "room": expect // keep + 1,
-        }
+        room = expect // keep + 1
+        return {"topic": flow.topic.id, "publisher": self._publisher, "expect": expect, "room": room}
 
     def _plan(
-        self, chosen: Sequence[tuple[Flow, Mapping[str, int]]], begin_ns: int, seconds: float, flood: bool
+        self, chosen: Sequence[tuple[Flow, Mapping[str, int]]], begin_ns: int, seconds: float
     ) -> dict[str, Any]:
         lanes = [
             {"topic": flow.topic.id, "interval": 1 / flow.rate, "count": math.ceil(flow.rate * seconds),
              "publisher": want["publisher"]}
             for flow, want in chosen
         ]  # fmt: skip
-        plan = {"lanes": lanes, "begin_ns": begin_ns, "length": seconds, "size": self._size}
-        if flood:
-            plan |= {"slip": _SLIP, "batch": _BATCH, "segments": max(flow.segments for flow, _ in chosen)}
-        return plan
+        plan = {"lanes": lanes, "begin_ns": begin_ns, "length": seconds, "size": self._size, "batch": _BATCH}
+        floods = [flow.segments for flow, _ in chosen if flow.flood]
+        return {**plan, "slip": _SLIP, "segments": max(floods)} if floods else plan
 
-    def _hear(
-        self,
-        flow: Flow,
-        sent: Mapping[str, Any],
-        answer: Mapping[str, Any],
-        seconds: float,
-    ) -> Heard:
+    def _hear(self, flow: Flow, sent: Mapping[str, Any], answer: Mapping[str, Any], seconds: float) -> Heard:
         trace = next(trace for trace in answer["traces"] if trace["topic"] == flow.topic.id)
         port = self._subjects[flow.topic.id].port
-        # What the kernel dropped at a socket of several topics, it dropped for want of room there.
-        thinned = 0 if port in self._shared else answer["dropped"][str(port)]
+        thinned = 0 if self._shares(port) else answer["dropped"][str(port)]
         delivered = trace["received"] + thinned
-        transit, late, taken, arrived = (
-            samples.unpack(trace[name]) for name in ("transit", "late", "taken", "arrived")
-        )
-        way = array("I", (max(whole - before, 0) for whole, before in zip(transit, late, strict=True)))
+        columns = (samples.unpack(trace[name]) for name in ("transit", "late", "taken", "arrived"))
+        transit, late, taken, arrived = columns
+        timed = transit
+        if flow.flood:
+            timed = array("I", (max(whole - before, 0) for whole, before in zip(transit, late, strict=True)))
         outcome = Outcome(
             sent=sent["sent"],
             offered=sent["sent"] / seconds,
@@ -253,12 +255,11 @@ class Load:
             repeated=trace["repeated"],
             reordered=trace["reordered"],
             rate=rate_within(arrived, seconds) * self._thinned[port][1],
-            latency=samples.summarize(transit),
-            way=samples.summarize(way),
+            latency=samples.summarize(timed),
+            program=samples.summarize([way + wait for way, wait in zip(timed, taken, strict=True)]),
             late=samples.summarize(late),
-            taken=samples.summarize(taken),
         )
-        return Heard(outcome, transit, way)
+        return Heard(outcome, timed, "sending" if flow.flood else "schedule")
 
 
 def rate_within(arrived: Sequence[int], seconds: float) -> float:

@@ -1,8 +1,8 @@
 """What the scenarios of the two quality classes share: their loads, and the figures these give.
 
 A load is told by what flows: SQ alone, BQ alone, both with BQ at so many times what can be carried. SQ
-is timed from its schedule, whatever held its publisher up. BQ is timed from when it was really sent: its
-flooder is asked for more than it can send.
+is timed from its schedule, whatever held its publisher up. A flood of BQ is timed from when it was really
+sent: the flooder is asked for more than it can send.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tempos_bench import samples
 from tempos_bench.load import Flow, Heard, Load
 from tempos_bench.report import Better, Figure, median
 from tempos_bench.rounds import turned
-from tempos_bench.run import Run
+from tempos_bench.run import Cell, Run
 from tempos_bench.stats import ratios, summarize
 
 SQ_ALONE, BQ_ALONE, CARRIES = "SQ alone", "BQ alone", "BQ as much as can be"
@@ -49,17 +49,24 @@ def both(times: float) -> str:
 
 
 def loads(
-    load: Load, classes: TwoClasses, times: Sequence[float], seconds: float, run: Run, text: str, number: int
+    load: Load,
+    classes: TwoClasses,
+    times: Sequence[float],
+    seconds: float,
+    run: Run,
+    text: str,
+    number: int,
+    work: float = 0.0,
 ) -> dict[str, dict[str, Heard]]:
     """All loads one after the other, in another order each round; the first tells what can be carried."""
     with run.variant(f"{text}: {CARRIES}"):
-        found = {CARRIES: load.play([classes.best_effort(classes.flood)], seconds)}
+        found = {CARRIES: load.play([classes.best_effort(classes.flood)], seconds, work)}
     carried = found[CARRIES][classes.bq.name].outcome.rate
     flows = {SQ_ALONE: [classes.strict()], BQ_ALONE: [classes.best_effort(carried)]}
     flows |= {both(n): [classes.strict(), classes.best_effort(n * carried)] for n in times}
     for name in turned(list(flows), number):
         with run.variant(f"{text}: {name}"):
-            found[name] = load.play(flows[name], seconds)
+            found[name] = load.play(flows[name], seconds, work)
     return {name: found[name] for name in (CARRIES, *flows)}
 
 
@@ -68,13 +75,8 @@ def keep(run: Run, variant: str, plays: Plays) -> None:
     for name, heard in plays.items():
         run.keep(f"{variant}: {name}", {quality: each.outcome for quality, each in heard.items()})
         for quality, each in heard.items():
-            of = {"load": name, "class": quality, "from": "schedule" if quality == "SQ" else "sending"}
-            run.add_samples(variant, {**of, **samples.pack(timed(quality, each))})
-
-
-def timed(quality: str, heard: Heard) -> array[int]:
-    """The samples that stand for a class."""
-    return heard.latency if quality == "SQ" else heard.way
+            of = {"load": name, "class": quality, "from": each.start}
+            run.add_samples(variant, {**of, **samples.pack(each.latency)})
 
 
 def describe(run: Run, variants: Mapping[str, Sequence[Plays]]) -> None:
@@ -82,13 +84,13 @@ def describe(run: Run, variants: Mapping[str, Sequence[Plays]]) -> None:
 
     p50, p99 and jitter are medians of the rounds; p99.9 and the worst are of all rounds together.
     """
-    rows: list[list[str | float | None]] = []
+    rows: list[list[Cell]] = []
     for variant, rounds in variants.items():
         for name in rounds[0] if rounds else ():
             for quality in rounds[0][name]:
                 heard = [plays[name][quality] for plays in rounds]
-                together = samples.summarize(array("I", (s for h in heard for s in timed(quality, h))))
-                each = [samples.summarize(timed(quality, h)) for h in heard]
+                together = samples.summarize(array("I", (s for h in heard for s in h.latency)))
+                each = [h.outcome.latency for h in heard]
                 rows.append([
                     variant, name, quality,
                     summarize([h.outcome.offered for h in heard]).median,

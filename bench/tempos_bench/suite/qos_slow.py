@@ -73,12 +73,12 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     progress.plan(p.rounds * (len(p.variants) * (len(p.times) + 3) + 1))
     with build("straight") as topology, ExitStack() as stack:
         subjects = [Subject(_SQ, _SQ_PORT), Subject(_BQ, _BQ_PORT, p.groups)]
-        load = Load(stack, topology, subjects, size=p.payload)
+        load = Load(stack, topology, (_SQ_PORT, _BQ_PORT), size=p.payload, beyond=p.groups - 1)
         with progress.keeping(lambda: shares):
             for number in progress.repetitions(p.rounds):
                 this = {}
                 for name in turned(p.variants, number):
-                    with load.broker(mode="off", quality=VARIANTS[name]):
+                    with load.broker(subjects, mode="off", quality=VARIANTS[name]):
                         text = f"round {number + 1} of {p.rounds}, {name}"
                         this[name] = loads(load, classes, p.times, p.seconds, progress, text, number)
                 with progress.variant(
@@ -101,7 +101,8 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
 def _share(load: Load, classes: TwoClasses, p: Parameters) -> float:
     """BQ's share of what is sent while both classes flood; both have the same number of groups."""
     quality = {**VARIANTS[p.variants[0]], "share_bq": p.share}
-    with load.broker(mode="off", quality=quality, subjects=[Subject(_SQ, _SQ_PORT, p.groups)]):
+    subjects = [Subject(_SQ, _SQ_PORT, p.groups), Subject(_BQ, _BQ_PORT, p.groups)]
+    with load.broker(subjects, mode="off", quality=quality):
         half = p.flood / 2
         flows = [Flow(topic, half, flood=True, segments=p.segments) for topic in (classes.sq, classes.bq)]
         heard = load.play(flows, p.seconds)
