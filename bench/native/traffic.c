@@ -303,6 +303,7 @@ int tempos_ping(int fd, uint32_t ip, uint16_t port, const struct tempos_blast_pl
 	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(ip), .sin_port = htons(port) };
 	struct timeval timeout = { .tv_sec = timeout_ns / SECOND, .tv_usec = timeout_ns % SECOND / 1000 };
 	uint8_t out[DATAGRAM_MAX], in[DATAGRAM_MAX];
+	uint64_t first = clock_ns(CLOCK_MONOTONIC);
 
 	*answered = 0;
 	if (plan->size < header_len(plan->framing) || plan->size > DATAGRAM_MAX)
@@ -313,6 +314,8 @@ int tempos_ping(int fd, uint32_t ip, uint16_t port, const struct tempos_blast_pl
 		uint64_t began;
 		ssize_t n;
 
+		if (plan->interval_ns)
+			sleep_until(first + sequence * plan->interval_ns);
 		write_datagram(out, plan, sequence, clock_ns(CLOCK_REALTIME));
 		began = clock_ns(CLOCK_MONOTONIC);
 		if (sendto(fd, out, plan->size, 0, (struct sockaddr *)&to, sizeof(to)) < 0 && !is_transient(errno))

@@ -39,8 +39,7 @@ def page(reports: Mapping[str, Report], folder: Path) -> str:
         _section("again", "To measure it yourself", _again(reports)),
     ]
     commit = first.machine.get("commit", "")
-    when = first.started.replace("T", " ").replace("+00:00", " UTC")
-    facts = [when, first.machine.get("cpu"), f"{first.machine.get('cores', '?')} cores",
+    facts = [_time(first.started), first.machine.get("cpu"), f"{first.machine.get('cores', '?')} cores",
              f"Linux {first.machine.get('kernel', '?')}", f"commit {commit}" if commit else None]  # fmt: skip
     head = escape(" · ".join(str(fact) for fact in facts if fact))
     links = " ".join(f'<a href="#{s[0]}">{escape(s[1])}</a>' for s in sections if s[2])
@@ -70,14 +69,16 @@ def _goals(reports: Mapping[str, Report]) -> str:
         what = _cell(goal.what) + _cell(goal.against)
         if not rows:
             lines.append(
-                f"<tr>{what}<td colspan=4 class=absent>not measured: {escape(goal.scenario)}</td></tr>"
+                f"<tr>{what}<td colspan=5 class=absent>not measured: {escape(goal.scenario)}</td></tr>"
             )
         for place, row in enumerate(rows):
             span = f" rowspan={len(rows)}"
             shown = "" if place else what.replace("<td>", f"<td{span}>")
-            target = _cell(row.target or "", "n")
-            lines.append(f"<tr>{shown}{_cell(row.name)}{_number(row)}{target}{_verdict(row)}</tr>")
-    return _table(("what", "against", "figure", "n:value", "n:target", ""), lines) + (
+            target = _cell(_target(row), "n")
+            lines.append(
+                f"<tr>{shown}{_cell(row.name)}{_number(row)}{_cell(_unit(row.unit))}{target}{_verdict(row)}</tr>"
+            )
+    return _table(("what", "against", "figure", "n:value", "unit", "n:target", ""), lines) + (
         "<p class=small>Ratios are medians over rounds in which both sides took turns. The target is the"
         " bound in the scenario's file.</p>"
     )
@@ -95,7 +96,7 @@ def _picture(picture: Picture, reports: Mapping[str, Report], images: Mapping[st
     shown = [_image(path) for path in images.get(picture.scenario, ()) if picture.image in path.stem]
     if rows and picture.rows:
         series = {row.name: _values(row) for row in rows}
-        shown.append(svg.sequence(series, rows[0].unit, picture.along, picture.floor))
+        shown.append(svg.sequence(series, _unit(rows[0].unit), picture.along, picture.floor))
     elif not shown and report.samples:
         shown.append(_distribution(report))
     if not any(shown):
@@ -125,23 +126,13 @@ def _peers(reports: Mapping[str, Report]) -> str:
 
 
 def _scenario(report: Report, images: Mapping[str, Sequence[Path]]) -> str:
-    sourced = any(row.source for row in report.rows)
-    lines = []
-    for row in report.rows:
-        source = _cell(row.source or "", "n") if sourced else ""
-        lines.append(
-            f"<tr>{_cell(row.name)}{_number(row)}{_cell(row.unit)}{_cell(_spread(row), 'n')}"
-            f"{_cell(row.target or '', 'n')}{_verdict(row)}{source}</tr>"
-        )
-    headers = ("figure", "n:value", "unit", "n:middle half of the rounds", "n:target", "",
-               *(("n:source",) if sourced else ()))  # fmt: skip
     incomplete = "" if report.complete else "<p class=missed>Interrupted: this is what was finished.</p>"
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
     given = ", ".join(f"{key} {_plain(value)}" for key, value in report.parameters.items())
     pictures = "".join(_image(path) for path in images.get(report.scenario, ()))
     return (
         f'<article id="{escape(report.scenario)}"><h3>{escape(report.scenario)}</h3>'
-        f"<p>{escape(report.description)}</p>{incomplete}{_table(headers, lines)}"
+        f"<p>{escape(report.description)}</p>{incomplete}{_figures(report.rows)}"
         f"{''.join(map(_described, report.tables))}"
         f"{f'<ul class=notes>{notes}</ul>' if notes else ''}{_rounds(report)}{pictures}"
         f"{'' if pictures or report.scenario.startswith(_PEERS) else _distribution(report)}"
@@ -160,13 +151,36 @@ def _described(one: Mapping[str, Any]) -> str:
     return f"<h4>{escape(one['title'])}</h4>{_table(headers, lines)}"
 
 
+def _figures(rows: Sequence[Row]) -> str:
+    """The rows of a report; columns that no row fills are left out."""
+    columns = {
+        "figure": [_cell(row.name) for row in rows],
+        "n:value": [_number(row) for row in rows],
+        "unit": [_cell(_unit(row.unit)) for row in rows],
+        "n:middle half": [_cell(_spread(row), "n") for row in rows],
+        "n:target": [_cell(_target(row), "n") for row in rows],
+        "": [_verdict(row) for row in rows],
+        "n:source": [_cell(row.source or "", "n") for row in rows],
+    }
+    shown = {head: cells for head, cells in columns.items() if any("></td>" not in cell for cell in cells)}
+    return _table(shown, [f"<tr>{''.join(cells)}</tr>" for cells in zip(*shown.values(), strict=True)])
+
+
+def _unit(unit: str) -> str:
+    return {"us": "µs"}.get(unit, unit)
+
+
+def _target(row: Row) -> str:
+    return (row.target or "").replace(">=", "≥").replace("<=", "≤").replace("==", "=")
+
+
 def _rounds(report: Report) -> str:
     """A chart of all rounds for every unit that several figures, or many rounds, have."""
     charts = []
     for unit, rows in _by_unit(report.rows).items():
         shown = {row.name: _values(row) for row in rows if len(_values(row)) >= _FEWEST_ROUNDS}
         if shown:
-            charts.append(svg.strip(shown, unit))
+            charts.append(svg.strip(shown, _unit(unit)))
     if not charts:
         return ""
     return f"<details><summary>Every round</summary><figure>{''.join(charts)}</figure></details>"
@@ -186,7 +200,7 @@ def _distribution(report: Report) -> str:
     names = [name for name, values in series.items() if values]
     for first in range(0, len(names), _MOST_SERIES):
         chosen = names[first : first + _MOST_SERIES]
-        charts.append(f"<figure>{svg.tail({name: series[name] for name in chosen}, 'us')}</figure>")
+        charts.append(f"<figure>{svg.tail({name: series[name] for name in chosen}, 'µs')}</figure>")
     return "".join(charts)
 
 
@@ -299,8 +313,16 @@ def _plain(value: object) -> str:
 def _took(report: Report) -> str:
     load = report.load.get("begin"), report.load.get("end")
     loads = f"; load average {load[0][0]} before, {load[1][0]} after" if load[0] and load[1] else ""
-    modes = ", ".join(dict.fromkeys(f"{path['path']} path, {path['mode']}" for path in report.paths))
-    return f"{report.started} to {report.finished}{loads}{f'; {modes}' if modes else ''}"
+    used = dict.fromkeys(
+        f"fast path {path['mode']}" if path["path"] == "fast" else "slow path" for path in report.paths
+    )
+    return (
+        f"{_time(report.started)} to {_time(report.finished)}{loads}{''.join(f'; {each}' for each in used)}"
+    )
+
+
+def _time(text: str) -> str:
+    return text.replace("T", " ").replace("+00:00", " UTC")
 
 
 def _images(reports: Mapping[str, Report], folder: Path) -> dict[str, list[Path]]:

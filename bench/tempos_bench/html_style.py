@@ -14,7 +14,7 @@ STYLE = """
   details::details-content { content-visibility:visible } figure, tr { break-inside:avoid } }
 * { box-sizing:border-box }
 body { margin:0; background:var(--paper); color:var(--ink); font:16px/1.5 system-ui,sans-serif }
-header, main { max-width:1000px; margin:0 auto; padding:0 20px }
+header, main { max-width:1120px; margin:0 auto; padding:0 20px }
 header { padding-top:28px; border-bottom:1px solid var(--edge); padding-bottom:12px }
 header p { color:var(--soft); margin:0 0 8px }
 h1 { font-size:1.7rem; margin:0 0 4px } h2 { font-size:1.35rem; margin:44px 0 12px }

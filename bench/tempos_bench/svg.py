@@ -14,6 +14,8 @@ from html import escape
 WIDTH = 760
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 44
 _ROW = 24
+#: From this ratio of the largest to the smallest value on, an axis goes by powers of ten.
+_WIDE = 30
 _LABEL = 7.0  # width of a character, about
 _COLOURS = 7
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4", "4 2", "1 2")
@@ -24,7 +26,10 @@ def strip(rows: Mapping[str, Sequence[float]], unit: str) -> str:
     values = [value for each in rows.values() for value in each]
     left = _label_space(rows)
     height = _TOP + _ROW * len(rows) + _BOTTOM
-    scale, axis = _axis(min(values), max(values), left, WIDTH - _RIGHT, height - _BOTTOM, unit)
+    # Figures of very different size would be dots at one edge.
+    wide = min(values) > 0 and max(values) / min(values) > _WIDE
+    chosen = _level_log_axis if wide else _axis
+    scale, axis = chosen(min(values), max(values), left, WIDTH - _RIGHT, height - _BOTTOM, unit)
     parts = [axis]
     for number, (name, each) in enumerate(rows.items()):
         y = _TOP + _ROW * (number + 0.5)
@@ -74,7 +79,7 @@ def tail(series: Mapping[str, Sequence[float]], unit: str) -> str:
         parts.append(f'<polyline points="{points}" {style}/>')
         key = height - 18 * (len(ordered) - number) + 6
         parts.append(f'<line x1="{_LEFT}" x2="{_LEFT + 34}" y1="{key - 4}" y2="{key - 4}" {style}/>')
-        parts.append(_text(_LEFT + 42, key, f"{name} ({len(values):,} events)"))
+        parts.append(_text(_LEFT + 42, key, f"{name} ({len(values):,})"))
     return _svg(height, parts, f"Latency by percentile of {', '.join(ordered)}")
 
 
@@ -124,6 +129,31 @@ def _axis(low: float, high: float, left: float, right: float, y: float, unit: st
     return scale, "".join(parts)
 
 
+def _level_log_axis(
+    low: float, high: float, left: float, right: float, y: float, unit: str
+) -> tuple[Scale, str]:
+    """A level axis by powers of ten."""
+    first, last = math.log10(low) - 0.05, math.log10(high) + 0.05
+
+    def scale(value: float) -> float:
+        return left + (math.log10(value) - first) / (last - first) * (right - left)
+
+    parts = [f'<line x1="{left}" x2="{right}" y1="{y}" y2="{y}" class="axis"/>']
+    for mark in _log_marks(first, last, 8):
+        x = scale(mark)
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{y}" class="grid"/>')
+        parts.append(_text(x, y + 16, _short(mark), "middle"))
+    parts.append(_text(right, y + 34, f"{unit}, by powers of ten", "end"))
+    return scale, "".join(parts)
+
+
+def _log_marks(first: float, last: float, most: int) -> list[float]:
+    """1, 2 and 5 of each power of ten between two logarithms; only the powers if that is too many."""
+    marks = [m * 10.0**e for e in range(math.floor(first), math.ceil(last) + 1) for m in (1, 2, 5)]
+    shown = [mark for mark in marks if first <= math.log10(mark) <= last]
+    return shown if len(shown) <= most else [mark for mark in shown if math.log10(mark).is_integer()]
+
+
 def _upright_axis(low: float, high: float, bottom: float, unit: str) -> tuple[Scale, str]:
     low, high, ticks = _ticks(low, high, 5)
 
@@ -140,10 +170,7 @@ def _log_axis(low: float, high: float, bottom: float, unit: str) -> tuple[Scale,
     def scale(value: float) -> float:
         return bottom - (math.log10(max(value, low)) - first) / (last - first) * (bottom - _TOP - 14)
 
-    marks = [m * 10.0**e for e in range(math.floor(first), math.ceil(last) + 1) for m in (1, 2, 5)]
-    shown = [mark for mark in marks if first <= math.log10(mark) <= last]
-    if len(shown) > 10:
-        shown = [mark for mark in shown if math.log10(mark).is_integer()]
+    shown = _log_marks(first, last, 10)
     return scale, "".join(_rung(scale(mark), _short(mark)) for mark in shown) + _text(4, _TOP, unit)
 
 
@@ -161,7 +188,7 @@ def _powers_axis(left: float, right: float, most: int, y: float) -> tuple[Scale,
             x = scale(share)
             parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{y}" class="grid"/>')
             parts.append(_text(x, y + 16, name, "middle"))
-    parts.append(_text(right, y + 32, "share of events that are faster", "end"))
+    parts.append(_text(right, y + 32, "share that is faster", "end"))
     return scale, "".join(parts)
 
 
