@@ -63,12 +63,28 @@ static int push_stream(struct member *member, const struct tempos_talk *talk, co
 	return hear_asides(member, talk, result);
 }
 
-static int push_datagrams(int fd, const uint8_t *bytes, size_t len, struct tempos_send_result *result)
+/* Datagrams of `unit` bytes each; `unit` 0: one, or a buffer that the kernel cuts. */
+static int push_datagrams(int fd, uint8_t *bytes, size_t len, size_t unit, struct tempos_send_result *result)
 {
-	while (send(fd, bytes, len, 0) < 0) {
-		if (!is_transient(errno))
+	struct mmsghdr messages[UNITS];
+	struct iovec parts[UNITS];
+	unsigned int count = 0, done = 0;
+
+	memset(messages, 0, sizeof(messages));
+	for (size_t at = 0; at < len; at += parts[count++].iov_len) {
+		parts[count] = (struct iovec){ bytes + at, unit ? unit : len };
+		messages[count].msg_hdr.msg_iov = &parts[count];
+		messages[count].msg_hdr.msg_iovlen = 1;
+	}
+	while (done < count) {
+		int n = sendmmsg(fd, messages + done, count - done, 0);
+
+		if (n < 0 && !is_transient(errno))
 			return -errno;
-		result->refused++;
+		if (n < 0)
+			result->refused++;
+		else
+			done += n;
 	}
 	return 0;
 }
@@ -107,22 +123,21 @@ static int check_send(const struct tempos_send_plan *plan)
 	if (frame->body_len < TEMPOS_MARK_LEN || !plan->events || !plan->units ||
 	    plan->talk.count > TEMPOS_STREAM_ASIDES || (uint64_t)plan->units * unit_len(plan) > most)
 		return -EINVAL;
-	if (plan->talk.datagrams && (plan->units > 64 || (plan->interval_ns && plan->events != 1) ||
-				     plan->count % plan->events || frame->tail_len ||
+	if (plan->talk.datagrams && (plan->units > UNITS || plan->count % plan->events || frame->tail_len ||
 				     (frame->head_len && frame->head_len != LENGTH_LEN) ||
 				     (!frame->head_len && plan->events != 1)))
 		return -EINVAL;
 	return 0;
 }
 
-/* How many events may be sent now, at most `room`; waits for the next one of a schedule. */
+/* How many events may be sent now, at most `room`; waits for the next unit of a schedule to be whole. */
 static uint64_t due(const struct tempos_send_plan *plan, uint64_t began_ns, uint64_t sent, uint64_t room)
 {
 	uint64_t next_ns, now_ns, ready;
 
 	if (!plan->interval_ns)
 		return room;
-	next_ns = began_ns + sent * plan->interval_ns;
+	next_ns = began_ns + (sent + plan->events - 1) * plan->interval_ns;
 	now_ns = clock_ns(CLOCK_MONOTONIC);
 	if (now_ns < next_ns) {
 		sleep_until(next_ns);
@@ -130,7 +145,8 @@ static uint64_t due(const struct tempos_send_plan *plan, uint64_t began_ns, uint
 		if (now_ns < next_ns)
 			return 0;
 	}
-	ready = (now_ns - next_ns) / plan->interval_ns + 1;
+	ready = (now_ns - next_ns) / plan->interval_ns + plan->events;
+	ready -= ready % plan->events;
 	return ready < room ? ready : room;
 }
 
@@ -140,7 +156,7 @@ int tempos_stream_send(int fd, const struct tempos_send_plan *plan, struct tempo
 	static uint8_t buffer[BUFFER];
 	unsigned int capacity = plan->events * plan->units;
 	int error = check_send(plan);
-	int segment = plan->talk.datagrams && plan->units > 1 ? (int)unit_len(plan) : 0;
+	int segment = plan->gso ? (int)unit_len(plan) : 0;
 
 	if (error)
 		return error;
@@ -190,7 +206,8 @@ int tempos_stream_send(int fd, const struct tempos_send_plan *plan, struct tempo
 				result->latest_ns = now_ns - when_ns;
 		}
 		if (plan->talk.datagrams)
-			error = push_datagrams(fd, buffer, (n + plan->events - 1) / plan->events * unit_len(plan), result);
+			error = push_datagrams(fd, buffer, n / plan->events * unit_len(plan),
+					       plan->gso ? 0 : unit_len(plan), result);
 		else
 			error = push_stream(&member, &plan->talk, buffer, n * frame_len(&plan->talk.frame), result);
 		if (error < 0)
@@ -221,7 +238,7 @@ static int echo(const uint8_t *body, const struct tempos_receive_plan *plan)
 	if (!out->talk.datagrams)
 		return push_stream(&back, &out->talk, unit, unit_len(out), &ignored);
 	stamp_unit(unit, out, ntohl(sequence), clock_ns(CLOCK_REALTIME));
-	return push_datagrams(plan->echo_fd, unit, unit_len(out), &ignored);
+	return push_datagrams(plan->echo_fd, unit, unit_len(out), 0, &ignored);
 }
 
 /* One body. `now_ns` is when the program had it. */
@@ -497,7 +514,7 @@ int tempos_stream_ping(int out_fd, int in_fd, const struct tempos_send_plan *pla
 		stamp(frame_at(unit, plan, 0), &plan->talk, sequence, began_ns);
 		if (plan->talk.datagrams) {
 			stamp_unit(unit, plan, sequence, clock_ns(CLOCK_REALTIME));
-			error = push_datagrams(out_fd, unit, unit_len(plan), &asides);
+			error = push_datagrams(out_fd, unit, unit_len(plan), 0, &asides);
 		} else {
 			error = push_stream(&out, &plan->talk, unit, unit_len(plan), &asides);
 		}

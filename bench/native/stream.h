@@ -17,6 +17,7 @@
 #define BUFFER TEMPOS_STREAM_BUFFER
 #define CALLS 16
 #define LENGTH_LEN 2
+#define UNITS 64
 
 /* One connection: what was read and not understood yet. */
 struct member {

@@ -1,1 +1,1 @@
-"""Other publish/subscribe systems on the three nodes, measured as tempos is: servers, clients, raw generators."""
+"""Other publish/subscribe systems on the three nodes: their servers, their clients, raw generators."""

@@ -4,7 +4,8 @@ Prints `ready` once it is connected, then answers commands, one JSON line each; 
 
 | --do      | command                                                    | answer                      |
 |-----------|------------------------------------------------------------|-----------------------------|
-| publish   | {"size", "run", "seconds", "rate", "begin_ns"}; rate 0: as fast as can be | what was sent |
+| publish   | {"size", "run", "seconds", "rate", "full", "begin_ns"};    | what was sent               |
+|           | rate 0: as fast as can be                                  |                             |
 | subscribe | {"size", "run", "idle", "expect", "room"}                  | {"begun": true}; after the  |
 |           |                                                            | next line, what came        |
 | echo      | the same                                                   | the same                    |
@@ -47,6 +48,7 @@ class Connected:
         self._batch = DATAGRAMS.get(args.wire)
         self.topic, self.back = args.topic, args.back
         self.window = self._wire.window if self._wire else 0
+        self.gso: bool = args.gso
         self.inward: list[socket.socket] = []
         self.outward: socket.socket | None = None
         to: traffic.Endpoint = args.connect
@@ -54,7 +56,8 @@ class Connected:
             heard = self.back if args.do == "ping" else self.topic
             if self._wire:
                 steps = self._wire.subscriber(heard, args.group)
-                self.inward = [stream.converse(to.ip, to.port, steps) for _ in range(args.members)]
+                hear: traffic.Endpoint = args.hear or to
+                self.inward = [stream.converse(hear.ip, hear.port, steps) for _ in range(args.members)]
             else:
                 self.inward = [traffic.open_socket(bind=endpoint) for endpoint in args.bind]
         if args.do != "subscribe":
@@ -83,10 +86,12 @@ def main() -> None:
     parser.add_argument("--do", choices=_DO, required=True)
     parser.add_argument("--wire", choices=[*WIRES, *DATAGRAMS], required=True)
     parser.add_argument("--connect", type=traffic.Endpoint.parse, required=True, help="the server")
+    parser.add_argument("--hear", type=traffic.Endpoint.parse, help="where to subscribe, if elsewhere")
     parser.add_argument("--bind", type=traffic.Endpoint.parse, action="append", default=[],
                         help="where a tempos member receives")  # fmt: skip
     parser.add_argument("--topic", required=True)
     parser.add_argument("--back", help="the topic of the answers, for ping and echo")
+    parser.add_argument("--gso", action="store_true", help="tempos: several datagrams leave as one buffer")
     parser.add_argument("--group")
     parser.add_argument("--members", type=int, default=1)
     args = parser.parse_args()
@@ -109,6 +114,8 @@ def _publish(end: Connected, command: dict[str, Any]) -> dict[str, Any]:
         interval=1 / rate if rate else 0.0,
         limit=0.0 if rate else seconds,
         window=end.window,
+        full=command["full"],
+        gso=end.gso,
     )
     return {"sent": sent.sent, "began_ns": sent.began_ns, "ended_ns": sent.ended_ns, "latest": sent.latest}
 

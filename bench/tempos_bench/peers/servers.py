@@ -26,6 +26,7 @@ _ANY = "0.0.0.0"  # noqa: S104 - inside a namespace of our own, which only our n
 class Server:
     """A peer's server. ``settings``: in words, for the report; ``command``: (address, port, folder) to argv.
 
+    ``subscribers``: how far above its port the one for subscribers is, where they have one of their own.
     ``program``: what has to be installed, from Debian's ``package``; for a server that is a Python
     package, the module's ``distribution``. ``wires``: the raw generators' protocols it speaks.
     """
@@ -39,6 +40,7 @@ class Server:
     package: str = ""
     version_arguments: tuple[str, ...] = ("--version",)
     distribution: str = ""
+    subscribers: int = 0
 
     def missing(self) -> str | None:
         """Why it cannot be measured here, in one line; None if it can."""
@@ -130,7 +132,7 @@ def _module(name: str) -> Callable[[str, int, Path], Sequence[str]]:
 
 SERVERS = (
     Server(
-        "NATS", "core only, no JetStream; max_pending 1 GiB (default 64 MiB), so that no subscriber is cut off",
+        "NATS", "core only, no JetStream; max_pending 1 GiB (default 64 MiB): no subscriber is cut off",
         _nats, 4222, ("nats",), program="nats-server", package="nats-server",
     ),
     Server(
@@ -146,7 +148,7 @@ SERVERS = (
         "ZeroMQ",
         "has no server: on the middle node libzmq's proxy (XSUB to XPUB) runs in C; high-water marks 10,000, "
         "a full queue holds the publisher back (XPUB_NODROP)",
-        _module("zeromq_proxy"), 5559, ("zeromq",), distribution="pyzmq",
+        _module("zeromq_proxy"), 5559, ("zeromq",), distribution="pyzmq", subscribers=1,
     ),
     Server(
         "Zenoh",

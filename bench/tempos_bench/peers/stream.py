@@ -76,12 +76,19 @@ def send(
     interval: float = 0.0,
     limit: float = 0.0,
     window: int = 0,
+    full: bool = False,
+    gso: bool = True,
 ) -> Sent:
-    """Send ``count`` events, or as many as can be in ``limit`` seconds; each ``interval`` one, 0: no pause."""
+    """Send ``count`` events, or as many as can be in ``limit`` seconds; each ``interval`` one, 0: no pause.
+
+    ``full``: a batch leaves when it is full also where there is a schedule, not an event at a time.
+    ``gso``: datagrams leave as buffers that the kernel cuts.
+    """
     ffi, lib = _native()
     keep: list[Any] = []
     plan = ffi.new("struct tempos_send_plan *")
-    _fill_send(ffi, plan, talk, run, keep, paced=interval > 0)
+    _fill_send(ffi, plan, talk, run, keep, paced=interval > 0 and not full)
+    plan.gso = gso and talk.datagrams and plan.units > 1
     plan.count = count - count % plan.events
     plan.begin_ns, plan.interval_ns, plan.limit_ns = begin_ns, int(interval * _NS), int(limit * _NS)
     plan.window = window

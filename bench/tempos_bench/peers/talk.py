@@ -79,8 +79,9 @@ class Step:
 class Wire(Protocol):
     """A protocol over TCP, as far as publishing and subscribing needs it."""
 
-    #: Events that may be unacknowledged; 0 where publishers hear nothing back.
-    window: int
+    @property
+    def window(self) -> int:
+        """Events that may be unacknowledged; 0 where publishers hear nothing back."""
 
     def publisher(self) -> tuple[Step, ...]:
         """How a publisher's connection begins."""
