@@ -6,24 +6,21 @@ memory, so nothing is left on disk whatever happens.
 
 from __future__ import annotations
 
-import http
-import http.client
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tempos import API_PORT, DATA_PORT, Group, Path, TemposError, Topic
-from tempos_bench.node import PYTHON, Node, Program, ProgramFailed
+from tempos_bench.node import PYTHON, TEXT_FILE, Node, Program, ProgramFailed
 from tempos_bench.run import current
 
 #: Seconds between two looks at a status that is to change.
 _LOOK_EVERY = 0.02
 #: Members that a group may have where the configuration says nothing.
 _MEMBERS = 64
-_COMMAND = (PYTHON, "-m", "tempos_broker", "-c")
+_COMMAND = (PYTHON, "-m", "tempos_broker", "-c", TEXT_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +87,7 @@ class Broker:
     ) -> None:
         self.node = node
         text = config_text(node.addresses, topics, mode, node.interfaces, state, quality)
-        memory = os.memfd_create("broker.toml")
-        try:
-            os.write(memory, text.encode())
-            command = (*_COMMAND, f"/proc/self/fd/{memory}")
-            self.program: Program = node.start(command, ready="ready", limit=limit, cpu=cpu, fds=(memory,))
-        finally:
-            os.close(memory)
+        self.program: Program = node.start(_COMMAND, ready="ready", limit=limit, cpu=cpu, text=text)
 
     @property
     def pid(self) -> int:
@@ -109,7 +100,7 @@ class Broker:
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """One request to the control API, inside the node; raises :class:`TemposError` for a refusal."""
-        return self.node.call(lambda: _request(method, path, body))
+        return self.node.request(method, path, body)
 
     def topic(self, name: str) -> TopicStatus:
         """The status of one topic."""
@@ -212,17 +203,3 @@ def _topic_status(entry: Mapping[str, Any]) -> TopicStatus:
     return TopicStatus(
         **{field: entry[field] for field in plain}, groups=groups, problems=tuple(entry["problems"])
     )
-
-
-def _request(method: str, path: str, body: object) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", API_PORT, timeout=10)
-    try:
-        text = None if body is None else json.dumps(body)
-        connection.request(method, path, text, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        answer = json.load(response)
-    finally:
-        connection.close()
-    if response.status >= http.HTTPStatus.BAD_REQUEST:
-        raise TemposError(f"{method} {path}: the broker answers {response.status}: {answer}")
-    return answer

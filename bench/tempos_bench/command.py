@@ -16,11 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tempos import TemposError
+from tempos import ConfigError, TemposError
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from tempos_bench.hosts import Hosts
     from tempos_bench.report import Report
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -51,6 +52,8 @@ examples:
         all of them, one file each
   tempos bench run redirect --short --set payload=256
         fewer rounds, and another payload
+  tempos bench run source-rtt --hosts edge1,middle,edge2 --plan
+        what would run where on three hosts; without --plan: run it there
   tempos bench report bench-results -o report.html
         one page of all of them, with plots
   tempos bench compare before after
@@ -130,6 +133,19 @@ def _add_run(actions: Subparsers) -> None:
     target.add_argument(
         "--json-dir", type=Path, metavar="DIR", help="also write the figures here, one file each"
     )
+    running.add_argument(
+        "--hosts",
+        metavar="A,B,C",
+        help="publisher, broker and subscriber are these hosts, reached by ssh, instead of namespaces",
+    )
+    running.add_argument(
+        "--hosts-file",
+        type=Path,
+        metavar="FILE",
+        default=Path("hosts.toml"),
+        help="describes the hosts, as config/hosts.example.toml does (default hosts.toml)",
+    )
+    running.add_argument("--plan", action="store_true", help="with --hosts: only print what would run where")
     running.set_defaults(run=_run_scenarios)
 
 
@@ -183,8 +199,16 @@ def _measure(name: str, options: argparse.Namespace) -> int:
     from tempos_bench.run import Run
 
     loaded = scenario.load(name, short=options.short, changes=options.changes)
+    place = _place(name, options)
+    if options.plan:
+        from tempos_bench import plan
+
+        if place is None:
+            raise ConfigError(["--plan: says what would run on hosts; give them with --hosts"])
+        print(plan.plan(loaded, place), end="\n\n", flush=True)
+        return EXIT_OK
     with progress.display(name) as display:
-        result = scenario.run(loaded, Run(display))
+        result = scenario.run(loaded, Run(display, place=place))
     print(report.as_text(result), end="\n\n", flush=True)
     _write(result, options.json_dir / f"{name}.json" if options.json_dir else options.json)
     if not result.complete:
@@ -193,10 +217,30 @@ def _measure(name: str, options: argparse.Namespace) -> int:
     return EXIT_OK if result.all_met else EXIT_SHORT
 
 
+def _place(name: str, options: argparse.Namespace) -> Hosts | None:
+    if options.hosts is None:
+        return None
+    from tempos_bench import hosts
+
+    found = hosts.read(options.hosts_file, options.hosts.split(","))
+    if reason := hosts.why_not(name):
+        raise ConfigError(
+            [f"{name} does not run on hosts: {reason}; those that do: {', '.join(hosts.ON_HOSTS)}"]
+        )
+    return found
+
+
 def _write(result: Report, path: Path | None) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result.as_json(), indent=1) + "\n")
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result.as_json(), indent=1) + "\n")
+    from tempos_bench import plot
+
+    try:
+        plot.draw(result, path.parent)
+    except TemposError as error:
+        print(f"tempos bench run {result.scenario}: no pictures: {error}", file=sys.stderr)
 
 
 def _run_report(options: argparse.Namespace) -> int:

@@ -5,6 +5,8 @@ Must be called inside the namespace of the interface; what a driver does not kno
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -66,3 +68,12 @@ def _ethtool() -> Iterator[Any]:
 
     with suppress(NetlinkError, OSError, AttributeError), Ethtool() as ethtool:
         yield ethtool
+
+
+def main() -> None:
+    """`python -m tempos_bench.interfaces NAME`: print it."""
+    print(json.dumps(describe(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

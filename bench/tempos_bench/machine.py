@@ -5,6 +5,7 @@ Whatever cannot be read here is left out: its absence is no fault, a guess would
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -156,3 +157,7 @@ def _output(command: Iterable[str]) -> str | None:
 
 def _present(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value not in (None, "", {})}
+
+
+if __name__ == "__main__":
+    print(json.dumps(describe()))

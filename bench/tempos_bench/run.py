@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeAlias
 
@@ -27,6 +27,17 @@ class Display(Protocol):
 
     def show(self, text: str, done: int, total: int, left: float | None) -> None:
         """``done`` of ``total`` variants; ``left`` seconds, None while nothing is known of them."""
+
+
+class Place(Protocol):
+    """Where the nodes of a run are, if not in namespaces of this machine."""
+
+    @property
+    def shapes(self) -> tuple[str, ...]:
+        """The topologies that can be had there."""
+
+    def build(self, shape: str) -> AbstractContextManager[Any]:
+        """A :class:`~tempos_bench.topology.Topology` of that shape."""
 
 
 class Silence:
@@ -48,7 +59,13 @@ class _Part:
 class Run:
     """One run of a scenario. Call it with a text to tell what is being done now."""
 
-    def __init__(self, display: Display | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        display: Display | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        place: Place | None = None,
+    ) -> None:
+        self.place = place
         self._display = display or Silence()
         self._clock = clock
         self._done = 0
@@ -137,7 +154,7 @@ class Run:
 
     def part(self, name: str) -> Run:
         """A run of its own inside this one, on the same display; its interruption is the caller's to tell."""
-        return Run(_Part(name, self._display), self._clock)
+        return Run(_Part(name, self._display), self._clock, self.place)
 
     def _left(self) -> float | None:
         if not self._done or not self._total:

@@ -95,7 +95,7 @@ def run(scenario: Scenario, run: Run) -> report.Report:
         finished=report.now(),
         complete=not run.interrupted,
         parameters=as_json(scenario.parameters),
-        rows=report.judge(figures, scenario.targets, complete=not run.interrupted),
+        rows=report.judge(figures, scenario.targets, complete=not run.interrupted and run.place is None),
         notes=tuple(run.notes),
         tables=tuple(run.tables),
         rounds=run.rounds,

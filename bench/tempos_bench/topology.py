@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from tempos import Unavailable
-from tempos_bench.interfaces import describe
 from tempos_bench.namespace import Namespace
 from tempos_bench.node import Node
 from tempos_bench.run import current
@@ -66,11 +65,13 @@ class Topology:
 def interfaces(topology: Topology) -> list[dict[str, Any]]:
     """Every interface of the three nodes as it is really set, for the record."""
     nodes = (topology.publisher, topology.broker, topology.subscriber)
-    return [
-        {"node": node.name, **node.call(lambda name=name: describe(name))}  # type: ignore[misc]
-        for node in nodes
-        for name in node.interfaces
-    ]
+    return [{"node": node.name, **node.facts(name)} for node in nodes for name in node.interfaces]
+
+
+def shapes() -> tuple[str, ...]:
+    """The shapes that can be built where the current run takes place."""
+    place = current().place
+    return SHAPES if place is None else place.shapes
 
 
 @contextmanager
@@ -82,7 +83,11 @@ def build(shape: str = "straight") -> Iterator[Topology]:
     if shape not in SHAPES:
         raise ValueError(f"no topology {shape!r}: {', '.join(SHAPES)}")
     with ExitStack() as stack:
-        topology = (_straight if shape == "straight" else _one_armed)(stack)
+        place = current().place
+        if place is not None:
+            topology: Topology = stack.enter_context(place.build(shape))
+        else:
+            topology = (_straight if shape == "straight" else _one_armed)(stack)
         current().saw_topology({"shape": shape, "interfaces": interfaces(topology)})
         yield topology
 

@@ -13,7 +13,7 @@ from tempos_bench.broker import Broker
 from tempos_bench.report import Figure
 from tempos_bench.rounds import cores
 from tempos_bench.run import Run
-from tempos_bench.topology import SHAPES, build
+from tempos_bench.topology import build, shapes
 
 MODES = ("native", "generic")
 _TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
@@ -47,7 +47,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     figures = []
     for mode in MODES:
-        for shape in SHAPES:
+        for shape in shapes():
             progress(f"{mode}, {shape}")
             blast = measure(shape, mode, p.datagrams, p.payload)
             name = f"{mode}, {shape}"
