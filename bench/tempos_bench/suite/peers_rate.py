@@ -27,7 +27,7 @@ _BEST = "tempos fast native"
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """``peers``: their names; every way publishes for ``seconds`` a round and size, bodies of ``sizes`` bytes."""
+    """``peers``: their names. Every way publishes for ``seconds`` a round and size; ``sizes``: body bytes."""
 
     peers: tuple[str, ...]
     rounds: int
