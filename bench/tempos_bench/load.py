@@ -4,7 +4,7 @@ Where everything runs, for two cores are shared by three nodes:
 
 | core  | what, the most urgent first                                                              |
 |-------|------------------------------------------------------------------------------------------|
-| first | the steady publisher (SCHED_FIFO), the receiver (SCHED_FIFO), the flooder                |
+| first | two steady publishers and the receiver (all SCHED_FIFO), the flooder                     |
 | other | the broker; on the fast path, which needs no broker, the receiver if it is to be busy    |
 
 So no flooder ever takes a turn from what measures or from the broker, and what an event waits for is
@@ -34,7 +34,7 @@ from tempos_bench.samples import Latency
 from tempos_bench.topology import Topology
 
 #: SCHED_FIFO priorities: whoever publishes by the clock comes before whoever reads the clock.
-_PUBLISHER_PRIORITY, _RECEIVER_PRIORITY = 60, 50
+_PUBLISHER_PRIORITY, _APART_PRIORITY, _RECEIVER_PRIORITY = 60, 55, 50
 #: Seconds from the command to the first event: until all programs have heard it.
 _LEAD = 0.1
 #: Seconds without an event after which nothing is on its way any more.
@@ -63,9 +63,9 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """So many events/s of a topic, sent by the steady publisher or, ``apart``, by the other one.
+    """So many events/s of a topic, sent by the first steady publisher or, ``apart``, by the other one.
 
-    ``flood``: more than can be carried, or sent: always apart, in GSO buffers of ``segments`` events, and
+    ``flood``: more than can be carried, or sent: by the flooder, in GSO buffers of ``segments`` events, and
     timed from the real sending, not from a schedule that the sender cannot keep.
     """
 
@@ -74,6 +74,10 @@ class Flow:
     apart: bool = False
     flood: bool = False
     segments: int = 16
+
+    @property
+    def sender(self) -> str:
+        return "flooder" if self.flood else "apart" if self.apart else "steady"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +152,20 @@ class Load:
         to = f"{topology.broker.address}:{DATA_PORT}"
         self._receiver = c.role("gather", *binds, "--buffer", buffer, "--fifo", _RECEIVER_PRIORITY,
                                 ready=True, cpu=other if busy else first, talk=True)  # fmt: skip
-        self._steady = a.role(
-            "pace", "--to", to, "--fifo", _PUBLISHER_PRIORITY, ready=True, cpu=first, talk=True
-        )
-        self._flooder = a.role("pace", "--to", to, ready=True, cpu=first, talk=True)
-        programs = (self._receiver, self._steady, self._flooder)
+        priorities = {"steady": _PUBLISHER_PRIORITY, "apart": _APART_PRIORITY, "flooder": 0}
+        self._senders = {
+            name: a.role("pace", "--to", to, "--fifo", priority, ready=True, cpu=first, talk=True)
+            for name, priority in priorities.items()
+        }
+        programs = (self._receiver, *self._senders.values())
         for program in programs:
             stack.callback(program.stop)
         for line in {program.output.removeprefix("ready").strip() for program in programs} - {""}:
             current().note(line)
         receiver = f"receiver (SCHED_FIFO {_RECEIVER_PRIORITY})"
         current().note(
-            f"core {first}: publisher (SCHED_FIFO {_PUBLISHER_PRIORITY}), {'' if busy else receiver + ', '}"
+            f"core {first}: publishers (SCHED_FIFO {_PUBLISHER_PRIORITY} and {_APART_PRIORITY}), "
+            f"{'' if busy else receiver + ', '}"
             f"flooder; core {other}: broker{', ' + receiver if busy else ''}; both kept awake"
         )
 
@@ -189,12 +195,8 @@ class Load:
         self._receiver.ask(begin)
         begin_ns = latency.wall_ns() + int(_LEAD * 1e9)
         senders = []
-        for program, apart in ((self._steady, False), (self._flooder, True)):
-            chosen = [
-                (flow, want)
-                for flow, want in zip(flows, wanted, strict=True)
-                if (flow.apart or flow.flood) is apart
-            ]
+        for name, program in self._senders.items():
+            chosen = [each for each in zip(flows, wanted, strict=True) if each[0].sender == name]
             if chosen:
                 program.tell(self._plan(chosen, begin_ns, seconds))
                 senders.append(program)

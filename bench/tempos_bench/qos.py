@@ -54,16 +54,23 @@ def loads(
     times: Sequence[float],
     seconds: float,
     run: Run,
+    *,
     text: str,
     number: int,
     work: float = 0.0,
+    carried: float | None = None,
 ) -> dict[str, dict[str, Heard]]:
-    """All loads one after the other, in another order each round; the first tells what can be carried."""
+    """All loads one after the other, in another order each round (``number``).
+
+    The first tells what can be carried, events/s of BQ, unless ``carried`` is what counts. ``text``: what
+    is measured; ``work``: see :meth:`Load.play`.
+    """
+    found = {}
     with run.variant(f"{text}: {CARRIES}"):
-        found = {CARRIES: load.play([classes.best_effort(classes.flood)], seconds, work)}
-    carried = found[CARRIES][classes.bq.name].outcome.rate
-    flows = {SQ_ALONE: [classes.strict()], BQ_ALONE: [classes.best_effort(carried)]}
-    flows |= {both(n): [classes.strict(), classes.best_effort(n * carried)] for n in times}
+        found[CARRIES] = load.play([classes.best_effort(classes.flood)], seconds, work)
+    most = carried or found[CARRIES][classes.bq.name].outcome.rate
+    flows = {SQ_ALONE: [classes.strict()], BQ_ALONE: [classes.best_effort(most)]}
+    flows |= {both(n): [classes.strict(), classes.best_effort(n * most)] for n in times}
     for name in turned(list(flows), number):
         with run.variant(f"{text}: {name}"):
             found[name] = load.play(flows[name], seconds, work)

@@ -36,14 +36,14 @@ class Picture:
 
 PICTURES = (
     Picture(
-        "2.1", "latency of both qualities, each alone", "qos-slow",
+        "2.1", "latency of both qualities, each alone", "qos-workflows",
         "SQ and BQ at 1,000 events/s for 5 minutes; an event took at most 0.7 ms, BQ much longer than SQ.",
         image="alone",
     ),
     Picture(
         "2.2", "latency of both qualities side by side", "qos-workflows",
         "1 SQ + 1 BQ, then 1 SQ + 3 BQ, 1,000 events/s each; SQ is not affected by BQ.",
-        image="workflows",
+        image="beside",
     ),
     Picture(
         "2.4", "latency over a rising rate", "qos-rate",

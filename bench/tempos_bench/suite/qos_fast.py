@@ -40,6 +40,7 @@ OWN, SHARED, LIMITED = "own sockets", "one socket", "one socket, limited"
 _SQ = Topic(id=1, name="SQ", quality=Quality.SQ, framing=Framing.EVENT)
 _BQ = Topic(id=2, name="BQ", quality=Quality.BQ, framing=Framing.EVENT)
 _SQ_PORT, _BQ_PORT, _SHARED_PORT = 9001, 9002, 9003
+_ONCE = (1.0,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +78,33 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         with progress.keeping(lambda: limits):
             for number in progress.repetitions(p.rounds):
 
-                def play(name: str, bq: Topic, times: Sequence[float], number: int = number) -> Plays:
-                    shared = name != OWN
-                    subjects = [
-                        Subject(_SQ, _SHARED_PORT if shared else _SQ_PORT),
-                        Subject(bq, _SHARED_PORT if shared else _BQ_PORT),
-                    ]
-                    text = f"round {number + 1} of {p.rounds}, {name}"
+                def play(
+                    name: str,
+                    bq: Topic,
+                    times: Sequence[float],
+                    carried: float | None = None,
+                    at: int = number,
+                ) -> Plays:
+                    ports = (_SQ_PORT, _BQ_PORT) if name == OWN else (_SHARED_PORT, _SHARED_PORT)
+                    subjects = [Subject(topic, port) for topic, port in zip((_SQ, bq), ports, strict=True)]
+                    text = f"round {at + 1} of {p.rounds}, {name}"
                     with load.broker(subjects, mode=p.mode):
-                        work = p.work if shared else 0.0
-                        return loads(load, classes, times, p.seconds, progress, text, number, work)
+                        return loads(
+                            load, classes, times, p.seconds, progress, text=text, number=at,
+                            work=0.0 if name == OWN else p.work, carried=carried,
+                        )  # fmt: skip
 
-                this = {OWN: play(OWN, _BQ, (1.0,)), SHARED: play(SHARED, _BQ, p.times)}
+                this = {OWN: play(OWN, _BQ, _ONCE), SHARED: play(SHARED, _BQ, p.times)}
                 carried = this[SHARED][CARRIES]["BQ"].outcome.rate
                 limit = max(int(carried * p.limit), 1)
                 limited = dataclasses.replace(_BQ, rate=limit, burst=p.burst)
-                this[LIMITED] = play(LIMITED, limited, p.times)
+                this[LIMITED] = play(LIMITED, limited, p.times, carried)
                 for name, plays in this.items():
                     found[name].append(plays)
                     keep(progress, name, plays)
                 limits.append(limit)
     describe(progress, found)
-    times = {OWN: (1.0,), SHARED: p.times, LIMITED: p.times}
+    times = {OWN: _ONCE, SHARED: p.times, LIMITED: p.times}
     return [
         *(figure for name, rounds in found.items() for figure in judged_figures(name, rounds, times[name])),
         median("limit of BQ", summarize(limits), "datagrams/s"),

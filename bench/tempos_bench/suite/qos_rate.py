@@ -3,8 +3,8 @@
 One publisher sends events of both workflows on one schedule, as the source's one event triggered both;
 first each workflow by itself, then both, on the slow path and on the fast path. A class bends at the
 first rate from which on, for two steps, more than `lost` percent are lost or p99 is more than `times`
-that at `base` events/s. Where it does not bend within the rates, or the sender ends before it does, its
-figure is empty and a note says up to where it did not.
+that at `base` events/s. What counts is the rate that was really offered, for the sender has an end, too.
+Where a class does not bend, its figure is empty and a note says up to where it did not.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from tempos_bench.topology import build
 
 MODES = {"slow path": "off", "fast path": "native"}
 LOADS = {"SQ alone": ("SQ",), "BQ alone": ("BQ",), "both": ("BQ", "SQ")}
-#: A sender that offers less than this share of what it was asked is at its end.
-_OFFERED = 0.95
 _PORTS = {"SQ": 9001, "BQ": 9002}
 _SOURCE = {"both": {"BQ": "about 500 events/s", "SQ": "not up to 1,000 events/s"}}
 
@@ -118,7 +116,7 @@ def _figures(
             source = _SOURCE.get(name.partition(", ")[2], {}).get(quality)
             figures.append(Figure(title, knee, "events/s", Better.HIGHER, source=source))
             if math.isnan(knee):
-                last = max((step.asked for step in curve if step.offered >= _OFFERED * step.asked), default=0)
+                last = max(step.offered for step in curve)
                 progress.note(
                     f"{name}: {quality} does not bend up to {last:,.0f} events/s, the most that was sent"
                 )
@@ -138,14 +136,13 @@ def _summary(rate: float, outcomes: Sequence[Outcome]) -> Step:
 
 
 def bend(curve: Sequence[Step], base: float, lost_share: float, times: float) -> float:
-    """The rate from which on two steps in turn are bad, nan if there is none; only what was really offered.
+    """The offered rate from which on two steps in turn are bad, nan if there is none.
 
     Bad: more than ``lost_share`` lost, or p99 above ``times`` that at ``base``. The last needs no second.
     """
     limit = times * next(step.p99 for step in curve if step.asked == base)
-    offered = [step for step in curve if step.offered >= _OFFERED * step.asked]
-    bad = [step.asked > base and (step.lost_share > lost_share or step.p99 > limit) for step in offered]
-    for at, step in enumerate(offered):
-        if bad[at] and all(bad[at : at + 2]):
-            return step.asked
+    bad = [step.asked > base and (step.lost_share > lost_share or step.p99 > limit) for step in curve]
+    for at, step in enumerate(curve):
+        if all(bad[at : at + 2]):
+            return step.offered
     return math.nan

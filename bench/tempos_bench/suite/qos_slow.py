@@ -80,7 +80,9 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
                 for name in turned(p.variants, number):
                     with load.broker(subjects, mode="off", quality=VARIANTS[name]):
                         text = f"round {number + 1} of {p.rounds}, {name}"
-                        this[name] = loads(load, classes, p.times, p.seconds, progress, text, number)
+                        this[name] = loads(
+                            load, classes, p.times, p.seconds, progress, text=text, number=number
+                        )
                 with progress.variant(
                     f"round {number + 1} of {p.rounds}: SQ and BQ flood, share {p.share} %"
                 ):
