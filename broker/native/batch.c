@@ -172,6 +172,11 @@ static int tempos_batch_segmenting(struct tempos_batch *b)
 	return b->segmenting;
 }
 
+static uint32_t tempos_batch_staged(struct tempos_batch *b, uint8_t quality)
+{
+	return b->out[quality].staged;
+}
+
 static uint32_t tempos_batch_free_slots(struct tempos_batch *b)
 {
 	return b->free_count;

@@ -236,15 +236,21 @@ static void all_gone(struct outbox *o)
 	o->first = o->end = o->copies_end = o->iovs_end = 0;
 }
 
+#define SOME_LEFT (-2)
+
 static uint64_t flushed(uint32_t error_count, int blocked_by)
 {
 	return (uint64_t)error_count << 32 | (uint32_t)(blocked_by + 1);
 }
 
-static uint64_t tempos_batch_flush(struct tempos_batch *b, uint8_t quality, struct tempos_send_error *errors)
+/* What sending a message takes, in what one copy more in it takes: most of it is the way through the stack. */
+#define MESSAGE_COST 8
+
+static uint64_t tempos_batch_flush(struct tempos_batch *b, uint8_t quality, uint32_t most,
+				   struct tempos_send_error *errors)
 {
 	struct outbox *o = &b->out[quality];
-	uint32_t error_count = 0;
+	uint32_t error_count = 0, spent = 0;
 	int refusal = 0;
 
 	while (o->first < o->end) {
@@ -252,7 +258,10 @@ static uint64_t tempos_batch_flush(struct tempos_batch *b, uint8_t quality, stru
 		uint32_t stop = o->first + 1;
 		int sent;
 
+		if (spent && spent + MESSAGE_COST + m->copies > most)
+			return flushed(error_count, SOME_LEFT);
 		if (m->one_by_one) {
+			spent += MESSAGE_COST;
 			int error = send_one(o);
 
 			if (would_block(error))
@@ -264,8 +273,10 @@ static uint64_t tempos_batch_flush(struct tempos_batch *b, uint8_t quality, stru
 			drop_copies(b, o, 1);
 			continue;
 		}
-		while (stop < o->end && o->messages[stop].fd == m->fd)
-			stop++;
+		spent += MESSAGE_COST + m->copies;
+		while (stop < o->end && o->messages[stop].fd == m->fd &&
+		       spent + MESSAGE_COST + o->messages[stop].copies <= most)
+			spent += MESSAGE_COST + o->messages[stop++].copies;
 		sent = sendmmsg(m->fd, &o->tx[o->first], stop - o->first, MSG_DONTWAIT);
 		if (sent < 0) {
 			if (errno == EINTR)

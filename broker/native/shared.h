@@ -14,6 +14,8 @@
 
 #include <stdint.h>
 
+#include "limit.h"
+
 struct tempos_note {
 	uint64_t stage;
 	uint64_t topic;

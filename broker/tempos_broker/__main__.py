@@ -10,18 +10,19 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from tempos import ConfigError, Quality, TemposError, Unavailable
-from tempos_broker import privileges
+from tempos_broker import privileges, scheduling
 from tempos_broker.broker import Broker
 from tempos_broker.config import kinds, load
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.config.schema import NotAllowed
-from tempos_broker.paths import FastPath, NoFastPath
+from tempos_broker.paths import ConfiguredLimits, FastPath, NoFastPath
 from tempos_broker.store import CountedTickets, FileTickets, Store, state_file
 
 log = logging.getLogger("tempos.broker")
@@ -51,8 +52,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _run_loop(file: Path, *, portable: bool) -> int:
     config = load(file)
+    if _real_time(config):
+        scheduling.allow(config.quality.priority_sq)
     # Before the first thread: a thread has the privileges of the one that makes it.
-    privileges.narrow(fast_path=config.fastpath.mode != "off", user=config.user, own=[RUN])
+    privileges.narrow(
+        fast_path=config.fastpath.mode != "off", user=config.user, own=[RUN], worker=_real_time(config)
+    )
     if config.user:
         privileges.require_readable()
     try:
@@ -73,6 +78,10 @@ def _run_loop(file: Path, *, portable: bool) -> int:
     return EXIT_OK
 
 
+def _real_time(config: BrokerConfig) -> bool:
+    return config.quality.worker_sq and config.quality.priority_sq > 0
+
+
 async def serve(
     config: BrokerConfig, *, portable: bool = False, file: Path | None = None, give_up: bool = False
 ) -> None:
@@ -89,7 +98,8 @@ async def serve(
         store = open_store(config)
         if store is not None:
             stack.push_async_callback(store.close)
-        fast = await start_fast_path(config, _tickets(stack, store, "tickets"))
+        tickets = _tickets(stack, store, "tickets", shared=config.quality.worker_sq)
+        fast = await start_fast_path(config, tickets)
         stack.push_async_callback(fast.close)
         drawn = None
         if not isinstance(fast, NoFastPath) and (counts := _tickets(stack, store, "slow")) is not None:
@@ -100,7 +110,8 @@ async def serve(
         reload = _reloader(stack, broker, file)
         api = await _start_api(stack, config, broker, reload)
         if give_up:
-            left = privileges.finish(fast_path=not isinstance(fast, NoFastPath))
+            kept = _real_time(config) and not scheduling.is_allowed(config.quality.priority_sq)
+            left = privileges.finish(fast_path=not isinstance(fast, NoFastPath), worker=kept)
             log.info("privileges: %s", left.reason)
         print(f"ready: {broker.describe()}; {api}", flush=True)
         await stop.wait()
@@ -124,22 +135,26 @@ def open_store(config: BrokerConfig) -> Store | None:
         return None
 
 
-def _tickets(stack: contextlib.AsyncExitStack, store: Store | None, name: str) -> FileTickets | None:
-    """Counters beside the store, closed with ``stack``."""
-    if store is None:
+def _tickets(
+    stack: contextlib.AsyncExitStack, store: Store | None, name: str, *, shared: bool = False
+) -> FileTickets | None:
+    """Counters beside the store, closed with ``stack``. ``shared``: where there is none, in shared memory."""
+    if store is None and not (shared and hasattr(os, "memfd_create")):
         return None
     try:
-        tickets = FileTickets(Path(f"{store.path}-{name}"))
+        tickets = FileTickets(Path(f"{store.path}-{name}") if store is not None else None)
     except OSError as error:
-        raise Unavailable(f"counters beside the state file {store.path} cannot be had: {error}") from error
+        where = f"beside the state file {store.path}" if store is not None else "in memory"
+        raise Unavailable(f"counters {where} cannot be had: {error}") from error
     stack.callback(tickets.close)
     return tickets
 
 
 async def start_fast_path(config: BrokerConfig, tickets: FileTickets | None = None) -> FastPath:
     """The fast path of this machine, or a stand-in that says why there is none, with these ``tickets``."""
+    limits = _shared_limits() if config.quality.worker_sq else None
     if config.fastpath.mode == "off":
-        return NoFastPath("switched off in the configuration", tickets)
+        return NoFastPath("switched off in the configuration", tickets, limits)
     try:
         from tempos_fastpath import offload
 
@@ -159,7 +174,16 @@ async def start_fast_path(config: BrokerConfig, tickets: FileTickets | None = No
     except Unavailable as error:
         reason = str(error)
     log.warning("no fast path: %s", reason)
-    return NoFastPath(reason, tickets)
+    return NoFastPath(reason, tickets, limits)
+
+
+def _shared_limits() -> ConfiguredLimits | None:
+    """Token buckets for two processes; None where memory cannot be shared, which the status will say."""
+    try:
+        from tempos_broker.shared import SharedRates, anonymous
+    except ImportError:
+        return None
+    return SharedRates(anonymous("tempos-rates", SharedRates.SIZE))
 
 
 def _reloader(

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from tempos import (
+    ConfigError,
     Framing,
     Group,
     Path,
@@ -40,6 +41,7 @@ from tempos_broker.reload import Difference, difference
 from tempos_broker.slowpath import SlowPathServer
 from tempos_broker.status import TopicState, ledger_document, status_document
 from tempos_broker.store import CountedTickets, Store
+from tempos_broker.worker.slowpaths import SlowPaths
 
 log = logging.getLogger("tempos.broker")
 
@@ -74,8 +76,9 @@ class Broker:
         self._locks = {topic: asyncio.Lock() for topic in self._states}
         self._reloading = asyncio.Lock()
         self._past = Continuity(store, fast, drawn, self._registry, self._ledger, self._states)
-        self._slow = SlowPathServer(
-            topics=[entry.topic for entry in config.topics],
+        topics = [entry.topic for entry in config.topics]
+        server = SlowPathServer(
+            topics=topics,
             listen=config.listen,
             port=config.data_port,
             limits=config.limits,
@@ -84,6 +87,15 @@ class Broker:
             quality=config.quality,
             rates=fast.limits,
             select=fast.select,
+            adapter=config.adapter,
+        )
+        self._slow = SlowPaths(
+            server,
+            topics=topics,
+            quality=config.quality,
+            limits=config.limits,
+            tickets=self._past.tickets,
+            rates=fast.limits,
         )
         self._past.slow_counters = self._slow.counters
         self._control = ControlServer(
@@ -142,6 +154,8 @@ class Broker:
                 ) from error
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CONTROL_BUFFER)
             self._sockets.append(transport)
+        # Last, for it takes as long as starting Python does, and all is served meanwhile.
+        await self._slow.start_worker()
         self._schedule_expiry()
         self._ready = True
 
@@ -172,7 +186,12 @@ class Broker:
         interfaces = ", ".join(entry.name for entry in fast.interfaces if entry.mode != "none")
         where = f"{fast.mode} on {interfaces}" if interfaces else f"none ({fast.reason})"
         listen = ", ".join(f"{ip}:{self.config.data_port}" for ip in self.config.listen)
-        return f"data {listen}; slow path {slow.io}; fast path {where}; control {self.config.control_port}"
+        worker = self._slow.worker()
+        beside = f", SQ worker {worker['state']}" if self.config.quality.worker_sq else ""
+        return (
+            f"data {listen}; slow path {slow.io}{beside}; fast path {where}; "
+            f"control {self.config.control_port}"
+        )
 
     def status(self) -> dict[str, Any]:
         """Everything a person looks for first, as JSON values; the control API serves it as it is."""
@@ -187,6 +206,7 @@ class Broker:
                 "state": self._past.where,
             },
             slow=self._slow.status(),
+            worker=self._slow.worker(),
             fast=self._fast.status(),
             control=self._control,
             api_refused=self.api_refused,
@@ -264,8 +284,8 @@ class Broker:
     async def reload(self, config: BrokerConfig) -> tuple[str, ...]:
         """Go by another configuration, whole or not at all; says what changed, a line each.
 
-        Raises :class:`ConfigError`, and changes nothing, where it would need a restart; so with
-        :class:`Unavailable` where the kernel refuses.
+        Raises :class:`ConfigError`, and changes nothing, where it would need a restart or the fast path
+        refuses.
         """
         async with self._reloading:
             found = difference(self.config, config)
@@ -276,8 +296,10 @@ class Broker:
             async with contextlib.AsyncExitStack() as stack:
                 for topic in concerned:
                     await stack.enter_async_context(self._locks[topic])
-                # First, for the kernel may refuse.
-                await self._fast.configure([entry.topic for entry in config.topics])
+                try:
+                    await self._fast.configure([entry.topic for entry in config.topics])
+                except Unavailable as error:
+                    raise ConfigError([f"the fast path refuses: {error}"]) from error
                 await self._apply_config(config, found)
             for topic in sorted(found.touched):
                 await self._swap(topic)
@@ -299,7 +321,7 @@ class Broker:
             # Off both paths before its id can mean something else.
             await self._replace(state, (), [])
             self._end(state.route, described.get(state.route.topic.id))
-        self._slow.configure(list(described.values()))
+        await self._slow.configure(list(described.values()))
         self._ledger.configure(_unstamped(config))
         for topic in found.touched - found.gone:
             known = self._states[topic]
@@ -338,7 +360,7 @@ class Broker:
         if memory is not None and past.continued and known and (not adopted or adopted in known):
             route, same = past.former_route(state.route.topic)
             self._chosen(state, await self._install(state, route))
-            self._slow.swap(route)
+            await self._slow.swap(route)
             state.route = route
             # A swap that was under way is finished by this.
             past.close_old(topic, route.epoch)
@@ -392,7 +414,7 @@ class Broker:
         # Known to the store before any packet can carry the new epoch: it never goes back.
         await self._past.save([topic])
         choice = await self._install(state, route)
-        self._slow.swap(route)
+        await self._slow.swap(route)
         # Both paths have let go of the old route: its tickets are final.
         self._past.close_old(topic, route.epoch)
         self._ledger.settle(now - self.config.control.lease)

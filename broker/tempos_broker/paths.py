@@ -42,6 +42,14 @@ class RateLimits(Protocol):
         ...
 
 
+class ConfiguredLimits(RateLimits, Protocol):
+    """Token buckets that whoever has them configures."""
+
+    def configure(self, topics: Sequence[Topic]) -> None:
+        """Go by the rates of these topics from now on. A bucket whose rate or burst changes begins full."""
+        ...
+
+
 class FastPath(Protocol):
     """The kernel's side of the routes."""
 
@@ -161,10 +169,13 @@ class LocalLimits:
 class NoFastPath:
     """Stands in where the fast path is off or cannot be had; says why wherever it is asked."""
 
-    def __init__(self, reason: str, tickets: Tickets | None = None) -> None:
+    def __init__(
+        self, reason: str, tickets: Tickets | None = None, limits: ConfiguredLimits | None = None
+    ) -> None:
+        """``tickets``, ``limits``: where those of this process alone will not do."""
         self._reason = reason
         self._tickets: Tickets = LocalTickets() if tickets is None else tickets
-        self._limits = LocalLimits()
+        self._limits: ConfiguredLimits = LocalLimits() if limits is None else limits
 
     @property
     def tickets(self) -> Tickets:

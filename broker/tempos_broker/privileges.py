@@ -13,6 +13,8 @@ Rules kept here:
   (attaching them, resolving neighbours). Without one nothing is kept.
 * Nothing comes back: the bounding set is cut down, ambient capabilities are cleared, and
   ``no_new_privs`` keeps set-uid programs from giving any.
+* ``CAP_SYS_NICE`` goes once the worker for strict events has real time, if the one that would replace it can
+  have that by a limit (:mod:`.scheduling`); where that limit was not to be raised, it stays for that.
 * Root without capabilities still owns its files: pins under /sys/fs/bpf and the state file can be written
   and removed. That is why staying root is the default. Another user is given the directories that it
   needs before the change, and stays able to remove what is in them.
@@ -49,6 +51,9 @@ FAST_PATH = frozenset({"bpf", "perfmon", "net_admin"})
 START = frozenset({"net_admin", "net_bind_service"})
 START_FAST_PATH = FAST_PATH | START | {"sys_admin"}
 
+#: What it takes to give a worker SCHED_FIFO where no limit allows it.
+WORKER = frozenset({"sys_nice"})
+
 # <linux/prctl.h>
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _PR_SET_KEEPCAPS = 8
@@ -83,11 +88,12 @@ class Privileges:
     reason: str
 
 
-def narrow(*, fast_path: bool, user: str = "", own: Iterable[Path] = ()) -> Privileges:
+def narrow(*, fast_path: bool, user: str = "", own: Iterable[Path] = (), worker: bool = False) -> Privileges:
     """Give up what not even the start needs; call it before there is a second thread.
 
     ``user``: who to become, if root; ``own``: directories that this user needs, made and given to it with
-    what is in them. Raises :class:`Unavailable` if the user cannot be had or the kernel refuses.
+    what is in them. ``worker``: a process of its own is to be given real time. Raises :class:`Unavailable`
+    if the user cannot be had or the kernel refuses.
     """
     if sys.platform != "linux":
         return state()
@@ -98,8 +104,14 @@ def narrow(*, fast_path: bool, user: str = "", own: Iterable[Path] = ()) -> Priv
             f"cannot become {user!r} as set in broker.user: only root can; start the broker as {user!r}, "
             'or set broker.user to ""'
         )
-    _keep(START_FAST_PATH if fast_path else START)
+    _keep((START_FAST_PATH if fast_path else START) | (WORKER if worker else frozenset()))
     return state()
+
+
+def drop() -> None:
+    """Give up everything; call it before there is a second thread. Raises :class:`Unavailable`."""
+    if sys.platform == "linux":
+        _keep(())
 
 
 def require_readable() -> None:
@@ -112,13 +124,14 @@ def require_readable() -> None:
             )
 
 
-def finish(*, fast_path: bool) -> Privileges:
+def finish(*, fast_path: bool, worker: bool = False) -> Privileges:
     """Give up what only the start needed, in all threads. ``fast_path``: whether one serves.
 
-    Raises :class:`Unavailable` if the kernel refuses this thread; what other threads have is told.
+    ``worker``: it takes a capability to give real time to the next worker for strict events. Raises
+    :class:`Unavailable` if the kernel refuses this thread; what other threads have is told.
     """
     if sys.platform == "linux":
-        names = FAST_PATH if fast_path else frozenset[str]()
+        names = (FAST_PATH if fast_path else frozenset[str]()) | (WORKER if worker else frozenset[str]())
         _keep(names)
         try:
             from tempos_broker._batch import lib

@@ -4,9 +4,9 @@ Rules: a refusal never keeps anything from running, the next best is taken; what
 the kernel and never believed to have happened.
 
 SCHED_FIFO is given from outside, by the process that starts a worker, so the worker itself needs no
-privilege. It takes ``CAP_SYS_NICE``, which the broker gives up once the worker has it; for workers that come
-later it raises its limit ``RLIMIT_RTPRIO`` beforehand, where it may. ``SCHED_RESET_ON_FORK`` keeps real time
-from what the worker might start.
+privilege. It takes ``CAP_SYS_NICE``, or a limit ``RLIMIT_RTPRIO`` that the broker raises beforehand where it
+may (``CAP_SYS_RESOURCE``): then the capability can go once the worker has real time, and the worker that
+replaces it gets the same. ``SCHED_RESET_ON_FORK`` keeps real time from what the worker might start.
 
 Memory is not locked (mlockall): every buffer of the data path is touched all the time, so none is a candidate
 for being paged out, while locking needs one more privilege and makes every allocation beyond its limit fail.
@@ -42,7 +42,7 @@ class Scheduling:
 
 def allow(priority: int) -> None:
     """Let processes that this one starts have SCHED_FIFO up to ``priority``, where it may say so."""
-    if not _LINUX or not priority:
+    if not _LINUX:
         return
     import resource
 
@@ -50,6 +50,16 @@ def allow(priority: int) -> None:
     soft, hard = (each if each == resource.RLIM_INFINITY else max(each, priority) for each in limits)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_RTPRIO, (soft, hard))
+
+
+def is_allowed(priority: int) -> bool:
+    """Whether that holds, so that no privilege is needed for it."""
+    if not _LINUX:
+        return False
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
+    return limit == resource.RLIM_INFINITY or limit >= priority
 
 
 def give(pid: int, priority: int, cpus: Collection[int], wanted: Collection[int] = ()) -> Scheduling:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from tempos import LocalError, Reason
+from tempos import LocalError, Overflow, Quality, Reason, Topic
 from tempos._abi import MAX_GROUPS, TOPICS
 from tempos_broker._batch import ffi, lib
 from tempos_broker.slowpath.book import BESIDE, NUMBERS, Book
@@ -42,15 +42,19 @@ class Shareable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a process hands to another, so that it draws the same tickets. -1: there is no such thing.
+    """What a process hands to another, so that it draws and takes from the same. Of descriptors, -1: none.
 
-    ``counts``: descriptor of what the slow path's draws are counted in.
+    ``counts``: what the slow path's draws are counted in. ``rates``: the topics with their token buckets;
+    ``clock_offset``: ns that CLOCK_MONOTONIC, as these processes see it, is ahead of the kernel's own.
     """
 
     tickets: int
     tickets_stride: int
     counts: int = -1
     counts_stride: int = _WORD
+    rates: int = -1
+    rates_stride: int = 0
+    clock_offset: int = 0
 
 
 class SharedNumbers:
@@ -114,6 +118,15 @@ class Estate:
         """Where the topic's count of forwarded datagrams is."""
         return self._numbers.at(self.book.number(topic, _FORWARDED))
 
+    def held(self) -> list[int]:
+        """By topic, the datagrams that have arrived and of which nothing has become yet."""
+        # What became of them first: whoever writes meanwhile counts the arrival first.
+        booked = [
+            sum(count for reason, count in enumerate(row) if reason not in BESIDE) if arrived else 0
+            for arrived, row in zip(self.book.received, self.book.counts, strict=True)
+        ]
+        return [arrived - done for arrived, done in zip(self.book.received, booked, strict=True)]
+
     def unfinished(self) -> int:
         """Datagrams of the run that the dead writer had noted and not counted as forwarded."""
         if not self.note.stage:
@@ -157,6 +170,51 @@ class NotedTickets:
             self._tickets.store(ticket_index(topic, epoch, group), 0)
 
 
+class SharedRates:
+    """The token buckets of topics in memory that several processes, and the kernel's program, take from."""
+
+    #: Bytes from one topic to the next, where this process makes the memory.
+    stride = ffi.sizeof("struct tempos_topic")
+    #: Bytes of all of them.
+    SIZE = TOPICS * stride
+
+    def __init__(self, descriptor: int, stride: int = stride, clock_offset: int = 0) -> None:
+        """Raises :class:`OSError` if the memory cannot be had."""
+        self.descriptor = descriptor
+        self.clock_offset = clock_offset
+        self._numbers = SharedNumbers(descriptor, TOPICS, stride)
+        self._topics = [ffi.cast("struct tempos_topic *", self._numbers.at(each)) for each in range(TOPICS)]
+        self._limited: frozenset[int] = frozenset()
+
+    def configure(self, topics: Sequence[Topic]) -> None:
+        """Go by the rates of these topics from now on. A bucket whose rate or burst changes begins full."""
+        known = {topic.id: topic for topic in topics}
+        for number, entry in enumerate(self._topics):
+            topic = known.get(number)
+            strict = topic is not None and topic.quality is Quality.SQ
+            dropped = topic is None or topic.overflow is Overflow.DROP
+            lib.tempos_topic_set(
+                entry,
+                lib.TEMPOS_SQ if strict else lib.TEMPOS_BQ,
+                lib.TEMPOS_OVERFLOW_DROP if dropped else lib.TEMPOS_OVERFLOW_PASS,
+                topic.rate if topic else 0,
+                topic.bucket if topic else 0,
+            )
+        self.follow(topics)
+
+    def follow(self, topics: Sequence[Topic]) -> None:
+        """Another process has configured these topics."""
+        self._limited = frozenset(
+            topic.id for topic in topics if topic.rate and topic.overflow is Overflow.DROP
+        )
+
+    def take(self, topic: int, count: int) -> int:
+        """How many of ``count`` datagrams that came now may go on: the others are over the topic's rate."""
+        if topic not in self._limited:
+            return count
+        return lib.tempos_limit_take(self._topics[topic], self.clock_offset, count)
+
+
 def ticket_index(topic: int, epoch: int, group: int) -> int:
     """Which counter is a group's; two epochs of a topic live side by side."""
     return (topic * 2 + (epoch & 1)) * MAX_GROUPS + group
@@ -184,10 +242,7 @@ def finish_run(
 
 def write_off(estate: Estate) -> int:
     """Count what the dead writer had taken and not yet handed to a group; gives how many datagrams."""
-    total = 0
-    for topic, received in enumerate(estate.book.received):
-        row = estate.book.counts[topic]
-        held = received - sum(count for reason, count in enumerate(row) if reason not in BESIDE)
-        row[Reason.WORKER_LOST] += held
-        total += held
-    return total
+    held = estate.held()
+    for topic, count in enumerate(held):
+        estate.book.counts[topic][Reason.WORKER_LOST] += count
+    return sum(held)

@@ -89,6 +89,7 @@ def status_document(
     *,
     broker: dict[str, Any],
     slow: SlowPathStatus,
+    worker: Mapping[str, Any],
     fast: FastPathStatus,
     control: ControlServer,
     api_refused: Mapping[str, int],
@@ -99,7 +100,7 @@ def status_document(
     drops: Drops,
     now: float,
 ) -> dict[str, Any]:
-    """The whole document, as JSON values."""
+    """The whole document, as JSON values. ``worker``: the process for SQ, or why there is none."""
     return {
         "broker": {**broker, "privileges": privileges.describe()},
         "paths": {
@@ -123,7 +124,7 @@ def status_document(
                 "drops": _as_values(drops),
             },
         },
-        "quality": _quality(slow),
+        "quality": {**_quality(slow), "worker": dict(worker)},
         "control": {
             "served": dict(control.served),
             "refused": dict(control.refused),
@@ -167,8 +168,11 @@ def _quality(slow: SlowPathStatus) -> dict[str, Any]:
 
 def _account(ledger: Ledger, topic: int, counted: Counted) -> TopicLedger:
     slow, fast, drawn = counted.slow.get(topic, {}), counted.fast.get(topic, {}), counted.drawn[topic]
-    refused: dict[Reason, int] = {reason: fast.get(reason, 0) for reason in FAST_LOSSES}
-    refused |= {reason: count for reason, count in slow.items() if reason not in {Reason.FORWARDED, *BESIDE}}
+    # Both paths refuse what is over a topic's rate.
+    refused = Counter({reason: fast.get(reason, 0) for reason in FAST_LOSSES})
+    refused.update(
+        {reason: count for reason, count in slow.items() if reason not in {Reason.FORWARDED, *BESIDE}}
+    )
     forwarded = fast.get(Reason.FORWARDED, 0), slow.get(Reason.FORWARDED, 0)
     return ledger.topic(
         topic,

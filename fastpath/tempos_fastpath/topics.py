@@ -21,7 +21,8 @@ class SharedTopics:
 
     def __init__(self, array: SharedArray) -> None:
         self._array = array
-        self._clock_offset = time_namespace_offset()
+        #: ns that this process sees CLOCK_MONOTONIC ahead of the kernel's own.
+        self.clock_offset = time_namespace_offset()
         self._limited: frozenset[int] = frozenset()
 
     @property
@@ -52,7 +53,7 @@ class SharedTopics:
         """
         if topic not in self._limited:
             return count
-        return self._array.take(topic * TOPIC_SIZE, count, clock_offset=self._clock_offset)
+        return self._array.take(topic * TOPIC_SIZE, count, clock_offset=self.clock_offset)
 
     def close(self) -> None:
         self._array.close()

@@ -84,7 +84,7 @@ def test_a_shared_array_is_bounded_and_closes_twice(opened: BpfObject) -> None:
     array.store(64, (1 << 64) - 1)
     assert opened.map("tickets").lookup(1) == b"\xff" * 8 + bytes(56)
     for offset in (-8, 4, 256 * 2 * 16 * 64):
-        with pytest.raises(LocalError, match="not one of a u64"):
+        with pytest.raises(LocalError, match="not one of 8 aligned bytes"):
             array.load(offset)
     array.close()
     array.close()

@@ -148,13 +148,13 @@ def test_a_fast_path_starts_changes_and_ends_with_what_is_left(user: str) -> Non
             "ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev va",
         ):
             assert os.system(command) == 0, command
-        from tempos import Group, Member, Route, Topic
+        from tempos import Group, Member, Quality, Route, Topic
         # A broker has loaded all of itself before it narrows.
         from tempos_broker import broker, slowpath
-        from tempos_broker.slowpath import batched
-        from tempos_fastpath import attach, drops, offload
+        from tempos_broker.slowpath import udp
+        from tempos_fastpath import attach, drops, offload, selector
         # Where any user can read them, wherever this checkout lies.
-        for module in (attach, drops):
+        for module in (attach, drops, selector):
             copy = Path("/run/tempos", module.OBJECT.name)
             copy.write_bytes(module.OBJECT.read_bytes())
             module.OBJECT = copy
@@ -173,21 +173,33 @@ def test_a_fast_path_starts_changes_and_ends_with_what_is_left(user: str) -> Non
                 fast.tickets.reset(7, epoch)
                 choice = await fast.install(route)
                 paths.append([choice.path.value, choice.reason])
+            # What a reload says of classes and rates, and sockets that are made anew.
+            await fast.configure([Topic(7, "t", Quality.SQ, rate=1, burst=2), Topic(8, "u")])
+            pair = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+            for each in pair:
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                each.bind(("10.9.0.1", 9998))
+                each.settimeout(10)
+            fast.select(*(each.fileno() for each in pair))
+            for topic in (8, 7):
+                pair[0].sendto(bytes((topic,)), ("10.9.0.1", 9998))
+            kept = [fast.limits.take(7, 9), *(each.recv(9)[0] for each in pair)]
             status = fast.status().mode
             await fast.close()
             left = os.popen("ip link show va").read()
             after = Path("/sys/fs/bpf/tempos").rglob("*") if root else []
             pins = [str(path) for path in after if path.is_file()]
-            print(json.dumps([end.capabilities, status, paths, "xdp" in left, pinned, pins]))
+            print(json.dumps([end.capabilities, status, paths, "xdp" in left, pinned, pins, kept]))
 
         asyncio.run(main())
         """,
         user,
     )
-    capabilities, mode, paths, attached, pinned, pins = told
+    capabilities, mode, paths, attached, pinned, pins, kept = told
     assert set(capabilities) == privileges.FAST_PATH
     assert mode == "generic"
     assert [path for path, _ in paths] == ["fast"] * 3, paths
+    assert kept == [2, 7, 8], "rates and classes are set, and the selector is loaded, with what is left"
     assert not attached, "the program is detached at the end"
     assert (pinned > 0, pins) == (not user, []), "root without capabilities removes its own pins"
 

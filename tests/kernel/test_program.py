@@ -35,7 +35,7 @@ SLOW_ONLY = {
 
 
 def expected(frame: bytes, member: Hop, *, generic: bool, epoch: int = 0, sequence: int = 0,
-             stamped: bool = False) -> bytes:  # fmt: skip
+             stamped: bool = False, tos: int = 0) -> bytes:  # fmt: skip
     """The frame as one member must get it: built anew, every checksum in full."""
     packet = Ether(frame)
     padding = frame[14 + packet[IP].len :]
@@ -46,6 +46,7 @@ def expected(frame: bytes, member: Hop, *, generic: bool, epoch: int = 0, sequen
     old_check, was_partial = packet[UDP].chksum, packet[UDP].chksum == pseudo_sum(bytes(out))
     packet = Ether(bytes(out))
     packet.dst, packet.src = member.mac, member.source_mac
+    packet[IP].tos = tos
     packet[IP].src, packet[IP].dst, packet[IP].ttl = packet[IP].dst, member.ip, packet[IP].ttl - 1
     packet[UDP].sport, packet[UDP].dport = packet[UDP].dport, member.port
     del packet[IP].chksum, packet[UDP].chksum
@@ -61,7 +62,7 @@ def expected(frame: bytes, member: Hop, *, generic: bool, epoch: int = 0, sequen
 def test_every_row_of_the_table(rig: Rig, row) -> None:
     for topic in ROUTED:
         route = plan(topic.id, MEMBERS[:1], framing=topic.framing, epoch=0x1FE)
-        rig.install(replace(route, sources=topic.sources))
+        rig.install(replace(route, sources=topic.sources, tos=0xB8))
     frame = row.frames(ADDRESSES)[-1]
     reason = row.generic if rig.generic and row.generic is not None else row.fast
     out = rig.run(frame)
@@ -70,8 +71,8 @@ def test_every_row_of_the_table(rig: Rig, row) -> None:
         assert (out.verdict, out.data) == (Verdict.PASS, frame)
         return
     assert (out.verdict, out.topic) == (Verdict.REDIRECT, frame[42])
-    stamped = out.topic != RAW.id
-    assert out.data == expected(frame, MEMBERS[0], generic=rig.generic, epoch=0x1FE, stamped=stamped)
+    facts = {"epoch": 0x1FE, "stamped": out.topic != RAW.id, "tos": 0xB8}
+    assert out.data == expected(frame, MEMBERS[0], generic=rig.generic, **facts)
 
 
 def test_the_table_reaches_every_reason_of_the_fast_path() -> None:

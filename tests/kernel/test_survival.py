@@ -136,6 +136,37 @@ def drain(sock: socket.socket, wanted: int | None = None) -> list[int]:
     return found
 
 
+def test_a_rate_holds_without_its_broker_and_its_bucket_goes_on_to_the_next(topology: Topology) -> None:
+    """No more than burst and rate in all, before the kill, after it, and under the next broker."""
+    limit = {"rate": 1, "burst": 5}
+    event = encode_event(TOPIC, 1, 0, 0, b"body")
+
+    def send() -> None:
+        for _ in range(20):
+            source.sendto(event, BROKER)
+
+    with closing(receiver(topology)) as sink, closing(sender(topology)) as source:
+        port = sink.getsockname()[1]
+        began = time.monotonic()
+        first = launch(topology.broker)
+        first.wait_line("ready")
+        installs(first, port, **limit)
+        send()
+        first.kill()
+        send()
+        second = launch(topology.broker)
+        second.wait_line("ready")
+        installs(second, port, **limit)
+        send()
+        counters: dict[str, int] = {}
+        while counters.get("forwarded", 0) + counters.get("over_rate", 0) < 60:
+            assert time.monotonic() < began + LIMIT, counters
+            counters = second.ask({"do": "state", "topic": TOPIC, "epoch": EPOCH})["counters"]
+        assert 5 <= counters["forwarded"] <= 5 + time.monotonic() - began
+        drain(sink, counters["forwarded"])
+        second.ask({"do": "close", "keep": False})
+
+
 @pytest.mark.parametrize("mode", ["native", "generic"])
 def test_sigkill_under_traffic_loses_nothing_and_the_next_one_takes_over(
     topology: Topology, mode: str

@@ -13,21 +13,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import IP, UDP, IPOption_NOP
 from scapy.layers.l2 import Ether
 from support.inject import Capture, Injector
 from support.packets import (
     EVENT,
     FENCED,
+    LIMITED,
     LONELY,
     PORT,
     RAW,
     ROUTED,
     ROWS,
+    SPILLING,
     Addresses,
     Row,
     datagram,
+    event,
     pseudo_sum,
+    raw,
 )
 from support.privileges import require_kernel, require_netns
 
@@ -87,6 +91,8 @@ class Lane:
             EVENT: (Group("workers", members),),
             FENCED: (Group("workers", members),),
             LONELY: (),
+            LIMITED: (Group("workers", members),),
+            SPILLING: (Group("workers", members),),
             SENTINEL: (Group("sentinel", (Member(c, SENTINEL_PORT),)),),
         }
         self.addresses = Addresses(
@@ -102,14 +108,17 @@ class Lane:
         self.capture = stack.enter_context(closing(Capture(c_node, c_node.interfaces[0])))
         self.broker = stack.enter_context(Broker(topology.broker, topics, mode=mode))
         if mode != "off":
-            for topic in ROUTED:
+            for topic in (*ROUTED, LIMITED, SPILLING):
                 self.broker.wait_path(topic.name, Path.FAST)
         self._sentinels = 0
 
     def run(self, row: Row) -> Outcome:
+        return self.inject(row.frames(self.addresses), partial=row.partial)
+
+    def inject(self, into: list[bytes], *, partial: bool = False) -> Outcome:
         before = self.broker.status()
-        for frame in row.frames(self.addresses):
-            self.injector.send(frame, partial=row.partial)
+        for frame in into:
+            self.injector.send(frame, partial=partial)
         self._sentinels += 1
         number = struct.pack("!I", self._sentinels)
         self.injector.send(bytes(datagram(self.addresses, bytes((SENTINEL.id,)) + number)))
@@ -162,6 +171,19 @@ def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]
     return {key: after[key] - before.get(key, 0) for key in after if after[key] != before.get(key, 0)}
 
 
+def too_many(lane: Lane, topic: Topic) -> Outcome:
+    """Twelve datagrams at once to a topic that takes three; every second one must take the slow path."""
+    ways: tuple[dict[str, object], ...] = ({}, {"options": [IPOption_NOP()] * 4})
+    frames = [datagram(lane.addresses, body, **ways[number % 2]) for number, body in enumerate(bodies(topic))]
+    return lane.inject([bytes(frame) for frame in frames])
+
+
+def bodies(topic: Topic) -> list[bytes]:
+    """Each longer than the one before, so that no two leave as one buffer."""
+    make = event if topic.framing is Framing.EVENT else raw
+    return [make(bytes(number), topic=topic.id) for number in range(12)]
+
+
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, dict[str, Outcome]]:
     """Mode -> row -> outcome; each mode has a broker and a topology of its own."""
@@ -172,6 +194,9 @@ def outcomes() -> dict[str, dict[str, Outcome]]:
         with ExitStack() as stack:
             lane = Lane(stack, stack.enter_context(build("straight")), mode)
             results[mode] = {row.name: lane.run(row) for row in ROWS}
+            for topic in (LIMITED, SPILLING):
+                results[mode][topic.name] = too_many(lane, topic)
+                assert lane.broker.topic(topic.name).closed
     return results
 
 
@@ -200,3 +225,23 @@ def test_a_packet_has_one_meaning(row: Row, outcomes: dict[str, dict[str, Outcom
     assert not slow.fast.get("forwarded")
     assert native.fast.get(row.fast.label, 0) >= 1, native.fast
     assert generic.fast.get((row.generic or row.fast).label, 0) >= 1, generic.fast
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_rate_that_drops_is_one_for_both_paths(mode: str, outcomes: dict[str, dict[str, Outcome]]) -> None:
+    limited = outcomes[mode][LIMITED.name]
+    assert (limited.forwarded, limited.refused) == (3, {"over_rate": 9})
+    assert len(limited.out) == 3
+    if mode != "off":
+        # Six come up for their options, whatever the bucket holds.
+        assert limited.fast["ip_options"] == 6
+        assert limited.fast.get("forwarded", 0) <= 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_rate_that_passes_is_the_fast_path_s(mode: str, outcomes: dict[str, dict[str, Outcome]]) -> None:
+    spilling = outcomes[mode][SPILLING.name]
+    assert (spilling.forwarded, spilling.refused) == (12, {})
+    assert sorted(frame[42:] for frame in spilling.out) == sorted(bodies(SPILLING))
+    if mode != "off":
+        assert spilling.fast == {"forwarded": 3, "ip_options": 6, "over_rate_passed": 3}

@@ -42,6 +42,8 @@ class FakeFastPath:
         self.tickets = LocalTickets()
         self.limits = LocalLimits()
         self.topics: list[Topic] = []
+        self.refusal: Unavailable | None = None
+        self.before_install: Callable[[], None] = lambda: None
         self.installed: list[Route] = []
         self.withdrawn: list[int] = []
         self.choice = PathChoice(Path.FAST, "one group on fake0")
@@ -56,6 +58,8 @@ class FakeFastPath:
         return FastPathStatus("native", "fake")
 
     async def configure(self, topics: Sequence[Topic]) -> None:
+        if self.refusal is not None:
+            raise self.refusal
         assert not self.installed or self.topics, "classes and rates are known before the first route"
         self.topics = list(topics)
         self.limits.configure(topics)
@@ -65,6 +69,7 @@ class FakeFastPath:
 
     async def install(self, route: Route) -> PathChoice:
         await self.gate.wait()
+        self.before_install()
         self.installed.append(route)
         return self.choice
 

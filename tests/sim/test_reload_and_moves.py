@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tempos import ConfigError, Framing, Overflow, PathPolicy, Quality, Subscriber, Topic
+from tempos import ConfigError, Framing, Overflow, PathPolicy, Quality, Subscriber, Topic, Unavailable
 from tempos import Path as DataPath
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, StaticMember, TopicConfig
@@ -115,6 +115,29 @@ async def test_what_cannot_change_while_running_changes_nothing_at_all() -> None
             await running.reload(replace(before, topics=(TopicConfig(EVENTS, (own,)),)))
         assert running.config is before
         assert [entry["name"] for entry in running.status()["topics"]] == ["events", "plain"]
+
+
+async def test_the_fast_path_knows_classes_and_rates_before_it_gets_a_route_or_nothing_changes() -> None:
+    async with running() as (broker_, fast, client):
+        client.ask("subscribe", topic="alpha", group="g", port=client.port)
+        await client.answer()
+        alpha, beta = fast.topics
+        assert [alpha.name, beta.name] == ["alpha", "beta"]
+        known: list[int] = []
+        fast.before_install = lambda: known.append(fast.topics[0].rate)
+        limited = replace(alpha, rate=100, quality=Quality.BQ)
+        new = replace(broker_.config, topics=(TopicConfig(limited), TopicConfig(beta)))
+
+        fast.refusal = Unavailable("no memory for that")
+        with pytest.raises(ConfigError, match="the fast path refuses: no memory for that"):
+            await broker_.reload(new)
+        assert (fast.topics, known) == ([alpha, beta], [])
+        assert topic(broker_, "alpha")["rate"] == 0
+
+        fast.refusal = None
+        await broker_.reload(new)
+        assert (fast.topics, known) == ([limited, beta], [100])
+        assert fast.installed[-1].topic is limited
 
 
 async def test_moves_keep_epoch_and_route_and_a_drain_waits_for_the_member() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tempos import Group, LocalError, Member, Quality, Reason, Route, Topic
+from tempos import Group, LocalError, Member, Overflow, Quality, Reason, Route, Topic
 from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath.book import BESIDE
 from tempos_broker.slowpath.core import Delivery, SlowPath
@@ -202,6 +203,8 @@ def test_losses_are_kept_for_two_epochs_beside_the_account() -> None:
     core: SlowPath[Numbers] = SlowPath(TOPICS.values(), LocalTickets(), 10, 10)
     group = (Group("g", (Member("10.0.0.1", 1),)),)
     core.swap(Route(TOPICS[1], 256, group))
+    core.arrived(1, 5, Numbers(list(range(5)), []))
+    assert core.next_strict(5) is not None
     core.send_failed(1, 256 & 0xFF, 0, 3)
     core.swap(Route(TOPICS[1], 257, group))
     core.send_failed(1, 257 & 0xFF, 0, 2)
@@ -209,8 +212,11 @@ def test_losses_are_kept_for_two_epochs_beside_the_account() -> None:
     core.swap(Route(TOPICS[1], 258, group))
     assert (core.lost(1, 257, 0), core.lost(1, 258, 0)) == (2, 0)
     core.overrun(4)
-    assert core.counters() == {0: {Reason.SOCKET_OVERRUN: 4}, 1: {Reason.SEND_ERROR: 5}}
-    assert core.received == core.queued == 0
+    assert core.counters() == {
+        0: {Reason.SOCKET_OVERRUN: 4},
+        1: {Reason.FORWARDED: 5, Reason.SEND_ERROR: 5},
+    }
+    assert (core.received, core.queued) == (5, 0)
 
 
 def test_reads_ahead_only_while_strict_events_have_a_member() -> None:
@@ -228,3 +234,43 @@ def test_a_route_for_an_unknown_topic_is_the_callers_mistake() -> None:
     core: SlowPath[Numbers] = SlowPath(TOPICS.values(), LocalTickets(), 10, 10)
     with pytest.raises(LocalError, match="topic 99"):
         core.swap(Route(Topic(99, "who"), 1, ()))
+
+
+def test_what_is_over_a_topics_rate_never_waits_and_is_in_the_account() -> None:
+    limited = Topic(1, "brake", Quality.SQ, 7, rate=5)
+    passing = Topic(2, "steer", Quality.SQ, 7, rate=5, overflow=Overflow.PASS)
+    asked: list[tuple[int, int]] = []
+
+    class Five:
+        """Lets five pass in all."""
+
+        left = 5
+
+        def configure(self, topics: Sequence[Topic]) -> None:
+            raise AssertionError("the broker configures the buckets, for both paths")
+
+        def take(self, topic: int, count: int) -> int:
+            asked.append((topic, count))
+            granted = min(count, self.left)
+            self.left -= granted
+            return granted
+
+    core: SlowPath[Numbers] = SlowPath([limited, passing, TOPICS[3]], LocalTickets(), 4, 4, limits=Five())
+    released: list[int] = []
+    core.arrived(1, 3, Numbers([0, 1, 2], released))
+    core.arrived(1, 3, Numbers([3, 4, 5], released))
+    core.arrived(1, 1, Numbers([6], released))
+    core.arrived(2, 1, Numbers([7], released))
+    core.arrived(3, 1, Numbers([8], released))
+    assert asked == [(1, 3), (1, 3), (1, 1)], "only a topic that drops is asked for"
+    # The bucket refuses the newest of a run; so does the queue, of what the bucket let pass.
+    assert released == [5, 4, 6, 7, 8]
+    assert core.counters() == {
+        1: {Reason.OVER_RATE: 2, Reason.QUEUE_FULL: 1},
+        2: {Reason.QUEUE_FULL: 1},
+        3: {Reason.QUEUE_FULL: 1},
+    }
+    assert core.waiting(Quality.SQ) == core.queued == 4
+    core.configure([Topic(1, "brake", Quality.SQ, 7)])
+    core.arrived(1, 1, Numbers([9], released))
+    assert len(asked) == 3, "a reload took the limit away"

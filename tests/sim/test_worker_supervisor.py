@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tempos_broker.config.model import Limits
+from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.scheduling import Scheduling
 
 protocol = pytest.importorskip("tempos_broker.worker.protocol", reason="the compiled helper is not built")
@@ -19,6 +19,7 @@ from tempos_broker.worker.protocol import Answer, Frames, Op, Request, SetUp, en
 from tempos_broker.worker.supervisor import State, Supervisor  # noqa: E402
 
 LIMIT = 5.0
+OTHER = Scheduling("other", 0, 0, (1,), "ordinary scheduling, as configured")
 FIFO = Scheduling("fifo", 99, 0, (1,), "SCHED_FIFO 99, as configured")
 
 
@@ -97,7 +98,9 @@ class World:
 
 @asynccontextmanager
 async def supervised(world: World, **options: float) -> AsyncIterator[Supervisor]:
-    supervisor = Supervisor(world.spawn, world, lambda pid: FIFO, **{"first_wait": 0.001, **options})
+    supervisor = Supervisor(
+        world.spawn, world, lambda pid, serves: FIFO if serves else OTHER, **{"first_wait": 0.001, **options}
+    )
     try:
         await asyncio.wait_for(supervisor.start(), LIMIT)
         yield supervisor
@@ -147,7 +150,7 @@ async def test_a_change_waits_for_the_worker_or_for_its_end() -> None:
 async def test_a_change_while_the_worker_starts_need_not_be_waited_for() -> None:
     world = World()
     world.deaf = {Op.SET_UP}
-    supervisor = Supervisor(world.spawn, world, lambda pid: FIFO)
+    supervisor = Supervisor(world.spawn, world, lambda pid, serves: FIFO if serves else OTHER)
     starting = asyncio.create_task(supervisor.start())
     await supervisor.tell(Op.SWAP, {})
     await until(lambda: "set_up" in world.log)
@@ -163,7 +166,9 @@ async def test_a_change_while_the_worker_starts_need_not_be_waited_for() -> None
 async def test_one_that_fails_at_what_it_is_asked_is_replaced(op: Op) -> None:
     world = World()
     world.refuse = {op: "OSError: no memory"}
-    supervisor = Supervisor(world.spawn, world, lambda pid: FIFO, first_wait=0.001)
+    supervisor = Supervisor(
+        world.spawn, world, lambda pid, serves: FIFO if serves else OTHER, first_wait=0.001
+    )
     try:
         await asyncio.wait_for(supervisor.start(), LIMIT)
         if op is Op.SWAP:
@@ -215,7 +220,14 @@ def test_what_a_worker_is_told_comes_out_as_it_went_in() -> None:
     )
     groups = (Group("g", (Member("10.0.0.1", 1, "02:00:00:00:00:01"), Member("10.0.0.2", 2))),)
     told = SetUp(
-        (3, 5), (4, 6), 7, Share(8, 64, 9), Limits(batch=32), topics, (Route(topics[0], 300, groups),)
+        "udp",
+        ((3, 4), (5, 6)),
+        7,
+        Share(8, 64, 9),
+        QualityConfig(worker_sq=True, cpus_sq=(1,)),
+        Limits(batch=32),
+        topics,
+        (Route(topics[0], 300, groups),),
     )
     frames = Frames()
     stream = encode(Request(1, Op.SET_UP, told.to_fields())) + encode(Request(2, Op.PING))

@@ -26,9 +26,10 @@ def launch(node: Node, *, listen: Sequence[str] = ("0.0.0.0",), interfaces: Sequ
     return node.start([PYTHON, __file__, json.dumps(options)], talk=True)
 
 
-def make_route(topic: int, epoch: int, members: Sequence[tuple[str, int]], sources: Sequence[str]) -> Route:
+def make_route(topic: int, epoch: int, members: Sequence[tuple[str, int]], sources: Sequence[str],
+               rate: int = 0, burst: int = 0) -> Route:  # fmt: skip
     """An event topic with one group."""
-    found = Topic(topic, "killed", framing=Framing.EVENT, sources=tuple(sources))
+    found = Topic(topic, "killed", framing=Framing.EVENT, sources=tuple(sources), rate=rate, burst=burst)
     return Route(found, epoch, (Group("g", tuple(Member(ip, port) for ip, port in members)),))
 
 
@@ -41,11 +42,13 @@ class Offloader:
         offload.on_change(self._changed.set)
 
     async def install(self, topic: int, epoch: int, members: Sequence[tuple[str, int]],
-                      sources: Sequence[str] = ()) -> str:  # fmt: skip
-        """Until the fast path carries it."""
+                      sources: Sequence[str] = (), rate: int = 0, burst: int = 0) -> str:  # fmt: skip
+        """Until the fast path carries it; it is the only topic then."""
+        route = make_route(topic, epoch, members, sources, rate, burst)
+        await self._offload.configure([route.topic])
         while True:
             self._changed.clear()
-            choice = await self._offload.install(make_route(topic, epoch, members, sources))
+            choice = await self._offload.install(route)
             if choice.path is Path.FAST:
                 return choice.reason
             await asyncio.wait_for(self._changed.wait(), LIMIT)

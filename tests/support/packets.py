@@ -18,7 +18,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from tempos import Framing, Quality, Reason, Topic
+from tempos import Framing, Overflow, Quality, Reason, Topic
 from tempos.wire import encode_batch, encode_event
 
 #: The topics of every test that uses this table; UNKNOWN is configured nowhere.
@@ -31,6 +31,9 @@ UNKNOWN = 77
 TOPICS = (RAW, EVENT, LONELY, FENCED)
 #: Those that have members.
 ROUTED = (RAW, EVENT, FENCED)
+#: Three datagrams at once and then one a second: the others are refused, or left to the slow path.
+LIMITED = Topic(5, "limited", Quality.BQ, 5, Framing.EVENT, rate=1, burst=3)
+SPILLING = Topic(6, "spilling", Quality.SQ, 5, Framing.RAW, rate=1, burst=3, overflow=Overflow.PASS)
 
 PORT = 9998
 #: The largest UDP payload of a 1500-byte IPv4 packet.
@@ -156,6 +159,28 @@ good("event: epoch and sequence set by the sender", event(epoch=0xEE))
 good("event: BATCH", encode_batch(EVENT.id, PUBLISHER, 9, SENT, [b"a", b"bc", b"def"]))
 good("event: DUP and TRACE", event(flags=2 | 4))
 good("event: BATCH that is none inside", event(b"\xff\xff1", flags=1))
+
+# --- marks in the IPv4 header: tempos writes its own, those of the topic's class ---------------
+for tos in (0x02, 0x03, 0xB8, 0xFF):
+    for kind, payload in (("raw", raw(b"marked")), ("event", event(b"marked"))):
+        row(
+            f"{kind}: DSCP {tos >> 2}, ECN {tos & 3}",
+            Reason.FORWARDED,
+            Reason.FORWARDED,
+            one(lambda at, p=payload, t=tos: datagram(at, p, tos=t)),  # type: ignore[misc]
+        )
+row(
+    "event: a mark and no checksum",
+    Reason.FORWARDED,
+    Reason.FORWARDED,
+    one(lambda at: datagram(at, event(), tos=0x2E, udp={"chksum": 0})),
+)
+row(
+    "raw: a mark, on the slow path",
+    Reason.IP_OPTIONS,
+    Reason.FORWARDED,
+    one(lambda at: datagram(at, raw(b"marked"), tos=0x6B, options=[IPOption_NOP()] * 4)),
+)
 
 # --- UDP checksum ------------------------------------------------------------------------------
 for kind, payload in (("raw", raw(b"checksum")), ("event", event(b"checksum!"))):

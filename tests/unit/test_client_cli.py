@@ -306,6 +306,9 @@ DOCUMENT = {
             "class": "BQ",
             "priority": 0,
             "framing": "raw",
+            "rate": 5000,
+            "burst": 50,
+            "overflow": "drop",
             "policy": "slow",
             "path": "slow",
             "reason": "configured",
@@ -320,6 +323,33 @@ DOCUMENT = {
     ],
     "unattributed": {"empty": 2, "unknown_topic": 30},
 }
+
+
+QUALITY = {
+    "sockets": "classic",
+    "reason": "a program of 31 instructions; not ebpf: switched off",
+    "share_bq": 10,
+    "classes": {
+        "SQ": {"queued": 1, "queue": 4096, "overruns": 0, "dscp": 46, "so_priority": 6, "reason": ""},
+        "BQ": {
+            "queued": 2000, "queue": 4096, "overruns": 1234, "dscp": 0, "so_priority": 0,
+            "reason": "SO_PRIORITY 7: Operation not permitted",
+        },
+    },
+    "worker": {"state": "off", "reason": "not asked for", "pid": None, "broker_cpus": [0, 1]},
+}  # fmt: skip
+
+
+def test_status_says_what_keeps_the_classes_apart() -> None:
+    lines = list(status.render({**DOCUMENT, "quality": QUALITY}))
+    start = lines.index("quality")
+    assert lines[start + 1 : start + 6] == [
+        "  sockets classic: a program of 31 instructions; not ebpf: switched off",
+        "  SQ  1 of 4,096 queued, 0 lost unread; DSCP 46, priority 6",
+        "  BQ  2,000 of 4,096 queued, 1,234 lost unread; DSCP 0, priority 0",
+        "      not as it was asked for: SO_PRIORITY 7: Operation not permitted",
+        "  BQ gets 10 % of what is sent, also while SQ waits",
+    ]
 
 
 def test_status_reads_well() -> None:
@@ -346,6 +376,7 @@ def test_status_reads_well() -> None:
         "      10.0.2.2:5000  lease 9.2 s, delivered 1,234,550",
         "      10.0.2.3:9998  static, delivered unknown",
         "  raw  (policy slow: slow, configured)",
+        "    at most 5,000 datagrams/s, 50 at once; what is beyond is dropped",
         "    does not add up: 3 events were handed to groups, but 2 tickets drawn",
         "    no member",
         "",

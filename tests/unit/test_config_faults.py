@@ -29,7 +29,7 @@ FAULTS = [
     ("", "topic is missing; allowed: a list of tables of 1 to 254, each with the keys "
          "id, name, class, priority, framing, path, sources, rate, burst, overflow, member"),
     ("broker = 3\n" + TOPIC, "broker is 3; allowed: a table with the keys listen, data_port, control_port, api, user, "
-     "name, api_token, api_token_file, api_expose"),
+     "name, api_token, api_token_file, api_expose, adapter"),
     ("[limts]\n" + TOPIC, 'limts is an unknown key (did you mean "limits"?); '
                           "allowed: broker, state, fastpath, quality, limits, control, client, topic"),
     (TOPIC + "Priority = 1", 'topic[0].Priority is an unknown key (did you mean "priority"?); '
@@ -143,6 +143,8 @@ FAULTS = [
     (f'[broker]\napi_token = "{SECRET}"\napi_token_file = "/x"\n{TOPIC}',
      "broker.api_token_file stands beside broker.api_token; allowed: one of them"),
     ('[broker]\napi_expose = 1\n' + TOPIC, "broker.api_expose is 1; allowed: true or false"),
+    ('[broker]\nadapter = "a b"\n' + TOPIC,
+     'broker.adapter is "a b"; allowed: the name of an adapter that is installed, such as "udp"'),
     ('[broker]\nname = "a/b"\n' + TOPIC, 'broker.name is "a/b"; allowed: 1 to 32 letters, digits, "-" and "_", '
      "the first a letter or digit"),
     ("[state]\nfile = false\n" + TOPIC, 'state.file is false; allowed: the path of a file, "" for the usual one, '

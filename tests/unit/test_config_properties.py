@@ -153,6 +153,7 @@ def configs(draw: st.DrawFn) -> BrokerConfig:
         api_token=draw(tokens) if exposed else "",
         api_token_file="" if exposed else draw(st.sampled_from(["", "/etc/tempos.token"])),
         api_expose=exposed,
+        adapter=draw(st.sampled_from(["udp", "other_2"])),
         quality=draw(qualities),
         state=StateConfig(draw(st.sampled_from(["", "off", "/var/lib/tempos/ä.db"]))),
     )

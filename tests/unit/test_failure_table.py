@@ -74,6 +74,26 @@ FAILURES = {
             "kernel/test_failures.py::test_an_interface_that_is_removed_and_made_again",
         ),
     ),
+    "SQ worker killed, or hangs": (
+        "the broker serves SQ at once, the next worker comes; lost is what it held, and counted",
+        (
+            "net/test_sq_worker.py::test_a_killed_worker_costs_what_it_held_and_no_more",
+            "net/test_sq_worker.py::test_a_worker_that_hangs_is_replaced",
+            "net/test_sq_worker_paths.py::test_moves_between_the_paths_and_kills_of_the_worker_leave_an_exact_account",
+            "sim/test_worker_supervisor.py::test_a_change_waits_for_the_worker_or_for_its_end",
+        ),
+    ),
+    "broker killed that has an SQ worker": (
+        "the worker dies with it, so adoption is exact",
+        ("net/test_sq_worker.py::test_a_killed_broker_takes_its_worker_along_and_the_next_one_goes_on",),
+    ),
+    "no real time, no second socket": (
+        "SQ before BQ all the same; the status says what is in force and why",
+        (
+            "net/test_sq_worker.py::test_refused_real_time_is_told_and_strict_events_are_served",
+            "unit/test_worker_slowpaths.py::test_where_there_is_no_worker_the_status_says_why_and_the_broker_serves",
+        ),
+    ),
     "two brokers on one interface": (
         "the second refuses clearly",
         ("kernel/test_survival.py::test_a_name_and_an_interface_have_one_owner",),

@@ -139,6 +139,48 @@ def test_messages_the_kernel_refuses_are_skipped_told_and_leave_no_slot_behind()
     assert batch.free_slots() == free - LIMITS.batch
 
 
+def test_what_is_staged_can_go_in_steps() -> None:
+    core, batch = make()
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as broker,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher,
+    ):
+        for each in (sink, broker):
+            each.bind(("127.0.0.1", 0))
+        sink.setblocking(False)
+        member, bad = Member(*sink.getsockname()), Member("255.255.255.255", 9)
+        names = ("a", "b", "bad", "c")
+        groups = tuple(Group(name, (bad if name == "bad" else member,)) for name in names)
+        route = Route(TOPICS[0], 1, groups)
+        core.swap(route)
+        batch.swap(route)
+        inlet = source(batch, broker)
+        for number in range(5):
+            publisher.sendto(bytes((1, number)), broker.getsockname())
+        got = 0
+        while got < 5:
+            got += batch.receive(inlet, 0, 5)
+        while (delivery := core.next_best_effort(LIMITS.batch)) is not None:
+            batch.stage(Quality.BQ, delivery)
+        steps, arrived, failed = 0, 0, 0
+        # Room for one message and no other, however small.
+        while (flushed := batch.flush(Quality.BQ, 1)) is not None:
+            steps += 1
+            assert flushed.blocked_by is None
+            failed += sum(failure.copies for failure in flushed.failures)
+            with contextlib.suppress(BlockingIOError):
+                while sink.recv(10):
+                    arrived += 1
+            assert flushed.left == 20 - arrived - failed
+        # A step each, and the message that is refused one to notice and one for each copy but the last.
+        assert len(names) < steps < 2 * len(names) + 5
+        with contextlib.suppress(BlockingIOError):
+            while sink.recv(10):
+                arrived += 1
+        assert (arrived, failed) == (15, 5)
+
+
 def test_where_segmentation_is_refused_everything_goes_out_one_by_one() -> None:
     core, batch = make()
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, reject
@@ -14,6 +15,8 @@ from tempos_broker.tsn import tc
 from tempos_broker.tsn.schedule import (
     MAX_CYCLE,
     NS,
+    TC_BQ,
+    TC_SQ,
     US,
     DoesNotFit,
     Flow,
@@ -143,9 +146,8 @@ def test_the_commands_say_what_the_schedule_says(
     cycle = case[2]
     root, *children = tc.commands(made, port)
     text = " ".join(root)
-    entries = re.findall(r"sched-entry S ([0-9a-f]{2}) (\d+)", text)
-    assert [(int(mask, 16), int(ns)) for mask, ns in entries] == [(w.gates, w.length) for w in made.windows]
-    assert sum(int(ns) for _, ns in entries) == cycle
+    assert entries(root) == [(window.gates, window.length) for window in made.windows]
+    assert sum(length for _, length in entries(root)) == cycle
     classes = text.partition(" map ")[2].split()[:16]
     assert [number for number, each in enumerate(classes) if each == "1"] == [port.so_priority_sq]
     of_bq, of_sq = re.search(r"queues (\S+) (\S+) base-time", text).groups()  # type: ignore[union-attr]
@@ -166,6 +168,46 @@ def test_the_commands_say_what_the_schedule_says(
     # tc-taprio(8): must be omitted with full offload, and stand there without.
     assert ("clockid" in root) == (port.mode is not tc.Mode.OFFLOAD)
     assert (flags is None) == (port.mode is tc.Mode.SOFTWARE)
+
+
+def entries(command: tc.Command) -> list[tuple[int, int]]:
+    """The gate mask and the length, ns, of each entry of a printed schedule."""
+    at = [number for number, word in enumerate(command) if word == "sched-entry"]
+    return [(int(command[number + 2], 16), int(command[number + 3])) for number in at]
+
+
+@given(cases(), ports)
+def test_played_out_every_sq_frame_leaves_in_its_window_behind_any_bq(
+    case: tuple[list[Flow], Link, int, int], port: tc.Port
+) -> None:
+    """Against a port that knows only open and shut, and begins the largest BQ frame at any moment it may."""
+    flows, link, cycle, _ = case
+    made = planned(case)
+    byte = Fraction(8000, link.mbit)
+    largest = (8 + 14 + 4 * link.tagged + link.mtu + 4 + 12) * byte
+    sizes = [
+        link.frame(flow.payload) * byte
+        for flow in flows
+        if flow.quality is Quality.SQ
+        for _ in range(flow.frames(cycle))
+    ]
+    wire_free = Fraction(0)
+    start = 0
+    for mask, length in entries(tc.commands(made, port)[0]) * 3:
+        end = start + length
+        if mask == 1 << TC_SQ:
+            assert wire_free <= start, "no BQ frame is still on the wire"
+            for size in sizes:
+                wire_free = max(wire_free, Fraction(start)) + size
+            assert wire_free <= end
+        elif mask == 1 << TC_BQ:
+            assert wire_free <= start
+            # The last one begins a hair before the gate closes.
+            wire_free = end + largest
+        else:
+            assert mask == 0
+        start = end
+    assert start == 3 * cycle
 
 
 @given(cases())

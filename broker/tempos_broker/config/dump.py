@@ -40,6 +40,7 @@ def _sections(config: BrokerConfig) -> dict[str, dict[str, Any]]:
             "api_token": config.api_token,
             "api_token_file": config.api_token_file,
             "api_expose": config.api_expose,
+            "adapter": config.adapter,
         },
         "state": _fields(config.state),
         "fastpath": _fields(config.fastpath),

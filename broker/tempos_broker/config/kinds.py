@@ -195,6 +195,12 @@ def _broker_name(value: object) -> str:
     return value
 
 
+def _adapter(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", value):
+        raise NotAllowed
+    return value
+
+
 def _token(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"|[!-~]{16,256}", value):
         raise NotAllowed
@@ -215,6 +221,7 @@ def _flag(value: object) -> bool:
 
 PORT = whole(1, 0xFFFF)
 BROKER_NAME = Kind('1 to 32 letters, digits, "-" and "_", the first a letter or digit', _broker_name)
+ADAPTER = Kind('the name of an adapter that is installed, such as "udp"', _adapter)
 TOKEN = Kind('16 to 256 printable ASCII characters without space, "" for none', _token, secret=True)
 FILE = Kind('the path of a file, "" for none', _file)
 STATE_FILE = Kind('the path of a file, "" for the usual one, or "off"', _file)

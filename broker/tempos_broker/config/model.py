@@ -133,7 +133,8 @@ class BrokerConfig:
 
     ``name`` tells brokers of one machine apart. ``api_port`` 0: no control API. ``api_token``, or the
     content of ``api_token_file``: what every request must bring; ``api_expose``: an API beyond loopback
-    is meant. ``user``: who to become at the start; empty: nobody else.
+    is meant. ``user``: who to become at the start; empty: nobody else. ``adapter``: what kind
+    of channels the slow path has.
     """
 
     topics: tuple[TopicConfig, ...]
@@ -150,5 +151,6 @@ class BrokerConfig:
     api_token: str = field(default="", repr=False)
     api_token_file: str = ""
     api_expose: bool = False
+    adapter: str = "udp"
     state: StateConfig = StateConfig()
     quality: QualityConfig = QualityConfig()

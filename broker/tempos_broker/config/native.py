@@ -96,6 +96,7 @@ BROKER: Keys = {
     "api_token": Key(kinds.TOKEN, _BROKER.api_token),
     "api_token_file": Key(kinds.FILE, _BROKER.api_token_file),
     "api_expose": Key(kinds.FLAG, _BROKER.api_expose),
+    "adapter": Key(kinds.ADAPTER, _BROKER.adapter),
 }
 FASTPATH: Keys = _defaults(
     FastPathConfig(),
@@ -383,6 +384,7 @@ def _build(root: Table) -> BrokerConfig:
         api_token=broker["api_token"],
         api_token_file=broker["api_token_file"],
         api_expose=broker["api_expose"],
+        adapter=broker["adapter"],
         state=StateConfig(**root.get("state").values),
         quality=QualityConfig(**root.get("quality").values),
     )

@@ -81,14 +81,18 @@ class Channels(Protocol[LoadT]):
         ...
 
     def send(self, quality: Quality, delivery: Delivery[LoadT]) -> bool:
-        """Take over a delivery of a class, and send it now or with the next :meth:`flush`.
+        """Take over a delivery of a class, which goes with the next :meth:`flush`.
 
-        False: the class's channel takes no more, and nothing may be offered until ``flush`` gives True.
+        True: a batch is gathered, and must be flushed before the next delivery of the class.
         """
         ...
 
-    def flush(self, quality: Quality) -> bool:
-        """Send what was gathered of a class. False as for :meth:`send`; ``wake`` tells when it is over."""
+    def flush(self, quality: Quality, most: int | None = None) -> int | None:
+        """Send what was gathered of a class, or of that what takes as long as some ``most`` copies.
+
+        Gives how many copies are left. None: the channel takes no more now, and no delivery of the class may
+        be offered until a flush gives a number; ``wake`` tells when to try.
+        """
         ...
 
 

@@ -56,7 +56,8 @@ class Book:
         return {
             topic: {reason: row[reason] for reason in Reason if row[reason]}
             for topic, row in enumerate(self.counts)
-            if any(row)
+            # Nothing becomes of what never arrived; only row 0 counts what was lost before.
+            if (self.received[topic] or not topic) and any(row)
         }
 
 

@@ -28,8 +28,13 @@ class SendFailure(NamedTuple):
 
 
 class Flushed(NamedTuple):
-    """What did not go: the descriptor that must become writable before the rest can, and what is lost."""
+    """What did not go: how many copies are left, and what is lost.
 
+    ``blocked_by``: the descriptor that must become writable before the rest can go; None if nothing is in
+    its way.
+    """
+
+    left: int
     blocked_by: int | None
     failures: Sequence[SendFailure]
 
@@ -66,8 +71,8 @@ class Mover(Protocol[LoadT]):
         """Take over a delivery; True once a batch of the class is gathered, which then must be flushed."""
         ...
 
-    def flush(self, quality: Quality) -> Flushed | None:
-        """Send what is staged of a class: None if all of it is gone."""
+    def flush(self, quality: Quality, most: int | None = None) -> Flushed | None:
+        """Send what is staged of a class, or some ``most`` copies of it: None if all of it is gone."""
         ...
 
     def abandon(self, quality: Quality, error: int) -> Sequence[SendFailure]:

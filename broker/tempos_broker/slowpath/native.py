@@ -29,6 +29,8 @@ _FRAMINGS = {Framing.RAW: lib.TEMPOS_FRAMING_RAW, Framing.EVENT: lib.TEMPOS_FRAM
 _QUALITIES = {Quality.BQ: lib.TEMPOS_BQ, Quality.SQ: lib.TEMPOS_SQ}
 #: The kernel's default: nothing is written into single datagrams.
 _NO_TOS = -1
+#: As a limit, no limit; as what is in the way, nothing.
+_ALL = 0xFFFFFFFF
 _REASON_BITS = 0xFF << 8
 _FORWARDED = int(Reason.FORWARDED) << 8
 _FOREIGN_SOURCE = int(Reason.FOREIGN_SOURCE) << 8
@@ -145,17 +147,18 @@ class Batch:
         self._staged[quality] = staged
         return staged >= self._limit
 
-    def flush(self, quality: Quality) -> Flushed | None:
+    def flush(self, quality: Quality, most: int | None = None) -> Flushed | None:
         if not self._staged[quality]:
             return None
-        outcome = lib.tempos_batch_flush(self._batch, _QUALITIES[quality], self._errors)
+        class_ = _QUALITIES[quality]
+        outcome = lib.tempos_batch_flush(self._batch, class_, _ALL if most is None else most, self._errors)
         if not outcome:
             self._staged[quality] = 0
             return None
-        blocked_by = (outcome & 0xFFFFFFFF) - 1
-        if blocked_by < 0:
-            self._staged[quality] = 0
-        return Flushed(blocked_by if blocked_by >= 0 else None, self._failures(outcome >> 32))
+        rest = outcome & _ALL
+        self._staged[quality] = left = lib.tempos_batch_staged(self._batch, class_) if rest else 0
+        blocked_by = rest - 1 if rest not in (0, _ALL) else None
+        return Flushed(left, blocked_by, self._failures(outcome >> 32))
 
     def abandon(self, quality: Quality, error: int) -> Sequence[SendFailure]:
         self._staged[quality] = 0

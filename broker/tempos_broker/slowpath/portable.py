@@ -21,6 +21,9 @@ from tempos_broker.slowpath.mover import Flushed, SendFailure
 from tempos_broker.slowpath.sockets import DataSocket
 from tempos_broker.slowpath.sources import Sources
 
+#: What sending a datagram by itself takes, in what one copy more in a large message takes.
+_COST = 9
+
 
 class Datagrams:
     """The load of a run: payloads, each with the index of the listen address it came in by."""
@@ -110,10 +113,11 @@ class Singly:
         staged.extend(self._copies(quality, delivery))
         return len(staged) >= self._limit
 
-    def flush(self, quality: Quality) -> Flushed | None:
+    def flush(self, quality: Quality, most: int | None = None) -> Flushed | None:
         staged = self._staged[quality]
         failures: list[SendFailure] = []
-        while staged:
+        keep = 0 if most is None else max(0, len(staged) - max(1, most // _COST))
+        while len(staged) > keep:
             copy = staged[0]
             sock, control = copy.channel
             try:
@@ -122,11 +126,11 @@ class Singly:
                 else:
                     sock.sendto(copy.data, copy.to)
             except BlockingIOError:
-                return Flushed(sock.fileno(), failures)
+                return Flushed(len(staged), sock.fileno(), failures)
             except OSError as error:
                 failures.append(_failure(copy, error.errno or 0))
             staged.popleft()
-        return Flushed(None, failures) if failures else None
+        return Flushed(len(staged), None, failures) if failures or staged else None
 
     def abandon(self, quality: Quality, error: int) -> Sequence[SendFailure]:
         staged = self._staged[quality]

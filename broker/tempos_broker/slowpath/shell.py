@@ -113,6 +113,7 @@ class SlowPathServer:
         )
         self._turns = Turns(self._core, self._adapter, limits.batch, quality.share_bq)
         self._serves = frozenset(serves)
+        self._turns.strict_here = Quality.SQ in self._serves
         self._loop: asyncio.AbstractEventLoop | None = None
         self._again = False
         self._woken = asyncio.Event()
@@ -133,6 +134,7 @@ class SlowPathServer:
     def serve(self, qualities: Collection[Quality]) -> None:
         """Receive of these classes from now on, and of no other: another process may then do that."""
         self._serves = frozenset(qualities)
+        self._turns.strict_here = Quality.SQ in self._serves
         if self._loop is not None:
             self._adapter.watch(self._serves)
 

@@ -2,14 +2,14 @@
 
 No clock and no socket: asks the core for deliveries and the channels for datagrams. Rules it keeps:
 
-* Strict events that have arrived go first, all of them. Best effort is sent in chunks, and before each the
-  strict channels are looked at: an SQ event waits for at most one chunk, and for what best effort was being
-  received just then.
+* Strict events that have arrived go first, all of them. Best effort is received and sent in steps of a chunk,
+  and before each the strict channels are looked at: an SQ event waits for at most one of them.
 * While SQ waits, best effort has no turn, but for its share: each copy sent of SQ earns it
   ``share / (100 - share)`` copies, which it may spend at once. It cannot save up more than a chunk, so that
   what it did not need yesterday does not disturb SQ today.
 * SQ that finds its channel full holds best effort back, too: both may leave by the same link.
-* A turn ends after so many datagrams, whatever is left, so that control traffic is served.
+* A turn ends after so many datagrams, whatever is left, so that control traffic is served. What it has drawn
+  tickets for is sent by then, unless a channel is full: a route may be swapped between two turns.
 
 Where one channel brings both classes, looking for SQ means to receive best effort as well. So a turn then
 reads ahead, sends all of SQ, and a batch of best effort.
@@ -29,62 +29,95 @@ _SQ, _BQ = Quality.SQ, Quality.BQ
 
 #: Full batches, received and sent, of one turn: some 3 ms, the longest that control has to wait.
 ROUNDS = 8
-#: Copies of best effort between two looks for SQ, while any topic of SQ has a member.
-CHUNK = 16
+#: Datagrams of best effort that are received, or whose copies are made ready, at a time while any topic of
+#: SQ has a member. Half as many would cost a quarter of what best effort can reach, for a system call and a
+#: message have their price whatever they carry.
+CHUNK = 32
+#: What is sent of best effort at a time, then: in copies, as :meth:`Channels.flush` counts them. One message
+#: with a chunk for one member, or several smaller ones: 20 to 30 us, as long as receiving a chunk takes.
+STEP = 40
 
 
 class Turns(Generic[LoadT]):
     """Serves a core by its channels. ``share``: percent (0-50) of what is sent, best effort's by right."""
 
     def __init__(
-        self, core: SlowPath[LoadT], channels: Channels[LoadT], batch: int, share: int = 0, chunk: int = CHUNK
+        self,
+        core: SlowPath[LoadT],
+        channels: Channels[LoadT],
+        batch: int,
+        share: int = 0,
+        chunk: int = CHUNK,
+        step: int = STEP,
     ) -> None:
-        """``batch``: datagrams in one system call. ``chunk``: copies of best effort at a time."""
+        """``batch``: datagrams in one system call. ``chunk``, ``step``: of best effort at a time."""
         self._core = core
         self._channels = channels
         self._batch = batch
         self._chunk = min(chunk, batch)
+        self._step = step
         self._share = share
         # A piece of SQ, after which what it earned is at most a chunk.
         self._piece = max(1, self._chunk * (100 - share) // share) if share else None
         # In copies times (100 - share), which makes it whole numbers.
         self._credit = 0
         self._open = {_SQ: True, _BQ: True}
+        #: Copies of best effort that stand ready to go.
+        self._ready = 0
+        #: Whether SQ is received here; a worker may do that instead.
+        self.strict_here = True
 
     def turn(self) -> bool:
         """Receive and send for a bounded while.
 
         True: there is more to do, the next turn should come soon. False: nothing until the channels wake.
         """
-        channels = self._channels
-        self._open = {quality: channels.flush(quality) for quality in (_SQ, _BQ)}
-        return self._turn_apart() if channels.apart else self._turn_together()
+        self._open = dict.fromkeys((_SQ, _BQ), True)
+        self._ready = 0
+        for quality in (_SQ, _BQ):
+            self._flush(quality)
+        more = self._turn_apart() if self._channels.apart else self._turn_together()
+        if self._ready and self._open[_BQ]:
+            self._flush(_BQ)
+        return more
 
     @property
     def idle(self) -> bool:
         """Whether all that was received is sent."""
         # Asked of both: one that is blocked must not hide the other.
-        flushed = [self._channels.flush(quality) for quality in (_SQ, _BQ)]
-        return all(flushed) and not self._core.queued
+        left = [self._channels.flush(quality) for quality in (_SQ, _BQ)]
+        return left == [0, 0] and not self._core.queued
 
     def _turn_apart(self) -> bool:
         core, channels, batch = self._core, self._channels, self._batch
         work = 2 * ROUNDS * batch
-        while work > 0:
+        careful = self.strict_here and core.strict_routed
+        chunk = self._chunk if careful else batch
+        received_last, more = False, True
+        # What stands ready at the end goes step by step, too.
+        while work > 0 or self._ready:
             received = channels.receive(_SQ, batch)
             work -= received + self._strict()
             if received >= batch and self._open[_SQ]:
                 # There may be more of SQ; best effort had its share.
-                continue
-            arrived = channels.receive(_BQ, batch) if core.waiting(_BQ) < batch else 0
-            sent = 0
-            if self._open[_SQ] and self._open[_BQ]:
-                sent = self._best_effort(self._chunk if core.strict_routed else None)
-            work -= arrived + sent
+                if work > 0:
+                    continue
+                return True
+            if not received_last and not self._ready and core.waiting(_BQ) < chunk:
+                arrived = channels.receive(_BQ, chunk)
+                work -= arrived
+                received_last, more = True, arrived >= chunk
+                if arrived and careful:
+                    # Receiving took as long as sending does.
+                    continue
             if not all(self._open.values()):
                 return False
-            if arrived < batch and not core.queued:
+            work -= self._take_step() if careful else self._best_effort(None)
+            if not all(self._open.values()):
                 return False
+            if not more and not self._ready and not core.queued:
+                return False
+            received_last = False
         return True
 
     def _turn_together(self) -> bool:
@@ -111,31 +144,45 @@ class Turns(Generic[LoadT]):
         while self._open[_SQ] and (delivery := core.next_strict(self._batch, self._piece)) is not None:
             copies = delivery.count * len(delivery.route.groups)
             total += copies
-            self._open[_SQ] = channels.send(_SQ, delivery)
+            if channels.send(_SQ, delivery):
+                self._flush(_SQ)
             if self._share:
                 total += self._grant(copies)
-        if self._open[_SQ]:
-            self._open[_SQ] = channels.flush(_SQ)
+        if total:
+            self._flush(_SQ)
         return total
 
     def _grant(self, copies: int) -> int:
         """Best effort's share of so many copies of SQ; how many copies were sent."""
         earned, unit = copies * self._share, 100 - self._share
-        self._credit = min(self._credit + earned, max(self._chunk * unit, earned))
+        # A chunk, and the part of a copy that is left after each.
+        self._credit = min(self._credit + earned, max(self._chunk * unit, earned) + unit)
         allowed = self._credit // unit
         if allowed < 1 or not self._open[_BQ]:
             return 0
-        if self._channels.apart and not self._core.waiting(_BQ):
-            self._channels.receive(_BQ, self._batch)
-        if not self._core.waiting(_BQ):
+        if self._channels.apart and not self._ready and not self._core.waiting(_BQ):
+            self._channels.receive(_BQ, self._chunk)
+        if not self._ready and not self._core.waiting(_BQ):
             return 0
-        if self._open[_SQ]:
-            # What SQ has gathered is not to wait for best effort.
-            self._open[_SQ] = self._channels.flush(_SQ)
-        sent = self._best_effort(allowed)
-        # One datagram for many groups may be more than was allowed: then the next comes later.
+        # What SQ has gathered is not to wait for best effort.
+        self._flush(_SQ)
+        # What stands ready goes first. One datagram for many groups may be more than was allowed, and so may
+        # a message: then the next comes later.
+        sent = self._take_step() if self._ready else self._best_effort(allowed)
         self._credit -= sent * unit
         return sent
+
+    def _take_step(self) -> int:
+        """A step of best effort, of what stands ready or else of what waits; how many copies were sent."""
+        if not self._ready:
+            delivery = self._core.next_best_effort(self._chunk)
+            if delivery is None:
+                return 0
+            self._channels.send(_BQ, delivery)
+            self._ready = delivery.count * len(delivery.route.groups)
+        before = self._ready
+        self._flush(_BQ, self._step)
+        return before - self._ready
 
     def _best_effort(self, most: int | None) -> int:
         """At most ``most`` copies of best effort, or a batch of datagrams; how many copies were sent."""
@@ -146,7 +193,18 @@ class Turns(Generic[LoadT]):
                 break
             datagrams += delivery.count
             total += delivery.count * len(delivery.route.groups)
-            self._open[_BQ] = channels.send(_BQ, delivery)
-        if self._open[_BQ]:
-            self._open[_BQ] = channels.flush(_BQ)
+            if channels.send(_BQ, delivery):
+                self._flush(_BQ)
+        if total:
+            self._flush(_BQ)
         return total
+
+    def _flush(self, quality: Quality, most: int | None = None) -> None:
+        """Send what was gathered, or a step of it, if the channel was not full; notes if it is now."""
+        if not self._open[quality]:
+            return
+        left = self._channels.flush(quality, most)
+        self._open[quality] = left is not None
+        if quality is _BQ:
+            # What a full channel holds goes whole, once there is room.
+            self._ready = left or 0

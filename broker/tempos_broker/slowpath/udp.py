@@ -119,22 +119,22 @@ class UdpAdapter:
         return 0
 
     def send(self, quality: Quality, delivery: Delivery[Any]) -> bool:
-        return not self._mover.stage(quality, delivery) or self.flush(quality)
+        return self._mover.stage(quality, delivery)
 
-    def flush(self, quality: Quality) -> bool:
+    def flush(self, quality: Quality, most: int | None = None) -> int | None:
         if quality in self._blocked_by:
-            return False
-        flushed = self._mover.flush(quality)
+            return None
+        flushed = self._mover.flush(quality, most)
         if flushed is None:
-            return True
+            return 0
         for failure in flushed.failures:
             self._losses.send_failed(*failure)
         if flushed.blocked_by is None:
-            return True
+            return flushed.left
         assert self._loop is not None, "only what was received is sent"
         self._blocked_by[quality] = flushed.blocked_by
         self._loop.add_writer(flushed.blocked_by, self._writable, flushed.blocked_by)
-        return False
+        return None
 
     def count_overruns(self) -> None:
         self._losses.overruns([each for pair in self._pairs for each in pair.each()])

@@ -95,6 +95,9 @@ def _start(descriptors: Iterable[int]) -> tuple[socket.socket, subprocess.Popen[
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *descriptors),
                 start_new_session=True,
+                # The same modules as here, and none from wherever the broker happens to be.
+                cwd="/",
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
             )
         except BaseException:
             ours.close()

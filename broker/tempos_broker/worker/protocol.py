@@ -7,7 +7,7 @@ no sense is a fault of this program: it raises :class:`LocalError`, and the work
 =============  ==========================================================  ==========================
 request        brings                                                      answered when
 =============  ==========================================================  ==========================
-``set_up``     descriptors, limits, topics, routes                         ready to serve
+``set_up``     :class:`SetUp`                                              ready to serve
 ``serve``                                                                  it reads the sockets
 ``configure``  topics                                                      it goes by them
 ``swap``       route                                                       it has let go of the old one
@@ -27,7 +27,7 @@ from typing import Any
 import msgpack
 
 from tempos import Framing, Group, LocalError, Member, Overflow, PathPolicy, Quality, Route, Topic
-from tempos_broker.config.model import Limits
+from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.shared import Share
 
 _LENGTH = struct.Struct("!I")
@@ -73,25 +73,27 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class SetUp:
-    """What a worker needs. ``strict``, ``best_effort``: descriptors of the sockets, by listen address.
+    """What a worker needs. ``sockets``: descriptors of the strict and the best-effort one, by listen address.
 
-    ``estate``: of the memory it leaves its account in. ``share``: of the tickets.
+    ``estate``: of the memory it leaves its account in. ``share``: of what it draws and takes from.
     """
 
-    strict: tuple[int, ...]
-    best_effort: tuple[int, ...]
+    adapter: str
+    sockets: tuple[tuple[int, int], ...]
     estate: int
     share: Share
+    quality: QualityConfig
     limits: Limits
     topics: tuple[Topic, ...]
     routes: tuple[Route, ...]
 
     def to_fields(self) -> dict[str, Any]:
         return {
-            "strict": list(self.strict),
-            "best_effort": list(self.best_effort),
+            "adapter": self.adapter,
+            "sockets": self.sockets,
             "estate": self.estate,
             "share": asdict(self.share),
+            "quality": asdict(self.quality),
             "limits": asdict(self.limits),
             "topics": topics_out(self.topics),
             "routes": [route_out(route) for route in self.routes],
@@ -100,10 +102,11 @@ class SetUp:
     @classmethod
     def of_fields(cls, told: Mapping[str, Any]) -> SetUp:
         return cls(
-            tuple(told["strict"]),
-            tuple(told["best_effort"]),
+            told["adapter"],
+            tuple((strict, best_effort) for strict, best_effort in told["sockets"]),
             told["estate"],
             Share(**told["share"]),
+            QualityConfig(**{key: _tuple(value) for key, value in told["quality"].items()}),
             Limits(**told["limits"]),
             topics_in(told["topics"]),
             tuple(route_in(route) for route in told["routes"]),
@@ -180,9 +183,12 @@ def route_in(told: Mapping[str, Any]) -> Route:
     return Route(_topic(told["topic"]), told["epoch"], groups)
 
 
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _topic(told: Mapping[str, Any]) -> Topic:
-    values: dict[str, Any] = dict(told)
+    values: dict[str, Any] = {key: _tuple(value) for key, value in told.items()}
     for name, kind in _ENUMS.items():
         values[name] = kind(values[name])
-    values["sources"] = tuple(values["sources"])
     return Topic(**values)

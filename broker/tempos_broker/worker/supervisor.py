@@ -138,13 +138,17 @@ class _Life:
 
 
 class Supervisor:
-    """One worker after the other. ``schedule``: gives a process its place on the CPUs."""
+    """One worker after the other.
+
+    ``schedule`` gives a process its CPUs, and real time if the second argument says that it is about to
+    serve: until then it only loads Python, which is nothing to hold up others for.
+    """
 
     def __init__(
         self,
         spawn: Spawn,
         sockets: Sockets,
-        schedule: Callable[[int], Scheduling],
+        schedule: Callable[[int, bool], Scheduling],
         *,
         now: Callable[[], float] = time.monotonic,
         patience: float = PATIENCE,
@@ -205,6 +209,9 @@ class Supervisor:
         while True:
             began = self._now()
             why = await self._live()
+            if self._closing:
+                # It was told to end, and did.
+                return
             if self._now() - began > LONGEST_WAIT:
                 wait = self._first_wait
             self._tell(State.WAITING, f"{why}; strict events are served by the broker's own process for now")
@@ -227,16 +234,22 @@ class Supervisor:
             await self._serve(life, life.child)
         except _Over as over:
             why = str(over)
+        except ProcessLookupError:
+            why = "it ended by itself"
         except OSError as error:
             why = f"no process can be started: {error}"
+        except Exception as error:
+            log.exception("a fault in keeping the SQ worker")
+            why = f"a fault of the broker's own: {error!r}"
         finally:
             how = await self._bury(life)
         return f"{why} ({how})" if how else why
 
     async def _serve(self, life: _Life, child: Child) -> None:
-        scheduling = self._schedule(child.pid)
+        self._schedule(child.pid, False)
         ready = self._ask(life, Op.SET_UP, self._sockets.set_up())
         told = (await self._answered(life, ready, START_PATIENCE)).fields
+        scheduling = self._schedule(child.pid, True)
         # From here on it must be waited for; and what arrives meanwhile waits in the sockets.
         self._sockets.hand_over()
         life.serving = True

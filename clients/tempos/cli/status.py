@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tempos.cli.api import Api, add_api
@@ -132,6 +132,31 @@ def _quality(quality: Mapping[str, Any]) -> Iterator[str]:
             yield f"      not as it was asked for: {each['reason']}"
     if quality["share_bq"]:
         yield f"  BQ gets {quality['share_bq']} % of what is sent, also while SQ waits"
+    yield from _worker(quality["worker"])
+
+
+def _worker(worker: Mapping[str, Any]) -> Iterator[str]:
+    yield f"  worker {worker['state']}: {worker['reason']}"
+    if worker["pid"] is not None and "policy" in worker:
+        how = f"priority {worker['priority']}" if worker["priority"] else f"nice {worker['nice']}"
+        yield (
+            f"      pid {worker['pid']}: {worker['policy']}, {how}, on CPUs {cpus(worker['cpus'])}; "
+            f"the broker on {cpus(worker['broker_cpus'])}; {worker['io']}, {worker['loop']}"
+        )
+    if worker.get("started", 0) > 1:
+        lost = number(worker["lost"])
+        yield f"      {worker['started']} were started; {lost} events were lost with those that died"
+
+
+def cpus(numbers: Sequence[int]) -> str:
+    """CPU numbers, runs of them shortened: 0-3, 8."""
+    runs: list[tuple[int, int]] = []
+    for each in numbers:
+        if runs and each == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], each)
+        else:
+            runs.append((each, each))
+    return ", ".join(f"{a}-{b}" if a < b else f"{a}" for a, b in runs) or "unknown"
 
 
 def _route(topic: Mapping[str, Any]) -> Iterator[str]:

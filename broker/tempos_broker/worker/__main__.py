@@ -1,0 +1,53 @@
+"""The process of a worker, which the broker starts: ``python -m tempos_broker.worker STREAM BROKER LEVEL``.
+
+STREAM is the descriptor of the stream to the broker, BROKER its process, LEVEL that of the log.
+
+Rules: it never outlives its broker, not even by the time it takes to notice; it has no privileges; signals
+that are sent to everybody are the broker's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import sys
+
+from tempos_broker import privileges
+
+#: <linux/prctl.h>
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Serve until told otherwise; 1: the broker was gone already."""
+    stream, broker, level = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s %(name)s: worker: %(message)s", stream=sys.stderr
+    )
+    privileges.drop()
+    # After the change of privileges, some of which take it away again.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != broker:
+        return 1
+    from tempos_broker.worker.child import run
+
+    try:
+        import uvloop
+    except ImportError:
+        loop = asyncio.new_event_loop()
+    else:
+        loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(run(stream))
+    finally:
+        loop.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

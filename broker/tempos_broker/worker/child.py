@@ -1,0 +1,127 @@
+"""What the worker's process does: serve the strict sockets, as the broker tells it.
+
+Requests are carried out one after the other. Whatever keeps one from being carried out is told in its answer;
+the broker then replaces the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from tempos import LocalError, Quality, Topic
+from tempos_broker.shared import Estate, NotedTickets, SharedRates
+from tempos_broker.slowpath import SlowPathServer
+from tempos_broker.worker.protocol import (
+    Answer,
+    Frames,
+    Op,
+    Request,
+    SetUp,
+    encode,
+    request_in,
+    route_in,
+    topics_in,
+)
+
+log = logging.getLogger("tempos.broker.worker")
+
+
+class Worker:
+    """A slow path of its own over sockets, tickets and account that it was handed."""
+
+    def __init__(self) -> None:
+        self._server: SlowPathServer | None = None
+        self._rates: SharedRates | None = None
+
+    async def carry_out(self, request: Request) -> Answer:
+        """Never raises: a fault is in the answer."""
+        try:
+            return Answer(request.id, fields=await self._do(request.op, request.fields))
+        except Exception as error:
+            log.exception("the SQ worker cannot carry out %r", request.op.value)
+            return Answer(request.id, f"{request.op.value}: {error or type(error).__name__}")
+
+    async def _do(self, op: Op, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        if op is Op.SET_UP:
+            return await self._set_up(SetUp.of_fields(fields))
+        if self._server is None:
+            raise LocalError(f"the worker is asked to {op.value} before it is set up")
+        if op is Op.SERVE:
+            self._server.serve({Quality.SQ})
+        elif op is Op.CONFIGURE:
+            self._configure(topics_in(fields["topics"]))
+        elif op is Op.SWAP:
+            self._server.swap(route_in(fields["route"]))
+        elif op is Op.CLOSE:
+            await self._server.close()
+        return {}
+
+    async def _set_up(self, told: SetUp) -> Mapping[str, Any]:
+        estate = Estate(told.estate)
+        share = told.share
+        if share.rates >= 0:
+            self._rates = SharedRates(share.rates, share.rates_stride, share.clock_offset)
+            self._rates.follow(told.topics)
+        self._server = SlowPathServer(
+            topics=told.topics,
+            listen=(),
+            port=0,
+            limits=told.limits,
+            tickets=NotedTickets(share, estate),
+            quality=told.quality,
+            rates=self._rates,
+            book=estate.book,
+            adapter=told.adapter,
+            descriptors=told.sockets,
+            serves=(),
+        )
+        for route in told.routes:
+            self._server.swap(route)
+        await self._server.start()
+        status = self._server.status()
+        # What is there now stays; collecting garbage need not look through it between two events.
+        gc.collect()
+        gc.freeze()
+        return {"io": status.io, "loop": type(asyncio.get_running_loop()).__module__.partition(".")[0]}
+
+    def _configure(self, topics: tuple[Topic, ...]) -> None:
+        assert self._server is not None, "set up before"
+        if self._rates is not None:
+            self._rates.follow(topics)
+        self._server.configure(topics)
+
+
+class _Stream(asyncio.Protocol):
+    """Requests in order of their coming; None once there will be no more."""
+
+    def __init__(self) -> None:
+        self._frames = Frames()
+        self.requests: asyncio.Queue[Request | None] = asyncio.Queue()
+
+    def data_received(self, data: bytes) -> None:
+        for message in self._frames.feed(data):
+            self.requests.put_nowait(request_in(message))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.requests.put_nowait(None)
+
+
+async def run(descriptor: int) -> None:
+    """Serve until told to close, or the stream behind ``descriptor`` ends: then the broker is gone.
+
+    In that case nothing more is drawn or sent: whoever follows that broker counts on it.
+    """
+    worker = Worker()
+    transport, stream = await asyncio.get_running_loop().create_unix_connection(
+        _Stream, sock=socket.socket(fileno=descriptor)
+    )
+    while (request := await stream.requests.get()) is not None:
+        transport.write(encode(await worker.carry_out(request)))
+        if request.op is Op.CLOSE:
+            break
+    transport.close()

@@ -1,0 +1,253 @@
+"""The slow path as the broker drives it: in its own process, and beside it, where asked for, in a worker's.
+
+Both have every route, for a datagram may sit in either's socket when a reload changes the class of its topic.
+A change is in force once both go by it. What both count is one account.
+
+A worker needs a socket of its own to read, and tickets and token buckets that it can share. Where one of
+these is missing there is none, the broker serves SQ before BQ by itself, and the status says why.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from tempos import Quality, Reason, Route, Topic
+from tempos_broker import scheduling
+from tempos_broker.config.model import Limits, QualityConfig
+from tempos_broker.paths import RateLimits, Tickets
+from tempos_broker.scheduling import Scheduling
+from tempos_broker.slowpath import SlowPathServer, SlowPathStatus
+from tempos_broker.store import CountedTickets
+
+if TYPE_CHECKING:
+    from tempos_broker.shared import Estate, Share
+    from tempos_broker.worker.supervisor import Supervisor
+
+log = logging.getLogger("tempos.broker.worker")
+
+
+class SlowPaths:
+    """The broker's own server, and the one of a worker for the strict class if there is to be one."""
+
+    def __init__(
+        self,
+        server: SlowPathServer,
+        *,
+        topics: Sequence[Topic],
+        quality: QualityConfig,
+        limits: Limits,
+        tickets: Tickets,
+        rates: RateLimits,
+    ) -> None:
+        """``tickets``, ``rates``: what the server draws and takes from."""
+        self._server = server
+        self._topics = tuple(topics)
+        self._quality = quality
+        self._limits = limits
+        self._tickets = tickets
+        self._rates = rates
+        self._routes: dict[int, Route] = {}
+        #: Of the two epochs that may have tickets drawn: how many groups a topic has, by its lowest bit.
+        self._groups: dict[tuple[int, int], int] = {}
+        self._cpus: Collection[int] = ()
+        self._supervisor: Supervisor | None = None
+        self._estate: Estate | None = None
+        self._share: Share | None = None
+        self._descriptors: list[int] = []
+        self._estate_descriptor = -1
+        self._off = "not asked for in the configuration (quality.worker_sq)"
+
+    async def start(self) -> None:
+        """Begin to serve, in this process; raises :class:`tempos.Unavailable` if there can be no sockets."""
+        self._cpus = scheduling.cpus_of(0)
+        if refused := scheduling.pin(self._quality.cpus_bq):
+            log.warning("quality.cpus_bq: the broker %s", refused)
+        await self._server.start()
+
+    async def start_worker(self) -> None:
+        """Start the worker, if it was asked for: it serves when this returns, or the status says why not."""
+        if not self._quality.worker_sq:
+            return
+        self._off = self._prepare()
+        if self._supervisor is not None:
+            await self._supervisor.start()
+        else:
+            log.warning("no SQ worker: %s", self._off)
+
+    async def swap(self, route: Route) -> None:
+        """Make ``route`` the route of its topic; once this returns nobody draws tickets of an older one.
+
+        Before the start, too. The tickets of the new epoch are the caller's to reset before.
+        """
+        self._server.swap(route)
+        self._routes[route.topic.id] = route
+        self._groups[route.topic.id, route.epoch & 1] = len(route.groups)
+        if self._supervisor is not None:
+            from tempos_broker.worker.protocol import Op, route_out
+
+            await self._supervisor.tell(Op.SWAP, {"route": route_out(route)})
+
+    async def configure(self, topics: Sequence[Topic]) -> None:
+        """Serve these topics from now on, and no others; their routes come with :meth:`swap`."""
+        self._topics = tuple(topics)
+        self._server.configure(topics)
+        known = {topic.id for topic in topics}
+        self._routes = {topic: route for topic, route in self._routes.items() if topic in known}
+        if self._supervisor is not None:
+            from tempos_broker.worker.protocol import Op, topics_out
+
+            await self._supervisor.tell(Op.CONFIGURE, {"topics": topics_out(topics)})
+
+    def counters(self) -> Mapping[int, Mapping[Reason, int]]:
+        """Datagrams by topic and reason since the start, of all processes."""
+        own = self._server.counters()
+        if self._estate is None:
+            return own
+        theirs = self._estate.book.counters()
+        return {topic: _sum(own.get(topic, {}), theirs.get(topic, {})) for topic in {*own, *theirs}}
+
+    def status(self) -> SlowPathStatus:
+        """Of all processes together."""
+        status = self._server.status()
+        if self._estate is None:
+            return status
+        held = self._estate.held()
+        strict = sum(held[topic.id] for topic in self._topics if topic.quality is Quality.SQ)
+        waiting = {Quality.SQ: strict, Quality.BQ: sum(held) - strict}
+        return replace(
+            status,
+            received=status.received + sum(self._estate.book.received),
+            queued=status.queued + sum(held),
+            classes={
+                quality: replace(each, queued=each.queued + waiting[quality])
+                for quality, each in status.classes.items()
+            },
+        )
+
+    def worker(self) -> dict[str, Any]:
+        """The worker as JSON values; what its process has is asked of the kernel now."""
+        document: dict[str, Any] = {"state": "off", "reason": self._off, "pid": None}
+        if self._supervisor is not None:
+            status = self._supervisor.status
+            document = {"state": status.state.value, "reason": status.reason, "pid": status.pid}
+            if status.pid is not None and status.scheduling is not None:
+                document |= _asked_again(status.pid, status.scheduling)
+            document |= {**(status.told or {}), "started": status.started, "lost": status.lost}
+        return {**document, "broker_cpus": list(scheduling.cpus_of(0))}
+
+    async def close(self) -> None:
+        """Send what was taken, by both, then let go of the sockets; safe to call twice. Counts stay."""
+        if self._supervisor is not None:
+            await self._supervisor.close()
+        await self._server.close()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    # What the supervisor asks for.
+
+    def set_up(self) -> Mapping[str, Any]:
+        from tempos_broker.worker.protocol import SetUp
+
+        assert self._share is not None, "prepared before it is supervised"
+        return SetUp(
+            adapter=self._server.status().adapter,
+            sockets=tuple(self._server.descriptors()),
+            estate=self._estate_descriptor,
+            share=self._share,
+            quality=self._quality,
+            limits=self._limits,
+            topics=self._topics,
+            routes=tuple(self._routes.values()),
+        ).to_fields()
+
+    def hand_over(self) -> None:
+        self._server.serve({Quality.BQ})
+
+    def take_over(self) -> None:
+        self._server.serve(tuple(Quality))
+
+    def settle(self) -> int:
+        from tempos_broker.shared import finish_run, write_off
+
+        assert self._estate is not None, "prepared before it is supervised"
+        tickets = self._tickets
+        uncounted = tickets.uncounted if isinstance(tickets, CountedTickets) else tickets
+        done = finish_run(
+            self._estate,
+            tickets,
+            uncounted,
+            lambda topic, epoch: self._groups.get((topic, epoch & 1), 0),
+        )
+        return done + write_off(self._estate)
+
+    # The preparations.
+
+    def _prepare(self) -> str:
+        """Make ready for a worker; gives why there can be none, or nothing."""
+        status = self._server.status()
+        if not self._server.descriptors():
+            return f"SQ and BQ share the data socket ({status.sockets_reason})"
+        try:
+            from tempos_broker.shared import Estate, Share, Shareable, anonymous
+            from tempos_broker.worker.process import spawner
+            from tempos_broker.worker.supervisor import Supervisor
+        except ImportError as error:
+            return f"the compiled helper cannot be loaded: {error}"
+        if status.io == "portable":
+            return f"it needs recvmmsg, but the slow path is portable: {status.reason}"
+        counted = self._tickets if isinstance(self._tickets, CountedTickets) else None
+        tickets: object = counted.uncounted if counted else self._tickets
+        counts: object = counted.counts if counted else None
+        rates: object = self._rates
+        if not isinstance(tickets, Shareable) or not (counts is None or isinstance(counts, Shareable)):
+            return "the ticket counters are this process's own"
+        if not isinstance(rates, Shareable):
+            return "the token buckets are this process's own"
+        self._estate_descriptor = self._owned(anonymous("tempos-worker", Estate.SIZE), copy=False)
+        self._estate = Estate(self._estate_descriptor)
+        self._share = Share(
+            self._owned(tickets.descriptor),
+            tickets.stride,
+            -1 if counts is None else self._owned(counts.descriptor),
+            0 if counts is None else counts.stride,
+            self._owned(rates.descriptor),
+            rates.stride,
+            getattr(rates, "clock_offset", 0),
+        )
+        self._supervisor = Supervisor(spawner(self._inherited), self, self._schedule)
+        return ""
+
+    def _owned(self, descriptor: int, *, copy: bool = True) -> int:
+        """A descriptor that stays what it is for as long as a worker may be started."""
+        mine = os.dup(descriptor) if copy else descriptor
+        self._descriptors.append(mine)
+        return mine
+
+    def _inherited(self) -> list[int]:
+        return [*self._descriptors, *(each for pair in self._server.descriptors() for each in pair)]
+
+    def _schedule(self, pid: int, serves: bool) -> Scheduling:
+        quality = self._quality
+        cpus = quality.cpus_sq or self._cpus
+        given = scheduling.give(pid, quality.priority_sq if serves else 0, cpus, quality.cpus_sq)
+        if serves and quality.priority_sq and (given.policy, given.priority) != ("fifo", quality.priority_sq):
+            log.warning("the SQ worker: %s", given.reason)
+        return given
+
+
+def _sum(one: Mapping[Reason, int], other: Mapping[Reason, int]) -> dict[Reason, int]:
+    return {reason: one.get(reason, 0) + other.get(reason, 0) for reason in {*one, *other}}
+
+
+def _asked_again(pid: int, given: Scheduling) -> dict[str, Any]:
+    try:
+        now = asdict(scheduling.read(pid, given.reason))
+    except ProcessLookupError:
+        # It has just ended; the supervisor is about to hear of it.
+        return {}
+    return {key: list(value) if key == "cpus" else value for key, value in now.items() if key != "reason"}

@@ -1,0 +1,110 @@
+"""The SQ worker beside a fast path: both draw the same tickets, the kernel chooses the socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from support.privileges import require_kernel, require_netns
+
+from tempos import Overflow, Path, PathPolicy, Quality, Topic
+from tempos_bench.broker import Broker
+from tempos_bench.topology import build
+
+pytestmark = [pytest.mark.netns, pytest.mark.kernel]
+
+LIMIT = 60.0
+STRICT = Topic(id=7, name="events", quality=Quality.SQ)
+
+
+def worker_of(broker: Broker) -> dict[str, object]:
+    return dict(broker.status()["quality"]["worker"])
+
+
+def test_moves_between_the_paths_and_kills_of_the_worker_leave_an_exact_account() -> None:
+    require_netns()
+    require_kernel()
+    events, rate, moves = 60_000, 10_000, 40
+    quality = {"worker_sq": True, "priority_sq": 0}
+    with (
+        build("straight") as topology,
+        Broker(topology.broker, {STRICT: ()}, mode="native", quality=quality) as broker,
+    ):
+        assert broker.status()["quality"]["sockets"] == "ebpf"
+        assert worker_of(broker)["state"] == "serving"
+        crowd = topology.subscriber.role(
+            "library_members", "--address", topology.broker.address, "--topic", STRICT.name,
+            "--rate", 0, ready=True,
+        )  # fmt: skip
+        broker.wait_path(STRICT.name, Path.FAST)
+        publisher = topology.publisher.role(
+            "publish", "--to", topology.broker.address, "--topic", STRICT.name,
+            "--paced", events, "--rate", rate, "--burst", 0,
+        )  # fmt: skip
+        broker.wait_received(STRICT.name, 1)
+        kills = 0
+        for number in range(moves):
+            policy = ("slow", "fast")[number % 2]
+            broker.ask("POST", "/v1/topics/events/path", {"policy": policy})
+            worker = worker_of(broker)
+            if number % 10 == 0 and worker["state"] == "serving":
+                # While the slow path serves.
+                os.kill(int(str(worker["pid"])), signal.SIGKILL)
+                kills += 1
+        assert broker.topic(STRICT.name).received < events, "all of it happened under traffic"
+        assert kills > 1
+        assert publisher.result(LIMIT) == {"sent": events, "refused": 0}
+        got = crowd.result(LIMIT)
+        end = time.monotonic() + LIMIT
+        while worker_of(broker)["state"] != "serving" and time.monotonic() < end:
+            time.sleep(0.02)
+        ledger = broker.ask("GET", "/v1/ledger/events")
+        worker = worker_of(broker)
+        assert worker["started"] == kills + 1
+        broker.stop()
+    assert ledger["balanced"], ledger
+    (group,) = ledger["groups"]
+    held = ledger["refused"].get("worker_lost", 0)
+    assert ledger["received"] == ledger["fast"] + ledger["slow"] + held == events
+    assert group["tickets"] == events - held == group["delivered"] + group["lost"]
+    assert (got["distinct"], got["doubled"]) == (group["delivered"], 0), got
+    assert group["lost"] + held == worker["lost"] <= kills * 64
+    assert min(ledger["fast"], ledger["slow"]) > 1000, ledger
+
+
+def test_a_rate_holds_for_both_processes_and_the_kernel_together() -> None:
+    """The worker takes from the kernel's own bucket, and what it refuses is in the account."""
+    require_netns()
+    require_kernel()
+    limited = Topic(
+        id=7, name="events", quality=Quality.SQ, policy=PathPolicy.SLOW,
+        rate=1000, burst=100, overflow=Overflow.DROP,
+    )  # fmt: skip
+    events, rate = 20_000, 10_000
+    with (
+        build("straight") as topology,
+        Broker(
+            topology.broker, {limited: ()}, mode="native", quality={"worker_sq": True, "priority_sq": 0}
+        ) as broker,
+    ):
+        crowd = topology.subscriber.role(
+            "library_members", "--address", topology.broker.address, "--topic", limited.name,
+            "--rate", 0, ready=True,
+        )  # fmt: skip
+        began = time.monotonic()
+        publisher = topology.publisher.role(
+            "publish", "--to", topology.broker.address, "--topic", limited.name,
+            "--paced", events, "--rate", rate, "--burst", 0,
+        )  # fmt: skip
+        assert publisher.result(LIMIT) == {"sent": events, "refused": 0}
+        took = time.monotonic() - began
+        got = crowd.result(LIMIT)
+        ledger = broker.ask("GET", "/v1/ledger/events")
+        broker.stop()
+    assert ledger["balanced"], ledger
+    assert ledger["refused"] == {"over_rate": events - ledger["slow"]}
+    assert got["distinct"] == ledger["slow"] <= limited.burst + limited.rate * took
+    # The publisher alone takes two seconds.
+    assert ledger["slow"] >= limited.rate * 1.5
