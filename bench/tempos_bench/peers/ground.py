@@ -42,8 +42,9 @@ class Place:
         self.topology, self.pid = topology, pid
 
     def end(self, program: str, do: str, kind: str, topic: str, *flags: str, **options: object) -> Program:
-        """Start one end: ``program`` is `raw` or `library`, ``kind`` what it speaks. Ready when it returns.
+        """Start one end: ``program`` is `raw` or `library`, ``kind`` what it speaks.
 
+        Its line `ready` is to be waited for: so that many can start at once, that is the caller's.
         Publishers and those who ping are at A, subscribers and those who answer at C.
         """
         first, other = cores()
@@ -53,7 +54,7 @@ class Place:
         return node.role(
             f"peers.{program}", "--do", do, "--wire" if program == "raw" else "--client", kind,
             *self._where(at_a, do, topic, program), *flags, *words,
-            ready=True, cpu=first if at_a else other, talk=True,
+            cpu=first if at_a else other, talk=True,
         )  # fmt: skip
 
     def _where(self, at_a: bool, do: str, topic: str, program: str) -> Sequence[str]:

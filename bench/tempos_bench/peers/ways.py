@@ -34,8 +34,8 @@ _KEEP = 200_000
 _LIMIT = 60.0
 #: The share of events that may be lost for a rate to count as carried.
 TOLERANCE = 0.001
-#: How much less is tried after a loss, and how often anything is tried.
-_LESS, _STEPS = 0.9, 6
+#: How many rates are tried, how far apart they are at the most, and at what ratio it is near enough.
+_STEPS, _LEAP, _CLOSE = 5, 1.5, 1.08
 _WARM_RATE, _WARM_SECONDS = 2000.0, 0.1
 #: The shortest wait for an echo that answers, in seconds.
 _SETTLE_LIMIT = 15.0
@@ -149,6 +149,11 @@ class Played:
         return seconds / self.received * 1e6 if self.received else math.nan
 
 
+def is_carried(played: Played) -> bool:
+    """Whether so little was lost that the rate counts."""
+    return played.lost <= TOLERANCE * played.sent
+
+
 class Ends:
     """The two ends of one way, connected."""
 
@@ -158,24 +163,41 @@ class Ends:
         self._place, self._way = place, way
         self._publisher, self._subscriber = publisher, subscriber
         self._runs = counter
-        self._offers: dict[int, float] = {}
+        self._carried: dict[int, float] = {}
         place.settle(topic)
         self._warm_up()
 
     def lossless(self, size: int, seconds: float) -> Played:
         """As fast as can be with no more than :data:`TOLERANCE` of it lost.
 
-        TCP holds a publisher back; datagrams it does not, so where they get lost it is asked for less.
+        TCP holds a publisher back; datagrams it does not. Where they get lost, what is carried is looked
+        for between what arrived of too many and what was sent, in as many steps as :data:`_STEPS`; the
+        next time the search begins where this one ended.
         """
-        rate = self._offers.get(size, 0.0)
+        carried = self._carried.get(size)
+        if carried is None:
+            played, _ = self.play(size, seconds, full=True)
+            if is_carried(played):
+                return played
+            rate, too_many = played.rate, max(played.sent / seconds, played.rate * _CLOSE)
+        else:
+            rate, too_many = carried, carried * _CLOSE**2
+        best = None
         for _ in range(_STEPS):
             played, _ = self.play(size, seconds, rate, full=True)
-            if played.lost <= TOLERANCE * played.sent:
+            if is_carried(played):
+                best, self._carried[size] = played, rate
+                rate = min(math.sqrt(rate * too_many), rate * _LEAP)
+            else:
+                too_many = rate
+                known = self._carried.get(size, 0.0) if best else 0.0
+                rate = math.sqrt(known * rate) if known else rate / _LEAP
+            if best and too_many < self._carried[size] * _CLOSE:
                 break
-            rate = min(rate or math.inf, played.rate) * _LESS
-        # A little more next time: what was lost may have been chance.
-        self._offers[size] = rate / _LESS
-        return played
+        if best is None:
+            # Nothing of what was tried is carried: the next search begins lower, and the loss is told.
+            self._carried[size] = rate
+        return best or played
 
     def play(
         self, size: int, seconds: float, rate: float = 0.0, *, full: bool = False
@@ -261,6 +283,8 @@ class RoundTrip:
         self._ping: Program = place.end("raw", "ping", way.speaks, way.topic(ground.THERE))
         for program in (self._echo, self._ping):
             stack.callback(program.stop)
+        for program in (self._echo, self._ping):
+            program.wait_line("ready", _SETTLE_LIMIT)
         place.settle(ground.THERE)
         end = time.monotonic() + _SETTLE_LIMIT
         while self.play(64, 10).lost:
@@ -279,13 +303,19 @@ class RoundTrip:
         return Trips(percentile(found, 50) / 1000, percentile(found, 99) / 1000, count - len(found))
 
 
+def _topic(way: Way, grouped: bool) -> str:
+    return GROUP if grouped else RAW if way.is_raw else CLIENT
+
+
 class Field:
     """Everything that is compared in one run; ended by ``stack``."""
 
     def __init__(self, stack: ExitStack, systems: Sequence[str]) -> None:
         self._stack = stack
         self._runs = [0]
-        self._ends: dict[tuple[Way, str], Ends] = {}
+        self._ends: dict[tuple[Way, bool], Ends] = {}
+        self._started: dict[tuple[Way, bool], tuple[Program, Program]] = {}
+        self._ready: set[Program] = set()
         self._subscribers: dict[tuple[str, str, str, str], Program] = {}
         self._trips: dict[Way, RoundTrip] = {}
         self._places: dict[str, Place] = {mode: ground.tempos(stack, mode) for mode in ground.MODES}
@@ -299,21 +329,40 @@ class Field:
             if way.place in self._places and (batched or not way.batched) and self._has_library(way)
         ]
 
+    def connect(self, ways: Sequence[Way], *, grouped: bool = False) -> None:
+        """Start the ends of many ways at once, and wait until events come through each of them."""
+        for way in ways:
+            self._start(way, grouped)
+        for way in ways:
+            current()(f"connecting {way.name}")
+            self.ends(way, grouped=grouped)
+
     def ends(self, way: Way, *, grouped: bool = False) -> Ends:
         """Both ends of a way, started when they are first asked for."""
-        topic = way.topic(GROUP if grouped else RAW if way.is_raw else CLIENT)
-        if (way, topic) not in self._ends:
-            place = self._places[way.place]
-            options = {"group": "workers", "members": MEMBERS} if grouped and not way.is_tempos else {}
+        key = (way, grouped)
+        if key not in self._ends:
+            publisher, subscriber = self._start(way, grouped)
+            place, topic = self._places[way.place], way.topic(_topic(way, grouped))
+            for program in {publisher, subscriber} - self._ready:
+                program.wait_line("ready", _SETTLE_LIMIT)
+            self._ready |= {publisher, subscriber}
+            self._ends[key] = Ends(place, way, publisher, subscriber, topic, self._runs)
+        return self._ends[key]
+
+    def _start(self, way: Way, grouped: bool) -> tuple[Program, Program]:
+        """The publisher and the subscriber of a way; batched ways share the subscriber of the others."""
+        if (way, grouped) not in self._started:
+            place, topic = self._places[way.place], way.topic(_topic(way, grouped))
             key = (way.place, way.program, way.hears, topic)
             if key not in self._subscribers:
+                options = {"group": "workers", "members": MEMBERS} if grouped and not way.is_tempos else {}
                 self._subscribers[key] = place.end(way.program, "subscribe", way.hears, topic, **options)
-                self._stack.callback(self._subscribers[key].stop)
             flags = ("--gso",) if way.gso else ()
             publisher = place.end(way.program, "publish", way.speaks, topic, *flags)
-            self._stack.callback(publisher.stop)
-            self._ends[way, topic] = Ends(place, way, publisher, self._subscribers[key], topic, self._runs)
-        return self._ends[way, topic]
+            for program in (publisher, self._subscribers[key]):
+                self._stack.callback(program.stop)
+            self._started[way, grouped] = publisher, self._subscribers[key]
+        return self._started[way, grouped]
 
     def awake(self, core: int) -> Program:
         """Keep a core from sleeping until the program given back ends (see :mod:`tempos_bench.awake`)."""

@@ -46,9 +46,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         raw = [way for way in ways if way.is_raw]
         for core in set(cores()):
             stack.callback(field.awake(core).stop)
-        for way in ways:
-            progress(f"connecting {way.name}")
-            field.ends(way)
+        field.connect(ways)
         variants = {
             _of(way, rate): partial(_timed, field, way, p, rate, progress) for rate in p.rates for way in ways
         }

@@ -45,11 +45,8 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         grouped = [
             way for way in ways if way.is_raw and not way.batched and (way.is_tempos or way.system in GROUPED)
         ]
-        for way in ways:
-            progress(f"connecting {way.name}")
-            field.ends(way)
-        for way in grouped:
-            field.ends(way, grouped=True)
+        field.connect(ways)
+        field.connect(grouped, grouped=True)
         variants = {
             _of(way, size): partial(field.ends(way).lossless, size, p.seconds)
             for size in p.sizes
