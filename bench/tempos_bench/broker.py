@@ -121,6 +121,17 @@ class Broker:
         current().saw_path({"path": path.value, "mode": fast["mode"], "reason": fast["reason"]})
         return status
 
+    def wait_worker(self, limit: float = 10.0) -> str:
+        """Wait until the process for SQ serves; what it got, or :class:`ProgramFailed` with why not."""
+        end = time.monotonic() + limit
+        while (worker := self.status()["quality"]["worker"])["state"] != "serving":
+            if time.monotonic() > end:
+                raise ProgramFailed(
+                    f"the SQ worker is {worker['state']} after {limit:g} s, not serving: {worker['reason']}"
+                )
+            time.sleep(_LOOK_EVERY)
+        return str(worker["reason"])
+
     def wait_received(self, name: str, count: int, limit: float = 10.0) -> TopicStatus:
         """Wait until the topic has received ``count`` datagrams, or ``limit`` seconds; the status then."""
         return self._wait(name, lambda status: status.received >= count, limit)

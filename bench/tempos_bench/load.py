@@ -183,6 +183,8 @@ class Load:
             if mode != "off":
                 for topic in groups:
                     broker.wait_path(topic.name, Path.FAST)
+            if quality and quality.get("worker_sq"):
+                current().note(f"SQ in a process of its own: {broker.wait_worker()}")
             yield broker
 
     def play(self, flows: Sequence[Flow], seconds: float, work: float = 0.0) -> dict[str, Heard]:

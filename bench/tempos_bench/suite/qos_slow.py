@@ -78,7 +78,9 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
             for number in progress.repetitions(p.rounds):
                 this = {}
                 for name in turned(p.variants, number):
-                    with load.broker(subjects, mode="off", quality=VARIANTS[name]):
+                    with load.broker(subjects, mode="off", quality=VARIANTS[name]) as broker:
+                        quality = broker.status()["quality"]
+                        progress.note(f"{name}: sockets {quality['sockets']}, {quality['reason']}")
                         text = f"round {number + 1} of {p.rounds}, {name}"
                         this[name] = loads(
                             load, classes, p.times, p.seconds, progress, text=text, number=number
