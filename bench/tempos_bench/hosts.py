@@ -44,7 +44,8 @@ _OUR_LINKS = "it changes links and neighbours of its nodes"
 #: Why the others stay on one machine.
 _WHY_NOT = {
     "redirect": _TEST_RUNS, "program-time": _TEST_RUNS, "scale": _TEST_RUNS, "slowdown": _TEST_RUNS,
-    "slow-path": _ONE_CLOCK, "loss": _ONE_CLOCK, "qos-slow": _ONE_CLOCK, "qos-fast": _ONE_CLOCK,
+    "slow-path": _ONE_CLOCK, "slow-path-gso": _ONE_CLOCK, "loss": _ONE_CLOCK,
+    "qos-slow": _ONE_CLOCK, "qos-fast": _ONE_CLOCK,
     "qos-workflows": _ONE_CLOCK, "qos-rate": _ONE_CLOCK, "round-trip": _OUR_LINKS, "source-ping": _OUR_LINKS,
     "source-time": "it reads the kernel's statistics of the broker's process",
     "broker-kill": "it reads what the broker's process holds, and kills it",

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempos_bench import goals, html, samples, scenario, source, svg
@@ -107,6 +107,7 @@ def test_scenarios_that_are_there_have_the_figures_that_goals_and_pictures_name(
         assert picture.rows or picture.image
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=30), VALUES, min_size=1, max_size=8))
 def test_charts_are_sound_whatever_the_values(rows: dict[str, list[float]]) -> None:
     for chart in (

@@ -48,6 +48,7 @@ MODULES: dict[str, ModuleType] = {
     "round-trip": round_trip,
     "scale": scale,
     "slow-path": slow_path,
+    "slow-path-gso": slow_path,
     "slowdown": slowdown,
     "source-loss": source_loss,
     "source-ping": source_ping,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
 from tempos_bench.broker import Broker
-from tempos_bench.report import Figure
+from tempos_bench.report import Better, Figure
 from tempos_bench.rounds import cores
 from tempos_bench.run import Run
 from tempos_bench.topology import build, shapes
@@ -45,17 +45,20 @@ class Blast:
 
 def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
-    figures = []
-    for mode in MODES:
-        for shape in shapes():
-            progress(f"{mode}, {shape}")
-            blast = measure(shape, mode, p.datagrams, p.payload)
-            name = f"{mode}, {shape}"
+    variants = {f"{mode}, {shape}": (shape, mode) for mode in MODES for shape in shapes()}
+    figures: list[Figure] = []
+    progress.expect(len(variants))
+    with progress.keeping(lambda: figures):
+        for name, (shape, mode) in variants.items():
+            with progress.variant(name):
+                blast = measure(shape, mode, p.datagrams, p.payload)
+            progress.keep(name, blast)
+            lost = blast.sent - blast.received + blast.repeated
             figures += [
-                Figure(f"{name}: lost", blast.sent - blast.received + blast.repeated, "datagrams"),
-                Figure(f"{name}: damaged", blast.damaged, "datagrams"),
-                Figure(f"{name}: bad checksums", blast.bad_checksums, "datagrams"),
-                Figure(f"{name}: not by the fast path", blast.sent - blast.fast, "datagrams"),
+                Figure(f"{name}: lost", lost, "datagrams", Better.LOWER),
+                Figure(f"{name}: damaged", blast.damaged, "datagrams", Better.LOWER),
+                Figure(f"{name}: bad checksums", blast.bad_checksums, "datagrams", Better.LOWER),
+                Figure(f"{name}: not by the fast path", blast.sent - blast.fast, "datagrams", Better.LOWER),
                 Figure(f"{name}: rate", blast.rate, "datagrams/s"),
             ]
     return figures

@@ -13,18 +13,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, TemposError, Topic
+from tempos_bench import samples
 from tempos_bench.broker import Broker
 from tempos_bench.probe import Probe, macs
 from tempos_bench.report import Better, Figure, median
 from tempos_bench.rounds import cores, interleave
-from tempos_bench.run import Run
+from tempos_bench.run import Run, current
 from tempos_bench.stats import percentile, ratios, summarize
 from tempos_bench.topology import Topology, build, mac_of
 
 _THERE = Topic(id=1, name="there", framing=Framing.EVENT)
 _BACK = Topic(id=2, name="back", framing=Framing.EVENT)
 _WARM_UP = 200
-_KERNEL = "kernel forwarding"
+_KERNEL, _HANDED_ON = "kernel forwarding", "XDP that only hands on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,8 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     with build("straight") as topology:
         there, back = Probe(topology.broker), Probe(topology.broker)
         variants = {
-            _KERNEL: lambda: _by_kernel(topology, p),
-            "XDP that only hands on": lambda: _by_yardstick(topology, p, there, back),
+            _KERNEL: lambda: _by_kernel(topology, p, _KERNEL),
+            _HANDED_ON: lambda: _by_yardstick(topology, p, there, back),
             "fast path, native": lambda: _by_fast_path(topology, p, "native"),
             "fast path, generic": lambda: _by_fast_path(topology, p, "generic"),
         }
@@ -68,7 +69,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
             Figure(f"ratio, {mode}, lower quartile", ratio.low, "x"),
             Figure(f"ratio, {mode}, upper quartile", ratio.high, "x"),
         ]
-    to_xdp = ratios(medians["fast path, native"], medians["XDP that only hands on"])
+    to_xdp = ratios(medians["fast path, native"], medians[_HANDED_ON])
     lost = sum(trips.lost for rows in results.values() for trips in rows)
     return [
         *figures,
@@ -81,8 +82,8 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     ]
 
 
-def _by_kernel(topology: Topology, p: Parameters) -> Trips:
-    return _ping(topology, f"{topology.subscriber.address}:{DATA_PORT}", None, p)
+def _by_kernel(topology: Topology, p: Parameters, variant: str) -> Trips:
+    return _ping(topology, f"{topology.subscriber.address}:{DATA_PORT}", None, p, variant)
 
 
 def _by_yardstick(topology: Topology, p: Parameters, there: Probe, back: Probe) -> Trips:
@@ -91,7 +92,7 @@ def _by_yardstick(topology: Topology, p: Parameters, there: Probe, back: Probe) 
     there.attach("hand_on", near, far, {"macs": macs(mac_of(c.address), mac_of(far_address))})
     back.attach("hand_on", far, near, {"macs": macs(mac_of(a.address), mac_of(near_address))})
     try:
-        return _by_kernel(topology, p)
+        return _by_kernel(topology, p, _HANDED_ON)
     finally:
         there.detach()
         back.detach()
@@ -107,7 +108,7 @@ def _by_fast_path(topology: Topology, p: Parameters, mode: str) -> Trips:
         for topic in topics:
             broker.wait_path(topic.name, Path.FAST)
         reply_to = f"{topology.facing_subscriber}:{DATA_PORT}"
-        trips = _ping(topology, f"{b.address}:{DATA_PORT}", reply_to, p)
+        trips = _ping(topology, f"{b.address}:{DATA_PORT}", reply_to, p, f"fast path, {mode}")
         trips_and_warm_up = p.round_trips + _WARM_UP
         for topic in topics:
             status = broker.wait_received(topic.name, trips_and_warm_up, limit=2)
@@ -119,7 +120,7 @@ def _by_fast_path(topology: Topology, p: Parameters, mode: str) -> Trips:
     return trips
 
 
-def _ping(topology: Topology, to: str, reply_to: str | None, p: Parameters) -> Trips:
+def _ping(topology: Topology, to: str, reply_to: str | None, p: Parameters, variant: str) -> Trips:
     core, _ = cores()
     a, c = topology.publisher, topology.subscriber
     back = ("--reply-to", reply_to) if reply_to else ()
@@ -131,5 +132,6 @@ def _ping(topology: Topology, to: str, reply_to: str | None, p: Parameters) -> T
         "--count", p.round_trips, "--warm-up", _WARM_UP, "--size", p.payload, cpu=core,
     ).result(60)  # fmt: skip
     echo.stop()
-    samples = pinged["samples_ns"]
-    return Trips(percentile(samples, 50) / 1000, percentile(samples, 99) / 1000, pinged["lost"])
+    times = pinged["samples_ns"]
+    current().add_samples(variant, samples.pack(times))
+    return Trips(percentile(times, 50) / 1000, percentile(times, 99) / 1000, pinged["lost"])

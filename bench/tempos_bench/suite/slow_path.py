@@ -3,6 +3,9 @@
 All three wait in the broker's node, on the same core and on ports of their own; a round blasts at each
 in turn, faster than any of them forwards. Counted is what reaches the subscriber's socket while the
 sender sends; the kernel discards it there, so that no receiver takes time from what is measured.
+
+The scenario `slow-path-gso` is the same with publishers that use UDP GSO: a burst then crosses the link as
+one buffer, and a receiver that asks for it (UDP_GRO) gets it as one.
 """
 
 from __future__ import annotations
@@ -27,11 +30,15 @@ _ENDLESS = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Blasts of ``seconds`` with datagrams of ``payload`` bytes, one per round and variant."""
+    """Blasts of ``seconds`` with datagrams of ``payload`` bytes, one per round and variant.
+
+    ``segments``: datagrams that the publisher hands to its kernel as one buffer (UDP GSO); 1: none.
+    """
 
     rounds: int
     seconds: float
     payload: int
+    segments: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,8 @@ def _blast(topology: Topology, port: int, p: Parameters, core: int) -> Rate:
                   ready=True, cpu=core)  # fmt: skip
     sent = topology.publisher.role(
         "blast", "--to", f"{topology.broker.address}:{port}", "--topic", _TOPIC.id,
-        "--count", _ENDLESS, "--limit", p.seconds, "--size", p.payload, cpu=core,
+        "--count", _ENDLESS, "--limit", p.seconds, "--size", p.payload,
+        "--segments", p.segments, cpu=core,
     ).result(p.seconds + 30)  # fmt: skip
     marks = sink.result(60)["marks"]
     began, ended = sent["began_ns"], sent["ended_ns"]
