@@ -38,6 +38,8 @@ class Extension(NamedTuple):
 EXTENSIONS = (
     Extension("tempos_broker._batch", "broker", "batch"),
     Extension("tempos_bench._traffic", "bench", "traffic"),
+    Extension("tempos_bench._latency", "bench", "latency"),
+    Extension("tempos_bench._stream", "bench", "stream"),
     Extension("tempos_fastpath._libbpf", "fastpath", "libbpf", ("bpf",)),
 )
 BPF_SOURCES = (("fastpath", "tempos_fastpath"), ("bench", "tempos_bench"))

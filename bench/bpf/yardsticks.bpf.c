@@ -6,6 +6,8 @@
  *   broadcast_only   every frame -> one copy for each slot of `copies`, all untouched
  *   hand_on          UDP -> the same, with the MACs of the next hop and no UDP checksum, so that a
  *                    receiver takes it; else -> up the stack
+ *   relay            IPv4 to one of two hosts on this interface -> the same, with that host's MAC; else
+ *                    -> up the stack: what a ping takes that goes by a third node
  *   pass_only        every frame -> up the stack
  *   count_and_drop   IPv4 -> counted, dropped: the far end of a measurement
  *                    else -> up the stack: neighbours still find each other
@@ -76,6 +78,33 @@ int hand_on(struct xdp_md *ctx)
 		eth->h_source[i] = macs[ETH_ALEN + i];
 	}
 	udp->check = 0;
+	return bpf_redirect_map(&egress, 0, XDP_DROP);
+}
+
+/* Two addresses, then their MACs and our own. */
+const volatile __be32 relay_hosts[2] = {};
+const volatile __u8 relay_macs[3 * ETH_ALEN] = {};
+
+SEC("xdp")
+int relay(struct xdp_md *ctx)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	struct iphdr *ip = (void *)(eth + 1);
+	unsigned int host;
+
+	if ((const void *)(ip + 1) > (const void *)(long)ctx->data_end || eth->h_proto != bpf_htons(ETH_P_IP))
+		return XDP_PASS;
+	if (ip->daddr == relay_hosts[0])
+		host = 0;
+	else if (ip->daddr == relay_hosts[1])
+		host = ETH_ALEN;
+	else
+		return XDP_PASS;
+#pragma unroll
+	for (int i = 0; i < ETH_ALEN; i++) {
+		eth->h_dest[i] = relay_macs[host + i];
+		eth->h_source[i] = relay_macs[2 * ETH_ALEN + i];
+	}
 	return bpf_redirect_map(&egress, 0, XDP_DROP);
 }
 

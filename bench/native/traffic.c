@@ -5,58 +5,24 @@
  *
  * Rules: no allocation, no output, no policy; sockets are made, bound and connected in Python. A loop
  * that a signal interrupts returns -EINTR, so that Python's handler runs.
- *
- * A test datagram carries its sequence (event header, or big-endian behind a raw topic byte) and then
- * bytes that follow from the sequence and their place, so that a receiver can check every one.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include <arpa/inet.h>
-#include <endian.h>
-#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdint.h>
-#include <string.h>
 #include <sys/socket.h>
-#include <time.h>
-#include <linux/types.h>
 
-#include "abi.h"
+#include "datagram.h"
 #include "traffic.cdef"
 
 #define BATCH TEMPOS_TRAFFIC_BATCH
-#define DATAGRAM_MAX 2048
-#define GSO_MAX 65000
-#define RAW_HEADER_LEN 5
-#define SECOND 1000000000ULL
-
-static uint64_t clock_ns(clockid_t clock)
-{
-	struct timespec now;
-
-	clock_gettime(clock, &now);
-	return now.tv_sec * SECOND + now.tv_nsec;
-}
-
-static void sleep_until(uint64_t when_ns)
-{
-	struct timespec when = { .tv_sec = when_ns / SECOND, .tv_nsec = when_ns % SECOND };
-
-	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &when, NULL);
-}
 
 static unsigned int header_len(uint8_t framing)
 {
 	return framing == TEMPOS_FRAMING_EVENT ? TEMPOS_EVENT_HEADER_LEN : RAW_HEADER_LEN;
-}
-
-static uint8_t body_byte(uint32_t sequence, unsigned int at)
-{
-	return (uint8_t)(sequence * 7 + at);
 }
 
 static void write_datagram(uint8_t *to, const struct tempos_blast_plan *plan, uint32_t sequence, uint64_t sent_ns)
@@ -64,14 +30,7 @@ static void write_datagram(uint8_t *to, const struct tempos_blast_plan *plan, ui
 	unsigned int at = header_len(plan->framing);
 
 	if (plan->framing == TEMPOS_FRAMING_EVENT) {
-		struct tempos_event_header header = {
-			.topic = plan->topic,
-			.version_flags = TEMPOS_WIRE_VERSION << 4,
-			.publisher = htonl(plan->publisher),
-			.sequence = htonl(sequence),
-			.sent_ns = htobe64(sent_ns),
-		};
-		memcpy(to, &header, sizeof(header));
+		write_event_header(to, plan->topic, plan->publisher, sequence, sent_ns);
 	} else {
 		uint32_t wire = htonl(sequence);
 
@@ -88,11 +47,6 @@ static uint32_t read_sequence(const uint8_t *from, uint8_t framing)
 
 	memcpy(&wire, from + (framing == TEMPOS_FRAMING_EVENT ? 8 : 1), sizeof(wire));
 	return ntohl(wire);
-}
-
-static int is_transient(int error)
-{
-	return error == ENOBUFS || error == EAGAIN || error == ECONNREFUSED;
 }
 
 /* How many datagrams are due by now, at most `room`. Waits when none is. */
@@ -351,6 +305,7 @@ int tempos_ping(int fd, uint32_t ip, uint16_t port, const struct tempos_blast_pl
 	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(ip), .sin_port = htons(port) };
 	struct timeval timeout = { .tv_sec = timeout_ns / SECOND, .tv_usec = timeout_ns % SECOND / 1000 };
 	uint8_t out[DATAGRAM_MAX], in[DATAGRAM_MAX];
+	uint64_t first = clock_ns(CLOCK_MONOTONIC);
 
 	*answered = 0;
 	if (plan->size < header_len(plan->framing) || plan->size > DATAGRAM_MAX)
@@ -361,6 +316,8 @@ int tempos_ping(int fd, uint32_t ip, uint16_t port, const struct tempos_blast_pl
 		uint64_t began;
 		ssize_t n;
 
+		if (plan->interval_ns)
+			sleep_until(first + sequence * plan->interval_ns);
 		write_datagram(out, plan, sequence, clock_ns(CLOCK_REALTIME));
 		began = clock_ns(CLOCK_MONOTONIC);
 		if (sendto(fd, out, plan->size, 0, (struct sockaddr *)&to, sizeof(to)) < 0 && !is_transient(errno))

@@ -6,21 +6,21 @@ memory, so nothing is left on disk whatever happens.
 
 from __future__ import annotations
 
-import http
-import http.client
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tempos import API_PORT, DATA_PORT, Group, Path, TemposError, Topic
-from tempos_bench.node import PYTHON, Node, Program, ProgramFailed
+from tempos_bench.node import PYTHON, TEXT_FILE, Node, Program, ProgramFailed
+from tempos_bench.run import current
 
 #: Seconds between two looks at a status that is to change.
 _LOOK_EVERY = 0.02
-_COMMAND = (PYTHON, "-m", "tempos_broker", "-c")
+#: Members that a group may have where the configuration says nothing.
+_MEMBERS = 64
+_COMMAND = (PYTHON, "-m", "tempos_broker", "-c", TEXT_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Broker:
     """A running broker.
 
     ``topics`` with their static groups; ``mode`` as in `fastpath.mode`, ``state`` as in `state.file`,
-    ``quality`` as in the section of that name.
+    ``quality`` the keys of `quality` that differ from their defaults.
 
     Raises :class:`ProgramFailed` with the broker's own words if it does not get ready.
     """
@@ -87,13 +87,7 @@ class Broker:
     ) -> None:
         self.node = node
         text = config_text(node.addresses, topics, mode, node.interfaces, state, quality)
-        memory = os.memfd_create("broker.toml")
-        try:
-            os.write(memory, text.encode())
-            command = (*_COMMAND, f"/proc/self/fd/{memory}")
-            self.program: Program = node.start(command, ready="ready", limit=limit, cpu=cpu, fds=(memory,))
-        finally:
-            os.close(memory)
+        self.program: Program = node.start(_COMMAND, ready="ready", limit=limit, cpu=cpu, text=text)
 
     @property
     def pid(self) -> int:
@@ -106,7 +100,7 @@ class Broker:
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """One request to the control API, inside the node; raises :class:`TemposError` for a refusal."""
-        return self.node.call(lambda: _request(method, path, body))
+        return self.node.request(method, path, body)
 
     def topic(self, name: str) -> TopicStatus:
         """The status of one topic."""
@@ -128,7 +122,20 @@ class Broker:
                 f"topic {name!r} is on the {status.path} path after {limit:g} s, not on the "
                 f"{path.value} one: {status.reason}"
             )
+        fast = self.status()["paths"]["fast"]
+        current().saw_path({"path": path.value, "mode": fast["mode"], "reason": fast["reason"]})
         return status
+
+    def wait_worker(self, limit: float = 10.0) -> str:
+        """Wait until the process for SQ serves; what it got, or :class:`ProgramFailed` with why not."""
+        end = time.monotonic() + limit
+        while (worker := self.status()["quality"]["worker"])["state"] != "serving":
+            if time.monotonic() > end:
+                raise ProgramFailed(
+                    f"the SQ worker is {worker['state']} after {limit:g} s, not serving: {worker['reason']}"
+                )
+            time.sleep(_LOOK_EVERY)
+        return str(worker["reason"])
 
     def wait_received(self, name: str, count: int, limit: float = 10.0) -> TopicStatus:
         """Wait until the topic has received ``count`` datagrams, or ``limit`` seconds; the status then."""
@@ -176,9 +183,12 @@ def config_text(
         "[fastpath]",
         f"mode = {json.dumps(mode)}",
         f"interfaces = {json.dumps(list(interfaces))}",
-        "[quality]",
-        *(f"{key} = {json.dumps(value)}" for key, value in (quality or {}).items()),
     ]
+    if quality:
+        lines += ["[quality]", *(f"{key} = {json.dumps(value)}" for key, value in quality.items())]
+    largest = max((len(group.members) for groups in topics.values() for group in groups), default=0)
+    if largest > _MEMBERS:
+        lines += ["[limits]", f"members_per_group = {largest}"]
     for topic, groups in topics.items():
         lines += [
             "[[topic]]",
@@ -210,17 +220,3 @@ def _topic_status(entry: Mapping[str, Any]) -> TopicStatus:
     return TopicStatus(
         **{field: entry[field] for field in plain}, groups=groups, problems=tuple(entry["problems"])
     )
-
-
-def _request(method: str, path: str, body: object) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", API_PORT, timeout=10)
-    try:
-        text = None if body is None else json.dumps(body)
-        connection.request(method, path, text, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        answer = json.load(response)
-    finally:
-        connection.close()
-    if response.status >= http.HTTPStatus.BAD_REQUEST:
-        raise TemposError(f"{method} {path}: the broker answers {response.status}: {answer}")
-    return answer

@@ -10,18 +10,18 @@ import argparse
 import json
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tempos import TemposError
+from tempos import ConfigError, TemposError
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from tempos_bench.hosts import Hosts
     from tempos_bench.report import Report
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -47,12 +47,20 @@ examples:
   tempos bench run redirect
         one of them: a table, each figure beside its target
   tempos bench run redirect --json redirect.json
-        the same, and the figures in a file
+        the same, and everything measured in a file
   tempos bench run all --json-dir bench-results
         all of them, one file each
+  tempos bench run redirect --short --set payload=256
+        fewer rounds, and another payload
+  tempos bench run source-rtt --hosts edge1,middle,edge2 --plan
+        what would run where on three hosts; without --plan: run it there
+  tempos bench report bench-results -o report.html
+        one page of all of them, with plots
+  tempos bench compare before after
+        what got better or worse between two runs (files or folders), beyond their noise
 
-Exit code 0 if every figure that has a target meets it, 1 if one falls short, 2 if a scenario could
-not run.
+Exit code 0 if every figure that has a target meets it, 1 if one falls short (compare: if something got
+worse), 2 if a scenario could not run. Ctrl-C keeps what is finished, and exits with 130.
 """
 
 
@@ -70,37 +78,84 @@ def demo(subparsers: Subparsers) -> None:
 
 
 def bench(subparsers: Subparsers) -> None:
-    """Add ``tempos bench list`` and ``tempos bench run``."""
-    parser = subparsers.add_parser(
+    """Add ``tempos bench`` with its actions: list, run, report, compare."""
+    parser = _with_examples(
+        subparsers,
         "bench",
         help="measure, and hold the figures against their targets",
         description="Reproducible measurements on three nodes inside this machine. Needs root.",
-        epilog=_BENCH_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="tell which scenarios there are")
     listing.set_defaults(run=_run_list)
-    running = actions.add_parser(
-        "run",
-        help="run scenarios, or all",
+    _add_run(actions)
+    reporting = _with_examples(actions, "report", help="make one HTML page of the results in a folder")
+    reporting.add_argument("folder", type=Path, metavar="DIR", help="as written by 'run --json-dir'")
+    reporting.add_argument("-o", "--output", type=Path, metavar="FILE", default=Path("report.html"))
+    reporting.set_defaults(run=_run_report)
+    comparing = _with_examples(actions, "compare", help="tell what changed between two runs")
+    comparing.add_argument("old", type=Path, metavar="OLD", help="a result file, or a folder of them")
+    comparing.add_argument("new", type=Path, metavar="NEW")
+    comparing.add_argument(
+        "--tolerance",
+        type=float,
+        default=3.0,
+        metavar="PERCENT",
+        help="changes up to this size are noise, whatever the rounds say (default 3)",
+    )
+    comparing.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    comparing.set_defaults(run=_run_compare)
+
+
+def _with_examples(
+    actions: Subparsers,
+    name: str,
+    help: str,  # noqa: A002 - as argparse names it
+    description: str | None = None,
+) -> argparse.ArgumentParser:
+    return actions.add_parser(
+        name,
+        help=help,
+        description=description,
         epilog=_BENCH_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _add_run(actions: Subparsers) -> None:
+    running = _with_examples(actions, "run", help="run scenarios, or all")
     running.add_argument("names", metavar="NAME", nargs="+", help="scenarios of 'tempos bench list', or: all")
+    running.add_argument("--short", action="store_true", help="a quick look: the file's [short] parameters")
+    running.add_argument("--set", dest="changes", action="append", default=[], metavar="NAME=VALUE",
+                         help="another value for a parameter of the scenario; may be repeated")  # fmt: skip
     target = running.add_mutually_exclusive_group()
     target.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here, one scenario")
     target.add_argument(
         "--json-dir", type=Path, metavar="DIR", help="also write the figures here, one file each"
     )
+    running.add_argument(
+        "--hosts",
+        metavar="A,B,C",
+        help="publisher, broker and subscriber are these hosts, reached by ssh, instead of namespaces",
+    )
+    running.add_argument(
+        "--hosts-file",
+        type=Path,
+        metavar="FILE",
+        default=Path("hosts.toml"),
+        help="describes the hosts, as config/hosts.example.toml does (default hosts.toml)",
+    )
+    running.add_argument("--plan", action="store_true", help="with --hosts: only print what would run where")
     running.set_defaults(run=_run_scenarios)
 
 
 def _run_demo(options: argparse.Namespace) -> int:
     def show() -> int:
         from tempos_bench import demo
+        from tempos_bench.progress import Lines
 
-        outcomes, lacking = demo.run(_progress("demo"))
+        lines = Lines("demo", sys.stderr)
+        outcomes, lacking = demo.run(lambda text: lines.show(text, 0, 0, None))
         if options.json:
             rows = [asdict(outcome) | {"lost": outcome.lost} for outcome in outcomes]
             print(json.dumps({"rows": rows, "missing": lacking}))
@@ -132,26 +187,84 @@ def _run_scenarios(options: argparse.Namespace) -> int:
         return EXIT_UNABLE
     worst = EXIT_OK
     for name in names:
-
-        def measure(name: str = name) -> int:
-            from tempos_bench import report
-
-            result = scenario.run(scenario.load(name), _progress(name))
-            print(report.as_text(result), end="\n\n", flush=True)
-            _write(result, options.json_dir / f"{name}.json" if options.json_dir else options.json)
-            return EXIT_OK if result.all_met else EXIT_SHORT
-
-        code = _guarded(f"bench run {name}", measure)
+        code = _guarded(f"bench run {name}", lambda name=name: _measure(name, options))  # type: ignore[misc]
         if code == EXIT_INTERRUPTED:
             return code
         worst = max(worst, code)
     return worst
 
 
+def _measure(name: str, options: argparse.Namespace) -> int:
+    from tempos_bench import progress, report, scenario
+    from tempos_bench.run import Run
+
+    loaded = scenario.load(name, short=options.short, changes=options.changes)
+    place = _place(name, options)
+    if options.plan:
+        from tempos_bench import plan
+
+        if place is None:
+            raise ConfigError(["--plan: says what would run on hosts; give them with --hosts"])
+        print(plan.plan(loaded, place), end="\n\n", flush=True)
+        return EXIT_OK
+    with progress.display(name) as display:
+        result = scenario.run(loaded, Run(display, place=place))
+    print(report.as_text(result), end="\n\n", flush=True)
+    _write(result, options.json_dir / f"{name}.json" if options.json_dir else options.json)
+    if not result.complete:
+        print(f"tempos bench run {name}: interrupted; what was finished is kept", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_OK if result.all_met else EXIT_SHORT
+
+
+def _place(name: str, options: argparse.Namespace) -> Hosts | None:
+    if options.hosts is None:
+        return None
+    from tempos_bench import hosts
+
+    found = hosts.read(options.hosts_file, options.hosts.split(","))
+    if reason := hosts.why_not(name):
+        raise ConfigError(
+            [f"{name} does not run on hosts: {reason}; those that do: {', '.join(hosts.ON_HOSTS)}"]
+        )
+    return found
+
+
 def _write(result: Report, path: Path | None) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result.as_json(), indent=2) + "\n")
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result.as_json(), indent=1) + "\n")
+    from tempos_bench import plot
+
+    try:
+        plot.draw(result, path.parent)
+    except TemposError as error:
+        print(f"tempos bench run {result.scenario}: no pictures: {error}", file=sys.stderr)
+
+
+def _run_report(options: argparse.Namespace) -> int:
+    def make() -> int:
+        from tempos_bench import html, results
+
+        found = results.read(options.folder)
+        options.output.write_text(html.page(found, options.folder), encoding="utf-8")
+        print(f"{options.output}: {len(found)} scenarios")
+        return EXIT_OK
+
+    return _guarded("bench report", make)
+
+
+def _run_compare(options: argparse.Namespace) -> int:
+    def show() -> int:
+        from tempos_bench import compare, results
+
+        old, new = results.read(options.old), results.read(options.new)
+        found = compare.compare(old, new, options.tolerance / 100)
+        print(json.dumps(found.as_json()) if options.json else compare.as_text(found))
+        return EXIT_SHORT if found.worse else EXIT_OK
+
+    return _guarded("bench compare", show)
 
 
 def _guarded(command: str, work: Callable[[], int]) -> int:
@@ -180,12 +293,3 @@ def _ended_by_sigterm() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _progress(name: str) -> Callable[[str], None]:
-    began = time.monotonic()
-
-    def tell(text: str) -> None:
-        print(f"[{time.monotonic() - began:5.1f} s] {name}: {text}", file=sys.stderr, flush=True)
-
-    return tell

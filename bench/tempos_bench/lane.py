@@ -62,12 +62,18 @@ class Lane:
         seconds = self.source.generate(frames, batch)
         return Crossing(frames, self.sink.count() - before, seconds)
 
-    def forward_by_broker(self, stack: ExitStack, core: int) -> Broker:
-        """Let a broker's fast path forward, natively, to one member at C."""
-        member = Member(self.topology.subscriber.address, DATA_PORT)
-        topics = {TOPIC: (Group("bench", (member,)),)}
-        broker = stack.enter_context(Broker(self.topology.broker, topics, mode="native", cpu=core))
-        broker.wait_path(TOPIC.name, Path.FAST)
+    def forward_by_broker(self, stack: ExitStack, core: int, members: int = 1, topics: int = 1) -> Broker:
+        """Let a broker's fast path forward, natively, to so many members at C.
+
+        ``topics``: how many it serves, all alike; the frames are of the first.
+        """
+        address = self.topology.subscriber.address
+        group = Group("bench", tuple(Member(address, DATA_PORT + i) for i in range(members)))
+        others = [Topic(id=i, name=f"other-{i}", framing=Framing.EVENT) for i in range(2, topics + 1)]
+        served = dict.fromkeys((TOPIC, *others), (group,))
+        broker = stack.enter_context(Broker(self.topology.broker, served, mode="native", cpu=core))
+        for topic in served:
+            broker.wait_path(topic.name, Path.FAST)
         return broker
 
     def program(self) -> int:

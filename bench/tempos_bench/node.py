@@ -16,16 +16,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
 from tempos import TemposError
+from tempos_bench import ask, interfaces
 from tempos_bench.namespace import Namespace
 
 T = TypeVar("T")
 
 PYTHON = sys.executable
+#: Stands in a command for a file that holds the text given beside it.
+TEXT_FILE = "{text}"
 _STOP_LIMIT = 5.0
+
+
+@contextmanager
+def text_file(text: str) -> Iterator[int]:
+    """A file in memory with ``text``, as a descriptor to hand down: nothing is left on disk."""
+    memory = os.memfd_create("text")
+    try:
+        os.write(memory, text.encode())
+        yield memory
+    finally:
+        os.close(memory)
 
 
 class ProgramFailed(TemposError):
@@ -97,12 +112,15 @@ class Program:
 
     def ask(self, message: object, limit: float = 30.0) -> Any:
         """Send a JSON line, give back the JSON line that answers it. Needs ``talk=True`` at the start."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError as error:
-            raise self._failure("ended and takes no more commands") from error
+        self.tell(message)
+        return self.answer(limit)
+
+    def tell(self, message: object) -> None:
+        """Send a JSON line; :meth:`answer` gives what is answered. Needs ``talk=True`` at the start."""
+        self._send(json.dumps(message))
+
+    def answer(self, limit: float = 30.0) -> Any:
+        """The next line of output as JSON; raises :class:`ProgramFailed`."""
         return self._parse(self.wait_line(limit=limit))
 
     def wait(self, limit: float) -> int:
@@ -143,6 +161,14 @@ class Program:
         """End it by SIGKILL, as a crash would."""
         self._process.kill()
         self.stop()
+
+    def _send(self, line: str) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self._failure("ended and takes no more commands") from error
 
     def _collect(self, stream: IO[str], into: list[str]) -> None:
         with stream:
@@ -192,24 +218,33 @@ class Node:
         limit: float = 15.0,
         cpu: int | None = None,
         talk: bool = False,
-        fds: Sequence[int] = (),
+        text: str | None = None,
     ) -> Program:
         """Start ``command`` here; with ``ready``, return when it has printed a line that starts so.
 
-        ``cpu`` pins it to one core, ``talk`` opens its standard input, ``fds`` are handed down.
+        ``cpu`` pins it to one core, ``talk`` opens its standard input, ``text`` is what the program finds in
+        the file that its command names as :data:`TEXT_FILE`.
         """
-        program = Program(
-            f"{' '.join(command[1:4])} in {self.name}", self._entered(command), cpu=cpu, talk=talk, fds=fds
-        )
+        program = self._begin(f"{' '.join(command[1:4])} in {self.name}", command, cpu, talk, text)
         self._programs.append(program)
         if ready is not None:
             program.wait_line(ready, limit)
         return program
 
-    def role(self, module: str, *arguments: object, ready: bool = False, cpu: int | None = None) -> Program:
+    def role(
+        self, module: str, *arguments: object, ready: bool = False, cpu: int | None = None, talk: bool = False
+    ) -> Program:
         """Start one of this package's own programs; ``ready`` for those that say so."""
         command = (PYTHON, "-m", f"tempos_bench.{module}", *map(str, arguments))
-        return self.start(command, ready="ready" if ready else None, cpu=cpu)
+        return self.start(command, ready="ready" if ready else None, cpu=cpu, talk=talk)
+
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """One request to the control API of a broker that runs here; raises :class:`TemposError`."""
+        return self.call(lambda: ask.request(method, path, body))
+
+    def facts(self, interface: str) -> dict[str, Any]:
+        """One interface of this node as it is really set."""
+        return self.call(lambda: interfaces.describe(interface))
 
     def call(self, work: Callable[[], T]) -> T:
         """Run ``work`` in this process, but with this node's network (see :meth:`Namespace.call`)."""
@@ -222,6 +257,15 @@ class Node:
         for program in reversed(self._programs):
             program.stop()
         self._programs.clear()
+
+    def _begin(
+        self, name: str, command: Sequence[str], cpu: int | None, talk: bool, text: str | None
+    ) -> Program:
+        if text is None:
+            return Program(name, self._entered(command), cpu=cpu, talk=talk, fds=())
+        with text_file(text) as number:
+            named = [part.replace(TEXT_FILE, f"/proc/self/fd/{number}") for part in command]
+            return Program(name, self._entered(named), cpu=cpu, talk=talk, fds=(number,))
 
     def _entered(self, command: Sequence[str]) -> tuple[str, ...]:
         # The binding to our life comes first: if we are gone before it holds, so is the namespace,

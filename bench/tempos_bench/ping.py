@@ -17,12 +17,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--warm-up", type=int, default=200, help="round trips before those that count")
     parser.add_argument("--size", type=int, default=32, help="payload bytes")
+    parser.add_argument("--interval", type=float, default=0, help="seconds from one to the next; 0: no pause")
     parser.add_argument("--timeout", type=float, default=0.5, help="seconds until one counts as lost")
     args = parser.parse_args()
     with traffic.open_socket(bind=args.bind) as sock:
 
         def measure(count: int) -> list[int]:
-            datagrams = traffic.Datagrams(topic=args.topic, count=count, size=args.size)
+            datagrams = traffic.Datagrams(args.topic, count, args.size, interval=args.interval)
             return traffic.ping(sock, args.to, datagrams, args.timeout)
 
         measure(args.warm_up)

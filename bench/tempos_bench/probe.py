@@ -6,6 +6,7 @@ kernel knows of a program it tells through the file descriptors of the process t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,18 +51,18 @@ class Probe:
         program: str,
         interface: str,
         redirect_to: str | None = None,
-        macs: tuple[str, str] | None = None,
+        constants: Mapping[str, bytes] | None = None,
+        mode: str = "native",
         copies: int = 1,
     ) -> int:
-        """Put a yardstick program on ``interface`` in native mode; returns its id.
+        """Put a yardstick program on ``interface``; returns its id.
 
-        ``redirect_to``: where the redirecting ones send; ``macs``: destination and source for `hand_on`;
+        ``redirect_to``: where the redirecting ones send; ``constants``: what the program itself is told;
         ``copies``: how many `broadcast_only` makes.
         """
-        both = "".join(macs).replace(":", "") if macs else None
-        answer = self._ask(
-            "attach", program=program, interface=interface, redirect_to=redirect_to, macs=both, copies=copies
-        )
+        given = {name: value.hex() for name, value in (constants or {}).items()}
+        answer = self._ask("attach", program=program, interface=interface, redirect_to=redirect_to,
+                           constants=given, mode=mode, copies=copies)  # fmt: skip
         return int(answer["program_id"])
 
     def detach(self) -> None:
@@ -95,6 +96,11 @@ class Probe:
         if "error" in answer:
             raise Unavailable(answer["error"])
         return answer
+
+
+def macs(*addresses: str) -> bytes:
+    """MACs one behind the other, as programs take them."""
+    return bytes.fromhex("".join(addresses).replace(":", ""))
 
 
 def figures(pid: int, program_id: int) -> ProgramFigures:

@@ -10,6 +10,7 @@ import argparse
 import json
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from tempos import Framing
@@ -32,21 +33,22 @@ def main() -> None:
     with ExitStack() as stack:
         socks = [stack.enter_context(traffic.open_socket(bind=endpoint)) for endpoint in args.bind]
         if args.discard:
-            traffic.discard(socks[0])
+            for sock in socks:
+                traffic.discard(sock)
         print("ready", flush=True)
         if args.discard:
-            print(json.dumps(_discard(socks[0], args.first, args.idle)))
+            print(json.dumps(_discard(socks, args.first, args.idle)))
         else:
             sunk = traffic.sink(socks, args.expect, args.size, args.framing, args.first, args.idle)
             print(json.dumps(traffic.as_record(sunk)))
 
 
-def _discard(sock: socket.socket, first: float, idle: float) -> dict[str, object]:
+def _discard(socks: Sequence[socket.socket], first: float, idle: float) -> dict[str, object]:
     marks = [(traffic.now_ns(), 0)]
     bad_before = traffic.udp_counters()["InCsumErrors"]
     while True:
         time.sleep(_MARK_EVERY)
-        now, count = traffic.now_ns(), traffic.dropped(sock)
+        now, count = traffic.now_ns(), sum(map(traffic.dropped, socks))
         last_ns, last_count = marks[-1]
         if count > last_count:
             marks.append((now, count))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A median and the middle half around it."""
+    """A median and the middle half around it. ``values``: what it is the summary of."""
 
     median: float
     low: float
     high: float
+    values: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def spread(self) -> float:
@@ -34,7 +35,7 @@ def summarize(values: Sequence[float]) -> Summary:
     """Median and quartiles; nan of none."""
     if not values:
         return Summary(math.nan, math.nan, math.nan)
-    return Summary(statistics.median(values), percentile(values, 25), percentile(values, 75))
+    return Summary(statistics.median(values), percentile(values, 25), percentile(values, 75), tuple(values))
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> Summary:

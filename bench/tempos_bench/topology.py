@@ -22,10 +22,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tempos import Unavailable
 from tempos_bench.namespace import Namespace
 from tempos_bench.node import Node
+from tempos_bench.run import current
 
 MTU = 1500
 SHAPES = ("straight", "forked", "one-armed")
@@ -61,6 +63,18 @@ class Topology:
         return self.broker.addresses[min(1, len(self.broker.addresses) - 1)]
 
 
+def interfaces(topology: Topology) -> list[dict[str, Any]]:
+    """Every interface of the three nodes as it is really set, for the record."""
+    nodes = (topology.publisher, topology.broker, topology.subscriber)
+    return [{"node": node.name, **node.facts(name)} for node in nodes for name in node.interfaces]
+
+
+def shapes() -> tuple[str, ...]:
+    """The shapes that can be built where the current run takes place."""
+    place = current().place
+    return SHAPES if place is None else place.shapes
+
+
 @contextmanager
 def build(shape: str = "straight") -> Iterator[Topology]:
     """Build a topology and remove it at the end, whatever happens in between.
@@ -70,7 +84,15 @@ def build(shape: str = "straight") -> Iterator[Topology]:
     if shape not in SHAPES:
         raise ValueError(f"no topology {shape!r}: {', '.join(SHAPES)}")
     with ExitStack() as stack:
-        yield _one_armed(stack) if shape == "one-armed" else _straight(stack, forked=shape == "forked")
+        place = current().place
+        if place is not None:
+            topology: Topology = stack.enter_context(place.build(shape))
+        elif shape == "one-armed":
+            topology = _one_armed(stack)
+        else:
+            topology = _straight(stack, forked=shape == "forked")
+        current().saw_topology({"shape": shape, "interfaces": interfaces(topology)})
+        yield topology
 
 
 def missing() -> str | None:
@@ -110,7 +132,7 @@ def _straight(stack: ExitStack, *, forked: bool) -> Topology:
     b.call(lambda: _sysctl("ipv4/ip_forward", "1"))
     for space, gateway, far in ((a, "10.0.1.1", "10.0.2.0/24"), (c, "10.0.2.1", "10.0.1.0/24")):
         _route(space, far, gateway)
-        _know(space, "eth0", gateway)
+        know(space, "eth0", gateway)
     broker, subscriber = ["10.0.1.1", "10.0.2.1"], ["10.0.2.2"]
     if forked:
         _link(b, "eth2", "10.0.3.1", c, "eth1", "10.0.3.2")
@@ -133,7 +155,8 @@ def _one_armed(stack: ExitStack) -> Topology:
     for space in (a, c):
         for address in addresses.values():
             if address != addresses[space]:
-                _know(space, "eth0", address)
+                know(space, "eth0", address)
+    b.call(lambda: _sysctl("ipv4/ip_forward", "1"))
     return _nodes(stack, "one-armed", *((space, (addresses[space],)) for space in (a, b, c)))
 
 
@@ -210,13 +233,15 @@ def _route(space: Namespace, network: str, gateway: str) -> None:
     space.call(work)
 
 
-def _know(space: Namespace, interface: str, address: str) -> None:
+def know(node: Node | Namespace, interface: str, address: str, mac: str | None = None) -> None:
+    """Let a node know for good who has ``address``: ``mac``, or the one that follows from it."""
+
     def work() -> None:
         with _iproute()() as ip:
             index = ip.link_lookup(ifname=interface)[0]
-            ip.neigh("replace", dst=address, lladdr=mac_of(address), ifindex=index, state="permanent")
+            ip.neigh("replace", dst=address, lladdr=mac or mac_of(address), ifindex=index, state="permanent")
 
-    space.call(work)
+    node.call(work)
 
 
 def _ethtool(interface: str, command: int, on: bool) -> None:

@@ -6,8 +6,9 @@ ends, with everything it attached, when its input ends. OBJECTS is the folder of
 
 | command    | takes                          | does, answers                                           |
 |------------|--------------------------------|---------------------------------------------------------|
-| attach     | program, interface,            | puts a yardstick on an interface, native;               |
-|            | redirect_to, macs (hex), copies | program_id                                             |
+| attach     | program, interface,            | puts a yardstick on an interface; constants are the     |
+|            | redirect_to, constants (hex),  | program's own, by name: program_id                      |
+|            | mode (native, generic), copies |                                                         |
 | detach     |                                | takes it off again                                      |
 | count      |                                | IPv4 frames that `count_and_drop` has seen: frames      |
 | prepare    | frame (hex), interface         | what `generate` sends, and through which interface      |
@@ -61,11 +62,12 @@ class Measuring:
         program: str,
         interface: str,
         redirect_to: str | None = None,
-        macs: str | None = None,
+        constants: dict[str, str] | None = None,
+        mode: str = "native",
         copies: int = 1,
     ) -> dict[str, Any]:
         self.detach()
-        rodata = {"macs": bytes.fromhex(macs)} if macs else {}
+        rodata = {name: bytes.fromhex(value) for name, value in (constants or {}).items()}
         share = {"copies": self._attached.enter_context(_devmap(redirect_to, copies))}
         loaded = bpf.BpfObject(self._objects / "yardsticks.bpf.o", rodata, share)
         self._attached.callback(loaded.close)
@@ -73,7 +75,7 @@ class Measuring:
             _set_egress(loaded, redirect_to)
         chosen = loaded.program(program)
         self._attached.enter_context(
-            bpf.attach_xdp(chosen, socket.if_nametoindex(interface), bpf.XdpMode.NATIVE)
+            bpf.attach_xdp(chosen, socket.if_nametoindex(interface), bpf.XdpMode(mode))
         )
         self._yardsticks = loaded
         return {"program_id": chosen.info().id}

@@ -6,14 +6,14 @@ every UDP checksum, and the broker's status must say that all went by the fast p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
 from tempos_bench.broker import Broker
-from tempos_bench.report import Figure
+from tempos_bench.report import Better, Figure
 from tempos_bench.rounds import cores
-from tempos_bench.topology import build
+from tempos_bench.run import Run
+from tempos_bench.topology import build, shapes
 
 MODES = ("native", "generic")
 #: One member is reached by one interface: a second one would show nothing new.
@@ -45,19 +45,22 @@ class Blast:
     rate: float
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
-    figures = []
-    for mode in MODES:
-        for shape in SHAPES:
-            progress(f"{mode}, {shape}")
-            blast = measure(shape, mode, p.datagrams, p.payload)
-            name = f"{mode}, {shape}"
+    variants = {f"{mode}, {shape}": (shape, mode) for mode in MODES for shape in SHAPES if shape in shapes()}
+    figures: list[Figure] = []
+    progress.expect(len(variants))
+    with progress.keeping(lambda: figures):
+        for name, (shape, mode) in variants.items():
+            with progress.variant(name):
+                blast = measure(shape, mode, p.datagrams, p.payload)
+            progress.keep(name, blast)
+            lost = blast.sent - blast.received + blast.repeated
             figures += [
-                Figure(f"{name}: lost", blast.sent - blast.received + blast.repeated, "datagrams"),
-                Figure(f"{name}: damaged", blast.damaged, "datagrams"),
-                Figure(f"{name}: bad checksums", blast.bad_checksums, "datagrams"),
-                Figure(f"{name}: not by the fast path", blast.sent - blast.fast, "datagrams"),
+                Figure(f"{name}: lost", lost, "datagrams", Better.LOWER),
+                Figure(f"{name}: damaged", blast.damaged, "datagrams", Better.LOWER),
+                Figure(f"{name}: bad checksums", blast.bad_checksums, "datagrams", Better.LOWER),
+                Figure(f"{name}: not by the fast path", blast.sent - blast.fast, "datagrams", Better.LOWER),
                 Figure(f"{name}: rate", blast.rate, "datagrams/s"),
             ]
     return figures

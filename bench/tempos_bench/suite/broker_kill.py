@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -22,6 +21,7 @@ from tempos_bench.crowd import CrowdPlan
 from tempos_bench.node import PYTHON, Node
 from tempos_bench.report import Figure
 from tempos_bench.rounds import cores
+from tempos_bench.run import Run
 from tempos_bench.topology import build
 
 _TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
@@ -42,7 +42,7 @@ class Parameters:
     payload: int
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     core, other = cores()
     # Restarts take time as well; the sender must not be done before the last one.

@@ -6,7 +6,6 @@ receivers is held against the sender's and against the broker's ledger, to the e
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Path, Topic
@@ -15,6 +14,7 @@ from tempos_bench.broker import Broker
 from tempos_bench.crowd import CrowdPlan
 from tempos_bench.report import Figure
 from tempos_bench.rounds import cores
+from tempos_bench.run import Run
 from tempos_bench.topology import build
 
 _TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
@@ -38,7 +38,7 @@ class Parameters:
     payload: int
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     return [
         *measure(p, Path.FAST, p.fast_rate, progress),
@@ -46,9 +46,7 @@ def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
     ]
 
 
-def measure(
-    p: Parameters, path: Path, rate: float, progress: Callable[[str], None], shape: str = "straight"
-) -> list[Figure]:
+def measure(p: Parameters, path: Path, rate: float, progress: Run, shape: str = "straight") -> list[Figure]:
     """One path over a fresh topology."""
     core, other = cores()
     count = round(p.seconds * rate)

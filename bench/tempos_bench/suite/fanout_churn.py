@@ -6,7 +6,6 @@ epoch for all groups; so each group's account is held against the sender's, to t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from tempos_bench.broker import Broker
 from tempos_bench.crowd import CrowdPlan
 from tempos_bench.report import Figure
 from tempos_bench.rounds import cores
+from tempos_bench.run import Run
 from tempos_bench.topology import build
 
 #: How the copies are made -> the fast path's mode, what the topic asks for, the path that must serve it.
@@ -42,14 +42,12 @@ class Parameters:
     payload: int
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     return [figure for way in WAYS for figure in measure(p, way, progress)]
 
 
-def measure(
-    p: Parameters, way: str, progress: Callable[[str], None], shape: str = "straight"
-) -> list[Figure]:
+def measure(p: Parameters, way: str, progress: Run, shape: str = "straight") -> list[Figure]:
     """One way over a fresh topology."""
     mode, fanout, path = WAYS[way]
     rate = p.slow_rate if path is Path.SLOW else p.fast_rate

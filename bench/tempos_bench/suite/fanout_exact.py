@@ -9,7 +9,7 @@ compare every byte, their kernel every checksum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from tempos import DATA_PORT, Fanout, Framing, Group, Member, Path, Topic
 from tempos_bench.broker import Broker
 from tempos_bench.report import Figure
 from tempos_bench.rounds import cores
+from tempos_bench.run import Run
 from tempos_bench.topology import SHAPES, Topology, build, complete_checksums
 
 GROUPS = (1, 2, 4, 8, 16, 32)
@@ -77,7 +78,7 @@ class Account:
     faulty: list[str] = field(default_factory=list)
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     cases = [Case(groups, members, complete) for complete in (False, True) for groups in GROUPS
              for members in MEMBERS]  # fmt: skip

@@ -23,7 +23,8 @@ from tempos_bench.broker import Broker
 from tempos_bench.lane import Crossing, Lane
 from tempos_bench.probe import Probe
 from tempos_bench.report import Figure
-from tempos_bench.rounds import cores, interleave
+from tempos_bench.rounds import cores, interleave, warm_up
+from tempos_bench.run import Run
 from tempos_bench.stats import ratios, summarize
 
 GROUPS = (1, 2, 4, 8, 16)
@@ -68,15 +69,11 @@ class Findings:
     times: dict[str, list[float]] = field(default_factory=dict)
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     findings = Findings()
-    for number in range(p.repetitions):
-
-        def tell(text: str, number: int = number) -> None:
-            progress(f"lanes {number + 1} of {p.repetitions}, {text}")
-
-        _repeat(p, findings, tell)
+    for _ in progress.repetitions(p.repetitions):
+        _repeat(p, findings, progress)
     return _figures(findings)
 
 
@@ -146,7 +143,7 @@ def _until_idle(lane: Lane, frames: int, groups: int) -> Crossing:
     return Crossing(frames * groups, seen - before, last - began)
 
 
-def _repeat(p: Parameters, findings: Findings, progress: Callable[[str], None]) -> None:
+def _repeat(p: Parameters, findings: Findings, progress: Run) -> None:
     with ExitStack() as stack:
         progress("building")
         lanes = _Lanes(stack, p)
@@ -155,7 +152,7 @@ def _repeat(p: Parameters, findings: Findings, progress: Callable[[str], None]) 
             for groups in (*GROUPS, *MORE_GROUPS)
             for name in _served(groups)
         }
-        interleave(1, variants, lambda text: progress("warming up"))
+        warm_up(variants, progress)
         before = {name: _account(lanes.brokers[name]) for name in (XDP, TC)}
         results = interleave(p.rounds, variants, progress)
         for name, (carried_before, unsent_before) in before.items():

@@ -8,7 +8,6 @@ rest must stand in the ledger as lost, to the event.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from tempos_bench.broker import Broker
 from tempos_bench.crowd import CrowdPlan
 from tempos_bench.report import Figure
 from tempos_bench.rounds import cores
+from tempos_bench.run import Run
 from tempos_bench.topology import build
 
 _TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
@@ -36,7 +36,7 @@ class Parameters:
     payload: int
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     core, other = cores()
     count = round(p.seconds * p.rate)

@@ -7,7 +7,6 @@ slow path's queue when a topic goes fast is overtaken: that, and no more, is the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from tempos_bench.broker import Broker
 from tempos_bench.crowd import CrowdPlan
 from tempos_bench.report import Figure
 from tempos_bench.rounds import cores
+from tempos_bench.run import Run
 from tempos_bench.stats import percentile
 from tempos_bench.topology import build
 
@@ -38,7 +38,7 @@ class Parameters:
     payload: int
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     core, other = cores()
     # Moves take time as well; the sender is ended after the last one.

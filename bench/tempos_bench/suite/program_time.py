@@ -6,15 +6,15 @@ passes frames addressed to another MAC, which the kernel throws away at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tempos_bench import probe
 from tempos_bench.lane import Lane
 from tempos_bench.probe import Probe
-from tempos_bench.report import Figure
-from tempos_bench.rounds import cores, interleave
+from tempos_bench.report import Figure, median
+from tempos_bench.rounds import cores, interleave, warm_up
+from tempos_bench.run import Run
 from tempos_bench.stats import differences, summarize
 
 _NOBODY = "02:00:00:00:00:01"
@@ -29,7 +29,7 @@ class Parameters:
     payload: int
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     core, other = cores()
     with ExitStack() as stack:
@@ -52,14 +52,14 @@ def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
             "fast path": lambda: per_packet(fast, broker.pid),
         }
         yardstick.statistics(on=True)
-        interleave(1, variants, lambda text: progress("warming up"))
+        warm_up(variants, progress)
         results = interleave(p.rounds, variants, progress)
         instructions = probe.figures(broker.pid, fast.program()).instructions
     difference = differences(results["fast path"], results["empty program"])
     return [
-        Figure("empty program", summarize(results["empty program"]).median, "ns"),
-        Figure("fast path", summarize(results["fast path"]).median, "ns"),
-        Figure("difference", difference.median, "ns"),
+        median("empty program", summarize(results["empty program"]), "ns"),
+        median("fast path", summarize(results["fast path"]), "ns", yardstick="empty program"),
+        median("difference", difference, "ns"),
         Figure("difference, lower quartile", difference.low, "ns"),
         Figure("difference, upper quartile", difference.high, "ns"),
         Figure("verified instructions", instructions, "instructions"),

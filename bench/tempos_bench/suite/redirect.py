@@ -8,14 +8,14 @@ besides the rate: every frame came out, and the broker counts all of them as its
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tempos_bench.lane import TOPIC, Crossing, Lane
 from tempos_bench.probe import Probe
-from tempos_bench.report import Figure
-from tempos_bench.rounds import cores, interleave
+from tempos_bench.report import Better, Figure, median
+from tempos_bench.rounds import cores, interleave, warm_up
+from tempos_bench.run import Run
 from tempos_bench.stats import ratios, summarize
 
 
@@ -30,44 +30,42 @@ class Parameters:
 
 
 BARE, FAST = "redirect only", "fast path"
+LOW = Better.LOWER
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     crossings: dict[str, list[Crossing]] = {BARE: [], FAST: []}
     by_fast_path = 0
-    for number in range(p.repetitions):
-        order = (BARE, FAST) if number % 2 else (FAST, BARE)
-
-        def tell(text: str, number: int = number) -> None:
-            progress(f"lanes {number + 1} of {p.repetitions}, {text}")
-
-        results, counted = _repeat(p, order, tell)
-        by_fast_path += counted
-        for name, rows in results.items():
-            crossings[name] += rows
+    blocks: list[int] = []
+    progress.plan(p.repetitions * p.rounds * len(crossings))
+    with progress.keeping(lambda: blocks):
+        for number in progress.repetitions(p.repetitions):
+            progress(f"building lanes {number + 1} of {p.repetitions}")
+            results, counted = _repeat(p, (BARE, FAST) if number % 2 else (FAST, BARE), progress)
+            by_fast_path += counted
+            blocks.append(len(results[FAST]))
+            for name, rows in results.items():
+                crossings[name] += rows
     rates = {name: [crossing.rate for crossing in rows] for name, rows in crossings.items()}
     lost = {name: sum(c.sent - c.received for c in rows) for name, rows in crossings.items()}
     ratio = ratios(rates[FAST], rates[BARE])
     return [
-        Figure(BARE, summarize(rates[BARE]).median, "datagrams/s"),
-        Figure(FAST, summarize(rates[FAST]).median, "datagrams/s"),
-        Figure("ratio", ratio.median, "x"),
+        median(BARE, summarize(rates[BARE]), "datagrams/s", blocks=blocks),
+        median(FAST, summarize(rates[FAST]), "datagrams/s", blocks=blocks, yardstick=BARE),
+        median("ratio", ratio, "x", Better.HIGHER, blocks=blocks),
         Figure("ratio, lower quartile", ratio.low, "x"),
         Figure("ratio, upper quartile", ratio.high, "x"),
-        Figure(f"lost, {BARE}", lost[BARE], "datagrams"),
-        Figure(f"lost, {FAST}", lost[FAST], "datagrams"),
-        Figure("not by the fast path", sum(c.sent for c in crossings[FAST]) - by_fast_path, "datagrams"),
+        Figure(f"lost, {BARE}", lost[BARE], "datagrams", LOW),
+        Figure(f"lost, {FAST}", lost[FAST], "datagrams", LOW),
+        Figure("not by the fast path", sum(c.sent for c in crossings[FAST]) - by_fast_path, "datagrams", LOW),
     ]
 
 
-def _repeat(
-    p: Parameters, order: tuple[str, ...], progress: Callable[[str], None]
-) -> tuple[dict[str, list[Crossing]], int]:
+def _repeat(p: Parameters, order: tuple[str, ...], progress: Run) -> tuple[dict[str, list[Crossing]], int]:
     """All rounds over freshly built lanes; the crossings, and how many datagrams the broker counted."""
     core, other = cores()
     with ExitStack() as stack:
-        progress("building")
         lanes = {name: Lane(stack, core, p.payload) for name in order}
         node = lanes[BARE].topology.broker
         near, far = node.interfaces
@@ -77,7 +75,7 @@ def _repeat(
             BARE: lambda: lanes[BARE].cross(p.frames),
             FAST: lambda: lanes[FAST].cross(p.frames),
         }
-        interleave(1, variants, lambda text: progress("warming up"))
+        warm_up(variants, progress)
         before = broker.topic(TOPIC.name).fast
         results = interleave(p.rounds, variants, progress)
         return results, broker.topic(TOPIC.name).fast - before

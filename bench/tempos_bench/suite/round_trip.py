@@ -10,20 +10,22 @@ frame becomes an XDP frame and then a packet again: a program that only hands fr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, TemposError, Topic
+from tempos_bench import samples
 from tempos_bench.broker import Broker
-from tempos_bench.probe import Probe
-from tempos_bench.report import Figure
+from tempos_bench.probe import Probe, macs
+from tempos_bench.report import Better, Figure, median
 from tempos_bench.rounds import cores, interleave
+from tempos_bench.run import Run, current
 from tempos_bench.stats import percentile, ratios, summarize
 from tempos_bench.topology import Topology, build, mac_of
 
 _THERE = Topic(id=1, name="there", framing=Framing.EVENT)
 _BACK = Topic(id=2, name="back", framing=Framing.EVENT)
 _WARM_UP = 200
+_KERNEL, _HANDED_ON = "kernel forwarding", "XDP that only hands on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,50 +46,53 @@ class Trips:
     lost: int
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     with build("straight") as topology:
         there, back = Probe(topology.broker), Probe(topology.broker)
         variants = {
-            "kernel forwarding": lambda: _by_kernel(topology, p),
-            "XDP that only hands on": lambda: _by_yardstick(topology, p, there, back),
+            _KERNEL: lambda: _by_kernel(topology, p, _KERNEL),
+            _HANDED_ON: lambda: _by_yardstick(topology, p, there, back),
             "fast path, native": lambda: _by_fast_path(topology, p, "native"),
             "fast path, generic": lambda: _by_fast_path(topology, p, "generic"),
         }
         results = interleave(p.rounds, variants, progress)
     medians = {name: [trips.p50 for trips in rows] for name, rows in results.items()}
-    figures = [Figure(name, summarize(values).median, "us") for name, values in medians.items()]
+    figures = [
+        median(name, summarize(values), "us", yardstick=None if name == _KERNEL else _KERNEL)
+        for name, values in medians.items()
+    ]
     for mode in ("native", "generic"):
-        ratio = ratios(medians[f"fast path, {mode}"], medians["kernel forwarding"])
+        ratio = ratios(medians[f"fast path, {mode}"], medians[_KERNEL])
         figures += [
-            Figure(f"ratio, {mode}", ratio.median, "x"),
+            median(f"ratio, {mode}", ratio, "x", Better.LOWER),
             Figure(f"ratio, {mode}, lower quartile", ratio.low, "x"),
             Figure(f"ratio, {mode}, upper quartile", ratio.high, "x"),
         ]
-    to_xdp = ratios(medians["fast path, native"], medians["XDP that only hands on"])
+    to_xdp = ratios(medians["fast path, native"], medians[_HANDED_ON])
     lost = sum(trips.lost for rows in results.values() for trips in rows)
     return [
         *figures,
-        Figure("native to XDP that only hands on", to_xdp.median, "x"),
+        median("native to XDP that only hands on", to_xdp, "x", Better.LOWER),
         *(
-            Figure(f"{name}, p99", summarize([t.p99 for t in rows]).median, "us")
+            median(f"{name}, p99", summarize([t.p99 for t in rows]), "us", Better.NEITHER)
             for name, rows in results.items()
         ),
-        Figure("lost", lost, "datagrams"),
+        Figure("lost", lost, "datagrams", Better.LOWER),
     ]
 
 
-def _by_kernel(topology: Topology, p: Parameters) -> Trips:
-    return _ping(topology, f"{topology.subscriber.address}:{DATA_PORT}", None, p)
+def _by_kernel(topology: Topology, p: Parameters, variant: str) -> Trips:
+    return _ping(topology, f"{topology.subscriber.address}:{DATA_PORT}", None, p, variant)
 
 
 def _by_yardstick(topology: Topology, p: Parameters, there: Probe, back: Probe) -> Trips:
     a, b, c = topology.publisher, topology.broker, topology.subscriber
     (near, far), (near_address, far_address) = b.interfaces, b.addresses
-    there.attach("hand_on", near, far, (mac_of(c.address), mac_of(far_address)))
-    back.attach("hand_on", far, near, (mac_of(a.address), mac_of(near_address)))
+    there.attach("hand_on", near, far, {"macs": macs(mac_of(c.address), mac_of(far_address))})
+    back.attach("hand_on", far, near, {"macs": macs(mac_of(a.address), mac_of(near_address))})
     try:
-        return _by_kernel(topology, p)
+        return _by_kernel(topology, p, _HANDED_ON)
     finally:
         there.detach()
         back.detach()
@@ -103,7 +108,7 @@ def _by_fast_path(topology: Topology, p: Parameters, mode: str) -> Trips:
         for topic in topics:
             broker.wait_path(topic.name, Path.FAST)
         reply_to = f"{topology.facing_subscriber}:{DATA_PORT}"
-        trips = _ping(topology, f"{b.address}:{DATA_PORT}", reply_to, p)
+        trips = _ping(topology, f"{b.address}:{DATA_PORT}", reply_to, p, f"fast path, {mode}")
         trips_and_warm_up = p.round_trips + _WARM_UP
         for topic in topics:
             status = broker.wait_received(topic.name, trips_and_warm_up, limit=2)
@@ -115,7 +120,7 @@ def _by_fast_path(topology: Topology, p: Parameters, mode: str) -> Trips:
     return trips
 
 
-def _ping(topology: Topology, to: str, reply_to: str | None, p: Parameters) -> Trips:
+def _ping(topology: Topology, to: str, reply_to: str | None, p: Parameters, variant: str) -> Trips:
     core, _ = cores()
     a, c = topology.publisher, topology.subscriber
     back = ("--reply-to", reply_to) if reply_to else ()
@@ -127,5 +132,6 @@ def _ping(topology: Topology, to: str, reply_to: str | None, p: Parameters) -> T
         "--count", p.round_trips, "--warm-up", _WARM_UP, "--size", p.payload, cpu=core,
     ).result(60)  # fmt: skip
     echo.stop()
-    samples = pinged["samples_ns"]
-    return Trips(percentile(samples, 50) / 1000, percentile(samples, 99) / 1000, pinged["lost"])
+    times = pinged["samples_ns"]
+    current().add_samples(variant, samples.pack(times))
+    return Trips(percentile(times, 50) / 1000, percentile(times, 99) / 1000, pinged["lost"])

@@ -3,17 +3,20 @@
 All three wait in the broker's node, on the same core and on ports of their own; a round blasts at each
 in turn, faster than any of them forwards. Counted is what reaches the subscriber's socket while the
 sender sends; the kernel discards it there, so that no receiver takes time from what is measured.
+
+The scenario `slow-path-gso` is the same with publishers that use UDP GSO: a burst then crosses the link as
+one buffer, and a receiver that asks for it (UDP_GRO) gets it as one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, PathPolicy, Topic
 from tempos_bench.broker import Broker
-from tempos_bench.report import Figure
+from tempos_bench.report import Better, Figure, median
 from tempos_bench.rounds import cores, interleave
+from tempos_bench.run import Run
 from tempos_bench.stats import rate_between, ratios, summarize
 from tempos_bench.topology import Topology, build
 
@@ -27,11 +30,15 @@ _ENDLESS = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Blasts of ``seconds`` with datagrams of ``payload`` bytes, one per round and variant."""
+    """Blasts of ``seconds`` with datagrams of ``payload`` bytes, one per round and variant.
+
+    ``segments``: datagrams that the publisher hands to its kernel as one buffer (UDP GSO); 1: none.
+    """
 
     rounds: int
     seconds: float
     payload: int
+    segments: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,7 @@ class Rate:
     delivered: float
 
 
-def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
+def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     core, other = cores()
     with build("straight") as topology:
@@ -64,14 +71,14 @@ def run(p: Parameters, progress: Callable[[str], None]) -> list[Figure]:
     # Near 1 the sender was the limit, and the ratios are what the slow path reaches at least.
     share = ratios(rates["slow path"], [rate.offered for rate in results["slow path"]])
     return [
-        Figure("slow path", summarize(rates["slow path"]).median, "datagrams/s"),
-        Figure("C forwarder", summarize(rates["C"]).median, "datagrams/s"),
-        Figure("uvloop forwarder", summarize(rates["uvloop"]).median, "datagrams/s"),
-        Figure("ratio to C", to_c.median, "x"),
+        median("slow path", summarize(rates["slow path"]), "datagrams/s", yardstick="C forwarder"),
+        median("C forwarder", summarize(rates["C"]), "datagrams/s"),
+        median("uvloop forwarder", summarize(rates["uvloop"]), "datagrams/s", Better.NEITHER),
+        median("ratio to C", to_c, "x", Better.HIGHER),
         Figure("ratio to C, lower quartile", to_c.low, "x"),
         Figure("ratio to C, upper quartile", to_c.high, "x"),
-        Figure("ratio to uvloop", to_uvloop.median, "x"),
-        Figure("offered", summarize(offered).median, "datagrams/s"),
+        median("ratio to uvloop", to_uvloop, "x", Better.HIGHER),
+        Figure("offered", summarize(offered).median, "datagrams/s", Better.NEITHER),
         Figure("slow path, share of what was offered", share.median, "x"),
     ]
 
@@ -82,7 +89,8 @@ def _blast(topology: Topology, port: int, p: Parameters, core: int) -> Rate:
                   ready=True, cpu=core)  # fmt: skip
     sent = topology.publisher.role(
         "blast", "--to", f"{topology.broker.address}:{port}", "--topic", _TOPIC.id,
-        "--count", _ENDLESS, "--limit", p.seconds, "--size", p.payload, cpu=core,
+        "--count", _ENDLESS, "--limit", p.seconds, "--size", p.payload,
+        "--segments", p.segments, cpu=core,
     ).result(p.seconds + 30)  # fmt: skip
     marks = sink.result(60)["marks"]
     began, ended = sent["began_ns"], sent["ended_ns"]

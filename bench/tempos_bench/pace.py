@@ -1,0 +1,35 @@
+"""Publishes by a schedule: `python -m tempos_bench.pace`. Prints `ready`, then answers commands.
+
+A command is one JSON line, {"lanes": [...], "begin_ns": ..., "length": ..., "size": ...} and what else
+:func:`tempos_bench.latency.pace` takes; the answer, after the last event, tells of each lane what was
+sent. Ends with its input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+
+from tempos_bench import latency, traffic
+
+
+def main() -> None:
+    """Entry of the program."""
+    parser = argparse.ArgumentParser(prog="tempos_bench.pace", description=__doc__)
+    parser.add_argument("--to", type=traffic.Endpoint.parse, required=True)
+    parser.add_argument("--fifo", type=int, default=0, help="SCHED_FIFO priority; 0: ordinary scheduling")
+    args = parser.parse_args()
+    lacking = latency.real_time(args.fifo)
+    with traffic.open_socket(connect=args.to) as sock:
+        print("ready", lacking or "", flush=True)
+        for line in sys.stdin:
+            command = json.loads(line)
+            lanes = [latency.Lane(**lane) for lane in command.pop("lanes")]
+            paced = latency.pace(sock, lanes, **command)
+            print(json.dumps({"lanes": [dataclasses.asdict(lane) for lane in paced]}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Other publish/subscribe systems on the three nodes: their servers, their clients, raw generators."""

@@ -1,0 +1,294 @@
+"""Each peer's well-used Python client behind one interface, used as its documentation does for speed.
+
+`publish` hands one event to the library; `turn` comes after a block of events, or after those that were
+due, and does what the library needs then; `flush` returns when everything has left. The libraries are
+imported when they are opened, and only there: none of them is needed for anything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tempos import Publisher, Subscriber
+from tempos_bench.peers.talk import PeerRefused
+from tempos_bench.peers.zeromq_proxy import HIGH_WATER
+
+Record = Callable[[bytes], None]
+_LIMIT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A server's address and port, and the topic."""
+
+    address: str
+    port: int
+    topic: str
+
+
+class BlockingClient(ABC):
+    """A library whose calls block, or that has threads of its own. One end of it, opened once."""
+
+    @abstractmethod
+    def open_publisher(self, where: Where) -> None: ...
+
+    @abstractmethod
+    def publish(self, body: bytes) -> object: ...
+
+    @abstractmethod
+    def open_subscriber(self, where: Where, record: Record) -> None: ...
+
+    def turn(self) -> None:
+        return
+
+    def flush(self) -> None:
+        return
+
+    def receive(self) -> None:
+        """Hand over what arrives, in a thread of its own; a library with threads needs none."""
+        return
+
+
+class AsyncClient(ABC):
+    """A library for asyncio. One end of it, opened once."""
+
+    @abstractmethod
+    async def open_publisher(self, where: Where) -> None: ...
+
+    @abstractmethod
+    def publish(self, body: bytes) -> Awaitable[None]: ...
+
+    @abstractmethod
+    async def open_subscriber(self, where: Where, record: Record) -> None: ...
+
+    async def turn(self) -> None:
+        return
+
+    async def flush(self) -> None:
+        return
+
+    async def receive(self) -> None:
+        """Hand over what arrives; a library that calls back only needs the loop to go on."""
+        await asyncio.Event().wait()
+
+
+class TemposClient(AsyncClient):
+    """Tempos' own: `Publisher` and `Subscriber`, found by name over the control port."""
+
+    async def open_publisher(self, where: Where) -> None:
+        self._stack = contextlib.AsyncExitStack()
+        self._publisher = await self._stack.enter_async_context(Publisher(where.address))
+        self._topic = where.topic
+        await self._publisher.learn(where.topic)
+
+    def publish(self, body: bytes) -> Awaitable[None]:
+        return self._publisher.publish(self._topic, body)
+
+    async def flush(self) -> None:
+        await self._publisher.flush()
+
+    async def open_subscriber(self, where: Where, record: Record) -> None:
+        self._stack = contextlib.AsyncExitStack()
+        self._subscriber = await self._stack.enter_async_context(Subscriber(where.address, where.topic))
+        self._record = record
+
+    async def receive(self) -> None:
+        record = self._record
+        async for event in self._subscriber:
+            record(event.body)
+
+
+class TemposBatchClient(TemposClient):
+    """The same inside `batch()`: events share datagrams, as TCP's share segments in all the others."""
+
+    async def open_publisher(self, where: Where) -> None:
+        await super().open_publisher(where)
+        await self._stack.enter_async_context(self._publisher.batch())
+
+    async def turn(self) -> None:
+        await self._publisher.flush()
+
+
+class NatsClient(AsyncClient):
+    """nats-py. It gathers what is published and writes it from a task, which `turn` lets run."""
+
+    async def _connect(self, where: Where) -> Any:
+        nats: Any = importlib.import_module("nats")
+        return await nats.connect(f"nats://{where.address}:{where.port}", allow_reconnect=False)
+
+    async def open_publisher(self, where: Where) -> None:
+        self._connection = await self._connect(where)
+        self._topic = where.topic
+
+    def publish(self, body: bytes) -> Awaitable[None]:
+        published: Awaitable[None] = self._connection.publish(self._topic, body)
+        return published
+
+    async def turn(self) -> None:
+        await asyncio.sleep(0)
+
+    async def flush(self) -> None:
+        await self._connection.flush(timeout=_LIMIT)
+
+    async def open_subscriber(self, where: Where, record: Record) -> None:
+        self._connection = await self._connect(where)
+
+        async def take(message: Any) -> None:
+            record(message.data)
+
+        # 0: as many as come; by default the library drops what a slow application leaves waiting.
+        limits = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
+        await self._connection.subscribe(where.topic, cb=take, **limits)
+        await self._connection.flush(timeout=_LIMIT)
+
+
+class MqttClient(BlockingClient):
+    """paho-mqtt with its network thread, MQTT 5; 1,000 unacknowledged events where the default is 20."""
+
+    qos = 0
+
+    def _connect(self, where: Where) -> Any:
+        mqtt: Any = importlib.import_module("paho.mqtt.client")
+        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        client.max_inflight_messages_set(1000)
+        client.max_queued_messages_set(0)
+        connected = threading.Event()
+        client.on_connect = lambda *_: connected.set()
+        client.connect(where.address, where.port)
+        client.loop_start()
+        if not connected.wait(_LIMIT):
+            raise PeerRefused("the MQTT server does not answer")
+        return client
+
+    def open_publisher(self, where: Where) -> None:
+        self._client = self._connect(where)
+        self._topic = where.topic
+        self._last: Any = None
+
+    def publish(self, body: bytes) -> object:
+        self._last = self._client.publish(self._topic, body, qos=self.qos)
+        return self._last
+
+    def flush(self) -> None:
+        if self._last is not None:
+            self._last.wait_for_publish(_LIMIT)
+
+    def open_subscriber(self, where: Where, record: Record) -> None:
+        self._client = self._connect(where)
+        subscribed = threading.Event()
+        self._client.on_subscribe = lambda *_: subscribed.set()
+        self._client.on_message = lambda client, data, message: record(message.payload)
+        self._client.subscribe(where.topic, qos=self.qos)
+        if not subscribed.wait(_LIMIT):
+            raise PeerRefused("the MQTT server does not confirm the subscription")
+
+
+class MqttQos1Client(MqttClient):
+    """The same at QoS 1."""
+
+    qos = 1
+
+
+class RedisClient(BlockingClient):
+    """redis-py; publishes in pipelines: of a block, or of what was due."""
+
+    def _connect(self, where: Where) -> Any:
+        redis: Any = importlib.import_module("redis")
+        return redis.Redis(host=where.address, port=where.port)
+
+    def open_publisher(self, where: Where) -> None:
+        self._pipeline = self._connect(where).pipeline(transaction=False)
+        self._topic = where.topic
+
+    def publish(self, body: bytes) -> object:
+        return self._pipeline.publish(self._topic, body)
+
+    def turn(self) -> None:
+        self._pipeline.execute()
+
+    def open_subscriber(self, where: Where, record: Record) -> None:
+        self._pubsub = self._connect(where).pubsub(ignore_subscribe_messages=False)
+        self._pubsub.subscribe(where.topic)
+        if self._pubsub.get_message(timeout=_LIMIT) is None:
+            raise PeerRefused("Redis does not confirm the subscription")
+        self._record = record
+
+    def receive(self) -> None:
+        record = self._record
+        for message in self._pubsub.listen():
+            if message["type"] == "message":
+                record(message["data"])
+
+
+class ZeromqClient(BlockingClient):
+    """pyzmq: PUB and SUB, topic and body in one frame, full queues hold the publisher back."""
+
+    def open_publisher(self, where: Where) -> None:
+        zmq: Any = importlib.import_module("zmq")
+        self._socket = zmq.Context.instance().socket(zmq.PUB)
+        self._socket.set_hwm(HIGH_WATER)
+        self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+        self._socket.connect(f"tcp://{where.address}:{where.port}")
+        self._topic = where.topic.encode()
+
+    def publish(self, body: bytes) -> object:
+        return self._socket.send(self._topic + body)
+
+    def open_subscriber(self, where: Where, record: Record) -> None:
+        zmq: Any = importlib.import_module("zmq")
+        self._socket = zmq.Context.instance().socket(zmq.SUB)
+        self._socket.set_hwm(HIGH_WATER)
+        self._socket.connect(f"tcp://{where.address}:{where.port}")
+        self._socket.subscribe(where.topic)
+        self._skip = len(where.topic)
+        self._record = record
+
+    def receive(self) -> None:
+        record, skip, receive = self._record, self._skip, self._socket.recv
+        while True:
+            record(receive()[skip:])
+
+
+class ZenohClient(BlockingClient):
+    """eclipse-zenoh: a session in client mode, a declared publisher that is held back, a callback."""
+
+    def _open(self, where: Where) -> Any:
+        self._zenoh: Any = importlib.import_module("zenoh")
+        config = self._zenoh.Config()
+        config.insert_json5("mode", '"client"')
+        config.insert_json5("connect/endpoints", f'["tcp/{where.address}:{where.port}"]')
+        config.insert_json5("scouting/multicast/enabled", "false")
+        return self._zenoh.open(config)
+
+    def open_publisher(self, where: Where) -> None:
+        self._session = self._open(where)
+        block = self._zenoh.CongestionControl.BLOCK
+        self._publisher = self._session.declare_publisher(where.topic, congestion_control=block)
+
+    def publish(self, body: bytes) -> object:
+        return self._publisher.put(body)
+
+    def open_subscriber(self, where: Where, record: Record) -> None:
+        self._session = self._open(where)
+        take = lambda sample: record(sample.payload.to_bytes())  # noqa: E731
+        self._subscriber = self._session.declare_subscriber(where.topic, take)
+
+
+#: By the name that `--client` takes.
+CLIENTS: dict[str, Callable[[], BlockingClient | AsyncClient]] = {
+    "tempos": TemposClient,
+    "tempos-batch": TemposBatchClient,
+    "nats": NatsClient,
+    "mqtt0": MqttClient,
+    "mqtt1": MqttQos1Client,
+    "redis": RedisClient,
+    "zeromq": ZeromqClient,
+    "zenoh": ZenohClient,
+}

@@ -1,0 +1,245 @@
+"""One end of a measurement through a client library: `python -m tempos_bench.peers.library`.
+
+Prints `ready` once it is connected, then answers commands as :mod:`.raw` does, one JSON line each:
+
+| --do      | command                                                  | answer                      |
+|-----------|----------------------------------------------------------|-----------------------------|
+| publish   | {"size", "run", "seconds", "rate", "full", "begin_ns"};  | what was sent               |
+|           | rate 0: as fast as can be                                |                             |
+| subscribe | {"size", "run", "idle", "room"}                          | {"begun": true}; after the  |
+|           |                                                          | next line, what came        |
+
+Every library publishes the same bodies from the same loop, and hands what arrives to the same recorder;
+those made for asyncio run under uvloop where that is installed. What differs stands in :mod:`.clients`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import json
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+from tempos_bench import samples, traffic
+from tempos_bench.peers.clients import CLIENTS, AsyncClient, BlockingClient, Where
+from tempos_bench.peers.clock import LoopTimer, sharp_timers, sleep_until
+from tempos_bench.peers.talk import MARK, filler
+
+#: Events published without a pause until the library may do what it has to (see `turn` of the clients).
+BLOCK = 256
+_NS = 1_000_000_000
+_LOOK_EVERY = 0.01
+_MOST_NS = 2**32 - 1
+
+
+class Recorder:
+    """Takes what arrives; the same few operations for every library."""
+
+    def __init__(self) -> None:
+        self._run = -1
+        self._sequences: list[int] = []
+        self._waited: list[int] = []
+        self._size = self.damaged = self.stale = self.last_ns = 0
+
+    def begin(self, run: int, size: int) -> None:
+        """From now on count the events of ``run``, of ``size`` bytes."""
+        self._sequences, self._waited = [], []
+        self._size, self._run = size, run
+        self.damaged = self.stale = self.last_ns = 0
+
+    def record(self, body: bytes) -> None:
+        """One event has reached the application."""
+        now = time.monotonic_ns()
+        if len(body) != self._size:
+            self.damaged += 1
+            return
+        sent_ns, sequence, run = MARK.unpack_from(body)
+        if run != self._run:
+            self.stale += 1
+            return
+        self._sequences.append(sequence)
+        self._waited.append(now - sent_ns)
+        self.last_ns = now
+
+    @property
+    def count(self) -> int:
+        """Events so far; only grows during a run."""
+        return len(self._sequences)
+
+    def account(self, room: int) -> dict[str, Any]:
+        """What came, as the answer of the program."""
+        received = len(set(self._sequences))
+        latency = array("I", (min(max(waited, 0), _MOST_NS) for waited in self._waited[:room]))
+        return {
+            "received": received,
+            "repeated": len(self._sequences) - received,
+            "damaged": self.damaged,
+            "stale": self.stale,
+            "last_ns": self.last_ns,
+            "by_member": [received],
+            "latency": samples.pack(latency),
+        }
+
+
+def serve(recorder: Recorder) -> None:
+    """Answer the commands of a subscriber until its input ends; runs beside the library."""
+    for line in sys.stdin:
+        command = json.loads(line)
+        recorder.begin(command["run"], command["size"])
+        print(json.dumps({"begun": True}), flush=True)
+        sys.stdin.readline()
+        count, since = recorder.count, time.monotonic()
+        while time.monotonic() - since < command["idle"]:
+            time.sleep(_LOOK_EVERY)
+            if recorder.count != count:
+                count, since = recorder.count, time.monotonic()
+        print(json.dumps(recorder.account(command["room"])), flush=True)
+
+
+class Plan:
+    """A command to publish, and the bodies that it asks for."""
+
+    def __init__(self, command: dict[str, Any]) -> None:
+        self.rate: float = command["rate"]
+        self.seconds: float = command["seconds"]
+        self._run: int = command["run"]
+        self._filler = filler(command["size"])
+        self.begin_ns: int = command["begin_ns"]
+        self.count = round(self.rate * self.seconds)
+        #: Events that have to be due before one of them leaves.
+        self._together = min(BLOCK, self.count) if command["full"] else 1
+        self.sent = 0
+        self.began_ns = self.latest_ns = 0
+
+    def begin(self) -> None:
+        self.began_ns = self.begin_ns or time.monotonic_ns()
+
+    def next_block(self) -> Iterator[bytes]:
+        """As many as are published without a pause; nothing when the time is over."""
+        now = time.monotonic_ns()
+        if now - self.began_ns >= self.seconds * _NS:
+            return
+        pack, run, rest = MARK.pack, self._run, self._filler
+        first, self.sent = self.sent, self.sent + BLOCK
+        for sequence in range(first, first + BLOCK):
+            yield pack(now, sequence, run) + rest
+
+    def next_due_ns(self) -> int:
+        last = min(self.sent + self._together, self.count) - 1
+        return self._due_ns(last)
+
+    def _due_ns(self, sequence: int) -> int:
+        return self.began_ns + round(sequence / self.rate * _NS)
+
+    def those_due(self) -> Iterator[bytes]:
+        """Whatever is due by now; its send time is its schedule's."""
+        now = time.monotonic_ns()
+        while self.sent < self.count and (due_ns := self._due_ns(self.sent)) <= now:
+            self.latest_ns = max(self.latest_ns, now - due_ns)
+            yield MARK.pack(due_ns, self.sent, self._run) + self._filler
+            self.sent += 1
+
+    def account(self) -> dict[str, Any]:
+        """What was sent, as the answer of the program."""
+        return {"sent": self.sent, "began_ns": self.began_ns, "ended_ns": time.monotonic_ns(),
+                "latest": self.latest_ns / _NS}  # fmt: skip
+
+
+def publish_blocking(client: BlockingClient, where: Where) -> None:
+    """Serve the commands of a publisher with a library that blocks."""
+    client.open_publisher(where)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        plan = Plan(json.loads(line))
+        sleep_until(plan.begin_ns)
+        plan.begin()
+        while plan.sent < plan.count or not plan.rate:
+            if plan.rate:
+                sleep_until(plan.next_due_ns())
+            before = plan.sent
+            for body in plan.those_due() if plan.rate else plan.next_block():
+                client.publish(body)
+            if not plan.rate and plan.sent == before:
+                break
+            client.turn()
+        client.flush()
+        print(json.dumps(plan.account()), flush=True)
+
+
+async def publish_async(client: AsyncClient, where: Where) -> None:
+    """Serve the commands of a publisher with a library for asyncio."""
+    await client.open_publisher(where)
+    timer = LoopTimer()
+    print("ready", flush=True)
+    while line := await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline):
+        plan = Plan(json.loads(line))
+        await timer.until(plan.begin_ns)
+        plan.begin()
+        while plan.sent < plan.count or not plan.rate:
+            if plan.rate:
+                await timer.until(plan.next_due_ns())
+            before = plan.sent
+            for body in plan.those_due() if plan.rate else plan.next_block():
+                await client.publish(body)
+            if not plan.rate and plan.sent == before:
+                break
+            await client.turn()
+        await client.flush()
+        print(json.dumps(plan.account()), flush=True)
+    timer.close()
+
+
+def subscribe_blocking(client: BlockingClient, where: Where) -> None:
+    """Serve the commands of a subscriber with a library that blocks, or has threads of its own."""
+    recorder = Recorder()
+    client.open_subscriber(where, recorder.record)
+    threading.Thread(target=client.receive, name="receive", daemon=True).start()
+    print("ready", flush=True)
+    serve(recorder)
+
+
+async def subscribe_async(client: AsyncClient, where: Where) -> None:
+    """Serve the commands of a subscriber with a library for asyncio."""
+    recorder = Recorder()
+    await client.open_subscriber(where, recorder.record)
+    print("ready", flush=True)
+    threading.Thread(target=serve, args=(recorder,), name="commands", daemon=True).start()
+    await client.receive()
+
+
+def _run_loop(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        uvloop: Any = importlib.import_module("uvloop")
+    except ImportError:
+        asyncio.run(work)
+        return
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    asyncio.run(work)
+
+
+def main() -> None:
+    """Entry of the program."""
+    parser = argparse.ArgumentParser(prog="tempos_bench.peers.library", description=__doc__)
+    parser.add_argument("--do", choices=("publish", "subscribe"), required=True)
+    parser.add_argument("--client", choices=sorted(CLIENTS), required=True)
+    parser.add_argument("--connect", type=traffic.Endpoint.parse, required=True, help="the server")
+    parser.add_argument("--topic", required=True)
+    args = parser.parse_args()
+    sharp_timers()
+    where = Where(args.connect.ip, args.connect.port, args.topic)
+    client = CLIENTS[args.client]()
+    publishes = args.do == "publish"
+    if isinstance(client, AsyncClient):
+        _run_loop((publish_async if publishes else subscribe_async)(client, where))
+    else:
+        (publish_blocking if publishes else subscribe_blocking)(client, where)
+
+
+if __name__ == "__main__":
+    main()

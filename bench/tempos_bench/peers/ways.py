@@ -1,0 +1,383 @@
+"""Every way from a publisher to a subscriber that is measured, and how one measurement of it goes.
+
+A way is a system and what speaks to it: its client library, or the raw generator. Its two ends are
+started when it is first used, and stay connected. Whether a subscription holds is found out by events:
+a measurement begins when one has come through.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from array import array
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from tempos_bench import samples
+from tempos_bench.node import Program, ProgramFailed
+from tempos_bench.peers import ground
+from tempos_bench.peers.ground import CLIENT, GROUP, MEMBERS, RAW, Place
+from tempos_bench.peers.servers import installed
+from tempos_bench.peers.usage import Usage, measured
+from tempos_bench.run import current
+from tempos_bench.samples import Latency
+from tempos_bench.stats import percentile
+
+#: Seconds without an event after which nothing is on its way any more.
+_IDLE = 0.15
+#: Seconds from the command to the first event of a schedule.
+_LEAD = 0.05
+#: Sequences that the slots for seen ones are made for; more than any system here delivers.
+_MOST_RATE = 60_000_000
+_KEEP = 200_000
+_LIMIT = 60.0
+#: The share of events that may be lost for a rate to count as carried.
+TOLERANCE = 0.001
+#: How many rates are tried, how far apart they are at the most, and at what ratio it is near enough.
+_STEPS, _LEAP, _CLOSE = 5, 1.5, 1.08
+_WARM_RATE, _WARM_SECONDS = 2000.0, 0.1
+#: The shortest wait for an echo that answers, in seconds.
+_SETTLE_LIMIT = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """``system`` through ``kind``; ``program`` is `raw` or `library`, ``speaks`` what it is told to speak.
+
+    ``gso``: several datagrams leave as one buffer, which the kernel cuts (UDP GSO).
+    """
+
+    system: str
+    kind: str
+    program: str
+    speaks: str
+    batched: bool = False
+    gso: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.system}, {self.kind}"
+
+    @property
+    def is_raw(self) -> bool:
+        return self.program == "raw"
+
+    @property
+    def is_tempos(self) -> bool:
+        return self.system.startswith("tempos")
+
+    @property
+    def hears(self) -> str:
+        """What its subscriber is told to speak: batched or not is the publisher's business."""
+        return self.speaks.removesuffix("-batch")
+
+    def topic(self, name: str) -> str:
+        """The topic for ``name``; one server's two protocols have topics of their own."""
+        return name.upper() if self.speaks == "mqtt1" else name
+
+    @property
+    def place(self) -> str:
+        """The name of the place it runs at: one of the ways of tempos, or a peer."""
+        return self.system.removeprefix("tempos ").removesuffix(" QoS 0").removesuffix(" QoS 1")
+
+
+def _tempos() -> list[Way]:
+    ways = []
+    for mode in ground.MODES:
+        system = f"tempos {mode}"
+        # A generic XDP program is shown a buffer whole, before it is cut: none that a fast path understands.
+        gso = mode != "fast generic"
+        ways += [
+            Way(system, "raw", "raw", "tempos", gso=gso),
+            Way(system, "raw batched", "raw", "tempos-batch", True, gso),
+        ]
+        if mode != "fast generic":
+            ways += [
+                Way(system, "Python", "library", "tempos"),
+                Way(system, "Python batched", "library", "tempos-batch", True),
+            ]
+    return ways
+
+
+#: All of them. Peers over TCP have no batched way of their own: there everything shares segments.
+WAYS = (
+    *_tempos(),
+    Way("NATS", "raw", "raw", "nats"),
+    Way("NATS", "nats-py", "library", "nats"),
+    Way("Mosquitto QoS 0", "raw", "raw", "mqtt0"),
+    Way("Mosquitto QoS 0", "paho-mqtt", "library", "mqtt0"),
+    Way("Mosquitto QoS 1", "raw", "raw", "mqtt1"),
+    Way("Mosquitto QoS 1", "paho-mqtt", "library", "mqtt1"),
+    Way("Redis", "raw", "raw", "redis"),
+    Way("Redis", "redis-py", "library", "redis"),
+    Way("ZeroMQ", "raw", "raw", "zeromq"),
+    Way("ZeroMQ", "pyzmq", "library", "zeromq"),
+    Way("Zenoh", "eclipse-zenoh", "library", "zenoh"),
+)
+#: The peers that have groups in which one member gets each event.
+GROUPED = ("NATS", "Mosquitto QoS 0", "Mosquitto QoS 1")
+#: The libraries' packages, for the note on what is missing.
+PACKAGES = {"nats": "nats-py", "mqtt0": "paho-mqtt", "mqtt1": "paho-mqtt", "redis": "redis",
+            "zeromq": "pyzmq", "zenoh": "eclipse-zenoh"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """One measurement. ``rate``: events/s from the first sending to the last arrival; times in seconds.
+
+    ``latest``: the most that the publisher was behind its schedule; ``by_member``: events of each member.
+    """
+
+    sent: int
+    received: int
+    repeated: int
+    damaged: int
+    rate: float
+    latest: float
+    by_member: tuple[int, ...]
+    server: float
+    all: float
+    peak: int
+    latency: Latency | None = None
+
+    @property
+    def lost(self) -> int:
+        return self.sent - self.received
+
+    def per_million(self, seconds: float) -> float:
+        return seconds / self.received * 1e6 if self.received else math.nan
+
+
+def is_carried(played: Played) -> bool:
+    """Whether so little was lost that the rate counts."""
+    return played.lost <= TOLERANCE * played.sent
+
+
+class Ends:
+    """The two ends of one way, connected."""
+
+    def __init__(
+        self, place: Place, way: Way, publisher: Program, subscriber: Program, topic: str, counter: list[int]
+    ) -> None:
+        self._place, self._way = place, way
+        self._publisher, self._subscriber = publisher, subscriber
+        self._runs = counter
+        self._carried: dict[int, float] = {}
+        place.settle(topic)
+        self._warm_up()
+
+    def lossless(self, size: int, seconds: float) -> Played:
+        """As fast as can be with no more than :data:`TOLERANCE` of it lost.
+
+        TCP holds a publisher back; datagrams it does not. Where they get lost, what is carried is looked
+        for between what arrived of too many and what was sent, in as many steps as :data:`_STEPS`; the
+        next time the search begins where this one ended.
+        """
+        carried = self._carried.get(size)
+        if carried is None:
+            played, _ = self.play(size, seconds, full=True)
+            if is_carried(played):
+                return played
+            rate, too_many = played.rate, max(played.sent / seconds, played.rate * _CLOSE)
+        else:
+            rate, too_many = carried, carried * _CLOSE**2
+        best = None
+        for _ in range(_STEPS):
+            played, _ = self.play(size, seconds, rate, full=True)
+            if is_carried(played):
+                best, self._carried[size] = played, rate
+                rate = min(math.sqrt(rate * too_many), rate * _LEAP)
+            else:
+                too_many = rate
+                known = self._carried.get(size, 0.0) if best else 0.0
+                rate = math.sqrt(known * rate) if known else rate / _LEAP
+            if best and too_many < self._carried[size] * _CLOSE:
+                break
+        if best is None:
+            # Nothing of what was tried is carried: the next search begins lower, and the loss is told.
+            self._carried[size] = rate
+        return best or played
+
+    def play(
+        self, size: int, seconds: float, rate: float = 0.0, *, full: bool = False
+    ) -> tuple[Played, array[int]]:
+        """Send bodies of ``size`` bytes, ``rate`` a second (0: as fast as can be); what came of it.
+
+        The latencies are from the schedule to the subscribing program, nanoseconds. ``full``: batches
+        leave when they are full, not an event at a time.
+        """
+        run = self._next()
+        expect = math.ceil(max(rate, _MOST_RATE if self._way.is_raw else 1) * seconds) + 1
+        self._subscriber.ask(
+            {"size": size, "run": run, "idle": _IDLE, "expect": expect, "room": 0 if full else _KEEP}
+        )
+        begin_ns = time.monotonic_ns() + int(_LEAD * 1e9)
+        command = {"size": size, "run": run, "seconds": seconds, "rate": rate, "begin_ns": begin_ns,
+                   "full": full}  # fmt: skip
+        with measured(self._place.pid, (self._publisher.pid, self._subscriber.pid)) as usage:
+            sent = self._publisher.ask(command, _LIMIT)
+            got = self._subscriber.ask("end", _LIMIT)
+        if got["damaged"]:
+            raise ProgramFailed(f"{self._way.name}: {got['damaged']} events arrived damaged")
+        latency = samples.unpack(got["latency"])
+        took = (got["last_ns"] - sent["began_ns"]) / 1e9
+        played = _played(sent, got, took, usage, None if full else samples.summarize(latency))
+        return played, latency
+
+    def _warm_up(self) -> None:
+        """Until an event has come through: caches are warm then, and every subscription holds."""
+        end = time.monotonic() + _SETTLE_LIMIT
+        while not self.play(64, _WARM_SECONDS, _WARM_RATE)[0].received:
+            if time.monotonic() > end:
+                raise ProgramFailed(
+                    f"{self._way.name}: no event came through within {_SETTLE_LIMIT:g} s\n"
+                    f"{self._publisher.output}\n{self._subscriber.output}"
+                )
+
+    def _next(self) -> int:
+        self._runs[0] += 1
+        return self._runs[0]
+
+
+def _played(
+    sent: Mapping[str, float], got: Mapping[str, object], took: float, usage: Usage, latency: Latency | None
+) -> Played:
+    received, repeated, damaged, members = (
+        got["received"], got["repeated"], got["damaged"], got["by_member"]
+    )  # fmt: skip
+    assert isinstance(received, int)
+    assert isinstance(repeated, int)
+    assert isinstance(damaged, int)
+    assert isinstance(members, list)
+    return Played(
+        sent=int(sent["sent"]),
+        received=received,
+        repeated=repeated,
+        damaged=damaged,
+        rate=received / took if received else 0.0,
+        latest=sent["latest"],
+        by_member=tuple(members),
+        server=usage.server,
+        all=usage.all,
+        peak=usage.peak,
+        latency=latency,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Trips:
+    """Round trips: percentiles in microseconds, and how many were asked for but not answered."""
+
+    p50: float
+    p99: float
+    lost: int
+
+
+class RoundTrip:
+    """A raw generator at A that pings, one at C that answers; both through the server."""
+
+    def __init__(self, stack: ExitStack, place: Place, way: Way, counter: list[int]) -> None:
+        self._way, self._runs = way, counter
+        self._echo: Program = place.end("raw", "echo", way.speaks, way.topic(ground.THERE))
+        self._ping: Program = place.end("raw", "ping", way.speaks, way.topic(ground.THERE))
+        for program in (self._echo, self._ping):
+            stack.callback(program.stop)
+        for program in (self._echo, self._ping):
+            program.wait_line("ready", _SETTLE_LIMIT)
+        place.settle(ground.THERE)
+        end = time.monotonic() + _SETTLE_LIMIT
+        while self.play(64, 10).lost:
+            if time.monotonic() > end:
+                raise ProgramFailed(
+                    f"{way.name}: nothing came back\n{self._echo.output}\n{self._ping.output}"
+                )
+
+    def play(self, size: int, count: int) -> Trips:
+        """``count`` round trips, one after the other."""
+        self._runs[0] += 1
+        run = self._runs[0]
+        self._echo.ask({"size": size, "run": run, "idle": 0.02, "expect": count, "room": 0})
+        found = self._ping.ask({"size": size, "run": run, "count": count}, _LIMIT)["samples_ns"]
+        self._echo.ask("end", _LIMIT)
+        return Trips(percentile(found, 50) / 1000, percentile(found, 99) / 1000, count - len(found))
+
+
+def _topic(way: Way, grouped: bool) -> str:
+    return GROUP if grouped else RAW if way.is_raw else CLIENT
+
+
+class Field:
+    """Everything that is compared in one run; ended by ``stack``."""
+
+    def __init__(self, stack: ExitStack, systems: Sequence[str]) -> None:
+        self._stack = stack
+        self._runs = [0]
+        self._ends: dict[tuple[Way, bool], Ends] = {}
+        self._started: dict[tuple[Way, bool], tuple[Program, Program]] = {}
+        self._ready: set[Program] = set()
+        self._subscribers: dict[tuple[str, str, str, str], Program] = {}
+        self._trips: dict[Way, RoundTrip] = {}
+        self._places: dict[str, Place] = {mode: ground.tempos(stack, mode) for mode in ground.MODES}
+        self._places |= ground.peers(stack, systems)
+
+    def ways(self, *, batched: bool) -> list[Way]:
+        """Those that can be measured here; a library that is not installed gets a note."""
+        return [
+            way
+            for way in WAYS
+            if way.place in self._places and (batched or not way.batched) and self._has_library(way)
+        ]
+
+    def connect(self, ways: Sequence[Way], *, grouped: bool = False) -> None:
+        """Start the ends of many ways at once, and wait until events come through each of them."""
+        for way in ways:
+            self._start(way, grouped)
+        for way in ways:
+            current()(f"connecting {way.name}")
+            self.ends(way, grouped=grouped)
+
+    def ends(self, way: Way, *, grouped: bool = False) -> Ends:
+        """Both ends of a way, started when they are first asked for."""
+        key = (way, grouped)
+        if key not in self._ends:
+            publisher, subscriber = self._start(way, grouped)
+            place, topic = self._places[way.place], way.topic(_topic(way, grouped))
+            for program in {publisher, subscriber} - self._ready:
+                program.wait_line("ready", _SETTLE_LIMIT)
+            self._ready |= {publisher, subscriber}
+            self._ends[key] = Ends(place, way, publisher, subscriber, topic, self._runs)
+        return self._ends[key]
+
+    def _start(self, way: Way, grouped: bool) -> tuple[Program, Program]:
+        """The publisher and the subscriber of a way; batched ways share the subscriber of the others."""
+        if (way, grouped) not in self._started:
+            place, topic = self._places[way.place], way.topic(_topic(way, grouped))
+            key = (way.place, way.program, way.hears, topic)
+            if key not in self._subscribers:
+                options = {"group": "workers", "members": MEMBERS} if grouped and not way.is_tempos else {}
+                self._subscribers[key] = place.end(way.program, "subscribe", way.hears, topic, **options)
+            flags = ("--gso",) if way.gso else ()
+            publisher = place.end(way.program, "publish", way.speaks, topic, *flags)
+            for program in (publisher, self._subscribers[key]):
+                self._stack.callback(program.stop)
+            self._started[way, grouped] = publisher, self._subscribers[key]
+        return self._started[way, grouped]
+
+    def awake(self, core: int) -> Program:
+        """Keep a core from sleeping until the program given back ends (see :mod:`tempos_bench.awake`)."""
+        place = next(iter(self._places.values()))
+        return place.topology.publisher.role("awake", ready=True, cpu=core)
+
+    def round_trip(self, way: Way) -> RoundTrip:
+        """Ping and echo of a way, started when they are first asked for."""
+        if way not in self._trips:
+            self._trips[way] = RoundTrip(self._stack, self._places[way.place], way, self._runs)
+        return self._trips[way]
+
+    def _has_library(self, way: Way) -> bool:
+        package = PACKAGES.get(way.speaks)
+        if way.is_raw or way.is_tempos or package is None or installed(package):
+            return True
+        current().note(f"{way.name} left out: {package} is not installed (pip install 'tempos[peers]')")
+        return False

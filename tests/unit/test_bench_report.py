@@ -1,0 +1,126 @@
+"""The page of all results: complete, self-contained, and safe with whatever a result file holds."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tempos_bench import goals, html, samples, scenario, source, svg
+from tempos_bench.report import Better, Report, Row, Target, judge, median
+from tempos_bench.stats import summarize
+
+VOID = {"meta", "img", "line", "rect", "circle", "polyline"}
+HOSTILE = '<script src="//x">&\'"'
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+VALUES = st.lists(st.floats(-1e12, 1e12).map(lambda value: round(value, 6)), min_size=1, max_size=20)
+
+
+class Checked(HTMLParser):
+    """Balanced tags, and every attribute that could fetch something."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in {"src", "href", "data", "srcset"}]
+        assert tag != "script"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def made(name: str, **fields: object) -> Report:
+    figures = [
+        median("ratio", summarize([0.96, 0.97, 0.99, 0.98]), "x", Better.HIGHER),
+        median(HOSTILE, summarize([5.0, 4000.0, 7.5]), "us", source=HOSTILE),
+    ]
+    rows = judge(figures, {"ratio": Target.parse(">= 0.95")})
+    machine = {"cpu": HOSTILE, "cores": 2, "sysctls": {"a": HOSTILE}, "commit": "abc"}
+    return Report(name, machine, "2026-01-01T00:00:00+00:00", rows, HOSTILE, **fields)  # type: ignore[arg-type]
+
+
+def test_the_page_holds_everything_and_fetches_nothing(tmp_path: Path) -> None:
+    (tmp_path / "redirect-rates.png").write_bytes(PNG)
+    record = {"variant": HOSTILE, **samples.pack([1000, 2000, 3000, 900_000])}
+    reports = {
+        "redirect": made("redirect", notes=(HOSTILE,), complete=False, parameters={"rounds": 3}),
+        "peers-rate": made("peers-rate", samples=(record,)),
+        "source-time": made("source-time", samples=({"encoding": "other"}, record)),
+    }
+    text = html.page(reports, tmp_path)
+    page = Checked(text)
+
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
+    assert not re.search(r"https?:|@import|url\(", text)
+    words = " ".join(page.words)
+    for shown in (
+        "met",
+        "Interrupted",
+        "Every round",
+        "Beside other brokers",
+        "≥ 0.95",
+        HOSTILE,
+        "not measured",
+    ):
+        assert shown in words
+    assert sum(link.startswith("data:") for link in page.links) == 1
+    assert html.page(reports, tmp_path) == text
+
+
+def test_every_goal_and_picture_is_told(tmp_path: Path) -> None:
+    words = "".join(Checked(html.page({"redirect": made("redirect")}, tmp_path)).words)
+    assert all(goal.what in words for goal in goals.GOALS)
+    assert words.count("not measured") == len(goals.GOALS) - 1
+
+
+def test_scenarios_that_are_there_have_the_figures_that_goals_and_pictures_name() -> None:
+    for goal in goals.GOALS:
+        if goal.scenario in scenario.names():
+            targets = scenario.load(goal.scenario).targets
+            report = Report(
+                goal.scenario, {}, "", tuple(Row(name, 1, "x", str(t), True) for name, t in targets.items())
+            )
+            assert goals.rows(goal, {goal.scenario: report}), goal
+    for picture in source.PICTURES:
+        assert picture.rows or picture.image
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(min_size=1, max_size=30), VALUES, min_size=1, max_size=8))
+def test_charts_are_sound_whatever_the_values(rows: dict[str, list[float]]) -> None:
+    for chart in (
+        svg.strip(rows, "us"),
+        svg.sequence(rows, "ns", "round"),
+        svg.bars({name: abs(values[0]) for name, values in rows.items()}, "x", dict.fromkeys(rows, "1")),
+        svg.tail({name: [abs(value) + 0.1 for value in values] for name, values in rows.items()}, "us"),
+    ):
+        Checked(chart)
+        assert not re.search(r'="(-?nan|-?inf)', chart)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, 1e12])
+def test_a_chart_of_one_value_has_an_axis(value: float) -> None:
+    Checked(svg.strip({"a": [value]}, "us"))
+    Checked(svg.bars({"a": value}, "us", {"a": "1"}))
