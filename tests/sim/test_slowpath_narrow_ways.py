@@ -97,6 +97,41 @@ asyncio.run(main())
 """
 
 
+SLOW_FOR_BEST_EFFORT = """
+def ip(*words):
+    subprocess.run(["ip", *words], check=True)
+
+async def main():
+    ip("link", "add", "slow", "type", "veth", "peer", "name", "end")
+    ip("link", "set", "slow", "up")
+    ip("link", "set", "end", "up")
+    ip("address", "add", "10.9.9.1/24", "dev", "slow")
+    ip("neighbour", "add", "10.9.9.2", "lladdr", "02:00:00:00:00:02", "dev", "slow")
+    subprocess.run("tc qdisc add dev slow root tbf rate 80kbit burst 3000 limit 3000000".split(), check=True)
+    best = Topic(2, "best", Quality.BQ, 0, Framing.EVENT)
+    server = SlowPathServer(topics=(topic, best), listen=("0.0.0.0",), port=0, limits=Limits(),
+                            tickets=LocalTickets(), portable=portable)
+    server.swap(Route(topic, 1, (Group("g", (Member(*sink.getsockname()),)),)))
+    server.swap(Route(best, 1, (Group("g", (Member("10.9.9.2", 9),)),)))
+    await server.start()
+    address = ("127.0.0.1", int(server.status().listen[0].rpartition(":")[2]))
+    for number in range(600):
+        # Not to a loopback address: what is answered from one may not leave by the link.
+        publisher.sendto(encode_event(2, 1, number, 0, bytes(1000)), ("10.9.9.1", address[1]))
+    # Until the socket of best effort takes no more.
+    while server.status().received < 600 or not server.status().queued:
+        await asyncio.sleep(0.001)
+    for number in range(5):
+        publisher.sendto(encode_event(1, 1, number, 0, b""), address)
+    got = [await asyncio.to_thread(sink.recv, 4000) for _ in range(5)]
+    status = server.status()
+    waiting = status.classes[Quality.BQ].queued
+    await server.close()
+    report(server, got, waiting=waiting, sockets=status.sockets)
+asyncio.run(main())
+"""
+
+
 def in_namespace(script: str, io: str, *, mtu: int = 65536) -> Any:
     if io == "recvmmsg":
         pytest.importorskip("tempos_broker._batch", reason="the compiled helper is not built")
@@ -142,3 +177,12 @@ def test_what_a_closing_broker_cannot_get_rid_of_is_in_the_account(io: str) -> N
     assert counters["forwarded"] + result["queued"] == result["received"]
     assert result["lost"] == counters.get("send_error", 0)
     assert result["lost"] + result["queued"] > 0
+
+
+@pytest.mark.parametrize("io", ["recvmmsg", "portable"])
+def test_a_socket_full_of_best_effort_holds_no_strict_event_back(io: str) -> None:
+    result = in_namespace(SLOW_FOR_BEST_EFFORT, io)
+    assert result["sockets"] == "classic"
+    assert result["got"] == list(range(5))
+    assert result["waiting"] > 0
+    assert result["counters"]["1"] == {"forwarded": 5}

@@ -172,6 +172,25 @@ def test_best_effort_that_is_held_up_holds_up_nobody() -> None:
     assert scene.turns.idle
 
 
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("full", [{SQ}, {BQ}, {SQ, BQ}])
+def test_while_a_channel_is_full_what_arrives_is_read_all_the_same(full: set[Quality], apart: bool) -> None:
+    """A channel with something in it wakes the next turn: one that reads nothing would be taken for ever."""
+    scene = Scene(apart=apart)
+    scene.channels.full |= full
+    for topic in TOPICS:
+        scene.arrive(topic, 300)
+    incoming = scene.channels.incoming
+    while left := sum(map(len, incoming.values())):
+        scene.turns.turn()
+        assert sum(map(len, incoming.values())) < left
+    scene.channels.full.clear()
+    while scene.turns.turn():
+        pass
+    assert (scene.copies(SQ), scene.copies(BQ)) == (600, 600)
+    assert scene.turns.idle
+
+
 def test_strict_events_that_are_held_up_are_not_overtaken() -> None:
     scene = Scene()
     scene.channels.full.add(SQ)

@@ -120,9 +120,9 @@ class SlowPathServer:
 
     async def start(self) -> None:
         """Open the channels and begin to serve; :class:`tempos.Unavailable` says which cannot be had."""
-        self._loop = asyncio.get_running_loop()
         try:
             await self._adapter.connect(self._wake)
+            self._loop = asyncio.get_running_loop()
             for quality in Quality:
                 marking = Marking(self._quality.dscp(quality), self._quality.so_priority(quality))
                 self._adapter.set_quality(quality, marking)

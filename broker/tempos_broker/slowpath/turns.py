@@ -7,7 +7,8 @@ No clock and no socket: asks the core for deliveries and the channels for datagr
 * While SQ waits, best effort has no turn, but for its share: each copy sent of SQ earns it
   ``share / (100 - share)`` copies, which it may spend at once. It cannot save up more than a chunk, so that
   what it did not need yesterday does not disturb SQ today.
-* SQ that finds its channel full holds best effort back, too: both may leave by the same link.
+* SQ that finds its channel full holds best effort back, too: both may leave by the same link. What arrives
+  meanwhile is received and waits in its queue.
 * A turn ends after so many datagrams, whatever is left, so that control traffic is served. What it has drawn
   tickets for is sent by then, unless a channel is full: a route may be swapped between two turns.
 
@@ -103,6 +104,10 @@ class Turns(Generic[LoadT]):
                 if work > 0:
                     continue
                 return True
+            if not all(self._open.values()):
+                # What is not read would wake the next turn at once, and the next, for nothing.
+                channels.receive(_BQ, batch)
+                return False
             if not received_last and not self._ready and core.waiting(_BQ) < chunk:
                 arrived = channels.receive(_BQ, chunk)
                 work -= arrived
@@ -110,14 +115,12 @@ class Turns(Generic[LoadT]):
                 if arrived and careful:
                     # Receiving took as long as sending does.
                     continue
-            if not all(self._open.values()):
-                return False
             work -= self._take_step() if careful else self._best_effort(None)
+            received_last = False
             if not all(self._open.values()):
-                return False
+                continue
             if not more and not self._ready and not core.queued:
                 return False
-            received_last = False
         return True
 
     def _turn_together(self) -> bool:
