@@ -59,9 +59,6 @@
 #define CHECK_AT (UDP_AT + offsetof(struct udphdr, check))
 #define PAYLOAD_AT (UDP_AT + sizeof(struct udphdr))
 
-/* What the linux headers call the copy of a packet that was not sent; anything but it and errors was. */
-#define XMIT_DROP 1
-
 static __always_inline struct cursor frame_of(struct __sk_buff *skb)
 {
 	return (struct cursor){.at = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
@@ -128,13 +125,12 @@ static __always_inline bool send_copy(struct __sk_buff *skb, const struct tempos
 {
 	const struct tempos_member *member;
 	__u64 sequence;
-	long refusal;
 
 	member = pick(route, group, &sequence);
 	if (!member || !readdress(skb, route, member, broker, sequence))
 		return false;
-	refusal = bpf_clone_redirect(skb, member->ifindex, 0);
-	return refusal >= 0 && refusal != XMIT_DROP;
+	/* Above 0 a queue says that it dropped a packet: this one, or one in its stead (NET_XMIT_CN). */
+	return !bpf_clone_redirect(skb, member->ifindex, 0);
 }
 
 /* Everything after the last question. */

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from support.cloning import NEXT, SHOT, CloneRig
 from support.expected import expected
-from support.packets import EVENT, RAW, ROUTED, ROWS, STAMPED, Row, datagram, event, raw
+from support.packets import EVENT, FENCED, RAW, ROUTED, ROWS, STAMPED, Row, datagram, event, raw
 from support.privileges import require_kernel, require_netns
 from support.program import ADDRESSES, hops
 
@@ -116,6 +117,44 @@ def test_a_copy_that_cannot_leave_is_lost_to_its_group_alone(rig: CloneRig) -> N
     ]
     events, sent = rig.copies(RAW.id, 1)
     assert (events, sent[:4]) == (4, [4, 2, 4, 0])
+
+
+def test_what_an_interface_that_is_down_does_not_take_is_lost_to_its_group(rig: CloneRig) -> None:
+    groups = groups_of(rig, 1, 1, 1)
+    rig.install(RAW.id, groups, framing=Framing.RAW)
+    frame = bytes(datagram(ADDRESSES, raw()))
+    rig.set_up(1, False)
+    try:
+        out = rig.run(frame)
+    finally:
+        rig.set_up(1, True)
+    assert out.verdict == SHOT
+    # The groups' members are reached by the links in turn: the second one's by the link that is down.
+    assert len(out.out[0]) == 2
+    assert rig.copies(RAW.id, 1) == (1, [1, 0, 1] + [0] * 13)
+
+
+def test_it_takes_what_the_xdp_program_hands_on_and_nothing_else(rig: CloneRig) -> None:
+    """Frames with a few bytes turned: both programs draw the line in the same place."""
+    rng = random.Random(4)
+    topics = (RAW, EVENT, FENCED)
+    for topic in topics:
+        rig.install(topic.id, groups_of(rig, 1, 1), framing=topic.framing, sources=topic.sources)
+    bodies = {RAW: raw(b"body of it"), EVENT: event(), FENCED: event(topic=FENCED.id)}
+    good = [bytes(datagram(ADDRESSES, body)) for body in bodies.values()]
+    taken = left = 0
+    for _ in range(400):
+        frame = bytearray(rng.choice(good))
+        for _ in range(rng.randint(0, 2)):
+            frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
+        before = sum(rig.handed_on(topic.id) for topic in topics)
+        rig.xdp.run(bytes(frame))
+        handed_on = sum(rig.handed_on(topic.id) for topic in topics) - before
+        out = rig.run(bytes(frame))
+        assert out.verdict == (SHOT if handed_on else NEXT)
+        assert sum(map(len, out.out)) == 2 * handed_on
+        taken, left = taken + handed_on, left + 1 - handed_on
+    assert min(taken, left) > 50
 
 
 def test_topics_of_one_group_are_left_to_the_slow_path(rig: CloneRig) -> None:

@@ -7,6 +7,7 @@ packets on, is not needed for that: it has maps in common with the tc program an
 from __future__ import annotations
 
 import socket
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from tempos import Framing, Reason, _abi
 from tempos._abi import Way
 from tempos_bench.namespace import Namespace
 from tempos_fastpath.attach import OBJECT as XDP_OBJECT
+from tempos_fastpath.attach import PROGRAM as XDP_PROGRAM
 from tempos_fastpath.bpf import BpfObject
 from tempos_fastpath.clone import MAPS, OBJECT, PROGRAM
 from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, encode_route, encode_settings
@@ -59,12 +61,14 @@ class CloneRig:
             ]
             for name in ("far", "near")
         )
+        self._down: set[int] = set()
         settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], generic=False)
         xdp = BpfObject(XDP_OBJECT, {"settings": settings})
         self._stack.callback(xdp.close)
         self._clone = BpfObject(OBJECT, {"settings": settings}, {name: xdp.map(name) for name in MAPS})
         self._stack.callback(self._clone.close)
         self.map = xdp.map
+        self.xdp = xdp.program(XDP_PROGRAM)
         self.program = self._clone.program(PROGRAM)
         self.tickets = SharedTickets(xdp.map("tickets").mmap())
         self._stack.callback(self.tickets.close)
@@ -94,9 +98,28 @@ class CloneRig:
         result = self._space.call(lambda: self.program.run(frame))
         grown = Counter(self._counters()) - Counter(before)
         assert sum(grown.values()) <= 1
-        for each in self._enders:
-            each.send(_END)
-        return Outcome(result.verdict, next(iter(grown), None), tuple(map(_until_end, self._far)))
+        out = tuple(self._until_end(link) if link not in self._down else [] for link in range(LINKS))
+        return Outcome(result.verdict, next(iter(grown), None), out)
+
+    def set_up(self, link: int, up: bool) -> None:
+        """Take an interface towards members down, or up again."""
+
+        def work() -> None:
+            index, wanted = self.near[link], "UP" if up else "DOWN"
+            end = time.monotonic() + LIMIT
+            with IPRoute() as ip:
+                ip.link("set", index=index, state=wanted.lower())
+                while ip.get_links(index)[0].get_attr("IFLA_OPERSTATE") != wanted:
+                    assert time.monotonic() < end, f"the link did not go {wanted}"
+
+        self._space.call(work)
+        # That the interface went down is kept as an error for the next call.
+        self._enders[link].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        (self._down.discard if up else self._down.add)(link)
+
+    def handed_on(self, topic: int) -> int:
+        """Packets of a topic that the XDP program has left to the tc program."""
+        return self._counters().get((topic, Reason.BY_CLONE), 0)
 
     def copies(self, topic: int, epoch: int) -> tuple[int, list[int]]:
         """Events, and copies sent of each group."""
@@ -105,6 +128,15 @@ class CloneRig:
 
     def close(self) -> None:
         self._stack.close()
+
+    def _until_end(self, link: int) -> list[bytes]:
+        self._enders[link].send(_END)
+        frames: list[bytes] = []
+        while (frame := self._far[link].recv(65536)) != _END:
+            # IPv6's own chatter of a fresh link.
+            if frame[12:14] == b"\x08\x00":
+                frames.append(frame)
+        return frames
 
     def _counters(self) -> dict[tuple[int, Reason], int]:
         by_topic = decode_counters(self.map("counters").sum_rows())
@@ -125,12 +157,3 @@ def _packets(interface: str) -> socket.socket:
     raw.settimeout(LIMIT)
     raw.bind((interface, ETH_P_ALL))
     return raw
-
-
-def _until_end(far: socket.socket) -> list[bytes]:
-    frames: list[bytes] = []
-    while (frame := far.recv(65536)) != _END:
-        # IPv6's own chatter of a fresh link.
-        if frame[12:14] == b"\x08\x00":
-            frames.append(frame)
-    return frames

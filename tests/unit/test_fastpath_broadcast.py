@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempos import Fanout, Framing, Group, Member, Route, Topic, _abi
@@ -24,6 +24,7 @@ groups_of_interfaces = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(groups_of_interfaces, st.data())
 def test_whatever_is_picked_the_sum_leads_to_a_devmap_with_just_those_slots(
     groups: list[list[int]], data: st.DataObject
