@@ -99,11 +99,21 @@ def as_text(found: Comparison) -> str:
 
 
 def interval(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Ratio of the medians, new to old, and the ends of its interval; blocks of rounds, all above 0."""
+    """Ratio of the medians, new to old, and the ends of its interval, of blocks of rounds.
+
+    Where a round is not above 0 (a difference may be anything) medians are not divided by each other: the
+    ratio is then 1 and the change as a share of the old median, which must not be 0.
+    """
     # The same runs give the same interval.
     dice = random.Random(_SEED)
-    ratios = sorted(_resampled(new, dice) / _resampled(old, dice) for _ in range(_RESAMPLES))
-    middle = statistics.median(_pooled(new)) / statistics.median(_pooled(old))
+    before = statistics.median(_pooled(old))
+    positive = min(*_pooled(old), *_pooled(new)) > 0
+
+    def ratio(left: float, right: float) -> float:
+        return right / left if positive else 1 + (right - left) / abs(before)
+
+    ratios = sorted(ratio(_resampled(old, dice), _resampled(new, dice)) for _ in range(_RESAMPLES))
+    middle = ratio(before, statistics.median(_pooled(new)))
     return middle, percentile(ratios, _TAIL), percentile(ratios, 100 - _TAIL)
 
 
@@ -131,8 +141,7 @@ def _change(old: Report, before: Row, new: Report, after: Row, yardstick: bool, 
 
     left, right = _blocks(old, before), _blocks(new, after)
     measured = min(len(_pooled(left)), len(_pooled(right))) >= _FEWEST
-    positive = measured and min(*_pooled(left), *_pooled(right)) > 0
-    found = interval(left, right) if positive else None
+    found = interval(left, right) if measured and statistics.median(_pooled(left)) else None
     spread = max(summarize(_pooled(left)).spread, summarize(_pooled(right)).spread) if measured else None
     if before.met and after.met is False:
         return change(WORSE, f"the target {after.target} was met and is missed now", found, spread)
@@ -164,9 +173,10 @@ def _without_rounds(before: Row, after: Row) -> tuple[str, str]:
     if before.value == after.value:
         return SAME, "equal"
     if before.met is not None:
+        verdict = SAME if before.met else UNCLEAR
         return (
-            SAME if before.met else UNCLEAR,
-            f"the target {after.target} is as {'met' if after.met else 'missed'}",
+            verdict,
+            f"no rounds; the target {after.target} is {'met' if after.met else 'missed'} as before",
         )
     return TOLD, "no rounds to judge by"
 

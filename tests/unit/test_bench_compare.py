@@ -85,6 +85,16 @@ def test_the_interval_holds_the_true_ratio_nearly_always() -> None:
     assert held >= 57
 
 
+def test_a_difference_may_be_below_zero_and_zero_is_no_base() -> None:
+    old = [[value] for value in (-1.0, 4.0, 5.0, 5.0, 6.0)]
+    middle, low, high = compare.interval(old, [[value[0] + 5] for value in old])
+    assert middle == 2.0
+    assert low < 2 < high
+    rows = report.judge([median("difference", summarize([0.0] * 5), "ns")], {})
+    zero = Report("redirect", {}, report.now(), rows)
+    assert verdicts(zero, zero) == {"difference": "same"}
+
+
 def test_what_cannot_be_compared_is_said() -> None:
     old, new = measured(1), measured(2)
     other = Report("slow-path", {}, report.now(), ())
