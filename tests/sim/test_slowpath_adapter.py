@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 import pytest
 from support.channels import MemoryAdapter
@@ -24,7 +24,7 @@ MEMORY = EntryPoint("memory", "support.channels:MemoryAdapter", adapter.GROUP)
 
 @pytest.fixture
 async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[SlowPathServer, MemoryAdapter]]:
-    monkeypatch.setattr(adapter, "entry_points", lambda group: [MEMORY])
+    monkeypatch.setattr(adapter, "installed", lambda: [MEMORY])
     rates = LocalLimits(lambda: 0)
     rates.configure((BRAKE, LOGS))
     server = SlowPathServer(
@@ -131,7 +131,7 @@ async def test_what_cannot_go_before_it_closes_is_in_the_account(
 
 
 def test_the_installed_adapters_are_found_by_name_and_no_others() -> None:
-    assert [point.value for point in entry_points(group=adapter.GROUP)] in (
+    assert [point.value for point in adapter.installed()] in (
         ["tempos_broker.slowpath.udp:UdpAdapter"],
         [],
     )

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tempos import ConfigError, Quality, Route, Topic, Unavailable
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, Load, SlowPath
 from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.marking import Marked, Marking
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "tempos.adapters"
 UDP = "udp"
@@ -175,5 +177,13 @@ def find(name: str, found: Iterable[EntryPoint] | None = None) -> Factory:
     raise ConfigError([f'broker.adapter: is "{name}"; allowed: {allowed}'])
 
 
+def installed() -> Iterable[EntryPoint]:
+    """What packages of this environment register."""
+    # Only here: it is slow to import, and the usual adapter needs no looking up.
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)
+
+
 def _registered(found: Iterable[EntryPoint] | None) -> Iterable[EntryPoint]:
-    return entry_points(group=GROUP) if found is None else found
+    return installed() if found is None else found
