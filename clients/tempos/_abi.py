@@ -30,7 +30,7 @@ MAX_FANOUTS = 4096
 MAX_FANOUT_EGRESS = 7
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x4416edfd7fc94b7d
+ABI_FINGERPRINT = 0x2f10b0d4d09a319b
 
 
 class Reason(enum.IntEnum):
