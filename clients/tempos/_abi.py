@@ -31,7 +31,7 @@ MAX_FANOUT_EGRESS = 7
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x14877d892e698023
+ABI_FINGERPRINT = 0x51f63932b1db22ed
 
 
 class Reason(enum.IntEnum):

@@ -37,6 +37,9 @@
 #include "pick.h"
 #include "rewrite.h"
 
+/* Of Ethernet, IPv4 without options, and UDP. */
+#define HEADERS_LEN (sizeof(struct ethhdr) + sizeof(struct iphdr) + sizeof(struct udphdr))
+
 /* What a copy's checksums are made of, but for its member and its sequence. */
 struct common {
 	__u64 ip_sum;
@@ -89,10 +92,21 @@ static __always_inline void describe_copy(struct copy *copy, const struct tempos
 	((__u32 *)copy->macs)[2] = ((const __u32 *)member->dst_mac)[2];
 }
 
-/* Everything after the last question: every group gets its copy, or it is counted as lost. */
-static __always_inline enum tempos_reason broadcast(const struct packet *packet,
-						     const struct tempos_route *route, enum checksum_kind kind)
+/*
+ * Everything after the last question: every group gets its copy, or it is counted as lost. A function of its
+ * own, which finds the headers anew, so that topics of one group keep their registers.
+ */
+static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct tempos_route *route,
+					       enum checksum_kind kind)
 {
+	void *frame = (void *)(long)ctx->data;
+	const struct packet packet = {
+		.eth = frame,
+		.ip = frame + sizeof(struct ethhdr),
+		.udp = frame + HEADERS_LEN - sizeof(struct udphdr),
+		.payload = frame + HEADERS_LEN,
+		.end = (void *)(long)ctx->data_end,
+	};
 	bool stamped = route->framing == TEMPOS_FRAMING_EVENT;
 	__u32 row = route->ticket_base / TEMPOS_GROUPS_PER_TOPIC;
 	struct tempos_copies *account = bpf_map_lookup_elem(&copies, &row);
@@ -100,19 +114,19 @@ static __always_inline enum tempos_reason broadcast(const struct packet *packet,
 	struct sending *state = bpf_map_lookup_elem(&sending, &only);
 	__u32 fanout = route->fanout;
 	__u32 count = route->group_count;
-	struct marked *marked = (struct marked *)packet->eth;
+	struct marked *marked = frame;
 	struct common common;
 	struct event *event;
 	__u32 place;
 	void *ways;
 
-	if (!account || !state)
+	if (!account || !state || (void *)packet.payload > packet.end)
 		return TEMPOS_NO_ROUTE;
 	place = state->number % EVENTS;
 	event = bpf_map_lookup_elem(&events, &place);
 	if (!event)
 		return TEMPOS_NO_ROUTE;
-	common = rewrite_common(packet, route, stamped);
+	common = rewrite_common(&packet, route, stamped);
 	event->number = state->number;
 	event->row = row;
 	/* Masks, and read back from memory: else the verifier goes through the loop for each kind of event. */

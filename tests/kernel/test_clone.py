@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from support.packets import EVENT, FENCED, RAW, ROUTED, ROWS, STAMPED, Row, data
 from support.privileges import require_kernel, require_netns
 from support.program import ADDRESSES, hops
 
-from tempos import Framing, Reason
+from tempos import Framing, Reason, Unavailable
 from tempos._abi import Way
 from tempos_fastpath.plan import Hop
 
@@ -174,3 +175,25 @@ def test_a_broadcast_route_is_cloned_where_a_packet_of_it_gets_here(rig: CloneRi
 
 def test_the_program_does_not_grow_unnoticed(rig: CloneRig) -> None:
     assert 1000 < rig.program.info().verified_insns <= MOST_INSTRUCTIONS
+
+
+def test_it_serves_the_interfaces_it_is_told_and_no_others(rig: CloneRig) -> None:
+    """Attached for real, and met by what comes in there."""
+    first, second = rig.near
+    members = [[replace(hop, ifindex=second)] for hop in hops(2)]
+    rig.install(RAW.id, members, framing=Framing.RAW)
+    frame = bytes(datagram(ADDRESSES, raw()))
+    copied = [expected(frame, group[0], generic=True) for group in members]
+    with closing(rig.clones()) as clones:
+        assert rig.arrive(frame, 0, 1) == [], "attached to nothing yet"
+        rig.here(lambda: clones.serve([first]))
+        rig.here(lambda: clones.serve([first, second]))
+        assert rig.arrive(frame, 0, 1) == copied, "attached once, however often it is told"
+        with pytest.raises(Unavailable, match="cannot attach tc program tempos_clone"):
+            rig.here(lambda: clones.serve([NOWHERE, first]))
+        assert rig.arrive(frame, 0, 1) == copied, "one refusal is no other's"
+        rig.here(lambda: clones.serve([second]))
+        assert rig.arrive(frame, 0, 1) == []
+        rig.here(lambda: clones.serve([first]))
+    assert rig.arrive(frame, 0, 1) == [], "closed, and so gone"
+    assert rig.copies(RAW.id, 1) == (2, [2, 2] + [0] * 14)

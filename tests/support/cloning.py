@@ -9,9 +9,10 @@ from __future__ import annotations
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pyroute2 import IPRoute
 
@@ -23,11 +24,13 @@ from tempos_bench.namespace import Namespace
 from tempos_fastpath.attach import OBJECT as XDP_OBJECT
 from tempos_fastpath.attach import PROGRAM as XDP_PROGRAM
 from tempos_fastpath.bpf import BpfObject
-from tempos_fastpath.clone import MAPS, OBJECT, PROGRAM
+from tempos_fastpath.clone import MAPS, OBJECT, PROGRAM, Clones
 from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, encode_route, encode_settings
 from tempos_fastpath.maps import MapType, create_map, possible_cpus
 from tempos_fastpath.plan import Hop, Plan
 from tempos_fastpath.tickets import SharedTickets
+
+T = TypeVar("T")
 
 #: What the program gives for a packet that it has consumed, and for one it leaves to others.
 SHOT, NEXT = 2, 0xFFFFFFFF
@@ -62,7 +65,7 @@ class CloneRig:
             for name in ("far", "near")
         )
         self._down: set[int] = set()
-        settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], generic=False)
+        self._settings = settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], generic=False)
         xdp = BpfObject(XDP_OBJECT, {"settings": settings})
         self._stack.callback(xdp.close)
         self._clone = BpfObject(OBJECT, {"settings": settings}, {name: xdp.map(name) for name in MAPS})
@@ -100,6 +103,19 @@ class CloneRig:
         assert sum(grown.values()) <= 1
         out = tuple(self._until_end(link) if link not in self._down else [] for link in range(LINKS))
         return Outcome(result.verdict, next(iter(grown), None), out)
+
+    def clones(self) -> Clones:
+        """The program as the fast path has it, attached to nothing yet."""
+        return Clones(self._settings, {name: self.map(name) for name in MAPS}, None)
+
+    def here(self, work: Callable[[], T]) -> T:
+        """Do something in the namespace of the links."""
+        return self._space.call(work)
+
+    def arrive(self, frame: bytes, link: int, out: int) -> list[bytes]:
+        """A frame comes in by one link; what leaves by the other."""
+        self._far[link].send(frame)
+        return self._until_end(out)
 
     def set_up(self, link: int, up: bool) -> None:
         """Take an interface towards members down, or up again."""
