@@ -108,13 +108,19 @@ def describe(run: Run, variants: Mapping[str, Sequence[Plays]]) -> None:
                     summarize([one.p99 for one in each]).median,
                     together.p999, together.max,
                     summarize([one.jitter for one in each]).median,
-                    # A flooder is always late, as far as it may be.
-                    None if heard[0].start == "sending" else summarize([h.outcome.late.p99 for h in heard]).median,
+                    _lateness(heard),
                     summarize([h.outcome.program.p99 for h in heard]).median,
                 ])  # fmt: skip
     headers = ("variant", "load", "class", "offered/s", "delivered/s", "lost %", "p50 us", "p99 us",
                "p99.9 us", "worst us", "jitter us", "sent late p99 us", "to program p99 us")  # fmt: skip
     run.add_table("One-way latency", headers, rows, left=3)
+
+
+def _lateness(heard: Sequence[Heard]) -> float | None:
+    """p99 of how late events were sent; None of a flood, which is always as late as it may be."""
+    if heard[0].start == "sending":
+        return None
+    return summarize([each.outcome.late.p99 for each in heard]).median
 
 
 def judged_figures(variant: str, rounds: Sequence[Plays], times: Sequence[float]) -> list[Figure]:
