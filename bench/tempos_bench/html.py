@@ -192,20 +192,18 @@ def _distribution(report: Report) -> str:
 
 
 def _machine(reports: Mapping[str, Report]) -> str:
-    parts = []
-    groups: dict[str, list[str]] = {}
-    for name, report in reports.items():
-        groups.setdefault(_facts(report.machine), []).append(name)
-    for facts, names in groups.items():
-        of = f"<p>Of: {escape(', '.join(names))}</p>" if len(groups) > 1 else ""
-        parts.append(of + facts)
-    seen: list[str] = []
-    for report in reports.values():
-        for topology in report.topologies:
-            shown = _topology(topology)
-            if shown not in seen:
-                seen.append(shown)
-    return "".join(parts) + "".join(seen)
+    """The machine of the first scenario, and of the others what differs from it."""
+    (first, *others) = reports.values()
+    parts = [_facts(first.machine)]
+    differing: dict[str, list[str]] = {}
+    for report in others:
+        changed = {key: value for key, value in report.machine.items() if value != first.machine.get(key)}
+        if changed:
+            differing.setdefault(_facts(changed), []).append(report.scenario)
+    for facts, names in differing.items():
+        parts.append(f"<h3>Otherwise with {escape(', '.join(names))}</h3>{facts}")
+    shown = (_topology(topology) for report in reports.values() for topology in report.topologies)
+    return "".join((*parts, *dict.fromkeys(shown)))
 
 
 def _facts(machine: Mapping[str, Any]) -> str:
@@ -217,7 +215,8 @@ def _facts(machine: Mapping[str, Any]) -> str:
         else:
             flat.append((key, _plain(value)))
     lines = [
-        f"<tr>{_cell(key.replace('_', ' '))}<td class=lines>{escape(text)}</td></tr>" for key, text in flat
+        f"<tr>{_cell(key.replace('_', ' '), 'key')}<td class=lines>{escape(text)}</td></tr>"
+        for key, text in flat
     ]
     return _table(("", ""), lines)
 
