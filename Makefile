@@ -9,7 +9,7 @@ NATIVE := $(shell find broker/native fastpath/native bench/native fastpath/bpf b
 BENCH  := redirect program-time blast slow-path slow-path-gso round-trip fanout-rate qos-slow qos-fast qos-workflows \
           source-rtt source-ping source-loss source-time peers-rate peers-latency
 
-.PHONY: demo test check bench clean setup
+.PHONY: demo test check bench peers clean setup
 
 demo: $(STAMP)
 	$(BIN)/tempos demo
@@ -26,6 +26,11 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/tempos bench run $(BENCH) --short --json-dir bench-results; code=$$?; \
 	$(BIN)/tempos bench report bench-results -o bench-results/report.html && exit $$code
+
+# What peers-rate and peers-latency hold tempos against: Debian's servers, and their client libraries.
+peers: $(STAMP)
+	apt-get install -y -qq --no-install-recommends nats-server mosquitto redis-server
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[peers]'
 
 setup: $(STAMP)
 

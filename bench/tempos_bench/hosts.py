@@ -47,6 +47,7 @@ _WHY_NOT = {
     "slow-path": _ONE_CLOCK, "slow-path-gso": _ONE_CLOCK, "loss": _ONE_CLOCK,
     "qos-slow": _ONE_CLOCK, "qos-fast": _ONE_CLOCK,
     "qos-workflows": _ONE_CLOCK, "qos-rate": _ONE_CLOCK, "round-trip": _OUR_LINKS, "source-ping": _OUR_LINKS,
+    "peers-rate": _ONE_CLOCK, "peers-latency": _ONE_CLOCK,
     "source-time": "it reads the kernel's statistics of the broker's process",
     "broker-kill": "it reads what the broker's process holds, and kills it",
 }  # fmt: skip

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tempos_bench import goals, samples, svg
+from tempos_bench import goals, html_peers, samples, svg
 from tempos_bench.html_style import STYLE
 from tempos_bench.report import Report, Row, cell, number
 from tempos_bench.source import PICTURES, Picture
@@ -22,7 +22,6 @@ from tempos_bench.stats import summarize
 _MOST_SERIES = 7
 #: Fewer rounds than this make no chart.
 _FEWEST_ROUNDS = 3
-_PEERS = "peers-"
 _MARKS = {True: ("met", "met"), False: ("missed", "missed"), None: ("", "")}
 
 
@@ -33,7 +32,7 @@ def page(reports: Mapping[str, Report], folder: Path) -> str:
     sections = [
         _section("goals", "Goals", _goals(reports)),
         _section("source", "The source's figures in our numbers", _source(reports, images)),
-        _section("peers", "Beside other brokers", _peers(reports)),
+        _section("peers", "Beside other brokers", html_peers.section(reports)),
         _section("scenarios", "Every scenario", "".join(_scenario(r, images) for r in reports.values())),
         _section("machine", "The machine", _machine(reports)),
         _section("again", "To measure it yourself", _again(reports)),
@@ -108,23 +107,6 @@ def _picture(picture: Picture, reports: Mapping[str, Report], images: Mapping[st
     )
 
 
-def _peers(reports: Mapping[str, Report]) -> str:
-    parts = []
-    for name, report in reports.items():
-        if not name.startswith(_PEERS):
-            continue
-        for unit, rows in _by_unit(report.rows).items():
-            if unit == "x" or not any(row.value for row in rows):
-                continue
-            values = {row.name: row.value or 0.0 for row in rows}
-            texts = {row.name: number(row.value) for row in rows}
-            parts.append(
-                f"<figure><h3>{escape(name)}: {escape(unit)}</h3>{svg.bars(values, unit, texts)}</figure>"
-            )
-        parts.append(_distribution(report))
-    return "".join(parts)
-
-
 def _scenario(report: Report, images: Mapping[str, Sequence[Path]]) -> str:
     incomplete = "" if report.complete else "<p class=missed>Interrupted: this is what was finished.</p>"
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
@@ -135,7 +117,7 @@ def _scenario(report: Report, images: Mapping[str, Sequence[Path]]) -> str:
         f"<p>{escape(report.description)}</p>{incomplete}{_figures(report.rows)}"
         f"{''.join(map(_described, report.tables))}"
         f"{f'<ul class=notes>{notes}</ul>' if notes else ''}{_rounds(report)}{pictures}"
-        f"{'' if pictures or report.scenario.startswith(_PEERS) else _distribution(report)}"
+        f"{'' if pictures or report.scenario.startswith(html_peers.PREFIX) else _distribution(report)}"
         f"<p class=small>{escape(given)}. {escape(_took(report))}</p></article>"
     )
 
@@ -187,38 +169,41 @@ def _rounds(report: Report) -> str:
 
 
 def _distribution(report: Report) -> str:
-    """Latency by percentile of the samples that a report carries, in microseconds."""
-    series: dict[str, list[float]] = {}
+    """Latency by percentile of the samples that a report carries: a chart a load, a curve a variant."""
+    charts: dict[str, dict[str, list[float]]] = {}
     for record in report.samples:
         try:
             values = samples.unpack(record)
         except ValueError:
+            # Another version's packing: the figures stand without it.
             continue
-        name = str(record.get("variant", report.scenario))
-        series.setdefault(name, []).extend(value / 1000 for value in values)
-    charts = []
-    names = [name for name, values in series.items() if values]
-    for first in range(0, len(names), _MOST_SERIES):
-        chosen = names[first : first + _MOST_SERIES]
-        charts.append(f"<figure>{svg.tail({name: series[name] for name in chosen}, 'µs')}</figure>")
-    return "".join(charts)
+        if values:
+            name = " ".join(str(record[key]) for key in ("variant", "class") if key in record)
+            series = charts.setdefault(str(record.get("load", "")), {})
+            series.setdefault(name, []).extend(value / 1000 for value in values)
+    shown = []
+    for load, series in charts.items():
+        names = list(series)
+        for first in range(0, len(names), _MOST_SERIES):
+            chosen = {name: series[name] for name in names[first : first + _MOST_SERIES]}
+            title = f"<h3>{escape(load)}</h3>" if load else ""
+            shown.append(f"<figure>{title}{svg.tail(chosen, 'µs')}</figure>")
+    return "".join(shown)
 
 
 def _machine(reports: Mapping[str, Report]) -> str:
-    parts = []
-    groups: dict[str, list[str]] = {}
-    for name, report in reports.items():
-        groups.setdefault(_facts(report.machine), []).append(name)
-    for facts, names in groups.items():
-        of = f"<p>Of: {escape(', '.join(names))}</p>" if len(groups) > 1 else ""
-        parts.append(of + facts)
-    seen: list[str] = []
-    for report in reports.values():
-        for topology in report.topologies:
-            shown = _topology(topology)
-            if shown not in seen:
-                seen.append(shown)
-    return "".join(parts) + "".join(seen)
+    """The machine of the first scenario, and of the others what differs from it."""
+    (first, *others) = reports.values()
+    parts = [_facts(first.machine)]
+    differing: dict[str, list[str]] = {}
+    for report in others:
+        changed = {key: value for key, value in report.machine.items() if value != first.machine.get(key)}
+        if changed:
+            differing.setdefault(_facts(changed), []).append(report.scenario)
+    for facts, names in differing.items():
+        parts.append(f"<h3>Otherwise with {escape(', '.join(names))}</h3>{facts}")
+    shown = (_topology(topology) for report in reports.values() for topology in report.topologies)
+    return "".join((*parts, *dict.fromkeys(shown)))
 
 
 def _facts(machine: Mapping[str, Any]) -> str:
@@ -230,7 +215,8 @@ def _facts(machine: Mapping[str, Any]) -> str:
         else:
             flat.append((key, _plain(value)))
     lines = [
-        f"<tr>{_cell(key.replace('_', ' '))}<td class=lines>{escape(text)}</td></tr>" for key, text in flat
+        f"<tr>{_cell(key.replace('_', ' '), 'key')}<td class=lines>{escape(text)}</td></tr>"
+        for key, text in flat
     ]
     return _table(("", ""), lines)
 

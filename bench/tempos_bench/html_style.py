@@ -25,6 +25,7 @@ pre { background:var(--card); border:1px solid var(--edge); padding:12px; white-
 th, td { text-align:left; vertical-align:top; padding:5px 12px 5px 0; border-bottom:1px solid var(--edge) }
 th { color:var(--soft); font-weight:600; white-space:nowrap } .n { text-align:right; white-space:nowrap }
 td.n { font-variant-numeric:tabular-nums } td.lines { white-space:pre-line }
+td.key { white-space:nowrap; width:1% }
 .verdict { font-weight:600; white-space:nowrap } td.met { color:var(--good) } .missed { color:var(--bad) }
 td.met::before { content:"\\2713\\00a0" } td.missed::before { content:"\\2717\\00a0" }
 .absent, .small, figcaption { color:var(--soft); font-size:14px }

@@ -25,7 +25,10 @@ _SYSCTLS = (
     "net/core/netdev_budget", "net/core/netdev_budget_usecs", "net/core/netdev_max_backlog",
     "net/core/rmem_default", "net/core/rmem_max", "net/core/wmem_max", "vm/swappiness",
 )  # fmt: skip
-_PACKAGES = ("uvloop", "msgpack", "cffi", "pyroute2", "numpy", "matplotlib")
+_PACKAGES = (
+    "uvloop", "msgpack", "cffi", "pyroute2", "numpy", "matplotlib",
+    "nats-py", "paho-mqtt", "redis", "pyzmq", "eclipse-zenoh",
+)  # fmt: skip
 #: Programs whose first line of output names their version.
 _PROGRAMS = {
     "clang": ("clang", "--version"),

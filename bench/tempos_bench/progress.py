@@ -26,8 +26,9 @@ class Lines:
 
 
 @contextmanager
-def display(name: str, stream: TextIO = sys.stderr) -> Iterator[Display]:
-    """The display that suits ``stream``, named for the scenario; a bar is gone at the end."""
+def display(name: str, given: TextIO | None = None) -> Iterator[Display]:
+    """The display that suits a stream (standard error), named for the scenario; a bar is gone at the end."""
+    stream = given or sys.stderr
     if not stream.isatty():
         yield Lines(name, stream)
         return

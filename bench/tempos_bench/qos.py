@@ -89,7 +89,8 @@ def keep(run: Run, variant: str, plays: Plays) -> None:
 def describe(run: Run, variants: Mapping[str, Sequence[Plays]]) -> None:
     """The table of every variant, load and class; rates and losses are sums or medians of the rounds.
 
-    p50, p99 and jitter are medians of the rounds; p99.9 and the worst are of all rounds together.
+    p50, p99 and jitter are medians of the rounds; p99.9 and the worst are of all rounds together. The last
+    columns tell what of it is the sender's doing, and what comes on top until the program has the event.
     """
     rows: list[list[Cell]] = []
     for variant, rounds in variants.items():
@@ -107,10 +108,19 @@ def describe(run: Run, variants: Mapping[str, Sequence[Plays]]) -> None:
                     summarize([one.p99 for one in each]).median,
                     together.p999, together.max,
                     summarize([one.jitter for one in each]).median,
+                    _lateness(heard),
+                    summarize([h.outcome.program.p99 for h in heard]).median,
                 ])  # fmt: skip
     headers = ("variant", "load", "class", "offered/s", "delivered/s", "lost %", "p50 us", "p99 us",
-               "p99.9 us", "worst us", "jitter us")  # fmt: skip
+               "p99.9 us", "worst us", "jitter us", "sent late p99 us", "to program p99 us")  # fmt: skip
     run.add_table("One-way latency", headers, rows, left=3)
+
+
+def _lateness(heard: Sequence[Heard]) -> float | None:
+    """p99 of how late events were sent; None of a flood, which is always as late as it may be."""
+    if heard[0].start == "sending":
+        return None
+    return summarize([each.outcome.late.p99 for each in heard]).median
 
 
 def judged_figures(variant: str, rounds: Sequence[Plays], times: Sequence[float]) -> list[Figure]:

@@ -44,11 +44,15 @@ def strip(rows: Mapping[str, Sequence[float]], unit: str) -> str:
 
 
 def bars(rows: Mapping[str, float], unit: str, texts: Mapping[str, str]) -> str:
-    """A bar for each figure, from zero, with its value (``texts``) at the end."""
+    """A bar for each figure, its value (``texts``) at the end; from zero unless values differ very much."""
     left = _label_space(rows)
     height = _TOP + _ROW * len(rows) + _BOTTOM
     room = WIDTH - _RIGHT - 90
-    scale, axis = _axis(0, max(rows.values()), left, room, height - _BOTTOM, unit)
+    low, high = min(rows.values()), max(rows.values())
+    if low > 0 and high / low > _WIDE:
+        scale, axis = _level_log_axis(low / 2, high, left, room, height - _BOTTOM, unit)
+    else:
+        scale, axis = _axis(0, high, left, room, height - _BOTTOM, unit)
     parts = [axis]
     for number, (name, value) in enumerate(rows.items()):
         y = _TOP + _ROW * number
@@ -75,7 +79,7 @@ def tail(series: Mapping[str, Sequence[float]], unit: str) -> str:
     parts = [axis_x, axis_y]
     for number, (name, values) in enumerate(ordered.items()):
         points = " ".join(f"{x(share):.1f},{y(value):.1f}" for share, value in _steps(values))
-        style = f'class="line c{number % _COLOURS}" stroke-dasharray="{_DASHES[number % len(_DASHES)]}"'
+        style = f'class="line c{number % _COLOURS}" stroke-dasharray="{_dash(number)}"'
         parts.append(f'<polyline points="{points}" {style}/>')
         key = height - 18 * (len(ordered) - number) + 6
         parts.append(f'<line x1="{_LEFT}" x2="{_LEFT + 34}" y1="{key - 4}" y2="{key - 4}" {style}/>')
@@ -99,7 +103,7 @@ def sequence(series: Mapping[str, Sequence[float]], unit: str, along: str, floor
     ]
     for number, (name, each) in enumerate(series.items()):
         at = [(_LEFT + 10 + step * i, y(value)) for i, value in enumerate(each)]
-        style = f'class="line c{number % _COLOURS}" stroke-dasharray="{_DASHES[number % len(_DASHES)]}"'
+        style = f'class="line c{number % _COLOURS}" stroke-dasharray="{_dash(number)}"'
         parts.append(f'<polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in at)}" {style}/>')
         parts += [
             f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.6" class="dot c{number % _COLOURS}"/>' for a, b in at
@@ -229,6 +233,11 @@ def _short(value: float) -> str:
 
 def _label_space(rows: Mapping[str, object]) -> float:
     return min(max(_LEFT, max(map(len, rows)) * _LABEL + 14), WIDTH * 0.5)
+
+
+def _dash(number: int) -> str:
+    """Another dash for each colour, and another again when the colours begin anew."""
+    return _DASHES[(number + number // _COLOURS) % len(_DASHES)]
 
 
 def _jitter(number: int) -> float:

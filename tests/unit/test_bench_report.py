@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempos_bench import goals, html, samples, scenario, source, svg
-from tempos_bench.report import Better, Report, Row, Target, judge, median
+from tempos_bench.report import Better, Figure, Report, Row, Target, judge, median
 from tempos_bench.stats import summarize
 
 VOID = {"meta", "img", "line", "rect", "circle", "polyline"}
@@ -55,6 +55,8 @@ def made(name: str, **fields: object) -> Report:
     figures = [
         median("ratio", summarize([0.96, 0.97, 0.99, 0.98]), "x", Better.HIGHER),
         median(HOSTILE, summarize([5.0, 4000.0, 7.5]), "us", source=HOSTILE),
+        Figure(f"32 B: {HOSTILE}", 5e6, "events/s"),
+        Figure("32 B: NATS, raw", 1.0, "events/s"),
     ]
     rows = judge(figures, {"ratio": Target.parse(">= 0.95")})
     machine = {"cpu": HOSTILE, "cores": 2, "sysctls": {"a": HOSTILE}, "commit": "abc"}
@@ -66,7 +68,7 @@ def test_the_page_holds_everything_and_fetches_nothing(tmp_path: Path) -> None:
     record = {"variant": HOSTILE, **samples.pack([1000, 2000, 3000, 900_000])}
     reports = {
         "redirect": made("redirect", notes=(HOSTILE,), complete=False, parameters={"rounds": 3}),
-        "peers-rate": made("peers-rate", samples=(record,)),
+        "peers-rate": made("peers-rate", samples=({**record, "variant": f"1/s: {HOSTILE}"},)),
         "source-time": made("source-time", samples=({"encoding": "other"}, record)),
     }
     text = html.page(reports, tmp_path)

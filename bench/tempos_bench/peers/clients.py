@@ -1,8 +1,9 @@
 """Each peer's well-used Python client behind one interface, used as its documentation does for speed.
 
-`publish` hands one event to the library; `turn` comes after a block of events, or after those that were
-due, and does what the library needs then; `flush` returns when everything has left. The libraries are
-imported when they are opened, and only there: none of them is needed for anything else.
+`publish` hands one event to the library, and is the library's own function wherever that can be: there is
+nothing of ours around it. `turn` comes after a block of events, or after those that were due, and does what
+the library needs then; `flush` returns when everything has left. The libraries are imported when they are
+opened, and only there: none of them is needed for anything else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tempos import Publisher, Subscriber
@@ -36,11 +38,11 @@ class Where:
 class BlockingClient(ABC):
     """A library whose calls block, or that has threads of its own. One end of it, opened once."""
 
-    @abstractmethod
-    def open_publisher(self, where: Where) -> None: ...
+    #: Set by `open_publisher`.
+    publish: Callable[[bytes], object]
 
     @abstractmethod
-    def publish(self, body: bytes) -> object: ...
+    def open_publisher(self, where: Where) -> None: ...
 
     @abstractmethod
     def open_subscriber(self, where: Where, record: Record) -> None: ...
@@ -59,11 +61,11 @@ class BlockingClient(ABC):
 class AsyncClient(ABC):
     """A library for asyncio. One end of it, opened once."""
 
-    @abstractmethod
-    async def open_publisher(self, where: Where) -> None: ...
+    #: Set by `open_publisher`.
+    publish: Callable[[bytes], Awaitable[None]]
 
     @abstractmethod
-    def publish(self, body: bytes) -> Awaitable[None]: ...
+    async def open_publisher(self, where: Where) -> None: ...
 
     @abstractmethod
     async def open_subscriber(self, where: Where, record: Record) -> None: ...
@@ -85,11 +87,8 @@ class TemposClient(AsyncClient):
     async def open_publisher(self, where: Where) -> None:
         self._stack = contextlib.AsyncExitStack()
         self._publisher = await self._stack.enter_async_context(Publisher(where.address))
-        self._topic = where.topic
         await self._publisher.learn(where.topic)
-
-    def publish(self, body: bytes) -> Awaitable[None]:
-        return self._publisher.publish(self._topic, body)
+        self.publish = partial(self._publisher.publish, where.topic)
 
     async def flush(self) -> None:
         await self._publisher.flush()
@@ -125,11 +124,7 @@ class NatsClient(AsyncClient):
 
     async def open_publisher(self, where: Where) -> None:
         self._connection = await self._connect(where)
-        self._topic = where.topic
-
-    def publish(self, body: bytes) -> Awaitable[None]:
-        published: Awaitable[None] = self._connection.publish(self._topic, body)
-        return published
+        self.publish = partial(self._connection.publish, where.topic)
 
     async def turn(self) -> None:
         await asyncio.sleep(0)
@@ -169,12 +164,13 @@ class MqttClient(BlockingClient):
 
     def open_publisher(self, where: Where) -> None:
         self._client = self._connect(where)
-        self._topic = where.topic
         self._last: Any = None
+        topic, qos, publish = where.topic, self.qos, self._client.publish
 
-    def publish(self, body: bytes) -> object:
-        self._last = self._client.publish(self._topic, body, qos=self.qos)
-        return self._last
+        def publish_and_keep(body: bytes) -> None:
+            self._last = publish(topic, body, qos)
+
+        self.publish = publish_and_keep
 
     def flush(self) -> None:
         if self._last is not None:
@@ -205,10 +201,7 @@ class RedisClient(BlockingClient):
 
     def open_publisher(self, where: Where) -> None:
         self._pipeline = self._connect(where).pipeline(transaction=False)
-        self._topic = where.topic
-
-    def publish(self, body: bytes) -> object:
-        return self._pipeline.publish(self._topic, body)
+        self.publish = partial(self._pipeline.publish, where.topic)
 
     def turn(self) -> None:
         self._pipeline.execute()
@@ -236,10 +229,8 @@ class ZeromqClient(BlockingClient):
         self._socket.set_hwm(HIGH_WATER)
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._socket.connect(f"tcp://{where.address}:{where.port}")
-        self._topic = where.topic.encode()
-
-    def publish(self, body: bytes) -> object:
-        return self._socket.send(self._topic + body)
+        topic, send = where.topic.encode(), self._socket.send
+        self.publish = lambda body: send(topic + body)
 
     def open_subscriber(self, where: Where, record: Record) -> None:
         zmq: Any = importlib.import_module("zmq")
@@ -271,9 +262,7 @@ class ZenohClient(BlockingClient):
         self._session = self._open(where)
         block = self._zenoh.CongestionControl.BLOCK
         self._publisher = self._session.declare_publisher(where.topic, congestion_control=block)
-
-    def publish(self, body: bytes) -> object:
-        return self._publisher.put(body)
+        self.publish = self._publisher.put
 
     def open_subscriber(self, where: Where, record: Record) -> None:
         self._session = self._open(where)

@@ -24,12 +24,13 @@ import threading
 import time
 from array import array
 from collections.abc import Coroutine, Iterator
+from time import monotonic_ns
 from typing import Any
 
 from tempos_bench import samples, traffic
 from tempos_bench.peers.clients import CLIENTS, AsyncClient, BlockingClient, Where
 from tempos_bench.peers.clock import LoopTimer, sharp_timers, sleep_until
-from tempos_bench.peers.talk import MARK, filler
+from tempos_bench.peers.talk import MARK, Mark, filler
 
 #: Events published without a pause until the library may do what it has to (see `turn` of the clients).
 BLOCK = 256
@@ -39,49 +40,47 @@ _MOST_NS = 2**32 - 1
 
 
 class Recorder:
-    """Takes what arrives; the same few operations for every library."""
+    """Takes what arrives; the same two operations for every library, looked at only when all is over.
+
+    What it keeps are no objects for Python's garbage collector to go through again and again: those of
+    the libraries alone shall count.
+    """
 
     def __init__(self) -> None:
-        self._run = -1
-        self._sequences: list[int] = []
-        self._waited: list[int] = []
-        self._size = self.damaged = self.stale = self.last_ns = 0
+        self._kept = bytearray(), array("q")
 
-    def begin(self, run: int, size: int) -> None:
-        """From now on count the events of ``run``, of ``size`` bytes."""
-        self._sequences, self._waited = [], []
-        self._size, self._run = size, run
-        self.damaged = self.stale = self.last_ns = 0
+    def begin(self) -> None:
+        """Forget what came so far."""
+        # At once for both: a library may be recording an event of an earlier run just now.
+        self._kept = bytearray(), array("q")
 
     def record(self, body: bytes) -> None:
         """One event has reached the application."""
-        now = time.monotonic_ns()
-        if len(body) != self._size:
-            self.damaged += 1
-            return
-        sent_ns, sequence, run = MARK.unpack_from(body)
-        if run != self._run:
-            self.stale += 1
-            return
-        self._sequences.append(sequence)
-        self._waited.append(now - sent_ns)
-        self.last_ns = now
+        bodies, times = self._kept
+        bodies.extend(body)
+        times.append(monotonic_ns())
 
     @property
     def count(self) -> int:
         """Events so far; only grows during a run."""
-        return len(self._sequences)
+        return len(self._kept[1])
 
-    def account(self, room: int) -> dict[str, Any]:
-        """What came, as the answer of the program."""
-        received = len(set(self._sequences))
-        latency = array("I", (min(max(waited, 0), _MOST_NS) for waited in self._waited[:room]))
+    def account(self, run: int, size: int, room: int) -> dict[str, Any]:
+        """What came of ``run``, as the answer of the program."""
+        bodies, times = self._kept
+        # Bodies of another length shift all that follow: none of it can be told apart any more.
+        whole = len(bodies) == size * len(times)
+        marks = (Mark._make(MARK.unpack_from(bodies, at)) for at in range(0, len(bodies), size))
+        pairs = zip(marks, times, strict=True) if whole else ()
+        ours = [(mark, now) for mark, now in pairs if mark.run == run]
+        received = len({mark.sequence for mark, _ in ours})
+        latency = array("I", (min(max(now - mark.sent_ns, 0), _MOST_NS) for mark, now in ours[:room]))
         return {
             "received": received,
-            "repeated": len(self._sequences) - received,
-            "damaged": self.damaged,
-            "stale": self.stale,
-            "last_ns": self.last_ns,
+            "repeated": len(ours) - received,
+            "damaged": 0 if whole else len(times),
+            "stale": len(times) - len(ours),
+            "last_ns": ours[-1][1] if ours else 0,
             "by_member": [received],
             "latency": samples.pack(latency),
         }
@@ -91,7 +90,7 @@ def serve(recorder: Recorder) -> None:
     """Answer the commands of a subscriber until its input ends; runs beside the library."""
     for line in sys.stdin:
         command = json.loads(line)
-        recorder.begin(command["run"], command["size"])
+        recorder.begin()
         print(json.dumps({"begun": True}), flush=True)
         sys.stdin.readline()
         count, since = recorder.count, time.monotonic()
@@ -99,7 +98,7 @@ def serve(recorder: Recorder) -> None:
             time.sleep(_LOOK_EVERY)
             if recorder.count != count:
                 count, since = recorder.count, time.monotonic()
-        print(json.dumps(recorder.account(command["room"])), flush=True)
+        print(json.dumps(recorder.account(command["run"], command["size"], command["room"])), flush=True)
 
 
 class Plan:
@@ -118,11 +117,11 @@ class Plan:
         self.began_ns = self.latest_ns = 0
 
     def begin(self) -> None:
-        self.began_ns = self.begin_ns or time.monotonic_ns()
+        self.began_ns = self.begin_ns or monotonic_ns()
 
     def next_block(self) -> Iterator[bytes]:
         """As many as are published without a pause; nothing when the time is over."""
-        now = time.monotonic_ns()
+        now = monotonic_ns()
         if now - self.began_ns >= self.seconds * _NS:
             return
         pack, run, rest = MARK.pack, self._run, self._filler
@@ -139,7 +138,7 @@ class Plan:
 
     def those_due(self) -> Iterator[bytes]:
         """Whatever is due by now; its send time is its schedule's."""
-        now = time.monotonic_ns()
+        now = monotonic_ns()
         while self.sent < self.count and (due_ns := self._due_ns(self.sent)) <= now:
             self.latest_ns = max(self.latest_ns, now - due_ns)
             yield MARK.pack(due_ns, self.sent, self._run) + self._filler
@@ -147,13 +146,14 @@ class Plan:
 
     def account(self) -> dict[str, Any]:
         """What was sent, as the answer of the program."""
-        return {"sent": self.sent, "began_ns": self.began_ns, "ended_ns": time.monotonic_ns(),
+        return {"sent": self.sent, "began_ns": self.began_ns, "ended_ns": monotonic_ns(),
                 "latest": self.latest_ns / _NS}  # fmt: skip
 
 
 def publish_blocking(client: BlockingClient, where: Where) -> None:
     """Serve the commands of a publisher with a library that blocks."""
     client.open_publisher(where)
+    publish = client.publish
     print("ready", flush=True)
     for line in sys.stdin:
         plan = Plan(json.loads(line))
@@ -164,7 +164,7 @@ def publish_blocking(client: BlockingClient, where: Where) -> None:
                 sleep_until(plan.next_due_ns())
             before = plan.sent
             for body in plan.those_due() if plan.rate else plan.next_block():
-                client.publish(body)
+                publish(body)
             if not plan.rate and plan.sent == before:
                 break
             client.turn()
@@ -175,6 +175,7 @@ def publish_blocking(client: BlockingClient, where: Where) -> None:
 async def publish_async(client: AsyncClient, where: Where) -> None:
     """Serve the commands of a publisher with a library for asyncio."""
     await client.open_publisher(where)
+    publish = client.publish
     timer = LoopTimer()
     print("ready", flush=True)
     while line := await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline):
@@ -186,7 +187,7 @@ async def publish_async(client: AsyncClient, where: Where) -> None:
                 await timer.until(plan.next_due_ns())
             before = plan.sent
             for body in plan.those_due() if plan.rate else plan.next_block():
-                await client.publish(body)
+                await publish(body)
             if not plan.rate and plan.sent == before:
                 break
             await client.turn()
