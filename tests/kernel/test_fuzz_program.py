@@ -15,7 +15,10 @@ from support.packets import EVENT, RAW, ROWS
 from support.program import ADDRESSES, Rig, hops, plan
 
 from tempos import Reason
+from tempos._abi import Way
 from tempos_fastpath.bpf import Verdict
+from tempos_fastpath.layout import copies_row, lost_copies
+from tempos_fastpath.plan import Plan
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
 
@@ -55,7 +58,12 @@ def test_every_packet_is_counted_once_and_its_verdict_fits(rig: Rig) -> None:
     rig.install(plan(200, hops(2), framing=RAW.framing), slot=9)
     lost = bytearray(bytes(frames[0]))
     lost[42] = 200
-    frames += [bytes(lost)] * 4
+    # And one of several groups, whose copies no test run makes.
+    several = Plan(201, 1, RAW.framing, 1000, (hops(3), hops(1), hops(2)), way=Way.BROADCAST)
+    rig.install(several)
+    copied = bytearray(lost)
+    copied[42] = several.topic
+    frames += [bytes(lost), bytes(copied)] * 4
     verdicts: Counter[Verdict] = Counter()
     done = 0
     while done < COUNT:
@@ -69,8 +77,15 @@ def test_every_packet_is_counted_once_and_its_verdict_fits(rig: Rig) -> None:
         by_verdict[VERDICTS.get(reason, Verdict.PASS)] += count
     assert sum(by_reason.values()) == COUNT, f"seed {seed}"
     assert by_verdict == verdicts, f"seed {seed}"
-    tickets = sum(rig.tickets.read(topic, 1, 0) for topic in (RAW.id, EVENT.id, 200))
+    tickets = sum(rig.tickets.read(topic, 1, 0) for topic in (RAW.id, EVENT.id, 200, several.topic))
     assert tickets == by_reason[Reason.FORWARDED] + by_reason[Reason.NO_EGRESS], f"seed {seed}"
+    carried = Reason.BY_CLONE if rig.generic else Reason.FORWARDED
+    events = rig.counters().get((several.topic, carried), 0)
+    drawn = {rig.tickets.read(several.topic, 1, group) for group in range(3)}
+    assert events
+    assert drawn == {0 if rig.generic else events}, f"seed {seed}"
+    rows = rig.map("copies").lookup_per_cpu(copies_row(several.topic, 1))
+    assert lost_copies(rows or (), 3) == [*drawn] * 3, f"seed {seed}: none was sent"
     assert len(by_reason) >= 17, f"seed {seed}: the mutations reach too little: {sorted(by_reason)}"
 
 

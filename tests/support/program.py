@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from support.packets import PORT, Addresses
 from tempos import Framing, Reason, _abi
-from tempos_fastpath.attach import OBJECT, PROGRAM
+from tempos._abi import Way
+from tempos_fastpath.attach import DELIVER, OBJECT, PROGRAM
 from tempos_fastpath.bpf import BpfObject
+from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, devmap_value, encode_route, encode_settings
 from tempos_fastpath.maps import MapType, create_map, possible_cpus
 from tempos_fastpath.plan import Hop, Plan
@@ -41,19 +43,28 @@ class Rig:
         self.map = self._object.map
         self.program = self._object.program(PROGRAM)
         self._installed: set[int] = set()
-        self.tickets = SharedTickets(self._object.map("tickets").mmap())
+        self.tickets = SharedTickets(self._object.map("tickets").mmap(), self._object.map("copies"))
         self.topics = SharedTopics(self._object.map("topics").mmap())
         self._object.map("egress").update(0, devmap_value(LOOPBACK))
+        self._fanouts = Fanouts(
+            self._object.map("fanouts"), self._object.map("egress"), self._object.program(DELIVER)
+        )
 
     def install(self, plan: Plan, slot: int = 0) -> None:
-        """Swap a route in; its members leave by egress slot ``slot``."""
+        """Swap a route in; its members leave by egress slot ``slot``, or by devmaps of its own."""
+        first: int | str = 0
+        if plan.way is Way.BROADCAST:
+            first = self._fanouts.take(plan.topic, plan.broadcast.devmaps)
+            assert isinstance(first, int), first
+            self._fanouts.make(first)
         with create_map("route", MapType.ARRAY, key_size=4, value_size=ROUTE_SIZE, max_entries=1) as inner:
-            inner.update(0, encode_route(plan, {LOOPBACK: slot}))
+            inner.update(0, encode_route(plan, {LOOPBACK: slot}, first))
             self._object.map("routes").update(plan.topic, inner)
         self._installed.add(plan.topic)
 
     def remove(self, topic: int) -> None:
         self._object.map("routes").delete(topic)
+        self._fanouts.settle(topic, None)
         self._installed.discard(topic)
 
     def clear(self) -> None:
@@ -81,6 +92,7 @@ class Rig:
     def close(self) -> None:
         self.tickets.close()
         self.topics.close()
+        self._fanouts.close()
         self._object.close()
 
 
