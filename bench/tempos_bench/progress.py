@@ -40,7 +40,8 @@ def display(name: str, given: TextIO | None = None) -> Iterator[Display]:
         return
     columns = ("{task.fields[name]}", BarColumn(24), "{task.percentage:>3.0f} %", "{task.fields[left]:>9}",
                TextColumn("{task.description}", markup=False))  # fmt: skip
-    with Progress(*columns, console=Console(file=stream), transient=True) as progress:
+    # Drawn when something begins and not in between: what is measured has the cores to itself.
+    with Progress(*columns, console=Console(file=stream), transient=True, auto_refresh=False) as progress:
         task = progress.add_task("", total=None, name=name, left="")
 
         class Bar:
@@ -49,6 +50,7 @@ def display(name: str, given: TextIO | None = None) -> Iterator[Display]:
             def show(self, text: str, done: int, total: int, left: float | None) -> None:
                 remaining = f"{duration(left)} left" if left is not None else ""
                 progress.update(task, description=text, completed=done, total=total or None, left=remaining)
+                progress.refresh()
 
         yield Bar()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.ports import free_ports
+from support.processes import still_alive
 
 from tempos_bench import samples
 from tempos_bench.node import Node, Program, ProgramFailed, local
@@ -145,6 +147,30 @@ def test_round_trips(node: Node, name: str, wire: str, tmp_path: Path) -> None:
             break
     assert len(found) == 50
     assert min(found) > 0
+
+
+_RUNNER = """
+import sys, time
+from pathlib import Path
+from tempos_bench.node import local
+from tempos_bench.peers.servers import server
+program = server(sys.argv[1]).start(local(), Path(sys.argv[2]), address="127.0.0.1", port=int(sys.argv[3]))
+print(program.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("name", [one.name for one in SERVERS])
+def test_no_server_outlives_a_runner_that_is_killed(name: str, tmp_path: Path) -> None:
+    installed(name)
+    (port,) = free_ports(1)
+    command = (sys.executable, "-c", _RUNNER, name, str(tmp_path), str(port))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as runner:
+        assert runner.stdout is not None
+        pid = int(runner.stdout.readline())
+        assert still_alive({pid}, 0) == {pid}
+        runner.kill()
+    assert not still_alive({pid}, LIMIT)
 
 
 def test_a_server_that_does_not_start_says_why(node: Node, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ events of a slow subscriber, or cut it off, it is lifted, because such a loss wo
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import shutil
 import socket
@@ -108,11 +109,13 @@ def _nats(address: str, port: int, folder: Path) -> Sequence[str]:
 
 def _mosquitto(address: str, port: int, folder: Path) -> Sequence[str]:
     config = folder / "mosquitto.conf"
+    # Whoever becomes another user is no longer told of our end (prctl(2), PR_SET_PDEATHSIG), and would
+    # outlive us if we were killed.
+    user = "user root\n" if os.geteuid() == 0 else ""
     config.write_text(
         f"listener {port} {address}\nallow_anonymous true\npersistence false\nlog_dest none\n"
-        "max_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\n"
+        f"max_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\n{user}"
     )
-    # It reads its configuration before it gives up root, and writes nothing.
     return (executable("mosquitto") or "mosquitto", "-c", str(config))
 
 

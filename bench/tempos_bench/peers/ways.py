@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import metadata
 
 from tempos_bench import samples
 from tempos_bench.node import Program, ProgramFailed
@@ -320,6 +321,9 @@ class Field:
         self._trips: dict[Way, RoundTrip] = {}
         self._places: dict[str, Place] = {mode: ground.tempos(stack, mode) for mode in ground.MODES}
         self._places |= ground.peers(stack, systems)
+        libraries = sorted({name for name in PACKAGES.values() if installed(name)})
+        versions = (f"{name} {metadata.version(name)}" for name in libraries)
+        current().note(f"libraries: {', '.join(versions) or 'none'}")
 
     def ways(self, *, batched: bool) -> list[Way]:
         """Those that can be measured here; a library that is not installed gets a note."""

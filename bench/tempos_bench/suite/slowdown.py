@@ -8,14 +8,17 @@ is, is measured first. What is slowed is a copy of the program (see :mod:`tempos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tempos import TemposError
 from tempos_bench import compare, report
 from tempos_bench.compare import Change, Comparison
 from tempos_bench.report import Better, Figure, Report
 from tempos_bench.run import Run, as_json
 from tempos_bench.slowed import slowed
+from tempos_bench.stats import ratios
 from tempos_bench.suite import program_time, redirect
 
 #: Steps of delay that are measured to know what one costs.
@@ -51,8 +54,12 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
 
     plain = _measured("run time: first", run_time, progress, 0)
     sounded = _measured("run time: sounding", run_time, progress, _SOUNDING)
-    step = (_value(sounded, "fast path") - _value(plain, "fast path")) / _SOUNDING
-    steps = round(_value(plain, "fast path") * p.slowdown / 100 / step)
+    # As multiples of the empty program's time, which suffers what the machine suffers.
+    times, times_sounded = _to_empty(plain), _to_empty(sounded)
+    step = (times_sounded - times) / _SOUNDING * _value(plain, "empty program")
+    if not step > 0:
+        raise TemposError(f"{_SOUNDING} steps of delay took no time: the machine is too busy to measure")
+    steps = round(times * _value(plain, "empty program") * p.slowdown / 100 / step)
     figures = [Figure("one step of delay", step, "ns", Better.NEITHER)]
     figures += _judged("run time", "fast path", plain, run_time, progress, steps)
     plain = _measured("rate: first", frames, progress, 0)
@@ -99,6 +106,11 @@ def _of(found: Comparison, figure: str) -> Change:
 
 def _percent(change: Change) -> float:
     return ((change.ratio or float("nan")) - 1) * 100
+
+
+def _to_empty(measured: Report) -> float:
+    rounds = {row.name: [value or math.nan for value in row.rounds] for row in measured.rows}
+    return ratios(rounds["fast path"], rounds["empty program"]).median
 
 
 def _value(measured: Report, name: str) -> float:
