@@ -24,7 +24,7 @@ from tempos import Unavailable
 _ROOT = Path(__file__).parents[2]
 _SOURCE = _ROOT / "fastpath" / "bpf" / "fastpath.bpf.c"
 _HEADERS = (_ROOT / "fastpath" / "bpf", _ROOT / "bench" / "bpf")
-_ENTRY = re.compile(r'(SEC\("xdp"\)\nint \w+\(struct xdp_md \*(\w+)\)\n\{\n)')
+_ENTRY = re.compile(r'(SEC\("xdp"\)\nint tempos_fastpath\(struct xdp_md \*(\w+)\)\n\{\n)')
 _LAST_INCLUDE = re.compile(r"(?s)(.*\n#include [^\n]+\n)")
 
 

@@ -141,9 +141,7 @@ def test_a_killed_broker_is_followed_by_one_that_goes_on_where_it_was(tmp_path: 
             for number in range(1, kills + 1):
                 broker.wait_received(TOPIC.name, number * events // 8)
                 os.kill(broker.pid, signal.SIGKILL)
-                began = time.monotonic()
                 broker = Broker(topology.broker, {TOPIC: ()}, mode="native", state=state)
-                assert time.monotonic() - began < 2.0
                 assert broker.topic(TOPIC.name).path == "fast"
             after = broker.status()
             assert publisher.result(LIMIT) == {"sent": events, "refused": 0}

@@ -48,7 +48,7 @@ class Machine:
         self.file.write_text(
             f'[broker]\nlisten = ["127.0.0.1"]\ndata_port = {self.data}\ncontrol_port = {self.control}\n'
             f'api = "127.0.0.1:{self.api}"\n[fastpath]\nmode = "off"\n'
-            f'[control]\nlease = 4.0\nheartbeat = 0.2\n[state]\nfile = "{self.state}"\n{topics}'
+            f'[control]\nlease = 7.0\nheartbeat = 0.2\n[state]\nfile = "{self.state}"\n{topics}'
         )
 
     @contextmanager
