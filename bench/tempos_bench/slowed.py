@@ -24,7 +24,7 @@ from tempos import Unavailable
 _ROOT = Path(__file__).parents[2]
 _SOURCE = _ROOT / "fastpath" / "bpf" / "fastpath.bpf.c"
 _HEADERS = (_ROOT / "fastpath" / "bpf", _ROOT / "bench" / "bpf")
-_ENTRY = re.compile(r'(SEC\("xdp"\)\nint \w+\(struct xdp_md \*\w+\)\n\{\n)')
+_ENTRY = re.compile(r'(SEC\("xdp"\)\nint tempos_fastpath\(struct xdp_md \*\w+\)\n\{\n)')
 _LAST_INCLUDE = re.compile(r"(?s)(.*\n#include [^\n]+\n)")
 
 
@@ -61,7 +61,7 @@ def _compile(steps: int, source: Path, target: Path) -> None:
         raise Unavailable(f"{_SOURCE} is not here: this needs a checkout")
     text, entries = _ENTRY.subn(r"\1\ttempos_bench_delay();\n", _SOURCE.read_text())
     if entries != 1:
-        raise Unavailable(f"{_SOURCE} has {entries} entries of XDP programs, not one")
+        raise Unavailable(f"{_SOURCE} has {entries} programs named tempos_fastpath, not one")
     source.write_text(_LAST_INCLUDE.sub(r'\1#include "delay.h"\n', text, count=1))
     includes = [part for folder in _HEADERS for part in ("-I", str(folder))]
     system = f"/usr/include/{sysconfig.get_config_var('MULTIARCH') or ''}"

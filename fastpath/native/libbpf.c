@@ -184,6 +184,13 @@ static const char *tempos_program_name(const struct bpf_program *program)
 	return bpf_program__name(program);
 }
 
+/* Before load: loads a program whose section is marked with "?". */
+static int tempos_program_take(struct bpf_program *program)
+{
+	return bpf_program__set_autoload(program, true);
+}
+
+/* Negative if it was not loaded. */
 static int tempos_program_fd(const struct bpf_program *program)
 {
 	return bpf_program__fd(program);
@@ -197,6 +204,12 @@ static const char *tempos_map_name(const struct bpf_map *map)
 static int tempos_map_fd(const struct bpf_map *map)
 {
 	return bpf_map__fd(map);
+}
+
+/* Before load: makes no such map; for one that no program uses. */
+static int tempos_map_leave_out(struct bpf_map *map)
+{
+	return bpf_map__set_autocreate(map, false);
 }
 
 static int tempos_map_reuse(struct bpf_map *map, int fd)

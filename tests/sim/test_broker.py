@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -26,6 +26,7 @@ from tempos import (
     Unavailable,
 )
 from tempos.control import Received, decode_reply, encode_request
+from tempos.histogram import Latency
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
 from tempos_broker.paths import LocalLimits, LocalTickets
@@ -53,6 +54,7 @@ class FakeFastPath:
         self.changed: Callable[[], None] = lambda: None
         self.counts: dict[int, dict[Reason, int]] = {}
         self.left: dict[int, int] = {}
+        self.times: dict[int, Latency] = {}
 
     def status(self) -> FastPathStatus:
         return FastPathStatus("native", "fake")
@@ -81,6 +83,9 @@ class FakeFastPath:
 
     def drops(self) -> Mapping[str, Mapping[str, int]]:
         return {"fake0": {"ENOSPC": 3}}
+
+    def latency(self, topics: Iterable[int]) -> Mapping[int, Latency]:
+        return {topic: each for topic, each in self.times.items() if topic in topics}
 
     def adopted(self) -> Mapping[int, int]:
         return self.left
