@@ -34,7 +34,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x467b5799fca111a9
+ABI_FINGERPRINT = 0xc9c9c3a60261ad0c
 
 
 class Reason(enum.IntEnum):

@@ -29,6 +29,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "buckets.h"
 #include "maps.h"
 
 #define SENT_AT (sizeof(struct ethhdr) + sizeof(struct iphdr) + sizeof(struct udphdr) + \
@@ -42,23 +43,6 @@ struct {
 	__type(value, struct tempos_latency);
 } latency SEC(".maps");
 
-/* The bucket of a time, which is below TEMPOS_LATENCY_BEYOND: its three highest bits behind the first. */
-static __always_inline __u32 bucket_of(__u64 ns)
-{
-	__u64 high = ns >> TEMPOS_LATENCY_STEP_BITS;
-	__u32 shift = 0;
-
-	/* The position of the highest bit, less TEMPOS_LATENCY_STEP_BITS; there is no instruction for it. */
-#pragma unroll
-	for (__u32 step = 32; step; step /= 2) {
-		if (high >> step) {
-			high >>= step;
-			shift += step;
-		}
-	}
-	return (shift << TEMPOS_LATENCY_STEP_BITS) + (__u32)(ns >> shift);
-}
-
 static __always_inline void add_time(struct tempos_histogram *histogram, __u64 ns)
 {
 	__u32 bucket;
@@ -67,7 +51,7 @@ static __always_inline void add_time(struct tempos_histogram *histogram, __u64 n
 		histogram->beyond++;
 		return;
 	}
-	bucket = bucket_of(ns);
+	bucket = tempos_bucket_of(ns);
 	asm volatile("" : "+r"(bucket));
 	if (bucket < TEMPOS_LATENCY_BUCKETS)
 		histogram->bucket[bucket]++;

@@ -25,6 +25,7 @@
 #include <linux/magic.h>
 #include <linux/types.h>
 
+#include "buckets.h"
 #include "limit.h"
 
 #define TEMPOS_NAME_LEN BPF_OBJ_NAME_LEN

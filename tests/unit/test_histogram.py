@@ -1,8 +1,9 @@
-"""Histograms: buckets without a gap, percentiles that are never too small, and what the status makes of them."""
+"""Histograms: buckets without a gap, percentiles never too small, and what the status makes of them."""
 
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 
 import pytest
@@ -30,7 +31,7 @@ def histogram(times: list[int], **more: int) -> Histogram:
 def test_buckets_have_no_gap_end_where_times_are_beyond_and_are_at_most_an_eighth_wide() -> None:
     every = [bounds(index) for index in range(LATENCY_BUCKETS)]
     assert every[0] == (0, 1)
-    assert all(before[1] == after[0] for before, after in zip(every, every[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(every))
     assert every[-1][1] == LATENCY_BEYOND
     assert all(above - low <= max(1, low / 8) for low, above in every)
     for index in (-1, LATENCY_BUCKETS):
@@ -66,7 +67,8 @@ def test_the_status_has_summary_and_buckets() -> None:
     document = latency_document(Latency(histogram([60, 61, 70, 3000]), EMPTY))
     assert document == {
         "program": {
-            "count": 4, "p50_ns": 63, "p99_ns": 3000, "p999_ns": 3000, "max_ns": 3000, "ahead": 0, "beyond": 0,
+            "count": 4, "p50_ns": 63, "p99_ns": 3000, "p999_ns": 3000, "max_ns": 3000,
+            "ahead": 0, "beyond": 0,
             "buckets": [[60, 64, 2], [64, 72, 1], [2816, 3072, 1]],
         },
         "since_sent": None,
@@ -77,9 +79,10 @@ def test_the_status_has_summary_and_buckets() -> None:
 def test_the_status_for_people_says_what_clocks_disagree_about() -> None:
     late = Histogram(EMPTY.buckets, ahead=1200, beyond=1)
     topic = {
-        "id": 1, "name": "alarms", "class": "SQ", "priority": 0, "framing": "event", "path": "fast", "epoch": 1,
-        "received": 0, "fast": 0, "slow": 0, "refused": {}, "policy": "auto", "reason": "", "problems": [],
-        "groups": [], "latency": latency_document(Latency(histogram([60, 3000, 12_345_678]), late)),
+        "id": 1, "name": "alarms", "class": "SQ", "priority": 0, "framing": "event", "policy": "auto",
+        "path": "fast", "reason": "", "epoch": 1, "received": 0, "fast": 0, "slow": 0, "refused": {},
+        "problems": [], "groups": [],
+        "latency": latency_document(Latency(histogram([60, 3000, 12_345_678]), late)),
     }  # fmt: skip
     document = {
         "broker": {"ready": True, "version": "1", "pid": 1, "uptime_s": 1.0, "instance": "x"},
