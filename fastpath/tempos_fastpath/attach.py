@@ -342,7 +342,7 @@ class Programs:
                 # Both modes' programs are of one kind, and so is what the first of them has settled.
                 if first is not None:
                     raise
-                refusal = one_line(error)
+                refusal = str(error).partition("\n")[0]
                 self._timed = False
         else:
             refusal = ""

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.packets import EVENT, PUBLISHER, RAW, datagram, event, raw
-from support.privileges import require_kernel
+from support.privileges import require_kernel, require_netns
 from support.program import ADDRESSES, PORT, Rig, hops, plan
 
 from tempos import Framing, LocalError, Reason
 from tempos._abi import LATENCY_BEYOND, LATENCY_BUCKETS
 from tempos.histogram import Histogram, Latency, bounds
 from tempos.wire import encode_event
-from tempos_fastpath import clone
+from tempos_bench.topology import build
+from tempos_fastpath import attach, clone
 from tempos_fastpath.attach import OBJECT, PROGRAM, TIMED
 from tempos_fastpath.bpf import BpfObject
+from tempos_fastpath.errors import BpfError
 from tempos_fastpath.layout import TAI_OFFSET_AT, decode_latency, encode_settings
 from tempos_fastpath.maps import possible_cpus
 from tempos_fastpath.native import lib
+from tempos_fastpath.offload import start
 from tempos_fastpath.pins import LATENCY
 from tempos_fastpath.pulse import tai_offset
 
@@ -159,3 +165,36 @@ def test_switched_off_nothing_of_it_is_loaded(path: Path, plain: str, measuring:
             off.program(measuring)
         with pytest.raises(LocalError, match="no map"):
             off.map(LATENCY)
+
+
+@pytest.mark.netns
+def test_where_the_kernel_refuses_it_events_are_forwarded_all_the_same_and_the_status_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    require_kernel()
+    require_netns()
+
+    def older(
+        path: Path, rodata: object, share: object, *, also: Sequence[str] = (), **more: Any
+    ) -> BpfObject:
+        """A kernel without the clock that send times are compared with."""
+        if also:
+            raise BpfError("the kernel refused the BPF object", errno.EINVAL, log="unknown func 208")
+        return BpfObject(path, rodata, share, **more)
+
+    async def scenario() -> None:
+        offload = await start(
+            listen=["0.0.0.0"], port=PORT, mode="native", interfaces=(), pin=False, latency=True
+        )
+        try:
+            status = offload.status()
+            assert status.mode == "native"
+            said = "; latency is not measured: the kernel refused the BPF object: Invalid argument"
+            assert status.reason.endswith(said)
+            assert offload.latency([RAW.id]) == {}
+        finally:
+            await offload.close()
+
+    monkeypatch.setattr(attach, "BpfObject", older)
+    with build("straight") as topology:
+        topology.broker.call(lambda: asyncio.run(scenario()))
