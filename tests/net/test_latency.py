@@ -47,6 +47,8 @@ def test_as_many_times_as_events_and_the_status_shows_them(mode: str) -> None:
                 # 1 datagram in 65,536 has a checksum that generic mode leaves to the slow path.
                 assert status.fast >= EVENTS - 12
                 check(broker.entry(topic.name)["latency"], status.fast)
+                told = broker.ask("GET", f"/v1/topics/{topic.name}")["latency"]
+                assert told == broker.entry(topic.name)["latency"], "every bucket of it"
             shown = topology.broker.start([PYTHON, "-m", "tempos", "status"])
             assert shown.wait(LIMIT) == 0
             assert shown.output.count("in the kernel's program: ") == len(TOPICS)
