@@ -35,6 +35,7 @@ TAI_OFFSET_AT = struct_offset("struct tempos_pulse", "tai_offset_ns")
 QUALITIES = {quality: constant(f"TEMPOS_{quality.name}") for quality in Quality}
 OVERFLOWS = {overflow: constant(f"TEMPOS_OVERFLOW_{overflow.name}") for overflow in Overflow}
 _FRAMINGS = {framing: constant(f"TEMPOS_FRAMING_{framing.name}") for framing in Framing}
+_NOTHING_MEASURED = Histogram((0,) * _abi.LATENCY_BUCKETS)
 #: The first byte of an IPv4 header: version 4, five words.
 _IP_VERSION_IHL = 0x45
 
@@ -152,10 +153,12 @@ def decode_latency(rows: Sequence[bytes]) -> Latency:
 
 
 def _histogram(parts: Sequence[Any]) -> Histogram:
-    counts = [list(part.bucket) for part in parts] or [[0] * _abi.LATENCY_BUCKETS]
+    if not parts:
+        return _NOTHING_MEASURED
+    counts = [list(part.bucket) for part in parts]
     return Histogram(
         buckets=tuple(map(sum, zip(*counts, strict=True))),
-        longest=max((int(part.longest) for part in parts), default=0),
+        longest=max(int(part.longest) for part in parts),
         beyond=sum(int(part.beyond) for part in parts),
         ahead=sum(int(part.ahead) for part in parts),
     )
