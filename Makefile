@@ -14,8 +14,9 @@ BENCH  := redirect program-time blast slow-path slow-path-gso round-trip fanout-
 demo: $(STAMP)
 	$(BIN)/tempos demo
 
+# Most tests wait for something: two of them at a time, those of one file one after the other.
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .

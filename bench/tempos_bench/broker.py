@@ -69,7 +69,7 @@ class Broker:
     """A running broker.
 
     ``topics`` with their static groups; ``mode`` as in `fastpath.mode`, ``state`` as in `state.file`,
-    ``quality`` the keys of `quality` that differ from their defaults.
+    ``quality`` the keys of `quality` that differ from their defaults; ``latency`` as in `fastpath.latency`.
 
     Raises :class:`ProgramFailed` with the broker's own words if it does not get ready.
     """
@@ -82,11 +82,12 @@ class Broker:
         mode: str = "auto",
         state: str = "off",
         quality: Mapping[str, object] | None = None,
+        latency: bool = False,
         cpu: int | None = None,
         limit: float = 20.0,
     ) -> None:
         self.node = node
-        text = config_text(node.addresses, topics, mode, node.interfaces, state, quality)
+        text = config_text(node.addresses, topics, mode, node.interfaces, state, quality, latency)
         self.program: Program = node.start(_COMMAND, ready="ready", limit=limit, cpu=cpu, text=text)
 
     @property
@@ -171,6 +172,7 @@ def config_text(
     interfaces: Sequence[str],
     state: str = "off",
     quality: Mapping[str, object] | None = None,
+    latency: bool = False,
 ) -> str:
     """A broker configuration. JSON's strings, numbers, booleans and lists are TOML's as well."""
     lines = [
@@ -183,6 +185,7 @@ def config_text(
         "[fastpath]",
         f"mode = {json.dumps(mode)}",
         f"interfaces = {json.dumps(list(interfaces))}",
+        f"latency = {json.dumps(latency)}",
     ]
     if quality:
         lines += ["[quality]", *(f"{key} = {json.dumps(value)}" for key, value in quality.items())]

@@ -61,7 +61,7 @@ def _compile(steps: int, source: Path, target: Path) -> None:
         raise Unavailable(f"{_SOURCE} is not here: this needs a checkout")
     text, entries = _ENTRY.subn(r"\1\t\2 = tempos_bench_delayed(\2);\n", _SOURCE.read_text())
     if entries != 1:
-        raise Unavailable(f"{_SOURCE} has {entries} entries of XDP programs, not one")
+        raise Unavailable(f"{_SOURCE} has {entries} programs named tempos_fastpath, not one")
     source.write_text(_LAST_INCLUDE.sub(r'\1#include "delay.h"\n', text, count=1))
     includes = [part for folder in _HEADERS for part in ("-I", str(folder))]
     system = f"/usr/include/{sysconfig.get_config_var('MULTIARCH') or ''}"

@@ -168,6 +168,7 @@ async def start_fast_path(config: BrokerConfig, tickets: FileTickets | None = No
             when_gone=config.fastpath.when_gone,
             gone_after=config.fastpath.gone_after,
             tos={quality: config.quality.dscp(quality) << 2 for quality in Quality},
+            latency=config.fastpath.latency,
         )
     except ImportError as error:
         reason = f"tempos[fastpath] is not installed ({error})"

@@ -49,6 +49,28 @@ class GroupOut(BaseModel):
     members: list[MemberOut]
 
 
+class TimesOut(BaseModel):
+    """Times in ns. A percentile is never less than it was, at most an eighth more; the maximum is exact."""
+
+    count: Count
+    p50_ns: int | None
+    p99_ns: int | None
+    p999_ns: int | None
+    max_ns: int | None
+    ahead: int = Field(description="of these, sent after they were forwarded: the clocks disagree")
+    beyond: int = Field(description="of these, longer than 17 s")
+    buckets: list[tuple[int, int, int]] = Field(description="from, below which, how many; none that is empty")
+
+
+class LatencyOut(BaseModel):
+    """How long the fast path took for the events that it forwarded."""
+
+    program: TimesOut = Field(description="from the entry of its program to the redirect")
+    since_sent: TimesOut | None = Field(
+        description="from the send time in the event to the redirect; by two clocks, the publisher's and ours"
+    )
+
+
 class TopicOut(BaseModel):
     """A topic: received = fast + slow + refused."""
 
@@ -74,6 +96,7 @@ class TopicOut(BaseModel):
     passed: Reasons
     balanced: bool
     problems: list[str]
+    latency: LatencyOut | None = Field(description="null unless fastpath.latency is on")
     groups: list[GroupOut]
 
 

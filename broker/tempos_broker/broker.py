@@ -214,6 +214,7 @@ class Broker:
             registry=self._registry,
             ledger=self._ledger,
             drops=self._fast.drops(),
+            latency=self._fast.latency([topic.id for topic in self._registry.topics]),
             states=self._states,
             counted=self._past.counted(),
             now=time.monotonic(),

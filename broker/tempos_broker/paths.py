@@ -7,11 +7,12 @@ Small protocols, so that the broker imports no fast path: the composition root h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from tempos import FastPathStatus, Overflow, Path, PathChoice, Reason, Route, Topic, Unavailable
 from tempos._abi import LIMIT_SHIFT
+from tempos.histogram import Latency
 
 
 class Tickets(Protocol):
@@ -113,6 +114,10 @@ class FastPath(Protocol):
 
     def drops(self) -> Mapping[str, Mapping[str, int]]:
         """Frames lost behind the redirect, by interface and error, as far as the kernel tells."""
+        ...
+
+    def latency(self, topics: Iterable[int]) -> Mapping[int, Latency]:
+        """How long the kernel took for its events, by topic; none of those it has measured nothing of."""
         ...
 
     def on_change(self, callback: Callable[[], None]) -> None:
@@ -217,6 +222,9 @@ class NoFastPath:
         return [0] * groups
 
     def drops(self) -> Mapping[str, Mapping[str, int]]:
+        return {}
+
+    def latency(self, topics: Iterable[int]) -> Mapping[int, Latency]:
         return {}
 
     def on_change(self, callback: Callable[[], None]) -> None:

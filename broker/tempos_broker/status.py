@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempos import FastPathStatus, PathChoice, PathPolicy, Reason, Route
+from tempos.histogram import Latency
 from tempos_broker import privileges
 from tempos_broker.control import ControlServer, limit_fields, topic_fields
+from tempos_broker.latency import latency_document
 from tempos_broker.ledger import GroupRow, Holder, Ledger, TopicLedger
 from tempos_broker.membership import Registry
 from tempos_broker.memory import Counters
@@ -102,9 +104,13 @@ def status_document(
     states: Mapping[int, TopicState],
     counted: Counted,
     drops: Drops,
+    latency: Mapping[int, Latency],
     now: float,
 ) -> dict[str, Any]:
-    """The whole document, as JSON values. ``worker``: the process for SQ, or why there is none."""
+    """The whole document, as JSON values. ``worker``: the process for SQ, or why there is none.
+
+    ``latency``: of the topics that the fast path has measured.
+    """
     return {
         "broker": {**broker, "privileges": privileges.describe()},
         "paths": {
@@ -142,6 +148,7 @@ def status_document(
                 counted.slow.get(topic.id, {}),
                 counted.fast.get(topic.id, {}),
                 registry,
+                latency_document(latency.get(topic.id)),
                 now,
             )
             for topic in registry.topics
@@ -196,6 +203,7 @@ def _topic(
     slow: Mapping[Reason, int],
     fast: Mapping[Reason, int],
     registry: Registry,
+    latency: dict[str, Any] | None,
     now: float,
 ) -> dict[str, Any]:
     topic = state.route.topic
@@ -222,6 +230,7 @@ def _topic(
         "passed": _labelled(passed),
         "balanced": account.balanced,
         "problems": list(account.problems),
+        "latency": latency,
         "groups": [_group(group, leases, now) for group in account.groups],
     }
 

@@ -28,10 +28,13 @@ MAX_EGRESS = 64
 MAX_SOURCES = 8
 MAX_FANOUTS = 4096
 MAX_FANOUT_EGRESS = 7
+LATENCY_STEP_BITS = 3
+LATENCY_BUCKETS = 256
+LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x51f63932b1db22ed
+ABI_FINGERPRINT = 0xc9c9c3a60261ad0c
 
 
 class Reason(enum.IntEnum):

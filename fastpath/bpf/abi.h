@@ -41,6 +41,14 @@
 #define TEMPOS_MAX_FANOUTS 4096
 #define TEMPOS_MAX_FANOUT_EGRESS 7   /* interfaces that broadcast events leave by */
 
+/*
+ * Histograms of time in ns: buckets of one up to 2^STEP_BITS, then 2^STEP_BITS of equal width for each power of
+ * two. So a bucket is at most an eighth as wide as the times in it are long; there is none from BEYOND on.
+ */
+#define TEMPOS_LATENCY_STEP_BITS 3
+#define TEMPOS_LATENCY_BUCKETS 256
+#define TEMPOS_LATENCY_BEYOND 17179869184 /* 2^34: 17 s */
+
 /* Limits count time in 1/1024 ns: at a hundred datagrams a microsecond a whole one is too coarse. */
 #define TEMPOS_LIMIT_SHIFT 10
 
@@ -219,7 +227,22 @@ struct tempos_copies {
 /* User space's sign of life. */
 struct tempos_pulse {
 	__u64 stamp_ns;             /* CLOCK_MONOTONIC */
-	__u64 pad[7];
+	__u64 tai_offset_ns;        /* how far CLOCK_TAI is ahead of CLOCK_REALTIME */
+	__u64 pad[6];
+};
+
+/* How often what took how long. */
+struct tempos_histogram {
+	__u64 bucket[TEMPOS_LATENCY_BUCKETS];
+	__u64 longest;              /* ns, of those in the buckets */
+	__u64 beyond;               /* longer than any bucket reaches: no clock says that in earnest */
+	__u64 ahead;                /* began after it ended: the clocks disagree */
+};
+
+/* Of the events of one topic that the kernel forwarded, per CPU; latency.h says from when to when. */
+struct tempos_latency {
+	struct tempos_histogram program;
+	struct tempos_histogram since_sent;
 };
 
 /* Frames that were lost behind the program's redirect, by where they should have gone and why. */
@@ -245,6 +268,9 @@ _Static_assert(sizeof(struct tempos_event_header) == TEMPOS_EVENT_HEADER_LEN, "e
 _Static_assert(sizeof(struct tempos_member) == 32, "member");
 _Static_assert(sizeof(struct tempos_ticket) == 64, "ticket fills a cache line");
 _Static_assert(sizeof(struct tempos_topic) == 64, "topic fills a cache line");
+_Static_assert(sizeof(struct tempos_pulse) == 64, "pulse fills a cache line");
+_Static_assert(TEMPOS_LATENCY_BEYOND >> (TEMPOS_LATENCY_BUCKETS >> TEMPOS_LATENCY_STEP_BITS) ==
+		       1 << (TEMPOS_LATENCY_STEP_BITS - 1), "the buckets end where times are beyond");
 _Static_assert((TEMPOS_MAX_MEMBERS & (TEMPOS_MAX_MEMBERS - 1)) == 0, "power of two: masks an index");
 #endif
 

@@ -45,6 +45,7 @@
 #include "abi.h"
 #include "admit.h"
 #include "checksum.h"
+#include "latency.h"
 #include "maps.h"
 #include "parse.h"
 #include "pick.h"
@@ -158,7 +159,7 @@ static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const s
 	return TEMPOS_FORWARDED;
 }
 
-static __always_inline enum tempos_reason decide(struct __sk_buff *skb, __u32 *topic)
+static __always_inline enum tempos_reason decide(struct __sk_buff *skb, __u32 *topic, __u8 *framing)
 {
 	const struct tempos_route *route;
 	enum tempos_reason reason;
@@ -173,6 +174,7 @@ static __always_inline enum tempos_reason decide(struct __sk_buff *skb, __u32 *t
 	route = find_route(*topic);
 	if (!route || route->way == TEMPOS_WAY_ONE || admit(&packet, route) != TEMPOS_FORWARDED)
 		return NOT_OURS;
+	*framing = route->framing;
 	if (skb->vlan_present)
 		return TEMPOS_VLAN;
 	if (skb->gso_size)
@@ -184,16 +186,36 @@ static __always_inline enum tempos_reason decide(struct __sk_buff *skb, __u32 *t
 	return forward(skb, &packet, route, *topic);
 }
 
-SEC("tc")
-int tempos_clone(struct __sk_buff *skb)
+static __always_inline int conclude(__u32 topic, enum tempos_reason reason)
 {
-	__u32 topic = 0;
-	enum tempos_reason reason = decide(skb, &topic);
-
 	if (reason == NOT_OURS)
 		return NEXT;
 	count(topic, reason);
 	return reason == TEMPOS_FORWARDED || reason == TEMPOS_OVER_RATE ? TC_ACT_SHOT : NEXT;
+}
+
+SEC("tc")
+int tempos_clone(struct __sk_buff *skb)
+{
+	__u32 topic = 0;
+	__u8 framing;
+	enum tempos_reason reason = decide(skb, &topic, &framing);
+
+	return conclude(topic, reason);
+}
+
+/* The same, and how long it took (latency.h). The "?": loaded only where user space asks for it. */
+SEC("?tc")
+int tempos_clone_timed(struct __sk_buff *skb)
+{
+	__u64 entered = bpf_ktime_get_ns();
+	__u32 topic = 0;
+	__u8 framing = TEMPOS_FRAMING_RAW;
+	enum tempos_reason reason = decide(skb, &topic, &framing);
+
+	if (reason == TEMPOS_FORWARDED)
+		count_latency(topic, framing, entered, (void *)(long)skb->data, (void *)(long)skb->data_end);
+	return conclude(topic, reason);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

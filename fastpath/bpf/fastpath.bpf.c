@@ -33,6 +33,7 @@
  *      redirect   by the member's egress slot                 ---- impossible: DROP: no_egress
  *        |
  *      count      one exit: counters[topic][reason]; topic 0 where none was read
+ *                 tempos_timed, which is loaded instead where that is wanted: how long it took (latency.h)
  *
  * Rules kept here:
  *  - When in doubt, PASS: the slow path is right on its own. No question stands after the ticket, so every
@@ -61,6 +62,7 @@
 #include "checksum.h"
 #include "datagram_sum.h"
 #include "fanout.h"
+#include "latency.h"
 #include "maps.h"
 #include "parse.h"
 #include "pick.h"
@@ -113,7 +115,7 @@ static __always_inline enum tempos_reason forward(const struct packet *packet,
 									   : TEMPOS_NO_EGRESS;
 }
 
-static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topic)
+static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topic, __u8 *framing)
 {
 	const struct tempos_route *route;
 	enum tempos_reason reason;
@@ -128,6 +130,7 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 	route = find_route(*topic);
 	if (!route)
 		return TEMPOS_NO_ROUTE;
+	*framing = route->framing;
 	reason = admit(&packet, route);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
@@ -148,16 +151,36 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 	return forward(&packet, route, kind);
 }
 
-SEC("xdp")
-int tempos_fastpath(struct xdp_md *ctx)
+static __always_inline int conclude(__u32 topic, enum tempos_reason reason)
 {
-	__u32 topic = 0;
-	enum tempos_reason reason = decide(ctx, &topic);
-
 	count(topic, reason);
 	if (reason == TEMPOS_FORWARDED)
 		return XDP_REDIRECT;
 	return reason == TEMPOS_NO_EGRESS || reason == TEMPOS_OVER_RATE ? XDP_DROP : XDP_PASS;
+}
+
+SEC("xdp")
+int tempos_fastpath(struct xdp_md *ctx)
+{
+	__u32 topic = 0;
+	__u8 framing;
+	enum tempos_reason reason = decide(ctx, &topic, &framing);
+
+	return conclude(topic, reason);
+}
+
+/* The same, and how long it took. The "?": loaded only where user space asks for it. */
+SEC("?xdp")
+int tempos_timed(struct xdp_md *ctx)
+{
+	__u64 entered = bpf_ktime_get_ns();
+	__u32 topic = 0;
+	__u8 framing = TEMPOS_FRAMING_RAW;
+	enum tempos_reason reason = decide(ctx, &topic, &framing);
+
+	if (reason == TEMPOS_FORWARDED)
+		count_latency(topic, framing, entered, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
+	return conclude(topic, reason);
 }
 
 /* What the copies of events with several groups pass on their way out; see fanout.h. */

@@ -12,8 +12,10 @@
  *   sending   where this CPU stands in `events`, and which copies the interface at hand is about to take.
  *             These two are in copies.h, for the drop counters.
  *   counters  topic -> datagrams by reason, per CPU.
+ *   latency   topic -> how long its events took, per CPU; only where that is wanted (latency.h).
  *   topics    topic -> its class, rate and token bucket (topics.h).
- *   pulse     when user space last said that it lives; it writes through its own memory.
+ *   pulse     when user space last said that it lives; it writes through its own memory. Beside it how far
+ *             CLOCK_TAI is ahead.
  *   settings  fixed at load: to the verifier these are constants, and branches on them cost nothing.
  */
 #ifndef TEMPOS_MAPS_H

@@ -25,6 +25,7 @@
 #include <linux/magic.h>
 #include <linux/types.h>
 
+#include "buckets.h"
 #include "limit.h"
 
 #define TEMPOS_NAME_LEN BPF_OBJ_NAME_LEN
@@ -184,6 +185,13 @@ static const char *tempos_program_name(const struct bpf_program *program)
 	return bpf_program__name(program);
 }
 
+/* Before load: loads a program whose section is marked with "?". */
+static int tempos_program_take(struct bpf_program *program)
+{
+	return bpf_program__set_autoload(program, true);
+}
+
+/* Negative if it was not loaded. */
 static int tempos_program_fd(const struct bpf_program *program)
 {
 	return bpf_program__fd(program);
@@ -197,6 +205,12 @@ static const char *tempos_map_name(const struct bpf_map *map)
 static int tempos_map_fd(const struct bpf_map *map)
 {
 	return bpf_map__fd(map);
+}
+
+/* Before load: makes no such map; for one that no program uses. */
+static int tempos_map_leave_out(struct bpf_map *map)
+{
+	return bpf_map__set_autocreate(map, false);
 }
 
 static int tempos_map_reuse(struct bpf_map *map, int fd)

@@ -19,7 +19,10 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = ROOT / "fastpath" / "bpf" / "abi.h"
 #: Beside it, what of the maps' contents only programs know, and how two of them act on it together.
-KERNEL_SIDE = tuple(HEADER.with_name(name) for name in ("maps.h", "topics.h", "copies.h", "fanout.h"))
+KERNEL_SIDE = tuple(
+    HEADER.with_name(name)
+    for name in ("maps.h", "topics.h", "copies.h", "fanout.h", "latency.h", "buckets.h")
+)
 TARGET = ROOT / "clients" / "tempos" / "_abi.py"
 
 TYPES = """

@@ -3,7 +3,8 @@
 The program exists once per mode, because what it does with a partial checksum is fixed when it is
 loaded. Every failure is kept as a reason; an attachment that is not ours is never touched. What an
 earlier broker of the same identity left is taken over without a gap: the new program is loaded with the
-pinned maps, then replaces the old one inside the pinned link. Blocking.
+pinned maps, then replaces the old one inside the pinned link. Where latency is to be measured, another
+program of the object is attached, so that the usual one has nothing of it. Blocking.
 """
 
 from __future__ import annotations
@@ -19,17 +20,19 @@ from tempos import InterfaceStatus, Unavailable
 from tempos_fastpath.bpf import BpfObject, Program, Verdict, XdpLink, XdpMode, attach_xdp
 from tempos_fastpath.clone import MAPS as CLONE_MAPS
 from tempos_fastpath.clone import Clones
-from tempos_fastpath.errors import InterfaceBusy, NotPinned, Owned
+from tempos_fastpath.errors import BpfError, InterfaceBusy, NotPinned, Owned
 from tempos_fastpath.facts import Facts, Interface
 from tempos_fastpath.layout import encode_settings
 from tempos_fastpath.maps import Map
 from tempos_fastpath.orphans import holder_of
 from tempos_fastpath.ownership import Identity
-from tempos_fastpath.pins import MAPS, Kept, Pins
+from tempos_fastpath.pins import LATENCY, MAPS, Kept, Pins
 from tempos_fastpath.pulse import stamp
 
 OBJECT = Path(__file__).with_name("fastpath.bpf.o")
 PROGRAM = "tempos_fastpath"
+#: The same program with a view of latency.
+TIMED = "tempos_timed"
 DELIVER = "tempos_deliver"
 _TRY_BROADCAST = "tempos_try_broadcast"
 _GONE = "the interface is gone"
@@ -63,7 +66,8 @@ class Attachment:
 class Programs:
     """The loaded programs, one per mode in use, and where they are attached.
 
-    ``pins`` is None where there is no BPF file system; ``pin`` says whether to leave pins there.
+    ``pins`` is None where there is no BPF file system; ``pin`` says whether to leave pins there. ``latency``:
+    measure it, if the kernel lets us.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Programs:
         pins: Pins | None,
         pin: bool,
         gone_after_ns: int,
+        latency: bool,
     ) -> None:
         self._listen = tuple(listen)
         self._port = port
@@ -82,6 +87,7 @@ class Programs:
         self._pins = pins
         self._pin = pin and pins is not None
         self._gone_after_ns = gone_after_ns
+        self._timed = latency
         self._objects: dict[XdpMode, BpfObject] = {}
         self._clones: Clones | None = None
         self._cloning = threading.Lock()
@@ -128,6 +134,11 @@ class Programs:
     def _cleaned(self) -> bool:
         """Whether somebody removed our pins (`tempos fastpath clean --force`): then it stays off."""
         return self._pin and self._pins is not None and self._pins.gone
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is a map ``latency``."""
+        return self._timed
 
     def map(self, name: str) -> Map:
         return next(iter(self._objects.values())).map(name)
@@ -202,7 +213,7 @@ class Programs:
         """Attach to an interface that may carry the link of an earlier broker of ours."""
         if link is not None:
             if link.mode in _MODES[self._mode]:
-                link.update(self._load(link.mode).program(PROGRAM))
+                link.update(self._program(link.mode))
                 reason = f"taken over in {link.mode.value} mode from an earlier broker"
                 return Attachment(interface.name, interface.index, link, reason)
             link.detach()
@@ -241,8 +252,7 @@ class Programs:
             return Attachment(interface.name, interface.index, None, "it is not an Ethernet interface")
         for candidate in _MODES[self._mode]:
             try:
-                program = self._load(candidate).program(PROGRAM)
-                link = attach_xdp(program, interface.index, candidate)
+                link = attach_xdp(self._program(candidate), interface.index, candidate)
             except InterfaceBusy as busy:
                 self._refuse_if_owned(interface)
                 # Another mode beside a foreign program would disturb it, if the kernel allowed it at all.
@@ -286,6 +296,10 @@ class Programs:
                     self._pins.put_link(attachment.link)
             if not self.adopted:
                 self._pins.put_maps({name: self.map(name) for name in MAPS})
+            if not self._timed:
+                self._pins.drop_map(LATENCY)
+            elif LATENCY not in self._kept.maps:
+                self._pins.put_map(LATENCY, self.map(LATENCY))
         except NotPinned as error:
             self._pin = False
             self.note += f"; not pinned, so it ends with the broker: {one_line(error)}"
@@ -306,17 +320,41 @@ class Programs:
             self.note += f"; the earlier broker's tc program was taken off: {one_line(error)}"
 
     def _load_clones(self) -> Clones:
-        shared = {name: self.map(name) for name in CLONE_MAPS}
+        shared = {name: self.map(name) for name in (*CLONE_MAPS, *([LATENCY] if self._timed else []))}
         return Clones(self._settings(generic=False), shared, self._pins if self._pin else None)
 
     def _settings(self, *, generic: bool) -> bytes:
         return encode_settings(self._port, self._listen, generic=generic, gone_after_ns=self._gone_after_ns)
 
+    def _program(self, mode: XdpMode) -> Program:
+        return self._load(mode).program(TIMED if self._timed else PROGRAM)
+
+    def _open(self, mode: XdpMode) -> BpfObject:
+        rodata = {"settings": self._settings(generic=mode is XdpMode.GENERIC)}
+        first = next(iter(self._objects.values()), None)
+        share = self._kept.maps if first is None else {name: first.map(name) for name in MAPS}
+        if self._timed:
+            if first is not None:
+                share = {**share, LATENCY: first.map(LATENCY)}
+            try:
+                return BpfObject(OBJECT, rodata, share, also=[TIMED])
+            except BpfError as error:
+                # Both modes' programs are of one kind, and so is what the first of them has settled.
+                if first is not None:
+                    raise
+                refusal = str(error).partition("\n")[0]
+                self._timed = False
+        else:
+            refusal = ""
+        share = {name: each for name, each in share.items() if name != LATENCY}
+        plain = BpfObject(OBJECT, rodata, share, without=[LATENCY])
+        if refusal:
+            self.note += f"; latency is not measured: {refusal}"
+        return plain
+
     def _load(self, mode: XdpMode) -> BpfObject:
         if mode not in self._objects:
-            settings = self._settings(generic=mode is XdpMode.GENERIC)
-            share = {name: self.map(name) for name in MAPS} if self._objects else self._kept.maps
-            self._objects[mode] = BpfObject(OBJECT, {"settings": settings}, share)
+            self._objects[mode] = self._open(mode)
             trial = self._objects[mode].program(_TRY_BROADCAST).run(bytes(64))
             self._broadcasts = trial.verdict == Verdict.REDIRECT
             # Before the program runs anywhere: its first packet must not find user space gone.

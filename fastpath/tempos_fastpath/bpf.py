@@ -13,7 +13,7 @@ import enum
 import errno
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -135,7 +135,9 @@ class BpfObject:
     """An object file, opened, configured and loaded.
 
     ``rodata`` sets global variables by name before the load, ``share`` makes maps of this object the
-    given existing ones. Raises :class:`NotBuilt` if the file is missing, :class:`BpfError` otherwise.
+    given existing ones. ``also`` names programs that are loaded only if asked for (their section begins
+    with "?"), ``without`` maps that are not made, since nothing that is loaded uses them.
+    Raises :class:`NotBuilt` if the file is missing, :class:`BpfError` otherwise.
     """
 
     def __init__(
@@ -143,6 +145,9 @@ class BpfObject:
         path: Path,
         rodata: Mapping[str, bytes] | None = None,
         share: Mapping[str, Map] | None = None,
+        *,
+        also: Collection[str] = (),
+        without: Collection[str] = (),
     ) -> None:
         try:
             image = path.read_bytes()
@@ -161,6 +166,7 @@ class BpfObject:
         self._maps: dict[str, Map] = {}
         try:
             self._configure(rodata or {}, share or {})
+            self._choose(also, without)
             self._load()
         except BaseException:
             self.close()
@@ -201,19 +207,36 @@ class BpfObject:
                 raise LocalError(f"{self.name} has no map {name!r}; it has {', '.join(handles)}")
             check(lib.tempos_map_reuse(handles[name], shared.fd), f"cannot share the map {name!r}")
 
+    def _choose(self, also: Collection[str], without: Collection[str]) -> None:
+        programs = {text(lib.tempos_program_name(handle)): handle for handle in self._program_handles()}
+        maps = {text(lib.tempos_map_name(handle)): handle for handle in self._map_handles()}
+        for name in also:
+            if name not in programs:
+                raise LocalError(f"{self.name} has no program {name!r}; it has {', '.join(programs)}")
+            check(lib.tempos_program_take(programs[name]), f"cannot load the program {name!r}")
+        for name in without:
+            if name not in maps:
+                raise LocalError(f"{self.name} has no map {name!r}; it has {', '.join(maps)}")
+            check(lib.tempos_map_leave_out(maps[name]), f"cannot leave out the map {name!r}")
+
     def _load(self) -> None:
         code = lib.tempos_object_load(self._object)
         log = "\n".join(text(self._log).splitlines()[-_LOG_LINES:]) if code < 0 else ""
         check(code, f"the kernel refused the BPF object {self.name}", log)
-        handle = lib.tempos_object_next_program(self._object, ffi.NULL)
-        while handle != ffi.NULL:
-            name = text(lib.tempos_program_name(handle))
-            self._programs[name] = Program(name, lib.tempos_program_fd(handle))
-            handle = lib.tempos_object_next_program(self._object, handle)
+        for handle in self._program_handles():
+            name, fd = text(lib.tempos_program_name(handle)), lib.tempos_program_fd(handle)
+            if fd >= 0:
+                self._programs[name] = Program(name, fd)
         for handle in self._map_handles():
             fd = lib.tempos_map_fd(handle)
             if fd >= 0:
                 self._maps[text(lib.tempos_map_name(handle))] = Map(fd, owned=False)
+
+    def _program_handles(self) -> Iterator[Any]:
+        handle = lib.tempos_object_next_program(self._object, ffi.NULL)
+        while handle != ffi.NULL:
+            yield handle
+            handle = lib.tempos_object_next_program(self._object, handle)
 
     def _map_handles(self) -> Iterator[Any]:
         handle = lib.tempos_object_next_map(self._object, ffi.NULL)

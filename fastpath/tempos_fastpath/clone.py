@@ -16,25 +16,35 @@ from tempos import Unavailable
 from tempos_fastpath.bpf import BpfObject, InterfaceLink, attach_tc
 from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.maps import Map
-from tempos_fastpath.pins import Pins
+from tempos_fastpath.pins import LATENCY, Pins
 
 OBJECT = Path(__file__).with_name("clone.bpf.o")
 PROGRAM = "tempos_clone"
 #: The maps it shares with the XDP programs.
 MAPS = ("routes", "tickets", "counters", "copies", "pulse")
+#: The same program with a view of latency, which is what it then also shares.
+TIMED = "tempos_clone_timed"
 
 
 class Clones:
     """The loaded program and where it is attached. Blocking; may be called from any thread.
 
-    ``settings`` are those of the XDP programs, whatever their mode. ``pins``: where its links are
+    ``settings`` are those of the XDP programs, whatever their mode. ``share``: maps of theirs by name; with
+    ``latency`` among them it is measured. ``pins``: where its links are
     pinned, or None. Raises :class:`~tempos.Unavailable` where the kernel does not take the program.
     """
 
     def __init__(self, settings: bytes, share: Mapping[str, Map], pins: Pins | None) -> None:
-        shared = {name: share[name] for name in MAPS}
-        self._object = BpfObject(OBJECT, {"settings": settings}, shared)
-        self._program = self._object.program(PROGRAM)
+        timed = LATENCY in share
+        shared = {name: share[name] for name in (*MAPS, *([LATENCY] if timed else []))}
+        self._object = BpfObject(
+            OBJECT,
+            {"settings": settings},
+            shared,
+            also=[TIMED] if timed else [],
+            without=[] if timed else [LATENCY],
+        )
+        self._program = self._object.program(TIMED if timed else PROGRAM)
         self._pins = pins
         self._links: dict[int, InterfaceLink] = {}
         self._changing = threading.Lock()

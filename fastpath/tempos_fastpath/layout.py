@@ -14,17 +14,28 @@ from typing import Any
 
 from tempos import Framing, Overflow, Quality, Reason, _abi
 from tempos._abi import Way
-from tempos_fastpath.native import constant, struct_bytes, struct_from, struct_new, struct_size
+from tempos.histogram import Histogram, Latency
+from tempos_fastpath.native import (
+    constant,
+    struct_bytes,
+    struct_from,
+    struct_new,
+    struct_offset,
+    struct_size,
+)
 from tempos_fastpath.plan import Hop, Plan
 
 TICKET_SIZE = struct_size("struct tempos_ticket")
 ROUTE_SIZE = struct_size("struct tempos_route")
 
 TOPIC_SIZE = struct_size("struct tempos_topic")
+#: Bytes from the begin of a ``struct tempos_pulse``.
+TAI_OFFSET_AT = struct_offset("struct tempos_pulse", "tai_offset_ns")
 
 QUALITIES = {quality: constant(f"TEMPOS_{quality.name}") for quality in Quality}
 OVERFLOWS = {overflow: constant(f"TEMPOS_OVERFLOW_{overflow.name}") for overflow in Overflow}
 _FRAMINGS = {framing: constant(f"TEMPOS_FRAMING_{framing.name}") for framing in Framing}
+_NOTHING_MEASURED = Histogram((0,) * _abi.LATENCY_BUCKETS)
 #: The first byte of an IPv4 header: version 4, five words.
 _IP_VERSION_IHL = 0x45
 
@@ -129,6 +140,28 @@ def lost_copies(rows: Sequence[bytes], groups: int) -> list[int]:
             lost[group] += int(copies.events) - int(copies.sent[group])
     # The two are counted one after the other, and may be read in between.
     return [max(0, count) for count in lost]
+
+
+def decode_latency(rows: Sequence[bytes]) -> Latency:
+    """The values of ``struct tempos_latency`` of all CPUs as one."""
+    # Most CPUs of a large machine never saw the topic: their rows are told by one comparison.
+    parts = [struct_from("struct tempos_latency", row) for row in rows if row != bytes(len(row))]
+    return Latency(
+        program=_histogram([part.program for part in parts]),
+        since_sent=_histogram([part.since_sent for part in parts]),
+    )
+
+
+def _histogram(parts: Sequence[Any]) -> Histogram:
+    if not parts:
+        return _NOTHING_MEASURED
+    counts = [list(part.bucket) for part in parts]
+    return Histogram(
+        buckets=tuple(map(sum, zip(*counts, strict=True))),
+        longest=max(int(part.longest) for part in parts),
+        beyond=sum(int(part.beyond) for part in parts),
+        ahead=sum(int(part.ahead) for part in parts),
+    )
 
 
 def devmap_value(ifindex: int, program_fd: int = 0) -> bytes:

@@ -19,7 +19,8 @@ except ImportError as error:
 
 # Re-exported: this module is where the extension is loaded, or found missing.
 __all__ = [
-    "check", "constant", "ffi", "lib", "struct_bytes", "struct_from", "struct_new", "struct_size", "text",
+    "check", "constant", "ffi", "lib", "struct_bytes", "struct_from", "struct_new", "struct_offset",
+    "struct_size", "text",
 ]  # fmt: skip
 
 lib.tempos_messages_capture()
@@ -60,6 +61,11 @@ def struct_from(kind: str, value: bytes) -> Any:
     struct = ffi.new(f"{kind} *")
     ffi.memmove(struct, value, ffi.sizeof(kind))
     return struct
+
+
+def struct_offset(kind: str, field: str) -> int:
+    """Where a field of a struct of abi.h begins, bytes."""
+    return int(ffi.offsetof(kind, field))
 
 
 def struct_size(kind: str) -> int:

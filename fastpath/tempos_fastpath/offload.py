@@ -29,6 +29,7 @@ from tempos import (
     Unavailable,
 )
 from tempos._abi import Way
+from tempos.histogram import Latency
 from tempos_fastpath.attach import Programs, one_line
 from tempos_fastpath.changes import ChangeTrigger
 from tempos_fastpath.drops import Drops
@@ -36,11 +37,11 @@ from tempos_fastpath.errors import BpfError, NotPinned
 from tempos_fastpath.facts import Facts
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.kernel_routes import KernelRoutes
-from tempos_fastpath.layout import copies_row, decode_counters, lost_copies
+from tempos_fastpath.layout import copies_row, decode_counters, decode_latency, lost_copies
 from tempos_fastpath.network import feature_group, read_facts, resolve_neighbours
 from tempos_fastpath.orphans import tidy
 from tempos_fastpath.ownership import Identity, Ownership, current_namespace
-from tempos_fastpath.pins import Pins, need_bpffs
+from tempos_fastpath.pins import LATENCY, Pins, need_bpffs
 from tempos_fastpath.plan import Means, Plan, Refusal, plan_route, refuse_at_once
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.selector import attach_selector
@@ -75,6 +76,7 @@ async def start(
     when_gone: str = "continue",
     gone_after: float = 3.0,
     tos: Mapping[Quality, int] | None = None,
+    latency: bool = False,
 ) -> Offload:
     """Load, attach and serve; go on with what an earlier broker of the same name left.
 
@@ -84,7 +86,8 @@ async def start(
     network namespace. ``pin``: forwarding outlives this process, if there is a BPF file system.
     ``when_gone``: what the program does once this process gave no sign of life for ``gone_after``
     seconds, ``continue`` or ``pass`` everything up. ``tos``: that byte of the IPv4 header of what leaves,
-    of each class: its DSCP, shifted left by 2; 0 where nothing is said.
+    of each class: its DSCP, shifted left by 2; 0 where nothing is said. ``latency``: measure in the kernel
+    how long events take; where that cannot be had, the status says so.
 
     Raises :class:`tempos.Unavailable` with a reason per interface if it could attach to none, and
     :class:`~tempos_fastpath.errors.Owned` if another broker holds the name or an interface. Leaves
@@ -117,6 +120,7 @@ async def start(
             pins=pins,
             pin=pin,
             gone_after_ns=round(gone_after * 1e9) if when_gone == "pass" else 0,
+            latency=latency,
         )
         undo.callback(programs.close)
         # Before that: a thread that is still attaching must come to its end.
@@ -336,6 +340,17 @@ class Offload:
         if self._closed or self._drops is None:
             return {}
         return self._drops.read({index: each.name for index, each in self._facts.interfaces.items()})
+
+    def latency(self, topics: Iterable[int]) -> Mapping[int, Latency]:
+        """How long events of these topics took, as far as the kernel forwarded any; empty if not measured.
+
+        Goes on from one broker to the next that measures, too.
+        """
+        if self._closed or not self._programs.measures:
+            return {}
+        rows = self._programs.map(LATENCY)
+        found = {topic: decode_latency(rows.lookup_per_cpu(topic) or ()) for topic in topics}
+        return {topic: each for topic, each in found.items() if each.program.count}
 
     async def close(self, *, keep: bool = False) -> None:
         """Detach and release everything; ``keep`` leaves what is pinned in force. Safe to call twice."""

@@ -3,6 +3,7 @@
     /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes tickets egress fanouts          the program's maps
                                          copies events sending
                                          counters pulse topics
+                                         latency                                the same, where it is wanted
                                          identity                               what layout they have
                                          xdp_MODE_IFINDEX                       one link per interface
                                          tc_IFINDEX                             the same, of the tc program
@@ -45,6 +46,8 @@ MAPS = (
     "pulse",
     "topics",
 )
+#: Pinned only where latency is measured.
+LATENCY = "latency"
 _IDENTITY = "identity"
 _FRESH = "_fresh"
 _TC = "tc_"
@@ -89,6 +92,8 @@ class Pins:
                 return Kept({}, links, note)
             for name in MAPS:
                 maps[name] = pinned_map(self.path(name))
+            if self.path(LATENCY) in self._files():
+                maps[LATENCY] = pinned_map(self.path(LATENCY))
         except Unavailable as error:
             for each in maps.values():
                 each.close()
@@ -117,6 +122,7 @@ class Pins:
         """Pin ``maps`` in place of those that are there."""
         with self._writing():
             self.path(_IDENTITY).unlink(missing_ok=True)
+            self.path(LATENCY).unlink(missing_ok=True)
             for name in MAPS:
                 self._put(name, maps[name])
             with create_map(_IDENTITY, MapType.ARRAY, key_size=4, value_size=8, max_entries=1) as identity:
@@ -126,6 +132,11 @@ class Pins:
     def put_map(self, name: str, value: Map) -> None:
         with self._writing():
             self._put(name, value)
+
+    def drop_map(self, name: str) -> None:
+        """Remove the pin of a map that is of no use any more, if there is one."""
+        with self._writing():
+            self.path(name).unlink(missing_ok=True)
 
     def put_link(self, link: XdpLink) -> None:
         self._put_link(link, f"xdp_{link.mode.value}_{link.ifindex}")

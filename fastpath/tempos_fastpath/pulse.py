@@ -1,6 +1,7 @@
 """User space's sign of life to the program: a time stamp in memory that both share.
 
-It is written by the event loop itself, so that a loop that hangs counts as gone, as it should.
+It is written by the event loop itself, so that a loop that hangs counts as gone, as it should. Beside it
+goes what programs need to know of the wall clock, which may change at any time.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import time
 from pathlib import Path
 
+from tempos_fastpath.layout import TAI_OFFSET_AT as _TAI_OFFSET_AT
 from tempos_fastpath.maps import SharedArray
 
 
@@ -38,7 +40,17 @@ class Pulse:
 def stamp(array: SharedArray, offset_ns: int | None = None) -> None:
     """Say once that user space lives."""
     offset_ns = time_namespace_offset() if offset_ns is None else offset_ns
+    array.store(_TAI_OFFSET_AT, tai_offset())
     array.store(0, time.monotonic_ns() - offset_ns)
+
+
+def tai_offset() -> int:
+    """How far CLOCK_TAI is ahead of CLOCK_REALTIME, ns: 0 until somebody (ntpd, phc2sys) told the kernel.
+
+    The difference is in whole seconds, and only a pause of half a second between the two looks would hide it.
+    """
+    ahead = time.clock_gettime_ns(time.CLOCK_TAI) - time.clock_gettime_ns(time.CLOCK_REALTIME)
+    return max(0, round(ahead / 1e9)) * 1_000_000_000
 
 
 def time_namespace_offset() -> int:

@@ -259,6 +259,32 @@ def test_a_changed_configuration_is_taken_over_as_far_as_it_fits(topology: Topol
     assert carried(topology) == {"eth0": None, "eth1": None}
 
 
+def test_latency_goes_on_with_the_next_broker_that_measures_and_ends_with_one_that_does_not(
+    topology: Topology,
+) -> None:
+    with closing(receiver(topology)) as sink, closing(sender(topology)) as source:
+        port = sink.getsockname()[1]
+        pin = set_of(topology).path("latency")
+
+        def serve(latency: bool, events: int) -> list[int] | None:
+            """By a broker that is killed in the end: what it has measured by then."""
+            program = launch(topology.broker, latency=latency)
+            program.wait_line("ready")
+            installs(program, port)
+            for _ in range(events):
+                source.sendto(encode_event(TOPIC, 1, 0, time.time_ns(), b""), BROKER)
+            drain(sink, events)
+            measured = program.ask({"do": "state", "topic": TOPIC, "epoch": EPOCH})["measured"]
+            assert pin.exists() == latency
+            program.kill()
+            return measured
+
+        assert serve(latency=True, events=3) == [3, 3]
+        assert serve(latency=True, events=4) == [7, 7]
+        assert serve(latency=False, events=5) is None
+        assert serve(latency=True, events=6) == [6, 6]
+
+
 def test_a_name_and_an_interface_have_one_owner(topology: Topology) -> None:
     first = launch(topology.broker, interfaces=["eth0"])
     first.wait_line("ready")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -26,6 +26,7 @@ from tempos import (
     Unavailable,
 )
 from tempos.control import Received, decode_reply, encode_request
+from tempos.histogram import Histogram, Latency
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
 from tempos_broker.paths import LocalLimits, LocalTickets
@@ -53,6 +54,7 @@ class FakeFastPath:
         self.changed: Callable[[], None] = lambda: None
         self.counts: dict[int, dict[Reason, int]] = {}
         self.left: dict[int, int] = {}
+        self.times: dict[int, Latency] = {}
 
     def status(self) -> FastPathStatus:
         return FastPathStatus("native", "fake")
@@ -81,6 +83,9 @@ class FakeFastPath:
 
     def drops(self) -> Mapping[str, Mapping[str, int]]:
         return {"fake0": {"ENOSPC": 3}}
+
+    def latency(self, topics: Iterable[int]) -> Mapping[int, Latency]:
+        return {topic: each for topic, each in self.times.items() if topic in topics}
 
     def adopted(self) -> Mapping[int, int]:
         return self.left
@@ -273,6 +278,19 @@ async def test_the_status_adds_up_over_both_paths() -> None:
         assert broker.status()["paths"]["fast"]["passed"] == {"not_ipv4": 7, "no_route": 3}
         assert broker.status()["paths"]["fast"]["drops"] == {"fake0": {"ENOSPC": 3}}
         assert broker.ledger()["drops"] == {"fake0": {"ENOSPC": 3}}
+
+
+async def test_what_the_fast_path_measured_is_told_of_its_topics_and_of_no_others() -> None:
+    async with running() as (broker, fast, _):
+        assert topic(broker, "alpha")["latency"] is None
+        took = Histogram((0, 0, 4), longest=2)
+        fast.times = {1: Latency(took, Histogram((0, 0, 0), ahead=4)), 77: Latency(took, took)}
+        told = topic(broker, "alpha")["latency"]
+        assert (told["program"]["p50_ns"], told["program"]["buckets"]) == (2, [[2, 3, 4]])
+        assert (told["since_sent"]["ahead"], told["since_sent"]["max_ns"]) == (4, None)
+        others = [entry for entry in broker.status()["topics"] if entry["id"] != 1]
+        assert others
+        assert all(entry["latency"] is None for entry in others)
 
 
 async def test_an_address_that_is_taken_is_told_and_everything_is_released() -> None:

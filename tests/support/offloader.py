@@ -77,7 +77,9 @@ class Offloader:
 
     async def state(self, topic: int, epoch: int) -> dict[str, Any]:
         counters = self._offload.counters().get(topic, {})
+        latency = self._offload.latency([topic]).get(topic)
         return {
+            "measured": [latency.program.count, latency.since_sent.count] if latency else None,
             "tickets": self._offload.tickets.read(topic, epoch, 0),
             "counters": {reason.label: count for reason, count in counters.items()},
             "mode": self._offload.status().mode,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from support.packets import PORT, Addresses
 from tempos import Framing, Reason, _abi
 from tempos._abi import Way
-from tempos_fastpath.attach import DELIVER, OBJECT, PROGRAM
+from tempos_fastpath.attach import DELIVER, OBJECT, PROGRAM, TIMED
 from tempos_fastpath.bpf import BpfObject
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, devmap_value, encode_route, encode_settings
@@ -34,14 +34,14 @@ class Outcome:
 
 
 class Rig:
-    """The loaded program, one mode of it."""
+    """The loaded program, one mode of it; ``timed``: the one that measures latency."""
 
-    def __init__(self, *, generic: bool) -> None:
+    def __init__(self, *, generic: bool, timed: bool = False) -> None:
         self.generic = generic
         self.settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], generic=generic)
-        self._object = BpfObject(OBJECT, {"settings": self.settings})
+        self._object = BpfObject(OBJECT, {"settings": self.settings}, also=[TIMED] if timed else [])
         self.map = self._object.map
-        self.program = self._object.program(PROGRAM)
+        self.program = self._object.program(TIMED if timed else PROGRAM)
         self._installed: set[int] = set()
         self.tickets = SharedTickets(self._object.map("tickets").mmap(), self._object.map("copies"))
         self.topics = SharedTopics(self._object.map("topics").mmap())

@@ -37,6 +37,7 @@ class FastPathConfig:
 
     ``interfaces``: names, or empty for those that carry the listen addresses. ``pin``: it outlives the
     broker. ``when_gone``: continue or pass, once the broker gave no sign of life for ``gone_after`` seconds.
+    ``latency``: measure in the kernel how long events take.
     """
 
     mode: str = "auto"
@@ -44,6 +45,7 @@ class FastPathConfig:
     pin: bool = True
     when_gone: str = "continue"
     gone_after: float = 3.0
+    latency: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,7 @@ FASTPATH: Keys = _defaults(
     pin=kinds.FLAG,
     when_gone=kinds.choice("continue", "pass"),
     gone_after=kinds.seconds(0.1, 3600),
+    latency=kinds.FLAG,
 )
 QUALITY: Keys = _defaults(
     QualityConfig(),

@@ -171,6 +171,7 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
         if topic.get(name):
             word = "passed up to the slow path" if name == "passed" else name
             yield f"    {word}: {counts(topic[name])}"
+    yield from _latency(topic.get("latency"))
     for problem in topic["problems"]:
         yield f"    does not add up: {problem}"
     if not any(group["members"] for group in topic["groups"]):
@@ -183,6 +184,32 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
             delivered = member["delivered"]
             told = "unknown" if delivered is None else number(delivered)
             yield f"      {member['ip']}:{member['port']}  {kind}, delivered {told}"
+
+
+def _latency(latency: Mapping[str, Any] | None) -> Iterator[str]:
+    if not latency:
+        return
+    for name, words in (("program", "in the kernel's program"), ("since_sent", "from sent to forwarded")):
+        times = latency[name]
+        if times is None:
+            continue
+        line = f"    {words}: {number(times['count'])} events"
+        if times["max_ns"] is not None:
+            figures = (("p50", times["p50_ns"]), ("p99", times["p99_ns"]), ("max", times["max_ns"]))
+            line += "".join(f", {figure} {nanoseconds(value)}" for figure, value in figures)
+        if times["ahead"]:
+            line += f"; {number(times['ahead'])} sent later than they came: the clocks disagree"
+        if times["beyond"]:
+            line += f"; {number(times['beyond'])} sent absurdly long ago"
+        yield line
+
+
+def nanoseconds(value: int) -> str:
+    """A time in the unit that leaves its first three digits to be seen."""
+    for unit, size in (("s", 10**9), ("ms", 10**6), ("µs", 10**3)):
+        if value >= size:
+            return f"{value / size:.{max(0, 3 - len(str(value // size)))}f} {unit}"
+    return f"{value} ns"
 
 
 def account(group: Mapping[str, Any]) -> str:
