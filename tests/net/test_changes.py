@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import time
 from pathlib import Path as File
 from typing import Any
 
