@@ -1,7 +1,7 @@
 """The worker's process as the broker sees it: started, spoken to, ended.
 
-It inherits the descriptors it needs and nothing else, is in a session of its own (a signal that a terminal
-sends to all is for the broker, which then ends the worker in order), and dies with the thread that started
+It inherits the descriptors it needs and nothing else, is in a process group of its own (a signal that a
+terminal sends to all is for the broker, which then ends the worker in order), and dies with the thread that started
 it: so workers are started on the event loop.
 """
 
@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from tempos_broker.worker.supervisor import Child, Spawn
 
@@ -22,6 +23,9 @@ log = logging.getLogger("tempos.broker.worker")
 
 #: Seconds that a killed process may take to be gone.
 END_PATIENCE = 10.0
+#: Not a session: to each of those the kernel gives an equal share of a core (sched_autogroup), whatever the
+#: niceness of what runs in it.
+_APART: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 
 
 class _Stream(asyncio.Protocol):
@@ -94,7 +98,7 @@ def _start(descriptors: Iterable[int]) -> tuple[socket.socket, subprocess.Popen[
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *descriptors),
-                start_new_session=True,
+                **_APART,
                 # The same modules as here, and none from wherever the broker happens to be.
                 cwd="/",
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
