@@ -1,8 +1,8 @@
 """The worker's process as the broker sees it: started, spoken to, ended.
 
 It inherits the descriptors it needs and nothing else, is in a process group of its own (a signal that a
-terminal sends to all is for the broker, which then ends the worker in order), and dies with the thread that started
-it: so workers are started on the event loop.
+terminal sends to all is for the broker, which then ends the worker in order), and dies with the thread
+that started it: so workers are started on the event loop.
 """
 
 from __future__ import annotations
