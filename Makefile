@@ -6,8 +6,7 @@ STAMP  := $(VENV)/.ready
 NATIVE := $(shell find broker/native fastpath/native bench/native fastpath/bpf bench/bpf -type f 2>/dev/null)
 
 # What `make bench` runs, in under ten minutes; `tempos bench run all` runs everything at full length.
-BENCH  := redirect program-time blast slow-path slow-path-gso round-trip fanout-rate qos-slow qos-fast qos-workflows \
-          source-rtt source-ping source-loss source-time peers-rate peers-latency
+BENCH  := redirect program-time blast slow-path slow-path-gso round-trip fanout-rate qos-slow qos-fast
 
 .PHONY: demo test check bench peers clean setup
 

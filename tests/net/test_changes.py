@@ -116,7 +116,7 @@ def test_a_killed_broker_is_followed_by_one_that_goes_on_where_it_was(tmp_path: 
     """Offloaded events flow on while nobody is there; epoch, members and ledger go on with the next one."""
     require_netns()
     require_kernel()
-    events, rate, kills = 80_000, 10_000, 3
+    events, rate, kills = 80_000, 10_000, 2
     state = str(tmp_path / "state.db")
     with build("straight") as topology:
         broker = Broker(topology.broker, {TOPIC: ()}, mode="native", state=state)

@@ -296,4 +296,5 @@ def test_a_rate_that_passes_is_the_fast_path_s(mode: str, floods: Floods) -> Non
         fast = dict(spilling.fast)
         assert 3 <= fast["forwarded"] <= 3 + flood.more
         assert fast.pop("forwarded") + fast.pop("over_rate_passed", 0) == 6
+        fast.pop("not_udp", None)  # the nodes' own packets, as those of IGMP
         assert fast == {"ip_options": 6}
