@@ -30,6 +30,23 @@ def interleave(rounds: int, variants: Mapping[str, Callable[[], T]], run: Run) -
     return {name: values[:complete] for name, values in results.items()}
 
 
+def in_turn(variants: Mapping[str, Callable[[], T]], run: Run) -> dict[str, T]:
+    """Run every variant once, for what is counted rather than compared; the results by variant.
+
+    Every result is kept in ``run``. After Ctrl-C the results are those of the variants that are finished;
+    if none is, the interrupt goes on.
+    """
+    results: dict[str, T] = {}
+    run.expect(len(variants))
+    with run.keeping(lambda: results):
+        for name, variant in variants.items():
+            with run.variant(name):
+                result = variant()
+            results[name] = result
+            run.keep(name, result)
+    return results
+
+
 def warm_up(variants: Mapping[str, Callable[[], object]], run: Run) -> None:
     """Run every variant once, for nothing: caches, queues and neighbours are warm afterwards."""
     for name, variant in variants.items():

@@ -20,8 +20,7 @@ def test_nothing_is_lost_doubled_or_sent_to_the_departed(path: Path, rate: float
     require_netns()
     require_kernel()
     figures = {
-        figure.name.split(": ", 1)[1]: figure.value
-        for figure in churn.measure(PARAMETERS, path, rate, lambda _: None)
+        figure.name.split(": ", 1)[1]: figure.value for figure in churn.measure(PARAMETERS, path, rate)
     }
     assert figures.pop("sent") == PARAMETERS.seconds * rate
     figures.pop("rate")

@@ -57,8 +57,7 @@ def test_bursts_of_a_sender_that_segments_are_taken_apart_before_they_are_copied
 @pytest.mark.parametrize("way", fanout_churn.WAYS)
 def test_members_of_several_groups_come_and_go_and_nothing_is_lost_or_doubled(way: str) -> None:
     figures = {
-        figure.name.removeprefix(f"{way}: "): figure.value
-        for figure in fanout_churn.measure(CHURN, way, lambda _: None)
+        figure.name.removeprefix(f"{way}: "): figure.value for figure in fanout_churn.measure(CHURN, way)
     }
     assert figures.pop("sent") == CHURN.seconds * (CHURN.slow_rate if way == "slow path" else CHURN.fast_rate)
     figures.pop("rate")

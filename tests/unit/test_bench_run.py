@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tempos import ConfigError
 from tempos_bench import command, scenario
 from tempos_bench.progress import Lines, display, duration
 from tempos_bench.report import Figure, median
-from tempos_bench.rounds import interleave, warm_up
+from tempos_bench.rounds import in_turn, interleave, warm_up
 from tempos_bench.run import Run, current, running
 from tempos_bench.stats import summarize
 
@@ -89,6 +90,16 @@ def test_ctrl_c_leaves_the_complete_rounds() -> None:
 def test_ctrl_c_before_the_first_round_is_complete_goes_on() -> None:
     with pytest.raises(KeyboardInterrupt):
         interleave(5, {"a": interrupt_at(1)}, Run())  # type: ignore[dict-item]
+
+
+def test_ctrl_c_leaves_the_variants_that_are_finished() -> None:
+    run = Run()
+    work: Any = interrupt_at(3)
+    assert in_turn({"a": work, "b": work, "c": work, "d": work}, run) == {"a": 1.0, "b": 2.0}
+    assert run.interrupted
+    assert run.rounds == {"a": [1.0], "b": [2.0]}
+    with pytest.raises(KeyboardInterrupt):
+        in_turn({"a": interrupt_at(1)}, Run())  # type: ignore[dict-item]
 
 
 @dataclass(frozen=True)

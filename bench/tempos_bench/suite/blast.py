@@ -7,11 +7,12 @@ every UDP checksum, and the broker's status must say that all went by the fast p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
 from tempos_bench.broker import Broker
 from tempos_bench.report import Better, Figure
-from tempos_bench.rounds import cores
+from tempos_bench.rounds import cores, in_turn
 from tempos_bench.run import Run
 from tempos_bench.topology import build, shapes
 
@@ -47,22 +48,22 @@ class Blast:
 
 def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
-    variants = {f"{mode}, {shape}": (shape, mode) for mode in MODES for shape in SHAPES if shape in shapes()}
+    variants = {
+        f"{mode}, {shape}": partial(measure, shape, mode, p.datagrams, p.payload)
+        for mode in MODES
+        for shape in SHAPES
+        if shape in shapes()
+    }
     figures: list[Figure] = []
-    progress.expect(len(variants))
-    with progress.keeping(lambda: figures):
-        for name, (shape, mode) in variants.items():
-            with progress.variant(name):
-                blast = measure(shape, mode, p.datagrams, p.payload)
-            progress.keep(name, blast)
-            lost = blast.sent - blast.received + blast.repeated
-            figures += [
-                Figure(f"{name}: lost", lost, "datagrams", Better.LOWER),
-                Figure(f"{name}: damaged", blast.damaged, "datagrams", Better.LOWER),
-                Figure(f"{name}: bad checksums", blast.bad_checksums, "datagrams", Better.LOWER),
-                Figure(f"{name}: not by the fast path", blast.sent - blast.fast, "datagrams", Better.LOWER),
-                Figure(f"{name}: rate", blast.rate, "datagrams/s"),
-            ]
+    for name, blast in in_turn(variants, progress).items():
+        lost = blast.sent - blast.received + blast.repeated
+        figures += [
+            Figure(f"{name}: lost", lost, "datagrams", Better.LOWER),
+            Figure(f"{name}: damaged", blast.damaged, "datagrams", Better.LOWER),
+            Figure(f"{name}: bad checksums", blast.bad_checksums, "datagrams", Better.LOWER),
+            Figure(f"{name}: not by the fast path", blast.sent - blast.fast, "datagrams", Better.LOWER),
+            Figure(f"{name}: rate", blast.rate, "datagrams/s"),
+        ]
     return figures
 
 

@@ -7,13 +7,15 @@ receivers is held against the sender's and against the broker's ledger, to the e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 from tempos import DATA_PORT, Framing, Path, Topic
 from tempos_bench import crowd
 from tempos_bench.broker import Broker
 from tempos_bench.crowd import CrowdPlan
 from tempos_bench.report import Figure
-from tempos_bench.rounds import cores
+from tempos_bench.rounds import cores, in_turn
 from tempos_bench.run import Run
 from tempos_bench.topology import build
 
@@ -40,17 +42,15 @@ class Parameters:
 
 def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
-    return [
-        *measure(p, Path.FAST, p.fast_rate, progress),
-        *measure(p, Path.SLOW, p.slow_rate, progress),
-    ]
+    rates = {Path.FAST: p.fast_rate, Path.SLOW: p.slow_rate}
+    variants = {f"{path.value} path": partial(measure, p, path, rate) for path, rate in rates.items()}
+    return [*chain.from_iterable(in_turn(variants, progress).values())]
 
 
-def measure(p: Parameters, path: Path, rate: float, progress: Run, shape: str = "straight") -> list[Figure]:
+def measure(p: Parameters, path: Path, rate: float, shape: str = "straight") -> list[Figure]:
     """One path over a fresh topology."""
     core, other = cores()
     count = round(p.seconds * rate)
-    progress(f"{path.value} path: {count:,} events, {p.changes:g} changes/s")
     with build(shape) as topology:
         a, c = topology.publisher, topology.subscriber
         with Broker(topology.broker, {_TOPIC: ()}, mode=_MODES[path], cpu=other) as broker:

@@ -7,6 +7,8 @@ epoch for all groups; so each group's account is held against the sender's, to t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 from tempos import DATA_PORT, Fanout, Framing, Path, Topic
@@ -14,7 +16,7 @@ from tempos_bench import crowd
 from tempos_bench.broker import Broker
 from tempos_bench.crowd import CrowdPlan
 from tempos_bench.report import Figure
-from tempos_bench.rounds import cores
+from tempos_bench.rounds import cores, in_turn
 from tempos_bench.run import Run
 from tempos_bench.topology import build
 
@@ -44,17 +46,17 @@ class Parameters:
 
 def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
-    return [figure for way in WAYS for figure in measure(p, way, progress)]
+    variants = {way: partial(measure, p, way) for way in WAYS}
+    return [*chain.from_iterable(in_turn(variants, progress).values())]
 
 
-def measure(p: Parameters, way: str, progress: Run, shape: str = "straight") -> list[Figure]:
+def measure(p: Parameters, way: str, shape: str = "straight") -> list[Figure]:
     """One way over a fresh topology."""
     mode, fanout, path = WAYS[way]
     rate = p.slow_rate if path is Path.SLOW else p.fast_rate
     core, other = cores()
     count = round(p.seconds * rate)
     topic = Topic(id=1, name="events", framing=Framing.EVENT, fanout=fanout)
-    progress(f"{way}: {count:,} events to {p.groups} groups, {p.changes:g} changes/s in each")
     with build(shape) as topology:
         a, c = topology.publisher, topology.subscriber
         with Broker(topology.broker, {topic: ()}, mode=mode, cpu=other) as broker:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tempos import DATA_PORT, Fanout, Framing, Group, Member, Path, Topic
 from tempos_bench.broker import Broker
 from tempos_bench.report import Figure
-from tempos_bench.rounds import cores
+from tempos_bench.rounds import cores, in_turn
 from tempos_bench.run import Run
 from tempos_bench.topology import SHAPES, Topology, build, complete_checksums
 
@@ -82,14 +83,12 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     cases = [Case(groups, members, complete) for complete in (False, True) for groups in GROUPS
              for members in MEMBERS]  # fmt: skip
+    variants = {f"{way}, {shape}": partial(measure, p, way, shape, cases) for way in WAYS for shape in SHAPES}
     figures: list[Figure] = []
-    for way in WAYS:
-        for shape in SHAPES:
-            progress(f"{way}, {shape}: {len(cases)} cases")
-            account = measure(p, way, shape, cases)
-            for case in account.faulty:
-                progress(f"{way}, {shape}: {case} is not exact")
-            figures += _figures(f"{way}, {shape}", account)
+    for name, account in in_turn(variants, progress).items():
+        for case in account.faulty:
+            progress.note(f"{name}: {case} is not exact")
+        figures += _figures(name, account)
     return figures
 
 

@@ -163,17 +163,23 @@ class Turns(Generic[LoadT]):
         allowed = self._credit // unit
         if allowed < 1 or not self._open[_BQ]:
             return 0
-        if self._channels.apart and not self._ready and not self._core.waiting(_BQ):
-            self._channels.receive(_BQ, self._chunk)
+        # Short of what is allowed, the rest would be cut off by the limit above: of the share, for good.
+        if self._channels.apart and self._ready + self._core.waiting(_BQ) < allowed:
+            self._channels.receive(_BQ, min(self._batch, max(self._chunk, allowed)))
         if not self._ready and not self._core.waiting(_BQ):
             return 0
         # What SQ has gathered is not to wait for best effort.
         self._flush(_SQ)
-        # What stands ready goes first. One datagram for many groups may be more than was allowed, and so may
-        # a message: then the next comes later.
-        sent = self._take_step() if self._ready else self._best_effort(allowed)
-        self._credit -= sent * unit
-        return sent
+        total = 0
+        while total < allowed and self._open[_SQ] and self._open[_BQ]:
+            # What stands ready goes first. One datagram for many groups may be more than was allowed, and so
+            # may a message: then the next comes later.
+            sent = self._take_step() if self._ready else self._best_effort(allowed - total)
+            if not sent:
+                break
+            total += sent
+        self._credit -= total * unit
+        return total
 
     def _take_step(self) -> int:
         """A step of best effort, of what stands ready or else of what waits; how many copies were sent."""
