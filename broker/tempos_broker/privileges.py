@@ -97,6 +97,8 @@ def narrow(*, fast_path: bool, user: str = "", own: Iterable[Path] = (), worker:
     """
     if sys.platform != "linux":
         return state()
+    # The end needs it, when the user may no longer read where it lies.
+    _compiled()
     if user and os.geteuid() == 0:
         _become(user, own)
     elif user and user != _user_name(os.geteuid()):
@@ -133,12 +135,7 @@ def finish(*, fast_path: bool, worker: bool = False) -> Privileges:
     if sys.platform == "linux":
         names = (FAST_PATH if fast_path else frozenset[str]()) | (WORKER if worker else frozenset[str]())
         _keep(names)
-        try:
-            from tempos_broker._batch import lib
-        except ImportError:
-            # Without the compiled helper only this thread can; what others are left with, state() tells.
-            pass
-        else:
+        if (lib := _compiled()) is not None:
             lib.tempos_threads_keep(_mask(names))
     return state()
 
@@ -168,6 +165,15 @@ def state() -> Privileges:
 def describe() -> dict[str, Any]:
     """:func:`state` as JSON values, for the status."""
     return {**asdict(now := state()), "capabilities": list(now.capabilities)}
+
+
+def _compiled() -> Any:
+    """What reaches the other threads. None: only this one can; what others are left with, state() tells."""
+    try:
+        from tempos_broker._batch import lib
+    except ImportError:
+        return None
+    return lib
 
 
 def _keep(names: Iterable[str]) -> None:
