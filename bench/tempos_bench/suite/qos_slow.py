@@ -8,7 +8,9 @@ of its own:
 
 | variant | the classes' way to the broker                                                  |
 |---------|---------------------------------------------------------------------------------|
-| apart   | a socket each on the one port, the kernel chooses by topic                      |
+| apart   | a socket each on the one port, a classic BPF program chooses by topic           |
+| ebpf    | the same by the eBPF program, which reads the class where the fast path does,   |
+|         | whose program is loaded and hands everything up                                 |
 | one     | one socket, and user-space queues: what is left without any privilege. What     |
 |         | overflows the socket is lost whatever its class, so SQ loses events here        |
 | worker  | as apart, and SQ in a process of its own under SCHED_FIFO                       |
@@ -31,11 +33,12 @@ from tempos_bench.run import Run
 from tempos_bench.stats import summarize
 from tempos_bench.topology import build
 
-#: The `[quality]` of the broker's configuration, by variant.
-VARIANTS: dict[str, Mapping[str, object]] = {
-    "apart": {"sockets": "auto"},
-    "one": {"sockets": "one"},
-    "worker": {"sockets": "auto", "worker_sq": True, "priority_sq": 99},
+#: The mode of the fast path, and the `[quality]` of the broker's configuration, by variant.
+VARIANTS: dict[str, tuple[str, Mapping[str, object]]] = {
+    "apart": ("off", {"sockets": "classic"}),
+    "ebpf": ("native", {"sockets": "ebpf"}),
+    "one": ("off", {"sockets": "one"}),
+    "worker": ("off", {"sockets": "auto", "worker_sq": True, "priority_sq": 99}),
 }
 _SQ = Topic(id=1, name="SQ", quality=Quality.SQ, framing=Framing.EVENT, policy=PathPolicy.SLOW)
 _BQ = Topic(id=2, name="BQ", quality=Quality.BQ, framing=Framing.EVENT, policy=PathPolicy.SLOW)
@@ -78,7 +81,8 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
             for number in progress.repetitions(p.rounds):
                 this = {}
                 for name in turned(p.variants, number):
-                    with load.broker(subjects, mode="off", quality=VARIANTS[name]) as broker:
+                    mode, settings = VARIANTS[name]
+                    with load.broker(subjects, mode=mode, quality=settings) as broker:
                         quality = broker.status()["quality"]
                         progress.note(f"{name}: sockets {quality['sockets']}, {quality['reason']}")
                         text = f"round {number + 1} of {p.rounds}, {name}"
@@ -104,9 +108,10 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
 
 def _share(load: Load, classes: TwoClasses, p: Parameters) -> float:
     """BQ's share of what is sent while both classes flood; both have the same number of groups."""
-    quality = {**VARIANTS[p.variants[0]], "share_bq": p.share}
+    mode, settings = VARIANTS[p.variants[0]]
+    quality = {**settings, "share_bq": p.share}
     subjects = [Subject(_SQ, _SQ_PORT, p.groups), Subject(_BQ, _BQ_PORT, p.groups)]
-    with load.broker(subjects, mode="off", quality=quality):
+    with load.broker(subjects, mode=mode, quality=quality):
         half = p.flood / 2
         flows = [Flow(topic, half, flood=True, segments=p.segments) for topic in (classes.sq, classes.bq)]
         heard = load.play(flows, p.seconds)
