@@ -201,7 +201,8 @@ async def test_whom_the_kernel_served_beyond_its_lease_is_a_member_until_it_coul
         assert again.installed == fast.installed
         status = topic(second, "alpha")
         assert status["epoch"] == (2 if served else 3)
-        assert [each["lease_s"] > 0 for group in status["groups"] for each in group["members"]] == [True] * served
+        members = [member for group in status["groups"] for member in group["members"]]
+        assert [member["lease_s"] > 0 for member in members] == [True] * served
         # A member that stays away is out.
         await until(lambda: topic(second, "alpha")["epoch"] == 3)
         assert again.withdrawn == [1]
