@@ -171,16 +171,9 @@ def _rounds(report: Report) -> str:
 def _distribution(report: Report) -> str:
     """Latency by percentile of the samples that a report carries: a chart a load, a curve a variant."""
     charts: dict[str, dict[str, list[float]]] = {}
-    for record in report.samples:
-        try:
-            values = samples.unpack(record)
-        except ValueError:
-            # Another version's packing: the figures stand without it.
-            continue
-        if values:
-            name = " ".join(str(record[key]) for key in ("variant", "class") if key in record)
-            series = charts.setdefault(str(record.get("load", "")), {})
-            series.setdefault(name, []).extend(value / 1000 for value in values)
+    for record, values in samples.readable(report.samples):
+        name = " ".join(str(record[key]) for key in ("variant", "class") if key in record)
+        charts.setdefault(str(record.get("load", "")), {}).setdefault(name, []).extend(values)
     shown = []
     for load, series in charts.items():
         names = list(series)

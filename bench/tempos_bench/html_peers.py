@@ -34,17 +34,12 @@ def section(reports: Mapping[str, Report]) -> str:
 def curves(report: Report) -> list[str]:
     """Latency by percentile: a chart a case, raw generators and client libraries apart."""
     charts: dict[str, dict[str, list[float]]] = {}
-    for record in report.samples:
-        try:
-            values = samples.unpack(record)
-        except ValueError:
-            # Another version's packing: the figures stand without it.
-            continue
+    for record, values in samples.readable(report.samples):
         case, _, who = str(record.get("variant", "")).partition(": ")
-        if values and who:
+        if who:
             kind = "raw generators" if who.endswith((_RAW, f"{_RAW} batched")) else "client libraries"
             series = charts.setdefault(f"{report.scenario}, {case}: one-way latency, {kind}", {})
-            series.setdefault(who, []).extend(value / 1000 for value in values)
+            series.setdefault(who, []).extend(values)
     shown = []
     for title, series in charts.items():
         names = sorted(series, key=lambda who: not who.startswith("tempos"))
