@@ -97,19 +97,6 @@ class Drained:
     lost: int
 
 
-class _Batches:
-    """The iterator of :meth:`Subscriber.batches`."""
-
-    def __init__(self, subscriber: Subscriber) -> None:
-        self._subscriber = subscriber
-
-    def __aiter__(self) -> _Batches:
-        return self
-
-    async def __anext__(self) -> list[Event]:
-        return await self._subscriber._next_batch()
-
-
 class Subscriber:
     """Subscribes to topics of one broker.
 
@@ -243,14 +230,6 @@ class Subscriber:
         """
         return _Batches(self)
 
-    async def _next_batch(self) -> list[Event]:
-        ready = self._ready
-        if not ready or time.monotonic() >= self._turn:
-            await self._until_ready()
-        events = list(ready)
-        ready.clear()
-        return events
-
     async def _until_ready(self) -> None:
         """Wait until there is an event that is ready; raises StopAsyncIteration at the end."""
         inbox = self._inbox
@@ -261,7 +240,11 @@ class Subscriber:
         while not (inbox.ready or inbox.refill()):
             if self._closed:
                 raise StopAsyncIteration
-            await self._until_woken(None)
+            waiter = self._begin_waiting()
+            try:
+                await waiter
+            finally:
+                self._end_waiting()
 
     async def next(self, timeout: float | None = None) -> Event:
         """The next event; raises :class:`TimeoutError` after ``timeout`` seconds without one.
@@ -536,17 +519,42 @@ class Subscriber:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def _until_woken(self, timeout: float | None) -> None:
-        """Wait for an event, the close or the end of ``timeout`` seconds, whichever is first."""
+    def _begin_waiting(self) -> asyncio.Future[None]:
         if self._waiter is not None:
             raise LocalError("two consumers read one subscriber: give each a subscriber of the same group")
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        timer = None if timeout is None else loop.call_later(timeout, self._wake)
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        return waiter
+
+    def _end_waiting(self) -> None:
+        self._waiter = None
+        self._turn = time.monotonic() + TURN_AFTER
+
+    async def _until_woken(self, timeout: float | None) -> None:
+        """Wait for an event, the close or the end of ``timeout`` seconds, whichever is first."""
+        waiter = self._begin_waiting()
+        timer = None if timeout is None else asyncio.get_running_loop().call_later(timeout, self._wake)
         try:
-            await self._waiter
+            await waiter
         finally:
-            self._waiter = None
+            self._end_waiting()
             if timer is not None:
                 timer.cancel()
-            self._turn = time.monotonic() + TURN_AFTER
+
+
+class _Batches:
+    """The iterator of :meth:`Subscriber.batches`."""
+
+    def __init__(self, subscriber: Subscriber) -> None:
+        self._subscriber = subscriber
+
+    def __aiter__(self) -> _Batches:
+        return self
+
+    async def __anext__(self) -> list[Event]:
+        subscriber = self._subscriber
+        ready = subscriber._ready
+        if not ready or time.monotonic() >= subscriber._turn:
+            await subscriber._until_ready()
+        events = list(ready)
+        ready.clear()
+        return events
