@@ -441,7 +441,7 @@ class Subscriber:
             if version & _ODD_BITS != _VERSION or reserved:
                 self._malformed[wire.check_payload(datagram, Framing.EVENT).label] += 1
                 return
-            missed = feed.see(epoch, delivery)
+            feed.missed += feed.see(epoch, delivery)
             body = datagram[wire.HEADER_LEN :]
             if version & _abi.FLAG_BATCH:
                 try:
@@ -452,24 +452,24 @@ class Subscriber:
                 events = len(bodies)
                 taken = self._inbox.put_batch(
                     (feed.name, topic, bodies, publisher, sequence, delivery, epoch, sent_ns, now,
-                     missed + feed.dropped), bodies
+                     feed.missed), bodies
                 )  # fmt: skip
             else:
                 events = 1
                 taken = self._inbox.put(new_event(Event, (
                     feed.name, topic, body, publisher, sequence, delivery, epoch, sent_ns, now,
-                    missed + feed.dropped,
+                    feed.missed,
                 )))  # fmt: skip
         else:
             feed.tally.datagrams += 1
             events = 1
             taken = self._inbox.put(new_event(Event, (
-                feed.name, datagram[0], datagram[1:], None, None, None, None, None, now, feed.dropped
+                feed.name, datagram[0], datagram[1:], None, None, None, None, None, now, feed.missed
             )))  # fmt: skip
         if not taken:
             self._drop_newest(feed)
             return
-        feed.dropped = 0
+        feed.missed = 0
         self._events += events
         if self._waiter is not None:
             self._wake()
@@ -485,7 +485,7 @@ class Subscriber:
     def _drop_newest(self, feed: Feed | None) -> None:
         self._queue_full += 1
         if feed is not None:
-            feed.dropped += 1
+            feed.missed += 1
         if self._may_warn("queue"):
             _log.warning(
                 "%d datagrams dropped so far: %d events wait already. The consumer is too slow: add members "
