@@ -14,7 +14,7 @@ from tempos.model import Framing, Topic
 class Feed:
     """One topic of this member."""
 
-    __slots__ = ("dropped", "group", "is_event", "name", "see", "tally", "topic", "tracker")
+    __slots__ = ("group", "is_event", "missed", "name", "see", "tally", "topic", "tracker")
 
     def __init__(self, topic: Topic, group: str) -> None:
         self.topic = topic
@@ -24,8 +24,8 @@ class Feed:
         self.tracker = GapTracker()
         self.see = self.tracker.see
         self.tally = Tally()
-        # Datagrams dropped for a full queue since the last event.
-        self.dropped = 0
+        # Datagrams missing since the last event: lost on the way, or dropped for a full queue.
+        self.missed = 0
 
 
 class Feeds:

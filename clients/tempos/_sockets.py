@@ -33,6 +33,9 @@ MAX_PAYLOAD = 0xFFFF - IP_UDP_OVERHEAD
 DEFAULT_MTU = 1500
 #: Datagrams read at one wake-up before the loop gets its turn.
 READ_BATCH = 64
+#: Wake-ups that read one datagram after one that found no second. What they cost where datagrams begin to
+#: come in crowds is a turn of the event loop for each of so many.
+ALONE = 127
 
 _COUNTER = struct.Struct("=I")
 _ANCILLARY = socket.CMSG_SPACE(_COUNTER.size) if hasattr(socket, "CMSG_SPACE") else 0
@@ -169,27 +172,42 @@ async def read(sock: socket.socket, receive: Receive, overrun: Overrun) -> Reade
 
 
 class WatchingReader:
-    """Reads on its own whenever the event loop says that the socket is readable."""
+    """Reads on its own whenever the event loop says that the socket is readable.
+
+    Where datagrams come one at a time, to find out that there is no second one takes longer than to read
+    the first, and whoever waits for that would wait for it as well. So a wake-up that brought only one is
+    followed by :data:`ALONE` that ask for no more than one; if there are more, the loop comes back at once.
+    """
 
     def __init__(self, sock: socket.socket, receive: Receive, overrun: Overrun) -> None:
         self._sock = sock
+        self._recv = sock.recv
         self._receive = receive
         self._overrun = overrun
         self._overruns = 0
+        self._alone = 0
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self.read_now)
 
     def read_now(self) -> bool:
-        receive, recv = self._receive, self._sock.recv
+        receive, recv, only_one = self._receive, self._recv, False
         try:
+            if self._alone:
+                self._alone -= 1
+                receive(recv(MAX_PAYLOAD))
+                return True
             # The overrun counter only grows: seeing it once per wake-up is enough.
             datagram, ancillary, _, _ = self._sock.recvmsg(MAX_PAYLOAD, _ANCILLARY)
             if ancillary:
                 self._see_overruns(ancillary)
             receive(datagram)
+            only_one = True
             for _ in range(READ_BATCH):
                 receive(recv(MAX_PAYLOAD))
+                only_one = False
         except (BlockingIOError, InterruptedError):
+            if only_one:
+                self._alone = ALONE
             return False
         except OSError as error:
             # An unconnected UDP socket reports no one else's troubles; out of memory is what remains.

@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import time
+import types
 from collections.abc import AsyncIterator, Awaitable, Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,6 +23,7 @@ from typing import Any, cast
 
 from tempos import _abi, _sockets, wire
 from tempos._control_link import ControlLink
+from tempos._outlet import PREFIX, Outlet
 from tempos.auth import Key, Signer
 from tempos.control import MAX_NAME
 from tempos.errors import BodyError, EventTooBig, LocalError
@@ -33,12 +35,6 @@ from tempos.session import ControlSession, SessionEvent, topic_of
 BATCH_BYTES = 1500 - wire.IP_UDP_OVERHEAD
 #: Datagrams sent without a turn of the event loop before the publisher takes one on its own.
 TURN_EVERY = 256
-
-_VERSION = _abi.WIRE_VERSION << 4
-_VERSION_BATCH = _VERSION | _abi.FLAG_BATCH
-_pack_header = _abi.EVENT_HEADER.pack
-_LENGTHS = tuple(length.to_bytes(_abi.BATCH_LENGTH_LEN, "big") for length in range(BATCH_BYTES))
-_U32 = 0xFFFFFFFF
 
 #: What the kernel says when an earlier datagram came back as an ICMP error. It has sent nothing then.
 _RETURNED = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO)
@@ -64,13 +60,17 @@ class PublisherStats:
     failed: int
 
 
-class _Done:
-    """What ``publish`` gives when the event is on its way already: awaiting it costs nearly nothing."""
+@types.coroutine
+def _nothing() -> Generator[Any, None, None]:
+    return
+    yield
 
-    __slots__ = ()
 
-    def __await__(self) -> Generator[Any, None, None]:
-        return _AT_END
+def _done() -> Awaitable[None]:
+    done = _nothing()
+    for _ in done:
+        pass
+    return cast("Awaitable[None]", done)
 
 
 class _Turn:
@@ -82,42 +82,10 @@ class _Turn:
         yield
 
 
-_AT_END = cast("Generator[Any, None, None]", iter(()))
-_DONE = _Done()
+#: What ``publish`` gives when the event is on its way already. Of all that can be awaited, and as often
+#: as one likes, a generator that has come to its end costs least: the interpreter calls nothing.
+_DONE = _done()
 _TURN = _Turn()
-
-
-class _Outlet:
-    """One topic of one publisher: its sequence, and the batch being filled."""
-
-    __slots__ = ("count", "first", "id", "is_event", "parts", "sequence", "since", "size", "topic")
-
-    def __init__(self, topic: Topic) -> None:
-        if not _abi.TOPIC_MIN <= topic.id <= _abi.TOPIC_MAX:
-            raise LocalError(
-                f"topic {topic.name!r} has id {topic.id}, allowed are {_abi.TOPIC_MIN}-{_abi.TOPIC_MAX}"
-            )
-        self.topic = topic
-        self.id = topic.id
-        self.is_event = topic.framing is Framing.EVENT
-        self.sequence = 0
-        self._start()
-
-    def _start(self) -> None:
-        self.parts: list[bytes] = []
-        self.count = 0
-        self.size = wire.HEADER_LEN
-        self.first = 0
-        self.since = 0
-
-    def take(self, publisher: int) -> tuple[bytes, int]:
-        """The batch as a datagram, and how many events it holds; the next batch begins empty."""
-        count = self.count
-        # One body alone needs no batch around it.
-        version, body = (_VERSION, self.parts[1]) if count == 1 else (_VERSION_BATCH, b"".join(self.parts))
-        header = _pack_header(self.id, version, 0, 0, publisher, self.first, 0, self.since)
-        self._start()
-        return header + body, count
 
 
 class Publisher:
@@ -156,7 +124,7 @@ class Publisher:
         self._linger = linger
         self._send_buffer = send_buffer
         self._signer = None if auth is None else Signer(auth, time.time)
-        self._outlets = {topic.name: _Outlet(topic) for topic in topics or ()}
+        self._outlets = {topic.name: Outlet(topic) for topic in topics or ()}
         self._batching = 1 if linger else 0
         self._limit = 0
         self._address = ""
@@ -196,21 +164,26 @@ class Publisher:
         Raises :class:`EventTooBig`, :class:`BodyError`, :class:`LocalError` (not open, no way to the
         broker), and for a name to resolve :class:`ControlRefused` or :class:`NoAnswer`.
         """
-        if topic.__class__ is str:
-            outlet = self._outlets.get(topic)
-            if outlet is None:
+        # Once for each event, and in a batch the only thing that is: hence type(), and this order.
+        if type(topic) is str:
+            try:
+                outlet = self._outlets[topic]
+            except KeyError:
                 return self._publish_unresolved(topic, body)
         else:
             outlet = self._outlet(cast("Topic", topic))
-        data = body if body.__class__ is bytes else _encode(outlet.topic, body)
+        data = body if type(body) is bytes else _encode(outlet.topic, body)
+        left = outlet.left - len(data) - PREFIX
+        if left >= 0:
+            outlet.left = left
+            outlet.bodies.append(data)
+            return _DONE
         if not outlet.is_event:
             datagram = wire.encode_raw(outlet.id, data)
         elif self._batching:
             return self._put(outlet, data)
         else:
-            sequence = outlet.sequence
-            datagram = _pack_header(outlet.id, _VERSION, 0, 0, self.id, sequence, 0, time.time_ns()) + data
-            outlet.sequence = (sequence + 1) & _U32
+            datagram = outlet.single(self.id, time.time_ns(), data)
         size = len(datagram)
         if size > self._limit:
             self._check_size(size)
@@ -235,7 +208,7 @@ class Publisher:
         """Ask the broker for a topic and keep what it says; raises as :meth:`resolve`."""
         resolved, _ = await self.resolve(name)
         # Another task may have been quicker; its sequence goes on.
-        return self._outlets.setdefault(name, _Outlet(resolved)).topic
+        return self._outlets.setdefault(name, Outlet(resolved)).topic
 
     def check(self, topic: Topic, body: object) -> bytes:
         """The body as it will travel; raises :class:`BodyError` and :class:`EventTooBig` like a publish."""
@@ -272,6 +245,7 @@ class Publisher:
         finally:
             self._batching -= 1
             if not self._batching:
+                self._seal()
                 await self.flush()
 
     async def flush(self) -> None:
@@ -283,7 +257,7 @@ class Publisher:
         if self._flushing is not None:
             await asyncio.shield(self._flushing)
         for outlet in list(self._outlets.values()):
-            if outlet.count:
+            if outlet.bodies:
                 await self._send_patiently(*outlet.take(self.id))
         # The news of the last datagrams would otherwise wait for a send that does not come.
         if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -296,6 +270,7 @@ class Publisher:
                 await self.flush()
         finally:
             sock, self._socket = self._socket, _Closed()
+            self._seal()
             if self._timer is not None:
                 self._timer.cancel()
             if self._writable is not None:
@@ -313,10 +288,10 @@ class Publisher:
 
     # Topics
 
-    def _outlet(self, topic: Topic) -> _Outlet:
+    def _outlet(self, topic: Topic) -> Outlet:
         outlet = self._outlets.get(topic.name)
         if outlet is None:
-            outlet = self._outlets[topic.name] = _Outlet(topic)
+            outlet = self._outlets[topic.name] = Outlet(topic)
         elif outlet.topic is not topic:
             known = outlet.topic
             if (known.id, known.framing) != (topic.id, topic.framing):
@@ -340,51 +315,43 @@ class Publisher:
 
     # Batches
 
-    def _put(self, outlet: _Outlet, data: bytes) -> Awaitable[None]:
-        """Add one event to the outlet's batch; a batch that it does not fit into leaves before it."""
-        length = len(data)
-        size = outlet.size + length + _abi.BATCH_LENGTH_LEN
-        if size > BATCH_BYTES or size > self._limit:
-            return self._put_into_next(outlet, data)
-        if not outlet.count:
-            self._socket.fileno()
-            outlet.first = outlet.sequence
-            outlet.since = time.time_ns()
-            if self._linger and self._timer is None:
-                self._timer = self._loop.call_later(self._linger, self._on_linger)
-        outlet.parts += (_LENGTHS[length], data)
-        outlet.count += 1
-        outlet.size = size
-        outlet.sequence = (outlet.sequence + 1) & _U32
-        return _DONE
-
-    def _put_into_next(self, outlet: _Outlet, data: bytes) -> Awaitable[None]:
-        alone = wire.HEADER_LEN + len(data)
-        if alone > self._limit:
-            self._check_size(alone)
+    def _put(self, outlet: Outlet, data: bytes) -> Awaitable[None]:
+        """Begin a batch with this event, or send it by itself if it fits into none; an older batch leaves."""
+        size = wire.HEADER_LEN + len(data)
+        if size > self._limit:
+            self._check_size(size)
+        self._socket.fileno()
         waiting: list[tuple[bytes, int]] = []
-        if outlet.count:
+        if outlet.bodies:
             datagram, count = outlet.take(self.id)
             if not self._sent(datagram, count):
                 waiting.append((datagram, count))
-        if alone + _abi.BATCH_LENGTH_LEN <= min(BATCH_BYTES, self._limit):
-            self._put(outlet, data)
+        room = min(BATCH_BYTES, self._limit)
+        if size + PREFIX <= room:
+            outlet.open(room, time.time_ns())
+            outlet.left -= len(data) + PREFIX
+            outlet.bodies.append(data)
+            if self._linger and self._timer is None:
+                self._timer = self._loop.call_later(self._linger, self._on_linger)
         else:
-            sequence = outlet.sequence
-            outlet.sequence = (sequence + 1) & _U32
-            datagram = _pack_header(outlet.id, _VERSION, 0, 0, self.id, sequence, 0, time.time_ns()) + data
+            datagram = outlet.single(self.id, time.time_ns(), data)
             if waiting or not self._sent(datagram, 1):
                 waiting.append((datagram, 1))
         if waiting:
             return self._send_all(waiting)
         return _DONE if self._datagrams % TURN_EVERY else _TURN
 
+    def _seal(self) -> None:
+        """Let nothing more into the batches that are open."""
+        for outlet in self._outlets.values():
+            outlet.seal()
+
     def _on_linger(self) -> None:
         """Send what has waited long enough; where the socket is full, a task goes on with it."""
         self._timer = None
         waiting: list[tuple[bytes, int]] = []
         for outlet in list(self._outlets.values()):
-            if not outlet.count:
+            if not outlet.bodies:
                 continue
             datagram, count = outlet.take(self.id)
             try:
@@ -440,7 +407,7 @@ class Publisher:
             return False
         if error.errno == errno.EMSGSIZE:
             # The path has become narrower. What the kernel has just refused cannot be the limit.
-            self._limit = min(_sockets.largest_payload(self._socket), len(datagram) - 1)
+            self._set_limit(min(_sockets.largest_payload(self._socket), len(datagram) - 1))
             if events > 1:
                 return False
             raise self._too_big(len(datagram))
@@ -478,9 +445,14 @@ class Publisher:
     def _check_size(self, size: int) -> None:
         """Refuse a datagram that is larger than the path carries, by what the kernel knows now."""
         self._socket.fileno()
-        self._limit = _sockets.largest_payload(self._socket)
+        self._set_limit(_sockets.largest_payload(self._socket))
         if size > self._limit:
             raise self._too_big(size)
+
+    def _set_limit(self, limit: int) -> None:
+        self._limit = limit
+        for outlet in self._outlets.values():
+            outlet.narrow(limit)
 
     def _too_big(self, size: int) -> EventTooBig:
         return EventTooBig(size + wire.IP_UDP_OVERHEAD, self._limit + wire.IP_UDP_OVERHEAD)

@@ -12,15 +12,15 @@ import contextlib
 import logging
 import os
 import time
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple
 
 from tempos import _abi, _sockets, wire
 from tempos._control_link import ControlLink
 from tempos._feeds import Feed, Feeds
+from tempos._inbox import Event, Inbox, new_event
 from tempos.auth import Key, Signer
 from tempos.control import MAX_PATIENCE, Code
 from tempos.errors import ControlRefused, LocalError, RemoteError, WireError
@@ -52,44 +52,14 @@ WARN_EVERY = 10.0
 #: How often a close empties the socket at most: against a flood it would never be empty.
 CLOSING_READS = 1000
 
-_U32 = 0xFFFFFFFF
 _VERSION = _abi.WIRE_VERSION << 4
 #: Whatever else is set in the version byte of a datagram, it is malformed.
 _ODD_BITS = 0xFF & ~(_abi.FLAG_BATCH | _abi.FLAG_DUP | _abi.FLAG_TRACE)
 _unpack_header = _abi.EVENT_HEADER.unpack_from
-_new_tuple = tuple.__new__
+
+__all__ = ["Drained", "Event", "Subscriber", "SubscriberStats"]
 
 _log = logging.getLogger("tempos.subscriber")
-
-
-class Event(NamedTuple):
-    """One event as it arrived. A tuple, because one is made for each: nothing immutable is cheaper.
-
-    ``sent_ns`` and ``received_ns`` are wall clocks in nanoseconds, the publisher's and this machine's.
-    ``missed`` is the number of datagrams sent to this member that are missing directly before this one;
-    those that came but found the queue full are among them. A ``raw`` topic has no header, so publisher,
-    the sequences, epoch and sent_ns are None.
-    """
-
-    topic: str
-    topic_id: int
-    body: bytes
-    publisher: int | None
-    sequence: int | None
-    delivery_sequence: int | None
-    epoch: int | None
-    sent_ns: int | None
-    received_ns: int
-    missed: int
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds from publisher to here, as far as the two clocks agree; None where no time was sent."""
-        return (self.received_ns - self.sent_ns) / 1e9 if self.sent_ns else None
-
-    def unpack(self) -> Any:
-        """The body as msgpack; raises :class:`WireError` if it is none."""
-        return wire.decode_body(self.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +135,12 @@ class Subscriber:
         self._control_port = control_port
         self._port = port
         self._receive_buffer = receive_buffer
-        self._queue_limit = queue
         self._signer = None if auth is None else Signer(auth, time.time)
         self._static: tuple[Topic, ...] = ()
         self._member: Member | None = None
         self._feeds = Feeds()
-        self._queue: deque[Event] = deque()
+        self._inbox = Inbox(queue)
+        self._ready = self._inbox.ready
         self._early: list[bytes] | None = []
         self._waiter: asyncio.Future[None] | None = None
         self._turn = 0.0
@@ -243,19 +213,38 @@ class Subscriber:
         return self
 
     async def __anext__(self) -> Event:
-        queue = self._queue
-        if queue:
-            now = time.monotonic()
-            if now < self._turn:
-                return queue.popleft()
+        ready = self._ready
+        if not ready or time.monotonic() >= self._turn:
+            await self._until_ready()
+        return ready.popleft()
+
+    def batches(self) -> AsyncIterator[list[Event]]:
+        """The events as lists of what has arrived, never empty: for those who take very many.
+
+            async for events in sub.batches():
+                for event in events:
+                    ...
+
+        A list holds what one batch of a publisher held, or what came alone. It ends with the subscriber,
+        as the iteration over single events does.
+        """
+        return _Batches(self)
+
+    async def _until_ready(self) -> None:
+        """Wait until there is an event that is ready; raises StopAsyncIteration at the end."""
+        inbox = self._inbox
+        if inbox and time.monotonic() >= self._turn:
             # A consumer that always finds an event would keep heartbeats and reading from their turn.
             await asyncio.sleep(0)
             self._turn = time.monotonic() + TURN_AFTER
-        while not queue:
+        while not (inbox.ready or inbox.refill()):
             if self._closed:
                 raise StopAsyncIteration
-            await self._until_woken(None)
-        return queue.popleft()
+            waiter = self._begin_waiting()
+            try:
+                await waiter
+            finally:
+                self._end_waiting()
 
     async def next(self, timeout: float | None = None) -> Event:
         """The next event; raises :class:`TimeoutError` after ``timeout`` seconds without one.
@@ -273,7 +262,7 @@ class Subscriber:
         Raises :class:`LocalError` when the subscriber is closed and nothing is left.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._queue:
+        while not self._inbox:
             if self._closed:
                 raise LocalError("the subscriber is closed")
             left = None if deadline is None else deadline - time.monotonic()
@@ -284,7 +273,7 @@ class Subscriber:
 
     def poll(self) -> Event | None:
         """The next event if there is one now. Safe from any thread, for one consumer."""
-        return self._queue.popleft() if self._queue else None
+        return self._inbox.take()
 
     async def unsubscribe(self, topic: str) -> None:
         """Leave one of the topics. Nothing new is sent to this member when it returns.
@@ -383,7 +372,7 @@ class Subscriber:
             await self._subscribe(host, port)
         early, self._early = self._early or [], None
         for datagram in early:
-            self._deliver(datagram)
+            self._receive(datagram)
 
     async def _subscribe(self, host: str, port: int) -> None:
         session = ControlSession(
@@ -433,15 +422,8 @@ class Subscriber:
     def _receive(self, datagram: bytes) -> None:
         """Take one datagram from the socket; never raises."""
         if self._early is not None:
-            if len(self._early) < EARLY:
-                self._early.append(datagram)
-            else:
-                self._datagrams += 1
-                self._drop_newest(None)
+            self._keep_early(datagram)
             return
-        self._deliver(datagram)
-
-    def _deliver(self, datagram: bytes) -> None:
         now = time.time_ns()
         size = len(datagram)
         self._datagrams += 1
@@ -459,62 +441,57 @@ class Subscriber:
             if version & _ODD_BITS != _VERSION or reserved:
                 self._malformed[wire.check_payload(datagram, Framing.EVENT).label] += 1
                 return
-            missed = feed.see(epoch, delivery)
+            feed.missed += feed.see(epoch, delivery)
+            body = datagram[wire.HEADER_LEN :]
             if version & _abi.FLAG_BATCH:
-                self._deliver_batch(feed, datagram, now, missed)
-                return
-            if feed.dropped:
-                missed += feed.dropped
-            fields: tuple[Any, ...] = (
-                feed.name, topic, datagram[wire.HEADER_LEN :], publisher, sequence, delivery, epoch, sent_ns,
-                now, missed,
-            )  # fmt: skip
+                try:
+                    bodies = wire.split_batch(body)
+                except WireError:
+                    self._malformed["bad_batch"] += 1
+                    return
+                events = len(bodies)
+                taken = self._inbox.put_batch(
+                    (feed.name, topic, bodies, publisher, sequence, delivery, epoch, sent_ns, now,
+                     feed.missed), bodies
+                )  # fmt: skip
+            else:
+                events = 1
+                taken = self._inbox.put(new_event(Event, (
+                    feed.name, topic, body, publisher, sequence, delivery, epoch, sent_ns, now,
+                    feed.missed,
+                )))  # fmt: skip
         else:
             feed.tally.datagrams += 1
-            fields = (feed.name, datagram[0], datagram[1:], None, None, None, None, None, now, feed.dropped)
-        queue = self._queue
-        if len(queue) >= self._queue_limit:
+            events = 1
+            taken = self._inbox.put(new_event(Event, (
+                feed.name, datagram[0], datagram[1:], None, None, None, None, None, now, feed.missed
+            )))  # fmt: skip
+        if not taken:
             self._drop_newest(feed)
             return
-        feed.dropped = 0
-        self._events += 1
-        queue.append(_new_tuple(Event, fields))
+        feed.missed = 0
+        self._events += events
         if self._waiter is not None:
             self._wake()
 
-    def _deliver_batch(self, feed: Feed, datagram: bytes, now: int, missed: int) -> None:
-        topic, _, _, epoch, publisher, sequence, delivery, sent_ns = _unpack_header(datagram)
-        try:
-            bodies = wire.split_batch(datagram[wire.HEADER_LEN :])
-        except WireError:
-            self._malformed["bad_batch"] += 1
-            return
-        if len(self._queue) >= self._queue_limit:
-            self._drop_newest(feed)
-            return
-        name = feed.name
-        events: list[Event] = [
-            _new_tuple(Event, (name, topic, body, publisher, number & _U32, delivery, epoch, sent_ns, now, 0))
-            for number, body in enumerate(bodies, sequence)
-        ]
-        if missed or feed.dropped:
-            events[0] = events[0]._replace(missed=missed + feed.dropped)
-            feed.dropped = 0
-        self._events += len(events)
-        self._queue += events
-        if self._waiter is not None:
-            self._wake()
+    def _keep_early(self, datagram: bytes) -> None:
+        assert self._early is not None
+        if len(self._early) < EARLY:
+            self._early.append(datagram)
+        else:
+            self._datagrams += 1
+            self._drop_newest(None)
 
     def _drop_newest(self, feed: Feed | None) -> None:
         self._queue_full += 1
         if feed is not None:
-            feed.dropped += 1
+            feed.missed += 1
         if self._may_warn("queue"):
             _log.warning(
                 "%d datagrams dropped so far: %d events wait already. The consumer is too slow: add members "
                 "to the group, or do less per event",
                 self._queue_full,
-                len(self._queue),
+                self._inbox.waiting,
             )
 
     def _on_overrun(self, lost: int) -> None:
@@ -542,17 +519,42 @@ class Subscriber:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def _until_woken(self, timeout: float | None) -> None:
-        """Wait for an event, the close or the end of ``timeout`` seconds, whichever is first."""
+    def _begin_waiting(self) -> asyncio.Future[None]:
         if self._waiter is not None:
             raise LocalError("two consumers read one subscriber: give each a subscriber of the same group")
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        timer = None if timeout is None else loop.call_later(timeout, self._wake)
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        return waiter
+
+    def _end_waiting(self) -> None:
+        self._waiter = None
+        self._turn = time.monotonic() + TURN_AFTER
+
+    async def _until_woken(self, timeout: float | None) -> None:
+        """Wait for an event, the close or the end of ``timeout`` seconds, whichever is first."""
+        waiter = self._begin_waiting()
+        timer = None if timeout is None else asyncio.get_running_loop().call_later(timeout, self._wake)
         try:
-            await self._waiter
+            await waiter
         finally:
-            self._waiter = None
+            self._end_waiting()
             if timer is not None:
                 timer.cancel()
-            self._turn = time.monotonic() + TURN_AFTER
+
+
+class _Batches:
+    """The iterator of :meth:`Subscriber.batches`."""
+
+    def __init__(self, subscriber: Subscriber) -> None:
+        self._subscriber = subscriber
+
+    def __aiter__(self) -> _Batches:
+        return self
+
+    async def __anext__(self) -> list[Event]:
+        subscriber = self._subscriber
+        ready = subscriber._ready
+        if not ready or time.monotonic() >= subscriber._turn:
+            await subscriber._until_ready()
+        events = list(ready)
+        ready.clear()
+        return events

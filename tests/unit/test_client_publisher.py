@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import inspect
 import socket
 from collections import deque
 from collections.abc import Iterator
 
 import msgpack
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.minibroker import MiniBrokerThread
 
 from tempos import (
@@ -24,10 +27,11 @@ from tempos import (
     control,
     wire,
 )
-from tempos.publisher import BATCH_BYTES, TURN_EVERY
+from tempos.publisher import BATCH_BYTES, TURN_EVERY, PublisherStats
 
 HEAT = Topic(7, "heat")
 RAW = Topic(8, "raw", framing=Framing.RAW)
+COLD = Topic(9, "cold")
 LOOPBACK_MTU = 65536
 
 
@@ -252,3 +256,103 @@ async def test_no_broker_is_told_with_its_address(
         await Publisher("a..b").__aenter__()
     with pytest.raises(LocalError, match="negative"):
         Publisher(linger=-1)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(("heat", "cold", "raw")), st.integers(0, 700)), max_size=120),
+    st.integers(100, 1472),
+)
+def test_batches_are_split_where_the_next_event_does_not_fit(
+    events: list[tuple[str, int]], limit: int
+) -> None:
+    """Against the rule itself: per topic a datagram is filled until the next event does not fit."""
+
+    async def sent() -> tuple[list[bytes], PublisherStats]:
+        topics = [HEAT, COLD, RAW]
+        async with Publisher("127.0.0.1", data_port=9, topics=topics) as pub:
+            real = pub._socket
+            pub._socket = taking = ScriptedSocket(real)
+            pub._limit = limit
+            async with pub.batch():
+                for name, size in events:
+                    if size + 24 <= limit:
+                        await pub.publish(name, bytes(size))
+            return taking.sent, pub.stats
+
+    datagrams, stats = asyncio.run(sent())
+    rule: dict[int, list[list[int]]] = {7: [], 9: []}
+    open_sizes = {7: 0, 9: 0}
+    raw = 0
+    for name, size in events:
+        if size + 24 > limit:
+            continue
+        if name == "raw":
+            raw += 1
+            continue
+        topic = 7 if name == "heat" else 9
+        if open_sizes[topic] and open_sizes[topic] + 2 + size <= limit:
+            rule[topic][-1].append(size)
+            open_sizes[topic] += 2 + size
+        else:
+            rule[topic].append([size])
+            # What fits only without a length of its own is in no batch.
+            open_sizes[topic] = 26 + size if 26 + size <= limit else 0
+    assert sum(datagram[0] == RAW.id for datagram in datagrams) == raw
+    for topic, expected in rule.items():
+        decoded = [wire.decode_event(datagram) for datagram in datagrams if datagram[0] == topic]
+        assert [[len(body) for body in each.bodies] for each in decoded] == expected
+        starts = [sum(map(len, expected[:index])) for index in range(len(expected))]
+        assert [each.sequence for each in decoded] == starts
+    assert stats.events == sum(len(part) for parts in rule.values() for part in parts) + raw
+    assert (stats.datagrams, stats.bytes) == (len(datagrams), sum(map(len, datagrams)))
+
+
+async def publish_in_batch(pub: Publisher, *events: tuple[Topic, bytes]) -> None:
+    async with pub.batch():
+        for topic, body in events:
+            await pub.publish(topic, body)
+
+
+async def test_what_is_published_beside_a_batch_that_waits_comes_after_it(receiver: socket.socket) -> None:
+    async with publisher_to(receiver) as pub:
+        pub._socket = scripted = ScriptedSocket(pub._socket, errno.EPERM)
+        with pytest.raises(LocalError, match="EPERM"):
+            await publish_in_batch(pub, (HEAT, b"lost"), (COLD, b"kept"), (COLD, b"waits"))
+        # The first batch met the error; the second waits, and nothing gets into it any more.
+        await pub.publish(COLD, b"at once")
+        await publish_in_batch(pub, (COLD, b"after both"))
+        await pub.flush()
+        decoded = [wire.decode_event(datagram) for datagram in scripted.sent]
+        assert [(each.sequence, [bytes(body) for body in each.bodies]) for each in decoded] == [
+            (2, [b"at once"]),
+            (0, [b"kept", b"waits"]),
+            (3, [b"after both"]),
+        ]
+        pub._socket = scripted.real
+    with pytest.raises(LocalError, match="not open"):
+        pub.publish(HEAT, b"")
+
+
+async def test_a_batch_in_which_the_path_gets_narrow_takes_no_more_than_that(receiver: socket.socket) -> None:
+    async with publisher_to(receiver) as pub:
+        pub._socket = scripted = ScriptedSocket(pub._socket)
+        async with pub.batch():
+            await pub.publish(HEAT, bytes(50))
+            pub._set_limit(200)
+            for _ in range(5):
+                await pub.publish(HEAT, bytes(50))
+        assert [len(datagram) for datagram in scripted.sent] == [180, 180]
+        assert pub.stats.events == 6
+        pub._socket = scripted.real
+
+
+async def test_what_publish_gives_can_be_awaited_in_every_way(receiver: socket.socket) -> None:
+    async with publisher_to(receiver) as pub:
+        sent = pub.publish(HEAT, b"")
+        assert inspect.isawaitable(sent)
+        for _ in range(3):
+            await sent
+        await asyncio.wait_for(pub.publish(HEAT, b""), 5)
+        await asyncio.gather(*(pub.publish(HEAT, b"") for _ in range(2 * TURN_EVERY)))
+        await asyncio.ensure_future(pub.publish(HEAT, b""))
+        assert pub.stats.events == 2 * TURN_EVERY + 3

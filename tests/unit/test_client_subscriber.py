@@ -27,10 +27,11 @@ from tempos import (
 
 HEAT = Topic(7, "heat")
 RAW = Topic(8, "raw", framing=Framing.RAW)
+BATCH = 1
 
 
-def stamped(epoch: int, delivery: int, body: bytes = b"", sequence: int = 0) -> bytes:
-    datagram = bytearray(wire.encode_event(7, 1, sequence, time.time_ns(), body))
+def stamped(epoch: int, delivery: int, body: bytes = b"", sequence: int = 0, flags: int = 0) -> bytes:
+    datagram = bytearray(wire.encode_event(7, 1, sequence, time.time_ns(), body, flags))
     wire.stamp(datagram, epoch, delivery)
     return bytes(datagram)
 
@@ -156,9 +157,20 @@ async def test_a_full_queue_drops_the_newest_counts_and_tells(caplog: pytest.Log
             assert (event.delivery_sequence, event.missed) == (11, 8)
             stats = sub.stats
             assert (stats.queue_full, stats.missed, stats.datagrams) == (7, 1, 11)
+            # What is lost on the way before one that is dropped or damaged is not forgotten.
+            send(*(stamped(1, number) for number in (12, 13, 14, 17)), stamped(1, 19, b"", flags=BATCH))
+            await asyncio.wait_for(until_read(sub, 16), 5)
+            assert [(await sub.next(5)).missed for _ in range(3)] == [0, 0, 0]
+            send(stamped(1, 20))
+            assert (await sub.next(5)).missed == 4
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "too slow" in record.message
+
+
+async def until_read(sub: Subscriber, datagrams: int) -> None:
+    while sub.stats.datagrams < datagrams:
+        await asyncio.sleep(0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SO_RXQ_OVFL is Linux")

@@ -133,3 +133,54 @@ def test_sizes_agree_with_the_header() -> None:
     assert wire.encode_raw(9, b"abc") == b"\x09abc"
     with pytest.raises(BodyError, match="65536"):
         wire.encode_batch(1, 0, 0, 0, [bytes(65536)])
+
+
+def split_plainly(run: bytes) -> list[bytes] | None:
+    """What the bodies of a batch are, by its definition; None if it is none."""
+    bodies = []
+    while run:
+        prefix, run = run[:2], run[2:]
+        length = int.from_bytes(prefix, "big")
+        if len(prefix) < 2 or len(run) < length:
+            return None
+        bodies.append(run[:length])
+        run = run[length:]
+    return bodies or None
+
+
+#: Runs of even bodies, of nearly even ones, and of anything; all also with a byte changed or cut away.
+_even = st.tuples(st.integers(0, 300), st.integers(1, 60)).map(lambda both: [bytes(both[0])] * both[1])
+_runs = st.one_of(_even, st.lists(st.binary(max_size=3), min_size=1), st.lists(st.binary(max_size=300))).map(
+    lambda bodies: b"".join(len(body).to_bytes(2, "big") + body for body in bodies)
+)
+
+
+@given(_runs, st.data())
+def test_a_run_is_split_as_defined_whatever_the_lengths(run: bytes, data: st.DataObject) -> None:
+    damaged = bytearray(run)
+    for _ in range(data.draw(st.integers(0, 2))):
+        if damaged:
+            damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 3))
+    del damaged[len(damaged) - data.draw(st.sampled_from((0, 0, 1, 2, 33))) :]
+    for each in (run, bytes(damaged)):
+        expected = split_plainly(each)
+        if expected is None:
+            with pytest.raises(WireError):
+                wire.split_batch(each)
+            with pytest.raises(WireError):
+                wire.split_batch(memoryview(each))
+        else:
+            assert list(wire.split_batch(each)) == expected
+            assert [bytes(view) for view in wire.split_batch(memoryview(each))] == expected
+            assert wire.join_batch(expected) == each
+
+
+@pytest.mark.parametrize("length", [0, 1, 1499, 1500, 65535])
+def test_bodies_of_any_length_are_joined(length: int) -> None:
+    for bodies in ([bytes(length)] * 3, [b"a", bytes(length)], [bytes(length)]):
+        assert wire.split_batch(wire.join_batch(bodies)) == tuple(bodies)
+    # More bodies than a layout is kept for.
+    many = [bytes(length % 7)] * 5000
+    assert wire.split_batch(wire.join_batch(many)) == tuple(many)
+    with pytest.raises(BodyError, match="65536"):
+        wire.join_batch([b"", bytes(65536)])

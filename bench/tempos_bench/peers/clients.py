@@ -100,8 +100,9 @@ class TemposClient(AsyncClient):
 
     async def receive(self) -> None:
         record = self._record
-        async for event in self._subscriber:
-            record(event.body)
+        async for events in self._subscriber.batches():
+            for event in events:
+                record(event.body)
 
 
 class TemposBatchClient(TemposClient):

@@ -1,0 +1,130 @@
+"""Events on their way from the socket to the consumer: a bounded queue, in the order of arrival.
+
+The events of a batch are made when they are taken: what waits is one small tuple for each datagram, and
+an event that is used at once lives for no pass of Python's garbage collector. One thread puts in, one
+consumer takes out; these may be different threads, and each of them writes what the other only reads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple, cast
+
+from tempos import wire
+
+#: Events without a batch that are made ready with the first of them.
+MOST_ALONE = 63
+
+_U32 = 0xFFFFFFFF
+#: ``new_event(Event, fields)``: what a NamedTuple's own constructor does, in half the time.
+new_event = tuple.__new__
+
+
+class Event(NamedTuple):
+    """One event as it arrived. A tuple, because one is made for each: nothing immutable is cheaper.
+
+    ``sent_ns`` and ``received_ns`` are wall clocks in nanoseconds, the publisher's and this machine's.
+    ``missed`` is the number of datagrams sent to this member that are missing directly before this one;
+    those that came but found the queue full are among them. A ``raw`` topic has no header, so publisher,
+    the sequences, epoch and sent_ns are None.
+    """
+
+    topic: str
+    topic_id: int
+    body: bytes
+    publisher: int | None
+    sequence: int | None
+    delivery_sequence: int | None
+    epoch: int | None
+    sent_ns: int | None
+    received_ns: int
+    missed: int
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from publisher to here, as far as the two clocks agree; None where no time was sent."""
+        return (self.received_ns - self.sent_ns) / 1e9 if self.sent_ns else None
+
+    def unpack(self) -> Any:
+        """The body as msgpack; raises :class:`WireError` if it is none."""
+        return wire.decode_body(self.body)
+
+
+class Inbox:
+    """Holds events until they are taken. ``limit``: how many wait at the most, the last batch not cut."""
+
+    __slots__ = ("_limit", "_more_in", "_more_out", "_queue", "ready")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # Events; for a batch the fields of its first one, but with a tuple of all bodies in place of one.
+        self._queue: deque[Event | tuple[Any, ...]] = deque()
+        # How many events more than entries came into the queue and left it with batches.
+        self._more_in = self._more_out = 0
+        #: The events that are next, for the consumer to take; once it is empty, :meth:`refill`.
+        self.ready: deque[Event] = deque()
+
+    def __bool__(self) -> bool:
+        """Whether there is an event."""
+        return bool(self.ready or self._queue)
+
+    @property
+    def waiting(self) -> int:
+        """Events that have not been taken."""
+        return len(self._queue) + self._more_in - self._more_out + len(self.ready)
+
+    def put(self, event: Event) -> bool:
+        """Add an event; False if there is no room for it."""
+        if len(self._queue) + self._more_in - self._more_out + len(self.ready) >= self._limit:
+            return False
+        self._queue.append(event)
+        return True
+
+    def put_batch(self, fields: tuple[Any, ...], bodies: tuple[bytes, ...]) -> bool:
+        """Add the events of a batch, at least one; False if there is no room.
+
+        ``fields`` are those of its first event, with the bodies in place of the body; the sequences of
+        the others count on from it.
+        """
+        if self.waiting >= self._limit:
+            return False
+        self._more_in += len(bodies) - 1
+        self._queue.append(fields)
+        return True
+
+    def take(self) -> Event | None:
+        """The next event, if there is one."""
+        if self.ready or self.refill():
+            return self.ready.popleft()
+        return None
+
+    def refill(self) -> bool:
+        """Put the next events into :attr:`ready`: a batch, or what came alone; False if there are none."""
+        queue, ready = self._queue, self.ready
+        if not queue:
+            return False
+        entry = queue.popleft()
+        if type(entry) is Event:
+            ready.append(entry)
+            for _ in range(MOST_ALONE):
+                if not queue or type(queue[0]) is not Event:
+                    break
+                ready.append(cast("Event", queue.popleft()))
+        else:
+            events = _events(entry)
+            self._more_out += len(events) - 1
+            ready.extend(events)
+        return True
+
+
+def _events(fields: tuple[Any, ...]) -> list[Event]:
+    name, topic, bodies, publisher, sequence, delivery, epoch, sent_ns, now, missed = fields
+    events: list[Event] = [
+        new_event(Event, (name, topic, body, publisher, number, delivery, epoch, sent_ns, now, 0))
+        for number, body in enumerate(bodies, sequence)
+    ]
+    if missed:
+        events[0] = events[0]._replace(missed=missed)
+    if sequence + len(events) > _U32:
+        events = [event._replace(sequence=(event.sequence or 0) & _U32) for event in events]
+    return events
