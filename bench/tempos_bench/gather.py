@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from tempos_bench import latency, samples, traffic
+from tempos_bench.rehearsal import Asked
 
 _COLUMNS = ("transit", "late", "taken", "arrived")
 _INPUT = 0
@@ -91,6 +92,22 @@ def _line() -> bytes:
     while (byte := os.read(_INPUT, 1)) and byte != b"\n":
         line += byte
     return bytes(line)
+
+
+def planned(asked: Asked) -> dict[str, Any]:
+    """What a plan takes for its answer."""
+    if asked.message != "end":
+        return {"begun": True}
+    # Doubling times, so that some of them are in the middle of a play however long it is.
+    arrived = [1000 << step for step in range(21)]
+    samples_of = {name: samples.pack([1000] * len(arrived)) for name in _COLUMNS}
+    plain = {"received": len(arrived), "repeated": 0, "reordered": 0}
+    wanted = asked.latest("begin")["wanted"]
+    traces = [
+        {"topic": each["topic"], **plain, **samples_of, "arrived": samples.pack(arrived)} for each in wanted
+    ]
+    ports = (option.rpartition(":")[2] for option in asked.values("--bind"))
+    return {"dropped": dict.fromkeys(ports, 0), "traces": traces}
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Place(Protocol):
 
     @property
     def shapes(self) -> tuple[str, ...]:
-        """The topologies that can be had there."""
+        """The topologies that can be had there, the usual one first. Only one stands at a time."""
 
     def build(self, shape: str) -> AbstractContextManager[Any]:
         """A :class:`~tempos_bench.topology.Topology` of that shape."""
@@ -64,8 +64,11 @@ class Run:
         display: Display | None = None,
         clock: Callable[[], float] = time.monotonic,
         place: Place | None = None,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.place = place
+        #: Let so many seconds pass while programs do what they are to do.
+        self.pause = sleep
         self._display = display or Silence()
         self._clock = clock
         self._done = 0
@@ -154,7 +157,7 @@ class Run:
 
     def part(self, name: str) -> Run:
         """A run of its own inside this one, on the same display; its interruption is the caller's to tell."""
-        return Run(_Part(name, self._display), self._clock, self.place)
+        return Run(_Part(name, self._display), self._clock, self.place, self.pause)
 
     def _left(self) -> float | None:
         if not self._done or not self._total:

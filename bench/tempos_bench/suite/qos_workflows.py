@@ -46,7 +46,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         "to its delivery; here three namespaces of one machine: compare how BQ acts on SQ, not microseconds"
     )
     progress.plan(p.rounds * len(MODES) * 4)
-    with build("straight") as topology, ExitStack() as stack:
+    with build() as topology, ExitStack() as stack:
         load = Load(stack, topology, [_PORT + number for number in range(1, 5)], size=p.payload)
         with progress.keeping(lambda: all(found.values())):
             for number in progress.repetitions(p.rounds):
