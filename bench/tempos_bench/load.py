@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tempos import DATA_PORT, Group, Member, Path, Topic
+from tempos import DATA_PORT, Group, Member, Path, PathPolicy, Topic
 from tempos_bench import samples
 from tempos_bench.broker import Broker
 from tempos_bench.rounds import cores
@@ -178,14 +178,16 @@ class Load:
     ) -> Iterator[Broker]:
         """A broker for ``subjects``, which are what is played until it ends.
 
-        ``mode`` and ``quality`` as in its configuration. On the fast path when it is given, unless off.
+        ``mode`` and ``quality`` as in its configuration. When it is given, each topic is on the fast path,
+        unless that is off or the topic keeps to the slow one.
         """
         self._subjects = {subject.topic.id: subject for subject in subjects}
         groups = {subject.topic: self._groups(subject) for subject in subjects}
         with Broker(self._topology.broker, groups, mode=mode, quality=quality, cpu=cores()[1]) as broker:
             if mode != "off":
                 for topic in groups:
-                    broker.wait_path(topic.name, Path.FAST)
+                    slow = topic.policy is PathPolicy.SLOW
+                    broker.wait_path(topic.name, Path.SLOW if slow else Path.FAST)
             if quality and quality.get("worker_sq"):
                 current().note(f"SQ in a process of its own: {broker.wait_worker()}")
             yield broker

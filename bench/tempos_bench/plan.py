@@ -22,6 +22,7 @@ from tempos_bench.node import Program, ProgramFailed
 from tempos_bench.rehearsal import Asked
 from tempos_bench.remote import Host, RemoteNode
 from tempos_bench.run import Run
+from tempos_bench.suite.fanout_exact import KERNEL_GROUPS
 from tempos_bench.topology import LEFT_OUT, Topology
 
 _toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -126,8 +127,8 @@ class PlanNode(RemoteNode):
         }  # fmt: skip
 
     def _topic(self, topic: Mapping[str, Any], mode: str) -> dict[str, Any]:
-        slow = mode == "off" or topic["path"] == PathPolicy.SLOW.value
         members = Counter(member["group"] for member in topic.get("member", ()))
+        slow = mode == "off" or topic["path"] == PathPolicy.SLOW.value or len(members) > KERNEL_GROUPS
         for program in self._plan.programs:
             options = program.options
             if program.module == _MEMBERS and program.running and options["--topic"] == topic["name"]:

@@ -25,10 +25,6 @@ from tempos_bench.topology import Topology, build
 
 _SLOW = Topic(id=1, name="events", framing=Framing.EVENT, policy=PathPolicy.SLOW)
 _PORT = 9001
-_MEMBERS = (1, 4, 16, 64, 256)
-_TOPICS = (16, 64, 254)
-_PAYLOADS = (256, 1024, 1400)
-_PUBLISHERS = (1, 4, 16)
 _MIB = 1 << 20
 #: What is not counted at the begin of each blast, nanoseconds.
 _START_NS = 200_000_000
@@ -38,9 +34,14 @@ _START_NS = 200_000_000
 class Parameters:
     """``frames`` per round and lane of the fast path, ``seconds`` per round and variant of the slow path.
 
-    ``payload``: bytes where the size is not what grows. ``joins`` per size of group.
+    ``payload``: bytes where the size is not what grows. ``joins`` per size of group. What grows:
+    ``members`` of a group, ``topics``, ``payloads`` (bytes), ``publishers``.
     """
 
+    members: tuple[int, ...]
+    topics: tuple[int, ...]
+    payloads: tuple[int, ...]
+    publishers: tuple[int, ...]
     rounds: int
     frames: int
     seconds: float
@@ -59,9 +60,9 @@ class _Load:
 
 def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
-    loads = {f"{members} member{'s' if members > 1 else ''}": _Load(members=members) for members in _MEMBERS}
-    loads |= {f"{topics} topics": _Load(topics=topics) for topics in _TOPICS}
-    loads |= {f"payload {payload} B": _Load(payload=payload) for payload in _PAYLOADS}
+    loads = {_group(members): _Load(members=members) for members in p.members}
+    loads |= {f"{topics} topics": _Load(topics=topics) for topics in p.topics}
+    loads |= {f"payload {payload} B": _Load(payload=payload) for payload in p.payloads}
     return [*_fast(p, loads, progress), *_slow(p, progress)]
 
 
@@ -86,12 +87,12 @@ def _fast(p: Parameters, loads: dict[str, _Load], progress: Run) -> list[Figure]
                     Figure(f"{name}: memory of the broker", process / _MIB, "MiB"),
                     Figure(f"{name}: memory of its maps in the kernel", maps / _MIB, "MiB"),
                 ]
-        for members in _MEMBERS:
-            name = f"{members} member{'s' if members > 1 else ''}"
+        for name in map(_group, p.members):
             progress(f"joins: {name}")
             topology = lanes[name].topology
-            took = topology.subscriber.role(
-                "joins", "--broker", topology.facing_subscriber, "--topic", TOPIC.name,
+            # At the far end everything is dropped, the broker's answers too.
+            took = topology.publisher.role(
+                "joins", "--broker", topology.broker.address, "--topic", TOPIC.name,
                 "--group", "bench", "--count", p.joins, cpu=core,
             ).result(120)["seconds"]  # fmt: skip
             figures.append(
@@ -105,18 +106,22 @@ def _slow(p: Parameters, progress: Run) -> list[Figure]:
     figures = []
     with ExitStack() as stack:
         variants: dict[str, Callable[[], float]] = {}
-        for members in (_MEMBERS[0], _MEMBERS[-1]):
+        for members in sorted({min(p.members), max(p.members)}):
             topology = stack.enter_context(build("straight"))
             group = Group("bench", tuple(_members(topology, members)))
             stack.enter_context(Broker(topology.broker, {_SLOW: (group,)}, mode="off", cpu=other))
-            for publishers in _PUBLISHERS:
-                name = f"{members} member{'s' if members > 1 else ''}, {publishers} publishers"
+            for publishers in p.publishers:
+                name = f"{_group(members)}, {publishers} publishers"
                 variants[name] = lambda topology=topology, members=members, publishers=publishers: _flood(  # type: ignore[misc]
                     topology, members, publishers, p, core
                 )
         for name, rates in interleave(p.rounds, variants, progress).items():
             figures.append(Figure(f"slow path, {name}", summarize(rates).median, "datagrams/s"))
     return figures
+
+
+def _group(members: int) -> str:
+    return f"{members} member{'s' if members > 1 else ''}"
 
 
 def _members(topology: Topology, count: int) -> list[Member]:

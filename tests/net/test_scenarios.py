@@ -1,0 +1,52 @@
+"""Every other scenario, as small as it can be: it runs to its end, and its figures are complete.
+
+What they measure means nothing at this size; what must be 0 is 0 at any.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from support.privileges import require_kernel, require_netns
+
+from tempos_bench import scenario
+from tempos_bench.run import Run
+
+pytestmark = [pytest.mark.netns, pytest.mark.kernel]
+
+SMALL = {
+    "redirect": ("repetitions=1", "rounds=1", "frames=20000"),
+    "program-time": ("rounds=1", "frames=20000"),
+    "round-trip": ("rounds=1", "round_trips=50"),
+    "slow-path": ("rounds=1", "seconds=0.4"),
+    "slow-path-gso": ("rounds=1", "seconds=0.4"),
+    "fanout-rate": ("repetitions=1", "rounds=1", "deliveries=16000", "slow_deliveries=1600"),
+    "loss": ("rounds=1", "seconds=0.1", "lowest=5000", "highest=10000", "tolerance=0.9", "members=2"),
+    "qos-slow": ("rounds=1", "seconds=0.2"),
+    "qos-fast": ("rounds=1", "seconds=0.2"),
+    "qos-rate": ("rounds=1", "seconds=0.1", "rates=[100,1000]"),
+    "qos-workflows": ("rounds=1", "seconds=0.2"),
+    "broker-kill": ("rate=5000", "kills=2"),
+    "path-moves": ("rate=5000", "moves=6"),
+    "scale": (
+        "members=[1,4]", "topics=[3]", "payloads=[256]", "publishers=[1]", "rounds=1", "frames=20000",
+        "seconds=0.4", "joins=2",
+    ),
+}  # fmt: skip
+#: Targets that hold however little is measured: what is counted.
+COUNTED = ("lost", "duplicated", "ledger", "not by", "epoch", "requests")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_run_has_every_figure(name: str) -> None:
+    require_kernel()
+    require_netns()
+    found = scenario.run(scenario.load(name, changes=SMALL[name]), Run())
+
+    assert found.complete
+    # At rates this low nothing bends.
+    figures = [row for row in found.rows if not row.name.endswith("bends at")]
+    assert [row.name for row in figures if row.value is None or not math.isfinite(row.value)] == []
+    counted = [row for row in found.rows if row.target and any(word in row.name for word in COUNTED)]
+    assert [(row.name, row.value) for row in counted if not row.met] == []
