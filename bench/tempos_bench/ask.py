@@ -9,6 +9,7 @@ from __future__ import annotations
 import http
 import http.client
 import json
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tempos import API_PORT, TemposError
-from tempos_bench import interfaces, process, stamps
+from tempos_bench import installed, interfaces, process, stamps
 
 _TIMEOUT = 10
 
@@ -34,6 +35,15 @@ def request(method: str, path: str, body: object = None) -> Any:
     if response.status >= http.HTTPStatus.BAD_REQUEST:
         raise TemposError(f"{method} {path}: the broker answers {response.status}: {answer}")
     return answer
+
+
+def takes_connections(address: str, port: int) -> bool:
+    """Whether a server listens there."""
+    try:
+        socket.create_connection((address, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def forwards() -> bool:
@@ -65,6 +75,10 @@ QUESTIONS = {
     "used": Question(process.used, lambda pids, packets=False: [0.0] * (len(pids) + packets)),
     "peak": Question(process.peak, _always(0)),
     "forget peak": Question(process.forget_peak, _always(None)),
+    "executable": Question(installed.executable, lambda program: program),
+    "distribution": Question(installed.distribution, _always("asked of the host")),
+    "version": Question(installed.version, _always("asked of the host")),
+    "takes connections": Question(takes_connections, _always(True)),
     "programs": Question(process.programs, _always({"1": [1, 1, 1]})),
 }
 

@@ -13,18 +13,20 @@ from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
 
 from tempos_bench import samples
 from tempos_bench.node import Program, ProgramFailed
 from tempos_bench.peers import ground
 from tempos_bench.peers.ground import CLIENT, GROUP, MEMBERS, RAW, Place
-from tempos_bench.peers.servers import installed
-from tempos_bench.peers.usage import Usage, measured
+from tempos_bench.peers.usage import Running, Usage, measured
+from tempos_bench.rounds import cores
 from tempos_bench.run import current
 from tempos_bench.samples import Latency
 from tempos_bench.stats import percentile
+from tempos_bench.topology import build, many
 
+#: The name of the stand that all peers share.
+_PEERS = "peers"
 #: Seconds without an event after which nothing is on its way any more.
 _IDLE = 0.15
 #: Seconds from the command to the first event of a schedule.
@@ -125,7 +127,7 @@ PACKAGES = {"nats": "nats-py", "mqtt0": "paho-mqtt", "mqtt1": "paho-mqtt", "redi
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """One measurement. ``rate``: events/s from the first sending to the last arrival; times in seconds.
+    """One measurement. ``rate``: events/s while they were sent, or heard if that took longer; in seconds.
 
     ``latest``: the most that the publisher was behind its schedule; ``by_member``: events of each member.
     """
@@ -159,12 +161,20 @@ class Ends:
     """The two ends of one way, connected."""
 
     def __init__(
-        self, place: Place, way: Way, publisher: Program, subscriber: Program, topic: str, counter: list[int]
+        self,
+        place: Place,
+        way: Way,
+        publisher: Program,
+        subscriber: Program,
+        topic: str,
+        counter: list[int],
+        carried: dict[int, float],
     ) -> None:
+        """``carried``: by size, the rates that earlier ends of the same way were found to carry."""
         self._place, self._way = place, way
         self._publisher, self._subscriber = publisher, subscriber
         self._runs = counter
-        self._carried: dict[int, float] = {}
+        self._carried = carried
         place.settle(topic)
         self._warm_up()
 
@@ -205,24 +215,29 @@ class Ends:
     ) -> tuple[Played, array[int]]:
         """Send bodies of ``size`` bytes, ``rate`` a second (0: as fast as can be); what came of it.
 
-        The latencies are from the schedule to the subscribing program, nanoseconds. ``full``: batches
-        leave when they are full, not an event at a time.
+        The latencies are from the schedule to the subscribing program, nanoseconds; none where the clocks of
+        both are too far apart. ``full``: batches leave when they are full, not an event at a time.
         """
         run = self._next()
         expect = math.ceil(max(rate, _MOST_RATE if self._way.is_raw else 1) * seconds) + 1
         self._subscriber.ask(
             {"size": size, "run": run, "idle": _IDLE, "expect": expect, "room": 0 if full else _KEEP}
         )
-        begin_ns = time.monotonic_ns() + int(_LEAD * 1e9)
-        command = {"size": size, "run": run, "seconds": seconds, "rate": rate, "begin_ns": begin_ns,
-                   "full": full}  # fmt: skip
-        with measured(self._place.pid, (self._publisher.pid, self._subscriber.pid)) as usage:
+        nodes = self._place.topology
+        comparable = full or nodes.clocks.agree()
+        ends = (Running(nodes.publisher, self._publisher.pid),
+                Running(nodes.subscriber, self._subscriber.pid))  # fmt: skip
+        with measured(self._place.server, ends, nodes.machines) as usage:
+            command = {"size": size, "run": run, "seconds": seconds, "rate": rate, "full": full,
+                       "begin_ns": nodes.publisher.soon(_LEAD)}  # fmt: skip
             sent = self._publisher.ask(command, _LIMIT)
             got = self._subscriber.ask("end", _LIMIT)
         if got["damaged"]:
             raise ProgramFailed(f"{self._way.name}: {got['damaged']} events arrived damaged")
-        latency = samples.unpack(got["latency"])
-        took = (got["last_ns"] - sent["began_ns"]) / 1e9
+        comparable = comparable and (full or nodes.clocks.agree())
+        latency = samples.unpack(got["latency"]) if comparable else array("I")
+        # As long as was sent or as long as was heard: no clock is held against that of another node.
+        took = max(got["last_ns"] - got["first_ns"], sent["ended_ns"] - sent["began_ns"]) / 1e9
         played = _played(sent, got, took, usage, None if full else samples.summarize(latency))
         return played, latency
 
@@ -308,55 +323,21 @@ def _topic(way: Way, grouped: bool) -> str:
     return GROUP if grouped else RAW if way.is_raw else CLIENT
 
 
-class Field:
-    """Everything that is compared in one run; ended by ``stack``."""
+class Stand:
+    """The places that stand together, and every way that is connected there; ended by ``stack``."""
 
-    def __init__(self, stack: ExitStack, systems: Sequence[str]) -> None:
-        self._stack = stack
-        self._runs = [0]
-        self._ends: dict[tuple[Way, bool], Ends] = {}
+    def __init__(self, stack: ExitStack, places: Mapping[str, Place]) -> None:
+        self.stack, self.places = stack, places
+        self.ends: dict[tuple[Way, bool], Ends] = {}
+        self.trips: dict[Way, RoundTrip] = {}
         self._started: dict[tuple[Way, bool], tuple[Program, Program]] = {}
         self._ready: set[Program] = set()
         self._subscribers: dict[tuple[str, str, str, str], Program] = {}
-        self._trips: dict[Way, RoundTrip] = {}
-        self._places: dict[str, Place] = {mode: ground.tempos(stack, mode) for mode in ground.MODES}
-        self._places |= ground.peers(stack, systems)
-        libraries = sorted({name for name in PACKAGES.values() if installed(name)})
-        versions = (f"{name} {metadata.version(name)}" for name in libraries)
-        current().note(f"libraries: {', '.join(versions) or 'none'}")
 
-    def ways(self, *, batched: bool) -> list[Way]:
-        """Those that can be measured here; a library that is not installed gets a note."""
-        return [
-            way
-            for way in WAYS
-            if way.place in self._places and (batched or not way.batched) and self._has_library(way)
-        ]
-
-    def connect(self, ways: Sequence[Way], *, grouped: bool = False) -> None:
-        """Start the ends of many ways at once, and wait until events come through each of them."""
-        for way in ways:
-            self._start(way, grouped)
-        for way in ways:
-            current()(f"connecting {way.name}")
-            self.ends(way, grouped=grouped)
-
-    def ends(self, way: Way, *, grouped: bool = False) -> Ends:
-        """Both ends of a way, started when they are first asked for."""
-        key = (way, grouped)
-        if key not in self._ends:
-            publisher, subscriber = self._start(way, grouped)
-            place, topic = self._places[way.place], way.topic(_topic(way, grouped))
-            for program in {publisher, subscriber} - self._ready:
-                program.wait_line("ready", _SETTLE_LIMIT)
-            self._ready |= {publisher, subscriber}
-            self._ends[key] = Ends(place, way, publisher, subscriber, topic, self._runs)
-        return self._ends[key]
-
-    def _start(self, way: Way, grouped: bool) -> tuple[Program, Program]:
+    def start(self, way: Way, grouped: bool) -> tuple[Program, Program]:
         """The publisher and the subscriber of a way; batched ways share the subscriber of the others."""
         if (way, grouped) not in self._started:
-            place, topic = self._places[way.place], way.topic(_topic(way, grouped))
+            place, topic = self.places[way.place], way.topic(_topic(way, grouped))
             key = (way.place, way.program, way.hears, topic)
             if key not in self._subscribers:
                 options = {"group": "workers", "members": MEMBERS} if grouped and not way.is_tempos else {}
@@ -364,24 +345,105 @@ class Field:
             flags = ("--gso",) if way.gso else ()
             publisher = place.end(way.program, "publish", way.speaks, topic, *flags)
             for program in (publisher, self._subscribers[key]):
-                self._stack.callback(program.stop)
+                self.stack.callback(program.stop)
             self._started[way, grouped] = publisher, self._subscribers[key]
         return self._started[way, grouped]
 
-    def awake(self, core: int) -> Program:
-        """Keep a core from sleeping until the program given back ends (see :mod:`tempos_bench.awake`)."""
-        place = next(iter(self._places.values()))
-        return place.topology.publisher.role("awake", ready=True, cpu=core)
+    def ready(self, way: Way, grouped: bool) -> tuple[Program, Program]:
+        """The same, when they are connected."""
+        programs = self.start(way, grouped)
+        for program in set(programs) - self._ready:
+            program.wait_line("ready", _SETTLE_LIMIT)
+        self._ready |= set(programs)
+        return programs
+
+
+class Field:
+    """Everything that is compared in one run; ended by ``stack``.
+
+    Where only one topology can stand at a time, a place is opened when a way of it is used, and closed when
+    one of another place is.
+    """
+
+    def __init__(self, stack: ExitStack, systems: Sequence[str], *, awake: bool = False) -> None:
+        """``awake``: cores are kept from sleeping (see :mod:`tempos_bench.awake`)."""
+        self._stack = stack
+        self._awake = awake
+        self._runs = [0]
+        self._carried: dict[tuple[Way, bool], dict[int, float]] = {}
+        self._stands: dict[str, Stand] = {}
+        with build() as topology:
+            self._servers = ground.present(topology, systems)
+            ends = (topology.publisher, topology.subscriber)
+            self._libraries = {
+                name: found[0]
+                for name in sorted(set(PACKAGES.values()))
+                if all(found := [node.inquire("distribution", name=name) for node in ends])
+            }
+        versions = (f"{name} {version}" for name, version in self._libraries.items())
+        current().note(f"libraries: {', '.join(versions) or 'none'}")
+
+    def ways(self, *, batched: bool) -> list[Way]:
+        """Those that can be measured here; a library that is not installed gets a note."""
+        places = {*ground.MODES, *(server.name for server in self._servers)}
+        return [
+            way
+            for way in WAYS
+            if way.place in places and (batched or not way.batched) and self._has_library(way)
+        ]
+
+    def connect(self, ways: Sequence[Way], *, grouped: bool = False) -> None:
+        """Start the ends of many ways at once, and wait until events come through each of them.
+
+        Where places stand one at a time there is nothing to start beforehand.
+        """
+        if not many():
+            return
+        for way in ways:
+            self._stand(way).start(way, grouped)
+        for way in ways:
+            current()(f"connecting {way.name}")
+            self.ends(way, grouped=grouped)
+
+    def ends(self, way: Way, *, grouped: bool = False) -> Ends:
+        """Both ends of a way, started when they are first asked for."""
+        stand, key = self._stand(way), (way, grouped)
+        if key not in stand.ends:
+            publisher, subscriber = stand.ready(way, grouped)
+            place, topic = stand.places[way.place], way.topic(_topic(way, grouped))
+            carried = self._carried.setdefault(key, {})
+            stand.ends[key] = Ends(place, way, publisher, subscriber, topic, self._runs, carried)
+        return stand.ends[key]
 
     def round_trip(self, way: Way) -> RoundTrip:
         """Ping and echo of a way, started when they are first asked for."""
-        if way not in self._trips:
-            self._trips[way] = RoundTrip(self._stack, self._places[way.place], way, self._runs)
-        return self._trips[way]
+        stand = self._stand(way)
+        if way not in stand.trips:
+            stand.trips[way] = RoundTrip(stand.stack, stand.places[way.place], way, self._runs)
+        return stand.trips[way]
+
+    def _stand(self, way: Way) -> Stand:
+        name = way.place if way.is_tempos else _PEERS
+        if name not in self._stands:
+            if not many():
+                for other in self._stands.values():
+                    other.stack.close()
+                self._stands.clear()
+            stack = self._stack.enter_context(ExitStack())
+            places: Mapping[str, Place] = (
+                {name: ground.tempos(stack, name)} if way.is_tempos else ground.peers(stack, self._servers)
+            )
+            self._stands[name] = Stand(stack, places)
+            # All that stand together are on the same machines.
+            if self._awake and len(self._stands) == 1:
+                for node in next(iter(places.values())).topology.machines:
+                    for core in set(cores()):
+                        stack.callback(node.role("awake", ready=True, cpu=core).stop)
+        return self._stands[name]
 
     def _has_library(self, way: Way) -> bool:
         package = PACKAGES.get(way.speaks)
-        if way.is_raw or way.is_tempos or package is None or installed(package):
+        if way.is_raw or way.is_tempos or package is None or package in self._libraries:
             return True
         current().note(f"{way.name} left out: {package} is not installed (pip install 'tempos[peers]')")
         return False
