@@ -145,9 +145,9 @@ class Load:
         self._subjects: dict[int, Subject] = {}
         first, other = cores()
         a, c = topology.publisher, topology.subscriber
-        for node in topology.machines:
-            for core in {first, other}:
-                stack.callback(node.role("awake", ready=True, cpu=core).stop)
+        programs = [
+            node.role("awake", ready=True, cpu=core) for node in topology.machines for core in {first, other}
+        ]
         binds = [option for port in ports for option in ("--bind", f"{c.address}:{port}")]
         for port in range(_BEYOND_PORT, _BEYOND_PORT + beyond):
             binds += ["--discard", f"{c.address}:{port}"]
@@ -159,17 +159,16 @@ class Load:
             name: a.role("pace", "--to", to, "--fifo", priority, ready=True, cpu=first, talk=True)
             for name, priority in priorities.items()
         }
-        programs = (self._receiver, *self._senders.values())
+        programs += [self._receiver, *self._senders.values()]
         for program in programs:
             stack.callback(program.stop)
         for line in {program.output.removeprefix("ready").strip() for program in programs} - {""}:
             current().note(line)
-        receiver = f"receiver (SCHED_FIFO {_RECEIVER_PRIORITY})"
-        cores_of = "core" if len(topology.machines) == 1 else "each node's core for"
+        b, theirs = topology.broker, other if busy else first
         current().note(
-            f"{cores_of} {first}: publishers (SCHED_FIFO {_PUBLISHER_PRIORITY} and {_APART_PRIORITY}), "
-            f"{'' if busy else receiver + ', '}"
-            f"flooder; {cores_of} {other}: broker{', ' + receiver if busy else ''}; both kept awake"
+            f"publishers (SCHED_FIFO {_PUBLISHER_PRIORITY} and {_APART_PRIORITY}) and flooder on "
+            f"{a.core(first)}, receiver (SCHED_FIFO {_RECEIVER_PRIORITY}) on {c.core(theirs)}, broker on "
+            f"{b.core(other)}; all kept awake"
         )
 
     @contextmanager

@@ -259,6 +259,10 @@ class Node:
         found: dict[str, Any] = self.inquire("interface", name=interface)
         return found
 
+    def core(self, cpu: int) -> str:
+        """Where a program that is pinned to ``cpu`` runs, in words."""
+        return f"core {cpu}"
+
     def trip(self) -> float:
         """Seconds that a question takes to get here and its answer back; 0 for a node of this machine."""
         return 0.0

@@ -113,6 +113,10 @@ class RemoteNode(Node):
             raise TemposError(f"{self.name}: {answer['error']}")
         return answer["answer"]
 
+    def core(self, cpu: int) -> str:
+        pinned = self._pinned(cpu)
+        return f"core {pinned[1]} of {self.name}" if pinned else f"any core of {self.name}"
+
     def trip(self) -> float:
         def once() -> float:
             began = time.monotonic()

@@ -56,7 +56,8 @@ class Pings:
 
 def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
-    progress.note(NOT_A_NIC)
+    if links_are_ours():
+        progress.note(NOT_A_NIC)
     progress.note("the source's times are those of the `ping` command, waits of its own included")
     with build("one-armed") as topology:
         variants: dict[str, Callable[[], Pings]] = {_DIRECT: lambda: _ping(topology, p, progress, _DIRECT)}
