@@ -5,9 +5,9 @@ without this, load would seem to make events faster. Real-time installations for
 the same reason.
 
 It is a loop that runs only when nothing else wants the core (SCHED_IDLE). But where the kernel gives each
-session an equal share of a core (sched_autogroup, sched(7)) that counts only among those of one session: in one
-of its own, as on a host, a loop would hold up the broker for milliseconds. There it asks the kernel to keep all
-cores within 0 us of waking (PM QoS) instead; what is lacking for that stands behind `ready`.
+session an equal share of a core (sched_autogroup, sched(7)) that counts only among those of one session: in
+one of its own, as on a host, a loop would hold up the broker for milliseconds. There it asks the kernel to
+keep all cores within 0 us of waking (PM QoS) instead; what is lacking for that stands behind `ready`.
 """
 
 from __future__ import annotations

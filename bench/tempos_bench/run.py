@@ -75,6 +75,7 @@ class Run:
         self._total = 0
         self._spent = 0.0
         self._planned = False
+        self._found: dict[str, Any] = {}
         #: Whether Ctrl-C ended the measuring early.
         self.interrupted = False
         #: The raw values by variant, in the order in which they were measured.
@@ -132,6 +133,12 @@ class Run:
     def saw_topology(self, topology: Mapping[str, Any]) -> None:
         if topology not in self.topologies:
             self.topologies.append(dict(topology))
+
+    def once(self, name: str, find: Callable[[], Any]) -> Any:
+        """What ``find`` gives, found out once in a run: for what does not change while it goes on."""
+        if name not in self._found:
+            self._found[name] = find()
+        return self._found[name]
 
     def saw_path(self, path: Mapping[str, Any]) -> None:
         if path not in self.paths:

@@ -111,8 +111,22 @@ def build(shape: str | None = None) -> Iterator[Topology]:
             topology = _one_armed(stack)
         else:
             topology = _straight(stack, forked=shape == "forked")
-        current().saw_topology({"shape": shape, "interfaces": interfaces(topology)})
+        current().saw_topology({"shape": shape, "interfaces": interfaces(topology), **_hosts(topology)})
         yield topology
+
+
+def _hosts(topology: Topology) -> dict[str, Any]:
+    """What the hosts are, where the nodes are on others than this one."""
+    if current().place is None:
+        return {}
+    found = []
+    for node in topology.machines:
+        facts = current().once(f"machine {node.name}", lambda node=node: node.inquire("machine"))  # type: ignore[misc]
+        found.append({"node": node.name, **facts})
+        told = (facts.get("cpu"), f"{facts.get('cores')} cores", f"kernel {facts.get('kernel')}",
+                f"tempos {facts.get('versions', {}).get('tempos')}")  # fmt: skip
+        current().note(f"{node.name}: {', '.join(map(str, told))}")
+    return {"hosts": found}
 
 
 def missing() -> str | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -91,11 +90,6 @@ def counted(found: Report) -> None:
     assert [(row.name, row.value) for row in zero if row.value] == []
 
 
-def forwarded(found: Report) -> None:
-    values = {row.name: row.value for row in found.rows}
-    assert all(value and math.isfinite(value) for value in values.values()), values
-
-
 def ran(found: Report) -> None:
     values = {row.name: row.value for row in found.rows}
     assert values["native, dense"]
@@ -111,7 +105,6 @@ def ran(found: Report) -> None:
         ("source-time", ["samples=1", "sparse=20", "rate=1000.0", "dense=1000"], ran),
         ("broker-kill", ["rate=2000.0", "kills=1", "beat=0.2"], counted),
         ("path-moves", ["rate=2000.0", "moves=2"], counted),
-        ("slow-path", ["rounds=1", "seconds=0.4"], forwarded),
     ],
 )
 def test_a_scenario_runs_on_hosts_as_it_does_here(
@@ -120,6 +113,9 @@ def test_a_scenario_runs_on_hosts_as_it_does_here(
     found = scenario.run(scenario.load(name, changes=changes), Run(place=three))
 
     assert {one["node"] for one in found.topologies[0]["interfaces"]} == {"A", "B", "C"}
+    assert {one["node"]: one["kernel"] for one in found.topologies[0]["hosts"]} == dict.fromkeys(
+        "ABC", found.machine["kernel"]
+    )
     check(found)
 
 

@@ -89,7 +89,7 @@ def shaped(name: str, tmp_path: Path) -> Hosts:
         EXAMPLE.read_text()
         .replace('shape = "one-armed"', 'shape = "straight"')
         .replace('["192.0.2.10"]', '["192.0.2.10", "198.51.100.10"]')
-        .replace('["enp1s0"]         #', '["enp1s0", "enp2s0"] #')
+        .replace('["enp1s0"]             # straight', '["enp1s0", "enp2s0"] # straight')
     )
     return hosts.read(path, NAMES)
 

@@ -1,8 +1,7 @@
 """Every way from a publisher to a subscriber that is measured, and how one measurement of it goes.
 
-A way is a system and what speaks to it: its client library, or the raw generator. Its two ends are
-started when it is first used, and stay connected. Whether a subscription holds is found out by events:
-a measurement begins when one has come through.
+A way is a system and what speaks to it: its client library, or the raw generator. Whether a subscription
+holds is found out by events: a measurement begins when one has come through.
 """
 
 from __future__ import annotations
@@ -10,23 +9,18 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tempos_bench import samples
 from tempos_bench.node import Program, ProgramFailed
 from tempos_bench.peers import ground
-from tempos_bench.peers.ground import CLIENT, GROUP, MEMBERS, RAW, Place
+from tempos_bench.peers.ground import Place
 from tempos_bench.peers.usage import Running, Usage, measured
-from tempos_bench.rounds import cores
-from tempos_bench.run import current
 from tempos_bench.samples import Latency
 from tempos_bench.stats import percentile
-from tempos_bench.topology import build, many
 
-#: The name of the stand that all peers share.
-_PEERS = "peers"
 #: Seconds without an event after which nothing is on its way any more.
 _IDLE = 0.15
 #: Seconds from the command to the first event of a schedule.
@@ -41,7 +35,7 @@ TOLERANCE = 0.001
 _STEPS, _LEAP, _CLOSE = 5, 1.5, 1.08
 _WARM_RATE, _WARM_SECONDS = 2000.0, 0.1
 #: The shortest wait for an echo that answers, in seconds.
-_SETTLE_LIMIT = 15.0
+SETTLE_LIMIT = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,11 +237,11 @@ class Ends:
 
     def _warm_up(self) -> None:
         """Until an event has come through: caches are warm then, and every subscription holds."""
-        end = time.monotonic() + _SETTLE_LIMIT
+        end = time.monotonic() + SETTLE_LIMIT
         while not self.play(64, _WARM_SECONDS, _WARM_RATE)[0].received:
             if time.monotonic() > end:
                 raise ProgramFailed(
-                    f"{self._way.name}: no event came through within {_SETTLE_LIMIT:g} s\n"
+                    f"{self._way.name}: no event came through within {SETTLE_LIMIT:g} s\n"
                     f"{self._publisher.output}\n{self._subscriber.output}"
                 )
 
@@ -300,9 +294,9 @@ class RoundTrip:
         for program in (self._echo, self._ping):
             stack.callback(program.stop)
         for program in (self._echo, self._ping):
-            program.wait_line("ready", _SETTLE_LIMIT)
+            program.wait_line("ready", SETTLE_LIMIT)
         place.settle(ground.THERE)
-        end = time.monotonic() + _SETTLE_LIMIT
+        end = time.monotonic() + SETTLE_LIMIT
         while self.play(64, 10).lost:
             if time.monotonic() > end:
                 raise ProgramFailed(
@@ -317,133 +311,3 @@ class RoundTrip:
         found = self._ping.ask({"size": size, "run": run, "count": count}, _LIMIT)["samples_ns"]
         self._echo.ask("end", _LIMIT)
         return Trips(percentile(found, 50) / 1000, percentile(found, 99) / 1000, count - len(found))
-
-
-def _topic(way: Way, grouped: bool) -> str:
-    return GROUP if grouped else RAW if way.is_raw else CLIENT
-
-
-class Stand:
-    """The places that stand together, and every way that is connected there; ended by ``stack``."""
-
-    def __init__(self, stack: ExitStack, places: Mapping[str, Place]) -> None:
-        self.stack, self.places = stack, places
-        self.ends: dict[tuple[Way, bool], Ends] = {}
-        self.trips: dict[Way, RoundTrip] = {}
-        self._started: dict[tuple[Way, bool], tuple[Program, Program]] = {}
-        self._ready: set[Program] = set()
-        self._subscribers: dict[tuple[str, str, str, str], Program] = {}
-
-    def start(self, way: Way, grouped: bool) -> tuple[Program, Program]:
-        """The publisher and the subscriber of a way; batched ways share the subscriber of the others."""
-        if (way, grouped) not in self._started:
-            place, topic = self.places[way.place], way.topic(_topic(way, grouped))
-            key = (way.place, way.program, way.hears, topic)
-            if key not in self._subscribers:
-                options = {"group": "workers", "members": MEMBERS} if grouped and not way.is_tempos else {}
-                self._subscribers[key] = place.end(way.program, "subscribe", way.hears, topic, **options)
-            flags = ("--gso",) if way.gso else ()
-            publisher = place.end(way.program, "publish", way.speaks, topic, *flags)
-            for program in (publisher, self._subscribers[key]):
-                self.stack.callback(program.stop)
-            self._started[way, grouped] = publisher, self._subscribers[key]
-        return self._started[way, grouped]
-
-    def ready(self, way: Way, grouped: bool) -> tuple[Program, Program]:
-        """The same, when they are connected."""
-        programs = self.start(way, grouped)
-        for program in set(programs) - self._ready:
-            program.wait_line("ready", _SETTLE_LIMIT)
-        self._ready |= set(programs)
-        return programs
-
-
-class Field:
-    """Everything that is compared in one run; ended by ``stack``.
-
-    Where only one topology can stand at a time, a place is opened when a way of it is used, and closed when
-    one of another place is.
-    """
-
-    def __init__(self, stack: ExitStack, systems: Sequence[str], *, awake: bool = False) -> None:
-        """``awake``: cores are kept from sleeping (see :mod:`tempos_bench.awake`)."""
-        self._stack = stack
-        self._awake = awake
-        self._runs = [0]
-        self._carried: dict[tuple[Way, bool], dict[int, float]] = {}
-        self._stands: dict[str, Stand] = {}
-        with build() as topology:
-            self._servers = ground.present(topology, systems)
-            ends = (topology.publisher, topology.subscriber)
-            self._libraries = {
-                name: found[0]
-                for name in sorted(set(PACKAGES.values()))
-                if all(found := [node.inquire("distribution", name=name) for node in ends])
-            }
-        versions = (f"{name} {version}" for name, version in self._libraries.items())
-        current().note(f"libraries: {', '.join(versions) or 'none'}")
-
-    def ways(self, *, batched: bool) -> list[Way]:
-        """Those that can be measured here; a library that is not installed gets a note."""
-        places = {*ground.MODES, *(server.name for server in self._servers)}
-        return [
-            way
-            for way in WAYS
-            if way.place in places and (batched or not way.batched) and self._has_library(way)
-        ]
-
-    def connect(self, ways: Sequence[Way], *, grouped: bool = False) -> None:
-        """Start the ends of many ways at once, and wait until events come through each of them.
-
-        Where places stand one at a time there is nothing to start beforehand.
-        """
-        if not many():
-            return
-        for way in ways:
-            self._stand(way).start(way, grouped)
-        for way in ways:
-            current()(f"connecting {way.name}")
-            self.ends(way, grouped=grouped)
-
-    def ends(self, way: Way, *, grouped: bool = False) -> Ends:
-        """Both ends of a way, started when they are first asked for."""
-        stand, key = self._stand(way), (way, grouped)
-        if key not in stand.ends:
-            publisher, subscriber = stand.ready(way, grouped)
-            place, topic = stand.places[way.place], way.topic(_topic(way, grouped))
-            carried = self._carried.setdefault(key, {})
-            stand.ends[key] = Ends(place, way, publisher, subscriber, topic, self._runs, carried)
-        return stand.ends[key]
-
-    def round_trip(self, way: Way) -> RoundTrip:
-        """Ping and echo of a way, started when they are first asked for."""
-        stand = self._stand(way)
-        if way not in stand.trips:
-            stand.trips[way] = RoundTrip(stand.stack, stand.places[way.place], way, self._runs)
-        return stand.trips[way]
-
-    def _stand(self, way: Way) -> Stand:
-        name = way.place if way.is_tempos else _PEERS
-        if name not in self._stands:
-            if not many():
-                for other in self._stands.values():
-                    other.stack.close()
-                self._stands.clear()
-            stack = self._stack.enter_context(ExitStack())
-            places: Mapping[str, Place] = (
-                {name: ground.tempos(stack, name)} if way.is_tempos else ground.peers(stack, self._servers)
-            )
-            self._stands[name] = Stand(stack, places)
-            # All that stand together are on the same machines.
-            if self._awake and len(self._stands) == 1:
-                for node in next(iter(places.values())).topology.machines:
-                    for core in set(cores()):
-                        stack.callback(node.role("awake", ready=True, cpu=core).stop)
-        return self._stands[name]
-
-    def _has_library(self, way: Way) -> bool:
-        package = PACKAGES.get(way.speaks)
-        if way.is_raw or way.is_tempos or package is None or package in self._libraries:
-            return True
-        current().note(f"{way.name} left out: {package} is not installed (pip install 'tempos[peers]')")
-        return False

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from tempos_bench import samples
-from tempos_bench.peers.ways import Field, Played, Trips, Way
+from tempos_bench.peers.field import Field
+from tempos_bench.peers.ways import Played, Trips, Way
 from tempos_bench.report import Better, Figure, median
 from tempos_bench.rounds import interleave
 from tempos_bench.run import Run

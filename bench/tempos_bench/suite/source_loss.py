@@ -46,8 +46,8 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     if links_are_ours():
         progress.note(
-            "the source's loss is that of its network card's queue and its receiver; here the queue is a veth "
-            "ring of 256 and the receiver's buffer is as large as the kernel grants"
+            "the source's loss is that of its network card's queue and its receiver; here the queue is a "
+            "veth ring of 256 and the receiver's buffer is as large as the kernel grants"
         )
     progress.note("how long the source's pause was is not told there")
     with build("one-armed") as topology:
