@@ -512,7 +512,7 @@ int tempos_stream_ping(int out_fd, int in_fd, const struct tempos_send_plan *pla
 		return error;
 	lay_out(unit, plan, 1);
 	for (uint64_t sequence = 0; sequence < plan->count; sequence++) {
-		uint64_t before = result->received, began_ns = clock_ns(CLOCK_MONOTONIC);
+		uint64_t before = result->received, began_ns = clock_ns(CLOCK_REALTIME);
 
 		stamp(frame_at(unit, plan, 0), &plan->talk, sequence, began_ns);
 		if (plan->talk.datagrams) {

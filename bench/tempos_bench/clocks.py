@@ -40,7 +40,8 @@ class FarClocks:
     """Those of two hosts, which agree if they are at most ``limit`` seconds apart.
 
     Measured straight from the publisher to the subscriber where the two reach each other, else from the
-    publisher to the broker and from there on. :meth:`tell` makes the note when all is over.
+    publisher to the broker and from there on. :meth:`tell` makes the note when all is over: one for all of
+    the same three that a run measures one after the other.
     """
 
     def __init__(self, publisher: Node, broker: Node, subscriber: Node, limit: float) -> None:
@@ -48,7 +49,9 @@ class FarClocks:
         self._limit = limit
         self._reflecting: set[str] = set()
         self._straight = True
-        self._seen: list[tuple[float, Offset]] = []
+        names = ", ".join(node.name for node in self._nodes)
+        self._note = f"clocks of {names}"
+        self._seen: list[tuple[float, Offset]] = current().once(self._note, list)
 
     def agree(self) -> bool:
         found = self._measure()
@@ -66,12 +69,13 @@ class FarClocks:
             text += f", at the end {last}; drift {drift * 1e6:+.2f} us/s"
         beyond = sum(found.bound > self._limit for _, found in self._seen)
         if not beyond:
-            current().note(f"{text}; latencies are not corrected by it")
+            current().note(f"{text}; latencies are not corrected by it", self._note)
             return
         current().note(
             f"{text}; {beyond} of {len(self._seen)} times they may have been more than "
             f"{self._limit * 1e6:,.0f} us apart (clock_offset of the hosts file): one-way latencies measured "
-            "meanwhile are left out; synchronise the clocks by PTP or chrony"
+            "meanwhile are left out; synchronise the clocks by PTP or chrony",
+            self._note,
         )
 
     def _measure(self) -> Offset:

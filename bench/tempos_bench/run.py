@@ -76,6 +76,7 @@ class Run:
         self._spent = 0.0
         self._planned = False
         self._found: dict[str, Any] = {}
+        self._about: dict[str, str] = {}
         #: Whether Ctrl-C ended the measuring early.
         self.interrupted = False
         #: The raw values by variant, in the order in which they were measured.
@@ -125,10 +126,17 @@ class Run:
         """Keep a table: what describes, where the figures judge. The first ``left`` columns are texts."""
         self.tables.append({"title": title, "headers": headers, "rows": as_json(rows), "left": left})
 
-    def note(self, text: str) -> None:
-        """A line for the report: what is comparable and what is not, what was left out and why."""
+    def note(self, text: str, about: str = "") -> None:
+        """A line for the report: what is comparable and what is not, what was left out and why.
+
+        There is one line ``about`` a thing, if that is given: the last.
+        """
+        earlier = self._about.get(about) if about else None
+        if earlier in self.notes:
+            self.notes.remove(earlier)
         if text not in self.notes:
             self.notes.append(text)
+        self._about[about] = text
 
     def saw_topology(self, topology: Mapping[str, Any]) -> None:
         if topology not in self.topologies:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,7 +138,10 @@ def test_round_trips(node: Node, name: str, wire: str) -> None:
     for run in range(1, 20):
         begin = {"size": 32, "run": run, "idle": 0.02, "expect": 50, "room": 0}
         assert echo.ask(begin, LIMIT) == {"begun": True}
+        asked_ns = time.monotonic_ns()
         found = ping.ask({"size": 32, "run": run, "count": 50}, LIMIT)["samples_ns"]
+        # One after the other, and each by one clock.
+        assert sum(found) <= time.monotonic_ns() - asked_ns
         assert echo.ask("end", LIMIT)["repeated"] == 0
         if len(found) == 50:
             break

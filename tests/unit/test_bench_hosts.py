@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import signal
@@ -13,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from tempos import ConfigError, Unavailable
-from tempos_bench import hosts, machine, plan, scenario, suite
+from tempos_bench import hosts, machine, plan, plot, report, scenario, suite
 from tempos_bench.hosts import Hosts
 from tempos_bench.node import PYTHON, TEXT_FILE, ProgramFailed
 from tempos_bench.remote import Host, RemoteNode
 from tempos_bench.rounds import cores
+from tempos_bench.run import Run
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "hosts.example.toml"
 NAMES = ("edge1", "middle", "edge2")
@@ -118,6 +120,22 @@ def test_a_plan_names_every_program_and_runs_none(
     assert brokers
     assert any(line.startswith("edge2: ") for line in lines)
     assert any('    listen = ["192.0.2.10"' in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["qos-fast", "qos-rate", "qos-workflows", "peers-latency"])
+def test_a_run_whose_clocks_never_agreed_can_be_told_drawn_and_kept(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    never = dataclasses.replace(hosts.read(EXAMPLE, NAMES), clock_offset=-1.0)
+    found = scenario.run(
+        scenario.load(name, short=True), Run(place=plan.Plan(never), sleep=lambda seconds: None)
+    )
+    timed = [row for row in found.rows if row.unit == "us" and "trip" not in row.name]
+    assert all(row.value is None for row in timed)
+    assert not any(record["count"] for record in found.samples)
+    assert "left out" in " ".join(found.notes)
+    assert report.as_text(found)
+    assert json.loads(json.dumps(found.as_json(), allow_nan=False))
+    assert plot.draw(found, tmp_path) == []
 
 
 def test_what_an_address_does_not_say_is_asked_of_the_host() -> None:

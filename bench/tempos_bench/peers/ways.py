@@ -205,12 +205,13 @@ class Ends:
         return best or played
 
     def play(
-        self, size: int, seconds: float, rate: float = 0.0, *, full: bool = False
+        self, size: int, seconds: float, rate: float = 0.0, *, full: bool = False, timed: bool = True
     ) -> tuple[Played, array[int]]:
         """Send bodies of ``size`` bytes, ``rate`` a second (0: as fast as can be); what came of it.
 
         The latencies are from the schedule to the subscribing program, nanoseconds; none where the clocks of
-        both are too far apart. ``full``: batches leave when they are full, not an event at a time.
+        both are too far apart or nobody wants them (``timed``). ``full``: batches leave when they are full, not an
+        event at a time, and nothing is timed.
         """
         run = self._next()
         expect = math.ceil(max(rate, _MOST_RATE if self._way.is_raw else 1) * seconds) + 1
@@ -218,7 +219,7 @@ class Ends:
             {"size": size, "run": run, "idle": _IDLE, "expect": expect, "room": 0 if full else _KEEP}
         )
         nodes = self._place.topology
-        comparable = full or nodes.clocks.agree()
+        timed = timed and not full and nodes.clocks.agree()
         ends = (Running(nodes.publisher, self._publisher.pid),
                 Running(nodes.subscriber, self._subscriber.pid))  # fmt: skip
         with measured(self._place.server, ends, nodes.machines) as usage:
@@ -228,8 +229,8 @@ class Ends:
             got = self._subscriber.ask("end", _LIMIT)
         if got["damaged"]:
             raise ProgramFailed(f"{self._way.name}: {got['damaged']} events arrived damaged")
-        comparable = comparable and (full or nodes.clocks.agree())
-        latency = samples.unpack(got["latency"]) if comparable else array("I")
+        timed = timed and nodes.clocks.agree()
+        latency = samples.unpack(got["latency"]) if timed else array("I")
         # As long as was sent or as long as was heard: no clock is held against that of another node.
         took = max(got["last_ns"] - got["first_ns"], sent["ended_ns"] - sent["began_ns"]) / 1e9
         played = _played(sent, got, took, usage, None if full else samples.summarize(latency))
@@ -238,7 +239,7 @@ class Ends:
     def _warm_up(self) -> None:
         """Until an event has come through: caches are warm then, and every subscription holds."""
         end = time.monotonic() + SETTLE_LIMIT
-        while not self.play(64, _WARM_SECONDS, _WARM_RATE)[0].received:
+        while not self.play(64, _WARM_SECONDS, _WARM_RATE, timed=False)[0].received:
             if time.monotonic() > end:
                 raise ProgramFailed(
                     f"{self._way.name}: no event came through within {SETTLE_LIMIT:g} s\n"
