@@ -83,7 +83,7 @@ def bench(subparsers: Subparsers) -> None:
         subparsers,
         "bench",
         help="measure, and hold the figures against their targets",
-        description="Reproducible measurements on three nodes inside this machine. Needs root.",
+        description="Reproducible measurements on three nodes of this machine, or hosts. Needs root.",
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="tell which scenarios there are")

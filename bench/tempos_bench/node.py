@@ -278,8 +278,10 @@ class Node:
     def folder(self) -> Iterator[str]:
         """The path of an empty folder on this node, which is removed at the end."""
         program = self.role("folder", talk=True)
-        yield program.answer()["folder"]
-        program.stop()
+        try:
+            yield program.answer()["folder"]
+        finally:
+            program.stop()
 
     def call(self, work: Callable[[], T]) -> T:
         """Run ``work`` in this process, but with this node's network (see :meth:`Namespace.call`)."""

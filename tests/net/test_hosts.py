@@ -1,15 +1,20 @@
 """Scenarios on hosts, with a stand-in for ssh that runs the line of shell in a namespace.
 
-Everything else is the real thing: quoting, the guard, texts, signals, questions answered by a program.
+Everything else is the real thing: quoting, the guard, texts, signals, questions answered by a program. Each
+of the hosts booted at another time, where the kernel has namespaces for that: CLOCK_MONOTONIC of the one says
+nothing to the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,12 +36,23 @@ pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 STAND_IN = """\
 import os, sys
-namespace, *line = sys.argv[1:]
-os.execvp("nsenter", ["nsenter", f"--net={namespace}", "sh", "-c", " ".join(line)])
+(uptime, namespace), *line = sys.argv[1].split(), *sys.argv[2:]
+booted = ["unshare", "--time", "--monotonic", uptime, "--boottime", uptime, "--fork"] if int(uptime) else []
+os.execvp("nsenter", ["nsenter", f"--net={namespace}", *booted, "sh", "-c", " ".join(line)])
 """
 SHAPE = "one-armed"
+#: Seconds that publisher, broker and subscriber have been up longer than this machine.
+UPTIMES = (1_000, 500_000, 3_000_000)
 #: Generous, for the machine may be busy: whether clocks agree is not what these are about.
 CLOCK_OFFSET = 0.5
+
+
+@cache
+def has_time_namespaces() -> bool:
+    try:
+        return not subprocess.run(("unshare", "--time", "true"), capture_output=True, check=False).returncode
+    except OSError:
+        return False
 
 
 @pytest.fixture
@@ -54,11 +70,11 @@ def three(topology: Topology, tmp_path: Path) -> Hosts:
         f"runner = {json.dumps([sys.executable, str(tmp_path / 'stand_in.py')])}",
         f"clock_offset = {CLOCK_OFFSET}",
     ]
-    for node in (topology.publisher, topology.broker, topology.subscriber):
+    for node, uptime in zip((topology.publisher, topology.broker, topology.subscriber), UPTIMES, strict=True):
         holder = node.start(("sleep", "infinity"))
         lines += [
             f"[host.{node.name}]",
-            f'ssh = "/proc/{holder.pid}/ns/net"',
+            f'ssh = "{uptime if has_time_namespaces() else 0} /proc/{holder.pid}/ns/net"',
             f"python = {json.dumps(sys.executable)}",
             f"addresses = {json.dumps(list(node.addresses))}",
             "cpus = [0]",
@@ -147,6 +163,18 @@ def test_clocks_that_may_be_too_far_apart_leave_out_latencies_and_nothing_else(
     assert (len(heard.latency), outcome.latency.count, outcome.program.count) == (timed, timed, timed)
     (note,) = [note for note in run.notes if "the subscriber's clock against the publisher's" in note]
     assert told in note
+
+
+def test_each_host_has_a_clock_of_its_own_that_schedules_begin_by(three: Hosts) -> None:
+    node = RemoteNode(three.nodes[2], three.runner)
+    up = ("-c", "import time; print(time.monotonic())")
+    if has_time_namespaces():
+        there = float(node.start((PYTHON, *up)).wait_line())
+        assert there - time.monotonic() == pytest.approx(UPTIMES[2], abs=60)
+    assert node.trip() > 0
+    before = time.time_ns()
+    assert node.soon(5.0) >= before + 5_000_000_000
+    node.close()
 
 
 def test_a_host_tells_what_runs_there_and_lends_a_folder(three: Hosts) -> None:

@@ -210,8 +210,8 @@ class Ends:
         """Send bodies of ``size`` bytes, ``rate`` a second (0: as fast as can be); what came of it.
 
         The latencies are from the schedule to the subscribing program, nanoseconds; none where the clocks of
-        both are too far apart or nobody wants them (``timed``). ``full``: batches leave when they are full, not an
-        event at a time, and nothing is timed.
+        both are too far apart or nobody wants them (``timed``). ``full``: batches leave when they are full,
+        not an event at a time, and nothing is timed.
         """
         run = self._next()
         expect = math.ceil(max(rate, _MOST_RATE if self._way.is_raw else 1) * seconds) + 1
