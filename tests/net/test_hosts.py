@@ -7,7 +7,6 @@ nothing to the others.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -144,14 +143,8 @@ def test_every_group_gets_every_event_on_hosts(three: Hosts) -> None:
     assert account.deliveries == 30 * (2 + 17)
 
 
-@pytest.mark.parametrize(
-    ("limit", "timed", "told"),
-    [(CLOCK_OFFSET, 100, "not corrected"), (1e-9, 0, "latencies measured meanwhile are left out")],
-)
-def test_clocks_that_may_be_too_far_apart_leave_out_latencies_and_nothing_else(
-    three: Hosts, limit: float, timed: int, told: str
-) -> None:
-    run = Run(place=dataclasses.replace(three, clock_offset=limit))
+def test_latencies_between_hosts_are_told_with_what_is_known_of_their_clocks(three: Hosts) -> None:
+    run = Run(place=three)
     topic = Topic(1, "SQ", quality=Quality.SQ, framing=Framing.EVENT)
     with running(run), build() as topology, ExitStack() as stack:
         load = Load(stack, topology, [9001], size=32)
@@ -159,10 +152,11 @@ def test_clocks_that_may_be_too_far_apart_leave_out_latencies_and_nothing_else(
             heard = load.play([Flow(topic, 500.0)], 0.2)["SQ"]
     outcome = heard.outcome
     assert (outcome.sent, outcome.delivered, outcome.lost) == (100, 100, 0)
-    assert outcome.late.count == 100
-    assert (len(heard.latency), outcome.latency.count, outcome.program.count) == (timed, timed, timed)
+    assert len(heard.latency) == outcome.latency.count == outcome.program.count == 100
+    # As they are on one machine: nothing is compared that counts from when a host booted.
+    assert outcome.latency.max < 1e6 * CLOCK_OFFSET
     (note,) = [note for note in run.notes if "the subscriber's clock against the publisher's" in note]
-    assert told in note
+    assert note.endswith("latencies are not corrected by it")
 
 
 def test_each_host_has_a_clock_of_its_own_that_schedules_begin_by(three: Hosts) -> None:
