@@ -52,42 +52,33 @@ int tempos_audit(const int *fds, struct tempos_audit_member *members, unsigned i
 		 const struct tempos_audit_plan *plan, uint8_t *sequences, uint8_t *deliveries, uint64_t row)
 {
 	static uint8_t buffers[BATCH][DATAGRAM_MAX];
-	struct pollfd polls[TEMPOS_AUDIT_SOCKETS];
-	struct mmsghdr messages[BATCH];
-	struct iovec parts[BATCH];
+	struct pollfd polls[TEMPOS_AUDIT_SOCKETS + 1];
+	struct batch batch;
+	struct watch watch;
 	uint64_t received = 0;
+	unsigned int s;
 
 	if (!count || count > TEMPOS_AUDIT_SOCKETS)
 		return -EINVAL;
-	memset(messages, 0, sizeof(messages));
-	for (unsigned int i = 0; i < BATCH; i++) {
-		parts[i] = (struct iovec){ .iov_base = buffers[i], .iov_len = DATAGRAM_MAX };
-		messages[i].msg_hdr.msg_iov = &parts[i];
-		messages[i].msg_hdr.msg_iovlen = 1;
-	}
-	for (unsigned int i = 0; i < count; i++)
-		polls[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
+	batch_of_buffers(&batch, buffers, DATAGRAM_MAX, BATCH);
+	watch = watch_over(polls, fds, count, -1, plan->first_ns / MILLISECOND, plan->idle_ns / MILLISECOND);
 	while (received < plan->expected) {
-		uint64_t wait_ns = received ? plan->idle_ns : plan->first_ns;
-		int ready = poll(polls, count, (int)(wait_ns / 1000000));
+		int ready = next_round(&watch);
 
-		if (ready < 0)
-			return -errno;
-		if (!ready)
-			break;
-		for (unsigned int s = 0; s < count; s++) {
-			int n;
+		if (ready <= 0)
+			return ready;
+		while (next_ready(&watch, &s)) {
+			int n = receive_batch(fds[s], &batch, MSG_DONTWAIT);
 
-			if (!polls[s].revents)
-				continue;
-			n = recvmmsg(fds[s], messages, BATCH, MSG_DONTWAIT, NULL);
-			if (n < 0 && !is_transient(errno))
-				return -errno;
+			if (n < 0)
+				return n;
 			for (int i = 0; i < n; i++)
-				audit(buffers[i], messages[i].msg_len, plan, &members[s],
+				audit(buffers[i], batch.messages[i].msg_len, plan, &members[s],
 				      sequences + members[s].group * row, deliveries + s * row);
-			received += n > 0 ? n : 0;
+			received += n;
 		}
+		if (received)
+			end_when_idle(&watch);
 	}
 	return 0;
 }

@@ -22,6 +22,7 @@
 #define GSO_MAX 65000
 #define RAW_HEADER_LEN 5
 #define SECOND 1000000000ULL
+#define MILLISECOND 1000000ULL
 
 static uint64_t clock_ns(clockid_t clock)
 {

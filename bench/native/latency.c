@@ -8,18 +8,9 @@
  * how soon the receiving program gets a turn on a shared core is recorded apart from it. No allocation,
  * no output, no policy. A loop that a signal interrupts returns -EINTR.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <netinet/in.h>
-#include <netinet/udp.h>
-#include <poll.h>
-#include <sys/socket.h>
-
-#include "datagram.h"
+#include "batch.h"
 #include "latency.cdef"
 
-#define BATCH TEMPOS_LATENCY_BATCH
 #define LEAST_LEN (TEMPOS_EVENT_HEADER_LEN + TEMPOS_LATENCY_BODY)
 
 static uint32_t saturated(uint64_t ns)
@@ -113,8 +104,7 @@ int tempos_pace(int fd, const struct tempos_pace_plan *plan, struct tempos_lane 
 	static uint8_t buffers[BATCH * DATAGRAM_MAX];
 	unsigned int segments = plan->segments ? plan->segments : 1;
 	int segment_size = segments > 1 ? plan->size : 0;
-	struct mmsghdr messages[BATCH];
-	struct iovec parts[BATCH];
+	struct batch out;
 	struct tempos_lane *lane;
 	uint64_t when_ns = 0;
 
@@ -124,15 +114,12 @@ int tempos_pace(int fd, const struct tempos_pace_plan *plan, struct tempos_lane 
 		return -EINVAL;
 	if (setsockopt(fd, SOL_UDP, UDP_SEGMENT, &segment_size, sizeof(segment_size)) && segment_size)
 		return -errno;
-	memset(messages, 0, sizeof(messages));
-	for (unsigned int i = 0; i < BATCH; i++) {
-		messages[i].msg_hdr.msg_iov = &parts[i];
-		messages[i].msg_hdr.msg_iovlen = 1;
-	}
+	batch_of_parts(&out, BATCH);
 	memset(result, 0, sizeof(*result));
 	while ((lane = next_lane(plan, lanes, count, &when_ns))) {
-		unsigned int ready = 0, used = 0, done = 0;
+		unsigned int ready = 0, used = 0;
 		uint64_t now_ns;
+		int error;
 
 		wait_for(when_ns, plan->spin_ns);
 		now_ns = clock_ns(CLOCK_MONOTONIC);
@@ -148,21 +135,13 @@ int tempos_pace(int fd, const struct tempos_pace_plan *plan, struct tempos_lane 
 			/* None: its turn slipped beyond the end of the plan. */
 			if (!n)
 				break;
-			parts[used].iov_base = buffers + ready * plan->size;
-			parts[used++].iov_len = n * plan->size;
+			out.parts[used++] = (struct iovec){ buffers + ready * plan->size, n * plan->size };
 			ready += n;
 			lane = next_lane(plan, lanes, count, &when_ns);
 		} while (ready < plan->batch && lane && when_ns <= now_ns);
-		while (done < used) {
-			int n = sendmmsg(fd, messages + done, used - done, 0);
-
-			if (n < 0 && !is_transient(errno))
-				return -errno;
-			if (n < 0)
-				result->refused++;
-			else
-				done += n;
-		}
+		error = send_batch(fd, &out, used, &result->refused);
+		if (error)
+			return error;
 	}
 	result->ended_ns = clock_ns(CLOCK_MONOTONIC);
 	return 0;
@@ -222,15 +201,11 @@ static void record(const uint8_t *event, uint64_t arrived_ns, uint64_t taken_ns,
 
 static uint64_t stamp_of(struct msghdr *message)
 {
-	for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part; part = CMSG_NXTHDR(message, part)) {
-		struct timespec stamp;
+	struct timespec stamp;
 
-		if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_TIMESTAMPNS)
-			continue;
-		memcpy(&stamp, CMSG_DATA(part), sizeof(stamp));
-		return stamp.tv_sec * SECOND + stamp.tv_nsec;
-	}
-	return 0;
+	if (!read_control(message, SOL_SOCKET, SCM_TIMESTAMPNS, &stamp, sizeof(stamp)))
+		return 0;
+	return stamp.tv_sec * SECOND + stamp.tv_nsec;
 }
 
 static void work_for(uint64_t time_ns)
@@ -245,68 +220,42 @@ int tempos_gather(const int *fds, unsigned int sockets, const struct tempos_gath
 		  struct tempos_trace *traces, unsigned int count, struct tempos_gather_result *result)
 {
 	static uint8_t buffers[BATCH][DATAGRAM_MAX];
-	static union {
-		char bytes[CMSG_SPACE(sizeof(struct timespec))];
-		struct cmsghdr aligned;
-	} stamps[BATCH];
+	static union control stamps[BATCH];
 	struct pollfd polls[TEMPOS_LATENCY_SOCKETS + 1];
-	struct mmsghdr messages[BATCH];
-	struct iovec parts[BATCH];
-	int ending = 0;
+	struct batch batch;
+	struct watch watch;
+	unsigned int s;
+	int ready;
 
 	if (!sockets || sockets > TEMPOS_LATENCY_SOCKETS || plan->size < LEAST_LEN)
 		return -EINVAL;
 	memset(result, 0, sizeof(*result));
-	memset(messages, 0, sizeof(messages));
-	for (unsigned int i = 0; i < BATCH; i++) {
-		parts[i].iov_base = buffers[i];
-		parts[i].iov_len = DATAGRAM_MAX;
-		messages[i].msg_hdr.msg_iov = &parts[i];
-		messages[i].msg_hdr.msg_iovlen = 1;
-		messages[i].msg_hdr.msg_control = &stamps[i];
-	}
+	batch_of_buffers(&batch, buffers, DATAGRAM_MAX, BATCH);
 	for (unsigned int i = 0; i < sockets; i++) {
 		int on = 1;
 
-		polls[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
 		if (setsockopt(fds[i], SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on)))
 			return -errno;
 	}
-	polls[sockets] = (struct pollfd){ .fd = plan->end_fd, .events = POLLIN };
-
-	for (;;) {
-		int ready = poll(polls, sockets + 1, ending ? (int)(plan->idle_ns / 1000000) : -1);
-
-		if (ready < 0)
-			return -errno;
-		if (!ready)
-			return 0;
-		if (polls[sockets].revents) {
-			ending = 1;
-			polls[sockets].fd = -1;
-			polls[sockets].revents = 0;
-		}
-		for (unsigned int s = 0; s < sockets; s++) {
+	watch = watch_over(polls, fds, sockets, plan->end_fd, -1, plan->idle_ns / MILLISECOND);
+	while ((ready = next_round(&watch)) > 0) {
+		while (next_ready(&watch, &s)) {
 			uint64_t taken_ns;
 			int n;
 
-			if (!polls[s].revents)
+			ask_for_controls(&batch, stamps);
+			n = receive_batch(fds[s], &batch, MSG_DONTWAIT);
+			if (n < 0)
+				return n;
+			if (!n)
 				continue;
-			for (unsigned int i = 0; i < BATCH; i++)
-				messages[i].msg_hdr.msg_controllen = sizeof(stamps[i]);
-			n = recvmmsg(fds[s], messages, BATCH, MSG_DONTWAIT, NULL);
-			if (n < 0) {
-				if (is_transient(errno))
-					continue;
-				return -errno;
-			}
 			taken_ns = clock_ns(CLOCK_REALTIME);
 			result->calls++;
 			for (int i = 0; i < n; i++) {
 				struct tempos_trace *trace = NULL;
-				uint64_t stamp_ns = stamp_of(&messages[i].msg_hdr);
+				uint64_t stamp_ns = stamp_of(&batch.messages[i].msg_hdr);
 
-				if (messages[i].msg_len == plan->size)
+				if (batch.messages[i].msg_len == plan->size)
 					trace = trace_of(buffers[i], traces, count);
 				if (!trace) {
 					result->foreign++;
@@ -318,4 +267,5 @@ int tempos_gather(const int *fds, unsigned int sockets, const struct tempos_gath
 			work_for(n * plan->work_ns);
 		}
 	}
+	return ready;
 }

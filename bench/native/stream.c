@@ -9,9 +9,6 @@
  * the program's, after the call that read the bytes: a stream knows no other for its events. No
  * allocation, no output, no policy. A loop that a signal interrupts returns -EINTR.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "stream.h"
 
 /* A publisher's side of the stream: nothing but asides. */
@@ -66,27 +63,13 @@ static int push_stream(struct member *member, const struct tempos_talk *talk, co
 /* Datagrams of `unit` bytes each; `unit` 0: one, or a buffer that the kernel cuts. */
 static int push_datagrams(int fd, uint8_t *bytes, size_t len, size_t unit, struct tempos_send_result *result)
 {
-	struct mmsghdr messages[UNITS];
-	struct iovec parts[UNITS];
-	unsigned int count = 0, done = 0;
+	unsigned int count = 0;
+	struct batch out;
 
-	memset(messages, 0, sizeof(messages));
-	for (size_t at = 0; at < len; at += parts[count++].iov_len) {
-		parts[count] = (struct iovec){ bytes + at, unit ? unit : len };
-		messages[count].msg_hdr.msg_iov = &parts[count];
-		messages[count].msg_hdr.msg_iovlen = 1;
-	}
-	while (done < count) {
-		int n = sendmmsg(fd, messages + done, count - done, 0);
-
-		if (n < 0 && !is_transient(errno))
-			return -errno;
-		if (n < 0)
-			result->refused++;
-		else
-			done += n;
-	}
-	return 0;
+	for (size_t at = 0; at < len; at += out.parts[count++].iov_len)
+		out.parts[count] = (struct iovec){ bytes + at, unit ? unit : len };
+	batch_of_parts(&out, count);
+	return send_batch(fd, &out, count, &result->refused);
 }
 
 static int wait_for_asides(struct member *member, const struct tempos_talk *talk, struct tempos_send_result *result,
@@ -123,7 +106,7 @@ static int check_send(const struct tempos_send_plan *plan)
 	if (frame->body_len < TEMPOS_MARK_LEN || !plan->events || !plan->units ||
 	    plan->talk.count > TEMPOS_STREAM_ASIDES || (uint64_t)plan->units * unit_len(plan) > most)
 		return -EINVAL;
-	if (plan->talk.datagrams && (plan->units > UNITS || plan->count % plan->events || frame->tail_len ||
+	if (plan->talk.datagrams && (plan->units > BATCH || plan->count % plan->events || frame->tail_len ||
 				     (frame->head_len && frame->head_len != LENGTH_LEN) ||
 				     (!frame->head_len && plan->events != 1)))
 		return -EINVAL;
@@ -373,44 +356,28 @@ static int take_unit(const uint8_t *unit, unsigned int len, unsigned int who, ui
 
 static unsigned int segment_of(struct msghdr *message, unsigned int len)
 {
-	for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part; part = CMSG_NXTHDR(message, part)) {
-		int size;
+	int size;
 
-		if (part->cmsg_level != SOL_UDP || part->cmsg_type != UDP_GRO)
-			continue;
-		memcpy(&size, CMSG_DATA(part), sizeof(size));
-		return size > 0 ? (unsigned int)size : len;
-	}
-	return len;
+	return read_control(message, SOL_UDP, UDP_GRO, &size, sizeof(size)) && size > 0 ? (unsigned int)size : len;
 }
 
 static int take_datagrams(int fd, unsigned int who, const struct tempos_receive_plan *plan,
 			  struct tempos_receive_result *result)
 {
 	static uint8_t buffers[CALLS][1 << 16];
-	static union {
-		char bytes[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr aligned;
-	} controls[CALLS];
-	struct mmsghdr messages[CALLS];
-	struct iovec parts[CALLS];
+	static union control controls[CALLS];
+	struct batch batch;
 	uint64_t now_ns;
 	int n;
 
-	memset(messages, 0, sizeof(messages));
-	for (unsigned int i = 0; i < CALLS; i++) {
-		parts[i] = (struct iovec){ buffers[i], sizeof(buffers[i]) };
-		messages[i].msg_hdr.msg_iov = &parts[i];
-		messages[i].msg_hdr.msg_iovlen = 1;
-		messages[i].msg_hdr.msg_control = &controls[i];
-		messages[i].msg_hdr.msg_controllen = sizeof(controls[i]);
-	}
-	n = recvmmsg(fd, messages, CALLS, MSG_DONTWAIT, NULL);
+	batch_of_buffers(&batch, buffers, sizeof(buffers[0]), CALLS);
+	ask_for_controls(&batch, controls);
+	n = receive_batch(fd, &batch, MSG_DONTWAIT);
 	if (n < 0)
-		return is_transient(errno) ? 0 : -errno;
+		return n;
 	now_ns = clock_ns(CLOCK_REALTIME);
 	for (int i = 0; i < n; i++) {
-		unsigned int len = messages[i].msg_len, step = segment_of(&messages[i].msg_hdr, len);
+		unsigned int len = batch.messages[i].msg_len, step = segment_of(&batch.messages[i].msg_hdr, len);
 
 		for (unsigned int at = 0; at < len; at += step) {
 			int error = take_unit(buffers[i] + at, len - at < step ? len - at : step, who, now_ns, plan,
@@ -454,7 +421,9 @@ int tempos_stream_receive(const int *fds, unsigned int members, const struct tem
 {
 	static struct member all[TEMPOS_STREAM_MEMBERS];
 	struct pollfd polls[TEMPOS_STREAM_MEMBERS + 1];
-	int ending = 0, error = check_receive(plan, members);
+	int ready, error = check_receive(plan, members);
+	struct watch watch;
+	unsigned int who;
 
 	if (error)
 		return error;
@@ -463,29 +432,15 @@ int tempos_stream_receive(const int *fds, unsigned int members, const struct tem
 		error = open_member(&all[i], fds[i], &plan->talk);
 		if (error)
 			return error;
-		polls[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
 	}
-	polls[members] = (struct pollfd){ .fd = plan->end_fd, .events = POLLIN };
-	for (;;) {
-		int ready = poll(polls, members + 1, ending ? (int)(plan->idle_ns / 1000000) : -1);
-
-		if (ready < 0)
-			return -errno;
-		if (!ready)
-			return 0;
-		if (polls[members].revents) {
-			ending = 1;
-			polls[members].fd = -1;
-			polls[members].revents = 0;
-		}
-		for (unsigned int i = 0; i < members; i++) {
-			if (!polls[i].revents)
-				continue;
-			error = take(&all[i], i, plan, result);
+	watch = watch_over(polls, fds, members, plan->end_fd, -1, plan->idle_ns / MILLISECOND);
+	while ((ready = next_round(&watch)) > 0)
+		while (next_ready(&watch, &who)) {
+			error = take(&all[who], who, plan, result);
 			if (error < 0)
 				return error;
 		}
-	}
+	return ready;
 }
 
 int tempos_stream_ping(int out_fd, int in_fd, const struct tempos_send_plan *plan,
@@ -524,7 +479,7 @@ int tempos_stream_ping(int out_fd, int in_fd, const struct tempos_send_plan *pla
 		asides.sent++;
 		while (error >= 0 && result->received == before) {
 			struct pollfd wait = { .fd = in_fd, .events = POLLIN };
-			int ready = poll(&wait, 1, (int)(timeout_ns / 1000000));
+			int ready = poll(&wait, 1, timeout_ns / MILLISECOND);
 
 			if (ready < 0)
 				return -errno;

@@ -6,18 +6,12 @@
 #ifndef TEMPOS_BENCH_STREAM_H
 #define TEMPOS_BENCH_STREAM_H
 
-#include <netinet/in.h>
-#include <netinet/udp.h>
-#include <poll.h>
-#include <sys/socket.h>
-
-#include "datagram.h"
+#include "batch.h"
 #include "stream.cdef"
 
 #define BUFFER TEMPOS_STREAM_BUFFER
 #define CALLS 16
 #define LENGTH_LEN 2
-#define UNITS 64
 
 /* One connection: what was read and not understood yet. */
 struct member {

@@ -6,19 +6,11 @@
  * Rules: no allocation, no output, no policy; sockets are made, bound and connected in Python. A loop
  * that a signal interrupts returns -EINTR, so that Python's handler runs.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <netinet/in.h>
-#include <netinet/udp.h>
-#include <poll.h>
+#include "batch.h"
+
 #include <signal.h>
-#include <sys/socket.h>
 
-#include "datagram.h"
 #include "traffic.cdef"
-
-#define BATCH TEMPOS_TRAFFIC_BATCH
 
 static unsigned int header_len(uint8_t framing)
 {
@@ -88,8 +80,7 @@ int tempos_blast(int fd, const struct tempos_blast_plan *plan, struct tempos_bla
 	static uint8_t buffers[BATCH * DATAGRAM_MAX];
 	unsigned int segments = plan->segments ? plan->segments : 1;
 	unsigned int batch = BATCH / segments ? BATCH / segments : 1;
-	struct mmsghdr messages[BATCH];
-	struct iovec parts[BATCH];
+	struct batch out;
 	uint64_t sent = 0;
 
 	if (plan->size < header_len(plan->framing) || plan->size > DATAGRAM_MAX || segments > BATCH ||
@@ -101,11 +92,7 @@ int tempos_blast(int fd, const struct tempos_blast_plan *plan, struct tempos_bla
 		if (setsockopt(fd, SOL_UDP, UDP_SEGMENT, &size, sizeof(size)))
 			return -errno;
 	}
-	memset(messages, 0, sizeof(messages));
-	for (unsigned int i = 0; i < BATCH; i++) {
-		messages[i].msg_hdr.msg_iov = &parts[i];
-		messages[i].msg_hdr.msg_iovlen = 1;
-	}
+	batch_of_parts(&out, BATCH);
 	memset(result, 0, sizeof(*result));
 	result->began_ns = clock_ns(CLOCK_MONOTONIC);
 	while (sent < plan->count && !ending) {
@@ -122,11 +109,10 @@ int tempos_blast(int fd, const struct tempos_blast_plan *plan, struct tempos_bla
 		for (unsigned int at = 0; at < ready; at += segments, used++) {
 			unsigned int here = ready - at < segments ? ready - at : segments;
 
-			parts[used].iov_base = buffers + at * plan->size;
-			parts[used].iov_len = here * plan->size;
+			out.parts[used] = (struct iovec){ buffers + at * plan->size, here * plan->size };
 		}
 		while (done < used) {
-			int n = sendmmsg(fd, messages + done, used - done, 0);
+			int n = sendmmsg(fd, out.messages + done, used - done, 0);
 
 			if (n < 0 && !is_transient(errno) && errno != EINTR)
 				return -errno;
@@ -179,50 +165,38 @@ int tempos_sink(const int *fds, unsigned int count, const struct tempos_sink_pla
 		struct tempos_sink_result *result)
 {
 	static uint8_t buffers[BATCH][DATAGRAM_MAX];
-	struct pollfd polls[TEMPOS_TRAFFIC_SOCKETS];
-	struct mmsghdr messages[BATCH];
-	struct iovec parts[BATCH];
+	struct pollfd polls[TEMPOS_TRAFFIC_SOCKETS + 1];
+	struct batch batch;
+	struct watch watch;
+	unsigned int s;
 
 	if (!count || count > TEMPOS_TRAFFIC_SOCKETS)
 		return -EINVAL;
 	memset(result, 0, sizeof(*result));
-	memset(messages, 0, sizeof(messages));
-	for (unsigned int i = 0; i < BATCH; i++) {
-		parts[i].iov_base = buffers[i];
-		parts[i].iov_len = DATAGRAM_MAX;
-		messages[i].msg_hdr.msg_iov = &parts[i];
-		messages[i].msg_hdr.msg_iovlen = 1;
-	}
-	for (unsigned int i = 0; i < count; i++)
-		polls[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
-
+	batch_of_buffers(&batch, buffers, DATAGRAM_MAX, BATCH);
+	watch = watch_over(polls, fds, count, -1, plan->first_ns / MILLISECOND, plan->idle_ns / MILLISECOND);
 	while (!plan->expected || result->received < plan->expected) {
-		uint64_t wait_ns = result->received ? plan->idle_ns : plan->first_ns;
-		int ready = poll(polls, count, (int)(wait_ns / 1000000));
+		int ready = next_round(&watch);
 
-		if (ready < 0)
-			return -errno;
-		if (!ready)
-			break;
-		for (unsigned int s = 0; s < count; s++) {
-			int n;
+		if (ready <= 0)
+			return ready;
+		while (next_ready(&watch, &s)) {
+			int n = receive_batch(fds[s], &batch, MSG_DONTWAIT);
 
-			if (!polls[s].revents)
+			if (n < 0)
+				return n;
+			if (!n)
 				continue;
-			n = recvmmsg(fds[s], messages, BATCH, MSG_DONTWAIT, NULL);
-			if (n < 0) {
-				if (is_transient(errno))
-					continue;
-				return -errno;
-			}
 			result->last_ns = clock_ns(CLOCK_MONOTONIC);
 			if (!result->received)
 				result->first_ns = result->last_ns;
 			result->received += n;
 			result->by_socket[s] += n;
 			for (int i = 0; i < n; i++)
-				account(buffers[i], messages[i].msg_len, plan, seen, result);
+				account(buffers[i], batch.messages[i].msg_len, plan, seen, result);
 		}
+		if (result->received)
+			end_when_idle(&watch);
 	}
 	return 0;
 }
@@ -244,24 +218,17 @@ static void account_epoch(uint8_t epoch, struct tempos_collect_result *result)
 int tempos_collect(int fd, const struct tempos_sink_plan *plan, uint8_t *seen, struct tempos_collect_result *result)
 {
 	static uint8_t buffers[BATCH][DATAGRAM_MAX];
-	struct mmsghdr messages[BATCH];
-	struct iovec parts[BATCH];
+	struct batch batch;
 	int n = BATCH;
 
-	memset(messages, 0, sizeof(messages));
-	for (unsigned int i = 0; i < BATCH; i++) {
-		parts[i].iov_base = buffers[i];
-		parts[i].iov_len = DATAGRAM_MAX;
-		messages[i].msg_hdr.msg_iov = &parts[i];
-		messages[i].msg_hdr.msg_iovlen = 1;
-	}
+	batch_of_buffers(&batch, buffers, DATAGRAM_MAX, BATCH);
 	while (n == BATCH) {
-		n = recvmmsg(fd, messages, BATCH, MSG_DONTWAIT, NULL);
+		n = receive_batch(fd, &batch, MSG_DONTWAIT);
 		if (n < 0)
-			return is_transient(errno) ? 0 : -errno;
+			return n;
 		result->received += n;
 		for (int i = 0; i < n; i++) {
-			enum finding finding = examine(buffers[i], messages[i].msg_len, plan, seen);
+			enum finding finding = examine(buffers[i], batch.messages[i].msg_len, plan, seen);
 
 			result->damaged += finding == DAMAGED;
 			result->repeated += finding == REPEATED;
@@ -339,8 +306,7 @@ int tempos_forward(int fd, const uint32_t *ips, const uint16_t *ports, unsigned 
 {
 	static uint8_t buffers[BATCH][DATAGRAM_MAX];
 	struct sockaddr_in to[TEMPOS_TRAFFIC_SOCKETS];
-	struct mmsghdr in[BATCH], out[BATCH];
-	struct iovec in_parts[BATCH], out_parts[BATCH];
+	struct batch in, out;
 	uint64_t ticket = 0;
 
 	if (!members || members > TEMPOS_TRAFFIC_SOCKETS)
@@ -351,31 +317,22 @@ int tempos_forward(int fd, const uint32_t *ips, const uint16_t *ports, unsigned 
 		to[i].sin_addr.s_addr = htonl(ips[i]);
 		to[i].sin_port = htons(ports[i]);
 	}
-	memset(in, 0, sizeof(in));
-	memset(out, 0, sizeof(out));
-	for (unsigned int i = 0; i < BATCH; i++) {
-		in_parts[i].iov_base = out_parts[i].iov_base = buffers[i];
-		in_parts[i].iov_len = DATAGRAM_MAX;
-		in[i].msg_hdr.msg_iov = &in_parts[i];
-		out[i].msg_hdr.msg_iov = &out_parts[i];
-		in[i].msg_hdr.msg_iovlen = out[i].msg_hdr.msg_iovlen = 1;
-		out[i].msg_hdr.msg_namelen = sizeof(to[0]);
-	}
+	batch_of_buffers(&in, buffers, DATAGRAM_MAX, BATCH);
+	batch_of_buffers(&out, buffers, DATAGRAM_MAX, BATCH);
+	for (unsigned int i = 0; i < BATCH; i++)
+		out.messages[i].msg_hdr.msg_namelen = sizeof(to[0]);
 	for (;;) {
-		int n = recvmmsg(fd, in, BATCH, MSG_WAITFORONE, NULL);
+		int n = receive_batch(fd, &in, MSG_WAITFORONE);
 
-		if (n < 0) {
-			if (is_transient(errno))
-				continue;
-			return -errno;
-		}
+		if (n < 0)
+			return n;
 		result->received += n;
 		for (int i = 0; i < n; i++) {
-			out_parts[i].iov_len = in[i].msg_len;
-			out[i].msg_hdr.msg_name = &to[ticket++ % members];
+			out.parts[i].iov_len = in.messages[i].msg_len;
+			out.messages[i].msg_hdr.msg_name = &to[ticket++ % members];
 		}
 		for (int done = 0; done < n;) {
-			int sent = sendmmsg(fd, out + done, n - done, 0);
+			int sent = sendmmsg(fd, out.messages + done, n - done, 0);
 
 			if (sent < 0 && errno == EINTR)
 				return -EINTR;

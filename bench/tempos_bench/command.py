@@ -10,7 +10,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -235,12 +235,17 @@ def _write(result: Report, path: Path | None) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result.as_json(), indent=1) + "\n")
+    _draw([result], path.parent)
+
+
+def _draw(reports: Iterable[Report], folder: Path) -> None:
     from tempos_bench import plot
 
     try:
-        plot.draw(result, path.parent)
+        for each in reports:
+            plot.draw(each, folder)
     except TemposError as error:
-        print(f"tempos bench run {result.scenario}: no pictures: {error}", file=sys.stderr)
+        print(f"tempos bench: no pictures: {error}", file=sys.stderr)
 
 
 def _run_report(options: argparse.Namespace) -> int:
@@ -248,6 +253,7 @@ def _run_report(options: argparse.Namespace) -> int:
         from tempos_bench import html, results
 
         found = results.read(options.folder)
+        _draw(found.values(), options.folder if options.folder.is_dir() else options.folder.parent)
         options.output.write_text(html.page(found, options.folder), encoding="utf-8")
         print(f"{options.output}: {len(found)} scenarios")
         return EXIT_OK

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import socket
 from contextlib import ExitStack
 from typing import Any
 
-from tempos_bench import latency, samples, traffic
+from tempos_bench import commands, latency, samples, traffic
 from tempos_bench.rehearsal import Asked
 
 _COLUMNS = ("transit", "late", "taken", "arrived")
-_INPUT = 0
 
 
 def main() -> None:
@@ -49,7 +47,7 @@ def main() -> None:
         for endpoint in args.discard:
             traffic.discard(stack.enter_context(traffic.open_socket(bind=endpoint)))
         print("ready", lacking or "", flush=True)
-        while line := _line():
+        while line := commands.next_line():
             command = json.loads(line)
             answer = {"begin": _begin, "thin": _thin}[command.pop("do")](socks, command)
             print(json.dumps(answer), flush=True)
@@ -59,8 +57,8 @@ def _begin(socks: list[socket.socket], command: dict[str, Any]) -> dict[str, Any
     wanted = [latency.Wanted(**each) for each in command.pop("wanted")]
     before = [traffic.dropped(sock) for sock in socks]
     print(json.dumps({"begun": True}), flush=True)
-    gathered = latency.gather(socks, wanted, end_fd=_INPUT, **command)
-    _line()
+    gathered = latency.gather(socks, wanted, end_fd=commands.INPUT, **command)
+    commands.next_line()
     return {
         "foreign": gathered.foreign,
         "unstamped": gathered.unstamped,
@@ -84,14 +82,6 @@ def _thin(socks: list[socket.socket], command: dict[str, Any]) -> dict[str, Any]
         if sock.getsockname()[1] == port:
             latency.thin(sock, **command)
     return {"thinned": port}
-
-
-def _line() -> bytes:
-    """The next line of input, and not a byte more: while recording, what is there to read ends it."""
-    line = bytearray()
-    while (byte := os.read(_INPUT, 1)) and byte != b"\n":
-        line += byte
-    return bytes(line)
 
 
 def planned(asked: Asked) -> dict[str, Any]:

@@ -12,14 +12,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tempos_bench import goals, html_peers, samples, svg
+from tempos_bench import beside, goals, html_peers, samples, svg
 from tempos_bench.html_style import STYLE
 from tempos_bench.report import Report, Row, cell, number
-from tempos_bench.source import PICTURES, Picture
+from tempos_bench.source import PICTURES, PREFIX, Picture
 from tempos_bench.stats import summarize
 
 #: More series than this in one chart cannot be told apart.
 _MOST_SERIES = 7
+#: Scenarios that the page draws itself, from their figures; their PNG files are for use elsewhere.
+_DRAWN_HERE = (beside.PREFIX, PREFIX)
 #: Fewer rounds than this make no chart.
 _FEWEST_ROUNDS = 3
 _MARKS = {True: ("met", "met"), False: ("missed", "missed"), None: ("", "")}
@@ -92,7 +94,10 @@ def _picture(picture: Picture, reports: Mapping[str, Report], images: Mapping[st
     if report is None:
         return ""
     rows = [row for row in report.rows if row.name in picture.rows and _values(row)]
-    shown = [_image(path) for path in images.get(picture.scenario, ()) if picture.image in path.stem]
+    named = [
+        path for path in images.get(picture.scenario, ()) if picture.image and picture.image in path.stem
+    ]
+    shown = [_image(path) for path in named]
     if rows and picture.rows:
         series = {row.name: _values(row) for row in rows}
         shown.append(svg.sequence(series, _unit(rows[0].unit), picture.along, picture.floor))
@@ -117,7 +122,7 @@ def _scenario(report: Report, images: Mapping[str, Sequence[Path]]) -> str:
         f"<p>{escape(report.description)}</p>{incomplete}{_figures(report.rows)}"
         f"{''.join(map(_described, report.tables))}"
         f"{f'<ul class=notes>{notes}</ul>' if notes else ''}{_rounds(report)}{pictures}"
-        f"{'' if pictures or report.scenario.startswith(html_peers.PREFIX) else _distribution(report)}"
+        f"{'' if pictures or report.scenario.startswith(beside.PREFIX) else _distribution(report)}"
         f"<p class=small>{escape(given)}. {escape(_took(report))}</p></article>"
     )
 
@@ -171,16 +176,9 @@ def _rounds(report: Report) -> str:
 def _distribution(report: Report) -> str:
     """Latency by percentile of the samples that a report carries: a chart a load, a curve a variant."""
     charts: dict[str, dict[str, list[float]]] = {}
-    for record in report.samples:
-        try:
-            values = samples.unpack(record)
-        except ValueError:
-            # Another version's packing: the figures stand without it.
-            continue
-        if values:
-            name = " ".join(str(record[key]) for key in ("variant", "class") if key in record)
-            series = charts.setdefault(str(record.get("load", "")), {})
-            series.setdefault(name, []).extend(value / 1000 for value in values)
+    for record, values in samples.readable(report.samples):
+        name = " ".join(str(record[key]) for key in ("variant", "class") if key in record)
+        charts.setdefault(str(record.get("load", "")), {}).setdefault(name, []).extend(values)
     shown = []
     for load, series in charts.items():
         names = list(series)
@@ -316,7 +314,10 @@ def _images(reports: Mapping[str, Report], folder: Path) -> dict[str, list[Path]
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.png")):
         owners = [
-            name for name in reports if path.stem == name or path.stem.startswith((f"{name}-", f"{name}."))
+            name
+            for name in reports
+            if (path.stem == name or path.stem.startswith((f"{name}-", f"{name}.")))
+            and not name.startswith(_DRAWN_HERE)
         ]
         if owners:
             found.setdefault(max(owners, key=len), []).append(path)

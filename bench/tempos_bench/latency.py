@@ -16,14 +16,17 @@ import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from tempos import Unavailable, wire
+from tempos import wire
+from tempos_bench.compiled import check, helper
 
 #: The smallest event that can be measured: the header, and how late it was sent.
 LEAST_SIZE = wire.HEADER_LEN + 4
 
 _NS = 1_000_000_000
+_native = partial(helper, "latency")
 _SO_ATTACH_FILTER = 26
 #: Where a classic BPF program on a UDP socket finds the topic and the sequence of an event: behind the
 #: UDP header.
@@ -129,7 +132,7 @@ def pace(
         to.interval_ns, to.phase_ns = max(int(lane.interval * _NS), 1), int(lane.phase * _NS)
         to.count, to.publisher, to.topic = lane.count, lane.publisher, lane.topic
     result = ffi.new("struct tempos_pace_result *")
-    _check(lib.tempos_pace(sock.fileno(), plan, native, len(lanes), result))
+    check(lib.tempos_pace(sock.fileno(), plan, native, len(lanes), result))
     return [
         Paced(
             lane.topic,
@@ -169,7 +172,7 @@ def gather(
         trace.topic, trace.publisher, trace.room = want.topic, want.publisher, want.room
         trace.seen, trace.seen_bits = seen, want.expect
     result = ffi.new("struct tempos_gather_result *")
-    _check(lib.tempos_gather([s.fileno() for s in socks], len(socks), plan, traces, len(wanted), result))
+    check(lib.tempos_gather([s.fileno() for s in socks], len(socks), plan, traces, len(wanted), result))
 
     def column(values: Any, count: int) -> array[int]:
         found = array("I")
@@ -241,21 +244,6 @@ def real_time(priority: int) -> str | None:
 def wall_ns() -> int:
     """The clock of send and arrival times."""
     return time.clock_gettime_ns(time.CLOCK_REALTIME)
-
-
-def _native() -> tuple[Any, Any]:
-    try:
-        from tempos_bench import _latency
-    except ImportError as error:
-        raise Unavailable(
-            "the latency helper is not compiled: install gcc and python3-dev, then tempos[bench] anew"
-        ) from error
-    return _latency.ffi, _latency.lib
-
-
-def _check(code: int) -> None:
-    if code < 0:
-        raise OSError(-code, os.strerror(-code))
 
 
 __all__ = [

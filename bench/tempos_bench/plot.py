@@ -8,14 +8,18 @@ decade of rarity apart. Needs matplotlib, which comes with tempos[bench].
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tempos import Unavailable
-from tempos_bench import samples
+from tempos_bench import beside, samples
 from tempos_bench.qos import CARRIES
 from tempos_bench.report import Report
+from tempos_bench.report import number as shown
+from tempos_bench.source import PICTURES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +33,8 @@ _TAIL = {0.5: "50", 0.1: "90", 0.01: "99", 0.001: "99.9", 0.0001: "99.99"}
 #: A curve is drawn with at most so many points; all of the tail are among them.
 _POINTS = 2000
 _SIZE, _DPI = (5.0, 3.9), 110
+#: Of a title, in an inch.
+_CHARACTERS = 12
 
 #: The samples, microseconds, of one (variant, load, class), all rounds together.
 Curves = Mapping[tuple[str, str, str], Sequence[float]]
@@ -91,7 +97,7 @@ def _alone(report: Report) -> Figure | None:
     return _by_path(report, ("SQ alone", "BQ alone"))
 
 
-def _beside(report: Report) -> Figure | None:
+def _side_by_side(report: Report) -> Figure | None:
     return _by_path(report, ("SQ alone", "1 SQ + 1 BQ", "1 SQ + 3 BQ"))
 
 
@@ -173,10 +179,11 @@ def _tails(axes: Axes, series: Mapping[str, Sequence[float]], styles: Mapping[st
             continue
         places = _thinned(len(ordered))
         beyond = [1 - place / len(ordered) for place in places]
-        number = styles[name] % len(_COLOURS)
+        again, number = divmod(styles[name], len(_COLOURS))
+        dash = _DASHES[(number + again) % len(_DASHES)]
         axes.plot(
             [max(ordered[place], 0.1) for place in places], beyond, label=name, drawstyle="steps-post",
-            color=_COLOURS[number], linestyle=_DASHES[number], linewidth=2.0 if number == 0 else 1.5,
+            color=_COLOURS[number], linestyle=dash, linewidth=2.0 if styles[name] == 0 else 1.5,
         )  # fmt: skip
         fewest = min(fewest, 1 / len(ordered))
     axes.set_xscale("log")
@@ -200,7 +207,9 @@ def _duration(microseconds: float, _: object = None) -> str:
 
 
 def _titled(figure: Figure, report: Report) -> Figure:
-    figure.suptitle(f"{report.scenario}: {report.description}", fontsize=10)
+    inches = figure.get_size_inches()[0]
+    title = textwrap.fill(f"{report.scenario}: {report.description}", round(inches * _CHARACTERS))
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -210,14 +219,15 @@ def _thinned(count: int) -> list[int]:
     return sorted(places | {0})
 
 
-def _panels(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
+def _panels(rows: int, columns: int, wide: float = 1.0) -> tuple[Figure, list[list[Axes]]]:
+    """``wide``: times the usual width of a panel."""
     try:
         # The object-oriented way, which needs no display and keeps nothing between calls.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as NewFigure
     except ImportError as error:
         raise Unavailable("matplotlib is not installed: pip install 'tempos[bench]'") from error
-    figure = NewFigure(figsize=(_SIZE[0] * columns, _SIZE[1] * rows), layout="constrained")
+    figure = NewFigure(figsize=(_SIZE[0] * columns * wide, _SIZE[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
     return figure, [list(row) for row in grid]
@@ -232,21 +242,105 @@ def _share_latency(panels: Sequence[Axes], which: str = "x") -> None:
 
 
 def _finish(axes: Axes) -> None:
-    axes.grid(visible=True, which="major", color="#cccccc", linewidth=0.6)
+    _tidy(axes, "both")
+    # Without a latency (clocks too far apart) a panel has nothing to explain.
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7.5, frameon=True, framealpha=0.9, edgecolor="none", loc="best")
+
+
+def _tidy(axes: Axes, grid: Literal["x", "both"]) -> None:
+    axes.grid(visible=True, which="major", axis=grid, color="#cccccc", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.tick_params(labelsize=8)
     axes.xaxis.label.set_fontsize(9)
     axes.yaxis.label.set_fontsize(9)
-    # Without a latency (clocks too far apart) a panel has nothing to explain.
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7.5, frameon=True, framealpha=0.9, edgecolor="none", loc="best")
+
+
+def _round_trips(report: Report) -> Figure | None:
+    """A line for each variant."""
+    series: dict[str, list[float]] = {}
+    for record, values in samples.readable(report.samples):
+        series.setdefault(str(record.get("variant", "")), []).extend(values)
+    if not series:
+        return None
+    figure, grid = _panels(1, 1, wide=1.4)
+    _tails(grid[0][0], series, {name: number for number, name in enumerate(series)})
+    grid[0][0].set_xlabel("round trip")
+    return _titled(figure, report)
+
+
+def _repetitions(report: Report) -> Figure | None:
+    """The rounds one after the other, as in the source's own figure."""
+    (picture,) = (one for one in PICTURES if one.scenario == report.scenario)
+    rows = [row for row in report.rows if row.name in picture.rows and row.rounds]
+    if not rows:
+        return None
+    figure, grid = _panels(1, 1, wide=1.4)
+    axes = grid[0][0]
+    for number, row in enumerate(rows):
+        axes.plot(
+            range(1, len(row.rounds) + 1), [math.nan if value is None else value for value in row.rounds],
+            label=row.name, color=_COLOURS[number], linestyle=_DASHES[number], linewidth=1.4,
+        )  # fmt: skip
+    if picture.floor is not None:
+        axes.set_ylim(bottom=picture.floor)
+    axes.set_xlabel(picture.along)
+    axes.set_ylabel(rows[0].unit)
+    _finish(axes)
+    return _titled(figure, report)
+
+
+def _bars(report: Report) -> Figure | None:
+    """A panel for each case, best first; tempos in a colour of its own."""
+    charts = beside.bars(report)
+    if not charts:
+        return None
+    figure, grid = _panels(-(-len(charts) // 2), min(2, len(charts)), wide=1.5)
+    panels = [axes for row in grid for axes in row]
+    for axes, chart in zip(panels, charts, strict=False):
+        values = [row.value or 0.0 for _, row in chart.rows]
+        names = [who for who, _ in chart.rows]
+        colours = [_COLOURS[2] if who.startswith("tempos") else "#aaaaaa" for who in names]
+        drawn = axes.barh(range(len(names)), values, color=colours)
+        axes.bar_label(drawn, [shown(value) for value in values], padding=3, fontsize=7)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.set_title(chart.title, fontsize=9)
+        axes.set_xlabel(chart.unit)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
+        _tidy(axes, "x")
+    for axes in panels[len(charts) :]:
+        axes.set_axis_off()
+    return _titled(figure, report)
+
+
+def _beside(report: Report) -> Figure | None:
+    """A panel for each case: raw generators, and client libraries."""
+    charts = beside.curves(report)
+    if not charts:
+        return None
+    figure, grid = _panels(-(-len(charts) // 2), min(2, len(charts)), wide=1.3)
+    panels = [axes for row in grid for axes in row]
+    for axes, (title, series) in zip(panels, charts, strict=False):
+        _tails(axes, series, {name: at for at, name in enumerate(series)})
+        axes.set_title(title, fontsize=9)
+    for axes in panels[len(charts) :]:
+        axes.set_axis_off()
+    return _titled(figure, report)
 
 
 _PICTURES: Mapping[str, Mapping[str, Callable[[Report], Figure | None]]] = {
     "qos-slow": {"latency": _loads},
     "qos-fast": {"latency": _loads},
-    "qos-workflows": {"alone": _alone, "beside": _beside},
+    "qos-workflows": {"alone": _alone, "beside": _side_by_side},
     "qos-rate": {"latency": _rate},
+    "source-loss": {"received": _repetitions},
+    "source-time": {"times": _repetitions},
+    "source-rtt": {"latency": _round_trips},
+    "source-ping": {"latency": _round_trips},
+    "peers-rate": {"bars": _bars},
+    "peers-latency": {"bars": _bars, "latency": _beside},
 }

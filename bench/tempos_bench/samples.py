@@ -15,7 +15,7 @@ import math
 import sys
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -70,6 +70,20 @@ def unpack(record: Any) -> array[int]:
     words = array(_CODE)
     words.frombytes(data)
     return _little(words)
+
+
+def readable(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], list[float]]]:
+    """Each of :func:`pack`'s records that has samples, with these in microseconds.
+
+    Another version's packing is left out.
+    """
+    for record in records:
+        try:
+            values = unpack(record)
+        except ValueError:
+            continue
+        if values:
+            yield record, [value / 1000 for value in values]
 
 
 def summarize(samples: Sequence[int]) -> Latency:

@@ -15,6 +15,10 @@ NOT_A_NIC = (
 )
 
 
+#: How the scenarios begin that are the source's own experiments.
+PREFIX = "source-"
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """A figure of the source in our numbers.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import os
 import socket
 import struct
 import time
@@ -16,10 +15,12 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tempos import Framing, Unavailable
+from tempos import Framing
+from tempos_bench.compiled import check, helper
 
 #: Asked of the kernel for every socket that counts: what we measure is not the receiver.
 BUFFER = 128 * 1024 * 1024
@@ -30,6 +31,7 @@ _MEMINFO_DROPS = 8
 _SO_ATTACH_FILTER = 26
 _BPF_RETURN_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
 _NS = 1_000_000_000
+_native = partial(helper, "traffic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +141,14 @@ def open_socket(bind: Endpoint | None = None, connect: Endpoint | None = None) -
 def end_on_sigterm() -> None:
     """From now on SIGTERM ends a :func:`blast`, which gives back what it has sent."""
     _, lib = _native()
-    _check(lib.tempos_end_on_sigterm())
+    check(lib.tempos_end_on_sigterm())
 
 
 def blast(sock: socket.socket, datagrams: Datagrams) -> Blasted:
     """Send over a connected socket."""
     ffi, lib = _native()
     result = ffi.new("struct tempos_blast_result *")
-    _check(lib.tempos_blast(sock.fileno(), _plan(ffi, datagrams), result))
+    check(lib.tempos_blast(sock.fileno(), _plan(ffi, datagrams), result))
     return Blasted(result.sent, result.refused, result.began_ns, result.ended_ns)
 
 
@@ -162,7 +164,7 @@ def sink(
     seen = ffi.new("uint8_t[]", expected // 8 + 1)
     result = ffi.new("struct tempos_sink_result *")
     bad_before = udp_counters()["InCsumErrors"]
-    _check(lib.tempos_sink([s.fileno() for s in socks], len(socks), plan, seen, result))
+    check(lib.tempos_sink([s.fileno() for s in socks], len(socks), plan, seen, result))
     return Sunk(
         received=result.received,
         damaged=result.damaged,
@@ -204,7 +206,7 @@ def audit(
     sequences = ffi.new("uint8_t[]", row * (max(groups) + 1))
     deliveries = ffi.new("uint8_t[]", row * len(socks))
     fds = [sock.fileno() for sock in socks]
-    _check(lib.tempos_audit(fds, members, len(socks), plan, sequences, deliveries, row))
+    check(lib.tempos_audit(fds, members, len(socks), plan, sequences, deliveries, row))
     return [
         Audited(m.received, max(0, m.share - m.received), m.damaged, m.repeated, m.redelivered)
         for m in members
@@ -244,7 +246,7 @@ class Collector:
     def take(self) -> int:
         """Take all that waits; how many datagrams that was."""
         before = self._result.received
-        _check(self._lib.tempos_collect(self._sock.fileno(), self._seen.plan, self._seen.bits, self._result))
+        check(self._lib.tempos_collect(self._sock.fileno(), self._seen.plan, self._seen.bits, self._result))
         return int(self._result.received - before)
 
     @property
@@ -273,7 +275,7 @@ def echo(sock: socket.socket, reply_to: Endpoint | None, topic: int | None) -> N
     """Answer every datagram, to its sender or ``reply_to``, with its topic changed; until a signal comes."""
     _, lib = _native()
     ip, port = (reply_to.number, reply_to.port) if reply_to else (0, 0)
-    _check(lib.tempos_echo(sock.fileno(), ip, port, -1 if topic is None else topic))
+    check(lib.tempos_echo(sock.fileno(), ip, port, -1 if topic is None else topic))
 
 
 def ping(sock: socket.socket, to: Endpoint, datagrams: Datagrams, timeout: float) -> list[int]:
@@ -282,7 +284,7 @@ def ping(sock: socket.socket, to: Endpoint, datagrams: Datagrams, timeout: float
     samples = ffi.new("uint64_t[]", datagrams.count)
     answered = ffi.new("uint64_t *")
     plan = _plan(ffi, datagrams)
-    _check(lib.tempos_ping(sock.fileno(), to.number, to.port, plan, int(timeout * _NS), samples, answered))
+    check(lib.tempos_ping(sock.fileno(), to.number, to.port, plan, int(timeout * _NS), samples, answered))
     return list(samples[0 : answered[0]])
 
 
@@ -292,7 +294,7 @@ def forward(sock: socket.socket, members: Sequence[Endpoint]) -> dict[str, int]:
     result = ffi.new("struct tempos_forward_result *")
     ips, ports = [m.number for m in members], [m.port for m in members]
     with suppress(InterruptedError):
-        _check(lib.tempos_forward(sock.fileno(), ips, ports, len(members), result))
+        check(lib.tempos_forward(sock.fileno(), ips, ports, len(members), result))
     return {"received": result.received, "sent": result.sent, "refused": result.refused}
 
 
@@ -341,18 +343,3 @@ def _plan(ffi: Any, datagrams: Datagrams) -> Any:
 def _framing(framing: Framing) -> int:
     _, lib = _native()
     return int(lib.TEMPOS_FRAMING_EVENT if framing is Framing.EVENT else lib.TEMPOS_FRAMING_RAW)
-
-
-def _native() -> tuple[Any, Any]:
-    try:
-        from tempos_bench import _traffic
-    except ImportError as error:
-        raise Unavailable(
-            "the traffic helper is not compiled: install gcc and python3-dev, then tempos[bench] anew"
-        ) from error
-    return _traffic.ffi, _traffic.lib
-
-
-def _check(code: int) -> None:
-    if code < 0:
-        raise OSError(-code, os.strerror(-code))

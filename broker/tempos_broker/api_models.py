@@ -36,7 +36,7 @@ class MemberOut(BaseModel):
     delivered: int | None = Field(description="as the member says; null for a static one, which says nothing")
 
 
-class GroupOut(BaseModel):
+class GroupAccount(BaseModel):
     """A group: tickets = delivered + unconfirmed + lost + unknown; unsent is in the last three."""
 
     name: str
@@ -46,6 +46,11 @@ class GroupOut(BaseModel):
     lost: Count
     unknown: Count
     unsent: Count
+
+
+class GroupOut(GroupAccount):
+    """A group with its present members."""
+
     members: list[MemberOut]
 
 
@@ -138,16 +143,9 @@ class LedgerMember(BaseModel):
     lost: Count
 
 
-class LedgerGroup(BaseModel):
-    """The account of a group."""
+class LedgerGroup(GroupAccount):
+    """The account of a group, with those of its members that left."""
 
-    name: str
-    tickets: Count
-    delivered: Count
-    unconfirmed: Count
-    lost: Count
-    unknown: Count
-    unsent: Count
     members: list[LedgerMember]
 
 

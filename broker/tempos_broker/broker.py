@@ -155,6 +155,8 @@ class Broker:
                 ) from error
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CONTROL_BUFFER)
             self._sockets.append(transport)
+        # An interval and a half from now on: who sends in time must not be late only because we were away.
+        self._registry.spare(time.monotonic() + self.config.control.heartbeat * 1.5)
         # Last, for it takes as long as starting Python does, and all is served meanwhile.
         await self._slow.start_worker()
         self._schedule_expiry()
@@ -356,8 +358,7 @@ class Broker:
         adopted = self._fast.adopted().get(topic, 0)
         memory = past.recall(state.route.topic)
         if memory is not None:
-            # An interval and a half: who sends in time must not be late only because we were away.
-            past.restore_members(topic, memory, self.config.control.heartbeat * 1.5)
+            past.restore_members(topic, memory)
         known = self._ledger.open_epochs(topic)
         if memory is not None and past.continued and known and (not adopted or adopted in known):
             route, same = past.former_route(state.route.topic)

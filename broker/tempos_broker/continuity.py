@@ -130,14 +130,17 @@ class Continuity:
             return None
         return memory
 
-    def restore_members(self, topic: int, memory: Remembered, at_least: float) -> None:
-        """Make those members again whose lease has not ended; each for ``at_least`` seconds."""
+    def restore_members(self, topic: int, memory: Remembered) -> None:
+        """Make those members again whose lease has not ended; all, where the kernel went on serving them.
+
+        None could renew its lease while nobody was there: see :meth:`Registry.spare`.
+        """
         passed = max(0.0, time.time() - memory.wall)
+        served = self.continued and topic in self._fast.adopted()
         for member in memory.members:
             remaining = member.remaining - passed
-            if remaining > 0:
-                # It could not renew its lease while nobody was there.
-                expires = time.monotonic() + max(remaining, at_least)
+            if served or remaining > 0:
+                expires = time.monotonic() + remaining
                 endpoint = (member.ip, member.port)
                 self._registry.restore(topic, member.group, endpoint, member.client, expires)
 

@@ -237,6 +237,14 @@ class Registry:
         self._versions[topic] += 1
         return True
 
+    def spare(self, until: float) -> None:
+        """Let no lease end before ``until``."""
+        for groups in self._groups.values():
+            for state in groups.values():
+                for membership in state.members.values():
+                    if membership.expires is not None:
+                        membership.expires = max(membership.expires, until)
+
     def restore_leaving(self, holder: Holder, topics: Iterable[int], deadline: float) -> None:
         """Go on with a drain of a former life."""
         self._leaving[holder] = Leaving(frozenset(topics) & self._groups.keys(), deadline)

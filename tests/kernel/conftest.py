@@ -1,12 +1,16 @@
-"""The program under test, loaded once per mode; each test gets it empty."""
+"""The program under test, loaded once per mode and given to each test empty; nodes for a whole fast path."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from support.privileges import require_kernel
+from support.privileges import require_kernel, require_netns
 from support.program import Rig
+
+from tempos_bench.topology import Topology, build
+from tempos_fastpath import ownership
+from tempos_fastpath.orphans import installed, remove
 
 
 @pytest.fixture(scope="session", params=["native", "generic"])
@@ -22,3 +26,23 @@ def rig(loaded: Rig) -> Rig:
     """The program without a route, all tickets and counters at 0."""
     loaded.clear()
     return loaded
+
+
+@pytest.fixture
+def shape() -> str:
+    """What the nodes of a test are built as; a module may have its own."""
+    return "straight"
+
+
+@pytest.fixture
+def topology(shape: str) -> Iterator[Topology]:
+    require_netns()
+    require_kernel()
+    with build(shape) as topology:
+        namespace = topology.broker.call(ownership.current_namespace)
+        yield topology
+        # Whatever a failed test left; a namespace's number never comes again.
+        topology.broker.close()
+        for each in installed():
+            if each.identity.namespace == namespace:
+                remove(each)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import select
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, nullcontext
 
@@ -18,19 +17,20 @@ from support.expected import expected
 from support.inject import Capture, Injector
 from support.packets import Addresses, datagram, event, partial, raw
 from support.privileges import require_kernel, require_netns
+from support.watched import in_broker
 
 from tempos import Framing, Group, Member, Path, Reason, Route, Topic, Unavailable
 from tempos._abi import Way
 from tempos.wire import encode_event
 from tempos_bench.namespace import Namespace
-from tempos_bench.topology import Topology, build, mac_of
+from tempos_bench.topology import Topology, mac_of
 from tempos_fastpath.attach import OBJECT, PROGRAM
 from tempos_fastpath.bpf import BpfObject, XdpMode
 from tempos_fastpath.errors import BpfError
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.layout import HeldRoute, devmap_entry, encode_settings
 from tempos_fastpath.maps import Map
-from tempos_fastpath.offload import Offload, start
+from tempos_fastpath.offload import Offload
 from tempos_fastpath.plan import Hop
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
@@ -42,26 +42,11 @@ SINGLE = Topic(3, "single", framing=Framing.EVENT)
 BROKER = "10.0.1.1"
 #: Verified instructions; whoever needs more has a reason to say so here.
 INSTRUCTIONS = {PROGRAM: 16_000, "tempos_deliver": 550}
-Scenario = Callable[[Offload], Awaitable[None]]
 
 
 @pytest.fixture(params=["straight", "forked"])
-def topology(request: pytest.FixtureRequest) -> Iterator[Topology]:
-    require_netns()
-    require_kernel()
-    with build(request.param) as topology:
-        yield topology
-
-
-def in_broker(topology: Topology, scenario: Scenario) -> None:
-    async def run() -> None:
-        offload = await start(listen=["0.0.0.0"], port=9998, mode="native", interfaces=())
-        try:
-            await scenario(offload)
-        finally:
-            await offload.close()
-
-    topology.broker.call(lambda: asyncio.run(asyncio.wait_for(run(), LIMIT * 2)))
+def shape(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def members(topology: Topology, groups: Sequence[int], first_port: int = 20_000) -> tuple[Group, ...]:
@@ -163,7 +148,7 @@ def test_every_copy_is_right_to_the_byte(topology: Topology, sizes: Sequence[int
 
     with ExitStack() as stack:
         wire = Wire(stack, topology)
-        in_broker(topology, scenario)
+        in_broker(topology, scenario, mode="native")
 
 
 def test_copies_and_frames_of_single_groups_share_a_receive_cycle(topology: Topology) -> None:
@@ -194,7 +179,7 @@ def test_copies_and_frames_of_single_groups_share_a_receive_cycle(topology: Topo
     with ExitStack() as stack:
         wire = Wire(stack, topology)
         sender = stack.enter_context(closing(topology.publisher.call(gso_sender)))
-        in_broker(topology, scenario)
+        in_broker(topology, scenario, mode="native")
 
 
 def live(offload: Offload, frame: bytes, count: int) -> None:
@@ -229,7 +214,7 @@ def test_what_a_full_ring_does_not_take_is_charged_to_its_groups(topology: Topol
 
     with ExitStack() as stack:
         wire = Wire(stack, topology)
-        in_broker(topology, scenario)
+        in_broker(topology, scenario, mode="native")
 
 
 def take_down(interface: str) -> None:
@@ -255,7 +240,7 @@ def test_an_interface_that_has_just_gone_down_costs_its_groups_every_copy(topolo
 
     with ExitStack() as stack:
         wire = Wire(stack, topology)
-        in_broker(topology, scenario)
+        in_broker(topology, scenario, mode="native")
 
 
 def test_slots_have_the_egress_program_for_as_long_as_copies_leave_there(topology: Topology) -> None:
@@ -287,7 +272,7 @@ def test_slots_have_the_egress_program_for_as_long_as_copies_leave_there(topolog
         await install(offload, EVENT, both[:1], epoch=2)
         assert marked() == others
 
-    in_broker(topology, scenario)
+    in_broker(topology, scenario, mode="native")
 
 
 def test_the_devmaps_are_shared_and_their_number_is_bounded() -> None:

@@ -3,85 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import fcntl
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path as FilePath
 
 import pytest
 from pyroute2 import IPRoute
+from support.nodes import configure, udp
 from support.offloader import make_route
-from support.privileges import require_kernel, require_netns
+from support.watched import LIMIT, Watched, in_broker
 
 from tempos import Path, PathChoice, Reason, Route
 from tempos.wire import encode_event
-from tempos_bench.topology import Topology, build, mac_of
-from tempos_fastpath import offload as fastpath
+from tempos_bench.topology import Topology, mac_of
 from tempos_fastpath import pins
 from tempos_fastpath.bpf import query_xdp
 from tempos_fastpath.offload import Offload
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
-LIMIT = 15.0
 TOPIC, PORT = 7, 9998
 A, B, B_FAR, C = "10.0.1.2", "10.0.1.1", "10.0.2.1", "10.0.2.2"
 THERE = make_route(TOPIC, 1, [[(C, PORT)]])
-Scenario = Callable[["Watched"], Awaitable[None]]
 
 
-@pytest.fixture
-def topology() -> Iterator[Topology]:
-    require_netns()
-    require_kernel()
-    with build("straight") as topology:
-        yield topology
-
-
-class Watched:
-    """A fast path, and the broker's part: to install again when told to."""
-
-    def __init__(self, offload: Offload) -> None:
-        self.offload = offload
-        self._event = asyncio.Event()
-        offload.on_change(self._event.set)
-
-    async def until(self, wanted: Path, route: Route = THERE) -> PathChoice:
-        while True:
-            self._event.clear()
-            choice = await self.offload.install(route)
-            if choice.path is wanted:
-                return choice
-            await asyncio.wait_for(self._event.wait(), LIMIT)
-
-    async def told(self) -> None:
-        """Wait for the word that facts changed, since the last look at it."""
-        await asyncio.wait_for(self._event.wait(), LIMIT)
-
-
-def in_broker(topology: Topology, scenario: Scenario, **options: object) -> None:
-    async def run() -> None:
-        offload = await fastpath.start(
-            **{"listen": ["0.0.0.0"], "port": PORT, "mode": "auto", "interfaces": (), **options}
-        )
-        try:
-            await scenario(Watched(offload))
-        finally:
-            await offload.close()
-
-    topology.broker.call(lambda: asyncio.run(asyncio.wait_for(run(), 3 * LIMIT)))
-
-
-def configure(node: object, work: Callable[[IPRoute], object]) -> None:
-    def inside() -> None:
-        with IPRoute() as netlink:
-            work(netlink)
-
-    node.call(inside)  # type: ignore[attr-defined]
+def watch(topology: Topology, scenario: Callable[[Watched], Awaitable[None]], route: Route = THERE) -> None:
+    """Run ``scenario`` with a fast path that is to carry the route."""
+    in_broker(topology, lambda offload: scenario(Watched(offload, route)))
 
 
 def index_of(netlink: IPRoute, name: str) -> int:
@@ -116,22 +68,10 @@ def join(topology: Topology, index: int = 0) -> None:
     configure(topology.subscriber, lambda netlink: up(netlink, "eth0", C))
 
 
-def udp(node: object, address: tuple[str, int]) -> socket.socket:
-    def make() -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.bind(address)
-        sock.settimeout(LIMIT)
-        return sock
-
-    made: socket.socket = node.call(make)  # type: ignore[attr-defined]
-    return made
-
-
 async def crosses(topology: Topology, offload: Offload) -> None:
     """One event goes through the fast path and arrives."""
     loop = asyncio.get_running_loop()
-    sender, receiver = udp(topology.publisher, (A, 0)), udp(topology.subscriber, (C, PORT))
-    with closing(sender) as source, closing(receiver) as sink:
+    with udp(topology.publisher, (A, 0)) as source, udp(topology.subscriber, (C, PORT)) as sink:
         before = offload.counters().get(TOPIC, {}).get(Reason.FORWARDED, 0)
         source.sendto(encode_event(TOPIC, 1, 1, 0, b"body"), (B, PORT))
         assert (await loop.run_in_executor(None, sink.recv, 2000))[24:] == b"body"
@@ -155,26 +95,25 @@ def test_an_interface_that_is_removed_and_made_again(topology: Topology, same_in
             assert offload.status().interfaces[1].reason == "the interface is gone"
         join(topology, index if same_index else 0)
         while query_xdp(socket.if_nametoindex("eth1")) is None:
-            watched._event.clear()
+            watched.forget()
             await watched.told()
         await watched.until(Path.FAST)
         assert offload.status().interfaces[1].mode == "native"
         assert offload.status().mode == "native"
         await crosses(topology, offload)
 
-    in_broker(topology, scenario)
+    watch(topology, scenario)
 
 
 @pytest.mark.parametrize("fanout", ["xdp", "tc"])
 def test_copies_for_several_groups_come_back_with_an_interface(topology: Topology, fanout: str) -> None:
     """They leave by the new interface, and are made of what comes in there."""
     groups = [[(C, PORT + number)] for number in range(3)]
-    route = make_route(TOPIC, 1, groups, fanout=fanout)
 
     async def all_get_one(offload: Offload, source: socket.socket, broker: str) -> None:
         loop = asyncio.get_running_loop()
         before = offload.counters().get(TOPIC, {}).get(Reason.FORWARDED, 0)
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             stack.enter_context(source)
             sinks = [stack.enter_context(udp(topology.subscriber, member)) for (member,) in groups]
             source.sendto(encode_event(TOPIC, 1, 1, 0, b"body"), (broker, PORT))
@@ -184,21 +123,21 @@ def test_copies_for_several_groups_come_back_with_an_interface(topology: Topolog
 
     async def scenario(watched: Watched) -> None:
         offload = watched.offload
-        await watched.until(Path.FAST, route)
+        await watched.until(Path.FAST)
         await all_get_one(offload, udp(topology.publisher, (A, 0)), B)
         index = socket.if_nametoindex("eth1")
         configure(topology.broker, lambda netlink: netlink.link("del", index=index))
-        await watched.until(Path.SLOW, route)
+        await watched.until(Path.SLOW)
         join(topology)
         while query_xdp(socket.if_nametoindex("eth1")) is None:
-            watched._event.clear()
+            watched.forget()
             await watched.told()
-        await watched.until(Path.FAST, route)
+        await watched.until(Path.FAST)
         await all_get_one(offload, udp(topology.publisher, (A, 0)), B)
         await all_get_one(offload, udp(topology.subscriber, (C, 0)), B_FAR)
         assert offload.lost(TOPIC, 1, 3) == [0, 0, 0]
 
-    in_broker(topology, scenario)
+    watch(topology, scenario, make_route(TOPIC, 1, groups, fanout=fanout))
 
 
 def test_a_link_that_goes_down_and_up(topology: Topology) -> None:
@@ -211,7 +150,7 @@ def test_a_link_that_goes_down_and_up(topology: Topology) -> None:
         await watched.until(Path.FAST)
         await crosses(topology, watched.offload)
 
-    in_broker(topology, scenario)
+    watch(topology, scenario)
 
 
 def test_a_member_whose_mac_changes(topology: Topology) -> None:
@@ -232,7 +171,7 @@ def test_a_member_whose_mac_changes(topology: Topology) -> None:
         await watched.until(Path.FAST)
         await crosses(topology, watched.offload)
 
-    in_broker(topology, scenario)
+    watch(topology, scenario)
 
 
 def test_a_member_whose_address_is_gone(topology: Topology) -> None:
@@ -256,7 +195,7 @@ def test_a_member_whose_address_is_gone(topology: Topology) -> None:
         await watched.until(Path.FAST)
         await crosses(topology, watched.offload)
 
-    in_broker(topology, scenario)
+    watch(topology, scenario)
 
 
 def test_a_peer_whose_gro_is_toggled(topology: Topology) -> None:
@@ -269,7 +208,7 @@ def test_a_peer_whose_gro_is_toggled(topology: Topology) -> None:
         await watched.until(Path.FAST)
         await crosses(topology, watched.offload)
 
-    in_broker(topology, scenario)
+    watch(topology, scenario)
 
 
 def test_without_a_bpf_file_system_it_works_and_says_what_is_missing(
@@ -284,20 +223,20 @@ def test_without_a_bpf_file_system_it_works_and_says_what_is_missing(
         # There is nothing to be kept, so nothing is.
         await watched.offload.close(keep=True)
 
-    in_broker(topology, scenario)
+    watch(topology, scenario)
     assert topology.broker.call(lambda: query_xdp(socket.if_nametoindex("eth0"))) is None
 
 
 def test_sources_outside_the_topic_s_networks_go_up(topology: Topology) -> None:
     many = tuple(f"192.0.2.{each}" for each in range(9))
 
-    async def scenario(watched: Watched) -> None:
-        offload = watched.offload
-        await watched.until(Path.FAST, make_route(TOPIC, 1, [[(C, PORT)]], ["192.0.2.0/24", "10.0.1.2/32"]))
+    async def scenario(offload: Offload) -> None:
+        ours = make_route(TOPIC, 1, [[(C, PORT)]], ["192.0.2.0/24", "10.0.1.2/32"])
+        await Watched(offload, ours).until(Path.FAST)
         await crosses(topology, offload)
-        await watched.until(Path.FAST, make_route(TOPIC, 2, [[(C, PORT)]], ["192.0.2.0/24", "10.0.1.4/30"]))
-        sender, broker = udp(topology.publisher, (A, 0)), udp(topology.broker, (B, PORT))
-        with closing(sender) as source, closing(broker) as up:
+        others = make_route(TOPIC, 2, [[(C, PORT)]], ["192.0.2.0/24", "10.0.1.4/30"])
+        await Watched(offload, others).until(Path.FAST)
+        with udp(topology.publisher, (A, 0)) as source, udp(topology.broker, (B, PORT)) as up:
             source.sendto(encode_event(TOPIC, 1, 1, 0, b"foreign"), (B, PORT))
             assert up.recv(2000)[24:] == b"foreign"
         assert offload.counters()[TOPIC] == {Reason.FORWARDED: 1, Reason.FOREIGN_SOURCE: 1}
@@ -328,8 +267,8 @@ def test_what_is_lost_behind_the_redirect_is_told(topology: Topology) -> None:
         await lost({"eth1": {"ENXIO": 3, "ENETDOWN": 5}}, offload)
         assert offload.counters()[TOPIC] == {Reason.FORWARDED: 8}
 
-    with closing(udp(topology.publisher, (A, 0))) as source:
-        in_broker(topology, scenario)
+    with udp(topology.publisher, (A, 0)) as source:
+        watch(topology, scenario)
 
 
 async def lost(wanted: Mapping[str, Mapping[str, int]], offload: Offload) -> None:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import pytest
+from support.nodes import udp
 from support.offloader import launch
-from support.privileges import require_kernel, require_netns
+from support.survival import BROKER, EPOCH, TOPIC, Traffic, set_of
 
 from tempos.wire import encode_event
 from tempos_bench.node import Program
-from tempos_bench.topology import Topology, build
-from tempos_fastpath import ownership
+from tempos_bench.topology import Topology
 from tempos_fastpath.maps import pinned_map
-from tempos_fastpath.orphans import installed, orphans, remove
-from tempos_fastpath.pins import Pins
+from tempos_fastpath.orphans import orphans, remove
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
-TOPIC, EPOCH = 7, 3
-BROKER = ("10.0.1.1", 9998)
 #: Who makes the copies -> the mode, what the topic asks for.
 WAYS = {
     "XDP": ("native", "xdp"),
@@ -30,20 +25,11 @@ WAYS = {
     "generic": ("generic", "auto"),
 }
 GROUPS, MEMBERS = 3, 2
-LIMIT = 15.0
 
 
 @pytest.fixture(params=["straight", "forked"])
-def topology(request: pytest.FixtureRequest) -> Iterator[Topology]:
-    require_netns()
-    require_kernel()
-    with build(request.param) as topology:
-        namespace = topology.broker.call(ownership.current_namespace)
-        yield topology
-        topology.broker.close()
-        for each in installed():
-            if each.identity.namespace == namespace:
-                remove(each)
+def shape(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 class Members:
@@ -51,16 +37,8 @@ class Members:
 
     def __init__(self, stack: ExitStack, topology: Topology) -> None:
         c = topology.subscriber
-
-        def bind(address: str) -> socket.socket:
-            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
-            sock.bind((address, 0))
-            sock.settimeout(LIMIT)
-            return sock
-
         addresses = [c.addresses[number % len(c.addresses)] for number in range(GROUPS * MEMBERS)]
-        self.socks = c.call(lambda: [bind(address) for address in addresses])
+        self.socks = [stack.enter_context(udp(c, (address, 0))) for address in addresses]
 
     @property
     def groups(self) -> list[list[tuple[str, int]]]:
@@ -80,44 +58,6 @@ class Members:
                 sock.recv(2000)
 
 
-class Traffic:
-    """Some 5,000 events a second from a thread until told to stop; knows how many."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sent = 0
-        self._socket = sock
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._reached = threading.Condition()
-
-    def __enter__(self) -> Traffic:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def wait(self, more: int) -> None:
-        """Until ``more`` events went out from now on."""
-        with self._reached:
-            goal = self.sent + more
-            assert self._reached.wait_for(lambda: self.sent >= goal, LIMIT)
-
-    def _run(self) -> None:
-        event = encode_event(TOPIC, 1, 0, 0, b"body")
-        while not self._stop.wait(0.01):
-            for _ in range(50):
-                self._socket.sendto(event, BROKER)
-                self.sent += 1
-            with self._reached:
-                self._reached.notify_all()
-
-
-def set_of(topology: Topology) -> Pins:
-    return Pins(ownership.Identity("default", topology.broker.call(ownership.current_namespace)))
-
-
 def installs(program: Program, groups: Sequence[object], way: str) -> str:
     command = {"do": "install", "topic": TOPIC, "epoch": EPOCH, "groups": groups, "fanout": WAYS[way][1]}
     return str(program.ask(command))
@@ -127,13 +67,12 @@ def installs(program: Program, groups: Sequence[object], way: str) -> str:
 def test_sigkill_under_traffic_loses_nothing_of_any_group(topology: Topology, way: str) -> None:
     with ExitStack() as stack:
         members = Members(stack, topology)
-        source = topology.publisher.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        stack.enter_context(source)
+        source = stack.enter_context(udp(topology.publisher))
         first = launch(topology.broker, mode=WAYS[way][0])
         first.wait_line("ready")
         reason = installs(first, members.groups, way)
         assert ("tc clone" in reason) == (way != "XDP"), reason
-        with Traffic(source) as traffic:
+        with Traffic(source, 50) as traffic:
             for _ in range(2):
                 traffic.wait(1000)
                 first.kill()
@@ -165,8 +104,7 @@ def tc_programs(topology: Topology) -> int:
 def test_another_version_takes_the_tc_program_over_and_clean_removes_it(topology: Topology) -> None:
     with ExitStack() as stack:
         members = Members(stack, topology)
-        source = topology.publisher.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        stack.enter_context(source)
+        source = stack.enter_context(udp(topology.publisher))
         first = launch(topology.broker)
         first.wait_line("ready")
         installs(first, members.groups, "tc")

@@ -4,77 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import pytest
-from pyroute2 import IPRoute
-from support.privileges import require_kernel, require_netns
+from support.nodes import configure, udp
+from support.watched import Watched, in_broker
 
 from tempos import Framing, Group, Member, Path, PathChoice, PathPolicy, Reason, Route, Topic, Unavailable
 from tempos.wire import encode_event
-from tempos_bench.topology import Topology, build
+from tempos_bench.topology import Topology
 from tempos_fastpath.attach import OBJECT, PROGRAM
 from tempos_fastpath.bpf import BpfObject, XdpMode, attach_xdp, query_xdp
-from tempos_fastpath.offload import Offload, start
+from tempos_fastpath.offload import Offload
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
-LIMIT = 15.0
 UDP_SEGMENT = 103
 TOPIC = Topic(7, "machines", framing=Framing.EVENT)
 A, B_NEAR_A, B_NEAR_C, C = "10.0.1.2", "10.0.1.1", "10.0.2.1", "10.0.2.2"
 NOWHERE = "203.0.113.5"
-Scenario = Callable[[Offload], Awaitable[None]]
-
-
-@pytest.fixture
-def topology() -> Iterator[Topology]:
-    require_netns()
-    require_kernel()
-    with build("straight") as topology:
-        yield topology
 
 
 def route(*members: Member, epoch: int = 1, topic: Topic = TOPIC, groups: int = 1) -> Route:
     return Route(topic, epoch, tuple(Group(f"g{i}", members) for i in range(groups)))
-
-
-def in_broker(
-    topology: Topology, scenario: Scenario, *, mode: str = "auto", interfaces: tuple[str, ...] = ()
-) -> None:
-    """Run ``scenario`` with a fast path inside the broker's node."""
-
-    async def run() -> None:
-        offload = await start(listen=["0.0.0.0"], port=9998, mode=mode, interfaces=interfaces)
-        try:
-            await scenario(offload)
-        finally:
-            await offload.close()
-
-    topology.broker.call(lambda: asyncio.run(asyncio.wait_for(run(), LIMIT * 2)))
-
-
-class Changes:
-    """Waits for the fast path's word that facts changed."""
-
-    def __init__(self, offload: Offload) -> None:
-        self._offload = offload
-        self._event = asyncio.Event()
-        offload.on_change(self._event.set)
-
-    async def until(self, wanted: Path, route: Route) -> PathChoice:
-        """Install whenever told to, until the choice is the wanted one."""
-        while True:
-            self._event.clear()
-            choice = await self._offload.install(route)
-            if choice.path is wanted:
-                return choice
-            await asyncio.wait_for(self._event.wait(), LIMIT)
-
-    async def word(self) -> None:
-        await asyncio.wait_for(self._event.wait(), LIMIT)
 
 
 def attached(topology: Topology) -> dict[str, str | None]:
@@ -85,22 +38,8 @@ def attached(topology: Topology) -> dict[str, str | None]:
     return topology.broker.call(look)
 
 
-def configure(topology: Topology, work: Callable[[IPRoute], object]) -> None:
-    def inside() -> None:
-        with IPRoute() as netlink:
-            work(netlink)
-
-    topology.broker.call(inside)
-
-
 @pytest.mark.parametrize("mode", ["auto", "native", "generic"])
 def test_an_event_crosses_and_all_is_detached_at_the_end(topology: Topology, mode: str) -> None:
-    def udp(node_address: str) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.bind((node_address, 0))
-        sock.settimeout(LIMIT)
-        return sock
-
     real = "native" if mode == "auto" else mode
 
     async def scenario(offload: Offload) -> None:
@@ -108,7 +47,7 @@ def test_an_event_crosses_and_all_is_detached_at_the_end(topology: Topology, mod
         assert [each.name for each in offload.status().interfaces] == ["eth0", "eth1"]
         assert attached(topology) == {"eth0": real, "eth1": real}
         to, there = route(Member(*receiver.getsockname()), epoch=3), Path.FAST
-        choice = await Changes(offload).until(there, to)
+        choice = await Watched(offload, to).until(there)
         assert choice.reason == f"XDP {real}, leaves by eth1"
         loop = asyncio.get_running_loop()
         sender.sendto(encode_event(TOPIC.id, 1, 1, 0, b"body"), (B_NEAR_A, 9998))
@@ -121,8 +60,8 @@ def test_an_event_crosses_and_all_is_detached_at_the_end(topology: Topology, mod
         assert (await offload.install(to)).path is Path.SLOW
 
     with ExitStack() as stack:
-        sender = stack.enter_context(closing(topology.publisher.call(lambda: udp(A))))
-        receiver = stack.enter_context(closing(topology.subscriber.call(lambda: udp(C))))
+        sender = stack.enter_context(udp(topology.publisher, (A, 0)))
+        receiver = stack.enter_context(udp(topology.subscriber, (C, 0)))
         in_broker(topology, scenario, mode=mode)
     assert attached(topology) == {"eth0": None, "eth1": None}
 
@@ -138,7 +77,7 @@ def test_a_burst_that_the_kernel_carries_as_one_buffer_goes_the_slow_path(topolo
     datagram = encode_event(TOPIC.id, 1, 1, 0, b"body")
 
     async def scenario(offload: Offload) -> None:
-        await Changes(offload).until(Path.FAST, route(Member(C, 9998)))
+        await Watched(offload, route(Member(C, 9998))).until(Path.FAST)
         sender.sendto(datagram * 3, (B_NEAR_A, 9998))
         sender.sendto(datagram, (B_NEAR_A, 9998))
         assert offload.counters()[TOPIC.id] == {Reason.BURST: 1, Reason.FORWARDED: 1}
@@ -208,25 +147,25 @@ def test_facts_that_change_are_told_and_others_are_not(topology: Topology) -> No
     there = route(Member(C, 9998))
 
     async def scenario(offload: Offload) -> None:
-        changes = Changes(offload)
-        await changes.until(Path.FAST, there)
+        watched = Watched(offload, there)
+        await watched.until(Path.FAST)
         index = socket.if_nametoindex("eth1")
         told: list[bool] = []
         offload.on_change(lambda: told.append(True))
         # Not our business: a neighbour no route uses.
         mac = "02:00:00:00:00:77"
-        configure(topology, lambda ip: ip.neigh("replace", dst="10.0.2.77", lladdr=mac, ifindex=index))
+        configure(topology.broker, lambda ip: ip.neigh("replace", dst="10.0.2.77", lladdr=mac, ifindex=index))
         while offload._facts.mac_of(index, "10.0.2.77") is None:
             await asyncio.sleep(0.01)
         assert not told
-        configure(topology, lambda ip: ip.neigh("replace", dst=C, lladdr=mac, ifindex=index))
-        await changes.word()
-        assert (await changes.until(Path.FAST, there)).path is Path.FAST
-        configure(topology, lambda ip: ip.link("set", index=index, state="down"))
-        choice = await changes.until(Path.SLOW, there)
+        configure(topology.broker, lambda ip: ip.neigh("replace", dst=C, lladdr=mac, ifindex=index))
+        await watched.told()
+        assert (await watched.until(Path.FAST)).path is Path.FAST
+        configure(topology.broker, lambda ip: ip.link("set", index=index, state="down"))
+        choice = await watched.until(Path.SLOW)
         assert choice.reason.startswith(f"member {C}:9998: ")
-        configure(topology, lambda ip: ip.link("set", index=index, state="up"))
-        await changes.until(Path.FAST, there)
+        configure(topology.broker, lambda ip: ip.link("set", index=index, state="up"))
+        await watched.until(Path.FAST)
         await offload.withdraw(TOPIC.id)
         assert offload._programs.map("routes").lookup(TOPIC.id) is None
 
@@ -235,10 +174,10 @@ def test_facts_that_change_are_told_and_others_are_not(topology: Topology) -> No
 
 def test_an_interface_that_goes_away_is_shown_and_survived(topology: Topology) -> None:
     async def scenario(offload: Offload) -> None:
-        changes = Changes(offload)
-        await changes.until(Path.FAST, route(Member(C, 9998)))
-        configure(topology, lambda ip: ip.link("del", index=socket.if_nametoindex("eth1")))
-        await changes.until(Path.SLOW, route(Member(C, 9998)))
+        watched = Watched(offload, route(Member(C, 9998)))
+        await watched.until(Path.FAST)
+        configure(topology.broker, lambda ip: ip.link("del", index=socket.if_nametoindex("eth1")))
+        await watched.until(Path.SLOW)
         while (eth1 := offload.status().interfaces[1]).mode != "none":
             await asyncio.sleep(0.01)
         assert eth1.reason == "the interface is gone"

@@ -9,59 +9,26 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support.nodes import udp
 from support.offloader import launch
-from support.privileges import require_kernel, require_netns
+from support.survival import BROKER, EPOCH, LIMIT, TOPIC, Traffic, set_of
 
 from tempos.wire import encode_event
 from tempos_bench.node import Program
-from tempos_bench.topology import Topology, build
+from tempos_bench.topology import Topology
 from tempos_fastpath import ownership
 from tempos_fastpath.bpf import query_xdp
 from tempos_fastpath.maps import pinned_map
 from tempos_fastpath.orphans import Installed, installed, orphans, remove, remove_orphans
-from tempos_fastpath.pins import Pins
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
-TOPIC, EPOCH = 7, 3
-BROKER, SUBSCRIBER = ("10.0.1.1", 9998), "10.0.2.2"
-LIMIT = 15.0
-
-
-@pytest.fixture
-def topology() -> Iterator[Topology]:
-    require_netns()
-    require_kernel()
-    with build("straight") as topology:
-        namespace = topology.broker.call(ownership.current_namespace)
-        yield topology
-        # Whatever a failed test left; a namespace's number never comes again.
-        topology.broker.close()
-        for each in installed():
-            if each.identity.namespace == namespace:
-                remove(each)
-
-
-def receiver(topology: Topology) -> socket.socket:
-    def make() -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
-        sock.bind((SUBSCRIBER, 0))
-        sock.settimeout(LIMIT)
-        return sock
-
-    return topology.subscriber.call(make)
-
-
-def sender(topology: Topology) -> socket.socket:
-    return topology.publisher.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+SUBSCRIBER = "10.0.2.2"
 
 
 def carried(topology: Topology) -> dict[str, tuple[int, str] | None]:
@@ -74,11 +41,6 @@ def carried(topology: Topology) -> dict[str, tuple[int, str] | None]:
     return topology.broker.call(look)
 
 
-def set_of(topology: Topology, name: str = "default") -> Pins:
-    namespace = topology.broker.call(ownership.current_namespace)
-    return Pins(ownership.Identity(name, namespace))
-
-
 def here(topology: Topology) -> dict[str, Installed]:
     namespace = topology.broker.call(ownership.current_namespace)
     return {each.identity.name: each for each in installed() if each.identity.namespace == namespace}
@@ -87,41 +49,6 @@ def here(topology: Topology) -> dict[str, Installed]:
 def installs(program: Program, port: int, **more: object) -> str:
     command = {"do": "install", "topic": TOPIC, "epoch": EPOCH, "members": [[SUBSCRIBER, port]], **more}
     return str(program.ask(command))
-
-
-class Traffic:
-    """Sends 10,000 events a second at most from a thread until told to stop; knows how many."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sent = 0
-        # Always the same, for one in 65,536 has a checksum that generic mode hands up.
-        self._event = encode_event(TOPIC, 1, 0, 0, b"body")
-        self._socket = sock
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._reached = threading.Condition()
-
-    def __enter__(self) -> Traffic:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def wait(self, more: int) -> None:
-        """Until ``more`` events went out from now on."""
-        with self._reached:
-            goal = self.sent + more
-            assert self._reached.wait_for(lambda: self.sent >= goal, LIMIT)
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.01):
-            for _ in range(100):
-                self._socket.sendto(self._event, BROKER)
-                self.sent += 1
-            with self._reached:
-                self._reached.notify_all()
 
 
 def drain(sock: socket.socket, wanted: int | None = None) -> list[int]:
@@ -145,7 +72,7 @@ def test_a_rate_holds_without_its_broker_and_its_bucket_goes_on_to_the_next(topo
         for _ in range(20):
             source.sendto(event, BROKER)
 
-    with closing(receiver(topology)) as sink, closing(sender(topology)) as source:
+    with udp(topology.subscriber, (SUBSCRIBER, 0)) as sink, udp(topology.publisher) as source:
         port = sink.getsockname()[1]
         began = time.monotonic()
         first = launch(topology.broker)
@@ -171,13 +98,13 @@ def test_a_rate_holds_without_its_broker_and_its_bucket_goes_on_to_the_next(topo
 def test_sigkill_under_traffic_loses_nothing_and_the_next_one_takes_over(
     topology: Topology, mode: str
 ) -> None:
-    with closing(receiver(topology)) as sink, closing(sender(topology)) as source:
+    with udp(topology.subscriber, (SUBSCRIBER, 0)) as sink, udp(topology.publisher) as source:
         port = sink.getsockname()[1]
         first = launch(topology.broker, mode=mode)
         first.wait_line("ready")
         installs(first, port)
         sequences: list[int] = []
-        with Traffic(source) as traffic:
+        with Traffic(source, 100) as traffic:
             for _ in range(3):
                 traffic.wait(3000)
                 first.kill()
@@ -205,7 +132,7 @@ def test_sigkill_under_traffic_loses_nothing_and_the_next_one_takes_over(
 
 
 def test_another_version_is_replaced_without_a_gap_and_begins_anew(topology: Topology) -> None:
-    with closing(receiver(topology)) as sink, closing(sender(topology)) as source:
+    with udp(topology.subscriber, (SUBSCRIBER, 0)) as sink, udp(topology.publisher) as source:
         port = sink.getsockname()[1]
         first = launch(topology.broker)
         first.wait_line("ready")
@@ -262,7 +189,7 @@ def test_a_changed_configuration_is_taken_over_as_far_as_it_fits(topology: Topol
 def test_latency_goes_on_with_the_next_broker_that_measures_and_ends_with_one_that_does_not(
     topology: Topology,
 ) -> None:
-    with closing(receiver(topology)) as sink, closing(sender(topology)) as source:
+    with udp(topology.subscriber, (SUBSCRIBER, 0)) as sink, udp(topology.publisher) as source:
         port = sink.getsockname()[1]
         pin = set_of(topology).path("latency")
 
@@ -363,8 +290,8 @@ def _touch(interface: str) -> None:
 
 def test_with_user_space_gone_the_policy_pass_hands_everything_up(topology: Topology) -> None:
     """Stopped counts as gone, and is no more once it goes on; killed stays gone."""
-    up = topology.broker.call(lambda: _bound(BROKER))
-    with closing(receiver(topology)) as sink, closing(sender(topology)) as source, closing(up):
+    up = udp(topology.broker, BROKER)
+    with udp(topology.subscriber, (SUBSCRIBER, 0)) as sink, udp(topology.publisher) as source, up:
         program = launch(topology.broker, when_gone="pass", gone_after=0.3)
         program.wait_line("ready")
         installs(program, sink.getsockname()[1])
@@ -399,9 +326,3 @@ def test_with_user_space_gone_the_policy_pass_hands_everything_up(topology: Topo
         os.kill(last.pid, signal.SIGSTOP)
         assert lands(sink, up) is sink
         os.kill(last.pid, signal.SIGCONT)
-
-
-def _bound(address: tuple[str, int]) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind(address)
-    return sock

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import signal
 import socket
 import subprocess
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.brokers import get, serving
 from support.ports import free_ports
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux selects between sockets")
@@ -76,30 +75,15 @@ class Node:
 
     @contextmanager
     def broker(self, *options: str) -> Iterator[subprocess.Popen[str]]:
-        command = (sys.executable, "-m", "tempos_broker", "-c", str(self.file), *options)
-        with self.log.open("a") as log:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        with process, contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             for sink in self.sinks:
                 stack.enter_context(sink)
-            try:
-                assert process.stdout is not None
-                line = process.stdout.readline()
-                assert line.startswith("ready"), self.log.read_text()
-                yield process
-            finally:
-                process.send_signal(signal.SIGCONT)
-                process.terminate()
-                process.wait(LIMIT)
+            process = stack.enter_context(serving(self.file, self.log, *options))
+            stack.callback(process.send_signal, signal.SIGCONT)
+            yield process
 
     def status(self) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.api, timeout=LIMIT)
-        try:
-            connection.request("GET", "/v1/status")
-            document: dict[str, Any] = json.load(connection.getresponse())
-            return document
-        finally:
-            connection.close()
+        return get(self.api, "/v1/status")
 
     def accounted(self) -> dict[str, Any]:
         """The status once nothing is on its way any more."""

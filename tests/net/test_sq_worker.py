@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
-import json
 import os
 import re
 import resource
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.brokers import get, serving
 from support.ports import free_ports
 from support.processes import descendants, still_alive
 
@@ -70,34 +69,17 @@ class Node:
 
     @contextmanager
     def broker(self, *prefix: str, how: signal.Signals = signal.SIGTERM) -> Iterator[subprocess.Popen[str]]:
-        command = (*prefix, sys.executable, "-m", "tempos_broker", "-c", str(self.file))
-        with self.log.open("a") as log:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        with process:
-            family: set[int] = set()
-            try:
-                assert process.stdout is not None
-                line = process.stdout.readline()
-                assert line.startswith("ready"), self.log.read_text()
+        family: set[int] = set()
+        try:
+            with serving(self.file, self.log, prefix=prefix, how=how) as process:
                 family = descendants(process.pid)
                 yield process
                 family |= descendants(process.pid)
-            finally:
-                process.send_signal(how)
-                process.wait(LIMIT)
-                assert not still_alive(family, LIMIT), "the worker goes with its broker"
-
-    def _get(self, path: str) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.api, timeout=LIMIT)
-        try:
-            connection.request("GET", path)
-            document: dict[str, Any] = json.load(connection.getresponse())
-            return document
         finally:
-            connection.close()
+            assert not still_alive(family, LIMIT), "the worker goes with its broker"
 
     async def get(self, path: str) -> dict[str, Any]:
-        return await asyncio.to_thread(self._get, path)
+        return await asyncio.to_thread(get, self.api, path)
 
     async def worker(self) -> dict[str, Any]:
         return dict((await self.get("/v1/status"))["quality"]["worker"])

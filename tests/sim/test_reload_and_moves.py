@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, StaticMember, TopicConfig
 from tempos_broker.membership import Refused
 from tempos_broker.store import FileTickets, Store
+from tempos_broker.worker.slowpaths import SlowPaths
 
 from .test_broker import Client, FakeFastPath, free_ports, running, topic, until
 from .test_changes_under_traffic import EVENTS, Traffic, assert_exact, broker
@@ -167,6 +170,43 @@ async def test_moves_keep_epoch_and_route_and_a_drain_waits_for_the_member() -> 
         assert await draining == (1, 1)
         with pytest.raises(Refused, match="no member with a lease"):
             await broker_.remove("alpha", "g", where)
+
+
+@pytest.mark.parametrize("served", [True, False])
+async def test_whom_the_kernel_served_beyond_its_lease_is_a_member_until_it_could_be_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: bool
+) -> None:
+    """Nobody was there to renew a lease with, and then a start took longer than a heartbeat and a half."""
+    data, control = free_ports(2)
+    config = BrokerConfig(
+        (TopicConfig(Topic(1, "alpha")),), listen=("127.0.0.1",), data_port=data, control_port=control,
+        api_port=0, control=ControlConfig(lease=5.0, heartbeat=0.4),
+    )  # fmt: skip
+    tickets, fast, again = FileTickets(tmp_path / "tickets"), FakeFastPath(), FakeFastPath()
+    fast.tickets = again.tickets = tickets  # type: ignore[assignment]
+    async with Broker(config, fast, store=Store.open(tmp_path / "state")) as first:
+        with contextlib.closing(Client(first)) as client:
+            client.ask("subscribe", topic="alpha", group="g", port=client.port)
+            await client.answer()
+    wall, start = time.time, SlowPaths.start
+
+    async def start_late(self: SlowPaths) -> None:
+        await start(self)
+        await asyncio.sleep(2 * config.control.heartbeat)
+
+    monkeypatch.setattr(time, "time", lambda: wall() + 3600)
+    monkeypatch.setattr(SlowPaths, "start", start_late)
+    again.left = {1: 2} if served else {}
+    async with Broker(config, again, store=Store.open(tmp_path / "state")) as second:
+        assert again.installed == fast.installed
+        status = topic(second, "alpha")
+        assert status["epoch"] == (2 if served else 3)
+        members = [member for group in status["groups"] for member in group["members"]]
+        assert [member["lease_s"] > 0 for member in members] == [True] * served
+        # A member that stays away is out.
+        await until(lambda: topic(second, "alpha")["epoch"] == 3)
+        assert again.withdrawn == [1]
+    tickets.close()
 
 
 async def test_an_adopted_route_is_kept_as_it_is(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 import logging
 import signal
 import sqlite3
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.brokers import get
 
 from tempos import Publisher, Subscriber
 from tempos_broker.store import Store
@@ -65,13 +64,7 @@ class Machine:
                 process.wait(LIMIT)
 
     def get(self, path: str) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.api, timeout=5)
-        try:
-            connection.request("GET", path)
-            document: dict[str, Any] = json.load(connection.getresponse())
-            return document
-        finally:
-            connection.close()
+        return get(self.api, path)
 
     def topic(self, name: str) -> dict[str, Any]:
         return next(entry for entry in self.get("/v1/ledger")["topics"] if entry["name"] == name)

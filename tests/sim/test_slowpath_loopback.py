@@ -93,6 +93,11 @@ def member(sink: socket.socket) -> Member:
     return Member(*sink.getsockname())
 
 
+def both_to(sink: socket.socket) -> tuple[Route, Route]:
+    groups = (Group("g", (member(sink),)),)
+    return Route(EVENT, 1, groups), Route(RAW, 1, groups)
+
+
 def read_all(sink: socket.socket) -> list[tuple[bytes, tuple[str, int]]]:
     got = []
     with contextlib.suppress(BlockingIOError):
@@ -205,9 +210,7 @@ async def test_whatever_arrives_is_counted_and_nothing_raises(
     rng = random.Random(2)
     limits = Limits(datagram=1500, receive_buffer=4 * 1024 * 1024)
     with sinks(1) as (sink,), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
-        groups = (Group("g", (member(sink),)),)
-        routes = (Route(EVENT, 1, groups), Route(RAW, 1, groups))
-        async with serving(*routes, portable=portable, limits=limits) as (server, address):
+        async with serving(*both_to(sink), portable=portable, limits=limits) as (server, address):
             expected: Counter[tuple[int, Reason]] = Counter()
             for sent in range(1, 3001):
                 datagram = rng.randbytes(rng.choice((0, 1, 2, 23, 24, 25, 200, 1500, 1501, 3000)))
@@ -280,13 +283,7 @@ async def test_what_the_kernel_drops_in_front_of_the_socket_is_counted_and_told(
 async def test_strict_events_pass_a_backlog_of_best_effort(portable: bool) -> None:
     limits = Limits(batch=8, queue_bq=4096, receive_buffer=4 * 1024 * 1024)
     with sinks(1) as (sink,), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
-        groups = (Group("g", (member(sink),)),)
-        async with serving(
-            Route(EVENT, 1, groups), Route(RAW, 1, groups), portable=portable, limits=limits
-        ) as (
-            server,
-            address,
-        ):
+        async with serving(*both_to(sink), portable=portable, limits=limits) as (server, address):
             for number in range(500):
                 publisher.sendto(encode_raw(2, b"%d" % number), address)
             publisher.sendto(encode_event(1, 1, 1, 0, b"now"), address)
@@ -301,13 +298,7 @@ async def test_strict_events_pass_a_backlog_of_best_effort(portable: bool) -> No
 async def test_what_was_taken_is_sent_before_it_closes(portable: bool) -> None:
     limits = Limits(batch=4, receive_buffer=4 * 1024 * 1024)
     with sinks(1) as (sink,), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
-        groups = (Group("g", (member(sink),)),)
-        async with serving(
-            Route(EVENT, 1, groups), Route(RAW, 1, groups), portable=portable, limits=limits
-        ) as (
-            server,
-            address,
-        ):
+        async with serving(*both_to(sink), portable=portable, limits=limits) as (server, address):
             for number in range(200):
                 publisher.sendto(encode_raw(2, b"%d" % number), address)
             await until(lambda: server.status().received > 0)

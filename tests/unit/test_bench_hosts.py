@@ -135,7 +135,8 @@ def test_a_run_whose_clocks_never_agreed_can_be_told_drawn_and_kept(name: str, t
     assert "left out" in " ".join(found.notes)
     assert report.as_text(found)
     assert json.loads(json.dumps(found.as_json(), allow_nan=False))
-    assert plot.draw(found, tmp_path) == []
+    # Loads, round trips and costs may still have pictures, latencies have none.
+    assert [path.stem for path in plot.draw(found, tmp_path) if "bars" not in path.stem] == []
 
 
 def test_what_an_address_does_not_say_is_asked_of_the_host() -> None:

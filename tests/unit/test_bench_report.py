@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempos_bench import goals, html, samples, scenario, source, svg
+from tempos_bench import goals, html, plot, samples, scenario, source, svg
 from tempos_bench.report import Better, Figure, Report, Row, Target, judge, median
 from tempos_bench.stats import summarize
 
@@ -107,6 +107,30 @@ def test_scenarios_that_are_there_have_the_figures_that_goals_and_pictures_name(
             assert goals.rows(goal, {goal.scenario: report}), goal
     for picture in source.PICTURES:
         assert picture.rows or picture.image
+
+
+def test_what_the_page_draws_itself_is_a_picture_too(tmp_path: Path) -> None:
+    """Every figure of the source, and the peers; and the page does not show them twice."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    reports = {}
+    for name in ("source-loss", "source-time", "source-rtt", "source-ping", "peers-rate", "peers-latency"):
+        names = [row for one in source.PICTURES if one.scenario == name for row in one.rows]
+        figures = [
+            *(median(row, summarize([1.0, 2.0]), "ns") for row in names),
+            *(Figure(f"32 B: {who}, raw", 5e6, "events/s") for who in ("tempos", "NATS")),
+        ]
+        records = [{"variant": f"1/s: {who}, raw", **samples.pack([1000, 9000])} for who in "abcdefgh"]
+        reports[name] = Report(name, {}, "2026", judge(figures, {}), name, samples=tuple(records))
+    drawn = {path.name for each in reports.values() for path in plot.draw(each, tmp_path)}
+    assert drawn == {
+        "source-loss-received.png", "source-time-times.png", "source-rtt-latency.png",
+        "source-ping-latency.png", "peers-rate-bars.png", "peers-latency-bars.png",
+        "peers-latency-latency.png",
+    }  # fmt: skip
+    pictures = {one.scenario for one in source.PICTURES}
+    assert pictures <= {name.rsplit("-", 1)[0] for name in drawn} | {"qos-workflows", "qos-rate"}
+    assert not any(link.startswith("data:") for link in Checked(html.page(reports, tmp_path)).links)
+    assert all(plot.draw(Report(name, {}, "", ()), tmp_path) == [] for name in reports)
 
 
 @settings(deadline=None)

@@ -42,6 +42,34 @@ def source(batch: native.Batch, sock: socket.socket, address: int = 0) -> DataSo
     return opened
 
 
+def bound() -> socket.socket:
+    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    opened.bind(("127.0.0.1", 0))
+    opened.settimeout(5)
+    return opened
+
+
+def swap(core: SlowPath, batch: native.Batch, route: Route) -> None:
+    core.swap(route)
+    batch.swap(route)
+
+
+def take(batch: native.Batch, inlet: DataSocket, count: int) -> None:
+    """Receive so many, all of which are on their way."""
+    while count > 0:
+        count -= batch.receive(inlet, 0, LIMITS.batch)
+    assert not count
+
+
+def drained(sink: socket.socket) -> int:
+    """How many wait at a socket that does not block; they are gone then."""
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while sink.recv(2000):
+            count += 1
+    return count
+
+
 @pytest.fixture(scope="module")
 def pipe() -> Iterator[tuple[socket.socket, socket.socket]]:
     # recvmmsg does not care which family its datagrams are of, and these cannot be lost.
@@ -103,27 +131,17 @@ def test_classifies_every_payload_as_the_wire_module_does(
 def test_messages_the_kernel_refuses_are_skipped_told_and_leave_no_slot_behind() -> None:
     core, batch = make()
     free = batch.free_slots()
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as broker,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher,
-    ):
-        for each in (sink, broker):
-            each.bind(("127.0.0.1", 0))
-        sink.settimeout(5)
+    with bound() as sink, bound() as broker, bound() as publisher:
         # 255.255.255.255 is refused with EACCES: this socket may not broadcast.
         good, bad = Member(*sink.getsockname()), Member("255.255.255.255", 9)
         route = Route(
             TOPICS[0], 3, (Group("mixed", (good, bad)), Group("bad", (bad,)), Group("good", (good,)))
         )
-        core.swap(route)
-        batch.swap(route)
+        swap(core, batch, route)
         inlet = source(batch, broker)
         for number in range(8):
             publisher.sendto(bytes((1, number)), broker.getsockname())
-        got = 0
-        while got < 8:
-            got += batch.receive(inlet, 0, LIMITS.batch)
+        take(batch, inlet, 8)
         while (delivery := core.next_best_effort(LIMITS.batch)) is not None:
             batch.stage(Quality.BQ, delivery)
         flushed = batch.flush(Quality.BQ)
@@ -143,26 +161,17 @@ def test_messages_the_kernel_refuses_are_skipped_told_and_leave_no_slot_behind()
 
 def test_what_is_staged_can_go_in_steps() -> None:
     core, batch = make()
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as broker,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher,
-    ):
-        for each in (sink, broker):
-            each.bind(("127.0.0.1", 0))
+    with bound() as sink, bound() as broker, bound() as publisher:
         sink.setblocking(False)
         member, bad = Member(*sink.getsockname()), Member("255.255.255.255", 9)
         names = ("a", "b", "bad", "c")
         groups = tuple(Group(name, (bad if name == "bad" else member,)) for name in names)
         route = Route(TOPICS[0], 1, groups)
-        core.swap(route)
-        batch.swap(route)
+        swap(core, batch, route)
         inlet = source(batch, broker)
         for number in range(5):
             publisher.sendto(bytes((1, number)), broker.getsockname())
-        got = 0
-        while got < 5:
-            got += batch.receive(inlet, 0, 5)
+        take(batch, inlet, 5)
         while (delivery := core.next_best_effort(LIMITS.batch)) is not None:
             batch.stage(Quality.BQ, delivery)
         steps, arrived, failed = 0, 0, 0
@@ -171,40 +180,26 @@ def test_what_is_staged_can_go_in_steps() -> None:
             steps += 1
             assert flushed.blocked_by is None
             failed += sum(failure.copies for failure in flushed.failures)
-            with contextlib.suppress(BlockingIOError):
-                while sink.recv(10):
-                    arrived += 1
+            arrived += drained(sink)
             assert flushed.left == 20 - arrived - failed
         # A step each, and the message that is refused one to notice and one for each copy but the last.
         assert len(names) < steps < 2 * len(names) + 5
-        with contextlib.suppress(BlockingIOError):
-            while sink.recv(10):
-                arrived += 1
+        arrived += drained(sink)
         assert (arrived, failed) == (15, 5)
 
 
 def test_where_segmentation_is_refused_everything_goes_out_one_by_one() -> None:
     core, batch = make()
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as broker,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher,
-    ):
-        for each in (sink, broker):
-            each.bind(("127.0.0.1", 0))
-        sink.settimeout(5)
+    with bound() as sink, bound() as broker, bound() as publisher:
         # Without UDP checksums the kernel does not segment: EINVAL.
         broker.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
         route = Route(TOPICS[0], 1, (Group("g", (Member(*sink.getsockname()),)),))
-        core.swap(route)
-        batch.swap(route)
+        swap(core, batch, route)
         inlet = source(batch, broker)
         for _ in range(2):
             for number in range(8):
                 publisher.sendto(bytes((1, number)), broker.getsockname())
-            got = 0
-            while got < 8:
-                got += batch.receive(inlet, 0, LIMITS.batch)
+            take(batch, inlet, 8)
             delivery = core.next_best_effort(LIMITS.batch)
             assert delivery is not None
             batch.stage(Quality.BQ, delivery)
@@ -218,26 +213,15 @@ def test_a_batch_goes_to_as_many_groups_as_a_topic_may_have() -> None:
     core, batch = make()
     free = batch.free_slots()
     with contextlib.ExitStack() as stack:
-
-        def bound() -> socket.socket:
-            opened = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            opened.bind(("127.0.0.1", 0))
-            opened.settimeout(5)
-            return opened
-
-        broker, publisher = bound(), bound()
-        came_by = source(batch, broker)
-        sinks = [bound() for _ in range(GROUPS_PER_TOPIC)]
+        broker, publisher, *sinks = (stack.enter_context(bound()) for _ in range(2 + GROUPS_PER_TOPIC))
+        inlet = source(batch, broker)
         pairs = [(Member(*sink.getsockname()), Member(*sinks[0].getsockname())) for sink in sinks]
         groups = tuple(Group(f"g{index}", pair[: 1 + index % 2]) for index, pair in enumerate(pairs))
         route = Route(TOPICS[1], 5, groups)
-        core.swap(route)
-        batch.swap(route)
+        swap(core, batch, route)
         for number in range(8):
             publisher.sendto(encode_event(2, 1, number, 0, b"%d" % number), broker.getsockname())
-        got = 0
-        while got < 8:
-            got += batch.receive(came_by, 0, LIMITS.batch)
+        take(batch, inlet, 8)
         delivery = core.next_best_effort(LIMITS.batch)
         assert delivery is not None
         batch.stage(Quality.BQ, delivery)
@@ -251,7 +235,7 @@ def test_a_batch_goes_to_as_many_groups_as_a_topic_may_have() -> None:
         odd = GROUPS_PER_TOPIC // 2
         others = [decode_event(sinks[0].recv(100)) for _ in range(8 + odd * 4)]
         assert Counter(event.sequence % 2 for event in others) == {0: 4, 1: 4 + odd * 4}
-        assert batch.receive(came_by, 0, LIMITS.batch) == 0
+        assert batch.receive(inlet, 0, LIMITS.batch) == 0
         assert batch.free_slots() == free - LIMITS.batch
 
 
@@ -260,15 +244,10 @@ def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: in
     """Random topics, groups, sizes and sockets, dispatched in pieces of random size."""
     rng = random.Random(seed)
     with contextlib.ExitStack() as stack:
-
-        def bound() -> socket.socket:
-            opened = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            opened.bind(("127.0.0.1", 0))
-            opened.setblocking(False)
-            return opened
-
-        sinks, inlets = [bound() for _ in range(5)], [bound() for _ in range(2)]
-        publisher = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        publisher, *opened = (stack.enter_context(bound()) for _ in range(8))
+        sinks, inlets = opened[:5], opened[5:]
+        for sink in sinks:
+            sink.setblocking(False)
         topics = [
             Topic(i, f"t{i}", rng.choice(list(Quality)), i % 8, rng.choice(list(Framing)))
             for i in range(1, 9)
@@ -293,8 +272,7 @@ def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: in
                 for index in range(rng.randint(0, 5))
             )
             route = Route(topic, rng.randint(1, 1000), groups)
-            core.swap(route)
-            batch.swap(route)
+            swap(core, batch, route)
 
         sent = copies = failed = arrived = 0
 
@@ -305,10 +283,7 @@ def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: in
                 if flushed is not None:
                     assert flushed.blocked_by is None
                     failed += sum(failure.copies for failure in flushed.failures)
-            for sink in sinks:
-                with contextlib.suppress(BlockingIOError):
-                    while sink.recv(2000):
-                        arrived += 1
+            arrived += sum(map(drained, sinks))
 
         def dispatch() -> bool:
             nonlocal copies

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from tempos_bench import samples, traffic
+from tempos_bench import commands, samples, traffic
 from tempos_bench.peers import framing, stream
 from tempos_bench.peers.talk import Talk, Wire
 from tempos_bench.rehearsal import Asked
@@ -36,7 +35,6 @@ WIRES: dict[str, Wire] = {
 }
 #: Tempos' own wire format: its topics are numbers, and a member is where it is bound.
 DATAGRAMS = {"tempos": framing.Datagrams(), "tempos-batch": framing.Datagrams(batch=True)}
-_INPUT = 0
 _TIMEOUT = 2.0
 _ENDLESS = 1 << 40
 
@@ -99,7 +97,7 @@ def main() -> None:
     with ExitStack() as stack:
         end = Connected(stack, args)
         print("ready", flush=True)
-        while line := _line():
+        while line := commands.next_line():
             print(json.dumps(_DO[args.do](end, json.loads(line))), flush=True)
 
 
@@ -138,13 +136,13 @@ def _receive(
         end.inward,
         end.hears(end.topic, command["size"]),
         command["run"],
-        end_fd=_INPUT,
+        end_fd=commands.INPUT,
         idle=command["idle"],
         expect=command["expect"],
         room=command["room"],
         echo=echo,
     )
-    _line()
+    commands.next_line()
     return {
         "received": got.received,
         "repeated": got.repeated,
@@ -174,14 +172,6 @@ _DO: dict[str, Callable[[Connected, dict[str, Any]], dict[str, Any]]] = {
     "echo": _echo,
     "ping": _ping,
 }
-
-
-def _line() -> bytes:
-    """The next line of input, and not a byte more: while receiving, what is there to read ends it."""
-    line = bytearray()
-    while (byte := os.read(_INPUT, 1)) and byte != b"\n":
-        line += byte
-    return bytes(line)
 
 
 def planned(asked: Asked) -> dict[str, Any]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from tempos import Unavailable, wire
+from tempos import wire
+from tempos_bench.compiled import check, helper
 from tempos_bench.peers.talk import PeerRefused, Step, Talk
 
 _NS = 1_000_000_000
+_native = partial(helper, "stream")
 #: Payload of a datagram that fits into an Ethernet frame; what a GSO buffer may hold of them.
 _DATAGRAM, _GSO, _SEGMENTS = 1500 - wire.IP_UDP_OVERHEAD, 65000, 64
 #: Bytes handed to a stream at once: as a client library that gathers what is due would.
@@ -211,18 +213,7 @@ def _got(ffi: Any, result: Any, latency: Any, room: int, members: int) -> Got:
     )
 
 
-def _native() -> tuple[Any, Any]:
-    try:
-        from tempos_bench import _stream
-    except ImportError as error:
-        raise Unavailable(
-            "the stream helper is not compiled: install gcc and python3-dev, then tempos[bench] anew"
-        ) from error
-    return _stream.ffi, _stream.lib
-
-
 def _check(ffi: Any, code: int, result: Any) -> None:
     if code == -errno.EPROTO:
         raise PeerRefused(f"what came is no frame: {bytes(ffi.buffer(result.foreign, result.foreign_len))!r}")
-    if code < 0:
-        raise OSError(-code, os.strerror(-code))
+    check(code)

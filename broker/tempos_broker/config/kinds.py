@@ -18,9 +18,9 @@ from tempos_broker.config.schema import Kind, NotAllowed, near
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - compared with, not bound to
 MAX_NAME = 64
-#: IFNAMSIZ of linux/if.h, less the terminating zero.
 #: PATH_MAX of Linux.
 MAX_PATH = 4095
+#: IFNAMSIZ of linux/if.h, less the terminating zero.
 MAX_INTERFACE_NAME = 15
 _MAC = re.compile(r"[0-9A-Fa-f]{1,2}(?::[0-9A-Fa-f]{1,2}){5}")
 _NO_MAC = "00:00:00:00:00:00"
@@ -64,6 +64,17 @@ def choice(*words: str, made: Callable[[str], Any] = str) -> Kind:
 def member_of(kind: type[enum.Enum]) -> Kind:
     """One of the values of an enumeration."""
     return choice(*(str(item.value) for item in kind), made=kind)
+
+
+def matching(pattern: str | re.Pattern[str], allowed: str, *, secret: bool = False) -> Kind:
+    """Text that a regular expression matches as a whole; ``allowed`` says the same in words."""
+
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise NotAllowed
+        return value
+
+    return Kind(allowed, parse, secret=secret)
 
 
 def name(reserved: str = "") -> Kind:
@@ -168,12 +179,6 @@ def is_loopback(ip: str) -> bool:
     return ipaddress.IPv4Address(ip).is_loopback
 
 
-def _key_id(value: object) -> str:
-    if not isinstance(value, str) or not auth.KEY_ID.fullmatch(value):
-        raise NotAllowed
-    return value
-
-
 def _secret(value: object) -> bytes:
     if not isinstance(value, str) or not re.fullmatch(r"(?:[0-9A-Fa-f]{2})+", value):
         raise NotAllowed
@@ -181,30 +186,6 @@ def _secret(value: object) -> bytes:
     if not MIN_KEY_BYTES <= len(secret) <= MAX_KEY_BYTES:
         raise NotAllowed
     return secret
-
-
-def _user(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"|[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}", value):
-        raise NotAllowed
-    return value
-
-
-def _broker_name(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", value):
-        raise NotAllowed
-    return value
-
-
-def _adapter(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", value):
-        raise NotAllowed
-    return value
-
-
-def _token(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"|[!-~]{16,256}", value):
-        raise NotAllowed
-    return value
 
 
 def _file(value: object) -> str:
@@ -220,9 +201,15 @@ def _flag(value: object) -> bool:
 
 
 PORT = whole(1, 0xFFFF)
-BROKER_NAME = Kind('1 to 32 letters, digits, "-" and "_", the first a letter or digit', _broker_name)
-ADAPTER = Kind('the name of an adapter that is installed, such as "udp"', _adapter)
-TOKEN = Kind('16 to 256 printable ASCII characters without space, "" for none', _token, secret=True)
+BROKER_NAME = matching(
+    r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", '1 to 32 letters, digits, "-" and "_", the first a letter or digit'
+)
+ADAPTER = matching(
+    r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", 'the name of an adapter that is installed, such as "udp"'
+)
+TOKEN = matching(
+    r"|[!-~]{16,256}", '16 to 256 printable ASCII characters without space, "" for none', secret=True
+)
 FILE = Kind('the path of a file, "" for none', _file)
 STATE_FILE = Kind('the path of a file, "" for the usual one, or "off"', _file)
 FLAG = Kind("true or false", _flag)
@@ -231,13 +218,13 @@ UNICAST = Kind('the IPv4 address of one machine, such as "10.0.0.7"', _unicast)
 MAC = Kind('the MAC address of one machine, such as "40:a6:b7:66:39:ba"', _mac)
 NETWORK = Kind('an IPv4 network such as "10.0.0.0/8"', _network)
 API = Kind('"host:port" with an IPv4 address and a port from 1 to 65535, or "off"', _api)
-KEY_ID = Kind(auth.KEY_ID_RULE, _key_id)
+KEY_ID = matching(auth.KEY_ID, auth.KEY_ID_RULE)
 SECRET = Kind(
     f"{2 * MIN_KEY_BYTES} to {2 * MAX_KEY_BYTES} hex digits, such as `openssl rand -hex 32` gives",
     _secret,
     secret=True,
 )
-USER = Kind('the name of a user of this machine, "" for none', _user)
+USER = matching(r"|[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}", 'the name of a user of this machine, "" for none')
 INTERFACE = Kind('the name of a network interface, such as "eth0"', _interface)
 #: As the thesis's format has them: zero where an entry is padding.
 THESIS_IP = Kind('an IPv4 address, "0.0.0.0" in padding', _any_ipv4)

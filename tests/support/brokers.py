@@ -1,0 +1,45 @@
+"""Brokers as processes of their own, on loopback."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+LIMIT = 30.0
+
+
+@contextmanager
+def serving(
+    file: Path, log: Path, *options: str, prefix: tuple[str, ...] = (), how: signal.Signals = signal.SIGTERM
+) -> Iterator[subprocess.Popen[str]]:
+    """One that goes by ``file`` and is ready, started by ``prefix``; ``how`` it is ended."""
+    command = (*prefix, sys.executable, "-m", "tempos_broker", "-c", str(file), *options)
+    with log.open("a") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    with process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("ready"), log.read_text()
+            yield process
+        finally:
+            process.send_signal(how)
+            process.wait(LIMIT)
+
+
+def get(api: int, path: str) -> dict[str, Any]:
+    """A document of the control API at this port."""
+    connection = http.client.HTTPConnection("127.0.0.1", api, timeout=LIMIT)
+    try:
+        connection.request("GET", path)
+        document: dict[str, Any] = json.load(connection.getresponse())
+        return document
+    finally:
+        connection.close()

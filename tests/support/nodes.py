@@ -1,0 +1,37 @@
+"""Inside the nodes of a topology: sockets, and changes to the network."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from pyroute2 import IPRoute
+
+from support.inject import SO_RCVBUFFORCE
+from tempos_bench.node import Node
+
+#: Seconds that a socket waits.
+LIMIT = 15.0
+
+
+def udp(node: Node, address: tuple[str, int] = ("", 0)) -> socket.socket:
+    """A bound socket with room for all that a test sends."""
+
+    def make() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+        sock.bind(address)
+        sock.settimeout(LIMIT)
+        return sock
+
+    return node.call(make)
+
+
+def configure(node: Node, work: Callable[[IPRoute], object]) -> None:
+    """Change the node's network."""
+
+    def inside() -> None:
+        with IPRoute() as netlink:
+            work(netlink)
+
+    node.call(inside)
