@@ -168,7 +168,7 @@ class Load:
         current().note(
             f"publishers (SCHED_FIFO {_PUBLISHER_PRIORITY} and {_APART_PRIORITY}) and flooder on "
             f"{a.core(first)}, receiver (SCHED_FIFO {_RECEIVER_PRIORITY}) on {c.core(theirs)}, broker on "
-            f"{b.core(other)}; all kept awake"
+            f"{b.core(other)}; they are kept awake as far as can be"
         )
 
     @contextmanager
