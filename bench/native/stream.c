@@ -138,6 +138,8 @@ int tempos_stream_send(int fd, const struct tempos_send_plan *plan, struct tempo
 	static struct member member;
 	static uint8_t buffer[BUFFER];
 	unsigned int capacity = plan->events * plan->units;
+	/* A schedule is kept by the clock that nobody sets, and written down by the one that others have. */
+	uint64_t began_ns, wall_shift_ns = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC);
 	int error = check_send(plan);
 	int segment = plan->gso ? (int)unit_len(plan) : 0;
 
@@ -150,15 +152,16 @@ int tempos_stream_send(int fd, const struct tempos_send_plan *plan, struct tempo
 	member.used = member.answered = 0;
 	lay_out(buffer, plan, capacity);
 	if (plan->begin_ns)
-		sleep_until(plan->begin_ns);
-	result->began_ns = plan->begin_ns ? plan->begin_ns : clock_ns(CLOCK_MONOTONIC);
+		sleep_until(plan->begin_ns - wall_shift_ns);
+	began_ns = plan->begin_ns ? plan->begin_ns - wall_shift_ns : clock_ns(CLOCK_MONOTONIC);
+	result->began_ns = began_ns + wall_shift_ns;
 
 	while (result->sent < plan->count) {
 		uint64_t left = plan->count - result->sent, room = capacity < left ? capacity : left, now_ns;
 		uint64_t n, wall_ns;
 
 		now_ns = clock_ns(CLOCK_MONOTONIC);
-		if (plan->limit_ns && now_ns - result->began_ns >= plan->limit_ns && now_ns > result->began_ns)
+		if (plan->limit_ns && now_ns - began_ns >= plan->limit_ns && now_ns > began_ns)
 			break;
 		if (plan->window) {
 			uint64_t unheard = result->sent - result->acknowledged;
@@ -172,7 +175,7 @@ int tempos_stream_send(int fd, const struct tempos_send_plan *plan, struct tempo
 			if (plan->window - unheard < room)
 				room = plan->window - unheard;
 		}
-		n = due(plan, result->began_ns, result->sent, room);
+		n = due(plan, began_ns, result->sent, room);
 		/* A signal woke us: it is for the caller to handle. */
 		if (!n)
 			return -EINTR;
@@ -180,9 +183,9 @@ int tempos_stream_send(int fd, const struct tempos_send_plan *plan, struct tempo
 		wall_ns = clock_ns(CLOCK_REALTIME);
 		for (uint64_t i = 0; i < n; i++) {
 			uint64_t sequence = result->sent + i;
-			uint64_t when_ns = plan->interval_ns ? result->began_ns + sequence * plan->interval_ns : now_ns;
+			uint64_t when_ns = plan->interval_ns ? began_ns + sequence * plan->interval_ns : now_ns;
 
-			stamp(frame_at(buffer, plan, i), &plan->talk, sequence, when_ns);
+			stamp(frame_at(buffer, plan, i), &plan->talk, sequence, when_ns + wall_shift_ns);
 			if (plan->talk.datagrams && i % plan->events == 0)
 				stamp_unit(buffer + i / plan->events * unit_len(plan), plan, sequence, wall_ns);
 			if (now_ns > when_ns && now_ns - when_ns > result->latest_ns)
@@ -197,7 +200,7 @@ int tempos_stream_send(int fd, const struct tempos_send_plan *plan, struct tempo
 			return error;
 		result->sent += n;
 	}
-	result->ended_ns = clock_ns(CLOCK_MONOTONIC);
+	result->ended_ns = clock_ns(CLOCK_MONOTONIC) + wall_shift_ns;
 	return plan->window ? hear_the_rest(&member, &plan->talk, result) : 0;
 }
 
@@ -289,7 +292,7 @@ static int take_stream(struct member *member, unsigned int who, const struct tem
 
 	if (n <= 0)
 		return n;
-	now_ns = clock_ns(CLOCK_MONOTONIC);
+	now_ns = clock_ns(CLOCK_REALTIME);
 	while (at < member->used) {
 		const uint8_t *here = member->buffer + at;
 		unsigned int left = member->used - at;
@@ -372,7 +375,7 @@ static int take_datagrams(int fd, unsigned int who, const struct tempos_receive_
 	n = receive_batch(fd, &batch, MSG_DONTWAIT);
 	if (n < 0)
 		return n;
-	now_ns = clock_ns(CLOCK_MONOTONIC);
+	now_ns = clock_ns(CLOCK_REALTIME);
 	for (int i = 0; i < n; i++) {
 		unsigned int len = batch.messages[i].msg_len, step = segment_of(&batch.messages[i].msg_hdr, len);
 
@@ -464,7 +467,7 @@ int tempos_stream_ping(int out_fd, int in_fd, const struct tempos_send_plan *pla
 		return error;
 	lay_out(unit, plan, 1);
 	for (uint64_t sequence = 0; sequence < plan->count; sequence++) {
-		uint64_t before = result->received, began_ns = clock_ns(CLOCK_MONOTONIC);
+		uint64_t before = result->received, began_ns = clock_ns(CLOCK_REALTIME);
 
 		stamp(frame_at(unit, plan, 0), &plan->talk, sequence, began_ns);
 		if (plan->talk.datagrams) {

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 from contextlib import ExitStack
+from typing import Any
 
 from tempos_bench import traffic
+from tempos_bench.rehearsal import Asked
 from tempos_bench.traffic import Audited, Endpoint, Events
 
 
@@ -45,6 +47,12 @@ def main() -> None:
         total["overrun"] = sum(map(traffic.dropped, socks))
         total["bad_checksums"] = traffic.udp_counters()["InCsumErrors"] - before
         print(json.dumps(total))
+
+
+def planned(asked: Asked) -> dict[str, Any]:
+    """What a plan takes for its answer."""
+    counts = dict.fromkeys((*Audited.__slots__, "overrun", "bad_checksums"), 0)
+    return counts | {"received": asked.sent}
 
 
 if __name__ == "__main__":

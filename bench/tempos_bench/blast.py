@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from tempos import Framing
 from tempos_bench import traffic
+from tempos_bench.rehearsal import Asked
 
 
 def main() -> None:
@@ -36,6 +38,13 @@ def main() -> None:
     traffic.end_on_sigterm()
     with traffic.open_socket(connect=args.to) as sock:
         print(json.dumps(traffic.as_record(traffic.blast(sock, datagrams))))
+
+
+def planned(asked: Asked) -> dict[str, Any]:
+    """What a plan takes for its answer."""
+    count, rate = int(asked.options["--count"]), float(asked.options.get("--rate", 0))
+    seconds = count / rate if rate else float(asked.options.get("--limit", 1))
+    return {"sent": count, "refused": 0, "began_ns": 0, "ended_ns": int(seconds * 1e9)}
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ examples:
         all of them, one file each
   tempos bench run redirect --short --set payload=256
         fewer rounds, and another payload
-  tempos bench run source-rtt --hosts edge1,middle,edge2 --plan
+  tempos bench run source-rtt --hosts root@192.0.2.11,root@192.0.2.10,root@192.0.2.12 --plan
         what would run where on three hosts; without --plan: run it there
   tempos bench report bench-results -o report.html
         one page of all of them, with plots
@@ -83,7 +83,7 @@ def bench(subparsers: Subparsers) -> None:
         subparsers,
         "bench",
         help="measure, and hold the figures against their targets",
-        description="Reproducible measurements on three nodes inside this machine. Needs root.",
+        description="Reproducible measurements on three nodes of this machine, or hosts. Needs root.",
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="tell which scenarios there are")
@@ -136,14 +136,14 @@ def _add_run(actions: Subparsers) -> None:
     running.add_argument(
         "--hosts",
         metavar="A,B,C",
-        help="publisher, broker and subscriber are these hosts, reached by ssh, instead of namespaces",
+        help="publisher, broker and subscriber are these hosts, reached by ssh, instead of namespaces: "
+        "[user@]IPv4 each, or a name in the file",
     )
     running.add_argument(
         "--hosts-file",
         type=Path,
         metavar="FILE",
-        default=Path("hosts.toml"),
-        help="describes the hosts, as config/hosts.example.toml does (default hosts.toml)",
+        help="describes the hosts, as config/hosts.example.toml does (default: hosts.toml, if there is one)",
     )
     running.add_argument("--plan", action="store_true", help="with --hosts: only print what would run where")
     running.set_defaults(run=_run_scenarios)

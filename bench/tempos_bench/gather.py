@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from tempos_bench import commands, latency, samples, traffic
+from tempos_bench.rehearsal import Asked
 
 _COLUMNS = ("transit", "late", "taken", "arrived")
 
@@ -81,6 +82,22 @@ def _thin(socks: list[socket.socket], command: dict[str, Any]) -> dict[str, Any]
         if sock.getsockname()[1] == port:
             latency.thin(sock, **command)
     return {"thinned": port}
+
+
+def planned(asked: Asked) -> dict[str, Any]:
+    """What a plan takes for its answer."""
+    if asked.message != "end":
+        return {"begun": True}
+    # Doubling times, so that some of them are in the middle of a play however long it is.
+    arrived = [1000 << step for step in range(21)]
+    samples_of = {name: samples.pack([1000] * len(arrived)) for name in _COLUMNS}
+    plain = {"received": len(arrived), "repeated": 0, "reordered": 0}
+    wanted = asked.latest("begin")["wanted"]
+    traces = [
+        {"topic": each["topic"], **plain, **samples_of, "arrived": samples.pack(arrived)} for each in wanted
+    ]
+    ports = (option.rpartition(":")[2] for option in asked.values("--bind"))
+    return {"dropped": dict.fromkeys(ports, 0), "traces": traces}
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@
 | the end                | the one who started us is gone: SIGTERM, and SIGKILL 5 s later    |
 
 With `--text` the first line is a JSON string; the program finds it in the file that its command names
-as `{text}`. Output goes straight through. The exit code is the program's, 128 and the number for
-a signal.
+as `{text}`. Output goes straight through; a line on standard error tells the program's process id. The exit
+code is the program's, 128 and the number for a signal.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import sys
 import threading
 from typing import TextIO
 
+#: Before the program's process id, in the one line that this writes to standard error.
+PID_LINE = "guard: pid "
 _TEXT_FILE = "{text}"
 _PATIENCE = 5.0
 
@@ -52,6 +54,7 @@ def main() -> int:
         start_new_session=True,
         text=True,
     )
+    print(f"{PID_LINE}{program.pid}", file=sys.stderr, flush=True)
     threading.Thread(target=_obey, args=(sys.stdin, program), daemon=True).start()
     code = program.wait()
     return code if code >= 0 else 128 - code

@@ -1,80 +1,61 @@
-"""Three hosts of one's own instead of namespaces: the same programs, started over ssh.
+"""Three hosts of one's own instead of namespaces: who they are, and which scenarios run on them.
 
-A TOML file describes the hosts (see config/hosts.example.toml); which of them publishes, brokers and
-subscribes is said when a scenario is run. What a program needs besides its command line reaches it over
-standard input, through :mod:`tempos_bench.guard` on the other side: texts, commands, signals, and
-our end, which is its end. Nothing is left on the hosts.
-
-Interfaces, addresses and routes there are as the hosts' owner has set them; nothing of it is changed.
-Clocks of different hosts are never compared.
+Hosts are given by address, `root@192.0.2.10`, or by the name under which a TOML file describes them (see
+config/hosts.example.toml): an address is enough where a host has one interface and tempos in its `python3`.
+Which of them publishes, brokers and subscribes is said when a scenario is run.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
-import shlex
-import signal
+import ipaddress
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from tempos import ConfigError, TemposError, Unavailable
-from tempos_bench.node import PYTHON, Node, Program
-from tempos_bench.rounds import cores
+from tempos import ConfigError, Unavailable
+from tempos_bench.remote import Host, RemoteNode, topology_of
 from tempos_bench.topology import SHAPES, Topology
-
-T = TypeVar("T")
 
 _toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
+#: The file that describes hosts where none is named; there need not be one.
+USUAL_FILE = Path("hosts.toml")
 #: ssh must never ask: nobody watches.
 _RUNNER = ("ssh", "-o", "BatchMode=yes")
+_PYTHON = "python3"
+#: Seconds that clocks may be apart for one-way latencies to be told.
+_CLOCK_OFFSET = 0.0001
 _ROLES = ("the publisher", "the broker", "the subscriber")
-_SIGNALLED = 128
+_KEYS = ("shape", "runner", "clock_offset", "host")
+#: How many addresses publisher, broker and subscriber have in each shape.
+_ADDRESSES = {"straight": (1, 2, 1), "forked": (1, 3, 2), "one-armed": (1, 1, 1)}
 
-#: The scenarios whose programs and figures know no clock, probe or link of this machine.
-ON_HOSTS = ("blast", "source-loss", "source-rtt")
-_ONE_CLOCK = "its figures compare times of two nodes, which hosts do not share"
+#: The scenarios whose load is real traffic.
+ON_HOSTS = (
+    "blast", "broker-kill", "churn", "fanout-churn", "fanout-exact", "loss", "member-kill", "path-moves",
+    "peers-latency", "peers-rate", "qos-fast", "qos-rate", "qos-slow", "qos-workflows", "round-trip",
+    "slow-path", "slow-path-gso", "source-loss", "source-ping", "source-rtt", "source-time",
+)  # fmt: skip
 _TEST_RUNS = "its load is frames that the kernel makes inside a namespace (BPF test runs)"
-_OUR_LINKS = "it changes links and neighbours of its nodes"
-#: Why the others stay on one machine.
-_WHY_NOT = {
-    "redirect": _TEST_RUNS, "program-time": _TEST_RUNS, "scale": _TEST_RUNS, "slowdown": _TEST_RUNS,
-    "slow-path": _ONE_CLOCK, "slow-path-gso": _ONE_CLOCK, "loss": _ONE_CLOCK,
-    "qos-slow": _ONE_CLOCK, "qos-fast": _ONE_CLOCK,
-    "qos-workflows": _ONE_CLOCK, "qos-rate": _ONE_CLOCK, "round-trip": _OUR_LINKS, "source-ping": _OUR_LINKS,
-    "peers-rate": _ONE_CLOCK, "peers-latency": _ONE_CLOCK,
-    "source-time": "it reads the kernel's statistics of the broker's process",
-    "broker-kill": "it reads what the broker's process holds, and kills it",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """A host: how ssh names it, its Python with tempos in it, its addresses and interfaces on the links.
-
-    ``cpus``: what the two cores that scenarios pin to are there; empty: nothing is pinned.
-    """
-
-    name: str
-    ssh: str
-    python: str
-    addresses: tuple[str, ...]
-    interfaces: tuple[str, ...]
-    cpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """Publisher, broker and subscriber; ``runner`` is the command that runs a line of shell on a host."""
+    """Publisher, broker and subscriber; ``runner`` is the command that runs a line of shell on a host.
+
+    ``clock_offset``: seconds that their clocks may be apart for times of one to be compared with the other's.
+    """
 
     shape: str
     runner: tuple[str, ...]
     nodes: tuple[Host, Host, Host]
+    clock_offset: float = _CLOCK_OFFSET
+    #: What makes a node of a host and the runner.
+    node: Callable[[Host, Sequence[str]], RemoteNode] = field(default=RemoteNode, compare=False)
 
     @property
     def shapes(self) -> tuple[str, ...]:
@@ -83,43 +64,78 @@ class Hosts:
     @contextmanager
     def build(self, shape: str) -> Iterator[Topology]:
         """The topology; raises :class:`Unavailable` where the hosts are connected in another way."""
-        with topology_of(self, shape, lambda host: RemoteNode(host, self.runner)) as topology:
+        if shape != self.shape:
+            raise Unavailable(f"this needs the topology {shape!r}, the hosts are connected as {self.shape!r}")
+        nodes = [self.node(host, self.runner) for host in self.nodes]
+        with topology_of(nodes, shape, self.clock_offset) as topology:
             yield topology
 
 
 def why_not(scenario: str) -> str | None:
     """Why a scenario cannot run on hosts, or None if it can."""
-    if scenario in ON_HOSTS:
-        return None
-    return _WHY_NOT.get(scenario, "it was made for nodes inside one machine")
+    return None if scenario in ON_HOSTS else _TEST_RUNS
 
 
-def read(path: Path, names: Sequence[str]) -> Hosts:
-    """The hosts ``names`` of a file, in their roles; raises :class:`ConfigError` with every fault."""
-    try:
-        content = _toml.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError([f"{path}: {error}"]) from error
-    problems = [f"{key}: unknown, allowed: shape, runner, host" for key in content
-                if key not in {"shape", "runner", "host"}]  # fmt: skip
-    shape, runner = content.get("shape", SHAPES[0]), content.get("runner", list(_RUNNER))
-    if shape not in SHAPES:
-        problems.append(f"shape: {shape!r}, allowed: {', '.join(SHAPES)}")
+def read(path: Path | None, names: Sequence[str]) -> Hosts:
+    """The hosts ``names``, in their roles: those of a file, or given by address.
+
+    Raises :class:`ConfigError` with every fault. Without ``path`` it is :data:`USUAL_FILE`, if there is one.
+    """
+    file = path or USUAL_FILE
+    content: dict[str, Any] = {}
+    if path is not None or file.exists() or not all(map(_address_of, names)):
+        try:
+            content = _toml.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                [f"{file}: {error}; without such a file hosts are given as [user@]IPv4 address"]
+            ) from error
+    problems = [f"{key}: unknown, allowed: {', '.join(_KEYS)}" for key in content if key not in _KEYS]
+    runner = content.get("runner", list(_RUNNER))
     if not _list_of(str, runner):
         problems.append(f"runner: {runner!r}, allowed: a list of texts, a command and its arguments")
-    described = content.get("host", {})
+    limit = content.get("clock_offset", _CLOCK_OFFSET)
+    if type(limit) not in (int, float) or not limit > 0:
+        problems.append(f"clock_offset: {limit!r}, allowed: seconds above 0")
     if len(names) != len(_ROLES) or len(set(names)) != len(_ROLES):
         problems.append(f"{','.join(names)}: three different hosts are needed, {', '.join(_ROLES)}")
-    nodes = []
-    for name in names:
-        if not isinstance(described, dict) or not isinstance(described.get(name), dict):
-            there = ", ".join(described) if isinstance(described, dict) else "none"
-            problems.append(f"host.{name}: missing; described are: {there}")
-        else:
-            nodes.append(_host(name, described[name], problems))
+    nodes = _nodes(content.get("host", {}), names, problems)
+    shape = _shape(content.get("shape"), nodes, problems)
     if problems:
-        raise ConfigError([f"{path}: {problem}" for problem in problems])
-    return Hosts(shape, tuple(runner), (nodes[0], nodes[1], nodes[2]))
+        raise ConfigError([f"{file}: {problem}" for problem in problems])
+    return Hosts(shape, tuple(runner), (nodes[0], nodes[1], nodes[2]), float(limit))
+
+
+def _nodes(described: object, names: Sequence[str], problems: list[str]) -> list[Host]:
+    nodes = []
+    known = described if isinstance(described, dict) else {}
+    for name in names:
+        if isinstance(known.get(name), dict):
+            nodes.append(_host(name, known[name], problems))
+        elif address := _address_of(name):
+            nodes.append(Host(name, name, _PYTHON, (address,)))
+        else:
+            there = ", ".join(known) or "none"
+            problems.append(f"host.{name}: missing; described are: {there}; allowed is also [user@]IPv4")
+    return nodes
+
+
+def _shape(given: object, nodes: Sequence[Host], problems: list[str]) -> str:
+    """The shape that is given, or the one that the broker's number of addresses says."""
+    if given is not None and given not in SHAPES:
+        problems.append(f"shape: {given!r}, allowed: {', '.join(SHAPES)}")
+    if len(nodes) != len(_ROLES) or problems:
+        return SHAPES[0]
+    by_number = {counts[1]: shape for shape, counts in _ADDRESSES.items()}
+    shape = str(given or by_number.get(len(nodes[1].addresses), SHAPES[0]))
+    for role, host, count in zip(_ROLES, nodes, _ADDRESSES[shape], strict=True):
+        if len(host.addresses) != count:
+            problems.append(
+                f"host.{host.name}.addresses: {len(host.addresses)} given, {role} of {shape!r} has {count}"
+            )
+        if host.interfaces and len(host.interfaces) != len(host.addresses):
+            problems.append(f"host.{host.name}.interfaces: as many as addresses are needed, or none")
+    return shape
 
 
 def _host(name: str, given: Mapping[str, Any], problems: list[str]) -> Host:
@@ -127,11 +143,12 @@ def _host(name: str, given: Mapping[str, Any], problems: list[str]) -> Host:
         "ssh": ("a text as ssh takes it, user@host", lambda value: isinstance(value, str) and bool(value)),
         "python": ("the path of a Python with tempos", lambda value: isinstance(value, str) and bool(value)),
         "addresses": ("a list of IPv4 addresses, the broker's first the publisher's side's",
-                      lambda value: _list_of(str, value)),
-        "interfaces": ("a list of names, in the order of addresses", lambda value: _list_of(str, value)),
+                      lambda value: _list_of(str, value) and all(map(_is_address, _strings(value)))),
+        "interfaces": ("a list of names, in the order of addresses",
+                       lambda value: value == [] or _list_of(str, value)),
         "cpus": ("a list of numbers of CPUs", lambda value: value == [] or _list_of(int, value)),
     }  # fmt: skip
-    values = {"python": "python3", "cpus": [], **given}
+    values = {"python": _PYTHON, "interfaces": [], "cpus": [], **given}
     for key, (allowed, fits) in kinds.items():
         if key not in values:
             problems.append(f"host.{name}.{key}: missing, {allowed}")
@@ -147,96 +164,23 @@ def _host(name: str, given: Mapping[str, Any], problems: list[str]) -> Host:
     return Host(name, str(values.get("ssh")), str(values["python"]), **lists)
 
 
+def _address_of(name: str) -> str | None:
+    """The IPv4 address in `[user@]IPv4`; None in any other name."""
+    address = name.rpartition("@")[2]
+    return address if _is_address(address) else None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _strings(value: object) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
 def _list_of(kind: type, value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(type(each) is kind for each in value)
-
-
-class RemoteProgram(Program):
-    """A program on a host, held through the guard that runs it there."""
-
-    def __init__(self, name: str, command: Sequence[str], text: str | None) -> None:
-        super().__init__(name, command, cpu=None, talk=True, fds=())
-        if text is not None:
-            super()._send(json.dumps(text))
-
-    @property
-    def pid(self) -> int:
-        raise Unavailable(f"{self.name}: a process of another host has no number here")
-
-    def terminate(self) -> None:
-        self._signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._signal(signal.SIGKILL)
-        self.stop()
-
-    def wait(self, limit: float) -> int:
-        code = super().wait(limit)
-        return _SIGNALLED - code if _SIGNALLED < code < _SIGNALLED + signal.NSIG else code
-
-    def _send(self, line: str) -> None:
-        super()._send(f"={line}")
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self.running:
-            try:
-                super()._send(f"!{int(number)}")
-            except TemposError:
-                # It ended between the question and the command, as it was to.
-                return
-
-
-class RemoteNode(Node):
-    """A host as a node."""
-
-    def __init__(self, host: Host, runner: Sequence[str]) -> None:
-        super().__init__(host.name, None, host.addresses, host.interfaces)
-        self._host = host
-        self._runner = tuple(runner)
-        self._asking: Program | None = None
-
-    def request(self, method: str, path: str, body: object = None) -> Any:
-        if self._asking is None or not self._asking.running:
-            self._asking = self.role("ask", ready=True, talk=True)
-        answer = self._asking.ask({"method": method, "path": path, "body": body})
-        if "error" in answer:
-            raise TemposError(f"{self.name}: {answer['error']}")
-        return answer["answer"]
-
-    def facts(self, interface: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.role("interfaces", interface).result(30)
-        return found
-
-    def call(self, work: Callable[[], T]) -> T:
-        raise Unavailable(f"{self.name} is another host: this needs a node inside this machine")
-
-    def line(self, command: Sequence[str], cpu: int | None, text: str | None) -> str:
-        """The line of shell that runs ``command`` there."""
-        theirs = [self._host.python if part == PYTHON else part for part in command]
-        options = [*self._pinned(cpu), *(("--text",) if text is not None else ())]
-        return shlex.join([self._host.python, "-m", "tempos_bench.guard", *options, "--", *theirs])
-
-    def _begin(
-        self, name: str, command: Sequence[str], cpu: int | None, talk: bool, text: str | None
-    ) -> Program:
-        line = self.line(command, cpu, text)
-        bound = ("setpriv", "--pdeathsig", "TERM")
-        return RemoteProgram(name, (*bound, *self._runner, self._host.ssh, line), text)
-
-    def _pinned(self, cpu: int | None) -> tuple[str, ...]:
-        if cpu is None or not self._host.cpus:
-            return ()
-        # Scenarios name cores of this machine: the first or the other one.
-        return ("--cpu", str(self._host.cpus[(cpu != cores()[0]) % len(self._host.cpus)]))
-
-
-@contextmanager
-def topology_of(hosts: Hosts, shape: str, node: Callable[[Host], Node]) -> Iterator[Topology]:
-    """A topology of nodes that ``node`` makes; their programs end with it."""
-    if shape != hosts.shape:
-        raise Unavailable(f"this needs the topology {shape!r}, the hosts are connected as {hosts.shape!r}")
-    with ExitStack() as stack:
-        nodes = [node(host) for host in hosts.nodes]
-        for each in nodes:
-            stack.callback(each.close)
-        yield Topology(shape, *nodes)

@@ -5,11 +5,11 @@ Must be called inside the namespace of the interface; what a driver does not kno
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+
+from tempos import Unavailable
 
 #: The offloads that change what a datagram costs, by ethtool's names.
 _OFFLOADS = (
@@ -70,10 +70,21 @@ def _ethtool() -> Iterator[Any]:
         yield ethtool
 
 
-def main() -> None:
-    """`python -m tempos_bench.interfaces NAME`: print it."""
-    print(json.dumps(describe(sys.argv[1])))
+def carrying(address: str) -> str:
+    """The name of the interface that has this IPv4 address; raises :class:`Unavailable` if none has."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        for found in ip.get_addr(address=address):
+            name: str = ip.get_links(found["index"])[0].get_attr("IFLA_IFNAME")
+            return name
+    raise Unavailable(f"no interface has the address {address}")
 
 
-if __name__ == "__main__":
-    main()
+def program(name: str) -> int:
+    """The id of the XDP program that an interface carries; 0 if none."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        xdp = ip.get_links(ip.link_lookup(ifname=name)[0])[0].get_attr("IFLA_XDP")
+        return int(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempos import DATA_PORT, Group, Member, Path, PathPolicy, Topic
-from tempos_bench import latency, samples
+from tempos_bench import samples
 from tempos_bench.broker import Broker
 from tempos_bench.rounds import cores
 from tempos_bench.run import current
@@ -86,6 +86,7 @@ class Outcome:
 
     ``offered``: what was really sent; ``slipped``: what the flooder had no time for. ``delivered``: reached
     the kernel of the subscriber's node and found room there; ``rate``: the same while they were being sent.
+    Latencies are nan where publisher and subscriber have clocks that are too far apart.
     ``latency``: to that arrival, from the schedule, or of a flood from the sending; ``program``: the same
     to the receiving program; ``late``: from the schedule to the sending.
     """
@@ -144,8 +145,9 @@ class Load:
         self._subjects: dict[int, Subject] = {}
         first, other = cores()
         a, c = topology.publisher, topology.subscriber
-        for core in {first, other}:
-            stack.callback(a.role("awake", ready=True, cpu=core).stop)
+        programs = [
+            node.role("awake", ready=True, cpu=core) for node in topology.machines for core in {first, other}
+        ]
         binds = [option for port in ports for option in ("--bind", f"{c.address}:{port}")]
         for port in range(_BEYOND_PORT, _BEYOND_PORT + beyond):
             binds += ["--discard", f"{c.address}:{port}"]
@@ -157,16 +159,16 @@ class Load:
             name: a.role("pace", "--to", to, "--fifo", priority, ready=True, cpu=first, talk=True)
             for name, priority in priorities.items()
         }
-        programs = (self._receiver, *self._senders.values())
+        programs += [self._receiver, *self._senders.values()]
         for program in programs:
             stack.callback(program.stop)
         for line in {program.output.removeprefix("ready").strip() for program in programs} - {""}:
             current().note(line)
-        receiver = f"receiver (SCHED_FIFO {_RECEIVER_PRIORITY})"
+        b, theirs = topology.broker, other if busy else first
         current().note(
-            f"core {first}: publishers (SCHED_FIFO {_PUBLISHER_PRIORITY} and {_APART_PRIORITY}), "
-            f"{'' if busy else receiver + ', '}"
-            f"flooder; core {other}: broker{', ' + receiver if busy else ''}; both kept awake"
+            f"publishers (SCHED_FIFO {_PUBLISHER_PRIORITY} and {_APART_PRIORITY}) and flooder on "
+            f"{a.core(first)}, receiver (SCHED_FIFO {_RECEIVER_PRIORITY}) on {c.core(theirs)}, broker on "
+            f"{b.core(other)}; they are kept awake as far as can be"
         )
 
     @contextmanager
@@ -197,7 +199,8 @@ class Load:
         wanted = [self._want(flow, seconds) for flow in flows]
         begin = {"do": "begin", "wanted": wanted, "size": self._size, "idle": _IDLE, "work": work}
         self._receiver.ask(begin)
-        begin_ns = latency.wall_ns() + int(_LEAD * 1e9)
+        comparable = self._topology.clocks.agree()
+        begin_ns = self._topology.publisher.soon(_LEAD)
         senders = []
         for name, program in self._senders.items():
             chosen = [each for each in zip(flows, wanted, strict=True) if each[0].sender == name]
@@ -207,7 +210,11 @@ class Load:
         limit = seconds + 30
         sent = {lane["topic"]: lane for program in senders for lane in program.answer(limit)["lanes"]}
         answer = self._receiver.ask("end", limit)
-        return {flow.topic.name: self._hear(flow, sent[flow.topic.id], answer, seconds) for flow in flows}
+        comparable = self._topology.clocks.agree() and comparable
+        return {
+            flow.topic.name: self._hear(flow, sent[flow.topic.id], answer, seconds, comparable)
+            for flow in flows
+        }
 
     def _groups(self, subject: Subject) -> tuple[Group, ...]:
         address = self._topology.subscriber.address
@@ -242,7 +249,10 @@ class Load:
         floods = [flow.segments for flow, _ in chosen if flow.flood]
         return {**plan, "slip": _SLIP, "segments": max(floods)} if floods else plan
 
-    def _hear(self, flow: Flow, sent: Mapping[str, Any], answer: Mapping[str, Any], seconds: float) -> Heard:
+    def _hear(
+        self, flow: Flow, sent: Mapping[str, Any], answer: Mapping[str, Any], seconds: float, comparable: bool
+    ) -> Heard:
+        """``comparable``: arrivals can be held against sending times; without it there is no latency."""
         trace = next(trace for trace in answer["traces"] if trace["topic"] == flow.topic.id)
         port = self._subjects[flow.topic.id].port
         thinned = 0 if self._shares(port) else answer["dropped"][str(port)]
@@ -252,6 +262,8 @@ class Load:
         timed = transit
         if flow.flood:
             timed = array("I", (max(whole - before, 0) for whole, before in zip(transit, late, strict=True)))
+        if not comparable:
+            timed, taken = array("I"), array("I")
         outcome = Outcome(
             sent=sent["sent"],
             offered=sent["sent"] / seconds,

@@ -26,6 +26,7 @@ from tempos import CONTROL_PORT
 from tempos.control import Received
 from tempos.session import Answered, ControlSession, Failed, Subscribed
 from tempos_bench import traffic
+from tempos_bench.rehearsal import Asked
 
 #: Seconds between two questions of a member that drains, each with fresh counts.
 _ASK_EVERY = 0.05
@@ -278,6 +279,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, required=True, help="payload bytes of each")
     parser.add_argument("--seed", type=int, default=1)
     Crowd(parser.parse_args()).serve()
+
+
+def planned(asked: Asked) -> dict[str, Any]:
+    """What a plan takes for its answer."""
+    return vars(Account()) | {"received": asked.message["sent"]}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
 from tempos import TemposError
-from tempos_bench import ask, interfaces
+from tempos_bench import ask
 from tempos_bench.namespace import Namespace
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ PYTHON = sys.executable
 #: Stands in a command for a file that holds the text given beside it.
 TEXT_FILE = "{text}"
 _STOP_LIMIT = 5.0
+_NS = 1_000_000_000
 #: A process group of its own keeps Ctrl-C from a program; a session would, too, but the kernel gives each
 #: session an equal share of a core (sched_autogroup), so that even a SCHED_IDLE loop took half of it.
 _APART: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
@@ -177,11 +178,15 @@ class Program:
         with stream:
             for line in stream:
                 with self._changed:
-                    into.append(line.rstrip("\n"))
+                    self._heard(line.rstrip("\n"), into)
                     self._changed.notify_all()
         with self._changed:
             self._open -= 1
             self._changed.notify_all()
+
+    def _heard(self, line: str, into: list[str]) -> None:
+        """One line of output; called under the lock."""
+        into.append(line)
 
     def _parse(self, line: str) -> Any:
         try:
@@ -241,13 +246,42 @@ class Node:
         command = (PYTHON, "-m", f"tempos_bench.{module}", *map(str, arguments))
         return self.start(command, ready="ready" if ready else None, cpu=cpu, talk=talk)
 
+    def inquire(self, question: str, **given: Any) -> Any:
+        """Ask this node one of :data:`tempos_bench.ask.QUESTIONS`; raises :class:`TemposError`."""
+        return self.call(lambda: ask.answer(question, given))
+
     def request(self, method: str, path: str, body: object = None) -> Any:
         """One request to the control API of a broker that runs here; raises :class:`TemposError`."""
-        return self.call(lambda: ask.request(method, path, body))
+        return self.inquire("request", method=method, path=path, body=body)
 
     def facts(self, interface: str) -> dict[str, Any]:
         """One interface of this node as it is really set."""
-        return self.call(lambda: interfaces.describe(interface))
+        found: dict[str, Any] = self.inquire("interface", name=interface)
+        return found
+
+    def core(self, cpu: int) -> str:
+        """Where a program that is pinned to ``cpu`` runs, in words."""
+        return f"core {cpu}"
+
+    def trip(self) -> float:
+        """Seconds that a question takes to get here and its answer back; 0 for a node of this machine."""
+        return 0.0
+
+    def soon(self, seconds: float) -> int:
+        """So many seconds from now by this node's own clock (CLOCK_REALTIME, ns).
+
+        Programs here that are told at once to begin then have all heard of it before.
+        """
+        return int(self.inquire("clock")) + int(seconds * _NS)
+
+    @contextmanager
+    def folder(self) -> Iterator[str]:
+        """The path of an empty folder on this node, which is removed at the end."""
+        program = self.role("folder", talk=True)
+        try:
+            yield program.answer()["folder"]
+        finally:
+            program.stop()
 
     def call(self, work: Callable[[], T]) -> T:
         """Run ``work`` in this process, but with this node's network (see :meth:`Namespace.call`)."""

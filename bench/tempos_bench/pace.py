@@ -11,8 +11,10 @@ import argparse
 import dataclasses
 import json
 import sys
+from typing import Any
 
 from tempos_bench import latency, traffic
+from tempos_bench.rehearsal import Asked
 
 
 def main() -> None:
@@ -29,6 +31,17 @@ def main() -> None:
             lanes = [latency.Lane(**lane) for lane in command.pop("lanes")]
             paced = latency.pace(sock, lanes, **command)
             print(json.dumps({"lanes": [dataclasses.asdict(lane) for lane in paced]}), flush=True)
+
+
+def planned(asked: Asked) -> dict[str, Any]:
+    """What a plan takes for its answer."""
+    lanes = asked.message["lanes"]
+    return {
+        "lanes": [
+            {"topic": lane["topic"], "sent": lane["count"], "slipped": 0, "late": 0.0, "latest": 0.0}
+            for lane in lanes
+        ]
+    }
 
 
 if __name__ == "__main__":

@@ -58,9 +58,12 @@ def draw(report: Report, folder: Path) -> list[Path]:
 
 
 def curves(report: Report) -> dict[tuple[str, str, str], list[float]]:
-    """All samples of a result, by variant, load and class, in microseconds."""
+    """All samples of a result, by variant, load and class, in microseconds; what has none is left out."""
     found: dict[tuple[str, str, str], list[float]] = {}
     for record in report.samples:
+        # None at all: the nodes' clocks were too far apart.
+        if not record["count"]:
+            continue
         key = (str(record["variant"]), str(record["load"]), str(record["class"]))
         found.setdefault(key, []).extend(time_ns / 1000 for time_ns in samples.unpack(record))
     return found
@@ -124,6 +127,8 @@ def _rate(report: Report) -> Figure | None:
     if table is None or not table["rows"]:
         return None
     rows = [dict(zip(table["headers"], row, strict=True)) for row in table["rows"]]
+    if all(row["p99 us"] is None for row in rows):
+        return None
     paths = list(dict.fromkeys(str(row["load"]).partition(", ")[0] for row in rows))
     figure, grid = _panels(2, len(paths))
     for column, path in enumerate(paths):
@@ -238,7 +243,9 @@ def _share_latency(panels: Sequence[Axes], which: str = "x") -> None:
 
 def _finish(axes: Axes) -> None:
     _tidy(axes, "both")
-    axes.legend(fontsize=7.5, frameon=True, framealpha=0.9, edgecolor="none", loc="best")
+    # Without a latency (clocks too far apart) a panel has nothing to explain.
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7.5, frameon=True, framealpha=0.9, edgecolor="none", loc="best")
 
 
 def _tidy(axes: Axes, grid: Literal["x", "both"]) -> None:

@@ -7,13 +7,13 @@ kernel knows of a program it tells through the file descriptors of the process t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tempos import Unavailable
 from tempos_bench.node import PYTHON, Node, ProgramFailed
+from tempos_bench.rehearsal import Asked
 
 #: Where the build leaves the BPF objects of this package.
 OBJECTS = Path(__file__).parent
@@ -35,6 +35,7 @@ class Probe:
     """A measuring process in ``node``. Raises :class:`Unavailable` for whatever this machine refuses."""
 
     def __init__(self, node: Node, cpu: int | None = None) -> None:
+        self._node = node
         command = (PYTHON, "-m", "tempos_fastpath.measure", str(OBJECTS))
         self._program = node.start(command, cpu=cpu, talk=True)
         try:
@@ -87,7 +88,7 @@ class Probe:
 
     def held_by(self, pid: int) -> dict[str, ProgramFigures]:
         """The programs that process ``pid`` holds open, by the kernel's names for them."""
-        found = list(_held(pid).values())
+        found = list(_held(self._node, pid).values())
         names = self._ask("names", programs=[each.id for each in found])["names"]
         return dict(zip(names, found, strict=True))
 
@@ -98,44 +99,30 @@ class Probe:
         return answer
 
 
+def planned(asked: Asked) -> dict[str, Any]:
+    """What a plan takes for an answer of the measuring process."""
+    return {"program_id": 1, "frames": 0, "seconds": 1.0, "names": []}
+
+
 def macs(*addresses: str) -> bytes:
     """MACs one behind the other, as programs take them."""
     return bytes.fromhex("".join(addresses).replace(":", ""))
 
 
-def figures(pid: int, program_id: int) -> ProgramFigures:
-    """Figures of a BPF program that process ``pid`` holds open, from the kernel's `fdinfo` of it."""
-    held = _held(pid)
+def figures(node: Node, pid: int, program_id: int) -> ProgramFigures:
+    """Figures of a BPF program that process ``pid`` of ``node`` holds open, from the kernel's account."""
+    held = _held(node, pid)
     if program_id not in held:
         raise Unavailable(f"process {pid} holds no BPF program with id {program_id}")
     return held[program_id]
 
 
-def _held(pid: int) -> dict[int, ProgramFigures]:
-    """The BPF programs that process ``pid`` holds open, by id."""
-    held: dict[int, ProgramFigures] = {}
-    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
-        # A descriptor that closes while we look is none of those we look for.
-        with suppress(FileNotFoundError):
-            fields = dict(line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line)
-            if "verified_insns" in fields:
-                number = int(fields["prog_id"])
-                held[number] = ProgramFigures(
-                    number,
-                    int(fields["verified_insns"]),
-                    int(fields["run_cnt"]),
-                    int(fields["run_time_ns"]),
-                )
-    return held
+def _held(node: Node, pid: int) -> dict[int, ProgramFigures]:
+    """The BPF programs that a process holds open, by id."""
+    found: dict[str, list[int]] = node.inquire("programs", pid=pid)
+    return {int(number): ProgramFigures(int(number), *values) for number, values in found.items()}
 
 
 def attached_program(node: Node, interface: str) -> int:
-    """The id of the XDP program that an interface of ``node`` carries, by netlink; 0 if none."""
-    from pyroute2 import IPRoute
-
-    def work() -> int:
-        with IPRoute() as ip:
-            xdp = ip.get_links(ip.link_lookup(ifname=interface)[0])[0].get_attr("IFLA_XDP")
-            return int(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0
-
-    return node.call(work)
+    """The id of the XDP program that an interface of ``node`` carries; 0 if none."""
+    return int(node.inquire("XDP program", name=interface))

@@ -34,7 +34,7 @@ class Place(Protocol):
 
     @property
     def shapes(self) -> tuple[str, ...]:
-        """The topologies that can be had there."""
+        """The topologies that can be had there, the usual one first. Only one stands at a time."""
 
     def build(self, shape: str) -> AbstractContextManager[Any]:
         """A :class:`~tempos_bench.topology.Topology` of that shape."""
@@ -64,14 +64,19 @@ class Run:
         display: Display | None = None,
         clock: Callable[[], float] = time.monotonic,
         place: Place | None = None,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.place = place
+        #: Let so many seconds pass while programs do what they are to do.
+        self.pause = sleep
         self._display = display or Silence()
         self._clock = clock
         self._done = 0
         self._total = 0
         self._spent = 0.0
         self._planned = False
+        self._found: dict[str, Any] = {}
+        self._about: dict[str, str] = {}
         #: Whether Ctrl-C ended the measuring early.
         self.interrupted = False
         #: The raw values by variant, in the order in which they were measured.
@@ -121,14 +126,27 @@ class Run:
         """Keep a table: what describes, where the figures judge. The first ``left`` columns are texts."""
         self.tables.append({"title": title, "headers": headers, "rows": as_json(rows), "left": left})
 
-    def note(self, text: str) -> None:
-        """A line for the report: what is comparable and what is not, what was left out and why."""
+    def note(self, text: str, about: str = "") -> None:
+        """A line for the report: what is comparable and what is not, what was left out and why.
+
+        There is one line ``about`` a thing, if that is given: the last.
+        """
+        earlier = self._about.get(about) if about else None
+        if earlier in self.notes:
+            self.notes.remove(earlier)
         if text not in self.notes:
             self.notes.append(text)
+        self._about[about] = text
 
     def saw_topology(self, topology: Mapping[str, Any]) -> None:
         if topology not in self.topologies:
             self.topologies.append(dict(topology))
+
+    def once(self, name: str, find: Callable[[], Any]) -> Any:
+        """What ``find`` gives, found out once in a run: for what does not change while it goes on."""
+        if name not in self._found:
+            self._found[name] = find()
+        return self._found[name]
 
     def saw_path(self, path: Mapping[str, Any]) -> None:
         if path not in self.paths:
@@ -154,7 +172,7 @@ class Run:
 
     def part(self, name: str) -> Run:
         """A run of its own inside this one, on the same display; its interruption is the caller's to tell."""
-        return Run(_Part(name, self._display), self._clock, self.place)
+        return Run(_Part(name, self._display), self._clock, self.place, self.pause)
 
     def _left(self) -> float | None:
         if not self._done or not self._total:

@@ -12,9 +12,11 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from tempos import Framing
 from tempos_bench import traffic
+from tempos_bench.rehearsal import Asked
 
 _MARK_EVERY = 0.005
 
@@ -55,6 +57,14 @@ def _discard(socks: Sequence[socket.socket], first: float, idle: float) -> dict[
         elif now - last_ns > (idle if last_count else first) * 1e9:
             bad = traffic.udp_counters()["InCsumErrors"] - bad_before
             return {"marks": marks, "received": last_count - bad, "bad_checksums": bad}
+
+
+def planned(asked: Asked) -> dict[str, Any]:
+    """What a plan takes for its answer."""
+    counts = dict.fromkeys(("repeated", "damaged", "bad_checksums", "overrun"), 0)
+    received = int(asked.options.get("--expect", asked.sent))
+    marks = [(int(number * _MARK_EVERY * 1e9), number) for number in range(1000)]
+    return {"received": received, "marks": marks, **counts}
 
 
 if __name__ == "__main__":

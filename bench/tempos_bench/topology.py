@@ -20,17 +20,20 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tempos import Unavailable
+from tempos_bench.clocks import Clocks, OneClock
 from tempos_bench.namespace import Namespace
 from tempos_bench.node import Node
 from tempos_bench.run import current
 
 MTU = 1500
 SHAPES = ("straight", "forked", "one-armed")
+#: How a note begins that says what of a scenario is not done where it runs.
+LEFT_OUT = "left out"
 
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_STXCSUM, _ETHTOOL_SGRO = 0x17, 0x2C
@@ -50,12 +53,17 @@ _SYSCTLS = {
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The three nodes. ``broker.addresses`` are all a broker listens on; A sends to the first."""
+    """The three nodes. ``broker.addresses`` are all a broker listens on; A sends to the first.
+
+    ``machines``: a node on each machine that takes part.
+    """
 
     shape: str
     publisher: Node
     broker: Node
     subscriber: Node
+    machines: tuple[Node, ...]
+    clocks: Clocks = field(default_factory=OneClock)
 
     @property
     def facing_subscriber(self) -> str:
@@ -70,17 +78,29 @@ def interfaces(topology: Topology) -> list[dict[str, Any]]:
 
 
 def shapes() -> tuple[str, ...]:
-    """The shapes that can be built where the current run takes place."""
+    """The shapes that can be built where the current run takes place; the first is the usual one there."""
     place = current().place
     return SHAPES if place is None else place.shapes
 
 
+def many() -> bool:
+    """Whether several topologies can stand at the same time where the current run takes place."""
+    return current().place is None
+
+
+def links_are_ours() -> bool:
+    """Whether links and neighbours are as this module makes them, and ours to change."""
+    return current().place is None
+
+
 @contextmanager
-def build(shape: str = "straight") -> Iterator[Topology]:
+def build(shape: str | None = None) -> Iterator[Topology]:
     """Build a topology and remove it at the end, whatever happens in between.
 
-    Raises :class:`Unavailable` where namespaces or pyroute2 cannot be had.
+    Without ``shape`` it is the usual one: for what only needs three nodes that reach each other. Raises
+    :class:`Unavailable` where namespaces or pyroute2 cannot be had, or hosts are connected in another way.
     """
+    shape = shape or shapes()[0]
     if shape not in SHAPES:
         raise ValueError(f"no topology {shape!r}: {', '.join(SHAPES)}")
     with ExitStack() as stack:
@@ -91,8 +111,22 @@ def build(shape: str = "straight") -> Iterator[Topology]:
             topology = _one_armed(stack)
         else:
             topology = _straight(stack, forked=shape == "forked")
-        current().saw_topology({"shape": shape, "interfaces": interfaces(topology)})
+        current().saw_topology({"shape": shape, "interfaces": interfaces(topology), **_hosts(topology)})
         yield topology
+
+
+def _hosts(topology: Topology) -> dict[str, Any]:
+    """What the hosts are, where the nodes are on others than this one."""
+    if current().place is None:
+        return {}
+    found = []
+    for node in topology.machines:
+        facts = current().once(f"machine {node.name}", lambda node=node: node.inquire("machine"))  # type: ignore[misc]
+        found.append({"node": node.name, **facts})
+        told = (facts.get("cpu"), f"{facts.get('cores')} cores", f"kernel {facts.get('kernel')}",
+                f"tempos {facts.get('versions', {}).get('tempos')}")  # fmt: skip
+        current().note(f"{node.name}: {', '.join(map(str, told))}")
+    return {"hosts": found}
 
 
 def missing() -> str | None:
@@ -168,7 +202,8 @@ def _nodes(stack: ExitStack, shape: str, *spaces: tuple[Namespace, tuple[str, ..
     # Programs end before the namespace they run in.
     for node in nodes:
         stack.callback(node.close)
-    return Topology(shape, *nodes)
+    publisher, broker, subscriber = nodes
+    return Topology(shape, publisher, broker, subscriber, machines=(publisher,))
 
 
 def _prepare(space: Namespace) -> None:

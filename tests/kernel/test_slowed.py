@@ -31,7 +31,8 @@ def instructions(frames: int = 1000) -> tuple[int, int, int]:
         lane = Lane(stack, core, 32)
         broker = lane.forward_by_broker(stack, other)
         crossing = lane.cross(frames)
-        return probe.figures(broker.pid, lane.program()).instructions, crossing.sent, crossing.received
+        found = probe.figures(broker.node, broker.pid, lane.program())
+        return found.instructions, crossing.sent, crossing.received
 
 
 def test_a_slowed_program_is_the_same_program_with_more_instructions() -> None:

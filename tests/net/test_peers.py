@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +14,11 @@ from support.ports import free_ports
 from support.processes import still_alive
 
 from tempos_bench import samples
+from tempos_bench.installed import distribution
 from tempos_bench.node import Node, Program, ProgramFailed, local
-from tempos_bench.peers import servers
 from tempos_bench.peers.ground import MEMBERS
 from tempos_bench.peers.servers import SERVERS, Server, server
-from tempos_bench.peers.usage import measured
+from tempos_bench.peers.usage import Running, measured
 from tempos_bench.peers.ways import PACKAGES
 
 pytest.importorskip("tempos_bench._stream", reason="the stream helper is not compiled")
@@ -43,10 +43,10 @@ def node() -> Iterator[Node]:
 class Peer:
     """A server on loopback, and how to reach it."""
 
-    def __init__(self, node: Node, one: Server, folder: Path) -> None:
+    def __init__(self, node: Node, one: Server) -> None:
         (self.port,) = free_ports(1)
         self.one, self.node = one, node
-        self.program = one.start(node, folder, address=HOME, port=self.port)
+        self.program = one.start(node, address=HOME, port=self.port)
         self.run = 0
 
     def end(self, program: str, do: str, speaks: str, *more: object) -> Program:
@@ -79,18 +79,16 @@ class Peer:
 
 def installed(name: str, speaks: str = "") -> Server:
     one = server(name)
-    if lacking := one.missing():
+    if lacking := one.missing(local()):
         pytest.skip(lacking)
-    if speaks and not servers.installed(PACKAGES[speaks]):
+    if speaks and distribution(PACKAGES[speaks]) is None:
         pytest.skip(f"{PACKAGES[speaks]} is not installed (pip install 'tempos[peers]')")
     return one
 
 
 @pytest.mark.parametrize(("name", "wire"), RAW)
-def test_the_raw_generator_loses_nothing_and_keeps_a_schedule(
-    node: Node, name: str, wire: str, tmp_path: Path
-) -> None:
-    peer = Peer(node, installed(name), tmp_path)
+def test_the_raw_generator_loses_nothing_and_keeps_a_schedule(node: Node, name: str, wire: str) -> None:
+    peer = Peer(node, installed(name))
     subscriber, publisher = peer.end("raw", "subscribe", wire), peer.end("raw", "publish", wire)
     peer.play_until_heard(publisher, subscriber)
 
@@ -100,7 +98,8 @@ def test_the_raw_generator_loses_nothing_and_keeps_a_schedule(
     # The last event is due 399 intervals after the first.
     assert got["last_ns"] - sent["began_ns"] >= 199_500_000
 
-    with measured(peer.program.pid, [publisher.pid]) as usage:
+    ends = [Running(node, publisher.pid)]
+    with measured(Running(node, peer.program.pid), ends, [node]) as usage:
         sent, got = peer.play(publisher, subscriber, 0.0, 0.1)
     assert got["received"] == sent["sent"] > 400
     assert 0 < usage.server < usage.all
@@ -108,10 +107,8 @@ def test_the_raw_generator_loses_nothing_and_keeps_a_schedule(
 
 
 @pytest.mark.parametrize(("name", "client"), LIBRARY)
-def test_the_client_library_loses_nothing_and_keeps_a_schedule(
-    node: Node, name: str, client: str, tmp_path: Path
-) -> None:
-    peer = Peer(node, installed(name, client), tmp_path)
+def test_the_client_library_loses_nothing_and_keeps_a_schedule(node: Node, name: str, client: str) -> None:
+    peer = Peer(node, installed(name, client))
     subscriber, publisher = peer.end("library", "subscribe", client), peer.end("library", "publish", client)
     peer.play_until_heard(publisher, subscriber)
 
@@ -123,8 +120,8 @@ def test_the_client_library_loses_nothing_and_keeps_a_schedule(
 
 
 @pytest.mark.parametrize(("name", "wire"), [("NATS", "nats"), ("Mosquitto", "mqtt0"), ("Mosquitto", "mqtt1")])
-def test_one_member_of_a_group_gets_each_event(node: Node, name: str, wire: str, tmp_path: Path) -> None:
-    peer = Peer(node, installed(name), tmp_path)
+def test_one_member_of_a_group_gets_each_event(node: Node, name: str, wire: str) -> None:
+    peer = Peer(node, installed(name))
     subscriber = peer.end("raw", "subscribe", wire, "--group", "workers", "--members", MEMBERS)
     _, got = peer.play(peer.end("raw", "publish", wire), subscriber, 2000.0, 0.2)
     assert (got["received"], got["repeated"], len(got["by_member"])) == (400, 0, MEMBERS)
@@ -133,15 +130,18 @@ def test_one_member_of_a_group_gets_each_event(node: Node, name: str, wire: str,
 
 
 @pytest.mark.parametrize(("name", "wire"), RAW)
-def test_round_trips(node: Node, name: str, wire: str, tmp_path: Path) -> None:
-    peer = Peer(node, installed(name), tmp_path)
+def test_round_trips(node: Node, name: str, wire: str) -> None:
+    peer = Peer(node, installed(name))
     hear = f"{HOME}:{peer.port + peer.one.subscribers}"
     more = ("--back", "q", "--hear", hear)
     echo, ping = peer.end("raw", "echo", wire, *more), peer.end("raw", "ping", wire, *more)
     for run in range(1, 20):
         begin = {"size": 32, "run": run, "idle": 0.02, "expect": 50, "room": 0}
         assert echo.ask(begin, LIMIT) == {"begun": True}
+        asked_ns = time.monotonic_ns()
         found = ping.ask({"size": 32, "run": run, "count": 50}, LIMIT)["samples_ns"]
+        # One after the other, and each by one clock.
+        assert sum(found) <= time.monotonic_ns() - asked_ns
         assert echo.ask("end", LIMIT)["repeated"] == 0
         if len(found) == 50:
             break
@@ -151,20 +151,19 @@ def test_round_trips(node: Node, name: str, wire: str, tmp_path: Path) -> None:
 
 _RUNNER = """
 import sys, time
-from pathlib import Path
 from tempos_bench.node import local
 from tempos_bench.peers.servers import server
-program = server(sys.argv[1]).start(local(), Path(sys.argv[2]), address="127.0.0.1", port=int(sys.argv[3]))
+program = server(sys.argv[1]).start(local(), address="127.0.0.1", port=int(sys.argv[2]))
 print(program.pid, flush=True)
 time.sleep(60)
 """
 
 
 @pytest.mark.parametrize("name", [one.name for one in SERVERS])
-def test_no_server_outlives_a_runner_that_is_killed(name: str, tmp_path: Path) -> None:
+def test_no_server_outlives_a_runner_that_is_killed(name: str) -> None:
     installed(name)
     (port,) = free_ports(1)
-    command = (sys.executable, "-c", _RUNNER, name, str(tmp_path), str(port))
+    command = (sys.executable, "-c", _RUNNER, name, str(port))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as runner:
         assert runner.stdout is not None
         pid = int(runner.stdout.readline())
@@ -173,16 +172,17 @@ def test_no_server_outlives_a_runner_that_is_killed(name: str, tmp_path: Path) -
     assert not still_alive({pid}, LIMIT)
 
 
-def test_a_server_that_does_not_start_says_why(node: Node, tmp_path: Path) -> None:
+def test_a_server_that_does_not_start_says_why(node: Node) -> None:
     one = installed("Redis")
     (port,) = free_ports(1)
     with pytest.raises(ProgramFailed, match=f"Redis takes no connections on port {port}"):
-        one.start(node, tmp_path / "missing", address=HOME, port=port)
+        # No address of this machine, by RFC 5737.
+        one.start(node, address="192.0.2.1", port=port)
 
 
 def test_what_is_not_installed_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     assert (
-        server("NATS").missing()
+        server("NATS").missing(local())
         == "NATS left out: nats-server is not installed (apt-get install nats-server)"
     )

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 import pytest
 from support.privileges import require_netns
 
-from tempos_bench.peers.ways import Field, Way
+from tempos_bench.peers.field import Field
+from tempos_bench.peers.ways import Way
 from tempos_bench.run import Run, running
 
 pytestmark = pytest.mark.netns

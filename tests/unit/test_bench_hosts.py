@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tempos import ConfigError, Unavailable
-from tempos_bench import hosts, plan, scenario, suite
-from tempos_bench.hosts import Host, RemoteNode
-from tempos_bench.node import PYTHON, TEXT_FILE
+from tempos_bench import hosts, machine, plan, plot, report, scenario, suite
+from tempos_bench.hosts import Hosts
+from tempos_bench.node import PYTHON, TEXT_FILE, ProgramFailed
+from tempos_bench.remote import Host, RemoteNode
 from tempos_bench.rounds import cores
+from tempos_bench.run import Run
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "hosts.example.toml"
 NAMES = ("edge1", "middle", "edge2")
+ADDRESSES = ("root@192.0.2.11", "root@192.0.2.10", "root@192.0.2.12")
 LIMIT = 20
 
 
@@ -31,42 +36,131 @@ def test_the_example_describes_three_hosts() -> None:
 def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "hosts.toml"
     path.write_text(
-        'shape = "ring"\nrunner = "ssh"\nport = 22\n[host.a]\nssh = ""\naddresses = []\ninterfaces = ["e"]\n'
-        'cpus = ["x"]\nspeed = 1\n'
+        'shape = "ring"\nrunner = "ssh"\nport = 22\nclock_offset = 0\n[host.a]\nssh = ""\naddresses = []\n'
+        'interfaces = ["e"]\ncpus = ["x"]\nspeed = 1\n[host.c]\nssh = "c"\naddresses = ["c.example"]\n'
     )
     with pytest.raises(ConfigError) as refused:
-        hosts.read(path, ("a", "a", "b"))
+        hosts.read(path, ("a", "a", "b", "c"))
     text = str(refused.value)
     for fault in ("shape: 'ring'", "runner: 'ssh'", "port: unknown", "host.a.ssh: ''", "three different",
-                  "host.a.addresses: []", "host.a.cpus: ['x']", "host.a.speed: unknown",
-                  "host.b: missing"):  # fmt: skip
+                  "host.a.addresses: []", "host.a.cpus: ['x']", "host.a.speed: unknown", "clock_offset: 0",
+                  "host.c.addresses: ['c.example']", "host.b: missing"):  # fmt: skip
         assert fault in text
+
+
+def test_a_host_is_an_address_where_no_file_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = hosts.read(None, ADDRESSES)
+    assert found.shapes == ("one-armed",)
+    assert found.nodes[0] == Host(ADDRESSES[0], ADDRESSES[0], "python3", ("192.0.2.11",))
+    with pytest.raises(ConfigError, match=r"hosts.toml: .*No such file.*\[user@\]IPv4"):
+        hosts.read(None, ("edge1", *ADDRESSES[1:]))
+    with pytest.raises(ConfigError, match="No such file"):
+        hosts.read(tmp_path / "missing.toml", ADDRESSES)
+
+
+def test_the_number_of_addresses_is_the_shape_and_must_fit_a_given_one(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.toml"
+    middle = '[host.middle]\nssh = "m"\naddresses = ["192.0.2.10", "198.51.100.10"]\n'
+    path.write_text(middle)
+    assert hosts.read(path, ("192.0.2.11", "middle", "root@198.51.100.12")).shape == "straight"
+    path.write_text(f'shape = "one-armed"\n{middle}interfaces = ["e"]\n')
+    with pytest.raises(ConfigError) as refused:
+        hosts.read(path, ("192.0.2.11", "middle", "192.0.2.12"))
+    assert "middle.addresses: 2 given, the broker of 'one-armed' has 1" in str(refused.value)
+    assert "middle.interfaces: as many as addresses" in str(refused.value)
 
 
 def test_every_scenario_can_run_on_hosts_or_says_why_not() -> None:
     assert set(hosts.ON_HOSTS) <= suite.MODULES.keys()
     for name in suite.MODULES:
         assert (hosts.why_not(name) is None) is (name in hosts.ON_HOSTS)
+    stay = suite.MODULES.keys() - set(hosts.ON_HOSTS)
+    assert stay == {"redirect", "program-time", "scale", "slowdown", "fanout-rate"}
+    assert all("BPF test runs" in (hosts.why_not(name) or "") for name in stay)
 
 
+def shaped(name: str, tmp_path: Path) -> Hosts:
+    """Hosts that are connected as a scenario wants them."""
+    if name != "round-trip":
+        return hosts.read(EXAMPLE, NAMES)
+    path = tmp_path / "hosts.toml"
+    path.write_text(
+        EXAMPLE.read_text()
+        .replace('shape = "one-armed"', 'shape = "straight"')
+        .replace('["192.0.2.10"]', '["192.0.2.10", "198.51.100.10"]')
+        .replace('["enp1s0"]             # straight', '["enp1s0", "enp2s0"] # straight')
+    )
+    return hosts.read(path, NAMES)
+
+
+@pytest.mark.parametrize("short", [True, False])
 @pytest.mark.parametrize("name", hosts.ON_HOSTS)
-def test_a_plan_names_every_program_and_runs_none(name: str) -> None:
-    told = plan.plan(scenario.load(name, short=True), hosts.read(EXAMPLE, NAMES))
-    lines = told.splitlines()
+def test_a_plan_names_every_program_and_runs_none(
+    name: str, short: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
+        raise AssertionError("a plan starts nothing")
+
+    loaded, place = scenario.load(name, short=short), shaped(name, tmp_path)
+    monkeypatch.setattr(machine, "describe", dict)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(time, "sleep", refuse)
+    lines = plan.plan(loaded, place).splitlines()
+
     assert "ssh -o BatchMode=yes root@middle.example" in lines[2]
     brokers = [line for line in lines if "-m tempos_broker" in line]
-    assert brokers
     assert all(line.startswith("middle: ") and "--text" in line for line in brokers)
     assert any(line.startswith("edge1: ") for line in lines)
+    if name == "source-ping":
+        assert any(line.startswith("note: left out: all but direct") for line in lines)
+        return
+    assert brokers
     assert any(line.startswith("edge2: ") for line in lines)
-    assert 'listen = ["192.0.2.10"]' in told
+    assert any('    listen = ["192.0.2.10"' in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["qos-fast", "qos-rate", "qos-workflows", "peers-latency"])
+def test_a_run_whose_clocks_never_agreed_can_be_told_drawn_and_kept(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    never = dataclasses.replace(hosts.read(EXAMPLE, NAMES), clock_offset=-1.0)
+    found = scenario.run(
+        scenario.load(name, short=True), Run(place=plan.Plan(never), sleep=lambda seconds: None)
+    )
+    timed = [row for row in found.rows if row.unit == "us" and "trip" not in row.name]
+    assert all(row.value is None for row in timed)
+    assert not any(record["count"] for record in found.samples)
+    assert "left out" in " ".join(found.notes)
+    assert report.as_text(found)
+    assert json.loads(json.dumps(found.as_json(), allow_nan=False))
+    # Loads, round trips and costs may still have pictures, latencies have none.
+    assert [path.stem for path in plot.draw(found, tmp_path) if "bars" not in path.stem] == []
+
+
+def test_what_an_address_does_not_say_is_asked_of_the_host() -> None:
+    told = plan.plan(scenario.load("churn", short=True), hosts.read(None, ADDRESSES))
+    assert 'interfaces = ["asked of the host"]' in told
+    assert "root@192.0.2.12: python3 -m tempos_bench.guard -- python3 -m tempos_bench.members" in told
+    assert "--cpu" not in told
+
+
+def test_a_program_that_a_plan_knows_no_answer_of_fails_it() -> None:
+    node = plan.PlanNode(
+        Host("h", "h", "python3", ("192.0.2.1",)), ("ssh",), plan.Plan(hosts.read(None, ADDRESSES))
+    )
+    with pytest.raises(ProgramFailed, match="not known to a plan"):
+        node.role("awake").result(1)
+    with pytest.raises(ProgramFailed, match="not known to a plan"):
+        node.start(("something", "else")).result(1)
 
 
 def test_another_topology_than_the_hosts_have_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "hosts.toml"
-    path.write_text(EXAMPLE.read_text().replace('shape = "one-armed"', 'shape = "straight"'))
+    with pytest.raises(Unavailable, match="'straight', the hosts are connected as 'one-armed'"):
+        plan.plan(scenario.load("round-trip", short=True), hosts.read(EXAMPLE, NAMES))
     with pytest.raises(Unavailable, match="'one-armed', the hosts are connected as 'straight'"):
-        plan.plan(scenario.load("source-rtt", short=True), hosts.read(path, NAMES))
+        plan.plan(scenario.load("source-rtt", short=True), shaped("round-trip", tmp_path))
 
 
 def test_cores_of_this_machine_become_those_of_the_host() -> None:

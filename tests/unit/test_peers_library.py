@@ -62,11 +62,11 @@ def test_without_a_rate_blocks_go_out_until_the_time_is_over() -> None:
 
 
 def test_with_a_rate_send_times_are_the_schedule_and_lateness_is_told() -> None:
-    paced = plan(rate=1000.0, seconds=0.1, begin_ns=time.monotonic_ns() - 50_500_000)
+    paced = plan(rate=1000.0, seconds=0.1, begin_ns=time.time_ns() - 50_500_000)
     paced.begin()
     due = list(paced.those_due())
     assert 51 <= len(due) <= 100
-    times = [MARK.unpack_from(one)[0] - paced.began_ns for one in due]
+    times = [MARK.unpack_from(one)[0] - paced.account()["began_ns"] for one in due]
     assert times == [n * 1_000_000 for n in range(len(due))]
     assert paced.account()["latest"] >= 0.05
 

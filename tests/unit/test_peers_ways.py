@@ -7,11 +7,13 @@ from array import array
 import pytest
 
 from tempos import Unavailable
-from tempos_bench.peers import ways
+from tempos_bench.node import local
+from tempos_bench.peers import ground, ways
 from tempos_bench.peers.servers import Server
 from tempos_bench.peers.ways import WAYS, Ends, Played, Way
 from tempos_bench.samples import Latency
 from tempos_bench.suite import peers_latency, peers_rate
+from tempos_bench.topology import Topology
 
 SECONDS = 0.5
 
@@ -117,6 +119,7 @@ def test_costs_are_per_million_events_that_arrived() -> None:
 def test_without_any_peer_there_is_nothing_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unavailable, match="no peer Kafka, there are NATS"):
         peers_rate.check_peers(("NATS", "Kafka"))
-    monkeypatch.setattr(Server, "missing", lambda self: f"{self.name} left out")
+    monkeypatch.setattr(Server, "missing", lambda self, node: f"{self.name} left out")
+    here = local()
     with pytest.raises(Unavailable, match="NATS left out; Redis left out"):
-        peers_rate.check_peers(("NATS", "Redis"))
+        ground.present(Topology("straight", here, here, here, (here,)), ("NATS", "Redis"))

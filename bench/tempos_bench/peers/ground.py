@@ -1,23 +1,22 @@
 """Where the systems stand side by side: the same three nodes for each, and every server on the middle one.
 
 The peers' servers share one set of nodes. Tempos has a set of its own for each of its ways (fast path
-native, fast path generic, slow path), so that no other system's packets pass an XDP program. All stay
-up for the whole run and wait; who is measured is the only one that is busy. Publishers run on the first
-core, subscribers on the other; a server may use both, as it sees fit.
+native, fast path generic, slow path), so that no other system's packets pass an XDP program. Who is
+measured is the only one that is busy; the others wait or, where there is one set of nodes, are not there.
+Publishers run on the first core, subscribers on the other; a server may use both, as it sees fit.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
-from tempos import DATA_PORT, Framing, Group, Member, Topic
+from tempos import DATA_PORT, Framing, Group, Member, Topic, Unavailable
 from tempos import Path as DataPath
 from tempos_bench.broker import Broker
-from tempos_bench.node import Node, Program
-from tempos_bench.peers.servers import SERVERS, Server
+from tempos_bench.node import Program
+from tempos_bench.peers.servers import ANY, SERVERS, Server
+from tempos_bench.peers.usage import Running
 from tempos_bench.rounds import cores
 from tempos_bench.run import current
 from tempos_bench.topology import Topology, build
@@ -39,7 +38,8 @@ class Place:
     """One system on its three nodes: who serves, and how its programs are told where."""
 
     def __init__(self, topology: Topology, pid: int) -> None:
-        self.topology, self.pid = topology, pid
+        self.topology = topology
+        self.server = Running(topology.broker, pid)
 
     def end(self, program: str, do: str, kind: str, topic: str, *flags: str, **options: object) -> Program:
         """Start one end: ``program`` is `raw` or `library`, ``kind`` what it speaks.
@@ -69,17 +69,17 @@ class PeerPlace(Place):
 
     def __init__(self, topology: Topology, program: Program, server: Server) -> None:
         super().__init__(topology, program.pid)
-        self.server = server
+        self._server = server
 
     def _where(self, at_a: bool, do: str, topic: str, program: str) -> Sequence[str]:
         broker = self.topology.broker.address if at_a else self.topology.facing_subscriber
-        hear = f"{broker}:{self.server.port + self.server.subscribers}"
+        hear = f"{broker}:{self._server.port + self._server.subscribers}"
         if do == "subscribe":
             return ("--connect", hear, "--topic", topic)
         # Topics of one protocol in capitals, where a server speaks two: neither hears the other's events.
         answers = BACK.upper() if topic.isupper() else BACK
         back = ("--back", answers, "--hear", hear) if do in ("ping", "echo") else ()
-        return ("--connect", f"{broker}:{self.server.port}", "--topic", topic, *back)
+        return ("--connect", f"{broker}:{self._server.port}", "--topic", topic, *back)
 
 
 class TemposPlace(Place):
@@ -109,7 +109,7 @@ class TemposPlace(Place):
 
 def tempos(stack: ExitStack, way: str) -> TemposPlace:
     """Tempos on nodes of its own; ``way`` is one of :data:`MODES`."""
-    topology = stack.enter_context(build("straight"))
+    topology = stack.enter_context(build())
     a, c = topology.publisher.address, topology.subscriber.address
     homes = {RAW: c, GROUP: c, THERE: c, BACK: a}
     topics: dict[Topic, Sequence[Group]] = {
@@ -123,23 +123,30 @@ def tempos(stack: ExitStack, way: str) -> TemposPlace:
     return TemposPlace(topology, broker, fast=mode != "off")
 
 
-def peers(stack: ExitStack, names: Sequence[str]) -> dict[str, PeerPlace]:
-    """The servers of those peers that are installed, on one set of nodes; the others get a note."""
-    run = current()
-    present = []
-    for server in SERVERS:
-        if server.name not in names:
-            continue
-        if lacking := server.missing():
-            run.note(lacking)
-        else:
-            present.append(server)
-    topology = stack.enter_context(build("straight"))
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tempos-peers-")))
+def present(topology: Topology, names: Sequence[str]) -> list[Server]:
+    """Those peers whose servers are installed where a broker would be; the others get a note.
+
+    Raises :class:`Unavailable` where there should be some, and none is.
+    """
+    wanted = [server for server in SERVERS if server.name in names]
+    lacking = {server.name: server.missing(topology.broker) for server in wanted}
+    if lacking and all(lacking.values()):
+        raise Unavailable("; ".join(filter(None, lacking.values())))
+    for reason in filter(None, lacking.values()):
+        current().note(reason)
+    found = [server for server in wanted if not lacking[server.name]]
+    for server in found:
+        current().note(f"{server.name} {server.version(topology.broker)}: {server.settings}")
+    return found
+
+
+def peers(stack: ExitStack, servers: Sequence[Server]) -> dict[str, PeerPlace]:
+    """The servers, on one set of nodes."""
+    topology = stack.enter_context(build())
+    addresses = topology.broker.addresses
     places = {}
-    for server in present:
-        node: Node = topology.broker
-        run(f"starting {server.name}")
-        places[server.name] = PeerPlace(topology, server.start(node, folder), server)
-        run.note(f"{server.name} {server.version()}: {server.settings}")
+    for server in servers:
+        current()(f"starting {server.name}")
+        program = server.start(topology.broker, address=addresses[0] if len(addresses) == 1 else ANY)
+        places[server.name] = PeerPlace(topology, program, server)
     return places

@@ -24,12 +24,13 @@ import threading
 import time
 from array import array
 from collections.abc import Coroutine, Iterator
-from time import monotonic_ns
+from time import monotonic_ns, time_ns
 from typing import Any
 
 from tempos_bench import samples, traffic
 from tempos_bench.peers.clients import CLIENTS, AsyncClient, BlockingClient, Where
 from tempos_bench.peers.clock import LoopTimer, sharp_timers, sleep_until
+from tempos_bench.peers.raw import planned as planned
 from tempos_bench.peers.talk import MARK, Mark, filler
 
 #: Events published without a pause until the library may do what it has to (see `turn` of the clients).
@@ -58,7 +59,7 @@ class Recorder:
         """One event has reached the application."""
         bodies, times = self._kept
         bodies.extend(body)
-        times.append(monotonic_ns())
+        times.append(time_ns())
 
     @property
     def count(self) -> int:
@@ -80,6 +81,7 @@ class Recorder:
             "repeated": len(ours) - received,
             "damaged": 0 if whole else len(times),
             "stale": len(times) - len(ours),
+            "first_ns": ours[0][1] if ours else 0,
             "last_ns": ours[-1][1] if ours else 0,
             "by_member": [received],
             "latency": samples.pack(latency),
@@ -109,7 +111,10 @@ class Plan:
         self.seconds: float = command["seconds"]
         self._run: int = command["run"]
         self._filler = filler(command["size"])
-        self.begin_ns: int = command["begin_ns"]
+        # The schedule is kept by the clock that nobody sets, and told by the one that others have.
+        self._wall_shift_ns = time_ns() - monotonic_ns()
+        begin_ns: int = command["begin_ns"]
+        self.begin_ns = begin_ns - self._wall_shift_ns if begin_ns else 0
         self.count = round(self.rate * self.seconds)
         #: Events that have to be due before one of them leaves.
         self._together = min(BLOCK, self.count) if command["full"] else 1
@@ -125,9 +130,10 @@ class Plan:
         if now - self.began_ns >= self.seconds * _NS:
             return
         pack, run, rest = MARK.pack, self._run, self._filler
+        sent_ns = now + self._wall_shift_ns
         first, self.sent = self.sent, self.sent + BLOCK
         for sequence in range(first, first + BLOCK):
-            yield pack(now, sequence, run) + rest
+            yield pack(sent_ns, sequence, run) + rest
 
     def next_due_ns(self) -> int:
         last = min(self.sent + self._together, self.count) - 1
@@ -141,12 +147,13 @@ class Plan:
         now = monotonic_ns()
         while self.sent < self.count and (due_ns := self._due_ns(self.sent)) <= now:
             self.latest_ns = max(self.latest_ns, now - due_ns)
-            yield MARK.pack(due_ns, self.sent, self._run) + self._filler
+            yield MARK.pack(due_ns + self._wall_shift_ns, self.sent, self._run) + self._filler
             self.sent += 1
 
     def account(self) -> dict[str, Any]:
         """What was sent, as the answer of the program."""
-        return {"sent": self.sent, "began_ns": self.began_ns, "ended_ns": monotonic_ns(),
+        shift = self._wall_shift_ns
+        return {"sent": self.sent, "began_ns": self.began_ns + shift, "ended_ns": monotonic_ns() + shift,
                 "latest": self.latest_ns / _NS}  # fmt: skip
 
 

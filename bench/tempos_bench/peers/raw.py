@@ -24,6 +24,7 @@ from typing import Any
 from tempos_bench import commands, samples, traffic
 from tempos_bench.peers import framing, stream
 from tempos_bench.peers.talk import Talk, Wire
+from tempos_bench.rehearsal import Asked
 
 WIRES: dict[str, Wire] = {
     "nats": framing.Nats(),
@@ -171,6 +172,19 @@ _DO: dict[str, Callable[[Connected, dict[str, Any]], dict[str, Any]]] = {
     "echo": _echo,
     "ping": _ping,
 }
+
+
+def planned(asked: Asked) -> dict[str, Any]:
+    """What a plan takes for its answer, whichever end it is; also for :mod:`.library`."""
+    if asked.message == "end":
+        some = samples.pack([1000] * 10)
+        counts = {"received": asked.sent, "repeated": 0, "damaged": 0, "by_member": [asked.sent]}
+        return {**counts, "first_ns": 0, "last_ns": 10**9, "latency": some}
+    if asked.options["--do"] == "ping":
+        return {"samples_ns": [1000] * asked.message["count"]}
+    if asked.options["--do"] != "publish":
+        return {"begun": True}
+    return {"sent": 1000, "began_ns": 0, "ended_ns": 10**9, "latest": 0.0}
 
 
 if __name__ == "__main__":

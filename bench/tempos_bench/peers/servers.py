@@ -6,35 +6,31 @@ events of a slow subscriber, or cut it off, it is lifted, because such a loss wo
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import re
-import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from tempos_bench.node import PYTHON, Node, Program, ProgramFailed
+from tempos_bench.node import PYTHON, TEXT_FILE, Node, Program, ProgramFailed
 
 _LOOK_EVERY = 0.02
-_ANY = "0.0.0.0"  # noqa: S104 - inside a namespace of our own, which only our nodes reach
+#: An answer for every address that a server's node has.
+ANY = "0.0.0.0"  # noqa: S104 - where a node has several, all of which the others must reach
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A peer's server. ``settings``: in words, for the report; ``command``: (address, port, folder) to argv.
+    """A peer's server. ``settings``: in words, for the report.
 
-    ``subscribers``: how far above its port the one for subscribers is, where they have one of their own.
-    ``program``: what has to be installed, from Debian's ``package``; for a server that is a Python
-    package, the module's ``distribution``. ``wires``: the raw generators' protocols it speaks.
+    ``arguments``: (address, port) to its arguments, with :data:`~tempos_bench.node.TEXT_FILE` for what
+    ``config`` gives of the same, if it has a file. ``subscribers``: how far above its port the one for
+    subscribers is, where they have one of their own. ``program``: what has to be installed, from Debian's
+    ``package``; for a server that is a Python package, its ``distribution``. ``wires``: the raw generators'
+    protocols it speaks.
     """
 
     name: str
     settings: str
-    command: Callable[[str, int, Path], Sequence[str]]
+    arguments: Callable[[str, int], Sequence[str]]
     port: int
     wires: tuple[str, ...] = ()
     program: str = ""
@@ -42,106 +38,83 @@ class Server:
     version_arguments: tuple[str, ...] = ("--version",)
     distribution: str = ""
     subscribers: int = 0
+    config: Callable[[str, int], str] | None = None
 
-    def missing(self) -> str | None:
-        """Why it cannot be measured here, in one line; None if it can."""
-        if self.program and executable(self.program) is None:
+    def missing(self, node: Node) -> str | None:
+        """Why it cannot be measured in ``node``, in one line; None if it can."""
+        if self.program and node.inquire("executable", program=self.program) is None:
             return f"{self.name} left out: {self.program} is not installed (apt-get install {self.package})"
-        if self.distribution and not installed(self.distribution):
+        if self.distribution and node.inquire("distribution", name=self.distribution) is None:
             return f"{self.name} left out: {self.distribution} is not installed (pip install 'tempos[peers]')"
         return None
 
-    def version(self) -> str:
-        """What the installed server says of its version."""
+    def version(self, node: Node) -> str:
+        """What the server that is installed in ``node`` says of its version."""
         if self.distribution:
-            return importlib.metadata.version(self.distribution)
-        command = (executable(self.program) or self.program, *self.version_arguments)
-        said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-        found = re.search(r"\d+\.\d+\.\d+", said.stdout + said.stderr)
-        return found.group() if found else "unknown"
+            return str(node.inquire("distribution", name=self.distribution))
+        return str(node.inquire("version", command=[self._executable(node), *self.version_arguments]))
 
-    def start(self, node: Node, folder: Path, *, address: str = _ANY, port: int = 0) -> Program:
-        """Start it in ``node`` and wait until it takes connections; ``folder`` for its files.
+    def start(self, node: Node, *, address: str = ANY, port: int = 0) -> Program:
+        """Start it in ``node`` and wait until it takes connections.
 
         Raises :class:`ProgramFailed` with what it said if it does not.
         """
         port = port or self.port
-        program = node.start(self.command(address, port, folder))
-        reach = "127.0.0.1" if address == _ANY else address
+        first = (self._executable(node),) if self.program else (PYTHON, "-m")
+        text = self.config(address, port) if self.config else None
+        program = node.start((*first, *self.arguments(address, port)), text=text)
+        reach = "127.0.0.1" if address == ANY else address
         end = time.monotonic() + 15
-        while not node.call(lambda: _takes_connections(reach, port)):
+        while not node.inquire("takes connections", address=reach, port=port):
             if not program.running or time.monotonic() > end:
                 program.stop()
                 raise ProgramFailed(f"{self.name} takes no connections on port {port}\n{program.output}")
             time.sleep(_LOOK_EVERY)
         return program
 
-
-def installed(distribution: str) -> bool:
-    """Whether a Python package is there."""
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    def _executable(self, node: Node) -> str:
+        return str(node.inquire("executable", program=self.program) or self.program)
 
 
-def executable(program: str) -> str | None:
-    """Where a server's program is; Debian keeps some where only root looks."""
-    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
-
-
-def _takes_connections(address: str, port: int) -> bool:
-    try:
-        socket.create_connection((address, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def _nats(address: str, port: int, folder: Path) -> Sequence[str]:
-    config = folder / "nats.conf"
-    config.write_text(
+def _nats(address: str, port: int) -> str:
+    return (
         f'listen: "{address}:{port}"\nlogfile: "/dev/null"\nping_interval: "10m"\nmax_pending: 1073741824\n'
     )
-    return (executable("nats-server") or "nats-server", "-c", str(config))
 
 
-def _mosquitto(address: str, port: int, folder: Path) -> Sequence[str]:
-    config = folder / "mosquitto.conf"
+def _mosquitto(address: str, port: int) -> str:
     # Whoever becomes another user is no longer told of our end (prctl(2), PR_SET_PDEATHSIG), and would
-    # outlive us if we were killed.
-    user = "user root\n" if os.geteuid() == 0 else ""
-    config.write_text(
-        f"listener {port} {address}\nallow_anonymous true\npersistence false\nlog_dest none\n"
-        f"max_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\n{user}"
-    )
-    return (executable("mosquitto") or "mosquitto", "-c", str(config))
-
-
-def _redis(address: str, port: int, folder: Path) -> Sequence[str]:
+    # outlive us if we were killed. It means nothing to a server that is not started by root.
     return (
-        executable("redis-server") or "redis-server", "--bind", address, "--port", str(port), "--save", "",
-        "--appendonly", "no", "--protected-mode", "no", "--dir", str(folder), "--logfile", "/dev/null",
-        "--client-output-buffer-limit", "pubsub 0 0 0",
+        f"listener {port} {address}\nallow_anonymous true\npersistence false\nlog_dest none\n"
+        "max_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\nuser root\n"
+    )
+
+
+def _redis(address: str, port: int) -> Sequence[str]:
+    return (
+        "--bind", address, "--port", str(port), "--save", "", "--appendonly", "no", "--protected-mode", "no",
+        "--dir", "/", "--logfile", "/dev/null", "--client-output-buffer-limit", "pubsub 0 0 0",
     )  # fmt: skip
 
 
-def _module(name: str) -> Callable[[str, int, Path], Sequence[str]]:
-    return lambda address, port, folder: (
-        PYTHON, "-m", f"tempos_bench.peers.{name}", "--address", address, "--port", str(port)
-    )  # fmt: skip
+def _with_file(address: str, port: int) -> Sequence[str]:
+    return ("-c", TEXT_FILE)
+
+
+def _module(name: str) -> Callable[[str, int], Sequence[str]]:
+    return lambda address, port: (f"tempos_bench.peers.{name}", "--address", address, "--port", str(port))
 
 
 SERVERS = (
     Server(
         "NATS", "core only, no JetStream; max_pending 1 GiB (default 64 MiB): no subscriber is cut off",
-        _nats, 4222, ("nats",), program="nats-server", package="nats-server",
+        _with_file, 4222, ("nats",), program="nats-server", package="nats-server", config=_nats,
     ),
     Server(
         "Mosquitto", "persistence off; no limit of queued or unacknowledged messages; TCP_NODELAY; MQTT 5",
-        _mosquitto, 1883, ("mqtt0", "mqtt1"), program="mosquitto", package="mosquitto",
-        version_arguments=("-h",),
+        _with_file, 1883, ("mqtt0", "mqtt1"), program="mosquitto", package="mosquitto",
+        version_arguments=("-h",), config=_mosquitto,
     ),
     Server(
         "Redis", "pub/sub; no snapshots, no append-only file; no limit of a subscriber's output buffer",

@@ -25,7 +25,7 @@ _LIMIT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """``sent`` events between two CLOCK_MONOTONIC times; ``latest``: the most that one left late, seconds."""
+    """``sent`` events between two CLOCK_REALTIME times; ``latest``: the most that one left late, seconds."""
 
     sent: int
     began_ns: int

@@ -1,6 +1,6 @@
 """What goes over one connection, in bytes: the same for every protocol, so that one C loop serves all.
 
-Every body begins with a mark: its send time (CLOCK_MONOTONIC, ns), its sequence, and the run it belongs
+Every body begins with a mark: its send time (CLOCK_REALTIME, ns), its sequence, and the run it belongs
 to; events left over from an earlier run are told apart by it. Behind the mark a body is filler.
 """
 
@@ -18,7 +18,7 @@ MARK = struct.Struct("!QII")
 
 
 class Mark(NamedTuple):
-    """What a body begins with; ``sent_ns`` is CLOCK_MONOTONIC."""
+    """What a body begins with; ``sent_ns`` is CLOCK_REALTIME."""
 
     sent_ns: int
     sequence: int

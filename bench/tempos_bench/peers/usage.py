@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
-_PEAK_RESET = "5"
+from tempos_bench.node import Node
 
 
 @dataclass(slots=True)
@@ -23,42 +23,29 @@ class Usage:
     peak: int = 0
 
 
+class Running(NamedTuple):
+    """A process, and the node that it runs in."""
+
+    node: Node
+    pid: int
+
+
 @contextmanager
-def measured(server: int, ends: Sequence[int]) -> Iterator[Usage]:
-    """What processes use inside the block; complete after it."""
+def measured(server: Running, ends: Sequence[Running], machines: Sequence[Node]) -> Iterator[Usage]:
+    """What processes use inside the block; complete after it. ``machines``: a node of each machine."""
     usage = Usage()
-    # Without the right to reset it, the peak is that since the process began.
-    with suppress(OSError):
-        Path(f"/proc/{server}/clear_refs").write_text(_PEAK_RESET)
-    others = (*ends, *_packet_threads())
-    mine, theirs = _seconds(server), sum(map(_seconds, others))
+    server.node.inquire("forget peak", pid=server.pid)
+    mine, theirs = _seconds([server]), _seconds(ends, machines)
     yield usage
-    usage.server = _seconds(server) - mine
-    usage.all = usage.server + sum(map(_seconds, others)) - theirs
-    usage.peak = _peak(server)
+    usage.server = _seconds([server]) - mine
+    usage.all = usage.server + _seconds(ends, machines) - theirs
+    usage.peak = server.node.inquire("peak", pid=server.pid)
 
 
-def _packet_threads() -> list[int]:
-    """The kernel's threads ksoftirqd/N; none are to be seen from inside a container."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if (process / "comm").read_text().startswith("ksoftirqd/"):
-                found.append(int(process.name))
-    return found
-
-
-def _seconds(pid: int) -> float:
-    """Time on a processor of all threads, to the nanosecond; those that ended in between are not in it."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):
-            total += int((task / "schedstat").read_text().split()[0])
-    return total / 1e9
-
-
-def _peak(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def _seconds(processes: Sequence[Running], machines: Sequence[Node] = ()) -> float:
+    """Of the processes, and of the packet threads of the machines."""
+    nodes = dict.fromkeys((*(process.node for process in processes), *machines))
+    return sum(
+        sum(node.inquire("used", pids=[p.pid for p in processes if p.node is node], packets=node in machines))
+        for node in nodes
+    )

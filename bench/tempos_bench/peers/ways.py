@@ -1,8 +1,7 @@
 """Every way from a publisher to a subscriber that is measured, and how one measurement of it goes.
 
-A way is a system and what speaks to it: its client library, or the raw generator. Its two ends are
-started when it is first used, and stay connected. Whether a subscription holds is found out by events:
-a measurement begins when one has come through.
+A way is a system and what speaks to it: its client library, or the raw generator. Whether a subscription
+holds is found out by events: a measurement begins when one has come through.
 """
 
 from __future__ import annotations
@@ -10,18 +9,15 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
 
 from tempos_bench import samples
 from tempos_bench.node import Program, ProgramFailed
 from tempos_bench.peers import ground
-from tempos_bench.peers.ground import CLIENT, GROUP, MEMBERS, RAW, Place
-from tempos_bench.peers.servers import installed
-from tempos_bench.peers.usage import Usage, measured
-from tempos_bench.run import current
+from tempos_bench.peers.ground import Place
+from tempos_bench.peers.usage import Running, Usage, measured
 from tempos_bench.samples import Latency
 from tempos_bench.stats import percentile
 
@@ -39,7 +35,7 @@ TOLERANCE = 0.001
 _STEPS, _LEAP, _CLOSE = 5, 1.5, 1.08
 _WARM_RATE, _WARM_SECONDS = 2000.0, 0.1
 #: The shortest wait for an echo that answers, in seconds.
-_SETTLE_LIMIT = 15.0
+SETTLE_LIMIT = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +121,7 @@ PACKAGES = {"nats": "nats-py", "mqtt0": "paho-mqtt", "mqtt1": "paho-mqtt", "redi
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """One measurement. ``rate``: events/s from the first sending to the last arrival; times in seconds.
+    """One measurement. ``rate``: events/s while they were sent, or heard if that took longer; in seconds.
 
     ``latest``: the most that the publisher was behind its schedule; ``by_member``: events of each member.
     """
@@ -159,12 +155,20 @@ class Ends:
     """The two ends of one way, connected."""
 
     def __init__(
-        self, place: Place, way: Way, publisher: Program, subscriber: Program, topic: str, counter: list[int]
+        self,
+        place: Place,
+        way: Way,
+        publisher: Program,
+        subscriber: Program,
+        topic: str,
+        counter: list[int],
+        carried: dict[int, float],
     ) -> None:
+        """``carried``: by size, the rates that earlier ends of the same way were found to carry."""
         self._place, self._way = place, way
         self._publisher, self._subscriber = publisher, subscriber
         self._runs = counter
-        self._carried: dict[int, float] = {}
+        self._carried = carried
         place.settle(topic)
         self._warm_up()
 
@@ -201,38 +205,44 @@ class Ends:
         return best or played
 
     def play(
-        self, size: int, seconds: float, rate: float = 0.0, *, full: bool = False
+        self, size: int, seconds: float, rate: float = 0.0, *, full: bool = False, timed: bool = True
     ) -> tuple[Played, array[int]]:
         """Send bodies of ``size`` bytes, ``rate`` a second (0: as fast as can be); what came of it.
 
-        The latencies are from the schedule to the subscribing program, nanoseconds. ``full``: batches
-        leave when they are full, not an event at a time.
+        The latencies are from the schedule to the subscribing program, nanoseconds; none where the clocks of
+        both are too far apart or nobody wants them (``timed``). ``full``: batches leave when they are full,
+        not an event at a time, and nothing is timed.
         """
         run = self._next()
         expect = math.ceil(max(rate, _MOST_RATE if self._way.is_raw else 1) * seconds) + 1
         self._subscriber.ask(
             {"size": size, "run": run, "idle": _IDLE, "expect": expect, "room": 0 if full else _KEEP}
         )
-        begin_ns = time.monotonic_ns() + int(_LEAD * 1e9)
-        command = {"size": size, "run": run, "seconds": seconds, "rate": rate, "begin_ns": begin_ns,
-                   "full": full}  # fmt: skip
-        with measured(self._place.pid, (self._publisher.pid, self._subscriber.pid)) as usage:
+        nodes = self._place.topology
+        timed = timed and not full and nodes.clocks.agree()
+        ends = (Running(nodes.publisher, self._publisher.pid),
+                Running(nodes.subscriber, self._subscriber.pid))  # fmt: skip
+        with measured(self._place.server, ends, nodes.machines) as usage:
+            command = {"size": size, "run": run, "seconds": seconds, "rate": rate, "full": full,
+                       "begin_ns": nodes.publisher.soon(_LEAD)}  # fmt: skip
             sent = self._publisher.ask(command, _LIMIT)
             got = self._subscriber.ask("end", _LIMIT)
         if got["damaged"]:
             raise ProgramFailed(f"{self._way.name}: {got['damaged']} events arrived damaged")
-        latency = samples.unpack(got["latency"])
-        took = (got["last_ns"] - sent["began_ns"]) / 1e9
+        timed = timed and nodes.clocks.agree()
+        latency = samples.unpack(got["latency"]) if timed else array("I")
+        # As long as was sent or as long as was heard: no clock is held against that of another node.
+        took = max(got["last_ns"] - got["first_ns"], sent["ended_ns"] - sent["began_ns"]) / 1e9
         played = _played(sent, got, took, usage, None if full else samples.summarize(latency))
         return played, latency
 
     def _warm_up(self) -> None:
         """Until an event has come through: caches are warm then, and every subscription holds."""
-        end = time.monotonic() + _SETTLE_LIMIT
-        while not self.play(64, _WARM_SECONDS, _WARM_RATE)[0].received:
+        end = time.monotonic() + SETTLE_LIMIT
+        while not self.play(64, _WARM_SECONDS, _WARM_RATE, timed=False)[0].received:
             if time.monotonic() > end:
                 raise ProgramFailed(
-                    f"{self._way.name}: no event came through within {_SETTLE_LIMIT:g} s\n"
+                    f"{self._way.name}: no event came through within {SETTLE_LIMIT:g} s\n"
                     f"{self._publisher.output}\n{self._subscriber.output}"
                 )
 
@@ -285,9 +295,9 @@ class RoundTrip:
         for program in (self._echo, self._ping):
             stack.callback(program.stop)
         for program in (self._echo, self._ping):
-            program.wait_line("ready", _SETTLE_LIMIT)
+            program.wait_line("ready", SETTLE_LIMIT)
         place.settle(ground.THERE)
-        end = time.monotonic() + _SETTLE_LIMIT
+        end = time.monotonic() + SETTLE_LIMIT
         while self.play(64, 10).lost:
             if time.monotonic() > end:
                 raise ProgramFailed(
@@ -302,86 +312,3 @@ class RoundTrip:
         found = self._ping.ask({"size": size, "run": run, "count": count}, _LIMIT)["samples_ns"]
         self._echo.ask("end", _LIMIT)
         return Trips(percentile(found, 50) / 1000, percentile(found, 99) / 1000, count - len(found))
-
-
-def _topic(way: Way, grouped: bool) -> str:
-    return GROUP if grouped else RAW if way.is_raw else CLIENT
-
-
-class Field:
-    """Everything that is compared in one run; ended by ``stack``."""
-
-    def __init__(self, stack: ExitStack, systems: Sequence[str]) -> None:
-        self._stack = stack
-        self._runs = [0]
-        self._ends: dict[tuple[Way, bool], Ends] = {}
-        self._started: dict[tuple[Way, bool], tuple[Program, Program]] = {}
-        self._ready: set[Program] = set()
-        self._subscribers: dict[tuple[str, str, str, str], Program] = {}
-        self._trips: dict[Way, RoundTrip] = {}
-        self._places: dict[str, Place] = {mode: ground.tempos(stack, mode) for mode in ground.MODES}
-        self._places |= ground.peers(stack, systems)
-        libraries = sorted({name for name in PACKAGES.values() if installed(name)})
-        versions = (f"{name} {metadata.version(name)}" for name in libraries)
-        current().note(f"libraries: {', '.join(versions) or 'none'}")
-
-    def ways(self, *, batched: bool) -> list[Way]:
-        """Those that can be measured here; a library that is not installed gets a note."""
-        return [
-            way
-            for way in WAYS
-            if way.place in self._places and (batched or not way.batched) and self._has_library(way)
-        ]
-
-    def connect(self, ways: Sequence[Way], *, grouped: bool = False) -> None:
-        """Start the ends of many ways at once, and wait until events come through each of them."""
-        for way in ways:
-            self._start(way, grouped)
-        for way in ways:
-            current()(f"connecting {way.name}")
-            self.ends(way, grouped=grouped)
-
-    def ends(self, way: Way, *, grouped: bool = False) -> Ends:
-        """Both ends of a way, started when they are first asked for."""
-        key = (way, grouped)
-        if key not in self._ends:
-            publisher, subscriber = self._start(way, grouped)
-            place, topic = self._places[way.place], way.topic(_topic(way, grouped))
-            for program in {publisher, subscriber} - self._ready:
-                program.wait_line("ready", _SETTLE_LIMIT)
-            self._ready |= {publisher, subscriber}
-            self._ends[key] = Ends(place, way, publisher, subscriber, topic, self._runs)
-        return self._ends[key]
-
-    def _start(self, way: Way, grouped: bool) -> tuple[Program, Program]:
-        """The publisher and the subscriber of a way; batched ways share the subscriber of the others."""
-        if (way, grouped) not in self._started:
-            place, topic = self._places[way.place], way.topic(_topic(way, grouped))
-            key = (way.place, way.program, way.hears, topic)
-            if key not in self._subscribers:
-                options = {"group": "workers", "members": MEMBERS} if grouped and not way.is_tempos else {}
-                self._subscribers[key] = place.end(way.program, "subscribe", way.hears, topic, **options)
-            flags = ("--gso",) if way.gso else ()
-            publisher = place.end(way.program, "publish", way.speaks, topic, *flags)
-            for program in (publisher, self._subscribers[key]):
-                self._stack.callback(program.stop)
-            self._started[way, grouped] = publisher, self._subscribers[key]
-        return self._started[way, grouped]
-
-    def awake(self, core: int) -> Program:
-        """Keep a core from sleeping until the program given back ends (see :mod:`tempos_bench.awake`)."""
-        place = next(iter(self._places.values()))
-        return place.topology.publisher.role("awake", ready=True, cpu=core)
-
-    def round_trip(self, way: Way) -> RoundTrip:
-        """Ping and echo of a way, started when they are first asked for."""
-        if way not in self._trips:
-            self._trips[way] = RoundTrip(self._stack, self._places[way.place], way, self._runs)
-        return self._trips[way]
-
-    def _has_library(self, way: Way) -> bool:
-        package = PACKAGES.get(way.speaks)
-        if way.is_raw or way.is_tempos or package is None or installed(package):
-            return True
-        current().note(f"{way.name} left out: {package} is not installed (pip install 'tempos[peers]')")
-        return False

@@ -7,11 +7,9 @@ ledger, which has lived through all of it, must balance.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path as FilePath
 from typing import Any
 
 from tempos import DATA_PORT, Framing, Path, Topic
@@ -26,6 +24,8 @@ from tempos_bench.topology import build
 
 _TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
 _GROUP = "workers"
+#: Of a broker whose configuration gives it none.
+_NAME = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,15 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     # Restarts take time as well; the sender must not be done before the last one.
     count = round(p.rate * (p.kills + 1) * (p.beat + 2))
     with ExitStack() as stack:
-        folder = FilePath(stack.enter_context(tempfile.TemporaryDirectory(prefix="tempos-bench-")))
-        topology = stack.enter_context(build("straight"))
+        topology = stack.enter_context(build())
         a, b, c = topology.publisher, topology.broker, topology.subscriber
+        folder = stack.enter_context(b.folder())
         stack.callback(_clean_up, b)
+        if b.trip():
+            progress.note("an adoption contains the start of the new broker over ssh")
 
         def start() -> Broker:
-            return Broker(b, {_TOPIC: ()}, mode="native", state=str(folder / "state.db"), cpu=other)
+            return Broker(b, {_TOPIC: ()}, mode="native", state=f"{folder}/state.db", cpu=other)
 
         broker = start()
         plan = CrowdPlan(_TOPIC.name, _GROUP, p.members, 0, count, p.payload)
@@ -67,7 +69,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         epoch = _status(broker)["epoch"]
         adoptions, other_epochs = [], 0
         for number in range(p.kills):
-            time.sleep(p.beat)
+            progress.pause(p.beat)
             progress(f"kill {number + 1} of {p.kills}")
             broker.program.kill()
             began = time.monotonic()
@@ -104,5 +106,5 @@ def _status(broker: Broker) -> dict[str, Any]:
 
 
 def _clean_up(node: Node) -> None:
-    """What a killed broker left pinned, if the last one did not come to clean it up."""
-    node.start((PYTHON, "-m", "tempos", "fastpath", "clean", "--all", "--force")).wait(20)
+    """What a killed broker left pinned, if the last one did not come to clean it up; nobody else's."""
+    node.start((PYTHON, "-m", "tempos", "fastpath", "clean", "--force", _NAME)).wait(20)

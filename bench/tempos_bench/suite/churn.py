@@ -47,7 +47,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     return [*chain.from_iterable(in_turn(variants, progress).values())]
 
 
-def measure(p: Parameters, path: Path, rate: float, shape: str = "straight") -> list[Figure]:
+def measure(p: Parameters, path: Path, rate: float, shape: str | None = None) -> list[Figure]:
     """One path over a fresh topology."""
     core, other = cores()
     count = round(p.seconds * rate)

@@ -50,7 +50,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     return [*chain.from_iterable(in_turn(variants, progress).values())]
 
 
-def measure(p: Parameters, way: str, shape: str = "straight") -> list[Figure]:
+def measure(p: Parameters, way: str, shape: str | None = None) -> list[Figure]:
     """One way over a fresh topology."""
     mode, fanout, path = WAYS[way]
     rate = p.slow_rate if path is Path.SLOW else p.fast_rate

@@ -78,7 +78,7 @@ def _with_broker(mode: str, p: Parameters, progress: Run) -> dict[str, list[Foun
         wanted = [_Variant(32, members, segments) for segments in (1, _GSO)]
         if members == 1:
             wanted += [_Variant(size, 1, _GSO) for size in _SIZES[1:]]
-        with build("straight") as topology:
+        with build() as topology:
             topics = {_TOPIC: (Group("bench", tuple(_members(topology, members))),)}
             with Broker(topology.broker, topics, mode=mode, cpu=cores()[1]) as broker:
                 broker.wait_path(_TOPIC.name, Path.SLOW if mode == "off" else Path.FAST)

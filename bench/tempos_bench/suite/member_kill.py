@@ -41,7 +41,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     core, other = cores()
     count = round(p.seconds * p.rate)
     progress(f"{count:,} events, one of {_SURVIVORS + 1} members dies")
-    with build("straight") as topology:
+    with build() as topology:
         a, c = topology.publisher, topology.subscriber
         with Broker(topology.broker, {_TOPIC: ()}, mode="native", cpu=other) as broker:
 
@@ -55,7 +55,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
                 "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", _TOPIC.id,
                 "--count", count, "--rate", p.rate, "--size", p.payload, cpu=core,
             )  # fmt: skip
-            time.sleep(p.dies_after)
+            progress.pause(p.dies_after)
             victim.kill()
             died = time.monotonic()
             out = _wait_members(broker, _SURVIVORS, died + p.seconds) - died

@@ -43,7 +43,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     core, other = cores()
     # Moves take time as well; the sender is ended after the last one.
     count = round(p.rate * (p.moves + 1) * (p.beat + 0.5))
-    with build("straight") as topology:
+    with build() as topology:
         a, c = topology.publisher, topology.subscriber
         with Broker(topology.broker, {_TOPIC: ()}, mode="native", cpu=other) as broker:
             plan = CrowdPlan(_TOPIC.name, _GROUP, p.members, 0, count, p.payload)
@@ -57,14 +57,16 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
             epoch = _status(broker)["epoch"]
             took = []
             for number in range(p.moves):
-                time.sleep(p.beat)
+                progress.pause(p.beat)
                 path = Path.SLOW if number % 2 == 0 else Path.FAST
                 if number % 10 == 0:
                     progress(f"move {number + 1} of {p.moves}")
                 began = time.monotonic()
                 broker.ask("POST", f"/v1/topics/{_TOPIC.name}/path", {"policy": path.value})
                 took.append((time.monotonic() - began) * 1e3)
-            time.sleep(p.beat)
+            if trip := topology.broker.trip():
+                progress.note(f"a move contains the way to the broker's host and back, {trip * 1e3:.1f} ms")
+            progress.pause(p.beat)
             sender.terminate()
             sent = sender.result(30)["sent"]
             got = crowd.account(members, sent)

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from tempos_bench import samples
-from tempos_bench.peers.ways import Field, Played, RoundTrip, Trips, Way
+from tempos_bench.peers.field import Field
+from tempos_bench.peers.ways import Played, Trips, Way
 from tempos_bench.report import Better, Figure, median
-from tempos_bench.rounds import cores, interleave
+from tempos_bench.rounds import interleave
 from tempos_bench.run import Run
 from tempos_bench.stats import ratios, summarize
 from tempos_bench.suite.peers_rate import check_peers, costs
@@ -41,16 +42,14 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     check_peers(p.peers)
     with ExitStack() as stack:
-        field = Field(stack, p.peers)
+        field = Field(stack, p.peers, awake=True)
         ways = field.ways(batched=False)
         raw = [way for way in ways if way.is_raw]
-        for core in set(cores()):
-            stack.callback(field.awake(core).stop)
         field.connect(ways)
         variants = {
             _of(way, rate): partial(_timed, field, way, p, rate, progress) for rate in p.rates for way in ways
         }
-        trips = {f"round trip: {way.name}": partial(_round_trip, field.round_trip(way), p) for way in raw}
+        trips = {f"round trip: {way.name}": partial(_round_trip, field, way, p) for way in raw}
         found = interleave(p.rounds, variants, progress)
         bounced = interleave(p.rounds, trips, progress)
     progress.note("publisher on the first core, subscriber on the other, servers on both; both kept awake")
@@ -94,8 +93,8 @@ def _timed(field: Field, way: Way, p: Parameters, rate: float, progress: Run) ->
     return played
 
 
-def _round_trip(trip: RoundTrip, p: Parameters) -> Trips:
-    return trip.play(p.payload, p.round_trips)
+def _round_trip(field: Field, way: Way, p: Parameters) -> Trips:
+    return field.round_trip(way).play(p.payload, p.round_trips)
 
 
 def _latency(name: str, rows: Sequence[Played]) -> list[Figure]:

@@ -1,9 +1,9 @@
 """Events/s from one publisher to one subscriber: tempos and what one would use instead, on the same nodes.
 
 Every way (see :mod:`tempos_bench.peers.ways`) publishes bodies of each size as fast as it can; counted is
-what reached the subscribing program, from the first sending to the last arrival. TCP holds a publisher
-back when the server cannot keep up; a datagram is lost then, so a way that loses more than one in a
-thousand is asked for less until it does not, and that rate is its figure. Then, where a system has groups,
+what reached the subscribing program, over the time of sending or of hearing, the longer one. TCP holds a
+publisher back when the server cannot keep up; a datagram is lost then, so a way that loses more than one in
+a thousand is asked for less until it does not, and that rate is its figure. Then, where a system has groups,
 four members share the events of one.
 """
 
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from tempos import Unavailable
+from tempos_bench.peers.field import Field
 from tempos_bench.peers.servers import SERVERS
-from tempos_bench.peers.ways import GROUPED, Field, Played, Way
+from tempos_bench.peers.ways import GROUPED, Played, Way
 from tempos_bench.report import Better, Figure, median
 from tempos_bench.rounds import interleave
 from tempos_bench.run import Run
@@ -48,12 +49,12 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         field.connect(ways)
         field.connect(grouped, grouped=True)
         variants = {
-            _of(way, size): partial(field.ends(way).lossless, size, p.seconds)
+            _of(way, size): partial(_lossless, field, way, size, p.seconds)
             for size in p.sizes
             for way in ways
         }
         variants |= {
-            _of_group(way): partial(field.ends(way, grouped=True).lossless, smallest, p.seconds)
+            _of_group(way): partial(_lossless, field, way, smallest, p.seconds, grouped=True)
             for way in grouped
         }
         found = interleave(p.rounds, variants, progress)
@@ -82,6 +83,10 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         lost = sum(row.lost for row in rows) / max(sum(row.sent for row in rows), 1)
         figures.append(Figure(f"lost: {way.name}", lost * 100, "%", Better.LOWER))
     return figures
+
+
+def _lossless(field: Field, way: Way, size: int, seconds: float, *, grouped: bool = False) -> Played:
+    return field.ends(way, grouped=grouped).lossless(size, seconds)
 
 
 def clients(ways: list[Way], rates: dict[str, list[float]], size: int) -> list[Figure]:
@@ -120,13 +125,10 @@ def costs(way: Way, rows: list[Played], text: str) -> list[Figure]:
 
 
 def check_peers(names: tuple[str, ...]) -> None:
-    """Raise :class:`Unavailable` for a name that is none of the peers', or where none is installed."""
-    known = {server.name: server for server in SERVERS}
+    """Raise :class:`Unavailable` for a name that is none of the peers'."""
+    known = [server.name for server in SERVERS]
     if unknown := [name for name in names if name not in known]:
         raise Unavailable(f"no peer {', '.join(unknown)}, there are {', '.join(known)}")
-    missing = [known[name].missing() for name in names]
-    if all(missing):
-        raise Unavailable("; ".join(filter(None, missing)))
 
 
 def _ratio(rates: dict[str, list[float]], above: str, below: str) -> Summary:

@@ -42,9 +42,9 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         broker = fast.forward_by_broker(stack, other)
 
         def per_packet(lane: Lane, pid: int) -> float:
-            before = probe.figures(pid, lane.program())
+            before = probe.figures(lane.topology.broker, pid, lane.program())
             lane.source.generate(p.frames)
-            after = probe.figures(pid, before.id)
+            after = probe.figures(lane.topology.broker, pid, before.id)
             return (after.run_time_ns - before.run_time_ns) / (after.runs - before.runs)
 
         variants = {
@@ -54,7 +54,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         yardstick.statistics(on=True)
         warm_up(variants, progress)
         results = interleave(p.rounds, variants, progress)
-        instructions = probe.figures(broker.pid, fast.program()).instructions
+        instructions = probe.figures(broker.node, broker.pid, fast.program()).instructions
     difference = differences(results["fast path"], results["empty program"])
     return [
         median("empty program", summarize(results["empty program"]), "ns"),

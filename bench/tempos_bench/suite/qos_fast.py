@@ -72,7 +72,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     limits: list[float] = []
     progress.note("until the subscriber's kernel: SQ from its schedule, BQ from its sending")
     progress.plan(p.rounds * (4 + 2 * (len(p.times) + 3)))
-    with build("straight") as topology, ExitStack() as stack:
+    with build() as topology, ExitStack() as stack:
         ports = (_SQ_PORT, _BQ_PORT, _SHARED_PORT)
         load = Load(stack, topology, ports, size=p.payload, buffer=p.buffer, busy=True)
         with progress.keeping(lambda: limits):

@@ -62,7 +62,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         "from the sending, not the schedule, until the subscriber's kernel: the sender has an end, too"
     )
     progress.plan(p.rounds * len(MODES) * len(LOADS) * len(p.rates))
-    with build("straight") as topology, ExitStack() as stack:
+    with build() as topology, ExitStack() as stack:
         load = Load(stack, topology, list(_PORTS.values()), size=p.payload)
         with progress.keeping(lambda: heard):
             for number in progress.repetitions(p.rounds):

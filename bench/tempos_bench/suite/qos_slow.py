@@ -74,7 +74,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     shares: list[float] = []
     progress.note("SQ is timed from its schedule, BQ from its sending; both until the subscriber's kernel")
     progress.plan(p.rounds * (len(p.variants) * (len(p.times) + 3) + 1))
-    with build("straight") as topology, ExitStack() as stack:
+    with build() as topology, ExitStack() as stack:
         subjects = [Subject(_SQ, _SQ_PORT), Subject(_BQ, _BQ_PORT, p.groups)]
         load = Load(stack, topology, (_SQ_PORT, _BQ_PORT), size=p.payload, beyond=p.groups - 1)
         with progress.keeping(lambda: shares):

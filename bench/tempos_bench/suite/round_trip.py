@@ -10,7 +10,9 @@ frame becomes an XDP frame and then a packet again: a program that only hands fr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, TemposError, Topic
 from tempos_bench import samples
@@ -20,11 +22,12 @@ from tempos_bench.report import Better, Figure, median
 from tempos_bench.rounds import cores, interleave
 from tempos_bench.run import Run, current
 from tempos_bench.stats import percentile, ratios, summarize
-from tempos_bench.topology import Topology, build, mac_of
+from tempos_bench.topology import LEFT_OUT, Topology, build, links_are_ours, mac_of
 
 _THERE = Topic(id=1, name="there", framing=Framing.EVENT)
 _BACK = Topic(id=2, name="back", framing=Framing.EVENT)
 _WARM_UP = 200
+_MODES = ("native", "generic")
 _KERNEL, _HANDED_ON = "kernel forwarding", "XDP that only hands on"
 
 
@@ -49,31 +52,38 @@ class Trips:
 def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     with build("straight") as topology:
-        there, back = Probe(topology.broker), Probe(topology.broker)
-        variants = {
-            _KERNEL: lambda: _by_kernel(topology, p, _KERNEL),
-            _HANDED_ON: lambda: _by_yardstick(topology, p, there, back),
-            "fast path, native": lambda: _by_fast_path(topology, p, "native"),
-            "fast path, generic": lambda: _by_fast_path(topology, p, "generic"),
-        }
+        variants: dict[str, Callable[[], Trips]] = {}
+        if topology.broker.inquire("forwards"):
+            variants[_KERNEL] = lambda: _by_kernel(topology, p, _KERNEL)
+        else:
+            progress.note(f"{LEFT_OUT}: {_KERNEL}; the broker's host has net.ipv4.ip_forward off")
+        if links_are_ours():
+            there, back = Probe(topology.broker), Probe(topology.broker)
+            variants[_HANDED_ON] = lambda: _by_yardstick(topology, p, there, back)
+        else:
+            progress.note(f"{LEFT_OUT}: {_HANDED_ON}; it writes MACs of links that we made")
+        for mode in _MODES:
+            variants[f"fast path, {mode}"] = partial(_by_fast_path, topology, p, mode)
         results = interleave(p.rounds, variants, progress)
     medians = {name: [trips.p50 for trips in rows] for name, rows in results.items()}
+    yardstick = _KERNEL if _KERNEL in results else None
     figures = [
-        median(name, summarize(values), "us", yardstick=None if name == _KERNEL else _KERNEL)
+        median(name, summarize(values), "us", yardstick=None if name == _KERNEL else yardstick)
         for name, values in medians.items()
     ]
-    for mode in ("native", "generic"):
+    for mode in _MODES if _KERNEL in results else ():
         ratio = ratios(medians[f"fast path, {mode}"], medians[_KERNEL])
         figures += [
             median(f"ratio, {mode}", ratio, "x", Better.LOWER),
             Figure(f"ratio, {mode}, lower quartile", ratio.low, "x"),
             Figure(f"ratio, {mode}, upper quartile", ratio.high, "x"),
         ]
-    to_xdp = ratios(medians["fast path, native"], medians[_HANDED_ON])
+    if _HANDED_ON in results:
+        to_xdp = ratios(medians["fast path, native"], medians[_HANDED_ON])
+        figures.append(median("native to XDP that only hands on", to_xdp, "x", Better.LOWER))
     lost = sum(trips.lost for rows in results.values() for trips in rows)
     return [
         *figures,
-        median("native to XDP that only hands on", to_xdp, "x", Better.LOWER),
         *(
             median(f"{name}, p99", summarize([t.p99 for t in rows]), "us", Better.NEITHER)
             for name, rows in results.items()

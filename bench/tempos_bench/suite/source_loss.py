@@ -15,7 +15,7 @@ from tempos_bench.report import Better, Figure, median
 from tempos_bench.rounds import cores, interleave
 from tempos_bench.run import Run
 from tempos_bench.stats import summarize
-from tempos_bench.topology import Topology, build
+from tempos_bench.topology import Topology, build, links_are_ours
 
 _TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
 _PORT = 9001
@@ -44,10 +44,11 @@ class Burst:
 
 def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
-    progress.note(
-        "the source's loss is that of its network card's queue and its receiver; here the queue is a veth "
-        "ring of 256 and the receiver's buffer is as large as the kernel grants"
-    )
+    if links_are_ours():
+        progress.note(
+            "the source's loss is that of its network card's queue and its receiver; here the queue is a "
+            "veth ring of 256 and the receiver's buffer is as large as the kernel grants"
+        )
     progress.note("how long the source's pause was is not told there")
     with build("one-armed") as topology:
         variants: dict[str, Callable[[], Burst]] = {

@@ -20,10 +20,11 @@ from tempos_bench.rounds import cores, interleave
 from tempos_bench.run import Run
 from tempos_bench.source import NOT_A_NIC
 from tempos_bench.stats import differences, summarize
-from tempos_bench.topology import Topology, build, know, mac_of
+from tempos_bench.topology import LEFT_OUT, Topology, build, know, links_are_ours, mac_of
 
 _DIRECT, _KERNEL = "direct", "kernel forwarding"
-_MODES = ("native", "generic")
+#: The ways by way of B -> the mode of the XDP program there, None: the kernel forwards.
+_DETOURS = {_KERNEL: None, "native": "native", "generic": "generic"}
 #: What the source's `ping` printed: least, mean, most and deviation, in milliseconds.
 _SOURCE = {
     _DIRECT: ("0.120", "0.225", "0.321", "0.012"),
@@ -55,18 +56,22 @@ class Pings:
 
 def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
-    progress.note(NOT_A_NIC)
+    if links_are_ours():
+        progress.note(NOT_A_NIC)
     progress.note("the source's times are those of the `ping` command, waits of its own included")
     with build("one-armed") as topology:
-        probe = Probe(topology.broker)
-        variants: dict[str, Callable[[], Pings]] = {
-            _DIRECT: lambda: _ping(topology, p, progress, _DIRECT),
-            _KERNEL: lambda: _by_way_of_b(topology, p, progress, _KERNEL, None, probe),
-        }
-        variants |= {
-            mode: lambda mode=mode: _by_way_of_b(topology, p, progress, mode, mode, probe)  # type: ignore[misc]
-            for mode in _MODES
-        }
+        variants: dict[str, Callable[[], Pings]] = {_DIRECT: lambda: _ping(topology, p, progress, _DIRECT)}
+        if links_are_ours():
+            probe = Probe(topology.broker)
+            variants |= {
+                name: lambda name=name, mode=mode: _by_way_of_b(topology, p, progress, name, mode, probe)  # type: ignore[misc]
+                for name, mode in _DETOURS.items()
+            }
+        else:
+            progress.note(
+                f"{LEFT_OUT}: all but {_DIRECT}; A and C would have to take each other's frames to B, by "
+                "neighbours that are the hosts' own"
+            )
         results = interleave(p.rounds, variants, progress)
     figures = []
     for name, rows in results.items():
@@ -80,7 +85,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
             Figure(f"{name}: most", most, "us", Better.NEITHER, source=theirs[2]),
             median(f"{name}: deviation", deviation, "us", Better.NEITHER, source=theirs[3]),
         ]
-    for name in (_KERNEL, *_MODES):
+    for name in (name for name in _DETOURS if name in results):
         added = differences([x.mean for x in results[name]], [x.mean for x in results[_DIRECT]])
         extra = {"native": "0.146 ms", "generic": "0.138 ms"}.get(name)
         figures.append(median(f"{name}: added by way of B", added, "us", source=extra))

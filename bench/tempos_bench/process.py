@@ -1,0 +1,64 @@
+"""What the kernel tells of processes on this machine: time, memory, and the BPF programs that they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+_PEAK_RESET = "5"
+
+
+def used(pids: Sequence[int], packets: bool = False) -> list[float]:
+    """Seconds on a processor of each process; with ``packets``, one more of the kernel's packet threads."""
+    found = [_seconds(pid) for pid in pids]
+    return [*found, sum(map(_seconds, _packet_threads()))] if packets else found
+
+
+def peak(pid: int) -> int:
+    """The largest memory of a process, bytes; 0 where the kernel does not tell."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def forget_peak(pid: int) -> None:
+    """Let the peak begin anew. Without the right to do so, it is that since the process began."""
+    with suppress(OSError):
+        Path(f"/proc/{pid}/clear_refs").write_text(_PEAK_RESET)
+
+
+def programs(pid: int) -> dict[str, list[int]]:
+    """The BPF programs that a process holds open: by id, instructions, runs and run time (ns).
+
+    Runs and time grow only while the kernel's statistics are on.
+    """
+    held: dict[str, list[int]] = {}
+    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+        # A descriptor that closes while we look is none of those we look for.
+        with suppress(FileNotFoundError):
+            fields = dict(line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line)
+            if "verified_insns" in fields:
+                names = ("verified_insns", "run_cnt", "run_time_ns")
+                held[fields["prog_id"].strip()] = [int(fields[name]) for name in names]
+    return held
+
+
+def _packet_threads() -> list[int]:
+    """The kernel's threads ksoftirqd/N; none are to be seen from inside a container."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (entry / "comm").read_text().startswith("ksoftirqd/"):
+                found.append(int(entry.name))
+    return found
+
+
+def _seconds(pid: int) -> float:
+    """Time on a processor of all threads, to the nanosecond; those that ended in between are not in it."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
