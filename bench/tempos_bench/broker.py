@@ -7,6 +7,7 @@ memory, so nothing is left on disk whatever happens.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ _LOOK_EVERY = 0.02
 #: Members that a group may have where the configuration says nothing.
 _MEMBERS = 64
 _COMMAND = (PYTHON, "-m", "tempos_broker", "-c", TEXT_FILE)
+#: Of every broker that this process starts, so that what is pinned under it is nobody else's.
+_NAME = f"bench-{os.getpid()}"
+_CLEAN = (PYTHON, "-m", "tempos", "fastpath", "clean", _NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,9 @@ class Broker:
     ) -> None:
         self.node = node
         text = config_text(node.addresses, topics, mode, node.interfaces, state, quality, latency)
-        self.program: Program = node.start(_COMMAND, ready="ready", limit=limit, cpu=cpu, text=text)
+        self.program: Program = node.start(
+            _COMMAND, ready="ready", limit=limit, cpu=cpu, text=text, clean_up=_CLEAN if mode != "off" else ()
+        )
 
     @property
     def pid(self) -> int:
@@ -177,6 +183,7 @@ def config_text(
     """A broker configuration. JSON's strings, numbers, booleans and lists are TOML's as well."""
     lines = [
         "[broker]",
+        f"name = {json.dumps(_NAME)}",
         f"listen = {json.dumps(list(listen))}",
         f"data_port = {DATA_PORT}",
         f'api = "127.0.0.1:{API_PORT}"',

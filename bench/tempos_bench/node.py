@@ -30,6 +30,7 @@ PYTHON = sys.executable
 #: Stands in a command for a file that holds the text given beside it.
 TEXT_FILE = "{text}"
 _STOP_LIMIT = 5.0
+_CLEAN_UP_LIMIT = 20.0
 _NS = 1_000_000_000
 #: A process group of its own keeps Ctrl-C from a program; a session would, too, but the kernel gives each
 #: session an equal share of a core (sched_autogroup), so that even a SCHED_IDLE loop took half of it.
@@ -213,6 +214,7 @@ class Node:
         self.interfaces = interfaces
         self._namespace = namespace
         self._programs: list[Program] = []
+        self._clean_ups: list[tuple[Program, tuple[str, ...]]] = []
 
     @property
     def address(self) -> str:
@@ -227,14 +229,18 @@ class Node:
         cpu: int | None = None,
         talk: bool = False,
         text: str | None = None,
+        clean_up: tuple[str, ...] = (),
     ) -> Program:
         """Start ``command`` here; with ``ready``, return when it has printed a line that starts so.
 
         ``cpu`` pins it to one core, ``talk`` opens its standard input, ``text`` is what the program finds in
-        the file that its command names as :data:`TEXT_FILE`.
+        the file that its command names as :data:`TEXT_FILE`. ``clean_up``: the command that removes what it
+        leaves if it is killed.
         """
-        program = self._begin(f"{' '.join(command[1:4])} in {self.name}", command, cpu, talk, text)
+        program = self._begin(self._called(command), command, cpu, talk, text)
         self._programs.append(program)
+        if clean_up:
+            self._clean_ups.append((program, clean_up))
         if ready is not None:
             program.wait_line(ready, limit)
         return program
@@ -288,12 +294,19 @@ class Node:
         return work() if self._namespace is None else self._namespace.call(work)
 
     def close(self) -> None:
-        """End every program of this node, the last one first."""
+        """End every program of this node, the last one first, and remove what those left that were killed."""
         for program in reversed(self._programs):
             program.terminate()
         for program in reversed(self._programs):
             program.stop()
         self._programs.clear()
+        needed = dict.fromkeys(command for program, command in self._clean_ups if program.stop())
+        self._clean_ups.clear()
+        for command in needed:
+            self._begin(self._called(command), command, None, False, None).wait(_CLEAN_UP_LIMIT)
+
+    def _called(self, command: Sequence[str]) -> str:
+        return f"{' '.join(command[1:4])} in {self.name}"
 
     def _begin(
         self, name: str, command: Sequence[str], cpu: int | None, talk: bool, text: str | None

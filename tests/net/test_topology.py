@@ -11,15 +11,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.privileges import require_netns
+from support.privileges import require_kernel, require_netns
 from support.processes import descendants, network_namespaces, still_alive
 
+from tempos import Topic
+from tempos_bench.broker import Broker
 from tempos_bench.node import Node
 from tempos_bench.topology import SHAPES, build
 
 pytestmark = pytest.mark.netns
 
 LIMIT = 20.0
+PINS = Path("/sys/fs/bpf/tempos")
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +109,14 @@ def test_nothing_is_left_of_a_runner_that_is_ended(number: signal.Signals) -> No
     assert code == (-signal.SIGKILL if number is signal.SIGKILL else 130), rest
     assert still_alive(made, LIMIT) == set()
     assert not inside & network_namespaces()
+
+
+def test_nothing_stays_pinned_of_a_broker_that_is_killed() -> None:
+    require_kernel()
+    with build("one-armed") as topology:
+        broker = Broker(topology.broker, {Topic(1, "events"): ()}, mode="native")
+        (pinned,) = (folder for folder in PINS.glob("*/*") if folder.parent.name == f"bench-{os.getpid()}")
+        os.kill(broker.pid, signal.SIGKILL)
+        broker.program.wait(LIMIT)
+        assert list(pinned.iterdir())
+    assert not pinned.exists()

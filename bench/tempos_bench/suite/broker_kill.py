@@ -16,7 +16,6 @@ from tempos import DATA_PORT, Framing, Path, Topic
 from tempos_bench import crowd
 from tempos_bench.broker import Broker
 from tempos_bench.crowd import CrowdPlan
-from tempos_bench.node import PYTHON, Node
 from tempos_bench.report import Figure
 from tempos_bench.rounds import cores
 from tempos_bench.run import Run
@@ -24,8 +23,6 @@ from tempos_bench.topology import build
 
 _TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
 _GROUP = "workers"
-#: Of a broker whose configuration gives it none.
-_NAME = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,6 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         topology = stack.enter_context(build())
         a, b, c = topology.publisher, topology.broker, topology.subscriber
         folder = stack.enter_context(b.folder())
-        stack.callback(_clean_up, b)
         if b.trip():
             progress.note("an adoption contains the start of the new broker over ssh")
 
@@ -103,8 +99,3 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
 def _status(broker: Broker) -> dict[str, Any]:
     topics: list[dict[str, Any]] = broker.status()["topics"]
     return next(each for each in topics if each["name"] == _TOPIC.name)
-
-
-def _clean_up(node: Node) -> None:
-    """What a killed broker left pinned, if the last one did not come to clean it up; nobody else's."""
-    node.start((PYTHON, "-m", "tempos", "fastpath", "clean", "--force", _NAME)).wait(20)
