@@ -6,7 +6,9 @@ STAMP  := $(VENV)/.ready
 NATIVE := $(shell find broker/native fastpath/native bench/native fastpath/bpf bench/bpf -type f 2>/dev/null)
 
 # What `make bench` runs, in under ten minutes; `tempos bench run all` runs everything at full length.
-BENCH  := redirect program-time blast slow-path slow-path-gso round-trip fanout-rate qos-slow qos-fast
+# The last one needs what `make peers` installs.
+BENCH  := redirect program-time blast slow-path slow-path-gso round-trip fanout-rate qos-slow qos-fast \
+          $(if $(shell command -v nats-server),peers-rate)
 
 .PHONY: demo test check bench peers clean setup
 

@@ -205,6 +205,18 @@ def test_strict_events_that_are_held_up_are_not_overtaken() -> None:
     assert [each.quality for each in scene.channels.sent] == [SQ, BQ]
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_worker_on_the_same_cpu_waits_for_one_step_at_most(beside: bool) -> None:
+    scene = Scene()
+    scene.turns.strict_here = False
+    scene.turns.strict_beside = beside
+    scene.arrive(BEST, 4 * BATCH)
+    while scene.turns.turn():
+        pass
+    assert max(count for _, _, count in scene.channels.log) == (CHUNK if beside else BATCH)
+    assert scene.copies(BQ) == 4 * BATCH
+
+
 def test_without_a_member_for_strict_events_best_effort_goes_in_whole_batches() -> None:
     scene = Scene(groups=(0, 0, 1, 1))
     scene.arrive(BEST, 4 * BATCH)

@@ -131,10 +131,14 @@ class SlowPathServer:
             await self.close()
             raise
 
-    def serve(self, qualities: Collection[Quality]) -> None:
-        """Receive of these classes from now on, and of no other: another process may then do that."""
+    def serve(self, qualities: Collection[Quality], *, beside: bool = False) -> None:
+        """Receive of these classes from now on, and of no other: another process may then do that.
+
+        ``beside``: it has no CPU but ours.
+        """
         self._serves = frozenset(qualities)
         self._turns.strict_here = Quality.SQ in self._serves
+        self._turns.strict_beside = beside
         if self._loop is not None:
             self._adapter.watch(self._serves)
 

@@ -172,7 +172,8 @@ class SlowPaths:
         ).to_fields()
 
     def hand_over(self) -> None:
-        self._server.serve({Quality.BQ})
+        cpus = {*(self._quality.cpus_sq or self._cpus), *scheduling.cpus_of(0)}
+        self._server.serve({Quality.BQ}, beside=len(cpus) == 1)
 
     def take_over(self) -> None:
         self._server.serve(tuple(Quality))
