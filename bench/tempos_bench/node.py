@@ -303,7 +303,9 @@ class Node:
         needed = dict.fromkeys(command for program, command in self._clean_ups if program.stop())
         self._clean_ups.clear()
         for command in needed:
-            self._begin(self._called(command), command, None, False, None).wait(_CLEAN_UP_LIMIT)
+            program = self._begin(self._called(command), command, None, False, None)
+            program.wait(_CLEAN_UP_LIMIT)
+            program.stop()
 
     def _called(self, command: Sequence[str]) -> str:
         return f"{' '.join(command[1:4])} in {self.name}"

@@ -6,6 +6,7 @@ import pytest
 from support.privileges import require_kernel, require_netns
 
 from tempos import Path
+from tempos_bench.run import Run
 from tempos_bench.suite import churn, member_kill
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
@@ -33,7 +34,7 @@ def test_what_a_killed_member_missed_is_in_the_ledger_to_the_event() -> None:
     require_netns()
     require_kernel()
     parameters = member_kill.Parameters(seconds=13.0, rate=2000.0, dies_after=1.0, payload=32)
-    figures = {figure.name: figure.value for figure in member_kill.run(parameters, lambda _: None)}
+    figures = {figure.name: figure.value for figure in member_kill.run(parameters, Run())}
     assert figures["sent"] == 26_000
     assert figures["lost, by the ledger"] > 0
     assert figures["ledger off by"] == figures["ledger, faults"] == figures["duplicated"] == 0, figures
