@@ -15,6 +15,7 @@ from tempos_bench.probe import Probe, attached_program
 from tempos_bench.topology import Topology, build, mac_of
 
 TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
+GROUP = "bench"
 _SOURCE_PORT = 40000
 
 
@@ -65,12 +66,14 @@ class Lane:
     def forward_by_broker(self, stack: ExitStack, core: int, members: int = 1, topics: int = 1) -> Broker:
         """Let a broker's fast path forward, natively, to so many members at C.
 
-        ``topics``: how many it serves, all alike; the frames are of the first.
+        ``topics``: how many it serves; the frames are of the first. In the others there is room for one more.
         """
         address = self.topology.subscriber.address
-        group = Group("bench", tuple(Member(address, DATA_PORT + i) for i in range(members)))
-        others = [Topic(id=i, name=f"other-{i}", framing=Framing.EVENT) for i in range(2, topics + 1)]
-        served = dict.fromkeys((TOPIC, *others), (group,))
+        there = tuple(Member(address, DATA_PORT + i) for i in range(members))
+        served = {TOPIC: (Group(GROUP, there),)}
+        for number in range(2, topics + 1):
+            other = Topic(id=number, name=f"other-{number}", framing=Framing.EVENT)
+            served[other] = (Group(GROUP, there[: max(1, members - 1)]),)
         broker = stack.enter_context(Broker(self.topology.broker, served, mode="native", cpu=core))
         for topic in served:
             broker.wait_path(topic.name, Path.FAST)

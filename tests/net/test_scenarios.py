@@ -30,7 +30,7 @@ SMALL = {
     "broker-kill": ("rate=5000", "kills=2"),
     "path-moves": ("rate=5000", "moves=6"),
     "scale": (
-        "members=[1,4]", "topics=[3]", "payloads=[256]", "publishers=[1]", "rounds=1", "frames=20000",
+        "members=[1,64]", "topics=[3]", "payloads=[256]", "publishers=[1]", "rounds=1", "frames=20000",
         "seconds=0.4", "joins=2",
     ),
 }  # fmt: skip

@@ -16,7 +16,7 @@ from pathlib import Path as File
 
 from tempos import DATA_PORT, Framing, Group, Member, PathPolicy, Topic
 from tempos_bench.broker import Broker
-from tempos_bench.lane import TOPIC, Lane
+from tempos_bench.lane import GROUP, Lane
 from tempos_bench.report import Figure
 from tempos_bench.rounds import cores, interleave, warm_up
 from tempos_bench.run import Run
@@ -25,6 +25,7 @@ from tempos_bench.topology import Topology, build
 
 _SLOW = Topic(id=1, name="events", framing=Framing.EVENT, policy=PathPolicy.SLOW)
 _PORT = 9001
+_JOINED = "other-2"
 _MIB = 1 << 20
 #: What is not counted at the begin of each blast, nanoseconds.
 _START_NS = 200_000_000
@@ -60,7 +61,8 @@ class _Load:
 
 def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
-    loads = {_group(members): _Load(members=members) for members in p.members}
+    # The second topic is the one to join.
+    loads = {_group(members): _Load(members=members, topics=2) for members in p.members}
     loads |= {f"{topics} topics": _Load(topics=topics) for topics in p.topics}
     loads |= {f"payload {payload} B": _Load(payload=payload) for payload in p.payloads}
     return [*_fast(p, loads, progress), *_slow(p, progress)]
@@ -92,8 +94,8 @@ def _fast(p: Parameters, loads: dict[str, _Load], progress: Run) -> list[Figure]
             topology = lanes[name].topology
             # At the far end everything is dropped, the broker's answers too.
             took = topology.publisher.role(
-                "joins", "--broker", topology.broker.address, "--topic", TOPIC.name,
-                "--group", "bench", "--count", p.joins, cpu=core,
+                "joins", "--broker", topology.broker.address, "--topic", _JOINED,
+                "--group", GROUP, "--count", p.joins, cpu=core,
             ).result(120)["seconds"]  # fmt: skip
             figures.append(
                 Figure(f"{name}: to join, swap of the route included", summarize(took).median * 1e3, "ms")
