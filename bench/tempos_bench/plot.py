@@ -233,6 +233,15 @@ def _panels(rows: int, columns: int, wide: float = 1.0) -> tuple[Figure, list[li
     return figure, [list(row) for row in grid]
 
 
+def _pairs(count: int, wide: float) -> tuple[Figure, list[Axes]]:
+    """So many panels, two beside each other."""
+    figure, grid = _panels(-(-count // 2), min(2, count), wide)
+    panels = [axes for row in grid for axes in row]
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
+
+
 def _share_latency(panels: Sequence[Axes], which: str = "x") -> None:
     """The same limits for panels that are read beside each other."""
     low = min((panel.get_xlim() if which == "x" else panel.get_ylim())[0] for panel in panels)
@@ -297,9 +306,8 @@ def _bars(report: Report) -> Figure | None:
     charts = beside.bars(report)
     if not charts:
         return None
-    figure, grid = _panels(-(-len(charts) // 2), min(2, len(charts)), wide=1.5)
-    panels = [axes for row in grid for axes in row]
-    for axes, chart in zip(panels, charts, strict=False):
+    figure, panels = _pairs(len(charts), wide=1.5)
+    for axes, chart in zip(panels, charts, strict=True):
         values = [row.value or 0.0 for _, row in chart.rows]
         names = [who for who, _ in chart.rows]
         colours = [_COLOURS[2] if who.startswith("tempos") else "#aaaaaa" for who in names]
@@ -312,8 +320,6 @@ def _bars(report: Report) -> Figure | None:
         axes.set_xlabel(chart.unit)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
         _tidy(axes, "x")
-    for axes in panels[len(charts) :]:
-        axes.set_axis_off()
     return _titled(figure, report)
 
 
@@ -322,13 +328,10 @@ def _beside(report: Report) -> Figure | None:
     charts = beside.curves(report)
     if not charts:
         return None
-    figure, grid = _panels(-(-len(charts) // 2), min(2, len(charts)), wide=1.3)
-    panels = [axes for row in grid for axes in row]
-    for axes, (title, series) in zip(panels, charts, strict=False):
+    figure, panels = _pairs(len(charts), wide=1.3)
+    for axes, (title, series) in zip(panels, charts, strict=True):
         _tails(axes, series, {name: at for at, name in enumerate(series)})
         axes.set_title(title, fontsize=9)
-    for axes in panels[len(charts) :]:
-        axes.set_axis_off()
     return _titled(figure, report)
 
 
