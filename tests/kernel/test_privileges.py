@@ -130,6 +130,17 @@ def test_an_unknown_user_is_refused_and_so_is_a_change_without_root() -> None:
 
 
 @needs_root
+def test_what_reaches_other_threads_is_there_before_the_user_changes() -> None:
+    """Who the broker becomes may not be able to read where it is installed."""
+    told = run("""
+        before = "tempos_broker._batch" in sys.modules
+        p.narrow(fast_path=False, user="nobody")
+        print(json.dumps([before, "tempos_broker._batch" in sys.modules]))
+    """)
+    assert told == [False, True]
+
+
+@needs_root
 @pytest.mark.parametrize("user", ["", "nobody"])
 def test_a_fast_path_starts_changes_and_ends_with_what_is_left(user: str) -> None:
     require_kernel()
