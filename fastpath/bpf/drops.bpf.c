@@ -18,6 +18,7 @@
  * tracepoint.
  */
 #include <stdbool.h>
+#include <stddef.h>
 
 #include <linux/bpf.h>
 
@@ -111,17 +112,28 @@ static __always_inline void take_back(const struct sending *state, __u32 dropped
 	}
 }
 
-SEC("tp_btf/xdp_redirect_err")
-int BPF_PROG(tempos_refused, const struct net_device *from, const struct bpf_prog *program,
-	     const void *target, int error, int map_type, __u32 map_id, __u32 index)
-{
-	__u32 ifindex = 0;
+/* The arguments of xdp_redirect_err; `target` is a plain void pointer. */
+enum { REDIRECT_FROM, REDIRECT_PROGRAM, REDIRECT_TARGET, REDIRECT_ERROR, REDIRECT_MAP_TYPE, REDIRECT_MAP_ID };
 
-	if (map_id != our_egress && !came_in_here(from))
-		return 0;
-	if (target)
-		ifindex = BPF_CORE_READ((const struct bpf_dtab_netdev *)target, dev, ifindex);
-	count(ifindex, error, 1);
+/*
+ * The interface that a refused frame was for; 0: none. Up to 6.12 at least the verifier lets no program load
+ * an argument of the type `const void *`, so it is copied out.
+ */
+static __always_inline __u32 target_of(const __u64 *arguments)
+{
+	const struct bpf_dtab_netdev *target = NULL;
+
+	bpf_probe_read_kernel(&target, sizeof(target), &arguments[REDIRECT_TARGET]);
+	return target ? BPF_CORE_READ(target, dev, ifindex) : 0;
+}
+
+SEC("tp_btf/xdp_redirect_err")
+int tempos_refused(const __u64 *arguments)
+{
+	const struct net_device *from = (const struct net_device *)arguments[REDIRECT_FROM];
+
+	if ((__u32)arguments[REDIRECT_MAP_ID] == our_egress || came_in_here(from))
+		count(target_of(arguments), (int)arguments[REDIRECT_ERROR], 1);
 	return 0;
 }
 

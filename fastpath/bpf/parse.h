@@ -43,6 +43,19 @@ struct packet {
 	void *end;
 };
 
+/*
+ * A 16-bit field of a header as a number. Up to 6.12 at least the verifier forgets at a byte swap that no more
+ * than 16 bits can be set, and refuses to add the number to a pointer; a plain mask is left out by the compiler,
+ * which does not forget.
+ */
+static __always_inline __u32 number(__be16 field)
+{
+	__u32 number = bpf_ntohs(field);
+
+	asm volatile("%0 &= 0xffff" : "+r"(number));
+	return number;
+}
+
 /* Moves over the next `size` bytes; false if the frame ends before. */
 static __always_inline bool take(struct cursor *cursor, __u32 size)
 {
@@ -92,7 +105,7 @@ static __always_inline enum tempos_reason parse_ip(struct cursor *cursor, struct
 /* Bytes after the IP packet are padding (a 60-byte frame) and go along untouched. */
 static __always_inline enum tempos_reason parse_udp(struct cursor *cursor, struct packet *packet)
 {
-	__u32 ip_len = bpf_ntohs(packet->ip->tot_len);
+	__u32 ip_len = number(packet->ip->tot_len);
 	struct udphdr *udp = cursor->at;
 	__u32 udp_len;
 
