@@ -33,7 +33,7 @@ from tempos import (
 from tempos.control import Code
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.continuity import Continuity
-from tempos_broker.control import ControlServer
+from tempos_broker.control import ControlServer, Decision
 from tempos_broker.ledger import Holder, Ledger
 from tempos_broker.membership import Refused, Registry
 from tempos_broker.paths import FastPath
@@ -461,21 +461,19 @@ class Broker:
     def _control_datagram(
         self, datagram: bytes, address: tuple[str, int], reply: Callable[[bytes], None]
     ) -> None:
-        outcome = self._control.receive_datagram(datagram, address[0], time.monotonic())
-        if outcome is None:
+        decision = self._control.receive_datagram(datagram, address[0], time.monotonic())
+        if decision is None:
             return
-        if outcome.changed:
-            self._spawn(self._apply(outcome.changed, outcome.finish, reply), "apply a control request")
-        elif (answer := outcome.finish()) is not None:
+        if decision.changed:
+            self._spawn(self._apply(decision, reply), "apply a control request")
+        elif (answer := self._control.render(decision)) is not None:
             reply(answer)
 
-    async def _apply(
-        self, changed: frozenset[int], finish: Callable[[], bytes | None], reply: Callable[[bytes], None]
-    ) -> None:
-        for topic in changed:
+    async def _apply(self, decision: Decision, reply: Callable[[bytes], None]) -> None:
+        for topic in decision.changed:
             await self._swap(topic)
         self._schedule_expiry()
-        if (answer := finish()) is not None:
+        if (answer := self._control.render(decision)) is not None:
             reply(answer)
 
     def _schedule_expiry(self) -> None:

@@ -1,8 +1,10 @@
 """The broker's end of the control protocol, without I/O.
 
-One datagram in, one :class:`Outcome` out: the reply to send, and the topics whose route has to be
-swapped before it is sent, so that a subscriber that got its answer gets events. Datagrams that
-cannot be answered are counted and dropped.
+    datagram -> decoded once -> decided: a :class:`Decision` -> its routes swapped -> its answer rendered
+
+:meth:`ControlServer.receive_datagram` does the first two, the shell swaps the routes of the topics that
+changed, :meth:`ControlServer.render` makes the reply, so that a subscriber that got its answer gets events.
+Datagrams that cannot be answered are counted and dropped. In between there are only values.
 
 Who may ask at all is decided by :mod:`tempos_broker.auth`; what is not served is counted under its
 reason, and told in the log sparingly. No reply is larger than the datagram it answers, whoever sent it.
@@ -13,8 +15,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tempos import Topic
@@ -24,6 +26,7 @@ from tempos.control import (
     U32,
     BadRequest,
     Code,
+    Received,
     Request,
     decode_request,
     encode_error_within,
@@ -42,27 +45,61 @@ TOO_LARGE = "reply too large"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a control datagram led to.
-
-    ``finish`` makes the reply once the routes of the ``changed`` topics are in place. Its None means:
-    not yet; the client asks again, with newer counts.
-    """
-
-    changed: frozenset[int]
-    finish: Callable[[], bytes | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """How a reply goes back: to whom, and how many bytes it may have before it is signed."""
+class Way:
+    """How an answer goes back: to which request, of whom, in how many bytes before it is signed."""
 
     admitted: Admitted
+    request_id: int
     room: int
 
     @property
     def caller(self) -> Caller:
         return self.admitted.caller
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An answer that says yes, and these fields."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """An answer to a member, with the epoch in force when it is rendered."""
+
+    topic: Topic
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """An answer to a member that leaves and got ``received``; waits for the rest unless it is ``late``."""
+
+    holder: Holder
+    received: Sequence[Received]
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that says no, why, and what to do."""
+
+    code: str
+    text: str
+    hint: str
+
+
+Answer = Done | Joined | Drained | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a control datagram led to: swap the routes of the ``changed`` topics, then render the answer."""
+
+    way: Way
+    answer: Answer
+    changed: frozenset[int] = frozenset()
 
 
 def topic_fields(topic: Topic) -> dict[str, Any]:
@@ -114,7 +151,7 @@ class ControlServer:
         self.refused: Counter[str] = Counter()
         #: What became of replies, where it is not what was meant.
         self.replies: Counter[str] = Counter()
-        self._operations: dict[str, Callable[[Request, _Way, float], Outcome]] = {
+        self._operations: dict[str, Callable[[Request, Way, float], Decision]] = {
             "hello": self._hello,
             "resolve": self._resolve,
             "subscribe": self._subscribe,
@@ -129,30 +166,32 @@ class ControlServer:
         self._guard.reconfigure(config, self._wall())
         self._timing = self._timing_of(config)
 
-    def receive_datagram(self, datagram: bytes, ip: str, now: float) -> Outcome | None:
-        """Serve one datagram from ``ip``; None when there is nobody to answer."""
+    def receive_datagram(self, datagram: bytes, ip: str, now: float) -> Decision | None:
+        """Decide about one datagram from ``ip``; None when there is nobody to answer."""
         self._now = now
         try:
             admitted = self._guard.admit(datagram, ip, self._wall(), now)
         except Denied as denied:
             return self._deny(denied, ip, len(datagram))
-        way = _Way(admitted, len(datagram) - (REPLY_OVERHEAD if admitted.key else 0))
+        room = len(datagram) - (REPLY_OVERHEAD if admitted.key else 0)
         try:
             request = decode_request(admitted.plain)
         except BadRequest as error:
             self.refused[error.code] += 1
             if error.request_id is None:
                 return None
-            return self._error(way, error.request_id, error.code, str(error), error.hint)
+            way = Way(admitted, error.request_id, room)
+            return Decision(way, Refusal(error.code, str(error), error.hint))
+        way = Way(admitted, request.id, room)
         try:
-            outcome = self._operations[request.op](request, way, now)
+            decision = self._operations[request.op](request, way, now)
         except Refused as error:
             self.refused[error.code] += 1
             if error.code == Code.NOT_ALLOWED:
                 self._tell(error.code, way.caller, str(error))
-            return self._error(way, request.id, error.code, str(error), error.hint)
+            return Decision(way, Refusal(error.code, str(error), error.hint))
         self.served[request.op] += 1
-        return Outcome(outcome.changed, lambda: self._finish(way, request.id, outcome.finish))
+        return decision
 
     def _timing_of(self, config: ControlConfig) -> dict[str, int]:
         return {
@@ -163,24 +202,47 @@ class ControlServer:
 
     # --- replies ----------------------------------------------------------------------------
 
-    def _finish(self, way: _Way, request_id: int, finish: Callable[[], bytes | None]) -> bytes | None:
-        answer = finish()
-        if answer is None:
-            return None
-        if len(answer) > way.room:
-            self.replies[TOO_LARGE] += 1
-            cut = encode_error_within(way.room, request_id, Code.TOO_SHORT, *_too_short(len(answer)))
-            return None if cut is None else self._sealed(way.admitted, cut)
-        return self._sealed(way.admitted, answer)
+    def render(self, decision: Decision) -> bytes | None:
+        """The reply to a decision whose routes are in place.
 
-    def _error(self, way: _Way, request_id: int, code: str, text: str, hint: str) -> Outcome | None:
-        datagram = encode_error_within(way.room, request_id, code, text, hint)
-        if datagram is None:
+        None: not yet, the client asks again with newer counts; or what there is to say is larger than what
+        was asked.
+        """
+        way, answer = decision.way, decision.answer
+        plain: bytes | None
+        match answer:
+            case Done(fields):
+                plain = encode_ok(way.request_id, **fields)
+            case Joined(topic, group):
+                plain = self._joined(way, topic, group, self._epoch(topic.id))
+            case Drained():
+                plain = self._drained(way, answer)
+            case Refusal(code, text, hint):
+                plain = encode_error_within(way.room, way.request_id, code, text, hint)
+                if plain is None:
+                    self.replies[TOO_LARGE] += 1
+        if plain is not None and len(plain) > way.room:
             self.replies[TOO_LARGE] += 1
-            return None
-        return _reply(self._sealed(way.admitted, datagram))
+            cut = _too_short(len(plain))
+            plain = encode_error_within(way.room, way.request_id, cut.code, str(cut), cut.hint)
+        return None if plain is None else way.admitted.seal(plain, round(self._wall() * 1000))
 
-    def _deny(self, denied: Denied, ip: str, size: int) -> Outcome | None:
+    def _joined(self, way: Way, topic: Topic, group: str, epoch: int) -> bytes:
+        return encode_ok(way.request_id, topic=topic_fields(topic), group=group, epoch=epoch, **self._timing)
+
+    def _drained(self, way: Way, answer: Drained) -> bytes | None:
+        # Only now, after the swap, is it known what was ticketed for the leaver.
+        self._report(answer.holder, answer.received)
+        accounts = self._ledger.accounts(answer.holder)
+        outstanding = sum(account.outstanding for account in accounts)
+        if outstanding and not answer.late:
+            return None
+        ticketed = sum(account.ticketed for account in accounts)
+        return encode_ok(
+            way.request_id, ticketed=ticketed, delivered=ticketed - outstanding, lost=outstanding
+        )
+
+    def _deny(self, denied: Denied, ip: str, size: int) -> Decision | None:
         self.refused[denied.count] += 1
         self._tell(denied.count, ip, str(denied))
         if denied.code is None:
@@ -192,113 +254,83 @@ class ControlServer:
                 return None
             request_id = error.request_id
         room = size - (REPLY_OVERHEAD if denied.signed else 0)
-        way = _Way(denied.signed or Admitted(Caller(ip), b""), room)
-        return self._error(way, request_id, denied.code, str(denied), denied.hint)
-
-    def _sealed(self, admitted: Admitted, plain: bytes) -> bytes:
-        return admitted.seal(plain, round(self._wall() * 1000))
+        way = Way(denied.signed or Admitted(Caller(ip), b""), request_id, room)
+        return Decision(way, Refusal(denied.code, str(denied), denied.hint))
 
     def _tell(self, reason: str, who: object, text: str) -> None:
         self._log.warn(reason, f"control request from {who} refused: {text}")
 
     # --- operations -------------------------------------------------------------------------
 
-    def _hello(self, request: Request, way: _Way, now: float) -> Outcome:
-        return _ok(request, broker=self._name, **self._timing)
+    def _hello(self, request: Request, way: Way, now: float) -> Decision:
+        return Decision(way, Done({"broker": self._name, **self._timing}))
 
-    def _resolve(self, request: Request, way: _Way, now: float) -> Outcome:
+    def _resolve(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require(request.fields["topic"], "publish", "subscribe")
         topic = self._registry.topic(request.fields["topic"])
-        return _ok(request, topic=topic_fields(topic), members=self._registry.member_count(topic.id))
+        members = self._registry.member_count(topic.id)
+        return Decision(way, Done({"topic": topic_fields(topic), "members": members}))
 
-    def _subscribe(self, request: Request, way: _Way, now: float) -> Outcome:
+    def _subscribe(self, request: Request, way: Way, now: float) -> Decision:
         name, group = request.fields["topic"], request.fields["group"]
         endpoint = (way.caller.ip, request.fields["port"])
         way.caller.require(name, "subscribe")
-
-        def answer(topic: Topic, group: str, epoch: int) -> bytes:
-            return encode_ok(request.id, topic=topic_fields(topic), group=group, epoch=epoch, **self._timing)
-
         # Whoever cannot be told that it is a member is not made one.
-        size = len(answer(self._registry.topic(name), group or own_group(*endpoint), U32))
+        size = len(self._joined(way, self._registry.topic(name), group or own_group(*endpoint), U32))
         if size > way.room:
-            raise Refused(Code.TOO_SHORT, *_too_short(size))
+            raise _too_short(size)
         done = self._registry.subscribe(name, group, endpoint, request.client, now)
-
-        def finish() -> bytes:
-            return answer(done.topic, done.group, self._epoch(done.topic.id))
-
         # Even when nothing changed the swap may still be under way for an earlier copy of this
         # request; the shell's per-topic order makes this answer wait for it.
-        return Outcome(frozenset({done.topic.id}), finish)
+        return Decision(way, Joined(done.topic, done.group), frozenset({done.topic.id}))
 
-    def _unsubscribe(self, request: Request, way: _Way, now: float) -> Outcome:
+    def _unsubscribe(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require(request.fields["topic"], "subscribe")
         topic = self._registry.topic(request.fields["topic"])
         self._registry.unsubscribe(
             topic.name, request.fields["group"], (way.caller.ip, request.fields["port"]), request.client
         )
-        return Outcome(frozenset({topic.id}), lambda: encode_ok(request.id))
+        return Decision(way, Done(), frozenset({topic.id}))
 
-    def _heartbeat(self, request: Request, way: _Way, now: float) -> Outcome:
+    def _heartbeat(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
-        ip = way.caller.ip
-        endpoint = (ip, request.fields["port"])
+        holder = _holder(request, way)
         # What a member got before it was taken out is news even where it is no member any more.
-        self._report(request, ip)
-        if not self._registry.heartbeat(endpoint, request.client, now):
+        self._report(holder, request.fields["received"])
+        if not self._registry.heartbeat((holder.ip, holder.port), request.client, now):
             raise Refused(
-                Code.UNKNOWN_MEMBER, f"{ip}:{endpoint[1]} is no member of anything", "subscribe again"
+                Code.UNKNOWN_MEMBER, f"{holder.ip}:{holder.port} is no member of anything", "subscribe again"
             )
-        return _ok(request)
+        return Decision(way, Done())
 
-    def _drain(self, request: Request, way: _Way, now: float) -> Outcome:
+    def _drain(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
-        ip = way.caller.ip
-        endpoint = (ip, request.fields["port"])
+        holder = _holder(request, way)
         patience = request.fields["patience_ms"]
         patience = PATIENCE if patience is None else patience
-        leaving = self._registry.drain(endpoint, request.client, now, patience / 1000)
-        holder = Holder(*endpoint, request.client)
+        leaving = self._registry.drain((holder.ip, holder.port), request.client, now, patience / 1000)
+        answer = Drained(holder, request.fields["received"], late=now >= leaving.deadline)
+        return Decision(way, answer, leaving.topics)
 
-        def finish() -> bytes | None:
-            # Only now, after the swap, is it known what was ticketed for the leaver.
-            self._report(request, ip)
-            accounts = self._ledger.accounts(holder)
-            outstanding = sum(account.outstanding for account in accounts)
-            if outstanding and now < leaving.deadline:
-                return None
-            ticketed = sum(account.ticketed for account in accounts)
-            return encode_ok(
-                request.id, ticketed=ticketed, delivered=ticketed - outstanding, lost=outstanding
-            )
-
-        return Outcome(leaving.topics, finish)
-
-    def _goodbye(self, request: Request, way: _Way, now: float) -> Outcome:
+    def _goodbye(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
-        ip = way.caller.ip
-        endpoint = (ip, request.fields["port"])
-        changed = self._registry.goodbye(endpoint, request.client)
-        self._report(request, ip)
-        return Outcome(frozenset(changed), lambda: encode_ok(request.id))
+        holder = _holder(request, way)
+        changed = self._registry.goodbye((holder.ip, holder.port), request.client)
+        self._report(holder, request.fields["received"])
+        return Decision(way, Done(), frozenset(changed))
 
-    def _report(self, request: Request, ip: str) -> None:
-        holder = Holder(ip, request.fields["port"], request.client)
-        for row in request.fields["received"]:
+    def _report(self, holder: Holder, received: Sequence[Received]) -> None:
+        for row in received:
             self._ledger.report(row.topic, row.group, holder, row.epoch, row.datagrams)
 
 
-def _ok(request: Request, **fields: Any) -> Outcome:
-    return Outcome(frozenset(), lambda: encode_ok(request.id, **fields))
+def _holder(request: Request, way: Way) -> Holder:
+    return Holder(way.caller.ip, request.fields["port"], request.client)
 
 
-def _reply(datagram: bytes) -> Outcome:
-    return Outcome(frozenset(), lambda: datagram)
-
-
-def _too_short(size: int) -> tuple[str, str]:
-    return f"the answer takes {size} bytes, more than the request", "pad the request: 'pad', zero bytes"
+def _too_short(size: int) -> Refused:
+    text = f"the answer takes {size} bytes, more than the request"
+    return Refused(Code.TOO_SHORT, text, "pad the request: 'pad', zero bytes")
 
 
 def new_instance() -> int:

@@ -96,10 +96,10 @@ class World:
             while self._wire and self._wire[0][0] <= self.now:
                 _, _, to, data, client = heapq.heappop(self._wire)
                 if to is None:
-                    outcome = self.server.receive_datagram(data, IP, self.now)
-                    if outcome is not None:
+                    decision = self.server.receive_datagram(data, IP, self.now)
+                    if decision is not None:
                         self._swap()
-                        if (answer := outcome.finish()) is not None:
+                        if (answer := self.server.render(decision)) is not None:
                             self._send(client, answer, client)
                 else:
                     to.receive_datagram(data, self.now)

@@ -73,8 +73,8 @@ class Pair:
         self.now = end
 
     def _serve(self, datagram: bytes) -> None:
-        outcome = self.server.receive_datagram(datagram, IP, self.now)
-        answer = None if outcome is None else outcome.finish()
+        decision = self.server.receive_datagram(datagram, IP, self.now)
+        answer = None if decision is None else self.server.render(decision)
         if answer is not None and self._rng.random() >= self._loss:
             self.session.receive_datagram(answer, self.now)
 

@@ -61,8 +61,8 @@ class Scene:
         return auth.sign_request(key, plain, round((self.wall + at) * 1000), nonce)
 
     def send(self, datagram: bytes, ip: str = IP, now: float = 0.0) -> bytes | None:
-        outcome = self.server.receive_datagram(datagram, ip, now)
-        answer = None if outcome is None else outcome.finish()
+        decision = self.server.receive_datagram(datagram, ip, now)
+        answer = None if decision is None else self.server.render(decision)
         assert answer is None or len(answer) <= len(datagram)
         return answer
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tempos import Framing, Member, Quality, Topic
 from tempos.control import MAX_DATAGRAM, OPERATIONS, Code, Received, decode_reply, encode_request
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
-from tempos_broker.control import TOO_LARGE, ControlServer, Outcome
+from tempos_broker.control import TOO_LARGE, ControlServer, Decision
 from tempos_broker.ledger import Holder, Ledger
 from tempos_broker.membership import Registry
 
@@ -26,17 +26,17 @@ def pair(networks: tuple[str, ...] = ("10.0.0.0/8",)) -> tuple[Registry, Ledger,
     return registry, ledger, server
 
 
-def ask(server: ControlServer, op: str, now: float = 0.0, **fields: object) -> tuple[Outcome, dict]:
-    outcome = server.receive_datagram(encode_request(op, 9, CLIENT, **fields), IP, now)
-    assert outcome is not None
-    datagram = outcome.finish()
+def ask(server: ControlServer, op: str, now: float = 0.0, **fields: object) -> tuple[Decision, dict]:
+    decision = server.receive_datagram(encode_request(op, 9, CLIENT, **fields), IP, now)
+    assert decision is not None
+    datagram = server.render(decision)
     assert datagram is not None
     reply = decode_reply(datagram)
     assert reply.id == 9
     if reply.error is not None:
-        return outcome, {"code": reply.error.code, "text": reply.error.text, "hint": reply.error.hint}
+        return decision, {"code": reply.error.code, "text": reply.error.text, "hint": reply.error.hint}
     assert reply.ok is not None
-    return outcome, dict(reply.ok)
+    return decision, dict(reply.ok)
 
 
 def test_a_membership_from_hello_to_goodbye() -> None:
@@ -45,22 +45,22 @@ def test_a_membership_from_hello_to_goodbye() -> None:
     topic = {"id": 7, "name": "alpha", "class": "SQ", "priority": 3, "framing": "event"}
     assert ask(server, "hello")[1] == {"broker": "test", **timing}
     assert ask(server, "resolve", topic="alpha")[1] == {"topic": topic, "members": 0}
-    outcome, answer = ask(server, "subscribe", topic="alpha", group="workers", port=PORT)
-    assert outcome.changed == {7}
+    decision, answer = ask(server, "subscribe", topic="alpha", group="workers", port=PORT)
+    assert decision.changed == {7}
     assert answer == {"topic": topic, "group": "workers", "epoch": 300, **timing}
     assert registry.groups(7)[0].members == (Member(IP, PORT),)
     ledger.opened(7, 300, registry.holders(7), 0)
     ask(server, "heartbeat", now=9, port=PORT, received=[Received(7, "workers", 300 & 0xFF, 12)])
     assert ledger.accounts(HOLDER)[0].delivered == 12
     assert registry.next_expiry() == 19
-    outcome, answer = ask(server, "unsubscribe", topic="alpha", group="workers", port=PORT)
-    assert (outcome.changed, answer) == ({7}, {})
+    decision, answer = ask(server, "unsubscribe", topic="alpha", group="workers", port=PORT)
+    assert (decision.changed, answer) == ({7}, {})
     assert registry.groups(7) == ()
     _, answer = ask(server, "heartbeat", port=PORT, received=[])
     assert (answer["code"], answer["hint"]) == (Code.UNKNOWN_MEMBER, "subscribe again")
     ask(server, "subscribe", topic="alpha", port=PORT)
-    outcome, _ = ask(server, "goodbye", port=PORT, received=[])
-    assert outcome.changed == {7}
+    decision, _ = ask(server, "goodbye", port=PORT, received=[])
+    assert decision.changed == {7}
     assert registry.groups(7) == ()
     assert server.served["subscribe"] == 2
 
@@ -73,13 +73,13 @@ def test_a_drain_is_answered_when_everything_is_confirmed_or_it_is_too_late() ->
     def drain(now: float, datagrams: int) -> dict | None:
         rows = [Received(7, "workers", 1, datagrams)]
         request = encode_request("drain", 9, CLIENT, port=PORT, received=rows, patience_ms=2000)
-        outcome = server.receive_datagram(request, IP, now)
-        assert outcome is not None
-        assert outcome.changed == {7}
+        decision = server.receive_datagram(request, IP, now)
+        assert decision is not None
+        assert decision.changed == {7}
         if registry.groups(7) == () and 1 in ledger._topics[7].open:
             ledger.opened(7, 2, [], now)
             ledger.closed(7, 1, [10])
-        answer = outcome.finish()
+        answer = server.render(decision)
         return None if answer is None else dict(decode_reply(answer).ok or {})
 
     assert drain(1.0, 8) is None
@@ -109,9 +109,9 @@ def test_bad_requests_are_answered_with_what_is_allowed_and_counted() -> None:
         ({"op": "hello", "client": -1}, Code.BAD_REQUEST),
     ):
         message = {"v": 1, "id": 9, "client": CLIENT, "pad": bytes(200), **fields}
-        outcome = server.receive_datagram(msgpack.packb(message), IP, 0)
-        assert outcome is not None
-        reply = decode_reply(outcome.finish() or b"")
+        decision = server.receive_datagram(msgpack.packb(message), IP, 0)
+        assert decision is not None
+        reply = decode_reply(server.render(decision) or b"")
         assert reply.error is not None
         assert (reply.error.code, bool(reply.error.text and reply.error.hint)) == (code, True), fields
     assert sum(server.refused.values()) == 9
@@ -150,8 +150,8 @@ NEARLY = st.fixed_dictionaries(
 @given(st.binary(max_size=200) | NEARLY.map(msgpack.packb) | VALUES.map(msgpack.packb))
 def test_arbitrary_datagrams_never_raise_and_every_reply_can_be_read(datagram: bytes) -> None:
     *_, server = pair()
-    outcome = server.receive_datagram(datagram, IP, 0)
-    if outcome is not None and (answer := outcome.finish()) is not None:
+    decision = server.receive_datagram(datagram, IP, 0)
+    if decision is not None and (answer := server.render(decision)) is not None:
         decode_reply(answer)
         assert len(answer) <= len(datagram)
     assert sum(server.served.values()) + sum(server.refused.values()) == 1
@@ -177,9 +177,9 @@ def test_what_a_client_asks_leaves_room_for_the_whole_answer(op: str, name: str,
     for chosen in (fields, {**fields, "group": None} if "group" in fields else fields):
         request = encode_request(op, 2**32 - 1, 2**64 - 1, **chosen)
         assert len(request) <= MAX_DATAGRAM
-        outcome = server.receive_datagram(request, "255.255.255.254", 0)
-        assert outcome is not None
-        answer = outcome.finish()
+        decision = server.receive_datagram(request, "255.255.255.254", 0)
+        assert decision is not None
+        answer = server.render(decision)
         assert answer is not None
         assert not server.replies, (op, len(request), len(answer))
 
@@ -187,15 +187,15 @@ def test_what_a_client_asks_leaves_room_for_the_whole_answer(op: str, name: str,
 def test_a_request_without_room_is_told_so_or_not_answered_and_changes_nothing() -> None:
     registry, _, server = pair()
     message = {"v": 1, "id": 9, "client": 1, "op": "subscribe", "topic": "alpha", "port": PORT}
-    outcome = server.receive_datagram(msgpack.packb({**message, "pad": bytes(20)}), IP, 0)
-    assert outcome is not None
-    reply = decode_reply(outcome.finish() or b"")
+    decision = server.receive_datagram(msgpack.packb({**message, "pad": bytes(20)}), IP, 0)
+    assert decision is not None
+    reply = decode_reply(server.render(decision) or b"")
     assert reply.error is not None
     assert reply.error.code == Code.TOO_SHORT
     assert registry.groups(7) == ()
     tiny = msgpack.packb({"v": 1, "id": 9, "client": 1, "op": "hello"})
-    outcome = server.receive_datagram(tiny, IP, 0)
-    assert outcome is not None
-    assert outcome.finish() is None
+    decision = server.receive_datagram(tiny, IP, 0)
+    assert decision is not None
+    assert server.render(decision) is None
     assert server.refused == {Code.TOO_SHORT: 1}
     assert server.replies == {TOO_LARGE: 1}
