@@ -39,7 +39,8 @@ from tempos_broker.membership import Refused, Registry
 from tempos_broker.paths import FastPath
 from tempos_broker.reload import Difference, difference
 from tempos_broker.slowpath import SlowPathServer
-from tempos_broker.status import TopicState, ledger_document, status_document
+from tempos_broker.state import TopicState
+from tempos_broker.status import ledger_document, status_document
 from tempos_broker.store import CountedTickets, Store
 from tempos_broker.worker.slowpaths import SlowPaths
 

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from tempos import Group, Member, Reason, Route, Topic
-from tempos_broker.control import new_instance
+from tempos_broker.counts import Counted, Counters, Drawn
 from tempos_broker.ledger import Holder, Ledger
 from tempos_broker.membership import Registry
-from tempos_broker.memory import Counters, Kept, Offsets, Remembered, read, write
+from tempos_broker.memory import Kept, Offsets, Remembered, read, write
 from tempos_broker.paths import FastPath, Tickets
-from tempos_broker.status import Counted, Drawn, TopicState
+from tempos_broker.state import TopicState
 from tempos_broker.store import CountedTickets, Store, Stored
 
 log = logging.getLogger("tempos.broker.state")
@@ -286,3 +286,8 @@ def _passing(before: Mapping[Reason, int], after: Mapping[Reason, int]) -> int:
     passed = sum(after.values()) - sum(before.values())
     # An event in the middle of its way has drawn its ticket and is not counted yet: one per CPU.
     return passed + (os.cpu_count() or 1) if passed else 0
+
+
+def new_instance() -> int:
+    """A number that differs from one start of the broker to the next (u32)."""
+    return time.time_ns() // 1_000_000 & 0xFFFFFFFF

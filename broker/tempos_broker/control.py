@@ -331,8 +331,3 @@ def _holder(request: Request, way: Way) -> Holder:
 def _too_short(size: int) -> Refused:
     text = f"the answer takes {size} bytes, more than the request"
     return Refused(Code.TOO_SHORT, text, "pad the request: 'pad', zero bytes")
-
-
-def new_instance() -> int:
-    """A number that differs from one start of the broker to the next (u32)."""
-    return time.time_ns() // 1_000_000 & 0xFFFFFFFF

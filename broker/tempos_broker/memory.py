@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempos import Framing, Reason, Topic
-
-#: topic -> reason -> count
-Counters = Mapping[int, Mapping[Reason, int]]
+from tempos_broker.counts import Counters
 
 
 @dataclass(frozen=True, slots=True)

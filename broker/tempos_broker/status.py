@@ -8,19 +8,19 @@ stands beside: copies for one group that could not be sent, and what the kernel 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from tempos import FastPathStatus, PathChoice, PathPolicy, Reason, Route
+from tempos import FastPathStatus, Reason
 from tempos.histogram import Latency
 from tempos_broker import privileges
 from tempos_broker.control import ControlServer, limit_fields, topic_fields
+from tempos_broker.counts import Counted, Counters
 from tempos_broker.latency import latency_document
 from tempos_broker.ledger import GroupRow, Holder, Ledger, TopicLedger
 from tempos_broker.membership import Registry
-from tempos_broker.memory import Counters
 from tempos_broker.slowpath import BESIDE, SlowPathStatus
+from tempos_broker.state import TopicState
 
 #: Frames lost behind the redirect, by interface and the name of the error. No topic can be told any more:
 #: a member of `event` topics sees them as missed, the ledger as what was never confirmed.
@@ -28,48 +28,6 @@ Drops = Mapping[str, Mapping[str, int]]
 
 #: What the fast path decides for good; every other reason of it hands the packet up.
 FAST_LOSSES = (Reason.NO_EGRESS, Reason.OVER_RATE)
-
-
-@dataclass(slots=True)
-class TopicState:
-    """A topic's route in force, the version of its membership, and which path serves it.
-
-    ``moved``: what a command said of the path; None: what the configuration says holds.
-    """
-
-    route: Route
-    version: int = 0
-    choice: PathChoice | None = None
-    moved: PathPolicy | None = None
-
-    @property
-    def policy(self) -> PathPolicy:
-        return self.moved or self.route.topic.policy
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """Tickets drawn so far, by open epoch and group; ``slack`` events passed while counting.
-
-    ``unsent``: copies that could not be sent, by open epoch and group.
-    """
-
-    tickets: Mapping[int, Sequence[int]]
-    unsent: Mapping[int, Sequence[int]]
-    slack: int
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """What both paths and the ticket counters say at one moment.
-
-    ``fast_raw``: the fast path's counters as the kernel has them, before those of former lives are added.
-    """
-
-    slow: Counters
-    fast: Counters
-    drawn: Mapping[int, Drawn]
-    fast_raw: Counters
 
 
 def ledger_document(
