@@ -27,12 +27,16 @@ BPF_INCLUDE = ROOT / "fastpath" / "bpf"
 
 
 class Extension(NamedTuple):
-    """A cffi extension: `module` from `source`.c, whose public part is `source`.cdef."""
+    """A cffi extension: `module` from `source`.c, whose public part is `source`.cdef.
+
+    `abi`: whether the structs and constants of abi.h are part of it, too.
+    """
 
     module: str
     folder: str
     source: str
     libraries: tuple[str, ...] = ()
+    abi: bool = True
 
 
 EXTENSIONS = (
@@ -40,7 +44,8 @@ EXTENSIONS = (
     Extension("tempos_bench._traffic", "bench", "traffic"),
     Extension("tempos_bench._latency", "bench", "latency"),
     Extension("tempos_bench._stream", "bench", "stream"),
-    Extension("tempos_fastpath._libbpf", "fastpath", "libbpf", ("bpf",)),
+    Extension("tempos_bpf._libbpf", "fastpath", "libbpf", ("bpf",), abi=False),
+    Extension("tempos_fastpath._structs", "fastpath", "structs"),
 )
 BPF_SOURCES = (("fastpath", "tempos_fastpath"), ("bench", "tempos_bench"))
 
@@ -50,11 +55,11 @@ def build_extension(ext: Extension) -> None:
     from cffi import FFI
 
     sys.path.insert(0, str(ROOT / "fastpath"))
-    from tempos_fastpath.abigen import declarations
+    from tempos_fastpath.abigen import TYPES, declarations
 
     native = ROOT / ext.folder / "native"
     ffi = FFI()
-    ffi.cdef(declarations())
+    ffi.cdef(declarations() if ext.abi else TYPES)
     ffi.cdef((native / f"{ext.source}.cdef").read_text())
     ffi.set_source(
         ext.module,

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tempos import InterfaceStatus, Unavailable
-from tempos_fastpath.bpf import BpfObject, Program, Verdict, XdpLink, XdpMode, attach_xdp
+from tempos_bpf.errors import BpfError, InterfaceBusy
+from tempos_bpf.links import XdpLink, XdpMode, attach_xdp
+from tempos_bpf.maps import Map
+from tempos_bpf.objects import BpfObject, Program, Verdict
 from tempos_fastpath.clone import MAPS as CLONE_MAPS
 from tempos_fastpath.clone import Clones
-from tempos_fastpath.errors import BpfError, InterfaceBusy, NotPinned, Owned
+from tempos_fastpath.errors import NotPinned, Owned
 from tempos_fastpath.facts import Facts, Interface
 from tempos_fastpath.layout import encode_settings
-from tempos_fastpath.maps import Map
 from tempos_fastpath.orphans import holder_of
 from tempos_fastpath.ownership import Identity
 from tempos_fastpath.pins import LATENCY, MAPS, Kept, Pins

@@ -13,9 +13,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tempos import Unavailable
-from tempos_fastpath.bpf import BpfObject, InterfaceLink, attach_tc
+from tempos_bpf.links import InterfaceLink, attach_tc
+from tempos_bpf.maps import Map
+from tempos_bpf.objects import BpfObject
 from tempos_fastpath.errors import NotPinned
-from tempos_fastpath.maps import Map
 from tempos_fastpath.pins import LATENCY, Pins
 
 OBJECT = Path(__file__).with_name("clone.bpf.o")

@@ -15,10 +15,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tempos import Unavailable
-from tempos_fastpath.bpf import BpfObject, Link, attach_tracing
+from tempos_bpf.links import Link, attach_tracing
+from tempos_bpf.maps import Map, pinned_map
+from tempos_bpf.objects import BpfObject
 from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.layout import decode_drop
-from tempos_fastpath.maps import Map, pinned_map
 from tempos_fastpath.ownership import Identity
 from tempos_fastpath.pins import Pins
 

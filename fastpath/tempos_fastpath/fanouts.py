@@ -17,10 +17,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from tempos import Unavailable, _abi
-from tempos_fastpath.bpf import Program
+from tempos_bpf.maps import Map, MapType, create_map
+from tempos_bpf.objects import Program
 from tempos_fastpath.broadcast import Devmaps, plan_broadcast
 from tempos_fastpath.layout import HeldRoute, devmap_entry, devmap_value
-from tempos_fastpath.maps import Map, MapType, create_map
 
 
 @dataclass(slots=True)

@@ -14,9 +14,9 @@ from functools import partial
 
 from tempos import Unavailable, _abi
 from tempos._abi import Way
+from tempos_bpf.maps import Map, MapType, create_map
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.layout import ROUTE_SIZE, HeldRoute, decode_route, devmap_entry, encode_route
-from tempos_fastpath.maps import Map, MapType, create_map
 from tempos_fastpath.plan import Plan
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from tempos import Framing, Overflow, Quality, Reason, _abi
 from tempos._abi import Way
 from tempos.histogram import Histogram, Latency
-from tempos_fastpath.native import (
+from tempos_fastpath.plan import Hop, Plan
+from tempos_fastpath.structs import (
     constant,
     struct_bytes,
     struct_from,
@@ -23,7 +24,6 @@ from tempos_fastpath.native import (
     struct_offset,
     struct_size,
 )
-from tempos_fastpath.plan import Hop, Plan
 
 TICKET_SIZE = struct_size("struct tempos_ticket")
 ROUTE_SIZE = struct_size("struct tempos_route")

@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from tempos import TemposError
-from tempos_fastpath import bpf
-from tempos_fastpath.maps import Map, MapType, create_map
+from tempos_bpf.links import XdpMode, attach_xdp, program_name
+from tempos_bpf.maps import Map, MapType, create_map
+from tempos_bpf.objects import BpfObject, statistics
 
 #: As much of a frame as `generate` puts back each time.
 _HEAD_LEN = 72
@@ -43,8 +44,8 @@ class Measuring:
     def __init__(self, objects: Path) -> None:
         self._objects = objects
         self._attached = contextlib.ExitStack()
-        self._yardsticks: bpf.BpfObject | None = None
-        self._generator: bpf.BpfObject | None = None
+        self._yardsticks: BpfObject | None = None
+        self._generator: BpfObject | None = None
         self._statistics = contextlib.ExitStack()
         self._frame = b""
         self.commands: dict[str, Callable[..., dict[str, Any]]] = {
@@ -69,14 +70,12 @@ class Measuring:
         self.detach()
         rodata = {name: bytes.fromhex(value) for name, value in (constants or {}).items()}
         share = {"copies": self._attached.enter_context(_devmap(redirect_to, copies))}
-        loaded = bpf.BpfObject(self._objects / "yardsticks.bpf.o", rodata, share)
+        loaded = BpfObject(self._objects / "yardsticks.bpf.o", rodata, share)
         self._attached.callback(loaded.close)
         if redirect_to is not None:
             _set_egress(loaded, redirect_to)
         chosen = loaded.program(program)
-        self._attached.enter_context(
-            bpf.attach_xdp(chosen, socket.if_nametoindex(interface), bpf.XdpMode(mode))
-        )
+        self._attached.enter_context(attach_xdp(chosen, socket.if_nametoindex(interface), XdpMode(mode)))
         self._yardsticks = loaded
         return {"program_id": chosen.info().id}
 
@@ -98,7 +97,7 @@ class Measuring:
         if self._generator is not None:
             self._generator.close()
         rodata = {"head": self._frame[:_HEAD_LEN]}
-        self._generator = bpf.BpfObject(self._objects / "generate.bpf.o", rodata=rodata)
+        self._generator = BpfObject(self._objects / "generate.bpf.o", rodata=rodata)
         _set_egress(self._generator, interface)
         return {}
 
@@ -113,11 +112,11 @@ class Measuring:
     def statistics(self, on: bool) -> dict[str, Any]:
         self._statistics.close()
         if on:
-            self._statistics.enter_context(bpf.statistics())
+            self._statistics.enter_context(statistics())
         return {}
 
     def names(self, programs: Sequence[int]) -> dict[str, Any]:
-        return {"names": [bpf.program_name(each) for each in programs]}
+        return {"names": [program_name(each) for each in programs]}
 
     def close(self) -> None:
         """Detach and release everything."""
@@ -136,7 +135,7 @@ def _devmap(interface: str | None, slots: int) -> Map:
     return made
 
 
-def _set_egress(loaded: bpf.BpfObject, interface: str) -> None:
+def _set_egress(loaded: BpfObject, interface: str) -> None:
     loaded.map("egress").update(0, socket.if_nametoindex(interface).to_bytes(4, sys.byteorder))
 
 

@@ -13,7 +13,8 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from tempos_fastpath.errors import NetworkUnreadable, NotBuilt
+from tempos_bpf.errors import NotBuilt
+from tempos_fastpath.errors import NetworkUnreadable
 from tempos_fastpath.facts import Facts, Interface, Way
 
 try:

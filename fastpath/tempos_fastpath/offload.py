@@ -30,10 +30,11 @@ from tempos import (
 )
 from tempos._abi import Way
 from tempos.histogram import Latency
+from tempos_bpf.errors import BpfError
 from tempos_fastpath.attach import Programs, one_line
 from tempos_fastpath.changes import ChangeTrigger
 from tempos_fastpath.drops import Drops
-from tempos_fastpath.errors import BpfError, NotPinned
+from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.facts import Facts
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.kernel_routes import KernelRoutes

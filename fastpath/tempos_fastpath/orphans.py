@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 
 from tempos import Unavailable
-from tempos_fastpath.bpf import XdpLink
+from tempos_bpf.links import XdpLink
 from tempos_fastpath.errors import Owned
 from tempos_fastpath.ownership import Identity, Owner, current_namespace, forget, owners
 from tempos_fastpath.pins import Pins, all_pins

@@ -26,10 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tempos import Unavailable, _abi
-from tempos_fastpath.bpf import InterfaceLink, XdpLink, XdpMode, pinned_tc, pinned_xdp
-from tempos_fastpath.errors import BpfError, NotPinned
-from tempos_fastpath.maps import Map, MapType, create_map, pinned_map
-from tempos_fastpath.native import check, lib
+from tempos_bpf.bpffs import is_bpffs, mount_bpffs
+from tempos_bpf.errors import BpfError
+from tempos_bpf.links import InterfaceLink, XdpLink, XdpMode, pinned_tc, pinned_xdp
+from tempos_bpf.maps import Map, MapType, create_map, pinned_map
+from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.ownership import Identity, unquote
 
 BPFFS = Path("/sys/fs/bpf")
@@ -219,7 +220,7 @@ def all_pins() -> list[Pins]:
 
 def need_bpffs() -> None:
     """See to it that there is a BPF file system to pin to; raises :class:`NotPinned`."""
-    if _is_bpffs():
+    if is_bpffs(BPFFS):
         return
     try:
         # Two brokers that start together must not mount one over the other's.
@@ -228,18 +229,12 @@ def need_bpffs() -> None:
         raise NotPinned(f"{BPFFS} cannot be opened ({error.strerror})") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        if not _is_bpffs():
-            check(
-                lib.tempos_bpffs_mount(bytes(BPFFS)), f"no BPF file system at {BPFFS}, and none to be mounted"
-            )
+        if not is_bpffs(BPFFS):
+            mount_bpffs(BPFFS)
     except (OSError, BpfError) as error:
         raise NotPinned(str(error).partition("\n")[0]) from error
     finally:
         os.close(fd)
-
-
-def _is_bpffs() -> bool:
-    return bool(lib.tempos_bpffs_is(bytes(BPFFS)) == 1)
 
 
 _FINGERPRINT = _abi.ABI_FINGERPRINT.to_bytes(8, sys.byteorder)

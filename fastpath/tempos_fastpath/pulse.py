@@ -10,8 +10,8 @@ import asyncio
 import time
 from pathlib import Path
 
+from tempos_bpf.maps import SharedArray
 from tempos_fastpath.layout import TAI_OFFSET_AT as _TAI_OFFSET_AT
-from tempos_fastpath.maps import SharedArray
 
 
 class Pulse:

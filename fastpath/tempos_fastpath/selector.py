@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 from tempos import Quality
-from tempos_fastpath.bpf import BpfObject
-from tempos_fastpath.errors import BpfError
+from tempos_bpf.errors import BpfError
+from tempos_bpf.maps import Map
+from tempos_bpf.objects import BpfObject
 from tempos_fastpath.layout import QUALITIES
-from tempos_fastpath.maps import Map
 
 OBJECT = Path(__file__).with_name("selector.bpf.o")
 _SO_ATTACH_REUSEPORT_EBPF = 52  # <asm-generic/socket.h>

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tempos import _abi
+from tempos_bpf.maps import Map, SharedArray, possible_cpus
 from tempos_fastpath.layout import TICKET_SIZE, copies_row, ticket_slot
-from tempos_fastpath.maps import Map, SharedArray, possible_cpus
 
 
 class SharedTickets:

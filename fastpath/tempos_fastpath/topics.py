@@ -6,11 +6,13 @@ It lies in memory that the programs and this process share; fastpath/bpf/limit.h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from tempos import Overflow, Quality, Topic, _abi
+from tempos import LocalError, Overflow, Quality, Topic, _abi
+from tempos_bpf.maps import SharedArray
 from tempos_fastpath.layout import OVERFLOWS, QUALITIES, TOPIC_SIZE
-from tempos_fastpath.maps import SharedArray
 from tempos_fastpath.pulse import time_namespace_offset
+from tempos_fastpath.structs import ffi, lib
 
 
 class SharedTopics:
@@ -21,6 +23,7 @@ class SharedTopics:
 
     def __init__(self, array: SharedArray) -> None:
         self._array = array
+        self._topics: Any = ffi.from_buffer("struct tempos_topic[]", array.memory, require_writable=True)
         #: ns that this process sees CLOCK_MONOTONIC ahead of the kernel's own.
         self.clock_offset = time_namespace_offset()
         self._limited: frozenset[int] = frozenset()
@@ -35,12 +38,12 @@ class SharedTopics:
         known = {topic.id: topic for topic in topics}
         for number in range(_abi.TOPICS):
             topic = known.get(number)
-            self._array.set_topic(
-                number * TOPIC_SIZE,
-                quality=QUALITIES[topic.quality if topic else Quality.BQ],
-                overflow=OVERFLOWS[topic.overflow if topic else Overflow.DROP],
-                rate=topic.rate if topic else 0,
-                burst=topic.bucket if topic else 0,
+            lib.tempos_topic_set(
+                self._at(number),
+                QUALITIES[topic.quality if topic else Quality.BQ],
+                OVERFLOWS[topic.overflow if topic else Overflow.DROP],
+                topic.rate if topic else 0,
+                topic.bucket if topic else 0,
             )
         self._limited = frozenset(
             topic.id for topic in topics if topic.rate and topic.overflow is Overflow.DROP
@@ -53,7 +56,16 @@ class SharedTopics:
         """
         if topic not in self._limited:
             return count
-        return self._array.take(topic * TOPIC_SIZE, count, clock_offset=self.clock_offset)
+        return int(lib.tempos_limit_take(self._at(topic), self.clock_offset, count))
 
     def close(self) -> None:
+        """Safe to call twice."""
+        if self._topics is not None:
+            ffi.release(self._topics)
+            self._topics = None
         self._array.close()
+
+    def _at(self, topic: int) -> Any:
+        if self._topics is None:
+            raise LocalError("the table of topics is closed")
+        return ffi.addressof(self._topics, topic)

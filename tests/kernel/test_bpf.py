@@ -14,10 +14,11 @@ from support.program import ADDRESSES, Rig, hops, plan
 
 from tempos import LocalError, Reason
 from tempos_bench.namespace import Namespace
+from tempos_bpf.errors import BpfError, InterfaceBusy, NotBuilt
+from tempos_bpf.links import XdpMode, attach_xdp, query_xdp
+from tempos_bpf.maps import MapType, create_map
+from tempos_bpf.objects import BpfObject, Verdict, statistics
 from tempos_fastpath.attach import OBJECT, PROGRAM
-from tempos_fastpath.bpf import BpfObject, Verdict, XdpMode, attach_xdp, query_xdp, statistics
-from tempos_fastpath.errors import BpfError, InterfaceBusy, NotBuilt
-from tempos_fastpath.maps import MapType, create_map
 
 pytestmark = pytest.mark.kernel
 

@@ -24,12 +24,13 @@ from tempos._abi import Way
 from tempos.wire import encode_event
 from tempos_bench.namespace import Namespace
 from tempos_bench.topology import Topology, mac_of
+from tempos_bpf.errors import BpfError
+from tempos_bpf.links import XdpMode
+from tempos_bpf.maps import Map
+from tempos_bpf.objects import BpfObject
 from tempos_fastpath.attach import OBJECT, PROGRAM
-from tempos_fastpath.bpf import BpfObject, XdpMode
-from tempos_fastpath.errors import BpfError
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.layout import HeldRoute, devmap_entry, encode_settings
-from tempos_fastpath.maps import Map
 from tempos_fastpath.offload import Offload
 from tempos_fastpath.plan import Hop
 

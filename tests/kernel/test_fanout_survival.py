@@ -13,7 +13,7 @@ from support.survival import BROKER, EPOCH, TOPIC, Traffic, set_of
 from tempos.wire import encode_event
 from tempos_bench.node import Program
 from tempos_bench.topology import Topology
-from tempos_fastpath.maps import pinned_map
+from tempos_bpf.maps import pinned_map
 from tempos_fastpath.orphans import orphans, remove
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]

@@ -16,7 +16,7 @@ from support.program import ADDRESSES, Rig, hops, plan
 
 from tempos import Reason
 from tempos._abi import Way
-from tempos_fastpath.bpf import Verdict
+from tempos_bpf.objects import Verdict
 from tempos_fastpath.layout import copies_row, lost_copies
 from tempos_fastpath.plan import Plan
 

@@ -20,16 +20,16 @@ from tempos._abi import LATENCY_BEYOND, LATENCY_BUCKETS
 from tempos.histogram import Histogram, Latency, bounds
 from tempos.wire import encode_event
 from tempos_bench.topology import build
+from tempos_bpf.errors import BpfError
+from tempos_bpf.maps import possible_cpus
+from tempos_bpf.objects import BpfObject
 from tempos_fastpath import attach, clone
 from tempos_fastpath.attach import OBJECT, PROGRAM, TIMED
-from tempos_fastpath.bpf import BpfObject
-from tempos_fastpath.errors import BpfError
 from tempos_fastpath.layout import TAI_OFFSET_AT, decode_latency, encode_settings
-from tempos_fastpath.maps import possible_cpus
-from tempos_fastpath.native import lib
 from tempos_fastpath.offload import start
 from tempos_fastpath.pins import LATENCY
 from tempos_fastpath.pulse import tai_offset
+from tempos_fastpath.structs import lib
 
 pytestmark = pytest.mark.kernel
 

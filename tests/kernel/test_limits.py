@@ -14,9 +14,9 @@ from support.program import ADDRESSES, Rig, hops, plan
 
 from tempos import Framing, Overflow, Reason, Topic
 from tempos._abi import LIMIT_SHIFT
-from tempos_fastpath.bpf import Verdict
+from tempos_bpf.objects import Verdict
 from tempos_fastpath.layout import TOPIC_SIZE
-from tempos_fastpath.native import ffi
+from tempos_fastpath.structs import ffi
 from tempos_fastpath.topics import SharedTopics
 
 pytestmark = pytest.mark.kernel
@@ -183,7 +183,7 @@ def test_nothing_is_taken_twice_by_threads_processes_and_the_kernel(rig: Rig) ->
         return rig.program.run_each(frames).count(Verdict.REDIRECT)
 
     def user() -> int:
-        return memory.array.take(RAW.id * TOPIC_SIZE, 3, clock_offset=0)
+        return rig.topics.take(RAW.id, 3)
 
     def apart(take: Callable[[], int]) -> None:
         results.put((take is path, _take_all(take, barrier.wait)))

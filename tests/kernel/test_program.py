@@ -16,7 +16,7 @@ from support.packets import EVENT, PORT, RAW, ROUTED, ROWS, STAMPED, datagram, e
 from support.program import ADDRESSES, LOOPBACK, Rig, hops, plan
 
 from tempos import Framing, Reason, Topic
-from tempos_fastpath.bpf import Verdict
+from tempos_bpf.objects import Verdict
 
 pytestmark = pytest.mark.kernel
 

@@ -21,9 +21,9 @@ from support.survival import BROKER, EPOCH, LIMIT, TOPIC, Traffic, set_of
 from tempos.wire import encode_event
 from tempos_bench.node import Program
 from tempos_bench.topology import Topology
+from tempos_bpf.links import query_xdp
+from tempos_bpf.maps import pinned_map
 from tempos_fastpath import ownership
-from tempos_fastpath.bpf import query_xdp
-from tempos_fastpath.maps import pinned_map
 from tempos_fastpath.orphans import Installed, installed, orphans, remove, remove_orphans
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]

@@ -39,8 +39,8 @@ def _missing_netns() -> str | None:
 @cache
 def _missing_kernel() -> str | None:
     try:
+        from tempos_bpf.objects import BpfObject
         from tempos_fastpath.attach import OBJECT
-        from tempos_fastpath.bpf import BpfObject
     except ImportError as error:
         return f"the fast path is not built: {error}"
     try:

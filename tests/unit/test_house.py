@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {
     "tempos": ("clients", set[str]()),
     "tempos_broker": ("broker", {"tempos"}),
-    "tempos_fastpath": ("fastpath", {"tempos"}),
+    "tempos_bpf": ("fastpath", {"tempos"}),
+    "tempos_fastpath": ("fastpath", {"tempos", "tempos_bpf"}),
     "tempos_bench": ("bench", {"tempos"}),
 }
 #: The composition root: the one module that may know more.

@@ -23,8 +23,8 @@ class Bucket:
     """`limit.h` with the clock in the test's hand."""
 
     def __init__(self, rate: int, burst: int) -> None:
-        native = pytest.importorskip("tempos_fastpath.native")
-        self._ffi, self._lib = native.ffi, native.lib
+        structs = pytest.importorskip("tempos_fastpath.structs")
+        self._ffi, self._lib = structs.ffi, structs.lib
         self.limit = self._lib.tempos_limit_of(rate, burst)
         self.due = 0
 

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from tempos import LocalError
-from tempos_fastpath.errors import BpfError
-from tempos_fastpath.native import check, ffi, lib, text
+from tempos_bpf.errors import BpfError
+from tempos_bpf.library import check, ffi, lib, text
 
 
 class MapType(enum.IntEnum):
@@ -62,16 +62,10 @@ class SharedArray:
     def store(self, offset: int, value: int) -> None:
         lib.tempos_atomic_store(self._at(offset), value)
 
-    def set_topic(self, offset: int, *, quality: int, overflow: int, rate: int, burst: int) -> None:
-        """Write what holds of a topic into the ``struct tempos_topic`` there, while others read it."""
-        lib.tempos_topic_set(self._topic_at(offset), quality, overflow, rate, burst)
-
-    def take(self, offset: int, count: int, *, clock_offset: int) -> int:
-        """Take the places of up to ``count`` datagrams from a ``struct tempos_topic``; gives how many.
-
-        ``clock_offset``: ns that this process's monotonic clock is ahead of the kernel's own.
-        """
-        return int(lib.tempos_limit_take(self._topic_at(offset), clock_offset, count))
+    @property
+    def memory(self) -> mmap.mmap:
+        """The mapping itself, a page's rest included; what looks at it lets go before :meth:`close`."""
+        return self._memory
 
     def close(self) -> None:
         """Unmap; safe to call twice."""
@@ -80,15 +74,12 @@ class SharedArray:
             self._view = None
             self._memory.close()
 
-    def _at(self, offset: int, size: int = 8) -> Any:
+    def _at(self, offset: int) -> Any:
         if self._view is None:
             raise LocalError("the shared array is closed")
-        if offset % 8 or not 0 <= offset <= self._size - size:
-            raise LocalError(f"offset {offset} is not one of {size} aligned bytes inside {self._size}")
+        if offset % 8 or not 0 <= offset <= self._size - 8:
+            raise LocalError(f"offset {offset} is not one of 8 aligned bytes inside {self._size}")
         return self._view + offset
-
-    def _topic_at(self, offset: int) -> Any:
-        return ffi.cast("struct tempos_topic *", self._at(offset, ffi.sizeof("struct tempos_topic")))
 
 
 class Map:

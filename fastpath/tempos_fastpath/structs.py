@@ -1,44 +1,26 @@
-"""The compiled shim over libbpf, and what every call through it needs: the check and the text.
+"""The structs and constants of abi.h as the compiler lays them out, and what C computes on them.
 
-Only the modules bpf.py and maps.py use it; no C pointer leaves those.
+No other module sees the extension; struct values that leave here are filled in by layout.py alone.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from tempos_fastpath.errors import BpfError, NotBuilt
+from tempos_bpf.errors import NotBuilt
 
 try:
-    from tempos_fastpath._libbpf import ffi, lib
+    from tempos_fastpath._structs import ffi, lib
 except ImportError as error:
     raise NotBuilt(
         f"the fast path's extension was not built or cannot be loaded ({error}); "
-        "install clang, libbpf-dev and a C compiler, then tempos[fastpath] again"
+        "install a C compiler, then tempos[fastpath] again"
     ) from error
 
 # Re-exported: this module is where the extension is loaded, or found missing.
 __all__ = [
-    "check", "constant", "ffi", "lib", "struct_bytes", "struct_from", "struct_new", "struct_offset",
-    "struct_size", "text",
+    "constant", "ffi", "lib", "struct_bytes", "struct_from", "struct_new", "struct_offset", "struct_size",
 ]  # fmt: skip
-
-lib.tempos_messages_capture()
-
-
-def check(code: int, what: str, log: str = "") -> int:
-    """Give back ``code``; raises :class:`BpfError` with libbpf's own words if it is a negative errno."""
-    if code >= 0:
-        lib.tempos_messages_forget()
-        return code
-    messages = ffi.new("char[]", 4096)
-    taken = lib.tempos_messages_take(messages, 4096)
-    raise BpfError(what, -code, ffi.buffer(messages, taken)[:].decode(errors="replace"), log)
-
-
-def text(raw: Any) -> str:
-    """A C string as a Python one."""
-    return str(ffi.string(raw).decode(errors="replace"))
 
 
 def constant(name: str) -> int:

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Maps by descriptor, whatever made them, and the numbers of an array that is mapped into this process: those
+ * change atomically, against programs and other processes.
+ */
+#ifndef TEMPOS_LIBBPF_MAPS_H
+#define TEMPOS_LIBBPF_MAPS_H
+
+#include <string.h>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <linux/bpf.h>
+
+struct tempos_map_info {
+	__u32 id;
+	__u32 type;
+	__u32 key_size;
+	__u32 value_size;
+	__u32 max_entries;
+	__u32 flags;
+	char name[BPF_OBJ_NAME_LEN];
+};
+
+static int tempos_map_info(int fd, struct tempos_map_info *out)
+{
+	struct bpf_map_info info = {};
+	__u32 size = sizeof(info);
+	int error = bpf_obj_get_info_by_fd(fd, &info, &size);
+
+	if (error)
+		return error;
+	out->id = info.id;
+	out->type = info.type;
+	out->key_size = info.key_size;
+	out->value_size = info.value_size;
+	out->max_entries = info.max_entries;
+	out->flags = info.map_flags;
+	memcpy(out->name, info.name, sizeof(out->name));
+	return 0;
+}
+
+static int tempos_map_create(const char *name, __u32 type, __u32 key_size, __u32 value_size,
+			     __u32 max_entries, __u32 flags)
+{
+	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = flags);
+
+	return bpf_map_create(type, name, key_size, value_size, max_entries, &opts);
+}
+
+static int tempos_map_lookup(int fd, const void *key, void *value)
+{
+	return bpf_map_lookup_elem(fd, key, value);
+}
+
+static int tempos_map_update(int fd, const void *key, const void *value, __u64 flags)
+{
+	return bpf_map_update_elem(fd, key, value, flags);
+}
+
+/* The key after `key`, or the first for NULL; -ENOENT after the last. */
+static int tempos_map_next_key(int fd, const void *key, void *next)
+{
+	return bpf_map_get_next_key(fd, key, next);
+}
+
+/* Of a map of maps, user space reads an inner map's id where it wrote a descriptor. */
+static int tempos_map_by_id(__u32 id)
+{
+	return bpf_map_get_fd_by_id(id);
+}
+
+static int tempos_map_delete(int fd, const void *key)
+{
+	return bpf_map_delete_elem(fd, key);
+}
+
+/*
+ * Sums each row of a per-CPU array, `words` u64 a row, over the CPUs into `sums`. `values` is scratch
+ * for one row of every CPU.
+ */
+static int tempos_map_sum_rows(int fd, __u32 rows, __u32 words, int cpus, __u64 *values, __u64 *sums)
+{
+	for (__u32 row = 0; row < rows; row++, sums += words) {
+		int error = bpf_map_lookup_elem(fd, &row, values);
+
+		if (error)
+			return error;
+		memset(sums, 0, words * sizeof(*sums));
+		for (int cpu = 0; cpu < cpus; cpu++)
+			for (__u32 word = 0; word < words; word++)
+				sums[word] += values[cpu * words + word];
+	}
+	return 0;
+}
+
+static int tempos_possible_cpus(void)
+{
+	return libbpf_num_possible_cpus();
+}
+
+static __u64 tempos_atomic_fetch_add(void *slot, __u64 count)
+{
+	return __atomic_fetch_add((__u64 *)slot, count, __ATOMIC_RELAXED);
+}
+
+static __u64 tempos_atomic_load(const void *slot)
+{
+	return __atomic_load_n((const __u64 *)slot, __ATOMIC_RELAXED);
+}
+
+static void tempos_atomic_store(void *slot, __u64 value)
+{
+	__atomic_store_n((__u64 *)slot, value, __ATOMIC_RELAXED);
+}
+
+#endif

@@ -1,0 +1,1 @@
+"""BPF for Python: typed access to libbpf, whatever the programs are for. No C pointer leaves here."""
