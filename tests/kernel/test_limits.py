@@ -38,9 +38,9 @@ class Memory:
         return self.array.load(RAW.id * TOPIC_SIZE + DUE)
 
     def set_ahead(self, seconds: float) -> None:
-        """The next datagram is due so long from now."""
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        self.array.store(RAW.id * TOPIC_SIZE + DUE, (now + round(seconds * SECOND)) << LIMIT_SHIFT)
+        """The next datagram is due so long from now; before the machine was started the clock is below 0."""
+        due = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + round(seconds * SECOND)
+        self.array.store(RAW.id * TOPIC_SIZE + DUE, due << LIMIT_SHIFT & 2**64 - 1)
 
 
 def prepare(rig: Rig, topic: Topic) -> Memory:
