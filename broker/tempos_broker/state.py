@@ -22,3 +22,6 @@ class TopicState:
     @property
     def policy(self) -> PathPolicy:
         return self.moved or self.route.topic.policy
+
+    def __str__(self) -> str:
+        return f"{self.route.topic.name} ({self.route.topic.id})"

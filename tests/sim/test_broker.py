@@ -328,6 +328,6 @@ async def test_a_step_of_the_wall_clock_ends_no_lease(monkeypatch: pytest.Monkey
             monkeypatch.setattr(time, "time_ns", lambda step=step: int((real() + step) * 1e9))
             client.ask("heartbeat", port=client.port, received=[])
             await client.answer()
-            broker._expire()
+            broker._expiry.expire()
             client.ask("subscribe", topic="alpha", group="g", port=client.port)
             assert (await client.answer())["epoch"] == 2, "still the same route"

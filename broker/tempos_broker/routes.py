@@ -1,0 +1,198 @@
+"""The routes of all topics: made of the members, swapped in whole on both paths, taken up from a former life.
+
+A change of membership becomes one new route of the next epoch, swapped first in the kernel, then in the slow
+path. Swaps of one topic happen one after the other, under its lock; swapping in the kernel waits for a grace
+period and never blocks the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
+
+from tempos import Group, Path, PathChoice, PathPolicy, Route, Topic
+from tempos_broker.continuity import Continuity
+from tempos_broker.ledger import Holder, Ledger
+from tempos_broker.membership import Registry
+from tempos_broker.paths import FastPath
+from tempos_broker.state import TopicState
+from tempos_broker.tasks import Tasks
+from tempos_broker.worker.slowpaths import SlowPaths
+
+log = logging.getLogger("tempos.broker")
+
+
+class Routes:
+    """What is in force, by topic id. ``lease`` in seconds: so long a member may still report old epochs."""
+
+    def __init__(
+        self,
+        states: dict[int, TopicState],
+        registry: Registry,
+        ledger: Ledger,
+        past: Continuity,
+        fast: FastPath,
+        slow: SlowPaths,
+        lease: float,
+    ) -> None:
+        self.states = states
+        self.lease = lease
+        self._registry = registry
+        self._ledger = ledger
+        self._past = past
+        self._fast = fast
+        self._slow = slow
+        self._locks = {topic: asyncio.Lock() for topic in states}
+
+    def epoch(self, topic: int) -> int:
+        """The epoch in force."""
+        return self.states[topic].route.epoch
+
+    def name(self, topic: int) -> str:
+        """A topic as the log names it."""
+        return str(self.states[topic])
+
+    @contextlib.asynccontextmanager
+    async def held(self, topics: Iterable[int]) -> AsyncIterator[None]:
+        """No swap of these topics is under way, or begins, inside."""
+        topics = sorted(topics)
+        for topic in topics:
+            self._locks.setdefault(topic, asyncio.Lock())
+        async with contextlib.AsyncExitStack() as stack:
+            for topic in topics:
+                await stack.enter_async_context(self._locks[topic])
+            yield
+
+    async def swap(self, topic: int, *, renew: bool = False) -> None:
+        """Give the topic a route of its present groups, if they changed; ``renew`` installs it anyway."""
+        lock = self._locks.get(topic)
+        if lock is None:
+            # Removed by a reload while this waited for its turn.
+            return
+        async with lock:
+            state = self.states.get(topic)
+            if state is None:
+                return
+            version = self._registry.version(topic)
+            if version != state.version:
+                await self.replace(state, self._registry.groups(topic), self._registry.holders(topic))
+                state.version = version
+            elif renew:
+                self._chosen(state, await self._install(state, state.route))
+
+    async def move(self, topic: int, policy: PathPolicy) -> None:
+        """Let a topic take another path; route, epoch and tickets stay."""
+        async with self._locks[topic]:
+            state = self.states[topic]
+            state.moved = None if policy is state.route.topic.policy else policy
+            self._chosen(state, await self._install(state, state.route))
+
+    def renew_all(self, tasks: Tasks) -> None:
+        """The network changed: install every route anew, which may change the path."""
+        for topic in list(self.states):
+            tasks.spawn(self.swap(topic, renew=True), f"renew topic {topic}")
+
+    async def replace(
+        self,
+        state: TopicState,
+        groups: tuple[Group, ...],
+        holders: Sequence[tuple[str, Sequence[Holder]]],
+    ) -> None:
+        """Swap the next epoch's route in on both paths; the topic is held."""
+        topic = state.route.topic.id
+        route = Route(state.route.topic, state.route.epoch + 1, groups)
+        self._past.tickets.reset(topic, route.epoch)
+        now = time.monotonic()
+        self._ledger.opened(topic, route.epoch, holders, now)
+        # Known to the store before any packet can carry the new epoch: it never goes back.
+        await self._past.save([topic])
+        choice = await self._install(state, route)
+        await self._slow.swap(route)
+        # Both paths have let go of the old route: its tickets are final.
+        self._past.close_old(topic, route.epoch)
+        self._ledger.settle(now - self.lease)
+        state.route = route
+        self._chosen(state, choice)
+        # The slot of the epoch after this one may be reset only once its old tickets are stored.
+        await self._past.save([topic])
+        log.info(
+            "topic %s: epoch %d, %d groups, %d members",
+            state, route.epoch, len(groups), sum(len(group.members) for group in groups),
+        )  # fmt: skip
+
+    # --- topics that come and go ------------------------------------------------------------
+
+    def begin(self, topic: Topic) -> None:
+        """A topic that a reload brings; its id may have had epochs before."""
+        self.states[topic.id] = TopicState(Route(topic, self._past.epoch(topic.id), ()))
+
+    async def clear(self, state: TopicState) -> None:
+        """Take a held topic off both paths, before its id can mean something else."""
+        await self.replace(state, (), [])
+
+    def end(self, route: Route, successor: Topic | None) -> None:
+        """Forget a topic, but for its epoch: account and counters begin anew, should its id come back."""
+        topic = route.topic.id
+        self._past.ended(route)
+        if successor is None:
+            del self.states[topic]
+            self._registry.forget(topic)
+        else:
+            self.begin(successor)
+
+    async def resume(self, topic: int) -> None:
+        """Take up a topic where the former life left it, as far as that is known, and give it its route."""
+        state, past = self.states[topic], self._past
+        epoch = past.epoch(topic)
+        adopted = self._fast.adopted().get(topic, 0)
+        memory = past.recall(state.route.topic)
+        if memory is not None:
+            past.restore_members(topic, memory)
+        known = self._ledger.open_epochs(topic)
+        if memory is not None and past.continued and known and (not adopted or adopted in known):
+            route, same = past.former_route(state.route.topic)
+            self._chosen(state, await self._install(state, route))
+            await self._slow.swap(route)
+            state.route = route
+            # A swap that was under way is finished by this.
+            past.close_old(topic, route.epoch)
+            past.recount(topic, memory)
+            state.version = self._registry.version(topic) if same else 0
+        else:
+            if adopted:
+                log.warning("topic %s: what the kernel's route rests on is lost; it is replaced", state)
+                await self._fast.withdraw(topic)
+            if memory is None:
+                past.begin_anew(topic)
+            else:
+                past.cut(topic, memory)
+                past.recount(topic, memory)
+            state.route = Route(state.route.topic, epoch, ())
+        await self.swap(topic)
+
+    # --- which path -------------------------------------------------------------------------
+
+    async def _install(self, state: TopicState, route: Route) -> PathChoice:
+        if state.policy is PathPolicy.SLOW:
+            # A route that was there before a move or a reload, or that a former life left.
+            if (state.choice and state.choice.path is Path.FAST) or route.topic.id in self._fast.adopted():
+                await self._fast.withdraw(route.topic.id)
+            who = "a command" if state.moved else "the configuration"
+            return PathChoice(Path.SLOW, f"{who} says path = slow")
+        if not route.groups:
+            await self._fast.withdraw(route.topic.id)
+            return PathChoice(Path.SLOW, "the topic has no member")
+        if state.moved is not None:
+            route = replace(route, topic=replace(route.topic, policy=state.moved))
+        return await self._fast.install(route)
+
+    def _chosen(self, state: TopicState, choice: PathChoice) -> None:
+        if choice != state.choice:
+            wanted = state.policy is PathPolicy.FAST and state.route.groups
+            level = logging.WARNING if wanted and choice.path is Path.SLOW else logging.INFO
+            log.log(level, "topic %s: %s path: %s", state, choice.path.value, choice.reason)
+        state.choice = choice
