@@ -12,19 +12,19 @@ from support.channels import MemoryAdapter
 from tempos import ConfigError, Framing, Group, Member, Quality, Reason, Route, Topic, Unavailable
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import LocalLimits, LocalTickets
-from tempos_broker.slowpath import SlowPathServer, adapter, shell
+from tempos_broker.slowpath import SlowPathServer, adapters, shell
 from tempos_broker.slowpath.marking import Marking
 
 SQ, BQ = Quality.SQ, Quality.BQ
 BRAKE = Topic(1, "brake", SQ, 7, Framing.RAW)
 LOGS = Topic(2, "logs", BQ, 0, Framing.RAW, rate=1, burst=3)
 GROUPS = (Group("g", (Member("10.0.0.1", 1), Member("10.0.0.2", 2))),)
-MEMORY = EntryPoint("memory", "support.channels:MemoryAdapter", adapter.GROUP)
+MEMORY = EntryPoint("memory", "support.channels:MemoryAdapter", adapters.GROUP)
 
 
 @pytest.fixture
 async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[SlowPathServer, MemoryAdapter]]:
-    monkeypatch.setattr(adapter, "installed", lambda: [MEMORY])
+    monkeypatch.setattr(adapters, "installed", lambda: [MEMORY])
     rates = LocalLimits(lambda: 0)
     rates.configure((BRAKE, LOGS))
     server = SlowPathServer(
@@ -131,14 +131,14 @@ async def test_what_cannot_go_before_it_closes_is_in_the_account(
 
 
 def test_the_installed_adapters_are_found_by_name_and_no_others() -> None:
-    assert [point.value for point in adapter.installed()] in (
+    assert [point.value for point in adapters.installed()] in (
         ["tempos_broker.slowpath.udp:UdpAdapter"],
         [],
     )
-    assert adapter.names([MEMORY]) == ["memory", "udp"]
-    assert adapter.find("memory", [MEMORY]) is MemoryAdapter
+    assert adapters.names([MEMORY]) == ["memory", "udp"]
+    assert adapters.find("memory", [MEMORY]) is MemoryAdapter
     with pytest.raises(ConfigError, match=r'broker\.adapter: is "dpdk"; allowed: "memory", "udp"'):
-        adapter.find("dpdk", [MEMORY])
-    broken = EntryPoint("broken", "no_such_module:Adapter", adapter.GROUP)
+        adapters.find("dpdk", [MEMORY])
+    broken = EntryPoint("broken", "no_such_module:Adapter", adapters.GROUP)
     with pytest.raises(Unavailable, match=r"'broken' .* cannot be loaded: No module"):
-        adapter.find("broken", [broken])
+        adapters.find("broken", [broken])

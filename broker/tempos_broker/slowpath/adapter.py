@@ -1,30 +1,23 @@
-"""What the broker asks of its channels: the adapter Protocol, and how one is chosen by its name.
+"""What the broker asks of its channels: the adapter Protocol.
 
 An adapter brings events from publishers to the slow path's core and takes deliveries to members; UDP
 sockets are the first. It decides nothing: :mod:`.turns` asks it for datagrams and gives it deliveries, class
 by class, and the adapter says when asking is worth while by calling ``wake`` on the event loop.
 
-Others register under the entry-point group ``tempos.adapters``, as ``name = "module:callable"``; the
-callable is a :class:`Factory`. The name is then allowed for ``broker.adapter``.
+:mod:`.adapters` knows which there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from tempos import ConfigError, Quality, Route, Topic, Unavailable
+from tempos import Quality, Route, Topic
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, Load, SlowPath
 from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.marking import Marked, Marking
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
-GROUP = "tempos.adapters"
-UDP = "udp"
 
 LoadT = TypeVar("LoadT", bound=Load)
 
@@ -147,43 +140,3 @@ class Factory(Protocol):
     """Makes an adapter that is not connected yet."""
 
     def __call__(self, core: SlowPath[Any], losses: Losses, setting: Setting) -> Adapter[Any]: ...
-
-
-def names(found: Iterable[EntryPoint] | None = None) -> list[str]:
-    """The adapters there are."""
-    return sorted({UDP} | {point.name for point in _registered(found)})
-
-
-def find(name: str, found: Iterable[EntryPoint] | None = None) -> Factory:
-    """The adapter of this name; raises :class:`ConfigError` naming those there are, or :class:`Unavailable`.
-
-    ``found``: None stands for what is installed.
-    """
-    if name == UDP:
-        # Not by its entry point: it is there without an installation, too.
-        from tempos_broker.slowpath.udp import UdpAdapter
-
-        return UdpAdapter
-    points = list(_registered(found))
-    for point in points:
-        if point.name != name:
-            continue
-        try:
-            factory: Factory = point.load()
-        except (ImportError, AttributeError) as error:
-            raise Unavailable(f"the adapter {name!r} ({point.value}) cannot be loaded: {error}") from error
-        return factory
-    allowed = ", ".join(f'"{each}"' for each in names(points))
-    raise ConfigError([f'broker.adapter: is "{name}"; allowed: {allowed}'])
-
-
-def installed() -> Iterable[EntryPoint]:
-    """What packages of this environment register."""
-    # Only here: it is slow to import, and the usual adapter needs no looking up.
-    from importlib.metadata import entry_points
-
-    return entry_points(group=GROUP)
-
-
-def _registered(found: Iterable[EntryPoint] | None) -> Iterable[EntryPoint]:
-    return installed() if found is None else found

@@ -16,7 +16,8 @@ from typing import Any
 from tempos import Quality, Reason, Route, Topic
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import RateLimits, Tickets
-from tempos_broker.slowpath.adapter import UDP, AdapterStatus, Setting, find
+from tempos_broker.slowpath.adapter import AdapterStatus, Setting
+from tempos_broker.slowpath.adapters import UDP, find
 from tempos_broker.slowpath.book import Book
 from tempos_broker.slowpath.core import SlowPath
 from tempos_broker.slowpath.losses import Losses
@@ -88,7 +89,7 @@ class SlowPathServer:
 
         ``rates``: the topics' token buckets; the caller configures them. ``select``: the fast path's way to
         tell the classes apart at the sockets. ``book``: where to keep the account. ``adapter``: a name that
-        :func:`~tempos_broker.slowpath.adapter.find` knows. ``descriptors``: of sockets that another
+        :func:`~tempos_broker.slowpath.adapters.find` knows. ``descriptors``: of sockets that another
         process opened. ``serves``: the classes to receive of at first; :meth:`serve` changes it.
         """
         quality = quality or QualityConfig()
