@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from tempos import FastPathStatus, Overflow, Path, PathChoice, Reason, Route, Topic, Unavailable
-from tempos._abi import LIMIT_SHIFT
+from tempos._abi import GROUPS_PER_TOPIC, LIMIT_SHIFT
+from tempos._slots import group_slot
 from tempos.histogram import Latency
 
 
@@ -133,20 +134,20 @@ class LocalTickets:
     """Ticket counters in this process."""
 
     def __init__(self) -> None:
-        self._next: dict[tuple[int, int, int], int] = {}
+        self._next: dict[int, int] = {}
 
     def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
-        key = (topic, epoch & 1, group)
+        key = group_slot(topic, epoch, group)
         first = self._next.get(key, 0)
         self._next[key] = first + count
         return first
 
     def read(self, topic: int, epoch: int, group: int) -> int:
-        return self._next.get((topic, epoch & 1, group), 0)
+        return self._next.get(group_slot(topic, epoch, group), 0)
 
     def reset(self, topic: int, epoch: int) -> None:
-        for key in [key for key in self._next if key[:2] == (topic, epoch & 1)]:
-            del self._next[key]
+        for group in range(GROUPS_PER_TOPIC):
+            self._next.pop(group_slot(topic, epoch, group), None)
 
 
 class LocalLimits:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tempos import LocalError, Overflow, Quality, Reason, Topic
 from tempos._abi import GROUPS_PER_TOPIC, TOPICS
+from tempos._slots import SLOTS, group_slot
 from tempos_broker._batch import ffi, lib
 from tempos_broker.slowpath.book import BESIDE, NUMBERS, Book
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from tempos_broker.paths import Tickets
 
 _WORD = 8
-_TICKETS = TOPICS * 2 * GROUPS_PER_TOPIC
 _FORWARDED = int(Reason.FORWARDED)
 
 
@@ -139,14 +139,12 @@ class NotedTickets:
 
     def __init__(self, share: Share, estate: Estate) -> None:
         """Raises :class:`OSError` if the memory cannot be had."""
-        self._tickets = SharedNumbers(share.tickets, _TICKETS, share.tickets_stride)
-        self._counts = (
-            SharedNumbers(share.counts, _TICKETS, share.counts_stride) if share.counts >= 0 else None
-        )
+        self._tickets = SharedNumbers(share.tickets, SLOTS, share.tickets_stride)
+        self._counts = SharedNumbers(share.counts, SLOTS, share.counts_stride) if share.counts >= 0 else None
         self._estate = estate
         self._forwarded = [estate.forwarded_at(topic) for topic in range(TOPICS)]
         self._counted = [
-            self._counts.at(ticket_index(topic, 0, 0)) if self._counts is not None else ffi.NULL
+            self._counts.at(group_slot(topic, 0, 0)) if self._counts is not None else ffi.NULL
             for topic in range(TOPICS)
         ]
 
@@ -155,7 +153,7 @@ class NotedTickets:
             self._estate.note,
             self._forwarded[topic],
             self._counted[topic],
-            self._tickets.at(ticket_index(topic, epoch, group)),
+            self._tickets.at(group_slot(topic, epoch, group)),
             topic,
             epoch & 0xFFFFFFFF,
             group,
@@ -163,11 +161,11 @@ class NotedTickets:
         )
 
     def read(self, topic: int, epoch: int, group: int) -> int:
-        return self._tickets.load(ticket_index(topic, epoch, group))
+        return self._tickets.load(group_slot(topic, epoch, group))
 
     def reset(self, topic: int, epoch: int) -> None:
         for group in range(GROUPS_PER_TOPIC):
-            self._tickets.store(ticket_index(topic, epoch, group), 0)
+            self._tickets.store(group_slot(topic, epoch, group), 0)
 
 
 class SharedRates:
@@ -213,11 +211,6 @@ class SharedRates:
         if topic not in self._limited:
             return count
         return lib.tempos_limit_take(self._topics[topic], self.clock_offset, count)
-
-
-def ticket_index(topic: int, epoch: int, group: int) -> int:
-    """Which counter is a group's; two epochs of a topic live side by side."""
-    return (topic * 2 + (epoch & 1)) * GROUPS_PER_TOPIC + group
 
 
 def finish_run(

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tempos import Unavailable
-from tempos._abi import GROUPS_PER_TOPIC, TOPICS
+from tempos._abi import GROUPS_PER_TOPIC
+from tempos._slots import SLOTS, group_slot
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.paths import Tickets
 
@@ -200,7 +201,7 @@ class FileTickets:
         A file of another size is of a version that laid it out otherwise: it is begun anew. Raises
         :class:`OSError`.
         """
-        size = TOPICS * 2 * GROUPS_PER_TOPIC * _COUNTER.size
+        size = SLOTS * _COUNTER.size
         if path is None:
             self.descriptor = os.memfd_create("tempos-tickets", os.MFD_CLOEXEC)
         else:
@@ -217,17 +218,17 @@ class FileTickets:
 
     def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
         if self._shared is not None:
-            return self._shared.add(_number(topic, epoch, group), count)
-        offset = _number(topic, epoch, group) * _COUNTER.size
+            return self._shared.add(group_slot(topic, epoch, group), count)
+        offset = group_slot(topic, epoch, group) * _COUNTER.size
         first: int = _COUNTER.unpack_from(self._memory, offset)[0]
         _COUNTER.pack_into(self._memory, offset, first + count)
         return first
 
     def read(self, topic: int, epoch: int, group: int) -> int:
-        return int(_COUNTER.unpack_from(self._memory, _number(topic, epoch, group) * _COUNTER.size)[0])
+        return int(_COUNTER.unpack_from(self._memory, group_slot(topic, epoch, group) * _COUNTER.size)[0])
 
     def reset(self, topic: int, epoch: int) -> None:
-        first = _number(topic, epoch, 0) * _COUNTER.size
+        first = group_slot(topic, epoch, 0) * _COUNTER.size
         size = GROUPS_PER_TOPIC * _COUNTER.size
         self._memory[first : first + size] = bytes(size)
 
@@ -277,7 +278,3 @@ class CountedTickets:
 
     def forget(self, topic: int) -> None:
         self.counts.reset(topic, 0)
-
-
-def _number(topic: int, epoch: int, group: int) -> int:
-    return (topic * 2 + (epoch & 1)) * GROUPS_PER_TOPIC + group

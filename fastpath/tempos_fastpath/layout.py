@@ -14,6 +14,7 @@ from typing import Any
 
 from tempos import Framing, Overflow, Quality, Reason, _abi
 from tempos._abi import Way
+from tempos._slots import group_slot
 from tempos.histogram import Histogram, Latency
 from tempos_fastpath.plan import Hop, Plan
 from tempos_fastpath.structs import (
@@ -40,16 +41,6 @@ _NOTHING_MEASURED = Histogram((0,) * _abi.LATENCY_BUCKETS)
 _IP_VERSION_IHL = 0x45
 
 
-def ticket_slot(topic: int, epoch: int, group: int) -> int:
-    """Index into the ``tickets`` array; two epochs of a topic live side by side."""
-    return (topic * 2 + (epoch & 1)) * _abi.GROUPS_PER_TOPIC + group
-
-
-def copies_row(topic: int, epoch: int) -> int:
-    """Index into the ``copies`` array."""
-    return topic * 2 + (epoch & 1)
-
-
 def encode_settings(port: int, listen: Sequence[str], *, generic: bool, gone_after_ns: int = 0) -> bytes:
     """``struct tempos_settings``: what the program knows when it is loaded."""
     settings = struct_new("struct tempos_settings")
@@ -70,7 +61,7 @@ def encode_route(plan: Plan, slots: Mapping[int, int], fanout: int = 0) -> bytes
     """
     route = struct_new("struct tempos_route")
     route.epoch = plan.epoch
-    route.ticket_base = ticket_slot(plan.topic, plan.epoch, 0)
+    route.ticket_base = group_slot(plan.topic, plan.epoch, 0)
     route.mtu = plan.mtu
     route.framing = _FRAMINGS[plan.framing]
     route.way = plan.way

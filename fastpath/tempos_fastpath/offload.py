@@ -29,6 +29,7 @@ from tempos import (
     Unavailable,
 )
 from tempos._abi import Way
+from tempos._slots import epoch_row
 from tempos.histogram import Latency
 from tempos_bpf.errors import BpfError
 from tempos_fastpath.attach import Programs, one_line
@@ -38,7 +39,7 @@ from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.facts import Facts
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.kernel_routes import KernelRoutes
-from tempos_fastpath.layout import copies_row, decode_counters, decode_latency, lost_copies
+from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies
 from tempos_fastpath.network import feature_group, read_facts, resolve_neighbours
 from tempos_fastpath.orphans import tidy
 from tempos_fastpath.ownership import Identity, Ownership, current_namespace
@@ -320,7 +321,7 @@ class Offload:
         """
         if self._closed:
             return [0] * groups
-        copies, row = self._programs.map("copies"), copies_row(topic, epoch)
+        copies, row = self._programs.map("copies"), epoch_row(topic, epoch)
         lost = [0] * groups
         for look in range(_LOOKS):
             now = lost_copies(copies.lookup_per_cpu(row) or (), groups)

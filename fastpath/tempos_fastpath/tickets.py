@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tempos import _abi
+from tempos._slots import epoch_row, group_slot
 from tempos_bpf.maps import Map, SharedArray, possible_cpus
-from tempos_fastpath.layout import TICKET_SIZE, copies_row, ticket_slot
+from tempos_fastpath.layout import TICKET_SIZE
 
 
 class SharedTickets:
@@ -38,11 +39,11 @@ class SharedTickets:
         for group in range(_abi.GROUPS_PER_TOPIC):
             self._array.store(_offset(topic, epoch, group), 0)
         if self._copies is not None:
-            self._copies.update(copies_row(topic, epoch), bytes(self._copies.value_size * possible_cpus()))
+            self._copies.update(epoch_row(topic, epoch), bytes(self._copies.value_size * possible_cpus()))
 
     def close(self) -> None:
         self._array.close()
 
 
 def _offset(topic: int, epoch: int, group: int) -> int:
-    return ticket_slot(topic, epoch, group) * TICKET_SIZE
+    return group_slot(topic, epoch, group) * TICKET_SIZE

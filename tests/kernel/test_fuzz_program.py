@@ -16,8 +16,9 @@ from support.program import ADDRESSES, Rig, hops, plan
 
 from tempos import Reason
 from tempos._abi import Way
+from tempos._slots import epoch_row
 from tempos_bpf.objects import Verdict
-from tempos_fastpath.layout import copies_row, lost_copies
+from tempos_fastpath.layout import lost_copies
 from tempos_fastpath.plan import Plan
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
@@ -84,7 +85,7 @@ def test_every_packet_is_counted_once_and_its_verdict_fits(rig: Rig) -> None:
     drawn = {rig.tickets.read(several.topic, 1, group) for group in range(3)}
     assert events
     assert drawn == {0 if rig.generic else events}, f"seed {seed}"
-    rows = rig.map("copies").lookup_per_cpu(copies_row(several.topic, 1))
+    rows = rig.map("copies").lookup_per_cpu(epoch_row(several.topic, 1))
     assert lost_copies(rows or (), 3) == [*drawn] * 3, f"seed {seed}: none was sent"
     assert len(by_reason) >= 17, f"seed {seed}: the mutations reach too little: {sorted(by_reason)}"
 

@@ -13,20 +13,21 @@ from collections.abc import Mapping, MutableSequence
 from typing import cast
 
 from tempos import Reason
-from tempos._abi import GROUPS_PER_TOPIC, TOPICS
+from tempos._abi import TOPICS
+from tempos._slots import SLOTS
 
 #: Reasons that count losses beside the datagrams received; all others sum up to them.
 BESIDE = frozenset({Reason.SEND_ERROR, Reason.SOCKET_OVERRUN})
 
 _WIDTH = len(Reason)
 #: Numbers in a book: by topic what arrived, by topic and reason, and copies lost by topic, epoch and group.
-NUMBERS = TOPICS * (1 + _WIDTH + 2 * GROUPS_PER_TOPIC)
+NUMBERS = TOPICS * (1 + _WIDTH) + SLOTS
 
 
 class Book:
     """The account of one core. ``received[topic]``, ``counts[topic][reason]`` in datagrams.
 
-    ``lost[lost_index(topic, epoch, group)]`` in copies. Row 0 has what had no topic.
+    ``lost[group_slot(topic, epoch, group)]`` in copies. Row 0 has what had no topic.
     """
 
     __slots__ = ("counts", "lost", "received")
@@ -37,7 +38,7 @@ class Book:
             # The usual case; lists are what Python counts fastest in.
             self.received: MutableSequence[int] = [0] * TOPICS
             self.counts: list[MutableSequence[int]] = [[0] * _WIDTH for _ in range(TOPICS)]
-            self.lost: MutableSequence[int] = [0] * (TOPICS * 2 * GROUPS_PER_TOPIC)
+            self.lost: MutableSequence[int] = [0] * SLOTS
             return
         rows = TOPICS * (1 + _WIDTH)
         self.received = cast("MutableSequence[int]", numbers[:TOPICS])
@@ -59,8 +60,3 @@ class Book:
             # Nothing becomes of what never arrived; only row 0 counts what was lost before.
             if (self.received[topic] or not topic) and any(row)
         }
-
-
-def lost_index(topic: int, epoch: int, group: int) -> int:
-    """Where the copies lost of a group are counted; two epochs of a topic live side by side."""
-    return (topic * 2 + (epoch & 1)) * GROUPS_PER_TOPIC + group

@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from tempos import LocalError, Overflow, Quality, Reason, Route, Topic
 from tempos._abi import GROUPS_PER_TOPIC, PRIORITIES, TOPIC_MAX, TOPIC_MIN, TOPICS
+from tempos._slots import group_slot
 from tempos_broker.paths import RateLimits, Tickets
-from tempos_broker.slowpath.book import Book, lost_index
+from tempos_broker.slowpath.book import Book
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -166,7 +167,7 @@ class SlowPath(Generic[LoadT]):
             raise LocalError(f"route for topic {topic} ({route.topic.name}), which is not configured")
         self._routes[topic] = route
         for group in range(GROUPS_PER_TOPIC):
-            self._lost[lost_index(topic, route.epoch, group)] = 0
+            self._lost[group_slot(topic, route.epoch, group)] = 0
         self._look_at_routes()
 
     def arrived(self, topic: int, count: int, load: LoadT) -> None:
@@ -215,7 +216,7 @@ class SlowPath(Generic[LoadT]):
     def send_failed(self, topic: int, epoch: int, group: int, count: int) -> None:
         """``count`` copies for one group that the kernel refused to send; the epoch may be its low byte."""
         self._counts[topic][Reason.SEND_ERROR] += count
-        self._lost[lost_index(topic, epoch, group)] += count
+        self._lost[group_slot(topic, epoch, group)] += count
 
     def next_strict(self, limit: int, copies: int | None = None) -> Delivery[LoadT] | None:
         """The next at most ``limit`` datagrams of strict quality, or None if none waits.
@@ -233,7 +234,7 @@ class SlowPath(Generic[LoadT]):
 
         As with tickets, the two latest epochs are kept.
         """
-        return self._lost[lost_index(topic, epoch, group)]
+        return self._lost[group_slot(topic, epoch, group)]
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         """Everything counted since the start, by topic and reason; zeros are left out."""

@@ -16,12 +16,12 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from tempos import Quality, Reason, Route, Topic
+from tempos._slots import epoch_row, group_slot
 from tempos_broker import scheduling
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.scheduling import Scheduling
 from tempos_broker.slowpath import SlowPathServer, SlowPathStatus
-from tempos_broker.slowpath.book import lost_index
 from tempos_broker.store import CountedTickets
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class SlowPaths:
         self._tickets = tickets
         self._rates = rates
         self._routes: dict[int, Route] = {}
-        #: Of the two epochs that may have tickets drawn: how many groups a topic has, by its lowest bit.
-        self._groups: dict[tuple[int, int], int] = {}
+        #: How many groups a topic has in each of the two epochs that may have tickets drawn.
+        self._groups: dict[int, int] = {}
         self._cpus: Collection[int] = ()
         self._supervisor: Supervisor | None = None
         self._estate: Estate | None = None
@@ -86,7 +86,7 @@ class SlowPaths:
         """
         self._server.swap(route)
         self._routes[route.topic.id] = route
-        self._groups[route.topic.id, route.epoch & 1] = len(route.groups)
+        self._groups[epoch_row(route.topic.id, route.epoch)] = len(route.groups)
         if self._supervisor is not None:
             from tempos_broker.worker.protocol import Op, route_out
 
@@ -114,7 +114,7 @@ class SlowPaths:
     def lost(self, topic: int, epoch: int, group: int) -> int:
         """Copies for the group of this index in the route that could not be sent; two epochs are kept."""
         own = self._server.lost(topic, epoch, group)
-        return own if self._estate is None else own + self._estate.book.lost[lost_index(topic, epoch, group)]
+        return own if self._estate is None else own + self._estate.book.lost[group_slot(topic, epoch, group)]
 
     def status(self) -> SlowPathStatus:
         """Of all processes together."""
@@ -188,7 +188,7 @@ class SlowPaths:
             self._estate,
             tickets,
             uncounted,
-            lambda topic, epoch: self._groups.get((topic, epoch & 1), 0),
+            lambda topic, epoch: self._groups.get(epoch_row(topic, epoch), 0),
         )
         return done + write_off(self._estate)
 
