@@ -141,7 +141,7 @@ class Broker:
         await self._past.begin()
         self._saver = asyncio.get_running_loop().create_task(self._past.keep_saving(), name="save the state")
         await self._slow.start()
-        await self._port.open(self.config.listen, self.config.control_port)
+        self._port.open(self.config.listen, self.config.control_port)
         # An interval and a half from now on: who sends in time must not be late only because we were away.
         self._registry.spare(time.monotonic() + self.config.control.heartbeat * 1.5)
         # Last, for it takes as long as starting Python does, and all is served meanwhile.

@@ -1,0 +1,109 @@
+"""The control port of a listen address: hands requests on, and answers each from the address it was sent to.
+
+asyncio's datagram transports cannot do that where the socket has every address of the machine: the kernel
+then answers from the one that it prefers, and a client that asked another one, a second address, a virtual
+one, 127.0.0.2, never gets its answer. So the event loop watches the socket, and this reads and writes it.
+
+Rules: a few datagrams at a wake-up, then the loop goes on, for events come first; nothing that a stranger
+sends raises; an answer that the kernel does not take at once is counted and not kept, for clients ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+from tempos import Unavailable
+from tempos_broker import pktinfo
+from tempos_broker.sparingly import Sparingly
+
+log = logging.getLogger("tempos.broker.control")
+
+#: Bytes asked of the kernel for datagrams that wait: what a thousand members send at once.
+BUFFER = 1 << 20
+#: Datagrams read at one wake-up.
+READ_BATCH = 16
+#: The largest payload there can be.
+_LARGEST = 65535
+#: In ``unsent``: the socket had no room for an answer, or the kernel refused it.
+NO_ROOM, NOT_SENT = "reply did not fit the socket", "reply not sent"
+
+#: Sends an answer to who asked.
+Reply = Callable[[bytes], None]
+#: A request, the address that it comes from, and the way back.
+Receive = Callable[[bytes, str, Reply], None]
+
+
+class ControlSocket:
+    """Bound to ``ip``:``port``. ``unsent`` counts the answers that could not be sent, by why.
+
+    Raises :class:`Unavailable` if the address or the port cannot be had.
+    """
+
+    def __init__(self, ip: str, port: int, receive: Receive, unsent: Counter[str]) -> None:
+        self._receive = receive
+        self._unsent = unsent
+        self._log = Sparingly(log, time.monotonic)
+        #: None: it has them all, and the kernel tells to which a request was sent.
+        self._address = None if ip == pktinfo.ANY else ip
+        self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            self._sock.setblocking(False)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+            self._asks = self._address is None and pktinfo.LINUX
+            if self._asks:
+                pktinfo.ask(self._sock)
+            self._sock.bind((ip, port))
+            #: Where it is bound to; the port the kernel's choice where none was asked for.
+            self.name: tuple[str, int] = self._sock.getsockname()
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._sock.fileno(), self._readable)
+        except OSError as error:
+            self._sock.close()
+            raise Unavailable(
+                f"cannot listen on {ip}:{port}/udp for control: {error.strerror or error}; "
+                "set broker.control_port to a free one"
+            ) from error
+        except BaseException:
+            self._sock.close()
+            raise
+
+    def close(self) -> None:
+        """Stop serving; answers that come after this go nowhere. Safe to call twice."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+
+    def _readable(self) -> None:
+        for _ in range(READ_BATCH):
+            # A request may have closed us.
+            if self._sock.fileno() < 0:
+                return
+            try:
+                datagram, ancillary, _, sender = self._sock.recvmsg(_LARGEST, pktinfo.SPACE)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._log.warn(f"receive {error.errno}", f"control socket: {error}")
+                return
+            asked = pktinfo.sent_to(ancillary) if self._asks else self._address
+            self._receive(datagram, sender[0], partial(self._send, sender, asked))
+
+    def _send(self, to: tuple[str, int], asked: str | None, answer: bytes) -> None:
+        if self._sock.fileno() < 0:
+            return
+        try:
+            self._sock.sendmsg((answer,), pktinfo.from_address(asked) if self._asks else [], 0, to)
+        except OSError as error:
+            full = error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
+            self._unsent[NO_ROOM if full else NOT_SENT] += 1
+            self._log.warn(
+                f"send {error.errno}",
+                f"the answer to {to[0]}:{to[1]}, who asked {asked or 'us'}, cannot be sent: {error.strerror}",
+            )

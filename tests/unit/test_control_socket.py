@@ -1,0 +1,104 @@
+"""The control port: who asks is answered from the address that was asked, and nothing else comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+
+from tempos import Unavailable
+from tempos_broker.control_socket import NOT_SENT, READ_BATCH, ControlSocket, Reply
+
+LIMIT = 10.0
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+
+
+@contextmanager
+def client(*to: object) -> Iterator[socket.socket]:
+    """A socket that is connected and so takes answers from nowhere else; the kernel sees to that."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(LIMIT)
+        sock.connect(to)
+        yield sock
+
+
+def echo(unsent: Counter[str], ip: str) -> ControlSocket:
+    def receive(datagram: bytes, ip: str, reply: Reply) -> None:
+        reply(b"yes, " + datagram)
+
+    return ControlSocket(ip, 0, receive, unsent)
+
+
+@needs_linux
+@pytest.mark.parametrize(("listen", "asked"), [
+    ("0.0.0.0", ["127.0.0.1", "127.0.0.2", "127.200.3.4"]), ("127.0.0.2", ["127.0.0.2"]),
+])  # fmt: skip
+async def test_every_address_answers_for_itself(listen: str, asked: list[str]) -> None:
+    unsent: Counter[str] = Counter()
+    with closing(echo(unsent, listen)) as control:
+        for address in asked:
+            with client(address, control.name[1]) as sock:
+                sock.send(address.encode())
+                assert await asyncio.to_thread(sock.recv, 100) == b"yes, " + address.encode()
+    assert not unsent
+
+
+async def test_more_than_a_batch_is_read_with_a_turn_of_the_loop_in_between() -> None:
+    wanted = [b"%d" % number for number in range(2 * READ_BATCH + 1)]
+    seen: list[bytes] = []
+    turns: list[int] = []
+    complete = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def receive(datagram: bytes, ip: str, reply: Reply) -> None:
+        if not seen:
+            loop.call_soon(lambda: turns.append(len(seen)))
+        seen.append(datagram)
+        if len(seen) == len(wanted):
+            complete.set()
+
+    with (
+        closing(ControlSocket("127.0.0.1", 0, receive, Counter())) as control,
+        client(*control.name) as sock,
+    ):
+        for each in wanted:
+            sock.send(each)
+        await asyncio.wait_for(complete.wait(), LIMIT)
+    assert seen == wanted
+    assert turns == [READ_BATCH]
+
+
+@needs_linux
+async def test_an_answer_that_cannot_be_sent_is_counted_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    unsent: Counter[str] = Counter()
+    answers: list[Reply] = []
+    came = asyncio.Event()
+
+    def receive(datagram: bytes, ip: str, reply: Reply) -> None:
+        answers.append(reply)
+        came.set()
+
+    with (
+        closing(ControlSocket("0.0.0.0", 0, receive, unsent)) as control,
+        client("127.0.0.1", control.name[1]) as sock,
+    ):
+        sock.send(b"?")
+        await asyncio.wait_for(came.wait(), LIMIT)
+        answers[0](bytes(70_000))
+        answers[0](b"yes")
+        assert await asyncio.to_thread(sock.recv, 100) == b"yes"
+    assert unsent == {NOT_SENT: 1}
+    assert "cannot be sent: Message too long" in caplog.text
+    answers[0](b"after it was closed")
+
+
+async def test_a_port_that_is_taken_is_refused_in_words() -> None:
+    with closing(echo(Counter(), "127.0.0.1")) as first:
+        port = first.name[1]
+        with pytest.raises(Unavailable, match=f"127.0.0.1:{port}/udp for control: .*; set broker"):
+            ControlSocket("127.0.0.1", port, lambda *_: None, Counter())
