@@ -21,8 +21,8 @@ from tempos import ConfigError, TemposError
 if TYPE_CHECKING:
     from types import FrameType
 
-    from tempos_bench.hosts import Hosts
-    from tempos_bench.report import Report
+    from tempos_bench.nodes.hosts import Hosts
+    from tempos_bench.report.figures import Report
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -151,8 +151,8 @@ def _add_run(actions: Subparsers) -> None:
 
 def _run_demo(options: argparse.Namespace) -> int:
     def show() -> int:
-        from tempos_bench import demo
-        from tempos_bench.progress import Lines
+        from tempos_bench.demo import demo
+        from tempos_bench.runs.progress import Lines
 
         lines = Lines("demo", sys.stderr)
         outcomes, lacking = demo.run(lambda text: lines.show(text, 0, 0, None))
@@ -168,7 +168,7 @@ def _run_demo(options: argparse.Namespace) -> int:
 
 def _run_list(options: argparse.Namespace) -> int:
     def show() -> int:
-        from tempos_bench import scenario
+        from tempos_bench.runs import scenario
 
         scenarios = [scenario.load(name) for name in scenario.names()]
         width = max(len(one.name) for one in scenarios)
@@ -179,7 +179,7 @@ def _run_list(options: argparse.Namespace) -> int:
 
 
 def _run_scenarios(options: argparse.Namespace) -> int:
-    from tempos_bench import scenario
+    from tempos_bench.runs import scenario
 
     names = scenario.names() if options.names == ["all"] else options.names
     if len(names) > 1 and options.json:
@@ -195,13 +195,14 @@ def _run_scenarios(options: argparse.Namespace) -> int:
 
 
 def _measure(name: str, options: argparse.Namespace) -> int:
-    from tempos_bench import progress, report, scenario
-    from tempos_bench.run import Run
+    from tempos_bench.report.figures import as_text
+    from tempos_bench.runs import progress, scenario
+    from tempos_bench.runs.run import Run
 
     loaded = scenario.load(name, short=options.short, changes=options.changes)
     place = _place(name, options)
     if options.plan:
-        from tempos_bench import plan
+        from tempos_bench.runs import plan
 
         if place is None:
             raise ConfigError(["--plan: says what would run on hosts; give them with --hosts"])
@@ -209,7 +210,7 @@ def _measure(name: str, options: argparse.Namespace) -> int:
         return EXIT_OK
     with progress.display(name) as display:
         result = scenario.run(loaded, Run(display, place=place))
-    print(report.as_text(result), end="\n\n", flush=True)
+    print(as_text(result), end="\n\n", flush=True)
     _write(result, options.json_dir / f"{name}.json" if options.json_dir else options.json)
     if not result.complete:
         print(f"tempos bench run {name}: interrupted; what was finished is kept", file=sys.stderr)
@@ -220,7 +221,7 @@ def _measure(name: str, options: argparse.Namespace) -> int:
 def _place(name: str, options: argparse.Namespace) -> Hosts | None:
     if options.hosts is None:
         return None
-    from tempos_bench import hosts
+    from tempos_bench.nodes import hosts
 
     found = hosts.read(options.hosts_file, options.hosts.split(","))
     if reason := hosts.why_not(name):
@@ -239,7 +240,7 @@ def _write(result: Report, path: Path | None) -> None:
 
 
 def _draw(reports: Iterable[Report], folder: Path) -> None:
-    from tempos_bench import plot
+    from tempos_bench.report import plot
 
     try:
         for each in reports:
@@ -250,7 +251,7 @@ def _draw(reports: Iterable[Report], folder: Path) -> None:
 
 def _run_report(options: argparse.Namespace) -> int:
     def make() -> int:
-        from tempos_bench import html, results
+        from tempos_bench.report import html, results
 
         found = results.read(options.folder)
         _draw(found.values(), options.folder if options.folder.is_dir() else options.folder.parent)
@@ -263,7 +264,7 @@ def _run_report(options: argparse.Namespace) -> int:
 
 def _run_compare(options: argparse.Namespace) -> int:
     def show() -> int:
-        from tempos_bench import compare, results
+        from tempos_bench.report import compare, results
 
         old, new = results.read(options.old), results.read(options.new)
         found = compare.compare(old, new, options.tolerance / 100)

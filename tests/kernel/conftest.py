@@ -8,7 +8,7 @@ import pytest
 from support.privileges import require_kernel, require_netns
 from support.program import Rig
 
-from tempos_bench.topology import Topology, build
+from tempos_bench.nodes.topology import Topology, build
 from tempos_fastpath import ownership
 from tempos_fastpath.orphans import installed, remove
 

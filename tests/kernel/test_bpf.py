@@ -13,7 +13,7 @@ from support.privileges import require_kernel, require_netns
 from support.program import ADDRESSES, Rig, hops, plan
 
 from tempos import LocalError, Reason
-from tempos_bench.namespace import Namespace
+from tempos_bench.nodes.namespace import Namespace
 from tempos_bpf.errors import BpfError, InterfaceBusy, NotBuilt
 from tempos_bpf.links import XdpMode, attach_xdp, query_xdp
 from tempos_bpf.maps import MapType, create_map

@@ -22,8 +22,8 @@ from support.watched import in_broker
 from tempos import Framing, Group, Member, Path, Reason, Route, Topic, Unavailable
 from tempos._abi import Way
 from tempos.wire import encode_event
-from tempos_bench.namespace import Namespace
-from tempos_bench.topology import Topology, mac_of
+from tempos_bench.nodes.namespace import Namespace
+from tempos_bench.nodes.topology import Topology, mac_of
 from tempos_bpf.errors import BpfError
 from tempos_bpf.links import XdpMode
 from tempos_bpf.maps import Map

@@ -19,7 +19,7 @@ from support.watched import LIMIT, Watched, in_broker
 
 from tempos import Path, PathChoice, Reason, Route
 from tempos.wire import encode_event
-from tempos_bench.topology import Topology, mac_of
+from tempos_bench.nodes.topology import Topology, mac_of
 from tempos_bpf.links import query_xdp
 from tempos_fastpath import pins
 from tempos_fastpath.offload import Offload

@@ -11,8 +11,8 @@ from support.offloader import launch
 from support.survival import BROKER, EPOCH, TOPIC, Traffic, set_of
 
 from tempos.wire import encode_event
-from tempos_bench.node import Program
-from tempos_bench.topology import Topology
+from tempos_bench.nodes.node import Program
+from tempos_bench.nodes.topology import Topology
 from tempos_bpf.maps import pinned_map
 from tempos_fastpath.orphans import orphans, remove
 

@@ -19,7 +19,7 @@ from tempos import Framing, LocalError, Reason
 from tempos._abi import LATENCY_BEYOND, LATENCY_BUCKETS
 from tempos.histogram import Histogram, Latency, bounds
 from tempos.wire import encode_event
-from tempos_bench.topology import build
+from tempos_bench.nodes.topology import build
 from tempos_bpf.errors import BpfError
 from tempos_bpf.maps import possible_cpus
 from tempos_bpf.objects import BpfObject

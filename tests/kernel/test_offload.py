@@ -13,7 +13,7 @@ from support.watched import Watched, in_broker
 
 from tempos import Framing, Group, Member, Path, PathChoice, PathPolicy, Reason, Route, Topic, Unavailable
 from tempos.wire import encode_event
-from tempos_bench.topology import Topology
+from tempos_bench.nodes.topology import Topology
 from tempos_bpf.links import XdpMode, attach_xdp, query_xdp
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.attach import OBJECT, PROGRAM

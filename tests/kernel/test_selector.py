@@ -21,7 +21,7 @@ from support.privileges import require_kernel, require_netns
 from support.program import Rig
 
 from tempos import Quality, Topic, Unavailable
-from tempos_bench.topology import build, mac_of
+from tempos_bench.nodes.topology import build, mac_of
 from tempos_fastpath.offload import start
 from tempos_fastpath.selector import attach_selector
 

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 import pytest
 from support.privileges import require_kernel, require_netns
 
-from tempos_bench import probe
-from tempos_bench.lane import Lane
-from tempos_bench.rounds import cores
-from tempos_bench.slowed import slowed
+from tempos_bench.measure import probe
+from tempos_bench.measure.lane import Lane
+from tempos_bench.measure.slowed import slowed
+from tempos_bench.runs.rounds import cores
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 

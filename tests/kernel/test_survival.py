@@ -19,8 +19,8 @@ from support.offloader import launch
 from support.survival import BROKER, EPOCH, LIMIT, TOPIC, Traffic, set_of
 
 from tempos.wire import encode_event
-from tempos_bench.node import Program
-from tempos_bench.topology import Topology
+from tempos_bench.nodes.node import Program
+from tempos_bench.nodes.topology import Topology
 from tempos_bpf.links import query_xdp
 from tempos_bpf.maps import pinned_map
 from tempos_fastpath import ownership

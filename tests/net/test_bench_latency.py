@@ -12,8 +12,9 @@ import pytest
 from support.ports import free_ports
 
 from tempos import wire
-from tempos_bench import latency, samples
-from tempos_bench.node import Node, Program, local
+from tempos_bench.compiled import latency
+from tempos_bench.measure import samples
+from tempos_bench.nodes.node import Node, Program, local
 
 pytest.importorskip("tempos_bench._latency", reason="the latency helper is not compiled")
 pytestmark = [

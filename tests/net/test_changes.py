@@ -11,9 +11,9 @@ import pytest
 from support.privileges import require_kernel, require_netns
 
 from tempos import DATA_PORT, Path, Topic
-from tempos_bench.broker import Broker
-from tempos_bench.node import Program
-from tempos_bench.topology import Topology, build
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.node import Program
+from tempos_bench.nodes.topology import Topology, build
 
 pytestmark = pytest.mark.netns
 
@@ -25,13 +25,19 @@ MODES = {"off": Path.SLOW, "generic": Path.FAST, "native": Path.FAST}
 def crowd_of(topology: Topology, *options: object) -> Program:
     """Members made with the client library, ready; they leave once nothing has come for a while."""
     return topology.subscriber.role(
-        "library_members", "--address", topology.broker.address, "--topic", TOPIC.name, *options, ready=True
+        "library_members",
+        "--address",
+        topology.broker.address,
+        "--topic",
+        TOPIC.name,
+        *options,
+        ready=True,
     )
 
 
 def publish(topology: Topology, events: int, rate: int) -> Program:
     return topology.publisher.role(
-        "publish", "--to", topology.broker.address, "--topic", TOPIC.name,
+        "demo.publish", "--to", topology.broker.address, "--topic", TOPIC.name,
         "--paced", events, "--rate", rate, "--burst", 0,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ import pytest
 from support.privileges import require_kernel, require_netns
 
 from tempos import Path
-from tempos_bench.run import Run
+from tempos_bench.runs.run import Run
 from tempos_bench.suite import churn, member_kill
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]

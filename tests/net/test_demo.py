@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.privileges import require_kernel, require_netns
 
-from tempos_bench.topology import build
+from tempos_bench.nodes.topology import build
 
 pytestmark = pytest.mark.netns
 

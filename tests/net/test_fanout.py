@@ -8,9 +8,9 @@ from __future__ import annotations
 import pytest
 from support.privileges import require_kernel, require_netns
 
+from tempos_bench.nodes.topology import SHAPES
 from tempos_bench.suite import fanout_churn, fanout_exact
 from tempos_bench.suite.fanout_exact import WAYS, Case
-from tempos_bench.topology import SHAPES
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 

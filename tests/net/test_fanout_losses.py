@@ -6,10 +6,10 @@ import pytest
 from support.privileges import require_kernel, require_netns
 
 from tempos import DATA_PORT, Fanout, Framing, Group, Member, Path, Topic, wire
-from tempos_bench.broker import Broker
-from tempos_bench.frame import udp_frame
-from tempos_bench.probe import Probe
-from tempos_bench.topology import build, mac_of
+from tempos_bench.measure.broker import Broker
+from tempos_bench.measure.frame import udp_frame
+from tempos_bench.measure.probe import Probe
+from tempos_bench.nodes.topology import build, mac_of
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 

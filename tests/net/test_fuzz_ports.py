@@ -16,8 +16,8 @@ from support.privileges import require_kernel, require_netns
 from tempos import CONTROL_PORT, DATA_PORT, Group, Member, Path
 from tempos.control import OPERATIONS, Received, decode_reply, encode_request
 from tempos.wire import encode_batch
-from tempos_bench.broker import Broker
-from tempos_bench.topology import Topology, build
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.topology import Topology, build
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 

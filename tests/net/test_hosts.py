@@ -21,15 +21,16 @@ from support.privileges import require_kernel, require_netns
 from support.processes import still_alive
 
 from tempos import Framing, Quality, TemposError, Topic, Unavailable
-from tempos_bench import hosts, scenario
-from tempos_bench.hosts import Hosts
-from tempos_bench.load import Flow, Load, Subject
-from tempos_bench.node import PYTHON, ProgramFailed
-from tempos_bench.remote import RemoteNode
-from tempos_bench.report import Report
-from tempos_bench.run import Run, running
+from tempos_bench.measure.load import Flow, Load, Subject
+from tempos_bench.nodes import hosts
+from tempos_bench.nodes.hosts import Hosts
+from tempos_bench.nodes.node import PYTHON, ProgramFailed
+from tempos_bench.nodes.remote import RemoteNode
+from tempos_bench.nodes.topology import Topology, build
+from tempos_bench.report.figures import Report
+from tempos_bench.runs import scenario
+from tempos_bench.runs.run import Run, running
 from tempos_bench.suite import fanout_exact
-from tempos_bench.topology import Topology, build
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 

@@ -8,9 +8,9 @@ import pytest
 from support.privileges import require_kernel, require_netns
 
 from tempos import DATA_PORT, Group, Member, Path, Topic
-from tempos_bench.broker import Broker
-from tempos_bench.node import PYTHON
-from tempos_bench.topology import build
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.node import PYTHON
+from tempos_bench.nodes.topology import build
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 

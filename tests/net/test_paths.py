@@ -9,9 +9,9 @@ import pytest
 from support.privileges import require_kernel, require_netns
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
-from tempos_bench.broker import Broker, TopicStatus
+from tempos_bench.measure.broker import Broker, TopicStatus
+from tempos_bench.nodes.topology import SHAPES, Topology, build
 from tempos_bench.suite.blast import measure
-from tempos_bench.topology import SHAPES, Topology, build
 
 pytestmark = pytest.mark.netns
 
@@ -71,10 +71,10 @@ def test_the_ledger_closes_over_the_projects_own_clients(mode: str) -> None:
         with Broker(topology.broker, {TOPIC: ()}, mode=mode) as broker:
             told = ("--address", topology.broker.address, "--topic", TOPIC.name, "--group", "workers",
                     "--expect", events // 2, "--stay")  # fmt: skip
-            subscribers = [c.role("subscribe", *told, ready=True) for _ in range(2)]
+            subscribers = [c.role("demo.subscribe", *told, ready=True) for _ in range(2)]
             broker.wait_path(TOPIC.name, MODES[mode])
             sent = topology.publisher.role(
-                "publish", "--to", topology.broker.address, "--topic", TOPIC.name,
+                "demo.publish", "--to", topology.broker.address, "--topic", TOPIC.name,
                 "--paced", events, "--rate", 5000, "--burst", 0,
             ).result(LIMIT)  # fmt: skip
             got = [json.loads(subscriber.wait_line("{", LIMIT)) for subscriber in subscribers]

@@ -13,9 +13,9 @@ import pytest
 from support.ports import free_ports
 from support.processes import still_alive
 
-from tempos_bench import samples
-from tempos_bench.installed import distribution
-from tempos_bench.node import Node, Program, ProgramFailed, local
+from tempos_bench.measure import samples
+from tempos_bench.nodes.installed import distribution
+from tempos_bench.nodes.node import Node, Program, ProgramFailed, local
 from tempos_bench.peers.ground import MEMBERS
 from tempos_bench.peers.servers import SERVERS, Server, server
 from tempos_bench.peers.usage import Running, measured
@@ -151,7 +151,7 @@ def test_round_trips(node: Node, name: str, wire: str) -> None:
 
 _RUNNER = """
 import sys, time
-from tempos_bench.node import local
+from tempos_bench.nodes.node import local
 from tempos_bench.peers.servers import server
 program = server(sys.argv[1]).start(local(), address="127.0.0.1", port=int(sys.argv[2]))
 print(program.pid, flush=True)

@@ -10,7 +10,7 @@ from support.privileges import require_netns
 
 from tempos_bench.peers.field import Field
 from tempos_bench.peers.ways import Way
-from tempos_bench.run import Run, running
+from tempos_bench.runs.run import Run, running
 
 pytestmark = pytest.mark.netns
 pytest.importorskip("tempos_bench._stream", reason="the stream helper is not compiled")

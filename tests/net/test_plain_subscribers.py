@@ -9,8 +9,8 @@ from support.privileges import require_kernel, require_netns
 
 from tempos import DATA_PORT, Path, Subscriber, Topic
 from tempos._abi import MAX_GROUPS
-from tempos_bench.broker import Broker
-from tempos_bench.topology import Topology, build
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.topology import Topology, build
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 

@@ -9,8 +9,8 @@ import pytest
 from support.privileges import require_netns
 
 from tempos import Framing, PathPolicy, Quality, Topic
-from tempos_bench.load import Flow, Load, Subject
-from tempos_bench.topology import build
+from tempos_bench.measure.load import Flow, Load, Subject
+from tempos_bench.nodes.topology import build
 
 pytest.importorskip("tempos_bench._latency", reason="the latency helper is not compiled")
 pytestmark = pytest.mark.netns

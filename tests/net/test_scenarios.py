@@ -10,8 +10,8 @@ import math
 import pytest
 from support.privileges import require_kernel, require_netns
 
-from tempos_bench import scenario
-from tempos_bench.run import Run
+from tempos_bench.runs import scenario
+from tempos_bench.runs.run import Run
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 

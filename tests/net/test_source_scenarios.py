@@ -7,8 +7,9 @@ import math
 import pytest
 from support.privileges import require_kernel, require_netns
 
-from tempos_bench import samples, scenario
-from tempos_bench.run import Run
+from tempos_bench.measure import samples
+from tempos_bench.runs import scenario
+from tempos_bench.runs.run import Run
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 

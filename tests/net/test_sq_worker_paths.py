@@ -10,8 +10,8 @@ import pytest
 from support.privileges import require_kernel, require_netns
 
 from tempos import Overflow, Path, PathPolicy, Quality, Topic
-from tempos_bench.broker import Broker
-from tempos_bench.topology import build
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.topology import build
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
@@ -40,7 +40,7 @@ def test_moves_between_the_paths_and_kills_of_the_worker_leave_an_exact_account(
         )  # fmt: skip
         broker.wait_path(STRICT.name, Path.FAST)
         publisher = topology.publisher.role(
-            "publish", "--to", topology.broker.address, "--topic", STRICT.name,
+            "demo.publish", "--to", topology.broker.address, "--topic", STRICT.name,
             "--paced", events, "--rate", rate, "--burst", 0,
         )  # fmt: skip
         broker.wait_received(STRICT.name, 1)
@@ -95,7 +95,7 @@ def test_a_rate_holds_for_both_processes_and_the_kernel_together() -> None:
         )  # fmt: skip
         began = time.monotonic()
         publisher = topology.publisher.role(
-            "publish", "--to", topology.broker.address, "--topic", limited.name,
+            "demo.publish", "--to", topology.broker.address, "--topic", limited.name,
             "--paced", events, "--rate", rate, "--burst", 0,
         )  # fmt: skip
         assert publisher.result(LIMIT) == {"sent": events, "refused": 0}

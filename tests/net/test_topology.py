@@ -15,9 +15,9 @@ from support.privileges import require_kernel, require_netns
 from support.processes import descendants, network_namespaces, still_alive
 
 from tempos import Topic
-from tempos_bench.broker import Broker
-from tempos_bench.node import Node
-from tempos_bench.topology import SHAPES, build
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.node import Node
+from tempos_bench.nodes.topology import SHAPES, build
 
 pytestmark = pytest.mark.netns
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.privileges import require_netns
 
-from tempos_bench.namespace import Namespace
+from tempos_bench.nodes.namespace import Namespace
 
 pytestmark = pytest.mark.netns
 

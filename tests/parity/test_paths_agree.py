@@ -38,8 +38,8 @@ from support.packets import (
 from support.privileges import require_kernel, require_netns
 
 from tempos import Fanout, Framing, Group, Member, Path, PathPolicy, Quality, Reason, Topic
-from tempos_bench.broker import Broker
-from tempos_bench.topology import Topology, build, mac_of
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.topology import Topology, build, mac_of
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 

@@ -20,7 +20,7 @@ from support.packets import PORT
 from support.program import ADDRESSES
 from tempos import Framing, Reason, _abi
 from tempos._abi import Way
-from tempos_bench.namespace import Namespace
+from tempos_bench.nodes.namespace import Namespace
 from tempos_bpf.maps import MapType, create_map, possible_cpus
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.attach import OBJECT as XDP_OBJECT

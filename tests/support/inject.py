@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Callable
 
-from tempos_bench.node import Node
+from tempos_bench.nodes.node import Node
 
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
 NEEDS_CSUM = 1

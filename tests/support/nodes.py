@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pyroute2 import IPRoute
 
 from support.inject import SO_RCVBUFFORCE
-from tempos_bench.node import Node
+from tempos_bench.nodes.node import Node
 
 #: Seconds that a socket waits.
 LIMIT = 15.0

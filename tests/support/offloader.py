@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tempos import Fanout, Framing, Group, Member, Path, Route, Topic, Unavailable
-from tempos_bench.node import PYTHON, Node, Program
+from tempos_bench.nodes.node import PYTHON, Node, Program
 from tempos_fastpath.offload import Offload, start
 
 LIMIT = 15.0

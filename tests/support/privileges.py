@@ -31,7 +31,7 @@ def require(missing: str | None) -> None:
 
 @cache
 def _missing_netns() -> str | None:
-    from tempos_bench import topology
+    from tempos_bench.nodes import topology
 
     return topology.missing()
 

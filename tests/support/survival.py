@@ -6,7 +6,7 @@ import socket
 import threading
 
 from tempos.wire import encode_event
-from tempos_bench.topology import Topology
+from tempos_bench.nodes.topology import Topology
 from tempos_fastpath import ownership
 from tempos_fastpath.pins import Pins
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from tempos import Path, PathChoice, Route
-from tempos_bench.topology import Topology
+from tempos_bench.nodes.topology import Topology
 from tempos_fastpath.offload import Offload, start
 
 LIMIT = 15.0

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempos import Unavailable
-from tempos_bench import offset, stamps
-from tempos_bench.clocks import FarClocks
-from tempos_bench.node import Node
-from tempos_bench.offset import Offset
-from tempos_bench.run import Run, running
+from tempos_bench.nodes import offset, stamps
+from tempos_bench.nodes.clocks import FarClocks
+from tempos_bench.nodes.node import Node
+from tempos_bench.nodes.offset import Offset
+from tempos_bench.runs.run import Run, running
 
 MS = 1_000_000
 delays = st.integers(1, 50 * MS)

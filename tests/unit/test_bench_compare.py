@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tempos import ConfigError
-from tempos_bench import command, compare, report, results
-from tempos_bench.report import Better, Figure, Report, Target, median
-from tempos_bench.stats import summarize
+from tempos_bench import command
+from tempos_bench.measure.stats import summarize
+from tempos_bench.report import compare, results
+from tempos_bench.report.figures import Better, Figure, Report, Target, judge, median, now
 
 TARGETS = {"lost": Target.parse("== 0")}
 
@@ -37,7 +38,7 @@ def measured(
         Figure("verified instructions", 151, "instructions"),
         Figure("offered", 4e6 * machine, "datagrams/s", Better.NEITHER),
     ]
-    return Report("redirect", {"cpu": "one"}, report.now(), report.judge(figures, TARGETS))
+    return Report("redirect", {"cpu": "one"}, now(), judge(figures, TARGETS))
 
 
 def verdicts(old: Report, new: Report) -> dict[str, str]:
@@ -90,14 +91,14 @@ def test_a_difference_may_be_below_zero_and_zero_is_no_base() -> None:
     middle, low, high = compare.interval(old, [[value[0] + 5] for value in old])
     assert middle == 2.0
     assert low < 2 < high
-    rows = report.judge([median("difference", summarize([0.0] * 5), "ns")], {})
-    zero = Report("redirect", {}, report.now(), rows)
+    rows = judge([median("difference", summarize([0.0] * 5), "ns")], {})
+    zero = Report("redirect", {}, now(), rows)
     assert verdicts(zero, zero) == {"difference": "same"}
 
 
 def test_what_cannot_be_compared_is_said() -> None:
     old, new = measured(1), measured(2)
-    other = Report("slow-path", {}, report.now(), ())
+    other = Report("slow-path", {}, now(), ())
     changed = Report(
         new.scenario, {"cpu": "another"}, new.started, new.rows[1:], parameters={"rounds": 3}, complete=False
     )
@@ -146,6 +147,6 @@ def test_files_that_are_no_results_are_refused_all_at_once(tmp_path: Path) -> No
 
 
 def test_a_figure_that_could_not_be_had_is_no_number_anywhere() -> None:
-    (row,) = report.judge([median("p99", summarize([math.nan, 2.0, math.nan]), "us")], {})
-    text = json.dumps(Report("x", {}, report.now(), (row,)).as_json(), allow_nan=False)
+    (row,) = judge([median("p99", summarize([math.nan, 2.0, math.nan]), "us")], {})
+    text = json.dumps(Report("x", {}, now(), (row,)).as_json(), allow_nan=False)
     assert json.loads(text)["rows"][0]["rounds"] == [None, 2.0, None]

@@ -14,11 +14,14 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from tempos import ConfigError, Unavailable
-from tempos_bench import command, machine, report, scenario, stats
-from tempos_bench.frame import udp_frame
-from tempos_bench.report import Figure, Report, Row, Target, judge
-from tempos_bench.rounds import interleave
-from tempos_bench.run import Run
+from tempos_bench import command
+from tempos_bench.measure import stats
+from tempos_bench.measure.frame import udp_frame
+from tempos_bench.nodes import machine
+from tempos_bench.report.figures import Figure, Report, Row, Target, as_text, judge, now
+from tempos_bench.runs import scenario
+from tempos_bench.runs.rounds import interleave
+from tempos_bench.runs.run import Run
 
 VALUES = st.lists(st.floats(0.001, 1e9), min_size=1)
 
@@ -88,7 +91,7 @@ def test_a_target_for_a_figure_that_is_not_there_is_refused() -> None:
 
 def test_the_json_of_a_report_has_the_documented_keys() -> None:
     rows = (Row("ratio", 0.97, "x", ">= 0.95", True), Row("rate", 3e6, "datagrams/s", None, None))
-    made = Report("redirect", machine.describe(), report.now(), rows, rounds={"fast path": [{"sent": 1}]})
+    made = Report("redirect", machine.describe(), now(), rows, rounds={"fast path": [{"sent": 1}]})
     document = json.loads(json.dumps(made.as_json()))
 
     assert set(document) >= {"scenario", "machine", "started", "rows", "rounds", "samples", "parameters"}
@@ -98,7 +101,7 @@ def test_the_json_of_a_report_has_the_documented_keys() -> None:
     assert document["variants"] == ["fast path"]
     assert Report.from_json(document) == made
     assert made.all_met
-    assert "3,000,000" in report.as_text(made)
+    assert "3,000,000" in as_text(made)
 
 
 def test_rounds_take_turns_at_being_first() -> None:

@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 
 from tempos import ConfigError, Unavailable
-from tempos_bench import hosts, machine, plan, plot, report, scenario, suite
-from tempos_bench.hosts import Hosts
-from tempos_bench.node import PYTHON, TEXT_FILE, ProgramFailed
-from tempos_bench.remote import Host, RemoteNode
-from tempos_bench.rounds import cores
-from tempos_bench.run import Run
+from tempos_bench import suite
+from tempos_bench.nodes import hosts, machine
+from tempos_bench.nodes.hosts import Hosts
+from tempos_bench.nodes.node import PYTHON, TEXT_FILE, ProgramFailed
+from tempos_bench.nodes.remote import Host, RemoteNode
+from tempos_bench.report import plot
+from tempos_bench.report.figures import as_text
+from tempos_bench.runs import plan, scenario
+from tempos_bench.runs.rounds import cores
+from tempos_bench.runs.run import Run
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "hosts.example.toml"
 NAMES = ("edge1", "middle", "edge2")
@@ -133,7 +137,7 @@ def test_a_run_whose_clocks_never_agreed_can_be_told_drawn_and_kept(name: str, t
     assert all(row.value is None for row in timed)
     assert not any(record["count"] for record in found.samples)
     assert "left out" in " ".join(found.notes)
-    assert report.as_text(found)
+    assert as_text(found)
     assert json.loads(json.dumps(found.as_json(), allow_nan=False))
     # Loads, round trips and costs may still have pictures, latencies have none.
     assert [path.stem for path in plot.draw(found, tmp_path) if "bars" not in path.stem] == []
@@ -142,7 +146,10 @@ def test_a_run_whose_clocks_never_agreed_can_be_told_drawn_and_kept(name: str, t
 def test_what_an_address_does_not_say_is_asked_of_the_host() -> None:
     told = plan.plan(scenario.load("churn", short=True), hosts.read(None, ADDRESSES))
     assert 'interfaces = ["asked of the host"]' in told
-    assert "root@192.0.2.12: python3 -m tempos_bench.guard -- python3 -m tempos_bench.members" in told
+    assert (
+        "root@192.0.2.12: python3 -m tempos_bench.nodes.guard -- python3 -m tempos_bench.programs.members"
+        in told
+    )
     assert "--cpu" not in told
 
 
@@ -178,7 +185,7 @@ def test_cores_of_this_machine_become_those_of_the_host() -> None:
 
 def guard(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tempos_bench.guard", *arguments],
+        [sys.executable, "-m", "tempos_bench.nodes.guard", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

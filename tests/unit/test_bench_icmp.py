@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP
 
-from tempos_bench.icmp import is_reply, request
+from tempos_bench.programs.icmp import is_reply, request
 
 U16 = st.integers(0, 0xFFFF)
 

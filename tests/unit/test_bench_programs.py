@@ -15,8 +15,8 @@ from support.processes import still_alive
 
 import tempos.wire
 from tempos import Framing
-from tempos_bench import traffic
-from tempos_bench.node import PYTHON, Node, ProgramFailed, local
+from tempos_bench.compiled import traffic
+from tempos_bench.nodes.node import PYTHON, Node, ProgramFailed, local
 
 LIMIT = 15.0
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from tempos_bench import load, plot, samples, scenario
-from tempos_bench.report import Report
+from tempos_bench.measure import load, samples
+from tempos_bench.report import plot
+from tempos_bench.report.figures import Report
+from tempos_bench.runs import scenario
 from tempos_bench.suite.qos_rate import Step, bend
 
 

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempos_bench import goals, html, plot, samples, scenario, source, svg
-from tempos_bench.report import Better, Figure, Report, Row, Target, judge, median
-from tempos_bench.stats import summarize
+from tempos_bench.measure import samples
+from tempos_bench.measure.stats import summarize
+from tempos_bench.report import goals, html, plot, source, svg
+from tempos_bench.report.figures import Better, Figure, Report, Row, Target, judge, median
+from tempos_bench.runs import scenario
 
 VOID = {"meta", "img", "line", "rect", "circle", "polyline"}
 HOSTILE = '<script src="//x">&\'"'

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from tempos import ConfigError
-from tempos_bench import command, scenario
-from tempos_bench.progress import Lines, display, duration
-from tempos_bench.report import Figure, median
-from tempos_bench.rounds import in_turn, interleave, warm_up
-from tempos_bench.run import Run, current, running
-from tempos_bench.stats import summarize
+from tempos_bench import command
+from tempos_bench.measure.stats import summarize
+from tempos_bench.report.figures import Figure, median
+from tempos_bench.runs import scenario
+from tempos_bench.runs.progress import Lines, display, duration
+from tempos_bench.runs.rounds import in_turn, interleave, warm_up
+from tempos_bench.runs.run import Run, current, running
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempos_bench import samples
+from tempos_bench.measure import samples
 
 TIMES = st.lists(st.integers(0, 2**32 - 1))
 

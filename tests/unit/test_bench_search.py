@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempos_bench.search import Trial, no_drop_rate
+from tempos_bench.measure.search import Trial, no_drop_rate
 
 LOWEST, HIGHEST, TOLERANCE = 1_000.0, 1_000_000.0, 0.05
 

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -36,6 +37,8 @@ DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
 WALK_SKIPS = {".git", ".venv", "build", "dist", "bench-results", "__pycache__", ".hypothesis"}
 
 LONG, TOO_LONG = 450, 600
+#: Modules in one folder that a newcomer can still take in.
+MANY = 30
 SPDX_BPF = "SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause"
 
 
@@ -165,6 +168,16 @@ def test_no_file_grows_out_of_hand(capsys: pytest.CaptureFixture[str]) -> None:
             with capsys.disabled():
                 print(f"\n{name}: {lines} lines; think of splitting it", end="")
     assert not {name: lines for name, lines in lengths.items() if lines > TOO_LONG}
+
+
+def test_no_folder_grows_out_of_hand() -> None:
+    held = Counter(path.parent.as_posix() for path in modules() if path.suffix == ".py")
+    assert not {folder: count for folder, count in held.items() if count > MANY}
+
+
+def test_the_harness_is_found_in_its_folders() -> None:
+    bare = {path.name for path in modules() if path.parent.as_posix() == "bench/tempos_bench"}
+    assert bare == {"__init__.py", "__main__.py", "command.py"}
 
 
 def test_bpf_sources_carry_both_licences() -> None:

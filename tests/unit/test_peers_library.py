@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tempos_bench import samples
+from tempos_bench.measure import samples
 from tempos_bench.peers.clock import LoopTimer, sharp_timers, sleep_until
 from tempos_bench.peers.library import BLOCK, Plan, Recorder
 from tempos_bench.peers.talk import MARK, filler

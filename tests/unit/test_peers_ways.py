@@ -7,13 +7,13 @@ from array import array
 import pytest
 
 from tempos import Unavailable
-from tempos_bench.node import local
+from tempos_bench.measure.samples import Latency
+from tempos_bench.nodes.node import local
+from tempos_bench.nodes.topology import Topology
 from tempos_bench.peers import ground, ways
 from tempos_bench.peers.servers import Server
 from tempos_bench.peers.ways import WAYS, Ends, Played, Way
-from tempos_bench.samples import Latency
 from tempos_bench.suite import peers_latency, peers_rate
-from tempos_bench.topology import Topology
 
 SECONDS = 0.5
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from tempos_bench.node import Program
+from tempos_bench.nodes.node import Program
+from tempos_bench.nodes.topology import build, many
 from tempos_bench.peers import ground
 from tempos_bench.peers.ground import CLIENT, GROUP, MEMBERS, RAW, Place
 from tempos_bench.peers.ways import PACKAGES, SETTLE_LIMIT, WAYS, Ends, RoundTrip, Way
-from tempos_bench.rounds import cores
-from tempos_bench.run import current
-from tempos_bench.topology import build, many
+from tempos_bench.runs.rounds import cores
+from tempos_bench.runs.run import current
 
 #: The name of the stand that all peers share.
 _PEERS = "peers"
@@ -64,7 +64,7 @@ class Field:
     """Everything that is compared in one run; ended by ``stack``."""
 
     def __init__(self, stack: ExitStack, systems: Sequence[str], *, awake: bool = False) -> None:
-        """``awake``: cores are kept from sleeping (see :mod:`tempos_bench.awake`)."""
+        """``awake``: cores are kept from sleeping (see :mod:`tempos_bench.programs.awake`)."""
         self._stack = stack
         self._awake = awake
         self._runs = [0]

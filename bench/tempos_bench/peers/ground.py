@@ -13,13 +13,13 @@ from contextlib import ExitStack
 
 from tempos import DATA_PORT, Framing, Group, Member, Topic, Unavailable
 from tempos import Path as DataPath
-from tempos_bench.broker import Broker
-from tempos_bench.node import Program
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.node import Program
+from tempos_bench.nodes.topology import Topology, build
 from tempos_bench.peers.servers import ANY, SERVERS, Server
 from tempos_bench.peers.usage import Running
-from tempos_bench.rounds import cores
-from tempos_bench.run import current
-from tempos_bench.topology import Topology, build
+from tempos_bench.runs.rounds import cores
+from tempos_bench.runs.run import current
 
 #: What flows: from raw generators, from client libraries, to one group, there and back.
 RAW, CLIENT, GROUP, THERE, BACK = "r", "c", "g", "p", "q"

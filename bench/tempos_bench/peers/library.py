@@ -27,7 +27,8 @@ from collections.abc import Coroutine, Iterator
 from time import monotonic_ns, time_ns
 from typing import Any
 
-from tempos_bench import samples, traffic
+from tempos_bench.compiled import traffic
+from tempos_bench.measure import samples
 from tempos_bench.peers.clients import CLIENTS, AsyncClient, BlockingClient, Where
 from tempos_bench.peers.clock import LoopTimer, sharp_timers, sleep_until
 from tempos_bench.peers.raw import planned as planned

@@ -21,10 +21,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from tempos_bench import commands, samples, traffic
+from tempos_bench.compiled import traffic
+from tempos_bench.measure import samples
 from tempos_bench.peers import framing, stream
 from tempos_bench.peers.talk import Talk, Wire
-from tempos_bench.rehearsal import Asked
+from tempos_bench.programs import commands
+from tempos_bench.programs.rehearsal import Asked
 
 WIRES: dict[str, Wire] = {
     "nats": framing.Nats(),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tempos_bench.node import PYTHON, TEXT_FILE, Node, Program, ProgramFailed
+from tempos_bench.nodes.node import PYTHON, TEXT_FILE, Node, Program, ProgramFailed
 
 _LOOK_EVERY = 0.02
 #: An answer for every address that a server's node has.
@@ -21,7 +21,7 @@ ANY = "0.0.0.0"  # noqa: S104 - where a node has several, all of which the other
 class Server:
     """A peer's server. ``settings``: in words, for the report.
 
-    ``arguments``: (address, port) to its arguments, with :data:`~tempos_bench.node.TEXT_FILE` for what
+    ``arguments``: (address, port) to its arguments, with :data:`~tempos_bench.nodes.node.TEXT_FILE` for what
     ``config`` gives of the same, if it has a file. ``subscribers``: how far above its port the one for
     subscribers is, where they have one of their own. ``program``: what has to be installed, from Debian's
     ``package``; for a server that is a Python package, its ``distribution``. ``wires``: the raw generators'

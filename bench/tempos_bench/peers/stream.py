@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from tempos import wire
-from tempos_bench.compiled import check, helper
+from tempos_bench.compiled.helper import check, helper
 from tempos_bench.peers.talk import PeerRefused, Step, Talk
 
 _NS = 1_000_000_000

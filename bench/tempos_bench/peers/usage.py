@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tempos_bench.node import Node
+from tempos_bench.nodes.node import Node
 
 
 @dataclass(slots=True)

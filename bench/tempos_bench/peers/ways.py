@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from tempos_bench import samples
-from tempos_bench.node import Program, ProgramFailed
+from tempos_bench.measure import samples
+from tempos_bench.measure.samples import Latency
+from tempos_bench.measure.stats import percentile
+from tempos_bench.nodes.node import Program, ProgramFailed
 from tempos_bench.peers import ground
 from tempos_bench.peers.ground import Place
 from tempos_bench.peers.usage import Running, Usage, measured
-from tempos_bench.samples import Latency
-from tempos_bench.stats import percentile
 
 #: Seconds without an event after which nothing is on its way any more.
 _IDLE = 0.15

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
-from tempos_bench.broker import Broker
-from tempos_bench.report import Better, Figure
-from tempos_bench.rounds import cores, in_turn
-from tempos_bench.run import Run
-from tempos_bench.topology import build, shapes
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.topology import build, shapes
+from tempos_bench.report.figures import Better, Figure
+from tempos_bench.runs.rounds import cores, in_turn
+from tempos_bench.runs.run import Run
 
 MODES = ("native", "generic")
 #: One member is reached by one interface: a second one would show nothing new.
@@ -76,7 +76,15 @@ def measure(shape: str, mode: str, datagrams: int, payload: int) -> Blast:
         with Broker(topology.broker, {_TOPIC: (Group("bench", (member,)),)}, mode=mode, cpu=other) as broker:
             broker.wait_path(_TOPIC.name, Path.FAST)
             sink = c.role(
-                "sink", "--bind", member, "--expect", datagrams, "--size", payload, ready=True, cpu=other
+                "sink",
+                "--bind",
+                member,
+                "--expect",
+                datagrams,
+                "--size",
+                payload,
+                ready=True,
+                cpu=other,
             )
             sent = a.role(
                 "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", _TOPIC.id,

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempos import DATA_PORT, Framing, Path, Topic
-from tempos_bench import crowd
-from tempos_bench.broker import Broker
-from tempos_bench.crowd import CrowdPlan
-from tempos_bench.report import Figure
-from tempos_bench.rounds import cores
-from tempos_bench.run import Run
-from tempos_bench.topology import build
+from tempos_bench.measure import crowd
+from tempos_bench.measure.broker import Broker
+from tempos_bench.measure.crowd import CrowdPlan
+from tempos_bench.nodes.topology import build
+from tempos_bench.report.figures import Figure
+from tempos_bench.runs.rounds import cores
+from tempos_bench.runs.run import Run
 
 _TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
 _GROUP = "workers"

@@ -15,11 +15,11 @@ from functools import partial
 from typing import Any
 
 from tempos import DATA_PORT, Fanout, Framing, Group, Member, Path, Topic
-from tempos_bench.broker import Broker
-from tempos_bench.report import Figure
-from tempos_bench.rounds import cores, in_turn
-from tempos_bench.run import Run
-from tempos_bench.topology import LEFT_OUT, Topology, build, complete_checksums, links_are_ours, shapes
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.topology import LEFT_OUT, Topology, build, complete_checksums, links_are_ours, shapes
+from tempos_bench.report.figures import Figure
+from tempos_bench.runs.rounds import cores, in_turn
+from tempos_bench.runs.run import Run
 
 GROUPS = (1, 2, 4, 8, 16, 32)
 MEMBERS = (1, 3, 7)

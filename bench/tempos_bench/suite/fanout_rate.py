@@ -19,13 +19,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from tempos import Fanout, Framing, Group, Member, Path, Topic
-from tempos_bench.broker import Broker
-from tempos_bench.lane import Crossing, Lane
-from tempos_bench.probe import Probe
-from tempos_bench.report import Figure
-from tempos_bench.rounds import cores, interleave, warm_up
-from tempos_bench.run import Run
-from tempos_bench.stats import ratios, summarize
+from tempos_bench.measure.broker import Broker
+from tempos_bench.measure.lane import Crossing, Lane
+from tempos_bench.measure.probe import Probe
+from tempos_bench.measure.stats import ratios, summarize
+from tempos_bench.report.figures import Figure
+from tempos_bench.runs.rounds import cores, interleave, warm_up
+from tempos_bench.runs.run import Run
 
 GROUPS = (1, 2, 4, 8, 16)
 #: More than the kernel carries: only the slow path serves these.

@@ -14,13 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
-from tempos_bench.broker import Broker
-from tempos_bench.report import Figure
-from tempos_bench.rounds import cores, interleave
-from tempos_bench.run import Run
-from tempos_bench.search import Found, Trial, no_drop_rate
-from tempos_bench.stats import summarize
-from tempos_bench.topology import MTU, Topology, build
+from tempos_bench.measure.broker import Broker
+from tempos_bench.measure.search import Found, Trial, no_drop_rate
+from tempos_bench.measure.stats import summarize
+from tempos_bench.nodes.topology import MTU, Topology, build
+from tempos_bench.report.figures import Figure
+from tempos_bench.runs.rounds import cores, interleave
+from tempos_bench.runs.run import Run
 
 _TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
 _FIRST_PORT = 9001

@@ -14,13 +14,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from tempos_bench import samples
+from tempos_bench.measure import samples
+from tempos_bench.measure.stats import ratios, summarize
 from tempos_bench.peers.field import Field
 from tempos_bench.peers.ways import Played, Trips, Way
-from tempos_bench.report import Better, Figure, median
-from tempos_bench.rounds import interleave
-from tempos_bench.run import Run
-from tempos_bench.stats import ratios, summarize
+from tempos_bench.report.figures import Better, Figure, median
+from tempos_bench.runs.rounds import interleave
+from tempos_bench.runs.run import Run
 from tempos_bench.suite.peers_rate import check_peers, costs
 
 _OURS = Way("tempos fast native", "Python", "library", "tempos")

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from tempos import Unavailable
+from tempos_bench.measure.stats import Summary, ratios, summarize
 from tempos_bench.peers.field import Field
 from tempos_bench.peers.servers import SERVERS
 from tempos_bench.peers.ways import GROUPED, Played, Way
-from tempos_bench.report import Better, Figure, median
-from tempos_bench.rounds import interleave
-from tempos_bench.run import Run
-from tempos_bench.stats import Summary, ratios, summarize
+from tempos_bench.report.figures import Better, Figure, median
+from tempos_bench.runs.rounds import interleave
+from tempos_bench.runs.run import Run
 
 _BEST = "tempos fast native"
 

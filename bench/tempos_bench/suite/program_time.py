@@ -9,13 +9,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from tempos_bench import probe
-from tempos_bench.lane import Lane
-from tempos_bench.probe import Probe
-from tempos_bench.report import Figure, median
-from tempos_bench.rounds import cores, interleave, warm_up
-from tempos_bench.run import Run
-from tempos_bench.stats import differences, summarize
+from tempos_bench.measure import probe
+from tempos_bench.measure.lane import Lane
+from tempos_bench.measure.probe import Probe
+from tempos_bench.measure.stats import differences, summarize
+from tempos_bench.report.figures import Figure, median
+from tempos_bench.runs.rounds import cores, interleave, warm_up
+from tempos_bench.runs.run import Run
 
 _NOBODY = "02:00:00:00:00:01"
 

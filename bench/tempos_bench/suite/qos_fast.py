@@ -20,8 +20,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tempos import Framing, Quality, Topic
-from tempos_bench.load import Load, Subject
-from tempos_bench.qos import (
+from tempos_bench.measure.load import Load, Subject
+from tempos_bench.measure.qos import (
     CARRIES,
     Plays,
     TwoClasses,
@@ -31,10 +31,10 @@ from tempos_bench.qos import (
     keep,
     loads,
 )
-from tempos_bench.report import Figure, median
-from tempos_bench.run import Run
-from tempos_bench.stats import summarize
-from tempos_bench.topology import build
+from tempos_bench.measure.stats import summarize
+from tempos_bench.nodes.topology import build
+from tempos_bench.report.figures import Figure, median
+from tempos_bench.runs.run import Run
 
 OWN, SHARED, LIMITED = "own sockets", "one socket", "one socket, limited"
 _SQ = Topic(id=1, name="SQ", quality=Quality.SQ, framing=Framing.EVENT)

@@ -15,12 +15,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tempos import Framing, PathPolicy, Quality, TemposError, Topic
-from tempos_bench.load import Flow, Heard, Load, Outcome, Subject
-from tempos_bench.qos import keep
-from tempos_bench.report import Better, Figure
-from tempos_bench.run import Cell, Run
-from tempos_bench.stats import summarize
-from tempos_bench.topology import build
+from tempos_bench.measure.load import Flow, Heard, Load, Outcome, Subject
+from tempos_bench.measure.qos import keep
+from tempos_bench.measure.stats import summarize
+from tempos_bench.nodes.topology import build
+from tempos_bench.report.figures import Better, Figure
+from tempos_bench.runs.run import Cell, Run
 
 MODES = {"slow path": "off", "fast path": "native"}
 LOADS = {"SQ alone": ("SQ",), "BQ alone": ("BQ",), "both": ("BQ", "SQ")}

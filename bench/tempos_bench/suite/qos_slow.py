@@ -25,13 +25,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tempos import Framing, PathPolicy, Quality, TemposError, Topic
-from tempos_bench.load import Flow, Load, Subject
-from tempos_bench.qos import Plays, TwoClasses, carried_figures, describe, judged_figures, keep, loads
-from tempos_bench.report import Better, Figure, median
-from tempos_bench.rounds import turned
-from tempos_bench.run import Run
-from tempos_bench.stats import summarize
-from tempos_bench.topology import build
+from tempos_bench.measure.load import Flow, Load, Subject
+from tempos_bench.measure.qos import Plays, TwoClasses, carried_figures, describe, judged_figures, keep, loads
+from tempos_bench.measure.stats import summarize
+from tempos_bench.nodes.topology import build
+from tempos_bench.report.figures import Better, Figure, median
+from tempos_bench.runs.rounds import turned
+from tempos_bench.runs.run import Run
 
 #: The mode of the fast path, and the `[quality]` of the broker's configuration, by variant.
 VARIANTS: dict[str, tuple[str, Mapping[str, object]]] = {

@@ -11,13 +11,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tempos import Framing, PathPolicy, Quality, Topic
-from tempos_bench.load import Flow, Heard, Load, Subject
-from tempos_bench.qos import SQ_ALONE, Plays, describe, keep
-from tempos_bench.report import Better, Figure, median
-from tempos_bench.rounds import turned
-from tempos_bench.run import Run
-from tempos_bench.stats import ratios, summarize
-from tempos_bench.topology import build, links_are_ours
+from tempos_bench.measure.load import Flow, Heard, Load, Subject
+from tempos_bench.measure.qos import SQ_ALONE, Plays, describe, keep
+from tempos_bench.measure.stats import ratios, summarize
+from tempos_bench.nodes.topology import build, links_are_ours
+from tempos_bench.report.figures import Better, Figure, median
+from tempos_bench.runs.rounds import turned
+from tempos_bench.runs.run import Run
 
 #: How the source names them, and how many BQ workflows each has.
 BQ_ALONE, ONE, THREE = "BQ alone", "1 SQ + 1 BQ", "1 SQ + 3 BQ"

@@ -11,12 +11,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from tempos_bench.lane import TOPIC, Crossing, Lane
-from tempos_bench.probe import Probe
-from tempos_bench.report import Better, Figure, median
-from tempos_bench.rounds import cores, interleave, warm_up
-from tempos_bench.run import Run
-from tempos_bench.stats import ratios, summarize
+from tempos_bench.measure.lane import TOPIC, Crossing, Lane
+from tempos_bench.measure.probe import Probe
+from tempos_bench.measure.stats import ratios, summarize
+from tempos_bench.report.figures import Better, Figure, median
+from tempos_bench.runs.rounds import cores, interleave, warm_up
+from tempos_bench.runs.run import Run
 
 
 @dataclass(frozen=True, slots=True)

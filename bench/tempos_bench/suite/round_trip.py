@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, TemposError, Topic
-from tempos_bench import samples
-from tempos_bench.broker import Broker
-from tempos_bench.probe import Probe, macs
-from tempos_bench.report import Better, Figure, median
-from tempos_bench.rounds import cores, interleave
-from tempos_bench.run import Run, current
-from tempos_bench.stats import percentile, ratios, summarize
-from tempos_bench.topology import LEFT_OUT, Topology, build, links_are_ours, mac_of
+from tempos_bench.measure import samples
+from tempos_bench.measure.broker import Broker
+from tempos_bench.measure.probe import Probe, macs
+from tempos_bench.measure.stats import percentile, ratios, summarize
+from tempos_bench.nodes.topology import LEFT_OUT, Topology, build, links_are_ours, mac_of
+from tempos_bench.report.figures import Better, Figure, median
+from tempos_bench.runs.rounds import cores, interleave
+from tempos_bench.runs.run import Run, current
 
 _THERE = Topic(id=1, name="there", framing=Framing.EVENT)
 _BACK = Topic(id=2, name="back", framing=Framing.EVENT)
@@ -135,7 +135,14 @@ def _ping(topology: Topology, to: str, reply_to: str | None, p: Parameters, vari
     a, c = topology.publisher, topology.subscriber
     back = ("--reply-to", reply_to) if reply_to else ()
     echo = c.role(
-        "echo", "--bind", f"{c.address}:{DATA_PORT}", "--topic", _BACK.id, *back, ready=True, cpu=core
+        "echo",
+        "--bind",
+        f"{c.address}:{DATA_PORT}",
+        "--topic",
+        _BACK.id,
+        *back,
+        ready=True,
+        cpu=core,
     )
     pinged = a.role(
         "ping", "--bind", f"{a.address}:{DATA_PORT}", "--to", to, "--topic", _THERE.id,

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path as File
 
 from tempos import DATA_PORT, Framing, Group, Member, PathPolicy, Topic
-from tempos_bench.broker import Broker
-from tempos_bench.lane import GROUP, Lane
-from tempos_bench.report import Figure
-from tempos_bench.rounds import cores, interleave, warm_up
-from tempos_bench.run import Run
-from tempos_bench.stats import rate_between, summarize
-from tempos_bench.topology import Topology, build
+from tempos_bench.measure.broker import Broker
+from tempos_bench.measure.lane import GROUP, Lane
+from tempos_bench.measure.stats import rate_between, summarize
+from tempos_bench.nodes.topology import Topology, build
+from tempos_bench.report.figures import Figure
+from tempos_bench.runs.rounds import cores, interleave, warm_up
+from tempos_bench.runs.run import Run
 
 _SLOW = Topic(id=1, name="events", framing=Framing.EVENT, policy=PathPolicy.SLOW)
 _PORT = 9001

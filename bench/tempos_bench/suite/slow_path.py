@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, PathPolicy, Topic
-from tempos_bench.broker import Broker
-from tempos_bench.report import Better, Figure, median
-from tempos_bench.rounds import cores, interleave
-from tempos_bench.run import Run
-from tempos_bench.stats import rate_between, ratios, summarize
-from tempos_bench.topology import Topology, build
+from tempos_bench.measure.broker import Broker
+from tempos_bench.measure.stats import rate_between, ratios, summarize
+from tempos_bench.nodes.topology import Topology, build
+from tempos_bench.report.figures import Better, Figure, median
+from tempos_bench.runs.rounds import cores, interleave
+from tempos_bench.runs.run import Run
 
 _TOPIC = Topic(id=1, name="events", framing=Framing.EVENT, policy=PathPolicy.SLOW)
 _MEMBER_PORT = 9001

@@ -3,7 +3,7 @@
 The run time of the fast path's program (`program-time`) and its rate (`redirect`) are measured three
 times each, as `tempos bench run` would. The second run must compare as no regression of the first, and
 the third, with a delay in the program that makes the figure a tenth worse, as one. How much delay a tenth
-is, is measured first. What is slowed is a copy of the program (see :mod:`tempos_bench.slowed`).
+is, is measured first. What is slowed is a copy of the program (see :mod:`tempos_bench.measure.slowed`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tempos import TemposError
-from tempos_bench import compare, report
-from tempos_bench.compare import Change, Comparison
-from tempos_bench.report import Better, Figure, Report
-from tempos_bench.run import Run, as_json
-from tempos_bench.slowed import slowed
-from tempos_bench.stats import ratios
+from tempos_bench.measure.slowed import slowed
+from tempos_bench.measure.stats import ratios
+from tempos_bench.report import compare
+from tempos_bench.report.compare import Change, Comparison
+from tempos_bench.report.figures import Better, Figure, Report, judge, now
+from tempos_bench.runs.run import Run, as_json
 from tempos_bench.suite import program_time, redirect
 
 #: Steps of delay that are measured to know what one costs.
@@ -93,7 +93,7 @@ def _measured(name: str, measure: Measure, progress: Run, steps: int) -> Report:
     for variant, values in part.rounds.items():
         for value in values:
             progress.keep(f"{name}: {variant}", as_json(value))
-    return Report(name, {}, report.now(), report.judge(figures, {}))
+    return Report(name, {}, now(), judge(figures, {}))
 
 
 def _compared(old: Report, new: Report) -> Comparison:

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
-from tempos_bench.broker import Broker
-from tempos_bench.report import Better, Figure, median
-from tempos_bench.rounds import cores, interleave
-from tempos_bench.run import Run
-from tempos_bench.stats import summarize
-from tempos_bench.topology import Topology, build, links_are_ours
+from tempos_bench.measure.broker import Broker
+from tempos_bench.measure.stats import summarize
+from tempos_bench.nodes.topology import Topology, build, links_are_ours
+from tempos_bench.report.figures import Better, Figure, median
+from tempos_bench.runs.rounds import cores, interleave
+from tempos_bench.runs.run import Run
 
 _TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
 _PORT = 9001
@@ -85,7 +85,15 @@ def _burst(topology: Topology, p: Parameters, mode: str, rate: float) -> Burst:
     with Broker(topology.broker, {_TOPIC: (Group("bench", (member,)),)}, mode=mode, cpu=other) as broker:
         broker.wait_path(_TOPIC.name, Path.SLOW if mode == "off" else Path.FAST)
         sink = c.role(
-            "sink", "--bind", member, "--expect", p.datagrams, "--size", p.payload, ready=True, cpu=other
+            "sink",
+            "--bind",
+            member,
+            "--expect",
+            p.datagrams,
+            "--size",
+            p.payload,
+            ready=True,
+            cpu=other,
         )
         sent = a.role(
             "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", _TOPIC.id,

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
-from tempos_bench import samples
-from tempos_bench.probe import Probe, macs
-from tempos_bench.report import Better, Figure, median
-from tempos_bench.rounds import cores, interleave
-from tempos_bench.run import Run
-from tempos_bench.source import NOT_A_NIC
-from tempos_bench.stats import differences, summarize
-from tempos_bench.topology import LEFT_OUT, Topology, build, know, links_are_ours, mac_of
+from tempos_bench.measure import samples
+from tempos_bench.measure.probe import Probe, macs
+from tempos_bench.measure.stats import differences, summarize
+from tempos_bench.nodes.topology import LEFT_OUT, Topology, build, know, links_are_ours, mac_of
+from tempos_bench.report.figures import Better, Figure, median
+from tempos_bench.report.source import NOT_A_NIC
+from tempos_bench.runs.rounds import cores, interleave
+from tempos_bench.runs.run import Run
 
 _DIRECT, _KERNEL = "direct", "kernel forwarding"
 #: The ways by way of B -> the mode of the XDP program there, None: the kernel forwards.

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
-from tempos_bench import samples
-from tempos_bench.broker import Broker
-from tempos_bench.report import Better, Figure, median
-from tempos_bench.rounds import cores, interleave
-from tempos_bench.run import Run
-from tempos_bench.source import NOT_A_NIC
-from tempos_bench.stats import differences, percentile, summarize
-from tempos_bench.topology import Topology, build, links_are_ours
+from tempos_bench.measure import samples
+from tempos_bench.measure.broker import Broker
+from tempos_bench.measure.stats import differences, percentile, summarize
+from tempos_bench.nodes.topology import Topology, build, links_are_ours
+from tempos_bench.report.figures import Better, Figure, median
+from tempos_bench.report.source import NOT_A_NIC
+from tempos_bench.runs.rounds import cores, interleave
+from tempos_bench.runs.run import Run
 
 _THERE = Topic(id=1, name="there", framing=Framing.EVENT)
 _BACK = Topic(id=2, name="back", framing=Framing.EVENT)
@@ -108,7 +108,14 @@ def _trips(
     back = ("--reply-to", reply_to) if reply_to else ()
     count = max(p.packets // p.rounds, 1)
     echo = c.role(
-        "echo", "--bind", f"{c.address}:{DATA_PORT}", "--topic", _BACK.id, *back, ready=True, cpu=core
+        "echo",
+        "--bind",
+        f"{c.address}:{DATA_PORT}",
+        "--topic",
+        _BACK.id,
+        *back,
+        ready=True,
+        cpu=core,
     )
     got = a.role(
         "ping", "--bind", f"{a.address}:{DATA_PORT}", "--to", to, "--topic", _THERE.id, "--count", count,

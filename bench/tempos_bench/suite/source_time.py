@@ -12,14 +12,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
-from tempos_bench import probe
-from tempos_bench.broker import Broker
-from tempos_bench.probe import Probe, ProgramFigures, attached_program
-from tempos_bench.report import Better, Figure, median
-from tempos_bench.rounds import cores, interleave
-from tempos_bench.run import Run
-from tempos_bench.stats import summarize
-from tempos_bench.topology import Topology, build, many
+from tempos_bench.measure import probe
+from tempos_bench.measure.broker import Broker
+from tempos_bench.measure.probe import Probe, ProgramFigures, attached_program
+from tempos_bench.measure.stats import summarize
+from tempos_bench.nodes.topology import Topology, build, many
+from tempos_bench.report.figures import Better, Figure, median
+from tempos_bench.runs.rounds import cores, interleave
+from tempos_bench.runs.run import Run
 
 _TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
 _PORT = 9001

@@ -1,0 +1,191 @@
+"""The demo: the same events over every way there is from A to C, side by side in one table.
+
+Straight topology, the project's own clients as programs in their nodes, a broker started anew for each
+way. Which path carried the events is read from the broker's counters, never assumed. Where namespaces
+cannot be had, the demo says what is missing and shows the slow path on loopback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from textwrap import shorten
+from typing import Any
+
+from tempos import Path, TemposError, Topic
+from tempos_bench.measure.broker import Broker, TopicStatus
+from tempos_bench.nodes.node import Node, Program, ProgramFailed, local
+from tempos_bench.nodes.topology import build, missing
+from tempos_bench.report.figures import number, table
+from tempos_bench.runs.rounds import cores
+
+TOPIC = Topic(id=1, name="demo")
+_GROUP = "demo"
+#: Where the subscriber listens when no broker stands between.
+_DIRECT_PORT = 9001
+#: How long a topic may take to get onto the fast path before the demo goes on without.
+_OFFLOAD_LIMIT = 3.0
+#: A reason can carry a verifier's log; the broker's status has all of it.
+_REASON_WIDTH = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """``paced`` events at ``rate`` per second, then ``burst`` without a pause."""
+
+    paced: int = 2000
+    rate: float = 1000.0
+    burst: int = 20_000
+
+    @property
+    def events(self) -> int:
+        return self.paced + self.burst
+
+
+#: Without privileges the kernel grants socket buffers for a few hundred datagrams; a burst must fit.
+_MODEST = Load(burst=250)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way for the events: its name, and the broker's fast path mode; None is past the broker."""
+
+    name: str
+    mode: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of the events on one way. Latencies in microseconds; ``story``: who carried them, and why."""
+
+    way: Way
+    sent: int
+    received: int
+    events_per_s: float | None
+    latency_us: Mapping[str, float | None]
+    story: str
+    ledger_closed: bool
+
+    @property
+    def lost(self) -> int:
+        return self.sent - self.received
+
+    @property
+    def sound(self) -> bool:
+        """Whether every event arrived and the broker's ledger says so too."""
+        return not self.lost and self.ledger_closed
+
+    def cells(self) -> tuple[str, ...]:
+        """The row of the table."""
+        counts = (self.sent, self.received, self.lost, self.events_per_s)
+        return (self.way.name, *map(number, counts), *map(_latency, self.latency_us.values()))
+
+
+WAYS = (
+    Way("direct, no broker", None),
+    Way("slow path", "off"),
+    Way("fast path, XDP generic", "generic"),
+    Way("fast path, XDP native", "native"),
+)
+HEADERS = ("path", "sent", "received", "lost", "events/s", "p50 us", "p90 us", "p99 us")
+
+
+def run(progress: Callable[[str], None]) -> tuple[list[Outcome], str | None]:
+    """Run every way that can be had here; the outcomes, and what is missing for the others, if anything."""
+    lacking = missing()
+    load = Load() if lacking is None else _MODEST
+    outcomes = []
+    with _nodes(lacking) as (publisher, broker, subscriber):
+        for way in WAYS if lacking is None else WAYS[:2]:
+            progress(f"{way.name}: {load.events:,} events")
+            outcomes.append(_travel(way, load, publisher, broker, subscriber))
+    return outcomes, lacking
+
+
+def as_text(outcomes: list[Outcome], lacking: str | None) -> str:
+    """The table and the story of each way, for people."""
+    lines = [table(HEADERS, [outcome.cells() for outcome in outcomes]), ""]
+    width = max(len(outcome.way.name) for outcome in outcomes)
+    lines += [f"{outcome.way.name.ljust(width)}  {outcome.story}" for outcome in outcomes]
+    if lacking is not None:
+        lines += ["", f"Only over loopback, without nodes and without the fast path: {lacking}.",
+                  "Run it as root on Linux to see the whole way."]  # fmt: skip
+    return "\n".join(lines)
+
+
+@contextmanager
+def _nodes(lacking: str | None) -> Iterator[tuple[Node, Node, Node]]:
+    if lacking is None:
+        with build("straight") as topology:
+            yield topology.publisher, topology.broker, topology.subscriber
+        return
+    here = local()
+    try:
+        yield here, here, here
+    finally:
+        here.close()
+
+
+def _travel(way: Way, load: Load, a: Node, b: Node, c: Node) -> Outcome:
+    if way.mode is None:
+        known = ("--topic", TOPIC.name, "--topic-id", TOPIC.id, "--port", _DIRECT_PORT)
+        receiving = _subscribe(load, c, "--address", c.address, *known)
+        sent = _publish(load, a, "--to", c.address, *known)
+        return _outcome(way, sent, receiving.result(60), "no broker: what the network alone takes")
+    with Broker(b, {TOPIC: ()}, mode=way.mode, cpu=cores()[1]) as broker:
+        topic = ("--topic", TOPIC.name)
+        receiving = _subscribe(load, c, "--address", b.addresses[-1], "--group", _GROUP, *topic)
+        if way.mode != "off":
+            # Where it does not come to that, the demo goes on: the story tells which path it was, and why.
+            with suppress(ProgramFailed):
+                broker.wait_path(TOPIC.name, Path.FAST, _OFFLOAD_LIMIT)
+        # The reason holds while there is a member, the counters once all has been sent.
+        reason = broker.topic(TOPIC.name).reason
+        sent = _publish(load, a, "--to", b.addresses[0], *topic)
+        # Leaving, the subscriber tells what it got; with that the ledger can be closed.
+        got = receiving.result(60)
+        status = broker.wait_delivered(TOPIC.name, sent["sent"], limit=2)
+        return _outcome(way, sent, got, _story(status, reason), status)
+
+
+def _subscribe(load: Load, node: Node, *arguments: object) -> Program:
+    return node.role("demo.subscribe", *arguments, "--expect", load.events, ready=True, cpu=cores()[1])
+
+
+def _publish(load: Load, node: Node, *arguments: object) -> dict[str, Any]:
+    phases = ("--paced", load.paced, "--rate", load.rate, "--burst", load.burst)
+    sent: dict[str, Any] = node.role("demo.publish", *arguments, *phases, cpu=cores()[0]).result(60)
+    return sent
+
+
+def _outcome(
+    way: Way, sent: dict[str, Any], got: dict[str, Any], story: str, status: TopicStatus | None = None
+) -> Outcome:
+    if got["distinct"] != got["received"]:
+        raise TemposError(f"{way.name}: {got['received'] - got['distinct']} events arrived twice")
+    latency = got["latency_us"] or {}
+    return Outcome(
+        way=way,
+        sent=sent["sent"],
+        received=got["received"],
+        events_per_s=got["events_per_s"],
+        latency_us={f"p{percent}": latency.get(percent) for percent in ("50", "90", "99")},
+        story=story,
+        ledger_closed=status is None or (status.closed and status.received == sent["sent"]),
+    )
+
+
+def _story(status: TopicStatus, reason: str) -> str:
+    """Who carried the events, by the broker's counters, and why; and where the ledger says they went."""
+    paths = (("fast", status.fast), ("slow", status.slow))
+    carried = [f"{count:,} by the {name} path" for name, count in paths if count]
+    refused = [f"{count:,} refused ({why})" for why, count in status.refused.items()]
+    ledger = [f"{g.tickets:,} tickets, {g.delivered:,} delivered" for g in status.groups]
+    brief = shorten(reason, _REASON_WIDTH, placeholder=" ...")
+    path = f"{', '.join(carried + refused) or 'nothing'} of {status.received:,} received ({brief})"
+    return f"{path}; ledger: {', '.join((*ledger, *status.problems)) or 'no group'}"
+
+
+def _latency(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"

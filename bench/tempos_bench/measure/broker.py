@@ -1,0 +1,232 @@
+"""A broker in a node: written a configuration for, started, asked for its status, stopped.
+
+It is started as a process, as anyone would; the configuration reaches it through an anonymous file in
+memory, so nothing is left on disk whatever happens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tempos import API_PORT, DATA_PORT, Group, Path, TemposError, Topic
+from tempos_bench.nodes.node import PYTHON, TEXT_FILE, Node, Program, ProgramFailed
+from tempos_bench.runs.run import current
+
+#: Seconds between two looks at a status that is to change.
+_LOOK_EVERY = 0.02
+#: Members that a group may have where the configuration says nothing.
+_MEMBERS = 64
+_COMMAND = (PYTHON, "-m", "tempos_broker", "-c", TEXT_FILE)
+#: Of every broker that this process starts, so that what is pinned under it is nobody else's.
+_NAME = f"bench-{os.getpid()}"
+_CLEAN = (PYTHON, "-m", "tempos", "fastpath", "clean", _NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """The account of one group: tickets drawn, and where the events behind them went.
+
+    ``unconfirmed`` will still be reported, ``lost`` never, ``unknown`` went to members that report nothing.
+    """
+
+    name: str
+    tickets: int
+    delivered: int
+    unconfirmed: int
+    lost: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicStatus:
+    """What the broker's status says of one topic. The unit is the datagram.
+
+    ``problems`` says what of the ledger does not add up, in the broker's words.
+    """
+
+    name: str
+    path: str
+    reason: str
+    received: int
+    fast: int
+    slow: int
+    refused: Mapping[str, int]
+    groups: tuple[GroupStatus, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def closed(self) -> bool:
+        """Whether the ledger's identities hold: every event is accounted for, in the topic and each group."""
+        return (
+            not self.problems
+            and self.received == self.fast + self.slow + sum(self.refused.values())
+            and all(g.tickets == g.delivered + g.unconfirmed + g.lost + g.unknown for g in self.groups)
+        )
+
+
+class Broker:
+    """A running broker.
+
+    ``topics`` with their static groups; ``mode`` as in `fastpath.mode`, ``state`` as in `state.file`,
+    ``quality`` the keys of `quality` that differ from their defaults; ``latency`` as in `fastpath.latency`.
+
+    Raises :class:`ProgramFailed` with the broker's own words if it does not get ready.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        topics: Mapping[Topic, Sequence[Group]],
+        *,
+        mode: str = "auto",
+        state: str = "off",
+        quality: Mapping[str, object] | None = None,
+        latency: bool = False,
+        cpu: int | None = None,
+        limit: float = 20.0,
+    ) -> None:
+        self.node = node
+        text = config_text(node.addresses, topics, mode, node.interfaces, state, quality, latency)
+        self.program: Program = node.start(
+            _COMMAND, ready="ready", limit=limit, cpu=cpu, text=text, clean_up=_CLEAN if mode != "off" else ()
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.program.pid
+
+    def status(self) -> dict[str, Any]:
+        """The whole status document, from the HTTP API inside the node."""
+        answer: dict[str, Any] = self.ask("GET", "/v1/status")
+        return answer
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """One request to the control API, inside the node; raises :class:`TemposError` for a refusal."""
+        return self.node.request(method, path, body)
+
+    def topic(self, name: str) -> TopicStatus:
+        """The status of one topic."""
+        return _topic_status(self.entry(name))
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """All that the status document says of one topic."""
+        for entry in self.status()["topics"]:
+            if entry["name"] == name:
+                found: dict[str, Any] = entry
+                return found
+        raise TemposError(f"the broker knows no topic {name!r}")
+
+    def wait_path(self, name: str, path: Path, limit: float = 10.0) -> TopicStatus:
+        """Wait until the topic is served by ``path``; raises :class:`ProgramFailed` saying why not."""
+        status = self._wait(name, lambda status: status.path == path.value, limit)
+        if status.path != path.value:
+            raise ProgramFailed(
+                f"topic {name!r} is on the {status.path} path after {limit:g} s, not on the "
+                f"{path.value} one: {status.reason}"
+            )
+        fast = self.status()["paths"]["fast"]
+        current().saw_path({"path": path.value, "mode": fast["mode"], "reason": fast["reason"]})
+        return status
+
+    def wait_worker(self, limit: float = 10.0) -> str:
+        """Wait until the process for SQ serves; what it got, or :class:`ProgramFailed` with why not."""
+        end = time.monotonic() + limit
+        while (worker := self.status()["quality"]["worker"])["state"] != "serving":
+            if time.monotonic() > end:
+                raise ProgramFailed(
+                    f"the SQ worker is {worker['state']} after {limit:g} s, not serving: {worker['reason']}"
+                )
+            time.sleep(_LOOK_EVERY)
+        return str(worker["reason"])
+
+    def wait_received(self, name: str, count: int, limit: float = 10.0) -> TopicStatus:
+        """Wait until the topic has received ``count`` datagrams, or ``limit`` seconds; the status then."""
+        return self._wait(name, lambda status: status.received >= count, limit)
+
+    def wait_delivered(self, name: str, count: int, limit: float = 10.0) -> TopicStatus:
+        """Wait until the members have told of ``count`` datagrams, or ``limit`` seconds; the status then."""
+        return self._wait(name, lambda status: sum(g.delivered for g in status.groups) >= count, limit)
+
+    def _wait(self, name: str, done: Callable[[TopicStatus], bool], limit: float) -> TopicStatus:
+        end = time.monotonic() + limit
+        while not done(status := self.topic(name)) and time.monotonic() < end:
+            time.sleep(_LOOK_EVERY)
+        return status
+
+    def stop(self) -> None:
+        """End it as an operator would; raises :class:`ProgramFailed` if it does not end cleanly."""
+        code = self.program.stop()
+        if code:
+            raise ProgramFailed(f"the broker ended with exit code {code}\n{self.program.output}")
+
+    def __enter__(self) -> Broker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.program.stop()
+
+
+def config_text(
+    listen: Sequence[str],
+    topics: Mapping[Topic, Sequence[Group]],
+    mode: str,
+    interfaces: Sequence[str],
+    state: str = "off",
+    quality: Mapping[str, object] | None = None,
+    latency: bool = False,
+) -> str:
+    """A broker configuration. JSON's strings, numbers, booleans and lists are TOML's as well."""
+    lines = [
+        "[broker]",
+        f"name = {json.dumps(_NAME)}",
+        f"listen = {json.dumps(list(listen))}",
+        f"data_port = {DATA_PORT}",
+        f'api = "127.0.0.1:{API_PORT}"',
+        "[state]",
+        f"file = {json.dumps(state)}",
+        "[fastpath]",
+        f"mode = {json.dumps(mode)}",
+        f"interfaces = {json.dumps(list(interfaces))}",
+        f"latency = {json.dumps(latency)}",
+    ]
+    if quality:
+        lines += ["[quality]", *(f"{key} = {json.dumps(value)}" for key, value in quality.items())]
+    largest = max((len(group.members) for groups in topics.values() for group in groups), default=0)
+    if largest > _MEMBERS:
+        lines += ["[limits]", f"members_per_group = {largest}"]
+    for topic, groups in topics.items():
+        lines += [
+            "[[topic]]",
+            f"id = {topic.id}",
+            f"name = {json.dumps(topic.name)}",
+            f"class = {json.dumps(topic.quality.value)}",
+            f"priority = {topic.priority}",
+            f"framing = {json.dumps(topic.framing.value)}",
+            f"path = {json.dumps(topic.policy.value)}",
+            f"sources = {json.dumps(list(topic.sources))}",
+            f"rate = {topic.rate}",
+            f"burst = {topic.burst}",
+            f"overflow = {json.dumps(topic.overflow.value)}",
+            f"fanout = {json.dumps(topic.fanout.value)}",
+        ]
+        for group in groups:
+            for member in group.members:
+                lines += ["[[topic.member]]", f"ip = {json.dumps(member.ip)}", f"port = {member.port}"]
+                lines += [f"group = {json.dumps(group.name)}"]
+                lines += [f"mac = {json.dumps(member.mac)}"] if member.mac else []
+    return "\n".join(lines) + "\n"
+
+
+def _topic_status(entry: Mapping[str, Any]) -> TopicStatus:
+    groups = tuple(
+        GroupStatus(**{field: group[field] for field in GroupStatus.__slots__}) for group in entry["groups"]
+    )
+    plain = ("name", "path", "reason", "received", "fast", "slow", "refused")
+    return TopicStatus(
+        **{field: entry[field] for field in plain}, groups=groups, problems=tuple(entry["problems"])
+    )

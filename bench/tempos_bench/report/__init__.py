@@ -1,0 +1,1 @@
+"""What was found: figures and targets, comparison of runs, the page, its charts and pictures."""

@@ -1,0 +1,1 @@
+"""One run of a scenario: its file, its rounds, what it keeps and tells, and its plan."""
