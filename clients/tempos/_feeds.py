@@ -24,7 +24,8 @@ class Feed:
         self.tracker = GapTracker()
         self.see = self.tracker.see
         self.tally = Tally()
-        # Datagrams missing since the last event: lost on the way, or dropped for a full queue.
+        # What the next event says it misses: lost on the way or dropped here since the last one, less
+        # what has come after it had been counted so.
         self.missed = 0
 
 

@@ -25,8 +25,10 @@ class Event(NamedTuple):
 
     ``sent_ns`` and ``received_ns`` are wall clocks in nanoseconds, the publisher's and this machine's.
     ``missed`` is the number of datagrams sent to this member that are missing directly before this one;
-    those that came but found the queue full are among them. A ``raw`` topic has no header, so publisher,
-    the sequences, epoch and sent_ns are None.
+    those that came and were not handed out (queue full, damaged) are among them. An event that comes late,
+    after it was counted so, says -1: it takes that back. So the sum over a topic's events is what is
+    missing of it, however the network has mixed them up; what may still come, comes before the end of a
+    drain. A ``raw`` topic has no header, so publisher, the sequences, epoch and sent_ns are None.
     """
 
     topic: str

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from tempos import _abi, publisher, subscriber
+from tempos._intake import Duplicates
 from tempos.auth import Key
 from tempos.errors import LocalError, TemposError
 from tempos.model import Member, Topic
@@ -221,6 +222,7 @@ class Subscriber:
         port: int = 0,
         receive_buffer: int = RECEIVE_BUFFER,
         queue: int = QUEUE,
+        duplicates: Duplicates = "deliver",
         timeout: float | None = None,
         auth: Key | None = None,
     ) -> None:
@@ -232,6 +234,7 @@ class Subscriber:
             port=port,
             receive_buffer=receive_buffer,
             queue=queue,
+            duplicates=duplicates,
             auth=auth,
         )
         self._timeout = timeout
@@ -246,12 +249,18 @@ class Subscriber:
         topics: Sequence[Topic],
         receive_buffer: int = RECEIVE_BUFFER,
         queue: int = QUEUE,
+        duplicates: Duplicates = "deliver",
         timeout: float | None = None,
     ) -> Subscriber:
         """The blocking form of :meth:`tempos.Subscriber.listen`."""
         made = cls(address, *(topic.name for topic in topics), timeout=timeout)
         made._inner = subscriber.Subscriber.listen(
-            address, port, topics=topics, receive_buffer=receive_buffer, queue=queue
+            address,
+            port,
+            topics=topics,
+            receive_buffer=receive_buffer,
+            queue=queue,
+            duplicates=duplicates,
         )
         return made
 

@@ -4,7 +4,8 @@ The broker counts, per epoch of the route and from 0, what it hands to this memb
 delivery sequence is a datagram that left the broker and did not arrive. Rules:
 
 * an epoch that begins, begins at 0: a first sequence of 5 means 5 missed;
-* late datagrams, also of an epoch that has passed, take back what was counted as missed;
+* late datagrams, also of an epoch that has passed, take back what was counted as missed, so what
+  :meth:`GapTracker.see` returns sums up to what is missing, but for what came again;
 * what was counted once is never counted again, so received + missed is the number of stamps passed;
 * losses at the very end of an epoch cannot be seen here: only the broker's ledger knows them.
 
@@ -25,6 +26,10 @@ KEPT_EPOCHS = 128
 #: Holes remembered per epoch, so that a flood of losses takes bounded memory. What comes later than
 #: that counts as a duplicate.
 KEPT_HOLES = 1024
+
+#: What :meth:`GapTracker.see` says of a datagram that was counted as missed before, and of one that
+#: has come before.
+LATE, AGAIN = -1, -2
 
 _U32 = 0xFFFFFFFF
 _HALF = 0x80000000
@@ -134,7 +139,8 @@ class GapTracker:
     def see(self, epoch: int, sequence: int) -> int:
         """Account one datagram with ``epoch`` (u8) and delivery ``sequence`` (u32) as on the wire.
 
-        Returns how many datagrams are missing directly before it.
+        Returns how many datagrams are missing directly before it; :data:`LATE` for one that takes back what
+        was counted as missing, :data:`AGAIN` for one that has come before.
         """
         current = self._current
         if current is not None and epoch == current.number and sequence == current.expected:
@@ -196,11 +202,12 @@ class GapTracker:
             return ahead
         if epoch.fill(_U32 + 1 - ahead):
             self.late += 1
-        elif epoch.number == 0 and sequence == 0:
+            return LATE
+        if epoch.number == 0 and sequence == 0:
             self.unstamped += 1
-        else:
-            self.duplicates += 1
-        return 0
+            return 0
+        self.duplicates += 1
+        return AGAIN
 
     def _is_late(self, number: int) -> bool:
         assert self._current is not None

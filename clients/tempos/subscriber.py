@@ -12,19 +12,18 @@ import contextlib
 import logging
 import os
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from tempos import _abi, _sockets, wire
+from tempos import _abi, _sockets
 from tempos._control_link import ControlLink
-from tempos._feeds import Feed, Feeds
-from tempos._inbox import Event, Inbox, new_event
+from tempos._inbox import Event
+from tempos._intake import Duplicates, Intake, SubscriberStats
 from tempos.auth import Key, Signer
 from tempos.control import MAX_PATIENCE, Code
-from tempos.errors import ControlRefused, LocalError, RemoteError, WireError
-from tempos.model import Framing, Member, Topic
+from tempos.errors import ControlRefused, LocalError, RemoteError
+from tempos.model import Member, Topic
 from tempos.session import (
     BrokerBack,
     BrokerChanged,
@@ -40,49 +39,18 @@ from tempos.session import (
 #: Bytes of socket buffer asked for, and events that may wait for the consumer.
 RECEIVE_BUFFER = 8 * 1024 * 1024
 QUEUE = 65536
-#: Datagrams kept while the answer to `subscribe`, which tells their framing, is on its way.
-EARLY = 1024
-#: Seconds: how long the consumer may go on without a turn of the event loop, how long a close waits for
-#: the broker's answer, and how far apart two warnings about losses are.
+#: Seconds: how long the consumer may go on without a turn of the event loop, and how long a close waits for
+#: the broker's answer.
 TURN_AFTER = 0.02
 GOODBYE_LIMIT = 1.0
 #: Seconds that a drain waits for what is on its way, and that a close does.
 DRAIN_PATIENCE, CLOSE_PATIENCE = 5.0, 1.0
-WARN_EVERY = 10.0
 #: How often a close empties the socket at most: against a flood it would never be empty.
 CLOSING_READS = 1000
-
-_VERSION = _abi.WIRE_VERSION << 4
-#: Whatever else is set in the version byte of a datagram, it is malformed.
-_ODD_BITS = 0xFF & ~(_abi.FLAG_BATCH | _abi.FLAG_DUP | _abi.FLAG_TRACE)
-_unpack_header = _abi.EVENT_HEADER.unpack_from
 
 __all__ = ["Drained", "Event", "Subscriber", "SubscriberStats"]
 
 _log = logging.getLogger("tempos.subscriber")
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriberStats:
-    """What a subscriber has received and lost, in datagrams but for ``events``.
-
-    ``missed``: sent to this member and not here so far; ``late``: came out of order; ``duplicates``: came
-    twice; ``unstamped``: came past the broker; ``malformed``: by reason; ``queue_full``: dropped because
-    the consumer was slow; ``overruns``: lost by the kernel because the socket buffer was full, as far as
-    it has told; ``receive_buffer``: bytes of socket buffer that the kernel gave.
-    """
-
-    datagrams: int
-    events: int
-    bytes: int
-    missed: int
-    late: int
-    duplicates: int
-    unstamped: int
-    malformed: Mapping[str, int]
-    queue_full: int
-    overruns: int
-    receive_buffer: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +75,13 @@ class Subscriber:
     Each event goes to one member of every group; without ``group`` this subscriber is a group of its
     own and gets them all. ``port``: UDP port for the events (0: any); ``receive_buffer``: bytes of socket
     buffer to ask for; ``queue``: events that may wait for the consumer, the newest are dropped and counted.
-    ``auth``: the key that signs what is asked of the broker.
+    ``duplicates``: events that a network has doubled behind the broker are handed out again ("deliver") or
+    not ("drop"), and counted either way. ``auth``: the key that signs what is asked of the broker.
 
     Entering raises :class:`ControlRefused` (unknown topic, limit reached), :class:`NoAnswer`, and
-    :class:`LocalError` (no way there, port taken). A broker that restarts is subscribed to again without
-    the consumer noticing more than the gap. The iterator ends when the subscriber is closed.
+    :class:`LocalError` (no way there, port taken, a ``raw`` topic whose duplicates are to be dropped). A
+    broker that restarts is subscribed to again without the consumer noticing more than the gap. The iterator
+    ends when the subscriber is closed.
     """
 
     def __init__(
@@ -123,35 +93,27 @@ class Subscriber:
         port: int = 0,
         receive_buffer: int = RECEIVE_BUFFER,
         queue: int = QUEUE,
+        duplicates: Duplicates = "deliver",
         auth: Key | None = None,
     ) -> None:
         if not topics:
             raise LocalError("a subscriber needs at least one topic")
-        if queue < 1:
-            raise LocalError(f"a queue of {queue} events holds nothing, at least 1 is needed")
         self.broker = broker
         self._topics = tuple(dict.fromkeys(topics))
         self._group = group
         self._control_port = control_port
         self._port = port
-        self._receive_buffer = receive_buffer
         self._signer = None if auth is None else Signer(auth, time.time)
         self._static: tuple[Topic, ...] = ()
         self._member: Member | None = None
-        self._feeds = Feeds()
-        self._inbox = Inbox(queue)
+        self._intake = Intake(queue, duplicates, receive_buffer)
+        self._feeds, self._inbox = self._intake.feeds, self._intake.inbox
         self._ready = self._inbox.ready
-        self._early: list[bytes] | None = []
-        self._waiter: asyncio.Future[None] | None = None
         self._turn = 0.0
         self._reader: _sockets.Reader | None = None
         self._link: ControlLink | None = None
         self._closed = False
         self._closing: asyncio.Future[Drained | None] | None = None
-        self._granted = 0
-        self._datagrams = self._events = self._bytes = self._queue_full = self._overruns = 0
-        self._malformed: Counter[str] = Counter()
-        self._warned: dict[str, float] = {}
 
     @classmethod
     def listen(
@@ -162,13 +124,16 @@ class Subscriber:
         topics: Sequence[Topic],
         receive_buffer: int = RECEIVE_BUFFER,
         queue: int = QUEUE,
+        duplicates: Duplicates = "deliver",
     ) -> Subscriber:
         """A subscriber without control: a static member of a broker's configuration, or of no broker.
 
         It sends no heartbeats, so what it received is unknown to the broker. ``topics`` tell the framing.
         """
         names = [topic.name for topic in topics]
-        subscriber = cls(address, *names, port=port, receive_buffer=receive_buffer, queue=queue)
+        subscriber = cls(
+            address, *names, port=port, receive_buffer=receive_buffer, queue=queue, duplicates=duplicates
+        )
         subscriber._static = tuple(topics)
         return subscriber
 
@@ -181,20 +146,8 @@ class Subscriber:
 
     @property
     def stats(self) -> SubscriberStats:
-        trackers = [feed.tracker for feed in self._feeds]
-        return SubscriberStats(
-            datagrams=self._datagrams,
-            events=self._events,
-            bytes=self._bytes,
-            missed=sum(tracker.missed for tracker in trackers),
-            late=sum(tracker.late for tracker in trackers),
-            duplicates=sum(tracker.duplicates for tracker in trackers),
-            unstamped=sum(tracker.unstamped for tracker in trackers),
-            malformed=dict(self._malformed),
-            queue_full=self._queue_full,
-            overruns=self._overruns,
-            receive_buffer=self._granted,
-        )
+        """What came and what did not; ``missed`` is final once the subscriber has drained or is closed."""
+        return self._intake.stats
 
     async def __aenter__(self) -> Subscriber:
         try:
@@ -313,7 +266,7 @@ class Subscriber:
             self._read_what_is_there()
         finally:
             self._closed = True
-            self._wake()
+            self._intake.wake()
             try:
                 if reader is not None:
                     await reader.close()
@@ -356,11 +309,11 @@ class Subscriber:
         host = await _sockets.address_of(self.broker)
         self._turn = time.monotonic() + TURN_AFTER
         source = host if self._static else _sockets.source_address(host, self._control_port)
-        sock = _sockets.bound(source, self._port, self._receive_buffer)
+        sock = _sockets.bound(source, self._port, self._intake.receive_buffer)
         try:
             ip, port = sock.getsockname()
-            self._granted = _sockets.receive_buffer(sock)
-            self._reader = await _sockets.read(sock, self._receive, self._on_overrun)
+            self._intake.granted = _sockets.receive_buffer(sock)
+            self._reader = await _sockets.read(sock, self._intake.receive, self._intake.overrun)
         except BaseException:
             sock.close()
             raise
@@ -370,9 +323,7 @@ class Subscriber:
                 self._feeds.put(topic, "")
         else:
             await self._subscribe(host, port)
-        early, self._early = self._early or [], None
-        for datagram in early:
-            self._receive(datagram)
+        self._intake.begin()
 
     async def _subscribe(self, host: str, port: int) -> None:
         session = ControlSession(
@@ -401,6 +352,11 @@ class Subscriber:
                 feed.tracker.joined(event.epoch & 0xFF)
             if event.renewed:
                 _log.warning("the broker at %s had forgotten this member: subscribed again", self.broker)
+                try:
+                    self._intake.check(feed)
+                except LocalError as error:
+                    # Another framing than the one it had at first.
+                    _log.warning("%s", error)
         elif isinstance(event, BrokerChanged):
             for feed in self._feeds:
                 feed.tracker.new_broker()
@@ -417,122 +373,22 @@ class Subscriber:
         elif isinstance(event, Failed):
             _log.warning("%s: %s", event.op, event.error)
 
-    # Receiving
-
-    def _receive(self, datagram: bytes) -> None:
-        """Take one datagram from the socket; never raises."""
-        if self._early is not None:
-            self._keep_early(datagram)
-            return
-        now = time.time_ns()
-        size = len(datagram)
-        self._datagrams += 1
-        self._bytes += size
-        feed = self._feeds.by_id[datagram[0]] if size else None
-        if feed is None:
-            reason = _abi.Reason.UNKNOWN_TOPIC if size else _abi.Reason.EMPTY
-            self._malformed[reason.label] += 1
-            return
-        if feed.is_event:
-            if size < wire.HEADER_LEN:
-                self._malformed[_abi.Reason.SHORT_HEADER.label] += 1
-                return
-            topic, version, reserved, epoch, publisher, sequence, delivery, sent_ns = _unpack_header(datagram)
-            if version & _ODD_BITS != _VERSION or reserved:
-                self._malformed[wire.check_payload(datagram, Framing.EVENT).label] += 1
-                return
-            feed.missed += feed.see(epoch, delivery)
-            body = datagram[wire.HEADER_LEN :]
-            if version & _abi.FLAG_BATCH:
-                try:
-                    bodies = wire.split_batch(body)
-                except WireError:
-                    self._malformed["bad_batch"] += 1
-                    return
-                events = len(bodies)
-                taken = self._inbox.put_batch(
-                    (feed.name, topic, bodies, publisher, sequence, delivery, epoch, sent_ns, now,
-                     feed.missed), bodies
-                )  # fmt: skip
-            else:
-                events = 1
-                taken = self._inbox.put(new_event(Event, (
-                    feed.name, topic, body, publisher, sequence, delivery, epoch, sent_ns, now,
-                    feed.missed,
-                )))  # fmt: skip
-        else:
-            feed.tally.datagrams += 1
-            events = 1
-            taken = self._inbox.put(new_event(Event, (
-                feed.name, datagram[0], datagram[1:], None, None, None, None, None, now, feed.missed
-            )))  # fmt: skip
-        if not taken:
-            self._drop_newest(feed)
-            return
-        feed.missed = 0
-        self._events += events
-        if self._waiter is not None:
-            self._wake()
-
-    def _keep_early(self, datagram: bytes) -> None:
-        assert self._early is not None
-        if len(self._early) < EARLY:
-            self._early.append(datagram)
-        else:
-            self._datagrams += 1
-            self._drop_newest(None)
-
-    def _drop_newest(self, feed: Feed | None) -> None:
-        self._queue_full += 1
-        if feed is not None:
-            feed.missed += 1
-        if self._may_warn("queue"):
-            _log.warning(
-                "%d datagrams dropped so far: %d events wait already. The consumer is too slow: add members "
-                "to the group, or do less per event",
-                self._queue_full,
-                self._inbox.waiting,
-            )
-
-    def _on_overrun(self, lost: int) -> None:
-        self._overruns += lost
-        if self._may_warn("overrun"):
-            _log.warning(
-                "%d datagrams lost so far: the socket buffer of %d bytes was full. Raise net.core.rmem_max "
-                "(sysctl -w net.core.rmem_max=%d), or read faster",
-                self._overruns,
-                self._granted,
-                max(self._receive_buffer, 2 * self._granted),
-            )
-
-    def _may_warn(self, about: str) -> bool:
-        now = time.monotonic()
-        if now - self._warned.get(about, -WARN_EVERY) < WARN_EVERY:
-            return False
-        self._warned[about] = now
-        return True
-
     # Waiting
 
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
     def _begin_waiting(self) -> asyncio.Future[None]:
-        if self._waiter is not None:
+        if self._intake.waiter is not None:
             raise LocalError("two consumers read one subscriber: give each a subscriber of the same group")
-        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        self._intake.waiter = waiter = asyncio.get_running_loop().create_future()
         return waiter
 
     def _end_waiting(self) -> None:
-        self._waiter = None
+        self._intake.waiter = None
         self._turn = time.monotonic() + TURN_AFTER
 
     async def _until_woken(self, timeout: float | None) -> None:
         """Wait for an event, the close or the end of ``timeout`` seconds, whichever is first."""
         waiter = self._begin_waiting()
-        timer = None if timeout is None else asyncio.get_running_loop().call_later(timeout, self._wake)
+        timer = None if timeout is None else asyncio.get_running_loop().call_later(timeout, self._intake.wake)
         try:
             await waiter
         finally:

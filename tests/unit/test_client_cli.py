@@ -81,7 +81,8 @@ def test_what_is_published_is_printed(
             assert [row["delivery_sequence"] for row in rows] == [0, 1, 2, 3, 4, 4, 5, 6]
             assert {row["missed"] for row in rows} == {0}
             assert 0 <= rows[0]["latency_s"] < 10
-            assert "8 events in 7 datagrams" in err
+            account = json.loads(err)["stats"]
+            assert (account["events"], account["datagrams"], account["missed"]) == (8, 7, 0)
             assert as_json.returncode == 0
         out, _ = plain.communicate(timeout=10)
         expected = ["21.5 °C", '{"c": [1, null]}', "xxx", "xxx", "one", "two", "[1]", "{}"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import socket
 import sys
 import time
+from typing import Any
 
 import pytest
 from support.minibroker import MiniBrokerThread
@@ -121,9 +123,70 @@ async def test_what_is_missed_shows_on_the_next_event() -> None:
     async with listening() as sub:
         with Sender(sub) as send:
             send(stamped(4, 2), stamped(4, 3), stamped(4, 7), stamped(4, 5), stamped(4, 5), stamped(5, 0))
-            assert [(await sub.next(5)).missed for _ in range(6)] == [2, 0, 3, 0, 0, 0]
+            assert [(await sub.next(5)).missed for _ in range(6)] == [2, 0, 3, -1, 0, 0]
             stats = sub.stats
             assert (stats.missed, stats.late, stats.duplicates) == (4, 1, 1)
+
+
+async def test_what_is_missed_sums_up_to_what_is_missing_however_the_network_has_mixed_it() -> None:
+    order = list(range(600))
+    chance = random.Random(11)
+    # Delayed by up to forty places, one in fifty lost, one in twenty doubled.
+    kept = [number for number in order if chance.random() >= 0.02]
+    kept += [number for number in kept if chance.random() < 0.05]
+    kept.sort(key=lambda number: number + chance.uniform(0, 40))
+    async with listening(queue=100) as sub:
+        missed = []
+        with Sender(sub) as send:
+            for number in kept[:300]:
+                send(stamped(1, number))
+                missed.append((await sub.next(5)).missed)
+            # These find a queue that is full.
+            send(*(stamped(1, number) for number in kept[300:]))
+            await asyncio.wait_for(until_read(sub, len(kept)), 5)
+            while (event := sub.poll()) is not None:
+                missed.append(event.missed)
+            send(stamped(1, 600))
+            missed.append((await sub.next(5)).missed)
+        stats = sub.stats
+        assert stats.late > 100
+        assert stats.queue_full == len(kept) - 400
+        assert stats.missed == 600 - len(set(kept)) > 0
+        handed_out = {*kept[:400], 600}
+        assert sum(missed) == 601 - len(handed_out) > stats.missed
+
+
+@pytest.mark.parametrize("duplicates", ["deliver", "drop"])
+async def test_what_a_network_doubles_is_counted_and_handed_out_again_or_not(duplicates: Any) -> None:
+    double = [
+        stamped(1, 0, b"a"),
+        stamped(1, 0, b"a"),
+        stamped(1, 2, b"c"),
+        stamped(1, 1, b"b"),
+        stamped(1, 1, b"b"),
+    ]
+    async with Subscriber.listen("127.0.0.1", 0, topics=[HEAT], duplicates=duplicates) as sub:
+        with Sender(sub) as send:
+            send(*double, stamped(1, 3, b"d"))
+            got = [await sub.next(5)]
+            while got[-1].body != b"d":
+                got.append(await sub.next(5))
+        assert b"".join(event.body for event in got) == (b"aacbbd" if duplicates == "deliver" else b"acbd")
+        assert sum(event.missed for event in got) == sub.stats.missed == 0
+        assert (sub.stats.duplicates, sub.stats.late, sub.stats.datagrams) == (2, 1, 6)
+
+
+async def test_of_a_raw_topic_nobody_can_tell_what_came_before() -> None:
+    with MiniBrokerThread(HEAT, RAW) as broker:
+        options: Any = {"control_port": broker.control_port, "duplicates": "drop"}
+        with pytest.raises(LocalError, match="'raw' is raw"):
+            await Subscriber("127.0.0.1", "heat", "raw", **options).__aenter__()
+        assert not broker.core.members("raw")
+    with pytest.raises(LocalError, match="'raw' is raw"):
+        await Subscriber.listen("127.0.0.1", 0, topics=[RAW], duplicates="drop").__aenter__()
+    with pytest.raises(LocalError, match="'deliver', 'drop'"):
+        Subscriber("127.0.0.1", "heat", duplicates="drpo")  # type: ignore[arg-type]
+    assert no_task_is_left()
 
 
 async def test_malformed_datagrams_are_counted_by_reason() -> None:
@@ -162,7 +225,8 @@ async def test_a_full_queue_drops_the_newest_counts_and_tells(caplog: pytest.Log
             await asyncio.wait_for(until_read(sub, 16), 5)
             assert [(await sub.next(5)).missed for _ in range(3)] == [0, 0, 0]
             send(stamped(1, 20))
-            assert (await sub.next(5)).missed == 4
+            # Lost: 15, 16, 18; dropped: 17; damaged: 19.
+            assert (await sub.next(5)).missed == 5
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "too slow" in record.message

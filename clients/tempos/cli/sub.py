@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import sys
 from typing import TYPE_CHECKING
@@ -25,10 +26,14 @@ examples:
   tempos sub -t temperature --json | jq .latency_s
   tempos sub -t temperature --count 1 --timeout 5
                                                 exit code 1 if no event comes for 5 seconds
+  tempos sub -t temperature --json --stats 2>>losses.json
+                                                each event as JSON, and at the end the account of all
 
 Bodies are printed as text, msgpack as JSON, anything else in hex. With several topics each line begins
 with the topic's name. With --json each line is an object: topic, topic_id, encoding, body, publisher,
-sequence, delivery_sequence, epoch, sent_ns, received_ns, latency_s, missed.
+sequence, delivery_sequence, epoch, sent_ns, received_ns, latency_s, missed. The sum of missed is what is
+missing: an event that comes late says -1. The account of --stats is told at the very end, when all that
+was on its way has come or is lost; with --json it is an object, too.
 """
 
 
@@ -54,6 +59,9 @@ def register(subparsers: Subparsers) -> None:
         "--timeout", metavar="S", type=opt.positive, help="end when no event comes for S seconds"
     )
     parser.add_argument("--stats", action="store_true", help="tell counts and losses on standard error")
+    parser.add_argument(
+        "--drop-duplicates", action="store_true", help="do not print what a network has doubled (not for raw)"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="do not tell when the subscription stands")
     parser.set_defaults(run=run)
 
@@ -68,19 +76,24 @@ def run(options: argparse.Namespace) -> int:
         group=options.group,
         control_port=options.control_port,
         port=options.port,
+        duplicates="drop" if options.drop_duplicates else "deliver",
         auth=opt.key(options),
     )
     progress = Progress("events received", options.count) if options.stats else None
-    with subscriber:
-        if not options.quiet:
-            topics = ", ".join(options.topic)
-            group = f" in group {options.group}" if options.group else ""
-            print(f"subscribed to {topics}{group} as {subscriber.member}", file=sys.stderr, flush=True)
-        try:
+    opened = False
+    try:
+        with subscriber:
+            opened = True
+            if not options.quiet:
+                topics = ", ".join(options.topic)
+                group = f" in group {options.group}" if options.group else ""
+                print(f"subscribed to {topics}{group} as {subscriber.member}", file=sys.stderr, flush=True)
             done = _print_events(subscriber, options, progress)
-        finally:
-            if options.stats:
-                print(_stats_line(subscriber.stats), file=sys.stderr)
+    finally:
+        # Only now, when it has left, is it known what was late and what is lost.
+        if options.stats and opened:
+            show = _stats_json if options.json else _stats_line
+            print(show(subscriber.stats), file=sys.stderr)
     if options.count is not None and done < options.count:
         print(
             f"tempos sub: {done} of {options.count} events, then none for {options.timeout:g} s",
@@ -136,6 +149,10 @@ def _json_line(event: Event) -> str:
         "missed": event.missed,
     }
     return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _stats_json(stats: SubscriberStats) -> str:
+    return json.dumps({"stats": dataclasses.asdict(stats)})
 
 
 def _stats_line(stats: SubscriberStats) -> str:

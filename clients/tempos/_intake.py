@@ -1,0 +1,227 @@
+"""What a subscriber does with each datagram: it becomes an event that waits, or is counted under a name.
+
+Rules: nothing that arrives can raise; what is not handed out is counted, and shows as missed on the next
+event; a datagram that came twice is counted, and handed out again or not, as one likes; losses are told in
+the log, sparingly.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from asyncio import Future
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tempos import _abi, wire
+from tempos._feeds import Feed, Feeds
+from tempos._inbox import Event, Inbox, new_event
+from tempos.delivery import AGAIN
+from tempos.errors import LocalError, WireError
+from tempos.model import Framing
+
+#: Datagrams kept while the answer to `subscribe`, which tells their framing, is on its way.
+EARLY = 1024
+#: Seconds between two warnings about one kind of loss.
+WARN_EVERY = 10.0
+
+_VERSION = _abi.WIRE_VERSION << 4
+#: Whatever else is set in the version byte of a datagram, it is malformed.
+_ODD_BITS = 0xFF & ~(_abi.FLAG_BATCH | _abi.FLAG_DUP | _abi.FLAG_TRACE)
+_unpack_header = _abi.EVENT_HEADER.unpack_from
+
+#: What becomes of datagrams that came before: handed out again, or not. They are counted either way.
+Duplicates = Literal["deliver", "drop"]
+
+_log = logging.getLogger("tempos.subscriber")
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberStats:
+    """What a subscriber has received and lost, in datagrams but for ``events``.
+
+    ``missed``: sent to this member and not here so far; ``late``: came out of order, so what had been
+    counted as missed for it was taken back; ``duplicates``: came twice, handed out or not;
+    ``unstamped``: came past the broker; ``malformed``: by reason; ``queue_full``: dropped because
+    the consumer was slow; ``overruns``: lost by the kernel because the socket buffer was full, as far as
+    it has told; ``receive_buffer``: bytes of socket buffer that the kernel gave.
+
+    ``missed`` is final once the subscriber has drained or is closed: what was on its way has come by then.
+    """
+
+    datagrams: int
+    events: int
+    bytes: int
+    missed: int
+    late: int
+    duplicates: int
+    unstamped: int
+    malformed: Mapping[str, int]
+    queue_full: int
+    overruns: int
+    receive_buffer: int
+
+
+class Intake:
+    """Datagrams in, events into :attr:`inbox`. ``queue``: how many may wait there."""
+
+    def __init__(self, queue: int, duplicates: Duplicates, receive_buffer: int) -> None:
+        if queue < 1:
+            raise LocalError(f"a queue of {queue} events holds nothing, at least 1 is needed")
+        if duplicates not in ("deliver", "drop"):
+            raise LocalError(f"duplicates is {duplicates!r}, allowed: 'deliver', 'drop'")
+        self.feeds = Feeds()
+        self.inbox = Inbox(queue)
+        #: Who waits for an event.
+        self.waiter: Future[None] | None = None
+        #: Bytes of socket buffer asked for, and given.
+        self.receive_buffer, self.granted = receive_buffer, 0
+        self._drops_again = duplicates == "drop"
+        self._early: list[bytes] | None = []
+        self._datagrams = self._events = self._bytes = self._queue_full = self._overruns = 0
+        self._malformed: Counter[str] = Counter()
+        self._warned: dict[str, float] = {}
+
+    @property
+    def stats(self) -> SubscriberStats:
+        trackers = [feed.tracker for feed in self.feeds]
+        return SubscriberStats(
+            datagrams=self._datagrams,
+            events=self._events,
+            bytes=self._bytes,
+            missed=sum(tracker.missed for tracker in trackers),
+            late=sum(tracker.late for tracker in trackers),
+            duplicates=sum(tracker.duplicates for tracker in trackers),
+            unstamped=sum(tracker.unstamped for tracker in trackers),
+            malformed=dict(self._malformed),
+            queue_full=self._queue_full,
+            overruns=self._overruns,
+            receive_buffer=self.granted,
+        )
+
+    def begin(self) -> None:
+        """The topics are known: take what came before; :class:`LocalError` for one that cannot be served."""
+        for feed in self.feeds:
+            self.check(feed)
+        early, self._early = self._early or [], None
+        for datagram in early:
+            self.receive(datagram)
+
+    def check(self, feed: Feed) -> None:
+        """Raise :class:`LocalError` for a topic whose datagrams cannot be told from what came before."""
+        if self._drops_again and not feed.is_event:
+            raise LocalError(
+                f"topic {feed.name!r} is raw: its datagrams carry no number, so nobody can tell which of "
+                "them came before; duplicates='deliver' is all there is for it, unless its framing becomes event"
+            )
+
+    def receive(self, datagram: bytes) -> None:
+        """Take one datagram from the socket; never raises."""
+        if self._early is not None:
+            self._keep_early(datagram)
+            return
+        now = time.time_ns()
+        size = len(datagram)
+        self._datagrams += 1
+        self._bytes += size
+        feed = self.feeds.by_id[datagram[0]] if size else None
+        if feed is None:
+            reason = _abi.Reason.UNKNOWN_TOPIC if size else _abi.Reason.EMPTY
+            self._malformed[reason.label] += 1
+            return
+        if feed.is_event:
+            if size < wire.HEADER_LEN:
+                self._malformed[_abi.Reason.SHORT_HEADER.label] += 1
+                return
+            topic, version, reserved, epoch, publisher, sequence, delivery, sent_ns = _unpack_header(datagram)
+            if version & _ODD_BITS != _VERSION or reserved:
+                self._malformed[wire.check_payload(datagram, Framing.EVENT).label] += 1
+                return
+            again = False
+            gap = feed.see(epoch, delivery)
+            if gap:
+                again = gap == AGAIN
+                if not again:
+                    feed.missed += gap
+                elif self._drops_again:
+                    return
+            body = datagram[wire.HEADER_LEN :]
+            if version & _abi.FLAG_BATCH:
+                try:
+                    bodies = wire.split_batch(body)
+                except WireError:
+                    self._malformed["bad_batch"] += 1
+                    feed.missed += not again
+                    return
+                events = len(bodies)
+                taken = self.inbox.put_batch(
+                    (feed.name, topic, bodies, publisher, sequence, delivery, epoch, sent_ns, now,
+                     feed.missed), bodies
+                )  # fmt: skip
+            else:
+                events = 1
+                taken = self.inbox.put(new_event(Event, (
+                    feed.name, topic, body, publisher, sequence, delivery, epoch, sent_ns, now,
+                    feed.missed,
+                )))  # fmt: skip
+        else:
+            again = False
+            feed.tally.datagrams += 1
+            events = 1
+            taken = self.inbox.put(new_event(Event, (
+                feed.name, datagram[0], datagram[1:], None, None, None, None, None, now, feed.missed
+            )))  # fmt: skip
+        if not taken:
+            self._drop_newest(feed, again)
+            return
+        feed.missed = 0
+        self._events += events
+        if self.waiter is not None:
+            self.wake()
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        waiter = self.waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def overrun(self, lost: int) -> None:
+        """The kernel has told that it lost datagrams for want of room."""
+        self._overruns += lost
+        if self._may_warn("overrun"):
+            _log.warning(
+                "%d datagrams lost so far: the socket buffer of %d bytes was full. Raise net.core.rmem_max "
+                "(sysctl -w net.core.rmem_max=%d), or read faster",
+                self._overruns,
+                self.granted,
+                max(self.receive_buffer, 2 * self.granted),
+            )
+
+    def _keep_early(self, datagram: bytes) -> None:
+        assert self._early is not None
+        if len(self._early) < EARLY:
+            self._early.append(datagram)
+        else:
+            self._datagrams += 1
+            self._drop_newest(None, again=False)
+
+    def _drop_newest(self, feed: Feed | None, again: bool) -> None:
+        self._queue_full += 1
+        if feed is not None and not again:
+            feed.missed += 1
+        if self._may_warn("queue"):
+            _log.warning(
+                "%d datagrams dropped so far: %d events wait already. The consumer is too slow: add members "
+                "to the group, or do less per event",
+                self._queue_full,
+                self.inbox.waiting,
+            )
+
+    def _may_warn(self, about: str) -> bool:
+        now = time.monotonic()
+        if now - self._warned.get(about, -WARN_EVERY) < WARN_EVERY:
+            return False
+        self._warned[about] = now
+        return True
