@@ -52,7 +52,7 @@ struct marked {
 	__u32 number;
 };
 
-/* Writes what all copies have in common; native mode only, where a partial checksum becomes none. */
+/* Writes what all copies have in common; native mode only, where no checksum is partial any more. */
 static __always_inline struct common rewrite_common(const struct packet *packet,
 						     const struct tempos_route *route, bool stamped)
 {

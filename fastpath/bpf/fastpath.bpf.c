@@ -45,7 +45,7 @@
  * UDP checksum. Three kinds arrive, and nothing but the number tells them apart:
  *   0                    the sender made none: stays 0.
  *   the pseudo sum       a local sender over veth left the rest to hardware (CHECKSUM_PARTIAL).
- *                        Native: the frame loses the mark, so nobody would finish it: it becomes 0.
+ *                        Native: the frame loses the mark, so nobody would finish it: it is completed here.
  *                        Generic: the skb keeps the mark, so the field must stay a pseudo sum, the new
  *                        one. But a full checksum can be the same number by chance (1 in 65,536), so the
  *                        datagram is summed up: if it verifies as full, it may be either: PASS.
@@ -87,8 +87,7 @@ static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, 
 	*kind = CHECKSUM_PARTIAL;
 	if (!settings.generic)
 		return TEMPOS_FORWARDED;
-	sum = datagram_sum(ctx, sizeof(struct ethhdr) + sizeof(struct iphdr),
-			   packet->payload_len + sizeof(struct udphdr));
+	sum = datagram_sum(ctx, UDP_OFFSET, packet->payload_len + sizeof(struct udphdr));
 	if (!sum || fold(sum + pseudo) == 0xffff)
 		return TEMPOS_AMBIGUOUS_CHECKSUM;
 	return TEMPOS_FORWARDED;
@@ -146,6 +145,10 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 	reason = admit_rate(route, *topic);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
+	/* Only now that nothing passes any more: whoever gets it else would complete it once more. */
+	if (!settings.generic && kind == CHECKSUM_PARTIAL)
+		kind = complete_checksum(ctx, packet.payload_len + sizeof(struct udphdr)) ? CHECKSUM_FULL
+											 : CHECKSUM_NONE;
 	if (!settings.generic && route->way == TEMPOS_WAY_BROADCAST)
 		return broadcast(ctx, route, kind);
 	return forward(&packet, route, kind);

@@ -81,9 +81,8 @@ static __always_inline void rewrite_udp(struct udphdr *udp, const struct tempos_
 		check = ~fold_wide(change + without(udp->check) + without_wide(old_source) +
 				   without(udp->source) + member->udp_sum);
 		udp->check = check ? check : 0xffff;
-	} else if (kind == CHECKSUM_PARTIAL) {
-		udp->check = !settings.generic ? 0 :
-			fold_wide((__u64)udp->check + without_wide(old_source) + member->ip_sum);
+	} else if (settings.generic && kind == CHECKSUM_PARTIAL) {
+		udp->check = fold_wide((__u64)udp->check + without_wide(old_source) + member->ip_sum);
 	}
 	udp->source = udp->dest;
 	udp->dest = member->port;

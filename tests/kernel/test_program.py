@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import threading
 from collections import Counter
@@ -12,7 +13,7 @@ import pytest
 from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 from support.expected import expected
-from support.packets import EVENT, PORT, RAW, ROUTED, ROWS, STAMPED, datagram, event, raw
+from support.packets import EVENT, PORT, RAW, ROUTED, ROWS, STAMPED, ambiguous, datagram, event, partial, raw
 from support.program import ADDRESSES, LOOPBACK, Rig, hops, plan
 
 from tempos import Framing, Reason, Topic
@@ -84,6 +85,22 @@ def test_a_topic_takes_events_from_its_networks_only(rig: Rig, sources: list[str
     assert out.reason is reason
     assert (out.data == frame) == (reason is Reason.FOREIGN_SOURCE)
     assert rig.tickets.read(RAW.id, 1, 0) == (reason is Reason.FORWARDED), "a foreign one draws no ticket"
+
+
+def test_partial_checksums_are_told_and_completed_at_any_length(rig: Rig) -> None:
+    """Natively each becomes full; on an skb it stays partial, unless it could be full: then it passes."""
+    rig.install(plan(RAW.id, MEMBERS[:1], framing=Framing.RAW))
+    for length in (*range(3, 70), *(size + odd for size in range(126, 1450, 64) for odd in range(4)), 1471):
+        body = random.Random(length).randbytes(length)
+        frame = partial(bytes(datagram(ADDRESSES, raw(body))))
+        out = rig.run(frame)
+        assert out.reason is Reason.FORWARDED, length
+        assert out.data == expected(frame, MEMBERS[0], generic=rig.generic), length
+        (either,) = ambiguous(ADDRESSES, body)
+        out = rig.run(either)
+        assert out.reason is (Reason.AMBIGUOUS_CHECKSUM if rig.generic else Reason.FORWARDED), length
+        if not rig.generic:
+            assert out.data == expected(either, MEMBERS[0], generic=False), length
 
 
 def test_an_egress_that_is_gone_drops_and_is_counted(rig: Rig) -> None:

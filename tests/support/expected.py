@@ -28,8 +28,8 @@ def expected(frame: bytes, member: Hop, *, generic: bool, epoch: int = 0, sequen
     packet[UDP].sport, packet[UDP].dport = packet[UDP].dport, member.port
     del packet[IP].chksum, packet[UDP].chksum
     built = bytes(Ether(bytes(packet)))
-    if old_check == 0 or (was_partial and not generic):
+    if old_check == 0:
         built = built[:40] + b"\0\0" + built[42:]
-    elif was_partial:
+    elif was_partial and generic:
         built = partial(built)
     return built + padding

@@ -223,14 +223,16 @@ for kind, payload in (("raw", raw(b"partial")), ("event", event(b"partial"))):
     )
 
 
-def ambiguous(at: Addresses) -> list[bytes]:
-    """A full and right checksum that happens to equal the pseudo-header sum."""
-    draft = bytes(datagram(at, raw(b"?\0\0"), udp={"chksum": 0}))
-    # P + D + check = 0xffff with check = P: the last two bytes make D what that takes.
-    rest = sum(struct.unpack(f"!{(len(draft) - 34) // 2}H", draft[34:])) + 2 * pseudo_sum(draft)
+def ambiguous(at: Addresses, body: bytes = b"?\0\0") -> list[bytes]:
+    """A full and right checksum that happens to equal the pseudo-header sum; the body is 3 bytes or more."""
+    draft = bytes(datagram(at, raw(body), udp={"chksum": 0}))
+    draft = draft[:44] + bytes(2) + draft[46:]
+    # P + D + check = 0xffff with check = P: the payload's second word makes D what that takes.
+    words = draft[34:] + bytes(len(draft) % 2)
+    rest = sum(struct.unpack(f"!{len(words) // 2}H", words)) + 2 * pseudo_sum(draft)
     while rest >> 16:
         rest = (rest & 0xFFFF) + (rest >> 16)
-    return [partial(draft[:-2] + struct.pack("!H", 0xFFFF - rest))]
+    return [partial(draft[:44] + struct.pack("!H", 0xFFFF - rest) + draft[46:])]
 
 
 row(
