@@ -114,7 +114,7 @@ class Intake:
         if self._drops_again and not feed.is_event:
             raise LocalError(
                 f"topic {feed.name!r} is raw: its datagrams carry no number, so nobody can tell which of "
-                "them came before; duplicates='deliver' is all there is for it, unless its framing becomes event"
+                "them came before; duplicates='deliver' is all there is, unless its framing becomes event"
             )
 
     def receive(self, datagram: bytes) -> None:
