@@ -19,11 +19,12 @@ from pathlib import Path
 from tempos import ConfigError, Quality, TemposError, Unavailable
 from tempos_broker import privileges, scheduling
 from tempos_broker.broker import Broker
-from tempos_broker.config import kinds, load
+from tempos_broker.config import load
 from tempos_broker.config.model import BrokerConfig
-from tempos_broker.config.schema import NotAllowed
 from tempos_broker.paths import ConfiguredLimits, FastPath, NoFastPath
 from tempos_broker.store import CountedTickets, FileTickets, Store, state_file
+from tempos_daemon import logs
+from tempos_daemon.token import read_token
 
 log = logging.getLogger("tempos.broker")
 
@@ -35,11 +36,7 @@ EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
 
 def run(options: argparse.Namespace) -> int:
     """Run a broker until SIGINT or SIGTERM. ``options``: config (path), portable, log_level."""
-    logging.basicConfig(
-        level=options.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    logs.configure(options.log_level)
     try:
         return _run_loop(Path(options.config), portable=options.portable)
     except ConfigError as error:
@@ -221,23 +218,6 @@ def _reloader(
     return reload
 
 
-def _api_token(config: BrokerConfig) -> str:
-    """The token of the API, or "" for none; raises :class:`ConfigError`."""
-    if not config.api_token_file:
-        return config.api_token
-    name = f"broker.api_token_file: {config.api_token_file}"
-    try:
-        token = Path(config.api_token_file).read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        raise ConfigError([f"{name} cannot be read: {error}"]) from error
-    try:
-        if not token:
-            raise NotAllowed
-        return str(kinds.TOKEN.parse(token))
-    except NotAllowed:
-        raise ConfigError([f"{name} does not hold {kinds.TOKEN.allowed}"]) from None
-
-
 async def _start_api(
     stack: contextlib.AsyncExitStack,
     config: BrokerConfig,
@@ -248,12 +228,14 @@ async def _start_api(
     if not config.api_port:
         return "api off"
     try:
-        from tempos_broker.api import ApiServer, application
+        from tempos_broker.api import application
+        from tempos_daemon.http_server import HttpServer
     except ImportError as error:
         return f"api off: install tempos[broker] ({error.name} is missing)"
     where = f"{config.api_host}:{config.api_port}"
-    app = application(broker, reload, _api_token(config))
-    server = ApiServer(app, config.api_host, config.api_port)
+    file = config.api_token_file
+    token = read_token(file, "broker.api_token_file") if file else config.api_token
+    server = HttpServer(application(broker, reload, token), config.api_host, config.api_port)
     try:
         await server.start()
     except OSError as error:

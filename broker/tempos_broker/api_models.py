@@ -13,18 +13,6 @@ Count = Annotated[int, Field(description="datagrams")]
 Reasons = Annotated[dict[str, int], Field(description="reason -> datagrams")]
 
 
-class Health(BaseModel):
-    """The event loop turns."""
-
-    health: Literal["ok"] = "ok"
-
-
-class Ready(BaseModel):
-    """Whether every socket is bound and every topic has a route."""
-
-    ready: bool
-
-
 class MemberOut(BaseModel):
     """A member in the route."""
 
@@ -210,13 +198,3 @@ class Reloaded(BaseModel):
     """What the reload changed, a line each."""
 
     changes: list[str]
-
-
-class Problem(BaseModel):
-    """An error (RFC 9457). ``detail`` says what happened and what to do."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-    problems: list[str] = Field(default_factory=list, description="every fault, where there are several")

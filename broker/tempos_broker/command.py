@@ -13,10 +13,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tempos_daemon import logs
+
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _BROKER_EXAMPLES = """\
 examples:
@@ -79,7 +80,7 @@ def broker(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--log-level",
-        choices=LOG_LEVELS,
+        choices=logs.LEVELS,
         default="warning",
         help="how much to tell on standard error (default: %(default)s)",
     )

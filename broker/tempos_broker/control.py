@@ -36,7 +36,7 @@ from tempos_broker.auth import Admitted, Caller, Denied, Guard
 from tempos_broker.config.model import ControlConfig
 from tempos_broker.ledger import Holder, Ledger
 from tempos_broker.membership import Refused, Registry, own_group
-from tempos_broker.sparingly import Sparingly
+from tempos_daemon.sparingly import Sparingly
 
 log = logging.getLogger("tempos.broker.control")
 

@@ -21,7 +21,7 @@ from functools import partial
 
 from tempos import Unavailable
 from tempos_broker import pktinfo
-from tempos_broker.sparingly import Sparingly
+from tempos_daemon.sparingly import Sparingly
 
 log = logging.getLogger("tempos.broker.control")
 

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Where each package lives, and which of the others it may import.
 PACKAGES = {
     "tempos": ("clients", set[str]()),
-    "tempos_broker": ("broker", {"tempos"}),
+    "tempos_daemon": ("clients", {"tempos"}),
+    "tempos_broker": ("broker", {"tempos", "tempos_daemon"}),
     "tempos_bpf": ("fastpath", {"tempos"}),
     "tempos_fastpath": ("fastpath", {"tempos", "tempos_bpf"}),
     "tempos_bench": ("bench", {"tempos"}),

@@ -15,6 +15,7 @@ from typing import Any
 from tempos import auth
 from tempos.auth import MAX_KEY_BYTES, MIN_KEY_BYTES
 from tempos_broker.config.schema import Kind, NotAllowed, near
+from tempos_daemon import token
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - compared with, not bound to
 MAX_NAME = 64
@@ -207,9 +208,7 @@ BROKER_NAME = matching(
 ADAPTER = matching(
     r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", 'the name of an adapter that is installed, such as "udp"'
 )
-TOKEN = matching(
-    r"|[!-~]{16,256}", '16 to 256 printable ASCII characters without space, "" for none', secret=True
-)
+TOKEN = matching(f"|{token.PATTERN.pattern}", f'{token.ALLOWED}, "" for none', secret=True)
 FILE = Kind('the path of a file, "" for none', _file)
 STATE_FILE = Kind('the path of a file, "" for the usual one, or "off"', _file)
 FLAG = Kind("true or false", _flag)

@@ -10,7 +10,7 @@ from typing import Any
 from tempos import REASON_TEXTS, Quality, Reason
 from tempos_broker.slowpath.core import SlowPath
 from tempos_broker.slowpath.sockets import DataSocket
-from tempos_broker.sparingly import Sparingly
+from tempos_daemon.sparingly import Sparingly
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,13 @@
+"""What every daemon of tempos needs, once: broker, and whatever is built beside it, stand on this.
+
+    logs         where the log goes, and how a line looks
+    sparingly    warnings about what repeats with every packet
+    token        the token that an HTTP door asks for, from the configuration or a file
+    problems     errors of an HTTP API as documents (RFC 9457)
+    web          an application with problems, health, readiness and its OpenAPI document
+    door         what an application is never asked by: no token, web pages, endless bodies
+    http_server  serves an application on an event loop that belongs to the daemon
+
+Rules: it imports ``tempos`` and nothing of a daemon; the modules about HTTP need what `tempos[broker]`
+installs and are imported by those who serve HTTP only.
+"""

@@ -1,0 +1,41 @@
+"""Errors of an HTTP API as documents (RFC 9457): what happened, and what to do."""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457). ``detail`` says what happened and what to do."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    problems: list[str] = Field(default_factory=list, description="every fault, where there are several")
+
+
+def problem(
+    status: int, detail: str, problems: Sequence[str] = (), headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The answer that says so."""
+    document = Problem(
+        title=http.HTTPStatus(status).phrase, status=status, detail=detail, problems=list(problems)
+    )
+    return JSONResponse(document.model_dump(), status, headers, MEDIA_TYPE)
+
+
+def described(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI document of an operation: the problems with these codes, and those of the door."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        code: {"description": http.HTTPStatus(code).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
+        for code in (400, 401, 403, 413, *codes)
+    }
