@@ -228,7 +228,7 @@ async def _start_api(
     if not config.api_port:
         return "api off"
     try:
-        from tempos_broker.api import application
+        from tempos_broker.api.application import application
         from tempos_daemon.http_server import HttpServer
     except ImportError as error:
         return f"api off: install tempos[broker] ({error.name} is missing)"

@@ -1,6 +1,6 @@
 """The broker's life: brings the sans-IO parts, the sockets and the fast path together, starts and stops them.
 
-What it does while it lives is done by its parts: :mod:`.routes` swaps, :mod:`.control_port` hears members,
+What it does while it lives is done by its parts: :mod:`.routes` swaps, :mod:`.control.port` hears members,
 :mod:`.orders` an operator, :mod:`.reloader` another configuration, :mod:`.expiry` the clock.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 from tempos import PathPolicy, Route, __version__
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.continuity import Continuity
-from tempos_broker.control import ControlServer
-from tempos_broker.control_port import ControlPort
+from tempos_broker.control.port import ControlPort
+from tempos_broker.control.server import ControlServer
 from tempos_broker.expiry import Expiry
 from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry

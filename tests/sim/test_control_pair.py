@@ -13,7 +13,7 @@ from tempos import Member, Topic
 from tempos.control import Received
 from tempos.session import Answered, ControlSession, Failed, Subscribed
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
-from tempos_broker.control import ControlServer
+from tempos_broker.control.server import ControlServer
 from tempos_broker.ledger import Holder, Ledger
 from tempos_broker.membership import Registry
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tempos import Key, Topic, auth, control
 from tempos.control import Code, decode_reply, encode_request
-from tempos_broker.auth import MAX_NONCES, Nonces
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, TopicConfig
-from tempos_broker.control import ControlServer
+from tempos_broker.control.auth import MAX_NONCES, Nonces
+from tempos_broker.control.server import ControlServer
 from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 

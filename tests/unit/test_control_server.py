@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tempos import Framing, Member, Quality, Topic
 from tempos.control import MAX_DATAGRAM, OPERATIONS, Code, Received, decode_reply, encode_request
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
-from tempos_broker.control import TOO_LARGE, ControlServer, Decision
+from tempos_broker.control.server import TOO_LARGE, ControlServer, Decision
 from tempos_broker.ledger import Holder, Ledger
 from tempos_broker.membership import Registry
 

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from tempos import Unavailable
-from tempos_broker.control_socket import NOT_SENT, READ_BATCH, ControlSocket, Reply
+from tempos_broker.control.sockets import NOT_SENT, READ_BATCH, ControlSocket, Reply
 
 LIMIT = 10.0
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")

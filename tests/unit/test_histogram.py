@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tempos._abi import LATENCY_BEYOND, LATENCY_BUCKETS
 from tempos.cli.status import nanoseconds, render
 from tempos.histogram import Histogram, Latency, bounds
-from tempos_broker.api_models import LatencyOut
+from tempos_broker.api.models import LatencyOut
 from tempos_broker.latency import latency_document
 
 EMPTY = Histogram((0,) * LATENCY_BUCKETS)

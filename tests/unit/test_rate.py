@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempos_broker import rate
-from tempos_broker.rate import ALL, BURST, RateLimit
+from tempos_broker.control import rate
+from tempos_broker.control.rate import ALL, BURST, RateLimit
 
 
 def test_a_source_has_its_burst_and_then_its_rate_and_others_do_not_feel_it() -> None:

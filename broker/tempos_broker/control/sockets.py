@@ -20,7 +20,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tempos import Unavailable
-from tempos_broker import pktinfo
+from tempos_broker.control import pktinfo
 from tempos_daemon.sparingly import Sparingly
 
 log = logging.getLogger("tempos.broker.control")

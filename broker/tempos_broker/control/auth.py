@@ -24,8 +24,8 @@ from tempos import WireError, auth
 from tempos.auth import Key, Signed
 from tempos.control import Code
 from tempos_broker.config.model import EVERY_TOPIC, ClientConfig, ControlConfig
+from tempos_broker.control.rate import RateLimit
 from tempos_broker.membership import Refused
-from tempos_broker.rate import RateLimit
 
 #: Nonces remembered for one key: those of the whole window at so many requests per second, but not more.
 NONCES_PER_SECOND, MAX_NONCES = 200, 1 << 17

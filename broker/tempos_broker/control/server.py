@@ -6,7 +6,7 @@
 changed, :meth:`ControlServer.render` makes the reply, so that a subscriber that got its answer gets events.
 Datagrams that cannot be answered are counted and dropped. In between there are only values.
 
-Who may ask at all is decided by :mod:`tempos_broker.auth`; what is not served is counted under its
+Who may ask at all is decided by :mod:`tempos_broker.control.auth`; what is not served is counted under its
 reason, and told in the log sparingly. No reply is larger than the datagram it answers, whoever sent it.
 """
 
@@ -32,8 +32,8 @@ from tempos.control import (
     encode_error_within,
     encode_ok,
 )
-from tempos_broker.auth import Admitted, Caller, Denied, Guard
 from tempos_broker.config.model import ControlConfig
+from tempos_broker.control.auth import Admitted, Caller, Denied, Guard
 from tempos_broker.ledger import Holder, Ledger
 from tempos_broker.membership import Refused, Registry, own_group
 from tempos_daemon.sparingly import Sparingly

@@ -1,7 +1,7 @@
 """The control API for people and scripts: HTTP, described by OpenAPI at ``/openapi.json``.
 
 Runs on the broker's own event loop and touches no data. Rule: whatever comes in, the answer is a document
-of :mod:`tempos_broker.api_models` or a problem (RFC 9457), never a 5xx but for "not ready yet". Who is let
+of :mod:`tempos_broker.api.models` or a problem (RFC 9457), never a 5xx but for "not ready yet". Who is let
 in at all is the business of :mod:`tempos_daemon.door`.
 """
 
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from tempos import PathPolicy
 from tempos.control import Code
-from tempos_broker import api_models as models
+from tempos_broker.api import models
 from tempos_broker.membership import Refused
 from tempos_daemon.door import Door
 from tempos_daemon.problems import described, problem

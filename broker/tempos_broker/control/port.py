@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from tempos_broker.control import ControlServer, Decision
-from tempos_broker.control_socket import ControlSocket, Reply
+from tempos_broker.control.server import ControlServer, Decision
+from tempos_broker.control.sockets import ControlSocket, Reply
 from tempos_broker.expiry import Expiry
 from tempos_broker.routes import Routes
 from tempos_broker.tasks import Tasks
