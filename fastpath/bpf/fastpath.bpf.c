@@ -1,189 +1,32 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The fast path: forwards datagrams at the earliest point of reception.
+ * The fast path: forwards datagrams at the earliest point of reception. How a frame is decided on is drawn in
+ * decide.h; here are the programs that are attached, and those that go with them.
  *
- *      frame
- *        |
- *      parse      Ethernet, IPv4 without options, whole UDP datagram, to an address and port of ours,
- *        |        IPv4 checksum right, not empty              ---- else PASS: not_ipv4, vlan, truncated,
- *        |            not_unicast, ip_options, fragment, not_udp, bad_length, other_address, other_port,
- *        |            bad_ip_checksum, empty
- *      route      routes[topic] -> route                      ---- none: PASS: no_route
- *        |        the broker lives, where that is asked      ---- PASS: broker_gone
- *        |        source in the topic's networks, if any     ---- PASS: foreign_source
- *        |        payload as the topic's framing demands      ---- PASS: short_header, bad_version,
- *        |                                                             reserved_bits
- *        |        TTL > 1, fits the smallest MTU             ---- PASS: ttl, too_big
- *        |        the route's way: one | broadcast             ---- clone: PASS: by_clone (clone.bpf.c)
- *        |        one datagram                                ---- PASS: burst
- *        |        UDP checksum: none | full | partial         ---- PASS: ambiguous_checksum
- *        |        within the topic's rate, if it has one      ---- DROP: over_rate
- *        |                                                         PASS: over_rate_passed
- *        |
- *   =====+=====   from here on the event is ours: nothing passes any more
- *        |
- *        +---- several groups: broadcast (fanout.h), which leaves as one redirect, too
- *        |
- *      pick       ticket = tickets[base]++ ; member = ticket % n ; delivery sequence = ticket / n
- *        |
- *      rewrite    MACs; source := the broker's address and data port; destination := the member;
- *        |        DSCP := the class's, ECN := 0; TTL - 1; epoch and delivery sequence (event framing);
- *        |        both checksums
- *        |
- *      redirect   by the member's egress slot                 ---- impossible: DROP: no_egress
- *        |
- *      count      one exit: counters[topic][reason]; topic 0 where none was read
- *                 tempos_timed, which is loaded instead where that is wanted: how long it took (latency.h)
- *
- * Rules kept here:
- *  - When in doubt, PASS: the slow path is right on its own. No question stands after the ticket, so every
- *    ticket ends in a redirect, or in `no_egress`, or in a copy that `copies` shows as not sent; and only the
- *    tickets stand after the token bucket, so what takes a place in a topic's rate is forwarded.
- *  - Both paths draw from the same ticket, so it is one atomic add, and its result alone decides.
- *  - What the packet does not change was computed when the route was made (struct tempos_member's sums).
- *
- * UDP checksum. Three kinds arrive, and nothing but the number tells them apart:
- *   0                    the sender made none: stays 0.
- *   the pseudo sum       a local sender over veth left the rest to hardware (CHECKSUM_PARTIAL).
- *                        Native: the frame loses the mark, so nobody would finish it: it is completed here.
- *                        Generic: the skb keeps the mark, so the field must stay a pseudo sum, the new
- *                        one. But a full checksum can be the same number by chance (1 in 65,536), so the
- *                        datagram is summed up: if it verifies as full, it may be either: PASS.
- *   anything else        a full checksum: changed by what changes (RFC 1624). A result of 0 is sent as
- *                        0xffff (RFC 768).
+ *   tempos_fastpath      every frame of an interface
+ *   tempos_timed         the same where latency is to be measured (latency.h)
+ *   tempos_deliver       each copy of an event with several groups, on its way out (fanout.h)
+ *   tempos_try_broadcast nowhere: tells whether this kernel can broadcast
  */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
 
-#include "abi.h"
-#include "admit.h"
-#include "burst.h"
-#include "checksum.h"
-#include "datagram_sum.h"
+#include "decide.h"
 #include "fanout.h"
-#include "latency.h"
 #include "maps.h"
-#include "parse.h"
-#include "pick.h"
-#include "rewrite.h"
-
-static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, const struct packet *packet,
-							     enum checksum_kind *kind)
-{
-	__u16 check = packet->udp->check;
-	__u16 pseudo;
-	__u32 sum;
-
-	if (!check) {
-		*kind = CHECKSUM_NONE;
-		return TEMPOS_FORWARDED;
-	}
-	pseudo = pseudo_sum(packet->ip, packet->udp);
-	if (check != pseudo) {
-		*kind = CHECKSUM_FULL;
-		return TEMPOS_FORWARDED;
-	}
-	*kind = CHECKSUM_PARTIAL;
-	if (!settings.generic)
-		return TEMPOS_FORWARDED;
-	sum = datagram_sum(ctx, UDP_OFFSET, packet->payload_len + sizeof(struct udphdr));
-	if (!sum || fold(sum + pseudo) == 0xffff)
-		return TEMPOS_AMBIGUOUS_CHECKSUM;
-	return TEMPOS_FORWARDED;
-}
-
-/* Everything after the last question: the event goes to one member, or is lost and counted. */
-static __always_inline enum tempos_reason forward(const struct packet *packet,
-						   const struct tempos_route *route, enum checksum_kind kind)
-{
-	__be32 publisher = packet->ip->saddr;
-	const struct tempos_member *member;
-	__u64 sequence;
-	__u64 change = 0;
-
-	member = pick(route, 0, &sequence);
-	if (!member)
-		return TEMPOS_NO_ROUTE;
-	if (route->framing == TEMPOS_FRAMING_EVENT && packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end)
-		change = stamp_event((struct tempos_event_header *)packet->payload, route->epoch, sequence);
-	rewrite_udp(packet->udp, member, kind, publisher, change);
-	rewrite_ip(packet->ip, member, route->ip_start);
-	rewrite_mac(packet->eth, member);
-	return bpf_redirect_map(&egress, member->egress, 0) == XDP_REDIRECT ? TEMPOS_FORWARDED
-									   : TEMPOS_NO_EGRESS;
-}
-
-static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topic, __u8 *framing)
-{
-	const struct tempos_route *route;
-	enum tempos_reason reason;
-	enum checksum_kind kind;
-	struct packet packet;
-	struct cursor cursor = {.at = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
-
-	reason = parse(cursor, &packet, &settings);
-	if (reason != TEMPOS_FORWARDED)
-		return reason;
-	*topic = *packet.payload;
-	route = find_route(*topic);
-	if (!route)
-		return TEMPOS_NO_ROUTE;
-	*framing = route->framing;
-	reason = admit(&packet, route);
-	if (reason != TEMPOS_FORWARDED)
-		return reason;
-	/* On skbs the copies would share their bytes. */
-	if (route->way == TEMPOS_WAY_CLONE || (settings.generic && route->way == TEMPOS_WAY_BROADCAST))
-		return TEMPOS_BY_CLONE;
-	if (settings.generic && is_burst(ctx))
-		return TEMPOS_BURST;
-	reason = classify_checksum(ctx, &packet, &kind);
-	if (reason != TEMPOS_FORWARDED)
-		return reason;
-	/* The last question, since what takes a place in the rate takes a ticket. */
-	reason = admit_rate(route, *topic);
-	if (reason != TEMPOS_FORWARDED)
-		return reason;
-	/* Only now that nothing passes any more: whoever gets it else would complete it once more. */
-	if (!settings.generic && kind == CHECKSUM_PARTIAL)
-		kind = complete_checksum(ctx, packet.payload_len + sizeof(struct udphdr)) ? CHECKSUM_FULL
-											 : CHECKSUM_NONE;
-	if (!settings.generic && route->way == TEMPOS_WAY_BROADCAST)
-		return broadcast(ctx, route, kind);
-	return forward(&packet, route, kind);
-}
-
-static __always_inline int conclude(__u32 topic, enum tempos_reason reason)
-{
-	count(topic, reason);
-	if (reason == TEMPOS_FORWARDED)
-		return XDP_REDIRECT;
-	return reason == TEMPOS_NO_EGRESS || reason == TEMPOS_OVER_RATE ? XDP_DROP : XDP_PASS;
-}
 
 SEC("xdp")
 int tempos_fastpath(struct xdp_md *ctx)
 {
-	__u32 topic = 0;
-	__u8 framing;
-	enum tempos_reason reason = decide(ctx, &topic, &framing);
-
-	return conclude(topic, reason);
+	return run(ctx);
 }
 
-/* The same, and how long it took. The "?": loaded only where user space asks for it. */
+/* The "?": loaded only where user space asks for it. */
 SEC("?xdp")
 int tempos_timed(struct xdp_md *ctx)
 {
-	__u64 entered = bpf_ktime_get_ns();
-	__u32 topic = 0;
-	__u8 framing = TEMPOS_FRAMING_RAW;
-	enum tempos_reason reason = decide(ctx, &topic, &framing);
-
-	if (reason == TEMPOS_FORWARDED)
-		count_latency(topic, framing, entered, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
-	return conclude(topic, reason);
+	return run_timed(ctx);
 }
 
 /* What the copies of events with several groups pass on their way out; see fanout.h. */

@@ -22,7 +22,7 @@
 #include "checksum.h"
 #include "maps.h"
 
-/* What arrives as a UDP checksum; see fastpath.bpf.c. */
+/* What arrives as a UDP checksum; see decide.h. */
 enum checksum_kind { CHECKSUM_NONE, CHECKSUM_FULL, CHECKSUM_PARTIAL };
 
 /*
