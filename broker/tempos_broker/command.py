@@ -161,7 +161,7 @@ def _run_import(options: argparse.Namespace) -> int:
 
     try:
         text = read_text(options.file)
-        if format_of(text, options.file) is Format.NATIVE:
+        if format_of(text, options.file) is Format.OWN:
             raise ConfigError(
                 [f"{options.file}: has no topic_value: not of the format to convert, nothing was written"]
             )

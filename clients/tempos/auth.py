@@ -42,15 +42,6 @@ KEY_ID_RULE = "1-64 letters, digits and . _ @ -, the first a letter or digit"
 #: The most a signature adds to a reply.
 REPLY_OVERHEAD = 1 + 2 + NONCE_BYTES + 9 + 3 + TAG_BYTES
 
-
-_REQUEST = b"tempos control request 1\0"
-_REPLY = b"tempos control reply 1\0"
-#: First bytes of msgpack arrays of four and of three.
-_REQUEST_HEAD, _REPLY_HEAD = 0x94, 0x93
-_U64 = 0xFFFFFFFFFFFFFFFF
-#: The most a signature adds to a reply.
-REPLY_OVERHEAD = 1 + 2 + NONCE_BYTES + 9 + 3 + TAG_BYTES
-
 _REQUEST = b"tempos control request 1\0"
 _REPLY = b"tempos control reply 1\0"
 #: First bytes of msgpack arrays of four and of three.

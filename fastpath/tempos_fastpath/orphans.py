@@ -65,14 +65,6 @@ def tidy() -> None:
             forget(owner.identity)
 
 
-def remove_orphans(name: str | None = None) -> tuple[Installed, ...]:
-    """Remove what dead brokers of this name, or of any, left; gives what was removed."""
-    removed = tuple(each for each in orphans() if name is None or each.identity.name == name)
-    for each in removed:
-        remove(each)
-    return removed
-
-
 def holder_of(ifindex: int, but: Identity) -> Installed | None:
     """Whose fast path, other than ``but``, holds an interface of the calling thread's namespace."""
     namespace = current_namespace()

@@ -19,8 +19,8 @@ from tempos_broker.config import (
     QualityConfig,
     StaticMember,
     TopicConfig,
+    layout,
     load,
-    native,
     parse,
 )
 from tempos_broker.config.load import MAX_FILE, Format, format_of
@@ -194,12 +194,12 @@ def test_a_burst_that_is_left_out_is_what_the_rate_gives_in_10_ms() -> None:
 
 def test_every_option_of_the_model_has_a_key() -> None:
     for keys, model in (
-        (native.FASTPATH, FastPathConfig),
-        (native.LIMITS, Limits),
-        (native.QUALITY, QualityConfig),
-        (native.CONTROL, ControlConfig),
-        (native.MEMBER, StaticMember),
-        (native.CLIENT, ClientConfig),
+        (layout.FASTPATH, FastPathConfig),
+        (layout.LIMITS, Limits),
+        (layout.QUALITY, QualityConfig),
+        (layout.CONTROL, ControlConfig),
+        (layout.MEMBER, StaticMember),
+        (layout.CLIENT, ClientConfig),
     ):
         # Clients are a table of their own.
         assert list(keys) == [field.name for field in fields(model) if field.name != "clients"]
@@ -220,8 +220,8 @@ def test_the_example_shows_every_option_with_its_true_default() -> None:
     assert config == BrokerConfig(topics=(TopicConfig(Topic(named.id, named.name)),))
 
     shown = set(re.findall(r"^#?(\w+) = ", "\n".join(lines), re.M))
-    sections = [native.BROKER, native.FASTPATH, native.LIMITS, native.CONTROL, native.TOPIC, native.MEMBER,
-                native.CLIENT, native.STATE, native.QUALITY]  # fmt: skip
+    sections = [layout.BROKER, layout.FASTPATH, layout.LIMITS, layout.CONTROL, layout.TOPIC, layout.MEMBER,
+                layout.CLIENT, layout.STATE, layout.QUALITY]  # fmt: skip
     assert shown == {key for keys in sections for key in keys} - {"member"}
 
 

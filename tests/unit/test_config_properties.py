@@ -23,7 +23,7 @@ from tempos_broker.config import (
     StaticMember,
     TopicConfig,
     dump,
-    native,
+    layout,
     parse,
 )
 from tempos_broker.config.model import EVERY_TOPIC, OWN_GROUP
@@ -48,15 +48,15 @@ networks = st.builds(
 interfaces = st.from_regex(r"[a-z0-9@._-]{1,15}", fullmatch=True).filter(lambda text: text not in (".", ".."))
 limits = st.builds(
     Limits,
-    queue_sq=st.integers(1, native.MAX_QUEUE),
-    queue_bq=st.integers(1, native.MAX_QUEUE),
-    batch=st.integers(1, native.MAX_BATCH),
-    datagram=st.integers(24, native.MAX_PAYLOAD),
-    receive_buffer=st.integers(4096, native.MAX_RECEIVE_BUFFER),
+    queue_sq=st.integers(1, layout.MAX_QUEUE),
+    queue_bq=st.integers(1, layout.MAX_QUEUE),
+    batch=st.integers(1, layout.MAX_BATCH),
+    datagram=st.integers(24, layout.MAX_PAYLOAD),
+    receive_buffer=st.integers(4096, layout.MAX_RECEIVE_BUFFER),
     members_per_group=st.integers(4, 512),
     groups_per_topic=st.integers(4, 16),
 )
-cpus = st.lists(st.integers(0, native.MAX_CPU), unique=True, max_size=3).map(tuple)
+cpus = st.lists(st.integers(0, layout.MAX_CPU), unique=True, max_size=3).map(tuple)
 qualities = st.builds(
     lambda worker, sockets, share, fifo, cpus, marks: QualityConfig(
         sockets if sockets != "one" or not worker else "auto",
@@ -71,7 +71,7 @@ qualities = st.builds(
 )  # fmt: skip
 unlimited = st.just((0, 0, Overflow.DROP))
 rates = unlimited | st.tuples(
-    st.integers(1, native.MAX_TOPIC_RATE), st.integers(0, native.MAX_BURST), st.sampled_from(Overflow)
+    st.integers(1, layout.MAX_TOPIC_RATE), st.integers(0, layout.MAX_BURST), st.sampled_from(Overflow)
 )
 secrets = st.binary(min_size=16, max_size=64)
 tokens = st.from_regex(r"[!-~]{16,256}", fullmatch=True)
@@ -84,7 +84,7 @@ controls = st.builds(
     st.floats(0.0, 0.9),
     st.lists(networks, unique=True, max_size=4),
     st.lists(networks, unique=True, max_size=4),
-    st.integers(1, native.MAX_RATE),
+    st.integers(1, layout.MAX_RATE),
     st.floats(1, 3600),
 )
 
@@ -176,8 +176,8 @@ def test_only_what_differs_from_the_defaults_is_written() -> None:
 keys = st.sampled_from(
     sorted(
         {"topic_value", "address", "", "q w"}.union(
-            native.FILE, native.BROKER, native.FASTPATH, native.LIMITS, native.CONTROL, native.TOPIC,
-            native.MEMBER, native.CLIENT, native.QUALITY,
+            layout.FILE, layout.BROKER, layout.FASTPATH, layout.LIMITS, layout.CONTROL, layout.TOPIC,
+            layout.MEMBER, layout.CLIENT, layout.QUALITY,
         )
     )
 )  # fmt: skip

@@ -21,7 +21,7 @@ from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath.core import SlowPath
 from tempos_broker.slowpath.sockets import DataSocket
 
-native = pytest.importorskip("tempos_broker.slowpath.native", reason="the compiled helper is not built")
+native = pytest.importorskip("tempos_broker.slowpath.batched", reason="the compiled helper is not built")
 
 SO_NO_CHECK = 11  # <asm-generic/socket.h>
 LIMITS = Limits(queue_sq=8, queue_bq=8, batch=16, datagram=64)

@@ -79,7 +79,7 @@ def test_both_refuse_the_same_also_after_a_change(
     sent: list[tuple[str, bytes, bytes]],
     wires: tuple[socket.socket, dict[str, socket.socket]],
 ) -> None:
-    native = pytest.importorskip("tempos_broker.slowpath.native", reason="the compiled helper is not built")
+    native = pytest.importorskip("tempos_broker.slowpath.batched", reason="the compiled helper is not built")
     near, senders = wires
     topics = {
         1: Topic(1, "raw", framing=Framing.RAW, sources=before[0]),

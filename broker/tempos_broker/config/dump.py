@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from tempos_broker.config import native
+from tempos_broker.config import layout
 from tempos_broker.config.model import BrokerConfig, ClientConfig, TopicConfig
 from tempos_broker.config.schema import Keys, Kind
 
@@ -51,7 +51,7 @@ def _sections(config: BrokerConfig) -> dict[str, dict[str, Any]]:
 
 
 def _section(name: str, values: dict[str, Any]) -> str:
-    keys = native.FILE[name].holds
+    keys = layout.FILE[name].holds
     assert not isinstance(keys, Kind)
     changed = dict(_changed(values, keys))
     if "api" in changed:

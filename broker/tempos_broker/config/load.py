@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from tempos import ConfigError, Unavailable
-from tempos_broker.config import native, thesis
+from tempos_broker.config import layout, thesis
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.config.schema import Faults, read_table
 
@@ -33,7 +33,7 @@ _WIDE_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 class Format(Enum):
     """Which of the two formats a text is in."""
 
-    NATIVE = "native"
+    OWN = "own"
     THESIS = "thesis"
 
 
@@ -53,8 +53,8 @@ def parse(text: str, name: str = "configuration") -> BrokerConfig:
     if _format(document, name) is Format.THESIS:
         root = thesis.read(document, faults)
     else:
-        root = read_table(document, "", native.FILE, faults)
-    config = native.finish(root, faults)
+        root = read_table(document, "", layout.FILE, faults)
+    config = layout.finish(root, faults)
     if config is None:
         raise ConfigError(faults.problems)
     return config
@@ -99,7 +99,7 @@ def _format(document: dict[str, Any], name: str) -> Format:
                 "allowed: one of them (`tempos config import` turns the first into the second)"
             ]
         )
-    return Format.THESIS if ours else Format.NATIVE
+    return Format.THESIS if ours else Format.OWN
 
 
 def _document(text: str, name: str) -> dict[str, Any]:

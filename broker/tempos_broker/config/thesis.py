@@ -16,7 +16,7 @@ zeros to a fixed length::
 
 Its senders put the topic byte before any payload, and its subscribers are bare sockets on port 9998.
 So a topic becomes ``topic-<n>`` with framing raw, class BQ and one group that holds all addresses.
-The rules of the native format then judge the result, in the words of this file.
+The rules of the broker's own format then judge the result, in the words of this file.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from __future__ import annotations
 from typing import Any
 
 from tempos import DATA_PORT, Fanout, Framing, Overflow, PathPolicy, Quality
-from tempos_broker.config import kinds, native
+from tempos_broker.config import kinds, layout
 from tempos_broker.config.schema import Faults, Key, Keys, NotAllowed, Table, read_table
 
 GROUP = "members"
 
 ADDRESS: Keys = {"ip": Key(kinds.THESIS_IP), "mac": Key(kinds.THESIS_MAC)}
-TOPIC: Keys = {"topic_value": Key(native.TOPIC_ID), "address": Key(ADDRESS, (), many=True)}
+TOPIC: Keys = {"topic_value": Key(layout.TOPIC_ID), "address": Key(ADDRESS, (), many=True)}
 FILE: Keys = {"topic": Key(TOPIC, many=True, least=1)}
 
 #: Keys that only one of the two formats has in a topic.
-_ONLY_HERE = TOPIC.keys() - native.TOPIC.keys()
-_ONLY_NATIVE = native.TOPIC.keys() - TOPIC.keys()
+_ONLY_HERE = TOPIC.keys() - layout.TOPIC.keys()
+_ONLY_OWN = layout.TOPIC.keys() - TOPIC.keys()
 
 
 def marks(document: dict[str, Any]) -> tuple[str, str]:
-    """Key paths that show a document to be of this format, and of the native one; empty where none does."""
+    """Key paths that show a document to be of this format, and of our own; empty where none does."""
     here = theirs = ""
     topics = document.get("topic")
     for index, topic in enumerate(topics if isinstance(topics, list) else ()):
         for key in topic if isinstance(topic, dict) else ():
             if key in _ONLY_HERE:
                 here = here or f"topic[{index}].{key}"
-            elif key in _ONLY_NATIVE:
+            elif key in _ONLY_OWN:
                 theirs = theirs or f"topic[{index}].{key}"
     for key in document:
-        if key in native.FILE and key not in FILE:
+        if key in layout.FILE and key not in FILE:
             theirs = theirs or key
     return here, theirs
 
 
 def read(document: dict[str, Any], faults: Faults) -> Table:
-    """Check a document of this format and give it as one of the native format, for its rules."""
+    """Check a document of this format and give it as one of the broker's own format, for its rules."""
     topics = read_table(document, "", FILE, faults).get("topic") or ()
-    # What the format does not have, limits and ports, has the defaults of the native one.
-    root = read_table({"topic": []}, "", native.FILE, Faults(faults.name))
+    # What the format does not have, limits and ports, has the defaults of the broker's own.
+    root = read_table({"topic": []}, "", layout.FILE, Faults(faults.name))
     root.values["topic"] = tuple(_topic(topic, faults) for topic in topics)
     # Named last and each name once: a number given twice is one fault, not two.
     for number, topic in {topic.get("id"): topic for topic in root.values["topic"]}.items():

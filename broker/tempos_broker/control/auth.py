@@ -155,11 +155,6 @@ class Guard:
         self._rate = RateLimit(config.rate)
         self._configure(config, wall)
 
-    @property
-    def demands_signatures(self) -> bool:
-        """Whether any client is configured."""
-        return bool(self._clients)
-
     def reconfigure(self, config: ControlConfig, wall: float) -> None:
         """Go by another configuration from now on; what keys that stay have used is remembered."""
         if config.rate != self._config.rate:

@@ -1,6 +1,6 @@
 """What moves datagrams between UDP sockets and a core: batches in compiled code, or one by one in Python.
 
-Two make this: :class:`~tempos_broker.slowpath.native.Batch` and
+Two make this: :class:`~tempos_broker.slowpath.batched.Batch` and
 :class:`~tempos_broker.slowpath.portable.Singly`. Neither knows the event loop; the adapter that has one of
 them says when.
 """

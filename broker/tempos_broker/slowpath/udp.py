@@ -220,7 +220,7 @@ def _choose_mover(core: SlowPath[Any], losses: Losses, setting: Setting) -> Move
         reason = f"recvmmsg needs Linux, this is {sys.platform}"
     else:
         try:
-            from tempos_broker.slowpath.native import Batch
+            from tempos_broker.slowpath.batched import Batch
         except ImportError as error:
             reason = f"the compiled helper cannot be loaded: {error}"
         else:
