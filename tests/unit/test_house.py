@@ -32,6 +32,9 @@ PACKAGES = {
 EXCEPTIONS = {"broker/tempos_broker/__main__.py": {"tempos_fastpath"}}
 #: Outside these, `tempos` needs nothing but the standard library.
 CLIENT_NEEDS = {"msgpack"}
+#: Of what every daemon needs, the part that a daemon without HTTP never imports, and what it imports itself.
+HTTP_MODULES = {"door", "http_server", "problems", "web"}
+HTTP_NEEDS = {"fastapi", "pydantic", "starlette", "uvicorn"}
 
 FOLDERS = ("broker", "fastpath", "clients", "bench", "config")
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
@@ -107,6 +110,65 @@ def test_packages_import_only_what_the_design_allows() -> None:
         if beyond := imports(path) & (PACKAGES.keys() - allowed):
             wrong[path.as_posix()] = beyond
     assert not wrong
+
+
+def dotted(path: Path) -> str:
+    """The name of a module, or of the package whose ``__init__`` this is."""
+    return ".".join(path.with_suffix("").parts[1:]).removesuffix(".__init__")
+
+
+def inner_imports(path: Path, known: set[str]) -> set[str]:
+    """The modules of its own package that a file imports, anywhere in it."""
+    here = dotted(path).split(".")
+    around = here if path.name == "__init__.py" else here[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(read(path), str(path))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = around[: len(around) - node.level + 1] if node.level else []
+            base = [*base, node.module] if node.module else base
+            for alias in node.names:
+                whole = ".".join([*base, alias.name])
+                found.add(whole if whole in known else ".".join(base))
+    return {name for name in found & known if name.partition(".")[0] == here[0]} - {dotted(path)}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Nodes that lead back to the first of them, or none."""
+    done: set[str] = set()
+
+    def follow(node: str, way: list[str]) -> list[str]:
+        if node in way:
+            return way[way.index(node) :]
+        for after in sorted(graph[node] - done):
+            if found := follow(after, [*way, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := follow(node, []))), [])
+
+
+def test_no_modules_of_a_package_import_each_other() -> None:
+    known = {dotted(path) for path in modules() if path.suffix == ".py"}
+    graph = {dotted(path): inner_imports(path, known) for path in modules() if path.suffix == ".py"}
+    assert circle(graph) == []
+    # What a split can bring: here is what would be found.
+    udp = "tempos_broker.slowpath.udp"
+    assert "tempos_broker.slowpath.adapter" in graph[udp]
+    graph["tempos_broker.slowpath.adapter"].add(udp)
+    assert set(circle(graph)) == {"tempos_broker.slowpath.adapter", udp}
+
+
+def test_what_every_daemon_needs_is_light_unless_it_serves_http() -> None:
+    beyond = {
+        path.stem: imports(path) - sys.stdlib_module_names - {"tempos", "tempos_daemon"}
+        for path in modules()
+        if path.parts[1] == "tempos_daemon" and path.suffix == ".py"
+    }
+    assert set().union(*beyond.values()) <= HTTP_NEEDS
+    assert {name for name, needs in beyond.items() if needs} == HTTP_MODULES
 
 
 def test_the_client_needs_nothing_but_msgpack() -> None:
