@@ -38,7 +38,8 @@ HTTP_NEEDS = {"fastapi", "pydantic", "starlette", "uvicorn"}
 
 FOLDERS = ("broker", "fastpath", "clients", "bench", "config")
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
-WALK_SKIPS = {".git", ".venv", "build", "dist", "bench-results", "__pycache__", ".hypothesis"}
+RESULTS = {"bench-results", "kernel-results"}
+WALK_SKIPS = {".git", ".venv", "build", "dist", "__pycache__", ".hypothesis", *RESULTS}
 
 LONG, TOO_LONG = 450, 600
 #: Modules in one folder that a newcomer can still take in.

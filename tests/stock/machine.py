@@ -1,0 +1,115 @@
+"""One boot: qemu with a kernel, the root, the tree and a job, until the guest powers off or time is up.
+
+Without a network card. The guest's disks forget what was written to them, but for the one with the results.
+The processor is emulated, which goes everywhere; with TEMPOS_ACCEL=kvm it is this machine's own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stock import job
+from stock.kernels import Kernel
+
+_RESULTS_SIZE = 256 << 20
+_JOB_SIZE = 1 << 20
+_MEMORY = "4G"
+_CONSOLE = "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 nokaslr"
+#: To boot and to shut down, beside the steps' own limits.
+_SLACK = 300.0
+_PREFIX = "guest: "
+_ACCELERATORS = {
+    "tcg": ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,la57=off"),
+    "kvm": ("-accel", "kvm", "-cpu", "host"),
+}
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What came of one: how long it took, whether the guest ended by itself, the guest's lines."""
+
+    seconds: float
+    ended: bool
+    lines: tuple[str, ...]
+
+
+def boot(kernel: Kernel, root: Path, tree: Path, steps: Sequence[job.Step], results: Path,
+         heard: Callable[[str], None]) -> Boot:  # fmt: skip
+    """Boot and run ``steps``; their results are in the folder ``results`` afterwards.
+
+    ``heard`` is told each line of the guest for us; all of its console is in `console.txt` there.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    job_disk, out_disk = results / "job.img", results / "out.img"
+    for path, content, size in ((job_disk, job.to_text(steps), _JOB_SIZE), (out_disk, "", _RESULTS_SIZE)):
+        path.write_text(content)
+        os.truncate(path, size)
+    began = time.monotonic()
+    # Below other work of this machine: nobody waits for a frame here.
+    with subprocess.Popen(
+        ("nice", "-n", "5", *_command(kernel, root, tree, job_disk, out_disk)),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        limit = threading.Timer(sum(step.limit for step in steps) + _SLACK, process.kill)
+        limit.start()
+        try:
+            lines = _listen(process, results / "console.txt", heard)
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            limit.cancel()
+    _unpack(out_disk, results)
+    for path in (job_disk, out_disk):
+        path.unlink()
+    return Boot(time.monotonic() - began, code == 0, lines)
+
+
+def accelerator() -> str:
+    """What runs the guest's code: ``tcg`` or ``kvm``."""
+    return os.environ.get("TEMPOS_ACCEL") or "tcg"
+
+
+def _command(kernel: Kernel, root: Path, tree: Path, job_disk: Path, out_disk: Path) -> tuple[str, ...]:
+    disks = (
+        *((path, "snapshot=on") for path in (root, tree, kernel.modules)),
+        *((path, "snapshot=off") for path in (job_disk, out_disk)),
+    )
+    cpus = str(min(os.cpu_count() or 1, 4))
+    return (
+        "qemu-system-x86_64", "-machine", "q35", "-m", _MEMORY, "-smp", cpus, *_ACCELERATORS[accelerator()],
+        "-nodefaults", "-no-reboot", "-display", "none", "-nic", "none", "-serial", "stdio",
+        "-kernel", str(kernel.image), "-initrd", str(kernel.initrd), "-append", _CONSOLE,
+        *(word for path, snapshot in disks
+          for word in ("-drive", f"file={path},format=raw,if=virtio,cache=unsafe,{snapshot}")),
+    )  # fmt: skip
+
+
+def _listen(process: subprocess.Popen[bytes], console: Path, heard: Callable[[str], None]) -> tuple[str, ...]:
+    lines = []
+    assert process.stdout is not None
+    with console.open("wb") as file:
+        for raw in process.stdout:
+            file.write(raw)
+            file.flush()
+            _, found, line = raw.decode(errors="replace").strip().partition(_PREFIX)
+            if found:
+                lines.append(line)
+                heard(line)
+    return tuple(lines)
+
+
+def _unpack(disk: Path, results: Path) -> None:
+    try:
+        with tarfile.open(disk) as archive:
+            archive.extractall(results, filter="data")
+    except tarfile.ReadError:
+        pass  # the guest wrote nothing: the boot failed, and its lines tell

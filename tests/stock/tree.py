@@ -1,0 +1,104 @@
+"""The tree under test, installed inside the root as anybody would install it there: by `make setup`.
+
+Only files that changed are copied, so `make` builds anew what it would build anew here. The root has no
+network: Python packages are fetched by this machine's pip, for the root's Python, and kept.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from stock import cache, chroot, image, root
+from stock.chroot import checked
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SOURCE = Path(__file__).resolve().parents[2]
+#: The root's Python.
+PYTHON = (3, 11)
+_GLIBC = (36, 35, 34, 31, 28, 27, 24, 17, 12, 5)
+_PLATFORMS = ("manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in _GLIBC))
+_LIST = ".files"
+
+
+def disk() -> Path:
+    """The image of the tree as it is now, installed."""
+    place = cache.ROOT / "trees" / f"{SOURCE.name}-{cache.digest(SOURCE, root.key())}"
+    _forget_gone()
+    files = place / "files"
+    files.mkdir(parents=True, exist_ok=True)
+    (place / "source").write_text(str(SOURCE))
+    _copy(files, place / _LIST)
+    _install(files)
+    # Never half an image under this name; and a boot that still has the old one open keeps it.
+    fresh = place / "fresh.img"
+    image.make(files, fresh)
+    fresh.rename(place / "tree.img")
+    return place / "tree.img"
+
+
+def _forget_gone() -> None:
+    """Remove the trees of checkouts that are no more."""
+    for told in cache.ROOT.glob("trees/*/source"):
+        if not Path(told.read_text()).is_dir():
+            cache.remove(told.parent)
+
+
+def _copy(files: Path, remembered: Path) -> None:
+    """Make ``files`` hold what git has or would take of the source, and what was built there before."""
+    said = checked(("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"), folder=SOURCE)
+    names = {name for name in said.split("\0") if name and (SOURCE / name).is_file()}
+    before = set(remembered.read_text().split("\0")) if remembered.exists() else set()
+    for name in before - names - {""}:
+        (files / name).unlink(missing_ok=True)
+    for name in names:
+        source, target = SOURCE / name, files / name
+        was, now = target.stat() if target.exists() else None, source.stat()
+        if was is None or (was.st_mtime_ns, was.st_size) != (now.st_mtime_ns, now.st_size):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+    remembered.write_text("\0".join(sorted(names)))
+
+
+def _install(files: Path) -> None:
+    environment = {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": root.WHEELS,
+        "PIP_NO_CACHE_DIR": "1",
+        "TEMPOS_REQUIRE_NATIVE": "1",
+    }
+    print("installing the tree in the root", flush=True)
+    bind = {files: root.TREE, _wheels(): root.WHEELS}
+    chroot.run(root.folder(), ("make", "-C", root.TREE, "setup"), bind=bind, environment=environment)
+
+
+def _wheels() -> Path:
+    """A folder with every Python package that the set-up asks for."""
+    project = tomllib.loads((SOURCE / "pyproject.toml").read_text())
+    about = project["project"]
+    extras = about["optional-dependencies"]
+    wanted = [
+        "pip",
+        "editables",  # what hatchling asks for when it makes an editable install
+        *project["build-system"]["requires"],
+        *about["dependencies"],
+        *(need for extra in ("broker", "fastpath", "bench") for need in extras[extra]),
+        *project["dependency-groups"]["dev"],
+    ]
+    constraints = SOURCE / "constraints.txt"
+
+    def fetch(place: Path) -> None:
+        print("fetching Python packages", flush=True)
+        command = [sys.executable, "-m", "pip", "download", "-q", "-d", str(place), "-c", str(constraints)]
+        if sys.version_info[:2] != PYTHON:
+            command += ["--only-binary", ":all:", "--python-version", ".".join(map(str, PYTHON))]
+            command += [part for platform in _PLATFORMS for part in ("--platform", platform)]
+        checked((*command, *wanted), dict(os.environ))
+
+    return cache.entry("wheels", cache.digest(constraints.read_text(), *wanted, PYTHON), fetch)
