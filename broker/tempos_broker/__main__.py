@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from tempos import ConfigError, Quality, TemposError, Unavailable
+from tempos.errors import one_line
 from tempos_broker import privileges, scheduling
 from tempos_broker.broker import Broker
 from tempos_broker.config import load
@@ -167,10 +168,11 @@ async def start_fast_path(config: BrokerConfig, tickets: FileTickets | None = No
             tos={quality: config.quality.dscp(quality) << 2 for quality in Quality},
             latency=config.fastpath.latency,
         )
-    except ImportError as error:
-        reason = f"tempos[fastpath] is not installed ({error})"
     except Unavailable as error:
-        reason = str(error)
+        # Before the ImportError that it may be as well: what a build left out says so itself.
+        reason = one_line(error)
+    except ImportError as error:
+        reason = f"tempos[fastpath] is not installed ({one_line(error)})"
     log.warning("no fast path: %s", reason)
     return NoFastPath(reason, tickets, limits)
 
@@ -199,8 +201,11 @@ def _reloader(
     async def reload_and_tell() -> None:
         try:
             changes = await reload()
-        except (ConfigError, Unavailable) as error:
-            log.error("not reloaded: %s", error)  # noqa: TRY400 - its words say it all
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error("not reloaded: %s", problem)  # noqa: TRY400 - its words say it all
+        except Unavailable as error:
+            log.error("not reloaded: %s", one_line(error))  # noqa: TRY400 - its words say it all
         else:
             print("\n".join(f"reload: {line}" for line in changes or ["nothing changed"]), flush=True)
 

@@ -205,7 +205,7 @@ class NoFastPath:
         self._limits.configure(topics)
 
     def select(self, strict: int, best_effort: int) -> None:
-        raise Unavailable(self._reason)
+        raise Unavailable("there is no fast path")
 
     async def install(self, route: Route) -> PathChoice:
         return PathChoice(Path.SLOW, self._reason)

@@ -6,6 +6,15 @@ attributes. Foreign input never raises out of the broker's loop: there it become
 
 from __future__ import annotations
 
+#: As long as a reason in one line may be: what is longer belongs into a log.
+_LINE = 800
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error for a table, a log or a line of a status: one line, and no long one."""
+    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or repr(error)
+    return text if len(text) <= _LINE else f"{text[: _LINE - 4].rstrip()} ..."
+
 
 class TemposError(Exception):
     """Root of all errors of this project."""

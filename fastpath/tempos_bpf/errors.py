@@ -9,6 +9,7 @@ import errno
 import os
 
 from tempos import Unavailable
+from tempos_bpf import verifier
 
 
 class NotBuilt(Unavailable, ImportError):
@@ -16,17 +17,38 @@ class NotBuilt(Unavailable, ImportError):
 
 
 class BpfError(Unavailable):
-    """The kernel or libbpf refused an operation. ``errno`` is positive; ``log`` the verifier's, if any."""
+    """The kernel or libbpf refused an operation; one sentence. ``errno`` is positive.
 
-    def __init__(self, what: str, code: int, detail: str = "", log: str = "") -> None:
-        text = f"{what}: {os.strerror(code)}"
-        if code in (errno.EPERM, errno.EACCES) and not log:
-            text += "; this needs root, or CAP_BPF and CAP_NET_ADMIN"
-        for part in (detail.strip(), log.strip()):
-            if part:
-                text += f"\n{part}"
-        super().__init__(text)
+    ``words``: all that libbpf said of it, in lines. ``reason``: better words than those and the number's.
+    """
+
+    def __init__(self, what: str, code: int, words: str = "", *, reason: str = "") -> None:
+        super().__init__(f"{what}: {reason or _reason(code, words)}")
         self.errno = code
+        self.words = words.strip()
+
+
+def _reason(code: int, words: str) -> str:
+    text = os.strerror(code)
+    if code in (errno.EPERM, errno.EACCES):
+        return f"{text}; this needs root, or CAP_BPF and CAP_NET_ADMIN"
+    cause = verifier.first_warning(words)
+    return f"{text} ({cause})" if cause else text
+
+
+class ProgramRefused(BpfError):
+    """The kernel's verifier does not take a program; the sentence has why, by the end of its log.
+
+    ``log``: the whole, up to megabytes. ``cause`` is None where the log does not say.
+    """
+
+    def __init__(self, program: str, file: str, code: int, words: str, log: str) -> None:
+        cause = verifier.first_cause(log)
+        what = f"the kernel's verifier refused the program {program} of {file}"
+        reason = str(cause) if cause else f"{os.strerror(code)}, and its log does not say why"
+        super().__init__(what, code, words, reason=reason)
+        self.program = program
+        self.cause = cause
         self.log = log
 
 

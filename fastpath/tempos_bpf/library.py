@@ -18,19 +18,24 @@ except ImportError as error:
     ) from error
 
 # Re-exported: this module is where the extension is loaded, or found missing.
-__all__ = ["check", "ffi", "lib", "text"]
+__all__ = ["check", "ffi", "lib", "text", "words"]
 
 lib.tempos_messages_capture()
 
 
-def check(code: int, what: str, log: str = "") -> int:
+def check(code: int, what: str) -> int:
     """Give back ``code``; raises :class:`BpfError` with libbpf's own words if it is a negative errno."""
     if code >= 0:
         lib.tempos_messages_forget()
         return code
+    raise BpfError(what, -code, words())
+
+
+def words() -> str:
+    """What libbpf warned of since it was last asked, on this thread."""
     messages = ffi.new("char[]", 4096)
     taken = lib.tempos_messages_take(messages, 4096)
-    raise BpfError(what, -code, ffi.buffer(messages, taken)[:].decode(errors="replace"), log)
+    return str(ffi.buffer(messages, taken)[:].decode(errors="replace"))
 
 
 def text(raw: Any) -> str:

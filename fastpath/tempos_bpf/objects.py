@@ -1,14 +1,17 @@
 """Objects and the programs in them: open, configure, load, run on frames of our own.
 
 The way of an object is open -> set rodata -> load, all three in :class:`BpfObject`'s constructor, and
-close. Every refusal of the kernel is a :class:`~tempos_bpf.errors.BpfError` that carries the errno and, for a
-program, the tail of the verifier's log. All calls may block and may be made from any thread.
+close. Every refusal of the kernel is a :class:`~tempos_bpf.errors.BpfError` that carries the errno; for a
+program it is a :class:`~tempos_bpf.errors.ProgramRefused` with the verifier's log, which is also logged at
+level debug. All calls may block and may be made from any thread.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import logging
+import mmap
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +20,15 @@ from types import TracebackType
 from typing import Any
 
 from tempos import LocalError
-from tempos_bpf.errors import NotBuilt
-from tempos_bpf.library import check, ffi, lib, text
+from tempos_bpf.errors import BpfError, NotBuilt, ProgramRefused
+from tempos_bpf.library import check, ffi, lib, text, words
 from tempos_bpf.maps import Map
+from tempos_bpf.verifier import failed_program
 
-_LOG_SIZE = 1 << 20
-_LOG_LINES = 24
+#: Enough for the verifier's walk through the largest program; a page costs memory once it is written to.
+_LOG_SIZE = 1 << 24
 _MAX_FRAME = 1 << 16
+_logger = logging.getLogger(__name__)
 
 
 class Verdict(enum.IntEnum):
@@ -135,15 +140,18 @@ class BpfObject:
                 f"the BPF object {path.name} was not built ({error.strerror}); "
                 "install clang and libbpf-dev, then tempos[fastpath] again"
             ) from error
-        self.name = path.name.partition(".")[0]
-        self._log: Any = ffi.new("char[]", _LOG_SIZE)
+        self.name, self._file = path.name.partition(".")[0], path.name
+        self._log = mmap.mmap(-1, _LOG_SIZE)
+        self._log_view: Any = ffi.from_buffer("char[]", self._log, require_writable=True)
         handle = ffi.new("struct bpf_object **")
-        code = lib.tempos_object_open(image, len(image), self.name.encode(), self._log, _LOG_SIZE, handle)
-        check(code, f"cannot open the BPF object {path.name}")
-        self._object: Any = handle[0]
+        code = lib.tempos_object_open(
+            image, len(image), self.name.encode(), self._log_view, _LOG_SIZE, handle
+        )
+        self._object: Any = handle[0] if code >= 0 else None
         self._programs: dict[str, Program] = {}
         self._maps: dict[str, Map] = {}
         try:
+            check(code, f"cannot open the BPF object {path.name}")
             self._configure(rodata or {}, share or {})
             self._choose(also, without)
             self._load()
@@ -168,6 +176,10 @@ class BpfObject:
         if self._object is not None:
             lib.tempos_object_close(self._object)
             self._object = None
+        if self._log_view is not None:
+            ffi.release(self._log_view)
+            self._log_view = None
+            self._log.close()
 
     def __enter__(self) -> BpfObject:
         return self
@@ -200,8 +212,8 @@ class BpfObject:
 
     def _load(self) -> None:
         code = lib.tempos_object_load(self._object)
-        log = "\n".join(text(self._log).splitlines()[-_LOG_LINES:]) if code < 0 else ""
-        check(code, f"the kernel refused the BPF object {self.name}", log)
+        if code < 0:
+            raise self._refusal(-code, words())
         for handle in self._program_handles():
             name, fd = text(lib.tempos_program_name(handle)), lib.tempos_program_fd(handle)
             if fd >= 0:
@@ -210,6 +222,14 @@ class BpfObject:
             fd = lib.tempos_map_fd(handle)
             if fd >= 0:
                 self._maps[text(lib.tempos_map_name(handle))] = Map(fd, owned=False)
+
+    def _refusal(self, code: int, said: str) -> BpfError:
+        log = self._log[: self._log.find(b"\0")].decode(errors="replace")
+        program = failed_program(said)
+        if not log or not program:
+            return BpfError(f"the kernel refused the BPF object {self.name}", code, said)
+        _logger.debug("the verifier's log of the program %s of %s:\n%s", program, self.name, log)
+        return ProgramRefused(program, self._file, code, said, log)
 
     def _program_handles(self) -> Iterator[Any]:
         handle = lib.tempos_object_next_program(self._object, ffi.NULL)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tempos import InterfaceStatus, Unavailable
-from tempos_bpf.errors import BpfError, InterfaceBusy
+from tempos.errors import one_line
+from tempos_bpf.errors import BpfError, InterfaceBusy, ProgramRefused
 from tempos_bpf.links import XdpLink, XdpMode, attach_xdp
 from tempos_bpf.maps import Map
 from tempos_bpf.objects import BpfObject, Program, Verdict
@@ -96,6 +97,8 @@ class Programs:
         self._kept = _NONE_LEFT
         self._mode = ""
         self._broadcasts = False
+        #: Whether the verifier did not take a program that was to be attached.
+        self._refused = False
         self.attachments: tuple[Attachment, ...] = ()
         #: What a status should add.
         self.note = ""
@@ -168,8 +171,7 @@ class Programs:
             for link in left.values():
                 link.detach()
         if not self.interfaces:
-            reasons = "; ".join(f"{each.interface}: {each.reason}" for each in self.attachments)
-            raise Unavailable(f"XDP could be attached to no interface: {reasons}")
+            raise Unavailable(f"XDP could be attached to no interface: {self._refusals()}")
         self._settle_pins()
         self._take_over_clones()
 
@@ -248,7 +250,7 @@ class Programs:
         return attachment
 
     def _attach_one(self, interface: Interface) -> Attachment:
-        failures: list[str] = []
+        failures: dict[str, list[str]] = {}
         wish = "the driver takes XDP" if self._mode == "auto" else "as configured"
         if not interface.ethernet:
             return Attachment(interface.name, interface.index, None, "it is not an Ethernet interface")
@@ -258,14 +260,23 @@ class Programs:
             except InterfaceBusy as busy:
                 self._refuse_if_owned(interface)
                 # Another mode beside a foreign program would disturb it, if the kernel allowed it at all.
-                failures.append(one_line(busy))
+                failures.setdefault(one_line(busy), [])
                 break
             except Unavailable as error:
-                failures.append(f"{candidate.value} mode: {one_line(error)}")
+                failures.setdefault(one_line(error), []).append(candidate.value)
+                self._refused |= isinstance(error, ProgramRefused)
             else:
-                reason = "; ".join(failures) or wish
+                reason = _by_mode(failures) or wish
                 return Attachment(interface.name, interface.index, link, reason)
-        return Attachment(interface.name, interface.index, None, "; ".join(failures))
+        return Attachment(interface.name, interface.index, None, _by_mode(failures))
+
+    def _refusals(self) -> str:
+        """Why nothing could be attached: each reason once, with the interfaces that it holds for."""
+        names: dict[str, list[str]] = {}
+        for each in self.attachments:
+            names.setdefault(each.reason, []).append(each.interface)
+        text = "; ".join(f"{', '.join(interfaces)}: {reason}" for reason, interfaces in names.items())
+        return f"{text}; the verifier's whole log: tempos doctor --log" if self._refused else text
 
     def _refuse_if_owned(self, interface: Interface) -> None:
         holder = holder_of(interface.index, self._identity)
@@ -344,7 +355,7 @@ class Programs:
                 # Both modes' programs are of one kind, and so is what the first of them has settled.
                 if first is not None:
                     raise
-                refusal = str(error).partition("\n")[0]
+                refusal = one_line(error)
                 self._timed = False
         else:
             refusal = ""
@@ -365,6 +376,8 @@ class Programs:
         return self._objects[mode]
 
 
-def one_line(error: BaseException) -> str:
-    """An error's text as one line for a status table."""
-    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+def _by_mode(failures: Mapping[str, Sequence[str]]) -> str:
+    """Each reason once, with the modes that it holds for, if it is a matter of the mode."""
+    return "; ".join(
+        f"{' and '.join(modes)} mode: {reason}" if modes else reason for reason, modes in failures.items()
+    )

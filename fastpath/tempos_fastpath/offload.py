@@ -30,9 +30,10 @@ from tempos import (
 )
 from tempos._abi import Way
 from tempos._slots import epoch_row
+from tempos.errors import one_line
 from tempos.histogram import Latency
 from tempos_bpf.errors import BpfError
-from tempos_fastpath.attach import Programs, one_line
+from tempos_fastpath.attach import Programs
 from tempos_fastpath.changes import ChangeTrigger
 from tempos_fastpath.drops import Drops
 from tempos_fastpath.errors import NotPinned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 from support.packets import RAW, datagram, raw
 from support.privileges import require_kernel, require_netns
 from support.program import ADDRESSES, Rig, hops, plan
+from support.refused import BEYOND, REASON
+from support.refused import build as refused_build
 
 from tempos import LocalError, Reason
 from tempos_bench.nodes.namespace import Namespace
-from tempos_bpf.errors import BpfError, InterfaceBusy, NotBuilt
+from tempos_bpf.errors import BpfError, InterfaceBusy, NotBuilt, ProgramRefused
 from tempos_bpf.links import XdpMode, attach_xdp, query_xdp
 from tempos_bpf.maps import MapType, create_map
 from tempos_bpf.objects import BpfObject, Verdict, statistics
@@ -136,3 +139,33 @@ def test_a_link_holds_swaps_and_lets_go(opened: BpfObject) -> None:
 
     with Namespace("facade") as namespace:
         namespace.call(inside)
+
+
+def test_a_refused_program_is_told_in_a_sentence_and_its_whole_log_at_level_debug(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "tempos_bpf")
+    with pytest.raises(ProgramRefused) as refused:
+        BpfObject(refused_build(tmp_path))
+    error = refused.value
+    assert "\n" not in str(error)
+    assert f"refused the program refused of refused.bpf.o: {REASON}" in str(error)
+    assert "CAP_BPF" not in str(error), "EACCES is the verifier's, no matter of privileges"
+    assert BEYOND[:40] in str(error), "and names the line of source"
+    assert error.errno == errno.EACCES
+    assert error.log.splitlines()[-1].startswith("processed "), "to its end"
+    assert "failed to load object 'refused'" in error.words
+    assert error.log in caplog.text
+
+
+def test_a_log_of_megabytes_is_kept_to_the_end(tmp_path: Path) -> None:
+    walk = (
+        "__u32 x = ctx->rx_queue_index, sum = 0;"
+        "for (int i = 0; i < 100000000; i++) {"
+        '  if ((x >> (i & 31)) & 1) sum += i; else sum ^= x; __asm__ volatile("" : "+r"(sum)); }'
+        "return sum;"
+    )
+    with pytest.raises(ProgramRefused, match=r"jumps is too complex|too large") as refused:
+        BpfObject(refused_build(tmp_path, walk))
+    assert len(refused.value.log) > 1 << 20
+    assert len(str(refused.value)) < 400

@@ -20,7 +20,7 @@ from tempos._abi import LATENCY_BEYOND, LATENCY_BUCKETS
 from tempos.histogram import Histogram, Latency, bounds
 from tempos.wire import encode_event
 from tempos_bench.nodes.topology import build
-from tempos_bpf.errors import BpfError
+from tempos_bpf.errors import ProgramRefused
 from tempos_bpf.maps import possible_cpus
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath import attach, clone
@@ -179,7 +179,8 @@ def test_where_the_kernel_refuses_it_events_are_forwarded_all_the_same_and_the_s
     ) -> BpfObject:
         """A kernel without the clock that send times are compared with."""
         if also:
-            raise BpfError("the kernel refused the BPF object", errno.EINVAL, log="unknown func 208")
+            log = "unknown func bpf_ktime_get_tai_ns#208\nprocessed 0 insns\n"
+            raise ProgramRefused("tempos_timed", path.name, errno.EINVAL, "", log)
         return BpfObject(path, rodata, share, **more)
 
     async def scenario() -> None:
@@ -189,8 +190,9 @@ def test_where_the_kernel_refuses_it_events_are_forwarded_all_the_same_and_the_s
         try:
             status = offload.status()
             assert status.mode == "native"
-            said = "; latency is not measured: the kernel refused the BPF object: Invalid argument"
-            assert status.reason.endswith(said)
+            said = "; latency is not measured: the kernel's verifier refused the program tempos_timed"
+            assert said in status.reason
+            assert status.reason.endswith("of fastpath.bpf.o: unknown func bpf_ktime_get_tai_ns#208")
             assert offload.latency([RAW.id]) == {}
         finally:
             await offload.close()

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from tempos import Quality, Topic, Unavailable
 from tempos._abi import TOPICS
+from tempos.errors import one_line
 from tempos_broker.slowpath.sockets import Pair, join_all, split_all
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ class Selector:
         try:
             pairs = split_all(pairs, receive_buffer)
         except Unavailable as error:
-            return self._together(pairs, str(error), logging.WARNING)
+            return self._together(pairs, one_line(error), logging.WARNING)
         refused = []
         for kind, attach in (("ebpf", self._attach_ebpf), ("classic", self._attach_classic)):
             if self._wanted not in (kind, "auto"):
@@ -140,7 +141,7 @@ class Selector:
             try:
                 reason = attach(pairs, topics)
             except (OSError, Unavailable) as error:
-                refused.append(f"{kind}: {error}")
+                refused.append(f"{kind}: {one_line(error)}")
                 continue
             self.selection = Selection(kind, "; not ".join([reason, *refused]))
             return pairs

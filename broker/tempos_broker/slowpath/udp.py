@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from tempos import Quality, Route, Topic, Unavailable
+from tempos.errors import one_line
 from tempos_broker.slowpath.adapter import AdapterStatus, Setting
 from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.losses import Losses
@@ -222,7 +223,7 @@ def _choose_mover(core: SlowPath[Any], losses: Losses, setting: Setting) -> Move
         try:
             from tempos_broker.slowpath.batched import Batch
         except ImportError as error:
-            reason = f"the compiled helper cannot be loaded: {error}"
+            reason = f"the compiled helper cannot be loaded: {one_line(error)}"
         else:
             return Batch(core, setting.topics, setting.limits, losses.foreign)
     return Singly(core, setting.topics, setting.limits, losses.foreign, reason)

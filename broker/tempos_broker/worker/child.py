@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tempos import LocalError, Quality, Topic
+from tempos.errors import one_line
 from tempos_broker.shared import Estate, NotedTickets, SharedRates
 from tempos_broker.slowpath import SlowPathServer
 from tempos_broker.worker.protocol import (
@@ -44,7 +45,7 @@ class Worker:
             return Answer(request.id, fields=await self._do(request.op, request.fields))
         except Exception as error:
             log.exception("the SQ worker cannot carry out %r", request.op.value)
-            return Answer(request.id, f"{request.op.value}: {error or type(error).__name__}")
+            return Answer(request.id, f"{request.op.value}: {one_line(error)}")
 
     async def _do(self, op: Op, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         if op is Op.SET_UP:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempos import Quality, Reason, Route, Topic
 from tempos._slots import epoch_row, group_slot
+from tempos.errors import one_line
 from tempos_broker import scheduling
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import RateLimits, Tickets
@@ -204,7 +205,7 @@ class SlowPaths:
             from tempos_broker.worker.process import spawner
             from tempos_broker.worker.supervisor import Supervisor
         except ImportError as error:
-            return f"the compiled helper cannot be loaded: {error}"
+            return f"the compiled helper cannot be loaded: {one_line(error)}"
         if status.io == "portable":
             return f"it needs recvmmsg, but the slow path is portable: {status.reason}"
         counted = self._tickets if isinstance(self._tickets, CountedTickets) else None

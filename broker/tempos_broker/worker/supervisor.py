@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tempos import LocalError
+from tempos.errors import one_line
 from tempos_broker.scheduling import Scheduling
 from tempos_broker.worker.protocol import Answer, Frames, Op, Request, answer_in, encode
 
@@ -134,7 +135,7 @@ class _Life:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
         except LocalError as error:
-            self.fail(str(error))
+            self.fail(one_line(error))
 
 
 class Supervisor:
