@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 from tempos import Reason
 from tempos_broker.config.model import OWN_GROUP
 
-#: Epochs of which single counts are kept. Reports carry the low 8 bits of an epoch, so older ones
-#: could not be told from newer ones.
+#: Epochs of which single counts are kept. There are clients whose reports carry the low 8 bits of an epoch,
+#: so older ones could not be told from newer ones.
 EPOCHS_KEPT = 200
 #: Epochs for which a datagram may still be on its way; fully confirmed ones are kept no longer than that.
 LATE_EPOCHS = 16
@@ -64,6 +64,8 @@ class Account:
     counts: dict[int, int] = field(default_factory=dict)
     cut: set[int] = field(default_factory=set)
     base: int = 0
+    #: The last row of a client that tells the low 8 bits of epochs, as it was told.
+    said: tuple[int, int] | None = None
     _old: int = 0
     _old_surplus: int = 0
 
@@ -124,6 +126,7 @@ class Account:
             "shares": list(self.shares.items()),
             "counts": list(self.counts.items()),
             "cut": sorted(self.cut),
+            "said": self.said,
         }
 
     @classmethod
@@ -135,6 +138,8 @@ class Account:
         account.shares = {int(epoch): int(count) for epoch, count in stored["shares"]}
         account.counts = {int(epoch): int(count) for epoch, count in stored["counts"]}
         account.cut = set(map(int, stored["cut"]))
+        said = stored.get("said")
+        account.said = (int(said[0]), int(said[1])) if said else None
         return account
 
 
@@ -301,20 +306,29 @@ class Ledger:
         state = self._topics.get(topic)
         return state.drawn if state else 0
 
-    def report(self, topic: int, group: str, holder: Holder, epoch: int, datagrams: int) -> None:
-        """What a member says; ``epoch`` may be its low 8 bits. Foreign claims are ignored."""
+    def report(
+        self, topic: int, group: str, holder: Holder, epoch: int, datagrams: int, *, full: bool = False
+    ) -> None:
+        """What a member says; ``epoch`` is 8 bits of it unless ``full``. Foreign claims are ignored."""
         state = self._topics.get(topic)
         known = state.groups.get(group) if state else None
         account = known.accounts.get(holder) if known else None
         if state is None or account is None:
             return
-        full = state.epoch - ((state.epoch - epoch) & 0xFF)
+        said = (epoch, datagrams)
+        if not full and account.stamped:
+            if said == account.said:
+                # Who got nothing since repeats itself, also when these 8 bits mean another epoch by now.
+                return
+            epoch = state.epoch - ((state.epoch - epoch) & 0xFF)
         if (
             not account.stamped
-            or full in account.shares
-            or any(name == group and holder in holders for name, holders in state.open.get(full, ()))
-        ) and account.report(full, datagrams):
-            self.changed.add(topic)
+            or epoch in account.shares
+            or any(name == group and holder in holders for name, holders in state.open.get(epoch, ()))
+        ):
+            account.said = None if full else said
+            if account.report(epoch, datagrams):
+                self.changed.add(topic)
 
     def accounts(self, holder: Holder) -> list[Account]:
         """Every account of a holder, over topics and groups."""

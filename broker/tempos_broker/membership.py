@@ -278,12 +278,16 @@ class Registry:
         self._remove(topic.id, state, endpoint)
         return True
 
-    def heartbeat(self, endpoint: tuple[str, int], client: int, now: float) -> bool:
-        """Renew every membership of ``endpoint``; False if it has none (its lease ended, or we restarted)."""
-        mine = list(self._of(endpoint, client))
-        for _, _, membership in mine:
+    def heartbeat(self, endpoint: tuple[str, int], client: int, now: float) -> set[int] | None:
+        """Renew every membership of ``endpoint``: of which topics it is a member.
+
+        None if it is no member of anything: its lease ended, or we restarted.
+        """
+        mine = set()
+        for topic, _, membership in self._of(endpoint, client):
             membership.expires = now + self._lease
-        return bool(mine) or Holder(*endpoint, client) in self._leaving
+            mine.add(topic)
+        return mine if mine or Holder(*endpoint, client) in self._leaving else None
 
     def goodbye(self, endpoint: tuple[str, int], client: int) -> set[int]:
         """End every membership of ``endpoint``; the ids of the topics that changed."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tempos import _abi
-from tempos.control import Received
+from tempos._pages import Pages
 from tempos.delivery import GapTracker, Tally
 from tempos.model import Framing, Topic
 
@@ -34,8 +34,10 @@ class Feeds:
 
     def __init__(self) -> None:
         self.by_id: list[Feed | None] = [None] * _abi.TOPICS
+        # Which life of the broker answered last; None: one that does not say.
+        self._life: object = None
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Feed]:
         return (feed for feed in self.by_id if feed is not None)
 
     def put(self, topic: Topic, group: str) -> Feed:
@@ -50,15 +52,40 @@ class Feeds:
         feed = self.by_id[topic.id] = Feed(topic, group)
         return feed
 
-    def report(self) -> list[Received]:
-        return [
-            row
-            for feed in self
-            for row in (feed.tracker if feed.is_event else feed.tally).report(feed.topic.id, feed.group)
-        ]
+    def report(self) -> list[dict[str, Any]]:
+        """Pages of what is to be told, and of which topics it is asked what epoch is in force."""
+        pages = Pages(full=True)
+        for feed in self:
+            account = feed.tracker if feed.is_event else feed.tally
+            # A broker that does not say when it began may have begun again, and have lost the latest.
+            for row in account.report(feed.topic.id, feed.group, again=self._life is None):
+                pages.add("received", row)
+        for feed in self:
+            if feed.is_event:
+                pages.add("topics", feed.topic.id)
+        return pages.done()
 
-    def acknowledge(self, rows: Sequence[Received]) -> None:
-        for row in rows:
-            feed = self.by_id[row.topic]
-            if feed is not None and feed.group == row.group:
-                feed.tracker.acknowledge(row)
+    def acknowledge(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        """The broker has this page, and said ``answer``."""
+        life = answer.get("life", self._life)
+        if life != self._life:
+            if self._life is not None:
+                for feed in self:
+                    feed.tracker.tell_again()
+            self._life = life
+        for row in told["received"]:
+            known = self.by_id[row.topic]
+            if known is not None and known.group == row.group:
+                known.tracker.acknowledge(row)
+        for topic, epoch in _epochs(answer.get("epochs")):
+            member_of = self.by_id[topic]
+            if member_of is not None:
+                member_of.tracker.in_force(epoch)
+
+
+def _epochs(told: object) -> Iterator[tuple[int, int]]:
+    """What an answer says of topics and their epochs; what is none of that is passed over."""
+    for row in told if isinstance(told, list) else ():
+        match row:
+            case [int(topic), int(epoch), *_] if 0 <= topic < _abi.TOPICS and epoch > 0:
+                yield topic, epoch

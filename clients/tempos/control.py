@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -33,6 +33,8 @@ RETRY_AFTER = (0.2, 0.4, 0.8, 1.6, 3.2)
 #: Bytes that a request is padded to at least, and bytes of padding that those have at least whose answer
 #: repeats what they name: topic, group, and the broker's timing.
 PADDED, PADDED_ANSWER, PAD_ANSWER = 256, 512, 128
+#: Bytes of an answer to a heartbeat, and of it for each topic that is asked about.
+ANSWER, PER_TOPIC = 96, 16
 _TELLING = frozenset({"hello", "resolve", "subscribe"})
 
 U32 = 0xFFFFFFFF
@@ -61,6 +63,9 @@ class Field:
     required: bool = True
 
 
+#: What a member tells of itself. ``full``: its epochs are whole numbers, not only their low 8 bits.
+_TOLD = (Field("received", "counts"), Field("full", "flag", required=False))
+
 #: operation -> what it is for, its fields, the fields of its answer
 OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "hello": ("who is there", (), ("broker", "instance", "lease_ms", "heartbeat_ms")),
@@ -76,29 +81,20 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
         (),
     ),
     "heartbeat": (
-        "renew the lease of every membership of this endpoint; tells what arrived",
-        (Field("port", "port"), Field("received", "counts")),
-        (),
+        "renew the lease of every membership of this endpoint; tells what arrived, asks what is in force",
+        (Field("port", "port"), *_TOLD, Field("topics", "topics", required=False)),
+        ("epochs", "life"),
     ),
     "drain": (
         "leave everything, losing nothing: answered when all that was ticketed is confirmed, or too late",
-        (
-            Field("port", "port"),
-            Field("received", "counts"),
-            Field("patience_ms", "milliseconds", required=False),
-        ),
+        (Field("port", "port"), *_TOLD, Field("patience_ms", "milliseconds", required=False)),
         ("ticketed", "delivered", "lost"),
     ),
-    "goodbye": (
-        "leave everything; tells what arrived",
-        (Field("port", "port"), Field("received", "counts")),
-        (),
-    ),
+    "goodbye": ("leave everything; tells what arrived", (Field("port", "port"), *_TOLD), ()),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """What one member got of one topic and group in one epoch: datagrams, since the epoch began."""
 
     topic: int
@@ -138,12 +134,11 @@ class BadRequest(WireError):
 
 def encode_request(op: str, request_id: int, client: int, **fields: Any) -> bytes:
     """A request datagram, padded for its answer. ``received`` takes a list of :class:`Received`."""
-    if "received" in fields:
-        fields["received"] = [(r.topic, r.group, r.epoch, r.datagrams) for r in fields["received"]]
     present = {key: value for key, value in fields.items() if value is not None}
     message = {"v": VERSION, "id": request_id, "op": op, "client": client, **present}
     bare = bytes(msgpack.packb(message))
-    pad = max(PAD_ANSWER, PADDED_ANSWER - len(bare)) if op in _TELLING else PADDED - len(bare)
+    wanted = max(PADDED, ANSWER + PER_TOPIC * len(fields.get("topics") or ()))
+    pad = max(PAD_ANSWER, PADDED_ANSWER - len(bare)) if op in _TELLING else wanted - len(bare)
     return bytes(msgpack.packb({**message, "pad": bytes(pad)})) if pad > 0 else bare
 
 
@@ -253,6 +248,11 @@ _KINDS = {
     "name": (_is_name, f"printable text of 1-{MAX_NAME} characters"),
     "milliseconds": (lambda value: _is_int(value, MAX_PATIENCE), f"milliseconds, 0-{MAX_PATIENCE}"),
     "port": (lambda value: _is_int(value, 0xFFFF) and value > 0, "a UDP port, 1-65535"),
+    "flag": (lambda value: isinstance(value, bool), "true or false"),
+    "topics": (
+        lambda value: isinstance(value, list) and all(_is_int(topic, 0xFF) for topic in value),
+        "a list of topic ids",
+    ),
     "counts": (_is_counts, "a list of [topic id, group, epoch, datagrams]"),
 }
 

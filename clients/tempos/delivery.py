@@ -7,7 +7,10 @@ delivery sequence is a datagram that left the broker and did not arrive. Rules:
 * late datagrams, also of an epoch that has passed, take back what was counted as missed, so what
   :meth:`GapTracker.see` returns sums up to what is missing, but for what came again;
 * what was counted once is never counted again, so received + missed is the number of stamps passed;
-* losses at the very end of an epoch cannot be seen here: only the broker's ledger knows them.
+* losses at the very end of an epoch cannot be seen here: only the broker's ledger knows them;
+* a datagram carries the low 8 bits of its epoch. Which epoch that is follows from the full number that the
+  broker told last, so a member that is sent nothing for however many epochs mistakes none for another;
+* what the broker has acknowledged is not told again, unless it began another life and may have lost it.
 
 Nothing here does I/O or reads a clock.
 """
@@ -18,9 +21,10 @@ from bisect import bisect_right
 
 from tempos.control import Received
 
-#: How many epochs back a datagram may still be on its way. Everything else is taken as newer: a member
-#: that is sent nothing for a while may find the u8 on the wire anywhere.
+#: How many epochs back a datagram may still be on its way. Everything else is taken as newer.
 LATE_EPOCHS = 16
+#: A broker that is this many epochs behind what a datagram made us believe has never been there.
+NEVER_AHEAD = 64
 #: Epochs whose final counts the broker has not acknowledged are kept this far back.
 KEPT_EPOCHS = 128
 #: Holes remembered per epoch, so that a flood of losses takes bounded memory. What comes later than
@@ -38,10 +42,11 @@ _HALF = 0x80000000
 class _Epoch:
     """The account of one epoch. ``received + missing`` is the number of sequences passed so far."""
 
-    __slots__ = ("acknowledged", "expected", "holes", "missing", "number", "received")
+    __slots__ = ("acknowledged", "byte", "expected", "holes", "missing", "number", "received")
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.byte = number & 0xFF
         self.expected = 0
         self.received = 0
         self.missing = 0
@@ -94,8 +99,8 @@ class Tally:
         """The broker is another instance now, and counts from when it said that it knows nothing."""
         self._base = self._mark
 
-    def report(self, topic: int, group: str) -> list[Received]:
-        """What a heartbeat tells: one count over all epochs, under epoch 0."""
+    def report(self, topic: int, group: str, *, again: bool = True) -> list[Received]:
+        """What a heartbeat tells: one count over all epochs, under epoch 0, each time."""
         return [Received(topic, group, 0, self.datagrams - self._base)]
 
 
@@ -108,6 +113,7 @@ class GapTracker:
         "_epochs",
         "_past_missed",
         "_past_received",
+        "_told",
         "duplicates",
         "late",
         "unstamped",
@@ -117,6 +123,8 @@ class GapTracker:
         self._epochs: dict[int, _Epoch] = {}
         self._current: _Epoch | None = None
         self._doubtful: _Epoch | None = None
+        # The epoch that the broker said to be in force; None: nobody has said.
+        self._told: int | None = None
         self._past_received = 0
         self._past_missed = 0
         #: Datagrams that came more than once, or too late to tell.
@@ -143,15 +151,31 @@ class GapTracker:
         was counted as missing, :data:`AGAIN` for one that has come before.
         """
         current = self._current
-        if current is not None and epoch == current.number and sequence == current.expected:
+        if current is not None and epoch == current.byte and sequence == current.expected:
             current.expected = (sequence + 1) & _U32
             current.received += 1
             return 0
         return self._see_unexpected(epoch, sequence)
 
-    def joined(self, epoch: int) -> None:
-        """The broker confirmed the membership for ``epoch`` (u8): from now on 0 received is a report too."""
-        if self._current is None and self._doubtful is None:
+    def in_force(self, epoch: int) -> None:
+        """The broker says that this member is in the route of ``epoch``, in full.
+
+        From now on 0 received of it is a report, too, and an earlier one is over.
+        """
+        self._told = epoch
+        current = self._current
+        if self._doubtful is not None:
+            return
+        if current is not None and current.number - epoch > NEVER_AHEAD:
+            # What came before anybody told, or later than can be, was taken as of an epoch to come.
+            for number in [number for number in self._epochs if number > epoch]:
+                wrong = self._epochs.pop(number)
+                if wrong.byte == epoch & 0xFF and epoch not in self._epochs:
+                    wrong.number, self._epochs[epoch] = epoch, wrong
+                else:
+                    self._retire(wrong)
+            current = self._current = self._epochs.get(epoch)
+        if current is None or current.number < epoch:
             self._begin(epoch)
 
     def new_broker(self) -> None:
@@ -159,17 +183,18 @@ class GapTracker:
 
         Which of the two shows with the next datagram; until then nothing is reported.
         """
+        self._told = None
         if self._current is not None:
             self._doubtful, self._current = self._current, None
 
-    def report(self, topic: int, group: str) -> list[Received]:
-        """What a heartbeat tells: the current epoch, and older ones whose count is news to the broker."""
+    def report(self, topic: int, group: str, *, again: bool = False) -> list[Received]:
+        """What a heartbeat tells: epochs whose count is news to the broker; ``again``: the latest anyway."""
         if self._current is None:
             return []
         return [
             Received(topic, group, epoch.number, epoch.received)
             for epoch in self._epochs.values()
-            if epoch is self._current or epoch.received != epoch.acknowledged
+            if epoch.received != epoch.acknowledged or (again and epoch is self._current)
         ]
 
     def acknowledge(self, row: Received) -> None:
@@ -178,18 +203,24 @@ class GapTracker:
         if epoch is not None and row.datagrams <= epoch.received:
             epoch.acknowledged = max(epoch.acknowledged, row.datagrams)
 
-    def _see_unexpected(self, number: int, sequence: int) -> int:
+    def tell_again(self) -> None:
+        """The broker may have lost what it has acknowledged."""
+        for epoch in self._epochs.values():
+            epoch.acknowledged = -1
+
+    def _see_unexpected(self, byte: int, sequence: int) -> int:
         if self._doubtful is not None:
-            self._settle(number, sequence)
+            self._settle(byte, sequence)
         current = self._current
         if current is None:
-            epoch = self._begin(number)
-        elif number == current.number:
-            epoch = current
-        elif self._is_late(number):
-            epoch = self._epochs.get(number) or self._epochs.setdefault(number, _Epoch(number))
+            # Where nobody tells: any number of which this is the end, with room for late ones before it.
+            number = _full(byte, self._told) if self._told is not None else 0x100 + byte
         else:
+            number = _full(byte, current.number)
+        if current is None or number > current.number:
             epoch = self._begin(number)
+        else:
+            epoch = self._epochs.get(number) or self._epochs.setdefault(number, _Epoch(number))
         return self._account(epoch, sequence)
 
     def _account(self, epoch: _Epoch, sequence: int) -> int:
@@ -203,38 +234,31 @@ class GapTracker:
         if epoch.fill(_U32 + 1 - ahead):
             self.late += 1
             return LATE
-        if epoch.number == 0 and sequence == 0:
+        if not sequence and not epoch.byte and (self._told is None or not epoch.number):
             self.unstamped += 1
             return 0
         self.duplicates += 1
         return AGAIN
 
-    def _is_late(self, number: int) -> bool:
-        assert self._current is not None
-        return 0 < (self._current.number - number) & 0xFF <= LATE_EPOCHS
-
     def _begin(self, number: int) -> _Epoch:
-        epoch = _Epoch(number)
-        replaced = self._epochs.pop(number, None)
-        if replaced is not None:
-            self._retire(replaced)
-        self._current = self._epochs[number] = epoch
+        epoch = self._current = self._epochs.setdefault(number, _Epoch(number))
         for old in list(self._epochs.values()):
-            age = (number - old.number) & 0xFF
+            age = number - old.number
             told = old.received == old.acknowledged
             if age >= KEPT_EPOCHS or (age > LATE_EPOCHS and told):
                 self._retire(self._epochs.pop(old.number))
         return epoch
 
-    def _settle(self, number: int, sequence: int) -> None:
+    def _settle(self, byte: int, sequence: int) -> None:
         """Decide, on the first datagram of another broker instance, if it goes on where the last one was."""
         doubtful, self._doubtful = self._doubtful, None
         self._current = doubtful
         assert doubtful is not None
+        number = _full(byte, doubtful.number if self._told is None else self._told)
         if number == doubtful.number:
             goes_on = (sequence - doubtful.expected) & _U32 < _HALF
         else:
-            goes_on = not self._is_late(number)
+            goes_on = number > doubtful.number
         if not goes_on:
             for epoch in self._epochs.values():
                 self._retire(epoch)
@@ -244,3 +268,9 @@ class GapTracker:
     def _retire(self, epoch: _Epoch) -> None:
         self._past_received += epoch.received
         self._past_missed += epoch.missing
+
+
+def _full(byte: int, near: int) -> int:
+    """The epoch that ends with ``byte``, if ``near`` is or was in force."""
+    back = (near - byte) & 0xFF
+    return near - back if back <= min(LATE_EPOCHS, near) else near + 0x100 - back

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tempos import _abi, auth, control
-from tempos.control import Received
 from tempos.errors import ControlRefused, NoAnswer, WireError
 from tempos.model import Framing, Quality, Topic
 
@@ -40,22 +39,22 @@ _U32 = 0xFFFFFFFF
 class Counts(Protocol):
     """Where the counts of a heartbeat come from."""
 
-    def report(self) -> Sequence[Received]:
-        """What arrived, as of now."""
+    def report(self) -> Sequence[Mapping[str, Any]]:
+        """What is to be told as of now: pages, at least one, each the fields of one request."""
         ...
 
-    def acknowledge(self, rows: Sequence[Received]) -> None:
-        """The broker has these rows."""
+    def acknowledge(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        """The broker has this page, and gave that answer."""
         ...
 
 
 class NoCounts:
     """For a client that receives nothing."""
 
-    def report(self) -> Sequence[Received]:
-        return ()
+    def report(self) -> Sequence[Mapping[str, Any]]:
+        return ({"received": ()},)
 
-    def acknowledge(self, rows: Sequence[Received]) -> None:
+    def acknowledge(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         return
 
 
@@ -137,7 +136,8 @@ class _Pending:
     due: float
     tries: int = 1
     membership: _Membership | None = None
-    rows: Sequence[Received] = ()
+    #: The page of counts in it.
+    told: Mapping[str, Any] | None = None
     #: Of the signed datagrams sent so far; an answer carries one of them.
     nonces: list[bytes] = field(default_factory=list)
     clock_followed: bool = False
@@ -220,11 +220,11 @@ class ControlSession:
         self._memberships.clear()
         self._heartbeat_at = self._renew_at = None
         self._pending.clear()
-        *ahead, rest = _pages(self._counts.report())
+        *ahead, rest = self._counts.report()
         # Only one datagram can say goodbye; what does not fit beside it goes ahead.
-        for rows in ahead:
-            self._begin("heartbeat", now, {"port": self._port, "received": rows}, rows=rows)
-        return self._begin("goodbye", now, {"port": self._port, "received": rest}, rows=rest)
+        for page in ahead:
+            self._tell("heartbeat", now, page)
+        return self._tell("goodbye", now, rest)
 
     def drain(self, now: float, patience: float) -> int:
         """Leave everything and go on telling counts until the broker says that nothing is on its way.
@@ -248,13 +248,13 @@ class ControlSession:
         pending.due = now + (DRAIN_SOONER if now - pending.started < DRAIN_AGAIN else DRAIN_AGAIN)
         pending.tries += 1
         patience = max(0, round((pending.until or now) - DRAIN_GRACE - pending.started, 3))
-        *ahead, rest = _pages(self._counts.report())
+        *ahead, rest = self._counts.report()
         # What does not fit beside the drain goes ahead; nobody waits for those answers.
-        for rows in ahead:
-            self.forget(self._begin("heartbeat", now, {"port": self._port, "received": rows}))
-        pending.rows = rest
+        for page in ahead:
+            self.forget(self._tell("heartbeat", now, page))
+        pending.told = rest
         pending.datagram = control.encode_request(
-            "drain", request, self._client, port=self._port, received=rest, patience_ms=round(patience * 1000)
+            "drain", request, self._client, port=self._port, **rest, patience_ms=round(patience * 1000)
         )
         del pending.nonces[:-KEPT_NONCES]
         self._put(pending)
@@ -331,15 +331,18 @@ class ControlSession:
         now: float,
         fields: Mapping[str, Any],
         membership: _Membership | None = None,
-        rows: Sequence[Received] = (),
+        told: Mapping[str, Any] | None = None,
     ) -> int:
         self._next_id = request = (self._next_id + 1) & _U32
         datagram = control.encode_request(op, request, self._client, **fields)
         due = now + control.RETRY_AFTER[0]
-        pending = _Pending(op, datagram, now, due, membership=membership, rows=rows)
+        pending = _Pending(op, datagram, now, due, membership=membership, told=told)
         self._pending[request] = pending
         self._put(pending)
         return request
+
+    def _tell(self, op: str, now: float, page: Mapping[str, Any]) -> int:
+        return self._begin(op, now, {"port": self._port, **page}, told=page)
 
     def _put(self, pending: _Pending) -> None:
         datagram = pending.datagram
@@ -380,8 +383,8 @@ class ControlSession:
         self._heartbeat_at = now + self._interval
         for request in [r for r, pending in self._pending.items() if pending.op == "heartbeat"]:
             del self._pending[request]
-        for rows in _pages(self._counts.report()):
-            self._begin("heartbeat", now, {"port": self._port, "received": rows}, rows=rows)
+        for page in self._counts.report():
+            self._tell("heartbeat", now, page)
         silence = now - self._last_answer
         if silence > self._lease and not self._silent:
             self._silent = True
@@ -420,11 +423,13 @@ class ControlSession:
     def _on_ok(self, request: int, pending: _Pending, fields: Mapping[str, Any], now: float) -> None:
         if "instance" in fields:
             self._see_instance(fields["instance"])
-        self._counts.acknowledge(pending.rows)
+        if pending.told is not None:
+            self._counts.acknowledge(pending.told, fields)
         self._events.append(Answered(request, pending.op, fields))
 
     def _on_heartbeat(self, request: int, pending: _Pending, fields: Mapping[str, Any], now: float) -> None:
-        self._counts.acknowledge(pending.rows)
+        assert pending.told is not None
+        self._counts.acknowledge(pending.told, fields)
 
     def _on_subscribed(self, request: int, pending: _Pending, fields: Mapping[str, Any], now: float) -> None:
         membership = pending.membership
@@ -497,23 +502,3 @@ def _seconds(fields: Mapping[str, Any], name: str) -> float:
     if type(value) is not int or value <= 0:
         raise WireError(f"an answer without a usable {name}")
     return value / 1000
-
-
-def _pages(rows: Sequence[Received]) -> list[list[Received]]:
-    """Rows split so that each page fits a control datagram; at least one page, which may be empty."""
-    pages: list[list[Received]] = [[]]
-    room = _PAGE_ROOM
-    for row in rows:
-        # Array, topic, epoch, the longest count, and the group with its length.
-        size = 1 + 2 + 2 + 9 + 3 + len(row.group.encode())
-        if size > room:
-            pages.append([])
-            room = _PAGE_ROOM
-        pages[-1].append(row)
-        room -= size
-    return pages
-
-
-#: What a request leaves for rows: its map, version, id, operation, client, port, the list's head, and
-#: the signature around it.
-_PAGE_ROOM = control.MAX_DATAGRAM - 80 - auth.OVERHEAD

@@ -349,7 +349,7 @@ class Subscriber:
         if isinstance(event, Subscribed):
             feed = self._feeds.put(event.topic, event.group)
             if feed.is_event:
-                feed.tracker.joined(event.epoch & 0xFF)
+                feed.tracker.in_force(event.epoch)
             if event.renewed:
                 _log.warning("the broker at %s had forgotten this member: subscribed again", self.broker)
                 try:

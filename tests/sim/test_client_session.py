@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from support.minibroker import MiniBroker
 
 from tempos import ControlRefused, Framing, NoAnswer, Quality, Topic, control
+from tempos._pages import Pages
 from tempos.control import Code, Received
 from tempos.session import (
     Answered,
@@ -41,11 +44,14 @@ class Account:
         self.rows = list(rows)
         self.acknowledged: list[Received] = []
 
-    def report(self) -> list[Received]:
-        return self.rows
+    def report(self) -> list[dict[str, Any]]:
+        pages = Pages()
+        for row in self.rows:
+            pages.add("received", row)
+        return pages.done()
 
-    def acknowledge(self, rows: object) -> None:
-        self.acknowledged = list(rows)  # type: ignore[call-overload]
+    def acknowledge(self, told: Mapping[str, Any], answer: object) -> None:
+        self.acknowledged = list(told["received"])
 
 
 class World:

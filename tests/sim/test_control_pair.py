@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -159,11 +160,11 @@ class Counting:
         self.epoch = epoch
         self.total = 0
 
-    def report(self) -> list[Received]:
+    def report(self) -> list[dict[str, Any]]:
         self.total += 1
-        return [Received(1, "workers", self.epoch, self.total)]
+        return [{"received": [Received(1, "workers", self.epoch, self.total)]}]
 
-    def acknowledge(self, rows: Sequence[Received]) -> None:
+    def acknowledge(self, told: object, answer: object) -> None:
         return
 
 

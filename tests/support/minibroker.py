@@ -81,6 +81,13 @@ class MiniBroker:
         if request.op == "goodbye":
             for members in known:
                 members.remove((ip, fields["port"]))
+        if request.op == "heartbeat" and fields["topics"] is not None:
+            epochs = [
+                (topic.id, self.epochs[topic.name])
+                for topic in self.topics
+                if topic.id in fields["topics"] and (ip, fields["port"]) in self.members(topic.name)
+            ]
+            return control.encode_ok(request.id, life=self.instance, epochs=epochs)
         return control.encode_ok(request.id)
 
     def next_epoch(self, topic: str) -> None:

@@ -169,6 +169,7 @@ def test_errors_are_one_readable_line(
         closed.bind(("127.0.0.1", 0))
         nobody = str(closed.getsockname()[1])
     broker.deaf = False
+    monkeypatch.setattr(control, "RETRY_AFTER", (5.0,))
     refused = error(1, "pub", *given[:2], "--data-port", nobody, "-t", "heat", "-m", "x")
     assert f"refused 1 of 1 events: nobody listens on UDP port {nobody}" in refused
 

@@ -22,6 +22,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "port": st.integers(1, 65535),
     "counts": counts,
     "milliseconds": st.integers(0, control.MAX_PATIENCE),
+    "flag": st.booleans(),
+    "topics": st.lists(st.integers(0, 255), max_size=9),
 }
 anything = st.recursive(
     st.none()

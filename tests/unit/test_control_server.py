@@ -4,7 +4,8 @@ import msgpack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempos import Framing, Member, Quality, Topic
+from tempos import Framing, Member, Quality, Topic, auth
+from tempos._feeds import Feeds
 from tempos.control import MAX_DATAGRAM, OPERATIONS, Code, Received, decode_reply, encode_request
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
 from tempos_broker.control.server import TOO_LARGE, ControlServer, Decision
@@ -170,7 +171,7 @@ def test_what_a_client_asks_leaves_room_for_the_whole_answer(op: str, name: str,
         registry, Ledger(), ControlConfig(), name=f"tempos 10.20.30 on {'h' * 64}", instance=2**32 - 1,
         epoch=lambda topic: 2**32 - 1,
     )  # fmt: skip
-    values = {"name": name, "port": 65535, "counts": [], "milliseconds": 0}
+    values = {"name": name, "port": 65535, "counts": [], "milliseconds": 0, "flag": True, "topics": [254]}
     fields = {field.name: values[field.kind] for field in OPERATIONS[op][1]}
     if "group" in fields:
         fields["group"] = group
@@ -182,6 +183,42 @@ def test_what_a_client_asks_leaves_room_for_the_whole_answer(op: str, name: str,
         answer = server.render(decision)
         assert answer is not None
         assert not server.replies, (op, len(request), len(answer))
+
+
+def test_a_member_of_every_topic_tells_and_asks_in_datagrams_that_fit() -> None:
+    topics = [Topic(number, f"t{number}") for number in range(1, 255)]
+    registry = Registry(BrokerConfig(tuple(map(TopicConfig, topics))), lambda ip: False)
+    epochs = {topic.id: 2**32 - topic.id for topic in topics}
+    server = ControlServer(
+        registry, Ledger(), ControlConfig(), name="sim", instance=1, epoch=epochs.__getitem__, life=2**32 - 1
+    )
+    feeds = Feeds()
+    for topic in topics:
+        registry.subscribe(topic.name, "g" * 64, (IP, PORT), 5, 0)
+        feed = feeds.put(topic, "g" * 64)
+        feed.tracker.in_force(epochs[topic.id] - 300)
+        feed.tracker.see(epochs[topic.id] - 300 & 0xFF, 0)
+    registry.unsubscribe("t9", "g" * 64, (IP, PORT), 5)
+    for rows in (254, 253):
+        pages = feeds.report()
+        assert sum(len(page["received"]) for page in pages) == rows
+        for number, page in enumerate(pages):
+            request = encode_request("heartbeat", number, 5, port=PORT, **page)
+            assert len(request) <= MAX_DATAGRAM - auth.OVERHEAD
+            decision = server.receive_datagram(request, IP, 1)
+            assert decision is not None
+            reply = decode_reply(server.render(decision) or b"")
+            assert reply.ok is not None, reply.error
+            feeds.acknowledge(page, reply.ok)
+        assert not server.replies
+    # What was asked and is not answered, it is no member of.
+    newest = {feed.topic.id: feed.tracker.report(feed.topic.id, "", again=True)[-1].epoch for feed in feeds}
+    assert newest == {**epochs, 9: epochs[9] - 300}
+    assert feeds.report() == feeds.report()
+    assert sum(len(page["received"]) for page in feeds.report()) == 0
+    # Another life may not have stored what this one has acknowledged.
+    feeds.acknowledge({"received": []}, {"life": 7, "epochs": [[1], [1, "x"], [300, 5], 4, [1, -1]]})
+    assert sum(len(page["received"]) for page in feeds.report()) == 254
 
 
 def test_a_request_without_room_is_told_so_or_not_answered_and_changes_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,6 +139,31 @@ def test_reports_of_wrapped_epochs_reach_the_right_one() -> None:
     assert account.outstanding == 0
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_who_got_nothing_for_256_epochs_is_not_booked_what_it_got_before(full: bool) -> None:
+    ledger = Ledger()
+    ledger.opened(1, 5, [("g", [A, B])], 0)
+    for _ in range(3):
+        ledger.report(1, "g", A, 5, 100, full=full)
+        ledger.report(1, "g", B, 5, 100, full=full)
+    for epoch in range(6, 262):
+        ledger.opened(1, epoch, [("g", [A, B])], 0)
+        ledger.closed(1, epoch - 1, [200 if epoch == 6 else 0])
+        ledger.report(1, "g", A, 5, 100, full=full)
+    account = look(ledger, [0], 200)
+    assert account.balanced
+    assert [group.delivered for group in account.groups] == [200]
+    # Whatever it gets of an epoch with the same last 8 bits is news again.
+    ledger.report(1, "g", A, 261 if full else 5, 7, full=full)
+    account = look(ledger, [14], 214)
+    assert account.balanced
+    assert [(group.delivered, group.unconfirmed) for group in account.groups] == [(207, 7)]
+    # A claim about an epoch that is long over, or never was, counts nowhere.
+    for epoch in (5, 4, 262, 10**6):
+        ledger.report(1, "g", A, epoch, 10**9, full=True)
+    assert look(ledger, [14], 214) == account
+
+
 @given(st.integers(0, 2**32))
 def test_any_history_adds_up(seed: int) -> None:
     """A model: events go round robin, some get lost, members come and go, reports are late or old."""
@@ -165,7 +191,9 @@ def test_any_history_adds_up(seed: int) -> None:
                 got[holder, epoch] = got.get((holder, epoch), 0) + 1
         for (holder, when), count in got.items():
             if rng.random() < 0.5:
-                ledger.report(1, "g", holder, when & 0xFF, rng.randint(0, count))
+                ledger.report(1, "g", holder, when, rng.randint(0, count), full=True)
+                if rng.random() < 0.5:
+                    ledger.report(1, "g", holder, when & 0xFF, rng.randint(0, count))
         if rng.random() < 0.1:
             ledger.settle(0)
         if rng.random() < 0.1:

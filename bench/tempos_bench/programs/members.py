@@ -20,7 +20,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tempos import CONTROL_PORT
@@ -90,7 +90,13 @@ class BenchMember:
 
     # Counts, as the session asks for them.
 
-    def report(self) -> Sequence[Received]:
+    def report(self) -> list[dict[str, Any]]:
+        return [{"received": self._news()}]
+
+    def acknowledge(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        self._told.update({row.epoch: row.datagrams for row in told["received"]})
+
+    def _news(self) -> list[Received]:
         # The number of an epoch to come was that of one 256 ago.
         for ahead in range(1, 128):
             self._told.pop(self._collector.epoch + ahead & 0xFF, None)
@@ -99,9 +105,6 @@ class BenchMember:
             for epoch, count in self._collector.by_epoch().items()
             if self._told.get(epoch) != count
         ]
-
-    def acknowledge(self, rows: Sequence[Received]) -> None:
-        self._told.update({row.epoch: row.datagrams for row in rows})
 
     # What happens to it.
 
@@ -164,7 +167,7 @@ class BenchMember:
     def _ask_to_drain(self, now: float) -> None:
         if self._asked is not None:
             self._session.forget(self._asked)
-        self._asked = self._session.ask("drain", now, port=self._port, received=self.report())
+        self._asked = self._session.ask("drain", now, port=self._port, received=self._news())
         self._ask_at = now + _ASK_EVERY
 
     def _end(self) -> None:

@@ -13,9 +13,10 @@ reason, and told in the log sparingly. No reply is larger than the datagram it a
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,6 @@ from tempos.control import (
     U32,
     BadRequest,
     Code,
-    Received,
     Request,
     decode_request,
     encode_error_within,
@@ -73,11 +73,18 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewed:
+    """An answer to a member that goes on: the epochs in force when it is rendered, of ``topics`` it is in."""
+
+    topics: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
-    """An answer to a member that leaves and got ``received``; waits for the rest unless it is ``late``."""
+    """An answer to a member that leaves and ``told`` what it got; waits for the rest unless ``late``."""
 
     holder: Holder
-    received: Sequence[Received]
+    told: Mapping[str, Any]
     late: bool
 
 
@@ -90,7 +97,7 @@ class Refusal:
     hint: str
 
 
-Answer = Done | Joined | Drained | Refusal
+Answer = Done | Joined | Renewed | Drained | Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,8 @@ class ControlServer:
     """Serves control datagrams from a :class:`Registry`.
 
     ``epoch`` tells the epoch in force of a topic; ``name`` and ``instance`` identify this start of
-    the broker, so that clients notice a restart. ``wall`` gives Unix time in seconds.
+    the broker, so that clients notice a restart; ``life`` differs even where the account goes on with a
+    former one, so that they tell again what may not have been stored. ``wall`` gives Unix time in seconds.
     """
 
     def __init__(
@@ -134,12 +142,14 @@ class ControlServer:
         name: str,
         instance: int,
         epoch: Callable[[int], int],
+        life: int | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._registry = registry
         self._ledger = ledger
         self._name = name
         self._instance = instance
+        self._life = random.getrandbits(32) if life is None else life
         self._epoch = epoch
         self._wall = wall
         self._guard = Guard(config, wall())
@@ -215,6 +225,9 @@ class ControlServer:
                 plain = encode_ok(way.request_id, **fields)
             case Joined(topic, group):
                 plain = self._joined(way, topic, group, self._epoch(topic.id))
+            case Renewed(topics):
+                epochs = [(topic, self._epoch(topic)) for topic in topics]
+                plain = encode_ok(way.request_id, life=self._life, epochs=epochs)
             case Drained():
                 plain = self._drained(way, answer)
             case Refusal(code, text, hint):
@@ -232,7 +245,7 @@ class ControlServer:
 
     def _drained(self, way: Way, answer: Drained) -> bytes | None:
         # Only now, after the swap, is it known what was ticketed for the leaver.
-        self._report(answer.holder, answer.received)
+        self._report(answer.holder, answer.told)
         accounts = self._ledger.accounts(answer.holder)
         outstanding = sum(account.outstanding for account in accounts)
         if outstanding and not answer.late:
@@ -296,12 +309,16 @@ class ControlServer:
         way.caller.require_any("subscribe")
         holder = _holder(request, way)
         # What a member got before it was taken out is news even where it is no member any more.
-        self._report(holder, request.fields["received"])
-        if not self._registry.heartbeat((holder.ip, holder.port), request.client, now):
+        self._report(holder, request.fields)
+        mine = self._registry.heartbeat((holder.ip, holder.port), request.client, now)
+        if mine is None:
             raise Refused(
                 Code.UNKNOWN_MEMBER, f"{holder.ip}:{holder.port} is no member of anything", "subscribe again"
             )
-        return Decision(way, Done())
+        asked = request.fields["topics"]
+        if asked is None:
+            return Decision(way, Done())
+        return Decision(way, Renewed(tuple(topic for topic in dict.fromkeys(asked) if topic in mine)))
 
     def _drain(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
@@ -309,19 +326,20 @@ class ControlServer:
         patience = request.fields["patience_ms"]
         patience = PATIENCE if patience is None else patience
         leaving = self._registry.drain((holder.ip, holder.port), request.client, now, patience / 1000)
-        answer = Drained(holder, request.fields["received"], late=now >= leaving.deadline)
+        answer = Drained(holder, request.fields, late=now >= leaving.deadline)
         return Decision(way, answer, leaving.topics)
 
     def _goodbye(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
         holder = _holder(request, way)
         changed = self._registry.goodbye((holder.ip, holder.port), request.client)
-        self._report(holder, request.fields["received"])
+        self._report(holder, request.fields)
         return Decision(way, Done(), frozenset(changed))
 
-    def _report(self, holder: Holder, received: Sequence[Received]) -> None:
-        for row in received:
-            self._ledger.report(row.topic, row.group, holder, row.epoch, row.datagrams)
+    def _report(self, holder: Holder, told: Mapping[str, Any]) -> None:
+        full = bool(told["full"])
+        for row in told["received"]:
+            self._ledger.report(row.topic, row.group, holder, row.epoch, row.datagrams, full=full)
 
 
 def _holder(request: Request, way: Way) -> Holder:
