@@ -8,7 +8,9 @@ A request:  {"v": 1, "id": u32, "op": str, "client": u64, ...fields, "pad": zero
 A reply:    {"v": 1, "id": u32, "ok": {...}}  or  {"v": 1, "id": u32, "error": {"code", "text", "hint"}}
 
 A broker never answers with more bytes than it was asked with, so that nobody can use it to flood a third
-party; ``pad`` makes the room that the answer takes. :mod:`tempos.auth` wraps both in a signature.
+party; ``pad`` makes the room that the answer takes. :mod:`tempos.auth` wraps both in a signature. Nor does
+anybody answer a reply, else one forged datagram would keep two brokers busy with each other. What is larger
+than a control datagram can be, or nested deeper, is not looked at any further by either end.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ import msgpack
 from tempos.errors import ControlRefused, WireError
 
 VERSION = 1
-#: A control datagram never grows beyond what every IPv4 path carries.
+#: A control datagram never grows beyond what every IPv4 path carries, signature included.
 MAX_DATAGRAM = 1200
+#: Lists and maps in each other, and what is in one of them: more than any request or reply has.
+MAX_DEPTH, MAX_KEYS, MAX_ITEMS = 8, 32, 512
 MAX_NAME = 64
 #: The longest a drain may wait for confirmation, and what it waits if it does not say, milliseconds.
 MAX_PATIENCE, PATIENCE = 60_000, 5_000
@@ -52,6 +56,10 @@ class Code:
     LIMIT = "limit reached"
     CLOCK = "clock differs"
     TOO_SHORT = "request too short"
+
+
+#: What a datagram is counted under that is no request but a reply.
+REPLY = "reply"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +154,9 @@ def decode_request(datagram: bytes) -> Request:
     """Decode and check a request; raises :class:`BadRequest` and nothing else, whatever the bytes."""
     message = _unpack_map(datagram)
     if message is None:
-        raise BadRequest("not a msgpack map", Code.BAD_REQUEST, "", None)
+        raise BadRequest("not a msgpack map that a request can be", Code.BAD_REQUEST, "", None)
+    if "op" not in message and ("ok" in message or "error" in message):
+        raise BadRequest("a reply", REPLY, "", None)
     request_id = message.get("id")
     if not isinstance(request_id, int) or not _is_int(request_id, U32):
         raise BadRequest("no usable request id", Code.BAD_REQUEST, "", None)
@@ -216,12 +226,27 @@ def decode_reply(datagram: bytes) -> Reply:
 
 
 def _unpack_map(datagram: bytes) -> dict[Any, Any] | None:
+    if len(datagram) > MAX_DATAGRAM:
+        return None
     try:
-        message = msgpack.unpackb(datagram, strict_map_key=False)
+        message = msgpack.unpackb(
+            datagram, strict_map_key=False, max_map_len=MAX_KEYS, max_array_len=MAX_ITEMS
+        )
     # msgpack raises a dozen unrelated types for foreign bytes; all mean the same here.
     except Exception:  # noqa: BLE001
         return None
-    return message if isinstance(message, dict) else None
+    return message if isinstance(message, dict) and not is_deeper(message, MAX_DEPTH) else None
+
+
+def is_deeper(value: object, depth: int) -> bool:
+    """Whether more than ``depth`` lists and maps are in each other; found out without recursion."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(depth):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for values in inner for each in values if isinstance(each, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _is_int(value: object, maximum: int) -> bool:

@@ -267,6 +267,9 @@ class ControlSession:
 
     def receive_datagram(self, data: bytes, now: float) -> None:
         nonce, time_ms = b"", 0
+        if len(data) > control.MAX_DATAGRAM:
+            self.malformed += 1
+            return
         if self._signer is not None:
             try:
                 nonce, time_ms, data = self._signer.open(data)

@@ -240,6 +240,18 @@ def test_foreign_datagrams_are_counted(datagrams: list[bytes]) -> None:
     assert world.run(1) == []
 
 
+def test_an_answer_that_is_too_large_or_nested_too_deep_is_counted() -> None:
+    world = World()
+    request = world.session.subscribe("heat", "g", world.now)
+    deep: list[object] = []
+    for _ in range(400):
+        deep = [deep]
+    told = {"id": 7, "name": "heat", "class": deep, "priority": 0, "framing": "event"}
+    for fields in ({"topic": told}, {"topic": {}, "pad": bytes(2000)}):
+        world.session.receive_datagram(control.encode_ok(request, **fields), world.now)
+    assert (world.session.malformed, world.session.next_event()) == (2, None)
+
+
 @pytest.mark.parametrize(
     "change",
     [

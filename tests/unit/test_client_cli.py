@@ -154,6 +154,8 @@ def test_errors_are_one_readable_line(
     given = ports(broker, data=True)
     unknown = error(1, "pub", *given, "-t", "cold", "-m", "x")
     assert unknown == "tempos pub: no topic 'cold' (unknown topic); known: heat, raw\n"
+    deep = error(1, "pub", *given, "-t", "heat", "--json", "-m", "[" * 100_000)
+    assert deep.startswith("tempos pub: the body is not JSON: ")
     assert "line 2 is not JSON" in _with_stdin(
         b"1\n{\n", monkeypatch, lambda: error(1, "pub", *given, "-t", "heat", "--json")
     )
@@ -538,6 +540,7 @@ def test_the_ledger_commands_exit_code_says_whether_it_balances(
         (wire.encode_body([b"\xff"]), "hex", "91c401ff"),
         (b"\xff\xfe\x00", "hex", "fffe00"),
         (wire.encode_body(float("nan")), "hex", "cb7ff8000000000000"),
+        (b"\x91" * 990 + b"\xc0", "hex", "91" * 990 + "c0"),
     ],
 )
 def test_bodies_are_told_by_their_bytes(body: bytes, encoding: str, value: object) -> None:

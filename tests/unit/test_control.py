@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempos import WireError, control
+from tempos import WireError, auth, control
 from tempos.control import BadRequest, Code, Received
 
 names = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=control.MAX_NAME)
@@ -56,6 +56,54 @@ def test_foreign_requests_and_replies_raise_only_their_own_error(datagram: bytes
         control.decode_request(datagram)
     with pytest.raises(WireError):
         control.decode_reply(datagram)
+
+
+def nested(levels: int) -> bytes:
+    return b"\x91" * levels + b"\xc0"
+
+
+#: Of a request and of a reply, all but what stands at the end of it.
+ASKED = msgpack.packb({"v": 1, "id": 7, "op": "hello", "client": 9, "x": None})[:-1]
+TOLD = msgpack.packb({"v": 1, "id": 7, "ok": {"topic": None}})[:-1]
+
+
+@pytest.mark.parametrize("levels", [control.MAX_DEPTH, 500, 1000, control.MAX_DATAGRAM - 60])
+def test_what_is_nested_too_deep_is_not_looked_at(levels: int) -> None:
+    assert control.decode_request(ASKED + nested(control.MAX_DEPTH - 2)).op == "hello"
+    assert control.decode_reply(TOLD + nested(control.MAX_DEPTH - 3)).id == 7
+    with pytest.raises(BadRequest) as caught:
+        control.decode_request(ASKED + nested(levels))
+    assert caught.value.request_id is None
+    with pytest.raises(WireError):
+        control.decode_reply(TOLD + nested(levels))
+
+
+def test_what_is_larger_than_any_request_is_not_looked_at() -> None:
+    def padded(size: int) -> bytes:
+        bare = {"v": 1, "id": 7, "op": "hello", "client": 9, "ok": {}}
+        return bytes(msgpack.packb({**bare, "pad": bytes(size - len(msgpack.packb(bare)) - 7)}))
+
+    most, more = padded(control.MAX_DATAGRAM), padded(control.MAX_DATAGRAM + 1)
+    assert (len(most), len(more)) == (control.MAX_DATAGRAM, control.MAX_DATAGRAM + 1)
+    assert control.decode_request(most).id == control.decode_reply(most).id == 7
+    for decode in (control.decode_request, control.decode_reply):
+        with pytest.raises(WireError):
+            decode(more)
+
+
+@given(names, names)
+def test_the_largest_requests_fit_and_have_room_for_a_signature(topic: str, group: str) -> None:
+    for op in ("subscribe", "unsubscribe", "resolve"):
+        request = control.encode_request(op, 2**32 - 1, 2**64 - 1, topic=topic, group=group, port=65535)
+        assert len(request) + auth.OVERHEAD <= control.MAX_DATAGRAM
+
+
+@given(st.booleans(), st.integers(0, 2**32 - 1))
+def test_no_reply_is_a_request(good: bool, request_id: int) -> None:
+    reply = control.encode_ok(request_id) if good else control.encode_error(request_id, "c", "t", "h")
+    with pytest.raises(BadRequest) as caught:
+        control.decode_request(reply)
+    assert (caught.value.code, caught.value.request_id) == (control.REPLY, None)
 
 
 @given(st.sampled_from(list(control.OPERATIONS)), st.data())

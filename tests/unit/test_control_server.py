@@ -124,6 +124,34 @@ def test_a_foreign_network_gets_no_answer() -> None:
     assert server.refused == {"foreign network": 1}
 
 
+def test_no_broker_answers_another_ones_answer() -> None:
+    """One datagram in the name of another broker's control port must not be the first of many."""
+    *_, asked = pair()
+    *_, named = pair()
+    for request in (
+        encode_request("hello", 1, 1),
+        encode_request("resolve", 1, 1, topic="beta"),
+        msgpack.packb({"v": 1, "id": 1, "pad": bytes(200)}),
+    ):
+        decision = asked.receive_datagram(request, IP, 0)
+        assert decision is not None
+        answer = asked.render(decision)
+        assert answer is not None
+        assert named.receive_datagram(answer, IP, 0) is None
+    assert (named.served, named.refused) == ({}, {"reply": 3})
+
+
+def test_nothing_larger_than_a_request_is_decoded_and_no_nesting_is_followed() -> None:
+    *_, server = pair()
+    large = msgpack.packb(
+        {"v": 1, "id": 9, "op": "heartbeat", "client": 1, "port": 5, "received": [[]] * 48_000}
+    )
+    head = msgpack.packb({"v": 1, "id": 9, "client": 1, "op": None})[:-1]
+    for datagram in (large, large[: MAX_DATAGRAM + 1], head + b"\x91" * 1000 + b"\xc0"):
+        assert server.receive_datagram(datagram, IP, 0) is None
+    assert server.refused == {"too large": 2, "bad request": 1}
+
+
 VALUES = st.recursive(
     st.none()
     | st.booleans()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,7 +13,8 @@ from contextlib import closing, contextmanager
 import pytest
 
 from tempos import Unavailable
-from tempos_broker.control.sockets import NOT_SENT, READ_BATCH, ControlSocket, Reply
+from tempos.control import MAX_DATAGRAM
+from tempos_broker.control.sockets import NOT_SENT, READ_BATCH, READ_TIME, ControlSocket, Reply
 
 LIMIT = 10.0
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
@@ -48,7 +50,8 @@ async def test_every_address_answers_for_itself(listen: str, asked: list[str]) -
     assert not unsent
 
 
-async def test_more_than_a_batch_is_read_with_a_turn_of_the_loop_in_between() -> None:
+@pytest.mark.parametrize("dear", [False, True])
+async def test_more_than_a_batch_is_read_with_a_turn_of_the_loop_in_between(dear: bool) -> None:
     wanted = [b"%d" % number for number in range(2 * READ_BATCH + 1)]
     seen: list[bytes] = []
     turns: list[int] = []
@@ -59,6 +62,9 @@ async def test_more_than_a_batch_is_read_with_a_turn_of_the_loop_in_between() ->
         if not seen:
             loop.call_soon(lambda: turns.append(len(seen)))
         seen.append(datagram)
+        until = time.monotonic() + READ_TIME
+        while dear and time.monotonic() <= until:
+            pass
         if len(seen) == len(wanted):
             complete.set()
 
@@ -70,7 +76,26 @@ async def test_more_than_a_batch_is_read_with_a_turn_of_the_loop_in_between() ->
             sock.send(each)
         await asyncio.wait_for(complete.wait(), LIMIT)
     assert seen == wanted
-    assert turns == [READ_BATCH]
+    assert turns == [1] if dear else 0 < turns[0] <= READ_BATCH
+
+
+async def test_of_what_is_larger_than_any_request_only_so_much_is_read_as_shows_it() -> None:
+    sizes: list[int] = []
+    came = asyncio.Event()
+
+    def receive(datagram: bytes, ip: str, reply: Reply) -> None:
+        sizes.append(len(datagram))
+        if len(sizes) == 2:
+            came.set()
+
+    with (
+        closing(ControlSocket("127.0.0.1", 0, receive, Counter())) as control,
+        client(*control.name) as sock,
+    ):
+        sock.send(bytes(48_000))
+        sock.send(bytes(MAX_DATAGRAM))
+        await asyncio.wait_for(came.wait(), LIMIT)
+    assert sizes == [MAX_DATAGRAM + 1, MAX_DATAGRAM]
 
 
 @needs_linux

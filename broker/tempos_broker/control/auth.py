@@ -1,6 +1,6 @@
 """Who asks, and may they: what the broker demands of a control datagram before it serves it.
 
-    network? -> often? -> signed? -> by a known key? -> in time? -> never seen? -> has the right?
+    network? -> often? -> too large? -> signed? -> by a known key? -> in time? -> never seen? -> the right?
 
 Rules kept here:
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from tempos import WireError, auth
 from tempos.auth import Key, Signed
-from tempos.control import Code
+from tempos.control import MAX_DATAGRAM, Code
 from tempos_broker.config.model import EVERY_TOPIC, ClientConfig, ControlConfig
 from tempos_broker.control.rate import RateLimit
 from tempos_broker.membership import Refused
@@ -183,6 +183,8 @@ class Guard:
             raise Denied("foreign network", "its address is not in control.networks")
         if not self._rate.allows(ip, now):
             raise Denied("rate limit", "it asks more often than control.rate allows")
+        if len(datagram) > MAX_DATAGRAM:
+            raise Denied("too large", f"no request is larger than {MAX_DATAGRAM} bytes")
         if auth.is_signed(datagram):
             return self._admit_signed(datagram, ip, wall)
         if self._clients and not any(address in network for network in self._open):

@@ -4,8 +4,9 @@ asyncio's datagram transports cannot do that where the socket has every address 
 then answers from the one that it prefers, and a client that asked another one, a second address, a virtual
 one, 127.0.0.2, never gets its answer. So the event loop watches the socket, and this reads and writes it.
 
-Rules: a few datagrams at a wake-up, then the loop goes on, for events come first; nothing that a stranger
-sends raises; an answer that the kernel does not take at once is counted and not kept, for clients ask again.
+Rules: a few datagrams at a wake-up, and for a short time, then the loop goes on, for events come first;
+nothing that a stranger sends raises; an answer that the kernel does not take at once is counted and not
+kept, for clients ask again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tempos import Unavailable
+from tempos.control import MAX_DATAGRAM
 from tempos_broker.control import pktinfo
 from tempos_daemon.sparingly import Sparingly
 
@@ -27,10 +29,11 @@ log = logging.getLogger("tempos.broker.control")
 
 #: Bytes asked of the kernel for datagrams that wait: what a thousand members send at once.
 BUFFER = 1 << 20
-#: Datagrams read at one wake-up.
-READ_BATCH = 16
-#: The largest payload there can be.
-_LARGEST = 65535
+#: Datagrams read at one wake-up, and seconds after which none is begun any more: the dearest request that
+#: fits a datagram takes most of a millisecond.
+READ_BATCH, READ_TIME = 16, 0.0005
+#: Bytes read of a datagram: enough to see that it is larger than any request.
+_READ = MAX_DATAGRAM + 1
 #: In ``unsent``: the socket had no room for an answer, or the kernel refused it.
 NO_ROOM, NOT_SENT = "reply did not fit the socket", "reply not sent"
 
@@ -81,12 +84,15 @@ class ControlSocket:
             self._sock.close()
 
     def _readable(self) -> None:
-        for _ in range(READ_BATCH):
+        until = time.monotonic() + READ_TIME
+        for count in range(READ_BATCH):
+            if count and time.monotonic() > until:
+                return
             # A request may have closed us.
             if self._sock.fileno() < 0:
                 return
             try:
-                datagram, ancillary, _, sender = self._sock.recvmsg(_LARGEST, pktinfo.SPACE)
+                datagram, ancillary, _, sender = self._sock.recvmsg(_READ, pktinfo.SPACE)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:

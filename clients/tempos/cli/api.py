@@ -98,7 +98,7 @@ class Api:
             raise RemoteError(
                 f"no answer from {url}: {why}. Is the broker running, and its API there?"
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RemoteError(f"the answer of {url} is not JSON: {error}") from error
 
 
@@ -106,6 +106,6 @@ def _words(url: str, status: int, reason: str, body: bytes) -> str:
     """What an error answer says: the detail of a problem document (RFC 9457) where it is one."""
     try:
         detail = json.loads(body)["detail"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         detail = None
     return detail if isinstance(detail, str) else f"{url} answers {status} {reason}"

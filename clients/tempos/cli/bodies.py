@@ -6,7 +6,12 @@ import json
 from typing import Any
 
 from tempos import wire
+from tempos.control import is_deeper
 from tempos.errors import WireError
+
+#: Lists and maps in each other that are shown as such: fewer than Python's own recursion can follow, whatever
+#: stands around them.
+MAX_DEPTH = 200
 
 
 def describe(body: bytes) -> tuple[str, Any]:
@@ -23,9 +28,11 @@ def describe(body: bytes) -> tuple[str, Any]:
             return "text", text
     try:
         value = wire.decode_body(body)
+        if is_deeper(value, MAX_DEPTH):
+            return "hex", body.hex()
         # What JSON cannot say, NaN for one, is shown as it came.
         json.dumps(value, allow_nan=False)
-    except (WireError, TypeError, ValueError, RecursionError):
+    except (WireError, TypeError, ValueError):
         return "hex", body.hex()
     return "msgpack", value
 

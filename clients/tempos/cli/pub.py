@@ -122,7 +122,7 @@ def _lines(as_json: bool) -> Iterator[object]:
 def _json(text: bytes, where: str) -> object:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BodyError(f"{where} is not JSON: {error}") from error
 
 
