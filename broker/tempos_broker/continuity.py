@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from tempos import Group, Member, Reason, Route, Topic
+from tempos_broker.accounts import Holder
 from tempos_broker.counts import Counted, Counters, Drawn
-from tempos_broker.ledger import Holder, Ledger
+from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 from tempos_broker.memory import Kept, Offsets, Remembered, read, write
 from tempos_broker.paths import FastPath, Tickets

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from tempos import ConfigError, Group, Member, TemposError, Topic
 from tempos.control import Code
+from tempos_broker.accounts import Holder
 from tempos_broker.config.model import OWN_GROUP, BrokerConfig, StaticMember
-from tempos_broker.ledger import Holder
 
 
 class Refused(TemposError):

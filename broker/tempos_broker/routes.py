@@ -15,8 +15,9 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 
 from tempos import Group, Path, PathChoice, PathPolicy, Route, Topic
+from tempos_broker.accounts import Holder
 from tempos_broker.continuity import Continuity
-from tempos_broker.ledger import Holder, Ledger
+from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
 from tempos_broker.state import TopicState

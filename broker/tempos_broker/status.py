@@ -14,10 +14,11 @@ from typing import Any
 from tempos import FastPathStatus, Reason
 from tempos.histogram import Latency
 from tempos_broker import privileges
+from tempos_broker.accounts import GroupRow, Holder
 from tempos_broker.control.server import ControlServer, limit_fields, topic_fields
 from tempos_broker.counts import Counted, Counters
 from tempos_broker.latency import latency_document
-from tempos_broker.ledger import GroupRow, Holder, Ledger, TopicLedger
+from tempos_broker.ledger import Ledger, TopicLedger
 from tempos_broker.membership import Registry
 from tempos_broker.slowpath import BESIDE, SlowPathStatus
 from tempos_broker.state import TopicState

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from tempos import _sockets
 from tempos.errors import LocalError
-from tempos.session import Answered, ControlSession, Failed, SessionEvent, Subscribed
+from tempos.session import ControlSession
+from tempos.session_events import Answered, Failed, SessionEvent, Subscribed
 
 _T = TypeVar("_T", Answered, Subscribed)
 

@@ -28,7 +28,8 @@ from tempos.auth import Key, Signer
 from tempos.control import MAX_NAME
 from tempos.errors import BodyError, EventTooBig, LocalError
 from tempos.model import Framing, Topic
-from tempos.session import ControlSession, SessionEvent, topic_of
+from tempos.session import ControlSession
+from tempos.session_events import SessionEvent, topic_of
 
 #: Bytes that a batch grows to, if the path carries them: the payload of one Ethernet frame. That every
 #: hop behind the broker takes it is worth more than what loopback would take.

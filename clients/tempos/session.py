@@ -21,9 +21,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tempos import _abi, auth, control
+from tempos import auth, control
 from tempos.errors import ControlRefused, NoAnswer, WireError
-from tempos.model import Framing, Quality, Topic
+from tempos.session_events import (
+    Answered,
+    BrokerBack,
+    BrokerChanged,
+    BrokerSilent,
+    Failed,
+    Forgotten,
+    RenewalFailed,
+    SessionEvent,
+    Subscribed,
+    topic_of,
+)
 
 #: Seconds between heartbeats are never fewer than this, whatever a broker asks for.
 MIN_HEARTBEAT = 0.02
@@ -56,74 +67,6 @@ class NoCounts:
 
     def acknowledge(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         return
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A request was answered: ``fields`` of the reply, as in the table ``control.OPERATIONS``."""
-
-    request: int
-    op: str
-    fields: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A request was refused, or never answered."""
-
-    request: int
-    op: str
-    error: ControlRefused | NoAnswer
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribed:
-    """The endpoint is a member. ``renewed``: again, because the broker had forgotten it."""
-
-    request: int
-    topic: Topic
-    group: str
-    epoch: int
-    renewed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RenewalFailed:
-    """A broker that had forgotten this member does not take it back; it will be asked again."""
-
-    topic: str
-    error: ControlRefused | NoAnswer
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerChanged:
-    """Another instance of the broker answers now."""
-
-    instance: int | str
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerSilent:
-    """No heartbeat was answered for ``seconds``, longer than the lease."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerBack:
-    """A silent broker answers again, after ``seconds``."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Forgotten:
-    """The broker does not know this member (any more); it is being subscribed again."""
-
-
-SessionEvent = (
-    Answered | Failed | Subscribed | RenewalFailed | BrokerChanged | BrokerSilent | BrokerBack | Forgotten
-)
 
 
 @dataclass(slots=True)
@@ -478,26 +421,6 @@ class ControlSession:
 
 
 _ON_OK = {"subscribe": ControlSession._on_subscribed, "heartbeat": ControlSession._on_heartbeat}
-
-
-def topic_of(fields: Mapping[str, Any]) -> Topic:
-    """The topic an answer tells; raises :class:`WireError` if there is none that can be used."""
-    told: Any = fields.get("topic")
-    try:
-        topic = Topic(
-            id=told["id"],
-            name=told["name"],
-            quality=Quality(told["class"]),
-            priority=told["priority"],
-            framing=Framing(told["framing"]),
-        )
-    except (TypeError, KeyError, ValueError) as error:
-        raise WireError(f"an answer without a usable topic: {error!r}") from error
-    if type(topic.id) is not int or not _abi.TOPIC_MIN <= topic.id <= _abi.TOPIC_MAX:
-        raise WireError("an answer with a topic id that no topic can have")
-    if not isinstance(topic.name, str) or type(topic.priority) is not int:
-        raise WireError("an answer without a usable topic")
-    return topic
 
 
 def _seconds(fields: Mapping[str, Any], name: str) -> float:

@@ -24,11 +24,11 @@ from tempos.auth import Key, Signer
 from tempos.control import MAX_PATIENCE, Code
 from tempos.errors import ControlRefused, LocalError, RemoteError
 from tempos.model import Member, Topic
-from tempos.session import (
+from tempos.session import ControlSession
+from tempos.session_events import (
     BrokerBack,
     BrokerChanged,
     BrokerSilent,
-    ControlSession,
     Failed,
     Forgotten,
     RenewalFailed,

@@ -19,12 +19,12 @@ from support.minibroker import MiniBroker
 from tempos import ControlRefused, Framing, NoAnswer, Quality, Topic, control
 from tempos._pages import Pages
 from tempos.control import Code, Received
-from tempos.session import (
+from tempos.session import ControlSession
+from tempos.session_events import (
     Answered,
     BrokerBack,
     BrokerChanged,
     BrokerSilent,
-    ControlSession,
     Failed,
     Forgotten,
     RenewalFailed,

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from tempos import Framing, Member, Quality, Topic, auth
 from tempos._feeds import Feeds
 from tempos.control import MAX_DATAGRAM, OPERATIONS, Code, Received, decode_reply, encode_request
+from tempos_broker.accounts import Holder
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
 from tempos_broker.control.server import TOO_LARGE, ControlServer, Decision
-from tempos_broker.ledger import Holder, Ledger
+from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 
 IP, PORT, CLIENT = "10.0.2.2", 5001, 2**63 + 5

@@ -4,8 +4,8 @@ import pytest
 
 from tempos import ConfigError, Group, Member, Topic
 from tempos.control import Code
+from tempos_broker.accounts import Holder
 from tempos_broker.config.model import BrokerConfig, Limits, StaticMember, TopicConfig
-from tempos_broker.ledger import Holder
 from tempos_broker.membership import Refused, Registry
 
 A, B, C = ("10.0.2.2", 5001), ("10.0.2.2", 5002), ("10.0.2.3", 5001)

@@ -32,9 +32,10 @@ from tempos.control import (
     encode_error_within,
     encode_ok,
 )
+from tempos_broker.accounts import Holder
 from tempos_broker.config.model import ControlConfig
 from tempos_broker.control.auth import Admitted, Caller, Denied, Guard
-from tempos_broker.ledger import Holder, Ledger
+from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Refused, Registry, own_group
 from tempos_daemon.sparingly import Sparingly
 

@@ -1,0 +1,217 @@
+"""The accounts of members and groups: what they should have got, what they say they got, what is missing.
+
+Values and arithmetic; which epochs there are and when they end is the ledger's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+#: Epochs of which single counts are kept. There are clients whose reports carry the low 8 bits of an epoch,
+#: so older ones could not be told from newer ones.
+EPOCHS_KEPT = 200
+#: Epochs for which a datagram may still be on its way; fully confirmed ones are kept no longer than that.
+LATE_EPOCHS = 16
+#: Members of a group whose account is settled and whose last count is remembered, should they come back.
+SETTLED_KEPT = 64
+
+
+class Holder(NamedTuple):
+    """Who holds a place in a group: an endpoint and the start of the client behind it (None: static)."""
+
+    ip: str
+    port: int
+    client: int | None
+
+
+def share(tickets: int, index: int, members: int) -> int:
+    """How many of ``tickets`` go to member ``index`` of ``members``."""
+    return tickets // members + (index < tickets % members)
+
+
+@dataclass(slots=True)
+class Account:
+    """One holder in one group: what it should have got in closed epochs, and what it said it got.
+
+    ``stamped``: reports are per epoch; otherwise they are one total. ``cut``: closed epochs whose last
+    tickets nobody counted; reports beyond what was counted are in no account.
+    """
+
+    holder: Holder
+    stamped: bool = True
+    ticketed: int = 0
+    delivered: int = 0
+    left_at: float | None = None
+    shares: dict[int, int] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+    cut: set[int] = field(default_factory=set)
+    base: int = 0
+    #: The last row of a client that tells the low 8 bits of epochs, as it was told.
+    said: tuple[int, int] | None = None
+    _old: int = 0
+    _old_surplus: int = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Events of closed epochs that the member has not reported."""
+        if not self.stamped:
+            return max(0, self.ticketed - self.delivered)
+        confirmed = sum(min(self.counts.get(epoch, 0), share) for epoch, share in self.shares.items())
+        return self.ticketed - confirmed - self._old
+
+    def surplus(self, live: int = 0) -> int:
+        """Datagrams reported beyond what was ticketed: delivered twice, or a false report."""
+        if not self.stamped:
+            return max(0, self.delivered - self.ticketed - live)
+        over = sum(max(0, self.counts.get(epoch, 0) - share) for epoch, share in self.shares.items())
+        return over + self._old_surplus
+
+    def close(self, epoch: int, share: int, *, cut: bool = False) -> None:
+        self.ticketed += share
+        if not self.stamped:
+            return
+        self.shares[epoch] = share
+        if cut:
+            self.cut.add(epoch)
+            over = self.counts.get(epoch, 0) - share
+            if over > 0:
+                self.counts[epoch] = share
+                self.delivered -= over
+        for old in [e for e in self.shares if e <= epoch - LATE_EPOCHS]:
+            if self.counts.get(old, 0) >= self.shares[old] or old <= epoch - EPOCHS_KEPT:
+                self._fold(old)
+
+    def report(self, epoch: int, datagrams: int) -> bool:
+        """Whether this is news. Counts only grow; a smaller one is an old report that was overtaken."""
+        if not self.stamped:
+            epoch, datagrams = 0, datagrams - self.base
+        elif epoch in self.cut:
+            datagrams = min(datagrams, self.shares.get(epoch, 0))
+        gained = datagrams - self.counts.get(epoch, 0)
+        if gained <= 0:
+            return False
+        self.counts[epoch] = datagrams
+        self.delivered += gained
+        return True
+
+    def _fold(self, epoch: int) -> None:
+        share, count = self.shares.pop(epoch), self.counts.pop(epoch, 0)
+        self.cut.discard(epoch)
+        self._old += min(share, count)
+        self._old_surplus += max(0, count - share)
+
+    def export(self) -> dict[str, Any]:
+        return {
+            "holder": list(self.holder),
+            "left": self.left_at is not None,
+            "sums": [self.ticketed, self.delivered, self.base, self._old, self._old_surplus],
+            "shares": list(self.shares.items()),
+            "counts": list(self.counts.items()),
+            "cut": sorted(self.cut),
+            "said": self.said,
+        }
+
+    @classmethod
+    def load(cls, stored: Mapping[str, Any], stamped: bool, now: float) -> Account:
+        account = cls(holder_of(stored["holder"]), stamped, left_at=now if stored["left"] else None)
+        account.ticketed, account.delivered, account.base, account._old, account._old_surplus = map(
+            int, stored["sums"]
+        )
+        account.shares = {int(epoch): int(count) for epoch, count in stored["shares"]}
+        account.counts = {int(epoch): int(count) for epoch, count in stored["counts"]}
+        account.cut = set(map(int, stored["cut"]))
+        said = stored.get("said")
+        account.said = (int(said[0]), int(said[1])) if said else None
+        return account
+
+
+@dataclass(slots=True)
+class GroupAccount:
+    """A group over all epochs. What is settled of members that are forgotten stands in the sums."""
+
+    tickets: int = 0
+    unsent: int = 0
+    accounts: dict[Holder, Account] = field(default_factory=dict)
+    gone_delivered: int = 0
+    gone_lost: int = 0
+    gone_unknown: int = 0
+    settled: dict[Holder, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRow:
+    """``ticketed`` includes open epochs; ``delivered`` is None for a static member: unknown.
+
+    ``left``: out of the route, and what it has not reported counts as lost.
+    """
+
+    holder: Holder
+    ticketed: int
+    delivered: int | None
+    unconfirmed: int
+    lost: int
+    left: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """``tickets = delivered + unconfirmed + lost + unknown``.
+
+    ``unsent``: copies that a path knows it could not send, in what was not delivered; to which members they
+    would have gone is not known.
+    """
+
+    name: str
+    tickets: int
+    delivered: int
+    unconfirmed: int
+    lost: int
+    unknown: int
+    unsent: int
+    members: tuple[MemberRow, ...]
+
+
+def holder_of(stored: Sequence[Any]) -> Holder:
+    """A holder as it was stored."""
+    ip, port, client = stored
+    return Holder(str(ip), int(port), None if client is None else int(client))
+
+
+def group_row(
+    name: str, group: GroupAccount, current: Sequence[tuple[tuple[Holder, ...], int]], unsent: int
+) -> tuple[GroupRow, list[tuple[Holder, int]]]:
+    """The account of a group, and the holders that got too many with how many."""
+    live: dict[Holder, int] = {}
+    for holders, drawn in current:
+        for index, holder in enumerate(holders):
+            live[holder] = live.get(holder, 0) + share(drawn, index, len(holders))
+    members = []
+    excess = []
+    delivered, unconfirmed = group.gone_delivered, 0
+    lost, unknown = group.gone_lost, group.gone_unknown
+    for holder, account in group.accounts.items():
+        ticketed = account.ticketed + live.get(holder, 0)
+        left = account.left_at is not None
+        if holder.client is None:
+            unknown += ticketed
+            members.append(MemberRow(holder, ticketed, None, 0, 0, left))
+            continue
+        surplus = account.surplus(live.get(holder, 0))
+        if surplus:
+            excess.append((holder, surplus))
+        confirmed = min(account.delivered - surplus, ticketed)
+        missing = ticketed - confirmed
+        delivered += confirmed
+        lost += missing if left else 0
+        unconfirmed += 0 if left else missing
+        members.append(
+            MemberRow(
+                holder, ticketed, account.delivered, 0 if left else missing, missing if left else 0, left
+            )
+        )
+    tickets = group.tickets + sum(drawn for _, drawn in current)
+    failed = group.unsent + unsent
+    row = GroupRow(name, tickets, delivered, unconfirmed, lost, unknown, failed, tuple(members))
+    return row, excess
