@@ -4,13 +4,21 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 NATIVE := $(shell find broker/native fastpath/native bench/native fastpath/bpf bench/bpf -type f 2>/dev/null)
+# A Python that was asked for by name, in the environment or on the command line.
+CHOSEN := $(if $(filter environment command,$(firstword $(origin PYTHON))),$(PYTHON))
+
+# Why what the last set-up left is not whole any more: a part that is gone, another Python, ...
+WHY :=
+ifneq ($(filter-out clean,$(or $(MAKECMDGOALS),demo)),)
+WHY := $(shell VENV=$(VENV) CHOSEN=$(CHOSEN) sh setup.sh check | paste -sd ';')
+endif
 
 # What `make bench` runs, in under ten minutes; `tempos bench run all` runs everything at full length.
 # The last one needs what `make peers` installs.
 BENCH  := redirect program-time blast slow-path slow-path-gso round-trip fanout-rate qos-slow qos-fast \
           $(if $(shell command -v nats-server),peers-rate)
 
-.PHONY: demo test check bench peers clean setup
+.PHONY: demo test check bench peers clean setup FORCE
 
 demo: $(STAMP)
 	$(BIN)/tempos demo
@@ -36,9 +44,11 @@ peers: $(STAMP)
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt hatch_build.py setup.sh $(NATIVE)
-	PYTHON=$(PYTHON) VENV=$(VENV) sh setup.sh
-	touch $@
+$(STAMP): pyproject.toml constraints.txt hatch_build.py native_parts.py setup.sh $(NATIVE) $(if $(WHY),FORCE)
+	$(if $(WHY),@echo "setup: again: $(WHY)")
+	@PYTHON=$(PYTHON) VENV=$(VENV) CHOSEN=$(CHOSEN) sh setup.sh
+
+FORCE:
 
 clean:
 	rm -rf $(VENV) build dist bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis
