@@ -1,0 +1,127 @@
+"""Every program of every BPF object is taken by this kernel's verifier, with whatever it may be loaded.
+
+Constants decide which branches a verifier walks: what loads with one address and no time limit need not with
+eight and three seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.privileges import require_kernel
+
+import tempos_bench
+import tempos_fastpath
+from tempos._abi import MAX_LISTEN
+from tempos_bpf.maps import Map
+from tempos_bpf.objects import BpfObject
+from tempos_fastpath import clone
+from tempos_fastpath.attach import OBJECT, TIMED
+from tempos_fastpath.layout import encode_settings
+from tempos_fastpath.pins import LATENCY
+
+pytestmark = pytest.mark.kernel
+
+ROOT = Path(__file__).resolve().parents[2]
+PORT = 9998
+GONE_AFTER_NS = 3_000_000_000
+#: What there is to load, by the source's name, and where it is built.
+FASTPATH, BENCH = (Path(str(package.__file__)).parent for package in (tempos_fastpath, tempos_bench))
+BUILT = {"fastpath": FASTPATH, "clone": FASTPATH, "drops": FASTPATH, "selector": FASTPATH,
+         "generate": BENCH, "yardsticks": BENCH}  # fmt: skip
+#: Programs that are loaded when asked for.
+OPTIONAL = {"fastpath": [TIMED], "clone": [clone.TIMED]}
+#: Other constants than those that a program begins with.
+CONSTANTS: Mapping[str, Mapping[str, bytes]] = {
+    "drops": {"our_namespace": bytes(range(1, 9)), "our_egress": bytes(range(1, 5))},
+    "generate": {"head": bytes(range(72))},
+    "yardsticks": {"macs": bytes(range(12)), "relay_hosts": bytes(range(8)), "relay_macs": bytes(range(18))},
+}
+VARIANTS = list(itertools.product((False, True), (False, True), range(1, MAX_LISTEN + 1), (0, GONE_AFTER_NS)))
+
+
+def described(variant: tuple[bool, bool, int, int]) -> str:
+    generic, timed, addresses, gone_after = variant
+    return "-".join((("native", "generic")[generic], ("plain", "timed")[timed], f"{addresses}-addresses",
+                     "gone-after" if gone_after else "for-ever"))  # fmt: skip
+
+
+def sources() -> dict[str, str]:
+    files = (path for folder in ("fastpath", "bench") for path in (ROOT / folder / "bpf").glob("*.bpf.c"))
+    return {path.name.partition(".")[0]: path.read_text() for path in files}
+
+
+def programs(source: str, *, optional: bool) -> set[str]:
+    """The programs that a source defines: those that are always loaded, or those that are not."""
+    found = re.findall(r'^SEC\("(\??)(?!\.maps|license)[^"]+"\)\n\w+ (?:BPF_PROG\()?(\w+)', source, re.M)
+    return {name for mark, name in found if bool(mark) is optional}
+
+
+@pytest.fixture(autouse=True)
+def _privileged() -> None:
+    require_kernel()
+
+
+@pytest.fixture(scope="module")
+def xdp() -> Iterator[BpfObject]:
+    """The XDP programs, whose maps the others share."""
+    require_kernel()
+    settings = encode_settings(PORT, ["10.0.0.1"], generic=False)
+    with BpfObject(OBJECT, {"settings": settings}, also=[TIMED]) as loaded:
+        yield loaded
+
+
+def load(name: str, constants: Mapping[str, bytes], share: Mapping[str, Map], also: Sequence[str] = (),
+         without: Sequence[str] = ()) -> None:  # fmt: skip
+    """Load an object: all that its source says it has must be there, and be the kernel's."""
+    source = sources()[name]
+    with BpfObject(BUILT[name] / f"{name}.bpf.o", constants, share, also=also, without=without) as loaded:
+        for program in programs(source, optional=False) | set(also):
+            assert loaded.program(program).info().verified_insns > 0
+
+
+def test_all_that_there_is_to_load_is_loaded_here() -> None:
+    assert sources().keys() == BUILT.keys()
+    for name, source in sources().items():
+        assert programs(source, optional=False)
+        assert programs(source, optional=True) == set(OPTIONAL.get(name, ()))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=described)
+def test_the_xdp_programs(variant: tuple[bool, bool, int, int]) -> None:
+    generic, timed, addresses, gone_after = variant
+    listen = [f"10.{n}.2.1" for n in range(addresses)]
+    settings = encode_settings(PORT, listen, generic=generic, gone_after_ns=gone_after)
+    also, without = ([TIMED], []) if timed else ([], [LATENCY])
+    load("fastpath", {"settings": settings}, {}, also, without)
+
+
+@pytest.mark.parametrize("variant", [each for each in VARIANTS if not each[0]], ids=described)
+def test_the_tc_programs(xdp: BpfObject, variant: tuple[bool, bool, int, int]) -> None:
+    _, timed, addresses, gone_after = variant
+    listen = [f"10.{n}.2.1" for n in range(addresses)]
+    settings = encode_settings(PORT, listen, generic=False, gone_after_ns=gone_after)
+    shared = {name: xdp.map(name) for name in (*clone.MAPS, *([LATENCY] if timed else []))}
+    also, without = ([clone.TIMED], []) if timed else ([], [LATENCY])
+    load("clone", {"settings": settings}, shared, also, without)
+
+
+def test_both_modes_beside_each_other_share_their_maps(xdp: BpfObject) -> None:
+    settings = encode_settings(PORT, ["10.0.0.1"], generic=True)
+    with ExitStack() as stack:
+        loaded = stack.enter_context(BpfObject(OBJECT, {"settings": settings}, also=[TIMED]))
+        shared = {name: loaded.map(name) for name in ("routes", "tickets", "egress", "counters", LATENCY)}
+        load("fastpath", {"settings": settings}, shared, [TIMED])
+
+
+@pytest.mark.parametrize("name", ["drops", "selector", "generate", "yardsticks"])
+@pytest.mark.parametrize("constants", ["own", "other"])
+def test_the_small_programs(xdp: BpfObject, name: str, constants: str) -> None:
+    shared = {"drops": ("copies", "sending"), "selector": ("topics",)}.get(name, ())
+    chosen = CONSTANTS.get(name, {}) if constants == "other" else {}
+    load(name, chosen, {each: xdp.map(each) for each in shared}, OPTIONAL.get(name, ()))
