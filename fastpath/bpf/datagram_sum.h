@@ -20,6 +20,8 @@
 #define CHECKSUM_MAX_LEN 9216
 /* The most that kernels take in one call. */
 #define CHECKSUM_BLOCK 512
+/* Every bit that such a length can have: older verifiers know no other bound of it behind the loop. */
+#define CHECKSUM_LEN_BITS 0x3fff
 
 /*
  * Adds the `size` bytes that lie `before` bytes into the datagram, if the bit of its length says that there are so
@@ -28,7 +30,7 @@
  */
 #define ADD_PIECE(size, add)                                                      \
 	if (len & (size)) {                                                       \
-		const __u8 *at = datagram + (len & ~(2 * (size) - 1));            \
+		const __u8 *at = datagram + (len & CHECKSUM_LEN_BITS & ~(2 * (size) - 1)); \
 		if ((void *)at + (size) > end)                                    \
 			return 0;                                                 \
 		add;                                                              \
