@@ -23,7 +23,8 @@ from tempos_broker.broker import Broker
 from tempos_broker.config import load
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.paths import ConfiguredLimits, FastPath, NoFastPath
-from tempos_broker.store import CountedTickets, FileTickets, Store, state_file
+from tempos_broker.statefiles import StateFiles, open_state
+from tempos_broker.tickets import CountedTickets, FileTickets
 from tempos_daemon import logs
 from tempos_daemon.token import read_token
 
@@ -93,15 +94,15 @@ async def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        store = open_store(config)
-        if store is not None:
-            stack.push_async_callback(store.close)
-        tickets = _tickets(stack, store, "tickets", shared=config.quality.worker_sq)
-        fast = await start_fast_path(config, tickets)
+        state = await open_state(config)
+        if state is not None:
+            stack.push_async_callback(state.close)
+        fast = await start_fast_path(config, _tickets(stack, config, state))
         stack.push_async_callback(fast.close)
         drawn = None
-        if not isinstance(fast, NoFastPath) and (counts := _tickets(stack, store, "slow")) is not None:
-            drawn = CountedTickets(fast.tickets, counts)
+        if state is not None and not isinstance(fast, NoFastPath):
+            drawn = CountedTickets(fast.tickets, state.slow)
+        store = state.store if state is not None else None
         broker = await stack.enter_async_context(
             Broker(config, fast, portable=portable, store=store, drawn=drawn)
         )
@@ -116,34 +117,15 @@ async def serve(
         log.info("stopping")
 
 
-def open_store(config: BrokerConfig) -> Store | None:
-    """What the broker remembers by; None where it is to remember nothing, or has no usual place to.
-
-    Raises :class:`Unavailable` only where the configuration names the file.
-    """
-    path = state_file(config)
-    if path is None:
-        return None
-    try:
-        return Store.open(path)
-    except Unavailable as error:
-        if config.state.file:
-            raise
-        log.warning("members and counts will not survive a restart: %s", error)
-        return None
-
-
 def _tickets(
-    stack: contextlib.AsyncExitStack, store: Store | None, name: str, *, shared: bool = False
+    stack: contextlib.AsyncExitStack, config: BrokerConfig, state: StateFiles | None
 ) -> FileTickets | None:
-    """Counters beside the store, closed with ``stack``. ``shared``: where there is none, in shared memory."""
-    if store is None and not (shared and hasattr(os, "memfd_create")):
+    """Ticket counters for where there is no fast path; None: those of this process alone will do."""
+    if state is not None:
+        return state.tickets
+    if not config.quality.worker_sq or not hasattr(os, "memfd_create"):
         return None
-    try:
-        tickets = FileTickets(Path(f"{store.path}-{name}") if store is not None else None)
-    except OSError as error:
-        where = f"beside the state file {store.path}" if store is not None else "in memory"
-        raise Unavailable(f"counters {where} cannot be had: {error}") from error
+    tickets = FileTickets(None)
     stack.callback(tickets.close)
     return tickets
 

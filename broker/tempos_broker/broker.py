@@ -14,6 +14,7 @@ from collections import Counter
 from typing import Any
 
 from tempos import PathPolicy, Route, __version__
+from tempos.control import RETRY_AFTER
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.continuity import Continuity
 from tempos_broker.control.port import ControlPort
@@ -28,8 +29,9 @@ from tempos_broker.routes import Routes
 from tempos_broker.slowpath import SlowPathServer
 from tempos_broker.state import TopicState
 from tempos_broker.status import ledger_document, status_document
-from tempos_broker.store import CountedTickets, Store
+from tempos_broker.store import Store
 from tempos_broker.tasks import Tasks
+from tempos_broker.tickets import CountedTickets
 from tempos_broker.worker.slowpaths import SlowPaths
 
 
@@ -133,21 +135,31 @@ class Broker:
     async def start(self) -> None:
         """Bind every socket and put every topic's first route in place; raises :class:`Unavailable`."""
         states = self._routes.states
+        self._past.take_up()
         await self._fast.configure([state.route.topic for state in states.values()])
         for topic in states:
             await self._routes.resume(topic)
         self._fast.on_change(lambda: self._routes.renew_all(self._tasks))
         self._past.resume_drains()
+        # Also in what is stored: the next life may begin before this one hears anybody.
+        self._spare()
         await self._past.begin()
         self._saver = asyncio.get_running_loop().create_task(self._past.keep_saving(), name="save the state")
         await self._slow.start()
         self._port.open(self.config.listen, self.config.control_port)
-        # An interval and a half from now on: who sends in time must not be late only because we were away.
-        self._registry.spare(time.monotonic() + self.config.control.heartbeat * 1.5)
+        self._spare()
         # Last, for it takes as long as starting Python does, and all is served meanwhile.
         await self._slow.start_worker()
         self._expiry.schedule()
         self._ready = True
+
+    def _spare(self) -> None:
+        """Let nobody be late only because we were away.
+
+        Who got no answer meanwhile asks again after a while of its own.
+        """
+        interval = max(self.config.control.heartbeat, RETRY_AFTER[-1])
+        self._registry.spare(time.monotonic() + interval * 1.5)
 
     async def close(self) -> None:
         """Stop serving and release everything; safe after a start that failed half-way."""

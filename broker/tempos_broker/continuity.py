@@ -9,28 +9,31 @@ are closed with what was stored, and later claims about them are in no account.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from tempos import Group, Member, Reason, Route, Topic
-from tempos_broker.accounts import Holder
 from tempos_broker.counts import Counted, Counters, Drawn
 from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
-from tempos_broker.memory import Kept, Offsets, Remembered, read, write
+from tempos_broker.memory import UNREADABLE, Kept, Offsets, Remembered, drains_in, instance_in, read, write
 from tempos_broker.paths import FastPath, Tickets
 from tempos_broker.state import TopicState
-from tempos_broker.store import CountedTickets, Store, Stored
+from tempos_broker.store import Store, Stored
+from tempos_broker.tickets import CountedTickets
 
 log = logging.getLogger("tempos.broker.state")
 
 #: Seconds between two writings of the state, if nothing changes that must be known before.
 SAVE_EVERY = 1.0
-#: Topic 0 has no route, so its first ticket counter can tell whose counters these are.
+#: Topic 0 has no route, so its first ticket counter can tell whose counters these are: the instance number
+#: of the lives they belong to, or 0 where what is stored has not kept up with them.
 _MARK = (0, 0, 0)
+#: The next one: the highest epoch that was given while the state could not be written.
+_UNSTORED = (0, 0, 1)
 
 
 class Continuity:
@@ -50,6 +53,10 @@ class Continuity:
     ) -> None:
         self._store = store
         self._stored = store.stored if store is not None else Stored()
+        #: What could not be written yet: topics, and topics that ended with their name and last epoch.
+        self._unsaved: set[int] = set()
+        self._unsaved_ends: dict[int, tuple[str, int]] = {}
+        self._kept_up = True
         self._fast = fast
         self._drawn = drawn
         self._registry = registry
@@ -63,11 +70,13 @@ class Continuity:
         self.slow_lost: Callable[[int, int, int], int] = lambda topic, epoch, group: 0
         #: What both paths draw from.
         self.tickets: Tickets = fast.tickets if drawn is None else drawn
-        former = self._stored.broker.get("instance")
+        self._former = instance_in(self._stored.broker)
         #: The same over lives that go on with each other: to its members, such a broker never restarted.
-        self.instance = former if isinstance(former, int) else new_instance()
+        self.instance = self._former or new_instance()
         #: Whether the ticket counters are those of the former life.
-        self.continued = store is not None and former == self.tickets.read(*_MARK) != 0
+        self.continued = False
+        self._unstored_epoch = 0
+        self._begun = False
 
     @property
     def where(self) -> str:
@@ -111,10 +120,20 @@ class Continuity:
 
     # --- the past ---------------------------------------------------------------------------
 
+    def take_up(self) -> None:
+        """Find out what there is to go on with; from here on the counters are this life's to change."""
+        if self._store is None:
+            return
+        self._unstored_epoch = self.tickets.read(*_UNSTORED)
+        self.continued = self._former is not None and self._former == self.tickets.read(*_MARK)
+        if not self.continued:
+            self._fall_behind(0)
+
     def epoch(self, topic: int) -> int:
         """The latest epoch that a topic id ever had here."""
         adopted = self._fast.adopted().get(topic, 0)
-        return max(self._stored.epochs.get(topic, 0), self._ended.get(topic, 0), adopted)
+        stored = self._stored.epochs.get(topic, 0)
+        return max(stored, self._ended.get(topic, 0), adopted, self._unstored_epoch)
 
     def recall(self, topic: Topic) -> Remembered | None:
         """Take a topic's account up again; None if nothing usable is known of it."""
@@ -126,8 +145,9 @@ class Continuity:
             if not memory.is_of(topic):
                 return None
             self._ledger.restore(topic.id, memory.ledger, time.monotonic())
-        except (ValueError, KeyError, TypeError) as error:
-            log.warning("topic %s: what is stored of it cannot be used: %r", topic.name, error)
+        except UNREADABLE as error:
+            log.warning("topic %s: what is stored of it makes no sense, its account and members begin "
+                        "anew: %r", topic.name, error)  # fmt: skip
             return None
         return memory
 
@@ -210,34 +230,40 @@ class Continuity:
 
     def resume_drains(self) -> None:
         """Go on with the drains of the former life."""
-        wall, leaving = self._stored.broker.get("wall"), self._stored.broker.get("leaving")
-        if not isinstance(wall, (int, float)) or not isinstance(leaving, list):
-            return
-        for row in leaving:
-            with contextlib.suppress(ValueError, TypeError):
-                ip, port, client, topics, remaining = row
-                deadline = time.monotonic() + float(remaining) - max(0.0, time.time() - wall)
-                self._registry.restore_leaving(Holder(str(ip), int(port), int(client)), topics, deadline)
+        for holder, topics, remaining in drains_in(self._stored.broker, time.time()):
+            self._registry.restore_leaving(holder, topics, time.monotonic() + remaining)
 
     # --- the future -------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Make the ticket counters this life's, and write down what it begins with."""
-        if self._store is not None:
-            self.tickets.reset(*_MARK[:2])
-            self.tickets.draw(*_MARK, self.instance)
-            await self.save(list(self._states))
+        """Write down what this life begins with; then the ticket counters are its own."""
+        self._begun = True
+        await self.save(list(self._states))
+
+    async def save_before(self, route: Route) -> None:
+        """Write down an epoch that is about to be in force: it never goes back.
+
+        Where it cannot be written, the counters are made to say so: the next life will not take them for
+        those of the epochs that it finds stored, and begins beyond the highest that was given.
+        """
+        await self.save([route.topic.id])
+        if route.topic.id in self._unsaved:
+            self._fall_behind(route.epoch)
 
     async def save(self, topics: Iterable[int]) -> None:
-        """Write down these topics, and who drains."""
+        """Write down these topics, and who drains; what could not be written before, too."""
         if self._store is None:
             return
         now, wall = time.monotonic(), time.time()
         counted = self.counted()
-        rows = {}
-        for topic in topics:
+        ends = dict(self._unsaved_ends)
+        rows: dict[int, tuple[str, int, Mapping[str, Any]]] = {
+            topic: (name, epoch, {}) for topic, (name, epoch) in ends.items()
+        }
+        for topic in {*topics, *self._unsaved}:
             state = self._states.get(topic)
             if state is None:
+                self._unsaved.discard(topic)
                 continue
             described = state.route.topic
             members = tuple(
@@ -257,12 +283,23 @@ class Continuity:
             for holder, each in self._registry.leaving().items()
         ]
         self._ledger.changed.difference_update(rows)
-        await self._store.save({"instance": self.instance, "wall": wall, "leaving": leaving}, rows)
+        broker = {"instance": self.instance, "wall": wall, "leaving": leaving}
+        # Writings are done in the order in which they were asked for: the last one says what is true.
+        if not await self._store.save(broker, rows):
+            self._unsaved.update(rows.keys() & self._states.keys())
+            return
+        self._unsaved.difference_update(rows)
+        self._unsaved_ends = {
+            topic: end for topic, end in self._unsaved_ends.items() if ends.get(topic) != end
+        }
+        if self._begun and not (self._kept_up or self._unsaved or self._unsaved_ends):
+            self._kept_up = True
+            self._mark(self.instance)
 
     async def save_ended(self, routes: Iterable[Route]) -> None:
         """Write down the epochs of topics that ended, and nothing else of them."""
-        if self._store is not None:
-            await self._store.save({}, {r.topic.id: (r.topic.name, r.epoch, {}) for r in routes})
+        self._unsaved_ends.update((r.topic.id, (r.topic.name, r.epoch)) for r in routes)
+        await self.save([])
 
     async def keep_saving(self) -> None:
         """Write down what changes, until cancelled."""
@@ -275,6 +312,17 @@ class Continuity:
                     if topic in self._ledger.changed or self._registry.member_count(topic)
                 ]
             )
+
+    def _fall_behind(self, epoch: int) -> None:
+        """What is stored does not go with the counters: nobody is to take them for a pair."""
+        self._unstored_epoch = max(self._unstored_epoch, epoch)
+        self._kept_up = False
+        self._mark(0)
+
+    def _mark(self, instance: int) -> None:
+        self.tickets.reset(*_MARK[:2])
+        self.tickets.draw(*_UNSTORED, self._unstored_epoch)
+        self.tickets.draw(*_MARK, instance)
 
     async def close(self) -> None:
         """Let go of the store; safe to call twice."""

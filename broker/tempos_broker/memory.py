@@ -1,18 +1,29 @@
 """What is written of a topic into the store, and what can be taken up again from there.
 
 Values in, values out: no I/O, no clock. Leases are stored as seconds that remain at a time of the wall
-clock, because the monotonic one means nothing to another life. What cannot be understood raises
-:class:`ValueError`, whatever it is.
+clock, because the monotonic one means nothing to another life. What cannot be understood, be it of a wrong
+type, without sense or at odds with itself, raises one of :data:`UNREADABLE`, and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ipaddress
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tempos import Framing, Reason, Topic
+from tempos._abi import GROUPS_PER_TOPIC
+from tempos_broker.accounts import Holder
 from tempos_broker.counts import Counters
+
+#: What taking up a document may raise that somebody else wrote.
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+_T = TypeVar("_T")
+_U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
+#: Epochs that may be open: the one in force, and one that a swap under way was about to close.
+_OPEN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +71,138 @@ def write(memory: Remembered) -> dict[str, Any]:
     }
 
 
-def read(document: Mapping[str, Any]) -> Remembered:
-    """From JSON values; raises :class:`ValueError`."""
+def read(document: Any) -> Remembered:
+    """From JSON values; raises one of :data:`UNREADABLE`."""
+    memory = Remembered(
+        _text(document["name"]),
+        Framing(document["framing"]),
+        _seconds(document["wall"]),
+        tuple(
+            Kept(_text(group), _address(ip), _whole(port, 1, 0xFFFF), _whole(client), _seconds(left))
+            for group, ip, port, client, left in _list(document["members"])
+        ),
+        document["ledger"],
+        {
+            _whole(epoch, 0, _U32): [_whole(each) for each in tickets]
+            for epoch, tickets in _list(document["live"])
+        },
+        _reasons(document["slow"]),
+        _reasons(document["fast"]),
+        _reasons(document["fast_raw"]),
+    )
+    _check_ledger(memory.ledger)
+    return memory
+
+
+def instance_in(broker: Mapping[str, Any]) -> int | None:
+    """The number of the lives that a stored state belongs to, if it says one."""
     try:
-        return Remembered(
-            str(document["name"]),
-            Framing(document["framing"]),
-            float(document["wall"]),
-            tuple(
-                Kept(str(group), str(ip), int(port), int(client), float(remaining))
-                for group, ip, port, client, remaining in document["members"]
-            ),
-            document["ledger"],
-            {int(epoch): [int(count) for count in tickets] for epoch, tickets in document["live"]},
-            _reasons(document["slow"]),
-            _reasons(document["fast"]),
-            _reasons(document["fast_raw"]),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{error!r}") from error
+        return _whole(broker.get("instance"), 1, _U32)
+    except ValueError:
+        return None
+
+
+def drains_in(broker: Mapping[str, Any], wall: float) -> Iterator[tuple[Holder, list[int], float]]:
+    """Who drained, of which topics, and the seconds left; ``wall`` is the time now. Nonsense is left out."""
+    try:
+        passed = max(0.0, wall - _seconds(broker.get("wall")))
+        rows = _list(broker["leaving"])
+    except UNREADABLE:
+        return
+    for row in rows:
+        try:
+            ip, port, client, topics, left = row
+            holder = Holder(_address(ip), _whole(port, 1, 0xFFFF), _whole(client))
+            found = holder, _wholes(topics), _seconds(left) - passed
+        except UNREADABLE:
+            continue
+        yield found
+
+
+def _check_ledger(stored: Any) -> None:
+    """Whether an exported account is one, to the type of every value, and agrees with itself."""
+    latest = _whole(stored["epoch"], 0, _U32)
+    _whole(stored["drawn"])
+    _wholes(stored["unequal"])
+    accounts: dict[str, set[Holder]] = {}
+    for group in _list(stored["groups"]):
+        _whole(group.get("unsent", 0))
+        _sums(group["sums"], 4)
+        _distinct(_holder(holder) for holder, count in _list(group["settled"]) if _whole(count) >= 0)
+        name = _text(group["name"])
+        if name in accounts:
+            raise ValueError(f"there are two groups {name!r}")
+        accounts[name] = _distinct(_check_account(account) for account in _list(group["accounts"]))
+    if len(_list(stored["open"])) > _OPEN:
+        raise ValueError(f"{len(stored['open'])} epochs cannot be open")
+    for epoch, groups in stored["open"]:
+        if _whole(epoch, 0, _U32) > latest or len(_list(groups)) > GROUPS_PER_TOPIC:
+            raise ValueError(f"epoch {epoch} cannot be open")
+        for name, members in groups:
+            if not _list(members) or not _distinct(map(_holder, members)) <= accounts.get(name, set()):
+                raise ValueError(f"a holder of group {name!r} has no account")
+    _distinct(epoch for epoch, _ in stored["open"])
+
+
+def _check_account(account: Any) -> Holder:
+    _sums(account["sums"], 5)
+    if type(account["left"]) is not bool:
+        raise ValueError("a holder left or did not")
+    for pairs in (account["shares"], account["counts"]):
+        _distinct(_whole(epoch, 0, _U32) for epoch, count in _list(pairs) if _whole(count) >= 0)
+    _distinct(_wholes(account["cut"]))
+    return _holder(account["holder"])
+
+
+def _sums(values: Any, count: int) -> None:
+    if len(_wholes(values)) != count:
+        raise ValueError(f"{values!r} are not {count} sums")
+
+
+def _distinct(values: Iterable[_T]) -> set[_T]:
+    listed = list(values)
+    if len(found := set(listed)) != len(listed):
+        raise ValueError("the same stands there twice")
+    return found
+
+
+def _whole(value: Any, least: int = 0, most: int = _U64) -> int:
+    # True is an int to Python, and no number to anybody else.
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{value!r} is no whole number from {least} to {most}")
+    return value
+
+
+def _wholes(values: Any) -> list[int]:
+    return [_whole(value) for value in _list(values)]
+
+
+def _list(value: Any) -> list[Any]:
+    if type(value) is not list:
+        raise ValueError(f"{value!r} is no list")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number of seconds")
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str or not value:
+        raise ValueError(f"{value!r} is no name")
+    return value
+
+
+def _address(value: Any) -> str:
+    return str(ipaddress.IPv4Address(_text(value)))
+
+
+def _holder(stored: Any) -> Holder:
+    ip, port, client = _list(stored)
+    holder_port = _whole(port, 1, 0xFFFF)
+    return Holder(_address(ip), holder_port, None if client is None else _whole(client))
 
 
 class Offsets:
@@ -112,7 +236,7 @@ def _named(counts: Mapping[Reason, int]) -> dict[str, int]:
 
 def _reasons(counts: Mapping[str, int]) -> dict[Reason, int]:
     # A reason that this version does not have any more is left out, with its count.
-    return {_BY_LABEL[label]: int(count) for label, count in counts.items() if label in _BY_LABEL}
+    return {_BY_LABEL[label]: _whole(count) for label, count in counts.items() if label in _BY_LABEL}
 
 
 _BY_LABEL = {reason.label: reason for reason in Reason}

@@ -109,8 +109,7 @@ class Routes:
         self._past.tickets.reset(topic, route.epoch)
         now = time.monotonic()
         self._ledger.opened(topic, route.epoch, holders, now)
-        # Known to the store before any packet can carry the new epoch: it never goes back.
-        await self._past.save([topic])
+        await self._past.save_before(route)
         choice = await self._install(state, route)
         await self._slow.swap(route)
         # Both paths have let go of the old route: its tickets are final.

@@ -15,7 +15,8 @@ from tempos import Path as DataPath
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, StaticMember, TopicConfig
 from tempos_broker.membership import Refused
-from tempos_broker.store import FileTickets, Store
+from tempos_broker.store import Store
+from tempos_broker.tickets import FileTickets
 from tempos_broker.worker.slowpaths import SlowPaths
 
 from .test_broker import Client, FakeFastPath, free_ports, running, topic, until

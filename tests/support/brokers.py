@@ -43,3 +43,16 @@ def get(api: int, path: str) -> dict[str, Any]:
         return document
     finally:
         connection.close()
+
+
+def post(api: int, path: str, body: object = None) -> dict[str, Any]:
+    """What the control API at this port answers to an order; fails where it refuses."""
+    connection = http.client.HTTPConnection("127.0.0.1", api, timeout=LIMIT)
+    try:
+        connection.request("POST", path, json.dumps(body) if body is not None else None)
+        response = connection.getresponse()
+        document: dict[str, Any] = json.load(response)
+        assert response.status == 200, document
+        return document
+    finally:
+        connection.close()

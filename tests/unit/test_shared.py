@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tempos import Reason
-from tempos_broker.store import CountedTickets, FileTickets
+from tempos_broker.tickets import CountedTickets, FileTickets
 
 shared = pytest.importorskip("tempos_broker.shared", reason="the compiled helper is not built")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd is Linux's")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tempos._abi import GROUPS_PER_TOPIC, TOPIC_MAX
-from tempos_broker.store import FileTickets
+from tempos_broker.tickets import FileTickets
 
 
 def test_counters_go_on_in_the_next_process(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tempos_broker import scheduling
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import LocalLimits, LocalTickets, RateLimits, Tickets
 from tempos_broker.slowpath import SlowPathServer
-from tempos_broker.store import FileTickets
+from tempos_broker.tickets import FileTickets
 from tempos_broker.worker.slowpaths import SlowPaths
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the worker is for Linux")

@@ -23,7 +23,7 @@ from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.scheduling import Scheduling
 from tempos_broker.slowpath import SlowPathServer, SlowPathStatus
-from tempos_broker.store import CountedTickets
+from tempos_broker.tickets import CountedTickets
 
 if TYPE_CHECKING:
     from tempos_broker.shared import Estate, Share

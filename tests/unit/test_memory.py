@@ -1,0 +1,118 @@
+"""What is stored of a topic comes back as it was, and whatever else stands there is refused, not believed."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tempos import Framing, Reason
+from tempos_broker.ledger import Holder, Ledger
+from tempos_broker.memory import UNREADABLE, Kept, Remembered, drains_in, instance_in, read, write
+
+A, B = (Holder("10.0.2.2", port, (1 << 64) - 1) for port in (5001, 5002))
+BARE = Holder("10.0.2.9", 9998, None)
+
+Values = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    | st.lists(st.integers() | st.text(max_size=3), max_size=3)
+    | st.dictionaries(st.text(max_size=3), st.integers(), max_size=2)
+)  # fmt: skip
+
+
+def remembered() -> Remembered:
+    """A topic with a past: members that left, one that is settled, two epochs that are open."""
+    ledger = Ledger()
+    ledger.opened(1, 1, [("g", [A, B]), ("~", [BARE])], 0)
+    ledger.report(1, "g", A, 1, 2)
+    ledger.opened(1, 2, [("g", [B])], 0)
+    ledger.closed(1, 1, [3, 3])
+    ledger.settle(1)
+    ledger.opened(1, 3, [("g", [B]), ("h", [A])], 2)
+    return Remembered(
+        "events", Framing.EVENT, 1e9, (Kept("g", "10.0.2.2", 5002, 7, 3.5),), ledger.export(1),
+        {2: [4], 3: [0, 0]}, {Reason.FORWARDED: 7}, {}, {},
+    )  # fmt: skip
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value inside a JSON value."""
+    yield path
+    entries = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for key, each in entries:
+        yield from places(each, (*path, key))
+
+
+def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    copy = document.copy()
+    copy[path[0]] = replaced(document[path[0]], path[1:], value)
+    return copy
+
+
+DOCUMENT = json.loads(json.dumps(write(remembered())))
+PLACES = list(places(DOCUMENT))
+
+
+def test_what_was_written_is_read() -> None:
+    memory = read(DOCUMENT)
+    assert json.loads(json.dumps(write(memory))) == DOCUMENT
+    ledger = Ledger()
+    ledger.restore(1, memory.ledger, 0)
+    assert json.loads(json.dumps(ledger.export(1))) == DOCUMENT["ledger"]
+
+
+@given(st.sampled_from(PLACES), Values, st.integers())
+def test_whatever_stands_in_any_place_is_refused_or_can_be_gone_on_with(
+    path: tuple[Any, ...], value: Any, seed: int
+) -> None:
+    """By one of the errors that a start expects, and never later, when nobody does any more."""
+    document = replaced(DOCUMENT, path, value)
+    ledger = Ledger()
+    try:
+        memory = read(document)
+        ledger.restore(1, memory.ledger, 0)
+    except UNREADABLE:
+        return
+    # As it stands there, to the type: nothing was bent to fit.
+    assert repr(json.loads(json.dumps(ledger.export(1)))) == repr(document["ledger"])
+    json.dumps(write(memory))
+    ledger.settle(5)
+    for epoch, groups in ledger.open_epochs(1).items():
+        for _, holders in ledger.route(1, epoch):
+            for holder in holders:
+                socket.inet_aton(holder.ip)
+                assert 0 < holder.port < 65536
+        ledger.closed(1, epoch, [random.Random(seed).randrange(9)] * groups)
+    facts = {"received": 0, "fast": 0, "slow": 0, "refused": {}}
+    ledger.topic(1, live={}, **facts)  # type: ignore[arg-type]
+    json.dumps(ledger.export(1))
+
+
+@pytest.mark.parametrize(
+    "stored", [None, True, "7", 7.0, [7], {}, 0, -1, 1 << 32, float("nan")], ids=repr
+)  # fmt: skip
+def test_an_instance_is_a_number_of_32_bits(stored: object) -> None:
+    assert instance_in({"instance": stored}) is None
+    assert instance_in({"instance": 7}) == 7
+
+
+def test_drains_that_make_sense_are_gone_on_with_whatever_stands_beside_them() -> None:
+    good = ["10.0.2.2", 5001, 9, [1, 2], 4.0]
+    rows = [good, 7, [], ["x", 5001, 9, [1], 4.0], ["10.0.2.2", 0, 9, [1], 4.0], [*good[:3], [[1]], 4.0],
+            [*good[:4], float("inf")], [*good[:4], 1 << 5000], [*good[:4], None]]  # fmt: skip
+    found = list(drains_in({"wall": 100.0, "leaving": rows}, 101.0))
+    assert found == [(Holder("10.0.2.2", 5001, 9), [1, 2], 3.0)]
+    for wall in (None, "100", float("nan"), True):
+        assert not list(drains_in({"wall": wall, "leaving": rows}, 101.0))
+    for leaving in (None, 7, {"a": 1}):
+        assert not list(drains_in({"wall": 100.0, "leaving": leaving}, 101.0))
