@@ -1,8 +1,8 @@
 """Build hook: compiles the BPF objects and the cffi extensions where the tools for it exist.
 
 Nothing here is needed for the client library and the portable slow path, so a missing compiler,
-clang or libbpf leaves its part out with one line that says so. With TEMPOS_REQUIRE_NATIVE=1 in the
-environment it fails instead.
+clang or libbpf leaves its part out with one line that says so, and again in an account that is installed
+(pip shows such lines to nobody without -v). With TEMPOS_REQUIRE_NATIVE=1 in the environment it fails instead.
 
 A wheel takes what this very build made, in a folder of its own, and nothing that lies in the source tree;
 the tree is not written to. Only an editable install builds into it (see native_parts.py).
@@ -39,20 +39,26 @@ class NativeBuildHook(BuildHookInterface[Any]):
             del sys.path[0]
 
         if version == "editable":
-            built = self._each(native_parts, native_parts.build_in_tree)
+            built, left_out = self._each(native_parts, native_parts.build_in_tree)
+            (ROOT / native_parts.ACCOUNT_IN_TREE).write_text(native_parts.account(left_out))
         else:
             # Lives as long as this hook, that is until the wheel is written.
             self._folder = tempfile.TemporaryDirectory(prefix="tempos-wheel-")
             folder = Path(self._folder.name)
-            built = self._each(native_parts, lambda part: part.build(folder / part.home))
-            build_data["force_include"] |= {str(folder / part.home): str(part.home) for part in built}
+            built, left_out = self._each(native_parts, lambda part: part.build(folder / part.home))
+            account = folder / native_parts.ACCOUNT
+            account.parent.mkdir()
+            account.write_text(native_parts.account(left_out))
+            homes = [native_parts.ACCOUNT, *(part.home for part in built)]
+            build_data["force_include"] |= {str(folder / home): str(home) for home in homes}
         if built:
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
 
-    def _each(self, native_parts: Any, build: Callable[[Part], None]) -> list[Part]:
-        """Build every part; those that could be built."""
+    def _each(self, native_parts: Any, build: Callable[[Part], None]) -> tuple[list[Part], dict[str, str]]:
+        """Build every part; those that could be built, and why the others could not, by name."""
         built: list[Part] = []
+        left_out: dict[str, str] = {}
         for part in native_parts.parts():
             try:
                 build(part)
@@ -61,4 +67,5 @@ class NativeBuildHook(BuildHookInterface[Any]):
                 if os.environ.get("TEMPOS_REQUIRE_NATIVE") == "1":
                     raise RuntimeError(f"cannot build {part.name}: {error}") from error
                 self.app.display_warning(f"tempos: {part.name} is left out: {error}")
-        return built
+                left_out[part.name] = str(error)
+        return built, left_out

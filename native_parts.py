@@ -21,12 +21,15 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+#: The account of a build, installed beside the client library: of a wheel, and of a tree that Pythons share.
+ACCOUNT = Path("tempos", "_parts.json")
+ACCOUNT_IN_TREE = Path("clients", "tempos", f"_parts{sysconfig.get_config_var('EXT_SUFFIX')}.json")
 #: Where the parts in the tree are written down.
 RECORDS = ROOT / "build" / "native"
 ABI_HEADERS = Path("fastpath", "bpf")
@@ -173,6 +176,23 @@ def parts() -> list[Part]:
         for source in sorted((ROOT / folder / "bpf").glob("*.bpf.c"))
     )
     return [*EXTENSIONS, *objects]
+
+
+def account(left_out: Mapping[str, str]) -> str:
+    """What came of each part, for those who will wonder (`tempos doctor`), as JSON; no reason: it is built.
+
+    `left_out`: why, by the part's name.
+    """
+    return json.dumps(
+        [{"name": p.name, "extra": p.folder, "why": _first_error(left_out.get(p.name, ""))} for p in parts()],
+        indent=1,
+    )
+
+
+def _first_error(text: str) -> str:
+    """The line that says it, of what a compiler printed."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if "error:" in line), lines[0] if lines else "")
 
 
 # In the source tree

@@ -10,9 +10,11 @@ from __future__ import annotations
 _LINE = 800
 
 
-def one_line(error: BaseException) -> str:
-    """The text of an error for a table, a log or a line of a status: one line, and no long one."""
-    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or repr(error)
+def one_line(error: BaseException | str) -> str:
+    """An error, or what a program said, for a table, a log or a status: one line, and no long one."""
+    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if not text and isinstance(error, BaseException):
+        text = repr(error)
     return text if len(text) <= _LINE else f"{text[: _LINE - 4].rstrip()} ..."
 
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * libbpf's own words: its warnings are kept per thread until the call that caused them has told its error.
+ * libbpf's own words: its version, and its warnings, which are kept per thread until the call that caused them
+ * has told its error.
  */
 #ifndef TEMPOS_LIBBPF_WORDS_H
 #define TEMPOS_LIBBPF_WORDS_H
@@ -30,6 +31,11 @@ static int keep_warning(enum libbpf_print_level level, const char *format, va_li
 	if (messages_len >= sizeof(messages))
 		messages_len = sizeof(messages) - 1;
 	return 0;
+}
+
+static const char *tempos_libbpf_version(void)
+{
+	return libbpf_version_string();
 }
 
 static void tempos_messages_capture(void)

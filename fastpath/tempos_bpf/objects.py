@@ -150,6 +150,8 @@ class BpfObject:
         self._object: Any = handle[0] if code >= 0 else None
         self._programs: dict[str, Program] = {}
         self._maps: dict[str, Map] = {}
+        #: The programs that were not loaded, for nobody named them in ``also``.
+        self.left_out: tuple[str, ...] = ()
         try:
             check(code, f"cannot open the BPF object {path.name}")
             self._configure(rodata or {}, share or {})
@@ -158,6 +160,11 @@ class BpfObject:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        """All that are loaded."""
+        return tuple(self._programs.values())
 
     def program(self, name: str) -> Program:
         if name not in self._programs:
@@ -218,6 +225,8 @@ class BpfObject:
             name, fd = text(lib.tempos_program_name(handle)), lib.tempos_program_fd(handle)
             if fd >= 0:
                 self._programs[name] = Program(name, fd)
+            else:
+                self.left_out += (name,)
         for handle in self._map_handles():
             fd = lib.tempos_map_fd(handle)
             if fd >= 0:
@@ -242,6 +251,11 @@ class BpfObject:
         while handle != ffi.NULL:
             yield handle
             handle = lib.tempos_object_next_map(self._object, handle)
+
+
+def libbpf_version() -> str:
+    """Of the library that is loaded, for instance "1.1"."""
+    return text(lib.tempos_libbpf_version())
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from tempos_fastpath.ownership import Identity
 from tempos_fastpath.pins import Pins
 
 OBJECT = Path(__file__).with_name("drops.bpf.o")
-_PROGRAMS = ("tempos_refused", "tempos_unsent")
+PROGRAMS = ("tempos_refused", "tempos_unsent")
 _MAPS = ("drops", "ingress")
 #: Of the fast path's: what it counts as sent, and which copies an interface was just given.
 _SHARED = ("copies", "sending")
@@ -53,7 +53,7 @@ class Drops:
             self._object = BpfObject(OBJECT, rodata, {**share, **{name: maps[name] for name in _SHARED}})
         self._links: list[Link] = []
         try:
-            for name in _PROGRAMS:
+            for name in PROGRAMS:
                 self._replace(name, pins)
             if pins is not None and not share:
                 for name in _MAPS:

@@ -45,7 +45,7 @@ _XDP_ACT_NDO_XMIT = 4
 def read_facts(destinations: Iterable[str] = ()) -> Facts:
     """Read a snapshot; raises :class:`NetworkUnreadable`. Costs some 10 ms and 1 ms per destination."""
     try:
-        redirects = _redirect_support()
+        redirects = redirect_support()
         with _netlink(IPRoute) as route:
             interfaces = {each.index: each for each in _interfaces(route, redirects)}
             addresses = tuple(
@@ -145,8 +145,13 @@ class _NetdevMessage(genlmsg):  # type: ignore[misc]
     )
 
 
-def _redirect_support() -> dict[int, bool]:
+def redirect_support() -> dict[int, bool]:
     """Interface index -> takes redirected frames; empty on kernels before 6.3, which do not say."""
+    return {index: bool(features & _XDP_ACT_NDO_XMIT) for index, features in xdp_features().items()}
+
+
+def xdp_features() -> dict[int, int]:
+    """Interface index -> what it can do with XDP (NETDEV_XDP_ACT_*); empty on kernels before 6.3."""
     request: Any = _NetdevMessage()
     request["cmd"] = _NETDEV_CMD_DEV_GET
     request["version"] = 1
@@ -154,7 +159,7 @@ def _redirect_support() -> dict[int, bool]:
         with _netlink(GenericNetlinkSocket) as netlink:
             netlink.bind(_NETDEV_FAMILY, _NetdevMessage)
             return {
-                int(message.get("ifindex")): bool(int(message.get("xdp_features") or 0) & _XDP_ACT_NDO_XMIT)
+                int(message.get("ifindex")): int(message.get("xdp_features") or 0)
                 for message in netlink.nlm_request(
                     request, msg_type=netlink.prid, msg_flags=NLM_F_REQUEST | NLM_F_DUMP
                 )

@@ -174,3 +174,5 @@ def test_a_text_for_one_line_is_one_line_and_bounded() -> None:
     assert one_line(ValueError(" one\n\n  two ")) == "one; two"
     assert one_line(ValueError("x" * 5000)) == "x" * 796 + " ..."
     assert one_line(ValueError("")) == "ValueError('')"
+    assert one_line("Error: one.\nWe have an error\n") == "Error: one.; We have an error"
+    assert one_line("\n") == ""

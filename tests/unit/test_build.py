@@ -250,3 +250,20 @@ def test_parts_and_packages_that_are_missing_are_noticed(tree: Path) -> None:
     assert lacking({}) == "it was done by another version\n"
     absent = "import native_parts as n; n._EXTRAS += ('absent',); n._PROGRAMS += ('absent',)\n"
     assert "absent is not there" in python(tree, absent + "print(n.lacking(n.stamp()))")
+
+
+def test_what_is_left_out_is_written_down_and_installed_with_the_reason(tree: Path) -> None:
+    wheel(tree, **BARE)
+    (name,) = (tree / "dist").glob("*.whl")
+    with zipfile.ZipFile(name) as built:
+        account = json.loads(built.read("tempos/_parts.json"))
+    whys = {part["name"]: part["why"] for part in account}
+    assert whys["tempos_fastpath/fastpath.bpf.o"] == "clang is not installed"
+    assert all(whys.values())
+    assert {part["extra"] for part in account} == {"broker", "fastpath", "bench"}
+    noise = "In file included from x.c:1:\nlibbpf.h:3:10: fatal error: bpf/bpf.h: No such file\n ended\n"
+    step = (
+        "import json, native_parts as n; "
+        f"print(json.loads(n.account({{n.parts()[0].name: {noise!r}}}))[0]['why'])"
+    )
+    assert python(tree, step) == "libbpf.h:3:10: fatal error: bpf/bpf.h: No such file\n"

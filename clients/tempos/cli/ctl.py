@@ -207,7 +207,7 @@ def _ready(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = "broker pub sub status ledger ctl reload config demo bench completion"
+_COMMANDS = "broker pub sub status ledger doctor ctl reload config fastpath tsn demo bench completion"
 _ACTIONS = "topics route path drain remove reload ready"
 
 _BASH = f"""\

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from tempos import ConfigError, TemposError, Unavailable, __version__
-from tempos.cli import ctl, extensions, ledger, pub, status, sub
+from tempos.cli import ctl, doctor, extensions, ledger, pub, status, sub
 
 FAILED = 1
 COULD_NOT_RUN = 2
@@ -29,6 +29,7 @@ _BUILTIN = {
     "sub": sub.register,
     "status": status.register,
     "ledger": ledger.register,
+    "doctor": doctor.register,
     "ctl": ctl.register,
     "reload": ctl.register_reload,
     "completion": ctl.register_completion,

@@ -1,0 +1,143 @@
+"""``tempos doctor``: what this machine and installation can do, by trying, and what to do about the rest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tempos.cli.extensions import Subparsers
+    from tempos.doctor import Examination, Finding
+
+#: Of the JSON document; a field may be added within a number, none removed or changed.
+FORMAT = 1
+_WIDTH = 110
+_INDENT = " " * 18
+
+_EXAMPLES = """\
+examples:
+  tempos doctor
+        packages, kernel, interfaces: what is to be had, and what to do about the rest
+  tempos doctor -c broker.toml
+        held against what this configuration asks for
+  tempos doctor --log
+        also all that the kernel's verifier says of a program that it refuses
+  tempos doctor --json | jq '.areas[].findings[] | select(.severity == "warning") | {code, cause, fix}'
+
+What needs root is told as unknown without it. Programs are tried in a network namespace of their own, which
+is gone with its end; interfaces of this machine are only looked at, unless --attach is given.
+Exit code 0 if nothing is worse than a note, 1 if something is, 2 if it could not run.
+"""
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add ``tempos doctor``."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="tell what this machine can do, what is missing, and what to do about it",
+        description="Try out what tempos can have of this machine, and say what to do about the rest.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-c", "--config", metavar="FILE", default="", help="what a broker is to be run with")
+    parser.add_argument(
+        "-i",
+        "--interface",
+        dest="interfaces",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="look at this interface (may be repeated; default: those of the configuration, else all)",
+    )
+    parser.add_argument(
+        "--attach",
+        action="store_true",
+        help="put a program on these interfaces for a moment; some cards lose their link for seconds",
+    )
+    parser.add_argument("--log", action="store_true", help="the verifier's whole log of what it refused")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Look at everything, print it; the exit code is 1 if something is worse than a note."""
+    from tempos.doctor import Asked, areas, examine
+
+    asked = Asked(config=options.config, interfaces=tuple(options.interfaces), attach=options.attach)
+    found = examine(areas(), asked)
+    code = 1 if found.bad else 0
+    if options.json:
+        print(json.dumps(document(found, code, log=options.log), indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(render(found, log=options.log)))
+    return code
+
+
+def document(found: Examination, code: int, *, log: bool) -> dict[str, Any]:
+    """The whole as JSON values. A finding has a ``log`` only if asked for: it may be megabytes."""
+    return {
+        "doctor": FORMAT,
+        "exit": code,
+        "machine": found.machine,
+        "asked": asdict(found.asked),
+        "areas": [
+            {"name": name, "findings": [_fields(finding, log=log) for finding in findings]}
+            for name, findings in found.areas
+        ],
+    }
+
+
+def render(found: Examination, *, log: bool) -> Iterator[str]:
+    """The whole as lines for people."""
+    facts = found.machine
+    yield (
+        f"tempos {facts['tempos']}, Python {facts['python']}, {facts['system']} {facts['kernel']} "
+        f"({facts['machine']}), {facts['distribution'] or 'unknown distribution'}, as {facts['user']}"
+    )
+    for name, findings in found.areas:
+        yield ""
+        yield name
+        width = max(len(_title(finding)) for finding in findings)
+        for finding in findings:
+            yield from _finding(finding, width, log=log)
+    yield ""
+    counted = Counter(finding.severity.value for finding in found.findings)
+    yield ", ".join(f"{count} {severity}" for severity, count in counted.items())
+    if not log and any(finding.log for finding in found.findings):
+        yield "What the kernel's verifier says of what it refused: tempos doctor --log"
+
+
+def _fields(finding: Finding, *, log: bool) -> dict[str, Any]:
+    fields = asdict(finding)
+    return fields if log else {key: value for key, value in fields.items() if key != "log"}
+
+
+def _finding(finding: Finding, width: int, *, log: bool) -> Iterator[str]:
+    lead = f"  {finding.severity.value:<7}  {finding.code}  "
+    one = f"{lead}{_title(finding):<{width}}  {finding.cause}"
+    if len(one) <= _WIDTH:
+        yield one
+    else:
+        yield f"{lead}{_title(finding)}"
+        yield from _wrapped(finding.cause)
+    if finding.means:
+        yield from _wrapped(f"so: {finding.means}")
+    if finding.fix:
+        # Not wrapped: to be copied.
+        yield f"{_INDENT}fix: {finding.fix}"
+    if log and finding.log:
+        yield from (f"{_INDENT}| {line}" for line in finding.log.splitlines())
+
+
+def _wrapped(text: str) -> Iterator[str]:
+    yield from textwrap.wrap(text, _WIDTH, initial_indent=_INDENT, subsequent_indent=f"{_INDENT}  ",
+                             break_long_words=False, break_on_hyphens=False)  # fmt: skip
+
+
+def _title(finding: Finding) -> str:
+    return f"{finding.name} {finding.subject}".rstrip()

@@ -1,0 +1,146 @@
+"""What the interfaces of this machine could do for the fast path.
+
+They are only looked at: some cards lose their link for seconds when a program is attached. Where the kernel
+does not say what a driver can, that is unknown, unless it was asked to be tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from tempos import DATA_PORT, TemposError, Unavailable
+from tempos.doctor import Asked, Tried
+from tempos.errors import one_line
+
+if TYPE_CHECKING:
+    from tempos_fastpath.facts import Facts, Interface
+    from tempos_fastpath.orphans import Installed
+
+#: NETDEV_XDP_ACT_BASIC and _REDIRECT of <linux/netdev.h>: a program runs in the driver, and may redirect.
+_NATIVE = 0x3
+_NOT_TOLD = "before Linux 6.3 nobody says what a driver can"
+
+
+def gather(asked: Asked) -> Iterator[Tried]:
+    """Each interface that is asked for, or every one of Ethernet that is up."""
+    if asked.mode == "off":
+        return
+    try:
+        from tempos_fastpath import network
+        from tempos_fastpath.orphans import installed
+        from tempos_fastpath.ownership import current_namespace
+
+        facts = network.read_facts()
+        features = network.xdp_features()
+        here = current_namespace()
+        held = {
+            name: each
+            for each in installed()
+            if each.identity.namespace == here
+            for name, _ in each.interfaces
+        }
+    except (ImportError, TemposError, OSError):
+        # The kernel's area says why.
+        return
+    try:
+        wanted = _wanted(asked, facts)
+    except Unavailable as error:
+        yield Tried("TD203", False, one_line(error))
+        return
+    for interface in wanted:
+        if isinstance(interface, str):
+            yield Tried("TD201", False, "there is no such interface", interface)
+            continue
+        yield _mode(interface, asked, features, held.get(interface.name))
+        if interface.ethernet:
+            yield _redirects(interface)
+
+
+def _wanted(asked: Asked, facts: Facts) -> list[Interface | str]:
+    from tempos_fastpath.targets import listen_addresses, targets_of
+
+    if asked.interfaces or asked.listen:
+        listen, _ = listen_addresses(asked.listen, facts) if asked.listen else ((), "")
+        return targets_of(asked.interfaces, listen, facts)
+    return [each for each in facts.interfaces.values() if each.ethernet and each.up]
+
+
+def _mode(interface: Interface, asked: Asked, features: Mapping[int, int], held: Installed | None) -> Tried:
+    """The mode that the XDP program would run in there."""
+    name = interface.name
+    if not interface.ethernet:
+        return Tried("TD201", False, "it is not an Ethernet interface", name)
+    if held is not None:
+        return _held(held, name)
+    if foreign := _foreign(interface):
+        return Tried("TD201", False, foreign, name)
+    if asked.attach:
+        return _attached(interface, asked)
+    down = "" if interface.up else ", but it is down"
+    if interface.index not in features:
+        if asked.mode == "generic":
+            return Tried("TD201", True, f"generic mode, which needs nothing of the driver{down}", name)
+        again = f"tempos doctor --attach -i {name}"
+        return Tried("TD201", None, f"{_NOT_TOLD}{down}", name, means="native or generic mode", fix=again)
+    native = features[interface.index] & _NATIVE == _NATIVE
+    if asked.mode == "generic":
+        though = ", though the driver has XDP" if native else ""
+        return Tried("TD201", True, f"generic mode{though}{down}", name)
+    if native:
+        return Tried("TD201", True, f"native mode: the driver has XDP{down}", name)
+    return Tried("TD201", asked.mode == "auto", f"generic mode only: the driver has no XDP{down}", name)
+
+
+def _held(held: Installed, name: str) -> Tried:
+    mode = dict(held.interfaces)[name]
+    broker = f"the fast path of the broker {held.identity.name!r}"
+    if held.alive:
+        return Tried("TD201", True, f"{mode} mode, by {broker} (process {held.pid})", name)
+    fix = f"tempos fastpath clean {held.identity.name}"
+    return Tried("TD201", False, f"{broker}, which is gone, still forwards there in {mode} mode", name,
+                 means="events go by its last routes until it is started again", fix=fix)  # fmt: skip
+
+
+def _foreign(interface: Interface) -> str:
+    """Whose program, none of ours, is there already; empty if there is none, or nobody may be asked."""
+    from tempos_bpf.links import query_xdp
+
+    try:
+        found = query_xdp(interface.index)
+    except Unavailable:
+        return ""
+    if found is None:
+        return ""
+    return f"it carries the XDP program {found.name!r} (id {found.program_id}), which is not ours and stays"
+
+
+def _attached(interface: Interface, asked: Asked) -> Tried:
+    """Try it: a program that listens on no address, and so passes everything on, for a moment."""
+    from tempos_bpf.links import XdpMode, attach_xdp
+    from tempos_bpf.objects import BpfObject
+    from tempos_fastpath.attach import OBJECT, PROGRAM
+    from tempos_fastpath.layout import encode_settings
+
+    refused: list[str] = []
+    for mode in XdpMode:
+        if asked.mode not in ("auto", mode.value):
+            continue
+        settings = encode_settings(DATA_PORT, (), generic=mode is XdpMode.GENERIC)
+        try:
+            with BpfObject(OBJECT, {"settings": settings}) as loaded:
+                attach_xdp(loaded.program(PROGRAM), interface.index, mode).close()
+        except Unavailable as error:
+            refused.append(f"{mode.value} mode: {one_line(error)}")
+        else:
+            return Tried("TD201", True, "; ".join([f"{mode.value} mode, tried", *refused]), interface.name)
+    return Tried("TD201", False, "; ".join(refused), interface.name)
+
+
+def _redirects(interface: Interface) -> Tried:
+    """Whether events can leave by it in native mode."""
+    takes = interface.takes_redirects
+    if takes is None:
+        return Tried("TD202", None, _NOT_TOLD, interface.name)
+    cause = "it takes redirected frames" if takes else "its driver takes no redirected frames now"
+    return Tried("TD202", takes, cause, interface.name)
