@@ -36,7 +36,8 @@ class Account:
     """One holder in one group: what it should have got in closed epochs, and what it said it got.
 
     ``stamped``: reports are per epoch; otherwise they are one total. ``cut``: closed epochs whose last
-    tickets nobody counted; reports beyond what was counted are in no account.
+    tickets nobody counted; reports beyond what was counted are in no account. ``drops``: what the holder said
+    of those it did not give to its program. ``base`` and ``drop_base`` are in an earlier account.
     """
 
     holder: Holder
@@ -48,10 +49,17 @@ class Account:
     counts: dict[int, int] = field(default_factory=dict)
     cut: set[int] = field(default_factory=set)
     base: int = 0
+    drops: int = 0
+    drop_base: int = 0
     #: The last row of a client that tells the low 8 bits of epochs, as it was told.
     said: tuple[int, int] | None = None
     _old: int = 0
     _old_surplus: int = 0
+
+    @property
+    def dropped(self) -> int:
+        """Datagrams that arrived and were not given to the program."""
+        return min(self.drops, self.delivered)
 
     @property
     def outstanding(self) -> int:
@@ -96,6 +104,12 @@ class Account:
         self.delivered += gained
         return True
 
+    def report_dropped(self, datagrams: int) -> bool:
+        """Whether this is news."""
+        gained = datagrams - self.drop_base - self.drops
+        self.drops += max(0, gained)
+        return gained > 0
+
     def _fold(self, epoch: int) -> None:
         share, count = self.shares.pop(epoch), self.counts.pop(epoch, 0)
         self.cut.discard(epoch)
@@ -111,6 +125,7 @@ class Account:
             "counts": list(self.counts.items()),
             "cut": sorted(self.cut),
             "said": self.said,
+            "drops": [self.drops, self.drop_base],
         }
 
     @classmethod
@@ -124,6 +139,7 @@ class Account:
         account.cut = set(map(int, stored["cut"]))
         said = stored.get("said")
         account.said = (int(said[0]), int(said[1])) if said else None
+        account.drops, account.drop_base = map(int, stored.get("drops", (0, 0)))
         return account
 
 
@@ -135,21 +151,25 @@ class GroupAccount:
     unsent: int = 0
     accounts: dict[Holder, Account] = field(default_factory=dict)
     gone_delivered: int = 0
+    gone_dropped: int = 0
     gone_lost: int = 0
     gone_unknown: int = 0
-    settled: dict[Holder, int] = field(default_factory=dict)
+    #: What members told as one count before their account was settled: received, dropped.
+    settled: dict[Holder, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class MemberRow:
-    """``ticketed`` includes open epochs; ``delivered`` is None for a static member: unknown.
+    """``ticketed`` includes open epochs; ``delivered`` and ``dropped`` are None for a static member: unknown.
 
-    ``left``: out of the route, and what it has not reported counts as lost.
+    ``dropped``: arrived, but not given to its program. ``left``: out of the route, and what it has not
+    reported counts as lost.
     """
 
     holder: Holder
     ticketed: int
     delivered: int | None
+    dropped: int | None
     unconfirmed: int
     lost: int
     left: bool
@@ -157,7 +177,7 @@ class MemberRow:
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """``tickets = delivered + unconfirmed + lost + unknown``.
+    """``tickets = delivered + dropped + unconfirmed + lost + unknown``.
 
     ``unsent``: copies that a path knows it could not send, in what was not delivered; to which members they
     would have gone is not known.
@@ -166,6 +186,7 @@ class GroupRow:
     name: str
     tickets: int
     delivered: int
+    dropped: int
     unconfirmed: int
     lost: int
     unknown: int
@@ -189,29 +210,28 @@ def group_row(
             live[holder] = live.get(holder, 0) + share(drawn, index, len(holders))
     members = []
     excess = []
-    delivered, unconfirmed = group.gone_delivered, 0
+    delivered, dropped, unconfirmed = group.gone_delivered, group.gone_dropped, 0
     lost, unknown = group.gone_lost, group.gone_unknown
     for holder, account in group.accounts.items():
         ticketed = account.ticketed + live.get(holder, 0)
         left = account.left_at is not None
         if holder.client is None:
             unknown += ticketed
-            members.append(MemberRow(holder, ticketed, None, 0, 0, left))
+            members.append(MemberRow(holder, ticketed, None, None, 0, 0, left))
             continue
         surplus = account.surplus(live.get(holder, 0))
         if surplus:
             excess.append((holder, surplus))
         confirmed = min(account.delivered - surplus, ticketed)
         missing = ticketed - confirmed
-        delivered += confirmed
+        unused = min(account.dropped, confirmed)
+        delivered += confirmed - unused
+        dropped += unused
         lost += missing if left else 0
         unconfirmed += 0 if left else missing
-        members.append(
-            MemberRow(
-                holder, ticketed, account.delivered, 0 if left else missing, missing if left else 0, left
-            )
-        )
+        open_, gone = (0, missing) if left else (missing, 0)
+        members.append(MemberRow(holder, ticketed, account.delivered - unused, unused, open_, gone, left))
     tickets = group.tickets + sum(drawn for _, drawn in current)
     failed = group.unsent + unsent
-    row = GroupRow(name, tickets, delivered, unconfirmed, lost, unknown, failed, tuple(members))
+    row = GroupRow(name, tickets, delivered, dropped, unconfirmed, lost, unknown, failed, tuple(members))
     return row, excess

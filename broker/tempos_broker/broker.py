@@ -222,6 +222,7 @@ class Broker:
         return ledger_document(
             registry=self._registry,
             ledger=self._ledger,
+            consumers=self._control.reports.consumers,
             states=self._routes.states,
             counted=self._past.counted(),
             drops=self._fast.drops(),

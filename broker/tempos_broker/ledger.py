@@ -9,8 +9,9 @@ Identities (per topic, all told by :meth:`Ledger.topic`):
 
 * ``received = fast + slow + sum(refused)``
 * every event forwarded drew one ticket of every group of its epoch
-* per group ``tickets = delivered + unconfirmed + lost + unknown``
+* per group ``tickets = delivered + dropped + unconfirmed + lost + unknown``
 
+``delivered`` was given to a program, ``dropped`` arrived and was not: the program was too slow, or left.
 ``unconfirmed`` is what members in the route have not reported yet, ``lost`` what those that left never
 reported, ``unknown`` what went to members that do not speak the control protocol.
 
@@ -97,7 +98,7 @@ class Ledger:
             account = group.accounts.get(holder)
             if account is None:
                 account = group.accounts[holder] = Account(holder, topic not in self._unstamped)
-                account.base = group.settled.pop(holder, 0)
+                account.base, account.drop_base = group.settled.pop(holder, (0, 0))
             account.left_at = None
         for name, group in state.groups.items():
             for holder, account in group.accounts.items():
@@ -156,26 +157,36 @@ class Ledger:
     def report(
         self, topic: int, group: str, holder: Holder, epoch: int, datagrams: int, *, full: bool = False
     ) -> None:
-        """What a member says; ``epoch`` is 8 bits of it unless ``full``. Foreign claims are ignored."""
-        state = self._topics.get(topic)
-        known = state.groups.get(group) if state else None
-        account = known.accounts.get(holder) if known else None
-        if state is None or account is None:
+        """What a member got; ``epoch`` is 8 bits of it unless ``full``. Foreign claims are ignored."""
+        account = self.account(topic, group, holder)
+        if account is None:
             return
         said = (epoch, datagrams)
         if not full and account.stamped:
             if said == account.said:
                 # Who got nothing since repeats itself, also when these 8 bits mean another epoch by now.
                 return
-            epoch = state.epoch - ((state.epoch - epoch) & 0xFF)
-        if (
-            not account.stamped
-            or epoch in account.shares
-            or any(name == group and holder in holders for name, holders in state.open.get(epoch, ()))
-        ):
+            latest = self._topics[topic].epoch
+            epoch = latest - ((latest - epoch) & 0xFF)
+        if self._held(topic, group, account, epoch):
             account.said = None if full else said
             if account.report(epoch, datagrams):
                 self.changed.add(topic)
+
+    def report_dropped(self, topic: int, group: str, holder: Holder, datagrams: int) -> bool:
+        """What a member did not give to its program, of all it got; whether this is news."""
+        account = self.account(topic, group, holder)
+        if account is None or not account.report_dropped(datagrams):
+            return False
+        self.changed.add(topic)
+        return True
+
+    def _held(self, topic: int, group: str, account: Account, epoch: int) -> bool:
+        """Whether a holder can say anything of this epoch: it had a place in its route."""
+        if not account.stamped or epoch in account.shares:
+            return True
+        groups = self._topics[topic].open.get(epoch, ())
+        return any(name == group and account.holder in holders for name, holders in groups)
 
     def accounts(self, holder: Holder) -> list[Account]:
         """Every account of a holder, over topics and groups."""
@@ -205,10 +216,15 @@ class Ledger:
                     if holder.client is None:
                         group.gone_unknown += account.ticketed
                         continue
-                    group.gone_delivered += account.ticketed - account.outstanding
+                    arrived = account.ticketed - account.outstanding
+                    unused = min(account.dropped, arrived)
+                    group.gone_delivered += arrived - unused
+                    group.gone_dropped += unused
                     group.gone_lost += account.outstanding
-                    if not account.stamped:
-                        group.settled[holder] = account.base + account.delivered
+                    dropped = account.drop_base + account.drops
+                    if not account.stamped or dropped:
+                        received = 0 if account.stamped else account.base + account.delivered
+                        group.settled[holder] = received, dropped
                         while len(group.settled) > SETTLED_KEPT:
                             del group.settled[next(iter(group.settled))]
             self._fold(state)
@@ -229,6 +245,7 @@ class Ledger:
             total.tickets += group.tickets
             total.unsent += group.unsent
             total.gone_delivered += group.gone_delivered
+            total.gone_dropped += group.gone_dropped
             total.gone_lost += group.gone_lost
             total.gone_unknown += group.gone_unknown
 
@@ -297,7 +314,8 @@ class Ledger:
                     "name": name,
                     "unsent": group.unsent,
                     "sums": [group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown],
-                    "settled": [[list(holder), count] for holder, count in group.settled.items()],
+                    "dropped": group.gone_dropped,
+                    "settled": [[list(holder), *told] for holder, told in group.settled.items()],
                     "accounts": [account.export() for account in group.accounts.values()],
                 }
                 for name, group in state.groups.items()
@@ -316,7 +334,9 @@ class Ledger:
             group = state.groups[str(entry["name"])] = GroupAccount()
             group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown = map(int, entry["sums"])
             group.unsent = int(entry.get("unsent", 0))
-            group.settled = {holder_of(holder): int(count) for holder, count in entry["settled"]}
+            group.gone_dropped = int(entry.get("dropped", 0))
+            for holder, count, *more in entry["settled"]:
+                group.settled[holder_of(holder)] = (int(count), int(more[0]) if more else 0)
             for one in entry["accounts"]:
                 account = Account.load(one, topic not in self._unstamped, now)
                 group.accounts[account.holder] = account

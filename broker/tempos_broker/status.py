@@ -15,6 +15,7 @@ from tempos import FastPathStatus, Reason
 from tempos.histogram import Latency
 from tempos_broker import privileges
 from tempos_broker.accounts import GroupRow, Holder
+from tempos_broker.consumers import Consumers, Load
 from tempos_broker.control.server import ControlServer, limit_fields, topic_fields
 from tempos_broker.counts import Counted, Counters
 from tempos_broker.latency import latency_document
@@ -35,12 +36,13 @@ def ledger_document(
     *,
     registry: Registry,
     ledger: Ledger,
+    consumers: Consumers,
     states: Mapping[int, TopicState],
     counted: Counted,
     drops: Drops,
 ) -> dict[str, Any]:
     """The account of every topic, as JSON values."""
-    topics = [_ledger_topic(states[topic.id], _account(ledger, topic.id, counted), counted)
+    topics = [_ledger_topic(states[topic.id], _account(ledger, topic.id, counted), counted, consumers)
               for topic in registry.topics]  # fmt: skip
     return {
         "balanced": all(topic["balanced"] for topic in topics),
@@ -107,11 +109,13 @@ def status_document(
                 counted.slow.get(topic.id, {}),
                 counted.fast.get(topic.id, {}),
                 registry,
+                control.reports.consumers,
                 latency_document(latency.get(topic.id)),
                 now,
             )
             for topic in registry.topics
         ],
+        "slow_consumers": _slow_consumers(registry, control.reports.consumers, now),
         "unattributed": _labelled(_of_no_topic(counted.slow, states)),
     }
 
@@ -162,6 +166,7 @@ def _topic(
     slow: Mapping[Reason, int],
     fast: Mapping[Reason, int],
     registry: Registry,
+    consumers: Consumers,
     latency: dict[str, Any] | None,
     now: float,
 ) -> dict[str, Any]:
@@ -190,11 +195,13 @@ def _topic(
         "balanced": account.balanced,
         "problems": list(account.problems),
         "latency": latency,
-        "groups": [_group(group, leases, now) for group in account.groups],
+        "groups": [_group(group, consumers, leases, now) for group in account.groups],
     }
 
 
-def _ledger_topic(state: TopicState, account: TopicLedger, counted: Counted) -> dict[str, Any]:
+def _ledger_topic(
+    state: TopicState, account: TopicLedger, counted: Counted, consumers: Consumers
+) -> dict[str, Any]:
     topic = state.route.topic
     slow = counted.slow.get(topic.id, {})
     return {
@@ -217,8 +224,10 @@ def _ledger_topic(state: TopicState, account: TopicLedger, counted: Counted) -> 
                         "left": row.left,
                         "ticketed": row.ticketed,
                         "delivered": row.delivered,
+                        "dropped": row.dropped,
                         "unconfirmed": row.unconfirmed,
                         "lost": row.lost,
+                        "overruns": _load(consumers.of(row.holder))["overruns"],
                     }
                     for row in group.members
                 ],
@@ -229,11 +238,15 @@ def _ledger_topic(state: TopicState, account: TopicLedger, counted: Counted) -> 
 
 
 def _sums(group: GroupRow) -> dict[str, Any]:
-    """``tickets = delivered + unconfirmed + lost + unknown``; ``unsent`` is known to be in the last three."""
+    """``tickets = delivered + dropped + unconfirmed + lost + unknown``.
+
+    ``unsent`` is known to be in the last three.
+    """
     return {
         "name": group.name,
         "tickets": group.tickets,
         "delivered": group.delivered,
+        "dropped": group.dropped,
         "unconfirmed": group.unconfirmed,
         "lost": group.lost,
         "unknown": group.unknown,
@@ -245,7 +258,35 @@ def _endpoint(holder: Holder) -> dict[str, Any]:
     return {"ip": holder.ip, "port": holder.port, "static": holder.client is None}
 
 
-def _group(group: GroupRow, leases: Mapping[tuple[str, Holder], float | None], now: float) -> dict[str, Any]:
+def _slow_consumers(registry: Registry, consumers: Consumers, now: float) -> list[dict[str, Any]]:
+    """Members that do not keep up, each once with all its topics and groups."""
+    found: dict[Holder, dict[str, Any]] = {}
+    for topic in registry.topics:
+        for group, holders in registry.holders(topic.id):
+            for holder in holders:
+                load = consumers.of(holder)
+                reason = load.slow(now) if load is not None else None
+                if reason is None:
+                    continue
+                row = found.setdefault(
+                    holder, {**_endpoint(holder), "reason": reason, **_load(load), "groups": []}
+                )
+                row["groups"].append({"topic": topic.name, "group": group})
+    return list(found.values())
+
+
+def _load(load: Load | None) -> dict[str, int | None]:
+    if load is None:
+        return {"waiting": None, "queue": None, "overruns": None}
+    return {"waiting": load.waiting, "queue": load.queue, "overruns": load.overruns}
+
+
+def _group(
+    group: GroupRow,
+    consumers: Consumers,
+    leases: Mapping[tuple[str, Holder], float | None],
+    now: float,
+) -> dict[str, Any]:
     def lease(holder: Holder) -> float | None:
         expires = leases.get((group.name, holder))
         return None if expires is None else round(expires - now, 1)
@@ -258,6 +299,8 @@ def _group(group: GroupRow, leases: Mapping[tuple[str, Holder], float | None], n
                 "lease_s": lease(row.holder),
                 "ticketed": row.ticketed,
                 "delivered": row.delivered,
+                "dropped": row.dropped,
+                **_load(consumers.of(row.holder)),
             }
             for row in group.members
             if not row.left

@@ -55,10 +55,10 @@ class Event(NamedTuple):
 class Inbox:
     """Holds events until they are taken. ``limit``: how many wait at the most, the last batch not cut."""
 
-    __slots__ = ("_limit", "_more_in", "_more_out", "_queue", "ready")
+    __slots__ = ("_limit", "_more_in", "_more_out", "_queue", "limit", "ready")
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self._limit = self.limit = limit
         # Events; for a batch the fields of its first one, but with a tuple of all bodies in place of one.
         self._queue: deque[Event | tuple[Any, ...]] = deque()
         # How many events more than entries came into the queue and left it with batches.
@@ -99,6 +99,19 @@ class Inbox:
         if self.ready or self.refill():
             return self.ready.popleft()
         return None
+
+    def shut(self) -> list[tuple[int, int]]:
+        """Take nothing more, and forget what waits: the topic and the events of each datagram."""
+        self._limit = 0
+        waits: list[tuple[int, int]] = []
+        last: tuple[int | None, ...] = ()
+        while (event := self.take()) is not None:
+            this = (event.topic_id, event.epoch, event.delivery_sequence)
+            # What is left of a batch is one datagram.
+            events = 1 + (waits.pop()[1] if this == last and event.epoch is not None else 0)
+            waits.append((event.topic_id, events))
+            last = this
+        return waits
 
     def refill(self) -> bool:
         """Put the next events into :attr:`ready`: a batch, or what came alone; False if there are none."""

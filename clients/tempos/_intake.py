@@ -13,7 +13,7 @@ from asyncio import Future
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tempos import _abi, wire
 from tempos._feeds import Feed, Feeds
@@ -45,7 +45,8 @@ class SubscriberStats:
     ``missed``: sent to this member and not here so far; ``late``: came out of order, so what had been
     counted as missed for it was taken back; ``duplicates``: came twice, handed out or not;
     ``unstamped``: came past the broker; ``malformed``: by reason; ``queue_full``: dropped because
-    the consumer was slow; ``overruns``: lost by the kernel because the socket buffer was full, as far as
+    the consumer was slow; ``discarded``: thrown away unread when it left, ``discarded_events`` so many
+    events; ``overruns``: lost by the kernel because the socket buffer was full, as far as
     it has told; ``receive_buffer``: bytes of socket buffer that the kernel gave.
 
     ``missed`` is final once the subscriber has drained or is closed: what was on its way has come by then.
@@ -60,6 +61,8 @@ class SubscriberStats:
     unstamped: int
     malformed: Mapping[str, int]
     queue_full: int
+    discarded: int
+    discarded_events: int
     overruns: int
     receive_buffer: int
 
@@ -81,6 +84,8 @@ class Intake:
         self._drops_again = duplicates == "drop"
         self._early: list[bytes] | None = []
         self._datagrams = self._events = self._bytes = self._queue_full = self._overruns = 0
+        self._discarding = False
+        self._discarded = self._discarded_events = 0
         self._malformed: Counter[str] = Counter()
         self._warned: dict[str, float] = {}
 
@@ -97,6 +102,8 @@ class Intake:
             unstamped=sum(tracker.unstamped for tracker in trackers),
             malformed=dict(self._malformed),
             queue_full=self._queue_full,
+            discarded=self._discarded,
+            discarded_events=self._discarded_events,
             overruns=self._overruns,
             receive_buffer=self.granted,
         )
@@ -153,7 +160,9 @@ class Intake:
                     bodies = wire.split_batch(body)
                 except WireError:
                     self._malformed["bad_batch"] += 1
-                    feed.missed += not again
+                    if not again:
+                        feed.missed += 1
+                        feed.dropped.datagrams += 1
                     return
                 events = len(bodies)
                 taken = self.inbox.put_batch(
@@ -167,19 +176,48 @@ class Intake:
                     feed.missed,
                 )))  # fmt: skip
         else:
-            again = False
+            again, events = False, 1
             feed.tally.datagrams += 1
-            events = 1
             taken = self.inbox.put(new_event(Event, (
                 feed.name, datagram[0], datagram[1:], None, None, None, None, None, now, feed.missed
             )))  # fmt: skip
         if not taken:
-            self._drop_newest(feed, again)
+            if not again:
+                feed.missed += 1
+                if self._discarding:
+                    self._discard(feed, events)
+                    return
+                feed.dropped.datagrams += 1
+            self._drop_newest()
             return
         feed.missed = 0
         self._events += events
         if self.waiter is not None:
             self.wake()
+
+    def discard(self) -> None:
+        """Throw away what waits and all that comes from now on."""
+        self._discarding = True
+        for topic, events in self.inbox.shut():
+            feed = self.feeds.by_id[topic]
+            if feed is not None:
+                self._discard(feed, events)
+
+    def _discard(self, feed: Feed, events: int) -> None:
+        feed.dropped.datagrams += 1
+        self._discarded += 1
+        self._discarded_events += events
+
+    # What the session asks, see :class:`tempos.session.Counts`.
+
+    def report(self) -> list[dict[str, Any]]:
+        """What to tell the broker now."""
+        waiting, limit = self.inbox.waiting, self.inbox.limit
+        return self.feeds.report(waiting=waiting, queue=limit, overruns=self._overruns)
+
+    def acknowledge(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        """The broker has answered."""
+        self.feeds.acknowledge(told, answer)
 
     def wake(self) -> None:
         """Let whoever waits look again."""
@@ -205,12 +243,10 @@ class Intake:
             self._early.append(datagram)
         else:
             self._datagrams += 1
-            self._drop_newest(None, again=False)
+            self._drop_newest()
 
-    def _drop_newest(self, feed: Feed | None, again: bool) -> None:
+    def _drop_newest(self) -> None:
         self._queue_full += 1
-        if feed is not None and not again:
-            feed.missed += 1
         if self._may_warn("queue"):
             _log.warning(
                 "%d datagrams dropped so far: %d events wait already. The consumer is too slow: add members "

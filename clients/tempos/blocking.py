@@ -285,6 +285,7 @@ class Subscriber:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.discard()
         self.close()
 
     def __iter__(self) -> Iterator[Event]:
@@ -312,6 +313,18 @@ class Subscriber:
         if self._thread is None:
             raise LocalError("this subscriber is not open: use it inside 'with Subscriber(...)'")
         self._thread.call(self._inner.unsubscribe(topic))
+
+    def discard(self) -> None:
+        """Throw away what has arrived and all that still comes, as :meth:`tempos.Subscriber.discard` does.
+
+        Leaving the ``with`` does it.
+        """
+        thread = self._thread
+        if thread is not None:
+            thread.call(self._discard())
+
+    async def _discard(self) -> None:
+        self._inner.discard()
 
     def drain(self, patience: float = DRAIN_PATIENCE) -> Drained | None:
         """Leave the groups, losing nothing, and close, as :meth:`tempos.Subscriber.drain` does.

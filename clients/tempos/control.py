@@ -15,7 +15,7 @@ than a control datagram can be, or nested deeper, is not looked at any further b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -72,7 +72,14 @@ class Field:
 
 
 #: What a member tells of itself. ``full``: its epochs are whole numbers, not only their low 8 bits.
-_TOLD = (Field("received", "counts"), Field("full", "flag", required=False))
+#: ``dropped``: of what was received, what its program was not given. ``waiting`` events of at most ``queue``
+#: wait for the program, and ``overruns`` datagrams at least were lost for want of room in its socket.
+_TOLD = (
+    Field("received", "counts"),
+    Field("full", "flag", required=False),
+    Field("dropped", "drops", required=False),
+    *(Field(name, "count", required=False) for name in ("waiting", "queue", "overruns")),
+)
 
 #: operation -> what it is for, its fields, the fields of its answer
 OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
@@ -108,6 +115,14 @@ class Received(NamedTuple):
     topic: int
     group: str
     epoch: int
+    datagrams: int
+
+
+class Dropped(NamedTuple):
+    """What of that did not reach its program: datagrams, over all epochs."""
+
+    topic: int
+    group: str
     datagrams: int
 
 
@@ -182,9 +197,14 @@ def decode_request(datagram: bytes) -> Request:
         if not test(value):
             raise refuse(f"{op}: {field.name} is {_show(value)}", f"allowed: {allowed}")
         fields[field.name] = value
-    if "received" in fields:
-        fields["received"] = [Received(*row) for row in fields["received"]]
+    for name, kind in _ROWS.items():
+        if fields.get(name) is not None:
+            fields[name] = [kind(*row) for row in fields[name]]
     return Request(request_id, op, client, fields)
+
+
+#: What the rows of a field are made.
+_ROWS: dict[str, Callable[..., Any]] = {"received": Received, "dropped": Dropped}
 
 
 def encode_ok(request_id: int, **fields: Any) -> bytes:
@@ -269,15 +289,28 @@ def _is_counts(value: object) -> bool:
     )
 
 
+def _is_drops(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, list)
+        and len(row) == 3
+        and _is_int(row[0], 0xFF)
+        and _is_name(row[1])
+        and _is_int(row[2], U64)
+        for row in value
+    )
+
+
 _KINDS = {
     "name": (_is_name, f"printable text of 1-{MAX_NAME} characters"),
     "milliseconds": (lambda value: _is_int(value, MAX_PATIENCE), f"milliseconds, 0-{MAX_PATIENCE}"),
     "port": (lambda value: _is_int(value, 0xFFFF) and value > 0, "a UDP port, 1-65535"),
+    "count": (lambda value: _is_int(value, U64), "a count"),
     "flag": (lambda value: isinstance(value, bool), "true or false"),
     "topics": (
         lambda value: isinstance(value, list) and all(_is_int(topic, 0xFF) for topic in value),
         "a list of topic ids",
     ),
+    "drops": (_is_drops, "a list of [topic id, group, datagrams]"),
     "counts": (_is_counts, "a list of [topic id, group, epoch, datagrams]"),
 }
 

@@ -78,18 +78,28 @@ class _Epoch:
 
 
 class Tally:
-    """The delivery account of one member in one group of a ``raw`` topic: nothing but a count.
+    """A count of one member in one group that no epoch divides.
 
     A broker that has lost its memory begins to count anew; so the count at which it said that it does not
     know this member is what it will not count any more.
     """
 
-    __slots__ = ("_base", "_mark", "datagrams")
+    __slots__ = ("_acknowledged", "_base", "_mark", "datagrams")
 
     def __init__(self) -> None:
         #: Datagrams since the start.
         self.datagrams = 0
-        self._mark = self._base = 0
+        self._mark = self._base = self._acknowledged = 0
+
+    @property
+    def told(self) -> int:
+        """What the broker in charge is to count."""
+        return self.datagrams - self._base
+
+    @property
+    def is_news(self) -> bool:
+        """Whether the broker has not acknowledged that much."""
+        return self.told != self._acknowledged
 
     def forgotten(self) -> None:
         """The broker does not know this member (any more)."""
@@ -97,11 +107,15 @@ class Tally:
 
     def new_broker(self) -> None:
         """The broker is another instance now, and counts from when it said that it knows nothing."""
-        self._base = self._mark
+        self._base, self._acknowledged = self._mark, 0
 
-    def report(self, topic: int, group: str, *, again: bool = True) -> list[Received]:
-        """What a heartbeat tells: one count over all epochs, under epoch 0, each time."""
-        return [Received(topic, group, 0, self.datagrams - self._base)]
+    def acknowledge(self, datagrams: int) -> None:
+        """The broker has that much."""
+        self._acknowledged = max(self._acknowledged, datagrams)
+
+    def tell_again(self) -> None:
+        """The broker may have lost what it has acknowledged."""
+        self._acknowledged = 0
 
 
 class GapTracker:

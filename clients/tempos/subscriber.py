@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from tempos import _abi, _sockets
 from tempos._control_link import ControlLink
@@ -82,6 +83,9 @@ class Subscriber:
     :class:`LocalError` (no way there, port taken, a ``raw`` topic whose duplicates are to be dropped). A
     broker that restarts is subscribed to again without the consumer noticing more than the gap. The iterator
     ends when the subscriber is closed.
+
+    Leaving the ``async with`` drains; what has come by then and nobody has taken is thrown away and counted
+    as ``discarded``, here and in the broker's ledger. Close or drain it before, and it can still be read.
     """
 
     def __init__(
@@ -113,6 +117,8 @@ class Subscriber:
         self._reader: _sockets.Reader | None = None
         self._link: ControlLink | None = None
         self._closed = False
+        # Who has waited here for an event, last.
+        self._consumer: asyncio.Task[Any] | None = None
         self._closing: asyncio.Future[Drained | None] | None = None
 
     @classmethod
@@ -160,6 +166,10 @@ class Subscriber:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        consumer = self._consumer
+        if consumer is None or consumer.done() or consumer is asyncio.current_task():
+            # Nobody is there to take what is left, or still to come.
+            self._intake.discard()
         await self.close()
 
     def __aiter__(self) -> Subscriber:
@@ -186,6 +196,7 @@ class Subscriber:
     async def _until_ready(self) -> None:
         """Wait until there is an event that is ready; raises StopAsyncIteration at the end."""
         inbox = self._inbox
+        self._consumer = asyncio.current_task()
         if inbox and time.monotonic() >= self._turn:
             # A consumer that always finds an event would keep heartbeats and reading from their turn.
             await asyncio.sleep(0)
@@ -236,6 +247,14 @@ class Subscriber:
         """
         if self._link is None or await self._link.unsubscribe(topic) is None:
             raise LocalError(f"this subscriber is no member of {topic!r}")
+
+    def discard(self) -> None:
+        """Throw away what has arrived and all that still comes; leaving follows, by :meth:`drain` or close.
+
+        For who has had enough: the broker's ledger gets to know what was not used, and the statistics say it
+        (``discarded``). Leaving the ``async with`` does it, unless another task reads this subscriber.
+        """
+        self._intake.discard()
 
     async def drain(self, patience: float = DRAIN_PATIENCE) -> Drained | None:
         """Leave the groups, losing nothing, and close; None if there was nothing to leave or nobody answered.
@@ -330,7 +349,7 @@ class Subscriber:
             client=int.from_bytes(os.urandom(8), "big"),
             broker=f"{self.broker}:{self._control_port}",
             port=port,
-            counts=self._feeds,
+            counts=self._intake,
             signer=self._signer,
         )
         self._link = link = await ControlLink.open(host, self._control_port, session, self._on_session_event)
@@ -359,11 +378,10 @@ class Subscriber:
                     _log.warning("%s", error)
         elif isinstance(event, BrokerChanged):
             for feed in self._feeds:
-                feed.tracker.new_broker()
-                feed.tally.new_broker()
+                feed.new_broker()
         elif isinstance(event, Forgotten):
             for feed in self._feeds:
-                feed.tally.forgotten()
+                feed.forgotten()
         elif isinstance(event, RenewalFailed):
             _log.warning("cannot subscribe to %s again, will go on trying: %s", event.topic, event.error)
         elif isinstance(event, BrokerSilent):
@@ -378,6 +396,7 @@ class Subscriber:
     def _begin_waiting(self) -> asyncio.Future[None]:
         if self._intake.waiter is not None:
             raise LocalError("two consumers read one subscriber: give each a subscriber of the same group")
+        self._consumer = asyncio.current_task()
         self._intake.waiter = waiter = asyncio.get_running_loop().create_future()
         return waiter
 

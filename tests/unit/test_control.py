@@ -22,7 +22,11 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "port": st.integers(1, 65535),
     "counts": counts,
     "milliseconds": st.integers(0, control.MAX_PATIENCE),
+    "drops": st.lists(
+        st.builds(control.Dropped, st.integers(0, 255), names, st.integers(0, 2**64 - 1)), max_size=5
+    ),
     "flag": st.booleans(),
+    "count": st.integers(0, 2**64 - 1),
     "topics": st.lists(st.integers(0, 255), max_size=9),
 }
 anything = st.recursive(

@@ -200,7 +200,16 @@ def test_what_a_client_asks_leaves_room_for_the_whole_answer(op: str, name: str,
         registry, Ledger(), ControlConfig(), name=f"tempos 10.20.30 on {'h' * 64}", instance=2**32 - 1,
         epoch=lambda topic: 2**32 - 1,
     )  # fmt: skip
-    values = {"name": name, "port": 65535, "counts": [], "milliseconds": 0, "flag": True, "topics": [254]}
+    values = {
+        "name": name,
+        "port": 65535,
+        "counts": [],
+        "drops": [],
+        "milliseconds": 0,
+        "flag": True,
+        "topics": [254],
+        "count": 9,
+    }
     fields = {field.name: values[field.kind] for field in OPERATIONS[op][1]}
     if "group" in fields:
         fields["group"] = group

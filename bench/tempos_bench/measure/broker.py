@@ -31,12 +31,14 @@ _CLEAN = (PYTHON, "-m", "tempos", "fastpath", "clean", _NAME)
 class GroupStatus:
     """The account of one group: tickets drawn, and where the events behind them went.
 
-    ``unconfirmed`` will still be reported, ``lost`` never, ``unknown`` went to members that report nothing.
+    ``dropped`` reached a member that did not give it to its program, ``unconfirmed`` will still be reported,
+    ``lost`` never, ``unknown`` went to members that report nothing.
     """
 
     name: str
     tickets: int
     delivered: int
+    dropped: int
     unconfirmed: int
     lost: int
     unknown: int
@@ -65,7 +67,9 @@ class TopicStatus:
         return (
             not self.problems
             and self.received == self.fast + self.slow + sum(self.refused.values())
-            and all(g.tickets == g.delivered + g.unconfirmed + g.lost + g.unknown for g in self.groups)
+            and all(
+                g.tickets == g.delivered + g.dropped + g.unconfirmed + g.lost + g.unknown for g in self.groups
+            )
         )
 
 

@@ -135,7 +135,7 @@ class PlanNode(RemoteNode):
             options = program.options
             if program.module == _MEMBERS and program.running and options["--topic"] == topic["name"]:
                 members[options["--group"]] += int(options["--members"])
-        counts = dict.fromkeys(("unconfirmed", "lost", "unknown", "unsent"), 0)
+        counts = dict.fromkeys(("dropped", "unconfirmed", "lost", "unknown", "unsent"), 0)
         counts |= {"tickets": _ENOUGH, "delivered": _ENOUGH}
         return {
             "name": topic["name"], "path": "slow" if slow else "fast", "reason": "a plan", "epoch": 1,

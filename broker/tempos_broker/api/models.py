@@ -22,14 +22,19 @@ class MemberOut(BaseModel):
     lease_s: float | None = Field(description="seconds; null for a static member")
     ticketed: Count
     delivered: int | None = Field(description="as the member says; null for a static one, which says nothing")
+    dropped: int | None = Field(description="reached the member, which did not give it to its program")
+    waiting: int | None = Field(description="events that wait for its program, over all its topics")
+    queue: int | None = Field(description="how many may; null: it does not say")
+    overruns: int | None = Field(description="lost at its socket, over all its topics, as far as it can tell")
 
 
 class GroupAccount(BaseModel):
-    """A group: tickets = delivered + unconfirmed + lost + unknown; unsent is in the last three."""
+    """A group: tickets = delivered + dropped + unconfirmed + lost + unknown; unsent is in the last three."""
 
     name: str
     tickets: Count
     delivered: Count
+    dropped: Count = Field(description="reached a member that did not give it to its program")
     unconfirmed: Count
     lost: Count
     unknown: Count
@@ -127,8 +132,10 @@ class LedgerMember(BaseModel):
     left: bool
     ticketed: Count
     delivered: int | None
+    dropped: int | None = Field(description="reached the member, which did not give it to its program")
     unconfirmed: Count
     lost: Count
+    overruns: int | None = Field(description="lost at its socket, over all its topics, as far as it can tell")
 
 
 class LedgerGroup(GroupAccount):

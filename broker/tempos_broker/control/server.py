@@ -35,6 +35,7 @@ from tempos.control import (
 from tempos_broker.accounts import Holder
 from tempos_broker.config.model import ControlConfig
 from tempos_broker.control.auth import Admitted, Caller, Denied, Guard
+from tempos_broker.control.reports import Reports
 from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Refused, Registry, own_group
 from tempos_daemon.sparingly import Sparingly
@@ -148,6 +149,8 @@ class ControlServer:
     ) -> None:
         self._registry = registry
         self._ledger = ledger
+        #: What members tell.
+        self.reports = Reports(ledger)
         self._name = name
         self._instance = instance
         self._life = random.getrandbits(32) if life is None else life
@@ -246,7 +249,7 @@ class ControlServer:
 
     def _drained(self, way: Way, answer: Drained) -> bytes | None:
         # Only now, after the swap, is it known what was ticketed for the leaver.
-        self._report(answer.holder, answer.told)
+        self.reports.book(answer.holder, answer.told, self._now)
         accounts = self._ledger.accounts(answer.holder)
         outstanding = sum(account.outstanding for account in accounts)
         if outstanding and not answer.late:
@@ -310,7 +313,7 @@ class ControlServer:
         way.caller.require_any("subscribe")
         holder = _holder(request, way)
         # What a member got before it was taken out is news even where it is no member any more.
-        self._report(holder, request.fields)
+        self.reports.book(holder, request.fields, now)
         mine = self._registry.heartbeat((holder.ip, holder.port), request.client, now)
         if mine is None:
             raise Refused(
@@ -334,13 +337,8 @@ class ControlServer:
         way.caller.require_any("subscribe")
         holder = _holder(request, way)
         changed = self._registry.goodbye((holder.ip, holder.port), request.client)
-        self._report(holder, request.fields)
+        self.reports.book(holder, request.fields, now)
         return Decision(way, Done(), frozenset(changed))
-
-    def _report(self, holder: Holder, told: Mapping[str, Any]) -> None:
-        full = bool(told["full"])
-        for row in told["received"]:
-            self._ledger.report(row.topic, row.group, holder, row.epoch, row.datagrams, full=full)
 
 
 def _holder(request: Request, way: Way) -> Holder:

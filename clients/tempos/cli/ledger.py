@@ -24,7 +24,8 @@ examples:
   tempos ledger --json | jq '.topics[].groups[] | {name, tickets, lost}'
   tempos ledger --watch             again every second, until Ctrl-C
 
-Per topic, received = fast + slow + refused. Per group, tickets = delivered + unconfirmed + lost + unknown:
+Per topic, received = fast + slow + refused. Per group, tickets = delivered + dropped + unconfirmed + lost +
+unknown: dropped reached a member that did not give it to its program (too slow, damaged, left before),
 unconfirmed will still be reported by members in the group, lost never was by those that left, unknown
 went to static members, which report nothing. The unit is the datagram.
 """
@@ -113,16 +114,23 @@ def _topic(topic: Mapping[str, Any]) -> Iterator[str]:
             unknown = member["ticketed"] if static else 0
             rows.append(_row(name, member, member["ticketed"], member["delivered"] or 0, unknown))
     if rows:
-        head = ("group, member", "tickets", "delivered", "unconfirmed", "lost", "unknown")
+        head = ("group, member", "tickets", "delivered", "dropped", "unconfirmed", "lost", "unknown")
         yield from table(head, rows)
     else:
         yield "  no group"
     for group in topic["groups"]:
         if group.get("unsent"):
             yield f"  group {group['name']}: {number(group['unsent'])} copies could not be sent"
+        for member in group["members"]:
+            if member.get("overruns"):
+                yield (
+                    f"  {member['ip']}:{member['port']} lost at least {number(member['overruns'])} "
+                    "for want of room in its socket"
+                )
     for problem in topic["problems"]:
         yield f"  does not add up: {problem}"
 
 
 def _row(name: str, of: Mapping[str, Any], tickets: int, delivered: int, unknown: int) -> tuple[str, ...]:
-    return (name, *map(number, (tickets, delivered, of["unconfirmed"], of["lost"], unknown)))
+    told = (tickets, delivered, of.get("dropped") or 0, of["unconfirmed"], of["lost"], unknown)
+    return (name, *map(number, told))

@@ -112,12 +112,23 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
         ],
     )
     yield ""
+    yield from _slow_consumers(document.get("slow_consumers", ()))
     yield "routes"
     for topic in document["topics"]:
         yield from _route(topic)
     if document.get("unattributed"):
         yield ""
         yield f"of no topic: {counts(document['unattributed'])}"
+
+
+def _slow_consumers(members: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if not members:
+        return
+    yield "slow consumers"
+    for member in members:
+        where = ", ".join(f"{each['topic']} group {each['group']}" for each in member["groups"])
+        yield f"  {member['ip']}:{member['port']}: {member['reason']} ({where})"
+    yield ""
 
 
 def _quality(quality: Mapping[str, Any]) -> Iterator[str]:
@@ -183,6 +194,11 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
             kind = "static" if member["static"] else "lease over" if lease is None else f"lease {lease:.1f} s"
             delivered = member["delivered"]
             told = "unknown" if delivered is None else number(delivered)
+            told += "".join(
+                f", {words} {number(member[key])}"
+                for key, words in (("dropped", "dropped"), ("overruns", "lost at its socket"))
+                if member.get(key)
+            )
             yield f"      {member['ip']}:{member['port']}  {kind}, delivered {told}"
 
 
@@ -215,7 +231,11 @@ def nanoseconds(value: int) -> str:
 def account(group: Mapping[str, Any]) -> str:
     """Where the tickets of a group went, in words."""
     told = [f"{number(group['tickets'])} tickets", f"{number(group['delivered'])} delivered"]
-    told += [f"{number(group[key])} {key}" for key in ("unconfirmed", "lost", "unknown") if group[key]]
+    told += [
+        f"{number(group[key])} {key}"
+        for key in ("dropped", "unconfirmed", "lost", "unknown")
+        if group.get(key)
+    ]
     if group.get("unsent"):
         told.append(f"{number(group['unsent'])} of these could not be sent")
     return ", ".join(told)

@@ -33,7 +33,8 @@ Bodies are printed as text, msgpack as JSON, anything else in hex. With several 
 with the topic's name. With --json each line is an object: topic, topic_id, encoding, body, publisher,
 sequence, delivery_sequence, epoch, sent_ns, received_ns, latency_s, missed. The sum of missed is what is
 missing: an event that comes late says -1. The account of --stats is told at the very end, when all that
-was on its way has come or is lost; with --json it is an object, too.
+was on its way has come or is lost; with --json it is an object, too. After --count events it leaves; what
+had come beyond them is told, and is dropped in the broker's ledger.
 """
 
 
@@ -54,7 +55,7 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("-g", "--group", metavar="GROUP", help="share the events with this group's members")
     parser.add_argument("--port", type=opt.port, default=0, help="UDP port to receive on (default: any)")
     parser.add_argument("--json", action="store_true", help="one JSON object per event")
-    parser.add_argument("--count", metavar="N", type=opt.count, help="end after so many events")
+    parser.add_argument("--count", metavar="N", type=opt.count, help="print so many events and leave")
     parser.add_argument(
         "--timeout", metavar="S", type=opt.positive, help="end when no event comes for S seconds"
     )
@@ -94,6 +95,13 @@ def run(options: argparse.Namespace) -> int:
         if options.stats and opened:
             show = _stats_json if options.json else _stats_line
             print(show(subscriber.stats), file=sys.stderr)
+    left = subscriber.stats.discarded_events
+    if left:
+        print(
+            f"tempos sub: {left:,} more events had come and were not printed; the broker's ledger has them "
+            "as dropped",
+            file=sys.stderr,
+        )
     if options.count is not None and done < options.count:
         print(
             f"tempos sub: {done} of {options.count} events, then none for {options.timeout:g} s",
@@ -162,6 +170,7 @@ def _stats_line(stats: SubscriberStats) -> str:
         "duplicates": stats.duplicates,
         "unstamped": stats.unstamped,
         "dropped (queue full)": stats.queue_full,
+        "dropped (not printed)": stats.discarded,
         "overruns of the socket buffer": stats.overruns,
         **{f"malformed ({reason})": count for reason, count in stats.malformed.items()},
     }
