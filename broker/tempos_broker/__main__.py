@@ -11,10 +11,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tempos import ConfigError, Quality, TemposError, Unavailable
 from tempos.errors import one_line
@@ -23,10 +23,17 @@ from tempos_broker.broker import Broker
 from tempos_broker.config import load
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.paths import ConfiguredLimits, FastPath, NoFastPath
+from tempos_broker.reread import Rereading
 from tempos_broker.statefiles import StateFiles, open_state
 from tempos_broker.tickets import CountedTickets, FileTickets
 from tempos_daemon import logs
+from tempos_daemon.last_resort import LastResort
+from tempos_daemon.notify import READY, STOPPING, notify
+from tempos_daemon.signals import STOP_WITHIN, Signals
 from tempos_daemon.token import read_token
+
+if TYPE_CHECKING:
+    from tempos_daemon.http_server import HttpServer
 
 log = logging.getLogger("tempos.broker")
 
@@ -39,8 +46,10 @@ EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
 def run(options: argparse.Namespace) -> int:
     """Run a broker until SIGINT or SIGTERM. ``options``: config (path), portable, log_level."""
     logs.configure(options.log_level)
+    signals = Signals(LastResort(EXIT_FAILED))
+    signals.hold()
     try:
-        return _run_loop(Path(options.config), portable=options.portable)
+        return _run_loop(Path(options.config), signals, portable=options.portable)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_UNUSABLE
@@ -49,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         return EXIT_FAILED
 
 
-def _run_loop(file: Path, *, portable: bool) -> int:
+def _run_loop(file: Path, signals: Signals, *, portable: bool) -> int:
     config = load(file)
     if _real_time(config):
         scheduling.allow(config.quality.priority_sq)
@@ -69,9 +78,12 @@ def _run_loop(file: Path, *, portable: bool) -> int:
     loop = new_loop()
     try:
         asyncio.set_event_loop(loop)
-        loop.run_until_complete(serve(config, portable=portable, file=file, give_up=True))
+        loop.run_until_complete(serve(config, signals, portable=portable, file=file, give_up=True))
     finally:
+        # Whatever it ends for: no thread that waits for a disk keeps it here.
+        signals.last_resort.arm(STOP_WITHIN)
         loop.run_until_complete(loop.shutdown_default_executor())
+        signals.ignore(loop)
         asyncio.set_event_loop(None)
         loop.close()
     return EXIT_OK
@@ -82,39 +94,67 @@ def _real_time(config: BrokerConfig) -> bool:
 
 
 async def serve(
-    config: BrokerConfig, *, portable: bool = False, file: Path | None = None, give_up: bool = False
+    config: BrokerConfig,
+    signals: Signals,
+    *,
+    portable: bool = False,
+    file: Path | None = None,
+    give_up: bool = False,
 ) -> None:
     """Serve until a signal to stop; prints the ``ready`` line once everything is in place.
 
     ``file``: what to load again on SIGHUP. ``give_up``: this process gives up, for good, the privileges
     that only the start needed.
     """
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    signals.attach()
     async with contextlib.AsyncExitStack() as stack:
-        state = await open_state(config)
-        if state is not None:
-            stack.push_async_callback(state.close)
-        fast = await start_fast_path(config, _tickets(stack, config, state))
-        stack.push_async_callback(fast.close)
-        drawn = None
-        if state is not None and not isinstance(fast, NoFastPath):
-            drawn = CountedTickets(fast.tickets, state.slow)
-        store = state.store if state is not None else None
-        broker = await stack.enter_async_context(
-            Broker(config, fast, portable=portable, store=store, drawn=drawn)
-        )
-        reload = _reloader(stack, broker, file)
-        api = await _start_api(stack, config, broker, reload)
+        ready = await signals.unless_stopped(_start(stack, config, signals, portable=portable, file=file))
+        if ready is None:
+            return
+        broker, where, rereading = ready
         if give_up:
             kept = _real_time(config) and not scheduling.is_allowed(config.quality.priority_sq)
-            left = privileges.finish(fast_path=not isinstance(fast, NoFastPath), worker=kept)
+            left = privileges.finish(fast_path=broker.has_fast_path, worker=kept)
             log.info("privileges: %s", left.reason)
-        print(f"ready: {broker.describe()}; {api}", flush=True)
-        await stop.wait()
-        log.info("stopping")
+        print(f"ready: {broker.describe()}; {where}", flush=True)
+        notify(READY)
+        signals.reload_with(rereading.on_signal)
+        await signals.wait()
+        notify(STOPPING)
+        broker.stop_waiting()
+
+
+async def _start(
+    stack: contextlib.AsyncExitStack,
+    config: BrokerConfig,
+    signals: Signals,
+    *,
+    portable: bool,
+    file: Path | None,
+) -> tuple[Broker, str, Rereading]:
+    """Start everything, to be stopped in reverse with ``stack``; gives where the control API is, too."""
+
+    def at_the_end(name: str, work: Callable[[], Awaitable[object]]) -> None:
+        stack.push_async_callback(signals.step, name, work)
+
+    state = await open_state(config)
+    if state is not None:
+        at_the_end("closing the state files", state.close)
+    fast = await start_fast_path(config, _tickets(stack, config, state))
+    at_the_end("detaching the fast path", fast.close)
+    drawn = None
+    if state is not None and not isinstance(fast, NoFastPath):
+        drawn = CountedTickets(fast.tickets, state.slow)
+    store = state.store if state is not None else None
+    broker = Broker(config, fast, portable=portable, store=store, drawn=drawn)
+    at_the_end("closing the broker", broker.close)
+    await broker.start()
+    rereading = Rereading(broker, file)
+    at_the_end("reloading", rereading.close)
+    server, where = await _start_api(config, broker, rereading.reload)
+    if server is not None:
+        at_the_end("closing the control API", server.close)
+    return broker, where, rereading
 
 
 def _tickets(
@@ -168,61 +208,22 @@ def _shared_limits() -> ConfiguredLimits | None:
     return SharedRates(anonymous("tempos-rates", SharedRates.SIZE))
 
 
-def _reloader(
-    stack: contextlib.AsyncExitStack, broker: Broker, file: Path | None
-) -> Callable[[], Awaitable[Sequence[str]]]:
-    """What loads the file again and applies it; on SIGHUP too, which then prints what came of it."""
-    loop = asyncio.get_running_loop()
-    running: set[asyncio.Task[None]] = set()
-
-    async def reload() -> Sequence[str]:
-        if file is None:
-            raise ConfigError(["this broker was not started from a file"])
-        return await broker.reload(await loop.run_in_executor(None, load, file))
-
-    async def reload_and_tell() -> None:
-        try:
-            changes = await reload()
-        except ConfigError as error:
-            for problem in error.problems:
-                log.error("not reloaded: %s", problem)  # noqa: TRY400 - its words say it all
-        except Unavailable as error:
-            log.error("not reloaded: %s", one_line(error))  # noqa: TRY400 - its words say it all
-        else:
-            print("\n".join(f"reload: {line}" for line in changes or ["nothing changed"]), flush=True)
-
-    def on_signal() -> None:
-        task = loop.create_task(reload_and_tell(), name="reload on SIGHUP")
-        running.add(task)
-        task.add_done_callback(running.discard)
-
-    async def finish() -> None:
-        loop.remove_signal_handler(signal.SIGHUP)
-        await asyncio.gather(*running, return_exceptions=True)
-
-    loop.add_signal_handler(signal.SIGHUP, on_signal)
-    stack.push_async_callback(finish)
-    return reload
-
-
 async def _start_api(
-    stack: contextlib.AsyncExitStack,
-    config: BrokerConfig,
-    broker: Broker,
-    reload: Callable[[], Awaitable[Sequence[str]]],
-) -> str:
-    """Start the control API, closed with ``stack``, if it can be had; tells where it is or why not."""
+    config: BrokerConfig, broker: Broker, reload: Callable[[], Awaitable[Sequence[str]]]
+) -> tuple[HttpServer | None, str]:
+    """The control API if it can be had, and where it is or why not."""
     if not config.api_port:
-        return "api off"
+        return None, "api off"
     try:
         from tempos_broker.api.application import application
         from tempos_daemon.http_server import HttpServer
     except ImportError as error:
-        return f"api off: install tempos[broker] ({error.name} is missing)"
+        return None, f"api off: install tempos[broker] ({error.name} is missing)"
     where = f"{config.api_host}:{config.api_port}"
     file = config.api_token_file
     token = read_token(file, "broker.api_token_file") if file else config.api_token
-    server = HttpServer(application(broker, reload, token), config.api_host, config.api_port)
+    app = application(broker, reload, token)
+    server = HttpServer(app, config.api_host, config.api_port, broker.api_refused)
     try:
         await server.start()
     except OSError as error:
@@ -230,8 +231,7 @@ async def _start_api(
             f"the control API cannot listen on {where}: {error.strerror}; "
             'set broker.api to another address, or to "off"'
         ) from error
-    stack.push_async_callback(server.close)
-    return f"api http://{where}"
+    return server, f"api http://{where}"
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from tempos_broker.expiry import Expiry
 from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 from tempos_broker.orders import Orders
-from tempos_broker.paths import FastPath
+from tempos_broker.paths import FastPath, NoFastPath
 from tempos_broker.reloader import Reloader, unstamped
 from tempos_broker.routes import Routes
 from tempos_broker.slowpath import SlowPathServer
@@ -120,6 +120,11 @@ class Broker:
     def instance(self) -> int:
         """What tells this broker from others; a broker that goes on with a former life has its number."""
         return self._past.instance
+
+    @property
+    def has_fast_path(self) -> bool:
+        """Whether there is one, whatever it carries."""
+        return not isinstance(self._fast, NoFastPath)
 
     async def __aenter__(self) -> Broker:
         try:
@@ -227,6 +232,10 @@ class Broker:
             counted=self._past.counted(),
             drops=self._fast.drops(),
         )
+
+    def stop_waiting(self) -> None:
+        """The broker is about to be closed: let go of those who wait for others."""
+        self._orders.stop_waiting()
 
     # --- commands ---------------------------------------------------------------------------
 

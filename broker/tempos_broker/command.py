@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ examples:
         only find out whether the file is sound
 
 Prints one line that begins with "ready" when every socket is bound and every program attached.
-Stops cleanly on SIGINT and SIGTERM.
+Stops cleanly, within 5 seconds, on SIGINT and SIGTERM; SIGHUP reads the file again.
 """
 
 _CONFIG_EXAMPLES = """\
@@ -118,6 +119,8 @@ def config(subparsers: Subparsers) -> None:
 
 
 def _run_broker(options: argparse.Namespace) -> int:
+    # Before the broker's modules are read, which takes a while: the configuration is read after this anyway.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from tempos_broker.__main__ import run
 
     return run(options)

@@ -25,6 +25,11 @@ class Orders:
         self._ledger = ledger
         self._routes = routes
         self._expiry = expiry
+        self._stopping = False
+
+    def stop_waiting(self) -> None:
+        """Whoever waits for a member to confirm is told what is confirmed by now; nobody waits any more."""
+        self._stopping = True
 
     async def move(self, name: str, policy: PathPolicy) -> None:
         """Let a topic take another path, until the next start or reload says otherwise.
@@ -46,7 +51,8 @@ class Orders:
     ) -> tuple[int, int]:
         """Take a member with a lease out, and wait until it has confirmed what was ticketed for it.
 
-        At most ``patience`` seconds. Gives what was ticketed and what of it is confirmed.
+        At most ``patience`` seconds, or until the broker stops. Gives what was ticketed and what of it is
+        confirmed.
         """
         topic = self._registry.topic(name)
         holder = self._evict(topic, group, endpoint)
@@ -56,6 +62,8 @@ class Orders:
         self._expiry.schedule()
         account = self._ledger.account(topic.id, group, holder)
         while account is not None and account.outstanding and time.monotonic() < deadline:
+            if self._stopping:
+                break
             await asyncio.sleep(DRAIN_LOOK)
         ticketed = account.ticketed if account is not None else 0
         return ticketed, ticketed - (account.outstanding if account is not None else 0)

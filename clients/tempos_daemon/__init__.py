@@ -2,6 +2,9 @@
 
     logs         where the log goes, and how a line looks
     sparingly    warnings about what repeats with every packet
+    signals      what SIGTERM and SIGHUP mean, from the first moment to the last
+    last_resort  what ends a process that was told to stop and does not
+    notify       tells the service manager how far it is
     token        the token that an HTTP door asks for, from the configuration or a file
     problems     errors of an HTTP API as documents (RFC 9457)
     web          an application with problems, health, readiness and its OpenAPI document

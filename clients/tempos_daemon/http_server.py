@@ -1,45 +1,312 @@
-"""Serves an application by HTTP, on an event loop that belongs to the daemon."""
+"""Serves an application by HTTP, on an event loop that belongs to the daemon and has better things to do.
+
+uvicorn's protocol speaks HTTP; accepting, limits and closing are here. Rules: a few connections are accepted
+at a wake-up, so many are open at a time; a request, and the reading of its answer, take so long at most. When
+all places are taken the connection makes room whose client has kept it waiting for longest; so a client that
+asks at once is served, whoever else holds connections open. What is cut off is counted under its reason.
+Closing lets what is being answered come to its end for a moment, and waits for nobody else.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
+import logging
 import socket
-from collections.abc import Iterator
+import time
+from collections import Counter
+from dataclasses import dataclass
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from tempos_daemon.problems import MEDIA_TYPE, Problem
+from tempos_daemon.sparingly import Sparingly
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+log = logging.getLogger("tempos.daemon.http")
 
-class _Server(uvicorn.Server):
-    """uvicorn inside a loop that belongs to the daemon: signals are not its business."""
+#: Connections accepted at one wake-up, and that wait in the kernel.
+ACCEPTED, BACKLOG = 4, 64
+#: Seconds between two looks at who takes too long, and that a listener rests which cannot accept.
+LOOK_EVERY, REST = 0.5, 0.5
+#: What is counted of connections that are cut off.
+CROWDED, SLOW, UNREAD = "too many connections", "slow request", "answer not read"
+NO_DESCRIPTORS = "no descriptors"
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+_BODY = Problem(
+    title="Service Unavailable", status=503, detail="all connections are in use: try again"
+).model_dump_json()
+_BUSY = (
+    f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(_BODY)}\r\n"
+    f"Connection: close\r\nRetry-After: 1\r\n\r\n{_BODY}"
+).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Connections at a time; seconds for a request, until the next one, and for an answer to be read.
+
+    ``close``: seconds that closing waits for answers that are being made.
+    """
+
+    connections: int = 64
+    request: float = 5.0
+    idle: float = 5.0
+    read: float = 30.0
+    close: float = 0.5
 
 
 class HttpServer:
-    """Serves the application on ``host:port`` until closed. ``start`` raises :class:`OSError`."""
+    """Serves the application on ``host:port`` until closed. ``start`` raises :class:`OSError`.
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    ``refused`` counts what is cut off.
+    """
+
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, refused: Counter[str], limits: Limits | None = None
+    ) -> None:
         self._address = (host, port)
-        self._server = _Server(
-            uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none")
+        self._limits = Limits() if limits is None else limits
+        self._refused = refused
+        self._log = Sparingly(log, time.monotonic)
+        self._config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
         )
-        self._task: asyncio.Task[None] | None = None
+        self._config.load()
+        self._state = ServerState()
+        self._connections: set[_Connection] = set()
+        self._joining: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()
+        self._listener: socket.socket | None = None
+        self._look: asyncio.TimerHandle | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens; the kernel's choice where 0 was asked for."""
+        assert self._listener is not None, "started before anybody asks"
+        return int(self._listener.getsockname()[1])
 
     async def start(self) -> None:
-        listener = socket.create_server(self._address)
-        self._task = asyncio.get_running_loop().create_task(
-            self._server.serve(sockets=[listener]), name="HTTP"
-        )
+        """Serve from now on."""
+        self._loop = asyncio.get_running_loop()
+        self._listener = socket.create_server(self._address, backlog=BACKLOG)
+        self._listener.setblocking(False)
+        self._loop.add_reader(self._listener.fileno(), self._accept)
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._server.should_exit = True
-            await self._task
-            self._task = None
+        """Serve no longer; safe to call twice, and before :meth:`start`."""
+        if self._listener is None:
+            return
+        self._loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+        self._listener = None
+        for each in list(self._connections):
+            each.finish()
+        if self._connections or self._joining:
+            try:
+                await asyncio.wait_for(self._empty.wait(), self._limits.close)
+            except asyncio.TimeoutError:
+                log.info("%d connections are cut off", len(self._connections))
+        for each in list(self._connections):
+            each.abort()
+        unfinished = [*self._joining, *self._state.tasks]
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        if self._look is not None:
+            self._look.cancel()
+
+    # --- accepting --------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED):
+            if self._listener is None:
+                return
+            try:
+                sock, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # Most likely there is no descriptor left; asking again at once would not make one.
+                what = NO_DESCRIPTORS if error.errno in (errno.EMFILE, errno.ENFILE) else "accept"
+                self._count(what, f"no connection can be accepted: {error.strerror}")
+                self._loop.remove_reader(self._listener.fileno())
+                self._loop.call_later(REST, self._go_on)
+                return
+            self._join(sock, address[0])
+
+    def _go_on(self) -> None:
+        if self._listener is not None:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _join(self, sock: socket.socket, source: str) -> None:
+        sock.setblocking(False)
+        if len(self._connections) + len(self._joining) >= self._limits.connections:
+            self._count(CROWDED, f"too many connections at a time, the last one from {source}")
+            longest = min(
+                (each for each in self._connections if each.is_waited_for),
+                key=lambda each: each.since,
+                default=None,
+            )
+            if longest is None:
+                # All are being answered.
+                with sock:
+                    try:
+                        sock.send(_BUSY)
+                    except OSError as error:
+                        log.debug("%s was not told: %s", source, error)
+                return
+            self._connections.discard(longest)
+            longest.abort()
+        task = self._loop.create_task(self._connect(sock), name="accept a connection")
+        self._joining.add(task)
+        task.add_done_callback(self._joined)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._connection, sock)
+        except OSError as error:
+            sock.close()
+            log.debug("a connection was gone before it was served: %s", error)
+        except BaseException:
+            sock.close()
+            raise
+
+    def _connection(self) -> _Connection:
+        return _Connection(self, self._config, self._state)
+
+    def _joined(self, task: asyncio.Task[None]) -> None:
+        self._joining.discard(task)
+        self._is_empty()
+
+    # --- what connections tell --------------------------------------------------------------
+
+    def opened(self, connection: _Connection) -> None:
+        """It is served from now on."""
+        self._connections.add(connection)
+        self._empty.clear()
+        if self._listener is None:
+            connection.finish()
+        if self._look is None:
+            self._look = self._loop.call_later(LOOK_EVERY, self._look_at_all)
+
+    def closed(self, connection: _Connection) -> None:
+        """It is gone."""
+        self._connections.discard(connection)
+        self._is_empty()
+
+    def _is_empty(self) -> None:
+        if not self._connections and not self._joining:
+            self._empty.set()
+
+    def _look_at_all(self) -> None:
+        self._look = None
+        now = time.monotonic()
+        for each in list(self._connections):
+            reason = each.overdue(now, self._limits)
+            if reason is not None:
+                if reason:
+                    self._count(reason, f"{reason}: the connection of {each.source} is cut off")
+                each.abort()
+        if self._connections:
+            self._look = self._loop.call_later(LOOK_EVERY, self._look_at_all)
+
+    def _count(self, reason: str, text: str) -> None:
+        self._refused[reason] += 1
+        self._log.warn(reason, text)
+
+
+class _Connection(H11Protocol):
+    """A connection, and since when it has been doing what it does."""
+
+    def __init__(self, server: HttpServer, config: uvicorn.Config, state: ServerState) -> None:
+        super().__init__(config=config, server_state=state, app_state={})
+        self._http_server = server
+        self._doing: tuple[str, object] = ("", None)
+        self.since = time.monotonic()
+
+    @property
+    def source(self) -> str:
+        return self.client[0] if self.client else "nobody"
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._note()
+        self._http_server.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._http_server.closed(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.server_state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        super().data_received(data)
+        self._note()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._note()
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether it is the client's turn: to ask, or to go on asking."""
+        return self._note() in ("asking", "idle")
+
+    def overdue(self, now: float, limits: Limits) -> str | None:
+        """Why it is to be cut off now: a reason to count, or "" for a client that simply asks no more."""
+        doing = self._note()
+        took = now - self.since
+        if doing == "idle":
+            return "" if took > limits.idle else None
+        if doing == "asking":
+            return SLOW if took > limits.request else None
+        if doing == "sending":
+            return UNREAD if took > limits.read else None
+        return None
+
+    def finish(self) -> None:
+        """End it as soon as what it asked is answered."""
+        if self.transport.is_closing():
+            return
+        try:
+            self.shutdown()
+        except h11.LocalProtocolError:
+            # Something was wrong with what it asked.
+            self.abort()
+
+    def abort(self) -> None:
+        """End it now."""
+        self.transport.abort()
+
+    def _note(self) -> str:
+        """What it does now; remembers since when."""
+        cycle = self.cycle
+        unsent = self.transport.get_write_buffer_size()
+        if cycle is not None and not cycle.response_complete:
+            doing = "asking" if cycle.more_body else "sending" if unsent else "answering"
+        elif unsent:
+            doing = "sending"
+        else:
+            doing = "idle" if cycle is not None and not self._has_begun else "asking"
+        if (doing, cycle) != self._doing:
+            self._doing = (doing, cycle)
+            self.since = time.monotonic()
+        return doing
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether a part of the next request is there."""
+        return bool(self.conn.trailing_data[0])

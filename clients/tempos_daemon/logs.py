@@ -10,8 +10,9 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def configure(level: str) -> None:
-    """Log to standard error, from this level on."""
+    """Log to standard error, from this level on, whatever the command around it logged before."""
     logging.basicConfig(
+        force=True,
         level=level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,

@@ -34,7 +34,7 @@ EXCEPTIONS = {"broker/tempos_broker/__main__.py": {"tempos_fastpath"}}
 CLIENT_NEEDS = {"msgpack"}
 #: Of what every daemon needs, the part that a daemon without HTTP never imports, and what it imports itself.
 HTTP_MODULES = {"door", "http_server", "problems", "web"}
-HTTP_NEEDS = {"fastapi", "pydantic", "starlette", "uvicorn"}
+HTTP_NEEDS = {"fastapi", "h11", "pydantic", "starlette", "uvicorn"}
 
 FOLDERS = ("broker", "fastpath", "clients", "bench", "config")
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")

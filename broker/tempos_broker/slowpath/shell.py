@@ -26,7 +26,7 @@ from tempos_broker.slowpath.selector import Select
 from tempos_broker.slowpath.turns import Turns
 
 #: Seconds that a closing slow path waits for a link to take what was already taken from publishers.
-PATIENCE = 2.0
+PATIENCE = 1.0
 
 
 @dataclass(frozen=True, slots=True)

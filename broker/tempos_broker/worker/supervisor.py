@@ -39,7 +39,7 @@ PING_EVERY = 1.0
 #: Seconds before a worker that ended is replaced: doubled each time, as long as none served for a while.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 30.0
 #: Seconds that a closing worker may take to send what waits.
-CLOSE_PATIENCE = 3.0
+CLOSE_PATIENCE = 1.5
 
 
 class Child(Protocol):

@@ -1,0 +1,31 @@
+"""Tells the service manager that started this daemon how far it is (systemd's protocol of datagrams)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+
+READY, STOPPING = "READY=1", "STOPPING=1"
+
+
+def reloading() -> str:
+    """The state while a configuration is read again; followed by ``READY``."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
+
+
+def notify(state: str) -> None:
+    """Tell a state; does nothing where nobody asked for it (no ``NOTIFY_SOCKET``) or nobody listens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return
+    # A leading @ stands for the zero byte of an abstract name.
+    address = "\0" + address[1:] if address.startswith("@") else address
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
+    ):
+        sock.setblocking(False)
+        sock.connect(address)
+        sock.send(state.encode())
