@@ -7,7 +7,8 @@ into `build/native/`, one file for each Python, by the contents of its sources: 
 that was copied, unpacked or checked out anew.
 
 `python native_parts.py check STAMP` tells, a line each, why a set-up is not whole any more (see setup.sh);
-`python native_parts.py stamp` prints what it goes by.
+`python native_parts.py stamp` prints what it goes by; `python native_parts.py left_out` what the last build
+in the tree left out, and why, which pip shows to nobody.
 """
 
 from __future__ import annotations
@@ -337,7 +338,18 @@ def _check() -> None:
         print(f"{len(reasons) - _TOLD} more")
 
 
-_COMMANDS: dict[str, Callable[[], None]] = {"check": _check, "stamp": lambda: print(stamp())}
+def _left_out() -> None:
+    account = ROOT / ACCOUNT_IN_TREE
+    for part in json.loads(account.read_text()) if account.exists() else ():
+        if part["why"]:
+            print(f"{part['name']} is left out: {part['why']}")
+
+
+_COMMANDS: dict[str, Callable[[], None]] = {
+    "check": _check,
+    "left_out": _left_out,
+    "stamp": lambda: print(stamp()),
+}
 
 if __name__ == "__main__":
     _COMMANDS[sys.argv[1]]()

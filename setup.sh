@@ -74,5 +74,6 @@ echo "setup: installing Python packages into $VENV"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_BUILD_CONSTRAINT=constraints.txt
 "$VENV/bin/python" -m pip install -q -c constraints.txt -U pip
 "$VENV/bin/python" -m pip install -q -c constraints.txt --group dev -e '.[all]'
+"$VENV/bin/python" native_parts.py left_out | sed 's/^/setup: /' >&2
 "$VENV/bin/python" native_parts.py stamp > "$STAMP.part"
 mv "$STAMP.part" "$STAMP"

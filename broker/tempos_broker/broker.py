@@ -190,11 +190,9 @@ class Broker:
         where = f"{fast.mode} on {interfaces}" if interfaces else f"none ({fast.reason})"
         listen = ", ".join(f"{ip}:{self.config.data_port}" for ip in self.config.listen)
         worker = self._slow.worker()
+        io = f"{slow.io} ({slow.reason})" if slow.io == "portable" else slow.io
         beside = f", SQ worker {worker['state']}" if self.config.quality.worker_sq else ""
-        return (
-            f"data {listen}; slow path {slow.io}{beside}; fast path {where}; "
-            f"control {self.config.control_port}"
-        )
+        return f"data {listen}; slow path {io}{beside}; fast path {where}; control {self.config.control_port}"
 
     def status(self) -> dict[str, Any]:
         """Everything a person looks for first, as JSON values; the control API serves it as it is."""

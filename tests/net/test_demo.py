@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.privileges import require_kernel, require_netns
+from support.refused import REASON, refused_fast_path
 
 from tempos_bench.nodes.topology import build
 
@@ -19,7 +20,7 @@ LIMIT = 90.0
 
 
 def check(report: dict[str, Any], ways: list[str]) -> None:
-    assert [row["way"]["name"] for row in report["rows"]] == ways
+    assert [row["name"] for row in report["rows"]] == ways
     for row in report["rows"]:
         assert row["sent"] == row["received"] > 0, row
         assert row["lost"] == 0
@@ -34,14 +35,36 @@ def test_every_path_carries_every_event() -> None:
 
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    check(report, ["direct, no broker", "slow path", "fast path, XDP generic", "fast path, XDP native"])
+    generic = report["rows"][2]["name"]
+    assert generic.startswith("fast path, XDP generic"), (
+        "a handful may be what only the slow path understands"
+    )
+    check(report, ["direct, no broker", "slow path", generic, "fast path, XDP native"])
     assert report["missing"] is None
-    slow, generic, native = (row["story"] for row in report["rows"][1:])
-    assert slow.startswith("22,000 by the slow path of 22,000 received")
-    assert "by the fast path" in generic
-    assert "XDP generic" in generic
-    assert native.startswith("22,000 by the fast path of 22,000 received")
-    assert "XDP native" in native
+    assert all(row["taken"] for row in report["rows"])
+    slow, generic, native = report["rows"][1:]
+    assert slow["story"].startswith("22,000 by the slow path of 22,000 received")
+    assert generic["fast"] > generic["slow"]
+    assert generic["reason"].startswith("XDP generic, ")
+    assert native["story"].startswith("22,000 by the fast path of 22,000 received")
+    assert native["reason"].startswith("XDP native, ")
+
+
+def test_where_the_fast_path_cannot_be_had_no_row_and_no_exit_code_says_it_was() -> None:
+    require_netns()
+    require_kernel()
+    with refused_fast_path():
+        done = subprocess.run(COMMAND[:-1], capture_output=True, text=True, timeout=LIMIT, check=False)
+
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert not [line for line in lines if line.startswith("fast path")]
+    for mode in ("generic", "native"):
+        assert [line for line in lines if line.startswith(f"slow path (not XDP {mode}) ")]
+        (why,) = (line for line in lines if line.startswith(f"NOT SHOWN: fast path, XDP {mode}: "))
+        assert why.count(REASON) == 1
+        assert len(why) < 700
+    assert len(lines) < 20, "and nothing of the verifier's log"
 
 
 def test_without_privileges_it_shows_the_slow_path_on_loopback_and_says_what_is_missing() -> None:

@@ -81,7 +81,10 @@ def test_broker_and_clients_work_with_msgpack_alone(plain: dict[str, str], tmp_p
     try:
         assert broker.stdout is not None
         ready = broker.stdout.readline()
-        assert "slow path portable" in ready, ready + (broker.stderr.read() if broker.stderr else "")
+        assert "slow path portable (the compiled helper cannot be loaded" in ready, ready + (
+            broker.stderr.read() if broker.stderr else ""
+        )
+        assert "tempos doctor says why" in ready
         assert "api off: install tempos[broker]" in ready
         assert "fast path none" in ready
         ports = ("--control-port", str(control))
@@ -108,3 +111,43 @@ def test_broker_and_clients_work_with_msgpack_alone(plain: dict[str, str], tmp_p
                 process.terminate()
                 process.communicate(timeout=LIMIT)
     assert broker.returncode == 0
+
+
+def run(plain: dict[str, str], *arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        tempos(*arguments), env=plain, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "ledger"])
+def test_commands_that_need_the_api_say_what_brings_it(plain: dict[str, str], command: str) -> None:
+    (nobody,) = free_ports(1)
+    code, out, err = run(plain, command, "--api", f"http://127.0.0.1:{nobody}")
+    assert (code, out) == (1, "")
+    assert err.endswith(": pip install 'tempos[broker]'\n")
+    assert "fastapi" in err
+    _, _, elsewhere = run(plain, command, "--api", "http://broker.invalid:1", "--token-file", "/dev/null")
+    assert "pip install" not in elsewhere, "a broker elsewhere is another installation's"
+
+
+def test_the_demo_says_what_to_install_and_starts_nothing(plain: dict[str, str]) -> None:
+    code, out, err = run(plain, "demo")
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert "fastapi" in line
+    assert line.endswith("pip install 'tempos[broker,fastpath,bench]'")
+
+
+def test_the_doctor_tells_what_is_not_installed_and_how_to_have_it(plain: dict[str, str]) -> None:
+    code, out, err = run(plain, "doctor", "--json")
+    assert (code, err) == (0, ""), "what was never installed is no fault"
+    document = json.loads(out)
+    findings = [finding for area in document["areas"] for finding in area["findings"]]
+    packages = {each["subject"]: each for each in findings if each["code"] == "TD001"}
+    assert packages.keys() == {"tempos[broker]", "tempos[fastpath]", "tempos[bench]"}
+    for subject, each in packages.items():
+        assert (each["severity"], each["fix"]) == ("note", f"pip install '{subject}'")
+    (fast,) = (each for each in findings if each["code"] == "TD102")
+    assert fast["had"] is not True
+    assert fast["fix"] == "pip install 'tempos[fastpath]'"

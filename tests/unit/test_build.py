@@ -261,6 +261,10 @@ def test_what_is_left_out_is_written_down_and_installed_with_the_reason(tree: Pa
     assert whys["tempos_fastpath/fastpath.bpf.o"] == "clang is not installed"
     assert all(whys.values())
     assert {part["extra"] for part in account} == {"broker", "fastpath", "bench"}
+    python(tree, HOOK, **BARE)
+    told = python(tree, "import native_parts as n; n._left_out()").splitlines()
+    assert "tempos_fastpath/fastpath.bpf.o is left out: clang is not installed" in told
+    assert len(told) == len(account)
     noise = "In file included from x.c:1:\nlibbpf.h:3:10: fatal error: bpf/bpf.h: No such file\n ended\n"
     step = (
         "import json, native_parts as n; "

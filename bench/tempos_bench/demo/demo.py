@@ -1,8 +1,9 @@
 """The demo: the same events over every way there is from A to C, side by side in one table.
 
 Straight topology, the project's own clients as programs in their nodes, a broker started anew for each
-way. Which path carried the events is read from the broker's counters, never assumed. Where namespaces
-cannot be had, the demo says what is missing and shows the slow path on loopback.
+way. Which path carried the events is read from the broker's counters, never assumed: a row is named for that,
+and a way that was tried and not taken is told apart. Where namespaces cannot be had, the demo says what is
+missing and shows the slow path on loopback.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from textwrap import shorten
 from typing import Any
 
-from tempos import Path, TemposError, Topic
+from tempos import Path, TemposError, Topic, Unavailable
+from tempos.doctor.installation import lacking_packages
 from tempos_bench.measure.broker import Broker, TopicStatus
 from tempos_bench.nodes.node import Node, Program, ProgramFailed, local
 from tempos_bench.nodes.topology import build, missing
@@ -25,9 +26,9 @@ _GROUP = "demo"
 #: Where the subscriber listens when no broker stands between.
 _DIRECT_PORT = 9001
 #: How long a topic may take to get onto the fast path before the demo goes on without.
-_OFFLOAD_LIMIT = 3.0
-#: A reason can carry a verifier's log; the broker's status has all of it.
-_REASON_WIDTH = 240
+_OFFLOAD_LIMIT = 10.0
+#: Of the events, by the path that the row is to show. A few may be what only the other one understands.
+_MOST = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,10 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of the events on one way. Latencies in microseconds; ``story``: who carried them, and why."""
+    """What came of the events on one way. Latencies in microseconds; ``story``: who carried them.
+
+    ``fast``, ``slow``: how many went by each of the broker's paths. ``reason``: why the topic had its path.
+    """
 
     way: Way
     sent: int
@@ -66,6 +70,30 @@ class Outcome:
     latency_us: Mapping[str, float | None]
     story: str
     ledger_closed: bool
+    fast: int = 0
+    slow: int = 0
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """What carried the events."""
+        if self.way.mode in (None, "off") or (self.fast and not self.slow):
+            return self.way.name
+        if not self.fast:
+            return f"{'slow path' if self.slow else 'nothing'} (not XDP {self.way.mode})"
+        return f"{self.way.name}, {self.slow:,} slow"
+
+    @property
+    def taken(self) -> bool:
+        """Whether it was this way that the events went."""
+        if self.way.mode in (None, "off"):
+            return not self.fast
+        return self.fast >= _MOST * (self.fast + self.slow) > 0
+
+    @property
+    def told(self) -> str:
+        """The story, with the reason of the path where that is the one that was to be shown."""
+        return f"{self.story} ({self.reason})" if self.taken and self.reason else self.story
 
     @property
     def lost(self) -> int:
@@ -79,7 +107,7 @@ class Outcome:
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
         counts = (self.sent, self.received, self.lost, self.events_per_s)
-        return (self.way.name, *map(number, counts), *map(_latency, self.latency_us.values()))
+        return (self.name, *map(number, counts), *map(_latency, self.latency_us.values()))
 
 
 WAYS = (
@@ -92,7 +120,15 @@ HEADERS = ("path", "sent", "received", "lost", "events/s", "p50 us", "p90 us", "
 
 
 def run(progress: Callable[[str], None]) -> tuple[list[Outcome], str | None]:
-    """Run every way that can be had here; the outcomes, and what is missing for the others, if anything."""
+    """Run every way that can be had here; the outcomes, and what is missing for the others, if anything.
+
+    Raises :class:`Unavailable` where not even the slow path can be shown.
+    """
+    if without := lacking_packages("broker"):
+        raise Unavailable(
+            "what carried the events is asked of the broker's control API, for which is not installed: "
+            f"{', '.join(without)}; pip install 'tempos[broker,fastpath,bench]'"
+        )
     lacking = missing()
     load = Load() if lacking is None else _MODEST
     outcomes = []
@@ -106,8 +142,9 @@ def run(progress: Callable[[str], None]) -> tuple[list[Outcome], str | None]:
 def as_text(outcomes: list[Outcome], lacking: str | None) -> str:
     """The table and the story of each way, for people."""
     lines = [table(HEADERS, [outcome.cells() for outcome in outcomes]), ""]
-    width = max(len(outcome.way.name) for outcome in outcomes)
-    lines += [f"{outcome.way.name.ljust(width)}  {outcome.story}" for outcome in outcomes]
+    width = max(len(outcome.name) for outcome in outcomes)
+    lines += [f"{outcome.name.ljust(width)}  {outcome.told}" for outcome in outcomes]
+    lines += ["", *(f"NOT SHOWN: {each.way.name}: {each.reason}" for each in outcomes if not each.taken)]
     if lacking is not None:
         lines += ["", f"Only over loopback, without nodes and without the fast path: {lacking}.",
                   "Run it as root on Linux to see the whole way."]  # fmt: skip
@@ -136,8 +173,8 @@ def _travel(way: Way, load: Load, a: Node, b: Node, c: Node) -> Outcome:
     with Broker(b, {TOPIC: ()}, mode=way.mode, cpu=cores()[1]) as broker:
         topic = ("--topic", TOPIC.name)
         receiving = _subscribe(load, c, "--address", b.addresses[-1], "--group", _GROUP, *topic)
-        if way.mode != "off":
-            # Where it does not come to that, the demo goes on: the story tells which path it was, and why.
+        if way.mode != "off" and broker.status()["paths"]["fast"]["mode"] != "none":
+            # Where it does not come to that, the demo goes on: the row tells which path it was, and why.
             with suppress(ProgramFailed):
                 broker.wait_path(TOPIC.name, Path.FAST, _OFFLOAD_LIMIT)
         # The reason holds while there is a member, the counters once all has been sent.
@@ -146,7 +183,7 @@ def _travel(way: Way, load: Load, a: Node, b: Node, c: Node) -> Outcome:
         # Leaving, the subscriber tells what it got; with that the ledger can be closed.
         got = receiving.result(60)
         status = broker.wait_delivered(TOPIC.name, sent["sent"], limit=2)
-        return _outcome(way, sent, got, _story(status, reason), status)
+        return _outcome(way, sent, got, _story(status), status, reason)
 
 
 def _subscribe(load: Load, node: Node, *arguments: object) -> Program:
@@ -160,7 +197,12 @@ def _publish(load: Load, node: Node, *arguments: object) -> dict[str, Any]:
 
 
 def _outcome(
-    way: Way, sent: dict[str, Any], got: dict[str, Any], story: str, status: TopicStatus | None = None
+    way: Way,
+    sent: dict[str, Any],
+    got: dict[str, Any],
+    story: str,
+    status: TopicStatus | None = None,
+    reason: str = "",
 ) -> Outcome:
     if got["distinct"] != got["received"]:
         raise TemposError(f"{way.name}: {got['received'] - got['distinct']} events arrived twice")
@@ -173,17 +215,20 @@ def _outcome(
         latency_us={f"p{percent}": latency.get(percent) for percent in ("50", "90", "99")},
         story=story,
         ledger_closed=status is None or (status.closed and status.received == sent["sent"]),
+        fast=status.fast if status else 0,
+        slow=status.slow if status else 0,
+        reason=reason,
     )
 
 
-def _story(status: TopicStatus, reason: str) -> str:
-    """Who carried the events, by the broker's counters, and why; and where the ledger says they went."""
+def _story(status: TopicStatus) -> str:
+    """Who carried the events, by the broker's counters, and where the ledger says they went."""
     paths = (("fast", status.fast), ("slow", status.slow))
     carried = [f"{count:,} by the {name} path" for name, count in paths if count]
+    carried += [f"{count:,} of these handed up ({why})" for why, count in status.passed.items()]
     refused = [f"{count:,} refused ({why})" for why, count in status.refused.items()]
     ledger = [f"{g.tickets:,} tickets, {g.delivered:,} delivered" for g in status.groups]
-    brief = shorten(reason, _REASON_WIDTH, placeholder=" ...")
-    path = f"{', '.join(carried + refused) or 'nothing'} of {status.received:,} received ({brief})"
+    path = f"{', '.join(carried + refused) or 'nothing'} of {status.received:,} received"
     return f"{path}; ledger: {', '.join((*ledger, *status.problems)) or 'no group'}"
 
 

@@ -48,6 +48,7 @@ class GroupStatus:
 class TopicStatus:
     """What the broker's status says of one topic. The unit is the datagram.
 
+    ``passed``: what the fast path handed up to the slow one, by reason.
     ``problems`` says what of the ledger does not add up, in the broker's words.
     """
 
@@ -58,6 +59,7 @@ class TopicStatus:
     fast: int
     slow: int
     refused: Mapping[str, int]
+    passed: Mapping[str, int]
     groups: tuple[GroupStatus, ...]
     problems: tuple[str, ...]
 
@@ -230,7 +232,7 @@ def _topic_status(entry: Mapping[str, Any]) -> TopicStatus:
     groups = tuple(
         GroupStatus(**{field: group[field] for field in GroupStatus.__slots__}) for group in entry["groups"]
     )
-    plain = ("name", "path", "reason", "received", "fast", "slow", "refused")
+    plain = ("name", "path", "reason", "received", "fast", "slow", "refused", "passed")
     return TopicStatus(
         **{field: entry[field] for field in plain}, groups=groups, problems=tuple(entry["problems"])
     )

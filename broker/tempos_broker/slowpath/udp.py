@@ -223,7 +223,7 @@ def _choose_mover(core: SlowPath[Any], losses: Losses, setting: Setting) -> Move
         try:
             from tempos_broker.slowpath.batched import Batch
         except ImportError as error:
-            reason = f"the compiled helper cannot be loaded: {one_line(error)}"
+            reason = f"the compiled helper cannot be loaded: {one_line(error)}; tempos doctor says why"
         else:
             return Batch(core, setting.topics, setting.limits, losses.foreign)
     return Singly(core, setting.topics, setting.limits, losses.foreign, reason)

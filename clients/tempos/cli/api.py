@@ -96,10 +96,26 @@ class Api:
         except (OSError, HTTPException) as error:
             why = error.reason if isinstance(error, urllib.error.URLError) else error
             raise RemoteError(
-                f"no answer from {url}: {why}. Is the broker running, and its API there?"
+                f"no answer from {url}: {why}. Is the broker running, and its API there?{_hint(self.url)}"
             ) from error
         except (ValueError, RecursionError) as error:
             raise RemoteError(f"the answer of {url} is not JSON: {error}") from error
+
+
+def _hint(url: str) -> str:
+    """What to do where a broker of this very installation could have no API."""
+    from urllib.parse import urlsplit
+
+    from tempos.doctor.installation import lacking_packages
+
+    if urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1") or not (
+        lacking := lacking_packages("broker")
+    ):
+        return ""
+    return (
+        f" A broker of this installation has none, for {', '.join(lacking)} is not installed: "
+        "pip install 'tempos[broker]'"
+    )
 
 
 def _words(url: str, status: int, reason: str, body: bytes) -> str:

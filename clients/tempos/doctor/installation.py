@@ -37,12 +37,17 @@ _PYTHON = re.compile(r"""python_version\s*<\s*['"](\d+)\.(\d+)['"]""")
 def gather(_asked: Asked) -> Iterator[Tried]:
     """Look for the packages of each extra, and, where they are all there, for what the build made of it."""
     for extra in EXTRAS:
-        missing = [name for name in _needs(extra) if not _installed(name)]
+        missing = lacking_packages(extra)
         fix = f"pip install 'tempos[{extra}]'"
         cause = f"{', '.join(missing)} not installed" if missing else "all packages are installed"
         yield Tried("TD001", not missing, cause, f"tempos[{extra}]", fix=fix, means=EXTRAS[extra])
         if not missing:
             yield from _parts(extra)
+
+
+def lacking_packages(extra: str) -> list[str]:
+    """The packages of an extra that are not installed; none where nobody says which those are."""
+    return [name for name in _needs(extra) if not _installed(name)]
 
 
 def _parts(extra: str) -> Iterator[Tried]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tempos import Unavailable
 from tempos.doctor import Asked, Tried
+from tempos.doctor.installation import lacking_packages
 from tempos.errors import one_line
 
 #: Seconds; an emulated processor needs a minute.
@@ -33,15 +34,15 @@ def gather(_asked: Asked) -> Iterator[Tried]:
         return
     lacking = _lacking()
     yield Tried("TD101", not lacking, f"without {', '.join(lacking)}" if lacking else "all that it takes")
+    if missing := lacking_packages("fastpath"):
+        cause = f"tempos[fastpath] is not installed: {', '.join(missing)}"
+        yield Tried("TD102", None, cause, fix="pip install 'tempos[fastpath]'")
+        return
     try:
         from tempos_bpf.objects import libbpf_version
-        from tempos_fastpath import offload  # noqa: F401 - whether it is there
-    except Unavailable as error:
+        from tempos_fastpath import offload  # noqa: F401 - whether all of it can be loaded
+    except (Unavailable, ImportError) as error:
         yield Tried("TD102", False, one_line(error))
-        return
-    except ImportError as error:
-        missing = f"tempos[fastpath] is not installed ({one_line(error)})"
-        yield Tried("TD102", None, missing, fix="pip install 'tempos[fastpath]'")
         return
     yield Tried("TD106", True, libbpf_version())
     yield _jit()
