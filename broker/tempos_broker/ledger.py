@@ -197,6 +197,14 @@ class Ledger:
             if (account := group.accounts.get(holder)) is not None
         ]
 
+    def topics(self, holder: Holder) -> frozenset[int]:
+        """Topics in which a holder has, or lately had, an account."""
+        return frozenset(
+            topic
+            for topic, state in self._topics.items()
+            if any(holder in group.accounts for group in state.groups.values())
+        )
+
     def account(self, topic: int, group: str, holder: Holder) -> Account | None:
         """The account of a holder in one group."""
         state = self._topics.get(topic)

@@ -67,6 +67,25 @@ def test_a_membership_from_hello_to_goodbye() -> None:
     assert server.served["subscribe"] == 2
 
 
+def test_whoever_repeats_that_it_leaves_waits_for_the_same_routes() -> None:
+    """An answer says that nothing new comes; the swap for the first request may still be under way."""
+    registry, ledger, server = pair()
+    leaving: dict[str, dict[str, object]] = {
+        "unsubscribe": {"topic": "alpha", "group": "workers"},
+        "goodbye": {"received": []},
+        "drain": {"received": [], "patience_ms": 2000},
+    }
+    for op, fields in leaving.items():
+        ask(server, "subscribe", topic="alpha", group="workers", port=PORT)
+        ledger.opened(7, 1, registry.holders(7), 0)
+        for _ in range(3):
+            decision = server.receive_datagram(encode_request(op, 9, CLIENT, port=PORT, **fields), IP, 0.0)
+            assert decision is not None
+            assert decision.changed == {7}, op
+    # Of somebody who never was a member no route can be waited for.
+    assert ask(server, "goodbye", port=PORT + 1, received=[])[0].changed == set()
+
+
 def test_a_drain_is_answered_when_everything_is_confirmed_or_it_is_too_late() -> None:
     registry, ledger, server = pair()
     ask(server, "subscribe", topic="alpha", group="workers", port=PORT)

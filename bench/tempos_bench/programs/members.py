@@ -135,6 +135,7 @@ class BenchMember:
             self._ask_to_drain(now)
         if self.state is State.GONE and now >= self._gone_at:
             self._end()
+            return
         for datagram in self._session.datagrams_to_send(now):
             self.control.send(datagram)
 

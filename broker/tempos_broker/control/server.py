@@ -338,7 +338,8 @@ class ControlServer:
         holder = _holder(request, way)
         changed = self._registry.goodbye((holder.ip, holder.port), request.client)
         self.reports.book(holder, request.fields, now)
-        return Decision(way, Done(), frozenset(changed))
+        # A repeated one changes nothing, but what the first one changed may not be in force yet.
+        return Decision(way, Done(), frozenset(changed) | self._ledger.topics(holder))
 
 
 def _holder(request: Request, way: Way) -> Holder:
