@@ -34,7 +34,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xc9c9c3a60261ad0c
+ABI_FINGERPRINT = 0x823d3fe42b92bcc9
 
 
 class Reason(enum.IntEnum):
@@ -75,6 +75,7 @@ class Reason(enum.IntEnum):
     OVER_RATE_PASSED = 32
     WORKER_LOST = 33
     BY_CLONE = 34
+    FROM_BROKER = 35
 
     @property
     def label(self) -> str:
@@ -119,6 +120,7 @@ REASON_TEXTS = {
     Reason.OVER_RATE_PASSED: "faster than the topic's rate, which says pass: left to the slow path",
     Reason.WORKER_LOST: 'taken by the process for strict events, which died before sending it',
     Reason.BY_CLONE: 'handed on to the tc program, which makes the copies for the groups',
+    Reason.FROM_BROKER: 'sent from the data port, so by a broker: events go through one only',
 }
 
 

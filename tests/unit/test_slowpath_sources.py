@@ -88,7 +88,8 @@ def test_both_refuse_the_same_also_after_a_change(
     told: Counter[int] = Counter()
     latest: dict[int, str] = {}
 
-    def on_foreign(topic: int, count: int, ip: str) -> None:
+    def on_foreign(topic: int, reason: Reason, count: int, ip: str) -> None:
+        assert reason is Reason.FOREIGN_SOURCE
         told[topic] += count
         latest[topic] = ip
 

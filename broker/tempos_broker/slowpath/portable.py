@@ -66,7 +66,7 @@ class Singly:
         core: SlowPath[Datagrams],
         topics: Iterable[Topic],
         limits: Limits,
-        on_foreign: Callable[[int, int, str], None],
+        on_foreign: Callable[[int, Reason, int, str], None],
         reason: str,
     ) -> None:
         self.reason = reason
@@ -76,6 +76,7 @@ class Singly:
         self._on_foreign = on_foreign
         self._sources = Sources(topics := tuple(topics))
         self._framings = [Framing.RAW] * TOPICS
+        self._data_port = 0
         self._channels: dict[tuple[int, Quality], _Channel] = {}
         self._staged: dict[Quality, deque[_Copy]] = {quality: deque() for quality in Quality}
         self.configure(topics)
@@ -92,15 +93,18 @@ class Singly:
         control = [] if tos is None else [tos_message(tos)]
         self._channels[address, quality] = _Channel(source.sock, control)
 
+    def brokers_at(self, port: int) -> None:
+        self._data_port = port
+
     def receive(self, source: DataSocket, address: int, limit: int) -> int:
         # A run for each topic of the batch, so that the core decides once for all of it.
         runs: dict[int, list[tuple[bytes, int]]] = {}
         received = 0
         try:
             while received < limit:
-                data, (ip, _) = source.sock.recvfrom(self._largest + 1)
+                data, sender = source.sock.recvfrom(self._largest + 1)
                 received += 1
-                self._sort(data, ip, address, runs)
+                self._sort(data, sender, address, runs)
         except BlockingIOError:
             pass
         finally:
@@ -138,10 +142,15 @@ class Singly:
         staged.clear()
         return failures
 
-    def _sort(self, data: bytes, ip: str, address: int, runs: dict[int, list[tuple[bytes, int]]]) -> None:
+    def _sort(
+        self, data: bytes, sender: tuple[str, int], address: int, runs: dict[int, list[tuple[bytes, int]]]
+    ) -> None:
+        ip, port = sender
         topic = data[0] if data else 0
         if self._sources.refuse(topic, ip):
             reason = Reason.FOREIGN_SOURCE
+        elif port == self._data_port:
+            reason = Reason.FROM_BROKER
         elif len(data) > self._largest:
             reason = Reason.CUT_SHORT
         else:
@@ -150,8 +159,8 @@ class Singly:
             runs.setdefault(topic, []).append((data, address))
             return
         self._core.refused(topic, reason, 1)
-        if reason is Reason.FOREIGN_SOURCE:
-            self._on_foreign(topic, 1, ip)
+        if reason in (Reason.FOREIGN_SOURCE, Reason.FROM_BROKER):
+            self._on_foreign(topic, reason, 1, ip)
 
     def _copies(self, quality: Quality, delivery: Delivery[Datagrams]) -> Iterator[_Copy]:
         """Group by group, as the batches are sent."""

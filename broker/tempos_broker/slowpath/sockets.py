@@ -85,6 +85,11 @@ class DataSocket:
         return f"{address}:{port}"
 
     @property
+    def port(self) -> int:
+        """Where it is bound to."""
+        return int(self.sock.getsockname()[1])
+
+    @property
     def receive_buffer(self) -> int:
         """Bytes the kernel gave. Linux doubles what it is asked for, to have room for its own bookkeeping."""
         given = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
