@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+
 from hypothesis import settings
 
 # A machine that is busy with something else is no fault of the code: properties are not timed.
 settings.register_profile("tempos", deadline=None)
 settings.load_profile("tempos")
+
+# What a shell runs in the background ignores Ctrl-C, and so would every program that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

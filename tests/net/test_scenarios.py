@@ -19,8 +19,8 @@ SMALL = {
     "redirect": ("repetitions=1", "rounds=1", "frames=20000"),
     "program-time": ("rounds=1", "frames=20000"),
     "round-trip": ("rounds=1", "round_trips=50"),
-    "slow-path": ("rounds=1", "seconds=0.4"),
-    "slow-path-gso": ("rounds=1", "seconds=0.4"),
+    "slow-path": ("rounds=1", "seconds=1"),
+    "slow-path-gso": ("rounds=1", "seconds=1"),
     "fanout-rate": ("repetitions=1", "rounds=1", "deliveries=16000", "slow_deliveries=1600"),
     "loss": ("rounds=1", "seconds=0.1", "lowest=5000", "highest=10000", "tolerance=0.9", "members=2"),
     "qos-slow": ("rounds=1", "seconds=0.2"),
@@ -31,7 +31,7 @@ SMALL = {
     "path-moves": ("rate=5000", "moves=6"),
     "scale": (
         "members=[1,64]", "topics=[3]", "payloads=[256]", "publishers=[1]", "rounds=1", "frames=20000",
-        "seconds=0.4", "joins=2",
+        "seconds=1", "joins=2",
     ),
 }  # fmt: skip
 #: Targets that hold however little is measured: what is counted.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tempos import API_PORT, TemposError
-from tempos_bench.nodes import installed, interfaces, machine, process, stamps
+from tempos_bench.nodes import drops, installed, interfaces, machine, process, stamps
 
 _TIMEOUT = 10
 
@@ -69,6 +69,7 @@ QUESTIONS = {
     "interface": Question(interfaces.describe, _always({})),
     "interface of": Question(interfaces.carrying, _always("asked of the host")),
     "machine": Question(machine.describe, _always({})),
+    "dropped": Question(drops.dropped, _always({})),
     "XDP program": Question(interfaces.program, _always(1)),
     "clock": Question(stamps.wall_ns, _always(0)),
     "exchanges": Question(stamps.exchanges, _always([[0, 0, 0, 0]])),

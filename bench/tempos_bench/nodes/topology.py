@@ -20,7 +20,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ _SYSCTLS = {
 class Topology:
     """The three nodes. ``broker.addresses`` are all a broker listens on; A sends to the first.
 
-    ``machines``: a node on each machine that takes part.
+    ``machines``: a node on each machine that takes part; ``bridge``: what joins the nodes, where it is ours.
     """
 
     shape: str
@@ -63,6 +63,7 @@ class Topology:
     broker: Node
     subscriber: Node
     machines: tuple[Node, ...]
+    bridge: Node | None = None
     clocks: Clocks = field(default_factory=OneClock)
 
     @property
@@ -191,7 +192,9 @@ def _one_armed(stack: ExitStack) -> Topology:
             if address != addresses[space]:
                 know(space, "eth0", address)
     b.call(lambda: _sysctl("ipv4/ip_forward", "1"))
-    return _nodes(stack, "one-armed", *((space, (addresses[space],)) for space in (a, b, c)))
+    topology = _nodes(stack, "one-armed", *((space, (addresses[space],)) for space in (a, b, c)))
+    ports = tuple(f"port-{space.name.lower()}" for space in addresses)
+    return replace(topology, bridge=Node(bridge.name, bridge, (), ports))
 
 
 def _nodes(stack: ExitStack, shape: str, *spaces: tuple[Namespace, tuple[str, ...]]) -> Topology:

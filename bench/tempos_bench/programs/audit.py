@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, required=True)
     parser.add_argument("--size", type=int, default=32, help="payload bytes of each")
     parser.add_argument("--first", type=float, default=10, help="seconds to wait for the first one")
-    parser.add_argument("--idle", type=float, default=1, help="stop after so many seconds without one")
+    parser.add_argument("--idle", type=float, default=3, help="stop after so many seconds without one")
     args = parser.parse_args()
     with ExitStack() as stack:
         socks = [stack.enter_context(traffic.open_socket(bind=endpoint)) for _, endpoint in args.members]

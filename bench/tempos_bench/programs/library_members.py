@@ -2,15 +2,18 @@
 
 :mod:`.members` is the same at rates that only C keeps up with; this one shows what an application gets.
 Keeps 1 to `--members` members in one group, and lets one join or drain `--rate` times a second for
-`--seconds`; then waits until no event came for `--idle` seconds and drains them all. Prints one JSON object.
+`--seconds` from the first event on. Then it reads a JSON line, {"sent": n}: when `n` different events have
+come, or none for `--idle` seconds, it drains them all and prints one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
+import sys
 from collections import Counter
 from typing import Any
 
@@ -75,9 +78,14 @@ async def churn(args: argparse.Namespace) -> dict[str, Any]:
             await crowd.join()
         changes += 1
         await asyncio.sleep(max(0.0, began + changes / args.rate - loop.time()))
-    while crowd.fresh.is_set():
-        crowd.fresh.clear()
-        await asyncio.sleep(args.idle)
+    line = await loop.run_in_executor(None, sys.stdin.readline)
+    # Whoever started this is gone if there is none.
+    sent = json.loads(line)["sent"] if line else 0
+    # What has not come by then is lost.
+    with contextlib.suppress(asyncio.TimeoutError):
+        while len(crowd.seen) < sent:
+            crowd.fresh.clear()
+            await asyncio.wait_for(crowd.fresh.wait(), args.idle)
     await crowd.finish()
     return {
         "received": crowd.received,
@@ -100,7 +108,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=10, help="changes per second; 0: none")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--first", type=float, default=20, help="seconds to wait for the first event")
-    parser.add_argument("--idle", type=float, default=1)
+    parser.add_argument("--idle", type=float, default=2)
     parser.add_argument("--seed", type=int, default=1)
     print(json.dumps(asyncio.run(churn(parser.parse_args()))), flush=True)
 

@@ -1,14 +1,18 @@
 """Receives test datagrams: `python -m tempos_bench.programs.sink`. Prints `ready`, then one JSON object.
 
-Counting (the default) checks every byte. With `--discard` the kernel drops and counts instead, so that
-the receiver takes no time from what is measured; a mark of (nanoseconds, datagrams) is kept each 5 ms.
+Counting (the default) checks every byte, and ends when nothing has come for a while. With `--discard` the
+kernel drops and counts instead, so that the receiver takes no time from what is measured; a mark of
+(nanoseconds, datagrams) is kept each 5 ms. It ends when nothing comes any more once a line on standard input
+has told it that all is sent: on a busy machine there are pauses before.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import select
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -29,7 +33,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="payload bytes of each")
     parser.add_argument("--framing", type=Framing, default=Framing.EVENT)
     parser.add_argument("--first", type=float, default=10, help="seconds to wait for the first one")
-    parser.add_argument("--idle", type=float, default=1, help="stop after so many seconds without one")
+    parser.add_argument("--idle", type=float, default=3, help="stop after so many seconds without one")
     parser.add_argument("--discard", action="store_true")
     args = parser.parse_args()
     with ExitStack() as stack:
@@ -39,22 +43,26 @@ def main() -> None:
                 traffic.discard(sock)
         print("ready", flush=True)
         if args.discard:
-            print(json.dumps(_discard(socks, args.first, args.idle)))
+            print(json.dumps(_discard(socks, args.idle)))
         else:
             sunk = traffic.sink(socks, args.expect, args.size, args.framing, args.first, args.idle)
             print(json.dumps(traffic.as_record(sunk)))
 
 
-def _discard(socks: Sequence[socket.socket], first: float, idle: float) -> dict[str, object]:
+def _discard(socks: Sequence[socket.socket], idle: float) -> dict[str, object]:
     marks = [(traffic.now_ns(), 0)]
+    told_ns: int | None = None
     bad_before = traffic.udp_counters()["InCsumErrors"]
     while True:
         time.sleep(_MARK_EVERY)
         now, count = traffic.now_ns(), sum(map(traffic.dropped, socks))
+        # The end of the input tells it, too: nobody is there any more.
+        if told_ns is None and select.select([sys.stdin], [], [], 0)[0]:
+            told_ns = now
         last_ns, last_count = marks[-1]
         if count > last_count:
             marks.append((now, count))
-        elif now - last_ns > (idle if last_count else first) * 1e9:
+        elif told_ns is not None and now - max(last_ns, told_ns) > idle * 1e9:
             bad = traffic.udp_counters()["InCsumErrors"] - bad_before
             return {"marks": marks, "received": last_count - bad, "bad_checksums": bad}
 

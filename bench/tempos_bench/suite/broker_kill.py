@@ -16,6 +16,7 @@ from tempos import DATA_PORT, Framing, Path, Topic
 from tempos_bench.measure import crowd
 from tempos_bench.measure.broker import Broker
 from tempos_bench.measure.crowd import CrowdPlan
+from tempos_bench.measure.legs import Legs, beyond
 from tempos_bench.nodes.topology import build
 from tempos_bench.report.figures import Figure
 from tempos_bench.runs.rounds import cores
@@ -58,6 +59,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         plan = CrowdPlan(_TOPIC.name, _GROUP, p.members, 0, count, p.payload)
         members = crowd.start(c, topology.facing_subscriber, plan, cpu=core)
         broker.wait_path(_TOPIC.name, Path.FAST)
+        legs = Legs(topology)
         sender = a.role(
             "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", _TOPIC.id, "--count", count,
             "--rate", p.rate, "--size", p.payload, "--limit", (p.kills + 1) * (p.beat + 2), cpu=core,
@@ -78,20 +80,23 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         sent = sender.result(30)["sent"]
         got = crowd.account(members, sent)
         status = _status(broker)
+        dropped = legs.dropped()
         broker.stop()
     delivered = sum(group["delivered"] for group in status["groups"])
+    came = got["received"] - got["repeated"]
     return [
         Figure("kills", len(adoptions), "kills"),
         Figure("sent", sent, "datagrams"),
-        Figure("lost", sent - got["received"] + got["repeated"], "datagrams"),
+        Figure("lost", beyond(sent - came, dropped.first + dropped.last), "datagrams"),
+        Figure("dropped by links and receivers", dropped.first + dropped.last, "datagrams"),
         Figure("duplicated", got["repeated"], "datagrams"),
-        Figure("not by the fast path", sent - status["fast"], "datagrams"),
+        Figure("not by the fast path", status["received"] - status["fast"], "datagrams"),
         Figure("restarts with another epoch", other_epochs, "restarts"),
         Figure("requests of members that failed", len(got["failures"]), "requests"),
         Figure("slowest adoption", max(adoptions), "s"),
         Figure("median adoption", sorted(adoptions)[len(adoptions) // 2], "s"),
-        Figure("ledger, received", status["received"] - sent, "datagrams off"),
-        Figure("ledger, delivered", delivered - sent, "datagrams off"),
+        Figure("ledger, received", beyond(sent - status["received"], dropped.first), "datagrams off"),
+        Figure("ledger, delivered", delivered - came, "datagrams off"),
         Figure("ledger, faults", len(status["problems"]), "faults"),
     ]
 

@@ -15,6 +15,7 @@ from tempos import DATA_PORT, Fanout, Framing, Path, Topic
 from tempos_bench.measure import crowd
 from tempos_bench.measure.broker import Broker
 from tempos_bench.measure.crowd import CrowdPlan
+from tempos_bench.measure.legs import Dropped, Legs, beyond
 from tempos_bench.nodes.topology import build
 from tempos_bench.report.figures import Figure
 from tempos_bench.runs.rounds import cores, in_turn
@@ -70,17 +71,20 @@ def measure(p: Parameters, way: str, shape: str | None = None) -> list[Figure]:
                 for number in range(p.groups)
             ]
             broker.wait_path(topic.name, path)
+            legs = Legs(topology)
             sent = a.role(
                 "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", topic.id,
                 "--count", count, "--rate", rate, "--size", p.payload, cpu=core,
             ).result(p.seconds * 2 + 30)  # fmt: skip
             accounts = [crowd.account(each, sent["sent"]) for each in crowds]
             status = broker.entry(topic.name)
+            dropped = legs.dropped()
     return [
         Figure(f"{way}: sent", sent["sent"], "datagrams"),
         Figure(f"{way}: rate", sent["sent"] / (sent["ended_ns"] - sent["began_ns"]) * 1e9, "datagrams/s"),
         *_changes(way, accounts, status),
-        *_faults(way, accounts, status, sent["sent"], path),
+        Figure(f"{way}: dropped by links and receivers", dropped.first + dropped.last, "datagrams"),
+        *_faults(way, accounts, status, sent["sent"], path, dropped),
     ]
 
 
@@ -95,27 +99,39 @@ def _changes(way: str, accounts: list[dict[str, Any]], status: dict[str, Any]) -
 
 
 def _faults(
-    way: str, accounts: list[dict[str, Any]], status: dict[str, Any], sent: int, path: Path
+    way: str,
+    accounts: list[dict[str, Any]],
+    status: dict[str, Any],
+    sent: int,
+    path: Path,
+    dropped: Dropped,
 ) -> list[Figure]:
     """All of these must be 0; what is lost in one group must not be made up for in another."""
     groups = status["groups"]
     other_path = status["slow" if path is Path.FAST else "fast"]
-    off = sum(abs(group["tickets"] - sent) + abs(group["delivered"] - sent) for group in groups)
+    came = {f"group-{number}": each["received"] - each["repeated"] for number, each in enumerate(accounts)}
+    off = sum(
+        abs(group["tickets"] - status["received"]) + abs(group["delivered"] - came.get(group["name"], 0))
+        for group in groups
+    )
+    # What did not reach the broker no group got.
+    lost = [beyond(sent - count, dropped.first) for count in came.values()]
+    unheard = sum(g["lost"] + g["unconfirmed"] for g in groups)
     return [
-        Figure(
-            f"{way}: lost",
-            sum(abs(sent - each["received"] + each["repeated"]) for each in accounts),
-            "datagrams",
-        ),
+        Figure(f"{way}: lost", beyond(sum(map(abs, lost)), dropped.last), "datagrams"),
         Figure(f"{way}: duplicated", sum(each["repeated"] for each in accounts), "datagrams"),
         Figure(f"{way}: damaged", sum(each["damaged"] for each in accounts), "datagrams"),
         Figure(f"{way}: after leaving", sum(each["late"] for each in accounts), "datagrams"),
-        Figure(f"{way}: lost by drains", sum(each["drain_lost"] for each in accounts), "datagrams"),
+        Figure(
+            f"{way}: lost by drains",
+            beyond(sum(each["drain_lost"] for each in accounts), dropped.last),
+            "datagrams",
+        ),
         Figure(f"{way}: requests failed", sum(len(each["failures"]) for each in accounts), "requests"),
         Figure(f"{way}: not on this path", other_path, "datagrams"),
         Figure(f"{way}: ledger, groups", abs(len(groups) - len(accounts)), "groups off"),
-        Figure(f"{way}: ledger, received", abs(status["received"] - sent), "datagrams off"),
+        Figure(f"{way}: ledger, received", beyond(sent - status["received"], dropped.first), "datagrams off"),
         Figure(f"{way}: ledger, groups' accounts", off, "datagrams off"),
-        Figure(f"{way}: ledger, lost", sum(g["lost"] + g["unconfirmed"] for g in groups), "datagrams"),
+        Figure(f"{way}: ledger, lost", beyond(unheard, dropped.last), "datagrams"),
         Figure(f"{way}: ledger, faults", len(status["problems"]), "faults"),
     ]

@@ -103,12 +103,14 @@ def _search(topology: Topology, variant: _Variant, p: Parameters) -> Found:
 def _attempt(topology: Topology, variant: _Variant, rate: float, seconds: float) -> Trial:
     core, _ = cores()
     binds = [part for member in _members(topology, variant.members) for part in ("--bind", member)]
-    sink = topology.subscriber.role("sink", *binds, "--discard", "--idle", 0.2, ready=True, cpu=core)
+    sink = topology.subscriber.role(
+        "sink", *binds, "--discard", "--idle", 0.2, ready=True, talk=True, cpu=core
+    )
     sent = topology.publisher.role(
         "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", _TOPIC.id,
         "--count", int(rate * seconds), "--rate", rate, "--limit", seconds * 1.5, "--size", variant.size,
         "--segments", variant.segments, cpu=core,
     ).result(seconds * 2 + 30)  # fmt: skip
-    received = sink.result(60)["received"]
+    received = sink.ask("all is sent", 60)["received"]
     took = (sent["ended_ns"] - sent["began_ns"]) / 1e9
     return Trial(sent["sent"] / took, sent["sent"], sent["sent"] - received)

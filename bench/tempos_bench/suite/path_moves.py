@@ -14,6 +14,7 @@ from tempos import DATA_PORT, Framing, Path, Topic
 from tempos_bench.measure import crowd
 from tempos_bench.measure.broker import Broker
 from tempos_bench.measure.crowd import CrowdPlan
+from tempos_bench.measure.legs import Legs, beyond
 from tempos_bench.measure.stats import percentile
 from tempos_bench.nodes.topology import build
 from tempos_bench.report.figures import Figure
@@ -49,6 +50,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
             plan = CrowdPlan(_TOPIC.name, _GROUP, p.members, 0, count, p.payload)
             members = crowd.start(c, topology.facing_subscriber, plan, cpu=core)
             broker.wait_path(_TOPIC.name, Path.FAST)
+            legs = Legs(topology)
             sender = a.role(
                 "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", _TOPIC.id,
                 "--count", count, "--rate", p.rate, "--size", p.payload, cpu=core,
@@ -71,17 +73,20 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
             sent = sender.result(30)["sent"]
             got = crowd.account(members, sent)
             status = _status(broker)
+            dropped = legs.dropped()
     delivered = sum(group["delivered"] for group in status["groups"])
+    came = got["received"] - got["repeated"]
     return [
         Figure("moves", len(took), "moves"),
         Figure("sent", sent, "datagrams"),
         Figure("by the fast path", status["fast"], "datagrams"),
         Figure("by the slow path", status["slow"], "datagrams"),
-        Figure("lost", sent - got["received"] + got["repeated"], "datagrams"),
+        Figure("lost", beyond(sent - came, dropped.first + dropped.last), "datagrams"),
+        Figure("dropped by links and receivers", dropped.first + dropped.last, "datagrams"),
         Figure("duplicated", got["repeated"], "datagrams"),
         Figure("median move", percentile(took, 50), "ms"),
-        Figure("ledger, received", status["received"] - sent, "datagrams off"),
-        Figure("ledger, delivered", delivered - sent, "datagrams off"),
+        Figure("ledger, received", beyond(sent - status["received"], dropped.first), "datagrams off"),
+        Figure("ledger, delivered", delivered - came, "datagrams off"),
         Figure("ledger, faults", len(status["problems"]), "faults"),
         Figure("epochs used", status["epoch"] - epoch, "epochs"),
     ]

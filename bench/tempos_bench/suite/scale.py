@@ -134,7 +134,7 @@ def _flood(topology: Topology, members: int, publishers: int, p: Parameters, cor
     """Datagrams/s delivered while ``publishers`` send without a pause."""
     binds = [part for member in _members(topology, members) for part in ("--bind", member)]
     sink = topology.subscriber.role(
-        "sink", *binds, "--discard", "--first", 30, "--idle", 0.2, ready=True, cpu=core
+        "sink", *binds, "--discard", "--idle", 0.2, ready=True, talk=True, cpu=core
     )
     senders = [
         topology.publisher.role(
@@ -144,7 +144,7 @@ def _flood(topology: Topology, members: int, publishers: int, p: Parameters, cor
         for _ in range(publishers)
     ]  # fmt: skip
     sent = [sender.result(p.seconds * 4 + 60) for sender in senders]
-    marks = sink.result(60)["marks"]
+    marks = sink.ask("all is sent", 60)["marks"]
     # While all of them send.
     began, ended = max(each["began_ns"] for each in sent), min(each["ended_ns"] for each in sent)
     return rate_between(marks, began + _START_NS, ended)

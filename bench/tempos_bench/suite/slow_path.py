@@ -86,13 +86,13 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
 def _blast(topology: Topology, port: int, p: Parameters, core: int) -> Rate:
     c = topology.subscriber
     sink = c.role("sink", "--bind", f"{c.address}:{_MEMBER_PORT}", "--discard", "--idle", 0.2,
-                  ready=True, cpu=core)  # fmt: skip
+                  ready=True, talk=True, cpu=core)  # fmt: skip
     sent = topology.publisher.role(
         "blast", "--to", f"{topology.broker.address}:{port}", "--topic", _TOPIC.id,
         "--count", _ENDLESS, "--limit", p.seconds, "--size", p.payload,
         "--segments", p.segments, cpu=core,
     ).result(p.seconds + 30)  # fmt: skip
-    marks = sink.result(60)["marks"]
+    marks = sink.ask("all is sent", 60)["marks"]
     took_ns = sent["ended_ns"] - sent["began_ns"]
     # From the first arrival on, for as long as the sender sent: so no clock is held against another's.
     began_ns = next((when for when, count in marks if count), 0)

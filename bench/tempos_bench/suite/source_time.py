@@ -90,11 +90,8 @@ class _Node:
             "--bind",
             self._member,
             "--discard",
-            "--first",
-            3600,
-            "--idle",
-            3600,
             ready=True,
+            talk=True,
             cpu=other,
         )
         node = self.topology.broker
