@@ -27,6 +27,8 @@ MAX_LISTEN = 8
 MAX_EGRESS = 64
 MAX_SOURCES = 8
 MAX_FANOUTS = 4096
+HEARD_FRAMES = 0
+HEARD_SETTLED = 1
 MAX_FANOUT_EGRESS = 7
 LATENCY_STEP_BITS = 3
 LATENCY_BUCKETS = 256
@@ -34,7 +36,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x823d3fe42b92bcc9
+ABI_FINGERPRINT = 0xed373c8eeddbac9d
 
 
 class Reason(enum.IntEnum):
@@ -87,7 +89,7 @@ class Reason(enum.IntEnum):
 REASON_TEXTS = {
     Reason.FORWARDED: 'handed to one member of every group',
     Reason.NOT_IPV4: 'the frame carries no IPv4',
-    Reason.VLAN: 'the frame has a VLAN tag',
+    Reason.VLAN: 'the frame has a VLAN tag, or had one before it was taken off',
     Reason.TRUNCATED: 'the frame ends inside a header',
     Reason.NOT_UNICAST: 'the frame is addressed to a multicast or broadcast MAC',
     Reason.IP_OPTIONS: 'the IPv4 header has options',
@@ -142,6 +144,29 @@ WAY_TEXTS = {
     Way.ONE: 'one group, no copy: the XDP program redirects the frame itself',
     Way.BROADCAST: 'XDP redirects into a devmap with one slot for each copy',
     Way.CLONE: 'XDP hands the packet on, the tc program clones it',
+}
+
+
+class Tags(enum.IntEnum):
+    """How an XDP program learns of a VLAN tag that was taken off a frame before it runs."""
+
+    IN_FRAME = 0
+    NOTED = 1
+    READ = 2
+    HEARD = 3
+
+    @property
+    def label(self) -> str:
+        """The name in output, metrics and documentation."""
+        return self.name.lower()
+
+
+#: What each of them means, for people.
+TAGS_TEXTS = {
+    Tags.IN_FRAME: 'no VLAN tag is taken off a frame before the program sees it',
+    Tags.NOTED: 'generic mode: a tracing program notes VLAN tags',
+    Tags.READ: 'native mode on veth: VLAN tags stand in the socket buffer, which is in reach',
+    Tags.HEARD: 'native mode: not told of VLAN tags; once a frame with one was heard of, all pass',
 }
 
 #: The event header: topic, version_flags, reserved, epoch, publisher, sequence, delivery_sequence, sent_ns.

@@ -39,6 +39,8 @@
 #define TEMPOS_MAX_EGRESS 64
 #define TEMPOS_MAX_SOURCES 8
 #define TEMPOS_MAX_FANOUTS 4096
+#define TEMPOS_HEARD_FRAMES 0        /* of the map `heard`: tagged frames that were heard of */
+#define TEMPOS_HEARD_SETTLED 1       /* and how many of them user space has dealt with */
 #define TEMPOS_MAX_FANOUT_EGRESS 7   /* interfaces that broadcast events leave by */
 
 /*
@@ -78,6 +80,14 @@ enum tempos_way {
 	TEMPOS_WAY_CLONE = 2,     /* XDP hands the packet on, the tc program clones it */
 };
 
+/* How an XDP program learns of a VLAN tag that was taken off a frame before it runs (tag.h). */
+enum tempos_tags {
+	TEMPOS_TAGS_IN_FRAME = 0, /* no VLAN tag is taken off a frame before the program sees it */
+	TEMPOS_TAGS_NOTED = 1,    /* generic mode: a tracing program notes VLAN tags */
+	TEMPOS_TAGS_READ = 2,     /* native mode on veth: VLAN tags stand in the socket buffer, which is in reach */
+	TEMPOS_TAGS_HEARD = 3,    /* native mode: not told of VLAN tags; once a frame with one was heard of, all pass */
+};
+
 /*
  * Why a datagram left a data path the way it did. Every exit of either path is counted under one
  * of these. The fast path never refuses what the slow path would take: all its reasons but
@@ -86,7 +96,7 @@ enum tempos_way {
 enum tempos_reason {
 	TEMPOS_FORWARDED = 0,       /* handed to one member of every group */
 	TEMPOS_NOT_IPV4,            /* the frame carries no IPv4 */
-	TEMPOS_VLAN,                /* the frame has a VLAN tag */
+	TEMPOS_VLAN,                /* the frame has a VLAN tag, or had one before it was taken off */
 	TEMPOS_TRUNCATED,           /* the frame ends inside a header */
 	TEMPOS_NOT_UNICAST,         /* the frame is addressed to a multicast or broadcast MAC */
 	TEMPOS_IP_OPTIONS,          /* the IPv4 header has options */
@@ -258,7 +268,9 @@ struct tempos_settings {
 	__be16 port;
 	__u8 generic;               /* 1: runs on skbs, where a partial checksum must stay partial */
 	__u8 listen_count;
-	__u32 pad;
+	__u8 tags;                  /* enum tempos_tags */
+	__u8 pad;
+	__u16 skb_at;               /* TAGS_READ: from what a program is given to the pointer to the socket buffer */
 	__be32 listen[TEMPOS_MAX_LISTEN];
 };
 

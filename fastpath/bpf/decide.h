@@ -8,6 +8,7 @@
  *        |        IPv4 checksum right, not empty              ---- else PASS: not_ipv4, vlan, truncated,
  *        |            not_unicast, ip_options, fragment, not_udp, bad_length, other_address, other_port,
  *        |            bad_ip_checksum, empty
+ *        |        no VLAN tag beside the frame (tag.h)       ---- PASS: vlan
  *      route      routes[topic] -> route                      ---- none: PASS: no_route
  *        |        the broker lives, where that is asked      ---- PASS: broker_gone
  *        |        source in the topic's networks, if any     ---- PASS: foreign_source
@@ -62,7 +63,7 @@
 
 #include "abi.h"
 #include "admit.h"
-#include "burst.h"
+#include "beside.h"
 #include "checksum.h"
 #include "datagram_sum.h"
 #include "fanout.h"
@@ -71,6 +72,7 @@
 #include "parse.h"
 #include "pick.h"
 #include "rewrite.h"
+#include "tag.h"
 
 static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, const struct packet *packet,
 							     enum checksum_kind *kind)
@@ -129,6 +131,9 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 	reason = parse(cursor, &packet, &settings);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
+	/* Behind the cheap questions: what is not for the broker pays nothing for this one. */
+	if (has_tag(ctx))
+		return TEMPOS_VLAN;
 	*topic = *packet.payload;
 	route = find_route(*topic);
 	if (!route)
@@ -140,7 +145,7 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 	/* On skbs the copies would share their bytes. */
 	if (route->way == TEMPOS_WAY_CLONE || (settings.generic && route->way == TEMPOS_WAY_BROADCAST))
 		return TEMPOS_BY_CLONE;
-	if (settings.generic && is_burst(ctx))
+	if (settings.generic && noted(NOTED_BURST))
 		return TEMPOS_BURST;
 	reason = classify_checksum(ctx, &packet, &kind);
 	if (reason != TEMPOS_FORWARDED)

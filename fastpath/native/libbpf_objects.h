@@ -130,6 +130,40 @@ static int tempos_map_reuse(struct bpf_map *map, int fd)
 	return bpf_map__reuse_fd(map, fd);
 }
 
+static int offset_in(const struct btf *btf, const char *type, const char *member)
+{
+	__s32 id = btf__find_by_name_kind(btf, type, BTF_KIND_STRUCT);
+	const struct btf_type *found = id < 0 ? NULL : btf__type_by_id(btf, id);
+
+	for (__u32 i = 0; found && i < btf_vlen(found); i++) {
+		const char *name = btf__name_by_offset(btf, btf_members(found)[i].name_off);
+
+		if (name && !strcmp(name, member))
+			return (int)(btf_member_bit_offset(found, i) / 8);
+	}
+	return -ENOENT;
+}
+
+/*
+ * Bytes from the begin of one of the kernel's structs to a member, by the kernel's own description of its types; of
+ * what may be part of a module, that one's. It needs no privilege, other than asking the kernel for a module's by id.
+ */
+static int tempos_member_offset(const char *module, const char *type, const char *member)
+{
+	struct btf *kernel = btf__load_vmlinux_btf();
+	int offset = kernel ? offset_in(kernel, type, member) : -errno;
+
+	if (offset == -ENOENT) {
+		struct btf *added = btf__load_module_btf(module, kernel);
+
+		if (added)
+			offset = offset_in(added, type, member);
+		btf__free(added);
+	}
+	btf__free(kernel);
+	return offset;
+}
+
 static int tempos_program_info(int fd, struct tempos_program_info *out)
 {
 	struct bpf_prog_info info = {};

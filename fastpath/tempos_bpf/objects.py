@@ -267,3 +267,12 @@ def statistics() -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def member_offset(module: str, struct: str, member: str) -> int | None:
+    """Bytes from the begin of a struct of the kernel to a member; None where this kernel has no such thing.
+
+    ``module``: the one that the struct is part of, if it is not part of the kernel itself.
+    """
+    offset = lib.tempos_member_offset(module.encode(), struct.encode(), member.encode())
+    return int(offset) if offset >= 0 else None

@@ -21,7 +21,7 @@ HEADER = ROOT / "fastpath" / "bpf" / "abi.h"
 #: Beside it, what of the maps' contents only programs know, and how two of them act on it together.
 KERNEL_SIDE = tuple(
     HEADER.with_name(name)
-    for name in ("maps.h", "topics.h", "copies.h", "fanout.h", "latency.h", "buckets.h")
+    for name in ("maps.h", "beside.h", "topics.h", "copies.h", "fanout.h", "latency.h", "buckets.h")
 )
 TARGET = ROOT / "clients" / "tempos" / "_abi.py"
 
@@ -72,6 +72,9 @@ def generate() -> str:
     out.append("")
     way = "How the kernel carries a topic, that is who makes the copies for its groups."
     out += _enum(ffi, "Way", "tempos_way", "TEMPOS_WAY_", way, public)
+    out.append("")
+    tags = "How an XDP program learns of a VLAN tag that was taken off a frame before it runs."
+    out += _enum(ffi, "Tags", "tempos_tags", "TEMPOS_TAGS_", tags, public)
     out.append("")
     out += _header_struct(ffi)
     return "\n".join(out) + "\n"

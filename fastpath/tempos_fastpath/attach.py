@@ -1,10 +1,10 @@
-"""Loading the program and attaching it, native where it goes, else generic; the maps are shared by both.
+"""Where the XDP programs are attached, native where that goes, else generic, and what goes with them.
 
-The program exists once per mode, because what it does with a partial checksum is fixed when it is
-loaded. Every failure is kept as a reason; an attachment that is not ours is never touched. What an
-earlier broker of the same identity left is taken over without a gap: the new program is loaded with the
-pinned maps, then replaces the old one inside the pinned link. Where latency is to be measured, another
-program of the object is attached, so that the usual one has nothing of it. Blocking.
+Every failure is kept as a reason; an attachment that is not ours is never touched. What an earlier broker
+of the same identity left is taken over without a gap: the new program is loaded with the pinned maps, then
+replaces the old one inside the pinned link. A program is attached only where it knows of VLAN tags that lie
+beside a frame (tags.py); how it knows may change with the network, and then another one takes its place.
+Blocking.
 """
 
 from __future__ import annotations
@@ -13,31 +13,28 @@ import contextlib
 import logging
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from tempos import InterfaceStatus, Unavailable
+from tempos._abi import Tags
 from tempos.errors import one_line
-from tempos_bpf.errors import BpfError, InterfaceBusy, ProgramRefused
+from tempos_bpf.errors import InterfaceBusy, ProgramRefused
 from tempos_bpf.links import XdpLink, XdpMode, attach_xdp
 from tempos_bpf.maps import Map
-from tempos_bpf.objects import BpfObject, Program, Verdict
+from tempos_bpf.objects import Program
+from tempos_fastpath import beside
+from tempos_fastpath.beside import Beside
 from tempos_fastpath.clone import MAPS as CLONE_MAPS
 from tempos_fastpath.clone import Clones
 from tempos_fastpath.errors import NotPinned, Owned
 from tempos_fastpath.facts import Facts, Interface
-from tempos_fastpath.layout import encode_settings
+from tempos_fastpath.loading import Loader
 from tempos_fastpath.orphans import holder_of
 from tempos_fastpath.ownership import Identity
 from tempos_fastpath.pins import LATENCY, MAPS, Kept, Pins
-from tempos_fastpath.pulse import stamp
+from tempos_fastpath.tags import Obstacle, Told, how_told
 
-OBJECT = Path(__file__).with_name("fastpath.bpf.o")
-PROGRAM = "tempos_fastpath"
-#: The same program with a view of latency.
-TIMED = "tempos_timed"
-DELIVER = "tempos_deliver"
-_TRY_BROADCAST = "tempos_try_broadcast"
+_NOTHING = Told(Tags.IN_FRAME)
 _GONE = "the interface is gone"
 _NONE_LEFT = Kept({}, ())
 _log = logging.getLogger(__name__)
@@ -50,12 +47,17 @@ _MODES = {
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One interface: the link that holds the program there, or None, and why it is so."""
+    """One interface: the link that holds the program there, or None, and why it is so.
+
+    ``told``: how the program knows of VLAN tags. ``barred``: a better mode was refused because it could not.
+    """
 
     interface: str
     ifindex: int
     link: XdpLink | None
     reason: str
+    told: Told = _NOTHING
+    barred: bool = False
 
     def status(self, present: Collection[int]) -> InterfaceStatus:
         """The mode now; ``present`` are the indices of the interfaces that still exist."""
@@ -67,41 +69,26 @@ class Attachment:
 
 
 class Programs:
-    """The loaded programs, one per mode in use, and where they are attached.
+    """Where the programs of a loader are attached.
 
-    ``pins`` is None where there is no BPF file system; ``pin`` says whether to leave pins there. ``latency``:
-    measure it, if the kernel lets us.
+    ``pins`` is None where there is no BPF file system; ``pin`` says whether to leave pins there.
     """
 
-    def __init__(
-        self,
-        listen: Sequence[str],
-        port: int,
-        *,
-        identity: Identity,
-        pins: Pins | None,
-        pin: bool,
-        gone_after_ns: int,
-        latency: bool,
-    ) -> None:
-        self._listen = tuple(listen)
-        self._port = port
+    def __init__(self, loader: Loader, *, identity: Identity, pins: Pins | None, pin: bool) -> None:
+        self._loader = loader
         self._identity = identity
         self._pins = pins
         self._pin = pin and pins is not None
-        self._gone_after_ns = gone_after_ns
-        self._timed = latency
-        self._objects: dict[XdpMode, BpfObject] = {}
+        self._beside: Beside | None = None
         self._clones: Clones | None = None
         self._cloning = threading.Lock()
         self._kept = _NONE_LEFT
         self._mode = ""
-        self._broadcasts = False
+        self._heard: frozenset[int] = frozenset()
         #: Whether the verifier did not take a program that was to be attached.
         self._refused = False
+        self._note = ""
         self.attachments: tuple[Attachment, ...] = ()
-        #: What a status should add.
-        self.note = ""
 
     @property
     def adopted(self) -> bool:
@@ -123,12 +110,17 @@ class Programs:
         """Why XDP cannot make the copies for several groups; empty if it can."""
         if any(each.link and each.link.mode is XdpMode.GENERIC for each in self.attachments):
             return "in generic mode they would share their bytes"
-        return "" if self._broadcasts else "this kernel cannot broadcast into a devmap"
+        return "" if self._loader.broadcasts else "this kernel cannot broadcast into a devmap"
+
+    @property
+    def note(self) -> str:
+        """What a status should add."""
+        return self._note + self._loader.note
 
     @property
     def deliver(self) -> Program:
         """What the copies pass on their way out."""
-        return next(iter(self._objects.values())).program(DELIVER)
+        return self._loader.deliver
 
     @property
     def interfaces(self) -> Mapping[str, int]:
@@ -143,12 +135,17 @@ class Programs:
     @property
     def measures(self) -> bool:
         """Whether there is a map ``latency``."""
-        return self._timed
+        return self._loader.measures
+
+    @property
+    def restless(self) -> bool:
+        """Whether programs pass everything until :meth:`mend` has seen to what was heard."""
+        return self._beside is not None and self._beside.news is not None
 
     def map(self, name: str) -> Map:
-        return next(iter(self._objects.values())).map(name)
+        return self._loader.map(name)
 
-    def attach(self, interfaces: Sequence[Interface | str], mode: str) -> None:
+    def attach(self, interfaces: Sequence[Interface | str], mode: str, facts: Facts) -> None:
         """Attach to each interface (a name: it does not exist); raises Unavailable if to none.
 
         Raises :class:`Owned` if another broker's fast path, living or dead, holds one of them.
@@ -156,14 +153,15 @@ class Programs:
         self._mode = mode
         if self._pins is not None:
             self._kept = self._pins.read()
-            self.note = self._kept.note
+            self._note = self._kept.note
+            self._loader.adopt(self._kept.maps)
         left = {link.ifindex: link for link in self._kept.links}
         try:
             for interface in interfaces:
                 if isinstance(interface, str):
                     attachment = Attachment(interface, 0, None, "there is no such interface")
                 else:
-                    attachment = self._take_over(interface, left.get(interface.index))
+                    attachment = self._take_over(interface, facts, left.get(interface.index))
                     if attachment.link is not None and attachment.link is left.get(interface.index):
                         del left[interface.index]
                 self.attachments += (attachment,)
@@ -187,9 +185,17 @@ class Programs:
 
     def mend(self, facts: Facts) -> bool:
         """Let go of interfaces that are gone, attach where one came back; whether anything changed."""
+        news = self._beside.news if self._beside is not None else None
+        if self._beside is not None:
+            # What is heard of where nobody listens any more stays known, else it would all begin again.
+            self._heard = (self._heard | self._beside.heard()) & facts.interfaces.keys()
         mended = tuple(self._mend_one(each, facts) for each in self.attachments)
         changed = mended != self.attachments
         self.attachments = mended
+        if self._beside is not None:
+            self._beside.restrict({index for each in mended if each.link for index in each.told.heard_at})
+            if news is not None:
+                self._beside.settle(news)
         if self._clones is not None:
             try:
                 self._clones.serve(self.interfaces.values())
@@ -202,8 +208,9 @@ class Programs:
         """Detach everywhere and remove the pins, or ``keep`` both; then let go. Safe to call twice."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._kept.close_maps)
-            for each in self._objects.values():
-                stack.callback(each.close)
+            stack.callback(self._loader.close)
+            if self._beside is not None:
+                stack.callback(self._beside.close)
             if self._clones is not None:
                 stack.callback(self._clones.close, keep=keep)
             if self._pins is not None and not keep:
@@ -211,22 +218,26 @@ class Programs:
             for attachment in self.attachments:
                 if attachment.link is not None:
                     stack.callback(attachment.link.close if keep else attachment.link.detach)
-        self._objects.clear()
 
-    def _take_over(self, interface: Interface, link: XdpLink | None) -> Attachment:
+    def _take_over(self, interface: Interface, facts: Facts, link: XdpLink | None) -> Attachment:
         """Attach to an interface that may carry the link of an earlier broker of ours."""
         if link is not None:
-            if link.mode in _MODES[self._mode]:
-                link.update(self._program(link.mode))
+            told = self._told(interface, facts, link.mode)
+            if link.mode in _MODES[self._mode] and isinstance(told, Told):
+                link.update(self._program(link.mode, told))
                 reason = f"taken over in {link.mode.value} mode from an earlier broker"
-                return Attachment(interface.name, interface.index, link, reason)
+                return Attachment(interface.name, interface.index, link, reason, told)
             link.detach()
-        return self._attach_one(interface)
+        return self._attach_one(interface, facts)
 
     def _mend_one(self, attachment: Attachment, facts: Facts) -> Attachment:
         name, link = attachment.interface, attachment.link
+        interface = facts.by_name(name)
         if link is not None and attachment.ifindex in facts.interfaces and link.attached:
-            return attachment
+            if interface is None or interface.index != attachment.ifindex:
+                # It has another name by now, and goes on under the one that it was attached by.
+                interface = facts.interfaces[attachment.ifindex]
+            return self._keep_right(attachment, link, interface, facts)
         if link is not None:
             link.detach()
             by_hand = attachment.ifindex in facts.interfaces and self._cleaned
@@ -235,28 +246,62 @@ class Programs:
                 if by_hand
                 else Attachment(name, 0, None, _GONE)
             )
-        interface = facts.by_name(name)
-        if interface is None or interface.index == attachment.ifindex:
+        if interface is None:
             return attachment
+        if interface.index == attachment.ifindex and not self._opens(attachment, interface, facts):
+            return attachment
+        return self._attach_again(name, interface, facts)
+
+    def _keep_right(
+        self, attachment: Attachment, link: XdpLink, interface: Interface, facts: Facts
+    ) -> Attachment:
+        """See to it that an attached program is still the right one for its interface."""
+        if not self._opens(attachment, interface, facts):
+            told = self._told(interface, facts, link.mode)
+            if told == attachment.told:
+                return attachment
+            if isinstance(told, Told):
+                with contextlib.suppress(Unavailable):
+                    link.update(self._program(link.mode, told))
+                    return replace(attachment, told=told)
+        # Another mode, then: for a moment events come up to the slow path.
+        link.detach()
+        return self._attach_again(attachment.interface, interface, facts)
+
+    def _opens(self, attachment: Attachment, interface: Interface, facts: Facts) -> bool:
+        """Whether a better mode, which was refused for VLAN tags, can be had now."""
+        better = _MODES[self._mode][0]
+        return attachment.barred and isinstance(self._told(interface, facts, better), Told)
+
+    def _attach_again(self, name: str, interface: Interface, facts: Facts) -> Attachment:
         try:
-            attachment = self._attach_one(interface)
+            attachment = self._attach_one(interface, facts)
         except Unavailable as error:
-            attachment = Attachment(name, interface.index, None, one_line(error))
+            attachment = Attachment(interface.name, interface.index, None, one_line(error))
+        attachment = replace(attachment, interface=name)
         if attachment.link is not None and self._pin and self._pins is not None:
             try:
+                if self._beside is not None:
+                    self._beside.pin(self._pins)
                 self._pins.put_link(attachment.link)
             except NotPinned as error:
-                self.note = f"; {name} is not pinned ({one_line(error)})"
+                self._note = f"; {interface.name} is not pinned ({one_line(error)})"
         return attachment
 
-    def _attach_one(self, interface: Interface) -> Attachment:
+    def _attach_one(self, interface: Interface, facts: Facts) -> Attachment:
         failures: dict[str, list[str]] = {}
+        barred = False
         wish = "the driver takes XDP" if self._mode == "auto" else "as configured"
         if not interface.ethernet:
             return Attachment(interface.name, interface.index, None, "it is not an Ethernet interface")
         for candidate in _MODES[self._mode]:
+            told = self._told(interface, facts, candidate)
+            if isinstance(told, Obstacle):
+                failures.setdefault(told.reason, []).append(candidate.value)
+                barred = True
+                continue
             try:
-                link = attach_xdp(self._program(candidate), interface.index, candidate)
+                link = attach_xdp(self._program(candidate, told), interface.index, candidate)
             except InterfaceBusy as busy:
                 self._refuse_if_owned(interface)
                 # Another mode beside a foreign program would disturb it, if the kernel allowed it at all.
@@ -267,8 +312,27 @@ class Programs:
                 self._refused |= isinstance(error, ProgramRefused)
             else:
                 reason = _by_mode(failures) or wish
-                return Attachment(interface.name, interface.index, link, reason)
-        return Attachment(interface.name, interface.index, None, _by_mode(failures))
+                return Attachment(interface.name, interface.index, link, reason, told, barred)
+        return Attachment(interface.name, interface.index, None, _by_mode(failures), barred=barred)
+
+    def _told(self, interface: Interface, facts: Facts, mode: XdpMode) -> Told | Obstacle:
+        return how_told(interface, facts, mode, readable=self._loader.reads_veth, heard=self._heard)
+
+    def _program(self, mode: XdpMode, told: Told) -> Program:
+        """The program for that, after whatever must run before it does."""
+        program = self._loader.program(mode, told.tags)
+        if mode is XdpMode.GENERIC or told.heard_at:
+            try:
+                if self._beside is None:
+                    maps = {name: self.map(name) for name in beside.MAPS}
+                    adopt = self._pins if self._pin and self.adopted else None
+                    self._beside = Beside(self._identity, maps, adopt)
+                if mode is XdpMode.GENERIC:
+                    self._beside.note()
+                self._beside.listen(told.heard_at)
+            except Unavailable as error:
+                raise Unavailable(f"VLAN tags beside a frame would be missed: {one_line(error)}") from error
+        return program
 
     def _refusals(self) -> str:
         """Why nothing could be attached: each reason once, with the interfaces that it holds for."""
@@ -304,18 +368,22 @@ class Programs:
                         attachment.link.unpin()
                 self._pins.remove()
                 return
+            if self._beside is not None:
+                self._beside.pin(self._pins)
+            else:
+                beside.drop_others(self._pins)
             for attachment in self.attachments:
                 if attachment.link is not None and not attachment.link.pinned:
                     self._pins.put_link(attachment.link)
             if not self.adopted:
                 self._pins.put_maps({name: self.map(name) for name in MAPS})
-            if not self._timed:
-                self._pins.drop_map(LATENCY)
+            if not self.measures:
+                self._pins.drop(LATENCY)
             elif LATENCY not in self._kept.maps:
                 self._pins.put_map(LATENCY, self.map(LATENCY))
         except NotPinned as error:
             self._pin = False
-            self.note += f"; not pinned, so it ends with the broker: {one_line(error)}"
+            self._note += f"; not pinned, so it ends with the broker: {one_line(error)}"
 
     def _take_over_clones(self) -> None:
         """Go on with the tc program of an earlier broker, if there is one, whether needed again or not."""
@@ -330,50 +398,13 @@ class Programs:
             # An older program goes by maps that may not be ours: rather none.
             for link in links:
                 link.detach()
-            self.note += f"; the earlier broker's tc program was taken off: {one_line(error)}"
+            self._note += f"; the earlier broker's tc program was taken off: {one_line(error)}"
 
     def _load_clones(self) -> Clones:
-        shared = {name: self.map(name) for name in (*CLONE_MAPS, *([LATENCY] if self._timed else []))}
-        return Clones(self._settings(generic=False), shared, self._pins if self._pin else None)
-
-    def _settings(self, *, generic: bool) -> bytes:
-        return encode_settings(self._port, self._listen, generic=generic, gone_after_ns=self._gone_after_ns)
-
-    def _program(self, mode: XdpMode) -> Program:
-        return self._load(mode).program(TIMED if self._timed else PROGRAM)
-
-    def _open(self, mode: XdpMode) -> BpfObject:
-        rodata = {"settings": self._settings(generic=mode is XdpMode.GENERIC)}
-        first = next(iter(self._objects.values()), None)
-        share = self._kept.maps if first is None else {name: first.map(name) for name in MAPS}
-        if self._timed:
-            if first is not None:
-                share = {**share, LATENCY: first.map(LATENCY)}
-            try:
-                return BpfObject(OBJECT, rodata, share, also=[TIMED])
-            except BpfError as error:
-                # Both modes' programs are of one kind, and so is what the first of them has settled.
-                if first is not None:
-                    raise
-                refusal = one_line(error)
-                self._timed = False
-        else:
-            refusal = ""
-        share = {name: each for name, each in share.items() if name != LATENCY}
-        plain = BpfObject(OBJECT, rodata, share, without=[LATENCY])
-        if refusal:
-            self.note += f"; latency is not measured: {refusal}"
-        return plain
-
-    def _load(self, mode: XdpMode) -> BpfObject:
-        if mode not in self._objects:
-            self._objects[mode] = self._open(mode)
-            trial = self._objects[mode].program(_TRY_BROADCAST).run(bytes(64))
-            self._broadcasts = trial.verdict == Verdict.REDIRECT
-            # Before the program runs anywhere: its first packet must not find user space gone.
-            with contextlib.closing(self.map("pulse").mmap()) as pulse:
-                stamp(pulse)
-        return self._objects[mode]
+        shared = {name: self.map(name) for name in (*CLONE_MAPS, *([LATENCY] if self.measures else []))}
+        # It looks at socket buffers, which hide nothing.
+        settings = self._loader.settings(XdpMode.NATIVE, Tags.IN_FRAME)
+        return Clones(settings, shared, self._pins if self._pin else None)
 
 
 def _by_mode(failures: Mapping[str, Sequence[str]]) -> str:

@@ -11,6 +11,9 @@ class Interface:
     """A network interface. ``mtu`` in bytes of IP packet.
 
     ``takes_redirects``: whether native XDP may redirect frames to it; None where the kernel does not say.
+    ``kind``: what sort of virtual device, in the kernel's word (veth, vlan, bond, ...); empty for a card.
+    ``link``: the index of the interface that it stands on, ``master`` of the one that it is a port of; 0 for
+    none. ``strips_tags``: its driver takes VLAN tags off frames (``ethtool -k``: rx-vlan-offload).
     """
 
     index: int
@@ -20,6 +23,10 @@ class Interface:
     up: bool
     ethernet: bool
     takes_redirects: bool | None
+    kind: str = ""
+    link: int = 0
+    master: int = 0
+    strips_tags: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,16 @@ class Facts:
 
     def by_name(self, name: str) -> Interface | None:
         return next((each for each in self.interfaces.values() if each.name == name), None)
+
+    def ports_of(self, ifindex: int) -> tuple[Interface, ...]:
+        """The interfaces that have this one as their master."""
+        return tuple(each for each in self.interfaces.values() if each.master == ifindex)
+
+    def vlans_on(self, ifindex: int) -> tuple[Interface, ...]:
+        """The VLAN devices that stand on this one."""
+        return tuple(
+            each for each in self.interfaces.values() if each.link == ifindex and each.kind == "vlan"
+        )
 
     def carriers(self, listen: Collection[str]) -> tuple[Interface, ...]:
         """The Ethernet interfaces that carry one of the addresses, in the kernel's order."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempos import Framing, Overflow, Quality, Reason, _abi
-from tempos._abi import Way
+from tempos._abi import Tags, Way
 from tempos._slots import group_slot
 from tempos.histogram import Histogram, Latency
 from tempos_fastpath.plan import Hop, Plan
@@ -41,12 +41,22 @@ _NOTHING_MEASURED = Histogram((0,) * _abi.LATENCY_BUCKETS)
 _IP_VERSION_IHL = 0x45
 
 
-def encode_settings(port: int, listen: Sequence[str], *, generic: bool, gone_after_ns: int = 0) -> bytes:
+def encode_settings(
+    port: int,
+    listen: Sequence[str],
+    *,
+    generic: bool,
+    gone_after_ns: int = 0,
+    tags: Tags = Tags.IN_FRAME,
+    skb_at: int = 0,
+) -> bytes:
     """``struct tempos_settings``: what the program knows when it is loaded."""
     settings = struct_new("struct tempos_settings")
     settings.gone_after_ns = gone_after_ns
     settings.port = socket.htons(port)
     settings.generic = generic
+    settings.tags = tags
+    settings.skb_at = skb_at
     settings.listen_count = len(listen)
     for index, address in enumerate(listen):
         settings.listen[index] = _address(address)

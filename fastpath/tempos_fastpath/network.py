@@ -6,11 +6,14 @@ events. The functions block and act in the network namespace of the calling thre
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import errno
+import fcntl
 import socket
-from collections.abc import Callable, Iterable, Iterator
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from tempos_bpf.errors import NotBuilt
@@ -41,11 +44,20 @@ _NETDEV_CMD_DEV_GET = 1
 _NETDEV_GROUP = "mgmt"
 _XDP_ACT_NDO_XMIT = 4
 
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GFLAGS, _ETH_FLAG_RXVLAN = 0x25, 1 << 8
 
-def read_facts(destinations: Iterable[str] = ()) -> Facts:
-    """Read a snapshot; raises :class:`NetworkUnreadable`. Costs some 10 ms and 1 ms per destination."""
+
+Redirects = Callable[[], Mapping[int, bool] | None]
+
+
+def read_facts(destinations: Iterable[str] = (), redirects_to: Redirects | None = None) -> Facts:
+    """Read a snapshot; raises :class:`NetworkUnreadable`. Costs some 10 ms and 1 ms per destination.
+
+    ``redirects_to``: tells which interfaces take redirected frames; without it :func:`redirect_support`.
+    """
     try:
-        redirects = redirect_support()
+        redirects = (redirects_to or redirect_support)() or {}
         with _netlink(IPRoute) as route:
             interfaces = {each.index: each for each in _interfaces(route, redirects)}
             addresses = tuple(
@@ -106,18 +118,39 @@ def _netlink(kind: Callable[..., Any]) -> Iterator[Any]:
             loop.close()
 
 
-def _interfaces(route: IPRoute, redirects: dict[int, bool]) -> Iterable[Interface]:
+def _interfaces(route: IPRoute, redirects: Mapping[int, bool]) -> Iterable[Interface]:
     for message in route.get_links():
         flags, index = int(message["flags"]), int(message["index"])
+        name, info = str(message.get("ifname")), message.get("linkinfo")
+        kind = str(info.get("kind") or "") if info is not None else ""
+        # What stands on something in another namespace has an index of that one's.
+        here = message.get("link_netnsid") is None
         yield Interface(
             index=index,
-            name=str(message.get("ifname")),
+            name=name,
             mac=message.get("address"),
             mtu=int(message.get("mtu") or 0),
             up=bool(flags & _IFF_UP and flags & _IFF_RUNNING),
             ethernet=message["ifi_type"] == _ARPHRD_ETHER and not flags & _IFF_LOOPBACK,
             takes_redirects=redirects.get(index),
+            kind=kind,
+            link=int(message.get("link") or 0) if here and kind != "veth" else 0,
+            master=int(message.get("master") or 0),
+            strips_tags=_strips_tags(name),
         )
+
+
+def _strips_tags(name: str) -> bool:
+    """Whether the driver takes VLAN tags off what comes in; False where it cannot be asked."""
+    value = array.array("I", [_ETHTOOL_GFLAGS, 0])
+    request = struct.pack("16sP16x", name.encode()[:15], value.buffer_info()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+        except OSError:
+            # Not every device answers, and one may have gone since it was listed.
+            return False
+    return bool(value[1] & _ETH_FLAG_RXVLAN)
 
 
 def _way(route: IPRoute, ip: str) -> Way:
@@ -145,9 +178,11 @@ class _NetdevMessage(genlmsg):  # type: ignore[misc]
     )
 
 
-def redirect_support() -> dict[int, bool]:
-    """Interface index -> takes redirected frames; empty on kernels before 6.3, which do not say."""
-    return {index: bool(features & _XDP_ACT_NDO_XMIT) for index, features in xdp_features().items()}
+def redirect_support() -> dict[int, bool] | None:
+    """Interface index -> takes redirected frames; None on kernels before 6.3, which do not say."""
+    # Where anything is told of, loopback is.
+    found = {index: bool(features & _XDP_ACT_NDO_XMIT) for index, features in xdp_features().items()}
+    return found or None
 
 
 def xdp_features() -> dict[int, int]:

@@ -39,8 +39,10 @@ from tempos_fastpath.drops import Drops
 from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.facts import Facts
 from tempos_fastpath.fanouts import Fanouts
+from tempos_fastpath.kernel import Kernel
 from tempos_fastpath.kernel_routes import KernelRoutes
 from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies
+from tempos_fastpath.loading import Loader
 from tempos_fastpath.network import feature_group, read_facts, resolve_neighbours
 from tempos_fastpath.orphans import tidy
 from tempos_fastpath.ownership import Identity, Ownership, current_namespace
@@ -59,6 +61,8 @@ _THREADS = 8
 #: Seconds between two looks at the network without an event, each of which also has the kernel confirm
 #: the neighbours in use: redirected frames do not pass its own stack, so nothing else keeps them fresh.
 _REFRESH = 5.0
+#: Seconds between two looks at what the kernel's programs have noticed.
+_ALERT = 0.25
 #: Seconds from one look to the next, however busy the neighbour table is.
 _SPACING = 0.2
 #: How often an account is read that seems to miss copies: those on their way are there a moment later.
@@ -80,6 +84,7 @@ async def start(
     gone_after: float = 3.0,
     tos: Mapping[Quality, int] | None = None,
     latency: bool = False,
+    kernel: Kernel | None = None,
 ) -> Offload:
     """Load, attach and serve; go on with what an earlier broker of the same name left.
 
@@ -90,7 +95,8 @@ async def start(
     ``when_gone``: what the program does once this process gave no sign of life for ``gone_after``
     seconds, ``continue`` or ``pass`` everything up. ``tos``: that byte of the IPv4 header of what leaves,
     of each class: its DSCP, shifted left by 2; 0 where nothing is said. ``latency``: measure in the kernel
-    how long events take; where that cannot be had, the status says so.
+    how long events take; where that cannot be had, the status says so. ``kernel``: what is asked of it that
+    cannot be tried; None: the one that runs.
 
     Raises :class:`tempos.Unavailable` with a reason per interface if it could attach to none, and
     :class:`~tempos_fastpath.errors.Owned` if another broker holds the name or an interface. Leaves
@@ -106,7 +112,8 @@ async def start(
         undo.callback(threads.shutdown, wait=False)
         ownership = await loop.run_in_executor(threads, _own, name)
         undo.callback(ownership.close)
-        facts = await loop.run_in_executor(threads, read_facts)
+        kernel = kernel or Kernel()
+        facts = await loop.run_in_executor(threads, read_facts, (), kernel.redirects)
         addresses, note = listen_addresses(listen, facts)
         targets = targets_of(interfaces, addresses, facts)
         pins = Pins(ownership.identity)
@@ -116,29 +123,23 @@ async def start(
             except NotPinned as error:
                 note += f"; not pinned, so it ends with the broker: {one_line(error)}"
                 pin = False
-        programs = Programs(
-            addresses,
-            port,
-            identity=ownership.identity,
-            pins=pins,
-            pin=pin,
-            gone_after_ns=round(gone_after * 1e9) if when_gone == "pass" else 0,
-            latency=latency,
-        )
+        gone_after_ns = round(gone_after * 1e9) if when_gone == "pass" else 0
+        loader = Loader(addresses, port, gone_after_ns=gone_after_ns, latency=latency, kernel=kernel)
+        programs = Programs(loader, identity=ownership.identity, pins=pins, pin=pin)
         undo.callback(programs.close)
         # Before that: a thread that is still attaching must come to its end.
         undo.callback(threads.shutdown, wait=True)
-        await loop.run_in_executor(threads, programs.attach, targets, mode)
+        await loop.run_in_executor(threads, programs.attach, targets, mode, facts)
         ownership.tell(programs.interfaces)
         fanouts = Fanouts(programs.map("fanouts"), programs.map("egress"), programs.deliver)
         undo.callback(fanouts.close)
-        kernel = KernelRoutes(programs.map("routes"), programs.map("egress"), fanouts)
-        adopted, remark = await loop.run_in_executor(threads, _adopt, programs, kernel)
+        routes = KernelRoutes(programs.map("routes"), programs.map("egress"), fanouts)
+        adopted, remark = await loop.run_in_executor(threads, _adopt, programs, routes)
         drops, complaint = await loop.run_in_executor(threads, _count_drops, programs, ownership, pins)
         if drops is not None:
             undo.callback(drops.close)
         group = await loop.run_in_executor(threads, feature_group)
-        resources = _Resources(programs, kernel, fanouts, ownership, drops, threads)
+        resources = _Resources(kernel, programs, routes, fanouts, ownership, drops, threads)
         offload = Offload(resources, facts, adopted, note + remark + complaint, group, gone_after, tos or {})
         undo.pop_all()
     return offload
@@ -148,8 +149,9 @@ async def start(
 class _Resources:
     """What an Offload holds in the kernel, and the threads that wait for it."""
 
+    kernel: Kernel
     programs: Programs
-    kernel: KernelRoutes
+    routes: KernelRoutes
     fanouts: Fanouts
     ownership: Ownership
     drops: Drops | None
@@ -198,7 +200,8 @@ class Offload:
         tos: Mapping[Quality, int],
     ) -> None:
         self._programs = resources.programs
-        self._kernel = resources.kernel
+        self._redirects_to = resources.kernel.redirects
+        self._kernel = resources.routes
         self._fanouts = resources.fanouts
         self._ownership = resources.ownership
         self._drops = resources.drops
@@ -412,7 +415,7 @@ class Offload:
                 for group in route.groups
                 for member in group.members
             }
-            self._facts = await self._in_thread(read_facts, destinations)
+            self._facts = await self._in_thread(read_facts, destinations, self._redirects_to)
 
     async def _mend(self) -> bool:
         """See to interfaces that went away or came back; whether any did."""
@@ -432,8 +435,7 @@ class Offload:
     async def _watch(self) -> None:
         """Look again after every change and every now and then; tell the broker if a plan differs."""
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _REFRESH)
+            await self._until_something()
             event = self._changed.is_set()
             self._changed.clear()
             try:
@@ -451,6 +453,14 @@ class Offload:
                 # Whatever it was, a fast path that stops looking would forward to nowhere.
                 _log.exception("the fast path could not check its routes against the network")
             await asyncio.sleep(_SPACING)
+
+    async def _until_something(self) -> None:
+        """Wait for a change, for what programs pass until it is seen to, or until it is time."""
+        for _ in range(round(_REFRESH / _ALERT)):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _ALERT)
+            if self._changed.is_set() or self._programs.restless:
+                return
 
     def _outdated(self) -> bool:
         """Whether some route would be planned otherwise now."""

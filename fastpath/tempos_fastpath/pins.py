@@ -2,12 +2,13 @@
 
     /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes tickets egress fanouts          the program's maps
                                          copies events sending
-                                         counters pulse topics
+                                         counters pulse topics notes heard
                                          latency                                the same, where it is wanted
                                          identity                               what layout they have
                                          xdp_MODE_IFINDEX                       one link per interface
                                          tc_IFINDEX                             the same, of the tc program
                                          drops ingress drops_*                  those of the drop counters
+                                         watched beside_*                       those that tell of VLAN tags
 
 `identity` is removed first and written last: a set without it, or with another number in it than
 ours, is of another version or half written, and its maps are not adopted. Its links still are: what
@@ -28,7 +29,7 @@ from pathlib import Path
 from tempos import Unavailable, _abi
 from tempos_bpf.bpffs import is_bpffs, mount_bpffs
 from tempos_bpf.errors import BpfError
-from tempos_bpf.links import InterfaceLink, XdpLink, XdpMode, pinned_tc, pinned_xdp
+from tempos_bpf.links import InterfaceLink, Link, XdpLink, XdpMode, pinned_tc, pinned_xdp
 from tempos_bpf.maps import Map, MapType, create_map, pinned_map
 from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.ownership import Identity, unquote
@@ -46,6 +47,8 @@ MAPS = (
     "counters",
     "pulse",
     "topics",
+    "notes",
+    "heard",
 )
 #: Pinned only where latency is measured.
 LATENCY = "latency"
@@ -134,10 +137,15 @@ class Pins:
         with self._writing():
             self._put(name, value)
 
-    def drop_map(self, name: str) -> None:
-        """Remove the pin of a map that is of no use any more, if there is one."""
+    def drop(self, name: str) -> None:
+        """Remove the pin of something that is of no use any more, if there is one."""
         with self._writing():
             self.path(name).unlink(missing_ok=True)
+
+    def put_tracing(self, link: Link, name: str) -> None:
+        """Pin what holds a tracing program, in place of the one that is there."""
+        with self._writing():
+            self._put(name, link)
 
     def put_link(self, link: XdpLink) -> None:
         self._put_link(link, f"xdp_{link.mode.value}_{link.ifindex}")
@@ -201,8 +209,8 @@ class Pins:
         except (OSError, BpfError) as error:
             raise NotPinned(f"nothing can be pinned to {self.folder}: {error}") from error
 
-    def _put(self, name: str, value: Map) -> None:
-        """Pin beside it, then move over: the name always leads to a map."""
+    def _put(self, name: str, value: Map | Link) -> None:
+        """Pin beside it, then move over: the name always leads to one."""
         fresh = self.path(name + _FRESH)
         fresh.unlink(missing_ok=True)
         value.pin(fresh)

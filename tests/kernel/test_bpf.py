@@ -21,7 +21,7 @@ from tempos_bpf.errors import BpfError, InterfaceBusy, NotBuilt, ProgramRefused
 from tempos_bpf.links import XdpMode, attach_xdp, query_xdp
 from tempos_bpf.maps import MapType, create_map
 from tempos_bpf.objects import BpfObject, Verdict, statistics
-from tempos_fastpath.attach import OBJECT, PROGRAM
+from tempos_fastpath.loading import OBJECT, PROGRAM
 
 pytestmark = pytest.mark.kernel
 

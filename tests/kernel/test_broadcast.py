@@ -20,7 +20,7 @@ from support.privileges import require_kernel, require_netns
 from support.watched import in_broker
 
 from tempos import Framing, Group, Member, Path, Reason, Route, Topic, Unavailable
-from tempos._abi import Way
+from tempos._abi import Tags, Way
 from tempos.wire import encode_event
 from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.topology import Topology, mac_of
@@ -28,9 +28,9 @@ from tempos_bpf.errors import BpfError
 from tempos_bpf.links import XdpMode
 from tempos_bpf.maps import Map
 from tempos_bpf.objects import BpfObject
-from tempos_fastpath.attach import OBJECT, PROGRAM
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.layout import HeldRoute, devmap_entry, encode_settings
+from tempos_fastpath.loading import OBJECT, PROGRAM
 from tempos_fastpath.offload import Offload
 from tempos_fastpath.plan import Hop
 
@@ -185,7 +185,8 @@ def test_copies_and_frames_of_single_groups_share_a_receive_cycle(topology: Topo
 
 def live(offload: Offload, frame: bytes, count: int) -> None:
     """So many frames in one receive cycle, as from the driver of the interface towards the publisher."""
-    program = offload._programs._objects[XdpMode.NATIVE].program(PROGRAM)
+    # Not the one that is attached: that looks for what only a veth's own receive path puts beside a frame.
+    program = offload._programs._loader.program(XdpMode.NATIVE, Tags.IN_FRAME)
     program.run_live(frame, repeat=count, ingress_ifindex=socket.if_nametoindex("eth0"), batch=count)
 
 

@@ -17,12 +17,13 @@ from support.privileges import require_kernel
 
 import tempos_bench
 import tempos_fastpath
-from tempos._abi import MAX_LISTEN
+from tempos._abi import MAX_LISTEN, Tags
 from tempos_bpf.maps import Map
 from tempos_bpf.objects import BpfObject
-from tempos_fastpath import clone
-from tempos_fastpath.attach import OBJECT, TIMED
+from tempos_fastpath import beside, clone
+from tempos_fastpath.kernel import veth_skb_at
 from tempos_fastpath.layout import encode_settings
+from tempos_fastpath.loading import OBJECT, TIMED
 from tempos_fastpath.pins import LATENCY
 
 pytestmark = pytest.mark.kernel
@@ -32,12 +33,13 @@ PORT = 9998
 GONE_AFTER_NS = 3_000_000_000
 #: What there is to load, by the source's name, and where it is built.
 FASTPATH, BENCH = (Path(str(package.__file__)).parent for package in (tempos_fastpath, tempos_bench))
-BUILT = {"fastpath": FASTPATH, "clone": FASTPATH, "drops": FASTPATH, "selector": FASTPATH,
+BUILT = {"fastpath": FASTPATH, "beside": FASTPATH, "clone": FASTPATH, "drops": FASTPATH, "selector": FASTPATH,
          "generate": BENCH, "yardsticks": BENCH}  # fmt: skip
 #: Programs that are loaded when asked for.
-OPTIONAL = {"fastpath": [TIMED], "clone": [clone.TIMED]}
+OPTIONAL = {"fastpath": [TIMED], "beside": beside.PROGRAMS, "clone": [clone.TIMED]}
 #: Other constants than those that a program begins with.
 CONSTANTS: Mapping[str, Mapping[str, bytes]] = {
+    "beside": {"our_namespace": bytes(range(1, 9))},
     "drops": {"our_namespace": bytes(range(1, 9)), "our_egress": bytes(range(1, 5))},
     "generate": {"head": bytes(range(72))},
     "yardsticks": {"macs": bytes(range(12)), "relay_hosts": bytes(range(8)), "relay_macs": bytes(range(18))},
@@ -88,7 +90,7 @@ def load(name: str, constants: Mapping[str, bytes], share: Mapping[str, Map], al
 def test_all_that_there_is_to_load_is_loaded_here() -> None:
     assert sources().keys() == BUILT.keys()
     for name, source in sources().items():
-        assert programs(source, optional=False)
+        assert programs(source, optional=False) or programs(source, optional=True)
         assert programs(source, optional=True) == set(OPTIONAL.get(name, ()))
 
 
@@ -97,6 +99,18 @@ def test_the_xdp_programs(variant: tuple[bool, bool, int, int]) -> None:
     generic, timed, addresses, gone_after = variant
     listen = [f"10.{n}.2.1" for n in range(addresses)]
     settings = encode_settings(PORT, listen, generic=generic, gone_after_ns=gone_after)
+    also, without = ([TIMED], []) if timed else ([], [LATENCY])
+    load("fastpath", {"settings": settings}, {}, also, without)
+
+
+@pytest.mark.parametrize("timed", [False, True], ids=["plain", "timed"])
+@pytest.mark.parametrize("tags", Tags)
+def test_the_xdp_programs_by_how_they_know_of_tags(tags: Tags, timed: bool) -> None:
+    skb_at = veth_skb_at() or 0
+    if tags is Tags.READ and not skb_at:
+        pytest.skip("before Linux 6.3 nothing that veth gives a program leads to the socket buffer")
+    generic = tags is Tags.NOTED
+    settings = encode_settings(PORT, ["10.0.0.1"], generic=generic, tags=tags, skb_at=skb_at)
     also, without = ([TIMED], []) if timed else ([], [LATENCY])
     load("fastpath", {"settings": settings}, {}, also, without)
 
@@ -119,9 +133,9 @@ def test_both_modes_beside_each_other_share_their_maps(xdp: BpfObject) -> None:
         load("fastpath", {"settings": settings}, shared, [TIMED])
 
 
-@pytest.mark.parametrize("name", ["drops", "selector", "generate", "yardsticks"])
+@pytest.mark.parametrize("name", ["beside", "drops", "selector", "generate", "yardsticks"])
 @pytest.mark.parametrize("constants", ["own", "other"])
 def test_the_small_programs(xdp: BpfObject, name: str, constants: str) -> None:
-    shared = {"drops": ("copies", "sending"), "selector": ("topics",)}.get(name, ())
+    shared = {"beside": beside.MAPS, "drops": ("copies", "sending"), "selector": ("topics",)}.get(name, ())
     chosen = CONSTANTS.get(name, {}) if constants == "other" else {}
     load(name, chosen, {each: xdp.map(each) for each in shared}, OPTIONAL.get(name, ()))

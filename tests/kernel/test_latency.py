@@ -23,9 +23,9 @@ from tempos_bench.nodes.topology import build
 from tempos_bpf.errors import ProgramRefused
 from tempos_bpf.maps import possible_cpus
 from tempos_bpf.objects import BpfObject
-from tempos_fastpath import attach, clone
-from tempos_fastpath.attach import OBJECT, PROGRAM, TIMED
+from tempos_fastpath import clone, loading
 from tempos_fastpath.layout import TAI_OFFSET_AT, decode_latency, encode_settings
+from tempos_fastpath.loading import OBJECT, PROGRAM, TIMED
 from tempos_fastpath.offload import start
 from tempos_fastpath.pins import LATENCY
 from tempos_fastpath.pulse import tai_offset
@@ -197,6 +197,6 @@ def test_where_the_kernel_refuses_it_events_are_forwarded_all_the_same_and_the_s
         finally:
             await offload.close()
 
-    monkeypatch.setattr(attach, "BpfObject", older)
+    monkeypatch.setattr(loading, "BpfObject", older)
     with build("straight") as topology:
         topology.broker.call(lambda: asyncio.run(scenario()))

@@ -16,7 +16,7 @@ from tempos.wire import encode_event
 from tempos_bench.nodes.topology import Topology
 from tempos_bpf.links import XdpMode, attach_xdp, query_xdp
 from tempos_bpf.objects import BpfObject
-from tempos_fastpath.attach import OBJECT, PROGRAM
+from tempos_fastpath.loading import OBJECT, PROGRAM
 from tempos_fastpath.offload import Offload
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]

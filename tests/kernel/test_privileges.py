@@ -163,9 +163,9 @@ def test_a_fast_path_starts_changes_and_ends_with_what_is_left(user: str) -> Non
         # A broker has loaded all of itself before it narrows.
         from tempos_broker import broker, slowpath
         from tempos_broker.slowpath import udp
-        from tempos_fastpath import attach, drops, offload, selector
+        from tempos_fastpath import beside, drops, loading, offload, selector
         # Where any user can read them, wherever this checkout lies.
-        for module in (attach, drops, selector):
+        for module in (beside, drops, loading, selector):
             copy = Path("/run/tempos", module.OBJECT.name)
             copy.write_bytes(module.OBJECT.read_bytes())
             module.OBJECT = copy

@@ -18,6 +18,7 @@ from scapy.layers.inet import IP, UDP, IPOption_NOP
 from scapy.layers.l2 import Ether
 from support.inject import Capture, Injector
 from support.packets import (
+    BESIDE,
     EVENT,
     FENCED,
     LIMITED,
@@ -36,6 +37,7 @@ from support.packets import (
     raw,
 )
 from support.privileges import require_kernel, require_netns
+from support.tagging import require_tagging, tags_by_mark
 
 from tempos import Fanout, Framing, Group, Member, Path, PathPolicy, Quality, Reason, Topic
 from tempos_bench.measure.broker import Broker
@@ -108,6 +110,7 @@ class Lane:
         )
         self.mode = mode
         a, c_node = topology.publisher, topology.subscriber
+        tags_by_mark(a, a.interfaces[0])
         self.injector = stack.enter_context(closing(Injector(a, a.interfaces[0])))
         self.capture = stack.enter_context(closing(Capture(c_node, c_node.interfaces[0])))
         self.broker = stack.enter_context(
@@ -119,12 +122,12 @@ class Lane:
         self._sentinels = 0
 
     def run(self, row: Row) -> Outcome:
-        return self.inject(row.frames(self.addresses), partial=row.partial)
+        return self.inject(row.frames(self.addresses), partial=row.partial, mark=row.mark)
 
-    def inject(self, into: list[bytes], *, partial: bool = False) -> Outcome:
+    def inject(self, into: list[bytes], *, partial: bool = False, mark: int = 0) -> Outcome:
         before = self.broker.status()
         for frame in into:
-            self.injector.send(frame, partial=partial)
+            self.injector.send(frame, partial=partial, mark=mark)
         self._sentinels += 1
         number = struct.pack("!I", self._sentinels)
         self.injector.send(bytes(datagram(self.addresses, bytes((SENTINEL.id,)) + number)))
@@ -221,12 +224,13 @@ def seen() -> tuple[dict[str, dict[str, Outcome]], Floods]:
     """Mode -> row -> outcome, and the floods; each mode has a broker and a topology of its own."""
     require_netns()
     require_kernel()
+    require_tagging()
     results: dict[str, dict[str, Outcome]] = {}
     floods: Floods = {}
     for mode in MODES:
         with ExitStack() as stack:
             lane = Lane(stack, stack.enter_context(build("straight")), mode)
-            results[mode] = {row.name: lane.run(row) for row in ROWS}
+            results[mode] = {row.name: lane.run(row) for row in (*ROWS, *BESIDE)}
             for topic in (LIMITED, SPILLING):
                 floods[mode, topic.name] = too_many(lane, topic)
                 assert lane.broker.topic(topic.name).closed
@@ -245,10 +249,10 @@ def floods(seen: tuple[dict[str, dict[str, Outcome]], Floods]) -> Floods:
 
 def test_the_table_is_large_and_names_every_row_once() -> None:
     assert len(ROWS) >= 40
-    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert len({row.name for row in (*ROWS, *BESIDE)}) == len(ROWS) + len(BESIDE)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [*ROWS, *BESIDE], ids=lambda row: row.name)
 def test_a_packet_has_one_meaning(row: Row, outcomes: dict[str, dict[str, Outcome]]) -> None:
     slow, generic, native, tc = (outcomes[mode][row.name] for mode in MODES)
     assert slow.out == generic.out == native.out == tc.out

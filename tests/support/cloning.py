@@ -23,10 +23,10 @@ from tempos._abi import Way
 from tempos_bench.nodes.namespace import Namespace
 from tempos_bpf.maps import MapType, create_map, possible_cpus
 from tempos_bpf.objects import BpfObject
-from tempos_fastpath.attach import OBJECT as XDP_OBJECT
-from tempos_fastpath.attach import PROGRAM as XDP_PROGRAM
 from tempos_fastpath.clone import MAPS, OBJECT, PROGRAM, Clones
 from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, encode_route, encode_settings
+from tempos_fastpath.loading import OBJECT as XDP_OBJECT
+from tempos_fastpath.loading import PROGRAM as XDP_PROGRAM
 from tempos_fastpath.plan import Hop, Plan
 from tempos_fastpath.tickets import SharedTickets
 

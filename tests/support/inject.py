@@ -11,7 +11,7 @@ from tempos_bench.nodes.node import Node
 
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
 NEEDS_CSUM = 1
-SO_RCVBUFFORCE = 33
+SO_RCVBUFFORCE, SO_MARK = 33, 36
 ETH_P_IP = 0x0800
 
 
@@ -27,8 +27,9 @@ class Injector:
 
         self._socket = node.call(build)
 
-    def send(self, frame: bytes, *, partial: bool = False) -> None:
-        """``partial``: tell the kernel that the UDP checksum is still to be filled in."""
+    def send(self, frame: bytes, *, partial: bool = False, mark: int = 0) -> None:
+        """``partial``: tell the kernel that the UDP checksum is still to be filled in. ``mark``: SO_MARK."""
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
         vnet = struct.pack("=BBHHHH", NEEDS_CSUM, 0, 0, 0, 34, 6) if partial else bytes(10)
         self._socket.send(vnet + frame)
 

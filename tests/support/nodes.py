@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from typing import TypeVar
 
 from pyroute2 import IPRoute
 
 from support.inject import SO_RCVBUFFORCE
 from tempos_bench.nodes.node import Node
 
+T = TypeVar("T")
 #: Seconds that a socket waits.
 LIMIT = 15.0
 
@@ -27,11 +29,11 @@ def udp(node: Node, address: tuple[str, int] = ("", 0)) -> socket.socket:
     return node.call(make)
 
 
-def configure(node: Node, work: Callable[[IPRoute], object]) -> None:
-    """Change the node's network."""
+def configure(node: Node, work: Callable[[IPRoute], T]) -> T:
+    """Change the node's network; gives what ``work`` gives."""
 
-    def inside() -> None:
+    def inside() -> T:
         with IPRoute() as netlink:
-            work(netlink)
+            return work(netlink)
 
-    node.call(inside)
+    return node.call(inside)

@@ -1,7 +1,8 @@
 """A fast path in a process of its own, so that a test can kill it: JSON lines in, JSON lines out.
 
-The argument is what :func:`tempos_fastpath.offload.start` takes, as JSON. It prints `ready`, or
-`refused` and why; then it answers one command after another until its input ends.
+The argument is what :func:`tempos_fastpath.offload.start` takes, as JSON, with `unknown` in place of a
+kernel: the questions of :class:`tempos_fastpath.kernel.Kernel` that it shall not answer. It prints `ready`,
+or `refused` and why; then it answers one command after another until its input ends.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from tempos import Fanout, Framing, Group, Member, Path, Route, Topic, Unavailable
 from tempos_bench.nodes.node import PYTHON, Node, Program
+from tempos_fastpath.kernel import Kernel
 from tempos_fastpath.offload import Offload, start
 
 LIMIT = 15.0
@@ -90,11 +92,17 @@ class Offloader:
         await self._offload.close(keep=keep)
 
 
+def _unknown() -> None:
+    """An older kernel's answer."""
+
+
 async def main() -> None:
     """Serve commands until the input ends."""
     loop = asyncio.get_running_loop()
     try:
-        offload = await start(**json.loads(sys.argv[1]))
+        options = json.loads(sys.argv[1])
+        options["kernel"] = Kernel(**dict.fromkeys(options.pop("unknown", ()), _unknown))
+        offload = await start(**options)
     except Unavailable as error:
         print("refused", error, flush=True)
         return

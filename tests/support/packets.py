@@ -18,6 +18,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
+from support.tagging import mark_of
 from tempos import Framing, Overflow, Quality, Reason, Topic
 from tempos.wire import encode_batch, encode_event
 
@@ -68,7 +69,7 @@ class Row:
     ``outcome``: FORWARDED, a reason the slow path counts, or None for what never reaches the broker.
     ``frames``: what enters; several only where fragments make one datagram. ``partial``: the kernel
     must take the UDP checksum for one that is still to be filled in, as from a local socket. ``groups``:
-    how many the topic has; each gets a copy.
+    how many the topic has; each gets a copy. ``mark``: what the frame is sent with (tagging.py).
     """
 
     name: str
@@ -78,9 +79,12 @@ class Row:
     generic: Reason | None = None
     partial: bool = False
     groups: int = 1
+    mark: int = 0
 
 
 ROWS: list[Row] = []
+#: Those whose VLAN tag lies beside the frame, which only real interfaces can do.
+BESIDE: list[Row] = []
 
 
 def row(
@@ -416,3 +420,28 @@ def _with(frame: Packet, **fields: object) -> Packet:
     for name, value in fields.items():
         setattr(frame, name, value)
     return frame
+
+
+# --- VLAN tags beside the frame ----------------------------------------------------------------
+for tag, kind, outcome in (
+    (10, "VLAN 10", None),
+    (0xFFF, "VLAN 4095 and its priority", None),
+    # A tag without a VLAN only says a priority: the kernel takes what has one as if it had none.
+    (0x0000, "a priority of 0 and no VLAN", Reason.FORWARDED),
+    (0xE000, "a priority of 7 and no VLAN", Reason.FORWARDED),
+):
+    for service in (False, True):
+        for topic, groups in ((RAW, 1), (EVENT, 1), (PAIR, 2), (TRIO, 3)):
+            payload = (
+                event(b"tagged", topic=topic.id) if topic.framing is Framing.EVENT else raw(b"t", topic.id)
+            )
+            BESIDE.append(
+                Row(
+                    f"{topic.name}: {kind}, beside the frame{', 802.1ad' if service else ''}",
+                    Reason.VLAN,
+                    outcome,
+                    one(lambda at, p=payload: datagram(at, p)),  # type: ignore[misc]
+                    groups=groups,
+                    mark=mark_of(tag, service=service),
+                )
+            )

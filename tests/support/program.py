@@ -11,9 +11,9 @@ from tempos import Framing, Reason, _abi
 from tempos._abi import Way
 from tempos_bpf.maps import MapType, create_map, possible_cpus
 from tempos_bpf.objects import BpfObject
-from tempos_fastpath.attach import DELIVER, OBJECT, PROGRAM, TIMED
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, devmap_value, encode_route, encode_settings
+from tempos_fastpath.loading import DELIVER, OBJECT, PROGRAM, TIMED
 from tempos_fastpath.plan import Hop, Plan
 from tempos_fastpath.tickets import SharedTickets
 from tempos_fastpath.topics import SharedTopics

@@ -119,8 +119,8 @@ def _attached(interface: Interface, asked: Asked) -> Tried:
     """Try it: a program that listens on no address, and so passes everything on, for a moment."""
     from tempos_bpf.links import XdpMode, attach_xdp
     from tempos_bpf.objects import BpfObject
-    from tempos_fastpath.attach import OBJECT, PROGRAM
     from tempos_fastpath.layout import encode_settings
+    from tempos_fastpath.loading import OBJECT, PROGRAM
 
     refused: list[str] = []
     for mode in XdpMode:

@@ -10,7 +10,7 @@ from tempos.doctor import Tried
 from tempos.errors import one_line
 from tempos_bpf.errors import ProgramRefused
 from tempos_bpf.objects import BpfObject
-from tempos_fastpath import attach, clone, drops, selector
+from tempos_fastpath import beside, clone, drops, loading, selector
 from tempos_fastpath.layout import encode_settings
 
 #: Addresses to listen on: to the verifier they are constants.
@@ -23,19 +23,20 @@ _MODES = {
 }
 #: Each object's check, and the settings to load it with, by what to call them.
 OBJECTS: Mapping[Path, tuple[str, Mapping[str, Mapping[str, bytes]]]] = {
-    attach.OBJECT: ("TD111", _MODES),
+    loading.OBJECT: ("TD111", _MODES),
+    beside.OBJECT: ("TD116", _PLAIN),
     clone.OBJECT: ("TD113", {"": _MODES["native"]}),
     drops.OBJECT: ("TD114", _PLAIN),
     selector.OBJECT: ("TD115", _PLAIN),
 }
 _OTHER, _LATENCY = "TD119", "TD112"
 #: Programs that are loaded only where latency is to be measured.
-_TIMED = {attach.TIMED, clone.TIMED}
+_TIMED = {loading.TIMED, clone.TIMED}
 
 
 def gather() -> Iterator[Tried]:
     """Load everything that the build made for the fast path."""
-    for path in sorted({*OBJECTS, *attach.OBJECT.parent.glob("*.bpf.o")}):
+    for path in sorted({*OBJECTS, *loading.OBJECT.parent.glob("*.bpf.o")}):
         check, variants = OBJECTS.get(path, (_OTHER, _PLAIN))
         for mode, settings in variants.items():
             tried, left_out = _load(path, check, mode, settings)

@@ -21,7 +21,7 @@ from tempos_bpf.bpffs import is_bpffs
 from tempos_bpf.errors import ProgramRefused
 from tempos_bpf.links import XdpMode, attach_tc, attach_tracing, attach_xdp
 from tempos_bpf.objects import BpfObject
-from tempos_fastpath import attach, clone, drops, network, pins
+from tempos_fastpath import clone, drops, loading, network, pins
 from tempos_fastpath.doctor import forwarding, loads
 from tempos_fastpath.doctor.parent import line_of
 from tempos_fastpath.doctor.sandbox import BROKER, NEAR, build
@@ -92,7 +92,7 @@ def _losses() -> str:
 
 
 def _selector() -> str:
-    with BpfObject(attach.OBJECT) as loaded, ExitStack() as sockets:
+    with BpfObject(loading.OBJECT) as loaded, ExitStack() as sockets:
         pair: list[socket.socket] = []
         for _ in range(2):
             sock = sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -106,13 +106,13 @@ def _selector() -> str:
 def _swap() -> str:
     """What a broker does that takes over from another: it replaces the program in a link that is pinned."""
     with ExitStack() as stack:
-        first, second = (stack.enter_context(BpfObject(attach.OBJECT)) for _ in range(2))
+        first, second = (stack.enter_context(BpfObject(loading.OBJECT)) for _ in range(2))
         index = socket.if_nametoindex(NEAR)
-        link = stack.enter_context(attach_xdp(first.program(attach.PROGRAM), index, XdpMode.GENERIC))
+        link = stack.enter_context(attach_xdp(first.program(loading.PROGRAM), index, XdpMode.GENERIC))
         if is_bpffs(pins.BPFFS):
             link.pin(Path(pins.BPFFS, f"tempos-doctor-{os.getpid()}"))
             stack.callback(link.unpin)
-        link.update(second.program(attach.PROGRAM))
+        link.update(second.program(loading.PROGRAM))
         return "a link got another program" + (" and a pin" if link.pinned else "; pins were not tried")
 
 

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Whether a frame had a VLAN tag that a card, or veth, took off before the program runs. Such a frame is for a VLAN
+ * device on top of the interface, or for nobody: the kernel decides. A redirect would lose the tag (native), or
+ * keep it on another wire (generic). How the program knows is fixed when it is loaded (enum tempos_tags):
+ *
+ *   in the frame   nothing takes tags off in front of the program: parse.h sees them.
+ *   noted          generic mode: a tracing program sees the socket buffer just before, on the same CPU (beside.h).
+ *   read           native mode on veth (Linux 6.3): what the program is given is part of a struct of the driver's
+ *                  that leads to the socket buffer. Where in it, user space reads in the kernel's own types (BTF).
+ *                  The kernel's function for it, bpf_xdp_metadata_rx_vlan_tag, costs 15 ns and a program for each
+ *                  interface; this costs 3.
+ *   heard          native mode, and the driver does not tell: once a tagged frame was heard of at any interface of
+ *                  that kind, everything passes, until user space has taken that interface off.
+ */
+#ifndef TEMPOS_TAG_H
+#define TEMPOS_TAG_H
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "beside.h"
+#include "maps.h"
+
+/* As much of it as is needed: `next` is where its first pointer to another socket buffer stands. */
+struct sk_buff {
+	struct sk_buff *next;
+	__u32 vlan_all;
+} __attribute__((preserve_access_index));
+
+extern void *bpf_cast_to_kern_ctx(void *context) __ksym __weak;
+extern void *bpf_rdonly_cast(const void *address, __u32 btf_id) __ksym __weak;
+
+/* False for a frame without a socket buffer: it was redirected here, and what tag it has lies in it. */
+static __always_inline bool read_tag(struct xdp_md *ctx)
+{
+	const struct sk_buff *at, *skb;
+
+	/* What stands at that place is a pointer to a socket buffer, as in the first word of a socket buffer. */
+	at = bpf_rdonly_cast(bpf_cast_to_kern_ctx(ctx) + settings.skb_at - bpf_core_field_offset(struct sk_buff, next),
+			     bpf_core_type_id_kernel(struct sk_buff));
+	skb = at->next;
+	return skb && skb->vlan_all;
+}
+
+static __always_inline bool has_tag(struct xdp_md *ctx)
+{
+	/* A constant to the verifier: one of these branches is left, or none. */
+	switch (settings.tags) {
+	case TEMPOS_TAGS_NOTED:
+		return noted(NOTED_TAG);
+	case TEMPOS_TAGS_READ:
+		return read_tag(ctx);
+	case TEMPOS_TAGS_HEARD:
+		return heard_anew();
+	}
+	return false;
+}
+
+#endif

@@ -1,0 +1,138 @@
+"""The XDP programs, loaded as they are needed: one for each mode and each way to know of VLAN tags.
+
+What a program does with a partial checksum, and how it learns of a tag, is fixed when it is loaded; the maps
+are shared by all, and are those of an earlier broker where it left some. Where latency is to be measured,
+another program of the object is attached, so that the usual one has nothing of it. Blocking.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tempos._abi import Tags
+from tempos.errors import one_line
+from tempos_bpf.errors import BpfError
+from tempos_bpf.links import XdpMode
+from tempos_bpf.maps import Map
+from tempos_bpf.objects import BpfObject, Program, Verdict
+from tempos_fastpath.kernel import Kernel
+from tempos_fastpath.layout import encode_settings
+from tempos_fastpath.pins import LATENCY, MAPS
+from tempos_fastpath.pulse import stamp
+
+OBJECT = Path(__file__).with_name("fastpath.bpf.o")
+PROGRAM = "tempos_fastpath"
+#: The same program with a view of latency.
+TIMED = "tempos_timed"
+DELIVER = "tempos_deliver"
+_TRY_BROADCAST = "tempos_try_broadcast"
+
+
+class Loader:
+    """Loads each program once.
+
+    ``gone_after_ns``: how long user space may be silent before programs pass everything; 0: for ever.
+    ``latency``: measure it, if the kernel lets us.
+    """
+
+    def __init__(
+        self,
+        listen: Sequence[str],
+        port: int,
+        *,
+        gone_after_ns: int,
+        latency: bool,
+        kernel: Kernel,
+    ) -> None:
+        self._listen = tuple(listen)
+        self._port = port
+        self._gone_after_ns = gone_after_ns
+        self._timed = latency
+        self._kernel = kernel
+        self._kept: Mapping[str, Map] = {}
+        self._objects: dict[tuple[XdpMode, Tags], BpfObject] = {}
+        self._skb_at = 0
+        #: Whether the kernel can broadcast into a devmap.
+        self.broadcasts = False
+        #: What a status should add.
+        self.note = ""
+
+    def adopt(self, maps: Mapping[str, Map]) -> None:
+        """Go on with these maps; before anything is loaded."""
+        self._kept = maps
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is a map ``latency``."""
+        return self._timed
+
+    @property
+    def reads_veth(self) -> bool:
+        """Whether this kernel's veth leads a native program to the socket buffer (Linux 6.3)."""
+        if not self._skb_at:
+            self._skb_at = self._kernel.veth_skb_at() or 0
+        return self._skb_at > 0
+
+    @property
+    def deliver(self) -> Program:
+        """What the copies pass on their way out."""
+        return self._first.program(DELIVER)
+
+    def map(self, name: str) -> Map:
+        """A map that all programs share; once one is loaded."""
+        return self._first.map(name)
+
+    def program(self, mode: XdpMode, tags: Tags) -> Program:
+        """The program of a mode that learns of VLAN tags in that way.
+
+        Raises Unavailable if the kernel refuses it.
+        """
+        if (mode, tags) not in self._objects:
+            loaded = self._open(mode, tags)
+            self._objects[mode, tags] = loaded
+            self.broadcasts = loaded.program(_TRY_BROADCAST).run(bytes(64)).verdict == Verdict.REDIRECT
+            # Before the program runs anywhere: its first packet must not find user space gone.
+            with contextlib.closing(self.map("pulse").mmap()) as pulse:
+                stamp(pulse)
+        return self._objects[mode, tags].program(TIMED if self._timed else PROGRAM)
+
+    def settings(self, mode: XdpMode, tags: Tags) -> bytes:
+        """What programs are told when they are loaded."""
+        return encode_settings(self._port, self._listen, generic=mode is XdpMode.GENERIC,
+                               gone_after_ns=self._gone_after_ns, tags=tags, skb_at=self._skb_at)  # fmt: skip
+
+    def close(self) -> None:
+        """Release what nothing else holds; safe to call twice."""
+        with contextlib.ExitStack() as stack:
+            for each in self._objects.values():
+                stack.callback(each.close)
+        self._objects.clear()
+
+    @property
+    def _first(self) -> BpfObject:
+        return next(iter(self._objects.values()))
+
+    def _open(self, mode: XdpMode, tags: Tags) -> BpfObject:
+        rodata = {"settings": self.settings(mode, tags)}
+        first = next(iter(self._objects.values()), None)
+        share = self._kept if first is None else {name: first.map(name) for name in MAPS}
+        if self._timed:
+            if first is not None:
+                share = {**share, LATENCY: first.map(LATENCY)}
+            try:
+                return BpfObject(OBJECT, rodata, share, also=[TIMED])
+            except BpfError as error:
+                # All programs are of one kind, and so is what the first of them has settled.
+                if first is not None:
+                    raise
+                refusal = one_line(error)
+                self._timed = False
+        else:
+            refusal = ""
+        share = {name: each for name, each in share.items() if name != LATENCY}
+        plain = BpfObject(OBJECT, rodata, share, without=[LATENCY])
+        if refusal:
+            self.note += f"; latency is not measured: {refusal}"
+        return plain
