@@ -25,7 +25,6 @@ static void tempos_batch_free(struct tempos_batch *b)
 	free(b->free);
 	free(b->rx);
 	free(b->rx_iov);
-	free(b->rx_control);
 	free(b->rx_from);
 	free(b->rx_slot);
 	free(b->run_tail);
@@ -70,15 +69,14 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 	b->free = calloc(slots, sizeof(*b->free));
 	b->rx = calloc(batch, sizeof(*b->rx));
 	b->rx_iov = calloc(batch, sizeof(*b->rx_iov));
-	b->rx_control = calloc(batch, sizeof(*b->rx_control));
 	b->rx_from = calloc(batch, sizeof(*b->rx_from));
 	b->rx_slot = calloc(batch, sizeof(*b->rx_slot));
 	b->run_tail = calloc(batch, sizeof(*b->run_tail));
 	b->chain = calloc(batch, sizeof(*b->chain));
 	for (int q = 0; q < TEMPOS_QUALITIES; q++)
 		complete &= make_outbox(&b->out[q], copies);
-	if (!complete || !b->bytes || !b->slots || !b->free || !b->rx || !b->rx_iov || !b->rx_control ||
-	    !b->rx_from || !b->rx_slot || !b->run_tail || !b->chain) {
+	if (!complete || !b->bytes || !b->slots || !b->free || !b->rx || !b->rx_iov || !b->rx_from ||
+	    !b->rx_slot || !b->run_tail || !b->chain) {
 		tempos_batch_free(b);
 		return NULL;
 	}
@@ -91,7 +89,6 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 		b->rx_iov[i].iov_len = slot_bytes;
 		b->rx[i].msg_hdr.msg_iov = &b->rx_iov[i];
 		b->rx[i].msg_hdr.msg_iovlen = 1;
-		b->rx[i].msg_hdr.msg_control = &b->rx_control[i];
 		b->rx[i].msg_hdr.msg_name = &b->rx_from[i];
 	}
 	b->segmenting = kernel_segments();
@@ -117,9 +114,17 @@ static void tempos_batch_sources(struct tempos_batch *b, uint8_t topic, const ui
 	}
 }
 
-static void tempos_batch_channel(struct tempos_batch *b, uint32_t address, uint8_t quality, int fd, int tos)
+static void tempos_batch_channels(struct tempos_batch *b, uint8_t quality, const int *fds,
+				  const uint32_t *addresses, uint32_t count, int tos)
 {
-	b->out[quality].channels[address] = (struct channel){ .fd = fd, .tos = tos };
+	struct outbox *o = &b->out[quality];
+
+	if (count > TEMPOS_MAX_LISTEN)
+		count = TEMPOS_MAX_LISTEN;
+	for (uint32_t i = 0; i < count; i++)
+		o->channels[i] = (struct channel){ .fd = fds[i], .address.s_addr = addresses[i] };
+	o->channel_count = count;
+	o->tos = tos;
 }
 
 static void tempos_batch_data_port(struct tempos_batch *b, uint16_t port)
@@ -133,7 +138,7 @@ static uint32_t tempos_batch_refused_source(struct tempos_batch *b, uint8_t topi
 }
 
 static struct tempos_members *tempos_members_new(const uint32_t *addresses, const uint16_t *ports,
-						 uint32_t count)
+						 const uint32_t *sources, uint32_t count)
 {
 	struct tempos_members *members = calloc(1, sizeof(*members) + count * sizeof(members->at[0]));
 
@@ -141,9 +146,10 @@ static struct tempos_members *tempos_members_new(const uint32_t *addresses, cons
 		return NULL;
 	members->count = count;
 	for (uint32_t i = 0; i < count; i++) {
-		members->at[i].sin_family = AF_INET;
-		members->at[i].sin_addr.s_addr = addresses[i];
-		members->at[i].sin_port = ports[i];
+		members->at[i].to.sin_family = AF_INET;
+		members->at[i].to.sin_addr.s_addr = addresses[i];
+		members->at[i].to.sin_port = ports[i];
+		members->at[i].source.s_addr = sources[i];
 	}
 	return members;
 }

@@ -21,7 +21,6 @@ static uint32_t arm(struct tempos_batch *b, uint32_t wanted)
 			b->rx_slot[i] = b->free[--b->free_count];
 			b->rx_iov[i].iov_base = slot_bytes(b, b->rx_slot[i]);
 		}
-		b->rx[i].msg_hdr.msg_controllen = sizeof(b->rx_control[i]);
 		b->rx[i].msg_hdr.msg_namelen = sizeof(b->rx_from[i]);
 	}
 	b->rx_used = 0;
@@ -59,21 +58,6 @@ static int is_from_broker(const struct tempos_batch *b, struct sources *sources,
 	return 1;
 }
 
-static struct in_addr local_address(struct msghdr *msg)
-{
-	struct in_addr none = { 0 };
-	struct in_pktinfo info;
-	struct cmsghdr *c;
-
-	for (c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-		if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO) {
-			memcpy(&info, CMSG_DATA(c), sizeof(info));
-			return info.ipi_spec_dst;
-		}
-	}
-	return none;
-}
-
 /* The run of this topic and reason in the batch at hand, begun if it is the first of its kind. */
 static int find_run(struct tempos_batch *b, uint64_t *runs, int *run_count, uint8_t topic,
 		    enum tempos_reason reason, uint32_t slot)
@@ -96,8 +80,7 @@ static int find_run(struct tempos_batch *b, uint64_t *runs, int *run_count, uint
 	return i;
 }
 
-static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t address, uint32_t limit,
-				uint64_t *runs)
+static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, uint64_t *runs)
 {
 	uint32_t ready = arm(b, limit);
 	int received, run_count = 0;
@@ -138,8 +121,6 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t address
 		}
 		slot->refs = 1;
 		slot->length = length;
-		slot->address = address;
-		slot->local = local_address(&b->rx[i].msg_hdr);
 		b->slots[b->run_tail[run]].next = at;
 		slot->next = NO_SLOT;
 		b->run_tail[run] = at;

@@ -41,13 +41,22 @@ static void add_control(struct message *m, struct msghdr *msg, int level, int ty
 	msg->msg_controllen += CMSG_SPACE(size);
 }
 
+/* The socket that is bound to this address, or that has every address; the first where there is none such. */
+static const struct channel *channel_of(const struct outbox *o, struct in_addr source)
+{
+	for (uint32_t i = 0; i < o->channel_count; i++)
+		if (!o->channels[i].address.s_addr || o->channels[i].address.s_addr == source.s_addr)
+			return &o->channels[i];
+	return &o->channels[0];
+}
+
 /* Write the control messages that `m` needs by what it holds now. */
 static void seal(struct message *m, struct msghdr *msg)
 {
 	msg->msg_control = &m->control;
 	msg->msg_controllen = 0;
-	if (m->local.s_addr) {
-		struct in_pktinfo info = { .ipi_spec_dst = m->local };
+	if (m->from.s_addr) {
+		struct in_pktinfo info = { .ipi_spec_dst = m->from };
 
 		add_control(m, msg, IPPROTO_IP, IP_PKTINFO, &info, sizeof(info));
 	}
@@ -57,25 +66,24 @@ static void seal(struct message *m, struct msghdr *msg)
 		add_control(m, msg, IPPROTO_UDP, UDP_SEGMENT, &m->segment, sizeof(m->segment));
 }
 
-/* Whether the datagram in `s` may travel with what `m` holds: one address, one size, one packet's worth. */
+/* Whether the datagram in `s` may travel with what `m` holds: one member, one size, one packet's worth. */
 static int may_join(const struct tempos_batch *b, const struct message *m, const struct slot *s)
 {
 	return b->segmenting && m->open && m->copies < MAX_SEGMENTS && s->length <= m->segment &&
-	       m->bytes + s->length <= MAX_UDP_PAYLOAD && m->address == s->address &&
-	       m->local.s_addr == s->local.s_addr;
+	       m->bytes + s->length <= MAX_UDP_PAYLOAD;
 }
 
 static struct message *begin_message(struct outbox *o, const struct slot *s, uint8_t topic,
-				     uint8_t epoch, uint8_t group, const struct sockaddr_in *to)
+				     uint8_t epoch, uint8_t group, const struct member *member)
 {
+	const struct channel *channel = channel_of(o, member->source);
 	struct msghdr *msg = &o->tx[o->end].msg_hdr;
 	struct message *m = &o->messages[o->end++];
 
-	m->to = *to;
-	m->local = s->local;
-	m->address = s->address;
-	m->fd = o->channels[s->address].fd;
-	m->tos = o->channels[s->address].tos;
+	m->to = member->to;
+	m->from.s_addr = channel->address.s_addr ? 0 : member->source.s_addr;
+	m->fd = channel->fd;
+	m->tos = o->tos;
 	m->first_copy = o->copies_end;
 	m->copies = 0;
 	m->bytes = 0;
@@ -145,7 +153,7 @@ static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint32_t 
 	}
 	/* Member by member, so that what one of them gets stands together; its order stays the run's. */
 	for (uint32_t turn = 0; turn < n && turn < count; turn++) {
-		const struct sockaddr_in *to = &members->at[(first_ticket + turn) % n];
+		const struct member *member = &members->at[(first_ticket + turn) % n];
 		uint64_t delivery = (first_ticket + turn) / n;
 		struct message *m = NULL;
 
@@ -155,7 +163,7 @@ static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint32_t 
 			if (!m || !may_join(b, m, s)) {
 				if (m)
 					seal(m, &o->tx[o->end - 1].msg_hdr);
-				m = begin_message(o, s, topic, (uint8_t)epoch, group, to);
+				m = begin_message(o, s, topic, (uint8_t)epoch, group, member);
 			}
 			add_copy(b, o, m, b->chain[i], (uint32_t)delivery, last);
 		}

@@ -48,26 +48,19 @@ struct slot {
 	uint32_t next;
 	uint32_t refs;
 	uint32_t length;
-	uint32_t address;       /* which of the listen addresses it came in by, and goes out by */
-	struct in_addr local;   /* the address it was sent to; 0: the socket is bound to it */
 };
 
 /* Room for control messages, aligned as the kernel wants it. */
-union rx_control {
-	struct cmsghdr align;
-	char bytes[CMSG_SPACE(sizeof(struct in_pktinfo))];
-};
-
 union tx_control {
 	struct cmsghdr align;
 	char bytes[CMSG_SPACE(sizeof(struct in_pktinfo)) + CMSG_SPACE(sizeof(int)) +
 		   CMSG_SPACE(sizeof(uint16_t))];
 };
 
-/* What a class sends by, of one listen address. */
+/* What a class sends by from one listen address, or from any where the socket has them all. */
 struct channel {
 	int fd;
-	int tos;                /* written into each datagram; -1: the socket's own holds */
+	struct in_addr address; /* 0: any */
 };
 
 /* One datagram on its way to one member. */
@@ -81,8 +74,7 @@ struct copy {
 struct message {
 	struct sockaddr_in to;
 	union tx_control control;
-	struct in_addr local;
-	uint32_t address;
+	struct in_addr from;                   /* the address it leaves from; 0: the socket's, or the kernel's choice */
 	int fd;
 	int tos;
 	uint32_t first_copy;
@@ -96,9 +88,15 @@ struct message {
 	uint8_t epoch;
 };
 
+/* An endpoint, and the address of ours that it gets its events from; 0: whichever the kernel prefers. */
+struct member {
+	struct sockaddr_in to;
+	struct in_addr source;
+};
+
 struct tempos_members {
 	uint32_t count;
-	struct sockaddr_in at[];
+	struct member at[];
 };
 
 /*
@@ -107,6 +105,8 @@ struct tempos_members {
  */
 struct outbox {
 	struct channel channels[TEMPOS_MAX_LISTEN];
+	uint32_t channel_count;
+	int tos;                       /* written into each datagram; -1: the socket's own holds */
 	uint32_t first, end;           /* tx[first .. end) is staged */
 	uint32_t copies_end, iovs_end;
 	uint32_t staged;               /* copies in tx[first .. end) */
@@ -131,7 +131,6 @@ struct tempos_batch {
 	uint32_t batch;
 	struct mmsghdr *rx;
 	struct iovec *rx_iov;
-	union rx_control *rx_control;
 	struct sockaddr_in *rx_from;
 	uint32_t *rx_slot;             /* the slot that stands ready for message i, or NO_SLOT */
 	uint32_t rx_used;              /* only messages before this one may be without a slot */

@@ -15,6 +15,7 @@ from typing import Any
 
 from tempos import PathPolicy, Route, __version__
 from tempos.control import RETRY_AFTER
+from tempos_broker.addresses import is_local_address, source_of
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.continuity import Continuity
 from tempos_broker.control.port import ControlPort
@@ -53,7 +54,7 @@ class Broker:
     ) -> None:
         self._fast = fast
         self._saver: asyncio.Task[None] | None = None
-        self._registry = Registry(config, is_local_address)
+        self._registry = Registry(config, is_local_address, source_of(config.listen))
         self._ledger = Ledger(unstamped(config))
         states = {entry.topic.id: TopicState(Route(entry.topic, 0, ())) for entry in config.topics}
         self._past = Continuity(store, fast, drawn, self._registry, self._ledger, states)
@@ -254,13 +255,3 @@ class Broker:
     async def reload(self, config: BrokerConfig) -> tuple[str, ...]:
         """See :meth:`Reloader.apply`."""
         return await self._reloader.apply(config)
-
-
-def is_local_address(ip: str) -> bool:
-    """Whether a socket of this node can have this address."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((ip, 0))
-        except OSError:
-            return False
-        return True

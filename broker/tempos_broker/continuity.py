@@ -163,16 +163,18 @@ class Continuity:
             if served or remaining > 0:
                 expires = time.monotonic() + remaining
                 endpoint = (member.ip, member.port)
-                self._registry.restore(topic, member.group, endpoint, member.client, expires)
+                self._registry.restore(topic, member.group, endpoint, member.client, expires, member.source)
 
-    def former_route(self, topic: Topic) -> tuple[Route, bool]:
+    def former_route(self, topic: Topic, memory: Remembered) -> tuple[Route, bool]:
         """The latest route of the former life, and whether it is still what the members make."""
         *_, epoch = self._ledger.open_epochs(topic.id)
         stored = self._ledger.route(topic.id, epoch)
         present = self._registry.groups(topic.id)
-        macs = {(member.ip, member.port): member.mac for group in present for member in group.members}
+        known = {(each.ip, each.port): Member(each.ip, each.port, source=each.source)
+                 for each in memory.members}  # fmt: skip
+        known |= {(member.ip, member.port): member for group in present for member in group.members}
         groups = tuple(
-            Group(name, tuple(Member(h.ip, h.port, macs.get((h.ip, h.port))) for h in holders))
+            Group(name, tuple(known.get((h.ip, h.port)) or Member(h.ip, h.port) for h in holders))
             for name, holders in stored
         )
         same = self._registry.holders(topic.id) == [(name, list(holders)) for name, holders in stored]
@@ -267,7 +269,7 @@ class Continuity:
                 continue
             described = state.route.topic
             members = tuple(
-                Kept(group.name, m.member.ip, m.member.port, m.client, m.expires - now)
+                Kept(group.name, m.member.ip, m.member.port, m.client, m.expires - now, m.member.source)
                 for group in self._registry.states(topic)
                 for m in group.members.values()
                 if m.client is not None and m.expires is not None

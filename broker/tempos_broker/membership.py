@@ -12,7 +12,7 @@ twice; the order of members inside a group is the order in which they joined.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tempos import ConfigError, Group, Member, TemposError, Topic
 from tempos.control import Code
@@ -71,13 +71,20 @@ class Registry:
 
     ``is_local`` tells whether an address is this node's own: the broker's data port there would make
     events go round for ever. Raises :class:`ConfigError` for a static member that would do that.
+    ``source_of`` gives the address that events to a member leave from, by its IP and the address it asked.
     """
 
-    def __init__(self, config: BrokerConfig, is_local: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        config: BrokerConfig,
+        is_local: Callable[[str], bool],
+        source_of: Callable[[str, str | None], str | None] = lambda ip, asked: asked,
+    ) -> None:
         self._limits = config.limits
         self._lease = config.control.lease
         self._data_port = config.data_port
         self._is_local = is_local
+        self._source_of = source_of
         self._by_name = {entry.topic.name: entry.topic for entry in config.topics}
         self._groups: dict[int, dict[str, GroupState]] = {}
         self._versions: dict[int, int] = {}
@@ -140,7 +147,8 @@ class Registry:
 
     def _add_static(self, topic: int, static: StaticMember) -> None:
         group = self._group(topic, static.group or own_group(static.ip, static.port))
-        group.members[static.ip, static.port] = Membership(Member(static.ip, static.port, static.mac))
+        member = Member(static.ip, static.port, static.mac, static.source)
+        group.members[static.ip, static.port] = Membership(member)
 
     @property
     def topics(self) -> Iterable[Topic]:
@@ -155,9 +163,20 @@ class Registry:
             raise Refused(Code.UNKNOWN_TOPIC, f"no topic is named {name!r}", f"known: {known}") from None
 
     def groups(self, topic: int) -> tuple[Group, ...]:
-        """The groups of a topic as a route takes them: only those with members."""
+        """The groups of a topic as a route takes them: only those with members, each with its source.
+
+        Of a member that asked no address that depends on the network, and may be another one next time.
+        """
+        chosen: dict[tuple[str, str | None], str | None] = {}
+
+        def sourced(member: Member) -> Member:
+            key = member.ip, member.source
+            if key not in chosen:
+                chosen[key] = self._source_of(*key)
+            return member if chosen[key] == member.source else replace(member, source=chosen[key])
+
         return tuple(
-            Group(state.name, tuple(m.member for m in state.members.values()))
+            Group(state.name, tuple(sourced(m.member) for m in state.members.values()))
             for state in self._groups[topic].values()
         )
 
@@ -180,9 +199,18 @@ class Registry:
         return sum(len(state.members) for state in self._groups[topic].values())
 
     def subscribe(
-        self, name: str, group: str | None, endpoint: tuple[str, int], client: int, now: float
+        self,
+        name: str,
+        group: str | None,
+        endpoint: tuple[str, int],
+        client: int,
+        now: float,
+        asked: str | None = None,
     ) -> Subscribed:
-        """Make ``endpoint`` a member, or renew it; raises :class:`Refused`."""
+        """Make ``endpoint`` a member, or renew it; raises :class:`Refused`.
+
+        ``asked``: the address of ours that it asked, from which it gets its events from now on.
+        """
         topic = self.topic(name)
         if group is not None and group.startswith(OWN_GROUP):
             raise Refused(
@@ -211,15 +239,26 @@ class Registry:
                 self._remove(topic.id, state, endpoint)
                 break
             known.expires = now + self._lease
+            if known.member.source != asked:
+                known.member = replace(known.member, source=asked)
+                self._versions[topic.id] += 1
             return Subscribed(topic, wanted)
         self._check_limits(topic, wanted, endpoint)
-        membership = Membership(Member(*endpoint), client, now + self._lease)
+        membership = Membership(Member(*endpoint, source=asked), client, now + self._lease)
         self._group(topic.id, wanted).members[endpoint] = membership
         self._versions[topic.id] += 1
         self._leaving.pop(membership.holder, None)
         return Subscribed(topic, wanted)
 
-    def restore(self, topic: int, group: str, endpoint: tuple[str, int], client: int, expires: float) -> bool:
+    def restore(
+        self,
+        topic: int,
+        group: str,
+        endpoint: tuple[str, int],
+        client: int,
+        expires: float,
+        asked: str | None = None,
+    ) -> bool:
         """Take back a member of a former life; whether that could be.
 
         It cannot where the configuration has come to speak against it.
@@ -233,7 +272,7 @@ class Registry:
         state = self._group(topic, group)
         if len(state.members) >= self._limits.members_per_group:
             return False
-        state.members[endpoint] = Membership(Member(*endpoint), client, expires)
+        state.members[endpoint] = Membership(Member(*endpoint, source=asked), client, expires)
         self._versions[topic] += 1
         return True
 
@@ -388,7 +427,7 @@ class Registry:
 
 def _is(member: Member, group: str, static: StaticMember) -> bool:
     wanted = static.group or own_group(static.ip, static.port)
-    return (member.mac, group) == (static.mac, wanted)
+    return (member.mac, member.source, group) == (static.mac, static.source, wanted)
 
 
 def own_group(ip: str, port: int) -> str:

@@ -28,13 +28,17 @@ _OPEN = 2
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A member with a lease. ``remaining``: seconds of it that were left at the time of writing."""
+    """A member with a lease. ``remaining``: seconds of it that were left at the time of writing.
+
+    ``source``: the address of ours that it asked, if that is known.
+    """
 
     group: str
     ip: str
     port: int
     client: int
     remaining: float
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ def write(memory: Remembered) -> dict[str, Any]:
         "name": memory.name,
         "framing": memory.framing.value,
         "wall": memory.wall,
-        "members": [[m.group, m.ip, m.port, m.client, m.remaining] for m in memory.members],
+        "members": [[m.group, m.ip, m.port, m.client, m.remaining, m.source] for m in memory.members],
         "ledger": memory.ledger,
         "live": [[epoch, list(tickets)] for epoch, tickets in memory.live.items()],
         "slow": _named(memory.slow),
@@ -77,10 +81,7 @@ def read(document: Any) -> Remembered:
         _text(document["name"]),
         Framing(document["framing"]),
         _seconds(document["wall"]),
-        tuple(
-            Kept(_text(group), _address(ip), _whole(port, 1, 0xFFFF), _whole(client), _seconds(left))
-            for group, ip, port, client, left in _list(document["members"])
-        ),
+        tuple(_kept(*_list(row)) for row in _list(document["members"])),
         document["ledger"],
         {
             _whole(epoch, 0, _U32): [_whole(each) for each in tickets]
@@ -203,6 +204,12 @@ def _holder(stored: Any) -> Holder:
     ip, port, client = _list(stored)
     holder_port = _whole(port, 1, 0xFFFF)
     return Holder(_address(ip), holder_port, None if client is None else _whole(client))
+
+
+def _kept(group: Any, ip: Any, port: Any, client: Any, left: Any, source: Any = None) -> Kept:
+    # What was written before members had sources has none.
+    known = None if source is None else _address(source)
+    return Kept(_text(group), _address(ip), _whole(port, 1, 0xFFFF), _whole(client), _seconds(left), known)
 
 
 class Offsets:

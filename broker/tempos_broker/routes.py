@@ -69,7 +69,11 @@ class Routes:
             yield
 
     async def swap(self, topic: int, *, renew: bool = False) -> None:
-        """Give the topic a route of its present groups, if they changed; ``renew`` installs it anyway."""
+        """Give the topic a route of its present groups, if they changed.
+
+        ``renew``: the network is another one. Install the route anyway; where members get their events from
+        another address now, it is a new one.
+        """
         lock = self._locks.get(topic)
         if lock is None:
             # Removed by a reload while this waited for its turn.
@@ -79,7 +83,8 @@ class Routes:
             if state is None:
                 return
             version = self._registry.version(topic)
-            if version != state.version:
+            moved = renew and self._registry.groups(topic) != state.route.groups
+            if moved or version != state.version:
                 await self.replace(state, self._registry.groups(topic), self._registry.holders(topic))
                 state.version = version
             elif renew:
@@ -154,7 +159,7 @@ class Routes:
             past.restore_members(topic, memory)
         known = self._ledger.open_epochs(topic)
         if memory is not None and past.continued and known and (not adopted or adopted in known):
-            route, same = past.former_route(state.route.topic)
+            route, same = past.former_route(state.route.topic, memory)
             self._chosen(state, await self._install(state, route))
             await self._slow.swap(route)
             state.route = route

@@ -179,6 +179,9 @@ def _topic(
         for group in registry.states(topic.id)
         for entry in group.members.values()
     }
+    sources = {
+        (member.ip, member.port): member.source for group in state.route.groups for member in group.members
+    }
     return {
         **topic_fields(topic),
         **limit_fields(topic),
@@ -195,7 +198,7 @@ def _topic(
         "balanced": account.balanced,
         "problems": list(account.problems),
         "latency": latency,
-        "groups": [_group(group, consumers, leases, now) for group in account.groups],
+        "groups": [_group(group, consumers, leases, sources, now) for group in account.groups],
     }
 
 
@@ -285,6 +288,7 @@ def _group(
     group: GroupRow,
     consumers: Consumers,
     leases: Mapping[tuple[str, Holder], float | None],
+    sources: Mapping[tuple[str, int], str | None],
     now: float,
 ) -> dict[str, Any]:
     def lease(holder: Holder) -> float | None:
@@ -296,6 +300,7 @@ def _group(
         "members": [
             {
                 **_endpoint(row.holder),
+                "from": sources.get((row.holder.ip, row.holder.port)),
                 "lease_s": lease(row.holder),
                 "ticketed": row.ticketed,
                 "delivered": row.delivered,

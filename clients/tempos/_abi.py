@@ -36,7 +36,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xed373c8eeddbac9d
+ABI_FINGERPRINT = 0xa9e9c1ee1db0d4f7
 
 
 class Reason(enum.IntEnum):

@@ -89,11 +89,16 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One subscriber endpoint. ``mac`` is set only where the configuration names it."""
+    """One subscriber endpoint. ``mac`` is set only where the configuration names it.
+
+    ``source``: the broker's address that it knows, which its events leave from; None: the one that the
+    broker's kernel prefers towards it.
+    """
 
     ip: str
     port: int
     mac: str | None = None
+    source: str | None = None
 
     def __str__(self) -> str:
         return f"{self.ip}:{self.port}"

@@ -146,21 +146,23 @@ struct tempos_event_header {
 };
 
 /*
- * One member as the fast path needs it. The sums are one's complement sums of 16-bit words in
- * memory order: what the rewrite adds to a checksum that does not depend on the packet.
+ * One member as the fast path needs it. Addresses and MACs lie as in the headers, so that they are copied
+ * together. The sums are folded one's complement sums of 16-bit words in memory order: what the rewrite adds
+ * to a checksum that does not depend on the packet.
  */
 struct tempos_member {
+	__be32 source;              /* the address of ours that its events leave from */
 	__be32 ip;
+	__u8 dst_mac[6];
+	__u8 src_mac[6];
 	__be16 port;
 	/*
 	 * One group: slot in the `egress` devmap. Broadcast: what picking this member adds to the route's
 	 * `fanout`; so the picks of all groups together give the devmap with the right slots.
 	 */
 	__u16 egress;
-	__u8 dst_mac[6];
-	__u8 src_mac[6];
-	__u32 ip_sum;               /* the words of ip */
-	__u32 udp_sum;              /* the words of ip, and port */
+	__u16 ip_sum;               /* the words of source and ip */
+	__u16 udp_sum;              /* the words of source and ip, and port */
 	__u32 ifindex;              /* the interface it leaves by */
 };
 
@@ -278,7 +280,7 @@ struct tempos_settings {
 
 #ifndef TEMPOS_ABI_NO_ASSERTS
 _Static_assert(sizeof(struct tempos_event_header) == TEMPOS_EVENT_HEADER_LEN, "event header");
-_Static_assert(sizeof(struct tempos_member) == 32, "member");
+_Static_assert(sizeof(struct tempos_member) == 32, "two members a cache line");
 _Static_assert(sizeof(struct tempos_ticket) == 64, "ticket fills a cache line");
 _Static_assert(sizeof(struct tempos_topic) == 64, "topic fills a cache line");
 _Static_assert(sizeof(struct tempos_pulse) == 64, "pulse fills a cache line");

@@ -85,7 +85,7 @@ static __always_inline void refresh_ip(struct iphdr *ip)
  * before. False if it cannot be written to.
  */
 static __always_inline bool readdress(struct __sk_buff *skb, const struct tempos_route *route,
-				       const struct tempos_member *member, __be32 broker, __u64 sequence)
+				       const struct tempos_member *member, __u64 sequence)
 {
 	struct cursor frame = frame_of(skb);
 	struct ethhdr *eth = frame.at;
@@ -102,11 +102,10 @@ static __always_inline bool readdress(struct __sk_buff *skb, const struct tempos
 			return false;
 		rest = stamp_event(payload, route->epoch, sequence);
 	}
-	addresses = (__u64)without_wide(ip->saddr) + broker + without_wide(ip->daddr) + member->ip;
+	addresses = without_addresses(ip) + member->ip_sum;
 	rest += (__u64)without(udp->source) + settings.port + without(udp->dest) + member->port;
-	rewrite_mac(eth, member);
-	ip->saddr = broker;
-	ip->daddr = member->ip;
+	copy_macs(eth->h_dest, member->dst_mac);
+	copy_addresses(&ip->saddr, &member->source);
 	refresh_ip(ip);
 	udp->source = settings.port;
 	udp->dest = member->port;
@@ -121,14 +120,13 @@ static __always_inline bool readdress(struct __sk_buff *skb, const struct tempos
 }
 
 /* One copy for one group; whether its interface took it. */
-static __always_inline bool send_copy(struct __sk_buff *skb, const struct tempos_route *route, __u32 group,
-				       __be32 broker)
+static __always_inline bool send_copy(struct __sk_buff *skb, const struct tempos_route *route, __u32 group)
 {
 	const struct tempos_member *member;
 	__u64 sequence;
 
 	member = pick(route, group, &sequence);
-	if (!member || !readdress(skb, route, member, broker, sequence))
+	if (!member || !readdress(skb, route, member, sequence))
 		return false;
 	/* Above 0 a queue says that it dropped a packet: this one, or one in its stead (NET_XMIT_CN). */
 	return !bpf_clone_redirect(skb, member->ifindex, 0);
@@ -140,7 +138,6 @@ static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const s
 {
 	__u32 row = topic * 2 + (route->epoch & 1);
 	struct tempos_copies *made = bpf_map_lookup_elem(&copies, &row);
-	__be32 broker = packet->ip->daddr;
 	__u32 groups = route->group_count;
 
 	if (!made)
@@ -153,7 +150,7 @@ static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const s
 	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS; group++) {
 		if (group >= groups)
 			break;
-		if (send_copy(skb, route, group, broker))
+		if (send_copy(skb, route, group))
 			made->sent[group]++;
 	}
 	return TEMPOS_FORWARDED;

@@ -28,8 +28,8 @@
  *        |
  *      pick       ticket = tickets[base]++ ; member = ticket % n ; delivery sequence = ticket / n
  *        |
- *      rewrite    MACs; source := the broker's address and data port; destination := the member;
- *        |        DSCP := the class's, ECN := 0; TTL - 1; epoch and delivery sequence (event framing);
+ *      rewrite    MACs; source := the address that the member knows, and the data port; destination := the
+ *        |        member; DSCP := the class's, ECN := 0; TTL - 1; epoch and delivery sequence (event framing);
  *        |        both checksums
  *        |
  *      redirect   by the member's egress slot                 ---- impossible: DROP: no_egress
@@ -103,7 +103,6 @@ static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, 
 static __always_inline enum tempos_reason forward(const struct packet *packet,
 						   const struct tempos_route *route, enum checksum_kind kind)
 {
-	__be32 publisher = packet->ip->saddr;
 	const struct tempos_member *member;
 	__u64 sequence;
 	__u64 change = 0;
@@ -113,9 +112,9 @@ static __always_inline enum tempos_reason forward(const struct packet *packet,
 		return TEMPOS_NO_ROUTE;
 	if (route->framing == TEMPOS_FRAMING_EVENT && packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end)
 		change = stamp_event((struct tempos_event_header *)packet->payload, route->epoch, sequence);
-	rewrite_udp(packet->udp, member, kind, publisher, change);
+	rewrite_udp(packet->udp, packet->ip, member, kind, change);
 	rewrite_ip(packet->ip, member, route->ip_start);
-	rewrite_mac(packet->eth, member);
+	copy_macs(packet->eth->h_dest, member->dst_mac);
 	return bpf_redirect_map(&egress, member->egress, 0) == XDP_REDIRECT ? TEMPOS_FORWARDED
 									   : TEMPOS_NO_EGRESS;
 }

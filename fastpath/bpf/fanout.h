@@ -60,7 +60,7 @@ static __always_inline struct common rewrite_common(const struct packet *packet,
 	struct iphdr *ip = packet->ip;
 	struct udphdr *udp = packet->udp;
 	struct common common = {
-		.udp_sum = (__u64)without(udp->check) + without_wide(ip->saddr) + without(udp->source),
+		.udp_sum = (__u64)without(udp->check) + without_addresses(ip) + without(udp->source),
 	};
 
 	common.ip_sum = start_ip(ip, route->ip_start);
@@ -82,14 +82,12 @@ static __always_inline void describe_copy(struct copy *copy, const struct tempos
 	__u16 check = ~fold_wide(common->udp_sum + member->udp_sum + sequence);
 
 	copy->udp_check = (check ? check : 0xffff) & check_mask;
-	copy->ip_check = ~fold_wide(common->ip_sum + member->ip);
-	copy->ip = member->ip;
+	copy->ip_check = ~fold_wide(common->ip_sum + member->ip_sum);
+	copy_addresses(&copy->source, &member->source);
 	copy->port = member->port;
 	copy->sequence = sequence;
 	copy->ifindex = member->ifindex;
-	((__u32 *)copy->macs)[0] = ((const __u32 *)member->dst_mac)[0];
-	((__u32 *)copy->macs)[1] = ((const __u32 *)member->dst_mac)[1];
-	((__u32 *)copy->macs)[2] = ((const __u32 *)member->dst_mac)[2];
+	copy_macs(copy->macs, member->dst_mac);
 }
 
 /*
@@ -217,10 +215,8 @@ static __always_inline int deliver(struct xdp_md *ctx)
 			goto refuse;
 		header->delivery_sequence = copy->sequence;
 	}
-	((__u32 *)eth)[0] = ((const __u32 *)copy->macs)[0];
-	((__u32 *)eth)[1] = ((const __u32 *)copy->macs)[1];
-	((__u32 *)eth)[2] = ((const __u32 *)copy->macs)[2];
-	ip->daddr = copy->ip;
+	copy_macs(eth->h_dest, copy->macs);
+	copy_addresses(&ip->saddr, &copy->source);
 	ip->check = copy->ip_check;
 	udp->dest = copy->port;
 	udp->check = copy->udp_check;

@@ -3,7 +3,8 @@
  * What forwarding changes in a datagram: MACs, addresses, ports, TTL, the broker's stamps, both checksums.
  *
  * Rules: what the packet does not change was computed when the route was made (struct tempos_member's
- * sums). The source becomes what the destination was: the broker's own address and data port.
+ * sums). The source address becomes the one that the member knows its broker by, whichever the publisher sent
+ * to; the source port what the destination port was, the data port.
  */
 #ifndef TEMPOS_REWRITE_H
 #define TEMPOS_REWRITE_H
@@ -49,57 +50,72 @@ static __always_inline __be16 next_ttl(const struct iphdr *ip)
 
 /*
  * Every word of the header is known and it was right until now, so it is summed up anew: fewer steps than to
- * take five old words out. tempos sends a datagram of its own: the sender's marks, DSCP and ECN, do not go on.
- * The destination alone is left for later. Gives the sum but for that.
+ * take seven old words out. tempos sends a datagram of its own: the sender's marks, DSCP and ECN, do not go
+ * on. The addresses are left for later. Gives the sum but for those.
  */
 static __always_inline __u64 start_ip(struct iphdr *ip, __be16 start)
 {
 	__be16 *words = (__be16 *)ip;
 	__be16 ttl = next_ttl(ip);
-	__u64 sum = (__u64)start + ip->tot_len + *(__be32 *)&ip->id + ttl + ip->daddr;
+	__u64 sum = (__u64)start + ip->tot_len + *(__be32 *)&ip->id + ttl;
 
 	words[0] = start;
 	words[offsetof(struct iphdr, ttl) / 2] = ttl;
-	ip->saddr = ip->daddr;
 	return sum;
+}
+
+/*
+ * Source and destination lie side by side in a packet and in what was prepared for it, in the same order, and are
+ * copied in the fewest steps. Both are read as single fields as well, which the compiler must know.
+ */
+typedef __u64 __attribute__((may_alias)) eight_bytes;
+typedef __u32 __attribute__((may_alias)) four_bytes;
+
+static __always_inline void copy_addresses(__be32 *to, const __be32 *from)
+{
+	*(eight_bytes *)to = *(const eight_bytes *)from;
+}
+
+static __always_inline void copy_macs(__u8 *to, const __u8 *from)
+{
+	*(eight_bytes *)to = *(const eight_bytes *)from;
+	*(four_bytes *)(to + 8) = *(const four_bytes *)(from + 8);
 }
 
 static __always_inline void rewrite_ip(struct iphdr *ip, const struct tempos_member *member, __be16 start)
 {
-	ip->check = ~fold_wide(start_ip(ip, start) + member->ip);
-	ip->daddr = member->ip;
+	ip->check = ~fold_wide(start_ip(ip, start) + member->ip_sum);
+	copy_addresses(&ip->saddr, &member->source);
 }
 
-/* `old_source`: the publisher's address; `change`: what stamping added to the payload's sum. */
-static __always_inline void rewrite_udp(struct udphdr *udp, const struct tempos_member *member,
-					 enum checksum_kind kind, __be32 old_source, __u64 change)
+/* What adding it takes the addresses of a packet out of a sum again. */
+static __always_inline __u64 without_addresses(const struct iphdr *ip)
+{
+	return (__u64)without_wide(ip->saddr) + without_wide(ip->daddr);
+}
+
+/* Before the addresses change; `change`: what stamping added to the payload's sum. */
+static __always_inline void rewrite_udp(struct udphdr *udp, const struct iphdr *ip,
+					 const struct tempos_member *member, enum checksum_kind kind, __u64 change)
 {
 	__u16 check;
 
 	if (kind == CHECKSUM_FULL) {
-		/* The source port becomes the old destination port, as with the addresses. */
-		check = ~fold_wide(change + without(udp->check) + without_wide(old_source) +
+		/* The source port becomes the old destination port: that one stays in the sum. */
+		check = ~fold_wide(change + without(udp->check) + without_addresses(ip) +
 				   without(udp->source) + member->udp_sum);
 		udp->check = check ? check : 0xffff;
 	} else if (settings.generic && kind == CHECKSUM_PARTIAL) {
-		udp->check = fold_wide((__u64)udp->check + without_wide(old_source) + member->ip_sum);
+		udp->check = fold_wide((__u64)udp->check + without_addresses(ip) + member->ip_sum);
 	}
 	udp->source = udp->dest;
 	udp->dest = member->port;
 }
 
-static __always_inline void rewrite_mac(struct ethhdr *eth, const struct tempos_member *member)
-{
-	const __u32 *from = (const __u32 *)member->dst_mac;
-	__u32 *to = (__u32 *)eth->h_dest;
-
-	/* Destination and source lie side by side in both: three words instead of twelve bytes. */
-	to[0] = from[0];
-	to[1] = from[1];
-	to[2] = from[2];
-}
-
 _Static_assert(offsetof(struct tempos_member, src_mac) == offsetof(struct tempos_member, dst_mac) + ETH_ALEN,
 	       "the MACs of a member lie as in an Ethernet header");
+_Static_assert(offsetof(struct tempos_member, ip) == offsetof(struct tempos_member, source) + sizeof(__be32) &&
+		       offsetof(struct iphdr, daddr) == offsetof(struct iphdr, saddr) + sizeof(__be32),
+	       "the addresses of a member lie as in an IPv4 header");
 
 #endif

@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from tempos import Member
+
+#: Where events go, and the address of ours that they leave from; None: the one that the kernel prefers.
+Destination = tuple[str, "str | None"]
+
+
+def destination(member: Member) -> Destination:
+    """Where the events of a member go, and from which address."""
+    return member.ip, member.source
+
 
 @dataclass(frozen=True, slots=True)
 class Interface:
@@ -31,11 +41,15 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The route to an address, or the ``obstacle``. ``mtu`` is 0 where the route names none."""
+    """The route to a destination, or the ``obstacle``. ``mtu`` is 0 where the route names none.
+
+    ``source``: the address of ours that it leads away from.
+    """
 
     ifindex: int = 0
     next_hop: str = ""
     mtu: int = 0
+    source: str = ""
     obstacle: str | None = None
 
 
@@ -45,7 +59,7 @@ class Facts:
 
     interfaces: dict[int, Interface]
     addresses: tuple[tuple[str, int], ...]
-    ways: dict[str, Way]
+    ways: dict[Destination, Way]
     neighbours: dict[tuple[int, str], str] = field(default_factory=dict)
 
     def mac_of(self, ifindex: int, ip: str) -> str | None:

@@ -39,6 +39,7 @@ _FRAMINGS = {framing: constant(f"TEMPOS_FRAMING_{framing.name}") for framing in 
 _NOTHING_MEASURED = Histogram((0,) * _abi.LATENCY_BUCKETS)
 #: The first byte of an IPv4 header: version 4, five words.
 _IP_VERSION_IHL = 0x45
+_MAX_WORD = 0xFFFF
 
 
 def encode_settings(
@@ -192,15 +193,24 @@ def decode_counters(sums: memoryview) -> dict[int, dict[Reason, int]]:
 
 
 def _fill_member(member: Any, hop: Hop, slot: int) -> None:
-    address, port = _address(hop.ip), socket.htons(hop.port)
+    source, address, port = _address(hop.source), _address(hop.ip), socket.htons(hop.port)
+    member.source = source
     member.ip = address
-    member.port = port
-    member.egress = slot
     member.dst_mac = _mac(hop.mac)
     member.src_mac = _mac(hop.source_mac)
-    member.ip_sum = (address & 0xFFFF) + (address >> 16)
-    member.udp_sum = member.ip_sum + port
+    member.port = port
+    member.egress = slot
+    member.ip_sum = _folded(source & 0xFFFF, source >> 16, address & 0xFFFF, address >> 16)
+    member.udp_sum = _folded(member.ip_sum, port)
     member.ifindex = hop.ifindex
+
+
+def _folded(*words: int) -> int:
+    """The one's complement sum of 16-bit words (RFC 1071)."""
+    total = sum(words)
+    while total > _MAX_WORD:
+        total = (total & _MAX_WORD) + (total >> 16)
+    return total
 
 
 def _address(text: str) -> int:

@@ -13,12 +13,12 @@ import errno
 import fcntl
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from tempos_bpf.errors import NotBuilt
 from tempos_fastpath.errors import NetworkUnreadable
-from tempos_fastpath.facts import Facts, Interface, Way
+from tempos_fastpath.facts import Destination, Facts, Interface, Way
 
 try:
     from pyroute2 import IPRoute
@@ -51,10 +51,13 @@ _ETHTOOL_GFLAGS, _ETH_FLAG_RXVLAN = 0x25, 1 << 8
 Redirects = Callable[[], Mapping[int, bool] | None]
 
 
-def read_facts(destinations: Iterable[str] = (), redirects_to: Redirects | None = None) -> Facts:
+def read_facts(
+    destinations: Iterable[Destination] = (), redirects_to: Redirects | None = None, port: int = 0
+) -> Facts:
     """Read a snapshot; raises :class:`NetworkUnreadable`. Costs some 10 ms and 1 ms per destination.
 
     ``redirects_to``: tells which interfaces take redirected frames; without it :func:`redirect_support`.
+    ``port``: the UDP port that events leave from, for rules of the kernel that go by it.
     """
     try:
         redirects = (redirects_to or redirect_support)() or {}
@@ -65,7 +68,8 @@ def read_facts(destinations: Iterable[str] = (), redirects_to: Redirects | None 
                 for message in route.get_addr(family=socket.AF_INET)
                 if message["index"] in interfaces
             )
-            ways = {ip: _way(route, ip) for ip in dict.fromkeys(destinations)}
+            ours = {address for address, _ in addresses}
+            ways = {(ip, source): _way(route, ip, source, port, ours) for ip, source in set(destinations)}
             neighbours = {
                 (int(message["ifindex"]), str(message.get("dst"))): str(message.get("lladdr"))
                 for message in route.get_neighbours(family=socket.AF_INET)
@@ -153,17 +157,28 @@ def _strips_tags(name: str) -> bool:
     return bool(value[1] & _ETH_FLAG_RXVLAN)
 
 
-def _way(route: IPRoute, ip: str) -> Way:
+def _way(route: IPRoute, ip: str, source: str | None, port: int, ours: Collection[str]) -> Way:
+    # With all that the slow path's socket would bring along: rules may go by any of it.
+    flow: dict[str, Any] = {"dst": ip, "ip_proto": socket.IPPROTO_UDP, **({"sport": port} if port else {})}
+    if source is not None:
+        flow["src"] = source
     try:
-        message = next(iter(route.route("get", dst=ip)))
+        message = next(iter(route.route("get", **flow)))
     except NetlinkError as error:
-        return Way(obstacle=f"no route to it ({error.args[1] if len(error.args) > 1 else error})")
+        if source is not None and source not in ours:
+            return Way(obstacle=f"its events leave from {source}, which this machine does not have now")
+        by = f" from {source}" if source is not None else ""
+        return Way(obstacle=f"no route to it{by} ({error.args[1] if len(error.args) > 1 else error})")
     kind = int(message["type"])
     if kind != _RTN_UNICAST:
         return Way(obstacle=_RTN_NAMES.get(kind, "the kernel's route refuses it"))
     metrics = message.get("metrics")
-    mtu = int(metrics.get("mtu") or 0) if metrics is not None else 0
-    return Way(int(message.get("oif") or 0), str(message.get("gateway") or ip), mtu)
+    return Way(
+        int(message.get("oif") or 0),
+        str(message.get("gateway") or ip),
+        int(metrics.get("mtu") or 0) if metrics is not None else 0,
+        source or str(message.get("prefsrc") or ""),
+    )
 
 
 class _NetdevMessage(genlmsg):  # type: ignore[misc]

@@ -37,7 +37,7 @@ from tempos_fastpath.attach import Programs
 from tempos_fastpath.changes import ChangeTrigger
 from tempos_fastpath.drops import Drops
 from tempos_fastpath.errors import NotPinned
-from tempos_fastpath.facts import Facts
+from tempos_fastpath.facts import Facts, destination
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.kernel import Kernel
 from tempos_fastpath.kernel_routes import KernelRoutes
@@ -140,7 +140,9 @@ async def start(
             undo.callback(drops.close)
         group = await loop.run_in_executor(threads, feature_group)
         resources = _Resources(kernel, programs, routes, fanouts, ownership, drops, threads)
-        offload = Offload(resources, facts, adopted, note + remark + complaint, group, gone_after, tos or {})
+        offload = Offload(
+            resources, facts, adopted, note + remark + complaint, group, gone_after, tos or {}, port
+        )
         undo.pop_all()
     return offload
 
@@ -198,6 +200,7 @@ class Offload:
         feature_group: int,
         gone_after: float,
         tos: Mapping[Quality, int],
+        port: int,
     ) -> None:
         self._programs = resources.programs
         self._redirects_to = resources.kernel.redirects
@@ -210,6 +213,7 @@ class Offload:
         self._adopted = dict(adopted)
         self._note = note
         self._tos = dict(tos)
+        self._port = port
         self._loop = asyncio.get_running_loop()
         copies = self._programs.map("copies")
         self._tickets = SharedTickets(self._programs.map("tickets").mmap(), copies)
@@ -390,7 +394,8 @@ class Offload:
         refusal = refuse_at_once(route)
         if refusal is not None:
             return self._facts, refusal
-        if any(member.ip not in self._facts.ways for group in route.groups for member in group.members):
+        members = (member for group in route.groups for member in group.members)
+        if any(destination(member) not in self._facts.ways for member in members):
             try:
                 await self._look()
             except Unavailable as error:
@@ -409,13 +414,13 @@ class Offload:
         """Read the facts anew, for every destination of a wanted route."""
         async with self._reading:
             destinations = {
-                member.ip
+                destination(member)
                 for route in self._wanted.values()
                 if refuse_at_once(route) is None
                 for group in route.groups
                 for member in group.members
             }
-            self._facts = await self._in_thread(read_facts, destinations, self._redirects_to)
+            self._facts = await self._in_thread(read_facts, destinations, self._redirects_to, self._port)
 
     async def _mend(self) -> bool:
         """See to interfaces that went away or came back; whether any did."""
@@ -479,8 +484,8 @@ class Offload:
                 continue
             members = (member for group in route.groups for member in group.members)
             for member, hop in zip(members, plan.hops, strict=True):
-                if member.mac is None and hop.ip in ways:
-                    used.add((hop.ifindex, ways[hop.ip].next_hop))
+                if member.mac is None and (way := ways.get(destination(member))) is not None:
+                    used.add((hop.ifindex, way.next_hop))
         return used
 
     async def _resolve(self, neighbours: Iterable[tuple[int, str]]) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from tempos import Fanout, Framing, Member, PathPolicy, Quality, Route, _abi
 from tempos._abi import Way
 from tempos_fastpath.broadcast import Broadcast, plan_broadcast
-from tempos_fastpath.facts import Facts, Interface
+from tempos_fastpath.facts import Facts, Interface, destination
+from tempos_fastpath.facts import Way as WayTo
 
 MAX_U16 = 0xFFFF
 #: The kernel copies a frame, with the room in front of it, into one page.
@@ -21,13 +22,17 @@ MAX_BROADCAST_MTU = 3500
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """The way to one member: the interface it leaves by, and both MACs."""
+    """The way to one member: the interface it leaves by, and both MACs and addresses.
+
+    ``source``: the address of ours that its events leave from.
+    """
 
     ip: str
     port: int
     ifindex: int
     source_mac: str
     mac: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +135,19 @@ def plan_route(
         for group in route.groups:
             hops: list[Hop] = []
             for member in group.members:
-                egress, next_hop, path_mtu = _egress(member, facts)
-                mtu = min(mtu, path_mtu)
+                egress, towards = _egress(member, facts)
+                mtu = min(mtu, egress.mtu, towards.mtu or MAX_U16)
                 if means.native and egress.takes_redirects is False:
                     no_redirect = no_redirect or _no_redirect(member, egress)
-                mac = member.mac or facts.mac_of(egress.index, next_hop)
+                hop = towards.next_hop
+                mac = member.mac or facts.mac_of(egress.index, hop)
                 if mac is None:
-                    unresolved.append((egress.index, next_hop))
-                    via = "" if next_hop == member.ip else f", its gateway {next_hop}"
+                    unresolved.append((egress.index, hop))
+                    via = "" if hop == member.ip else f", its gateway {hop}"
                     waiting.append(f"{member}{via} on {egress.name}")
                 else:
                     assert egress.mac is not None, "_egress takes Ethernet only"
-                    hops.append(Hop(member.ip, member.port, egress.index, egress.mac, mac))
+                    hops.append(Hop(member.ip, member.port, egress.index, egress.mac, mac, towards.source))
             groups.append(tuple(hops))
         if unresolved:
             more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
@@ -194,9 +200,9 @@ def _choose_way(
     return Way.CLONE, f"copies by tc clone ({reason})"
 
 
-def _egress(member: Member, facts: Facts) -> tuple[Interface, str, int]:
-    """The interface, the next hop and the MTU towards a member, or the obstacle there is."""
-    way = facts.ways.get(member.ip)
+def _egress(member: Member, facts: Facts) -> tuple[Interface, WayTo]:
+    """The interface and the way towards a member, or the obstacle there is."""
+    way = facts.ways.get(destination(member))
     if way is None or way.obstacle is not None:
         why = way.obstacle if way is not None else "no route to it"
         raise _Obstacle(f"member {member}: {why}")
@@ -207,7 +213,9 @@ def _egress(member: Member, facts: Facts) -> tuple[Interface, str, int]:
         raise _Obstacle(f"member {member}: {interface.name} towards it is not an Ethernet")
     if not interface.up:
         raise _Obstacle(f"member {member}: {interface.name} towards it is down")
-    return interface, way.next_hop, min(interface.mtu, way.mtu or MAX_U16)
+    if not way.source:
+        raise _Obstacle(f"member {member}: the kernel names no address that its events would leave from")
+    return interface, way
 
 
 def _no_redirect(member: Member, interface: Interface) -> str:

@@ -115,7 +115,8 @@ def _without(frame: bytes) -> bytes:
 def test_every_copy_is_right_to_the_byte(topology: Topology, sizes: Sequence[int]) -> None:
     async def scenario(offload: Offload) -> None:
         groups, epoch = members(topology, sizes), 0x1FE
-        macs = {network_of(address): mac_of(address) for address in topology.broker.addresses}
+        ours = {network_of(address): address for address in topology.broker.addresses}
+        macs = {network: mac_of(address) for network, address in ours.items()}
         for topic in (RAW, EVENT):
             reason = await install(offload, topic, groups, epoch)
             assert reason.endswith(f"; {len(sizes)} groups: copies by XDP broadcast")
@@ -132,7 +133,7 @@ def test_every_copy_is_right_to_the_byte(topology: Topology, sizes: Sequence[int
                     sequence, turn = divmod(number, len(group.members))
                     member = group.members[turn]
                     network = network_of(member.ip)
-                    hop = Hop(member.ip, member.port, 0, macs[network], member.mac or "")
+                    hop = Hop(member.ip, member.port, 0, macs[network], member.mac or "", ours[network])
                     copy = expected(frame, hop, generic=False, epoch=epoch, sequence=sequence,
                                     stamped=topic == EVENT.id)  # fmt: skip
                     wanted.setdefault(network, []).append(copy)

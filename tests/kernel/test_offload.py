@@ -53,9 +53,15 @@ def test_an_event_crosses_and_all_is_detached_at_the_end(topology: Topology, mod
         loop = asyncio.get_running_loop()
         sender.sendto(encode_event(TOPIC.id, 1, 1, 0, b"body"), (B_NEAR_A, 9998))
         data, source = await loop.run_in_executor(None, receiver.recvfrom, 2000)
-        assert (data[3], data[12:16], data[24:], source) == (3, bytes(4), b"body", (B_NEAR_A, 9998))
+        # It asked no address, so the one that the kernel prefers; then it asks.
+        assert (data[3], data[12:16], data[24:], source) == (3, bytes(4), b"body", (B_NEAR_C, 9998))
         assert offload.counters()[TOPIC.id] == {Reason.FORWARDED: 1}
         assert offload.tickets.read(TOPIC.id, 3, 0) == 1
+        asked = route(Member(*receiver.getsockname(), source=B_NEAR_A), epoch=4)
+        assert (await offload.install(asked)).path is there
+        sender.sendto(encode_event(TOPIC.id, 1, 2, 0, b"body"), (B_NEAR_C, 9998))
+        data, source = await loop.run_in_executor(None, receiver.recvfrom, 2000)
+        assert (data[3], source) == (4, (B_NEAR_A, 9998))
         await offload.close()
         assert (offload.status().mode, offload.counters()) == ("none", {})
         assert (await offload.install(to)).path is Path.SLOW
@@ -128,6 +134,12 @@ def test_what_the_kernel_cannot_carry_is_refused_in_words(topology: Topology) ->
         "the topic's policy is slow": route(far, topic=replace(TOPIC, policy=PathPolicy.SLOW)),
         "513 members: the fast path carries at most 512 of a topic": route(*[far] * 513),
         f"member {B_NEAR_C}:9998: it is this machine": route(far, Member(B_NEAR_C, 9998)),
+        f"member {C}:9998: its events leave from 10.9.9.9, which this machine does not have now": route(
+            replace(far, source="10.9.9.9")
+        ),
+        f"member {C}:9998: no route to it from 127.0.0.1 (Invalid argument)": route(
+            replace(far, source="127.0.0.1")
+        ),
         "member 203.0.113.5:9998: no route to it (Network is unreachable)": route(
             Member("203.0.113.5", 9998)
         ),

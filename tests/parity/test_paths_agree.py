@@ -90,16 +90,27 @@ class Lane:
 
     def __init__(self, stack: ExitStack, topology: Topology, mode: str) -> None:
         c = topology.subscriber.address
-        members = tuple(Member(c, port) for port in (6001, 6002, 6003))
+        # Of those in a group one asked nothing, one the address that publishers send to, one the other.
+        self.asked = (None, *topology.broker.addresses)
+        members = tuple(
+            Member(c, port, source=asked) for port, asked in zip((6001, 6002, 6003), self.asked, strict=True)
+        )
         topics = {
             RAW: (Group("workers", members),),
             EVENT: (Group("workers", members),),
             FENCED: (Group("workers", members),),
             LONELY: (),
-            **{_by(topic, mode): _groups(c, topic, groups) for topic, groups in SEVERAL.items()},
+            **{_by(topic, mode): self._groups(c, topic, groups) for topic, groups in SEVERAL.items()},
             LIMITED: (Group("workers", members),),
             SPILLING: (Group("workers", members),),
             SENTINEL: (Group("sentinel", (Member(c, SENTINEL_PORT),)),),
+        }
+        #: By the member's port, where its events must come from.
+        self.source = {
+            member.port: member.source or topology.facing_subscriber
+            for groups in topics.values()
+            for group in groups
+            for member in group.members
         }
         self.addresses = Addresses(
             src_mac=mac_of(topology.publisher.address),
@@ -121,6 +132,20 @@ class Lane:
                 self.broker.wait_path(topic.name, Path.FAST)
         self._sentinels = 0
 
+    def _groups(self, address: str, topic: Topic, count: int) -> tuple[Group, ...]:
+        """So many groups of three; no port twice, and no group that begins as the one before."""
+        first = 10_000 + 100 * topic.id
+        return tuple(
+            Group(
+                f"g{group}",
+                tuple(
+                    Member(address, first + 3 * group + turn, source=self.asked[(group + turn) % 3])
+                    for turn in range(3)
+                ),
+            )
+            for group in range(count)
+        )
+
     def run(self, row: Row) -> Outcome:
         return self.inject(row.frames(self.addresses), partial=row.partial, mark=row.mark)
 
@@ -141,6 +166,8 @@ class Lane:
             )
 
         frames = [frame for frame in self.capture.until(is_sentinel, LIMIT) if UDP in Ether(frame)]
+        for packet in map(Ether, frames):
+            assert packet[IP].src == self.source.get(packet[UDP].dport, packet[IP].src), "from what it asked"
         after = self.broker.status()
         return Outcome(
             out=tuple(sorted(map(normalised, frames))),
@@ -152,15 +179,6 @@ class Lane:
 
 def _by(topic: Topic, mode: str) -> Topic:
     return replace(topic, fanout=Fanout.TC) if mode == "tc" else topic
-
-
-def _groups(address: str, topic: Topic, count: int) -> tuple[Group, ...]:
-    """So many groups of three; no port twice."""
-    first = 10_000 + 100 * topic.id
-    return tuple(
-        Group(f"g{group}", tuple(Member(address, first + 3 * group + turn) for turn in range(3)))
-        for group in range(count)
-    )
 
 
 def _topics(status: dict[str, Any]) -> list[dict[str, Any]]:

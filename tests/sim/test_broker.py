@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from typing import Any
 
@@ -27,8 +27,9 @@ from tempos import (
 )
 from tempos.control import Received, decode_reply, encode_request
 from tempos.histogram import Histogram, Latency
+from tempos_broker import addresses
 from tempos_broker.broker import Broker
-from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
+from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember, TopicConfig
 from tempos_broker.paths import LocalLimits, LocalTickets
 
 LIMIT = 5
@@ -254,6 +255,35 @@ async def test_changed_facts_install_the_same_epoch_anew_and_may_change_the_path
         await until(lambda: topic(broker, "alpha")["path"] == "slow")
         assert topic(broker, "alpha")["reason"] == "fake0 is down"
         assert [route.epoch for route in fast.installed] == [2, 2]
+
+
+async def test_where_the_kernel_prefers_another_address_now_the_route_is_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a static member, which asked none; who asked one keeps it."""
+    preferred = "127.0.0.2"
+    monkeypatch.setattr(addresses, "_preferred", lambda ip: preferred)
+    data, control = free_ports(2)
+    static = StaticMember("127.0.0.1", 9, "static")
+    config = BrokerConfig(
+        (TopicConfig(ALPHA, (static,)),), listen=("127.0.0.1", "127.0.0.2"), data_port=data,
+        control_port=control, api_port=0,
+    )  # fmt: skip
+    fast = FakeFastPath()
+    async with Broker(config, fast) as broker:
+        with closing(Client(broker)) as client:
+            client.ask("subscribe", topic="alpha", group="g", port=client.port)
+            await client.answer()
+            preferred = "127.0.0.1"
+            fast.changed()
+            await until(lambda: topic(broker, "alpha")["epoch"] == 3)
+            groups = topic(broker, "alpha")["groups"]
+    assert {group["name"]: [member["from"] for member in group["members"]] for group in groups} == {
+        "static": ["127.0.0.1"],
+        "g": ["127.0.0.1"],
+    }
+    sources = [[m.source for group in route.groups for m in group.members] for route in fast.installed]
+    assert sources == [["127.0.0.2"], ["127.0.0.2", "127.0.0.1"], ["127.0.0.1", "127.0.0.1"]]
 
 
 async def test_the_status_adds_up_over_both_paths() -> None:

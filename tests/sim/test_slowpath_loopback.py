@@ -188,20 +188,6 @@ async def test_every_group_gets_each_event_once_in_turn_and_stamped(portable: bo
 
 
 @on_both_loops
-async def test_answers_from_the_address_it_was_sent_to() -> None:
-    pytest.importorskip("tempos_broker._batch", reason="the compiled helper is not built")
-    if sys.platform != "linux":
-        pytest.skip("only Linux has all of 127.0.0.0/8 on loopback")
-    with sinks(1) as (sink,), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
-        route = Route(RAW, 1, (Group("g", (member(sink),)),))
-        async with serving(route, portable=False, listen="0.0.0.0") as (_, (_, port)):
-            publisher.sendto(b"\x02x", ("127.0.0.7", port))
-            got: list[tuple[bytes, tuple[str, int]]] = []
-            await until(lambda: bool(got.extend(read_all(sink)) or got))
-            assert got == [(b"\x02x", ("127.0.0.7", port))]
-
-
-@on_both_loops
 async def test_a_swap_sends_what_follows_to_the_new_members(portable: bool) -> None:
     with sinks(2) as (old, new), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
         async with serving(portable=portable) as (server, address):

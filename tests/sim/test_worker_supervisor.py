@@ -218,7 +218,7 @@ def test_what_a_worker_is_told_comes_out_as_it_went_in() -> None:
         Topic(1, "a", Quality.SQ, 7, Framing.RAW, sources=("10.0.0.0/8",), rate=100, overflow=Overflow.PASS),
         Topic(2, "b"),
     )
-    groups = (Group("g", (Member("10.0.0.1", 1, "02:00:00:00:00:01"), Member("10.0.0.2", 2))),)
+    groups = (Group("g", (Member("10.0.0.1", 1, "02:00:00:00:00:01", "10.0.0.9"), Member("10.0.0.2", 2))),)
     told = SetUp(
         "udp",
         ((3, 4), (5, 6)),

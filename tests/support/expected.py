@@ -24,7 +24,7 @@ def expected(frame: bytes, member: Hop, *, generic: bool, epoch: int = 0, sequen
     packet = Ether(bytes(out))
     packet.dst, packet.src = member.mac, member.source_mac
     packet[IP].tos = tos
-    packet[IP].src, packet[IP].dst, packet[IP].ttl = packet[IP].dst, member.ip, packet[IP].ttl - 1
+    packet[IP].src, packet[IP].dst, packet[IP].ttl = member.source, member.ip, packet[IP].ttl - 1
     packet[UDP].sport, packet[UDP].dport = packet[UDP].dport, member.port
     del packet[IP].chksum, packet[UDP].chksum
     built = bytes(Ether(bytes(packet)))

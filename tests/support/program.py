@@ -100,7 +100,8 @@ def hops(count: int, first_port: int = 6001) -> tuple[Hop, ...]:
     """Members with addresses and ports that differ in every byte that a checksum can see."""
     return tuple(
         Hop(f"10.{2 + i % 7}.{i % 251}.{9 + i % 200}", first_port + 257 * i % 40000, LOOPBACK,
-            f"02:aa:00:00:{i >> 8:02x}:{i & 255:02x}", f"02:bb:00:00:{i >> 8:02x}:{i & 255:02x}")
+            f"02:aa:00:00:{i >> 8:02x}:{i & 255:02x}", f"02:bb:00:00:{i >> 8:02x}:{i & 255:02x}",
+            f"172.{16 + i % 5}.{i % 241}.{1 + i % 199}")
         for i in range(count)
     )  # fmt: skip
 

@@ -37,8 +37,8 @@ FAULTS = [
     (TOPIC + '"a\\nb" = 1', 'topic[0]."a\\nb" is an unknown key; '
                             "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, member"),
     (TOPIC + '[topic.member]\nip = "10.0.0.1"', "topic[0].member is a table; allowed: a list of tables, "
-                                                "each with the keys ip, port, group, mac, written [[topic.member]]"),
-    (TOPIC + "member = [7]", "topic[0].member[0] is 7; allowed: a table with the keys ip, port, group, mac"),
+                                                "each with the keys ip, port, group, mac, source, written [[topic.member]]"),
+    (TOPIC + "member = [7]", "topic[0].member[0] is 7; allowed: a table with the keys ip, port, group, mac, source"),
     ("topic = []", "topic has 0 entries; allowed: a list of tables of 1 to 254, each with the keys "
                    "id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, member"),
     # topics
@@ -75,6 +75,10 @@ FAULTS = [
       for port in ("0", "65536", "-1", "false", "nan", "inf")],
     (TOPIC + MEMBER + 'group = "~10.0.0.1:1"', 'topic[0].member[0].group is "~10.0.0.1:1"; '
      f'allowed: {NAME_RULE}, not beginning with "~" (names the broker gives)'),
+    (TOPIC + MEMBER + 'source = "224.0.0.1"', 'topic[0].member[0].source is "224.0.0.1", which is no address of '
+     f"one machine; allowed: {IP_RULE}"),
+    ('[broker]\nlisten = ["10.0.0.7", "10.0.1.7"]\n' + TOPIC + MEMBER + 'source = "10.0.0.8"',
+     'topic[0].member[0].source is "10.0.0.8"; allowed: one of broker.listen, which are 10.0.0.7, 10.0.1.7'),
     (TOPIC + MEMBER + 'mac = "40:a6:b7:66:39"', f'topic[0].member[0].mac is "40:a6:b7:66:39"; allowed: {MAC_RULE}'),
     (TOPIC + MEMBER + 'mac = "00:00:00:00:00:00"',
      f'topic[0].member[0].mac is "00:00:00:00:00:00", which is no address; allowed: {MAC_RULE}'),

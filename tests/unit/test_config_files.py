@@ -237,6 +237,7 @@ def test_the_example_works_on_loopback_as_it_is_and_with_its_member() -> None:
     uncommented = re.sub(r"^#(?=\S)", "", "#[[topic.member]]" + member, flags=re.M)
     last = parse(before + uncommented).topics[-1]
     assert last == replace(
-        config.topics[-1], members=(StaticMember("127.0.0.1", 5000, "displays", "40:a6:b7:66:39:ba"),)
+        config.topics[-1],
+        members=(StaticMember("127.0.0.1", 5000, "displays", "40:a6:b7:66:39:ba", "127.0.0.1"),),
     )
     assert f"Left out: {DATA_PORT}." in member

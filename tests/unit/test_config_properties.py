@@ -90,10 +90,12 @@ controls = st.builds(
 
 
 @st.composite
-def members(draw: st.DrawFn) -> tuple[StaticMember, ...]:
+def members(draw: st.DrawFn, listen: tuple[str, ...]) -> tuple[StaticMember, ...]:
     endpoints = draw(st.lists(st.tuples(addresses, ports), unique=True, max_size=4))
+    ours = addresses if listen == ("0.0.0.0",) else st.sampled_from(listen)
     return tuple(
-        StaticMember(ip, port, draw(st.none() | names), draw(st.none() | macs)) for ip, port in endpoints
+        StaticMember(ip, port, draw(st.none() | names), draw(st.none() | macs), draw(st.none() | ours))
+        for ip, port in endpoints
     )
 
 
@@ -112,6 +114,7 @@ def clients(draw: st.DrawFn, topics: list[str]) -> tuple[ClientConfig, ...]:
 def configs(draw: st.DrawFn) -> BrokerConfig:
     numbers = draw(st.lists(st.integers(1, 254), unique=True, min_size=1, max_size=5))
     titles = draw(st.lists(names, unique=True, min_size=len(numbers), max_size=len(numbers)))
+    listen = draw(st.just(("0.0.0.0",)) | st.lists(addresses, unique=True, min_size=1, max_size=8).map(tuple))
     topics = tuple(
         TopicConfig(
             Topic(
@@ -124,7 +127,7 @@ def configs(draw: st.DrawFn) -> BrokerConfig:
                 tuple(draw(st.lists(networks, unique=True, max_size=8))),
                 *draw(rates),
             ),
-            draw(members()),
+            draw(members(listen)),
         )
         for number, name in zip(numbers, titles, strict=True)
     )
@@ -137,7 +140,7 @@ def configs(draw: st.DrawFn) -> BrokerConfig:
     assume(not any(member.port in own for entry in topics for member in entry.members))
     return BrokerConfig(
         topics,
-        draw(st.just(("0.0.0.0",)) | st.lists(addresses, unique=True, min_size=1, max_size=8).map(tuple)),
+        listen,
         data,
         control,
         host,

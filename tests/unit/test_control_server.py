@@ -86,6 +86,14 @@ def test_whoever_repeats_that_it_leaves_waits_for_the_same_routes() -> None:
     assert ask(server, "goodbye", port=PORT + 1, received=[])[0].changed == set()
 
 
+def test_who_subscribes_gets_its_events_from_the_address_it_asked() -> None:
+    registry, _, server = pair()
+    request = encode_request("subscribe", 9, CLIENT, topic="alpha", port=PORT)
+    for asked in ("10.0.1.9", None):
+        assert server.receive_datagram(request, IP, 0, asked) is not None
+        assert registry.groups(7)[0].members == (Member(IP, PORT, source=asked),)
+
+
 def test_a_drain_is_answered_when_everything_is_confirmed_or_it_is_too_late() -> None:
     registry, ledger, server = pair()
     ask(server, "subscribe", topic="alpha", group="workers", port=PORT)

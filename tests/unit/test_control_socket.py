@@ -30,8 +30,8 @@ def client(*to: object) -> Iterator[socket.socket]:
 
 
 def echo(unsent: Counter[str], ip: str) -> ControlSocket:
-    def receive(datagram: bytes, ip: str, reply: Reply) -> None:
-        reply(b"yes, " + datagram)
+    def receive(datagram: bytes, ip: str, asked: str | None, reply: Reply) -> None:
+        reply(f"{asked}, ".encode() + datagram)
 
     return ControlSocket(ip, 0, receive, unsent)
 
@@ -46,7 +46,7 @@ async def test_every_address_answers_for_itself(listen: str, asked: list[str]) -
         for address in asked:
             with client(address, control.name[1]) as sock:
                 sock.send(address.encode())
-                assert await asyncio.to_thread(sock.recv, 100) == b"yes, " + address.encode()
+                assert await asyncio.to_thread(sock.recv, 100) == f"{address}, {address}".encode()
     assert not unsent
 
 
@@ -58,7 +58,7 @@ async def test_more_than_a_batch_is_read_with_a_turn_of_the_loop_in_between(dear
     complete = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def receive(datagram: bytes, ip: str, reply: Reply) -> None:
+    def receive(datagram: bytes, ip: str, asked: str | None, reply: Reply) -> None:
         if not seen:
             loop.call_soon(lambda: turns.append(len(seen)))
         seen.append(datagram)
@@ -83,7 +83,7 @@ async def test_of_what_is_larger_than_any_request_only_so_much_is_read_as_shows_
     sizes: list[int] = []
     came = asyncio.Event()
 
-    def receive(datagram: bytes, ip: str, reply: Reply) -> None:
+    def receive(datagram: bytes, ip: str, asked: str | None, reply: Reply) -> None:
         sizes.append(len(datagram))
         if len(sizes) == 2:
             came.set()
@@ -104,7 +104,7 @@ async def test_an_answer_that_cannot_be_sent_is_counted_and_told(caplog: pytest.
     answers: list[Reply] = []
     came = asyncio.Event()
 
-    def receive(datagram: bytes, ip: str, reply: Reply) -> None:
+    def receive(datagram: bytes, ip: str, asked: str | None, reply: Reply) -> None:
         answers.append(reply)
         came.set()
 

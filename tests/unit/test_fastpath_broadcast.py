@@ -15,7 +15,7 @@ from tempos._abi import Way
 pytest.importorskip("pyroute2")
 
 from tempos_fastpath.broadcast import MAX_DEVMAPS, MAX_KEYS, Broadcast, plan_broadcast
-from tempos_fastpath.facts import Facts, Interface
+from tempos_fastpath.facts import Facts, Interface, destination
 from tempos_fastpath.facts import Way as NetworkWay
 from tempos_fastpath.plan import MAX_BROADCAST_MTU, Means, Plan, Refusal, plan_route
 
@@ -70,7 +70,14 @@ INTERFACES = {
     for index in (2, 3)
 }  # fmt: skip
 NEAR, FAR = Member("10.0.0.5", 7000, "02:00:00:00:00:55"), Member("10.0.1.5", 7001, "02:00:00:00:00:66")
-FACTS = Facts(INTERFACES, (), {NEAR.ip: NetworkWay(2, NEAR.ip), FAR.ip: NetworkWay(3, FAR.ip)})
+FACTS = Facts(
+    INTERFACES,
+    (),
+    {
+        destination(NEAR): NetworkWay(2, NEAR.ip, source="10.0.0.1"),
+        destination(FAR): NetworkWay(3, FAR.ip, source="10.0.1.1"),
+    },
+)
 TWO = [[NEAR], [NEAR, FAR]]
 
 

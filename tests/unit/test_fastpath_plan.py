@@ -10,7 +10,7 @@ from tempos import Framing, Group, Member, Route, Topic
 
 pytest.importorskip("pyroute2")
 
-from tempos_fastpath.facts import Facts, Interface, Way
+from tempos_fastpath.facts import Facts, Interface, Way, destination
 from tempos_fastpath.plan import Hop, Means, Plan, Refusal, plan_route
 
 ETH = Interface(2, "eth0", "02:00:00:00:00:02", 1500, up=True, ethernet=True, takes_redirects=True)
@@ -19,7 +19,10 @@ NEAR, FAR = Member("10.0.0.5", 7000), Member("10.9.9.9", 7001)
 FACTS = Facts(
     interfaces={1: LO, 2: ETH},
     addresses=(("10.0.0.1", 2), ("127.0.0.1", 1)),
-    ways={NEAR.ip: Way(2, NEAR.ip), FAR.ip: Way(2, "10.0.0.254", mtu=1400)},
+    ways={
+        destination(NEAR): Way(2, NEAR.ip, source="10.0.0.1"),
+        destination(FAR): Way(2, "10.0.0.254", mtu=1400, source="10.0.0.2"),
+    },
     neighbours={(2, NEAR.ip): "02:00:00:00:00:05", (2, "10.0.0.254"): "02:00:00:00:00:fe"},
 )
 
@@ -31,9 +34,25 @@ def route(*members: Member) -> Route:
 def test_a_plan_names_egress_macs_and_the_smallest_mtu() -> None:
     assert plan_route(route(NEAR, FAR), FACTS, Means(native=True)) == Plan(
         9, 4, Framing.RAW, 1400,
-        ((Hop(NEAR.ip, 7000, 2, "02:00:00:00:00:02", "02:00:00:00:00:05"),
-          Hop(FAR.ip, 7001, 2, "02:00:00:00:00:02", "02:00:00:00:00:fe")),),
+        ((Hop(NEAR.ip, 7000, 2, "02:00:00:00:00:02", "02:00:00:00:00:05", "10.0.0.1"),
+          Hop(FAR.ip, 7001, 2, "02:00:00:00:00:02", "02:00:00:00:00:fe", "10.0.0.2")),),
     )  # fmt: skip
+
+
+def test_the_way_to_a_member_is_that_from_the_address_it_asked() -> None:
+    asked = replace(NEAR, source="10.0.0.9")
+    refusal = plan_route(route(NEAR, asked), FACTS, Means(native=True))
+    assert refusal == Refusal(f"member {NEAR}: no route to it"), "the way from another address is no answer"
+    other = replace(ETH, index=3, name="eth1", mac="02:00:00:00:00:03")
+    facts = replace(
+        FACTS,
+        interfaces={**FACTS.interfaces, 3: other},
+        ways={**FACTS.ways, destination(asked): Way(3, "10.0.7.254", source="10.0.0.9")},
+        neighbours={**FACTS.neighbours, (3, "10.0.7.254"): "02:00:00:00:00:ff"},
+    )
+    planned = plan_route(route(NEAR, asked), facts, Means(native=True))
+    assert isinstance(planned, Plan)
+    assert [(hop.ifindex, hop.source) for hop in planned.hops] == [(2, "10.0.0.1"), (3, "10.0.0.9")]
 
 
 def test_missing_macs_name_the_member_and_list_each_neighbour_once() -> None:

@@ -35,8 +35,9 @@ def remembered() -> Remembered:
     ledger.closed(1, 1, [3, 3])
     ledger.settle(1)
     ledger.opened(1, 3, [("g", [B]), ("h", [A])], 2)
+    members = (Kept("g", "10.0.2.2", 5002, 7, 3.5, "10.0.1.9"), Kept("h", "10.0.2.2", 5001, 7, 3.5))
     return Remembered(
-        "events", Framing.EVENT, 1e9, (Kept("g", "10.0.2.2", 5002, 7, 3.5),), ledger.export(1),
+        "events", Framing.EVENT, 1e9, members, ledger.export(1),
         {2: [4], 3: [0, 0]}, {Reason.FORWARDED: 7}, {}, {},
     )  # fmt: skip
 
@@ -69,6 +70,11 @@ def test_what_was_written_is_read() -> None:
     ledger = Ledger()
     ledger.restore(1, memory.ledger, 0)
     assert json.loads(json.dumps(ledger.export(1))) == DOCUMENT["ledger"]
+
+
+def test_members_of_before_they_had_sources_are_members() -> None:
+    old = replaced(DOCUMENT, ("members",), [["g", "10.0.2.2", 5002, 7, 3.5]])
+    assert read(old).members == (Kept("g", "10.0.2.2", 5002, 7, 3.5, None),)
 
 
 @given(st.sampled_from(PLACES), Values, st.integers())

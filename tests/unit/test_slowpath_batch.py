@@ -34,17 +34,21 @@ def make() -> tuple[SlowPath, native.Batch]:
     return core, native.Batch(core, TOPICS, LIMITS)
 
 
-def source(batch: native.Batch, sock: socket.socket, address: int = 0) -> DataSocket:
-    """What both classes of a listen address come in by and leave by."""
-    opened = DataSocket(sock, watches_drops=False)
+def sources(batch: native.Batch, *socks: socket.socket) -> list[DataSocket]:
+    """What both classes come in by and leave by, one for each listen address."""
+    opened = [DataSocket(sock, watches_drops=False) for sock in socks]
     for quality in Quality:
-        batch.channel(address, quality, opened, None)
+        batch.channels(quality, opened, None)
     return opened
 
 
-def bound() -> socket.socket:
+def source(batch: native.Batch, sock: socket.socket) -> DataSocket:
+    return sources(batch, sock)[0]
+
+
+def bound(address: str = "127.0.0.1") -> socket.socket:
     opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    opened.bind(("127.0.0.1", 0))
+    opened.bind((address, 0))
     opened.settimeout(5)
     return opened
 
@@ -57,7 +61,7 @@ def swap(core: SlowPath, batch: native.Batch, route: Route) -> None:
 def take(batch: native.Batch, inlet: DataSocket, count: int) -> None:
     """Receive so many, all of which are on their way."""
     while count > 0:
-        count -= batch.receive(inlet, 0, LIMITS.batch)
+        count -= batch.receive(inlet, LIMITS.batch)
     assert not count
 
 
@@ -110,9 +114,9 @@ def test_classifies_every_payload_as_the_wire_module_does(
             reason = Reason.RESERVED_TOPIC if topic in (0, 255) else Reason.UNKNOWN_TOPIC
         expected[topic, reason] = expected.get((topic, reason), 0) + 1
 
-    inlet = source(batch, pipe[1])
-    assert batch.receive(inlet, 0, LIMITS.batch) == len(payloads)
-    assert batch.receive(inlet, 0, LIMITS.batch) == 0
+    inlet = DataSocket(pipe[1], watches_drops=False)
+    assert batch.receive(inlet, LIMITS.batch) == len(payloads)
+    assert batch.receive(inlet, LIMITS.batch) == 0
 
     refused = {
         (topic, reason): count
@@ -155,7 +159,7 @@ def test_messages_the_kernel_refuses_are_skipped_told_and_leave_no_slot_behind()
         received = [sink.recv(100)[1] for _ in range(12)]
         assert sorted(received) == sorted([0, 2, 4, 6, *range(8)])
         # An empty receive puts a slot behind each message again; all others must be free.
-        assert batch.receive(inlet, 0, LIMITS.batch) == 0
+        assert batch.receive(inlet, LIMITS.batch) == 0
     assert batch.free_slots() == free - LIMITS.batch
 
 
@@ -208,6 +212,41 @@ def test_where_segmentation_is_refused_everything_goes_out_one_by_one() -> None:
             assert not batch.segmenting()
 
 
+OURS = ("127.0.0.3", "127.0.0.2", "127.0.0.1")
+
+
+@pytest.mark.parametrize("listen", [OURS, ("0.0.0.0",)], ids=["bound", "any"])
+def test_what_a_member_gets_leaves_from_its_source_whatever_it_came_to(listen: tuple[str, ...]) -> None:
+    core, batch = make()
+    # Of one that asked nothing: the first it listens on, or the kernel's choice.
+    asked = [*OURS, None] * 2
+    with contextlib.ExitStack() as stack:
+        publisher, *sinks = (stack.enter_context(bound()) for _ in range(1 + len(asked)))
+        doors = sources(batch, *(stack.enter_context(bound(address)) for address in listen))
+        members = [Member(*sink.getsockname(), source=each) for sink, each in zip(sinks, asked, strict=True)]
+        for topic in TOPICS:
+            groups = (Group("all", tuple(members)), Group("same", tuple(reversed(members))))
+            swap(core, batch, Route(topic, 1, groups))
+        for number in range(8):
+            address, port = doors[number % len(doors)].sock.getsockname()
+            to = "127.0.0.7" if address == "0.0.0.0" else address
+            publisher.sendto(encode_event(1 + number % 2, 1, number, 0, b""), (to, port))
+        for door in doors:
+            batch.receive(door, LIMITS.batch)
+        while (delivery := core.next_best_effort(LIMITS.batch)) is not None:
+            batch.stage(Quality.BQ, delivery)
+        assert batch.flush(Quality.BQ) is None
+        seen: Counter[tuple[str | None, str]] = Counter()
+        for sink, each in zip(sinks, asked, strict=True):
+            sink.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    seen[each, sink.recvfrom(100)[1][0]] += 1
+        by_itself = OURS[0] if listen == OURS else "127.0.0.1"
+        assert set(seen) == {*((each, each) for each in OURS), (None, by_itself)}
+        assert seen.total() == 16
+
+
 def test_a_batch_goes_to_as_many_groups_as_a_topic_may_have() -> None:
     """All copies of a delivery are staged at once; each is stamped for its own member."""
     core, batch = make()
@@ -235,17 +274,18 @@ def test_a_batch_goes_to_as_many_groups_as_a_topic_may_have() -> None:
         odd = GROUPS_PER_TOPIC // 2
         others = [decode_event(sinks[0].recv(100)) for _ in range(8 + odd * 4)]
         assert Counter(event.sequence % 2 for event in others) == {0: 4, 1: 4 + odd * 4}
-        assert batch.receive(inlet, 0, LIMITS.batch) == 0
+        assert batch.receive(inlet, LIMITS.batch) == 0
         assert batch.free_slots() == free - LIMITS.batch
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: int) -> None:
-    """Random topics, groups, sizes and sockets, dispatched in pieces of random size."""
+    """Random topics, groups, sizes, sockets and sources, dispatched in pieces of random size."""
     rng = random.Random(seed)
+    ours = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
     with contextlib.ExitStack() as stack:
-        publisher, *opened = (stack.enter_context(bound()) for _ in range(8))
-        sinks, inlets = opened[:5], opened[5:]
+        publisher, *sinks = (stack.enter_context(bound()) for _ in range(6))
+        inlets = [stack.enter_context(bound(address)) for address in ours]
         for sink in sinks:
             sink.setblocking(False)
         topics = [
@@ -255,16 +295,13 @@ def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: in
         limits = Limits(queue_sq=100, queue_bq=100, batch=32, datagram=512)
         core: SlowPath = SlowPath(topics, LocalTickets(), 100, 100)
         batch = native.Batch(core, topics, limits)
-        doors = [source(batch, inlet, address) for address, inlet in enumerate(inlets)]
+        doors = sources(batch, *inlets)
         free = batch.free_slots()
 
         def some_member() -> Member:
             # The address is refused with EACCES: these sockets may not broadcast.
-            return (
-                Member(*rng.choice(sinks).getsockname())
-                if rng.random() < 0.9
-                else Member("255.255.255.255", 9)
-            )
+            endpoint = rng.choice(sinks).getsockname() if rng.random() < 0.9 else ("255.255.255.255", 9)
+            return Member(*endpoint, source=rng.choice((*ours, None)))
 
         for topic in topics:
             groups = tuple(
@@ -305,8 +342,8 @@ def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: in
                 header = bytes((rng.choice((*range(1, 9), 200)), 0x10, 0))
                 publisher.sendto(header + bytes(size - 3), rng.choice(inlets).getsockname())
                 sent += 1
-            for address, door in enumerate(doors):
-                while batch.receive(door, address, rng.randint(1, 32)):
+            for door in doors:
+                while batch.receive(door, rng.randint(1, 32)):
                     while rng.random() < 0.7 and dispatch():
                         pass
         while dispatch():
@@ -315,5 +352,5 @@ def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: in
         assert core.received == sent
         assert copies == arrived + failed
         assert failed
-        assert [batch.receive(door, address, 32) for address, door in enumerate(doors)] == [0, 0]
+        assert [batch.receive(door, 32) for door in doors] == [0, 0, 0]
         assert batch.free_slots() == free - limits.batch

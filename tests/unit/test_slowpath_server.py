@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import sys
+from contextlib import ExitStack
 
 import pytest
 
@@ -30,32 +31,47 @@ def make(*listen: str, portable: bool = False) -> SlowPathServer:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
-@pytest.mark.parametrize("portable", [False, True])
-async def test_each_listen_address_answers_for_itself(portable: bool) -> None:
+@pytest.mark.parametrize("portable", [False, True], ids=["batched", "portable"])
+@pytest.mark.parametrize("listen", [("127.0.0.1", "127.0.0.2"), ("0.0.0.0",)], ids=["bound", "any"])
+async def test_a_member_that_takes_events_from_one_address_alone_gets_them_all(
+    listen: tuple[str, ...], portable: bool
+) -> None:
+    """Whichever the publishers send to. The kernel sees to it that a connected socket takes no other's."""
     if not portable:
         pytest.importorskip("tempos_broker._batch", reason="the compiled helper is not built")
-    server = make("127.0.0.1", "127.0.0.2", portable=portable)
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher,
-    ):
-        sink.bind(("127.0.0.1", 0))
-        sink.settimeout(10)
-        server.swap(Route(RAW, 1, (Group("g", (Member(*sink.getsockname()),)),)))
+    ours = ("127.0.0.1", "127.0.0.2")
+    server = make(*listen, portable=portable)
+    with ExitStack() as stack:
+        sinks = {address: stack.enter_context(udp()) for address in ours}
+        publisher = stack.enter_context(udp())
+        groups = tuple(
+            Group(address, (Member(*sink.getsockname(), source=address),)) for address, sink in sinks.items()
+        )
+        server.swap(Route(RAW, 1, groups))
         await server.start()
         try:
             status = server.status()
-            assert len(status.listen) == 2
+            assert len(status.listen) == len(listen)
             assert status.receive_buffer >= 65536
-            for text in status.listen:
-                address, _, port = text.partition(":")
-                publisher.sendto(b"\x01from " + address.encode(), (address, int(port)))
-                datagram, source = await asyncio.to_thread(sink.recvfrom, 100)
-                assert (datagram, source) == (b"\x01from " + address.encode(), (address, int(port)))
+            ports = {text.partition(":")[0]: int(text.partition(":")[2]) for text in status.listen}
+            for address, sink in sinks.items():
+                sink.connect((address, ports.get(address) or ports["0.0.0.0"]))
+            for address in ours:
+                payload = b"\x01to " + address.encode()
+                publisher.sendto(payload, (address, ports.get(address) or ports["0.0.0.0"]))
+                for sink in sinks.values():
+                    assert await asyncio.to_thread(sink.recv, 100) == payload
         finally:
             await server.close()
     assert server.counters() == {1: {Reason.FORWARDED: 2}}
     assert server.status().listen == ()
+
+
+def udp() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    sock.settimeout(10)
+    return sock
 
 
 def test_without_the_compiled_helper_it_says_so_and_serves_portably(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ def test_both_refuse_the_same_also_after_a_change(
                 foreign[topic] = ip
         got = 0
         while got < len(sent):
-            got += batch.receive(door, 0, LIMITS.batch)
+            got += batch.receive(door, LIMITS.batch)
     while core.next_best_effort(64) is not None:
         pass
     counted = {

@@ -80,6 +80,7 @@ class Broker:
 
     ``topics`` with their static groups; ``mode`` as in `fastpath.mode`, ``state`` as in `state.file`,
     ``quality`` the keys of `quality` that differ from their defaults; ``latency`` as in `fastpath.latency`.
+    ``listen``: the node's addresses if nothing is said; ``portable`` as the option of `tempos broker`.
 
     Raises :class:`ProgramFailed` with the broker's own words if it does not get ready.
     """
@@ -93,13 +94,16 @@ class Broker:
         state: str = "off",
         quality: Mapping[str, object] | None = None,
         latency: bool = False,
+        listen: Sequence[str] = (),
+        portable: bool = False,
         cpu: int | None = None,
         limit: float = 20.0,
     ) -> None:
         self.node = node
-        text = config_text(node.addresses, topics, mode, node.interfaces, state, quality, latency)
+        text = config_text(listen or node.addresses, topics, mode, node.interfaces, state, quality, latency)
+        command = (*_COMMAND, "--portable") if portable else _COMMAND
         self.program: Program = node.start(
-            _COMMAND, ready="ready", limit=limit, cpu=cpu, text=text, clean_up=_CLEAN if mode != "off" else ()
+            command, ready="ready", limit=limit, cpu=cpu, text=text, clean_up=_CLEAN if mode != "off" else ()
         )
 
     @property
@@ -225,6 +229,7 @@ def config_text(
                 lines += ["[[topic.member]]", f"ip = {json.dumps(member.ip)}", f"port = {member.port}"]
                 lines += [f"group = {json.dumps(group.name)}"]
                 lines += [f"mac = {json.dumps(member.mac)}"] if member.mac else []
+                lines += [f"source = {json.dumps(member.source)}"] if member.source else []
     return "\n".join(lines) + "\n"
 
 

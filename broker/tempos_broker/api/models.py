@@ -16,9 +16,15 @@ Reasons = Annotated[dict[str, int], Field(description="reason -> datagrams")]
 class MemberOut(BaseModel):
     """A member in the route."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
     ip: str
     port: int
     static: bool
+    source: str | None = Field(
+        alias="from",
+        description="the broker's address that its events leave from; null: the one that its kernel prefers",
+    )
     lease_s: float | None = Field(description="seconds; null for a static member")
     ticketed: Count
     delivered: int | None = Field(description="as the member says; null for a static one, which says nothing")

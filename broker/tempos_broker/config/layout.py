@@ -72,6 +72,7 @@ MEMBER: Keys = {
     "port": Key(kinds.PORT, _MEMBER.port),
     "group": Key(kinds.name(reserved=OWN_GROUP), _MEMBER.group),
     "mac": Key(kinds.MAC, _MEMBER.mac),
+    "source": Key(kinds.UNICAST, _MEMBER.source),
 }
 TOPIC: Keys = {
     "id": Key(TOPIC_ID),
@@ -286,10 +287,14 @@ def _incomplete(root: Table) -> bool:
 
 def _rule_members(root: Table, faults: Faults) -> None:
     own = _own_endpoints(root.get("broker"))
+    listen = _sound(root.get("broker"), "listen")
     for topic in _tables(root, "topic"):
         first: dict[tuple[str, int], Table] = {}
         for member in _tables(topic, "member"):
-            ip, port = member.get("ip"), member.get("port")
+            ip, port, source = member.get("ip"), member.get("port"), member.get("source")
+            if source is not None and listen and not {source, kinds.ANY_ADDRESS} & set(listen):
+                wanted = f"one of {root.get('broker').at('listen')}, which are {', '.join(listen)}"
+                faults.refuse(member.at("source"), source, wanted)
             if ip is None or port is None:
                 continue
             if first.setdefault((ip, port), member) is not member:

@@ -15,12 +15,17 @@ EVERY_TOPIC = "*"
 
 @dataclass(frozen=True, slots=True)
 class StaticMember:
-    """A member from the file: no lease, no heartbeat. ``group`` None is a group of its own."""
+    """A member from the file: no lease, no heartbeat. ``group`` None is a group of its own.
+
+    ``source``: the address of ours that its events leave from; None: the one that the kernel prefers towards
+    it, where the broker listens on that, else the first it listens on.
+    """
 
     ip: str
     port: int = DATA_PORT
     group: str | None = None
     mac: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

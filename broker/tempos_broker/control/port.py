@@ -35,8 +35,8 @@ class ControlPort:
         for each in self._sockets:
             each.close()
 
-    def _receive(self, datagram: bytes, ip: str, reply: Reply) -> None:
-        decision = self._control.receive_datagram(datagram, ip, time.monotonic())
+    def _receive(self, datagram: bytes, ip: str, asked: str | None, reply: Reply) -> None:
+        decision = self._control.receive_datagram(datagram, ip, time.monotonic(), asked)
         if decision is None:
             return
         if decision.changed:

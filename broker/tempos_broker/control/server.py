@@ -48,11 +48,15 @@ TOO_LARGE = "reply too large"
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How an answer goes back: to which request, of whom, in how many bytes before it is signed."""
+    """How an answer goes back: to which request, of whom, in how many bytes before it is signed.
+
+    ``asked``: the address of ours that the request was sent to; None: that is not known.
+    """
 
     admitted: Admitted
     request_id: int
     room: int
+    asked: str | None = None
 
     @property
     def caller(self) -> Caller:
@@ -180,8 +184,13 @@ class ControlServer:
         self._guard.reconfigure(config, self._wall())
         self._timing = self._timing_of(config)
 
-    def receive_datagram(self, datagram: bytes, ip: str, now: float) -> Decision | None:
-        """Decide about one datagram from ``ip``; None when there is nobody to answer."""
+    def receive_datagram(
+        self, datagram: bytes, ip: str, now: float, asked: str | None = None
+    ) -> Decision | None:
+        """Decide about one datagram from ``ip``; None when there is nobody to answer.
+
+        ``asked``: the address of ours that it was sent to, where that is known.
+        """
         self._now = now
         try:
             admitted = self._guard.admit(datagram, ip, self._wall(), now)
@@ -196,7 +205,7 @@ class ControlServer:
                 return None
             way = Way(admitted, error.request_id, room)
             return Decision(way, Refusal(error.code, str(error), error.hint))
-        way = Way(admitted, request.id, room)
+        way = Way(admitted, request.id, room, asked)
         try:
             decision = self._operations[request.op](request, way, now)
         except Refused as error:
@@ -296,7 +305,7 @@ class ControlServer:
         size = len(self._joined(way, self._registry.topic(name), group or own_group(*endpoint), U32))
         if size > way.room:
             raise _too_short(size)
-        done = self._registry.subscribe(name, group, endpoint, request.client, now)
+        done = self._registry.subscribe(name, group, endpoint, request.client, now, way.asked)
         # Even when nothing changed the swap may still be under way for an earlier copy of this
         # request; the shell's per-topic order makes this answer wait for it.
         return Decision(way, Joined(done.topic, done.group), frozenset({done.topic.id}))

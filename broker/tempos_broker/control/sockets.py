@@ -22,7 +22,7 @@ from functools import partial
 
 from tempos import Unavailable
 from tempos.control import MAX_DATAGRAM
-from tempos_broker.control import pktinfo
+from tempos_broker import addresses
 from tempos_daemon.sparingly import Sparingly
 
 log = logging.getLogger("tempos.broker.control")
@@ -39,8 +39,9 @@ NO_ROOM, NOT_SENT = "reply did not fit the socket", "reply not sent"
 
 #: Sends an answer to who asked.
 Reply = Callable[[bytes], None]
-#: A request, the address that it comes from, and the way back.
-Receive = Callable[[bytes, str, Reply], None]
+#: A request, the address that it comes from, the one of ours that it was sent to (None: that is not told),
+#: and the way back.
+Receive = Callable[[bytes, str, "str | None", Reply], None]
 
 
 class ControlSocket:
@@ -54,14 +55,14 @@ class ControlSocket:
         self._unsent = unsent
         self._log = Sparingly(log, time.monotonic)
         #: None: it has them all, and the kernel tells to which a request was sent.
-        self._address = None if ip == pktinfo.ANY else ip
+        self._address = None if ip == addresses.ANY else ip
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             self._sock.setblocking(False)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-            self._asks = self._address is None and pktinfo.LINUX
+            self._asks = self._address is None and addresses.TELLS
             if self._asks:
-                pktinfo.ask(self._sock)
+                addresses.ask_destinations(self._sock)
             self._sock.bind((ip, port))
             #: Where it is bound to; the port the kernel's choice where none was asked for.
             self.name: tuple[str, int] = self._sock.getsockname()
@@ -92,20 +93,20 @@ class ControlSocket:
             if self._sock.fileno() < 0:
                 return
             try:
-                datagram, ancillary, _, sender = self._sock.recvmsg(_READ, pktinfo.SPACE)
+                datagram, ancillary, _, sender = self._sock.recvmsg(_READ, addresses.SPACE)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 self._log.warn(f"receive {error.errno}", f"control socket: {error}")
                 return
-            asked = pktinfo.sent_to(ancillary) if self._asks else self._address
-            self._receive(datagram, sender[0], partial(self._send, sender, asked))
+            asked = addresses.destination(ancillary) if self._asks else self._address
+            self._receive(datagram, sender[0], asked, partial(self._send, sender, asked))
 
     def _send(self, to: tuple[str, int], asked: str | None, answer: bytes) -> None:
         if self._sock.fileno() < 0:
             return
         try:
-            self._sock.sendmsg((answer,), pktinfo.from_address(asked) if self._asks else [], 0, to)
+            self._sock.sendmsg((answer,), addresses.leaving_from(asked) if self._asks else [], 0, to)
         except OSError as error:
             full = error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
             self._unsent[NO_ROOM if full else NOT_SENT] += 1

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 from tempos import Framing, Member, Quality, Reason, Route, Topic
 from tempos._abi import GROUPS_PER_TOPIC, TOPICS
 from tempos_broker._batch import ffi, lib
+from tempos_broker.addresses import ANY
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.mover import Flushed, SendFailure
@@ -98,9 +99,14 @@ class Batch:
         for topic in topics:
             self._frame(topic)
 
-    def channel(self, address: int, quality: Quality, source: DataSocket, tos: int | None) -> None:
-        lib.tempos_batch_channel(
-            self._batch, address, _QUALITIES[quality], source.fd, _NO_TOS if tos is None else tos
+    def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
+        lib.tempos_batch_channels(
+            self._batch,
+            _QUALITIES[quality],
+            [each.fd for each in sockets],
+            [_number(each.address) for each in sockets],
+            len(sockets),
+            _NO_TOS if tos is None else tos,
         )
 
     def brokers_at(self, port: int) -> None:
@@ -122,8 +128,8 @@ class Batch:
         self._set_sources(route.topic)
         self._members[route.topic.id] = tuple(_compile(group.members) for group in route.groups)
 
-    def receive(self, source: DataSocket, address: int, limit: int) -> int:
-        count = lib.tempos_batch_receive(self._batch, source.fd, address, limit, self._runs)
+    def receive(self, source: DataSocket, limit: int) -> int:
+        count = lib.tempos_batch_receive(self._batch, source.fd, limit, self._runs)
         if count < 0:
             raise OSError(-count, os.strerror(-count))
         core, total = self._core, 0
@@ -193,10 +199,17 @@ class Batch:
 
 
 def _compile(members: Sequence[Member]) -> CMembers:
-    # Network byte order in memory is what inet_aton and htons give, read in the host's order.
-    addresses = [int.from_bytes(socket.inet_aton(member.ip), sys.byteorder) for member in members]
-    ports = [socket.htons(member.port) for member in members]
-    compiled = lib.tempos_members_new(addresses, ports, len(members))
+    compiled = lib.tempos_members_new(
+        [_number(member.ip) for member in members],
+        [socket.htons(member.port) for member in members],
+        [_number(member.source or ANY) for member in members],
+        len(members),
+    )
     if compiled == ffi.NULL:
         raise MemoryError(f"no memory for {len(members)} members")
     return cast("CMembers", ffi.gc(compiled, lib.tempos_members_free))
+
+
+def _number(address: str) -> int:
+    # Network byte order in memory is what inet_aton and htons give, read in the host's order.
+    return int.from_bytes(socket.inet_aton(address), sys.byteorder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -13,6 +14,10 @@ from tempos_broker.slowpath.sockets import DataSocket
 from tempos_daemon.sparingly import Sparingly
 
 logger = logging.getLogger(__name__)
+
+#: What the kernel may mean by an error: it says the same of an address that a member asked and that is gone.
+_NO_WAY = " (no route to a member, or the address that its events leave from is gone)"
+_MEANINGS = {errno.EINVAL: _NO_WAY, errno.ENETUNREACH: _NO_WAY}
 
 
 class Losses:
@@ -51,7 +56,8 @@ class Losses:
         self._core.send_failed(topic, epoch, group, count)
         self._log.warn(
             f"send {topic} {error}",
-            f"{count} events of topic {topic} lost to its group {group}: cannot send: {os.strerror(error)}",
+            f"{count} events of topic {topic} lost to its group {group}: cannot send: "
+            f"{os.strerror(error)}{_MEANINGS.get(error, '')}",
         )
 
     def socket_error(self, address: object, error: OSError) -> None:

@@ -56,9 +56,10 @@ class Mover(Protocol[LoadT]):
         """Address what is staged from now on to these members; the topic says whose events are taken."""
         ...
 
-    def channel(self, address: int, quality: Quality, source: DataSocket, tos: int | None) -> None:
-        """What a class sends by of all that came in by the listen address with this index.
+    def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
+        """What a class sends by: a member's events leave by the socket that has its source.
 
+        That is the one bound to it, or one bound to every address; the first where there is none such.
         ``tos``: the byte to write into each datagram; None: what the socket has holds.
         """
         ...
@@ -67,7 +68,7 @@ class Mover(Protocol[LoadT]):
         """Refuse from now on what was sent from this port, the data port of brokers."""
         ...
 
-    def receive(self, source: DataSocket, address: int, limit: int) -> int:
+    def receive(self, source: DataSocket, limit: int) -> int:
         """Hand at most ``limit`` datagrams to the core; how many there were. Raises :class:`OSError`."""
         ...
 

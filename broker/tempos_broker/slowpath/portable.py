@@ -1,7 +1,7 @@
 """Moves datagrams with what every system has: a call for each, only bytes.
 
-Same core, same account. One thing it cannot do: answer from the address a datagram was sent to when it
-listens on 0.0.0.0; the kernel chooses one.
+Same core, same account. One thing it can do on Linux only: send from the address that a member knows where it
+listens on 0.0.0.0; elsewhere the kernel chooses one.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from tempos import Framing, Quality, Reason, Route, Topic
+from tempos import Framing, Member, Quality, Reason, Route, Topic
 from tempos._abi import TOPICS
 from tempos.wire import check_payload, stamp
+from tempos_broker.addresses import ANY, leaving_from
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.marking import tos_message
@@ -26,11 +27,11 @@ _COST = 9
 
 
 class Datagrams:
-    """The load of a run: payloads, each with the index of the listen address it came in by."""
+    """The load of a run: payloads."""
 
     __slots__ = ("items",)
 
-    def __init__(self, items: list[tuple[bytes, int]]) -> None:
+    def __init__(self, items: list[bytes]) -> None:
         self.items = items
 
     def split(self, count: int) -> tuple[Datagrams, Datagrams]:
@@ -40,17 +41,19 @@ class Datagrams:
         self.items = []
 
 
-class _Channel(NamedTuple):
+class _Way(NamedTuple):
+    """How a datagram goes to a member: by which socket, with which control messages, and where to."""
+
     sock: socket.socket
     control: list[tuple[int, int, bytes]]
+    to: tuple[str, int]
 
 
 class _Copy(NamedTuple):
     """One datagram on its way to one member, and whose loss it would be."""
 
-    channel: _Channel
+    way: _Way
     data: bytes | bytearray
-    to: tuple[str, int]
     topic: int
     epoch: int
     group: int
@@ -77,7 +80,9 @@ class Singly:
         self._sources = Sources(topics := tuple(topics))
         self._framings = [Framing.RAW] * TOPICS
         self._data_port = 0
-        self._channels: dict[tuple[int, Quality], _Channel] = {}
+        #: Sockets, each with the address that it is bound to.
+        self._channels: dict[Quality, list[tuple[str, socket.socket]]] = {}
+        self._marks: dict[Quality, list[tuple[int, int, bytes]]] = {}
         self._staged: dict[Quality, deque[_Copy]] = {quality: deque() for quality in Quality}
         self.configure(topics)
 
@@ -89,22 +94,22 @@ class Singly:
         # A delivery brings its route; what is prepared is whom the next events may come from.
         self._sources.set(route.topic)
 
-    def channel(self, address: int, quality: Quality, source: DataSocket, tos: int | None) -> None:
-        control = [] if tos is None else [tos_message(tos)]
-        self._channels[address, quality] = _Channel(source.sock, control)
+    def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
+        self._channels[quality] = [(each.address, each.sock) for each in sockets]
+        self._marks[quality] = [] if tos is None else [tos_message(tos)]
 
     def brokers_at(self, port: int) -> None:
         self._data_port = port
 
-    def receive(self, source: DataSocket, address: int, limit: int) -> int:
+    def receive(self, source: DataSocket, limit: int) -> int:
         # A run for each topic of the batch, so that the core decides once for all of it.
-        runs: dict[int, list[tuple[bytes, int]]] = {}
+        runs: dict[int, list[bytes]] = {}
         received = 0
         try:
             while received < limit:
                 data, sender = source.sock.recvfrom(self._largest + 1)
                 received += 1
-                self._sort(data, sender, address, runs)
+                self._sort(data, sender, runs)
         except BlockingIOError:
             pass
         finally:
@@ -123,12 +128,12 @@ class Singly:
         keep = 0 if most is None else max(0, len(staged) - max(1, most // _COST))
         while len(staged) > keep:
             copy = staged[0]
-            sock, control = copy.channel
+            sock, control, to = copy.way
             try:
                 if control:
-                    sock.sendmsg((copy.data,), control, 0, copy.to)
+                    sock.sendmsg((copy.data,), control, 0, to)
                 else:
-                    sock.sendto(copy.data, copy.to)
+                    sock.sendto(copy.data, to)
             except BlockingIOError:
                 return Flushed(len(staged), sock.fileno(), failures)
             except OSError as error:
@@ -142,9 +147,7 @@ class Singly:
         staged.clear()
         return failures
 
-    def _sort(
-        self, data: bytes, sender: tuple[str, int], address: int, runs: dict[int, list[tuple[bytes, int]]]
-    ) -> None:
+    def _sort(self, data: bytes, sender: tuple[str, int], runs: dict[int, list[bytes]]) -> None:
         ip, port = sender
         topic = data[0] if data else 0
         if self._sources.refuse(topic, ip):
@@ -156,7 +159,7 @@ class Singly:
         else:
             reason = check_payload(data, self._framings[topic])
         if reason is Reason.FORWARDED:
-            runs.setdefault(topic, []).append((data, address))
+            runs.setdefault(topic, []).append(data)
             return
         self._core.refused(topic, reason, 1)
         if reason in (Reason.FOREIGN_SOURCE, Reason.FROM_BROKER):
@@ -167,16 +170,23 @@ class Singly:
         route = delivery.route
         is_event = route.topic.framing is Framing.EVENT
         for index, group in enumerate(route.groups):
-            addresses = [(member.ip, member.port) for member in group.members]
+            ways = [self._way(member, quality) for member in group.members]
             first = delivery.first_tickets[index]
-            for ticket, (payload, came_by) in enumerate(delivery.load.items, first):
-                sequence, member = divmod(ticket, len(addresses))
+            for ticket, payload in enumerate(delivery.load.items, first):
+                sequence, member = divmod(ticket, len(ways))
                 data: bytes | bytearray = payload
                 if is_event:
                     data = bytearray(payload)
                     stamp(data, route.epoch, sequence)
-                channel = self._channels[came_by, quality]
-                yield _Copy(channel, data, addresses[member], route.topic.id, route.epoch, index)
+                yield _Copy(ways[member], data, route.topic.id, route.epoch, index)
+
+    def _way(self, member: Member, quality: Quality) -> _Way:
+        channels, control = self._channels[quality], self._marks[quality]
+        # One that has every address stands alone.
+        address, sock = next((each for each in channels if each[0] == member.source), channels[0])
+        if address == ANY:
+            control = [*control, *leaving_from(member.source)]
+        return _Way(sock, control, (member.ip, member.port))
 
 
 def _failure(copy: _Copy, error: int) -> SendFailure:

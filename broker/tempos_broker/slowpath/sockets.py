@@ -1,9 +1,8 @@
 """The data sockets: bound, sized and set up alike for both ways of doing I/O.
 
-A listen address has sockets of its own, one for each class where the kernel can tell these apart, and an
-event leaves by one of the address it came in by, so that it carries what its publisher sent to, as on the
-fast path. Python's socket module does not name all of the Linux options used here; their numbers are those
-of <linux/in.h> and <asm-generic/socket.h>.
+A listen address has sockets of its own, one for each class where the kernel can tell these apart. Python's
+socket module does not name all of the Linux options used here; their numbers are those of <linux/in.h> and
+<asm-generic/socket.h>.
 """
 
 from __future__ import annotations
@@ -18,14 +17,12 @@ from dataclasses import dataclass
 
 from tempos import LocalError, Quality, Unavailable
 
-_IP_PKTINFO = 8
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DO = 2
 _SO_RCVBUFFORCE = 33
 _SO_MEMINFO = 55
 _MEMINFO = struct.Struct("=9I")
 _MEMINFO_DROPS = 8
-_WILDCARD = "0.0.0.0"  # noqa: S104 - compared with, not bound to
 
 _HINTS = {
     errno.EADDRINUSE: "another program has this port: stop it (`ss -ulpn` names it), or change the port",
@@ -58,8 +55,6 @@ class DataSocket:
             if sys.platform == "linux":
                 # Never fragment: an event too large for the way is an error that is counted.
                 sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
-                if address == _WILDCARD:
-                    sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
             if beside:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind((address, port))
@@ -86,8 +81,13 @@ class DataSocket:
 
     @property
     def port(self) -> int:
-        """Where it is bound to."""
+        """What it is bound to; asks the kernel."""
         return int(self.sock.getsockname()[1])
+
+    @property
+    def address(self) -> str:
+        """What it is bound to; asks the kernel."""
+        return str(self.sock.getsockname()[0])
 
     @property
     def receive_buffer(self) -> int:

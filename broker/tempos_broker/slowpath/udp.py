@@ -44,8 +44,7 @@ class UdpAdapter:
         self._marked: dict[Quality, Marked] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: Callable[[], None] = lambda: None
-        #: Sockets to receive from, with the indices of their listen addresses.
-        self._watched: dict[Quality, deque[tuple[int, DataSocket]]] = {q: deque() for q in Quality}
+        self._watched: dict[Quality, deque[DataSocket]] = {quality: deque() for quality in Quality}
         self._readers: set[int] = set()
         self._blocked_by: dict[Quality, int] = {}
         self.apart = False
@@ -98,9 +97,8 @@ class UdpAdapter:
         self._readers.clear()
         for quality in Quality:
             wanted = quality in qualities and (self.apart or quality is Quality.SQ)
-            sockets = [(index, pair.of(quality)) for index, pair in enumerate(self._pairs) if wanted]
-            self._watched[quality] = deque(sockets)
-            for _, each in sockets:
+            self._watched[quality] = deque(pair.of(quality) for pair in self._pairs if wanted)
+            for each in self._watched[quality]:
                 self._loop.add_reader(each.fd, self._wake)
                 self._readers.add(each.fd)
 
@@ -109,12 +107,12 @@ class UdpAdapter:
     def receive(self, quality: Quality, limit: int) -> int:
         watched = self._watched[quality]
         if quality is Quality.SQ:
-            return sum(self._receive(each, index, limit) for index, each in watched)
+            return sum(self._receive(each, limit) for each in watched)
         # One address after the other, a call for each: SQ is looked at in between.
         for _ in range(len(watched)):
-            index, each = watched[0]
+            each = watched[0]
             watched.rotate(-1)
-            received = self._receive(each, index, limit)
+            received = self._receive(each, limit)
             if received:
                 # Of the others nothing is known.
                 return received if len(watched) == 1 else limit
@@ -177,9 +175,9 @@ class UdpAdapter:
         self._pairs = []
         self._loop = None
 
-    def _receive(self, source: DataSocket, index: int, limit: int) -> int:
+    def _receive(self, source: DataSocket, limit: int) -> int:
         try:
-            return self._mover.receive(source, index, limit)
+            return self._mover.receive(source, limit)
         except OSError as error:
             self._losses.socket_error(source, error)
             return 0
@@ -191,8 +189,7 @@ class UdpAdapter:
         self._wake()
 
     def _set_channels(self, quality: Quality, tos: int | None) -> None:
-        for index, pair in enumerate(self._pairs):
-            self._mover.channel(index, quality, pair.of(quality), tos)
+        self._mover.channels(quality, [pair.of(quality) for pair in self._pairs], tos)
 
     def _mark_each(self, quality: Quality, marking: Marking) -> Marked:
         try:

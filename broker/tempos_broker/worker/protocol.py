@@ -173,7 +173,7 @@ def topics_in(told: Sequence[Mapping[str, Any]]) -> tuple[Topic, ...]:
 
 def route_out(route: Route) -> dict[str, Any]:
     """A route as msgpack takes it."""
-    groups = [[g.name, [[m.ip, m.port, m.mac] for m in g.members]] for g in route.groups]
+    groups = [[g.name, [[m.ip, m.port, m.mac, m.source] for m in g.members]] for g in route.groups]
     return {"topic": topics_out([route.topic])[0], "epoch": route.epoch, "groups": groups}
 
 

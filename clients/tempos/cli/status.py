@@ -194,12 +194,13 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
             kind = "static" if member["static"] else "lease over" if lease is None else f"lease {lease:.1f} s"
             delivered = member["delivered"]
             told = "unknown" if delivered is None else number(delivered)
+            by = f" from {member['from']}" if member.get("from") else ""
             told += "".join(
                 f", {words} {number(member[key])}"
                 for key, words in (("dropped", "dropped"), ("overruns", "lost at its socket"))
                 if member.get(key)
             )
-            yield f"      {member['ip']}:{member['port']}  {kind}, delivered {told}"
+            yield f"      {member['ip']}:{member['port']}{by}  {kind}, delivered {told}"
 
 
 def _latency(latency: Mapping[str, Any] | None) -> Iterator[str]:
