@@ -128,8 +128,9 @@ def _check_ledger(stored: Any) -> None:
     accounts: dict[str, set[Holder]] = {}
     for group in _list(stored["groups"]):
         _whole(group.get("unsent", 0))
+        _whole(group.get("dropped", 0))
         _sums(group["sums"], 4)
-        _distinct(_holder(holder) for holder, count in _list(group["settled"]) if _whole(count) >= 0)
+        _distinct(_check_settled(*_list(row)) for row in _list(group["settled"]))
         name = _text(group["name"])
         if name in accounts:
             raise ValueError(f"there are two groups {name!r}")
@@ -152,7 +153,15 @@ def _check_account(account: Any) -> Holder:
     for pairs in (account["shares"], account["counts"]):
         _distinct(_whole(epoch, 0, _U32) for epoch, count in _list(pairs) if _whole(count) >= 0)
     _distinct(_wholes(account["cut"]))
+    if account.get("said") is not None:
+        _sums(account["said"], 2)
+    _sums(account.get("drops", [0, 0]), 2)
     return _holder(account["holder"])
+
+
+def _check_settled(holder: Any, received: Any, dropped: Any = 0) -> Holder:
+    _wholes([received, dropped])
+    return _holder(holder)
 
 
 def _sums(values: Any, count: int) -> None:

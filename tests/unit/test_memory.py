@@ -6,6 +6,7 @@ import json
 import random
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,6 +76,26 @@ def test_what_was_written_is_read() -> None:
 def test_members_of_before_they_had_sources_are_members() -> None:
     old = replaced(DOCUMENT, ("members",), [["g", "10.0.2.2", 5002, 7, 3.5]])
     assert read(old).members == (Kept("g", "10.0.2.2", 5002, 7, 3.5, None),)
+
+
+def test_what_settled_members_told_last_is_read_too() -> None:
+    """Of a topic without epochs, whose members count on should they come back."""
+    ledger = Ledger((1,))
+    ledger.opened(1, 1, [("g", [A, B])], 0)
+    ledger.report(1, "g", A, 0, 2)
+    ledger.report_dropped(1, "g", A, 1)
+    ledger.opened(1, 2, [("g", [B])], 0)
+    ledger.closed(1, 1, [4])
+    ledger.settle(1)
+    exported = ledger.export(1)
+    assert exported["groups"][0]["settled"] == [[list(A), 2, 1]]
+    document = json.loads(json.dumps(write(replace(remembered(), ledger=exported))))
+    again = Ledger((1,))
+    again.restore(1, read(document).ledger, 0)
+    assert again.export(1) == exported
+    for row in ([list(A)], [list(A), -1], [list(A), 2, 0, 0], [list(A), 2, True], 7):
+        with pytest.raises(UNREADABLE):
+            read(replaced(document, ("ledger", "groups", 0, "settled", 0), row))
 
 
 @given(st.sampled_from(PLACES), Values, st.integers())
