@@ -27,8 +27,8 @@ from tempos_fastpath.beside import Beside
 from tempos_fastpath.clone import MAPS as CLONE_MAPS
 from tempos_fastpath.clone import Clones
 from tempos_fastpath.errors import NotPinned, Owned
-from tempos_fastpath.facts import Facts, Interface
 from tempos_fastpath.loading import Loader
+from tempos_fastpath.network.facts import Facts, Interface
 from tempos_fastpath.orphans import holder_of
 from tempos_fastpath.ownership import Identity
 from tempos_fastpath.pins import LATENCY, MAPS, Kept, Pins

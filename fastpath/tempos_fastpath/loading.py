@@ -17,8 +17,8 @@ from tempos_bpf.errors import BpfError
 from tempos_bpf.links import XdpMode
 from tempos_bpf.maps import Map
 from tempos_bpf.objects import BpfObject, Program, Verdict
-from tempos_fastpath.kernel import Kernel
 from tempos_fastpath.layout import encode_settings
+from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.pins import LATENCY, MAPS
 from tempos_fastpath.pulse import stamp
 

@@ -34,23 +34,23 @@ from tempos.errors import one_line
 from tempos.histogram import Latency
 from tempos_bpf.errors import BpfError
 from tempos_fastpath.attach import Programs
-from tempos_fastpath.changes import ChangeTrigger
 from tempos_fastpath.drops import Drops
 from tempos_fastpath.errors import NotPinned
-from tempos_fastpath.facts import Facts, destination
 from tempos_fastpath.fanouts import Fanouts
-from tempos_fastpath.kernel import Kernel
 from tempos_fastpath.kernel_routes import KernelRoutes
 from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies
 from tempos_fastpath.loading import Loader
-from tempos_fastpath.network import feature_group, read_facts, resolve_neighbours
+from tempos_fastpath.network.changes import ChangeTrigger
+from tempos_fastpath.network.facts import Facts, destination
+from tempos_fastpath.network.kernel import Kernel
+from tempos_fastpath.network.reading import feature_group, read_facts, resolve_neighbours
+from tempos_fastpath.network.targets import listen_addresses, targets_of
 from tempos_fastpath.orphans import tidy
 from tempos_fastpath.ownership import Identity, Ownership, current_namespace
 from tempos_fastpath.pins import LATENCY, Pins, need_bpffs
 from tempos_fastpath.plan import Means, Plan, Refusal, plan_route, refuse_at_once
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.selector import attach_selector
-from tempos_fastpath.targets import listen_addresses, targets_of
 from tempos_fastpath.tickets import SharedTickets
 from tempos_fastpath.topics import SharedTopics
 

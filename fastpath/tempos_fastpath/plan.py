@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from tempos import Fanout, Framing, Member, PathPolicy, Quality, Route, _abi
 from tempos._abi import Way
 from tempos_fastpath.broadcast import Broadcast, plan_broadcast
-from tempos_fastpath.facts import Facts, Interface, destination
-from tempos_fastpath.facts import Way as WayTo
+from tempos_fastpath.network.facts import Facts, Interface, destination
+from tempos_fastpath.network.facts import Way as WayTo
 
 MAX_U16 = 0xFFFF
 #: The kernel copies a frame, with the room in front of it, into one page.

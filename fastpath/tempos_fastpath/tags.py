@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tempos._abi import Tags
 from tempos_bpf.links import XdpMode
-from tempos_fastpath.facts import Facts, Interface
+from tempos_fastpath.network.facts import Facts, Interface
 
 VETH, VLAN = "veth", "vlan"
 

@@ -21,9 +21,9 @@ from tempos._abi import MAX_LISTEN, Tags
 from tempos_bpf.maps import Map
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath import beside, clone
-from tempos_fastpath.kernel import veth_skb_at
 from tempos_fastpath.layout import encode_settings
 from tempos_fastpath.loading import OBJECT, TIMED
+from tempos_fastpath.network.kernel import veth_skb_at
 from tempos_fastpath.pins import LATENCY
 
 pytestmark = pytest.mark.kernel

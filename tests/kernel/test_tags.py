@@ -24,7 +24,7 @@ from tempos import Framing, Group, Member, Path, Reason, Route, Topic
 from tempos.wire import encode_event
 from tempos_bench.nodes.node import Program
 from tempos_bench.nodes.topology import Topology
-from tempos_fastpath.kernel import veth_skb_at
+from tempos_fastpath.network.kernel import veth_skb_at
 from tempos_fastpath.offload import Offload
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]

@@ -42,7 +42,7 @@ from support.tagging import require_tagging, tags_by_mark
 from tempos import Fanout, Framing, Group, Member, Path, PathPolicy, Quality, Reason, Topic
 from tempos_bench.measure.broker import Broker
 from tempos_bench.nodes.topology import Topology, build, mac_of
-from tempos_fastpath.kernel import veth_skb_at
+from tempos_fastpath.network.kernel import veth_skb_at
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 

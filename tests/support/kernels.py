@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tempos_fastpath.kernel import Kernel
+from tempos_fastpath.network.kernel import Kernel
 
 #: As Linux 6.1 and 6.2: nothing tells which devices take redirected frames, and veth shows no socket buffer.
 OLD = Kernel(redirects=lambda: None, veth_skb_at=lambda: None)

@@ -1,8 +1,8 @@
 """A fast path in a process of its own, so that a test can kill it: JSON lines in, JSON lines out.
 
 The argument is what :func:`tempos_fastpath.offload.start` takes, as JSON, with `unknown` in place of a
-kernel: the questions of :class:`tempos_fastpath.kernel.Kernel` that it shall not answer. It prints `ready`,
-or `refused` and why; then it answers one command after another until its input ends.
+kernel: the questions of :class:`tempos_fastpath.network.kernel.Kernel` that it shall not answer. It prints
+`ready`, or `refused` and why; then it answers one command after another until its input ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from tempos import Fanout, Framing, Group, Member, Path, Route, Topic, Unavailable
 from tempos_bench.nodes.node import PYTHON, Node, Program
-from tempos_fastpath.kernel import Kernel
+from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.offload import Offload, start
 
 LIMIT = 15.0

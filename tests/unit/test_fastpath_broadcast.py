@@ -15,8 +15,8 @@ from tempos._abi import Way
 pytest.importorskip("pyroute2")
 
 from tempos_fastpath.broadcast import MAX_DEVMAPS, MAX_KEYS, Broadcast, plan_broadcast
-from tempos_fastpath.facts import Facts, Interface, destination
-from tempos_fastpath.facts import Way as NetworkWay
+from tempos_fastpath.network.facts import Facts, Interface, destination
+from tempos_fastpath.network.facts import Way as NetworkWay
 from tempos_fastpath.plan import MAX_BROADCAST_MTU, Means, Plan, Refusal, plan_route
 
 groups_of_interfaces = st.lists(

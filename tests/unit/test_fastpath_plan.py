@@ -10,7 +10,7 @@ from tempos import Framing, Group, Member, Route, Topic
 
 pytest.importorskip("pyroute2")
 
-from tempos_fastpath.facts import Facts, Interface, Way, destination
+from tempos_fastpath.network.facts import Facts, Interface, Way, destination
 from tempos_fastpath.plan import Hop, Means, Plan, Refusal, plan_route
 
 ETH = Interface(2, "eth0", "02:00:00:00:00:02", 1500, up=True, ethernet=True, takes_redirects=True)

@@ -14,7 +14,7 @@ from tempos.doctor import Asked, Tried
 from tempos.errors import one_line
 
 if TYPE_CHECKING:
-    from tempos_fastpath.facts import Facts, Interface
+    from tempos_fastpath.network.facts import Facts, Interface
     from tempos_fastpath.orphans import Installed
 
 #: NETDEV_XDP_ACT_BASIC and _REDIRECT of <linux/netdev.h>: a program runs in the driver, and may redirect.
@@ -27,12 +27,12 @@ def gather(asked: Asked) -> Iterator[Tried]:
     if asked.mode == "off":
         return
     try:
-        from tempos_fastpath import network
+        from tempos_fastpath.network import reading
         from tempos_fastpath.orphans import installed
         from tempos_fastpath.ownership import current_namespace
 
-        facts = network.read_facts()
-        features = network.xdp_features()
+        facts = reading.read_facts()
+        features = reading.xdp_features()
         here = current_namespace()
         held = {
             name: each
@@ -58,7 +58,7 @@ def gather(asked: Asked) -> Iterator[Tried]:
 
 
 def _wanted(asked: Asked, facts: Facts) -> list[Interface | str]:
-    from tempos_fastpath.targets import listen_addresses, targets_of
+    from tempos_fastpath.network.targets import listen_addresses, targets_of
 
     if asked.interfaces or asked.listen:
         listen, _ = listen_addresses(asked.listen, facts) if asked.listen else ((), "")

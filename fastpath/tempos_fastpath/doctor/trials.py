@@ -21,10 +21,11 @@ from tempos_bpf.bpffs import is_bpffs
 from tempos_bpf.errors import ProgramRefused
 from tempos_bpf.links import XdpMode, attach_tc, attach_tracing, attach_xdp
 from tempos_bpf.objects import BpfObject
-from tempos_fastpath import clone, drops, loading, network, pins
+from tempos_fastpath import clone, drops, loading, pins
 from tempos_fastpath.doctor import forwarding, loads
 from tempos_fastpath.doctor.parent import line_of
 from tempos_fastpath.doctor.sandbox import BROKER, NEAR, build
+from tempos_fastpath.network.reading import redirect_support
 from tempos_fastpath.selector import attach_selector
 
 _CLONE_NEWNET = 0x40000000
@@ -78,7 +79,7 @@ def _tc_links() -> str:
 
 
 def _netdev_family() -> str:
-    found = network.redirect_support()
+    found = redirect_support()
     if not found:
         raise Unavailable("the kernel has none, which came with Linux 6.3")
     return f"it told of {len(found)} devices"

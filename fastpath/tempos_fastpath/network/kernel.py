@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tempos_bpf.objects import member_offset
-from tempos_fastpath.network import redirect_support
+from tempos_fastpath.network.reading import redirect_support
 
 
 def veth_skb_at() -> int | None:

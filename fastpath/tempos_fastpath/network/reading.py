@@ -18,7 +18,7 @@ from typing import Any
 
 from tempos_bpf.errors import NotBuilt
 from tempos_fastpath.errors import NetworkUnreadable
-from tempos_fastpath.facts import Destination, Facts, Interface, Way
+from tempos_fastpath.network.facts import Destination, Facts, Interface, Way
 
 try:
     from pyroute2 import IPRoute

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tempos import Unavailable, _abi
-from tempos_fastpath.facts import Facts, Interface
+from tempos_fastpath.network.facts import Facts, Interface
 
 ANY = "0.0.0.0"  # noqa: S104 - the configuration's word for every local address
 
