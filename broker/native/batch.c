@@ -89,7 +89,6 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 		b->rx_iov[i].iov_len = slot_bytes;
 		b->rx[i].msg_hdr.msg_iov = &b->rx_iov[i];
 		b->rx[i].msg_hdr.msg_iovlen = 1;
-		b->rx[i].msg_hdr.msg_name = &b->rx_from[i];
 	}
 	b->segmenting = kernel_segments();
 	return b;
@@ -107,7 +106,10 @@ static void tempos_batch_sources(struct tempos_batch *b, uint8_t topic, const ui
 
 	if (count > TEMPOS_MAX_SOURCES)
 		count = TEMPOS_MAX_SOURCES;
+	b->restricted += (count > 0) - (sources->count > 0);
 	sources->count = count;
+	/* What stands ready to receive was made ready for the topics as they were. */
+	b->rx_used = b->batch;
 	for (uint32_t i = 0; i < count; i++) {
 		sources->network[i] = networks[i];
 		sources->mask[i] = masks[i];
@@ -125,11 +127,6 @@ static void tempos_batch_channels(struct tempos_batch *b, uint8_t quality, const
 		o->channels[i] = (struct channel){ .fd = fds[i], .address.s_addr = addresses[i] };
 	o->channel_count = count;
 	o->tos = tos;
-}
-
-static void tempos_batch_data_port(struct tempos_batch *b, uint16_t port)
-{
-	b->data_port = htons(port);
 }
 
 static uint32_t tempos_batch_refused_source(struct tempos_batch *b, uint8_t topic)

@@ -21,7 +21,8 @@ static uint32_t arm(struct tempos_batch *b, uint32_t wanted)
 			b->rx_slot[i] = b->free[--b->free_count];
 			b->rx_iov[i].iov_base = slot_bytes(b, b->rx_slot[i]);
 		}
-		b->rx[i].msg_hdr.msg_namelen = sizeof(b->rx_from[i]);
+		b->rx[i].msg_hdr.msg_name = b->restricted ? &b->rx_from[i] : NULL;
+		b->rx[i].msg_hdr.msg_namelen = b->restricted ? sizeof(b->rx_from[i]) : 0;
 	}
 	b->rx_used = 0;
 	return wanted < b->batch ? wanted : b->batch;
@@ -43,18 +44,6 @@ static int is_foreign(struct sources *sources, const struct msghdr *msg)
 				return 0;
 	}
 	sources->refused = address;
-	return 1;
-}
-
-/* Whether a broker sent it, which would do so again if it got it back. */
-static int is_from_broker(const struct tempos_batch *b, struct sources *sources, const struct msghdr *msg)
-{
-	const struct sockaddr_in *from = msg->msg_name;
-
-	if (msg->msg_namelen < sizeof(*from) || from->sin_family != AF_INET || !b->data_port ||
-	    from->sin_port != b->data_port)
-		return 0;
-	sources->refused = from->sin_addr.s_addr;
 	return 1;
 }
 
@@ -105,8 +94,6 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 
 		if (is_foreign(&b->sources[topic], &b->rx[i].msg_hdr))
 			reason = TEMPOS_FOREIGN_SOURCE;
-		else if (is_from_broker(b, &b->sources[topic], &b->rx[i].msg_hdr))
-			reason = TEMPOS_FROM_BROKER;
 		else if (b->rx[i].msg_hdr.msg_flags & MSG_TRUNC)
 			reason = TEMPOS_CUT_SHORT;
 		else

@@ -119,7 +119,7 @@ struct outbox {
 struct tempos_batch {
 	uint8_t framing[TEMPOS_TOPICS];
 	struct sources sources[TEMPOS_TOPICS];
-	uint16_t data_port;            /* of brokers, as on the wire: nothing from there is an event; 0: none */
+	uint32_t restricted;           /* topics that have sources; without any the sender is not asked for */
 	int16_t run_of[TEMPOS_TOPICS]; /* the forwardable run of a topic in the batch at hand, or -1 */
 	uint32_t stride;
 

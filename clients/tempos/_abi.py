@@ -36,7 +36,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xa9e9c1ee1db0d4f7
+ABI_FINGERPRINT = 0xc271c890e6495549
 
 
 class Reason(enum.IntEnum):
@@ -77,7 +77,6 @@ class Reason(enum.IntEnum):
     OVER_RATE_PASSED = 32
     WORKER_LOST = 33
     BY_CLONE = 34
-    FROM_BROKER = 35
 
     @property
     def label(self) -> str:
@@ -122,7 +121,6 @@ REASON_TEXTS = {
     Reason.OVER_RATE_PASSED: "faster than the topic's rate, which says pass: left to the slow path",
     Reason.WORKER_LOST: 'taken by the process for strict events, which died before sending it',
     Reason.BY_CLONE: 'handed on to the tc program, which makes the copies for the groups',
-    Reason.FROM_BROKER: 'sent from the data port, so by a broker: events go through one only',
 }
 
 

@@ -129,7 +129,6 @@ enum tempos_reason {
 	TEMPOS_OVER_RATE_PASSED,    /* faster than the topic's rate, which says pass: left to the slow path */
 	TEMPOS_WORKER_LOST,         /* taken by the process for strict events, which died before sending it */
 	TEMPOS_BY_CLONE,            /* handed on to the tc program, which makes the copies for the groups */
-	TEMPOS_FROM_BROKER,         /* sent from the data port, so by a broker: events go through one only */
 	TEMPOS_REASONS              /* how many there are; keep last */
 };
 

@@ -66,9 +66,6 @@ static __always_inline enum tempos_reason admit(const struct packet *packet,
 		return TEMPOS_BROKER_GONE;
 	if (!source_allowed(route, packet->ip->saddr))
 		return TEMPOS_FOREIGN_SOURCE;
-	/* Brokers that are each other's members would send an event round for ever. */
-	if (packet->udp->source == settings.port)
-		return TEMPOS_FROM_BROKER;
 	reason = tempos_check_payload(packet->payload, packet->end, packet->payload_len, route->framing);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;

@@ -12,7 +12,6 @@
  *      route      routes[topic] -> route                      ---- none: PASS: no_route
  *        |        the broker lives, where that is asked      ---- PASS: broker_gone
  *        |        source in the topic's networks, if any     ---- PASS: foreign_source
- *        |        not from a broker's data port             ---- PASS: from_broker
  *        |        payload as the topic's framing demands      ---- PASS: short_header, bad_version,
  *        |                                                             reserved_bits
  *        |        TTL > 1, fits the smallest MTU             ---- PASS: ttl, too_big

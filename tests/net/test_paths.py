@@ -96,8 +96,7 @@ def _bare_socket(topology: Topology, at: str) -> socket.socket:
     def work() -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.settimeout(LIMIT)
-        # From the data port brokers send; who publishes does so from any other.
-        sock.bind((node.address, 0 if at == "publisher" else DATA_PORT))
+        sock.bind((node.address, DATA_PORT))
         return sock
 
     return node.call(work)

@@ -121,29 +121,6 @@ def assert_account(server: SlowPathServer) -> None:
 
 
 @on_both_loops
-async def test_what_comes_from_a_data_port_is_another_brokers_and_no_event(
-    portable: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    with sinks(1) as (sink,):
-        async with serving(*both_to(sink), portable=portable) as (server, address):
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-                other.bind(("127.0.0.2", address[1]))
-                for _ in range(3):
-                    other.sendto(encode_event(1, 7, 0, 0, b"again"), address)
-                    other.sendto(encode_raw(2, b"again"), address)
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
-                publisher.sendto(encode_raw(2, b"once"), address)
-            await until(lambda: server.status().received == 7 and server.status().queued == 0)
-            assert server.counters() == {
-                1: {Reason.FROM_BROKER: 3},
-                2: {Reason.FROM_BROKER: 3, Reason.FORWARDED: 1},
-            }
-            assert [datagram for datagram, _ in read_all(sink)] == [encode_raw(2, b"once")]
-            assert "refused, the last from 127.0.0.2: sent from the data port" in caplog.text
-            assert_account(server)
-
-
-@on_both_loops
 async def test_every_group_gets_each_event_once_in_turn_and_stamped(portable: bool) -> None:
     with sinks(4) as (a, b, c, lone):
         route = Route(

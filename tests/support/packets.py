@@ -275,21 +275,6 @@ row(
     one(lambda at: datagram(at, event(topic=FENCED.id, version=9), src="192.0.2.7")),
 )
 
-# --- what a broker sends is no event of a publisher: two that are each other's members would go round ------
-for name, payload, source, reason in (
-    ("raw", raw(), {}, Reason.FROM_BROKER),
-    ("event", event(), {}, Reason.FROM_BROKER),
-    ("event, broken", event(version=9), {}, Reason.FROM_BROKER),
-    ("3 groups", event(topic=TRIO.id), {}, Reason.FROM_BROKER),
-    ("event, from a foreign network", event(topic=FENCED.id), {"src": "192.0.2.7"}, Reason.FOREIGN_SOURCE),
-):
-    row(
-        f"{name}: from a broker's data port",
-        reason,
-        reason,
-        one(lambda at, p=payload, ip=source: datagram(at, p, udp={"sport": PORT}, **ip)),  # type: ignore[misc]
-    )
-
 
 # --- topics with several groups ----------------------------------------------------------------
 def several(topic: Topic, groups: int) -> None:

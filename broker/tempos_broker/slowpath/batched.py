@@ -34,8 +34,7 @@ _NO_TOS = -1
 _ALL = 0xFFFFFFFF
 _REASON_BITS = 0xFF << 8
 _FORWARDED = int(Reason.FORWARDED) << 8
-#: What is refused for where it comes from.
-_SOURCES = (Reason.FOREIGN_SOURCE, Reason.FROM_BROKER)
+_FOREIGN_SOURCE = int(Reason.FOREIGN_SOURCE) << 8
 
 
 class SlotChain:
@@ -66,11 +65,11 @@ class Batch:
         core: SlowPath[SlotChain],
         topics: Iterable[Topic],
         limits: Limits,
-        on_foreign: Callable[[int, Reason, int, str], None] = lambda topic, reason, count, ip: None,
+        on_foreign: Callable[[int, int, str], None] = lambda topic, count, ip: None,
     ) -> None:
         """Raises :class:`MemoryError` if the pool cannot be had.
 
-        ``on_foreign`` learns of what is refused for its source: topic, why, how many, the latest address.
+        ``on_foreign`` learns of what is refused for its source: topic, how many, the latest address.
         """
         self._core = core
         self._on_foreign = on_foreign
@@ -109,9 +108,6 @@ class Batch:
             _NO_TOS if tos is None else tos,
         )
 
-    def brokers_at(self, port: int) -> None:
-        lib.tempos_batch_data_port(self._batch, port)
-
     def free_slots(self) -> int:
         """Slots that hold no datagram and wait for none."""
         return lib.tempos_batch_free_slots(self._batch)
@@ -139,10 +135,9 @@ class Batch:
             if packed & _REASON_BITS == _FORWARDED:
                 core.arrived(packed & 0xFF, datagrams, SlotChain(self._batch, packed >> 32, datagrams))
             else:
-                reason = packed >> 8 & 0xFF
-                core.refused(packed & 0xFF, reason, datagrams)
-                if reason in _SOURCES:
-                    self._tell_foreign(packed & 0xFF, Reason(reason), datagrams)
+                core.refused(packed & 0xFF, packed >> 8 & 0xFF, datagrams)
+                if packed & _REASON_BITS == _FOREIGN_SOURCE:
+                    self._tell_foreign(packed & 0xFF, datagrams)
         return total
 
     def stage(self, quality: Quality, delivery: Delivery[SlotChain]) -> bool:
@@ -187,9 +182,9 @@ class Batch:
             masks.append(socket.htonl(mask))
         lib.tempos_batch_sources(self._batch, topic.id, networks, masks, len(networks))
 
-    def _tell_foreign(self, topic: int, reason: Reason, count: int) -> None:
+    def _tell_foreign(self, topic: int, count: int) -> None:
         address = lib.tempos_batch_refused_source(self._batch, topic)
-        self._on_foreign(topic, reason, count, socket.inet_ntoa(address.to_bytes(4, sys.byteorder)))
+        self._on_foreign(topic, count, socket.inet_ntoa(address.to_bytes(4, sys.byteorder)))
 
     def _failures(self, count: int) -> Sequence[SendFailure]:
         return [

@@ -44,11 +44,12 @@ class Losses:
                     f"kernel's limit: `sysctl -w net.core.rmem_max={2 * size}`",
                 )
 
-    def foreign(self, topic: int, reason: Reason, count: int, ip: str) -> None:
-        """Tell about ``count`` events that the core has counted as refused for where they come from."""
+    def foreign(self, topic: int, count: int, ip: str) -> None:
+        """Tell about ``count`` events that the core has counted as refused for their source."""
         self._log.warn(
-            f"{reason.label} {topic}",
-            f"{count} events of topic {topic} refused, the last from {ip}: {REASON_TEXTS[reason]}",
+            f"foreign {topic}",
+            f"{count} events of topic {topic} refused, the last from {ip}: "
+            f"{REASON_TEXTS[Reason.FOREIGN_SOURCE]}",
         )
 
     def send_failed(self, topic: int, epoch: int, group: int, count: int, error: int) -> None:

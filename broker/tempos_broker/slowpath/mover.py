@@ -64,10 +64,6 @@ class Mover(Protocol[LoadT]):
         """
         ...
 
-    def brokers_at(self, port: int) -> None:
-        """Refuse from now on what was sent from this port, the data port of brokers."""
-        ...
-
     def receive(self, source: DataSocket, limit: int) -> int:
         """Hand at most ``limit`` datagrams to the core; how many there were. Raises :class:`OSError`."""
         ...

@@ -69,7 +69,7 @@ class Singly:
         core: SlowPath[Datagrams],
         topics: Iterable[Topic],
         limits: Limits,
-        on_foreign: Callable[[int, Reason, int, str], None],
+        on_foreign: Callable[[int, int, str], None],
         reason: str,
     ) -> None:
         self.reason = reason
@@ -79,7 +79,6 @@ class Singly:
         self._on_foreign = on_foreign
         self._sources = Sources(topics := tuple(topics))
         self._framings = [Framing.RAW] * TOPICS
-        self._data_port = 0
         #: Sockets, each with the address that it is bound to.
         self._channels: dict[Quality, list[tuple[str, socket.socket]]] = {}
         self._marks: dict[Quality, list[tuple[int, int, bytes]]] = {}
@@ -98,18 +97,15 @@ class Singly:
         self._channels[quality] = [(each.address, each.sock) for each in sockets]
         self._marks[quality] = [] if tos is None else [tos_message(tos)]
 
-    def brokers_at(self, port: int) -> None:
-        self._data_port = port
-
     def receive(self, source: DataSocket, limit: int) -> int:
         # A run for each topic of the batch, so that the core decides once for all of it.
         runs: dict[int, list[bytes]] = {}
         received = 0
         try:
             while received < limit:
-                data, sender = source.sock.recvfrom(self._largest + 1)
+                data, (ip, _) = source.sock.recvfrom(self._largest + 1)
                 received += 1
-                self._sort(data, sender, runs)
+                self._sort(data, ip, runs)
         except BlockingIOError:
             pass
         finally:
@@ -147,13 +143,10 @@ class Singly:
         staged.clear()
         return failures
 
-    def _sort(self, data: bytes, sender: tuple[str, int], runs: dict[int, list[bytes]]) -> None:
-        ip, port = sender
+    def _sort(self, data: bytes, ip: str, runs: dict[int, list[bytes]]) -> None:
         topic = data[0] if data else 0
         if self._sources.refuse(topic, ip):
             reason = Reason.FOREIGN_SOURCE
-        elif port == self._data_port:
-            reason = Reason.FROM_BROKER
         elif len(data) > self._largest:
             reason = Reason.CUT_SHORT
         else:
@@ -162,8 +155,8 @@ class Singly:
             runs.setdefault(topic, []).append(data)
             return
         self._core.refused(topic, reason, 1)
-        if reason in (Reason.FOREIGN_SOURCE, Reason.FROM_BROKER):
-            self._on_foreign(topic, reason, 1, ip)
+        if reason is Reason.FOREIGN_SOURCE:
+            self._on_foreign(topic, 1, ip)
 
     def _copies(self, quality: Quality, delivery: Delivery[Datagrams]) -> Iterator[_Copy]:
         """Group by group, as the batches are sent."""

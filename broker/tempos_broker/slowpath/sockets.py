@@ -80,11 +80,6 @@ class DataSocket:
         return f"{address}:{port}"
 
     @property
-    def port(self) -> int:
-        """What it is bound to; asks the kernel."""
-        return int(self.sock.getsockname()[1])
-
-    @property
     def address(self) -> str:
         """What it is bound to; asks the kernel."""
         return str(self.sock.getsockname()[0])

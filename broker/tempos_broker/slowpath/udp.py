@@ -73,7 +73,6 @@ class UdpAdapter:
             self._pairs = self._selector.divide(self._pairs, self._topics, setting.limits.receive_buffer)
             self._warn_of_small_buffers()
         self.apart = all(pair.apart for pair in self._pairs)
-        self._mover.brokers_at(self._pairs[0].strict.port)
         for quality in Quality:
             self._set_channels(quality, None)
 
