@@ -14,7 +14,7 @@ from typing import Any
 
 from tempos_bench.measure import samples
 from tempos_bench.measure.stats import summarize
-from tempos_bench.report import beside, goals, html_peers, svg
+from tempos_bench.report import beside, charts, goals, html_peers
 from tempos_bench.report.figures import Report, Row, cell, number
 from tempos_bench.report.html_style import STYLE
 from tempos_bench.report.source import PICTURES, PREFIX, Picture
@@ -45,7 +45,7 @@ def page(reports: Mapping[str, Report], folder: Path) -> str:
              f"Linux {first.machine.get('kernel', '?')}", f"commit {commit}" if commit else None]  # fmt: skip
     head = escape(" · ".join(str(fact) for fact in facts if fact))
     links = " ".join(f'<a href="#{s[0]}">{escape(s[1])}</a>' for s in sections if s[2])
-    body = "".join(_framed(*section) for section in sections if section[2])
+    body = charts.numbered("".join(_framed(*section) for section in sections if section[2]))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -101,7 +101,7 @@ def _picture(picture: Picture, reports: Mapping[str, Report], images: Mapping[st
     shown = [_image(path) for path in named]
     if rows and picture.rows:
         series = {row.name: _values(row) for row in rows}
-        shown.append(svg.sequence(series, _unit(rows[0].unit), picture.along, picture.floor))
+        shown.append(charts.sequence(series, _unit(rows[0].unit), picture.along, picture.floor))
     elif not shown and report.samples:
         shown.append(_distribution(report))
     if not any(shown):
@@ -164,29 +164,29 @@ def _target(row: Row) -> str:
 
 def _rounds(report: Report) -> str:
     """A chart of all rounds for every unit that several figures, or many rounds, have."""
-    charts = []
+    drawn = []
     for unit, rows in _by_unit(report.rows).items():
         shown = {row.name: _values(row) for row in rows if len(_values(row)) >= _FEWEST_ROUNDS}
         if shown:
-            charts.append(svg.strip(shown, _unit(unit)))
-    if not charts:
+            drawn.append(charts.rounds(shown, _unit(unit)))
+    if not drawn:
         return ""
-    return f"<details><summary>Every round</summary><figure>{''.join(charts)}</figure></details>"
+    return f"<details><summary>Every round</summary><figure>{''.join(drawn)}</figure></details>"
 
 
 def _distribution(report: Report) -> str:
     """Latency by percentile of the samples that a report carries: a chart a load, a curve a variant."""
-    charts: dict[str, dict[str, list[float]]] = {}
+    loads: dict[str, dict[str, list[float]]] = {}
     for record, values in samples.readable(report.samples):
         name = " ".join(str(record[key]) for key in ("variant", "class") if key in record)
-        charts.setdefault(str(record.get("load", "")), {}).setdefault(name, []).extend(values)
+        loads.setdefault(str(record.get("load", "")), {}).setdefault(name, []).extend(values)
     shown = []
-    for load, series in charts.items():
+    for load, series in loads.items():
         names = list(series)
         for first in range(0, len(names), _MOST_SERIES):
             chosen = {name: series[name] for name in names[first : first + _MOST_SERIES]}
             title = f"<h3>{escape(load)}</h3>" if load else ""
-            shown.append(f"<figure>{title}{svg.tail(chosen, 'µs')}</figure>")
+            shown.append(f"<figure>{title}{charts.tail(chosen)}</figure>")
     return "".join(shown)
 
 

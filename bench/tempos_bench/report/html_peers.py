@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from tempos_bench.report import beside, svg
+from tempos_bench.report import beside, charts
 from tempos_bench.report.beside import Bars
 from tempos_bench.report.figures import Report, number
 
@@ -21,13 +21,13 @@ def section(reports: Mapping[str, Report]) -> str:
 
 def curves(report: Report) -> list[str]:
     """Latency by percentile."""
-    return [_figure(title, svg.tail(series, "µs")) for title, series in beside.curves(report)]
+    return [_figure(title, charts.tail(series)) for title, series in beside.curves(report)]
 
 
 def _bars(chart: Bars) -> str:
     values = {who: row.value or 0.0 for who, row in chart.rows}
     return _figure(
-        chart.title, svg.bars(values, chart.unit, {who: number(value) for who, value in values.items()})
+        chart.title, charts.bars(values, chart.unit, {who: number(value) for who, value in values.items()})
     )
 
 

@@ -2,14 +2,14 @@
 
 STYLE = """
 :root { --ink:#1b1f24; --soft:#5b6570; --paper:#ffffff; --card:#f5f7f9; --edge:#d5dbe1; --link:#005a9c;
-  --good:#00674a; --bad:#b3261e; --c0:#0072b2; --c1:#d55e00; --c2:#009e73; --c3:#cc79a7; --c4:#b8860b;
-  --c5:#3aa0d8; --c6:#555555; }
+  --good:#00674a; --bad:#b3261e; --grey:#9aa3ab; --c0:#000000; --c1:#d55e00; --c2:#0072b2; --c3:#009e73;
+  --c4:#b8860b; --c5:#3aa0d8; --c6:#cc79a7; }
 @media (prefers-color-scheme: dark) { :root { --ink:#e6e9ec; --soft:#9aa5b0; --paper:#14181c; --card:#1c2228;
-  --edge:#39424c; --link:#7cc4ff; --good:#4fd1a5; --bad:#ff8f85; --c0:#56b4e9; --c1:#ff9248; --c2:#2fcf9f;
-  --c3:#e6a3cb; --c4:#f0e442; --c5:#8fd0ff; --c6:#b0b8c0; } }
+  --edge:#39424c; --link:#7cc4ff; --good:#4fd1a5; --bad:#ff8f85; --grey:#6b7680; --c0:#ffffff; --c1:#ff9248;
+  --c2:#56b4e9; --c3:#2fcf9f; --c4:#f0e442; --c5:#8fd0ff; --c6:#e6a3cb; } }
 @media print { :root { --ink:#000; --soft:#444; --paper:#fff; --card:#fff; --edge:#bbb; --link:#000;
-  --good:#00674a; --bad:#b3261e; --c0:#0072b2; --c1:#d55e00; --c2:#009e73; --c3:#cc79a7; --c4:#b8860b;
-  --c5:#3aa0d8; --c6:#555; }
+  --good:#00674a; --bad:#b3261e; --grey:#aaa; --c0:#000; --c1:#d55e00; --c2:#0072b2; --c3:#009e73;
+  --c4:#b8860b; --c5:#3aa0d8; --c6:#cc79a7; }
   nav { display:none }
   details::details-content { content-visibility:visible } figure, tr { break-inside:avoid } }
 * { box-sizing:border-box }
@@ -35,13 +35,5 @@ figure { margin:16px 0; padding:12px; background:var(--card); border:1px solid v
 figure figure { border:0; padding:0; margin:0 } figure h3 { margin:0 0 10px } figcaption { margin-top:8px }
 img { max-width:100%; height:auto; background:#fff }
 summary { cursor:pointer; color:var(--link); margin-top:10px }
-svg { display:block; width:100%; height:auto; font:12px system-ui,sans-serif }
-svg text { fill:var(--ink) } .axis { stroke:var(--soft) } .grid { stroke:var(--edge); stroke-width:.7 }
-.median { stroke:var(--ink); stroke-width:2 } .line { fill:none; stroke-width:1.8 } .dot { opacity:.75 }
-.c0 { stroke:var(--c0) } .c1 { stroke:var(--c1) } .c2 { stroke:var(--c2) } .c3 { stroke:var(--c3) }
-.c4 { stroke:var(--c4) } .c5 { stroke:var(--c5) } .c6 { stroke:var(--c6) }
-circle.c0, rect.c0 { fill:var(--c0); stroke:none } circle.c1, rect.c1 { fill:var(--c1); stroke:none }
-circle.c2, rect.c2 { fill:var(--c2); stroke:none } circle.c3 { fill:var(--c3); stroke:none }
-circle.c4 { fill:var(--c4); stroke:none } circle.c5 { fill:var(--c5); stroke:none }
-circle.c6 { fill:var(--c6); stroke:none }
+svg { display:block; width:100%; height:auto } svg text { fill:var(--ink) }
 """

@@ -1,9 +1,6 @@
 """Pictures of the scenarios that have a distribution or a curve to show, as PNG beside their JSON.
 
-Drawn from the result alone, so that old results can be drawn anew. Colours are Okabe and Ito's, which
-people with any colour vision can tell apart, and every line has a dash of its own. Latency is on a
-logarithmic axis; in a distribution the other axis stretches the tail: 50, 90, 99, 99.9 percent lie one
-decade of rarity apart. Needs matplotlib, which comes with tempos[bench].
+Drawn from the result alone, so that old results can be drawn anew, out of what :mod:`.charts` draws.
 """
 
 from __future__ import annotations
@@ -12,12 +9,11 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from tempos import Unavailable
 from tempos_bench.measure import samples
 from tempos_bench.measure.qos import CARRIES
-from tempos_bench.report import beside
+from tempos_bench.report import beside, charts
 from tempos_bench.report.figures import Report
 from tempos_bench.report.figures import number as shown
 from tempos_bench.report.source import PICTURES
@@ -26,13 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Okabe and Ito (2008): black, vermilion, blue, green, orange, sky blue, purple.
-_COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#e69f00", "#56b4e9", "#cc79a7")
-_DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)), (0, (9, 3)), (0, (3, 1, 1, 1)))
-#: What share of the samples lies beyond a percentile that is marked.
-_TAIL = {0.5: "50", 0.1: "90", 0.01: "99", 0.001: "99.9", 0.0001: "99.99"}
-#: A curve is drawn with at most so many points; all of the tail are among them.
-_POINTS = 2000
 _SIZE, _DPI = (5.0, 3.9), 110
 #: Of a title, in an inch.
 _CHARACTERS = 12
@@ -49,12 +38,13 @@ def draw(report: Report, folder: Path) -> list[Path]:
     if report.scenario not in _PICTURES or not report.rows:
         return []
     drawn = []
-    for name, make in _PICTURES[report.scenario].items():
-        figure = make(report)
-        if figure is not None:
-            path = folder / f"{report.scenario}-{name}.png"
-            figure.savefig(path, dpi=_DPI)
-            drawn.append(path)
+    with charts.styled():
+        for name, make in _PICTURES[report.scenario].items():
+            figure = make(report)
+            if figure is not None:
+                path = folder / f"{report.scenario}-{name}.png"
+                figure.savefig(path, dpi=_DPI)
+                drawn.append(path)
     return drawn
 
 
@@ -87,7 +77,7 @@ def _loads(report: Report) -> Figure | None:
                 load: found[variant, load, quality] for load in loads if (variant, load, quality) in found
             }
             styles = {load: names.index(load) + 1 if load in names else 0 for load in chosen}
-            _tails(grid[row][column], chosen, styles)
+            charts.draw_tails(grid[row][column], chosen, styles)
             grid[row][column].set_title(f"{quality}: {variant}", fontsize=10)
     _share_latency(grid[0])
     _share_latency(grid[1])
@@ -116,7 +106,7 @@ def _by_path(report: Report, loads: Sequence[str]) -> Figure | None:
                 # The best-effort workflows of one load are alike: one line for all of them.
                 title = load if load.endswith("alone") else f"{load}: {quality.partition(' ')[0]}"
                 chosen.setdefault(title, []).extend(values)
-        _tails(axes, chosen, {title: number for number, title in enumerate(chosen)})
+        charts.draw_tails(axes, chosen, {title: number for number, title in enumerate(chosen)})
         axes.set_title(variant, fontsize=10)
     _share_latency(grid[0])
     return _titled(figure, report)
@@ -141,8 +131,8 @@ def _rate(report: Report) -> Figure | None:
                 series.setdefault((load, row["class"]), []).append(row)
         for (load, quality), steps in series.items():
             style: dict[str, Any] = {
-                "color": _COLOURS[2 if quality == "SQ" else 1],
-                "linestyle": "-" if load == "both" else _DASHES[2],
+                "color": charts.COLOURS[2 if quality == "SQ" else 1],
+                "linestyle": "-" if load == "both" else charts.DASHES[2],
                 "marker": "o" if quality == "SQ" else "s",
                 "markersize": 3.5,
                 "linewidth": 1.4,
@@ -157,7 +147,7 @@ def _rate(report: Report) -> Figure | None:
             below.plot(rates, [step["lost %"] for step in steps], label=title, **style)
         above.set_title(path, fontsize=10)
         above.set_yscale("log")
-        above.yaxis.set_major_formatter(_duration)
+        above.yaxis.set_major_formatter(charts.duration)
         above.set_ylabel("one-way latency")
         below.set_yscale("symlog", linthresh=0.1)
         below.set_ylim(-0.02, 130)
@@ -167,44 +157,9 @@ def _rate(report: Report) -> Figure | None:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:,.0f}")
             axes.set_xlabel("events/s of each class, as offered")
-            _finish(axes)
+            charts.finish(axes)
     _share_latency(grid[0], "y")
     return _titled(figure, report)
-
-
-def _tails(axes: Axes, series: Mapping[str, Sequence[float]], styles: Mapping[str, int]) -> None:
-    fewest = 1.0
-    for name, values in series.items():
-        ordered = sorted(values)
-        if not ordered:
-            continue
-        places = _thinned(len(ordered))
-        beyond = [1 - place / len(ordered) for place in places]
-        again, number = divmod(styles[name], len(_COLOURS))
-        dash = _DASHES[(number + again) % len(_DASHES)]
-        axes.plot(
-            [max(ordered[place], 0.1) for place in places], beyond, label=name, drawstyle="steps-post",
-            color=_COLOURS[number], linestyle=dash, linewidth=2.0 if styles[name] == 0 else 1.5,
-        )  # fmt: skip
-        fewest = min(fewest, 1 / len(ordered))
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_ylim(1, fewest / 1.5)
-    marks = {share: text for share, text in _TAIL.items() if share >= fewest / 1.5}
-    axes.set_yticks(list(marks), list(marks.values()))
-    axes.minorticks_off()
-    axes.set_ylabel("percent of events at most as late")
-    axes.xaxis.set_major_formatter(_duration)
-    axes.set_xlabel("one-way latency")
-    _finish(axes)
-
-
-def _duration(microseconds: float, _: object = None) -> str:
-    """A tick of a time axis, with its unit."""
-    for unit, size in (("s", 1e6), ("ms", 1e3), ("µs", 1.0)):
-        if microseconds >= size:
-            return f"{microseconds / size:g} {unit}"
-    return f"{microseconds:g} µs"
 
 
 def _titled(figure: Figure, report: Report) -> Figure:
@@ -214,24 +169,9 @@ def _titled(figure: Figure, report: Report) -> Figure:
     return figure
 
 
-def _thinned(count: int) -> list[int]:
-    """Places of an ordered list: all of the last ones, then ever fewer towards the first."""
-    places = {count - 1 - min(round(count ** (step / _POINTS)) - 1, count - 1) for step in range(_POINTS + 1)}
-    return sorted(places | {0})
-
-
 def _panels(rows: int, columns: int, wide: float = 1.0) -> tuple[Figure, list[list[Axes]]]:
     """``wide``: times the usual width of a panel."""
-    try:
-        # The object-oriented way, which needs no display and keeps nothing between calls.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure as NewFigure
-    except ImportError as error:
-        raise Unavailable("matplotlib is not installed: pip install 'tempos[bench]'") from error
-    figure = NewFigure(figsize=(_SIZE[0] * columns * wide, _SIZE[1] * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    return figure, [list(row) for row in grid]
+    return charts.panels(rows, columns, _SIZE[0] * wide, _SIZE[1])
 
 
 def _pairs(count: int, wide: float) -> tuple[Figure, list[Axes]]:
@@ -251,23 +191,6 @@ def _share_latency(panels: Sequence[Axes], which: str = "x") -> None:
         panel.set(**{f"{which}lim": (low, high)})
 
 
-def _finish(axes: Axes) -> None:
-    _tidy(axes, "both")
-    # Without a latency (clocks too far apart) a panel has nothing to explain.
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7.5, frameon=True, framealpha=0.9, edgecolor="none", loc="best")
-
-
-def _tidy(axes: Axes, grid: Literal["x", "both"]) -> None:
-    axes.grid(visible=True, which="major", axis=grid, color="#cccccc", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.xaxis.label.set_fontsize(9)
-    axes.yaxis.label.set_fontsize(9)
-
-
 def _round_trips(report: Report) -> Figure | None:
     """A line for each variant."""
     series: dict[str, list[float]] = {}
@@ -276,7 +199,7 @@ def _round_trips(report: Report) -> Figure | None:
     if not series:
         return None
     figure, grid = _panels(1, 1, wide=1.4)
-    _tails(grid[0][0], series, {name: number for number, name in enumerate(series)})
+    charts.draw_tails(grid[0][0], series, {name: number for number, name in enumerate(series)})
     grid[0][0].set_xlabel("round trip")
     return _titled(figure, report)
 
@@ -288,50 +211,32 @@ def _repetitions(report: Report) -> Figure | None:
     if not rows:
         return None
     figure, grid = _panels(1, 1, wide=1.4)
-    axes = grid[0][0]
-    for number, row in enumerate(rows):
-        axes.plot(
-            range(1, len(row.rounds) + 1), [math.nan if value is None else value for value in row.rounds],
-            label=row.name, color=_COLOURS[number], linestyle=_DASHES[number], linewidth=1.4,
-        )  # fmt: skip
-    if picture.floor is not None:
-        axes.set_ylim(bottom=picture.floor)
-    axes.set_xlabel(picture.along)
-    axes.set_ylabel(rows[0].unit)
-    _finish(axes)
+    series = {row.name: [math.nan if value is None else value for value in row.rounds] for row in rows}
+    charts.draw_sequence(grid[0][0], series, rows[0].unit, picture.along, picture.floor)
     return _titled(figure, report)
 
 
 def _bars(report: Report) -> Figure | None:
     """A panel for each case, best first; tempos in a colour of its own."""
-    charts = beside.bars(report)
-    if not charts:
+    cases = beside.bars(report)
+    if not cases:
         return None
-    figure, panels = _pairs(len(charts), wide=1.5)
-    for axes, chart in zip(panels, charts, strict=True):
-        values = [row.value or 0.0 for _, row in chart.rows]
-        names = [who for who, _ in chart.rows]
-        colours = [_COLOURS[2] if who.startswith("tempos") else "#aaaaaa" for who in names]
-        drawn = axes.barh(range(len(names)), values, color=colours)
-        axes.bar_label(drawn, [shown(value) for value in values], padding=3, fontsize=7)
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.margins(x=0.15)
-        axes.set_title(chart.title, fontsize=9)
-        axes.set_xlabel(chart.unit)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
-        _tidy(axes, "x")
+    figure, panels = _pairs(len(cases), wide=1.5)
+    for axes, case in zip(panels, cases, strict=True):
+        values = {who: row.value or 0.0 for who, row in case.rows}
+        charts.draw_bars(axes, values, case.unit, {who: shown(value) for who, value in values.items()})
+        axes.set_title(case.title, fontsize=9)
     return _titled(figure, report)
 
 
 def _beside(report: Report) -> Figure | None:
     """A panel for each case: raw generators, and client libraries."""
-    charts = beside.curves(report)
-    if not charts:
+    cases = beside.curves(report)
+    if not cases:
         return None
-    figure, panels = _pairs(len(charts), wide=1.3)
-    for axes, (title, series) in zip(panels, charts, strict=True):
-        _tails(axes, series, {name: at for at, name in enumerate(series)})
+    figure, panels = _pairs(len(cases), wide=1.3)
+    for axes, (title, series) in zip(panels, cases, strict=True):
+        charts.draw_tails(axes, series, {name: at for at, name in enumerate(series)})
         axes.set_title(title, fontsize=9)
     return _titled(figure, report)
 
