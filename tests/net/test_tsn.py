@@ -36,7 +36,7 @@ class Machine:
     def plan(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self.run(
             sys.executable, "-m", "tempos", "tsn", "plan", "-c", self._file, "-i", "d0",
-            "--cycle", "1000", "--link", "10000", "--traffic", "alarms=1000/s:64", *words,
+            "--cycle", "1000", "--link", "10000", "--traffic", "alarms=1000/s:64", "--margin", "100", *words,
         )  # fmt: skip
 
     def qdiscs(self) -> str:

@@ -14,7 +14,8 @@ from tempos_broker.tsn.apply import NotApplied, Result, apply, undo
 from tempos_broker.tsn.schedule import US, Flow, plan
 from tempos_broker.tsn.wire import Link
 
-SCHEDULE = plan([Flow("alarms", Quality.SQ, 7, 1000, 64)], Link(1000), 1000 * US)
+ALARMS = [Flow("alarms", Quality.SQ, 7, 1000, 64)]
+SCHEDULE = plan(ALARMS, Link(1000), 1000 * US, 100 * US)
 SOFTWARE = tc.Port("eth0", 6, 0)
 TXTIME = tc.Port("eth0", 6, 0, tc.Mode.TXTIME, delta=200_000)
 UNKNOWN = "Error: Specified qdisc kind is unknown."
@@ -32,6 +33,7 @@ class Kernel:
         self.qdiscs: list[dict[str, Any]] = [DEFAULT, CHILD]
         self.lacks = lacks
         self.mtu, self.queues = mtu, queues
+        self.driver: int | None = 1000
         self.interrupt = ""
         self.stuck = False
         self.ran: list[str] = []
@@ -48,6 +50,10 @@ class Kernel:
         assert words[:2] == ("tc", "qdisc")
         assert words[3:5] == ("dev", "eth0")
         return self._change(words[2], words[5:])
+
+    def speed(self, interface: str) -> int | None:
+        assert interface == "eth0"
+        return self.driver
 
     def _change(self, action: str, words: tuple[str, ...]) -> Result:
         if action == "del":

@@ -7,19 +7,28 @@ what the kernel said, and whether anything was changed.
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import shlex
+import socket
+import struct
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tempos import LocalError, Unavailable
-from tempos_broker.tsn import tc
+from tempos_broker.tsn import tc, timers
 from tempos_broker.tsn.schedule import Schedule
 
 #: Seconds; they only talk to the kernel.
 PATIENCE = 10.0
+#: <linux/sockios.h>, <linux/ethtool.h>.
+_SIOCETHTOOL, _ETHTOOL_GSET = 0x8946, 0x1
+#: What taprio reckons with where a driver knows no speed, Mbit/s.
+_SPEED_OF_NONE = 10
 
 
 class NotApplied(LocalError):
@@ -36,9 +45,15 @@ class Result:
 
 
 class Runner(Protocol):
-    """Runs a program and gives what it said; raises :class:`Unavailable` if there is none of that name."""
+    """What is asked of the machine."""
 
-    def run(self, command: Sequence[str]) -> Result: ...
+    def run(self, command: Sequence[str]) -> Result:
+        """Run a program and give what it said; raises :class:`Unavailable` if there is none of that name."""
+        ...
+
+    def speed(self, interface: str) -> int | None:
+        """The speed that the driver reports, Mbit/s; None if it knows none."""
+        ...
 
 
 class Programs:
@@ -53,9 +68,27 @@ class Programs:
             return Result(-1, err=f"no answer within {PATIENCE:g} s")
         return Result(done.returncode, done.stdout, done.stderr)
 
+    def speed(self, interface: str) -> int | None:
+        # struct ethtool_cmd: cmd, supported, advertising, speed (low half), ..., speed (high half) at 28.
+        command = array.array("B", _ETHTOOL_GSET.to_bytes(4, sys.byteorder) + bytes(40))
+        request = struct.pack("16sP16x", interface.encode(), command.buffer_info()[0])
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+                fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+        except OSError:
+            return None
+        low, high = struct.unpack_from("=H14xH", command, 12)
+        speed = int(high << 16 | low)
+        return None if speed in (0, 0xFFFF, 0xFFFFFFFF) else speed
 
-def apply(schedule: Schedule, port: tc.Port, runner: Runner) -> tuple[tc.Command, ...]:
-    """Put the schedule on its interface; what was run. :class:`NotApplied`: nothing was changed, and why."""
+
+def apply(
+    schedule: Schedule, port: tc.Port, runner: Runner, *, anyway: bool = False
+) -> tuple[tc.Command, ...]:
+    """Put the schedule on its interface; what was run. :class:`NotApplied`: nothing was changed, and why.
+
+    ``anyway``: also one that timers will hardly keep, or that the driver's speed does not fit.
+    """
     _fits(schedule, port, runner)
     before = _qdiscs(port, runner)
     root = _root(before)
@@ -71,6 +104,8 @@ def apply(schedule: Schedule, port: tc.Port, runner: Runner) -> tuple[tc.Command
             "set up, and "
             f"is left alone: remove it first (tc qdisc del dev {port.interface} root); nothing was changed"
         )
+    if not anyway:
+        _holds(schedule, port, runner)
     commands = tc.commands(schedule, port)
     done: list[tc.Command] = []
     try:
@@ -119,6 +154,30 @@ def _fits(schedule: Schedule, port: tc.Port, runner: Runner) -> None:
         raise NotApplied(
             f"{port.interface} has {queues} transmit queue(s), the plan needs {needed}; nothing was changed"
         )
+
+
+def _holds(schedule: Schedule, port: tc.Port, runner: Runner) -> None:
+    """Refuse a schedule that would keep frames from leaving on this machine."""
+    told = [str(hazard) for hazard in timers.hazards(schedule, port)]
+    if port.mode is not tc.Mode.OFFLOAD and (slow := _too_slow(schedule, port, runner)):
+        told.append(slow)
+    if told:
+        raise NotApplied(f"{'. And '.join(told)}. With --anyway it is applied as it is; nothing was changed")
+
+
+def _too_slow(schedule: Schedule, port: tc.Port, runner: Runner) -> str:
+    """Why the kernel, which goes by the driver's speed, would think that frames do not fit; empty if not."""
+    speed = runner.speed(port.interface)
+    reckoned = speed or _SPEED_OF_NONE
+    if reckoned >= schedule.link.mbit:
+        return ""
+    says = f"reports {speed:,} Mbit/s" if speed else f"knows no speed, for which the kernel takes {reckoned}"
+    times = f"{schedule.link.mbit / reckoned:,.3g} times"
+    return (
+        f"the driver of {port.interface} {says}, the plan was made for {schedule.link.mbit:,}: "
+        f"the kernel would reckon frames {times} as long, and keep those that do not fit their window; "
+        f"plan with --link {reckoned}"
+    )
 
 
 def _roll_back(port: tc.Port, before: list[dict[str, Any]], runner: Runner) -> str:

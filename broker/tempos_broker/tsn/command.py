@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _OK = 0
 #: As clock_gettime(2) and iproute2 name them, and taprio takes them.
 CLOCKS = ("CLOCK_TAI", "CLOCK_REALTIME", "CLOCK_MONOTONIC", "CLOCK_BOOTTIME")
-_DELTA_US = 200
 
 _PLAN_EXAMPLES = """\
 The SQ window is made to measure: what the SQ topics send in one cycle, with all that Ethernet adds. How much
@@ -29,17 +28,19 @@ that is comes from --traffic, else from a topic's `rate` in the file. Before it 
 as the largest BQ frame; the rest of the cycle is BQ's. The plan shows its arithmetic line by line.
 
 examples:
-  tempos tsn plan -c config/broker.toml -i eth0 --cycle 1000 --link 1000 --traffic alarms=2000/s:64
-        print a schedule for a cycle of 1 ms on 1 Gbit/s
-  tempos tsn plan -c b.toml -i eth0 --cycle 500 --link 1000 --traffic alarms=2000/s:64x3 --margin 20
-        each event leaves for 3 groups; timers may be 20 us late
+  tempos tsn plan -c b.toml -i eth0 --cycle 1000 --link 1000 --traffic alarms=2000/s:64 --margin 100
+        print a schedule for a cycle of 1 ms on 1 Gbit/s; timers may be 100 us late
+  tempos tsn plan -c b.toml -i eth0 --cycle 1000 --link 1000 --traffic alarms=2000/s:64x3 --offload
+        each event leaves for 3 groups; the network card opens the gates, so it takes no margin
   tempos tsn plan -c b.toml -i eth0 --cycle 1000 --link 1000 --txtime
         with launch times that etf keeps
-  tempos tsn plan -c b.toml -i eth0 --cycle 1000 --link 1000 --apply
+  tempos tsn plan -c b.toml -i eth0 --cycle 1000 --link 1000 --margin 100 --apply
         print it and put it on eth0, as root; nothing is changed where that does not succeed
   tempos tsn plan -i eth0 --undo --apply
         take it off eth0; without --apply the command is only shown
 
+Where the kernel's timers open the gates, a window of a few microseconds is closed again before a frame can
+leave: the plan warns, and --apply refuses, unless this machine's timers are known to be better (--anyway).
 Exit code 0 if all went well, 1 if no schedule fits or it could not be applied, 2 for usage.
 """
 
@@ -93,10 +94,12 @@ def register(subparsers: Subparsers) -> None:
         "--offload", action="store_true", help="the network card runs the schedule by its own clock"
     )
     add("--delta", metavar="US", type=_whole(1, 1_000_000),
-        help=f"with --txtime: how long before its launch time etf takes a frame up (default: {_DELTA_US})"
+        help="with --txtime: how long before its launch time etf takes a frame up (default: 200)"
         )  # fmt: skip
     add("--json", action="store_true", help="print one JSON object instead of text; times in ns")
     add("--apply", action="store_true", help="run the commands; needs root")
+    add("--anyway", action="store_true",
+        help="with --apply: also a plan that timers will hardly keep, or made for another speed")  # fmt: skip
     add("--undo", action="store_true", help="show the command that removes a schedule; with --apply, run it")
     plan.set_defaults(run=run_plan, fail=plan.error)
 
@@ -117,7 +120,7 @@ def run_plan(options: argparse.Namespace) -> int:
         from tempos_broker.tsn import apply
 
         _need_root()
-        done = apply.apply(plan.schedule, port, apply.Programs())
+        done = apply.apply(plan.schedule, port, apply.Programs(), anyway=options.anyway)
         if not options.json:
             print(f"\n{text.summary(done)}")
     if options.json:
@@ -143,7 +146,7 @@ def _undo(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> tuple[Port, Plan]:
     from tempos import LocalError
     from tempos_broker.config import load
-    from tempos_broker.tsn import schedule, tc, text, traffic, wire
+    from tempos_broker.tsn import schedule, tc, text, timers, traffic, wire
 
     mode = tc.Mode.TXTIME if options.txtime else tc.Mode.OFFLOAD if options.offload else tc.Mode.SOFTWARE
     _no_contradiction(options)
@@ -166,7 +169,7 @@ def _plan(options: argparse.Namespace) -> tuple[Port, Plan]:
         options.queues or 2,
         options.clock or CLOCKS[0],
         options.base_time,
-        (options.delta or _DELTA_US) * schedule.US if mode is tc.Mode.TXTIME else 0,
+        (options.delta * schedule.US if options.delta else timers.DELTA) if mode is tc.Mode.TXTIME else 0,
     )
     return port, text.Plan(config, carried, made, port)
 
@@ -178,6 +181,8 @@ def _no_contradiction(options: argparse.Namespace) -> None:
         options.fail("--clock: with --txtime only CLOCK_TAI; etf knows no other")
     if options.txtime and options.queues:
         options.fail("--queues: with --txtime everything takes queue 0, where one etf sorts it")
+    if options.anyway and not options.apply:
+        options.fail("--anyway: only with --apply")
     if options.delta and not options.txtime:
         options.fail("--delta: only with --txtime")
 

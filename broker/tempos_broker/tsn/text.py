@@ -13,6 +13,7 @@ from tempos_broker.config import BrokerConfig
 from tempos_broker.config.schema import count
 from tempos_broker.tsn import tc
 from tempos_broker.tsn.schedule import TC_BQ, TC_SQ, US, Flow, Schedule
+from tempos_broker.tsn.timers import hazards
 from tempos_broker.tsn.traffic import Traffic, bursts
 from tempos_broker.tsn.wire import FCS, GAP, HEADER, IPV4, MIN_FRAME, NOT_COUNTED, PREAMBLE, TAG, UDP
 
@@ -42,6 +43,10 @@ def describe(plan: Plan) -> Iterator[str]:
         f"{port.interface}: a cycle of {schedule.cycle // US:,} us on {link.mbit:,} Mbit/s, "
         f"MTU {link.mtu:,}{tagged}; gates opened by {_WHO_OPENS[port.mode]}"
     )
+    for hazard in hazards(schedule, port):
+        yield ""
+        yield f"WARNING: {hazard.text}"
+        yield f"         {hazard.remedy}; --apply refuses it as it is"
     yield ""
     yield "traffic"
     yield from table(
@@ -138,6 +143,7 @@ def document(plan: Plan) -> dict[str, Any]:
         ],
         "longest_wait_ns": schedule.longest_wait,
         "bq_bits_s": schedule.bq_bits,
+        "warnings": [str(hazard) for hazard in hazards(schedule, port)],
         "arithmetic": list(_arithmetic(schedule)),
         "notes": list(notes(plan)),
         "commands": [list(command) for command in tc.commands(schedule, port)],
