@@ -126,7 +126,7 @@ def _finding(finding: Finding, width: int, *, log: bool) -> Iterator[str]:
         yield f"{lead}{_title(finding)}"
         yield from _wrapped(finding.cause)
     if finding.means:
-        yield from _wrapped(f"so: {finding.means}")
+        yield from _wrapped(f"{'if not' if finding.had is None else 'so'}: {finding.means}")
     if finding.fix:
         # Not wrapped: to be copied.
         yield f"{_INDENT}fix: {finding.fix}"

@@ -60,6 +60,10 @@ def _load(
     subject = " ".join(filter(None, (path.name, program, mode)))
     try:
         with BpfObject(path, settings, also=[program] if program else []) as loaded:
+            if not loaded.programs:
+                return Tried(
+                    check, True, "loaded; its programs are loaded on request", subject
+                ), loaded.left_out
             instructions = sum(each.info().verified_insns for each in loaded.programs)
             cause = f"loaded, {instructions:,} instructions verified"
             return Tried(check, True, cause, subject), loaded.left_out
