@@ -95,9 +95,7 @@ class Feeds:
         life = answer.get("life", self._life)
         if life != self._life:
             if self._life is not None:
-                for feed in self:
-                    feed.tracker.tell_again()
-                    feed.dropped.tell_again()
+                self.tell_again()
             self._life = life
         for row in told["received"]:
             known = self._known(row.topic, row.group)
@@ -111,6 +109,12 @@ class Feeds:
             member_of = self.by_id[topic]
             if member_of is not None:
                 member_of.tracker.in_force(epoch)
+
+    def tell_again(self) -> None:
+        """Take nothing as acknowledged."""
+        for feed in self:
+            feed.tracker.tell_again()
+            feed.dropped.tell_again()
 
     def _known(self, topic: int, group: str) -> Feed | None:
         feed = self.by_id[topic]

@@ -219,6 +219,10 @@ class Intake:
         """The broker has answered."""
         self.feeds.acknowledge(told, answer)
 
+    def tell_again(self) -> None:
+        """Take nothing as acknowledged."""
+        self.feeds.tell_again()
+
     def wake(self) -> None:
         """Let whoever waits look again."""
         waiter = self.waiter

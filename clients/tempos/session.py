@@ -58,6 +58,10 @@ class Counts(Protocol):
         """The broker has this page, and gave that answer."""
         ...
 
+    def tell_again(self) -> None:
+        """Take nothing as acknowledged: what a broker had may have died with it, since it last answered."""
+        ...
+
 
 class NoCounts:
     """For a client that receives nothing."""
@@ -66,6 +70,9 @@ class NoCounts:
         return ({"received": ()},)
 
     def acknowledge(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        return
+
+    def tell_again(self) -> None:
         return
 
 
@@ -163,6 +170,8 @@ class ControlSession:
         self._memberships.clear()
         self._heartbeat_at = self._renew_at = None
         self._pending.clear()
+        # These counts are the last ones, and this may be the first that another life of the broker hears.
+        self._counts.tell_again()
         *ahead, rest = self._counts.report()
         # Only one datagram can say goodbye; what does not fit beside it goes ahead.
         for page in ahead:
@@ -177,6 +186,7 @@ class ControlSession:
         self._memberships.clear()
         self._heartbeat_at = self._renew_at = None
         self._pending.clear()
+        self._counts.tell_again()
         fields = {"port": self._port, "received": [], "patience_ms": round(patience * 1000)}
         self._outgoing.clear()
         request = self._begin("drain", now, fields)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from support.minibroker import MiniBroker
 
 from tempos import ControlRefused, Framing, NoAnswer, Quality, Topic, control
+from tempos._feeds import Feeds
 from tempos._pages import Pages
 from tempos.control import Code, Received
 from tempos.session import ControlSession
@@ -52,6 +53,9 @@ class Account:
 
     def acknowledge(self, told: Mapping[str, Any], answer: object) -> None:
         self.acknowledged = list(told["received"])
+
+    def tell_again(self) -> None:
+        self.acknowledged = []
 
 
 class World:
@@ -210,6 +214,26 @@ def test_goodbye_ends_heartbeats_and_tells_every_count_in_datagrams_that_fit() -
     assert len(world.broker.told) == 78
     assert world.broker.groups["heat", "g"] == []
     assert world.session.get_timer() is None
+
+
+@pytest.mark.parametrize("leave", ["goodbye", "drain"])
+def test_who_leaves_tells_again_what_a_broker_that_was_killed_meanwhile_may_have_had(leave: str) -> None:
+    """Acknowledged by one life, not stored before it was killed; no heartbeat has met the next one yet."""
+    world = World()
+    feeds = Feeds()
+    world.session = ControlSession(client=77, broker="10.0.0.1:9997", port=ME[1], counts=feeds)
+    feed = feeds.put(HEAT, "g")
+    world.subscribed()
+    feed.tracker.in_force(1)
+    for sequence in range(5):
+        feed.see(1, sequence)
+    world.run(3)
+    assert world.broker.told == {(HEAT.id, "g", 1): 5}
+    world.run(3)
+    world.broker.told.clear()
+    world.session.goodbye(world.now) if leave == "goodbye" else world.session.drain(world.now, 1.0)
+    world.run(1)
+    assert world.broker.told == {(HEAT.id, "g", 1): 5}
 
 
 @given(st.integers(0, 2**32), st.floats(0, 0.4), st.floats(0, 1.0))

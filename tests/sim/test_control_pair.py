@@ -169,6 +169,9 @@ class Counting:
     def acknowledge(self, told: object, answer: object) -> None:
         return
 
+    def tell_again(self) -> None:
+        return
+
 
 @given(st.integers(0, 2**32), st.floats(0, 0.2))
 def test_counts_are_never_more_than_was_said_and_final_after_goodbye(seed: int, loss: float) -> None:

@@ -36,6 +36,8 @@ _ASK_EVERY = 0.05
 _LINGER = 0.5
 #: Seconds without a datagram after which the rest is lost.
 _IDLE = 2.0
+#: How long the broker may wait for a member that drains: on a busy machine it hears late what came.
+_PATIENCE_MS = 30_000
 #: Members that stay whatever happens, so that there always is somebody to deliver to.
 _ALWAYS = 2
 
@@ -76,6 +78,7 @@ class BenchMember:
         self._collector = traffic.Collector(self.data, seen)
         self._topic = 0
         self._told: dict[int, int] = {}
+        self._life: object = None
         port = self.data.getsockname()[1]
         self._session = ControlSession(
             client=time.time_ns() << 10 & 0xFFFFFFFFFFFFFC00 | number & 0x3FF,
@@ -95,7 +98,13 @@ class BenchMember:
         return [{"received": self._news()}]
 
     def acknowledge(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        if answer.get("life", self._life) != self._life:
+            self._life = answer["life"]
+            self._told.clear()
         self._told.update({row.epoch: row.datagrams for row in told["received"]})
+
+    def tell_again(self) -> None:
+        self._told.clear()
 
     def _news(self) -> list[Received]:
         # The number of an epoch to come was that of one 256 ago.
@@ -115,6 +124,7 @@ class BenchMember:
 
     def drain(self, now: float) -> None:
         self.state = State.DRAINING
+        self.tell_again()
         self._ask_to_drain(now)
 
     def readable(self) -> None:
@@ -169,7 +179,8 @@ class BenchMember:
     def _ask_to_drain(self, now: float) -> None:
         if self._asked is not None:
             self._session.forget(self._asked)
-        self._asked = self._session.ask("drain", now, port=self._port, received=self._news())
+        told = {"received": self._news(), "patience_ms": _PATIENCE_MS}
+        self._asked = self._session.ask("drain", now, port=self._port, **told)
         self._ask_at = now + _ASK_EVERY
 
     def _end(self) -> None:
