@@ -55,7 +55,11 @@ static void wait_for(uint64_t when_ns, uint64_t spin_ns)
 static void slip(const struct tempos_pace_plan *plan, struct tempos_lane *lane, uint64_t now_ns)
 {
 	uint64_t when_ns = due_ns(plan, lane, lane->sent + lane->slipped);
+	uint64_t over_ns = plan->begin_ns + plan->length_ns + lane->interval_ns;
 
+	/* Nothing is due behind the end, however late it is. */
+	if (now_ns > over_ns)
+		now_ns = over_ns;
 	if (plan->slip_ns && now_ns > when_ns + plan->slip_ns)
 		lane->slipped += (now_ns - when_ns) / lane->interval_ns;
 }

@@ -27,7 +27,7 @@ from tempos_fastpath.selector import attach_selector
 
 pytestmark = pytest.mark.kernel
 
-LIMIT = 10.0
+LIMIT = 20.0
 STRICT, BEST_EFFORT = Topic(1, "strict", Quality.SQ), Topic(2, "best effort", Quality.BQ)
 
 

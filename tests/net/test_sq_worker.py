@@ -40,7 +40,7 @@ mode = "off"
 [state]
 file = "{state}"
 [control]
-lease = 15.0
+lease = 60.0
 heartbeat = 0.2
 [quality]
 worker_sq = true

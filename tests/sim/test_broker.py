@@ -32,7 +32,7 @@ from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember, TopicConfig
 from tempos_broker.paths import LocalLimits, LocalTickets
 
-LIMIT = 5
+LIMIT = 20
 ALPHA = Topic(1, "alpha", Quality.SQ, 5, Framing.RAW)
 BETA = Topic(2, "beta", Quality.BQ, 0, Framing.RAW, PathPolicy.SLOW)
 

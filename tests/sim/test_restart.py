@@ -37,7 +37,8 @@ framing = "raw"
 class Machine:
     """Where the broker is started again and again with one configuration."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lease: float = 7.0) -> None:
+        self.lease = lease
         self.data, self.control, self.api = free_ports(3)
         self.state = folder / "state.db"
         self.file = folder / "broker.toml"
@@ -47,7 +48,7 @@ class Machine:
         self.file.write_text(
             f'[broker]\nlisten = ["127.0.0.1"]\ndata_port = {self.data}\ncontrol_port = {self.control}\n'
             f'api = "127.0.0.1:{self.api}"\n[fastpath]\nmode = "off"\n'
-            f'[control]\nlease = 7.0\nheartbeat = 0.2\n[state]\nfile = "{self.state}"\n{topics}'
+            f'[control]\nlease = {self.lease}\nheartbeat = 0.2\n[state]\nfile = "{self.state}"\n{topics}'
         )
 
     @contextmanager
@@ -79,8 +80,10 @@ def machine(tmp_path: Path) -> Machine:
 
 
 async def test_members_of_a_killed_broker_go_on_and_the_ledger_too(
-    machine: Machine, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    # Longer than any restart takes.
+    machine = Machine(tmp_path, lease=60.0)
     caplog.set_level(logging.INFO)
     stop = asyncio.Event()
     sent = {"events": 0, "plain": 0}

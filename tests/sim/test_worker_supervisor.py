@@ -18,7 +18,7 @@ from tempos_broker.shared import Share  # noqa: E402
 from tempos_broker.worker.protocol import Answer, Frames, Op, Request, SetUp, encode  # noqa: E402
 from tempos_broker.worker.supervisor import State, Supervisor  # noqa: E402
 
-LIMIT = 5.0
+LIMIT = 20.0
 OTHER = Scheduling("other", 0, 0, (1,), "ordinary scheduling, as configured")
 FIFO = Scheduling("fifo", 99, 0, (1,), "SCHED_FIFO 99, as configured")
 

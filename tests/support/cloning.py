@@ -36,7 +36,7 @@ T = TypeVar("T")
 SHOT, NEXT = 2, 0xFFFFFFFF
 ETH_P_ALL = 3
 LINKS = 2
-LIMIT = 5.0
+LIMIT = 15.0
 #: Ends what a capture waits for; sent on the same way behind the clones.
 _END = b"\xff" * 60
 

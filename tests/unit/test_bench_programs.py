@@ -18,7 +18,7 @@ from tempos import Framing
 from tempos_bench.compiled import traffic
 from tempos_bench.nodes.node import PYTHON, Node, ProgramFailed, local
 
-LIMIT = 15.0
+LIMIT = 30.0
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the harness runs on Linux"),

@@ -16,7 +16,7 @@ from tempos import Unavailable
 from tempos.control import MAX_DATAGRAM
 from tempos_broker.control.sockets import NOT_SENT, READ_BATCH, READ_TIME, ControlSocket, Reply
 
-LIMIT = 10.0
+LIMIT = 20.0
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 
 

@@ -97,7 +97,7 @@ class Broker:
         listen: Sequence[str] = (),
         portable: bool = False,
         cpu: int | None = None,
-        limit: float = 20.0,
+        limit: float = 60.0,
     ) -> None:
         self.node = node
         text = config_text(listen or node.addresses, topics, mode, node.interfaces, state, quality, latency)
@@ -131,7 +131,7 @@ class Broker:
                 return found
         raise TemposError(f"the broker knows no topic {name!r}")
 
-    def wait_path(self, name: str, path: Path, limit: float = 10.0) -> TopicStatus:
+    def wait_path(self, name: str, path: Path, limit: float = 30.0) -> TopicStatus:
         """Wait until the topic is served by ``path``; raises :class:`ProgramFailed` saying why not."""
         status = self._wait(name, lambda status: status.path == path.value, limit)
         if status.path != path.value:
@@ -143,7 +143,7 @@ class Broker:
         current().saw_path({"path": path.value, "mode": fast["mode"], "reason": fast["reason"]})
         return status
 
-    def wait_worker(self, limit: float = 10.0) -> str:
+    def wait_worker(self, limit: float = 30.0) -> str:
         """Wait until the process for SQ serves; what it got, or :class:`ProgramFailed` with why not."""
         end = time.monotonic() + limit
         while (worker := self.status()["quality"]["worker"])["state"] != "serving":
@@ -154,11 +154,11 @@ class Broker:
             time.sleep(_LOOK_EVERY)
         return str(worker["reason"])
 
-    def wait_received(self, name: str, count: int, limit: float = 10.0) -> TopicStatus:
+    def wait_received(self, name: str, count: int, limit: float = 30.0) -> TopicStatus:
         """Wait until the topic has received ``count`` datagrams, or ``limit`` seconds; the status then."""
         return self._wait(name, lambda status: status.received >= count, limit)
 
-    def wait_delivered(self, name: str, count: int, limit: float = 10.0) -> TopicStatus:
+    def wait_delivered(self, name: str, count: int, limit: float = 30.0) -> TopicStatus:
         """Wait until the members have told of ``count`` datagrams, or ``limit`` seconds; the status then."""
         return self._wait(name, lambda status: sum(g.delivered for g in status.groups) >= count, limit)
 

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, TypeVar
 
 from tempos import TemposError
@@ -29,7 +29,7 @@ T = TypeVar("T")
 PYTHON = sys.executable
 #: Stands in a command for a file that holds the text given beside it.
 TEXT_FILE = "{text}"
-_STOP_LIMIT = 5.0
+_STOP_LIMIT = 15.0
 _CLEAN_UP_LIMIT = 20.0
 _NS = 1_000_000_000
 #: A process group of its own keeps Ctrl-C from a program; a session would, too, but the kernel gives each
@@ -97,7 +97,7 @@ class Program:
         with self._changed:
             return "\n".join((*self._lines, *self._complaints))
 
-    def wait_line(self, start: str = "", limit: float = 10.0) -> str:
+    def wait_line(self, start: str = "", limit: float = 30.0) -> str:
         """The next unread line of standard output that starts so; raises :class:`ProgramFailed`."""
         end = time.monotonic() + limit
         with self._changed:
@@ -148,6 +148,7 @@ class Program:
     def terminate(self) -> None:
         """Ask the program to end, without waiting."""
         if self.running:
+            self._let_run()
             self._process.send_signal(signal.SIGTERM)
 
     def stop(self, limit: float = _STOP_LIMIT) -> int:
@@ -164,8 +165,15 @@ class Program:
 
     def kill(self) -> None:
         """End it by SIGKILL, as a crash would."""
+        self._let_run()
         self._process.kill()
         self.stop()
+
+    def _let_run(self) -> None:
+        """What runs only when nothing else wants the core could not even end on one that is busy."""
+        with suppress(OSError):
+            if os.sched_getscheduler(self._process.pid) == os.SCHED_IDLE:
+                os.sched_setscheduler(self._process.pid, os.SCHED_OTHER, os.sched_param(0))
 
     def _send(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -225,7 +233,7 @@ class Node:
         command: Sequence[str],
         *,
         ready: str | None = None,
-        limit: float = 15.0,
+        limit: float = 60.0,
         cpu: int | None = None,
         talk: bool = False,
         text: str | None = None,

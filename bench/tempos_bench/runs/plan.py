@@ -60,7 +60,7 @@ class Planned(Program):
     def output(self) -> str:
         return ""
 
-    def wait_line(self, start: str = "", limit: float = 10.0) -> str:
+    def wait_line(self, start: str = "", limit: float = 30.0) -> str:
         return start
 
     def wait(self, limit: float) -> int:
