@@ -176,9 +176,9 @@ async def start_fast_path(config: BrokerConfig, tickets: FileTickets | None = No
     if config.fastpath.mode == "off":
         return NoFastPath("switched off in the configuration", tickets, limits)
     try:
-        from tempos_fastpath import offload
+        from tempos_fastpath.starting import start
 
-        return await offload.start(
+        return await start(
             listen=config.listen,
             port=config.data_port,
             mode=config.fastpath.mode,

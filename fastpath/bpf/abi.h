@@ -43,6 +43,10 @@
 #define TEMPOS_HEARD_SETTLED 1       /* and how many of them user space has dealt with */
 #define TEMPOS_MAX_FANOUT_EGRESS 7   /* interfaces that broadcast events leave by */
 
+#define TEMPOS_TRIAL_TAKEN 0         /* of the map `outcome`: frames that an interface took */
+#define TEMPOS_TRIAL_REFUSED 1       /* frames that it did not take */
+#define TEMPOS_TRIAL_ERROR 2         /* and why: an errno, or 0 */
+
 /*
  * Histograms of time in ns: buckets of one up to 2^STEP_BITS, then 2^STEP_BITS of equal width for each power of
  * two. So a bucket is at most an eighth as wide as the times in it are long; there is none from BEYOND on.

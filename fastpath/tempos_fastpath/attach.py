@@ -32,6 +32,7 @@ from tempos_fastpath.network.facts import Facts, Interface
 from tempos_fastpath.orphans import holder_of
 from tempos_fastpath.ownership import Identity
 from tempos_fastpath.pins import LATENCY, MAPS, Kept, Pins
+from tempos_fastpath.remarks import Remark
 from tempos_fastpath.tags import Obstacle, Told, how_told
 
 _NOTHING = Told(Tags.IN_FRAME)
@@ -88,6 +89,7 @@ class Programs:
         #: Whether the verifier did not take a program that was to be attached.
         self._refused = False
         self._note = ""
+        self._no_copies = Remark(_log, "copies for several groups are made by tc again")
         self.attachments: tuple[Attachment, ...] = ()
 
     @property
@@ -201,7 +203,9 @@ class Programs:
                 self._clones.serve(self.interfaces.values())
             except Unavailable as error:
                 # What it would have copied comes up to the slow path.
-                _log.warning("events for several groups may take the slow path: %s", one_line(error))
+                self._no_copies(f"events for several groups may take the slow path: {one_line(error)}")
+            else:
+                self._no_copies.gone()
         return changed
 
     def close(self, *, keep: bool = False) -> None:

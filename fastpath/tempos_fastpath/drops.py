@@ -25,6 +25,8 @@ from tempos_fastpath.pins import Pins
 
 OBJECT = Path(__file__).with_name("drops.bpf.o")
 PROGRAMS = ("tempos_refused", "tempos_unsent")
+#: What devices answer that take no redirected frames, now or ever. The last is the kernel's own ENOTSUPP.
+TAKES_NONE = frozenset({errno.ENXIO, errno.EOPNOTSUPP, 524})
 _MAPS = ("drops", "ingress")
 #: Of the fast path's: what it counts as sent, and which copies an interface was just given.
 _SHARED = ("copies", "sending")
@@ -88,6 +90,16 @@ class Drops:
             row = found.setdefault(names.get(ifindex, f"interface {ifindex}"), {})
             name = errno.errorcode.get(code or errno.ENOBUFS, str(code))
             row[name] = row.get(name, 0) + int.from_bytes(value, sys.byteorder)
+        return found
+
+    def refusals(self) -> dict[tuple[int, int], int]:
+        """Frames lost because an interface takes none, by its index and the errno."""
+        drops = self._object.map("drops")
+        found: dict[tuple[int, int], int] = {}
+        for key in drops.keys():  # noqa: SIM118 - a BPF map, no dict
+            ifindex, code = decode_drop(key)
+            if code in TAKES_NONE and ifindex:
+                found[ifindex, code] = int.from_bytes(drops.lookup(key) or b"", sys.byteorder)
         return found
 
     def close(self) -> None:

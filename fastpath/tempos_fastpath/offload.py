@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,6 @@ from typing import TypeVar
 
 from tempos import (
     FastPathStatus,
-    LocalError,
     Path,
     PathChoice,
     Quality,
@@ -35,29 +35,22 @@ from tempos.histogram import Latency
 from tempos_bpf.errors import BpfError
 from tempos_fastpath.attach import Programs
 from tempos_fastpath.drops import Drops
-from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.kernel_routes import KernelRoutes
 from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies
-from tempos_fastpath.loading import Loader
 from tempos_fastpath.network.changes import ChangeTrigger
 from tempos_fastpath.network.facts import Facts, destination
-from tempos_fastpath.network.kernel import Kernel
-from tempos_fastpath.network.reading import feature_group, read_facts, resolve_neighbours
-from tempos_fastpath.network.targets import listen_addresses, targets_of
-from tempos_fastpath.orphans import tidy
-from tempos_fastpath.ownership import Identity, Ownership, current_namespace
-from tempos_fastpath.pins import LATENCY, Pins, need_bpffs
+from tempos_fastpath.network.reading import resolve_neighbours
+from tempos_fastpath.network.survey import Survey
+from tempos_fastpath.ownership import Ownership
+from tempos_fastpath.pins import LATENCY
 from tempos_fastpath.plan import Means, Plan, Refusal, plan_route, refuse_at_once
 from tempos_fastpath.pulse import Pulse
+from tempos_fastpath.remarks import Remark
 from tempos_fastpath.selector import attach_selector
 from tempos_fastpath.tickets import SharedTickets
 from tempos_fastpath.topics import SharedTopics
 
-MODES = ("auto", "native", "generic")
-WHEN_GONE = ("continue", "pass")
-#: Threads that wait for the kernel: several topics' RCU grace periods pass at the same time.
-_THREADS = 8
 #: Seconds between two looks at the network without an event, each of which also has the kernel confirm
 #: the neighbours in use: redirected frames do not pass its own stack, so nothing else keeps them fresh.
 _REFRESH = 5.0
@@ -72,86 +65,11 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-async def start(
-    *,
-    listen: Sequence[str],
-    port: int,
-    mode: str,
-    interfaces: Sequence[str],
-    name: str = "default",
-    pin: bool = True,
-    when_gone: str = "continue",
-    gone_after: float = 3.0,
-    tos: Mapping[Quality, int] | None = None,
-    latency: bool = False,
-    kernel: Kernel | None = None,
-) -> Offload:
-    """Load, attach and serve; go on with what an earlier broker of the same name left.
-
-    ``listen``: IPv4 addresses; ``0.0.0.0`` stands for every one of this machine, at most
-    ``tempos._abi.MAX_LISTEN``. ``mode``: auto, native or generic. ``interfaces``: names, or empty for
-    those that carry a listen address. ``name``: whose fast path this is, one living process each in a
-    network namespace. ``pin``: forwarding outlives this process, if there is a BPF file system.
-    ``when_gone``: what the program does once this process gave no sign of life for ``gone_after``
-    seconds, ``continue`` or ``pass`` everything up. ``tos``: that byte of the IPv4 header of what leaves,
-    of each class: its DSCP, shifted left by 2; 0 where nothing is said. ``latency``: measure in the kernel
-    how long events take; where that cannot be had, the status says so. ``kernel``: what is asked of it that
-    cannot be tried; None: the one that runs.
-
-    Raises :class:`tempos.Unavailable` with a reason per interface if it could attach to none, and
-    :class:`~tempos_fastpath.errors.Owned` if another broker holds the name or an interface. Leaves
-    nothing of its own behind then.
-    """
-    if mode not in MODES:
-        raise LocalError(f"fast path mode {mode!r} is not one of {', '.join(MODES)}")
-    if when_gone not in WHEN_GONE:
-        raise LocalError(f"{when_gone!r} is not one of {', '.join(WHEN_GONE)}")
-    threads = ThreadPoolExecutor(_THREADS, "tempos-fastpath")
-    loop = asyncio.get_running_loop()
-    with contextlib.ExitStack() as undo:
-        undo.callback(threads.shutdown, wait=False)
-        ownership = await loop.run_in_executor(threads, _own, name)
-        undo.callback(ownership.close)
-        kernel = kernel or Kernel()
-        facts = await loop.run_in_executor(threads, read_facts, (), kernel.redirects)
-        addresses, note = listen_addresses(listen, facts)
-        targets = targets_of(interfaces, addresses, facts)
-        pins = Pins(ownership.identity)
-        if pin:
-            try:
-                await loop.run_in_executor(threads, need_bpffs)
-            except NotPinned as error:
-                note += f"; not pinned, so it ends with the broker: {one_line(error)}"
-                pin = False
-        gone_after_ns = round(gone_after * 1e9) if when_gone == "pass" else 0
-        loader = Loader(addresses, port, gone_after_ns=gone_after_ns, latency=latency, kernel=kernel)
-        programs = Programs(loader, identity=ownership.identity, pins=pins, pin=pin)
-        undo.callback(programs.close)
-        # Before that: a thread that is still attaching must come to its end.
-        undo.callback(threads.shutdown, wait=True)
-        await loop.run_in_executor(threads, programs.attach, targets, mode, facts)
-        ownership.tell(programs.interfaces)
-        fanouts = Fanouts(programs.map("fanouts"), programs.map("egress"), programs.deliver)
-        undo.callback(fanouts.close)
-        routes = KernelRoutes(programs.map("routes"), programs.map("egress"), fanouts)
-        adopted, remark = await loop.run_in_executor(threads, _adopt, programs, routes)
-        drops, complaint = await loop.run_in_executor(threads, _count_drops, programs, ownership, pins)
-        if drops is not None:
-            undo.callback(drops.close)
-        group = await loop.run_in_executor(threads, feature_group)
-        resources = _Resources(kernel, programs, routes, fanouts, ownership, drops, threads)
-        offload = Offload(
-            resources, facts, adopted, note + remark + complaint, group, gone_after, tos or {}, port
-        )
-        undo.pop_all()
-    return offload
-
-
 @dataclass(frozen=True, slots=True)
-class _Resources:
+class Resources:
     """What an Offload holds in the kernel, and the threads that wait for it."""
 
-    kernel: Kernel
+    survey: Survey
     programs: Programs
     routes: KernelRoutes
     fanouts: Fanouts
@@ -160,40 +78,12 @@ class _Resources:
     threads: ThreadPoolExecutor
 
 
-def _own(name: str) -> Ownership:
-    ownership = Ownership(Identity(name, current_namespace()))
-    tidy()
-    return ownership
-
-
-def _adopt(programs: Programs, kernel: KernelRoutes) -> tuple[dict[int, int], str]:
-    """Take up the routes of an earlier broker; with them unread, none may stay in force."""
-    if not programs.adopted:
-        return {}, ""
-    try:
-        return kernel.adopt(), ""
-    except Unavailable as error:
-        kernel.clear()
-        return {}, f"; the earlier broker's routes were taken out, for they cannot be read: {one_line(error)}"
-
-
-def _count_drops(programs: Programs, ownership: Ownership, pins: Pins) -> tuple[Drops | None, str]:
-    where = pins if programs.pinned else None
-    try:
-        maps = {name: programs.map(name) for name in ("egress", "copies", "sending")}
-        drops = Drops(ownership.identity, maps, where, adopt=programs.adopted)
-        drops.watch(programs.interfaces.values())
-    except Unavailable as error:
-        return None, f"; losses behind the redirect are not counted ({one_line(error)})"
-    return drops, ""
-
-
 class Offload:
-    """Implements the broker's ``FastPath``; made by :func:`start`."""
+    """Implements the broker's ``FastPath``; made by :func:`tempos_fastpath.starting.start`."""
 
     def __init__(
         self,
-        resources: _Resources,
+        resources: Resources,
         facts: Facts,
         adopted: Mapping[int, int],
         note: str,
@@ -203,7 +93,7 @@ class Offload:
         port: int,
     ) -> None:
         self._programs = resources.programs
-        self._redirects_to = resources.kernel.redirects
+        self._survey = resources.survey
         self._kernel = resources.routes
         self._fanouts = resources.fanouts
         self._ownership = resources.ownership
@@ -225,6 +115,10 @@ class Offload:
         #: Why a topic's copies, and any copies at all, could not be had where the plan had foreseen them.
         self._no_broadcast: dict[int, str] = {}
         self._no_clone = ""
+        #: Frames lost because interfaces take none, and those interfaces, until the survey knows.
+        self._lost = self._drops.refusals() if self._drops is not None else {}
+        self._refused: dict[int, str] = {}
+        self._trouble = Remark(_log, "the fast path's routes are checked against the network again")
         self._locks: dict[int, asyncio.Lock] = {}
         self._reading = asyncio.Lock()
         self._mending: asyncio.Future[bool] | None = None
@@ -420,7 +314,10 @@ class Offload:
                 for group in route.groups
                 for member in group.members
             }
-            self._facts = await self._in_thread(read_facts, destinations, self._redirects_to, self._port)
+            native, refused = self._programs.native, dict(self._refused)
+            self._facts = await self._in_thread(self._survey.read, destinations, native, refused, self._port)
+            for ifindex in refused:
+                del self._refused[ifindex]
 
     async def _mend(self) -> bool:
         """See to interfaces that went away or came back; whether any did."""
@@ -452,20 +349,33 @@ class Offload:
                     self._tell()
                 elif self._outdated():
                     self._tell()
+                self._trouble.gone()
             except Unavailable as error:
-                _log.warning("the fast path's routes stay as they are until the next look: %s", error)
-            except Exception:  # noqa: BLE001 - logged in full; it must not end the watch
+                self._trouble(
+                    f"the fast path's routes stay as they are until the next look: {one_line(error)}"
+                )
+            except Exception as error:  # noqa: BLE001 - logged in full; it must not end the watch
                 # Whatever it was, a fast path that stops looking would forward to nowhere.
-                _log.exception("the fast path could not check its routes against the network")
+                self._trouble(f"the fast path could not check its routes: {one_line(error)}", trace=True)
             await asyncio.sleep(_SPACING)
 
     async def _until_something(self) -> None:
-        """Wait for a change, for what programs pass until it is seen to, or until it is time."""
+        """Wait for a change, for something that programs have noticed, or until it is time."""
         for _ in range(round(_REFRESH / _ALERT)):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _ALERT)
-            if self._changed.is_set() or self._programs.restless:
+            if self._changed.is_set() or self._programs.restless or self._losing():
                 return
+
+    def _losing(self) -> bool:
+        """Whether frames were lost since the last time because interfaces take none; keeps in mind which."""
+        if self._drops is None or not self._programs.native:
+            return False
+        before, self._lost = self._lost, self._drops.refusals()
+        for (ifindex, code), frames in self._lost.items():
+            if frames > before.get((ifindex, code), 0):
+                self._refused[ifindex] = errno.errorcode.get(code, str(code))
+        return bool(self._refused)
 
     def _outdated(self) -> bool:
         """Whether some route would be planned otherwise now."""

@@ -137,7 +137,7 @@ def plan_route(
             for member in group.members:
                 egress, towards = _egress(member, facts)
                 mtu = min(mtu, egress.mtu, towards.mtu or MAX_U16)
-                if means.native and egress.takes_redirects is False:
+                if means.native and not egress.takes_redirects:
                     no_redirect = no_redirect or _no_redirect(member, egress)
                 hop = towards.next_hop
                 mac = member.mac or facts.mac_of(egress.index, hop)
@@ -218,8 +218,20 @@ def _egress(member: Member, facts: Facts) -> tuple[Interface, WayTo]:
     return interface, way
 
 
+_SOME_DO = "some drivers do only while an XDP program is attached to the card"
+#: Of a device that takes no redirected frames, by its kind: what to do, or that there is nothing.
+_NONE_TAKEN = {
+    "": _SOME_DO,
+    "veth": "of a veth: switch GRO on at its peer, or attach an XDP program there",
+    "bond": f"a bond does where its ports do; {_SOME_DO}",
+    "tun": "of a tap: some program must have it open",
+}
+
+
 def _no_redirect(member: Member, interface: Interface) -> str:
-    return (
-        f"member {member}: {interface.name} towards it takes no redirected frames "
-        "(of a veth: switch GRO on at its peer, or attach an XDP program there)"
-    )
+    name, why = interface.name, interface.redirects_why
+    if interface.takes_redirects is None:
+        return f"member {member}: whether {name} towards it takes redirected frames is not known ({why})"
+    hint = _NONE_TAKEN.get(interface.kind, f"a device of the kind {interface.kind} never does")
+    found = f"{why}; {hint}" if why else hint
+    return f"member {member}: {name} towards it takes no redirected frames ({found})"

@@ -17,7 +17,7 @@ from support.refused import REASON, refused_fast_path
 from tempos.doctor import Asked
 from tempos_bench.nodes.topology import Topology, build
 from tempos_fastpath.doctor import interfaces
-from tempos_fastpath.offload import start
+from tempos_fastpath.starting import start
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 

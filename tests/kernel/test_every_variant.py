@@ -33,13 +33,16 @@ PORT = 9998
 GONE_AFTER_NS = 3_000_000_000
 #: What there is to load, by the source's name, and where it is built.
 FASTPATH, BENCH = (Path(str(package.__file__)).parent for package in (tempos_fastpath, tempos_bench))
-BUILT = {"fastpath": FASTPATH, "beside": FASTPATH, "clone": FASTPATH, "drops": FASTPATH, "selector": FASTPATH,
-         "generate": BENCH, "yardsticks": BENCH}  # fmt: skip
+BUILT = {
+    **dict.fromkeys(("fastpath", "beside", "clone", "drops", "selector", "trial"), FASTPATH),
+    **dict.fromkeys(("generate", "yardsticks"), BENCH),
+}
 #: Programs that are loaded when asked for.
 OPTIONAL = {"fastpath": [TIMED], "beside": beside.PROGRAMS, "clone": [clone.TIMED]}
 #: Other constants than those that a program begins with.
 CONSTANTS: Mapping[str, Mapping[str, bytes]] = {
     "beside": {"our_namespace": bytes(range(1, 9))},
+    "trial": {"our_namespace": bytes(range(1, 9)), "tried": bytes(range(1, 5))},
     "drops": {"our_namespace": bytes(range(1, 9)), "our_egress": bytes(range(1, 5))},
     "generate": {"head": bytes(range(72))},
     "yardsticks": {"macs": bytes(range(12)), "relay_hosts": bytes(range(8)), "relay_macs": bytes(range(18))},
@@ -133,7 +136,7 @@ def test_both_modes_beside_each_other_share_their_maps(xdp: BpfObject) -> None:
         load("fastpath", {"settings": settings}, shared, [TIMED])
 
 
-@pytest.mark.parametrize("name", ["beside", "drops", "selector", "generate", "yardsticks"])
+@pytest.mark.parametrize("name", ["beside", "drops", "selector", "trial", "generate", "yardsticks"])
 @pytest.mark.parametrize("constants", ["own", "other"])
 def test_the_small_programs(xdp: BpfObject, name: str, constants: str) -> None:
     shared = {"beside": beside.MAPS, "drops": ("copies", "sending"), "selector": ("topics",)}.get(name, ())

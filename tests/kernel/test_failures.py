@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import fcntl
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path as FilePath
 
 import pytest
 from pyroute2 import IPRoute
-from support.nodes import configure, udp
+from support.nodes import configure, set_gro, udp
 from support.offloader import make_route
 from support.watched import LIMIT, Watched, in_broker
 
@@ -38,13 +35,6 @@ def watch(topology: Topology, scenario: Callable[[Watched], Awaitable[None]], ro
 
 def index_of(netlink: IPRoute, name: str) -> int:
     return int(netlink.link_lookup(ifname=name)[0])
-
-
-def set_gro(interface: str, on: bool) -> None:
-    value = ctypes.create_string_buffer(struct.pack("II", 0x2C, on))  # ETHTOOL_SGRO
-    request = struct.pack("16sP16x", interface.encode(), ctypes.addressof(value))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        fcntl.ioctl(any_socket, 0x8946, request)
 
 
 def join(topology: Topology, index: int = 0) -> None:

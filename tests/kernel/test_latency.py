@@ -26,9 +26,9 @@ from tempos_bpf.objects import BpfObject
 from tempos_fastpath import clone, loading
 from tempos_fastpath.layout import TAI_OFFSET_AT, decode_latency, encode_settings
 from tempos_fastpath.loading import OBJECT, PROGRAM, TIMED
-from tempos_fastpath.offload import start
 from tempos_fastpath.pins import LATENCY
 from tempos_fastpath.pulse import tai_offset
+from tempos_fastpath.starting import start
 from tempos_fastpath.structs import lib
 
 pytestmark = pytest.mark.kernel

@@ -163,9 +163,10 @@ def test_a_fast_path_starts_changes_and_ends_with_what_is_left(user: str) -> Non
         # A broker has loaded all of itself before it narrows.
         from tempos_broker import broker, slowpath
         from tempos_broker.slowpath import udp
-        from tempos_fastpath import beside, drops, loading, offload, selector
+        from tempos_fastpath import beside, drops, loading, selector, starting
+        from tempos_fastpath.network import trial
         # Where any user can read them, wherever this checkout lies.
-        for module in (beside, drops, loading, selector):
+        for module in (beside, drops, loading, selector, trial):
             copy = Path("/run/tempos", module.OBJECT.name)
             copy.write_bytes(module.OBJECT.read_bytes())
             module.OBJECT = copy
@@ -173,7 +174,7 @@ def test_a_fast_path_starts_changes_and_ends_with_what_is_left(user: str) -> Non
         async def main():
             root = not sys.argv[1]
             p.narrow(fast_path=True, user=sys.argv[1], own=[] if root else [Path("/run/tempos")])
-            fast = await offload.start(
+            fast = await starting.start(
                 listen=("10.9.0.1",), port=9998, mode="generic", interfaces=("va",), name="test", pin=root
             )
             pinned = len(list(Path("/sys/fs/bpf/tempos").rglob("*"))) if root else 0

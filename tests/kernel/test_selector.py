@@ -22,8 +22,8 @@ from support.program import Rig
 
 from tempos import Quality, Topic, Unavailable
 from tempos_bench.nodes.topology import build, mac_of
-from tempos_fastpath.offload import start
 from tempos_fastpath.selector import attach_selector
+from tempos_fastpath.starting import start
 
 pytestmark = pytest.mark.kernel
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import socket
+import struct
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -37,3 +40,11 @@ def configure(node: Node, work: Callable[[IPRoute], T]) -> T:
             return work(netlink)
 
     return node.call(inside)
+
+
+def set_gro(interface: str, on: bool) -> None:
+    """Of an interface of the calling thread's namespace. A veth without it takes no redirected frames."""
+    value = ctypes.create_string_buffer(struct.pack("II", 0x2C, on))  # ETHTOOL_SGRO
+    request = struct.pack("16sP16x", interface.encode(), ctypes.addressof(value))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, 0x8946, request)

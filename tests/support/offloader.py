@@ -1,6 +1,6 @@
 """A fast path in a process of its own, so that a test can kill it: JSON lines in, JSON lines out.
 
-The argument is what :func:`tempos_fastpath.offload.start` takes, as JSON, with `unknown` in place of a
+The argument is what :func:`tempos_fastpath.starting.start` takes, as JSON, with `unknown` in place of a
 kernel: the questions of :class:`tempos_fastpath.network.kernel.Kernel` that it shall not answer. It prints
 `ready`, or `refused` and why; then it answers one command after another until its input ends.
 """
@@ -16,7 +16,8 @@ from typing import Any
 from tempos import Fanout, Framing, Group, Member, Path, Route, Topic, Unavailable
 from tempos_bench.nodes.node import PYTHON, Node, Program
 from tempos_fastpath.network.kernel import Kernel
-from tempos_fastpath.offload import Offload, start
+from tempos_fastpath.offload import Offload
+from tempos_fastpath.starting import start
 
 LIMIT = 15.0
 

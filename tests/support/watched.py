@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from tempos import Path, PathChoice, Route
 from tempos_bench.nodes.topology import Topology
-from tempos_fastpath.offload import Offload, start
+from tempos_fastpath.offload import Offload
+from tempos_fastpath.starting import start
 
 LIMIT = 15.0
 

@@ -83,10 +83,32 @@ def test_an_egress_that_cannot_serve_is_named(interface: Interface, why: str) ->
     assert refusal.reason.startswith(f"member {NEAR}: {why}")
 
 
-def test_generic_mode_redirects_to_any_ethernet_and_silence_is_no_refusal() -> None:
-    for native, takes in ((False, False), (True, None)):
-        facts = replace(FACTS, interfaces={2: replace(ETH, takes_redirects=takes)})
-        assert isinstance(plan_route(route(NEAR), facts, Means(native=native)), Plan)
+def test_generic_mode_redirects_to_any_ethernet_and_silence_is_no_leave_in_native_mode() -> None:
+    for takes in (False, None):
+        facts = replace(FACTS, interfaces={2: replace(ETH, takes_redirects=takes, redirects_why="no BTF")})
+        assert isinstance(plan_route(route(NEAR), facts, Means(native=False)), Plan)
+        refusal = plan_route(route(NEAR), facts, Means(native=True))
+        assert isinstance(refusal, Refusal)
+    assert refusal.reason == (
+        f"member {NEAR}: whether eth0 towards it takes redirected frames is not known (no BTF)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "why", "words"),
+    [
+        ("veth", "", "(of a veth: switch GRO on at its peer, or attach an XDP program there)"),
+        ("veth", "ENXIO", "(ENXIO; of a veth: switch GRO on at its peer, or attach an XDP program there)"),
+        ("bridge", "", "(a device of the kind bridge never does)"),
+        ("", "it refused frames (ENXIO)", "(it refused frames (ENXIO); some drivers do only while an XDP "
+         "program is attached to the card)"),
+    ],
+)  # fmt: skip
+def test_who_takes_no_redirected_frames_is_told_what_to_do(kind: str, why: str, words: str) -> None:
+    egress = replace(ETH, takes_redirects=False, kind=kind, redirects_why=why)
+    refusal = plan_route(route(NEAR), replace(FACTS, interfaces={2: egress}), Means(native=True))
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == f"member {NEAR}: eth0 towards it takes no redirected frames {words}"
 
 
 def test_carriers_and_local_addresses_leave_loopback_out() -> None:

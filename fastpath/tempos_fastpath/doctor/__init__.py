@@ -49,6 +49,8 @@ KERNEL = Area(
         Check("TD115", "program", Severity.NOTE, means="a classic program tells SQ from BQ in the kernel"),
         Check("TD116", "program", Severity.WARNING,
               means="no generic mode, and no native mode where the driver hides VLAN tags"),
+        Check("TD117", "program", Severity.NOTE,
+              means="native mode sends nothing by interfaces that the kernel does not speak for"),
         Check("TD119", "program", Severity.NOTE),
         Check("TD121", "native mode, one group", Severity.WARNING,
               means="generic mode serves, or the slow path", wanted=frozenset({"native"})),

@@ -10,8 +10,9 @@ from contextlib import closing
 from tempos import DATA_PORT, Framing, Group, Member, Path, Route, Topic, Unavailable
 from tempos.doctor import Tried
 from tempos.errors import one_line
-from tempos_fastpath import offload
 from tempos_fastpath.doctor.sandbox import BROKER, Ends, member
+from tempos_fastpath.offload import Offload
+from tempos_fastpath.starting import start
 
 #: By mode, the check of each number of groups.
 _CHECKS = {"native": {1: "TD121", 2: "TD122"}, "generic": {1: "TD123", 2: "TD124"}}
@@ -39,7 +40,7 @@ async def _in_mode(mode: str, checks: dict[int, str]) -> list[Tried]:
 
 
 async def _forward(mode: str, checks: dict[int, str]) -> list[Tried]:
-    fast = await offload.start(
+    fast = await start(
         listen=[BROKER], port=DATA_PORT, mode=mode, interfaces=(), name=f"doctor-{os.getpid()}", pin=False
     )
     try:
@@ -52,7 +53,7 @@ async def _forward(mode: str, checks: dict[int, str]) -> list[Tried]:
         await fast.close()
 
 
-async def _to_groups(fast: offload.Offload, epoch: int, groups: int, code: str) -> Tried:
+async def _to_groups(fast: Offload, epoch: int, groups: int, code: str) -> Tried:
     there = Member(*member())
     route = Route(_TOPIC, epoch, tuple(Group(f"g{number}", (there,)) for number in range(groups)))
     with closing(Ends()) as ends:

@@ -54,7 +54,7 @@ def gather(asked: Asked) -> Iterator[Tried]:
             continue
         yield _mode(interface, asked, features, held.get(interface.name))
         if interface.ethernet:
-            yield _redirects(interface)
+            yield _redirects(interface, asked)
 
 
 def _wanted(asked: Asked, facts: Facts) -> list[Interface | str]:
@@ -137,9 +137,15 @@ def _attached(interface: Interface, asked: Asked) -> Tried:
     return Tried("TD201", False, "; ".join(refused), interface.name)
 
 
-def _redirects(interface: Interface) -> Tried:
+def _redirects(interface: Interface, asked: Asked) -> Tried:
     """Whether events can leave by it in native mode."""
     takes = interface.takes_redirects
+    if takes is None and asked.attach and interface.up:
+        from tempos_fastpath.network.trial import try_redirect
+
+        verdict = try_redirect(interface)
+        cause = f"it does not take redirected frames: {verdict.why}" if verdict.why else "it took a frame"
+        return Tried("TD202", verdict.takes, cause, interface.name)
     if takes is None:
         return Tried("TD202", None, _NOT_TOLD, interface.name)
     cause = "it takes redirected frames" if takes else "its driver takes no redirected frames now"

@@ -12,6 +12,7 @@ from tempos_bpf.errors import ProgramRefused
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath import beside, clone, drops, loading, selector
 from tempos_fastpath.layout import encode_settings
+from tempos_fastpath.network import trial
 
 #: Addresses to listen on: to the verifier they are constants.
 _LISTEN = ("10.77.1.1", "10.77.2.1")
@@ -28,6 +29,7 @@ OBJECTS: Mapping[Path, tuple[str, Mapping[str, Mapping[str, bytes]]]] = {
     clone.OBJECT: ("TD113", {"": _MODES["native"]}),
     drops.OBJECT: ("TD114", _PLAIN),
     selector.OBJECT: ("TD115", _PLAIN),
+    trial.OBJECT: ("TD117", _PLAIN),
 }
 _OTHER, _LATENCY = "TD119", "TD112"
 #: Programs that are loaded only where latency is to be measured.

@@ -20,7 +20,8 @@ def destination(member: Member) -> Destination:
 class Interface:
     """A network interface. ``mtu`` in bytes of IP packet.
 
-    ``takes_redirects``: whether native XDP may redirect frames to it; None where the kernel does not say.
+    ``takes_redirects``: whether native XDP may redirect frames to it; None where that is not known.
+    ``redirects_why``: what was found out by trying, in place of the kernel's word; empty if nothing was.
     ``kind``: what sort of virtual device, in the kernel's word (veth, vlan, bond, ...); empty for a card.
     ``link``: the index of the interface that it stands on, ``master`` of the one that it is a port of; 0 for
     none. ``strips_tags``: its driver takes VLAN tags off frames (``ethtool -k``: rx-vlan-offload).
@@ -37,6 +38,7 @@ class Interface:
     link: int = 0
     master: int = 0
     strips_tags: bool = False
+    redirects_why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,137 @@
+"""A fast path from nothing: loaded, attached, and gone on with where an earlier broker left it.
+
+What fails leaves nothing of its own behind. Whatever waits for the kernel does so in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tempos import LocalError, Quality, Unavailable
+from tempos.errors import one_line
+from tempos_fastpath.attach import Programs
+from tempos_fastpath.drops import Drops
+from tempos_fastpath.errors import NotPinned
+from tempos_fastpath.fanouts import Fanouts
+from tempos_fastpath.kernel_routes import KernelRoutes
+from tempos_fastpath.loading import Loader
+from tempos_fastpath.network.kernel import Kernel
+from tempos_fastpath.network.reading import feature_group
+from tempos_fastpath.network.survey import Survey
+from tempos_fastpath.network.targets import listen_addresses, targets_of
+from tempos_fastpath.offload import Offload, Resources
+from tempos_fastpath.orphans import tidy
+from tempos_fastpath.ownership import Identity, Ownership, current_namespace
+from tempos_fastpath.pins import Pins, need_bpffs
+
+MODES = ("auto", "native", "generic")
+WHEN_GONE = ("continue", "pass")
+#: Threads that wait for the kernel: several topics' RCU grace periods pass at the same time.
+_THREADS = 8
+
+
+async def start(
+    *,
+    listen: Sequence[str],
+    port: int,
+    mode: str,
+    interfaces: Sequence[str],
+    name: str = "default",
+    pin: bool = True,
+    when_gone: str = "continue",
+    gone_after: float = 3.0,
+    tos: Mapping[Quality, int] | None = None,
+    latency: bool = False,
+    kernel: Kernel | None = None,
+) -> Offload:
+    """Load, attach and serve; go on with what an earlier broker of the same name left.
+
+    ``listen``: IPv4 addresses; ``0.0.0.0`` stands for every one of this machine, at most
+    ``tempos._abi.MAX_LISTEN``. ``mode``: auto, native or generic. ``interfaces``: names, or empty for
+    those that carry a listen address. ``name``: whose fast path this is, one living process each in a
+    network namespace. ``pin``: forwarding outlives this process, if there is a BPF file system.
+    ``when_gone``: what the program does once this process gave no sign of life for ``gone_after``
+    seconds, ``continue`` or ``pass`` everything up. ``tos``: that byte of the IPv4 header of what leaves,
+    of each class: its DSCP, shifted left by 2; 0 where nothing is said. ``latency``: measure in the kernel
+    how long events take; where that cannot be had, the status says so. ``kernel``: what is asked of it that
+    cannot be tried; None: the one that runs.
+
+    Raises :class:`tempos.Unavailable` with a reason per interface if it could attach to none, and
+    :class:`~tempos_fastpath.errors.Owned` if another broker holds the name or an interface. Leaves
+    nothing of its own behind then.
+    """
+    if mode not in MODES:
+        raise LocalError(f"fast path mode {mode!r} is not one of {', '.join(MODES)}")
+    if when_gone not in WHEN_GONE:
+        raise LocalError(f"{when_gone!r} is not one of {', '.join(WHEN_GONE)}")
+    threads = ThreadPoolExecutor(_THREADS, "tempos-fastpath")
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as undo:
+        undo.callback(threads.shutdown, wait=False)
+        ownership = await loop.run_in_executor(threads, _own, name)
+        undo.callback(ownership.close)
+        kernel = kernel or Kernel()
+        survey = Survey(kernel)
+        facts = await loop.run_in_executor(threads, survey.read, (), False, {})
+        addresses, note = listen_addresses(listen, facts)
+        targets = targets_of(interfaces, addresses, facts)
+        pins = Pins(ownership.identity)
+        if pin:
+            try:
+                await loop.run_in_executor(threads, need_bpffs)
+            except NotPinned as error:
+                note += f"; not pinned, so it ends with the broker: {one_line(error)}"
+                pin = False
+        gone_after_ns = round(gone_after * 1e9) if when_gone == "pass" else 0
+        loader = Loader(addresses, port, gone_after_ns=gone_after_ns, latency=latency, kernel=kernel)
+        programs = Programs(loader, identity=ownership.identity, pins=pins, pin=pin)
+        undo.callback(programs.close)
+        # Before that: a thread that is still attaching must come to its end.
+        undo.callback(threads.shutdown, wait=True)
+        await loop.run_in_executor(threads, programs.attach, targets, mode, facts)
+        ownership.tell(programs.interfaces)
+        fanouts = Fanouts(programs.map("fanouts"), programs.map("egress"), programs.deliver)
+        undo.callback(fanouts.close)
+        routes = KernelRoutes(programs.map("routes"), programs.map("egress"), fanouts)
+        adopted, remark = await loop.run_in_executor(threads, _adopt, programs, routes)
+        drops, complaint = await loop.run_in_executor(threads, _count_drops, programs, ownership, pins)
+        if drops is not None:
+            undo.callback(drops.close)
+        group = await loop.run_in_executor(threads, feature_group)
+        resources = Resources(survey, programs, routes, fanouts, ownership, drops, threads)
+        offload = Offload(
+            resources, facts, adopted, note + remark + complaint, group, gone_after, tos or {}, port
+        )
+        undo.pop_all()
+    return offload
+
+
+def _own(name: str) -> Ownership:
+    ownership = Ownership(Identity(name, current_namespace()))
+    tidy()
+    return ownership
+
+
+def _adopt(programs: Programs, kernel: KernelRoutes) -> tuple[dict[int, int], str]:
+    """Take up the routes of an earlier broker; with them unread, none may stay in force."""
+    if not programs.adopted:
+        return {}, ""
+    try:
+        return kernel.adopt(), ""
+    except Unavailable as error:
+        kernel.clear()
+        return {}, f"; the earlier broker's routes were taken out, for they cannot be read: {one_line(error)}"
+
+
+def _count_drops(programs: Programs, ownership: Ownership, pins: Pins) -> tuple[Drops | None, str]:
+    where = pins if programs.pinned else None
+    try:
+        maps = {name: programs.map(name) for name in ("egress", "copies", "sending")}
+        drops = Drops(ownership.identity, maps, where, adopt=programs.adopted)
+        drops.watch(programs.interfaces.values())
+    except Unavailable as error:
+        return None, f"; losses behind the redirect are not counted ({one_line(error)})"
+    return drops, ""
