@@ -3,7 +3,7 @@
 All events of a member leave from one address, whichever the publishers send to. It is the one that the member
 asked when it subscribed; firewalls, NAT and VPNs on its way know no other. A member from the file asks
 nothing: it gets them from the address that the kernel prefers towards it, if the broker listens there, else
-from the first of those that the broker listens on.
+from the first that the broker listens on and that leads there; 127.0.0.1 leads to no other machine.
 
 A socket that is bound to one address needs no more than that. One bound to every address is told with each
 datagram to which it was sent, and may say of each that it sends from which it goes (IP_PKTINFO, ip(7), Linux;
@@ -51,21 +51,26 @@ def source_of(listen: Sequence[str]) -> Callable[[str, str | None], str | None]:
     def choose(ip: str, asked: str | None) -> str | None:
         if ANY in listen or asked in listen:
             return asked
-        preferred = _preferred(ip) if len(listen) > 1 else None
-        return preferred if preferred in listen else listen[0]
+        if len(listen) == 1:
+            return listen[0]
+        preferred = way_from(ANY, ip)
+        if preferred in listen:
+            return preferred
+        return next((address for address in listen if way_from(address, ip)), listen[0])
 
     return choose
 
 
-def _preferred(ip: str) -> str | None:
-    """The address that the kernel would send from."""
+def way_from(address: str, ip: str) -> str | None:
+    """What the kernel sends from to ``ip``: this address, or the best of all; None: there is no way."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
+            probe.bind((address, 0))
             probe.connect((ip, _SOME_PORT))
         except OSError:
             return None
-        address: str = probe.getsockname()[0]
-        return address
+        found: str = probe.getsockname()[0]
+        return found
 
 
 def ask_destinations(sock: socket.socket) -> None:

@@ -7,6 +7,8 @@ on each of two links, a second one beside the first, and a service address on lo
 from __future__ import annotations
 
 import itertools
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
 import pytest
+from pyroute2.netlink.exceptions import NetlinkError
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from support.inject import Capture
@@ -330,6 +333,51 @@ def test_rules_by_source_send_both_paths_the_same_way(way: str, listen: tuple[st
                         got += len(packet[UDP].payload)
         assert got == wanted
         assert seen == {port: {(each.comes_from, each.by)} for port, each in asked.items()}
+
+
+@pytest.mark.parametrize("way", ["slow", "native"], indirect=True)
+def test_a_member_behind_wireguard_that_lets_one_address_in_gets_its_events(way: str) -> None:
+    """Its peer is the broker's node, at one address; publishers send to others."""
+    if shutil.which("wg") is None:
+        pytest.skip("wg is not installed (package wireguard-tools)")
+    near, far = "10.8.0.1", "10.8.0.2"
+    with ExitStack() as stack:
+        topology = stack.enter_context(nodes())
+        keys = {address: wireguard(("genkey",)) for address in (near, far)}
+        for node, mine, other, at in (
+            (topology.broker, near, far, topology.subscriber.address),
+            (topology.subscriber, far, near, NEAR_C),
+        ):
+            configure(node, lambda netlink, mine=mine: tunnel(netlink, mine))
+            peer = wireguard(("pubkey",), keys[other])
+            settings = ("private-key", "/dev/stdin", "listen-port", "51820", "peer", peer,
+                        "allowed-ips", f"{other}/32", "endpoint", f"{at}:51820")  # fmt: skip
+            node.call(lambda told=settings, key=keys[mine]: wireguard(("set", "wg0", *told), key))
+        broker = stack.enter_context(Broker(topology.broker, {SPREAD: ()}, listen=("0.0.0.0",), **WAYS[way]))
+        member = stack.enter_context(StrictMember(topology.subscriber, near, SPREAD.name))
+        assert member.endpoint[0] == far
+        Publisher(stack, topology.publisher, (NEAR_A, SECOND)).send(SPREAD, EVENTS)
+        member.take(EVENTS)
+        # It is no Ethernet.
+        assert broker.topic(SPREAD.name).path == "slow"
+
+
+def wireguard(words: tuple[str, ...], text: str = "") -> str:
+    done = subprocess.run(
+        ("wg", *words), input=text, capture_output=True, text=True, check=False, timeout=LIMIT
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def tunnel(netlink, address: str) -> None:
+    try:
+        netlink.link("add", ifname="wg0", kind="wireguard")
+    except NetlinkError as error:
+        pytest.skip(f"the kernel has no WireGuard: {error}")
+    index = netlink.link_lookup(ifname="wg0")[0]
+    netlink.addr("add", index=index, address=address, prefixlen=24)
+    netlink.link("set", index=index, state="up")
 
 
 @pytest.mark.parametrize("way", ["slow", "native"], indirect=True)

@@ -262,7 +262,7 @@ async def test_where_the_kernel_prefers_another_address_now_the_route_is_a_new_o
 ) -> None:
     """Of a static member, which asked none; who asked one keeps it."""
     preferred = "127.0.0.2"
-    monkeypatch.setattr(addresses, "_preferred", lambda ip: preferred)
+    monkeypatch.setattr(addresses, "way_from", lambda address, ip: preferred)
     data, control = free_ports(2)
     static = StaticMember("127.0.0.1", 9, "static")
     config = BrokerConfig(

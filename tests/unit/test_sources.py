@@ -70,18 +70,22 @@ def test_with_every_address_the_kernel_chooses_for_whoever_asked_none() -> None:
 def test_of_several_addresses_it_is_the_kernel_s_if_the_broker_listens_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(addresses, "_preferred", {"10.0.2.2": "10.0.1.9", "10.0.2.3": "10.0.1.7"}.get)
+    ways = {("0.0.0.0", "10.0.2.2"): "10.0.1.9", ("0.0.0.0", "10.0.2.3"): "10.0.1.7",
+            ("10.0.1.9", "10.0.2.3"): "10.0.1.9"}  # fmt: skip
+    monkeypatch.setattr(addresses, "way_from", lambda *way: ways.get(way))
     choose = source_of(LISTED)
-    assert [choose(ip, None) for ip in ("10.0.2.2", "10.0.2.3", "unreachable")] == [
-        "10.0.1.9", "10.0.1.1", "10.0.1.1",
+    assert [choose(ip, None) for ip in ("10.0.2.2", "10.0.2.3", "10.0.2.4")] == [
+        "10.0.1.9", "10.0.1.9", "10.0.1.1",
     ]  # fmt: skip
     assert choose("10.0.2.2", "10.0.1.1") == "10.0.1.1"
     assert source_of(("10.0.1.7",))("10.0.2.2", None) == "10.0.1.7"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
-def test_the_kernel_is_asked_for_what_it_prefers() -> None:
+def test_the_kernel_is_asked_for_what_it_prefers_and_what_leads_there() -> None:
     assert source_of(("127.0.0.2", "127.0.0.1"))("127.0.0.9", None) == "127.0.0.1"
+    # This machine has no such address, whoever has it.
+    assert source_of(("203.0.113.77", "127.0.0.3"))("127.0.0.9", None) == "127.0.0.3"
 
 
 ipv4 = st.integers(1, 2**32 - 2).map(lambda number: socket.inet_ntoa(struct.pack("!I", number)))

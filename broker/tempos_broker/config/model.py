@@ -18,7 +18,7 @@ class StaticMember:
     """A member from the file: no lease, no heartbeat. ``group`` None is a group of its own.
 
     ``source``: the address of ours that its events leave from; None: the one that the kernel prefers towards
-    it, where the broker listens on that, else the first it listens on.
+    it, where the broker listens on that, else the first it listens on that leads there.
     """
 
     ip: str
