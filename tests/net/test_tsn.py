@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,7 @@ class Machine:
     """A namespace with one end of a veth pair, and programs that run in it."""
 
     def __init__(self, namespace: Namespace, file: Path) -> None:
+        self.call = namespace.call
         self._enter = ("nsenter", f"--net={namespace.path}", "--")
         self._file = str(file)
 
@@ -101,3 +104,51 @@ def test_an_interface_that_is_not_there(machine: Machine) -> None:
     done = machine.plan("-i", "d7", "--apply")
     assert done.returncode == 1
     assert "d7" in done.stderr
+
+
+def test_a_plan_that_lets_nothing_through_is_refused_and_one_as_proposed_is_not(
+    machine: Machine,
+) -> None:
+    before = machine.qdiscs()
+    done = machine.plan("--margin", "0", "--apply")
+    assert done.returncode == 1
+    assert "no SQ event leaves at all; plan with --margin 100." in done.stderr
+    assert done.stderr.endswith("nothing was changed\n")
+    assert machine.qdiscs() == before
+    for words in (("--margin", "100"), ("--margin", "0", "--anyway")):
+        done = machine.plan(*words, "--apply")
+        # What the kernel says of it is another matter; what we said of it before is settled.
+        assert done.returncode == 0 or done.stderr.startswith("tempos tsn: `tc qdisc "), done.stderr
+        machine.plan("--undo", "--apply")
+
+
+def test_sq_leaves_by_a_schedule_that_is_not_refused(machine: Machine) -> None:
+    """A window that opens late stays open for long enough, whatever the timers are: no frame is stuck."""
+    events, limit = 200, 30.0
+    done = machine.plan("--apply")
+    if "qdisc kind is unknown" in done.stderr:
+        pytest.skip("this kernel has no taprio")
+    assert done.returncode == 0, done.stderr
+    assert machine.run("ip", "addr", "add", "10.9.0.1/24", "dev", "d0").returncode == 0
+    mac = ("lladdr", "02:00:00:00:00:02", "dev", "d0")
+    assert machine.run("ip", "neigh", "add", "10.9.0.2", *mac).returncode == 0
+
+    def travel() -> int:
+        with (
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as there,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
+        ):
+            there.bind(("d1", 0x0800))
+            # As the broker marks SQ (quality.so_priority_sq).
+            here.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 6)
+            arrived, end = 0, time.monotonic() + limit
+            for _ in range(events):
+                here.sendto(bytes(64), ("10.9.0.2", 9))
+                there.settimeout(max(0.001, end - time.monotonic()))
+                # One after the other: each has to find an open window.
+                while there.recv(2048)[23] != socket.IPPROTO_UDP:
+                    pass
+                arrived += 1
+            return arrived
+
+    assert machine.call(travel) == events

@@ -176,6 +176,10 @@ def notes(plan: Plan) -> Iterator[str]:
             "is why etf is told skip_sock_check; without it etf would drop all that tempos sends"
         )
         yield (
+            f"what etf takes up too late it drops and counts: watch `tc -s qdisc show dev {port.interface}`, "
+            "and raise --delta until that stands still"
+        )
+        yield (
             f"txtime-delay = {tc.txtime_delay(schedule, port):,} ns = delta {port.delta:,} + one largest "
             "frame "
             "that may be on its way: every frame leaves at least so much later than without a schedule"
