@@ -18,7 +18,10 @@ endif
 BENCH  := redirect program-time blast slow-path slow-path-gso round-trip fanout-rate qos-slow qos-fast \
           $(if $(shell command -v nats-server),peers-rate)
 
-.PHONY: demo test check bench peers clean setup FORCE
+# What `make test-kernels` boots, by the packages' names: any kernel that apt-get offers.
+KERNELS ?= linux-image-amd64 linux-image-6.12-amd64
+
+.PHONY: demo test test-kernels test-kernel-here kernel-table check bench peers clean clean-kernels setup FORCE
 
 demo: $(STAMP)
 	$(BIN)/tempos demo
@@ -26,6 +29,18 @@ demo: $(STAMP)
 # Most tests wait for something: two of them at a time, those of one file one after the other.
 test: $(STAMP)
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# The suite on each of KERNELS; with SHORT=1 what tells in minutes. All but the tree is kept for the next time.
+test-kernels: $(STAMP)
+	cd tests && ../$(BIN)/python -m stock test $(if $(SHORT),--short) $(KERNELS)
+
+# The same on the kernel that runs here.
+test-kernel-here: $(STAMP)
+	cd tests && ../$(BIN)/python -m stock host $(if $(SHORT),--short)
+
+# Puts what the full runs have found into the documents.
+kernel-table: $(STAMP)
+	cd tests && ../$(BIN)/python -m stock table
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -50,7 +65,10 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py native_parts.py setup.sh
 
 FORCE:
 
+clean-kernels:
+	cd tests && ../$(BIN)/python -m stock clean
+
 clean:
-	rm -rf $(VENV) build dist bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist bench-results kernel-results .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f */tempos_*/*.so */tempos_*/*.bpf.o

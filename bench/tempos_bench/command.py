@@ -34,6 +34,8 @@ examples:
         three nodes, real events over every path, one table (about 20 seconds, as root)
   tempos demo --json
         the same for scripts
+  tempos demo --way native
+        the fast path in native mode, and nothing else
 
 A row is named for what carried its events. As root every way is tried; one that cannot be had here is told,
 and 'tempos doctor' says more. Without root or network namespaces: the slow path on loopback, and what is
@@ -76,6 +78,14 @@ def demo(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument(
+        "--way",
+        dest="ways",
+        action="append",
+        choices=("direct", "slow", "generic", "native"),
+        default=[],
+        help="show this one only (may be repeated)",
+    )
     parser.set_defaults(run=_run_demo)
 
 
@@ -157,7 +167,7 @@ def _run_demo(options: argparse.Namespace) -> int:
         from tempos_bench.runs.progress import Lines
 
         lines = Lines("demo", sys.stderr)
-        outcomes, lacking = demo.run(lambda text: lines.show(text, 0, 0, None))
+        outcomes, lacking = demo.run(lambda text: lines.show(text, 0, 0, None), options.ways)
         if options.json:
             rows = [
                 asdict(outcome) | {"name": outcome.name, "taken": outcome.taken, "lost": outcome.lost}

@@ -23,6 +23,7 @@ from tempos import Framing, Group, Member, Path, Reason, Route, Topic, Unavailab
 from tempos._abi import Tags, Way
 from tempos.wire import encode_event
 from tempos_bench.nodes.namespace import Namespace
+from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology, mac_of
 from tempos_bpf.errors import BpfError
 from tempos_bpf.links import XdpMode
@@ -36,7 +37,7 @@ from tempos_fastpath.plan import Hop
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
-LIMIT = 15.0
+LIMIT = patience(15.0)
 UDP_SEGMENT = 103
 RAW, EVENT = Topic(1, "raw", framing=Framing.RAW), Topic(2, "event", framing=Framing.EVENT)
 SINGLE = Topic(3, "single", framing=Framing.EVENT)

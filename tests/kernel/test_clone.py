@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from support.cloning import NEXT, SHOT, CloneRig
 from support.expected import expected
+from support.features import NO_TCX, no_tcx
 from support.packets import EVENT, FENCED, RAW, ROUTED, ROWS, STAMPED, Row, datagram, event, raw
 from support.privileges import require_kernel, require_netns
 from support.program import ADDRESSES, hops
@@ -177,8 +178,21 @@ def test_the_program_does_not_grow_unnoticed(rig: CloneRig) -> None:
     assert 1000 < rig.program.info().verified_insns <= MOST_INSTRUCTIONS
 
 
+def test_without_links_for_tc_programs_it_serves_nobody_and_says_why(rig: CloneRig) -> None:
+    if no_tcx() is None:
+        pytest.skip("this kernel has tcx: the test below")
+    first, second = rig.near
+    with closing(rig.clones()) as clones:
+        with pytest.raises(Unavailable, match=f"cannot attach tc program tempos_clone to near0.*{NO_TCX}"):
+            rig.here(lambda: clones.serve([first, second]))
+        rig.install(RAW.id, [[replace(hop, ifindex=second)] for hop in hops(2)], framing=Framing.RAW)
+        assert rig.arrive(bytes(datagram(ADDRESSES, raw())), 0, 1) == [], "on no interface"
+
+
 def test_it_serves_the_interfaces_it_is_told_and_no_others(rig: CloneRig) -> None:
     """Attached for real, and met by what comes in there."""
+    if lacking := no_tcx():
+        pytest.skip(f"{lacking}: the test above")
     first, second = rig.near
     members = [[replace(hop, ifindex=second)] for hop in hops(2)]
     rig.install(RAW.id, members, framing=Framing.RAW)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import pytest
+from support.features import NO_TCX, no_tcx
 from support.nodes import udp
 from support.offloader import launch
 from support.survival import BROKER, EPOCH, TOPIC, Traffic, set_of
@@ -65,6 +66,9 @@ def installs(program: Program, groups: Sequence[object], way: str) -> str:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_sigkill_under_traffic_loses_nothing_of_any_group(topology: Topology, way: str) -> None:
+    if way != "XDP" and no_tcx():
+        assert_left_to_the_slow_path(topology, way)
+        return
     with ExitStack() as stack:
         members = Members(stack, topology)
         source = stack.enter_context(udp(topology.publisher))
@@ -93,6 +97,21 @@ def test_sigkill_under_traffic_loses_nothing_of_any_group(topology: Topology, wa
     assert tc_programs(topology) == 0
 
 
+def assert_left_to_the_slow_path(topology: Topology, way: str) -> None:
+    """Without tcx nobody makes copies by tc: that is told, and nothing is begun that a kill would leave."""
+    program = launch(topology.broker, mode=WAYS[way][0])
+    program.wait_line("ready")
+    groups = [[(topology.subscriber.address, 7000 + number)] for number in range(GROUPS)]
+    route = {"topic": TOPIC, "epoch": EPOCH, "groups": groups, "fanout": WAYS[way][1]}
+    path, reason = program.ask({"do": "choose", **route})
+    assert path == "slow"
+    assert NO_TCX in reason
+    program.kill()
+    assert tc_programs(topology) == 0
+    (left,) = [each for each in orphans() if each.identity == set_of(topology).identity]
+    remove(left)
+
+
 def tc_programs(topology: Topology) -> int:
     """How many links of tc programs are pinned for the broker's node."""
     links = list(set_of(topology).tc_links())
@@ -102,6 +121,9 @@ def tc_programs(topology: Topology) -> int:
 
 
 def test_another_version_takes_the_tc_program_over_and_clean_removes_it(topology: Topology) -> None:
+    if no_tcx():
+        assert_left_to_the_slow_path(topology, "tc")
+        return
     with ExitStack() as stack:
         members = Members(stack, topology)
         source = stack.enter_context(udp(topology.publisher))

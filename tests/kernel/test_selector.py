@@ -21,13 +21,14 @@ from support.privileges import require_kernel, require_netns
 from support.program import Rig
 
 from tempos import Quality, Topic, Unavailable
+from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import build, mac_of
 from tempos_fastpath.selector import attach_selector
 from tempos_fastpath.starting import start
 
 pytestmark = pytest.mark.kernel
 
-LIMIT = 20.0
+LIMIT = patience(20.0)
 STRICT, BEST_EFFORT = Topic(1, "strict", Quality.SQ), Topic(2, "best effort", Quality.BQ)
 
 

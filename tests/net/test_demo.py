@@ -77,3 +77,17 @@ def test_without_privileges_it_shows_the_slow_path_on_loopback_and_says_what_is_
 
     check(report, ["direct, no broker", "slow path"])
     assert "namespace" in report["missing"]
+
+
+def test_one_way_by_itself_and_none_where_it_cannot_be_had() -> None:
+    require_netns()
+    command = (*COMMAND, "--way", "native")
+    with build("straight") as topology:
+        powerless = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+        program = topology.publisher.start((*powerless, *command))
+        assert program.wait(LIMIT) == 2
+        assert "none of native can be had here" in program.output
+    require_kernel()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    check(json.loads(done.stdout), ["fast path, XDP native"])

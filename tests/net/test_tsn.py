@@ -14,10 +14,11 @@ import pytest
 from support.privileges import require_netns
 
 from tempos_bench.nodes.namespace import Namespace
+from tempos_bench.nodes.patience import patience
 
 pytestmark = pytest.mark.netns
 
-LIMIT = 60
+LIMIT = patience(60)
 MODES = ((), ("--txtime",), ("--offload",))
 #: Of `tc`: the command line is wrong; the kernel said no.
 USAGE, REFUSED = 1, 2

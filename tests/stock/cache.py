@@ -31,17 +31,12 @@ def locked() -> Iterator[None]:
         yield
 
 
-def entry(kind: str, name: str, make: Callable[[Path], None], *, keep: bool = False) -> Path:
-    """The folder of an entry; ``make`` fills it if it is not there.
-
-    Other entries of its kind are older ones and go, unless ``keep`` says that several stand side by side.
-    """
+def entry(kind: str, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder of an entry; ``make`` fills it if it is not there. Others of its kind are older, and go."""
     place = ROOT / kind / name
     if not place.is_dir():
-        if not keep:
-            remove(place.parent)
+        remove(place.parent)
         unfinished = place.with_name(f"{name}.part")
-        remove(unfinished)
         unfinished.mkdir(parents=True)
         make(unfinished)
         unfinished.rename(place)
@@ -52,3 +47,10 @@ def remove(path: Path) -> None:
     """Remove a folder with all in it, if it is there."""
     if path.exists():
         shutil.rmtree(path)
+
+
+def clean() -> None:
+    """Remove everything."""
+    with locked():
+        for kind in ("root", "kernels", "trees", "wheels"):
+            remove(ROOT / kind)

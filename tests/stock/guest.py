@@ -1,24 +1,23 @@
 """In the guest, as its first process: mounts what a Linux has, runs the job's steps, hands back the results.
 
-Needs nothing but the standard library. Every line for the host begins with "guest: "; each step's outcome is
-written to the results' disk as soon as there is one, so what hangs later takes nothing away.
+Needs nothing but the standard library. Every line for the host begins with "guest: "; what came of a step is
+on the results' disk as soon as it has ended, so what hangs later takes nothing away.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TREE / "tests"))
 
-from stock.job import Step, from_text  # noqa: E402 - the path comes first
+from stock import work  # noqa: E402 - the path comes first
+from stock.job import from_text  # noqa: E402
 
 JOB, OUT = Path("/dev/vdd"), Path("/dev/vde")
 RESULTS = Path("/run/results")
@@ -33,6 +32,7 @@ _ENVIRONMENT = {
     "HOME": "/root",
     "LANG": "C.UTF-8",
     "CI": "true",
+    "TEMPOS_PATIENCE": "6",
 }
 
 
@@ -43,23 +43,32 @@ def say(line: str) -> None:
 
 
 def main() -> None:
-    """Do the job, then power off, whatever happened."""
-    try:
-        _prepare()
-        for step in from_text(JOB.read_bytes().rstrip(b"\0").decode()):
-            _run(step)
-            _hand_back()
-    # The host is told, and the machine must end in any case.
-    except BaseException as error:  # noqa: BLE001
-        say(f"failed: {error!r}")
+    """Do the job in a child, bury whoever is left to the first process meanwhile, then power off."""
+    worker = os.fork()
+    if not worker:
+        _work()
+        os._exit(0)
+    while os.wait()[0] != worker:
+        pass
     os.sync()
     Path("/proc/sysrq-trigger").write_text("o")
     signal.pause()
 
 
+def _work() -> None:
+    try:
+        _prepare()
+        for step in from_text(JOB.read_bytes().rstrip(b"\0").decode()):
+            work.run(step, TREE, RESULTS, _ENVIRONMENT, say)
+            _hand_back()
+    # The host is told, and the machine must end in any case.
+    except BaseException as error:  # noqa: BLE001
+        say(f"failed: {error!r}")
+
+
 def _prepare() -> None:
     for kind, place in _MOUNTS:
-        # Folders below a mount that exists by now; those of the kernel's own trees are there or not.
+        # Folders of the kernel's own trees are there, or this kernel has nothing to mount there.
         if not place.startswith("/sys"):
             Path(place).mkdir(parents=True, exist_ok=True)
         done = subprocess.run(("mount", "-t", kind, kind, place), check=False, capture_output=True, text=True)
@@ -67,51 +76,10 @@ def _prepare() -> None:
             say(f"no {kind}: {done.stderr.strip()}")
     for command in (("hostname", "guest"), ("ip", "link", "set", "lo", "up")):
         subprocess.run(command, check=False)
+    for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+        Path("/dev", name).symlink_to(f"/proc/self/{target}")
     RESULTS.mkdir()
     say(f"kernel {os.uname().release}")
-
-
-def _run(step: Step) -> None:
-    say(f"begin {step.name}")
-    command = [word.replace("{results}", str(RESULTS)) for word in step.command]
-    began = time.monotonic()
-    with (RESULTS / f"{step.name}.out").open("wb") as out:
-        # A session of its own, so that all of it can be ended.
-        process = subprocess.Popen(command, cwd=TREE, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=out,
-                                   stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
-        code: int | None = None
-        while code is None:
-            code = _ended(process.pid, began + step.limit - time.monotonic())
-            if code is None:
-                say(f"{step.name} is over its limit of {step.limit:g} s")
-                os.killpg(process.pid, signal.SIGKILL)
-                code = _ended(process.pid, 10)
-                code = -signal.SIGKILL if code is None else code
-    seconds = time.monotonic() - began
-    outcome = {"name": step.name, "code": code, "seconds": round(seconds, 1)}
-    with (RESULTS / "steps.jsonl").open("a") as steps:
-        steps.write(json.dumps(outcome) + "\n")
-    say(f"end {step.name}: exit code {code}, {seconds:.0f} s")
-
-
-def _ended(pid: int, limit: float) -> int | None:
-    """Wait for a child, and bury whoever else ends meanwhile: the first process inherits all orphans."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-    end = time.monotonic() + limit
-    while True:
-        while True:
-            try:
-                found, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return None
-            if not found:
-                break
-            if found == pid:
-                return os.waitstatus_to_exitcode(status)
-        left = end - time.monotonic()
-        if left <= 0:
-            return None
-        signal.sigtimedwait({signal.SIGCHLD}, min(left, 1.0))
 
 
 def _hand_back() -> None:

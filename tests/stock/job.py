@@ -6,17 +6,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+#: In a step's words: the folder for its results.
+RESULTS = "{results}"
+
 
 @dataclass(frozen=True)
 class Step:
-    """One command, run in the tree's folder; ``limit`` in seconds.
-
-    In its words ``{results}`` stands for the folder that goes back to the host.
-    """
+    """One command, run in the tree's folder. ``limit``: seconds; ``codes``: the exit codes that are right."""
 
     name: str
     command: tuple[str, ...]
     limit: float
+    codes: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a step; a negative ``code`` is the signal that ended it."""
+
+    name: str
+    code: int
+    seconds: float
+    right: bool
 
 
 def to_text(steps: Sequence[Step]) -> str:
@@ -24,4 +35,7 @@ def to_text(steps: Sequence[Step]) -> str:
 
 
 def from_text(text: str) -> list[Step]:
-    return [Step(each["name"], tuple(each["command"]), each["limit"]) for each in json.loads(text)]
+    return [
+        Step(each["name"], tuple(each["command"]), each["limit"], tuple(each["codes"]))
+        for each in json.loads(text)
+    ]

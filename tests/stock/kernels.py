@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stock import cache, chroot, image, initrd, root
+from stock import cache, chroot, image, initrd, needs, root
 from stock.chroot import Failed, checked
 from stock.needs import Missing
 
@@ -33,10 +33,19 @@ class Kernel:
 
 def prepare(wanted: str) -> Kernel:
     """Fetch and unpack the kernel of a package, unless that was done before."""
+    try:
+        return _prepare(wanted)
+    except (Missing, Failed):
+        # Lists that are missing, or older than what the archive still has.
+        needs.update_lists()
+        return _prepare(wanted)
+
+
+def _prepare(wanted: str) -> Kernel:
     package = _resolve(wanted)
     version = _candidate(package)
     name = f"{package}_{version}_{cache.digest(root.key(), initrd.SCRIPT)}"
-    place = cache.entry("kernels", name, lambda place: _make(package, place), keep=True)
+    place = cache.entry(f"kernels/{wanted}", name, lambda place: _make(package, place))
     files = (place / name for name in ("vmlinuz", "initrd", "modules.img"))
     return Kernel(wanted, f"{package} {version}", (place / "release").read_text(), *files)
 

@@ -36,19 +36,24 @@ def ensure() -> None:
         _install(packages)
 
 
+def update_lists() -> None:
+    """Have apt look for what there is now."""
+    _apt("update")
+
+
 def _install(packages: list[str]) -> None:
     print(f"installing {' '.join(packages)}", flush=True)
-    commands = (
-        ("apt-get", "update", "-qq"),
-        ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages),
+    update_lists()
+    _apt("install", "-y", "--no-install-recommends", *packages)
+
+
+def _apt(*words: str) -> None:
+    done = subprocess.run(
+        ("apt-get", "-qq", *words),
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    for command in commands:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise Missing(f"{' '.join(packages)} cannot be installed: {done.stderr.strip()}")
+    if done.returncode:
+        raise Missing(f"apt-get {' '.join(words)}: {done.stderr.strip()}")

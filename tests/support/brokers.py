@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-LIMIT = 30.0
+from tempos_bench.nodes.patience import patience
+
+LIMIT = patience(30.0)
 
 
 @contextmanager

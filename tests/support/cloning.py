@@ -6,11 +6,12 @@ packets on, is not needed for that: it has maps in common with the tc program an
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from support.program import ADDRESSES
 from tempos import Framing, Reason, _abi
 from tempos._abi import Way
 from tempos_bench.nodes.namespace import Namespace
+from tempos_bench.nodes.patience import patience
 from tempos_bpf.maps import MapType, create_map, possible_cpus
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.clone import MAPS, OBJECT, PROGRAM, Clones
@@ -36,7 +38,7 @@ T = TypeVar("T")
 SHOT, NEXT = 2, 0xFFFFFFFF
 ETH_P_ALL = 3
 LINKS = 2
-LIMIT = 15.0
+LIMIT = patience(15.0)
 #: Ends what a capture waits for; sent on the same way behind the clones.
 _END = b"\xff" * 60
 
@@ -98,10 +100,11 @@ class CloneRig:
     def run(self, frame: bytes) -> Outcome:
         """Run on one frame and collect what came out; at most one counter may grow, by one."""
         before = self._counters()
-        result = self._space.call(lambda: self.program.run(frame))
+        with _one_cpu():
+            result = self._space.call(lambda: self.program.run(frame))
+            out = tuple(self._until_end(link) if link not in self._down else [] for link in range(LINKS))
         grown = Counter(self._counters()) - Counter(before)
         assert sum(grown.values()) <= 1
-        out = tuple(self._until_end(link) if link not in self._down else [] for link in range(LINKS))
         return Outcome(result.verdict, next(iter(grown), None), out)
 
     def clones(self) -> Clones:
@@ -114,8 +117,9 @@ class CloneRig:
 
     def arrive(self, frame: bytes, link: int, out: int) -> list[bytes]:
         """A frame comes in by one link; what leaves by the other."""
-        self._far[link].send(frame)
-        return self._until_end(out)
+        with _one_cpu():
+            self._far[link].send(frame)
+            return self._until_end(out)
 
     def set_up(self, link: int, up: bool) -> None:
         """Take an interface towards members down, or up again."""
@@ -157,6 +161,20 @@ class CloneRig:
     def _counters(self) -> dict[tuple[int, Reason], int]:
         by_topic = decode_counters(self.map("counters").sum_rows())
         return {(topic, reason): count for topic, row in by_topic.items() for reason, count in row.items()}
+
+
+@contextmanager
+def _one_cpu() -> Iterator[None]:
+    """Stay on one CPU, also in threads begun meanwhile: each has a queue of its own for what a veth is given.
+
+    So what is sent later is not seen earlier.
+    """
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _make_links() -> list[int]:

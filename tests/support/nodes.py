@@ -13,10 +13,11 @@ from pyroute2 import IPRoute
 
 from support.inject import SO_RCVBUFFORCE
 from tempos_bench.nodes.node import Node
+from tempos_bench.nodes.patience import patience
 
 T = TypeVar("T")
 #: Seconds that a socket waits.
-LIMIT = 15.0
+LIMIT = patience(15.0)
 
 
 def udp(node: Node, address: tuple[str, int] = ("", 0)) -> socket.socket:

@@ -15,11 +15,12 @@ from typing import Any
 
 from tempos import Fanout, Framing, Group, Member, Path, Route, Topic, Unavailable
 from tempos_bench.nodes.node import PYTHON, Node, Program
+from tempos_bench.nodes.patience import patience
 from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.offload import Offload
 from tempos_fastpath.starting import start
 
-LIMIT = 15.0
+LIMIT = patience(15.0)
 
 
 def launch(node: Node, *, listen: Sequence[str] = ("0.0.0.0",), interfaces: Sequence[str] = (),
@@ -71,6 +72,14 @@ class Offloader:
             if choice.path is Path.FAST:
                 return choice.reason
             await asyncio.wait_for(self._changed.wait(), LIMIT)
+
+    async def choose(self, topic: int, epoch: int, groups: Sequence[Sequence[tuple[str, int]]],
+                     fanout: str = "auto") -> tuple[str, str]:  # fmt: skip
+        """The path that it takes now, whichever it is, and the reason."""
+        route = make_route(topic, epoch, groups, fanout=fanout)
+        await self._offload.configure([route.topic])
+        choice = await self._offload.install(route)
+        return choice.path.value, choice.reason
 
     async def withdraw(self, topic: int) -> None:
         await self._offload.withdraw(topic)

@@ -6,13 +6,14 @@ import socket
 import threading
 
 from tempos.wire import encode_event
+from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology
 from tempos_fastpath import ownership
 from tempos_fastpath.pins import Pins
 
 TOPIC, EPOCH = 7, 3
 BROKER = ("10.0.1.1", 9998)
-LIMIT = 15.0
+LIMIT = patience(15.0)
 
 
 def set_of(topology: Topology, name: str = "default") -> Pins:

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from tempos import Path, PathChoice, Route
+from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology
 from tempos_fastpath.offload import Offload
 from tempos_fastpath.starting import start
 
-LIMIT = 15.0
+LIMIT = patience(15.0)
 
 
 class Watched:

@@ -8,7 +8,7 @@ missing and shows the slow path on loopback.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -50,10 +50,11 @@ _MODEST = Load(burst=250)
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way for the events: its name, and the broker's fast path mode; None is past the broker."""
+    """A way for the events: its name, the broker's fast path mode (None: past the broker), a word for it."""
 
     name: str
     mode: str | None
+    word: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +112,19 @@ class Outcome:
 
 
 WAYS = (
-    Way("direct, no broker", None),
-    Way("slow path", "off"),
-    Way("fast path, XDP generic", "generic"),
-    Way("fast path, XDP native", "native"),
+    Way("direct, no broker", None, "direct"),
+    Way("slow path", "off", "slow"),
+    Way("fast path, XDP generic", "generic", "generic"),
+    Way("fast path, XDP native", "native", "native"),
 )
 HEADERS = ("path", "sent", "received", "lost", "events/s", "p50 us", "p90 us", "p99 us")
 
 
-def run(progress: Callable[[str], None]) -> tuple[list[Outcome], str | None]:
+def run(progress: Callable[[str], None], words: Collection[str] = ()) -> tuple[list[Outcome], str | None]:
     """Run every way that can be had here; the outcomes, and what is missing for the others, if anything.
 
-    Raises :class:`Unavailable` where not even the slow path can be shown.
+    ``words``: only these ways. Raises :class:`Unavailable` where not even the slow path can be shown, or
+    nothing of what was asked for.
     """
     if without := lacking_packages("broker"):
         raise Unavailable(
@@ -131,9 +133,12 @@ def run(progress: Callable[[str], None]) -> tuple[list[Outcome], str | None]:
         )
     lacking = missing()
     load = Load() if lacking is None else _MODEST
+    ways = [way for way in (WAYS if lacking is None else WAYS[:2]) if not words or way.word in words]
+    if not ways:
+        raise Unavailable(f"none of {', '.join(words)} can be had here: {lacking}")
     outcomes = []
     with _nodes(lacking) as (publisher, broker, subscriber):
-        for way in WAYS if lacking is None else WAYS[:2]:
+        for way in ways:
             progress(f"{way.name}: {load.events:,} events")
             outcomes.append(_travel(way, load, publisher, broker, subscriber))
     return outcomes, lacking

@@ -15,6 +15,7 @@ from typing import Any
 
 from tempos import API_PORT, DATA_PORT, Group, Path, TemposError, Topic
 from tempos_bench.nodes.node import PYTHON, TEXT_FILE, Node, Program, ProgramFailed
+from tempos_bench.nodes.patience import patience
 from tempos_bench.runs.run import current
 
 #: Seconds between two looks at a status that is to change.
@@ -121,7 +122,7 @@ class Broker:
 
     def topic(self, name: str) -> TopicStatus:
         """The status of one topic."""
-        return _topic_status(self.entry(name))
+        return topic_status(self.entry(name))
 
     def entry(self, name: str) -> dict[str, Any]:
         """All that the status document says of one topic."""
@@ -145,7 +146,7 @@ class Broker:
 
     def wait_worker(self, limit: float = 30.0) -> str:
         """Wait until the process for SQ serves; what it got, or :class:`ProgramFailed` with why not."""
-        end = time.monotonic() + limit
+        end = time.monotonic() + patience(limit)
         while (worker := self.status()["quality"]["worker"])["state"] != "serving":
             if time.monotonic() > end:
                 raise ProgramFailed(
@@ -163,7 +164,7 @@ class Broker:
         return self._wait(name, lambda status: sum(g.delivered for g in status.groups) >= count, limit)
 
     def _wait(self, name: str, done: Callable[[TopicStatus], bool], limit: float) -> TopicStatus:
-        end = time.monotonic() + limit
+        end = time.monotonic() + patience(limit)
         while not done(status := self.topic(name)) and time.monotonic() < end:
             time.sleep(_LOOK_EVERY)
         return status
@@ -233,7 +234,8 @@ def config_text(
     return "\n".join(lines) + "\n"
 
 
-def _topic_status(entry: Mapping[str, Any]) -> TopicStatus:
+def topic_status(entry: Mapping[str, Any]) -> TopicStatus:
+    """What the status document says of a topic, as a value."""
     groups = tuple(
         GroupStatus(**{field: group[field] for field in GroupStatus.__slots__}) for group in entry["groups"]
     )

@@ -23,6 +23,7 @@ from typing import IO, Any, TypeVar
 from tempos import TemposError
 from tempos_bench.nodes import ask
 from tempos_bench.nodes.namespace import Namespace
+from tempos_bench.nodes.patience import patience
 
 T = TypeVar("T")
 
@@ -99,7 +100,7 @@ class Program:
 
     def wait_line(self, start: str = "", limit: float = 30.0) -> str:
         """The next unread line of standard output that starts so; raises :class:`ProgramFailed`."""
-        end = time.monotonic() + limit
+        end = time.monotonic() + patience(limit)
         with self._changed:
             while True:
                 while self._read < len(self._lines):
@@ -131,7 +132,7 @@ class Program:
     def wait(self, limit: float) -> int:
         """Wait for the end and return the exit code; negative is a signal."""
         try:
-            code = self._process.wait(limit)
+            code = self._process.wait(patience(limit))
         except subprocess.TimeoutExpired as error:
             raise self._failure(f"did not end within {limit:g} s") from error
         with self._changed:
@@ -155,7 +156,7 @@ class Program:
         """End it: SIGTERM, and SIGKILL when that does not help within ``limit`` seconds."""
         self.terminate()
         try:
-            self._process.wait(limit)
+            self._process.wait(patience(limit))
         except subprocess.TimeoutExpired:
             self._process.kill()
         code = self.wait(_STOP_LIMIT)

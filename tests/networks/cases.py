@@ -1,0 +1,79 @@
+"""The table of cases. Where a path is not given, the fast one must serve in its modes, else either may."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from networks import devices, disturbances
+from networks.judge import Right
+from networks.network import Build, straight
+
+MODES = ("native", "generic", "off")
+FAST: Mapping[str, tuple[str, ...]] = {"native": ("fast",), "generic": ("fast",), "off": ("slow",)}
+SLOW = dict.fromkeys(MODES, ("slow",))
+EITHER = {"native": ("fast", "slow"), "generic": ("fast", "slow"), "off": ("slow",)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and what is right there.
+
+    ``paths``: by mode those that may serve, the likely one first. ``refusal``: a pattern for what a broker
+    says that refuses.
+    """
+
+    name: str
+    build: Build
+    right: Right = Right.ALL
+    paths: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: FAST)
+    groups: int = 1
+    interfaces: tuple[str, ...] = ()
+    blind: bool = False
+    refusal: str = ""
+
+
+CASES = (
+    Case("straight", straight),
+    Case("straight, two groups", straight, groups=2, paths={**FAST, "generic": ("fast", "slow")}),
+    Case("member behind a veth whose peer has GRO off", devices.gro_off,
+         paths={**FAST, "native": ("slow",)}),
+    Case("member in a VLAN", devices.vlan_member, paths=EITHER),
+    Case("member in a VLAN, XDP towards the publisher only", devices.vlan_member, paths=EITHER,
+         interfaces=("eth0",)),
+    Case("publisher in a VLAN", devices.vlan_publisher, paths=EITHER),
+    Case("publisher in a VLAN, XDP on the device below", devices.vlan_publisher, paths=EITHER,
+         interfaces=("eth0",)),
+    Case("publisher and member in VLANs of one link", devices.vlan_both, paths=EITHER),
+    Case("publisher in a VLAN, broker also untagged", devices.vlan_and_untagged, paths=EITHER),
+    Case("publisher untagged, broker also in a VLAN", devices.untagged_beside_vlan, paths=EITHER),
+    Case("frames of a VLAN that is not the broker's", devices.foreign_vlan, Right.NONE, EITHER, blind=True),
+    Case("frames with a priority tag", devices.priority_tag, paths=EITHER, blind=True),
+    Case("member behind a bond, active-backup", devices.bonded_member("active-backup"), paths=EITHER),
+    Case("member behind a bond, balance-rr", devices.bonded_member("balance-rr"), paths=EITHER),
+    Case("publisher behind a bond, active-backup", devices.bonded_publisher("active-backup"), paths=EITHER),
+    Case("publisher behind a bond, balance-rr", devices.bonded_publisher("balance-rr"), paths=EITHER),
+    Case("member behind a bridge", devices.bridged_member, paths=EITHER),
+    Case("publisher behind a bridge", devices.bridged_publisher, paths=EITHER),
+    Case("member behind a macvlan", devices.above_member("macvlan mode bridge"), paths=EITHER),
+    Case("publisher behind a macvlan", devices.above_publisher("macvlan mode bridge"), paths=EITHER),
+    Case("member behind an ipvlan", devices.above_member("ipvlan mode l2"), paths=EITHER),
+    Case("member behind a VXLAN", devices.vxlan_member, paths=EITHER),
+    Case("member behind WireGuard", devices.wireguard_member, paths=SLOW),
+    Case("publisher behind WireGuard", devices.wireguard_publisher, paths=SLOW),
+    Case("broker outside the VRF of an address", devices.vrf_of_member, Right.REFUSED, refusal=r"VRF"),
+    Case("broker in a VRF", devices.vrf_of_broker, paths=EITHER),
+    Case("link to the member loses 5 %", disturbances.netem_to_member("loss 5%"), Right.TOLD),
+    Case("link to the member delays, by more and less", disturbances.netem_to_member("delay 20ms 15ms 25%")),
+    Case("link to the member reorders", disturbances.netem_to_member("delay 10ms reorder 25% 50%")),
+    Case("link to the member duplicates 5 %", disturbances.netem_to_member("duplicate 5%")),
+    Case("link to the member corrupts 3 %", disturbances.netem_to_member("corrupt 3%"), Right.TOLD),
+    Case("link from the publisher loses 5 %", disturbances.netem_from_publisher("loss 5%"), Right.TOLD),
+    Case("link from the publisher reorders",
+         disturbances.netem_from_publisher("delay 10ms reorder 25% 50%")),
+    Case("link from the publisher duplicates 5 %", disturbances.netem_from_publisher("duplicate 5%")),
+    Case("link from the publisher corrupts 3 %", disturbances.netem_from_publisher("corrupt 3%"), Right.TOLD),
+    Case("taprio on the broker's way out", disturbances.scheduled("--cycle", "10000", "--margin", "3000")),
+    Case("etf on the broker's way out",
+         disturbances.scheduled("--cycle", "10000", "--txtime", "--delta", "5000"), Right.TOLD),
+)  # fmt: skip

@@ -1,0 +1,304 @@
+"""Networks with a device between broker and client that is more than a link."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+
+from support.privileges import require
+
+from networks.ground import Ground
+from networks.network import FAR, MEMBER, NEAR, PUBLISHER, Build, Network, Spaces, three
+from tempos_bench.nodes.namespace import Namespace
+
+
+def gro_off(ground: Ground) -> Network:
+    """As any container has it: veth takes no redirected frames then."""
+    spaces = three(ground)
+    spaces.publisher_wired()
+    spaces.member_wired(gro=False)
+    return spaces.network()
+
+
+# VLAN
+
+
+def _tagged(spaces: Spaces, space: Namespace, below: str, vlan: int, address: str) -> None:
+    name = f"{below}.{vlan}"
+    spaces.ground.ip(space, f"link add link {below} name {name} type vlan id {vlan}")
+    spaces.ground.address(space, name, address)
+
+
+def vlan_member(ground: Ground) -> Network:
+    """Broker and member have a VLAN device each."""
+    spaces = three(ground)
+    spaces.publisher_wired()
+    ground.link(spaces.b, "eth1", spaces.s, "eth0")
+    _tagged(spaces, spaces.b, "eth1", 100, FAR)
+    _tagged(spaces, spaces.s, "eth0", 100, MEMBER)
+    return spaces.network()
+
+
+def vlan_publisher(ground: Ground) -> Network:
+    """Publisher and broker have a VLAN device each."""
+    spaces = three(ground)
+    ground.link(spaces.p, "eth0", spaces.b, "eth0")
+    _tagged(spaces, spaces.p, "eth0", 100, PUBLISHER)
+    _tagged(spaces, spaces.b, "eth0", 100, NEAR)
+    spaces.member_wired()
+    return spaces.network()
+
+
+def vlan_both(ground: Ground) -> Network:
+    """Publisher and member are in two VLANs of one link to a switch, the broker in both."""
+    spaces = three(ground)
+    (switch,) = ground.spaces("switch")
+    ground.ip(switch, "link add br0 type bridge", "link set br0 up")
+    for space, port in ((spaces.p, "to-p"), (spaces.b, "to-b"), (spaces.s, "to-s")):
+        ground.link(switch, port, space, "eth0")
+        ground.ip(switch, f"link set {port} master br0")
+    _tagged(spaces, spaces.p, "eth0", 100, PUBLISHER)
+    _tagged(spaces, spaces.b, "eth0", 100, NEAR)
+    _tagged(spaces, spaces.b, "eth0", 200, FAR)
+    _tagged(spaces, spaces.s, "eth0", 200, MEMBER)
+    return spaces.network()
+
+
+def _listening_on_both(ground: Ground) -> Spaces:
+    """The broker has an untagged and a tagged network on the link to the publisher."""
+    spaces = three(ground)
+    ground.wire(spaces.p, "eth0", "10.0.3.2", spaces.b, "eth0", "10.0.3.1")
+    _tagged(spaces, spaces.b, "eth0", 100, NEAR)
+    spaces.member_wired()
+    return spaces
+
+
+def vlan_and_untagged(ground: Ground) -> Network:
+    """The publisher is in the VLAN."""
+    spaces = _listening_on_both(ground)
+    _tagged(spaces, spaces.p, "eth0", 100, PUBLISHER)
+    return spaces.network("10.0.3.1", NEAR, FAR)
+
+
+def untagged_beside_vlan(ground: Ground) -> Network:
+    """The publisher is not in the VLAN."""
+    return replace(_listening_on_both(ground).network("10.0.3.1", NEAR, FAR), publish_to="10.0.3.1")
+
+
+def foreign_vlan(ground: Ground) -> Network:
+    """The publisher sends in a VLAN that the broker's machine is not in, to its right address."""
+    spaces = three(ground)
+    ground.wire(spaces.p, "eth0", "10.0.9.2", spaces.b, "eth0", NEAR)
+    _tagged(spaces, spaces.p, "eth0", 300, PUBLISHER)
+    # It knows the broker's MAC from elsewhere; the broker's machine would never answer in that VLAN.
+    ground.ip(
+        spaces.p, f"neigh add {NEAR} lladdr {_mac(ground, spaces.b, 'eth0')} dev eth0.300 nud permanent"
+    )
+    spaces.member_wired()
+    return spaces.network()
+
+
+def priority_tag(ground: Ground) -> Network:
+    """The publisher sends in VLAN 0, which is a priority and no VLAN: a kernel takes it as untagged."""
+    spaces = three(ground)
+    ground.link(spaces.p, "eth0", spaces.b, "eth0")
+    ground.ip(spaces.p, "link add link eth0 name prio type vlan id 0 egress-qos-map 0:5")
+    ground.address(spaces.p, "prio", PUBLISHER)
+    ground.address(spaces.b, "eth0", NEAR)
+    # Answers come untagged, and so not by the VLAN device.
+    ground.ip(spaces.p, f"neigh add {NEAR} lladdr {_mac(ground, spaces.b, 'eth0')} dev prio nud permanent")
+    ground.ip(
+        spaces.b, f"neigh add {PUBLISHER} lladdr {_mac(ground, spaces.p, 'eth0')} dev eth0 nud permanent"
+    )
+    spaces.member_wired()
+    return spaces.network()
+
+
+def _mac(ground: Ground, space: Namespace, name: str) -> str:
+    words = ground.run(space, "ip", "-o", "link", "show", "dev", name).split()
+    return words[words.index("link/ether") + 1]
+
+
+# Bond, bridge, macvlan
+
+
+def _bond(ground: Ground, space: Namespace, mode: str, ports: Sequence[str], address: str) -> None:
+    ground.ip(
+        space,
+        f"link add bond0 type bond mode {mode} miimon 100",
+        *(line for port in ports for line in (f"link set {port} down", f"link set {port} master bond0")),
+        "link set bond0 up",
+    )
+    ground.address(space, "bond0", address)
+
+
+def bonded_member(mode: str) -> Build:
+    """Two links between broker and member, bonded at both ends."""
+
+    def build(ground: Ground) -> Network:
+        spaces = three(ground)
+        spaces.publisher_wired()
+        for near, far in (("eth1", "eth0"), ("eth2", "eth1")):
+            ground.link(spaces.b, near, spaces.s, far)
+        _bond(ground, spaces.b, mode, ("eth1", "eth2"), FAR)
+        _bond(ground, spaces.s, mode, ("eth0", "eth1"), MEMBER)
+        return spaces.network()
+
+    return build
+
+
+def bonded_publisher(mode: str) -> Build:
+    """Two links between publisher and broker, bonded at both ends."""
+
+    def build(ground: Ground) -> Network:
+        spaces = three(ground)
+        for near, far in (("eth0", "eth0"), ("eth1", "eth2")):
+            ground.link(spaces.p, near, spaces.b, far)
+        _bond(ground, spaces.p, mode, ("eth0", "eth1"), PUBLISHER)
+        _bond(ground, spaces.b, mode, ("eth0", "eth2"), NEAR)
+        spaces.member_wired()
+        return spaces.network()
+
+    return build
+
+
+def _bridged(ground: Ground, space: Namespace, port: str, address: str) -> None:
+    ground.ip(space, "link add br0 type bridge", f"link set {port} master br0", "link set br0 up")
+    ground.address(space, "br0", address)
+
+
+def bridged_member(ground: Ground) -> Network:
+    """The broker's address towards the member is that of a bridge."""
+    spaces = three(ground)
+    spaces.publisher_wired()
+    ground.link(spaces.b, "eth1", spaces.s, "eth0")
+    _bridged(ground, spaces.b, "eth1", FAR)
+    ground.address(spaces.s, "eth0", MEMBER)
+    return spaces.network()
+
+
+def bridged_publisher(ground: Ground) -> Network:
+    """The broker's address towards the publisher is that of a bridge."""
+    spaces = three(ground)
+    ground.link(spaces.p, "eth0", spaces.b, "eth0")
+    _bridged(ground, spaces.b, "eth0", NEAR)
+    ground.address(spaces.p, "eth0", PUBLISHER)
+    spaces.member_wired()
+    return spaces.network()
+
+
+def above_member(kind: str) -> Build:
+    """The broker's address towards the member is that of a device of its own on top of the link's."""
+
+    def build(ground: Ground) -> Network:
+        spaces = three(ground)
+        spaces.publisher_wired()
+        ground.link(spaces.b, "eth1", spaces.s, "eth0")
+        ground.ip(spaces.b, f"link add over0 link eth1 type {kind}")
+        ground.address(spaces.b, "over0", FAR)
+        ground.address(spaces.s, "eth0", MEMBER)
+        return spaces.network()
+
+    return build
+
+
+def above_publisher(kind: str) -> Build:
+    """The broker's address towards the publisher is that of a device of its own on top of the link's."""
+
+    def build(ground: Ground) -> Network:
+        spaces = three(ground)
+        ground.link(spaces.p, "eth0", spaces.b, "eth0")
+        ground.ip(spaces.b, f"link add over0 link eth0 type {kind}")
+        ground.address(spaces.b, "over0", NEAR)
+        ground.address(spaces.p, "eth0", PUBLISHER)
+        spaces.member_wired()
+        return spaces.network()
+
+    return build
+
+
+# Tunnels
+
+
+def wireguard_member(ground: Ground) -> Network:
+    """The member is behind a tunnel that lets through the address it subscribes at and no other."""
+    spaces = three(ground)
+    spaces.publisher_wired()
+    ground.wire(spaces.b, "eth1", "10.9.0.1", spaces.s, "eth0", "10.9.0.2")
+    _wireguard(ground, (spaces.b, FAR, "10.9.0.1"), (spaces.s, MEMBER, "10.9.0.2"))
+    return spaces.network()
+
+
+def wireguard_publisher(ground: Ground) -> Network:
+    """The publisher is behind a tunnel."""
+    spaces = three(ground)
+    ground.wire(spaces.p, "eth0", "10.9.0.2", spaces.b, "eth0", "10.9.0.1")
+    _wireguard(ground, (spaces.b, NEAR, "10.9.0.1"), (spaces.p, PUBLISHER, "10.9.0.2"))
+    spaces.member_wired()
+    return spaces.network()
+
+
+def _wireguard(ground: Ground, *ends: tuple[Namespace, str, str]) -> None:
+    """A tunnel between two ends: namespace, address inside, address of the link that carries it."""
+    for space, _, _ in ends:
+        ground.ip(space, "link add wg0 type wireguard")
+    require(None if shutil.which("wg") else "wg is not installed (package wireguard-tools)")
+    keys = [ground.run(space, "wg", "genkey").strip() for space, _, _ in ends]
+    public = [
+        ground.run(space, "wg", "pubkey", text=key).strip()
+        for (space, _, _), key in zip(ends, keys, strict=True)
+    ]
+    for mine, other in ((0, 1), (1, 0)):
+        space, inside, _ = ends[mine]
+        _, allowed, outside = ends[other]
+        ground.run(space, "wg", "set", "wg0", "private-key", "/dev/stdin", "listen-port", "51820", "peer",
+                   public[other], "allowed-ips", f"{allowed}/32", "endpoint", f"{outside}:51820",
+                   text=keys[mine])  # fmt: skip
+        ground.address(space, "wg0", inside)
+
+
+def vxlan_member(ground: Ground) -> Network:
+    """The member is behind a VXLAN: Ethernet in datagrams, as overlays of containers have it."""
+    spaces = three(ground)
+    spaces.publisher_wired()
+    ground.wire(spaces.b, "eth1", "10.9.0.1", spaces.s, "eth0", "10.9.0.2")
+    for space, name, inside, mine, other in (
+        (spaces.b, "eth1", FAR, "10.9.0.1", "10.9.0.2"),
+        (spaces.s, "eth0", MEMBER, "10.9.0.2", "10.9.0.1"),
+    ):
+        ground.ip(space, f"link add vx0 type vxlan id 7 local {mine} remote {other} dstport 4789 dev {name}")
+        ground.address(space, "vx0", inside)
+    return spaces.network()
+
+
+# VRF
+
+
+def _vrf(ground: Ground, space: Namespace, *ports: str) -> None:
+    ground.ip(space, "link add blue type vrf table 10", "link set blue up",
+              *(f"link set {port} master blue" for port in ports))  # fmt: skip
+    # Sockets outside of it are spoken to from inside, too.
+    ground.run(space, "sysctl", "-q", "net.ipv4.udp_l3mdev_accept=1", "net.ipv4.tcp_l3mdev_accept=1")
+
+
+def vrf_of_member(ground: Ground) -> Network:
+    """The link towards the member is in a VRF, the broker is not, and so cannot listen there."""
+    spaces = three(ground)
+    spaces.publisher_wired()
+    spaces.member_wired()
+    _vrf(ground, spaces.b, "eth1")
+    return spaces.network()
+
+
+def vrf_of_broker(ground: Ground) -> Network:
+    """Both links and the broker itself are in a VRF."""
+    spaces = three(ground)
+    spaces.publisher_wired()
+    spaces.member_wired()
+    _vrf(ground, spaces.b, "eth0", "eth1")
+    # Inside, loopback is the VRF's own, and addresses are looked up there first.
+    ground.ip(
+        spaces.b, "address add 127.0.0.1/8 dev blue", "rule add pref 32765 table local", "rule del pref 0"
+    )
+    return replace(spaces.network(), within=("ip", "vrf", "exec", "blue"))

@@ -1,0 +1,114 @@
+"""What is right for a case in a mode: which path may serve, what must arrive, and that all accounts agree."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Sequence
+
+from networks.play import EVENTS, Heard, Played
+from networks.row import Row
+from tempos_bench.measure.broker import GroupStatus, TopicStatus
+
+#: Of what comes by the fast path: a checksum that cannot be told for one thing or another goes up.
+_MOSTLY = 0.9
+
+
+class Right(enum.Enum):
+    """What must come of the events."""
+
+    ALL = "every event arrives, and nobody says otherwise"
+    TOLD = "what does not arrive is told: by the member and in the ledger, to the same number"
+    NONE = "none is taken: they are not for this broker"
+    REFUSED = "the broker does not start, and says why"
+
+
+def judge(row: Row, played: Played, right: Right, paths: Sequence[str]) -> None:
+    """Fill in the row; raises AssertionError with all that is wrong."""
+    status = played.status
+    row.sent = EVENTS
+    row.arrived = min(len(set(heard.numbers)) for heard in played.heard)
+    row.path, row.reason = _carried(status), played.reason
+    row.ledger = _ledger(status)
+    row.client = "; ".join(filter(None, map(_told, played.heard)))
+    wrong = [
+        *(fault for heard, group in zip(played.heard, status.groups, strict=True)
+          for fault in _member_faults(heard, group, status)),
+        *_topic_faults(row, played, right, paths),
+    ]  # fmt: skip
+    row.fault = "; ".join(wrong)
+    row.verdict = "wrong" if wrong else "right"
+    assert not wrong, f"{row.fault}\n{row}"
+
+
+def judge_refusal(row: Row, said: str, pattern: str) -> None:
+    """Fill in the row of a broker that had to refuse; raises AssertionError if that is not what it said."""
+    row.reason = said.strip().splitlines()[-1] if said else ""
+    row.path, row.ledger = "refused" if said else "started", ""
+    row.fault = "" if re.search(pattern, row.reason) else f"nothing about {pattern} in what the broker says"
+    row.verdict = "wrong" if row.fault else "right"
+    assert not row.fault, f"{row.fault}: {said}"
+
+
+def _carried(status: TopicStatus) -> str:
+    if status.fast and status.slow:
+        return f"fast {status.fast}, slow {status.slow}"
+    return "fast" if status.fast else "slow" if status.slow else "none"
+
+
+def _ledger(status: TopicStatus) -> str:
+    if not status.closed:
+        return f"does not balance: {', '.join(status.problems)}"
+    lost = sum(group.lost for group in status.groups)
+    refused = ", ".join(f"{count} refused ({reason})" for reason, count in status.refused.items())
+    told = f"{lost} lost" if lost else "all delivered" if status.received else "nothing received"
+    return ", ".join(filter(None, (told, refused)))
+
+
+def _told(heard: Heard) -> str:
+    stats = heard.stats
+    counts = {"missed": stats.missed, "late": stats.late, "duplicates": stats.duplicates,
+              "malformed": sum(stats.malformed.values()), "queue full": stats.queue_full,
+              "overruns": stats.overruns}  # fmt: skip
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def _member_faults(heard: Heard, group: GroupStatus, status: TopicStatus) -> list[str]:
+    """Where the accounts of a member, of its group and of the broker differ."""
+    faults = []
+    if heard.broken:
+        faults.append(f"{heard.broken} events arrived damaged")
+    if not set(heard.numbers) <= set(range(EVENTS)):
+        faults.append("events arrived that nobody sent")
+    if heard.drained is None:
+        return [*faults, "the broker did not answer the drain"]
+    told = {
+        "tickets": (group.tickets, heard.drained.ticketed, status.received - sum(status.refused.values())),
+        "delivered": (group.delivered, heard.drained.delivered, heard.once),
+        "lost": (group.lost, heard.drained.lost, heard.stats.missed),
+    }
+    for what, counts in told.items():
+        if len(set(counts)) > 1:
+            faults.append(f"{what}: ledger {counts[0]}, drain {counts[1]}, seen {counts[2]}")
+    if group.unconfirmed or group.unknown:
+        faults.append(f"{group.unconfirmed} unconfirmed and {group.unknown} unknown after the drain")
+    return faults
+
+
+def _topic_faults(row: Row, played: Played, right: Right, paths: Sequence[str]) -> list[str]:
+    status = played.status
+    faults = [] if status.closed else ["the ledger does not balance"]
+    if right is Right.NONE:
+        if row.arrived or status.received:
+            faults.append(f"{status.received} were received and {row.arrived} arrived, of events for others")
+        return faults
+    if right is Right.ALL and row.arrived != EVENTS:
+        faults.append(f"{row.arrived} of {EVENTS} arrived")
+    if right is Right.ALL and any(heard.stats.missed for heard in played.heard):
+        faults.append("a member says that it missed some")
+    path = "fast" if status.fast > _MOSTLY * status.received else "slow"
+    if path not in paths:
+        faults.append(f"carried by the {path} path and not by the {' or '.join(paths)} one: {row.reason}")
+    if path == "slow" and row.mode != "off" and not row.reason:
+        faults.append("the slow path, and no reason")
+    return faults

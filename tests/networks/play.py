@@ -1,0 +1,171 @@
+"""Plays a case: a broker, a member of each group, a publisher, N events, and the accounts of all of them.
+
+Every body is made from its number, so that what arrives is known to be whole. Nothing may be lost without
+being told: at the member (`missed`), in the broker's ledger (`lost`), and by both to the same number.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from networks.ground import Ground
+from networks.network import Build, Network
+from tempos import Quality, Topic
+from tempos.blocking import Publisher, Subscriber
+from tempos.subscriber import Drained, SubscriberStats
+from tempos_bench.measure.broker import TopicStatus, config_text, topic_status
+from tempos_bench.nodes.node import PYTHON, TEXT_FILE, Program, ProgramFailed
+from tempos_bench.nodes.patience import patience
+
+TOPIC = Topic(id=1, name="t", quality=Quality.SQ)
+EVENTS = 200
+#: Events a second: what a link delays meets its neighbours, and no queue is ever full.
+RATE = 400.0
+READY_LIMIT, ANSWER_LIMIT = 20.0, 10.0
+#: Seconds until a path is what it will stay: neighbours are resolved, interfaces looked at.
+SETTLE_LIMIT = patience(5.0)
+#: For those that do not come: how long the last may take.
+PATIENCE = 3.0
+_LOOK_EVERY = 0.05
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What one member got, and its own account of it; ``broken``: bodies that are no longer what was sent."""
+
+    numbers: tuple[int, ...]
+    broken: int
+    stats: SubscriberStats
+    drained: Drained | None
+
+    @property
+    def once(self) -> int:
+        """Datagrams without those that came a second time."""
+        return len(self.numbers) + self.broken - self.stats.duplicates
+
+
+@dataclass(frozen=True)
+class Played:
+    """All that a judgement needs: the members' accounts, the broker's, and why it chose its path."""
+
+    heard: tuple[Heard, ...]
+    status: TopicStatus
+    reason: str
+
+
+class Serving:
+    """A broker in a node, started as the network says, and asked for its status there."""
+
+    def __init__(self, network: Network, mode: str, interfaces: Sequence[str]) -> None:
+        node = network.broker
+        self._node, self._within = node, network.within
+        text = config_text(node.addresses, {TOPIC: ()}, mode, interfaces)
+        command = (*network.within, PYTHON, "-m", "tempos_broker", "-c", TEXT_FILE)
+        self.program: Program = node.start(command, ready="ready", limit=READY_LIMIT, text=text)
+
+    def topic(self) -> TopicStatus:
+        (entry,) = [each for each in self._status()["topics"] if each["name"] == TOPIC.name]
+        return topic_status(entry)
+
+    def wait(self, done: Callable[[TopicStatus], bool], limit: float) -> TopicStatus:
+        """The status once it is ``done``, or at the end of ``limit`` seconds."""
+        end = time.monotonic() + limit
+        while not done(status := self.topic()) and time.monotonic() < end:
+            time.sleep(_LOOK_EVERY)
+        return status
+
+    def _status(self) -> dict[str, Any]:
+        if not self._within:
+            found: dict[str, Any] = self._node.request("GET", "/v1/status")
+            return found
+        asking = self._node.start((*self._within, PYTHON, "-m", "tempos", "status", "--json"))
+        code = asking.wait(ANSWER_LIMIT)
+        assert code == 0, asking.output
+        answer: dict[str, Any] = json.loads(asking.output)
+        return answer
+
+
+def body(number: int) -> bytes:
+    """Forty bytes that tell their number and that they are whole."""
+    text = f"{number:08d}" + "." * 24
+    return f"{text}{zlib.crc32(text.encode()):08x}".encode()
+
+
+def number_of(data: object) -> int | None:
+    """The number of a body that is whole, else None."""
+    if not isinstance(data, bytes) or not data[:8].isdigit():
+        return None
+    number = int(data[:8])
+    return number if data == body(number) else None
+
+
+def play(build: Build, mode: str, path: str, groups: int = 1, interfaces: Sequence[str] = (),
+         blind: bool = False) -> Played:  # fmt: skip
+    """Play one case; ``path`` is the one that the topic is waited for to settle on, for a while.
+
+    ``blind``: the publisher cannot ask the broker for the topic and sends all the same.
+    """
+    with Ground() as ground, ExitStack() as stack:
+        network = build(ground)
+        broker = Serving(network, mode, interfaces)
+        members = []
+        for number in range(groups):
+            member = network.subscriber.call(partial(_subscribe, network.subscribe_at, f"g{number}"))
+            stack.callback(member.close)
+            members.append(member)
+        settled = broker.wait(lambda status: status.path == path, SETTLE_LIMIT)
+        network.begin()
+        network.publisher.call(lambda: _publish(network.publish_to, blind))
+        broker.wait(lambda status: status.received >= EVENTS, PATIENCE)
+        _wait_for(lambda: all(member.stats.datagrams >= EVENTS for member in members), PATIENCE)
+        heard = tuple(map(_leave, members))
+        return Played(heard, broker.topic(), settled.reason)
+
+
+def refused(build: Build, mode: str, interfaces: Sequence[str] = ()) -> str:
+    """What a broker says that is to refuse this network; empty if it serves."""
+    with Ground() as ground:
+        try:
+            Serving(build(ground), mode, interfaces)
+        except ProgramFailed as refusal:
+            return str(refusal)
+    return ""
+
+
+def _subscribe(address: str, group: str) -> Subscriber:
+    return Subscriber(address, TOPIC.name, group=group).__enter__()
+
+
+def _publish(address: str, blind: bool) -> None:
+    with Publisher(address, topics=[TOPIC] if blind else None) as publisher:
+        began = time.monotonic()
+        for number in range(EVENTS):
+            # The load itself: so many a second.
+            time.sleep(max(0.0, began + number / RATE - time.monotonic()))
+            publisher.publish(TOPIC.name, body(number))
+
+
+def _leave(member: Subscriber) -> Heard:
+    drained = member.drain(PATIENCE)
+    numbers = []
+    broken = 0
+    while (event := member.poll()) is not None:
+        number = number_of(event.body)
+        if number is None:
+            broken += 1
+        else:
+            numbers.append(number)
+    return Heard(tuple(numbers), broken, member.stats, drained)
+
+
+def _wait_for(done: Callable[[], bool], limit: float) -> None:
+    end = time.monotonic() + limit
+    while not done() and time.monotonic() < end:
+        time.sleep(_LOOK_EVERY)

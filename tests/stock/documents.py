@@ -1,0 +1,81 @@
+"""What the full runs write into the documents: KERNELS.md, and its summary in the README.
+
+What they found is kept beside this file, one JSON document a kernel, so that anybody can make the tables
+again; a test holds the documents against it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from stock import results, table
+from stock.results import Account
+
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = Path(__file__).with_name("found")
+PAGE, README = ROOT / "KERNELS.md", ROOT / "README.md"
+_BEGIN, _END = "<!-- kernels: made by make kernel-table -->", "<!-- kernels: end -->"
+_PAGE = """\
+# Kernels
+
+Made by `make test-kernels host-kernel kernel-table` from what ran; nothing here is written by hand.
+
+## What is to be had
+
+{features}
+
+## Networks
+
+{count} events each, from a publisher by way of the broker to a member, with the fast path native, generic and
+off. A cell says which path carried them, and how many arrived where that is not all of them; "·": that kernel
+does not have the device. What does not arrive is told, by the ledger and by the member, to the same number.
+
+{paths}
+
+## Every case
+
+{details}
+"""
+
+
+def kept() -> list[Account]:
+    """What is kept of each kernel, the oldest kernel first."""
+    accounts = [results.load(path) for path in KEPT.glob("*.json")]
+    return sorted(
+        accounts, key=lambda account: [int(part) for part in re.findall(r"\d+", account.kernel)[:2]]
+    )
+
+
+def write(folder: Path) -> None:
+    """Keep the full runs whose results are in ``folder``, and write the documents anew."""
+    KEPT.mkdir(exist_ok=True)
+    for path in sorted(folder.glob("*.json")):
+        account = results.load(path)
+        if not account.short:
+            results.save(account, KEPT / path.name)
+            print(f"kept {account.kernel}, {'right' if account.right else 'NOT right'}")
+    accounts = kept()
+    PAGE.write_text(page(accounts))
+    README.write_text(readme(README.read_text(), accounts))
+
+
+def page(accounts: Sequence[Account]) -> str:
+    """All of KERNELS.md."""
+    count = max((row["sent"] for account in accounts for row in account.rows), default=0)
+    return _PAGE.format(
+        count=count,
+        features=table.features(accounts),
+        paths=table.paths(accounts),
+        details=table.details(accounts),
+    )
+
+
+def readme(text: str, accounts: Sequence[Account]) -> str:
+    """The README with its part made anew."""
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not (begin and end):
+        raise ValueError(f"README.md has no part between {_BEGIN} and {_END}")
+    return f"{before}{begin}\n{table.features(accounts)}\n{end}{after}"

@@ -1,0 +1,131 @@
+"""What came of a kernel: read from the folder that its run left, kept as one JSON document a kernel."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stock import suites, work
+
+FORMAT = 1
+#: Of `tempos doctor`: what is the kernel's, and no matter of this installation or of interfaces.
+_AREAS = ("kernel", "time-aware sending")
+
+
+@dataclass(frozen=True)
+class Tests:
+    """How the tests of a step ended; those that failed or were skipped by name, with the reason."""
+
+    passed: int
+    failed: Mapping[str, str]
+    skipped: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Account:
+    """All that came of one run. ``name``: the package that was asked for, or this machine.
+
+    ``trouble``: why there may be less than was asked for; empty if all steps ended. As their programs wrote
+    them: ``findings``, what `tempos doctor` says of the kernel, ``rows``, the network cases, and ``demo``.
+    """
+
+    name: str
+    package: str
+    kernel: str
+    revision: str
+    short: bool
+    seconds: float
+    trouble: str
+    steps: tuple[Mapping[str, Any], ...]
+    tests: Mapping[str, Tests]
+    findings: tuple[Mapping[str, Any], ...]
+    rows: tuple[Mapping[str, Any], ...]
+    demo: tuple[Mapping[str, Any], ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether everything was as it should be."""
+        return not self.trouble and all(step["right"] for step in self.steps)
+
+
+def gather(folder: Path, *, name: str, package: str, kernel: str, revision: str, short: bool, seconds: float,
+           trouble: str) -> Account:  # fmt: skip
+    """Read what a run has left in ``folder``."""
+    steps = tuple(_lines(folder / work.STEPS))
+    missing = [
+        step.name for step in suites.steps(short=short) if step.name not in {each["name"] for each in steps}
+    ]
+    if missing and not trouble:
+        trouble = f"did not come to {', '.join(missing)}"
+    return Account(
+        name=name,
+        package=package,
+        kernel=kernel,
+        revision=revision,
+        short=short,
+        seconds=round(seconds),
+        trouble=trouble,
+        steps=steps,
+        tests={path.stem: _tests(path) for path in sorted(folder.glob("*.xml"))},
+        findings=_findings(folder / f"{suites.DOCTOR}.out"),
+        rows=tuple(_lines(folder / work.ROWS)),
+        demo=tuple(_document(folder / f"{suites.DEMO}.out").get("rows", ())),
+    )
+
+
+def save(account: Account, path: Path) -> None:
+    path.write_text(json.dumps({"format": FORMAT, **asdict(account)}, indent=1, sort_keys=True) + "\n")
+
+
+def load(path: Path) -> Account:
+    """Read what :func:`save` has written."""
+    document = json.loads(path.read_text())
+    if document.pop("format") != FORMAT:
+        raise ValueError(f"{path} is of another format than {FORMAT}")
+    document["tests"] = {name: Tests(**tests) for name, tests in document["tests"].items()}
+    for name in ("steps", "findings", "rows", "demo"):
+        document[name] = tuple(document[name])
+    return Account(**document)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """The JSON object that a program printed, whatever came before it; empty if it printed none."""
+    text = path.read_text(errors="replace") if path.exists() else ""
+    start = text.find("{")
+    try:
+        found = json.loads(text[start:]) if start >= 0 else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _findings(path: Path) -> tuple[Mapping[str, Any], ...]:
+    return tuple(
+        finding
+        for area in _document(path).get("areas", ())
+        if area["name"] in _AREAS
+        for finding in area["findings"]
+    )
+
+
+def _tests(path: Path) -> Tests:
+    passed = 0
+    failed: dict[str, str] = {}
+    skipped: dict[str, str] = {}
+    for case in ET.parse(path).iter("testcase"):
+        name = f"{case.get('classname', '')}::{case.get('name', '')}"
+        for kind, into in (("failure", failed), ("error", failed), ("skipped", skipped)):
+            if (told := case.find(kind)) is not None:
+                into[name] = (told.get("message") or "").partition("\n")[0][:300]
+                break
+        else:
+            passed += 1
+    return Tests(passed, failed, skipped)

@@ -1,0 +1,97 @@
+"""One run from end to end: prepare, boot (or not), gather, tell."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from stock import cache, kernels, machine, needs, results, root, suites, table, tree, work
+from stock.chroot import Failed, checked
+from stock.job import Step
+from stock.kernels import Kernel
+from stock.results import Account
+
+RESULTS = tree.SOURCE / "kernel-results"
+
+
+def booted(wanted: str, *, short: bool) -> Account:
+    """Run the suite on the kernel of a package."""
+    kernel, disks = _prepared(wanted)
+    folder = _emptied(wanted)
+    boot = machine.boot(kernel, *disks, suites.steps(short=short), folder, _heard(wanted))
+    trouble = "" if boot.ended else f"the guest did not end by itself; its console is {folder}/console.txt"
+    account = results.gather(
+        folder, name=wanted, package=kernel.package, kernel=kernel.release, revision=_revision(), short=short,
+        seconds=boot.seconds, trouble=trouble,
+    )  # fmt: skip
+    results.save(account, folder.parent / f"{folder.name}.json")
+    return account
+
+
+def here(*, short: bool) -> Account:
+    """Run the suite on this machine's own kernel."""
+    if os.geteuid():
+        raise needs.Missing("root is needed: namespaces are built and BPF programs loaded")
+    name = "this machine"
+    folder = _emptied("host")
+    environment = {**os.environ, "PATH": f"{tree.SOURCE}/.venv/bin:{os.environ.get('PATH', '')}"}
+    began = time.monotonic()
+    for step in suites.steps(short=short):
+        work.run(step, tree.SOURCE, folder, environment, _heard("host"))
+    account = results.gather(
+        folder, name=name, package="", kernel=platform.release(), revision=_revision(), short=short,
+        seconds=time.monotonic() - began, trouble="",
+    )  # fmt: skip
+    results.save(account, folder.parent / f"{folder.name}.json")
+    return account
+
+
+def command(wanted: str, words: Sequence[str], limit: float) -> int:
+    """Run any command on a kernel and print what it said; the exit code is 0 if its was."""
+    kernel, disks = _prepared(wanted)
+    folder = _emptied(f"run-{wanted}")
+    boot = machine.boot(kernel, *disks, [Step("run", tuple(words), limit)], folder, _heard(wanted))
+    output = folder / "run.out"
+    print(output.read_text(errors="replace") if output.exists() else "the guest told nothing")
+    print(f"{boot.seconds:.0f} s; results in {folder}")
+    return 0 if any("exit code 0," in line for line in boot.lines) else 1
+
+
+def report(accounts: Sequence[Account]) -> int:
+    """Print all accounts; the exit code is 1 if something was not as it should be."""
+    for account in accounts:
+        print(f"\n{table.as_text(account)}")
+    print(f"\nresults in {RESULTS}")
+    return 0 if all(account.right for account in accounts) else 1
+
+
+def _prepared(wanted: str) -> tuple[Kernel, tuple[Path, Path]]:
+    with cache.locked():
+        needs.ensure()
+        return kernels.prepare(wanted), (root.disk(), tree.disk())
+
+
+def _emptied(name: str) -> Path:
+    folder = RESULTS / name
+    cache.remove(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _heard(name: str) -> work.Say:
+    return lambda line: print(f"{name}: {line}", flush=True)
+
+
+def _revision() -> str:
+    """The commit, with a plus where the tree differs from it."""
+    try:
+        commit = checked(("git", "rev-parse", "--short=10", "HEAD"), folder=tree.SOURCE).strip()
+        changed = checked(
+            ("git", "status", "--porcelain", "--untracked-files=no"), folder=tree.SOURCE
+        ).strip()
+    except Failed:
+        return "unknown"
+    return commit + ("+" if changed else "")

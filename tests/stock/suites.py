@@ -1,0 +1,44 @@
+"""What is run on a kernel: all of it, or the short form that tells in minutes whether anything is to be had.
+
+The commands are those that anybody would type in the tree. Limits are for an emulated machine that others
+use, too.
+"""
+
+from __future__ import annotations
+
+from stock.job import RESULTS, Step
+
+#: Steps whose output or rows are looked into; the others are judged by their exit code and their tests.
+DOCTOR, DEMO, NETWORKS = "doctor", "demo", "networks"
+_VARIANTS = "tests/kernel/test_every_variant.py"
+_CUT = ("tests/kernel/test_program.py", "tests/kernel/test_selector.py")
+
+
+def steps(*, short: bool) -> list[Step]:
+    """The steps of one form."""
+    first = [
+        # What it warns of is what the other steps show.
+        Step(DOCTOR, ("tempos", "doctor", "--json"), limit=300, codes=(0, 1)),
+        _pytest("variants", _VARIANTS, limit=600),
+    ]
+    if short:
+        return [
+            *first,
+            _pytest("kernel", *_CUT, limit=900),
+            Step(DEMO, ("tempos", "demo", "--json", "--way", "native"), limit=300),
+        ]
+    return [
+        *first,
+        Step(DEMO, ("tempos", "demo", "--json"), limit=900),
+        _pytest(NETWORKS, "tests/networks", limit=5400),
+        _pytest("parity", "tests/parity", limit=3600),
+        _pytest("tsn", "tests/net/test_tsn.py", limit=900),
+        _pytest("kernel", "tests/kernel", "--ignore", _VARIANTS, limit=5400),
+    ]
+
+
+def _pytest(name: str, *words: str, limit: float) -> Step:
+    """Tests, two at a time, those of one file one after the other. What came of them is in NAME.xml."""
+    options = ("-n", "2", "--dist", "loadfile", "--timeout", "900", "-p", "no:cacheprovider", "--tb", "short")
+    command = ("pytest", "-q", *options, "--junitxml", f"{RESULTS}/{name}.xml", *words)
+    return Step(name, command, limit)

@@ -1,0 +1,151 @@
+"""What runs of stock kernels leave, and the tables made of it: read whole, and told honestly."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from stock import cache, documents, results, suites, table, work
+from stock.job import Step, from_text, to_text
+
+CLASS = 'classname="tests.kernel.test_a"'
+JUNIT = f"""<testsuites><testsuite>
+<testcase {CLASS} name="test_good"/>
+<testcase {CLASS} name="test_bad"><failure message="assert 1 == 2&#10;more">long</failure></testcase>
+<testcase {CLASS} name="test_set_up"><error message="no fixture">long</error></testcase>
+<testcase {CLASS} name="test_left_out"><skipped message="this kernel lacks it"/></testcase>
+</testsuite></testsuites>"""
+REASON = "XDP native, leaves by eth1"
+ROW = {
+    "case": "straight", "mode": "native", "sent": 200, "arrived": 200, "path": "fast", "reason": REASON,
+    "ledger": "all delivered", "client": "", "verdict": "right", "fault": "", "kernel": "6.1.0",
+}  # fmt: skip
+FINDING = {
+    "code": "TD131", "name": "links of tc programs (tcx)", "subject": "", "severity": "note", "had": False,
+    "cause": "member 10.0.0.1:4711: before Linux 6.6 there are none", "means": "", "fix": "",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What a short run leaves in which a test failed."""
+    for step in suites.steps(short=True):
+        done = {
+            "name": step.name,
+            "code": int(step.name == "kernel"),
+            "seconds": 1.5,
+            "right": step.name != "kernel",
+        }
+        with (tmp_path / work.STEPS).open("a") as steps:
+            steps.write(json.dumps(done) + "\n")
+    (tmp_path / "kernel.xml").write_text(JUNIT)
+    (tmp_path / work.ROWS).write_text(json.dumps(ROW) + "\n")
+    areas = [
+        {"name": "kernel", "findings": [FINDING]},
+        {"name": "interfaces", "findings": [{"name": "eth0"}]},
+    ]
+    (tmp_path / "doctor.out").write_text("a warning\n" + json.dumps({"areas": areas}, indent=2))
+    (tmp_path / "demo.out").write_text(json.dumps({"rows": [{"way": {"name": "native"}}]}))
+    return tmp_path
+
+
+def gathered(folder: Path, trouble: str = "") -> results.Account:
+    return results.gather(folder, name="linux-image-amd64", package="linux-image-6.1.0-56-amd64 6.1.192-2",
+                          kernel="6.1.0-56-amd64", revision="0123456789", short=True, seconds=200.4,
+                          trouble=trouble)  # fmt: skip
+
+
+def test_what_a_run_leaves_is_read_whole(folder: Path, tmp_path: Path) -> None:
+    account = gathered(folder)
+    tests = account.tests["kernel"]
+    assert tests.passed == 1
+    assert tests.failed == {
+        "tests.kernel.test_a::test_bad": "assert 1 == 2",
+        "tests.kernel.test_a::test_set_up": "no fixture",
+    }
+    assert tests.skipped == {"tests.kernel.test_a::test_left_out": "this kernel lacks it"}
+    assert (account.findings, account.rows, account.demo) == (
+        (FINDING,),
+        (ROW,),
+        ({"way": {"name": "native"}},),
+    )
+    results.save(account, tmp_path / "kept.json")
+    assert results.load(tmp_path / "kept.json") == account
+
+
+def test_a_run_is_right_only_if_all_of_it_was(folder: Path) -> None:
+    assert not gathered(folder).right, "a step failed"
+    steps = (folder / work.STEPS).read_text().replace('"right": false', '"right": true')
+    (folder / work.STEPS).write_text(steps)
+    assert gathered(folder).right
+    assert not gathered(folder, trouble="the guest did not end by itself").right
+    (folder / work.STEPS).write_text("".join(steps.splitlines(keepends=True)[:-1]))
+    cut = gathered(folder)
+    assert (cut.right, cut.trouble) == (False, "did not come to demo")
+
+
+def test_a_terminal_shows_what_failed_and_what_is_lacking(folder: Path) -> None:
+    text = table.as_text(gathered(folder))
+    for told in ("kernel: 2 s, exit code 1, 1 passed, 2 failed, 1 skipped", "test_bad: assert 1 == 2",
+                 "straight  native   right   200 of 200; fast; all delivered; XDP native, leaves by eth1",
+                 "NOT as it should be"):  # fmt: skip
+        assert told in text
+
+
+def test_the_documents_tables(folder: Path) -> None:
+    lost = {
+        **ROW,
+        "mode": "generic",
+        "arrived": 190,
+        "path": "slow",
+        "ledger": "10 lost",
+        "client": "10 missed",
+    }
+    absent = {**ROW, "mode": "off", "verdict": "absent", "fault": "Unknown device type"}
+    wrong = {**ROW, "case": "other", "arrived": 3, "verdict": "wrong", "fault": "3 of 200 arrived"}
+    with (folder / work.ROWS).open("a") as rows:
+        rows.writelines(json.dumps(row) + "\n" for row in (lost, absent, wrong))
+    accounts = [gathered(folder)]
+    assert "| links of tc programs (tcx) | no [1] |" in table.features(accounts)
+    assert "[1] member 10.0.0.1: before Linux 6.6 there are none" in table.features(accounts), (
+        "a port says nothing"
+    )
+    assert "| straight | fast | slow, 190 of 200 | · |" in table.paths(accounts)
+    assert "| other | **wrong: 3 of 200** | · | · |" in table.paths(accounts)
+    assert "| straight | generic | 190 of 200 | slow | 10 lost | 10 missed |" in table.details(accounts)
+    begun = "# tempos\n<!-- kernels: made by make kernel-table -->\nold\n<!-- kernels: end -->\nmore\n"
+    made = documents.readme(begun, accounts)
+    assert made.startswith("# tempos\n<!-- kernels: made")
+    assert made.endswith("<!-- kernels: end -->\nmore\n")
+    assert "old" not in made
+    assert documents.readme(made, accounts) == made
+
+
+def test_a_step_goes_to_the_guest_and_back_and_is_ended_at_its_limit(tmp_path: Path) -> None:
+    steps = [Step("good", (sys.executable, "-c", "print('{results}')"), 30.0),
+             Step("odd", (sys.executable, "-c", "raise SystemExit(3)"), 30.0, codes=(0, 3)),
+             Step("hangs", ("sleep", "60"), 0.2)]  # fmt: skip
+    heard: list[str] = []
+    done = [work.run(step, tmp_path, tmp_path, {}, heard.append) for step in from_text(to_text(steps))]
+    assert [(each.code, each.right) for each in done] == [(0, True), (3, True), (-9, False)]
+    assert (tmp_path / "good.out").read_text().strip() == str(tmp_path)
+    assert "hangs is over its limit of 0.2 s" in heard
+    assert len((tmp_path / work.STEPS).read_text().splitlines()) == 3
+
+
+def test_an_entry_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "ROOT", tmp_path)
+
+    def fail(place: Path) -> None:
+        (place / "half").touch()
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        cache.entry("root", "new", fail)
+    made = cache.entry("root", "new", lambda place: (place / "whole").touch())
+    assert [path.name for path in made.iterdir()] == ["whole"]
+    assert cache.entry("root", "new", fail) == made, "made once"
+    newer = cache.entry("root", "newer", lambda place: None)
+    assert list(newer.parent.iterdir()) == [newer], "what is older goes"
