@@ -26,6 +26,7 @@ static void tempos_batch_free(struct tempos_batch *b)
 	free(b->rx);
 	free(b->rx_iov);
 	free(b->rx_from);
+	free(b->rx_control);
 	free(b->rx_slot);
 	free(b->run_tail);
 	for (int q = 0; q < TEMPOS_QUALITIES; q++) {
@@ -70,13 +71,14 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 	b->rx = calloc(batch, sizeof(*b->rx));
 	b->rx_iov = calloc(batch, sizeof(*b->rx_iov));
 	b->rx_from = calloc(batch, sizeof(*b->rx_from));
+	b->rx_control = calloc(batch, sizeof(*b->rx_control));
 	b->rx_slot = calloc(batch, sizeof(*b->rx_slot));
 	b->run_tail = calloc(batch, sizeof(*b->run_tail));
 	b->chain = calloc(batch, sizeof(*b->chain));
 	for (int q = 0; q < TEMPOS_QUALITIES; q++)
 		complete &= make_outbox(&b->out[q], copies);
 	if (!complete || !b->bytes || !b->slots || !b->free || !b->rx || !b->rx_iov || !b->rx_from ||
-	    !b->rx_slot || !b->run_tail || !b->chain) {
+	    !b->rx_control || !b->rx_slot || !b->run_tail || !b->chain) {
 		tempos_batch_free(b);
 		return NULL;
 	}
@@ -89,6 +91,7 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 		b->rx_iov[i].iov_len = slot_bytes;
 		b->rx[i].msg_hdr.msg_iov = &b->rx_iov[i];
 		b->rx[i].msg_hdr.msg_iovlen = 1;
+		b->rx[i].msg_hdr.msg_control = &b->rx_control[i];
 	}
 	b->segmenting = kernel_segments();
 	return b;

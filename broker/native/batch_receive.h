@@ -21,6 +21,7 @@ static uint32_t arm(struct tempos_batch *b, uint32_t wanted)
 			b->rx_slot[i] = b->free[--b->free_count];
 			b->rx_iov[i].iov_base = slot_bytes(b, b->rx_slot[i]);
 		}
+		b->rx[i].msg_hdr.msg_controllen = sizeof(b->rx_control[i]);
 		b->rx[i].msg_hdr.msg_name = b->restricted ? &b->rx_from[i] : NULL;
 		b->rx[i].msg_hdr.msg_namelen = b->restricted ? sizeof(b->rx_from[i]) : 0;
 	}
@@ -45,6 +46,18 @@ static int is_foreign(struct sources *sources, const struct msghdr *msg)
 	}
 	sources->refused = address;
 	return 1;
+}
+
+/* The TTL that a datagram came with, where the socket was asked to tell. */
+static int ttl_of(struct msghdr *msg)
+{
+	const struct cmsghdr *c = CMSG_FIRSTHDR(msg);
+	int ttl;
+
+	if (!c || c->cmsg_level != IPPROTO_IP || c->cmsg_type != IP_TTL || c->cmsg_len < CMSG_LEN(sizeof(ttl)))
+		return NO_TTL;
+	memcpy(&ttl, CMSG_DATA(c), sizeof(ttl));
+	return ttl;
 }
 
 /* The run of this topic and reason in the batch at hand, begun if it is the first of its kind. */
@@ -90,7 +103,7 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 		struct slot *slot = &b->slots[at];
 		uint8_t topic = length ? payload[0] : 0;
 		enum tempos_reason reason;
-		int run;
+		int run, ttl;
 
 		if (is_foreign(&b->sources[topic], &b->rx[i].msg_hdr))
 			reason = TEMPOS_FOREIGN_SOURCE;
@@ -98,6 +111,9 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 			reason = TEMPOS_CUT_SHORT;
 		else
 			reason = tempos_check_payload(payload, payload + length, length, b->framing[topic]);
+		ttl = ttl_of(&b->rx[i].msg_hdr);
+		if (reason == TEMPOS_FORWARDED && ttl != NO_TTL && ttl <= 1)
+			reason = TEMPOS_TTL;
 		run = find_run(b, runs, &run_count, topic, reason, at);
 		runs[run] += 1 << 16;
 		/* What is refused is not read again: its slot simply stays where it is. */
@@ -108,6 +124,7 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 		}
 		slot->refs = 1;
 		slot->length = length;
+		slot->ttl = ttl;
 		b->slots[b->run_tail[run]].next = at;
 		slot->next = NO_SLOT;
 		b->run_tail[run] = at;

@@ -5,7 +5,7 @@
  * Several groups send the same slot: each copy of an `event` topic has a header of its own in front of
  * the shared body, but the last group's, which is stamped in the slot. `raw` is sent as it came.
  *
- * Copies of one run for one member that have the same size travel as one message, which the kernel takes
+ * Copies of one run for one member that have the same size and TTL travel as one message, which the kernel takes
  * through its stack once and segments at the end (UDP_SEGMENT): most of what forwarding costs is that
  * way through the stack. A message that is refused is sent again copy by copy, so that an error costs
  * only those it concerns, and where segmentation itself is what is refused, it is not tried again.
@@ -62,15 +62,25 @@ static void seal(struct message *m, struct msghdr *msg)
 	}
 	if (m->tos >= 0)
 		add_control(m, msg, IPPROTO_IP, IP_TOS, &m->tos, sizeof(m->tos));
+	if (m->ttl != NO_TTL)
+		add_control(m, msg, IPPROTO_IP, IP_TTL, &m->ttl, sizeof(m->ttl));
 	if (m->copies > 1)
 		add_control(m, msg, IPPROTO_UDP, UDP_SEGMENT, &m->segment, sizeof(m->segment));
 }
 
-/* Whether the datagram in `s` may travel with what `m` holds: one member, one size, one packet's worth. */
+/* What is left of the TTL of a datagram once it is forwarded. */
+static int next_ttl(const struct slot *s)
+{
+	return s->ttl == NO_TTL ? NO_TTL : s->ttl - 1;
+}
+
+/*
+ * Whether the datagram in `s` may travel with what `m` holds: one member, one size, one TTL, one packet's worth.
+ */
 static int may_join(const struct tempos_batch *b, const struct message *m, const struct slot *s)
 {
 	return b->segmenting && m->open && m->copies < MAX_SEGMENTS && s->length <= m->segment &&
-	       m->bytes + s->length <= MAX_UDP_PAYLOAD;
+	       m->bytes + s->length <= MAX_UDP_PAYLOAD && m->ttl == next_ttl(s);
 }
 
 static struct message *begin_message(struct outbox *o, const struct slot *s, uint8_t topic,
@@ -84,6 +94,7 @@ static struct message *begin_message(struct outbox *o, const struct slot *s, uin
 	m->from.s_addr = channel->address.s_addr ? 0 : member->source.s_addr;
 	m->fd = channel->fd;
 	m->tos = o->tos;
+	m->ttl = next_ttl(s);
 	m->first_copy = o->copies_end;
 	m->copies = 0;
 	m->bytes = 0;

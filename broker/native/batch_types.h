@@ -21,6 +21,7 @@
 #include "frame.h"
 
 #define NO_SLOT UINT32_MAX
+#define NO_TTL (-1)
 #define CACHE_LINE 64
 #define MAX_SEGMENTS 64 /* UDP_MAX_SEGMENTS of the kernels that have the fewest */
 #define MAX_UDP_PAYLOAD 65507
@@ -48,13 +49,18 @@ struct slot {
 	uint32_t next;
 	uint32_t refs;
 	uint32_t length;
+	int ttl;                               /* what is left of it; NO_TTL: not told */
 };
 
 /* Room for control messages, aligned as the kernel wants it. */
 union tx_control {
 	struct cmsghdr align;
-	char bytes[CMSG_SPACE(sizeof(struct in_pktinfo)) + CMSG_SPACE(sizeof(int)) +
+	char bytes[CMSG_SPACE(sizeof(struct in_pktinfo)) + 2 * CMSG_SPACE(sizeof(int)) +
 		   CMSG_SPACE(sizeof(uint16_t))];
+};
+union rx_control {
+	struct cmsghdr align;
+	char bytes[CMSG_SPACE(sizeof(int))];
 };
 
 /* What a class sends by from one listen address, or from any where the socket has them all. */
@@ -77,6 +83,7 @@ struct message {
 	struct in_addr from;                   /* the address it leaves from; 0: the socket's, or the kernel's choice */
 	int fd;
 	int tos;
+	int ttl;                               /* the copies leave with it; NO_TTL: the socket's own */
 	uint32_t first_copy;
 	uint32_t copies;
 	uint32_t bytes;
@@ -132,6 +139,7 @@ struct tempos_batch {
 	struct mmsghdr *rx;
 	struct iovec *rx_iov;
 	struct sockaddr_in *rx_from;
+	union rx_control *rx_control;
 	uint32_t *rx_slot;             /* the slot that stands ready for message i, or NO_SLOT */
 	uint32_t rx_used;              /* only messages before this one may be without a slot */
 	uint32_t *run_tail;

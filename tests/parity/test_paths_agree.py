@@ -68,8 +68,8 @@ class Outcome:
 def normalised(frame: bytes) -> bytes:
     """The frame without what each hop sets for itself, after its checksums were found right.
 
-    Masked: TTL, identification, don't-fragment (the slow path sends a packet of its own), both
-    checksums, and link-layer padding.
+    Masked: identification, don't-fragment (the slow path sends a packet of its own), both checksums, and
+    link-layer padding.
     """
     packet = Ether(frame)
     ip = packet[IP]
@@ -83,7 +83,6 @@ def normalised(frame: bytes) -> bytes:
     assert ip.ttl > 0
     masked = bytearray(frame)
     masked[18:22] = bytes(4)
-    masked[22] = 0
     masked[24:26] = masked[40:42] = bytes(2)
     return bytes(masked)
 

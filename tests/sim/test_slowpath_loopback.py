@@ -20,7 +20,7 @@ from tempos import Framing, Group, Member, Quality, Reason, Route, Topic, Unavai
 from tempos.wire import check_payload, decode_event, encode_event, encode_raw
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
-from tempos_broker.slowpath import BESIDE, SlowPathServer
+from tempos_broker.slowpath import BESIDE, SlowPathServer, ttl
 
 EVENT = Topic(1, "event", Quality.SQ, 3, Framing.EVENT)
 RAW = Topic(2, "raw", Quality.BQ, 0, Framing.RAW)
@@ -118,6 +118,29 @@ def assert_account(server: SlowPathServer) -> None:
     status = server.status()
     booked = sum(n for row in server.counters().values() for reason, n in row.items() if reason not in BESIDE)
     assert status.received == booked + status.queued
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells and takes the TTL of each datagram")
+@on_both_loops
+async def test_each_event_leaves_with_one_less_of_its_ttl_and_none_without(portable: bool) -> None:
+    ttls = [64, 64, 2, 64, 255, 1, 3, 3, 1, 64]
+    with sinks(2) as (one, two), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
+        for sink in (one, two):
+            ttl.ask(sink)
+        groups = (Group("g", (member(one),)), Group("h", (member(two),)))
+        async with serving(Route(EVENT, 1, groups), portable=portable) as (server, address):
+            for number, each in enumerate(ttls):
+                publisher.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, each)
+                publisher.sendto(encode_event(1, 7, number, 0, b"same size"), address)
+            await until(lambda: server.status().received == len(ttls) and server.status().queued == 0)
+            assert server.counters() == {1: {Reason.FORWARDED: 8, Reason.TTL: 2}}
+            assert_account(server)
+            for sink in (one, two):
+                got = {}
+                for _ in range(8):
+                    datagram, ancillary, _, _ = sink.recvmsg(100, ttl.SPACE)
+                    got[decode_event(datagram).sequence] = ttl.told(ancillary)
+                assert got == {number: each - 1 for number, each in enumerate(ttls) if each > 1}
 
 
 @on_both_loops

@@ -283,9 +283,15 @@ def several(topic: Topic, groups: int) -> None:
     def body(text: bytes) -> bytes:
         return event(text, topic=topic.id) if topic.framing is Framing.EVENT else raw(text, topic.id)
 
-    def copied(name: str, build: Callable[[Addresses], list[bytes]], fast: Reason = Reason.FORWARDED, *,
-               partial: bool = False) -> None:  # fmt: skip
-        row(f"{groups} groups: {name}", fast, Reason.FORWARDED, build, partial=partial, groups=groups)
+    def copied(name: str, build: Callable[[Addresses], list[bytes]], *, partial: bool = False) -> None:
+        row(
+            f"{groups} groups: {name}",
+            Reason.FORWARDED,
+            Reason.FORWARDED,
+            build,
+            partial=partial,
+            groups=groups,
+        )
 
     whole = body(bytes(MTU_PAYLOAD - len(body(b""))))
     copied("small", one(lambda at: datagram(at, body(b"to all"))))
@@ -295,7 +301,9 @@ def several(topic: Topic, groups: int) -> None:
     copied("as large as the MTU", one(lambda at: datagram(at, whole)))
     copied("checksum zero", one(lambda at: datagram(at, body(b"none"), udp={"chksum": 0})))
     copied("TTL 2", one(lambda at: datagram(at, body(b"ttl 2"), ttl=2)))
-    copied("TTL 1", one(lambda at: datagram(at, body(b"ttl 1"), ttl=1)), Reason.TTL)
+    row(
+        f"{groups} groups: TTL 1", Reason.TTL, Reason.TTL, one(lambda at: datagram(at, body(b"ttl 1"), ttl=1))
+    )
     copied("Ethernet padding", lambda at: [bytes(datagram(at, body(b"pad"))) + b"\x55" * 14])
     copied("checksum partial", lambda at: [partial(bytes(datagram(at, body(b"part"))))], partial=True)
 
@@ -306,8 +314,10 @@ refused("3 groups: version 0", Reason.BAD_VERSION, event(topic=TRIO.id, version=
 refused("16 groups: reserved byte", Reason.RESERVED_BITS, event(topic=CROWD.id, reserved=1))
 
 # --- the slow path takes what the fast path is not sure of -------------------------------------
-row("TTL 1", Reason.TTL, Reason.FORWARDED, one(lambda at: datagram(at, raw(b"ttl 1"), ttl=1)))
-row("TTL 0", Reason.TTL, Reason.FORWARDED, one(lambda at: datagram(at, raw(b"ttl 0"), ttl=0)))
+row("TTL 1", Reason.TTL, Reason.TTL, one(lambda at: datagram(at, raw(b"ttl 1"), ttl=1)))
+row("TTL 0", Reason.TTL, Reason.TTL, one(lambda at: datagram(at, raw(b"ttl 0"), ttl=0)))
+row("event: broken, TTL 1", Reason.BAD_VERSION, Reason.BAD_VERSION,
+    one(lambda at: datagram(at, event(version=9), ttl=1)))  # fmt: skip
 row("TTL 2", Reason.FORWARDED, Reason.FORWARDED, one(lambda at: datagram(at, raw(b"ttl 2"), ttl=2)))
 row("TTL 255", Reason.FORWARDED, Reason.FORWARDED, one(lambda at: datagram(at, event(), ttl=255)))
 row(

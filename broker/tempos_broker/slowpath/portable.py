@@ -16,6 +16,7 @@ from tempos._abi import TOPICS
 from tempos.wire import check_payload, stamp
 from tempos_broker.addresses import ANY, leaving_from
 from tempos_broker.config.model import Limits
+from tempos_broker.slowpath import ttl
 from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.marking import tos_message
 from tempos_broker.slowpath.mover import Flushed, SendFailure
@@ -27,11 +28,11 @@ _COST = 9
 
 
 class Datagrams:
-    """The load of a run: payloads."""
+    """The load of a run: payloads, each with what is left of its TTL, if that is known."""
 
     __slots__ = ("items",)
 
-    def __init__(self, items: list[bytes]) -> None:
+    def __init__(self, items: list[tuple[bytes, int | None]]) -> None:
         self.items = items
 
     def split(self, count: int) -> tuple[Datagrams, Datagrams]:
@@ -50,9 +51,10 @@ class _Way(NamedTuple):
 
 
 class _Copy(NamedTuple):
-    """One datagram on its way to one member, and whose loss it would be."""
+    """One datagram on its way to one member, with control messages of its own, and whose loss it would be."""
 
     way: _Way
+    own: list[tuple[int, int, bytes]]
     data: bytes | bytearray
     topic: int
     epoch: int
@@ -99,13 +101,13 @@ class Singly:
 
     def receive(self, source: DataSocket, limit: int) -> int:
         # A run for each topic of the batch, so that the core decides once for all of it.
-        runs: dict[int, list[bytes]] = {}
+        runs: dict[int, list[tuple[bytes, int | None]]] = {}
         received = 0
         try:
             while received < limit:
-                data, (ip, _) = source.sock.recvfrom(self._largest + 1)
+                data, ancillary, _, sender = source.sock.recvmsg(self._largest + 1, ttl.SPACE)
                 received += 1
-                self._sort(data, ip, runs)
+                self._sort(data, ttl.told(ancillary), sender[0], runs)
         except BlockingIOError:
             pass
         finally:
@@ -126,8 +128,8 @@ class Singly:
             copy = staged[0]
             sock, control, to = copy.way
             try:
-                if control:
-                    sock.sendmsg((copy.data,), control, 0, to)
+                if control or copy.own:
+                    sock.sendmsg((copy.data,), [*control, *copy.own], 0, to)
                 else:
                     sock.sendto(copy.data, to)
             except BlockingIOError:
@@ -143,7 +145,9 @@ class Singly:
         staged.clear()
         return failures
 
-    def _sort(self, data: bytes, ip: str, runs: dict[int, list[bytes]]) -> None:
+    def _sort(
+        self, data: bytes, left: int | None, ip: str, runs: dict[int, list[tuple[bytes, int | None]]]
+    ) -> None:
         topic = data[0] if data else 0
         if self._sources.refuse(topic, ip):
             reason = Reason.FOREIGN_SOURCE
@@ -151,8 +155,10 @@ class Singly:
             reason = Reason.CUT_SHORT
         else:
             reason = check_payload(data, self._framings[topic])
+        if reason is Reason.FORWARDED and left is not None and left <= 1:
+            reason = Reason.TTL
         if reason is Reason.FORWARDED:
-            runs.setdefault(topic, []).append(data)
+            runs.setdefault(topic, []).append((data, left))
             return
         self._core.refused(topic, reason, 1)
         if reason is Reason.FOREIGN_SOURCE:
@@ -165,13 +171,14 @@ class Singly:
         for index, group in enumerate(route.groups):
             ways = [self._way(member, quality) for member in group.members]
             first = delivery.first_tickets[index]
-            for ticket, payload in enumerate(delivery.load.items, first):
+            for ticket, (payload, left) in enumerate(delivery.load.items, first):
                 sequence, member = divmod(ticket, len(ways))
                 data: bytes | bytearray = payload
                 if is_event:
                     data = bytearray(payload)
                     stamp(data, route.epoch, sequence)
-                yield _Copy(ways[member], data, route.topic.id, route.epoch, index)
+                spent = [] if left is None else [ttl.leaving_with(left - 1)]
+                yield _Copy(ways[member], spent, data, route.topic.id, route.epoch, index)
 
     def _way(self, member: Member, quality: Quality) -> _Way:
         channels, control = self._channels[quality], self._marks[quality]

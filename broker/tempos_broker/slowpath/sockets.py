@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tempos import LocalError, Quality, Unavailable
+from tempos_broker.slowpath import ttl
 
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DO = 2
@@ -55,6 +56,7 @@ class DataSocket:
             if sys.platform == "linux":
                 # Never fragment: an event too large for the way is an error that is counted.
                 sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
+            ttl.ask(sock)
             if beside:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind((address, port))
