@@ -15,13 +15,13 @@ from typing import Any
 
 from tempos import PathPolicy, Route, __version__
 from tempos.control import RETRY_AFTER
+from tempos_broker.account.ledger import Ledger
 from tempos_broker.addresses import is_local_address, source_of
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.continuity import Continuity
 from tempos_broker.control.port import ControlPort
 from tempos_broker.control.server import ControlServer
 from tempos_broker.expiry import Expiry
-from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 from tempos_broker.orders import Orders
 from tempos_broker.paths import FastPath, NoFastPath
@@ -222,7 +222,7 @@ class Broker:
         )
 
     def ledger(self) -> dict[str, Any]:
-        """The account of every topic, as JSON values: :mod:`tempos_broker.ledger` says what adds up."""
+        """The account of every topic, as JSON values; :mod:`tempos_broker.account` says what adds up."""
         return ledger_document(
             registry=self._registry,
             ledger=self._ledger,

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tempos import Group, Member, Reason, Route, Topic
+from tempos_broker.account.ledger import Ledger
 from tempos_broker.counts import Counted, Counters, Drawn
-from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 from tempos_broker.memory import UNREADABLE, Kept, Offsets, Remembered, drains_in, instance_in, read, write
 from tempos_broker.paths import FastPath, Tickets
@@ -275,7 +275,7 @@ class Continuity:
                 if m.client is not None and m.expires is not None
             )
             memory = Remembered(
-                described.name, described.framing, wall, members, self._ledger.export(topic),
+                described.name, described.framing, wall, members, self._ledger.export(topic, now),
                 counted.drawn[topic].tickets, counted.slow.get(topic, {}), counted.fast.get(topic, {}),
                 counted.fast_raw.get(topic, {}),
             )  # fmt: skip

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from tempos import ConfigError, Group, Member, TemposError, Topic
 from tempos.control import Code
-from tempos_broker.accounts import Holder
+from tempos_broker.account.accounts import Holder
 from tempos_broker.config.model import OWN_GROUP, BrokerConfig, StaticMember
 
 

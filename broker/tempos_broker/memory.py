@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from tempos import Framing, Reason, Topic
 from tempos._abi import GROUPS_PER_TOPIC
-from tempos_broker.accounts import Holder
+from tempos_broker.account.accounts import Holder
 from tempos_broker.counts import Counters
 
 #: What taking up a document may raise that somebody else wrote.

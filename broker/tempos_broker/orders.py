@@ -7,9 +7,9 @@ import time
 
 from tempos import PathPolicy, Topic
 from tempos.control import Code
-from tempos_broker.accounts import Holder
+from tempos_broker.account.accounts import Holder
+from tempos_broker.account.ledger import Ledger
 from tempos_broker.expiry import Expiry
-from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Refused, Registry
 from tempos_broker.routes import Routes
 

@@ -7,11 +7,11 @@ import logging
 from dataclasses import replace
 
 from tempos import ConfigError, Framing, Unavailable
+from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.continuity import Continuity
 from tempos_broker.control.server import ControlServer
 from tempos_broker.expiry import Expiry
-from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
 from tempos_broker.reload import Difference, difference

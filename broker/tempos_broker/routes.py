@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 
 from tempos import Group, Path, PathChoice, PathPolicy, Route, Topic
-from tempos_broker.accounts import Holder
+from tempos_broker.account.accounts import Holder
+from tempos_broker.account.ledger import Ledger
 from tempos_broker.continuity import Continuity
-from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
 from tempos_broker.state import TopicState
@@ -120,6 +120,7 @@ class Routes:
         # Both paths have let go of the old route: its tickets are final.
         self._past.close_old(topic, route.epoch)
         self._ledger.settle(now - self.lease)
+        self._ledger.in_force(topic, time.monotonic())
         state.route = route
         self._chosen(state, choice)
         # The slot of the epoch after this one may be reset only once its old tickets are stored.
@@ -167,6 +168,7 @@ class Routes:
             past.close_old(topic, route.epoch)
             past.recount(topic, memory)
             state.version = self._registry.version(topic) if same else 0
+            self._ledger.in_force(topic, time.monotonic())
         else:
             if adopted:
                 log.warning("topic %s: what the kernel's route rests on is lost; it is replaced", state)

@@ -14,12 +14,13 @@ from typing import Any
 from tempos import FastPathStatus, Reason
 from tempos.histogram import Latency
 from tempos_broker import privileges
-from tempos_broker.accounts import GroupRow, Holder
-from tempos_broker.consumers import Consumers, Load
+from tempos_broker.account.accounts import GroupRow, Holder
+from tempos_broker.account.consumers import Consumers, Load
+from tempos_broker.account.ledger import Ledger, TopicLedger
+from tempos_broker.account.publishers import PublishersAccount
 from tempos_broker.control.server import ControlServer, limit_fields, topic_fields
 from tempos_broker.counts import Counted, Counters
 from tempos_broker.latency import latency_document
-from tempos_broker.ledger import Ledger, TopicLedger
 from tempos_broker.membership import Registry
 from tempos_broker.slowpath import BESIDE, SlowPathStatus
 from tempos_broker.state import TopicState
@@ -198,6 +199,7 @@ def _topic(
         "balanced": account.balanced,
         "problems": list(account.problems),
         "latency": latency,
+        "lost_before": _lost_before(account.publishers),
         "groups": [_group(group, consumers, leases, sources, now) for group in account.groups],
     }
 
@@ -218,6 +220,23 @@ def _ledger_topic(
         "unsent": _labelled({reason: slow.get(reason, 0) for reason in BESIDE}),
         "balanced": account.balanced,
         "problems": list(account.problems),
+        "lost_before": _lost_before(account.publishers),
+        "publishers": [
+            {
+                "publisher": row.publisher,
+                "ip": row.ip,
+                "tells": row.tells,
+                "final": row.final,
+                "sent": row.sent,
+                "datagrams": row.datagrams,
+                "received": dict(row.received),
+                "at_least": row.at_least,
+                "at_most": row.at_most,
+                "whole": row.whole,
+                "settled": row.settled,
+            }
+            for row in account.publishers.rows
+        ],
         "groups": [
             {
                 **_sums(group),
@@ -237,6 +256,19 @@ def _ledger_topic(
             }
             for group in account.groups
         ],
+    }
+
+
+def _lost_before(publishers: PublishersAccount) -> dict[str, Any]:
+    """What never drew a ticket, over all publishers, in events."""
+    return {
+        "publishers": len(publishers.rows) + publishers.forgotten,
+        "forgotten": publishers.forgotten,
+        "unfollowed": publishers.unfollowed,
+        "sent": publishers.sent,
+        "at_least": publishers.at_least,
+        "at_most": publishers.at_most,
+        "settled": publishers.settled,
     }
 
 

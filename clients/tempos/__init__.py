@@ -36,7 +36,7 @@ from tempos.model import (
 if TYPE_CHECKING:
     from tempos.auth import Key
     from tempos.publisher import Publisher, PublisherStats
-    from tempos.subscriber import Drained, Event, Subscriber, SubscriberStats
+    from tempos.subscriber import Drained, Event, PublisherAccount, Subscriber, SubscriberStats
 
 __version__ = "0.1.0"
 
@@ -46,6 +46,7 @@ _LATE = {
     "Event": "tempos.subscriber",
     "Key": "tempos.auth",
     "Publisher": "tempos.publisher",
+    "PublisherAccount": "tempos.subscriber",
     "PublisherStats": "tempos.publisher",
     "Subscriber": "tempos.subscriber",
     "SubscriberStats": "tempos.subscriber",
@@ -90,6 +91,7 @@ __all__ = [
     "PathChoice",
     "PathPolicy",
     "Publisher",
+    "PublisherAccount",
     "PublisherStats",
     "Quality",
     "Reason",

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from heapq import nsmallest
 from typing import Any
 
 from tempos import _abi
 from tempos._pages import Pages
-from tempos.control import Dropped, Received
+from tempos._sources import PublisherAccount, Said, Sources
+from tempos.control import USELESS, Asked, Dropped, Lacking, Received, Told
 from tempos.delivery import GapTracker, Tally
 from tempos.model import Framing, Topic
+
+#: How the names of groups begin that are one subscriber's own.
+OWN_GROUP = "~"
+#: Publishers of which one heartbeat tells at most.
+PUBLISHERS_TOLD = 64
 
 
 class Feed:
     """One topic of this member."""
 
-    __slots__ = ("dropped", "group", "is_event", "missed", "name", "see", "tally", "topic", "tracker")
+    __slots__ = (
+        "dropped",
+        "group",
+        "is_event",
+        "lacking_told",
+        "missed",
+        "name",
+        "see",
+        "source_of",
+        "sources",
+        "tally",
+        "topic",
+        "tracker",
+    )
 
     def __init__(self, topic: Topic, group: str) -> None:
         self.topic = topic
@@ -28,6 +48,10 @@ class Feed:
         self.tally = Tally()
         #: Of what arrived, what the consumer was not given.
         self.dropped = Tally()
+        #: Whose events arrived.
+        self.sources = Sources(own=group.startswith(OWN_GROUP))
+        self.source_of = self.sources.by_id.get
+        self.lacking_told: Lacking | None = None
         # What the next event says it misses: lost on the way or dropped here since the last one, less
         # what has come after it had been counted so.
         self.missed = 0
@@ -37,11 +61,33 @@ class Feed:
         self.tracker.new_broker()
         self.tally.new_broker()
         self.dropped.new_broker()
+        self.sources.new_broker()
+        self.lacking_told = None
 
     def forgotten(self) -> None:
         """The broker does not know this member (any more)."""
         self.tally.forgotten()
         self.dropped.forgotten()
+        self.sources.unfollowed.forgotten()
+
+    def alone(self) -> bool:
+        """Whether nobody else got events of the group in the epoch of the latest datagram."""
+        return self.sources.alone(self.tracker.epoch)
+
+    def publishers(self, *, drained: bool) -> Iterator[PublisherAccount]:
+        """What can be told of each publisher; ``drained``: all deliveries have come."""
+        return self.sources.accounts(self.name, self.tracker.missed, alone=self.alone(), drained=drained)
+
+    def tell_again(self) -> None:
+        """The broker began another life, and may have lost what it has acknowledged."""
+        self.tracker.tell_again()
+        self.dropped.tell_again()
+        self.sources.tell_again()
+        self.lacking_told = None
+
+    def lacking(self) -> Lacking:
+        """What is known to be missing."""
+        return Lacking(self.topic.id, self.group, self.tracker.missed, self.sources.unfollowed.told)
 
     def received(self, *, again: bool) -> list[Received]:
         """What a heartbeat tells of what arrived: of a ``raw`` topic one count, under epoch 0, each time."""
@@ -78,24 +124,46 @@ class Feeds:
 
         ``load``: how this member keeps up, on every page.
         """
-        pages = Pages(full=True, **load)
+        pages = Pages("received", full=True, **load)
         for feed in self:
             # A broker that does not say when it began may have begun again, and have lost the latest.
             for row in feed.received(again=self._life is None):
                 pages.add("received", row)
             if feed.dropped.is_news:
                 pages.add("dropped", Dropped(feed.topic.id, feed.group, feed.dropped.told))
-        for feed in self:
-            if feed.is_event:
-                pages.add("topics", feed.topic.id)
-        return pages.done()
+            if feed.is_event and (lacking := feed.lacking()) != feed.lacking_told:
+                pages.add("lacking", lacking)
+        events = [feed for feed in self if feed.is_event]
+        news = [
+            (turn, row)
+            for feed in events
+            for turn, row in feed.sources.news(feed.group, feed.topic.id, feed.tracker.missed)
+        ]
+        for feed in events:
+            feed.sources.reported()
+        # Those that were told longest ago come first, so that all have their turn.
+        for _, heard in nsmallest(PUBLISHERS_TOLD, news):
+            pages.add("publishers", heard)
+        for feed in events:
+            known = feed.sources.heard if feed.alone() else USELESS
+            pages.add("topics", Asked(feed.topic.id, known))
+        made = pages.done()
+        for page in made:
+            rows = page.get("publishers", ())
+            page["untold"] = len(news) - len(rows)
+            for told in rows:
+                telling = self.by_id[told.topic]
+                if telling is not None:
+                    telling.sources.telling(told.publisher)
+        return made
 
     def acknowledge(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         """The broker has this page, and said ``answer``."""
         life = answer.get("life", self._life)
         if life != self._life:
             if self._life is not None:
-                self.tell_again()
+                for feed in self:
+                    feed.tell_again()
             self._life = life
         for row in told["received"]:
             known = self._known(row.topic, row.group)
@@ -105,13 +173,29 @@ class Feeds:
             known = self._known(drop.topic, drop.group)
             if known is not None:
                 known.dropped.acknowledge(drop.datagrams)
-        for topic, epoch in _epochs(answer.get("epochs")):
-            member_of = self.by_id[topic]
-            if member_of is not None:
-                member_of.tracker.in_force(epoch)
+        for lacking in told.get("lacking", ()):
+            known = self._known(lacking.topic, lacking.group)
+            if known is not None:
+                known.lacking_told = lacking
+        for heard in told.get("publishers", ()):
+            known = self._known(heard.topic, heard.group)
+            if known is not None:
+                known.sources.acknowledge(heard)
+        for topic, epoch, members in _rows(answer.get("epochs"), 3):
+            known = self.by_id[topic]
+            if known is not None and epoch > 0:
+                known.tracker.in_force(epoch)
+                known.sources.members(epoch, members)
+        for topic, publisher, version, *said in _rows(answer.get("told"), len(Told._fields)):
+            known = self.by_id[topic]
+            if known is not None:
+                known.sources.tell(publisher, version, Said(*said))
 
     def tell_again(self) -> None:
-        """Take nothing as acknowledged."""
+        """Take no count of what arrived as acknowledged.
+
+        Of whose events it was only what is news is told: that is most, and there is little time.
+        """
         for feed in self:
             feed.tracker.tell_again()
             feed.dropped.tell_again()
@@ -121,9 +205,13 @@ class Feeds:
         return feed if feed is not None and feed.group == group else None
 
 
-def _epochs(told: object) -> Iterator[tuple[int, int]]:
-    """What an answer says of topics and their epochs; what is none of that is passed over."""
+def _rows(told: object, length: int) -> Iterator[list[int]]:
+    """Rows of numbers that an answer holds, each with a topic first; what is none of that is passed over."""
     for row in told if isinstance(told, list) else ():
-        match row:
-            case [int(topic), int(epoch), *_] if 0 <= topic < _abi.TOPICS and epoch > 0:
-                yield topic, epoch
+        if (
+            isinstance(row, list)
+            and len(row) == length
+            and all(type(each) is int and each >= 0 for each in row)
+            and row[0] < _abi.TOPICS
+        ):
+            yield row

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from tempos import _abi, wire
 from tempos._feeds import Feed, Feeds
 from tempos._inbox import Event, Inbox, new_event
+from tempos._sources import PublisherAccount
 from tempos.delivery import AGAIN
 from tempos.errors import LocalError, WireError
 from tempos.model import Framing
@@ -81,6 +82,8 @@ class Intake:
         self.waiter: Future[None] | None = None
         #: Bytes of socket buffer asked for, and given.
         self.receive_buffer, self.granted = receive_buffer, 0
+        #: Whether the broker has said that all that was sent to this member has come.
+        self.drained = False
         self._drops_again = duplicates == "drop"
         self._early: list[bytes] | None = []
         self._datagrams = self._events = self._bytes = self._queue_full = self._overruns = 0
@@ -98,7 +101,7 @@ class Intake:
             bytes=self._bytes,
             missed=sum(tracker.missed for tracker in trackers),
             late=sum(tracker.late for tracker in trackers),
-            duplicates=sum(tracker.duplicates for tracker in trackers),
+            duplicates=sum(feed.tracker.duplicates + feed.sources.repeated for feed in self.feeds),
             unstamped=sum(tracker.unstamped for tracker in trackers),
             malformed=dict(self._malformed),
             queue_full=self._queue_full,
@@ -152,8 +155,11 @@ class Intake:
                 again = gap == AGAIN
                 if not again:
                     feed.missed += gap
+                    if gap > 0:
+                        feed.sources.skips += gap
                 elif self._drops_again:
                     return
+            source = feed.source_of(publisher)
             body = datagram[wire.HEADER_LEN :]
             if version & _abi.FLAG_BATCH:
                 try:
@@ -165,12 +171,21 @@ class Intake:
                         feed.dropped.datagrams += 1
                     return
                 events = len(bodies)
+                if source is not None and sequence == source.expected:
+                    source.expected = sequence + events
+                    source.batched += events - 1
+                elif not again and self._came_before(feed, publisher, sequence, events):
+                    return
                 taken = self.inbox.put_batch(
                     (feed.name, topic, bodies, publisher, sequence, delivery, epoch, sent_ns, now,
                      feed.missed), bodies
                 )  # fmt: skip
             else:
                 events = 1
+                if source is not None and sequence == source.expected:
+                    source.expected = sequence + 1
+                elif not again and self._came_before(feed, publisher, sequence, 1):
+                    return
                 taken = self.inbox.put(new_event(Event, (
                     feed.name, topic, body, publisher, sequence, delivery, epoch, sent_ns, now,
                     feed.missed,
@@ -195,6 +210,14 @@ class Intake:
         if self.waiter is not None:
             self.wake()
 
+    def _came_before(self, feed: Feed, publisher: int, sequence: int, events: int) -> bool:
+        """Account events that are not the next of their publisher; whether they came before and are to go."""
+        again = feed.sources.follow(publisher, sequence, events, alone=feed.alone())
+        if not again or not self._drops_again:
+            return False
+        feed.dropped.datagrams += 1
+        return True
+
     def discard(self) -> None:
         """Throw away what waits and all that comes from now on."""
         self._discarding = True
@@ -207,6 +230,11 @@ class Intake:
         feed.dropped.datagrams += 1
         self._discarded += 1
         self._discarded_events += events
+
+    def publishers(self) -> tuple[PublisherAccount, ...]:
+        """What can be told of the publishers of each topic that numbers its events."""
+        feeds = [feed for feed in self.feeds if feed.is_event]
+        return tuple(account for feed in feeds for account in feed.publishers(drained=self.drained))
 
     # What the session asks, see :class:`tempos.session.Counts`.
 

@@ -2,13 +2,14 @@
 
 Rules: an event that goes into an open batch costs one comparison and one append, everything else is done
 once for a batch; sequence numbers are given out in the order of publishing, also where a batch is still
-waiting to be sent.
+waiting to be sent; what has a number and has not left is known at any time.
 """
 
 from __future__ import annotations
 
 from tempos import _abi, wire
-from tempos.errors import LocalError
+from tempos.control import Sent
+from tempos.errors import BodyError, LocalError
 from tempos.model import Framing, Topic
 
 VERSION = _abi.WIRE_VERSION << 4
@@ -26,9 +27,23 @@ class Outlet:
     the body goes to the end of ``bodies``. Where there is no open batch, nothing fits.
     """
 
-    __slots__ = ("_first", "_room", "bodies", "id", "is_event", "left", "sequence", "since", "topic")
+    __slots__ = (
+        "_began",
+        "_first",
+        "_room",
+        "bodies",
+        "events",
+        "gathered",
+        "id",
+        "is_event",
+        "left",
+        "sequence",
+        "since",
+        "topic",
+    )
 
-    def __init__(self, topic: Topic) -> None:
+    def __init__(self, topic: Topic, began: int | None = None) -> None:
+        """``began``: the broker's clock when it was asked for the topic; None: it was not."""
         if not _abi.TOPIC_MIN <= topic.id <= _abi.TOPIC_MAX:
             raise LocalError(
                 f"topic {topic.name!r} has id {topic.id}, allowed are {_abi.TOPIC_MIN}-{_abi.TOPIC_MAX}"
@@ -36,8 +51,11 @@ class Outlet:
         self.topic = topic
         self.id = topic.id
         self.is_event = topic.framing is Framing.EVENT
-        #: The number of the next event; while a batch is open, of the first one in it.
+        self._began = began
+        #: The number of the next event, not wrapped; while a batch is open, of the first one in it.
         self.sequence = 0
+        #: Events that have left, and how many more they were than datagrams.
+        self.events = self.gathered = 0
         self._first = 0
         self._empty()
 
@@ -66,7 +84,7 @@ class Outlet:
             self._room = 0
             self.left = -1
             self._first = self.sequence
-            self.sequence = (self.sequence + len(self.bodies)) & _U32
+            self.sequence += len(self.bodies)
 
     def take(self, publisher: int) -> tuple[bytes, int]:
         """The batch, which is not empty, as a datagram, and how many events it holds; there is none now."""
@@ -75,12 +93,47 @@ class Outlet:
         count = len(bodies)
         # One body alone needs no batch around it.
         version, run = (VERSION, bodies[0]) if count == 1 else (_VERSION_BATCH, wire.join_batch(bodies))
-        header = _pack_header(self.id, version, 0, 0, publisher, self._first, 0, self.since)
+        header = _pack_header(self.id, version, 0, 0, publisher, self._first & _U32, 0, self.since)
         self._empty()
         return header + run, count
 
     def single(self, publisher: int, now_ns: int, body: bytes) -> bytes:
         """One event as a datagram of its own; a batch must be sealed."""
         sequence = self.sequence
-        self.sequence = (sequence + 1) & _U32
-        return _pack_header(self.id, VERSION, 0, 0, publisher, sequence, 0, now_ns) + body
+        self.sequence = sequence + 1
+        return _pack_header(self.id, VERSION, 0, 0, publisher, sequence & _U32, 0, now_ns) + body
+
+    def raw(self, body: bytes) -> bytes:
+        """One event of a topic without a header, which is counted all the same."""
+        self.sequence += 1
+        return wire.encode_raw(self.id, body)
+
+    def word(self) -> Sent | None:
+        """What has been sent, for the broker; None if it was not asked for the topic, or there is nothing."""
+        if self._began is None or not self.sequence:
+            return None
+        unsent = self.sequence - self.events
+        return Sent(self.id, self.sequence, unsent, self.events - self.gathered, self._began)
+
+
+def halves(batch: bytes) -> list[tuple[bytes, int]]:
+    """A batch as two datagrams, each with the number of its events."""
+    whole = wire.decode_event(batch)
+    bodies = [bytes(body) for body in whole.bodies]
+    middle = len(bodies) // 2
+    return [
+        (wire.encode_batch(whole.topic, whole.publisher, sequence, whole.sent_ns, part), len(part))
+        for sequence, part in (
+            (whole.sequence, bodies[:middle]),
+            (whole.sequence + middle, bodies[middle:]),
+        )
+    ]
+
+
+def encode(topic: Topic, body: object) -> bytes:
+    """A body as it travels; raises :class:`BodyError`."""
+    if topic.framing is Framing.EVENT or isinstance(body, (bytes, bytearray, memoryview)):
+        return wire.encode_body(body)
+    raise BodyError(
+        f"topic {topic.name!r} is raw and takes bytes, not {type(body).__name__}: encode it first"
+    )

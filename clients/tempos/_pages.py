@@ -19,9 +19,10 @@ TOPICS = 48
 
 
 class Pages:
-    """Collects rows under the names of fields. ``always``: fields that stand on every page."""
+    """Collects rows under the names of fields: ``first`` is there in any case, ``always`` on every page."""
 
-    def __init__(self, **always: Any) -> None:
+    def __init__(self, first: str, **always: Any) -> None:
+        self._first = first
         self._always = always
         self._pages: list[dict[str, Any]] = []
         self._left = 0
@@ -42,7 +43,7 @@ class Pages:
         return name == "topics" and len(self._pages[-1].get(name, ())) >= TOPICS
 
     def _begin(self) -> None:
-        self._pages.append({"received": [], **self._always})
+        self._pages.append({self._first: [], **self._always})
         self._left = ROOM - _size(self._pages[-1])
 
     def done(self) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ from tempos.subscriber import (
     RECEIVE_BUFFER,
     Drained,
     Event,
+    PublisherAccount,
     SubscriberStats,
 )
 
@@ -271,6 +272,11 @@ class Subscriber:
     @property
     def stats(self) -> SubscriberStats:
         return self._inner.stats
+
+    @property
+    def publishers(self) -> tuple[PublisherAccount, ...]:
+        """Whose events came, and what of them was lost before the broker: see :class:`tempos.Subscriber`."""
+        return self._inner.publishers
 
     def __enter__(self) -> Subscriber:
         thread = _LoopThread("tempos subscriber")

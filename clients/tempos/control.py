@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgpack
 
@@ -39,6 +39,8 @@ RETRY_AFTER = (0.2, 0.4, 0.8, 1.6, 3.2)
 PADDED, PADDED_ANSWER, PAD_ANSWER = 256, 512, 128
 #: Bytes of an answer to a heartbeat, and of it for each topic that is asked about.
 ANSWER, PER_TOPIC = 96, 16
+#: As :attr:`Asked.known`: what publishers have told is of no use.
+USELESS = 0xFFFFFFFFFFFFFFFF
 _TELLING = frozenset({"hello", "resolve", "subscribe"})
 
 U32 = 0xFFFFFFFF
@@ -74,21 +76,27 @@ class Field:
 #: What a member tells of itself. ``full``: its epochs are whole numbers, not only their low 8 bits.
 #: ``dropped``: of what was received, what its program was not given. ``waiting`` events of at most ``queue``
 #: wait for the program, and ``overruns`` datagrams at least were lost for want of room in its socket.
+#: ``publishers``: whose events it got, where that is news, and ``lacking``: what it knows to be missing; of
+#: the former ``untold`` rows are not in this request. ``topics``: of which it asks what is in force.
 _TOLD = (
     Field("received", "counts"),
     Field("full", "flag", required=False),
     Field("dropped", "drops", required=False),
     *(Field(name, "count", required=False) for name in ("waiting", "queue", "overruns")),
+    Field("publishers", "heard", required=False),
+    Field("lacking", "lacking", required=False),
+    Field("untold", "count", required=False),
+    Field("topics", "asked", required=False),
 )
 
 #: operation -> what it is for, its fields, the fields of its answer
 OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "hello": ("who is there", (), ("broker", "instance", "lease_ms", "heartbeat_ms")),
-    "resolve": ("a topic by its name", (Field("topic", "name"),), ("topic", "members")),
+    "resolve": ("a topic by its name", (Field("topic", "name"),), ("topic", "members", "clock")),
     "subscribe": (
         "become a member of a group of a topic; no group means one of its own",
         (Field("topic", "name"), Field("port", "port"), Field("group", "name", required=False)),
-        ("topic", "group", "epoch", "lease_ms", "heartbeat_ms", "instance"),
+        ("topic", "group", "epoch", "lease_ms", "heartbeat_ms", "instance", "clock"),
     ),
     "unsubscribe": (
         "leave a group",
@@ -97,15 +105,20 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     ),
     "heartbeat": (
         "renew the lease of every membership of this endpoint; tells what arrived, asks what is in force",
-        (Field("port", "port"), *_TOLD, Field("topics", "topics", required=False)),
-        ("epochs", "life"),
+        (Field("port", "port"), *_TOLD),
+        ("epochs", "life", "told"),
     ),
     "drain": (
         "leave everything, losing nothing: answered when all that was ticketed is confirmed, or too late",
         (Field("port", "port"), *_TOLD, Field("patience_ms", "milliseconds", required=False)),
-        ("ticketed", "delivered", "lost"),
+        ("ticketed", "delivered", "lost", "told"),
     ),
     "goodbye": ("leave everything; tells what arrived", (Field("port", "port"), *_TOLD), ()),
+    "sent": (
+        "a publisher tells what it has sent of each topic since it began; final: it sends no more",
+        (Field("publisher", "number"), Field("sent", "sent"), Field("final", "flag", required=False)),
+        ("heartbeat_ms", "life"),
+    ),
 }
 
 
@@ -124,6 +137,63 @@ class Dropped(NamedTuple):
     topic: int
     group: str
     datagrams: int
+
+
+class Asked(NamedTuple):
+    """A topic that a member asks about, and up to which version it knows what publishers have told."""
+
+    topic: int
+    known: int
+
+
+class Told(NamedTuple):
+    """What the broker tells members of a publisher: what it says in :class:`Sent`, in which version."""
+
+    topic: int
+    publisher: int
+    version: int
+    numbered: int
+    unsent: int
+    datagrams: int
+    since: int
+
+
+class Heard(NamedTuple):
+    """What a member got of one publisher: of the ``passed`` numbers from ``first`` on, ``events``.
+
+    ``lost``: events of these that certainly never reached a ticket of its group.
+    """
+
+    topic: int
+    group: str
+    publisher: int
+    datagrams: int
+    events: int
+    first: int
+    passed: int
+    lost: int
+
+
+class Lacking(NamedTuple):
+    """What a member knows to be missing: deliveries, and datagrams of publishers that it does not follow."""
+
+    topic: int
+    group: str
+    missed: int
+    unfollowed: int
+
+
+class Sent(NamedTuple):
+    """What a publisher has sent of one topic: events numbered, of these never sent, and datagrams.
+
+    ``since``: the broker's clock when it asked for the topic, before the first of them.
+    """
+
+    topic: int
+    numbered: int
+    unsent: int
+    datagrams: int
+    since: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +266,14 @@ def decode_request(datagram: bytes) -> Request:
         test, allowed = _KINDS[field.kind]
         if not test(value):
             raise refuse(f"{op}: {field.name} is {_show(value)}", f"allowed: {allowed}")
-        fields[field.name] = value
-    for name, kind in _ROWS.items():
-        if fields.get(name) is not None:
-            fields[name] = [kind(*row) for row in fields[name]]
+        row = _ROWS.get(field.kind)
+        fields[field.name] = value if row is None else [row(*each) for each in cast("list[list[Any]]", value)]
     return Request(request_id, op, client, fields)
 
 
-#: What the rows of a field are made.
-_ROWS: dict[str, Callable[..., Any]] = {"received": Received, "dropped": Dropped}
+def packb(value: object) -> bytes:
+    """A value as it travels."""
+    return bytes(msgpack.packb(value))
 
 
 def encode_ok(request_id: int, **fields: Any) -> bytes:
@@ -273,45 +342,56 @@ def _is_int(value: object, maximum: int) -> bool:
     return type(value) is int and 0 <= value <= maximum
 
 
+def _is_u64(value: object) -> bool:
+    return _is_int(value, U64)
+
+
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable()
 
 
-def _is_counts(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(row, list)
-        and len(row) == 4
-        and _is_int(row[0], 0xFF)
-        and _is_name(row[1])
-        and _is_int(row[2], U32)
-        and _is_int(row[3], U64)
-        for row in value
-    )
+#: What the rows of a field are, by its kind; and the tests for what stands in them, by its name: a u64 where
+#: nothing is said.
+_ROWS: dict[str, Any] = {
+    "counts": Received,
+    "drops": Dropped,
+    "heard": Heard,
+    "lacking": Lacking,
+    "asked": Asked,
+    "sent": Sent,
+}
+_IN_ROWS: dict[str, Callable[[object], bool]] = {
+    "topic": lambda value: _is_int(value, 0xFF),
+    "group": _is_name,
+    "epoch": lambda value: _is_int(value, U32),
+    "publisher": lambda value: _is_int(value, U32),
+    "first": lambda value: _is_int(value, U32),
+}
 
 
-def _is_drops(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(row, list)
-        and len(row) == 3
-        and _is_int(row[0], 0xFF)
-        and _is_name(row[1])
-        and _is_int(row[2], U64)
-        for row in value
-    )
+def _rows(kind: Any) -> tuple[Callable[[object], bool], str]:
+    """The test for a list of such rows, and what it allows in words."""
+    tests = [_IN_ROWS.get(name, _is_u64) for name in kind._fields]
+
+    def test(value: object) -> bool:
+        return isinstance(value, list) and all(
+            isinstance(row, list)
+            and len(row) == len(tests)
+            and all(is_right(each) for is_right, each in zip(tests, row, strict=True))
+            for row in value
+        )
+
+    return test, f"a list of [{', '.join(kind._fields)}]"
 
 
-_KINDS = {
+_KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "name": (_is_name, f"printable text of 1-{MAX_NAME} characters"),
     "milliseconds": (lambda value: _is_int(value, MAX_PATIENCE), f"milliseconds, 0-{MAX_PATIENCE}"),
-    "port": (lambda value: _is_int(value, 0xFFFF) and value > 0, "a UDP port, 1-65535"),
-    "count": (lambda value: _is_int(value, U64), "a count"),
+    "port": (lambda value: _is_int(value, 0xFFFF) and value != 0, "a UDP port, 1-65535"),
+    "number": (lambda value: _is_int(value, U32), "a number of 32 bits"),
+    "count": (_is_u64, "a count"),
     "flag": (lambda value: isinstance(value, bool), "true or false"),
-    "topics": (
-        lambda value: isinstance(value, list) and all(_is_int(topic, 0xFF) for topic in value),
-        "a list of topic ids",
-    ),
-    "drops": (_is_drops, "a list of [topic id, group, datagrams]"),
-    "counts": (_is_counts, "a list of [topic id, group, epoch, datagrams]"),
+    **{name: _rows(kind) for name, kind in _ROWS.items()},
 }
 
 

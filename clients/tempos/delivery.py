@@ -158,6 +158,11 @@ class GapTracker:
         """Datagrams the broker sent to this member that have not arrived so far."""
         return self._past_missed + sum(epoch.missing for epoch in self._epochs.values())
 
+    @property
+    def epoch(self) -> int | None:
+        """The latest epoch, in full; None before there is any."""
+        return None if self._current is None else self._current.number
+
     def see(self, epoch: int, sequence: int) -> int:
         """Account one datagram with ``epoch`` (u8) and delivery ``sequence`` (u32) as on the wire.
 

@@ -15,18 +15,19 @@ import logging
 import os
 import socket
 import time
-import types
-from collections.abc import AsyncIterator, Awaitable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
 
 from tempos import _abi, _sockets, wire
+from tempos._awaitables import DONE, TURN
 from tempos._control_link import ControlLink
-from tempos._outlet import PREFIX, Outlet
+from tempos._outlet import PREFIX, Outlet, encode, halves
+from tempos._telling import Telling
 from tempos.auth import Key, Signer
-from tempos.control import MAX_NAME
-from tempos.errors import BodyError, EventTooBig, LocalError
+from tempos.control import MAX_NAME, Sent
+from tempos.errors import EventTooBig, LocalError
 from tempos.model import Framing, Topic
 from tempos.session import ControlSession
 from tempos.session_events import SessionEvent, topic_of
@@ -42,6 +43,9 @@ _RETURNED = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EP
 _BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.EINTR)
 #: Seconds until a socket that nothing can watch is tried again.
 _RETRY = 0.001
+
+#: A datagram that waits for the socket, with the number of its events.
+_Waiting = tuple[Outlet, bytes, int]
 
 _log = logging.getLogger("tempos.publisher")
 
@@ -59,34 +63,6 @@ class PublisherStats:
     bytes: int
     refused: int
     failed: int
-
-
-@types.coroutine
-def _nothing() -> Generator[Any, None, None]:
-    return
-    yield
-
-
-def _done() -> Awaitable[None]:
-    done = _nothing()
-    for _ in done:
-        pass
-    return cast("Awaitable[None]", done)
-
-
-class _Turn:
-    """Awaiting it lets the rest of the event loop run once."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[Any, None, None]:
-        yield
-
-
-#: What ``publish`` gives when the event is on its way already. Of all that can be awaited, and as often
-#: as one likes, a generator that has come to its end costs least: the interpreter calls nothing.
-_DONE = _done()
-_TURN = _Turn()
 
 
 class Publisher:
@@ -135,11 +111,13 @@ class Publisher:
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
-        self._datagrams = self._events = self._bytes = self._refused = self._failed = 0
+        self._telling = Telling(self.id, self._words)
+        self._datagrams = self._bytes = self._refused = self._failed = 0
 
     @property
     def stats(self) -> PublisherStats:
-        return PublisherStats(self._datagrams, self._events, self._bytes, self._refused, self._failed)
+        events = sum(outlet.events for outlet in self._outlets.values())
+        return PublisherStats(self._datagrams, events, self._bytes, self._refused, self._failed)
 
     async def __aenter__(self) -> Publisher:
         if self._address:
@@ -173,14 +151,14 @@ class Publisher:
                 return self._publish_unresolved(topic, body)
         else:
             outlet = self._outlet(cast("Topic", topic))
-        data = body if type(body) is bytes else _encode(outlet.topic, body)
+        data = body if type(body) is bytes else encode(outlet.topic, body)
         left = outlet.left - len(data) - PREFIX
         if left >= 0:
             outlet.left = left
             outlet.bodies.append(data)
-            return _DONE
+            return DONE
         if not outlet.is_event:
-            datagram = wire.encode_raw(outlet.id, data)
+            datagram = outlet.raw(data)
         elif self._batching:
             return self._put(outlet, data)
         else:
@@ -192,11 +170,11 @@ class Publisher:
             self._socket.send(datagram)
         except OSError as error:
             if not self._sent_after(error, datagram, 1):
-                return self._send_patiently(datagram, 1)
+                return self._send_patiently(outlet, datagram, 1)
         self._datagrams = datagrams = self._datagrams + 1
-        self._events += 1
+        outlet.events += 1
         self._bytes += size
-        return _DONE if datagrams % TURN_EVERY else _TURN
+        return DONE if datagrams % TURN_EVERY else TURN
 
     def known(self, topic: str | Topic) -> Topic | None:
         """The topic if it can be published to without asking the broker."""
@@ -207,13 +185,18 @@ class Publisher:
 
     async def learn(self, name: str) -> Topic:
         """Ask the broker for a topic and keep what it says; raises as :meth:`resolve`."""
-        resolved, _ = await self.resolve(name)
+        answer = await self._ask_for(name)
+        clock = answer.get("clock")
+        outlet = Outlet(topic_of(answer), clock if type(clock) is int else None)
         # Another task may have been quicker; its sequence goes on.
-        return self._outlets.setdefault(name, Outlet(resolved)).topic
+        outlet = self._outlets.setdefault(name, outlet)
+        if self._link is not None:
+            self._telling.begin(self._link)
+        return outlet.topic
 
     def check(self, topic: Topic, body: object) -> bytes:
         """The body as it will travel; raises :class:`BodyError` and :class:`EventTooBig` like a publish."""
-        data = _encode(topic, body)
+        data = encode(topic, body)
         size = len(data) + (wire.HEADER_LEN if topic.framing is Framing.EVENT else 1)
         if size > self._limit:
             self._check_size(size)
@@ -224,15 +207,19 @@ class Publisher:
 
         Raises :class:`ControlRefused` for a topic that is not configured, and :class:`NoAnswer`.
         """
+        answer = await self._ask_for(name)
+        members = answer.get("members")
+        return topic_of(answer), members if isinstance(members, int) else 0
+
+    async def _ask_for(self, name: str) -> Mapping[str, Any]:
+        """The broker's answer about a topic, with a topic in it."""
         if not 0 < len(name) <= MAX_NAME:
             raise LocalError(
                 f"the topic name {name[:80]!r} has {len(name)} characters, allowed: 1-{MAX_NAME}"
             )
         self._socket.fileno()
         link = await self._control()
-        answer = await link.ask("resolve", topic=name)
-        topic, members = topic_of(answer.fields), answer.fields.get("members")
-        return topic, members if isinstance(members, int) else 0
+        return (await link.ask("resolve", topic=name)).fields
 
     @contextlib.asynccontextmanager
     async def batch(self) -> AsyncIterator[None]:
@@ -259,7 +246,7 @@ class Publisher:
             await asyncio.shield(self._flushing)
         for outlet in list(self._outlets.values()):
             if outlet.bodies:
-                await self._send_patiently(*outlet.take(self.id))
+                await self._send_patiently(outlet, *outlet.take(self.id))
         # The news of the last datagrams would otherwise wait for a send that does not come.
         if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._refused += 1
@@ -285,9 +272,17 @@ class Publisher:
                     await self._flushing
             finally:
                 if self._link is not None:
-                    await self._link.close()
+                    try:
+                        # Those that waited for the socket know by now that it is closed.
+                        await self._telling.end(self._link)
+                    finally:
+                        await self._link.close()
 
     # Topics
+
+    def _words(self) -> list[Sent]:
+        words = (outlet.word() for outlet in self._outlets.values())
+        return [word for word in words if word is not None]
 
     def _outlet(self, topic: Topic) -> Outlet:
         outlet = self._outlets.get(topic.name)
@@ -322,11 +317,11 @@ class Publisher:
         if size > self._limit:
             self._check_size(size)
         self._socket.fileno()
-        waiting: list[tuple[bytes, int]] = []
+        waiting: list[_Waiting] = []
         if outlet.bodies:
             datagram, count = outlet.take(self.id)
-            if not self._sent(datagram, count):
-                waiting.append((datagram, count))
+            if not self._sent(outlet, datagram, count):
+                waiting.append((outlet, datagram, count))
         room = min(BATCH_BYTES, self._limit)
         if size + PREFIX <= room:
             outlet.open(room, time.time_ns())
@@ -336,11 +331,11 @@ class Publisher:
                 self._timer = self._loop.call_later(self._linger, self._on_linger)
         else:
             datagram = outlet.single(self.id, time.time_ns(), data)
-            if waiting or not self._sent(datagram, 1):
-                waiting.append((datagram, 1))
+            if waiting or not self._sent(outlet, datagram, 1):
+                waiting.append((outlet, datagram, 1))
         if waiting:
             return self._send_all(waiting)
-        return _DONE if self._datagrams % TURN_EVERY else _TURN
+        return DONE if self._datagrams % TURN_EVERY else TURN
 
     def _seal(self) -> None:
         """Let nothing more into the batches that are open."""
@@ -350,14 +345,14 @@ class Publisher:
     def _on_linger(self) -> None:
         """Send what has waited long enough; where the socket is full, a task goes on with it."""
         self._timer = None
-        waiting: list[tuple[bytes, int]] = []
+        waiting: list[_Waiting] = []
         for outlet in list(self._outlets.values()):
             if not outlet.bodies:
                 continue
             datagram, count = outlet.take(self.id)
             try:
-                if waiting or not self._sent(datagram, count):
-                    waiting.append((datagram, count))
+                if waiting or not self._sent(outlet, datagram, count):
+                    waiting.append((outlet, datagram, count))
             except LocalError as error:
                 self._note_failed(count, error)
         if waiting:
@@ -366,12 +361,12 @@ class Publisher:
                 self._flush_late(waiting, before), name="tempos publisher flush"
             )
 
-    async def _flush_late(self, waiting: list[tuple[bytes, int]], before: asyncio.Task[None] | None) -> None:
+    async def _flush_late(self, waiting: list[_Waiting], before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await before
-        for datagram, count in waiting:
+        for outlet, datagram, count in waiting:
             try:
-                await self._send_patiently(datagram, count)
+                await self._send_patiently(outlet, datagram, count)
             except LocalError as error:
                 self._note_failed(count, error)
 
@@ -381,7 +376,7 @@ class Publisher:
 
     # Sending
 
-    def _sent(self, datagram: bytes, events: int) -> bool:
+    def _sent(self, outlet: Outlet, datagram: bytes, events: int) -> bool:
         """Send if the socket takes it now, and count; raises :class:`LocalError`."""
         try:
             self._socket.send(datagram)
@@ -389,7 +384,8 @@ class Publisher:
             if not self._sent_after(error, datagram, events):
                 return False
         self._datagrams += 1
-        self._events += events
+        outlet.events += events
+        outlet.gathered += events - 1
         self._bytes += len(datagram)
         return True
 
@@ -416,16 +412,16 @@ class Publisher:
             f"cannot send to the broker at {self.broker}:{self._data_port}: {error.strerror}"
         ) from error
 
-    async def _send_patiently(self, datagram: bytes, events: int) -> None:
-        while not self._sent(datagram, events):
+    async def _send_patiently(self, outlet: Outlet, datagram: bytes, events: int) -> None:
+        while not self._sent(outlet, datagram, events):
             if events > 1 and len(datagram) > self._limit:
-                await self._send_all(_halves(datagram))
+                await self._send_all([(outlet, *half) for half in halves(datagram)])
                 return
             await self._until_writable()
 
-    async def _send_all(self, waiting: list[tuple[bytes, int]]) -> None:
-        for datagram, events in waiting:
-            await self._send_patiently(datagram, events)
+    async def _send_all(self, waiting: list[_Waiting]) -> None:
+        for each in waiting:
+            await self._send_patiently(*each)
 
     async def _until_writable(self) -> None:
         if self._writable is None:
@@ -470,28 +466,6 @@ class _Closed:
 
     def close(self) -> None:
         return
-
-
-def _halves(batch: bytes) -> list[tuple[bytes, int]]:
-    """A batch as two datagrams, each with the number of its events."""
-    whole = wire.decode_event(batch)
-    bodies = [bytes(body) for body in whole.bodies]
-    middle = len(bodies) // 2
-    return [
-        (wire.encode_batch(whole.topic, whole.publisher, sequence, whole.sent_ns, part), len(part))
-        for sequence, part in (
-            (whole.sequence, bodies[:middle]),
-            (whole.sequence + middle, bodies[middle:]),
-        )
-    ]
-
-
-def _encode(topic: Topic, body: object) -> bytes:
-    if topic.framing is Framing.EVENT or isinstance(body, (bytes, bytearray, memoryview)):
-        return wire.encode_body(body)
-    raise BodyError(
-        f"topic {topic.name!r} is raw and takes bytes, not {type(body).__name__}: encode it first"
-    )
 
 
 def _ignore_event(event: SessionEvent) -> None:

@@ -402,7 +402,10 @@ class ControlSession:
         self._interval = max(MIN_HEARTBEAT, interval)
         if self._heartbeat_at is None or renewed:
             self._heartbeat_at = now + self._interval
-        self._events.append(Subscribed(request, topic, group, epoch, renewed))
+        clock = fields.get("clock")
+        self._events.append(
+            Subscribed(request, topic, group, epoch, renewed, clock if type(clock) is int else None)
+        )
 
     def _see_instance(self, instance: object) -> None:
         if not isinstance(instance, (int, str)):

@@ -38,6 +38,8 @@ class Subscribed:
     group: str
     epoch: int
     renewed: bool
+    #: The broker's clock when it said so; None where it does not tell.
+    clock: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

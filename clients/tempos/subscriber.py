@@ -21,6 +21,7 @@ from tempos import _abi, _sockets
 from tempos._control_link import ControlLink
 from tempos._inbox import Event
 from tempos._intake import Duplicates, Intake, SubscriberStats
+from tempos._sources import PublisherAccount
 from tempos.auth import Key, Signer
 from tempos.control import MAX_PATIENCE, Code
 from tempos.errors import ControlRefused, LocalError, RemoteError
@@ -49,7 +50,7 @@ DRAIN_PATIENCE, CLOSE_PATIENCE = 5.0, 1.0
 #: How often a close empties the socket at most: against a flood it would never be empty.
 CLOSING_READS = 1000
 
-__all__ = ["Drained", "Event", "Subscriber", "SubscriberStats"]
+__all__ = ["Drained", "Event", "PublisherAccount", "Subscriber", "SubscriberStats"]
 
 _log = logging.getLogger("tempos.subscriber")
 
@@ -154,6 +155,15 @@ class Subscriber:
     def stats(self) -> SubscriberStats:
         """What came and what did not; ``missed`` is final once the subscriber has drained or is closed."""
         return self._intake.stats
+
+    @property
+    def publishers(self) -> tuple[PublisherAccount, ...]:
+        """Whose events came, and what can be told of those that never reached a ticket of this group.
+
+        Exact, or at least and at most; final once the subscriber has drained or is closed. Publishers of a
+        ``raw`` topic cannot be told apart.
+        """
+        return self._intake.publishers()
 
     async def __aenter__(self) -> Subscriber:
         try:
@@ -303,7 +313,9 @@ class Subscriber:
             told = [answer.get(name) for name in ("ticketed", "delivered", "lost")]
             counts = [count for count in told if type(count) is int]
             if len(counts) == len(told):
-                return Drained(*counts)
+                drained = Drained(*counts)
+                self._intake.drained = not drained.lost
+                return drained
         except ControlRefused as error:
             if error.code == Code.UNKNOWN_MEMBER:
                 return None
@@ -369,6 +381,7 @@ class Subscriber:
             feed = self._feeds.put(event.topic, event.group)
             if feed.is_event:
                 feed.tracker.in_force(event.epoch)
+                feed.sources.joined = event.clock
             if event.renewed:
                 _log.warning("the broker at %s had forgotten this member: subscribed again", self.broker)
                 try:

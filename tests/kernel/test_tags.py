@@ -12,12 +12,13 @@ from contextlib import ExitStack
 
 import pytest
 from pyroute2 import IPRoute
+from support.bpf import require_compiler
 from support.inject import SO_MARK
 from support.kernels import BLIND
 from support.nodes import configure, udp
 from support.offloader import launch
 from support.survival import BROKER, EPOCH, LIMIT, TOPIC
-from support.tagging import mark_of, require_tagging, tags_by_mark
+from support.tagging import mark_of, tags_by_mark
 from support.watched import Watched, in_broker
 
 from tempos import Framing, Group, Member, Path, Reason, Route, Topic
@@ -40,7 +41,7 @@ class Senders:
     """Publishes into no VLAN and into one, from the publisher's node."""
 
     def __init__(self, stack: ExitStack, topology: Topology) -> None:
-        require_tagging()
+        require_compiler()
         tags_by_mark(topology.publisher, topology.publisher.interfaces[0])
         self.plain, self.tagged = (stack.enter_context(udp(topology.publisher)) for _ in range(2))
         self.tagged.setsockopt(socket.SOL_SOCKET, SO_MARK, mark_of(10))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from scapy.layers.inet import IP, UDP, IPOption_NOP
 from scapy.layers.l2 import Ether
+from support.bpf import require_compiler
 from support.features import NO_TCX, no_tcx
 from support.inject import Capture, Injector
 from support.packets import (
@@ -38,7 +39,7 @@ from support.packets import (
     raw,
 )
 from support.privileges import require_kernel, require_netns
-from support.tagging import require_tagging, tags_by_mark
+from support.tagging import tags_by_mark
 
 from tempos import Fanout, Framing, Group, Member, Path, PathPolicy, Quality, Reason, Topic
 from tempos_bench.measure.broker import Broker
@@ -252,7 +253,7 @@ def seen() -> tuple[dict[str, dict[str, Outcome]], Floods]:
     """Mode -> row -> outcome, and the floods; each mode has a broker and a topology of its own."""
     require_netns()
     require_kernel()
-    require_tagging()
+    require_compiler()
     results: dict[str, dict[str, Outcome]] = {}
     floods: Floods = {}
     for mode in MODES:

@@ -46,7 +46,7 @@ class Account:
         self.acknowledged: list[Received] = []
 
     def report(self) -> list[dict[str, Any]]:
-        pages = Pages()
+        pages = Pages("received")
         for row in self.rows:
             pages.add("received", row)
         return pages.done()

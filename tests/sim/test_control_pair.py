@@ -14,10 +14,10 @@ from tempos import Member, Topic
 from tempos.control import Received
 from tempos.session import ControlSession
 from tempos.session_events import Answered, Failed, Subscribed
-from tempos_broker.accounts import Holder
+from tempos_broker.account.accounts import Holder
+from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
 from tempos_broker.control.server import ControlServer
-from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 
 IP = "10.0.2.2"

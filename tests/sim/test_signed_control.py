@@ -12,9 +12,9 @@ from tempos import ControlRefused, Key, NoAnswer, Topic, auth
 from tempos.control import Code, encode_error, encode_ok
 from tempos.session import ControlSession
 from tempos.session_events import Answered, Failed, RenewalFailed, SessionEvent, Subscribed
+from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, TopicConfig
 from tempos_broker.control.server import ControlServer
-from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 
 IP = "10.0.2.2"

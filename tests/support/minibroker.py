@@ -29,6 +29,8 @@ class MiniBroker:
     tickets: Counter[tuple[str, str]] = field(default_factory=Counter)
     #: (topic id, group, epoch) -> datagrams, as told by heartbeats.
     told: dict[tuple[int, str, int], int] = field(default_factory=dict)
+    #: (publisher, topic id) -> what it said that it has sent, and whether that was its last word.
+    sent: dict[tuple[int, int], tuple[control.Sent, bool]] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
     #: Called for each control datagram, before anything else.
     heard: Callable[[], None] = lambda: None
@@ -63,7 +65,8 @@ class MiniBroker:
                 "framing": topic.framing.value,
             }
             if request.op == "resolve":
-                return control.encode_ok(request.id, topic=told, members=len(self.members(topic.name)))
+                members = len(self.members(topic.name))
+                return control.encode_ok(request.id, topic=told, members=members, clock=7)
             endpoint = (ip, fields["port"])
             group = fields["group"] or f"~{ip}:{fields['port']}"
             members = self.groups.setdefault((topic.name, group), [])
@@ -73,6 +76,10 @@ class MiniBroker:
             return control.encode_ok(
                 request.id, topic=told, group=group, epoch=self.epochs[topic.name], **timing
             )
+        if request.op == "sent":
+            for row in fields["sent"]:
+                self.sent[fields["publisher"], row.topic] = (row, bool(fields["final"]))
+            return control.encode_ok(request.id, heartbeat_ms=self.heartbeat_ms, life=self.instance)
         known = [members for members in self.groups.values() if (ip, fields["port"]) in members]
         for row in fields["received"]:
             self.told[row.topic, row.group, row.epoch] = row.datagrams
@@ -82,10 +89,12 @@ class MiniBroker:
             for members in known:
                 members.remove((ip, fields["port"]))
         if request.op == "heartbeat" and fields["topics"] is not None:
+            asked = {each.topic for each in fields["topics"]}
             epochs = [
-                (topic.id, self.epochs[topic.name])
+                (topic.id, self.epochs[topic.name], len(members))
                 for topic in self.topics
-                if topic.id in fields["topics"] and (ip, fields["port"]) in self.members(topic.name)
+                for (name, _), members in self.groups.items()
+                if topic.id in asked and name == topic.name and (ip, fields["port"]) in members
             ]
             return control.encode_ok(request.id, life=self.instance, epochs=epochs)
         return control.encode_ok(request.id)

@@ -10,24 +10,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempos import WireError, auth, control
-from tempos.control import BadRequest, Code, Received
+from tempos.control import BadRequest, Code
 
 names = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=control.MAX_NAME)
-counts = st.lists(
-    st.builds(Received, st.integers(0, 255), names, st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)),
-    max_size=5,
-)
+U8, U32, U64 = (st.integers(0, 2**bits - 1) for bits in (8, 32, 64))
+IN_ROWS = {"topic": U8, "group": names, "epoch": U32, "publisher": U32, "first": U32}
+
+
+def rows(kind: Any) -> st.SearchStrategy[Any]:
+    return st.lists(st.builds(kind, *(IN_ROWS.get(name, U64) for name in kind._fields)), max_size=5)
+
+
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "name": names,
     "port": st.integers(1, 65535),
-    "counts": counts,
     "milliseconds": st.integers(0, control.MAX_PATIENCE),
-    "drops": st.lists(
-        st.builds(control.Dropped, st.integers(0, 255), names, st.integers(0, 2**64 - 1)), max_size=5
-    ),
     "flag": st.booleans(),
-    "count": st.integers(0, 2**64 - 1),
-    "topics": st.lists(st.integers(0, 255), max_size=9),
+    "number": U32,
+    "count": U64,
+    "counts": rows(control.Received),
+    "drops": rows(control.Dropped),
+    "heard": rows(control.Heard),
+    "lacking": rows(control.Lacking),
+    "asked": rows(control.Asked),
+    "sent": rows(control.Sent),
 }
 anything = st.recursive(
     st.none()

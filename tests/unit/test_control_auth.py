@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from tempos import Key, Topic, auth, control
 from tempos.control import Code, decode_reply, encode_request
+from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, TopicConfig
 from tempos_broker.control.auth import MAX_NONCES, Nonces
 from tempos_broker.control.server import ControlServer
-from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 
 IP, PORT, CLIENT = "10.0.2.2", 5001, 77
@@ -104,6 +104,10 @@ def test_rights_are_those_of_the_configuration() -> None:
         (NONE, "goodbye", {"received": [], **member}, Code.NOT_ALLOWED),
         (NONE, "unsubscribe", {"topic": "telemetry", **member}, Code.NOT_ALLOWED),
         (ALL, "subscribe", {"topic": "alarms", **member}, "ok"),
+        # What was published is told by who may publish it.
+        (ONE, "sent", {"publisher": 1, "sent": [(1, 5, 0, 5, 0)]}, "ok"),
+        (ONE, "sent", {"publisher": 1, "sent": [(1, 5, 0, 5, 0), (2, 5, 0, 5, 0)]}, Code.NOT_ALLOWED),
+        (NONE, "sent", {"publisher": 1, "sent": [(1, 5, 0, 5, 0)]}, Code.NOT_ALLOWED),
     ):
         assert scene.ask(key, op, **fields) == expected, (key, op, fields)
     assert scene.registry.member_count(1) == 1

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from tempos import Framing, Member, Quality, Topic, auth
 from tempos._feeds import Feeds
-from tempos.control import MAX_DATAGRAM, OPERATIONS, Code, Received, decode_reply, encode_request
-from tempos_broker.accounts import Holder
+from tempos.control import MAX_DATAGRAM, OPERATIONS, Asked, Code, Received, Sent, decode_reply, encode_request
+from tempos_broker.account.accounts import Holder
+from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
 from tempos_broker.control.server import TOO_LARGE, ControlServer, Decision
-from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Registry
 
 IP, PORT, CLIENT = "10.0.2.2", 5001, 2**63 + 5
@@ -46,9 +46,13 @@ def test_a_membership_from_hello_to_goodbye() -> None:
     timing = {"lease_ms": 10_000, "heartbeat_ms": 2500, "instance": 42}
     topic = {"id": 7, "name": "alpha", "class": "SQ", "priority": 3, "framing": "event"}
     assert ask(server, "hello")[1] == {"broker": "test", **timing}
-    assert ask(server, "resolve", topic="alpha")[1] == {"topic": topic, "members": 0}
+    resolved = ask(server, "resolve", topic="alpha")[1]
+    before = resolved.pop("clock")
+    assert resolved == {"topic": topic, "members": 0}
     decision, answer = ask(server, "subscribe", topic="alpha", group="workers", port=PORT)
     assert decision.changed == {7}
+    # Who asked for the topic before this was a member may have published before, too.
+    assert answer.pop("clock") > before
     assert answer == {"topic": topic, "group": "workers", "epoch": 300, **timing}
     assert registry.groups(7)[0].members == (Member(IP, PORT),)
     ledger.opened(7, 300, registry.holders(7), 0)
@@ -228,14 +232,14 @@ def test_what_a_client_asks_leaves_room_for_the_whole_answer(op: str, name: str,
         epoch=lambda topic: 2**32 - 1,
     )  # fmt: skip
     values = {
+        **{kind: [] for kind in ("counts", "drops", "heard", "lacking", "sent")},
         "name": name,
         "port": 65535,
-        "counts": [],
-        "drops": [],
         "milliseconds": 0,
         "flag": True,
-        "topics": [254],
+        "number": 1,
         "count": 9,
+        "asked": [Asked(254, 0)],
     }
     fields = {field.name: values[field.kind] for field in OPERATIONS[op][1]}
     if "group" in fields:
@@ -284,6 +288,56 @@ def test_a_member_of_every_topic_tells_and_asks_in_datagrams_that_fit() -> None:
     # Another life may not have stored what this one has acknowledged.
     feeds.acknowledge({"received": []}, {"life": 7, "epochs": [[1], [1, "x"], [300, 5], 4, [1, -1]]})
     assert sum(len(page["received"]) for page in feeds.report()) == 254
+
+
+def test_members_learn_what_publishers_say_as_there_is_room() -> None:
+    registry, ledger, server = pair()
+    registry.subscribe("alpha", None, (IP, PORT), CLIENT, 0)
+    feeds = Feeds()
+    feed = feeds.put(TOPIC, f"~{IP}:{PORT}")
+    said = {number: 10**9 + number for number in range(2**32 - 150, 2**32)}
+    for number, numbered in said.items():
+        since = server._clock.not_after()
+        answer = ask(
+            server, "sent", publisher=number, sent=[Sent(7, numbered, 1, numbered - 1, since)], final=True
+        )[1]
+        assert answer == {"heartbeat_ms": 2500, "life": server._life}
+        feed.sources.follow(number, 5, 1, alone=True)
+    rounds = 0
+    while len(feed.sources.said) < len(said):
+        rounds += 1
+        assert rounds < 20
+        for page in feeds.report():
+            request = encode_request("heartbeat", 1, CLIENT, port=PORT, **page)
+            assert len(request) <= MAX_DATAGRAM - auth.OVERHEAD
+            decision = server.receive_datagram(request, IP, 1)
+            assert decision is not None
+            datagram = server.render(decision)
+            assert datagram is not None
+            assert len(datagram) <= len(request)
+            reply = decode_reply(datagram)
+            assert reply.ok is not None
+            feeds.acknowledge(page, reply.ok)
+    assert {number: each.numbered for number, each in feed.sources.said.items()} == said
+    # Nothing is said twice, but for what is new.
+    assert feeds.report() == [
+        {"received": [], "full": True, "topics": [(7, feed.sources.heard)], "untold": 0}
+    ]
+    assert list(ledger.publishers.news(7, feed.sources.heard)) == []
+    # In another life versions begin anew, and all is told again.
+    feeds.acknowledge({"received": []}, {"life": 1})
+    assert feed.sources.heard == 0
+    assert sum(len(page.get("publishers", ())) for page in feeds.report()) == 64
+
+
+def test_what_a_publisher_says_of_foreign_topics_is_ignored_and_without_the_right_refused() -> None:
+    _, ledger, server = pair()
+    row = Sent(9, 10, 0, 10, 0)
+    assert "heartbeat_ms" in ask(server, "sent", publisher=1, sent=[row])[1]
+    assert ledger.publishers.account(9, 0, {}).rows == ()
+    refused = ask(server, "sent", publisher=1, sent=[[7, 1, 0]])[1]
+    assert refused["code"] == Code.BAD_REQUEST
+    assert "topic, numbered, unsent, datagrams, since" in refused["hint"]
 
 
 def test_a_request_without_room_is_told_so_or_not_answered_and_changes_nothing() -> None:

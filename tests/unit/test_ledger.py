@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempos import Reason
-from tempos_broker.accounts import EPOCHS_KEPT, Holder, share
-from tempos_broker.ledger import Ledger, TopicLedger
+from tempos_broker.account.accounts import EPOCHS_KEPT, Holder, share
+from tempos_broker.account.ledger import Ledger, TopicLedger
 
 A, B, C = (Holder("10.0.2.2", port, 1) for port in (5001, 5002, 5003))
 BARE = Holder("10.0.2.9", 9998, None)

@@ -4,7 +4,7 @@ import pytest
 
 from tempos import ConfigError, Group, Member, Topic
 from tempos.control import Code
-from tempos_broker.accounts import Holder
+from tempos_broker.account.accounts import Holder
 from tempos_broker.config.model import BrokerConfig, Limits, StaticMember, TopicConfig
 from tempos_broker.membership import Refused, Registry
 

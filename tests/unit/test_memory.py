@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempos import Framing, Reason
-from tempos_broker.ledger import Holder, Ledger
+from tempos_broker.account.ledger import Holder, Ledger
 from tempos_broker.memory import UNREADABLE, Kept, Remembered, drains_in, instance_in, read, write
 
 A, B = (Holder("10.0.2.2", port, (1 << 64) - 1) for port in (5001, 5002))

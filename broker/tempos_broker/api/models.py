@@ -75,6 +75,34 @@ class LatencyOut(BaseModel):
     )
 
 
+class LostBefore(BaseModel):
+    """What publishers sent and what drew no ticket: lost before the broker, or refused by it. In events."""
+
+    publishers: int = Field(description="that were ever heard of")
+    forgotten: int = Field(description="of these, only in the sums")
+    unfollowed: int = Field(description="found no room, are in no sum")
+    sent: int
+    at_least: int
+    at_most: int | None = Field(description="null: nobody can tell")
+    settled: bool = Field(description="told to the last words of all; otherwise so far")
+
+
+class PublisherOut(BaseModel):
+    """The account of one publisher on one topic, in events."""
+
+    publisher: int = Field(description="the number in its events")
+    ip: str | None
+    tells: bool = Field(description="it says what it has sent; otherwise that is taken from its numbers")
+    final: bool = Field(description="it has said that it sends no more")
+    sent: int
+    datagrams: int | None
+    received: dict[str, int] = Field(description="by group")
+    at_least: int = Field(description="drew no ticket")
+    at_most: int | None
+    whole: bool = Field(description="of all it sent; otherwise of what came after the first that a group got")
+    settled: bool = Field(description="to its last word; otherwise as far as members have told")
+
+
 class TopicOut(BaseModel):
     """A topic: received = fast + slow + refused."""
 
@@ -101,6 +129,7 @@ class TopicOut(BaseModel):
     balanced: bool
     problems: list[str]
     latency: LatencyOut | None = Field(description="null unless fastpath.latency is on")
+    lost_before: LostBefore
     groups: list[GroupOut]
 
 
@@ -163,6 +192,8 @@ class LedgerTopic(BaseModel):
     unsent: Reasons
     balanced: bool
     problems: list[str]
+    lost_before: LostBefore
+    publishers: list[PublisherOut]
     groups: list[LedgerGroup]
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tempos_broker.accounts import Holder
-from tempos_broker.consumers import Consumers
-from tempos_broker.ledger import Ledger
+from tempos_broker.account.accounts import Holder
+from tempos_broker.account.consumers import Consumers
+from tempos_broker.account.ledger import Ledger
 
 
 class Reports:
@@ -29,5 +29,12 @@ class Reports:
         for drop in told["dropped"] or ():
             if self._ledger.report_dropped(drop.topic, drop.group, holder, drop.datagrams):
                 self.consumers.dropped(holder, now)
+        publishers = self._ledger.publishers
+        for lacking in told["lacking"] or ():
+            publishers.lacking(holder, lacking)
+        for heard in told["publishers"] or ():
+            publishers.heard(holder, heard, now)
+        if told["untold"] == 0:
+            publishers.complete(holder, now)
         if told["queue"]:
             self.consumers.told(holder, told["waiting"] or 0, told["queue"], told["overruns"] or 0, now)

@@ -16,7 +16,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,23 +25,29 @@ from tempos.auth import REPLY_OVERHEAD
 from tempos.control import (
     PATIENCE,
     U32,
+    Asked,
     BadRequest,
     Code,
     Request,
+    Told,
     decode_request,
     encode_error_within,
     encode_ok,
+    packb,
 )
-from tempos_broker.accounts import Holder
+from tempos_broker.account.accounts import Holder
+from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import ControlConfig
 from tempos_broker.control.auth import Admitted, Caller, Denied, Guard
+from tempos_broker.control.clock import Clock
 from tempos_broker.control.reports import Reports
-from tempos_broker.ledger import Ledger
 from tempos_broker.membership import Refused, Registry, own_group
 from tempos_daemon.sparingly import Sparingly
 
 log = logging.getLogger("tempos.broker.control")
 
+#: Bytes of an answer's field ``told`` before its rows.
+_TOLD_HEAD = 9
 #: In ``replies``: an answer was larger than its request, so a short error went instead, or nothing.
 TOO_LARGE = "reply too large"
 
@@ -80,9 +86,10 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """An answer to a member that goes on: the epochs in force when it is rendered, of ``topics`` it is in."""
+    """An answer to a member that goes on: what is in force when it is rendered, of topics that it is in."""
 
-    topics: tuple[int, ...]
+    holder: Holder
+    asked: tuple[Asked, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +143,8 @@ class ControlServer:
 
     ``epoch`` tells the epoch in force of a topic; ``name`` and ``instance`` identify this start of
     the broker, so that clients notice a restart; ``life`` differs even where the account goes on with a
-    former one, so that they tell again what may not have been stored. ``wall`` gives Unix time in seconds.
+    former one, so that they tell again what may not have been stored. ``wall`` gives Unix time in seconds,
+    ``monotonic`` seconds of the clock that ``now`` is of.
     """
 
     def __init__(
@@ -150,6 +158,7 @@ class ControlServer:
         epoch: Callable[[int], int],
         life: int | None = None,
         wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
         self._ledger = ledger
@@ -158,6 +167,8 @@ class ControlServer:
         self._name = name
         self._instance = instance
         self._life = random.getrandbits(32) if life is None else life
+        self._monotonic = monotonic
+        self._clock = Clock(self._life, monotonic)
         self._epoch = epoch
         self._wall = wall
         self._guard = Guard(config, wall())
@@ -177,6 +188,7 @@ class ControlServer:
             "heartbeat": self._heartbeat,
             "drain": self._drain,
             "goodbye": self._goodbye,
+            "sent": self._sent,
         }
 
     def reconfigure(self, config: ControlConfig) -> None:
@@ -238,9 +250,8 @@ class ControlServer:
                 plain = encode_ok(way.request_id, **fields)
             case Joined(topic, group):
                 plain = self._joined(way, topic, group, self._epoch(topic.id))
-            case Renewed(topics):
-                epochs = [(topic, self._epoch(topic)) for topic in topics]
-                plain = encode_ok(way.request_id, life=self._life, epochs=epochs)
+            case Renewed(holder, asked):
+                plain = self._renewed(way, holder, asked)
             case Drained():
                 plain = self._drained(way, answer)
             case Refusal(code, text, hint):
@@ -254,7 +265,28 @@ class ControlServer:
         return None if plain is None else way.admitted.seal(plain, round(self._wall() * 1000))
 
     def _joined(self, way: Way, topic: Topic, group: str, epoch: int) -> bytes:
-        return encode_ok(way.request_id, topic=topic_fields(topic), group=group, epoch=epoch, **self._timing)
+        return encode_ok(
+            way.request_id, topic=topic_fields(topic), group=group, epoch=epoch,
+            clock=self._clock.not_before(), **self._timing,
+        )  # fmt: skip
+
+    def _renewed(self, way: Way, holder: Holder, asked: tuple[Asked, ...]) -> bytes:
+        in_force = [(each.topic, self._epoch(each.topic)) for each in asked]
+        epochs = [(topic, epoch, self._ledger.members(topic, epoch, holder)) for topic, epoch in in_force]
+        return self._with_told(way, asked, life=self._life, epochs=epochs)
+
+    def _with_told(self, way: Way, asked: Iterable[Asked], **fields: Any) -> bytes:
+        """An answer that also says what publishers have told, as far as there is room."""
+        answer = encode_ok(way.request_id, **fields)
+        room = way.room - len(answer) - _TOLD_HEAD
+        told: list[Told] = []
+        for each in asked:
+            for row in self._ledger.publishers.news(each.topic, each.known):
+                room -= len(packb(row))
+                if room < 0:
+                    return encode_ok(way.request_id, **fields, told=told) if told else answer
+                told.append(row)
+        return encode_ok(way.request_id, **fields, told=told) if told else answer
 
     def _drained(self, way: Way, answer: Drained) -> bytes | None:
         # Only now, after the swap, is it known what was ticketed for the leaver.
@@ -263,9 +295,13 @@ class ControlServer:
         outstanding = sum(account.outstanding for account in accounts)
         if outstanding and not answer.late:
             return None
+        if not outstanding and answer.told["untold"] == 0:
+            # Nothing is sent to it any more, and it has told of all that was.
+            self._ledger.publishers.complete(answer.holder, self._monotonic())
         ticketed = sum(account.ticketed for account in accounts)
-        return encode_ok(
-            way.request_id, ticketed=ticketed, delivered=ticketed - outstanding, lost=outstanding
+        asked = answer.told["topics"] or ()
+        return self._with_told(
+            way, asked, ticketed=ticketed, delivered=ticketed - outstanding, lost=outstanding
         )
 
     def _deny(self, denied: Denied, ip: str, size: int) -> Decision | None:
@@ -295,7 +331,8 @@ class ControlServer:
         way.caller.require(request.fields["topic"], "publish", "subscribe")
         topic = self._registry.topic(request.fields["topic"])
         members = self._registry.member_count(topic.id)
-        return Decision(way, Done({"topic": topic_fields(topic), "members": members}))
+        fields = {"topic": topic_fields(topic), "members": members, "clock": self._clock.not_after()}
+        return Decision(way, Done(fields))
 
     def _subscribe(self, request: Request, way: Way, now: float) -> Decision:
         name, group = request.fields["topic"], request.fields["group"]
@@ -331,7 +368,7 @@ class ControlServer:
         asked = request.fields["topics"]
         if asked is None:
             return Decision(way, Done())
-        return Decision(way, Renewed(tuple(topic for topic in dict.fromkeys(asked) if topic in mine)))
+        return Decision(way, Renewed(holder, tuple(each for each in asked if each.topic in mine)))
 
     def _drain(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
@@ -349,6 +386,18 @@ class ControlServer:
         self.reports.book(holder, request.fields, now)
         # A repeated one changes nothing, but what the first one changed may not be in force yet.
         return Decision(way, Done(), frozenset(changed) | self._ledger.topics(holder))
+
+    def _sent(self, request: Request, way: Way, now: float) -> Decision:
+        names = {topic.id: topic.name for topic in self._registry.topics}
+        rows = [row for row in request.fields["sent"] if row.topic in names]
+        for row in rows:
+            way.caller.require(names[row.topic], "publish")
+        for row in rows:
+            self._ledger.said(
+                request.fields["publisher"], row, ip=way.caller.ip, began=self._clock.when(row.since),
+                final=bool(request.fields["final"]), now=now,
+            )  # fmt: skip
+        return Decision(way, Done({"heartbeat_ms": self._timing["heartbeat_ms"], "life": self._life}))
 
 
 def _holder(request: Request, way: Way) -> Holder:

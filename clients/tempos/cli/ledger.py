@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 from tempos.cli import options as opt
 from tempos.cli.api import Api, add_api
 from tempos.cli.status import counts, number, table
+from tempos.cli.words import between
 from tempos.errors import LocalError, RemoteError
 
 if TYPE_CHECKING:
     from tempos.cli.extensions import Subparsers
+
+#: Publishers of a topic that are shown at most, those with the most losses first.
+PUBLISHERS_SHOWN = 20
 
 _EXAMPLES = """\
 examples:
@@ -24,10 +28,13 @@ examples:
   tempos ledger --json | jq '.topics[].groups[] | {name, tickets, lost}'
   tempos ledger --watch             again every second, until Ctrl-C
 
-Per topic, received = fast + slow + refused. Per group, tickets = delivered + dropped + unconfirmed + lost +
-unknown: dropped reached a member that did not give it to its program (too slow, damaged, left before),
+Per topic, received = fast + slow + refused. Per group, tickets = delivered + dropped + unconfirmed + lost
++ unknown: dropped reached a member that did not give it to its program (too slow, damaged, left before),
 unconfirmed will still be reported by members in the group, lost never was by those that left, unknown
 went to static members, which report nothing. The unit is the datagram.
+
+Publishers number their events, so that it shows, in events, what never drew a ticket: lost on the way to the
+broker, or refused by it. "at least", "a to b": it cannot be told from what was lost behind the broker.
 """
 
 
@@ -127,8 +134,47 @@ def _topic(topic: Mapping[str, Any]) -> Iterator[str]:
                     f"  {member['ip']}:{member['port']} lost at least {number(member['overruns'])} "
                     "for want of room in its socket"
                 )
+    yield from _publishers(topic)
     for problem in topic["problems"]:
         yield f"  does not add up: {problem}"
+
+
+def _publishers(topic: Mapping[str, Any]) -> Iterator[str]:
+    """What never drew a ticket, per publisher."""
+    rows = topic.get("publishers", ())
+    lost = topic.get("lost_before")
+    if not lost or not (lost["publishers"] or lost["unfollowed"]):
+        return
+    shown = sorted(rows, key=lambda row: -(row["at_most"] or row["at_least"]))[:PUBLISHERS_SHOWN]
+    if shown:
+        head = ("publisher", "sent", "received", "never ticketed")
+        yield from table(head, [_publisher(row) for row in shown])
+    rest = lost["publishers"] - len(shown)
+    if rest or len(shown) > 1:
+        more = f", {number(rest)} of them not shown" if rest else ""
+        yield (
+            f"  {number(lost['publishers'])} publishers{more} sent {number(lost['sent'])} events, "
+            f"{between(lost['at_least'], lost['at_most'])} never drew a ticket"
+            + ("" if lost["settled"] else " so far")
+        )
+    if lost["unfollowed"]:
+        yield f"  {number(lost['unfollowed'])} publishers or more found no room and are not followed"
+
+
+def _publisher(row: Mapping[str, Any]) -> tuple[str, ...]:
+    name = f"{row['publisher']} ({row['ip'] or 'tells nothing'})"
+    sent = number(row["sent"]) if row["tells"] else f"{number(row['sent'])} or more"
+    counts = set(row["received"].values())
+    if len(counts) == 1:
+        received = number(counts.pop())
+    else:
+        received = (
+            ", ".join(f"{number(count)} {group}" for group, count in row["received"].items()) or "unknown"
+        )
+    lost = between(row["at_least"], row["at_most"])
+    if row["at_most"] is not None:
+        lost += ("" if row["whole"] else " since first heard") + ("" if row["settled"] else " so far")
+    return name, sent, received, lost
 
 
 def _row(name: str, of: Mapping[str, Any], tickets: int, delivered: int, unknown: int) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tempos.cli.api import Api, add_api
+from tempos.cli.words import between
 from tempos.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -182,6 +183,11 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
         if topic.get(name):
             word = "passed up to the slow path" if name == "passed" else name
             yield f"    {word}: {counts(topic[name])}"
+    lost = topic.get("lost_before")
+    if lost and (lost["at_least"] or lost["at_most"]):
+        told = between(lost["at_least"], lost["at_most"])
+        sent, far = number(lost["sent"]), "" if lost["settled"] else " so far"
+        yield f"    of {sent} events sent {told} never drew a ticket{far}: tempos ledger says whose"
     yield from _latency(topic.get("latency"))
     for problem in topic["problems"]:
         yield f"    does not add up: {problem}"

@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING
 from tempos.cli import bodies
 from tempos.cli import options as opt
 from tempos.cli.progress import Progress
+from tempos.cli.words import between
+
+#: Publishers of which `--stats` tells at most.
+PUBLISHERS_SHOWN = 10
 
 if TYPE_CHECKING:
-    from tempos import Event, SubscriberStats
+    from collections.abc import Iterator, Sequence
+
+    from tempos import Event, PublisherAccount, SubscriberStats
     from tempos.blocking import Subscriber
     from tempos.cli.extensions import Subparsers
 
@@ -32,9 +38,10 @@ examples:
 Bodies are printed as text, msgpack as JSON, anything else in hex. With several topics each line begins
 with the topic's name. With --json each line is an object: topic, topic_id, encoding, body, publisher,
 sequence, delivery_sequence, epoch, sent_ns, received_ns, latency_s, missed. The sum of missed is what is
-missing: an event that comes late says -1. The account of --stats is told at the very end, when all that
-was on its way has come or is lost; with --json it is an object, too. After --count events it leaves; what
-had come beyond them is told, and is dropped in the broker's ledger.
+missing: an event that comes late says -1. The account of --stats is told at the very end, when all that was
+on its way has come or is lost, with what each publisher lost on the way to the broker; with --json it is an
+object, too. After --count events it leaves; what had come beyond them is told, and is dropped in the broker's
+ledger.
 """
 
 
@@ -93,8 +100,11 @@ def run(options: argparse.Namespace) -> int:
     finally:
         # Only now, when it has left, is it known what was late and what is lost.
         if options.stats and opened:
-            show = _stats_json if options.json else _stats_line
-            print(show(subscriber.stats), file=sys.stderr)
+            stats, publishers = subscriber.stats, subscriber.publishers
+            if options.json:
+                print(_stats_json(stats, publishers), file=sys.stderr)
+            else:
+                print(_stats_line(stats), *_publisher_lines(publishers), sep="\n", file=sys.stderr)
     left = subscriber.stats.discarded_events
     if left:
         print(
@@ -159,8 +169,28 @@ def _json_line(event: Event) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _stats_json(stats: SubscriberStats) -> str:
-    return json.dumps({"stats": dataclasses.asdict(stats)})
+def _stats_json(stats: SubscriberStats, publishers: Sequence[PublisherAccount]) -> str:
+    rows = [{**dataclasses.asdict(each), "lost_before": each.lost_before} for each in publishers]
+    return json.dumps({"stats": dataclasses.asdict(stats), "publishers": rows})
+
+
+def _publisher_lines(publishers: Sequence[PublisherAccount]) -> Iterator[str]:
+    """Those of which something did not get as far as the broker, and what cannot be told."""
+    shared = [each for each in publishers if each.at_most is None]
+    lossy = [each for each in publishers if each.at_most or each.at_least]
+    lossy.sort(key=lambda each: -(each.at_most or each.at_least))
+    for each in lossy[:PUBLISHERS_SHOWN]:
+        yield (
+            f"publisher {each.publisher} on {each.topic}: {each.events:,} events came, "
+            f"{between(each.at_least, each.at_most)} never reached the broker's tickets"
+        )
+    if len(lossy) > PUBLISHERS_SHOWN:
+        yield f"and of {len(lossy) - PUBLISHERS_SHOWN:,} other publishers some, too"
+    if shared:
+        yield (
+            f"what {len(shared):,} publishers lost before the broker cannot be told from a share of their "
+            "events: tempos ledger adds up the group"
+        )
 
 
 def _stats_line(stats: SubscriberStats) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tempos_broker.accounts import Holder
+from tempos_broker.account.accounts import Holder
 
 #: Seconds after which it is no news any more that a member dropped or lost something.
 RECENT = 30.0

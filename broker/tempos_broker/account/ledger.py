@@ -29,7 +29,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tempos import Reason
-from tempos_broker.accounts import (
+from tempos.control import Sent
+from tempos_broker.account.accounts import (
     SETTLED_KEPT,
     Account,
     GroupAccount,
@@ -39,6 +40,8 @@ from tempos_broker.accounts import (
     holder_of,
     share,
 )
+from tempos_broker.account.bounds import Undelivered
+from tempos_broker.account.publishers import Publishers, PublishersAccount
 from tempos_broker.config.model import OWN_GROUP
 
 
@@ -53,7 +56,10 @@ class _Topic:
 
 @dataclass(frozen=True, slots=True)
 class TopicLedger:
-    """The account of one topic; ``problems`` says in words what does not add up."""
+    """The account of one topic; ``problems`` says in words what does not add up.
+
+    ``publishers``: what never came to be in it, as far as publishers and members tell.
+    """
 
     received: int
     fast: int
@@ -61,6 +67,7 @@ class TopicLedger:
     refused: dict[Reason, int]
     groups: tuple[GroupRow, ...]
     problems: tuple[str, ...]
+    publishers: PublishersAccount
 
     @property
     def balanced(self) -> bool:
@@ -75,6 +82,8 @@ class Ledger:
         self._unstamped = frozenset(unstamped)
         #: Topics whose account has changed; whoever stores them takes them out.
         self.changed: set[int] = set()
+        #: What was lost before the broker.
+        self.publishers = Publishers(self._undelivered)
 
     def configure(self, unstamped: Iterable[int]) -> None:
         """Other topics without epochs from now on; only for topics that have no account."""
@@ -84,6 +93,38 @@ class Ledger:
         """The topic is no more."""
         self._topics.pop(topic, None)
         self.changed.discard(topic)
+        self.publishers.forget(topic)
+
+    def in_force(self, topic: int, now: float) -> None:
+        """The latest route that was opened is in force on both paths."""
+        if topic not in self._unstamped:
+            state = self._topics[topic]
+            self.publishers.in_force(topic, state.open[state.epoch], now)
+
+    def said(
+        self, publisher: int, row: Sent, *, ip: str, began: float | None, final: bool, now: float
+    ) -> None:
+        """What a publisher says that it has sent."""
+        self.publishers.said(publisher, row, ip=ip, began=began, final=final, now=now)
+        self.changed.add(row.topic)
+
+    def _undelivered(self, topic: int, group: str) -> Undelivered:
+        """What of closed epochs has not come; all there is of a group that is in no route any more."""
+        state = self._topics.get(topic, _Topic())
+        known = state.groups.get(group)
+        if known is None:
+            return Undelivered(0, 0)
+        missing = sum(account.outstanding for account in known.accounts.values())
+        in_route = any(name == group for groups in state.open.values() for name, _ in groups)
+        return Undelivered(known.gone_lost + missing, None if in_route else 0)
+
+    def members(self, topic: int, epoch: int, holder: Holder) -> int:
+        """How many members the group of a holder has in an open epoch; 0 if it is in none."""
+        state = self._topics.get(topic)
+        for _, holders in state.open.get(epoch, ()) if state else ():
+            if holder in holders:
+                return len(holders)
+        return 0
 
     def opened(
         self, topic: int, epoch: int, groups: Iterable[tuple[str, Sequence[Holder]]], now: float
@@ -235,9 +276,9 @@ class Ledger:
                         group.settled[holder] = received, dropped
                         while len(group.settled) > SETTLED_KEPT:
                             del group.settled[next(iter(group.settled))]
-            self._fold(state)
+            self._fold(topic, state)
 
-    def _fold(self, state: _Topic) -> None:
+    def _fold(self, topic: int, state: _Topic) -> None:
         """Add up groups of one endpoint's own that nobody is in any more, under one name."""
         present = {name for groups in state.open.values() for name, _ in groups}
         for name, group in list(state.groups.items()):
@@ -248,6 +289,7 @@ class Ledger:
                 own = sum(1 for other, each in state.groups.items() if each.settled and other != OWN_GROUP)
                 if own <= SETTLED_KEPT:
                     continue
+            self.publishers.end(topic, name)
             del state.groups[name]
             total = state.groups.setdefault(OWN_GROUP, GroupAccount())
             total.tickets += group.tickets
@@ -304,12 +346,17 @@ class Ledger:
             problems += [
                 f"group {name}: {holder.ip}:{holder.port} got {count} too many" for holder, count in excess
             ]
-        return TopicLedger(received, fast, slow, dict(refused), tuple(rows), tuple(problems))
+        publishers = self.publishers.account(
+            topic, received, {row.name: Undelivered(row.lost, row.unconfirmed) for row in rows}
+        )
+        return TopicLedger(received, fast, slow, dict(refused), tuple(rows), tuple(problems), publishers)
 
-    def export(self, topic: int) -> dict[str, Any]:
+    def export(self, topic: int, now: float = 0.0) -> dict[str, Any]:
         """The account of a topic as JSON values."""
         state = self._topics.get(topic, _Topic())
+        publishers = self.publishers.export(topic, now)
         return {
+            **({"publishers": publishers} if publishers else {}),
             "epoch": state.epoch,
             "drawn": state.drawn,
             "unequal": list(state.unequal),
@@ -353,4 +400,6 @@ class Ledger:
                 if any(holder not in state.groups[name].accounts for holder in holders):
                     raise ValueError(f"a holder of group {name!r} has no account")
         self._topics[topic] = state
+        if (publishers := stored.get("publishers")) is not None:
+            self.publishers.restore(topic, publishers, now)
         self.changed.add(topic)

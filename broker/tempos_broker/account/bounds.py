@@ -1,0 +1,217 @@
+"""What a group knows of a publisher's losses before the broker: arithmetic over what both have told.
+
+A publisher's numbers are counted from 0 without wrapping. A *view* is a group as of one moment; which
+publishers and groups there are, and when they are forgotten, is the business of
+:mod:`tempos_broker.account.publishers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tempos.control import Heard, Sent
+from tempos_broker.account.accounts import Holder
+
+#: Seconds after a publisher's word until what it has sent must have been with the members.
+SETTLE = 0.25
+
+_U32 = 0xFFFFFFFF
+_HALF = 0x80000000
+
+
+@dataclass(slots=True)
+class Followed:
+    """One publisher on one topic. ``said``: None if it tells nothing; ``began`` None: nobody knows.
+
+    ``floor`` and ``ceiling`` are what groups that are no more have known of it.
+    """
+
+    number: int
+    said: Sent | None = None
+    said_at: float = 0.0
+    began: float | None = None
+    ip: str | None = None
+    final: bool = False
+    version: int = 0
+    changed: float = 0.0
+    floor: int = 0
+    ceiling: int | None = None
+    #: Whether all that it has sent is in the counters of this life of the broker.
+    counted: bool = False
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one member got of one publisher; ``before``: datagrams and events of earlier stretches."""
+
+    row: Heard
+    before: tuple[int, int] = (0, 0)
+
+
+@dataclass(slots=True)
+class Lacks:
+    """What one member says of all publishers together."""
+
+    missed: int = 0
+    unfollowed: int = 0
+
+
+@dataclass(slots=True)
+class Listening:
+    """A group from when it had members on, until it had none. ``blind``: one of them says nothing, ever."""
+
+    since: float
+    until: float | None = None
+    blind: bool = False
+    #: Its members now, or the last that it had.
+    present: frozenset[Holder] = frozenset()
+    members: dict[Holder, Lacks] = field(default_factory=dict)
+    rows: dict[int, dict[Holder, Seen]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """Deliveries of a group that have not come: ``lost`` of members that left, ``open`` of the others.
+
+    ``open`` None: nobody has counted.
+    """
+
+    lost: int
+    open: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherRow:
+    """The account of one publisher, in events, but for ``datagrams``.
+
+    ``tells``: it says what it has sent; otherwise ``sent`` is what its numbers say that groups have passed.
+    ``whole``: the bounds are about all that it has sent; otherwise about what came after the first event that
+    a group got. ``settled``: they go to the publisher's last word; otherwise as far as members have told.
+    ``received``: by group. ``at_most`` None: no group can tell.
+    """
+
+    publisher: int
+    ip: str | None
+    tells: bool
+    final: bool
+    sent: int
+    datagrams: int | None
+    received: Mapping[str, int]
+    at_least: int
+    at_most: int | None
+    whole: bool
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one group knows of a publisher. ``span``: numbers that it has passed, ``events`` that it got."""
+
+    at_least: int
+    at_most: int
+    whole: bool
+    settled: bool
+    span: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A group as of now. ``told_at``: since then every member has told everything."""
+
+    group: Listening
+    undelivered: Undelivered
+    told_at: float
+    missed: int
+    unfollowed: int
+
+    def bounds(self, publisher: Followed) -> Bounds | None:
+        """What the group knows of a publisher; None if that is nothing."""
+        group, said, began = self.group, publisher.said, publisher.began
+        seen = group.rows.get(publisher.number, {})
+        whole = began is not None and group.since <= began
+        settled = said is not None and self.told_at >= publisher.said_at + SETTLE
+        # Whether its last members have told everything, after nothing was sent to them any more.
+        done = group.until is not None and self.told_at >= group.until
+        if group.until is not None:
+            # What was sent after the group had ended is none of its.
+            whole = whole and publisher.final and publisher.said_at <= group.until
+            settled = whole and done
+        if not seen and not (whole and settled):
+            return None
+        ends = {holder: _end_of(each.row, said) for holder, each in seen.items()}
+        head = 0
+        if not (whole and said is not None and said.numbered <= _U32):
+            head = min((ends[holder] - each.row.passed for holder, each in seen.items()), default=0)
+        top = max([head, *ends.values()])
+        # Who has got more than the publisher's word says is in the midst of it.
+        settled = settled and said is not None and top <= said.numbered
+        # How far the slowest member has told; where one has told nothing, not far.
+        slowest = top if done else min((ends.get(holder, head) for holder in group.present), default=head)
+        events = sum(each.row.events + each.before[1] for each in seen.values())
+        datagrams = sum(each.row.datagrams + each.before[0] for each in seen.values())
+        unsent = said.unsent if said else 0
+        plain = events == datagrams and (said is None or said.datagrams == said.numbered - said.unsent)
+
+        def least(end: int, behind: int) -> int:
+            """What is lacking up to a number, if so many deliveries may have been of this publisher."""
+            missing = end - head - events - unsent - self.unfollowed
+            # Otherwise a delivery may have held any number of events.
+            return missing - behind if plain or not behind else 0
+
+        at_least, at_most, end = least(slowest, self.missed + self.undelivered.lost), top - head - events, top
+        if settled and said is not None:
+            end = said.numbered
+            at_most = end - head - events - (unsent if whole else 0)
+            if self.undelivered.open is not None:
+                behind = self.undelivered.lost + self.undelivered.open
+                at_least = max(at_least, least(end, behind))
+                if whole and not plain:
+                    at_least = max(at_least, said.datagrams - datagrams - behind - self.unfollowed)
+        if group.blind:
+            at_least = 0
+        # Who was alone for a while knows more.
+        at_least = max([0, at_least, *(each.row.lost - unsent for each in seen.values())])
+        return Bounds(at_least, max(at_most, at_least), whole, settled, end - head, events)
+
+
+def publisher_row(publisher: Followed, views: Mapping[str, View], received: int | None) -> PublisherRow:
+    """The account of one publisher; ``received``: datagrams of the topic that reached the broker."""
+    said = publisher.said
+    found = {name: bounds for name, view in views.items() if (bounds := view.bounds(publisher)) is not None}
+    at_least = max([publisher.floor, *(each.at_least for each in found.values())])
+    wholes = [each for each in found.values() if each.whole]
+    # A group that is still to tell its last knows less than one that has told.
+    settled = any(each.settled for each in wholes) or publisher.ceiling is not None
+    mosts = [each.at_most for each in wholes if each.settled or not settled]
+    if publisher.ceiling is not None:
+        mosts.append(publisher.ceiling)
+    at_most = min(mosts, default=None)
+    if not wholes and found and at_most is None:
+        widest = max(found.values(), key=lambda each: each.span)
+        at_most, settled = widest.at_most, widest.settled
+    if received is not None and publisher.counted and said is not None:
+        at_least = max(at_least, said.datagrams - received)
+    return PublisherRow(
+        publisher=publisher.number,
+        ip=publisher.ip,
+        tells=said is not None,
+        final=publisher.final,
+        sent=said.numbered - said.unsent if said else max((b.span for b in found.values()), default=0),
+        datagrams=said.datagrams if said else None,
+        received={name: each.events for name, each in found.items()},
+        at_least=at_least,
+        at_most=None if at_most is None else max(at_most, at_least),
+        whole=bool(mosts),
+        settled=settled,
+    )
+
+
+def _end_of(row: Heard, said: Sent | None) -> int:
+    """The number after the last event that a member got, not wrapped, as the publisher counts."""
+    end = row.first + row.passed
+    if said is None:
+        return end
+    ahead = (end - said.numbered) & _U32
+    return said.numbered + (ahead if ahead < _HALF else ahead - _U32 - 1)

@@ -1,0 +1,75 @@
+"""A publisher tells the broker what it has sent: while it is active once a heartbeat, and at its end.
+
+So that what is lost on the way to the broker can be told by the broker and by who subscribes. Rules: no event
+waits for it; only topics are told that the broker was asked for, so that a publisher that sends past it
+bothers nobody; a broker that refuses or knows no such thing is left in peace for a while; at the end it may
+take :data:`CLOSING` seconds and no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+
+from tempos._control_link import ControlLink
+from tempos._pages import Pages
+from tempos.control import Sent
+from tempos.errors import ControlRefused, LocalError, NoAnswer
+
+#: Seconds between two tellings, until the broker says how often it wants to hear.
+EVERY = 2.5
+#: Seconds until a broker that refused is told again, and that the last word may take.
+REFUSED, CLOSING = 60.0, 0.5
+
+_log = logging.getLogger("tempos.publisher")
+
+
+class Telling:
+    """Tells for one publisher over its control link. ``words``: what there is to tell of each topic."""
+
+    def __init__(self, publisher: int, words: Callable[[], Iterable[Sent]]) -> None:
+        self._publisher = publisher
+        self._words = words
+        self._told: dict[int, Sent] = {}
+        self._every = EVERY
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, link: ControlLink) -> None:
+        """Tell from now on; further calls change nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(link), name="tempos publisher telling")
+
+    async def end(self, link: ControlLink) -> None:
+        """Tell for the last time, if there is anything to tell, and stop."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.wait([task])
+        with contextlib.suppress(ControlRefused, NoAnswer, LocalError, asyncio.TimeoutError):
+            await asyncio.wait_for(self._tell(link, list(self._words()), final=True), CLOSING)
+
+    async def _run(self, link: ControlLink) -> None:
+        while True:
+            await asyncio.sleep(self._every)
+            words = [word for word in self._words() if word != self._told.get(word.topic)]
+            try:
+                await self._tell(link, words, final=False)
+            except NoAnswer as error:
+                _log.debug("%s", error)
+            except ControlRefused as error:
+                _log.info("the broker is not told what was sent: %s", error)
+                await asyncio.sleep(REFUSED)
+
+    async def _tell(self, link: ControlLink, words: list[Sent], *, final: bool) -> None:
+        pages = Pages("sent", publisher=self._publisher, final=final)
+        for word in words:
+            pages.add("sent", word)
+        for page in pages.done() if words else ():
+            answer = await link.ask("sent", **page)
+            self._told.update({word.topic: word for word in page["sent"]})
+            every = answer.fields.get("heartbeat_ms")
+            if type(every) is int and every > 0:
+                self._every = every / 1000

@@ -1,0 +1,10 @@
+"""Figures as the commands show them."""
+
+from __future__ import annotations
+
+
+def between(at_least: int, at_most: int | None) -> str:
+    """A number that is known to lie between two."""
+    if at_most is None:
+        return f"at least {at_least:,}"
+    return f"{at_least:,}" if at_least == at_most else f"{at_least:,} to {at_most:,}"
