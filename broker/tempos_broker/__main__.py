@@ -22,7 +22,7 @@ from tempos_broker import privileges, scheduling
 from tempos_broker.broker import Broker
 from tempos_broker.config import load
 from tempos_broker.config.model import BrokerConfig
-from tempos_broker.paths import ConfiguredLimits, FastPath, NoFastPath
+from tempos_broker.paths import ConfiguredLimits, FastPath, Former, NoFastPath, TicketsAlone
 from tempos_broker.reread import Rereading
 from tempos_broker.statefiles import StateFiles, open_state
 from tempos_broker.tickets import CountedTickets, FileTickets
@@ -62,9 +62,13 @@ def _run_loop(file: Path, signals: Signals, *, portable: bool) -> int:
     config = load(file)
     if _real_time(config):
         scheduling.allow(config.quality.priority_sq)
+    _tell_strangers(config.name)
     # Before the first thread: a thread has the privileges of the one that makes it.
     privileges.narrow(
-        fast_path=config.fastpath.mode != "off", user=config.user, own=[RUN], worker=_real_time(config)
+        fast_path=config.fastpath.mode != "off" or _is_something_left(config.name),
+        user=config.user,
+        own=[RUN],
+        worker=_real_time(config),
     )
     if config.user:
         privileges.require_readable()
@@ -140,20 +144,24 @@ async def _start(
     state = await open_state(config)
     if state is not None:
         at_the_end("closing the state files", state.close)
-    fast = await start_fast_path(config, _tickets(stack, config, state))
+    fast = await prepare_fast_path(config, _tickets(stack, config, state))
     at_the_end("detaching the fast path", fast.close)
-    drawn = None
+    drawn, elsewhere = None, []
     if state is not None and not isinstance(fast, NoFastPath):
         drawn = CountedTickets(fast.tickets, state.slow)
+        elsewhere.append(TicketsAlone(state.tickets))
     store = state.store if state is not None else None
-    broker = Broker(config, fast, portable=portable, store=store, drawn=drawn)
+    broker = Broker(config, fast, portable=portable, store=store, drawn=drawn, elsewhere=elsewhere)
     at_the_end("closing the broker", broker.close)
-    await broker.start()
     rereading = Rereading(broker, file)
     at_the_end("reloading", rereading.close)
-    server, where = await _start_api(config, broker, rereading.reload)
+    server, where = _bind_api(config, broker, rereading.reload)
     if server is not None:
         at_the_end("closing the control API", server.close)
+    # Last of all that may fail: it takes over what an earlier broker left.
+    await broker.start()
+    if server is not None:
+        await server.start()
     return broker, where, rereading
 
 
@@ -170,15 +178,19 @@ def _tickets(
     return tickets
 
 
-async def start_fast_path(config: BrokerConfig, tickets: FileTickets | None = None) -> FastPath:
-    """The fast path of this machine, or a stand-in that says why there is none, with these ``tickets``."""
+async def prepare_fast_path(config: BrokerConfig, tickets: FileTickets | None = None) -> FastPath:
+    """The fast path of this machine, or a stand-in that says why there is none, with these ``tickets``.
+
+    Neither touches yet what an earlier broker left.
+    """
     limits = _shared_limits() if config.quality.worker_sq else None
     if config.fastpath.mode == "off":
-        return NoFastPath("switched off in the configuration", tickets, limits)
+        former = await _find_former(config.name)
+        return NoFastPath("switched off in the configuration", tickets, limits, former)
     try:
-        from tempos_fastpath.starting import start
+        from tempos_fastpath.starting import prepare
 
-        return await start(
+        return await prepare(
             listen=config.listen,
             port=config.data_port,
             mode=config.fastpath.mode,
@@ -196,7 +208,47 @@ async def start_fast_path(config: BrokerConfig, tickets: FileTickets | None = No
     except ImportError as error:
         reason = f"tempos[fastpath] is not installed ({one_line(error)})"
     log.warning("no fast path: %s", reason)
-    return NoFastPath(reason, tickets, limits)
+    return NoFastPath(reason, tickets, limits, await _find_former(config.name))
+
+
+async def _find_former(name: str) -> Former | None:
+    """What an earlier broker of this name left in the kernel; where it cannot be taken off, that is told."""
+    if not _is_something_left(name):
+        return None
+    find: Callable[[str], Former | None]
+    try:
+        from tempos_fastpath.survival.remains import find
+    except ImportError:
+        from tempos_fastpath.survival.unread import find
+    try:
+        return await asyncio.get_running_loop().run_in_executor(None, find, name)
+    except Unavailable as error:
+        log.warning("%s", one_line(error))
+        return None
+
+
+def _is_something_left(name: str) -> bool:
+    """Whether a broker of this name left a fast path in this network namespace, as far as can be told."""
+    try:
+        from tempos_fastpath.survival.ownership import is_something_left
+    except ImportError:
+        return False
+    return is_something_left(name)
+
+
+def _tell_strangers(name: str) -> None:
+    """Say what other dead brokers left that forwards past this one; with every privilege there is."""
+    try:
+        from tempos_fastpath.survival.ownership import ROOT
+
+        if not any(ROOT.glob("*/*")):
+            return
+        from tempos_fastpath.survival.orphans import strangers
+
+        for line in strangers(name):
+            log.warning("%s", line)
+    except (ImportError, OSError, Unavailable) as error:
+        log.debug("what other brokers left is not looked at: %s", error)
 
 
 def _shared_limits() -> ConfiguredLimits | None:
@@ -208,10 +260,10 @@ def _shared_limits() -> ConfiguredLimits | None:
     return SharedRates(anonymous("tempos-rates", SharedRates.SIZE))
 
 
-async def _start_api(
+def _bind_api(
     config: BrokerConfig, broker: Broker, reload: Callable[[], Awaitable[Sequence[str]]]
 ) -> tuple[HttpServer | None, str]:
-    """The control API if it can be had, and where it is or why not."""
+    """The control API if it can be had, not serving yet, and where it is or why not."""
     if not config.api_port:
         return None, "api off"
     try:
@@ -225,7 +277,7 @@ async def _start_api(
     app = application(broker, reload, token)
     server = HttpServer(app, config.api_host, config.api_port, broker.api_refused)
     try:
-        await server.start()
+        server.bind()
     except OSError as error:
         raise OSError(
             f"the control API cannot listen on {where}: {error.strerror}; "

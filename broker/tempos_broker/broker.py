@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from tempos import PathPolicy, Route, __version__
@@ -24,7 +25,7 @@ from tempos_broker.control.server import ControlServer
 from tempos_broker.expiry import Expiry
 from tempos_broker.membership import Registry
 from tempos_broker.orders import Orders
-from tempos_broker.paths import FastPath, NoFastPath
+from tempos_broker.paths import Elsewhere, FastPath, NoFastPath
 from tempos_broker.reloader import Reloader, unstamped
 from tempos_broker.routes import Routes
 from tempos_broker.slowpath import SlowPathServer
@@ -37,10 +38,11 @@ from tempos_broker.worker.slowpaths import SlowPaths
 
 
 class Broker:
-    """A running broker. ``fast`` is a started fast path or a stand-in; the broker closes it.
+    """A running broker. ``fast`` is a prepared fast path or a stand-in; the broker closes it.
 
     ``portable`` keeps the slow path to asyncio's own datagram transport. ``store`` keeps what is to
     survive this process; ``drawn`` counts what the slow path draws, where it does. The broker closes both.
+    ``elsewhere``: where else the counters of the former life may be.
     """
 
     def __init__(
@@ -51,13 +53,14 @@ class Broker:
         portable: bool = False,
         store: Store | None = None,
         drawn: CountedTickets | None = None,
+        elsewhere: Sequence[Elsewhere] = (),
     ) -> None:
         self._fast = fast
         self._saver: asyncio.Task[None] | None = None
         self._registry = Registry(config, is_local_address, source_of(config.listen))
         self._ledger = Ledger(unstamped(config))
         states = {entry.topic.id: TopicState(Route(entry.topic, 0, ())) for entry in config.topics}
-        self._past = Continuity(store, fast, drawn, self._registry, self._ledger, states)
+        self._past = Continuity(store, fast, drawn, self._registry, self._ledger, states, elsewhere)
         topics = [entry.topic for entry in config.topics]
         server = SlowPathServer(
             topics=topics,
@@ -139,8 +142,15 @@ class Broker:
         await self.close()
 
     async def start(self) -> None:
-        """Bind every socket and put every topic's first route in place; raises :class:`Unavailable`."""
+        """Bind every socket and put every topic's first route in place; raises :class:`Unavailable`.
+
+        First all that may fail; only then what an earlier broker left is taken over, for it forwards on as
+        long as there is nobody in its place.
+        """
         states = self._routes.states
+        await self._slow.open()
+        self._port.open(self.config.listen, self.config.control_port)
+        await self._fast.take_over()
         self._past.take_up()
         await self._fast.configure([state.route.topic for state in states.values()])
         for topic in states:
@@ -152,7 +162,7 @@ class Broker:
         await self._past.begin()
         self._saver = asyncio.get_running_loop().create_task(self._past.keep_saving(), name="save the state")
         await self._slow.start()
-        self._port.open(self.config.listen, self.config.control_port)
+        self._port.serve()
         self._spare()
         # Last, for it takes as long as starting Python does, and all is served meanwhile.
         await self._slow.start_worker()
@@ -168,7 +178,11 @@ class Broker:
         self._registry.spare(time.monotonic() + interval * 1.5)
 
     async def close(self) -> None:
-        """Stop serving and release everything; safe after a start that failed half-way."""
+        """Stop serving and release everything; safe after a start that failed half-way.
+
+        What an earlier broker left forwards on if this one never got ready.
+        """
+        keep = self._fast.inherited and not self._ready
         self._ready = False
         self._expiry.cancel()
         self._port.close()
@@ -178,10 +192,11 @@ class Broker:
             await asyncio.gather(self._saver, return_exceptions=True)
         await self._slow.close()
         if self._saver is not None:
-            # What the kernel's program still counts after this would be in no account.
-            await asyncio.gather(*(self._fast.withdraw(topic) for topic in self._routes.states))
+            if not keep:
+                # What the kernel's program still counts after this would be in no account.
+                await asyncio.gather(*(self._fast.withdraw(topic) for topic in self._routes.states))
             await self._past.save(list(self._routes.states))
-        await self._fast.close()
+        await self._fast.close(keep=keep)
         await self._past.close()
 
     def describe(self) -> str:

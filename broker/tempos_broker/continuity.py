@@ -12,15 +12,26 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tempos import Group, Member, Reason, Route, Topic
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counts import Counted, Counters, Drawn
 from tempos_broker.membership import Registry
-from tempos_broker.memory import UNREADABLE, Kept, Offsets, Remembered, drains_in, instance_in, read, write
-from tempos_broker.paths import FastPath, Tickets
+from tempos_broker.memory import (
+    UNREADABLE,
+    Kept,
+    Offsets,
+    Remembered,
+    drains_in,
+    instance_in,
+    name_in,
+    read,
+    write,
+)
+from tempos_broker.paths import Elsewhere, FastPath, Tickets
 from tempos_broker.state import TopicState
 from tempos_broker.store import Store, Stored
 from tempos_broker.tickets import CountedTickets
@@ -39,7 +50,8 @@ _UNSTORED = (0, 0, 1)
 class Continuity:
     """The past of a broker, and what is written for its future.
 
-    ``store`` None: neither. ``drawn`` counts what the slow path draws, where both paths do.
+    ``store`` None: neither. ``drawn`` counts what the slow path draws, where both paths do. ``elsewhere``:
+    where else the former life may have had its counters, for it had a fast path or not, as this one.
     """
 
     def __init__(
@@ -50,7 +62,13 @@ class Continuity:
         registry: Registry,
         ledger: Ledger,
         states: Mapping[int, TopicState],
+        elsewhere: Sequence[Elsewhere] = (),
     ) -> None:
+        self._elsewhere = [*elsewhere, *([fast.former] if fast.former is not None else [])]
+        #: Which of them has the counters of the former life, if they have to be fetched from there.
+        self._source: Elsewhere | None = None
+        #: Copies that could not be sent in epochs that were fetched: topic and epoch -> of each group.
+        self._fetched_lost: dict[tuple[int, int], Sequence[int]] = {}
         self._store = store
         self._stored = store.stored if store is not None else Stored()
         #: What could not be written yet: topics, and topics that ended with their name and last epoch.
@@ -61,6 +79,7 @@ class Continuity:
         self._drawn = drawn
         self._registry = registry
         self._ledger = ledger
+        ledger.live = self.live
         self._states = states
         self._slow_offsets, self._fast_offsets = Offsets(), Offsets()
         #: Last epochs of topics that a reload has ended.
@@ -93,7 +112,11 @@ class Continuity:
     def unsent(self, topic: int, epoch: int, groups: int) -> list[int]:
         """Copies so far for each group of an epoch that either path could not send."""
         fast = self._fast.lost(topic, epoch, groups)
-        return [lost + self.slow_lost(topic, epoch, index) for index, lost in enumerate(fast)]
+        before = self._fetched_lost.get((topic, epoch), [0] * groups)
+        return [
+            lost + earlier + self.slow_lost(topic, epoch, index)
+            for index, (lost, earlier) in enumerate(zip(fast, before, strict=True))
+        ]
 
     def live(self, topic: int) -> dict[int, list[int]]:
         """Tickets drawn so far in every open epoch of a topic."""
@@ -124,10 +147,34 @@ class Continuity:
         """Find out what there is to go on with; from here on the counters are this life's to change."""
         if self._store is None:
             return
-        self._unstored_epoch = self.tickets.read(*_UNSTORED)
-        self.continued = self._former is not None and self._former == self.tickets.read(*_MARK)
-        if not self.continued:
+        sources = [(each, each.tickets) for each in self._elsewhere if each.tickets is not None]
+        self._unstored_epoch = max(
+            tickets.read(*_UNSTORED) for tickets in (self.tickets, *(tickets for _, tickets in sources))
+        )
+        if self._former is not None:
+            self.continued = self._former == self.tickets.read(*_MARK)
+            for source, tickets in sources:
+                if not self.continued and tickets.read(*_MARK) == self._former:
+                    self._source, self.continued = source, True
+        if not self.continued or self._source is not None:
             self._fall_behind(0)
+
+    @property
+    def owns_adopted(self) -> bool:
+        """Whether the routes that are in force in the kernel are the former life's."""
+        return self.continued and (self._source is None or self._source is self._fast.former)
+
+    def fetch(self, topic: int) -> None:
+        """Have the tickets of the topic's open epochs where this life draws them."""
+        if self._source is None or self._source.tickets is None:
+            return
+        tickets = self.tickets.uncounted if isinstance(self.tickets, CountedTickets) else self.tickets
+        for epoch, groups in self._ledger.open_epochs(topic).items():
+            drawn = [self._source.tickets.read(topic, epoch, group) for group in range(groups)]
+            self._fetched_lost[topic, epoch] = self._source.lost(topic, epoch, groups)
+            tickets.reset(topic, epoch)
+            for group, count in enumerate(drawn):
+                tickets.draw(topic, epoch, group, count)
 
     def epoch(self, topic: int) -> int:
         """The latest epoch that a topic id ever had here."""
@@ -157,7 +204,7 @@ class Continuity:
         None could renew its lease while nobody was there: see :meth:`Registry.spare`.
         """
         passed = max(0.0, time.time() - memory.wall)
-        served = self.continued and topic in self._fast.adopted()
+        served = self.owns_adopted and topic in self._fast.adopted()
         for member in memory.members:
             remaining = member.remaining - passed
             if served or remaining > 0:
@@ -186,6 +233,7 @@ class Continuity:
             if one != epoch:
                 unsent = self.unsent(topic, one, groups)
                 self._ledger.closed(topic, one, self.drawn(topic, one, groups), unsent)
+                self._fetched_lost.pop((topic, one), None)
 
     def cut(self, topic: int, memory: Remembered) -> None:
         """The tickets are not those of the former life: close its epochs with what it stored."""
@@ -197,6 +245,13 @@ class Continuity:
     def recount(self, topic: int, memory: Remembered) -> None:
         """Go on with the counters, those included that died with the process."""
         raw = self._fast.counters().get(topic, {})
+        if self._source is not None:
+            since = self._source.counters().get(topic, {})
+            counted = {
+                reason: memory.fast.get(reason, 0) + since.get(reason, 0) - memory.fast_raw.get(reason, 0)
+                for reason in {*memory.fast, *since, *memory.fast_raw}
+            }
+            memory = replace(memory, fast=counted, fast_raw=raw)
         self._fast_offsets.set(topic, memory.fast, memory.fast_raw if self.continued else raw)
         live = self.live(topic)
         after = self._fast.counters().get(topic, {})
@@ -215,6 +270,8 @@ class Continuity:
         elif self._drawn is not None and self.continued:
             slow[Reason.FORWARDED] = self._drawn.drawn(topic)
         self._slow_offsets.set(topic, slow, {})
+        if self._drawn is not None:
+            self._drawn.recount(topic, slow.get(Reason.FORWARDED, 0))
 
     def begin_anew(self, topic: int) -> None:
         """Whatever was counted under this id so far is another topic's."""
@@ -238,9 +295,25 @@ class Continuity:
     # --- the future -------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Write down what this life begins with; then the ticket counters are its own."""
+        """Write down what this life begins with; then the ticket counters are its own, and no others are."""
         self._begun = True
+        await self._end_unknown()
         await self.save(list(self._states))
+        for each in self._elsewhere:
+            if each.tickets is not None:
+                each.tickets.reset(*_MARK[:2])
+        if self._fast.former is not None:
+            self._fast.former.close()
+
+    async def _end_unknown(self) -> None:
+        """Topics that the configuration has no more: their accounts end, and only their epochs go on."""
+        for topic in {*self._stored.topics, *self._fast.adopted()} - self._states.keys():
+            name = name_in(self._stored.topics.get(topic)) or f"number {topic}"
+            if self._stored.topics.get(topic) or topic in self._fast.adopted():
+                self._unsaved_ends[topic] = name, self.epoch(topic)
+            if topic in self._fast.adopted():
+                log.warning("topic %s is not configured any more: its route is taken out of the kernel", name)
+                await self._fast.withdraw(topic)
 
     async def save_before(self, route: Route) -> None:
         """Write down an epoch that is about to be in force: it never goes back.

@@ -103,6 +103,14 @@ def instance_in(broker: Mapping[str, Any]) -> int | None:
         return None
 
 
+def name_in(document: Any) -> str | None:
+    """The name of a topic in what is stored of it, if it says one."""
+    try:
+        return _text(document["name"])
+    except UNREADABLE:
+        return None
+
+
 def drains_in(broker: Mapping[str, Any], wall: float) -> Iterator[tuple[Holder, list[int], float]]:
     """Who drained, of which topics, and the seconds left; ``wall`` is the time now. Nonsense is left out."""
     try:
@@ -125,6 +133,7 @@ def _check_ledger(stored: Any) -> None:
     latest = _whole(stored["epoch"], 0, _U32)
     _whole(stored["drawn"])
     _wholes(stored["unequal"])
+    _flag(stored.get("forgot", False))
     accounts: dict[str, set[Holder]] = {}
     for group in _list(stored["groups"]):
         _whole(group.get("unsent", 0))
@@ -148,20 +157,25 @@ def _check_ledger(stored: Any) -> None:
 
 def _check_account(account: Any) -> Holder:
     _sums(account["sums"], 5)
-    if type(account["left"]) is not bool:
-        raise ValueError("a holder left or did not")
+    _flag(account["left"])
     for pairs in (account["shares"], account["counts"]):
         _distinct(_whole(epoch, 0, _U32) for epoch, count in _list(pairs) if _whole(count) >= 0)
     _distinct(_wholes(account["cut"]))
     if account.get("said") is not None:
         _sums(account["said"], 2)
     _sums(account.get("drops", [0, 0]), 2)
+    _flag(account.get("unsure", False))
     return _holder(account["holder"])
 
 
 def _check_settled(holder: Any, received: Any, dropped: Any = 0) -> Holder:
     _wholes([received, dropped])
     return _holder(holder)
+
+
+def _flag(value: Any) -> None:
+    if type(value) is not bool:
+        raise ValueError(f"{value!r} is neither true nor false")
 
 
 def _sums(values: Any, count: int) -> None:

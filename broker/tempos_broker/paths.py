@@ -52,8 +52,60 @@ class ConfiguredLimits(RateLimits, Protocol):
         ...
 
 
+class Elsewhere(Protocol):
+    """Where else than this life has them the counters of the former one may be.
+
+    ``tickets``: None where they are not to be had. The others are final, and as they were counted.
+    """
+
+    @property
+    def tickets(self) -> Tickets | None: ...
+
+    def counters(self) -> Mapping[int, Mapping[Reason, int]]:
+        """The fast path's: datagrams by topic and reason."""
+        ...
+
+    def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
+        """Copies for each of so many groups that the kernel owed events of this epoch and could not send."""
+        ...
+
+
+class Former(Elsewhere, Protocol):
+    """What an earlier broker of this name left in the kernel, where this one has no fast path."""
+
+    def adopted(self) -> Mapping[int, int]:
+        """Topic ids and epochs of its routes."""
+        ...
+
+    async def wind_up(self) -> None:
+        """Take it out of the kernel; when this returns, no packet goes by it any more."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it: for good if it was wound up, else it goes on as it was. Safe to call twice."""
+        ...
+
+
 class FastPath(Protocol):
     """The kernel's side of the routes."""
+
+    @property
+    def inherited(self) -> bool:
+        """Whether an earlier broker of this name left something that forwards."""
+        ...
+
+    @property
+    def former(self) -> Former | None:
+        """What was taken out of the kernel, rather than taken over, by :meth:`take_over`."""
+        ...
+
+    async def take_over(self) -> None:
+        """Put everything in the place of what an earlier broker left; once, before all that follows.
+
+        Until then that goes on as if nobody had come: call it when nothing can keep the broker from starting
+        any more. Never raises for what the network does.
+        """
+        ...
 
     @property
     def tickets(self) -> Tickets: ...
@@ -125,8 +177,11 @@ class FastPath(Protocol):
         """Call ``callback`` on the event loop when network facts changed: install the routes anew."""
         ...
 
-    async def close(self) -> None:
-        """Detach and release everything; safe to call twice."""
+    async def close(self, *, keep: bool = False) -> None:
+        """Detach and release everything, or ``keep`` in force what outlives this process. Safe to call twice.
+
+        Before :meth:`take_over`, what an earlier broker left goes on either way.
+        """
         ...
 
 
@@ -179,16 +234,42 @@ class LocalLimits:
         return granted
 
 
+class TicketsAlone:
+    """Counters of a former life that had no fast path: an :class:`Elsewhere`."""
+
+    def __init__(self, tickets: Tickets) -> None:
+        self.tickets: Tickets | None = tickets
+
+    def counters(self) -> Mapping[int, Mapping[Reason, int]]:
+        return {}
+
+    def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
+        return [0] * groups
+
+
 class NoFastPath:
     """Stands in where the fast path is off or cannot be had; says why wherever it is asked."""
 
     def __init__(
-        self, reason: str, tickets: Tickets | None = None, limits: ConfiguredLimits | None = None
+        self,
+        reason: str,
+        tickets: Tickets | None = None,
+        limits: ConfiguredLimits | None = None,
+        former: Former | None = None,
     ) -> None:
-        """``tickets``, ``limits``: where those of this process alone will not do."""
+        """``tickets``, ``limits``: where those of this process alone will not do.
+
+        ``former``: what an earlier broker left, to be taken off.
+        """
         self._reason = reason
         self._tickets: Tickets = LocalTickets() if tickets is None else tickets
         self._limits: ConfiguredLimits = LocalLimits() if limits is None else limits
+        self.former = former
+        self._adopted: dict[int, int] = {}
+
+    @property
+    def inherited(self) -> bool:
+        return self.former is not None
 
     @property
     def tickets(self) -> Tickets:
@@ -201,20 +282,26 @@ class NoFastPath:
     def status(self) -> FastPathStatus:
         return FastPathStatus("none", self._reason)
 
+    async def take_over(self) -> None:
+        if self.former is not None:
+            self._adopted = dict(self.former.adopted())
+            await self.former.wind_up()
+
     async def configure(self, topics: Sequence[Topic]) -> None:
         self._limits.configure(topics)
 
     def select(self, strict: int, best_effort: int) -> None:
-        raise Unavailable("there is no fast path")
+        raise Unavailable(self._reason)
 
     async def install(self, route: Route) -> PathChoice:
+        self._adopted.pop(route.topic.id, None)
         return PathChoice(Path.SLOW, self._reason)
 
     async def withdraw(self, topic: int) -> None:
-        return
+        self._adopted.pop(topic, None)
 
     def adopted(self) -> Mapping[int, int]:
-        return {}
+        return dict(self._adopted)
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         return {}
@@ -231,5 +318,6 @@ class NoFastPath:
     def on_change(self, callback: Callable[[], None]) -> None:
         return
 
-    async def close(self) -> None:
-        return
+    async def close(self, *, keep: bool = False) -> None:
+        if self.former is not None:
+            self.former.close()

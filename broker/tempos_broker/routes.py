@@ -159,7 +159,12 @@ class Routes:
         if memory is not None:
             past.restore_members(topic, memory)
         known = self._ledger.open_epochs(topic)
+        if adopted and not past.owns_adopted:
+            log.warning("topic %s: what the kernel's route rests on is lost; it is replaced", state)
+            await self._fast.withdraw(topic)
+            adopted = 0
         if memory is not None and past.continued and known and (not adopted or adopted in known):
+            past.fetch(topic)
             route, same = past.former_route(state.route.topic, memory)
             self._chosen(state, await self._install(state, route))
             await self._slow.swap(route)
@@ -171,7 +176,7 @@ class Routes:
             self._ledger.in_force(topic, time.monotonic())
         else:
             if adopted:
-                log.warning("topic %s: what the kernel's route rests on is lost; it is replaced", state)
+                log.warning("topic %s: the kernel's route is of an unknown epoch; it is replaced", state)
                 await self._fast.withdraw(topic)
             if memory is None:
                 past.begin_anew(topic)

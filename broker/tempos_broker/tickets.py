@@ -112,5 +112,11 @@ class CountedTickets:
         """Events for which the slow path drew tickets, in this life and those before."""
         return self.counts.read(topic, 0, 0)
 
+    def recount(self, topic: int, drawn: int) -> None:
+        """The slow path has drawn tickets for so many events; while it draws none."""
+        if self.drawn(topic) != drawn:
+            self.counts.reset(topic, 0)
+            self.counts.draw(topic, 0, 0, drawn)
+
     def forget(self, topic: int) -> None:
         self.counts.reset(topic, 0)

@@ -64,7 +64,7 @@ class Limits:
 
 
 class HttpServer:
-    """Serves the application on ``host:port`` until closed. ``start`` raises :class:`OSError`.
+    """Serves the application on ``host:port`` until closed. ``bind`` raises :class:`OSError`.
 
     ``refused`` counts what is cut off.
     """
@@ -99,18 +99,24 @@ class HttpServer:
         assert self._listener is not None, "started before anybody asks"
         return int(self._listener.getsockname()[1])
 
-    async def start(self) -> None:
-        """Serve from now on."""
-        self._loop = asyncio.get_running_loop()
+    def bind(self) -> None:
+        """Have the port; who connects waits until :meth:`start`."""
         self._listener = socket.create_server(self._address, backlog=BACKLOG)
         self._listener.setblocking(False)
+
+    async def start(self) -> None:
+        """Serve from now on; binds first if that is not done yet."""
+        self._loop = asyncio.get_running_loop()
+        if self._listener is None:
+            self.bind()
+        assert self._listener is not None, "bound just now"
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     async def close(self) -> None:
         """Serve no longer; safe to call twice, and before :meth:`start`."""
         if self._listener is None:
             return
-        self._loop.remove_reader(self._listener.fileno())
+        asyncio.get_running_loop().remove_reader(self._listener.fileno())
         self._listener.close()
         self._listener = None
         for each in list(self._connections):

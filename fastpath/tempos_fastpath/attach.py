@@ -2,9 +2,10 @@
 
 Every failure is kept as a reason; an attachment that is not ours is never touched. What an earlier broker
 of the same identity left is taken over without a gap: the new program is loaded with the pinned maps, then
-replaces the old one inside the pinned link. A program is attached only where it knows of VLAN tags that lie
-beside a frame (tags.py); how it knows may change with the network, and then another one takes its place.
-Blocking.
+replaces the old one inside the pinned link. That is done last, by `take_over`: until then the start may
+fail, and what is there is to forward on as if nobody had tried. A program is attached only where it knows
+of VLAN tags that lie beside a frame (tags.py); how it knows may change with the network, and then another
+one takes its place. Blocking.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from tempos_fastpath.clone import Clones
 from tempos_fastpath.errors import NotPinned, Owned
 from tempos_fastpath.loading import Loader
 from tempos_fastpath.network.facts import Facts, Interface
-from tempos_fastpath.orphans import holder_of
-from tempos_fastpath.ownership import Identity
-from tempos_fastpath.pins import LATENCY, MAPS, Kept, Pins
 from tempos_fastpath.remarks import Remark
+from tempos_fastpath.survival.orphans import holder_of
+from tempos_fastpath.survival.ownership import Identity
+from tempos_fastpath.survival.pins import LATENCY, MAPS, Kept, Pins
 from tempos_fastpath.tags import Obstacle, Told, how_told
 
 _NOTHING = Told(Tags.IN_FRAME)
@@ -84,6 +85,10 @@ class Programs:
         self._clones: Clones | None = None
         self._cloning = threading.Lock()
         self._kept = _NONE_LEFT
+        #: Links of an earlier broker that are to be taken over, and those that nobody wants any more.
+        self._due: dict[int, tuple[Interface, XdpLink]] = {}
+        self._unwanted: dict[int, XdpLink] = {}
+        self._taken = False
         self._mode = ""
         self._heard: frozenset[int] = frozenset()
         #: Whether the verifier did not take a program that was to be attached.
@@ -96,6 +101,11 @@ class Programs:
     def adopted(self) -> bool:
         """Whether the maps are those of an earlier broker."""
         return bool(self._kept.maps)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether an earlier broker left any link."""
+        return bool(self._kept.links)
 
     @property
     def pinned(self) -> bool:
@@ -148,30 +158,42 @@ class Programs:
         return self._loader.map(name)
 
     def attach(self, interfaces: Sequence[Interface | str], mode: str, facts: Facts) -> None:
-        """Attach to each interface (a name: it does not exist); raises Unavailable if to none.
+        """Attach to each interface (a name: it does not exist), but to those that an earlier broker holds.
 
-        Raises :class:`Owned` if another broker's fast path, living or dead, holds one of them.
+        Those only get their program ready. Raises Unavailable if there is none of either, :class:`Owned` if
+        another broker's fast path, living or dead, holds one of them.
         """
         self._mode = mode
         if self._pins is not None:
             self._kept = self._pins.read()
             self._note = self._kept.note
             self._loader.adopt(self._kept.maps)
-        left = {link.ifindex: link for link in self._kept.links}
-        try:
-            for interface in interfaces:
-                if isinstance(interface, str):
-                    attachment = Attachment(interface, 0, None, "there is no such interface")
-                else:
-                    attachment = self._take_over(interface, facts, left.get(interface.index))
-                    if attachment.link is not None and attachment.link is left.get(interface.index):
-                        del left[interface.index]
-                self.attachments += (attachment,)
-        finally:
-            for link in left.values():
-                link.detach()
+        self._unwanted = {link.ifindex: link for link in self._kept.links}
+        for interface in interfaces:
+            if isinstance(interface, str):
+                attachment = Attachment(interface, 0, None, "there is no such interface")
+            elif interface.index in self._unwanted:
+                attachment = self._prepare(interface, facts, self._unwanted[interface.index])
+                if attachment.link is not None:
+                    self._due[interface.index] = interface, self._unwanted.pop(interface.index)
+            else:
+                attachment = self._attach_one(interface, facts)
+            self.attachments += (attachment,)
         if not self.interfaces:
             raise Unavailable(f"XDP could be attached to no interface: {self._refusals()}")
+
+    def take_over(self, facts: Facts) -> None:
+        """Put the program where an earlier broker's was, take that one off elsewhere, and pin all that.
+
+        From here on what is there is ours.
+        """
+        self._taken = True
+        # Before it runs: its first packet must not find user space gone.
+        self._loader.stamp()
+        self.attachments = tuple(self._take_over(each, facts) for each in self.attachments)
+        for link in self._unwanted.values():
+            link.detach()
+        self._unwanted.clear()
         self._settle_pins()
         self._take_over_clones()
 
@@ -209,7 +231,10 @@ class Programs:
         return changed
 
     def close(self, *, keep: bool = False) -> None:
-        """Detach everywhere and remove the pins, or ``keep`` both; then let go. Safe to call twice."""
+        """Detach everywhere and remove the pins, or ``keep`` both; then let go. Safe to call twice.
+
+        Before :meth:`take_over`, what an earlier broker left stays as it was, and only that.
+        """
         with contextlib.ExitStack() as stack:
             stack.callback(self._kept.close_maps)
             stack.callback(self._loader.close)
@@ -217,22 +242,52 @@ class Programs:
                 stack.callback(self._beside.close)
             if self._clones is not None:
                 stack.callback(self._clones.close, keep=keep)
-            if self._pins is not None and not keep:
+            if self._pins is not None and self._taken and not keep:
                 stack.callback(self._pins.remove)
+            due = [link for _, link in self._due.values()]
+            theirs = [] if self._taken else [*self._unwanted.values(), *due]
+            for link in theirs:
+                stack.callback(link.close)
             for attachment in self.attachments:
-                if attachment.link is not None:
+                if attachment.link is not None and attachment.link not in theirs:
                     stack.callback(attachment.link.close if keep else attachment.link.detach)
 
-    def _take_over(self, interface: Interface, facts: Facts, link: XdpLink | None) -> Attachment:
-        """Attach to an interface that may carry the link of an earlier broker of ours."""
-        if link is not None:
-            told = self._told(interface, facts, link.mode)
+    def _prepare(self, interface: Interface, facts: Facts, link: XdpLink) -> Attachment:
+        """Load what is to take the place of an earlier broker's program; in which mode, is seen to again."""
+        failures: dict[str, list[str]] = {}
+        for mode in dict.fromkeys((link.mode, *_MODES[self._mode])):
+            if mode not in _MODES[self._mode]:
+                continue
+            told = self._told(interface, facts, mode)
+            if isinstance(told, Obstacle):
+                failures.setdefault(told.reason, []).append(mode.value)
+                continue
+            try:
+                self._program(mode, told)
+            except Unavailable as error:
+                failures.setdefault(one_line(error), []).append(mode.value)
+                self._refused |= isinstance(error, ProgramRefused)
+            else:
+                return Attachment(interface.name, interface.index, link, "an earlier broker's", told)
+        return Attachment(interface.name, interface.index, None, _by_mode(failures))
+
+    def _take_over(self, attachment: Attachment, facts: Facts) -> Attachment:
+        """Put ours into the link of an earlier broker, if there is one that may stay."""
+        if attachment.ifindex not in self._due:
+            return attachment
+        interface, link = self._due[attachment.ifindex]
+        told = self._told(interface, facts, link.mode)
+        try:
             if link.mode in _MODES[self._mode] and isinstance(told, Told):
                 link.update(self._program(link.mode, told))
                 reason = f"taken over in {link.mode.value} mode from an earlier broker"
                 return Attachment(interface.name, interface.index, link, reason, told)
+            # Two modes at a time the kernel does not have: meanwhile all comes up to the slow path.
             link.detach()
-        return self._attach_one(interface, facts)
+            return self._attach_one(interface, facts)
+        except Unavailable as error:
+            link.detach()
+            return Attachment(interface.name, interface.index, None, one_line(error))
 
     def _mend_one(self, attachment: Attachment, facts: Facts) -> Attachment:
         name, link = attachment.interface, attachment.link

@@ -17,8 +17,8 @@ from tempos import Unavailable, _abi
 from tempos_bpf.links import Link, attach_tracing
 from tempos_bpf.maps import Map, pinned_map
 from tempos_bpf.objects import BpfObject
-from tempos_fastpath.ownership import Identity
-from tempos_fastpath.pins import Pins
+from tempos_fastpath.survival.ownership import Identity
+from tempos_fastpath.survival.pins import Pins
 
 OBJECT = Path(__file__).with_name("beside.bpf.o")
 #: Of the XDP programs: what is left there for them.

@@ -17,7 +17,7 @@ from tempos_bpf.links import InterfaceLink, attach_tc
 from tempos_bpf.maps import Map
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.errors import NotPinned
-from tempos_fastpath.pins import LATENCY, Pins
+from tempos_fastpath.survival.pins import LATENCY, Pins
 
 OBJECT = Path(__file__).with_name("clone.bpf.o")
 PROGRAM = "tempos_clone"

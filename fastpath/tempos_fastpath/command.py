@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tempos_fastpath.orphans import Installed
+    from tempos_fastpath.survival.orphans import Installed
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -58,7 +58,7 @@ def run_list(options: argparse.Namespace) -> int:
     from tempos import TemposError
 
     try:
-        from tempos_fastpath.orphans import installed
+        from tempos_fastpath.survival.orphans import installed
 
         found = installed()
     except TemposError as error:
@@ -79,7 +79,7 @@ def run_clean(options: argparse.Namespace) -> int:
     if options.all == (options.name is not None):
         options.fail("give either a NAME or --all")
     try:
-        from tempos_fastpath.orphans import installed, remove
+        from tempos_fastpath.survival.orphans import installed, remove
 
         found = [each for each in installed() if options.all or each.identity.name == options.name]
     except TemposError as error:

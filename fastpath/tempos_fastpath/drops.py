@@ -20,8 +20,8 @@ from tempos_bpf.maps import Map, pinned_map
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.layout import decode_drop
-from tempos_fastpath.ownership import Identity
-from tempos_fastpath.pins import Pins
+from tempos_fastpath.survival.ownership import Identity
+from tempos_fastpath.survival.pins import Pins
 
 OBJECT = Path(__file__).with_name("drops.bpf.o")
 PROGRAMS = ("tempos_refused", "tempos_unsent")

@@ -19,8 +19,8 @@ from tempos_bpf.maps import Map
 from tempos_bpf.objects import BpfObject, Program, Verdict
 from tempos_fastpath.layout import encode_settings
 from tempos_fastpath.network.kernel import Kernel
-from tempos_fastpath.pins import LATENCY, MAPS
 from tempos_fastpath.pulse import stamp
+from tempos_fastpath.survival.pins import LATENCY, MAPS
 
 OBJECT = Path(__file__).with_name("fastpath.bpf.o")
 PROGRAM = "tempos_fastpath"
@@ -93,10 +93,17 @@ class Loader:
             loaded = self._open(mode, tags)
             self._objects[mode, tags] = loaded
             self.broadcasts = loaded.program(_TRY_BROADCAST).run(bytes(64)).verdict == Verdict.REDIRECT
-            # Before the program runs anywhere: its first packet must not find user space gone.
-            with contextlib.closing(self.map("pulse").mmap()) as pulse:
-                stamp(pulse)
+            if not self._kept:
+                self.stamp()
         return self._objects[mode, tags].program(TIMED if self._timed else PROGRAM)
+
+    def stamp(self) -> None:
+        """Say that user space is there: the first packet of a program must not find it gone.
+
+        For maps of an earlier broker that is to be done once its programs are to be ours.
+        """
+        with contextlib.closing(self.map("pulse").mmap()) as pulse:
+            stamp(pulse)
 
     def settings(self, mode: XdpMode, tags: Tags) -> bytes:
         """What programs are told when they are loaded."""

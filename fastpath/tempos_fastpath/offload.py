@@ -3,8 +3,9 @@
 Rules: nothing here blocks the event loop (netlink and map updates run in threads); the kernel holds a
 route only while every member's way and MAC are known; when a fact that some route rests on changes,
 the broker is told to install again, and nothing else happens behind its back. Whatever the network does
-becomes a reason in words, never an exception. What an earlier broker left stays in force, untouched,
-until this one installs or withdraws the topic.
+becomes a reason in words, never an exception. What an earlier broker left is untouched until this one
+takes it over, when nothing can keep it from starting any more; from then on its routes stay in force until
+this one installs or withdraws the topic.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import contextlib
 import errno
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 from tempos import (
@@ -33,21 +32,17 @@ from tempos._slots import epoch_row
 from tempos.errors import one_line
 from tempos.histogram import Latency
 from tempos_bpf.errors import BpfError
-from tempos_fastpath.attach import Programs
 from tempos_fastpath.drops import Drops
-from tempos_fastpath.fanouts import Fanouts
-from tempos_fastpath.kernel_routes import KernelRoutes
 from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies
 from tempos_fastpath.network.changes import ChangeTrigger
 from tempos_fastpath.network.facts import Facts, destination
 from tempos_fastpath.network.reading import resolve_neighbours
-from tempos_fastpath.network.survey import Survey
-from tempos_fastpath.ownership import Ownership
-from tempos_fastpath.pins import LATENCY
 from tempos_fastpath.plan import Means, Plan, Refusal, plan_route, refuse_at_once
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.remarks import Remark
+from tempos_fastpath.resources import Resources
 from tempos_fastpath.selector import attach_selector
+from tempos_fastpath.survival.pins import LATENCY
 from tempos_fastpath.tickets import SharedTickets
 from tempos_fastpath.topics import SharedTopics
 
@@ -65,27 +60,13 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What an Offload holds in the kernel, and the threads that wait for it."""
-
-    survey: Survey
-    programs: Programs
-    routes: KernelRoutes
-    fanouts: Fanouts
-    ownership: Ownership
-    drops: Drops | None
-    threads: ThreadPoolExecutor
-
-
 class Offload:
-    """Implements the broker's ``FastPath``; made by :func:`tempos_fastpath.starting.start`."""
+    """Implements the broker's ``FastPath``; made by :func:`tempos_fastpath.starting.prepare`."""
 
     def __init__(
         self,
         resources: Resources,
         facts: Facts,
-        adopted: Mapping[int, int],
         note: str,
         feature_group: int,
         gone_after: float,
@@ -97,10 +78,11 @@ class Offload:
         self._kernel = resources.routes
         self._fanouts = resources.fanouts
         self._ownership = resources.ownership
-        self._drops = resources.drops
         self._threads = resources.threads
+        self._resources = resources
         self._facts = facts
-        self._adopted = dict(adopted)
+        self._drops: Drops | None = None
+        self._adopted: dict[int, int] = {}
         self._note = note
         self._tos = dict(tos)
         self._port = port
@@ -116,7 +98,7 @@ class Offload:
         self._no_broadcast: dict[int, str] = {}
         self._no_clone = ""
         #: Frames lost because interfaces take none, and those interfaces, until the survey knows.
-        self._lost = self._drops.refusals() if self._drops is not None else {}
+        self._lost: Mapping[tuple[int, int], int] = {}
         self._refused: dict[int, str] = {}
         self._trouble = Remark(_log, "the fast path's routes are checked against the network again")
         self._locks: dict[int, asyncio.Lock] = {}
@@ -125,6 +107,28 @@ class Offload:
         self._closed = False
         self._changed = asyncio.Event()
         self._trigger = ChangeTrigger(self._changed.set, feature_group)
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def inherited(self) -> bool:
+        """Whether an earlier broker left something that forwards on, whoever is there."""
+        return self._programs.inherited
+
+    @property
+    def former(self) -> None:
+        """What was there is taken over, so nothing of it stands apart."""
+        return None
+
+    async def take_over(self) -> None:
+        """Put everything in the place of what an earlier broker left; call it once, before anything else.
+
+        Until then that goes on as if nobody had come. Interfaces that cannot be had any more are told by
+        the status.
+        """
+        taken = await self._in_thread(self._resources.take_over, self._facts)
+        self._adopted, self._drops = taken.adopted, taken.drops
+        self._note += taken.note
+        self._lost = self._drops.refusals() if self._drops is not None else {}
         self._watcher = asyncio.create_task(self._watch(), name="tempos-fastpath-watch")
 
     @property
@@ -273,8 +277,9 @@ class Offload:
             stack.callback(self._topics.close)
             stack.callback(self._pulse.close)
             stack.callback(self._trigger.close)
-            self._watcher.cancel()
-            await asyncio.wait([self._watcher])
+            if self._watcher is not None:
+                self._watcher.cancel()
+                await asyncio.wait([self._watcher])
             if self._mending is not None:
                 await asyncio.wait([self._mending])
             for lock in self._locks.values():

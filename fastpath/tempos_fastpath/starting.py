@@ -1,6 +1,7 @@
-"""A fast path from nothing: loaded, attached, and gone on with where an earlier broker left it.
+"""A fast path from nothing: loaded and attached, ready to take over what an earlier broker left.
 
-What fails leaves nothing of its own behind. Whatever waits for the kernel does so in a thread.
+What fails leaves nothing of its own behind, and what was there as it was. Whatever waits for the kernel does
+so in a thread.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from tempos import LocalError, Quality, Unavailable
+from tempos import LocalError, Quality
 from tempos.errors import one_line
 from tempos_fastpath.attach import Programs
-from tempos_fastpath.drops import Drops
 from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.kernel_routes import KernelRoutes
@@ -22,10 +23,11 @@ from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.network.reading import feature_group
 from tempos_fastpath.network.survey import Survey
 from tempos_fastpath.network.targets import listen_addresses, targets_of
-from tempos_fastpath.offload import Offload, Resources
-from tempos_fastpath.orphans import tidy
-from tempos_fastpath.ownership import Identity, Ownership, current_namespace
-from tempos_fastpath.pins import Pins, need_bpffs
+from tempos_fastpath.offload import Offload
+from tempos_fastpath.resources import Resources
+from tempos_fastpath.survival.orphans import tidy
+from tempos_fastpath.survival.ownership import Identity, Ownership, current_namespace
+from tempos_fastpath.survival.pins import Pins, need_bpffs
 
 MODES = ("auto", "native", "generic")
 WHEN_GONE = ("continue", "pass")
@@ -33,7 +35,18 @@ WHEN_GONE = ("continue", "pass")
 _THREADS = 8
 
 
-async def start(
+async def start(**options: Any) -> Offload:
+    """:func:`prepare`, and take over at once what an earlier broker left."""
+    offload = await prepare(**options)
+    try:
+        await offload.take_over()
+    except BaseException:
+        await offload.close(keep=offload.inherited)
+        raise
+    return offload
+
+
+async def prepare(
     *,
     listen: Sequence[str],
     port: int,
@@ -47,7 +60,9 @@ async def start(
     latency: bool = False,
     kernel: Kernel | None = None,
 ) -> Offload:
-    """Load, attach and serve; go on with what an earlier broker of the same name left.
+    """Load and attach, but leave what an earlier broker of the same name left as it is.
+
+    :meth:`Offload.take_over` is next, once nothing else can fail; without it, nothing has happened.
 
     ``listen``: IPv4 addresses; ``0.0.0.0`` stands for every one of this machine, at most
     ``tempos._abi.MAX_LISTEN``. ``mode``: auto, native or generic. ``interfaces``: names, or empty for
@@ -92,19 +107,12 @@ async def start(
         # Before that: a thread that is still attaching must come to its end.
         undo.callback(threads.shutdown, wait=True)
         await loop.run_in_executor(threads, programs.attach, targets, mode, facts)
-        ownership.tell(programs.interfaces)
         fanouts = Fanouts(programs.map("fanouts"), programs.map("egress"), programs.deliver)
         undo.callback(fanouts.close)
         routes = KernelRoutes(programs.map("routes"), programs.map("egress"), fanouts)
-        adopted, remark = await loop.run_in_executor(threads, _adopt, programs, routes)
-        drops, complaint = await loop.run_in_executor(threads, _count_drops, programs, ownership, pins)
-        if drops is not None:
-            undo.callback(drops.close)
         group = await loop.run_in_executor(threads, feature_group)
-        resources = Resources(survey, programs, routes, fanouts, ownership, drops, threads)
-        offload = Offload(
-            resources, facts, adopted, note + remark + complaint, group, gone_after, tos or {}, port
-        )
+        resources = Resources(survey, programs, routes, fanouts, ownership, pins, threads)
+        offload = Offload(resources, facts, note, group, gone_after, tos or {}, port)
         undo.pop_all()
     return offload
 
@@ -113,25 +121,3 @@ def _own(name: str) -> Ownership:
     ownership = Ownership(Identity(name, current_namespace()))
     tidy()
     return ownership
-
-
-def _adopt(programs: Programs, kernel: KernelRoutes) -> tuple[dict[int, int], str]:
-    """Take up the routes of an earlier broker; with them unread, none may stay in force."""
-    if not programs.adopted:
-        return {}, ""
-    try:
-        return kernel.adopt(), ""
-    except Unavailable as error:
-        kernel.clear()
-        return {}, f"; the earlier broker's routes were taken out, for they cannot be read: {one_line(error)}"
-
-
-def _count_drops(programs: Programs, ownership: Ownership, pins: Pins) -> tuple[Drops | None, str]:
-    where = pins if programs.pinned else None
-    try:
-        maps = {name: programs.map(name) for name in ("egress", "copies", "sending")}
-        drops = Drops(ownership.identity, maps, where, adopt=programs.adopted)
-        drops.watch(programs.interfaces.values())
-    except Unavailable as error:
-        return None, f"; losses behind the redirect are not counted ({one_line(error)})"
-    return drops, ""

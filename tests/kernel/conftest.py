@@ -9,8 +9,8 @@ from support.privileges import require_kernel, require_netns
 from support.program import Rig
 
 from tempos_bench.nodes.topology import Topology, build
-from tempos_fastpath import ownership
-from tempos_fastpath.orphans import installed, remove
+from tempos_fastpath.survival import ownership
+from tempos_fastpath.survival.orphans import installed, remove
 
 
 @pytest.fixture(scope="session", params=["native", "generic"])

@@ -24,7 +24,7 @@ from tempos_fastpath import beside, clone
 from tempos_fastpath.layout import encode_settings
 from tempos_fastpath.loading import OBJECT, TIMED
 from tempos_fastpath.network.kernel import veth_skb_at
-from tempos_fastpath.pins import LATENCY
+from tempos_fastpath.survival.pins import LATENCY
 
 pytestmark = pytest.mark.kernel
 

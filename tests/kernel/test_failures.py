@@ -19,8 +19,8 @@ from tempos import Path, PathChoice, Reason, Route
 from tempos.wire import encode_event
 from tempos_bench.nodes.topology import Topology, mac_of
 from tempos_bpf.links import query_xdp
-from tempos_fastpath import pins
 from tempos_fastpath.offload import Offload
+from tempos_fastpath.survival import pins
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 

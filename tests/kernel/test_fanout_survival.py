@@ -15,7 +15,7 @@ from tempos.wire import encode_event
 from tempos_bench.nodes.node import Program
 from tempos_bench.nodes.topology import Topology
 from tempos_bpf.maps import pinned_map
-from tempos_fastpath.orphans import orphans, remove
+from tempos_fastpath.survival.orphans import orphans, remove
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 

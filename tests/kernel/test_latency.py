@@ -26,10 +26,10 @@ from tempos_bpf.objects import BpfObject
 from tempos_fastpath import clone, loading
 from tempos_fastpath.layout import TAI_OFFSET_AT, decode_latency, encode_settings
 from tempos_fastpath.loading import OBJECT, PROGRAM, TIMED
-from tempos_fastpath.pins import LATENCY
 from tempos_fastpath.pulse import tai_offset
 from tempos_fastpath.starting import start
 from tempos_fastpath.structs import lib
+from tempos_fastpath.survival.pins import LATENCY
 
 pytestmark = pytest.mark.kernel
 

@@ -24,8 +24,8 @@ from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology
 from tempos_bpf.links import query_xdp
 from tempos_bpf.maps import pinned_map
-from tempos_fastpath import ownership
-from tempos_fastpath.orphans import Installed, installed, orphans, remove
+from tempos_fastpath.survival import ownership
+from tempos_fastpath.survival.orphans import Installed, installed, orphans, remove
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 

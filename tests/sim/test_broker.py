@@ -88,6 +88,17 @@ class FakeFastPath:
     def latency(self, topics: Iterable[int]) -> Mapping[int, Latency]:
         return {topic: each for topic, each in self.times.items() if topic in topics}
 
+    @property
+    def inherited(self) -> bool:
+        return bool(self.left)
+
+    @property
+    def former(self) -> None:
+        return None
+
+    async def take_over(self) -> None:
+        self.taken_over = True
+
     def adopted(self) -> Mapping[int, int]:
         return self.left
 
@@ -97,7 +108,7 @@ class FakeFastPath:
     def on_change(self, callback: Callable[[], None]) -> None:
         self.changed = callback
 
-    async def close(self) -> None:
+    async def close(self, *, keep: bool = False) -> None:
         self.closed = True
 
 

@@ -8,8 +8,8 @@ import threading
 from tempos.wire import encode_event
 from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology
-from tempos_fastpath import ownership
-from tempos_fastpath.pins import Pins
+from tempos_fastpath.survival import ownership
+from tempos_fastpath.survival.pins import Pins
 
 TOPIC, EPOCH = 7, 3
 BROKER = ("10.0.1.1", 9998)

@@ -14,7 +14,7 @@ import pytest
 
 from tempos import Unavailable
 from tempos.control import MAX_DATAGRAM
-from tempos_broker.control.sockets import NOT_SENT, READ_BATCH, READ_TIME, ControlSocket, Reply
+from tempos_broker.control.sockets import NOT_SENT, READ_BATCH, READ_TIME, ControlSocket, Receive, Reply
 
 LIMIT = 20.0
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
@@ -33,7 +33,13 @@ def echo(unsent: Counter[str], ip: str) -> ControlSocket:
     def receive(datagram: bytes, ip: str, asked: str | None, reply: Reply) -> None:
         reply(f"{asked}, ".encode() + datagram)
 
-    return ControlSocket(ip, 0, receive, unsent)
+    return serving(ip, receive, unsent)
+
+
+def serving(ip: str, receive: Receive, unsent: Counter[str]) -> ControlSocket:
+    made = ControlSocket(ip, 0, receive, unsent)
+    made.serve()
+    return made
 
 
 @needs_linux
@@ -69,7 +75,7 @@ async def test_more_than_a_batch_is_read_with_a_turn_of_the_loop_in_between(dear
             complete.set()
 
     with (
-        closing(ControlSocket("127.0.0.1", 0, receive, Counter())) as control,
+        closing(serving("127.0.0.1", receive, Counter())) as control,
         client(*control.name) as sock,
     ):
         for each in wanted:
@@ -89,7 +95,7 @@ async def test_of_what_is_larger_than_any_request_only_so_much_is_read_as_shows_
             came.set()
 
     with (
-        closing(ControlSocket("127.0.0.1", 0, receive, Counter())) as control,
+        closing(serving("127.0.0.1", receive, Counter())) as control,
         client(*control.name) as sock,
     ):
         sock.send(bytes(48_000))
@@ -109,7 +115,7 @@ async def test_an_answer_that_cannot_be_sent_is_counted_and_told(caplog: pytest.
         came.set()
 
     with (
-        closing(ControlSocket("0.0.0.0", 0, receive, unsent)) as control,
+        closing(serving("0.0.0.0", receive, unsent)) as control,
         client("127.0.0.1", control.name[1]) as sock,
     ):
         sock.send(b"?")

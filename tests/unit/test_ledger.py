@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempos import Reason
-from tempos_broker.account.accounts import EPOCHS_KEPT, Holder, share
+from tempos_broker.account.accounts import EPOCHS_KEPT, SETTLED_KEPT, Holder, share
 from tempos_broker.account.ledger import Ledger, TopicLedger
 
 A, B, C = (Holder("10.0.2.2", port, 1) for port in (5001, 5002, 5003))
@@ -46,6 +46,34 @@ def test_an_epoch_from_opening_to_the_last_report() -> None:
     assert [each.outstanding for each in ledger.accounts(B)] == [1]
     ledger.report(1, "g", B, 1, 3)
     assert [each.outstanding for each in ledger.accounts(B)] == [0]
+
+
+def test_members_of_a_raw_topic_that_are_remembered_no_more_come_back_and_the_account_adds_up() -> None:
+    """They tell one total since they began; what of it was settled long ago is not theirs a second time."""
+    many = [Holder("10.0.2.2", port, 1) for port in range(5000, 5000 + 2 * SETTLED_KEPT)]
+    ledger = Ledger({1})
+    live = {1: [len(many) * 3]}
+    ledger.live = lambda topic: live
+    ledger.opened(1, 1, [("g", many)], 0)
+    for each in many:
+        ledger.report(1, "g", each, 1, 3)
+    ledger.opened(1, 2, [], 1)
+    ledger.closed(1, 1, live[1])
+    ledger.settle(2)
+    live = {3: [len(many) * 5]}
+    ledger.opened(1, 3, [("g", many)], 3)
+    for each in many:
+        ledger.report(1, "g", each, 3, 3 + 4)
+    for each in many[:3]:
+        ledger.report(1, "g", each, 3, 3 + 5)
+    total = len(many) * (3 + 5)
+    account = ledger.topic(1, live=live, received=total, fast=0, slow=total, refused={})
+    assert account.balanced, account.problems
+    (group,) = account.groups
+    assert group.tickets == total
+    # Of who is remembered it is known to the event; of the others, no more than was sent since.
+    assert group.delivered + group.unconfirmed == total
+    assert 0 < group.unconfirmed <= len(many) - 3
 
 
 def test_copies_known_not_to_be_sent_stay_with_their_group() -> None:

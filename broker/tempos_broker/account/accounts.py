@@ -37,7 +37,8 @@ class Account:
 
     ``stamped``: reports are per epoch; otherwise they are one total. ``cut``: closed epochs whose last
     tickets nobody counted; reports beyond what was counted are in no account. ``drops``: what the holder said
-    of those it did not give to its program. ``base`` and ``drop_base`` are in an earlier account.
+    of those it did not give to its program. ``base`` and ``drop_base`` are in an earlier account;
+    ``unsure``: how much that is, nobody remembers.
     """
 
     holder: Holder
@@ -51,6 +52,7 @@ class Account:
     base: int = 0
     drops: int = 0
     drop_base: int = 0
+    unsure: bool = False
     #: The last row of a client that tells the low 8 bits of epochs, as it was told.
     said: tuple[int, int] | None = None
     _old: int = 0
@@ -79,6 +81,7 @@ class Account:
     def close(self, epoch: int, share: int, *, cut: bool = False) -> None:
         self.ticketed += share
         if not self.stamped:
+            self.unsure |= cut
             return
         self.shares[epoch] = share
         if cut:
@@ -90,6 +93,13 @@ class Account:
         for old in [e for e in self.shares if e <= epoch - LATE_EPOCHS]:
             if self.counts.get(old, 0) >= self.shares[old] or old <= epoch - EPOCHS_KEPT:
                 self._fold(old)
+
+    def learn_base(self, datagrams: int, ticketed: int) -> None:
+        """What of this total cannot have been sent for this account is in an earlier one.
+
+        That is at least so much, and exactly as soon as nothing is on its way.
+        """
+        self.base += max(0, datagrams - self.base - ticketed)
 
     def report(self, epoch: int, datagrams: int) -> bool:
         """Whether this is news. Counts only grow; a smaller one is an old report that was overtaken."""
@@ -126,6 +136,7 @@ class Account:
             "cut": sorted(self.cut),
             "said": self.said,
             "drops": [self.drops, self.drop_base],
+            "unsure": self.unsure,
         }
 
     @classmethod
@@ -140,6 +151,7 @@ class Account:
         said = stored.get("said")
         account.said = (int(said[0]), int(said[1])) if said else None
         account.drops, account.drop_base = map(int, stored.get("drops", (0, 0)))
+        account.unsure = bool(stored.get("unsure"))
         return account
 
 

@@ -24,7 +24,7 @@ accounts compare totals instead of epochs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,8 @@ class _Topic:
     open: dict[int, list[tuple[str, tuple[Holder, ...]]]] = field(default_factory=dict)
     groups: dict[str, GroupAccount] = field(default_factory=dict)
     unequal: list[int] = field(default_factory=list)
+    #: Whether more members than are remembered have told a total and left.
+    forgot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class Ledger:
         self.changed: set[int] = set()
         #: What was lost before the broker.
         self.publishers = Publishers(self._undelivered)
+        #: Tells the tickets drawn so far from the groups of a topic's open epochs, if anybody can.
+        self.live: Callable[[int], Mapping[int, Sequence[int]]] | None = None
 
     def configure(self, unstamped: Iterable[int]) -> None:
         """Other topics without epochs from now on; only for topics that have no account."""
@@ -139,6 +143,7 @@ class Ledger:
             account = group.accounts.get(holder)
             if account is None:
                 account = group.accounts[holder] = Account(holder, topic not in self._unstamped)
+                account.unsure = state.forgot and not account.stamped and holder not in group.settled
                 account.base, account.drop_base = group.settled.pop(holder, (0, 0))
             account.left_at = None
         for name, group in state.groups.items():
@@ -210,6 +215,8 @@ class Ledger:
             latest = self._topics[topic].epoch
             epoch = latest - ((latest - epoch) & 0xFF)
         if self._held(topic, group, account, epoch):
+            if account.unsure and self.live is not None:
+                account.learn_base(datagrams, account.ticketed + self._ticketed_now(topic, group, account))
             account.said = None if full else said
             if account.report(epoch, datagrams):
                 self.changed.add(topic)
@@ -221,6 +228,17 @@ class Ledger:
             return False
         self.changed.add(topic)
         return True
+
+    def _ticketed_now(self, topic: int, group: str, account: Account) -> int:
+        """What open epochs have drawn for a holder so far."""
+        assert self.live is not None, "only then is it asked for"
+        live = self.live(topic)
+        return sum(
+            share(live[epoch][index], holders.index(account.holder), len(holders))
+            for epoch, groups in self._topics[topic].open.items()
+            for index, (name, holders) in enumerate(groups)
+            if name == group and account.holder in holders and len(live.get(epoch, ())) > index
+        )
 
     def _held(self, topic: int, group: str, account: Account, epoch: int) -> bool:
         """Whether a holder can say anything of this epoch: it had a place in its route."""
@@ -276,6 +294,7 @@ class Ledger:
                         group.settled[holder] = received, dropped
                         while len(group.settled) > SETTLED_KEPT:
                             del group.settled[next(iter(group.settled))]
+                            state.forgot = True
             self._fold(topic, state)
 
     def _fold(self, topic: int, state: _Topic) -> None:
@@ -289,6 +308,7 @@ class Ledger:
                 own = sum(1 for other, each in state.groups.items() if each.settled and other != OWN_GROUP)
                 if own <= SETTLED_KEPT:
                     continue
+                state.forgot = True
             self.publishers.end(topic, name)
             del state.groups[name]
             total = state.groups.setdefault(OWN_GROUP, GroupAccount())
@@ -360,6 +380,7 @@ class Ledger:
             "epoch": state.epoch,
             "drawn": state.drawn,
             "unequal": list(state.unequal),
+            "forgot": state.forgot,
             "open": [
                 [epoch, [[name, [list(holder) for holder in holders]] for name, holders in groups]]
                 for epoch, groups in state.open.items()
@@ -381,6 +402,7 @@ class Ledger:
         """Go on with an exported account; raises KeyError, TypeError or ValueError for what is none."""
         state = _Topic(int(stored["epoch"]), int(stored["drawn"]))
         state.unequal = [int(epoch) for epoch in stored["unequal"]]
+        state.forgot = bool(stored.get("forgot"))
         for epoch, groups in stored["open"]:
             state.open[int(epoch)] = [
                 (str(name), tuple(holder_of(holder) for holder in holders)) for name, holders in groups

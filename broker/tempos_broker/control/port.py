@@ -26,9 +26,14 @@ class ControlPort:
         self._sockets: list[ControlSocket] = []
 
     def open(self, listen: Sequence[str], port: int) -> None:
-        """Serve from now on; raises :class:`Unavailable`. On the event loop."""
+        """Have the sockets, in which requests wait; raises :class:`Unavailable`."""
         for ip in listen:
             self._sockets.append(ControlSocket(ip, port, self._receive, self._control.replies))
+
+    def serve(self) -> None:
+        """Hear and answer from now on; on the event loop."""
+        for each in self._sockets:
+            each.serve()
 
     def close(self) -> None:
         """Hear nothing any more, and answer nothing."""

@@ -45,15 +45,17 @@ Receive = Callable[[bytes, str, "str | None", Reply], None]
 
 
 class ControlSocket:
-    """Bound to ``ip``:``port``. ``unsent`` counts the answers that could not be sent, by why.
+    """Bound to ``ip``:``port``; heard once it is to :meth:`serve`.
 
-    Raises :class:`Unavailable` if the address or the port cannot be had.
+    ``unsent`` counts the answers that could not be sent, by why. Raises :class:`Unavailable` if the address
+    or the port cannot be had.
     """
 
     def __init__(self, ip: str, port: int, receive: Receive, unsent: Counter[str]) -> None:
         self._receive = receive
         self._unsent = unsent
         self._log = Sparingly(log, time.monotonic)
+        self._loop: asyncio.AbstractEventLoop | None = None
         #: None: it has them all, and the kernel tells to which a request was sent.
         self._address = None if ip == addresses.ANY else ip
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -66,8 +68,6 @@ class ControlSocket:
             self._sock.bind((ip, port))
             #: Where it is bound to; the port the kernel's choice where none was asked for.
             self.name: tuple[str, int] = self._sock.getsockname()
-            self._loop = asyncio.get_running_loop()
-            self._loop.add_reader(self._sock.fileno(), self._readable)
         except OSError as error:
             self._sock.close()
             raise Unavailable(
@@ -78,10 +78,16 @@ class ControlSocket:
             self._sock.close()
             raise
 
+    def serve(self) -> None:
+        """Hand on what has come and comes; on the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._sock.fileno(), self._readable)
+
     def close(self) -> None:
         """Stop serving; answers that come after this go nowhere. Safe to call twice."""
         if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock.fileno())
+            if self._loop is not None:
+                self._loop.remove_reader(self._sock.fileno())
             self._sock.close()
 
     def _readable(self) -> None:

@@ -116,21 +116,28 @@ class SlowPathServer:
         self._serves = frozenset(serves)
         self._turns.strict_here = Quality.SQ in self._serves
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._opened = False
         self._again = False
         self._woken = asyncio.Event()
 
-    async def start(self) -> None:
-        """Open the channels and begin to serve; :class:`tempos.Unavailable` says which cannot be had."""
+    async def open(self) -> None:
+        """Open the channels, where what comes waits; :class:`tempos.Unavailable` says which cannot be had."""
+        self._opened = True
         try:
             await self._adapter.connect(self._wake)
-            self._loop = asyncio.get_running_loop()
             for quality in Quality:
                 marking = Marking(self._quality.dscp(quality), self._quality.so_priority(quality))
                 self._adapter.set_quality(quality, marking)
-            self._adapter.watch(self._serves)
         except BaseException:
             await self.close()
             raise
+
+    async def start(self) -> None:
+        """Begin to serve, opening the channels first if they are not yet; raises as :meth:`open` does."""
+        if not self._opened:
+            await self.open()
+        self._loop = asyncio.get_running_loop()
+        self._adapter.watch(self._serves)
 
     def serve(self, qualities: Collection[Quality], *, beside: bool = False) -> None:
         """Receive of these classes from now on, and of no other: another process may then do that.

@@ -63,8 +63,12 @@ class SlowPaths:
         self._estate_descriptor = -1
         self._off = "not asked for in the configuration (quality.worker_sq)"
 
+    async def open(self) -> None:
+        """Have the sockets; raises :class:`tempos.Unavailable` if they cannot be had."""
+        await self._server.open()
+
     async def start(self) -> None:
-        """Begin to serve, in this process; raises :class:`tempos.Unavailable` if there can be no sockets."""
+        """Begin to serve, in this process."""
         self._cpus = scheduling.cpus_of(0)
         if refused := scheduling.pin(self._quality.cpus_bq):
             log.warning("quality.cpus_bq: the broker %s", refused)

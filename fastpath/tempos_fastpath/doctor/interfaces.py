@@ -15,7 +15,7 @@ from tempos.errors import one_line
 
 if TYPE_CHECKING:
     from tempos_fastpath.network.facts import Facts, Interface
-    from tempos_fastpath.orphans import Installed
+    from tempos_fastpath.survival.orphans import Installed
 
 #: NETDEV_XDP_ACT_BASIC and _REDIRECT of <linux/netdev.h>: a program runs in the driver, and may redirect.
 _NATIVE = 0x3
@@ -28,8 +28,8 @@ def gather(asked: Asked) -> Iterator[Tried]:
         return
     try:
         from tempos_fastpath.network import reading
-        from tempos_fastpath.orphans import installed
-        from tempos_fastpath.ownership import current_namespace
+        from tempos_fastpath.survival.orphans import installed
+        from tempos_fastpath.survival.ownership import current_namespace
 
         facts = reading.read_facts()
         features = reading.xdp_features()

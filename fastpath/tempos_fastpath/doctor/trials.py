@@ -21,12 +21,13 @@ from tempos_bpf.bpffs import is_bpffs
 from tempos_bpf.errors import ProgramRefused
 from tempos_bpf.links import XdpMode, attach_tc, attach_tracing, attach_xdp
 from tempos_bpf.objects import BpfObject
-from tempos_fastpath import clone, drops, loading, pins
+from tempos_fastpath import clone, drops, loading
 from tempos_fastpath.doctor import forwarding, loads
 from tempos_fastpath.doctor.parent import line_of
 from tempos_fastpath.doctor.sandbox import BROKER, NEAR, build
 from tempos_fastpath.network.reading import redirect_support
 from tempos_fastpath.selector import attach_selector
+from tempos_fastpath.survival.ownership import BPFFS
 
 _CLONE_NEWNET = 0x40000000
 
@@ -67,9 +68,9 @@ def _try(code: str, work: Callable[[], str]) -> Tried:
 
 
 def _pins() -> str:
-    if not is_bpffs(pins.BPFFS):
-        raise Unavailable(f"there is none at {pins.BPFFS}")
-    return f"mounted at {pins.BPFFS}"
+    if not is_bpffs(BPFFS):
+        raise Unavailable(f"there is none at {BPFFS}")
+    return f"mounted at {BPFFS}"
 
 
 def _tc_links() -> str:
@@ -110,8 +111,8 @@ def _swap() -> str:
         first, second = (stack.enter_context(BpfObject(loading.OBJECT)) for _ in range(2))
         index = socket.if_nametoindex(NEAR)
         link = stack.enter_context(attach_xdp(first.program(loading.PROGRAM), index, XdpMode.GENERIC))
-        if is_bpffs(pins.BPFFS):
-            link.pin(Path(pins.BPFFS, f"tempos-doctor-{os.getpid()}"))
+        if is_bpffs(BPFFS):
+            link.pin(Path(BPFFS, f"tempos-doctor-{os.getpid()}"))
             stack.callback(link.unpin)
         link.update(second.program(loading.PROGRAM))
         return "a link got another program" + (" and a pin" if link.pinned else "; pins were not tried")

@@ -19,7 +19,7 @@ from tempos.errors import one_line
 from tempos_bpf.links import attach_tracing
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.network.facts import Interface
-from tempos_fastpath.ownership import current_namespace
+from tempos_fastpath.survival.ownership import current_namespace
 
 OBJECT = Path(__file__).parent.with_name("trial.bpf.o")
 PROGRAM = "tempos_try"

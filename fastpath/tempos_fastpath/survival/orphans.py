@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from tempos import Unavailable
 from tempos_bpf.links import XdpLink
 from tempos_fastpath.errors import Owned
-from tempos_fastpath.ownership import Identity, Owner, current_namespace, forget, owners
-from tempos_fastpath.pins import Pins, all_pins
+from tempos_fastpath.survival.ownership import Identity, Owner, current_namespace, forget, owners
+from tempos_fastpath.survival.pins import Pins, all_pins
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,32 @@ def tidy() -> None:
     for owner in owners():
         if not owner.alive and owner.identity not in left:
             forget(owner.identity)
+
+
+def strangers(name: str) -> list[str]:
+    """What dead brokers left that still forwards, and that a broker of this name here will not take off.
+
+    In words, a sentence each: sets of the same name in other network namespaces, of other names in this one.
+    What of the former has no interface any more, since its namespace has ended, is removed. Blocks.
+    """
+    here = current_namespace()
+    told = []
+    for each in orphans():
+        other = each.identity
+        if (other.name == name) == (other.namespace == here):
+            continue
+        if other.name == name and not each.interfaces:
+            with contextlib.suppress(Unavailable, OSError):
+                remove(each)
+        elif each.interfaces:
+            held = ", ".join(interface for interface, _ in each.interfaces)
+            where = f"another network namespace ({other.namespace})" if other.name == name else held
+            told.append(
+                f"the fast path of a broker named {other.name!r}, which is gone, still forwards in {where}, "
+                "past every other broker: start that one again, or remove what it left: "
+                f"tempos fastpath clean {other.name}"
+            )
+    return told
 
 
 def holder_of(ifindex: int, but: Identity) -> Installed | None:

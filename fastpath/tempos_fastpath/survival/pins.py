@@ -32,10 +32,8 @@ from tempos_bpf.errors import BpfError
 from tempos_bpf.links import InterfaceLink, Link, XdpLink, XdpMode, pinned_tc, pinned_xdp
 from tempos_bpf.maps import Map, MapType, create_map, pinned_map
 from tempos_fastpath.errors import NotPinned
-from tempos_fastpath.ownership import Identity, unquote
+from tempos_fastpath.survival.ownership import BPFFS, ROOT, Identity, unquote
 
-BPFFS = Path("/sys/fs/bpf")
-ROOT = BPFFS / "tempos"
 MAPS = (
     "routes",
     "tickets",

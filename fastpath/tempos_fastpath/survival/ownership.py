@@ -24,9 +24,14 @@ from pathlib import Path
 from tempos import Unavailable
 from tempos_fastpath.errors import Owned
 
+BPFFS = Path("/sys/fs/bpf")
+#: Where pins are: below it, :attr:`Identity.folder`.
+ROOT = BPFFS / "tempos"
 _SO_NETNS_COOKIE = 71
 _SYSTEM = Path("/run/tempos")
 _SUFFIX = ".fastpath.lock"
+#: Bytes of a file that are looked at.
+_LONGEST = 1 << 16
 #: Whoever removes a dead one's file holds its lock for a moment: how often to try again, and after how long.
 _PATIENCE, _PAUSE = 5, 0.02
 #: struct flock of fcntl.h: type, whence, start, length, pid (0 where the lock is not a process's).
@@ -79,6 +84,18 @@ def current_namespace() -> int:
     return Path("/proc/thread-self/ns/net").stat().st_ino
 
 
+def is_something_left(name: str) -> bool:
+    """Whether a broker of this name left pins in this namespace, or signs of some that are out of reach."""
+    identity = Identity(name, current_namespace())
+    try:
+        with os.scandir(ROOT / identity.folder) as entries:
+            return any(entries)
+    except PermissionError:
+        return any(each.identity == identity and each.interfaces and not each.alive for each in owners())
+    except OSError:
+        return False
+
+
 class Ownership:
     """The lock on an identity. Raises :class:`Owned` if a living process holds it. Blocks a little."""
 
@@ -86,12 +103,15 @@ class Ownership:
         self.identity = identity
         self._path = _folder() / f"{quote(identity.name)}~{identity.namespace}{_SUFFIX}"
         self._fd = self._lock()
-        self.tell({})
+        self._former = os.pread(self._fd, _LONGEST, 0)
+        self._write(_encode({}))
 
     def tell(self, interfaces: Mapping[str, int]) -> None:
-        """Write down which interfaces are held now."""
-        text = {"pid": os.getpid(), "interfaces": dict(interfaces)}
-        data = json.dumps(text).encode()
+        """Write down which interfaces are held now; until then they are those of whoever was here before."""
+        self._former = b""
+        self._write(_encode(interfaces))
+
+    def _write(self, data: bytes) -> None:
         os.pwrite(self._fd, data, 0)
         os.ftruncate(self._fd, len(data))
 
@@ -99,7 +119,10 @@ class Ownership:
         """Let go; ``keep`` leaves the file, which says whose pins there are. Safe to call twice."""
         if self._fd < 0:
             return
-        if not keep:
+        if self._former:
+            # Nothing was changed here, so it says what it said.
+            self._write(self._former)
+        elif not keep:
             with contextlib.suppress(OSError):
                 self._path.unlink()
         os.close(self._fd)
@@ -133,6 +156,10 @@ class Ownership:
                 os.close(fd)
                 raise
             os.close(fd)
+
+
+def _encode(interfaces: Mapping[str, int]) -> bytes:
+    return json.dumps({"pid": os.getpid(), "interfaces": dict(interfaces)}).encode()
 
 
 def owners() -> Iterator[Owner]:

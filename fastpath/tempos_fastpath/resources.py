@@ -1,0 +1,71 @@
+"""What a fast path holds in the kernel, and how it comes to stand in the place of an earlier broker's.
+
+Blocking.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from tempos import Unavailable
+from tempos.errors import one_line
+from tempos_fastpath.attach import Programs
+from tempos_fastpath.drops import Drops
+from tempos_fastpath.fanouts import Fanouts
+from tempos_fastpath.kernel_routes import KernelRoutes
+from tempos_fastpath.network.facts import Facts
+from tempos_fastpath.network.survey import Survey
+from tempos_fastpath.survival.ownership import Ownership
+from tempos_fastpath.survival.pins import Pins
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Topic -> epoch of the routes of an earlier broker, what counts losses, and what a status should add."""
+
+    adopted: dict[int, int]
+    drops: Drops | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What is loaded and attached, and the ``threads`` that wait for the kernel."""
+
+    survey: Survey
+    programs: Programs
+    routes: KernelRoutes
+    fanouts: Fanouts
+    ownership: Ownership
+    pins: Pins
+    threads: ThreadPoolExecutor
+
+    def take_over(self, facts: Facts) -> Taken:
+        """Put everything in the place of an earlier broker's, which went on as if nobody had come."""
+        self.programs.take_over(facts)
+        self.ownership.tell(self.programs.interfaces)
+        adopted, remark = self._adopt()
+        drops, complaint = self._count_drops()
+        return Taken(adopted, drops, remark + complaint)
+
+    def _adopt(self) -> tuple[dict[int, int], str]:
+        """Take up the routes of an earlier broker; with them unread, none may stay in force."""
+        if not self.programs.adopted:
+            return {}, ""
+        try:
+            return self.routes.adopt(), ""
+        except Unavailable as error:
+            self.routes.clear()
+            reason = one_line(error)
+            return {}, f"; the earlier broker's routes were taken out, for they cannot be read: {reason}"
+
+    def _count_drops(self) -> tuple[Drops | None, str]:
+        where = self.pins if self.programs.pinned else None
+        try:
+            maps = {name: self.programs.map(name) for name in ("egress", "copies", "sending")}
+            drops = Drops(self.ownership.identity, maps, where, adopt=self.programs.adopted)
+            drops.watch(self.programs.interfaces.values())
+        except Unavailable as error:
+            return None, f"; losses behind the redirect are not counted ({one_line(error)})"
+        return drops, ""

@@ -1,0 +1,362 @@
+"""A broker is killed and another one of its name starts, by another configuration.
+
+What it finds in the kernel is served, or is gone before it is ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.nodes import udp
+from support.privileges import require_kernel, require_netns
+
+from tempos import Subscriber
+from tempos.wire import encode_event
+from tempos_bench.nodes.loop import NodeLoop
+from tempos_bench.nodes.node import PYTHON, Program, ProgramFailed
+from tempos_bench.nodes.topology import Topology, build
+from tempos_bpf.links import query_xdp
+from tempos_bpf.maps import pinned_map
+from tempos_fastpath.survival.orphans import installed
+from tempos_fastpath.survival.ownership import Identity, current_namespace
+from tempos_fastpath.survival.pins import Pins
+
+pytestmark = [pytest.mark.kernel, pytest.mark.netns]
+
+LIMIT = 20.0
+NAME = f"life-{os.getpid()}"
+EVENTS, PLAIN = 1, 2
+RUN = "import sys; from tempos_broker.__main__ import main; sys.exit(main())"
+WITHOUT_LIBBPF = f"import sys; sys.modules['tempos_bpf.library'] = None; {RUN}"
+Topics = Mapping[int, Mapping[str, object]]
+TOPICS: Topics = {EVENTS: {"name": "events"}, PLAIN: {"name": "plain", "framing": "raw"}}
+
+
+class Life:
+    """Where one broker follows another, and who lives through it."""
+
+    def __init__(self, topology: Topology, folder: Path) -> None:
+        self.topology = topology
+        self.folder = folder
+        self.sent: dict[int, int] = {}
+        self.source = udp(topology.publisher)
+        self._program: Program | None = None
+
+    def start(
+        self, topics: Topics = TOPICS, fast: Mapping[str, object] | None = None, **broker: object
+    ) -> None:
+        table = {"name": NAME, "listen": list(self.topology.broker.addresses), **broker}
+        state = table.pop("state", str(self.folder / "state.db"))
+        code = WITHOUT_LIBBPF if table.pop("libbpf", True) is False else RUN
+        lines = ["[broker]", *_values(table), "[state]", f"file = {json.dumps(state)}"]
+        lines += ["[control]", "heartbeat = 0.5", "[fastpath]", *_values(fast or {})]
+        for id_, topic in topics.items():
+            lines += [
+                "[[topic]]",
+                f"id = {id_}",
+                *_values({k: v for k, v in topic.items() if k != "members"}),
+            ]
+            for member in topic.get("members", ()):  # type: ignore[attr-defined]
+                lines += ["[[topic.member]]", *_values(member)]
+        file = self.folder / "broker.toml"
+        file.write_text("\n".join(lines))
+        self._program = self.topology.broker.start(
+            (PYTHON, "-c", code, "-c", str(file)),
+            ready="ready",
+            limit=LIMIT,
+            clean_up=(PYTHON, "-m", "tempos", "fastpath", "clean", NAME),
+        )
+
+    def kill(self) -> None:
+        assert self._program is not None
+        self._program.kill()
+
+    @property
+    def said(self) -> str:
+        assert self._program is not None
+        return self._program.output
+
+    def ask(self, path: str) -> Any:
+        return self.topology.broker.request("GET", path)
+
+    def topic(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask(f"/v1/ledger/{name}")
+        return found
+
+    def send(self, topic: int, count: int = 50) -> None:
+        """Events one after the other; none is lost on links that are otherwise quiet."""
+        before = self.sent.get(topic, 0)
+        for number in range(before, before + count):
+            data = encode_event(topic, 9, number, 0, b"body") if topic != PLAIN else b"\2%d" % number
+            self.source.sendto(data, (self.topology.broker.address, 9998))
+        self.sent[topic] = before + count
+
+    def carried(self) -> list[str]:
+        """The interfaces of the broker that carry an XDP program."""
+        indices = {name: self.topology.broker.call(lambda name=name: socket.if_nametoindex(name))  # type: ignore[misc]
+                   for name in self.topology.broker.interfaces}  # fmt: skip
+        return [name for name, index in indices.items()
+                if self.topology.broker.call(lambda index=index: query_xdp(index))]  # type: ignore[misc]  # fmt: skip
+
+    @property
+    def pins(self) -> Pins:
+        return Pins(Identity(NAME, self.topology.broker.call(current_namespace)))
+
+
+def _values(table: Mapping[str, object]) -> list[str]:
+    return [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+
+
+def until(condition: Callable[[], bool], what: Callable[[], object] | str = "") -> None:
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < end, what() if callable(what) else what
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Iterator[Life]:
+    require_netns()
+    require_kernel()
+    with build("straight") as topology:
+        made = Life(topology, tmp_path)
+        with made.source:
+            yield made
+
+
+class Members:
+    """Subscribers in their node, all of whom are gone at the end."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._loop = NodeLoop(life.topology.subscriber)
+        self._joined: list[Subscriber] = []
+
+    def join(self, topic: str, group: str) -> Subscriber:
+        async def begin() -> None:
+            await subscriber.__aenter__()
+
+        subscriber = Subscriber(self._life.topology.broker.address, topic, group=group)
+        self._loop.do(begin())
+        self._joined.append(subscriber)
+        return subscriber
+
+    def leave(self, subscriber: Subscriber) -> None:
+        self._loop.do(subscriber.__aexit__(None, None, None))
+
+    def __enter__(self) -> Members:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._loop:
+            for each in self._joined:
+                self.leave(each)
+
+
+def present(life: Life, topic: str) -> set[str]:
+    """The groups of a topic that have a member."""
+    groups = life.topic(topic)["groups"]
+    return {each["name"] for each in groups if not all(member["left"] for member in each["members"])}
+
+
+def another_version(life: Life) -> dict[str, Any]:
+    with pinned_map(life.pins.path("identity")) as identity:
+        identity.update(0, b"another!")
+    return {}
+
+
+def changed(topic: int, **more: object) -> dict[str, Any]:
+    return {"topics": {**TOPICS, topic: {**TOPICS[topic], **more}}}
+
+
+#: What is changed while nobody is there, and whether the next broker can know what passed meanwhile.
+CHANGES: dict[str, tuple[Callable[[Life], dict[str, Any]], bool]] = {
+    "nothing": (lambda life: {}, True),
+    "off": (lambda life: {"fast": {"mode": "off"}}, True),
+    "unavailable": (lambda life: {"fast": {"interfaces": ["none0"]}}, True),
+    "not built": (lambda life: {"libbpf": False}, False),
+    "an interface less": (lambda life: {"fast": {"interfaces": ["eth1"]}}, True),
+    "generic": (lambda life: {"fast": {"mode": "generic"}}, True),
+    "not pinned": (lambda life: {"fast": {"pin": False}}, True),
+    "path": (lambda life: changed(EVENTS, path="slow"), True),
+    "sources": (lambda life: changed(EVENTS, sources=["10.0.0.0/8"]), True),
+    "a static member more": (lambda life: changed(EVENTS, members=[{"ip": "10.0.2.2", "port": 7}]), True),
+    "another port and address": (
+        lambda life: {"listen": [life.topology.broker.address], "api": "127.0.0.1:9996"}, True),
+    "another version": (another_version, False),
+    "without state": (lambda life: {"state": "off"}, False),
+    "with another state": (lambda life: {"state": str(life.folder / "other.db")}, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_has_changed_those_present_get_everything_and_nobody_else_does(
+    life: Life, change: str
+) -> None:
+    alter, known = CHANGES[change]
+    with Members(life) as members:
+        life.start()
+        old, other = (members.join("events", group) for group in ("old", "other"))
+        plain = members.join("plain", "old")
+        until(
+            lambda: all(each["path"] == "fast" for each in life.ask("/v1/topics")),
+            lambda: life.ask("/v1/topics"),
+        )
+        life.send(EVENTS)
+        life.send(PLAIN)
+        life.kill()
+        life.send(EVENTS)
+        life.send(PLAIN)
+        until(lambda: [each.stats.datagrams for each in (old, other, plain)] == [100] * 3, "without a broker")
+        life.start(**alter(life))
+        # They may have to be told that they are forgotten. Who joins after that is answered after they were.
+        until(lambda: present(life, "events") >= {"old", "other"}, lambda: life.topic("events"))
+        until(lambda: present(life, "plain") == {"old"}, lambda: life.topic("plain"))
+        new, late = members.join("events", "new"), members.join("plain", "late")
+        members.leave(old)
+        left = old.stats.datagrams
+        life.send(EVENTS)
+        life.send(PLAIN)
+        here = (other, new, plain, late)
+        until(lambda: [each.stats.datagrams for each in here] == [150, 50, 150, 50],
+              lambda: f"{life.ask('/v1/ledger')} {[each.stats for each in here]}")  # fmt: skip
+        assert old.stats.datagrams == left == 100
+        for each in here:
+            members.leave(each)
+        document = life.ask("/v1/ledger")
+        assert document["balanced"], document
+        for name, topic in (("events", EVENTS), ("plain", PLAIN)):
+            account = life.topic(name)
+            # To the event, if counters and account of the former life are of one piece; else from here on.
+            wanted = life.sent[topic] if known else 50
+            assert account["received"] == wanted, account
+            for group in account["groups"]:
+                assert group["lost"] == group["unconfirmed"] == 0, account
+        if change in ("off", "unavailable", "not built"):
+            assert life.carried() == []
+            assert not life.pins.folder.exists()
+        life.kill()
+        if change == "not pinned":
+            assert life.carried() == []
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+@pytest.mark.parametrize("change", ["removed", "renamed", "another id"])
+def test_the_route_of_a_topic_that_is_no_more_is_taken_out(life: Life, change: str, mode: str) -> None:
+    topics: dict[str, Topics] = {
+        "removed": {PLAIN: TOPICS[PLAIN]},
+        "renamed": {EVENTS: {"name": "others"}, PLAIN: TOPICS[PLAIN]},
+        "another id": {5: TOPICS[EVENTS], PLAIN: TOPICS[PLAIN]},
+    }
+    with Members(life) as members:
+        life.start()
+        member = members.join("events", "g")
+        until(lambda: life.ask("/v1/topics/events")["path"] == "fast")
+        epoch = life.topic("events")["epoch"]
+        life.send(EVENTS)
+        life.kill()
+        life.send(EVENTS)
+        until(lambda: member.stats.datagrams == 100, "without a broker")
+        life.start(topics[change], {"mode": mode})
+        life.send(EVENTS)
+
+        def refused() -> int:
+            status = life.ask("/v1/status")
+            of_topics = sum(
+                sum(topic["refused"].values()) for topic in status["topics"] if topic["id"] == EVENTS
+            )
+            return int(of_topics + status["unattributed"].get("unknown_topic", 0))
+
+        # It may be a member of what has its id now, or of nothing; until it says so events go to nobody.
+        until(lambda: refused() + member.stats.datagrams == 150, lambda: life.ask("/v1/status"))
+        assert member.stats.datagrams == 100
+        assert life.ask("/v1/ledger")["balanced"]
+        if change == "removed":
+            assert "events is not configured any more" in life.said
+        life.kill()
+        # Back again, it begins anew, and no epoch comes twice.
+        life.start()
+        until(lambda: present(life, "events") == {"g"}, lambda: life.topic("events"))
+        members.join("events", "late")
+        assert life.topic("events")["epoch"] > epoch
+        life.send(EVENTS)
+        until(lambda: member.stats.datagrams == 150, lambda: f"{member.stats} {life.ask('/v1/status')}")
+        assert life.ask("/v1/ledger")["balanced"]
+        members.leave(member)
+
+
+def test_what_others_left_is_told(life: Life) -> None:
+    life.start(name="another")
+    life.kill()
+    life.start(fast={"mode": "off"})
+    assert (
+        "the fast path of a broker named 'another', which is gone, still forwards in eth0, eth1" in life.said
+    )
+    assert life.carried() == ["eth0", "eth1"]
+    life.kill()
+    for each in installed():
+        assert each.identity.name != NAME
+
+
+def hold(life: Life, kind: int, ip: str, port: int) -> socket.socket:
+    def take() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, kind)
+        sock.bind((ip, port))
+        if kind == socket.SOCK_STREAM:
+            sock.listen()
+        return sock
+
+    return life.topology.broker.call(take)
+
+
+FAULTS: dict[str, tuple[dict[str, Any], tuple[int, str, int] | None]] = {
+    "a token file that is not there": ({"api_token_file": "/nowhere/token"}, None),
+    "API port": ({}, (socket.SOCK_STREAM, "127.0.0.1", 9996)),
+    "data port": ({}, (socket.SOCK_DGRAM, "10.0.2.1", 9998)),
+    "control port": ({}, (socket.SOCK_DGRAM, "10.0.2.1", 9997)),
+    "an address of nobody's": ({"listen": ["10.0.1.1", "10.9.9.9"]}, None),
+    "a member that is the broker": (changed(EVENTS, members=[{"ip": "10.0.1.1", "port": 9998}]), None),
+    "a user that is not there": ({"user": "nobody-of-that-name"}, None),
+    "a state that cannot be had": ({"state": "/proc/state.db"}, None),
+    "no sense": ({"data_port": 0}, None),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_survived_forwards_on_whatever_start_fails_and_the_next_one_takes_it_over(
+    life: Life, fault: str
+) -> None:
+    options, taken = FAULTS[fault]
+    with Members(life) as members:
+        life.start()
+        member = members.join("events", "g")
+        until(lambda: life.ask("/v1/topics/events")["path"] == "fast")
+        life.send(EVENTS)
+        life.kill()
+        before = [(each.interfaces, each.pid) for each in installed() if each.identity.name == NAME]
+        with contextlib.ExitStack() as stack:
+            if taken is not None:
+                stack.enter_context(hold(life, *taken))
+            for _ in range(2):
+                with pytest.raises(ProgramFailed) as failure:
+                    life.start(**options)
+                assert "Traceback" not in str(failure.value)
+                life.send(EVENTS)
+        until(lambda: member.stats.datagrams == 150, "after a start that failed")
+        assert [(each.interfaces, each.pid) for each in installed() if each.identity.name == NAME] == before
+        life.start()
+        assert life.topic("events")["epoch"] == 2, "the very route is gone on with"
+        life.send(EVENTS)
+        until(lambda: member.stats.datagrams == 200)
+        members.leave(member)
+        account = life.topic("events")
+        assert (account["received"], account["balanced"]) == (200, True)
+        life.kill()
