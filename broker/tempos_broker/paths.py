@@ -291,7 +291,8 @@ class NoFastPath:
         self._limits.configure(topics)
 
     def select(self, strict: int, best_effort: int) -> None:
-        raise Unavailable(self._reason)
+        # What went wrong in full stands with the fast path.
+        raise Unavailable(self._reason.partition(":")[0])
 
     async def install(self, route: Route) -> PathChoice:
         self._adopted.pop(route.topic.id, None)

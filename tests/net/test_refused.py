@@ -51,7 +51,7 @@ def test_every_place_where_a_person_looks_has_one_sentence(straight: Topology) -
     assert "native and generic mode: the kernel's verifier refused the program tempos_fastpath" in reason
     assert "fastpath.bpf.c:" in reason or "`return " in reason, "with the line of source"
     assert reason.endswith("the verifier's whole log: tempos doctor --log")
-    assert status["quality"]["reason"].endswith("not ebpf: there is no fast path")
+    assert status["quality"]["reason"].endswith("not ebpf: XDP could be attached to no interface")
     for text in texts(status):
         assert "\n" not in text
         assert len(text) < WIDEST, text
