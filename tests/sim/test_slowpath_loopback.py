@@ -329,7 +329,8 @@ async def test_says_why_it_cannot_listen(portable: bool) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(Unavailable, match=rf"127\.0\.0\.1:{port}/udp.*ss -ulpn"):
             await server("127.0.0.1", port).start()
-    with pytest.raises(Unavailable, match=r"192\.0\.2\.1:\d+/udp.*no interface has this address.*ip vrf exec"):
+    told = r"192\.0\.2\.1:\d+/udp.*no interface has this address.*ip vrf exec"
+    with pytest.raises(Unavailable, match=told):
         await server("192.0.2.1", 0).start()
 
 

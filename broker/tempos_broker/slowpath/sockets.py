@@ -28,8 +28,8 @@ _MEMINFO_DROPS = 8
 _HINTS = {
     errno.EADDRINUSE: "another program has this port: stop it (`ss -ulpn` names it), or change the port",
     errno.EADDRNOTAVAIL: (
-        "no interface has this address, but perhaps one in a VRF: change `listen` (`ip -4 address` shows them), "
-        "or start the broker in there, `ip vrf exec NAME tempos broker ...`"
+        "no interface has this address, but perhaps one in a VRF: change `listen` (`ip -4 address` shows "
+        "them), or start the broker in there, `ip vrf exec NAME tempos broker ...`"
     ),
     errno.EACCES: "ports below 1024 need a privilege: run with CAP_NET_BIND_SERVICE, or change the port",
 }
