@@ -72,7 +72,7 @@ class Life:
             (PYTHON, "-c", code, "-c", str(file)),
             ready="ready",
             limit=LIMIT,
-            clean_up=(PYTHON, "-m", "tempos", "fastpath", "clean", NAME),
+            clean_up=(PYTHON, "-m", "tempos", "fastpath", "clean", str(table["name"])),
         )
 
     def kill(self) -> None:
@@ -294,11 +294,12 @@ def test_the_route_of_a_topic_that_is_no_more_is_taken_out(life: Life, change: s
 
 
 def test_what_others_left_is_told(life: Life) -> None:
-    life.start(name="another")
+    other = f"another-{os.getpid()}"
+    life.start(name=other)
     life.kill()
     life.start(fast={"mode": "off"})
     assert (
-        "the fast path of a broker named 'another', which is gone, still forwards in eth0, eth1" in life.said
+        f"the fast path of a broker named '{other}', which is gone, still forwards in eth0, eth1" in life.said
     )
     assert life.carried() == ["eth0", "eth1"]
     life.kill()
