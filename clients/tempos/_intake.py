@@ -50,7 +50,8 @@ class SubscriberStats:
     events; ``overruns``: lost by the kernel because the socket buffer was full, as far as
     it has told; ``receive_buffer``: bytes of socket buffer that the kernel gave.
 
-    ``missed`` is final once the subscriber has drained or is closed: what was on its way has come by then.
+    ``missed`` is final once the subscriber has drained or is closed: what was on its way has come by
+    then, and what was lost at the very end the broker has told.
     """
 
     datagrams: int
@@ -85,6 +86,8 @@ class Intake:
         #: Whether the broker has said that all that was sent to this member has come.
         self.drained = False
         self._drops_again = duplicates == "drop"
+        # Deliveries of which no later one tells that they are missing: known when the broker has said it.
+        self._at_end = 0
         self._early: list[bytes] | None = []
         self._datagrams = self._events = self._bytes = self._queue_full = self._overruns = 0
         self._discarding = False
@@ -99,7 +102,7 @@ class Intake:
             datagrams=self._datagrams,
             events=self._events,
             bytes=self._bytes,
-            missed=sum(tracker.missed for tracker in trackers),
+            missed=sum(tracker.missed for tracker in trackers) + self._at_end,
             late=sum(tracker.late for tracker in trackers),
             duplicates=sum(feed.tracker.duplicates + feed.sources.repeated for feed in self.feeds),
             unstamped=sum(tracker.unstamped for tracker in trackers),
@@ -250,6 +253,11 @@ class Intake:
     def tell_again(self) -> None:
         """Take nothing as acknowledged."""
         self.feeds.tell_again()
+
+    def lost_at_end(self, lost: int) -> None:
+        """The broker says how many deliveries of this membership have not come, in all."""
+        known = sum(feed.tracker.missed for feed in self.feeds)
+        self._at_end = max(0, lost - known)
 
     def wake(self) -> None:
         """Let whoever waits look again."""

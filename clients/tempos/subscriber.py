@@ -315,6 +315,7 @@ class Subscriber:
             if len(counts) == len(told):
                 drained = Drained(*counts)
                 self._intake.drained = not drained.lost
+                self._intake.lost_at_end(drained.lost)
                 return drained
         except ControlRefused as error:
             if error.code == Code.UNKNOWN_MEMBER:

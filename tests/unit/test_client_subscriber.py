@@ -156,6 +156,24 @@ async def test_what_is_missed_sums_up_to_what_is_missing_however_the_network_has
         assert sum(missed) == 601 - len(handed_out) > stats.missed
 
 
+async def test_what_was_lost_at_the_very_end_is_told_by_the_drain() -> None:
+    with MiniBrokerThread(HEAT) as broker:
+        answer = broker.core.answer
+
+        def lost_three(datagram: bytes, ip: str) -> bytes:
+            request = control.decode_request(datagram)
+            if request.op != "drain":
+                return answer(datagram, ip)
+            return control.encode_ok(request.id, ticketed=8, delivered=5, lost=3)
+
+        broker.core.answer = lost_three  # type: ignore[method-assign]
+        async with Subscriber("127.0.0.1", "heat", control_port=broker.control_port) as sub:
+            for number in (0, 1, 2, 4, 5):
+                broker.send(stamped(1, number), (sub.member.ip, sub.member.port))
+            assert [(await sub.next(5)).missed for _ in range(5)] == [0, 0, 0, 1, 0]
+        assert sub.stats.missed == 3
+
+
 @pytest.mark.parametrize("duplicates", ["deliver", "drop"])
 async def test_what_a_network_doubles_is_counted_and_handed_out_again_or_not(duplicates: Any) -> None:
     double = [
