@@ -10,6 +10,7 @@
  *   free --receive--> chain --stage(group 0..n-1)--> messages --flush--> free
  *                       \--release--> free
  */
+#include "batch_receipts.h"
 #include "batch_receive.h"
 #include "batch_send.h"
 #include "batch_types.h"
@@ -23,7 +24,7 @@ static void tempos_batch_free(struct tempos_batch *b)
 	free(b->bytes);
 	free(b->slots);
 	free(b->free);
-	free(b->rx);
+	free(b->own_rx);
 	free(b->rx_iov);
 	free(b->rx_from);
 	free(b->rx_control);
@@ -68,7 +69,7 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 	b->bytes = aligned_alloc(CACHE_LINE, (size_t)slots * b->stride);
 	b->slots = calloc(slots, sizeof(*b->slots));
 	b->free = calloc(slots, sizeof(*b->free));
-	b->rx = calloc(batch, sizeof(*b->rx));
+	b->rx = b->own_rx = calloc(batch, sizeof(*b->rx));
 	b->rx_iov = calloc(batch, sizeof(*b->rx_iov));
 	b->rx_from = calloc(batch, sizeof(*b->rx_from));
 	b->rx_control = calloc(batch, sizeof(*b->rx_control));

@@ -6,6 +6,7 @@
 #ifndef TEMPOS_BATCH_RECEIVE_H
 #define TEMPOS_BATCH_RECEIVE_H
 
+#include "batch_receipts.h"
 #include "batch_types.h"
 
 /*
@@ -89,11 +90,13 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 
 	if (!ready)
 		return -ENOBUFS;
+	receipts_booked(b);
 	do
 		received = recvmmsg(fd, b->rx, ready, MSG_DONTWAIT, NULL);
 	while (received < 0 && errno == EINTR);
 	if (received < 0)
 		return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+	b->at_hand = (uint32_t)received;
 	if ((uint32_t)received > b->rx_used)
 		b->rx_used = (uint32_t)received;
 

@@ -123,6 +123,17 @@ struct outbox {
 	struct copy *copies;
 };
 
+/*
+ * What a process has taken out of sockets, in memory that outlives it: `taken` by receives that are over and
+ * in its account, and the messages of the one at hand. The kernel writes the length of each as it takes it
+ * out, so not even a kill inside of that system call leaves one that nobody knows of.
+ */
+#define NOT_TAKEN UINT32_MAX
+struct tempos_receipts {
+	uint64_t taken;
+	struct mmsghdr at_hand[];
+};
+
 struct tempos_batch {
 	uint8_t framing[TEMPOS_TOPICS];
 	struct sources sources[TEMPOS_TOPICS];
@@ -136,7 +147,10 @@ struct tempos_batch {
 	uint32_t free_count;
 
 	uint32_t batch;
-	struct mmsghdr *rx;
+	struct mmsghdr *own_rx;
+	struct mmsghdr *rx;            /* own_rx, or those of the receipts */
+	struct tempos_receipts *receipts;
+	uint32_t at_hand;              /* messages that the last receive took; kept where there are receipts */
 	struct iovec *rx_iov;
 	struct sockaddr_in *rx_from;
 	union rx_control *rx_control;

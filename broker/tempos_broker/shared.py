@@ -19,10 +19,11 @@ from tempos import LocalError, Overflow, Quality, Reason, Topic
 from tempos._abi import GROUPS_PER_TOPIC, TOPICS
 from tempos._slots import SLOTS, group_slot
 from tempos_broker._batch import ffi, lib
+from tempos_broker.config.layout import MAX_BATCH
 from tempos_broker.slowpath.book import BESIDE, NUMBERS, Book
 
 if TYPE_CHECKING:
-    from tempos_broker._batch import CNote, CNumbers
+    from tempos_broker._batch import CNote, CNumbers, CReceipts
     from tempos_broker.paths import Tickets
 
 _WORD = 8
@@ -104,15 +105,17 @@ def anonymous(name: str, size: int) -> int:
 
 
 class Estate:
-    """What a worker writes as it goes and leaves when it dies: its book, and a note of the run at hand."""
+    """What a worker writes as it goes and leaves when it dies: a book, a note of its run, receipts."""
 
-    #: Bytes, the note included.
-    SIZE = (NUMBERS + 8) * _WORD
+    _NOTE, _RECEIPTS = NUMBERS, NUMBERS + 8
+    #: Bytes of all of it.
+    SIZE = _RECEIPTS * _WORD + lib.tempos_receipts_size(MAX_BATCH)
 
     def __init__(self, descriptor: int) -> None:
-        self._numbers = SharedNumbers(descriptor, NUMBERS + 8)
+        self._numbers = SharedNumbers(descriptor, -(-self.SIZE // _WORD))
         self.book = Book(self._numbers.view())
-        self.note: CNote = ffi.cast("struct tempos_note *", self._numbers.at(NUMBERS))
+        self.note: CNote = ffi.cast("struct tempos_note *", self._numbers.at(self._NOTE))
+        self.receipts: CReceipts = ffi.cast("struct tempos_receipts *", self._numbers.at(self._RECEIPTS))
 
     def forwarded_at(self, topic: int) -> CNumbers:
         """Where the topic's count of forwarded datagrams is."""
@@ -126,6 +129,14 @@ class Estate:
             for arrived, row in zip(self.book.received, self.book.counts, strict=True)
         ]
         return [arrived - done for arrived, done in zip(self.book.received, booked, strict=True)]
+
+    def begin(self) -> None:
+        """Make ready for a new writer: everything taken so far is in the book."""
+        lib.tempos_receipts_begin(self.receipts, MAX_BATCH, sum(self.book.received))
+
+    def unbooked(self) -> int:
+        """Datagrams that the dead writer had taken out of a socket, and that are not in its book yet."""
+        return max(0, lib.tempos_receipts_taken(self.receipts, MAX_BATCH) - sum(self.book.received))
 
     def unfinished(self) -> int:
         """Datagrams of the run that the dead writer had noted and not counted as forwarded."""
@@ -234,7 +245,12 @@ def finish_run(
 
 
 def write_off(estate: Estate) -> int:
-    """Count what the dead writer had taken and not yet handed to a group; gives how many datagrams."""
+    """Count what the dead writer had taken and not yet handed to a group; gives how many datagrams.
+
+    What it had not even looked at is of no topic.
+    """
+    estate.book.received[0] += estate.unbooked()
+    estate.begin()
     held = estate.held()
     for topic, count in enumerate(held):
         estate.book.counts[topic][Reason.WORKER_LOST] += count

@@ -67,6 +67,7 @@ def test_moves_between_the_paths_and_kills_of_the_worker_leave_an_exact_account(
         while worker_of(broker)["state"] != "serving" and time.monotonic() < end:
             time.sleep(0.02)
         ledger = broker.ask("GET", "/v1/ledger/events")
+        unread = broker.ask("GET", "/v1/ledger")["unattributed"].get("worker_lost", 0)
         worker = worker_of(broker)
         assert worker["started"] == kills + 1
         dropped = legs.dropped()
@@ -74,11 +75,13 @@ def test_moves_between_the_paths_and_kills_of_the_worker_leave_an_exact_account(
     assert ledger["balanced"], ledger
     (group,) = ledger["groups"]
     held = ledger["refused"].get("worker_lost", 0)
-    assert beyond(events - ledger["received"], dropped.first) == 0, (ledger, dropped)
+    # Of what a killed one had not looked at yet nobody knows the topic.
+    assert beyond(events - ledger["received"] - unread, dropped.first) == 0, (ledger, unread, dropped)
     assert ledger["received"] == ledger["fast"] + ledger["slow"] + held
     assert group["tickets"] == ledger["received"] - held == group["delivered"] + group["lost"]
     assert (got["distinct"], got["doubled"]) == (group["delivered"], 0), got
-    assert beyond(group["lost"] + held - worker["lost"], dropped.last) == 0, (ledger, worker, dropped)
+    lost = group["lost"] + held + unread
+    assert beyond(lost - worker["lost"], dropped.last) == 0, (ledger, worker, dropped)
     assert worker["lost"] <= kills * 64
     assert min(ledger["fast"], ledger["slow"]) > 1000, ledger
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tempos import Reason
+from tempos import Framing, Reason, Topic
+from tempos_broker.config.model import Limits
+from tempos_broker.paths import LocalTickets
+from tempos_broker.slowpath.core import SlowPath
+from tempos_broker.slowpath.sockets import DataSocket
 from tempos_broker.tickets import CountedTickets, FileTickets
 
 shared = pytest.importorskip("tempos_broker.shared", reason="the compiled helper is not built")
@@ -24,6 +29,7 @@ class Scene:
     def __init__(self) -> None:
         self.descriptor = shared.anonymous("test", shared.Estate.SIZE)
         self.estate = shared.Estate(self.descriptor)
+        self.estate.begin()
         self.tickets, self.counts = FileTickets(None), FileTickets(None)
         self.counted = CountedTickets(self.tickets, self.counts)
         share = shared.Share(
@@ -105,6 +111,35 @@ def test_a_run_noted_and_not_drawn_is_drawn_and_counted_once(scene: Scene, stage
     assert scene.finish() == COUNT
     assert scene.drawn() == [2 * COUNT] * GROUPS
     assert scene.counted.drawn(TOPIC) == 2 * COUNT
+
+
+def test_what_a_kill_leaves_between_the_socket_and_the_book_is_counted(scene: Scene) -> None:
+    """The kernel itself leaves the receipt: nothing of the killed process need run behind the system call."""
+    batched = pytest.importorskip("tempos_broker.slowpath.batched")
+    topics = (Topic(TOPIC, "raw", framing=Framing.RAW),)
+    core: SlowPath = SlowPath(topics, LocalTickets(), 64, 64, scene.theirs.book)
+    batch = batched.Batch(core, topics, Limits(batch=16, datagram=64), receipts=scene.theirs.receipts)
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with near, far:
+        inlet = DataSocket(far, watches_drops=False)
+        for sent in (5, 16, 3):
+            for _ in range(sent):
+                near.send(bytes([TOPIC, 1]))
+            assert batch.receive(inlet, 16) == sent
+            assert scene.estate.unbooked() == 0
+        # Dead right behind the system call: what it took is in nothing that it wrote.
+        core.refused = core.arrived = _killed
+        for _ in range(4):
+            near.send(bytes([TOPIC, 1]))
+        with pytest.raises(KeyboardInterrupt):
+            batch.receive(inlet, 16)
+        assert scene.finish() == 28, "in the book and waiting, or not even there"
+        assert scene.estate.book.counters() == {0: {Reason.WORKER_LOST: 4}, TOPIC: {Reason.WORKER_LOST: 24}}
+        assert scene.finish() == 0, "only once"
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_counters_in_a_file_go_on_where_another_life_left_them(tmp_path: Path) -> None:

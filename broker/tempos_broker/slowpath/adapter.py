@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tempos import Quality, Route, Topic
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, Load, SlowPath
 from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.marking import Marked, Marking
+
+if TYPE_CHECKING:
+    from tempos_broker._batch import CReceipts
 
 LoadT = TypeVar("LoadT", bound=Load)
 
@@ -29,7 +32,8 @@ class Setting:
     ``listen``: IPv4 addresses. ``sockets``: how to tell the classes apart, auto, ebpf, classic or one;
     ``select`` attaches the fast path's program for it, and raises :class:`Unavailable` where there is none.
     ``portable``: with nothing compiled. ``descriptors``: channels that another process opened, as
-    :meth:`Adapter.descriptors` gave them; none are opened then.
+    :meth:`Adapter.descriptors` gave them; none are opened then. ``receipts``: memory of the compiled helper
+    in which to leave, at any time, how many datagrams were taken out of the channels (``shared.Estate``).
     """
 
     topics: Sequence[Topic]
@@ -40,6 +44,7 @@ class Setting:
     select: Callable[[int, int], None] | None = None
     portable: bool = False
     descriptors: Sequence[tuple[int, int]] = ()
+    receipts: CReceipts | None = None
 
 
 @dataclass(frozen=True, slots=True)

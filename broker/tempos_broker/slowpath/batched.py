@@ -24,7 +24,7 @@ from tempos_broker.slowpath.sockets import DataSocket
 from tempos_broker.slowpath.sources import words
 
 if TYPE_CHECKING:
-    from tempos_broker._batch import CBatch, CMembers
+    from tempos_broker._batch import CBatch, CMembers, CReceipts
 
 _FRAMINGS = {Framing.RAW: lib.TEMPOS_FRAMING_RAW, Framing.EVENT: lib.TEMPOS_FRAMING_EVENT}
 _QUALITIES = {Quality.BQ: lib.TEMPOS_BQ, Quality.SQ: lib.TEMPOS_SQ}
@@ -66,10 +66,12 @@ class Batch:
         topics: Iterable[Topic],
         limits: Limits,
         on_foreign: Callable[[int, int, str], None] = lambda topic, count, ip: None,
+        receipts: CReceipts | None = None,
     ) -> None:
         """Raises :class:`MemoryError` if the pool cannot be had.
 
         ``on_foreign`` learns of what is refused for its source: topic, how many, the latest address.
+        ``receipts``: where to tell, for a time after a kill, what was taken out of sockets.
         """
         self._core = core
         self._on_foreign = on_foreign
@@ -81,6 +83,8 @@ class Batch:
         if batch == ffi.NULL:
             raise MemoryError(f"no memory for {slots} datagrams of {limits.datagram} bytes")
         self._batch: CBatch = ffi.gc(batch, lib.tempos_batch_free, slots * limits.datagram)
+        if receipts is not None:
+            lib.tempos_batch_receipts(batch, receipts)
         self._runs = ffi.new("uint64_t[]", limits.batch)
         self._errors = ffi.new("struct tempos_send_error[]", copies)
         self._members: list[tuple[CMembers, ...]] = [()] * TOPICS

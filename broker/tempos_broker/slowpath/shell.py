@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tempos import Quality, Reason, Route, Topic
 from tempos_broker.config.model import Limits, QualityConfig
@@ -24,6 +24,9 @@ from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.marking import Marking
 from tempos_broker.slowpath.selector import Select
 from tempos_broker.slowpath.turns import Turns
+
+if TYPE_CHECKING:
+    from tempos_broker._batch import CReceipts
 
 #: Seconds that a closing slow path waits for a link to take what was already taken from publishers.
 PATIENCE = 1.0
@@ -83,6 +86,7 @@ class SlowPathServer:
         book: Book | None = None,
         adapter: str = UDP,
         descriptors: Sequence[tuple[int, int]] = (),
+        receipts: CReceipts | None = None,
         serves: Collection[Quality] = tuple(Quality),
     ) -> None:
         """``listen``: IPv4 addresses; ``portable`` asks for the I/O that needs no compiled helper.
@@ -90,7 +94,8 @@ class SlowPathServer:
         ``rates``: the topics' token buckets; the caller configures them. ``select``: the fast path's way to
         tell the classes apart at the sockets. ``book``: where to keep the account. ``adapter``: a name that
         :func:`~tempos_broker.slowpath.adapters.find` knows. ``descriptors``: of sockets that another
-        process opened. ``serves``: the classes to receive of at first; :meth:`serve` changes it.
+        process opened. ``receipts``: see :class:`~tempos_broker.slowpath.adapter.Setting`. ``serves``: the
+        classes to receive of at first; :meth:`serve` changes it.
         """
         quality = quality or QualityConfig()
         self._quality = quality
@@ -110,6 +115,7 @@ class SlowPathServer:
                 select=select,
                 portable=portable,
                 descriptors=tuple(descriptors),
+                receipts=receipts,
             ),
         )
         self._turns = Turns(self._core, self._adapter, limits.batch, quality.share_bq)

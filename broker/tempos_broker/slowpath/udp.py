@@ -222,5 +222,5 @@ def _choose_mover(core: SlowPath[Any], losses: Losses, setting: Setting) -> Move
         except ImportError as error:
             reason = f"the compiled helper cannot be loaded: {one_line(error)}; tempos doctor says why"
         else:
-            return Batch(core, setting.topics, setting.limits, losses.foreign)
+            return Batch(core, setting.topics, setting.limits, losses.foreign, setting.receipts)
     return Singly(core, setting.topics, setting.limits, losses.foreign, reason)

@@ -79,6 +79,7 @@ class Worker:
             book=estate.book,
             adapter=told.adapter,
             descriptors=told.sockets,
+            receipts=estate.receipts,
             serves=(),
         )
         for route in told.routes:

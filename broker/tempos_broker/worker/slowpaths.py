@@ -222,6 +222,7 @@ class SlowPaths:
             return "the token buckets are this process's own"
         self._estate_descriptor = self._owned(anonymous("tempos-worker", Estate.SIZE), copy=False)
         self._estate = Estate(self._estate_descriptor)
+        self._estate.begin()
         self._share = Share(
             self._owned(tickets.descriptor),
             tickets.stride,
