@@ -78,8 +78,10 @@ class Field:
 #: wait for the program, and ``overruns`` datagrams at least were lost for want of room in its socket.
 #: ``publishers``: whose events it got, where that is news, and ``lacking``: what it knows to be missing; of
 #: the former ``untold`` rows are not in this request. ``topics``: of which it asks what is in force.
+#: ``instance``: whose account all of it is for; another broker, or one that has lost its memory, began anew.
 _TOLD = (
     Field("received", "counts"),
+    Field("instance", "number", required=False),
     Field("full", "flag", required=False),
     Field("dropped", "drops", required=False),
     *(Field(name, "count", required=False) for name in ("waiting", "queue", "overruns")),

@@ -207,8 +207,9 @@ class ControlSession:
             self.forget(self._tell("heartbeat", now, page))
         pending.told = rest
         pending.datagram = control.encode_request(
-            "drain", request, self._client, port=self._port, **rest, patience_ms=round(patience * 1000)
-        )
+            "drain", request, self._client, port=self._port, **self._for_whom(), **rest,
+            patience_ms=round(patience * 1000),
+        )  # fmt: skip
         del pending.nonces[:-KEPT_NONCES]
         self._put(pending)
 
@@ -298,7 +299,11 @@ class ControlSession:
         return request
 
     def _tell(self, op: str, now: float, page: Mapping[str, Any]) -> int:
-        return self._begin(op, now, {"port": self._port, **page}, told=page)
+        return self._begin(op, now, {"port": self._port, **self._for_whom(), **page}, told=page)
+
+    def _for_whom(self) -> dict[str, Any]:
+        """Whose account counts are for: they may come to a broker that has begun anew and just let us in."""
+        return {"instance": self._instance} if isinstance(self._instance, int) else {}
 
     def _put(self, pending: _Pending) -> None:
         datagram = pending.datagram

@@ -19,7 +19,7 @@ from support.minibroker import MiniBroker
 from tempos import ControlRefused, Framing, NoAnswer, Quality, Topic, control
 from tempos._feeds import Feeds
 from tempos._pages import Pages
-from tempos.control import Code, Received
+from tempos.control import Code, Received, decode_request
 from tempos.session import ControlSession
 from tempos.session_events import (
     Answered,
@@ -175,6 +175,37 @@ def test_a_forgotten_member_subscribes_again_and_notices_the_new_broker() -> Non
     assert all(event.renewed for event in events if isinstance(event, Subscribed))
     assert world.broker.groups == {("heat", "g"): [ME], ("raw", "~10.0.0.9:4000"): [ME]}
     assert world.run(30) == []
+
+
+@pytest.mark.parametrize("leave", ["", "drain", "goodbye"])
+def test_what_is_told_says_whose_account_it_is_for(leave: str) -> None:
+    """Counts of before must be in no account of a broker that has let its member in without knowing them."""
+    world = World().subscribed()
+    told: list[int] = []
+    fly = world.fly
+
+    def watched(to: str, datagram: bytes) -> None:
+        fields = decode_request(datagram).fields if to == "broker" else {}
+        if "received" in fields:
+            told.append(fields["instance"])
+        fly(to, datagram)
+
+    world.fly = watched  # type: ignore[method-assign]
+    world.run(3)
+    former = world.broker.instance
+    world.broker.restart()
+    # Let in again, but no answer of that has come yet.
+    world.broker.answer(
+        control.encode_request("subscribe", 1, 77, topic="heat", port=ME[1], group="g"), ME[0]
+    )
+    world.run(3)
+    assert set(told) == {former}
+    if leave == "drain":
+        world.session.drain(world.now, 1.0)
+    elif leave:
+        world.session.goodbye(world.now)
+    world.run(3)
+    assert set(told) == {former}, "nobody has told this member of another"
 
 
 def test_a_renewal_that_is_refused_is_tried_again() -> None:

@@ -71,6 +71,20 @@ def test_a_membership_from_hello_to_goodbye() -> None:
     assert server.served["subscribe"] == 2
 
 
+def test_counts_that_were_meant_for_an_earlier_account_are_in_none() -> None:
+    """They were under way while this broker, which has forgotten that account, let their member in."""
+    registry, ledger, server = pair()
+    ask(server, "subscribe", topic="alpha", group="workers", port=PORT)
+    ledger.opened(7, 1, registry.holders(7), 0)
+    for datagrams, instance, booked in ((400, 41, 0), (5, 42, 5), (6, None, 6)):
+        said: dict[str, object] = {"port": PORT, "received": [Received(7, "workers", 1, datagrams)]}
+        for op in ("heartbeat", "drain"):
+            _, answer = ask(server, op, **said, **({} if instance is None else {"instance": instance}))
+            assert "code" not in answer, answer
+            assert ledger.accounts(HOLDER)[0].delivered == booked
+            ask(server, "subscribe", topic="alpha", group="workers", port=PORT)
+
+
 def test_whoever_repeats_that_it_leaves_waits_for_the_same_routes() -> None:
     """An answer says that nothing new comes; the swap for the first request may still be under way."""
     registry, ledger, server = pair()

@@ -1,6 +1,9 @@
 """What members tell of themselves, booked where it belongs.
 
 A heartbeat, a drain and a goodbye carry the same fields; those that a client does not know are absent.
+
+What a member tells for the account of another instance is passed over: it was on its way, or told again,
+while this broker, which remembers nothing of it, let the member in.
 """
 
 from __future__ import annotations
@@ -16,13 +19,16 @@ from tempos_broker.account.ledger import Ledger
 class Reports:
     """Takes the fields of requests, as ``tempos.control.OPERATIONS`` has them."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, instance: int) -> None:
         self._ledger = ledger
+        self._instance = instance
         #: How the programs behind the members keep up.
         self.consumers = Consumers()
 
     def book(self, holder: Holder, told: Mapping[str, Any], now: float) -> None:
         """Book what a member says."""
+        if told["instance"] not in (None, self._instance):
+            return
         full = bool(told["full"])
         for row in told["received"]:
             self._ledger.report(row.topic, row.group, holder, row.epoch, row.datagrams, full=full)

@@ -163,7 +163,7 @@ class ControlServer:
         self._registry = registry
         self._ledger = ledger
         #: What members tell.
-        self.reports = Reports(ledger)
+        self.reports = Reports(ledger, instance)
         self._name = name
         self._instance = instance
         self._life = random.getrandbits(32) if life is None else life
