@@ -11,10 +11,18 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tempos_daemon.entry import wait_for_configuration
+
+if __name__ == "__main__":
+    # What follows takes a while to be read.
+    wait_for_configuration()
 
 from tempos import ConfigError, Quality, TemposError, Unavailable
 from tempos.errors import one_line
@@ -39,6 +47,9 @@ log = logging.getLogger("tempos.broker")
 
 #: Where root keeps its state and its locks; another user is given it.
 RUN = Path("/run/tempos")
+
+#: What the signal that stops a broker says about its fast path; None: the configuration decides.
+_KEEP = {signal.SIGINT: False, signal.SIGTERM: None, signal.SIGUSR2: True, None: None}
 
 EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
 
@@ -125,7 +136,14 @@ async def serve(
         signals.reload_with(rereading.on_signal)
         await signals.wait()
         notify(STOPPING)
-        broker.stop_waiting()
+        broker.about_to_close(keep=_KEEP[signals.stopped_by])
+        if topics := broker.kept():
+            ends = f"tempos fastpath clean {shlex.quote(config.name)}"
+            print(
+                f"stopping: the kernel goes on with {', '.join(topics)} for the next broker named "
+                f"{config.name!r}; where none is to come, end that by: {ends}",
+                flush=True,
+            )
 
 
 async def _start(
@@ -152,7 +170,13 @@ async def _start(
         elsewhere.append(TicketsAlone(state.tickets))
     store = state.store if state is not None else None
     broker = Broker(config, fast, portable=portable, store=store, drawn=drawn, elsewhere=elsewhere)
-    at_the_end("closing the broker", broker.close)
+
+    async def close() -> None:
+        # Also where it was told to stop before anybody could see it ready.
+        broker.about_to_close(keep=_KEEP[signals.stopped_by])
+        await broker.close()
+
+    at_the_end("closing the broker", close)
     rereading = Rereading(broker, file)
     at_the_end("reloading", rereading.close)
     server, where = _bind_api(config, broker, rereading.reload)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tempos import PathPolicy, Route, __version__
+from tempos import Path, PathPolicy, Route, __version__
 from tempos.control import RETRY_AFTER
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.addresses import is_local_address, source_of
@@ -35,6 +35,9 @@ from tempos_broker.store import Store
 from tempos_broker.tasks import Tasks
 from tempos_broker.tickets import CountedTickets
 from tempos_broker.worker.slowpaths import SlowPaths
+
+#: Seconds that changes of membership under way have to be in force when the broker is closed.
+FINISH = 0.5
 
 
 class Broker:
@@ -114,6 +117,8 @@ class Broker:
         self.api_refused: Counter[str] = Counter()
         self._started = time.monotonic()
         self._ready = False
+        #: What a signal said about the fast path, over what the configuration says.
+        self._keep: bool | None = None
 
     @property
     def config(self) -> BrokerConfig:
@@ -180,24 +185,42 @@ class Broker:
     async def close(self) -> None:
         """Stop serving and release everything; safe after a start that failed half-way.
 
-        What an earlier broker left forwards on if this one never got ready.
+        What the kernel forwards it forwards on, as after a kill, if it is to be kept for the next broker, or
+        if it is an earlier one's and this one never got ready. Otherwise it is withdrawn first, so that what
+        comes until nothing is let in any more comes up and is served, too.
         """
-        keep = self._fast.inherited and not self._ready
+        keep = self._keeps
         self._ready = False
         self._expiry.cancel()
-        self._port.close()
-        await self._tasks.close()
+        self._control.stopping = True
+        await self._tasks.close(FINISH)
         if self._saver is not None:
             self._saver.cancel()
             await asyncio.gather(self._saver, return_exceptions=True)
-        await self._slow.close()
-        if self._saver is not None:
             if not keep:
-                # What the kernel's program still counts after this would be in no account.
                 await asyncio.gather(*(self._fast.withdraw(topic) for topic in self._routes.states))
+        await self._slow.close()
+        self._port.close()
+        if self._saver is not None:
             await self._past.save(list(self._routes.states))
         await self._fast.close(keep=keep)
         await self._past.close()
+
+    @property
+    def _keeps(self) -> bool:
+        if not self._ready:
+            return self._fast.inherited
+        wanted = self.config.fastpath.on_stop == "keep" if self._keep is None else self._keep
+        return wanted and self._fast.outlives
+
+    def kept(self) -> tuple[str, ...]:
+        """The topics that the kernel forwards on when the broker is closed now, by name."""
+        if not self._keeps:
+            return ()
+        states = self._routes.states.values()
+        return tuple(
+            each.route.topic.name for each in states if each.choice and each.choice.path is Path.FAST
+        )
 
     def describe(self) -> str:
         """One line for the log: what serves where, and why no faster path does."""
@@ -247,8 +270,12 @@ class Broker:
             drops=self._fast.drops(),
         )
 
-    def stop_waiting(self) -> None:
-        """The broker is about to be closed: let go of those who wait for others."""
+    def about_to_close(self, *, keep: bool | None = None) -> None:
+        """Let go of those who wait for others.
+
+        ``keep``: whether what the kernel forwards is to go on without this broker; None: as it is configured.
+        """
+        self._keep = keep
         self._orders.stop_waiting()
 
     # --- commands ---------------------------------------------------------------------------

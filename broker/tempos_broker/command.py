@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tempos_daemon import logs
+from tempos_daemon.entry import wait_for_configuration
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -30,7 +30,9 @@ examples:
         only find out whether the file is sound
 
 Prints one line that begins with "ready" when every socket is bound and every program attached.
-Stops cleanly, within 5 seconds, on SIGINT and SIGTERM; SIGHUP reads the file again.
+Stops cleanly, within 5 seconds. On SIGTERM it leaves the fast path to the next broker of its name,
+as a restart needs it, unless fastpath.on_stop says otherwise; SIGUSR2 always does, Ctrl-C never.
+SIGHUP reads the file again.
 """
 
 _CONFIG_EXAMPLES = """\
@@ -119,8 +121,8 @@ def config(subparsers: Subparsers) -> None:
 
 
 def _run_broker(options: argparse.Namespace) -> int:
-    # Before the broker's modules are read, which takes a while: the configuration is read after this anyway.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Before the broker's modules are read, which takes a while.
+    wait_for_configuration()
     from tempos_broker.__main__ import run
 
     return run(options)

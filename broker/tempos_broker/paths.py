@@ -177,6 +177,11 @@ class FastPath(Protocol):
         """Call ``callback`` on the event loop when network facts changed: install the routes anew."""
         ...
 
+    @property
+    def outlives(self) -> bool:
+        """Whether what is in force can go on without this process."""
+        ...
+
     async def close(self, *, keep: bool = False) -> None:
         """Detach and release everything, or ``keep`` in force what outlives this process. Safe to call twice.
 
@@ -318,6 +323,10 @@ class NoFastPath:
 
     def on_change(self, callback: Callable[[], None]) -> None:
         return
+
+    @property
+    def outlives(self) -> bool:
+        return False
 
     async def close(self, *, keep: bool = False) -> None:
         if self.former is not None:

@@ -17,6 +17,8 @@ from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember
 _SECRET = frozenset({"api_token"})
 #: Of the limits, those that nothing was sized by at the start.
 _FREE_LIMITS = ("members_per_group", "groups_per_topic")
+#: Of the fast path, what it is asked for only at the end.
+_FREE_FAST_PATH = ("on_stop",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ def difference(old: BrokerConfig, new: BrokerConfig) -> Difference:
         if changes:
             touched.add(id_)
             words += [f"topic {after[id_].topic.name}: {change}" for change in changes]
+    words += _values("fastpath", old.fastpath, new.fastpath)
     words += _values("limits", old.limits, new.limits)
     words += _values("control", replace(old.control, clients=()), replace(new.control, clients=()))
     words += _clients(old.control, new.control)
@@ -68,9 +71,9 @@ def _fixed(old: BrokerConfig, new: BrokerConfig) -> Iterator[str]:
         before, after = getattr(old, field.name), getattr(new, field.name)
         if field.name in ("topics", "control"):
             continue
-        if field.name == "limits":
-            free = {name: getattr(after, name) for name in _FREE_LIMITS}
-            before = replace(before, **free)
+        free = {"limits": _FREE_LIMITS, "fastpath": _FREE_FAST_PATH}.get(field.name, ())
+        if free:
+            before = replace(before, **{name: getattr(after, name) for name in free})
         if before == after:
             continue
         if hasattr(before, "__dataclass_fields__"):

@@ -22,9 +22,11 @@ class Tasks:
         self._tasks.add(task)
         task.add_done_callback(self._finished)
 
-    async def close(self) -> None:
-        """Cancel what is under way, and wait until it has ended."""
+    async def close(self, patience: float = 0) -> None:
+        """Cancel what is under way and has not ended in ``patience`` seconds; wait until it has."""
         tasks = list(self._tasks)
+        if tasks and patience:
+            await asyncio.wait(tasks, timeout=patience)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

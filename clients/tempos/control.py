@@ -58,6 +58,8 @@ class Code:
     LIMIT = "limit reached"
     CLOCK = "clock differs"
     TOO_SHORT = "request too short"
+    #: No answer yet: what is asked for is the next broker's to give.
+    STOPPING = "stopping"
 
 
 #: What a datagram is counted under that is no request but a reply.

@@ -91,8 +91,8 @@ class _Pending:
     #: Of the signed datagrams sent so far; an answer carries one of them.
     nonces: list[bytes] = field(default_factory=list)
     clock_followed: bool = False
-    #: What a reply said that nobody has signed: not believed, but told if no other comes.
-    rumour: str = ""
+    #: What a reply said that was no answer, as a sentence: told if no other comes.
+    last_word: str = ""
     #: Of a drain: until when it is asked again and again.
     until: float | None = None
 
@@ -241,6 +241,11 @@ class ControlSession:
             return
         if reply.error is not None and self._follow_clock(reply.id, pending, reply.error, time_ms, now):
             return
+        if reply.error is not None and reply.error.code == control.Code.STOPPING:
+            # The next broker answers; until then it is asked again as if none had.
+            self._answered(now)
+            pending.last_word = f" The last one said: {reply.error}"
+            return
         if reply.error is not None:
             del self._pending[reply.id]
             self._answered(now)
@@ -324,8 +329,7 @@ class ControlSession:
         del self._pending[request]
         error = NoAnswer(
             f"{pending.op}: no answer from the broker at {self._broker} after {pending.tries} tries in "
-            f"{now - pending.started:.1f} s: is it running there, and is UDP let through?"
-            + (f" An unsigned reply says: {pending.rumour}" if pending.rumour else "")
+            f"{now - pending.started:.1f} s: is it running there, and is UDP let through?" + pending.last_word
         )
         self._on_no_answer(request, pending, error, now)
 
@@ -361,7 +365,7 @@ class ControlSession:
             return
         pending = self._pending.get(reply.id)
         if pending is not None and reply.error is not None:
-            pending.rumour = str(reply.error)
+            pending.last_word = f" An unsigned reply says: {reply.error}"
 
     def _follow_clock(
         self, request: int, pending: _Pending, error: ControlRefused, time_ms: int, now: float

@@ -1,8 +1,10 @@
 """What signals mean to a daemon, from its first moment to its last.
 
-    SIGTERM, SIGINT   stop, within ``STOP_WITHIN`` seconds whatever waits; the second one: within ``HURRY``
-    SIGHUP            read the configuration again; before all is ready that is kept for then, while
-                      stopping it means nothing
+    SIGTERM   stop, within ``STOP_WITHIN`` seconds whatever waits; a second one of these: within ``HURRY``
+    SIGINT    the same, for somebody at a terminal: nobody is to go on with what was served
+    SIGUSR2   the same, for a restart: whoever comes next goes on with it
+    SIGHUP    read the configuration again; before all is ready that is kept for then, while stopping it
+              means nothing
 
 Never does one of them end the process by its default action once :meth:`Signals.hold` was called.
 """
@@ -23,7 +25,7 @@ log = logging.getLogger("tempos.daemon")
 STOP_WITHIN, HURRY = 5.0, 1.0
 #: Of these, seconds for what was still starting to be ready first: what stands can be taken down in order.
 START_MORE = 1.0
-_STOPS = (signal.SIGTERM, signal.SIGINT)
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 _T = TypeVar("_T")
 
@@ -34,6 +36,8 @@ class Signals:
     def __init__(self, last_resort: LastResort) -> None:
         self.last_resort = last_resort
         self._stop: asyncio.Event | None = None
+        #: The first signal that said to stop, once one has.
+        self.stopped_by: signal.Signals | None = None
         self._reload: Callable[[], None] | None = None
         self._reload_asked = False
 
@@ -43,7 +47,7 @@ class Signals:
         return self._stop is not None and self._stop.is_set()
 
     def hold(self) -> None:
-        """From here on SIGHUP is kept; SIGTERM and SIGINT end the process until :meth:`attach`."""
+        """From here on SIGHUP is kept; those that stop end the process until :meth:`attach`."""
         signal.signal(signal.SIGHUP, lambda *_: self._on_reload())
 
     def attach(self) -> None:
@@ -104,7 +108,8 @@ class Signals:
             log.warning("%s again: stopping within %g s", signal.Signals(number).name, HURRY)
             self.last_resort.arm(HURRY)
             return
-        log.info("stopping: %s", signal.Signals(number).name)
+        self.stopped_by = signal.Signals(number)
+        log.info("stopping: %s", self.stopped_by.name)
         self.last_resort.arm(STOP_WITHIN)
         self._stop.set()
 

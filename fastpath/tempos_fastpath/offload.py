@@ -260,6 +260,11 @@ class Offload:
         found = {topic: decode_latency(rows.lookup_per_cpu(topic) or ()) for topic in topics}
         return {topic: each for topic, each in found.items() if each.program.count}
 
+    @property
+    def outlives(self) -> bool:
+        """Whether all this is pinned, and so goes on without this process if it is to."""
+        return self._programs.pinned
+
     async def close(self, *, keep: bool = False) -> None:
         """Detach and release everything; ``keep`` leaves what is pinned in force. Safe to call twice."""
         if self._closed:

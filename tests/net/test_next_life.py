@@ -6,120 +6,22 @@ What it finds in the kernel is served, or is gone before it is ready.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.nodes import udp
+from support.life import EVENTS, NAME, PLAIN, TOPICS, Life, Members, Topics, present, until
 from support.privileges import require_kernel, require_netns
 
-from tempos import Subscriber
-from tempos.wire import encode_event
-from tempos_bench.nodes.loop import NodeLoop
-from tempos_bench.nodes.node import PYTHON, Program, ProgramFailed
-from tempos_bench.nodes.topology import Topology, build
-from tempos_bpf.links import query_xdp
+from tempos_bench.nodes.node import ProgramFailed
+from tempos_bench.nodes.topology import build
 from tempos_bpf.maps import pinned_map
 from tempos_fastpath.survival.orphans import installed
-from tempos_fastpath.survival.ownership import Identity, current_namespace
-from tempos_fastpath.survival.pins import Pins
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
-
-LIMIT = 20.0
-NAME = f"life-{os.getpid()}"
-EVENTS, PLAIN = 1, 2
-RUN = "import sys; from tempos_broker.__main__ import main; sys.exit(main())"
-WITHOUT_LIBBPF = f"import sys; sys.modules['tempos_bpf.library'] = None; {RUN}"
-Topics = Mapping[int, Mapping[str, object]]
-TOPICS: Topics = {EVENTS: {"name": "events"}, PLAIN: {"name": "plain", "framing": "raw"}}
-
-
-class Life:
-    """Where one broker follows another, and who lives through it."""
-
-    def __init__(self, topology: Topology, folder: Path) -> None:
-        self.topology = topology
-        self.folder = folder
-        self.sent: dict[int, int] = {}
-        self.source = udp(topology.publisher)
-        self._program: Program | None = None
-
-    def start(
-        self, topics: Topics = TOPICS, fast: Mapping[str, object] | None = None, **broker: object
-    ) -> None:
-        table = {"name": NAME, "listen": list(self.topology.broker.addresses), **broker}
-        state = table.pop("state", str(self.folder / "state.db"))
-        code = WITHOUT_LIBBPF if table.pop("libbpf", True) is False else RUN
-        lines = ["[broker]", *_values(table), "[state]", f"file = {json.dumps(state)}"]
-        lines += ["[control]", "heartbeat = 0.5", "[fastpath]", *_values(fast or {})]
-        for id_, topic in topics.items():
-            lines += [
-                "[[topic]]",
-                f"id = {id_}",
-                *_values({k: v for k, v in topic.items() if k != "members"}),
-            ]
-            for member in topic.get("members", ()):  # type: ignore[attr-defined]
-                lines += ["[[topic.member]]", *_values(member)]
-        file = self.folder / "broker.toml"
-        file.write_text("\n".join(lines))
-        self._program = self.topology.broker.start(
-            (PYTHON, "-c", code, "-c", str(file)),
-            ready="ready",
-            limit=LIMIT,
-            clean_up=(PYTHON, "-m", "tempos", "fastpath", "clean", str(table["name"])),
-        )
-
-    def kill(self) -> None:
-        assert self._program is not None
-        self._program.kill()
-
-    @property
-    def said(self) -> str:
-        assert self._program is not None
-        return self._program.output
-
-    def ask(self, path: str) -> Any:
-        return self.topology.broker.request("GET", path)
-
-    def topic(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.ask(f"/v1/ledger/{name}")
-        return found
-
-    def send(self, topic: int, count: int = 50) -> None:
-        """Events one after the other; none is lost on links that are otherwise quiet."""
-        before = self.sent.get(topic, 0)
-        for number in range(before, before + count):
-            data = encode_event(topic, 9, number, 0, b"body") if topic != PLAIN else b"\2%d" % number
-            self.source.sendto(data, (self.topology.broker.address, 9998))
-        self.sent[topic] = before + count
-
-    def carried(self) -> list[str]:
-        """The interfaces of the broker that carry an XDP program."""
-        indices = {name: self.topology.broker.call(lambda name=name: socket.if_nametoindex(name))  # type: ignore[misc]
-                   for name in self.topology.broker.interfaces}  # fmt: skip
-        return [name for name, index in indices.items()
-                if self.topology.broker.call(lambda index=index: query_xdp(index))]  # type: ignore[misc]  # fmt: skip
-
-    @property
-    def pins(self) -> Pins:
-        return Pins(Identity(NAME, self.topology.broker.call(current_namespace)))
-
-
-def _values(table: Mapping[str, object]) -> list[str]:
-    return [f"{key} = {json.dumps(value)}" for key, value in table.items()]
-
-
-def until(condition: Callable[[], bool], what: Callable[[], object] | str = "") -> None:
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end, what() if callable(what) else what
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -130,41 +32,6 @@ def life(tmp_path: Path) -> Iterator[Life]:
         made = Life(topology, tmp_path)
         with made.source:
             yield made
-
-
-class Members:
-    """Subscribers in their node, all of whom are gone at the end."""
-
-    def __init__(self, life: Life) -> None:
-        self._life = life
-        self._loop = NodeLoop(life.topology.subscriber)
-        self._joined: list[Subscriber] = []
-
-    def join(self, topic: str, group: str) -> Subscriber:
-        async def begin() -> None:
-            await subscriber.__aenter__()
-
-        subscriber = Subscriber(self._life.topology.broker.address, topic, group=group)
-        self._loop.do(begin())
-        self._joined.append(subscriber)
-        return subscriber
-
-    def leave(self, subscriber: Subscriber) -> None:
-        self._loop.do(subscriber.__aexit__(None, None, None))
-
-    def __enter__(self) -> Members:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._loop:
-            for each in self._joined:
-                self.leave(each)
-
-
-def present(life: Life, topic: str) -> set[str]:
-    """The groups of a topic that have a member."""
-    groups = life.topic(topic)["groups"]
-    return {each["name"] for each in groups if not all(member["left"] for member in each["members"])}
 
 
 def another_version(life: Life) -> dict[str, Any]:

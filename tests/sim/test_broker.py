@@ -105,6 +105,8 @@ class FakeFastPath:
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         return self.counts
 
+    outlives = False
+
     def on_change(self, callback: Callable[[], None]) -> None:
         self.changed = callback
 

@@ -330,3 +330,21 @@ def test_an_answer_that_lacks_something_counts_as_none(change: dict[str, object]
     assert (world.session.malformed, world.session.next_event()) == (1, None)
     world.session.receive_datagram(control.encode_ok(request, **good), world.now)
     assert isinstance(world.session.next_event(), Subscribed)
+
+
+def test_a_broker_that_is_stopping_has_not_answered_yet() -> None:
+    session = ControlSession(client=77, broker="10.0.0.1:9997", port=4000)
+    request, now = session.subscribe("heat", "g", 0.0), 0.0
+    asked = session.datagrams_to_send(now)
+    stopping = control.encode_error(request, Code.STOPPING, "the broker is stopping", "ask again")
+    for _ in control.RETRY_AFTER[:-1]:
+        session.receive_datagram(stopping, now)
+        assert session.next_event() is None
+        now = session.get_timer() or 0.0
+        assert session.datagrams_to_send(now) == asked, "as if nobody had answered"
+    session.receive_datagram(stopping, now)
+    session.handle_timer(session.get_timer() or 0.0)
+    failed = session.next_event()
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, NoAnswer)
+    assert "the broker is stopping" in str(failed.error)

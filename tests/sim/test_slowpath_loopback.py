@@ -288,6 +288,27 @@ async def test_what_the_kernel_drops_in_front_of_the_socket_is_counted_and_told(
     assert "net.core.rmem_max" in told[0]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets nothing in while it is read")
+@on_both_loops
+async def test_what_has_come_is_served_before_it_closes_and_what_comes_then_is_turned_away(
+    portable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with sinks(1) as (sink,), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
+        async with serving(*both_to(sink), portable=portable) as (server, address):
+            # Nothing is read before the loop runs again.
+            for number in range(100):
+                publisher.sendto(encode_raw(2, b"%d" % number), address)
+                publisher.sendto(encode_event(1, 1, number, 0, b"now"), address)
+            server.shut()
+            for _ in range(7):
+                publisher.sendto(encode_raw(2, b"late"), address)
+            await server.close()
+            assert server.counters() == {1: {Reason.FORWARDED: 100}, 2: {Reason.FORWARDED: 100}}
+        assert len(read_all(sink)) == 200
+    told = [record.getMessage() for record in caplog.records if "turned away" in record.getMessage()]
+    assert [line.partition(" by ")[0] for line in told] == ["7 datagrams turned away"]
+
+
 @on_both_loops
 async def test_strict_events_pass_a_backlog_of_best_effort(portable: bool) -> None:
     limits = Limits(batch=8, queue_bq=4096, receive_buffer=4 * 1024 * 1024)

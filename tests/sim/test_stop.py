@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.brokers import get
 from support.ports import free_ports
 from support.processes import descendants
 
@@ -27,6 +28,8 @@ from tempos_daemon.signals import STOP_WITHIN
 LIMIT = 30.0
 #: What the machine may need beside; a stop that is cut off by the last resort ends with another code.
 SLACK = 2.0
+#: Events that a broker's socket has room for, also where the kernel grants it no more than usual.
+ROOM = 5000 if os.geteuid() == 0 else 200
 
 
 class Machine:
@@ -71,11 +74,11 @@ class Machine:
         assert took < STOP_WITHIN + SLACK, self.log.read_text()
         return took
 
-    def join(self, group: str, port: int) -> None:
+    def join(self, group: str, port: int, topic: str = "t") -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(LIMIT)
             sock.connect(("127.0.0.1", self.control))
-            sock.send(encode_request("subscribe", 1, 42, topic="t", group=group, port=port))
+            sock.send(encode_request("subscribe", 1, 42, topic=topic, group=group, port=port))
             assert decode_reply(sock.recv(2000)).error is None
 
 
@@ -166,6 +169,38 @@ def test_http_clients_that_read_nothing_hold_nobody_up(machine: Machine, asked: 
         with suppress(BlockingIOError):
             client.send(asked)
         assert machine.stopped(process) < STOP_WITHIN
+
+
+@pytest.mark.parametrize("worker", [False, True], ids=["alone", "SQ worker"])
+def test_what_lies_in_the_sockets_is_served_before_it_stops(machine: Machine, worker: bool) -> None:
+    """Whoever reads which socket, what the kernel has taken is not lost: the next life's ledger shows it."""
+    machine.configure(
+        f"[quality]\nworker_sq = {str(worker).lower()}\npriority_sq = 0\n"
+        '[[topic]]\nid = 2\nname = "strict"\nclass = "SQ"\n'
+    )
+    with machine.broker() as process, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
+        machine.ready(process)
+        machine.join("g", 9)
+        machine.join("g", 9, topic="strict")
+        stopped = {process.pid, *descendants(process.pid)}
+        assert len(stopped) == 1 + worker
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        # More than a turn takes, where the kernel gives the room for it.
+        room = ROOM
+        for number in range(room):
+            for topic in (1, 2):
+                publisher.sendto(encode_event(topic, 1, number, 0, b"x"), ("127.0.0.1", machine.data))
+        process.send_signal(signal.SIGTERM)
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        assert process.wait(LIMIT) == 0, machine.log.read_text()
+    with machine.broker() as process:
+        machine.ready(process)
+        for name in ("t", "strict"):
+            account = get(machine.api, f"/v1/ledger/{name}")
+            assert (account["received"], account["slow"]) == (room, room), account
+        machine.stopped(process)
 
 
 def test_a_worker_that_answers_nothing_holds_nobody_up(machine: Machine) -> None:

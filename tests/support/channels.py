@@ -117,7 +117,7 @@ class MemoryAdapter(MemoryChannels):
         self.routes: dict[int, Route] = {}
         self.watched: frozenset[Quality] = frozenset()
         self.marked: dict[Quality, Marked] = {}
-        self.closed = False
+        self.closed = self.is_shut = False
         self._wake: Callable[[], None] | None = None
         self._losses = losses
         self.configure(setting.topics)
@@ -148,6 +148,10 @@ class MemoryAdapter(MemoryChannels):
 
     def count_overruns(self) -> None:
         return
+
+    def shut(self) -> bool:
+        self.is_shut = True
+        return True
 
     def descriptors(self) -> Sequence[tuple[int, int]]:
         return ()

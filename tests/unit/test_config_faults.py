@@ -119,6 +119,8 @@ FAULTS = [
     # fast path, limits, control
     ('[fastpath]\nmode = "nativ"\n' + TOPIC, 'fastpath.mode is "nativ", did you mean "native"?; '
                                              'allowed: "auto" or "native" or "generic" or "off"'),
+    ('[fastpath]\non_stop = "kepp"\n' + TOPIC, 'fastpath.on_stop is "kepp", did you mean "keep"?; '
+                                              'allowed: "keep" or "withdraw"'),
     *[(f'[fastpath]\ninterfaces = ["{interface}"]\n{TOPIC}',
        f'fastpath.interfaces[0] is "{interface}"; allowed: the name of a network interface, such as "eth0"')
       for interface in ("", "a/b", "a b", "..", "sixteen-letters!")],

@@ -369,3 +369,24 @@ def test_a_request_without_room_is_told_so_or_not_answered_and_changes_nothing()
     assert server.render(decision) is None
     assert server.refused == {Code.TOO_SHORT: 1}
     assert server.replies == {TOO_LARGE: 1}
+
+
+def test_while_it_stops_nobody_joins_or_leaves_and_what_is_told_still_counts() -> None:
+    registry, ledger, server = pair()
+    ask(server, "subscribe", topic="alpha", group="g", port=PORT)
+    ledger.opened(7, 300, registry.holders(7), 0)
+    before = registry.groups(7)
+    server.stopping = True
+    requests: dict[str, dict[str, object]] = {
+        "subscribe": {"topic": "alpha", "group": "g", "port": PORT + 1},
+        "unsubscribe": {"topic": "alpha", "group": "g", "port": PORT},
+        "drain": {"port": PORT, "received": [], "patience_ms": 2000},
+        "goodbye": {"port": PORT, "received": []},
+    }
+    for op, fields in requests.items():
+        decision, answer = ask(server, op, **fields)
+        assert (decision.changed, answer["code"]) == (frozenset(), Code.STOPPING), op
+    assert registry.groups(7) == before
+    assert server.refused == {Code.STOPPING: len(requests)}
+    ask(server, "heartbeat", port=PORT, received=[Received(7, "g", 300 & 0xFF, 12)])
+    assert ledger.accounts(HOLDER)[0].delivered == 12

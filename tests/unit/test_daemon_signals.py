@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from tempos_daemon.notify import READY, notify, reloading
 from tempos_daemon.signals import HURRY, START_MORE, STOP_WITHIN, Signals
 
 LIMIT = 20.0
-EVERY = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+EVERY = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 
 
 class Armed(LastResort):
@@ -76,7 +78,7 @@ async def test_the_first_signal_stops_the_second_hurries_and_a_reload_means_noth
     signals.reload_with(lambda: reloads.append("reload"))
     send(signal.SIGTERM)
     await asyncio.wait_for(signals.wait(), LIMIT)
-    assert (signals.stopping, last.seconds) == (True, [STOP_WITHIN])
+    assert (signals.stopping, signals.stopped_by, last.seconds) == (True, signal.SIGTERM, [STOP_WITHIN])
     send(signal.SIGHUP)
     send(signal.SIGINT)
     await until(lambda: len(last.seconds) == 2)
@@ -145,3 +147,19 @@ def test_the_service_manager_is_told_where_it_asks(tmp_path: Path, monkeypatch: 
             assert sock.recv(100) == b"READY=1"
             notify(reloading())
             assert sock.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+
+
+@pytest.mark.parametrize(("command", "hears"), [("broker", "SIG_IGN"), ("status", "SIG_DFL")])
+def test_a_daemon_hears_no_reload_before_anything_of_it_is_imported(command: str, hears: str) -> None:
+    code = """
+import signal, sys, types
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from tempos_daemon.entry import main
+assert "tempos" not in sys.modules
+sys.modules["tempos"] = types.ModuleType("tempos")
+sys.modules["tempos.cli"] = late = types.ModuleType("tempos.cli")
+late.main = lambda: print(signal.getsignal(signal.SIGHUP).name) or 0
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{hears}\n"), done.stderr

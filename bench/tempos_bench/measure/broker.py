@@ -204,6 +204,8 @@ def config_text(
         f"mode = {json.dumps(mode)}",
         f"interfaces = {json.dumps(list(interfaces))}",
         f"latency = {json.dumps(latency)}",
+        # Nobody comes after it.
+        'on_stop = "withdraw"',
     ]
     if quality:
         lines += ["[quality]", *(f"{key} = {json.dumps(value)}" for key, value in quality.items())]

@@ -150,7 +150,11 @@ class Program:
         """Ask the program to end, without waiting."""
         if self.running:
             self._let_run()
-            self._process.send_signal(signal.SIGTERM)
+            self.send(signal.SIGTERM)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
 
     def stop(self, limit: float = _STOP_LIMIT) -> int:
         """End it: SIGTERM, and SIGKILL when that does not help within ``limit`` seconds."""

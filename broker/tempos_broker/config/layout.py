@@ -107,6 +107,7 @@ FASTPATH: Keys = _defaults(
     pin=kinds.FLAG,
     when_gone=kinds.choice("continue", "pass"),
     gone_after=kinds.seconds(0.1, 3600),
+    on_stop=kinds.choice("keep", "withdraw"),
     latency=kinds.FLAG,
 )
 QUALITY: Keys = _defaults(

@@ -42,7 +42,8 @@ class FastPathConfig:
 
     ``interfaces``: names, or empty for those that carry the listen addresses. ``pin``: it outlives the
     broker. ``when_gone``: continue or pass, once the broker gave no sign of life for ``gone_after`` seconds.
-    ``latency``: measure in the kernel how long events take.
+    ``on_stop``: keep it in force for the next broker, or withdraw it. ``latency``: measure in the kernel how
+    long events take.
     """
 
     mode: str = "auto"
@@ -50,6 +51,7 @@ class FastPathConfig:
     pin: bool = True
     when_gone: str = "continue"
     gone_after: float = 3.0
+    on_stop: str = "keep"
     latency: bool = False
 
 

@@ -50,6 +50,8 @@ log = logging.getLogger("tempos.broker.control")
 _TOLD_HEAD = 9
 #: In ``replies``: an answer was larger than its request, so a short error went instead, or nothing.
 TOO_LARGE = "reply too large"
+#: Operations that change routes.
+_CHANGES = frozenset({"subscribe", "unsubscribe", "drain", "goodbye"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,8 @@ class ControlServer:
         #: Every datagram is in one of these once: by operation, by why not.
         self.served: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
+        #: Whether nobody joins or leaves any more.
+        self.stopping = False
         #: What became of replies, where it is not what was meant.
         self.replies: Counter[str] = Counter()
         self._operations: dict[str, Callable[[Request, Way, float], Decision]] = {
@@ -218,6 +222,9 @@ class ControlServer:
             way = Way(admitted, error.request_id, room)
             return Decision(way, Refusal(error.code, str(error), error.hint))
         way = Way(admitted, request.id, room, asked)
+        if self.stopping and request.op in _CHANGES:
+            self.refused[Code.STOPPING] += 1
+            return Decision(way, Refusal(Code.STOPPING, "the broker is stopping", "ask again"))
         try:
             decision = self._operations[request.op](request, way, now)
         except Refused as error:

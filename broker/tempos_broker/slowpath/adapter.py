@@ -127,6 +127,13 @@ class Adapter(Channels[LoadT], Protocol[LoadT]):
         """Book what was lost in front of the channels since the last call."""
         ...
 
+    def shut(self) -> bool:
+        """Let nothing in any more; what has come can still be received, until :meth:`close`.
+
+        What is turned away is told. False: it cannot be had, and more may come. May be called again.
+        """
+        ...
+
     def descriptors(self) -> Sequence[tuple[int, int]]:
         """What another process needs to serve the same channels: strict and best effort of each address.
 

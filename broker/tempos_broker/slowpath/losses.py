@@ -27,6 +27,8 @@ class Losses:
         self._core = core
         #: Datagrams lost unread since the start, by the class whose socket they were in front of.
         self.overrun = dict.fromkeys(Quality, 0)
+        #: Those that came when nothing was let in any more.
+        self.away = dict.fromkeys(Quality, 0)
         self._log = Sparingly(logger, now)
 
     def overruns(self, sockets: Iterable[tuple[Quality, DataSocket]]) -> None:
@@ -43,6 +45,16 @@ class Losses:
                     "bytes was full; raise limits.receive_buffer, and without CAP_NET_ADMIN also the "
                     f"kernel's limit: `sysctl -w net.core.rmem_max={2 * size}`",
                 )
+
+    def turned_away(self, sockets: Iterable[tuple[Quality, DataSocket]]) -> None:
+        """Tell about what came to sockets that let nothing in any more."""
+        for quality, each in sockets:
+            if count := each.overruns():
+                self.away[quality] += count
+                logger.warning(
+                    "%d datagrams turned away by %s", count,
+                    f"{each} ({quality.value}): they came while the broker stopped",
+                )  # fmt: skip
 
     def foreign(self, topic: int, count: int, ip: str) -> None:
         """Tell about ``count`` events that the core has counted as refused for their source."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,14 +202,22 @@ class SlowPathServer:
             classes={quality: self._class_status(quality, adapter) for quality in Quality},
         )
 
+    def shut(self) -> None:
+        """Let nothing in any more, whoever reads the channels; what has come is served, till the end."""
+        self._adapter.shut()
+
     async def close(self) -> None:
-        """Send what was already taken, then release the sockets; safe to call twice."""
-        self._adapter.count_overruns()
+        """Serve what has come, then release the sockets; safe to call twice.
+
+        What does not go within ``PATIENCE`` seconds is lost to its groups, and in the account as that.
+        """
         if self._loop is not None:
-            self._adapter.watch(())
-            # What is left then is in the account: as queued, or booked as lost by the adapter.
+            ends = self._adapter.shut()
+            self._adapter.watch(self._serves)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._drained(), PATIENCE)
+            self._give_up(ends)
+            self._adapter.watch(())
             self._loop = None
         await self._adapter.close()
 
@@ -229,12 +238,30 @@ class SlowPathServer:
             self._adapter.count_overruns()
 
     async def _drained(self) -> None:
-        while not self._turns.idle:
+        while True:
             self._woken.clear()
             if self._turns.turn():
                 await asyncio.sleep(0)
             elif not self._turns.idle:
                 await self._woken.wait()
+            elif not self._receive_rest():
+                return
+
+    def _receive_rest(self) -> int:
+        """Have what still lies in the channels wait here, or be refused for want of room; how many."""
+        batch = self._limits.batch
+        return sum(self._adapter.receive(quality, batch) for quality in Quality)
+
+    def _give_up(self, ends: bool) -> None:
+        """Book what has come and not gone as lost to its groups. ``ends``: nothing comes any more."""
+        while self._receive_rest() and ends:
+            pass
+        core, batch = self._core, self._limits.batch
+        while (delivery := core.next_strict(batch) or core.next_best_effort(batch)) is not None:
+            route = delivery.route
+            for group in range(len(route.groups)):
+                self._losses.send_failed(route.topic.id, route.epoch, group, delivery.count, errno.ETIMEDOUT)
+            delivery.load.release()
 
     def _class_status(self, quality: Quality, adapter: AdapterStatus) -> ClassStatus:
         marked = adapter.marked.get(quality)

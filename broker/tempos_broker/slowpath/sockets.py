@@ -7,6 +7,7 @@ socket module does not name all of the Linux options used here; their numbers ar
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
@@ -21,9 +22,12 @@ from tempos_broker.slowpath import ttl
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DO = 2
 _SO_RCVBUFFORCE = 33
+_SO_ATTACH_FILTER = 26
 _SO_MEMINFO = 55
 _MEMINFO = struct.Struct("=9I")
 _MEMINFO_DROPS = 8
+#: A filter of one instruction, which takes 0 bytes of each datagram (<linux/filter.h>: BPF_RET).
+_REFUSE = struct.pack("=HBBI", 6, 0, 0, 0)
 
 _HINTS = {
     errno.EADDRINUSE: "another program has this port: stop it (`ss -ulpn` names it), or change the port",
@@ -118,6 +122,22 @@ class DataSocket:
         comes later and does not ask to share is refused.
         """
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+
+    def shut(self) -> bool:
+        """Let no datagram in any more, while what has come can still be read; whether that can be had.
+
+        The kernel counts what it turns away among the :meth:`overruns`. Another process that has the socket
+        is concerned as well.
+        """
+        if sys.platform != "linux":
+            return False
+        program = ctypes.create_string_buffer(_REFUSE, len(_REFUSE))
+        described = struct.pack("@HP", 1, ctypes.addressof(program))
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         self.sock.close()

@@ -47,6 +47,7 @@ class UdpAdapter:
         self._watched: dict[Quality, deque[DataSocket]] = {quality: deque() for quality in Quality}
         self._readers: set[int] = set()
         self._blocked_by: dict[Quality, int] = {}
+        self._shut = False
         self.apart = False
 
     def configure(self, topics: Sequence[Topic]) -> None:
@@ -136,7 +137,18 @@ class UdpAdapter:
         return None
 
     def count_overruns(self) -> None:
-        self._losses.overruns([each for pair in self._pairs for each in pair.each()])
+        sockets = [each for pair in self._pairs for each in pair.each()]
+        if self._shut:
+            self._losses.turned_away(sockets)
+        else:
+            self._losses.overruns(sockets)
+
+    def shut(self) -> bool:
+        if not self._shut:
+            self.count_overruns()
+            self._shut = True
+        refused = [each for pair in self._pairs for _, each in pair.each() if not each.shut()]
+        return not refused
 
     def descriptors(self) -> Sequence[tuple[int, int]]:
         if not self.apart:
@@ -169,6 +181,7 @@ class UdpAdapter:
         for quality in Quality:
             for failure in self._mover.abandon(quality, errno.ETIMEDOUT):
                 self._losses.send_failed(*failure)
+        self.count_overruns()
         for pair in self._pairs:
             pair.close()
         self._pairs = []

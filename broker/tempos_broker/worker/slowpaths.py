@@ -151,9 +151,12 @@ class SlowPaths:
         return {**document, "broker_cpus": list(scheduling.cpus_of(0))}
 
     async def close(self) -> None:
-        """Send what was taken, by both, then let go of the sockets; safe to call twice. Counts stay."""
+        """Serve what has come, by both, then let go of the sockets; safe to call twice. Counts stay."""
+        self._server.shut()
         if self._supervisor is not None:
             await self._supervisor.close()
+            # What it has left unread is served here.
+            self.take_over()
         await self._server.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
