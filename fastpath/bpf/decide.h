@@ -74,7 +74,7 @@
 #include "tag.h"
 
 static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, const struct packet *packet,
-							     enum checksum_kind *kind)
+							     bool generic, enum checksum_kind *kind)
 {
 	__u16 check = packet->udp->check;
 	__u16 pseudo;
@@ -90,7 +90,7 @@ static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, 
 		return TEMPOS_FORWARDED;
 	}
 	*kind = CHECKSUM_PARTIAL;
-	if (!settings.generic)
+	if (!generic)
 		return TEMPOS_FORWARDED;
 	sum = datagram_sum(ctx, UDP_OFFSET, packet->payload_len + sizeof(struct udphdr));
 	if (!sum || fold(sum + pseudo) == 0xffff)
@@ -100,7 +100,8 @@ static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, 
 
 /* Everything after the last question: the event goes to one member, or is lost and counted. */
 static __always_inline enum tempos_reason forward(const struct packet *packet,
-						   const struct tempos_route *route, enum checksum_kind kind)
+						   const struct tempos_route *route, bool generic,
+						   enum checksum_kind kind)
 {
 	const struct tempos_member *member;
 	__u64 sequence;
@@ -111,7 +112,7 @@ static __always_inline enum tempos_reason forward(const struct packet *packet,
 		return TEMPOS_NO_ROUTE;
 	if (route->framing == TEMPOS_FRAMING_EVENT && packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end)
 		change = stamp_event((struct tempos_event_header *)packet->payload, route->epoch, sequence);
-	rewrite_udp(packet->udp, packet->ip, member, kind, change);
+	rewrite_udp(packet->udp, packet->ip, member, generic, kind, change);
 	rewrite_ip(packet->ip, member, route->ip_start);
 	copy_macs(packet->eth->h_dest, member->dst_mac);
 	return bpf_redirect_map(&egress, member->egress, 0) == XDP_REDIRECT ? TEMPOS_FORWARDED
@@ -124,6 +125,8 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 	enum tempos_reason reason;
 	enum checksum_kind kind;
 	struct packet packet;
+	/* Read once: to the verifier it is a constant, but each reading of it stays in the program. */
+	const bool generic = settings.generic;
 	struct cursor cursor = {.at = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
 
 	reason = parse(cursor, &packet, &settings);
@@ -141,11 +144,11 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	/* On skbs the copies would share their bytes. */
-	if (route->way == TEMPOS_WAY_CLONE || (settings.generic && route->way == TEMPOS_WAY_BROADCAST))
+	if (route->way == TEMPOS_WAY_CLONE || (generic && route->way == TEMPOS_WAY_BROADCAST))
 		return TEMPOS_BY_CLONE;
-	if (settings.generic && noted(NOTED_BURST))
+	if (generic && noted(NOTED_BURST))
 		return TEMPOS_BURST;
-	reason = classify_checksum(ctx, &packet, &kind);
+	reason = classify_checksum(ctx, &packet, generic, &kind);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	/* The last question, since what takes a place in the rate takes a ticket. */
@@ -153,12 +156,12 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	/* Only now that nothing passes any more: whoever gets it else would complete it once more. */
-	if (!settings.generic && kind == CHECKSUM_PARTIAL)
+	if (!generic && kind == CHECKSUM_PARTIAL)
 		kind = complete_checksum(ctx, packet.payload_len + sizeof(struct udphdr)) ? CHECKSUM_FULL
 											 : CHECKSUM_NONE;
-	if (!settings.generic && route->way == TEMPOS_WAY_BROADCAST)
+	if (!generic && route->way == TEMPOS_WAY_BROADCAST)
 		return broadcast(ctx, route, kind);
-	return forward(&packet, route, kind);
+	return forward(&packet, route, generic, kind);
 }
 
 static __always_inline int conclude(__u32 topic, enum tempos_reason reason)

@@ -9,6 +9,7 @@
 #ifndef TEMPOS_REWRITE_H
 #define TEMPOS_REWRITE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include <linux/bpf.h>
@@ -94,9 +95,10 @@ static __always_inline __u64 without_addresses(const struct iphdr *ip)
 	return (__u64)without_wide(ip->saddr) + without_wide(ip->daddr);
 }
 
-/* Before the addresses change; `change`: what stamping added to the payload's sum. */
+/* Before the addresses change; partial checksums are left in generic mode only. `change`: what stamping added to the payload's sum. */
 static __always_inline void rewrite_udp(struct udphdr *udp, const struct iphdr *ip,
-					 const struct tempos_member *member, enum checksum_kind kind, __u64 change)
+					 const struct tempos_member *member, bool generic,
+					 enum checksum_kind kind, __u64 change)
 {
 	__u16 check;
 
@@ -105,7 +107,7 @@ static __always_inline void rewrite_udp(struct udphdr *udp, const struct iphdr *
 		check = ~fold_wide(change + without(udp->check) + without_addresses(ip) +
 				   without(udp->source) + member->udp_sum);
 		udp->check = check ? check : 0xffff;
-	} else if (settings.generic && kind == CHECKSUM_PARTIAL) {
+	} else if (generic && kind == CHECKSUM_PARTIAL) {
 		udp->check = fold_wide((__u64)udp->check + without_addresses(ip) + member->ip_sum);
 	}
 	udp->source = udp->dest;

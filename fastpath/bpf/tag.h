@@ -27,39 +27,38 @@
 #include "beside.h"
 #include "maps.h"
 
-/* As much of it as is needed: `next` is where its first pointer to another socket buffer stands. */
 struct sk_buff {
-	struct sk_buff *next;
 	__u32 vlan_all;
+} __attribute__((preserve_access_index));
+
+/* Of the kernel's own structs the one that begins with a pointer to a socket buffer. */
+struct sk_buff_list {
+	struct sk_buff *next;
 } __attribute__((preserve_access_index));
 
 extern void *bpf_cast_to_kern_ctx(void *context) __ksym __weak;
 extern void *bpf_rdonly_cast(const void *address, __u32 btf_id) __ksym __weak;
 
 /* False for a frame without a socket buffer: it was redirected here, and what tag it has lies in it. */
-static __always_inline bool read_tag(struct xdp_md *ctx)
+static __always_inline bool read_tag(struct xdp_md *ctx, __u32 skb_at)
 {
-	const struct sk_buff *at, *skb;
+	const struct sk_buff_list *at = bpf_rdonly_cast(bpf_cast_to_kern_ctx(ctx) + skb_at,
+							bpf_core_type_id_kernel(struct sk_buff_list));
+	const struct sk_buff *skb = at->next;
 
-	/* What stands at that place is a pointer to a socket buffer, as in the first word of a socket buffer. */
-	at = bpf_rdonly_cast(bpf_cast_to_kern_ctx(ctx) + settings.skb_at - bpf_core_field_offset(struct sk_buff, next),
-			     bpf_core_type_id_kernel(struct sk_buff));
-	skb = at->next;
 	return skb && skb->vlan_all;
 }
 
 static __always_inline bool has_tag(struct xdp_md *ctx)
 {
-	/* A constant to the verifier: one of these branches is left, or none. */
-	switch (settings.tags) {
-	case TEMPOS_TAGS_NOTED:
+	/* Constants to the verifier: one of these branches is left, or none. The fastest mode's comes first. */
+	const __u32 skb_at = settings.skb_at;
+
+	if (skb_at)
+		return read_tag(ctx, skb_at);
+	if (settings.tags == TEMPOS_TAGS_NOTED)
 		return noted(NOTED_TAG);
-	case TEMPOS_TAGS_READ:
-		return read_tag(ctx);
-	case TEMPOS_TAGS_HEARD:
-		return heard_anew();
-	}
-	return false;
+	return settings.tags == TEMPOS_TAGS_HEARD && heard_anew();
 }
 
 #endif

@@ -57,7 +57,7 @@ def encode_settings(
     settings.port = socket.htons(port)
     settings.generic = generic
     settings.tags = tags
-    settings.skb_at = skb_at
+    settings.skb_at = skb_at if tags is Tags.READ else 0
     settings.listen_count = len(listen)
     for index, address in enumerate(listen):
         settings.listen[index] = _address(address)
