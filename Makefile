@@ -30,13 +30,14 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/pytest -n 2 --dist loadfile
 
-# The suite on each of KERNELS; with SHORT=1 what tells in minutes. All but the tree is kept for the next time.
+# The suite on each of KERNELS; with SHORT=1 what tells in minutes, with ONLY="networks parity" these steps anew.
+# All but the tree is kept for the next time.
 test-kernels: $(STAMP)
-	cd tests && ../$(BIN)/python -m stock test $(if $(SHORT),--short) $(KERNELS)
+	cd tests && ../$(BIN)/python -m stock test $(if $(SHORT),--short) $(ONLY:%=--only %) $(KERNELS)
 
 # The same on the kernel that runs here.
 test-kernel-here: $(STAMP)
-	cd tests && ../$(BIN)/python -m stock host $(if $(SHORT),--short)
+	cd tests && ../$(BIN)/python -m stock host $(if $(SHORT),--short) $(ONLY:%=--only %)
 
 # Puts what the full runs have found into the documents.
 kernel-table: $(STAMP)

@@ -1,4 +1,7 @@
-"""What is right for a case in a mode: which path may serve, what must arrive, and that all accounts agree."""
+"""What is right for a case in a mode: which path may serve, what must arrive, and that all accounts agree.
+
+No loss is silent: what was sent is what arrived, what the member missed, and what was lost before the broker.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,11 @@ class Right(enum.Enum):
     REFUSED = "the broker does not start, and says why"
 
 
-def judge(row: Row, played: Played, right: Right, paths: Sequence[str]) -> None:
-    """Fill in the row; raises AssertionError with all that is wrong."""
+def judge(row: Row, played: Played, right: Right, paths: Sequence[str], *, blind: bool = False) -> None:
+    """Fill in the row; raises AssertionError with all that is wrong.
+
+    ``blind``: the publisher cannot ask the broker, so nobody knows when it began.
+    """
     status = played.status
     row.sent = EVENTS
     row.arrived = min(len(set(heard.numbers)) for heard in played.heard)
@@ -33,7 +39,7 @@ def judge(row: Row, played: Played, right: Right, paths: Sequence[str]) -> None:
     row.client = "; ".join(filter(None, map(_told, played.heard)))
     wrong = [
         *(fault for heard, group in zip(played.heard, status.groups, strict=True)
-          for fault in _member_faults(heard, group, status)),
+          for fault in (*_member_faults(heard, group, status), *_losses_before(heard, status, blind=blind))),
         *_topic_faults(row, played, right, paths),
     ]  # fmt: skip
     row.fault = "; ".join(wrong)
@@ -62,6 +68,10 @@ def _ledger(status: TopicStatus) -> str:
     lost = sum(group.lost for group in status.groups)
     refused = ", ".join(f"{count} refused ({reason})" for reason, count in status.refused.items())
     told = f"{lost} lost" if lost else "all delivered" if status.received else "nothing received"
+    before = status.before
+    least, most = before.at_least, before.at_most
+    if status.received and (least or most):
+        told += f", {least if least == most else f'{least} to {most}'} lost before the broker"
     return ", ".join(filter(None, (told, refused)))
 
 
@@ -92,6 +102,33 @@ def _member_faults(heard: Heard, group: GroupStatus, status: TopicStatus) -> lis
             faults.append(f"{what}: ledger {counts[0]}, drain {counts[1]}, seen {counts[2]}")
     if group.unconfirmed or group.unknown:
         faults.append(f"{group.unconfirmed} unconfirmed and {group.unknown} unknown after the drain")
+    return faults
+
+
+def _losses_before(heard: Heard, status: TopicStatus, *, blind: bool) -> list[str]:
+    """Where ledger and member do not say, or say wrongly, what was lost before the broker."""
+    if not status.received:
+        # Nobody has ever heard of the publisher.
+        return []
+    missed = heard.stats.missed
+    lost = EVENTS - len(set(heard.numbers)) - heard.broken - missed
+    before = status.before
+    bounds = [("ledger", before.at_least, before.at_most)]
+    bounds += [("member", each.at_least, each.at_most) for each in heard.publishers]
+    faults = [
+        f"{lost} were lost before the broker, {who}: {least} to {most}"
+        for who, least, most in bounds
+        if lost < least or (most is not None and lost > most)
+    ]
+    if blind:
+        return faults
+    if before.sent != EVENTS:
+        faults.append(f"{EVENTS} were sent, ledger: {before.sent}")
+    if not before.settled:
+        faults.append("the ledger does not come to the publisher's last word")
+    # Where deliveries are missing as well, nobody can tell which of the two an event was.
+    if not missed and not before.at_least == before.at_most == lost:
+        faults.append(f"ledger: {before.at_least} to {before.at_most} lost before the broker, not {lost}")
     return faults
 
 

@@ -1,7 +1,8 @@
 """Plays a case: a broker, a member of each group, a publisher, N events, and the accounts of all of them.
 
 Every body is made from its number, so that what arrives is known to be whole. Nothing may be lost without
-being told: at the member (`missed`), in the broker's ledger (`lost`), and by both to the same number.
+being told: at the member (`missed`), in the broker's ledger (`lost`), and by both to the same number. What
+was lost before the broker is told by both as well.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from networks.ground import Ground
 from networks.network import Build, Network
 from tempos import Quality, Topic
 from tempos.blocking import Publisher, Subscriber
-from tempos.subscriber import Drained, SubscriberStats
+from tempos.subscriber import Drained, PublisherAccount, SubscriberStats
 from tempos_bench.measure.broker import TopicStatus, config_text, topic_status
 from tempos_bench.nodes.node import PYTHON, TEXT_FILE, Program, ProgramFailed
 from tempos_bench.nodes.patience import patience
@@ -38,12 +39,16 @@ _LOOK_EVERY = 0.05
 
 @dataclass(frozen=True)
 class Heard:
-    """What one member got, and its own account of it; ``broken``: bodies that are no longer what was sent."""
+    """What one member got, and its own account of it; ``broken``: bodies that are no longer what was sent.
+
+    ``publishers``: what it can tell of what was lost before the broker.
+    """
 
     numbers: tuple[int, ...]
     broken: int
     stats: SubscriberStats
     drained: Drained | None
+    publishers: tuple[PublisherAccount, ...]
 
     @property
     def once(self) -> int:
@@ -126,7 +131,8 @@ def play(build: Build, mode: str, path: str, groups: int = 1, interfaces: Sequen
         broker.wait(lambda status: status.received >= EVENTS, PATIENCE)
         _wait_for(lambda: all(member.stats.datagrams >= EVENTS for member in members), PATIENCE)
         heard = tuple(map(_leave, members))
-        return Played(heard, broker.topic(), settled.reason)
+        told = broker.wait(lambda status: status.before.settled, PATIENCE)
+        return Played(heard, told, settled.reason)
 
 
 def refused(build: Build, mode: str, interfaces: Sequence[str] = ()) -> str:
@@ -162,7 +168,7 @@ def _leave(member: Subscriber) -> Heard:
             broken += 1
         else:
             numbers.append(number)
-    return Heard(tuple(numbers), broken, member.stats, drained)
+    return Heard(tuple(numbers), broken, member.stats, drained, member.publishers)
 
 
 def _wait_for(done: Callable[[], bool], limit: float) -> None:

@@ -25,7 +25,7 @@ def test_a_network(case: Case, mode: str) -> None:
             judge_refusal(row, refused(case.build, mode, case.interfaces), case.refusal)
             return
         played = play(case.build, mode, case.paths[mode][0], case.groups, case.interfaces, case.blind)
-        judge(row, played, case.right, case.paths[mode])
+        judge(row, played, case.right, case.paths[mode], blind=case.blind)
     except Lacking as lacking:
         row.verdict, row.fault = "absent", str(lacking)
         pytest.skip(f"this kernel lacks it: {lacking}")

@@ -2,6 +2,7 @@
 
 test [--short] [KERNEL ...]    the suite on each kernel, by the name of its package
 host [--short]                 the same on this machine's own kernel
+     [--only STEP]             these steps of it; what is there of the others stays
 run KERNEL -- COMMAND ...      any command in the tree on one kernel
 table                          put what the full runs found into the documents
 clean                          remove everything that is kept
@@ -13,7 +14,7 @@ import argparse
 import os
 import sys
 
-from stock import cache, chroot, documents, needs, session
+from stock import cache, chroot, documents, needs, session, suites
 from stock.session import RESULTS
 
 #: What Debian 12 gives people: its own kernel, and the newer one of its security archive.
@@ -31,7 +32,7 @@ def main() -> int:
             return 1
         print(f"skipped: {missing}", file=sys.stderr)
         return 0
-    except chroot.Failed as error:
+    except (chroot.Failed, suites.UnknownStep) as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -46,6 +47,8 @@ def _options() -> argparse.Namespace:
     host = actions.add_parser("host", help="the suite on this machine's kernel")
     for each in (test, host):
         each.add_argument("--short", action="store_true", help="what tells in minutes")
+        each.add_argument("--only", action="append", default=[], metavar="STEP",
+                          help="these steps, beside what is there of the others")  # fmt: skip
     run = actions.add_parser("run", help="boot a kernel and run a command in the tree there")
     run.add_argument("kernel", help="the package, for instance linux-image-6.12-amd64")
     run.add_argument("command", nargs="+", help="what to run; {results} is a folder that comes back")
@@ -58,11 +61,12 @@ def _options() -> argparse.Namespace:
 
 
 def _test(options: argparse.Namespace) -> int:
-    return session.report([session.booted(kernel, short=options.short) for kernel in options.kernels])
+    kernels = options.kernels
+    return session.report([session.booted(each, short=options.short, only=options.only) for each in kernels])
 
 
 def _host(options: argparse.Namespace) -> int:
-    return session.report([session.here(short=options.short)])
+    return session.report([session.here(short=options.short, only=options.only)])
 
 
 def _run(options: argparse.Namespace) -> int:

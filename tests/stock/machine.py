@@ -25,6 +25,8 @@ _CONSOLE = "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 nokaslr"
 #: To boot and to shut down, beside the steps' own limits.
 _SLACK = 300.0
 _PREFIX = "guest: "
+#: Below other work of this machine, for nobody waits for a frame here; and over when we are, however we end.
+_CAREFULLY = ("nice", "-n", "5", "setpriv", "--pdeathsig", "TERM")
 _ACCELERATORS = {
     "tcg": ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,la57=off"),
     "kvm": ("-accel", "kvm", "-cpu", "host"),
@@ -52,9 +54,8 @@ def boot(kernel: Kernel, root: Path, tree: Path, steps: Sequence[job.Step], resu
         path.write_text(content)
         os.truncate(path, size)
     began = time.monotonic()
-    # Below other work of this machine: nobody waits for a frame here.
     with subprocess.Popen(
-        ("nice", "-n", "5", *_command(kernel, root, tree, job_disk, out_disk)),
+        (*_CAREFULLY, *_command(kernel, root, tree, job_disk, out_disk)),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as process:  # fmt: skip
         limit = threading.Timer(sum(step.limit for step in steps) + _SLACK, process.kill)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ class Tests:
 
 @dataclass(frozen=True)
 class Account:
-    """All that came of one run. ``name``: the package that was asked for, or this machine.
+    """All that came of one kernel. ``name``: the package that was asked for, or this machine.
 
+    ``revision``: that of each step, where they are different ones.
     ``trouble``: why there may be less than was asked for; empty if all steps ended. As their programs wrote
     them: ``findings``, what `tempos doctor` says of the kernel, ``rows``, the network cases, and ``demo``.
     """
@@ -52,10 +53,23 @@ class Account:
         return not self.trouble and all(step["right"] for step in self.steps)
 
 
-def gather(folder: Path, *, name: str, package: str, kernel: str, revision: str, short: bool, seconds: float,
-           trouble: str) -> Account:  # fmt: skip
-    """Read what a run has left in ``folder``."""
-    steps = tuple(_lines(folder / work.STEPS))
+def join(fresh: Path, folder: Path, revision: str) -> None:
+    """Put what a run of ``revision`` left in ``fresh`` in place of what others left of its steps."""
+    steps = [{**step, "revision": revision} for step in _lines(fresh / work.STEPS)]
+    names = {step["name"] for step in steps}
+    _write_lines(
+        folder / work.STEPS,
+        [each for each in _lines(folder / work.STEPS) if each["name"] not in names] + steps,
+    )
+    for path in fresh.iterdir():
+        if path.name != work.STEPS:
+            path.replace(folder / path.name)
+
+
+def gather(folder: Path, *, name: str, package: str, kernel: str, short: bool, trouble: str) -> Account:
+    """Read what runs have left in ``folder``."""
+    order = [step.name for step in suites.steps(short=short)]
+    steps = tuple(sorted(_lines(folder / work.STEPS), key=lambda each: order.index(each["name"])))
     missing = [
         step.name for step in suites.steps(short=short) if step.name not in {each["name"] for each in steps}
     ]
@@ -65,9 +79,9 @@ def gather(folder: Path, *, name: str, package: str, kernel: str, revision: str,
         name=name,
         package=package,
         kernel=kernel,
-        revision=revision,
+        revision=", ".join(dict.fromkeys(step["revision"] for step in steps)),
         short=short,
-        seconds=round(seconds),
+        seconds=round(sum(step["seconds"] for step in steps)),
         trouble=trouble,
         steps=steps,
         tests={path.stem: _tests(path) for path in sorted(folder.glob("*.xml"))},
@@ -94,6 +108,10 @@ def load(path: Path) -> Account:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _write_lines(path: Path, documents: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(each) + "\n" for each in documents))
 
 
 def _document(path: Path) -> dict[str, Any]:

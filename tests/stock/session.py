@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,34 +16,34 @@ from stock.results import Account
 RESULTS = tree.SOURCE / "kernel-results"
 
 
-def booted(wanted: str, *, short: bool) -> Account:
-    """Run the suite on the kernel of a package."""
+def booted(wanted: str, *, short: bool, only: Sequence[str] = ()) -> Account:
+    """Run the suite on the kernel of a package; ``only``: these steps, the others' results are kept."""
+    steps, revision = suites.chosen(only, short=short), _revision()
     kernel, disks = _prepared(wanted)
-    folder = _emptied(wanted)
-    boot = machine.boot(kernel, *disks, suites.steps(short=short), folder, _heard(wanted))
-    trouble = "" if boot.ended else f"the guest did not end by itself; its console is {folder}/console.txt"
+    fresh = _emptied(f"{wanted}.fresh")
+    boot = machine.boot(kernel, *disks, steps, fresh, _heard(wanted))
+    trouble = "" if boot.ended else f"the guest did not end by itself; its console is in {RESULTS / wanted}"
+    folder = _joined(fresh, wanted, revision, whole=not only)
     account = results.gather(
-        folder, name=wanted, package=kernel.package, kernel=kernel.release, revision=_revision(), short=short,
-        seconds=boot.seconds, trouble=trouble,
-    )  # fmt: skip
+        folder, name=wanted, package=kernel.package, kernel=kernel.release, short=short, trouble=trouble
+    )
     results.save(account, folder.parent / f"{folder.name}.json")
     return account
 
 
-def here(*, short: bool) -> Account:
-    """Run the suite on this machine's own kernel."""
+def here(*, short: bool, only: Sequence[str] = ()) -> Account:
+    """Run the suite, or these steps of it, on this machine's own kernel."""
     if os.geteuid():
         raise needs.Missing("root is needed: namespaces are built and BPF programs loaded")
-    name = "this machine"
-    folder = _emptied("host")
+    steps, revision = suites.chosen(only, short=short), _revision()
+    fresh = _emptied("host.fresh")
     environment = {**os.environ, "PATH": f"{tree.SOURCE}/.venv/bin:{os.environ.get('PATH', '')}"}
-    began = time.monotonic()
-    for step in suites.steps(short=short):
-        work.run(step, tree.SOURCE, folder, environment, _heard("host"))
+    for step in steps:
+        work.run(step, tree.SOURCE, fresh, environment, _heard("host"))
+    folder = _joined(fresh, "host", revision, whole=not only)
     account = results.gather(
-        folder, name=name, package="", kernel=platform.release(), revision=_revision(), short=short,
-        seconds=time.monotonic() - began, trouble="",
-    )  # fmt: skip
+        folder, name="this machine", package="", kernel=platform.release(), short=short, trouble=""
+    )
     results.save(account, folder.parent / f"{folder.name}.json")
     return account
 
@@ -78,6 +77,17 @@ def _emptied(name: str) -> Path:
     folder = RESULTS / name
     cache.remove(folder)
     folder.mkdir(parents=True)
+    return folder
+
+
+def _joined(fresh: Path, name: str, revision: str, *, whole: bool) -> Path:
+    """The folder of a run's results, with those that are ``fresh`` in it; ``whole``: with nothing else."""
+    folder = RESULTS / name
+    if whole:
+        cache.remove(folder)
+    folder.mkdir(exist_ok=True)
+    results.join(fresh, folder, revision)
+    cache.remove(fresh)
     return folder
 
 

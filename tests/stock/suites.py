@@ -6,12 +6,18 @@ use, too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from stock.job import RESULTS, Step
 
 #: Steps whose output or rows are looked into; the others are judged by their exit code and their tests.
 DOCTOR, DEMO, NETWORKS = "doctor", "demo", "networks"
 _VARIANTS = "tests/kernel/test_every_variant.py"
 _CUT = ("tests/kernel/test_program.py", "tests/kernel/test_selector.py")
+
+
+class UnknownStep(Exception):
+    """A name that no step of the form has."""
 
 
 def steps(*, short: bool) -> list[Step]:
@@ -35,6 +41,15 @@ def steps(*, short: bool) -> list[Step]:
         _pytest("tsn", "tests/net/test_tsn.py", limit=900),
         _pytest("kernel", "tests/kernel", "--ignore", _VARIANTS, limit=5400),
     ]
+
+
+def chosen(names: Sequence[str], *, short: bool) -> list[Step]:
+    """The steps of one form that have these names, or all; raises :class:`UnknownStep`."""
+    known = steps(short=short)
+    for name in names:
+        if name not in {step.name for step in known}:
+            raise UnknownStep(f"no step {name}; there are {', '.join(step.name for step in known)}")
+    return [step for step in known if not names or step.name in names]
 
 
 def _pytest(name: str, *words: str, limit: float) -> Step:

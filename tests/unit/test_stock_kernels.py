@@ -36,6 +36,7 @@ def folder(tmp_path: Path) -> Path:
             "name": step.name,
             "code": int(step.name == "kernel"),
             "seconds": 1.5,
+            "revision": "0123456789",
             "right": step.name != "kernel",
         }
         with (tmp_path / work.STEPS).open("a") as steps:
@@ -53,8 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 def gathered(folder: Path, trouble: str = "") -> results.Account:
     return results.gather(folder, name="linux-image-amd64", package="linux-image-6.1.0-56-amd64 6.1.192-2",
-                          kernel="6.1.0-56-amd64", revision="0123456789", short=True, seconds=200.4,
-                          trouble=trouble)  # fmt: skip
+                          kernel="6.1.0-56-amd64", short=True, trouble=trouble)  # fmt: skip
 
 
 def test_what_a_run_leaves_is_read_whole(folder: Path, tmp_path: Path) -> None:
@@ -84,6 +84,23 @@ def test_a_run_is_right_only_if_all_of_it_was(folder: Path) -> None:
     (folder / work.STEPS).write_text("".join(steps.splitlines(keepends=True)[:-1]))
     cut = gathered(folder)
     assert (cut.right, cut.trouble) == (False, "did not come to demo")
+
+
+def test_steps_that_ran_again_take_the_place_of_what_was_there(folder: Path, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    done = {"name": "kernel", "code": 0, "seconds": 9.5, "right": True}
+    (fresh / work.STEPS).write_text(json.dumps(done) + "\n")
+    (fresh / "kernel.xml").write_text(f"<testsuite><testcase {CLASS} name='test_bad'/></testsuite>")
+    results.join(fresh, folder, "9876543210+")
+    account = gathered(folder)
+    assert [step["name"] for step in account.steps] == [step.name for step in suites.steps(short=True)]
+    assert (account.right, account.tests["kernel"].passed, account.rows) == (True, 1, (ROW,))
+    assert account.revision == "0123456789, 9876543210+", (
+        "what was not run again is of the revision that it was"
+    )
+    with pytest.raises(suites.UnknownStep, match="no step parity; there are doctor, variants, kernel, demo"):
+        suites.chosen(["kernel", "parity"], short=True)
 
 
 def test_a_terminal_shows_what_failed_and_what_is_lacking(folder: Path) -> None:

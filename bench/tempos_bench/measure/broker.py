@@ -46,6 +46,19 @@ class GroupStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LostBefore:
+    """Of what publishers sent, so many events drew no ticket; ``settled``: to the last word of each.
+
+    ``at_most`` None: nobody can tell.
+    """
+
+    sent: int
+    at_least: int
+    at_most: int | None
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TopicStatus:
     """What the broker's status says of one topic. The unit is the datagram.
 
@@ -63,6 +76,7 @@ class TopicStatus:
     passed: Mapping[str, int]
     groups: tuple[GroupStatus, ...]
     problems: tuple[str, ...]
+    before: LostBefore
 
     @property
     def closed(self) -> bool:
@@ -243,5 +257,8 @@ def topic_status(entry: Mapping[str, Any]) -> TopicStatus:
     )
     plain = ("name", "path", "reason", "received", "fast", "slow", "refused", "passed")
     return TopicStatus(
-        **{field: entry[field] for field in plain}, groups=groups, problems=tuple(entry["problems"])
+        **{field: entry[field] for field in plain},
+        groups=groups,
+        problems=tuple(entry["problems"]),
+        before=LostBefore(**{field: entry["lost_before"][field] for field in LostBefore.__slots__}),
     )

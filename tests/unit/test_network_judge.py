@@ -1,0 +1,92 @@
+"""The judge of network cases finds what one account says and another does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from networks.judge import Right, judge
+from networks.play import EVENTS, Heard, Played
+from networks.row import Row
+
+from tempos.subscriber import Drained, PublisherAccount, SubscriberStats
+from tempos_bench.measure.broker import GroupStatus, LostBefore, TopicStatus
+
+FAST = ("fast",)
+STATS = SubscriberStats(EVENTS, EVENTS, 0, 0, 0, 0, 0, {}, 0, 0, 0, 0, 0)
+PUBLISHER = PublisherAccount("t", 7, EVENTS, EVENTS, 0, EVENTS, 0, 0)
+
+
+def played(*, before: int = 0, behind: int = 0) -> Played:
+    """What is right where so many of the events were lost on either leg."""
+    received, got = EVENTS - before, EVENTS - before - behind
+    heard = Heard(
+        numbers=tuple(range(got)),
+        broken=0,
+        stats=replace(STATS, datagrams=got, events=got, missed=behind),
+        drained=Drained(received, got, behind),
+        publishers=(replace(PUBLISHER, datagrams=got, events=got, at_least=before, at_most=before),),
+    )
+    status = TopicStatus(
+        name="t", path="fast", reason="XDP native", received=received, fast=received, slow=0, refused={},
+        passed={}, groups=(GroupStatus("g0", received, got, 0, 0, behind, 0),), problems=(),
+        before=LostBefore(EVENTS, before, before, settled=True),
+    )  # fmt: skip
+    return Played((heard,), status, "XDP native")
+
+
+def told(before: LostBefore) -> Callable[[Played], Played]:
+    return lambda right: replace(right, status=replace(right.status, before=before))
+
+
+def member_told(least: int, most: int | None) -> Callable[[Played], Played]:
+    def change(right: Played) -> Played:
+        (heard,) = right.heard
+        account = replace(heard.publishers[0], at_least=least, at_most=most)
+        return replace(right, heard=(replace(heard, publishers=(account,)),))
+
+    return change
+
+
+def silent(right: Played) -> Played:
+    """An event of which every account says that it arrived, and it did not."""
+    (heard,) = right.heard
+    return replace(right, heard=(replace(heard, numbers=heard.numbers[:-1]),))
+
+
+@pytest.mark.parametrize(("before", "behind"), [(0, 0), (9, 0), (0, 12)])
+def test_losses_that_every_account_tells_are_right(before: int, behind: int) -> None:
+    row = Row("case", "native")
+    judge(row, played(before=before, behind=behind), Right.TOLD, FAST)
+    assert (row.verdict, row.arrived) == ("right", EVENTS - before - behind)
+    assert ("9 lost before the broker" in row.ledger) is bool(before)
+    assert row.ledger.startswith("12 lost" if behind else "all delivered")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (silent, "delivered: ledger 191, drain 191, seen 190; .*10 were lost before the broker, ledger: 9"),
+        (told(LostBefore(EVENTS, 8, 8, settled=True)), "9 were lost before the broker, ledger: 8 to 8"),
+        (told(LostBefore(EVENTS, 0, 9, settled=True)), "0 to 9 lost before the broker, not 9"),
+        (told(LostBefore(EVENTS, 9, None, settled=True)), "9 to None lost before the broker, not 9"),
+        (told(LostBefore(EVENTS, 9, 9, settled=False)), "does not come to the publisher's last word"),
+        (told(LostBefore(EVENTS - 1, 9, 9, settled=True)), f"{EVENTS} were sent, ledger: {EVENTS - 1}"),
+        (member_told(10, None), "9 were lost before the broker, member: 10 to None"),
+    ],
+)  # fmt: skip
+def test_a_loss_before_the_broker_that_is_told_wrongly_is_found(
+    change: Callable[[Played], Played], fault: str
+) -> None:
+    row = Row("case", "native")
+    with pytest.raises(AssertionError, match=fault):
+        judge(row, change(played(before=9)), Right.TOLD, FAST)
+    assert row.verdict == "wrong"
+
+
+def test_who_could_not_ask_the_broker_need_not_be_known_to_the_end() -> None:
+    row = Row("case", "native")
+    judge(row, told(LostBefore(EVENTS, 0, None, settled=False))(played()), Right.ALL, FAST, blind=True)
+    with pytest.raises(AssertionError, match="ledger: 1 to None"):
+        judge(row, told(LostBefore(EVENTS, 1, None, settled=False))(played()), Right.ALL, FAST, blind=True)
