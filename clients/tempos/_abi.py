@@ -39,7 +39,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xa86a5f52282aeb15
+ABI_FINGERPRINT = 0x977aaf5a99ea53e3
 
 
 class Reason(enum.IntEnum):

@@ -275,7 +275,7 @@ struct tempos_settings {
 	__u8 listen_count;
 	__u8 tags;                  /* enum tempos_tags */
 	__u8 pad;
-	__u16 skb_at;               /* TAGS_READ: from what a program is given to the pointer to its socket buffer */
+	__u16 skb_at;               /* TAGS_READ: from what a program is given to the pointer to the socket buffer */
 	__be32 listen[TEMPOS_MAX_LISTEN];
 };
 

@@ -125,8 +125,7 @@ static __always_inline bool send_copy(struct __sk_buff *skb, const struct tempos
 	const struct tempos_member *member;
 	__u64 sequence;
 
-	member = pick(route, group, &sequence);
-	if (!member || !readdress(skb, route, member, sequence))
+	if (!pick(route, group, &member, &sequence) || !readdress(skb, route, member, sequence))
 		return false;
 	/* Above 0 a queue says that it dropped a packet: this one, or one in its stead (NET_XMIT_CN). */
 	return !bpf_clone_redirect(skb, member->ifindex, 0);

@@ -77,7 +77,7 @@ static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, 
 							     bool generic, enum checksum_kind *kind)
 {
 	__u16 check = packet->udp->check;
-	__u16 pseudo;
+	__u64 pseudo;
 	__u32 sum;
 
 	if (!check) {
@@ -85,7 +85,8 @@ static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, 
 		return TEMPOS_FORWARDED;
 	}
 	pseudo = pseudo_sum(packet->ip, packet->udp);
-	if (check != pseudo) {
+	/* Neither is 0, so they fold to the same where their difference folds to 0xffff. */
+	if (!folds_to_ones(pseudo + without(check))) {
 		*kind = CHECKSUM_FULL;
 		return TEMPOS_FORWARDED;
 	}
@@ -93,7 +94,7 @@ static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, 
 	if (!generic)
 		return TEMPOS_FORWARDED;
 	sum = datagram_sum(ctx, UDP_OFFSET, packet->payload_len + sizeof(struct udphdr));
-	if (!sum || fold(sum + pseudo) == 0xffff)
+	if (!sum || folds_to_ones(sum + pseudo))
 		return TEMPOS_AMBIGUOUS_CHECKSUM;
 	return TEMPOS_FORWARDED;
 }
@@ -107,8 +108,7 @@ static __always_inline enum tempos_reason forward(const struct packet *packet,
 	__u64 sequence;
 	__u64 change = 0;
 
-	member = pick(route, 0, &sequence);
-	if (!member)
+	if (!pick(route, 0, &member, &sequence))
 		return TEMPOS_NO_ROUTE;
 	if (route->framing == TEMPOS_FRAMING_EVENT && packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end)
 		change = stamp_event((struct tempos_event_header *)packet->payload, route->epoch, sequence);
@@ -156,10 +156,10 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	/* Only now that nothing passes any more: whoever gets it else would complete it once more. */
-	if (!generic && kind == CHECKSUM_PARTIAL)
+	if (kind == CHECKSUM_PARTIAL && !generic)
 		kind = complete_checksum(ctx, packet.payload_len + sizeof(struct udphdr)) ? CHECKSUM_FULL
 											 : CHECKSUM_NONE;
-	if (!generic && route->way == TEMPOS_WAY_BROADCAST)
+	if (route->way == TEMPOS_WAY_BROADCAST && !generic)
 		return broadcast(ctx, route, kind);
 	return forward(&packet, route, generic, kind);
 }

@@ -136,8 +136,7 @@ static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct 
 		const struct tempos_member *member;
 		__u64 sequence;
 
-		member = pick(route, group, &sequence);
-		if (!member)
+		if (!pick(route, group, &member, &sequence))
 			return TEMPOS_NO_EGRESS;
 		describe_copy(&event->copies[group], member, &common,
 			      *(volatile __u16 *)&event->check_mask,

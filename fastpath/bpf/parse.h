@@ -27,6 +27,7 @@
 
 #define IP_MORE_FRAGMENTS_OR_OFFSET 0x3fff
 #define IP_HEADER_WORDS 5
+#define IP_VERSION_4_PLAIN (4 << 4 | IP_HEADER_WORDS)
 
 struct cursor {
 	void *at;
@@ -48,9 +49,9 @@ struct packet {
  * than 16 bits can be set, and refuses to add the number to a pointer; a plain mask is left out by the compiler,
  * which does not forget.
  */
-static __always_inline __u32 number(__be16 field)
+static __always_inline __u64 number(__be16 field)
 {
-	__u32 number = bpf_ntohs(field);
+	__u64 number = bpf_ntohs(field);
 
 	asm volatile("%0 &= 0xffff" : "+r"(number));
 	return number;
@@ -93,10 +94,12 @@ static __always_inline enum tempos_reason parse_ip(struct cursor *cursor, struct
 	if (!take(cursor, sizeof(*ip)))
 		return TEMPOS_TRUNCATED;
 	packet->ip = ip;
-	if (ip->version != 4)
-		return TEMPOS_NOT_IPV4;
-	if (ip->ihl != IP_HEADER_WORDS)
+	/* Both are in one byte, and nearly always the same ones. */
+	if (*(const __u8 *)ip != IP_VERSION_4_PLAIN) {
+		if (ip->version != 4)
+			return TEMPOS_NOT_IPV4;
 		return ip->ihl > IP_HEADER_WORDS ? TEMPOS_IP_OPTIONS : TEMPOS_BAD_LENGTH;
+	}
 	if (ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS_OR_OFFSET))
 		return TEMPOS_FRAGMENT;
 	return ip->protocol == IPPROTO_UDP ? TEMPOS_FORWARDED : TEMPOS_NOT_UDP;
@@ -105,7 +108,7 @@ static __always_inline enum tempos_reason parse_ip(struct cursor *cursor, struct
 /* Bytes after the IP packet are padding (a 60-byte frame) and go along untouched. */
 static __always_inline enum tempos_reason parse_udp(struct cursor *cursor, struct packet *packet)
 {
-	__u32 ip_len = number(packet->ip->tot_len);
+	__u64 ip_len = number(packet->ip->tot_len);
 	struct udphdr *udp = cursor->at;
 	__u32 udp_len;
 

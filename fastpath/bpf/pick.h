@@ -8,6 +8,8 @@
 #ifndef TEMPOS_PICK_H
 #define TEMPOS_PICK_H
 
+#include <stdbool.h>
+
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
@@ -15,9 +17,9 @@
 #include "abi.h"
 #include "maps.h"
 
-/* The member of `group`, which is below TEMPOS_MAX_GROUPS and not empty; NULL: no such counter. */
-static __always_inline const struct tempos_member *pick(const struct tempos_route *route, __u32 group,
-							 __u64 *sequence)
+/* The member of `group`, which is below TEMPOS_MAX_GROUPS and not empty. False: there is no such counter. */
+static __always_inline bool pick(const struct tempos_route *route, __u32 group,
+				 const struct tempos_member **picked, __u64 *sequence)
 {
 	__u32 slot = route->ticket_base + group;
 	struct tempos_ticket *counter = bpf_map_lookup_elem(&tickets, &slot);
@@ -26,7 +28,7 @@ static __always_inline const struct tempos_member *pick(const struct tempos_rout
 	__u64 ticket, turn;
 
 	if (!counter)
-		return NULL;
+		return false;
 	ticket = __sync_fetch_and_add(&counter->next, 1);
 	/* The division is the dearest single instruction, and many groups are one subscriber's own. */
 	turn = count == 1 ? ticket : ticket / count;
@@ -35,7 +37,8 @@ static __always_inline const struct tempos_member *pick(const struct tempos_rout
 				 (TEMPOS_MAX_MEMBERS - 1)];
 	/* Keeps clang from working the address out again at each use. */
 	asm volatile("" : "+r"(member));
-	return member;
+	*picked = member;
+	return true;
 }
 
 #endif

@@ -95,7 +95,10 @@ static __always_inline __u64 without_addresses(const struct iphdr *ip)
 	return (__u64)without_wide(ip->saddr) + without_wide(ip->daddr);
 }
 
-/* Before the addresses change; partial checksums are left in generic mode only. `change`: what stamping added to the payload's sum. */
+/*
+ * Before the addresses change. `change`: what stamping added to the payload's sum. Partial checksums are left in
+ * generic mode only.
+ */
 static __always_inline void rewrite_udp(struct udphdr *udp, const struct iphdr *ip,
 					 const struct tempos_member *member, bool generic,
 					 enum checksum_kind kind, __u64 change)
