@@ -15,6 +15,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +27,13 @@ if __name__ == "__main__":
 
 from tempos import ConfigError, Quality, TemposError, Unavailable
 from tempos.errors import one_line
-from tempos_broker import privileges, scheduling
+from tempos_broker import belongings, exposure, privileges, reader, scheduling
 from tempos_broker.broker import Broker
 from tempos_broker.config import load
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.paths import ConfiguredLimits, FastPath, Former, NoFastPath, TicketsAlone
+from tempos_broker.privileges import User
+from tempos_broker.reader import Read
 from tempos_broker.reread import Rereading
 from tempos_broker.statefiles import StateFiles, open_state
 from tempos_broker.tickets import CountedTickets, FileTickets
@@ -42,11 +45,9 @@ from tempos_daemon.token import read_token
 
 if TYPE_CHECKING:
     from tempos_daemon.http_server import HttpServer
+    from tempos_fastpath.survival.handles import Handle
 
 log = logging.getLogger("tempos.broker")
-
-#: Where root keeps its state and its locks; another user is given it.
-RUN = Path("/run/tempos")
 
 #: What the signal that stops a broker says about its fast path; None: the configuration decides.
 _KEEP = {signal.SIGINT: False, signal.SIGTERM: None, signal.SIGUSR2: True, None: None}
@@ -73,16 +74,71 @@ def _run_loop(file: Path, signals: Signals, *, portable: bool) -> int:
     config = load(file)
     if _real_time(config):
         scheduling.allow(config.quality.priority_sq)
+    exposure.tell(file, config)
     _tell_strangers(config.name)
-    # Before the first thread: a thread has the privileges of the one that makes it.
-    privileges.narrow(
-        fast_path=config.fastpath.mode != "off" or _is_something_left(config.name),
-        user=config.user,
-        own=[RUN],
-        worker=_real_time(config),
-    )
-    if config.user:
-        privileges.require_readable()
+    with contextlib.ExitStack() as stack:
+        # Before the first thread: a thread has the privileges of the one that makes it.
+        reach = _reach(stack, file, config)
+        privileges.narrow(
+            fast_path=config.fastpath.mode != "off" or _is_something_left(config.name, reach.pins),
+            user=config.user,
+            worker=_real_time(config),
+        )
+        if config.user:
+            privileges.require_readable()
+        return _serve_on_a_loop(config, signals, portable=portable, file=file, reach=reach)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What this process reaches beyond its rights, once it has given them up.
+
+    ``read`` gives the bytes of the files that the configuration names, and its own. ``pins``: by which those
+    of a fast path are reached; None: by their usual place.
+    """
+
+    read: Read = Path.read_bytes
+    pins: Handle | None = None
+
+
+def _reach(stack: contextlib.ExitStack, file: Path, config: BrokerConfig) -> Reach:
+    """Make ready for whoever the broker is about to be, while it is root; it ends with ``stack``."""
+    user = privileges.user_to_be(config.user)
+    if user is None:
+        return Reach()
+    if config.state.file == "" or config.fastpath.mode != "off":
+        belongings.give(config.name, user)
+    pins = _give_pins(config, user)
+    if pins is not None:
+        stack.callback(pins.close)
+    paths = [file, *([Path(config.api_token_file)] if config.api_token_file else [])]
+    read: Read = Path.read_bytes
+    with contextlib.suppress(FileNotFoundError):
+        # What is not there is told by who wants it.
+        if reader.is_needed(paths, user):
+            started = reader.start(paths, user)
+            stack.callback(started.close)
+            read = started.read
+    return Reach(read, pins if user.uid else None)
+
+
+def _give_pins(config: BrokerConfig, user: User) -> Handle | None:
+    """Give what is pinned of this name to who the broker will be; None where there is nothing of it."""
+    make = bool(user.uid) and config.fastpath.mode != "off" and config.fastpath.pin
+    try:
+        from tempos_fastpath.survival.handles import give
+
+        return give(config.name, user.uid, user.gid, make=make)
+    except ImportError:
+        return None
+    except Unavailable as error:
+        log.warning("the fast path cannot outlive the broker: %s", one_line(error))
+        return None
+
+
+def _serve_on_a_loop(
+    config: BrokerConfig, signals: Signals, *, portable: bool, file: Path, reach: Reach
+) -> int:
     try:
         import uvloop
     except ImportError:
@@ -93,7 +149,9 @@ def _run_loop(file: Path, signals: Signals, *, portable: bool) -> int:
     loop = new_loop()
     try:
         asyncio.set_event_loop(loop)
-        loop.run_until_complete(serve(config, signals, portable=portable, file=file, give_up=True))
+        loop.run_until_complete(
+            serve(config, signals, portable=portable, file=file, give_up=True, reach=reach)
+        )
     finally:
         # Whatever it ends for: no thread that waits for a disk keeps it here.
         signals.last_resort.arm(STOP_WITHIN)
@@ -115,15 +173,17 @@ async def serve(
     portable: bool = False,
     file: Path | None = None,
     give_up: bool = False,
+    reach: Reach | None = None,
 ) -> None:
     """Serve until a signal to stop; prints the ``ready`` line once everything is in place.
 
     ``file``: what to load again on SIGHUP. ``give_up``: this process gives up, for good, the privileges
-    that only the start needed.
+    that only the start needed. ``reach``: beyond what it has without them.
     """
+    reach = Reach() if reach is None else reach
     signals.attach()
     async with contextlib.AsyncExitStack() as stack:
-        ready = await signals.unless_stopped(_start(stack, config, signals, portable=portable, file=file))
+        ready = await signals.unless_stopped(_start(stack, config, signals, portable, file, reach))
         if ready is None:
             return
         broker, where, rereading = ready
@@ -150,9 +210,9 @@ async def _start(
     stack: contextlib.AsyncExitStack,
     config: BrokerConfig,
     signals: Signals,
-    *,
     portable: bool,
     file: Path | None,
+    reach: Reach,
 ) -> tuple[Broker, str, Rereading]:
     """Start everything, to be stopped in reverse with ``stack``; gives where the control API is, too."""
 
@@ -162,7 +222,7 @@ async def _start(
     state = await open_state(config)
     if state is not None:
         at_the_end("closing the state files", state.close)
-    fast = await prepare_fast_path(config, _tickets(stack, config, state))
+    fast = await prepare_fast_path(config, _tickets(stack, config, state), reach.pins)
     at_the_end("detaching the fast path", fast.close)
     drawn, elsewhere = None, []
     if state is not None and not isinstance(fast, NoFastPath):
@@ -177,9 +237,10 @@ async def _start(
         await broker.close()
 
     at_the_end("closing the broker", close)
-    rereading = Rereading(broker, file)
+    rereading = Rereading(broker, file, reach.read)
+    rereading.check()
     at_the_end("reloading", rereading.close)
-    server, where = _bind_api(config, broker, rereading.reload)
+    server, where = _bind_api(config, broker, rereading.reload, reach.read)
     if server is not None:
         at_the_end("closing the control API", server.close)
     # Last of all that may fail: it takes over what an earlier broker left.
@@ -202,14 +263,16 @@ def _tickets(
     return tickets
 
 
-async def prepare_fast_path(config: BrokerConfig, tickets: FileTickets | None = None) -> FastPath:
+async def prepare_fast_path(
+    config: BrokerConfig, tickets: FileTickets | None = None, pins: Handle | None = None
+) -> FastPath:
     """The fast path of this machine, or a stand-in that says why there is none, with these ``tickets``.
 
-    Neither touches yet what an earlier broker left.
+    ``pins``: by which those are reached. Neither touches yet what an earlier broker left.
     """
     limits = _shared_limits() if config.quality.worker_sq else None
     if config.fastpath.mode == "off":
-        former = await _find_former(config.name)
+        former = await _find_former(config.name, pins)
         return NoFastPath("switched off in the configuration", tickets, limits, former)
     try:
         from tempos_fastpath.starting import prepare
@@ -225,6 +288,7 @@ async def prepare_fast_path(config: BrokerConfig, tickets: FileTickets | None = 
             gone_after=config.fastpath.gone_after,
             tos={quality: config.quality.dscp(quality) << 2 for quality in Quality},
             latency=config.fastpath.latency,
+            held=pins,
         )
     except Unavailable as error:
         # Before the ImportError that it may be as well: what a build left out says so itself.
@@ -232,32 +296,32 @@ async def prepare_fast_path(config: BrokerConfig, tickets: FileTickets | None = 
     except ImportError as error:
         reason = f"tempos[fastpath] is not installed ({one_line(error)})"
     log.warning("no fast path: %s", reason)
-    return NoFastPath(reason, tickets, limits, await _find_former(config.name))
+    return NoFastPath(reason, tickets, limits, await _find_former(config.name, pins))
 
 
-async def _find_former(name: str) -> Former | None:
+async def _find_former(name: str, pins: Handle | None) -> Former | None:
     """What an earlier broker of this name left in the kernel; where it cannot be taken off, that is told."""
-    if not _is_something_left(name):
+    if not _is_something_left(name, pins):
         return None
-    find: Callable[[str], Former | None]
+    find: Callable[[str, Handle | None], Former | None]
     try:
         from tempos_fastpath.survival.remains import find
     except ImportError:
         from tempos_fastpath.survival.unread import find
     try:
-        return await asyncio.get_running_loop().run_in_executor(None, find, name)
+        return await asyncio.get_running_loop().run_in_executor(None, find, name, pins)
     except Unavailable as error:
         log.warning("%s", one_line(error))
         return None
 
 
-def _is_something_left(name: str) -> bool:
+def _is_something_left(name: str, pins: Handle | None) -> bool:
     """Whether a broker of this name left a fast path in this network namespace, as far as can be told."""
     try:
         from tempos_fastpath.survival.ownership import is_something_left
     except ImportError:
         return False
-    return is_something_left(name)
+    return is_something_left(name, pins.folder if pins is not None else None)
 
 
 def _tell_strangers(name: str) -> None:
@@ -285,7 +349,7 @@ def _shared_limits() -> ConfiguredLimits | None:
 
 
 def _bind_api(
-    config: BrokerConfig, broker: Broker, reload: Callable[[], Awaitable[Sequence[str]]]
+    config: BrokerConfig, broker: Broker, reload: Callable[[], Awaitable[Sequence[str]]], read: Read
 ) -> tuple[HttpServer | None, str]:
     """The control API if it can be had, not serving yet, and where it is or why not."""
     if not config.api_port:
@@ -297,7 +361,7 @@ def _bind_api(
         return None, f"api off: install tempos[broker] ({error.name} is missing)"
     where = f"{config.api_host}:{config.api_port}"
     file = config.api_token_file
-    token = read_token(file, "broker.api_token_file") if file else config.api_token
+    token = read_token(file, "broker.api_token_file", read) if file else config.api_token
     app = application(broker, reload, token)
     server = HttpServer(app, config.api_host, config.api_port, broker.api_refused)
     try:

@@ -16,8 +16,8 @@ Rules kept here:
 * ``CAP_SYS_NICE`` goes once the worker for strict events has real time, if the one that would replace it can
   have that by a limit (:mod:`.scheduling`); where that limit was not to be raised, it stays for that.
 * Root without capabilities still owns its files: pins under /sys/fs/bpf and the state file can be written
-  and removed. That is why staying root is the default. Another user is given the directories that it
-  needs before the change, and stays able to remove what is in them.
+  and removed. Another user is given what is the broker's own before the change (:mod:`.belongings`), and what
+  only root can read, and will be read again, is read by another process (:mod:`.reader`).
 * Whoever started without privileges loses nothing and needs nothing. Where the kernel refuses, the start
   fails with the reason: it is never believed to have happened.
 """
@@ -88,19 +88,47 @@ class Privileges:
     reason: str
 
 
-def narrow(*, fast_path: bool, user: str = "", own: Iterable[Path] = (), worker: bool = False) -> Privileges:
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody that this machine knows."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+def user_to_be(name: str) -> User | None:
+    """Who root is to become by ``broker.user``: itself if it is empty; None where this process is not root.
+
+    Raises :class:`Unavailable` for a user that there is not.
+    """
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return None
+    import pwd
+
+    try:
+        entry = pwd.getpwnam(name) if name else pwd.getpwuid(0)
+    except KeyError:
+        if not name:
+            return User("root", 0, 0, "/")
+        raise Unavailable(f"broker.user is {name!r}, but this machine has no user of that name") from None
+    return User(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
+
+
+def narrow(*, fast_path: bool, user: str = "", worker: bool = False) -> Privileges:
     """Give up what not even the start needs; call it before there is a second thread.
 
-    ``user``: who to become, if root; ``own``: directories that this user needs, made and given to it with
-    what is in them. ``worker``: a process of its own is to be given real time. Raises :class:`Unavailable`
-    if the user cannot be had or the kernel refuses.
+    ``user``: who to become, if root. ``worker``: a process of its own is to be given real time. Raises
+    :class:`Unavailable` if the user cannot be had or the kernel refuses.
     """
     if sys.platform != "linux":
         return state()
     # The end needs it, when the user may no longer read where it lies.
     _compiled()
-    if user and os.geteuid() == 0:
-        _become(user, own)
+    become = user_to_be(user)
+    if become is not None and become.uid:
+        _become(become)
     elif user and user != _user_name(os.geteuid()):
         raise Unavailable(
             f"cannot become {user!r} as set in broker.user: only root can; start the broker as {user!r}, "
@@ -114,6 +142,11 @@ def drop() -> None:
     """Give up everything; call it before there is a second thread. Raises :class:`Unavailable`."""
     if sys.platform == "linux":
         _keep(())
+
+
+def keep_reading() -> None:
+    """Give up everything but to read whatever there is; call it before there is a second thread."""
+    _keep(("dac_read_search",))
 
 
 def require_readable() -> None:
@@ -203,28 +236,17 @@ def _keep(names: Iterable[str]) -> None:
     _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
 
 
-def _become(user: str, own: Iterable[Path]) -> None:
-    import pwd
-
+def _become(user: User) -> None:
     try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
-        raise Unavailable(f"broker.user is {user!r}, but this machine has no user of that name") from None
-    try:
-        _give(own, entry.pw_uid, entry.pw_gid)
         _check(_libc().prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "PR_SET_KEEPCAPS")
         os.setgroups([])
-        os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
-        os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
     except OSError as error:
-        raise Unavailable(f"cannot become {user!r} as set in broker.user: {error}") from error
-
-
-def _give(directories: Iterable[Path], uid: int, gid: int) -> None:
-    for directory in directories:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in (directory, *directory.rglob("*")):
-            os.chown(path, uid, gid, follow_symlinks=False)
+        raise Unavailable(f"cannot become {user.name!r} as set in broker.user: {error}") from error
+    # What is root's, and not to be looked for any more.
+    os.environ.pop("XDG_RUNTIME_DIR", None)
+    os.environ.update(HOME=user.home, USER=user.name, LOGNAME=user.name)
 
 
 def _mask(names: Iterable[str]) -> int:

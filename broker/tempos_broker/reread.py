@@ -15,6 +15,8 @@ from tempos import ConfigError, Unavailable
 from tempos.errors import one_line
 from tempos_broker.broker import Broker
 from tempos_broker.config import load
+from tempos_broker.config.model import BrokerConfig
+from tempos_broker.reader import Read
 from tempos_daemon.notify import READY, notify, reloading
 
 log = logging.getLogger("tempos.broker")
@@ -24,11 +26,12 @@ PATIENCE = 0.5
 
 
 class Rereading:
-    """Reloads a broker from the file it was started from, if it was."""
+    """Reloads a broker from the file it was started from, if it was; ``read`` gives its bytes."""
 
-    def __init__(self, broker: Broker, file: Path | None) -> None:
+    def __init__(self, broker: Broker, file: Path | None, read: Read = Path.read_bytes) -> None:
         self._broker = broker
         self._file = file
+        self._read = read
         self._task: asyncio.Task[None] | None = None
         self._again = False
 
@@ -36,8 +39,16 @@ class Rereading:
         """What changed, a line each; raises :class:`ConfigError` or :class:`Unavailable`."""
         if self._file is None:
             raise ConfigError(["this broker was not started from a file"])
-        config = await asyncio.get_running_loop().run_in_executor(None, load, self._file)
+        config = await asyncio.get_running_loop().run_in_executor(None, self._load, self._file)
         return await self._broker.reload(config)
+
+    def check(self) -> None:
+        """Raise :class:`ConfigError` if the file could not be read again."""
+        if self._file is not None:
+            self._load(self._file)
+
+    def _load(self, file: Path) -> BrokerConfig:
+        return load(file, self._read)
 
     def on_signal(self) -> None:
         """Reload, and print what came of it."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from pathlib import Path
 
 from tempos import Unavailable
+from tempos_broker.belongings import usual_state
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.store import Store
 from tempos_broker.tickets import FileTickets
@@ -74,7 +74,4 @@ async def open_state(config: BrokerConfig) -> StateFiles | None:
 
 def state_file(config: BrokerConfig) -> Path | None:
     """Where the state of a broker belongs; None where there is no usual place."""
-    if config.state.file:
-        return Path(config.state.file)
-    folder = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "")
-    return Path(folder) / "tempos" / f"{config.name}.db" if folder else None
+    return Path(config.state.file) if config.state.file else usual_state(config.name)

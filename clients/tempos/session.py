@@ -242,8 +242,7 @@ class ControlSession:
         if reply.error is not None and self._follow_clock(reply.id, pending, reply.error, time_ms, now):
             return
         if reply.error is not None and reply.error.code == control.Code.STOPPING:
-            # The next broker answers; until then it is asked again as if none had.
-            self._answered(now)
+            # The next broker is to answer.
             pending.last_word = f" The last one said: {reply.error}"
             return
         if reply.error is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from tempos import ConfigError
@@ -12,11 +13,14 @@ PATTERN = re.compile(r"[!-~]{16,256}")
 ALLOWED = "16 to 256 printable ASCII characters without space"
 
 
-def read_token(path: str, key: str) -> str:
-    """The token in a file; raises :class:`ConfigError`, which names the ``key`` that names the file."""
+def read_token(path: str, key: str, read: Callable[[Path], bytes] = Path.read_bytes) -> str:
+    """The token in a file, whose bytes ``read`` gives.
+
+    Raises :class:`ConfigError`, which names the ``key`` that names the file.
+    """
     name = f"{key}: {path}"
     try:
-        token = Path(path).read_text(encoding="ascii").strip()
+        token = read(Path(path)).decode("ascii").strip()
     except (OSError, ValueError) as error:
         raise ConfigError([f"{name} cannot be read: {error}"]) from error
     if not PATTERN.fullmatch(token):

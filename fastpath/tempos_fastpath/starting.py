@@ -27,7 +27,7 @@ from tempos_fastpath.offload import Offload
 from tempos_fastpath.resources import Resources
 from tempos_fastpath.survival.orphans import tidy
 from tempos_fastpath.survival.ownership import Identity, Ownership, current_namespace
-from tempos_fastpath.survival.pins import Pins, need_bpffs
+from tempos_fastpath.survival.pins import Held, Pins, need_bpffs
 
 MODES = ("auto", "native", "generic")
 WHEN_GONE = ("continue", "pass")
@@ -59,20 +59,21 @@ async def prepare(
     tos: Mapping[Quality, int] | None = None,
     latency: bool = False,
     kernel: Kernel | None = None,
+    held: Held | None = None,
 ) -> Offload:
     """Load and attach, but leave what an earlier broker of the same name left as it is.
 
     :meth:`Offload.take_over` is next, once nothing else can fail; without it, nothing has happened.
 
     ``listen``: IPv4 addresses; ``0.0.0.0`` stands for every one of this machine, at most
-    ``tempos._abi.MAX_LISTEN``. ``mode``: auto, native or generic. ``interfaces``: names, or empty for
-    those that carry a listen address. ``name``: whose fast path this is, one living process each in a
-    network namespace. ``pin``: forwarding outlives this process, if there is a BPF file system.
-    ``when_gone``: what the program does once this process gave no sign of life for ``gone_after``
-    seconds, ``continue`` or ``pass`` everything up. ``tos``: that byte of the IPv4 header of what leaves,
-    of each class: its DSCP, shifted left by 2; 0 where nothing is said. ``latency``: measure in the kernel
-    how long events take; where that cannot be had, the status says so. ``kernel``: what is asked of it that
-    cannot be tried; None: the one that runs.
+    ``tempos._abi.MAX_LISTEN``. ``mode``: auto, native or generic. ``interfaces``: names, or empty for those
+    that carry a listen address. ``name``: whose fast path this is, one living process each in a network
+    namespace. ``pin``: forwarding outlives this process, if there is a BPF file system. ``when_gone``: what
+    the program does once this process gave no sign of life for ``gone_after`` seconds, ``continue`` or
+    ``pass`` everything up. ``tos``: that byte of the IPv4 header of what leaves, of each class: its DSCP,
+    shifted left by 2; 0 where nothing is said. ``latency``: measure in the kernel how long events take; where
+    that cannot be had, the status says so. ``held``: by which the pins are reached where this user may not go
+    there. ``kernel``: what is asked of it that cannot be tried; None: the one that runs.
 
     Raises :class:`tempos.Unavailable` with a reason per interface if it could attach to none, and
     :class:`~tempos_fastpath.errors.Owned` if another broker holds the name or an interface. Leaves
@@ -93,8 +94,8 @@ async def prepare(
         facts = await loop.run_in_executor(threads, survey.read, (), False, {})
         addresses, note = listen_addresses(listen, facts)
         targets = targets_of(interfaces, addresses, facts)
-        pins = Pins(ownership.identity)
-        if pin:
+        pins = Pins(ownership.identity, held)
+        if pin and held is None:
             try:
                 await loop.run_in_executor(threads, need_bpffs)
             except NotPinned as error:

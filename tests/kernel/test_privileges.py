@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -79,33 +78,20 @@ def test_nothing_is_left_without_a_fast_path_not_even_in_older_threads() -> None
 
 
 @needs_root
-def test_another_user_keeps_what_the_fast_path_needs_and_its_directories() -> None:
-    # pytest's own directories let nobody else through.
-    with tempfile.TemporaryDirectory() as made:
-        Path(made).chmod(0o755)
-        check_another_user(Path(made) / "state")
-
-
-def check_another_user(own: Path) -> None:
-    own.mkdir(mode=0o700)
-    (own / "old.db").write_text("")
-    told = run(
-        """
-        from pathlib import Path
-        own = Path(sys.argv[1])
-        p.narrow(fast_path=True, user="nobody", own=[own])
+def test_another_user_keeps_what_the_fast_path_needs_and_nothing_of_roots() -> None:
+    told = run("""
+        os.environ["XDG_RUNTIME_DIR"] = "/run/user/0"
+        p.narrow(fast_path=True, user="nobody")
         end = p.finish(fast_path=True)
-        (own / "old.db").unlink()
-        (own / "new.db").write_text("")
-        print(json.dumps([end.user, end.capabilities, end.no_new_privs, os.getgroups(), os.getresuid()]))
-        """,
-        str(own),
-    )
+        environment = [os.environ.get(each) for each in ("USER", "HOME", "XDG_RUNTIME_DIR")]
+        print(json.dumps([end.user, end.capabilities, end.no_new_privs, os.getgroups(), os.getresuid(),
+                          environment]))
+    """)
     import pwd
 
-    uid = pwd.getpwnam("nobody").pw_uid
-    assert told == ["nobody", sorted(privileges.FAST_PATH), True, [], [uid, uid, uid]]
-    assert [path.name for path in own.iterdir()] == ["new.db"]
+    nobody = pwd.getpwnam("nobody")
+    assert told == ["nobody", sorted(privileges.FAST_PATH), True, [], [nobody.pw_uid] * 3,
+                    ["nobody", nobody.pw_dir, None]]  # fmt: skip
 
 
 @needs_root
@@ -161,10 +147,11 @@ def test_a_fast_path_starts_changes_and_ends_with_what_is_left(user: str) -> Non
             assert os.system(command) == 0, command
         from tempos import Group, Member, Quality, Route, Topic
         # A broker has loaded all of itself before it narrows.
-        from tempos_broker import broker, slowpath
+        from tempos_broker import belongings, broker, slowpath
         from tempos_broker.slowpath import udp
         from tempos_fastpath import beside, drops, loading, selector, starting
         from tempos_fastpath.network import trial
+        from tempos_fastpath.survival import handles
         # Where any user can read them, wherever this checkout lies.
         for module in (beside, drops, loading, selector, trial):
             copy = Path("/run/tempos", module.OBJECT.name)
@@ -172,12 +159,15 @@ def test_a_fast_path_starts_changes_and_ends_with_what_is_left(user: str) -> Non
             module.OBJECT = copy
 
         async def main():
-            root = not sys.argv[1]
-            p.narrow(fast_path=True, user=sys.argv[1], own=[] if root else [Path("/run/tempos")])
+            user = p.user_to_be(sys.argv[1])
+            belongings.give("test", user)
+            held = handles.give("test", user.uid, user.gid, make=True) if user.uid else None
+            p.narrow(fast_path=True, user=sys.argv[1])
             fast = await starting.start(
-                listen=("10.9.0.1",), port=9998, mode="generic", interfaces=("va",), name="test", pin=root
+                listen=("10.9.0.1",), port=9998, mode="generic", interfaces=("va",), name="test", held=held
             )
-            pinned = len(list(Path("/sys/fs/bpf/tempos").rglob("*"))) if root else 0
+            place = held.folder if held else next(Path("/sys/fs/bpf/tempos/test").iterdir())
+            pinned = len(list(place.iterdir()))
             end = p.finish(fast_path=True)
             paths = []
             for epoch in (1, 2, 3):
@@ -199,21 +189,23 @@ def test_a_fast_path_starts_changes_and_ends_with_what_is_left(user: str) -> Non
             status = fast.status().mode
             await fast.close()
             left = os.popen("ip link show va").read()
-            after = Path("/sys/fs/bpf/tempos").rglob("*") if root else []
-            pins = [str(path) for path in after if path.is_file()]
-            print(json.dumps([end.capabilities, status, paths, "xdp" in left, pinned, pins, kept]))
+            left_there = place.iterdir() if held else Path("/sys/fs/bpf/tempos").rglob("*")
+            pins = [str(path) for path in left_there]
+            gone = held is None or held.gone
+            print(json.dumps([end.capabilities, status, paths, "xdp" in left, pinned, pins, gone, kept]))
 
         asyncio.run(main())
         """,
         user,
     )
-    capabilities, mode, paths, attached, pinned, pins, kept = told
+    capabilities, mode, paths, attached, pinned, pins, gone, kept = told
     assert set(capabilities) == privileges.FAST_PATH
     assert mode == "generic"
     assert [path for path, _ in paths] == ["fast"] * 3, paths
     assert kept == [2, 7, 8], "rates and classes are set, and the selector is loaded, with what is left"
     assert not attached, "the program is detached at the end"
-    assert (pinned > 0, pins) == (not user, []), "root without capabilities removes its own pins"
+    assert pinned > 10
+    assert (pins, gone) == ([], True), "whoever pinned them removes them, without a capability"
 
 
 @needs_root

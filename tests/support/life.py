@@ -38,6 +38,8 @@ class Life:
         self.folder = folder
         self.sent: dict[int, int] = {}
         self.source = udp(topology.publisher)
+        #: What runs a broker's code.
+        self.python: tuple[str, ...] = (PYTHON, "-c")
         self._program: Program | None = None
 
     def start(
@@ -59,26 +61,29 @@ class Life:
         file = self.folder / "broker.toml"
         file.write_text("\n".join(lines))
         self._program = self.topology.broker.start(
-            (PYTHON, "-c", code, "-c", str(file)),
+            (*self.python, code, "-c", str(file)),
             ready="ready",
             limit=LIMIT,
             clean_up=(PYTHON, "-m", "tempos", "fastpath", "clean", str(table["name"])),
         )
 
-    def kill(self) -> None:
+    @property
+    def process(self) -> Program:
+        """The latest one."""
         assert self._program is not None
-        self._program.kill()
+        return self._program
+
+    def kill(self) -> None:
+        self.process.kill()
 
     def end(self, how: signal.Signals) -> None:
         """Tell it to stop; it does, in order."""
-        assert self._program is not None
-        self._program.send(how)
-        assert self._program.wait(LIMIT) == 0, self.said
+        self.process.send(how)
+        assert self.process.wait(LIMIT) == 0, self.said
 
     @property
     def said(self) -> str:
-        assert self._program is not None
-        return self._program.output
+        return self.process.output
 
     def ask(self, path: str) -> Any:
         return self.topology.broker.request("GET", path)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import sysconfig
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +31,27 @@ def require(missing: str | None) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must run this test: {missing}")
     pytest.skip(missing)
+
+
+def everybodys_python() -> tuple[str, ...]:
+    """A Python that any user can run this project's code by, as a command that takes the code next.
+
+    Where it lies in somebody's home, that of the machine; skips where there is none of this version.
+    """
+    if _is_everybodys(Path(os.__file__)) and _is_everybodys(Path(sys.executable).resolve()):
+        return (sys.executable, "-c")
+    other = shutil.which(f"python{sys.version_info[0]}.{sys.version_info[1]}", path="/usr/bin")
+    packages = sysconfig.get_path("purelib")
+    if other is None or not all(_is_everybodys(Path(path)) for path in (other, packages, __file__)):
+        pytest.skip("no Python here that every user can run")
+    # What comes next is the last of the arguments that this one takes, and code, too.
+    here = f"import site, sys; site.addsitedir({packages!r}); del sys.argv[0]; exec(sys.argv[0])"
+    return (other, "-c", here)
+
+
+def _is_everybodys(path: Path) -> bool:
+    way = all(parent.stat().st_mode & 0o001 for parent in path.parents)
+    return way and bool(path.stat().st_mode & 0o004)
 
 
 @cache

@@ -11,6 +11,7 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
@@ -37,9 +38,12 @@ class Format(Enum):
     THESIS = "thesis"
 
 
-def load(path: str | os.PathLike[str]) -> BrokerConfig:
-    """Read and check a file of either format; raises :class:`tempos.ConfigError` with every fault."""
-    return parse(read_text(path), os.fspath(path))
+def load(path: str | os.PathLike[str], read: Callable[[Path], bytes] | None = None) -> BrokerConfig:
+    """Read and check a file of either format; raises :class:`tempos.ConfigError` with every fault.
+
+    ``read``: what gives its bytes; None: opening it does.
+    """
+    return parse(read_text(path, read), os.fspath(path))
 
 
 def parse(text: str, name: str = "configuration") -> BrokerConfig:
@@ -65,12 +69,11 @@ def format_of(text: str, name: str = "configuration") -> Format:
     return _format(_document(text, name), name)
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
+def read_text(path: str | os.PathLike[str], read: Callable[[Path], bytes] | None = None) -> str:
     """The text of a file; raises :class:`tempos.ConfigError` where there is none to be had."""
     name = os.fspath(path)
     try:
-        with Path(name).open("rb") as file:
-            content = file.read(MAX_FILE + 1)
+        content = (read or _bytes)(Path(name))
     except OSError as error:
         raise ConfigError([f"{name}: cannot be read: {error.strerror or error}"]) from None
     except ValueError as error:
@@ -88,6 +91,11 @@ def read_text(path: str | os.PathLike[str]) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
         raise ConfigError([f"{name}: line {line}: byte 0x{byte:02x} is no UTF-8; allowed: UTF-8"]) from None
+
+
+def _bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_FILE + 1)
 
 
 def _format(document: dict[str, Any], name: str) -> Format:

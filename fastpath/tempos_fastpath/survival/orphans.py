@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from dataclasses import dataclass
 
 from tempos import Unavailable
 from tempos_bpf.links import XdpLink
 from tempos_fastpath.errors import Owned
-from tempos_fastpath.survival.ownership import Identity, Owner, current_namespace, forget, owners
+from tempos_fastpath.survival.ownership import ROOT, Identity, Owner, current_namespace, forget, owners
 from tempos_fastpath.survival.pins import Pins, all_pins
 
 
@@ -58,7 +59,13 @@ def remove(which: Installed, *, force: bool = False) -> None:
 
 
 def tidy() -> None:
-    """Remove the lock files of dead brokers that left nothing else."""
+    """Remove the lock files of dead brokers that left nothing else; nothing where that cannot be seen."""
+    try:
+        os.scandir(ROOT).close()
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return
     left = {pins.identity for pins in all_pins()}
     for owner in owners():
         if not owner.alive and owner.identity not in left:

@@ -3,7 +3,8 @@
 The lock is one on a file, so it ends with the process, however that ends; the file says who holds
 or held it, for people and for `tempos fastpath list`. It is of the kind that can be asked about without
 taking it (F_OFD_GETLK): looking never stands in a broker's way. Interface indices mean something inside one
-network namespace only: that is why it is part of the identity.
+network namespace only: that is why it is part of the identity. The file lies in the folder of the broker's
+name (``tempos._places``); earlier versions had all side by side, and what is found there moves in.
 """
 
 from __future__ import annotations
@@ -14,29 +15,24 @@ import fcntl
 import json
 import os
 import socket
-import struct
 import time
-import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tempos import Unavailable
+from tempos._places import WHOLE_FILE, bases, folder_of, folders, is_locked, quote, unquote
 from tempos_fastpath.errors import Owned
 
 BPFFS = Path("/sys/fs/bpf")
 #: Where pins are: below it, :attr:`Identity.folder`.
 ROOT = BPFFS / "tempos"
 _SO_NETNS_COOKIE = 71
-_SYSTEM = Path("/run/tempos")
 _SUFFIX = ".fastpath.lock"
 #: Bytes of a file that are looked at.
 _LONGEST = 1 << 16
 #: Whoever removes a dead one's file holds its lock for a moment: how often to try again, and after how long.
 _PATIENCE, _PAUSE = 5, 0.02
-#: struct flock of fcntl.h: type, whence, start, length, pid (0 where the lock is not a process's).
-_FLOCK = "hhqqi4x"
-_WHOLE_FILE = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +58,6 @@ class Owner:
     alive: bool = False
 
 
-def quote(name: str) -> str:
-    """A broker's name as part of a file's, which may hold neither slash nor dot."""
-    return urllib.parse.quote(name, safe=" ").replace(".", "%2E").replace("~", "%7E")
-
-
-def unquote(quoted: str) -> str:
-    """The name that :func:`quote` made a file's part of."""
-    return urllib.parse.unquote(quoted)
-
-
 def current_namespace() -> int:
     """The network namespace of the calling thread."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
@@ -84,11 +70,14 @@ def current_namespace() -> int:
     return Path("/proc/thread-self/ns/net").stat().st_ino
 
 
-def is_something_left(name: str) -> bool:
-    """Whether a broker of this name left pins in this namespace, or signs of some that are out of reach."""
+def is_something_left(name: str, folder: Path | None = None) -> bool:
+    """Whether a broker of this name left pins in this namespace, or signs of some that are out of reach.
+
+    ``folder``: by which they are in reach where they usually are not.
+    """
     identity = Identity(name, current_namespace())
     try:
-        with os.scandir(ROOT / identity.folder) as entries:
+        with os.scandir(folder or ROOT / identity.folder) as entries:
             return any(entries)
     except PermissionError:
         return any(each.identity == identity and each.interfaces and not each.alive for each in owners())
@@ -101,10 +90,14 @@ class Ownership:
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
-        self._path = _folder() / f"{quote(identity.name)}~{identity.namespace}{_SUFFIX}"
+        self._path = self._place()
         self._fd = self._lock()
-        self._former = os.pread(self._fd, _LONGEST, 0)
-        self._write(_encode({}))
+        try:
+            self._former = os.pread(self._fd, _LONGEST, 0) or self._move_in()
+            self._write(_encode({}))
+        except BaseException:
+            os.close(self._fd)
+            raise
 
     def tell(self, interfaces: Mapping[str, int]) -> None:
         """Write down which interfaces are held now; until then they are those of whoever was here before."""
@@ -123,20 +116,50 @@ class Ownership:
             # Nothing was changed here, so it says what it said.
             self._write(self._former)
         elif not keep:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+            _remove(self._path)
         os.close(self._fd)
         self._fd = -1
+
+    def _place(self) -> Path:
+        folder = folder_of(self.identity.name)
+        if folder is None:
+            raise Unavailable(f"no folder for the lock of the fast path: {bases()[0]} cannot be written to")
+        return folder / f"{self.identity.namespace}{_SUFFIX}"
+
+    def _move_in(self) -> bytes:
+        """What an earlier version left at its place of this identity's."""
+        for path in _former_places(self.identity):
+            if is_locked(path):
+                raise self._owned(path)
+            with contextlib.suppress(OSError):
+                left = path.read_bytes()[:_LONGEST]
+                path.unlink()
+                return left
+        return b""
+
+    def _owned(self, path: Path) -> Owned:
+        owner = _read(path, self.identity, alive=True)
+        who = f"process {owner.pid}" if owner.pid else "another process"
+        return Owned(
+            f"a broker named {self.identity.name!r} already has a fast path in this network "
+            f"namespace ({who}); stop it, or give this one another broker.name"
+        )
 
     def _lock(self) -> int:
         patience = _PATIENCE
         while True:
             try:
                 fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            except FileNotFoundError:
+                # Whoever let go of the folder last has removed it.
+                self._path = self._place()
+                continue
             except OSError as error:
                 raise Unavailable(f"cannot open the lock {self._path}: {error.strerror}") from error
             try:
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, WHOLE_FILE)
+                # Those who may not write to it are to see it, whatever the umask.
+                os.fchmod(fd, 0o644)
                 # Whoever held it before may have removed the file between our two calls.
                 if _same_file(fd, self._path):
                     return fd
@@ -146,12 +169,7 @@ class Ownership:
                     patience -= 1
                     time.sleep(_PAUSE)
                     continue
-                owner = _read(self._path, alive=True)
-                who = f"process {owner.pid}" if owner and owner.pid else "another process"
-                raise Owned(
-                    f"a broker named {self.identity.name!r} already has a fast path in this network "
-                    f"namespace ({who}); stop it, or give this one another broker.name"
-                ) from None
+                raise self._owned(self._path) from None
             except BaseException:
                 os.close(fd)
                 raise
@@ -164,46 +182,45 @@ def _encode(interfaces: Mapping[str, int]) -> bytes:
 
 def owners() -> Iterator[Owner]:
     """Every fast path that a process holds, or held when it ended without cleaning up."""
-    for folder in _folders():
-        for path in sorted(folder.glob(f"*{_SUFFIX}")):
-            owner = _read(path, alive=_locked(path))
-            if owner is not None:
-                yield owner
+    for path, identity in _files():
+        yield _read(path, identity, alive=is_locked(path))
 
 
 def forget(identity: Identity) -> None:
     """Remove the lock file of a broker that is gone."""
-    for folder in _folders():
-        path = folder / f"{quote(identity.name)}~{identity.namespace}{_SUFFIX}"
+    for path, found in list(_files()):
+        if found != identity:
+            continue
         # Under the lock: what a starting broker has just taken must not lose its file.
         with contextlib.suppress(OSError), path.open("rb+") as file:
-            fcntl.fcntl(file, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, WHOLE_FILE)
             if _same_file(file.fileno(), path):
-                path.unlink()
+                _remove(path)
 
 
-def _folders() -> list[Path]:
-    own = os.environ.get("XDG_RUNTIME_DIR")
-    return [_SYSTEM, *([Path(own) / "tempos"] if own else [])]
+def _files() -> Iterator[tuple[Path, Identity]]:
+    for name, folder in folders():
+        for path in sorted(folder.glob(f"*{_SUFFIX}")):
+            if (namespace := path.name.removesuffix(_SUFFIX)).isdecimal():
+                yield path, Identity(name, int(namespace))
+    for base in bases():
+        for path in sorted(base.glob(f"*~*{_SUFFIX}")):
+            quoted, _, namespace = path.name.removesuffix(_SUFFIX).rpartition("~")
+            if namespace.isdecimal():
+                yield path, Identity(unquote(quoted), int(namespace))
 
 
-def _folder() -> Path:
-    """The first folder that can be written to; made if need be."""
-    for folder in _folders():
-        with contextlib.suppress(OSError):
-            folder.mkdir(mode=0o755, exist_ok=True)
-        if os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    raise Unavailable(f"no folder for the lock of the fast path: {_SYSTEM} cannot be written to")
+def _former_places(identity: Identity) -> list[Path]:
+    """Where earlier versions had the file."""
+    return [base / f"{quote(identity.name)}~{identity.namespace}{_SUFFIX}" for base in bases()]
 
 
-def _locked(path: Path) -> bool:
-    try:
-        with path.open("rb+") as file:
-            found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _WHOLE_FILE)
-    except OSError:
-        return False
-    return bool(struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK)
+def _remove(path: Path) -> None:
+    """Remove a lock file, and its folder if nothing else is in it."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+        if path.parent not in bases():
+            path.parent.rmdir()
 
 
 def _same_file(fd: int, path: Path) -> bool:
@@ -213,12 +230,8 @@ def _same_file(fd: int, path: Path) -> bool:
         return False
 
 
-def _read(path: Path, *, alive: bool) -> Owner | None:
-    """Whose file it is by its name; the rest by what stands in it, if it was written already."""
-    name, _, namespace = path.name.removesuffix(_SUFFIX).rpartition("~")
-    if not namespace.isdecimal():
-        return None
-    identity = Identity(unquote(name), int(namespace))
+def _read(path: Path, identity: Identity, *, alive: bool) -> Owner:
+    """What stands in a file, if it was written already."""
     try:
         text = json.loads(path.read_bytes())
         interfaces = {str(name): int(index) for name, index in text["interfaces"].items()}

@@ -25,14 +25,16 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tempos import Unavailable, _abi
+from tempos._places import unquote
 from tempos_bpf.bpffs import is_bpffs, mount_bpffs
 from tempos_bpf.errors import BpfError
 from tempos_bpf.links import InterfaceLink, Link, XdpLink, XdpMode, pinned_tc, pinned_xdp
 from tempos_bpf.maps import Map, MapType, create_map, pinned_map
 from tempos_fastpath.errors import NotPinned
-from tempos_fastpath.survival.ownership import BPFFS, ROOT, Identity, unquote
+from tempos_fastpath.survival.ownership import BPFFS, ROOT, Identity
 
 MAPS = (
     "routes",
@@ -69,12 +71,25 @@ class Kept:
             each.close()
 
 
-class Pins:
-    """The pinned set of one identity."""
+class Held(Protocol):
+    """The folder of a set that this process reaches by a descriptor only (:mod:`.handles`)."""
 
-    def __init__(self, identity: Identity) -> None:
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def gone(self) -> bool: ...
+
+    def remove(self) -> None: ...
+
+
+class Pins:
+    """The pinned set of one identity; ``held``: reached by that."""
+
+    def __init__(self, identity: Identity, held: Held | None = None) -> None:
         self.identity = identity
-        self.folder = ROOT / identity.folder
+        self._held = held
+        self.folder = ROOT / identity.folder if held is None else held.folder
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -166,8 +181,19 @@ class Pins:
     def remove(self) -> None:
         """Remove every pin; what a process still holds lives on in it. Safe to call twice."""
         try:
+            with contextlib.suppress(FileNotFoundError):
+                self.folder.stat()
+        except PermissionError:
+            # Out of our reach: then nothing in it can be ours.
+            return
+        try:
             for path in (self.path(_IDENTITY), *self._files()):
                 path.unlink(missing_ok=True)
+            if self._held is not None:
+                # Where it lies in a folder of root's, it stays there, and is empty.
+                with contextlib.suppress(OSError):
+                    self._held.remove()
+                return
             with contextlib.suppress(FileNotFoundError):
                 self.folder.rmdir()
             # Other namespaces' sets of this name, and other names, may still stand beside it.
@@ -191,6 +217,8 @@ class Pins:
     @property
     def gone(self) -> bool:
         """Whether somebody removed the set; not where that cannot be told."""
+        if self._held is not None:
+            return self._held.gone
         try:
             self.folder.stat()
         except FileNotFoundError:

@@ -18,7 +18,7 @@ from tempos._slots import epoch_row
 from tempos_fastpath.errors import Owned
 from tempos_fastpath.layout import decode_counters, decode_route, lost_copies
 from tempos_fastpath.survival.ownership import Identity, Ownership, current_namespace, is_something_left
-from tempos_fastpath.survival.pins import Kept, Pins
+from tempos_fastpath.survival.pins import Held, Kept, Pins
 from tempos_fastpath.tickets import SharedTickets
 
 
@@ -93,14 +93,15 @@ class Remains:
             break
 
 
-def find(name: str) -> Remains | None:
+def find(name: str, held: Held | None = None) -> Remains | None:
     """What a broker of this name left in this network namespace; None if nothing, or if that one lives.
 
-    Raises :class:`~tempos.Unavailable` where there is something that cannot be taken off. Blocks.
+    ``held``: by which it is reached, where this user may not go there. Raises :class:`~tempos.Unavailable`
+    where there is something that cannot be taken off. Blocks.
     """
-    if not is_something_left(name):
+    if not is_something_left(name, held.folder if held is not None else None):
         return None
-    pins = Pins(Identity(name, current_namespace()))
+    pins = Pins(Identity(name, current_namespace()), held)
     if not os.access(pins.folder, os.R_OK | os.W_OK | os.X_OK):
         raise Unavailable(
             f"a broker named {name!r}, which is gone, left a fast path here that this user cannot take off: "
