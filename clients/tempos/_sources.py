@@ -95,6 +95,7 @@ class Source:
         "acknowledged",
         "base",
         "batched",
+        "blurred",
         "expected",
         "floor",
         "holes",
@@ -117,6 +118,8 @@ class Source:
         self.holes: list[tuple[int, int]] = []
         #: The number expected when this member came to be alone; a hole there may be what others got.
         self.floor: int | None = None
+        #: Up to which position numbers may be lacking without a hole, since others may have got them.
+        self.blurred = 0
         self.acknowledged: Heard | None = None
         self.turn = 0
 
@@ -154,6 +157,8 @@ class Source:
             self.holes.append((self.end, self.end + count))
             if len(self.holes) > KEPT_HOLES:
                 del self.holes[0]
+        else:
+            self.blurred = self.end + count
 
     def late_in_group(self, back: int, events: int) -> None:
         """Take in events, the first ``back`` before the expected one, that may have been others'."""
@@ -180,7 +185,10 @@ class Source:
             self._start = position
         index = bisect_right(self.holes, position, key=lambda hole: hole[0]) - 1
         if index < 0 or position >= self.holes[index][1]:
-            return False
+            # Passed over when it might have been others': it was on its way to this member after all.
+            late = position < self.blurred and self.lacking > self.missing
+            self.lacking -= late
+            return late
         start, end = self.holes[index]
         rest = [(start, position), (position + 1, end)]
         self.holes[index : index + 1] = [hole for hole in rest if hole[0] < hole[1]]

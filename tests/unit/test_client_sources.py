@@ -109,6 +109,20 @@ def test_who_shares_a_group_says_nothing_of_what_others_may_have_got() -> None:
     assert told(feed) == {1: (2, None)}
 
 
+@pytest.mark.parametrize("told", [1, 2], ids=["after it is passed over", "before"])
+def test_what_was_passed_over_when_it_might_have_been_others_is_no_double_when_it_comes(told: int) -> None:
+    feed = member("g")
+    came = [0, 3, 1, 2, 4, 1]
+    again = []
+    for delivery, sequence in enumerate(came):
+        if delivery == (2 if told == 1 else 1):
+            feed.sources.members(1, 1)
+        again.append(take(feed, 1, sequence, delivery))
+    assert again == [False] * 5 + [True], "only the last has come before"
+    (account,) = feed.publishers(drained=True)
+    assert (account.events, account.lost_before, feed.sources.repeated) == (5, 0, 1)
+
+
 def test_a_named_group_of_one_tells_as_much_as_an_own_group() -> None:
     feed = member("g")
     feed.sources.members(1, 1)
