@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tempos_daemon.entry import wait_for_configuration
+from tempos_daemon.entry import leave, wait_for_configuration
 
 if __name__ == "__main__":
     # What follows takes a while to be read.
@@ -384,4 +384,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,6 +1,6 @@
 """What every daemon of tempos needs, once: broker, and whatever is built beside it, stand on this.
 
-    entry        the command `tempos`, which hears no SIGHUP before a daemon can mean anything by it
+    entry        the command `tempos`, which hears no SIGHUP too early, and ends at once
     logs         where the log goes, and how a line looks
     sparingly    warnings about what repeats with every packet
     signals      what SIGTERM and SIGHUP mean, from the first moment to the last

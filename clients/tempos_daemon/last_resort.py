@@ -9,23 +9,17 @@ from __future__ import annotations
 import faulthandler
 import logging
 import math
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
+
+from tempos_daemon.entry import leave
 
 log = logging.getLogger("tempos.daemon")
 
 #: Seconds that the interpreter's watchdog leaves the thread.
 BEHIND = 0.5
-
-
-def _end(code: int) -> None:
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(code)
 
 
 class LastResort:
@@ -35,7 +29,7 @@ class LastResort:
         self,
         code: int,
         *,
-        end: Callable[[int], None] = _end,
+        end: Callable[[int], None] = leave,
         watchdog: Callable[[float], None] = lambda seconds: faulthandler.dump_traceback_later(
             seconds, exit=True
         ),

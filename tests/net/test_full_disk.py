@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from support.brokers import LIMIT, get, post, serving
-from support.disks import SmallDisk
 from support.ports import free_ports
 
 from tempos.blocking import Subscriber
+from tempos_bench.nodes.disk import SmallDisk
 
 pytestmark = pytest.mark.netns
 

@@ -149,17 +149,20 @@ def test_the_service_manager_is_told_where_it_asks(tmp_path: Path, monkeypatch: 
             assert sock.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
 
 
-@pytest.mark.parametrize(("command", "hears"), [("broker", "SIG_IGN"), ("status", "SIG_DFL")])
-def test_a_daemon_hears_no_reload_before_anything_of_it_is_imported(command: str, hears: str) -> None:
+@pytest.mark.parametrize(("command", "said"), [("broker", "SIG_IGN\n"), ("status", "SIG_DFL\ntaken apart\n")])
+def test_a_daemon_hears_no_reload_before_it_is_imported_and_ends_without_being_taken_apart(
+    command: str, said: str
+) -> None:
     code = """
-import signal, sys, types
+import atexit, signal, sys, types
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from tempos_daemon.entry import main
 assert "tempos" not in sys.modules
 sys.modules["tempos"] = types.ModuleType("tempos")
 sys.modules["tempos.cli"] = late = types.ModuleType("tempos.cli")
-late.main = lambda: print(signal.getsignal(signal.SIGHUP).name) or 0
+late.main = lambda: print(signal.getsignal(signal.SIGHUP).name) or 3
+atexit.register(print, "taken apart")
 sys.exit(main())
 """
     done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, f"{hears}\n"), done.stderr
+    assert (done.returncode, done.stdout) == (3, said), done.stderr
