@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tempos import Unavailable
-from tempos._places import bases, folder_of, is_locked, quote
+from tempos._places import MODE, bases, folder_of, is_locked, quote
 
 if TYPE_CHECKING:
     from tempos_broker.privileges import User
@@ -54,11 +54,12 @@ def give(name: str, user: User) -> None:
 
     Raises :class:`Unavailable` if a living broker that runs as somebody else has it.
     """
-    usual_state(name)
-    folder = folder_of(name)
-    if folder is None:
-        return
     try:
+        _take_back(bases()[0])
+        usual_state(name)
+        folder = folder_of(name)
+        if folder is None:
+            return
         with contextlib.ExitStack() as stack:
             others = [
                 (path, descriptor)
@@ -75,7 +76,20 @@ def give(name: str, user: User) -> None:
             for _, descriptor in others:
                 os.fchown(descriptor, user.uid, user.gid)
     except OSError as error:
-        raise Unavailable(f"{folder} cannot be given to {user.name!r}: {error.strerror}") from error
+        raise Unavailable(
+            f"the folder of the broker {name!r} cannot be given to {user.name!r}: {error}"
+        ) from error
+
+
+def _take_back(base: Path) -> None:
+    """See to it that the folder of all folders is root's, if it is there: earlier versions gave it away."""
+    with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+        descriptor = _open(base, os.O_DIRECTORY, stack)
+        now = os.fstat(descriptor)
+        if now.st_uid:
+            os.fchown(descriptor, 0, 0)
+        if stat.S_IMODE(now.st_mode) != MODE:
+            os.fchmod(descriptor, MODE)
 
 
 def _opened(folder: Path, stack: contextlib.ExitStack) -> Iterator[tuple[Path, int]]:

@@ -114,6 +114,9 @@ class Store:
     def _write(
         self, broker: Mapping[str, Any], topics: Mapping[int, tuple[str, int, Mapping[str, Any]]]
     ) -> None:
+        if not self.path.exists():
+            # SQLite would write on into a file that nobody finds any more.
+            raise sqlite3.OperationalError("it was removed; the broker must be started again")
         with self._database:
             self._database.executemany(
                 "REPLACE INTO broker VALUES (?, ?)",

@@ -19,7 +19,8 @@ from pathlib import Path
 
 #: Where root's are.
 SYSTEM = Path("/run/tempos")
-_MODE = 0o755
+#: Of the folders.
+MODE = 0o755
 #: struct flock of fcntl.h: type, whence, start, length, pid (0 where the lock is not a process's).
 _FLOCK = "hhqqi4x"
 #: For fcntl: a lock on a whole file.
@@ -63,7 +64,7 @@ def folder_of(name: str) -> Path | None:
             for each in (base, folder):
                 if not each.is_dir():
                     each.mkdir(exist_ok=True)
-                    each.chmod(_MODE)
+                    each.chmod(MODE)
         except OSError:
             continue
         if os.access(folder, os.W_OK | os.X_OK):

@@ -46,9 +46,13 @@ def test_only_plain_files_in_the_folder_of_the_name_are_given(system: Path, tmp_
     (mine / "hard").hardlink_to(doubled)
     os.mkfifo(mine / "pipe")
     (mine / "folder").mkdir()
+    # As earlier versions left it.
+    os.chown(system, nobody().uid, nobody().gid)
+    system.chmod(0o700)
     belongings.give("a", nobody())
     given = {path for path in (tmp_path, *tmp_path.rglob("*")) if path.lstat().st_uid == nobody().uid}
     assert given == {mine, mine / "state.db"}
+    assert [path.stat().st_mode & 0o777 for path in (system, mine)] == [0o755, 0o755]
 
 
 @needs_root

@@ -1,10 +1,14 @@
-"""The counters that survive a process: what is found in their file, and what is not."""
+"""The files that survive a process: what is found in them, and what is not."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import pytest
+
 from tempos._abi import GROUPS_PER_TOPIC, TOPIC_MAX
+from tempos_broker.store import Store
 from tempos_broker.tickets import FileTickets
 
 
@@ -27,3 +31,15 @@ def test_a_file_that_another_version_laid_out_is_begun_anew(tmp_path: Path) -> N
     tickets = FileTickets(path)
     assert (tickets.read(0, 0, 0), tickets.read(7, 1, 3)) == (0, 0)
     tickets.close()
+
+
+async def test_a_state_file_that_somebody_removes_is_missed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite would write on into a file that has no name any more."""
+    store = Store.open(tmp_path / "a" / "state.db")
+    assert await store.save({"instance": 1}, {})
+    shutil.rmtree(tmp_path / "a")
+    assert not await store.save({"instance": 1}, {})
+    await store.close()
+    assert "it was removed; the broker must be started again" in caplog.text
