@@ -23,8 +23,9 @@ from tempos_broker.continuity import Continuity
 from tempos_broker.control.port import ControlPort
 from tempos_broker.control.server import ControlServer
 from tempos_broker.expiry import Expiry
+from tempos_broker.members.departures import KeptOut
 from tempos_broker.membership import Registry
-from tempos_broker.orders import Orders
+from tempos_broker.orders import Drained, KeepOut, Orders
 from tempos_broker.paths import Elsewhere, FastPath, NoFastPath
 from tempos_broker.reloader import Reloader, unstamped
 from tempos_broker.routes import Routes
@@ -101,7 +102,7 @@ class Broker:
         self._tasks = Tasks()
         self._expiry = Expiry(self._registry, self._routes, self._tasks)
         self._port = ControlPort(self._control, self._routes, self._expiry, self._tasks)
-        self._orders = Orders(self._registry, self._ledger, self._routes, self._expiry)
+        self._orders = Orders(self._registry, self._ledger, self._routes, self._expiry, self._past)
         self._reloader = Reloader(
             config,
             registry=self._registry,
@@ -284,15 +285,26 @@ class Broker:
         """See :meth:`Orders.move`."""
         await self._orders.move(name, policy)
 
-    async def remove(self, name: str, group: str, endpoint: tuple[str, int]) -> None:
+    async def remove(
+        self, name: str, group: str, endpoint: tuple[str, int], keep_out: KeepOut | None = None
+    ) -> KeptOut | None:
         """See :meth:`Orders.remove`."""
-        await self._orders.remove(name, group, endpoint)
+        return await self._orders.remove(name, group, endpoint, keep_out)
+
+    async def let_in(self, name: str, group: str, endpoint: tuple[str, int]) -> None:
+        """See :meth:`Orders.let_in`."""
+        await self._orders.let_in(name, group, endpoint)
 
     async def drain(
-        self, name: str, group: str, endpoint: tuple[str, int], patience: float
-    ) -> tuple[int, int]:
+        self,
+        name: str,
+        group: str,
+        endpoint: tuple[str, int],
+        patience: float,
+        keep_out: KeepOut | None = None,
+    ) -> Drained:
         """See :meth:`Orders.drain`."""
-        return await self._orders.drain(name, group, endpoint, patience)
+        return await self._orders.drain(name, group, endpoint, patience, keep_out)
 
     async def reload(self, config: BrokerConfig) -> tuple[str, ...]:
         """See :meth:`Reloader.apply`."""

@@ -27,6 +27,7 @@ from tempos_broker.memory import (
     Remembered,
     drains_in,
     instance_in,
+    kept_out_in,
     name_in,
     read,
     write,
@@ -144,9 +145,13 @@ class Continuity:
     # --- the past ---------------------------------------------------------------------------
 
     def take_up(self) -> None:
-        """Find out what there is to go on with; from here on the counters are this life's to change."""
+        """Find out what there is to go on with; from here on the counters are this life's to change.
+
+        Before any member is restored it is known whom an operator keeps out.
+        """
         if self._store is None:
             return
+        self._registry.departures.restore(kept_out_in(self._stored.broker), time.monotonic(), time.time())
         sources = [(each, each.tickets) for each in self._elsewhere if each.tickets is not None]
         self._unstored_epoch = max(
             tickets.read(*_UNSTORED) for tickets in (self.tickets, *(tickets for _, tickets in sources))
@@ -358,7 +363,8 @@ class Continuity:
             for holder, each in self._registry.leaving().items()
         ]
         self._ledger.changed.difference_update(rows)
-        broker = {"instance": self.instance, "wall": wall, "leaving": leaving}
+        kept_out = self._registry.departures.export(now)
+        broker = {"instance": self.instance, "wall": wall, "leaving": leaving, "kept_out": kept_out}
         # Writings are done in the order in which they were asked for: the last one says what is true.
         if not await self._store.save(broker, rows):
             self._unsaved.update(rows.keys() & self._states.keys())

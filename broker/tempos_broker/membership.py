@@ -12,12 +12,14 @@ twice; the order of members inside a group is the order in which they joined.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from tempos import ConfigError, Group, Member, TemposError, Topic
-from tempos.control import Code
+from tempos.control import Code, Out
 from tempos_broker.account.accounts import Holder
 from tempos_broker.config.model import OWN_GROUP, BrokerConfig, StaticMember
+from tempos_broker.members.departures import Departures, Place
+from tempos_broker.members.known import GroupState, Leaving, Membership
 
 
 class Refused(TemposError):
@@ -27,35 +29,6 @@ class Refused(TemposError):
         super().__init__(text)
         self.code = code
         self.hint = hint
-
-
-@dataclass(slots=True)
-class Membership:
-    """One member inside one group. ``expires`` and ``client`` are None for a static member."""
-
-    member: Member
-    client: int | None = None
-    expires: float | None = None
-
-    @property
-    def holder(self) -> Holder:
-        return Holder(self.member.ip, self.member.port, self.client)
-
-
-@dataclass(slots=True)
-class GroupState:
-    """The members of one group, in the order in which they joined."""
-
-    name: str
-    members: dict[tuple[str, int], Membership] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Leaving:
-    """A member that drains: out of every route, until it has confirmed what was ticketed for it."""
-
-    topics: frozenset[int]
-    deadline: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +62,8 @@ class Registry:
         self._groups: dict[int, dict[str, GroupState]] = {}
         self._versions: dict[int, int] = {}
         self._leaving: dict[Holder, Leaving] = {}
+        #: Why members went, and who is not to come back.
+        self.departures = Departures()
         self.check(config)
         for entry in config.topics:
             self._groups[entry.topic.id] = {}
@@ -106,13 +81,15 @@ class Registry:
                          "data socket; events would go round for ever: take it out"]
                     )  # fmt: skip
 
-    def configure(self, config: BrokerConfig, gone: Iterable[int]) -> None:
+    def configure(self, config: BrokerConfig, gone: Iterable[int], now: float) -> None:
         """Go by another configuration, all at once; topics that are ``gone`` lose every member.
 
         Static members come and go as the configuration says; members with a lease stay. Checked before.
         """
         for topic in gone:
-            self._groups[topic].clear()
+            for state in list(self._groups[topic].values()):
+                for endpoint in list(state.members):
+                    self._remove(topic, state, endpoint, Out.RELOAD, now)
             self._versions[topic] += 1
         self._limits, self._lease = config.limits, config.control.lease
         self._by_name = {entry.topic.name: entry.topic for entry in config.topics}
@@ -131,7 +108,7 @@ class Registry:
                     ):
                         del wanted[endpoint]
                     elif known.expires is None or static_ is not None:
-                        self._remove(topic, state, endpoint)
+                        self._remove(topic, state, endpoint, Out.RELOAD, now)
             for static in wanted.values():
                 self._add_static(topic, static)
                 self._versions[topic] += 1
@@ -243,11 +220,13 @@ class Registry:
                 known.member = replace(known.member, source=asked)
                 self._versions[topic.id] += 1
             return Subscribed(topic, wanted)
+        self._check_kept_out(Place(name, wanted, *endpoint), now)
         self._check_limits(topic, wanted, endpoint)
         membership = Membership(Member(*endpoint, source=asked), client, now + self._lease)
         self._group(topic.id, wanted).members[endpoint] = membership
         self._versions[topic.id] += 1
         self._leaving.pop(membership.holder, None)
+        self.departures.came(topic.id, membership.holder)
         return Subscribed(topic, wanted)
 
     def restore(
@@ -292,13 +271,13 @@ class Registry:
         """The members that drain, or have drained lately."""
         return self._leaving
 
-    def evict(self, topic: int, group: str, endpoint: tuple[str, int]) -> Holder | None:
-        """Take one member with a lease out of one group; who it was, or None."""
+    def evict(self, topic: int, group: str, endpoint: tuple[str, int], now: float) -> Holder | None:
+        """Take one member with a lease out of one group by an operator's order; who it was, or None."""
         state = self._groups[topic].get(group)
         known = state.members.get(endpoint) if state else None
         if state is None or known is None or known.expires is None:
             return None
-        self._remove(topic, state, endpoint)
+        self._remove(topic, state, endpoint, Out.OPERATOR, now)
         return known.holder
 
     def drain_one(self, holder: Holder, topic: int, deadline: float) -> None:
@@ -366,12 +345,13 @@ class Registry:
         for holder, leaving in list(self._leaving.items()):
             if leaving.deadline + self._lease <= now:
                 del self._leaving[holder]
+        self.departures.tidy(now)
         gone: dict[int, list[Member]] = {}
         for topic, groups in self._groups.items():
             for state in list(groups.values()):
                 for endpoint, membership in list(state.members.items()):
                     if membership.expires is not None and membership.expires <= now:
-                        self._remove(topic, state, endpoint)
+                        self._remove(topic, state, endpoint, Out.LEASE, now)
                         gone.setdefault(topic, []).append(membership.member)
         return gone
 
@@ -390,9 +370,14 @@ class Registry:
     def _group(self, topic: int, name: str) -> GroupState:
         return self._groups[topic].setdefault(name, GroupState(name))
 
-    def _remove(self, topic: int, state: GroupState, endpoint: tuple[str, int]) -> None:
-        del state.members[endpoint]
+    def _remove(
+        self, topic: int, state: GroupState, endpoint: tuple[str, int], why: str = "", now: float = 0.0
+    ) -> None:
+        """Take a member out; ``why``, if it did not want to go."""
+        known = state.members.pop(endpoint)
         self._versions[topic] += 1
+        if why and known.client is not None:
+            self.departures.note(topic, known.holder, why, now)
         if not state.members:
             del self._groups[topic][state.name]
 
@@ -402,6 +387,15 @@ class Registry:
                 membership = state.members.get(endpoint)
                 if membership is not None and membership.client == client:
                     yield topic, state, membership
+
+    def _check_kept_out(self, place: Place, now: float) -> None:
+        kept = self.departures.kept_out(place, now)
+        if kept is not None:
+            raise Refused(
+                Code.KEPT_OUT,
+                f"an operator keeps {place} {kept.when}",
+                f"tempos ctl let-in {place.topic} {place.group} {place.ip}:{place.port}",
+            )
 
     def _check_limits(self, topic: Topic, group: str, endpoint: tuple[str, int]) -> None:
         groups = self._groups[topic.id]

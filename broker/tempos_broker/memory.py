@@ -17,6 +17,7 @@ from tempos import Framing, Reason, Topic
 from tempos._abi import GROUPS_PER_TOPIC
 from tempos_broker.account.accounts import Holder
 from tempos_broker.counts import Counters
+from tempos_broker.members.departures import Place
 
 #: What taking up a document may raise that somebody else wrote.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
@@ -123,6 +124,19 @@ def drains_in(broker: Mapping[str, Any], wall: float) -> Iterator[tuple[Holder, 
             ip, port, client, topics, left = row
             holder = Holder(_address(ip), _whole(port, 1, 0xFFFF), _whole(client))
             found = holder, _wholes(topics), _seconds(left) - passed
+        except UNREADABLE:
+            continue
+        yield found
+
+
+def kept_out_in(broker: Mapping[str, Any]) -> Iterator[tuple[Place, float | None]]:
+    """Whom an operator keeps out, and until when by the wall clock. Nonsense is left out."""
+    rows = broker.get("kept_out")
+    for row in rows if type(rows) is list else ():
+        try:
+            topic, group, ip, port, until = row
+            place = Place(_text(topic), _text(group), _address(ip), _whole(port, 1, 0xFFFF))
+            found = place, None if until is None else _seconds(until)
         except UNREADABLE:
             continue
         yield found

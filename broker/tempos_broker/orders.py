@@ -1,30 +1,55 @@
-"""What an operator orders while the broker runs: a topic to another path, a member out of its group."""
+"""What an operator orders while the broker runs: a topic to another path, members out of a group and in."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from typing import NamedTuple
 
 from tempos import PathPolicy, Topic
 from tempos.control import Code
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
+from tempos_broker.continuity import Continuity
 from tempos_broker.expiry import Expiry
+from tempos_broker.members.departures import KEPT_OUT, KeptOut, Place
 from tempos_broker.membership import Refused, Registry
 from tempos_broker.routes import Routes
 
 #: Seconds between two looks at what a draining member has confirmed.
 DRAIN_LOOK = 0.02
+#: Leases for which whom an operator takes out stays out, if he gives no time.
+KEEP_OUT_LEASES = 2.0
+
+log = logging.getLogger("tempos.broker")
+
+
+class KeepOut(NamedTuple):
+    """For how long one is to stay out: ``seconds``, or until let in where it is None."""
+
+    seconds: float | None
+
+
+class Drained(NamedTuple):
+    """What was ticketed for a member that was drained, what of it is confirmed, and how long it stays out."""
+
+    ticketed: int
+    confirmed: int
+    kept_out: KeptOut | None
 
 
 class Orders:
     """Each is carried out when it returns, and raises :class:`Refused` where it cannot be."""
 
-    def __init__(self, registry: Registry, ledger: Ledger, routes: Routes, expiry: Expiry) -> None:
+    def __init__(
+        self, registry: Registry, ledger: Ledger, routes: Routes, expiry: Expiry, past: Continuity
+    ) -> None:
         self._registry = registry
         self._ledger = ledger
         self._routes = routes
         self._expiry = expiry
+        self._past = past
         self._stopping = False
 
     def stop_waiting(self) -> None:
@@ -39,23 +64,50 @@ class Orders:
         """
         await self._routes.move(self._registry.topic(name).id, policy)
 
-    async def remove(self, name: str, group: str, endpoint: tuple[str, int]) -> None:
-        """Take a member with a lease out at once."""
-        topic = self._registry.topic(name)
-        self._evict(topic, group, endpoint)
-        await self._routes.swap(topic.id)
-        self._expiry.schedule()
+    async def remove(
+        self, name: str, group: str, endpoint: tuple[str, int], keep_out: KeepOut | None = None
+    ) -> KeptOut | None:
+        """Take a member with a lease out at once, and keep it out; None: it may come back at once.
 
-    async def drain(
-        self, name: str, group: str, endpoint: tuple[str, int], patience: float
-    ) -> tuple[int, int]:
-        """Take a member with a lease out, and wait until it has confirmed what was ticketed for it.
-
-        At most ``patience`` seconds, or until the broker stops. Gives what was ticketed and what of it is
-        confirmed.
+        Without ``keep_out`` for :data:`KEEP_OUT_LEASES` leases; of one that is kept out it changes the time.
         """
         topic = self._registry.topic(name)
-        holder = self._evict(topic, group, endpoint)
+        place = Place(name, group, *endpoint)
+        if keep_out is None or self._registry.departures.kept_out(place, time.monotonic()) is None:
+            self._evict(topic, place)
+        kept = self._keep_out(place, keep_out)
+        # What is about to be in force is written down first, and with it who is kept out.
+        await self._routes.swap(topic.id)
+        await self._past.save([])
+        self._expiry.schedule()
+        return kept
+
+    async def let_in(self, name: str, group: str, endpoint: tuple[str, int]) -> None:
+        """Keep somebody out no more; it is back when it asks next."""
+        place = Place(name, group, *endpoint)
+        if not self._registry.departures.let_in(place, time.monotonic()):
+            raise Refused(
+                Code.UNKNOWN_MEMBER, f"nobody keeps {place}", "who is kept out: tempos ctl kept-out"
+            )
+        log.info("let in again: %s", place)
+        await self._past.save([])
+
+    async def drain(
+        self,
+        name: str,
+        group: str,
+        endpoint: tuple[str, int],
+        patience: float,
+        keep_out: KeepOut | None = None,
+    ) -> Drained:
+        """Take a member with a lease out, and wait until it has confirmed what was ticketed for it.
+
+        At most ``patience`` seconds, or until the broker stops. It is kept out as by :meth:`remove`.
+        """
+        topic = self._registry.topic(name)
+        place = Place(name, group, *endpoint)
+        holder = self._evict(topic, place)
+        kept = self._keep_out(place, keep_out)
         deadline = time.monotonic() + patience
         self._registry.drain_one(holder, topic.id, deadline)
         await self._routes.swap(topic.id)
@@ -66,15 +118,31 @@ class Orders:
                 break
             await asyncio.sleep(DRAIN_LOOK)
         ticketed = account.ticketed if account is not None else 0
-        return ticketed, ticketed - (account.outstanding if account is not None else 0)
+        return Drained(ticketed, ticketed - (account.outstanding if account is not None else 0), kept)
 
-    def _evict(self, topic: Topic, group: str, endpoint: tuple[str, int]) -> Holder:
-        holder = self._registry.evict(topic.id, group, endpoint)
+    def _evict(self, topic: Topic, place: Place) -> Holder:
+        if self._registry.departures.is_full(place):
+            raise Refused(
+                Code.LIMIT, f"{KEPT_OUT} members are kept out already", "let some in: tempos ctl let-in"
+            )
+        endpoint = place.ip, place.port
+        holder = self._registry.evict(topic.id, place.group, endpoint, time.monotonic())
         if holder is None:
-            where = f"{endpoint[0]}:{endpoint[1]}"
             raise Refused(
                 Code.UNKNOWN_MEMBER,
-                f"{where} is no member with a lease in group {group!r} of {topic.name!r}",
+                f"{place.ip}:{place.port} is no member with a lease in group {place.group!r} "
+                f"of {place.topic!r}",
                 "static members are taken out of the configuration",
             )
         return holder
+
+    def _keep_out(self, place: Place, wanted: KeepOut | None) -> KeptOut | None:
+        now = time.monotonic()
+        seconds = self._routes.lease * KEEP_OUT_LEASES if wanted is None else wanted.seconds
+        if seconds == 0:
+            self._registry.departures.let_in(place, now)
+            log.info("taken out: %s", place)
+            return None
+        kept = self._registry.departures.keep_out(place, now, time.time(), seconds)
+        log.info("taken out: %s, %s", place, kept.when)
+        return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 
 from tempos import ConfigError, Framing, Unavailable
@@ -75,7 +76,7 @@ class Reloader:
         routes, states = self._routes, self._routes.states
         described = {entry.topic.id: entry.topic for entry in config.topics}
         ending = [states[topic] for topic in sorted(found.gone)]
-        self._registry.configure(config, found.gone)
+        self._registry.configure(config, found.gone, time.monotonic())
         self._control.reconfigure(config.control)
         self.config, routes.lease = config, config.control.lease
         for topic in found.touched - states.keys():

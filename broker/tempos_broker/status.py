@@ -21,6 +21,7 @@ from tempos_broker.account.publishers import PublishersAccount
 from tempos_broker.control.server import ControlServer, limit_fields, topic_fields
 from tempos_broker.counts import Counted, Counters
 from tempos_broker.latency import latency_document
+from tempos_broker.members.departures import KeptOut
 from tempos_broker.membership import Registry
 from tempos_broker.slowpath import BESIDE, SlowPathStatus
 from tempos_broker.state import TopicState
@@ -116,8 +117,18 @@ def status_document(
             )
             for topic in registry.topics
         ],
+        "kept_out": [kept_out_fields(kept, now) for kept in registry.departures.all_kept_out(now)],
         "slow_consumers": _slow_consumers(registry, control.reports.consumers, now),
         "unattributed": _labelled(_of_no_topic(counted.slow, states)),
+    }
+
+
+def kept_out_fields(kept: KeptOut, now: float) -> dict[str, Any]:
+    """Whom an operator keeps out, and for how much longer; None: until he lets it in."""
+    return {
+        **kept.place._asdict(),
+        "seconds": None if kept.until is None else round(kept.until - now, 1),
+        "until": kept.when,
     }
 
 

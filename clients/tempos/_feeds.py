@@ -120,7 +120,7 @@ class Feeds:
         return feed
 
     def report(self, **load: int) -> list[dict[str, Any]]:
-        """Pages of what is to be told, and of which topics it is asked what epoch is in force.
+        """Pages of what is to be told, and of which topics it is asked whether and since when one is in them.
 
         ``load``: how this member keeps up, on every page.
         """
@@ -144,8 +144,8 @@ class Feeds:
         # Those that were told longest ago come first, so that all have their turn.
         for _, heard in nsmallest(PUBLISHERS_TOLD, news):
             pages.add("publishers", heard)
-        for feed in events:
-            known = feed.sources.heard if feed.alone() else USELESS
+        for feed in self:
+            known = feed.sources.heard if feed.is_event and feed.alone() else USELESS
             pages.add("topics", Asked(feed.topic.id, known))
         made = pages.done()
         for page in made:
@@ -183,7 +183,7 @@ class Feeds:
                 known.sources.acknowledge(heard)
         for topic, epoch, members in _rows(answer.get("epochs"), 3):
             known = self.by_id[topic]
-            if known is not None and epoch > 0:
+            if known is not None and known.is_event and epoch > 0:
                 known.tracker.in_force(epoch)
                 known.sources.members(epoch, members)
         for topic, publisher, version, *said in _rows(answer.get("told"), len(Told._fields)):

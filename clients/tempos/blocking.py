@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -272,6 +272,11 @@ class Subscriber:
     @property
     def stats(self) -> SubscriberStats:
         return self._inner.stats
+
+    @property
+    def away(self) -> Mapping[str, str]:
+        """The topics of which this is no member now, and why: see :class:`tempos.Subscriber`."""
+        return self._inner.away
 
     @property
     def publishers(self) -> tuple[PublisherAccount, ...]:

@@ -60,6 +60,23 @@ class Code:
     TOO_SHORT = "request too short"
     #: No answer yet: what is asked for is the next broker's to give.
     STOPPING = "stopping"
+    KEPT_OUT = "kept out"
+
+
+class Out:
+    """Why one is no member of a topic any more, in the answer to a heartbeat, and what that is in words."""
+
+    LEASE = "lease"
+    OPERATOR = "operator"
+    KEPT_OUT = "kept out"
+    RELOAD = "reload"
+
+    WORDS: Mapping[str, str] = {
+        LEASE: "its lease had ended",
+        OPERATOR: "an operator had taken it out",
+        KEPT_OUT: "an operator keeps it out",
+        RELOAD: "the broker's configuration has changed",
+    }
 
 
 #: What a datagram is counted under that is no request but a reply.
@@ -110,7 +127,7 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "heartbeat": (
         "renew the lease of every membership of this endpoint; tells what arrived, asks what is in force",
         (Field("port", "port"), *_TOLD),
-        ("epochs", "life", "told"),
+        ("epochs", "out", "life", "told"),
     ),
     "drain": (
         "leave everything, losing nothing: answered when all that was ticketed is confirmed, or too late",

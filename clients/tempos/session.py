@@ -10,18 +10,19 @@ out. A shell calls, in this order and whenever it likes:
 
 Rules: a request is repeated after ``control.RETRY_AFTER`` and fails with :class:`NoAnswer` after the
 last, each time signed anew where a key is given; heartbeats go as long as there is a membership, each
-with fresh counts in place of one that is still unanswered; a broker that does not know this member any
-more is subscribed to again; a drain is asked again, with fresh counts, until it is answered.
+with fresh counts in place of one that is still unanswered; a topic that the broker does not have this
+member in any more is asked for again, until it does; a drain is repeated, with new counts, until answered.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from tempos import auth, control
+from tempos._counts import Counts, NoCounts
 from tempos.errors import ControlRefused, NoAnswer, WireError
 from tempos.session_events import (
     Answered,
@@ -33,7 +34,9 @@ from tempos.session_events import (
     RenewalFailed,
     SessionEvent,
     Subscribed,
+    seconds_of,
     topic_of,
+    whys_of,
 )
 
 #: Seconds between heartbeats are never fewer than this, whatever a broker asks for.
@@ -45,35 +48,6 @@ DRAIN_GRACE = 1.0
 #: Signed requests of a drain whose answer may still be on its way.
 KEPT_NONCES = 32
 _U32 = 0xFFFFFFFF
-
-
-class Counts(Protocol):
-    """Where the counts of a heartbeat come from."""
-
-    def report(self) -> Sequence[Mapping[str, Any]]:
-        """What is to be told as of now: pages, at least one, each the fields of one request."""
-        ...
-
-    def acknowledge(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-        """The broker has this page, and gave that answer."""
-        ...
-
-    def tell_again(self) -> None:
-        """Take nothing as acknowledged: what a broker had may have died with it, since it last answered."""
-        ...
-
-
-class NoCounts:
-    """For a client that receives nothing."""
-
-    def report(self) -> Sequence[Mapping[str, Any]]:
-        return ({"received": ()},)
-
-    def acknowledge(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-        return
-
-    def tell_again(self) -> None:
-        return
 
 
 @dataclass(slots=True)
@@ -105,6 +79,15 @@ class _Membership:
     group: str | None
 
 
+@dataclass(slots=True)
+class _Place:
+    """A membership as the broker has it: the topic's id, when it was told, and whether it has it no more."""
+
+    topic: int
+    since: float
+    lost: bool = False
+
+
 class ControlSession:
     """One client at one broker.
 
@@ -131,7 +114,7 @@ class ControlSession:
         self._pending: dict[int, _Pending] = {}
         self._outgoing: list[bytes] = []
         self._events: deque[SessionEvent] = deque()
-        self._memberships: dict[_Membership, None] = {}
+        self._memberships: dict[_Membership, _Place] = {}
         self._instance: int | str | None = None
         self._lease = 10.0
         self._interval = 2.5
@@ -339,9 +322,19 @@ class ControlSession:
     def _renew(self, now: float) -> None:
         self._renew_at = None
         asked = {pending.membership for pending in self._pending.values()}
-        for membership in self._memberships:
-            if membership not in asked:
+        for membership, place in self._memberships.items():
+            if place.lost and membership not in asked:
                 self._subscribe(membership, now)
+
+    def _lose(self, gone: Mapping[_Membership, str], now: float) -> None:
+        """The broker does not have these memberships any more, and says why, if it can."""
+        new = {each: why for each, why in gone.items() if not self._memberships[each].lost}
+        if not new:
+            return
+        for each in new:
+            self._memberships[each].lost = True
+        self._events.append(Forgotten({each.topic: why for each, why in new.items()}))
+        self._renew(now)
 
     def _heartbeat(self, now: float) -> None:
         self._heartbeat_at = now + self._interval
@@ -394,18 +387,30 @@ class ControlSession:
     def _on_heartbeat(self, request: int, pending: _Pending, fields: Mapping[str, Any], now: float) -> None:
         assert pending.told is not None
         self._counts.acknowledge(pending.told, fields)
+        listed = fields.get("epochs")
+        if not isinstance(listed, list):
+            # A broker that does not say of what this is a member.
+            return
+        asked = {each.topic for each in pending.told.get("topics", ())}
+        asked -= {row[0] for row in listed if isinstance(row, list) and row and type(row[0]) is int}
+        whys = whys_of(fields)
+        # Of what this has become a member since, nothing is said.
+        self._lose(
+            {each: whys.get(place.topic, "") for each, place in self._memberships.items()
+             if place.topic in asked and place.since < pending.started}, now,
+        )  # fmt: skip
 
     def _on_subscribed(self, request: int, pending: _Pending, fields: Mapping[str, Any], now: float) -> None:
         membership = pending.membership
         assert membership is not None
         topic = topic_of(fields)
         group, epoch = fields.get("group"), fields.get("epoch")
-        lease, interval = _seconds(fields, "lease_ms"), _seconds(fields, "heartbeat_ms")
+        lease, interval = seconds_of(fields, "lease_ms"), seconds_of(fields, "heartbeat_ms")
         if not isinstance(group, str) or type(epoch) is not int:
             raise WireError("subscribe: an answer without group and epoch")
         self._see_instance(fields.get("instance"))
         renewed = membership in self._memberships
-        self._memberships[membership] = None
+        self._memberships[membership] = _Place(topic.id, now)
         self._lease = lease
         self._interval = max(MIN_HEARTBEAT, interval)
         if self._heartbeat_at is None or renewed:
@@ -424,10 +429,11 @@ class ControlSession:
 
     def _on_refused(self, request: int, pending: _Pending, error: ControlRefused, now: float) -> None:
         if pending.op == "heartbeat" and error.code == control.Code.UNKNOWN_MEMBER:
-            self._events.append(Forgotten())
-            if self._renew_at is None:
-                self._renew(now)
+            gone = {m: error.text for m, place in self._memberships.items() if place.since < pending.started}
+            self._lose(gone, now)
         elif pending.membership in self._memberships:
+            # Whatever it was asked for again for, it is no member now.
+            self._memberships[pending.membership].lost = True
             self._events.append(RenewalFailed(pending.membership.topic, error))
             self._renew_at = now + self._interval
         else:
@@ -442,10 +448,3 @@ class ControlSession:
 
 
 _ON_OK = {"subscribe": ControlSession._on_subscribed, "heartbeat": ControlSession._on_heartbeat}
-
-
-def _seconds(fields: Mapping[str, Any], name: str) -> float:
-    value = fields.get(name)
-    if type(value) is not int or value <= 0:
-        raise WireError(f"an answer without a usable {name}")
-    return value / 1000

@@ -31,7 +31,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """The endpoint is a member. ``renewed``: again, because the broker had forgotten it."""
+    """The endpoint is a member. ``renewed``: again, because the broker did not have it any more."""
 
     request: int
     topic: Topic
@@ -44,7 +44,7 @@ class Subscribed:
 
 @dataclass(frozen=True, slots=True)
 class RenewalFailed:
-    """A broker that had forgotten this member does not take it back; it will be asked again."""
+    """A broker that does not have this member any more does not take it back; it will be asked again."""
 
     topic: str
     error: ControlRefused | NoAnswer
@@ -73,7 +73,12 @@ class BrokerBack:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """The broker does not know this member (any more); it is being subscribed again."""
+    """The broker does not have this member in these topics any more; it is being subscribed again.
+
+    ``topics``: name -> why, in the broker's words or as :class:`control.Out`; "" where it does not say.
+    """
+
+    topics: Mapping[str, str]
 
 
 SessionEvent = (
@@ -99,3 +104,21 @@ def topic_of(fields: Mapping[str, Any]) -> Topic:
     if not isinstance(topic.name, str) or type(topic.priority) is not int:
         raise WireError("an answer without a usable topic")
     return topic
+
+
+def seconds_of(fields: Mapping[str, Any], name: str) -> float:
+    """Milliseconds of an answer as seconds; raises :class:`WireError` if they cannot be used."""
+    value = fields.get(name)
+    if type(value) is not int or value <= 0:
+        raise WireError(f"an answer without a usable {name}")
+    return value / 1000
+
+
+def whys_of(fields: Mapping[str, Any]) -> dict[int, str]:
+    """Why a member is out of topics, by their ids, as far as an answer says it."""
+    told = fields.get("out")
+    return {
+        row[0]: row[1]
+        for row in (told if isinstance(told, list) else ())
+        if isinstance(row, list) and len(row) == 2 and type(row[0]) is int and isinstance(row[1], str)
+    }

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -22,21 +22,12 @@ from tempos._control_link import ControlLink
 from tempos._inbox import Event
 from tempos._intake import Duplicates, Intake, SubscriberStats
 from tempos._sources import PublisherAccount
+from tempos._standing import Standing
 from tempos.auth import Key, Signer
 from tempos.control import MAX_PATIENCE, Code
 from tempos.errors import ControlRefused, LocalError, RemoteError
 from tempos.model import Member, Topic
 from tempos.session import ControlSession
-from tempos.session_events import (
-    BrokerBack,
-    BrokerChanged,
-    BrokerSilent,
-    Failed,
-    Forgotten,
-    RenewalFailed,
-    SessionEvent,
-    Subscribed,
-)
 
 #: Bytes of socket buffer asked for, and events that may wait for the consumer.
 RECEIVE_BUFFER = 8 * 1024 * 1024
@@ -82,8 +73,9 @@ class Subscriber:
 
     Entering raises :class:`ControlRefused` (unknown topic, limit reached), :class:`NoAnswer`, and
     :class:`LocalError` (no way there, port taken, a ``raw`` topic whose duplicates are to be dropped). A
-    broker that restarts is subscribed to again without the consumer noticing more than the gap. The iterator
-    ends when the subscriber is closed.
+    broker that restarts is subscribed to again without the consumer noticing more than the gap, and so is a
+    topic of many that this was taken out of; until then :attr:`away` says why. The iterator ends when the
+    subscriber is closed.
 
     Leaving the ``async with`` drains; what has come by then and nobody has taken is thrown away and counted
     as ``discarded``, here and in the broker's ledger. Close or drain it before, and it can still be read.
@@ -112,6 +104,7 @@ class Subscriber:
         self._static: tuple[Topic, ...] = ()
         self._member: Member | None = None
         self._intake = Intake(queue, duplicates, receive_buffer)
+        self._standing = Standing(broker, self._intake)
         self._feeds, self._inbox = self._intake.feeds, self._intake.inbox
         self._ready = self._inbox.ready
         self._turn = 0.0
@@ -155,6 +148,15 @@ class Subscriber:
     def stats(self) -> SubscriberStats:
         """What came and what did not; ``missed`` is final once the subscriber has drained or is closed."""
         return self._intake.stats
+
+    @property
+    def away(self) -> Mapping[str, str]:
+        """The topics of which this is no member now, and why; of these it is asked again and again.
+
+        Its lease may have ended, an operator may have taken it out or keep it out, a reload may have changed
+        the topic: what the broker says.
+        """
+        return self._standing.away
 
     @property
     def publishers(self) -> tuple[PublisherAccount, ...]:
@@ -257,6 +259,7 @@ class Subscriber:
         """
         if self._link is None or await self._link.unsubscribe(topic) is None:
             raise LocalError(f"this subscriber is no member of {topic!r}")
+        self._standing.left(topic)
 
     def discard(self) -> None:
         """Throw away what has arrived and all that still comes; leaving follows, by :meth:`drain` or close.
@@ -365,7 +368,7 @@ class Subscriber:
             counts=self._intake,
             signer=self._signer,
         )
-        self._link = link = await ControlLink.open(host, self._control_port, session, self._on_session_event)
+        self._link = link = await ControlLink.open(host, self._control_port, session, self._standing.on_event)
         tasks = [
             asyncio.create_task(link.subscribe(topic, self._group), name=f"tempos subscribe {topic}")
             for topic in self._topics
@@ -376,34 +379,6 @@ class Subscriber:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _on_session_event(self, event: SessionEvent) -> None:
-        if isinstance(event, Subscribed):
-            feed = self._feeds.put(event.topic, event.group)
-            if feed.is_event:
-                feed.tracker.in_force(event.epoch)
-                feed.sources.joined = event.clock
-            if event.renewed:
-                _log.warning("the broker at %s had forgotten this member: subscribed again", self.broker)
-                try:
-                    self._intake.check(feed)
-                except LocalError as error:
-                    # Another framing than the one it had at first.
-                    _log.warning("%s", error)
-        elif isinstance(event, BrokerChanged):
-            for feed in self._feeds:
-                feed.new_broker()
-        elif isinstance(event, Forgotten):
-            for feed in self._feeds:
-                feed.forgotten()
-        elif isinstance(event, RenewalFailed):
-            _log.warning("cannot subscribe to %s again, will go on trying: %s", event.topic, event.error)
-        elif isinstance(event, BrokerSilent):
-            _log.warning("the broker at %s has not answered for %.0f s", self.broker, event.seconds)
-        elif isinstance(event, BrokerBack):
-            _log.warning("the broker at %s answers again, after %.0f s", self.broker, event.seconds)
-        elif isinstance(event, Failed):
-            _log.warning("%s: %s", event.op, event.error)
 
     # Waiting
 

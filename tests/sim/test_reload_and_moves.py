@@ -168,7 +168,7 @@ async def test_moves_keep_epoch_and_route_and_a_drain_waits_for_the_member() -> 
 
         client.ask("heartbeat", port=client.port, received=[Received(1, "g", 0, 1)])
         await client.answer()
-        assert await draining == (1, 1)
+        assert (await draining)[:2] == (1, 1)
         with pytest.raises(Refused, match="no member with a lease"):
             await broker_.remove("alpha", "g", where)
 

@@ -146,7 +146,9 @@ def test_a_drain_with_patience_is_answered_and_nobody_waits_for_it(machine: Mach
             assert time.monotonic() < end, machine.log.read_text()
         assert machine.stopped(process) < STOP_WITHIN
         thread.join(LIMIT)
-        assert answers == [{"ticketed": 1, "delivered": 0, "confirmed": False}]
+        (answer,) = answers
+        assert answer["kept_out"]["seconds"] == 20, "two leases"
+        assert (answer["ticketed"], answer["delivered"], answer["confirmed"]) == (1, 0, False)
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,22 @@ in at all is the business of :mod:`tempos_daemon.door`.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-from fastapi import FastAPI, Path, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from tempos import PathPolicy
 from tempos.control import Code
 from tempos_broker.api import models
+from tempos_broker.members.departures import KeptOut
 from tempos_broker.membership import Refused
+from tempos_broker.orders import Drained, KeepOut
+from tempos_broker.status import kept_out_fields
 from tempos_daemon.door import Door
 from tempos_daemon.problems import described, problem
 from tempos_daemon.web import new_app
@@ -51,11 +55,20 @@ class Commands(Protocol):
 
     async def move(self, name: str, policy: PathPolicy) -> None: ...
 
-    async def remove(self, name: str, group: str, endpoint: tuple[str, int]) -> None: ...
+    async def remove(
+        self, name: str, group: str, endpoint: tuple[str, int], keep_out: KeepOut | None = None
+    ) -> KeptOut | None: ...
+
+    async def let_in(self, name: str, group: str, endpoint: tuple[str, int]) -> None: ...
 
     async def drain(
-        self, name: str, group: str, endpoint: tuple[str, int], patience: float
-    ) -> tuple[int, int]: ...
+        self,
+        name: str,
+        group: str,
+        endpoint: tuple[str, int],
+        patience: float,
+        keep_out: KeepOut | None = None,
+    ) -> Drained: ...
 
 
 #: Reads the configuration again and applies it: what changed; raises :class:`ConfigError`.
@@ -97,6 +110,10 @@ def _add_reading(app: FastAPI, broker: Commands) -> None:
         topic_of(topic)
         entry = next(entry for entry in broker.ledger()["topics"] if entry["name"] == topic)
         return models.LedgerTopic.model_validate(entry)
+
+    @app.get("/v1/kept-out", summary="Whom an operator keeps out", responses=described())
+    async def get_kept_out() -> list[models.KeptOutOut]:
+        return [models.KeptOutOut.model_validate(each) for each in broker.status()["kept_out"]]
 
     @app.get("/v1/paths", summary="Which path serves each topic, and why", responses=described())
     async def get_paths() -> list[models.PathOut]:
@@ -155,18 +172,40 @@ def _add_commands(app: FastAPI, broker: Commands, reload: Reload) -> None:
     async def post_drain(
         topic: TopicName, group: GroupName, member: Endpoint, body: models.DrainIn | None = None
     ) -> models.DrainOut:
-        patience = body.patience_s if body is not None else models.DRAIN_PATIENCE
-        ticketed, delivered = await broker.drain(topic, group, _endpoint(member), patience)
-        return models.DrainOut(ticketed=ticketed, delivered=delivered, confirmed=ticketed == delivered)
+        body = body or models.DrainIn(patience_s=models.DRAIN_PATIENCE)
+        keep_out = _keep_out(body.keep_out_s, until_let_in=body.until_let_in)
+        done = await broker.drain(topic, group, _endpoint(member), body.patience_s, keep_out)
+        return models.DrainOut(
+            ticketed=done.ticketed,
+            delivered=done.confirmed,
+            confirmed=done.ticketed == done.confirmed,
+            kept_out=_kept_out(done.kept_out),
+        )
 
     @app.delete(
         "/v1/topics/{topic}/groups/{group:path}/members/{member}",
         summary="Take a member out at once",
+        responses=described(404, 409, 422),
+    )
+    async def delete_member(
+        topic: TopicName,
+        group: GroupName,
+        member: Endpoint,
+        keep_out_s: Annotated[models.KeepOutSeconds, Query()] = None,
+        until_let_in: Annotated[models.UntilLetIn, Query()] = False,
+    ) -> models.Removed:
+        keep_out = _keep_out(keep_out_s, until_let_in=until_let_in)
+        kept = await broker.remove(topic, group, _endpoint(member), keep_out)
+        return models.Removed(removed=member, kept_out=_kept_out(kept))
+
+    @app.post(
+        "/v1/topics/{topic}/groups/{group:path}/members/{member}/let-in",
+        summary="Let somebody come back who is kept out",
         responses=described(404, 422),
     )
-    async def delete_member(topic: TopicName, group: GroupName, member: Endpoint) -> models.Removed:
-        await broker.remove(topic, group, _endpoint(member))
-        return models.Removed(removed=member)
+    async def post_let_in(topic: TopicName, group: GroupName, member: Endpoint) -> models.LetIn:
+        await broker.let_in(topic, group, _endpoint(member))
+        return models.LetIn(let_in=member)
 
     @app.post(
         "/v1/reload",
@@ -190,6 +229,18 @@ def _route(topic: Mapping[str, Any]) -> models.RouteOut:
         if group["members"]
     ]
     return models.RouteOut(topic=topic["name"], epoch=topic["epoch"], path=topic["path"], groups=groups)
+
+
+def _keep_out(seconds: float | None, *, until_let_in: bool) -> KeepOut | None:
+    if until_let_in and seconds is not None:
+        raise HTTPException(422, "keep_out_s and until_let_in say different things: give one of them")
+    return KeepOut(None) if until_let_in else None if seconds is None else KeepOut(seconds)
+
+
+def _kept_out(kept: KeptOut | None) -> models.KeptOutOut | None:
+    if kept is None:
+        return None
+    return models.KeptOutOut.model_validate(kept_out_fields(kept, time.monotonic()))
 
 
 def _endpoint(text: str) -> tuple[str, int]:

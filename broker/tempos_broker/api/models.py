@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 #: Seconds that a drain waits if its request does not say.
 DRAIN_PATIENCE = 5.0
+#: Seconds for which one can be kept out at most: a year. What is longer is until let in.
+KEEP_OUT_MOST = 366 * 86_400.0
 
 Count = Annotated[int, Field(description="datagrams")]
 Reasons = Annotated[dict[str, int], Field(description="reason -> datagrams")]
@@ -216,12 +218,36 @@ class MoveIn(BaseModel):
     policy: Literal["auto", "fast", "slow"]
 
 
+KeepOutSeconds = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=KEEP_OUT_MOST,
+        description="seconds for which it may not come back, 0: it may at once; by default two leases",
+    ),
+]
+UntilLetIn = Annotated[bool, Field(description="it may not come back until it is let in")]
+
+
 class DrainIn(BaseModel):
-    """How long to wait for confirmation."""
+    """How long to wait for confirmation, and how long it may not come back."""
 
     model_config = ConfigDict(extra="forbid")
 
     patience_s: float = Field(DRAIN_PATIENCE, ge=0, le=60, description="seconds")
+    keep_out_s: KeepOutSeconds = None
+    until_let_in: UntilLetIn = False
+
+
+class KeptOutOut(BaseModel):
+    """A place in a group that an operator keeps empty."""
+
+    topic: str
+    group: str
+    ip: str
+    port: int
+    seconds: float | None = Field(description="that are left; null: until it is let in")
+    until: str = Field(description="the end, for people")
 
 
 class DrainOut(BaseModel):
@@ -230,12 +256,20 @@ class DrainOut(BaseModel):
     ticketed: Count
     delivered: Count
     confirmed: bool
+    kept_out: KeptOutOut | None = Field(description="null: it may come back at once")
 
 
 class Removed(BaseModel):
     """The member is out of the route on both paths."""
 
     removed: str
+    kept_out: KeptOutOut | None = Field(description="null: it may come back at once")
+
+
+class LetIn(BaseModel):
+    """Who may come back, and will when it asks next."""
+
+    let_in: str
 
 
 class Reloaded(BaseModel):

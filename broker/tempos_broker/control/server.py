@@ -16,7 +16,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from tempos.control import (
     Asked,
     BadRequest,
     Code,
+    Out,
     Request,
     Told,
     decode_request,
@@ -88,10 +89,14 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """An answer to a member that goes on: what is in force when it is rendered, of topics that it is in."""
+    """An answer to a member that goes on: what is in force when it is rendered, of topics that it is in.
+
+    ``out``: those of which it is no member any more, and why, where that is remembered.
+    """
 
     holder: Holder
     asked: tuple[Asked, ...]
+    out: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +262,8 @@ class ControlServer:
                 plain = encode_ok(way.request_id, **fields)
             case Joined(topic, group):
                 plain = self._joined(way, topic, group, self._epoch(topic.id))
-            case Renewed(holder, asked):
-                plain = self._renewed(way, holder, asked)
+            case Renewed(holder, asked, out):
+                plain = self._renewed(way, holder, asked, out)
             case Drained():
                 plain = self._drained(way, answer)
             case Refusal(code, text, hint):
@@ -277,10 +282,13 @@ class ControlServer:
             clock=self._clock.not_before(), **self._timing,
         )  # fmt: skip
 
-    def _renewed(self, way: Way, holder: Holder, asked: tuple[Asked, ...]) -> bytes:
+    def _renewed(
+        self, way: Way, holder: Holder, asked: tuple[Asked, ...], out: tuple[tuple[int, str], ...]
+    ) -> bytes:
         in_force = [(each.topic, self._epoch(each.topic)) for each in asked]
         epochs = [(topic, epoch, self._ledger.members(topic, epoch, holder)) for topic, epoch in in_force]
-        return self._with_told(way, asked, life=self._life, epochs=epochs)
+        more = {"out": out} if out else {}
+        return self._with_told(way, asked, life=self._life, epochs=epochs, **more)
 
     def _with_told(self, way: Way, asked: Iterable[Asked], **fields: Any) -> bytes:
         """An answer that also says what publishers have told, as far as there is room."""
@@ -369,13 +377,32 @@ class ControlServer:
         self.reports.book(holder, request.fields, now)
         mine = self._registry.heartbeat((holder.ip, holder.port), request.client, now)
         if mine is None:
+            whys = [Out.WORDS[why] for why in self._registry.departures.whys(holder)]
             raise Refused(
-                Code.UNKNOWN_MEMBER, f"{holder.ip}:{holder.port} is no member of anything", "subscribe again"
+                Code.UNKNOWN_MEMBER,
+                f"{holder.ip}:{holder.port} is no member of anything{': ' if whys else ''}{', '.join(whys)}",
+                "subscribe again",
             )
         asked = request.fields["topics"]
         if asked is None:
             return Decision(way, Done())
-        return Decision(way, Renewed(holder, tuple(each for each in asked if each.topic in mine)))
+        return Decision(
+            way,
+            Renewed(
+                holder,
+                tuple(each for each in asked if each.topic in mine),
+                tuple(self._whys(holder, (each.topic for each in asked if each.topic not in mine), now)),
+            ),
+        )
+
+    def _whys(self, holder: Holder, topics: Iterable[int], now: float) -> Iterator[tuple[int, str]]:
+        """Why a member is out of topics, where that is remembered."""
+        names: dict[int, str] = {}
+        for topic in topics:
+            names = names or {each.id: each.name for each in self._registry.topics}
+            why = self._registry.departures.why(topic, names.get(topic, ""), holder, now)
+            if why is not None:
+                yield topic, why
 
     def _drain(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")

@@ -25,10 +25,15 @@ examples:
   tempos ctl path temperature fast              take the fast path; auto, slow
   tempos ctl drain temperature workers 10.0.2.2:5000
                                                 exit code 0 once it has confirmed everything, 1 if not
-  tempos ctl remove temperature workers 10.0.2.2:5000
+  tempos ctl remove temperature workers 10.0.2.2:5000 --for 1h
+                                                it may not come back for an hour
+  tempos ctl kept-out                           who may not come back, and until when
+  tempos ctl let-in temperature workers 10.0.2.2:5000
   tempos ctl reload                             apply a changed configuration; `tempos reload` is the same
 
-A member that was taken out may subscribe again; its rights in the configuration say who may.
+A member that was taken out stays out for two leases, or as long as --for says, or until it is let in: it is
+told why, asks again with each heartbeat and comes back by itself when it may. That holds for its address and
+port in that group, over restarts of the broker, too. With --for 0 it may come back at once.
 """
 
 _RELOAD_EXAMPLES = """\
@@ -78,10 +83,21 @@ def register(subparsers: Subparsers) -> None:
         "--patience", metavar="S", type=opt.positive, default=5.0,
         help="seconds to wait for its confirmation, at most 60 (default: %(default)g)",
     )  # fmt: skip
-    for action in (drain, add("remove", "take a member out at once", _remove)):
+    remove = add("remove", "take a member out at once", _remove)
+    for action in (drain, remove):
+        how_long = action.add_mutually_exclusive_group()
+        how_long.add_argument(
+            "--for", metavar="TIME", dest="keep_out", type=opt.duration,
+            help="it may not come back for so long: 90s, 15m, 2h, 1d (default: two leases)",
+        )  # fmt: skip
+        how_long.add_argument(
+            "--until-let-in", action="store_true", help="it may not come back until `tempos ctl let-in`"
+        )
+    for action in (drain, remove, add("let-in", "let somebody come back who is kept out", _let_in)):
         action.add_argument("topic", metavar="TOPIC")
         action.add_argument("group", metavar="GROUP")
         action.add_argument("member", metavar="IP:PORT")
+    add("kept-out", "who may not come back, and until when", _kept_out)
     add("reload", "apply a changed configuration, whole or not at all", _reload)
     add("ready", "whether the broker is ready", _ready)
 
@@ -182,17 +198,51 @@ def _member(options: argparse.Namespace) -> str:
 
 def _drain(options: argparse.Namespace) -> int:
     api = Api.of(options, options.patience + 5)
-    answer = api.post(_member(options) + "/drain", {"patience_s": options.patience})
+    how_long = {"keep_out_s": options.keep_out, "until_let_in": options.until_let_in}
+    answer = api.post(_member(options) + "/drain", {"patience_s": options.patience, **how_long})
 
     def show(done: Any) -> str:
-        return f"{number(done['delivered'])} of {number(done['ticketed'])} datagrams confirmed"
+        confirmed = f"{number(done['delivered'])} of {number(done['ticketed'])} datagrams confirmed"
+        return f"{confirmed}; {_stays_out(done)}"
 
     _answer(options, answer, show)
     return 0 if answer.get("confirmed") else 1
 
 
 def _remove(options: argparse.Namespace) -> int:
-    _answer(options, Api.of(options).delete(_member(options)), lambda done: f"{done['removed']} is out")
+    how_long = ""
+    if options.until_let_in:
+        how_long = "?until_let_in=true"
+    elif options.keep_out is not None:
+        how_long = f"?keep_out_s={options.keep_out!r}"
+    answer = Api.of(options).delete(_member(options) + how_long)
+    _answer(options, answer, lambda done: f"{done['removed']} is out; {_stays_out(done)}")
+    return 0
+
+
+def _stays_out(done: Any) -> str:
+    kept = done["kept_out"]
+    return f"it stays out {kept['until']}" if kept else "it may come back at once"
+
+
+def _let_in(options: argparse.Namespace) -> int:
+    _answer(
+        options,
+        Api.of(options).post(_member(options) + "/let-in"),
+        lambda done: f"{done['let_in']} may come back",
+    )
+    return 0
+
+
+def _kept_out(options: argparse.Namespace) -> int:
+    def show(rows: Any) -> str:
+        head = ("member", "topic", "group", "stays out")
+        cells: list[tuple[str, ...]] = [
+            (f"{row['ip']}:{row['port']}", row["topic"], row["group"], row["until"]) for row in rows
+        ]
+        return "\n".join(line[2:] for line in table(head, cells)) if rows else "nobody"
+
+    _answer(options, Api.of(options).get("/v1/kept-out"), show)
     return 0
 
 
@@ -208,7 +258,7 @@ def _ready(options: argparse.Namespace) -> int:
 
 
 _COMMANDS = "broker pub sub status ledger doctor ctl reload config fastpath tsn demo bench completion"
-_ACTIONS = "topics route path drain remove reload ready"
+_ACTIONS = "topics route path drain remove let-in kept-out reload ready"
 
 _BASH = f"""\
 # bash completion of tempos: source <(tempos completion bash)
@@ -233,7 +283,9 @@ _tempos() {{
                     fi
                     ;;
             esac
-            case ${{COMP_WORDS[2]}} in route|path|drain|remove) ((COMP_CWORD == 3)) && topics=true ;; esac
+            case ${{COMP_WORDS[2]}} in
+                route|path|drain|remove|let-in) ((COMP_CWORD == 3)) && topics=true ;;
+            esac
             ;;
         ledger) ((COMP_CWORD == 2)) && topics=true ;;
         pub|sub) [[ $before == -t || $before == --topic ]] && topics=true ;;
@@ -272,7 +324,7 @@ _tempos() {{
             elif ((CURRENT == 5)) && [[ $words[3] == path ]]; then
                 compadd -- fast slow auto
                 return
-            elif ((CURRENT != 4)) || [[ $words[3] != (route|path|drain|remove) ]]; then
+            elif ((CURRENT != 4)) || [[ $words[3] != (route|path|drain|remove|let-in) ]]; then
                 return
             fi
             ;;

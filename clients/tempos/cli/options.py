@@ -85,6 +85,18 @@ def positive(text: str) -> float:
     return value
 
 
+def duration(text: str) -> float:
+    """A time in seconds, or with a unit: 90, 90s, 15m, 2h, 1d."""
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}.get(text[-1:])
+    try:
+        value = float(text if unit is None else text[:-1]) * (unit or 1.0)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 0, 90, 90s, 15m, 2h, 1d")
+    return value
+
+
 def _within(text: str, low: int, high: int, what: str) -> int:
     try:
         value = int(text)

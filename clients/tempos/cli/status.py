@@ -114,6 +114,7 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield from _slow_consumers(document.get("slow_consumers", ()))
+    yield from _kept_out(document.get("kept_out", ()))
     yield "routes"
     for topic in document["topics"]:
         yield from _route(topic)
@@ -129,6 +130,15 @@ def _slow_consumers(members: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for member in members:
         where = ", ".join(f"{each['topic']} group {each['group']}" for each in member["groups"])
         yield f"  {member['ip']}:{member['port']}: {member['reason']} ({where})"
+    yield ""
+
+
+def _kept_out(places: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if not places:
+        return
+    yield "kept out by an operator"
+    for place in places:
+        yield f"  {place['ip']}:{place['port']}: of {place['topic']} group {place['group']}, {place['until']}"
     yield ""
 
 

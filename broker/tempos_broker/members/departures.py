@@ -1,0 +1,132 @@
+"""Why members are in a topic no more, and whom an operator keeps out.
+
+Sans-IO: time is an argument (monotonic seconds). Rules: why a member went is remembered for a while, so that
+it can be told, and of so many as there is room for; whom an operator keeps out stays out, under that
+endpoint, until he lets it in or until the time that he gave, whatever the topic's id and whichever life of
+the broker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tempos.control import Out
+from tempos_broker.account.accounts import Holder
+
+#: Seconds for which it is remembered why a member went, and of how many members.
+REMEMBERED, NOTED = 120.0, 4096
+#: Members that may be kept out at a time.
+KEPT_OUT = 1024
+
+
+class Place(NamedTuple):
+    """A place in a group, by the topic's name."""
+
+    topic: str
+    group: str
+    ip: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.ip}:{self.port} out of group {self.group!r} of {self.topic!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOut:
+    """Until when a place stays empty: monotonic seconds, and the wall clock's then; None: until let in."""
+
+    place: Place
+    until: float | None
+    wall: float | None
+
+    @property
+    def when(self) -> str:
+        """The end, for people; the same words whenever it is asked."""
+        if self.wall is None:
+            return "until let in"
+        return time.strftime("until %Y-%m-%d %H:%M:%S UTC", time.gmtime(self.wall))
+
+
+class Departures:
+    """What the registry notes of those that went."""
+
+    def __init__(self) -> None:
+        # In the order in which they went.
+        self._noted: dict[tuple[int, Holder], tuple[str, float]] = {}
+        self._kept_out: dict[Place, KeptOut] = {}
+
+    # --- why --------------------------------------------------------------------------------
+
+    def note(self, topic: int, holder: Holder, why: str, now: float) -> None:
+        """A member went out of a topic."""
+        self._noted.pop((topic, holder), None)
+        self._noted[topic, holder] = why, now
+        self.tidy(now)
+
+    def came(self, topic: int, holder: Holder) -> None:
+        """It is a member again."""
+        self._noted.pop((topic, holder), None)
+
+    def why(self, topic: int, name: str, holder: Holder, now: float) -> str | None:
+        """Why a member is in a topic no more (:class:`tempos.control.Out`), if that is remembered."""
+        why, _ = self._noted.get((topic, holder), (None, 0.0))
+        if why == Out.OPERATOR and any(
+            (kept.place.topic, kept.place.ip, kept.place.port) == (name, holder.ip, holder.port)
+            for kept in self.all_kept_out(now)
+        ):
+            return Out.KEPT_OUT
+        return why
+
+    def whys(self, holder: Holder) -> list[str]:
+        """All reasons for which it went, each once."""
+        return list(dict.fromkeys(why for (_, each), (why, _) in self._noted.items() if each == holder))
+
+    def tidy(self, now: float) -> None:
+        """Forget what is old, or too much."""
+        for key, (_, at) in list(self._noted.items()):
+            if at > now - REMEMBERED and len(self._noted) <= NOTED:
+                break
+            del self._noted[key]
+        for place, kept in list(self._kept_out.items()):
+            if kept.until is not None and kept.until <= now:
+                del self._kept_out[place]
+
+    # --- kept out ---------------------------------------------------------------------------
+
+    def is_full(self, place: Place) -> bool:
+        """Whether there is no room to keep one more out."""
+        return place not in self._kept_out and len(self._kept_out) >= KEPT_OUT
+
+    def keep_out(self, place: Place, now: float, wall: float, seconds: float | None) -> KeptOut:
+        """Let nobody be a member there for so many seconds; None: until :meth:`let_in`."""
+        ends = (None, None) if seconds is None else (now + seconds, wall + seconds)
+        kept = self._kept_out[place] = KeptOut(place, *ends)
+        return kept
+
+    def let_in(self, place: Place, now: float) -> bool:
+        """Whether it was kept out; it is no more."""
+        was = self.kept_out(place, now) is not None
+        self._kept_out.pop(place, None)
+        return was
+
+    def kept_out(self, place: Place, now: float) -> KeptOut | None:
+        """Until when this place stays empty; None: it need not."""
+        kept = self._kept_out.get(place)
+        return kept if kept is not None and (kept.until is None or kept.until > now) else None
+
+    def all_kept_out(self, now: float) -> Iterator[KeptOut]:
+        """All of them, in the order in which they were taken out."""
+        return (kept for kept in self._kept_out.values() if kept.until is None or kept.until > now)
+
+    def export(self, now: float) -> list[list[object]]:
+        """Whom an operator keeps out, as JSON values: a place, and the end by the wall clock."""
+        return [[*kept.place, kept.wall] for kept in self.all_kept_out(now)]
+
+    def restore(self, rows: Iterable[tuple[Place, float | None]], now: float, wall: float) -> None:
+        """Go on keeping them out, in another life."""
+        for place, ends in rows:
+            if ends is None or ends > wall:
+                self.keep_out(place, now, wall, None if ends is None else ends - wall)

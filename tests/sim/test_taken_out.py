@@ -1,0 +1,258 @@
+"""Members that are taken out of a topic: told why, back by themselves unless an operator keeps them out."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import logging
+import signal
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from support.brokers import post
+
+from tempos import Publisher, Subscriber, blocking
+from tempos._intake import Intake
+from tempos._standing import Standing
+from tempos.control import Code, Out, encode_ok, encode_request
+from tempos.session import ControlSession
+from tempos.session_events import Forgotten, RenewalFailed, Subscribed
+from tempos_broker.config.model import BrokerConfig
+from tempos_broker.members.departures import Place
+
+from .test_broker import until
+from .test_control_pair import IP, World
+from .test_restart import LIMIT, TOPICS, Machine
+
+
+class Member:
+    """A subscriber of a simulated broker, as the library has it but for sockets."""
+
+    def __init__(self, world: World, port: int, *topics: str) -> None:
+        self.world, self.intake = world, Intake(16, "deliver", 0)
+        self.standing = Standing("sim", self.intake)
+        self.session = world.add(port, self.intake)
+        for topic in topics:
+            self.session.subscribe(topic, "g", world.now)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass, in steps in which the owner hears of what happened."""
+        seen = self.world.events[id(self.session)]
+        for _ in range(round(seconds / 0.1)):
+            known = len(seen)
+            self.world.run(0.1)
+            for event in seen[known:]:
+                self.standing.on_event(event)  # type: ignore[arg-type]
+
+    def of(self, kind: type) -> list[Any]:
+        return self.world.seen(self.session, kind)
+
+
+def holds(world: World, topic: int) -> set[int]:
+    return {port for state in world.registry.states(topic) for _, port in state.members}
+
+
+def test_who_is_taken_out_of_one_topic_of_many_is_back_within_a_heartbeat_and_knows_why() -> None:
+    world = World(1, 0.0, [f"t{n}" for n in range(1, 255)])
+    member = Member(world, 5000, *(f"t{n}" for n in range(1, 255)))
+    member.run(30)
+    assert all(holds(world, topic) == {5000} for topic in range(1, 255))
+    assert not member.of(Forgotten)
+    assert not world.server.replies
+    world.registry.evict(7, "g", (IP, 5000), world.now)
+    world._swap()
+    member.run(2.5 + 1.0)
+    (forgotten,) = member.of(Forgotten)
+    assert forgotten.topics == {"t7": Out.OPERATOR}
+    assert holds(world, 7) == {5000}
+    assert [each.topic.id for each in member.of(Subscribed)[254:]] == [7]
+    # All but one at once: what there is to say fits the answers, whose size the requests limit.
+    for topic in range(1, 254):
+        world.registry.evict(topic, "g", (IP, 5000), world.now)
+    world._swap()
+    member.run(2.5 + 6.0)
+    assert all(holds(world, topic) == {5000} for topic in range(1, 255))
+    assert not world.server.replies
+    assert sum(len(each.topics) for each in member.of(Forgotten)) == 1 + 253
+    assert not member.standing.away
+
+
+def test_whom_an_operator_keeps_out_stays_out_until_then_and_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(2, 0.1, ["alpha", "beta"])
+    member = Member(world, 5000, "alpha", "beta")
+    other = Member(world, 5001, "alpha")
+    member.run(5)
+    with caplog.at_level(logging.WARNING):
+        world.registry.evict(1, "g", (IP, 5000), world.now)
+        place = Place("alpha", "g", IP, 5000)
+        world.registry.departures.keep_out(place, world.now, 1e9, 60.0)
+        world._swap()
+        for _ in range(11):
+            member.run(5)
+            other.run(0)
+            assert holds(world, 1) == {5001}
+            assert holds(world, 2) == {5000}
+        assert "an operator keeps 10.0.2.2:5000 out of group 'g' of 'alpha'" in member.standing.away["alpha"]
+        member.run(10)
+        assert holds(world, 1) == {5000, 5001}
+        assert not member.standing.away
+    assert member.of(Forgotten)[0].topics == {"alpha": Out.KEPT_OUT}
+    assert {each.error.code for each in member.of(RenewalFailed)} == {Code.KEPT_OUT}
+    assert caplog.text.count("until 2001-09-09 01:47:40 UTC") == 1, "told once, with the time"
+    # Until let in: as long as it takes.
+    world.registry.evict(1, "g", (IP, 5000), world.now)
+    world.registry.departures.keep_out(place, world.now, 1e9, None)
+    member.run(3600)
+    assert holds(world, 1) == {5001}
+    assert "until let in" in member.standing.away["alpha"]
+    assert world.registry.departures.let_in(place, world.now)
+    member.run(4)
+    assert holds(world, 1) == {5000, 5001}
+
+
+def test_who_loses_its_only_topic_is_told_why_and_a_reload_says_so() -> None:
+    world = World(3, 0.0, ["alpha", "beta"])
+    member = Member(world, 5000, "alpha")
+    member.run(1)
+    world.registry.evict(1, "g", (IP, 5000), world.now)
+    member.run(4)
+    assert "no member of anything: an operator had taken it out" in member.of(Forgotten)[0].topics["alpha"]
+    assert holds(world, 1) == {5000}
+    world.config = BrokerConfig(world.config.topics[1:])
+    world.registry.configure(world.config, [1], world.now)
+    member.run(4)
+    assert Out.WORDS[Out.RELOAD] in member.of(Forgotten)[1].topics["alpha"]
+    assert member.of(RenewalFailed)[0].error.code == Code.UNKNOWN_TOPIC
+
+
+def test_what_was_asked_before_it_became_a_member_says_nothing() -> None:
+    """The answer to a heartbeat that was late, and a broker that lists no memberships."""
+    intake = Intake(16, "deliver", 0)
+    session = ControlSession(client=1, broker="sim", port=5000, counts=intake)
+    standing = Standing("sim", intake)
+
+    def answer(request: int, now: float, **fields: object) -> None:
+        session.receive_datagram(encode_ok(request, **fields), now)
+        while (event := session.next_event()) is not None:
+            assert not isinstance(event, Forgotten), "an old answer, or one of an old broker"
+            standing.on_event(event)
+
+    def joined(request: int, now: float) -> None:
+        topic = {"id": 1, "name": "alpha", "class": "BQ", "priority": 0, "framing": "event"}
+        answer(request, now, topic=topic, group="g", epoch=2, instance=9, lease_ms=10_000, heartbeat_ms=2500)
+
+    joined(session.subscribe("alpha", "g", 0.0), 0.1)
+    session.handle_timer(2.7)
+    (late,) = session._pending
+    again = session.subscribe("alpha", "g", 2.8)
+    joined(again, 2.9)
+    answer(late, 3.0, epochs=[], life=1)
+    session.handle_timer(6.0)
+    (beat,) = session._pending
+    answer(beat, 6.1, life=1)
+    # What a client of before asks, which names no topics, is answered as before.
+    world = World(4, 0.0, ["alpha", "beta"])
+    for topic in ("alpha", "beta"):
+        world.server.receive_datagram(
+            encode_request("subscribe", 1, 5, topic=topic, port=5000, group="g"), IP, world.now
+        )
+    world.registry.evict(1, "g", (IP, 5000), world.now)
+    decision = world.server.receive_datagram(
+        encode_request("heartbeat", 2, 5, port=5000, received=[]), IP, world.now
+    )
+    assert decision is not None
+    assert world.server.render(decision) == encode_ok(2)
+
+
+# --- a broker, and its operator ----------------------------------------------------------------
+
+
+def where(member: object, topic: str = "events", group: str = "g") -> str:
+    return f"/v1/topics/{topic}/groups/{quote(group, safe='')}/members/{str(member).split()[0]}"
+
+
+def delete(api: int, path: str) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection("127.0.0.1", api, timeout=LIMIT)
+    try:
+        connection.request("DELETE", path)
+        response = connection.getresponse()
+        return response.status, json.load(response)
+    finally:
+        connection.close()
+
+
+def ports(machine: Machine, topic: str) -> set[int]:
+    rows = machine.get(f"/v1/topics/{topic}")["groups"]
+    return {member["port"] for group in rows for member in group["members"]}
+
+
+async def test_an_operators_word_holds_over_a_kill_and_a_reload(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, lease=2.0)
+    with machine.broker(signal.SIGKILL):
+        async with (
+            Subscriber("127.0.0.1", "events", "plain", group="g", control_port=machine.control) as sub,
+            Publisher("127.0.0.1", data_port=machine.data, control_port=machine.control) as pub,
+        ):
+            with blocking.Subscriber(
+                "127.0.0.1", "events", group="h", control_port=machine.control
+            ) as single:
+                status, done = await asyncio.to_thread(
+                    delete, machine.api, where(single.member, group="h") + "?keep_out_s=0"
+                )
+                assert (status, done["kept_out"]) == (200, None)
+                await until(lambda: sub.member.port in ports(machine, "events"))
+                await until(lambda: single.member.port in ports(machine, "events") and not single.away)
+            status, done = await asyncio.to_thread(
+                delete, machine.api, where(sub.member) + "?until_let_in=true"
+            )
+            assert status == 200
+            assert done["kept_out"]["until"] == "until let in"
+            assert (await asyncio.to_thread(delete, machine.api, where(sub.member)))[0] == 404
+            assert (await asyncio.to_thread(delete, machine.api, where(sub.member) + "?keep_out_s=-1"))[
+                0
+            ] == 422
+            await until(lambda: "until let in" in sub.away.get("events", ""))
+            await pub.publish("plain", b"x")
+            assert (await sub.next(LIMIT)).topic == "plain"
+            port = sub.member.port
+            # The same endpoint as another client.
+            await sub.close()
+            with pytest.raises(Exception, match="an operator keeps"):
+                await Subscriber(
+                    "127.0.0.1", "events", group="g", port=port, control_port=machine.control
+                ).__aenter__()
+    machine.configure(TOPICS.replace("id = 1", "id = 7"))
+    with machine.broker():
+        kept = await asyncio.to_thread(machine.get, "/v1/kept-out")
+        assert [(each["topic"], each["group"], each["port"], each["seconds"]) for each in kept] == [
+            ("events", "g", port, None)
+        ]
+        async with Subscriber(
+            "127.0.0.1", "plain", group="g", port=port, control_port=machine.control
+        ) as sub:
+            with pytest.raises(Exception, match="until let in"):
+                await sub._link.subscribe("events", "g")  # type: ignore[union-attr]
+            machine.configure(TOPICS)
+            await asyncio.to_thread(post, machine.api, "/v1/reload")
+            assert await asyncio.to_thread(machine.get, "/v1/kept-out") == kept
+            await asyncio.to_thread(post, machine.api, where(sub.member) + "/let-in")
+            await sub._link.subscribe("events", "g")  # type: ignore[union-attr]
+            assert port in await asyncio.to_thread(ports, machine, "events")
+            assert not (await asyncio.to_thread(machine.get, "/v1/status"))["kept_out"]
+
+
+async def test_a_topic_that_gets_another_id_is_subscribed_to_again_by_who_has_others(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    with machine.broker():
+        async with Subscriber("127.0.0.1", "events", "plain", group="g", control_port=machine.control) as sub:
+            machine.configure(TOPICS.replace("id = 1", "id = 7"))
+            await asyncio.to_thread(post, machine.api, "/v1/reload")
+            await until(lambda: sub.member.port in ports(machine, "events"))
+            async with Publisher("127.0.0.1", data_port=machine.data, control_port=machine.control) as pub:
+                await pub.publish("events", "new")
+                assert (await sub.next(LIMIT)).unpack() == "new"
