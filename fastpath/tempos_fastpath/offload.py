@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from tempos import (
     FastPathStatus,
+    InterfaceStatus,
     Path,
     PathChoice,
     Quality,
@@ -94,6 +95,8 @@ class Offload:
         self._callbacks: list[Callable[[], None]] = []
         self._wanted: dict[int, Route] = {}
         self._plans: dict[int, tuple[Route, Plan | Refusal]] = {}
+        #: Where events come in that no program sees; what the topics' reasons say is of these.
+        self._unseen = resources.unseen(facts)
         #: Why a topic's copies, and any copies at all, could not be had where the plan had foreseen them.
         self._no_broadcast: dict[int, str] = {}
         self._no_clone = ""
@@ -129,6 +132,7 @@ class Offload:
         self._adopted, self._drops = taken.adopted, taken.drops
         self._note += taken.note
         self._lost = self._drops.refusals() if self._drops is not None else {}
+        self._unseen = self._resources.unseen(self._facts)
         self._watcher = asyncio.create_task(self._watch(), name="tempos-fastpath-watch")
 
     @property
@@ -159,6 +163,8 @@ class Offload:
             return FastPathStatus("none", "the fast path is closed")
         present = self._facts.interfaces.keys()
         interfaces = tuple(each.status(present) for each in self._programs.attachments)
+        names = {each.name for each in interfaces}
+        interfaces += tuple(each for each in self._unseen if each.name not in names)
         modes = [each.mode for each in interfaces if each.mode != "none"]
         if not modes:
             return FastPathStatus("none", "no interface is left", interfaces)
@@ -199,7 +205,7 @@ class Offload:
         reason = f"XDP {self.status().mode}, leaves by {', '.join(sorted(names))}"
         if plan.why:
             reason += f"; {len(plan.groups)} groups: {plan.why}"
-        return PathChoice(Path.FAST, reason)
+        return PathChoice(Path.FAST, reason + _but_for(self._unseen))
 
     async def withdraw(self, topic: int) -> None:
         """Take the topic's route out of the kernel; its packets come up to the slow path."""
@@ -354,10 +360,12 @@ class Offload:
                 if not event:
                     await self._resolve(self._neighbours_in_use())
                 await self._look()
-                if await self._mend():
+                mended, unseen = await self._mend(), self._unseen
+                self._unseen = self._resources.unseen(self._facts)
+                if mended:
                     self._no_clone = ""
                     self._tell()
-                elif self._outdated():
+                elif self._outdated() or unseen != self._unseen:
                     self._tell()
                 self._trouble.gone()
             except Unavailable as error:
@@ -443,3 +451,11 @@ class Offload:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await self._loop.run_in_executor(self._threads, function, *arguments)
+
+
+def _but_for(unseen: Sequence[InterfaceStatus]) -> str:
+    """What a topic on the fast path adds to its reason: where its events come in and are not seen."""
+    if not unseen:
+        return ""
+    where = "; ".join(f"{each.name} ({each.reason})" for each in unseen)
+    return f"; what comes in by these takes the slow path: {where}"

@@ -8,12 +8,13 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from tempos import Unavailable
+from tempos import InterfaceStatus, Unavailable
 from tempos.errors import one_line
 from tempos_fastpath.attach import Programs
 from tempos_fastpath.drops import Drops
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.kernel_routes import KernelRoutes
+from tempos_fastpath.network.entrances import Entrances
 from tempos_fastpath.network.facts import Facts
 from tempos_fastpath.network.survey import Survey
 from tempos_fastpath.survival.ownership import Ownership
@@ -31,7 +32,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What is loaded and attached, and the ``threads`` that wait for the kernel."""
+    """What is loaded and attached, for what comes in where, and the ``threads`` that wait for the kernel."""
 
     survey: Survey
     programs: Programs
@@ -39,6 +40,7 @@ class Resources:
     fanouts: Fanouts
     ownership: Ownership
     pins: Pins
+    entrances: Entrances
     threads: ThreadPoolExecutor
 
     def take_over(self, facts: Facts) -> Taken:
@@ -48,6 +50,13 @@ class Resources:
         adopted, remark = self._adopt()
         drops, complaint = self._count_drops()
         return Taken(adopted, drops, remark + complaint)
+
+    def unseen(self, facts: Facts) -> tuple[InterfaceStatus, ...]:
+        """The interfaces by which events come in that no program sees, and why."""
+        attachments = self.programs.attachments
+        carrying = {each.ifindex for each in attachments if each.link}
+        refused = {each.ifindex: each.reason for each in attachments if not each.link}
+        return self.entrances.unseen(facts, carrying, refused)
 
     def _adopt(self) -> tuple[dict[int, int], str]:
         """Take up the routes of an earlier broker; with them unread, none may stay in force."""

@@ -19,6 +19,7 @@ from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.kernel_routes import KernelRoutes
 from tempos_fastpath.loading import Loader
+from tempos_fastpath.network.entrances import Entrances
 from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.network.reading import feature_group
 from tempos_fastpath.network.survey import Survey
@@ -112,7 +113,8 @@ async def prepare(
         undo.callback(fanouts.close)
         routes = KernelRoutes(programs.map("routes"), programs.map("egress"), fanouts)
         group = await loop.run_in_executor(threads, feature_group)
-        resources = Resources(survey, programs, routes, fanouts, ownership, pins, threads)
+        entrances = Entrances(frozenset(listen), frozenset(addresses), named=bool(interfaces))
+        resources = Resources(survey, programs, routes, fanouts, ownership, pins, entrances, threads)
         offload = Offload(resources, facts, note, group, gone_after, tos or {}, port)
         undo.pop_all()
     return offload

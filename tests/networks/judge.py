@@ -15,6 +15,8 @@ from tempos_bench.measure.broker import GroupStatus, TopicStatus
 
 #: Of what comes by the fast path: a checksum that cannot be told for one thing or another goes up.
 _MOSTLY = 0.9
+#: What a topic on the fast path says of the interfaces whose events no program sees.
+_UNSEEN = "what comes in by these takes the slow path: "
 
 
 class Right(enum.Enum):
@@ -148,4 +150,6 @@ def _topic_faults(row: Row, played: Played, right: Right, paths: Sequence[str]) 
         faults.append(f"carried by the {path} path and not by the {' or '.join(paths)} one: {row.reason}")
     if path == "slow" and row.mode != "off" and not row.reason:
         faults.append("the slow path, and no reason")
+    if path == "slow" and status.path == "fast" and _UNSEEN not in row.reason:
+        faults.append(f"the slow path, of a topic on the fast one, which does not say why: {row.reason}")
     return faults

@@ -25,6 +25,7 @@ class Interface:
     ``kind``: what sort of virtual device, in the kernel's word (veth, vlan, bond, ...); empty for a card.
     ``link``: the index of the interface that it stands on, ``master`` of the one that it is a port of; 0 for
     none. ``strips_tags``: its driver takes VLAN tags off frames (``ethtool -k``: rx-vlan-offload).
+    ``loopback``: no frame comes in by it from elsewhere.
     """
 
     index: int
@@ -39,6 +40,7 @@ class Interface:
     master: int = 0
     strips_tags: bool = False
     redirects_why: str = ""
+    loopback: bool = False
 
 
 @dataclass(frozen=True, slots=True)

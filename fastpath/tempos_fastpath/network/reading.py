@@ -141,6 +141,7 @@ def _interfaces(route: IPRoute, redirects: Mapping[int, bool]) -> Iterable[Inter
             link=int(message.get("link") or 0) if here and kind != "veth" else 0,
             master=int(message.get("master") or 0),
             strips_tags=_strips_tags(name),
+            loopback=bool(flags & _IFF_LOOPBACK),
         )
 
 

@@ -1,0 +1,98 @@
+"""By which interfaces events come in that no program sees, and why: a pure function of the facts.
+
+What comes in there is served by the slow path, whatever path its topic takes. Measured with a program that
+counts, Linux 6.1 and 6.18: a program on a bridge, bond, team, VLAN device, VXLAN or macvlan sees what that
+device gets, in the modes in which it can be attached. One on a port of a bridge, bond or team, or on what a
+macvlan or ipvlan stands on, sees all of theirs as well; one below a VLAN device or tunnel sees frames that
+it passes on. A macvlan gets only the frames that are sent to its own MAC, and Linux also answers for its
+address with the MAC of the interface that it stands on (unless `arp_ignore` forbids that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from tempos import InterfaceStatus
+from tempos_fastpath.network.facts import Facts, Interface
+from tempos_fastpath.network.targets import ANY
+
+#: Devices that hand on all that their ports get, those that stand on another one, and those that get nothing.
+_OF_PORTS, _ABOVE, _SILENT = ("bridge", "bond", "team"), ("macvlan", "macvtap", "ipvlan", "ipvtap"), ("vrf",)
+_OWN_MAC = ("macvlan", "macvtap")
+
+
+@dataclass(frozen=True, slots=True)
+class Entrances:
+    """What is served where.
+
+    ``listen``: the addresses as configured; ``served``: those that the programs know; ``named``: whether the
+    configuration says which interfaces carry a program.
+    """
+
+    listen: frozenset[str]
+    served: frozenset[str]
+    named: bool
+
+    def unseen(
+        self, facts: Facts, carrying: Collection[int], refused: Mapping[int, str]
+    ) -> tuple[InterfaceStatus, ...]:
+        """The interfaces by which events can come in that no program sees, with the reasons; mode none.
+
+        ``carrying``: indices of the interfaces with a program; ``refused``: why others have none.
+        """
+        found: dict[str, str] = {}
+        for index, addresses in self._addresses(facts).items():
+            interface = facts.interfaces[index]
+            for name, reason in self._unseen_at(interface, addresses, facts, carrying, refused):
+                found.setdefault(name, reason)
+            unknown = sorted(set(addresses) - self.served)
+            if unknown:
+                found.setdefault(interface.name, f"the program does not know {', '.join(unknown)}")
+        return tuple(InterfaceStatus(name, "none", reason) for name, reason in found.items())
+
+    def _addresses(self, facts: Facts) -> dict[int, list[str]]:
+        """What the broker listens on, by interface; without those that no frame comes in by."""
+        found: dict[int, list[str]] = {}
+        for address, index in facts.addresses:
+            interface = facts.interfaces[index]
+            silent = interface.loopback or interface.kind in _SILENT or not interface.up
+            if not silent and (ANY in self.listen or address in self.listen):
+                found.setdefault(index, []).append(address)
+        return dict(sorted(found.items()))
+
+    def _unseen_at(
+        self,
+        interface: Interface,
+        addresses: Iterable[str],
+        facts: Facts,
+        carrying: Collection[int],
+        refused: Mapping[int, str],
+    ) -> Iterable[tuple[str, str]]:
+        below = facts.interfaces.get(interface.link) if interface.kind in _ABOVE else None
+        if below is not None and below.index in carrying:
+            return
+        if interface.index in carrying:
+            if below is not None and interface.kind in _OWN_MAC:
+                ours = f"{', '.join(addresses)} of {interface.name}"
+                yield (
+                    below.name,
+                    f"it has no program, and answers for {ours}; fastpath.interfaces may name it",
+                )
+            return
+        ports = facts.ports_of(interface.index) if interface.kind in _OF_PORTS else ()
+        seen = [port for port in ports if port.index in carrying]
+        if seen:
+            for port in ports:
+                if port.index not in carrying:
+                    why = refused.get(port.index) or f"a port of {interface.name} without a program"
+                    yield port.name, why
+            return
+        yield interface.name, refused.get(interface.index) or self._why_none(interface)
+
+    def _why_none(self, interface: Interface) -> str:
+        if not interface.ethernet:
+            return "it is not an Ethernet interface"
+        if self.named:
+            return "it is not one of fastpath.interfaces"
+        return "it had no address to serve when the broker started"
