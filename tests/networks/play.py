@@ -30,11 +30,13 @@ EVENTS = 200
 #: Events a second: what a link delays meets its neighbours, and no queue is ever full.
 RATE = 400.0
 READY_LIMIT, ANSWER_LIMIT = 20.0, 10.0
-#: Seconds until a path is what it will stay: neighbours are resolved, interfaces looked at.
-SETTLE_LIMIT = patience(5.0)
+#: Seconds until a path is what it will stay: neighbours are resolved, interfaces looked at. It is, too, if
+#: nothing has changed for the shorter time.
+SETTLE_LIMIT, UNCHANGED = patience(5.0), patience(2.0)
 #: For those that do not come: how long the last may take.
 PATIENCE = 3.0
-_LOOK_EVERY = 0.05
+#: A look is work for the broker as well, which on a slow machine would do nothing else.
+_LOOK_EVERY = patience(0.05)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,16 @@ class Serving:
             time.sleep(_LOOK_EVERY)
         return status
 
+    def settle(self, path: str) -> TopicStatus:
+        """The status once the topic is on ``path``, or stays where it is."""
+        now = time.monotonic()
+        end, unchanged, before = now + SETTLE_LIMIT, now + UNCHANGED, ("", "")
+        while (status := self.topic()).path != path and (now := time.monotonic()) < min(end, unchanged):
+            if (status.path, status.reason) != before:
+                before, unchanged = (status.path, status.reason), now + UNCHANGED
+            time.sleep(_LOOK_EVERY)
+        return status
+
     def _status(self) -> dict[str, Any]:
         if not self._within:
             found: dict[str, Any] = self._node.request("GET", "/v1/status")
@@ -125,7 +137,7 @@ def play(build: Build, mode: str, path: str, groups: int = 1, interfaces: Sequen
             member = network.subscriber.call(partial(_subscribe, network.subscribe_at, f"g{number}"))
             stack.callback(member.close)
             members.append(member)
-        settled = broker.wait(lambda status: status.path == path, SETTLE_LIMIT)
+        settled = broker.settle(path)
         network.begin()
         network.publisher.call(lambda: _publish(network.publish_to, blind))
         broker.wait(lambda status: status.received >= EVENTS, PATIENCE)
