@@ -7,6 +7,7 @@ stands beside: copies for one group that could not be sent, and what the kernel 
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -93,6 +94,7 @@ def status_document(
                     {"name": entry.name, "mode": entry.mode, "reason": entry.reason}
                     for entry in fast.interfaces
                 ],
+                "kernel": {"release": platform.release(), "lacks": list(fast.lacks)},
                 "passed": _labelled(_of_no_topic(counted.fast, states)),
                 "drops": _as_values(drops),
             },

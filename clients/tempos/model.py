@@ -140,8 +140,12 @@ class InterfaceStatus:
 
 @dataclass(frozen=True, slots=True)
 class FastPathStatus:
-    """``mode`` is native, generic or none (the weakest of the interfaces); ``reason`` says why."""
+    """``mode`` is native, generic or none (the weakest of the interfaces); ``reason`` says why.
+
+    ``lacks``: what this kernel does not have that the fast path would use, and what happens instead.
+    """
 
     mode: str
     reason: str
     interfaces: tuple[InterfaceStatus, ...] = ()
+    lacks: tuple[str, ...] = ()

@@ -53,6 +53,16 @@ static int tempos_tcx_attach(int program_fd, int ifindex)
 	return bpf_link_create(program_fd, ifindex, tcx_ingress, NULL);
 }
 
+/* Whether the kernel has such links: then it tells how many programs they hold at an interface, here loopback. */
+static bool tempos_tcx_known(void)
+{
+	const enum bpf_attach_type tcx_ingress = 46;
+	const int loopback = 1;
+	__u32 count = 0;
+
+	return bpf_prog_query(loopback, tcx_ingress, 0, NULL, NULL, &count) != -EINVAL;
+}
+
 static int tempos_xdp_query(int ifindex, struct tempos_xdp_query *out)
 {
 	LIBBPF_OPTS(bpf_xdp_query_opts, opts);

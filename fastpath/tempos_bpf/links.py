@@ -161,6 +161,11 @@ def attach_tc(program: Program, ifindex: int) -> InterfaceLink:
     return InterfaceLink(fd, ifindex)
 
 
+def has_tc_links() -> bool:
+    """Whether the kernel has the links that :func:`attach_tc` makes; True where it may not be asked."""
+    return bool(lib.tempos_tcx_known())
+
+
 def query_xdp(ifindex: int) -> AttachedXdp | None:
     """The XDP program that an interface carries, or None."""
     found = ffi.new("struct tempos_xdp_query *")

@@ -69,6 +69,7 @@ class Offload:
         resources: Resources,
         facts: Facts,
         note: str,
+        lacks: tuple[str, ...],
         feature_group: int,
         gone_after: float,
         tos: Mapping[Quality, int],
@@ -85,6 +86,7 @@ class Offload:
         self._drops: Drops | None = None
         self._adopted: dict[int, int] = {}
         self._note = note
+        self._lacks = lacks
         self._tos = dict(tos)
         self._port = port
         self._loop = asyncio.get_running_loop()
@@ -170,7 +172,7 @@ class Offload:
             return FastPathStatus("none", "no interface is left", interfaces)
         reason = ", ".join(f"{each.name}: {each.mode} ({each.reason})" for each in interfaces)
         mode = "generic" if "generic" in modes else "native"
-        return FastPathStatus(mode, f"{reason}{self._note}{self._programs.note}", interfaces)
+        return FastPathStatus(mode, f"{reason}{self._note}{self._programs.note}", interfaces, self._lacks)
 
     def adopted(self) -> Mapping[int, int]:
         """Topic -> epoch of the routes that an earlier broker left and that are still in force.

@@ -115,7 +115,8 @@ async def prepare(
         group = await loop.run_in_executor(threads, feature_group)
         entrances = Entrances(frozenset(listen), frozenset(addresses), named=bool(interfaces))
         resources = Resources(survey, programs, routes, fanouts, ownership, pins, entrances, threads)
-        offload = Offload(resources, facts, note, group, gone_after, tos or {}, port)
+        lacks = await loop.run_in_executor(threads, kernel.lacks)
+        offload = Offload(resources, facts, note, lacks, group, gone_after, tos or {}, port)
         undo.pop_all()
     return offload
 

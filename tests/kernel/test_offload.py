@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import pytest
+from support.features import no_tcx
 from support.nodes import configure, udp
 from support.watched import Watched, in_broker
 
@@ -17,6 +18,7 @@ from tempos_bench.nodes.topology import Topology
 from tempos_bpf.links import XdpMode, attach_xdp, query_xdp
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.loading import OBJECT, PROGRAM
+from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.offload import Offload
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
@@ -37,6 +39,23 @@ def attached(topology: Topology) -> dict[str, str | None]:
         return {name: each.mode if each else None for name, each in found.items() if name != "lo"}
 
     return topology.broker.call(look)
+
+
+def test_the_status_says_what_the_kernel_lacks(topology: Topology) -> None:
+    async def this_one(offload: Offload) -> None:
+        assert offload.status().lacks == lacks
+
+    async def older(offload: Offload) -> None:
+        devices, links = offload.status().lacks
+        assert devices.startswith("it does not tell which devices take redirected frames")
+        assert links.startswith("it has no links of tc programs")
+
+    running = Kernel()
+    lacks = topology.broker.call(running.lacks)
+    assert running.tc_links() == (no_tcx() is None), "as it turns out where one is attached"
+    assert len(lacks) == (running.redirects() is None) + (not running.tc_links())
+    in_broker(topology, this_one)
+    in_broker(topology, older, kernel=Kernel(redirects=lambda: None, tc_links=lambda: False))
 
 
 @pytest.mark.parametrize("mode", ["auto", "native", "generic"])

@@ -20,7 +20,7 @@ _BEGIN, _END = "<!-- kernels: made by make kernel-table -->", "<!-- kernels: end
 _PAGE = """\
 # Kernels
 
-Made by `make test-kernels host-kernel kernel-table` from what ran; nothing here is written by hand.
+Made by `make test-kernels test-kernel-here kernel-table` from what ran; nothing here is written by hand.
 
 ## What is to be had
 
@@ -31,6 +31,7 @@ Made by `make test-kernels host-kernel kernel-table` from what ran; nothing here
 {count} events each, from a publisher by way of the broker to a member, with the fast path native, generic and
 off. A cell says which path carried them, and how many arrived where that is not all of them; "·": that kernel
 does not have the device. What does not arrive is told, by the ledger and by the member, to the same number.
+What was lost before the broker is told by both as well.
 
 {paths}
 

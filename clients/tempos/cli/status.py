@@ -67,6 +67,9 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
     width = max((len(entry["name"]) for entry in fast["interfaces"]), default=0)
     for entry in fast["interfaces"]:
         yield f"        {entry['name']:<{width}}  {entry['mode']}: {entry['reason']}"
+    kernel = fast.get("kernel")
+    for lack in kernel["lacks"] if kernel else ():
+        yield f"        kernel {kernel['release']}: {lack}"
     if fast.get("passed"):
         yield f"        passed up before a topic was read: {counts(fast['passed'])}"
     for interface, errors in fast.get("drops", {}).items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from tempos_bpf.links import has_tc_links
 from tempos_bpf.objects import member_offset
 from tempos_fastpath.network.facts import Interface
 from tempos_fastpath.network.reading import redirect_support
@@ -25,8 +26,24 @@ class Kernel:
 
     ``try_redirect``: whether an interface takes a redirected frame that it is given.
     ``redirects``: interface index -> whether native XDP may redirect to it; None where it does not say.
+    ``tc_links``: whether tc programs can be attached by links of their own.
     """
 
     redirects: Callable[[], Mapping[int, bool] | None] = redirect_support
     veth_skb_at: Callable[[], int | None] = veth_skb_at
     try_redirect: Callable[[Interface], Verdict] = try_redirect
+    tc_links: Callable[[], bool] = has_tc_links
+
+    def lacks(self) -> tuple[str, ...]:
+        """What it does not have that the fast path would use, and what happens instead."""
+        found = []
+        if self.redirects() is None:
+            found.append(
+                "it does not tell which devices take redirected frames (Linux 6.3): they are tried with one"
+            )
+        if not self.tc_links():
+            found.append(
+                "it has no links of tc programs (Linux 6.6): events for several groups take the slow path "
+                "where XDP cannot copy them, as in generic mode"
+            )
+        return tuple(found)
