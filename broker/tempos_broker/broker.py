@@ -31,7 +31,12 @@ from tempos_broker.reloader import Reloader, unstamped
 from tempos_broker.routes import Routes
 from tempos_broker.slowpath import SlowPathServer
 from tempos_broker.state import TopicState
-from tempos_broker.status import ledger_document, status_document
+from tempos_broker.status import (
+    ledger_document,
+    status_document,
+    topic_document,
+    topic_ledger_document,
+)
 from tempos_broker.store import Store
 from tempos_broker.tasks import Tasks
 from tempos_broker.tickets import CountedTickets
@@ -130,6 +135,11 @@ class Broker:
     def instance(self) -> int:
         """What tells this broker from others; a broker that goes on with a former life has its number."""
         return self._past.instance
+
+    @property
+    def ready(self) -> bool:
+        """Whether every socket is bound and every topic has a route."""
+        return self._ready
 
     @property
     def has_fast_path(self) -> bool:
@@ -259,6 +269,26 @@ class Broker:
             counted=self._past.counted(),
             now=time.monotonic(),
         )
+
+    def topic(self, name: str) -> dict[str, Any]:
+        """What the status says of one topic; raises :class:`Refused` where there is none of this name."""
+        topic = self._registry.topic(name).id
+        return topic_document(
+            self._routes.states[topic],
+            registry=self._registry,
+            ledger=self._ledger,
+            consumers=self._control.reports.consumers,
+            counted=self._past.counted([topic]),
+            latency=self._fast.latency([topic]).get(topic),
+            now=time.monotonic(),
+        )
+
+    def topic_ledger(self, name: str) -> dict[str, Any]:
+        """The account of one topic; raises :class:`Refused` where there is none of this name."""
+        topic = self._registry.topic(name).id
+        consumers = self._control.reports.consumers
+        counted = self._past.counted([topic])
+        return topic_ledger_document(self._routes.states[topic], self._ledger, consumers, counted)
 
     def ledger(self) -> dict[str, Any]:
         """The account of every topic, as JSON values; :mod:`tempos_broker.account` says what adds up."""

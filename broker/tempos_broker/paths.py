@@ -151,10 +151,11 @@ class FastPath(Protocol):
         """
         ...
 
-    def counters(self) -> Mapping[int, Mapping[Reason, int]]:
+    def counters(self, topics: Iterable[int] | None = None) -> Mapping[int, Mapping[Reason, int]]:
         """Datagrams by topic and reason; topic 0 holds what had no topic yet.
 
-        Counted since the start, or since that of the broker whose routes were adopted.
+        Counted since the start, or since that of the broker whose routes were adopted. Of ``topics``, or of
+        all, also of those that nobody knows any more.
         """
         ...
 
@@ -309,7 +310,7 @@ class NoFastPath:
     def adopted(self) -> Mapping[int, int]:
         return dict(self._adopted)
 
-    def counters(self) -> Mapping[int, Mapping[Reason, int]]:
+    def counters(self, topics: Iterable[int] | None = None) -> Mapping[int, Mapping[Reason, int]]:
         return {}
 
     def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:

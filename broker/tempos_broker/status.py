@@ -45,7 +45,7 @@ def ledger_document(
     drops: Drops,
 ) -> dict[str, Any]:
     """The account of every topic, as JSON values."""
-    topics = [_ledger_topic(states[topic.id], _account(ledger, topic.id, counted), counted, consumers)
+    topics = [topic_ledger_document(states[topic.id], ledger, consumers, counted)
               for topic in registry.topics]  # fmt: skip
     return {
         "balanced": all(topic["balanced"] for topic in topics),
@@ -107,15 +107,14 @@ def status_document(
             "api_refused": dict(api_refused),
         },
         "topics": [
-            _topic(
+            topic_document(
                 states[topic.id],
-                _account(ledger, topic.id, counted),
-                counted.slow.get(topic.id, {}),
-                counted.fast.get(topic.id, {}),
-                registry,
-                control.reports.consumers,
-                latency_document(latency.get(topic.id)),
-                now,
+                registry=registry,
+                ledger=ledger,
+                consumers=control.reports.consumers,
+                counted=counted,
+                latency=latency.get(topic.id),
+                now=now,
             )
             for topic in registry.topics
         ],
@@ -174,17 +173,20 @@ def _account(ledger: Ledger, topic: int, counted: Counted) -> TopicLedger:
     )
 
 
-def _topic(
+def topic_document(
     state: TopicState,
-    account: TopicLedger,
-    slow: Mapping[Reason, int],
-    fast: Mapping[Reason, int],
+    *,
     registry: Registry,
+    ledger: Ledger,
     consumers: Consumers,
-    latency: dict[str, Any] | None,
+    counted: Counted,
+    latency: Latency | None,
     now: float,
 ) -> dict[str, Any]:
+    """One topic, as it is in the whole document."""
     topic = state.route.topic
+    account = _account(ledger, topic.id, counted)
+    slow, fast = counted.slow.get(topic.id, {}), counted.fast.get(topic.id, {})
     passed = {
         reason: count for reason, count in fast.items() if reason not in {Reason.FORWARDED, *FAST_LOSSES}
     }
@@ -211,16 +213,18 @@ def _topic(
         "passed": _labelled(passed),
         "balanced": account.balanced,
         "problems": list(account.problems),
-        "latency": latency,
+        "latency": latency_document(latency),
         "lost_before": _lost_before(account.publishers),
         "groups": [_group(group, consumers, leases, sources, now) for group in account.groups],
     }
 
 
-def _ledger_topic(
-    state: TopicState, account: TopicLedger, counted: Counted, consumers: Consumers
+def topic_ledger_document(
+    state: TopicState, ledger: Ledger, consumers: Consumers, counted: Counted
 ) -> dict[str, Any]:
+    """The account of one topic, as JSON values."""
     topic = state.route.topic
+    account = _account(ledger, topic.id, counted)
     slow = counted.slow.get(topic.id, {})
     return {
         "id": topic.id,

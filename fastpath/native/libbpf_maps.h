@@ -76,20 +76,27 @@ static int tempos_map_delete(int fd, const void *key)
 }
 
 /*
- * Sums each row of a per-CPU array, `words` u64 a row, over the CPUs into `sums`. `values` is scratch
- * for one row of every CPU.
+ * Sums `rows` rows of a per-CPU array from `first` on, `words` u64 a row, over the CPUs into `sums`. `values`
+ * and `keys` are scratch for `room` rows of every CPU, which one system call reads (Linux 5.13).
  */
-static int tempos_map_sum_rows(int fd, __u32 rows, __u32 words, int cpus, __u64 *values, __u64 *sums)
+static int tempos_map_sum_rows(int fd, __u32 first, __u32 rows, __u32 words, int cpus, __u32 room,
+			       __u64 *values, __u32 *keys, __u64 *sums)
 {
-	for (__u32 row = 0; row < rows; row++, sums += words) {
-		int error = bpf_map_lookup_elem(fd, &row, values);
+	memset(sums, 0, (size_t)rows * words * sizeof(*sums));
+	for (__u32 done = 0; done < rows;) {
+		__u32 count = rows - done < room ? rows - done : room;
+		__u32 before = first + done - 1, after = 0;
+		/* It goes on behind the key that it is given; none: from the first. */
+		int error = bpf_map_lookup_batch(fd, first + done ? &before : NULL, &after, keys, values, &count, NULL);
 
-		if (error)
+		/* The end of the map is no error where it had something before. */
+		if (error && !(error == -ENOENT && count))
 			return error;
-		memset(sums, 0, words * sizeof(*sums));
-		for (int cpu = 0; cpu < cpus; cpu++)
-			for (__u32 word = 0; word < words; word++)
-				sums[word] += values[cpu * words + word];
+		for (__u32 row = 0; row < count; row++, sums += words)
+			for (int cpu = 0; cpu < cpus; cpu++)
+				for (__u32 word = 0; word < words; word++)
+					sums[word] += values[((size_t)row * cpus + cpu) * words + word];
+		done += count;
 	}
 	return 0;
 }

@@ -32,6 +32,8 @@ class MapType(enum.IntEnum):
     RINGBUF = 27
 
 
+#: Bytes that are read at once of rows that are summed up.
+_SCRATCH = 1 << 20
 _PER_CPU = (MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH)
 
 
@@ -97,6 +99,8 @@ class Map:
         self.value_size = int(info.value_size)
         self.max_entries = int(info.max_entries)
         self._stride = (self.value_size + 7) // 8 * 8
+        #: What :meth:`sum_rows` reads into: for so many rows, their values, their keys.
+        self._scratch: tuple[int, Any, Any] | None = None
 
     @property
     def fd(self) -> int:
@@ -117,14 +121,22 @@ class Map:
             return None
         return tuple(data[at : at + self.value_size] for at in range(0, len(data), self._stride))
 
-    def sum_rows(self) -> memoryview:
-        """Of a per-CPU array of u64s: every row summed over the CPUs, one row after another, as u64s."""
+    def sum_rows(self, first: int = 0, rows: int | None = None) -> memoryview:
+        """Of a per-CPU array of u64s: rows summed over the CPUs, one after another, as u64s.
+
+        ``rows`` from ``first`` on; None: all there are. A system call reads a megabyte of them.
+        """
         if self.type != MapType.PERCPU_ARRAY or self.value_size % 8:
             raise LocalError(f"map {self.name} is not a per-CPU array of u64s")
+        rows = self.max_entries - first if rows is None else rows
+        if not 0 <= first <= first + rows <= self.max_entries:
+            raise LocalError(f"map {self.name} has no rows {first} to {first + rows - 1}")
         words, cpus = self.value_size // 8, possible_cpus()
-        sums = ffi.new("__u64[]", self.max_entries * words)
-        scratch = ffi.new("__u64[]", cpus * words)
-        code = lib.tempos_map_sum_rows(self._fd, self.max_entries, words, cpus, scratch, sums)
+        if self._scratch is None:
+            room = min(max(1, _SCRATCH // (self.value_size * cpus)), self.max_entries)
+            self._scratch = room, ffi.new("__u64[]", room * cpus * words), ffi.new("__u32[]", room)
+        sums = ffi.new("__u64[]", rows * words)
+        code = lib.tempos_map_sum_rows(self._fd, first, rows, words, cpus, *self._scratch, sums)
         check(code, f"cannot read map {self.name}")
         return memoryview(bytes(ffi.buffer(sums))).cast("Q")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ _NOTHING_MEASURED = Histogram((0,) * _abi.LATENCY_BUCKETS)
 #: The first byte of an IPv4 header: version 4, five words.
 _IP_VERSION_IHL = 0x45
 _MAX_WORD = 0xFFFF
+_REASONS = tuple(Reason)
 
 
 def encode_settings(
@@ -182,14 +183,31 @@ def decode_drop(key: bytes) -> tuple[int, int]:
     return int(drop.ifindex), int(drop.error)
 
 
-def decode_counters(sums: memoryview) -> dict[int, dict[Reason, int]]:
-    """The non-zero counts by topic and reason; ``sums`` are the rows of the ``counters`` map as u64s."""
+def decode_counters(sums: memoryview, first: int = 0) -> dict[int, dict[Reason, int]]:
+    """The non-zero counts by topic and reason.
+
+    ``sums``: rows of the ``counters`` map as u64s, the first of which is that of topic ``first``.
+    """
     counts: dict[int, dict[Reason, int]] = {}
-    for topic in range(_abi.TOPICS):
-        row = sums[topic * len(Reason) : (topic + 1) * len(Reason)].tolist()
+    width = len(_REASONS)
+    for at in range(0, len(sums), width):
+        row = sums[at : at + width].tolist()
         if any(row):
-            counts[topic] = {Reason(index): count for index, count in enumerate(row) if count}
+            counts[first + at // width] = {
+                reason: count for reason, count in zip(_REASONS, row, strict=True) if count
+            }
     return counts
+
+
+def runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Numbers as runs of those that follow each other: the first one, and how many."""
+    runs: list[tuple[int, int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == sum(runs[-1]):
+            runs[-1] = runs[-1][0], runs[-1][1] + 1
+        else:
+            runs.append((number, 1))
+    return runs
 
 
 def _fill_member(member: Any, hop: Hop, slot: int) -> None:

@@ -34,7 +34,7 @@ from tempos.errors import one_line
 from tempos.histogram import Latency
 from tempos_bpf.errors import BpfError
 from tempos_fastpath.drops import Drops
-from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies
+from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies, runs_of
 from tempos_fastpath.network.changes import ChangeTrigger
 from tempos_fastpath.network.facts import Facts, destination
 from tempos_fastpath.network.reading import resolve_neighbours
@@ -219,14 +219,21 @@ class Offload:
             if not self._closed:
                 await self._take_out(topic)
 
-    def counters(self) -> Mapping[int, Mapping[Reason, int]]:
+    def counters(self, topics: Iterable[int] | None = None) -> Mapping[int, Mapping[Reason, int]]:
         """Datagrams by topic and reason, where not 0; row 0 had no topic yet.
 
-        They go on from one broker to the next that adopts what it left.
+        They go on from one broker to the next that adopts what it left. Of ``topics`` only, or of all; a
+        system call reads those whose numbers follow each other.
         """
         if self._closed:
             return {}
-        return decode_counters(self._programs.map("counters").sum_rows())
+        rows = self._programs.map("counters")
+        if topics is None:
+            return decode_counters(rows.sum_rows())
+        found: dict[int, dict[Reason, int]] = {}
+        for first, count in runs_of(topics):
+            found |= decode_counters(rows.sum_rows(first, count), first)
+        return found
 
     def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
         """Copies for each of so many groups that the kernel did not send in this epoch; two are kept.

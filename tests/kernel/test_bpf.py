@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from support.refused import build as refused_build
 
 from tempos import LocalError, Reason
 from tempos_bench.nodes.namespace import Namespace
+from tempos_bpf import maps
 from tempos_bpf.errors import BpfError, InterfaceBusy, NotBuilt, ProgramRefused
 from tempos_bpf.links import XdpMode, attach_xdp, query_xdp
-from tempos_bpf.maps import MapType, create_map
+from tempos_bpf.maps import Map, MapType, create_map, possible_cpus
 from tempos_bpf.objects import BpfObject, Verdict, statistics
 from tempos_fastpath.loading import OBJECT, PROGRAM
 
@@ -94,6 +96,27 @@ def test_a_shared_array_is_bounded_and_closes_twice(opened: BpfObject) -> None:
     array.close()
     with pytest.raises(LocalError, match="closed"):
         array.load(0)
+
+
+@pytest.mark.parametrize("room", [1, 3, 1 << 20], ids=["a row at a time", "three", "all at once"])
+def test_rows_are_summed_over_the_cpus_by_as_few_looks_as_fit(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Whatever is asked for of a table of counters: the first rows, some in the middle, the last."""
+    values = rig.map("counters").value_size
+    monkeypatch.setattr(maps, "_SCRATCH", room * values * possible_cpus())
+    counters = Map(rig.map("counters").fd, owned=False)
+    wide, last = values // 8, counters.max_entries - 1
+    whole = [0] * (wide * counters.max_entries)
+    for row in (0, 1, 2, 5, last):
+        cpus = [[row * 1000 + cpu * 10 + word for word in range(wide)] for cpu in range(possible_cpus())]
+        counters.update(row, array("Q", [each for cpu in cpus for each in cpu]).tobytes())
+        whole[row * wide : (row + 1) * wide] = map(sum, zip(*cpus, strict=True))
+    for first, rows in ((0, last + 1), (0, 2), (1, 5), (last, 1), (3, 0)):
+        found = counters.sum_rows(first, rows).tolist()
+        assert found == whole[first * wide : (first + rows) * wide], (first, rows)
+    with pytest.raises(LocalError, match="no rows 255 to 256"):
+        counters.sum_rows(last, 2)
 
 
 def test_two_objects_share_maps(rig: Rig) -> None:

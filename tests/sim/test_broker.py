@@ -102,7 +102,7 @@ class FakeFastPath:
     def adopted(self) -> Mapping[int, int]:
         return self.left
 
-    def counters(self) -> Mapping[int, Mapping[Reason, int]]:
+    def counters(self, topics: Iterable[int] | None = None) -> Mapping[int, Mapping[Reason, int]]:
         return self.counts
 
     outlives = False

@@ -42,16 +42,23 @@ Endpoint = Annotated[str, Path(description="ip:port", pattern=_ENDPOINT, example
 
 
 class Commands(Protocol):
-    """What the API does to a broker. All but the first two raise :class:`Refused`.
+    """What the API does to a broker. What names a topic raises :class:`Refused`.
 
     ``api_refused`` counts the requests that were turned away at the door, by reason; it is in the status.
     """
 
     api_refused: Counter[str]
 
+    @property
+    def ready(self) -> bool: ...
+
     def status(self) -> dict[str, Any]: ...
 
+    def topic(self, name: str) -> dict[str, Any]: ...
+
     def ledger(self) -> dict[str, Any]: ...
+
+    def topic_ledger(self, name: str) -> dict[str, Any]: ...
 
     async def move(self, name: str, policy: PathPolicy) -> None: ...
 
@@ -79,7 +86,7 @@ def application(broker: Commands, reload: Reload, token: str = "") -> ASGIApp:
     """The web application over a broker; with a ``token``, every request must bring it."""
     app = new_app(
         "tempos control API",
-        lambda: bool(broker.status()["broker"]["ready"]),
+        lambda: broker.ready,
         "Every socket is bound and every topic has a route",
     )
     _add_reading(app, broker)
@@ -89,14 +96,6 @@ def application(broker: Commands, reload: Reload, token: str = "") -> ASGIApp:
 
 
 def _add_reading(app: FastAPI, broker: Commands) -> None:
-    def topic_of(name: str) -> dict[str, Any]:
-        for topic in broker.status()["topics"]:
-            if topic["name"] == name:
-                found: dict[str, Any] = topic
-                return found
-        known = ", ".join(topic["name"] for topic in broker.status()["topics"])
-        raise HTTPException(404, f"no topic is named {name!r}; known: {known}")
-
     @app.get("/v1/status", summary="Everything a person looks for first", responses=described())
     async def get_status() -> dict[str, Any]:
         return broker.status()
@@ -107,9 +106,7 @@ def _add_reading(app: FastAPI, broker: Commands) -> None:
 
     @app.get("/v1/ledger/{topic}", summary="The same of one topic", responses=described(404, 422))
     async def get_topic_ledger(topic: TopicName) -> models.LedgerTopic:
-        topic_of(topic)
-        entry = next(entry for entry in broker.ledger()["topics"] if entry["name"] == topic)
-        return models.LedgerTopic.model_validate(entry)
+        return models.LedgerTopic.model_validate(broker.topic_ledger(topic))
 
     @app.get("/v1/kept-out", summary="Whom an operator keeps out", responses=described())
     async def get_kept_out() -> list[models.KeptOutOut]:
@@ -129,26 +126,26 @@ def _add_reading(app: FastAPI, broker: Commands) -> None:
 
     @app.get("/v1/topics/{topic}", summary="One topic", responses=described(404, 422))
     async def get_topic(topic: TopicName) -> models.TopicOut:
-        return models.TopicOut.model_validate(topic_of(topic))
+        return models.TopicOut.model_validate(broker.topic(topic))
 
     @app.get("/v1/topics/{topic}/path", summary="Which path, and why", responses=described(404, 422))
     async def get_path(topic: TopicName) -> models.PathOut:
-        return _path(topic_of(topic))
+        return _path(broker.topic(topic))
 
     @app.get("/v1/topics/{topic}/route", summary="The route in force", responses=described(404, 422))
     async def get_route(topic: TopicName) -> models.RouteOut:
-        return _route(topic_of(topic))
+        return _route(broker.topic(topic))
 
     @app.get("/v1/topics/{topic}/groups", summary="Its groups", responses=described(404, 422))
     async def get_groups(topic: TopicName) -> list[models.GroupOut]:
-        return [models.GroupOut.model_validate(group) for group in topic_of(topic)["groups"]]
+        return [models.GroupOut.model_validate(group) for group in broker.topic(topic)["groups"]]
 
     # A group may have any printable name, so a slash, too.
     @app.get(
         "/v1/topics/{topic}/groups/{group:path}/members", summary="Its members", responses=described(404, 422)
     )
     async def get_members(topic: TopicName, group: GroupName) -> list[models.MemberOut]:
-        for entry in topic_of(topic)["groups"]:
+        for entry in broker.topic(topic)["groups"]:
             if entry["name"] == group:
                 return [models.MemberOut.model_validate(member) for member in entry["members"]]
         raise HTTPException(404, f"topic {topic!r} has no group {group!r}")
@@ -162,7 +159,7 @@ def _add_commands(app: FastAPI, broker: Commands, reload: Reload) -> None:
     )
     async def post_path(topic: TopicName, body: models.MoveIn) -> models.PathOut:
         await broker.move(topic, PathPolicy(body.policy))
-        return next(_path(entry) for entry in broker.status()["topics"] if entry["name"] == topic)
+        return _path(broker.topic(topic))
 
     @app.post(
         "/v1/topics/{topic}/groups/{group:path}/members/{member}/drain",
