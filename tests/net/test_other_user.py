@@ -94,22 +94,29 @@ def test_members_fast_path_and_account_go_on_over_lives_as_another_user_and_as_r
         assert (life.carried(), life.pins.folder.exists()) == ([], False)
 
 
-def test_a_configuration_for_roots_eyes_is_reloaded_and_nobody_elses_folder_is_touched(life: Life) -> None:
+@pytest.mark.parametrize(
+    ("user", "owner"), [(USER, "root"), ("", USER)], ids=["root's, for another", "another's, for root"]
+)
+def test_a_configuration_for_its_owners_eyes_is_reloaded_and_no_other_folder_is_touched(
+    life: Life, user: str, owner: str
+) -> None:
     life.start(name=OTHER, state="", fast={"mode": "off"})
     other, before = life.process, owners(OTHER)
     ports = {"data_port": 9988, "control_port": 9987, "api": "127.0.0.1:9986"}
     token = life.folder / "token"
     token.write_text("0123456789abcdef")
-    for file in (token, life.folder / "broker.toml"):
-        file.chmod(0o600)
-    life.start(state="", fast={"mode": "off"}, user=USER, api_token_file=str(token), **ports)
+    fresh = life.folder / "fresh"
+    fresh.write_text("")
+    for path in (token, fresh, life.folder / "broker.toml", life.folder):
+        os.chown(path, pwd.getpwnam(owner).pw_uid, -1)
+        if path != life.folder:
+            path.chmod(0o600)
+    life.start(state="", fast={"mode": "off"}, user=user, api_token_file=str(token), **ports)
     assert owners(OTHER) == before
     file = life.folder / "broker.toml"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     # As an editor would: another file in the place of the old one.
-    fresh = life.folder / "fresh"
     fresh.write_text(file.read_text().replace('name = "plain"', 'name = "other"'))
-    fresh.chmod(0o600)
     fresh.rename(file)
     process = life.process
     process.send(signal.SIGHUP)
