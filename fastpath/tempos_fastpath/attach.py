@@ -30,6 +30,7 @@ from tempos_fastpath.clone import Clones
 from tempos_fastpath.errors import NotPinned, Owned
 from tempos_fastpath.loading import Loader
 from tempos_fastpath.network.facts import Facts, Interface
+from tempos_fastpath.network.targets import unfit
 from tempos_fastpath.remarks import Remark
 from tempos_fastpath.survival.orphans import holder_of
 from tempos_fastpath.survival.ownership import Identity
@@ -51,7 +52,8 @@ _MODES = {
 class Attachment:
     """One interface: the link that holds the program there, or None, and why it is so.
 
-    ``told``: how the program knows of VLAN tags. ``barred``: a better mode was refused because it could not.
+    ``told``: how the program knows of VLAN tags. ``barred``: better modes that were refused because it could
+    not, or because of the network that the interface is in.
     """
 
     interface: str
@@ -59,7 +61,7 @@ class Attachment:
     link: XdpLink | None
     reason: str
     told: Told = _NOTHING
-    barred: bool = False
+    barred: tuple[XdpMode, ...] = ()
 
     def status(self, present: Collection[int]) -> InterfaceStatus:
         """The mode now; ``present`` are the indices of the interfaces that still exist."""
@@ -255,6 +257,8 @@ class Programs:
     def _prepare(self, interface: Interface, facts: Facts, link: XdpLink) -> Attachment:
         """Load what is to take the place of an earlier broker's program; in which mode, is seen to again."""
         failures: dict[str, list[str]] = {}
+        if why := unfit(interface, facts):
+            return Attachment(interface.name, interface.index, None, why, barred=_MODES[self._mode])
         for mode in dict.fromkeys((link.mode, *_MODES[self._mode])):
             if mode not in _MODES[self._mode]:
                 continue
@@ -328,9 +332,8 @@ class Programs:
         return self._attach_again(attachment.interface, interface, facts)
 
     def _opens(self, attachment: Attachment, interface: Interface, facts: Facts) -> bool:
-        """Whether a better mode, which was refused for VLAN tags, can be had now."""
-        better = _MODES[self._mode][0]
-        return attachment.barred and isinstance(self._told(interface, facts, better), Told)
+        """Whether a better mode, which was refused before it was tried, can be had now."""
+        return any(isinstance(self._told(interface, facts, mode), Told) for mode in attachment.barred)
 
     def _attach_again(self, name: str, interface: Interface, facts: Facts) -> Attachment:
         try:
@@ -349,15 +352,15 @@ class Programs:
 
     def _attach_one(self, interface: Interface, facts: Facts) -> Attachment:
         failures: dict[str, list[str]] = {}
-        barred = False
+        barred: tuple[XdpMode, ...] = ()
         wish = "the driver takes XDP" if self._mode == "auto" else "as configured"
-        if not interface.ethernet:
-            return Attachment(interface.name, interface.index, None, "it is not an Ethernet interface")
+        if why := unfit(interface, facts):
+            return Attachment(interface.name, interface.index, None, why, barred=_MODES[self._mode])
         for candidate in _MODES[self._mode]:
             told = self._told(interface, facts, candidate)
             if isinstance(told, Obstacle):
                 failures.setdefault(told.reason, []).append(candidate.value)
-                barred = True
+                barred += (candidate,)
                 continue
             try:
                 link = attach_xdp(self._program(candidate, told), interface.index, candidate)
@@ -375,6 +378,8 @@ class Programs:
         return Attachment(interface.name, interface.index, None, _by_mode(failures), barred=barred)
 
     def _told(self, interface: Interface, facts: Facts, mode: XdpMode) -> Told | Obstacle:
+        if why := unfit(interface, facts):
+            return Obstacle(why)
         return how_told(interface, facts, mode, readable=self._loader.reads_veth, heard=self._heard)
 
     def _program(self, mode: XdpMode, told: Told) -> Program:

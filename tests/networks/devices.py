@@ -203,12 +203,17 @@ def above_member(kind: str) -> Build:
     return build
 
 
-def above_publisher(kind: str) -> Build:
-    """The broker's address towards the publisher is that of a device of its own on top of the link's."""
+def above_publisher(kind: str, *, alone: bool = False) -> Build:
+    """The broker's address towards the publisher is that of a device of its own on top of the link's.
+
+    Linux answers ARP for each of its addresses at any interface, unless that one is to do so ``alone``.
+    """
 
     def build(ground: Ground) -> Network:
         spaces = three(ground)
         ground.link(spaces.p, "eth0", spaces.b, "eth0")
+        if alone:
+            ground.run(spaces.b, "sysctl", "-q", "net.ipv4.conf.all.arp_ignore=1")
         ground.ip(spaces.b, f"link add over0 link eth0 type {kind}")
         ground.address(spaces.b, "over0", NEAR)
         ground.address(spaces.p, "eth0", PUBLISHER)
@@ -216,6 +221,17 @@ def above_publisher(kind: str) -> Build:
         return spaces.network()
 
     return build
+
+
+def dummy_of_broker(ground: Ground) -> Network:
+    """Publishers send to an address that is that of no link: they have a route to it."""
+    spaces = three(ground)
+    ground.wire(spaces.p, "eth0", PUBLISHER, spaces.b, "eth0", NEAR)
+    ground.ip(spaces.b, "link add dummy0 type dummy")
+    ground.address(spaces.b, "dummy0", "10.0.7.1")
+    ground.ip(spaces.p, f"route add 10.0.7.0/24 via {NEAR}")
+    spaces.member_wired()
+    return replace(spaces.network("10.0.7.1", FAR), publish_to="10.0.7.1")
 
 
 # Tunnels

@@ -114,3 +114,50 @@ def test_who_takes_no_redirected_frames_is_told_what_to_do(kind: str, why: str, 
 def test_carriers_and_local_addresses_leave_loopback_out() -> None:
     assert FACTS.carriers({"10.0.0.1", "127.0.0.1"}) == (ETH,)
     assert FACTS.local_addresses() == ("10.0.0.1",)
+
+
+RED = Interface(
+    10, "red", "02:00:00:00:00:0a", 65575, up=True, ethernet=True, takes_redirects=None, kind="vrf"
+)
+BLUE = replace(RED, index=11, name="blue")
+BRIDGE = replace(ETH, index=3, name="br0", kind="bridge", master=11)
+PORT = replace(ETH, index=4, name="eth1", master=3)
+IN_RED = replace(ETH, index=5, name="eth2", master=10)
+NETWORKS = replace(
+    FACTS,
+    interfaces={each.index: each for each in (LO, ETH, RED, BLUE, BRIDGE, PORT, IN_RED)},
+    addresses=(("10.0.0.1", 2), ("10.0.0.1", 3), ("10.0.0.1", 5), ("10.0.5.1", 5), ("127.0.0.1", 11)),
+)
+
+
+@pytest.mark.parametrize(
+    ("bound", "carriers", "addresses"),
+    [
+        (0, (ETH,), ("10.0.0.1",)),
+        (11, (BRIDGE,), ("10.0.0.1",)),
+        (10, (IN_RED,), ("10.0.0.1", "10.0.5.1")),
+        (2, (ETH,), ("10.0.0.1",)),
+    ],
+)
+def test_an_address_is_that_of_the_network_which_the_broker_is_in(
+    bound: int, carriers: tuple[Interface, ...], addresses: tuple[str, ...]
+) -> None:
+    """Three networks of one machine have the same address, a bridge's port is in that of its bridge."""
+    facts = replace(NETWORKS, bound=bound)
+    assert facts.carriers({"10.0.0.1"}) == carriers
+    assert facts.local_addresses() == addresses
+    here = {each.name for each in facts.interfaces.values() if each.ethernet and not facts.elsewhere(each)}
+    expected = {0: {"eth0"}, 11: {"blue", "br0", "eth1"}, 10: {"red", "eth2"}, 2: {"eth0"}}
+    assert here == expected[bound]
+
+
+def test_an_interface_of_another_network_is_told_with_the_way_there() -> None:
+    assert NETWORKS.elsewhere(PORT) == (
+        "it is in the VRF blue, and the broker is not (`ip vrf exec blue tempos broker ...`)"
+    )
+    assert replace(NETWORKS, from_vrfs=True).elsewhere(PORT) == ""
+    assert (
+        replace(NETWORKS, from_vrfs=True, bound=10).elsewhere(PORT)
+        == "it is not in the VRF red, where the broker is"
+    )
+    assert replace(NETWORKS, bound=10).elsewhere(ETH) == "it is not in the VRF red, where the broker is"

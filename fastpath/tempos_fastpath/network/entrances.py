@@ -14,11 +14,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from tempos import InterfaceStatus
-from tempos_fastpath.network.facts import Facts, Interface
+from tempos_fastpath.network.facts import VRF, Facts, Interface
 from tempos_fastpath.network.targets import ANY
 
-#: Devices that hand on all that their ports get, those that stand on another one, and those that get nothing.
-_OF_PORTS, _ABOVE, _SILENT = ("bridge", "bond", "team"), ("macvlan", "macvtap", "ipvlan", "ipvtap"), ("vrf",)
+#: Devices that hand on all that their ports get, and those that stand on another one.
+_OF_PORTS, _ABOVE = ("bridge", "bond", "team"), ("macvlan", "macvtap", "ipvlan", "ipvtap")
 _OWN_MAC = ("macvlan", "macvtap")
 
 
@@ -56,8 +56,12 @@ class Entrances:
         found: dict[int, list[str]] = {}
         for address, index in facts.addresses:
             interface = facts.interfaces[index]
-            silent = interface.loopback or interface.kind in _SILENT or not interface.up
-            if not silent and (ANY in self.listen or address in self.listen):
+            silent = interface.loopback or interface.kind == VRF or not interface.up
+            if (
+                not silent
+                and not facts.elsewhere(interface)
+                and (ANY in self.listen or address in self.listen)
+            ):
                 found.setdefault(index, []).append(address)
         return dict(sorted(found.items()))
 

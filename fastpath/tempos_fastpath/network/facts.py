@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from tempos import Member
 
+#: What the kernel calls a device that stands for a VRF: routing tables of its own for its ports.
+VRF = "vrf"
 #: Where events go, and the address of ours that they leave from; None: the one that the kernel prefers.
 Destination = tuple[str, "str | None"]
 
@@ -59,12 +61,19 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One snapshot. ``addresses`` are (IPv4 address, interface index), ``ways`` by destination."""
+    """One snapshot. ``addresses`` are (IPv4 address, interface index), ``ways`` by destination.
+
+    ``bound``: the index of the interface that every socket of this process is bound to when it is made, as
+    inside of `ip vrf exec`; 0 for none. Addresses and ways are looked up as such a socket would.
+    ``from_vrfs``: sockets that are bound to none get what comes in by VRFs, too (`udp_l3mdev_accept`).
+    """
 
     interfaces: dict[int, Interface]
     addresses: tuple[tuple[str, int], ...]
     ways: dict[Destination, Way]
     neighbours: dict[tuple[int, str], str] = field(default_factory=dict)
+    bound: int = 0
+    from_vrfs: bool = False
 
     def mac_of(self, ifindex: int, ip: str) -> str | None:
         return self.neighbours.get((ifindex, ip))
@@ -85,10 +94,39 @@ class Facts:
     def carriers(self, listen: Collection[str]) -> tuple[Interface, ...]:
         """The Ethernet interfaces that carry one of the addresses, in the kernel's order."""
         wanted = {index for address, index in self.addresses if address in listen}
-        return tuple(self.interfaces[index] for index in sorted(wanted) if self.interfaces[index].ethernet)
+        return tuple(self.interfaces[index] for index in sorted(wanted) if self._is_for_us(index))
 
     def local_addresses(self) -> tuple[str, ...]:
         """Every address of an Ethernet interface."""
-        return tuple(
-            dict.fromkeys(address for address, index in self.addresses if self.interfaces[index].ethernet)
-        )
+        return tuple(dict.fromkeys(address for address, index in self.addresses if self._is_for_us(index)))
+
+    def vrf_of(self, interface: Interface) -> Interface | None:
+        """The VRF that an interface is in, by itself or with the one that it is a port of."""
+        while interface.kind != VRF:
+            master = self.interfaces.get(interface.master)
+            if master is None:
+                return None
+            interface = master
+        return interface
+
+    def elsewhere(self, interface: Interface) -> str:
+        """Why an interface is in no network of this process's sockets; empty if it is in one.
+
+        VRFs keep networks apart, which may well have the same addresses.
+        """
+        vrf, bound = self.vrf_of(interface), self.interfaces.get(self.bound)
+        if vrf is not None and vrf.index == self.bound:
+            return ""
+        if bound is not None and bound.kind != VRF:
+            return "" if bound.index == interface.index else f"the broker is bound to {bound.name}"
+        if bound is not None:
+            return f"it is not in the VRF {bound.name}, where the broker is"
+        if vrf is not None and not self.from_vrfs:
+            way_in = f"`ip vrf exec {vrf.name} tempos broker ...`"
+            return f"it is in the VRF {vrf.name}, and the broker is not ({way_in})"
+        return ""
+
+    def _is_for_us(self, ifindex: int) -> bool:
+        interface = self.interfaces[ifindex]
+        # What comes in for an address of the VRF's own device comes in by one of its ports.
+        return interface.ethernet and interface.kind != VRF and not self.elsewhere(interface)

@@ -14,6 +14,7 @@ import fcntl
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tempos_bpf.errors import NotBuilt
@@ -44,6 +45,8 @@ _NETDEV_CMD_DEV_GET = 1
 _NETDEV_GROUP = "mgmt"
 _XDP_ACT_NDO_XMIT = 4
 
+_SO_BINDTOIFINDEX = 62
+_L3MDEV_ACCEPT = Path("/proc/sys/net/ipv4/udp_l3mdev_accept")
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GFLAGS, _ETH_FLAG_RXVLAN = 0x25, 1 << 8
 
@@ -56,11 +59,14 @@ def read_facts(
 ) -> Facts:
     """Read a snapshot; raises :class:`NetworkUnreadable`. Costs some 10 ms and 1 ms per destination.
 
+    Ways are those of a socket of this process; one that is started inside of a VRF has its sockets there.
+
     ``redirects_to``: tells which interfaces take redirected frames; without it :func:`redirect_support`.
     ``port``: the UDP port that events leave from, for rules of the kernel that go by it.
     """
     try:
         redirects = (redirects_to or redirect_support)() or {}
+        bound = bound_interface()
         with _netlink(IPRoute) as route:
             interfaces = {each.index: each for each in _interfaces(route, redirects)}
             addresses = tuple(
@@ -69,7 +75,12 @@ def read_facts(
                 if message["index"] in interfaces
             )
             ours = {address for address, _ in addresses}
-            ways = {(ip, source): _way(route, ip, source, port, ours) for ip, source in set(destinations)}
+            by = interfaces[bound].name if bound in interfaces else ""
+            # With all that the slow path's socket would bring along: rules may go by any of it.
+            sender = {"ip_proto": socket.IPPROTO_UDP, **({"sport": port} if port else {})}
+            sender |= {"oif": bound} if by else {}
+            ways = {(ip, source): _way(route, ip, source, sender, by, ours)
+                    for ip, source in set(destinations)}  # fmt: skip
             neighbours = {
                 (int(message["ifindex"]), str(message.get("dst"))): str(message.get("lladdr"))
                 for message in route.get_neighbours(family=socket.AF_INET)
@@ -77,7 +88,17 @@ def read_facts(
             }
     except (OSError, NetlinkError) as error:
         raise NetworkUnreadable(f"the kernel's network facts cannot be read: {error}") from error
-    return Facts(interfaces, addresses, ways, neighbours)
+    return Facts(interfaces, addresses, ways, neighbours, bound, _accepts_from_vrfs())
+
+
+def bound_interface() -> int:
+    """The index of the interface that a new IPv4 socket of this process is bound to; 0 for none.
+
+    `ip vrf exec` has a BPF program of the control group bind each socket when it is made, so only a socket
+    tells, whoever put the program there and on which group.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        return probe.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
 
 
 def resolve_neighbours(neighbours: Iterable[tuple[int, str]]) -> None:
@@ -107,6 +128,14 @@ def feature_group() -> int:
     except (OSError, NetlinkError):
         # The regular look finds it out, some seconds later.
         return 0
+
+
+def _accepts_from_vrfs() -> bool:
+    try:
+        return _L3MDEV_ACCEPT.read_text().strip() != "0"
+    except OSError:
+        # A kernel without VRFs.
+        return False
 
 
 @contextlib.contextmanager
@@ -158,9 +187,10 @@ def _strips_tags(name: str) -> bool:
     return bool(value[1] & _ETH_FLAG_RXVLAN)
 
 
-def _way(route: IPRoute, ip: str, source: str | None, port: int, ours: Collection[str]) -> Way:
-    # With all that the slow path's socket would bring along: rules may go by any of it.
-    flow: dict[str, Any] = {"dst": ip, "ip_proto": socket.IPPROTO_UDP, **({"sport": port} if port else {})}
+def _way(
+    route: IPRoute, ip: str, source: str | None, sender: Mapping[str, int], bound: str, ours: Collection[str]
+) -> Way:
+    flow: dict[str, Any] = {"dst": ip, **sender}
     if source is not None:
         flow["src"] = source
     try:
@@ -168,7 +198,7 @@ def _way(route: IPRoute, ip: str, source: str | None, port: int, ours: Collectio
     except NetlinkError as error:
         if source is not None and source not in ours:
             return Way(obstacle=f"its events leave from {source}, which this machine does not have now")
-        by = f" from {source}" if source is not None else ""
+        by = (f" from {source}" if source is not None else "") + (f" by way of {bound}" if bound else "")
         return Way(obstacle=f"no route to it{by} ({error.args[1] if len(error.args) > 1 else error})")
     kind = int(message["type"])
     if kind != _RTN_UNICAST:

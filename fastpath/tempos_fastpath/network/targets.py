@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tempos import Unavailable, _abi
-from tempos_fastpath.network.facts import Facts, Interface
+from tempos_fastpath.network.facts import VRF, Facts, Interface
 
+#: Devices that carry addresses, and that no frame comes in by.
+_SILENT = ("dummy", VRF)
 ANY = "0.0.0.0"  # noqa: S104 - the configuration's word for every local address
 
 
@@ -15,7 +17,7 @@ def listen_addresses(listen: Sequence[str], facts: Facts) -> tuple[tuple[str, ..
     wanted = facts.local_addresses() if ANY in listen else tuple(dict.fromkeys(listen))
     served = wanted[: _abi.MAX_LISTEN]
     if not served:
-        raise Unavailable("no Ethernet interface has an IPv4 address to serve")
+        raise Unavailable(f"no Ethernet interface{_in_here(facts)} has an IPv4 address to serve")
     if len(wanted) == len(served):
         return served, ""
     rest = ", ".join(wanted[_abi.MAX_LISTEN :])
@@ -28,5 +30,20 @@ def targets_of(names: Sequence[str], listen: Sequence[str], facts: Facts) -> lis
         return [facts.by_name(name) or name for name in dict.fromkeys(names)]
     found = facts.carriers(listen)
     if not found:
-        raise Unavailable(f"no Ethernet interface carries {', '.join(listen)}")
+        raise Unavailable(f"no Ethernet interface{_in_here(facts)} carries {', '.join(listen)}")
     return list(found)
+
+
+def unfit(interface: Interface, facts: Facts) -> str:
+    """Why no program belongs on an interface, whatever its mode; empty if one does."""
+    if not interface.ethernet:
+        return "it is not an Ethernet interface"
+    if interface.kind in _SILENT:
+        others = "name in fastpath.interfaces those that what is for its addresses comes in by"
+        return f"nothing comes in by a device of the kind {interface.kind}; {others}"
+    return facts.elsewhere(interface)
+
+
+def _in_here(facts: Facts) -> str:
+    bound = facts.interfaces.get(facts.bound)
+    return f" in {bound.name}" if bound is not None else ""
