@@ -14,6 +14,7 @@ from tempos._intake import Intake
 from tempos.control import Out
 from tempos.errors import LocalError
 from tempos.session_events import (
+    Answered,
     BrokerBack,
     BrokerChanged,
     BrokerSilent,
@@ -69,6 +70,8 @@ class Standing:
             _log.warning("the broker at %s has not answered for %.0f s", self._broker, event.seconds)
         elif isinstance(event, BrokerBack):
             _log.warning("the broker at %s answers again, after %.0f s", self._broker, event.seconds)
+        elif isinstance(event, Answered) and event.op == "heartbeat":
+            _log.warning("the broker at %s takes heartbeats again", self._broker)
         elif isinstance(event, Failed):
             _log.warning("%s: %s", event.op, event.error)
 

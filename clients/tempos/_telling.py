@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 from tempos._control_link import ControlLink
 from tempos._pages import Pages
+from tempos._remarks import Remark
 from tempos.control import Sent
 from tempos.errors import ControlRefused, LocalError, NoAnswer
 
@@ -34,6 +35,7 @@ class Telling:
         self._words = words
         self._told: dict[int, Sent] = {}
         self._every = EVERY
+        self._untold = Remark(_log, "the broker is told again what was sent")
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, link: ControlLink) -> None:
@@ -57,10 +59,12 @@ class Telling:
             words = [word for word in self._words() if word != self._told.get(word.topic)]
             try:
                 await self._tell(link, words, final=False)
+                if words:
+                    self._untold.gone()
             except NoAnswer as error:
                 _log.debug("%s", error)
             except ControlRefused as error:
-                _log.info("the broker is not told what was sent: %s", error)
+                self._untold(f"the broker is not told what was sent: {error}", level=logging.INFO)
                 await asyncio.sleep(REFUSED)
 
     async def _tell(self, link: ControlLink, words: list[Sent], *, final: bool) -> None:

@@ -24,6 +24,7 @@ from tempos import _abi, _sockets, wire
 from tempos._awaitables import DONE, TURN
 from tempos._control_link import ControlLink
 from tempos._outlet import PREFIX, Outlet, encode, halves
+from tempos._remarks import Remark
 from tempos._telling import Telling
 from tempos.auth import Key, Signer
 from tempos.control import MAX_NAME, Sent
@@ -113,6 +114,7 @@ class Publisher:
         self._writable: asyncio.Future[None] | None = None
         self._telling = Telling(self.id, self._words)
         self._datagrams = self._bytes = self._refused = self._failed = 0
+        self._unsent = Remark(_log, "batched events are sent again", level=logging.WARNING)
 
     @property
     def stats(self) -> PublisherStats:
@@ -353,6 +355,8 @@ class Publisher:
             try:
                 if waiting or not self._sent(outlet, datagram, count):
                     waiting.append((outlet, datagram, count))
+                else:
+                    self._unsent.gone()
             except LocalError as error:
                 self._note_failed(count, error)
         if waiting:
@@ -369,10 +373,12 @@ class Publisher:
                 await self._send_patiently(outlet, datagram, count)
             except LocalError as error:
                 self._note_failed(count, error)
+            else:
+                self._unsent.gone()
 
     def _note_failed(self, events: int, error: LocalError) -> None:
         self._failed += events
-        _log.warning("%d events were not sent: %s", events, error)
+        self._unsent(f"batched events are not sent, and only counted as failed: {error}")
 
     # Sending
 

@@ -122,6 +122,8 @@ class ControlSession:
         self._renew_at: float | None = None
         self._last_answer = 0.0
         self._silent = False
+        #: Why heartbeats are refused, while they are.
+        self._refused = ""
         #: Datagrams that were no reply of this protocol, or an answer without what it must hold.
         self.malformed = 0
         #: Replies to nothing that is asked: repeated ones, late ones.
@@ -387,6 +389,9 @@ class ControlSession:
     def _on_heartbeat(self, request: int, pending: _Pending, fields: Mapping[str, Any], now: float) -> None:
         assert pending.told is not None
         self._counts.acknowledge(pending.told, fields)
+        if self._refused:
+            self._refused = ""
+            self._events.append(Answered(request, pending.op, fields))
         listed = fields.get("epochs")
         if not isinstance(listed, list):
             # A broker that does not say of what this is a member.
@@ -436,7 +441,9 @@ class ControlSession:
             self._memberships[pending.membership].lost = True
             self._events.append(RenewalFailed(pending.membership.topic, error))
             self._renew_at = now + self._interval
-        else:
+        elif pending.op != "heartbeat" or str(error) != self._refused:
+            # A heartbeat comes again, and is refused again for the same reason.
+            self._refused = str(error) if pending.op == "heartbeat" else self._refused
             self._events.append(Failed(request, pending.op, error))
 
     def _on_no_answer(self, request: int, pending: _Pending, error: NoAnswer, now: float) -> None:

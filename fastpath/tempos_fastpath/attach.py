@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from tempos import InterfaceStatus, Unavailable
 from tempos._abi import Tags
+from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_bpf.errors import InterfaceBusy, ProgramRefused
 from tempos_bpf.links import XdpLink, XdpMode, attach_xdp
@@ -31,7 +32,6 @@ from tempos_fastpath.errors import NotPinned, Owned
 from tempos_fastpath.loading import Loader
 from tempos_fastpath.network.facts import Facts, Interface
 from tempos_fastpath.network.targets import unfit
-from tempos_fastpath.remarks import Remark
 from tempos_fastpath.survival.orphans import holder_of
 from tempos_fastpath.survival.ownership import Identity
 from tempos_fastpath.survival.pins import LATENCY, MAPS, Kept, Pins

@@ -29,6 +29,7 @@ from tempos import (
     Unavailable,
 )
 from tempos._abi import Way
+from tempos._remarks import Remark
 from tempos._slots import epoch_row
 from tempos.errors import one_line
 from tempos.histogram import Latency
@@ -40,7 +41,6 @@ from tempos_fastpath.network.facts import Facts, destination
 from tempos_fastpath.network.reading import resolve_neighbours
 from tempos_fastpath.plan import Means, Plan, Refusal, plan_route, refuse_at_once
 from tempos_fastpath.pulse import Pulse
-from tempos_fastpath.remarks import Remark
 from tempos_fastpath.resources import Resources
 from tempos_fastpath.selector import attach_selector
 from tempos_fastpath.survival.pins import LATENCY

@@ -18,7 +18,9 @@ from support.minibroker import MiniBroker
 
 from tempos import ControlRefused, Framing, NoAnswer, Quality, Topic, control
 from tempos._feeds import Feeds
+from tempos._intake import Intake
 from tempos._pages import Pages
+from tempos._standing import Standing
 from tempos.control import Code, Received, decode_request
 from tempos.session import ControlSession
 from tempos.session_events import (
@@ -219,6 +221,32 @@ def test_a_renewal_that_is_refused_is_tried_again() -> None:
     assert isinstance(changed, BrokerChanged)
     assert isinstance(back, Subscribed)
     assert (back.topic.id, back.renewed) == (9, True)
+
+
+def test_heartbeats_that_are_refused_are_told_once_a_reason_and_once_when_it_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World().subscribed()
+    answer, why = world.broker.answer, ""
+
+    def refuse(datagram: bytes, ip: str) -> bytes:
+        asked = decode_request(datagram)
+        if asked.op == "heartbeat" and why:
+            return control.encode_error(asked.id, Code.NOT_ALLOWED, why)
+        return answer(datagram, ip)
+
+    world.broker.answer = refuse  # type: ignore[method-assign]
+    standing = Standing("sim", Intake(16, "deliver", 0))
+    told = []
+    for why in ("no right", "another reason", "", "no right", ""):  # noqa: B007 - refuse() reads it
+        events = world.run(60)
+        told.append(kinds(events))
+        for event in events:
+            standing.on_event(event)
+    assert told == [[Failed], [Failed], [Answered], [Failed], [Answered]]
+    assert [("heartbeats again" in line, "another" in line) for line in caplog.messages] == [
+        (False, False), (False, True), (True, False), (False, False), (True, False)
+    ]  # fmt: skip
 
 
 def test_a_broker_away_for_minutes_is_told_once_and_taken_up_again() -> None:

@@ -205,6 +205,24 @@ async def test_refusals_are_counted_and_not_raised(receiver: socket.socket) -> N
         assert (pub.stats.datagrams, pub.stats.refused) == (10, 10)
 
 
+async def test_events_that_wait_and_cannot_be_sent_are_told_once_a_reason(
+    receiver: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The former is tried twice each time: it may be an earlier datagram's.
+    no_way = [errno.ENETUNREACH] * 40 + [errno.EACCES]
+    async with publisher_to(receiver, linger=0.0001) as pub:
+        pub._socket = scripted = ScriptedSocket(pub._socket, *no_way)  # type: ignore[assignment]
+        for number in range(1, 24):
+            await pub.publish("heat", b"x")
+            while pub.stats.failed + len(scripted.sent) < number:
+                await asyncio.sleep(0)
+        assert (pub.stats.failed, len(scripted.sent)) == (21, 2)
+    first, second, over = [line for line in caplog.messages if "batched events" in line]
+    assert "ENETUNREACH" in first or "unreachable" in first
+    assert second != first
+    assert over == "batched events are sent again (it went wrong 21 times)"
+
+
 async def test_a_path_that_becomes_narrow_halves_batches(receiver: socket.socket) -> None:
     async with publisher_to(receiver) as pub:
         pub._socket = scripted = ScriptedSocket(pub._socket, errno.EMSGSIZE, errno.EMSGSIZE)

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from tempos import Quality, Topic, Unavailable
 from tempos._abi import TOPICS
+from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_broker.slowpath.sockets import Pair, join_all, split_all
 
@@ -122,6 +123,7 @@ class Selector:
         self._wanted = wanted
         self._select = select
         self.selection = Selection("one", "no socket is open")
+        self._old_classes = Remark(log, "the data sockets select by the classes of now again")
 
     def divide(self, pairs: list[Pair], topics: Sequence[Topic], receive_buffer: int) -> list[Pair]:
         """These sockets, with one for the strict class beside each where that can be had."""
@@ -159,7 +161,9 @@ class Selector:
             reason = self._attach_classic(pairs, topics)
         except OSError as error:
             reason = f"by the classes of before the last reload: {error}"
-            log.warning("the data sockets still select %s", reason)
+            self._old_classes(f"the data sockets still select {reason}")
+        else:
+            self._old_classes.gone()
         self.selection = Selection("classic", reason)
 
     def _attach_ebpf(self, pairs: Sequence[Pair], topics: Sequence[Topic]) -> str:

@@ -85,8 +85,11 @@ class UdpAdapter:
         else:
             # The socket has best effort's marks, so each strict datagram carries its own.
             marked = self._mark_each(quality, marking)
-        if marked.reason:
+        before = self._marked.get(quality)
+        if marked.reason and (before is None or marked.reason != before.reason):
             logger.warning("%s is not marked as it was asked for: %s", quality.value, marked.reason)
+        elif before is not None and before.reason and not marked.reason:
+            logger.info("%s is marked as it was asked for", quality.value)
         self._marked[quality] = marked
         return marked
 

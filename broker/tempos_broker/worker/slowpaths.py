@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from tempos import Quality, Reason, Route, Topic
+from tempos._remarks import Remark
 from tempos._slots import epoch_row, group_slot
 from tempos.errors import one_line
 from tempos_broker import scheduling
@@ -60,6 +61,7 @@ class SlowPaths:
         self._estate: Estate | None = None
         self._share: Share | None = None
         self._descriptors: list[int] = []
+        self._unscheduled = Remark(log, "the SQ worker runs as it was asked for")
         self._estate_descriptor = -1
         self._off = "not asked for in the configuration (quality.worker_sq)"
 
@@ -252,7 +254,9 @@ class SlowPaths:
         cpus = quality.cpus_sq or self._cpus
         given = scheduling.give(pid, quality.priority_sq if serves else 0, cpus, quality.cpus_sq)
         if serves and quality.priority_sq and (given.policy, given.priority) != ("fifo", quality.priority_sq):
-            log.warning("the SQ worker: %s", given.reason)
+            self._unscheduled(f"the SQ worker: {given.reason}")
+        elif serves:
+            self._unscheduled.gone()
         return given
 
 

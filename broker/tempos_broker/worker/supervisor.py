@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tempos import LocalError
+from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_broker.scheduling import Scheduling
 from tempos_broker.worker.protocol import Answer, Frames, Op, Request, answer_in, encode
@@ -168,6 +169,8 @@ class Supervisor:
         self._closing = False
         self._status = WorkerStatus(State.STARTING, "the worker starts")
         self._started = self._lost = 0
+        self._gone = Remark(log, "strict events are served by an SQ worker again")
+        self._fault = Remark(log, "")
 
     @property
     def status(self) -> WorkerStatus:
@@ -216,9 +219,9 @@ class Supervisor:
             if self._now() - began > LONGEST_WAIT:
                 wait = self._first_wait
             self._tell(State.WAITING, f"{why}; strict events are served by the broker's own process for now")
-            log.error(
-                "the SQ worker is gone: %s; strict events are served by the broker's own process, "
-                "the next worker starts in %.1f s", why, wait,
+            self._gone(
+                f"the SQ worker is gone: {why}; strict events are served by the broker's own process, "
+                f"another one is started at least every {LONGEST_WAIT:g} s", level=logging.ERROR,
             )  # fmt: skip
             self._settled.set()
             await asyncio.sleep(wait)
@@ -239,8 +242,8 @@ class Supervisor:
             why = "it ended by itself"
         except OSError as error:
             why = f"no process can be started: {error}"
-        except Exception as error:
-            log.exception("a fault in keeping the SQ worker")
+        except Exception as error:  # noqa: BLE001 - logged in full, once
+            self._fault(f"a fault in keeping the SQ worker: {error!r}", trace=True, level=logging.ERROR)
             why = f"a fault of the broker's own: {error!r}"
         finally:
             how = await self._bury(life)
@@ -257,6 +260,7 @@ class Supervisor:
         await self._answered(life, self._ask(life, Op.SERVE, {}), self._patience)
         self._tell(State.SERVING, scheduling.reason, child.pid, scheduling, told)
         log.info("SQ worker %d serves: %s", child.pid, scheduling)
+        self._gone.gone()
         self._settled.set()
         while True:
             await asyncio.wait({life.broken}, timeout=PING_EVERY)
