@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tempos.broker")
 
+#: Topics that are named where there may be 254.
+NAMED = 5
 #: What the signal that stops a broker says about its fast path; None: the configuration decides.
 _KEEP = {signal.SIGINT: False, signal.SIGTERM: None, signal.SIGUSR2: True, None: None}
 
@@ -197,13 +199,20 @@ async def serve(
         await signals.wait()
         notify(STOPPING)
         broker.about_to_close(keep=_KEEP[signals.stopped_by])
-        if topics := broker.kept():
-            ends = f"tempos fastpath clean {shlex.quote(config.name)}"
-            print(
-                f"stopping: the kernel goes on with {', '.join(topics)} for the next broker named "
-                f"{config.name!r}; where none is to come, end that by: {ends}",
-                flush=True,
-            )
+        if (topics := broker.kept()) is not None:
+            print(_stays(topics, config.name), flush=True)
+
+
+def _stays(topics: Sequence[str], name: str) -> str:
+    """What to know about a fast path that is left to the next broker."""
+    more = f" and {len(topics) - NAMED} more" if len(topics) > NAMED else ""
+    goes_on = (
+        f"the kernel goes on with {', '.join(topics[:NAMED])}{more}" if topics else "the fast path stays"
+    )
+    return (
+        f"stopping: {goes_on} for the next broker named {name!r}; where none is to come, end that by: "
+        f"tempos fastpath clean {shlex.quote(name)}"
+    )
 
 
 async def _start(

@@ -224,10 +224,13 @@ class Broker:
         wanted = self.config.fastpath.on_stop == "keep" if self._keep is None else self._keep
         return wanted and self._fast.outlives
 
-    def kept(self) -> tuple[str, ...]:
-        """The topics that the kernel forwards on when the broker is closed now, by name."""
+    def kept(self) -> tuple[str, ...] | None:
+        """The topics that the kernel forwards on when the broker is closed now, by name.
+
+        None: nothing stays there. The fast path may as well stay without carrying any.
+        """
         if not self._keeps:
-            return ()
+            return None
         states = self._routes.states.values()
         return tuple(
             each.route.topic.name for each in states if each.choice and each.choice.path is Path.FAST

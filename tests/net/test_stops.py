@@ -135,6 +135,9 @@ def test_what_is_withdrawn_leaves_nothing_and_all_that_came_before_is_served(
 
 def test_nothing_goes_on_where_nothing_is_pinned_and_a_reload_may_change_it(life: Life) -> None:
     with Members(life) as members:
+        life.start()
+        life.end(signal.SIGTERM)
+        assert "stopping: the fast path stays for the next broker" in life.said
         life.start(fast={"pin": False})
         members.join("events", "a")
         until(lambda: life.ask("/v1/topics/events")["path"] == "fast")
