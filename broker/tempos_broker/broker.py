@@ -105,7 +105,7 @@ class Broker:
             epoch=self._routes.epoch,
         )
         self._tasks = Tasks()
-        self._expiry = Expiry(self._registry, self._routes, self._tasks)
+        self._expiry = Expiry(self._registry, self._ledger, self._routes, self._tasks)
         self._port = ControlPort(self._control, self._routes, self._expiry, self._tasks)
         self._orders = Orders(self._registry, self._ledger, self._routes, self._expiry, self._past)
         self._reloader = Reloader(

@@ -1,4 +1,4 @@
-"""The end of leases: a timer for the earliest, and the routes swapped of those that are over."""
+"""The end of leases: a timer for the earliest, routes swapped of those that are over, accounts settled."""
 
 from __future__ import annotations
 
@@ -6,32 +6,46 @@ import asyncio
 import logging
 import time
 
+from tempos_broker.account.ledger import Ledger
 from tempos_broker.membership import Registry
 from tempos_broker.routes import Routes
 from tempos_broker.tasks import Tasks
 
 log = logging.getLogger("tempos.broker")
 
+#: Seconds between two settlings of accounts, where nothing else wakes us up.
+SETTLE_EVERY = 1.0
+
 
 class Expiry:
-    """Takes members out whose lease has ended. Call :meth:`schedule` after whatever may begin one."""
+    """Takes members out whose lease has ended, and settles the account of who left a lease ago.
 
-    def __init__(self, registry: Registry, routes: Routes, tasks: Tasks) -> None:
+    Call :meth:`schedule` after whatever may begin one.
+    """
+
+    def __init__(self, registry: Registry, ledger: Ledger, routes: Routes, tasks: Tasks) -> None:
         self._registry = registry
+        self._ledger = ledger
         self._routes = routes
         self._tasks = tasks
         self._timer: asyncio.TimerHandle | None = None
 
     def schedule(self) -> None:
         """Wake up when the earliest lease ends. Renewals only move it on, so waking early is harmless."""
-        expiry = self._registry.next_expiry()
+        now = time.monotonic()
+        delays = []
+        if (expiry := self._registry.next_expiry()) is not None:
+            delays.append(max(0.0, expiry - now))
+        if (left := self._ledger.next_settlement()) is not None:
+            delays.append(max(SETTLE_EVERY, left + self._routes.lease - now))
         self.cancel()
-        if expiry is not None:
-            delay = max(0.0, expiry - time.monotonic())
+        if delays:
+            delay = min(delays)
             self._timer = asyncio.get_running_loop().call_later(delay, self.expire)
 
     def expire(self) -> None:
-        """Take out those whose lease has ended by now."""
+        """Take out those whose lease has ended by now, and settle with those that are gone since then."""
+        self._ledger.settle(time.monotonic() - self._routes.lease)
         for topic, members in self._registry.expire(time.monotonic()).items():
             for member in members:
                 log.warning("topic %s: the lease of %s ended", self._routes.name(topic), member)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from tempos import Group, Path, PathChoice, PathPolicy, Route, Topic
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
+from tempos_broker.account.topics import ASKS_AGAIN
 from tempos_broker.continuity import Continuity
 from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
@@ -119,7 +120,7 @@ class Routes:
         await self._slow.swap(route)
         # Both paths have let go of the old route: its tickets are final.
         self._past.close_old(topic, route.epoch)
-        self._ledger.settle(now - self.lease)
+        self._ledger.settle(now - self.lease, now - ASKS_AGAIN)
         self._ledger.in_force(topic, time.monotonic())
         state.route = route
         self._chosen(state, choice)

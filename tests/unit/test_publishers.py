@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from tempos.control import Heard, Lacking, Sent, Told
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.bounds import SETTLE, PublisherRow, Undelivered
-from tempos_broker.account.publishers import NUMBERS, PUBLISHERS, QUIET, Publishers, PublishersAccount
+from tempos_broker.account.publishers import (
+    ENDED,
+    NUMBERS,
+    PUBLISHERS,
+    QUIET,
+    ROWS,
+    Publishers,
+    PublishersAccount,
+)
 
 A, B, C = (Holder("10.0.2.2", port, 1) for port in (5001, 5002, 5003))
 BARE = Holder("10.0.2.9", 9998, None)
@@ -342,3 +350,49 @@ def test_bounds_hold_in_any_history(
             assert row.at_least == row.at_most
     assert account.at_most is not None
     assert account.at_least <= sum(lost.values()) <= account.at_most
+
+
+def test_members_that_come_and_go_beside_one_that_stays_leave_one_row_and_the_account_is_exact() -> None:
+    """Of ten events the guest gets nine, who stays gets one; of every hundred one is lost on the way."""
+    of, now, numbered, lost = publishers(), 10.0, 0, 0
+    of.in_force(1, [("g", [A])], now)
+    say(of, 7, 0, began=now, final=False, now=now)
+    mine = 0
+    for n in range(3 * ROWS // 2):
+        now += 5.0
+        guest = Holder("10.0.2.7", 1 + n, n)
+        of.in_force(1, [("g", [A, guest])], now)
+        taken = 9 - (n % 10 == 0)
+        hear(of, guest, 7, taken, numbered, 10, now=now)
+        numbered, mine, lost = numbered + 10, mine + 1, lost + (n % 10 == 0)
+        hear(of, A, 7, mine, 0, numbered, now=now)
+        of.in_force(1, [("g", [A])], now)
+    assert of._topics[1].rows <= 2 + ENDED
+    assert len(of._topics[1].groups["g"].members) <= 2 + ENDED
+    say(of, 7, numbered, now=now)
+    for each in (A, guest):
+        of.complete(each, now + 1)
+    row = only(of)
+    assert (row.at_least, row.at_most, row.whole, row.settled) == (lost, lost, True, True)
+    assert row.received == {"g": numbered - lost}
+    # One of the first is back, and tells a total in which there is what it got at first.
+    back = Holder("10.0.2.7", 2, 1)
+    of.in_force(1, [("g", [A, back])], now + 5)
+    hear(of, back, 7, 9 + 5, 10, numbered, now=now + 6)
+    hear(of, back, 7, 9 + 10, 10, numbered, now=now + 7)
+    say(of, 7, numbered + 10, now=now + 7)
+    for each in (A, back):
+        of.complete(each, now + 8)
+    row = only(of)
+    assert row.at_most is not None
+    assert row.at_least <= lost <= row.at_most <= lost + 5, "what it told first may be old or new"
+
+
+def test_a_group_without_room_for_what_a_member_tells_claims_no_losses() -> None:
+    of = publishers()
+    many = [Holder("10.0.2.7", 1 + n, n) for n in range(ROWS + 1)]
+    of.in_force(1, [("g", many)], 0.5)
+    say(of, 7, len(many))
+    for n, each in enumerate(many):
+        hear(of, each, 7, 1, n, 1)
+    assert only(of).at_least == 0

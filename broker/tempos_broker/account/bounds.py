@@ -16,6 +16,9 @@ from tempos_broker.account.accounts import Holder
 #: Seconds after a publisher's word until what it has sent must have been with the members.
 SETTLE = 0.25
 
+#: Under whose name stands what all former members of a group got.
+FORMER = Holder("", 0, None)
+
 _U32 = 0xFFFFFFFF
 _HALF = 0x80000000
 
@@ -59,7 +62,11 @@ class Lacks:
 
 @dataclass(slots=True)
 class Listening:
-    """A group from when it had members on, until it had none. ``blind``: one of them says nothing, ever."""
+    """A group from when it had members on, until it had none.
+
+    ``blind``: one of them says nothing, ever, or found no room. ``slack``: events that former members got,
+    nobody knows any more of whom.
+    """
 
     since: float
     until: float | None = None
@@ -68,6 +75,45 @@ class Listening:
     present: frozenset[Holder] = frozenset()
     members: dict[Holder, Lacks] = field(default_factory=dict)
     rows: dict[int, dict[Holder, Seen]] = field(default_factory=dict)
+    #: Members that left while others stayed, and when, in this order.
+    left: dict[Holder, float] = field(default_factory=dict)
+    slack: int = 0
+
+    def are_in(self, holders: frozenset[Holder], now: float) -> None:
+        """Its members are these now."""
+        self.left.update(dict.fromkeys(self.present - holders, now))
+        self.present = holders
+        for holder in holders:
+            self.left.pop(holder, None)
+            if holder.client is None:
+                self.blind = True
+            else:
+                self.members.setdefault(holder, Lacks())
+
+    def fold(self, holder: Holder) -> int:
+        """Of a member that left keep what it got among that of all such; how many rows that saves."""
+        del self.left[holder]
+        saved = 0
+        lacks = self.members.pop(holder, None)
+        self.slack += lacks.unfollowed if lacks is not None else 0
+        for rows in self.rows.values():
+            seen = rows.pop(holder, None)
+            if seen is not None:
+                former = rows.get(FORMER)
+                rows[FORMER] = seen if former is None else _merged(former, seen)
+                saved += former is not None
+        return saved
+
+    def first_word(self, row: Heard) -> Seen:
+        """What a member tells of a publisher for the first time.
+
+        Of one that was folded and is back some of it is counted already; it counts from here on.
+        """
+        former = self.rows.get(row.publisher, {}).get(FORMER)
+        if former is None or (row.first - former.row.first - former.row.passed) & _U32 < _HALF:
+            return Seen(row)
+        self.slack += row.events
+        return Seen(row, (-row.datagrams, -row.events))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +252,19 @@ def publisher_row(publisher: Followed, views: Mapping[str, View], received: int 
         whole=bool(mosts),
         settled=settled,
     )
+
+
+def _merged(one: Seen, other: Seen) -> Seen:
+    """What two members got together."""
+    early, late = one.row, other.row
+    if (late.first - early.first) & _U32 >= _HALF:
+        early, late = late, early
+    passed = max(early.passed, ((late.first - early.first) & _U32) + late.passed)
+    row = early._replace(
+        datagrams=early.datagrams + late.datagrams, events=early.events + late.events, passed=passed,
+        lost=max(early.lost, late.lost),
+    )  # fmt: skip
+    return Seen(row, (one.before[0] + other.before[0], one.before[1] + other.before[1]))
 
 
 def _end_of(row: Heard, said: Sent | None) -> int:

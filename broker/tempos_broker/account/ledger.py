@@ -25,13 +25,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tempos import Reason
 from tempos.control import Sent
 from tempos_broker.account.accounts import (
-    SETTLED_KEPT,
     Account,
     GroupAccount,
     GroupRow,
@@ -42,18 +41,7 @@ from tempos_broker.account.accounts import (
 )
 from tempos_broker.account.bounds import Undelivered
 from tempos_broker.account.publishers import Publishers, PublishersAccount
-from tempos_broker.config.model import OWN_GROUP
-
-
-@dataclass(slots=True)
-class _Topic:
-    epoch: int = 0
-    drawn: int = 0
-    open: dict[int, list[tuple[str, tuple[Holder, ...]]]] = field(default_factory=dict)
-    groups: dict[str, GroupAccount] = field(default_factory=dict)
-    unequal: list[int] = field(default_factory=list)
-    #: Whether more members than are remembered have told a total and left.
-    forgot: bool = False
+from tempos_broker.account.topics import TopicAccount
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +68,7 @@ class Ledger:
     """The account of all topics. ``unstamped``: ids of topics whose datagrams carry no epoch."""
 
     def __init__(self, unstamped: Iterable[int] = ()) -> None:
-        self._topics: dict[int, _Topic] = {}
+        self._topics: dict[int, TopicAccount] = {}
         self._unstamped = frozenset(unstamped)
         #: Topics whose account has changed; whoever stores them takes them out.
         self.changed: set[int] = set()
@@ -114,7 +102,7 @@ class Ledger:
 
     def _undelivered(self, topic: int, group: str) -> Undelivered:
         """What of closed epochs has not come; all there is of a group that is in no route any more."""
-        state = self._topics.get(topic, _Topic())
+        state = self._topics.get(topic, TopicAccount())
         known = state.groups.get(group)
         if known is None:
             return Undelivered(0, 0)
@@ -134,22 +122,8 @@ class Ledger:
         self, topic: int, epoch: int, groups: Iterable[tuple[str, Sequence[Holder]]], now: float
     ) -> None:
         """A route is about to be in force: its groups with their holders, in the order of the route."""
-        state = self._topics.setdefault(topic, _Topic())
-        state.epoch = epoch
-        state.open[epoch] = [(name, tuple(holders)) for name, holders in groups]
-        present = dict.fromkeys((name, holder) for name, holders in state.open[epoch] for holder in holders)
-        for name, holder in present:
-            group = state.groups.setdefault(name, GroupAccount())
-            account = group.accounts.get(holder)
-            if account is None:
-                account = group.accounts[holder] = Account(holder, topic not in self._unstamped)
-                account.unsure = state.forgot and not account.stamped and holder not in group.settled
-                account.base, account.drop_base = group.settled.pop(holder, (0, 0))
-            account.left_at = None
-        for name, group in state.groups.items():
-            for holder, account in group.accounts.items():
-                if (name, holder) not in present and account.left_at is None:
-                    account.left_at = now
+        state = self._topics.setdefault(topic, TopicAccount())
+        state.begin(epoch, groups, now, stamped=topic not in self._unstamped)
         self.changed.add(topic)
 
     def closed(
@@ -270,54 +244,24 @@ class Ledger:
         known = state.groups.get(group) if state else None
         return known.accounts.get(holder) if known else None
 
-    def settle(self, before: float) -> None:
-        """Settle the accounts of those that left by ``before``: nothing they may still say is awaited."""
-        for topic, state in self._topics.items():
-            held = {holder for groups in state.open.values() for _, holders in groups for holder in holders}
-            for group in state.groups.values():
-                for holder, account in list(group.accounts.items()):
-                    if account.left_at is None or account.left_at > before or holder in held:
-                        continue
-                    del group.accounts[holder]
-                    self.changed.add(topic)
-                    if holder.client is None:
-                        group.gone_unknown += account.ticketed
-                        continue
-                    arrived = account.ticketed - account.outstanding
-                    unused = min(account.dropped, arrived)
-                    group.gone_delivered += arrived - unused
-                    group.gone_dropped += unused
-                    group.gone_lost += account.outstanding
-                    dropped = account.drop_base + account.drops
-                    if not account.stamped or dropped:
-                        received = 0 if account.stamped else account.base + account.delivered
-                        group.settled[holder] = received, dropped
-                        while len(group.settled) > SETTLED_KEPT:
-                            del group.settled[next(iter(group.settled))]
-                            state.forgot = True
-            self._fold(topic, state)
+    def settle(self, before: float, confirmed: float | None = None) -> None:
+        """Settle the accounts of those that left by ``before``: nothing they may still say is awaited.
 
-    def _fold(self, topic: int, state: _Topic) -> None:
-        """Add up groups of one endpoint's own that nobody is in any more, under one name."""
-        present = {name for groups in state.open.values() for name, _ in groups}
-        for name, group in list(state.groups.items()):
-            if name == OWN_GROUP or not name.startswith(OWN_GROUP) or group.accounts or name in present:
-                continue
-            if group.settled:
-                # It may come back; it is forgotten with the last of what is kept for that.
-                own = sum(1 for other, each in state.groups.items() if each.settled and other != OWN_GROUP)
-                if own <= SETTLED_KEPT:
-                    continue
-                state.forgot = True
-            self.publishers.end(topic, name)
-            del state.groups[name]
-            total = state.groups.setdefault(OWN_GROUP, GroupAccount())
-            total.tickets += group.tickets
-            total.unsent += group.unsent
-            total.gone_delivered += group.gone_delivered
-            total.gone_dropped += group.gone_dropped
-            total.gone_lost += group.gone_lost
-            total.gone_unknown += group.gone_unknown
+        ``confirmed``: where there are many, those that left by then and have confirmed everything, too. What
+        nobody is in any more stands in the sum of all former groups.
+        """
+        for topic, state in self._topics.items():
+            if state.left and state.settle(
+                before,
+                before if confirmed is None else confirmed,
+                lambda name, topic=topic: self.publishers.end(topic, name),  # type: ignore[misc]
+            ):
+                self.changed.add(topic)
+
+    def next_settlement(self) -> float | None:
+        """Since when the first of those is gone, over all topics, whose accounts are to be settled."""
+        waiting = (state.next_settlement() for state in self._topics.values())
+        return min((at for at in waiting if at is not None), default=None)
 
     def topic(
         self,
@@ -339,7 +283,7 @@ class Ledger:
         own counters; ``refused`` those that were not handed on. ``slack``: events that passed while the
         counters were read one after the other.
         """
-        state = self._topics.get(topic, _Topic())
+        state = self._topics.get(topic, TopicAccount())
         drawn_now: dict[str, list[tuple[tuple[Holder, ...], int]]] = {}
         for epoch, groups in state.open.items():
             for (name, holders), count in zip(groups, live.get(epoch, [0] * len(groups)), strict=True):
@@ -373,7 +317,7 @@ class Ledger:
 
     def export(self, topic: int, now: float = 0.0) -> dict[str, Any]:
         """The account of a topic as JSON values."""
-        state = self._topics.get(topic, _Topic())
+        state = self._topics.get(topic, TopicAccount())
         publishers = self.publishers.export(topic, now)
         return {
             **({"publishers": publishers} if publishers else {}),
@@ -400,7 +344,7 @@ class Ledger:
 
     def restore(self, topic: int, stored: Mapping[str, Any], now: float) -> None:
         """Go on with an exported account; raises KeyError, TypeError or ValueError for what is none."""
-        state = _Topic(int(stored["epoch"]), int(stored["drawn"]))
+        state = TopicAccount(int(stored["epoch"]), int(stored["drawn"]))
         state.unequal = [int(epoch) for epoch in stored["unequal"]]
         state.forgot = bool(stored.get("forgot"))
         for epoch, groups in stored["open"]:
@@ -421,6 +365,7 @@ class Ledger:
             for name, holders in groups:
                 if any(holder not in state.groups[name].accounts for holder in holders):
                     raise ValueError(f"a holder of group {name!r} has no account")
+        state.restored(now)
         self._topics[topic] = state
         if (publishers := stored.get("publishers")) is not None:
             self.publishers.restore(topic, publishers, now)

@@ -27,10 +27,8 @@ from tempos.control import Heard, Lacking, Sent, Told
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.bounds import (
     Followed,
-    Lacks,
     Listening,
     PublisherRow,
-    Seen,
     Undelivered,
     View,
     publisher_row,
@@ -43,6 +41,8 @@ NUMBERS = 1024
 #: Seconds after which a silent publisher may be forgotten; for which a group that ended is kept, should its
 #: members still say something.
 QUIET, LEFT = 60.0, 60.0
+#: Seconds after it left within which a member tells its last, and others what they got meanwhile.
+TELLS = 6.0
 
 _U32 = 0xFFFFFFFF
 _HALF = 0x80000000
@@ -124,17 +124,20 @@ class Publishers:
                 known = None
             if known is None:
                 known = state.groups[name] = Listening(now)
-            known.present = holders
-            for holder in holders:
-                if holder.client is None:
-                    known.blind = True
-                else:
-                    known.members.setdefault(holder, Lacks())
+            known.are_in(holders, now)
+            self._fold_former(state, known, now)
         ended = [name for name, group in state.groups.items() if group.until is not None]
         for place, name in enumerate(ended):
             until = state.groups[name].until
             if place < len(ended) - ENDED or (until is not None and until < now - LEFT):
                 self._end(topic, state, name)
+
+    def _fold_former(self, state: _Topic, group: Listening, now: float) -> None:
+        """Who left long ago, or with many others, is told of no more by name."""
+        for holder, at in list(group.left.items()):
+            if at > now - LEFT and (at > now - TELLS or len(group.left) <= ENDED):
+                break
+            state.rows -= group.fold(holder)
 
     def heard(self, holder: Holder, row: Heard, now: float) -> None:
         """What a member got of a publisher. Foreign claims are ignored."""
@@ -147,11 +150,15 @@ class Publishers:
         seen = group.rows.get(row.publisher, {}).get(holder)
         if seen is None:
             publisher = self._publisher(state, row.topic, row.publisher, now)
-            if publisher is None or state.rows >= ROWS:
+            if publisher is None:
                 self._note_unfollowed(state, row.publisher)
                 return
+            if state.rows >= ROWS:
+                # What the others lack, this one may have got.
+                group.blind = True
+                return
             publisher.changed = now
-            group.rows.setdefault(row.publisher, {})[holder] = Seen(row)
+            group.rows.setdefault(row.publisher, {})[holder] = group.first_word(row)
             state.rows += 1
             return
         known = seen.row
@@ -271,7 +278,7 @@ class Publishers:
             undelivered,
             told_at=min((self._complete.get(holder, 0.0) for holder in clients), default=0.0),
             missed=sum(group.members[holder].missed for holder in clients),
-            unfollowed=sum(member.unfollowed for member in group.members.values()),
+            unfollowed=group.slack + sum(member.unfollowed for member in group.members.values()),
         )
 
     def _views(self, state: _Topic, undelivered: Callable[[str], Undelivered]) -> dict[str, View]:

@@ -39,7 +39,7 @@ class MemberOut(BaseModel):
 class GroupAccount(BaseModel):
     """A group: tickets = delivered + dropped + unconfirmed + lost + unknown; unsent is in the last three."""
 
-    name: str
+    name: str = Field(description="~: the sum of all groups that nobody is in any more")
     tickets: Count
     delivered: Count
     dropped: Count = Field(description="reached a member that did not give it to its program")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tempos.cli import options as opt
 from tempos.cli.api import Api, add_api
 from tempos.cli.status import counts, number, table
-from tempos.cli.words import between
+from tempos.cli.words import between, group_name
 from tempos.errors import LocalError, RemoteError
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ def _topic(topic: Mapping[str, Any]) -> Iterator[str]:
         yield f"  copies that could not be sent: {counts(topic['unsent'])}"
     rows = []
     for group in topic["groups"]:
-        rows.append(_row(group["name"], group, group["tickets"], group["delivered"], group["unknown"]))
+        rows.append(
+            _row(group_name(group["name"]), group, group["tickets"], group["delivered"], group["unknown"])
+        )
         for member in group["members"]:
             static = member["static"]
             state = " (static)" if static else " (left)" if member["left"] else ""
@@ -127,7 +129,7 @@ def _topic(topic: Mapping[str, Any]) -> Iterator[str]:
         yield "  no group"
     for group in topic["groups"]:
         if group.get("unsent"):
-            yield f"  group {group['name']}: {number(group['unsent'])} copies could not be sent"
+            yield f"  group {group_name(group['name'])}: {number(group['unsent'])} copies could not be sent"
         for member in group["members"]:
             if member.get("overruns"):
                 yield (

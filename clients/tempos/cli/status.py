@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tempos.cli.api import Api, add_api
-from tempos.cli.words import between
+from tempos.cli.words import between, group_name
 from tempos.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
     if not any(group["members"] for group in topic["groups"]):
         yield "    no member"
     for group in topic["groups"]:
-        yield f"    group {group['name']}: {account(group)}"
+        yield f"    group {group_name(group['name'])}: {account(group)}"
         for member in group["members"]:
             lease = member["lease_s"]
             kind = "static" if member["static"] else "lease over" if lease is None else f"lease {lease:.1f} s"

@@ -1,4 +1,4 @@
-"""Figures as the commands show them."""
+"""Figures and names as the commands show them."""
 
 from __future__ import annotations
 
@@ -8,3 +8,8 @@ def between(at_least: int, at_most: int | None) -> str:
     if at_most is None:
         return f"at least {at_least:,}"
     return f"{at_least:,}" if at_least == at_most else f"{at_least:,} to {at_most:,}"
+
+
+def group_name(name: str) -> str:
+    """The name of a group; the sum of all that nobody is in any more has none that a group can have."""
+    return "(former groups)" if name == "~" else name

@@ -1,0 +1,152 @@
+"""Whatever a client may name, group, client number, port or publisher, has an end in the broker's memory."""
+
+from __future__ import annotations
+
+import gc
+import json
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from tempos import Framing, Topic
+from tempos.control import Dropped, Heard, Lacking, Received, Sent, encode_request
+from tempos_broker.account.ledger import Ledger
+from tempos_broker.account.topics import ASKS_AGAIN, FORMER, LEFT_KEPT
+from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
+from tempos_broker.control.server import ControlServer
+from tempos_broker.membership import Registry
+
+IP, LEASE = "10.0.2.2", 10.0
+#: Clients that come one after the other: until all is full that has room for some, and all; seconds between.
+FULL, ALL, STEP = 1024, 1500, 0.2
+#: Tickets that each group draws in each epoch.
+DRAWN = 7
+TOPICS = (Topic(1, "named"), Topic(2, "shared"), Topic(3, "plain", framing=Framing.RAW))
+
+
+class Shop:
+    """A broker's control server with its account; the clock is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        config = BrokerConfig(tuple(TopicConfig(topic) for topic in TOPICS))
+        self.registry = Registry(config, lambda ip: False)
+        self.ledger = Ledger({3})
+        self.ledger.live = self.live
+        self.epochs: dict[int, int] = {}
+        self.server = ControlServer(
+            self.registry, self.ledger, ControlConfig(rate=1_000_000), name="shop", instance=1,
+            epoch=lambda topic: self.epochs.get(topic, 0), wall=lambda: 1e9 + self.now,
+            monotonic=lambda: self.now,
+        )  # fmt: skip
+
+    def live(self, topic: int) -> dict[int, list[int]]:
+        open_ = self.ledger.open_epochs(topic)
+        return {epoch: [DRAWN if epoch == self.epochs[topic] else 0] * n for epoch, n in open_.items()}
+
+    def swap(self) -> None:
+        """As the routes do it; every epoch carries so many events."""
+        for topic in (1, 2, 3):
+            version = self.registry.version(topic)
+            if version == self.epochs.get(topic):
+                continue
+            self.ledger.opened(topic, version, self.registry.holders(topic), self.now)
+            if topic in self.epochs:
+                old = self.epochs[topic]
+                self.ledger.closed(topic, old, [DRAWN] * self.ledger.open_epochs(topic)[old])
+            self.epochs[topic] = version
+            self.ledger.settle(self.now - LEASE, self.now - ASKS_AGAIN)
+            self.ledger.in_force(topic, self.now)
+
+    def ask(self, op: str, client: int, port: int, **fields: Any) -> None:
+        request = encode_request(op, client & 0xFFFF, client, port=port, **fields)
+        decision = self.server.receive_datagram(request, IP, self.now)
+        assert decision is not None
+        self.swap()
+        self.server.render(decision)
+
+    def told(self, client: int) -> Mapping[str, Any]:
+        """What a member that got everything of its epochs tells, and of whom."""
+        group = f"deploy-{client}"
+        return {
+            "received": [
+                Received(1, group, self.epochs[1], DRAWN),
+                Received(3, group, 0, DRAWN),
+            ],
+            "full": True,
+            "dropped": [Dropped(1, group, 1)],
+            "publishers": [Heard(2, "workers", 1 + client // 4, 3, 3, 3 * client, 3, 0)],
+            "lacking": [Lacking(2, "workers", 0, client % 2)],
+            "untold": 0,
+            **dict.fromkeys(("waiting", "queue", "overruns"), 5),
+        }
+
+    def visit(self, client: int) -> None:
+        """A client comes, gets events and goes, by one of three ways."""
+        self.now += STEP
+        port = 1024 + client % 60_000
+        own = f"deploy-{client}"
+        for topic, group in (("named", own), ("shared", "workers"), ("plain", own)):
+            self.ask("subscribe", client, port, topic=topic, group=group)
+        said = Sent(2, 10 * client, 0, 10 * client, 0)
+        self.server.receive_datagram(
+            encode_request("sent", client, client, publisher=1 + client // 4, sent=[said]), IP, self.now
+        )
+        self.ask("heartbeat", client, port, **self.told(client))
+        if client % 3 != 2:
+            self.ask(("drain", "goodbye")[client % 3], client, port, **self.told(client))
+        self.registry.expire(self.now)
+        self.swap()
+
+    def entries(self) -> int:
+        """All that is in the lists, sets and maps behind it."""
+        seen: set[int] = set()
+        waiting: list[Any] = [self.server, self.ledger, self.registry]
+        found = 0
+        while waiting:
+            each = waiting.pop()
+            if id(each) in seen or isinstance(each, (type, types.ModuleType, types.FunctionType, Shop)):
+                continue
+            seen.add(id(each))
+            if isinstance(each, (dict, list, set, frozenset, tuple)):
+                found += len(each)
+            waiting += gc.get_referents(each)
+        return found
+
+
+def test_clients_that_come_and_go_under_ever_new_names_leave_sums_and_nothing_else() -> None:
+    shop = Shop()
+    shop.registry.subscribe("shared", "workers", (IP, 1000), 10**9, 1e9)
+    sizes, exports = [], []
+    for client in range(1, ALL + 1):
+        shop.visit(client)
+        # Whoever is waited for: those that died a lease ago at most, and no more others than that.
+        assert len(shop.ledger._topics[1].left) <= LEFT_KEPT + 2 * (LEASE + 1) / STEP
+        if client in (FULL, ALL):
+            sizes.append(shop.entries())
+            exports.append([len(json.dumps(shop.ledger.export(topic, shop.now))) for topic in (1, 2, 3)])
+    shop.now += LEASE + 1
+    shop.registry.expire(shop.now)
+    shop.swap()
+    shop.now += LEASE + 1
+    shop.ledger.settle(shop.now - LEASE)
+    assert sizes[1] <= sizes[0] * 1.02, "nothing grows with who ever was there"
+    assert all(after <= before * 1.05 for before, after in zip(*exports, strict=True)), exports
+    for topic in (1, 2, 3):
+        live = shop.live(topic)
+        total = shop.ledger.drawn(topic) + sum(counts[0] for counts in live.values() if counts)
+        account = shop.ledger.topic(topic, live=live, received=total, fast=0, slow=total, refused={})
+        assert account.balanced, account.problems[:3]
+        for row in account.groups:
+            told = row.delivered + row.dropped + row.unconfirmed + row.lost + row.unknown
+            assert row.tickets == told, row
+    named = shop.ledger.topic(1, live=shop.live(1), received=0, fast=0, slow=0, refused={}).groups
+    former = {row.name: row for row in named}[FORMER]
+    # All of them told what they got, and dropped one of it.
+    assert former.tickets >= DRAWN * (ALL - 64)
+    assert former.dropped >= ALL - 64
+    # Who asks the next life finds the same.
+    heir = Ledger({3})
+    heir.restore(1, json.loads(json.dumps(shop.ledger.export(1, shop.now))), 0.0)
+    again = heir.topic(1, live=shop.live(1), received=0, fast=0, slow=0, refused={}).groups
+    assert {row.name: row.tickets for row in again} == {row.name: row.tickets for row in named}
