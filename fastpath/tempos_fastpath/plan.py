@@ -222,7 +222,7 @@ _SOME_DO = "some drivers do only while an XDP program is attached to the card"
 #: Of a device that takes no redirected frames, by its kind: what to do, or that there is nothing.
 _NONE_TAKEN = {
     "": _SOME_DO,
-    "veth": "of a veth: switch GRO on at its peer, or attach an XDP program there",
+    "veth": "of a veth: switch GRO on at its peer while that is up, or attach an XDP program there",
     "bond": f"a bond does where its ports do; {_SOME_DO}",
     "tun": "of a tap: some program must have it open",
 }

@@ -152,7 +152,7 @@ def test_a_peer_without_gro_is_never_believed(topology: Topology) -> None:
             choice = await watched.until(Path.SLOW)
         assert "eth1 towards it takes no redirected frames (EN" in choice.reason
         assert choice.reason.endswith(
-            "; of a veth: switch GRO on at its peer, or attach an XDP program there)"
+            "; of a veth: switch GRO on at its peer while that is up, or attach an XDP program there)"
         )
         topology.subscriber.call(lambda: set_gro("eth0", True))
         await watched.until(Path.FAST)

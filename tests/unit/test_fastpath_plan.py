@@ -25,6 +25,7 @@ FACTS = Facts(
     },
     neighbours={(2, NEAR.ip): "02:00:00:00:00:05", (2, "10.0.0.254"): "02:00:00:00:00:fe"},
 )
+VETH_HINT = "of a veth: switch GRO on at its peer while that is up, or attach an XDP program there"
 
 
 def route(*members: Member) -> Route:
@@ -97,8 +98,8 @@ def test_generic_mode_redirects_to_any_ethernet_and_silence_is_no_leave_in_nativ
 @pytest.mark.parametrize(
     ("kind", "why", "words"),
     [
-        ("veth", "", "(of a veth: switch GRO on at its peer, or attach an XDP program there)"),
-        ("veth", "ENXIO", "(ENXIO; of a veth: switch GRO on at its peer, or attach an XDP program there)"),
+        ("veth", "", f"({VETH_HINT})"),
+        ("veth", "ENXIO", f"(ENXIO; {VETH_HINT})"),
         ("bridge", "", "(a device of the kind bridge never does)"),
         ("", "it refused frames (ENXIO)", "(it refused frames (ENXIO); some drivers do only while an XDP "
          "program is attached to the card)"),
