@@ -314,6 +314,12 @@ class ControlServer:
             # Nothing is sent to it any more, and it has told of all that was.
             self._ledger.publishers.complete(answer.holder, self._monotonic())
         ticketed = sum(account.ticketed for account in accounts)
+        leaving = self._registry.leaving().get(answer.holder)
+        if leaving is not None:
+            # Who asks again, for the answer was lost, hears the same, whatever was settled meanwhile.
+            if leaving.answered is not None and not accounts:
+                ticketed, outstanding = leaving.answered
+            leaving.answered = ticketed, outstanding
         asked = answer.told["topics"] or ()
         return self._with_told(
             way, asked, ticketed=ticketed, delivered=ticketed - outstanding, lost=outstanding

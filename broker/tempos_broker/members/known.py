@@ -35,3 +35,5 @@ class Leaving:
 
     topics: frozenset[int]
     deadline: float
+    #: What it was ticketed and what of it is lost, once that was answered: its accounts may be settled soon.
+    answered: tuple[int, int] | None = None
