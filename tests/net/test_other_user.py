@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.life import EVENTS, LIMIT, NAME, PLAIN, Life, Members, until
+from support.life import EVENTS, LIMIT, NAME, PLAIN, Life, Members, present, until
 from support.privileges import everybodys_python, require_kernel, require_netns
 from support.processes import descendants, still_alive
 
@@ -198,3 +198,29 @@ def hold(life: Life, ip: str, port: int) -> socket.socket:
         return sock
 
     return life.topology.broker.call(take)
+
+
+@pytest.mark.parametrize("libbpf", [True, False], ids=["libbpf", "without libbpf"])
+def test_what_roots_broker_left_is_taken_off_by_one_without_a_fast_path_too(life: Life, libbpf: bool) -> None:
+    with Members(life) as members:
+        # Another user was here before, and left an empty place.
+        life.start(state="", user=USER)
+        life.end(signal.SIGINT)
+        life.start(state="")
+        member = members.join("events", "a")
+        until(lambda: life.ask("/v1/topics/events")["path"] == "fast")
+        life.send(EVENTS)
+        life.end(signal.SIGTERM)
+        life.send(EVENTS)
+        until(lambda: member.stats.datagrams == 100, lambda: f"without a broker {life.said}")
+        life.start(state="", user=USER, fast={"mode": "off"}, libbpf=libbpf)
+        assert life.carried() == []
+        assert not life.pins.folder.exists()
+        until(lambda: present(life, "events") == {"a"}, lambda: life.topic("events"))
+        life.send(EVENTS)
+        until(lambda: member.stats.datagrams == 150, lambda: f"{member.stats} {life.said}")
+        members.leave(member)
+        account = life.topic("events")
+        # Without libbpf what the kernel counted meanwhile cannot be read.
+        assert (account["received"], account["balanced"]) == (150 if libbpf else 100, True), account
+        life.kill()

@@ -7,6 +7,7 @@ broker of the name, its pins belong to the next one; no other name's are touched
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,9 @@ class Handle:
         return os.fstat(self.descriptor).st_nlink == 0
 
     def close(self) -> None:
-        """Let go of both; the folder is not reached by this any more."""
+        """Let go of both, and of the folder if nothing has come of it; it is not reached by this any more."""
+        with contextlib.suppress(OSError):
+            self.remove()
         os.close(self.descriptor)
         os.close(self.parent)
 
@@ -53,18 +56,21 @@ def give(name: str, uid: int, gid: int, *, make: bool) -> Handle | None:
     """
     folder = ROOT / Identity(name, current_namespace()).folder
     try:
-        if make:
+        if make and uid:
             # Only where one is wanted: it needs libbpf.
             from tempos_fastpath.survival.pins import need_bpffs
 
             need_bpffs()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Whoever removes the set at the end removes its folder, and whoever comes next makes it in there.
+        # Other namespaces' sets of the name stay apart.
+        if not set(folder.parent.iterdir()) - {folder}:
+            os.chown(folder.parent, uid, gid, follow_symlinks=False)
+        if make and folder.parent.stat().st_uid != uid:
+            # Root without privileges could not.
+            folder.mkdir(mode=0o700, exist_ok=True)
         for each in (folder, *folder.iterdir()):
             os.chown(each, uid, gid, follow_symlinks=False)
-        # Whoever removes the set at the end removes its folder. Other namespaces' sets of the name stay
-        # apart.
-        if list(folder.parent.iterdir()) == [folder]:
-            os.chown(folder.parent, uid, gid, follow_symlinks=False)
         folder.chmod(0o700)
         parent = os.open(folder.parent, _FOLDER)
         return Handle(os.open(folder, _FOLDER), parent, folder.name)
