@@ -12,9 +12,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from tempos import Group, Member, Reason, Route, Topic
 from tempos_broker.account.ledger import Ledger
@@ -25,6 +25,7 @@ from tempos_broker.memory import (
     Kept,
     Offsets,
     Remembered,
+    alive_in,
     drains_in,
     instance_in,
     kept_out_in,
@@ -39,8 +40,13 @@ from tempos_broker.tickets import CountedTickets
 
 log = logging.getLogger("tempos.broker.state")
 
+#: Tickets of a topic's open epochs, what the slow path counted, and what the fast path's counters say.
+_Moving: TypeAlias = tuple[Mapping[int, Sequence[int]], Mapping[Reason, int], Mapping[Reason, int]]
+
 #: Seconds between two writings of the state, if nothing changes that must be known before.
 SAVE_EVERY = 1.0
+#: Of what is written about once a second: members (and topics) at once, and seconds between two such slices.
+MEMBERS_AT_ONCE, PAUSE = 64, 0.002
 #: Topic 0 has no route, so its first ticket counter can tell whose counters these are: the instance number
 #: of the lives they belong to, or 0 where what is stored has not kept up with them.
 _MARK = (0, 0, 0)
@@ -74,6 +80,8 @@ class Continuity:
         self._stored = store.stored if store is not None else Stored()
         #: What could not be written yet: topics, and topics that ended with their name and last epoch.
         self._unsaved: set[int] = set()
+        #: What of each topic's counters was written last: its account may stay as it is while they move.
+        self._written: dict[int, _Moving] = {}
         self._unsaved_ends: dict[int, tuple[str, int]] = {}
         self._kept_up = True
         self._fast = fast
@@ -206,12 +214,16 @@ class Continuity:
     def restore_members(self, topic: int, memory: Remembered) -> None:
         """Make those members again whose lease has not ended; all, where the kernel went on serving them.
 
-        None could renew its lease while nobody was there: see :meth:`Registry.spare`.
+        What is stored of a topic may be older than the latest renewals: who was a member to the end of the
+        former life may have renewed in its last moment. None could while nobody was there: see
+        :meth:`Registry.spare`.
         """
-        passed = max(0.0, time.time() - memory.wall)
+        last = max(memory.wall, alive_in(self._stored.broker))
+        passed = max(0.0, time.time() - last)
         served = self.owns_adopted and topic in self._fast.adopted()
         for member in memory.members:
-            remaining = member.remaining - passed
+            left = member.remaining if memory.wall == last else self._registry.lease
+            remaining = left - passed
             if served or remaining > 0:
                 expires = time.monotonic() + remaining
                 endpoint = (member.ip, member.port)
@@ -335,17 +347,16 @@ class Continuity:
         if self._store is None:
             return
         now, wall = time.monotonic(), time.time()
-        counted = self.counted()
+        wanted = [topic for topic in {*topics, *self._unsaved} if topic in self._states]
+        counted = self.counted(wanted)
+        moving: dict[int, _Moving] = {}
         ends = dict(self._unsaved_ends)
         rows: dict[int, tuple[str, int, Mapping[str, Any]]] = {
             topic: (name, epoch, {}) for topic, (name, epoch) in ends.items()
         }
-        for topic in {*topics, *self._unsaved}:
-            state = self._states.get(topic)
-            if state is None:
-                self._unsaved.discard(topic)
-                continue
-            described = state.route.topic
+        self._unsaved &= self._states.keys()
+        for topic in wanted:
+            described = self._states[topic].route.topic
             members = tuple(
                 Kept(group.name, m.member.ip, m.member.port, m.client, m.expires - now, m.member.source)
                 for group in self._registry.states(topic)
@@ -358,6 +369,7 @@ class Continuity:
                 counted.fast_raw.get(topic, {}),
             )  # fmt: skip
             rows[topic] = (described.name, self._ledger.epoch(topic), write(memory))
+            moving[topic] = memory.live, memory.slow, memory.fast_raw
         leaving = [
             [*holder, sorted(each.topics), each.deadline - now]
             for holder, each in self._registry.leaving().items()
@@ -370,6 +382,7 @@ class Continuity:
             self._unsaved.update(rows.keys() & self._states.keys())
             return
         self._unsaved.difference_update(rows)
+        self._written.update(moving)
         self._unsaved_ends = {
             topic: end for topic, end in self._unsaved_ends.items() if ends.get(topic) != end
         }
@@ -383,16 +396,39 @@ class Continuity:
         await self.save([])
 
     async def keep_saving(self) -> None:
-        """Write down what changes, until cancelled."""
+        """Write down what changes, until cancelled: about once a second, a slice at a time."""
         while self._store is not None:
-            await asyncio.sleep(SAVE_EVERY)
-            await self.save(
-                [
-                    topic
-                    for topic in self._states
-                    if topic in self._ledger.changed or self._registry.member_count(topic)
-                ]
+            # That this broker lives, and who drains, whatever else there is to say.
+            await asyncio.gather(asyncio.sleep(SAVE_EVERY), self.save(()))
+            slow, fast = self._slow_offsets.applied(self.slow_counters()), self._fast.counters()
+            for some in self._slices():
+                if moved := self._moved(some, slow, fast):
+                    await self.save(moved)
+                await asyncio.sleep(PAUSE)
+
+    def _slices(self) -> Iterator[list[int]]:
+        """The topics, so many at a time that whoever waits for the loop does not notice."""
+        slice_: list[int] = []
+        weight = 0
+        for topic in list(self._states):
+            slice_.append(topic)
+            weight += 1 + self._registry.member_count(topic)
+            if weight >= MEMBERS_AT_ONCE:
+                yield slice_
+                slice_, weight = [], 0
+        yield slice_
+
+    def _moved(self, topics: Iterable[int], slow: Counters, fast: Counters) -> list[int]:
+        """Those of which the state file does not say how they are; ``slow``, ``fast``: what was counted."""
+        return [
+            topic
+            for topic in topics
+            if topic in self._states
+            and (
+                topic in self._ledger.changed
+                or self._written.get(topic) != (self.live(topic), slow.get(topic, {}), fast.get(topic, {}))
             )
+        ]
 
     def _fall_behind(self, epoch: int) -> None:
         """What is stored does not go with the counters: nobody is to take them for a pair."""

@@ -54,7 +54,8 @@ class Registry:
         source_of: Callable[[str, str | None], str | None] = lambda ip, asked: asked,
     ) -> None:
         self._limits = config.limits
-        self._lease = config.control.lease
+        #: Seconds that a membership lasts without a heartbeat.
+        self.lease = config.control.lease
         self._data_port = config.data_port
         self._is_local = is_local
         self._source_of = source_of
@@ -91,7 +92,7 @@ class Registry:
                 for endpoint in list(state.members):
                     self._remove(topic, state, endpoint, Out.RELOAD, now)
             self._versions[topic] += 1
-        self._limits, self._lease = config.limits, config.control.lease
+        self._limits, self.lease = config.limits, config.control.lease
         self._by_name = {entry.topic.name: entry.topic for entry in config.topics}
         for entry in config.topics:
             topic = entry.topic.id
@@ -215,14 +216,14 @@ class Registry:
                 # The same port after a restart of the client: whoever was there before is gone.
                 self._remove(topic.id, state, endpoint)
                 break
-            known.expires = now + self._lease
+            known.expires = now + self.lease
             if known.member.source != asked:
                 known.member = replace(known.member, source=asked)
                 self._versions[topic.id] += 1
             return Subscribed(topic, wanted)
         self._check_kept_out(Place(name, wanted, *endpoint), now)
         self._check_limits(topic, wanted, endpoint)
-        membership = Membership(Member(*endpoint, source=asked), client, now + self._lease)
+        membership = Membership(Member(*endpoint, source=asked), client, now + self.lease)
         self._group(topic.id, wanted).members[endpoint] = membership
         self._versions[topic.id] += 1
         self._leaving.pop(membership.holder, None)
@@ -303,7 +304,7 @@ class Registry:
         """
         mine = set()
         for topic, _, membership in self._of(endpoint, client):
-            membership.expires = now + self._lease
+            membership.expires = now + self.lease
             mine.add(topic)
         return mine if mine or Holder(*endpoint, client) in self._leaving else None
 
@@ -343,7 +344,7 @@ class Registry:
         is answered like the first.
         """
         for holder, leaving in list(self._leaving.items()):
-            if leaving.deadline + self._lease <= now:
+            if leaving.deadline + self.lease <= now:
                 del self._leaving[holder]
         self.departures.tidy(now)
         gone: dict[int, list[Member]] = {}
@@ -364,7 +365,7 @@ class Registry:
             for membership in state.members.values()
             if membership.expires is not None
         ]
-        leases += [leaving.deadline + self._lease for leaving in self._leaving.values()]
+        leases += [leaving.deadline + self.lease for leaving in self._leaving.values()]
         return min(leases, default=None)
 
     def _group(self, topic: int, name: str) -> GroupState:

@@ -104,6 +104,14 @@ def instance_in(broker: Mapping[str, Any]) -> int | None:
         return None
 
 
+def alive_in(broker: Mapping[str, Any]) -> float:
+    """When the former life wrote last, by the wall clock; 0 where it does not say."""
+    try:
+        return _seconds(broker.get("wall"))
+    except ValueError:
+        return 0.0
+
+
 def name_in(document: Any) -> str | None:
     """The name of a topic in what is stored of it, if it says one."""
     try:

@@ -18,7 +18,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,8 +90,11 @@ class Store:
         self, broker: Mapping[str, Any], topics: Mapping[int, tuple[str, int, Mapping[str, Any]]]
     ) -> bool:
         """Write these values and topics (id -> name, epoch, document), all or none; whether it was done."""
+        # Made into texts here: in the thread that would hold up this one, which cannot say when to go on.
+        values = [(key, json.dumps(value)) for key, value in broker.items()]
+        rows = [(id_, name, epoch, json.dumps(doc)) for id_, (name, epoch, doc) in topics.items()]
         try:
-            await self._in_thread(lambda: self._write(broker, topics))
+            await self._in_thread(lambda: self._write(values, rows))
         except sqlite3.Error as error:
             if not self._failing:
                 log.error(  # noqa: TRY400 - its words say it all
@@ -111,21 +114,13 @@ class Store:
             await self._in_thread(self._database.close)
         self._thread.shutdown(wait=False)
 
-    def _write(
-        self, broker: Mapping[str, Any], topics: Mapping[int, tuple[str, int, Mapping[str, Any]]]
-    ) -> None:
+    def _write(self, values: Sequence[tuple[str, str]], rows: Sequence[tuple[int, str, int, str]]) -> None:
         if not self.path.exists():
             # SQLite would write on into a file that nobody finds any more.
             raise sqlite3.OperationalError("it was removed; the broker must be started again")
         with self._database:
-            self._database.executemany(
-                "REPLACE INTO broker VALUES (?, ?)",
-                [(key, json.dumps(value)) for key, value in broker.items()],
-            )
-            self._database.executemany(
-                "REPLACE INTO topic VALUES (?, ?, ?, ?)",
-                [(id_, name, epoch, json.dumps(doc)) for id_, (name, epoch, doc) in topics.items()],
-            )
+            self._database.executemany("REPLACE INTO broker VALUES (?, ?)", values)
+            self._database.executemany("REPLACE INTO topic VALUES (?, ?, ?, ?)", rows)
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,0 +1,91 @@
+"""What the state costs: work for what has changed, in slices that nobody waits for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.ports import free_ports
+
+from tempos import Framing, Topic
+from tempos_broker import continuity
+from tempos_broker.account.ledger import Ledger
+from tempos_broker.broker import Broker
+from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember, TopicConfig
+from tempos_broker.store import Store
+
+from .test_broker import Client, FakeFastPath, until
+
+MEMBERS = 4
+
+
+class Written:
+    """The ids of the topics of each writing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.all: list[list[int]] = []
+        self.exported = 0
+        write, export = Store._write, Ledger.export
+
+        def writing(store: Store, values: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]]) -> None:
+            write(store, values, rows)
+            self.all.append([row[0] for row in rows])
+
+        def exporting(ledger: Ledger, *args: Any) -> Any:
+            self.exported += 1
+            return export(ledger, *args)
+
+        monkeypatch.setattr(Store, "_write", writing)
+        monkeypatch.setattr(Ledger, "export", exporting)
+
+    async def rounds(self, count: int = 3) -> list[int]:
+        """What is written from now on, until so many writings had nothing to say of any topic."""
+        self.all.clear()
+        await until(lambda: sum(not rows for rows in self.all) >= count)
+        return [topic for rows in self.all for topic in rows]
+
+
+@pytest.mark.parametrize("topics", [10, 200])
+async def test_only_what_has_changed_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, topics: int
+) -> None:
+    monkeypatch.setattr(continuity, "SAVE_EVERY", 0.02)
+    monkeypatch.setattr(continuity, "PAUSE", 0.0)
+    data, control = free_ports(2)
+    config = BrokerConfig(
+        tuple(
+            TopicConfig(
+                Topic(id_, f"topic-{id_}", framing=Framing.RAW),
+                tuple(StaticMember("127.0.0.1", 20_000 + number, "g") for number in range(MEMBERS)),
+            )
+            for id_ in range(1, topics + 1)
+        ),
+        listen=("127.0.0.1",),
+        data_port=data,
+        control_port=control,
+        api_port=0,
+        control=ControlConfig(lease=10.0, heartbeat=2.5),
+    )
+    async with Broker(config, FakeFastPath(), store=Store.open(tmp_path / "state")) as broker:
+        written = Written(monkeypatch)
+        await written.rounds()
+        before = written.exported
+        assert await written.rounds() == [], "nobody does anything"
+        assert written.exported == before
+        with contextlib.closing(Client(broker)) as client:
+            client.publish(b"\x03event")
+            await until(lambda: any(3 in rows for rows in written.all))
+            assert set(await written.rounds()) <= {3}
+            before = written.exported
+            client.ask("subscribe", topic="topic-5", group="h", port=client.port)
+            await client.answer()
+            assert set(await written.rounds()) <= {5}
+            # Before the swap, after it, and once more with what has moved since.
+            assert written.exported - before <= 3
+            for _ in range(5):
+                client.ask("heartbeat", port=client.port, received=[])
+                await client.answer()
+            assert await written.rounds() == [], "a lease that is renewed is no news"
