@@ -100,3 +100,23 @@ def test_a_warning_that_repeats_is_told_once_an_interval_with_the_number_left_ou
         "also",
         "lost again (4 more of these left out)",
     ]
+
+
+def test_what_goes_on_for_hours_is_told_ever_more_rarely_and_anew_when_it_comes_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = 100.0
+    log = Sparingly(logging.getLogger("test"), lambda: now)
+    told = []
+    for second in range(3600):
+        log.warn("loss", "lost")
+        if len(caplog.records) > len(told):
+            told.append(second)
+        now += 1
+    assert told == [0, 10, 30, 70, 150, 310, 630, 1270, 1910, 2550, 3190]
+    now += INTERVAL
+    log.warn("loss", "lost anew")
+    assert caplog.messages[-2:] == [
+        "lost (639 more of these left out)",
+        "lost anew (409 more of these left out)",
+    ]

@@ -1,10 +1,13 @@
 """By which interfaces events come in that no program sees, and why: a pure function of the facts.
 
 What comes in there is served by the slow path, whatever path its topic takes. Measured with a program that
-counts, Linux 6.1 and 6.18: a program on a bridge, bond, team, VLAN device, VXLAN or macvlan sees what that
-device gets, in the modes in which it can be attached. One on a port of a bridge, bond or team, or on what a
-macvlan or ipvlan stands on, sees all of theirs as well; one below a VLAN device or tunnel sees frames that
-it passes on. A macvlan gets only the frames that are sent to its own MAC, and Linux also answers for its
+counts (veth, bridge, macvlan, macvtap and VXLAN on Linux 6.1 and 6.18, the others on 6.1): in generic mode a
+program on a bridge, bond, VLAN device, VXLAN, Geneve, gretap, macvlan, macvtap or ipvlan (l2) sees what that
+device gets; in native mode veth and bonds alone take one. One on a port of a bridge or bond, or on what a
+macvlan or ipvlan stands on, sees all of theirs as well, in either mode; one below a VLAN device sees frames
+that it passes on, one below a tunnel what that wraps. WireGuard, GRE, IPIP, a VRF's device and a dummy take a
+generic program that sees nothing. A team and ipvlan in its other modes are reckoned alike, and were not
+measured. A macvlan gets only the frames that are sent to its own MAC, and Linux also answers for its
 address with the MAC of the interface that it stands on (unless `arp_ignore` forbids that).
 """
 
