@@ -18,11 +18,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from tempos import auth, control
-from tempos._counts import Counts, NoCounts
+from tempos._session_parts import Counts, Membership, NoCounts, Pending, Place
 from tempos.errors import ControlRefused, NoAnswer, WireError
 from tempos.session_events import (
     Answered,
@@ -50,44 +49,6 @@ KEPT_NONCES = 32
 _U32 = 0xFFFFFFFF
 
 
-@dataclass(slots=True)
-class _Pending:
-    """A request on its way. ``tries`` counts the datagrams sent, ``due`` is when the next one is."""
-
-    op: str
-    datagram: bytes
-    started: float
-    due: float
-    tries: int = 1
-    membership: _Membership | None = None
-    #: The page of counts in it.
-    told: Mapping[str, Any] | None = None
-    #: Of the signed datagrams sent so far; an answer carries one of them.
-    nonces: list[bytes] = field(default_factory=list)
-    clock_followed: bool = False
-    #: What a reply said that was no answer, as a sentence: told if no other comes.
-    last_word: str = ""
-    #: Of a drain: until when it is asked again and again.
-    until: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Membership:
-    """What to ask for to become this member again."""
-
-    topic: str
-    group: str | None
-
-
-@dataclass(slots=True)
-class _Place:
-    """A membership as the broker has it: the topic's id, when it was told, and whether it has it no more."""
-
-    topic: int
-    since: float
-    lost: bool = False
-
-
 class ControlSession:
     """One client at one broker.
 
@@ -111,10 +72,10 @@ class ControlSession:
         self._port = port
         self._counts: Counts = counts if counts is not None else NoCounts()
         self._next_id = client & _U32
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._outgoing: list[bytes] = []
         self._events: deque[SessionEvent] = deque()
-        self._memberships: dict[_Membership, _Place] = {}
+        self._memberships: dict[Membership, Place] = {}
         self._instance: int | str | None = None
         self._lease = 10.0
         self._interval = 2.5
@@ -139,7 +100,7 @@ class ControlSession:
 
     def subscribe(self, topic: str, group: str | None, now: float) -> int:
         """Ask to become a member; the answer is a :class:`Subscribed`, and heartbeats begin with it."""
-        return self._subscribe(_Membership(topic, group), now)
+        return self._subscribe(Membership(topic, group), now)
 
     def unsubscribe(self, topic: str, now: float) -> int | None:
         """Leave one topic; None if this is no member of it. What still arrives is told by heartbeats."""
@@ -182,7 +143,7 @@ class ControlSession:
         self._drain_again(request, pending, now)
         return request
 
-    def _drain_again(self, request: int, pending: _Pending, now: float) -> None:
+    def _drain_again(self, request: int, pending: Pending, now: float) -> None:
         pending.due = now + (DRAIN_SOONER if now - pending.started < DRAIN_AGAIN else DRAIN_AGAIN)
         pending.tries += 1
         patience = max(0, round((pending.until or now) - DRAIN_GRACE - pending.started, 3))
@@ -276,13 +237,13 @@ class ControlSession:
         op: str,
         now: float,
         fields: Mapping[str, Any],
-        membership: _Membership | None = None,
+        membership: Membership | None = None,
         told: Mapping[str, Any] | None = None,
     ) -> int:
         self._next_id = request = (self._next_id + 1) & _U32
         datagram = control.encode_request(op, request, self._client, **fields)
         due = now + control.RETRY_AFTER[0]
-        pending = _Pending(op, datagram, now, due, membership=membership, told=told)
+        pending = Pending(op, datagram, now, due, membership=membership, told=told)
         self._pending[request] = pending
         self._put(pending)
         return request
@@ -294,14 +255,14 @@ class ControlSession:
         """Whose account counts are for: they may come to a broker that has begun anew and just let us in."""
         return {"instance": self._instance} if isinstance(self._instance, int) else {}
 
-    def _put(self, pending: _Pending) -> None:
+    def _put(self, pending: Pending) -> None:
         datagram = pending.datagram
         if self._signer is not None:
             datagram, nonce = self._signer.sign(datagram)
             pending.nonces.append(nonce)
         self._outgoing.append(datagram)
 
-    def _repeat(self, request: int, pending: _Pending, now: float) -> None:
+    def _repeat(self, request: int, pending: Pending, now: float) -> None:
         if pending.until is not None and now < pending.until:
             self._drain_again(request, pending, now)
             return
@@ -317,7 +278,7 @@ class ControlSession:
         )
         self._on_no_answer(request, pending, error, now)
 
-    def _subscribe(self, membership: _Membership, now: float) -> int:
+    def _subscribe(self, membership: Membership, now: float) -> int:
         fields = {"topic": membership.topic, "port": self._port, "group": membership.group}
         return self._begin("subscribe", now, fields, membership)
 
@@ -328,7 +289,7 @@ class ControlSession:
             if place.lost and membership not in asked:
                 self._subscribe(membership, now)
 
-    def _lose(self, gone: Mapping[_Membership, str], now: float) -> None:
+    def _lose(self, gone: Mapping[Membership, str], now: float) -> None:
         """The broker does not have these memberships any more, and says why, if it can."""
         new = {each: why for each, why in gone.items() if not self._memberships[each].lost}
         if not new:
@@ -362,7 +323,7 @@ class ControlSession:
             pending.last_word = f" An unsigned reply says: {reply.error}"
 
     def _follow_clock(
-        self, request: int, pending: _Pending, error: ControlRefused, time_ms: int, now: float
+        self, request: int, pending: Pending, error: ControlRefused, time_ms: int, now: float
     ) -> bool:
         """Whether a request is asked again by the broker's clock; once, then a refusal is one."""
         if self._signer is None or error.code != control.Code.CLOCK or pending.clock_followed:
@@ -379,14 +340,14 @@ class ControlSession:
             self._events.append(BrokerBack(now - self._last_answer))
         self._last_answer = now
 
-    def _on_ok(self, request: int, pending: _Pending, fields: Mapping[str, Any], now: float) -> None:
+    def _on_ok(self, request: int, pending: Pending, fields: Mapping[str, Any], now: float) -> None:
         if "instance" in fields:
             self._see_instance(fields["instance"])
         if pending.told is not None:
             self._counts.acknowledge(pending.told, fields)
         self._events.append(Answered(request, pending.op, fields))
 
-    def _on_heartbeat(self, request: int, pending: _Pending, fields: Mapping[str, Any], now: float) -> None:
+    def _on_heartbeat(self, request: int, pending: Pending, fields: Mapping[str, Any], now: float) -> None:
         assert pending.told is not None
         self._counts.acknowledge(pending.told, fields)
         if self._refused:
@@ -405,7 +366,7 @@ class ControlSession:
              if place.topic in asked and place.since < pending.started}, now,
         )  # fmt: skip
 
-    def _on_subscribed(self, request: int, pending: _Pending, fields: Mapping[str, Any], now: float) -> None:
+    def _on_subscribed(self, request: int, pending: Pending, fields: Mapping[str, Any], now: float) -> None:
         membership = pending.membership
         assert membership is not None
         topic = topic_of(fields)
@@ -415,7 +376,7 @@ class ControlSession:
             raise WireError("subscribe: an answer without group and epoch")
         self._see_instance(fields.get("instance"))
         renewed = membership in self._memberships
-        self._memberships[membership] = _Place(topic.id, now)
+        self._memberships[membership] = Place(topic.id, now)
         self._lease = lease
         self._interval = max(MIN_HEARTBEAT, interval)
         if self._heartbeat_at is None or renewed:
@@ -432,7 +393,7 @@ class ControlSession:
             self._events.append(BrokerChanged(instance))
         self._instance = instance
 
-    def _on_refused(self, request: int, pending: _Pending, error: ControlRefused, now: float) -> None:
+    def _on_refused(self, request: int, pending: Pending, error: ControlRefused, now: float) -> None:
         if pending.op == "heartbeat" and error.code == control.Code.UNKNOWN_MEMBER:
             gone = {m: error.text for m, place in self._memberships.items() if place.since < pending.started}
             self._lose(gone, now)
@@ -446,7 +407,7 @@ class ControlSession:
             self._refused = str(error) if pending.op == "heartbeat" else self._refused
             self._events.append(Failed(request, pending.op, error))
 
-    def _on_no_answer(self, request: int, pending: _Pending, error: NoAnswer, now: float) -> None:
+    def _on_no_answer(self, request: int, pending: Pending, error: NoAnswer, now: float) -> None:
         if pending.membership in self._memberships:
             self._events.append(RenewalFailed(pending.membership.topic, error))
             self._renew_at = now
