@@ -30,14 +30,14 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/pytest -n 2 --dist loadfile
 
-# The suite on each of KERNELS; with SHORT=1 what tells in minutes, with ONLY="networks parity" these steps anew.
-# All but the tree is kept for the next time.
+# The suite on each of KERNELS; with SHORT=1 what tells in minutes, with ONLY="networks parity" these steps anew,
+# with AGAIN=1 the tests that failed last time. All but the tree is kept for the next time.
 test-kernels: $(STAMP)
-	cd tests && ../$(BIN)/python -m stock test $(if $(SHORT),--short) $(ONLY:%=--only %) $(KERNELS)
+	cd tests && ../$(BIN)/python -m stock test $(if $(SHORT),--short) $(if $(AGAIN),--again) $(ONLY:%=--only %) $(KERNELS)
 
 # The same on the kernel that runs here.
 test-kernel-here: $(STAMP)
-	cd tests && ../$(BIN)/python -m stock host $(if $(SHORT),--short) $(ONLY:%=--only %)
+	cd tests && ../$(BIN)/python -m stock host $(if $(SHORT),--short) $(if $(AGAIN),--again) $(ONLY:%=--only %)
 
 # Puts what the full runs have found into the documents.
 kernel-table: $(STAMP)

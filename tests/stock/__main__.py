@@ -3,6 +3,7 @@
 test [--short] [KERNEL ...]    the suite on each kernel, by the name of its package
 host [--short]                 the same on this machine's own kernel
      [--only STEP]             these steps of it; what is there of the others stays
+     [--again]                 the tests that failed last time; what is there of the others stays
 run KERNEL -- COMMAND ...      any command in the tree on one kernel
 table                          put what the full runs found into the documents
 clean                          remove everything that is kept
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import Any
 
 from stock import cache, chroot, documents, needs, session, suites
 from stock.session import RESULTS
@@ -49,6 +51,7 @@ def _options() -> argparse.Namespace:
         each.add_argument("--short", action="store_true", help="what tells in minutes")
         each.add_argument("--only", action="append", default=[], metavar="STEP",
                           help="these steps, beside what is there of the others")  # fmt: skip
+        each.add_argument("--again", action="store_true", help="the tests that failed last time")
     run = actions.add_parser("run", help="boot a kernel and run a command in the tree there")
     run.add_argument("kernel", help="the package, for instance linux-image-6.12-amd64")
     run.add_argument("command", nargs="+", help="what to run; {results} is a folder that comes back")
@@ -61,12 +64,15 @@ def _options() -> argparse.Namespace:
 
 
 def _test(options: argparse.Namespace) -> int:
-    kernels = options.kernels
-    return session.report([session.booted(each, short=options.short, only=options.only) for each in kernels])
+    return session.report([session.booted(kernel, **_which(options)) for kernel in options.kernels])
 
 
 def _host(options: argparse.Namespace) -> int:
-    return session.report([session.here(short=options.short, only=options.only)])
+    return session.report([session.here(**_which(options))])
+
+
+def _which(options: argparse.Namespace) -> dict[str, Any]:
+    return {"short": options.short, "only": options.only, "again": options.again}
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,17 +53,43 @@ class Account:
         return not self.trouble and all(step["right"] for step in self.steps)
 
 
-def join(fresh: Path, folder: Path, revision: str) -> None:
-    """Put what a run of ``revision`` left in ``fresh`` in place of what others left of its steps."""
-    steps = [{**step, "revision": revision} for step in _lines(fresh / work.STEPS)]
-    names = {step["name"] for step in steps}
-    _write_lines(
-        folder / work.STEPS,
-        [each for each in _lines(folder / work.STEPS) if each["name"] not in names] + steps,
-    )
+def join(fresh: Path, folder: Path, revision: str, *, partly: bool = False) -> None:
+    """Put what a run of ``revision`` left in ``fresh`` in place of what others left of its steps.
+
+    ``partly``: it ran some tests of these, and the others' outcomes stay.
+    """
+    before = {step["name"]: step for step in _lines(folder / work.STEPS)}
+    for step in _lines(fresh / work.STEPS):
+        step["revision"] = revision
+        xml, known = f"{step['name']}.xml", before.get(step["name"])
+        if partly and known is not None and (fresh / xml).exists():
+            _join_tests(fresh / xml, folder / xml)
+            step["right"] = not _tests(fresh / xml).failed
+            step["seconds"] = round(step["seconds"] + known["seconds"], 1)
+            step["revision"] = ", ".join(dict.fromkeys((known["revision"], revision)))
+        before[step["name"]] = step
+    rows = {(row["case"], row["mode"]): row for each in (folder, fresh) for row in _lines(each / work.ROWS)}
+    for name, lines in ((work.STEPS, before.values()), (work.ROWS, rows.values())):
+        (fresh / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     for path in fresh.iterdir():
-        if path.name != work.STEPS:
-            path.replace(folder / path.name)
+        path.replace(folder / path.name)
+
+
+def failed(folder: Path, name: str) -> tuple[str, ...]:
+    """The tests of a step that failed, as far as that is known."""
+    xml = folder / f"{name}.xml"
+    return tuple(_tests(xml).failed) if xml.exists() else ()
+
+
+def _join_tests(fresh: Path, before: Path) -> None:
+    """Take the outcomes of other tests than those in ``fresh`` into it."""
+    document = ET.parse(fresh)
+    suite = next(document.iter("testsuite"))
+    names = {(case.get("classname"), case.get("name")) for case in document.iter("testcase")}
+    for case in ET.parse(before).iter("testcase"):
+        if (case.get("classname"), case.get("name")) not in names:
+            suite.append(case)
+    document.write(fresh)
 
 
 def gather(folder: Path, *, name: str, package: str, kernel: str, short: bool, trouble: str) -> Account:
@@ -108,10 +134,6 @@ def load(path: Path) -> Account:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _write_lines(path: Path, documents: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(each) + "\n" for each in documents))
 
 
 def _document(path: Path) -> dict[str, Any]:

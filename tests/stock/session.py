@@ -16,14 +16,17 @@ from stock.results import Account
 RESULTS = tree.SOURCE / "kernel-results"
 
 
-def booted(wanted: str, *, short: bool, only: Sequence[str] = ()) -> Account:
-    """Run the suite on the kernel of a package; ``only``: these steps, the others' results are kept."""
-    steps, revision = suites.chosen(only, short=short), _revision()
+def booted(wanted: str, *, short: bool, only: Sequence[str] = (), again: bool = False) -> Account:
+    """Run the suite on the kernel of a package.
+
+    ``only``: these steps, the others' results are kept; ``again``: of them the tests that failed last time.
+    """
+    steps, revision = _steps(wanted, short=short, only=only, again=again), _revision()
     kernel, disks = _prepared(wanted)
     fresh = _emptied(f"{wanted}.fresh")
     boot = machine.boot(kernel, *disks, steps, fresh, _heard(wanted))
     trouble = "" if boot.ended else f"the guest did not end by itself; its console is in {RESULTS / wanted}"
-    folder = _joined(fresh, wanted, revision, whole=not only)
+    folder = _joined(fresh, wanted, revision, whole=not (only or again), partly=again)
     account = results.gather(
         folder, name=wanted, package=kernel.package, kernel=kernel.release, short=short, trouble=trouble
     )
@@ -31,16 +34,16 @@ def booted(wanted: str, *, short: bool, only: Sequence[str] = ()) -> Account:
     return account
 
 
-def here(*, short: bool, only: Sequence[str] = ()) -> Account:
-    """Run the suite, or these steps of it, on this machine's own kernel."""
+def here(*, short: bool, only: Sequence[str] = (), again: bool = False) -> Account:
+    """The same on this machine's own kernel."""
     if os.geteuid():
         raise needs.Missing("root is needed: namespaces are built and BPF programs loaded")
-    steps, revision = suites.chosen(only, short=short), _revision()
+    steps, revision = _steps("host", short=short, only=only, again=again), _revision()
     fresh = _emptied("host.fresh")
     environment = {**os.environ, "PATH": f"{tree.SOURCE}/.venv/bin:{os.environ.get('PATH', '')}"}
     for step in steps:
         work.run(step, tree.SOURCE, fresh, environment, _heard("host"))
-    folder = _joined(fresh, "host", revision, whole=not only)
+    folder = _joined(fresh, "host", revision, whole=not (only or again), partly=again)
     account = results.gather(
         folder, name="this machine", package="", kernel=platform.release(), short=short, trouble=""
     )
@@ -80,13 +83,21 @@ def _emptied(name: str) -> Path:
     return folder
 
 
-def _joined(fresh: Path, name: str, revision: str, *, whole: bool) -> Path:
+def _steps(name: str, *, short: bool, only: Sequence[str], again: bool) -> list[Step]:
+    chosen = suites.chosen(only, short=short)
+    if not again:
+        return chosen
+    found = ((step, results.failed(RESULTS / name, step.name)) for step in chosen)
+    return [suites.again(step, failed) for step, failed in found if failed]
+
+
+def _joined(fresh: Path, name: str, revision: str, *, whole: bool, partly: bool) -> Path:
     """The folder of a run's results, with those that are ``fresh`` in it; ``whole``: with nothing else."""
     folder = RESULTS / name
     if whole:
         cache.remove(folder)
     folder.mkdir(exist_ok=True)
-    results.join(fresh, folder, revision)
+    results.join(fresh, folder, revision, partly=partly)
     cache.remove(fresh)
     return folder
 

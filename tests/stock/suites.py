@@ -6,7 +6,8 @@ use, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from stock.job import RESULTS, Step
 
@@ -50,6 +51,13 @@ def chosen(names: Sequence[str], *, short: bool) -> list[Step]:
         if name not in {step.name for step in known}:
             raise UnknownStep(f"no step {name}; there are {', '.join(step.name for step in known)}")
     return [step for step in known if not names or step.name in names]
+
+
+def again(step: Step, tests: Collection[str]) -> Step:
+    """The step with nothing but these of its tests, by their names in the results."""
+    place = step.command.index("--junitxml") + 2
+    ids = (f"{name.partition('::')[0].replace('.', '/')}.py::{name.partition('::')[2]}" for name in tests)
+    return replace(step, command=(*step.command[:place], *ids))
 
 
 def _pytest(name: str, *words: str, limit: float, apart: bool = False) -> Step:

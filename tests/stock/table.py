@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from stock.results import Account
+from stock.results import Account, Tests
 
 MODES = ("native", "generic", "off")
 #: Checks of `tempos doctor` that go into the documents. The others are about programs behind these, or about
@@ -143,8 +143,14 @@ def _ordered(account: Account) -> list[Mapping[str, Any]]:
 
 
 def _about(account: Account) -> str:
-    tests = ", ".join(f"{name}: {each.passed} passed" for name, each in account.tests.items())
-    return f"{account.package or account.kernel}, revision {account.revision}. Tests: {tests}."
+    tests = ", ".join(_outcome(name, each) for name, each in account.tests.items())
+    told = f"{account.package or account.kernel}, revision {account.revision}. Tests: {tests}."
+    return f"{told} The run {account.trouble}." if account.trouble else told
+
+
+def _outcome(name: str, tests: Tests) -> str:
+    failed = f", {len(tests.failed)} failed" if tests.failed else ""
+    return f"{name}: {tests.passed} passed{failed}"
 
 
 def _column(account: Account) -> str:

@@ -99,6 +99,28 @@ def test_steps_that_ran_again_take_the_place_of_what_was_there(folder: Path, tmp
     assert account.revision == "0123456789, 9876543210+", (
         "what was not run again is of the revision that it was"
     )
+    # Of those that failed, and of some cases: what is there of the others stays.
+    assert results.failed(folder, "kernel") == ()
+    fresh.mkdir(exist_ok=True)
+    (folder / "kernel.xml").write_text(JUNIT)
+    (fresh / work.STEPS).write_text(json.dumps({**done, "code": 1}) + "\n")
+    names = results.failed(folder, "kernel")
+    (step,) = (each for each in suites.chosen(["kernel"], short=True))
+    assert suites.again(step, names).command[-2:] == (
+        "tests/kernel/test_a.py::test_bad", "tests/kernel/test_a.py::test_set_up",
+    )  # fmt: skip
+    (fresh / "kernel.xml").write_text(
+        f"<testsuites><testsuite><testcase {CLASS} name='test_bad'/></testsuite></testsuites>"
+    )
+    (fresh / work.ROWS).write_text(json.dumps({**ROW, "mode": "off"}) + "\n")
+    results.join(fresh, folder, "5555555555", partly=True)
+    account = gathered(folder)
+    assert (account.tests["kernel"].passed, list(account.tests["kernel"].failed)) == (
+        2,
+        ["tests.kernel.test_a::test_set_up"],
+    )
+    assert [row["mode"] for row in account.rows] == ["native", "off"]
+    assert (account.right, account.revision) == (False, "0123456789, 9876543210+, 5555555555")
     with pytest.raises(suites.UnknownStep, match="no step parity; there are doctor, variants, kernel, demo"):
         suites.chosen(["kernel", "parity"], short=True)
 
