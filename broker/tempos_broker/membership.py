@@ -140,6 +140,11 @@ class Registry:
             known = ", ".join(sorted(self._by_name)[:8]) or "none"
             raise Refused(Code.UNKNOWN_TOPIC, f"no topic is named {name!r}", f"known: {known}") from None
 
+    def still_has(self, topic: Topic) -> bool:
+        """Whether a topic that was looked up before is still there: not gone, nor another one by now."""
+        known = self._by_name.get(topic.name)
+        return known is not None and (known.id, known.framing) == (topic.id, topic.framing)
+
     def groups(self, topic: int) -> tuple[Group, ...]:
         """The groups of a topic as a route takes them: only those with members, each with its source.
 

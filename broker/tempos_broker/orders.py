@@ -62,7 +62,9 @@ class Orders:
         Its epoch and tickets stay, so nothing is lost or doubled. What waits in the slow path when the
         fast one takes over is sent after what comes then: at most a queue's length out of order.
         """
-        await self._routes.move(self._registry.topic(name).id, policy)
+        while not await self._routes.move(self._registry.topic(name), policy):
+            # A reload took it away, or gave it another id, while this waited for its turn.
+            pass
 
     async def remove(
         self, name: str, group: str, endpoint: tuple[str, int], keep_out: KeepOut | None = None

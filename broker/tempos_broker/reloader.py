@@ -83,8 +83,10 @@ class Reloader:
             routes.begin(described[topic])
         for state in ending:
             await routes.clear(state)
-            routes.end(state.route, described.get(state.route.topic.id))
+        # What waits of these is counted before their accounts end.
         await self._slow.configure(list(described.values()))
+        for state in ending:
+            routes.end(state.route, described.get(state.route.topic.id))
         self._ledger.configure(unstamped(config))
         for topic in found.touched - found.gone:
             known = states[topic]

@@ -91,12 +91,18 @@ class Routes:
             elif renew:
                 self._chosen(state, await self._install(state, state.route))
 
-    async def move(self, topic: int, policy: PathPolicy) -> None:
-        """Let a topic take another path; route, epoch and tickets stay."""
-        async with self._locks[topic]:
-            state = self.states[topic]
+    async def move(self, topic: Topic, policy: PathPolicy) -> bool:
+        """Let a topic take another path; route, epoch and tickets stay. Whether it was still there.
+
+        While this waits for its turn a reload may take the topic away, or give its id to another one.
+        """
+        async with self.held((topic.id,)):
+            state = self.states.get(topic.id)
+            if state is None or state.route.topic.name != topic.name:
+                return False
             state.moved = None if policy is state.route.topic.policy else policy
             self._chosen(state, await self._install(state, state.route))
+            return True
 
     def renew_all(self, tasks: Tasks) -> None:
         """The network changed: install every route anew, which may change the path."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tempos import Group, LocalError, Member, Overflow, Quality, Reason, Route, Topic
+from tempos import Framing, Group, LocalError, Member, Overflow, Quality, Reason, Route, Topic
 from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath.book import BESIDE
 from tempos_broker.slowpath.core import Delivery, SlowPath
@@ -228,6 +229,30 @@ def test_reads_ahead_only_while_strict_events_have_a_member() -> None:
     assert core.read_ahead > 1
     core.swap(Route(TOPICS[1], 2, ()))
     assert core.read_ahead == 1
+
+
+@pytest.mark.parametrize("change", [{"framing": Framing.RAW}, {"name": "other"}, None])
+def test_what_waits_of_a_topic_goes_nowhere_once_its_id_means_another_one(
+    change: dict[str, object] | None,
+) -> None:
+    """It was checked by another framing: a raw datagram sent as an event had a length of its own making."""
+    released: list[int] = []
+    core: SlowPath[Numbers] = SlowPath(TOPICS.values(), LocalTickets(), 100, 100)
+    for start, topic in enumerate((1, 2, 1, 3, 12, 1)):
+        core.arrived(topic, 2, Numbers([2 * start, 2 * start + 1], released))
+    others = [topic for topic in TOPICS.values() if topic.id != 1]
+    after = [*others, replace(TOPICS[1], **change)] if change else others  # type: ignore[arg-type]
+    core.configure(after)
+    assert sorted(released) == [0, 1, 4, 5, 10, 11]
+    assert core.counters()[1] == {Reason.NO_MEMBER: 6}
+    assert (core.waiting(Quality.SQ), core.waiting(Quality.BQ)) == (4, 2)
+    for topic in after:
+        core.swap(Route(topic, 1, (Group("g", (Member("10.0.0.1", 1),)),)))
+    sent = []
+    while (delivery := core.next_strict(10) or core.next_best_effort(10)) is not None:
+        sent.append((delivery.route.topic.id, delivery.load.numbers))
+    assert sent == [(2, [2, 3]), (3, [6, 7]), (12, [8, 9])]
+    assert core.received == 12
 
 
 def test_a_route_for_an_unknown_topic_is_the_callers_mistake() -> None:

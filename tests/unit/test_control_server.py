@@ -10,7 +10,8 @@ from tempos.control import MAX_DATAGRAM, OPERATIONS, Asked, Code, Received, Sent
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
-from tempos_broker.control.server import TOO_LARGE, ControlServer, Decision
+from tempos_broker.control.decisions import Decision
+from tempos_broker.control.server import TOO_LARGE, ControlServer
 from tempos_broker.membership import Registry
 
 IP, PORT, CLIENT = "10.0.2.2", 5001, 2**63 + 5

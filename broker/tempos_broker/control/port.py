@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from tempos_broker.control.server import ControlServer, Decision
+from tempos_broker.control.decisions import Decision
+from tempos_broker.control.server import ControlServer
 from tempos_broker.control.sockets import ControlSocket, Reply
 from tempos_broker.expiry import Expiry
 from tempos_broker.routes import Routes

@@ -16,8 +16,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tempos import Topic
@@ -41,6 +40,16 @@ from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import ControlConfig
 from tempos_broker.control.auth import Admitted, Caller, Denied, Guard
 from tempos_broker.control.clock import Clock
+from tempos_broker.control.decisions import (
+    Decision,
+    Done,
+    Drained,
+    Joined,
+    Refusal,
+    Renewed,
+    Way,
+    removed,
+)
 from tempos_broker.control.reports import Reports
 from tempos_broker.membership import Refused, Registry, own_group
 from tempos_daemon.sparingly import Sparingly
@@ -53,80 +62,6 @@ _TOLD_HEAD = 9
 TOO_LARGE = "reply too large"
 #: Operations that change routes.
 _CHANGES = frozenset({"subscribe", "unsubscribe", "drain", "goodbye"})
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How an answer goes back: to which request, of whom, in how many bytes before it is signed.
-
-    ``asked``: the address of ours that the request was sent to; None: that is not known.
-    """
-
-    admitted: Admitted
-    request_id: int
-    room: int
-    asked: str | None = None
-
-    @property
-    def caller(self) -> Caller:
-        return self.admitted.caller
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """An answer that says yes, and these fields."""
-
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """An answer to a member, with the epoch in force when it is rendered."""
-
-    topic: Topic
-    group: str
-
-
-@dataclass(frozen=True, slots=True)
-class Renewed:
-    """An answer to a member that goes on: what is in force when it is rendered, of topics that it is in.
-
-    ``out``: those of which it is no member any more, and why, where that is remembered.
-    """
-
-    holder: Holder
-    asked: tuple[Asked, ...]
-    out: tuple[tuple[int, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """An answer to a member that leaves and ``told`` what it got; waits for the rest unless ``late``."""
-
-    holder: Holder
-    told: Mapping[str, Any]
-    late: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An answer that says no, why, and what to do."""
-
-    code: str
-    text: str
-    hint: str
-
-
-Answer = Done | Joined | Renewed | Drained | Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What a control datagram led to: swap the routes of the ``changed`` topics, then render the answer."""
-
-    way: Way
-    answer: Answer
-    changed: frozenset[int] = frozenset()
 
 
 def topic_fields(topic: Topic) -> dict[str, Any]:
@@ -260,6 +195,8 @@ class ControlServer:
         match answer:
             case Done(fields):
                 plain = encode_ok(way.request_id, **fields)
+            case Joined(topic, _) if not self._registry.still_has(topic):
+                return self.render(Decision(way, removed(topic)))
             case Joined(topic, group):
                 plain = self._joined(way, topic, group, self._epoch(topic.id))
             case Renewed(holder, asked, out):

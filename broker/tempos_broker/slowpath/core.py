@@ -30,7 +30,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from tempos import LocalError, Overflow, Quality, Reason, Route, Topic
+from tempos import Framing, LocalError, Overflow, Quality, Reason, Route, Topic
 from tempos._abi import GROUPS_PER_TOPIC, PRIORITIES, TOPIC_MAX, TOPIC_MIN, TOPICS
 from tempos._slots import group_slot
 from tempos_broker.paths import RateLimits, Tickets
@@ -117,6 +117,8 @@ class SlowPath(Generic[LoadT]):
         self._priority_of = [0] * TOPICS
         self._queue_of: list[_Queue[LoadT] | None] = [None] * TOPICS
         self._routes: list[Route | None] = [None] * TOPICS
+        #: By id, what makes a topic the same one.
+        self._known: dict[int, tuple[str, Framing]] = {}
         self._book = Book() if book is None else book
         self._counts, self._received, self._lost = self._book.counts, self._book.received, self._book.lost
         #: Whether events of strict quality can go anywhere now.
@@ -126,8 +128,13 @@ class SlowPath(Generic[LoadT]):
     def configure(self, topics: Iterable[Topic]) -> None:
         """Serve these topics from now on, each by its class and priority, and no others.
 
-        What waits keeps its place; of a topic that is gone it goes nowhere and is counted as that.
+        What waits keeps its place; of a topic that is gone, or whose id means another one, it goes nowhere
+        and is counted as ``NO_MEMBER``: it was checked by what the former topic demands of its datagrams.
         """
+        topics = tuple(topics)
+        known = {topic.id: (topic.name, topic.framing) for topic in topics}
+        self._give_up({id_ for id_, was in self._known.items() if known.get(id_) != was})
+        self._known = known
         self._queue_of = [None] * TOPICS
         self._limited = [False] * TOPICS
         for topic in topics:
@@ -239,6 +246,25 @@ class SlowPath(Generic[LoadT]):
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         """Everything counted since the start, by topic and reason; zeros are left out."""
         return self._book.counters()
+
+    def _give_up(self, topics: set[int]) -> None:
+        """Let nothing wait any more of these topics."""
+        if not topics:
+            return
+        for queue in (self._strict, self._best_effort):
+            for priority, lane in enumerate(queue.lanes):
+                kept = [run for run in lane if run[0] not in topics]
+                if len(kept) == len(lane):
+                    continue
+                for topic, count, load in lane:
+                    if topic in topics:
+                        queue.queued -= count
+                        self._counts[topic][_NO_MEMBER] += count
+                        load.release()
+                lane.clear()
+                lane.extend(kept)
+                if not kept:
+                    queue.waiting &= ~(1 << priority)
 
     def _look_at_routes(self) -> None:
         self.strict_routed = any(

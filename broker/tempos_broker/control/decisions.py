@@ -1,0 +1,93 @@
+"""What a control datagram led to, as values: how its answer goes back, and what it will say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tempos import Topic
+from tempos.control import Asked, Code
+from tempos_broker.account.accounts import Holder
+from tempos_broker.control.auth import Admitted, Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How an answer goes back: to which request, of whom, in how many bytes before it is signed.
+
+    ``asked``: the address of ours that the request was sent to; None: that is not known.
+    """
+
+    admitted: Admitted
+    request_id: int
+    room: int
+    asked: str | None = None
+
+    @property
+    def caller(self) -> Caller:
+        return self.admitted.caller
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An answer that says yes, and these fields."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """An answer to a member, with the epoch in force when it is rendered."""
+
+    topic: Topic
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """An answer to a member that goes on: what is in force when it is rendered, of topics that it is in.
+
+    ``out``: those of which it is no member any more, and why, where that is remembered.
+    """
+
+    holder: Holder
+    asked: tuple[Asked, ...]
+    out: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """An answer to a member that leaves and ``told`` what it got; waits for the rest unless ``late``."""
+
+    holder: Holder
+    told: Mapping[str, Any]
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that says no, why, and what to do."""
+
+    code: str
+    text: str
+    hint: str
+
+
+Answer = Done | Joined | Renewed | Drained | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a control datagram led to: swap the routes of the ``changed`` topics, then render the answer."""
+
+    way: Way
+    answer: Answer
+    changed: frozenset[int] = frozenset()
+
+
+def removed(topic: Topic) -> Refusal:
+    """For who waited to become a member while a reload took the topic away."""
+    return Refusal(
+        Code.UNKNOWN_TOPIC, f"topic {topic.name!r} was removed or became another one just now", "ask again"
+    )
