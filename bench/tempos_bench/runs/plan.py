@@ -141,6 +141,7 @@ class PlanNode(RemoteNode):
             "name": topic["name"], "path": "slow" if slow else "fast", "reason": "a plan", "epoch": 1,
             "received": _ENOUGH, "fast": 0 if slow else _ENOUGH, "slow": _ENOUGH if slow else 0,
             "refused": {}, "passed": {}, "problems": [],
+            "lost_before": {"sent": _ENOUGH, "at_least": 0, "at_most": 0, "settled": True},
             "groups": [{"name": name, "members": [{}] * count, **counts} for name, count in members.items()],
         }  # fmt: skip
 
