@@ -17,7 +17,7 @@ protocol = pytest.importorskip("tempos_broker.worker.protocol", reason="the comp
 from tempos import Framing, Group, LocalError, Member, Overflow, Quality, Route, Topic  # noqa: E402
 from tempos_broker.shared import Share  # noqa: E402
 from tempos_broker.worker.protocol import Answer, Frames, Op, Request, SetUp, encode  # noqa: E402
-from tempos_broker.worker.supervisor import State, Supervisor  # noqa: E402
+from tempos_broker.worker.supervisor import LONGEST_WAIT, State, Supervisor  # noqa: E402
 
 LIMIT = 20.0
 OTHER = Scheduling("other", 0, 0, (1,), "ordinary scheduling, as configured")
@@ -98,7 +98,7 @@ class World:
 
 
 @asynccontextmanager
-async def supervised(world: World, **options: float) -> AsyncIterator[Supervisor]:
+async def supervised(world: World, **options: Any) -> AsyncIterator[Supervisor]:
     supervisor = Supervisor(
         world.spawn, world, lambda pid, serves: FIFO if serves else OTHER, **{"first_wait": 0.001, **options}
     )
@@ -197,16 +197,45 @@ async def test_where_no_process_can_be_started_the_broker_serves_and_tries_again
 ) -> None:
     """And says so once, and once that it is over."""
     caplog.set_level(logging.INFO, "tempos.broker.worker")
+    now = 1000.0
     world = World()
     world.unspawnable = 3
-    async with supervised(world) as supervisor:
+    async with supervised(world, now=lambda: now) as supervisor:
         assert world.log == []
         await supervisor.tell(Op.SWAP, {})
         await until(lambda: supervisor.status.state is State.SERVING)
         assert supervisor.status.started == 1
+        now += LONGEST_WAIT + 1
+        await until(lambda: any("again" in line for line in caplog.messages))
     (gone,) = [line for line in caplog.messages if "is gone" in line]
     assert "no process can be started: [Errno 11] no more processes" in gone
     assert "strict events are served by an SQ worker again (it went wrong 3 times)" in caplog.messages
+
+
+async def test_workers_that_end_one_after_the_other_are_told_of_once_until_one_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def told() -> list[str]:
+        texts = [text for text in caplog.messages if "is gone" in text or "again" in text]
+        return [text.partition(";")[0] for text in texts]
+
+    caplog.set_level(logging.INFO, "tempos.broker.worker")
+    now = 1000.0
+    world = World()
+    async with supervised(world, now=lambda: now, patience=0.02) as supervisor:
+        for born in range(1, 5):
+            await until(lambda born=born: supervisor.status.started == born)  # type: ignore[misc]
+            await until(lambda: supervisor.status.state is State.SERVING)
+            # Long enough for the next one to be started at once, if it were told that it goes on.
+            now += LONGEST_WAIT / 2
+            world.children[-1].die()
+        await until(lambda: supervisor.status.started == 5 and supervisor.status.state is State.SERVING)
+        gone = "the SQ worker is gone: it ended by itself (ended by SIGKILL)"
+        assert told() == [gone]
+        now += LONGEST_WAIT + 1
+        # An answer to a ping is what it takes to look again.
+        await until(lambda: len(told()) > 1)
+        assert told() == [gone, "strict events are served by an SQ worker again (it went wrong 4 times)"]
 
 
 @pytest.mark.parametrize("garbage", [b"\xff\xff\xff\xff", b"\0\0\0\1\xc1", b"\0\0\0\1\x01"])

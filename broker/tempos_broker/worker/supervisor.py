@@ -260,9 +260,12 @@ class Supervisor:
         await self._answered(life, self._ask(life, Op.SERVE, {}), self._patience)
         self._tell(State.SERVING, scheduling.reason, child.pid, scheduling, told)
         log.info("SQ worker %d serves: %s", child.pid, scheduling)
-        self._gone.gone()
+        served = self._now()
         self._settled.set()
         while True:
+            if self._now() - served > LONGEST_WAIT:
+                # One that only just serves may end as those before it did.
+                self._gone.gone()
             await asyncio.wait({life.broken}, timeout=PING_EVERY)
             await self._answered(life, self._ask(life, Op.PING, {}), self._patience)
 
