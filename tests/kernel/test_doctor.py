@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.binding import binding_group
 from support.privileges import require_kernel, require_netns
 from support.refused import REASON, refused_fast_path
 
@@ -64,6 +65,15 @@ def test_it_finds_the_fast_path_by_sending_events_through_it_and_leaves_nothing(
     assert len(findings(document, "TD111")) >= 2, "the program of each mode"
     assert code == document["exit"] == 0
     assert left() == before
+
+
+def test_inside_of_a_vrf_it_finds_the_same() -> None:
+    """There every socket is bound by a number, which is another interface's in the doctor's namespace."""
+    with binding_group() as prefix:
+        code, document = doctor(prefix=prefix)
+    (generic,) = findings(document, "TD123")
+    assert generic["cause"].startswith("64 of 64 events arrived (XDP generic")
+    assert code == 0
 
 
 def test_a_kernel_that_refuses_the_program_is_told_with_the_whole_log_and_exit_code_1() -> None:

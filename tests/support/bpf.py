@@ -31,7 +31,7 @@ def on_egress(node: Node, interface: str, source: Path, program: str) -> None:
     def install(route: IPRoute) -> None:
         index = socket.if_nametoindex(interface)
         route.tc("add", "clsact", index)
-        with BpfObject(_compiled(source)) as loaded:
+        with BpfObject(compiled(source)) as loaded:
             route.tc("add-filter", "bpf", index, parent=_EGRESS, fd=loaded.program(program).fd, name=program,
                      classid=1, direct_action=True)  # fmt: skip
 
@@ -43,7 +43,8 @@ def _clang() -> str | None:
 
 
 @cache
-def _compiled(source: Path) -> Path:
+def compiled(source: Path) -> Path:
+    """The object of a program of the tests' own."""
     clang = _clang()
     assert clang is not None, "require_compiler comes first"
     target = Path(tempfile.mkdtemp(prefix="tempos-test-")) / f"{source.stem}.o"

@@ -11,6 +11,7 @@ from tempos import DATA_PORT, Framing, Group, Member, Path, Route, Topic, Unavai
 from tempos.doctor import Tried
 from tempos.errors import one_line
 from tempos_fastpath.doctor.sandbox import BROKER, Ends, member
+from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.offload import Offload
 from tempos_fastpath.starting import start
 
@@ -41,8 +42,10 @@ async def _in_mode(mode: str, checks: dict[int, str]) -> list[Tried]:
 
 async def _forward(mode: str, checks: dict[int, str]) -> list[Tried]:
     fast = await start(
-        listen=[BROKER], port=DATA_PORT, mode=mode, interfaces=(), name=f"doctor-{os.getpid()}", pin=False
-    )
+        listen=[BROKER], port=DATA_PORT, mode=mode, interfaces=(), name=f"doctor-{os.getpid()}", pin=False,
+        # Inside of a VRF sockets are bound by a number, which is another interface's in this namespace.
+        kernel=Kernel(bound=lambda: 0),
+    )  # fmt: skip
     try:
         await fast.configure([_TOPIC])
         return [

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tempos_bpf.links import has_tc_links
 from tempos_bpf.objects import member_offset
 from tempos_fastpath.network.facts import Interface
-from tempos_fastpath.network.reading import redirect_support
+from tempos_fastpath.network.reading import bound_interface, redirect_support
 from tempos_fastpath.network.trial import Verdict, try_redirect
 
 
@@ -26,10 +26,12 @@ class Kernel:
 
     ``try_redirect``: whether an interface takes a redirected frame that it is given.
     ``redirects``: interface index -> whether native XDP may redirect to it; None where it does not say.
+    ``bound``: the index of the interface that new sockets are bound to, as in a VRF; 0 for none.
     ``tc_links``: whether tc programs can be attached by links of their own.
     """
 
     redirects: Callable[[], Mapping[int, bool] | None] = redirect_support
+    bound: Callable[[], int] = bound_interface
     veth_skb_at: Callable[[], int | None] = veth_skb_at
     try_redirect: Callable[[Interface], Verdict] = try_redirect
     tc_links: Callable[[], bool] = has_tc_links

@@ -55,7 +55,10 @@ Redirects = Callable[[], Mapping[int, bool] | None]
 
 
 def read_facts(
-    destinations: Iterable[Destination] = (), redirects_to: Redirects | None = None, port: int = 0
+    destinations: Iterable[Destination] = (),
+    redirects_to: Redirects | None = None,
+    port: int = 0,
+    bound_to: Callable[[], int] | None = None,
 ) -> Facts:
     """Read a snapshot; raises :class:`NetworkUnreadable`. Costs some 10 ms and 1 ms per destination.
 
@@ -63,10 +66,11 @@ def read_facts(
 
     ``redirects_to``: tells which interfaces take redirected frames; without it :func:`redirect_support`.
     ``port``: the UDP port that events leave from, for rules of the kernel that go by it.
+    ``bound_to``: tells which interface sockets are bound to; without it :func:`bound_interface`.
     """
     try:
         redirects = (redirects_to or redirect_support)() or {}
-        bound = bound_interface()
+        bound = (bound_to or bound_interface)()
         with _netlink(IPRoute) as route:
             interfaces = {each.index: each for each in _interfaces(route, redirects)}
             addresses = tuple(

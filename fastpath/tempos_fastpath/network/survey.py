@@ -66,7 +66,7 @@ class Survey:
         ``refused``: the indices of interfaces that did not take redirected frames since, and the error.
         ``port``: the UDP port that events leave from.
         """
-        facts = read_facts(destinations, self._kernel.redirects, port)
+        facts = read_facts(destinations, self._kernel.redirects, port, self._kernel.bound)
         return self.complete(facts, native=native, refused=refused)
 
     def complete(self, facts: Facts, *, native: bool, refused: Mapping[int, str]) -> Facts:
