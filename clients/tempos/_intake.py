@@ -18,6 +18,7 @@ from typing import Any, Literal
 from tempos import _abi, wire
 from tempos._feeds import Feed, Feeds
 from tempos._inbox import Event, Inbox, new_event
+from tempos._remarks import Sparingly
 from tempos._sources import PublisherAccount
 from tempos.delivery import AGAIN
 from tempos.errors import LocalError, WireError
@@ -25,8 +26,6 @@ from tempos.model import Framing
 
 #: Datagrams kept while the answer to `subscribe`, which tells their framing, is on its way.
 EARLY = 1024
-#: Seconds between two warnings about one kind of loss.
-WARN_EVERY = 10.0
 
 _VERSION = _abi.WIRE_VERSION << 4
 #: Whatever else is set in the version byte of a datagram, it is malformed.
@@ -93,7 +92,7 @@ class Intake:
         self._discarding = False
         self._discarded = self._discarded_events = 0
         self._malformed: Counter[str] = Counter()
-        self._warned: dict[str, float] = {}
+        self._warnings = Sparingly(_log, time.monotonic)
 
     @property
     def stats(self) -> SubscriberStats:
@@ -268,14 +267,14 @@ class Intake:
     def overrun(self, lost: int) -> None:
         """The kernel has told that it lost datagrams for want of room."""
         self._overruns += lost
-        if self._may_warn("overrun"):
-            _log.warning(
-                "%d datagrams lost so far: the socket buffer of %d bytes was full. Raise net.core.rmem_max "
-                "(sysctl -w net.core.rmem_max=%d), or read faster",
-                self._overruns,
-                self.granted,
-                max(self.receive_buffer, 2 * self.granted),
-            )
+        self._warnings.warn(
+            "overrun",
+            "%d datagrams lost so far: the socket buffer of %d bytes was full. Raise net.core.rmem_max "
+            "(sysctl -w net.core.rmem_max=%d), or read faster",
+            self._overruns,
+            self.granted,
+            max(self.receive_buffer, 2 * self.granted),
+        )
 
     def _keep_early(self, datagram: bytes) -> None:
         assert self._early is not None
@@ -287,17 +286,10 @@ class Intake:
 
     def _drop_newest(self) -> None:
         self._queue_full += 1
-        if self._may_warn("queue"):
-            _log.warning(
-                "%d datagrams dropped so far: %d events wait already. The consumer is too slow: add members "
-                "to the group, or do less per event",
-                self._queue_full,
-                self.inbox.waiting,
-            )
-
-    def _may_warn(self, about: str) -> bool:
-        now = time.monotonic()
-        if now - self._warned.get(about, -WARN_EVERY) < WARN_EVERY:
-            return False
-        self._warned[about] = now
-        return True
+        self._warnings.warn(
+            "queue",
+            "%d datagrams dropped so far: %d events wait already. The consumer is too slow: add members "
+            "to the group, or do less per event",
+            self._queue_full,
+            self.inbox.waiting,
+        )

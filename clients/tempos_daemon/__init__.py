@@ -2,7 +2,6 @@
 
     entry        the command `tempos`, which hears no SIGHUP too early, and ends at once
     logs         where the log goes, and how a line looks
-    sparingly    warnings about what repeats with every packet
     signals      what SIGTERM and SIGHUP mean, from the first moment to the last
     last_resort  what ends a process that was told to stop and does not
     notify       tells the service manager how far it is

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from fastapi.responses import JSONResponse
 
+from tempos._remarks import Sparingly
 from tempos_daemon.problems import problem
-from tempos_daemon.sparingly import Sparingly
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

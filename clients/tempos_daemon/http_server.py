@@ -24,8 +24,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from tempos._remarks import Sparingly
 from tempos_daemon.problems import MEDIA_TYPE, Problem
-from tempos_daemon.sparingly import Sparingly
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

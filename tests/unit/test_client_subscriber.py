@@ -391,3 +391,15 @@ async def test_the_portable_reader_does_the_same(monkeypatch: pytest.MonkeyPatch
             await pub.publish("heat", number)
         assert [(await sub.next(5)).unpack() for _ in range(100)] == list(range(100))
     assert no_task_is_left()
+
+
+async def test_losses_that_go_on_are_told_ever_more_rarely(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    async with listening() as sub:
+        warnings = sub._intake._warnings
+        warnings._now = lambda: now
+        for second in range(100):
+            now = float(second)
+            sub._intake.overrun(1)
+    assert [message.partition(" datagrams")[0] for message in caplog.messages] == ["1", "11", "31", "71"]
+    assert caplog.messages[-1].endswith("or read faster (39 more of these left out)")

@@ -141,7 +141,7 @@ def test_what_is_refused_is_counted_and_named_in_the_log(caplog: pytest.LogCaptu
     ]
     for count, datagram, ip, code, text in cases:
         caplog.clear()
-        scene.server._log._after.clear()
+        scene.server._log._kinds.clear()
         before = scene.server.refused[count]
         answer = scene.send(datagram, ip)
         assert scene.server.refused[count] == before + 1

@@ -11,10 +11,10 @@ from contextlib import ExitStack
 import pytest
 
 from tempos import Framing, Group, Member, Reason, Route, Topic
+from tempos._remarks import INTERVAL, Sparingly
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath import SlowPathServer
-from tempos_daemon.sparingly import INTERVAL, Sparingly
 
 RAW = Topic(1, "raw", framing=Framing.RAW)
 

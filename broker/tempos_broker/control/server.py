@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tempos import Topic
+from tempos._remarks import Sparingly
 from tempos.auth import REPLY_OVERHEAD
 from tempos.control import (
     PATIENCE,
@@ -52,7 +53,6 @@ from tempos_broker.control.decisions import (
 )
 from tempos_broker.control.reports import Reports
 from tempos_broker.membership import Refused, Registry, own_group
-from tempos_daemon.sparingly import Sparingly
 
 log = logging.getLogger("tempos.broker.control")
 

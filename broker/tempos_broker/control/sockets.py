@@ -21,9 +21,9 @@ from collections.abc import Callable
 from functools import partial
 
 from tempos import Unavailable
+from tempos._remarks import Sparingly
 from tempos.control import MAX_DATAGRAM
 from tempos_broker import addresses
-from tempos_daemon.sparingly import Sparingly
 
 log = logging.getLogger("tempos.broker.control")
 

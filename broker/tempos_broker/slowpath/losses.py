@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tempos import REASON_TEXTS, Quality, Reason
+from tempos._remarks import Sparingly
 from tempos_broker.slowpath.core import SlowPath
 from tempos_broker.slowpath.sockets import DataSocket
-from tempos_daemon.sparingly import Sparingly
 
 logger = logging.getLogger(__name__)
 
