@@ -67,8 +67,12 @@ class Membership:
 
 @dataclass(slots=True)
 class Place:
-    """A membership as the broker has it: the topic's id, when it was told, and whether it has it no more."""
+    """A membership as the broker has it: the topic's id, when it was told, and whether it has it no more.
+
+    ``held_until``: an operator keeps this out, so before that it is of little use to ask.
+    """
 
     topic: int
     since: float
     lost: bool = False
+    held_until: float = 0.0

@@ -286,18 +286,21 @@ class ControlSession:
         self._renew_at = None
         asked = {pending.membership for pending in self._pending.values()}
         for membership, place in self._memberships.items():
-            if place.lost and membership not in asked:
+            if place.lost and place.held_until <= now and membership not in asked:
                 self._subscribe(membership, now)
 
     def _lose(self, gone: Mapping[Membership, str], now: float) -> None:
         """The broker does not have these memberships any more, and says why, if it can."""
         new = {each: why for each, why in gone.items() if not self._memberships[each].lost}
-        if not new:
-            return
-        for each in new:
-            self._memberships[each].lost = True
-        self._events.append(Forgotten({each.topic: why for each, why in new.items()}))
-        self._renew(now)
+        for each, why in gone.items():
+            place = self._memberships[each]
+            place.lost = True
+            if why != control.Out.KEPT_OUT:
+                place.held_until = 0.0
+        if new:
+            self._events.append(Forgotten({each.topic: why for each, why in new.items()}))
+        if new or (gone and self._renew_at is None):
+            self._renew(now)
 
     def _heartbeat(self, now: float) -> None:
         self._heartbeat_at = now + self._interval
@@ -399,7 +402,11 @@ class ControlSession:
             self._lose(gone, now)
         elif pending.membership in self._memberships:
             # Whatever it was asked for again for, it is no member now.
-            self._memberships[pending.membership].lost = True
+            place = self._memberships[pending.membership]
+            place.lost = True
+            if error.code == control.Code.KEPT_OUT:
+                # When that is over a heartbeat's answer says; with many topics asking would be a flood.
+                place.held_until = now + self._lease
             self._events.append(RenewalFailed(pending.membership.topic, error))
             self._renew_at = now + self._interval
         elif pending.op != "heartbeat" or str(error) != self._refused:

@@ -115,6 +115,26 @@ def test_whom_an_operator_keeps_out_stays_out_until_then_and_is_told_once(
     assert holds(world, 1) == {5000, 5001}
 
 
+def test_who_is_kept_out_of_most_of_its_topics_asks_seldom_and_is_back_within_a_heartbeat() -> None:
+    """The requests of one address are limited: those for what it may not have would cost it what it has."""
+    world = World(5, 0.0, [f"t{n}" for n in range(1, 255)])
+    member = Member(world, 5000, *(f"t{n}" for n in range(1, 255)))
+    member.run(5)
+    for topic in range(2, 255):
+        world.registry.evict(topic, "g", (IP, 5000), world.now)
+        world.registry.departures.keep_out(Place(f"t{topic}", "g", IP, 5000), world.now, 1e9, None)
+    world._swap()
+    member.run(300)
+    assert holds(world, 1) == {5000}
+    asked = world.server.refused[Code.KEPT_OUT]
+    # Once a lease, of which this network doubles or delays a good part.
+    assert 253 <= asked <= 253 * 2 * (2 + 300 / 10)
+    assert len(member.of(Forgotten)) <= 6, "a page of topics each"
+    assert world.registry.departures.let_in(Place("t99", "g", IP, 5000), world.now)
+    member.run(2.5 + 1.0)
+    assert holds(world, 99) == {5000}
+
+
 def test_who_loses_its_only_topic_is_told_why_and_a_reload_says_so() -> None:
     world = World(3, 0.0, ["alpha", "beta"])
     member = Member(world, 5000, "alpha")

@@ -35,6 +35,8 @@ def test_who_is_kept_out_is_so_under_any_client_until_then_and_in_the_next_life(
     departures.note(1, Holder("10.0.0.1", 5000, 1), Out.OPERATOR, 100.0)
     assert departures.why(1, "alpha", Holder("10.0.0.1", 5000, 1), 129.0) == Out.KEPT_OUT
     assert departures.why(1, "alpha", Holder("10.0.0.1", 5000, 1), 130.0) == Out.OPERATOR
+    # For as long as he does, whatever is forgotten of how it went.
+    assert departures.why(2, "beta", Holder("10.0.0.2", 5000, 7), 1e6) == Out.KEPT_OUT
     assert departures.kept_out(place._replace(group="other"), 110.0) is None
     # Stored by the wall clock, which goes on while nobody lives.
     stored = {"kept_out": [*departures.export(110.0), ["no", "place"], [1, 2, 3, 4, 5], None]}
@@ -48,3 +50,6 @@ def test_who_is_kept_out_is_so_under_any_client_until_then_and_in_the_next_life(
     assert not departures.is_full(place)
     departures.tidy(200.0)
     assert [kept.place for kept in departures.all_kept_out(0.0)] == [ever]
+    assert departures.let_in(ever, 200.0)
+    assert departures.why(2, "beta", Holder("10.0.0.2", 5000, 7), 200.0) is None
+    assert not departures._groups, "nothing is left of who is kept out no more"

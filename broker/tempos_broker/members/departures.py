@@ -57,6 +57,8 @@ class Departures:
         # In the order in which they went.
         self._noted: dict[tuple[int, Holder], tuple[str, float]] = {}
         self._kept_out: dict[Place, KeptOut] = {}
+        # The groups of a topic that an endpoint is kept out of.
+        self._groups: dict[tuple[str, str, int], dict[str, None]] = {}
 
     # --- why --------------------------------------------------------------------------------
 
@@ -71,14 +73,14 @@ class Departures:
         self._noted.pop((topic, holder), None)
 
     def why(self, topic: int, name: str, holder: Holder, now: float) -> str | None:
-        """Why a member is in a topic no more (:class:`tempos.control.Out`), if that is remembered."""
-        why, _ = self._noted.get((topic, holder), (None, 0.0))
-        if why == Out.OPERATOR and any(
-            (kept.place.topic, kept.place.ip, kept.place.port) == (name, holder.ip, holder.port)
-            for kept in self.all_kept_out(now)
-        ):
-            return Out.KEPT_OUT
-        return why
+        """Why a member is in a topic no more (:class:`tempos.control.Out`), if that is remembered.
+
+        That an operator keeps it out is told for as long as he does, whatever it went for.
+        """
+        for group in self._groups.get((name, holder.ip, holder.port), ()):
+            if self.kept_out(Place(name, group, holder.ip, holder.port), now) is not None:
+                return Out.KEPT_OUT
+        return self._noted.get((topic, holder), (None, 0.0))[0]
 
     def whys(self, holder: Holder) -> list[str]:
         """All reasons for which it went, each once."""
@@ -92,7 +94,7 @@ class Departures:
             del self._noted[key]
         for place, kept in list(self._kept_out.items()):
             if kept.until is not None and kept.until <= now:
-                del self._kept_out[place]
+                self._drop(place)
 
     # --- kept out ---------------------------------------------------------------------------
 
@@ -104,13 +106,21 @@ class Departures:
         """Let nobody be a member there for so many seconds; None: until :meth:`let_in`."""
         ends = (None, None) if seconds is None else (now + seconds, wall + seconds)
         kept = self._kept_out[place] = KeptOut(place, *ends)
+        self._groups.setdefault((place.topic, place.ip, place.port), {})[place.group] = None
         return kept
 
     def let_in(self, place: Place, now: float) -> bool:
         """Whether it was kept out; it is no more."""
         was = self.kept_out(place, now) is not None
-        self._kept_out.pop(place, None)
+        self._drop(place)
         return was
+
+    def _drop(self, place: Place) -> None:
+        if self._kept_out.pop(place, None) is not None:
+            endpoint = place.topic, place.ip, place.port
+            del self._groups[endpoint][place.group]
+            if not self._groups[endpoint]:
+                del self._groups[endpoint]
 
     def kept_out(self, place: Place, now: float) -> KeptOut | None:
         """Until when this place stays empty; None: it need not."""
