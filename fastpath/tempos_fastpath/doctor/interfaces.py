@@ -23,11 +23,12 @@ _NOT_TOLD = "before Linux 6.3 nobody says what a driver can"
 
 
 def gather(asked: Asked) -> Iterator[Tried]:
-    """Each interface that is asked for, or every one of Ethernet that is up."""
+    """Each interface that is asked for, or every one that is up and could serve a broker started here."""
     if asked.mode == "off":
         return
     try:
         from tempos_fastpath.network import reading
+        from tempos_fastpath.network.targets import unfit
         from tempos_fastpath.survival.orphans import installed
         from tempos_fastpath.survival.ownership import current_namespace
 
@@ -52,25 +53,25 @@ def gather(asked: Asked) -> Iterator[Tried]:
         if isinstance(interface, str):
             yield Tried("TD201", False, "there is no such interface", interface)
             continue
+        if why := unfit(interface, facts):
+            yield Tried("TD201", False, why, interface.name)
+            continue
         yield _mode(interface, asked, features, held.get(interface.name))
-        if interface.ethernet:
-            yield _redirects(interface, asked)
+        yield _redirects(interface, asked)
 
 
 def _wanted(asked: Asked, facts: Facts) -> list[Interface | str]:
-    from tempos_fastpath.network.targets import listen_addresses, targets_of
+    from tempos_fastpath.network.targets import listen_addresses, targets_of, unfit
 
     if asked.interfaces or asked.listen:
         listen, _ = listen_addresses(asked.listen, facts) if asked.listen else ((), "")
         return targets_of(asked.interfaces, listen, facts)
-    return [each for each in facts.interfaces.values() if each.ethernet and each.up]
+    return [each for each in facts.interfaces.values() if each.up and not unfit(each, facts)]
 
 
 def _mode(interface: Interface, asked: Asked, features: Mapping[int, int], held: Installed | None) -> Tried:
     """The mode that the XDP program would run in there."""
     name = interface.name
-    if not interface.ethernet:
-        return Tried("TD201", False, "it is not an Ethernet interface", name)
     if held is not None:
         return _held(held, name)
     if foreign := _foreign(interface):
