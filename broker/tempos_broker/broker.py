@@ -205,6 +205,8 @@ class Broker:
         self._expiry.cancel()
         self._control.stopping = True
         await self._tasks.close(FINISH)
+        # What has just ended may have waited for the next lease.
+        self._expiry.cancel()
         if self._saver is not None:
             self._saver.cancel()
             await asyncio.gather(self._saver, return_exceptions=True)

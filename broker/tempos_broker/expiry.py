@@ -49,7 +49,12 @@ class Expiry:
         for topic, members in self._registry.expire(time.monotonic()).items():
             for member in members:
                 log.warning("topic %s: the lease of %s ended", self._routes.name(topic), member)
-            self._tasks.spawn(self._routes.swap(topic), f"expire members of topic {topic}")
+            self._tasks.spawn(self._let_go(topic), f"expire members of topic {topic}")
+        self.schedule()
+
+    async def _let_go(self, topic: int) -> None:
+        await self._routes.swap(topic)
+        # Only now is it known that they left: their accounts are to be settled, whatever else happens.
         self.schedule()
 
     def cancel(self) -> None:
