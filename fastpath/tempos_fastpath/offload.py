@@ -37,8 +37,8 @@ from tempos_bpf.errors import BpfError
 from tempos_fastpath.drops import Drops
 from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies, runs_of
 from tempos_fastpath.network.changes import ChangeTrigger
-from tempos_fastpath.network.facts import Facts, destination
-from tempos_fastpath.network.reading import resolve_neighbours
+from tempos_fastpath.network.facts import Destination, Facts, destination
+from tempos_fastpath.network.reading import read_neighbours, resolve_neighbours
 from tempos_fastpath.plan import Means, Plan, Refusal, plan_route, refuse_at_once
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.resources import Resources
@@ -111,7 +111,9 @@ class Offload:
         self._mending: asyncio.Future[bool] | None = None
         self._closed = False
         self._changed = asyncio.Event()
-        self._trigger = ChangeTrigger(self._changed.set, feature_group)
+        #: Whether more than neighbours may have changed since the last look.
+        self._more_changed = False
+        self._trigger = ChangeTrigger(self._on_network, feature_group)
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -198,7 +200,7 @@ class Offload:
             if isinstance(plan, Refusal):
                 await self._take_out(topic)
                 await self._resolve(plan.unresolved)
-            if facts is not self._facts:
+            if facts is not self._facts and self._judge(route, self._facts) != plan:
                 self._changed.set()
         if isinstance(plan, Refusal):
             return PathChoice(Path.SLOW, plan.reason)
@@ -313,10 +315,10 @@ class Offload:
         refusal = refuse_at_once(route)
         if refusal is not None:
             return self._facts, refusal
-        members = (member for group in route.groups for member in group.members)
-        if any(destination(member) not in self._facts.ways for member in members):
+        wanted = {destination(member) for group in route.groups for member in group.members}
+        if not wanted <= self._facts.ways.keys():
             try:
-                await self._look()
+                await self._look_for(wanted)
             except Unavailable as error:
                 return self._facts, Refusal(one_line(error))
         facts = self._facts
@@ -329,9 +331,31 @@ class Offload:
         means = Means(self._programs.native, no_broadcast, self._no_clone)
         return plan_route(route, facts, means, self._tos)
 
+    async def _look_for(self, wanted: set[Destination]) -> None:
+        """Have the facts of these destinations, too."""
+        async with self._reading:
+            lacking = wanted - self._facts.ways.keys()
+            more = await self._in_thread(self._survey.extend, self._facts, lacking, self._port)
+            if more is not None:
+                self._facts = more
+                return
+        await self._look()
+
+    async def _look_at_neighbours(self) -> bool:
+        """Whether any of them has another MAC now, or none, or one at last."""
+        async with self._reading:
+            before = self._facts
+            self._facts = await self._in_thread(read_neighbours, before)
+            return self._facts is not before
+
+    def _on_network(self, more: bool) -> None:
+        self._more_changed |= more
+        self._changed.set()
+
     async def _look(self) -> None:
         """Read the facts anew, for every destination of a wanted route."""
         async with self._reading:
+            self._more_changed = False
             destinations = {
                 destination(member)
                 for route in self._wanted.values()
@@ -366,16 +390,11 @@ class Offload:
             event = self._changed.is_set()
             self._changed.clear()
             try:
-                if not event:
-                    await self._resolve(self._neighbours_in_use())
-                await self._look()
-                mended, unseen = await self._mend(), self._unseen
-                self._unseen = self._resources.unseen(self._facts)
-                if mended:
-                    self._no_clone = ""
-                    self._tell()
-                elif self._outdated() or unseen != self._unseen:
-                    self._tell()
+                if event and not self._needs_whole_look():
+                    if await self._look_at_neighbours() and self._outdated():
+                        self._tell()
+                else:
+                    await self._look_at_all(first_resolve=not event)
                 self._trouble.gone()
             except Unavailable as error:
                 self._trouble(
@@ -385,6 +404,20 @@ class Offload:
                 # Whatever it was, a fast path that stops looking would forward to nowhere.
                 self._trouble(f"the fast path could not check its routes: {one_line(error)}", trace=True)
             await asyncio.sleep(_SPACING)
+
+    def _needs_whole_look(self) -> bool:
+        return self._more_changed or bool(self._refused) or self._programs.restless
+
+    async def _look_at_all(self, *, first_resolve: bool) -> None:
+        if first_resolve:
+            await self._resolve(self._neighbours_in_use())
+        await self._look()
+        mended, unseen = await self._mend(), self._unseen
+        self._unseen = self._resources.unseen(self._facts)
+        if mended:
+            self._no_clone = ""
+        if mended or self._outdated() or unseen != self._unseen:
+            self._tell()
 
     async def _until_something(self) -> None:
         """Wait for a change, for something that programs have noticed, or until it is time."""

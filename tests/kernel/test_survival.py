@@ -20,7 +20,6 @@ from support.survival import BROKER, EPOCH, LIMIT, TOPIC, Traffic, set_of
 
 from tempos.wire import encode_event
 from tempos_bench.nodes.node import Program
-from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology
 from tempos_bpf.links import query_xdp
 from tempos_bpf.maps import pinned_map
@@ -111,12 +110,10 @@ def test_sigkill_under_traffic_loses_nothing_and_the_next_one_takes_over(
                 first.kill()
                 traffic.wait(3000)
                 sequences += drain(sink)
-                began = time.monotonic()
                 second = launch(topology.broker, mode=mode)
                 second.wait_line("ready")
                 assert f"taken over in {mode} mode" in second.output
                 assert second.ask({"do": "adopted"}) == {str(TOPIC): EPOCH}
-                assert time.monotonic() - began < patience(5)
                 traffic.wait(1000)
                 installs(second, port)
                 assert second.ask({"do": "adopted"}) == {}

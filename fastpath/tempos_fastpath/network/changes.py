@@ -2,15 +2,17 @@
 
 Netlink sockets on the link, neighbour, address and route groups, and on the one that tells what
 devices can do (a veth's peer whose GRO was toggled), are read only to be emptied: their messages are a
-trigger, so a lost one (ENOBUFS) is as good as any other.
+trigger, so a lost one (ENOBUFS) is as good as any other. Told apart is only whether it may have been more
+than neighbours: those change all the time, and mostly nothing that matters.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
+
+from tempos_fastpath.network.netlink import concerns_neighbours_alone
 
 _RTMGRP = 0x1 | 0x4 | 0x10 | 0x40  # link, neigh, IPv4 ifaddr, IPv4 route
 _NETLINK_GENERIC = 16
@@ -23,13 +25,15 @@ _READ_SIZE = 65536
 class ChangeTrigger:
     """Calls ``callback`` on the running event loop once per burst of events.
 
+    Its argument: whether anything but neighbours may have changed.
     ``features``: the generic netlink group of device features, 0 where the kernel has none.
     """
 
-    def __init__(self, callback: Callable[[], None], features: int = 0) -> None:
+    def __init__(self, callback: Callable[[bool], None], features: int = 0) -> None:
         self._callback = callback
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._more = False
         self._sockets: list[socket.socket] = []
         try:
             self._listen(socket.NETLINK_ROUTE, _RTMGRP)
@@ -58,13 +62,19 @@ class ChangeTrigger:
         return netlink
 
     def _drain(self, netlink: socket.socket) -> None:
-        # BlockingIOError: empty. ENOBUFS: events were lost, and that too means: look again.
-        with contextlib.suppress(OSError):
-            while netlink.recv(_READ_SIZE):
-                pass
+        try:
+            while True:
+                data = netlink.recv(_READ_SIZE)
+                self._more |= netlink.proto != socket.NETLINK_ROUTE or not concerns_neighbours_alone(data)
+        except BlockingIOError:
+            pass
+        except OSError:
+            # ENOBUFS: events were lost, and that too means: look again.
+            self._more = True
         if self._timer is None:
             self._timer = self._loop.call_later(SETTLE, self._fire)
 
     def _fire(self) -> None:
         self._timer = None
-        self._callback()
+        more, self._more = self._more, False
+        self._callback(more)

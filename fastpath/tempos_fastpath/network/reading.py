@@ -1,7 +1,8 @@
-"""What the kernel knows of the network, read as one snapshot through netlink (pyroute2).
+"""What the kernel knows of the network, as a snapshot.
 
-A snapshot is read anew as a whole whenever something may have changed; nothing here follows single
-events. The functions block and act in the network namespace of the calling thread.
+A snapshot is read anew as a whole whenever devices, addresses or routes may have changed; neighbours alone,
+which change all the time, are read by themselves, and a destination that is new is added to what is known.
+The functions block and act in the network namespace of the calling thread.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import os
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tempos_bpf.errors import NotBuilt
 from tempos_fastpath.errors import NetworkUnreadable
 from tempos_fastpath.network.facts import Destination, Facts, Interface, Way
+from tempos_fastpath.network.netlink import Neighbour, Netlink, Route
 
 try:
     from pyroute2 import IPRoute
@@ -37,8 +41,6 @@ _RTN_UNICAST = 1
 _RTN_NAMES = {2: "it is this machine", 3: "it is a broadcast address", 5: "it is a multicast address"}
 #: Neighbour states whose MAC may be used: reachable, stale, delay, probe, no ARP needed, permanent.
 _NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
-_NUD_NONE = 0
-_NTF_USE = 0x01
 
 _NETDEV_FAMILY = "netdev"
 _NETDEV_CMD_DEV_GET = 1
@@ -60,7 +62,7 @@ def read_facts(
     port: int = 0,
     bound_to: Callable[[], int] | None = None,
 ) -> Facts:
-    """Read a snapshot; raises :class:`NetworkUnreadable`. Costs some 10 ms and 1 ms per destination.
+    """Read a snapshot; raises :class:`NetworkUnreadable`. Costs some 10 ms, and little per destination.
 
     Ways are those of a socket of this process; one that is started inside of a VRF has its sockets there.
 
@@ -80,19 +82,37 @@ def read_facts(
             )
             ours = {address for address, _ in addresses}
             by = interfaces[bound].name if bound in interfaces else ""
-            # With all that the slow path's socket would bring along: rules may go by any of it.
-            sender = {"ip_proto": socket.IPPROTO_UDP, **({"sport": port} if port else {})}
-            sender |= {"oif": bound} if by else {}
-            ways = {(ip, source): _way(route, ip, source, sender, by, ours)
-                    for ip, source in set(destinations)}  # fmt: skip
-            neighbours = {
-                (int(message["ifindex"]), str(message.get("dst"))): str(message.get("lladdr"))
-                for message in route.get_neighbours(family=socket.AF_INET)
-                if message["state"] & _NUD_VALID and message.get("lladdr")
-            }
+        with Netlink() as netlink:
+            ways = _ways(netlink, destinations, bound if by else 0, port, by, ours)
+            neighbours = _usable(netlink.neighbours())
     except (OSError, NetlinkError) as error:
         raise NetworkUnreadable(f"the kernel's network facts cannot be read: {error}") from error
     return Facts(interfaces, addresses, ways, neighbours, bound, _accepts_from_vrfs())
+
+
+def read_more(facts: Facts, destinations: Iterable[Destination], port: int = 0) -> Facts:
+    """``facts`` with the ways to more destinations and who is next on them; raises as :func:`read_facts`."""
+    try:
+        by = facts.interfaces[facts.bound].name if facts.bound in facts.interfaces else ""
+        ours = {address for address, _ in facts.addresses}
+        with Netlink() as netlink:
+            ways = _ways(netlink, destinations, facts.bound if by else 0, port, by, ours)
+            hops = {(way.ifindex, way.next_hop) for way in ways.values() if not way.obstacle}
+            known = _usable(netlink.neighbours_of(hops))
+    except OSError as error:
+        raise NetworkUnreadable(f"the kernel's network facts cannot be read: {error}") from error
+    others = {place: mac for place, mac in facts.neighbours.items() if place not in hops}
+    return replace(facts, ways={**facts.ways, **ways}, neighbours={**others, **known})
+
+
+def read_neighbours(facts: Facts) -> Facts:
+    """``facts`` with the neighbours as they are now; the very same if none has changed. Raises as above."""
+    try:
+        with Netlink() as netlink:
+            neighbours = _usable(netlink.neighbours())
+    except OSError as error:
+        raise NetworkUnreadable(f"the kernel's neighbours cannot be read: {error}") from error
+    return facts if neighbours == facts.neighbours else replace(facts, neighbours=neighbours)
 
 
 def bound_interface() -> int:
@@ -112,14 +132,9 @@ def resolve_neighbours(neighbours: Iterable[tuple[int, str]]) -> None:
     that cannot be asked for (its interface just went away) is left to the next snapshot to show.
     """
     try:
-        with _netlink(IPRoute) as route:
-            for ifindex, ip in neighbours:
-                try:
-                    route.neigh("replace", dst=ip, ifindex=ifindex, state=_NUD_NONE, flags=_NTF_USE)
-                except NetlinkError as error:
-                    if error.code == errno.EPERM:
-                        raise
-    except (OSError, NetlinkError) as error:
+        with Netlink() as netlink:
+            netlink.use(neighbours)
+    except OSError as error:
         raise NetworkUnreadable(f"the kernel cannot be asked to resolve a neighbour: {error}") from error
 
 
@@ -191,29 +206,33 @@ def _strips_tags(name: str) -> bool:
     return bool(value[1] & _ETH_FLAG_RXVLAN)
 
 
-def _way(
-    route: IPRoute, ip: str, source: str | None, sender: Mapping[str, int], bound: str, ours: Collection[str]
-) -> Way:
-    flow: dict[str, Any] = {"dst": ip, **sender}
-    if source is not None:
-        flow["src"] = source
-    try:
-        message = next(iter(route.route("get", **flow)))
-    except NetlinkError as error:
+def _ways(
+    netlink: Netlink, destinations: Iterable[Destination], oif: int, port: int, bound: str,
+    ours: Collection[str],
+) -> dict[Destination, Way]:  # fmt: skip
+    """With all that the slow path's socket would bring along: rules of the kernel may go by any of it."""
+    wanted = list(dict.fromkeys(destinations))
+    found = netlink.routes(wanted, oif=oif, port=port)
+    return {each: _way(route, *each, bound, ours) for each, route in zip(wanted, found, strict=True)}
+
+
+def _way(route: Route, ip: str, source: str | None, bound: str, ours: Collection[str]) -> Way:
+    if route.error:
         if source is not None and source not in ours:
             return Way(obstacle=f"its events leave from {source}, which this machine does not have now")
         by = (f" from {source}" if source is not None else "") + (f" by way of {bound}" if bound else "")
-        return Way(obstacle=f"no route to it{by} ({error.args[1] if len(error.args) > 1 else error})")
-    kind = int(message["type"])
-    if kind != _RTN_UNICAST:
-        return Way(obstacle=_RTN_NAMES.get(kind, "the kernel's route refuses it"))
-    metrics = message.get("metrics")
-    return Way(
-        int(message.get("oif") or 0),
-        str(message.get("gateway") or ip),
-        int(metrics.get("mtu") or 0) if metrics is not None else 0,
-        source or str(message.get("prefsrc") or ""),
-    )
+        return Way(obstacle=f"no route to it{by} ({os.strerror(route.error)})")
+    if route.kind != _RTN_UNICAST:
+        return Way(obstacle=_RTN_NAMES.get(route.kind, "the kernel's route refuses it"))
+    if route.strange:
+        return Way(obstacle="the gateway on the way to it has no IPv4 address")
+    return Way(route.interface, route.gateway or ip, route.mtu, source or route.source)
+
+
+def _usable(neighbours: Iterable[Neighbour]) -> dict[tuple[int, str], str]:
+    return {
+        (each.interface, each.ip): each.mac for each in neighbours if each.state & _NUD_VALID and each.mac
+    }
 
 
 class _NetdevMessage(genlmsg):  # type: ignore[misc]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from tempos_fastpath.network.facts import Destination, Facts, Interface
 from tempos_fastpath.network.kernel import Kernel
-from tempos_fastpath.network.reading import read_facts
+from tempos_fastpath.network.reading import read_facts, read_more
 from tempos_fastpath.network.trial import Verdict
 
 #: Seconds from one trial to the next of an interface that takes no frames; and the most they become for one
@@ -68,6 +68,16 @@ class Survey:
         """
         facts = read_facts(destinations, self._kernel.redirects, port, self._kernel.bound)
         return self.complete(facts, native=native, refused=refused)
+
+    def extend(self, facts: Facts, destinations: Iterable[Destination], port: int = 0) -> Facts | None:
+        """The facts at hand with the ways to more addresses, where they leave by interfaces already in use.
+
+        None: one does not, so that a whole snapshot is needed. Raises as :meth:`read`.
+        """
+        more = read_more(facts, destinations, port)
+        used = {way.ifindex for way in facts.ways.values()}
+        new = {way.ifindex for way in more.ways.values() if not way.obstacle}
+        return more if new <= used else None
 
     def complete(self, facts: Facts, *, native: bool, refused: Mapping[int, str]) -> Facts:
         """A snapshot with what was found out of the interfaces that its ways leave by."""

@@ -1,0 +1,257 @@
+"""What is asked of the kernel for each member and again and again: routes to them, and their neighbours.
+
+A request costs some microseconds here, where a library that decodes everything takes a millisecond. So only
+what is asked often is here, and only what is needed of the answers; whatever is read once, or rarely, is read
+by pyroute2. Numbers are those of <linux/netlink.h>, <linux/rtnetlink.h> and <linux/neighbour.h>. Blocking, in
+the network namespace of the thread that opens the socket; raises :class:`OSError`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
+_ROUTE = struct.Struct("=8BI")  # struct rtmsg
+_NEIGHBOUR = struct.Struct("=B3xiHBB")  # struct ndmsg: family, interface, state, flags, type
+_ATTRIBUTE = struct.Struct("=HH")
+_ERROR, _DONE = 2, 3
+_REQUEST, _ACK, _DUMP, _REPLACE, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x400
+#: In an answer: what was read while it changed, and is to be read again.
+_INTERRUPTED = 0x10
+_NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _GETROUTE = 16, 17, 20, 21, 24, 26
+_NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
+_DST, _SRC, _OIF, _GATEWAY, _PREFSRC, _METRICS, _VIA, _IP_PROTO, _SPORT = 1, 2, 4, 5, 7, 8, 18, 27, 28
+_METRIC_MTU = 2
+_TYPE_MASK = 0x3FFF
+_NEIGH_DST, _NEIGH_LLADDR = 1, 2
+_NTF_USE = 0x01
+#: Requests on their way at a time: their answers fit in any socket's buffer.
+_AT_ONCE = 64
+_BUFFER = 1 << 17
+_TIMEOUT = 5.0
+#: Dumps that change while they are read are read again so often.
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The kernel's answer for one destination. ``error``: an errno, and then nothing else.
+
+    ``kind``: RTN_UNICAST and so on; ``gateway`` empty: on the link; ``strange``: by a gateway of another
+    family; ``mtu`` 0: the interface's.
+    """
+
+    error: int = 0
+    kind: int = 0
+    interface: int = 0
+    gateway: str = ""
+    source: str = ""
+    mtu: int = 0
+    strange: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """``state``: NUD_*; ``mac`` empty: not known."""
+
+    interface: int
+    ip: str
+    state: int
+    mac: str
+
+
+class Netlink:
+    """A socket to the kernel's routing family; a context."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._socket.settimeout(_TIMEOUT)
+        self._socket.bind((0, 0))
+        self._sequence = 0
+
+    def __enter__(self) -> Netlink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def routes(self, wanted: Sequence[tuple[str, str | None]], *, oif: int = 0, port: int = 0) -> list[Route]:
+        """How a UDP datagram to each (address, from this address of ours) would go.
+
+        ``oif``: from a socket that is bound to this interface; ``port``: from this port.
+        """
+        common = _attribute(_IP_PROTO, bytes([socket.IPPROTO_UDP]))
+        if port:
+            common += _attribute(_SPORT, struct.pack("!H", port))
+        if oif:
+            common += _attribute(_OIF, struct.pack("=i", oif))
+        requests = []
+        for ip, source in wanted:
+            body = _ROUTE.pack(socket.AF_INET, 32, 32 if source else 0, 0, 0, 0, 0, 0, 0)
+            body += _attribute(_DST, socket.inet_aton(ip)) + common
+            requests.append(body + (_attribute(_SRC, socket.inet_aton(source)) if source else b""))
+        return [
+            Route(error=-answer) if isinstance(answer, int) else _route(answer)
+            for answer in self._ask(_GETROUTE, 0, requests)
+        ]
+
+    def neighbours(self) -> list[Neighbour]:
+        """All that the kernel has of IPv4."""
+        body = _NEIGHBOUR.pack(socket.AF_INET, 0, 0, 0, 0)
+        for _ in range(_ATTEMPTS):
+            self._sequence += 1
+            self._socket.send(_message(_GETNEIGH, _REQUEST | _DUMP, self._sequence, body))
+            found: list[Neighbour] = []
+            whole = True
+            for kind, flags, _, payload in self._answers(self._sequence):
+                whole &= not flags & _INTERRUPTED
+                if kind == _DONE:
+                    break
+                if kind == _ERROR:
+                    _check(payload)
+                elif kind == _NEWNEIGH and (known := _neighbour(payload)) is not None:
+                    found.append(known)
+            if whole:
+                break
+        return found
+
+    def neighbours_of(self, places: Iterable[tuple[int, str]]) -> list[Neighbour]:
+        """Of these (interface, address) those that the kernel knows."""
+        requests = [
+            _NEIGHBOUR.pack(socket.AF_INET, interface, 0, 0, 0) + _attribute(_NEIGH_DST, socket.inet_aton(ip))
+            for interface, ip in places
+        ]
+        answers = (answer for answer in self._ask(_GETNEIGH, 0, requests) if not isinstance(answer, int))
+        return [each for each in map(_neighbour, answers) if each is not None]
+
+    def use(self, neighbours: Iterable[tuple[int, str]]) -> None:
+        """Have the kernel find out, or confirm, who (interface, address) is, as if a packet were sent there.
+
+        One that cannot be asked for is passed over; raises :class:`PermissionError` for who may not.
+        """
+        requests = [
+            _NEIGHBOUR.pack(socket.AF_INET, interface, 0, _NTF_USE, 0)
+            + _attribute(_NEIGH_DST, socket.inet_aton(ip))
+            for interface, ip in neighbours
+        ]
+        for answer in self._ask(_NEWNEIGH, _ACK | _CREATE | _REPLACE, requests):
+            if answer == -errno.EPERM:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def _ask(self, kind: int, flags: int, bodies: Sequence[bytes]) -> Iterator[bytes | int]:
+        """The payload of the answer to each request, or its errno as a number below or equal to 0."""
+        for at in range(0, len(bodies), _AT_ONCE):
+            some = bodies[at : at + _AT_ONCE]
+            first = self._sequence + 1
+            self._sequence += len(some)
+            self._socket.send(
+                b"".join(
+                    _message(kind, _REQUEST | flags, first + number, body) for number, body in enumerate(some)
+                )
+            )
+            answers: dict[int, bytes | int] = {}
+            while len(answers) < len(some):
+                for got, _, sequence, payload in self._answers():
+                    if first <= sequence <= self._sequence:
+                        answers[sequence] = _code(payload) if got == _ERROR else payload
+                    if len(answers) == len(some):
+                        break
+            for sequence in range(first, self._sequence + 1):
+                yield answers[sequence]
+
+    def _answers(self, sequence: int | None = None) -> Iterator[tuple[int, int, int, bytes]]:
+        """Type, flags, sequence and payload of messages as they come; of one request only, if it is given.
+
+        Without it the messages of one datagram.
+        """
+        while True:
+            for kind, flags, number, payload in messages(self._socket.recv(_BUFFER)):
+                if sequence is None or number == sequence:
+                    yield kind, flags, number, payload
+            if sequence is None:
+                return
+
+
+def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Type, flags, sequence and payload of each message in a datagram of the kernel's."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
+        if length < _HEADER.size:
+            return
+        yield kind, flags, sequence, data[at + _HEADER.size : at + length]
+        at += length + 3 & ~3
+
+
+def concerns_neighbours_alone(data: bytes) -> bool:
+    """Whether a notification says nothing but that neighbours came, changed or went."""
+    return all(kind in (_NEWNEIGH, _DELNEIGH) for kind, *_ in messages(data))
+
+
+def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    padding = -len(body) % 4
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body + bytes(padding)
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _attributes(data: bytes, at: int = 0) -> dict[int, bytes]:
+    found = {}
+    while at + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        if length < _ATTRIBUTE.size:
+            break
+        found[kind & _TYPE_MASK] = data[at + _ATTRIBUTE.size : at + length]
+        at += length + 3 & ~3
+    return found
+
+
+def _code(payload: bytes) -> int:
+    return int(struct.unpack_from("=i", payload)[0])
+
+
+def _check(payload: bytes) -> None:
+    code = _code(payload)
+    if code:
+        raise OSError(-code, os.strerror(-code))
+
+
+def _number(value: bytes | None) -> int:
+    return int.from_bytes(value or b"", sys.byteorder)
+
+
+def _address(value: bytes | None) -> str:
+    return socket.inet_ntoa(value) if value else ""
+
+
+def _route(payload: bytes) -> Route:
+    found = _attributes(payload, _ROUTE.size)
+    metrics = _attributes(found.get(_METRICS, b""))
+    return Route(
+        kind=payload[7],
+        interface=_number(found.get(_OIF)),
+        gateway=_address(found.get(_GATEWAY)),
+        source=_address(found.get(_PREFSRC)),
+        mtu=_number(metrics.get(_METRIC_MTU)),
+        strange=_VIA in found,
+    )
+
+
+def _neighbour(payload: bytes) -> Neighbour | None:
+    family, interface, state, _, _ = _NEIGHBOUR.unpack_from(payload)
+    found = _attributes(payload, _NEIGHBOUR.size)
+    address = found.get(_NEIGH_DST)
+    if family != socket.AF_INET or address is None:
+        return None
+    return Neighbour(interface, _address(address), state, found.get(_NEIGH_LLADDR, b"").hex(":"))

@@ -1,0 +1,143 @@
+"""What is asked of the kernel by hand is what pyroute2 reads of it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+from pyroute2 import IPRoute
+from support.nodes import configure
+from support.privileges import require_netns
+
+from tempos_bench.nodes.loop import NodeLoop
+from tempos_bench.nodes.namespace import Namespace
+from tempos_bench.nodes.node import Node
+from tempos_fastpath.network.changes import ChangeTrigger
+from tempos_fastpath.network.facts import Facts, Way
+from tempos_fastpath.network.netlink import Netlink
+from tempos_fastpath.network.netlink import Route as Answer
+from tempos_fastpath.network.reading import read_facts, read_more, read_neighbours
+
+pytestmark = pytest.mark.netns
+
+MAC = "02:00:00:00:00:{:02x}"
+MANY = 200
+LIMIT = 10.0
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    require_netns()
+    with Namespace("netlink") as namespace:
+        made = Node("netlink", namespace, ("10.0.1.1",), ("eth0",))
+
+        def furnish(netlink: IPRoute) -> None:
+            netlink.link("add", ifname="eth0", kind="veth", peer={"ifname": "eth9"})
+            eth0, eth9, lo = (netlink.link_lookup(ifname=name)[0] for name in ("eth0", "eth9", "lo"))
+            for index in (eth0, eth9, lo):
+                netlink.link("set", index=index, state="up")
+            netlink.addr("add", index=eth0, address="10.0.1.1", prefixlen=24)
+            netlink.addr("add", index=eth0, address="10.0.1.7", prefixlen=24)
+            netlink.route("add", dst="10.5.0.0/16", gateway="10.0.1.9", metrics={"mtu": 900})
+            netlink.route("add", dst="10.6.0.0/16", oif=eth0, prefsrc="10.0.1.7")
+            netlink.route("add", dst="10.7.0.0/16", type="blackhole")
+            netlink.route("add", dst="10.8.0.0/16", type="unreachable")
+            netlink.route(
+                "add", dst="10.9.0.0/16", oif=eth0, via={"family": socket.AF_INET6, "addr": "fe80::1"}
+            )
+            for number in range(1, MANY + 1):
+                netlink.neigh("add", dst=f"10.6.0.{number}", lladdr=MAC.format(number), ifindex=eth0,
+                              state="permanent")  # fmt: skip
+
+        configure(made, furnish)
+        yield made
+
+
+def in_namespace(node: Node, work: Callable[[Netlink], object]) -> object:
+    def inside() -> object:
+        with Netlink() as netlink:
+            return work(netlink)
+
+    return node.call(inside)
+
+
+def test_ways_are_those_that_the_kernel_has(node: Node) -> None:
+    asked = [("10.0.1.5", None), ("10.5.1.1", None), ("10.6.0.1", None), ("10.6.0.1", "10.0.1.1"),
+             ("10.7.0.1", None), ("10.8.0.1", None), ("10.9.0.1", None), ("10.0.1.1", None),
+             ("192.168.0.1", None), ("10.6.0.1", "10.77.0.1")]  # fmt: skip
+    eth0 = node.call(lambda: socket.if_nametoindex("eth0"))
+    answers = in_namespace(node, lambda netlink: netlink.routes(asked, port=9998))
+    assert answers == [
+        Answer(kind=1, interface=eth0, source="10.0.1.1"),
+        Answer(kind=1, interface=eth0, gateway="10.0.1.9", source="10.0.1.1", mtu=900),
+        Answer(kind=1, interface=eth0, source="10.0.1.7"),
+        Answer(kind=1, interface=eth0),
+        Answer(error=errno.EINVAL),
+        Answer(error=errno.EHOSTUNREACH),
+        Answer(kind=1, interface=eth0, source="10.0.1.1", strange=True),
+        Answer(kind=2, interface=1, source="10.0.1.1"),
+        Answer(error=errno.ENETUNREACH),
+        Answer(error=errno.ENETUNREACH),
+    ]
+    facts: Facts = node.call(lambda: read_facts(asked[:1], port=9998))
+    more: Facts = node.call(lambda: read_more(facts, asked, 9998))
+    assert more.ways[asked[1]] == Way(eth0, "10.0.1.9", 900, "10.0.1.1")
+    assert more.ways[asked[6]].obstacle == "the gateway on the way to it has no IPv4 address"
+    assert more.ways[asked[8]].obstacle == "no route to it (Network is unreachable)"
+    assert more.ways[asked[9]].obstacle.startswith("its events leave from 10.77.0.1")
+    # More than answers fit in one batch, and each is of its own request.
+    many = [(f"10.6.0.{number}", None) for number in range(1, MANY + 1)]
+    assert in_namespace(node, lambda netlink: netlink.routes(many)) == [answers[2]] * MANY  # type: ignore[index]
+
+
+def test_neighbours_are_those_that_the_kernel_has(node: Node) -> None:
+    def by_pyroute2() -> dict[tuple[int, str], str]:
+        with IPRoute() as netlink:
+            return {(each["ifindex"], each.get("dst")): each.get("lladdr")
+                    for each in netlink.get_neighbours(family=socket.AF_INET)}  # fmt: skip
+
+    wanted = node.call(by_pyroute2)
+    assert len(wanted) == MANY
+    facts: Facts = node.call(lambda: read_facts())
+    assert facts.neighbours == wanted
+    assert node.call(lambda: read_neighbours(facts)) is facts, "nothing has changed"
+    eth0 = node.call(lambda: socket.if_nametoindex("eth0"))
+    configure(node, lambda netlink: netlink.neigh("replace", dst="10.6.0.3", lladdr=MAC.format(0xFF),
+                                                  ifindex=eth0, state="permanent"))  # fmt: skip
+    changed: Facts = node.call(lambda: read_neighbours(facts))
+    assert changed.neighbours == {**wanted, (eth0, "10.6.0.3"): MAC.format(0xFF)}
+    more: Facts = node.call(lambda: read_more(facts, [("10.6.0.3", None), ("10.6.1.1", None)]))
+    assert more.neighbours == changed.neighbours, "one that has no neighbour stays without"
+    # Somebody is asked for who is not there: no answer of theirs, and no error.
+    in_namespace(node, lambda netlink: netlink.use([(eth0, "10.6.2.1"), (9999, "10.6.2.2")]))
+    known = in_namespace(
+        node, lambda netlink: netlink.neighbours_of([(eth0, "10.6.2.1"), (eth0, "10.6.9.9")])
+    )
+    assert [(each.ip, each.mac) for each in known] == [("10.6.2.1", "")]  # type: ignore[attr-defined]
+
+
+def test_neighbours_are_told_apart_from_everything_else(node: Node) -> None:
+    eth0 = node.call(lambda: socket.if_nametoindex("eth0"))
+
+    async def listen() -> list[bool]:
+        heard: asyncio.Queue[bool] = asyncio.Queue()
+        trigger = ChangeTrigger(heard.put_nowait)
+        told = []
+        try:
+            changes: list[Callable[[IPRoute], object]] = [
+                lambda netlink: netlink.neigh("del", dst="10.6.0.3", ifindex=eth0),
+                lambda netlink: netlink.addr("add", index=eth0, address="10.0.3.1", prefixlen=24),
+                lambda netlink: netlink.neigh("del", dst="10.6.0.4", ifindex=eth0),
+            ]
+            for change in changes:
+                await asyncio.to_thread(configure, node, change)
+                told.append(await asyncio.wait_for(heard.get(), LIMIT))
+        finally:
+            trigger.close()
+        return told
+
+    with NodeLoop(node) as loop:
+        assert loop.do(listen()) == [False, True, False]
