@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,24 @@ def test_inside_of_a_vrf_it_finds_the_same() -> None:
     (generic,) = findings(document, "TD123")
     assert generic["cause"].startswith("64 of 64 events arrived (XDP generic")
     assert code == 0
+
+
+def test_who_asks_for_the_status_inside_of_a_vrf_and_gets_no_answer_is_told_what_it_takes() -> None:
+    asking = (sys.executable, "-m", "tempos", "status", "--api", "http://127.0.0.1:9")
+    # It names the interface of that number, which is one of these or of the kernel's own.
+    named = 'ip link add blue type veth peer name green && exec "$@"'
+    asking = ("unshare", "--net", "sh", "-c", named, "sh", *asking)
+    with binding_group() as prefix:
+        inside = subprocess.run(
+            (*prefix, *asking), capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+    outside = subprocess.run(asking, capture_output=True, text=True, timeout=LIMIT, check=False)
+    told = re.search(r"bound to (\S+), as inside of a VRF", inside.stderr)
+    assert told, inside.stderr
+    assert f"`ip address add 127.0.0.1/8 dev {told[1]}`" in inside.stderr
+    assert "no answer" in outside.stderr
+    assert "VRF" not in outside.stderr
+    assert inside.returncode == outside.returncode != 0
 
 
 def test_a_kernel_that_refuses_the_program_is_told_with_the_whole_log_and_exit_code_1() -> None:

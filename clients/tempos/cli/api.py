@@ -103,11 +103,16 @@ class Api:
 
 
 def _hint(url: str) -> str:
-    """What to do where a broker of this very installation could have no API."""
+    """What to do in a VRF, and where a broker of this very installation could have no API."""
     from urllib.parse import urlsplit
 
     from tempos.doctor.installation import lacking_packages
 
+    if device := _bound_to():
+        return (
+            f" This command's sockets are bound to {device}, as inside of a VRF: the broker must be in "
+            f"there, too, and loopback is what the VRF has of it (`ip address add 127.0.0.1/8 dev {device}`)"
+        )
     if urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1") or not (
         lacking := lacking_packages("broker")
     ):
@@ -116,6 +121,19 @@ def _hint(url: str) -> str:
         f" A broker of this installation has none, for {', '.join(lacking)} is not installed: "
         "pip install 'tempos[broker]'"
     )
+
+
+def _bound_to() -> str:
+    """The interface that the kernel binds each socket of this process to; empty for none."""
+    import socket
+
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            name = probe.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
+    except (OSError, AttributeError):
+        # The interface is gone, or no system has such sockets but Linux.
+        return ""
+    return name.rstrip(b"\0").decode(errors="replace")
 
 
 def _words(url: str, status: int, reason: str, body: bytes) -> str:
