@@ -94,7 +94,11 @@ def _by_name(account: Account) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def paths(accounts: Sequence[Account]) -> str:
-    """Who carries the events of each case, by kernel and mode; what of them does not arrive, and is told."""
+    """Who carries the events of each case, by kernel and mode; what of them does not arrive, and is told.
+
+    Kernels on which no case was played are left out.
+    """
+    accounts = [account for account in accounts if account.rows]
     heads = [f"{_column(account)} {mode}" for account in accounts for mode in MODES]
     return _markdown(["case", *heads], list(_grid(accounts, _short_cell)))
 
@@ -111,7 +115,8 @@ def details(accounts: Sequence[Account]) -> str:
             for row in _ordered(account)
         ]  # fmt: skip
         head = ["case", "mode", "arrived", "path", "ledger", "member", "why this path"]
-        parts.append(f"### {_column(account)}\n\n{_about(account)}\n\n{_markdown(head, rows)}")
+        told = _markdown(head, rows) if rows else "No case was played."
+        parts.append(f"### {_column(account)}\n\n{_about(account)}\n\n{told}")
     return "\n\n".join(parts)
 
 

@@ -37,7 +37,7 @@ HTTP_MODULES = {"door", "http_server", "problems", "web"}
 HTTP_NEEDS = {"fastapi", "h11", "pydantic", "starlette", "uvicorn"}
 
 FOLDERS = ("broker", "fastpath", "clients", "bench", "config")
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "KERNELS.md")
 RESULTS = {"bench-results", "kernel-results"}
 WALK_SKIPS = {".git", ".venv", "build", "dist", "__pycache__", ".hypothesis", *RESULTS}
 

@@ -162,6 +162,13 @@ def test_the_documents_tables(folder: Path) -> None:
     assert documents.readme(made, accounts) == made
 
 
+def test_the_documents_say_what_was_found() -> None:
+    accounts = documents.kept()
+    assert documents.PAGE.read_text() == documents.page(accounts), "make kernel-table"
+    readme = documents.README.read_text()
+    assert readme == documents.readme(readme, accounts), "make kernel-table"
+
+
 def test_a_step_goes_to_the_guest_and_back_and_is_ended_at_its_limit(tmp_path: Path) -> None:
     steps = [Step("good", (sys.executable, "-c", "print('{results}')"), 30.0),
              Step("odd", (sys.executable, "-c", "raise SystemExit(3)"), 30.0, codes=(0, 3)),
