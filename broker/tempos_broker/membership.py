@@ -19,7 +19,8 @@ from tempos.control import Code, Out
 from tempos_broker.account.accounts import Holder
 from tempos_broker.config.model import OWN_GROUP, BrokerConfig, StaticMember
 from tempos_broker.members.departures import Departures, Place
-from tempos_broker.members.known import GroupState, Leaving, Membership
+from tempos_broker.members.known import GroupState, Leaving, Membership, is_static, own_group
+from tempos_broker.members.leases import Leases
 
 
 class Refused(TemposError):
@@ -63,6 +64,9 @@ class Registry:
         self._groups: dict[int, dict[str, GroupState]] = {}
         self._versions: dict[int, int] = {}
         self._leaving: dict[Holder, Leaving] = {}
+        #: By endpoint and topic, the group that it is in.
+        self._mine: dict[tuple[str, int], dict[int, GroupState]] = {}
+        self._leases = Leases(self._earliest)
         #: Why members went, and who is not to come back.
         self.departures = Departures()
         self.check(config)
@@ -105,7 +109,7 @@ class Registry:
                     if (
                         known.expires is None
                         and static_ is not None
-                        and _is(known.member, state.name, static_)
+                        and is_static(known.member, state.name, static_)
                     ):
                         del wanted[endpoint]
                     elif known.expires is None or static_ is not None:
@@ -126,7 +130,7 @@ class Registry:
     def _add_static(self, topic: int, static: StaticMember) -> None:
         group = self._group(topic, static.group or own_group(static.ip, static.port))
         member = Member(static.ip, static.port, static.mac, static.source)
-        group.members[static.ip, static.port] = Membership(member)
+        self._put(topic, group, Membership(member))
 
     @property
     def topics(self) -> Iterable[Topic]:
@@ -229,7 +233,7 @@ class Registry:
         self._check_kept_out(Place(name, wanted, *endpoint), now)
         self._check_limits(topic, wanted, endpoint)
         membership = Membership(Member(*endpoint, source=asked), client, now + self.lease)
-        self._group(topic.id, wanted).members[endpoint] = membership
+        self._put(topic.id, self._group(topic.id, wanted), membership)
         self._versions[topic.id] += 1
         self._leaving.pop(membership.holder, None)
         self.departures.came(topic.id, membership.holder)
@@ -250,14 +254,14 @@ class Registry:
         """
         own = endpoint[1] == self._data_port and self._is_local(endpoint[0])
         groups = self._groups[topic]
-        if own or any(endpoint in state.members for state in groups.values()):
+        if own or topic in self._mine.get(endpoint, ()):
             return False
         if group not in groups and len(groups) >= self._limits.groups_per_topic:
             return False
         state = self._group(topic, group)
         if len(state.members) >= self._limits.members_per_group:
             return False
-        state.members[endpoint] = Membership(Member(*endpoint, source=asked), client, expires)
+        self._put(topic, state, Membership(Member(*endpoint, source=asked), client, expires))
         self._versions[topic] += 1
         return True
 
@@ -353,25 +357,33 @@ class Registry:
                 del self._leaving[holder]
         self.departures.tidy(now)
         gone: dict[int, list[Member]] = {}
-        for topic, groups in self._groups.items():
-            for state in list(groups.values()):
-                for endpoint, membership in list(state.members.items()):
-                    if membership.expires is not None and membership.expires <= now:
-                        self._remove(topic, state, endpoint, Out.LEASE, now)
-                        gone.setdefault(topic, []).append(membership.member)
+        for endpoint in self._leases.due(now):
+            for topic, state in list(self._mine.get(endpoint, {}).items()):
+                membership = state.members[endpoint]
+                if membership.expires is not None and membership.expires <= now:
+                    self._remove(topic, state, endpoint, Out.LEASE, now)
+                    gone.setdefault(topic, []).append(membership.member)
         return gone
 
     def next_expiry(self) -> float | None:
         """When the next lease or drain ends, or None."""
-        leases = [
-            membership.expires
-            for groups in self._groups.values()
-            for state in groups.values()
-            for membership in state.members.values()
-            if membership.expires is not None
-        ]
-        leases += [leaving.deadline + self.lease for leaving in self._leaving.values()]
-        return min(leases, default=None)
+        ends = [leaving.deadline + self.lease for leaving in self._leaving.values()]
+        if (first := self._leases.next()) is not None:
+            ends.append(first)
+        return min(ends, default=None)
+
+    def _put(self, topic: int, state: GroupState, membership: Membership) -> None:
+        endpoint = (membership.member.ip, membership.member.port)
+        state.members[endpoint] = membership
+        self._mine.setdefault(endpoint, {})[topic] = state
+        if membership.expires is not None:
+            self._leases.begun(endpoint, membership.expires)
+
+    def _earliest(self, endpoint: tuple[str, int]) -> float | None:
+        """When the first lease of an endpoint ends."""
+        states = self._mine.get(endpoint, {}).values()
+        leases = (state.members[endpoint].expires for state in states)
+        return min((each for each in leases if each is not None), default=None)
 
     def _group(self, topic: int, name: str) -> GroupState:
         return self._groups[topic].setdefault(name, GroupState(name))
@@ -381,6 +393,10 @@ class Registry:
     ) -> None:
         """Take a member out; ``why``, if it did not want to go."""
         known = state.members.pop(endpoint)
+        mine = self._mine[endpoint]
+        del mine[topic]
+        if not mine:
+            del self._mine[endpoint]
         self._versions[topic] += 1
         if why and known.client is not None:
             self.departures.note(topic, known.holder, why, now)
@@ -388,11 +404,10 @@ class Registry:
             del self._groups[topic][state.name]
 
     def _of(self, endpoint: tuple[str, int], client: int) -> Iterator[tuple[int, GroupState, Membership]]:
-        for topic, groups in self._groups.items():
-            for state in groups.values():
-                membership = state.members.get(endpoint)
-                if membership is not None and membership.client == client:
-                    yield topic, state, membership
+        for topic, state in self._mine.get(endpoint, {}).items():
+            membership = state.members[endpoint]
+            if membership.client == client:
+                yield topic, state, membership
 
     def _check_kept_out(self, place: Place, now: float) -> None:
         kept = self.departures.kept_out(place, now)
@@ -423,13 +438,3 @@ class Registry:
                 f"topic {topic.name!r} has {len(groups)} groups already",
                 "raise limits.groups_per_topic, or join one of them",
             )
-
-
-def _is(member: Member, group: str, static: StaticMember) -> bool:
-    wanted = static.group or own_group(static.ip, static.port)
-    return (member.mac, member.source, group) == (static.mac, static.source, wanted)
-
-
-def own_group(ip: str, port: int) -> str:
-    """The name of the group of a subscriber that names none."""
-    return f"{OWN_GROUP}{ip}:{port}"

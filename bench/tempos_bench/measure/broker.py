@@ -94,7 +94,8 @@ class Broker:
     """A running broker.
 
     ``topics`` with their static groups; ``mode`` as in `fastpath.mode`, ``state`` as in `state.file`,
-    ``quality`` the keys of `quality` that differ from their defaults; ``latency`` as in `fastpath.latency`.
+    ``quality`` and ``limits`` the keys of these sections that differ from their defaults; ``latency`` as in
+    `fastpath.latency`.
     ``listen``: the node's addresses if nothing is said; ``portable`` as the option of `tempos broker`.
 
     Raises :class:`ProgramFailed` with the broker's own words if it does not get ready.
@@ -109,13 +110,16 @@ class Broker:
         state: str = "off",
         quality: Mapping[str, object] | None = None,
         latency: bool = False,
+        limits: Mapping[str, int] | None = None,
         listen: Sequence[str] = (),
         portable: bool = False,
         cpu: int | None = None,
         limit: float = 60.0,
     ) -> None:
         self.node = node
-        text = config_text(listen or node.addresses, topics, mode, node.interfaces, state, quality, latency)
+        text = config_text(
+            listen or node.addresses, topics, mode, node.interfaces, state, quality, latency, limits
+        )
         command = (*_COMMAND, "--portable") if portable else _COMMAND
         self.program: Program = node.start(
             command, ready="ready", limit=limit, cpu=cpu, text=text, clean_up=_CLEAN if mode != "off" else ()
@@ -204,6 +208,7 @@ def config_text(
     state: str = "off",
     quality: Mapping[str, object] | None = None,
     latency: bool = False,
+    limits: Mapping[str, int] | None = None,
 ) -> str:
     """A broker configuration. JSON's strings, numbers, booleans and lists are TOML's as well."""
     lines = [
@@ -224,8 +229,9 @@ def config_text(
     if quality:
         lines += ["[quality]", *(f"{key} = {json.dumps(value)}" for key, value in quality.items())]
     largest = max((len(group.members) for groups in topics.values() for group in groups), default=0)
-    if largest > _MEMBERS:
-        lines += ["[limits]", f"members_per_group = {largest}"]
+    limits = {**({"members_per_group": largest} if largest > _MEMBERS else {}), **(limits or {})}
+    if limits:
+        lines += ["[limits]", *(f"{key} = {value}" for key, value in limits.items())]
     for topic, groups in topics.items():
         lines += [
             "[[topic]]",

@@ -173,16 +173,25 @@ class Load:
 
     @contextmanager
     def broker(
-        self, subjects: Sequence[Subject], *, mode: str, quality: Mapping[str, object] | None = None
+        self,
+        subjects: Sequence[Subject],
+        *,
+        mode: str,
+        quality: Mapping[str, object] | None = None,
+        state: str = "off",
+        beside: Mapping[Topic, Sequence[Group]] | None = None,
     ) -> Iterator[Broker]:
         """A broker for ``subjects``, which are what is played until it ends.
 
-        ``mode`` and ``quality`` as in its configuration. When it is given, each topic is on the fast path,
-        unless that is off or the topic keeps to the slow one.
+        ``mode``, ``quality`` and ``state`` as in its configuration; ``beside``: topics without events.
+        When it is given, each subject is on the fast path, unless that is off or it keeps to the slow one.
         """
         self._subjects = {subject.topic.id: subject for subject in subjects}
         groups = {subject.topic: self._groups(subject) for subject in subjects}
-        with Broker(self._topology.broker, groups, mode=mode, quality=quality, cpu=cores()[1]) as broker:
+        topics = {**groups, **(beside or {})}
+        with Broker(
+            self._topology.broker, topics, mode=mode, quality=quality, state=state, cpu=cores()[1]
+        ) as broker:
             if mode != "off":
                 for topic in groups:
                     slow = topic.policy is PathPolicy.SLOW

@@ -52,7 +52,8 @@ from tempos_broker.control.decisions import (
     removed,
 )
 from tempos_broker.control.reports import Reports
-from tempos_broker.membership import Refused, Registry, own_group
+from tempos_broker.members.known import own_group
+from tempos_broker.membership import Refused, Registry
 
 log = logging.getLogger("tempos.broker.control")
 

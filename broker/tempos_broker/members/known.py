@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tempos import Member
 from tempos_broker.account.accounts import Holder
+from tempos_broker.config.model import OWN_GROUP, StaticMember
 
 
 @dataclass(slots=True)
@@ -37,3 +38,14 @@ class Leaving:
     deadline: float
     #: What it was ticketed and what of it is lost, once that was answered: its accounts may be settled soon.
     answered: tuple[int, int] | None = None
+
+
+def is_static(member: Member, group: str, static: StaticMember) -> bool:
+    """Whether a member without a lease is as the configuration has it."""
+    wanted = static.group or own_group(static.ip, static.port)
+    return (member.mac, member.source, group) == (static.mac, static.source, wanted)
+
+
+def own_group(ip: str, port: int) -> str:
+    """The name of the group of a subscriber that names none."""
+    return f"{OWN_GROUP}{ip}:{port}"
