@@ -83,8 +83,10 @@ class Account:
         if not self.stamped:
             self.unsure |= cut
             return
-        self.shares[epoch] = share
-        if cut:
+        if share or self.counts.get(epoch):
+            # Else nothing of it was for this member: many come and go where little is sent.
+            self.shares[epoch] = share
+        if cut and epoch in self.shares:
             self.cut.add(epoch)
             over = self.counts.get(epoch, 0) - share
             if over > 0:
