@@ -223,7 +223,12 @@ class Broker:
     def _keeps(self) -> bool:
         if not self._ready:
             return self._fast.inherited
-        wanted = self.config.fastpath.on_stop == "keep" if self._keep is None else self._keep
+        wanted = self._keep
+        if wanted is None:
+            # Where nobody is a member of anything there is nothing to hand over, and nothing to be in the way
+            # of brokers of other names.
+            has_members = any(state.route.groups for state in self._routes.states.values())
+            wanted = self.config.fastpath.on_stop == "keep" and has_members
         return wanted and self._fast.outlives
 
     def kept(self) -> tuple[str, ...] | None:

@@ -136,8 +136,14 @@ def test_what_is_withdrawn_leaves_nothing_and_all_that_came_before_is_served(
 def test_nothing_goes_on_where_nothing_is_pinned_and_a_reload_may_change_it(life: Life) -> None:
     with Members(life) as members:
         life.start()
-        life.end(signal.SIGTERM)
+        life.end(signal.SIGUSR2)
         assert "stopping: the fast path stays for the next broker" in life.said
+        assert life.pins.folder.exists()
+        # Nobody is a member: there is nothing to hand over, unless that is what was asked for.
+        life.start()
+        life.end(signal.SIGTERM)
+        assert "stopping:" not in life.said
+        assert not life.pins.folder.exists()
         life.start(fast={"pin": False})
         members.join("events", "a")
         until(lambda: life.ask("/v1/topics/events")["path"] == "fast")
