@@ -29,6 +29,7 @@ SMALL = {
     "qos-workflows": ("rounds=1", "seconds=0.2"),
     "broker-kill": ("rate=5000", "kills=2"),
     "path-moves": ("rate=5000", "moves=6"),
+    "lives": ("rounds=2",),
     "loop-free": ("rounds=1", "events=50", "topics=10", "hosts=25", "seconds=1"),
     "scale": (
         "members=[1,64]", "topics=[3]", "payloads=[256]", "publishers=[1]", "rounds=1", "frames=20000",

@@ -22,9 +22,9 @@ from tempos_bench.nodes import drops, installed, interfaces, machine, process, s
 _TIMEOUT = 10
 
 
-def request(method: str, path: str, body: object = None) -> Any:
+def request(method: str, path: str, body: object = None, port: int = API_PORT) -> Any:
     """One request to the broker on this machine; raises :class:`TemposError` for a refusal."""
-    connection = http.client.HTTPConnection("127.0.0.1", API_PORT, timeout=_TIMEOUT)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
     try:
         text = None if body is None else json.dumps(body)
         connection.request(method, path, text, {"Content-Type": "application/json"})

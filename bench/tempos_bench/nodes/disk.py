@@ -1,4 +1,4 @@
-"""A disk that a test can fill: a small tmpfs in a mount namespace of its own, for programs started inside."""
+"""A disk that can be filled: a small tmpfs in a mount namespace of its own, for programs started inside."""
 
 from __future__ import annotations
 

@@ -44,6 +44,8 @@ def text_file(text: str) -> Iterator[int]:
     memory = os.memfd_create("text")
     try:
         os.write(memory, text.encode())
+        # Of its own accord everybody might write it, which a broker warns of.
+        os.fchmod(memory, 0o644)
         yield memory
     finally:
         os.close(memory)
@@ -154,6 +156,10 @@ class Program:
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
+        self._process.send_signal(number)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it, without waiting; to a program that has ended: no effect."""
         self._process.send_signal(number)
 
     def stop(self, limit: float = _STOP_LIMIT) -> int:

@@ -30,7 +30,7 @@ class Remains:
         self._pins = pins
         self._kept = kept
         self._links = (*kept.links, *pins.tc_links())
-        self._wound_up = False
+        self._wound_up = self._closed = False
         self._epochs = self._read_epochs()
         self._tickets = None
         if kept.maps:
@@ -62,6 +62,9 @@ class Remains:
 
     def close(self) -> None:
         """Let go of it, for good if it was wound up; else it goes on as it was. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
         if self._tickets is not None:
             self._tickets.close()
         self._kept.close_maps()
