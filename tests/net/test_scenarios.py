@@ -30,7 +30,7 @@ SMALL = {
     "broker-kill": ("rate=5000", "kills=2"),
     "path-moves": ("rate=5000", "moves=6"),
     "lives": ("rounds=2",),
-    "loop-free": ("rounds=1", "events=50", "topics=10", "hosts=25", "seconds=1"),
+    "loop-free": ("rounds=1", "topics=10", "seconds=0.5", "hosts=20", "rest=1", "full=30", "joins=3"),
     "scale": (
         "members=[1,64]", "topics=[3]", "payloads=[256]", "publishers=[1]", "rounds=1", "frames=20000",
         "seconds=1", "joins=2",

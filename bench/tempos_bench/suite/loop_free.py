@@ -1,179 +1,128 @@
-"""What the broker does beside its events: writing its state, letting members in, keeping them.
+"""The event loop stays free: strict events beside a large state, a broker at rest, and what a join costs.
 
-* Strict events, one after the other, while the state of many topics is kept up: state on and off in turn.
-  Nobody sends to the other topics, so nothing of them is to be written.
-* Members from many hosts join one group, each with an address of its own; then they send heartbeats and
-  nothing else happens. What that takes of a processor is the broker's whole process, fast path included.
+* **State**: strict events on the slow path, steady, while the broker has many topics with many members each;
+  state off and on in turn, each on a broker of its own. Members of the other topics get no events.
+* **Hosts**: members on addresses of their own, each with heartbeats, in one group of a topic on the fast
+  path: the processor time of the broker at rest, and of each further join.
 """
 
 from __future__ import annotations
 
-import select
-import socket
-import time
-from collections.abc import Sequence
+import ipaddress
+import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
-from pyroute2 import IPRoute
-
-from tempos import CONTROL_PORT, DATA_PORT, Framing, Group, Member, Quality, TemposError, Topic, Unavailable
-from tempos.control import decode_reply, encode_request
-from tempos.wire import encode_event
+from tempos import Framing, Group, Member, PathPolicy, Quality, TemposError, Topic
 from tempos_bench.measure.broker import Broker
-from tempos_bench.measure.stats import percentile, ratios, summarize
-from tempos_bench.nodes.topology import Topology, build, links_are_ours
-from tempos_bench.report.figures import Figure
-from tempos_bench.runs.rounds import cores, in_turn, interleave
+from tempos_bench.measure.load import Flow, Load, Subject
+from tempos_bench.measure.stats import summarize
+from tempos_bench.nodes.node import Node
+from tempos_bench.nodes.topology import build
+from tempos_bench.peers.usage import Running, measured
+from tempos_bench.report.figures import Better, Figure, median
+from tempos_bench.runs.rounds import cores, turned
 from tempos_bench.runs.run import Run
 
-_STRICT = Topic(id=1, name="strict", quality=Quality.SQ, framing=Framing.EVENT)
-_JOINED = Topic(id=2, name="joined", framing=Framing.EVENT)
-_LIMIT = 5.0
-#: Seconds between two heartbeats of a member, as the broker's default has it.
-_HEARTBEAT = 2.5
-#: So many of the joins are looked at: the last.
-_LAST = 20
-_MS = 1000.0
+_SQ = Topic(id=1, name="SQ", quality=Quality.SQ, framing=Framing.EVENT, policy=PathPolicy.SLOW)
+_HOSTS = Topic(id=2, name="hosts", framing=Framing.EVENT)
+_SQ_PORT, _GROUP = 9001, "hosts"
+#: Members of one group go to so many ports from here on, where nobody listens.
+_FIRST_PORT = 20000
+_STATES = ("off", "on")
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """``rounds`` of ``events`` strict events each, one every ``beat`` seconds.
+    """``topics`` in all, each but the strict one with ``members``; ``rate``: SQ events/s, for ``seconds``.
 
-    Beside them there are ``topics`` of ``members`` each.
-    ``hosts`` join; then ``seconds`` of nothing but their heartbeats.
+    ``hosts`` are members while the broker rests, ``rest`` seconds; ``joins`` are measured beside ``full``.
     """
 
     rounds: int
-    events: int
-    beat: float
     topics: int
     members: int
-    hosts: int
+    rate: float
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Hosts:
-    """``join``: seconds of a processor for each of the last joins. ``rest``: share of a core afterwards."""
-
-    join: float
+    payload: int
+    hosts: int
     rest: float
+    full: int
+    joins: int
 
 
 def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
-    if not links_are_ours():
-        raise Unavailable("loop-free gives a node of this machine many addresses; other hosts keep theirs")
-    variants = {name: partial(_strict, p, name) for name in ("off", "on")}
-    states = interleave(p.rounds, variants, progress)
-    (hosts,) = in_turn({"hosts": lambda: _hosts(p, progress)}, progress).values()
-    tails = {name: [percentile(times, 99) for times in rounds] for name, rounds in states.items()}
+    progress.plan(p.rounds * len(_STATES) + 1)
+    return [*_state(p, progress), *_hosts(p, progress)]
+
+
+def _state(p: Parameters, progress: Run) -> list[Figure]:
+    p99: dict[str, list[float]] = {state: [] for state in _STATES}
+    lost = 0
+    with build() as topology, ExitStack() as stack:
+        load = Load(stack, topology, (_SQ_PORT,), size=p.payload)
+        address = topology.subscriber.address
+        members = tuple(Member(address, _FIRST_PORT + number) for number in range(p.members))
+        beside = {
+            Topic(id=2 + number, name=f"beside {number}", policy=PathPolicy.SLOW): (Group("g", members),)
+            for number in range(p.topics - 1)
+        }
+        folder = stack.enter_context(topology.broker.folder())
+        for number in progress.repetitions(p.rounds):
+            for state in turned(_STATES, number):
+                file = "off" if state == "off" else f"{folder}/{number}.db"
+                with (
+                    progress.variant(f"round {number + 1} of {p.rounds}, state {state}"),
+                    load.broker([Subject(_SQ, _SQ_PORT)], mode="off", state=file, beside=beside),
+                ):
+                    outcome = load.play([Flow(_SQ, p.rate)], p.seconds)[_SQ.name].outcome
+                p99[state].append(outcome.latency.p99)
+                lost += outcome.lost
+    ratios = [on / off for on, off in zip(p99["on"], p99["off"], strict=True)]
     return [
-        *(
-            Figure(f"SQ p99, state {name}", summarize(values).median * _MS, "ms")
-            for name, values in tails.items()
-        ),
-        *(Figure(f"SQ longest, state {name}", max(map(max, states[name])) * _MS, "ms") for name in states),
-        Figure("SQ p99, state on against off", ratios(tails["on"], tails["off"]).median, "times"),
-        Figure("a join of the last host", hosts.join * _MS, "ms of a processor"),
-        Figure("at rest, heartbeats alone", hosts.rest * 100, "% of a core"),
+        median("SQ p99, state on to off", summarize(ratios), "x", Better.LOWER),
+        *(median(f"SQ p99, state {state}", summarize(values), "us") for state, values in p99.items()),
+        Figure("SQ lost", lost, "events"),
     ]
 
 
-def _strict(p: Parameters, state: str) -> list[float]:
-    """Seconds from the publisher to the member, event by event, by the slow path."""
-    _, other = cores()
-    with build() as topology, ExitStack() as stack:
-        node = topology.subscriber
-        sink = node.call(lambda: _bound(node.address))
-        source = topology.publisher.call(lambda: _bound(topology.publisher.address))
-        stack.callback(sink.close)
-        stack.callback(source.close)
-        topics: dict[Topic, Sequence[Group]] = {_STRICT: [Group("g", (Member(node.address, _port(sink)),))]}
-        for id_ in range(2, p.topics + 1):
-            crowd = tuple(Member(node.address, 20_000 + number) for number in range(p.members))
-            topics[Topic(id=id_, name=f"topic-{id_}", framing=Framing.EVENT)] = [Group("g", crowd)]
-        folder = "" if state == "off" else stack.enter_context(topology.broker.folder())
-        file = f"{folder}/state.db" if folder else "off"
-        with Broker(topology.broker, topics, mode="off", state=file, cpu=other, limit=120):
-            return [_once(source, sink, topology, number, p.beat) for number in range(p.events)]
-
-
-def _once(source: socket.socket, sink: socket.socket, topology: Topology, number: int, beat: float) -> float:
-    began = time.perf_counter()
-    source.sendto(encode_event(_STRICT.id, 1, number, 0, b"event"), (topology.broker.address, DATA_PORT))
-    sink.recv(2048)
-    took = time.perf_counter() - began
-    time.sleep(beat)
-    return took
-
-
-def _hosts(p: Parameters, progress: Run) -> Hosts:
-    with build("straight") as topology, ExitStack() as stack:
-        node, target = topology.subscriber, (topology.facing_subscriber, CONTROL_PORT)
-        network = node.address.rsplit(".", 1)[0]
-        addresses = [f"{network}.{number}" for number in range(3, 3 + p.hosts)]
-
-        def add() -> None:
-            with IPRoute() as netlink:
-                (index,) = netlink.link_lookup(ifname=node.interfaces[0])
-                for address in addresses:
-                    netlink.addr("add", index=index, address=address, prefixlen=24)
-
-        node.call(add)
-        members = [node.call(lambda address=address: _bound(address)) for address in addresses]  # type: ignore[misc]
-        for each in members:
-            stack.callback(each.close)
-        folder = stack.enter_context(topology.broker.folder())
+def _hosts(p: Parameters, progress: Run) -> list[Figure]:
+    core, other = cores()
+    with build() as topology, progress.variant(f"{p.full} hosts"), ExitStack() as stack:
+        b, c = topology.broker, topology.subscriber
+        addresses = _addresses(c, topology.facing_subscriber, p.full + p.joins)
+        file = f"{stack.enter_context(b.folder())}/hosts.db"
+        limit = {"members_per_group": p.full + p.joins}
         broker = stack.enter_context(
-            Broker(
-                topology.broker,
-                {_JOINED: ()},
-                mode="native",
-                state=f"{folder}/state.db",
-                limits={"members_per_group": max(64, p.hosts)},
-            )
+            Broker(b, {_HOSTS: ()}, mode="native", state=file, limits=limit, cpu=other)
         )
-        used = [0.0]
-        for number, each in enumerate(members):
-            if number == p.hosts - _LAST:
-                used[0] = topology.broker.inquire("used", pids=[broker.pid])[0]
-            _ask(each, target, "subscribe", number, topic=_JOINED.name, group="g", port=_port(each))
-        join = (topology.broker.inquire("used", pids=[broker.pid])[0] - used[0]) / _LAST
-        progress.pause(2 * _HEARTBEAT)
-        before, began = topology.broker.inquire("used", pids=[broker.pid])[0], time.monotonic()
-        beats = 0
-        while (at := began + beats * _HEARTBEAT / p.hosts) < began + p.seconds:
-            time.sleep(max(0.0, at - time.monotonic()))
-            each = members[beats % p.hosts]
-            _ask(each, target, "heartbeat", beats % p.hosts, port=_port(each), received=[])
-            beats += 1
-        spent = topology.broker.inquire("used", pids=[broker.pid])[0] - before
-        return Hosts(join, spent / (time.monotonic() - began))
+        to = topology.facing_subscriber
+        tenants = c.role("tenants", "--broker", to, "--topic", _HOSTS.name, "--group", _GROUP, *addresses,
+                         ready=True, cpu=core, talk=True)  # fmt: skip
+        process = Running(b, broker.pid)
+        tenants.ask({"join": p.hosts}, 120)
+        with measured(process, (), ()) as rest:
+            # Nothing is done meanwhile: the input is answered after so many seconds of heartbeats.
+            tenants.ask({"rest": p.rest}, p.rest + 30)
+        tenants.ask({"join": p.full - p.hosts}, 120)
+        with measured(process, (), ()) as joining:
+            took = tenants.ask({"join": p.joins}, 120)["seconds"]
+        path = broker.topic(_HOSTS.name)
+        progress.note(f"{path.path} path: {path.reason}")
+    return [
+        Figure("processor at rest", rest.server / p.rest * 100, "%", Better.LOWER),
+        Figure("processor time of a join", joining.server / p.joins * 1e3, "ms", Better.LOWER),
+        median("a join takes", summarize([each * 1e3 for each in took]), "ms"),
+    ]
 
 
-def _ask(sock: socket.socket, target: tuple[str, int], op: str, client: int, **fields: object) -> None:
-    """Ask until there is an answer; raises :class:`TemposError` for a refusal, and where none comes."""
-    request, end = encode_request(op, 1, client + 1, **fields), time.monotonic() + _LIMIT
-    while time.monotonic() < end:
-        sock.sendto(request, target)
-        if select.select([sock], [], [], 1.0)[0]:
-            reply = decode_reply(sock.recv(2048))
-            if reply.error is not None:
-                raise TemposError(f"{op}: {reply.error}")
-            return
-    raise TemposError(f"{op}: no answer within {_LIMIT:g} s")
-
-
-def _bound(address: str) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind((address, 0))
-    sock.settimeout(_LIMIT)
-    return sock
-
-
-def _port(sock: socket.socket) -> int:
-    return int(sock.getsockname()[1])
+def _addresses(node: Node, known: str, count: int) -> list[str]:
+    """So many addresses of the node's network, given to the interface that faces the broker."""
+    network = ipaddress.IPv4Network(f"{known}/24", strict=False)
+    hosts = [str(each) for each in network.hosts() if str(each) not in (known, node.address)]
+    if count > len(hosts):
+        raise TemposError(f"{network} has addresses for {len(hosts)} hosts, {count} are needed")
+    lines = "\n".join(f"addr add {each}/24 dev {node.interfaces[0]}" for each in hosts[:count])
+    node.call(lambda: subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True))
+    return hosts[:count]
