@@ -43,6 +43,7 @@ class Scene:
             control=ControlConfig(**options),  # type: ignore[arg-type]
         )
         self.wall = WALL
+        self.steady = 1000.0
         self.registry = Registry(self.config, lambda ip: False)
         self.server = self.start()
         self.wall += 1
@@ -51,7 +52,7 @@ class Scene:
     def start(self) -> ControlServer:
         return ControlServer(
             self.registry, Ledger(), self.config.control, name="test", instance=1, epoch=lambda topic: 1,
-            wall=lambda: self.wall,
+            wall=lambda: self.wall, monotonic=lambda: self.steady,
         )  # fmt: skip
 
     def signed(self, key: Key, op: str, at: float = 0.0, **fields: object) -> bytes:
@@ -169,6 +170,34 @@ def test_a_clock_that_differs_too_much_is_told_the_time(window: float) -> None:
                          (window + 0.01, Code.CLOCK), (-1.7e9, Code.CLOCK), (1e9, Code.CLOCK)):  # fmt: skip
         assert scene.ask(ALL, "hello", at) == expected, at
     assert scene.server.refused == {"wrong time": 4}
+
+
+def test_a_clock_that_is_set_back_locks_nobody_out_and_lets_no_replay_in() -> None:
+    scene = Scene()
+    scene.wall += 100
+    recorded = scene.signed(ALL, "hello")
+    assert scene.send(recorded) is not None
+    right = scene.wall
+    for back in (40, 3600):
+        scene.wall -= back
+        scene.steady += 5
+        right += 5
+        served = scene.server.served["hello"]
+        assert scene.send(recorded) is None, "a replay"
+        # A client whose clock is right.
+        assert scene.send(scene.signed(ALL, "hello", right - scene.wall)) is not None
+        assert scene.server.served["hello"] == served + 1
+        # One whose clock went back, too, is told the time that the broker goes by.
+        answer = scene.send(scene.signed(ALL, "hello"))
+        assert answer is not None
+        _, time_ms, plain = auth.open_reply(ALL, answer)
+        assert time_ms == right * 1000
+        error = decode_reply(plain).error
+        assert error is not None
+        assert error.code == Code.CLOCK
+    # It goes forward with whoever sets it.
+    scene.wall = WALL + 7200
+    assert scene.ask(ALL, "hello") == "ok"
 
 
 def test_a_replay_is_refused_for_as_long_as_its_time_is_taken_and_after_a_restart() -> None:

@@ -40,7 +40,7 @@ from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import ControlConfig
 from tempos_broker.control.auth import Admitted, Caller, Denied, Guard
-from tempos_broker.control.clock import Clock
+from tempos_broker.control.clock import Clock, ForwardTime
 from tempos_broker.control.decisions import (
     Decision,
     Done,
@@ -113,8 +113,8 @@ class ControlServer:
         self._monotonic = monotonic
         self._clock = Clock(self._life, monotonic)
         self._epoch = epoch
-        self._wall = wall
-        self._guard = Guard(config, wall())
+        self._wall = ForwardTime(wall, monotonic)
+        self._guard = Guard(config, self._wall())
         self._timing = self._timing_of(config)
         self._now = 0.0
         self._log = Sparingly(log, lambda: self._now)
