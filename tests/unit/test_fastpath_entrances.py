@@ -71,3 +71,10 @@ def test_a_vlan_is_not_seen_below() -> None:
     devices = device(2, "eth0"), device(3, "eth0.5", "vlan", link=2)
     assert unseen({A: 3}, {2}, *devices) == {"eth0.5": NONE}
     assert unseen({A: 3}, {3}, *devices) == {}
+
+
+def test_a_dummy_is_named_only_where_it_stands_in_for_who_should_be() -> None:
+    devices = device(2, "eth0"), device(3, "dummy0", "dummy")
+    why = "nothing comes in by a device of the kind dummy; ..."
+    assert unseen({A: 3, B: 2}, {2}, *devices, named=False, refused={3: why}) == {"dummy0": why}
+    assert unseen({A: 3, B: 2}, {2}, *devices) == {}, "the interfaces that events come in by are named"

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from tempos import Framing, Group, Member, Route, Topic
+from tempos import Framing, Group, Member, Route, Topic, Unavailable
 
 pytest.importorskip("pyroute2")
 
 from tempos_fastpath.network.facts import Facts, Interface, Way, destination
+from tempos_fastpath.network.targets import targets_of
 from tempos_fastpath.plan import Hop, Means, Plan, Refusal, plan_route
 
 ETH = Interface(2, "eth0", "02:00:00:00:00:02", 1500, up=True, ethernet=True, takes_redirects=True)
@@ -162,3 +163,12 @@ def test_an_interface_of_another_network_is_told_with_the_way_there() -> None:
         == "it is not in the VRF red, where the broker is"
     )
     assert replace(NETWORKS, bound=10).elsewhere(ETH) == "it is not in the VRF red, where the broker is"
+
+
+def test_an_address_that_only_another_network_has_is_told_with_that() -> None:
+    facts = replace(NETWORKS, addresses=(("10.0.5.1", IN_RED.index),))
+    with pytest.raises(
+        Unavailable, match=r"carries 10\.0\.5\.1 \(eth2: it is in the VRF red, and the broker is not"
+    ):
+        targets_of((), ["10.0.5.1"], facts)
+    assert targets_of((), ["10.0.5.1"], replace(facts, bound=RED.index)) == [IN_RED]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from tempos import InterfaceStatus
 from tempos_fastpath.network.facts import VRF, Facts, Interface
-from tempos_fastpath.network.targets import ANY
+from tempos_fastpath.network.targets import ANY, SILENT
 
 #: Devices that hand on all that their ports get, and those that stand on another one.
 _OF_PORTS, _ABOVE = ("bridge", "bond", "team"), ("macvlan", "macvtap", "ipvlan", "ipvtap")
@@ -59,7 +59,9 @@ class Entrances:
         found: dict[int, list[str]] = {}
         for address, index in facts.addresses:
             interface = facts.interfaces[index]
+            # Of one that should have carried a program and cannot, the reason says where to look instead.
             silent = interface.loopback or interface.kind == VRF or not interface.up
+            silent = silent or (self.named and interface.kind in SILENT)
             if (
                 not silent
                 and not facts.elsewhere(interface)

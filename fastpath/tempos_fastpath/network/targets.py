@@ -8,7 +8,7 @@ from tempos import Unavailable, _abi
 from tempos_fastpath.network.facts import VRF, Facts, Interface
 
 #: Devices that carry addresses, and that no frame comes in by.
-_SILENT = ("dummy", VRF)
+SILENT = ("dummy", VRF)
 ANY = "0.0.0.0"  # noqa: S104 - the configuration's word for every local address
 
 
@@ -30,7 +30,10 @@ def targets_of(names: Sequence[str], listen: Sequence[str], facts: Facts) -> lis
         return [facts.by_name(name) or name for name in dict.fromkeys(names)]
     found = facts.carriers(listen)
     if not found:
-        raise Unavailable(f"no Ethernet interface{_in_here(facts)} carries {', '.join(listen)}")
+        there = [facts.interfaces[index] for address, index in facts.addresses if address in listen]
+        told = [f"{each.name}: {why}" for each in there if (why := facts.elsewhere(each))]
+        but = f" ({'; '.join(dict.fromkeys(told))})" if told else ""
+        raise Unavailable(f"no Ethernet interface{_in_here(facts)} carries {', '.join(listen)}{but}")
     return list(found)
 
 
@@ -38,7 +41,7 @@ def unfit(interface: Interface, facts: Facts) -> str:
     """Why no program belongs on an interface, whatever its mode; empty if one does."""
     if not interface.ethernet:
         return "it is not an Ethernet interface"
-    if interface.kind in _SILENT:
+    if interface.kind in SILENT:
         others = "name in fastpath.interfaces those that what is for its addresses comes in by"
         return f"nothing comes in by a device of the kind {interface.kind}; {others}"
     return facts.elsewhere(interface)
