@@ -28,10 +28,8 @@ pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 def life(tmp_path: Path) -> Iterator[Life]:
     require_netns()
     require_kernel()
-    with build("straight") as topology:
-        made = Life(topology, tmp_path)
-        with made.source:
-            yield made
+    with build("straight") as topology, Life(topology, tmp_path) as made:
+        yield made
 
 
 def another_version(life: Life) -> dict[str, Any]:

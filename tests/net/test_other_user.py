@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.life import EVENTS, LIMIT, NAME, PLAIN, Life, Members, present, until
+from support.life import EVENTS, LIMIT, NAME, OTHER, PLAIN, Life, Members, present, until
 from support.privileges import everybodys_python, require_kernel, require_netns
 from support.processes import descendants, still_alive
 
@@ -33,19 +33,9 @@ def life(tmp_path: Path) -> Iterator[Life]:
     require_kernel()
     python = everybodys_python()
     tmp_path.chmod(0o700)
-    with build("straight") as topology:
-        made = Life(topology, tmp_path)
+    with build("straight") as topology, Life(topology, tmp_path) as made:
         made.python = python
-        with made.source:
-            yield made
-    for name in (NAME, OTHER):
-        for path in (RUN / name).glob("*"):
-            path.unlink()
-        if (RUN / name).exists():
-            (RUN / name).rmdir()
-
-
-OTHER = f"{NAME}-b"
+        yield made
 
 
 def owners(name: str) -> dict[str, tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,16 +14,19 @@ from typing import Any
 
 from support.nodes import udp
 from tempos import Subscriber
+from tempos._places import SYSTEM
 from tempos.wire import encode_event
 from tempos_bench.nodes.loop import NodeLoop
 from tempos_bench.nodes.node import PYTHON, Program
 from tempos_bench.nodes.topology import Topology
 from tempos_bpf.links import query_xdp
-from tempos_fastpath.survival.ownership import Identity, current_namespace
+from tempos_fastpath.survival.orphans import installed, remove
+from tempos_fastpath.survival.ownership import ROOT, Identity, current_namespace
 from tempos_fastpath.survival.pins import Pins
 
 LIMIT = 20.0
 NAME = f"life-{os.getpid()}"
+OTHER = f"{NAME}-b"
 EVENTS, PLAIN = 1, 2
 RUN = "import sys; from tempos_broker.__main__ import main; sys.exit(main())"
 WITHOUT_LIBBPF = f"import sys; sys.modules['tempos_bpf.library'] = None; {RUN}"
@@ -66,6 +70,25 @@ class Life:
             limit=LIMIT,
             clean_up=(PYTHON, "-m", "tempos", "fastpath", "clean", str(table["name"])),
         )
+
+    def __enter__(self) -> Life:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing, whatever the test came to: a broker that is told to stop leaves its fast path."""
+        if self._program is not None and self._program.running:
+            self._program.kill()
+        for each in installed():
+            if each.identity.name in (NAME, OTHER):
+                remove(each)
+        for name in (NAME, OTHER):
+            with contextlib.suppress(OSError):
+                (ROOT / name).rmdir()
+            for path in (SYSTEM / name).glob("*"):
+                path.unlink()
+            with contextlib.suppress(OSError):
+                (SYSTEM / name).rmdir()
+        self.source.close()
 
     @property
     def process(self) -> Program:
