@@ -71,9 +71,16 @@ class Hosts:
             yield topology
 
 
+#: What others than test runs need of this machine.
+_STAYS = {
+    "lives": "it fills a disk and takes ports, which is only done on this machine",
+    "loop-free": "it gives a node many addresses, which is only done on this machine",
+}
+
+
 def why_not(scenario: str) -> str | None:
     """Why a scenario cannot run on hosts, or None if it can."""
-    return None if scenario in ON_HOSTS else _TEST_RUNS
+    return None if scenario in ON_HOSTS else _STAYS.get(scenario, _TEST_RUNS)
 
 
 def read(path: Path | None, names: Sequence[str]) -> Hosts:
