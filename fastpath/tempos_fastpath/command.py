@@ -79,8 +79,9 @@ def run_clean(options: argparse.Namespace) -> int:
     if options.all == (options.name is not None):
         options.fail("give either a NAME or --all")
     try:
-        from tempos_fastpath.survival.orphans import installed, remove
+        from tempos_fastpath.survival.orphans import installed, remove, tidy
 
+        tidy()
         found = [each for each in installed() if options.all or each.identity.name == options.name]
     except TemposError as error:
         return _say(error)

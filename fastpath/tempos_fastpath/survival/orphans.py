@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from tempos import Unavailable
+from tempos._places import folders
 from tempos_bpf.links import XdpLink
 from tempos_fastpath.errors import Owned
 from tempos_fastpath.survival.ownership import ROOT, Identity, Owner, current_namespace, forget, owners
 from tempos_fastpath.survival.pins import Pins, all_pins
+
+#: Seconds after which nobody fills an empty folder any more.
+_ABANDONED = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,11 @@ def remove(which: Installed, *, force: bool = False) -> None:
 
 
 def tidy() -> None:
-    """Remove the lock files of dead brokers that left nothing else; nothing where that cannot be seen."""
+    """Remove the lock files and empty folders of dead brokers that left nothing else.
+
+    Nothing where that cannot be seen. Who has given itself up to be another user, or could not start, may not
+    have been able to remove its own folder.
+    """
     try:
         os.scandir(ROOT).close()
     except FileNotFoundError:
@@ -70,6 +81,17 @@ def tidy() -> None:
     for owner in owners():
         if not owner.alive and owner.identity not in left:
             forget(owner.identity)
+    _remove_empty([folder for _, folder in folders()])
+    with contextlib.suppress(OSError):
+        _remove_empty([each for each in ROOT.iterdir() if each.is_dir()])
+
+
+def _remove_empty(found: Iterable[Path]) -> None:
+    for folder in found:
+        # One that is young may be about to be filled. Only what is empty can be removed.
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _ABANDONED:
+                folder.rmdir()
 
 
 def strangers(name: str) -> list[str]:
