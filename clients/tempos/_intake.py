@@ -238,7 +238,7 @@ class Intake:
         feeds = [feed for feed in self.feeds if feed.is_event]
         return tuple(account for feed in feeds for account in feed.publishers(drained=self.drained))
 
-    # What the session asks, see :class:`tempos.session.Counts`.
+    # What the session asks, see :class:`tempos.session.parts.Counts`.
 
     def report(self) -> list[dict[str, Any]]:
         """What to tell the broker now."""

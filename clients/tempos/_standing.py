@@ -13,7 +13,7 @@ from types import MappingProxyType
 from tempos._intake import Intake
 from tempos.control import Out
 from tempos.errors import LocalError
-from tempos.session_events import (
+from tempos.session.events import (
     Answered,
     BrokerBack,
     BrokerChanged,

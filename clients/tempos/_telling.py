@@ -13,11 +13,11 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable
 
-from tempos._control_link import ControlLink
 from tempos._pages import Pages
 from tempos._remarks import Remark
 from tempos.control import Sent
 from tempos.errors import ControlRefused, LocalError, NoAnswer
+from tempos.session.link import ControlLink
 
 #: Seconds between two tellings, until the broker says how often it wants to hear.
 EVERY = 2.5

@@ -22,7 +22,6 @@ from typing import Any, cast
 
 from tempos import _abi, _sockets, wire
 from tempos._awaitables import DONE, TURN
-from tempos._control_link import ControlLink
 from tempos._outlet import PREFIX, Outlet, encode, halves
 from tempos._remarks import Remark
 from tempos._telling import Telling
@@ -31,7 +30,8 @@ from tempos.control import MAX_NAME, Sent
 from tempos.errors import EventTooBig, LocalError
 from tempos.model import Framing, Topic
 from tempos.session import ControlSession
-from tempos.session_events import SessionEvent, topic_of
+from tempos.session.events import SessionEvent, topic_of
+from tempos.session.link import ControlLink
 
 #: Bytes that a batch grows to, if the path carries them: the payload of one Ethernet frame. That every
 #: hop behind the broker takes it is worth more than what loopback would take.

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any
 
 from tempos import _abi, _sockets
-from tempos._control_link import ControlLink
 from tempos._inbox import Event
 from tempos._intake import Duplicates, Intake, SubscriberStats
 from tempos._sources import PublisherAccount
@@ -28,6 +27,7 @@ from tempos.control import MAX_PATIENCE, Code
 from tempos.errors import ControlRefused, LocalError, RemoteError
 from tempos.model import Member, Topic
 from tempos.session import ControlSession
+from tempos.session.link import ControlLink
 
 #: Bytes of socket buffer asked for, and events that may wait for the consumer.
 RECEIVE_BUFFER = 8 * 1024 * 1024

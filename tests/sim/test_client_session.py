@@ -23,7 +23,7 @@ from tempos._pages import Pages
 from tempos._standing import Standing
 from tempos.control import Code, Received, decode_request
 from tempos.session import ControlSession
-from tempos.session_events import (
+from tempos.session.events import (
     Answered,
     BrokerBack,
     BrokerChanged,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tempos import Member, Topic
 from tempos.control import Received
 from tempos.session import ControlSession
-from tempos.session_events import Answered, Failed, Subscribed
+from tempos.session.events import Answered, Failed, Subscribed
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig

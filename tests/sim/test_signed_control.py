@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tempos import ControlRefused, Key, NoAnswer, Topic, auth
 from tempos.control import Code, encode_error, encode_ok
 from tempos.session import ControlSession
-from tempos.session_events import Answered, Failed, RenewalFailed, SessionEvent, Subscribed
+from tempos.session.events import Answered, Failed, RenewalFailed, SessionEvent, Subscribed
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, TopicConfig
 from tempos_broker.control.server import ControlServer

@@ -19,7 +19,7 @@ from tempos._intake import Intake
 from tempos._standing import Standing
 from tempos.control import Code, Out, encode_ok, encode_request
 from tempos.session import ControlSession
-from tempos.session_events import Forgotten, RenewalFailed, Subscribed
+from tempos.session.events import Forgotten, RenewalFailed, Subscribed
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.members.departures import Place
 

@@ -26,7 +26,7 @@ from typing import Any
 from tempos import CONTROL_PORT
 from tempos.control import Received
 from tempos.session import ControlSession
-from tempos.session_events import Answered, Failed, Subscribed
+from tempos.session.events import Answered, Failed, Subscribed
 from tempos_bench.compiled import traffic
 from tempos_bench.programs.rehearsal import Asked
 

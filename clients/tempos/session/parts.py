@@ -1,0 +1,78 @@
+"""What a control session is made of: where its counts come from, requests on their way, memberships."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class Counts(Protocol):
+    """Where the counts of a heartbeat come from."""
+
+    def report(self) -> Sequence[Mapping[str, Any]]:
+        """What is to be told as of now: pages, at least one, each the fields of one request."""
+        ...
+
+    def acknowledge(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        """The broker has this page, and gave that answer."""
+        ...
+
+    def tell_again(self) -> None:
+        """Take nothing as acknowledged: what a broker had may have died with it, since it last answered."""
+        ...
+
+
+class NoCounts:
+    """For a client that receives nothing."""
+
+    def report(self) -> Sequence[Mapping[str, Any]]:
+        return ({"received": ()},)
+
+    def acknowledge(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        return
+
+    def tell_again(self) -> None:
+        return
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request on its way. ``tries`` counts the datagrams sent, ``due`` is when the next one is."""
+
+    op: str
+    datagram: bytes
+    started: float
+    due: float
+    tries: int = 1
+    membership: Membership | None = None
+    #: The page of counts in it.
+    told: Mapping[str, Any] | None = None
+    #: Of the signed datagrams sent so far; an answer carries one of them.
+    nonces: list[bytes] = field(default_factory=list)
+    clock_followed: bool = False
+    #: What a reply said that was no answer, as a sentence: told if no other comes.
+    last_word: str = ""
+    #: Of a drain: until when it is asked again and again.
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What to ask for to become this member again."""
+
+    topic: str
+    group: str | None
+
+
+@dataclass(slots=True)
+class Place:
+    """A membership as the broker has it: the topic's id, when it was told, and whether it has it no more.
+
+    ``held_until``: an operator keeps this out, so before that it is of little use to ask.
+    """
+
+    topic: int
+    since: float
+    lost: bool = False
+    held_until: float = 0.0
