@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 
 import msgpack
 
+from tempos import names
 from tempos.errors import ControlRefused, WireError
 
 VERSION = 1
@@ -28,7 +29,8 @@ VERSION = 1
 MAX_DATAGRAM = 1200
 #: Lists and maps in each other, and what is in one of them: more than any request or reply has.
 MAX_DEPTH, MAX_KEYS, MAX_ITEMS = 8, 32, 512
-MAX_NAME = 64
+#: Characters of a group's name.
+MAX_GROUP = 64
 #: The longest a drain may wait for confirmation, and what it waits if it does not say, milliseconds.
 MAX_PATIENCE, PATIENCE = 60_000, 5_000
 #: Back-off of a client: seconds before each repetition; five tries in all.
@@ -113,15 +115,15 @@ _TOLD = (
 #: operation -> what it is for, its fields, the fields of its answer
 OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "hello": ("who is there", (), ("broker", "instance", "lease_ms", "heartbeat_ms")),
-    "resolve": ("a topic by its name", (Field("topic", "name"),), ("topic", "members", "clock")),
+    "resolve": ("a topic by its name", (Field("topic", "topic"),), ("topic", "members", "clock")),
     "subscribe": (
         "become a member of a group of a topic; no group means one of its own",
-        (Field("topic", "name"), Field("port", "port"), Field("group", "name", required=False)),
+        (Field("topic", "topic"), Field("port", "port"), Field("group", "group", required=False)),
         ("topic", "group", "epoch", "lease_ms", "heartbeat_ms", "instance", "clock"),
     ),
     "unsubscribe": (
         "leave a group",
-        (Field("topic", "name"), Field("port", "port"), Field("group", "name", required=False)),
+        (Field("topic", "topic"), Field("port", "port"), Field("group", "group", required=False)),
         (),
     ),
     "heartbeat": (
@@ -367,8 +369,8 @@ def _is_u64(value: object) -> bool:
     return _is_int(value, U64)
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable()
+def _is_group(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_GROUP and value.isprintable()
 
 
 #: What the rows of a field are, by its kind; and the tests for what stands in them, by its name: a u64 where
@@ -383,7 +385,7 @@ _ROWS: dict[str, Any] = {
 }
 _IN_ROWS: dict[str, Callable[[object], bool]] = {
     "topic": lambda value: _is_int(value, 0xFF),
-    "group": _is_name,
+    "group": _is_group,
     "epoch": lambda value: _is_int(value, U32),
     "publisher": lambda value: _is_int(value, U32),
     "first": lambda value: _is_int(value, U32),
@@ -406,7 +408,8 @@ def _rows(kind: Any) -> tuple[Callable[[object], bool], str]:
 
 
 _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "name": (_is_name, f"printable text of 1-{MAX_NAME} characters"),
+    "topic": (lambda value: names.name_fault(value) is None, names.NAME_RULE),
+    "group": (_is_group, f"printable text of 1-{MAX_GROUP} characters"),
     "milliseconds": (lambda value: _is_int(value, MAX_PATIENCE), f"milliseconds, 0-{MAX_PATIENCE}"),
     "port": (lambda value: _is_int(value, 0xFFFF) and value != 0, "a UDP port, 1-65535"),
     "number": (lambda value: _is_int(value, U32), "a number of 32 bits"),

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
 
-from tempos import _abi, _sockets, wire
+from tempos import _abi, _sockets, names, wire
 from tempos._awaitables import DONE, TURN
 from tempos._outlet import PREFIX, Outlet, encode, halves
 from tempos._remarks import Remark
 from tempos._telling import Telling
 from tempos.auth import Key, Signer
-from tempos.control import MAX_NAME, Sent
+from tempos.control import Sent
 from tempos.errors import EventTooBig, LocalError
 from tempos.model import Framing, Topic
 from tempos.session import ControlSession
@@ -215,10 +215,7 @@ class Publisher:
 
     async def _ask_for(self, name: str) -> Mapping[str, Any]:
         """The broker's answer about a topic, with a topic in it."""
-        if not 0 < len(name) <= MAX_NAME:
-            raise LocalError(
-                f"the topic name {name[:80]!r} has {len(name)} characters, allowed: 1-{MAX_NAME}"
-            )
+        names.check_name(name)
         self._socket.fileno()
         link = await self._control()
         return (await link.ask("resolve", topic=name)).fields

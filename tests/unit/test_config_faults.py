@@ -7,11 +7,12 @@ import pytest
 
 from tempos import ConfigError
 from tempos._abi import GROUPS_PER_TOPIC
+from tempos.names import FILTER_RULE, NAME_RULE
 from tempos_broker.config import BrokerConfig, parse
 
 TOPIC = '[[topic]]\nid = 1\nname = "a"\n'
 MEMBER = '[[topic.member]]\nip = "10.0.0.1"\n'
-NAME_RULE = "text of 1 to 64 printable characters, no white space at the ends"
+GROUP_RULE = "text of 1 to 64 printable characters, no white space at the ends"
 IP_RULE = 'the IPv4 address of one machine, such as "10.0.0.7"'
 LISTEN_RULE = 'an IPv4 address of this machine, or "0.0.0.0" for all of them'
 MAC_RULE = 'the MAC address of one machine, such as "40:a6:b7:66:39:ba"'
@@ -54,7 +55,10 @@ FAULTS = [
      f'topic[0].name is " a", which has white space at an end; allowed: {NAME_RULE}'),
     ('[[topic]]\nid = 1\nname = "a\\u001b[2J"',
      f'topic[0].name is "a\\u001b[2J", which has characters that cannot be printed; allowed: {NAME_RULE}'),
-    (f'[[topic]]\nid = 1\nname = "{"n" * 65}"', f'topic[0].name is "{"n" * 56}...; allowed: {NAME_RULE}'),
+    (f'[[topic]]\nid = 1\nname = "{"n" * 257}"',
+     f'topic[0].name is "{"n" * 56}..., which takes 257 bytes; allowed: {NAME_RULE}'),
+    ('[[topic]]\nid = 1\nname = "plant/+"',
+     f'topic[0].name is "plant/+", which has "+" or "#" in it: they stand for levels in filters; allowed: {NAME_RULE}'),
     (TOPIC + "priority = 8", "topic[0].priority is 8; allowed: an integer from 0 to 7"),
     (TOPIC + "priority = true", "topic[0].priority is true; allowed: an integer from 0 to 7"),
     (TOPIC + 'class = "sq"', 'topic[0].class is "sq", did you mean "SQ"?; allowed: "SQ" or "BQ"'),
@@ -74,7 +78,7 @@ FAULTS = [
        f"topic[0].member[0].port is {port}; allowed: an integer from 1 to 65535")
       for port in ("0", "65536", "-1", "false", "nan", "inf")],
     (TOPIC + MEMBER + 'group = "~10.0.0.1:1"', 'topic[0].member[0].group is "~10.0.0.1:1"; '
-     f'allowed: {NAME_RULE}, not beginning with "~" (names the broker gives)'),
+     f'allowed: {GROUP_RULE}, not beginning with "~" (names the broker gives)'),
     (TOPIC + MEMBER + 'source = "224.0.0.1"', 'topic[0].member[0].source is "224.0.0.1", which is no address of '
      f"one machine; allowed: {IP_RULE}"),
     ('[broker]\nlisten = ["10.0.0.7", "10.0.1.7"]\n' + TOPIC + MEMBER + 'source = "10.0.0.8"',
@@ -186,8 +190,9 @@ FAULTS = [
      'client[1].id is "c", as client[0].id is; allowed: each once'),
     (f'{TOPIC}{CLIENT}[[client]]\nid = "d"\nkey = "{SECRET}"',
      "client[1].key is that of client[0], too; allowed: a key of its own"),
-    (TOPIC + CLIENT + 'publish = ["a", "*"]\nsubscribe = ["a", "b"]',
-     'client[0].subscribe[1] is "b"; allowed: the name of a topic, or "*" for all'),
+    (TOPIC + CLIENT + 'publish = ["a", "*", "a/+/#"]\nsubscribe = ["a", "b#"]',
+     'client[0].subscribe[1] is "b#", which has "#" beside other characters in a level; allowed: '
+     f'a topic\'s name, "*" for every topic, or a filter: {FILTER_RULE}'),
 ]  # fmt: skip
 
 

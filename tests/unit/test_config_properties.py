@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tempos import ConfigError, Framing, Overflow, PathPolicy, Quality, Topic
+from tempos.names import MAX_BYTES, name_fault
 from tempos_broker import membership
 from tempos_broker.config import (
     BrokerConfig,
@@ -35,6 +36,7 @@ names = (
     .map(lambda text: text.strip() or "name")
     .filter(lambda text: not text.startswith(OWN_GROUP))
 )
+topic_names = names.filter(lambda text: name_fault(text) is None)
 ports = st.integers(1, 65535)
 addresses = st.integers(1, 0xDFFFFFFF).map(lambda number: str(ipaddress.IPv4Address(number)))
 macs = st.integers(1, 2**48 - 1).map(
@@ -101,7 +103,8 @@ def members(draw: st.DrawFn, listen: tuple[str, ...]) -> tuple[StaticMember, ...
 
 @st.composite
 def clients(draw: st.DrawFn, topics: list[str]) -> tuple[ClientConfig, ...]:
-    rights = st.lists(st.sampled_from([*topics, EVERY_TOPIC]), unique=True, max_size=3).map(tuple)
+    allowed = [*topics, EVERY_TOPIC, "plant/+/#"]
+    rights = st.lists(st.sampled_from(allowed), unique=True, max_size=3).map(tuple)
     some = draw(
         st.lists(
             st.tuples(key_ids, secrets), max_size=3, unique_by=(lambda pair: pair[0], lambda pair: pair[1])
@@ -113,7 +116,7 @@ def clients(draw: st.DrawFn, topics: list[str]) -> tuple[ClientConfig, ...]:
 @st.composite
 def configs(draw: st.DrawFn) -> BrokerConfig:
     numbers = draw(st.lists(st.integers(1, 254), unique=True, min_size=1, max_size=5))
-    titles = draw(st.lists(names, unique=True, min_size=len(numbers), max_size=len(numbers)))
+    titles = draw(st.lists(topic_names, unique=True, min_size=len(numbers), max_size=len(numbers)))
     listen = draw(st.just(("0.0.0.0",)) | st.lists(addresses, unique=True, min_size=1, max_size=8).map(tuple))
     topics = tuple(
         TopicConfig(
@@ -256,7 +259,7 @@ def test_the_bounds_themselves_are_allowed(number: int) -> None:
         datagram = 65507
         [[topic]]
         id = {number}
-        name = "{"n" * 64}"
+        name = "{"n" * MAX_BYTES}"
         priority = 7
     """
     assert parse(text).topics[0].topic.id == number

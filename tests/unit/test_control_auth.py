@@ -17,7 +17,7 @@ from tempos import Key, Topic, auth, control
 from tempos.control import Code, decode_reply, encode_request
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, TopicConfig
-from tempos_broker.control.auth import MAX_NONCES, Nonces
+from tempos_broker.control.auth import MAX_NONCES, Nonces, allows
 from tempos_broker.control.server import ControlServer
 from tempos_broker.membership import Registry
 
@@ -113,6 +113,24 @@ def test_rights_are_those_of_the_configuration() -> None:
         assert scene.ask(key, op, **fields) == expected, (key, op, fields)
     assert scene.registry.member_count(1) == 1
     assert scene.registry.member_count(2) == 1
+
+
+def test_a_right_holds_by_name_by_filter_and_for_all() -> None:
+    for right, name, holds in (
+        ((), "a", False),
+        (("a",), "a", True),
+        (("a/+",), "a/b", True),
+        (("a/+",), "a/b/c", False),
+        (("*",), "a/b/c", True),
+        (("#",), "a", True),
+        # Of a filter: all that it can match.
+        (("a/+", "b/#"), "b/+/c", True),
+        (("a/b",), "a/+", False),
+        (("a", "a/+/#"), "a/#", True),
+        (("*",), "#", True),
+        (("#",), "$x/#", False),
+    ):
+        assert allows(right, name) is holds, (right, name)
 
 
 def test_a_forbidden_topic_is_named_with_the_right_that_lacks(caplog: pytest.LogCaptureFixture) -> None:

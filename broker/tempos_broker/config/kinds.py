@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from tempos import auth
+from tempos import auth, names
 from tempos.auth import MAX_KEY_BYTES, MIN_KEY_BYTES
+from tempos_broker.config.model import EVERY_TOPIC
 from tempos_broker.config.schema import Kind, NotAllowed, near
 from tempos_daemon import token
 
@@ -95,6 +96,20 @@ def name(reserved: str = "") -> Kind:
 
     allowed = f"text of 1 to {MAX_NAME} printable characters, no white space at the ends"
     return Kind(f"{allowed}, {rule}" if rule else allowed, parse)
+
+
+def _without(
+    fault_in: Callable[[object], str | None], *, beside: tuple[str, ...] = ()
+) -> Callable[[object], str]:
+    """A parser of what :mod:`tempos.names` finds no fault in; ``beside``: what else is allowed."""
+
+    def parse(value: object) -> str:
+        fault = None if value in beside else fault_in(value)
+        if fault is not None:
+            raise NotAllowed(fault)
+        return str(value)
+
+    return parse
 
 
 def _ipv4(value: object) -> ipaddress.IPv4Address:
@@ -202,6 +217,12 @@ def _flag(value: object) -> bool:
 
 
 PORT = whole(1, 0xFFFF)
+TOPIC_NAME = Kind(names.NAME_RULE, _without(names.name_fault))
+#: Topics that a client may do something with.
+RIGHT = Kind(
+    f'a topic\'s name, "{EVERY_TOPIC}" for every topic, or a filter: {names.FILTER_RULE}',
+    _without(names.filter_fault, beside=(EVERY_TOPIC,)),
+)
 BROKER_NAME = matching(
     r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", '1 to 32 letters, digits, "-" and "_", the first a letter or digit'
 )

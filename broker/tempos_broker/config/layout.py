@@ -24,7 +24,6 @@ from tempos._abi import (
 )
 from tempos_broker.config import kinds
 from tempos_broker.config.model import (
-    EVERY_TOPIC,
     OWN_GROUP,
     BrokerConfig,
     ClientConfig,
@@ -76,7 +75,7 @@ MEMBER: Keys = {
 }
 TOPIC: Keys = {
     "id": Key(TOPIC_ID),
-    "name": Key(kinds.name()),
+    "name": Key(kinds.TOPIC_NAME),
     "class": Key(kinds.member_of(Quality), _TOPIC.quality),
     "priority": Key(kinds.whole(0, PRIORITIES - 1), _TOPIC.priority),
     "framing": Key(kinds.member_of(Framing), _TOPIC.framing),
@@ -145,8 +144,8 @@ CONTROL: Keys = _defaults(
 CLIENT: Keys = {
     "id": Key(kinds.KEY_ID),
     "key": Key(kinds.SECRET),
-    "publish": Key(kinds.name(), (), many=True),
-    "subscribe": Key(kinds.name(), (), many=True),
+    "publish": Key(kinds.RIGHT, (), many=True),
+    "subscribe": Key(kinds.RIGHT, (), many=True),
 }
 STATE: Keys = _defaults(StateConfig(), file=kinds.STATE_FILE)
 FILE: Keys = {
@@ -262,7 +261,6 @@ def _rule_topics(root: Table, faults: Faults) -> None:
 
 
 def _rule_clients(root: Table, faults: Faults) -> None:
-    names = {topic.get("name") for topic in _tables(root, "topic")} - {None}
     first: dict[Any, Table] = {}
     for client in _tables(root, "client"):
         key_id, key = client.get("id"), client.get("key")
@@ -270,20 +268,6 @@ def _rule_clients(root: Table, faults: Faults) -> None:
             faults.refuse(client.at("id"), key_id, "each once", f"as {first[key_id].at('id')} is")
         if key is not None and first.setdefault(key, client) is not client:
             faults.add(client.at("key"), f"is that of {first[key].path}, too; allowed: a key of its own")
-        for right in ("publish", "subscribe"):
-            for index, topic in enumerate(client.get(right) or ()):
-                # Of a topic that is faulty itself the name may be missing: nothing is said of those.
-                if topic is None or topic == EVERY_TOPIC or topic in names or _incomplete(root):
-                    continue
-                faults.refuse(
-                    f"{client.at(right)}[{index}]", topic, f'the name of a topic, or "{EVERY_TOPIC}" for all'
-                )
-
-
-def _incomplete(root: Table) -> bool:
-    """Whether the name of a topic is faulty, so that not all names are known."""
-    topics = root.get("topic")
-    return topics is None or any(topic.get("name") is None for topic in topics)
 
 
 def _rule_members(root: Table, faults: Faults) -> None:

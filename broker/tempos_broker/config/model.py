@@ -103,7 +103,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """A client that signs what it asks, and its rights: topic names, or ``EVERY_TOPIC`` for all."""
+    """A client that signs what it asks, and its rights: topics by name or filter, or ``EVERY_TOPIC``."""
 
     id: str
     key: bytes = field(repr=False)

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import heapq
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tempos import WireError, auth
 from tempos.auth import Key, Signed
 from tempos.control import MAX_DATAGRAM, Code
+from tempos.names import covered, is_filter, matches
 from tempos_broker.config.model import EVERY_TOPIC, ClientConfig, ControlConfig
 from tempos_broker.control.rate import RateLimit
 from tempos_broker.membership import Refused
@@ -42,17 +43,20 @@ class Caller:
         return self.ip if self.client is None else f"{self.client.id} at {self.ip}"
 
     def require(self, topic: str, *rights: str) -> None:
-        """Raise :class:`Refused` unless the caller has one of the rights on the topic of this name."""
+        """Raise :class:`Refused` unless the caller has one of the rights on a topic, by its name.
+
+        Of a filter, too: then on every topic that it can match, also of those that there are not yet.
+        """
         if self.client is None:
             return
         for right in rights:
-            topics: tuple[str, ...] = getattr(self.client, right)
-            if topic in topics or EVERY_TOPIC in topics:
+            if allows(getattr(self.client, right), topic):
                 return
         wanted = " or ".join(rights)
+        topics = "topic" if not is_filter(topic) else "every topic that matches"
         raise Refused(
             Code.NOT_ALLOWED,
-            f"client {self.client.id!r} has no right to {wanted} on topic {topic!r}",
+            f"client {self.client.id!r} has no right to {wanted} on {topics} {topic!r}",
             f"add it to {wanted} of [[client]] {self.client.id} in the broker's configuration",
         )
 
@@ -64,6 +68,15 @@ class Caller:
                 f"client {self.client.id!r} has no right to {right} on any topic",
                 f"add one to {right} of [[client]] {self.client.id} in the broker's configuration",
             )
+
+
+def allows(right: Sequence[str], wanted: str) -> bool:
+    """Whether a right, a list of names and filters, holds for a topic by its name, or for all of a filter."""
+    if EVERY_TOPIC in right or wanted in right:
+        return True
+    if is_filter(wanted):
+        return covered(wanted, right)
+    return any(matches(each, wanted) for each in right)
 
 
 class Denied(Exception):
