@@ -19,10 +19,11 @@ from tempos.control import RETRY_AFTER
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.addresses import is_local_address, source_of
 from tempos_broker.config.model import BrokerConfig
-from tempos_broker.continuity import Continuity
 from tempos_broker.control.port import ControlPort
 from tempos_broker.control.server import ControlServer
 from tempos_broker.expiry import Expiry
+from tempos_broker.lives.continuity import Continuity
+from tempos_broker.lives.store import Store
 from tempos_broker.members.departures import KeptOut
 from tempos_broker.membership import Registry
 from tempos_broker.orders import Drained, KeepOut, Orders
@@ -37,7 +38,6 @@ from tempos_broker.status import (
     topic_document,
     topic_ledger_document,
 )
-from tempos_broker.store import Store
 from tempos_broker.tasks import Tasks
 from tempos_broker.tickets import CountedTickets
 from tempos_broker.worker.slowpaths import SlowPaths
@@ -91,8 +91,8 @@ class Broker:
             tickets=self._past.tickets,
             rates=fast.limits,
         )
-        self._past.slow_counters = self._slow.counters
-        self._past.slow_lost = self._slow.lost
+        self._past.counting.slow_counters = self._slow.counters
+        self._past.counting.slow_lost = self._slow.lost
         self._routes = Routes(
             states, self._registry, self._ledger, self._past, fast, self._slow, config.control.lease
         )
@@ -176,7 +176,8 @@ class Broker:
         # Also in what is stored: the next life may begin before this one hears anybody.
         self._spare()
         await self._past.begin()
-        self._saver = asyncio.get_running_loop().create_task(self._past.keep_saving(), name="save the state")
+        saving = self._past.keeper.keep_saving()
+        self._saver = asyncio.get_running_loop().create_task(saving, name="save the state")
         await self._slow.start()
         self._port.serve()
         self._spare()
@@ -215,9 +216,9 @@ class Broker:
         await self._slow.close()
         self._port.close()
         if self._saver is not None:
-            await self._past.save(list(self._routes.states))
+            await self._past.keeper.save(list(self._routes.states))
         await self._fast.close(keep=keep)
-        await self._past.close()
+        await self._past.keeper.close()
 
     @property
     def _keeps(self) -> bool:
@@ -264,7 +265,7 @@ class Broker:
                 "name": self.config.name,
                 "instance": self._past.instance,
                 "ready": self._ready,
-                "state": self._past.where,
+                "state": self._past.keeper.where,
             },
             slow=self._slow.status(),
             worker=self._slow.worker(),
@@ -276,7 +277,7 @@ class Broker:
             drops=self._fast.drops(),
             latency=self._fast.latency([topic.id for topic in self._registry.topics]),
             states=self._routes.states,
-            counted=self._past.counted(),
+            counted=self._past.counting.counted(),
             now=time.monotonic(),
         )
 
@@ -288,7 +289,7 @@ class Broker:
             registry=self._registry,
             ledger=self._ledger,
             consumers=self._control.reports.consumers,
-            counted=self._past.counted([topic]),
+            counted=self._past.counting.counted([topic]),
             latency=self._fast.latency([topic]).get(topic),
             now=time.monotonic(),
         )
@@ -297,7 +298,7 @@ class Broker:
         """The account of one topic; raises :class:`Refused` where there is none of this name."""
         topic = self._registry.topic(name).id
         consumers = self._control.reports.consumers
-        counted = self._past.counted([topic])
+        counted = self._past.counting.counted([topic])
         return topic_ledger_document(self._routes.states[topic], self._ledger, consumers, counted)
 
     def ledger(self) -> dict[str, Any]:
@@ -307,7 +308,7 @@ class Broker:
             ledger=self._ledger,
             consumers=self._control.reports.consumers,
             states=self._routes.states,
-            counted=self._past.counted(),
+            counted=self._past.counting.counted(),
             drops=self._fast.drops(),
         )
 

@@ -11,8 +11,8 @@ from tempos import PathPolicy, Topic
 from tempos.control import Code
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
-from tempos_broker.continuity import Continuity
 from tempos_broker.expiry import Expiry
+from tempos_broker.lives.continuity import Continuity
 from tempos_broker.members.departures import KEPT_OUT, KeptOut, Place
 from tempos_broker.membership import Refused, Registry
 from tempos_broker.routes import Routes
@@ -80,7 +80,7 @@ class Orders:
         kept = self._keep_out(place, keep_out)
         # What is about to be in force is written down first, and with it who is kept out.
         await self._routes.swap(topic.id)
-        await self._past.save([])
+        await self._past.keeper.save()
         self._expiry.schedule()
         return kept
 
@@ -92,7 +92,7 @@ class Orders:
                 Code.UNKNOWN_MEMBER, f"nobody keeps {place}", "who is kept out: tempos ctl kept-out"
             )
         log.info("let in again: %s", place)
-        await self._past.save([])
+        await self._past.keeper.save()
 
     async def drain(
         self,

@@ -10,9 +10,9 @@ from dataclasses import replace
 from tempos import ConfigError, Framing, Unavailable
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig
-from tempos_broker.continuity import Continuity
 from tempos_broker.control.server import ControlServer
 from tempos_broker.expiry import Expiry
+from tempos_broker.lives.continuity import Continuity
 from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
 from tempos_broker.reload import Difference, difference
@@ -94,7 +94,7 @@ class Reloader:
                 known.moved = None
             known.route = replace(known.route, topic=described[topic])
             self._registry.touch(topic)
-        await self._past.save_ended([state.route for state in ending])
+        await self._past.keeper.save_ended([state.route for state in ending])
 
 
 def unstamped(config: BrokerConfig) -> set[int]:

@@ -18,7 +18,7 @@ from tempos import Group, Path, PathChoice, PathPolicy, Route, Topic
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.topics import ASKS_AGAIN
-from tempos_broker.continuity import Continuity
+from tempos_broker.lives.continuity import Continuity
 from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
 from tempos_broker.state import TopicState
@@ -121,7 +121,7 @@ class Routes:
         self._past.tickets.reset(topic, route.epoch)
         now = time.monotonic()
         self._ledger.opened(topic, route.epoch, holders, now)
-        await self._past.save_before(route)
+        await self._past.keeper.opening(route)
         choice = await self._install(state, route)
         await self._slow.swap(route)
         # Both paths have let go of the old route: its tickets are final.
@@ -131,7 +131,7 @@ class Routes:
         state.route = route
         self._chosen(state, choice)
         # The slot of the epoch after this one may be reset only once its old tickets are stored.
-        await self._past.save([topic])
+        await self._past.keeper.swapped(topic)
         log.info(
             "topic %s: epoch %d, %d groups, %d members",
             state, route.epoch, len(groups), sum(len(group.members) for group in groups),

@@ -1,7 +1,7 @@
 """The files in which a broker keeps what survives it, had all together or not at all.
 
-The database of :mod:`.store`, and beside it two files of counters (:mod:`.tickets`): the tickets, where no
-fast path has them, and what the slow path drew of those that a fast path has.
+The database of :mod:`.lives.store`, and beside it two files of counters (:mod:`.tickets`): the tickets, where
+no fast path has them, and what the slow path drew of those that a fast path has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from tempos import Unavailable
 from tempos_broker.belongings import usual_state
 from tempos_broker.config.model import BrokerConfig
-from tempos_broker.store import Store
+from tempos_broker.lives.store import Store
 from tempos_broker.tickets import FileTickets
 
 log = logging.getLogger("tempos.broker.state")

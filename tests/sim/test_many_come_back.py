@@ -14,7 +14,7 @@ from tempos.control import Received, decode_reply, encode_request
 from tempos_broker.account.accounts import SETTLED_KEPT
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, Limits, TopicConfig
-from tempos_broker.store import Store
+from tempos_broker.lives.store import Store
 
 from .test_broker import FakeFastPath, free_ports, until
 

@@ -14,8 +14,8 @@ from tempos import ConfigError, Framing, Overflow, PathPolicy, Quality, Subscrib
 from tempos import Path as DataPath
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, StaticMember, TopicConfig
+from tempos_broker.lives.store import Store
 from tempos_broker.membership import Refused
-from tempos_broker.store import Store
 from tempos_broker.tickets import FileTickets
 from tempos_broker.worker.slowpaths import SlowPaths
 

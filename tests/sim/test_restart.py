@@ -18,7 +18,7 @@ import pytest
 from support.brokers import get
 
 from tempos import Publisher, Subscriber
-from tempos_broker.store import Store
+from tempos_broker.lives.store import Store, Whole
 
 from .test_broker import free_ports, until
 
@@ -197,7 +197,7 @@ async def test_documents_that_make_no_sense_begin_their_topic_anew(machine: Mach
     with machine.broker():
         epoch = machine.topic("events")["epoch"]
     store = Store.open(machine.state)
-    await store.save({}, {1: ("events", epoch + 7, {"name": "events", "framing": "event"})})
+    await store.save([Whole(1, "events", epoch + 7, 0, {"name": "events", "framing": "event"})])
     await store.close()
     with machine.broker():
         assert machine.topic("events")["epoch"] == epoch + 8

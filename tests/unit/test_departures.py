@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tempos.control import Out
 from tempos_broker.account.accounts import Holder
+from tempos_broker.lives.memory import kept_out_in
 from tempos_broker.members.departures import KEPT_OUT, NOTED, REMEMBERED, Departures, Place
-from tempos_broker.memory import kept_out_in
 
 
 def test_why_members_went_is_forgotten_in_time_and_beyond_a_number() -> None:

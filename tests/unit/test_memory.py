@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tempos import Framing, Reason
 from tempos_broker.account.ledger import Holder, Ledger
-from tempos_broker.memory import UNREADABLE, Kept, Remembered, drains_in, instance_in, read, write
+from tempos_broker.lives.memory import UNREADABLE, Kept, Remembered, drains_in, instance_in, read, write
+from tempos_broker.lives.steps import go_on
 
 A, B = (Holder("10.0.2.2", port, (1 << 64) - 1) for port in (5001, 5002))
 BARE = Holder("10.0.2.9", 9998, None)
@@ -129,6 +130,46 @@ def test_whatever_stands_in_any_place_is_refused_or_can_be_gone_on_with(
     facts = {"received": 0, "fast": 0, "slow": 0, "refused": {}}
     ledger.topic(1, live={}, **facts)  # type: ignore[arg-type]
     json.dumps(ledger.export(1))
+
+
+STEPS: list[Any] = [
+    {"opened": [4, [["g", [list(B)], [list(A)]], ["h", [list(A)], []], ["i", [], [list(BARE)]]]],
+     "gone": [["10.0.2.2", 5002]], "come": [["g", "10.0.2.2", 5001, 7, 3.5, None]]},
+    {"closed": [[3, [2, 2], [0, 1]]]},
+    {"gone": [["10.0.2.2", 5001]]},
+]  # fmt: skip
+
+
+def taken(steps: Any) -> tuple[Remembered, Ledger]:
+    """The document, and these steps since."""
+    ledger = Ledger()
+    memory = read(replaced(DOCUMENT, ("ledger", "open"), DOCUMENT["ledger"]["open"][-1:]))
+    ledger.restore(1, memory.ledger, 0)
+    return go_on(memory, ledger, 1, list(enumerate(steps, 1)), 1.0), ledger
+
+
+def test_steps_since_the_document_are_taken_in_their_order() -> None:
+    memory, ledger = taken(STEPS[:1])
+    assert ledger.route(1, 4) == [("g", (A,)), ("i", (BARE,))]
+    assert memory.members == (Kept("g", "10.0.2.2", 5001, 7, 3.5),)
+    memory, ledger = taken(STEPS)
+    assert (ledger.open_epochs(1), memory.members, memory.steps) == ({4: 2}, (), 3)
+    again = go_on(memory, ledger, 1, [(2, None), (3, None), (4, {"closed": [[4, [1, 1], []]]})], 2.0)
+    assert (ledger.open_epochs(1), again.steps) == ({}, 4)
+    with pytest.raises(UNREADABLE):
+        go_on(again, ledger, 1, [(6, {})], 2.0)
+
+
+@given(st.sampled_from([*places(STEPS)][1:]), Values)
+def test_steps_that_make_no_sense_are_refused_and_never_later(path: tuple[Any, ...], value: Any) -> None:
+    try:
+        memory, ledger = taken(replaced(STEPS, path, value))
+    except UNREADABLE:
+        return
+    json.dumps(write(replace(memory, ledger=ledger.export(1))))
+    for epoch, groups in ledger.open_epochs(1).items():
+        ledger.closed(1, epoch, [3] * groups)
+    read(json.loads(json.dumps(write(replace(memory, ledger=ledger.export(1))))))
 
 
 def summed(stored: dict[str, Any]) -> list[int]:

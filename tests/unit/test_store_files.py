@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tempos._abi import GROUPS_PER_TOPIC, TOPIC_MAX
-from tempos_broker.store import Store
+from tempos_broker.lives.store import Store, Thing
 from tempos_broker.tickets import FileTickets
 
 
@@ -38,8 +38,8 @@ async def test_a_state_file_that_somebody_removes_is_missed(
 ) -> None:
     """SQLite would write on into a file that has no name any more."""
     store = Store.open(tmp_path / "a" / "state.db")
-    assert await store.save({"instance": 1}, {})
+    assert await store.save([Thing("kind", "key", 1)])
     shutil.rmtree(tmp_path / "a")
-    assert not await store.save({"instance": 1}, {})
+    assert not await store.save([Thing("kind", "key", 1)])
     await store.close()
     assert "it was removed; the broker must be started again" in caplog.text

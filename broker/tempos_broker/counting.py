@@ -1,0 +1,112 @@
+"""What both paths and the ticket counters say, over all lives of the broker: read in one place.
+
+Counters that begin anew with a life, or go on from another one, are shifted so that the account goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from tempos import Reason
+from tempos_broker.account.ledger import Ledger
+from tempos_broker.counts import Counted, Counters, Drawn
+from tempos_broker.paths import FastPath, Tickets
+from tempos_broker.state import TopicState
+
+
+class Offsets:
+    """What is to be added to counters that began anew, or not, with this life."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, dict[Reason, int]] = {}
+
+    def set(self, topic: int, wanted: Mapping[Reason, int], now: Mapping[Reason, int]) -> None:
+        """From here on the topic's counters go on from ``wanted``; ``now`` is what they say themselves."""
+        self._of[topic] = {reason: wanted.get(reason, 0) - now.get(reason, 0) for reason in {*wanted, *now}}
+
+    def forget(self, topic: int) -> None:
+        self._of.pop(topic, None)
+
+    def applied(self, counters: Counters) -> Counters:
+        """The counters over all lives."""
+        return {topic: self.applied_to(topic, counters.get(topic, {})) for topic in {*counters, *self._of}}
+
+    def applied_to(self, topic: int, row: Mapping[Reason, int]) -> Mapping[Reason, int]:
+        """One topic's counters over all lives."""
+        offset = self._of.get(topic)
+        if not offset:
+            return row
+        return {reason: row.get(reason, 0) + offset.get(reason, 0) for reason in {*row, *offset}}
+
+
+class Counting:
+    """``tickets``: what both paths draw from."""
+
+    def __init__(
+        self, tickets: Tickets, fast: FastPath, ledger: Ledger, states: Mapping[int, TopicState]
+    ) -> None:
+        self.tickets = tickets
+        self._fast = fast
+        self._ledger = ledger
+        self._states = states
+        ledger.live = self.live
+        #: What is to be added to what this life counts.
+        self.slow_offsets, self.fast_offsets = Offsets(), Offsets()
+        #: Copies that could not be sent in epochs that were fetched from another place: topic and epoch -> of
+        #: each group.
+        self.fetched_lost: dict[tuple[int, int], Sequence[int]] = {}
+        self.slow_counters: Callable[[], Counters] = dict
+        #: Copies for a group that the slow path could not send: of topic, epoch and group.
+        self.slow_lost: Callable[[int, int, int], int] = lambda topic, epoch, group: 0
+
+    def drawn(self, topic: int, epoch: int, groups: int) -> list[int]:
+        """Tickets drawn so far from each group of an epoch."""
+        tickets = self.tickets.read
+        return [tickets(topic, epoch, index) for index in range(groups)]
+
+    def unsent(self, topic: int, epoch: int, groups: int) -> list[int]:
+        """Copies so far for each group of an epoch that either path could not send."""
+        fast = self._fast.lost(topic, epoch, groups)
+        before = self.fetched_lost.get((topic, epoch), [0] * groups)
+        return [
+            lost + earlier + self.slow_lost(topic, epoch, index)
+            for index, (lost, earlier) in enumerate(zip(fast, before, strict=True))
+        ]
+
+    def live(self, topic: int) -> dict[int, list[int]]:
+        """Tickets drawn so far in every open epoch of a topic."""
+        return {
+            epoch: self.drawn(topic, epoch, groups)
+            for epoch, groups in self._ledger.open_epochs(topic).items()
+        }
+
+    def slow(self) -> Counters:
+        """What the slow path has counted, over all lives."""
+        return self.slow_offsets.applied(self.slow_counters())
+
+    def fast_raw(self) -> Counters:
+        """What the fast path has counted, as the kernel has it."""
+        return self._fast.counters()
+
+    def counted(self, topics: Sequence[int] | None = None) -> Counted:
+        """Everything counted, over all lives; or of these topics only, and then nothing of no topic."""
+        before = self._fast.counters(topics)
+        tickets = {topic: self.live(topic) for topic in (self._states if topics is None else topics)}
+        after = self._fast.counters(topics)
+        drawn = {
+            topic: Drawn(
+                live,
+                {epoch: self.unsent(topic, epoch, len(drawn)) for epoch, drawn in live.items()},
+                _passing(before.get(topic, {}), after.get(topic, {})),
+            )
+            for topic, live in tickets.items()
+        }
+        return Counted(self.slow(), self.fast_offsets.applied(after), drawn, after)
+
+
+def _passing(before: Mapping[Reason, int], after: Mapping[Reason, int]) -> int:
+    """How many events may have passed between reading counters twice, and tickets in between."""
+    passed = sum(after.values()) - sum(before.values())
+    # An event in the middle of its way has drawn its ticket and is not counted yet: one per CPU.
+    return passed + (os.cpu_count() or 1) if passed else 0

@@ -1,0 +1,278 @@
+"""One account over several lives of a broker: counters that go on, members that are remembered.
+
+Knows nothing of swapping routes: the broker asks what is known of a topic's past, decides, and says what it
+decided. Rules: an epoch never goes back; what a killed process drew tickets for and did not live to count
+is counted by the next one; where the ticket counters are not those of the former life, its last epochs
+are closed with what was stored, and later claims about them are in no account.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tempos import Group, Member, Reason, Route, Topic
+from tempos_broker.account.ledger import Ledger
+from tempos_broker.counting import Counting
+from tempos_broker.lives.keeper import MARK, UNSTORED, Keeper
+from tempos_broker.lives.memory import (
+    UNREADABLE,
+    Remembered,
+    alive_in,
+    drains_in,
+    instance_in,
+    kept_out_in,
+    name_in,
+    read,
+)
+from tempos_broker.lives.steps import go_on
+from tempos_broker.lives.store import Store, Stored
+from tempos_broker.membership import Registry
+from tempos_broker.paths import Elsewhere, FastPath, Tickets
+from tempos_broker.state import TopicState
+from tempos_broker.tickets import CountedTickets
+
+log = logging.getLogger("tempos.broker.state")
+
+
+class Continuity:
+    """The past of a broker. ``keeper`` writes for its future, ``counting`` counts over all of it.
+
+    ``store`` None: there is no past, and nothing is kept. ``drawn`` counts what the slow path draws, where
+    both paths do. ``elsewhere``: where else the former life may have had its counters, for it had a fast
+    path or not, as this one.
+    """
+
+    def __init__(
+        self,
+        store: Store | None,
+        fast: FastPath,
+        drawn: CountedTickets | None,
+        registry: Registry,
+        ledger: Ledger,
+        states: Mapping[int, TopicState],
+        elsewhere: Sequence[Elsewhere] = (),
+    ) -> None:
+        self._elsewhere = [*elsewhere, *([fast.former] if fast.former is not None else [])]
+        #: Which of them has the counters of the former life, if they have to be fetched from there.
+        self._source: Elsewhere | None = None
+        self._has_store = store is not None
+        self._stored = store.stored if store is not None else Stored()
+        self._fast = fast
+        self._drawn = drawn
+        self._registry = registry
+        self._ledger = ledger
+        self._states = states
+        #: Last epochs of topics that a reload has ended.
+        self._ended: dict[int, int] = {}
+        #: What both paths draw from.
+        self.tickets: Tickets = fast.tickets if drawn is None else drawn
+        self._former = instance_in(self._stored.broker)
+        #: The same over lives that go on with each other: to its members, such a broker never restarted.
+        self.instance = self._former or new_instance()
+        self.counting = Counting(self.tickets, fast, ledger, states)
+        self.keeper = Keeper(store, self.instance, self.counting, registry, ledger, states)
+        #: Whether the ticket counters are those of the former life.
+        self.continued = False
+
+    def stored(self, kind: str) -> Mapping[str, Any]:
+        """Things of this kind that the former life had stored, by key: JSON values of any type."""
+        return self._stored.things.get(kind, {})
+
+    # --- the past ---------------------------------------------------------------------------
+
+    def take_up(self) -> None:
+        """Find out what there is to go on with; from here on the counters are this life's to change.
+
+        Before any member is restored it is known whom an operator keeps out.
+        """
+        if not self._has_store:
+            return
+        self._registry.departures.restore(kept_out_in(self._stored.broker), time.monotonic(), time.time())
+        sources = [(each, each.tickets) for each in self._elsewhere if each.tickets is not None]
+        self.keeper.unstored_epoch = max(
+            tickets.read(*UNSTORED) for tickets in (self.tickets, *(tickets for _, tickets in sources))
+        )
+        if self._former is not None:
+            self.continued = self._former == self.tickets.read(*MARK)
+            for source, tickets in sources:
+                if not self.continued and tickets.read(*MARK) == self._former:
+                    self._source, self.continued = source, True
+        if not self.continued or self._source is not None:
+            self.keeper.fall_behind(0)
+
+    @property
+    def owns_adopted(self) -> bool:
+        """Whether the routes that are in force in the kernel are the former life's."""
+        return self.continued and (self._source is None or self._source is self._fast.former)
+
+    def fetch(self, topic: int) -> None:
+        """Have the tickets of the topic's open epochs where this life draws them."""
+        if self._source is None or self._source.tickets is None:
+            return
+        tickets = self.tickets.uncounted if isinstance(self.tickets, CountedTickets) else self.tickets
+        for epoch, groups in self._ledger.open_epochs(topic).items():
+            drawn = [self._source.tickets.read(topic, epoch, group) for group in range(groups)]
+            self.counting.fetched_lost[topic, epoch] = self._source.lost(topic, epoch, groups)
+            tickets.reset(topic, epoch)
+            for group, count in enumerate(drawn):
+                tickets.draw(topic, epoch, group, count)
+
+    def epoch(self, topic: int) -> int:
+        """The latest epoch that a topic id ever had here."""
+        adopted = self._fast.adopted().get(topic, 0)
+        stored = self._stored.epochs.get(topic, 0)
+        return max(stored, self._ended.get(topic, 0), adopted, self.keeper.unstored_epoch)
+
+    def recall(self, topic: Topic) -> Remembered | None:
+        """Take a topic's account up again; None if nothing usable is known of it."""
+        document = self._stored.topics.get(topic.id)
+        if not document:
+            return None
+        try:
+            memory = read(document)
+            if not memory.is_of(topic):
+                return None
+            now, steps = time.monotonic(), self._stored.steps.get(topic.id, ())
+            self._ledger.restore(topic.id, memory.ledger, now)
+            memory = go_on(memory, self._ledger, topic.id, steps, now)
+        except UNREADABLE as error:
+            self._ledger.forget(topic.id)
+            log.warning("topic %s: what is stored of it makes no sense, its account and members begin "
+                        "anew: %r", topic.name, error)  # fmt: skip
+            return None
+        return memory
+
+    def restore_members(self, topic: int, memory: Remembered) -> None:
+        """Make those members again whose lease has not ended; all, where the kernel went on serving them.
+
+        What is stored of a topic may be older than the latest renewals: who was a member to the end of the
+        former life may have renewed in its last moment. None could while nobody was there: see
+        :meth:`Registry.spare`.
+        """
+        last = max(memory.wall, alive_in(self._stored.broker))
+        passed = max(0.0, time.time() - last)
+        served = self.owns_adopted and topic in self._fast.adopted()
+        for member in memory.members:
+            left = member.remaining if memory.wall == last else self._registry.lease
+            remaining = left - passed
+            if served or remaining > 0:
+                expires = time.monotonic() + remaining
+                endpoint = (member.ip, member.port)
+                self._registry.restore(topic, member.group, endpoint, member.client, expires, member.source)
+
+    def former_route(self, topic: Topic, memory: Remembered) -> tuple[Route, bool]:
+        """The latest route of the former life, and whether it is still what the members make."""
+        *_, epoch = self._ledger.open_epochs(topic.id)
+        stored = self._ledger.route(topic.id, epoch)
+        present = self._registry.groups(topic.id)
+        known = {(each.ip, each.port): Member(each.ip, each.port, source=each.source)
+                 for each in memory.members}  # fmt: skip
+        known |= {(member.ip, member.port): member for group in present for member in group.members}
+        groups = tuple(
+            Group(name, tuple(known.get((h.ip, h.port)) or Member(h.ip, h.port) for h in holders))
+            for name, holders in stored
+        )
+        same = self._registry.holders(topic.id) == [(name, list(holders)) for name, holders in stored]
+        return Route(topic, epoch, groups), same
+
+    def close_old(self, topic: int, epoch: int) -> None:
+        """Only this epoch's route is in force: the tickets of all others are final."""
+        for one, groups in self._ledger.open_epochs(topic).items():
+            if one != epoch:
+                drawn = self.counting.drawn(topic, one, groups)
+                unsent = self.counting.unsent(topic, one, groups)
+                self._ledger.closed(topic, one, drawn, unsent)
+                self.keeper.closed(topic, one, drawn, unsent)
+                self.counting.fetched_lost.pop((topic, one), None)
+
+    def cut(self, topic: int, memory: Remembered) -> None:
+        """The tickets are not those of the former life: close its epochs with what it stored."""
+        for epoch, groups in self._ledger.open_epochs(topic).items():
+            tickets = memory.live.get(epoch, [])
+            tickets = tickets if len(tickets) == groups else [0] * groups
+            self._ledger.closed(topic, epoch, tickets, cut=True)
+
+    def recount(self, topic: int, memory: Remembered) -> None:
+        """Go on with the counters, those included that died with the process."""
+        counting = self.counting
+        raw = self._fast.counters([topic]).get(topic, {})
+        if self._source is not None:
+            since = self._source.counters().get(topic, {})
+            counted = {
+                reason: memory.fast.get(reason, 0) + since.get(reason, 0) - memory.fast_raw.get(reason, 0)
+                for reason in {*memory.fast, *since, *memory.fast_raw}
+            }
+            memory = replace(memory, fast=counted, fast_raw=raw)
+        counting.fast_offsets.set(topic, memory.fast, memory.fast_raw if self.continued else raw)
+        live = counting.live(topic)
+        after = self._fast.counters([topic]).get(topic, {})
+        drawn = self._ledger.drawn(topic) + sum(tickets[0] for tickets in live.values() if tickets)
+        fast = counting.fast_offsets.applied_to(topic, after)
+        handed = fast.get(Reason.FORWARDED, 0) + fast.get(Reason.NO_EGRESS, 0)
+        slow = dict(memory.slow)
+        if handed > drawn and not self.continued:
+            # Counted after the tickets were, by a program whose tickets are gone.
+            less = fast.get(Reason.FORWARDED, 0) - (handed - drawn)
+            counting.fast_offsets.set(topic, {**memory.fast, Reason.FORWARDED: max(0, less)}, after)
+            slow[Reason.FORWARDED] = 0
+        elif raw == after:
+            # Nothing passed meanwhile: what the fast path did not hand on, the slow path did.
+            slow[Reason.FORWARDED] = max(0, drawn - handed)
+        elif self._drawn is not None and self.continued:
+            slow[Reason.FORWARDED] = self._drawn.drawn(topic)
+        counting.slow_offsets.set(topic, slow, {})
+        if self._drawn is not None:
+            self._drawn.recount(topic, slow.get(Reason.FORWARDED, 0))
+
+    def begin_anew(self, topic: int) -> None:
+        """Whatever was counted under this id so far is another topic's."""
+        counting = self.counting
+        counting.slow_offsets.set(topic, {}, counting.slow_counters().get(topic, {}))
+        counting.fast_offsets.set(topic, {}, self._fast.counters([topic]).get(topic, {}))
+        if self._drawn is not None:
+            self._drawn.forget(topic)
+
+    def ended(self, route: Route) -> None:
+        """A topic is no more; its epoch is kept, should the id come back."""
+        topic = route.topic.id
+        self._ended[topic] = route.epoch
+        self._ledger.forget(topic)
+        self.keeper.forget(topic)
+        self.begin_anew(topic)
+
+    def resume_drains(self) -> None:
+        """Go on with the drains of the former life."""
+        for holder, topics, remaining in drains_in(self._stored.broker, time.time()):
+            self._registry.restore_leaving(holder, topics, time.monotonic() + remaining)
+
+    # --- the future -------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Write down what this life begins with; then the ticket counters are its own, and no others are."""
+        await self.keeper.begin(await self._end_unknown())
+        for each in self._elsewhere:
+            if each.tickets is not None:
+                each.tickets.reset(*MARK[:2])
+        if self._fast.former is not None:
+            self._fast.former.close()
+
+    async def _end_unknown(self) -> dict[int, tuple[str, int]]:
+        """Topics that the configuration has no more: their accounts end, and only their epochs go on."""
+        ended = {}
+        for topic in {*self._stored.topics, *self._fast.adopted()} - self._states.keys():
+            name = name_in(self._stored.topics.get(topic)) or f"number {topic}"
+            if self._stored.topics.get(topic) or topic in self._fast.adopted():
+                ended[topic] = name, self.epoch(topic)
+            if topic in self._fast.adopted():
+                log.warning("topic %s is not configured any more: its route is taken out of the kernel", name)
+                await self._fast.withdraw(topic)
+        return ended
+
+
+def new_instance() -> int:
+    """A number that differs from one start of the broker to the next (u32)."""
+    return time.time_ns() // 1_000_000 & 0xFFFFFFFF

@@ -1,0 +1,295 @@
+"""What is written for the next life: steps with each swap, documents once a second, things as they come.
+
+Of a topic the store has a document and the steps since (:mod:`.steps`). A swap writes a step: what it costs
+goes by what changed. Whatever has changed since its document, an account in which members have reported
+included, is written whole within a second, in slices that whoever waits for the loop does not notice. Rules:
+
+* no packet can carry an epoch that is not stored. Where it cannot be, the counters are marked as not going
+  with what is stored, and hold the highest epoch that was given;
+* after a writing that failed of a topic, it is written whole: steps say what differs from the one before;
+* steps of a topic are asked for by whoever holds it for a swap, and waited for, so they come one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+from tempos import Reason, Route
+from tempos_broker.account.ledger import Ledger
+from tempos_broker.counting import Counting
+from tempos_broker.lives.memory import Kept, Remembered, write
+from tempos_broker.lives.steps import Endpoint, Known, step_document
+from tempos_broker.lives.store import Step, Store, Thing, Whole
+from tempos_broker.membership import Registry
+from tempos_broker.state import TopicState
+
+#: Of a topic, what the slow path counted, and what the fast path's counters say.
+_Moving: TypeAlias = tuple[Mapping[Reason, int], Mapping[Reason, int]]
+
+#: Seconds between two writings of the state, if nothing changes that must be known before.
+SAVE_EVERY = 1.0
+#: Of what is written about once a second: members (and topics) at once, and seconds between two such slices.
+MEMBERS_AT_ONCE, PAUSE = 64, 0.002
+#: Topic 0 has no route, so its first ticket counter can tell whose counters these are: the instance number
+#: of the lives they belong to, or 0 where what is stored has not kept up with them.
+MARK = (0, 0, 0)
+#: The next one: the highest epoch that was given while the state could not be written.
+UNSTORED = (0, 0, 1)
+
+
+class Keeper:
+    """Writes into ``store``; None: nothing is kept. ``instance``: whose the counters are, once begun."""
+
+    def __init__(
+        self,
+        store: Store | None,
+        instance: int,
+        counting: Counting,
+        registry: Registry,
+        ledger: Ledger,
+        states: Mapping[int, TopicState],
+    ) -> None:
+        self._store = store
+        self._instance = instance
+        self._counting = counting
+        self._registry = registry
+        self._ledger = ledger
+        self._states = states
+        #: Topics as the store has them, or will have as soon as it is their turn; and their last steps.
+        self._known: dict[int, Known] = {}
+        self._numbers: dict[int, int] = {}
+        #: What could not be written yet: topics, topics that ended with their name and last epoch, things.
+        self._unsaved: set[int] = set()
+        self._unsaved_ends: dict[int, tuple[str, int]] = {}
+        self._unsaved_things: dict[tuple[str, str], Any] = {}
+        #: What of each topic's counters was written last: its account may stay as it is while they move.
+        self._written: dict[int, _Moving] = {}
+        self._begun = False
+        self._kept_up = True
+        #: The highest epoch that was given while the state could not be written.
+        self.unstored_epoch = 0
+        if store is not None:
+            store.values = self._values
+            self._numbers = {topic: steps[-1][0] for topic, steps in store.stored.steps.items()}
+
+    @property
+    def where(self) -> str:
+        """The state file, or "off"."""
+        return "off" if self._store is None else str(self._store.path)
+
+    # --- with each swap ---------------------------------------------------------------------
+
+    async def opening(self, route: Route) -> None:
+        """Write down an epoch that is about to be in force: it never goes back.
+
+        Where it cannot be written, the counters are made to say so: the next life will not take them for
+        those of the epochs that it finds stored, and begins beyond the highest that was given.
+        """
+        topic = route.topic.id
+        await self.swapped(topic)
+        if topic in self._unsaved:
+            self.fall_behind(route.epoch)
+
+    def closed(self, topic: int, epoch: int, tickets: list[int], unsent: list[int]) -> None:
+        """The account of an epoch is closed; what is written of the topic next says so."""
+        if (known := self._known.get(topic)) is not None:
+            known.closed.append((epoch, tickets, unsent))
+
+    async def swapped(self, topic: int) -> None:
+        """Write down what a swap has come to."""
+        if self._store is not None:
+            await self._write([self._step(topic)])
+
+    # --- all there is -----------------------------------------------------------------------
+
+    async def begin(self, ended: Mapping[int, tuple[str, int]]) -> None:
+        """Write down what this life begins with, and topics that are no more: name and last epoch."""
+        self._begun = True
+        self._unsaved_ends.update(ended)
+        await self.save(list(self._states))
+
+    async def save(self, topics: Iterable[int] = ()) -> None:
+        """Write down all of these topics, and who drains; what could not be written before, too."""
+        if self._store is None:
+            return
+        self._unsaved &= self._states.keys()
+        wanted = [topic for topic in {*topics, *self._unsaved} if topic in self._states]
+        await self._write(
+            [
+                *(Thing(*place, value) for place, value in self._unsaved_things.items()),
+                *(self._end(topic, *end) for topic, end in self._unsaved_ends.items()),
+                *self._wholes(wanted),
+            ]
+        )
+
+    async def save_ended(self, routes: Iterable[Route]) -> None:
+        """Write down the epochs of topics that ended, and nothing else of them."""
+        self._unsaved_ends.update((r.topic.id, (r.topic.name, r.epoch)) for r in routes)
+        await self.save()
+
+    async def put(self, kind: str, things: Mapping[str, Any]) -> bool:
+        """Have these things stored: by key, a JSON value or None, if there is none any more.
+
+        Whether they are; else it is tried again every second until they are.
+        """
+        self._unsaved_things.update({(kind, key): value for key, value in things.items()})
+        await self._write([Thing(kind, key, value) for key, value in things.items()])
+        return not any((kind, key) in self._unsaved_things for key in things)
+
+    async def keep_saving(self) -> None:
+        """Write down what changes, until cancelled: about once a second, a slice at a time."""
+        while self._store is not None:
+            # That this broker lives, and who drains, whatever else there is to say.
+            await asyncio.gather(asyncio.sleep(SAVE_EVERY), self.save())
+            for some in self._slices(self._moved()):
+                await self.save(some)
+                await asyncio.sleep(PAUSE)
+
+    def _slices(self, topics: Iterable[int]) -> Iterator[list[int]]:
+        """The topics, so many at a time that whoever waits for the loop does not notice."""
+        slice_: list[int] = []
+        weight = 0
+        for topic in topics:
+            if topic not in self._states:
+                continue
+            slice_.append(topic)
+            weight += 1 + self._registry.member_count(topic)
+            if weight >= MEMBERS_AT_ONCE:
+                yield slice_
+                slice_, weight = [], 0
+        if slice_:
+            yield slice_
+
+    def _moved(self) -> list[int]:
+        """Those of which the state file does not say how they are.
+
+        Whoever draws a ticket counts it, so the tickets need not be looked at.
+        """
+        slow, fast = self._counting.slow(), self._counting.fast_raw()
+        nothing: _Moving = {}, {}
+        counted = {
+            topic
+            for topic in slow.keys() | fast.keys()
+            if self._written.get(topic, nothing) != (slow.get(topic, {}), fast.get(topic, {}))
+        }
+        return [topic for topic in counted | self._ledger.changed if topic in self._states]
+
+    # --- what is written --------------------------------------------------------------------
+
+    def _values(self) -> dict[str, Any]:
+        """The broker's own: whoever it is, that it lives, who drains and who is kept out."""
+        now = time.monotonic()
+        leaving = [
+            [*holder, sorted(each.topics), each.deadline - now]
+            for holder, each in self._registry.leaving().items()
+        ]
+        kept_out = self._registry.departures.export(now)
+        return {"instance": self._instance, "wall": time.time(), "leaving": leaving, "kept_out": kept_out}
+
+    def _members(self, topic: int) -> dict[Endpoint, tuple[int, str | None]]:
+        return {
+            endpoint: (member.client, member.member.source)
+            for group in self._registry.states(topic)
+            for endpoint, member in group.members.items()
+            if member.client is not None
+        }
+
+    def _kept(self, topic: int, endpoints: Iterable[Endpoint], now: float) -> list[Kept]:
+        groups = list(self._registry.states(topic))
+        return [
+            Kept(group.name, *endpoint, m.client, m.expires - now, m.member.source)
+            for endpoint in endpoints
+            for group in groups
+            if (m := group.members.get(endpoint)) and m.client is not None and m.expires is not None
+        ]
+
+    def _know(self, topic: int) -> Known:
+        """The topic as it is now; who says so stores it."""
+        epoch = self._ledger.epoch(topic)
+        number = self._numbers.setdefault(topic, 0)
+        groups = self._ledger.route(topic, epoch) if epoch in self._ledger.open_epochs(topic) else []
+        return Known(number, epoch, groups, self._members(topic))
+
+    def _step(self, topic: int) -> Step | Whole:
+        """What differs from what the store has of a topic; all of it, where that is not known."""
+        known = self._known.get(topic)
+        if known is None or topic in self._unsaved:
+            (whole,) = self._wholes([topic])
+            return whole
+        self._numbers[topic] += 1
+        self._known[topic] = now = self._know(topic)
+        come = [each for each, member in now.members.items() if known.members.get(each) != member]
+        document = step_document(known, now, self._kept(topic, come, time.monotonic()))
+        return Step(topic, now.number, now.epoch, document)
+
+    def _wholes(self, topics: list[int]) -> list[Whole]:
+        if not topics:
+            return []
+        now, wall = time.monotonic(), time.time()
+        counted = self._counting.counted(topics)
+        wholes = []
+        for topic in topics:
+            described = self._states[topic].route.topic
+            self._unsaved_ends.pop(topic, None)
+            known = self._known[topic] = self._know(topic)
+            memory = Remembered(
+                described.name, described.framing, wall, tuple(self._kept(topic, known.members, now)),
+                self._ledger.export(topic, now), counted.drawn[topic].tickets, counted.slow.get(topic, {}),
+                counted.fast.get(topic, {}), counted.fast_raw.get(topic, {}), known.number,
+            )  # fmt: skip
+            wholes.append(Whole(topic, described.name, known.epoch, known.number, write(memory)))
+            self._written[topic] = memory.slow, memory.fast_raw
+        self._ledger.changed.difference_update(topics)
+        return wholes
+
+    def _end(self, topic: int, name: str, epoch: int) -> Whole:
+        """Of a topic that is no more: nothing but its epoch."""
+        return Whole(topic, name, epoch, self._numbers.get(topic, 0), {})
+
+    async def _write(self, changes: list[Step | Whole | Thing]) -> None:
+        if self._store is None:
+            return
+        done = await self._store.save(changes)
+        for change in changes:
+            match change:
+                case Thing(kind, key, value):
+                    if done and self._unsaved_things.get((kind, key)) is value:
+                        del self._unsaved_things[kind, key]
+                case Whole(topic, name, epoch, _, document) if not document:
+                    if done and self._unsaved_ends.get(topic) == (name, epoch):
+                        del self._unsaved_ends[topic]
+                case Step(topic) | Whole(topic):
+                    if not done and topic in self._states:
+                        self._unsaved.add(topic)
+                    elif isinstance(change, Whole):
+                        self._unsaved.discard(topic)
+        if self._begun and not (self._kept_up or self._unsaved or self._unsaved_ends):
+            self._kept_up = True
+            self._mark(self._instance)
+
+    def forget(self, topic: int) -> None:
+        """The topic is no more; another one of that id is written whole first."""
+        self._known.pop(topic, None)
+        self._written.pop(topic, None)
+
+    # --- whose counters these are -----------------------------------------------------------
+
+    def fall_behind(self, epoch: int) -> None:
+        """What is stored does not go with the counters: nobody is to take them for a pair."""
+        self.unstored_epoch = max(self.unstored_epoch, epoch)
+        self._kept_up = False
+        self._mark(0)
+
+    def _mark(self, instance: int) -> None:
+        tickets = self._counting.tickets
+        tickets.reset(*MARK[:2])
+        tickets.draw(*UNSTORED, self.unstored_epoch)
+        tickets.draw(*MARK, instance)
+
+    async def close(self) -> None:
+        """Let go of the store; safe to call twice."""
+        if self._store is not None:
+            await self._store.close()

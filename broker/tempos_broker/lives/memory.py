@@ -1,0 +1,233 @@
+"""What is written of a topic into the store, and what can be taken up again from there.
+
+Values in, values out: no I/O, no clock. Leases are stored as seconds that remain at a time of the wall
+clock, because the monotonic one means nothing to another life. What cannot be understood, be it of a wrong
+type, without sense or at odds with itself, raises one of :data:`UNREADABLE`, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tempos import Framing, Reason, Topic
+from tempos._abi import GROUPS_PER_TOPIC
+from tempos_broker.account.accounts import Holder
+from tempos_broker.lives.checks import (
+    U32,
+    address_of,
+    distinct,
+    flag,
+    holder_of_row,
+    listed,
+    name_of,
+    port_of,
+    seconds,
+    sums,
+    whole,
+    wholes,
+)
+from tempos_broker.members.departures import Place
+
+#: What taking up a document may raise that somebody else wrote.
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+#: Epochs that may be open: the one in force, and one that a swap under way was about to close.
+OPEN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A member with a lease. ``remaining``: seconds of it that were left at the time of writing.
+
+    ``source``: the address of ours that it asked, if that is known.
+    """
+
+    group: str
+    ip: str
+    port: int
+    client: int
+    remaining: float
+    source: str | None = None
+
+    def row(self) -> list[Any]:
+        """As JSON values."""
+        return [self.group, self.ip, self.port, self.client, self.remaining, self.source]
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A topic as a former life left it. ``live``: epoch -> tickets drawn from each group when written.
+
+    ``steps``: the number of the last one (:mod:`.steps`) that is in it.
+    """
+
+    name: str
+    framing: Framing
+    wall: float
+    members: tuple[Kept, ...]
+    ledger: Mapping[str, Any]
+    live: Mapping[int, Sequence[int]]
+    slow: Mapping[Reason, int]
+    fast: Mapping[Reason, int]
+    fast_raw: Mapping[Reason, int]
+    steps: int = 0
+
+    def is_of(self, topic: Topic) -> bool:
+        """Whether this is the past of a topic, rather than of another one that had its id."""
+        return (self.name, self.framing) == (topic.name, topic.framing)
+
+
+def write(memory: Remembered) -> dict[str, Any]:
+    """As JSON values."""
+    return {
+        "name": memory.name,
+        "framing": memory.framing.value,
+        "wall": memory.wall,
+        "members": [member.row() for member in memory.members],
+        "ledger": memory.ledger,
+        "live": [[epoch, list(tickets)] for epoch, tickets in memory.live.items()],
+        "slow": _named(memory.slow),
+        "fast": _named(memory.fast),
+        "fast_raw": _named(memory.fast_raw),
+        "steps": memory.steps,
+    }
+
+
+def read(document: Any) -> Remembered:
+    """From JSON values; raises one of :data:`UNREADABLE`."""
+    memory = Remembered(
+        name_of(document["name"]),
+        Framing(document["framing"]),
+        seconds(document["wall"]),
+        tuple(kept_of_row(*listed(row)) for row in listed(document["members"])),
+        document["ledger"],
+        {
+            whole(epoch, 0, U32): [whole(each) for each in tickets]
+            for epoch, tickets in listed(document["live"])
+        },
+        _reasons(document["slow"]),
+        _reasons(document["fast"]),
+        _reasons(document["fast_raw"]),
+        whole(document.get("steps", 0)),
+    )
+    _check_ledger(memory.ledger)
+    return memory
+
+
+def instance_in(broker: Mapping[str, Any]) -> int | None:
+    """The number of the lives that a stored state belongs to, if it says one."""
+    try:
+        return whole(broker.get("instance"), 1, U32)
+    except ValueError:
+        return None
+
+
+def alive_in(broker: Mapping[str, Any]) -> float:
+    """When the former life wrote last, by the wall clock; 0 where it does not say."""
+    try:
+        return seconds(broker.get("wall"))
+    except ValueError:
+        return 0.0
+
+
+def name_in(document: Any) -> str | None:
+    """The name of a topic in what is stored of it, if it says one."""
+    try:
+        return name_of(document["name"])
+    except UNREADABLE:
+        return None
+
+
+def drains_in(broker: Mapping[str, Any], wall: float) -> Iterator[tuple[Holder, list[int], float]]:
+    """Who drained, of which topics, and the seconds left; ``wall`` is the time now. Nonsense is left out."""
+    try:
+        passed = max(0.0, wall - seconds(broker.get("wall")))
+        rows = listed(broker["leaving"])
+    except UNREADABLE:
+        return
+    for row in rows:
+        try:
+            ip, port, client, topics, left = row
+            holder = Holder(address_of(ip), port_of(port), whole(client))
+            found = holder, wholes(topics), seconds(left) - passed
+        except UNREADABLE:
+            continue
+        yield found
+
+
+def kept_out_in(broker: Mapping[str, Any]) -> Iterator[tuple[Place, float | None]]:
+    """Whom an operator keeps out, and until when by the wall clock. Nonsense is left out."""
+    rows = broker.get("kept_out")
+    for row in rows if type(rows) is list else ():
+        try:
+            topic, group, ip, port, until = row
+            place = Place(name_of(topic), name_of(group), address_of(ip), port_of(port))
+            found = place, None if until is None else seconds(until)
+        except UNREADABLE:
+            continue
+        yield found
+
+
+def _check_ledger(stored: Any) -> None:
+    """Whether an exported account is one, to the type of every value, and agrees with itself."""
+    latest = whole(stored["epoch"], 0, U32)
+    whole(stored["drawn"])
+    wholes(stored["unequal"])
+    flag(stored.get("forgot", False))
+    accounts: dict[str, set[Holder]] = {}
+    for group in listed(stored["groups"]):
+        whole(group.get("unsent", 0))
+        whole(group.get("dropped", 0))
+        sums(group["sums"], 4)
+        distinct(_check_settled(*listed(row)) for row in listed(group["settled"]))
+        name = name_of(group["name"])
+        if name in accounts:
+            raise ValueError(f"there are two groups {name!r}")
+        accounts[name] = distinct(_check_account(account) for account in listed(group["accounts"]))
+    if len(listed(stored["open"])) > OPEN:
+        raise ValueError(f"{len(stored['open'])} epochs cannot be open")
+    for epoch, groups in stored["open"]:
+        if whole(epoch, 0, U32) > latest or len(listed(groups)) > GROUPS_PER_TOPIC:
+            raise ValueError(f"epoch {epoch} cannot be open")
+        for name, members in groups:
+            if not listed(members) or not distinct(map(holder_of_row, members)) <= accounts.get(name, set()):
+                raise ValueError(f"a holder of group {name!r} has no account")
+    distinct(epoch for epoch, _ in stored["open"])
+
+
+def _check_account(account: Any) -> Holder:
+    sums(account["sums"], 5)
+    flag(account["left"])
+    for pairs in (account["shares"], account["counts"]):
+        distinct(whole(epoch, 0, U32) for epoch, count in listed(pairs) if whole(count) >= 0)
+    distinct(wholes(account["cut"]))
+    if account.get("said") is not None:
+        sums(account["said"], 2)
+    sums(account.get("drops", [0, 0]), 2)
+    flag(account.get("unsure", False))
+    return holder_of_row(account["holder"])
+
+
+def _check_settled(holder: Any, received: Any, dropped: Any = 0) -> Holder:
+    wholes([received, dropped])
+    return holder_of_row(holder)
+
+
+def kept_of_row(group: Any, ip: Any, port: Any, client: Any, left: Any, source: Any = None) -> Kept:
+    """A member as it was stored."""
+    # What was written before members had sources has none.
+    known = None if source is None else address_of(source)
+    return Kept(name_of(group), address_of(ip), port_of(port), whole(client), seconds(left), known)
+
+
+def _named(counts: Mapping[Reason, int]) -> dict[str, int]:
+    return {reason.label: count for reason, count in counts.items() if count}
+
+
+def _reasons(counts: Mapping[str, int]) -> dict[Reason, int]:
+    # A reason that this version does not have any more is left out, with its count.
+    return {_BY_LABEL[label]: whole(count) for label, count in counts.items() if label in _BY_LABEL}
+
+
+_BY_LABEL = {reason.label: reason for reason in Reason}

@@ -1,0 +1,210 @@
+"""Killed between any two writings of the state, a broker is followed by one that goes on where it was.
+
+What is stored and the counters are taken as they are after each writing, while members come and go, and get
+events. From each such moment a next broker starts, as after a kill: whoever was answered that
+it is a member is one, whoever was answered that it is none is not, and of the one under way either is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.ports import free_ports
+
+from tempos import Framing, Topic
+from tempos_broker.account.accounts import Holder
+from tempos_broker.broker import Broker
+from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember, TopicConfig
+from tempos_broker.lives import keeper
+from tempos_broker.lives.steps import applied, difference
+from tempos_broker.lives.store import SCHEMA, Store, Thing, Whole
+from tempos_broker.paths import LocalTickets, NoFastPath
+
+from .test_broker import Client
+
+ALPHA, BETA = Topic(1, "alpha"), Topic(2, "beta", framing=Framing.RAW)
+EVENT = bytes([1, 0x10, 0, 0]) + bytes(20) + b"body"
+LEASE = 60.0
+OPERATIONS = 40
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A state file and the tickets after a writing; ``members`` before and after what was under way."""
+
+    file: Path
+    tickets: dict[int, int]
+    members: tuple[frozenset[tuple[int, str, int]], frozenset[tuple[int, str, int]]]
+    epochs: tuple[int, int]
+
+
+def config(ports: tuple[int, ...]) -> BrokerConfig:
+    static = (StaticMember("127.0.0.1", 20_000, "g"),)
+    return BrokerConfig(
+        (TopicConfig(ALPHA, static), TopicConfig(BETA)), listen=("127.0.0.1",), data_port=ports[0],
+        control_port=ports[1], api_port=0, control=ControlConfig(lease=LEASE, heartbeat=LEASE / 4),
+    )  # fmt: skip
+
+
+def members(broker: Broker) -> frozenset[tuple[int, str, int]]:
+    """Topic, group and port of all that are in force."""
+    return frozenset(
+        (topic["id"], group["name"], member["port"])
+        for topic in broker.status()["topics"]
+        for group in topic["groups"]
+        for member in group["members"]
+        if not member["static"]
+    )
+
+
+class Life:
+    """A broker with five clients, and what was stored after each writing."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.folder = folder
+        self.moments: list[Moment] = []
+        self.tickets = LocalTickets()
+        self.now: frozenset[tuple[int, str, int]] = frozenset()
+        self.next = self.now
+        self.broker: Broker
+
+    @contextlib.contextmanager
+    def watched(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        write = Store._write
+
+        def writing(store: Store, *rows: Any) -> None:
+            write(store, *rows)
+            file = self.folder / f"{len(self.moments)}"
+            for ending in ("", "-wal"):
+                shutil.copy(f"{store.path}{ending}", f"{file}{ending}")
+            epochs = tuple(state.route.epoch for state in self.broker._routes.states.values())
+            self.moments.append(
+                Moment(file, dict(self.tickets._next), (self.now, self.next), epochs)  # type: ignore[arg-type]
+            )
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "_write", writing)
+            yield
+
+    async def operate(self, clients: list[Client]) -> None:
+        """Something that may change the state, and its answer."""
+        client, topic = self.rng.choice(clients), self.rng.choice((ALPHA, BETA))
+        mine = [each for each in self.now if each[0] == topic.id and each[2] == client.port]
+        what = self.rng.choice(("join", "join", "leave", "goodbye", "heartbeat", "publish"))
+        if what == "join" and not mine:
+            place = topic.id, self.rng.choice(("g", "h", "i")), client.port
+            self.next = self.now | {place}
+            client.ask("subscribe", topic=topic.name, group=place[1], port=client.port)
+        elif what == "leave" and mine:
+            self.next = self.now - set(mine)
+            client.ask("unsubscribe", topic=topic.name, group=mine[0][1], port=client.port)
+        elif what == "goodbye" and any(each[2] == client.port for each in self.now):
+            self.next = frozenset(each for each in self.now if each[2] != client.port)
+            client.ask("goodbye", port=client.port, received=[])
+        elif what == "heartbeat" and any(each[2] == client.port for each in self.now):
+            client.ask("heartbeat", port=client.port, received=[])
+        else:
+            for _ in range(self.rng.randrange(9)):
+                client.publish(EVENT if topic is ALPHA else b"\x02event")
+            return
+        await client.answer()
+        self.now = self.next
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_wherever_it_was_killed_the_next_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(keeper, "SAVE_EVERY", 0.03)
+    life = Life(tmp_path, seed)
+    store = Store.open(tmp_path / "state")
+    life.broker = Broker(config(free_ports(2)), NoFastPath("off", life.tickets), store=store)
+    with contextlib.ExitStack() as stack:
+        async with life.broker:
+            clients = [stack.enter_context(contextlib.closing(Client(life.broker))) for _ in range(5)]
+            stack.enter_context(life.watched(monkeypatch))
+            for _ in range(OPERATIONS):
+                await life.operate(clients)
+            instance = life.broker.instance
+            assert members(life.broker) == life.now
+    monkeypatch.undo()
+    rows = [_counts(moment.file) for moment in life.moments]
+    assert max(steps for _, steps in rows) > 1, "some were killed with steps beside the document"
+    after = config(free_ports(2))
+    for moment in life.moments:
+        tickets = LocalTickets()
+        tickets._next = dict(moment.tickets)
+        async with Broker(after, NoFastPath("off", tickets), store=Store.open(moment.file)) as broker:
+            assert members(broker) in moment.members, moment.file
+            assert broker.instance == instance
+            states = broker._routes.states.values()
+            assert all(s.route.epoch >= e for s, e in zip(states, moment.epochs, strict=True))
+            assert broker.ledger()["balanced"], broker.ledger()
+
+
+def _counts(file: Path) -> tuple[int, int]:
+    """Documents and steps in a state file."""
+    copy = file.with_name(f"{file.name}-looked-at")
+    for ending in ("", "-wal"):
+        shutil.copy(f"{file}{ending}", f"{copy}{ending}")
+    with contextlib.closing(sqlite3.connect(copy)) as database:
+        return tuple(  # type: ignore[return-value]
+            database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in ("topic", "step")
+        )
+
+
+def test_a_route_that_follows_needs_no_more_than_what_differs() -> None:
+    rng = random.Random(1)
+    old: list[tuple[str, tuple[Holder, ...]]] = []
+    for _ in range(500):
+        new = [(name, tuple(h for h in holders if rng.random() < 0.9)) for name, holders in old]
+        new = [(name, holders) for name, holders in new if holders]
+        for _ in range(rng.randrange(3)):
+            name, holder = rng.choice("ghi"), _holder(rng)
+            groups = dict(new)
+            if holder not in groups.get(name, ()):
+                groups[name] = (*groups.get(name, ()), holder)
+            new = list(groups.items())
+        if rng.random() < 0.1:
+            rng.shuffle(new)
+        assert applied(old, difference(old, new)) == new
+        old = new
+    many = [("g", tuple(_holder(rng) for _ in range(200)))]
+    more = [("g", (*many[0][1], Holder("10.0.0.9", 9, 9)))]
+    assert difference(many, more) == [["g", [], [["10.0.0.9", 9, 9]]]]
+
+
+def _holder(rng: random.Random) -> Holder:
+    return Holder("10.0.0.1", rng.randint(1, 65535), rng.randint(1, 9))
+
+
+async def test_a_file_of_the_schema_before_is_brought_forward(tmp_path: Path) -> None:
+    """Whoever installs this version has its members and accounts still."""
+    path = tmp_path / "state"
+    store = Store.open(path)
+    assert await store.save([Whole(1, "alpha", 7, 0, {"name": "alpha"})])
+    await store.close()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript("DROP TABLE step; DROP TABLE thing; PRAGMA user_version = 1")
+    store = Store.open(path)
+    assert store.stored.epochs == {1: 7}
+    assert await store.save([Thing("kind", "key", [1]), Thing("kind", "other", 2), Thing("more", "key", 3)])
+    assert await store.save([Thing("kind", "other", None)])
+    await store.close()
+    store = Store.open(path)
+    assert store.stored.things == {"kind": {"key": [1]}, "more": {"key": 3}}
+    assert store.stored.topics == {1: {"name": "alpha"}}
+    await store.close()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (SCHEMA,)
+    assert not await asyncio.to_thread(lambda: list(tmp_path.glob("*.broken-*")))
