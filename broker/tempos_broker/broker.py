@@ -11,21 +11,23 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tempos import Path, PathPolicy, Route, __version__
 from tempos.control import RETRY_AFTER
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.addresses import is_local_address, source_of
-from tempos_broker.config.model import BrokerConfig
+from tempos_broker.config.model import BrokerConfig, Origin
+from tempos_broker.config.topics import document_of
 from tempos_broker.control.port import ControlPort
 from tempos_broker.control.server import ControlServer
 from tempos_broker.expiry import Expiry
 from tempos_broker.lives.continuity import Continuity
 from tempos_broker.lives.store import Store
 from tempos_broker.members.departures import KeptOut
-from tempos_broker.membership import Registry
+from tempos_broker.membership import Registry, unknown_topic
 from tempos_broker.orders import Drained, KeepOut, Orders
 from tempos_broker.paths import Elsewhere, FastPath, NoFastPath
 from tempos_broker.reloader import Reloader, unstamped
@@ -40,6 +42,10 @@ from tempos_broker.status import (
 )
 from tempos_broker.tasks import Tasks
 from tempos_broker.tickets import CountedTickets
+from tempos_broker.topics.catalogue import Catalogue, merged
+from tempos_broker.topics.former import former_topics
+from tempos_broker.topics.locks import Gate
+from tempos_broker.topics.orders import Removed, TopicOrders
 from tempos_broker.worker.slowpaths import SlowPaths
 
 #: Seconds that changes of membership under way have to be in force when the broker is closed.
@@ -66,6 +72,9 @@ class Broker:
     ) -> None:
         self._fast = fast
         self._saver: asyncio.Task[None] | None = None
+        made = former_topics(store, config)
+        catalogue = Catalogue(merged(config, made))
+        of_file, config = config, replace(config, topics=tuple(catalogue))
         self._registry = Registry(config, is_local_address, source_of(config.listen))
         self._ledger = Ledger(unstamped(config))
         states = {entry.topic.id: TopicState(Route(entry.topic, 0, ())) for entry in config.topics}
@@ -108,8 +117,24 @@ class Broker:
         self._expiry = Expiry(self._registry, self._ledger, self._routes, self._tasks)
         self._port = ControlPort(self._control, self._routes, self._expiry, self._tasks)
         self._orders = Orders(self._registry, self._ledger, self._routes, self._expiry, self._past)
+        gate = Gate()
+        self._topic_orders = TopicOrders(
+            catalogue,
+            gate,
+            lambda: self.config,
+            registry=self._registry,
+            ledger=self._ledger,
+            routes=self._routes,
+            past=self._past,
+            fast=fast,
+            slow=self._slow,
+            account=self.topic_ledger,
+        )
+        self._catalogue = catalogue
         self._reloader = Reloader(
-            config,
+            of_file,
+            catalogue,
+            gate,
             registry=self._registry,
             ledger=self._ledger,
             control=self._control,
@@ -119,6 +144,7 @@ class Broker:
             slow=self._slow,
             expiry=self._expiry,
         )
+        self._adopted = [entry.topic for entry in made if catalogue.named(entry.topic.name) is not entry]
         #: Requests that the control API turned away at the door, by reason.
         self.api_refused: Counter[str] = Counter()
         self._started = time.monotonic()
@@ -128,7 +154,7 @@ class Broker:
 
     @property
     def config(self) -> BrokerConfig:
-        """What the broker goes by now."""
+        """What the file says that the broker goes by now; beside it stand topics made at run time."""
         return self._reloader.config
 
     @property
@@ -176,6 +202,7 @@ class Broker:
         # Also in what is stored: the next life may begin before this one hears anybody.
         self._spare()
         await self._past.begin()
+        await self._reloader.adopt(self._adopted)
         saving = self._past.keeper.keep_saving()
         self._saver = asyncio.get_running_loop().create_task(saving, name="save the state")
         await self._slow.start()
@@ -278,6 +305,8 @@ class Broker:
             latency=self._fast.latency([topic.id for topic in self._registry.topics]),
             states=self._routes.states,
             counted=self._past.counting.counted(),
+            origin=self._origin,
+            durable=self._topic_orders.durable,
             now=time.monotonic(),
         )
 
@@ -291,8 +320,27 @@ class Broker:
             consumers=self._control.reports.consumers,
             counted=self._past.counting.counted([topic]),
             latency=self._fast.latency([topic]).get(topic),
+            origin=self._origin(topic),
+            durable=self._topic_orders.durable,
             now=time.monotonic(),
         )
+
+    def _origin(self, topic: int) -> Origin:
+        entry = self._catalogue.numbered(topic)
+        return entry.origin if entry is not None else Origin.RUN_TIME
+
+    def topic_options(self, name: str) -> tuple[Origin, dict[str, Any]]:
+        """Who made a topic, and its options; raises :class:`Refused` where there is none of this name."""
+        entry = self._catalogue.named(name)
+        if entry is None:
+            raise unknown_topic(name, (each.topic.name for each in self._catalogue))
+        return entry.origin, document_of(entry)
+
+    def all_topic_options(self, origin: Origin | None) -> Iterator[tuple[Origin, dict[str, Any]]]:
+        """The same of every topic, or of those that this has made."""
+        for entry in self._catalogue:
+            if origin is None or entry.origin is origin:
+                yield entry.origin, document_of(entry)
 
     def topic_ledger(self, name: str) -> dict[str, Any]:
         """The account of one topic; raises :class:`Refused` where there is none of this name."""
@@ -319,6 +367,7 @@ class Broker:
         """
         self._keep = keep
         self._orders.stop_waiting()
+        self._topic_orders.stop_waiting()
 
     # --- commands ---------------------------------------------------------------------------
 
@@ -346,6 +395,18 @@ class Broker:
     ) -> Drained:
         """See :meth:`Orders.drain`."""
         return await self._orders.drain(name, group, endpoint, patience, keep_out)
+
+    async def add_topic(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """See :meth:`TopicOrders.add`; gives the topic as :meth:`topic` does."""
+        return self.topic((await self._topic_orders.add(document)).name)
+
+    async def set_topic(self, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """See :meth:`TopicOrders.set`; gives the topic as :meth:`topic` does."""
+        return self.topic((await self._topic_orders.set(name, changes)).name)
+
+    async def remove_topic(self, name: str, *, drain: bool = False, patience: float = 5.0) -> Removed:
+        """See :meth:`TopicOrders.remove`."""
+        return await self._topic_orders.remove(name, drain=drain, patience=patience)
 
     async def reload(self, config: BrokerConfig) -> tuple[str, ...]:
         """See :meth:`Reloader.apply`."""

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tempos.cli.api import Api, add_api
 from tempos_daemon import logs
 from tempos_daemon.entry import wait_for_configuration
 
@@ -40,6 +41,7 @@ examples:
   tempos config check config/broker.toml
   tempos config check --json config/broker.toml
   tempos config import addresses.toml -o broker.toml
+  tempos config dump config/broker.toml > whole.toml
 """
 
 _CHECK_EXAMPLES = """\
@@ -63,6 +65,20 @@ examples:
         print it
   tempos config import addresses.toml -o broker.toml
         write it to a file; what was in that file is replaced
+"""
+
+
+_DUMP_EXAMPLES = """\
+Topics can be made while a broker runs: they are in its state, not in its file. This writes them as a file has
+them, each marked by a comment. What stands in the file as it was made is the file's from the next reload on.
+
+examples:
+  tempos config dump >> broker.toml && tempos reload
+        put what the running broker was told into its file
+  tempos config dump broker.toml > whole.toml
+        the file and what stands beside it, as one; comments of the file are not in it
+  tempos config dump --state ~/.local/state/tempos/default/state
+        of a broker that does not run
 """
 
 
@@ -91,11 +107,11 @@ def broker(subparsers: Subparsers) -> None:
 
 
 def config(subparsers: Subparsers) -> None:
-    """Add ``tempos config check`` and ``tempos config import``."""
+    """Add ``tempos config check``, ``tempos config import`` and ``tempos config dump``."""
     parser = subparsers.add_parser(
         "config",
-        help="check or convert a configuration",
-        description="Check a configuration, or convert one, without starting anything.",
+        help="check, convert or write a configuration",
+        description="Check a configuration, convert one, or write one, without starting anything.",
         epilog=_CONFIG_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -118,6 +134,20 @@ def config(subparsers: Subparsers) -> None:
     convert.add_argument("file", metavar="FILE", help="the file to convert, TOML")
     convert.add_argument("-o", "--output", metavar="OUT", help="write to this file (default: print)")
     convert.set_defaults(run=_run_import)
+    dump = actions.add_parser(
+        "dump",
+        help="write the topics that were made at run time as a configuration has them",
+        epilog=_DUMP_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    dump.add_argument(
+        "file", metavar="FILE", nargs="?", help="a configuration to write them into (default: none)"
+    )
+    dump.add_argument(
+        "--state", metavar="FILE", help="take them from this state file instead of a running broker"
+    )
+    add_api(dump)
+    dump.set_defaults(run=_run_dump)
 
 
 def _run_broker(options: argparse.Namespace) -> int:
@@ -183,4 +213,35 @@ def _run_import(options: argparse.Namespace) -> int:
         reason = getattr(error, "strerror", None) or error
         print(f"tempos config import: {options.output} cannot be written: {reason}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _run_dump(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from tempos import ConfigError, RemoteError
+    from tempos_broker.config import Origin, dump, load
+    from tempos_broker.config.dump import dump_topic
+    from tempos_broker.config.topics import ANYWHERE, read_topic
+    from tempos_broker.lives.store import things_in
+    from tempos_broker.topics.catalogue import merged
+    from tempos_broker.topics.former import MADE
+
+    try:
+        if options.state is not None:
+            documents = list(things_in(Path(options.state), MADE).values())
+        else:
+            answer = Api.of(options).get(f"/v1/options?origin={Origin.RUN_TIME.value}")
+            documents = [each["options"] for each in answer]
+        made = [replace(read_topic(each, ANYWHERE), origin=Origin.RUN_TIME) for each in documents]
+        if options.file is None:
+            sys.stdout.write("\n".join(map(dump_topic, made)))
+            return 0
+        config = load(options.file)
+        sys.stdout.write(dump(replace(config, topics=merged(config, made))))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (KeyError, TypeError) as error:
+        raise RemoteError(f"the answer of {options.api} is not of this version: {error!r}") from error
     return 0

@@ -11,16 +11,20 @@ twice; the order of members inside a group is the order in which they joined.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tempos import ConfigError, Group, Member, TemposError, Topic
 from tempos.control import Code, Out
 from tempos_broker.account.accounts import Holder
-from tempos_broker.config.model import OWN_GROUP, BrokerConfig, StaticMember
+from tempos_broker.config.model import OWN_GROUP, BrokerConfig, StaticMember, TopicConfig
 from tempos_broker.members.departures import Departures, Place
 from tempos_broker.members.known import GroupState, Leaving, Membership, is_static, own_group
 from tempos_broker.members.leases import Leases
+
+#: Topics that are named to who asks for one that is not there.
+KNOWN_NAMED = 8
 
 
 class Refused(TemposError):
@@ -38,6 +42,22 @@ class Subscribed:
 
     topic: Topic
     group: str
+
+
+def unknown_topic(name: str, known: Iterable[str]) -> Refused:
+    """There is no topic of this name; ``known``: those that there are, of which the first are named."""
+    words = ", ".join(heapq.nsmallest(KNOWN_NAMED, known)) or "none"
+    return Refused(Code.UNKNOWN_TOPIC, f"no topic is named {name!r}", f"known: {words}")
+
+
+def check_static(entry: TopicConfig, data_port: int, is_local: Callable[[str], bool]) -> None:
+    """Raise :class:`ConfigError` if a static member is the broker's own data socket."""
+    for static in entry.members:
+        if static.port == data_port and is_local(static.ip):
+            raise ConfigError(
+                [f"topic {entry.topic.name!r}: member {static.ip}:{static.port} is the broker's own "
+                 "data socket; events would go round for ever: take it out"]
+            )  # fmt: skip
 
 
 class Registry:
@@ -63,28 +83,31 @@ class Registry:
         self._by_name = {entry.topic.name: entry.topic for entry in config.topics}
         self._groups: dict[int, dict[str, GroupState]] = {}
         self._versions: dict[int, int] = {}
+        #: Topics that nobody joins any more, for they are about to be no more.
+        self._closing: set[int] = set()
         self._leaving: dict[Holder, Leaving] = {}
         #: By endpoint and topic, the group that it is in.
         self._mine: dict[tuple[str, int], dict[int, GroupState]] = {}
         self._leases = Leases(self._earliest)
         #: Why members went, and who is not to come back.
         self.departures = Departures()
-        self.check(config)
+        self.check(config.topics)
         for entry in config.topics:
-            self._groups[entry.topic.id] = {}
-            self._versions[entry.topic.id] = 1
-            for static in entry.members:
-                self._add_static(entry.topic.id, static)
+            self.begin(entry)
 
-    def check(self, config: BrokerConfig) -> None:
+    def check(self, entries: Iterable[TopicConfig]) -> None:
         """Raise :class:`ConfigError` for a static member that is the broker's own data socket."""
-        for entry in config.topics:
-            for static in entry.members:
-                if static.port == config.data_port and self._is_local(static.ip):
-                    raise ConfigError(
-                        [f"topic {entry.topic.name!r}: member {static.ip}:{static.port} is the broker's own "
-                         "data socket; events would go round for ever: take it out"]
-                    )  # fmt: skip
+        for entry in entries:
+            check_static(entry, self._data_port, self._is_local)
+
+    def begin(self, entry: TopicConfig) -> None:
+        """A topic that is new, with its static members; checked before."""
+        topic = entry.topic
+        self._by_name[topic.name] = topic
+        self._groups[topic.id] = {}
+        self._versions[topic.id] = 1
+        for static in entry.members:
+            self._add_static(topic.id, static)
 
     def configure(self, config: BrokerConfig, gone: Iterable[int], now: float) -> None:
         """Go by another configuration, all at once; topics that are ``gone`` lose every member.
@@ -99,27 +122,54 @@ class Registry:
         self._limits, self.lease = config.limits, config.control.lease
         self._by_name = {entry.topic.name: entry.topic for entry in config.topics}
         for entry in config.topics:
-            topic = entry.topic.id
-            self._versions.setdefault(topic, 1)
-            groups = self._groups.setdefault(topic, {})
-            wanted = {(static.ip, static.port): static for static in entry.members}
-            for state in list(groups.values()):
-                for endpoint, known in list(state.members.items()):
-                    static_ = wanted.get(endpoint)
-                    if (
-                        known.expires is None
-                        and static_ is not None
-                        and is_static(known.member, state.name, static_)
-                    ):
-                        del wanted[endpoint]
-                    elif known.expires is None or static_ is not None:
-                        self._remove(topic, state, endpoint, Out.RELOAD, now)
-            for static in wanted.values():
-                self._add_static(topic, static)
-                self._versions[topic] += 1
+            self.amend(entry, now)
+
+    def amend(self, entry: TopicConfig, now: float) -> None:
+        """Go by other options and static members of one topic; members with a lease stay."""
+        topic = entry.topic.id
+        self._by_name[entry.topic.name] = entry.topic
+        self._versions.setdefault(topic, 1)
+        groups = self._groups.setdefault(topic, {})
+        wanted = {(static.ip, static.port): static for static in entry.members}
+        for state in list(groups.values()):
+            for endpoint, known in list(state.members.items()):
+                static_ = wanted.get(endpoint)
+                if (
+                    known.expires is None
+                    and static_ is not None
+                    and is_static(known.member, state.name, static_)
+                ):
+                    del wanted[endpoint]
+                elif known.expires is None or static_ is not None:
+                    self._remove(topic, state, endpoint, Out.RELOAD, now)
+        for static in wanted.values():
+            self._add_static(topic, static)
+            self._versions[topic] += 1
+
+    def close(self, topic: int) -> None:
+        """Let nobody join a topic any more, for it is about to be no more."""
+        self._closing.add(topic)
+
+    def reopen(self, topic: int) -> None:
+        """It stays after all."""
+        self._closing.discard(topic)
+
+    def clear(self, topic: int, now: float) -> list[tuple[str, Holder]]:
+        """Take every member out of a topic that is about to be no more; who they were, by group."""
+        gone = []
+        for state in list(self._groups[topic].values()):
+            for endpoint, known in list(state.members.items()):
+                gone.append((state.name, known.holder))
+                self._remove(topic, state, endpoint, Out.REMOVED, now)
+        return gone
+
+    def end(self, topic: Topic) -> None:
+        """A topic that has no member any more is gone for good."""
+        self._by_name.pop(topic.name, None)
+        self._closing.discard(topic.id)
 
     def forget(self, topic: int) -> None:
-        """A topic is gone for good."""
+        """Nothing is known of this id any more."""
         self._groups.pop(topic, None)
         self._versions.pop(topic, None)
 
@@ -141,8 +191,7 @@ class Registry:
         try:
             return self._by_name[name]
         except KeyError:
-            known = ", ".join(sorted(self._by_name)[:8]) or "none"
-            raise Refused(Code.UNKNOWN_TOPIC, f"no topic is named {name!r}", f"known: {known}") from None
+            raise unknown_topic(name, self._by_name) from None
 
     def still_has(self, topic: Topic) -> bool:
         """Whether a topic that was looked up before is still there: not gone, nor another one by now."""
@@ -203,6 +252,8 @@ class Registry:
             raise Refused(
                 Code.BAD_REQUEST, f"group names beginning with {OWN_GROUP} are the broker's", "take another"
             )
+        if topic.id in self._closing:
+            raise Refused(Code.UNKNOWN_TOPIC, f"topic {name!r} is being removed", "take another")
         wanted = group or own_group(*endpoint)
         groups = self._groups[topic.id]
         for state in groups.values():

@@ -51,7 +51,7 @@ def difference(old: BrokerConfig, new: BrokerConfig) -> Difference:
     words += [f"topic {after[id_].topic.name} ({id_}) added" for id_ in sorted(begun)]
     touched = set(begun)
     for id_ in sorted(after.keys() & before.keys() - gone):
-        changes = [*_topic(before[id_].topic, after[id_].topic), *_members(before[id_], after[id_])]
+        changes = list(topic_changes(before[id_], after[id_]))
         if changes:
             touched.add(id_)
             words += [f"topic {after[id_].topic.name}: {change}" for change in changes]
@@ -60,6 +60,12 @@ def difference(old: BrokerConfig, new: BrokerConfig) -> Difference:
     words += _values("control", replace(old.control, clients=()), replace(new.control, clients=()))
     words += _clients(old.control, new.control)
     return Difference(tuple(words), frozenset(gone), frozenset(touched))
+
+
+def topic_changes(old: TopicConfig, new: TopicConfig) -> Iterator[str]:
+    """What changes of a topic that stays the same one, in words."""
+    yield from _topic(old.topic, new.topic)
+    yield from _members(old, new)
 
 
 def _same(old: TopicConfig, new: TopicConfig) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
-from tempos import ConfigError, Framing, Unavailable
+from tempos import ConfigError, Framing, Topic, Unavailable
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.control.server import ControlServer
@@ -17,17 +17,25 @@ from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
 from tempos_broker.reload import Difference, difference
 from tempos_broker.routes import Routes
+from tempos_broker.topics.catalogue import Catalogue, merged
+from tempos_broker.topics.former import MADE
+from tempos_broker.topics.locks import Gate
 from tempos_broker.worker.slowpaths import SlowPaths
 
 log = logging.getLogger("tempos.broker")
 
 
 class Reloader:
-    """``config`` is what holds now."""
+    """``config`` is what the file says that holds now; ``catalogue`` has the topics made at run time, too.
+
+    Nobody else changes topics while a reload goes through the ``gate``.
+    """
 
     def __init__(
         self,
         config: BrokerConfig,
+        catalogue: Catalogue,
+        gate: Gate,
         *,
         registry: Registry,
         ledger: Ledger,
@@ -39,6 +47,8 @@ class Reloader:
         expiry: Expiry,
     ) -> None:
         self.config = config
+        self._catalogue = catalogue
+        self._gate = gate
         self._registry = registry
         self._ledger = ledger
         self._control = control
@@ -47,29 +57,41 @@ class Reloader:
         self._fast = fast
         self._slow = slow
         self._expiry = expiry
-        self._one_at_a_time = asyncio.Lock()
 
     async def apply(self, config: BrokerConfig) -> tuple[str, ...]:
         """Go by ``config``; says what changed, a line each.
 
-        Raises :class:`ConfigError`, and changes nothing, where it would need a restart or the fast path
-        refuses.
+        Raises :class:`ConfigError`, and changes nothing, where it would need a restart, contradicts what was
+        made at run time, or the fast path refuses.
         """
-        async with self._one_at_a_time:
-            found = difference(self.config, config)
-            self._registry.check(config)
+        async with self._gate.alone():
+            made = self._catalogue.made()
+            whole = replace(config, topics=merged(config, made))
+            of_file = {entry.topic.name for entry in config.topics}
+            adopted = [entry.topic for entry in made if entry.topic.name in of_file]
+            found = difference(replace(self.config, topics=tuple(self._catalogue)), whole)
+            self._registry.check(config.topics)
             async with self._routes.held(found.gone | found.touched):
                 try:
-                    await self._fast.configure([entry.topic for entry in config.topics])
+                    await self._fast.configure([entry.topic for entry in whole.topics])
                 except Unavailable as error:
                     raise ConfigError([f"the fast path refuses: {error}"]) from error
-                await self._apply(config, found)
+                await self._apply(whole, found)
+            self.config = config
+            await self.adopt(adopted)
             for topic in sorted(found.touched):
                 await self._routes.swap(topic)
             self._expiry.schedule()
-            for line in found.words:
+            now_of_file = (f"topic {topic.name} ({topic.id}) is the file's now" for topic in adopted)
+            words = (*found.words, *now_of_file)
+            for line in words:
                 log.info("reload: %s", line)
-            return found.words
+            return words
+
+    async def adopt(self, topics: Sequence[Topic]) -> None:
+        """These were made at run time, and stand in the file now: once they go from there, they are gone."""
+        if topics:
+            await self._past.keeper.put(MADE, dict.fromkeys(topic.name for topic in topics))
 
     async def _apply(self, config: BrokerConfig, found: Difference) -> None:
         """All topics concerned are held."""
@@ -78,7 +100,8 @@ class Reloader:
         ending = [states[topic] for topic in sorted(found.gone)]
         self._registry.configure(config, found.gone, time.monotonic())
         self._control.reconfigure(config.control)
-        self.config, routes.lease = config, config.control.lease
+        self._catalogue.replace(config.topics, time.monotonic())
+        routes.lease = config.control.lease
         for topic in found.touched - states.keys():
             routes.begin(described[topic])
         for state in ending:
@@ -89,11 +112,7 @@ class Reloader:
             routes.end(state.route, described.get(state.route.topic.id))
         self._ledger.configure(unstamped(config))
         for topic in found.touched - found.gone:
-            known = states[topic]
-            if known.route.topic.policy is not described[topic].policy:
-                known.moved = None
-            known.route = replace(known.route, topic=described[topic])
-            self._registry.touch(topic)
+            routes.redescribe(described[topic])
         await self._past.keeper.save_ended([state.route for state in ending])
 
 

@@ -7,7 +7,6 @@ period and never blocks the event loop.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -23,6 +22,7 @@ from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
 from tempos_broker.state import TopicState
 from tempos_broker.tasks import Tasks
+from tempos_broker.topics.locks import KeyedLocks
 from tempos_broker.worker.slowpaths import SlowPaths
 
 log = logging.getLogger("tempos.broker")
@@ -48,7 +48,7 @@ class Routes:
         self._past = past
         self._fast = fast
         self._slow = slow
-        self._locks = {topic: asyncio.Lock() for topic in states}
+        self._locks: KeyedLocks[int] = KeyedLocks()
 
     def epoch(self, topic: int) -> int:
         """The epoch in force."""
@@ -61,12 +61,7 @@ class Routes:
     @contextlib.asynccontextmanager
     async def held(self, topics: Iterable[int]) -> AsyncIterator[None]:
         """No swap of these topics is under way, or begins, inside."""
-        topics = sorted(topics)
-        for topic in topics:
-            self._locks.setdefault(topic, asyncio.Lock())
-        async with contextlib.AsyncExitStack() as stack:
-            for topic in topics:
-                await stack.enter_async_context(self._locks[topic])
+        async with self._locks.held(topics):
             yield
 
     async def swap(self, topic: int, *, renew: bool = False) -> None:
@@ -75,13 +70,10 @@ class Routes:
         ``renew``: the network is another one. Install the route anyway; where members get their events from
         another address now, it is a new one.
         """
-        lock = self._locks.get(topic)
-        if lock is None:
-            # Removed by a reload while this waited for its turn.
-            return
-        async with lock:
+        async with self._locks.one(topic):
             state = self.states.get(topic)
             if state is None:
+                # Removed while this waited for its turn.
                 return
             version = self._registry.version(topic)
             moved = renew and self._registry.groups(topic) != state.route.groups
@@ -140,8 +132,16 @@ class Routes:
     # --- topics that come and go ------------------------------------------------------------
 
     def begin(self, topic: Topic) -> None:
-        """A topic that a reload brings; its id may have had epochs before."""
+        """A topic that is new; its id may have had epochs before."""
         self.states[topic.id] = TopicState(Route(topic, self._past.epoch(topic.id), ()))
+
+    def redescribe(self, topic: Topic) -> None:
+        """Go by other options of a topic that stays the same one; :meth:`swap` then installs its route."""
+        state = self.states[topic.id]
+        if state.route.topic.policy is not topic.policy:
+            state.moved = None
+        state.route = replace(state.route, topic=topic)
+        self._registry.touch(topic.id)
 
     async def clear(self, state: TopicState) -> None:
         """Take a held topic off both paths, before its id can mean something else."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tempos import FastPathStatus, Reason
@@ -19,6 +19,7 @@ from tempos_broker.account.accounts import GroupRow, Holder
 from tempos_broker.account.consumers import Consumers, Load
 from tempos_broker.account.ledger import Ledger, TopicLedger
 from tempos_broker.account.publishers import PublishersAccount
+from tempos_broker.config.model import Origin
 from tempos_broker.control.server import ControlServer, limit_fields, topic_fields
 from tempos_broker.counts import Counted, Counters
 from tempos_broker.latency import latency_document
@@ -69,11 +70,14 @@ def status_document(
     counted: Counted,
     drops: Drops,
     latency: Mapping[int, Latency],
+    origin: Callable[[int], Origin],
+    durable: bool,
     now: float,
 ) -> dict[str, Any]:
     """The whole document, as JSON values. ``worker``: the process for SQ, or why there is none.
 
-    ``latency``: of the topics that the fast path has measured.
+    ``latency``: of the topics that the fast path has measured. ``origin``: who made a topic; ``durable``:
+    whether the broker keeps what is made at run time.
     """
     return {
         "broker": {**broker, "privileges": privileges.describe()},
@@ -114,6 +118,8 @@ def status_document(
                 consumers=control.reports.consumers,
                 counted=counted,
                 latency=latency.get(topic.id),
+                origin=origin(topic.id),
+                durable=durable,
                 now=now,
             )
             for topic in registry.topics
@@ -181,9 +187,11 @@ def topic_document(
     consumers: Consumers,
     counted: Counted,
     latency: Latency | None,
+    origin: Origin,
+    durable: bool,
     now: float,
 ) -> dict[str, Any]:
-    """One topic, as it is in the whole document."""
+    """One topic, as it is in the whole document. ``durable``: the broker keeps what is made at run time."""
     topic = state.route.topic
     account = _account(ledger, topic.id, counted)
     slow, fast = counted.slow.get(topic.id, {}), counted.fast.get(topic.id, {})
@@ -201,6 +209,10 @@ def topic_document(
     return {
         **topic_fields(topic),
         **limit_fields(topic),
+        "sources": list(topic.sources),
+        "fanout": topic.fanout.value,
+        "origin": origin.value,
+        "durable": durable or origin is Origin.FILE,
         "policy": state.policy.value,
         "path": state.choice.path.value if state.choice else None,
         "reason": state.choice.reason if state.choice else "starting",

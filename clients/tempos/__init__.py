@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempos._abi import API_PORT, CONTROL_PORT, DATA_PORT, REASON_TEXTS, Reason
 from tempos.errors import (
+    ApiRefused,
     BodyError,
     ConfigError,
     ControlRefused,
@@ -34,6 +35,7 @@ from tempos.model import (
 )
 
 if TYPE_CHECKING:
+    from tempos.admin import Admin, TopicInfo, TopicRemoved
     from tempos.auth import Key
     from tempos.publisher import Publisher, PublisherStats
     from tempos.subscriber import Drained, Event, PublisherAccount, Subscriber, SubscriberStats
@@ -42,6 +44,7 @@ __version__ = "0.1.0"
 
 # These bring asyncio with them, which those who only want the words need not wait for.
 _LATE = {
+    "Admin": "tempos.admin",
     "Drained": "tempos.subscriber",
     "Event": "tempos.subscriber",
     "Key": "tempos.auth",
@@ -50,6 +53,8 @@ _LATE = {
     "PublisherStats": "tempos.publisher",
     "Subscriber": "tempos.subscriber",
     "SubscriberStats": "tempos.subscriber",
+    "TopicInfo": "tempos.admin",
+    "TopicRemoved": "tempos.admin",
 }
 
 
@@ -71,6 +76,8 @@ __all__ = [
     "CONTROL_PORT",
     "DATA_PORT",
     "REASON_TEXTS",
+    "Admin",
+    "ApiRefused",
     "BodyError",
     "ConfigError",
     "ControlRefused",
@@ -101,6 +108,8 @@ __all__ = [
     "SubscriberStats",
     "TemposError",
     "Topic",
+    "TopicInfo",
+    "TopicRemoved",
     "Unavailable",
     "WireError",
     "__version__",

@@ -1,4 +1,4 @@
-"""Publisher and subscriber for code without asyncio.
+"""Publisher, subscriber and admin for code without asyncio.
 
     from tempos.blocking import Publisher, Subscriber
 
@@ -21,8 +21,9 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tempos import _abi, publisher, subscriber
+from tempos import _abi, admin, publisher, subscriber
 from tempos._intake import Duplicates
+from tempos.admin import TopicInfo, TopicRemoved
 from tempos.auth import Key
 from tempos.errors import LocalError, TemposError
 from tempos.model import Member, Topic
@@ -353,3 +354,34 @@ class Subscriber:
     def close(self) -> None:
         """Leave the groups and release everything; safe to call twice."""
         self.drain(CLOSE_PATIENCE)
+
+
+class Admin:
+    """The blocking form of :class:`tempos.Admin`; options, answers and errors are the same."""
+
+    def __init__(
+        self, url: str | None = None, *, token: str | None = None, timeout: float = admin.TIMEOUT
+    ) -> None:
+        self._inner = admin.Admin(url, token=token, timeout=timeout)
+
+    def topics(self) -> list[TopicInfo]:
+        """Every topic."""
+        return asyncio.run(self._inner.topics())
+
+    def topic(self, name: str) -> TopicInfo:
+        """One topic."""
+        return asyncio.run(self._inner.topic(name))
+
+    def add_topic(self, name: str, *, topic_id: int | None = None, **options: Any) -> TopicInfo:
+        """Make a topic, as :meth:`tempos.Admin.add_topic` does."""
+        return asyncio.run(self._inner.add_topic(name, topic_id=topic_id, **options))
+
+    def set_topic(self, name: str, **options: Any) -> TopicInfo:
+        """Change options of a topic, as :meth:`tempos.Admin.set_topic` does."""
+        return asyncio.run(self._inner.set_topic(name, **options))
+
+    def remove_topic(
+        self, name: str, *, drain: bool = False, patience: float = admin.DRAIN_PATIENCE
+    ) -> TopicRemoved:
+        """Remove a topic, as :meth:`tempos.Admin.remove_topic` does."""
+        return asyncio.run(self._inner.remove_topic(name, drain=drain, patience=patience))

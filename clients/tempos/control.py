@@ -72,12 +72,14 @@ class Out:
     OPERATOR = "operator"
     KEPT_OUT = "kept out"
     RELOAD = "reload"
+    REMOVED = "removed"
 
     WORDS: Mapping[str, str] = {
         LEASE: "its lease had ended",
         OPERATOR: "an operator had taken it out",
         KEPT_OUT: "an operator keeps it out",
         RELOAD: "the broker's configuration has changed",
+        REMOVED: "the topic was removed",
     }
 
 

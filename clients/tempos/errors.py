@@ -6,6 +6,8 @@ attributes. Foreign input never raises out of the broker's loop: there it become
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 #: As long as a reason in one line may be: what is longer belongs into a log.
 _LINE = 800
 
@@ -70,6 +72,16 @@ class ControlRefused(RemoteError):
 
 class NoAnswer(RemoteError):
     """No reply came after every retry."""
+
+
+class ApiRefused(RemoteError):
+    """The control API answered with an error. ``status``: HTTP; ``problems``: the faults, each by itself."""
+
+    def __init__(self, status: int, detail: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.problems = tuple(problems)
 
 
 class ConfigError(LocalError):

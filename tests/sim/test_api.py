@@ -116,6 +116,14 @@ def test_every_resource_is_there_and_described(broker: Running) -> None:
         ("POST", "/v1/topics/events/path", {"policy": "faster"}, {}, 422, "policy"),
         ("POST", "/v1/topics/events/path", [1], {}, 422, "body"),
         ("DELETE", "/v1/topics/events/groups/bare%2Fone/members/127.0.0.1:9", None, {}, 404, "static"),
+        ("DELETE", "/v1/topics/events?drain=true", None, {}, 409, "stands in the configuration file"),
+        ("DELETE", "/v1/topics/a%2Fb", None, {}, 404, "no topic is named 'a/b'"),
+        ("PATCH", "/v1/topics/events", {"rate": 1}, {}, 409, "change it there, and reload"),
+        ("POST", "/v1/topics", {"name": "events"}, {}, 409, "the file has it"),
+        ("POST", "/v1/topics", {"name": "x", "rate": "1", "x": 2}, {}, 422, 'rate is "1"'),
+        ("POST", "/v1/topics", {"id": 7}, {}, 422, "name is missing"),
+        ("POST", "/v1/topics", [], {}, 422, "body"),
+        ("GET", "/v1/options?origin=me", None, {}, 422, "origin"),
         ("DELETE", "/v1/topics/events/groups/g/members/localhost", None, {}, 422, "member"),
         ("POST", "/v1/topics/events/groups/g/members/1.2.3.4:5/drain", {"patience_s": 61}, {}, 422, "60"),
     ],
@@ -127,6 +135,28 @@ def test_refusals_are_problems_that_say_what_to_do(
     assert (got, told["content-type"]) == (status, "application/problem+json")
     assert (problem["status"], problem["type"]) == (status, "about:blank")
     assert words in problem["detail"]
+
+
+def test_a_topic_is_a_resource_whatever_its_name(broker: Running) -> None:
+    name, address = "plant/50 %/path", "/v1/topics/plant%2F50%20%25%2Fpath"
+    status, headers, made = broker.ask("POST", "/v1/topics", {"name": name, "id": 200, "burst": None})
+    assert (status, headers["location"], made["origin"], made["durable"]) == (201, address, "run-time", False)
+    assert broker.ask("GET", address)[2] == made
+    assert broker.ask("GET", f"{address}/path")[2]["topic"] == name
+    options = {"id": 200, "name": name, "class": "BQ", "priority": 0, "framing": "event", "path": "auto",
+               "fanout": "auto"}  # fmt: skip
+    assert broker.ask("GET", f"{address}/options")[2] == {"origin": "run-time", "options": options}
+    changed = broker.ask("PATCH", address, {"rate": 10, "sources": ["10.0.0.0/8"]})
+    assert (changed[0], changed[2]["rate"], changed[2]["sources"]) == (200, 10, ["10.0.0.0/8"])
+    assert [each["options"]["name"] for each in broker.ask("GET", "/v1/options")[2]] == [
+        "events",
+        "a b",
+        name,
+    ]
+    assert [each["options"]["rate"] for each in broker.ask("GET", "/v1/options?origin=run-time")[2]] == [10]
+    status, _, gone = broker.ask("DELETE", address)
+    assert (status, gone["removed"], gone["account"]["balanced"]) == (200, name, True)
+    assert broker.ask("GET", address)[0] == 404
 
 
 def test_who_is_turned_away_is_counted_and_named_in_the_log(broker: Running) -> None:

@@ -272,6 +272,7 @@ DOCUMENT = {
         {
             "id": 7,
             "name": "heat",
+            "origin": "run-time",
             "class": "SQ",
             "priority": 3,
             "framing": "event",
@@ -308,6 +309,7 @@ DOCUMENT = {
         {
             "id": 8,
             "name": "raw",
+            "origin": "file",
             "class": "BQ",
             "priority": 0,
             "framing": "raw",
@@ -371,9 +373,9 @@ def test_status_reads_well() -> None:
         "        listens on 0.0.0.0:9998; receive buffer 8,388,608 bytes; 3 queued",
         "",
         "topics",
-        "  id  name  class  priority  framing  path  epoch   received       fast  slow  refused",
-        "   7  heat  SQ            3  event    fast      4  1,234,567  1,234,000   560        7",
-        "   8  raw   BQ            0  raw      slow      1          0          0     0        0",
+        "  id  name  made      class  priority  framing  path  epoch   received       fast  slow  refused",
+        "   7  heat  run-time  SQ            3  event    fast      4  1,234,567  1,234,000   560        7",
+        "   8  raw   file      BQ            0  raw      slow      1          0          0     0        0",
         "",
         "routes",
         "  heat  (policy auto: fast, offloaded)",

@@ -27,8 +27,8 @@ OWN_RULE = "an endpoint of a subscriber"
 #: (text of the file, the one fault it has)
 FAULTS = [
     # tables and keys
-    ("", "topic is missing; allowed: a list of tables of 1 to 254, each with the keys "
-         "id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, member"),
+    ("topic = 3", "topic is 3; allowed: a list of tables of at most 254, each with the keys "
+         "id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, member, written [[topic]]"),
     ("broker = 3\n" + TOPIC, "broker is 3; allowed: a table with the keys listen, data_port, control_port, api, user, "
      "name, api_token, api_token_file, api_expose, adapter"),
     ("[limts]\n" + TOPIC, 'limts is an unknown key (did you mean "limits"?); '
@@ -40,8 +40,6 @@ FAULTS = [
     (TOPIC + '[topic.member]\nip = "10.0.0.1"', "topic[0].member is a table; allowed: a list of tables, "
                                                 "each with the keys ip, port, group, mac, source, written [[topic.member]]"),
     (TOPIC + "member = [7]", "topic[0].member[0] is 7; allowed: a table with the keys ip, port, group, mac, source"),
-    ("topic = []", "topic has 0 entries; allowed: a list of tables of 1 to 254, each with the keys "
-                   "id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, member"),
     # topics
     ('[[topic]]\nname = "a"', f"topic[0].id is missing; allowed: {ID_RULE}"),
     ("[[topic]]\nid = 9", f"topic[0].name is missing; allowed: {NAME_RULE}"),

@@ -69,7 +69,7 @@ class Ledger:
 
     def __init__(self, unstamped: Iterable[int] = ()) -> None:
         self._topics: dict[int, TopicAccount] = {}
-        self._unstamped = frozenset(unstamped)
+        self._unstamped = set(unstamped)
         #: Topics whose account has changed; whoever stores them takes them out.
         self.changed: set[int] = set()
         #: What was lost before the broker.
@@ -79,10 +79,15 @@ class Ledger:
 
     def configure(self, unstamped: Iterable[int]) -> None:
         """Other topics without epochs from now on; only for topics that have no account."""
-        self._unstamped = frozenset(unstamped)
+        self._unstamped = set(unstamped)
+
+    def begin(self, topic: int, *, stamped: bool) -> None:
+        """A topic that is new here; whether its datagrams carry epochs."""
+        (self._unstamped.discard if stamped else self._unstamped.add)(topic)
 
     def forget(self, topic: int) -> None:
         """The topic is no more."""
+        self._unstamped.discard(topic)
         self._topics.pop(topic, None)
         self.changed.discard(topic)
         self.publishers.forget(topic)

@@ -20,6 +20,8 @@ from starlette.exceptions import HTTPException
 from tempos import PathPolicy
 from tempos.control import Code
 from tempos_broker.api import models
+from tempos_broker.api.names import WholeNames
+from tempos_broker.api.topics import TopicCommands, TopicName, add_topic_orders
 from tempos_broker.members.departures import KeptOut
 from tempos_broker.membership import Refused
 from tempos_broker.orders import Drained, KeepOut
@@ -36,12 +38,11 @@ _ENDPOINT = r"^[0-9]{1,3}(\.[0-9]{1,3}){3}:[0-9]{1,5}$"
 
 log = logging.getLogger("tempos.broker")
 
-TopicName = Annotated[str, Path(description="name of the topic", min_length=1, max_length=64)]
 GroupName = Annotated[str, Path(description="name of the group", min_length=1, max_length=64)]
 Endpoint = Annotated[str, Path(description="ip:port", pattern=_ENDPOINT, examples=["10.0.2.2:5000"])]
 
 
-class Commands(Protocol):
+class Commands(TopicCommands, Protocol):
     """What the API does to a broker. What names a topic raises :class:`Refused`.
 
     ``api_refused`` counts the requests that were turned away at the door, by reason; it is in the status.
@@ -91,8 +92,11 @@ def application(broker: Commands, reload: Reload, token: str = "") -> ASGIApp:
     )
     _add_reading(app, broker)
     _add_commands(app, broker, reload)
+    add_topic_orders(app, broker)
     app.add_exception_handler(Refused, _on_refused)
-    return Door(app, token, broker.api_refused, what="control API", set_by="broker.api_token", logger=log)
+    return Door(
+        WholeNames(app), token, broker.api_refused, what="control API", set_by="broker.api_token", logger=log
+    )
 
 
 def _add_reading(app: FastAPI, broker: Commands) -> None:
@@ -104,7 +108,7 @@ def _add_reading(app: FastAPI, broker: Commands) -> None:
     async def get_ledger() -> models.LedgerOut:
         return models.LedgerOut.model_validate(broker.ledger())
 
-    @app.get("/v1/ledger/{topic}", summary="The same of one topic", responses=described(404, 422))
+    @app.get("/v1/ledger/{topic:name}", summary="The same of one topic", responses=described(404, 422))
     async def get_topic_ledger(topic: TopicName) -> models.LedgerTopic:
         return models.LedgerTopic.model_validate(broker.topic_ledger(topic))
 
@@ -124,25 +128,27 @@ def _add_reading(app: FastAPI, broker: Commands) -> None:
     async def get_topics() -> list[models.TopicOut]:
         return [models.TopicOut.model_validate(topic) for topic in broker.status()["topics"]]
 
-    @app.get("/v1/topics/{topic}", summary="One topic", responses=described(404, 422))
+    @app.get("/v1/topics/{topic:name}", summary="One topic", responses=described(404, 422))
     async def get_topic(topic: TopicName) -> models.TopicOut:
         return models.TopicOut.model_validate(broker.topic(topic))
 
-    @app.get("/v1/topics/{topic}/path", summary="Which path, and why", responses=described(404, 422))
+    @app.get("/v1/topics/{topic:name}/path", summary="Which path, and why", responses=described(404, 422))
     async def get_path(topic: TopicName) -> models.PathOut:
         return _path(broker.topic(topic))
 
-    @app.get("/v1/topics/{topic}/route", summary="The route in force", responses=described(404, 422))
+    @app.get("/v1/topics/{topic:name}/route", summary="The route in force", responses=described(404, 422))
     async def get_route(topic: TopicName) -> models.RouteOut:
         return _route(broker.topic(topic))
 
-    @app.get("/v1/topics/{topic}/groups", summary="Its groups", responses=described(404, 422))
+    @app.get("/v1/topics/{topic:name}/groups", summary="Its groups", responses=described(404, 422))
     async def get_groups(topic: TopicName) -> list[models.GroupOut]:
         return [models.GroupOut.model_validate(group) for group in broker.topic(topic)["groups"]]
 
     # A group may have any printable name, so a slash, too.
     @app.get(
-        "/v1/topics/{topic}/groups/{group:path}/members", summary="Its members", responses=described(404, 422)
+        "/v1/topics/{topic:name}/groups/{group:names}/members",
+        summary="Its members",
+        responses=described(404, 422),
     )
     async def get_members(topic: TopicName, group: GroupName) -> list[models.MemberOut]:
         for entry in broker.topic(topic)["groups"]:
@@ -153,7 +159,7 @@ def _add_reading(app: FastAPI, broker: Commands) -> None:
 
 def _add_commands(app: FastAPI, broker: Commands, reload: Reload) -> None:
     @app.post(
-        "/v1/topics/{topic}/path",
+        "/v1/topics/{topic:name}/path",
         summary="Let a topic take another path; nothing is lost or doubled",
         responses=described(404, 422),
     )
@@ -162,7 +168,7 @@ def _add_commands(app: FastAPI, broker: Commands, reload: Reload) -> None:
         return _path(broker.topic(topic))
 
     @app.post(
-        "/v1/topics/{topic}/groups/{group:path}/members/{member}/drain",
+        "/v1/topics/{topic:name}/groups/{group:names}/members/{member}/drain",
         summary="Take a member out, losing nothing; answered when it has confirmed everything, or too late",
         responses=described(404, 422),
     )
@@ -180,7 +186,7 @@ def _add_commands(app: FastAPI, broker: Commands, reload: Reload) -> None:
         )
 
     @app.delete(
-        "/v1/topics/{topic}/groups/{group:path}/members/{member}",
+        "/v1/topics/{topic:name}/groups/{group:names}/members/{member}",
         summary="Take a member out at once",
         responses=described(404, 409, 422),
     )
@@ -196,7 +202,7 @@ def _add_commands(app: FastAPI, broker: Commands, reload: Reload) -> None:
         return models.Removed(removed=member, kept_out=_kept_out(kept))
 
     @app.post(
-        "/v1/topics/{topic}/groups/{group:path}/members/{member}/let-in",
+        "/v1/topics/{topic:name}/groups/{group:names}/members/{member}/let-in",
         summary="Let somebody come back who is kept out",
         responses=described(404, 422),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -118,6 +118,12 @@ class TopicOut(BaseModel):
     rate: int = Field(description="datagrams per second that are taken; 0: any number")
     burst: int = Field(description="datagrams that may come at once; 0: any number")
     overflow: Literal["drop", "pass"] = Field(description="what happens to the others")
+    sources: list[str] = Field(description="the networks whose events are taken; none: all")
+    fanout: Literal["auto", "xdp", "tc"]
+    origin: Literal["file", "run-time"] = Field(
+        description="who made it: the configuration file, or an order"
+    )
+    durable: bool = Field(description="whether it is there again after a restart of the broker")
     policy: Literal["auto", "fast", "slow"]
     path: Literal["fast", "slow"] | None
     reason: str = Field(description="why this path")
@@ -208,6 +214,25 @@ class LedgerOut(BaseModel):
     drops: dict[str, dict[str, int]] = Field(
         description="frames lost behind the redirect, by interface and error"
     )
+
+
+class OptionsOut(BaseModel):
+    """The options of a topic by the keys of a ``[[topic]]`` of the file, but for those that are left out."""
+
+    origin: Literal["file", "run-time"]
+    options: dict[str, Any]
+
+
+class TopicRemoved(BaseModel):
+    """A topic that is no more, with the account that it ended with."""
+
+    removed: str = Field(description="its name")
+    id: int
+    members: int = Field(description="that were taken out")
+    ticketed: Count = Field(description="for those of them that have a lease")
+    delivered: Count = Field(description="what they have confirmed of it")
+    confirmed: bool = Field(description="whether they have confirmed all")
+    account: LedgerTopic
 
 
 class MoveIn(BaseModel):

@@ -14,7 +14,7 @@ from dataclasses import fields
 from typing import Any
 
 from tempos_broker.config import layout
-from tempos_broker.config.model import BrokerConfig, ClientConfig, TopicConfig
+from tempos_broker.config.model import BrokerConfig, ClientConfig, Origin, TopicConfig
 from tempos_broker.config.schema import Keys, Kind
 
 
@@ -22,10 +22,15 @@ def dump(config: BrokerConfig) -> str:
     """The text of a TOML file that :func:`~tempos_broker.config.load.load` reads as ``config``."""
     blocks = [_section(name, values) for name, values in _sections(config).items()]
     blocks += [_block("[[client]]", _client(client)) for client in config.control.clients]
-    for topic in config.topics:
-        blocks.append(_block("[[topic]]", _topic(topic)))
-        blocks += [_block("[[topic.member]]", _fields(member), "  ") for member in topic.members]
+    blocks += [dump_topic(topic) for topic in config.topics]
     return "\n".join(block for block in blocks if block)
+
+
+def dump_topic(entry: TopicConfig) -> str:
+    """One topic with its static members, as it stands in a file; one that was made at run time is marked."""
+    blocks = [_block("[[topic]]", fields_of(entry))]
+    blocks += [_block("[[topic.member]]", _fields(member), "  ") for member in entry.members]
+    return ("# made at run time\n" if entry.origin is Origin.RUN_TIME else "") + "\n".join(blocks)
 
 
 def _sections(config: BrokerConfig) -> dict[str, dict[str, Any]]:
@@ -64,7 +69,8 @@ def _changed(values: dict[str, Any], keys: Keys) -> Iterator[tuple[str, Any]]:
     return ((key, value) for key, value in values.items() if key in keys and value != keys[key].default)
 
 
-def _topic(config: TopicConfig) -> dict[str, Any]:
+def fields_of(config: TopicConfig) -> dict[str, Any]:
+    """The options of a topic by their keys; None: it is left out."""
     topic = config.topic
     return {
         "id": topic.id,

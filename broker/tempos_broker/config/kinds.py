@@ -36,7 +36,8 @@ def whole(low: int, high: int, note: str = "") -> Kind:
             raise NotAllowed
         return value
 
-    return Kind(f"an integer from {low} to {high}{note}", parse)
+    schema = {"type": "integer", "minimum": low, "maximum": high}
+    return Kind(f"an integer from {low} to {high}{note}", parse, schema=schema)
 
 
 def seconds(low: float, high: float) -> Kind:
@@ -47,7 +48,8 @@ def seconds(low: float, high: float) -> Kind:
             raise NotAllowed
         return float(value)  # type: ignore[arg-type]
 
-    return Kind(f"a number of seconds from {low:g} to {high:g}", parse)
+    schema = {"type": "number", "minimum": low, "maximum": high}
+    return Kind(f"a number of seconds from {low:g} to {high:g}", parse, schema=schema)
 
 
 def choice(*words: str, made: Callable[[str], Any] = str) -> Kind:
@@ -60,7 +62,7 @@ def choice(*words: str, made: Callable[[str], Any] = str) -> Kind:
             raise NotAllowed(near(value, words).strip(" ()"))
         return made(value)
 
-    return Kind(" or ".join(f'"{word}"' for word in words), parse)
+    return Kind(" or ".join(f'"{word}"' for word in words), parse, schema={"enum": list(words)})
 
 
 def member_of(kind: type[enum.Enum]) -> Kind:
@@ -232,7 +234,7 @@ ADAPTER = matching(
 TOKEN = matching(f"|{token.PATTERN.pattern}", f'{token.ALLOWED}, "" for none', secret=True)
 FILE = Kind('the path of a file, "" for none', _file)
 STATE_FILE = Kind('the path of a file, "" for the usual one, or "off"', _file)
-FLAG = Kind("true or false", _flag)
+FLAG = Kind("true or false", _flag, schema={"type": "boolean"})
 LISTEN = Kind('an IPv4 address of this machine, or "0.0.0.0" for all of them', _listen)
 UNICAST = Kind('the IPv4 address of one machine, such as "10.0.0.7"', _unicast)
 MAC = Kind('the MAC address of one machine, such as "40:a6:b7:66:39:ba"', _mac)

@@ -35,7 +35,7 @@ from tempos_broker.config.model import (
     StaticMember,
     TopicConfig,
 )
-from tempos_broker.config.schema import REQUIRED, Faults, Key, Keys, Kind, Table, count, show
+from tempos_broker.config.schema import Faults, Key, Keys, Kind, Table, count, show
 
 #: An IPv4 datagram is at most 65,535 bytes, 28 of them headers.
 MAX_PAYLOAD = 65507
@@ -156,7 +156,7 @@ FILE: Keys = {
     "limits": Key(LIMITS, {}),
     "control": Key(CONTROL, {}),
     "client": Key(CLIENT, (), many=True),
-    "topic": Key(TOPIC, REQUIRED, many=True, least=1, most=TOPIC_MAX),
+    "topic": Key(TOPIC, (), many=True, most=TOPIC_MAX),
 }
 
 
@@ -318,6 +318,8 @@ def _rule_sizes(root: Table, faults: Faults) -> None:
                 )
 
 
+#: Those that judge each topic by itself, and what holds of all.
+TOPIC_RULES: tuple[Callable[[Table, Faults], None], ...] = (_rule_rates, _rule_members, _rule_sizes)
 RULES: tuple[Callable[[Table, Faults], None], ...] = (
     _rule_listen,
     _rule_ports,
@@ -325,10 +327,8 @@ RULES: tuple[Callable[[Table, Faults], None], ...] = (
     _rule_lease,
     _rule_quality,
     _rule_topics,
-    _rule_rates,
     _rule_clients,
-    _rule_members,
-    _rule_sizes,
+    *TOPIC_RULES,
 )
 
 
@@ -359,7 +359,7 @@ def _build(root: Table) -> BrokerConfig:
     broker = root.get("broker").values
     host, port = broker["api"]
     return BrokerConfig(
-        topics=tuple(_build_topic(topic) for topic in _tables(root, "topic")),
+        topics=tuple(build_topic(topic) for topic in _tables(root, "topic")),
         listen=broker["listen"],
         data_port=broker["data_port"],
         control_port=broker["control_port"],
@@ -382,7 +382,8 @@ def _build(root: Table) -> BrokerConfig:
     )
 
 
-def _build_topic(table: Table) -> TopicConfig:
+def build_topic(table: Table) -> TopicConfig:
+    """A topic whose values are sound."""
     values = table.values
     topic = Topic(
         values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],

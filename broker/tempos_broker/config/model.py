@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 
 from tempos import API_PORT, CONTROL_PORT, DATA_PORT, Quality, Topic
@@ -28,12 +29,20 @@ class StaticMember:
     source: str | None = None
 
 
+class Origin(str, enum.Enum):
+    """Who made a topic: the configuration file, or an order while the broker ran."""
+
+    FILE = "file"
+    RUN_TIME = "run-time"
+
+
 @dataclass(frozen=True, slots=True)
 class TopicConfig:
-    """A topic and its static members."""
+    """A topic and its static members. Equal are those with the same options, whoever made them."""
 
     topic: Topic
     members: tuple[StaticMember, ...] = ()
+    origin: Origin = field(default=Origin.FILE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,12 +33,13 @@ class NotAllowed(ValueError):
 class Kind:
     """What one value may be: ``allowed`` in words; ``parse`` gives it or raises :class:`NotAllowed`.
 
-    No fault ever shows a ``secret`` value.
+    No fault ever shows a ``secret`` value. ``schema``: what JSON Schema can say of it.
     """
 
     allowed: str
     parse: Callable[[object], Any]
     secret: bool = False
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,11 @@ class Key:
     many: bool = False
     least: int = 0
     most: int | None = None
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be there."""
+        return self.default is REQUIRED
 
 
 Keys = Mapping[str, Key]

@@ -59,7 +59,8 @@ class Continuity:
         self._elsewhere = [*elsewhere, *([fast.former] if fast.former is not None else [])]
         #: Which of them has the counters of the former life, if they have to be fetched from there.
         self._source: Elsewhere | None = None
-        self._has_store = store is not None
+        #: Whether anything survives this life.
+        self.has_store = store is not None
         self._stored = store.stored if store is not None else Stored()
         self._fast = fast
         self._drawn = drawn
@@ -89,7 +90,7 @@ class Continuity:
 
         Before any member is restored it is known whom an operator keeps out.
         """
-        if not self._has_store:
+        if not self.has_store:
             return
         self._registry.departures.restore(kept_out_in(self._stored.broker), time.monotonic(), time.time())
         sources = [(each, each.tickets) for each in self._elsewhere if each.tickets is not None]

@@ -130,11 +130,15 @@ class Keeper:
         self._unsaved_ends.update((r.topic.id, (r.topic.name, r.epoch)) for r in routes)
         await self.save()
 
-    async def put(self, kind: str, things: Mapping[str, Any]) -> bool:
+    async def put(self, kind: str, things: Mapping[str, Any], *, again: bool = True) -> bool:
         """Have these things stored: by key, a JSON value or None, if there is none any more.
 
-        Whether they are; else it is tried again every second until they are.
+        Whether they are; else it is tried ``again`` every second until they are, or they are as they were.
         """
+        if not again:
+            return self._store is None or await self._store.save(
+                [Thing(kind, key, value) for key, value in things.items()]
+            )
         self._unsaved_things.update({(kind, key): value for key, value in things.items()})
         await self._write([Thing(kind, key, value) for key, value in things.items()])
         return not any((kind, key) in self._unsaved_things for key in things)

@@ -49,6 +49,7 @@ _TABLES = {
         " PRIMARY KEY (kind, key)) WITHOUT ROWID",
     },
 }
+_THINGS = "SELECT CAST(kind AS BLOB), CAST(key AS BLOB), CAST(value AS BLOB) FROM thing"
 _BESIDE = ("-wal", "-shm", "-tickets", "-slow")
 _LAST_EPOCH = (1 << 32) - 1
 _T = TypeVar("_T")
@@ -221,6 +222,23 @@ class Store:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
+def things_in(path: Path, kind: str) -> Mapping[str, Any]:
+    """What stands under a kind in a file that no broker uses; raises :class:`Unavailable`."""
+    database = None
+    try:
+        database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", timeout=0.2, uri=True)
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        rows = database.execute(_THINGS).fetchall() if version > 1 else []
+    except sqlite3.Error as error:
+        used = "a broker uses it: ask that one" if _is_locked(error) else str(error)
+        raise Unavailable(f"the state file {path} cannot be read: {used}") from error
+    finally:
+        if database is not None:
+            database.close()
+    wanted = kind.encode()
+    return {key.decode(errors="replace"): _value(value) for of, key, value in rows if of == wanted}
+
+
 class _Broken(Exception):
     """No database, not of a schema we know, or with values that cannot be what they stand for."""
 
@@ -271,9 +289,7 @@ def _read(database: sqlite3.Connection) -> Stored:
             raise _Broken(f"a step is number {number!r} of topic {id_!r}")
         epochs[id_] = max(epochs.get(id_, 0), _epoch(id_, epoch))
         steps.setdefault(id_, []).append((number, _value(document)))
-    for kind, key, value in database.execute(
-        "SELECT CAST(kind AS BLOB), CAST(key AS BLOB), CAST(value AS BLOB) FROM thing"
-    ):
+    for kind, key, value in database.execute(_THINGS):
         things.setdefault(kind.decode(errors="replace"), {})[key.decode(errors="replace")] = _value(value)
     return Stored(broker, topics, epochs, steps, things)
 

@@ -52,6 +52,11 @@ class Book:
         """Which of the shared numbers is ``counts[topic][reason]``."""
         return TOPICS + topic * _WIDTH + reason
 
+    def settled(self, topic: int) -> int:
+        """Datagrams of a topic of which it is decided what becomes: all that arrived but those that wait."""
+        row = self.counts[topic]
+        return sum(row) - sum(row[reason] for reason in BESIDE)
+
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         """Everything counted since the start, by topic and reason; zeros are left out."""
         return {

@@ -211,6 +211,14 @@ class SlowPath(Generic[LoadT]):
         queue.waiting |= 1 << priority
         queue.lanes[priority].append((topic, count, load))
 
+    def taken(self, topic: int) -> int:
+        """Datagrams of a topic that arrived, whatever became of them."""
+        return self._received[topic]
+
+    def settled(self, topic: int) -> int:
+        """Those of them of which it is decided what becomes: all but those that wait."""
+        return self._book.settled(topic)
+
     def refused(self, topic: int, reason: int, count: int) -> None:
         """``count`` datagrams not to be forwarded, for this :class:`Reason`; row 0 has what had no topic."""
         self._received[topic] += count

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a closing slow path waits for a link to take what was already taken from publishers.
 PATIENCE = 1.0
+#: Seconds between two looks whether what waits of a topic has gone.
+LOOK = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,18 @@ class SlowPathServer:
     def lost(self, topic: int, epoch: int, group: int) -> int:
         """Events of the group with this index in the route that could not be sent; two epochs are kept."""
         return self._core.lost(topic, epoch, group)
+
+    async def served(self, topic: int) -> None:
+        """Return once everything of a topic that had reached this machine's sockets has gone its way."""
+        if self._loop is None:
+            return
+        # What comes now comes after: what lay there before is read when no turn is due any more.
+        await asyncio.sleep(LOOK)
+        while self._again:
+            await asyncio.sleep(LOOK)
+        taken = self._core.taken(topic)
+        while self._core.settled(topic) < taken:
+            await asyncio.sleep(LOOK)
 
     def status(self) -> SlowPathStatus:
         adapter = self._adapter.status()

@@ -9,6 +9,8 @@ these is missing there is none, the broker serves SQ before BQ by itself, and th
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -24,6 +26,7 @@ from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.scheduling import Scheduling
 from tempos_broker.slowpath import SlowPathServer, SlowPathStatus
+from tempos_broker.slowpath.shell import LOOK
 from tempos_broker.tickets import CountedTickets
 
 if TYPE_CHECKING:
@@ -109,6 +112,19 @@ class SlowPaths:
             from tempos_broker.worker.protocol import Op, topics_out
 
             await self._supervisor.tell(Op.CONFIGURE, {"topics": topics_out(topics)})
+
+    async def served(self, topic: int, patience: float) -> None:
+        """Return once what has come of a topic by now has gone its way, or after so many seconds."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._served(topic), patience)
+
+    async def _served(self, topic: int) -> None:
+        await self._server.served(topic)
+        if self._estate is not None:
+            book = self._estate.book
+            taken = book.received[topic]
+            while book.settled(topic) < taken:
+                await asyncio.sleep(LOOK)
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         """Datagrams by topic and reason since the start, of all processes."""

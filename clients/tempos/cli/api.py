@@ -12,20 +12,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tempos._abi import API_PORT
+from tempos._api import DEFAULT, refusal
 from tempos.errors import LocalError, RemoteError
 
 TIMEOUT = 5.0
-DEFAULT = f"http://127.0.0.1:{API_PORT}"
-
-
-class ApiRefused(RemoteError):
-    """The API answered with an error. ``status``: HTTP; ``detail``: its words."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
 
 
 def add_api(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +61,9 @@ class Api:
     def post(self, path: str, body: object = None) -> Any:
         return self._ask("POST", path, body)
 
+    def patch(self, path: str, body: object) -> Any:
+        return self._ask("PATCH", path, body)
+
     def delete(self, path: str) -> Any:
         return self._ask("DELETE", path)
 
@@ -83,7 +76,7 @@ class Api:
         url = self.url + path
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         data = None
-        if method == "POST":
+        if method in ("POST", "PATCH"):
             headers["Content-Type"] = "application/json"
             data = b"" if body is None else json.dumps(body).encode()
         try:
@@ -92,7 +85,7 @@ class Api:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
-                raise ApiRefused(error.code, _words(url, error.code, error.reason, error.read())) from error
+                raise refusal(url, error.code, error.reason, error.read()) from error
         except (OSError, HTTPException) as error:
             why = error.reason if isinstance(error, urllib.error.URLError) else error
             raise RemoteError(
@@ -134,12 +127,3 @@ def _bound_to() -> str:
         # The interface is gone, or no system has such sockets but Linux.
         return ""
     return name.rstrip(b"\0").decode(errors="replace")
-
-
-def _words(url: str, status: int, reason: str, body: bytes) -> str:
-    """What an error answer says: the detail of a problem document (RFC 9457) where it is one."""
-    try:
-        detail = json.loads(body)["detail"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        detail = None
-    return detail if isinstance(detail, str) else f"{url} answers {status} {reason}"

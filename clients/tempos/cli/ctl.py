@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tempos.cli import options as opt
+from tempos.cli import topics
+from tempos.cli.answer import show_answer
 from tempos.cli.api import Api, add_api
 from tempos.cli.status import number, table
+from tempos.cli.topics import topic_table
 from tempos.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ COMPLETION_TIMEOUT = 1.0
 _EXAMPLES = """\
 examples:
   tempos ctl topics
+  tempos ctl topic add plant/line1/press --class SQ
+                                                make one; see tempos ctl topic --help for set and remove
   tempos ctl path temperature fast              take the fast path; auto, slow
   tempos ctl drain temperature workers 10.0.2.2:5000
                                                 exit code 0 once it has confirmed everything, 1 if not
@@ -73,6 +77,7 @@ def register(subparsers: Subparsers) -> None:
         return action
 
     add("topics", "every topic with its path", _topics)
+    topics.register(actions)
     route = add("route", "the groups and members of a topic", _route)
     route.add_argument("topic", metavar="TOPIC")
     path = add("path", "let a topic take another path; nothing is lost or doubled", _path)
@@ -134,43 +139,16 @@ def _run_none(options: argparse.Namespace) -> int:
         options.help_()
         return 2
     try:
-        topics = Api.of(options, COMPLETION_TIMEOUT).get("/v1/topics")
-        print("\n".join(topic["name"] for topic in topics))
+        found = Api.of(options, COMPLETION_TIMEOUT).get("/v1/topics")
+        print("\n".join(topic["name"] for topic in found))
     except (RemoteError, KeyError, TypeError):
         # Nobody who presses the tab key wants to read why there is nothing.
         return 1
     return 0
 
 
-def _answer(options: argparse.Namespace, answer: Any, show: Callable[[Any], str]) -> None:
-    if getattr(options, "json", False):
-        print(json.dumps(answer, indent=2, ensure_ascii=False))
-        return
-    try:
-        print(show(answer))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise RemoteError(f"the answer of {options.api} is not of this version: {error!r}") from error
-
-
 def _topics(options: argparse.Namespace) -> int:
-    def show(topics: Any) -> str:
-        head = ("name", "id", "class", "path", "policy", "members", "why")
-        return "\n".join(
-            line[2:]
-            for line in table(
-                head,
-                [
-                    (
-                        topic["name"], str(topic["id"]), topic["class"], topic["path"] or "-",
-                        topic["policy"], number(sum(len(group["members"]) for group in topic["groups"])),
-                        topic["reason"],
-                    )
-                    for topic in topics
-                ],
-            )
-        )  # fmt: skip
-
-    _answer(options, Api.of(options).get("/v1/topics"), show)
+    show_answer(options, Api.of(options, 60).get("/v1/topics"), topic_table)
     return 0
 
 
@@ -180,14 +158,14 @@ def _route(options: argparse.Namespace) -> int:
         lines += [f"  group {group['name']}: {', '.join(group['members'])}" for group in route["groups"]]
         return "\n".join(lines if route["groups"] else [*lines, "  no member"])
 
-    _answer(options, Api.of(options).get(f"/v1/topics/{quote(options.topic, safe='')}/route"), show)
+    show_answer(options, Api.of(options).get(f"/v1/topics/{quote(options.topic, safe='')}/route"), show)
     return 0
 
 
 def _path(options: argparse.Namespace) -> int:
     where = f"/v1/topics/{quote(options.topic, safe='')}/path"
     answer = Api.of(options).post(where, {"policy": options.policy})
-    _answer(options, answer, lambda path: f"{path['topic']}: {path['path']} path: {path['reason']}")
+    show_answer(options, answer, lambda path: f"{path['topic']}: {path['path']} path: {path['reason']}")
     return 0 if options.policy in ("auto", answer.get("path")) else 1
 
 
@@ -205,7 +183,7 @@ def _drain(options: argparse.Namespace) -> int:
         confirmed = f"{number(done['delivered'])} of {number(done['ticketed'])} datagrams confirmed"
         return f"{confirmed}; {_stays_out(done)}"
 
-    _answer(options, answer, show)
+    show_answer(options, answer, show)
     return 0 if answer.get("confirmed") else 1
 
 
@@ -216,7 +194,7 @@ def _remove(options: argparse.Namespace) -> int:
     elif options.keep_out is not None:
         how_long = f"?keep_out_s={options.keep_out!r}"
     answer = Api.of(options).delete(_member(options) + how_long)
-    _answer(options, answer, lambda done: f"{done['removed']} is out; {_stays_out(done)}")
+    show_answer(options, answer, lambda done: f"{done['removed']} is out; {_stays_out(done)}")
     return 0
 
 
@@ -226,7 +204,7 @@ def _stays_out(done: Any) -> str:
 
 
 def _let_in(options: argparse.Namespace) -> int:
-    _answer(
+    show_answer(
         options,
         Api.of(options).post(_member(options) + "/let-in"),
         lambda done: f"{done['let_in']} may come back",
@@ -242,23 +220,25 @@ def _kept_out(options: argparse.Namespace) -> int:
         ]
         return "\n".join(line[2:] for line in table(head, cells)) if rows else "nobody"
 
-    _answer(options, Api.of(options).get("/v1/kept-out"), show)
+    show_answer(options, Api.of(options).get("/v1/kept-out"), show)
     return 0
 
 
 def _reload(options: argparse.Namespace) -> int:
     answer = Api.of(options, 30).post("/v1/reload")
-    _answer(options, answer, lambda done: "\n".join(done["changes"]) or "nothing changed")
+    show_answer(options, answer, lambda done: "\n".join(done["changes"]) or "nothing changed")
     return 0
 
 
 def _ready(options: argparse.Namespace) -> int:
-    _answer(options, Api.of(options).get("/v1/ready"), lambda done: "ready" if done["ready"] else "not ready")
+    show_answer(
+        options, Api.of(options).get("/v1/ready"), lambda done: "ready" if done["ready"] else "not ready"
+    )
     return 0
 
 
 _COMMANDS = "broker pub sub status ledger doctor ctl reload config fastpath tsn demo bench completion"
-_ACTIONS = "topics route path drain remove let-in kept-out reload ready"
+_ACTIONS = "topics topic route path drain remove let-in kept-out reload ready"
 
 _BASH = f"""\
 # bash completion of tempos: source <(tempos completion bash)
@@ -281,6 +261,13 @@ _tempos() {{
                         COMPREPLY=($(IFS=' '; compgen -W "fast slow auto" -- "$word"))
                         return
                     fi
+                    ;;
+                topic)
+                    if ((COMP_CWORD == 3)); then
+                        COMPREPLY=($(IFS=' '; compgen -W "add set remove list" -- "$word"))
+                        return
+                    fi
+                    [[ ${{COMP_WORDS[3]}} == @(set|remove) ]] && ((COMP_CWORD == 4)) && topics=true
                     ;;
             esac
             case ${{COMP_WORDS[2]}} in
@@ -324,6 +311,11 @@ _tempos() {{
             elif ((CURRENT == 5)) && [[ $words[3] == path ]]; then
                 compadd -- fast slow auto
                 return
+            elif ((CURRENT == 4)) && [[ $words[3] == topic ]]; then
+                compadd -- add set remove list
+                return
+            elif ((CURRENT == 5)) && [[ $words[3] == topic && $words[4] == (set|remove) ]]; then
+                :
             elif ((CURRENT != 4)) || [[ $words[3] != (route|path|drain|remove|let-in) ]]; then
                 return
             fi

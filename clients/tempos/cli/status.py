@@ -88,6 +88,7 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
         (
             "id",
             "name",
+            "made",
             "class",
             "priority",
             "framing",
@@ -102,6 +103,7 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
             (
                 str(topic["id"]),
                 topic["name"],
+                topic.get("origin", "-"),
                 topic["class"],
                 str(topic["priority"]),
                 topic["framing"],

@@ -1,0 +1,74 @@
+"""One topic as a document, outside of a file: what the control API is given, and what is kept of it.
+
+The same tables and rules as for the file judge it, so its options, checks and words are the same; all faults
+are told at once. A value of null means that its option is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from tempos import ConfigError
+from tempos._abi import GROUPS_PER_TOPIC, MAX_MEMBERS
+from tempos_broker.config import layout
+from tempos_broker.config.dump import fields_of
+from tempos_broker.config.model import BrokerConfig, Limits, TopicConfig
+from tempos_broker.config.schema import Faults, Key, Keys, Table, read_table
+
+#: The keys of a topic; the id may be left to the broker.
+TOPIC: Keys = {**layout.TOPIC, "id": Key(layout.TOPIC["id"].holds, None)}
+
+
+#: What judges a topic by itself, wherever it is to be served.
+ANYWHERE = BrokerConfig(
+    topics=(), listen=(), limits=Limits(members_per_group=MAX_MEMBERS, groups_per_topic=GROUPS_PER_TOPIC)
+)
+
+
+class BadTopic(ConfigError):
+    """A topic is not as it must be. ``problems`` holds every fault found."""
+
+
+def read_topic(document: object, config: BrokerConfig, free: int | None = None) -> TopicConfig:
+    """Check a topic beside what else holds of a broker; ``free``: the id of one that names none.
+
+    Raises :class:`BadTopic`.
+    """
+    faults = Faults("topic")
+    if not isinstance(document, dict):
+        raise BadTopic([f"topic: is no object; allowed: an object with the keys {', '.join(TOPIC)}"])
+    given = {key: value for key, value in document.items() if value is not None}
+    table = read_table(given, "", TOPIC, faults)
+    root = Table("", {"broker": _known(config, "broker"), "limits": _known(config.limits, "limits"),
+                      "topic": (table,)})  # fmt: skip
+    for rule in layout.TOPIC_RULES:
+        rule(root, faults)
+    if "id" in table.values and table.values["id"] is None:
+        if free is None:
+            faults.add("id", f"is missing; allowed: {layout.TOPIC_ID.allowed}")
+        table.values["id"] = free
+    if faults.problems:
+        raise BadTopic(faults.problems)
+    return layout.build_topic(table)
+
+
+def document_of(entry: TopicConfig) -> dict[str, Any]:
+    """A topic as :func:`read_topic` takes it, as JSON values: every option that is not left out."""
+    document = {key: _plain(value) for key, value in fields_of(entry).items() if value is not None}
+    if entry.members:
+        document["member"] = [_member(member) for member in entry.members]
+    return document
+
+
+def _known(values: Any, path: str) -> Table:
+    return Table(path, {field.name: getattr(values, field.name) for field in fields(values)})
+
+
+def _member(member: Any) -> Mapping[str, Any]:
+    return {key: value for key, value in _known(member, "").values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else getattr(value, "value", value)
