@@ -177,6 +177,27 @@ static void tempos_batch_release(struct tempos_batch *b, uint32_t slot, uint32_t
 	}
 }
 
+static const uint8_t *tempos_batch_bytes(struct tempos_batch *b, uint32_t slot, uint32_t *length)
+{
+	*length = b->slots[slot].length;
+	return slot_bytes(b, slot);
+}
+
+static uint32_t tempos_batch_requests(struct tempos_batch *b, uint32_t slot, uint32_t count, uint32_t *found)
+{
+	uint32_t requests = 0;
+
+	for (; count--; slot = b->slots[slot].next) {
+		const struct tempos_event_header *event = (const void *)slot_bytes(b, slot);
+
+		/* Checked when they came: of what has an envelope, only a request is in a forwardable run. */
+		if (b->framing[event->topic] == TEMPOS_FRAMING_EVENT &&
+		    event->version_flags & TEMPOS_FLAG_ENVELOPE)
+			found[requests++] = slot;
+	}
+	return requests;
+}
+
 static int tempos_batch_segmenting(struct tempos_batch *b)
 {
 	return b->segmenting;

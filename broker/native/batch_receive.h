@@ -108,19 +108,20 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 		enum tempos_reason reason;
 		int run, ttl;
 
-		if (is_foreign(&b->sources[topic], &b->rx[i].msg_hdr))
-			reason = TEMPOS_FOREIGN_SOURCE;
-		else if (b->rx[i].msg_hdr.msg_flags & MSG_TRUNC)
+		if (b->rx[i].msg_hdr.msg_flags & MSG_TRUNC)
 			reason = TEMPOS_CUT_SHORT;
 		else
 			reason = tempos_check_payload(payload, payload + length, length, b->framing[topic]);
+		/* Whose events a topic takes says nothing of who may answer them. */
+		if (reason != TEMPOS_REPLY && is_foreign(&b->sources[topic], &b->rx[i].msg_hdr))
+			reason = TEMPOS_FOREIGN_SOURCE;
 		ttl = ttl_of(&b->rx[i].msg_hdr);
 		if (reason == TEMPOS_FORWARDED && ttl != NO_TTL && ttl <= 1)
 			reason = TEMPOS_TTL;
 		run = find_run(b, runs, &run_count, topic, reason, at);
 		runs[run] += 1 << 16;
 		/* What is refused is not read again: its slot simply stays where it is. */
-		if (reason != TEMPOS_FORWARDED) {
+		if (reason != TEMPOS_FORWARDED && reason != TEMPOS_REPLY) {
 			b->free[b->free_count++] = at;
 			b->rx_slot[i] = NO_SLOT;
 			continue;

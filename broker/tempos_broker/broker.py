@@ -33,6 +33,7 @@ from tempos_broker.paths import Elsewhere, FastPath, NoFastPath
 from tempos_broker.reloader import Reloader, unstamped
 from tempos_broker.routes import Routes
 from tempos_broker.slowpath import SlowPathServer
+from tempos_broker.slowpath.returns import Returns
 from tempos_broker.state import TopicState
 from tempos_broker.status import (
     ledger_document,
@@ -75,11 +76,13 @@ class Broker:
         made = former_topics(store, config)
         catalogue = Catalogue(merged(config, made))
         of_file, config = config, replace(config, topics=tuple(catalogue))
-        self._registry = Registry(config, is_local_address, source_of(config.listen))
+        source = source_of(config.listen)
+        self._registry = Registry(config, is_local_address, source)
         self._ledger = Ledger(unstamped(config))
         states = {entry.topic.id: TopicState(Route(entry.topic, 0, ())) for entry in config.topics}
         self._past = Continuity(store, fast, drawn, self._registry, self._ledger, states, elsewhere)
         topics = [entry.topic for entry in config.topics]
+        returns = Returns(self._past.return_key, config.data_port)
         server = SlowPathServer(
             topics=topics,
             listen=config.listen,
@@ -91,6 +94,7 @@ class Broker:
             rates=fast.limits,
             select=fast.select,
             adapter=config.adapter,
+            returns=returns,
         )
         self._slow = SlowPaths(
             server,
@@ -99,6 +103,7 @@ class Broker:
             limits=config.limits,
             tickets=self._past.tickets,
             rates=fast.limits,
+            returns=returns,
         )
         self._past.counting.slow_counters = self._slow.counters
         self._past.counting.slow_lost = self._slow.lost
@@ -112,6 +117,7 @@ class Broker:
             name=f"tempos {__version__} on {socket.gethostname()}",
             instance=self._past.instance,
             epoch=self._routes.epoch,
+            returns=lambda ip, port, asked: returns.grant(ip, port, source(ip, asked), time.time()),
         )
         self._tasks = Tasks()
         self._expiry = Expiry(self._registry, self._ledger, self._routes, self._tasks)

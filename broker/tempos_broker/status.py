@@ -25,7 +25,7 @@ from tempos_broker.counts import Counted, Counters
 from tempos_broker.latency import latency_document
 from tempos_broker.members.departures import KeptOut
 from tempos_broker.membership import Registry
-from tempos_broker.slowpath import BESIDE, SlowPathStatus
+from tempos_broker.slowpath import BESIDE, REPLIES, SlowPathStatus
 from tempos_broker.state import TopicState
 
 #: Frames lost behind the redirect, by interface and the name of the error. No topic can be told any more:
@@ -164,7 +164,7 @@ def _account(ledger: Ledger, topic: int, counted: Counted) -> TopicLedger:
     # Both paths refuse what is over a topic's rate.
     refused = Counter({reason: fast.get(reason, 0) for reason in FAST_LOSSES})
     refused.update(
-        {reason: count for reason, count in slow.items() if reason not in {Reason.FORWARDED, *BESIDE}}
+        {reason: n for reason, n in slow.items() if reason not in {Reason.FORWARDED, *BESIDE, *REPLIES}}
     )
     forwarded = fast.get(Reason.FORWARDED, 0), slow.get(Reason.FORWARDED, 0)
     return ledger.topic(
@@ -221,6 +221,7 @@ def topic_document(
         "fast": account.fast,
         "slow": account.slow,
         "refused": _labelled(account.refused),
+        "replies": _labelled({reason: slow.get(reason, 0) for reason in REPLIES}),
         "lost": _labelled({reason: slow.get(reason, 0) for reason in BESIDE}),
         "passed": _labelled(passed),
         "balanced": account.balanced,
@@ -246,6 +247,7 @@ def topic_ledger_document(
         "fast": account.fast,
         "slow": account.slow,
         "refused": _labelled(account.refused),
+        "replies": _labelled({reason: slow.get(reason, 0) for reason in REPLIES}),
         "unsent": _labelled({reason: slow.get(reason, 0) for reason in BESIDE}),
         "balanced": account.balanced,
         "problems": list(account.problems),

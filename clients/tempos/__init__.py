@@ -13,6 +13,8 @@ from tempos.errors import (
     EventTooBig,
     LocalError,
     NoAnswer,
+    NoMember,
+    NoReply,
     RemoteError,
     TemposError,
     Unavailable,
@@ -37,8 +39,8 @@ from tempos.model import (
 if TYPE_CHECKING:
     from tempos.admin import Admin, TopicInfo, TopicRemoved
     from tempos.auth import Key
-    from tempos.publisher import Publisher, PublisherStats
-    from tempos.subscriber import Drained, Event, PublisherAccount, Subscriber, SubscriberStats
+    from tempos.publisher import Publisher, PublisherStats, Reply, ReplyError, RequestStats
+    from tempos.subscriber import Drained, Event, PublisherAccount, Request, Subscriber, SubscriberStats
 
 __version__ = "0.1.0"
 
@@ -51,6 +53,10 @@ _LATE = {
     "Publisher": "tempos.publisher",
     "PublisherAccount": "tempos.subscriber",
     "PublisherStats": "tempos.publisher",
+    "Reply": "tempos.publisher",
+    "ReplyError": "tempos.publisher",
+    "Request": "tempos.subscriber",
+    "RequestStats": "tempos.publisher",
     "Subscriber": "tempos.subscriber",
     "SubscriberStats": "tempos.subscriber",
     "TopicInfo": "tempos.admin",
@@ -93,6 +99,8 @@ __all__ = [
     "LocalError",
     "Member",
     "NoAnswer",
+    "NoMember",
+    "NoReply",
     "Overflow",
     "Path",
     "PathChoice",
@@ -103,6 +111,10 @@ __all__ = [
     "Quality",
     "Reason",
     "RemoteError",
+    "Reply",
+    "ReplyError",
+    "Request",
+    "RequestStats",
     "Route",
     "Subscriber",
     "SubscriberStats",

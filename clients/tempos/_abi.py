@@ -15,7 +15,15 @@ BATCH_LENGTH_LEN = 2
 FLAG_BATCH = 1
 FLAG_DUP = 2
 FLAG_TRACE = 4
-FLAG_RESERVED = 8
+FLAG_ENVELOPE = 8
+ENVELOPE_VERSION = 1
+ENVELOPE_LEN = 32
+KIND_REQUEST = 1
+KIND_REPLY = 2
+KIND_ERROR = 3
+ERROR_OF_REPLIER = 0
+ERROR_NO_MEMBER = 1
+ERROR_TOO_BIG = 2
 TOPICS = 256
 TOPIC_MIN = 1
 TOPIC_MAX = 254
@@ -39,7 +47,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x977aaf5a99ea53e3
+ABI_FINGERPRINT = 0x2a40e64651696313
 
 
 class Reason(enum.IntEnum):
@@ -80,6 +88,10 @@ class Reason(enum.IntEnum):
     OVER_RATE_PASSED = 32
     WORKER_LOST = 33
     BY_CLONE = 34
+    BAD_ENVELOPE = 35
+    REPLY = 36
+    BAD_RETURN = 37
+    REPLY_UNSENT = 38
 
     @property
     def label(self) -> str:
@@ -124,6 +136,10 @@ REASON_TEXTS = {
     Reason.OVER_RATE_PASSED: "faster than the topic's rate, which says pass: left to the slow path",
     Reason.WORKER_LOST: 'taken by the process for strict events, which died before sending it',
     Reason.BY_CLONE: 'handed on to the tc program, which makes the copies for the groups',
+    Reason.BAD_ENVELOPE: 'an envelope that is cut, around a batch, or of an unknown version or kind',
+    Reason.REPLY: 'a reply to a request: the slow path sends it on to who asked',
+    Reason.BAD_RETURN: "a reply whose return address is not of this broker's making, or too old",
+    Reason.REPLY_UNSENT: 'a reply that the kernel refused to send on',
 }
 
 
@@ -180,3 +196,15 @@ OFFSET_PUBLISHER = 4
 OFFSET_SEQUENCE = 8
 OFFSET_DELIVERY_SEQUENCE = 12
 OFFSET_SENT_NS = 16
+
+#: What stands behind it with FLAG_ENVELOPE: version_kind, code, port, ip, via, until, data_port, seal, token.
+ENVELOPE = struct.Struct("!BBHIIIH8s6s")
+ENVELOPE_VERSION_KIND = 0
+ENVELOPE_CODE = 1
+ENVELOPE_PORT = 2
+ENVELOPE_IP = 4
+ENVELOPE_VIA = 8
+ENVELOPE_UNTIL = 12
+ENVELOPE_DATA_PORT = 16
+ENVELOPE_SEAL = 18
+ENVELOPE_TOKEN = 26

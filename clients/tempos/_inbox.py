@@ -8,9 +8,11 @@ consumer takes out; these may be different threads, and each of them writes what
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable
 from typing import Any, NamedTuple, cast
 
 from tempos import wire
+from tempos.errors import LocalError
 
 #: Events without a batch that are made ready with the first of them.
 MOST_ALONE = 63
@@ -47,9 +49,28 @@ class Event(NamedTuple):
         """Seconds from publisher to here, as far as the two clocks agree; None where no time was sent."""
         return (self.received_ns - self.sent_ns) / 1e9 if self.sent_ns else None
 
+    @property
+    def is_request(self) -> bool:
+        """Whether its publisher waits for an answer."""
+        return False
+
     def unpack(self) -> Any:
         """The body as msgpack; raises :class:`WireError` if it is none."""
         return wire.decode_body(self.body)
+
+    def reply(self, body: object) -> Awaitable[None]:
+        """Answer a request; await what it returns (not in code without asyncio: there it is sent by then).
+
+        ``body``: bytes-like as it is, anything else as msgpack; up to what a datagram to the broker carries,
+        less 56 bytes. It goes back by way of the broker that the request came from. Raises
+        :class:`LocalError` for an event that is no request, for one that was answered, and where there is no
+        way to the broker; :class:`EventTooBig`, :class:`BodyError`.
+        """
+        raise LocalError(f"this event of topic {self.topic!r} is no request: nobody waits for a reply")
+
+    def reply_error(self, body: object) -> Awaitable[None]:
+        """Answer a request with an error, which raises :class:`ReplyError` there; else as :meth:`reply`."""
+        return self.reply(body)
 
 
 class Inbox:
@@ -119,10 +140,11 @@ class Inbox:
         if not queue:
             return False
         entry = queue.popleft()
-        if type(entry) is Event:
-            ready.append(entry)
+        # A batch is a plain tuple.
+        if type(entry) is not tuple:
+            ready.append(cast("Event", entry))
             for _ in range(MOST_ALONE):
-                if not queue or type(queue[0]) is not Event:
+                if not queue or type(queue[0]) is tuple:
                     break
                 ready.append(cast("Event", queue.popleft()))
         else:

@@ -23,6 +23,8 @@ from tempos._sources import PublisherAccount
 from tempos.delivery import AGAIN
 from tempos.errors import LocalError, WireError
 from tempos.model import Framing
+from tempos.requests import envelope
+from tempos.requests.answer import Replies
 
 #: Datagrams kept while the answer to `subscribe`, which tells their framing, is on its way.
 EARLY = 1024
@@ -30,6 +32,8 @@ EARLY = 1024
 _VERSION = _abi.WIRE_VERSION << 4
 #: Whatever else is set in the version byte of a datagram, it is malformed.
 _ODD_BITS = 0xFF & ~(_abi.FLAG_BATCH | _abi.FLAG_DUP | _abi.FLAG_TRACE)
+#: But for this, which is rare.
+_ENVELOPED = _VERSION | _abi.FLAG_ENVELOPE
 _unpack_header = _abi.EVENT_HEADER.unpack_from
 
 #: What becomes of datagrams that came before: handed out again, or not. They are counted either way.
@@ -47,7 +51,8 @@ class SubscriberStats:
     ``unstamped``: came past the broker; ``malformed``: by reason; ``queue_full``: dropped because
     the consumer was slow; ``discarded``: thrown away unread when it left, ``discarded_events`` so many
     events; ``overruns``: lost by the kernel because the socket buffer was full, as far as
-    it has told; ``receive_buffer``: bytes of socket buffer that the kernel gave.
+    it has told; ``receive_buffer``: bytes of socket buffer that the kernel gave; ``requests`` among the
+    events, ``replies`` sent to them, errors included, and ``replies_failed``: those that raised.
 
     ``missed`` is final once the subscriber has drained or is closed: what was on its way has come by
     then, and what was lost at the very end the broker has told.
@@ -66,6 +71,9 @@ class SubscriberStats:
     discarded_events: int
     overruns: int
     receive_buffer: int
+    requests: int = 0
+    replies: int = 0
+    replies_failed: int = 0
 
 
 class Intake:
@@ -78,6 +86,8 @@ class Intake:
             raise LocalError(f"duplicates is {duplicates!r}, allowed: 'deliver', 'drop'")
         self.feeds = Feeds()
         self.inbox = Inbox(queue)
+        #: The answers to requests.
+        self.replies = Replies()
         #: Who waits for an event.
         self.waiter: Future[None] | None = None
         #: Bytes of socket buffer asked for, and given.
@@ -111,6 +121,9 @@ class Intake:
             discarded_events=self._discarded_events,
             overruns=self._overruns,
             receive_buffer=self.granted,
+            requests=self.replies.requests,
+            replies=self.replies.sent,
+            replies_failed=self.replies.failed,
         )
 
     def begin(self) -> None:
@@ -148,7 +161,9 @@ class Intake:
                 self._malformed[_abi.Reason.SHORT_HEADER.label] += 1
                 return
             topic, version, reserved, epoch, publisher, sequence, delivery, sent_ns = _unpack_header(datagram)
-            if version & _ODD_BITS != _VERSION or reserved:
+            if (version & _ODD_BITS != _VERSION or reserved) and (
+                version & _ODD_BITS != _ENVELOPED or reserved
+            ):
                 self._malformed[wire.check_payload(datagram, Framing.EVENT).label] += 1
                 return
             again = False
@@ -163,7 +178,23 @@ class Intake:
                     return
             source = feed.source_of(publisher)
             body = datagram[wire.HEADER_LEN :]
-            if version & _abi.FLAG_BATCH:
+            if version & _abi.FLAG_ENVELOPE:
+                if not self._is_request(datagram):
+                    if not again:
+                        feed.missed += 1
+                        feed.dropped.datagrams += 1
+                    return
+                events = 1
+                if source is not None and sequence == source.expected:
+                    source.expected = sequence + 1
+                elif not again and self._came_before(feed, publisher, sequence, 1):
+                    return
+                self.replies.requests += 1
+                taken = self.inbox.put(self.replies.request((
+                    feed.name, topic, body[envelope.LENGTH :], publisher, sequence, delivery, epoch, sent_ns,
+                    now, feed.missed,
+                ), datagram, wire.HEADER_LEN))  # fmt: skip
+            elif version & _abi.FLAG_BATCH:
                 try:
                     bodies = wire.split_batch(body)
                 except WireError:
@@ -211,6 +242,23 @@ class Intake:
         self._events += events
         if self.waiter is not None:
             self.wake()
+
+    def _is_request(self, datagram: bytes) -> bool:
+        """Whether an envelope is one of a request, else it is counted: who sent it knows more than this."""
+        try:
+            read = envelope.read(datagram, wire.HEADER_LEN)
+        except WireError as error:
+            told = str(error)
+        else:
+            batch = datagram[_abi.OFFSET_VERSION_FLAGS] & _abi.FLAG_BATCH
+            if read.kind == _abi.KIND_REQUEST and not batch:
+                return True
+            told = "an envelope around a batch" if batch else "a reply, which is for who asked"
+        name = _abi.Reason.BAD_ENVELOPE.label
+        self._malformed[name] += 1
+        self._warnings.warn(name, "%d events so far cannot be read and are dropped; the last: %s",
+                            self._malformed[name], told)  # fmt: skip
+        return False
 
     def _came_before(self, feed: Feed, publisher: int, sequence: int, events: int) -> bool:
         """Account events that are not the next of their publisher; whether they came before and are to go."""

@@ -13,7 +13,7 @@ from tempos.errors import BodyError, LocalError
 from tempos.model import Framing, Topic
 
 VERSION = _abi.WIRE_VERSION << 4
-_VERSION_BATCH = VERSION | _abi.FLAG_BATCH
+_VERSION_BATCH, _VERSION_ENVELOPE = VERSION | _abi.FLAG_BATCH, VERSION | _abi.FLAG_ENVELOPE
 _pack_header = _abi.EVENT_HEADER.pack
 _U32 = 0xFFFFFFFF
 #: Bytes in front of each body of a batch.
@@ -102,6 +102,12 @@ class Outlet:
         sequence = self.sequence
         self.sequence = sequence + 1
         return _pack_header(self.id, VERSION, 0, 0, publisher, sequence & _U32, 0, now_ns) + body
+
+    def request(self, publisher: int, now_ns: int, body: bytes) -> bytes:
+        """The same for a request; ``body`` begins with its envelope."""
+        sequence = self.sequence
+        self.sequence = sequence + 1
+        return _pack_header(self.id, _VERSION_ENVELOPE, 0, 0, publisher, sequence & _U32, 0, now_ns) + body
 
     def raw(self, body: bytes) -> bytes:
         """One event of a topic without a header, which is counted all the same."""

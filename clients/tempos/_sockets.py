@@ -37,11 +37,15 @@ READ_BATCH = 64
 #: come in crowds is a turn of the event loop for each of so many.
 ALONE = 127
 
+#: What the kernel says when an earlier datagram came back as an ICMP error.
+RETURNED = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO)
+
 _COUNTER = struct.Struct("=I")
 _ANCILLARY = socket.CMSG_SPACE(_COUNTER.size) if hasattr(socket, "CMSG_SPACE") else 0
 
 Receive = Callable[[bytes], None]
 Overrun = Callable[[int], None]
+Refused = Callable[[], object]
 
 
 async def address_of(host: str) -> str:
@@ -89,9 +93,10 @@ def bound(address: str, port: int, receive_buffer: int) -> socket.socket:
     """A non-blocking UDP socket at ``address``, with as much of ``receive_buffer`` as the kernel gives."""
     sock = _new()
     try:
-        _ask_receive_buffer(sock, receive_buffer)
+        make_room(sock, receive_buffer)
         if LINUX:
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
+            # For replies: too large is an error here, as it is for events.
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
         try:
             sock.bind((address, port))
         except OSError as error:
@@ -103,6 +108,13 @@ def bound(address: str, port: int, receive_buffer: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def make_room(sock: socket.socket, size: int) -> None:
+    """As much of a receive buffer of ``size`` bytes as the kernel gives; have it tell what found no room."""
+    _ask_receive_buffer(sock, size)
+    if LINUX:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
 
 
 def source_address(host: str, port: int) -> str:
@@ -179,8 +191,12 @@ class WatchingReader:
     followed by :data:`ALONE` that ask for no more than one; if there are more, the loop comes back at once.
     """
 
-    def __init__(self, sock: socket.socket, receive: Receive, overrun: Overrun) -> None:
+    def __init__(
+        self, sock: socket.socket, receive: Receive, overrun: Overrun, refused: Refused = lambda: None
+    ) -> None:
+        """``refused``: what was sent by this socket came back, if it is connected."""
         self._sock = sock
+        self._refused = refused
         self._recv = sock.recv
         self._receive = receive
         self._overrun = overrun
@@ -211,7 +227,9 @@ class WatchingReader:
             return False
         except OSError as error:
             # An unconnected UDP socket reports no one else's troubles; out of memory is what remains.
-            if error.errno not in (errno.ENOMEM, errno.ENOBUFS, errno.ECONNREFUSED):
+            if error.errno in RETURNED:
+                self._refused()
+            elif error.errno not in (errno.ENOMEM, errno.ENOBUFS):
                 raise
         return True
 

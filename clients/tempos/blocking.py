@@ -28,6 +28,8 @@ from tempos.auth import Key
 from tempos.errors import LocalError, TemposError
 from tempos.model import Member, Topic
 from tempos.publisher import PublisherStats
+from tempos.requests.ask import TIMEOUT, Reply
+from tempos.requests.core import RequestStats
 from tempos.subscriber import (
     CLOSE_PATIENCE,
     DRAIN_PATIENCE,
@@ -154,6 +156,20 @@ class Publisher:
             self._sending = True
         asyncio.run_coroutine_threadsafe(self._send_waiting(), self._thread.loop)
 
+    @property
+    def requests(self) -> RequestStats:
+        """What became of the requests."""
+        return self._open_inner().requests
+
+    def request(self, topic: str | Topic, body: object, timeout: float = TIMEOUT) -> Reply:
+        """Publish a request and wait for its answer, as :meth:`tempos.Publisher.request` does.
+
+        Several threads may do so at the same time.
+        """
+        inner = self._open_inner()
+        assert self._thread is not None
+        return self._thread.call(inner.request(topic, body, timeout))
+
     def flush(self) -> None:
         """Wait until everything published so far is sent."""
         inner = self._open_inner()
@@ -239,6 +255,7 @@ class Subscriber:
             duplicates=duplicates,
             auth=auth,
         )
+        self._inner.replies_block()
         self._timeout = timeout
         self._thread: _LoopThread | None = None
 
@@ -264,6 +281,7 @@ class Subscriber:
             queue=queue,
             duplicates=duplicates,
         )
+        made._inner.replies_block()
         return made
 
     @property

@@ -144,6 +144,11 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
         (Field("publisher", "number"), Field("sent", "sent"), Field("final", "flag", required=False)),
         ("heartbeat_ms", "life"),
     ),
+    "return_address": (
+        "where replies reach this client: what it puts into the envelopes of its requests, for so long",
+        (Field("port", "port"),),
+        ("address", "lifetime_ms"),
+    ),
 }
 
 

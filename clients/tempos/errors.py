@@ -45,11 +45,11 @@ class WireError(RemoteError):
 
 
 class EventTooBig(LocalError):
-    """An event does not fit into one datagram on the way to the broker. Events are never fragmented."""
+    """An event, or a reply, does not fit into one datagram to the broker. Nothing is ever fragmented."""
 
-    def __init__(self, size: int, limit: int) -> None:
+    def __init__(self, size: int, limit: int, what: str = "event") -> None:
         super().__init__(
-            f"the event needs a datagram of {size} bytes, the path to the broker carries {limit}: "
+            f"the {what} needs a datagram of {size} bytes, the path to the broker carries {limit}: "
             "send a smaller body, or raise the MTU of the path"
         )
         self.size = size
@@ -82,6 +82,14 @@ class ApiRefused(RemoteError):
         self.status = status
         self.detail = detail
         self.problems = tuple(problems)
+
+
+class NoReply(RemoteError):
+    """A request was not answered: not in time, or it cannot be."""
+
+
+class NoMember(NoReply):
+    """A request found nobody: its topic has no member. The broker said so at once."""
 
 
 class ConfigError(LocalError):

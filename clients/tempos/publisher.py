@@ -29,9 +29,13 @@ from tempos.auth import Key, Signer
 from tempos.control import Sent
 from tempos.errors import EventTooBig, LocalError
 from tempos.model import Framing, Topic
+from tempos.requests.ask import TIMEOUT, Asking, Reply, ReplyError
+from tempos.requests.core import RequestStats
 from tempos.session import ControlSession
 from tempos.session.events import SessionEvent, topic_of
 from tempos.session.link import ControlLink
+
+__all__ = ["Publisher", "PublisherStats", "Reply", "ReplyError", "RequestStats"]
 
 #: Bytes that a batch grows to, if the path carries them: the payload of one Ethernet frame. That every
 #: hop behind the broker takes it is worth more than what loopback would take.
@@ -39,8 +43,6 @@ BATCH_BYTES = 1500 - wire.IP_UDP_OVERHEAD
 #: Datagrams sent without a turn of the event loop before the publisher takes one on its own.
 TURN_EVERY = 256
 
-#: What the kernel says when an earlier datagram came back as an ICMP error. It has sent nothing then.
-_RETURNED = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO)
 _BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.EINTR)
 #: Seconds until a socket that nothing can watch is tried again.
 _RETRY = 0.001
@@ -114,12 +116,18 @@ class Publisher:
         self._writable: asyncio.Future[None] | None = None
         self._telling = Telling(self.id, self._words)
         self._datagrams = self._bytes = self._refused = self._failed = 0
+        self._asking = Asking(self)
         self._unsent = Remark(_log, "batched events are sent again", level=logging.WARNING)
 
     @property
     def stats(self) -> PublisherStats:
         events = sum(outlet.events for outlet in self._outlets.values())
         return PublisherStats(self._datagrams, events, self._bytes, self._refused, self._failed)
+
+    @property
+    def requests(self) -> RequestStats:
+        """What became of the requests."""
+        return self._asking.requests.stats
 
     async def __aenter__(self) -> Publisher:
         if self._address:
@@ -177,6 +185,19 @@ class Publisher:
         outlet.events += 1
         self._bytes += size
         return DONE if datagrams % TURN_EVERY else TURN
+
+    async def request(self, topic: str | Topic, body: object, timeout: float = TIMEOUT) -> Reply:
+        """Publish a request and wait for its answer, at most ``timeout`` seconds.
+
+        It goes to one member of every group of the topic, like any event, alone and at once; who gets it may
+        answer (:meth:`Event.reply`), and the first answer is the one. Nothing is repeated: who asks again
+        should know that the first request may have been served. Any number may be under way.
+
+        Raises :class:`NoReply` when no answer came in time, :class:`NoMember` when the topic has no member
+        (at once), :class:`ReplyError` for an answer that is an error, :class:`LocalError` for a ``raw`` topic
+        and when the publisher is closed meanwhile, and what :meth:`publish` raises.
+        """
+        return await self._asking.request(topic, body, timeout)
 
     def known(self, topic: str | Topic) -> Topic | None:
         """The topic if it can be published to without asking the broker."""
@@ -252,6 +273,7 @@ class Publisher:
 
     async def close(self) -> None:
         """Flush and release everything; safe to call twice."""
+        self._asking.close()
         try:
             if not isinstance(self._socket, _Closed):
                 await self.flush()
@@ -282,6 +304,9 @@ class Publisher:
     def _words(self) -> list[Sent]:
         words = (outlet.word() for outlet in self._outlets.values())
         return [word for word in words if word is not None]
+
+    def _outlet_of(self, topic: str | Topic) -> Outlet | None:
+        return self._outlets.get(topic) if isinstance(topic, str) else self._outlet(topic)
 
     def _outlet(self, topic: Topic) -> Outlet:
         outlet = self._outlets.get(topic.name)
@@ -373,6 +398,10 @@ class Publisher:
             else:
                 self._unsent.gone()
 
+    def _note_refused(self, count: int) -> int:
+        self._refused += count
+        return self._refused
+
     def _note_failed(self, events: int, error: LocalError) -> None:
         self._failed += events
         self._unsent(f"batched events are not sent, and only counted as failed: {error}")
@@ -394,7 +423,7 @@ class Publisher:
 
     def _sent_after(self, error: OSError, datagram: bytes, events: int) -> bool:
         """Go on after a send that failed: True if the datagram is sent, False if patience will send it."""
-        if error.errno in _RETURNED:
+        if error.errno in _sockets.RETURNED:
             # The news of an earlier datagram, in place of a send. The next try is about this one.
             self._refused += 1
             try:
@@ -422,7 +451,17 @@ class Publisher:
                 return
             await self._until_writable()
 
-    async def _send_all(self, waiting: list[_Waiting]) -> None:
+    def _open_socket(self) -> socket.socket:
+        self._socket.fileno()
+        return cast("socket.socket", self._socket)
+
+    def _send_now(self, waiting: Sequence[_Waiting]) -> Awaitable[None]:
+        for index, each in enumerate(waiting):
+            if not self._sent(*each):
+                return self._send_all(waiting[index:])
+        return DONE
+
+    async def _send_all(self, waiting: Sequence[_Waiting]) -> None:
         for each in waiting:
             await self._send_patiently(*each)
 
@@ -448,6 +487,11 @@ class Publisher:
         self._set_limit(_sockets.largest_payload(self._socket))
         if size > self._limit:
             raise self._too_big(size)
+
+    def _fits(self, size: int) -> None:
+        """Refuse it, if it does not."""
+        if size > self._limit:
+            self._check_size(size)
 
     def _set_limit(self, limit: int) -> None:
         self._limit = limit

@@ -26,6 +26,7 @@ from tempos.auth import Key, Signer
 from tempos.control import MAX_PATIENCE, Code
 from tempos.errors import ControlRefused, LocalError, RemoteError
 from tempos.model import Member, Topic
+from tempos.requests.answer import Request
 from tempos.session import ControlSession
 from tempos.session.link import ControlLink
 
@@ -41,7 +42,7 @@ DRAIN_PATIENCE, CLOSE_PATIENCE = 5.0, 1.0
 #: How often a close empties the socket at most: against a flood it would never be empty.
 CLOSING_READS = 1000
 
-__all__ = ["Drained", "Event", "PublisherAccount", "Subscriber", "SubscriberStats"]
+__all__ = ["Drained", "Event", "PublisherAccount", "Request", "Subscriber", "SubscriberStats"]
 
 _log = logging.getLogger("tempos.subscriber")
 
@@ -251,6 +252,10 @@ class Subscriber:
         """The next event if there is one now. Safe from any thread, for one consumer."""
         return self._inbox.take()
 
+    def replies_block(self) -> None:
+        """For consumers without an event loop: `Event.reply` itself waits while the socket is full."""
+        self._intake.replies.blocks = True
+
     async def unsubscribe(self, topic: str) -> None:
         """Leave one of the topics. Nothing new is sent to this member when it returns.
 
@@ -299,6 +304,7 @@ class Subscriber:
         finally:
             self._closed = True
             self._intake.wake()
+            self._intake.replies.close()
             try:
                 if reader is not None:
                     await reader.close()
@@ -349,6 +355,7 @@ class Subscriber:
             ip, port = sock.getsockname()
             self._intake.granted = _sockets.receive_buffer(sock)
             self._reader = await _sockets.read(sock, self._intake.receive, self._intake.overrun)
+            self._intake.replies.open(sock, None if self._static else host)
         except BaseException:
             sock.close()
             raise

@@ -2,7 +2,8 @@
 
 Two framings exist, chosen per topic and never guessed. ``raw`` is the topic byte and then anything.
 ``event`` is a fixed header of 24 bytes in network byte order (`fastpath/bpf/abi.h` is its source),
-then the body; with the BATCH flag the body is a run of (u16 length, bytes) bodies of one topic.
+then the body; with the BATCH flag the body is a run of (u16 length, bytes) bodies of one topic, with the flag
+ENVELOPE an envelope stands before it (:mod:`tempos.requests.envelope`).
 
 Nothing here does I/O or reads a clock. Decoding raises :class:`WireError` and nothing else, whatever
 the bytes.
@@ -37,6 +38,15 @@ _PREFIXES = tuple(map(_LENGTH.pack, range(1500)))
 _EVEN_BODIES, _EVEN_LAYOUTS = 1024, 64
 _Run = TypeVar("_Run", bytes, memoryview)
 _STAMP = struct.Struct("!I")
+#: What becomes of a datagram with an envelope, by its version and kind.
+_ENVELOPES = {
+    _abi.ENVELOPE_VERSION << 4 | kind: reason
+    for kind, reason in (
+        (_abi.KIND_REQUEST, Reason.FORWARDED),
+        (_abi.KIND_REPLY, Reason.REPLY),
+        (_abi.KIND_ERROR, Reason.REPLY),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,8 @@ class EventDatagram:
     """A decoded ``event`` datagram.
 
     ``bodies`` holds one element, or those of the batch; each is a ``memoryview`` into the datagram.
-    ``sent_ns`` is the publisher's wall clock in nanoseconds since the epoch of Unix.
+    ``sent_ns`` is the publisher's wall clock in nanoseconds since the epoch of Unix. ``envelope``: what
+    stands before the body with that flag, for :func:`tempos.requests.envelope.read`.
     """
 
     topic: int
@@ -55,6 +66,7 @@ class EventDatagram:
     delivery_sequence: int
     sent_ns: int
     bodies: tuple[memoryview, ...]
+    envelope: memoryview | None = None
 
     @property
     def is_batch(self) -> bool:
@@ -62,8 +74,9 @@ class EventDatagram:
 
 
 def check_payload(payload: bytes | bytearray | memoryview, framing: Framing) -> Reason:
-    """Whether a data path may forward this payload: ``FORWARDED``, or the reason why not.
+    """Whether a data path may forward this payload to the members: ``FORWARDED``, or the reason why not.
 
+    ``REPLY``: it is a good one, but for who asked, and the slow path sends it on.
     The portable twin of ``tempos_check_payload`` in `fastpath/bpf/frame.h`.
     """
     if not payload:
@@ -75,9 +88,22 @@ def check_payload(payload: bytes | bytearray | memoryview, framing: Framing) -> 
     version_flags = payload[_abi.OFFSET_VERSION_FLAGS]
     if version_flags >> 4 != _abi.WIRE_VERSION:
         return Reason.BAD_VERSION
-    if payload[_abi.OFFSET_RESERVED] or version_flags & _abi.FLAG_RESERVED:
+    if payload[_abi.OFFSET_RESERVED]:
         return Reason.RESERVED_BITS
+    if version_flags & _abi.FLAG_ENVELOPE:
+        return _check_envelope(payload[HEADER_LEN:], version_flags)
     return Reason.FORWARDED
+
+
+def _check_envelope(rest: bytes | bytearray | memoryview, flags: int) -> Reason:
+    if flags & _abi.FLAG_BATCH or len(rest) < _abi.ENVELOPE_LEN:
+        return Reason.BAD_ENVELOPE
+    return _ENVELOPES.get(rest[0], Reason.BAD_ENVELOPE)
+
+
+def is_request(payload: bytes) -> bool:
+    """Whether an ``event`` datagram that may be forwarded is a request: no reply is."""
+    return bool(payload[_abi.OFFSET_VERSION_FLAGS] & _abi.FLAG_ENVELOPE)
 
 
 def encode_event(
@@ -114,15 +140,20 @@ def encode_raw(topic: int, body: bytes | memoryview) -> bytes:
 def decode_event(datagram: bytes | bytearray | memoryview) -> EventDatagram:
     """Decode an ``event`` datagram; raises :class:`WireError` with the reason a broker would count."""
     reason = check_payload(datagram, Framing.EVENT)
-    if reason is not Reason.FORWARDED:
+    if reason not in (Reason.FORWARDED, Reason.REPLY):
         raise WireError(f"not an event datagram: {_abi.REASON_TEXTS[reason]}", reason)
     topic, version_flags, _, epoch, publisher, sequence, delivery_sequence, sent_ns = (
         _abi.EVENT_HEADER.unpack_from(datagram)
     )
     flags = version_flags & 0x0F
     body = memoryview(datagram)[HEADER_LEN:]
+    envelope = None
+    if flags & _abi.FLAG_ENVELOPE:
+        envelope, body = body[: _abi.ENVELOPE_LEN], body[_abi.ENVELOPE_LEN :]
     bodies = split_batch(body) if flags & _abi.FLAG_BATCH else (body,)
-    return EventDatagram(topic, flags, epoch, publisher, sequence, delivery_sequence, sent_ns, bodies)
+    return EventDatagram(
+        topic, flags, epoch, publisher, sequence, delivery_sequence, sent_ns, bodies, envelope
+    )
 
 
 def join_batch(bodies: Sequence[bytes]) -> bytes:

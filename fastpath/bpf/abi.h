@@ -25,7 +25,16 @@
 #define TEMPOS_FLAG_BATCH 1
 #define TEMPOS_FLAG_DUP 2
 #define TEMPOS_FLAG_TRACE 4
-#define TEMPOS_FLAG_RESERVED 8
+#define TEMPOS_FLAG_ENVELOPE 8      /* an envelope stands before the body; never with BATCH */
+
+#define TEMPOS_ENVELOPE_VERSION 1
+#define TEMPOS_ENVELOPE_LEN 32
+#define TEMPOS_KIND_REQUEST 1       /* goes to the members; who gets it may answer */
+#define TEMPOS_KIND_REPLY 2         /* goes back to who asked */
+#define TEMPOS_KIND_ERROR 3         /* so does this: a reply that says why there is none */
+#define TEMPOS_ERROR_OF_REPLIER 0   /* the body of the error is the replier's */
+#define TEMPOS_ERROR_NO_MEMBER 1    /* the broker's: the topic has no member */
+#define TEMPOS_ERROR_TOO_BIG 2      /* the broker's: the reply is larger than the way from it carries */
 
 #define TEMPOS_TOPICS 256
 #define TEMPOS_TOPIC_MIN 1
@@ -133,6 +142,10 @@ enum tempos_reason {
 	TEMPOS_OVER_RATE_PASSED,    /* faster than the topic's rate, which says pass: left to the slow path */
 	TEMPOS_WORKER_LOST,         /* taken by the process for strict events, which died before sending it */
 	TEMPOS_BY_CLONE,            /* handed on to the tc program, which makes the copies for the groups */
+	TEMPOS_BAD_ENVELOPE,        /* an envelope that is cut, around a batch, or of an unknown version or kind */
+	TEMPOS_REPLY,               /* a reply to a request: the slow path sends it on to who asked */
+	TEMPOS_BAD_RETURN,          /* a reply whose return address is not of this broker's making, or too old */
+	TEMPOS_REPLY_UNSENT,        /* a reply that the kernel refused to send on */
 	TEMPOS_REASONS              /* how many there are; keep last */
 };
 
@@ -146,6 +159,23 @@ struct tempos_event_header {
 	__be32 sequence;
 	__be32 delivery_sequence;   /* stamped by the broker */
 	__be64 sent_ns;
+};
+
+/*
+ * What stands between the header and the body where the flag ENVELOPE is set: network byte order. `port` to
+ * `seal` are the return address, which a broker makes and only it reads. A reply repeats the header and the
+ * envelope of its request.
+ */
+struct tempos_envelope {
+	__u8 version_kind;          /* version in the high 4 bits, kind in the low 4 */
+	__u8 code;                  /* of an error: TEMPOS_ERROR_*; else 0 */
+	__be16 port;                /* who asked: UDP port and address */
+	__be32 ip;
+	__be32 via;                 /* the broker's address that the asker knows; 0: any */
+	__be32 until;               /* Unix time in s up to which the broker takes replies for this address */
+	__be16 data_port;           /* where replies go, at the broker that the request came from */
+	__u8 seal[8];               /* of the five fields before, with a key that only the broker has */
+	__u8 token[6];              /* random: whoever has not seen the request cannot answer it */
 };
 
 /*
@@ -283,6 +313,7 @@ struct tempos_settings {
 
 #ifndef TEMPOS_ABI_NO_ASSERTS
 _Static_assert(sizeof(struct tempos_event_header) == TEMPOS_EVENT_HEADER_LEN, "event header");
+_Static_assert(sizeof(struct tempos_envelope) == TEMPOS_ENVELOPE_LEN, "envelope");
 _Static_assert(sizeof(struct tempos_member) == 32, "two members a cache line");
 _Static_assert(sizeof(struct tempos_ticket) == 64, "ticket fills a cache line");
 _Static_assert(sizeof(struct tempos_topic) == 64, "topic fills a cache line");

@@ -13,7 +13,8 @@
  *        |        the broker lives, where that is asked      ---- PASS: broker_gone
  *        |        source in the topic's networks, if any     ---- PASS: foreign_source
  *        |        payload as the topic's framing demands      ---- PASS: short_header, bad_version,
- *        |                                                             reserved_bits
+ *        |                                                             reserved_bits, bad_envelope
+ *        |            no reply, which is for who asked         ---- PASS: reply
  *        |        TTL > 1, fits the smallest MTU             ---- PASS: ttl, too_big
  *        |        the route's way: one | broadcast             ---- clone: PASS: by_clone (clone.bpf.c)
  *        |        one datagram                                ---- PASS: burst

@@ -10,6 +10,26 @@
 #include "abi.h"
 
 /*
+ * What is demanded of a datagram with an envelope: the envelope whole, its version and kind known, no batch
+ * behind it. A reply is told apart here, since no member gets it. `len` bytes stand behind the header.
+ */
+static inline __attribute__((always_inline)) enum tempos_reason
+tempos_check_envelope(const __u8 *envelope, const __u8 *end, __u32 len, __u8 flags)
+{
+	if (flags & TEMPOS_FLAG_BATCH || len < TEMPOS_ENVELOPE_LEN || envelope + TEMPOS_ENVELOPE_LEN > end)
+		return TEMPOS_BAD_ENVELOPE;
+	switch (*envelope) {
+	case TEMPOS_ENVELOPE_VERSION << 4 | TEMPOS_KIND_REQUEST:
+		return TEMPOS_FORWARDED;
+	case TEMPOS_ENVELOPE_VERSION << 4 | TEMPOS_KIND_REPLY:
+	case TEMPOS_ENVELOPE_VERSION << 4 | TEMPOS_KIND_ERROR:
+		return TEMPOS_REPLY;
+	default:
+		return TEMPOS_BAD_ENVELOPE;
+	}
+}
+
+/*
  * `len` is the payload's length by its UDP header; `end` is where readable memory ends (the BPF
  * verifier wants to see the comparison).
  */
@@ -24,8 +44,11 @@ tempos_check_payload(const __u8 *payload, const __u8 *end, __u32 len, __u8 frami
 		return len < 1 ? TEMPOS_EMPTY : TEMPOS_SHORT_HEADER;
 	if (event->version_flags >> 4 != TEMPOS_WIRE_VERSION)
 		return TEMPOS_BAD_VERSION;
-	if (event->reserved || event->version_flags & TEMPOS_FLAG_RESERVED)
+	if (event->reserved)
 		return TEMPOS_RESERVED_BITS;
+	if (event->version_flags & TEMPOS_FLAG_ENVELOPE)
+		return tempos_check_envelope(payload + TEMPOS_EVENT_HEADER_LEN, end,
+					     len - TEMPOS_EVENT_HEADER_LEN, event->version_flags);
 	return TEMPOS_FORWARDED;
 }
 

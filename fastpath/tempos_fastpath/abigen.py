@@ -76,7 +76,10 @@ def generate() -> str:
     tags = "How an XDP program learns of a VLAN tag that was taken off a frame before it runs."
     out += _enum(ffi, "Tags", "tempos_tags", "TEMPOS_TAGS_", tags, public)
     out.append("")
-    out += _header_struct(ffi)
+    out += _wire_struct(ffi, "event_header", "The event header")
+    out += [f"OFFSET_{name.upper()} = {field.offset}" for name, field in _fields(ffi, "event_header")]
+    out += ["", *_wire_struct(ffi, "envelope", "What stands behind it with FLAG_ENVELOPE")]
+    out += [f"ENVELOPE_{name.upper()} = {field.offset}" for name, field in _fields(ffi, "envelope")]
     return "\n".join(out) + "\n"
 
 
@@ -101,17 +104,22 @@ def _enum(ffi: Any, name: str, c_name: str, prefix: str, doc: str, text: str) ->
     return [*lines, "}"]
 
 
-def _header_struct(ffi: Any) -> list[str]:
-    layout = ffi.typeof("struct tempos_event_header")
-    fields = layout.fields
-    codes = "".join(CODES[ffi.sizeof(field.type)] for _, field in fields)
-    assert ffi.sizeof(layout) == sum(ffi.sizeof(field.type) for _, field in fields), "padding in the header"
-    lines = [
-        f"#: The event header: {', '.join(name for name, _ in fields)}.",
-        f'EVENT_HEADER = struct.Struct("!{codes}")',
+def _fields(ffi: Any, name: str) -> list[tuple[str, Any]]:
+    return list(ffi.typeof(f"struct tempos_{name}").fields)
+
+
+def _wire_struct(ffi: Any, name: str, doc: str) -> list[str]:
+    """A struct as it lies on the wire, for Python's own `struct`."""
+    layout, fields = ffi.typeof(f"struct tempos_{name}"), _fields(ffi, name)
+    assert ffi.sizeof(layout) == sum(ffi.sizeof(field.type) for _, field in fields), f"padding in {name}"
+    codes = "".join(
+        f"{field.type.length}s" if field.type.kind == "array" else CODES[ffi.sizeof(field.type)]
+        for _, field in fields
+    )
+    return [
+        f"#: {doc}: {', '.join(name for name, _ in fields)}.",
+        f'{name.upper()} = struct.Struct("!{codes}")',
     ]
-    lines += [f"OFFSET_{name.upper()} = {field.offset}" for name, field in fields]
-    return lines
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -32,7 +32,7 @@ BY_BUFFER = {Reason.BURST}
 #: What only the slow path counts.
 SLOW_ONLY = {
     Reason.RESERVED_TOPIC, Reason.UNKNOWN_TOPIC, Reason.NO_MEMBER, Reason.QUEUE_FULL, Reason.CUT_SHORT,
-    Reason.SEND_ERROR, Reason.SOCKET_OVERRUN, Reason.WORKER_LOST,
+    Reason.SEND_ERROR, Reason.SOCKET_OVERRUN, Reason.WORKER_LOST, Reason.BAD_RETURN, Reason.REPLY_UNSENT,
 }  # fmt: skip
 
 

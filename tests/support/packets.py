@@ -120,6 +120,10 @@ def event(body: bytes = b"body", *, topic: int = EVENT.id, **fields: int) -> byt
     return bytes(header)
 
 
+#: Of a request; what is in it matters to nobody on the way.
+ENVELOPE = b"\x11\x00" + bytes(range(100, 130))
+
+
 def raw(body: bytes = b"hello", topic: int = RAW.id) -> bytes:
     return bytes((topic,)) + body
 
@@ -174,6 +178,9 @@ good("event: epoch and sequence set by the sender", event(epoch=0xEE))
 good("event: BATCH", encode_batch(EVENT.id, PUBLISHER, 9, SENT, [b"a", b"bc", b"def"]))
 good("event: DUP and TRACE", event(flags=2 | 4))
 good("event: BATCH that is none inside", event(b"\xff\xff1", flags=1))
+good("request: small body", event(ENVELOPE + b"body", flags=8))
+good("request: no body", event(ENVELOPE, flags=8))
+good("request: as large as the MTU, and TRACE", event(ENVELOPE + bytes(MTU_PAYLOAD - 56), flags=8 | 4))
 
 # --- marks in the IPv4 header: tempos writes its own, those of the topic's class ---------------
 for tos in (0x02, 0x03, 0xB8, 0xFF):
@@ -257,8 +264,19 @@ refused("event: only the topic byte", Reason.SHORT_HEADER, bytes((EVENT.id,)))
 refused("event: header short of one byte", Reason.SHORT_HEADER, event(b"")[:23])
 refused("event: version 0", Reason.BAD_VERSION, event(version=0))
 refused("event: version 2", Reason.BAD_VERSION, event(version=2))
-refused("event: reserved flag", Reason.RESERVED_BITS, event(flags=8))
 refused("event: reserved byte", Reason.RESERVED_BITS, event(reserved=1))
+refused("event: reserved byte and an envelope", Reason.RESERVED_BITS, event(ENVELOPE, flags=8, reserved=1))
+refused(
+    "request: envelope of an unknown version", Reason.BAD_ENVELOPE, event(b"\x21" + ENVELOPE[1:], flags=8)
+)
+refused("request: envelope of an unknown kind", Reason.BAD_ENVELOPE, event(b"\x14" + ENVELOPE[1:], flags=8))
+refused("request: envelope of no kind", Reason.BAD_ENVELOPE, event(b"\x10" + ENVELOPE[1:], flags=8))
+refused("request: envelope short of one byte", Reason.BAD_ENVELOPE, event(ENVELOPE[:-1], flags=8))
+refused("request: no envelope at all", Reason.BAD_ENVELOPE, event(b"", flags=8))
+refused("request: in a batch", Reason.BAD_ENVELOPE, event(ENVELOPE + b"batch", flags=8 | 1))
+# Replies are the slow path's to send on; these have no address of the broker's making.
+refused("reply", Reason.REPLY, event(b"\x12" + ENVELOPE[1:] + b"reply", flags=8), Reason.BAD_RETURN)
+refused("reply: an error", Reason.REPLY, event(b"\x13" + ENVELOPE[1:], flags=8 | 4), Reason.BAD_RETURN)
 
 # --- who may publish ---------------------------------------------------------------------------
 good("event: from a network of the topic", event(topic=FENCED.id))
@@ -267,6 +285,12 @@ row(
     Reason.FOREIGN_SOURCE,
     Reason.FOREIGN_SOURCE,
     one(lambda at: datagram(at, event(topic=FENCED.id), src="192.0.2.7")),
+)
+row(
+    "reply: from a network that is none of the topic's, which says whose events it takes",
+    Reason.FOREIGN_SOURCE,
+    Reason.BAD_RETURN,
+    one(lambda at: datagram(at, event(b"\x12" + ENVELOPE[1:], topic=FENCED.id, flags=8), src="192.0.2.7")),
 )
 row(
     "event: broken, and from a foreign network",

@@ -220,10 +220,38 @@ async def test_malformed_datagrams_are_counted_by_reason() -> None:
             "unknown_topic": 1,
             "short_header": 2,
             "bad_version": 1,
-            "reserved_bits": 2,
+            "reserved_bits": 1,
+            "bad_envelope": 1,
             "bad_batch": 2,
         }
         assert sub.stats.datagrams == 10
+
+
+async def test_envelopes_that_cannot_be_read_are_dropped_counted_and_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    inside = bytes(range(100, 130))
+    odd = [
+        stamped(1, 1, body=b"\x41\x00" + inside, flags=8),
+        stamped(1, 2, body=b"\x14\x00" + inside, flags=8),
+        stamped(1, 3, body=b"\x12\x00" + inside, flags=8),
+        stamped(1, 4, body=b"\x11\x00" + inside, flags=8 | 1),
+        stamped(1, 5, body=b"\x11\x00" + inside[:-1], flags=8),
+    ]
+    async with listening() as sub:
+        with Sender(sub) as send:
+            send(stamped(1, 0), *odd, stamped(1, 6, body=b"\x11\x00" + inside + b"?", flags=8))
+            first, second = await sub.next(5), await sub.next(5)
+        assert (first.is_request, second.is_request, second.body, second.missed) == (False, True, b"?", 5)
+        assert sub.stats.malformed == {"bad_envelope": 5}
+        assert (sub.stats.datagrams, sub.stats.requests) == (7, 1)
+        with pytest.raises(LocalError, match="is no request"):
+            await first.reply(b"")
+    told = [record.message for record in caplog.records if "cannot be read" in record.message]
+    assert told == [
+        "1 events so far cannot be read and are dropped; the last: an envelope of 32 bytes (version 4, "
+        "kind 1); understood are 32 bytes of version 1, kinds 1, 2, 3"
+    ]
 
 
 async def test_a_full_queue_drops_the_newest_counts_and_tells(caplog: pytest.LogCaptureFixture) -> None:

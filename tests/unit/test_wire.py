@@ -64,11 +64,19 @@ def test_a_batch_that_is_cut_anywhere_but_between_bodies_is_refused(
             wire.split_batch(run[:cut])
 
 
-@given(st.binary(max_size=80) | st.binary(max_size=60).map(lambda rest: b"\x07\x11\x00" + rest))
+@given(
+    st.binary(max_size=80)
+    | st.binary(max_size=60).map(lambda rest: b"\x07\x11\x00" + rest)
+    | st.tuples(st.binary(min_size=21, max_size=21), st.integers(0x0F, 0x22), st.binary(max_size=40)).map(
+        lambda parts: b"\x07\x18\x00" + parts[0] + bytes((parts[1],)) + parts[2]
+    )
+)
 def test_decoding_raises_only_wire_errors(datagram: bytes) -> None:
     reason = wire.check_payload(datagram, Framing.EVENT)
-    if reason is Reason.FORWARDED and not datagram[1] & FLAG_BATCH:
-        assert [bytes(body) for body in wire.decode_event(datagram).bodies] == [datagram[wire.HEADER_LEN :]]
+    if reason in (Reason.FORWARDED, Reason.REPLY) and not datagram[1] & FLAG_BATCH:
+        decoded = wire.decode_event(datagram)
+        rest = bytes(decoded.envelope or b"") + b"".join(map(bytes, decoded.bodies))
+        assert (rest, len(decoded.bodies)) == (datagram[wire.HEADER_LEN :], 1)
     elif reason is not Reason.FORWARDED:
         with pytest.raises(WireError) as refused:
             wire.decode_event(datagram)
@@ -93,7 +101,15 @@ def test_decoding_raises_only_wire_errors(datagram: bytes) -> None:
         (b"\x07\x10" + bytes(22), Framing.EVENT, Reason.FORWARDED),
         (b"\x07\x00" + bytes(22), Framing.EVENT, Reason.BAD_VERSION),
         (b"\x07\x20" + bytes(22), Framing.EVENT, Reason.BAD_VERSION),
-        (b"\x07\x18" + bytes(22), Framing.EVENT, Reason.RESERVED_BITS),
+        (b"\x07\x18" + bytes(22), Framing.EVENT, Reason.BAD_ENVELOPE),
+        (b"\x07\x18" + bytes(22) + b"\x11" + bytes(30), Framing.EVENT, Reason.BAD_ENVELOPE),
+        (b"\x07\x18" + bytes(22) + b"\x11" + bytes(31), Framing.EVENT, Reason.FORWARDED),
+        (b"\x07\x1e" + bytes(22) + b"\x12" + bytes(40), Framing.EVENT, Reason.REPLY),
+        (b"\x07\x18" + bytes(22) + b"\x13" + bytes(31), Framing.EVENT, Reason.REPLY),
+        (b"\x07\x18" + bytes(22) + b"\x14" + bytes(31), Framing.EVENT, Reason.BAD_ENVELOPE),
+        (b"\x07\x18" + bytes(22) + b"\x21" + bytes(31), Framing.EVENT, Reason.BAD_ENVELOPE),
+        (b"\x07\x19" + bytes(22) + b"\x11" + bytes(31), Framing.EVENT, Reason.BAD_ENVELOPE),
+        (b"\x07\x18\x01" + bytes(21) + b"\x11" + bytes(31), Framing.EVENT, Reason.RESERVED_BITS),
         (b"\x07\x10\x01" + bytes(21), Framing.EVENT, Reason.RESERVED_BITS),
         (b"\x07\x17\x00\xff" + bytes(20), Framing.EVENT, Reason.FORWARDED),
     ],

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tempos import API_PORT, DATA_PORT, Group, Path, TemposError, Topic
@@ -77,6 +77,8 @@ class TopicStatus:
     groups: tuple[GroupStatus, ...]
     problems: tuple[str, ...]
     before: LostBefore
+    #: What became of replies to requests, which are no events.
+    replies: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def closed(self) -> bool:
@@ -265,6 +267,7 @@ def topic_status(entry: Mapping[str, Any]) -> TopicStatus:
     return TopicStatus(
         **{field: entry[field] for field in plain},
         groups=groups,
+        replies=entry.get("replies", {}),
         problems=tuple(entry["problems"]),
         before=LostBefore(**{field: entry["lost_before"][field] for field in LostBefore.__slots__}),
     )

@@ -132,6 +132,7 @@ class TopicOut(BaseModel):
     fast: Count
     slow: Count
     refused: Reasons
+    replies: Reasons = Field(description="what became of replies to requests, which are no events")
     lost: Reasons
     passed: Reasons
     balanced: bool
@@ -197,6 +198,7 @@ class LedgerTopic(BaseModel):
     fast: Count
     slow: Count
     refused: Reasons
+    replies: Reasons = Field(description="what became of replies to requests, which are no events")
     unsent: Reasons
     balanced: bool
     problems: list[str]

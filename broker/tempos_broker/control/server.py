@@ -54,6 +54,7 @@ from tempos_broker.control.decisions import (
 from tempos_broker.control.reports import Reports
 from tempos_broker.members.known import own_group
 from tempos_broker.membership import Refused, Registry
+from tempos_broker.slowpath.returns import LIFETIME
 
 log = logging.getLogger("tempos.broker.control")
 
@@ -86,8 +87,9 @@ class ControlServer:
 
     ``epoch`` tells the epoch in force of a topic; ``name`` and ``instance`` identify this start of
     the broker, so that clients notice a restart; ``life`` differs even where the account goes on with a
-    former one, so that they tell again what may not have been stored. ``wall`` gives Unix time in seconds,
-    ``monotonic`` seconds of the clock that ``now`` is of.
+    former one, so that they tell again what may not have been stored. ``returns`` seals a return address for
+    an endpoint that asked at an address of ours; None: this broker sends no replies on. ``wall`` gives
+    Unix time in seconds, ``monotonic`` seconds of the clock that ``now`` is of.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class ControlServer:
         instance: int,
         epoch: Callable[[int], int],
         life: int | None = None,
+        returns: Callable[[str, int, str | None], bytes] | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -113,6 +116,7 @@ class ControlServer:
         self._monotonic = monotonic
         self._clock = Clock(self._life, monotonic)
         self._epoch = epoch
+        self._returns = returns
         self._wall = ForwardTime(wall, monotonic)
         self._guard = Guard(config, self._wall())
         self._timing = self._timing_of(config)
@@ -134,6 +138,7 @@ class ControlServer:
             "drain": self._drain,
             "goodbye": self._goodbye,
             "sent": self._sent,
+            "return_address": self._return_address,
         }
 
     def reconfigure(self, config: ControlConfig) -> None:
@@ -376,6 +381,13 @@ class ControlServer:
                 final=bool(request.fields["final"]), now=now,
             )  # fmt: skip
         return Decision(way, Done({"heartbeat_ms": self._timing["heartbeat_ms"], "life": self._life}))
+
+    def _return_address(self, request: Request, way: Way, now: float) -> Decision:
+        way.caller.require_any("publish")
+        if self._returns is None:
+            raise Refused(Code.UNKNOWN_OPERATION, "this broker sends no replies on", "")
+        address = self._returns(way.caller.ip, request.fields["port"], way.asked)
+        return Decision(way, Done({"address": address, "lifetime_ms": LIFETIME * 1000}))
 
 
 def _holder(request: Request, way: Way) -> Holder:

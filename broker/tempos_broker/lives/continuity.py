@@ -9,6 +9,7 @@ are closed with what was stored, and later claims about them are in no account.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,11 +28,13 @@ from tempos_broker.lives.memory import (
     kept_out_in,
     name_in,
     read,
+    return_key_in,
 )
 from tempos_broker.lives.steps import go_on
 from tempos_broker.lives.store import Store, Stored
 from tempos_broker.membership import Registry
 from tempos_broker.paths import Elsewhere, FastPath, Tickets
+from tempos_broker.slowpath.returns import KEY_LEN
 from tempos_broker.state import TopicState
 from tempos_broker.tickets import CountedTickets
 
@@ -74,8 +77,11 @@ class Continuity:
         self._former = instance_in(self._stored.broker)
         #: The same over lives that go on with each other: to its members, such a broker never restarted.
         self.instance = self._former or new_instance()
+        #: What seals return addresses: the same over all lives, so that those given out stay good.
+        self.return_key = return_key_in(self._stored.broker) or os.urandom(KEY_LEN)
         self.counting = Counting(self.tickets, fast, ledger, states)
-        self.keeper = Keeper(store, self.instance, self.counting, registry, ledger, states)
+        own = {"instance": self.instance, "return_key": self.return_key.hex()}
+        self.keeper = Keeper(store, own, self.counting, registry, ledger, states)
         #: Whether the ticket counters are those of the former life.
         self.continued = False
 

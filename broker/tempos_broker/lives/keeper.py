@@ -41,19 +41,22 @@ UNSTORED = (0, 0, 1)
 
 
 class Keeper:
-    """Writes into ``store``; None: nothing is kept. ``instance``: whose the counters are, once begun."""
+    """Writes into ``store``; None: nothing is kept.
+
+    ``own``: what of the broker's own stays as it is; "instance" among it: whose the counters are, once begun.
+    """
 
     def __init__(
         self,
         store: Store | None,
-        instance: int,
+        own: Mapping[str, Any],
         counting: Counting,
         registry: Registry,
         ledger: Ledger,
         states: Mapping[int, TopicState],
     ) -> None:
         self._store = store
-        self._instance = instance
+        self._own = own
         self._counting = counting
         self._registry = registry
         self._ledger = ledger
@@ -191,7 +194,7 @@ class Keeper:
             for holder, each in self._registry.leaving().items()
         ]
         kept_out = self._registry.departures.export(now)
-        return {"instance": self._instance, "wall": time.time(), "leaving": leaving, "kept_out": kept_out}
+        return {**self._own, "wall": time.time(), "leaving": leaving, "kept_out": kept_out}
 
     def _members(self, topic: int) -> dict[Endpoint, tuple[int, str | None]]:
         return {
@@ -272,7 +275,7 @@ class Keeper:
                         self._unsaved.discard(topic)
         if self._begun and not (self._kept_up or self._unsaved or self._unsaved_ends):
             self._kept_up = True
-            self._mark(self._instance)
+            self._mark(self._own["instance"])
 
     def forget(self, topic: int) -> None:
         """The topic is no more; another one of that id is written whole first."""

@@ -29,6 +29,7 @@ from tempos_broker.lives.checks import (
     wholes,
 )
 from tempos_broker.members.departures import Place
+from tempos_broker.slowpath.returns import KEY_LEN
 
 #: What taking up a document may raise that somebody else wrote.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
@@ -121,6 +122,15 @@ def instance_in(broker: Mapping[str, Any]) -> int | None:
         return whole(broker.get("instance"), 1, U32)
     except ValueError:
         return None
+
+
+def return_key_in(broker: Mapping[str, Any]) -> bytes | None:
+    """What sealed the return addresses of the former life, if that is known."""
+    try:
+        key = bytes.fromhex(name_of(broker.get("return_key")))
+    except ValueError:
+        return None
+    return key if len(key) == KEY_LEN else None
 
 
 def alive_in(broker: Mapping[str, Any]) -> float:

@@ -18,6 +18,7 @@ from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, Load, SlowPath
 from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.marking import Marked, Marking
+from tempos_broker.slowpath.returns import Returns
 
 if TYPE_CHECKING:
     from tempos_broker._batch import CReceipts
@@ -34,6 +35,7 @@ class Setting:
     ``portable``: with nothing compiled. ``descriptors``: channels that another process opened, as
     :meth:`Adapter.descriptors` gave them; none are opened then. ``receipts``: memory of the compiled helper
     in which to leave, at any time, how many datagrams were taken out of the channels (``shared.Estate``).
+    ``returns``: opens the addresses of those who asked, where an adapter sends replies on to them.
     """
 
     topics: Sequence[Topic]
@@ -45,6 +47,7 @@ class Setting:
     portable: bool = False
     descriptors: Sequence[tuple[int, int]] = ()
     receipts: CReceipts | None = None
+    returns: Returns | None = None
 
 
 @dataclass(frozen=True, slots=True)

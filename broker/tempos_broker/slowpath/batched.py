@@ -20,6 +20,7 @@ from tempos_broker.addresses import ANY
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.mover import Flushed, SendFailure
+from tempos_broker.slowpath.relay import Relay
 from tempos_broker.slowpath.sockets import DataSocket
 from tempos_broker.slowpath.sources import words
 
@@ -34,6 +35,7 @@ _NO_TOS = -1
 _ALL = 0xFFFFFFFF
 _REASON_BITS = 0xFF << 8
 _FORWARDED = int(Reason.FORWARDED) << 8
+_REPLY = int(Reason.REPLY) << 8
 _FOREIGN_SOURCE = int(Reason.FOREIGN_SOURCE) << 8
 
 
@@ -67,13 +69,18 @@ class Batch:
         limits: Limits,
         on_foreign: Callable[[int, int, str], None] = lambda topic, count, ip: None,
         receipts: CReceipts | None = None,
+        relay: Relay | None = None,
     ) -> None:
         """Raises :class:`MemoryError` if the pool cannot be had.
 
         ``on_foreign`` learns of what is refused for its source: topic, how many, the latest address.
-        ``receipts``: where to tell, for a time after a kill, what was taken out of sockets.
+        ``receipts``: where to tell, for a time after a kill, what was taken out of sockets. ``relay``: what
+        sends replies on; None: nothing does.
         """
+        topics = tuple(topics)
         self._core = core
+        self._relay = relay or Relay(core, topics, None)
+        core.on_nobody = self._nobody
         self._on_foreign = on_foreign
         self._limit = limits.batch
         # Of a class, less than a batch is staged before a delivery of at most a batch to every group.
@@ -86,6 +93,7 @@ class Batch:
         if receipts is not None:
             lib.tempos_batch_receipts(batch, receipts)
         self._runs = ffi.new("uint64_t[]", limits.batch)
+        self._requests, self._length = ffi.new("uint32_t[]", limits.batch), ffi.new("uint32_t *")
         self._errors = ffi.new("struct tempos_send_error[]", copies)
         self._members: list[tuple[CMembers, ...]] = [()] * TOPICS
         self._staged = {Quality.SQ: 0, Quality.BQ: 0}
@@ -99,10 +107,13 @@ class Batch:
         return f"up to {self._limit} datagrams per system call; {segmenting} UDP segmentation"
 
     def configure(self, topics: Iterable[Topic]) -> None:
+        topics = tuple(topics)
         for topic in topics:
             self._frame(topic)
+        self._relay.configure(topics)
 
     def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
+        self._relay.channels(quality, sockets, tos)
         lib.tempos_batch_channels(
             self._batch,
             _QUALITIES[quality],
@@ -138,6 +149,8 @@ class Batch:
             total += datagrams
             if packed & _REASON_BITS == _FORWARDED:
                 core.arrived(packed & 0xFF, datagrams, SlotChain(self._batch, packed >> 32, datagrams))
+            elif packed & _REASON_BITS == _REPLY:
+                self._send_on(packed & 0xFF, SlotChain(self._batch, packed >> 32, datagrams))
             else:
                 core.refused(packed & 0xFF, packed >> 8 & 0xFF, datagrams)
                 if packed & _REASON_BITS == _FOREIGN_SOURCE:
@@ -173,6 +186,23 @@ class Batch:
     def abandon(self, quality: Quality, error: int) -> Sequence[SendFailure]:
         self._staged[quality] = 0
         return self._failures(lib.tempos_batch_abandon(self._batch, _QUALITIES[quality], error, self._errors))
+
+    def _send_on(self, topic: int, load: SlotChain) -> None:
+        slots = [load.head]
+        while len(slots) < load.count:
+            slots.append(lib.tempos_batch_after(self._batch, slots[-1], 1))
+        self._relay.replies(topic, map(self._bytes, slots))
+        load.release()
+
+    def _nobody(self, topic: int, count: int, load: SlotChain) -> None:
+        found = lib.tempos_batch_requests(self._batch, load.head, count, self._requests)
+        if found:
+            self._relay.nobody(topic, map(self._bytes, ffi.unpack(self._requests, found)))
+        load.release()
+
+    def _bytes(self, slot: int) -> bytes:
+        at = lib.tempos_batch_bytes(self._batch, slot, self._length)
+        return bytes(ffi.buffer(at, self._length[0]))
 
     def _frame(self, topic: Topic) -> None:
         """Demand of a topic's datagrams what its framing says."""

@@ -26,7 +26,7 @@ Rules it keeps:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -93,6 +93,10 @@ class _Queue(Generic[LoadT]):
         self.lanes: list[deque[tuple[int, int, LoadT]]] = [deque() for _ in range(PRIORITIES)]
 
 
+def _let_go(topic: int, count: int, load: Load) -> None:
+    load.release()
+
+
 class SlowPath(Generic[LoadT]):
     """The sans-IO core. One thread, one event loop; nothing here blocks or raises for foreign input."""
 
@@ -121,6 +125,8 @@ class SlowPath(Generic[LoadT]):
         self._known: dict[int, tuple[str, Framing]] = {}
         self._book = Book() if book is None else book
         self._counts, self._received, self._lost = self._book.counts, self._book.received, self._book.lost
+        #: Takes over what found no member, once it is counted: a topic, how many, and the load.
+        self.on_nobody: Callable[[int, int, LoadT], None] = _let_go
         #: Whether events of strict quality can go anywhere now.
         self.strict_routed = False
         self.configure(topics)
@@ -268,7 +274,7 @@ class SlowPath(Generic[LoadT]):
                     if topic in topics:
                         queue.queued -= count
                         self._counts[topic][_NO_MEMBER] += count
-                        load.release()
+                        self.on_nobody(topic, count, load)
                 lane.clear()
                 lane.extend(kept)
                 if not kept:
@@ -298,7 +304,7 @@ class SlowPath(Generic[LoadT]):
             queue.queued -= count
             if route is None or not route.groups:
                 self._counts[topic][_NO_MEMBER] += count
-                load.release()
+                self.on_nobody(topic, count, load)
                 continue
             draw, epoch = self._tickets.draw, route.epoch
             first_tickets = []

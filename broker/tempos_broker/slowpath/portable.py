@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 from tempos import Framing, Member, Quality, Reason, Route, Topic
 from tempos._abi import TOPICS
-from tempos.wire import check_payload, stamp
+from tempos.wire import check_payload, is_request, stamp
 from tempos_broker.addresses import ANY, leaving_from
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath import ttl
 from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.marking import tos_message
 from tempos_broker.slowpath.mover import Flushed, SendFailure
+from tempos_broker.slowpath.relay import Relay
 from tempos_broker.slowpath.sockets import DataSocket
 from tempos_broker.slowpath.sources import Sources
 
@@ -73,9 +74,12 @@ class Singly:
         limits: Limits,
         on_foreign: Callable[[int, int, str], None],
         reason: str,
+        relay: Relay | None = None,
     ) -> None:
         self.reason = reason
         self._core = core
+        self._relay = relay or Relay(core, topics, None)
+        core.on_nobody = self._nobody
         self._limit = limits.batch
         self._largest = limits.datagram
         self._on_foreign = on_foreign
@@ -88,8 +92,10 @@ class Singly:
         self.configure(topics)
 
     def configure(self, topics: Iterable[Topic]) -> None:
+        topics = tuple(topics)
         for topic in topics:
             self._framings[topic.id] = topic.framing
+        self._relay.configure(topics)
 
     def swap(self, route: Route) -> None:
         # A delivery brings its route; what is prepared is whom the next events may come from.
@@ -98,6 +104,7 @@ class Singly:
     def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
         self._channels[quality] = [(each.address, each.sock) for each in sockets]
         self._marks[quality] = [] if tos is None else [tos_message(tos)]
+        self._relay.channels(quality, sockets, tos)
 
     def receive(self, source: DataSocket, limit: int) -> int:
         # A run for each topic of the batch, so that the core decides once for all of it.
@@ -149,12 +156,14 @@ class Singly:
         self, data: bytes, left: int | None, ip: str, runs: dict[int, list[tuple[bytes, int | None]]]
     ) -> None:
         topic = data[0] if data else 0
+        cut = len(data) > self._largest
+        reason = Reason.CUT_SHORT if cut else check_payload(data, self._framings[topic])
+        if reason is Reason.REPLY:
+            # Whose events a topic takes says nothing of who may answer them: the return address does.
+            self._relay.replies(topic, (data,))
+            return
         if self._sources.refuse(topic, ip):
             reason = Reason.FOREIGN_SOURCE
-        elif len(data) > self._largest:
-            reason = Reason.CUT_SHORT
-        else:
-            reason = check_payload(data, self._framings[topic])
         if reason is Reason.FORWARDED and left is not None and left <= 1:
             reason = Reason.TTL
         if reason is Reason.FORWARDED:
@@ -163,6 +172,11 @@ class Singly:
         self._core.refused(topic, reason, 1)
         if reason is Reason.FOREIGN_SOURCE:
             self._on_foreign(topic, 1, ip)
+
+    def _nobody(self, topic: int, count: int, load: Datagrams) -> None:
+        if self._framings[topic] is Framing.EVENT:
+            self._relay.nobody(topic, [data for data, _ in load.items if is_request(data)])
+        load.release()
 
     def _copies(self, quality: Quality, delivery: Delivery[Datagrams]) -> Iterator[_Copy]:
         """Group by group, as the batches are sent."""

@@ -23,6 +23,7 @@ from tempos_broker.slowpath.book import Book
 from tempos_broker.slowpath.core import SlowPath
 from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.marking import Marking
+from tempos_broker.slowpath.returns import Returns
 from tempos_broker.slowpath.selector import Select
 from tempos_broker.slowpath.turns import Turns
 
@@ -90,6 +91,7 @@ class SlowPathServer:
         adapter: str = UDP,
         descriptors: Sequence[tuple[int, int]] = (),
         receipts: CReceipts | None = None,
+        returns: Returns | None = None,
         serves: Collection[Quality] = tuple(Quality),
     ) -> None:
         """``listen``: IPv4 addresses; ``portable`` asks for the I/O that needs no compiled helper.
@@ -97,8 +99,8 @@ class SlowPathServer:
         ``rates``: the topics' token buckets; the caller configures them. ``select``: the fast path's way to
         tell the classes apart at the sockets. ``book``: where to keep the account. ``adapter``: a name that
         :func:`~tempos_broker.slowpath.adapters.find` knows. ``descriptors``: of sockets that another
-        process opened. ``receipts``: see :class:`~tempos_broker.slowpath.adapter.Setting`. ``serves``: the
-        classes to receive of at first; :meth:`serve` changes it.
+        process opened. ``receipts``, ``returns``: see :class:`~tempos_broker.slowpath.adapter.Setting`.
+        ``serves``: the classes to receive of at first; :meth:`serve` changes it.
         """
         quality = quality or QualityConfig()
         self._quality = quality
@@ -119,6 +121,7 @@ class SlowPathServer:
                 portable=portable,
                 descriptors=tuple(descriptors),
                 receipts=receipts,
+                returns=returns,
             ),
         )
         self._turns = Turns(self._core, self._adapter, limits.batch, quality.share_bq)

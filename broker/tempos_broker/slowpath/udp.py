@@ -21,6 +21,7 @@ from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.marking import Marked, Marking, mark, mark_each, read_back
 from tempos_broker.slowpath.mover import Mover
+from tempos_broker.slowpath.relay import Relay
 from tempos_broker.slowpath.selector import Selection, Selector
 from tempos_broker.slowpath.sockets import DataSocket, Pair, open_all
 
@@ -228,6 +229,7 @@ class UdpAdapter:
 def _choose_mover(core: SlowPath[Any], losses: Losses, setting: Setting) -> Mover[Any]:
     from tempos_broker.slowpath.portable import Singly
 
+    relay = Relay(core, setting.topics, setting.returns)
     if setting.portable:
         reason = "asked for"
     elif sys.platform != "linux":
@@ -238,5 +240,5 @@ def _choose_mover(core: SlowPath[Any], losses: Losses, setting: Setting) -> Move
         except ImportError as error:
             reason = f"the compiled helper cannot be loaded: {one_line(error)}; tempos doctor says why"
         else:
-            return Batch(core, setting.topics, setting.limits, losses.foreign, setting.receipts)
-    return Singly(core, setting.topics, setting.limits, losses.foreign, reason)
+            return Batch(core, setting.topics, setting.limits, losses.foreign, setting.receipts, relay)
+    return Singly(core, setting.topics, setting.limits, losses.foreign, reason, relay)

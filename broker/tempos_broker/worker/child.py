@@ -17,6 +17,7 @@ from tempos import LocalError, Quality, Topic
 from tempos.errors import one_line
 from tempos_broker.shared import Estate, NotedTickets, SharedRates
 from tempos_broker.slowpath import SlowPathServer
+from tempos_broker.slowpath.returns import Returns
 from tempos_broker.worker.protocol import (
     Answer,
     Frames,
@@ -80,6 +81,7 @@ class Worker:
             adapter=told.adapter,
             descriptors=told.sockets,
             receipts=estate.receipts,
+            returns=Returns(*told.returns) if told.returns else None,
             serves=(),
         )
         for route in told.routes:

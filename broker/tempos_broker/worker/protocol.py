@@ -76,6 +76,7 @@ class SetUp:
     """What a worker needs. ``sockets``: descriptors of the strict and the best-effort one, by listen address.
 
     ``estate``: of the memory it leaves its account in. ``share``: of what it draws and takes from.
+    ``returns``: the key of return addresses, and the port that replies come to.
     """
 
     adapter: str
@@ -86,6 +87,7 @@ class SetUp:
     limits: Limits
     topics: tuple[Topic, ...]
     routes: tuple[Route, ...]
+    returns: tuple[bytes, int] | None = None
 
     def to_fields(self) -> dict[str, Any]:
         return {
@@ -97,6 +99,7 @@ class SetUp:
             "limits": asdict(self.limits),
             "topics": topics_out(self.topics),
             "routes": [route_out(route) for route in self.routes],
+            "returns": self.returns,
         }
 
     @classmethod
@@ -110,6 +113,7 @@ class SetUp:
             Limits(**told["limits"]),
             topics_in(told["topics"]),
             tuple(route_in(route) for route in told["routes"]),
+            _tuple(told["returns"]),
         )
 
 

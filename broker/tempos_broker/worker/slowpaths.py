@@ -26,6 +26,7 @@ from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.scheduling import Scheduling
 from tempos_broker.slowpath import SlowPathServer, SlowPathStatus
+from tempos_broker.slowpath.returns import Returns
 from tempos_broker.slowpath.shell import LOOK
 from tempos_broker.tickets import CountedTickets
 
@@ -48,14 +49,16 @@ class SlowPaths:
         limits: Limits,
         tickets: Tickets,
         rates: RateLimits,
+        returns: Returns | None = None,
     ) -> None:
-        """``tickets``, ``rates``: what the server draws and takes from."""
+        """``tickets``, ``rates``, ``returns``: what the server draws and takes from, and opens."""
         self._server = server
         self._topics = tuple(topics)
         self._quality = quality
         self._limits = limits
         self._tickets = tickets
         self._rates = rates
+        self._returns = returns
         self._routes: dict[int, Route] = {}
         #: How many groups a topic has in each of the two epochs that may have tickets drawn.
         self._groups: dict[int, int] = {}
@@ -195,6 +198,7 @@ class SlowPaths:
             limits=self._limits,
             topics=self._topics,
             routes=tuple(self._routes.values()),
+            returns=None if self._returns is None else (self._returns.key, self._returns.data_port),
         ).to_fields()
 
     def hand_over(self) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from tempos import ConfigError, TemposError, Unavailable, __version__
-from tempos.cli import ctl, doctor, extensions, ledger, pub, status, sub
+from tempos.cli import ctl, doctor, extensions, ledger, pub, request, status, sub
 
 FAILED = 1
 COULD_NOT_RUN = 2
@@ -27,6 +27,7 @@ TERMINATED = 143
 _BUILTIN = {
     "pub": pub.register,
     "sub": sub.register,
+    "request": request.register,
     "status": status.register,
     "ledger": ledger.register,
     "doctor": doctor.register,
@@ -40,6 +41,7 @@ examples:
   tempos broker -c config/broker.toml          serve
   tempos sub -t temperature                    print events as they come
   tempos pub -t temperature -m 21.5            publish one
+  tempos request -t time                       ask, print the answer
   tempos status                                paths, topics, routes, counters
   tempos ledger                                where every event went, and whether it adds up
   tempos ctl path temperature fast             let a topic take the fast path

@@ -105,7 +105,7 @@ def _bodies(options: argparse.Namespace) -> Iterator[object]:
         text = (
             options.message.encode(errors="surrogateescape") if options.size is None else b"x" * options.size
         )
-        body = _json(text, "the body") if options.json else text
+        body = json_body(text, "the body") if options.json else text
         return itertools.repeat(body, options.count or 1)
     return itertools.islice(_lines(options.json), options.count)
 
@@ -116,10 +116,11 @@ def _lines(as_json: bool) -> Iterator[object]:
         if not as_json:
             yield text
         elif text.strip():
-            yield _json(text, f"line {number}")
+            yield json_body(text, f"line {number}")
 
 
-def _json(text: bytes, where: str) -> object:
+def json_body(text: bytes, where: str) -> object:
+    """A body that is given as JSON; raises :class:`BodyError` that says ``where`` it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

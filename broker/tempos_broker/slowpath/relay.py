@@ -1,0 +1,118 @@
+"""Sends replies on to who asked, and tells askers at once that nobody is there.
+
+A reply comes by the data port, like an event of its topic and in that topic's class, and leaves from the data
+port for the return address in its envelope. It waits in no queue, draws no ticket and has no member; the path
+of a request is that of any event.
+
+Rules: nothing is sent on that has no address of this broker's making, or one whose time is over; each reply
+is counted in its topic's row under one reason (``book.REPLIES``), and what is not sent on is told sparingly;
+what the broker says itself (nobody is there, the reply was too big) is no larger than what it answers.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tempos import REASON_TEXTS, Framing, Quality, Reason, Topic, _abi, wire
+from tempos._remarks import Sparingly
+from tempos.requests import envelope
+from tempos_broker.addresses import ANY, leaving_from
+from tempos_broker.slowpath.core import SlowPath
+from tempos_broker.slowpath.marking import tos_message
+from tempos_broker.slowpath.returns import Destination, Returns, unsealed
+from tempos_broker.slowpath.sockets import DataSocket
+
+logger = logging.getLogger(__name__)
+
+_AT = wire.HEADER_LEN
+_HEAD = _AT + envelope.LENGTH
+
+
+class _Way(NamedTuple):
+    sock: socket.socket
+    address: str
+    control: list[tuple[int, int, bytes]]
+
+
+class Relay:
+    """What a slow path does with replies. ``returns`` None: it has no key, and sends none on."""
+
+    def __init__(self, core: SlowPath[Any], topics: Iterable[Topic], returns: Returns | None) -> None:
+        self._core = core
+        self._returns = returns
+        self._classes: Mapping[int, Quality] = {}
+        self._ways: dict[Quality, list[_Way]] = {}
+        self._log = Sparingly(logger, time.monotonic)
+        self.configure(topics)
+
+    def configure(self, topics: Iterable[Topic]) -> None:
+        """Send on the replies of a topic in the class that it has now."""
+        self._classes = {topic.id: topic.quality for topic in topics if topic.framing is Framing.EVENT}
+
+    def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
+        """What a class sends by, and the byte to write into each datagram; None: the socket's own holds."""
+        control = [] if tos is None else [tos_message(tos)]
+        self._ways[quality] = [_Way(each.sock, each.address, control) for each in sockets]
+
+    def replies(self, topic: int, datagrams: Iterable[bytes]) -> None:
+        """Send these on, and count each."""
+        now = time.time()
+        for datagram in datagrams:
+            to = None if self._returns is None else self._returns.open(datagram[_AT:_HEAD], now)
+            if to is None:
+                self._refuse(topic, Reason.BAD_RETURN, "")
+                continue
+            error = self._send(topic, unsealed(datagram, _AT), to)
+            if not error:
+                self._core.refused(topic, Reason.REPLY, 1)
+                continue
+            self._refuse(topic, Reason.REPLY_UNSENT, f" ({to.ip}:{to.port}: {os.strerror(error)})")
+            if error == errno.EMSGSIZE:
+                self._send_error(topic, datagram, to, _abi.ERROR_TOO_BIG)
+
+    def nobody(self, topic: int, requests: Iterable[bytes]) -> None:
+        """Tell those who sent these requests that the topic has no member."""
+        now = time.time()
+        for datagram in requests:
+            to = None if self._returns is None else self._returns.open(datagram[_AT:_HEAD], now)
+            if to is not None:
+                self._send_error(topic, datagram, to, _abi.ERROR_NO_MEMBER)
+
+    def _send_error(self, topic: int, datagram: bytes, to: Destination, code: int) -> None:
+        head = envelope.answer(datagram[:_HEAD], _AT, time.time_ns(), kind=_abi.KIND_ERROR, code=code)
+        if error := self._send(topic, unsealed(head, _AT), to):
+            self._log.warn(
+                f"error {topic}",
+                f"an asker of topic {topic} at {to.ip}:{to.port} cannot be told why it gets no reply: "
+                f"{os.strerror(error)}",
+            )
+
+    def _send(self, topic: int, datagram: bytes, to: Destination) -> int:
+        """0, or the errno."""
+        ways = self._ways.get(self._classes.get(topic, Quality.BQ), [])
+        way = next((each for each in ways if to.via in (None, each.address)), None)
+        control: list[tuple[int, int, bytes]] = []
+        if way is None:
+            # One that has every address stands alone.
+            way = next((each for each in ways if each.address == ANY), None)
+            control = leaving_from(to.via)
+        if way is None:
+            return errno.EADDRNOTAVAIL
+        try:
+            way.sock.sendmsg((datagram,), [*way.control, *control], 0, (to.ip, to.port))
+        except OSError as error:
+            return error.errno or errno.EIO
+        return 0
+
+    def _refuse(self, topic: int, reason: Reason, more: str) -> None:
+        self._core.refused(topic, reason, 1)
+        self._log.warn(
+            f"{reason.label} {topic}",
+            f"a reply on topic {topic} is not sent on: {REASON_TEXTS[reason]}{more}",
+        )

@@ -1,0 +1,134 @@
+"""Requests as a subscriber gets them, and the way back of its answers.
+
+A reply goes from the socket that the events come to, to the data port of the broker that the request came
+from: whatever is on the way takes it for an answer within the same flow. Rules: a reply that is handed over
+is sent, or raises; a request is answered once; a full socket makes the caller wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import select
+import socket
+import time
+from collections.abc import Awaitable
+
+from tempos import _abi, _sockets, wire
+from tempos._awaitables import DONE
+from tempos._inbox import Event
+from tempos.errors import EventTooBig, LocalError
+from tempos.requests import envelope
+
+_BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.EINTR)
+#: Seconds until a socket that nothing can watch is tried again.
+_RETRY = 0.001
+
+
+class Request(Event):
+    """An event whose publisher waits for an answer: :meth:`reply` or :meth:`reply_error`, once."""
+
+    # What is behind the fields of an event; a tuple's subclass has a dict for it.
+    _replies: Replies
+    _head: bytes
+    _at: int
+    _answered: bool
+
+    @property
+    def is_request(self) -> bool:
+        return True
+
+    def reply(self, body: object) -> Awaitable[None]:
+        return self._replies.answer(self, body, _abi.KIND_REPLY)
+
+    def reply_error(self, body: object) -> Awaitable[None]:
+        return self._replies.answer(self, body, _abi.KIND_ERROR)
+
+
+class Replies:
+    """The answers of one subscriber. ``requests`` came, ``sent`` and ``failed`` are answers to them."""
+
+    def __init__(self) -> None:
+        self.requests = self.sent = self.failed = 0
+        #: Whether the caller is no event loop, so that a full socket holds it up where it is.
+        self.blocks = False
+        self._sock: socket.socket | None = None
+        self._broker: str | None = None
+
+    def open(self, sock: socket.socket, broker: str | None) -> None:
+        """Send by ``sock`` from now on; ``broker``: its address, None where only requests tell it."""
+        self._sock, self._broker = sock, broker
+
+    def close(self) -> None:
+        """The socket is about to be closed; what is answered after this goes by one of its own."""
+        self._sock = None
+
+    def request(self, fields: tuple[object, ...], datagram: bytes, at: int) -> Request:
+        """An event of these fields, whose envelope begins at byte ``at`` of the datagram."""
+        event: Request = tuple.__new__(Request, fields)
+        event._replies, event._at, event._answered = self, at, False
+        event._head = datagram[: at + envelope.LENGTH]
+        return event
+
+    def answer(self, request: Request, body: object, kind: int) -> Awaitable[None]:
+        """Send it; see :meth:`Event.reply`."""
+        if request._answered:
+            raise LocalError(f"this request on topic {request.topic!r} has been answered already")
+        datagram = envelope.answer(request._head, request._at, time.time_ns(), kind=kind)
+        datagram += wire.encode_body(body)
+        read = envelope.read(request._head, request._at)
+        to = (self._broker or _via(read), read.data_port)
+        request._answered = True
+        if self._sent(request, datagram, to):
+            return DONE
+        if not self.blocks:
+            return self._send_patiently(request, datagram, to)
+        while not self._sent(request, datagram, to):
+            sock = self._sock
+            select.select((), (sock,) if sock is not None else (), (), _RETRY)
+        return DONE
+
+    def _sent(self, request: Request, datagram: bytes, to: tuple[str, int]) -> bool:
+        """Whether the socket took it; raises where it never will: then another answer may be tried."""
+        try:
+            taken = self._taken(datagram, to)
+        except BaseException:
+            request._answered = False
+            self.failed += 1
+            raise
+        self.sent += taken
+        return taken
+
+    def _taken(self, datagram: bytes, to: tuple[str, int]) -> bool:
+        sock = self._sock
+        try:
+            if sock is None:
+                with _sockets.connected(*to) as other:
+                    other.send(datagram)
+            else:
+                sock.sendto(datagram, to)
+        except OSError as error:
+            if error.errno in _BUSY:
+                return False
+            if error.errno == errno.EMSGSIZE:
+                with _sockets.connected(*to) as probe:
+                    limit = min(_sockets.largest_payload(probe), len(datagram) - 1)
+                overhead = wire.IP_UDP_OVERHEAD
+                raise EventTooBig(len(datagram) + overhead, limit + overhead, "reply") from error
+            raise LocalError(f"cannot send to the broker at {to[0]}:{to[1]}: {error.strerror}") from error
+        return True
+
+    async def _send_patiently(self, request: Request, datagram: bytes, to: tuple[str, int]) -> None:
+        # The loop's one writer of this socket may be somebody else's, and a full socket is empty soon.
+        while not self._sent(request, datagram, to):
+            await asyncio.sleep(_RETRY)
+
+
+def _via(read: envelope.Envelope) -> str:
+    """The broker's address as who asked knows it."""
+    at = _abi.ENVELOPE_VIA - _abi.ENVELOPE_PORT
+    number = int.from_bytes(read.address[at : at + 4], "big")
+    if not number:
+        raise LocalError("the request does not tell the address of its broker: subscribe there by control")
+    return str(ipaddress.IPv4Address(number))

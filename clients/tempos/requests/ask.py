@@ -1,0 +1,301 @@
+"""The asyncio shell around :class:`tempos.requests.core.Requests`: a publisher's requests and their answers.
+
+Replies come to the socket that the publisher sends by, from the broker's data port: whatever is on the way
+(conntrack, NAT) takes them for a part of the flow that the publisher began. Rules: nothing is asked twice of
+its own accord; a caller that is cancelled leaves nothing behind; the return address is renewed long before it
+is too old, and after a timeout, for the broker may have become another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from tempos import _abi, _sockets, wire
+from tempos._awaitables import DONE
+from tempos._outlet import Outlet, encode
+from tempos.errors import LocalError, NoMember, NoReply, RemoteError, TemposError, WireError, one_line
+from tempos.model import Topic
+from tempos.requests import envelope
+from tempos.requests.core import Answer, Requests
+from tempos.session.link import ControlLink
+
+#: Seconds that a request waits where its caller does not say.
+TIMEOUT = 5.0
+#: Bytes of socket buffer asked for replies.
+RECEIVE_BUFFER = 4 * 1024 * 1024
+#: A return address is asked for anew after a timeout, but not more often than that, seconds.
+RENEW_AFTER = 1.0
+
+_TOO_BIG = "the reply was too big for the way from the broker to here: ask for less, or raise the MTU there"
+
+
+class Reply(NamedTuple):
+    """The answer to a request. ``seconds``: from the request to it, on this machine's clock.
+
+    ``sent_ns`` is the replier's wall clock in nanoseconds, ``received_ns`` this machine's.
+    """
+
+    topic: str
+    body: bytes
+    sent_ns: int
+    received_ns: int
+    seconds: float
+
+    def unpack(self) -> Any:
+        """The body as msgpack; raises :class:`WireError` if it is none."""
+        return wire.decode_body(self.body)
+
+
+class ReplyError(RemoteError):
+    """The answer to a request is an error of who answered. ``body`` is what it said, as bytes."""
+
+    def __init__(self, topic: str, body: bytes) -> None:
+        super().__init__(f"the request on topic {topic!r} was answered with an error: {_shown(body)}")
+        self.topic = topic
+        self.body = body
+
+    def unpack(self) -> Any:
+        """The body as msgpack; raises :class:`WireError` if it is none."""
+        return wire.decode_body(self.body)
+
+
+def _shown(body: bytes) -> str:
+    """A body of an error for people: text as it is, msgpack as Python writes it, else the bytes."""
+    try:
+        text = body.decode()
+        if text.isprintable():
+            return one_line(text) if text else "an empty one"
+    except UnicodeDecodeError:
+        pass
+    try:
+        value = wire.decode_body(body)
+    except WireError:
+        value = body
+    return one_line(value if isinstance(value, str) else repr(value))
+
+
+class Sending(Protocol):
+    """What a publisher does for its requests."""
+
+    id: int
+
+    def _outlet_of(self, topic: str | Topic) -> Outlet | None:
+        """The topic as it is published to; None: the broker has to be asked for it first."""
+        ...
+
+    async def learn(self, name: str) -> Topic:
+        """Ask the broker for it."""
+        ...
+
+    async def _control(self) -> ControlLink:
+        """The way to the broker's control port."""
+        ...
+
+    def _fits(self, size: int) -> None:
+        """Raise :class:`EventTooBig` for a datagram of more bytes than the path carries."""
+        ...
+
+    def _send_now(self, waiting: Sequence[tuple[Outlet, bytes, int]]) -> Awaitable[None]:
+        """Send datagrams, each with the number of its events; wait only where the socket is full."""
+        ...
+
+    def _note_refused(self, count: int) -> int:
+        """Count datagrams that came back; all so far."""
+        ...
+
+    def _open_socket(self) -> socket.socket:
+        """What it sends by; raises :class:`LocalError` where it is not open."""
+        ...
+
+
+class Asking:
+    """The requests of one publisher."""
+
+    def __init__(self, publisher: Sending) -> None:
+        self.requests = Requests(publisher.id)
+        self._publisher = publisher
+        self._waiters: set[asyncio.Future[Answer]] = set()
+        self._address = b""
+        self._granted = self._renew_at = 0.0
+        self._asking = asyncio.Lock()
+        self._sock: socket.socket | None = None
+
+    async def request(self, topic: str | Topic, body: object, timeout: float) -> Reply:
+        """See :meth:`tempos.Publisher.request`."""
+        if not timeout > 0:
+            raise LocalError(f"a request cannot be answered within {timeout:g} s: give it more than 0")
+        publisher, began = self._publisher, time.perf_counter()
+        sock = publisher._open_socket()
+        outlet, address = publisher._outlet_of(topic), self._current_address()
+        if outlet is None or not address:
+            outlet, address = await self._prepare(topic, timeout, sock)
+            timeout = max(0.0, timeout - time.perf_counter() + began)
+        if not outlet.is_event:
+            raise LocalError(
+                f"topic {outlet.topic.name!r} is raw: its datagrams have no header that an answer names; "
+                "requests need the framing event"
+            )
+        data = body if type(body) is bytes else encode(outlet.topic, body)
+        publisher._fits(wire.HEADER_LEN + envelope.LENGTH + len(data))
+        waiting: list[tuple[Outlet, bytes, int]] = []
+        if outlet.bodies:
+            # A batch that is open leaves before, so that the order stays.
+            waiting.append((outlet, *outlet.take(publisher.id)))
+        token, sequence = os.urandom(envelope.TOKEN_LEN), outlet.sequence
+        data = envelope.request(address, token) + data
+        waiting.append((outlet, outlet.request(publisher.id, time.time_ns(), data), 1))
+        answer = await self._answer(outlet.topic, sequence, token, timeout, waiting)
+        if answer.kind == _abi.KIND_ERROR:
+            raise _error(outlet.topic.name, answer)
+        seconds = time.perf_counter() - began
+        return Reply(outlet.topic.name, answer.body, answer.sent_ns, time.time_ns(), seconds)
+
+    def _current_address(self) -> bytes:
+        """The return address if there is one that need not be renewed, else nothing."""
+        return self._address if time.monotonic() < self._renew_at else b""
+
+    async def _prepare(self, topic: str | Topic, timeout: float, sock: socket.socket) -> tuple[Outlet, bytes]:
+        """Learn what a request takes: the topic, and where replies go."""
+        name = topic if isinstance(topic, str) else topic.name
+
+        async def learn() -> tuple[Outlet, bytes]:
+            outlet = self._publisher._outlet_of(topic)
+            if outlet is None:
+                outlet = self._publisher._outlet_of(await self._publisher.learn(name))
+                assert outlet is not None, "it has been learnt"
+            return outlet, self._current_address() or await self._renew(sock)
+
+        try:
+            return await asyncio.wait_for(learn(), timeout)
+        except asyncio.TimeoutError:
+            self.requests.count("timeouts")
+            raise NoReply(
+                f"no reply on topic {name!r} within {timeout:g} s: the broker's control port did not say "
+                "where replies go: is it running there, and is UDP let through?"
+            ) from None
+
+    async def _renew(self, sock: socket.socket) -> bytes:
+        """Ask the broker where it takes replies for us; raises as :meth:`Publisher.resolve` does."""
+        async with self._asking:
+            # Another task may have been quicker.
+            if known := self._current_address():
+                return known
+            self._read(sock)
+            link = await self._publisher._control()
+            answer = (await link.ask("return_address", port=sock.getsockname()[1])).fields
+            address, lifetime = answer.get("address"), answer.get("lifetime_ms")
+            if (
+                type(address) is not bytes
+                or len(address) != envelope.ADDRESS_LEN
+                or type(lifetime) is not int
+            ):
+                raise WireError("the broker's answer holds no return address that can be used")
+            self._address, self._granted = address, time.monotonic()
+            self._renew_at = self._granted + lifetime / 2000
+            return address
+
+    async def _answer(
+        self,
+        topic: Topic,
+        sequence: int,
+        token: bytes,
+        timeout: float,
+        waiting: Sequence[tuple[Outlet, bytes, int]],
+    ) -> Answer:
+        """Send a request, the last of these datagrams, and wait for its answer."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        requests, refused = self.requests, self._publisher._note_refused(0)
+
+        def answered(answer: Answer) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        def expire() -> None:
+            requests.end(key, "timeouts")
+            if not future.done():
+                self._renew_at = min(self._renew_at, self._granted + RENEW_AFTER)
+                refusals = self._publisher._note_refused(0) - refused
+                future.set_exception(_no_reply(topic.name, timeout, refusals))
+
+        key = requests.begin(topic.id, sequence, token, answered)
+        self._waiters.add(future)
+        timer = loop.call_later(timeout, expire)
+        try:
+            try:
+                await self._send(waiting, future)
+            except TemposError:
+                requests.end(key, "failed")
+                raise
+            return await future
+        finally:
+            timer.cancel()
+            self._waiters.discard(future)
+            requests.end(key, "cancelled")
+            if future.done() and not future.cancelled():
+                # Where the sending failed, nobody has asked for it.
+                future.exception()
+
+    async def _send(
+        self, waiting: Sequence[tuple[Outlet, bytes, int]], future: asyncio.Future[Answer]
+    ) -> None:
+        """Send, or give up waiting for the socket when the request is over; then it goes when it can."""
+        sending = self._publisher._send_now(waiting)
+        if sending is DONE:
+            return
+        task = asyncio.ensure_future(sending)
+        # If nobody waits for it by then.
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        both: list[asyncio.Future[Any]] = [task, future]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+
+    def close(self) -> None:
+        """Give up all that waits; stop reading, before the socket is closed."""
+        for future in self._waiters:
+            if not future.done():
+                future.set_exception(LocalError("the publisher was closed before the reply came"))
+        if self._sock is not None:
+            asyncio.get_running_loop().remove_reader(self._sock)
+            self._sock = None
+
+    def _read(self, sock: socket.socket) -> None:
+        if self._sock is not None:
+            return
+        _sockets.make_room(sock, RECEIVE_BUFFER)
+        try:
+            _sockets.WatchingReader(
+                sock,
+                self.requests.receive,
+                lambda lost: self.requests.count("overruns", lost),
+                lambda: self._publisher._note_refused(1),
+            )
+        except NotImplementedError as error:
+            raise LocalError(
+                "this event loop cannot watch a socket, so no reply would be seen: use a selector event loop"
+            ) from error
+        self._sock = sock
+
+
+def _no_reply(topic: str, timeout: float, refused: int) -> NoReply:
+    """What is said of a request that was not answered in time."""
+    why = (
+        f"nobody listens at the broker's data port ({refused} datagrams came back)"
+        if refused
+        else f"its members did not get it, or did not answer in time: tempos ledger {topic} tells which"
+    )
+    return NoReply(f"no reply on topic {topic!r} within {timeout:g} s: {why}")
+
+
+def _error(topic: str, answer: Answer) -> RemoteError:
+    if answer.code == _abi.ERROR_NO_MEMBER:
+        return NoMember(f"no reply on topic {topic!r}: it has no member, so nobody is there to answer")
+    if answer.code == _abi.ERROR_TOO_BIG:
+        return NoReply(f"no reply on topic {topic!r}: {_TOO_BIG}")
+    return ReplyError(topic, answer.body)
