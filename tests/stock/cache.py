@@ -52,5 +52,5 @@ def remove(path: Path) -> None:
 def clean() -> None:
     """Remove everything."""
     with locked():
-        for kind in ("root", "kernels", "trees", "wheels"):
+        for kind in ("root", "kernels", "trees", "wheels", "accelerator"):
             remove(ROOT / kind)

@@ -32,7 +32,8 @@ _ENVIRONMENT = {
     "HOME": "/root",
     "LANG": "C.UTF-8",
     "CI": "true",
-    "TEMPOS_PATIENCE": "6",
+    # What the kernel does not know of its command line, it hands to its first process.
+    "TEMPOS_PATIENCE": os.environ.get("TEMPOS_PATIENCE", ""),
 }
 
 

@@ -1,7 +1,6 @@
 """One boot: qemu with a kernel, the root, the tree and a job, until the guest powers off or time is up.
 
 Without a network card. The guest's disks forget what was written to them, but for the one with the results.
-The processor is emulated, which goes everywhere; with TEMPOS_ACCEL=kvm it is this machine's own.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stock import job
+from stock.accelerator import Accelerator
 from stock.kernels import Kernel
 
 _RESULTS_SIZE = 256 << 20
@@ -27,10 +27,6 @@ _SLACK = 300.0
 _PREFIX = "guest: "
 #: Below other work of this machine, for nobody waits for a frame here; and over when we are, however we end.
 _CAREFULLY = ("nice", "-n", "5", "setpriv", "--pdeathsig", "TERM")
-_ACCELERATORS = {
-    "tcg": ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,la57=off"),
-    "kvm": ("-accel", "kvm", "-cpu", "host"),
-}
 
 
 @dataclass(frozen=True)
@@ -42,11 +38,12 @@ class Boot:
     lines: tuple[str, ...]
 
 
-def boot(kernel: Kernel, root: Path, tree: Path, steps: Sequence[job.Step], results: Path,
-         heard: Callable[[str], None]) -> Boot:  # fmt: skip
+def boot(kernel: Kernel, disks: tuple[Path, Path], runs: Accelerator, steps: Sequence[job.Step],
+         results: Path, heard: Callable[[str], None]) -> Boot:  # fmt: skip
     """Boot and run ``steps``; their results are in the folder ``results`` afterwards.
 
-    ``heard`` is told each line of the guest for us; all of its console is in `console.txt` there.
+    ``disks``: the root and the tree. ``heard`` is told each line of the guest for us; all of its console
+    is in `console.txt` there.
     """
     results.mkdir(parents=True, exist_ok=True)
     job_disk, out_disk = results / "job.img", results / "out.img"
@@ -55,7 +52,7 @@ def boot(kernel: Kernel, root: Path, tree: Path, steps: Sequence[job.Step], resu
         os.truncate(path, size)
     began = time.monotonic()
     with subprocess.Popen(
-        (*_CAREFULLY, *_command(kernel, root, tree, job_disk, out_disk)),
+        (*_CAREFULLY, *_command(kernel, disks, runs, job_disk, out_disk)),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as process:  # fmt: skip
         limit = threading.Timer(sum(step.limit for step in steps) + _SLACK, process.kill)
@@ -74,22 +71,19 @@ def boot(kernel: Kernel, root: Path, tree: Path, steps: Sequence[job.Step], resu
     return Boot(time.monotonic() - began, code == 0, lines)
 
 
-def accelerator() -> str:
-    """What runs the guest's code: ``tcg`` or ``kvm``."""
-    return os.environ.get("TEMPOS_ACCEL") or "tcg"
-
-
-def _command(kernel: Kernel, root: Path, tree: Path, job_disk: Path, out_disk: Path) -> tuple[str, ...]:
-    disks = (
-        *((path, "snapshot=on") for path in (root, tree, kernel.modules)),
+def _command(kernel: Kernel, disks: tuple[Path, Path], runs: Accelerator,
+             job_disk: Path, out_disk: Path) -> tuple[str, ...]:  # fmt: skip
+    drives = (
+        *((path, "snapshot=on") for path in (*disks, kernel.modules)),
         *((path, "snapshot=off") for path in (job_disk, out_disk)),
     )
     cpus = str(min(os.cpu_count() or 1, 4))
     return (
-        "qemu-system-x86_64", "-machine", "q35", "-m", _MEMORY, "-smp", cpus, *_ACCELERATORS[accelerator()],
+        "qemu-system-x86_64", "-machine", "q35", "-m", _MEMORY, "-smp", cpus, *runs.options,
         "-nodefaults", "-no-reboot", "-display", "none", "-nic", "none", "-serial", "stdio",
-        "-kernel", str(kernel.image), "-initrd", str(kernel.initrd), "-append", _CONSOLE,
-        *(word for path, snapshot in disks
+        "-kernel", str(kernel.image), "-initrd", str(kernel.initrd),
+        "-append", f"{_CONSOLE} TEMPOS_PATIENCE={runs.patience}",
+        *(word for path, snapshot in drives
           for word in ("-drive", f"file={path},format=raw,if=virtio,cache=unsafe,{snapshot}")),
     )  # fmt: skip
 

@@ -7,7 +7,8 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from stock import cache, kernels, machine, needs, results, root, suites, table, tree, work
+from stock import accelerator, cache, kernels, machine, needs, results, root, suites, table, tree, work
+from stock.accelerator import Accelerator
 from stock.chroot import Failed, checked
 from stock.job import Step
 from stock.kernels import Kernel
@@ -22,9 +23,9 @@ def booted(wanted: str, *, short: bool, only: Sequence[str] = (), again: bool = 
     ``only``: these steps, the others' results are kept; ``again``: of them the tests that failed last time.
     """
     steps, revision = _steps(wanted, short=short, only=only, again=again), _revision()
-    kernel, disks = _prepared(wanted)
+    kernel, disks, runs = _prepared(wanted)
     fresh = _emptied(f"{wanted}.fresh")
-    boot = machine.boot(kernel, *disks, steps, fresh, _heard(wanted))
+    boot = machine.boot(kernel, disks, runs, steps, fresh, _heard(wanted))
     trouble = "" if boot.ended else f"the guest did not end by itself; its console is in {RESULTS / wanted}"
     folder = _joined(fresh, wanted, revision, whole=not (only or again), partly=again)
     account = results.gather(
@@ -53,9 +54,9 @@ def here(*, short: bool, only: Sequence[str] = (), again: bool = False) -> Accou
 
 def command(wanted: str, words: Sequence[str], limit: float) -> int:
     """Run any command on a kernel and print what it said; the exit code is 0 if its was."""
-    kernel, disks = _prepared(wanted)
+    kernel, disks, runs = _prepared(wanted)
     folder = _emptied(f"run-{wanted}")
-    boot = machine.boot(kernel, *disks, [Step("run", tuple(words), limit)], folder, _heard(wanted))
+    boot = machine.boot(kernel, disks, runs, [Step("run", tuple(words), limit)], folder, _heard(wanted))
     output = folder / "run.out"
     print(output.read_text(errors="replace") if output.exists() else "the guest told nothing")
     print(f"{boot.seconds:.0f} s; results in {folder}")
@@ -70,10 +71,13 @@ def report(accounts: Sequence[Account]) -> int:
     return 0 if all(account.right for account in accounts) else 1
 
 
-def _prepared(wanted: str) -> tuple[Kernel, tuple[Path, Path]]:
+def _prepared(wanted: str) -> tuple[Kernel, tuple[Path, Path], Accelerator]:
     with cache.locked():
         needs.ensure()
-        return kernels.prepare(wanted), (root.disk(), tree.disk())
+        kernel = kernels.prepare(wanted)
+        runs = accelerator.choose(kernel.image)
+        print(f"{wanted}: run by {runs}", flush=True)
+        return kernel, (root.disk(), tree.disk()), runs
 
 
 def _emptied(name: str) -> Path:

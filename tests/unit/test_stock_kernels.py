@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from stock import cache, documents, results, suites, table, work
+from stock import accelerator, cache, documents, needs, results, suites, table, work
 from stock.job import Step, from_text, to_text
 
 CLASS = 'classname="tests.kernel.test_a"'
@@ -195,3 +195,43 @@ def test_an_entry_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monk
     assert cache.entry("root", "new", fail) == made, "made once"
     newer = cache.entry("root", "newer", lambda place: None)
     assert list(newer.parent.iterdir()) == [newer], "what is older goes"
+
+
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        ("echo 'VFS: Unable to mount root fs'", ""),
+        ("echo booting", "qemu ended with 0: booting"),
+        ("echo 'failed to set MSR 0x10a'; echo 'Unable to mount root fs'; exit 1",
+         "qemu ended with 1: failed to set MSR 0x10a"),
+        ("exec sleep 60", "a kernel had not started within 0.3 s"),
+    ],
+)  # fmt: skip
+def test_kvm_is_taken_where_a_kernel_comes_to_miss_its_disk(does: str, told: str, tmp_path: Path) -> None:
+    assert accelerator.fault(("sh", "-c", does), tmp_path / "vmlinuz", 0.3 if "sleep" in does else 30) == told
+
+
+def test_what_runs_a_kernel_is_tried_once_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cache, "ROOT", tmp_path / "kept")
+    monkeypatch.setattr(accelerator, "DEVICE", tmp_path / "kvm")
+    monkeypatch.delenv("TEMPOS_ACCEL", raising=False)
+    kernel, qemu = tmp_path / "vmlinuz", tmp_path / "qemu"
+
+    def chosen() -> str:
+        return str(accelerator.choose(kernel, qemu=str(qemu)))
+
+    assert chosen() == f"emulation ({tmp_path}/kvm cannot be had)"
+    (tmp_path / "kvm").touch()
+    qemu.write_text("#!/bin/sh\necho no such processor; exit 1\n")
+    qemu.chmod(0o755)
+    for _ in range(2):
+        assert chosen() == "emulation (with KVM qemu ended with 1: no such processor)"
+    assert capsys.readouterr().out.count("trying whether KVM") == 1
+    monkeypatch.setenv("TEMPOS_ACCEL", "kvm")
+    forced = accelerator.choose(kernel, qemu=str(qemu))
+    assert (forced.name, forced.options[:2]) == ("KVM", ("-accel", "kvm"))
+    monkeypatch.setenv("TEMPOS_ACCEL", "xen")
+    with pytest.raises(needs.Missing, match="it is tcg or kvm"):
+        chosen()
