@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import shlex
@@ -376,8 +377,13 @@ def _bind_api(
     try:
         server.bind()
     except OSError as error:
+        from tempos.doctor.vrf import bound_to, remedy, situation
+
+        there = ""
+        if error.errno == errno.EADDRNOTAVAIL and (device := bound_to()):
+            there = f"{situation(device)}, which does not have it: {remedy(device, config.api_host)}, or "
         raise OSError(
-            f"the control API cannot listen on {where}: {error.strerror}; "
+            f"the control API cannot listen on {where}: {error.strerror}; {there}"
             'set broker.api to another address, or to "off"'
         ) from error
     return server, f"api http://{where}"

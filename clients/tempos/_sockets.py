@@ -72,7 +72,9 @@ def connected(host: str, port: int, send_buffer: int | None = None) -> socket.so
         try:
             sock.connect((host, port))
         except OSError as error:
-            raise LocalError(f"no way to the broker at {host}:{port}: {error.strerror}") from error
+            raise LocalError(
+                f"no way to the broker at {host}:{port}: {error.strerror}{_in_vrf(host)}"
+            ) from error
     except BaseException:
         sock.close()
         raise
@@ -102,7 +104,7 @@ def bound(address: str, port: int, receive_buffer: int) -> socket.socket:
         except OSError as error:
             raise LocalError(
                 f"cannot receive on {address}:{port}: {error.strerror}: choose an address of this machine "
-                "and a port that is free (0 takes any)"
+                f"and a port that is free (0 takes any){_in_vrf(address)}"
             ) from error
     except BaseException:
         sock.close()
@@ -128,6 +130,16 @@ def receive_buffer(sock: socket.socket) -> int:
     """Bytes of payload and bookkeeping that the kernel really queues. Linux doubles what was asked for."""
     granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
     return granted // 2 if LINUX else granted
+
+
+def _in_vrf(address: str) -> str:
+    """What to add where an address was not found, if this process is inside of a VRF."""
+    from tempos.doctor.vrf import bound_to, remedy, situation
+
+    if not (device := bound_to()):
+        return ""
+    told = f"; {situation(device)}, which may have no way there"
+    return f"{told}: {remedy(device, address)}" if address.startswith("127.") else told
 
 
 def _ask_receive_buffer(sock: socket.socket, size: int) -> None:

@@ -307,13 +307,34 @@ def vrf_of_member(ground: Ground) -> Network:
     return spaces.network()
 
 
-def vrf_of_broker(ground: Ground) -> Network:
-    """Both links and the broker itself are in a VRF."""
+def foreign_vrf(ground: Ground) -> Network:
+    """The link from the publisher is in a VRF; the broker is not, and listens wherever it may."""
+    spaces = three(ground)
+    spaces.publisher_wired()
+    spaces.member_wired()
+    _vrf(ground, spaces.b, "eth0")
+    ground.run(spaces.b, "sysctl", "-q", "net.ipv4.udp_l3mdev_accept=0", "net.ipv4.tcp_l3mdev_accept=0")
+    return spaces.network("0.0.0.0")
+
+
+def _in_vrf(ground: Ground) -> Spaces:
+    """Both links of the broker are in a VRF, which has no address of its own."""
     spaces = three(ground)
     spaces.publisher_wired()
     spaces.member_wired()
     _vrf(ground, spaces.b, "eth0", "eth1")
-    # Inside, loopback is the VRF's own, and addresses are looked up there first.
+    return spaces
+
+
+def vrf_without_loopback(ground: Ground) -> Network:
+    """The broker is in a VRF, where 127.0.0.1 is nobody's."""
+    return replace(_in_vrf(ground).network(), within=("ip", "vrf", "exec", "blue"))
+
+
+def vrf_of_broker(ground: Ground) -> Network:
+    """The broker is in a VRF, and so is its loopback."""
+    spaces = _in_vrf(ground)
+    # Addresses are looked up there first.
     ground.ip(
         spaces.b, "address add 127.0.0.1/8 dev blue", "rule add pref 32765 table local", "rule del pref 0"
     )

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from tempos import Unavailable
+from tempos.doctor.vrf import bound_to, situation
 
 T = TypeVar("T")
 
@@ -34,6 +35,9 @@ class Namespace:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        if device := bound_to():
+            # By the number of that interface, which in a namespace is another's or none's.
+            raise Unavailable(f"no network namespace: {situation(device)}; run it outside of the VRF")
         try:
             # A session of its own: Ctrl-C on the terminal is ours to handle, in our order.
             self._holder = subprocess.Popen(

@@ -39,6 +39,15 @@ _HINTS = {
 }
 
 
+def _hint(number: int, address: str) -> str:
+    from tempos.doctor.vrf import bound_to, remedy, situation
+
+    if number == errno.EADDRNOTAVAIL and (device := bound_to()):
+        where = f"{situation(device)}, which does not have this address"
+        return f"{where}: change `listen`, or {remedy(device, address)}"
+    return _HINTS.get(number, "")
+
+
 class DataSocket:
     """A bound, non-blocking UDP socket, and what the kernel dropped in front of it."""
 
@@ -69,7 +78,7 @@ class DataSocket:
             sock.bind((address, port))
         except OSError as error:
             sock.close()
-            hint = _HINTS.get(error.errno or 0, "")
+            hint = _hint(error.errno or 0, address)
             text = f"cannot listen on {address}:{port}/udp: {error.strerror}"
             raise Unavailable(f"{text}; {hint}" if hint else text) from error
         except (OverflowError, TypeError) as error:

@@ -100,12 +100,11 @@ def _hint(url: str) -> str:
     from urllib.parse import urlsplit
 
     from tempos.doctor.installation import lacking_packages
+    from tempos.doctor.vrf import bound_to, remedy, situation
 
-    if device := _bound_to():
-        return (
-            f" This command's sockets are bound to {device}, as inside of a VRF: the broker must be in "
-            f"there, too, and loopback is what the VRF has of it (`ip address add 127.0.0.1/8 dev {device}`)"
-        )
+    if device := bound_to():
+        told, loopback = situation(device), remedy(device, "127.0.0.1")
+        return f" {told[0].upper()}{told[1:]}: the broker must be in there, too, and loopback: {loopback}"
     if urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1") or not (
         lacking := lacking_packages("broker")
     ):
@@ -114,16 +113,3 @@ def _hint(url: str) -> str:
         f" A broker of this installation has none, for {', '.join(lacking)} is not installed: "
         "pip install 'tempos[broker]'"
     )
-
-
-def _bound_to() -> str:
-    """The interface that the kernel binds each socket of this process to; empty for none."""
-    import socket
-
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            name = probe.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
-    except (OSError, AttributeError):
-        # The interface is gone, or no system has such sockets but Linux.
-        return ""
-    return name.rstrip(b"\0").decode(errors="replace")
