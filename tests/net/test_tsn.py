@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from tempos_bench.nodes.patience import patience
 pytestmark = pytest.mark.netns
 
 LIMIT = patience(60)
+#: The timers of a busy machine are later each time that one looks.
+RETRIES = 5
 MODES = ((), ("--txtime",), ("--offload",))
 #: Of `tc`: the command line is wrong; the kernel said no.
 USAGE, REFUSED = 1, 2
@@ -36,6 +39,17 @@ class Machine:
         return subprocess.run(
             (*self._enter, *command), capture_output=True, text=True, check=False, timeout=LIMIT
         )
+
+    def applied(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Apply a plan; where the timers of this machine are seen to be too late for it, what is proposed."""
+        done = self.plan(*words, "--apply")
+        for _ in range(RETRIES):
+            if "timers here was" not in done.stderr:
+                break
+            told = re.findall(r"(--(?:margin|cycle|delta)) (\d+)", done.stderr)
+            words = (*words, *(word for pair in told for word in pair))
+            done = self.plan(*words, "--apply")
+        return done
 
     def plan(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self.run(
@@ -77,10 +91,12 @@ def test_tc_understands_every_command(machine: Machine, mode: tuple[str, ...]) -
 @pytest.mark.parametrize("mode", MODES, ids=["software", "txtime", "offload"])
 def test_a_schedule_is_applied_and_undone_or_nothing_changes(machine: Machine, mode: tuple[str, ...]) -> None:
     before = machine.qdiscs()
-    done = machine.plan(*mode, "--apply")
+    done = machine.applied(*mode)
     if done.returncode == 0:
         assert '"taprio"' in machine.qdiscs()
-        assert machine.plan(*mode, "--apply").returncode == 1
+        again = machine.plan(*mode, "--apply")
+        assert again.returncode == 1
+        assert "has a schedule that was put there before" in again.stderr
         assert machine.plan("--undo", "--apply").returncode == 0
     else:
         assert done.returncode == 1, done.stderr
@@ -113,11 +129,11 @@ def test_a_plan_that_lets_nothing_through_is_refused_and_one_as_proposed_is_not(
     before = machine.qdiscs()
     done = machine.plan("--margin", "0", "--apply")
     assert done.returncode == 1
-    assert "no SQ event leaves at all; plan with --margin 100." in done.stderr
+    assert "no SQ event leaves at all; plan with --margin " in done.stderr
     assert done.stderr.endswith("nothing was changed\n")
     assert machine.qdiscs() == before
     for words in (("--margin", "100"), ("--margin", "0", "--anyway")):
-        done = machine.plan(*words, "--apply")
+        done = machine.applied(*words)
         # What the kernel says of it is another matter; what we said of it before is settled.
         assert done.returncode == 0 or done.stderr.startswith("tempos tsn: `tc qdisc "), done.stderr
         machine.plan("--undo", "--apply")
@@ -125,8 +141,8 @@ def test_a_plan_that_lets_nothing_through_is_refused_and_one_as_proposed_is_not(
 
 def test_sq_leaves_by_a_schedule_that_is_not_refused(machine: Machine) -> None:
     """A window that opens late stays open for long enough, whatever the timers are: no frame is stuck."""
-    events, limit = 200, 30.0
-    done = machine.plan("--apply")
+    events, limit = 100, patience(30.0)
+    done = machine.applied()
     if "qdisc kind is unknown" in done.stderr:
         pytest.skip("this kernel has no taprio")
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import pytest
 from tempos import Quality
 from tempos_broker.tsn import tc
 from tempos_broker.tsn.apply import NotApplied, Result, apply, undo
+from tempos_broker.tsn.lateness import Lateness
 from tempos_broker.tsn.schedule import US, Flow, plan
 from tempos_broker.tsn.wire import Link
 
@@ -54,6 +55,9 @@ class Kernel:
     def speed(self, interface: str) -> int | None:
         assert interface == "eth0"
         return self.driver
+
+    def lateness(self) -> Lateness | None:
+        return None
 
     def _change(self, action: str, words: tuple[str, ...]) -> Result:
         if action == "del":

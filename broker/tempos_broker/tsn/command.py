@@ -41,6 +41,7 @@ examples:
 
 Where the kernel's timers open the gates, a window of a few microseconds is closed again before a frame can
 leave: the plan warns, and --apply refuses, unless this machine's timers are known to be better (--anyway).
+--apply also measures them, for half a second, and refuses what is shorter than they are late.
 Exit code 0 if all went well, 1 if no schedule fits or it could not be applied, 2 for usage.
 """
 

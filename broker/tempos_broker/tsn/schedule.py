@@ -145,16 +145,16 @@ def plan(flows: Sequence[Flow], link: Link, cycle: int, margin: int = 0) -> Sche
     )
 
 
-def shortest_cycle(flows: Sequence[Flow], link: Link, margin: int = 0) -> int | None:
+def shortest_cycle(flows: Sequence[Flow], link: Link, margin: int = 0, spare: int = 0) -> int | None:
     """The shortest cycle that carries the flows, in ns, whole microseconds; None if none is found up to 1 s.
 
-    What is needed grows with the cycle; starting from below, the cycle is made what is needed until it
-    suffices.
+    ``spare``: ns by which the BQ window is to be longer than its largest frame. What is needed grows with the
+    cycle; starting from below, the cycle is made what is needed until it suffices.
     """
     largest = link.ns(link.largest)
     cycle = US
     for _ in range(_STEPS):
-        needed = link.ns(sq_bytes(flows, link, cycle)) + 2 * largest + 2 * margin
+        needed = link.ns(sq_bytes(flows, link, cycle)) + 2 * largest + 2 * margin + spare
         if needed <= cycle:
             return cycle
         cycle = -(-needed // US) * US

@@ -19,10 +19,12 @@ from tempos_broker.tsn import tc
 from tempos_broker.tsn.schedule import US, Schedule, shortest_cycle
 
 #: How late timers of an ordinary kernel must be reckoned with, ns. What they are on one machine can be less
-#: (a kernel with PREEMPT_RT) or much more (a virtual one).
+#: (a kernel with PREEMPT_RT) or much more (a virtual one): `lateness` measures that.
 LATE = 100 * US
+#: How much longer a delta of etf is to be than timers are late.
+_SPARE = 2
 #: What a shorter delta of etf is to be replaced by, ns.
-DELTA = 200 * US
+DELTA = _SPARE * LATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,50 +38,59 @@ class Hazard:
         return f"{self.text}; {self.remedy}"
 
 
-def hazards(schedule: Schedule, port: tc.Port) -> tuple[Hazard, ...]:
-    """What timers would hardly keep of this schedule; a network card that runs it needs none."""
+def hazards(schedule: Schedule, port: tc.Port, late: int = LATE) -> tuple[Hazard, ...]:
+    """What timers would hardly keep of this schedule; a network card that runs it needs none.
+
+    ``late``: how late they are, ns; never less than :data:`LATE` is reckoned with.
+    """
+    late = max(LATE, -(-late // US) * US)
     if port.mode is tc.Mode.SOFTWARE:
-        return tuple(_windows(schedule))
+        return tuple(_windows(schedule, late))
     if port.mode is tc.Mode.TXTIME:
-        return tuple(_launches(port))
+        return tuple(_launches(port, late))
     return ()
 
 
-def _windows(schedule: Schedule) -> Iterator[Hazard]:
-    late = f"by a timer that may be {LATE // US} us late"
-    if schedule.sq.length < LATE + _largest(schedule):
-        yield Hazard(
-            f"the SQ window is open for {schedule.sq.length:,} ns, {late}: it may be closed again before a "
-            "frame can leave, in every cycle, and then no SQ event leaves at all",
-            _with_margin(schedule),
-        )
+def _windows(schedule: Schedule, late: int) -> Iterator[Hazard]:
+    timer = f"by a timer that may be {late // US} us late"
     largest = schedule.link.ns(schedule.link.largest)
-    if schedule.bq.length < LATE + largest:
-        longer = schedule.cycle + LATE + largest - schedule.bq.length
+    sq_is_short = schedule.sq.length < late + _largest(schedule)
+    remedy = _remedy(schedule, late, sq_is_short=sq_is_short)
+    if sq_is_short:
         yield Hazard(
-            f"the BQ window is open for {schedule.bq.length:,} ns, {late}, and its largest frame takes "
+            f"the SQ window is open for {schedule.sq.length:,} ns, {timer}: it may be closed again before a "
+            "frame can leave, in every cycle, and then no SQ event leaves at all",
+            remedy,
+        )
+    if schedule.bq.length < late + largest:
+        yield Hazard(
+            f"the BQ window is open for {schedule.bq.length:,} ns, {timer}, and its largest frame takes "
             f"{largest:,}: BQ, and everything else that is not SQ, may not leave",
-            f"plan with --cycle {-(-longer // US)}",
+            remedy,
         )
 
 
-def _with_margin(schedule: Schedule) -> str:
-    """The margin with which SQ has time to leave although its gate opens late, and the cycle that takes."""
-    margin = LATE // US
-    shortest = shortest_cycle(schedule.flows, schedule.link, LATE)
+def _remedy(schedule: Schedule, late: int, *, sq_is_short: bool) -> str:
+    """The margin and the cycle with which both have time to leave although their gates open late."""
+    # What was measured is another figure the next time: proposed is what holds then, too.
+    late = late if late == LATE else _SPARE * late
+    margin = late if sq_is_short else schedule.margin
+    asked = f"--margin {margin // US}"
+    shortest = shortest_cycle(schedule.flows, schedule.link, margin, late)
     if shortest is None:
-        return f"it takes --margin {margin}, and no cycle up to 1 s holds that: plan with less SQ"
-    if shortest > schedule.cycle:
-        return f"plan with --margin {margin}, which takes --cycle {shortest // US} at least"
-    return f"plan with --margin {margin}"
+        return f"it takes {asked}, and no cycle up to 1 s holds that: plan with less SQ"
+    if shortest <= schedule.cycle:
+        return f"plan with {asked}"
+    cycle = f"--cycle {shortest // US}"
+    return f"plan with {asked}, which takes {cycle} at least" if sq_is_short else f"plan with {cycle}"
 
 
-def _launches(port: tc.Port) -> Iterator[Hazard]:
-    if port.delta < LATE:
+def _launches(port: tc.Port, late: int) -> Iterator[Hazard]:
+    if port.delta < late:
         yield Hazard(
             f"etf takes a frame up {port.delta:,} ns before its launch time, by a timer that may be "
-            f"{LATE // US} us late, and drops what comes after it",
-            f"plan with --delta {DELTA // US}",
+            f"{late // US} us late, and drops what comes after it",
+            f"plan with --delta {_SPARE * late // US}",
         )
 
 
