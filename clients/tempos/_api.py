@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tempos._abi import API_PORT
-from tempos.errors import ApiRefused
+from tempos.errors import ApiRefused, RemoteError
 
 DEFAULT = f"http://127.0.0.1:{API_PORT}"
 
@@ -20,3 +20,28 @@ def refusal(url: str, status: int, reason: str, body: bytes) -> ApiRefused:
     if not isinstance(detail, str):
         return ApiRefused(status, f"{url} answers {status} {reason}")
     return ApiRefused(status, detail, [each for each in problems if isinstance(each, str)])
+
+
+def no_answer(url: str, why: object) -> RemoteError:
+    """That nobody answered there, and what that may be due to."""
+    return RemoteError(f"no answer from {url}: {why}. Is the broker running, and its API there?{_hint(url)}")
+
+
+def _hint(url: str) -> str:
+    """What to do in a VRF, and where a broker of this very installation could have no API."""
+    from urllib.parse import urlsplit
+
+    from tempos.doctor.installation import lacking_packages
+    from tempos.doctor.vrf import bound_to, remedy, situation
+
+    if device := bound_to():
+        told, loopback = situation(device), remedy(device, "127.0.0.1")
+        return f" {told[0].upper()}{told[1:]}: the broker must be in there, too, and loopback: {loopback}"
+    if urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1") or not (
+        lacking := lacking_packages("broker")
+    ):
+        return ""
+    return (
+        f" A broker of this installation has none, for {', '.join(lacking)} is not installed: "
+        "pip install 'tempos[broker]'"
+    )

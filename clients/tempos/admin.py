@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from tempos._api import DEFAULT, refusal
+from tempos._api import DEFAULT, no_answer, refusal
 from tempos.errors import LocalError, RemoteError
 from tempos.model import Fanout, Framing, Overflow, Path, PathPolicy, Quality, Topic
 
@@ -136,13 +136,13 @@ class Admin:
         try:
             answer = await asyncio.wait_for(self._exchange(method, path, body), self._timeout + wait)
         except asyncio.TimeoutError:
-            raise self._no_answer(f"within {self._timeout + wait:g} s") from None
+            raise no_answer(self.url, f"within {self._timeout + wait:g} s") from None
         except (OSError, asyncio.IncompleteReadError) as error:
-            raise self._no_answer(str(error) or repr(error)) from error
+            raise no_answer(self.url, str(error) or repr(error)) from error
         head, _, content = answer.partition(b"\r\n\r\n")
         words = head.partition(b"\r\n")[0].decode("latin-1").split(" ", 2)
         if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
-            raise self._no_answer("what answers there is no HTTP server")
+            raise no_answer(self.url, "what answers there is no HTTP server")
         status, reason = int(words[1]), words[2] if len(words) > 2 else ""
         if status >= 300:
             raise refusal(self.url + path, status, reason, content)
@@ -168,9 +168,6 @@ class Admin:
             return await reader.read()
         finally:
             writer.close()
-
-    def _no_answer(self, why: str) -> RemoteError:
-        return RemoteError(f"no answer from {self.url}: {why}. Is the broker running, and its API there?")
 
     def _strange(self, error: Exception) -> RemoteError:
         return RemoteError(f"the answer of {self.url} is not of this version: {error!r}")

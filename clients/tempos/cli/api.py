@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tempos._api import DEFAULT, refusal
+from tempos._api import DEFAULT, no_answer, refusal
 from tempos.errors import LocalError, RemoteError
 
 TIMEOUT = 5.0
@@ -88,28 +88,6 @@ class Api:
                 raise refusal(url, error.code, error.reason, error.read()) from error
         except (OSError, HTTPException) as error:
             why = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise RemoteError(
-                f"no answer from {url}: {why}. Is the broker running, and its API there?{_hint(self.url)}"
-            ) from error
+            raise no_answer(url, why) from error
         except (ValueError, RecursionError) as error:
             raise RemoteError(f"the answer of {url} is not JSON: {error}") from error
-
-
-def _hint(url: str) -> str:
-    """What to do in a VRF, and where a broker of this very installation could have no API."""
-    from urllib.parse import urlsplit
-
-    from tempos.doctor.installation import lacking_packages
-    from tempos.doctor.vrf import bound_to, remedy, situation
-
-    if device := bound_to():
-        told, loopback = situation(device), remedy(device, "127.0.0.1")
-        return f" {told[0].upper()}{told[1:]}: the broker must be in there, too, and loopback: {loopback}"
-    if urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1") or not (
-        lacking := lacking_packages("broker")
-    ):
-        return ""
-    return (
-        f" A broker of this installation has none, for {', '.join(lacking)} is not installed: "
-        "pip install 'tempos[broker]'"
-    )
