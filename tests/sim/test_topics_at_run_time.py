@@ -87,6 +87,28 @@ async def test_a_topic_is_made_served_and_drained_away_under_traffic() -> None:
         assert running.ledger()["balanced"]
 
 
+async def test_what_lies_in_the_socket_when_a_topic_is_drained_goes_to_its_members() -> None:
+    async with broker(lease=4.0, heartbeat=0.05) as running:
+        await running.add_topic({"name": NAME})
+        traffic = Traffic(running.config, NAME)
+        member = traffic.subscriber()
+        await member.__aenter__()
+        reading = asyncio.create_task(traffic.read(member))
+        async with Publisher(
+            "127.0.0.1", data_port=running.config.data_port, control_port=running.config.control_port
+        ) as publisher:
+            await publisher.publish(NAME, bytes(4))
+            await until(lambda: bool(traffic.got))
+            # The broker has no turn before the order: nothing of this is read.
+            for number in range(1, 1000):
+                await publisher.publish(NAME, number.to_bytes(4, "big"))
+            removed = await running.remove_topic(NAME, drain=True)
+        assert (removed.ticketed, removed.confirmed, removed.account["refused"]) == (1000, 1000, {})
+        await until(lambda: traffic.got == Counter(range(1000)))
+        await member.close()
+        await reading
+
+
 async def test_all_faults_come_at_once_and_what_contradicts_is_told() -> None:
     async with broker() as running:
         with pytest.raises(BadTopic) as bad:
