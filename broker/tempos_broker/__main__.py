@@ -373,7 +373,7 @@ def _bind_api(
     file = config.api_token_file
     token = read_token(file, "broker.api_token_file", read) if file else config.api_token
     app = application(broker, reload, token)
-    server = HttpServer(app, config.api_host, config.api_port, broker.api_refused)
+    server = HttpServer(app, config.api_host, config.api_port, broker.documents.api_refused)
     try:
         server.bind()
     except OSError as error:

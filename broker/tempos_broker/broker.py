@@ -7,27 +7,25 @@ What it does while it lives is done by its parts: :mod:`.routes` swaps, :mod:`.c
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tempos import Path, PathPolicy, Route, __version__
+from tempos import PathPolicy, Route, __version__
 from tempos.control import RETRY_AFTER
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.addresses import is_local_address, source_of
-from tempos_broker.config.model import BrokerConfig, Origin
-from tempos_broker.config.topics import document_of
+from tempos_broker.config.model import BrokerConfig
 from tempos_broker.control.port import ControlPort
 from tempos_broker.control.server import ControlServer
+from tempos_broker.documents import Documents
 from tempos_broker.expiry import Expiry
 from tempos_broker.lives.continuity import Continuity
 from tempos_broker.lives.store import Store
 from tempos_broker.members.departures import KeptOut
-from tempos_broker.membership import Registry, unknown_topic
+from tempos_broker.membership import Registry
 from tempos_broker.orders import Drained, KeepOut, Orders
 from tempos_broker.paths import Elsewhere, FastPath, NoFastPath
 from tempos_broker.reloader import Reloader, unstamped
@@ -35,12 +33,6 @@ from tempos_broker.routes import Routes
 from tempos_broker.slowpath import SlowPathServer
 from tempos_broker.slowpath.returns import Returns
 from tempos_broker.state import TopicState
-from tempos_broker.status import (
-    ledger_document,
-    status_document,
-    topic_document,
-    topic_ledger_document,
-)
 from tempos_broker.tasks import Tasks
 from tempos_broker.tickets import CountedTickets
 from tempos_broker.topics.catalogue import Catalogue, merged
@@ -136,7 +128,19 @@ class Broker:
             slow=self._slow,
             account=self.topic_ledger,
         )
-        self._catalogue = catalogue
+        #: What this broker tells of itself.
+        self.documents = Documents(
+            config=lambda: self.config,
+            ready=lambda: self._ready,
+            states=states,
+            catalogue=catalogue,
+            registry=self._registry,
+            ledger=self._ledger,
+            control=self._control,
+            past=self._past,
+            fast=fast,
+            slow=self._slow,
+        )
         self._reloader = Reloader(
             of_file,
             catalogue,
@@ -151,9 +155,6 @@ class Broker:
             expiry=self._expiry,
         )
         self._adopted = [entry.topic for entry in made if catalogue.named(entry.topic.name) is not entry]
-        #: Requests that the control API turned away at the door, by reason.
-        self.api_refused: Counter[str] = Counter()
-        self._started = time.monotonic()
         self._ready = False
         #: What a signal said about the fast path, over what the configuration says.
         self._keep: bool | None = None
@@ -272,10 +273,7 @@ class Broker:
         """
         if not self._keeps:
             return None
-        states = self._routes.states.values()
-        return tuple(
-            each.route.topic.name for each in states if each.choice and each.choice.path is Path.FAST
-        )
+        return self.documents.on_fast_path()
 
     def describe(self) -> str:
         """One line for the log: what serves where, and why no faster path does."""
@@ -289,82 +287,20 @@ class Broker:
         return f"data {listen}; slow path {io}{beside}; fast path {where}; control {self.config.control_port}"
 
     def status(self) -> dict[str, Any]:
-        """Everything a person looks for first, as JSON values; the control API serves it as it is."""
-        return status_document(
-            broker={
-                "version": __version__,
-                "pid": os.getpid(),
-                "uptime_s": round(time.monotonic() - self._started, 1),
-                "name": self.config.name,
-                "instance": self._past.instance,
-                "ready": self._ready,
-                "state": self._past.keeper.where,
-            },
-            slow=self._slow.status(),
-            worker=self._slow.worker(),
-            fast=self._fast.status(),
-            control=self._control,
-            api_refused=self.api_refused,
-            registry=self._registry,
-            ledger=self._ledger,
-            drops=self._fast.drops(),
-            latency=self._fast.latency([topic.id for topic in self._registry.topics]),
-            states=self._routes.states,
-            counted=self._past.counting.counted(),
-            origin=self._origin,
-            durable=self._topic_orders.durable,
-            now=time.monotonic(),
-        )
+        """See :meth:`Documents.status`."""
+        return self.documents.status()
 
     def topic(self, name: str) -> dict[str, Any]:
-        """What the status says of one topic; raises :class:`Refused` where there is none of this name."""
-        topic = self._registry.topic(name).id
-        return topic_document(
-            self._routes.states[topic],
-            registry=self._registry,
-            ledger=self._ledger,
-            consumers=self._control.reports.consumers,
-            counted=self._past.counting.counted([topic]),
-            latency=self._fast.latency([topic]).get(topic),
-            origin=self._origin(topic),
-            durable=self._topic_orders.durable,
-            now=time.monotonic(),
-        )
-
-    def _origin(self, topic: int) -> Origin:
-        entry = self._catalogue.numbered(topic)
-        return entry.origin if entry is not None else Origin.RUN_TIME
-
-    def topic_options(self, name: str) -> tuple[Origin, dict[str, Any]]:
-        """Who made a topic, and its options; raises :class:`Refused` where there is none of this name."""
-        entry = self._catalogue.named(name)
-        if entry is None:
-            raise unknown_topic(name, (each.topic.name for each in self._catalogue))
-        return entry.origin, document_of(entry)
-
-    def all_topic_options(self, origin: Origin | None) -> Iterator[tuple[Origin, dict[str, Any]]]:
-        """The same of every topic, or of those that this has made."""
-        for entry in self._catalogue:
-            if origin is None or entry.origin is origin:
-                yield entry.origin, document_of(entry)
+        """See :meth:`Documents.topic`."""
+        return self.documents.topic(name)
 
     def topic_ledger(self, name: str) -> dict[str, Any]:
-        """The account of one topic; raises :class:`Refused` where there is none of this name."""
-        topic = self._registry.topic(name).id
-        consumers = self._control.reports.consumers
-        counted = self._past.counting.counted([topic])
-        return topic_ledger_document(self._routes.states[topic], self._ledger, consumers, counted)
+        """See :meth:`Documents.topic_ledger`."""
+        return self.documents.topic_ledger(name)
 
     def ledger(self) -> dict[str, Any]:
-        """The account of every topic, as JSON values; :mod:`tempos_broker.account` says what adds up."""
-        return ledger_document(
-            registry=self._registry,
-            ledger=self._ledger,
-            consumers=self._control.reports.consumers,
-            states=self._routes.states,
-            counted=self._past.counting.counted(),
-            drops=self._fast.drops(),
-        )
+        """See :meth:`Documents.ledger`."""
+        return self.documents.ledger()
 
     def about_to_close(self, *, keep: bool | None = None) -> None:
         """Let go of those who wait for others.

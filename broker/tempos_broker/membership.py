@@ -231,6 +231,15 @@ class Registry:
             for state in self._groups[topic].values()
         ]
 
+    def places(self, holder: Holder) -> list[tuple[int, str]]:
+        """The topics and groups that somebody is in."""
+        endpoint = holder.ip, holder.port
+        return [
+            (topic, state.name)
+            for topic, state in self._mine.get(endpoint, {}).items()
+            if state.members[endpoint].client == holder.client
+        ]
+
     def member_count(self, topic: int) -> int:
         return sum(len(state.members) for state in self._groups[topic].values())
 

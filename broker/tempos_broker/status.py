@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tempos import FastPathStatus, Reason
@@ -36,27 +36,7 @@ Drops = Mapping[str, Mapping[str, int]]
 FAST_LOSSES = (Reason.NO_EGRESS, Reason.OVER_RATE)
 
 
-def ledger_document(
-    *,
-    registry: Registry,
-    ledger: Ledger,
-    consumers: Consumers,
-    states: Mapping[int, TopicState],
-    counted: Counted,
-    drops: Drops,
-) -> dict[str, Any]:
-    """The account of every topic, as JSON values."""
-    topics = [topic_ledger_document(states[topic.id], ledger, consumers, counted)
-              for topic in registry.topics]  # fmt: skip
-    return {
-        "balanced": all(topic["balanced"] for topic in topics),
-        "topics": topics,
-        "unattributed": _labelled(_of_no_topic(counted.slow, states)),
-        "drops": _as_values(drops),
-    }
-
-
-def status_document(
+def status_head(
     *,
     broker: dict[str, Any],
     slow: SlowPathStatus,
@@ -65,20 +45,13 @@ def status_document(
     control: ControlServer,
     api_refused: Mapping[str, int],
     registry: Registry,
-    ledger: Ledger,
     states: Mapping[int, TopicState],
-    counted: Counted,
+    slow_counters: Counters,
+    fast_counters: Counters,
     drops: Drops,
-    latency: Mapping[int, Latency],
-    origin: Callable[[int], Origin],
-    durable: bool,
     now: float,
 ) -> dict[str, Any]:
-    """The whole document, as JSON values. ``worker``: the process for SQ, or why there is none.
-
-    ``latency``: of the topics that the fast path has measured. ``origin``: who made a topic; ``durable``:
-    whether the broker keeps what is made at run time.
-    """
+    """All but its topics, as JSON values. ``worker``: the process for SQ, or why there is none."""
     return {
         "broker": {**broker, "privileges": privileges.describe()},
         "paths": {
@@ -99,8 +72,8 @@ def status_document(
                     for entry in fast.interfaces
                 ],
                 "kernel": {"release": platform.release(), "lacks": list(fast.lacks)},
-                "passed": _labelled(_of_no_topic(counted.fast, states)),
-                "drops": _as_values(drops),
+                "passed": labelled(of_no_topic(fast_counters, states)),
+                "drops": as_values(drops),
             },
         },
         "quality": {**_quality(slow), "worker": dict(worker)},
@@ -110,24 +83,27 @@ def status_document(
             "replies": dict(control.replies),
             "api_refused": dict(api_refused),
         },
-        "topics": [
-            topic_document(
-                states[topic.id],
-                registry=registry,
-                ledger=ledger,
-                consumers=control.reports.consumers,
-                counted=counted,
-                latency=latency.get(topic.id),
-                origin=origin(topic.id),
-                durable=durable,
-                now=now,
-            )
-            for topic in registry.topics
-        ],
         "kept_out": [kept_out_fields(kept, now) for kept in registry.departures.all_kept_out(now)],
-        "slow_consumers": _slow_consumers(registry, control.reports.consumers, now),
-        "unattributed": _labelled(_of_no_topic(counted.slow, states)),
+        "slow_consumers": _slow_consumers(registry, states, control.reports.consumers, now),
+        "unattributed": labelled(of_no_topic(slow_counters, states)),
     }
+
+
+def path_fields(state: TopicState) -> dict[str, Any]:
+    """Which path serves a topic, and why."""
+    return {
+        "policy": state.policy.value,
+        "path": state.choice.path.value if state.choice else None,
+        "reason": state.choice.reason if state.choice else "starting",
+    }
+
+
+def route_document(state: TopicState) -> dict[str, Any]:
+    """The route in force of a topic."""
+    route = state.route
+    groups = [{"name": group.name, "members": list(map(str, group.members))} for group in route.groups]
+    path = state.choice.path.value if state.choice else None
+    return {"topic": route.topic.name, "epoch": route.epoch, "path": path, "groups": groups}
 
 
 def kept_out_fields(kept: KeptOut, now: float) -> dict[str, Any]:
@@ -191,7 +167,7 @@ def topic_document(
     durable: bool,
     now: float,
 ) -> dict[str, Any]:
-    """One topic, as it is in the whole document. ``durable``: the broker keeps what is made at run time."""
+    """One topic, as JSON values. ``durable``: the broker keeps what is made at run time."""
     topic = state.route.topic
     account = _account(ledger, topic.id, counted)
     slow, fast = counted.slow.get(topic.id, {}), counted.fast.get(topic.id, {})
@@ -213,17 +189,15 @@ def topic_document(
         "fanout": topic.fanout.value,
         "origin": origin.value,
         "durable": durable or origin is Origin.FILE,
-        "policy": state.policy.value,
-        "path": state.choice.path.value if state.choice else None,
-        "reason": state.choice.reason if state.choice else "starting",
+        **path_fields(state),
         "epoch": state.route.epoch,
         "received": account.received,
         "fast": account.fast,
         "slow": account.slow,
-        "refused": _labelled(account.refused),
-        "replies": _labelled({reason: slow.get(reason, 0) for reason in REPLIES}),
-        "lost": _labelled({reason: slow.get(reason, 0) for reason in BESIDE}),
-        "passed": _labelled(passed),
+        "refused": labelled(account.refused),
+        "replies": labelled({reason: slow.get(reason, 0) for reason in REPLIES}),
+        "lost": labelled({reason: slow.get(reason, 0) for reason in BESIDE}),
+        "passed": labelled(passed),
         "balanced": account.balanced,
         "problems": list(account.problems),
         "latency": latency_document(latency),
@@ -246,9 +220,9 @@ def topic_ledger_document(
         "received": account.received,
         "fast": account.fast,
         "slow": account.slow,
-        "refused": _labelled(account.refused),
-        "replies": _labelled({reason: slow.get(reason, 0) for reason in REPLIES}),
-        "unsent": _labelled({reason: slow.get(reason, 0) for reason in BESIDE}),
+        "refused": labelled(account.refused),
+        "replies": labelled({reason: slow.get(reason, 0) for reason in REPLIES}),
+        "unsent": labelled({reason: slow.get(reason, 0) for reason in BESIDE}),
         "balanced": account.balanced,
         "problems": list(account.problems),
         "lost_before": _lost_before(account.publishers),
@@ -324,21 +298,18 @@ def _endpoint(holder: Holder) -> dict[str, Any]:
     return {"ip": holder.ip, "port": holder.port, "static": holder.client is None}
 
 
-def _slow_consumers(registry: Registry, consumers: Consumers, now: float) -> list[dict[str, Any]]:
+def _slow_consumers(
+    registry: Registry, states: Mapping[int, TopicState], consumers: Consumers, now: float
+) -> list[dict[str, Any]]:
     """Members that do not keep up, each once with all its topics and groups."""
-    found: dict[Holder, dict[str, Any]] = {}
-    for topic in registry.topics:
-        for group, holders in registry.holders(topic.id):
-            for holder in holders:
-                load = consumers.of(holder)
-                reason = load.slow(now) if load is not None else None
-                if reason is None:
-                    continue
-                row = found.setdefault(
-                    holder, {**_endpoint(holder), "reason": reason, **_load(load), "groups": []}
-                )
-                row["groups"].append({"topic": topic.name, "group": group})
-    return list(found.values())
+    rows = []
+    for holder, load, reason in consumers.all_slow(now):
+        places = registry.places(holder)
+        groups = [{"topic": states[topic].route.topic.name, "group": group} for topic, group in places
+                  if topic in states]  # fmt: skip
+        if groups:
+            rows.append({**_endpoint(holder), "reason": reason, **_load(load), "groups": groups})
+    return rows
 
 
 def _load(load: Load | None) -> dict[str, int | None]:
@@ -376,11 +347,12 @@ def _group(
     }
 
 
-def _as_values(drops: Drops) -> dict[str, dict[str, int]]:
+def as_values(drops: Drops) -> dict[str, dict[str, int]]:
+    """Only where there are any."""
     return {interface: dict(errors) for interface, errors in drops.items() if errors}
 
 
-def _of_no_topic(counters: Counters, states: Mapping[int, TopicState]) -> Mapping[Reason, int]:
+def of_no_topic(counters: Counters, states: Mapping[int, TopicState]) -> Mapping[Reason, int]:
     """What was counted under no topic, or under one that is not configured."""
     total: Counter[Reason] = Counter()
     for topic, counts in counters.items():
@@ -389,5 +361,6 @@ def _of_no_topic(counters: Counters, states: Mapping[int, TopicState]) -> Mappin
     return total
 
 
-def _labelled(counts: Mapping[Reason, int]) -> dict[str, int]:
+def labelled(counts: Mapping[Reason, int]) -> dict[str, int]:
+    """Counts by the names of their reasons; no zeros."""
     return {reason.label: count for reason, count in counts.items() if count}

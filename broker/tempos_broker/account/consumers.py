@@ -49,6 +49,8 @@ class Consumers:
 
     def __init__(self) -> None:
         self._loads: dict[Holder, Load] = {}
+        #: Those that may be slow: so nobody need go through all to find them.
+        self._suspects: dict[Holder, None] = {}
         self._looked = 0.0
 
     def told(self, holder: Holder, waiting: int, queue: int, overruns: int, now: float) -> None:
@@ -57,10 +59,25 @@ class Consumers:
         if overruns > load.overruns:
             load.overran_at = now
         load.waiting, load.queue, load.overruns = waiting, queue, overruns
+        if load.slow(now) is not None:
+            self._suspects[holder] = None
 
     def dropped(self, holder: Holder, now: float) -> None:
         """A member says that it dropped more than it had said before."""
         self._load(holder, now).dropped_at = now
+        self._suspects[holder] = None
+
+    def all_slow(self, now: float) -> list[tuple[Holder, Load, str]]:
+        """Every slow consumer, what it said last, and why it is one; in the order in which they became it."""
+        found = []
+        for holder in list(self._suspects):
+            load = self._loads.get(holder)
+            reason = load.slow(now) if load is not None else None
+            if load is None or reason is None:
+                del self._suspects[holder]
+            else:
+                found.append((holder, load, reason))
+        return found
 
     def of(self, holder: Holder) -> Load | None:
         """What a member said last; None if it has said nothing, or long ago."""

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-from fastapi import FastAPI, Path, Query, Request
+from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -21,7 +20,9 @@ from tempos import PathPolicy
 from tempos.control import Code
 from tempos_broker.api import models
 from tempos_broker.api.names import WholeNames
+from tempos_broker.api.stream import listed, with_topics
 from tempos_broker.api.topics import TopicCommands, TopicName, add_topic_orders
+from tempos_broker.documents import Documents
 from tempos_broker.members.departures import KeptOut
 from tempos_broker.membership import Refused
 from tempos_broker.orders import Drained, KeepOut
@@ -43,23 +44,10 @@ Endpoint = Annotated[str, Path(description="ip:port", pattern=_ENDPOINT, example
 
 
 class Commands(TopicCommands, Protocol):
-    """What the API does to a broker. What names a topic raises :class:`Refused`.
-
-    ``api_refused`` counts the requests that were turned away at the door, by reason; it is in the status.
-    """
-
-    api_refused: Counter[str]
+    """What the API does to a broker. What names a topic raises :class:`Refused`."""
 
     @property
     def ready(self) -> bool: ...
-
-    def status(self) -> dict[str, Any]: ...
-
-    def topic(self, name: str) -> dict[str, Any]: ...
-
-    def ledger(self) -> dict[str, Any]: ...
-
-    def topic_ledger(self, name: str) -> dict[str, Any]: ...
 
     async def move(self, name: str, policy: PathPolicy) -> None: ...
 
@@ -90,59 +78,87 @@ def application(broker: Commands, reload: Reload, token: str = "") -> ASGIApp:
         lambda: broker.ready,
         "Every socket is bound and every topic has a route",
     )
-    _add_reading(app, broker)
+    _add_reading(app, broker.documents)
     _add_commands(app, broker, reload)
     add_topic_orders(app, broker)
     app.add_exception_handler(Refused, _on_refused)
     return Door(
-        WholeNames(app), token, broker.api_refused, what="control API", set_by="broker.api_token", logger=log
+        WholeNames(app),
+        token,
+        broker.documents.api_refused,
+        what="control API",
+        set_by="broker.api_token",
+        logger=log,
     )
 
 
-def _add_reading(app: FastAPI, broker: Commands) -> None:
+def _add_reading(app: FastAPI, told: Documents) -> None:
     @app.get("/v1/status", summary="Everything a person looks for first", responses=described())
     async def get_status() -> dict[str, Any]:
-        return broker.status()
+        return with_topics(told.status_head(), told.topics())  # type: ignore[return-value]
 
-    @app.get("/v1/ledger", summary="Where every event went, and whether it adds up", responses=described())
-    async def get_ledger() -> models.LedgerOut:
-        return models.LedgerOut.model_validate(broker.ledger())
+    @app.get(
+        "/v1/ledger",
+        summary="Where every event went, and whether it adds up",
+        response_model=models.LedgerOut,
+        responses=described(),
+    )
+    async def get_ledger() -> Response:
+        balanced = True
+
+        def ledgers() -> Iterator[dict[str, Any]]:
+            nonlocal balanced
+            for each in told.ledgers():
+                balanced &= each["balanced"]
+                yield each
+
+        return with_topics({}, ledgers(), lambda: told.ledger_tail(balanced=balanced))
 
     @app.get("/v1/ledger/{topic:name}", summary="The same of one topic", responses=described(404, 422))
     async def get_topic_ledger(topic: TopicName) -> models.LedgerTopic:
-        return models.LedgerTopic.model_validate(broker.topic_ledger(topic))
+        return models.LedgerTopic.model_validate(told.topic_ledger(topic))
 
     @app.get("/v1/kept-out", summary="Whom an operator keeps out", responses=described())
     async def get_kept_out() -> list[models.KeptOutOut]:
-        return [models.KeptOutOut.model_validate(each) for each in broker.status()["kept_out"]]
+        return [models.KeptOutOut.model_validate(each) for each in told.kept_out()]
 
-    @app.get("/v1/paths", summary="Which path serves each topic, and why", responses=described())
-    async def get_paths() -> list[models.PathOut]:
-        return [_path(topic) for topic in broker.status()["topics"]]
+    @app.get(
+        "/v1/paths",
+        summary="Which path serves each topic, and why",
+        response_model=list[models.PathOut],
+        responses=described(),
+    )
+    async def get_paths() -> Response:
+        return listed(told.paths())
 
-    @app.get("/v1/routes", summary="Every route in force", responses=described())
-    async def get_routes() -> list[models.RouteOut]:
-        return [_route(topic) for topic in broker.status()["topics"]]
+    @app.get(
+        "/v1/routes",
+        summary="Every route in force",
+        response_model=list[models.RouteOut],
+        responses=described(),
+    )
+    async def get_routes() -> Response:
+        return listed(told.routes())
 
-    @app.get("/v1/topics", summary="Every topic", responses=described())
-    async def get_topics() -> list[models.TopicOut]:
-        return [models.TopicOut.model_validate(topic) for topic in broker.status()["topics"]]
+    @app.get("/v1/topics", summary="Every topic", response_model=list[models.TopicOut], responses=described())
+    async def get_topics() -> Response:
+        return listed(told.topics())
 
     @app.get("/v1/topics/{topic:name}", summary="One topic", responses=described(404, 422))
     async def get_topic(topic: TopicName) -> models.TopicOut:
-        return models.TopicOut.model_validate(broker.topic(topic))
+        return models.TopicOut.model_validate(told.topic(topic))
 
     @app.get("/v1/topics/{topic:name}/path", summary="Which path, and why", responses=described(404, 422))
     async def get_path(topic: TopicName) -> models.PathOut:
-        return _path(broker.topic(topic))
+        return models.PathOut(**told.topic_path(topic))
 
     @app.get("/v1/topics/{topic:name}/route", summary="The route in force", responses=described(404, 422))
     async def get_route(topic: TopicName) -> models.RouteOut:
-        return _route(broker.topic(topic))
+        return models.RouteOut.model_validate(told.topic_route(topic))
 
     @app.get("/v1/topics/{topic:name}/groups", summary="Its groups", responses=described(404, 422))
     async def get_groups(topic: TopicName) -> list[models.GroupOut]:
-        return [models.GroupOut.model_validate(group) for group in broker.topic(topic)["groups"]]
+        return [models.GroupOut.model_validate(group) for group in told.topic(topic)["groups"]]
 
     # A group may have any printable name, so a slash, too.
     @app.get(
@@ -151,7 +167,7 @@ def _add_reading(app: FastAPI, broker: Commands) -> None:
         responses=described(404, 422),
     )
     async def get_members(topic: TopicName, group: GroupName) -> list[models.MemberOut]:
-        for entry in broker.topic(topic)["groups"]:
+        for entry in told.topic(topic)["groups"]:
             if entry["name"] == group:
                 return [models.MemberOut.model_validate(member) for member in entry["members"]]
         raise HTTPException(404, f"topic {topic!r} has no group {group!r}")
@@ -165,7 +181,7 @@ def _add_commands(app: FastAPI, broker: Commands, reload: Reload) -> None:
     )
     async def post_path(topic: TopicName, body: models.MoveIn) -> models.PathOut:
         await broker.move(topic, PathPolicy(body.policy))
-        return _path(broker.topic(topic))
+        return models.PathOut(**broker.documents.topic_path(topic))
 
     @app.post(
         "/v1/topics/{topic:name}/groups/{group:names}/members/{member}/drain",
@@ -217,21 +233,6 @@ def _add_commands(app: FastAPI, broker: Commands, reload: Reload) -> None:
     )
     async def post_reload() -> models.Reloaded:
         return models.Reloaded(changes=list(await reload()))
-
-
-def _path(topic: Mapping[str, Any]) -> models.PathOut:
-    return models.PathOut(
-        topic=topic["name"], policy=topic["policy"], path=topic["path"], reason=topic["reason"]
-    )
-
-
-def _route(topic: Mapping[str, Any]) -> models.RouteOut:
-    groups = [
-        models.RouteGroup(name=group["name"], members=[f"{m['ip']}:{m['port']}" for m in group["members"]])
-        for group in topic["groups"]
-        if group["members"]
-    ]
-    return models.RouteOut(topic=topic["name"], epoch=topic["epoch"], path=topic["path"], groups=groups)
 
 
 def _keep_out(seconds: float | None, *, until_let_in: bool) -> KeepOut | None:

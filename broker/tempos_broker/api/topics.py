@@ -6,7 +6,7 @@ OpenAPI document is made from them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Protocol
 
 from fastapi import Body, FastAPI, Path, Query, Request, Response
@@ -15,9 +15,11 @@ from fastapi.responses import JSONResponse
 from tempos.names import MAX_BYTES
 from tempos_broker.api import models
 from tempos_broker.api.names import in_address
+from tempos_broker.api.stream import listed
 from tempos_broker.config.model import Origin
 from tempos_broker.config.schema import Key, Keys, Kind
 from tempos_broker.config.topics import TOPIC, BadTopic
+from tempos_broker.documents import Documents
 from tempos_broker.topics.orders import Removed
 from tempos_daemon.problems import described, problem
 
@@ -27,9 +29,8 @@ TopicName = Annotated[str, Path(description="name of the topic", min_length=1, m
 class TopicCommands(Protocol):
     """What this part of the API does to a broker; :class:`Refused` and :class:`BadTopic` say why not."""
 
-    def topic_options(self, name: str) -> tuple[Origin, dict[str, Any]]: ...
-
-    def all_topic_options(self, origin: Origin | None) -> Iterator[tuple[Origin, dict[str, Any]]]: ...
+    @property
+    def documents(self) -> Documents: ...
 
     async def add_topic(self, document: Mapping[str, Any]) -> dict[str, Any]: ...
 
@@ -45,13 +46,13 @@ def add_topic_orders(app: FastAPI, broker: TopicCommands) -> None:
     @app.get(
         "/v1/options",
         summary="The options of every topic, as they stand in a configuration file",
+        response_model=list[models.OptionsOut],
         responses=described(422),
     )
     async def get_all_options(
         origin: Annotated[Origin | None, Query(description="only of those that this made")] = None,
-    ) -> list[models.OptionsOut]:
-        found = broker.all_topic_options(origin)
-        return [models.OptionsOut(origin=by.value, options=options) for by, options in found]
+    ) -> Response:
+        return listed(broker.documents.options(origin))
 
     @app.get(
         "/v1/topics/{topic:name}/options",
@@ -59,8 +60,7 @@ def add_topic_orders(app: FastAPI, broker: TopicCommands) -> None:
         responses=described(404, 422),
     )
     async def get_options(topic: TopicName) -> models.OptionsOut:
-        origin, options = broker.topic_options(topic)
-        return models.OptionsOut(origin=origin.value, options=options)
+        return models.OptionsOut.model_validate(broker.documents.topic_options(topic))
 
     @app.post(
         "/v1/topics",

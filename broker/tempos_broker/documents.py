@@ -1,0 +1,201 @@
+"""What the broker tells of itself, as JSON values: whole, or topic by topic as somebody reads on.
+
+Rule: whatever tells of every topic can be had as an iterator, so that the event loop serves in between; each
+topic is then as it is at its turn, and one that is gone by then is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from tempos import Path, __version__
+from tempos_broker.account.ledger import Ledger
+from tempos_broker.config.model import BrokerConfig, Origin
+from tempos_broker.config.topics import document_of
+from tempos_broker.control.server import ControlServer
+from tempos_broker.lives.continuity import Continuity
+from tempos_broker.membership import Registry, unknown_topic
+from tempos_broker.paths import FastPath
+from tempos_broker.state import TopicState
+from tempos_broker.status import (
+    as_values,
+    kept_out_fields,
+    labelled,
+    of_no_topic,
+    path_fields,
+    route_document,
+    status_head,
+    topic_document,
+    topic_ledger_document,
+)
+from tempos_broker.topics.catalogue import Catalogue
+from tempos_broker.worker.slowpaths import SlowPaths
+
+
+class Documents:
+    """``config``, ``ready``: what holds now. What names a topic raises :class:`Refused` if there is none."""
+
+    def __init__(
+        self,
+        *,
+        config: Callable[[], BrokerConfig],
+        ready: Callable[[], bool],
+        states: Mapping[int, TopicState],
+        catalogue: Catalogue,
+        registry: Registry,
+        ledger: Ledger,
+        control: ControlServer,
+        past: Continuity,
+        fast: FastPath,
+        slow: SlowPaths,
+    ) -> None:
+        self._config = config
+        self._ready = ready
+        self._states = states
+        self._catalogue = catalogue
+        self._registry = registry
+        self._ledger = ledger
+        self._control = control
+        self._past = past
+        self._fast = fast
+        self._slow = slow
+        self._started = time.monotonic()
+        #: Requests that the control API turned away at the door, by reason.
+        self.api_refused: Counter[str] = Counter()
+
+    # --- of every topic ---------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Everything a person looks for first."""
+        return {**self.status_head(), "topics": list(self.topics())}
+
+    def status_head(self) -> dict[str, Any]:
+        """The same, without its ``topics``."""
+        config = self._config()
+        return status_head(
+            broker={
+                "version": __version__,
+                "pid": os.getpid(),
+                "uptime_s": round(time.monotonic() - self._started, 1),
+                "name": config.name,
+                "instance": self._past.instance,
+                "ready": self._ready(),
+                "state": self._past.keeper.where,
+            },
+            slow=self._slow.status(),
+            worker=self._slow.worker(),
+            fast=self._fast.status(),
+            control=self._control,
+            api_refused=self.api_refused,
+            registry=self._registry,
+            states=self._states,
+            slow_counters=self._past.counting.slow(),
+            fast_counters=self._past.counting.fast_raw(),
+            drops=self._fast.drops(),
+            now=time.monotonic(),
+        )
+
+    def topics(self) -> Iterator[dict[str, Any]]:
+        """Every topic, as the status has it."""
+        return (self._topic(state) for state in self._present())
+
+    def ledger(self) -> dict[str, Any]:
+        """The account of every topic; :mod:`tempos_broker.account` says what adds up."""
+        topics = list(self.ledgers())
+        return {"topics": topics, **self.ledger_tail(balanced=all(each["balanced"] for each in topics))}
+
+    def ledger_tail(self, *, balanced: bool) -> dict[str, Any]:
+        """The same, without its ``topics``; ``balanced``: whether they all are."""
+        return {
+            "balanced": balanced,
+            "unattributed": labelled(of_no_topic(self._past.counting.slow(), self._states)),
+            "drops": as_values(self._fast.drops()),
+        }
+
+    def ledgers(self) -> Iterator[dict[str, Any]]:
+        """The account of every topic."""
+        return (self._topic_ledger(state) for state in self._present())
+
+    def paths(self) -> Iterator[dict[str, Any]]:
+        """Which path serves each topic, and why."""
+        return ({"topic": state.route.topic.name, **path_fields(state)} for state in self._present())
+
+    def routes(self) -> Iterator[dict[str, Any]]:
+        """Every route in force."""
+        return map(route_document, self._present())
+
+    def options(self, origin: Origin | None = None) -> Iterator[dict[str, Any]]:
+        """The options of every topic, or of those that this made, as they stand in a file."""
+        for entry in list(self._catalogue):
+            if origin is None or entry.origin is origin:
+                yield {"origin": entry.origin.value, "options": document_of(entry)}
+
+    def kept_out(self) -> list[dict[str, Any]]:
+        """Whom an operator keeps out."""
+        now = time.monotonic()
+        return [kept_out_fields(kept, now) for kept in self._registry.departures.all_kept_out(now)]
+
+    def on_fast_path(self) -> tuple[str, ...]:
+        """The topics that the kernel forwards, by name."""
+        states = self._states.values()
+        return tuple(
+            each.route.topic.name for each in states if each.choice and each.choice.path is Path.FAST
+        )
+
+    # --- of one -----------------------------------------------------------------------------
+
+    def topic(self, name: str) -> dict[str, Any]:
+        """What the status says of one topic."""
+        return self._topic(self._state(name))
+
+    def topic_ledger(self, name: str) -> dict[str, Any]:
+        """The account of one topic."""
+        return self._topic_ledger(self._state(name))
+
+    def topic_options(self, name: str) -> dict[str, Any]:
+        """The options of one topic, and who made it."""
+        entry = self._catalogue.named(name)
+        if entry is None:
+            raise unknown_topic(name, (each.topic.name for each in self._catalogue))
+        return {"origin": entry.origin.value, "options": document_of(entry)}
+
+    def topic_path(self, name: str) -> dict[str, Any]:
+        """Which path serves a topic, and why."""
+        return {"topic": name, **path_fields(self._state(name))}
+
+    def topic_route(self, name: str) -> dict[str, Any]:
+        """The route in force of a topic."""
+        return route_document(self._state(name))
+
+    def _state(self, name: str) -> TopicState:
+        return self._states[self._registry.topic(name).id]
+
+    def _present(self) -> Iterator[TopicState]:
+        for topic in list(self._registry.topics):
+            state = self._states.get(topic.id)
+            if state is not None and state.route.topic.name == topic.name:
+                yield state
+
+    def _topic(self, state: TopicState) -> dict[str, Any]:
+        topic = state.route.topic.id
+        entry = self._catalogue.numbered(topic)
+        return topic_document(
+            state,
+            registry=self._registry,
+            ledger=self._ledger,
+            consumers=self._control.reports.consumers,
+            counted=self._past.counting.counted([topic]),
+            latency=self._fast.latency([topic]).get(topic),
+            # One that is just going is in no catalogue any more.
+            origin=entry.origin if entry is not None else Origin.RUN_TIME,
+            durable=self._past.has_store,
+            now=time.monotonic(),
+        )
+
+    def _topic_ledger(self, state: TopicState) -> dict[str, Any]:
+        counted = self._past.counting.counted([state.route.topic.id])
+        return topic_ledger_document(state, self._ledger, self._control.reports.consumers, counted)

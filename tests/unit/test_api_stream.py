@@ -1,0 +1,51 @@
+"""Answers about every topic: whole JSON whatever their number, and others have their turn in between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.responses import StreamingResponse
+
+from tempos_broker.api.stream import PIECE, listed, with_topics
+
+
+async def body(response: StreamingResponse) -> bytes:
+    return b"".join([piece async for piece in response.body_iterator])  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 300])
+async def test_what_is_sent_is_whole(count: int) -> None:
+    documents = [{"name": f'"ü{number}', "n": None} for number in range(count)]
+    assert json.loads(await body(listed(iter(documents)))) == documents
+    whole = with_topics({"a": {"b": 1}}, iter(documents), lambda: {"balanced": True})
+    assert json.loads(await body(whole)) == {"a": {"b": 1}, "topics": documents, "balanced": True}
+    assert json.loads(await body(with_topics({}, iter(documents)))) == {"topics": documents}
+
+
+async def test_others_have_their_turn_after_each_piece() -> None:
+    turns, seen = 0, []
+
+    def documents() -> Iterator[Any]:
+        for number in range(20):
+            seen.append(turns)
+            # As long as a piece may take.
+            until = time.perf_counter() + PIECE
+            while time.perf_counter() < until:
+                pass
+            yield number
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    assert json.loads(await body(listed(documents()))) == list(range(20))
+    other.cancel()
+    assert len(set(seen)) == 20, "nobody waits for more than one piece"
