@@ -99,6 +99,7 @@ class Broker:
         )
         self._past.counting.slow_counters = self._slow.counters
         self._past.counting.slow_lost = self._slow.lost
+        self._past.counting.slow_under_way = self._slow.under_way
         self._routes = Routes(
             states, self._registry, self._ledger, self._past, fast, self._slow, config.control.lease
         )

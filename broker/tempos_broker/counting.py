@@ -57,6 +57,8 @@ class Counting:
         #: each group.
         self.fetched_lost: dict[tuple[int, int], Sequence[int]] = {}
         self.slow_counters: Callable[[], Counters] = dict
+        #: Datagrams for which another process draws tickets now, as far as it has not counted them.
+        self.slow_under_way: Callable[[], int] = lambda: 0
         #: Copies for a group that the slow path could not send: of topic, epoch and group.
         self.slow_lost: Callable[[int, int, int], int] = lambda topic, epoch, group: 0
 
@@ -91,22 +93,30 @@ class Counting:
 
     def counted(self, topics: Sequence[int] | None = None) -> Counted:
         """Everything counted, over all lives; or of these topics only, and then nothing of no topic."""
-        before = self._fast.counters(topics)
+        before, slow_before = self._fast.counters(topics), self.slow_counters()
         tickets = {topic: self.live(topic) for topic in (self._states if topics is None else topics)}
-        after = self._fast.counters(topics)
+        # In this order: a run that is not under way any more has been counted.
+        under_way = self.slow_under_way()
+        after, slow = self._fast.counters(topics), self.slow_counters()
         drawn = {
             topic: Drawn(
                 live,
                 {epoch: self.unsent(topic, epoch, len(drawn)) for epoch, drawn in live.items()},
-                _passing(before.get(topic, {}), after.get(topic, {})),
+                _passing(before.get(topic, {}), after.get(topic, {}))
+                + _passed(slow_before.get(topic, {}), slow.get(topic, {}))
+                + under_way,
             )
             for topic, live in tickets.items()
         }
-        return Counted(self.slow(), self.fast_offsets.applied(after), drawn, after)
+        return Counted(self.slow_offsets.applied(slow), self.fast_offsets.applied(after), drawn, after)
 
 
 def _passing(before: Mapping[Reason, int], after: Mapping[Reason, int]) -> int:
     """How many events may have passed between reading counters twice, and tickets in between."""
-    passed = sum(after.values()) - sum(before.values())
+    passed = _passed(before, after)
     # An event in the middle of its way has drawn its ticket and is not counted yet: one per CPU.
     return passed + (os.cpu_count() or 1) if passed else 0
+
+
+def _passed(before: Mapping[Reason, int], after: Mapping[Reason, int]) -> int:
+    return sum(after.values()) - sum(before.values())

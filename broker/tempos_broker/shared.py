@@ -139,7 +139,7 @@ class Estate:
         return max(0, lib.tempos_receipts_taken(self.receipts, MAX_BATCH) - sum(self.book.received))
 
     def unfinished(self) -> int:
-        """Datagrams of the run that the dead writer had noted and not counted as forwarded."""
+        """Datagrams of the run that the writer has noted and not counted as forwarded."""
         if not self.note.stage:
             return 0
         return max(0, self.note.target - self.book.counts[self.note.topic][_FORWARDED])

@@ -45,6 +45,23 @@ def programs(pid: int) -> dict[str, list[int]]:
     return held
 
 
+def held(pid: int) -> dict[str, int]:
+    """What a process holds: ``resident`` bytes of memory, ``descriptors``, ``maps`` bytes of BPF maps."""
+    resident = maps = descriptors = 0
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            resident = int(line.split()[1]) * 1024
+    seen = set()
+    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):
+            fields = dict(line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line)
+            descriptors += 1
+            if "map_id" in fields and fields["map_id"] not in seen:
+                seen.add(fields["map_id"])
+                maps += int(fields["memlock"])
+    return {"resident": resident, "descriptors": descriptors, "maps": maps}
+
+
 def _packet_threads() -> list[int]:
     """The kernel's threads ksoftirqd/N; none are to be seen from inside a container."""
     found = []

@@ -15,7 +15,7 @@ import time
 
 #: Of the reflector, on every node.
 PORT = 9790
-_SO_TIMESTAMPNS = 35
+SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("@qq")
 _NS = 1_000_000_000
 #: Number of the exchange; arrival and departure at the reflector, 0 on the way there.
@@ -77,7 +77,7 @@ def main() -> None:
 
 def _stamping() -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     return sock
 
 
@@ -90,7 +90,7 @@ def _take_from(sock: socket.socket) -> tuple[bytes, int, tuple[str, int]]:
     """A datagram, when it arrived, and from where."""
     data, asides, _, sender = sock.recvmsg(64, socket.CMSG_SPACE(_TIMESPEC.size))
     for level, kind, value in asides:
-        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
             seconds, rest = _TIMESPEC.unpack(value)
             return data, seconds * _NS + rest, sender
     return data, wall_ns(), sender

@@ -137,6 +137,10 @@ class SlowPaths:
         theirs = self._estate.book.counters()
         return {topic: _sum(own.get(topic, {}), theirs.get(topic, {})) for topic in {*own, *theirs}}
 
+    def under_way(self) -> int:
+        """Datagrams of the run for which the worker draws tickets now, as far as it has not counted them."""
+        return 0 if self._estate is None else self._estate.unfinished()
+
     def lost(self, topic: int, epoch: int, group: int) -> int:
         """Copies for the group of this index in the route that could not be sent; two epochs are kept."""
         own = self._server.lost(topic, epoch, group)

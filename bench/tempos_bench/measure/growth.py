@@ -1,0 +1,90 @@
+"""Whether something grows while a run goes on: a slope, an interval around it, and a word.
+
+Samples of one *life* have a level of their own, and only what happens inside of lives is looked at; what goes
+on over all of them (a file) is one life. Neighbouring samples resemble each other, so the interval comes from
+stretches of neighbours, drawn again and again (a block bootstrap); with few stretches there is none.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from tempos_bench.measure.stats import percentile
+
+#: Stretches that the samples are cut into, and how often as many are drawn again.
+STRETCHES, DRAWS = 12, 1000
+#: Seconds that say something of an hour.
+SPAN = 600.0
+#: Of the interval around a slope.
+CONFIDENCE = 99.0
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A value ``at`` so many seconds of the run, in a life of the program."""
+
+    at: float
+    life: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Growth per hour as a share of the level: what it is, and between what it is.
+
+    ``verdict``: `flat` if the whole interval is within the tolerance, `grows` if all of it is beyond, else
+    `unclear`, as is whatever was looked at for less than :data:`SPAN`.
+    """
+
+    level: float
+    per_hour: float
+    low: float
+    high: float
+    verdict: str
+
+
+def growth(samples: Sequence[Sample], tolerance: float, seed: int = 1) -> Growth:
+    """The growth of what was sampled; ``tolerance``: so much an hour, as a share of the level, is flat."""
+    values = [each.value for each in samples]
+    level = percentile(values, 50) or max(values)
+    points = _centred(samples)
+    slope = _slope(points)
+    if samples and not any(each.value for each in samples):
+        return Growth(0.0, 0.0, 0.0, 0.0, "flat")
+    span = samples[-1].at - samples[0].at if samples else 0.0
+    if span < SPAN or len(points) < 2 * STRETCHES or math.isnan(slope) or not level:
+        share = slope * _HOUR / level if level else math.nan
+        return Growth(level, share, -math.inf, math.inf, "unclear")
+    size = math.ceil(len(points) / STRETCHES)
+    stretches = [points[first : first + size] for first in range(0, len(points), size)]
+    rng = random.Random(seed)
+    drawn = [_slope([p for each in rng.choices(stretches, k=len(stretches)) for p in each])
+             for _ in range(DRAWS)]  # fmt: skip
+    slopes = [each for each in drawn if not math.isnan(each)]
+    beyond = (100 - CONFIDENCE) / 2
+    ends = percentile(slopes, beyond), percentile(slopes, 100 - beyond)
+    low, high = (each * _HOUR / level for each in ends)
+    verdict = "grows" if low > tolerance else "flat" if high <= tolerance else "unclear"
+    return Growth(level, slope * _HOUR / level, low, high, verdict)
+
+
+def _centred(samples: Sequence[Sample]) -> list[tuple[float, float]]:
+    """Times and values, each less the mean of its life."""
+    points = []
+    for _, lived in groupby(samples, key=lambda each: each.life):
+        life = list(lived)
+        at = sum(each.at for each in life) / len(life)
+        value = sum(each.value for each in life) / len(life)
+        points += [(each.at - at, each.value - value) for each in life]
+    return points
+
+
+def _slope(points: Sequence[tuple[float, float]]) -> float:
+    """Through the origin; nan where all times are one."""
+    over = sum(at * at for at, _ in points)
+    return sum(at * value for at, value in points) / over if over else math.nan
