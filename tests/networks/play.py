@@ -11,25 +11,29 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from networks.ground import Ground
 from networks.network import Build, Network
-from tempos import Quality, Topic
+from tempos import NoAnswer, Quality, Topic
 from tempos.blocking import Publisher, Subscriber
 from tempos.subscriber import Drained, PublisherAccount, SubscriberStats
 from tempos_bench.measure.broker import TopicStatus, config_text, topic_status
 from tempos_bench.nodes.node import PYTHON, TEXT_FILE, Program, ProgramFailed
 from tempos_bench.nodes.patience import patience
 
+T = TypeVar("T")
+
 TOPIC = Topic(id=1, name="t", quality=Quality.SQ)
 EVENTS = 200
 #: Events a second: what a link delays meets its neighbours, and no queue is ever full.
 RATE = 400.0
 READY_LIMIT, ANSWER_LIMIT = 20.0, 10.0
+#: Seconds until a broker that is ready has had a turn.
+ASKING = patience(5.0)
 #: Seconds until a path is what it will stay: neighbours are resolved, interfaces looked at. It is, too, if
 #: nothing has changed for the shorter time.
 SETTLE_LIMIT, UNCHANGED = patience(5.0), patience(2.0)
@@ -157,12 +161,24 @@ def refused(build: Build, mode: str, interfaces: Sequence[str] = ()) -> str:
     return ""
 
 
+def _patiently(enter: Callable[[], T]) -> T:
+    """As whoever is told that nobody answers, and knows that the machine is slow: once more, for a while."""
+    end = time.monotonic() + ASKING
+    while True:
+        try:
+            return enter()
+        except NoAnswer:
+            if time.monotonic() > end:
+                raise
+
+
 def _subscribe(address: str, group: str) -> Subscriber:
-    return Subscriber(address, TOPIC.name, group=group).__enter__()
+    return _patiently(lambda: Subscriber(address, TOPIC.name, group=group).__enter__())
 
 
 def _publish(address: str, blind: bool) -> None:
-    with Publisher(address, topics=[TOPIC] if blind else None) as publisher:
+    publisher = _patiently(lambda: Publisher(address, topics=[TOPIC] if blind else None).__enter__())
+    with closing(publisher):
         began = time.monotonic()
         for number in range(EVENTS):
             # The load itself: so many a second.

@@ -1,7 +1,7 @@
 """In the guest, as its first process: mounts what a Linux has, runs the job's steps, hands back the results.
 
-Needs nothing but the standard library. Every line for the host begins with "guest: "; what came of a step is
-on the results' disk as soon as it has ended, so what hangs later takes nothing away.
+Needs nothing but the standard library. Every line for the host begins with "guest: "; what came of the steps
+is put on the results' disk with each, so what hangs, or is broken off, takes little away.
 """
 
 from __future__ import annotations
@@ -60,8 +60,7 @@ def _work() -> None:
     try:
         _prepare()
         for step in from_text(JOB.read_bytes().rstrip(b"\0").decode()):
-            work.run(step, TREE, RESULTS, _ENVIRONMENT, say)
-            _hand_back()
+            work.run(step, TREE, RESULTS, _ENVIRONMENT, _tell)
     # The host is told, and the machine must end in any case.
     except BaseException as error:  # noqa: BLE001
         say(f"failed: {error!r}")
@@ -81,6 +80,12 @@ def _prepare() -> None:
         Path("/dev", name).symlink_to(f"/proc/self/{target}")
     RESULTS.mkdir()
     say(f"kernel {os.uname().release}")
+
+
+def _tell(line: str) -> None:
+    """A line for the host about a step, and all results as they are then."""
+    say(line)
+    _hand_back()
 
 
 def _hand_back() -> None:

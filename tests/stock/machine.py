@@ -65,9 +65,10 @@ def boot(kernel: Kernel, disks: tuple[Path, Path], runs: Accelerator, steps: Seq
             raise
         finally:
             limit.cancel()
-    _unpack(out_disk, results)
-    for path in (job_disk, out_disk):
-        path.unlink()
+            process.wait()
+            _unpack(out_disk, results)
+            for path in (job_disk, out_disk):
+                path.unlink()
     return Boot(time.monotonic() - began, code == 0, lines)
 
 
