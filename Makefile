@@ -34,7 +34,7 @@ test: $(STAMP)
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # The suite on each of KERNELS; with SHORT=1 what tells in minutes, with ONLY="networks parity" these steps anew,
-# with AGAIN=1 the tests that failed last time. All but the tree is kept for the next time.
+# with AGAIN=1 the tests that failed or did not run last time. All but the tree is kept for the next time.
 test-kernels: $(STAMP)
 	cd tests && ../$(BIN)/python -m stock test $(if $(SHORT),--short) $(if $(AGAIN),--again) $(ONLY:%=--only %) $(KERNELS)
 

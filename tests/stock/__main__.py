@@ -3,7 +3,7 @@
 test [--short] [KERNEL ...]    the suite on each kernel, by the name of its package
 host [--short]                 the same on this machine's own kernel
      [--only STEP]             these steps of it; what is there of the others stays
-     [--again]                 the tests that failed last time; what is there of the others stays
+     [--again]                 the tests that failed or did not run last time; the others stay
 run KERNEL -- COMMAND ...      any command in the tree on one kernel
 table                          put what the full runs found into the documents
 clean                          remove everything that is kept
@@ -51,7 +51,9 @@ def _options() -> argparse.Namespace:
         each.add_argument("--short", action="store_true", help="what tells in minutes")
         each.add_argument("--only", action="append", default=[], metavar="STEP",
                           help="these steps, beside what is there of the others")  # fmt: skip
-        each.add_argument("--again", action="store_true", help="the tests that failed last time")
+        each.add_argument(
+            "--again", action="store_true", help="the tests that failed or did not run last time"
+        )
     run = actions.add_parser("run", help="boot a kernel and run a command in the tree there")
     run.add_argument("kernel", help="the package, for instance linux-image-6.12-amd64")
     run.add_argument("command", nargs="+", help="what to run; {results} is a folder that comes back")

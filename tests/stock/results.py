@@ -81,6 +81,12 @@ def failed(folder: Path, name: str) -> tuple[str, ...]:
     return tuple(_tests(xml).failed) if xml.exists() else ()
 
 
+def known(folder: Path, name: str) -> tuple[str, ...]:
+    """All tests of a step of which it is known how they ended."""
+    xml = folder / f"{name}.xml"
+    return tuple(map(_name, ET.parse(xml).iter("testcase"))) if xml.exists() else ()
+
+
 def _join_tests(fresh: Path, before: Path) -> None:
     """Take the outcomes of other tests than those in ``fresh`` into it."""
     document = ET.parse(fresh)
@@ -161,7 +167,7 @@ def _tests(path: Path) -> Tests:
     failed: dict[str, str] = {}
     skipped: dict[str, str] = {}
     for case in ET.parse(path).iter("testcase"):
-        name = f"{case.get('classname', '')}::{case.get('name', '')}"
+        name = _name(case)
         for kind, into in (("failure", failed), ("error", failed), ("skipped", skipped)):
             if (told := case.find(kind)) is not None:
                 into[name] = (told.get("message") or "").partition("\n")[0][:300]
@@ -169,3 +175,7 @@ def _tests(path: Path) -> Tests:
         else:
             passed += 1
     return Tests(passed, failed, skipped)
+
+
+def _name(case: ET.Element) -> str:
+    return f"{case.get('classname', '')}::{case.get('name', '')}"

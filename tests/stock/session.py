@@ -20,7 +20,8 @@ RESULTS = tree.SOURCE / "kernel-results"
 def booted(wanted: str, *, short: bool, only: Sequence[str] = (), again: bool = False) -> Account:
     """Run the suite on the kernel of a package.
 
-    ``only``: these steps, the others' results are kept; ``again``: of them the tests that failed last time.
+    ``only``: these steps, the others' results are kept; ``again``: of them the tests that failed, or did not
+    run, last time.
     """
     steps, revision = _steps(wanted, short=short, only=only, again=again), _revision()
     kernel, disks, runs = _prepared(wanted)
@@ -91,8 +92,17 @@ def _steps(name: str, *, short: bool, only: Sequence[str], again: bool) -> list[
     chosen = suites.chosen(only, short=short)
     if not again:
         return chosen
-    found = ((step, results.failed(RESULTS / name, step.name)) for step in chosen)
-    return [suites.again(step, failed) for step, failed in found if failed]
+    found = ((step, wanting(RESULTS / name, step)) for step in chosen)
+    return [suites.again(step, tests) for step, tests in found if tests]
+
+
+def wanting(folder: Path, step: Step) -> list[str]:
+    """Tests that failed, or of which nothing is known."""
+    known = results.known(folder, step.name)
+    return [
+        *results.failed(folder, step.name),
+        *(each for each in suites.tests_of(step) if each not in known),
+    ]
 
 
 def _joined(fresh: Path, name: str, revision: str, *, whole: bool, partly: bool) -> Path:

@@ -6,13 +6,18 @@ use, too.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from stock.chroot import checked
 from stock.job import RESULTS, Step
 
 #: Steps whose output or rows are looked into; the others are judged by their exit code and their tests.
 DOCTOR, DEMO, NETWORKS = "doctor", "demo", "networks"
+_TREE = Path(__file__).resolve().parents[2]
 _VARIANTS = "tests/kernel/test_every_variant.py"
 _CUT = ("tests/kernel/test_program.py", "tests/kernel/test_selector.py")
 
@@ -53,11 +58,26 @@ def chosen(names: Sequence[str], *, short: bool) -> list[Step]:
     return [step for step in known if not names or step.name in names]
 
 
+def tests_of(step: Step) -> tuple[str, ...]:
+    """All tests of the step, by their names in the results; none where it runs none."""
+    if (place := _tests_at(step)) is None:
+        return ()
+    command = (sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
+    said = checked((*command, *step.command[place:]), dict(os.environ), _TREE)
+    ids = (line.partition("::") for line in said.splitlines() if "::" in line)
+    return tuple(f"{path.removesuffix('.py').replace('/', '.')}::{name}" for path, _, name in ids)
+
+
 def again(step: Step, tests: Collection[str]) -> Step:
     """The step with nothing but these of its tests, by their names in the results."""
-    place = step.command.index("--junitxml") + 2
+    place = _tests_at(step)
     ids = (f"{name.partition('::')[0].replace('.', '/')}.py::{name.partition('::')[2]}" for name in tests)
     return replace(step, command=(*step.command[:place], *ids))
+
+
+def _tests_at(step: Step) -> int | None:
+    """Where in its command it is said which tests."""
+    return step.command.index("--junitxml") + 2 if "--junitxml" in step.command else None
 
 
 def _pytest(name: str, *words: str, limit: float, apart: bool = False) -> Step:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from stock import accelerator, cache, documents, needs, results, suites, table, work
+from stock import accelerator, cache, documents, needs, results, session, suites, table, work
 from stock.job import Step, from_text, to_text
 
 CLASS = 'classname="tests.kernel.test_a"'
@@ -123,6 +123,20 @@ def test_steps_that_ran_again_take_the_place_of_what_was_there(folder: Path, tmp
     assert (account.right, account.revision) == (False, "0123456789, 9876543210+, 5555555555")
     with pytest.raises(suites.UnknownStep, match="no step parity; there are doctor, variants, kernel, demo"):
         suites.chosen(["kernel", "parity"], short=True)
+
+
+def test_once_more_means_what_failed_and_what_is_new(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (step,) = suites.chosen(["kernel"], short=True)
+    collected = suites.tests_of(step)
+    assert "tests.kernel.test_selector" in {name.partition("::")[0] for name in collected}
+    known = "tests.kernel.test_a::test_good", "tests.kernel.test_a::test_left_out"
+    monkeypatch.setattr(suites, "tests_of", lambda step: (*known, collected[0]))
+    assert session.wanting(folder, step) == [
+        "tests.kernel.test_a::test_bad", "tests.kernel.test_a::test_set_up", collected[0]
+    ]  # fmt: skip
+    (doctor,) = suites.chosen(["doctor"], short=True)
+    monkeypatch.undo()
+    assert session.wanting(folder, doctor) == []
 
 
 def test_a_terminal_shows_what_failed_and_what_is_lacking(folder: Path) -> None:
