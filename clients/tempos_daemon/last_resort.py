@@ -48,7 +48,8 @@ class LastResort:
         with self._changed:
             if self._until <= until:
                 return
-            self._until = until
+            # A signal may have come in between, and said less.
+            self._until = min(self._until, until)
             self._changed.notify()
         self._watchdog(seconds + BEHIND)
         if self._thread is None:

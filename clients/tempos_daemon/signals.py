@@ -36,6 +36,7 @@ class Signals:
     def __init__(self, last_resort: LastResort) -> None:
         self.last_resort = last_resort
         self._stop: asyncio.Event | None = None
+        self._heard = False
         #: The first signal that said to stop, once one has.
         self.stopped_by: signal.Signals | None = None
         self._reload: Callable[[], None] | None = None
@@ -51,11 +52,24 @@ class Signals:
         signal.signal(signal.SIGHUP, lambda *_: self._on_reload())
 
     def attach(self) -> None:
-        """Hear signals on the running event loop, until it is closed."""
+        """Hear signals on the running event loop, until it is closed.
+
+        Those that stop are heard wherever the loop is just then: the time that stopping may take begins with
+        the signal, not with the loop's next turn.
+        """
         loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+
+        def heard(number: int, _: object) -> None:
+            again, self._heard = self._heard, True
+            self.last_resort.arm(HURRY if again else STOP_WITHIN)
+            # Between two lines of anything: what takes locks, as logging does, is the loop's.
+            loop.call_soon_threadsafe(self._on_stop, number)
+
         for number in _STOPS:
-            loop.add_signal_handler(number, self._on_stop, number)
+            # With a handler of the loop's beside it the loop wakes up for a signal, whichever loop it is.
+            loop.add_signal_handler(number, int)
+            signal.signal(number, heard)
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
 
     def reload_with(self, reload: Callable[[], None]) -> None:
@@ -106,11 +120,9 @@ class Signals:
         assert self._stop is not None
         if self._stop.is_set():
             log.warning("%s again: stopping within %g s", signal.Signals(number).name, HURRY)
-            self.last_resort.arm(HURRY)
             return
         self.stopped_by = signal.Signals(number)
         log.info("stopping: %s", self.stopped_by.name)
-        self.last_resort.arm(STOP_WITHIN)
         self._stop.set()
 
     def _on_reload(self) -> None:

@@ -68,10 +68,12 @@ def assert_exact(broker: Broker, crowd: Program, legs: Legs, events: int) -> dic
     got = crowd.ask({"sent": events}, limit=LIMIT)
     ledger: dict[str, Any] = broker.ask("GET", "/v1/ledger/events")
     dropped = legs.dropped()
+    # What a starved broker did not come to read: its kernel counts it, and so does its own account.
+    unread = broker.status()["unattributed"].get("socket_overrun", 0)
     told = f"{got}\n{ledger}\n{dropped}"
     (group,) = ledger["groups"]
     assert ledger["balanced"], told
-    assert beyond(events - ledger["received"], dropped.first) == 0, told
+    assert beyond(events - ledger["received"] - unread, dropped.first) == 0, told
     assert group["tickets"] == ledger["received"] == ledger["fast"] + ledger["slow"], told
     assert (group["delivered"], got["doubled"], got["unanswered"]) == (got["distinct"], 0, 0), told
     assert group["lost"] == got["lost"] == group["tickets"] - group["delivered"] <= dropped.last, told

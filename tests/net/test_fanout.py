@@ -64,4 +64,4 @@ def test_members_of_several_groups_come_and_go_and_nothing_is_lost_or_doubled(wa
     figures.pop("dropped by links and receivers")
     assert min(figures.pop("joins"), figures.pop("leaves"), figures.pop("drains")) > 5
     assert figures.pop("epochs") > 30
-    assert set(figures.values()) == {0}, figures
+    assert {name: value for name, value in figures.items() if value} == {}

@@ -31,7 +31,7 @@ TOPIC = Topic(id=1, name="t", quality=Quality.SQ)
 EVENTS = 200
 #: Events a second: what a link delays meets its neighbours, and no queue is ever full.
 RATE = 400.0
-READY_LIMIT, ANSWER_LIMIT = 20.0, 10.0
+READY_LIMIT, ANSWER_LIMIT = 60.0, 30.0
 #: Seconds until a broker that is ready has had a turn.
 ASKING = patience(5.0)
 #: Seconds until a path is what it will stay: neighbours are resolved, interfaces looked at. It is, too, if

@@ -8,10 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tempos_daemon.last_resort import LastResort
 from tempos_daemon.notify import READY, notify, reloading
@@ -90,6 +92,27 @@ async def test_the_first_signal_stops_the_second_hurries_and_a_reload_means_noth
     # They wait behind the mask; without it they are ignored: this process is still there.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, EVERY)
     assert signal.sigpending() == set()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_time_to_stop_begins_with_the_signal_whatever_the_loop_is_at(
+    signals: Signals, last: Armed, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def busy() -> None:
+        signals.attach()
+        send(signal.SIGTERM)
+        end = time.monotonic() + LIMIT
+        while not last.seconds and time.monotonic() < end:
+            pass
+        assert (last.seconds, signals.stopping) == ([STOP_WITHIN], False)
+        await asyncio.wait_for(signals.wait(), LIMIT)
+        signals.ignore(asyncio.get_running_loop())
+
+    loop = new_loop()
+    try:
+        loop.run_until_complete(busy())
+    finally:
+        loop.close()
 
 
 async def test_a_start_is_finished_or_given_up_when_it_is_time_to_stop(

@@ -29,6 +29,7 @@ from tempos import DATA_PORT, Group, Member, Path, PathPolicy, Topic
 from tempos_bench.measure import samples
 from tempos_bench.measure.broker import Broker
 from tempos_bench.measure.samples import Latency
+from tempos_bench.measure.stats import ratio
 from tempos_bench.nodes.topology import Topology
 from tempos_bench.runs.rounds import cores
 from tempos_bench.runs.run import current
@@ -105,7 +106,7 @@ class Outcome:
 
     @property
     def lost_share(self) -> float:
-        return self.lost / self.sent if self.sent else math.nan
+        return ratio(self.lost, self.sent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from tempos import Topic
 from tempos_bench.measure import samples
 from tempos_bench.measure.load import Flow, Heard, Load
-from tempos_bench.measure.stats import ratios, summarize
+from tempos_bench.measure.stats import ratio, ratios, summarize
 from tempos_bench.report.figures import Better, Figure, median
 from tempos_bench.runs.rounds import turned
 from tempos_bench.runs.run import Cell, Run
@@ -103,7 +103,7 @@ def describe(run: Run, variants: Mapping[str, Sequence[Plays]]) -> None:
                     variant, name, quality,
                     summarize([h.outcome.offered for h in heard]).median,
                     summarize([h.outcome.rate for h in heard]).median,
-                    100 * sum(h.outcome.lost for h in heard) / sum(h.outcome.sent for h in heard),
+                    100 * ratio(sum(h.outcome.lost for h in heard), sum(h.outcome.sent for h in heard)),
                     summarize([one.p50 for one in each]).median,
                     summarize([one.p99 for one in each]).median,
                     together.p999, together.max,
@@ -147,6 +147,6 @@ def carried_figures(variant: str, rounds: Sequence[Plays], times: Sequence[float
     figures = [median(f"{variant}: BQ carried", summarize(carried), "events/s")]
     for name in map(both, times):
         offered = [plays[name]["BQ"].outcome.offered for plays in rounds]
-        really = summarize([offer / most for offer, most in zip(offered, carried, strict=True)])
+        really = ratios(offered, carried)
         figures.append(median(f"{variant}, {name}: BQ offered to carried", really, "x", Better.NEITHER))
     return figures

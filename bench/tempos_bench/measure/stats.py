@@ -38,9 +38,14 @@ def summarize(values: Sequence[float]) -> Summary:
     return Summary(statistics.median(values), percentile(values, 25), percentile(values, 75), tuple(values))
 
 
+def ratio(above: float, below: float) -> float:
+    """``above / below``; nan where nothing is below: of nothing there is no share."""
+    return above / below if below else math.nan
+
+
 def ratios(above: Sequence[float], below: Sequence[float]) -> Summary:
     """Round by round ``above / below``: what both sides of a round suffered alike cancels out."""
-    return summarize([a / b for a, b in zip(above, below, strict=True)])
+    return summarize([ratio(a, b) for a, b in zip(above, below, strict=True)])
 
 
 def differences(left: Sequence[float], right: Sequence[float]) -> Summary:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from tempos import Framing, Group, Member, PathPolicy, Quality, TemposError, Topic
 from tempos_bench.measure.broker import Broker
 from tempos_bench.measure.load import Flow, Load, Subject
-from tempos_bench.measure.stats import summarize
+from tempos_bench.measure.stats import ratios, summarize
 from tempos_bench.nodes.node import Node
 from tempos_bench.nodes.topology import build
 from tempos_bench.peers.usage import Running, measured
@@ -79,9 +79,8 @@ def _state(p: Parameters, progress: Run) -> list[Figure]:
                     outcome = load.play([Flow(_SQ, p.rate)], p.seconds)[_SQ.name].outcome
                 p99[state].append(outcome.latency.p99)
                 lost += outcome.lost
-    ratios = [on / off for on, off in zip(p99["on"], p99["off"], strict=True)]
     return [
-        median("SQ p99, state on to off", summarize(ratios), "x", Better.LOWER),
+        median("SQ p99, state on to off", ratios(p99["on"], p99["off"]), "x", Better.LOWER),
         *(median(f"SQ p99, state {state}", summarize(values), "us") for state, values in p99.items()),
         Figure("SQ lost", lost, "events"),
     ]

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from tempos import Framing, PathPolicy, Quality, TemposError, Topic
 from tempos_bench.measure.load import Flow, Load, Subject
 from tempos_bench.measure.qos import Plays, TwoClasses, carried_figures, describe, judged_figures, keep, loads
-from tempos_bench.measure.stats import summarize
+from tempos_bench.measure.stats import ratio, summarize
 from tempos_bench.nodes.topology import build
 from tempos_bench.report.figures import Better, Figure, median
 from tempos_bench.runs.rounds import turned
@@ -116,4 +116,4 @@ def _share(load: Load, classes: TwoClasses, p: Parameters) -> float:
         flows = [Flow(topic, half, flood=True, segments=p.segments) for topic in (classes.sq, classes.bq)]
         heard = load.play(flows, p.seconds)
     sq, bq = heard["SQ"].outcome.rate, heard["BQ"].outcome.rate
-    return bq / (sq + bq)
+    return ratio(bq, sq + bq)
