@@ -23,7 +23,15 @@ class Offsets:
 
     def set(self, topic: int, wanted: Mapping[Reason, int], now: Mapping[Reason, int]) -> None:
         """From here on the topic's counters go on from ``wanted``; ``now`` is what they say themselves."""
-        self._of[topic] = {reason: wanted.get(reason, 0) - now.get(reason, 0) for reason in {*wanted, *now}}
+        offsets = {
+            reason: offset
+            for reason in {*wanted, *now}
+            if (offset := wanted.get(reason, 0) - now.get(reason, 0))
+        }
+        if offsets:
+            self._of[topic] = offsets
+        else:
+            self._of.pop(topic, None)
 
     def forget(self, topic: int) -> None:
         self._of.pop(topic, None)

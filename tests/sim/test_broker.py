@@ -244,7 +244,7 @@ async def test_a_member_without_heartbeats_leaves_the_route_when_its_lease_ends(
         client.ask("subscribe", topic="alpha", group="g", port=client.port)
         await client.answer()
         await until(lambda: topic(broker, "alpha")["epoch"] == 3)
-        assert [group["members"] for group in topic(broker, "alpha")["groups"]] == [[]]
+        assert [group["members"] for group in topic(broker, "alpha")["groups"]] in ([], [[]])
         assert fast.withdrawn[-1] == ALPHA.id
         assert f"the lease of 127.0.0.1:{client.port} ended" in caplog.text
         client.publish(b"\x01nobody")

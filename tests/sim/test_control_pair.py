@@ -57,7 +57,7 @@ class World:
             if version != self.epochs.get(topic):
                 self.ledger.opened(topic, version, self.registry.holders(topic), self.now)
                 if topic in self.epochs:
-                    tickets = [100 for _ in self.ledger._topics[topic].open[self.epochs[topic]]]
+                    tickets = [100 for _ in self.ledger.route(topic, self.epochs[topic])]
                     self.ledger.closed(topic, self.epochs[topic], tickets)
                 self.epochs[topic] = version
 

@@ -87,6 +87,7 @@ class Consumers:
         if now - self._looked > LOOK_EVERY:
             self._looked = now
             self._loads = {h: load for h, load in self._loads.items() if now - load.heard < FORGOTTEN}
+            self._suspects = {h: None for h in self._suspects if h in self._loads}
         load = self._loads.setdefault(holder, Load())
         load.heard = now
         return load

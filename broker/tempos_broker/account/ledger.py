@@ -41,6 +41,7 @@ from tempos_broker.account.accounts import (
 )
 from tempos_broker.account.bounds import Undelivered
 from tempos_broker.account.publishers import Publishers, PublishersAccount
+from tempos_broker.account.quiet import Groups, Quiet
 from tempos_broker.account.topics import TopicAccount
 
 
@@ -68,7 +69,12 @@ class Ledger:
     """The account of all topics. ``unstamped``: ids of topics whose datagrams carry no epoch."""
 
     def __init__(self, unstamped: Iterable[int] = ()) -> None:
-        self._topics: dict[int, TopicAccount] = {}
+        self._topics: dict[int, TopicAccount | Quiet] = {}
+        #: Those that somebody has left whose account is to be settled; those with more than one open epoch.
+        self._left: set[int] = set()
+        #: When a route was opened last: nobody has left later.
+        self._now = 0.0
+        self._swapping: set[int] = set()
         self._unstamped = set(unstamped)
         #: Topics whose account has changed; whoever stores them takes them out.
         self.changed: set[int] = set()
@@ -89,14 +95,40 @@ class Ledger:
         """The topic is no more."""
         self._unstamped.discard(topic)
         self._topics.pop(topic, None)
+        self._left.discard(topic)
+        self._swapping.discard(topic)
         self.changed.discard(topic)
         self.publishers.forget(topic)
+
+    def _open(self, topic: int) -> Mapping[int, Groups]:
+        """The groups of each open epoch."""
+        state = self._topics.get(topic)
+        return dict(state.open) if isinstance(state, Quiet) else state.open if state is not None else {}
+
+    def _whole(self, topic: int) -> TopicAccount:
+        """The account of a topic of which something is to be counted."""
+        state = self._topics[topic]
+        if isinstance(state, Quiet):
+            state = self._topics[topic] = state.whole(self._now, stamped=topic not in self._unstamped)
+            self._note_left(topic, state)
+        return state
+
+    def _view(self, topic: int) -> TopicAccount:
+        """The account of a topic, to look at."""
+        state = self._topics.get(topic)
+        if isinstance(state, Quiet):
+            return state.whole(self._now, stamped=topic not in self._unstamped)
+        return TopicAccount() if state is None else state
+
+    def _note_left(self, topic: int, state: TopicAccount) -> None:
+        (self._left.add if state.left else self._left.discard)(topic)
 
     def in_force(self, topic: int, now: float) -> None:
         """The latest route that was opened is in force on both paths."""
         if topic not in self._unstamped:
-            state = self._topics[topic]
-            self.publishers.in_force(topic, state.open[state.epoch], now)
+            groups = self._open(topic)[self.epoch(topic)]
+            quiet = isinstance(self._topics[topic], Quiet)
+            self.publishers.in_force(topic, groups, now, quiet=quiet)
 
     def said(
         self, publisher: int, row: Sent, *, ip: str, began: float | None, final: bool, now: float
@@ -107,7 +139,7 @@ class Ledger:
 
     def _undelivered(self, topic: int, group: str) -> Undelivered:
         """What of closed epochs has not come; all there is of a group that is in no route any more."""
-        state = self._topics.get(topic, TopicAccount())
+        state = self._view(topic)
         known = state.groups.get(group)
         if known is None:
             return Undelivered(0, 0)
@@ -117,8 +149,7 @@ class Ledger:
 
     def members(self, topic: int, epoch: int, holder: Holder) -> int:
         """How many members the group of a holder has in an open epoch; 0 if it is in none."""
-        state = self._topics.get(topic)
-        for _, holders in state.open.get(epoch, ()) if state else ():
+        for _, holders in self._open(topic).get(epoch, ()):
             if holder in holders:
                 return len(holders)
         return 0
@@ -127,8 +158,15 @@ class Ledger:
         self, topic: int, epoch: int, groups: Iterable[tuple[str, Sequence[Holder]]], now: float
     ) -> None:
         """A route is about to be in force: its groups with their holders, in the order of the route."""
-        state = self._topics.setdefault(topic, TopicAccount())
-        state.begin(epoch, groups, now, stamped=topic not in self._unstamped)
+        self._now = now
+        state = self._topics.setdefault(topic, Quiet())
+        if isinstance(state, Quiet):
+            state.opened(epoch, groups)
+        else:
+            state.begin(epoch, groups, now, stamped=topic not in self._unstamped)
+            self._note_left(topic, state)
+        if len(state.open) > 1:
+            self._swapping.add(topic)
         self.changed.add(topic)
 
     def closed(
@@ -145,8 +183,15 @@ class Ledger:
         ``unsent``: copies for each group that could not be sent; none: of no group. ``cut``: both are
         what was last known; a few more may have been drawn by a broker that died.
         """
-        state = self._topics[topic]
+        known = self._topics[topic]
+        self.changed.add(topic)
+        if isinstance(known, Quiet) and not (cut or any(tickets) or any(unsent)):
+            known.closed(epoch)
+            self._note_closed(topic, known)
+            return
+        state = self._whole(topic)
         groups = state.open.pop(epoch)
+        self._note_closed(topic, state)
         if len(set(tickets)) > 1:
             state.unequal.append(epoch)
         state.drawn += tickets[0] if tickets else 0
@@ -158,16 +203,18 @@ class Ledger:
             for index, holder in enumerate(holders):
                 account = group.accounts[holder]
                 account.close(epoch, share(drawn, index, len(holders)), cut=cut)
-        self.changed.add(topic)
+
+    def _note_closed(self, topic: int, state: TopicAccount | Quiet) -> None:
+        if len(state.open) < 2:
+            self._swapping.discard(topic)
 
     def open_epochs(self, topic: int) -> dict[int, int]:
         """Epochs that are not closed, oldest first, with the number of their groups."""
-        state = self._topics.get(topic)
-        return {epoch: len(groups) for epoch, groups in sorted(state.open.items())} if state else {}
+        return {epoch: len(groups) for epoch, groups in sorted(self._open(topic).items())}
 
     def route(self, topic: int, epoch: int) -> list[tuple[str, tuple[Holder, ...]]]:
         """The groups of an open epoch with their holders, in the order of the route."""
-        return self._topics[topic].open[epoch]
+        return self._open(topic)[epoch]
 
     def epoch(self, topic: int) -> int:
         """The latest epoch that was opened; 0 for a topic without an account."""
@@ -177,12 +224,14 @@ class Ledger:
     def drawn(self, topic: int) -> int:
         """Tickets of one group in all closed epochs: how many events went to the groups."""
         state = self._topics.get(topic)
-        return state.drawn if state else 0
+        return 0 if state is None or isinstance(state, Quiet) else state.drawn
 
     def report(
         self, topic: int, group: str, holder: Holder, epoch: int, datagrams: int, *, full: bool = False
     ) -> None:
         """What a member got; ``epoch`` is 8 bits of it unless ``full``. Foreign claims are ignored."""
+        if not datagrams and isinstance(self._topics.get(topic), Quiet):
+            return
         account = self.account(topic, group, holder)
         if account is None:
             return
@@ -191,7 +240,7 @@ class Ledger:
             if said == account.said:
                 # Who got nothing since repeats itself, also when these 8 bits mean another epoch by now.
                 return
-            latest = self._topics[topic].epoch
+            latest = self.epoch(topic)
             epoch = latest - ((latest - epoch) & 0xFF)
         if self._held(topic, group, account, epoch):
             if account.unsure and self.live is not None:
@@ -202,6 +251,8 @@ class Ledger:
 
     def report_dropped(self, topic: int, group: str, holder: Holder, datagrams: int) -> bool:
         """What a member did not give to its program, of all it got; whether this is news."""
+        if not datagrams and isinstance(self._topics.get(topic), Quiet):
+            return False
         account = self.account(topic, group, holder)
         if account is None or not account.report_dropped(datagrams):
             return False
@@ -214,7 +265,7 @@ class Ledger:
         live = self.live(topic)
         return sum(
             share(live[epoch][index], holders.index(account.holder), len(holders))
-            for epoch, groups in self._topics[topic].open.items()
+            for epoch, groups in self._open(topic).items()
             for index, (name, holders) in enumerate(groups)
             if name == group and account.holder in holders and len(live.get(epoch, ())) > index
         )
@@ -223,29 +274,39 @@ class Ledger:
         """Whether a holder can say anything of this epoch: it had a place in its route."""
         if not account.stamped or epoch in account.shares:
             return True
-        groups = self._topics[topic].open.get(epoch, ())
+        groups = self._open(topic).get(epoch, ())
         return any(name == group and account.holder in holders for name, holders in groups)
 
     def accounts(self, holder: Holder) -> list[Account]:
-        """Every account of a holder, over topics and groups."""
+        """Every account of a holder in which anything is counted, over topics and groups."""
         return [
             account
             for state in self._topics.values()
+            if not isinstance(state, Quiet)
             for group in state.groups.values()
             if (account := group.accounts.get(holder)) is not None
         ]
 
     def topics(self, holder: Holder) -> frozenset[int]:
-        """Topics in which a holder has, or lately had, an account."""
+        """Topics in which a holder has, or lately had, an account; or left a moment ago."""
         return frozenset(
             topic
             for topic, state in self._topics.items()
-            if any(holder in group.accounts for group in state.groups.values())
+            if (
+                not isinstance(state, Quiet)
+                and any(holder in group.accounts for group in state.groups.values())
+            )
+            or (
+                topic in self._swapping
+                and any(holder in holders for groups in self._open(topic).values() for _, holders in groups)
+            )
         )
 
     def account(self, topic: int, group: str, holder: Holder) -> Account | None:
         """The account of a holder in one group."""
         state = self._topics.get(topic)
+        if isinstance(state, Quiet):
+            state = self._whole(topic) if state.holds(group, holder) else None
         known = state.groups.get(group) if state else None
         return known.accounts.get(holder) if known else None
 
@@ -255,17 +316,19 @@ class Ledger:
         ``confirmed``: where there are many, those that left by then and have confirmed everything, too. What
         nobody is in any more stands in the sum of all former groups.
         """
-        for topic, state in self._topics.items():
-            if state.left and state.settle(
+        for topic in list(self._left):
+            state = self._whole(topic)
+            if state.settle(
                 before,
                 before if confirmed is None else confirmed,
                 lambda name, topic=topic: self.publishers.end(topic, name),  # type: ignore[misc]
             ):
                 self.changed.add(topic)
+            self._note_left(topic, state)
 
     def next_settlement(self) -> float | None:
         """Since when the first of those is gone, over all topics, whose accounts are to be settled."""
-        waiting = (state.next_settlement() for state in self._topics.values())
+        waiting = (self._whole(topic).next_settlement() for topic in self._left)
         return min((at for at in waiting if at is not None), default=None)
 
     def topic(
@@ -288,7 +351,7 @@ class Ledger:
         own counters; ``refused`` those that were not handed on. ``slack``: events that passed while the
         counters were read one after the other.
         """
-        state = self._topics.get(topic, TopicAccount())
+        state = self._view(topic)
         drawn_now: dict[str, list[tuple[tuple[Holder, ...], int]]] = {}
         for epoch, groups in state.open.items():
             for (name, holders), count in zip(groups, live.get(epoch, [0] * len(groups)), strict=True):
@@ -322,7 +385,7 @@ class Ledger:
 
     def export(self, topic: int, now: float = 0.0) -> dict[str, Any]:
         """The account of a topic as JSON values."""
-        state = self._topics.get(topic, TopicAccount())
+        state = self._view(topic)
         publishers = self.publishers.export(topic, now)
         return {
             **({"publishers": publishers} if publishers else {}),
@@ -371,7 +434,10 @@ class Ledger:
                 if any(holder not in state.groups[name].accounts for holder in holders):
                     raise ValueError(f"a holder of group {name!r} has no account")
         state.restored(now)
-        self._topics[topic] = state
+        self._topics[topic] = Quiet.of(state) or state
+        self._note_left(topic, state)
+        if len(state.open) > 1:
+            self._swapping.add(topic)
         if (publishers := stored.get("publishers")) is not None:
             self.publishers.restore(topic, publishers, now)
         self.changed.add(topic)

@@ -101,18 +101,42 @@ class Publishers:
     def __init__(self, undelivered: Callable[[int, str], Undelivered]) -> None:
         self._undelivered = undelivered
         self._topics: dict[int, _Topic] = {}
+        #: Topics of which nothing was told yet: the groups with members, and since when they have any.
+        self._quiet: dict[int, tuple[tuple[str, Sequence[Holder], float], ...]] = {}
         # When a member had told everything it had to tell, last.
         self._complete: dict[Holder, float] = {}
 
     def forget(self, topic: int) -> None:
         """The topic is no more."""
         self._topics.pop(topic, None)
+        self._quiet.pop(topic, None)
+
+    def _topic(self, topic: int) -> _Topic:
+        """All of a topic of which something is told, or about to be."""
+        state = self._topics.get(topic)
+        if state is None:
+            state = self._topics[topic] = _Topic()
+            for name, holders, since in self._quiet.pop(topic, ()):
+                state.groups[name] = Listening(since)
+                state.groups[name].are_in(frozenset(holders), since)
+        return state
 
     # --- what happens -----------------------------------------------------------------------
 
-    def in_force(self, topic: int, groups: Iterable[tuple[str, Sequence[Holder]]], now: float) -> None:
-        """A route is in force on both paths, with these groups and holders."""
-        state = self._topics.setdefault(topic, _Topic())
+    def in_force(
+        self, topic: int, groups: Iterable[tuple[str, Sequence[Holder]]], now: float, *, quiet: bool = False
+    ) -> None:
+        """A route is in force on both paths, with these groups and holders.
+
+        ``quiet``: no event of the topic went to anybody before it.
+        """
+        if quiet and topic not in self._topics:
+            since = {name: at for name, _, at in self._quiet.get(topic, ())}
+            self._quiet[topic] = tuple(
+                (name, holders, since.get(name, now)) for name, holders in groups if holders
+            )
+            return
+        state = self._topic(topic)
         present = {name: frozenset(holders) for name, holders in groups if holders}
         for name, group in state.groups.items():
             if name not in present and group.until is None:
@@ -141,7 +165,7 @@ class Publishers:
 
     def heard(self, holder: Holder, row: Heard, now: float) -> None:
         """What a member got of a publisher. Foreign claims are ignored."""
-        state = self._topics.get(row.topic)
+        state = self._topic(row.topic) if row.topic in self._quiet else self._topics.get(row.topic)
         group = state.groups.get(row.group) if state else None
         member = group.members.get(holder) if group else None
         if state is None or member is None:
@@ -174,6 +198,8 @@ class Publishers:
 
     def lacking(self, holder: Holder, row: Lacking) -> None:
         """What a member knows to be missing."""
+        if row.topic in self._quiet and (row.missed or row.unfollowed):
+            self._topic(row.topic)
         state = self._topics.get(row.topic)
         group = state.groups.get(row.group) if state else None
         member = group.members.get(holder) if group else None
@@ -186,6 +212,8 @@ class Publishers:
             here = {
                 each for state in self._topics.values() for group in state.groups.values()
                 for each in group.members
+            } | {
+                each for places in self._quiet.values() for _, holders, _ in places for each in holders
             }  # fmt: skip
             self._complete = {each: at for each, at in self._complete.items() if each in here}
         self._complete[holder] = now
@@ -194,7 +222,7 @@ class Publishers:
         self, publisher: int, row: Sent, *, ip: str, began: float | None, final: bool, now: float
     ) -> None:
         """What a publisher says; ``began``: when it asked for the topic, if that can be known."""
-        state = self._topics.setdefault(row.topic, _Topic())
+        state = self._topic(row.topic)
         known = self._publisher(state, row.topic, publisher, now)
         if known is None:
             self._note_unfollowed(state, publisher)

@@ -248,7 +248,10 @@ class Keeper:
                 counted.fast.get(topic, {}), counted.fast_raw.get(topic, {}), known.number,
             )  # fmt: skip
             wholes.append(Whole(topic, described.name, known.epoch, known.number, write(memory)))
-            self._written[topic] = memory.slow, memory.fast_raw
+            if memory.slow or memory.fast_raw:
+                self._written[topic] = memory.slow, memory.fast_raw
+            else:
+                self._written.pop(topic, None)
         self._ledger.changed.difference_update(topics)
         return wholes
 
