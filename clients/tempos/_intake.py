@@ -245,15 +245,14 @@ class Intake:
 
     def _is_request(self, datagram: bytes) -> bool:
         """Whether an envelope is one of a request, else it is counted: who sent it knows more than this."""
+        batch = datagram[_abi.OFFSET_VERSION_FLAGS] & _abi.FLAG_BATCH
+        if not batch and envelope.is_request(datagram, wire.HEADER_LEN):
+            return True
+        told = "an envelope around a batch" if batch else "a reply, which is for who asked"
         try:
-            read = envelope.read(datagram, wire.HEADER_LEN)
+            envelope.read(datagram, wire.HEADER_LEN)
         except WireError as error:
             told = str(error)
-        else:
-            batch = datagram[_abi.OFFSET_VERSION_FLAGS] & _abi.FLAG_BATCH
-            if read.kind == _abi.KIND_REQUEST and not batch:
-                return True
-            told = "an envelope around a batch" if batch else "a reply, which is for who asked"
         name = _abi.Reason.BAD_ENVELOPE.label
         self._malformed[name] += 1
         self._warnings.warn(name, "%d events so far cannot be read and are dropped; the last: %s",

@@ -37,8 +37,8 @@ _ADDRESSES = {"straight": (1, 2, 1), "forked": (1, 3, 2), "one-armed": (1, 1, 1)
 #: The scenarios whose load is real traffic.
 ON_HOSTS = (
     "blast", "broker-kill", "churn", "fanout-churn", "fanout-exact", "loss", "member-kill", "path-moves",
-    "peers-latency", "peers-rate", "qos-fast", "qos-rate", "qos-slow", "qos-workflows", "round-trip",
-    "slow-path", "slow-path-gso", "source-loss", "source-ping", "source-rtt", "source-time",
+    "peers-latency", "peers-rate", "qos-fast", "qos-rate", "qos-slow", "qos-workflows", "request",
+    "round-trip", "slow-path", "slow-path-gso", "source-loss", "source-ping", "source-rtt", "source-time",
 )  # fmt: skip
 _TEST_RUNS = "its load is frames that the kernel makes inside a namespace (BPF test runs)"
 

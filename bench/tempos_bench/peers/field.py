@@ -13,7 +13,7 @@ from tempos_bench.nodes.node import Program
 from tempos_bench.nodes.topology import build, many
 from tempos_bench.peers import ground
 from tempos_bench.peers.ground import CLIENT, GROUP, MEMBERS, RAW, Place
-from tempos_bench.peers.ways import PACKAGES, SETTLE_LIMIT, WAYS, Ends, RoundTrip, Way
+from tempos_bench.peers.ways import PACKAGES, SETTLE_LIMIT, WAYS, Ends, Requests, RoundTrip, Way
 from tempos_bench.runs.rounds import cores
 from tempos_bench.runs.run import current
 
@@ -32,6 +32,7 @@ class Stand:
         self.stack, self.places = stack, places
         self.ends: dict[tuple[Way, bool], Ends] = {}
         self.trips: dict[Way, RoundTrip] = {}
+        self.requests: dict[Way, Requests] = {}
         self._started: dict[tuple[Way, bool], tuple[Program, Program]] = {}
         self._ready: set[Program] = set()
         self._subscribers: dict[tuple[str, str, str, str], Program] = {}
@@ -119,6 +120,13 @@ class Field:
         if way not in stand.trips:
             stand.trips[way] = RoundTrip(stand.stack, stand.places[way.place], way, self._runs)
         return stand.trips[way]
+
+    def requests(self, way: Way) -> Requests:
+        """Who asks and who answers by a way's library, started when they are first asked for."""
+        stand = self._stand(way)
+        if way not in stand.requests:
+            stand.requests[way] = Requests(stand.stack, stand.places[way.place], way)
+        return stand.requests[way]
 
     def _stand(self, way: Way) -> Stand:
         name = way.place if way.is_tempos else _PEERS

@@ -45,10 +45,10 @@ class Place:
         """Start one end: ``program`` is `raw` or `library`, ``kind`` what it speaks.
 
         Its line `ready` is to be waited for: so that many can start at once, that is the caller's.
-        Publishers and those who ping are at A, subscribers and those who answer at C.
+        Publishers and those who ping or ask are at A, subscribers and those who answer at C.
         """
         first, other = cores()
-        at_a = do in ("publish", "ping")
+        at_a = do in ("publish", "ping", "ask")
         node = self.topology.publisher if at_a else self.topology.subscriber
         words = [f"--{name}={value}" for name, value in options.items()]
         return node.role(
@@ -91,7 +91,7 @@ class TemposPlace(Place):
 
     def _where(self, at_a: bool, do: str, topic: str, program: str) -> Sequence[str]:
         broker = self.topology.broker.address if at_a else self.topology.facing_subscriber
-        if program == "library":
+        if program in ("library", "requests"):
             return ("--connect", f"{broker}:{DATA_PORT}", "--topic", topic)
         words = ["--connect", f"{broker}:{DATA_PORT}", "--topic", str(_TOPICS[topic].id)]
         if do in ("ping", "echo"):

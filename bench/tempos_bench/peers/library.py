@@ -222,7 +222,8 @@ async def subscribe_async(client: AsyncClient, where: Where) -> None:
     await client.receive()
 
 
-def _run_loop(work: Coroutine[Any, Any, None]) -> None:
+def run_loop(work: Coroutine[Any, Any, None]) -> None:
+    """Run it under uvloop, where that is installed."""
     try:
         uvloop: Any = importlib.import_module("uvloop")
     except ImportError:
@@ -245,7 +246,7 @@ def main() -> None:
     client = CLIENTS[args.client]()
     publishes = args.do == "publish"
     if isinstance(client, AsyncClient):
-        _run_loop((publish_async if publishes else subscribe_async)(client, where))
+        run_loop((publish_async if publishes else subscribe_async)(client, where))
     else:
         (publish_blocking if publishes else subscribe_blocking)(client, where)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -312,3 +312,43 @@ class RoundTrip:
         found = self._ping.ask({"size": size, "run": run, "count": count}, _LIMIT)["samples_ns"]
         self._echo.ask("end", _LIMIT)
         return Trips(percentile(found, 50) / 1000, percentile(found, 99) / 1000, count - len(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Requests: how long each took that was answered, nanoseconds, all of them in seconds, and those lost.
+
+    ``cpu``: seconds of processor that server and both ends took.
+    """
+
+    samples_ns: Sequence[int]
+    seconds: float
+    lost: int
+    cpu: float
+
+
+class Requests:
+    """A client library at A that asks, one at C that answers; both through the server."""
+
+    def __init__(self, stack: ExitStack, place: Place, way: Way) -> None:
+        topic = way.topic(ground.CLIENT)
+        self._place = place
+        answers: Program = place.end("requests", "answer", way.speaks, topic)
+        self._asker: Program = place.end("requests", "ask", way.speaks, topic)
+        for program in (answers, self._asker):
+            stack.callback(program.stop)
+        for program in (answers, self._asker):
+            program.wait_line("ready", SETTLE_LIMIT)
+        nodes = place.topology
+        self._ends = Running(nodes.publisher, self._asker.pid), Running(nodes.subscriber, answers.pid)
+        place.settle(topic)
+        warm = self.play(64, 200, 1)
+        if not warm.samples_ns:
+            raise ProgramFailed(f"{way.name}: nothing is answered\n{answers.output}\n{self._asker.output}")
+
+    def play(self, size: int, count: int, outstanding: int) -> Asked:
+        """``count`` requests with bodies of so many bytes, ``outstanding`` at a time."""
+        command = {"size": size, "count": count, "outstanding": outstanding}
+        with measured(self._place.server, self._ends, self._place.topology.machines) as usage:
+            told = self._asker.ask(command, _LIMIT)
+        return Asked(told["samples_ns"], told["seconds"], told["lost"], usage.all)

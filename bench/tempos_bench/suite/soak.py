@@ -422,5 +422,3 @@ def _same(before: Dropped, after: Dropped) -> bool:
 
 def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-
-

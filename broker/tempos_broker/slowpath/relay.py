@@ -30,13 +30,17 @@ from tempos_broker.slowpath.sockets import DataSocket
 
 logger = logging.getLogger(__name__)
 
+#: Ways that are remembered.
+WAYS = 64
+
 _AT = wire.HEADER_LEN
 _HEAD = _AT + envelope.LENGTH
 
 
 class _Way(NamedTuple):
+    """What to send by, with which control messages."""
+
     sock: socket.socket
-    address: str
     control: list[tuple[int, int, bytes]]
 
 
@@ -47,7 +51,9 @@ class Relay:
         self._core = core
         self._returns = returns
         self._classes: Mapping[int, Quality] = {}
-        self._ways: dict[Quality, list[_Way]] = {}
+        self._sockets: dict[Quality, list[tuple[str, socket.socket]]] = {}
+        self._marks: dict[Quality, list[tuple[int, int, bytes]]] = {}
+        self._ways: dict[tuple[Quality, str | None], _Way] = {}
         self._log = Sparingly(logger, time.monotonic)
         self.configure(topics)
 
@@ -57,8 +63,9 @@ class Relay:
 
     def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
         """What a class sends by, and the byte to write into each datagram; None: the socket's own holds."""
-        control = [] if tos is None else [tos_message(tos)]
-        self._ways[quality] = [_Way(each.sock, each.address, control) for each in sockets]
+        self._sockets[quality] = [(each.address, each.sock) for each in sockets]
+        self._marks[quality] = [] if tos is None else [tos_message(tos)]
+        self._ways.clear()
 
     def replies(self, topic: int, datagrams: Iterable[bytes]) -> None:
         """Send these on, and count each."""
@@ -95,20 +102,34 @@ class Relay:
 
     def _send(self, topic: int, datagram: bytes, to: Destination) -> int:
         """0, or the errno."""
-        ways = self._ways.get(self._classes.get(topic, Quality.BQ), [])
-        way = next((each for each in ways if to.via in (None, each.address)), None)
-        control: list[tuple[int, int, bytes]] = []
-        if way is None:
-            # One that has every address stands alone.
-            way = next((each for each in ways if each.address == ANY), None)
-            control = leaving_from(to.via)
+        key = self._classes.get(topic, Quality.BQ), to.via
+        way = self._ways.get(key) or self._find(*key)
         if way is None:
             return errno.EADDRNOTAVAIL
         try:
-            way.sock.sendmsg((datagram,), [*way.control, *control], 0, (to.ip, to.port))
+            if way.control:
+                way.sock.sendmsg((datagram,), way.control, 0, (to.ip, to.port))
+            else:
+                way.sock.sendto(datagram, (to.ip, to.port))
         except OSError as error:
             return error.errno or errno.EIO
         return 0
+
+    def _find(self, quality: Quality, via: str | None) -> _Way | None:
+        """The way by which a class sends from an address of ours, or from any."""
+        sockets, marks = self._sockets.get(quality, []), self._marks.get(quality, [])
+        found = None
+        for address, sock in sockets:
+            if via in (None, address):
+                found = _Way(sock, marks)
+                break
+            if address == ANY:
+                # One that has every address stands alone.
+                found = _Way(sock, [*marks, *leaving_from(via)])
+        # Only few: what is asked of us to seal are addresses of ours.
+        if found is not None and len(self._ways) < WAYS:
+            self._ways[quality, via] = found
+        return found
 
     def _refuse(self, topic: int, reason: Reason, more: str) -> None:
         self._core.refused(topic, reason, 1)

@@ -77,8 +77,7 @@ class Replies:
             raise LocalError(f"this request on topic {request.topic!r} has been answered already")
         datagram = envelope.answer(request._head, request._at, time.time_ns(), kind=kind)
         datagram += wire.encode_body(body)
-        read = envelope.read(request._head, request._at)
-        to = (self._broker or _via(read), read.data_port)
+        to = (self._broker or _via(request), envelope.port_of(request._head, request._at))
         request._answered = True
         if self._sent(request, datagram, to):
             return DONE
@@ -125,10 +124,10 @@ class Replies:
             await asyncio.sleep(_RETRY)
 
 
-def _via(read: envelope.Envelope) -> str:
+def _via(request: Request) -> str:
     """The broker's address as who asked knows it."""
-    at = _abi.ENVELOPE_VIA - _abi.ENVELOPE_PORT
-    number = int.from_bytes(read.address[at : at + 4], "big")
+    at = request._at + _abi.ENVELOPE_VIA
+    number = int.from_bytes(request._head[at : at + 4], "big")
     if not number:
         raise LocalError("the request does not tell the address of its broker: subscribe there by control")
     return str(ipaddress.IPv4Address(number))

@@ -9,6 +9,7 @@ is too old, and after a timeout, for the broker may have become another one.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import time
@@ -30,6 +31,8 @@ TIMEOUT = 5.0
 RECEIVE_BUFFER = 4 * 1024 * 1024
 #: A return address is asked for anew after a timeout, but not more often than that, seconds.
 RENEW_AFTER = 1.0
+#: Tokens that are made at a time, and seconds that a timer may come early.
+TOKENS, _TICK = 256, 0.002
 
 _TOO_BIG = "the reply was too big for the way from the broker to here: ask for less, or raise the MTU there"
 
@@ -100,6 +103,10 @@ class Sending(Protocol):
         """Raise :class:`EventTooBig` for a datagram of more bytes than the path carries."""
         ...
 
+    def _sent(self, outlet: Outlet, datagram: bytes, events: int) -> bool:
+        """Send if the socket takes it now."""
+        ...
+
     def _send_now(self, waiting: Sequence[tuple[Outlet, bytes, int]]) -> Awaitable[None]:
         """Send datagrams, each with the number of its events; wait only where the socket is full."""
         ...
@@ -119,41 +126,86 @@ class Asking:
     def __init__(self, publisher: Sending) -> None:
         self.requests = Requests(publisher.id)
         self._publisher = publisher
-        self._waiters: set[asyncio.Future[Answer]] = set()
+        self._tokens: list[bytes] = []
         self._address = b""
         self._granted = self._renew_at = 0.0
         self._asking = asyncio.Lock()
         self._sock: socket.socket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
 
     async def request(self, topic: str | Topic, body: object, timeout: float) -> Reply:
         """See :meth:`tempos.Publisher.request`."""
         if not timeout > 0:
             raise LocalError(f"a request cannot be answered within {timeout:g} s: give it more than 0")
-        publisher, began = self._publisher, time.perf_counter()
+        publisher, loop, began = self._publisher, asyncio.get_running_loop(), time.perf_counter()
+        due = time.monotonic() + timeout
         sock = publisher._open_socket()
         outlet, address = publisher._outlet_of(topic), self._current_address()
         if outlet is None or not address:
             outlet, address = await self._prepare(topic, timeout, sock)
-            timeout = max(0.0, timeout - time.perf_counter() + began)
+        name = outlet.topic.name
         if not outlet.is_event:
             raise LocalError(
-                f"topic {outlet.topic.name!r} is raw: its datagrams have no header that an answer names; "
-                "requests need the framing event"
+                f"topic {name!r} is raw: its datagrams have no header that an answer names; requests need "
+                "the framing event"
             )
         data = body if type(body) is bytes else encode(outlet.topic, body)
         publisher._fits(wire.HEADER_LEN + envelope.LENGTH + len(data))
-        waiting: list[tuple[Outlet, bytes, int]] = []
-        if outlet.bodies:
-            # A batch that is open leaves before, so that the order stays.
-            waiting.append((outlet, *outlet.take(publisher.id)))
-        token, sequence = os.urandom(envelope.TOKEN_LEN), outlet.sequence
+        # A batch that is open leaves before, so that the order stays.
+        before = [(outlet, *outlet.take(publisher.id))] if outlet.bodies else ()
+        token, sequence = self._token(), outlet.sequence
         data = envelope.request(address, token) + data
-        waiting.append((outlet, outlet.request(publisher.id, time.time_ns(), data), 1))
-        answer = await self._answer(outlet.topic, sequence, token, timeout, waiting)
-        if answer.kind == _abi.KIND_ERROR:
-            raise _error(outlet.topic.name, answer)
-        seconds = time.perf_counter() - began
-        return Reply(outlet.topic.name, answer.body, answer.sent_ns, time.time_ns(), seconds)
+        datagram = outlet.request(publisher.id, time.time_ns(), data)
+        future: asyncio.Future[Answer] = loop.create_future()
+        note = name, timeout, publisher._note_refused(0)
+        key = self.requests.begin(outlet.id, sequence, token, future, due, note)
+        if due < self._timer_at:
+            self._set_timer(loop, due)
+        try:
+            if before or not publisher._sent(outlet, datagram, 1):
+                await self._send([*before, (outlet, datagram, 1)], future)
+        except BaseException as error:
+            self.requests.end(key, "failed" if isinstance(error, TemposError) else "cancelled")
+            if future.done() and not future.cancelled():
+                # Nobody else asks for it.
+                future.exception()
+            raise
+        try:
+            kind, code, answer, sent_ns = await future
+        finally:
+            # If it has no answer.
+            self.requests.end(key, "cancelled")
+        if kind == _abi.KIND_ERROR:
+            raise _error(name, code, answer)
+        return Reply(name, answer, sent_ns, time.time_ns(), time.perf_counter() - began)
+
+    def _token(self) -> bytes:
+        """What makes one request unguessable."""
+        if not self._tokens:
+            # By many at a time: asking the kernel takes longer than all else here.
+            random = os.urandom(TOKENS * envelope.TOKEN_LEN)
+            self._tokens = [
+                random[at : at + envelope.TOKEN_LEN] for at in range(0, len(random), envelope.TOKEN_LEN)
+            ]
+        return self._tokens.pop()
+
+    # One timer for all: most are answered long before, and a timer of its own for each is dear.
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_later(max(0.0, due - time.monotonic()), self._expire, loop)
+        self._timer_at = due
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer, self._timer_at = None, math.inf
+        for _, future, _, (topic, timeout, refused) in self.requests.expire(time.monotonic() + _TICK):
+            if not future.done():
+                self._renew_at = min(self._renew_at, self._granted + RENEW_AFTER)
+                future.set_exception(_no_reply(topic, timeout, self._publisher._note_refused(0) - refused))
+        if (due := self.requests.next_due()) is not None:
+            self._set_timer(loop, due)
 
     def _current_address(self) -> bytes:
         """The return address if there is one that need not be renewed, else nothing."""
@@ -199,48 +251,6 @@ class Asking:
             self._renew_at = self._granted + lifetime / 2000
             return address
 
-    async def _answer(
-        self,
-        topic: Topic,
-        sequence: int,
-        token: bytes,
-        timeout: float,
-        waiting: Sequence[tuple[Outlet, bytes, int]],
-    ) -> Answer:
-        """Send a request, the last of these datagrams, and wait for its answer."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
-        requests, refused = self.requests, self._publisher._note_refused(0)
-
-        def answered(answer: Answer) -> None:
-            if not future.done():
-                future.set_result(answer)
-
-        def expire() -> None:
-            requests.end(key, "timeouts")
-            if not future.done():
-                self._renew_at = min(self._renew_at, self._granted + RENEW_AFTER)
-                refusals = self._publisher._note_refused(0) - refused
-                future.set_exception(_no_reply(topic.name, timeout, refusals))
-
-        key = requests.begin(topic.id, sequence, token, answered)
-        self._waiters.add(future)
-        timer = loop.call_later(timeout, expire)
-        try:
-            try:
-                await self._send(waiting, future)
-            except TemposError:
-                requests.end(key, "failed")
-                raise
-            return await future
-        finally:
-            timer.cancel()
-            self._waiters.discard(future)
-            requests.end(key, "cancelled")
-            if future.done() and not future.cancelled():
-                # Where the sending failed, nobody has asked for it.
-                future.exception()
-
     async def _send(
         self, waiting: Sequence[tuple[Outlet, bytes, int]], future: asyncio.Future[Answer]
     ) -> None:
@@ -258,9 +268,12 @@ class Asking:
 
     def close(self) -> None:
         """Give up all that waits; stop reading, before the socket is closed."""
-        for future in self._waiters:
-            if not future.done():
-                future.set_exception(LocalError("the publisher was closed before the reply came"))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for waiting in self.requests.waiting():
+            if not waiting.waiter.done():
+                waiting.waiter.set_exception(LocalError("the publisher was closed before the reply came"))
         if self._sock is not None:
             asyncio.get_running_loop().remove_reader(self._sock)
             self._sock = None
@@ -293,9 +306,9 @@ def _no_reply(topic: str, timeout: float, refused: int) -> NoReply:
     return NoReply(f"no reply on topic {topic!r} within {timeout:g} s: {why}")
 
 
-def _error(topic: str, answer: Answer) -> RemoteError:
-    if answer.code == _abi.ERROR_NO_MEMBER:
+def _error(topic: str, code: int, body: bytes) -> RemoteError:
+    if code == _abi.ERROR_NO_MEMBER:
         return NoMember(f"no reply on topic {topic!r}: it has no member, so nobody is there to answer")
-    if answer.code == _abi.ERROR_TOO_BIG:
+    if code == _abi.ERROR_TOO_BIG:
         return NoReply(f"no reply on topic {topic!r}: {_TOO_BIG}")
-    return ReplyError(topic, answer.body)
+    return ReplyError(topic, body)

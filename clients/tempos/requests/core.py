@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from tempos import _abi, wire
 from tempos._remarks import Sparingly
@@ -69,19 +70,36 @@ class RequestStats:
         return self.answered + self.refused + self.timeouts + self.cancelled + self.failed + self.waiting
 
 
-class _Waiting(NamedTuple):
+class Waiter(Protocol):
+    """Who waits for an answer; an asyncio future is one."""
+
+    def done(self) -> bool:
+        """Whether it waits no more, for it has an answer or was given up."""
+        ...
+
+    def set_result(self, answer: Answer, /) -> object:
+        """Here is the answer."""
+        ...
+
+
+class Waiting(NamedTuple):
+    """A request that is out. ``due``: when it is over; ``note``: whatever its maker wants to know then."""
+
     token: bytes
-    answered: Callable[[Answer], None]
+    waiter: Any
+    due: float
+    note: Any
 
 
 class Requests:
-    """The requests of the publisher with this number."""
+    """The requests of the publisher with this number. Times are seconds of one clock that never steps."""
 
     def __init__(self, publisher: int, now: Callable[[], float] = time.monotonic) -> None:
         self._publisher = publisher
-        self._waiting: dict[int, _Waiting] = {}
-        #: How it ended, with its token: whether it was answered.
+        self._waiting: dict[int, Waiting] = {}
+        #: How it ended, with its token: whether it was answered; and in which order they ended.
         self._over: dict[int, tuple[bytes, bool]] = {}
+        self._order: deque[int] = deque()
         self._counts = dict.fromkeys(RequestStats.__dataclass_fields__, 0)
         self._log = Sparingly(_log, now)
 
@@ -89,16 +107,33 @@ class Requests:
     def stats(self) -> RequestStats:
         return RequestStats(**{**self._counts, "waiting": len(self._waiting)})
 
-    def begin(self, topic: int, sequence: int, token: bytes, answered: Callable[[Answer], None]) -> int:
-        """A request is about to go; gives what :meth:`end` takes. ``answered`` is called at most once."""
+    def begin(
+        self, topic: int, sequence: int, token: bytes, waiter: Waiter, due: float, note: Any = None
+    ) -> int:
+        """A request is about to go; gives what :meth:`end` takes."""
         key = topic << 32 | sequence & _U32
-        self._waiting[key] = _Waiting(token, answered)
+        self._waiting[key] = Waiting(token, waiter, due, note)
         return key
 
     def end(self, key: int, how: str) -> None:
         """Nobody waits for an answer any more: count it as a field of :class:`RequestStats`."""
         if key in self._waiting:
-            self._end(key, how)
+            self._end(key, how, answered=False)
+
+    def expire(self, now: float) -> list[Waiting]:
+        """Those that are over without an answer, counted as timeouts."""
+        over = [(key, waiting) for key, waiting in self._waiting.items() if waiting.due <= now]
+        for key, _ in over:
+            self._end(key, "timeouts", answered=False)
+        return [waiting for _, waiting in over]
+
+    def next_due(self) -> float | None:
+        """When :meth:`expire` has something to do, at the earliest."""
+        return min((waiting.due for waiting in self._waiting.values()), default=None)
+
+    def waiting(self) -> list[Waiting]:
+        """All that are out."""
+        return list(self._waiting.values())
 
     def count(self, what: str, number: int = 1) -> None:
         """Count what concerns no request that waits."""
@@ -107,6 +142,27 @@ class Requests:
     def receive(self, datagram: bytes) -> None:
         """Take one datagram from the socket; never raises."""
         at = wire.HEADER_LEN
+        if (
+            len(datagram) >= at + envelope.LENGTH
+            and datagram[_abi.OFFSET_VERSION_FLAGS] & _KNOWN_BITS == _REPLY_FLAGS
+        ):
+            topic, _, _, _, publisher, sequence, _, sent_ns = _unpack_header(datagram)
+            key = topic << 32 | sequence
+            waiting = self._waiting.get(key)
+            if waiting is not None and publisher == self._publisher:
+                kind = envelope.ANSWERS.get(datagram[at])
+                token = datagram[at + _abi.ENVELOPE_TOKEN : at + envelope.LENGTH]
+                if kind is not None and token == waiting.token:
+                    self._end(key, "answered" if kind == _abi.KIND_REPLY else "refused", answered=True)
+                    if not waiting.waiter.done():
+                        body = datagram[at + envelope.LENGTH :]
+                        code = datagram[at + _abi.ENVELOPE_CODE]
+                        waiting.waiter.set_result(Answer(kind, code, body, sent_ns))
+                    return
+        self._receive_other(datagram, at)
+
+    def _receive_other(self, datagram: bytes, at: int) -> None:
+        """What is no answer to a request that is out: count it under what it is."""
         if len(datagram) < at or datagram[_abi.OFFSET_VERSION_FLAGS] & _KNOWN_BITS != _REPLY_FLAGS:
             self._malformed("it is no reply")
             return
@@ -115,26 +171,18 @@ class Requests:
         except WireError as error:
             self._malformed(str(error))
             return
-        topic, _, _, _, publisher, sequence, _, sent_ns = _unpack_header(datagram)
-        key = topic << 32 | sequence
-        waiting = self._waiting.get(key)
-        if publisher != self._publisher or read.kind == _abi.KIND_REQUEST:
-            self._counts["strays"] += 1
-        elif waiting is not None and waiting.token == read.token:
-            self._end(key, "answered" if read.kind == _abi.KIND_REPLY else "refused")
-            body = datagram[at + envelope.LENGTH :]
-            waiting.answered(Answer(read.kind, read.code, body, sent_ns))
-        else:
-            token, answered = self._over.get(key, (b"", False))
-            known = token == read.token
-            self._counts["strays" if not known else "further" if answered else "late"] += 1
+        topic, _, _, _, publisher, sequence, _, _ = _unpack_header(datagram)
+        token, answered = self._over.get(topic << 32 | sequence, (b"", False))
+        ours = publisher == self._publisher and read.kind != _abi.KIND_REQUEST and token == read.token
+        self._counts["strays" if not ours else "further" if answered else "late"] += 1
 
-    def _end(self, key: int, how: str) -> None:
+    def _end(self, key: int, how: str, *, answered: bool) -> None:
         waiting = self._waiting.pop(key)
         self._counts[how] += 1
-        if len(self._over) >= REMEMBERED:
-            del self._over[next(iter(self._over))]
-        self._over[key] = waiting.token, how in ("answered", "refused")
+        self._over[key] = waiting.token, answered
+        self._order.append(key)
+        if len(self._order) > REMEMBERED:
+            self._over.pop(self._order.popleft(), None)
 
     def _malformed(self, why: str) -> None:
         self._counts["malformed"] += 1

@@ -29,7 +29,8 @@ TOKEN_LEN = LENGTH - _abi.ENVELOPE_TOKEN
 _VERSION = _abi.ENVELOPE_VERSION << 4
 _REQUEST = bytes((_VERSION | _abi.KIND_REQUEST, 0))
 _KINDS = {_VERSION | kind: kind for kind in (_abi.KIND_REQUEST, _abi.KIND_REPLY, _abi.KIND_ERROR)}
-_PORT = struct.Struct("!H")
+#: The kinds that answer, by the byte that says so.
+ANSWERS = {byte: kind for byte, kind in _KINDS.items() if kind != _abi.KIND_REQUEST}
 _SENT_NS = struct.Struct("!Q")
 _AFTER_SENT_NS = _abi.OFFSET_SENT_NS + _SENT_NS.size
 
@@ -42,15 +43,21 @@ class Envelope(NamedTuple):
     address: bytes
     token: bytes
 
-    @property
-    def data_port(self) -> int:
-        """Where a reply goes, at the broker that the request came from."""
-        return int(_PORT.unpack_from(self.address, _abi.ENVELOPE_DATA_PORT - _abi.ENVELOPE_PORT)[0])
-
 
 def request(address: bytes, token: bytes) -> bytes:
     """The envelope of a request."""
     return _REQUEST + address + token
+
+
+def is_request(datagram: bytes, at: int) -> bool:
+    """Whether the envelope that begins at byte ``at`` is a whole one of a request."""
+    return len(datagram) >= at + LENGTH and datagram[at] == _REQUEST[0]
+
+
+def port_of(datagram: bytes, at: int) -> int:
+    """Where a reply goes, at the broker that the request came from; the envelope begins at byte ``at``."""
+    high = at + _abi.ENVELOPE_DATA_PORT
+    return datagram[high] << 8 | datagram[high + 1]
 
 
 def read(datagram: bytes, at: int) -> Envelope:
