@@ -15,10 +15,11 @@ from types import TracebackType
 import tempos_bench
 from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.node import Node
+from tempos_bench.nodes.patience import patience
 from tempos_bpf.links import XdpMode, attach_xdp
 from tempos_bpf.objects import BpfObject
 
-LIMIT = 60
+LIMIT = patience(60)
 YARDSTICKS = Path(str(tempos_bench.__file__)).with_name("yardsticks.bpf.o")
 _QUIET = """
 net.ipv6.conf.all.disable_ipv6=1

@@ -38,7 +38,7 @@ ASKING = patience(5.0)
 #: nothing has changed for the shorter time.
 SETTLE_LIMIT, UNCHANGED = patience(5.0), patience(2.0)
 #: For those that do not come: how long the last may take.
-PATIENCE = 3.0
+PATIENCE = max(3.0, patience(1.0))
 #: A look is work for the broker as well, which on a slow machine would do nothing else.
 _LOOK_EVERY = patience(0.05)
 

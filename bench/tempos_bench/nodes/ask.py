@@ -18,8 +18,9 @@ from typing import Any
 
 from tempos import API_PORT, TemposError
 from tempos_bench.nodes import drops, installed, interfaces, machine, process, stamps
+from tempos_bench.nodes.patience import patience
 
-_TIMEOUT = 10
+_TIMEOUT = patience(10.0)
 
 
 def request(method: str, path: str, body: object = None, port: int = API_PORT) -> Any:
