@@ -96,7 +96,7 @@ def _member_faults(heard: Heard, group: GroupStatus, status: TopicStatus) -> lis
         return [*faults, "the broker did not answer the drain"]
     told = {
         "tickets": (group.tickets, heard.drained.ticketed, status.received - sum(status.refused.values())),
-        "delivered": (group.delivered, heard.drained.delivered, heard.once),
+        "delivered": (group.delivered, heard.drained.delivered, heard.deliveries),
         "lost": (group.lost, heard.drained.lost, heard.stats.missed),
     }
     for what, counts in told.items():

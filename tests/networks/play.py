@@ -47,19 +47,16 @@ _LOOK_EVERY = patience(0.05)
 class Heard:
     """What one member got, and its own account of it; ``broken``: bodies that are no longer what was sent.
 
+    ``deliveries``: different ones; what a network doubles before the broker is two of them, behind it one.
     ``publishers``: what it can tell of what was lost before the broker.
     """
 
     numbers: tuple[int, ...]
     broken: int
+    deliveries: int
     stats: SubscriberStats
     drained: Drained | None
     publishers: tuple[PublisherAccount, ...]
-
-    @property
-    def once(self) -> int:
-        """Datagrams without those that came a second time."""
-        return len(self.numbers) + self.broken - self.stats.duplicates
 
 
 @dataclass(frozen=True)
@@ -190,13 +187,15 @@ def _leave(member: Subscriber) -> Heard:
     drained = member.drain(PATIENCE)
     numbers = []
     broken = 0
+    deliveries = set()
     while (event := member.poll()) is not None:
+        deliveries.add((event.epoch, event.delivery_sequence))
         number = number_of(event.body)
         if number is None:
             broken += 1
         else:
             numbers.append(number)
-    return Heard(tuple(numbers), broken, member.stats, drained, member.publishers)
+    return Heard(tuple(numbers), broken, len(deliveries), member.stats, drained, member.publishers)
 
 
 def _wait_for(done: Callable[[], bool], limit: float) -> None:

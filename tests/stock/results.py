@@ -75,6 +75,11 @@ def join(fresh: Path, folder: Path, revision: str, *, partly: bool = False) -> N
         path.replace(folder / path.name)
 
 
+def had(folder: Path) -> set[str]:
+    """The steps of which there are results."""
+    return {step["name"] for step in _lines(folder / work.STEPS)}
+
+
 def failed(folder: Path, name: str) -> tuple[str, ...]:
     """The tests of a step that failed, as far as that is known."""
     xml = folder / f"{name}.xml"

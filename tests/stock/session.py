@@ -92,8 +92,18 @@ def _steps(name: str, *, short: bool, only: Sequence[str], again: bool) -> list[
     chosen = suites.chosen(only, short=short)
     if not again:
         return chosen
-    found = ((step, wanting(RESULTS / name, step)) for step in chosen)
-    return [suites.again(step, tests) for step, tests in found if tests]
+    return missing(RESULTS / name, chosen)
+
+
+def missing(folder: Path, steps: Sequence[Step]) -> list[Step]:
+    """Of steps with results in ``folder`` the tests that are wanting, and all others."""
+    had, found = results.had(folder), []
+    for step in steps:
+        if step.name not in had:
+            found.append(step)
+        elif tests := wanting(folder, step):
+            found.append(suites.again(step, tests))
+    return found
 
 
 def wanting(folder: Path, step: Step) -> list[str]:

@@ -24,6 +24,7 @@ def played(*, before: int = 0, behind: int = 0) -> Played:
     heard = Heard(
         numbers=tuple(range(got)),
         broken=0,
+        deliveries=got,
         stats=replace(STATS, datagrams=got, events=got, missed=behind),
         drained=Drained(received, got, behind),
         publishers=(replace(PUBLISHER, datagrams=got, events=got, at_least=before, at_most=before),),
@@ -52,7 +53,9 @@ def member_told(least: int, most: int | None) -> Callable[[Played], Played]:
 def silent(right: Played) -> Played:
     """An event of which every account says that it arrived, and it did not."""
     (heard,) = right.heard
-    return replace(right, heard=(replace(heard, numbers=heard.numbers[:-1]),))
+    return replace(
+        right, heard=(replace(heard, numbers=heard.numbers[:-1], deliveries=heard.deliveries - 1),)
+    )
 
 
 @pytest.mark.parametrize(("before", "behind"), [(0, 0), (9, 0), (0, 12)])
@@ -62,6 +65,23 @@ def test_losses_that_every_account_tells_are_right(before: int, behind: int) -> 
     assert (row.verdict, row.arrived) == ("right", EVENTS - before - behind)
     assert ("9 lost before the broker" in row.ledger) is bool(before)
     assert row.ledger.startswith("12 lost" if behind else "all delivered")
+
+
+def test_what_a_network_doubles_before_the_broker_is_delivered_twice() -> None:
+    """The member knows it for the same; a ticket and a delivery of its own it has all the same."""
+    right, more = played(), 11
+    (heard,), (group,) = right.heard, right.status.groups
+    heard = replace(
+        heard, numbers=heard.numbers + heard.numbers[:more], deliveries=EVENTS + more,
+        stats=replace(heard.stats, duplicates=more), drained=Drained(EVENTS + more, EVENTS + more, 0),
+    )  # fmt: skip
+    group = replace(group, tickets=EVENTS + more, delivered=EVENTS + more)
+    status = replace(right.status, received=EVENTS + more, fast=EVENTS + more, groups=(group,))
+    row = Row("case", "native")
+    judge(row, Played((heard,), status, right.reason), Right.ALL, FAST)
+    assert (row.arrived, row.client) == (EVENTS, "11 duplicates")
+    with pytest.raises(AssertionError, match="delivered: ledger 211, drain 211, seen 200"):
+        judge(row, Played((replace(heard, deliveries=EVENTS),), status, right.reason), Right.ALL, FAST)
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,11 @@ def test_once_more_means_what_failed_and_what_is_new(folder: Path, monkeypatch: 
         "tests.kernel.test_a::test_bad", "tests.kernel.test_a::test_set_up", collected[0]
     ]  # fmt: skip
     (doctor,) = suites.chosen(["doctor"], short=True)
+    parity = suites.chosen(["parity"], short=False)
+    assert [each.name for each in session.missing(folder, [step, *parity])] == ["kernel", "parity"]
+    assert session.missing(folder, [step])[0].command[-1].startswith("tests/kernel/")
     monkeypatch.undo()
-    assert session.wanting(folder, doctor) == []
+    assert session.missing(folder, [doctor]) == []
 
 
 def test_a_terminal_shows_what_failed_and_what_is_lacking(folder: Path) -> None:
