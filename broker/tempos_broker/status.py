@@ -25,7 +25,7 @@ from tempos_broker.counts import Counted, Counters
 from tempos_broker.latency import latency_document
 from tempos_broker.members.departures import KeptOut
 from tempos_broker.membership import Registry
-from tempos_broker.slowpath import BESIDE, REPLIES, SlowPathStatus
+from tempos_broker.slowpath import BESIDE, SlowPathStatus
 from tempos_broker.state import TopicState
 
 #: Frames lost behind the redirect, by interface and the name of the error. No topic can be told any more:
@@ -140,7 +140,7 @@ def _account(ledger: Ledger, topic: int, counted: Counted) -> TopicLedger:
     # Both paths refuse what is over a topic's rate.
     refused = Counter({reason: fast.get(reason, 0) for reason in FAST_LOSSES})
     refused.update(
-        {reason: n for reason, n in slow.items() if reason not in {Reason.FORWARDED, *BESIDE, *REPLIES}}
+        {reason: n for reason, n in slow.items() if reason not in {Reason.FORWARDED, Reason.REPLY, *BESIDE}}
     )
     forwarded = fast.get(Reason.FORWARDED, 0), slow.get(Reason.FORWARDED, 0)
     return ledger.topic(
@@ -195,7 +195,7 @@ def topic_document(
         "fast": account.fast,
         "slow": account.slow,
         "refused": labelled(account.refused),
-        "replies": labelled({reason: slow.get(reason, 0) for reason in REPLIES}),
+        "replies": slow.get(Reason.REPLY, 0),
         "lost": labelled({reason: slow.get(reason, 0) for reason in BESIDE}),
         "passed": labelled(passed),
         "balanced": account.balanced,
@@ -221,7 +221,7 @@ def topic_ledger_document(
         "fast": account.fast,
         "slow": account.slow,
         "refused": labelled(account.refused),
-        "replies": labelled({reason: slow.get(reason, 0) for reason in REPLIES}),
+        "replies": slow.get(Reason.REPLY, 0),
         "unsent": labelled({reason: slow.get(reason, 0) for reason in BESIDE}),
         "balanced": account.balanced,
         "problems": list(account.problems),

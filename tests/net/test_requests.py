@@ -132,8 +132,12 @@ def test_everything_asked_is_answered_or_lost_and_counted(way: str) -> None:
 
             became = Counter(threads.map(ask_again, range(LOSSY)))
             lost = len(range(AT, LOSSY, EVERY))
-            assert became == {"answered": LOSSY - lost, "lost": lost}
-            assert (other.requests.timeouts, other.requests.requests) == (lost, LOSSY)
+            # On a starved machine an answer may be late, and is counted as that.
+            wait(lambda: (other.requests.timeouts - lost) * groups == other.requests.late)
+            in_time, timeouts = other.requests.answered, other.requests.timeouts
+            assert became == {"answered": in_time, "lost": timeouts}
+            assert (in_time + timeouts, other.requests.requests) == (LOSSY, LOSSY)
+            assert timeouts >= lost
 
             # A reply that the last leg does not carry: the asker is told.
             configure(
@@ -143,7 +147,7 @@ def test_everything_asked_is_answered_or_lost_and_counted(way: str) -> None:
             broker.wait_path(ASKED.name, path)
             with pytest.raises(NoReply, match="too big for the way"):
                 other.request(ASKED.name, 1300, timeout=LIMIT)
-            wait(lambda: other.requests.further == (LOSSY - lost + 1) * (groups - 1))
+            wait(lambda: other.requests.further == (in_time + 1) * (groups - 1))
             assert sum(sub.stats.replies for sub in subs) == groups * (REQUESTS + LOSSY - lost + 1)
             assert [sub.stats.requests for sub in subs] == [REQUESTS + LOSSY - lost + 1] * groups
 
@@ -154,10 +158,11 @@ def test_everything_asked_is_answered_or_lost_and_counted(way: str) -> None:
         wait(lambda: all(group.delivered == events for group in settled().groups))
         status = settled()
         assert status.closed, status.problems
-        # The first found nobody; replies are no events, and are not among them.
-        assert (status.received, status.refused) == (events + 1, {"no_member": 1})
+        # The first found nobody; replies that are sent on are no events, and are not among them.
+        assert status.refused == {"no_member": 1, "reply_unsent": groups}
+        assert status.received == events + 1 + groups
         assert (status.fast if fast else status.slow) == events
         assert [(group.tickets, group.lost) for group in status.groups] == [(events, 0)] * groups
-        assert status.replies == {"reply": groups * (events - 1), "reply_unsent": groups}
+        assert status.replies == groups * (events - 1)
         if fast:
             assert status.passed["reply"] == groups * events

@@ -199,8 +199,7 @@ def _topics(status: dict[str, Any]) -> list[dict[str, Any]]:
 def _refused(status: dict[str, Any]) -> dict[str, int]:
     total: dict[str, int] = dict(status["unattributed"])
     for topic in _topics(status):
-        # What becomes of replies is told apart from what becomes of events.
-        for reason, count in (*topic["refused"].items(), *topic["replies"].items()):
+        for reason, count in topic["refused"].items():
             total[reason] = total.get(reason, 0) + count
     return total
 

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tempos import API_PORT, DATA_PORT, Group, Path, TemposError, Topic
@@ -77,8 +77,8 @@ class TopicStatus:
     groups: tuple[GroupStatus, ...]
     problems: tuple[str, ...]
     before: LostBefore
-    #: What became of replies to requests, which are no events.
-    replies: Mapping[str, int] = field(default_factory=dict)
+    #: Replies to requests that were sent on; they are no events, and not among those received.
+    replies: int = 0
 
     @property
     def closed(self) -> bool:
@@ -267,7 +267,7 @@ def topic_status(entry: Mapping[str, Any]) -> TopicStatus:
     return TopicStatus(
         **{field: entry[field] for field in plain},
         groups=groups,
-        replies=entry.get("replies", {}),
+        replies=entry.get("replies", 0),
         problems=tuple(entry["problems"]),
         before=LostBefore(**{field: entry["lost_before"][field] for field in LostBefore.__slots__}),
     )

@@ -132,7 +132,7 @@ class TopicOut(BaseModel):
     fast: Count
     slow: Count
     refused: Reasons
-    replies: Reasons = Field(description="what became of replies to requests, which are no events")
+    replies: Count = Field(description="replies to requests that were sent on: no events, not in received")
     lost: Reasons
     passed: Reasons
     balanced: bool
@@ -198,7 +198,7 @@ class LedgerTopic(BaseModel):
     fast: Count
     slow: Count
     refused: Reasons
-    replies: Reasons = Field(description="what became of replies to requests, which are no events")
+    replies: Count = Field(description="replies to requests that were sent on: no events, not in received")
     unsent: Reasons
     balanced: bool
     problems: list[str]

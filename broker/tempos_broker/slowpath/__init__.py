@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tempos_broker.slowpath.book import BESIDE, REPLIES
+from tempos_broker.slowpath.book import BESIDE
 from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.shell import SlowPathServer, SlowPathStatus
 
-__all__ = ["BESIDE", "REPLIES", "Delivery", "SlowPath", "SlowPathServer", "SlowPathStatus"]
+__all__ = ["BESIDE", "Delivery", "SlowPath", "SlowPathServer", "SlowPathStatus"]

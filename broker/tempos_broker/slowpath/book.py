@@ -19,9 +19,6 @@ from tempos._slots import SLOTS
 #: Reasons that count losses beside the datagrams received; all others sum up to them.
 BESIDE = frozenset({Reason.SEND_ERROR, Reason.SOCKET_OVERRUN})
 
-#: What becomes of replies to requests. They are no events, and have an account of their own.
-REPLIES = frozenset({Reason.REPLY, Reason.BAD_RETURN, Reason.REPLY_UNSENT})
-
 _WIDTH = len(Reason)
 #: Numbers in a book: by topic what arrived, by topic and reason, and copies lost by topic, epoch and group.
 NUMBERS = TOPICS * (1 + _WIDTH) + SLOTS

@@ -5,7 +5,7 @@ port for the return address in its envelope. It waits in no queue, draws no tick
 of a request is that of any event.
 
 Rules: nothing is sent on that has no address of this broker's making, or one whose time is over; each reply
-is counted in its topic's row under one reason (``book.REPLIES``), and what is not sent on is told sparingly;
+is counted in its topic's row, as ``reply`` or as refused, and what is not sent on is told sparingly;
 what the broker says itself (nobody is there, the reply was too big) is no larger than what it answers.
 """
 

@@ -110,7 +110,7 @@ def _topic(topic: Mapping[str, Any]) -> Iterator[str]:
     if topic["refused"]:
         yield f"  refused: {counts(topic['refused'])}"
     if topic.get("replies"):
-        yield f"  replies to requests: {counts(topic['replies'])}"
+        yield f"  replies to requests sent on: {number(topic['replies'])}"
     if topic["unsent"]:
         yield f"  copies that could not be sent: {counts(topic['unsent'])}"
     rows = []

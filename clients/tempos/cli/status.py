@@ -186,15 +186,6 @@ def cpus(numbers: Sequence[int]) -> str:
     return ", ".join(f"{a}-{b}" if a < b else f"{a}" for a, b in runs) or "unknown"
 
 
-#: What of a topic is told by reasons, where there is any, and in which words.
-_WHAT_BECAME = {
-    "refused": "refused",
-    "replies": "replies to requests",
-    "lost": "lost",
-    "passed": "passed up to the slow path",
-}
-
-
 def _route(topic: Mapping[str, Any]) -> Iterator[str]:
     yield f"  {topic['name']}  (policy {topic['policy']}: {topic['path'] or 'no path'}, {topic['reason']})"
     if topic.get("rate"):
@@ -203,9 +194,12 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
             f"    at most {number(topic['rate'])} datagrams/s, {number(topic['burst'])} at once; "
             f"what is beyond is {beyond}"
         )
-    for name, word in _WHAT_BECAME.items():
+    for name in ("refused", "lost", "passed"):
         if topic.get(name):
+            word = "passed up to the slow path" if name == "passed" else name
             yield f"    {word}: {counts(topic[name])}"
+    if topic.get("replies"):
+        yield f"    replies to requests sent on: {number(topic['replies'])}"
     lost = topic.get("lost_before")
     if lost and (lost["at_least"] or lost["at_most"]):
         told = between(lost["at_least"], lost["at_most"])
