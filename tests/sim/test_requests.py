@@ -337,6 +337,24 @@ async def test_a_member_of_the_file_answers_by_what_the_request_tells_of_its_bro
         assert account(broker)["replies"] == 1
 
 
+async def test_what_a_member_took_before_it_left_can_still_be_answered() -> None:
+    async with running() as broker, asker(broker) as pub:
+        port = broker.config.control_port
+        async with Subscriber("127.0.0.1", "asked", group="g", control_port=port) as sub:
+            asked = [asyncio.create_task(pub.request("asked", b"?", timeout=30)) for _ in range(3)]
+            taken = [await sub.next(5) for _ in asked]
+            await sub.drain()
+            await taken[0].reply(b"after the drain")
+            # As where another thread closes the socket meanwhile.
+            sub._intake.replies._sock = sub._reader._sock
+            await taken[1].reply(b"into a closed socket")
+        await taken[2].reply_error(b"after all")
+        assert [(await each).body for each in asked[:2]] == [b"after the drain", b"into a closed socket"]
+        with pytest.raises(ReplyError, match="after all"):
+            await asked[2]
+        assert (sub.stats.replies, sub.stats.replies_failed, account(broker)["replies"]) == (3, 0, 3)
+
+
 async def test_what_is_on_its_way_survives_a_restart_and_a_broker_without_memory_is_asked_anew(
     tmp_path: Path,
 ) -> None:

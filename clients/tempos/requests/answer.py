@@ -110,6 +110,10 @@ class Replies:
         except OSError as error:
             if error.errno in _BUSY:
                 return False
+            if error.errno == errno.EBADF and sock is not None:
+                # Closed by another thread just now.
+                self._sock = None
+                return self._taken(datagram, to)
             if error.errno == errno.EMSGSIZE:
                 with _sockets.connected(*to) as probe:
                     limit = min(_sockets.largest_payload(probe), len(datagram) - 1)
