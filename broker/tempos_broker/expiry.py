@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.membership import Registry
@@ -46,14 +47,16 @@ class Expiry:
     def expire(self) -> None:
         """Take out those whose lease has ended by now, and settle with those that are gone since then."""
         self._ledger.settle(time.monotonic() - self._routes.lease)
-        for topic, members in self._registry.expire(time.monotonic()).items():
+        gone = self._registry.expire(time.monotonic())
+        for topic, members in gone.items():
             for member in members:
                 log.warning("topic %s: the lease of %s ended", self._routes.name(topic), member)
-            self._tasks.spawn(self._let_go(topic), f"expire members of topic {topic}")
+        if gone:
+            self._tasks.spawn(self._let_go(gone), "expire members")
         self.schedule()
 
-    async def _let_go(self, topic: int) -> None:
-        await self._routes.swap(topic)
+    async def _let_go(self, topics: Iterable[int]) -> None:
+        await self._routes.swap_all(topics)
         # Only now is it known that they left: their accounts are to be settled, whatever else happens.
         self.schedule()
 

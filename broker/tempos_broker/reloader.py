@@ -79,8 +79,7 @@ class Reloader:
                 await self._apply(whole, found)
             self.config = config
             await self.adopt(adopted)
-            for topic in sorted(found.touched):
-                await self._routes.swap(topic)
+            await self._routes.swap_all(sorted(found.touched))
             self._expiry.schedule()
             now_of_file = (f"topic {topic.name} ({topic.id}) is the file's now" for topic in adopted)
             words = (*found.words, *now_of_file)

@@ -7,6 +7,7 @@ period and never blocks the event loop.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -26,6 +27,9 @@ from tempos_broker.topics.locks import KeyedLocks
 from tempos_broker.worker.slowpaths import SlowPaths
 
 log = logging.getLogger("tempos.broker")
+
+#: Topics of one change that are swapped at a time: more would keep whoever waits for the loop waiting.
+AT_ONCE = 16
 
 
 class Routes:
@@ -96,10 +100,26 @@ class Routes:
             self._chosen(state, await self._install(state, state.route))
             return True
 
+    async def swap_all(self, topics: Iterable[int], *, renew: bool = False) -> None:
+        """:meth:`swap` of all of these topics, :data:`AT_ONCE` of them at a time.
+
+        So grace periods are waited for together, and what is written of several topics is one transaction.
+        """
+        topics = list(topics)
+        waiting = iter(topics)
+
+        async def one_by_one() -> None:
+            for topic in waiting:
+                await self.swap(topic, renew=renew)
+
+        if len(topics) > 1:
+            await asyncio.gather(*(one_by_one() for _ in range(min(AT_ONCE, len(topics)))))
+        else:
+            await one_by_one()
+
     def renew_all(self, tasks: Tasks) -> None:
         """The network changed: install every route anew, which may change the path."""
-        for topic in list(self.states):
-            tasks.spawn(self.swap(topic, renew=True), f"renew topic {topic}")
+        tasks.spawn(self.swap_all(self.states, renew=True), "renew every topic")
 
     async def replace(
         self,

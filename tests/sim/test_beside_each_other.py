@@ -97,9 +97,13 @@ class World:
                         (b"content-length", str(len(sent)).encode())],
         }  # fmt: skip
         said: list[dict[str, Any]] = []
+        asked = iter([{"type": "http.request", "body": sent, "more_body": False}])
 
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": sent, "more_body": False}
+            for message in asked:
+                return message
+            # It stays until it has its answer.
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
 
         async def send(message: Any) -> None:
             said.append(message)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember, TopicConfig
 from tempos_broker.lives import keeper
 from tempos_broker.lives.store import Store
+from tempos_broker.routes import AT_ONCE
 
 from .test_broker import Client, FakeFastPath, until
 
@@ -89,3 +92,33 @@ async def test_only_what_has_changed_is_written(
                 client.ask("heartbeat", port=client.port, received=[])
                 await client.answer()
             assert await written.rounds() == [], "a lease that is renewed is no news"
+
+
+async def test_a_change_of_many_topics_is_few_transactions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it waits for in the kernel it waits for together."""
+    topics = 40
+    data, control = free_ports(2)
+    config = BrokerConfig(
+        tuple(TopicConfig(Topic(id_, f"topic-{id_}")) for id_ in range(1, topics + 1)),
+        listen=("127.0.0.1",),
+        data_port=data,
+        control_port=control,
+        api_port=0,
+    )
+    fast = FakeFastPath()
+    async with Broker(config, fast, store=Store.open(tmp_path / "state")) as broker:
+        ids = list(range(1, topics + 1))
+        for id_ in ids:
+            broker._registry.subscribe(f"topic-{id_}", "g", ("127.0.0.1", 5000), 7, time.monotonic())
+        written = Written(monkeypatch)
+        fast.gate.clear()
+        changing = asyncio.create_task(broker._routes.swap_all(ids))
+        await until(lambda: sum(bool(rows) for rows in written.all) > 0)
+        fast.gate.set()
+        await changing
+        # Each topic before its swap and after it, as many at once as are swapped at a time.
+        assert sorted(topic for rows in written.all for topic in rows) == sorted(2 * ids)
+        assert sum(bool(rows) for rows in written.all) <= 2 * -(-topics // AT_ONCE) + 4
+        assert {route.topic.id for route in fast.installed} == set(ids)

@@ -94,6 +94,10 @@ class Ledger:
     def forget(self, topic: int) -> None:
         """The topic is no more."""
         self._unstamped.discard(topic)
+        self.begin_anew(topic)
+
+    def begin_anew(self, topic: int) -> None:
+        """Nothing that is known of the topic holds."""
         self._topics.pop(topic, None)
         self._left.discard(topic)
         self._swapping.discard(topic)

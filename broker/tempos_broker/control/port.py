@@ -51,8 +51,7 @@ class ControlPort:
             self._answer(decision, reply)
 
     async def _carry_out(self, decision: Decision, reply: Reply) -> None:
-        for topic in decision.changed:
-            await self._routes.swap(topic)
+        await self._routes.swap_all(decision.changed)
         self._expiry.schedule()
         self._answer(decision, reply)
 

@@ -147,7 +147,7 @@ class Continuity:
             self._ledger.restore(topic.id, memory.ledger, now)
             memory = go_on(memory, self._ledger, topic.id, steps, now)
         except UNREADABLE as error:
-            self._ledger.forget(topic.id)
+            self._ledger.begin_anew(topic.id)
             log.warning("topic %s: what is stored of it makes no sense, its account and members begin "
                         "anew: %r", topic.name, error)  # fmt: skip
             return None
