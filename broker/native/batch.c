@@ -17,10 +17,15 @@
 #include "shared.h"
 #include "threads.h"
 
+_Static_assert(TEMPOS_FRAMING_RAW == 0, "raw until told otherwise");
+
 static void tempos_batch_free(struct tempos_batch *b)
 {
 	if (!b)
 		return;
+	free(b->framing);
+	free(b->sources);
+	free(b->run_of);
 	free(b->bytes);
 	free(b->slots);
 	free(b->free);
@@ -66,6 +71,9 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 	b->batch = batch;
 	b->rx_used = batch;
 	b->capacity = copies;
+	b->framing = calloc(TEMPOS_IDS, sizeof(*b->framing));
+	b->sources = calloc(TEMPOS_IDS, sizeof(*b->sources));
+	b->run_of = calloc(TEMPOS_IDS, sizeof(*b->run_of));
 	b->bytes = aligned_alloc(CACHE_LINE, (size_t)slots * b->stride);
 	b->slots = calloc(slots, sizeof(*b->slots));
 	b->free = calloc(slots, sizeof(*b->free));
@@ -78,13 +86,11 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 	b->chain = calloc(batch, sizeof(*b->chain));
 	for (int q = 0; q < TEMPOS_QUALITIES; q++)
 		complete &= make_outbox(&b->out[q], copies);
-	if (!complete || !b->bytes || !b->slots || !b->free || !b->rx || !b->rx_iov || !b->rx_from ||
+	if (!complete || !b->framing || !b->sources || !b->run_of || !b->bytes || !b->slots || !b->free || !b->rx || !b->rx_iov || !b->rx_from ||
 	    !b->rx_control || !b->rx_slot || !b->run_tail || !b->chain) {
 		tempos_batch_free(b);
 		return NULL;
 	}
-	memset(b->framing, TEMPOS_FRAMING_RAW, sizeof(b->framing));
-	memset(b->run_of, 0xff, sizeof(b->run_of));
 	for (uint32_t i = slots; i-- > 0;)
 		b->free[b->free_count++] = i;
 	for (uint32_t i = 0; i < batch; i++) {
@@ -98,12 +104,12 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 	return b;
 }
 
-static void tempos_batch_framing(struct tempos_batch *b, uint8_t topic, uint8_t framing)
+static void tempos_batch_framing(struct tempos_batch *b, uint16_t topic, uint8_t framing)
 {
 	b->framing[topic] = framing;
 }
 
-static void tempos_batch_sources(struct tempos_batch *b, uint8_t topic, const uint32_t *networks,
+static void tempos_batch_sources(struct tempos_batch *b, uint16_t topic, const uint32_t *networks,
 				 const uint32_t *masks, uint32_t count)
 {
 	struct sources *sources = &b->sources[topic];
@@ -133,7 +139,7 @@ static void tempos_batch_channels(struct tempos_batch *b, uint8_t quality, const
 	o->tos = tos;
 }
 
-static uint32_t tempos_batch_refused_source(struct tempos_batch *b, uint8_t topic)
+static uint32_t tempos_batch_refused_source(struct tempos_batch *b, uint16_t topic)
 {
 	return b->sources[topic].refused;
 }
@@ -188,11 +194,13 @@ static uint32_t tempos_batch_requests(struct tempos_batch *b, uint32_t slot, uin
 	uint32_t requests = 0;
 
 	for (; count--; slot = b->slots[slot].next) {
-		const struct tempos_event_header *event = (const void *)slot_bytes(b, slot);
+		const uint8_t *payload = slot_bytes(b, slot);
+		uint16_t topic = topic_in(payload, b->slots[slot].length);
+		size_t at = topic < TEMPOS_NARROW ? offsetof(struct tempos_event_header, version_flags)
+						  : TEMPOS_WIDE_FLAGS_AT;
 
 		/* Checked when they came: of what has an envelope, only a request is in a forwardable run. */
-		if (b->framing[event->topic] == TEMPOS_FRAMING_EVENT &&
-		    event->version_flags & TEMPOS_FLAG_ENVELOPE)
+		if (b->framing[topic] == TEMPOS_FRAMING_EVENT && payload[at] & TEMPOS_FLAG_ENVELOPE)
 			found[requests++] = slot;
 	}
 	return requests;

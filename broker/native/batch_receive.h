@@ -9,6 +9,10 @@
 #include "batch_receipts.h"
 #include "batch_types.h"
 
+/* Where in a run its number of datagrams and its first slot are; before them topic and reason. */
+#define RUN_COUNT 24
+#define RUN_SLOT 40
+
 /*
  * Put free slots behind the messages that earlier receives used up; how many of the first `wanted` have one,
  * from the first on.
@@ -61,23 +65,32 @@ static int ttl_of(struct msghdr *msg)
 	return ttl;
 }
 
+static enum tempos_reason check(const uint8_t *payload, uint32_t length, uint8_t framing)
+{
+	if (!length || payload[0] != TEMPOS_WIDE)
+		return tempos_check_payload(payload, payload + length, length, framing);
+	if (length < TEMPOS_WIDE_ID_LEN)
+		return TEMPOS_SHORT_HEADER;
+	return tempos_check_wide(payload, payload + length, length, framing);
+}
+
 /* The run of this topic and reason in the batch at hand, begun if it is the first of its kind. */
-static int find_run(struct tempos_batch *b, uint64_t *runs, int *run_count, uint8_t topic,
+static int find_run(struct tempos_batch *b, uint64_t *runs, int *run_count, uint16_t topic,
 		    enum tempos_reason reason, uint32_t slot)
 {
-	uint64_t key = (uint64_t)reason << 8 | topic;
+	uint64_t key = (uint64_t)reason << 16 | topic;
 	int i = *run_count;
 
 	if (reason == TEMPOS_FORWARDED) {
-		if (b->run_of[topic] >= 0)
-			return b->run_of[topic];
-		b->run_of[topic] = (int16_t)i;
+		if (b->run_of[topic])
+			return b->run_of[topic] - 1;
+		b->run_of[topic] = (uint16_t)(i + 1);
 	} else {
 		for (int k = 0; k < i; k++)
-			if ((runs[k] & 0xffff) == key)
+			if ((runs[k] & 0xffffff) == key)
 				return k;
 	}
-	runs[i] = key | (uint64_t)slot << 32;
+	runs[i] = key | (uint64_t)slot << RUN_SLOT;
 	b->run_tail[i] = slot;
 	*run_count = i + 1;
 	return i;
@@ -104,14 +117,14 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 		uint32_t at = b->rx_slot[i], length = b->rx[i].msg_len;
 		const uint8_t *payload = slot_bytes(b, at);
 		struct slot *slot = &b->slots[at];
-		uint8_t topic = length ? payload[0] : 0;
+		uint16_t topic = topic_in(payload, length);
 		enum tempos_reason reason;
 		int run, ttl;
 
 		if (b->rx[i].msg_hdr.msg_flags & MSG_TRUNC)
 			reason = TEMPOS_CUT_SHORT;
 		else
-			reason = tempos_check_payload(payload, payload + length, length, b->framing[topic]);
+			reason = check(payload, length, b->framing[topic]);
 		/* Whose events a topic takes says nothing of who may answer them. */
 		if (reason != TEMPOS_REPLY && is_foreign(&b->sources[topic], &b->rx[i].msg_hdr))
 			reason = TEMPOS_FOREIGN_SOURCE;
@@ -119,7 +132,7 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 		if (reason == TEMPOS_FORWARDED && ttl != NO_TTL && ttl <= 1)
 			reason = TEMPOS_TTL;
 		run = find_run(b, runs, &run_count, topic, reason, at);
-		runs[run] += 1 << 16;
+		runs[run] += 1 << RUN_COUNT;
 		/* What is refused is not read again: its slot simply stays where it is. */
 		if (reason != TEMPOS_FORWARDED && reason != TEMPOS_REPLY) {
 			b->free[b->free_count++] = at;
@@ -135,7 +148,7 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 		b->rx_slot[i] = NO_SLOT;
 	}
 	for (int k = 0; k < run_count; k++)
-		b->run_of[runs[k] & 0xff] = -1;
+		b->run_of[runs[k] & 0xffff] = 0;
 	return run_count;
 }
 

@@ -83,7 +83,7 @@ static int may_join(const struct tempos_batch *b, const struct message *m, const
 	       m->bytes + s->length <= MAX_UDP_PAYLOAD && m->ttl == next_ttl(s);
 }
 
-static struct message *begin_message(struct outbox *o, const struct slot *s, uint8_t topic,
+static struct message *begin_message(struct outbox *o, const struct slot *s, uint16_t topic,
 				     uint8_t epoch, uint8_t group, const struct member *member)
 {
 	const struct channel *channel = channel_of(o, member->source);
@@ -153,7 +153,7 @@ static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint32_t 
 			      uint32_t epoch, uint8_t group, int last)
 {
 	struct outbox *o = &b->out[quality];
-	uint8_t topic = *slot_bytes(b, slot);
+	uint16_t topic = topic_in(slot_bytes(b, slot), b->slots[slot].length);
 	uint32_t n = members->count;
 
 	if (count > b->batch || count > b->capacity - o->copies_end)

@@ -30,7 +30,7 @@
 #endif
 
 struct tempos_send_error {
-	uint8_t topic;
+	uint16_t topic;
 	uint8_t group;
 	uint8_t epoch;
 	int32_t error;
@@ -88,9 +88,9 @@ struct message {
 	uint32_t copies;
 	uint32_t bytes;
 	uint16_t segment;
+	uint16_t topic;
 	uint8_t open;                          /* one more copy may join */
 	uint8_t one_by_one;                    /* the kernel refused them together */
-	uint8_t topic;
 	uint8_t group;
 	uint8_t epoch;
 };
@@ -134,11 +134,15 @@ struct tempos_receipts {
 	struct mmsghdr at_hand[];
 };
 
+/*
+ * What is known of each topic, by its id. All of it is 0 at first and then takes no memory: nothing is written
+ * but of topics that there are, and of what is in the batch at hand.
+ */
 struct tempos_batch {
-	uint8_t framing[TEMPOS_TOPICS];
-	struct sources sources[TEMPOS_TOPICS];
+	uint8_t *framing;
+	struct sources *sources;
 	uint32_t restricted;           /* topics that have sources; without any the sender is not asked for */
-	int16_t run_of[TEMPOS_TOPICS]; /* the forwardable run of a topic in the batch at hand, or -1 */
+	uint16_t *run_of;              /* the forwardable run of a topic in the batch at hand, and 1; 0: none */
 	uint32_t stride;
 
 	uint8_t *bytes;
@@ -167,6 +171,24 @@ struct tempos_batch {
 static uint8_t *slot_bytes(struct tempos_batch *b, uint32_t slot)
 {
 	return b->bytes + (size_t)slot * b->stride;
+}
+
+/*
+ * The topic that a datagram is of, as wire.topic_in has it: 0 where it has none, WIDE where its id is cut off or is a
+ * narrow one in wide form.
+ */
+static uint16_t topic_in(const uint8_t *payload, uint32_t length)
+{
+	uint16_t id;
+
+	if (!length)
+		return 0;
+	if (payload[0] != TEMPOS_WIDE)
+		return payload[0];
+	if (length < TEMPOS_WIDE_ID_LEN)
+		return TEMPOS_WIDE;
+	id = (uint16_t)(payload[1] << 8 | payload[2]);
+	return id < TEMPOS_NARROW ? TEMPOS_WIDE : id;
 }
 
 static void put_slot(struct tempos_batch *b, uint32_t slot)

@@ -27,6 +27,7 @@ if __name__ == "__main__":
     wait_for_configuration()
 
 from tempos import ConfigError, Quality, TemposError, Unavailable
+from tempos._rows import Rows
 from tempos.errors import one_line
 from tempos_broker import belongings, exposure, privileges, reader, scheduling
 from tempos_broker.broker import Broker
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tempos.broker")
 
-#: Topics that are named where there may be 254.
+#: Topics that are named where there may be thousands.
 NAMED = 5
 #: What the signal that stops a broker says about its fast path; None: the configuration decides.
 _KEEP = {signal.SIGINT: False, signal.SIGTERM: None, signal.SIGUSR2: True, None: None}
@@ -229,17 +230,20 @@ async def _start(
     def at_the_end(name: str, work: Callable[[], Awaitable[object]]) -> None:
         stack.push_async_callback(signals.step, name, work)
 
-    state = await open_state(config)
+    rows = Rows(config.limits.topics)
+    state = await open_state(config, rows)
     if state is not None:
         at_the_end("closing the state files", state.close)
-    fast = await prepare_fast_path(config, _tickets(stack, config, state), reach.pins)
+    fast = await prepare_fast_path(config, rows, _tickets(stack, config, state, rows), reach.pins)
     at_the_end("detaching the fast path", fast.close)
     drawn, elsewhere = None, []
     if state is not None and not isinstance(fast, NoFastPath):
         drawn = CountedTickets(fast.tickets, state.slow)
         elsewhere.append(TicketsAlone(state.tickets))
     store = state.store if state is not None else None
-    broker = Broker(config, fast, portable=portable, store=store, drawn=drawn, elsewhere=elsewhere)
+    broker = Broker(
+        config, fast, portable=portable, store=store, drawn=drawn, elsewhere=elsewhere, rows=rows
+    )
 
     async def close() -> None:
         # Also where it was told to stop before anybody could see it ready.
@@ -261,26 +265,31 @@ async def _start(
 
 
 def _tickets(
-    stack: contextlib.AsyncExitStack, config: BrokerConfig, state: StateFiles | None
+    stack: contextlib.AsyncExitStack, config: BrokerConfig, state: StateFiles | None, rows: Rows
 ) -> FileTickets | None:
     """Ticket counters for where there is no fast path; None: those of this process alone will do."""
     if state is not None:
         return state.tickets
     if not config.quality.worker_sq or not hasattr(os, "memfd_create"):
         return None
-    tickets = FileTickets(None)
+    tickets = FileTickets(None, rows)
     stack.callback(tickets.close)
     return tickets
 
 
 async def prepare_fast_path(
-    config: BrokerConfig, tickets: FileTickets | None = None, pins: Handle | None = None
+    config: BrokerConfig,
+    rows: Rows,
+    tickets: FileTickets | None = None,
+    pins: Handle | None = None,
 ) -> FastPath:
     """The fast path of this machine, or a stand-in that says why there is none, with these ``tickets``.
 
+    ``rows``: where topics stand in the tables of either.
+
     ``pins``: by which those are reached. Neither touches yet what an earlier broker left.
     """
-    limits = _shared_limits() if config.quality.worker_sq else None
+    limits = _shared_limits(rows) if config.quality.worker_sq else None
     if config.fastpath.mode == "off":
         former = await _find_former(config.name, pins)
         return NoFastPath("switched off in the configuration", tickets, limits, former)
@@ -299,6 +308,7 @@ async def prepare_fast_path(
             tos={quality: config.quality.dscp(quality) << 2 for quality in Quality},
             latency=config.fastpath.latency,
             held=pins,
+            rows=rows,
         )
     except Unavailable as error:
         # Before the ImportError that it may be as well: what a build left out says so itself.
@@ -349,13 +359,13 @@ def _tell_strangers(name: str) -> None:
         log.debug("what other brokers left is not looked at: %s", error)
 
 
-def _shared_limits() -> ConfiguredLimits | None:
+def _shared_limits(rows: Rows) -> ConfiguredLimits | None:
     """Token buckets for two processes; None where memory cannot be shared, which the status will say."""
     try:
         from tempos_broker.shared import SharedRates, anonymous
     except ImportError:
         return None
-    return SharedRates(anonymous("tempos-rates", SharedRates.SIZE))
+    return SharedRates(anonymous("tempos-rates", SharedRates.size(rows)), rows)
 
 
 def _bind_api(

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from tempos import PathPolicy, Route, __version__
+from tempos._rows import Rows
 from tempos.control import RETRY_AFTER
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.addresses import is_local_address, source_of
@@ -35,7 +36,7 @@ from tempos_broker.slowpath.returns import Returns
 from tempos_broker.state import TopicState
 from tempos_broker.tasks import Tasks
 from tempos_broker.tickets import CountedTickets
-from tempos_broker.topics.catalogue import Catalogue, merged
+from tempos_broker.topics.catalogue import Catalogue, check_count, merged
 from tempos_broker.topics.former import former_topics
 from tempos_broker.topics.locks import Gate
 from tempos_broker.topics.orders import Removed, TopicOrders
@@ -50,7 +51,8 @@ class Broker:
 
     ``portable`` keeps the slow path to asyncio's own datagram transport. ``store`` keeps what is to
     survive this process; ``drawn`` counts what the slow path draws, where it does. The broker closes both.
-    ``elsewhere``: where else the counters of the former life may be.
+    ``elsewhere``: where else the counters of the former life may be. ``rows``: where topics stand in all of
+    these; None: in none that outlives the broker.
     """
 
     def __init__(
@@ -62,17 +64,22 @@ class Broker:
         store: Store | None = None,
         drawn: CountedTickets | None = None,
         elsewhere: Sequence[Elsewhere] = (),
+        rows: Rows | None = None,
     ) -> None:
         self._fast = fast
         self._saver: asyncio.Task[None] | None = None
         made = former_topics(store, config)
         catalogue = Catalogue(merged(config, made))
         of_file, config = config, replace(config, topics=tuple(catalogue))
+        check_count(config)
         source = source_of(config.listen)
         self._registry = Registry(config, is_local_address, source)
         self._ledger = Ledger(unstamped(config))
+        self._rows = Rows(config.limits.topics) if rows is None else rows
         states = {entry.topic.id: TopicState(Route(entry.topic, 0, ())) for entry in config.topics}
-        self._past = Continuity(store, fast, drawn, self._registry, self._ledger, states, elsewhere)
+        self._past = Continuity(
+            store, fast, drawn, self._registry, self._ledger, states, elsewhere, rows=self._rows
+        )
         topics = [entry.topic for entry in config.topics]
         returns = Returns(self._past.return_key, config.data_port)
         server = SlowPathServer(
@@ -96,6 +103,7 @@ class Broker:
             tickets=self._past.tickets,
             rates=fast.limits,
             returns=returns,
+            rows=self._rows,
         )
         self._past.counting.slow_counters = self._slow.counters
         self._past.counting.slow_lost = self._slow.lost
@@ -127,6 +135,7 @@ class Broker:
             past=self._past,
             fast=fast,
             slow=self._slow,
+            rows=self._rows,
             account=self.topic_ledger,
         )
         #: What this broker tells of itself.
@@ -154,6 +163,7 @@ class Broker:
             fast=fast,
             slow=self._slow,
             expiry=self._expiry,
+            rows=self._rows,
         )
         self._adopted = [entry.topic for entry in made if catalogue.named(entry.topic.name) is not entry]
         self._ready = False
@@ -202,6 +212,7 @@ class Broker:
         self._port.open(self.config.listen, self.config.control_port)
         await self._fast.take_over()
         self._past.take_up()
+        await self._past.take_rows(self._fast.rows())
         await self._fast.configure([state.route.topic for state in states.values()])
         for topic in states:
             await self._routes.resume(topic)

@@ -99,6 +99,13 @@ class FastPath(Protocol):
         """What was taken out of the kernel, rather than taken over, by :meth:`take_over`."""
         ...
 
+    def rows(self) -> Mapping[int, int]:
+        """Of topics that an earlier broker left in force: the row of each in the tables of counters.
+
+        Known once that was taken over; none where its tables are of no use.
+        """
+        ...
+
     async def take_over(self) -> None:
         """Put everything in the place of what an earlier broker left; once, before all that follows.
 
@@ -287,6 +294,9 @@ class NoFastPath:
 
     def status(self) -> FastPathStatus:
         return FastPathStatus("none", self._reason)
+
+    def rows(self) -> Mapping[int, int]:
+        return {}
 
     async def take_over(self) -> None:
         if self.former is not None:

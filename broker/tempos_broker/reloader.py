@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tempos import ConfigError, Framing, Topic, Unavailable
+from tempos._rows import Rows
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.control.server import ControlServer
@@ -17,7 +18,7 @@ from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
 from tempos_broker.reload import Difference, difference
 from tempos_broker.routes import Routes
-from tempos_broker.topics.catalogue import Catalogue, merged
+from tempos_broker.topics.catalogue import Catalogue, check_count, merged
 from tempos_broker.topics.former import MADE
 from tempos_broker.topics.locks import Gate
 from tempos_broker.worker.slowpaths import SlowPaths
@@ -45,6 +46,7 @@ class Reloader:
         fast: FastPath,
         slow: SlowPaths,
         expiry: Expiry,
+        rows: Rows,
     ) -> None:
         self.config = config
         self._catalogue = catalogue
@@ -57,6 +59,7 @@ class Reloader:
         self._fast = fast
         self._slow = slow
         self._expiry = expiry
+        self._rows = rows
 
     async def apply(self, config: BrokerConfig) -> tuple[str, ...]:
         """Go by ``config``; says what changed, a line each.
@@ -71,12 +74,16 @@ class Reloader:
             adopted = [entry.topic for entry in made if entry.topic.name in of_file]
             found = difference(replace(self.config, topics=tuple(self._catalogue)), whole)
             self._registry.check(config.topics)
+            check_count(whole)
+            # Topics that are new have their rows once those that end have given theirs back.
+            go_on = self._routes.states.keys() - found.gone
+            staying = [entry.topic for entry in whole.topics if entry.topic.id in go_on]
             async with self._routes.held(found.gone | found.touched):
                 try:
-                    await self._fast.configure([entry.topic for entry in whole.topics])
+                    await self._fast.configure(staying)
                 except Unavailable as error:
                     raise ConfigError([f"the fast path refuses: {error}"]) from error
-                await self._apply(whole, found)
+                await self._apply(whole, found, staying)
             self.config = config
             await self.adopt(adopted)
             await self._routes.swap_all(sorted(found.touched))
@@ -92,7 +99,7 @@ class Reloader:
         if topics:
             await self._past.keeper.put(MADE, dict.fromkeys(topic.name for topic in topics))
 
-    async def _apply(self, config: BrokerConfig, found: Difference) -> None:
+    async def _apply(self, config: BrokerConfig, found: Difference, staying: Sequence[Topic]) -> None:
         """All topics concerned are held."""
         routes, states = self._routes, self._routes.states
         described = {entry.topic.id: entry.topic for entry in config.topics}
@@ -106,13 +113,28 @@ class Reloader:
         for state in ending:
             await routes.clear(state)
         # What waits of these is counted before their accounts end.
-        await self._slow.configure(list(described.values()))
+        await self._slow.configure(staying)
         for state in ending:
             routes.end(state.route, described.get(state.route.topic.id))
+        for topic in found.gone - described.keys():
+            self._rows.free(topic)
+        if len(staying) < len(described):
+            await self._begin(list(described.values()))
         self._ledger.configure(unstamped(config))
         for topic in found.touched - found.gone:
             routes.redescribe(described[topic])
         await self._past.keeper.save_ended([state.route for state in ending])
+
+
+    async def _begin(self, topics: Sequence[Topic]) -> None:
+        """Have rows for all these, and let both paths know them; what was counted there is another's."""
+        begun = [topic.id for topic in topics if topic.id not in self._rows]
+        for topic in begun:
+            self._rows.give(topic)
+        await self._fast.configure(topics)
+        await self._slow.configure(topics)
+        for topic in begun:
+            self._past.begin_anew(topic)
 
 
 def unstamped(config: BrokerConfig) -> set[int]:

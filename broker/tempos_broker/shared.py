@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tempos import LocalError, Overflow, Quality, Reason, Topic
-from tempos._abi import GROUPS_PER_TOPIC, TOPICS
-from tempos._slots import SLOTS, group_slot
+from tempos._abi import GROUPS_PER_TOPIC
+from tempos._rows import Rows
+from tempos._slots import group_slot, slots
 from tempos_broker._batch import ffi, lib
 from tempos_broker.config.layout import MAX_BATCH
-from tempos_broker.slowpath.book import BESIDE, NUMBERS, Book
+from tempos_broker.slowpath.book import ARRIVED, BESIDE, SharedBook
 
 if TYPE_CHECKING:
-    from tempos_broker._batch import CNote, CNumbers, CReceipts
+    from tempos_broker._batch import CNote, CNumbers, CReceipts, CTopic
     from tempos_broker.paths import Tickets
 
 _WORD = 8
@@ -105,38 +106,43 @@ def anonymous(name: str, size: int) -> int:
 
 
 class Estate:
-    """What a worker writes as it goes and leaves when it dies: a book, a note of its run, receipts."""
+    """What a worker writes as it goes and leaves when it dies: a note of its run, receipts, a book."""
 
-    _NOTE, _RECEIPTS = NUMBERS, NUMBERS + 8
-    #: Bytes of all of it.
-    SIZE = _RECEIPTS * _WORD + lib.tempos_receipts_size(MAX_BATCH)
+    _RECEIPTS = 8
+    _BOOK = _RECEIPTS + -(-lib.tempos_receipts_size(MAX_BATCH) // _WORD)
 
-    def __init__(self, descriptor: int) -> None:
-        self._numbers = SharedNumbers(descriptor, -(-self.SIZE // _WORD))
-        self.book = Book(self._numbers.view())
-        self.note: CNote = ffi.cast("struct tempos_note *", self._numbers.at(self._NOTE))
+    @classmethod
+    def size(cls, rows: Rows) -> int:
+        """Bytes of all of it."""
+        return (cls._BOOK + SharedBook.size(rows.count)) * _WORD
+
+    def __init__(self, descriptor: int, rows: Rows) -> None:
+        """``rows``: where the topics stand in it."""
+        self._numbers = SharedNumbers(descriptor, self.size(rows) // _WORD)
+        self.book = SharedBook(self._numbers.view()[self._BOOK :], rows)
+        self.note: CNote = ffi.cast("struct tempos_note *", self._numbers.at(0))
         self.receipts: CReceipts = ffi.cast("struct tempos_receipts *", self._numbers.at(self._RECEIPTS))
 
     def forwarded_at(self, topic: int) -> CNumbers:
         """Where the topic's count of forwarded datagrams is."""
-        return self._numbers.at(self.book.number(topic, _FORWARDED))
+        return self._numbers.at(self._BOOK + self.book.number(topic, _FORWARDED))
 
-    def held(self) -> list[int]:
+    def held(self) -> dict[int, int]:
         """By topic, the datagrams that have arrived and of which nothing has become yet."""
         # What became of them first: whoever writes meanwhile counts the arrival first.
-        booked = [
-            sum(count for reason, count in enumerate(row) if reason not in BESIDE) if arrived else 0
-            for arrived, row in zip(self.book.received, self.book.counts, strict=True)
-        ]
-        return [arrived - done for arrived, done in zip(self.book.received, booked, strict=True)]
+        booked = {
+            topic: sum(count for reason, count in enumerate(row[:ARRIVED]) if reason not in BESIDE)
+            for topic, row in self.book.rows().items()
+        }
+        return {topic: self.book.counts[topic][ARRIVED] - done for topic, done in booked.items()}
 
     def begin(self) -> None:
         """Make ready for a new writer: everything taken so far is in the book."""
-        lib.tempos_receipts_begin(self.receipts, MAX_BATCH, sum(self.book.received))
+        lib.tempos_receipts_begin(self.receipts, MAX_BATCH, self.book.received)
 
     def unbooked(self) -> int:
         """Datagrams that the dead writer had taken out of a socket, and that are not in its book yet."""
-        return max(0, lib.tempos_receipts_taken(self.receipts, MAX_BATCH) - sum(self.book.received))
+        return max(0, lib.tempos_receipts_taken(self.receipts, MAX_BATCH) - self.book.received)
 
     def unfinished(self) -> int:
         """Datagrams of the run that the writer has noted and not counted as forwarded."""
@@ -148,23 +154,24 @@ class Estate:
 class NotedTickets:
     """The tickets of a worker: from the same counters as everybody's, each run noted before it is drawn."""
 
-    def __init__(self, share: Share, estate: Estate) -> None:
+    def __init__(self, share: Share, estate: Estate, rows: Rows) -> None:
         """Raises :class:`OSError` if the memory cannot be had."""
-        self._tickets = SharedNumbers(share.tickets, SLOTS, share.tickets_stride)
-        self._counts = SharedNumbers(share.counts, SLOTS, share.counts_stride) if share.counts >= 0 else None
+        count = slots(rows.count)
+        self._tickets = SharedNumbers(share.tickets, count, share.tickets_stride)
+        self._counts = SharedNumbers(share.counts, count, share.counts_stride) if share.counts >= 0 else None
         self._estate = estate
-        self._forwarded = [estate.forwarded_at(topic) for topic in range(TOPICS)]
-        self._counted = [
-            self._counts.at(group_slot(topic, 0, 0)) if self._counts is not None else ffi.NULL
-            for topic in range(TOPICS)
-        ]
+        self._rows = rows
+        #: By row, where it is counted what is forwarded, and what is drawn.
+        self._counters: dict[int, tuple[CNumbers, CNumbers]] = {}
 
     def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
+        row = self._rows.of[topic]
+        forwarded, counted = self._counters.get(row) or self._find(topic, row)
         return lib.tempos_shared_draw(
             self._estate.note,
-            self._forwarded[topic],
-            self._counted[topic],
-            self._tickets.at(group_slot(topic, epoch, group)),
+            forwarded,
+            counted,
+            self._tickets.at(group_slot(row, epoch, group)),
             topic,
             epoch & 0xFFFFFFFF,
             group,
@@ -172,11 +179,16 @@ class NotedTickets:
         )
 
     def read(self, topic: int, epoch: int, group: int) -> int:
-        return self._tickets.load(group_slot(topic, epoch, group))
+        return self._tickets.load(group_slot(self._rows.of[topic], epoch, group))
 
     def reset(self, topic: int, epoch: int) -> None:
         for group in range(GROUPS_PER_TOPIC):
-            self._tickets.store(group_slot(topic, epoch, group), 0)
+            self._tickets.store(group_slot(self._rows.of[topic], epoch, group), 0)
+
+    def _find(self, topic: int, row: int) -> tuple[CNumbers, CNumbers]:
+        counted = ffi.NULL if self._counts is None else self._counts.at(group_slot(row, 0, 0))
+        found = self._counters[row] = self._estate.forwarded_at(topic), counted
+        return found
 
 
 class SharedRates:
@@ -184,31 +196,38 @@ class SharedRates:
 
     #: Bytes from one topic to the next, where this process makes the memory.
     stride = ffi.sizeof("struct tempos_topic")
-    #: Bytes of all of them.
-    SIZE = TOPICS * stride
-
-    def __init__(self, descriptor: int, stride: int = stride, clock_offset: int = 0) -> None:
+    def __init__(self, descriptor: int, rows: Rows, stride: int = stride, clock_offset: int = 0) -> None:
         """Raises :class:`OSError` if the memory cannot be had."""
         self.descriptor = descriptor
         self.clock_offset = clock_offset
-        self._numbers = SharedNumbers(descriptor, TOPICS, stride)
-        self._topics = [ffi.cast("struct tempos_topic *", self._numbers.at(each)) for each in range(TOPICS)]
+        self._rows = rows
+        self._numbers = SharedNumbers(descriptor, rows.count, stride)
+        #: What each row says, where it says anything.
+        self._set: dict[int, Topic] = {}
         self._limited: frozenset[int] = frozenset()
+
+    @classmethod
+    def size(cls, rows: Rows) -> int:
+        """Bytes of all of them."""
+        return rows.count * cls.stride
 
     def configure(self, topics: Sequence[Topic]) -> None:
         """Go by the rates of these topics from now on. A bucket whose rate or burst changes begins full."""
-        known = {topic.id: topic for topic in topics}
-        for number, entry in enumerate(self._topics):
-            topic = known.get(number)
-            strict = topic is not None and topic.quality is Quality.SQ
-            dropped = topic is None or topic.overflow is Overflow.DROP
-            lib.tempos_topic_set(
-                entry,
-                lib.TEMPOS_SQ if strict else lib.TEMPOS_BQ,
-                lib.TEMPOS_OVERFLOW_DROP if dropped else lib.TEMPOS_OVERFLOW_PASS,
-                topic.rate if topic else 0,
-                topic.bucket if topic else 0,
-            )
+        known = {self._rows.of[topic.id]: topic for topic in topics}
+        for row in self._set.keys() - known.keys():
+            lib.tempos_topic_set(self._at(row), lib.TEMPOS_BQ, lib.TEMPOS_OVERFLOW_DROP, 0, 0)
+        for row, topic in known.items():
+            if self._set.get(row) != topic:
+                lib.tempos_topic_set(
+                    self._at(row),
+                    lib.TEMPOS_SQ if topic.quality is Quality.SQ else lib.TEMPOS_BQ,
+                    lib.TEMPOS_OVERFLOW_DROP
+                    if topic.overflow is Overflow.DROP
+                    else lib.TEMPOS_OVERFLOW_PASS,
+                    topic.rate,
+                    topic.bucket,
+                )
+        self._set = known
         self.follow(topics)
 
     def follow(self, topics: Sequence[Topic]) -> None:
@@ -221,7 +240,11 @@ class SharedRates:
         """How many of ``count`` datagrams that came now may go on: the others are over the topic's rate."""
         if topic not in self._limited:
             return count
-        return lib.tempos_limit_take(self._topics[topic], self.clock_offset, count)
+        return lib.tempos_limit_take(self._at(self._rows.of[topic]), self.clock_offset, count)
+
+    def _at(self, row: int) -> CTopic:
+        topic: CTopic = ffi.cast("struct tempos_topic *", self._numbers.at(row))
+        return topic
 
 
 def finish_run(
@@ -249,9 +272,9 @@ def write_off(estate: Estate) -> int:
 
     What it had not even looked at is of no topic.
     """
-    estate.book.received[0] += estate.unbooked()
+    estate.book.counts[0][ARRIVED] += estate.unbooked()
     estate.begin()
     held = estate.held()
-    for topic, count in enumerate(held):
+    for topic, count in held.items():
         estate.book.counts[topic][Reason.WORKER_LOST] += count
-    return sum(held)
+    return sum(held.values())

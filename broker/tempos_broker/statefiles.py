@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 
 from tempos import Unavailable
+from tempos._rows import Rows
 from tempos_broker.belongings import usual_state
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.lives.store import Store
@@ -28,14 +29,17 @@ class StateFiles:
         self.slow = slow
 
     @classmethod
-    async def open(cls, path: Path) -> StateFiles:
-        """Open or begin them, the database at ``path``. Raises :class:`Unavailable`; then none is held."""
+    async def open(cls, path: Path, rows: Rows) -> StateFiles:
+        """Open or begin them, the database at ``path``, the counters with these ``rows``.
+
+        Raises :class:`Unavailable`; then none is held.
+        """
         store = Store.open(path)
         with contextlib.ExitStack() as undo:
             counters = []
             try:
                 for name in ("tickets", "slow"):
-                    counters.append(FileTickets(Path(f"{path}-{name}")))
+                    counters.append(FileTickets(Path(f"{path}-{name}"), rows))
                     undo.callback(counters[-1].close)
             except OSError as error:
                 await store.close()
@@ -53,7 +57,7 @@ class StateFiles:
         self.slow.close()
 
 
-async def open_state(config: BrokerConfig) -> StateFiles | None:
+async def open_state(config: BrokerConfig, rows: Rows) -> StateFiles | None:
     """What the broker remembers by; None where it is to remember nothing, or cannot at the usual place.
 
     Raises :class:`Unavailable` only where the configuration names the file.
@@ -64,7 +68,7 @@ async def open_state(config: BrokerConfig) -> StateFiles | None:
     try:
         if path is None:
             raise Unavailable("there is no usual place for the state of this user; set state.file")
-        return await StateFiles.open(path)
+        return await StateFiles.open(path, rows)
     except Unavailable as error:
         if config.state.file:
             raise

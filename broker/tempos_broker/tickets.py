@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tempos._abi import GROUPS_PER_TOPIC
-from tempos._slots import SLOTS, group_slot
+from tempos._rows import Rows
+from tempos._slots import group_slot, slots
 from tempos_broker.paths import Tickets
 
 if TYPE_CHECKING:
@@ -29,13 +30,14 @@ class FileTickets:
     #: Bytes between two counters.
     stride = _COUNTER.size
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, rows: Rows) -> None:
         """Open or make the file; None: memory that ends with the last process that has it.
 
-        A file of another size is of a version that laid it out otherwise: it is begun anew. Raises
-        :class:`OSError`, also where the disk has no room for it.
+        A file of another size, for another number of topics, is begun anew. Raises :class:`OSError`, also
+        where the disk has no room for it.
         """
-        size = SLOTS * _COUNTER.size
+        self._row_of = rows.of
+        size = slots(rows.count) * _COUNTER.size
         if path is None:
             self.descriptor = os.memfd_create("tempos-tickets", os.MFD_CLOEXEC)
         else:
@@ -54,17 +56,18 @@ class FileTickets:
 
     def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
         if self._shared is not None:
-            return self._shared.add(group_slot(topic, epoch, group), count)
-        offset = group_slot(topic, epoch, group) * _COUNTER.size
+            return self._shared.add(group_slot(self._row_of[topic], epoch, group), count)
+        offset = group_slot(self._row_of[topic], epoch, group) * _COUNTER.size
         first: int = _COUNTER.unpack_from(self._memory, offset)[0]
         _COUNTER.pack_into(self._memory, offset, first + count)
         return first
 
     def read(self, topic: int, epoch: int, group: int) -> int:
-        return int(_COUNTER.unpack_from(self._memory, group_slot(topic, epoch, group) * _COUNTER.size)[0])
+        offset = group_slot(self._row_of[topic], epoch, group) * _COUNTER.size
+        return int(_COUNTER.unpack_from(self._memory, offset)[0])
 
     def reset(self, topic: int, epoch: int) -> None:
-        first = group_slot(topic, epoch, 0) * _COUNTER.size
+        first = group_slot(self._row_of[topic], epoch, 0) * _COUNTER.size
         size = GROUPS_PER_TOPIC * _COUNTER.size
         self._memory[first : first + size] = bytes(size)
 

@@ -24,9 +24,15 @@ KIND_ERROR = 3
 ERROR_OF_REPLIER = 0
 ERROR_NO_MEMBER = 1
 ERROR_TOO_BIG = 2
-TOPICS = 256
 TOPIC_MIN = 1
-TOPIC_MAX = 254
+TOPIC_MAX = 65534
+NARROW = 256
+WIDE = 255
+WIDE_ID_LEN = 3
+WIDE_HEADER_LEN = 28
+WIDE_FLAGS_AT = 24
+IDS = 65536
+WIDE_IDS = 65279
 PRIORITIES = 8
 MAX_GROUPS = 16
 GROUPS_PER_TOPIC = 64
@@ -47,7 +53,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x2a40e64651696313
+ABI_FINGERPRINT = 0x6c5cdd3957d64ee1
 
 
 class Reason(enum.IntEnum):
@@ -118,11 +124,11 @@ REASON_TEXTS = {
     Reason.TOO_BIG: 'larger than the smallest MTU on the way to the members',
     Reason.AMBIGUOUS_CHECKSUM: 'the UDP checksum could be a full or a partial one',
     Reason.EMPTY: 'the datagram has no payload, so no topic',
-    Reason.SHORT_HEADER: 'an event datagram shorter than its header',
+    Reason.SHORT_HEADER: 'a datagram shorter than its header',
     Reason.BAD_VERSION: 'an event datagram of an unknown wire version',
     Reason.RESERVED_BITS: 'an event datagram with reserved bits set',
     Reason.NO_EGRESS: 'the fast path could not redirect: the event is lost',
-    Reason.RESERVED_TOPIC: 'topic 0 or 255',
+    Reason.RESERVED_TOPIC: 'an id that no topic can have: 0, 255 or 65535, or a narrow one in wide form',
     Reason.UNKNOWN_TOPIC: 'no topic with this id is configured',
     Reason.NO_MEMBER: 'the topic has no member at all',
     Reason.QUEUE_FULL: "the slow path's queue of this class was full",

@@ -12,6 +12,7 @@ from tempos._sources import PublisherAccount, Said, Sources
 from tempos.control import USELESS, Asked, Dropped, Lacking, Received, Told
 from tempos.delivery import GapTracker, Tally
 from tempos.model import Framing, Topic
+from tempos.wire import header_len
 
 #: How the names of groups begin that are one subscriber's own.
 OWN_GROUP = "~"
@@ -23,8 +24,10 @@ class Feed:
     """One topic of this member."""
 
     __slots__ = (
+        "body_at",
         "dropped",
         "group",
+        "id",
         "is_event",
         "lacking_told",
         "missed",
@@ -39,9 +42,12 @@ class Feed:
 
     def __init__(self, topic: Topic, group: str) -> None:
         self.topic = topic
+        self.id = topic.id
         self.name = topic.name
         self.group = group
         self.is_event = topic.framing is Framing.EVENT
+        #: Where in a datagram of it the body begins.
+        self.body_at = header_len(topic.id, topic.framing)
         self.tracker = GapTracker()
         self.see = self.tracker.see
         #: What arrived of a ``raw`` topic, which has no epochs.
@@ -100,23 +106,42 @@ class Feeds:
     """The topics of a member by id; also what its heartbeats tell (see ``session.Counts``)."""
 
     def __init__(self) -> None:
-        self.by_id: list[Feed | None] = [None] * _abi.TOPICS
+        #: By the first byte of their datagrams.
+        self.narrow: list[Feed | None] = [None] * _abi.NARROW
+        #: By the id that follows it where it is WIDE, for which there is never one in ``narrow``.
+        self.wide: dict[int, Feed] = {}
         # Which life of the broker answered last; None: one that does not say.
         self._life: object = None
 
     def __iter__(self) -> Iterator[Feed]:
-        return (feed for feed in self.by_id if feed is not None)
+        yield from [feed for feed in self.narrow if feed is not None]
+        yield from list(self.wide.values())
+
+    def get(self, topic: int) -> Feed | None:
+        """The feed of a topic id, whatever number that is."""
+        return self.narrow[topic] if 0 <= topic < _abi.NARROW else self.wide.get(topic)
+
+    def remove(self, topic: int) -> None:
+        """Let go of a topic, if it is there."""
+        if topic < _abi.NARROW:
+            self.narrow[topic] = None
+        else:
+            self.wide.pop(topic, None)
 
     def put(self, topic: Topic, group: str) -> Feed:
         """Take a membership in; what is known of the same topic goes on."""
-        known = self.by_id[topic.id]
+        known = self.get(topic.id)
         if known is not None and known.topic == topic:
             known.group = group
             return known
         for feed in self:
             if feed.name == topic.name:
-                self.by_id[feed.topic.id] = None
-        feed = self.by_id[topic.id] = Feed(topic, group)
+                self.remove(feed.id)
+        feed = Feed(topic, group)
+        if topic.id < _abi.NARROW:
+            self.narrow[topic.id] = feed
+        else:
+            self.wide[topic.id] = feed
         return feed
 
     def report(self, **load: int) -> list[dict[str, Any]]:
@@ -152,7 +177,7 @@ class Feeds:
             rows = page.get("publishers", ())
             page["untold"] = len(news) - len(rows)
             for told in rows:
-                telling = self.by_id[told.topic]
+                telling = self.get(told.topic)
                 if telling is not None:
                     telling.sources.telling(told.publisher)
         return made
@@ -182,12 +207,12 @@ class Feeds:
             if known is not None:
                 known.sources.acknowledge(heard)
         for topic, epoch, members in _rows(answer.get("epochs"), 3):
-            known = self.by_id[topic]
+            known = self.get(topic)
             if known is not None and known.is_event and epoch > 0:
                 known.tracker.in_force(epoch)
                 known.sources.members(epoch, members)
         for topic, publisher, version, *said in _rows(answer.get("told"), len(Told._fields)):
-            known = self.by_id[topic]
+            known = self.get(topic)
             if known is not None:
                 known.sources.tell(publisher, version, Said(*said))
 
@@ -201,7 +226,7 @@ class Feeds:
             feed.dropped.tell_again()
 
     def _known(self, topic: int, group: str) -> Feed | None:
-        feed = self.by_id[topic]
+        feed = self.get(topic)
         return feed if feed is not None and feed.group == group else None
 
 
@@ -212,6 +237,5 @@ def _rows(told: object, length: int) -> Iterator[list[int]]:
             isinstance(row, list)
             and len(row) == length
             and all(type(each) is int and each >= 0 for each in row)
-            and row[0] < _abi.TOPICS
         ):
             yield row

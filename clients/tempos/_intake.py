@@ -148,19 +148,26 @@ class Intake:
             self._keep_early(datagram)
             return
         now = time.time_ns()
-        size = len(datagram)
+        size, whole = len(datagram), datagram
         self._datagrams += 1
         self._bytes += size
-        feed = self.feeds.by_id[datagram[0]] if size else None
+        feed = self.feeds.narrow[datagram[0]] if size else None
         if feed is None:
-            reason = _abi.Reason.UNKNOWN_TOPIC if size else _abi.Reason.EMPTY
-            self._malformed[reason.label] += 1
-            return
+            # All that is not a narrow topic's comes here, and costs those nothing.
+            feed = self.feeds.wide.get(wire.topic_in(datagram))
+            if feed is None:
+                self._malformed[(_abi.Reason.UNKNOWN_TOPIC if size else _abi.Reason.EMPTY).label] += 1
+                return
+            if feed.is_event:
+                if size < wire.WIDE_HEADER_LEN:
+                    self._malformed[_abi.Reason.SHORT_HEADER.label] += 1
+                    return
+                datagram = wire.as_narrow(datagram)
         if feed.is_event:
             if size < wire.HEADER_LEN:
                 self._malformed[_abi.Reason.SHORT_HEADER.label] += 1
                 return
-            topic, version, reserved, epoch, publisher, sequence, delivery, sent_ns = _unpack_header(datagram)
+            _, version, reserved, epoch, publisher, sequence, delivery, sent_ns = _unpack_header(datagram)
             if (version & _ODD_BITS != _VERSION or reserved) and (
                 version & _ODD_BITS != _ENVELOPED or reserved
             ):
@@ -191,9 +198,9 @@ class Intake:
                     return
                 self.replies.requests += 1
                 taken = self.inbox.put(self.replies.request((
-                    feed.name, topic, body[envelope.LENGTH :], publisher, sequence, delivery, epoch, sent_ns,
-                    now, feed.missed,
-                ), datagram, wire.HEADER_LEN))  # fmt: skip
+                    feed.name, feed.id, body[envelope.LENGTH :], publisher, sequence, delivery, epoch,
+                    sent_ns, now, feed.missed,
+                ), whole, feed.body_at))  # fmt: skip
             elif version & _abi.FLAG_BATCH:
                 try:
                     bodies = wire.split_batch(body)
@@ -210,7 +217,7 @@ class Intake:
                 elif not again and self._came_before(feed, publisher, sequence, events):
                     return
                 taken = self.inbox.put_batch(
-                    (feed.name, topic, bodies, publisher, sequence, delivery, epoch, sent_ns, now,
+                    (feed.name, feed.id, bodies, publisher, sequence, delivery, epoch, sent_ns, now,
                      feed.missed), bodies
                 )  # fmt: skip
             else:
@@ -220,14 +227,14 @@ class Intake:
                 elif not again and self._came_before(feed, publisher, sequence, 1):
                     return
                 taken = self.inbox.put(new_event(Event, (
-                    feed.name, topic, body, publisher, sequence, delivery, epoch, sent_ns, now,
+                    feed.name, feed.id, body, publisher, sequence, delivery, epoch, sent_ns, now,
                     feed.missed,
                 )))  # fmt: skip
         else:
             again, events = False, 1
             feed.tally.datagrams += 1
             taken = self.inbox.put(new_event(Event, (
-                feed.name, datagram[0], datagram[1:], None, None, None, None, None, now, feed.missed
+                feed.name, feed.id, datagram[feed.body_at :], None, None, None, None, None, now, feed.missed
             )))  # fmt: skip
         if not taken:
             if not again:
@@ -271,7 +278,7 @@ class Intake:
         """Throw away what waits and all that comes from now on."""
         self._discarding = True
         for topic, events in self.inbox.shut():
-            feed = self.feeds.by_id[topic]
+            feed = self.feeds.get(topic)
             if feed is not None:
                 self._discard(feed, events)
 

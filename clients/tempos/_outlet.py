@@ -8,6 +8,7 @@ waiting to be sent; what has a number and has not left is known at any time.
 from __future__ import annotations
 
 from tempos import _abi, wire
+from tempos._rows import IDS, is_topic
 from tempos.control import Sent
 from tempos.errors import BodyError, LocalError
 from tempos.model import Framing, Topic
@@ -15,6 +16,7 @@ from tempos.model import Framing, Topic
 VERSION = _abi.WIRE_VERSION << 4
 _VERSION_BATCH, _VERSION_ENVELOPE = VERSION | _abi.FLAG_BATCH, VERSION | _abi.FLAG_ENVELOPE
 _pack_header = _abi.EVENT_HEADER.pack
+_pack_wide = wire.WIDE_HEADER.pack
 _U32 = 0xFFFFFFFF
 #: Bytes in front of each body of a batch.
 PREFIX = _abi.BATCH_LENGTH_LEN
@@ -34,22 +36,25 @@ class Outlet:
         "bodies",
         "events",
         "gathered",
+        "header_len",
         "id",
         "is_event",
         "left",
         "sequence",
         "since",
         "topic",
+        "wide",
     )
 
     def __init__(self, topic: Topic, began: int | None = None) -> None:
         """``began``: the broker's clock when it was asked for the topic; None: it was not."""
-        if not _abi.TOPIC_MIN <= topic.id <= _abi.TOPIC_MAX:
-            raise LocalError(
-                f"topic {topic.name!r} has id {topic.id}, allowed are {_abi.TOPIC_MIN}-{_abi.TOPIC_MAX}"
-            )
+        if not is_topic(topic.id):
+            raise LocalError(f"topic {topic.name!r} has id {topic.id}, allowed are {IDS}")
         self.topic = topic
         self.id = topic.id
+        self.wide = topic.id >= _abi.NARROW
+        #: Bytes in front of a body.
+        self.header_len = wire.header_len(topic.id, topic.framing)
         self.is_event = topic.framing is Framing.EVENT
         self._began = began
         #: The number of the next event, not wrapped; while a batch is open, of the first one in it.
@@ -69,7 +74,7 @@ class Outlet:
     def open(self, room: int, now_ns: int) -> None:
         """Begin a batch of at most ``room`` bytes of UDP payload; there must be none."""
         self._room = room
-        self.left = room - wire.HEADER_LEN
+        self.left = room - self.header_len
         self.since = now_ns
 
     def narrow(self, room: int) -> None:
@@ -93,7 +98,7 @@ class Outlet:
         count = len(bodies)
         # One body alone needs no batch around it.
         version, run = (VERSION, bodies[0]) if count == 1 else (_VERSION_BATCH, wire.join_batch(bodies))
-        header = _pack_header(self.id, version, 0, 0, publisher, self._first & _U32, 0, self.since)
+        header = self._header(version, publisher, self._first & _U32, self.since)
         self._empty()
         return header + run, count
 
@@ -101,13 +106,21 @@ class Outlet:
         """One event as a datagram of its own; a batch must be sealed."""
         sequence = self.sequence
         self.sequence = sequence + 1
+        # As in _header, but for the call.
+        if self.wide:
+            return _pack_wide(_abi.WIDE, self.id, 0, publisher, sequence & _U32, 0, now_ns, VERSION) + body
         return _pack_header(self.id, VERSION, 0, 0, publisher, sequence & _U32, 0, now_ns) + body
 
     def request(self, publisher: int, now_ns: int, body: bytes) -> bytes:
         """The same for a request; ``body`` begins with its envelope."""
         sequence = self.sequence
         self.sequence = sequence + 1
-        return _pack_header(self.id, _VERSION_ENVELOPE, 0, 0, publisher, sequence & _U32, 0, now_ns) + body
+        return self._header(_VERSION_ENVELOPE, publisher, sequence & _U32, now_ns) + body
+
+    def _header(self, version: int, publisher: int, sequence: int, sent_ns: int) -> bytes:
+        if self.wide:
+            return _pack_wide(_abi.WIDE, self.id, 0, publisher, sequence, 0, sent_ns, version)
+        return _pack_header(self.id, version, 0, 0, publisher, sequence, 0, sent_ns)
 
     def raw(self, body: bytes) -> bytes:
         """One event of a topic without a header, which is counted all the same."""

@@ -2,23 +2,26 @@
 
 Two epochs of a topic live side by side, told apart by the lowest bit: the one that holds, and the one that
 the swap under way ends. Tickets in the kernel, in files and in shared memory, and copies lost, all lie so.
+A topic's place is its *row* (:mod:`._rows`), which for narrow ids is the id.
 """
 
 from __future__ import annotations
 
-from tempos._abi import GROUPS_PER_TOPIC, TOPICS
+from tempos._abi import GROUPS_PER_TOPIC
 
 EPOCHS = 2
-#: Rows, and numbers, in a table of all topics.
-ROWS = TOPICS * EPOCHS
-SLOTS = ROWS * GROUPS_PER_TOPIC
 
 
-def epoch_row(topic: int, epoch: int) -> int:
-    """Which row is an epoch's."""
-    return topic * EPOCHS + epoch % EPOCHS
+def slots(rows: int) -> int:
+    """Numbers in a table of so many rows."""
+    return rows * EPOCHS * GROUPS_PER_TOPIC
 
 
-def group_slot(topic: int, epoch: int, group: int) -> int:
+def epoch_row(row: int, epoch: int) -> int:
+    """Which of the places of a topic with this row is an epoch's."""
+    return row * EPOCHS + epoch % EPOCHS
+
+
+def group_slot(row: int, epoch: int, group: int) -> int:
     """Which number is a group's."""
-    return epoch_row(topic, epoch) * GROUPS_PER_TOPIC + group
+    return epoch_row(row, epoch) * GROUPS_PER_TOPIC + group

@@ -391,7 +391,7 @@ _ROWS: dict[str, Any] = {
     "sent": Sent,
 }
 _IN_ROWS: dict[str, Callable[[object], bool]] = {
-    "topic": lambda value: _is_int(value, 0xFF),
+    "topic": lambda value: _is_int(value, 0xFFFF),
     "group": _is_group,
     "epoch": lambda value: _is_int(value, U32),
     "publisher": lambda value: _is_int(value, U32),

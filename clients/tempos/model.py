@@ -60,7 +60,8 @@ class Path(str, enum.Enum):
 class Topic:
     """What both paths and the clients need to know of a topic.
 
-    ``id`` is 1-254 (the first payload byte), ``priority`` 0-7 inside its class, 7 served first.
+    ``id``: 1-254 is the first payload byte; 256-65534 stand in the two that follow a first one of 255.
+    ``priority`` 0-7 inside its class, 7 served first.
     ``sources``: the IPv4 networks (CIDR, at most 8) whose events are taken; none: all are.
     ``rate``: datagrams per second that are taken, 0: any number. ``burst``: how many of them may come at
     once, 0: see :attr:`bucket`. ``overflow``: what happens to the others.

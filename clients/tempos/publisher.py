@@ -28,7 +28,7 @@ from tempos._telling import Telling
 from tempos.auth import Key, Signer
 from tempos.control import Sent
 from tempos.errors import EventTooBig, LocalError
-from tempos.model import Framing, Topic
+from tempos.model import Topic
 from tempos.requests.ask import TIMEOUT, Asking, Reply, ReplyError
 from tempos.requests.core import RequestStats
 from tempos.session import ControlSession
@@ -220,7 +220,7 @@ class Publisher:
     def check(self, topic: Topic, body: object) -> bytes:
         """The body as it will travel; raises :class:`BodyError` and :class:`EventTooBig` like a publish."""
         data = encode(topic, body)
-        size = len(data) + (wire.HEADER_LEN if topic.framing is Framing.EVENT else 1)
+        size = len(data) + wire.header_len(topic.id, topic.framing)
         if size > self._limit:
             self._check_size(size)
         return data
@@ -337,7 +337,7 @@ class Publisher:
 
     def _put(self, outlet: Outlet, data: bytes) -> Awaitable[None]:
         """Begin a batch with this event, or send it by itself if it fits into none; an older batch leaves."""
-        size = wire.HEADER_LEN + len(data)
+        size = outlet.header_len + len(data)
         if size > self._limit:
             self._check_size(size)
         self._socket.fileno()

@@ -5,6 +5,10 @@ Two framings exist, chosen per topic and never guessed. ``raw`` is the topic byt
 then the body; with the BATCH flag the body is a run of (u16 length, bytes) bodies of one topic, with the flag
 ENVELOPE an envelope stands before it (:mod:`tempos.requests.envelope`).
 
+Ids 1 to 254 are *narrow*: they are the first byte. Others, to 65534, are *wide*: the first byte is 255, and
+the id follows in two more. A wide ``event`` has version and flags behind the header, 28 bytes in all; all
+else lies where it lies in a narrow one.
+
 Nothing here does I/O or reads a clock. Decoding raises :class:`WireError` and nothing else, whatever
 the bytes.
 """
@@ -21,11 +25,15 @@ from typing import Any, TypeVar, cast
 import msgpack
 
 from tempos import _abi
-from tempos._abi import Reason
+from tempos._abi import NARROW, WIDE, Reason
+from tempos._rows import IDS, is_topic
 from tempos.errors import BodyError, LocalError, WireError
 from tempos.model import Framing
 
 HEADER_LEN = _abi.EVENT_HEADER_LEN
+WIDE_HEADER_LEN = _abi.WIDE_HEADER_LEN
+#: WIDE, topic, epoch, publisher, sequence, delivery sequence, sent_ns, version and flags; then zeros.
+WIDE_HEADER = struct.Struct("!BHBIIIQB3x")
 #: Bytes of IPv4 and UDP headers in front of every payload.
 IP_UDP_OVERHEAD = 28
 #: The largest body inside a batch: its length is a u16.
@@ -47,6 +55,8 @@ _ENVELOPES = {
         (_abi.KIND_ERROR, Reason.REPLY),
     )
 }
+_WIDE_ID = struct.Struct("!xH")
+_RESERVED = slice(_abi.WIDE_FLAGS_AT + 1, WIDE_HEADER_LEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,29 @@ class EventDatagram:
         return bool(self.flags & _abi.FLAG_BATCH)
 
 
+def topic_in(payload: bytes | bytearray | memoryview) -> int:
+    """The topic that a datagram is of; 0 where it has none.
+
+    WIDE, which is no topic's id, where its id is cut off, or is a narrow one in wide form.
+    """
+    if not payload:
+        return 0
+    topic = payload[0]
+    if topic != WIDE:
+        return topic
+    if len(payload) < _abi.WIDE_ID_LEN:
+        return WIDE
+    id_: int = _WIDE_ID.unpack_from(payload)[0]
+    return id_ if id_ >= NARROW else WIDE
+
+
+def header_len(topic: int, framing: Framing) -> int:
+    """Bytes of a datagram in front of its body."""
+    if framing is Framing.EVENT:
+        return HEADER_LEN if topic < NARROW else WIDE_HEADER_LEN
+    return 1 if topic < NARROW else _abi.WIDE_ID_LEN
+
+
 def check_payload(payload: bytes | bytearray | memoryview, framing: Framing) -> Reason:
     """Whether a data path may forward this payload to the members: ``FORWARDED``, or the reason why not.
 
@@ -81,17 +114,21 @@ def check_payload(payload: bytes | bytearray | memoryview, framing: Framing) -> 
     """
     if not payload:
         return Reason.EMPTY
+    wide = payload[0] == WIDE
+    if wide and len(payload) < _abi.WIDE_ID_LEN:
+        return Reason.SHORT_HEADER
     if framing is Framing.RAW:
         return Reason.FORWARDED
-    if len(payload) < HEADER_LEN:
+    header = WIDE_HEADER_LEN if wide else HEADER_LEN
+    if len(payload) < header:
         return Reason.SHORT_HEADER
-    version_flags = payload[_abi.OFFSET_VERSION_FLAGS]
+    version_flags = payload[_abi.WIDE_FLAGS_AT if wide else _abi.OFFSET_VERSION_FLAGS]
     if version_flags >> 4 != _abi.WIRE_VERSION:
         return Reason.BAD_VERSION
-    if payload[_abi.OFFSET_RESERVED]:
+    if any(payload[_RESERVED]) if wide else payload[_abi.OFFSET_RESERVED]:
         return Reason.RESERVED_BITS
     if version_flags & _abi.FLAG_ENVELOPE:
-        return _check_envelope(payload[HEADER_LEN:], version_flags)
+        return _check_envelope(payload[header:], version_flags)
     return Reason.FORWARDED
 
 
@@ -103,7 +140,17 @@ def _check_envelope(rest: bytes | bytearray | memoryview, flags: int) -> Reason:
 
 def is_request(payload: bytes) -> bool:
     """Whether an ``event`` datagram that may be forwarded is a request: no reply is."""
-    return bool(payload[_abi.OFFSET_VERSION_FLAGS] & _abi.FLAG_ENVELOPE)
+    return bool(flags_of(payload) & _abi.FLAG_ENVELOPE)
+
+
+def flags_of(datagram: bytes) -> int:
+    """The byte of version and flags of an ``event`` datagram whose header is there."""
+    return datagram[_abi.WIDE_FLAGS_AT if datagram[0] == WIDE else _abi.OFFSET_VERSION_FLAGS]
+
+
+def body_at(datagram: bytes) -> int:
+    """Where behind the header of an ``event`` datagram, which is not empty, an envelope or a body begins."""
+    return WIDE_HEADER_LEN if datagram[0] == WIDE else HEADER_LEN
 
 
 def encode_event(
@@ -111,16 +158,16 @@ def encode_event(
 ) -> bytes:
     """One ``event`` datagram. Epoch and delivery sequence are the broker's to stamp and leave as 0.
 
-    ``topic`` 1-254, ``publisher`` and ``sequence`` u32, ``sent_ns`` u64 nanoseconds.
+    ``topic`` narrow or wide, ``publisher`` and ``sequence`` u32, ``sent_ns`` u64 nanoseconds.
     """
     _check_topic(topic)
     version_flags = _abi.WIRE_VERSION << 4 | flags
-    return (
-        _abi.EVENT_HEADER.pack(
-            topic, version_flags, 0, 0, publisher & 0xFFFFFFFF, sequence & 0xFFFFFFFF, 0, sent_ns
-        )
-        + body
-    )
+    publisher, sequence = publisher & 0xFFFFFFFF, sequence & 0xFFFFFFFF
+    if topic < NARROW:
+        header = _abi.EVENT_HEADER.pack(topic, version_flags, 0, 0, publisher, sequence, 0, sent_ns)
+    else:
+        header = WIDE_HEADER.pack(WIDE, topic, 0, publisher, sequence, 0, sent_ns, version_flags)
+    return header + body
 
 
 def encode_batch(
@@ -132,9 +179,14 @@ def encode_batch(
 
 
 def encode_raw(topic: int, body: bytes | memoryview) -> bytes:
-    """One ``raw`` datagram: the topic byte and the body."""
+    """One ``raw`` datagram: the id and the body."""
     _check_topic(topic)
-    return bytes((topic,)) + body
+    return raw_header(topic) + body
+
+
+def raw_header(topic: int) -> bytes:
+    """What stands before the body of a ``raw`` datagram."""
+    return bytes((topic,)) if topic < NARROW else bytes((WIDE, topic >> 8, topic & 0xFF))
 
 
 def decode_event(datagram: bytes | bytearray | memoryview) -> EventDatagram:
@@ -142,11 +194,20 @@ def decode_event(datagram: bytes | bytearray | memoryview) -> EventDatagram:
     reason = check_payload(datagram, Framing.EVENT)
     if reason not in (Reason.FORWARDED, Reason.REPLY):
         raise WireError(f"not an event datagram: {_abi.REASON_TEXTS[reason]}", reason)
-    topic, version_flags, _, epoch, publisher, sequence, delivery_sequence, sent_ns = (
-        _abi.EVENT_HEADER.unpack_from(datagram)
-    )
+    if datagram[0] != WIDE:
+        topic, version_flags, _, epoch, publisher, sequence, delivery_sequence, sent_ns = (
+            _abi.EVENT_HEADER.unpack_from(datagram)
+        )
+        body = memoryview(datagram)[HEADER_LEN:]
+    else:
+        _, topic, epoch, publisher, sequence, delivery_sequence, sent_ns, version_flags = (
+            WIDE_HEADER.unpack_from(datagram)
+        )
+        if topic < NARROW or not is_topic(topic):
+            reason = Reason.RESERVED_TOPIC
+            raise WireError(f"not an event datagram: {_abi.REASON_TEXTS[reason]}", reason)
+        body = memoryview(datagram)[WIDE_HEADER_LEN:]
     flags = version_flags & 0x0F
-    body = memoryview(datagram)[HEADER_LEN:]
     envelope = None
     if flags & _abi.FLAG_ENVELOPE:
         envelope, body = body[: _abi.ENVELOPE_LEN], body[_abi.ENVELOPE_LEN :]
@@ -172,6 +233,19 @@ def join_batch(bodies: Sequence[bytes]) -> bytes:
         return prefix + prefix.join(bodies)
     prefix_of = _PREFIXES.__getitem__ if longest < len(_PREFIXES) else _LENGTH.pack
     return b"".join(chain.from_iterable(zip(map(prefix_of, lengths), bodies, strict=True)))
+
+
+def as_narrow(datagram: bytes) -> bytes:
+    """A wide ``event`` datagram, whose header is there, laid out as a narrow one; its first byte is none."""
+    return b"".join(
+        (
+            b"\0",
+            datagram[_abi.WIDE_FLAGS_AT : _abi.WIDE_FLAGS_AT + 1],
+            b"\1" if any(datagram[_RESERVED]) else b"\0",
+            datagram[_abi.OFFSET_EPOCH : _abi.WIDE_FLAGS_AT],
+            datagram[WIDE_HEADER_LEN:],
+        )
+    )
 
 
 def split_batch(body: _Run) -> tuple[_Run, ...]:
@@ -249,11 +323,11 @@ def decode_body(body: bytes | memoryview) -> Any:
         raise WireError(f"the body is not msgpack: {error}") from error
 
 
-def batch_size(bodies: Sequence[bytes]) -> int:
+def batch_size(bodies: Sequence[bytes], topic: int = _abi.TOPIC_MIN) -> int:
     """Bytes of the datagram that :func:`encode_batch` makes of these bodies."""
-    return HEADER_LEN + sum(map(len, bodies)) + _abi.BATCH_LENGTH_LEN * len(bodies)
+    return header_len(topic, Framing.EVENT) + sum(map(len, bodies)) + _abi.BATCH_LENGTH_LEN * len(bodies)
 
 
 def _check_topic(topic: int) -> None:
-    if not _abi.TOPIC_MIN <= topic <= _abi.TOPIC_MAX:
-        raise LocalError(f"topic id {topic} is not in {_abi.TOPIC_MIN}-{_abi.TOPIC_MAX}")
+    if not is_topic(topic):
+        raise LocalError(f"topic id {topic} is not in {IDS}")

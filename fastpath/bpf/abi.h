@@ -36,9 +36,15 @@
 #define TEMPOS_ERROR_NO_MEMBER 1    /* the broker's: the topic has no member */
 #define TEMPOS_ERROR_TOO_BIG 2      /* the broker's: the reply is larger than the way from it carries */
 
-#define TEMPOS_TOPICS 256
 #define TEMPOS_TOPIC_MIN 1
-#define TEMPOS_TOPIC_MAX 254
+#define TEMPOS_TOPIC_MAX 65534
+#define TEMPOS_NARROW 256            /* ids below are the first byte of their datagrams, and their own row */
+#define TEMPOS_WIDE 255              /* as the first byte: the id follows in two bytes, network byte order */
+#define TEMPOS_WIDE_ID_LEN 3         /* that byte and the id */
+#define TEMPOS_WIDE_HEADER_LEN 28    /* of an event datagram with a wide id; all that is stamped lies as ever */
+#define TEMPOS_WIDE_FLAGS_AT 24      /* where version and flags are then; behind them three bytes of 0 */
+#define TEMPOS_IDS 65536             /* as many as two bytes can say */
+#define TEMPOS_WIDE_IDS 65279        /* topics with a wide id, at most: 256 to TOPIC_MAX */
 #define TEMPOS_PRIORITIES 8
 
 #define TEMPOS_MAX_GROUPS 16        /* of one topic, that the kernel carries */
@@ -69,8 +75,8 @@
 
 /* How the payload of a topic is laid out; chosen per topic, never guessed from the packet. */
 enum tempos_framing {
-	TEMPOS_FRAMING_RAW = 0,   /* topic byte, then anything */
-	TEMPOS_FRAMING_EVENT = 1, /* the 24-byte header, then the body */
+	TEMPOS_FRAMING_RAW = 0,   /* the id, then anything */
+	TEMPOS_FRAMING_EVENT = 1, /* the header, then the body */
 };
 
 /* The class of a topic; also the place of its socket among those that share the data port. */
@@ -124,11 +130,11 @@ enum tempos_reason {
 	TEMPOS_TOO_BIG,             /* larger than the smallest MTU on the way to the members */
 	TEMPOS_AMBIGUOUS_CHECKSUM,  /* the UDP checksum could be a full or a partial one */
 	TEMPOS_EMPTY,               /* the datagram has no payload, so no topic */
-	TEMPOS_SHORT_HEADER,        /* an event datagram shorter than its header */
+	TEMPOS_SHORT_HEADER,        /* a datagram shorter than its header */
 	TEMPOS_BAD_VERSION,         /* an event datagram of an unknown wire version */
 	TEMPOS_RESERVED_BITS,       /* an event datagram with reserved bits set */
 	TEMPOS_NO_EGRESS,           /* the fast path could not redirect: the event is lost */
-	TEMPOS_RESERVED_TOPIC,      /* topic 0 or 255 */
+	TEMPOS_RESERVED_TOPIC,      /* an id that no topic can have: 0, 255 or 65535, or a narrow one in wide form */
 	TEMPOS_UNKNOWN_TOPIC,       /* no topic with this id is configured */
 	TEMPOS_NO_MEMBER,           /* the topic has no member at all */
 	TEMPOS_QUEUE_FULL,          /* the slow path's queue of this class was full */
@@ -149,7 +155,10 @@ enum tempos_reason {
 	TEMPOS_REASONS              /* how many there are; keep last */
 };
 
-/* The header of an `event` datagram, as on the wire: network byte order. */
+/*
+ * The header of an `event` datagram, as on the wire: network byte order. A wide one has WIDE where the topic stands,
+ * its id in the two bytes behind, and version and flags at WIDE_FLAGS_AT.
+ */
 struct tempos_event_header {
 	__u8 topic;
 	__u8 version_flags;         /* version in the high 4 bits, flags in the low 4 */
@@ -229,13 +238,17 @@ struct tempos_route {
 	struct tempos_member members[TEMPOS_MAX_MEMBERS];
 };
 
+/* The row of each wide id; 0: there is no such topic. */
+struct tempos_rows {
+	__u16 of[TEMPOS_IDS];
+};
+
 /*
- * One ticket counter on a cache line of its own;
- * slot = (topic * 2 + epoch % 2) * GROUPS_PER_TOPIC + group.
+ * One ticket counter; slot = (row * 2 + epoch % 2) * GROUPS_PER_TOPIC + group. Those of one topic and epoch lie
+ * together, and share their cache lines with no other's.
  */
 struct tempos_ticket {
 	__u64 next;
-	__u64 pad[7];
 };
 
 /* How fast datagrams of a topic are taken; how that works is in limit.h. Times in 1/1024 ns. */
@@ -256,13 +269,16 @@ struct tempos_topic {
 	__u64 pad[4];
 };
 
-/* Datagrams by reason, of one topic; row 0 counts what was passed before a topic was read. */
+/*
+ * Datagrams by reason, of one topic; row 0 counts what was passed before a topic was read, row WIDE what has a wide id
+ * that no topic has.
+ */
 struct tempos_counters {
 	__u64 count[TEMPOS_REASONS];
 };
 
 /*
- * Copies made in the kernel for one epoch of a topic with several groups, per CPU; row = topic * 2 +
+ * Copies made in the kernel for one epoch of a topic with several groups, per CPU; place = row * 2 +
  * epoch % 2. What was lost of a group is events - sent[group], once none is on its way any more.
  */
 struct tempos_copies {
@@ -315,7 +331,7 @@ struct tempos_settings {
 _Static_assert(sizeof(struct tempos_event_header) == TEMPOS_EVENT_HEADER_LEN, "event header");
 _Static_assert(sizeof(struct tempos_envelope) == TEMPOS_ENVELOPE_LEN, "envelope");
 _Static_assert(sizeof(struct tempos_member) == 32, "two members a cache line");
-_Static_assert(sizeof(struct tempos_ticket) == 64, "ticket fills a cache line");
+_Static_assert(sizeof(struct tempos_ticket) * TEMPOS_GROUPS_PER_TOPIC % 64 == 0, "cache lines are one topic's");
 _Static_assert(sizeof(struct tempos_topic) == 64, "topic fills a cache line");
 _Static_assert(sizeof(struct tempos_pulse) == 64, "pulse fills a cache line");
 _Static_assert(TEMPOS_LATENCY_BEYOND >> (TEMPOS_LATENCY_BUCKETS >> TEMPOS_LATENCY_STEP_BITS) ==

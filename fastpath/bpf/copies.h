@@ -26,7 +26,7 @@
 #define BULK 16
 #define EVENTS 128
 #define MARK bpf_cpu_to_be64(0x0174656d706f73e3ULL)
-#define NO_COPY 0xffff
+#define NO_COPY 0xffffffff
 
 /* What one copy gets written, ready for the wire. */
 struct copy {
@@ -45,25 +45,26 @@ struct copy {
 struct event {
 	__u32 number;
 	__u32 sequence_mask; /* all ones: it is stamped with a delivery sequence; 0: it is not */
+	__u32 row;           /* in `copies` */
 	__u16 check_mask;    /* the same of a full UDP checksum */
-	__u16 row;           /* in `copies` */
 	__u16 count;
 	__u16 next;          /* all copies before this one have left */
+	__u16 pad;
 	struct copy copies[TEMPOS_MAX_GROUPS];
 };
 
-/* The last copies that passed the egress program: row * MAX_GROUPS + group, or NO_COPY for other frames. */
+/* The last copies that passed the egress program: place in `copies` * MAX_GROUPS + group, or NO_COPY for other frames. */
 struct sending {
 	__u32 number;        /* of the next event */
 	__u32 passed;        /* since an interface last took what it was given */
 	__u32 refused;       /* by the egress program, since then */
 	__u32 pad;
-	__u16 log[BULK];
+	__u32 log[BULK];
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, TEMPOS_TOPICS * 2);
+	__uint(max_entries, TEMPOS_NARROW * 2);
 	__type(key, __u32);
 	__type(value, struct tempos_copies);
 } copies SEC(".maps");
@@ -77,6 +78,6 @@ struct {
 
 _Static_assert(sizeof(struct copy) == 40, "addresses are copied by eight bytes");
 _Static_assert(BULK * (TEMPOS_MAX_FANOUT_EGRESS + 1) <= EVENTS, "no event is overwritten that is on its way");
-_Static_assert(TEMPOS_TOPICS * 2 * TEMPOS_MAX_GROUPS < NO_COPY, "every copy has a number");
+_Static_assert((TEMPOS_NARROW + TEMPOS_WIDE_IDS) * 2 * TEMPOS_MAX_GROUPS < NO_COPY, "every copy has a number");
 
 #endif

@@ -154,7 +154,7 @@ static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct 
 }
 
 /* Keeps in mind what passed, for the case that the interface does not take it. */
-static __always_inline void log_passed(struct sending *state, __u16 what)
+static __always_inline void log_passed(struct sending *state, __u32 what)
 {
 	state->log[state->passed++ % BULK] = what;
 }

@@ -30,8 +30,8 @@ tempos_check_envelope(const __u8 *envelope, const __u8 *end, __u32 len, __u8 fla
 }
 
 /*
- * `len` is the payload's length by its UDP header; `end` is where readable memory ends (the BPF
- * verifier wants to see the comparison).
+ * Of a topic whose id is the first byte. `len` is the payload's length by its UDP header; `end` is where readable
+ * memory ends (the BPF verifier wants to see the comparison).
  */
 static inline __attribute__((always_inline)) enum tempos_reason
 tempos_check_payload(const __u8 *payload, const __u8 *end, __u32 len, __u8 framing)
@@ -49,6 +49,25 @@ tempos_check_payload(const __u8 *payload, const __u8 *end, __u32 len, __u8 frami
 	if (event->version_flags & TEMPOS_FLAG_ENVELOPE)
 		return tempos_check_envelope(payload + TEMPOS_EVENT_HEADER_LEN, end,
 					     len - TEMPOS_EVENT_HEADER_LEN, event->version_flags);
+	return TEMPOS_FORWARDED;
+}
+
+/* The same of one whose id follows: the first WIDE_ID_LEN bytes are there and were read. */
+static inline __attribute__((always_inline)) enum tempos_reason
+tempos_check_wide(const __u8 *payload, const __u8 *end, __u32 len, __u8 framing)
+{
+	if (framing != TEMPOS_FRAMING_EVENT)
+		return TEMPOS_FORWARDED;
+	if (len < TEMPOS_WIDE_HEADER_LEN || payload + TEMPOS_WIDE_HEADER_LEN > end)
+		return TEMPOS_SHORT_HEADER;
+	if (payload[TEMPOS_WIDE_FLAGS_AT] >> 4 != TEMPOS_WIRE_VERSION)
+		return TEMPOS_BAD_VERSION;
+	if (payload[TEMPOS_WIDE_FLAGS_AT + 1] || payload[TEMPOS_WIDE_FLAGS_AT + 2] ||
+	    payload[TEMPOS_WIDE_FLAGS_AT + 3])
+		return TEMPOS_RESERVED_BITS;
+	if (payload[TEMPOS_WIDE_FLAGS_AT] & TEMPOS_FLAG_ENVELOPE)
+		return tempos_check_envelope(payload + TEMPOS_WIDE_HEADER_LEN, end, len - TEMPOS_WIDE_HEADER_LEN,
+					     payload[TEMPOS_WIDE_FLAGS_AT]);
 	return TEMPOS_FORWARDED;
 }
 

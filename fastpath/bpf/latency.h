@@ -38,7 +38,7 @@
 /* User space leaves it out where no program that uses it is loaded. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, TEMPOS_TOPICS);
+	__uint(max_entries, TEMPOS_NARROW);
 	__type(key, __u32);
 	__type(value, struct tempos_latency);
 } latency SEC(".maps");

@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The maps that user space and the program share, by name; the layouts are in abi.h.
+ * The maps that user space and the program share, by name; the layouts are in abi.h. Tables of topics are as long as
+ * user space says when they are made (limits.topics): a row for each narrow id, and one for each wide topic that there
+ * may be.
  *
- *   routes    topic -> the route of its current epoch. A slot is replaced whole: a packet sees the old
+ *   routes    row -> the route of its current epoch. A slot is replaced whole: a packet sees the old
  *             route or the new one, and the update returns when nothing uses the old one any more.
  *   tickets   the counters both paths draw from; user space maps them into its memory.
  *   egress    slot -> interface, and the egress program while topics with several groups leave by it.
  *   fanouts   key -> devmap with one slot for each copy of an event; every slot has the egress program.
- *   copies    topic and epoch -> copies for several groups: wanted, and sent, per CPU.
+ *   copies    row and epoch -> copies for several groups: wanted, and sent, per CPU.
  *   events    the latest events with several groups, and what each of their copies must look like, per CPU.
  *   sending   where this CPU stands in `events`, and which copies the interface at hand is about to take.
  *             These two are in copies.h, for the drop counters.
- *   counters  topic -> datagrams by reason, per CPU.
- *   latency   topic -> how long its events took, per CPU; only where that is wanted (latency.h).
- *   topics    topic -> its class, rate and token bucket (topics.h).
+ *   counters  row -> datagrams by reason, per CPU.
+ *   latency   row -> how long its events took, per CPU; only where that is wanted (latency.h).
+ *   rows      wide id -> row (topics.h).
+ *   topics    row -> its class, rate and token bucket (topics.h).
  *   pulse     when user space last said that it lives; it writes through its own memory. Beside it how far
  *             CLOCK_TAI is ahead.
  *   settings  fixed at load: to the verifier these are constants, and branches on them cost nothing.
@@ -39,7 +42,7 @@ struct route_map {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, TEMPOS_TOPICS);
+	__uint(max_entries, TEMPOS_NARROW);
 	__uint(key_size, sizeof(__u32));
 	__array(values, struct route_map);
 } routes SEC(".maps");
@@ -47,7 +50,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, TEMPOS_TOPICS * 2 * TEMPOS_GROUPS_PER_TOPIC);
+	__uint(max_entries, TEMPOS_NARROW * 2 * TEMPOS_GROUPS_PER_TOPIC);
 	__type(key, __u32);
 	__type(value, struct tempos_ticket);
 } tickets SEC(".maps");
@@ -82,7 +85,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, TEMPOS_TOPICS);
+	__uint(max_entries, TEMPOS_NARROW);
 	__type(key, __u32);
 	__type(value, struct tempos_counters);
 } counters SEC(".maps");

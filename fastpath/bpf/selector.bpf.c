@@ -4,7 +4,8 @@
  *
  *      datagram for the port
  *        |
- *      topic     the first byte behind the UDP header        ---- none: best effort
+ *      topic     the first byte behind the UDP header, or    ---- none: best effort
+ *        |       the two behind that
  *        |
  *      class     topics[topic].quality                       ---- no such topic: best effort
  *        |
@@ -34,12 +35,15 @@ int tempos_selector(struct sk_reuseport_md *datagram)
 {
 	const struct tempos_topic *topic = NULL;
 	__u32 quality = TEMPOS_BQ;
-	__u8 first;
+	__u8 id[TEMPOS_WIDE_ID_LEN];
 
-	if (!bpf_skb_load_bytes(datagram, sizeof(struct udphdr), &first, sizeof(first))) {
-		__u32 id = first;
+	if (!bpf_skb_load_bytes(datagram, sizeof(struct udphdr), id, 1)) {
+		__u32 row = id[0];
 
-		topic = bpf_map_lookup_elem(&topics, &id);
+		/* Without an id there it stands by itself, which is no topic's row. */
+		if (row == TEMPOS_WIDE && !bpf_skb_load_bytes(datagram, sizeof(struct udphdr), id, sizeof(id)))
+			row = row_of_wide(id + 1);
+		topic = bpf_map_lookup_elem(&topics, &row);
 	}
 	if (topic && topic->quality < TEMPOS_QUALITIES)
 		quality = topic->quality;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The map of what holds of a topic whatever its routes, which the XDP program and the socket selector share:
- * its class, its rate, and the token bucket that both paths take from. User space maps it into its memory and
- * writes it there; the programs change nothing but `due`.
+ * The maps that the XDP program and the socket selector share: `rows`, where a wide topic stands in every table, and
+ * `topics`, what holds of it whatever its routes: its class, its rate, and the token bucket that both paths take from.
+ * User space maps them into its memory and writes them there; the programs change nothing but `due`.
  */
-#ifndef TEMPOS_TOPICS_H
-#define TEMPOS_TOPICS_H
+#ifndef TEMPOS_NARROW_H
+#define TEMPOS_NARROW_H
 
 #include <linux/bpf.h>
 
@@ -16,9 +16,26 @@
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, TEMPOS_TOPICS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tempos_rows);
+} rows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, TEMPOS_NARROW);
 	__type(key, __u32);
 	__type(value, struct tempos_topic);
 } topics SEC(".maps");
+
+/* The row of the topic whose id begins at `wide`; 0: there is none. */
+static __always_inline __u32 row_of_wide(const __u8 *wide)
+{
+	const __u32 only = 0;
+	const struct tempos_rows *all = bpf_map_lookup_elem(&rows, &only);
+
+	return all ? all->of[wide[0] << 8 | wide[1]] : 0;
+}
 
 #endif

@@ -125,6 +125,12 @@ static int tempos_map_leave_out(struct bpf_map *map)
 	return bpf_map__set_autocreate(map, false);
 }
 
+/* Before load: how many entries a map is made with. */
+static int tempos_map_resize(struct bpf_map *map, __u32 max_entries)
+{
+	return bpf_map__set_max_entries(map, max_entries);
+}
+
 static int tempos_map_reuse(struct bpf_map *map, int fd)
 {
 	return bpf_map__reuse_fd(map, fd);

@@ -50,7 +50,8 @@ class SharedArray:
         except OSError as error:
             raise BpfError("cannot map the array into memory", error.errno or 0) from error
         self._view: Any = ffi.from_buffer("char[]", self._memory, require_writable=True)
-        self._size = size
+        #: Bytes.
+        self.size = size
         #: Of the map, while that is open: another process that has it can map the same memory.
         self.descriptor = fd
 
@@ -79,8 +80,8 @@ class SharedArray:
     def _at(self, offset: int) -> Any:
         if self._view is None:
             raise LocalError("the shared array is closed")
-        if offset % 8 or not 0 <= offset <= self._size - 8:
-            raise LocalError(f"offset {offset} is not one of 8 aligned bytes inside {self._size}")
+        if offset % 8 or not 0 <= offset <= self.size - 8:
+            raise LocalError(f"offset {offset} is not one of 8 aligned bytes inside {self.size}")
         return self._view + offset
 
 

@@ -119,8 +119,9 @@ class BpfObject:
     """An object file, opened, configured and loaded.
 
     ``rodata`` sets global variables by name before the load, ``share`` makes maps of this object the
-    given existing ones. ``also`` names programs that are loaded only if asked for (their section begins
-    with "?"), ``without`` maps that are not made, since nothing that is loaded uses them.
+    given existing ones, ``sizes`` says how many entries others are made with. ``also`` names programs that
+    are loaded only if asked for (their section begins with "?"), ``without`` maps that are not made, since
+    nothing that is loaded uses them.
     Raises :class:`NotBuilt` if the file is missing, :class:`BpfError` otherwise.
     """
 
@@ -130,6 +131,7 @@ class BpfObject:
         rodata: Mapping[str, bytes] | None = None,
         share: Mapping[str, Map] | None = None,
         *,
+        sizes: Mapping[str, int] | None = None,
         also: Collection[str] = (),
         without: Collection[str] = (),
     ) -> None:
@@ -154,7 +156,7 @@ class BpfObject:
         self.left_out: tuple[str, ...] = ()
         try:
             check(code, f"cannot open the BPF object {path.name}")
-            self._configure(rodata or {}, share or {})
+            self._configure(rodata or {}, share or {}, sizes or {})
             self._choose(also, without)
             self._load()
         except BaseException:
@@ -195,14 +197,19 @@ class BpfObject:
                  trace: TracebackType | None) -> None:  # fmt: skip
         self.close()
 
-    def _configure(self, rodata: Mapping[str, bytes], share: Mapping[str, Map]) -> None:
+    def _configure(
+        self, rodata: Mapping[str, bytes], share: Mapping[str, Map], sizes: Mapping[str, int]
+    ) -> None:
         for name, value in rodata.items():
             code = lib.tempos_object_set_variable(self._object, name.encode(), value, len(value))
             check(code, f"cannot set the variable {name!r} of {self.name} to {len(value)} bytes")
         handles = {text(lib.tempos_map_name(handle)): handle for handle in self._map_handles()}
-        for name, shared in share.items():
+        for name in (*share, *sizes):
             if name not in handles:
                 raise LocalError(f"{self.name} has no map {name!r}; it has {', '.join(handles)}")
+        for name in sizes.keys() - share.keys():
+            check(lib.tempos_map_resize(handles[name], sizes[name]), f"cannot size the map {name!r}")
+        for name, shared in share.items():
             check(lib.tempos_map_reuse(handles[name], shared.fd), f"cannot share the map {name!r}")
 
     def _choose(self, also: Collection[str], without: Collection[str]) -> None:

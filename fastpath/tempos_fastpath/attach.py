@@ -167,7 +167,7 @@ class Programs:
         """
         self._mode = mode
         if self._pins is not None:
-            self._kept = self._pins.read()
+            self._kept = self._pins.read(self._loader.rows)
             self._note = self._kept.note
             self._loader.adopt(self._kept.maps)
         self._unwanted = {link.ifindex: link for link in self._kept.links}

@@ -8,12 +8,13 @@ what waits for the kernel (`write`, `delete`, `adopt`, `mend`) runs in threads, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 from tempos import Unavailable, _abi
 from tempos._abi import Way
+from tempos._rows import Rows
 from tempos_bpf.maps import Map, MapType, create_map
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.layout import ROUTE_SIZE, HeldRoute, decode_route, devmap_entry, encode_route
@@ -31,16 +32,21 @@ class Claim:
 class KernelRoutes:
     """The `routes` map, the `egress` map and the devmaps that go with it."""
 
-    def __init__(self, routes: Map, egress: Map, fanouts: Fanouts) -> None:
+    def __init__(self, routes: Map, egress: Map, fanouts: Fanouts, rows: Rows) -> None:
         self._routes = routes
+        self._row_of = rows.of
         self._egress = egress
         self._fanouts = fanouts
-        self._held: dict[int, bytes] = {}
+        #: Of each topic in force, its row and its route there.
+        self._held: dict[int, tuple[int, bytes]] = {}
         self._uses: dict[int, frozenset[int]] = {}
         self._slots: dict[int, int] = {}
 
-    def adopt(self) -> dict[int, int]:
-        """Take up what an earlier broker left: topic -> epoch. Raises Unavailable if it cannot be read."""
+    def adopt(self, rows: Mapping[int, int]) -> dict[int, int]:
+        """Take up what an earlier broker left: topic -> epoch. Raises Unavailable if it cannot be read.
+
+        ``rows``: where its topics stand.
+        """
         for slot in range(_abi.MAX_EGRESS):
             entry = self._egress.lookup(slot)
             ifindex = devmap_entry(entry)[0] if entry else 0
@@ -48,8 +54,8 @@ class KernelRoutes:
             if ifindex:
                 self._slots.setdefault(ifindex, slot)
         found: dict[int, HeldRoute] = {}
-        for topic in range(_abi.TOPICS):
-            inner = self._routes.inner(topic)
+        for topic, row in rows.items():
+            inner = self._routes.inner(row)
             if inner is None:
                 continue
             with inner:
@@ -57,14 +63,15 @@ class KernelRoutes:
             assert value is not None, "an array has all its keys"
             found[topic] = decode_route(value)
             self._uses[topic] = found[topic].slots
-            self._held[topic] = value
+            self._held[topic] = row, value
         self._fanouts.adopt({topic: held for topic, held in found.items() if held.way is Way.BROADCAST})
         return {topic: held.epoch for topic, held in found.items()}
 
     def clear(self) -> None:
         """Take every route out, known or not."""
-        for topic in range(_abi.TOPICS):
-            self._routes.delete(topic)
+        for row in range(self._routes.max_entries):
+            self._routes.delete(row)
+        for topic in self._held:
             self._fanouts.settle(topic, None)
         self._held.clear()
         self._uses.clear()
@@ -105,21 +112,23 @@ class KernelRoutes:
             self._fanouts.put_slot(slot, ifindex)
         if claim.fanout is not None:
             self._fanouts.make(claim.fanout)
-        value = encode_route(plan, claim.slots, claim.fanout or 0)
-        if self._held.get(plan.topic) != value:
+        row = self._row_of[plan.topic]
+        value = encode_route(plan, row, claim.slots, claim.fanout or 0)
+        if self._held.get(plan.topic) != (row, value):
             with create_map(
                 "route", MapType.ARRAY, key_size=4, value_size=ROUTE_SIZE, max_entries=1
             ) as inner:
                 inner.update(0, value)
-                self._routes.update(plan.topic, inner)
-        self._held[plan.topic] = value
+                self._routes.update(row, inner)
+        self._held[plan.topic] = row, value
         self._uses[plan.topic] = frozenset(claim.slots.values())
         self._fanouts.settle(plan.topic, claim.fanout)
 
     def delete(self, topic: int) -> None:
         """Take the route out, if there is one."""
         if topic in self._held:
-            self._routes.delete(topic)
+            row, _ = self._held[topic]
+            self._routes.delete(row)
             del self._held[topic]
         self._uses.pop(topic, None)
         self._fanouts.settle(topic, None)

@@ -65,15 +65,15 @@ def encode_settings(
     return struct_bytes(settings)
 
 
-def encode_route(plan: Plan, slots: Mapping[int, int], fanout: int = 0) -> bytes:
+def encode_route(plan: Plan, row: int, slots: Mapping[int, int], fanout: int = 0) -> bytes:
     """``struct tempos_route`` of a plan.
 
-    ``slots``: of one group, the egress slot of each interface index. ``fanout``: of a broadcast, the key
-    of the first of its devmaps.
+    ``row``: where its topic stands in every table. ``slots``: of one group, the egress slot of each interface
+    index. ``fanout``: of a broadcast, the key of the first of its devmaps.
     """
     route = struct_new("struct tempos_route")
     route.epoch = plan.epoch
-    route.ticket_base = group_slot(plan.topic, plan.epoch, 0)
+    route.ticket_base = group_slot(row, plan.epoch, 0)
     route.mtu = plan.mtu
     route.framing = _FRAMINGS[plan.framing]
     route.way = plan.way
@@ -184,9 +184,9 @@ def decode_drop(key: bytes) -> tuple[int, int]:
 
 
 def decode_counters(sums: memoryview, first: int = 0) -> dict[int, dict[Reason, int]]:
-    """The non-zero counts by topic and reason.
+    """The non-zero counts by row and reason.
 
-    ``sums``: rows of the ``counters`` map as u64s, the first of which is that of topic ``first``.
+    ``sums``: rows of the ``counters`` map as u64s, of which ``first`` is the first.
     """
     counts: dict[int, dict[Reason, int]] = {}
     width = len(_REASONS)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tempos._abi import Tags
+from tempos._rows import Rows
 from tempos.errors import one_line
 from tempos_bpf.errors import BpfError
 from tempos_bpf.links import XdpMode
@@ -20,6 +21,7 @@ from tempos_bpf.objects import BpfObject, Program, Verdict
 from tempos_fastpath.layout import encode_settings
 from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.pulse import stamp
+from tempos_fastpath.rows import sizes
 from tempos_fastpath.survival.pins import LATENCY, MAPS
 
 OBJECT = Path(__file__).with_name("fastpath.bpf.o")
@@ -34,7 +36,7 @@ class Loader:
     """Loads each program once.
 
     ``gone_after_ns``: how long user space may be silent before programs pass everything; 0: for ever.
-    ``latency``: measure it, if the kernel lets us.
+    ``latency``: measure it, if the kernel lets us. ``rows``: where topics stand in the maps.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Loader:
         gone_after_ns: int,
         latency: bool,
         kernel: Kernel,
+        rows: Rows,
     ) -> None:
         self._listen = tuple(listen)
         self._port = port
         self._gone_after_ns = gone_after_ns
         self._timed = latency
         self._kernel = kernel
+        self.rows = rows
         self._kept: Mapping[str, Map] = {}
         self._objects: dict[tuple[XdpMode, Tags], BpfObject] = {}
         self._skb_at = 0
@@ -129,7 +133,7 @@ class Loader:
             if first is not None:
                 share = {**share, LATENCY: first.map(LATENCY)}
             try:
-                return BpfObject(OBJECT, rodata, share, also=[TIMED])
+                return BpfObject(OBJECT, rodata, share, sizes=sizes(self.rows, LATENCY), also=[TIMED])
             except BpfError as error:
                 # All programs are of one kind, and so is what the first of them has settled.
                 if first is not None:
@@ -139,7 +143,7 @@ class Loader:
         else:
             refusal = ""
         share = {name: each for name, each in share.items() if name != LATENCY}
-        plain = BpfObject(OBJECT, rodata, share, without=[LATENCY])
+        plain = BpfObject(OBJECT, rodata, share, sizes=sizes(self.rows), without=[LATENCY])
         if refusal:
             self.note += f"; latency is not measured: {refusal}"
         return plain

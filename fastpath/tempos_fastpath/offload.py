@@ -30,6 +30,7 @@ from tempos import (
 )
 from tempos._abi import Way
 from tempos._remarks import Remark
+from tempos._rows import Rows
 from tempos._slots import epoch_row
 from tempos.errors import one_line
 from tempos.histogram import Latency
@@ -42,6 +43,7 @@ from tempos_fastpath.network.reading import read_neighbours, resolve_neighbours
 from tempos_fastpath.plan import Means, Plan, Refusal, plan_route, refuse_at_once
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.resources import Resources
+from tempos_fastpath.rows import KernelRows
 from tempos_fastpath.selector import attach_selector
 from tempos_fastpath.survival.pins import LATENCY
 from tempos_fastpath.tickets import SharedTickets
@@ -74,6 +76,7 @@ class Offload:
         gone_after: float,
         tos: Mapping[Quality, int],
         port: int,
+        rows: Rows,
     ) -> None:
         self._programs = resources.programs
         self._survey = resources.survey
@@ -85,14 +88,17 @@ class Offload:
         self._facts = facts
         self._drops: Drops | None = None
         self._adopted: dict[int, int] = {}
+        self._adopted_rows: dict[int, int] = {}
+        self._rows = rows
         self._note = note
         self._lacks = lacks
         self._tos = dict(tos)
         self._port = port
         self._loop = asyncio.get_running_loop()
         copies = self._programs.map("copies")
-        self._tickets = SharedTickets(self._programs.map("tickets").mmap(), copies)
-        self._topics = SharedTopics(self._programs.map("topics").mmap())
+        self._tickets = SharedTickets(self._programs.map("tickets").mmap(), rows, copies)
+        self._topics = SharedTopics(self._programs.map("topics").mmap(), rows)
+        self._places = KernelRows(self._programs.map("rows").mmap())
         self._pulse = Pulse(self._programs.map("pulse").mmap(), gone_after / 3)
         self._callbacks: list[Callable[[], None]] = []
         self._wanted: dict[int, Route] = {}
@@ -134,6 +140,7 @@ class Offload:
         """
         taken = await self._in_thread(self._resources.take_over, self._facts)
         self._adopted, self._drops = taken.adopted, taken.drops
+        self._adopted_rows = taken.rows
         self._note += taken.note
         self._lost = self._drops.refusals() if self._drops is not None else {}
         self._unseen = self._resources.unseen(self._facts)
@@ -151,6 +158,7 @@ class Offload:
         """Go by what holds of these topics whatever their routes: class, rate, burst, overflow."""
         if not self._closed:
             self._topics.configure(topics)
+            self._places.configure({topic.id: self._rows.of[topic.id] for topic in topics})
 
     def select(self, strict: int, best_effort: int) -> None:
         """Have the kernel choose between two sockets of one port by the class of each datagram's topic.
@@ -159,7 +167,8 @@ class Offload:
         """
         if self._closed:
             raise Unavailable("the fast path is closed")
-        attach_selector(self._programs.map("topics"), strict, best_effort)
+        maps = {name: self._programs.map(name) for name in ("rows", "topics")}
+        attach_selector(maps, strict, best_effort)
 
     def status(self) -> FastPathStatus:
         """The weakest mode of the interfaces that carry the program, and how each came to its own."""
@@ -175,6 +184,10 @@ class Offload:
         reason = ", ".join(f"{each.name}: {each.mode} ({each.reason})" for each in interfaces)
         mode = "generic" if "generic" in modes else "native"
         return FastPathStatus(mode, f"{reason}{self._note}{self._programs.note}", interfaces, self._lacks)
+
+    def rows(self) -> Mapping[int, int]:
+        """Where the topics whose routes an earlier broker left stand in the tables."""
+        return self._adopted_rows
 
     def adopted(self) -> Mapping[int, int]:
         """Topic -> epoch of the routes that an earlier broker left and that are still in force.
@@ -222,19 +235,20 @@ class Offload:
                 await self._take_out(topic)
 
     def counters(self, topics: Iterable[int] | None = None) -> Mapping[int, Mapping[Reason, int]]:
-        """Datagrams by topic and reason, where not 0; row 0 had no topic yet.
+        """Datagrams by topic and reason, where not 0. 0: what had none yet; 255: what has a wide id of none.
 
         They go on from one broker to the next that adopts what it left. Of ``topics`` only, or of all; a
         system call reads those whose numbers follow each other.
         """
         if self._closed:
             return {}
-        rows = self._programs.map("counters")
-        if topics is None:
-            return decode_counters(rows.sum_rows())
-        found: dict[int, dict[Reason, int]] = {}
-        for first, count in runs_of(topics):
-            found |= decode_counters(rows.sum_rows(first, count), first)
+        table, row_of = self._programs.map("counters"), self._rows.of
+        wanted = row_of if topics is None else [topic for topic in topics if topic in row_of]
+        topic_of = {row_of[topic]: topic for topic in wanted}
+        found: dict[int, Mapping[Reason, int]] = {}
+        for first, count in runs_of(topic_of):
+            counted = decode_counters(table.sum_rows(first, count), first)
+            found |= {topic_of[row]: counts for row, counts in counted.items()}
         return found
 
     def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
@@ -244,7 +258,7 @@ class Offload:
         """
         if self._closed:
             return [0] * groups
-        copies, row = self._programs.map("copies"), epoch_row(topic, epoch)
+        copies, row = self._programs.map("copies"), epoch_row(self._rows.of[topic], epoch)
         lost = [0] * groups
         for look in range(_LOOKS):
             now = lost_copies(copies.lookup_per_cpu(row) or (), groups)
@@ -274,7 +288,8 @@ class Offload:
         if self._closed or not self._programs.measures:
             return {}
         rows = self._programs.map(LATENCY)
-        found = {topic: decode_latency(rows.lookup_per_cpu(topic) or ()) for topic in topics}
+        known = {topic: self._rows.of[topic] for topic in topics if topic in self._rows.of}
+        found = {topic: decode_latency(rows.lookup_per_cpu(row) or ()) for topic, row in known.items()}
         return {topic: each for topic, each in found.items() if each.program.count}
 
     @property
@@ -297,6 +312,7 @@ class Offload:
                 stack.callback(self._drops.close)
             stack.callback(self._tickets.close)
             stack.callback(self._topics.close)
+            stack.callback(self._places.close)
             stack.callback(self._pulse.close)
             stack.callback(self._trigger.close)
             if self._watcher is not None:

@@ -5,6 +5,7 @@ Blocking.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,15 +18,20 @@ from tempos_fastpath.kernel_routes import KernelRoutes
 from tempos_fastpath.network.entrances import Entrances
 from tempos_fastpath.network.facts import Facts
 from tempos_fastpath.network.survey import Survey
+from tempos_fastpath.rows import rows_in
 from tempos_fastpath.survival.ownership import Ownership
 from tempos_fastpath.survival.pins import Pins
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Topic -> epoch of the routes of an earlier broker, what counts losses, and what a status should add."""
+    """What came from an earlier broker: topic -> epoch of its routes, topic -> row of those.
+
+    And what counts losses, and what a status should add.
+    """
 
     adopted: dict[int, int]
+    rows: dict[int, int]
     drops: Drops | None
     note: str
 
@@ -47,9 +53,10 @@ class Resources:
         """Put everything in the place of an earlier broker's, which went on as if nobody had come."""
         self.programs.take_over(facts)
         self.ownership.tell(self.programs.interfaces)
-        adopted, remark = self._adopt()
+        rows = rows_in(self.programs.map("rows"))
+        adopted, remark = self._adopt(rows)
         drops, complaint = self._count_drops()
-        return Taken(adopted, drops, remark + complaint)
+        return Taken(adopted, {topic: rows[topic] for topic in adopted}, drops, remark + complaint)
 
     def unseen(self, facts: Facts) -> tuple[InterfaceStatus, ...]:
         """The interfaces by which events come in that no program sees, and why."""
@@ -58,12 +65,12 @@ class Resources:
         refused = {each.ifindex: each.reason for each in attachments if not each.link}
         return self.entrances.unseen(facts, carrying, refused)
 
-    def _adopt(self) -> tuple[dict[int, int], str]:
+    def _adopt(self, rows: Mapping[int, int]) -> tuple[dict[int, int], str]:
         """Take up the routes of an earlier broker; with them unread, none may stay in force."""
         if not self.programs.adopted:
             return {}, ""
         try:
-            return self.routes.adopt(), ""
+            return self.routes.adopt(rows), ""
         except Unavailable as error:
             self.routes.clear()
             reason = one_line(error)

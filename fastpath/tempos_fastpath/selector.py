@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tempos import Quality
@@ -21,13 +22,14 @@ OBJECT = Path(__file__).with_name("selector.bpf.o")
 _SO_ATTACH_REUSEPORT_EBPF = 52  # <asm-generic/socket.h>
 
 
-def attach_selector(topics: Map, strict: int, best_effort: int) -> None:
+def attach_selector(maps: Mapping[str, Map], strict: int, best_effort: int) -> None:
     """Have the kernel choose between the two sockets; once for a pair.
 
-    Both are descriptors of UDP sockets bound to one address with SO_REUSEPORT. ``topics`` is the fast
-    path's map. Raises :class:`tempos.Unavailable` if it cannot be had; the sockets are then as before.
+    Both are descriptors of UDP sockets bound to one address with SO_REUSEPORT. ``maps``: the fast path's
+    ``rows`` and ``topics``. Raises :class:`tempos.Unavailable` if it cannot be had; the sockets are then as
+    before.
     """
-    with BpfObject(OBJECT, share={"topics": topics}) as loaded:
+    with BpfObject(OBJECT, share=maps) as loaded:
         for quality, descriptor in ((Quality.SQ, strict), (Quality.BQ, best_effort)):
             # An element of a socket array is wide enough for a cookie, and is set by a descriptor.
             loaded.map("sockets").update(QUALITIES[quality], descriptor.to_bytes(8, sys.byteorder))

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tempos import LocalError, Quality
+from tempos._rows import Rows
 from tempos.errors import one_line
 from tempos_fastpath.attach import Programs
 from tempos_fastpath.errors import NotPinned
@@ -61,6 +62,7 @@ async def prepare(
     latency: bool = False,
     kernel: Kernel | None = None,
     held: Held | None = None,
+    rows: Rows | None = None,
 ) -> Offload:
     """Load and attach, but leave what an earlier broker of the same name left as it is.
 
@@ -74,7 +76,8 @@ async def prepare(
     ``pass`` everything up. ``tos``: that byte of the IPv4 header of what leaves, of each class: its DSCP,
     shifted left by 2; 0 where nothing is said. ``latency``: measure in the kernel how long events take; where
     that cannot be had, the status says so. ``held``: by which the pins are reached where this user may not go
-    there. ``kernel``: what is asked of it that cannot be tried; None: the one that runs.
+    there. ``rows``: where topics stand in the tables; None: there are narrow ones only. ``kernel``: what is
+    asked of it that cannot be tried; None: the one that runs.
 
     Raises :class:`tempos.Unavailable` with a reason per interface if it could attach to none, and
     :class:`~tempos_fastpath.errors.Owned` if another broker holds the name or an interface. Leaves
@@ -103,7 +106,10 @@ async def prepare(
                 note += f"; not pinned, so it ends with the broker: {one_line(error)}"
                 pin = False
         gone_after_ns = round(gone_after * 1e9) if when_gone == "pass" else 0
-        loader = Loader(addresses, port, gone_after_ns=gone_after_ns, latency=latency, kernel=kernel)
+        rows = Rows() if rows is None else rows
+        loader = Loader(
+            addresses, port, gone_after_ns=gone_after_ns, latency=latency, kernel=kernel, rows=rows
+        )
         programs = Programs(loader, identity=ownership.identity, pins=pins, pin=pin)
         undo.callback(programs.close)
         # Before that: a thread that is still attaching must come to its end.
@@ -111,12 +117,12 @@ async def prepare(
         await loop.run_in_executor(threads, programs.attach, targets, mode, facts)
         fanouts = Fanouts(programs.map("fanouts"), programs.map("egress"), programs.deliver)
         undo.callback(fanouts.close)
-        routes = KernelRoutes(programs.map("routes"), programs.map("egress"), fanouts)
+        routes = KernelRoutes(programs.map("routes"), programs.map("egress"), fanouts, rows)
         group = await loop.run_in_executor(threads, feature_group)
         entrances = Entrances(frozenset(listen), frozenset(addresses), named=bool(interfaces))
         resources = Resources(survey, programs, routes, fanouts, ownership, pins, entrances, threads)
         lacks = await loop.run_in_executor(threads, kernel.lacks)
-        offload = Offload(resources, facts, note, lacks, group, gone_after, tos or {}, port)
+        offload = Offload(resources, facts, note, lacks, group, gone_after, tos or {}, port, rows)
         undo.pop_all()
     return offload
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tempos import _abi
+from tempos._rows import Rows
 from tempos._slots import epoch_row, group_slot
 from tempos_bpf.maps import Map, SharedArray, possible_cpus
 from tempos_fastpath.layout import TICKET_SIZE
@@ -11,14 +12,16 @@ from tempos_fastpath.layout import TICKET_SIZE
 class SharedTickets:
     """One counter per topic, epoch (its lowest bit) and group, in an array mapped into our memory.
 
-    ``copies``: the account of the copies made in the kernel, which begins with the epoch as well.
+    ``rows``: where topics stand in it. ``copies``: the account of the copies made in the kernel, which begins
+    with the epoch as well.
     """
 
     #: Bytes from one counter to the next.
     stride = TICKET_SIZE
 
-    def __init__(self, array: SharedArray, copies: Map | None = None) -> None:
+    def __init__(self, array: SharedArray, rows: Rows, copies: Map | None = None) -> None:
         self._array = array
+        self._row_of = rows.of
         self._copies = copies
 
     @property
@@ -28,22 +31,22 @@ class SharedTickets:
 
     def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
         """Atomically take ``count`` tickets; returns the first."""
-        return self._array.fetch_add(_offset(topic, epoch, group), count)
+        return self._array.fetch_add(self._offset(topic, epoch, group), count)
 
     def read(self, topic: int, epoch: int, group: int) -> int:
         """How many tickets were drawn so far."""
-        return self._array.load(_offset(topic, epoch, group))
+        return self._array.load(self._offset(topic, epoch, group))
 
     def reset(self, topic: int, epoch: int) -> None:
         """Set all counters of an epoch that begins to 0."""
         for group in range(_abi.GROUPS_PER_TOPIC):
-            self._array.store(_offset(topic, epoch, group), 0)
+            self._array.store(self._offset(topic, epoch, group), 0)
         if self._copies is not None:
-            self._copies.update(epoch_row(topic, epoch), bytes(self._copies.value_size * possible_cpus()))
+            place = epoch_row(self._row_of[topic], epoch)
+            self._copies.update(place, bytes(self._copies.value_size * possible_cpus()))
 
     def close(self) -> None:
         self._array.close()
 
-
-def _offset(topic: int, epoch: int, group: int) -> int:
-    return group_slot(topic, epoch, group) * TICKET_SIZE
+    def _offset(self, topic: int, epoch: int, group: int) -> int:
+        return group_slot(self._row_of[topic], epoch, group) * TICKET_SIZE

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tempos import LocalError, Overflow, Quality, Topic, _abi
+from tempos import LocalError, Overflow, Quality, Topic
+from tempos._rows import Rows
 from tempos_bpf.maps import SharedArray
 from tempos_fastpath.layout import OVERFLOWS, QUALITIES, TOPIC_SIZE
 from tempos_fastpath.pulse import time_namespace_offset
@@ -21,8 +22,13 @@ class SharedTopics:
     #: Bytes from one topic's entry to the next.
     stride = TOPIC_SIZE
 
-    def __init__(self, array: SharedArray) -> None:
+    def __init__(self, array: SharedArray, rows: Rows) -> None:
+        """``rows``: where topics stand in it."""
         self._array = array
+        self._row_of = rows.of
+        #: What each row says, where it is known; an earlier broker may have said something of any.
+        self._said: dict[int, Topic | None] = {}
+        self._rows = range(array.size // TOPIC_SIZE)
         self._topics: Any = ffi.from_buffer("struct tempos_topic[]", array.memory, require_writable=True)
         #: ns that this process sees CLOCK_MONOTONIC ahead of the kernel's own.
         self.clock_offset = time_namespace_offset()
@@ -35,16 +41,19 @@ class SharedTopics:
 
     def configure(self, topics: Sequence[Topic]) -> None:
         """Go by these topics from now on; there are no others. A bucket whose limit changes begins full."""
-        known = {topic.id: topic for topic in topics}
-        for number in range(_abi.TOPICS):
-            topic = known.get(number)
+        known = {self._row_of[topic.id]: topic for topic in topics}
+        for row in known.keys() | self._said.keys() if self._said else self._rows:
+            topic = known.get(row)
+            if row in self._said and self._said[row] == topic:
+                continue
             lib.tempos_topic_set(
-                self._at(number),
+                self._at(row),
                 QUALITIES[topic.quality if topic else Quality.BQ],
                 OVERFLOWS[topic.overflow if topic else Overflow.DROP],
                 topic.rate if topic else 0,
                 topic.bucket if topic else 0,
             )
+        self._said = {row: known.get(row) for row in known.keys() | self._said.keys()}
         self._limited = frozenset(
             topic.id for topic in topics if topic.rate and topic.overflow is Overflow.DROP
         )
@@ -56,7 +65,7 @@ class SharedTopics:
         """
         if topic not in self._limited:
             return count
-        return int(lib.tempos_limit_take(self._at(topic), self.clock_offset, count))
+        return int(lib.tempos_limit_take(self._at(self._row_of[topic]), self.clock_offset, count))
 
     def close(self) -> None:
         """Safe to call twice."""
@@ -65,7 +74,7 @@ class SharedTopics:
             self._topics = None
         self._array.close()
 
-    def _at(self, topic: int) -> Any:
+    def _at(self, row: int) -> Any:
         if self._topics is None:
             raise LocalError("the table of topics is closed")
-        return ffi.addressof(self._topics, topic)
+        return ffi.addressof(self._topics, row)

@@ -14,6 +14,7 @@ from support.program import ADDRESSES, Rig, hops, plan
 
 from tempos import Framing, Overflow, Reason, Topic
 from tempos._abi import LIMIT_SHIFT
+from tempos._rows import Rows
 from tempos_bpf.objects import Verdict
 from tempos_fastpath.layout import TOPIC_SIZE
 from tempos_fastpath.structs import ffi
@@ -133,7 +134,7 @@ def test_another_limit_begins_full_and_the_same_one_goes_on(rig: Rig) -> None:
     rig.topics.configure([replace(LIMITED, burst=3)])
     assert rig.program.run_each([FRAME] * 9).count(Verdict.REDIRECT) == 3
     # So it goes on for a process that finds the bucket left by another.
-    later = SharedTopics(rig.map("topics").mmap())
+    later = SharedTopics(rig.map("topics").mmap(), Rows())
     later.configure([replace(LIMITED, burst=3)])
     assert later.take(RAW.id, 9) == 0
     later.close()

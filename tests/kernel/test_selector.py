@@ -21,8 +21,10 @@ from support.privileges import require_kernel, require_netns
 from support.program import Rig
 
 from tempos import Quality, Topic, Unavailable
+from tempos.wire import raw_header
 from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import build, mac_of
+from tempos_bpf.maps import Map
 from tempos_fastpath.selector import attach_selector
 from tempos_fastpath.starting import start
 
@@ -72,8 +74,12 @@ def pair() -> Iterator[Pair]:
         yield pair
 
 
+def maps(rig: Rig) -> dict[str, Map]:
+    return {name: rig.map(name) for name in ("rows", "topics")}
+
+
 def choose(rig: Rig, pair: Pair) -> None:
-    attach_selector(rig.map("topics"), pair.strict.fileno(), pair.best_effort.fileno())
+    attach_selector(maps(rig), pair.strict.fileno(), pair.best_effort.fileno())
 
 
 def test_every_first_byte_leads_to_the_socket_of_its_class(rig: Rig, pair: Pair) -> None:
@@ -94,6 +100,19 @@ def test_every_first_byte_leads_to_the_socket_of_its_class(rig: Rig, pair: Pair)
     assert [body[:1] for body in got_best_effort] == [
         *(bytes((number,)) for number in range(256) if number not in wanted), b"",
     ]  # fmt: skip
+
+
+def test_wide_ids_lead_to_the_socket_of_their_class(rig: Rig, pair: Pair) -> None:
+    """Whatever stands in the first byte, and however little behind it."""
+    strict, best_effort = (300, 32768, 65534), (256, 301, 65279)
+    classes = [(strict, Quality.SQ), (best_effort, Quality.BQ)]
+    rig.configure([Topic(id_, str(id_), quality) for ids, quality in classes for id_ in ids])
+    choose(rig, pair)
+    others = [b"\xff", b"\xff\x01", b"\xff\x00\x05", b"\xff\xff\xff", b"\xff\x01\x2e"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for datagram in (*map(raw_header, (*best_effort, *strict)), *others):
+            sender.sendto(datagram, pair.address)
+    assert pair.received() == ([*map(raw_header, strict)], [*map(raw_header, best_effort), *others])
 
 
 @pytest.mark.parametrize("size", [1, 2, 100, 1472, 9000, 65507])
@@ -150,7 +169,7 @@ def test_sockets_that_cannot_be_told_apart_are_refused_and_go_on_as_before(rig: 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as alone:
         alone.bind(("127.0.0.1", 0))
         with pytest.raises(Unavailable, match="cannot set 0 in map sockets: Invalid argument"):
-            attach_selector(rig.map("topics"), pair.strict.fileno(), alone.fileno())
+            attach_selector(maps(rig), pair.strict.fileno(), alone.fileno())
         alone.sendto(b"\x01", alone.getsockname())
         assert alone.recv(10) == b"\x01"
     # What was refused half-way holds nothing: the kernel lets go of it after a grace period.

@@ -99,6 +99,9 @@ class FakeFastPath:
     async def take_over(self) -> None:
         self.taken_over = True
 
+    def rows(self) -> Mapping[int, int]:
+        return {}
+
     def adopted(self) -> Mapping[int, int]:
         return self.left
 

@@ -12,6 +12,7 @@ import pytest
 
 from tempos import ConfigError, Framing, Overflow, PathPolicy, Quality, Subscriber, Topic, Unavailable
 from tempos import Path as DataPath
+from tempos._rows import Rows
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, StaticMember, TopicConfig
 from tempos_broker.lives.store import Store
@@ -183,7 +184,7 @@ async def test_whom_the_kernel_served_beyond_its_lease_is_a_member_until_it_coul
         (TopicConfig(Topic(1, "alpha")),), listen=("127.0.0.1",), data_port=data, control_port=control,
         api_port=0, control=ControlConfig(lease=5.0, heartbeat=0.4),
     )  # fmt: skip
-    tickets, fast, again = FileTickets(tmp_path / "tickets"), FakeFastPath(), FakeFastPath()
+    tickets, fast, again = FileTickets(tmp_path / "tickets", Rows()), FakeFastPath(), FakeFastPath()
     fast.tickets = again.tickets = tickets  # type: ignore[assignment]
     async with Broker(config, fast, store=Store.open(tmp_path / "state")) as first:
         with contextlib.closing(Client(first)) as client:
@@ -218,7 +219,7 @@ async def test_an_adopted_route_is_kept_as_it_is(tmp_path: Path) -> None:
         (TopicConfig(alpha),), listen=("127.0.0.1",), data_port=data, control_port=control, api_port=0,
         control=ControlConfig(lease=3.0, heartbeat=0.5),
     )  # fmt: skip
-    tickets = FileTickets(tmp_path / "tickets")
+    tickets = FileTickets(tmp_path / "tickets", Rows())
     fast = FakeFastPath()
     fast.tickets = tickets  # type: ignore[assignment]
     async with Broker(config, fast, store=Store.open(tmp_path / "state")) as first:

@@ -21,6 +21,7 @@ from support.packets import PORT
 from support.program import ADDRESSES
 from tempos import Framing, Reason, _abi
 from tempos._abi import Way
+from tempos._rows import Rows
 from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.patience import patience
 from tempos_bpf.maps import MapType, create_map, possible_cpus
@@ -75,20 +76,20 @@ class CloneRig:
         self.map = xdp.map
         self.xdp = xdp.program(XDP_PROGRAM)
         self.program = self._clone.program(PROGRAM)
-        self.tickets = SharedTickets(xdp.map("tickets").mmap())
+        self.tickets = SharedTickets(xdp.map("tickets").mmap(), Rows())
         self._stack.callback(self.tickets.close)
 
     def install(self, topic: int, groups: Sequence[Sequence[Hop]], *, framing: Framing, epoch: int = 1,
                 way: Way = Way.CLONE, sources: tuple[str, ...] = ()) -> None:  # fmt: skip
         """Swap a route in."""
         plan = Plan(topic, epoch, framing, 1500, tuple(map(tuple, groups)), sources, way)
-        value = encode_route(plan, dict.fromkeys(self.near, 0))
+        value = encode_route(plan, plan.topic, dict.fromkeys(self.near, 0))
         with create_map("route", MapType.ARRAY, key_size=4, value_size=ROUTE_SIZE, max_entries=1) as inner:
             inner.update(0, value)
             self.map("routes").update(topic, inner)
 
     def clear(self) -> None:
-        for topic in range(_abi.TOPICS):
+        for topic in range(_abi.NARROW):
             self.map("routes").delete(topic)
             for epoch in (0, 1):
                 self.tickets.reset(topic, epoch)

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from support.packets import PORT, Addresses
-from tempos import Framing, Reason, _abi
+from tempos import Framing, Reason, Topic
 from tempos._abi import Way
+from tempos._rows import Rows
 from tempos_bpf.maps import MapType, create_map, possible_cpus
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, devmap_value, encode_route, encode_settings
 from tempos_fastpath.loading import DELIVER, OBJECT, PROGRAM, TIMED
 from tempos_fastpath.plan import Hop, Plan
+from tempos_fastpath.rows import KernelRows, sizes
+from tempos_fastpath.survival.pins import LATENCY
 from tempos_fastpath.tickets import SharedTickets
 from tempos_fastpath.topics import SharedTopics
 
@@ -39,12 +42,17 @@ class Rig:
     def __init__(self, *, generic: bool, timed: bool = False) -> None:
         self.generic = generic
         self.settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], generic=generic)
-        self._object = BpfObject(OBJECT, {"settings": self.settings}, also=[TIMED] if timed else [])
+        self.rows = Rows()
+        also = [TIMED] if timed else []
+        self._object = BpfObject(
+            OBJECT, {"settings": self.settings}, sizes=sizes(self.rows, LATENCY), also=also
+        )
         self.map = self._object.map
         self.program = self._object.program(TIMED if timed else PROGRAM)
         self._installed: set[int] = set()
-        self.tickets = SharedTickets(self._object.map("tickets").mmap(), self._object.map("copies"))
-        self.topics = SharedTopics(self._object.map("topics").mmap())
+        self.tickets = SharedTickets(self.map("tickets").mmap(), self.rows, self.map("copies"))
+        self.topics = SharedTopics(self._object.map("topics").mmap(), self.rows)
+        self._places = KernelRows(self._object.map("rows").mmap())
         self._object.map("egress").update(0, devmap_value(LOOPBACK))
         self._fanouts = Fanouts(
             self._object.map("fanouts"), self._object.map("egress"), self._object.program(DELIVER)
@@ -52,19 +60,23 @@ class Rig:
 
     def install(self, plan: Plan, slot: int = 0) -> None:
         """Swap a route in; its members leave by egress slot ``slot``, or by devmaps of its own."""
+        row = self.rows.give(plan.topic)
+        self._places.configure(self.rows.given())
         first: int | str = 0
         if plan.way is Way.BROADCAST:
             first = self._fanouts.take(plan.topic, plan.broadcast.devmaps)
             assert isinstance(first, int), first
             self._fanouts.make(first)
         with create_map("route", MapType.ARRAY, key_size=4, value_size=ROUTE_SIZE, max_entries=1) as inner:
-            inner.update(0, encode_route(plan, {LOOPBACK: slot}, first))
-            self._object.map("routes").update(plan.topic, inner)
+            inner.update(0, encode_route(plan, row, {LOOPBACK: slot}, first))
+            self._object.map("routes").update(row, inner)
         self._installed.add(plan.topic)
 
     def remove(self, topic: int) -> None:
-        self._object.map("routes").delete(topic)
+        self._object.map("routes").delete(self.rows.of[topic])
         self._fanouts.settle(topic, None)
+        self.rows.free(topic)
+        self._places.configure(self.rows.given())
         self._installed.discard(topic)
 
     def clear(self) -> None:
@@ -72,14 +84,27 @@ class Rig:
             self.remove(topic)
         self.topics.configure([])
         counters = self._object.map("counters")
-        for topic in range(_abi.TOPICS):
-            counters.update(topic, bytes(counters.value_size * possible_cpus()))
+        for row in range(self.rows.count):
+            counters.update(row, bytes(counters.value_size * possible_cpus()))
+        for topic in self.rows.of:
             for epoch in (0, 1):
                 self.tickets.reset(topic, epoch)
 
+    def configure(self, topics: Sequence[Topic]) -> None:
+        """Let the program know these topics, and the socket selector their classes."""
+        for topic in topics:
+            self.rows.give(topic.id)
+        self.topics.configure(topics)
+        self._places.configure(self.rows.given())
+
     def counters(self) -> dict[tuple[int, Reason], int]:
-        by_topic = decode_counters(self._object.map("counters").sum_rows())
-        return {(topic, reason): count for topic, row in by_topic.items() for reason, count in row.items()}
+        by_row = decode_counters(self._object.map("counters").sum_rows())
+        topic_of = {row: topic for topic, row in self.rows.of.items()}
+        return {
+            (topic_of[row], reason): count
+            for row, counts in by_row.items()
+            for reason, count in counts.items()
+        }
 
     def run(self, frame: bytes) -> Outcome:
         """Run on one frame; exactly one counter must grow, by one."""
@@ -92,6 +117,7 @@ class Rig:
     def close(self) -> None:
         self.tickets.close()
         self.topics.close()
+        self._places.close()
         self._fanouts.close()
         self._object.close()
 

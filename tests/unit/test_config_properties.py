@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tempos import ConfigError, Framing, Overflow, PathPolicy, Quality, Topic
+from tempos._rows import is_topic
 from tempos.names import MAX_BYTES, name_fault
 from tempos_broker import membership
 from tempos_broker.config import (
@@ -115,7 +116,7 @@ def clients(draw: st.DrawFn, topics: list[str]) -> tuple[ClientConfig, ...]:
 
 @st.composite
 def configs(draw: st.DrawFn) -> BrokerConfig:
-    numbers = draw(st.lists(st.integers(1, 254), unique=True, min_size=1, max_size=5))
+    numbers = draw(st.lists(st.integers(1, 65534).filter(is_topic), unique=True, min_size=1, max_size=5))
     titles = draw(st.lists(topic_names, unique=True, min_size=len(numbers), max_size=len(numbers)))
     listen = draw(st.just(("0.0.0.0",)) | st.lists(addresses, unique=True, min_size=1, max_size=8).map(tuple))
     topics = tuple(

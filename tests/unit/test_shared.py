@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 
 from tempos import Framing, Reason, Topic
+from tempos._abi import GROUPS_PER_TOPIC
+from tempos._rows import Rows
+from tempos.wire import encode_raw
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
+from tempos_broker.slowpath.book import ARRIVED
 from tempos_broker.slowpath.core import SlowPath
 from tempos_broker.slowpath.sockets import DataSocket
 from tempos_broker.tickets import CountedTickets, FileTickets
@@ -20,28 +24,32 @@ from tempos_broker.tickets import CountedTickets, FileTickets
 shared = pytest.importorskip("tempos_broker.shared", reason="the compiled helper is not built")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd is Linux's")
 
-TOPIC, EPOCH, GROUPS, COUNT = 7, 300, 3, 5
+#: A wide topic, in the last row of all tables.
+TOPIC, EPOCH, GROUPS, COUNT = 40_000, 300, 3, 5
 
 
 class Scene:
     """A worker's memory and everybody's counters, as the broker and the worker have them."""
 
     def __init__(self) -> None:
-        self.descriptor = shared.anonymous("test", shared.Estate.SIZE)
-        self.estate = shared.Estate(self.descriptor)
+        rows, theirs = Rows(), Rows()
+        rows.give(TOPIC, rows.count - 1)
+        theirs.follow(rows.given())
+        self.descriptor = shared.anonymous("test", shared.Estate.size(rows))
+        self.estate = shared.Estate(self.descriptor, rows)
         self.estate.begin()
-        self.tickets, self.counts = FileTickets(None), FileTickets(None)
+        self.tickets, self.counts = FileTickets(None, rows), FileTickets(None, rows)
         self.counted = CountedTickets(self.tickets, self.counts)
         share = shared.Share(
             self.tickets.descriptor, self.tickets.stride, self.counts.descriptor, self.counts.stride
         )
         # The worker's own view of the same memory.
-        self.theirs = shared.Estate(self.descriptor)
-        self.worker = shared.NotedTickets(share, self.theirs)
+        self.theirs = shared.Estate(self.descriptor, theirs)
+        self.worker = shared.NotedTickets(share, self.theirs, theirs)
 
     def run(self, stop: int = GROUPS) -> None:
         """What a core does for one run; ``stop``: dead after so many groups."""
-        self.theirs.book.received[TOPIC] += COUNT
+        self.theirs.book.counts[TOPIC][ARRIVED] += COUNT
         for group in range(stop):
             self.worker.draw(TOPIC, EPOCH, group, COUNT)
         if stop == GROUPS:
@@ -71,11 +79,11 @@ def test_all_draw_from_one_sequence_and_the_account_is_read_by_another(scene: Sc
     assert scene.counted.read(TOPIC, EPOCH, 0) == scene.worker.read(TOPIC, EPOCH, 0) == 8
     assert scene.counted.drawn(TOPIC) == 8
     assert scene.counted.read(TOPIC, EPOCH + 1, 0) == scene.counted.read(TOPIC, EPOCH, 1) == 0
-    scene.theirs.book.received[TOPIC] += 2
+    scene.theirs.book.counts[TOPIC][ARRIVED] += 2
     scene.theirs.book.counts[TOPIC][Reason.NO_MEMBER] += 2
-    scene.theirs.book.lost[-1] += 1
+    scene.theirs.book.lose(TOPIC, EPOCH + 1, GROUPS_PER_TOPIC - 1, 1)
     assert scene.estate.book.counters() == {TOPIC: {Reason.NO_MEMBER: 2}}
-    assert scene.estate.book.lost[-1] == 1
+    assert scene.estate.book.lost(TOPIC, EPOCH + 1, GROUPS_PER_TOPIC - 1) == 1
     scene.counted.reset(TOPIC, EPOCH)
     assert scene.worker.read(TOPIC, EPOCH, 0) == 0
 
@@ -104,7 +112,7 @@ def test_a_run_cut_short_anywhere_is_finished_once(scene: Scene, stop: int) -> N
 def test_a_run_noted_and_not_drawn_is_drawn_and_counted_once(scene: Scene, stage: int) -> None:
     scene.run()
     note = scene.theirs.note
-    scene.theirs.book.received[TOPIC] += COUNT
+    scene.theirs.book.counts[TOPIC][ARRIVED] += COUNT
     note.target, note.stage = note.target + COUNT, stage
     if stage == 2:
         scene.counts.draw(TOPIC, 0, 0, COUNT)
@@ -124,13 +132,13 @@ def test_what_a_kill_leaves_between_the_socket_and_the_book_is_counted(scene: Sc
         inlet = DataSocket(far, watches_drops=False)
         for sent in (5, 16, 3):
             for _ in range(sent):
-                near.send(bytes([TOPIC, 1]))
+                near.send(encode_raw(TOPIC, b"\1"))
             assert batch.receive(inlet, 16) == sent
             assert scene.estate.unbooked() == 0
         # Dead right behind the system call: what it took is in nothing that it wrote.
         core.refused = core.arrived = _killed
         for _ in range(4):
-            near.send(bytes([TOPIC, 1]))
+            near.send(encode_raw(TOPIC, b"\1"))
         with pytest.raises(KeyboardInterrupt):
             batch.receive(inlet, 16)
         assert scene.finish() == 28, "in the book and waiting, or not even there"
@@ -143,11 +151,11 @@ def _killed(*_: object) -> None:
 
 
 def test_counters_in_a_file_go_on_where_another_life_left_them(tmp_path: Path) -> None:
-    first = FileTickets(tmp_path / "tickets")
+    first = FileTickets(tmp_path / "tickets", Rows())
     assert [first.draw(3, 1, 0, 5), first.draw(3, 1, 0, 2)] == [0, 5]
     first.close()
     first.close()
-    again = FileTickets(tmp_path / "tickets")
+    again = FileTickets(tmp_path / "tickets", Rows())
     assert again.read(3, 1, 0) == 7
     assert isinstance(again, shared.Shareable)
     again.close()

@@ -22,8 +22,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux selects b
 
 def interpret(program: list[Instruction], payload: bytes) -> int:
     """What the kernel's interpreter does with these instructions (Documentation/networking/filter.rst)."""
-    a = x = at = 0
-    scratch = [0] * 16
+    a = at = 0
     while True:
         code, if_true, if_false, k = program[at]
         at += 1
@@ -31,34 +30,52 @@ def interpret(program: list[Instruction], payload: bytes) -> int:
             if k >= len(payload):
                 return 0
             a = payload[k]
-        elif code == selector.LOAD_WORD:
-            a = k
-        elif code == selector.STORE:
-            scratch[k] = a
-        elif code == selector.RELOAD:
-            a = scratch[k]
-        elif code == selector.TO_INDEX:
-            x = a
-        elif code == selector.AND:
-            a &= k
-        elif code == selector.SHIFT:
-            a >>= k
-        elif code == selector.SHIFT_BY_INDEX:
-            a >>= x
+        elif code == selector.LOAD_TWO:
+            if k + 2 > len(payload):
+                return 0
+            a = payload[k] << 8 | payload[k + 1]
         elif code == selector.SKIP:
             at += k
-        elif code == selector.SKIP_UNLESS:
-            at += if_true if a == k else if_false
+        elif code == selector.SKIP_IF_LESS:
+            assert max(if_true, if_false) < 256, "one byte each"
+            at += if_true if a >= k else if_false
         else:
             assert code == selector.RETURN
-            return a
+            return k
 
 
-@given(st.sets(st.integers(0, 255)))
-def test_the_classic_program_tells_every_first_byte(strict: set[int]) -> None:
-    program = classic_program(strict)
-    assert {byte for byte in range(256) if interpret(program, bytes((byte, 7)))} == strict
-    assert interpret(program, b"") == 0
+@given(st.sets(st.integers(0, 254)), st.sets(st.integers(256, 600) | st.integers(256, 65534), max_size=300))
+def test_the_classic_program_tells_every_id(narrow: set[int], wide: set[int]) -> None:
+    program = classic_program(narrow | wide)
+    assert {byte for byte in range(255) if interpret(program, bytes((byte, 7)))} == narrow
+    asked = {id_ + by for id_ in wide for by in (-1, 0, 1)} | {0, 5, 255, 256, 65535}
+    assert {id_ for id_ in asked if interpret(program, b"\xff" + id_.to_bytes(2, "big"))} == wide
+    assert [interpret(program, payload) for payload in (b"", b"\xff", b"\xff\1")] == [0, 0, 0]
+
+
+def test_strict_ids_in_too_many_ranges_share_a_socket_with_the_others() -> None:
+    every_other = [Topic(id_, str(id_), Quality.SQ) for id_ in range(256, 5000, 2)]
+    assert len(classic_program({topic.id for topic in every_other[:900]})) <= selector.LONGEST
+    by = Selector("auto", refuse)
+    with divided(by, every_other) as (pair,):
+        assert not pair.apart
+        assert by.selection.kind == "one"
+        assert "ids of strict topics lie in too many ranges" in by.selection.reason
+
+
+@linux
+def test_a_reload_to_too_many_ranges_leaves_the_sockets_as_they_are() -> None:
+    by = Selector("classic", refuse)
+    with divided(by, topics({1})) as (pair,):
+        by.configure([pair], [Topic(id_, str(id_), Quality.SQ) for id_ in range(256, 5000, 2)])
+        assert "by the classes of before the last reload: the ids of strict" in by.selection.reason
+        by.configure([pair], [Topic(300, "wide", Quality.SQ)])
+        assert "before the last reload" not in by.selection.reason
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
+            for datagram in (b"\1", b"\xff\1\x2c", b"\xff\1\x2d", b"\xff"):
+                publisher.sendto(datagram, pair.best_effort.sock.getsockname())
+        assert waiting(pair.strict) == [b"\xff\1\x2c"]
+        assert waiting(pair.best_effort) == [b"\1", b"\xff\1\x2d", b"\xff"]
 
 
 def topics(strict: set[int]) -> list[Topic]:

@@ -102,7 +102,7 @@ def test_the_sums_of_a_member_are_those_of_its_addresses_and_port(source: str, i
     structs = pytest.importorskip("tempos_fastpath.structs")
     plan = pytest.importorskip("tempos_fastpath.plan")
     hop = plan.Hop(ip, port, 7, "02:00:00:00:00:01", "02:00:00:00:00:02", source)
-    value = layout.encode_route(plan.Plan(1, 1, Framing.RAW, 1500, ((hop,),)), {7: 3})
+    value = layout.encode_route(plan.Plan(1, 1, Framing.RAW, 1500, ((hop,),)), 1, {7: 3})
     member = structs.struct_from("struct tempos_route", value).members[0]
     packed = bytes(structs.ffi.buffer(structs.ffi.addressof(member)))
     there = socket.inet_aton(source) + socket.inet_aton(ip)

@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 
 from tempos._abi import GROUPS_PER_TOPIC, TOPIC_MAX
+from tempos._rows import Rows
 from tempos_broker.lives.store import Store, Thing
 from tempos_broker.tickets import FileTickets
 
 
 def test_counters_go_on_in_the_next_process(tmp_path: Path) -> None:
+    rows = Rows(topics=40)
+    rows.give(TOPIC_MAX, rows.count - 1)
     last = (TOPIC_MAX, 1, GROUPS_PER_TOPIC - 1)
-    first = FileTickets(tmp_path / "tickets")
+    first = FileTickets(tmp_path / "tickets", rows)
     assert [first.draw(*last, 3), first.draw(*last, 1), first.draw(1, 0, 0, 5)] == [0, 3, 0]
     first.close()
-    second = FileTickets(tmp_path / "tickets")
+    second = FileTickets(tmp_path / "tickets", rows)
     assert (second.read(*last), second.read(1, 0, 0)) == (4, 5)
     second.reset(TOPIC_MAX, 1)
     assert (second.read(*last), second.read(1, 0, 0)) == (0, 5)
@@ -28,7 +31,7 @@ def test_a_file_that_another_version_laid_out_is_begun_anew(tmp_path: Path) -> N
     """Every counter would be read from the wrong place, and the account be wrong without a word."""
     path = tmp_path / "tickets"
     path.write_bytes(b"\1" * 65536)
-    tickets = FileTickets(path)
+    tickets = FileTickets(path, Rows())
     assert (tickets.read(0, 0, 0), tickets.read(7, 1, 3)) == (0, 0)
     tickets.close()
 

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempos import BodyError, Framing, LocalError, Reason, WireError, wire
-from tempos._abi import EVENT_HEADER, FLAG_BATCH, FLAG_TRACE
+from tempos._abi import EVENT_HEADER, FLAG_BATCH, FLAG_TRACE, WIDE
+from tempos._rows import is_topic
 
-topics = st.integers(1, 254)
+topics = st.integers(1, 254) | st.integers(1, 65534).filter(is_topic)
 u8 = st.integers(0, 0xFF)
 u32 = st.integers(0, 0xFFFFFFFF)
 u64 = st.integers(0, 0xFFFFFFFFFFFFFFFF)
@@ -18,6 +19,18 @@ u64 = st.integers(0, 0xFFFFFFFFFFFFFFFF)
 def test_an_event_lies_on_the_wire_as_documented() -> None:
     datagram = wire.encode_event(7, 0x01020304, 0x05060708, 0x1112131415161718, b"body", FLAG_TRACE)
     assert datagram == bytes.fromhex("07 14 00 00 01020304 05060708 00000000 1112131415161718") + b"body"
+
+
+def test_a_wide_event_has_all_that_is_stamped_where_a_narrow_one_has_it() -> None:
+    datagram = bytearray(
+        wire.encode_event(0x1234, 0x01020304, 0x05060708, 0x1112131415161718, b"body", FLAG_TRACE)
+    )
+    wire.stamp(datagram, 0x0109, 0x0A0B0C0D)
+    header = "ff 1234 09 01020304 05060708 0a0b0c0d 1112131415161718 14 000000"
+    assert datagram == bytes.fromhex(header) + b"body"
+    assert wire.decode_event(wire.as_narrow(bytes(datagram)).replace(b"\0", b"\7", 1)).bodies == (b"body",)
+    assert wire.encode_raw(0x1234, b"body") == b"\xff\x12\x34body"
+    assert wire.header_len(0x1234, Framing.RAW) == 3
 
 
 @given(topics, u32, u32, u64, st.binary(max_size=64), u8, u32)
@@ -40,7 +53,7 @@ def test_what_is_encoded_and_stamped_is_decoded(
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=20))
 def test_a_batch_gives_back_its_bodies(bodies: list[bytes]) -> None:
     datagram = wire.encode_batch(3, 1, 2, 3, bodies)
-    assert len(datagram) == wire.batch_size(bodies)
+    assert len(datagram) == wire.batch_size(bodies) == wire.batch_size(bodies, 300) - 4
     event = wire.decode_event(datagram)
     assert event.is_batch
     assert [bytes(part) for part in event.bodies] == bodies
@@ -70,14 +83,24 @@ def test_a_batch_that_is_cut_anywhere_but_between_bodies_is_refused(
     | st.tuples(st.binary(min_size=21, max_size=21), st.integers(0x0F, 0x22), st.binary(max_size=40)).map(
         lambda parts: b"\x07\x18\x00" + parts[0] + bytes((parts[1],)) + parts[2]
     )
+    | st.tuples(
+        st.binary(min_size=23, max_size=23),
+        st.sampled_from([b"\x10", b"\x11", b"\x18"]),
+        st.binary(max_size=60),
+    ).map(lambda parts: b"\xff" + parts[0] + parts[1] + bytes(3) + parts[2])
 )
 def test_decoding_raises_only_wire_errors(datagram: bytes) -> None:
     reason = wire.check_payload(datagram, Framing.EVENT)
-    if reason in (Reason.FORWARDED, Reason.REPLY) and not datagram[1] & FLAG_BATCH:
+    wide = datagram[:1] == b"\xff"
+    header, flags_at = (wire.WIDE_HEADER_LEN, 24) if wide else (wire.HEADER_LEN, 1)
+    good = (Reason.FORWARDED, Reason.REPLY)
+    if reason in good and wide and not is_topic(wire.topic_in(datagram)):
+        reason = Reason.RESERVED_TOPIC
+    if reason in good and not datagram[flags_at] & FLAG_BATCH:
         decoded = wire.decode_event(datagram)
         rest = bytes(decoded.envelope or b"") + b"".join(map(bytes, decoded.bodies))
-        assert (rest, len(decoded.bodies)) == (datagram[wire.HEADER_LEN :], 1)
-    elif reason is not Reason.FORWARDED:
+        assert (rest, len(decoded.bodies)) == (datagram[header:], 1)
+    elif reason not in good:
         with pytest.raises(WireError) as refused:
             wire.decode_event(datagram)
         assert refused.value.reason == reason
@@ -88,7 +111,7 @@ def test_decoding_raises_only_wire_errors(datagram: bytes) -> None:
         except WireError as error:
             bodies, inside = (), error.reason
         assert inside is None
-        assert sum(map(len, bodies)) + 2 * len(bodies) in (0, len(datagram) - wire.HEADER_LEN)
+        assert sum(map(len, bodies)) + 2 * len(bodies) in (0, len(datagram) - header)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +135,20 @@ def test_decoding_raises_only_wire_errors(datagram: bytes) -> None:
         (b"\x07\x18\x01" + bytes(21) + b"\x11" + bytes(31), Framing.EVENT, Reason.RESERVED_BITS),
         (b"\x07\x10\x01" + bytes(21), Framing.EVENT, Reason.RESERVED_BITS),
         (b"\x07\x17\x00\xff" + bytes(20), Framing.EVENT, Reason.FORWARDED),
+        (b"\xff", Framing.RAW, Reason.SHORT_HEADER),
+        (b"\xff\x01", Framing.RAW, Reason.SHORT_HEADER),
+        (b"\xff\x01\x00", Framing.RAW, Reason.FORWARDED),
+        (b"\xff\x01\x00" + bytes(21) + b"\x10\0\0", Framing.EVENT, Reason.SHORT_HEADER),
+        (b"\xff\x01\x00" + bytes(21) + b"\x10\0\0\0", Framing.EVENT, Reason.FORWARDED),
+        (b"\xff\x01\xff" + b"\xff" * 21 + b"\x17\0\0\0", Framing.EVENT, Reason.FORWARDED),
+        (b"\xff\x10\x00" + bytes(25), Framing.EVENT, Reason.BAD_VERSION),
+        (b"\xff\x10\x00" + bytes(21) + b"\x18\0\0\0", Framing.EVENT, Reason.BAD_ENVELOPE),
+        (b"\xff\x10\x00" + bytes(21) + b"\x18\0\0\0\x11" + bytes(31), Framing.EVENT, Reason.FORWARDED),
+        (b"\xff\x10\x00" + bytes(21) + b"\x18\0\0\0\x12" + bytes(31), Framing.EVENT, Reason.REPLY),
+        *(
+            (b"\xff\x10\x00" + bytes(21) + b"\x10" + bits, Framing.EVENT, Reason.RESERVED_BITS)
+            for bits in (b"\1\0\0", b"\0\1\0", b"\0\0\1")
+        ),
     ],
 )
 def test_payloads_are_judged_by_their_framing(payload: bytes, framing: Framing, reason: Reason) -> None:
@@ -136,7 +173,7 @@ def test_bytes_are_bodies_as_they_are_and_the_rest_is_msgpack() -> None:
             wire.encode_body(impossible)
 
 
-@pytest.mark.parametrize("topic", [0, 255, 256, -1])
+@pytest.mark.parametrize("topic", [0, WIDE, 65535, 65536, -1])
 def test_reserved_topics_are_not_encoded(topic: int) -> None:
     with pytest.raises(LocalError, match=str(topic)):
         wire.encode_event(topic, 0, 0, 0, b"")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tempos import Framing, Quality, Reason, Topic
+from tempos._rows import Rows
 from tempos_broker import scheduling
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import LocalLimits, LocalTickets, RateLimits, Tickets
@@ -30,7 +31,9 @@ def make(quality: QualityConfig, tickets: Tickets, rates: RateLimits, *, portabl
         topics=(SQ, BQ), listen=("127.0.0.1",), port=0, limits=limits, tickets=tickets, portable=portable,
         quality=quality, rates=rates,
     )  # fmt: skip
-    return SlowPaths(server, topics=(SQ, BQ), quality=quality, limits=limits, tickets=tickets, rates=rates)
+    return SlowPaths(
+        server, topics=(SQ, BQ), quality=quality, limits=limits, tickets=tickets, rates=rates, rows=Rows()
+    )
 
 
 @pytest.fixture
@@ -40,15 +43,15 @@ def shared() -> Any:
 
 @pytest.fixture
 def tickets() -> Any:
-    made = FileTickets(None)
+    made = FileTickets(None, Rows())
     yield made
     made.close()
 
 
 @pytest.fixture
 def rates(shared: Any) -> Any:
-    descriptor = shared.anonymous("test", shared.SharedRates.SIZE)
-    yield shared.SharedRates(descriptor)
+    descriptor = shared.anonymous("test", shared.SharedRates.size(Rows()))
+    yield shared.SharedRates(descriptor, Rows())
     os.close(descriptor)
 
 

@@ -28,16 +28,19 @@ _MAC = re.compile(r"[0-9A-Fa-f]{1,2}(?::[0-9A-Fa-f]{1,2}){5}")
 _NO_MAC = "00:00:00:00:00:00"
 
 
-def whole(low: int, high: int, note: str = "") -> Kind:
-    """An integer in a range; in TOML ``true`` is none. ``note`` says why the range is what it is."""
+def whole(low: int, high: int, note: str = "", *, but: int | None = None) -> Kind:
+    """An integer in a range, ``but`` one; in TOML ``true`` is none. ``note`` says why so."""
 
     def parse(value: object) -> int:
-        if type(value) is not int or not low <= value <= high:
+        if type(value) is not int or not low <= value <= high or value == but:
             raise NotAllowed
         return value
 
-    schema = {"type": "integer", "minimum": low, "maximum": high}
-    return Kind(f"an integer from {low} to {high}{note}", parse, schema=schema)
+    less = "" if but is None else f" but {but}"
+    schema: dict[str, Any] = {"type": "integer", "minimum": low, "maximum": high}
+    if but is not None:
+        schema["not"] = {"const": but}
+    return Kind(f"an integer from {low} to {high}{less}{note}", parse, schema=schema)
 
 
 def seconds(low: float, high: float) -> Kind:

@@ -21,6 +21,8 @@ from tempos._abi import (
     PRIORITIES,
     TOPIC_MAX,
     TOPIC_MIN,
+    WIDE,
+    WIDE_IDS,
 )
 from tempos_broker.config import kinds
 from tempos_broker.config.model import (
@@ -52,7 +54,10 @@ MAX_BURST = 1_000_000
 #: NR_CPUS of the largest kernels.
 MAX_CPU = 8191
 
-TOPIC_ID = kinds.whole(TOPIC_MIN, TOPIC_MAX, note=" (0 and 255 are reserved)")
+#: More there are no ids for.
+MAX_TOPICS = WIDE - TOPIC_MIN + WIDE_IDS
+
+TOPIC_ID = kinds.whole(TOPIC_MIN, TOPIC_MAX, but=WIDE)
 _TOPIC = Topic(TOPIC_MIN, "default")
 _MEMBER = StaticMember("127.0.0.1")
 _BROKER = BrokerConfig(topics=())
@@ -131,6 +136,7 @@ LIMITS: Keys = _defaults(
     receive_buffer=kinds.whole(4096, MAX_RECEIVE_BUFFER),
     members_per_group=kinds.whole(1, MAX_MEMBERS),
     groups_per_topic=kinds.whole(1, GROUPS_PER_TOPIC),
+    topics=kinds.whole(1, MAX_TOPICS),
 )
 CONTROL: Keys = _defaults(
     ControlConfig(),
@@ -156,7 +162,7 @@ FILE: Keys = {
     "limits": Key(LIMITS, {}),
     "control": Key(CONTROL, {}),
     "client": Key(CLIENT, (), many=True),
-    "topic": Key(TOPIC, (), many=True, most=TOPIC_MAX),
+    "topic": Key(TOPIC, (), many=True, most=MAX_TOPICS),
 }
 
 
@@ -297,6 +303,10 @@ def _rule_members(root: Table, faults: Faults) -> None:
 
 def _rule_sizes(root: Table, faults: Faults) -> None:
     limits = root.get("limits")
+    topics, most = list(_tables(root, "topic")), limits.get("topics")
+    if most is not None and len(topics) > most:
+        has = count(len(topics), "entry", "entries")
+        faults.add("topic", f"has {has}; allowed: at most {most} ({limits.at('topics')})")
     for topic in _tables(root, "topic"):
         members = _tables(topic, "member")
         # A member without a group is a group of its own.

@@ -22,8 +22,8 @@ from tempos_broker.config import layout, thesis
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.config.schema import Faults, read_table
 
-#: A configuration of 254 topics with all their members is far smaller; a device file has no end.
-MAX_FILE = 8 * 1024 * 1024
+#: A configuration of 60,000 topics with a member each is half of it; a device file has no end.
+MAX_FILE = 16 * 1024 * 1024
 
 _WHERE = re.compile(
     r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.S

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from tempos import API_PORT, CONTROL_PORT, DATA_PORT, Quality, Topic
+from tempos._rows import TOPICS
 from tempos.auth import WINDOW
 
 #: Groups that the broker names itself begin with this; none of the file may.
@@ -99,6 +100,7 @@ class Limits:
     """``queue_sq``, ``queue_bq``: datagrams that may wait per class. ``batch``: datagrams per system call.
 
     ``datagram``: the largest payload taken, bytes. ``receive_buffer``: bytes asked of the kernel per socket.
+    ``topics``: how many a broker may have at once; tables of both paths are that large.
     """
 
     queue_sq: int = 4096
@@ -108,6 +110,7 @@ class Limits:
     receive_buffer: int = 8 * 1024 * 1024
     members_per_group: int = 64
     groups_per_topic: int = 64
+    topics: int = TOPICS
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ are closed with what was stored, and later claims about them are in no account.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -16,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from tempos import Group, Member, Reason, Route, Topic
+from tempos._rows import NoRow, Rows
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counting import Counting
 from tempos_broker.lives.keeper import MARK, UNSTORED, Keeper
@@ -29,6 +31,7 @@ from tempos_broker.lives.memory import (
     name_in,
     read,
     return_key_in,
+    row_in,
 )
 from tempos_broker.lives.steps import go_on
 from tempos_broker.lives.store import Store, Stored
@@ -46,7 +49,7 @@ class Continuity:
 
     ``store`` None: there is no past, and nothing is kept. ``drawn`` counts what the slow path draws, where
     both paths do. ``elsewhere``: where else the former life may have had its counters, for it had a fast
-    path or not, as this one.
+    path or not, as this one. ``rows``: where the topics stand among them.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class Continuity:
         ledger: Ledger,
         states: Mapping[int, TopicState],
         elsewhere: Sequence[Elsewhere] = (),
+        *,
+        rows: Rows,
     ) -> None:
         self._elsewhere = [*elsewhere, *([fast.former] if fast.former is not None else [])]
         #: Which of them has the counters of the former life, if they have to be fetched from there.
@@ -66,6 +71,11 @@ class Continuity:
         self.has_store = store is not None
         self._stored = store.stored if store is not None else Stored()
         self._fast = fast
+        self._rows = rows
+        #: Topics whose counters cannot be theirs, whatever is stored.
+        self._forgotten: set[int] = set()
+        #: Topics that a former life had in the kernel and that there are no more: name and last epoch.
+        self._withdrawn: dict[int, tuple[str, int]] = {}
         self._drawn = drawn
         self._registry = registry
         self._ledger = ledger
@@ -81,7 +91,7 @@ class Continuity:
         self.return_key = return_key_in(self._stored.broker) or os.urandom(KEY_LEN)
         self.counting = Counting(self.tickets, fast, ledger, states)
         own = {"instance": self.instance, "return_key": self.return_key.hex()}
-        self.keeper = Keeper(store, own, self.counting, registry, ledger, states)
+        self.keeper = Keeper(store, own, self.counting, registry, ledger, states, rows)
         #: Whether the ticket counters are those of the former life.
         self.continued = False
 
@@ -111,6 +121,29 @@ class Continuity:
         if not self.continued or self._source is not None:
             self.keeper.fall_behind(0)
 
+    async def take_rows(self, kernel: Mapping[int, int]) -> None:
+        """Give every topic its row: the one that it had, where its counters are.
+
+        ``kernel``: those in force there. Topics that there are no more go out of there first, for they count
+        in rows of theirs.
+        """
+        for topic in self._fast.adopted().keys() - self._states.keys():
+            name = name_in(self._stored.topics.get(topic)) or f"number {topic}"
+            self._withdrawn[topic] = name, self.epoch(topic)
+            log.warning("topic %s is not configured any more: its route is taken out of the kernel", name)
+            await self._fast.withdraw(topic)
+        had: dict[int, int | None] = {}
+        for topic in self._states:
+            with contextlib.suppress(*UNREADABLE):
+                had[topic] = kernel.get(topic) or row_in(self._stored.topics[topic])
+        for topic in sorted(self._states, key=lambda topic: (topic not in kernel, had.get(topic) is None)):
+            try:
+                self._rows.give(topic, had.get(topic))
+            except NoRow as error:
+                log.warning("topic %s: %s, so its account and members begin anew", self._states[topic], error)
+                self._forgotten.add(topic)
+                self._rows.give(topic)
+
     @property
     def owns_adopted(self) -> bool:
         """Whether the routes that are in force in the kernel are the former life's."""
@@ -137,7 +170,7 @@ class Continuity:
     def recall(self, topic: Topic) -> Remembered | None:
         """Take a topic's account up again; None if nothing usable is known of it."""
         document = self._stored.topics.get(topic.id)
-        if not document:
+        if not document or topic.id in self._forgotten:
             return None
         try:
             memory = read(document)
@@ -260,24 +293,21 @@ class Continuity:
 
     async def begin(self) -> None:
         """Write down what this life begins with; then the ticket counters are its own, and no others are."""
-        await self.keeper.begin(await self._end_unknown())
+        await self.keeper.begin(self._unknown())
         for each in self._elsewhere:
             if each.tickets is not None:
                 each.tickets.reset(*MARK[:2])
         if self._fast.former is not None:
             self._fast.former.close()
 
-    async def _end_unknown(self) -> dict[int, tuple[str, int]]:
+    def _unknown(self) -> dict[int, tuple[str, int]]:
         """Topics that the configuration has no more: their accounts end, and only their epochs go on."""
-        ended = {}
-        for topic in {*self._stored.topics, *self._fast.adopted()} - self._states.keys():
-            name = name_in(self._stored.topics.get(topic)) or f"number {topic}"
-            if self._stored.topics.get(topic) or topic in self._fast.adopted():
-                ended[topic] = name, self.epoch(topic)
-            if topic in self._fast.adopted():
-                log.warning("topic %s is not configured any more: its route is taken out of the kernel", name)
-                await self._fast.withdraw(topic)
-        return ended
+        stored = {topic: name_in(each) for topic, each in self._stored.topics.items() if each}
+        return {
+            **{topic: (name or f"number {topic}", self.epoch(topic)) for topic, name in stored.items()
+               if topic not in self._states},
+            **self._withdrawn,
+        }  # fmt: skip
 
 
 def new_instance() -> int:

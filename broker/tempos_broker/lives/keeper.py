@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from tempos import Reason, Route
+from tempos._rows import Rows
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counting import Counting
 from tempos_broker.lives.memory import Kept, Remembered, write
@@ -54,6 +55,7 @@ class Keeper:
         registry: Registry,
         ledger: Ledger,
         states: Mapping[int, TopicState],
+        rows: Rows,
     ) -> None:
         self._store = store
         self._own = own
@@ -61,6 +63,7 @@ class Keeper:
         self._registry = registry
         self._ledger = ledger
         self._states = states
+        self._rows = rows
         #: Topics as the store has them, or will have as soon as it is their turn; and their last steps.
         self._known: dict[int, Known] = {}
         self._numbers: dict[int, int] = {}
@@ -246,6 +249,7 @@ class Keeper:
                 described.name, described.framing, wall, tuple(self._kept(topic, known.members, now)),
                 self._ledger.export(topic, now), counted.drawn[topic].tickets, counted.slow.get(topic, {}),
                 counted.fast.get(topic, {}), counted.fast_raw.get(topic, {}), known.number,
+                self._rows.of.get(topic),
             )  # fmt: skip
             wholes.append(Whole(topic, described.name, known.epoch, known.number, write(memory)))
             if memory.slow or memory.fast_raw:

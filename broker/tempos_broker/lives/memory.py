@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempos import Framing, Reason, Topic
-from tempos._abi import GROUPS_PER_TOPIC
+from tempos._abi import GROUPS_PER_TOPIC, TOPIC_MAX
 from tempos_broker.account.accounts import Holder
 from tempos_broker.lives.checks import (
     U32,
@@ -60,7 +60,8 @@ class Kept:
 class Remembered:
     """A topic as a former life left it. ``live``: epoch -> tickets drawn from each group when written.
 
-    ``steps``: the number of the last one (:mod:`.steps`) that is in it.
+    ``steps``: the number of the last one (:mod:`.steps`) that is in it. ``row``: where the topic stands in
+    the tables of counters; None: it was written before topics had rows.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Remembered:
     fast: Mapping[Reason, int]
     fast_raw: Mapping[Reason, int]
     steps: int = 0
+    row: int | None = None
 
     def is_of(self, topic: Topic) -> bool:
         """Whether this is the past of a topic, rather than of another one that had its id."""
@@ -92,6 +94,7 @@ def write(memory: Remembered) -> dict[str, Any]:
         "fast": _named(memory.fast),
         "fast_raw": _named(memory.fast_raw),
         "steps": memory.steps,
+        "row": memory.row,
     }
 
 
@@ -111,6 +114,7 @@ def read(document: Any) -> Remembered:
         _reasons(document["fast"]),
         _reasons(document["fast_raw"]),
         whole(document.get("steps", 0)),
+        row_in(document),
     )
     _check_ledger(memory.ledger)
     return memory
@@ -147,6 +151,12 @@ def name_in(document: Any) -> str | None:
         return name_of(document["name"])
     except UNREADABLE:
         return None
+
+
+def row_in(document: Any) -> int | None:
+    """The row of a topic in what is stored of it, if it says one; raises one of :data:`UNREADABLE`."""
+    row = document.get("row")
+    return None if row is None else whole(row, 0, TOPIC_MAX)
 
 
 def drains_in(broker: Mapping[str, Any], wall: float) -> Iterator[tuple[Holder, list[int], float]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from tempos import Framing, Member, Quality, Reason, Route, Topic
-from tempos._abi import GROUPS_PER_TOPIC, TOPICS
+from tempos._abi import GROUPS_PER_TOPIC
 from tempos_broker._batch import ffi, lib
 from tempos_broker.addresses import ANY
 from tempos_broker.config.model import Limits
@@ -33,10 +33,12 @@ _QUALITIES = {Quality.BQ: lib.TEMPOS_BQ, Quality.SQ: lib.TEMPOS_SQ}
 _NO_TOS = -1
 #: As a limit, no limit; as what is in the way, nothing.
 _ALL = 0xFFFFFFFF
-_REASON_BITS = 0xFF << 8
-_FORWARDED = int(Reason.FORWARDED) << 8
-_REPLY = int(Reason.REPLY) << 8
-_FOREIGN_SOURCE = int(Reason.FOREIGN_SOURCE) << 8
+#: Of a run that was received: topic, reason, how many, first slot.
+_TOPIC, _REASON_BITS, _COUNT = 0xFFFF, 0xFF << 16, 0xFFFF
+_REASON_AT, _COUNT_AT, _SLOT_AT = 16, 24, 40
+_FORWARDED = int(Reason.FORWARDED) << _REASON_AT
+_REPLY = int(Reason.REPLY) << _REASON_AT
+_FOREIGN_SOURCE = int(Reason.FOREIGN_SOURCE) << _REASON_AT
 
 
 class SlotChain:
@@ -95,7 +97,7 @@ class Batch:
         self._runs = ffi.new("uint64_t[]", limits.batch)
         self._requests, self._length = ffi.new("uint32_t[]", limits.batch), ffi.new("uint32_t *")
         self._errors = ffi.new("struct tempos_send_error[]", copies)
-        self._members: list[tuple[CMembers, ...]] = [()] * TOPICS
+        self._members: dict[int, tuple[CMembers, ...]] = {}
         self._staged = {Quality.SQ: 0, Quality.BQ: 0}
         for topic in topics:
             self._frame(topic)
@@ -110,6 +112,8 @@ class Batch:
         topics = tuple(topics)
         for topic in topics:
             self._frame(topic)
+        for gone in self._members.keys() - {topic.id for topic in topics}:
+            del self._members[gone]
         self._relay.configure(topics)
 
     def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
@@ -145,21 +149,23 @@ class Batch:
             raise OSError(-count, os.strerror(-count))
         core, total = self._core, 0
         for packed in ffi.unpack(self._runs, count):
-            datagrams = packed >> 16 & 0xFFFF
+            datagrams = packed >> _COUNT_AT & _COUNT
             total += datagrams
             if packed & _REASON_BITS == _FORWARDED:
-                core.arrived(packed & 0xFF, datagrams, SlotChain(self._batch, packed >> 32, datagrams))
+                load = SlotChain(self._batch, packed >> _SLOT_AT, datagrams)
+                core.arrived(packed & _TOPIC, datagrams, load)
             elif packed & _REASON_BITS == _REPLY:
-                self._send_on(packed & 0xFF, SlotChain(self._batch, packed >> 32, datagrams))
+                load = SlotChain(self._batch, packed >> _SLOT_AT, datagrams)
+                self._send_on(packed & _TOPIC, load)
             else:
-                core.refused(packed & 0xFF, packed >> 8 & 0xFF, datagrams)
+                core.refused(packed & _TOPIC, packed >> _REASON_AT & 0xFF, datagrams)
                 if packed & _REASON_BITS == _FOREIGN_SOURCE:
-                    self._tell_foreign(packed & 0xFF, datagrams)
+                    self._tell_foreign(packed & _TOPIC, datagrams)
         return total
 
     def stage(self, quality: Quality, delivery: Delivery[SlotChain]) -> bool:
         epoch, load, class_ = delivery.route.epoch & 0xFF, delivery.load, _QUALITIES[quality]
-        groups = self._members[delivery.route.topic.id]
+        groups = self._members.get(delivery.route.topic.id, ())
         last, staged = len(groups) - 1, 0
         for group, members in enumerate(groups):
             first = delivery.first_tickets[group]

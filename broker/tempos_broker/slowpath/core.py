@@ -31,10 +31,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from tempos import Framing, LocalError, Overflow, Quality, Reason, Route, Topic
-from tempos._abi import GROUPS_PER_TOPIC, PRIORITIES, TOPIC_MAX, TOPIC_MIN, TOPICS
-from tempos._slots import group_slot
+from tempos._abi import NARROW, PRIORITIES
+from tempos._rows import UNKNOWN, is_topic
 from tempos_broker.paths import RateLimits, Tickets
-from tempos_broker.slowpath.book import Book
+from tempos_broker.slowpath.book import ARRIVED, Book
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -115,16 +115,16 @@ class SlowPath(Generic[LoadT]):
         """
         self._tickets = tickets
         self._limits = limits
-        self._limited = [False] * TOPICS
+        self._limited: frozenset[int] = frozenset()
         self._strict: _Queue[LoadT] = _Queue(queue_sq)
         self._best_effort: _Queue[LoadT] = _Queue(queue_bq)
-        self._priority_of = [0] * TOPICS
-        self._queue_of: list[_Queue[LoadT] | None] = [None] * TOPICS
-        self._routes: list[Route | None] = [None] * TOPICS
+        #: By topic, what it waits in: its queue, and a lane of that.
+        self._place_of: dict[int, tuple[_Queue[LoadT], int]] = {}
+        self._routes: dict[int, Route] = {}
         #: By id, what makes a topic the same one.
         self._known: dict[int, tuple[str, Framing]] = {}
         self._book = Book() if book is None else book
-        self._counts, self._received, self._lost = self._book.counts, self._book.received, self._book.lost
+        self._counts = self._book.counts
         #: Takes over what found no member, once it is counted: a topic, how many, and the load.
         self.on_nobody: Callable[[int, int, LoadT], None] = _let_go
         #: Whether events of strict quality can go anywhere now.
@@ -141,17 +141,14 @@ class SlowPath(Generic[LoadT]):
         known = {topic.id: (topic.name, topic.framing) for topic in topics}
         self._give_up({id_ for id_, was in self._known.items() if known.get(id_) != was})
         self._known = known
-        self._queue_of = [None] * TOPICS
-        self._limited = [False] * TOPICS
-        for topic in topics:
-            self._limited[topic.id] = bool(
-                self._limits is not None and topic.rate and topic.overflow is Overflow.DROP
-            )
-            self._priority_of[topic.id] = topic.priority
-            self._queue_of[topic.id] = self._strict if topic.quality is Quality.SQ else self._best_effort
-        for id_, queue in enumerate(self._queue_of):
-            if queue is None:
-                self._routes[id_] = None
+        self._limited = frozenset(
+            topic.id
+            for topic in topics
+            if self._limits is not None and topic.rate and topic.overflow is Overflow.DROP
+        )
+        queues = {Quality.SQ: self._strict, Quality.BQ: self._best_effort}
+        self._place_of = {topic.id: (queues[topic.quality], topic.priority) for topic in topics}
+        self._routes = {id_: route for id_, route in self._routes.items() if id_ in known}
         self._look_at_routes()
 
     @property
@@ -171,32 +168,33 @@ class SlowPath(Generic[LoadT]):
     @property
     def received(self) -> int:
         """Datagrams that arrived, whatever became of them."""
-        return sum(self._received)
+        return self._book.received
 
     def swap(self, route: Route) -> None:
         """Make ``route`` the route of its topic; what waits goes out with it."""
         topic = route.topic.id
-        if self._queue_of[topic] is None:
+        if topic not in self._place_of:
             raise LocalError(f"route for topic {topic} ({route.topic.name}), which is not configured")
         self._routes[topic] = route
-        for group in range(GROUPS_PER_TOPIC):
-            self._lost[group_slot(topic, route.epoch, group)] = 0
+        self._book.begin(topic, route.epoch)
         self._look_at_routes()
 
     def arrived(self, topic: int, count: int, load: LoadT) -> None:
         """``count`` datagrams whose payloads a data path may forward. Takes over the load."""
-        self._received[topic] += count
-        queue = self._queue_of[topic]
-        if queue is None:
-            known = TOPIC_MIN <= topic <= TOPIC_MAX
-            self._counts[topic][Reason.UNKNOWN_TOPIC if known else Reason.RESERVED_TOPIC] += count
+        place = self._place_of.get(topic)
+        if place is None:
+            reason = Reason.UNKNOWN_TOPIC if is_topic(topic) else Reason.RESERVED_TOPIC
+            self.refused(topic, reason, count)
             load.release()
             return
-        if self._limited[topic]:
+        queue, priority = place
+        counts = self._counts[topic]
+        counts[ARRIVED] += count
+        if topic in self._limited:
             assert self._limits is not None, "no topic is limited without"
             granted = self._limits.take(topic, count)
             if granted < count:
-                self._counts[topic][_OVER_RATE] += count - granted
+                counts[_OVER_RATE] += count - granted
                 if not granted:
                     load.release()
                     return
@@ -205,30 +203,33 @@ class SlowPath(Generic[LoadT]):
                 count = granted
         room = queue.limit - queue.queued
         if count > room:
-            self._counts[topic][_QUEUE_FULL] += count - room
+            counts[_QUEUE_FULL] += count - room
             if not room:
                 load.release()
                 return
             load, refused = load.split(room)
             refused.release()
             count = room
-        priority = self._priority_of[topic]
         queue.queued += count
         queue.waiting |= 1 << priority
         queue.lanes[priority].append((topic, count, load))
 
     def taken(self, topic: int) -> int:
         """Datagrams of a topic that arrived, whatever became of them."""
-        return self._received[topic]
+        return self._book.taken(topic)
 
     def settled(self, topic: int) -> int:
         """Those of them of which it is decided what becomes: all but those that wait."""
         return self._book.settled(topic)
 
     def refused(self, topic: int, reason: int, count: int) -> None:
-        """``count`` datagrams not to be forwarded, for this :class:`Reason`; row 0 has what had no topic."""
-        self._received[topic] += count
-        self._counts[topic][reason] += count
+        """``count`` datagrams not to be forwarded, for this :class:`Reason`; row 0 has what had no topic.
+
+        What has a wide id that no topic has is in one row, whatever id that is.
+        """
+        counts = self._counts[topic if topic < NARROW or topic in self._place_of else UNKNOWN]
+        counts[ARRIVED] += count
+        counts[reason] += count
 
     def overrun(self, count: int) -> None:
         """``count`` datagrams that the kernel dropped before anybody could read them."""
@@ -237,7 +238,7 @@ class SlowPath(Generic[LoadT]):
     def send_failed(self, topic: int, epoch: int, group: int, count: int) -> None:
         """``count`` copies for one group that the kernel refused to send; the epoch may be its low byte."""
         self._counts[topic][Reason.SEND_ERROR] += count
-        self._lost[group_slot(topic, epoch, group)] += count
+        self._book.lose(topic, epoch, group, count)
 
     def next_strict(self, limit: int, copies: int | None = None) -> Delivery[LoadT] | None:
         """The next at most ``limit`` datagrams of strict quality, or None if none waits.
@@ -255,7 +256,7 @@ class SlowPath(Generic[LoadT]):
 
         As with tickets, the two latest epochs are kept.
         """
-        return self._lost[group_slot(topic, epoch, group)]
+        return self._book.lost(topic, epoch, group)
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         """Everything counted since the start, by topic and reason; zeros are left out."""
@@ -282,8 +283,8 @@ class SlowPath(Generic[LoadT]):
 
     def _look_at_routes(self) -> None:
         self.strict_routed = any(
-            route is not None and route.groups and self._queue_of[route.topic.id] is self._strict
-            for route in self._routes
+            route.groups and self._place_of[route.topic.id][0] is self._strict
+            for route in self._routes.values()
         )
 
     def _next(self, queue: _Queue[LoadT], limit: int, copies: int | None) -> Delivery[LoadT] | None:
@@ -291,7 +292,7 @@ class SlowPath(Generic[LoadT]):
             priority = queue.waiting.bit_length() - 1
             lane = queue.lanes[priority]
             topic, count, load = lane.popleft()
-            route = self._routes[topic]
+            route = self._routes.get(topic)
             most = limit
             if copies is not None and route is not None and route.groups:
                 most = min(limit, max(1, copies // len(route.groups)))

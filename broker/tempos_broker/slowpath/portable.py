@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tempos import Framing, Member, Quality, Reason, Route, Topic
-from tempos._abi import TOPICS
-from tempos.wire import check_payload, is_request, stamp
+from tempos.wire import check_payload, is_request, stamp, topic_in
 from tempos_broker.addresses import ANY, leaving_from
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath import ttl
@@ -84,7 +83,7 @@ class Singly:
         self._largest = limits.datagram
         self._on_foreign = on_foreign
         self._sources = Sources(topics := tuple(topics))
-        self._framings = [Framing.RAW] * TOPICS
+        self._framings: dict[int, Framing] = {}
         #: Sockets, each with the address that it is bound to.
         self._channels: dict[Quality, list[tuple[str, socket.socket]]] = {}
         self._marks: dict[Quality, list[tuple[int, int, bytes]]] = {}
@@ -155,9 +154,9 @@ class Singly:
     def _sort(
         self, data: bytes, left: int | None, ip: str, runs: dict[int, list[tuple[bytes, int | None]]]
     ) -> None:
-        topic = data[0] if data else 0
+        topic = topic_in(data)
         cut = len(data) > self._largest
-        reason = Reason.CUT_SHORT if cut else check_payload(data, self._framings[topic])
+        reason = Reason.CUT_SHORT if cut else check_payload(data, self._framings.get(topic, Framing.RAW))
         if reason is Reason.REPLY:
             # Whose events a topic takes says nothing of who may answer them: the return address does.
             self._relay.replies(topic, (data,))

@@ -33,9 +33,6 @@ logger = logging.getLogger(__name__)
 #: Ways that are remembered.
 WAYS = 64
 
-_AT = wire.HEADER_LEN
-_HEAD = _AT + envelope.LENGTH
-
 
 class _Way(NamedTuple):
     """What to send by, with which control messages."""
@@ -71,11 +68,11 @@ class Relay:
         """Send these on, and count each."""
         now = time.time()
         for datagram in datagrams:
-            to = None if self._returns is None else self._returns.open(datagram[_AT:_HEAD], now)
+            to = self._to(datagram, now)
             if to is None:
                 self._refuse(topic, Reason.BAD_RETURN, "")
                 continue
-            error = self._send(topic, unsealed(datagram, _AT), to)
+            error = self._send(topic, unsealed(datagram, wire.body_at(datagram)), to)
             if not error:
                 self._core.refused(topic, Reason.REPLY, 1)
                 continue
@@ -87,13 +84,20 @@ class Relay:
         """Tell those who sent these requests that the topic has no member."""
         now = time.time()
         for datagram in requests:
-            to = None if self._returns is None else self._returns.open(datagram[_AT:_HEAD], now)
+            to = self._to(datagram, now)
             if to is not None:
                 self._send_error(topic, datagram, to, _abi.ERROR_NO_MEMBER)
 
+    def _to(self, datagram: bytes, now: float) -> Destination | None:
+        """Where the return address leads, if it is one that leads anywhere."""
+        at = wire.body_at(datagram)
+        return None if self._returns is None else self._returns.open(datagram[at : at + envelope.LENGTH], now)
+
     def _send_error(self, topic: int, datagram: bytes, to: Destination, code: int) -> None:
-        head = envelope.answer(datagram[:_HEAD], _AT, time.time_ns(), kind=_abi.KIND_ERROR, code=code)
-        if error := self._send(topic, unsealed(head, _AT), to):
+        at = wire.body_at(datagram)
+        head = datagram[: at + envelope.LENGTH]
+        head = envelope.answer(head, at, time.time_ns(), kind=_abi.KIND_ERROR, code=code)
+        if error := self._send(topic, unsealed(head, at), to):
             self._log.warn(
                 f"error {topic}",
                 f"an asker of topic {topic} at {to.ip}:{to.port} cannot be told why it gets no reply: "

@@ -1,4 +1,4 @@
-"""Which of the two sockets of the data port a datagram goes to: decided in the kernel, by its first byte.
+"""Which of the two sockets of the data port a datagram goes to: decided in the kernel, by its topic's id.
 
 Three ways, of which ``auto`` takes the first that is to be had: ``ebpf`` (the fast path's program, which
 reads the same table of topics as XDP does), ``classic`` (a classic BPF program that is generated here and
@@ -19,12 +19,12 @@ import logging
 import socket
 import struct
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tempos import Quality, Topic, Unavailable
-from tempos._abi import TOPICS
+from tempos._abi import NARROW, WIDE
 from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_broker.slowpath.sockets import Pair, join_all, split_all
@@ -39,19 +39,14 @@ _PROGRAM = struct.Struct("@HP")
 
 # <linux/bpf_common.h>, as far as it is needed here: class | size or operation | mode or source.
 LOAD_BYTE = 0x30  # A = payload[k]
-LOAD_WORD = 0x00  # A = k
-STORE = 0x02  # scratch[k] = A
-RELOAD = 0x60  # A = scratch[k]
-TO_INDEX = 0x07  # X = A
-AND = 0x54  # A &= k
-SHIFT = 0x74  # A >>= k
-SHIFT_BY_INDEX = 0x7C  # A >>= X
+LOAD_TWO = 0x28  # A = payload[k] and the one behind it, network byte order
 SKIP = 0x05  # go k further
-SKIP_UNLESS = 0x15  # if A != k, go jump_false further
-RETURN = 0x16  # return A
-
-_WORD_BITS = 32
-_WORDS = TOPICS // _WORD_BITS
+SKIP_IF_LESS = 0x35  # if A < k, go jump_false further
+RETURN = 0x06  # return k
+#: BPF_MAXINSNS: longer programs the kernel does not take.
+LONGEST = 4096
+#: As far as a conditional jump goes.
+_FAR = 255
 
 #: Attaches the fast path's program to two sockets, strict and best effort; raises :class:`Unavailable`.
 Select = Callable[[int, int], None]
@@ -77,34 +72,50 @@ class Selection:
 def classic_program(strict: Collection[int]) -> list[Instruction]:
     """A program that gives 1 for the topics in ``strict`` and 0 for everything else.
 
-    A bit for each topic, in eight words: the word is chosen by comparing, for classic BPF has no tables, and
-    the bit by shifting.
+    Narrow ids and wide ones are looked for apart, each by halving the ranges that there are: classic BPF has
+    no tables. Raises :class:`Unavailable` where the ranges are too many.
     """
-    words = [sum(1 << topic % _WORD_BITS for topic in strict if topic // _WORD_BITS == word)
-             for word in range(_WORDS)]  # fmt: skip
+    narrow = _search(_edges(id_ for id_ in strict if id_ < NARROW))
+    wide = _search(_edges(id_ for id_ in strict if id_ >= NARROW))
     program = [
         Instruction(LOAD_BYTE, 0, 0, 0),
-        Instruction(STORE, 0, 0, 0),
-        Instruction(AND, 0, 0, _WORD_BITS - 1),
-        Instruction(TO_INDEX, 0, 0, 0),
-        Instruction(RELOAD, 0, 0, 0),
-        Instruction(SHIFT, 0, 0, _WORD_BITS.bit_length() - 1),
+        # What is below WIDE is narrow.
+        Instruction(SKIP_IF_LESS, 0, 2, WIDE),
+        Instruction(LOAD_TWO, 0, 0, 1),
+        Instruction(SKIP, 0, 0, len(narrow)),
+        *narrow,
+        *wide,
     ]
-    for word, bits in enumerate(words[:-1]):
-        # To the shift: over three instructions for each word in between, and the last one's load.
-        behind = 3 * (_WORDS - 2 - word) + 1
-        program += [
-            Instruction(SKIP_UNLESS, 0, 2, word),
-            Instruction(LOAD_WORD, 0, 0, bits),
-            Instruction(SKIP, 0, 0, behind),
-        ]
-    return [
-        *program,
-        Instruction(LOAD_WORD, 0, 0, words[-1]),
-        Instruction(SHIFT_BY_INDEX, 0, 0, 0),
-        Instruction(AND, 0, 0, 1),
-        Instruction(RETURN, 0, 0, 0),
-    ]
+    if len(program) > LONGEST:
+        raise Unavailable(
+            f"the ids of strict topics lie in too many ranges: a program of {len(program)} instructions, "
+            f"{LONGEST} are allowed; ids of one class that follow each other make it shorter"
+        )
+    return program
+
+
+def _edges(ids: Iterable[int]) -> list[int]:
+    """Where ranges of ids begin, and where what is none begins again, in turn."""
+    edges: list[int] = []
+    for id_ in sorted(ids):
+        if edges and edges[-1] == id_:
+            edges[-1] = id_ + 1
+        else:
+            edges += [id_, id_ + 1]
+    return edges
+
+
+def _search(edges: Sequence[int], inside: int = 0) -> list[Instruction]:
+    """Instructions that return 1 for an A within a range; ``inside``: what it is below the first edge."""
+    if not edges:
+        return [Instruction(RETURN, 0, 0, inside)]
+    middle = len(edges) // 2
+    above = _search(edges[middle + 1 :], (inside + middle + 1) % 2)
+    below = _search(edges[:middle], inside)
+    if len(above) <= _FAR:
+        return [Instruction(SKIP_IF_LESS, 0, len(above), edges[middle]), *above, *below]
+    over = Instruction(SKIP, 0, 0, len(above))
+    return [Instruction(SKIP_IF_LESS, 1, 0, edges[middle]), over, *above, *below]
 
 
 def attach_classic(sock: socket.socket, program: Sequence[Instruction]) -> None:
@@ -152,15 +163,15 @@ class Selector:
     def configure(self, pairs: Sequence[Pair], topics: Sequence[Topic]) -> None:
         """Select by the classes that these topics have now.
 
-        The fast path's program reads its table itself. Where the kernel refuses the new classic program the
+        The fast path's program reads its table itself. Where the new classic program is not to be had the
         old one stays, and the classes part behind the sockets.
         """
         if self.selection.kind != "classic":
             return
         try:
             reason = self._attach_classic(pairs, topics)
-        except OSError as error:
-            reason = f"by the classes of before the last reload: {error}"
+        except (OSError, Unavailable) as error:
+            reason = f"by the classes of before the last reload: {one_line(error)}"
             self._old_classes(f"the data sockets still select {reason}")
         else:
             self._old_classes.gone()

@@ -10,7 +10,6 @@ import ipaddress
 from collections.abc import Iterable
 
 from tempos import Topic
-from tempos._abi import TOPICS
 
 
 def words(network: str) -> tuple[int, int]:
@@ -25,17 +24,20 @@ class Sources:
     __slots__ = ("_of",)
 
     def __init__(self, topics: Iterable[Topic]) -> None:
-        self._of: list[tuple[tuple[int, int], ...]] = [()] * TOPICS
+        self._of: dict[int, tuple[tuple[int, int], ...]] = {}
         for topic in topics:
             self.set(topic)
 
     def set(self, topic: Topic) -> None:
         """Go by the networks of this topic from now on."""
-        self._of[topic.id] = tuple(words(network) for network in topic.sources)
+        if topic.sources:
+            self._of[topic.id] = tuple(words(network) for network in topic.sources)
+        else:
+            self._of.pop(topic.id, None)
 
     def refuse(self, topic: int, ip: str) -> bool:
         """Whether an event of this topic from ``ip`` is not to be taken."""
-        networks = self._of[topic]
+        networks = self._of.get(topic)
         if not networks:
             return False
         address = int(ipaddress.IPv4Address(ip))

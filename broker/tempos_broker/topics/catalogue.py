@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from tempos import ConfigError
 from tempos._abi import TOPIC_MAX, TOPIC_MIN
+from tempos._rows import is_topic
 from tempos_broker.config.model import BrokerConfig, Origin, TopicConfig
 from tempos_broker.config.topics import document_of
 from tempos_broker.reload import topic_changes
@@ -25,7 +26,7 @@ class Ids:
     """A byte for each id there can be."""
 
     def __init__(self, ids: Iterable[int] = range(TOPIC_MIN, TOPIC_MAX + 1)) -> None:
-        can_be = list(ids)
+        can_be = [each for each in ids if is_topic(each)]
         self._of = bytearray([_RESERVED]) * (can_be[-1] + 1)
         for each in can_be:
             self._of[each] = _FREE
@@ -139,6 +140,17 @@ def merged(config: BrokerConfig, made: Iterable[TopicConfig]) -> tuple[TopicConf
     if problems:
         raise ConfigError(problems)
     return (*config.topics, *more)
+
+
+def check_count(config: BrokerConfig) -> None:
+    """Raises :class:`ConfigError` for more topics, from wherever, than may be."""
+    if len(config.topics) > config.limits.topics:
+        raise ConfigError(
+            [
+                f"limits.topics is {config.limits.topics}, and there would be {len(config.topics)} topics, "
+                "those made at run time included: remove some, or raise it and restart the broker"
+            ]
+        )
 
 
 def contradictions(made: TopicConfig, file: TopicConfig) -> Iterator[str]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tempos import Framing, Topic, Unavailable
+from tempos._rows import Rows
 from tempos.errors import one_line
 from tempos_broker.account.accounts import Account
 from tempos_broker.account.ledger import Ledger
@@ -88,6 +89,7 @@ class TopicOrders:
         past: Continuity,
         fast: FastPath,
         slow: SlowPaths,
+        rows: Rows,
         account: Callable[[str], dict[str, Any]],
     ) -> None:
         self._catalogue = catalogue
@@ -99,6 +101,7 @@ class TopicOrders:
         self._past = past
         self._fast = fast
         self._slow = slow
+        self._rows = rows
         self._account = account
         self._names: KeyedLocks[str] = KeyedLocks()
         self._stopping = False
@@ -123,8 +126,9 @@ class TopicOrders:
             )
             self._check_new(entry)
             topic = entry.topic
-            # From here on nobody else gets its name or id.
+            # From here on nobody else gets its name or id, or its place.
             catalogue.put(entry)
+            self._rows.give(topic.id)
             try:
                 await self._write(entry)
                 try:
@@ -134,6 +138,7 @@ class TopicOrders:
                     raise _refused_by_kernel(error) from error
             except BaseException:
                 catalogue.drop(entry, None)
+                self._rows.free(topic.id)
                 raise
             await self._routes.swap(topic.id)
             log.info("topic %s (%d) made at run time%s", topic.name, topic.id,
@@ -218,6 +223,9 @@ class TopicOrders:
         if (known := catalogue.numbered(topic.id)) is not None:
             raise Conflict(f"id {topic.id} is that of topic {known.topic.name!r}",
                            "take another, or none: the broker gives one that is free")  # fmt: skip
+        if len(self._rows) >= self._rows.topics:
+            raise Conflict(f"there are {len(self._rows)} topics already, as many as limits.topics allows",
+                           "remove one, or raise it in the file and restart the broker")  # fmt: skip
         self._registry.check([entry])
 
     def _check_same(self, old: Topic, new: Topic) -> None:
@@ -256,6 +264,7 @@ class TopicOrders:
         topic = entry.topic
         async with self._routes.held((topic.id,)):
             await self._tell_fast_path()
+            self._past.begin_anew(topic.id)
             self._ledger.begin(topic.id, stamped=topic.framing is not Framing.RAW)
             self._routes.begin(topic)
             await self._tell_slow_path()
@@ -301,6 +310,7 @@ class TopicOrders:
             self._registry.end(topic)
             self._routes.end(state.route, None)
             await self._past.keeper.save_ended([state.route])
+            self._rows.free(topic.id)
 
 
 def _refused_by_kernel(error: Unavailable) -> NotKept:

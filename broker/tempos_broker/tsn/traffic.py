@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tempos import Framing, LocalError, Overflow, Quality, Topic
-from tempos._abi import EVENT_HEADER_LEN
+from tempos.wire import header_len
 from tempos_broker.config import BrokerConfig, TopicConfig
 from tempos_broker.config.schema import count, near
 from tempos_broker.tsn.schedule import Flow
@@ -107,10 +107,11 @@ def _order(entry: TopicConfig) -> tuple[bool, int]:
 
 
 def _faults(topic: Topic, found: Figures) -> Iterator[str]:
-    if topic.framing is Framing.EVENT and found.payload < EVENT_HEADER_LEN:
+    header = header_len(topic.id, topic.framing)
+    if topic.framing is Framing.EVENT and found.payload < header:
         yield (
             f"topic {topic.name}: {found.payload} bytes are less than the header of event topics, "
-            f"{EVENT_HEADER_LEN} bytes, which counts as payload"
+            f"{header} bytes, which counts as payload"
         )
     if topic.framing is Framing.RAW and not found.payload:
         yield f"topic {topic.name}: 0 bytes; a datagram has at least the byte that names its topic"

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tempos import LocalError, Quality, Topic
+from tempos._rows import Rows
 from tempos.errors import one_line
 from tempos_broker.shared import Estate, NotedTickets, SharedRates
 from tempos_broker.slowpath import SlowPathServer
@@ -27,6 +28,7 @@ from tempos_broker.worker.protocol import (
     encode,
     request_in,
     route_in,
+    rows_in,
     topics_in,
 )
 
@@ -39,6 +41,7 @@ class Worker:
     def __init__(self) -> None:
         self._server: SlowPathServer | None = None
         self._rates: SharedRates | None = None
+        self._rows = Rows()
 
     async def carry_out(self, request: Request) -> Answer:
         """Never raises: a fault is in the answer."""
@@ -56,7 +59,7 @@ class Worker:
         if op is Op.SERVE:
             self._server.serve({Quality.SQ})
         elif op is Op.CONFIGURE:
-            self._configure(topics_in(fields["topics"]))
+            self._configure(topics_in(fields["topics"]), rows_in(fields["rows"]))
         elif op is Op.SWAP:
             self._server.swap(route_in(fields["route"]))
         elif op is Op.CLOSE:
@@ -64,17 +67,19 @@ class Worker:
         return {}
 
     async def _set_up(self, told: SetUp) -> Mapping[str, Any]:
-        estate = Estate(told.estate)
+        rows = self._rows = Rows(told.limits.topics)
+        rows.follow(told.rows)
+        estate = Estate(told.estate, rows)
         share = told.share
         if share.rates >= 0:
-            self._rates = SharedRates(share.rates, share.rates_stride, share.clock_offset)
+            self._rates = SharedRates(share.rates, rows, share.rates_stride, share.clock_offset)
             self._rates.follow(told.topics)
         self._server = SlowPathServer(
             topics=told.topics,
             listen=(),
             port=0,
             limits=told.limits,
-            tickets=NotedTickets(share, estate),
+            tickets=NotedTickets(share, estate, rows),
             quality=told.quality,
             rates=self._rates,
             book=estate.book,
@@ -93,8 +98,9 @@ class Worker:
         gc.freeze()
         return {"io": status.io, "loop": type(asyncio.get_running_loop()).__module__.partition(".")[0]}
 
-    def _configure(self, topics: tuple[Topic, ...]) -> None:
+    def _configure(self, topics: tuple[Topic, ...], rows: Mapping[int, int]) -> None:
         assert self._server is not None, "set up before"
+        self._rows.follow(rows)
         if self._rates is not None:
             self._rates.follow(topics)
         self._server.configure(topics)

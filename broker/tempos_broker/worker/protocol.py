@@ -9,7 +9,7 @@ request        brings                                                      answe
 =============  ==========================================================  ==========================
 ``set_up``     :class:`SetUp`                                              ready to serve
 ``serve``                                                                  it reads the sockets
-``configure``  topics                                                      it goes by them
+``configure``  topics, rows                                                it goes by them
 ``swap``       route                                                       it has let go of the old one
 ``ping``                                                                   at once
 ``close``                                                                  nothing waits any more
@@ -75,7 +75,8 @@ class Answer:
 class SetUp:
     """What a worker needs. ``sockets``: descriptors of the strict and the best-effort one, by listen address.
 
-    ``estate``: of the memory it leaves its account in. ``share``: of what it draws and takes from.
+    ``estate``: of the memory it leaves its account in. ``share``: of what it draws and takes from; ``rows``:
+    where each topic stands in all of that.
     ``returns``: the key of return addresses, and the port that replies come to.
     """
 
@@ -86,6 +87,7 @@ class SetUp:
     quality: QualityConfig
     limits: Limits
     topics: tuple[Topic, ...]
+    rows: Mapping[int, int]
     routes: tuple[Route, ...]
     returns: tuple[bytes, int] | None = None
 
@@ -98,6 +100,7 @@ class SetUp:
             "quality": asdict(self.quality),
             "limits": asdict(self.limits),
             "topics": topics_out(self.topics),
+            "rows": rows_out(self.rows),
             "routes": [route_out(route) for route in self.routes],
             "returns": self.returns,
         }
@@ -112,6 +115,7 @@ class SetUp:
             QualityConfig(**{key: _tuple(value) for key, value in told["quality"].items()}),
             Limits(**told["limits"]),
             topics_in(told["topics"]),
+            rows_in(told["rows"]),
             tuple(route_in(route) for route in told["routes"]),
             _tuple(told["returns"]),
         )
@@ -173,6 +177,16 @@ def topics_out(topics: Sequence[Topic]) -> list[dict[str, Any]]:
 def topics_in(told: Sequence[Mapping[str, Any]]) -> tuple[Topic, ...]:
     """What :func:`topics_out` gave."""
     return tuple(_topic(each) for each in told)
+
+
+def rows_out(rows: Mapping[int, int]) -> list[tuple[int, int]]:
+    """The row of each topic."""
+    return list(rows.items())
+
+
+def rows_in(told: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """What :func:`rows_out` gave."""
+    return dict(told)
 
 
 def route_out(route: Route) -> dict[str, Any]:

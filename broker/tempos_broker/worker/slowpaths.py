@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from tempos import Quality, Reason, Route, Topic
 from tempos._remarks import Remark
-from tempos._slots import epoch_row, group_slot
+from tempos._rows import Rows
+from tempos._slots import epoch_row
 from tempos.errors import one_line
 from tempos_broker import scheduling
 from tempos_broker.config.model import Limits, QualityConfig
@@ -49,15 +50,20 @@ class SlowPaths:
         limits: Limits,
         tickets: Tickets,
         rates: RateLimits,
+        rows: Rows,
         returns: Returns | None = None,
     ) -> None:
-        """``tickets``, ``rates``, ``returns``: what the server draws and takes from, and opens."""
+        """``tickets``, ``rates``, ``returns``: what the server draws and takes from, and opens.
+
+        ``rows``: where topics stand in the first two.
+        """
         self._server = server
         self._topics = tuple(topics)
         self._quality = quality
         self._limits = limits
         self._tickets = tickets
         self._rates = rates
+        self._rows = rows
         self._returns = returns
         self._routes: dict[int, Route] = {}
         #: How many groups a topic has in each of the two epochs that may have tickets drawn.
@@ -112,9 +118,10 @@ class SlowPaths:
         known = {topic.id for topic in topics}
         self._routes = {topic: route for topic, route in self._routes.items() if topic in known}
         if self._supervisor is not None:
-            from tempos_broker.worker.protocol import Op, topics_out
+            from tempos_broker.worker.protocol import Op, rows_out, topics_out
 
-            await self._supervisor.tell(Op.CONFIGURE, {"topics": topics_out(topics)})
+            rows = rows_out(self._rows.given())
+            await self._supervisor.tell(Op.CONFIGURE, {"topics": topics_out(topics), "rows": rows})
 
     async def served(self, topic: int, patience: float) -> None:
         """Return once what has come of a topic by now has gone its way, or after so many seconds."""
@@ -125,7 +132,7 @@ class SlowPaths:
         await self._server.served(topic)
         if self._estate is not None:
             book = self._estate.book
-            taken = book.received[topic]
+            taken = book.taken(topic)
             while book.settled(topic) < taken:
                 await asyncio.sleep(LOOK)
 
@@ -144,7 +151,7 @@ class SlowPaths:
     def lost(self, topic: int, epoch: int, group: int) -> int:
         """Copies for the group of this index in the route that could not be sent; two epochs are kept."""
         own = self._server.lost(topic, epoch, group)
-        return own if self._estate is None else own + self._estate.book.lost[group_slot(topic, epoch, group)]
+        return own if self._estate is None else own + self._estate.book.lost(topic, epoch, group)
 
     def status(self) -> SlowPathStatus:
         """Of all processes together."""
@@ -152,12 +159,12 @@ class SlowPaths:
         if self._estate is None:
             return status
         held = self._estate.held()
-        strict = sum(held[topic.id] for topic in self._topics if topic.quality is Quality.SQ)
-        waiting = {Quality.SQ: strict, Quality.BQ: sum(held) - strict}
+        strict = sum(held.get(topic.id, 0) for topic in self._topics if topic.quality is Quality.SQ)
+        waiting = {Quality.SQ: strict, Quality.BQ: sum(held.values()) - strict}
         return replace(
             status,
-            received=status.received + sum(self._estate.book.received),
-            queued=status.queued + sum(held),
+            received=status.received + self._estate.book.received,
+            queued=status.queued + sum(held.values()),
             classes={
                 quality: replace(each, queued=each.queued + waiting[quality])
                 for quality, each in status.classes.items()
@@ -201,6 +208,7 @@ class SlowPaths:
             quality=self._quality,
             limits=self._limits,
             topics=self._topics,
+            rows=self._rows.given(),
             routes=tuple(self._routes.values()),
             returns=None if self._returns is None else (self._returns.key, self._returns.data_port),
         ).to_fields()
@@ -249,8 +257,8 @@ class SlowPaths:
             return "the ticket counters are this process's own"
         if not isinstance(rates, Shareable):
             return "the token buckets are this process's own"
-        self._estate_descriptor = self._owned(anonymous("tempos-worker", Estate.SIZE), copy=False)
-        self._estate = Estate(self._estate_descriptor)
+        self._estate_descriptor = self._owned(anonymous("tempos-worker", Estate.size(self._rows)), copy=False)
+        self._estate = Estate(self._estate_descriptor, self._rows)
         self._estate.begin()
         self._share = Share(
             self._owned(tickets.descriptor),

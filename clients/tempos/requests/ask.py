@@ -151,7 +151,7 @@ class Asking:
                 "the framing event"
             )
         data = body if type(body) is bytes else encode(outlet.topic, body)
-        publisher._fits(wire.HEADER_LEN + envelope.LENGTH + len(data))
+        publisher._fits(outlet.header_len + envelope.LENGTH + len(data))
         # A batch that is open leaves before, so that the order stays.
         before = [(outlet, *outlet.take(publisher.id))] if outlet.bodies else ()
         token, sequence = self._token(), outlet.sequence

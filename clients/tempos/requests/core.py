@@ -27,6 +27,7 @@ _REPLY_FLAGS = _abi.WIRE_VERSION << 4 | _abi.FLAG_ENVELOPE
 _KNOWN_BITS = 0xFF & ~_abi.FLAG_TRACE & ~_abi.FLAG_DUP
 _unpack_header = _abi.EVENT_HEADER.unpack_from
 _U32 = 0xFFFFFFFF
+_WIDE = bytes((_abi.WIDE,))
 
 _log = logging.getLogger("tempos.publisher")
 
@@ -141,13 +142,16 @@ class Requests:
 
     def receive(self, datagram: bytes) -> None:
         """Take one datagram from the socket; never raises."""
+        wide = 0
+        if datagram[:1] == _WIDE and len(datagram) >= wire.WIDE_HEADER_LEN:
+            wide, datagram = wire.topic_in(datagram), wire.as_narrow(datagram)
         at = wire.HEADER_LEN
         if (
             len(datagram) >= at + envelope.LENGTH
             and datagram[_abi.OFFSET_VERSION_FLAGS] & _KNOWN_BITS == _REPLY_FLAGS
         ):
-            topic, _, _, _, publisher, sequence, _, sent_ns = _unpack_header(datagram)
-            key = topic << 32 | sequence
+            narrow, _, _, _, publisher, sequence, _, sent_ns = _unpack_header(datagram)
+            key = (wide or narrow) << 32 | sequence
             waiting = self._waiting.get(key)
             if waiting is not None and publisher == self._publisher:
                 kind = envelope.ANSWERS.get(datagram[at])
@@ -159,9 +163,9 @@ class Requests:
                         code = datagram[at + _abi.ENVELOPE_CODE]
                         waiting.waiter.set_result(Answer(kind, code, body, sent_ns))
                     return
-        self._receive_other(datagram, at)
+        self._receive_other(wide, datagram, at)
 
-    def _receive_other(self, datagram: bytes, at: int) -> None:
+    def _receive_other(self, wide: int, datagram: bytes, at: int) -> None:
         """What is no answer to a request that is out: count it under what it is."""
         if len(datagram) < at or datagram[_abi.OFFSET_VERSION_FLAGS] & _KNOWN_BITS != _REPLY_FLAGS:
             self._malformed("it is no reply")
@@ -171,8 +175,8 @@ class Requests:
         except WireError as error:
             self._malformed(str(error))
             return
-        topic, _, _, _, publisher, sequence, _, _ = _unpack_header(datagram)
-        token, answered = self._over.get(topic << 32 | sequence, (b"", False))
+        narrow, _, _, _, publisher, sequence, _, _ = _unpack_header(datagram)
+        token, answered = self._over.get((wide or narrow) << 32 | sequence, (b"", False))
         ours = publisher == self._publisher and read.kind != _abi.KIND_REQUEST and token == read.token
         self._counts["strays" if not ours else "further" if answered else "late"] += 1
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tempos import _abi
+from tempos._rows import is_topic
 from tempos.errors import ControlRefused, NoAnswer, WireError
 from tempos.model import Framing, Quality, Topic
 
@@ -99,7 +99,7 @@ def topic_of(fields: Mapping[str, Any]) -> Topic:
         )
     except (TypeError, KeyError, ValueError) as error:
         raise WireError(f"an answer without a usable topic: {error!r}") from error
-    if type(topic.id) is not int or not _abi.TOPIC_MIN <= topic.id <= _abi.TOPIC_MAX:
+    if type(topic.id) is not int or not is_topic(topic.id):
         raise WireError("an answer with a topic id that no topic can have")
     if not isinstance(topic.name, str) or type(topic.priority) is not int:
         raise WireError("an answer without a usable topic")

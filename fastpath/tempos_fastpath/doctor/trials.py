@@ -101,7 +101,8 @@ def _selector() -> str:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(pair[0].getsockname() if pair else (BROKER, 0))
             pair.append(sock)
-        attach_selector(loaded.map("topics"), *(sock.fileno() for sock in pair))
+        maps = {name: loaded.map(name) for name in ("rows", "topics")}
+        attach_selector(maps, *(sock.fileno() for sock in pair))
     return "a program chooses between two sockets"
 
 

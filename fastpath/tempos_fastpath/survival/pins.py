@@ -2,7 +2,7 @@
 
     /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes tickets egress fanouts          the program's maps
                                          copies events sending
-                                         counters pulse topics notes heard
+                                         counters pulse rows topics notes heard
                                          latency                                the same, where it is wanted
                                          identity                               what layout they have
                                          xdp_MODE_IFINDEX                       one link per interface
@@ -29,11 +29,13 @@ from typing import Protocol
 
 from tempos import Unavailable, _abi
 from tempos._places import unquote
+from tempos._rows import Rows
 from tempos_bpf.bpffs import is_bpffs, mount_bpffs
 from tempos_bpf.errors import BpfError
 from tempos_bpf.links import InterfaceLink, Link, XdpLink, XdpMode, pinned_tc, pinned_xdp
 from tempos_bpf.maps import Map, MapType, create_map, pinned_map
 from tempos_fastpath.errors import NotPinned
+from tempos_fastpath.rows import rows_in
 from tempos_fastpath.survival.ownership import BPFFS, ROOT, Identity
 
 MAPS = (
@@ -46,6 +48,7 @@ MAPS = (
     "sending",
     "counters",
     "pulse",
+    "rows",
     "topics",
     "notes",
     "heard",
@@ -94,8 +97,8 @@ class Pins:
     def path(self, name: str) -> Path:
         return self.folder / name
 
-    def read(self) -> Kept:
-        """Open what is pinned; the caller closes it."""
+    def read(self, rows: Rows | None = None) -> Kept:
+        """Open what is pinned; the caller closes it. ``rows``: its tables must be for so many topics."""
         links = tuple(self.links())
         if self.path(_IDENTITY) not in self._files():
             note = "; an incomplete set of an earlier broker was replaced" if links else ""
@@ -109,6 +112,11 @@ class Pins:
                 return Kept({}, links, note)
             for name in MAPS:
                 maps[name] = pinned_map(self.path(name))
+            if rows is not None and maps["topics"].max_entries != rows.count:
+                for each in maps.values():
+                    each.close()
+                note = "; tickets and counters begin anew, for the earlier broker had other limits.topics"
+                return Kept({}, links, note)
             if self.path(LATENCY) in self._files():
                 maps[LATENCY] = pinned_map(self.path(LATENCY))
         except Unavailable as error:
@@ -174,8 +182,10 @@ class Pins:
 
     def topics(self) -> tuple[int, ...]:
         """The topics that have a route, as far as that can be read."""
-        with contextlib.suppress(Unavailable), pinned_map(self.path("routes")) as routes:
-            return tuple(topic for topic in range(_abi.TOPICS) if routes.lookup(topic) is not None)
+        with contextlib.suppress(Unavailable), contextlib.ExitStack() as stack:
+            routes, rows = (stack.enter_context(pinned_map(self.path(name))) for name in ("routes", "rows"))
+            known = {topic: row for topic, row in rows_in(rows).items() if row < routes.max_entries}
+            return tuple(topic for topic, row in known.items() if routes.lookup(row))
         return ()
 
     def remove(self) -> None:

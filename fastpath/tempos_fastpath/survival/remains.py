@@ -14,9 +14,11 @@ import os
 from collections.abc import Mapping, Sequence
 
 from tempos import Reason, Unavailable
+from tempos._rows import Rows
 from tempos._slots import epoch_row
 from tempos_fastpath.errors import Owned
 from tempos_fastpath.layout import decode_counters, decode_route, lost_copies
+from tempos_fastpath.rows import followed
 from tempos_fastpath.survival.ownership import Identity, Ownership, current_namespace, is_something_left
 from tempos_fastpath.survival.pins import Held, Kept, Pins
 from tempos_fastpath.tickets import SharedTickets
@@ -31,10 +33,12 @@ class Remains:
         self._kept = kept
         self._links = (*kept.links, *pins.tc_links())
         self._wound_up = self._closed = False
-        self._epochs = self._read_epochs()
+        self._rows = Rows()
         self._tickets = None
         if kept.maps:
-            self._tickets = SharedTickets(kept.maps["tickets"].mmap(), kept.maps["copies"])
+            self._rows = followed(kept.maps["rows"])
+            self._tickets = SharedTickets(kept.maps["tickets"].mmap(), self._rows, kept.maps["copies"])
+        self._epochs = self._read_epochs()
 
     @property
     def tickets(self) -> SharedTickets | None:
@@ -52,13 +56,17 @@ class Remains:
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         """Datagrams by topic and reason, as the kernel counted them."""
-        return decode_counters(self._kept.maps["counters"].sum_rows()) if self._kept.maps else {}
+        if not self._kept.maps:
+            return {}
+        counted = decode_counters(self._kept.maps["counters"].sum_rows())
+        return {topic: counted[row] for topic, row in self._rows.of.items() if row in counted}
 
     def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
         """Copies for each of so many groups that the kernel did not send in this epoch."""
         if not self._kept.maps:
             return [0] * groups
-        return lost_copies(self._kept.maps["copies"].lookup_per_cpu(epoch_row(topic, epoch)) or (), groups)
+        place = epoch_row(self._rows.of[topic], epoch)
+        return lost_copies(self._kept.maps["copies"].lookup_per_cpu(place) or (), groups)
 
     def close(self) -> None:
         """Let go of it, for good if it was wound up; else it goes on as it was. Safe to call twice."""
@@ -80,7 +88,7 @@ class Remains:
         if self._kept.maps:
             with contextlib.suppress(Unavailable):
                 for topic in self._pins.topics():
-                    if (inner := self._kept.maps["routes"].inner(topic)) is not None:
+                    if (inner := self._kept.maps["routes"].inner(self._rows.of[topic])) is not None:
                         with inner:
                             value = inner.lookup(0)
                             if value is not None:
@@ -92,7 +100,7 @@ class Remains:
             link.detach()
         for topic in self._epochs:
             # Waits until no packet is on its way through a program any more: one topic is as good as all.
-            self._kept.maps["routes"].delete(topic)
+            self._kept.maps["routes"].delete(self._rows.of[topic])
             break
 
 

@@ -1,0 +1,85 @@
+"""Where topics stand in the kernel's tables: the map `rows` of wide ids, and how long the others are.
+
+The map is in memory that the programs and this process share, and outlives both: what an earlier broker left
+there says in which rows its topics count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tempos import LocalError
+from tempos._abi import IDS, NARROW
+from tempos._rows import Rows
+from tempos._slots import EPOCHS, slots
+from tempos_bpf.maps import Map, SharedArray
+
+#: Of the maps whose length goes by the topics: entries for each row.
+_PER_ROW: Mapping[str, int] = {
+    "routes": 1,
+    "tickets": slots(1),
+    "copies": EPOCHS,
+    "counters": 1,
+    "topics": 1,
+}
+
+
+def sizes(rows: Rows, *more: str) -> dict[str, int]:
+    """How many entries the maps are made with; ``more``: others with one for each row."""
+    return {name: rows.count * per_row for name, per_row in {**_PER_ROW, **dict.fromkeys(more, 1)}.items()}
+
+
+class KernelRows:
+    """The map `rows`, written through our own memory."""
+
+    def __init__(self, array: SharedArray) -> None:
+        self._array = array
+        self._of: memoryview | None = memoryview(array.memory).cast("H")
+
+    def known(self) -> dict[int, int]:
+        """The row of each topic that there is, narrow ids included."""
+        return _told(self._table.tolist())
+
+    def configure(self, rows: Mapping[int, int]) -> None:
+        """Have the rows of these topics, and of no others."""
+        table = self._table
+        for topic, row in _wide(self.known()).items():
+            if rows.get(topic) != row:
+                table[topic] = 0
+        for topic, row in _wide(rows).items():
+            table[topic] = row
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        if self._of is not None:
+            self._of.release()
+            self._of = None
+        self._array.close()
+
+    @property
+    def _table(self) -> memoryview:
+        if self._of is None:
+            raise LocalError("the table of rows is closed")
+        return self._of
+
+
+def rows_in(table: Map) -> dict[int, int]:
+    """What the map `rows` says: the row of each topic that there is, narrow ids included."""
+    with memoryview(table.lookup(0) or b"").cast("H") as told:
+        return _told(told.tolist())
+
+
+def followed(table: Map) -> Rows:
+    """The rows that an earlier broker gave, by its map."""
+    rows = Rows()
+    rows.follow(_wide(rows_in(table)))
+    return rows
+
+
+def _told(table: list[int]) -> dict[int, int]:
+    wide = {topic: row for topic, row in enumerate(table[:IDS]) if topic >= NARROW and row}
+    return {**{topic: topic for topic in range(NARROW)}, **wide}
+
+
+def _wide(rows: Mapping[int, int]) -> dict[int, int]:
+    return {topic: row for topic, row in rows.items() if topic >= NARROW}
