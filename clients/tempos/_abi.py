@@ -37,6 +37,7 @@ PRIORITIES = 8
 MAX_GROUPS = 16
 GROUPS_PER_TOPIC = 64
 MAX_MEMBERS = 512
+SMALL_MEMBERS = 8
 MAX_LISTEN = 8
 MAX_EGRESS = 64
 MAX_SOURCES = 8
@@ -53,7 +54,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x6c5cdd3957d64ee1
+ABI_FINGERPRINT = 0xb87bf1f14d3867e2
 
 
 class Reason(enum.IntEnum):

@@ -50,6 +50,7 @@
 #define TEMPOS_MAX_GROUPS 16        /* of one topic, that the kernel carries */
 #define TEMPOS_GROUPS_PER_TOPIC 64  /* of one topic at all: as many tickets has each of its epochs */
 #define TEMPOS_MAX_MEMBERS 512
+#define TEMPOS_SMALL_MEMBERS 8      /* a wide topic with no more of them has a small route */
 #define TEMPOS_MAX_LISTEN 8
 #define TEMPOS_MAX_EGRESS 64
 #define TEMPOS_MAX_SOURCES 8
@@ -232,10 +233,11 @@ struct tempos_route {
 	__u8 source_count;          /* 0: from anywhere */
 	__be16 ip_start;            /* of what leaves: version 4, five words, and the DSCP of the topic's class */
 	__u8 limited;               /* the topic has a rate */
-	__u8 pad[3];
+	__u8 pad;
+	__u16 topic;
 	struct tempos_network sources[TEMPOS_MAX_SOURCES];
 	struct tempos_group groups[TEMPOS_MAX_GROUPS];
-	struct tempos_member members[TEMPOS_MAX_MEMBERS];
+	struct tempos_member members[TEMPOS_MAX_MEMBERS]; /* of a small route SMALL_MEMBERS are there */
 };
 
 /* The row of each wide id; 0: there is no such topic. */
@@ -337,6 +339,7 @@ _Static_assert(sizeof(struct tempos_pulse) == 64, "pulse fills a cache line");
 _Static_assert(TEMPOS_LATENCY_BEYOND >> (TEMPOS_LATENCY_BUCKETS >> TEMPOS_LATENCY_STEP_BITS) ==
 		       1 << (TEMPOS_LATENCY_STEP_BITS - 1), "the buckets end where times are beyond");
 _Static_assert((TEMPOS_MAX_MEMBERS & (TEMPOS_MAX_MEMBERS - 1)) == 0, "power of two: masks an index");
+_Static_assert((TEMPOS_SMALL_MEMBERS & (TEMPOS_SMALL_MEMBERS - 1)) == 0, "power of two: masks an index");
 #endif
 
 #endif

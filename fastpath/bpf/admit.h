@@ -20,12 +20,57 @@
 #include "maps.h"
 #include "parse.h"
 
-static __always_inline const struct tempos_route *find_route(__u32 topic)
+static __always_inline const struct tempos_route *find_route(__u32 row)
 {
 	const __u32 only = 0;
-	void *current = bpf_map_lookup_elem(&routes, &topic);
+	void *current = bpf_map_lookup_elem(&routes, &row);
 
 	return current ? bpf_map_lookup_elem(current, &only) : NULL;
+}
+
+static __always_inline const struct tempos_route *find_small_route(__u32 row)
+{
+	const __u32 only = 0;
+	void *current = bpf_map_lookup_elem(&small_routes, &row);
+
+	return current ? bpf_map_lookup_elem(current, &only) : NULL;
+}
+
+/*
+ * Where a datagram with a wide id stands: in row WIDE, until a route is found. `mask`: how many members that has room
+ * for, less 1.
+ */
+struct wide {
+	const struct tempos_route *route;
+	__u32 row;
+	__u32 mask;
+};
+
+/*
+ * The route of a datagram whose first byte is WIDE. A topic that comes may get the row of one that went, and a program
+ * that read the row of that may come late: so a route says whose it is.
+ */
+static __always_inline enum tempos_reason find_wide(const struct packet *packet, struct wide *found)
+{
+	const __u8 *id = packet->payload + 1;
+	__u32 row;
+
+	*found = (struct wide){.row = TEMPOS_WIDE};
+	if (packet->payload_len < TEMPOS_WIDE_ID_LEN || (void *)(id + 2) > packet->end)
+		return TEMPOS_SHORT_HEADER;
+	row = row_of_wide(id);
+	if (!row)
+		return TEMPOS_NO_ROUTE;
+	found->route = find_small_route(row);
+	found->mask = TEMPOS_SMALL_MEMBERS - 1;
+	if (!found->route) {
+		found->route = find_route(row);
+		found->mask = TEMPOS_MAX_MEMBERS - 1;
+	}
+	if (!found->route || found->route->topic != (id[0] << 8 | id[1]))
+		return TEMPOS_NO_ROUTE;
+	found->row = row;
+	return TEMPOS_FORWARDED;
 }
 
 /*
@@ -56,9 +101,9 @@ static __always_inline bool source_allowed(const struct tempos_route *route, __b
 	return false;
 }
 
-/* Whether the route may carry this packet. */
+/* Whether the route may carry this packet; `wide`: it has a wide id. */
 static __always_inline enum tempos_reason admit(const struct packet *packet,
-						 const struct tempos_route *route)
+						 const struct tempos_route *route, bool wide)
 {
 	enum tempos_reason reason;
 
@@ -66,7 +111,8 @@ static __always_inline enum tempos_reason admit(const struct packet *packet,
 		return TEMPOS_BROKER_GONE;
 	if (!source_allowed(route, packet->ip->saddr))
 		return TEMPOS_FOREIGN_SOURCE;
-	reason = tempos_check_payload(packet->payload, packet->end, packet->payload_len, route->framing);
+	reason = (wide ? tempos_check_wide : tempos_check_payload)(packet->payload, packet->end,
+								   packet->payload_len, route->framing);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	/* User space installs no other, and none with a group that is empty. */
@@ -83,35 +129,35 @@ static __always_inline enum tempos_reason admit(const struct packet *packet,
  * Whether the topic's rate lets one more through; takes its place. A global function: the verifier looks at
  * it alone, and at what follows it once, not for each way out of its loop.
  */
-__noinline int check_rate(__u32 id)
+__noinline int check_rate(__u32 row)
 {
-	struct tempos_topic *topic = bpf_map_lookup_elem(&topics, &id);
+	struct tempos_topic *topic = bpf_map_lookup_elem(&topics, &row);
 
 	if (!topic || tempos_limit_take_one(topic))
 		return TEMPOS_FORWARDED;
 	return topic->overflow == TEMPOS_OVERFLOW_PASS ? TEMPOS_OVER_RATE_PASSED : TEMPOS_OVER_RATE;
 }
 
-static __always_inline enum tempos_reason admit_rate(const struct tempos_route *route, __u32 topic)
+static __always_inline enum tempos_reason admit_rate(const struct tempos_route *route, __u32 row)
 {
 	int reason;
 
 	/* Most topics have none. */
 	if (!route->limited)
 		return TEMPOS_FORWARDED;
-	reason = check_rate(topic);
+	reason = check_rate(row);
 	/* The compiler knows what it can return, and leaves out checks that the verifier wants to see. */
 	asm volatile("" : "+r"(reason));
 	return reason;
 }
 
-static __always_inline void count(__u32 topic, enum tempos_reason reason)
+static __always_inline void count(__u32 row, enum tempos_reason reason)
 {
-	struct tempos_counters *row = bpf_map_lookup_elem(&counters, &topic);
+	struct tempos_counters *counted = bpf_map_lookup_elem(&counters, &row);
 
 	/* Per CPU and not reentrant: a plain increment loses nothing. */
-	if (row && reason < TEMPOS_REASONS)
-		row->count[reason]++;
+	if (counted && reason < TEMPOS_REASONS)
+		counted->count[reason]++;
 }
 
 #endif

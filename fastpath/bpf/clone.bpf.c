@@ -7,7 +7,7 @@
  *      packet, that the XDP program on the same interface has passed
  *        |
  *      parse      as the XDP program does
- *      route      routes[topic], for several groups
+ *      route      routes[topic], for several groups; of a wide id as the XDP program finds it
  *      admit      as the XDP program does                      ---- else NEXT: why it was passed is
  *        |                                                          counted already
  *        |        no VLAN tag beside the packet, one datagram ---- NEXT: vlan, burst
@@ -120,23 +120,24 @@ static __always_inline bool readdress(struct __sk_buff *skb, const struct tempos
 }
 
 /* One copy for one group; whether its interface took it. */
-static __always_inline bool send_copy(struct __sk_buff *skb, const struct tempos_route *route, __u32 group)
+static __always_inline bool send_copy(struct __sk_buff *skb, const struct tempos_route *route, __u32 mask,
+				      __u32 group)
 {
 	const struct tempos_member *member;
 	__u64 sequence;
 
-	if (!pick(route, group, &member, &sequence) || !readdress(skb, route, member, sequence))
+	if (!pick(route, group, mask, &member, &sequence) || !readdress(skb, route, member, sequence))
 		return false;
 	/* Above 0 a queue says that it dropped a packet: this one, or one in its stead (NET_XMIT_CN). */
 	return !bpf_clone_redirect(skb, member->ifindex, 0);
 }
 
-/* Everything after the last question. */
+/* Everything after the last question; `mask` as in pick(). */
 static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const struct packet *packet,
-						   const struct tempos_route *route, __u32 topic)
+						   const struct tempos_route *route, __u32 row, __u32 mask)
 {
-	__u32 row = topic * 2 + (route->epoch & 1);
-	struct tempos_copies *made = bpf_map_lookup_elem(&copies, &row);
+	__u32 place = row * 2 + (route->epoch & 1);
+	struct tempos_copies *made = bpf_map_lookup_elem(&copies, &place);
 	__u32 groups = route->group_count;
 
 	if (!made)
@@ -149,55 +150,95 @@ static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const s
 	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS; group++) {
 		if (group >= groups)
 			break;
-		if (send_copy(skb, route, group))
+		if (send_copy(skb, route, mask, group))
 			made->sent[group]++;
 	}
 	return TEMPOS_FORWARDED;
 }
 
-static __always_inline enum tempos_reason decide(struct __sk_buff *skb, __u32 *topic, __u8 *framing)
+/* From a route on; `wide` as in admit(). */
+static __always_inline enum tempos_reason carry(struct __sk_buff *skb, const struct packet *packet,
+						 const struct tempos_route *route, __u32 row, __u32 mask, bool wide)
 {
-	const struct tempos_route *route;
 	enum tempos_reason reason;
-	struct packet packet;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+	if (route->way == TEMPOS_WAY_ONE || admit(packet, route, wide) != TEMPOS_FORWARDED)
 		return NOT_OURS;
-	/* A frame that the XDP program has seen lies in one piece. */
-	if (parse(frame_of(skb), &packet, &settings) != TEMPOS_FORWARDED)
-		return NOT_OURS;
-	*topic = *packet.payload;
-	route = find_route(*topic);
-	if (!route || route->way == TEMPOS_WAY_ONE || admit(&packet, route) != TEMPOS_FORWARDED)
-		return NOT_OURS;
-	*framing = route->framing;
 	if (skb->vlan_present)
 		return TEMPOS_VLAN;
 	if (skb->gso_size)
 		return TEMPOS_BURST;
 	/* The last question, as in the XDP program, which has left it to this one. */
-	reason = admit_rate(route, *topic);
+	reason = admit_rate(route, row);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
-	return forward(skb, &packet, route, *topic);
+	return forward(skb, packet, route, row, mask);
 }
 
-static __always_inline int conclude(__u32 topic, enum tempos_reason reason)
+/* Whether it is a datagram for the broker. A frame that the XDP program has seen lies in one piece. */
+static __always_inline bool is_ours(struct __sk_buff *skb, struct packet *packet)
+{
+	return skb->protocol == bpf_htons(ETH_P_IP) && parse(frame_of(skb), packet, &settings) == TEMPOS_FORWARDED;
+}
+
+/* What a packet comes to: reason, framing, row. */
+union outcome {
+	struct {
+		__u8 reason;
+		__u8 framing;
+		__u16 row;
+	};
+	__u32 all;
+};
+
+/* A packet with a wide id. */
+static __noinline __u32 decide_wide(struct __sk_buff *skb)
+{
+	union outcome outcome = {.reason = NOT_OURS, .framing = TEMPOS_FRAMING_RAW};
+	struct packet packet;
+	struct wide found;
+
+	if (!is_ours(skb, &packet) || find_wide(&packet, &found) != TEMPOS_FORWARDED)
+		return outcome.all;
+	outcome.row = found.row;
+	outcome.framing = found.route->framing;
+	outcome.reason = carry(skb, &packet, found.route, found.row, found.mask, true);
+	return outcome.all;
+}
+
+static __always_inline union outcome decide(struct __sk_buff *skb)
+{
+	union outcome outcome = {.reason = NOT_OURS, .framing = TEMPOS_FRAMING_RAW};
+	const struct tempos_route *route;
+	struct packet packet;
+
+	if (!is_ours(skb, &packet))
+		return outcome;
+	outcome.row = *packet.payload;
+	route = find_route(outcome.row);
+	if (!route && outcome.row == TEMPOS_WIDE)
+		outcome.all = decide_wide(skb);
+	if (!route)
+		return outcome;
+	outcome.framing = route->framing;
+	outcome.reason = carry(skb, &packet, route, outcome.row, TEMPOS_MAX_MEMBERS - 1, false);
+	return outcome;
+}
+
+static __always_inline int conclude(__u32 row, enum tempos_reason reason)
 {
 	if (reason == NOT_OURS)
 		return NEXT;
-	count(topic, reason);
+	count(row, reason);
 	return reason == TEMPOS_FORWARDED || reason == TEMPOS_OVER_RATE ? TC_ACT_SHOT : NEXT;
 }
 
 SEC("tc")
 int tempos_clone(struct __sk_buff *skb)
 {
-	__u32 topic = 0;
-	__u8 framing;
-	enum tempos_reason reason = decide(skb, &topic, &framing);
+	union outcome outcome = decide(skb);
 
-	return conclude(topic, reason);
+	return conclude(outcome.row, outcome.reason);
 }
 
 /* The same, and how long it took (latency.h). The "?": loaded only where user space asks for it. */
@@ -205,13 +246,12 @@ SEC("?tc")
 int tempos_clone_timed(struct __sk_buff *skb)
 {
 	__u64 entered = bpf_ktime_get_ns();
-	__u32 topic = 0;
-	__u8 framing = TEMPOS_FRAMING_RAW;
-	enum tempos_reason reason = decide(skb, &topic, &framing);
+	union outcome outcome = decide(skb);
 
-	if (reason == TEMPOS_FORWARDED)
-		count_latency(topic, framing, entered, (void *)(long)skb->data, (void *)(long)skb->data_end);
-	return conclude(topic, reason);
+	if (outcome.reason == TEMPOS_FORWARDED)
+		count_latency(outcome.row, outcome.framing, entered, (void *)(long)skb->data,
+			      (void *)(long)skb->data_end);
+	return conclude(outcome.row, outcome.reason);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

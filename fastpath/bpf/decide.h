@@ -10,6 +10,7 @@
  *        |            bad_ip_checksum, empty
  *        |        no VLAN tag beside the frame (tag.h)       ---- PASS: vlan
  *      route      routes[topic] -> route                      ---- none: PASS: no_route
+ *        |            a wide id: rows[id] -> row, small_routes[row] or routes[row]: the same way, apart
  *        |        the broker lives, where that is asked      ---- PASS: broker_gone
  *        |        source in the topic's networks, if any     ---- PASS: foreign_source
  *        |        payload as the topic's framing demands      ---- PASS: short_header, bad_version,
@@ -34,7 +35,7 @@
  *        |
  *      redirect   by the member's egress slot                 ---- impossible: DROP: no_egress
  *        |
- *      count      one exit: counters[topic][reason]; topic 0 where none was read
+ *      count      one exit: counters[row][reason]; row 0 where no topic was read
  *                 tempos_timed, which is loaded instead where that is wanted: how long it took (latency.h)
  *
  * Rules kept here:
@@ -102,14 +103,14 @@ static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, 
 
 /* Everything after the last question: the event goes to one member, or is lost and counted. */
 static __always_inline enum tempos_reason forward(const struct packet *packet,
-						   const struct tempos_route *route, bool generic,
+						   const struct tempos_route *route, __u32 mask, bool generic,
 						   enum checksum_kind kind)
 {
 	const struct tempos_member *member;
 	__u64 sequence;
 	__u64 change = 0;
 
-	if (!pick(route, 0, &member, &sequence))
+	if (!pick(route, 0, mask, &member, &sequence))
 		return TEMPOS_NO_ROUTE;
 	if (route->framing == TEMPOS_FRAMING_EVENT && packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end)
 		change = stamp_event((struct tempos_event_header *)packet->payload, route->epoch, sequence);
@@ -120,28 +121,28 @@ static __always_inline enum tempos_reason forward(const struct packet *packet,
 									   : TEMPOS_NO_EGRESS;
 }
 
-static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topic, __u8 *framing)
+/* A frame that is for the broker, as far as can be told without its topic. */
+static __always_inline enum tempos_reason look_at(struct xdp_md *ctx, struct packet *packet)
 {
-	const struct tempos_route *route;
-	enum tempos_reason reason;
-	enum checksum_kind kind;
-	struct packet packet;
-	/* Read once: to the verifier it is a constant, but each reading of it stays in the program. */
-	const bool generic = settings.generic;
 	struct cursor cursor = {.at = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
+	enum tempos_reason reason = parse(cursor, packet, &settings);
 
-	reason = parse(cursor, &packet, &settings);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	/* Behind the cheap questions: what is not for the broker pays nothing for this one. */
-	if (has_tag(ctx))
-		return TEMPOS_VLAN;
-	*topic = *packet.payload;
-	route = find_route(*topic);
-	if (!route)
-		return TEMPOS_NO_ROUTE;
-	*framing = route->framing;
-	reason = admit(&packet, route);
+	return has_tag(ctx) ? TEMPOS_VLAN : TEMPOS_FORWARDED;
+}
+
+/* From a route on; `mask` as in pick(), `wide` as in admit(). */
+static __always_inline enum tempos_reason carry(struct xdp_md *ctx, const struct packet *packet,
+						 const struct tempos_route *route, __u32 row, __u32 mask, bool wide)
+{
+	enum tempos_reason reason;
+	enum checksum_kind kind;
+	/* Read once: to the verifier it is a constant, but each reading of it stays in the program. */
+	const bool generic = settings.generic;
+
+	reason = admit(packet, route, wide);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	/* On skbs the copies would share their bytes. */
@@ -149,51 +150,116 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *topi
 		return TEMPOS_BY_CLONE;
 	if (generic && noted(NOTED_BURST))
 		return TEMPOS_BURST;
-	reason = classify_checksum(ctx, &packet, generic, &kind);
+	reason = classify_checksum(ctx, packet, generic, &kind);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	/* The last question, since what takes a place in the rate takes a ticket. */
-	reason = admit_rate(route, *topic);
+	reason = admit_rate(route, row);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	/* Only now that nothing passes any more: whoever gets it else would complete it once more. */
 	if (kind == CHECKSUM_PARTIAL && !generic)
-		kind = complete_checksum(ctx, packet.payload_len + sizeof(struct udphdr)) ? CHECKSUM_FULL
-											 : CHECKSUM_NONE;
+		kind = complete_checksum(ctx, packet->payload_len + sizeof(struct udphdr)) ? CHECKSUM_FULL
+											  : CHECKSUM_NONE;
 	if (route->way == TEMPOS_WAY_BROADCAST && !generic)
-		return broadcast(ctx, route, kind);
-	return forward(&packet, route, generic, kind);
+		return broadcast(ctx, route, mask, kind);
+	return forward(packet, route, mask, generic, kind);
 }
 
-static __always_inline int conclude(__u32 topic, enum tempos_reason reason)
+/* What decide() says of a frame with a wide id; no reason of that number is ever counted. */
+#define IS_WIDE TEMPOS_REASONS
+
+/* `row`: where the topic stands in every table. */
+static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *row, __u8 *framing)
 {
-	count(topic, reason);
+	const struct tempos_route *route;
+	enum tempos_reason reason;
+	struct packet packet;
+
+	reason = look_at(ctx, &packet);
+	if (reason != TEMPOS_FORWARDED)
+		return reason;
+	*row = *packet.payload;
+	route = find_route(*row);
+	/* Of WIDE itself there is never a route; so narrow topics pay nothing for those that have wide ids. */
+	if (!route)
+		return *row == TEMPOS_WIDE ? IS_WIDE : TEMPOS_NO_ROUTE;
+	*framing = route->framing;
+	return carry(ctx, &packet, route, *row, TEMPOS_MAX_MEMBERS - 1, false);
+}
+
+/* What a frame with a wide id comes to: reason, framing, row. */
+union outcome {
+	struct {
+		__u8 reason;
+		__u8 framing;
+		__u16 row;
+	};
+	__u32 all;
+};
+
+/* The same for a frame with a wide id. A function of its own, which finds the headers anew. */
+static __noinline __u32 decide_wide(struct xdp_md *ctx)
+{
+	union outcome outcome = {.framing = TEMPOS_FRAMING_RAW};
+	struct packet packet;
+	struct wide found;
+
+	outcome.reason = look_at(ctx, &packet);
+	if (outcome.reason != TEMPOS_FORWARDED)
+		return outcome.all;
+	outcome.reason = find_wide(&packet, &found);
+	outcome.row = found.row;
+	if (outcome.reason != TEMPOS_FORWARDED)
+		return outcome.all;
+	outcome.framing = found.route->framing;
+	outcome.reason = carry(ctx, &packet, found.route, found.row, found.mask, true);
+	return outcome.all;
+}
+
+static __always_inline int conclude(__u32 row, enum tempos_reason reason)
+{
+	count(row, reason);
 	if (reason == TEMPOS_FORWARDED)
 		return XDP_REDIRECT;
 	return reason == TEMPOS_NO_EGRESS || reason == TEMPOS_OVER_RATE ? XDP_DROP : XDP_PASS;
 }
 
+static __noinline int run_wide(struct xdp_md *ctx)
+{
+	union outcome outcome = {.all = decide_wide(ctx)};
+
+	return conclude(outcome.row, outcome.reason);
+}
+
 /* What a program is. */
 static __always_inline int run(struct xdp_md *ctx)
 {
-	__u32 topic = 0;
+	__u32 row = 0;
 	__u8 framing;
-	enum tempos_reason reason = decide(ctx, &topic, &framing);
+	enum tempos_reason reason = decide(ctx, &row, &framing);
 
-	return conclude(topic, reason);
+	return reason == IS_WIDE ? run_wide(ctx) : conclude(row, reason);
 }
 
 /* The same, and how long it took (latency.h). */
 static __always_inline int run_timed(struct xdp_md *ctx)
 {
 	__u64 entered = bpf_ktime_get_ns();
-	__u32 topic = 0;
+	__u32 row = 0;
 	__u8 framing = TEMPOS_FRAMING_RAW;
-	enum tempos_reason reason = decide(ctx, &topic, &framing);
+	enum tempos_reason reason = decide(ctx, &row, &framing);
 
+	if (reason == IS_WIDE) {
+		union outcome outcome = {.all = decide_wide(ctx)};
+
+		reason = outcome.reason;
+		framing = outcome.framing;
+		row = outcome.row;
+	}
 	if (reason == TEMPOS_FORWARDED)
-		count_latency(topic, framing, entered, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
-	return conclude(topic, reason);
+		count_latency(row, framing, entered, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
+	return conclude(row, reason);
 }
 
 #endif

@@ -66,11 +66,9 @@ static __always_inline struct common rewrite_common(const struct packet *packet,
 	common.ip_sum = start_ip(ip, route->ip_start);
 	/* As in stamp_event: each copy adds its own sequence. */
 	if (stamped && packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end) {
-		__u16 *epoch_word = (__u16 *)&header->reserved;
-
-		common.udp_sum += (__u64)without(*epoch_word) + bpf_htons((__u8)route->epoch) +
+		common.udp_sum += (__u64)without(bpf_htons(header->epoch)) + bpf_htons((__u8)route->epoch) +
 				  without_wide(header->delivery_sequence);
-		*epoch_word = bpf_htons((__u8)route->epoch);
+		header->epoch = route->epoch;
 	}
 	udp->source = udp->dest;
 	return common;
@@ -95,7 +93,7 @@ static __always_inline void describe_copy(struct copy *copy, const struct tempos
  * own, which finds the headers anew, so that topics of one group keep their registers.
  */
 static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct tempos_route *route,
-					       enum checksum_kind kind)
+					       __u32 mask, enum checksum_kind kind)
 {
 	void *frame = (void *)(long)ctx->data;
 	const struct packet packet = {
@@ -136,7 +134,7 @@ static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct 
 		const struct tempos_member *member;
 		__u64 sequence;
 
-		if (!pick(route, group, &member, &sequence))
+		if (!pick(route, group, mask, &member, &sequence))
 			return TEMPOS_NO_EGRESS;
 		describe_copy(&event->copies[group], member, &common,
 			      *(volatile __u16 *)&event->check_mask,

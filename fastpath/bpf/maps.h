@@ -6,6 +6,7 @@
  *
  *   routes    row -> the route of its current epoch. A slot is replaced whole: a packet sees the old
  *             route or the new one, and the update returns when nothing uses the old one any more.
+ *   small_routes  the same of wide topics with few members; what stands there comes before what stands in routes.
  *   tickets   the counters both paths draw from; user space maps them into its memory.
  *   egress    slot -> interface, and the egress program while topics with several groups leave by it.
  *   fanouts   key -> devmap with one slot for each copy of an event; every slot has the egress program.
@@ -23,6 +24,8 @@
  */
 #ifndef TEMPOS_MAPS_H
 #define TEMPOS_MAPS_H
+
+#include <stddef.h>
 
 #include <linux/bpf.h>
 
@@ -46,6 +49,21 @@ struct {
 	__uint(key_size, sizeof(__u32));
 	__array(values, struct route_map);
 } routes SEC(".maps");
+
+struct small_route_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, offsetof(struct tempos_route, members) +
+				   TEMPOS_SMALL_MEMBERS * sizeof(struct tempos_member));
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, TEMPOS_NARROW);
+	__uint(key_size, sizeof(__u32));
+	__array(values, struct small_route_map);
+} small_routes SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

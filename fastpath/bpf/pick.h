@@ -17,8 +17,11 @@
 #include "abi.h"
 #include "maps.h"
 
-/* The member of `group`, which is below TEMPOS_MAX_GROUPS and not empty. False: there is no such counter. */
-static __always_inline bool pick(const struct tempos_route *route, __u32 group,
+/*
+ * The member of `group`, which is below TEMPOS_MAX_GROUPS and not empty. False: there is no such counter. `mask`: as
+ * many members as the route has room for, less 1.
+ */
+static __always_inline bool pick(const struct tempos_route *route, __u32 group, __u32 mask,
 				 const struct tempos_member **picked, __u64 *sequence)
 {
 	__u32 slot = route->ticket_base + group;
@@ -33,8 +36,7 @@ static __always_inline bool pick(const struct tempos_route *route, __u32 group,
 	/* The division is the dearest single instruction, and many groups are one subscriber's own. */
 	turn = count == 1 ? ticket : ticket / count;
 	*sequence = turn;
-	member = &route->members[(route->groups[group].first + (__u32)(ticket - turn * count)) &
-				 (TEMPOS_MAX_MEMBERS - 1)];
+	member = &route->members[(route->groups[group].first + (__u32)(ticket - turn * count)) & mask];
 	/* Keeps clang from working the address out again at each use. */
 	asm volatile("" : "+r"(member));
 	*picked = member;

@@ -28,17 +28,16 @@
 enum checksum_kind { CHECKSUM_NONE, CHECKSUM_FULL, CHECKSUM_PARTIAL };
 
 /*
- * Stamps the broker's fields and gives what that adds to a sum. The epoch is the second byte of a
- * 16-bit word whose first, `reserved`, is known to be 0 by now.
+ * Stamps the broker's fields and gives what that adds to a sum. The epoch is the second byte of a 16-bit word,
+ * whose first stays what it is: 0, or the end of a wide id.
  */
 static __always_inline __u64 stamp_event(struct tempos_event_header *event, __u8 epoch, __u32 sequence)
 {
 	__be32 stamped = bpf_htonl(sequence);
-	__u16 *epoch_word = (__u16 *)&event->reserved;
-	__u64 change = (__u64)without(*epoch_word) + bpf_htons(epoch) +
+	__u64 change = (__u64)without(bpf_htons(event->epoch)) + bpf_htons(epoch) +
 		       without_wide(event->delivery_sequence) + stamped;
 
-	*epoch_word = bpf_htons(epoch);
+	event->epoch = epoch;
 	event->delivery_sequence = stamped;
 	return change;
 }

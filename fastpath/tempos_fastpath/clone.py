@@ -22,7 +22,7 @@ from tempos_fastpath.survival.pins import LATENCY, Pins
 OBJECT = Path(__file__).with_name("clone.bpf.o")
 PROGRAM = "tempos_clone"
 #: The maps it shares with the XDP programs.
-MAPS = ("routes", "tickets", "counters", "copies", "pulse")
+MAPS = ("routes", "small_routes", "rows", "topics", "tickets", "counters", "copies", "pulse")
 #: The same program with a view of latency, which is what it then also shares.
 TIMED = "tempos_clone_timed"
 

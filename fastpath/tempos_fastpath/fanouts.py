@@ -108,7 +108,8 @@ class Fanouts:
     def settle(self, topic: int, first: int | None) -> None:
         """No packet uses any devmaps for the topic any more but those from key ``first`` on, if any."""
         with self._knowing:
-            self._users.pop(topic, None)
+            if self._users.pop(topic, None) is None and first is None:
+                return
             if first is not None:
                 self._users[topic] = frozenset((first,))
             used = frozenset().union(*self._users.values())

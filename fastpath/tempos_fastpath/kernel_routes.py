@@ -1,23 +1,29 @@
 """The routes the kernel holds: which, for which epoch, by which egress slots or devmaps.
 
 Rules: a slot that any route in the kernel names is never given to another interface; a route that is
-already there, byte for byte, is not swapped again. What a route needs is chosen on the event loop (`take`);
+already there, byte for byte, is not swapped again. A wide topic with few members has a small route; what
+stands in `small_routes` comes before what stands in `routes`, so one that becomes large or small is swapped
+by one step, too. What a route needs is chosen on the event loop (`take`);
 what waits for the kernel (`write`, `delete`, `adopt`, `mend`) runs in threads, one call per topic at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from tempos import Unavailable, _abi
-from tempos._abi import Way
+from tempos._abi import NARROW, SMALL_MEMBERS, Way
 from tempos._rows import Rows
 from tempos_bpf.maps import Map, MapType, create_map
 from tempos_fastpath.fanouts import Fanouts
-from tempos_fastpath.layout import ROUTE_SIZE, HeldRoute, decode_route, devmap_entry, encode_route
+from tempos_fastpath.layout import SMALL_ROUTE_SIZE, HeldRoute, decode_route, devmap_entry, encode_route
 from tempos_fastpath.plan import Plan
 
 
@@ -29,17 +35,61 @@ class Claim:
     fanout: int | None = None
 
 
-class KernelRoutes:
-    """The `routes` map, the `egress` map and the devmaps that go with it."""
+class _Uses:
+    """The slots that topics use, and how many use each: looked at and changed by any thread."""
 
-    def __init__(self, routes: Map, egress: Map, fanouts: Fanouts, rows: Rows) -> None:
-        self._routes = routes
+    def __init__(self) -> None:
+        self._of: dict[int, frozenset[int]] = {}
+        self._users: Counter[int] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, topic: int, slots: Iterable[int]) -> None:
+        """The topic uses these, too."""
+        with self._lock:
+            before = self._of.get(topic, frozenset())
+            self._set(topic, before.union(slots))
+
+    def put(self, topic: int, slots: Iterable[int]) -> None:
+        """The topic uses these, and no others."""
+        with self._lock:
+            self._set(topic, frozenset(slots))
+
+    def all(self) -> set[int]:
+        """Every slot that some topic uses."""
+        with self._lock:
+            return set(self._users)
+
+    def _set(self, topic: int, slots: frozenset[int]) -> None:
+        before = self._of.pop(topic, frozenset())
+        if slots:
+            self._of[topic] = slots
+        for slot in slots - before:
+            self._users[slot] += 1
+        for slot in before - slots:
+            self._users[slot] -= 1
+            if not self._users[slot]:
+                del self._users[slot]
+
+
+class _Held(NamedTuple):
+    """A route in force: where it stands, and what tells it from others."""
+
+    row: int
+    small: bool
+    digest: bytes
+
+
+class KernelRoutes:
+    """The maps of routes, the `egress` map and the devmaps that go with it."""
+
+    def __init__(self, routes: Map, small: Map, egress: Map, fanouts: Fanouts, rows: Rows) -> None:
+        self._large = routes
+        self._small = small
         self._row_of = rows.of
         self._egress = egress
         self._fanouts = fanouts
-        #: Of each topic in force, its row and its route there.
-        self._held: dict[int, tuple[int, bytes]] = {}
-        self._uses: dict[int, frozenset[int]] = {}
+        self._held: dict[int, _Held] = {}
+        self._uses = _Uses()
         self._slots: dict[int, int] = {}
 
     def adopt(self, rows: Mapping[int, int]) -> dict[int, int]:
@@ -55,26 +105,33 @@ class KernelRoutes:
                 self._slots.setdefault(ifindex, slot)
         found: dict[int, HeldRoute] = {}
         for topic, row in rows.items():
-            inner = self._routes.inner(row)
+            small = self._small.inner(row) if topic >= NARROW else None
+            if small is not None and self._large.lookup(row) is not None:
+                # A swap that a kill cut short: what is not in force must never be.
+                self._large.delete(row)
+            inner = small or self._large.inner(row)
             if inner is None:
                 continue
             with inner:
                 value = inner.lookup(0)
             assert value is not None, "an array has all its keys"
             found[topic] = decode_route(value)
-            self._uses[topic] = found[topic].slots
-            self._held[topic] = row, value
+            if found[topic].topic != topic:
+                raise Unavailable(f"the route of topic {topic} is that of topic {found[topic].topic}")
+            self._uses.put(topic, found[topic].slots)
+            self._held[topic] = _Held(row, small is not None, _digest(value))
         self._fanouts.adopt({topic: held for topic, held in found.items() if held.way is Way.BROADCAST})
         return {topic: held.epoch for topic, held in found.items()}
 
     def clear(self) -> None:
         """Take every route out, known or not."""
-        for row in range(self._routes.max_entries):
-            self._routes.delete(row)
+        for table in (self._small, self._large):
+            for row in range(table.max_entries):
+                table.delete(row)
         for topic in self._held:
             self._fanouts.settle(topic, None)
+            self._uses.put(topic, ())
         self._held.clear()
-        self._uses.clear()
 
     def take(self, plan: Plan) -> Claim | str:
         """What the route needs, for the topic from now on; or why it cannot be had."""
@@ -93,7 +150,7 @@ class KernelRoutes:
         needed = set(interfaces)
         missing = needed - self._slots.keys()
         if len(missing) > len(self._free()):
-            used = frozenset().union(*self._uses.values())
+            used = self._uses.all()
             self._slots = {
                 index: slot for index, slot in self._slots.items() if index in needed or slot in used
             }
@@ -103,7 +160,7 @@ class KernelRoutes:
         self._slots.update(zip(sorted(missing), free, strict=False))
         slots = {index: self._slots[index] for index in needed}
         # Until the swap is over, packets may still go by the old route's slots.
-        self._uses[topic] = self._uses.get(topic, frozenset()).union(slots.values())
+        self._uses.add(topic, slots.values())
         return slots
 
     def write(self, plan: Plan, claim: Claim) -> None:
@@ -114,24 +171,35 @@ class KernelRoutes:
             self._fanouts.make(claim.fanout)
         row = self._row_of[plan.topic]
         value = encode_route(plan, row, claim.slots, claim.fanout or 0)
-        if self._held.get(plan.topic) != (row, value):
-            with create_map(
-                "route", MapType.ARRAY, key_size=4, value_size=ROUTE_SIZE, max_entries=1
-            ) as inner:
-                inner.update(0, value)
-                self._routes.update(row, inner)
-        self._held[plan.topic] = row, value
-        self._uses[plan.topic] = frozenset(claim.slots.values())
+        small = plan.topic >= NARROW and len(plan.hops) <= SMALL_MEMBERS
+        if small:
+            value = value[:SMALL_ROUTE_SIZE]
+        held, before = _Held(row, small, _digest(value)), self._held.get(plan.topic)
+        if before != held:
+            self._put(row, small, value)
+            if before is not None and before.small != small:
+                # A large one is in force once the small one is gone; the other way it is of no use any more.
+                self._table(before.small).delete(row)
+        self._held[plan.topic] = held
+        self._uses.put(plan.topic, claim.slots.values())
         self._fanouts.settle(plan.topic, claim.fanout)
 
     def delete(self, topic: int) -> None:
         """Take the route out, if there is one."""
-        if topic in self._held:
-            row, _ = self._held[topic]
-            self._routes.delete(row)
+        if (held := self._held.get(topic)) is not None:
+            self._table(held.small).delete(held.row)
             del self._held[topic]
-        self._uses.pop(topic, None)
+        self._uses.put(topic, ())
         self._fanouts.settle(topic, None)
+
+    def _put(self, row: int, small: bool, value: bytes) -> None:
+        table = self._table(small)
+        with create_map("route", MapType.ARRAY, key_size=4, value_size=len(value), max_entries=1) as inner:
+            inner.update(0, value)
+            table.update(row, inner)
+
+    def _table(self, small: bool) -> Map:
+        return self._small if small else self._large
 
     def mend(self, present: Collection[int]) -> None:
         """Put back the interfaces that went away and came again under the same index.
@@ -151,5 +219,10 @@ class KernelRoutes:
         return self._slots.get(ifindex) == slot
 
     def _free(self) -> list[int]:
-        taken = frozenset(self._slots.values()).union(*self._uses.values())
+        taken = self._uses.all().union(self._slots.values())
         return [slot for slot in range(_abi.MAX_EGRESS) if slot not in taken]
+
+
+def _digest(value: bytes) -> bytes:
+    """What stands for a route that is in force: all of it would be kept twice."""
+    return hashlib.blake2b(value, digest_size=16).digest()

@@ -28,6 +28,10 @@ from tempos_fastpath.structs import (
 
 TICKET_SIZE = struct_size("struct tempos_ticket")
 ROUTE_SIZE = struct_size("struct tempos_route")
+#: Of one with no more than SMALL_MEMBERS members.
+SMALL_ROUTE_SIZE = struct_offset("struct tempos_route", "members") + _abi.SMALL_MEMBERS * struct_size(
+    "struct tempos_member"
+)
 
 TOPIC_SIZE = struct_size("struct tempos_topic")
 #: Bytes from the begin of a ``struct tempos_pulse``.
@@ -72,6 +76,7 @@ def encode_route(plan: Plan, row: int, slots: Mapping[int, int], fanout: int = 0
     index. ``fanout``: of a broadcast, the key of the first of its devmaps.
     """
     route = struct_new("struct tempos_route")
+    route.topic = plan.topic
     route.epoch = plan.epoch
     route.ticket_base = group_slot(row, plan.epoch, 0)
     route.mtu = plan.mtu
@@ -108,6 +113,7 @@ class HeldRoute:
     The egress is a slot, or for a broadcast what the member adds to ``fanout``.
     """
 
+    topic: int
     epoch: int
     way: Way
     fanout: int
@@ -121,13 +127,14 @@ class HeldRoute:
 
 
 def decode_route(value: bytes) -> HeldRoute:
-    """What the kernel holds for a topic."""
-    route = struct_from("struct tempos_route", value)
+    """What the kernel holds for a topic, in a small route or in one of full size."""
+    route = struct_from("struct tempos_route", value.ljust(ROUTE_SIZE, b"\0"))
     groups = [
         [route.members[index] for index in range(group.first, group.first + group.count)]
         for group in route.groups[0 : route.group_count]
     ]
     return HeldRoute(
+        topic=int(route.topic),
         epoch=int(route.epoch),
         way=Way(route.way),
         fanout=int(route.fanout),

@@ -17,6 +17,7 @@ from tempos_bpf.maps import Map, SharedArray
 #: Of the maps whose length goes by the topics: entries for each row.
 _PER_ROW: Mapping[str, int] = {
     "routes": 1,
+    "small_routes": 1,
     "tickets": slots(1),
     "copies": EPOCHS,
     "counters": 1,

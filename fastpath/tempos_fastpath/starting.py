@@ -117,7 +117,9 @@ async def prepare(
         await loop.run_in_executor(threads, programs.attach, targets, mode, facts)
         fanouts = Fanouts(programs.map("fanouts"), programs.map("egress"), programs.deliver)
         undo.callback(fanouts.close)
-        routes = KernelRoutes(programs.map("routes"), programs.map("egress"), fanouts, rows)
+        routes = KernelRoutes(
+            programs.map("routes"), programs.map("small_routes"), programs.map("egress"), fanouts, rows
+        )
         group = await loop.run_in_executor(threads, feature_group)
         entrances = Entrances(frozenset(listen), frozenset(addresses), named=bool(interfaces))
         resources = Resources(survey, programs, routes, fanouts, ownership, pins, entrances, threads)

@@ -16,7 +16,7 @@ from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 from support.expected import expected
 from support.inject import Capture, Injector
-from support.packets import Addresses, datagram, event, partial, raw
+from support.packets import Addresses, datagram, event, partial, raw, topic_of
 from support.privileges import require_kernel, require_netns
 from support.watched import in_broker
 
@@ -125,7 +125,7 @@ def test_every_copy_is_right_to_the_byte(topology: Topology, sizes: Sequence[int
         drawn: Counter[int] = Counter()
         for make in FRAMES.values():
             frame = make(wire.addresses)
-            topic = frame[42]
+            topic = topic_of(frame)
             for _ in range(3):
                 wire.send(frame)
                 number = drawn[topic]

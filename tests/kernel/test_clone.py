@@ -11,7 +11,7 @@ import pytest
 from support.cloning import NEXT, SHOT, CloneRig
 from support.expected import expected
 from support.features import NO_TCX, no_tcx
-from support.packets import EVENT, FENCED, RAW, ROUTED, ROWS, STAMPED, Row, datagram, event, raw
+from support.packets import EVENT, FENCED, RAW, ROUTED, ROWS, STAMPED, Row, datagram, event, raw, topic_of
 from support.privileges import require_kernel, require_netns
 from support.program import ADDRESSES, hops
 
@@ -58,7 +58,7 @@ def groups_of(rig: CloneRig, *sizes: int) -> list[list[Hop]]:
 def copies(rig: CloneRig, frame: bytes, picks: list[Hop], **facts: int) -> tuple[list[bytes], ...]:
     """What must come out at each far end: a partial checksum is none to a packet made from a frame."""
     sequence = facts.pop("sequence", 0)
-    stamped = frame[42] in STAMPED
+    stamped = topic_of(frame) in STAMPED
     return tuple(
         [expected(frame, pick, generic=True, stamped=stamped, sequence=sequence, **facts)
          for pick in picks if pick.ifindex == near]
@@ -76,14 +76,14 @@ def test_every_row_of_the_table(rig: CloneRig, row: Row) -> None:
     if row.fast is not Reason.FORWARDED:
         assert (out.verdict, out.counted, out.out) == (NEXT, None, ([], [])), "the XDP program has counted it"
         return
-    assert (out.verdict, out.counted) == (SHOT, (frame[42], Reason.FORWARDED))
+    assert (out.verdict, out.counted) == (SHOT, (topic_of(frame), Reason.FORWARDED))
     picks = [group[0] for group in groups]
     if row.generic is not None:
         # A full checksum all the same: here the kernel says which it is.
         assert [len(frames) for frames in out.out] == [len(each) for each in copies(rig, frame, picks)]
     else:
         assert out.out == copies(rig, frame, picks, epoch=0x1FE)
-    assert rig.copies(frame[42], 0x1FE) == (1, [1, 1, 1] + [0] * 13)
+    assert rig.copies(topic_of(frame), 0x1FE) == (1, [1, 1, 1] + [0] * 13)
 
 
 @pytest.mark.parametrize("sizes", [(1,), (2, 3), (1, 2, 3, 7), tuple(range(1, 17))], ids=str)

@@ -13,7 +13,20 @@ import pytest
 from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 from support.expected import expected
-from support.packets import EVENT, PORT, RAW, ROUTED, ROWS, STAMPED, ambiguous, datagram, event, partial, raw
+from support.packets import (
+    EVENT,
+    PORT,
+    RAW,
+    ROUTED,
+    ROWS,
+    STAMPED,
+    ambiguous,
+    datagram,
+    event,
+    partial,
+    raw,
+    topic_of,
+)
 from support.program import ADDRESSES, LOOPBACK, Rig, hops, plan
 
 from tempos import Framing, Reason, Topic
@@ -48,7 +61,7 @@ def test_every_row_of_the_table(rig: Rig, row) -> None:
     if reason is not Reason.FORWARDED:
         assert (out.verdict, out.data) == (Verdict.PASS, frame)
         return
-    assert (out.verdict, out.topic) == (Verdict.REDIRECT, frame[42])
+    assert (out.verdict, out.topic) == (Verdict.REDIRECT, topic_of(frame))
     facts = {"epoch": 0x1FE, "stamped": out.topic in STAMPED, "tos": 0xB8}
     assert out.data == expected(frame, MEMBERS[0], generic=rig.generic, **facts)
 

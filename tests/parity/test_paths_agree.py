@@ -31,6 +31,8 @@ from support.packets import (
     ROWS,
     SEVERAL,
     SPILLING,
+    WIDE_EVENT,
+    WIDE_RAW,
     Addresses,
     Row,
     datagram,
@@ -102,6 +104,8 @@ class Lane:
             RAW: (Group("workers", members),),
             EVENT: (Group("workers", members),),
             FENCED: (Group("workers", members),),
+            WIDE_RAW: (Group("workers", members),),
+            WIDE_EVENT: (Group("workers", members),),
             LONELY: (),
             **{_by(topic, mode): self._groups(c, topic, groups) for topic, groups in SEVERAL.items()},
             LIMITED: (Group("workers", members),),
@@ -140,7 +144,7 @@ class Lane:
 
     def _groups(self, address: str, topic: Topic, count: int) -> tuple[Group, ...]:
         """So many groups of three; no port twice, and no group that begins as the one before."""
-        first = 10_000 + 100 * topic.id
+        first = 10_000 + 100 * list(SEVERAL).index(topic)
         return tuple(
             Group(
                 f"g{group}",

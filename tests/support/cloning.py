@@ -18,19 +18,22 @@ from typing import TypeVar
 from pyroute2 import IPRoute
 
 from support.packets import PORT
-from support.program import ADDRESSES
-from tempos import Framing, Reason, _abi
+from support.program import ADDRESSES, put_route
+from tempos import Framing, Reason
 from tempos._abi import Way
 from tempos._rows import Rows
+from tempos._slots import epoch_row
 from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.patience import patience
-from tempos_bpf.maps import MapType, create_map, possible_cpus
+from tempos_bpf.maps import possible_cpus
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.clone import MAPS, OBJECT, PROGRAM, Clones
-from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, encode_route, encode_settings
+from tempos_fastpath.layout import decode_counters, encode_route, encode_settings
 from tempos_fastpath.loading import OBJECT as XDP_OBJECT
 from tempos_fastpath.loading import PROGRAM as XDP_PROGRAM
 from tempos_fastpath.plan import Hop, Plan
+from tempos_fastpath.rows import KernelRows, sizes
+from tempos_fastpath.survival.pins import LATENCY
 from tempos_fastpath.tickets import SharedTickets
 
 T = TypeVar("T")
@@ -69,28 +72,31 @@ class CloneRig:
         )
         self._down: set[int] = set()
         self._settings = settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], generic=False)
-        xdp = BpfObject(XDP_OBJECT, {"settings": settings})
+        self.rows = Rows()
+        xdp = BpfObject(XDP_OBJECT, {"settings": settings}, sizes=sizes(self.rows, LATENCY))
         self._stack.callback(xdp.close)
         self._clone = BpfObject(OBJECT, {"settings": settings}, {name: xdp.map(name) for name in MAPS})
         self._stack.callback(self._clone.close)
         self.map = xdp.map
         self.xdp = xdp.program(XDP_PROGRAM)
         self.program = self._clone.program(PROGRAM)
-        self.tickets = SharedTickets(xdp.map("tickets").mmap(), Rows())
+        self.tickets = SharedTickets(xdp.map("tickets").mmap(), self.rows)
         self._stack.callback(self.tickets.close)
+        self._places = KernelRows(xdp.map("rows").mmap())
+        self._stack.callback(self._places.close)
 
     def install(self, topic: int, groups: Sequence[Sequence[Hop]], *, framing: Framing, epoch: int = 1,
                 way: Way = Way.CLONE, sources: tuple[str, ...] = ()) -> None:  # fmt: skip
         """Swap a route in."""
         plan = Plan(topic, epoch, framing, 1500, tuple(map(tuple, groups)), sources, way)
-        value = encode_route(plan, plan.topic, dict.fromkeys(self.near, 0))
-        with create_map("route", MapType.ARRAY, key_size=4, value_size=ROUTE_SIZE, max_entries=1) as inner:
-            inner.update(0, value)
-            self.map("routes").update(topic, inner)
+        row = self.rows.give(topic)
+        self._places.configure(self.rows.given())
+        put_route(self.map, plan, row, encode_route(plan, row, dict.fromkeys(self.near, 0)))
 
     def clear(self) -> None:
-        for topic in range(_abi.NARROW):
-            self.map("routes").delete(topic)
+        for topic, row in self.rows.given().items():
+            self.map("routes").delete(row)
+            self.map("small_routes").delete(row)
             for epoch in (0, 1):
                 self.tickets.reset(topic, epoch)
         for name in ("counters", "copies"):
@@ -144,7 +150,7 @@ class CloneRig:
 
     def copies(self, topic: int, epoch: int) -> tuple[int, list[int]]:
         """Events, and copies sent of each group."""
-        row = self.map("copies").sum_rows()[(topic * 2 + (epoch & 1)) * 17 :][:17].tolist()
+        row = self.map("copies").sum_rows(epoch_row(self.rows.of[topic], epoch), 1).tolist()
         return row[16], row[:16]
 
     def close(self) -> None:
@@ -160,8 +166,13 @@ class CloneRig:
         return frames
 
     def _counters(self) -> dict[tuple[int, Reason], int]:
-        by_topic = decode_counters(self.map("counters").sum_rows())
-        return {(topic, reason): count for topic, row in by_topic.items() for reason, count in row.items()}
+        by_row = decode_counters(self.map("counters").sum_rows())
+        topic_of = {row: topic for topic, row in self.rows.of.items()}
+        return {
+            (topic_of[row], reason): count
+            for row, counts in by_row.items()
+            for reason, count in counts.items()
+        }
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from scapy.packet import Packet, Raw
 
 from support.tagging import mark_of
 from tempos import Framing, Overflow, Quality, Reason, Topic
-from tempos.wire import encode_batch, encode_event
+from tempos.wire import encode_batch, encode_event, raw_header, topic_in
 
 #: The topics of every test that uses this table; UNKNOWN is configured nowhere.
 RAW = Topic(1, "raw", Quality.SQ, 5, Framing.RAW)
@@ -32,10 +32,15 @@ FENCED = Topic(4, "fenced", Quality.SQ, 5, Framing.EVENT, sources=("10.0.1.0/24"
 PAIR = Topic(5, "pair", Quality.SQ, 5, Framing.RAW)
 TRIO = Topic(6, "trio", Quality.BQ, 5, Framing.EVENT)
 CROWD = Topic(7, "crowd", Quality.BQ, 5, Framing.EVENT)
-SEVERAL = {PAIR: 2, TRIO: 3, CROWD: 16}
-UNKNOWN = 77
+#: Wide ones, of which one has so few members that its route is small, and one more.
+WIDE_RAW = Topic(256, "wide/raw", Quality.SQ, 5, Framing.RAW)
+WIDE_EVENT = Topic(65534, "wide/event", Quality.BQ, 5, Framing.EVENT)
+WIDE_PAIR = Topic(4660, "wide/pair", Quality.SQ, 5, Framing.EVENT)
+WIDE_TRIO = Topic(22136, "wide/trio", Quality.BQ, 5, Framing.EVENT)
+SEVERAL = {PAIR: 2, TRIO: 3, CROWD: 16, WIDE_PAIR: 2, WIDE_TRIO: 3}
+UNKNOWN, WIDE_UNKNOWN = 77, 777
 #: Those that have members.
-ROUTED = (RAW, EVENT, FENCED, *SEVERAL)
+ROUTED = (RAW, EVENT, FENCED, WIDE_RAW, WIDE_EVENT, *SEVERAL)
 #: What the fuzz tests configure.
 TOPICS = (RAW, EVENT, LONELY, FENCED)
 #: The ids of those whose events the broker stamps.
@@ -114,10 +119,16 @@ def datagram(at: Addresses, payload: bytes, *, udp: dict | None = None, **ip: ob
 def event(body: bytes = b"body", *, topic: int = EVENT.id, **fields: int) -> bytes:
     """An event payload; ``version``, ``flags``, ``reserved``, ``epoch`` overwrite the header's."""
     header = bytearray(encode_event(topic, PUBLISHER, 5, SENT, body, fields.get("flags", 0)))
-    header[1] = fields.get("version", 1) << 4 | header[1] & 0x0F
-    header[2] = fields.get("reserved", 0)
+    flags_at, reserved_at = (1, 2) if topic < 256 else (24, fields.get("reserved_at", 25))
+    header[flags_at] = fields.get("version", 1) << 4 | header[flags_at] & 0x0F
+    header[reserved_at] = fields.get("reserved", 0)
     header[3] = fields.get("epoch", 0)
     return bytes(header)
+
+
+def topic_of(frame: bytes) -> int:
+    """The id in a frame that the table has."""
+    return topic_in(frame[42:])
 
 
 #: Of a request; what is in it matters to nobody on the way.
@@ -125,7 +136,7 @@ ENVELOPE = b"\x11\x00" + bytes(range(100, 130))
 
 
 def raw(body: bytes = b"hello", topic: int = RAW.id) -> bytes:
-    return bytes((topic,)) + body
+    return raw_header(topic) + body
 
 
 def pseudo_sum(frame: bytes) -> int:
@@ -257,7 +268,6 @@ row(
 # --- payloads that are refused -----------------------------------------------------------------
 row("empty datagram", Reason.EMPTY, Reason.EMPTY, one(lambda at: datagram(at, b"")))
 refused("topic 0", Reason.NO_ROUTE, raw(topic=0), Reason.RESERVED_TOPIC)
-refused("topic 255", Reason.NO_ROUTE, raw(topic=255), Reason.RESERVED_TOPIC)
 refused("topic nobody configured", Reason.NO_ROUTE, raw(topic=UNKNOWN), Reason.UNKNOWN_TOPIC)
 refused("topic without a member", Reason.NO_ROUTE, raw(topic=LONELY.id), Reason.NO_MEMBER)
 refused("event: only the topic byte", Reason.SHORT_HEADER, bytes((EVENT.id,)))
@@ -300,6 +310,63 @@ row(
 )
 
 
+# --- wide topics ------------------------------------------------------------------------------
+WIDE = WIDE_EVENT.id
+good("wide raw: nothing but the id", raw(b"", WIDE_RAW.id))
+good("wide raw: five bytes", raw(b"hello", WIDE_RAW.id))
+good("wide raw: odd length", raw(b"ab", WIDE_RAW.id))
+good("wide raw: as large as the MTU", raw(bytes(MTU_PAYLOAD - 3), WIDE_RAW.id))
+good("wide event: small body", event(topic=WIDE))
+good("wide event: no body", event(b"", topic=WIDE))
+good("wide event: odd body", event(b"odd", topic=WIDE))
+good("wide event: as large as the MTU", event(b"\xa5" * (MTU_PAYLOAD - 28), topic=WIDE))
+good("wide event: body of ones", event(b"\xff" * 64, topic=WIDE))
+good("wide event: epoch set by the sender", event(topic=WIDE, epoch=0xEE))
+good("wide event: BATCH", encode_batch(WIDE, PUBLISHER, 9, SENT, [b"a", b"bc", b"def"]))
+good("wide event: DUP and TRACE", event(topic=WIDE, flags=2 | 4))
+good("wide request", event(ENVELOPE + b"body", topic=WIDE, flags=8))
+for kind, payload in (("raw", raw(b"sum", WIDE_RAW.id)), ("event", event(b"sum!", topic=WIDE))):
+    row(
+        f"wide {kind}: checksum zero",
+        Reason.FORWARDED,
+        Reason.FORWARDED,
+        one(lambda at, p=payload: datagram(at, p, udp={"chksum": 0})),  # type: ignore[misc]
+    )
+    row(
+        f"wide {kind}: checksum partial",
+        Reason.FORWARDED,
+        Reason.FORWARDED,
+        lambda at, p=payload: [partial(bytes(datagram(at, p)))],  # type: ignore[misc]
+        partial=True,
+    )
+    row(
+        f"wide {kind}: TTL 1", Reason.TTL, Reason.TTL,
+        one(lambda at, p=payload: datagram(at, p, ttl=1)),  # type: ignore[misc]
+    )  # fmt: skip
+    row(
+        f"wide {kind}: IPv4 options",
+        Reason.IP_OPTIONS,
+        Reason.FORWARDED,
+        one(lambda at, p=payload: datagram(at, p, options=[IPOption_NOP()] * 4)),  # type: ignore[misc]
+    )
+refused("wide: no id", Reason.SHORT_HEADER, b"\xff")
+refused("wide: half an id", Reason.SHORT_HEADER, b"\xff\x01")
+refused("wide: id 0", Reason.NO_ROUTE, b"\xff\0\0", Reason.RESERVED_TOPIC)
+refused("wide: a narrow id", Reason.NO_ROUTE, b"\xff\0\1", Reason.RESERVED_TOPIC)
+refused("wide: id 255", Reason.NO_ROUTE, b"\xff\0\xff", Reason.RESERVED_TOPIC)
+refused("wide: id 65535", Reason.NO_ROUTE, b"\xff\xff\xff", Reason.RESERVED_TOPIC)
+refused("wide: nobody's id", Reason.NO_ROUTE, raw(topic=WIDE_UNKNOWN), Reason.UNKNOWN_TOPIC)
+for length in (3, 24, 27):
+    refused(f"wide event: {length} bytes", Reason.SHORT_HEADER, event(b"", topic=WIDE)[:length])
+refused("wide event: version 0", Reason.BAD_VERSION, event(topic=WIDE, version=0))
+refused("wide event: version 2", Reason.BAD_VERSION, event(topic=WIDE, version=2))
+for at in (25, 26, 27):
+    broken = event(topic=WIDE, reserved=1, reserved_at=at)
+    refused(f"wide event: reserved byte {at}", Reason.RESERVED_BITS, broken)
+refused("wide request: envelope cut", Reason.BAD_ENVELOPE, event(ENVELOPE[:-1], topic=WIDE, flags=8))
+refused("wide reply", Reason.REPLY, event(b"\x12" + ENVELOPE[1:], topic=WIDE, flags=8), Reason.BAD_RETURN)
+
+
 # --- topics with several groups ----------------------------------------------------------------
 def several(topic: Topic, groups: int) -> None:
     """What must come out once for each group, whoever makes the copies."""
@@ -309,7 +376,7 @@ def several(topic: Topic, groups: int) -> None:
 
     def copied(name: str, build: Callable[[Addresses], list[bytes]], *, partial: bool = False) -> None:
         row(
-            f"{groups} groups: {name}",
+            f"{groups} groups, {topic.name}: {name}",
             Reason.FORWARDED,
             Reason.FORWARDED,
             build,
@@ -326,8 +393,9 @@ def several(topic: Topic, groups: int) -> None:
     copied("checksum zero", one(lambda at: datagram(at, body(b"none"), udp={"chksum": 0})))
     copied("TTL 2", one(lambda at: datagram(at, body(b"ttl 2"), ttl=2)))
     row(
-        f"{groups} groups: TTL 1", Reason.TTL, Reason.TTL, one(lambda at: datagram(at, body(b"ttl 1"), ttl=1))
-    )
+        f"{groups} groups, {topic.name}: TTL 1", Reason.TTL, Reason.TTL,
+        one(lambda at: datagram(at, body(b"ttl 1"), ttl=1)),
+    )  # fmt: skip
     copied("Ethernet padding", lambda at: [bytes(datagram(at, body(b"pad"))) + b"\x55" * 14])
     copied("checksum partial", lambda at: [partial(bytes(datagram(at, body(b"part"))))], partial=True)
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from support.packets import PORT, Addresses
 from tempos import Framing, Reason, Topic
-from tempos._abi import Way
+from tempos._abi import NARROW, SMALL_MEMBERS, Way
 from tempos._rows import Rows
-from tempos_bpf.maps import MapType, create_map, possible_cpus
+from tempos_bpf.maps import Map, MapType, create_map, possible_cpus
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.fanouts import Fanouts
-from tempos_fastpath.layout import ROUTE_SIZE, decode_counters, devmap_value, encode_route, encode_settings
+from tempos_fastpath.layout import (
+    SMALL_ROUTE_SIZE,
+    decode_counters,
+    devmap_value,
+    encode_route,
+    encode_settings,
+)
 from tempos_fastpath.loading import DELIVER, OBJECT, PROGRAM, TIMED
 from tempos_fastpath.plan import Hop, Plan
 from tempos_fastpath.rows import KernelRows, sizes
@@ -67,28 +73,27 @@ class Rig:
             first = self._fanouts.take(plan.topic, plan.broadcast.devmaps)
             assert isinstance(first, int), first
             self._fanouts.make(first)
-        with create_map("route", MapType.ARRAY, key_size=4, value_size=ROUTE_SIZE, max_entries=1) as inner:
-            inner.update(0, encode_route(plan, row, {LOOPBACK: slot}, first))
-            self._object.map("routes").update(row, inner)
+        put_route(self.map, plan, row, encode_route(plan, row, {LOOPBACK: slot}, first))
         self._installed.add(plan.topic)
 
     def remove(self, topic: int) -> None:
-        self._object.map("routes").delete(self.rows.of[topic])
+        for table in ("small_routes", "routes"):
+            self._object.map(table).delete(self.rows.of[topic])
         self._fanouts.settle(topic, None)
         self.rows.free(topic)
         self._places.configure(self.rows.given())
         self._installed.discard(topic)
 
     def clear(self) -> None:
+        for topic in self.rows.of:
+            for epoch in (0, 1):
+                self.tickets.reset(topic, epoch)
         for topic in tuple(self._installed):
             self.remove(topic)
         self.topics.configure([])
         counters = self._object.map("counters")
         for row in range(self.rows.count):
             counters.update(row, bytes(counters.value_size * possible_cpus()))
-        for topic in self.rows.of:
-            for epoch in (0, 1):
-                self.tickets.reset(topic, epoch)
 
     def configure(self, topics: Sequence[Topic]) -> None:
         """Let the program know these topics, and the socket selector their classes."""
@@ -120,6 +125,16 @@ class Rig:
         self._places.close()
         self._fanouts.close()
         self._object.close()
+
+
+def put_route(maps: Callable[[str], Map], plan: Plan, row: int, value: bytes) -> None:
+    """Swap a route in by hand: small where the fast path would have it small."""
+    small = plan.topic >= NARROW and len(plan.hops) <= SMALL_MEMBERS
+    value = value[:SMALL_ROUTE_SIZE] if small else value
+    with create_map("route", MapType.ARRAY, key_size=4, value_size=len(value), max_entries=1) as inner:
+        inner.update(0, value)
+        maps("small_routes" if small else "routes").update(row, inner)
+    maps("routes" if small else "small_routes").delete(row)
 
 
 def hops(count: int, first_port: int = 6001) -> tuple[Hop, ...]:

@@ -18,7 +18,7 @@ LISTEN_RULE = 'an IPv4 address of this machine, or "0.0.0.0" for all of them'
 MAC_RULE = 'the MAC address of one machine, such as "40:a6:b7:66:39:ba"'
 API_RULE = '"host:port" with an IPv4 address and a port from 1 to 65535, or "off"'
 NETWORK_RULE = 'an IPv4 network such as "10.0.0.0/8"'
-ID_RULE = "an integer from 1 to 254 (0 and 255 are reserved)"
+ID_RULE = "an integer from 1 to 65534 but 255"
 KEY_ID_RULE = "1-64 letters, digits and . _ @ -, the first a letter or digit"
 SECRET = "000102030405060708090a0b0c0d0e0f"
 CLIENT = f'[[client]]\nid = "c"\nkey = "{SECRET}"\n'
@@ -27,7 +27,7 @@ OWN_RULE = "an endpoint of a subscriber"
 #: (text of the file, the one fault it has)
 FAULTS = [
     # tables and keys
-    ("topic = 3", "topic is 3; allowed: a list of tables of at most 254, each with the keys "
+    ("topic = 3", "topic is 3; allowed: a list of tables of at most 65533, each with the keys "
          "id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, member, written [[topic]]"),
     ("broker = 3\n" + TOPIC, "broker is 3; allowed: a table with the keys listen, data_port, control_port, api, user, "
      "name, api_token, api_token_file, api_expose, adapter"),
@@ -209,7 +209,7 @@ def test_all_faults_of_a_file_come_at_once_and_one_fault_causes_no_other() -> No
         [limits]
         members_per_group = 0    # so nothing is said of the size of groups
         [[topic]]
-        id = 300
+        id = 70000
         name = "a"
         [[topic.member]]
         ip = "nowhere"

@@ -82,7 +82,7 @@ def test_the_thesis_format_is_read_directly() -> None:
     ("text", "fault"),
     [
         ("topic_value = 255",
-         "topic[0].topic_value is 255; allowed: an integer from 1 to 254 (0 and 255 are reserved)"),
+         "topic[0].topic_value is 255; allowed: an integer from 1 to 65534 but 255"),
         ("topic_value = 1\n[[topic]]\ntopic_value = 1",
          "topic[1].topic_value is 1, as topic[0].topic_value is; allowed: each once"),
         ('topic_value = 1\naddress = [{ip = "10.0.0.1"}]', "topic[0].address[0].mac is missing; "

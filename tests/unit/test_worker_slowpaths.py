@@ -16,6 +16,7 @@ from tempos_broker import scheduling
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import LocalLimits, LocalTickets, RateLimits, Tickets
 from tempos_broker.slowpath import SlowPathServer
+from tempos_broker.slowpath.book import ARRIVED
 from tempos_broker.tickets import FileTickets
 from tempos_broker.worker.slowpaths import SlowPaths
 
@@ -106,7 +107,7 @@ async def test_the_account_is_that_of_both_and_stays_when_all_is_closed(tickets:
         assert paths._estate is not None
         # As if three had come and one of them had gone out, two still waiting.
         book = paths._estate.book
-        book.received[SQ.id] += 3
+        book.counts[SQ.id][ARRIVED] += 3
         book.counts[SQ.id][Reason.FORWARDED] += 1
         status = paths.status()
         assert (status.received, status.queued) == (3, 2)

@@ -1,6 +1,7 @@
 """What outlives a broker: its maps and links, pinned in a folder of the BPF file system.
 
-    /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes tickets egress fanouts          the program's maps
+    /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes small_routes tickets            the program's maps
+                                         egress fanouts
                                          copies events sending
                                          counters pulse rows topics notes heard
                                          latency                                the same, where it is wanted
@@ -40,6 +41,7 @@ from tempos_fastpath.survival.ownership import BPFFS, ROOT, Identity
 
 MAPS = (
     "routes",
+    "small_routes",
     "tickets",
     "egress",
     "fanouts",
@@ -183,9 +185,12 @@ class Pins:
     def topics(self) -> tuple[int, ...]:
         """The topics that have a route, as far as that can be read."""
         with contextlib.suppress(Unavailable), contextlib.ExitStack() as stack:
-            routes, rows = (stack.enter_context(pinned_map(self.path(name))) for name in ("routes", "rows"))
+            routes, small, rows = (
+                stack.enter_context(pinned_map(self.path(name)))
+                for name in ("routes", "small_routes", "rows")
+            )
             known = {topic: row for topic, row in rows_in(rows).items() if row < routes.max_entries}
-            return tuple(topic for topic, row in known.items() if routes.lookup(row))
+            return tuple(topic for topic, row in known.items() if routes.lookup(row) or small.lookup(row))
         return ()
 
     def remove(self) -> None:

@@ -87,8 +87,10 @@ class Remains:
         found: dict[int, int] = {}
         if self._kept.maps:
             with contextlib.suppress(Unavailable):
+                large, small = (self._kept.maps[name] for name in ("routes", "small_routes"))
                 for topic in self._pins.topics():
-                    if (inner := self._kept.maps["routes"].inner(self._rows.of[topic])) is not None:
+                    row = self._rows.of[topic]
+                    if (inner := small.inner(row) or large.inner(row)) is not None:
                         with inner:
                             value = inner.lookup(0)
                             if value is not None:
@@ -100,8 +102,9 @@ class Remains:
             link.detach()
         for topic in self._epochs:
             # Waits until no packet is on its way through a program any more: one topic is as good as all.
-            self._kept.maps["routes"].delete(self._rows.of[topic])
-            break
+            row, maps = self._rows.of[topic], self._kept.maps
+            if maps["small_routes"].delete(row) or maps["routes"].delete(row):
+                break
 
 
 def find(name: str, held: Held | None = None) -> Remains | None:
