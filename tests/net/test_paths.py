@@ -17,7 +17,7 @@ pytestmark = pytest.mark.netns
 
 LIMIT = 20.0
 TOPIC = Topic(id=7, name="events")
-RAW = Topic(id=9, name="plain", framing=Framing.RAW)
+RAW = Topic(id=900, name="plain", framing=Framing.RAW)
 #: Fast path mode -> the path that must carry the events.
 MODES = {"off": Path.SLOW, "generic": Path.FAST, "native": Path.FAST}
 PORTS = (9001, 9002, 9003)

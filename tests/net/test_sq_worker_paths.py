@@ -17,7 +17,7 @@ from tempos_bench.nodes.topology import build
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 LIMIT = 60.0
-STRICT = Topic(id=7, name="events", quality=Quality.SQ)
+STRICT = Topic(id=40_007, name="events", quality=Quality.SQ)
 
 
 def worker_of(broker: Broker) -> dict[str, object]:
@@ -94,7 +94,7 @@ def test_a_rate_holds_for_both_processes_and_the_kernel_together() -> None:
     require_netns()
     require_kernel()
     limited = Topic(
-        id=7, name="events", quality=Quality.SQ, policy=PathPolicy.SLOW,
+        id=40_007, name="events", quality=Quality.SQ, policy=PathPolicy.SLOW,
         rate=1000, burst=100, overflow=Overflow.DROP,
     )  # fmt: skip
     events, rate = 20_000, 10_000

@@ -44,8 +44,8 @@ from tempos_broker.lives.store import Store
 from .test_broker import FakeFastPath, until
 
 ASKED = Topic(1, "asked", Quality.BQ, 0, Framing.EVENT, PathPolicy.SLOW)
-STRICT = Topic(2, "strict", Quality.SQ, 0, Framing.EVENT, PathPolicy.SLOW)
-PLAIN = Topic(3, "plain", Quality.BQ, 0, Framing.RAW, PathPolicy.SLOW)
+STRICT = Topic(40_000, "strict", Quality.SQ, 0, Framing.EVENT, PathPolicy.SLOW)
+PLAIN = Topic(300, "plain", Quality.BQ, 0, Framing.RAW, PathPolicy.SLOW)
 FENCED = Topic(4, "fenced", Quality.BQ, 0, Framing.EVENT, PathPolicy.SLOW, sources=("127.0.0.1/32",))
 GOOD = ["delivered", "dropped", "unconfirmed", "lost", "unknown"]
 

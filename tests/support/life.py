@@ -15,7 +15,7 @@ from typing import Any
 from support.nodes import udp
 from tempos import Subscriber
 from tempos._places import SYSTEM
-from tempos.wire import encode_event
+from tempos.wire import encode_event, encode_raw
 from tempos_bench.nodes.loop import NodeLoop
 from tempos_bench.nodes.node import PYTHON, Program
 from tempos_bench.nodes.topology import Topology
@@ -27,7 +27,8 @@ from tempos_fastpath.survival.pins import Pins
 LIMIT = 20.0
 NAME = f"life-{os.getpid()}"
 OTHER = f"{NAME}-b"
-EVENTS, PLAIN = 1, 2
+#: A narrow topic, and a wide one.
+EVENTS, PLAIN = 1, 300
 RUN = "import sys; from tempos_broker.__main__ import main; sys.exit(main())"
 WITHOUT_LIBBPF = f"import sys; sys.modules['tempos_bpf.library'] = None; {RUN}"
 Topics = Mapping[int, Mapping[str, object]]
@@ -119,7 +120,8 @@ class Life:
         """Events one after the other; none is lost on links that are otherwise quiet."""
         before = self.sent.get(topic, 0)
         for number in range(before, before + count):
-            data = encode_event(topic, 9, number, 0, b"body") if topic != PLAIN else b"\2%d" % number
+            plain = topic == PLAIN
+            data = encode_raw(topic, b"%d" % number) if plain else encode_event(topic, 9, number, 0, b"body")
             self.source.sendto(data, (self.topology.broker.address, 9998))
         self.sent[topic] = before + count
 
