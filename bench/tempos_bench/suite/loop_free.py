@@ -1,19 +1,24 @@
 """The event loop stays free: strict events beside a large state, a broker at rest, and what a join costs.
 
 * **State**: strict events on the slow path, steady, while the broker has many topics with many members each;
-  state off and on in turn, each on a broker of its own. Members of the other topics get no events.
+  state off and on in turn, and on while somebody reads all pages about every topic again and again, each on a
+  broker of its own. Members of the other topics get no events.
 * **Hosts**: members on addresses of their own, each with heartbeats, in one group of a topic on the fast
   path: the processor time of the broker at rest, and of each further join.
 """
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
+import itertools
 import subprocess
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
-from tempos import Framing, Group, Member, PathPolicy, Quality, TemposError, Topic
+from tempos import API_PORT, Framing, Group, Member, PathPolicy, Quality, TemposError, Topic
 from tempos_bench.measure.broker import Broker
 from tempos_bench.measure.load import Flow, Load, Subject
 from tempos_bench.measure.stats import ratios, summarize
@@ -29,7 +34,10 @@ _HOSTS = Topic(id=2, name="hosts", framing=Framing.EVENT)
 _SQ_PORT, _GROUP = 9001, "hosts"
 #: Members of one group go to so many ports from here on, where nobody listens.
 _FIRST_PORT = 20000
-_STATES = ("off", "on")
+_STATES = ("off", "on", "on, pages read")
+_PAGES = ("/v1/status", "/v1/ledger", "/v1/topics", "/v1/routes")
+#: Seconds between two pages, so that who reads does not keep the processor from who sends.
+_PAGE_EVERY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
 
 def _state(p: Parameters, progress: Run) -> list[Figure]:
     p99: dict[str, list[float]] = {state: [] for state in _STATES}
-    lost = 0
+    lost = pages = 0
     with build() as topology, ExitStack() as stack:
         load = Load(stack, topology, (_SQ_PORT,), size=p.payload)
         address = topology.subscriber.address
@@ -75,15 +83,47 @@ def _state(p: Parameters, progress: Run) -> list[Figure]:
                 with (
                     progress.variant(f"round {number + 1} of {p.rounds}, state {state}"),
                     load.broker([Subject(_SQ, _SQ_PORT)], mode="off", state=file, beside=beside),
+                    _reading(topology.broker if state == _STATES[-1] else None) as read,
                 ):
                     outcome = load.play([Flow(_SQ, p.rate)], p.seconds)[_SQ.name].outcome
                 p99[state].append(outcome.latency.p99)
                 lost += outcome.lost
+                pages += len(read)
+    off, on, read_too = p99.values()
     return [
-        median("SQ p99, state on to off", ratios(p99["on"], p99["off"]), "x", Better.LOWER),
+        median("SQ p99, state on to off", ratios(on, off), "x", Better.LOWER),
+        median("SQ p99, pages read to not", ratios(read_too, on), "x", Better.LOWER),
+        Figure("pages", pages, "pages"),
         *(median(f"SQ p99, state {state}", summarize(values), "us") for state, values in p99.items()),
         Figure("SQ lost", lost, "events"),
     ]
+
+
+@contextmanager
+def _reading(node: Node | None) -> Iterator[list[int]]:
+    """Somebody reads one page after the other at this broker; the bytes of each that was read to its end."""
+    read: list[int] = []
+    over = threading.Event()
+
+    def pages() -> None:
+        for number in itertools.count():
+            if over.wait(_PAGE_EVERY):
+                return
+            connection = http.client.HTTPConnection("127.0.0.1", API_PORT, timeout=30)
+            with closing(connection):
+                connection.request("GET", _PAGES[number % len(_PAGES)])
+                read.append(len(connection.getresponse().read()))
+
+    if node is None:
+        yield read
+        return
+    thread = threading.Thread(target=node.call, args=(pages,), name="reads pages")
+    thread.start()
+    try:
+        yield read
+    finally:
+        over.set()
+        thread.join()
 
 
 def _hosts(p: Parameters, progress: Run) -> list[Figure]:
