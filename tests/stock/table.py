@@ -14,7 +14,7 @@ MODES = ("native", "generic", "off")
 _TELLING = (
     "TD121", "TD122", "TD123", "TD124", "TD131", "TD132", "TD133", "TD134", "TD135", "TD301", "TD302",
 )  # fmt: skip
-_ABSENT, _LACKING = "·", "not here"
+_ABSENT, _LACKING, _UNPLAYED = "·", "not here", "not played"
 
 
 def as_text(account: Account) -> str:
@@ -107,17 +107,20 @@ def details(accounts: Sequence[Account]) -> str:
     """Every case on every kernel in every mode: arrived, path, ledger, member, reason."""
     parts = []
     for account in accounts:
-        rows = [
-            [row["case"], row["mode"], f"{row['arrived']} of {row['sent']}", row["path"], row["ledger"],
-             row["client"] or _ABSENT, _brief(row["reason"])]
-            if row["verdict"] != "absent"
-            else [row["case"], row["mode"], _LACKING, _ABSENT, _ABSENT, _ABSENT, _brief(row["fault"])]
-            for row in _ordered(account)
-        ]  # fmt: skip
+        rows = [_detail(row) for row in _ordered(account)]
         head = ["case", "mode", "arrived", "path", "ledger", "member", "why this path"]
         told = _markdown(head, rows) if rows else "No case was played."
         parts.append(f"### {_column(account)}\n\n{_about(account)}\n\n{told}")
     return "\n\n".join(parts)
+
+
+def _detail(row: Mapping[str, Any]) -> list[str]:
+    without = _LACKING if row["verdict"] == "absent" else _UNPLAYED if _unplayed(row) else ""
+    if without:
+        return [row["case"], row["mode"], without, *[_ABSENT] * 3, _brief(row["fault"])]
+    arrived = f"{row['arrived']} of {row['sent']}"
+    client, reason = row["client"] or _ABSENT, _brief(row["reason"])
+    return [row["case"], row["mode"], arrived, row["path"], row["ledger"], client, reason]
 
 
 def _grid(
@@ -131,10 +134,17 @@ def _grid(
 def _short_cell(row: Mapping[str, Any] | None) -> str:
     if row is None or row["verdict"] == "absent":
         return _ABSENT
+    if _unplayed(row):
+        return _UNPLAYED
     if row["verdict"] == "wrong":
         return f"**wrong: {row['arrived']} of {row['sent']}**"
     path = row["path"].partition(" ")[0]
     return path if row["arrived"] == row["sent"] else f"{path}, {row['arrived']} of {row['sent']}"
+
+
+def _unplayed(row: Mapping[str, Any]) -> bool:
+    """Whether it came to nothing, as where a machine was too slow: no event was sent, and nobody refused."""
+    return bool(row["verdict"] == "wrong" and not row["sent"] and not row["path"])
 
 
 def _ordered(account: Account) -> list[Mapping[str, Any]]:

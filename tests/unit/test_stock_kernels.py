@@ -161,15 +161,27 @@ def test_the_documents_tables(folder: Path) -> None:
     }
     absent = {**ROW, "mode": "off", "verdict": "absent", "fault": "Unknown device type"}
     wrong = {**ROW, "case": "other", "arrived": 3, "verdict": "wrong", "fault": "3 of 200 arrived"}
+    slow = {
+        **wrong,
+        "mode": "off",
+        "sent": 0,
+        "arrived": 0,
+        "path": "",
+        "fault": "ProgramFailed: not ready in time",
+    }
+    started = {**slow, "mode": "generic", "path": "started", "fault": "nothing about VRF"}
     with (folder / work.ROWS).open("a") as rows:
-        rows.writelines(json.dumps(row) + "\n" for row in (lost, absent, wrong))
+        rows.writelines(json.dumps(row) + "\n" for row in (lost, absent, wrong, slow, started))
     accounts = [gathered(folder)]
     assert "| links of tc programs (tcx) | no [1] |" in table.features(accounts)
     assert "[1] member 10.0.0.1: before Linux 6.6 there are none" in table.features(accounts), (
         "a port says nothing"
     )
     assert "| straight | fast | slow, 190 of 200 | · |" in table.paths(accounts)
-    assert "| other | **wrong: 3 of 200** | · | · |" in table.paths(accounts)
+    assert "| other | **wrong: 3 of 200** | **wrong: 0 of 0** | not played |" in table.paths(accounts)
+    assert "| other | off | not played | · | · | · | ProgramFailed: not ready in time |" in table.details(
+        accounts
+    )
     assert "| straight | generic | 190 of 200 | slow | 10 lost | 10 missed |" in table.details(accounts)
     begun = "# tempos\n<!-- kernels: made by make kernel-table -->\nold\n<!-- kernels: end -->\nmore\n"
     made = documents.readme(begun, accounts)
