@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import os
 import shlex
@@ -195,6 +196,10 @@ async def serve(
             kept = _real_time(config) and not scheduling.is_allowed(config.quality.priority_sq)
             left = privileges.finish(fast_path=broker.has_fast_path, worker=kept)
             log.info("privileges: %s", left.reason)
+        # What there is now stays, thousands of topics it may be: garbage need not be looked for in it while
+        # events wait.
+        gc.collect()
+        gc.freeze()
         print(f"ready: {broker.describe()}; {where}", flush=True)
         notify(READY)
         signals.reload_with(rereading.on_signal)
@@ -241,9 +246,7 @@ async def _start(
         drawn = CountedTickets(fast.tickets, state.slow)
         elsewhere.append(TicketsAlone(state.tickets))
     store = state.store if state is not None else None
-    broker = Broker(
-        config, fast, portable=portable, store=store, drawn=drawn, elsewhere=elsewhere, rows=rows
-    )
+    broker = Broker(config, fast, portable=portable, store=store, drawn=drawn, elsewhere=elsewhere, rows=rows)
 
     async def close() -> None:
         # Also where it was told to stop before anybody could see it ready.

@@ -214,8 +214,7 @@ class Broker:
         self._past.take_up()
         await self._past.take_rows(self._fast.rows())
         await self._fast.configure([state.route.topic for state in states.values()])
-        for topic in states:
-            await self._routes.resume(topic)
+        await self._routes.resume_all()
         self._fast.on_change(lambda: self._routes.renew_all(self._tasks))
         self._past.resume_drains()
         # Also in what is stored: the next life may begin before this one hears anybody.

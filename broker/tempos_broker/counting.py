@@ -6,7 +6,7 @@ Counters that begin anew with a life, or go on from another one, are shifted so 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tempos import Reason
 from tempos_broker.account.ledger import Ledger
@@ -36,9 +36,10 @@ class Offsets:
     def forget(self, topic: int) -> None:
         self._of.pop(topic, None)
 
-    def applied(self, counters: Counters) -> Counters:
-        """The counters over all lives."""
-        return {topic: self.applied_to(topic, counters.get(topic, {})) for topic in {*counters, *self._of}}
+    def applied(self, counters: Counters, topics: Collection[int] | None = None) -> Counters:
+        """The counters over all lives, of these topics or of all."""
+        wanted = {*counters, *self._of} if topics is None else topics
+        return {topic: self.applied_to(topic, counters.get(topic, {})) for topic in wanted}
 
     def applied_to(self, topic: int, row: Mapping[Reason, int]) -> Mapping[Reason, int]:
         """One topic's counters over all lives."""
@@ -64,7 +65,8 @@ class Counting:
         #: Copies that could not be sent in epochs that were fetched from another place: topic and epoch -> of
         #: each group.
         self.fetched_lost: dict[tuple[int, int], Sequence[int]] = {}
-        self.slow_counters: Callable[[], Counters] = dict
+        #: Of these topics, or of all.
+        self.slow_counters: Callable[[Collection[int] | None], Counters] = lambda topics: {}
         #: Datagrams for which another process draws tickets now, as far as it has not counted them.
         self.slow_under_way: Callable[[], int] = lambda: 0
         #: Copies for a group that the slow path could not send: of topic, epoch and group.
@@ -93,7 +95,7 @@ class Counting:
 
     def slow(self) -> Counters:
         """What the slow path has counted, over all lives."""
-        return self.slow_offsets.applied(self.slow_counters())
+        return self.slow_offsets.applied(self.slow_counters(None))
 
     def fast_raw(self) -> Counters:
         """What the fast path has counted, as the kernel has it."""
@@ -101,11 +103,11 @@ class Counting:
 
     def counted(self, topics: Sequence[int] | None = None) -> Counted:
         """Everything counted, over all lives; or of these topics only, and then nothing of no topic."""
-        before, slow_before = self._fast.counters(topics), self.slow_counters()
+        before, slow_before = self._fast.counters(topics), self.slow_counters(topics)
         tickets = {topic: self.live(topic) for topic in (self._states if topics is None else topics)}
         # In this order: a run that is not under way any more has been counted.
         under_way = self.slow_under_way()
-        after, slow = self._fast.counters(topics), self.slow_counters()
+        after, slow = self._fast.counters(topics), self.slow_counters(topics)
         drawn = {
             topic: Drawn(
                 live,
@@ -116,7 +118,9 @@ class Counting:
             )
             for topic, live in tickets.items()
         }
-        return Counted(self.slow_offsets.applied(slow), self.fast_offsets.applied(after), drawn, after)
+        return Counted(
+            self.slow_offsets.applied(slow, topics), self.fast_offsets.applied(after, topics), drawn, after
+        )
 
 
 def _passing(before: Mapping[Reason, int], after: Mapping[Reason, int]) -> int:

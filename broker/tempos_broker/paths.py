@@ -279,6 +279,7 @@ class NoFastPath:
         self._limits: ConfiguredLimits = LocalLimits() if limits is None else limits
         self.former = former
         self._adopted: dict[int, int] = {}
+        self._choice = PathChoice(Path.SLOW, reason)
 
     @property
     def inherited(self) -> bool:
@@ -312,7 +313,7 @@ class NoFastPath:
 
     async def install(self, route: Route) -> PathChoice:
         self._adopted.pop(route.topic.id, None)
-        return PathChoice(Path.SLOW, self._reason)
+        return self._choice
 
     async def withdraw(self, topic: int) -> None:
         self._adopted.pop(topic, None)

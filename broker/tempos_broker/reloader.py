@@ -125,7 +125,6 @@ class Reloader:
             routes.redescribe(described[topic])
         await self._past.keeper.save_ended([state.route for state in ending])
 
-
     async def _begin(self, topics: Sequence[Topic]) -> None:
         """Have rows for all these, and let both paths know them; what was counted there is another's."""
         begun = [topic.id for topic in topics if topic.id not in self._rows]

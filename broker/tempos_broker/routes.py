@@ -26,6 +26,11 @@ from tempos_broker.tasks import Tasks
 from tempos_broker.topics.locks import KeyedLocks
 from tempos_broker.worker.slowpaths import SlowPaths
 
+#: Topics that are taken up at a time when the broker starts.
+TOGETHER = 256
+
+NO_MEMBER = PathChoice(Path.SLOW, "the topic has no member")
+
 log = logging.getLogger("tempos.broker")
 
 #: Topics of one change that are swapped at a time: more would keep whoever waits for the loop waiting.
@@ -177,6 +182,12 @@ class Routes:
         else:
             self.begin(successor)
 
+    async def resume_all(self) -> None:
+        """Take every topic up, many at a time: what waits for kernel and disk waits together."""
+        topics = list(self.states)
+        for first in range(0, len(topics), TOGETHER):
+            await asyncio.gather(*(self.resume(topic) for topic in topics[first : first + TOGETHER]))
+
     async def resume(self, topic: int) -> None:
         """Take up a topic where the former life left it, as far as that is known, and give it its route."""
         state, past = self.states[topic], self._past
@@ -224,7 +235,7 @@ class Routes:
             return PathChoice(Path.SLOW, f"{who} says path = slow")
         if not route.groups:
             await self._fast.withdraw(route.topic.id)
-            return PathChoice(Path.SLOW, "the topic has no member")
+            return NO_MEMBER
         if state.moved is not None:
             route = replace(route, topic=replace(route.topic, policy=state.moved))
         return await self._fast.install(route)

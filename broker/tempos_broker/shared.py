@@ -196,6 +196,7 @@ class SharedRates:
 
     #: Bytes from one topic to the next, where this process makes the memory.
     stride = ffi.sizeof("struct tempos_topic")
+
     def __init__(self, descriptor: int, rows: Rows, stride: int = stride, clock_offset: int = 0) -> None:
         """Raises :class:`OSError` if the memory cannot be had."""
         self.descriptor = descriptor
@@ -221,9 +222,7 @@ class SharedRates:
                 lib.tempos_topic_set(
                     self._at(row),
                     lib.TEMPOS_SQ if topic.quality is Quality.SQ else lib.TEMPOS_BQ,
-                    lib.TEMPOS_OVERFLOW_DROP
-                    if topic.overflow is Overflow.DROP
-                    else lib.TEMPOS_OVERFLOW_PASS,
+                    lib.TEMPOS_OVERFLOW_DROP if topic.overflow is Overflow.DROP else lib.TEMPOS_OVERFLOW_PASS,
                     topic.rate,
                     topic.bucket,
                 )

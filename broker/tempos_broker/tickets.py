@@ -37,7 +37,8 @@ class FileTickets:
         where the disk has no room for it.
         """
         self._row_of = rows.of
-        size = slots(rows.count) * _COUNTER.size
+        # Whole pages, as whoever shares them maps.
+        size = -(-slots(rows.count) * _COUNTER.size // mmap.PAGESIZE) * mmap.PAGESIZE
         if path is None:
             self.descriptor = os.memfd_create("tempos-tickets", os.MFD_CLOEXEC)
         else:

@@ -32,13 +32,28 @@ SMALL = {
     "lives": ("rounds=2",),
     "soak": ("seconds=20", "checkpoint=6", "sample=1", "life=8", "warm=1"),
     "loop-free": ("rounds=1", "topics=10", "seconds=0.5", "hosts=20", "rest=1", "full=30", "joins=3"),
+    "topics-scale": (
+        "topics=[10,300]", "many=300", "kernel=[10,300]", "rounds=1", "seconds=0.5", "rate=500", "joins=2",
+        "orders=2",
+    ),
+    "topic-churn": ("rate=1000", "seconds=3", "warm=1"),
     "scale": (
         "members=[1,64]", "topics=[3]", "payloads=[256]", "publishers=[1]", "rounds=1", "frames=20000",
         "seconds=1", "joins=2",
     ),
 }  # fmt: skip
 #: Targets that hold however little is measured: what is counted.
-COUNTED = ("lost", "duplicated", "ledger", "not by", "epoch", "requests", "faults")
+COUNTED = (
+    "lost",
+    "topics left",
+    "descriptors left",
+    "duplicated",
+    "ledger",
+    "not by",
+    "epoch",
+    "requests",
+    "faults",
+)
 
 
 @pytest.mark.parametrize("name", SMALL)

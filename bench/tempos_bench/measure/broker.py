@@ -22,6 +22,8 @@ from tempos_bench.runs.run import current
 _LOOK_EVERY = 0.02
 #: Members that a group may have where the configuration says nothing.
 _MEMBERS = 64
+#: The same of topics that a broker holds, and how many more than it begins with it is to have room for.
+_TOPICS, _SPARE = 1024, 24
 _COMMAND = (PYTHON, "-m", "tempos_broker", "-c", TEXT_FILE)
 #: Of every broker that this process starts, so that what is pinned under it is nobody else's.
 _NAME = f"bench-{os.getpid()}"
@@ -231,7 +233,11 @@ def config_text(
     if quality:
         lines += ["[quality]", *(f"{key} = {json.dumps(value)}" for key, value in quality.items())]
     largest = max((len(group.members) for groups in topics.values() for group in groups), default=0)
-    limits = {**({"members_per_group": largest} if largest > _MEMBERS else {}), **(limits or {})}
+    needed = {
+        **({"members_per_group": largest} if largest > _MEMBERS else {}),
+        **({"topics": len(topics) + _SPARE} if len(topics) + _SPARE > _TOPICS else {}),
+    }
+    limits = {**needed, **(limits or {})}
     if limits:
         lines += ["[limits]", *(f"{key} = {value}" for key, value in limits.items())]
     for topic, groups in topics.items():

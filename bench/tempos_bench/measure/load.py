@@ -181,17 +181,25 @@ class Load:
         quality: Mapping[str, object] | None = None,
         state: str = "off",
         beside: Mapping[Topic, Sequence[Group]] | None = None,
+        limit: float = 60.0,
     ) -> Iterator[Broker]:
         """A broker for ``subjects``, which are what is played until it ends.
 
-        ``mode``, ``quality`` and ``state`` as in its configuration; ``beside``: topics without events.
+        ``mode``, ``quality`` and ``state`` as in its configuration; ``beside``: topics without events;
+        ``limit``: seconds that its start may take.
         When it is given, each subject is on the fast path, unless that is off or it keeps to the slow one.
         """
         self._subjects = {subject.topic.id: subject for subject in subjects}
         groups = {subject.topic: self._groups(subject) for subject in subjects}
         topics = {**groups, **(beside or {})}
         with Broker(
-            self._topology.broker, topics, mode=mode, quality=quality, state=state, cpu=cores()[1]
+            self._topology.broker,
+            topics,
+            mode=mode,
+            quality=quality,
+            state=state,
+            cpu=cores()[1],
+            limit=limit,
         ) as broker:
             if mode != "off":
                 for topic in groups:

@@ -35,6 +35,8 @@ from tempos_bench.suite import (
     source_rtt,
     source_time,
 )
+from tempos_bench.suite.topics import churn as topic_churn
+from tempos_bench.suite.topics import scale as topics_scale
 
 #: Scenario by the name of its file.
 MODULES: dict[str, ModuleType] = {
@@ -68,6 +70,8 @@ MODULES: dict[str, ModuleType] = {
     "source-ping": source_ping,
     "source-rtt": source_rtt,
     "source-time": source_time,
+    "topic-churn": topic_churn,
+    "topics-scale": topics_scale,
 }
 
 __all__ = ["MODULES"]

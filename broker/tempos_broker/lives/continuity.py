@@ -69,6 +69,7 @@ class Continuity:
         self._source: Elsewhere | None = None
         #: Whether anything survives this life.
         self.has_store = store is not None
+        self._store = store
         self._stored = store.stored if store is not None else Stored()
         self._fast = fast
         self._rows = rows
@@ -271,7 +272,7 @@ class Continuity:
     def begin_anew(self, topic: int) -> None:
         """Whatever was counted under this id so far is another topic's."""
         counting = self.counting
-        counting.slow_offsets.set(topic, {}, counting.slow_counters().get(topic, {}))
+        counting.slow_offsets.set(topic, {}, counting.slow_counters([topic]).get(topic, {}))
         counting.fast_offsets.set(topic, {}, self._fast.counters([topic]).get(topic, {}))
         if self._drawn is not None:
             self._drawn.forget(topic)
@@ -293,7 +294,12 @@ class Continuity:
 
     async def begin(self) -> None:
         """Write down what this life begins with; then the ticket counters are its own, and no others are."""
-        await self.keeper.begin(self._unknown())
+        # Counters that go on where they are need not be written anew: what is stored goes with them.
+        await self.keeper.begin(self._unknown(), all_anew=not self.continued or self._source is not None)
+        # Documents of topics take several times as much memory as what was made of them.
+        self._stored = replace(self._stored, topics={}, steps={})
+        if self._store is not None:
+            self._store.stored = self._stored
         for each in self._elsewhere:
             if each.tickets is not None:
                 each.tickets.reset(*MARK[:2])

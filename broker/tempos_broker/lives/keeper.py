@@ -34,6 +34,8 @@ _Moving: TypeAlias = tuple[Mapping[Reason, int], Mapping[Reason, int]]
 SAVE_EVERY = 1.0
 #: Of what is written about once a second: members (and topics) at once, and seconds between two such slices.
 MEMBERS_AT_ONCE, PAUSE = 64, 0.002
+#: Topics that are written at a time when a life begins.
+AT_ONCE = 256
 #: Topic 0 has no route, so its first ticket counter can tell whose counters these are: the instance number
 #: of the lives they belong to, or 0 where what is stored has not kept up with them.
 MARK = (0, 0, 0)
@@ -95,7 +97,8 @@ class Keeper:
         those of the epochs that it finds stored, and begins beyond the highest that was given.
         """
         topic = route.topic.id
-        await self.swapped(topic)
+        if self._store is not None:
+            await self._write([self._step(topic)])
         if topic in self._unsaved:
             self.fall_behind(route.epoch)
 
@@ -105,17 +108,24 @@ class Keeper:
             known.closed.append((epoch, tickets, unsent))
 
     async def swapped(self, topic: int) -> None:
-        """Write down what a swap has come to."""
-        if self._store is not None:
+        """Write down what a swap has come to; before this life has begun, that is done once for all."""
+        if self._store is not None and self._begun:
             await self._write([self._step(topic)])
 
     # --- all there is -----------------------------------------------------------------------
 
-    async def begin(self, ended: Mapping[int, tuple[str, int]]) -> None:
-        """Write down what this life begins with, and topics that are no more: name and last epoch."""
+    async def begin(self, ended: Mapping[int, tuple[str, int]], *, all_anew: bool = True) -> None:
+        """Write down what this life begins with, and topics that are no more: name and last epoch.
+
+        ``all_anew``: also of topics whose route is that of the former life.
+        """
         self._begun = True
         self._unsaved_ends.update(ended)
-        await self.save(list(self._states))
+        # Whatever else is as it was found is written with what changes.
+        swapped = [topic for topic in self._states if all_anew or topic in self._known]
+        for first in range(0, len(swapped), AT_ONCE):
+            await self.save(swapped[first : first + AT_ONCE])
+        await self.save()
 
     async def save(self, topics: Iterable[int] = ()) -> None:
         """Write down all of these topics, and who drains; what could not be written before, too."""

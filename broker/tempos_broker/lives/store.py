@@ -21,7 +21,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -239,6 +239,22 @@ def things_in(path: Path, kind: str) -> Mapping[str, Any]:
     return {key.decode(errors="replace"): _value(value) for of, key, value in rows if of == wanted}
 
 
+class _Documents(Mapping[int, Any]):
+    """JSON values by id, made when they are asked for: of thousands of topics all at once would be a lot."""
+
+    def __init__(self, texts: Mapping[int, bytes]) -> None:
+        self._texts = texts
+
+    def __getitem__(self, topic: int) -> Any:
+        return _value(self._texts[topic])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
 class _Broken(Exception):
     """No database, not of a schema we know, or with values that cannot be what they stand for."""
 
@@ -274,14 +290,15 @@ def _read(database: sqlite3.Connection) -> Stored:
     database.execute("BEGIN EXCLUSIVE")
     database.commit()
     # As bytes: SQLite keeps what it is given, whatever the column is said to hold.
-    broker, topics, epochs = {}, {}, {}
+    broker, epochs = {}, {}
+    topics: dict[int, bytes] = {}
     steps: dict[int, list[tuple[int, Any]]] = {}
     things: dict[str, dict[str, Any]] = {}
     for key, value in database.execute("SELECT CAST(key AS BLOB), CAST(value AS BLOB) FROM broker"):
         broker[key.decode(errors="replace")] = _value(value)
     for id_, epoch, document in database.execute("SELECT id, epoch, CAST(document AS BLOB) FROM topic"):
         epochs[id_] = _epoch(id_, epoch)
-        topics[id_] = _value(document)
+        topics[id_] = document
     for id_, number, epoch, document in database.execute(
         "SELECT topic, number, epoch, CAST(document AS BLOB) FROM step ORDER BY topic, number"
     ):
@@ -291,7 +308,7 @@ def _read(database: sqlite3.Connection) -> Stored:
         steps.setdefault(id_, []).append((number, _value(document)))
     for kind, key, value in database.execute(_THINGS):
         things.setdefault(kind.decode(errors="replace"), {})[key.decode(errors="replace")] = _value(value)
-    return Stored(broker, topics, epochs, steps, things)
+    return Stored(broker, _Documents(topics), epochs, steps, things)
 
 
 def _bring_forward(database: sqlite3.Connection) -> None:

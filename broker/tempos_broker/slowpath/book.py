@@ -10,7 +10,7 @@ topic of which nothing was counted takes no memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableSequence
+from collections.abc import Collection, Mapping, MutableSequence
 from typing import Protocol, cast
 
 from tempos import Reason
@@ -48,6 +48,11 @@ class Book:
         """The rows of topics of which anything may have been counted, by id."""
         return cast("_Lists", self.counts)
 
+    def rows_of(self, topics: Collection[int]) -> Mapping[int, MutableSequence[int]]:
+        """Those of these topics."""
+        known = self.rows()
+        return {topic: known[topic] for topic in topics if topic in known}
+
     def lose(self, topic: int, epoch: int, group: int, count: int) -> None:
         """``count`` copies for a group are lost; the epoch may be its low byte."""
         slot = group_slot(topic, epoch, group)
@@ -72,11 +77,12 @@ class Book:
         """Datagrams of a topic that arrived, whatever became of them."""
         return self.counts[topic][ARRIVED]
 
-    def counters(self) -> Mapping[int, Mapping[Reason, int]]:
-        """Everything counted since the start, by topic and reason; zeros are left out."""
+    def counters(self, topics: Collection[int] | None = None) -> Mapping[int, Mapping[Reason, int]]:
+        """Everything counted since the start, by topic and reason, or of these; zeros are left out."""
+        rows = self.rows() if topics is None else self.rows_of(topics)
         return {
             topic: {reason: row[reason] for reason in Reason if row[reason]}
-            for topic, row in self.rows().items()
+            for topic, row in rows.items()
             # Nothing becomes of what never arrived; only row 0 counts what was lost before.
             if (row[ARRIVED] or not topic) and any(row[:ARRIVED])
         }
@@ -100,6 +106,9 @@ class SharedBook(Book):
     def rows(self) -> Mapping[int, MutableSequence[int]]:
         arrived = {topic: self._numbers[row * _WIDTH + ARRIVED] for topic, row in self._rows.of.items()}
         return {topic: self.counts[topic] for topic, count in arrived.items() if count or not topic}
+
+    def rows_of(self, topics: Collection[int]) -> Mapping[int, MutableSequence[int]]:
+        return {topic: self.counts[topic] for topic in topics if topic in self._rows.of}
 
     def lose(self, topic: int, epoch: int, group: int, count: int) -> None:
         self._losses[group_slot(self._rows.of[topic], epoch, group)] += count

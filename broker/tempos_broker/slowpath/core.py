@@ -26,7 +26,7 @@ Rules it keeps:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -127,8 +127,8 @@ class SlowPath(Generic[LoadT]):
         self._counts = self._book.counts
         #: Takes over what found no member, once it is counted: a topic, how many, and the load.
         self.on_nobody: Callable[[int, int, LoadT], None] = _let_go
-        #: Whether events of strict quality can go anywhere now.
-        self.strict_routed = False
+        #: Topics of strict quality whose events can go somewhere now.
+        self._strict_routed: set[int] = set()
         self.configure(topics)
 
     def configure(self, topics: Iterable[Topic]) -> None:
@@ -146,10 +146,15 @@ class SlowPath(Generic[LoadT]):
             for topic in topics
             if self._limits is not None and topic.rate and topic.overflow is Overflow.DROP
         )
-        queues = {Quality.SQ: self._strict, Quality.BQ: self._best_effort}
-        self._place_of = {topic.id: (queues[topic.quality], topic.priority) for topic in topics}
+        # One for each class and priority, however many topics share it.
+        places = {
+            (quality, priority): (queue, priority)
+            for quality, queue in ((Quality.SQ, self._strict), (Quality.BQ, self._best_effort))
+            for priority in range(PRIORITIES)
+        }
+        self._place_of = {topic.id: places[topic.quality, topic.priority] for topic in topics}
         self._routes = {id_: route for id_, route in self._routes.items() if id_ in known}
-        self._look_at_routes()
+        self._strict_routed = {id_ for id_, route in self._routes.items() if self._is_strict(route)}
 
     @property
     def queued(self) -> int:
@@ -159,7 +164,12 @@ class SlowPath(Generic[LoadT]):
     @property
     def read_ahead(self) -> int:
         """Full batches to receive before best effort gets its turn, where both classes come in together."""
-        return READ_AHEAD if self.strict_routed else 1
+        return READ_AHEAD if self._strict_routed else 1
+
+    @property
+    def strict_routed(self) -> bool:
+        """Whether events of strict quality can go anywhere now."""
+        return bool(self._strict_routed)
 
     def waiting(self, quality: Quality) -> int:
         """Datagrams that wait in a class."""
@@ -177,7 +187,7 @@ class SlowPath(Generic[LoadT]):
             raise LocalError(f"route for topic {topic} ({route.topic.name}), which is not configured")
         self._routes[topic] = route
         self._book.begin(topic, route.epoch)
-        self._look_at_routes()
+        (self._strict_routed.add if self._is_strict(route) else self._strict_routed.discard)(topic)
 
     def arrived(self, topic: int, count: int, load: LoadT) -> None:
         """``count`` datagrams whose payloads a data path may forward. Takes over the load."""
@@ -258,9 +268,9 @@ class SlowPath(Generic[LoadT]):
         """
         return self._book.lost(topic, epoch, group)
 
-    def counters(self) -> Mapping[int, Mapping[Reason, int]]:
-        """Everything counted since the start, by topic and reason; zeros are left out."""
-        return self._book.counters()
+    def counters(self, topics: Collection[int] | None = None) -> Mapping[int, Mapping[Reason, int]]:
+        """Everything counted since the start, by topic and reason, or of these; zeros are left out."""
+        return self._book.counters(topics)
 
     def _give_up(self, topics: set[int]) -> None:
         """Let nothing wait any more of these topics."""
@@ -281,11 +291,8 @@ class SlowPath(Generic[LoadT]):
                 if not kept:
                     queue.waiting &= ~(1 << priority)
 
-    def _look_at_routes(self) -> None:
-        self.strict_routed = any(
-            route.groups and self._place_of[route.topic.id][0] is self._strict
-            for route in self._routes.values()
-        )
+    def _is_strict(self, route: Route) -> bool:
+        return bool(route.groups) and self._place_of[route.topic.id][0] is self._strict
 
     def _next(self, queue: _Queue[LoadT], limit: int, copies: int | None) -> Delivery[LoadT] | None:
         while queue.waiting:

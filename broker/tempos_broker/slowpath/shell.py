@@ -182,10 +182,14 @@ class SlowPathServer:
         self._adapter.swap(route)
         self._core.swap(route)
 
-    def counters(self) -> Mapping[int, Mapping[Reason, int]]:
-        """Datagrams by topic and reason since the start; :mod:`..core` says how they add up."""
-        self._adapter.count_overruns()
-        return self._core.counters()
+    def counters(self, topics: Collection[int] | None = None) -> Mapping[int, Mapping[Reason, int]]:
+        """Datagrams by topic and reason since the start; :mod:`..core` says how they add up.
+
+        Of these topics only, and then nothing of no topic, or of all.
+        """
+        if topics is None:
+            self._adapter.count_overruns()
+        return self._core.counters(topics)
 
     def lost(self, topic: int, epoch: int, group: int) -> int:
         """Events of the group with this index in the route that could not be sent; two epochs are kept."""

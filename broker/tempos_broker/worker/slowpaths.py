@@ -136,12 +136,12 @@ class SlowPaths:
             while book.settled(topic) < taken:
                 await asyncio.sleep(LOOK)
 
-    def counters(self) -> Mapping[int, Mapping[Reason, int]]:
-        """Datagrams by topic and reason since the start, of all processes."""
-        own = self._server.counters()
+    def counters(self, topics: Collection[int] | None = None) -> Mapping[int, Mapping[Reason, int]]:
+        """Datagrams by topic and reason since the start, of all processes; of these topics, or of all."""
+        own = self._server.counters(topics)
         if self._estate is None:
             return own
-        theirs = self._estate.book.counters()
+        theirs = self._estate.book.counters(topics)
         return {topic: _sum(own.get(topic, {}), theirs.get(topic, {})) for topic in {*own, *theirs}}
 
     def under_way(self) -> int:

@@ -1,0 +1,1 @@
+"""Scenarios of topics themselves: many of them, and such that come and go."""

@@ -1,0 +1,217 @@
+"""What topics cost as they become many: memory, start, joins, orders, reload, pages, strict events beside.
+
+Each number of topics has brokers of its own, which keep state; every topic has one member, always the same
+bare socket, where nobody listens. The first life reads file and an empty state, the second the state of the
+first. Pages are fetched without a pause while strict events flow on the slow path, steadily, and in turn
+nobody asks; where the fast path can be had, the topics of another broker have routes in the kernel.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from tempos import Framing, Group, Member, PathPolicy, Quality, Topic
+from tempos_bench.measure.broker import Broker
+from tempos_bench.measure.load import Flow, Load, Subject
+from tempos_bench.measure.stats import ratio, ratios, summarize
+from tempos_bench.nodes.node import ProgramFailed
+from tempos_bench.nodes.topology import Topology, build
+from tempos_bench.report.figures import Better, Figure, median
+from tempos_bench.runs.rounds import cores, turned
+from tempos_bench.runs.run import Run
+
+_SQ = Topic(id=1, name="SQ", quality=Quality.SQ, framing=Framing.EVENT, policy=PathPolicy.SLOW)
+_SQ_PORT, _PORT = 9001, 9002
+#: The topic that others join, and one that is made and removed again and again.
+_JOINED, _MADE = "plant/line0/press0", "plant/made"
+_PAGES = ("/v1/topics", "/v1/status", "/v1/ledger")
+_MIB, _KB = 1 << 20, 1000
+_LIMIT = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """``topics``: how many, the first of them what ``many`` of them are held against.
+
+    ``kernel``: so many also on the fast path. ``joins``, ``orders``: measured of each. ``rounds`` of
+    ``seconds`` with ``rate`` strict events/s of ``payload`` bytes, beside pages and without.
+    """
+
+    topics: tuple[int, ...]
+    many: int
+    kernel: tuple[int, ...]
+    joins: int
+    orders: int
+    rounds: int
+    rate: float
+    seconds: float
+    payload: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    starts: tuple[float, ...]
+    resident: float
+    join: float
+    beside: float
+    lost: int
+
+
+def run(p: Parameters, progress: Run) -> list[Figure]:
+    """Measure."""
+    progress.plan(len(p.topics) + len(p.kernel))
+    figures: list[Figure] = []
+    with build() as topology, ExitStack() as stack:
+        load = Load(stack, topology, (_SQ_PORT,), size=p.payload)
+        held: dict[int, _Held] = {}
+        for count in p.topics:
+            with progress.variant(f"{count} topics"):
+                found, held[count] = _user_space(p, topology, load, count, progress)
+            figures += found
+        figures += _judged(p, held[p.topics[0]], held[p.many])
+        figures.append(Figure("SQ lost", sum(each.lost for each in held.values()), "events", Better.LOWER))
+        base: float | None = None
+        for count in p.kernel:
+            with progress.variant(f"{count} topics on the fast path"):
+                found, maps = _kernel(topology, count, progress)
+            figures += found
+            if base is not None:
+                each = (maps - base) / (count - p.kernel[0])
+                figures.append(Figure(f"{count} topics: kernel's memory for each", each, "B", Better.LOWER))
+            base = maps if base is None else base
+    return figures
+
+
+def _judged(p: Parameters, few: _Held, many: _Held) -> Iterator[Figure]:
+    allowed = 1.5 * few.resident + _KB * p.many
+    yield Figure("many: to start", many.starts[0], "s", Better.LOWER)
+    yield Figure("many: to start again", many.starts[1], "s", Better.LOWER)
+    yield Figure(
+        "many: memory, to 1.5 x that of few and 1 kB each", many.resident / allowed, "x", Better.LOWER
+    )
+    yield Figure("many: to join, to that of few", ratio(many.join, few.join), "x", Better.LOWER)
+    yield Figure("many: SQ p99 beside pages, to alone", many.beside, "x", Better.LOWER)
+
+
+def _topics(count: int, address: str, policy: PathPolicy) -> dict[Topic, tuple[Group, ...]]:
+    """So many, each with one member; their ids leave out what is reserved."""
+    groups = (Group("g", (Member(address, _PORT),)),)
+    ids = (number for number in range(2, count + 4) if number != 255)
+    names = (f"plant/line{number // 100}/press{number}" for number in range(count))
+    return {Topic(id=id_, name=name, policy=policy): groups for id_, name in zip(ids, names, strict=False)}
+
+
+def _user_space(
+    p: Parameters, topology: Topology, load: Load, count: int, progress: Run
+) -> tuple[list[Figure], _Held]:
+    node, address = topology.broker, topology.subscriber.address
+    topics = _topics(count, address, PathPolicy.SLOW)
+    figures: list[Figure] = []
+    starts: list[float] = []
+    with node.folder() as folder:
+        for life in ("to start", "to start again"):
+            began = time.perf_counter()
+            with load.broker(
+                [Subject(_SQ, _SQ_PORT)], mode="off", state=f"{folder}/state", beside=topics, limit=_LIMIT
+            ) as broker:
+                starts.append(time.perf_counter() - began)
+                figures.append(Figure(f"{count} topics: {life}", starts[-1], "s", Better.LOWER))
+                if len(starts) == 1:
+                    resident = float(node.inquire("held", pid=broker.pid)["resident"])
+                    continue
+                joins = summarize(_joins(p, topology))
+                orders = list(_orders(p, broker, count))
+                pages, beside, lost = _pages(p, broker, load, count)
+    figures += [
+        Figure(f"{count} topics: memory of the broker", resident / _MIB, "MiB", Better.LOWER),
+        median(f"{count} topics: to join", joins, "ms", Better.LOWER),
+        *orders,
+        *pages,
+    ]
+    return figures, _Held(tuple(starts), resident, joins.median, beside, lost)
+
+
+def _joins(p: Parameters, topology: Topology) -> list[float]:
+    took = topology.publisher.role(
+        "joins", "--broker", topology.broker.address, "--topic", _JOINED, "--group", "joining",
+        "--count", p.joins, cpu=cores()[0],
+    ).result(_LIMIT)["seconds"]  # fmt: skip
+    return [each * 1e3 for each in took]
+
+
+def _orders(p: Parameters, broker: Broker, count: int) -> Iterator[Figure]:
+    made, removed = [], []
+    for _ in range(p.orders):
+        made.append(_timed(lambda: broker.ask("POST", "/v1/topics", {"name": _MADE})))
+        removed.append(_timed(lambda: broker.ask("DELETE", "/v1/topics/plant%2Fmade")))
+    yield median(f"{count} topics: to make one more", summarize(made), "ms", Better.LOWER)
+    yield median(f"{count} topics: to remove it", summarize(removed), "ms", Better.LOWER)
+    took = _timed(lambda: broker.ask("POST", "/v1/reload"))
+    yield Figure(f"{count} topics: a reload that changes nothing", took, "ms", Better.LOWER)
+
+
+def _pages(p: Parameters, broker: Broker, load: Load, count: int) -> tuple[list[Figure], float, int]:
+    """The figures, the strict p99 beside pages in terms of that alone, and strict events lost."""
+    figures = []
+    for page in _PAGES:
+        took = _timed(lambda page=page: broker.ask("GET", page))  # type: ignore[misc]
+        figures.append(Figure(f"{count} topics: {page}", took, "ms", Better.LOWER))
+    p99: dict[str, list[float]] = {"alone": [], "beside pages": []}
+    lost = 0
+    for number in range(p.rounds):
+        for way in turned(tuple(p99), number):
+            with _asked(broker) if way == "beside pages" else nullcontext():
+                outcome = load.play([Flow(_SQ, p.rate)], p.seconds)[_SQ.name].outcome
+            p99[way].append(outcome.latency.p99)
+            lost += outcome.lost
+    for way, values in p99.items():
+        figures.append(median(f"{count} topics: SQ p99 {way}", summarize(values), "us"))
+    if not broker.ask("GET", "/v1/ledger")["balanced"]:
+        raise ProgramFailed(f"the ledger of {count} topics does not add up")
+    return figures, ratios(p99["beside pages"], p99["alone"]).median, lost
+
+
+@contextmanager
+def _asked(broker: Broker) -> Iterator[None]:
+    """Pages are fetched without a pause meanwhile."""
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            broker.ask("GET", _PAGES[0])
+
+    asking = threading.Thread(target=ask, name="fetch pages")
+    asking.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        asking.join()
+
+
+def _kernel(topology: Topology, count: int, progress: Run) -> tuple[list[Figure], float]:
+    topics = _topics(count, topology.subscriber.address, PathPolicy.AUTO)
+    began = time.perf_counter()
+    with Broker(topology.broker, topics, mode="native", cpu=cores()[1], limit=_LIMIT) as broker:
+        took = time.perf_counter() - began
+        paths = broker.ask("GET", "/v1/paths")
+        fast = sum(each["path"] == "fast" for each in paths)
+        maps = float(topology.broker.inquire("held", pid=broker.pid)["maps"])
+        if fast < count:
+            progress.note(f"{count - fast} of {count} topics take the slow path: {paths[-1]['reason']}")
+    return [
+        Figure(f"{count} topics: to start with their routes in the kernel", took, "s", Better.LOWER),
+        Figure(f"{count} topics: not by the fast path", count - fast, "topics", Better.LOWER),
+        Figure(f"{count} topics: memory of the maps in the kernel", maps / _MIB, "MiB", Better.LOWER),
+    ], maps
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Milliseconds."""
+    began = time.perf_counter()
+    work()
+    return (time.perf_counter() - began) * 1e3
