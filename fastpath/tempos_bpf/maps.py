@@ -8,6 +8,7 @@ import mmap
 import os
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -64,6 +65,13 @@ class SharedArray:
 
     def store(self, offset: int, value: int) -> None:
         lib.tempos_atomic_store(self._at(offset), value)
+
+    def zero(self, offset: int, size: int) -> None:
+        """Set so many bytes to 0; not atomic: nothing else may use them now."""
+        self._at(offset)
+        if not 0 <= size <= self.size - offset:
+            raise LocalError(f"{size} bytes from {offset} on are not inside {self.size}")
+        self._memory[offset : offset + size] = bytes(size)
 
     @property
     def memory(self) -> mmap.mmap:
@@ -233,6 +241,7 @@ def pinned_map(path: Path) -> Map:
     return Map(check(lib.tempos_pinned(bytes(path)), f"cannot open the pin {path}"), owned=True)
 
 
+@lru_cache(1)
 def possible_cpus() -> int:
     """How many values a key of a per-CPU map has."""
     return check(lib.tempos_possible_cpus(), "cannot tell the number of CPUs")

@@ -36,19 +36,19 @@ class KernelRows:
     def __init__(self, array: SharedArray) -> None:
         self._array = array
         self._of: memoryview | None = memoryview(array.memory).cast("H")
-
-    def known(self) -> dict[int, int]:
-        """The row of each topic that there is, narrow ids included."""
-        return _told(self._table.tolist())
+        #: What stands there.
+        self._said = _wide(_told(self._of.tolist()))
 
     def configure(self, rows: Mapping[int, int]) -> None:
         """Have the rows of these topics, and of no others."""
-        table = self._table
-        for topic, row in _wide(self.known()).items():
-            if rows.get(topic) != row:
+        table, wanted = self._table, _wide(rows)
+        for topic, row in self._said.items():
+            if wanted.get(topic) != row:
                 table[topic] = 0
-        for topic, row in _wide(rows).items():
-            table[topic] = row
+        for topic, row in wanted.items():
+            if self._said.get(topic) != row:
+                table[topic] = row
+        self._said = wanted
 
     def close(self) -> None:
         """Safe to call twice."""

@@ -33,8 +33,9 @@ from tempos_fastpath.survival.pins import Held, Pins, need_bpffs
 
 MODES = ("auto", "native", "generic")
 WHEN_GONE = ("continue", "pass")
-#: Threads that wait for the kernel: several topics' RCU grace periods pass at the same time.
-_THREADS = 8
+#: Threads that wait for the kernel, at most: the RCU grace periods of so many topics pass at the same time.
+#: They are begun as they are needed, so only a start with many topics, or a change of many, has all of them.
+_THREADS = 128
 
 
 async def start(**options: Any) -> Offload:

@@ -39,8 +39,7 @@ class SharedTickets:
 
     def reset(self, topic: int, epoch: int) -> None:
         """Set all counters of an epoch that begins to 0."""
-        for group in range(_abi.GROUPS_PER_TOPIC):
-            self._array.store(self._offset(topic, epoch, group), 0)
+        self._array.zero(self._offset(topic, epoch, 0), _abi.GROUPS_PER_TOPIC * TICKET_SIZE)
         if self._copies is not None:
             place = epoch_row(self._row_of[topic], epoch)
             self._copies.update(place, bytes(self._copies.value_size * possible_cpus()))
