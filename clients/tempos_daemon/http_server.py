@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tempos.daemon.http")
 
+#: Seconds that a request has to come to its end once nobody waits for more of its answer.
+LAST_STEPS = 0.2
 #: Connections accepted at one wake-up, and that wait in the kernel.
 ACCEPTED, BACKLOG = 4, 64
 #: Seconds between two looks at who takes too long, and that a listener rests which cannot accept.
@@ -129,6 +131,9 @@ class HttpServer:
         for each in list(self._connections):
             each.abort()
         unfinished = [*self._joining, *self._state.tasks]
+        if unfinished:
+            # Who has answered, or has just been told that nobody reads on, comes to its end by itself.
+            await asyncio.wait(unfinished, timeout=LAST_STEPS)
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)

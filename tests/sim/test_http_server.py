@@ -64,6 +64,18 @@ async def serving(**limits: float) -> AsyncIterator[tuple[HttpServer, App, Count
         await server.close()
 
 
+class Slow(App):
+    """Has answered, and has something to do still."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await super().__call__(scope, receive, send)
+        try:
+            await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
 class Client:
     """A connection with small buffers."""
 
@@ -258,3 +270,18 @@ async def test_without_descriptors_it_rests_and_goes_on(monkeypatch: pytest.Monk
             await client.send(GET)
             assert (await client.answer()).endswith(b"yes")
         assert refused == {NO_DESCRIPTORS: 2}
+
+
+async def test_who_has_answered_when_it_closes_comes_to_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    """Pages that are made while they are sent tidy up behind their last piece: no error of anybody's."""
+    app = Slow()
+    server = HttpServer(app, "127.0.0.1", 0, Counter())
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(GET)
+    while b"yes" not in await asyncio.wait_for(reader.read(4096), LIMIT):
+        pass
+    await server.close()
+    writer.close()
+    assert (app.asked, app.cancelled) == (1, 0)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -41,8 +41,8 @@ from tempos_bench.nodes.topology import build
 from tempos_bench.report.figures import Figure
 from tempos_bench.runs.run import Run
 
-#: Bytes of the disk that the state is on.
-_DISK = 4 << 20
+#: Bytes of the disk that the state is on: room for two, with their counters.
+_DISK = 16 << 20
 #: Seconds that a stop may take.
 _STOP = 5.0
 _ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -65,21 +65,26 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
     counts: Counter[str] = Counter()
     progress.expect(p.rounds)
-    for number in range(p.rounds):
+    for number in progress.repetitions(p.rounds):
         seed = p.seed + number
-        with progress.variant(f"round {number + 1} of {p.rounds}, seed {seed}"):
+        bad = counts["rounds with a fault"]
+        with (
+            progress.keeping(lambda: counts["rounds"]),
+            progress.variant(f"round {number + 1} of {p.rounds}, seed {seed}, {bad} had faults"),
+        ):
             found = _Round(p, seed)
             faults = found.play()
-        counts.update(found.counts)
-        progress.keep("rounds", {"seed": seed, "story": found.story, "faults": faults})
-        for fault in faults:
-            progress.note(f"seed {seed}: {fault}")
-        if faults:
-            progress.note(f"seed {seed} was: {' / '.join(found.story)}")
-        counts["rounds with a fault"] += bool(faults)
+            counts.update(found.counts)
+            progress.keep("rounds", {"seed": seed, "story": found.story, "faults": faults})
+            for fault in faults:
+                progress.note(f"seed {seed}: {fault}")
+            if faults:
+                progress.note(f"seed {seed} was: {' / '.join(found.story)}")
+            counts["rounds"] += 1
+            counts["rounds with a fault"] += bool(faults)
     names = ("brokers", "killed", "stopped", "starts that failed", "events", "lost while nobody carried them")
     return [
-        Figure("rounds", p.rounds, "rounds"),
+        Figure("rounds", counts["rounds"], "rounds"),
         *(Figure(name, counts[name], "") for name in names),
         Figure("rounds with a fault", counts["rounds with a fault"], "rounds"),
         Figure("to who had left", counts["to who had left"], "datagrams"),

@@ -82,7 +82,8 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         ground = Ground(topology, folder, f"soak-{os.getpid()}")
         soak = _Soak(p, progress, ground, Legs(topology))
         try:
-            soak.play()
+            with progress.keeping(lambda: soak.checkpoints):
+                soak.play()
         except (TemposError, OSError, TimeoutError) as error:
             soak.fault(f"{type(error).__name__}: {error}")
         finally:
@@ -319,10 +320,10 @@ class _Soak:
         return {each.endpoint for each in self._ground.members if topic in each.topics}
 
     def _listed(self, topic: str) -> set[tuple[str, int]]:
-        """Members by the account, without those that vanished and whose leases have not ended."""
+        """Members by the route in force: the account may tell of one that is about to be."""
         return {
-            (member["ip"], member["port"])
-            for group in self._ground.ask("GET", f"/v1/topics/{topic}")["groups"]
+            (member.split(":")[0], int(member.split(":")[1]))
+            for group in self._ground.ask("GET", f"/v1/topics/{topic}/route")["groups"]
             for member in group["members"]
         }
 
