@@ -30,19 +30,23 @@ pytestmark = pytest.mark.netns
 
 LIMIT = 20.0
 ASKED = Topic(id=7, name="asked", quality=Quality.SQ)
+#: Of an id that takes a header of its own.
+WIDE = 40_000
 WORKER = {"worker_sq": True, "priority_sq": 0}
-#: Options of the broker, who makes copies for groups, and how many of these there are.
+#: Options of the broker, who makes copies for groups, and how many of these there are; those that say so with
+#: a wide topic.
 WAYS = {
     "slow": ({"mode": "off"}, Fanout.AUTO, 1),
     "slow, any address": ({"mode": "off", "listen": ("0.0.0.0",)}, Fanout.AUTO, 1),
     "portable, three groups": ({"mode": "off", "portable": True}, Fanout.AUTO, 3),
-    "worker": ({"mode": "off", "quality": WORKER}, Fanout.AUTO, 1),
+    "worker, wide": ({"mode": "off", "quality": WORKER}, Fanout.AUTO, 1),
     "generic": ({"mode": "generic"}, Fanout.AUTO, 1),
     "native": ({"mode": "native"}, Fanout.AUTO, 1),
     "native, any address": ({"mode": "native", "listen": ("0.0.0.0",)}, Fanout.AUTO, 1),
     "native with worker": ({"mode": "native", "quality": WORKER}, Fanout.AUTO, 1),
+    "native, wide": ({"mode": "native"}, Fanout.AUTO, 1),
     "broadcast": ({"mode": "native"}, Fanout.XDP, 3),
-    "tc": ({"mode": "native"}, Fanout.TC, 3),
+    "tc, wide": ({"mode": "native"}, Fanout.TC, 3),
 }
 REQUESTS, LOSSY = 240, 48
 
@@ -90,13 +94,14 @@ def answering(topology: Topology, groups: int) -> Iterator[list[Subscriber]]:
 def test_everything_asked_is_answered_or_lost_and_counted(way: str) -> None:
     options, fanout, groups = WAYS[way]
     fast = options["mode"] != "off"
+    topic = replace(ASKED, fanout=fanout, id=WIDE if way.endswith("wide") else ASKED.id)
     require_netns()
     require_compiler()
     if fast:
         require_kernel()
     with build("straight") as topology, ExitStack() as stack:
         broker = stack.enter_context(
-            Broker(topology.broker, {replace(ASKED, fanout=fanout): ()}, **options)  # type: ignore[arg-type]
+            Broker(topology.broker, {topic: ()}, **options)  # type: ignore[arg-type]
         )
 
         def asker() -> Publisher:
