@@ -34,8 +34,11 @@ static __always_inline __u32 row_of_wide(const __u8 *wide)
 {
 	const __u32 only = 0;
 	const struct tempos_rows *all = bpf_map_lookup_elem(&rows, &only);
+	__u64 id = wide[0] << 8 | wide[1];
 
-	return all ? all->of[wide[0] << 8 | wide[1]] : 0;
+	/* Two bytes together may be read as one word and swapped, of which the verifier forgets the bounds (parse.h). */
+	asm volatile("%0 &= 0xffff" : "+r"(id));
+	return all ? all->of[id] : 0;
 }
 
 #endif
