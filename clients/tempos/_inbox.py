@@ -62,7 +62,7 @@ class Event(NamedTuple):
         """Answer a request; await what it returns (not in code without asyncio: there it is sent by then).
 
         ``body``: bytes-like as it is, anything else as msgpack; up to what a datagram to the broker carries,
-        less 56 bytes. It goes back by way of the broker that the request came from. Raises
+        less 56 bytes (60 with a wide topic). It goes back by the broker that the request came from. Raises
         :class:`LocalError` for an event that is no request, for one that was answered, and where there is no
         way to the broker; :class:`EventTooBig`, :class:`BodyError`.
         """
