@@ -20,7 +20,7 @@ from tempos.control import Code, Out
 from tempos_broker.account.accounts import Holder
 from tempos_broker.config.model import OWN_GROUP, BrokerConfig, StaticMember, TopicConfig
 from tempos_broker.members.departures import Departures, Place
-from tempos_broker.members.known import GroupState, Leaving, Membership, is_static, own_group
+from tempos_broker.members.known import GroupState, Leaving, Membership, is_static, member_of, own_group
 from tempos_broker.members.leases import Leases
 
 #: Topics that are named to who asks for one that is not there.
@@ -179,7 +179,7 @@ class Registry:
 
     def _add_static(self, topic: int, static: StaticMember) -> None:
         group = self._group(topic, static.group or own_group(static.ip, static.port))
-        member = Member(static.ip, static.port, static.mac, static.source)
+        member = member_of(static.ip, static.port, static.mac, static.source)
         self._put(topic, group, Membership(member))
 
     @property
@@ -209,7 +209,7 @@ class Registry:
             key = member.ip, member.source
             if key not in chosen:
                 chosen[key] = self._source_of(*key)
-            return member if chosen[key] == member.source else replace(member, source=chosen[key])
+            return member_of(member.ip, member.port, member.mac, chosen[key])
 
         return tuple(
             Group(state.name, tuple(sourced(m.member) for m in state.members.values()))
@@ -292,7 +292,7 @@ class Registry:
             return Subscribed(topic, wanted)
         self._check_kept_out(Place(name, wanted, *endpoint), now)
         self._check_limits(topic, wanted, endpoint)
-        membership = Membership(Member(*endpoint, source=asked), client, now + self.lease)
+        membership = Membership(member_of(*endpoint, None, asked), client, now + self.lease)
         self._put(topic.id, self._group(topic.id, wanted), membership)
         self._versions[topic.id] += 1
         self._leaving.pop(membership.holder, None)
@@ -321,7 +321,7 @@ class Registry:
         state = self._group(topic, group)
         if len(state.members) >= self._limits.members_per_group:
             return False
-        self._put(topic, state, Membership(Member(*endpoint, source=asked), client, expires))
+        self._put(topic, state, Membership(member_of(*endpoint, None, asked), client, expires))
         self._versions[topic] += 1
         return True
 

@@ -51,6 +51,14 @@ class ConfiguredLimits(RateLimits, Protocol):
         """Go by the rates of these topics from now on. A bucket whose rate or burst changes begins full."""
         ...
 
+    def put(self, topic: Topic) -> None:
+        """The same of one topic; all others as they are."""
+        ...
+
+    def drop(self, topic: int) -> None:
+        """A topic is no more; it has its row still."""
+        ...
+
 
 class Elsewhere(Protocol):
     """Where else than this life has them the counters of the former one may be.
@@ -128,6 +136,14 @@ class FastPath(Protocol):
         At the start before any route is installed, and at each reload; other topics are none from now on.
         Raises :class:`Unavailable` if the kernel refuses.
         """
+        ...
+
+    async def put(self, topic: Topic) -> None:
+        """The same of one topic that is new or has changed; all others as they are."""
+        ...
+
+    async def drop(self, topic: int) -> None:
+        """A topic is no more; it has its row still, and no route any more."""
         ...
 
     def select(self, strict: int, best_effort: int) -> None:
@@ -230,10 +246,25 @@ class LocalLimits:
         """Go by the rates of these topics from now on. A bucket whose rate or burst changes begins full."""
         old, self._limits = self._limits, {}
         for topic in topics:
-            if topic.rate and topic.overflow is Overflow.DROP:
-                interval = -(-(10**9 << LIMIT_SHIFT) // topic.rate)
-                self._limits[topic.id] = (interval, (topic.bucket - 1) * interval)
+            self._limit(topic)
         self._due = {topic: due for topic, due in self._due.items() if old[topic] == self._limits.get(topic)}
+
+    def put(self, topic: Topic) -> None:
+        """The same of one topic; all others as they are."""
+        was = self._limits.pop(topic.id, None)
+        self._limit(topic)
+        if self._limits.get(topic.id) != was:
+            self._due.pop(topic.id, None)
+
+    def drop(self, topic: int) -> None:
+        """A topic is no more."""
+        self._limits.pop(topic, None)
+        self._due.pop(topic, None)
+
+    def _limit(self, topic: Topic) -> None:
+        if topic.rate and topic.overflow is Overflow.DROP:
+            interval = -(-(10**9 << LIMIT_SHIFT) // topic.rate)
+            self._limits[topic.id] = (interval, (topic.bucket - 1) * interval)
 
     def take(self, topic: int, count: int) -> int:
         limit = self._limits.get(topic)
@@ -306,6 +337,12 @@ class NoFastPath:
 
     async def configure(self, topics: Sequence[Topic]) -> None:
         self._limits.configure(topics)
+
+    async def put(self, topic: Topic) -> None:
+        self._limits.put(topic)
+
+    async def drop(self, topic: int) -> None:
+        self._limits.drop(topic)
 
     def select(self, strict: int, best_effort: int) -> None:
         # What went wrong in full stands with the fast path.

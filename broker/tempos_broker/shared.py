@@ -205,7 +205,7 @@ class SharedRates:
         self._numbers = SharedNumbers(descriptor, rows.count, stride)
         #: What each row says, where it says anything.
         self._set: dict[int, Topic] = {}
-        self._limited: frozenset[int] = frozenset()
+        self._limited: set[int] = set()
 
     @classmethod
     def size(cls, rows: Rows) -> int:
@@ -218,22 +218,38 @@ class SharedRates:
         for row in self._set.keys() - known.keys():
             lib.tempos_topic_set(self._at(row), lib.TEMPOS_BQ, lib.TEMPOS_OVERFLOW_DROP, 0, 0)
         for row, topic in known.items():
-            if self._set.get(row) != topic:
-                lib.tempos_topic_set(
-                    self._at(row),
-                    lib.TEMPOS_SQ if topic.quality is Quality.SQ else lib.TEMPOS_BQ,
-                    lib.TEMPOS_OVERFLOW_DROP if topic.overflow is Overflow.DROP else lib.TEMPOS_OVERFLOW_PASS,
-                    topic.rate,
-                    topic.bucket,
-                )
+            self._say(row, topic)
         self._set = known
         self.follow(topics)
 
+    def put(self, topic: Topic) -> None:
+        """The same of one topic; all others as they are."""
+        row = self._rows.of[topic.id]
+        self._say(row, topic)
+        self._set[row] = topic
+        limited = topic.rate and topic.overflow is Overflow.DROP
+        (self._limited.add if limited else self._limited.discard)(topic.id)
+
+    def drop(self, topic: int) -> None:
+        """A topic is no more; it has its row still."""
+        row = self._rows.of[topic]
+        if self._set.pop(row, None) is not None:
+            lib.tempos_topic_set(self._at(row), lib.TEMPOS_BQ, lib.TEMPOS_OVERFLOW_DROP, 0, 0)
+        self._limited.discard(topic)
+
+    def _say(self, row: int, topic: Topic) -> None:
+        if self._set.get(row) != topic:
+            lib.tempos_topic_set(
+                self._at(row),
+                lib.TEMPOS_SQ if topic.quality is Quality.SQ else lib.TEMPOS_BQ,
+                lib.TEMPOS_OVERFLOW_DROP if topic.overflow is Overflow.DROP else lib.TEMPOS_OVERFLOW_PASS,
+                topic.rate,
+                topic.bucket,
+            )
+
     def follow(self, topics: Sequence[Topic]) -> None:
         """Another process has configured these topics."""
-        self._limited = frozenset(
-            topic.id for topic in topics if topic.rate and topic.overflow is Overflow.DROP
-        )
+        self._limited = {topic.id for topic in topics if topic.rate and topic.overflow is Overflow.DROP}
 
     def take(self, topic: int, count: int) -> int:
         """How many of ``count`` datagrams that came now may go on: the others are over the topic's rate."""

@@ -160,6 +160,18 @@ class Offload:
             self._topics.configure(topics)
             self._places.configure({topic.id: self._rows.of[topic.id] for topic in topics})
 
+    async def put(self, topic: Topic) -> None:
+        """The same of one topic that is new or has changed; all others as they are."""
+        if not self._closed:
+            self._topics.put(topic)
+            self._places.put(topic.id, self._rows.of[topic.id])
+
+    async def drop(self, topic: int) -> None:
+        """A topic is no more; it has its row still, and no route any more."""
+        if not self._closed:
+            self._topics.drop(topic)
+            self._places.drop(topic)
+
     def select(self, strict: int, best_effort: int) -> None:
         """Have the kernel choose between two sockets of one port by the class of each datagram's topic.
 

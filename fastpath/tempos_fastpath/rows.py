@@ -50,6 +50,16 @@ class KernelRows:
                 table[topic] = row
         self._said = wanted
 
+    def put(self, topic: int, row: int) -> None:
+        """A topic stands in this row; all others as they are."""
+        if topic >= NARROW:
+            self._table[topic] = row
+
+    def drop(self, topic: int) -> None:
+        """A topic stands in none any more."""
+        if topic >= NARROW:
+            self._table[topic] = 0
+
     def close(self) -> None:
         """Safe to call twice."""
         if self._of is not None:

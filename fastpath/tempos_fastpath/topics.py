@@ -32,7 +32,7 @@ class SharedTopics:
         self._topics: Any = ffi.from_buffer("struct tempos_topic[]", array.memory, require_writable=True)
         #: ns that this process sees CLOCK_MONOTONIC ahead of the kernel's own.
         self.clock_offset = time_namespace_offset()
-        self._limited: frozenset[int] = frozenset()
+        self._limited: set[int] = set()
 
     @property
     def descriptor(self) -> int:
@@ -42,21 +42,32 @@ class SharedTopics:
     def configure(self, topics: Sequence[Topic]) -> None:
         """Go by these topics from now on; there are no others. A bucket whose limit changes begins full."""
         known = {self._row_of[topic.id]: topic for topic in topics}
-        for row in known.keys() | self._said.keys() if self._said else self._rows:
-            topic = known.get(row)
-            if row in self._said and self._said[row] == topic:
-                continue
-            lib.tempos_topic_set(
-                self._at(row),
-                QUALITIES[topic.quality if topic else Quality.BQ],
-                OVERFLOWS[topic.overflow if topic else Overflow.DROP],
-                topic.rate if topic else 0,
-                topic.bucket if topic else 0,
-            )
-        self._said = {row: known.get(row) for row in known.keys() | self._said.keys()}
-        self._limited = frozenset(
-            topic.id for topic in topics if topic.rate and topic.overflow is Overflow.DROP
+        for row in list(known.keys() | self._said.keys()) if self._said else self._rows:
+            self._say(row, known.get(row))
+        self._limited = {topic.id for topic in topics if topic.rate and topic.overflow is Overflow.DROP}
+
+    def put(self, topic: Topic) -> None:
+        """The same of one topic; all others as they are."""
+        self._say(self._row_of[topic.id], topic)
+        limited = topic.rate and topic.overflow is Overflow.DROP
+        (self._limited.add if limited else self._limited.discard)(topic.id)
+
+    def drop(self, topic: int) -> None:
+        """A topic is no more; it has its row still."""
+        self._say(self._row_of[topic], None)
+        self._limited.discard(topic)
+
+    def _say(self, row: int, topic: Topic | None) -> None:
+        if row in self._said and self._said[row] == topic:
+            return
+        lib.tempos_topic_set(
+            self._at(row),
+            QUALITIES[topic.quality if topic else Quality.BQ],
+            OVERFLOWS[topic.overflow if topic else Overflow.DROP],
+            topic.rate if topic else 0,
+            topic.bucket if topic else 0,
         )
+        self._said[row] = topic
 
     def take(self, topic: int, count: int) -> int:
         """How many of ``count`` datagrams that came now may go on: the others are over the topic's rate.

@@ -44,6 +44,7 @@ class FakeFastPath:
         self.tickets = LocalTickets()
         self.limits = LocalLimits()
         self.topics: list[Topic] = []
+        self.told = False
         self.refusal: Unavailable | None = None
         self.before_install: Callable[[], None] = lambda: None
         self.installed: list[Route] = []
@@ -63,9 +64,16 @@ class FakeFastPath:
     async def configure(self, topics: Sequence[Topic]) -> None:
         if self.refusal is not None:
             raise self.refusal
-        assert not self.installed or self.topics, "classes and rates are known before the first route"
+        assert not self.installed or self.told, "classes and rates are known before the first route"
+        self.told = True
         self.topics = list(topics)
         self.limits.configure(topics)
+
+    async def put(self, topic: Topic) -> None:
+        await self.configure([*(each for each in self.topics if each.id != topic.id), topic])
+
+    async def drop(self, topic: int) -> None:
+        await self.configure([each for each in self.topics if each.id != topic])
 
     def select(self, strict: int, best_effort: int) -> None:
         raise Unavailable("a fake")

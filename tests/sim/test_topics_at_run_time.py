@@ -24,14 +24,16 @@ from tempos import (
     blocking,
 )
 from tempos.cli import main
+from tempos_broker.account.ledger import Ledger
 from tempos_broker.broker import Broker
 from tempos_broker.config import parse
 from tempos_broker.config.model import BrokerConfig, Limits, StaticMember, TopicConfig
 from tempos_broker.config.topics import BadTopic
 from tempos_broker.lives.store import Store, Thing, things_in
-from tempos_broker.membership import Refused
+from tempos_broker.membership import Refused, Registry
 from tempos_broker.paths import NoFastPath
 from tempos_broker.topics.former import MADE
+from tempos_broker.worker.slowpaths import SlowPaths
 
 from .test_broker import FakeFastPath, free_ports, topic, until
 from .test_changes_under_traffic import EVENTS, Traffic, broker
@@ -177,6 +179,37 @@ async def test_what_the_kernel_or_the_disk_refuses_has_changed_nothing(
     assert {
         name: each["rate"] for name, each in things_in(tmp_path / "state", MADE).items() if "rate" in each
     } == {"made": 7}
+
+
+async def test_an_order_tells_both_paths_of_its_own_topic_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else there is, thousands of topics it may be, is not gone through."""
+    data, control = free_ports(2)
+    config = BrokerConfig((TopicConfig(EVENTS),), ("127.0.0.1",), data, control, api_port=0)
+    async with Broker(config, NoFastPath("off")) as running:
+
+        def all_of_them(*_: object) -> None:
+            raise AssertionError("all topics were gone through")
+
+        for each in (NoFastPath, SlowPaths, Registry, Ledger):
+            monkeypatch.setattr(each, "configure", all_of_them)
+        for id_ in (None, 60_000):
+            made = await running.add_topic({"name": NAME, "id": id_, "class": "SQ", "rate": 1_000_000})
+            await running.set_topic(NAME, {"class": "BQ", "priority": 2, "rate": None})
+            traffic = Traffic(running.config, NAME)
+            member = traffic.subscriber()
+            await member.__aenter__()
+            reading = asyncio.create_task(traffic.read(member))
+            publishing = asyncio.create_task(traffic.run())
+            await until(lambda traffic=traffic: len(traffic.got) > 100)
+            traffic.stop()
+            await publishing
+            await until(traffic.all_arrived)
+            assert topic(running, NAME)["received"] == traffic.sent
+            removed = await running.remove_topic(NAME, drain=True)
+            assert (removed.topic.id, removed.account["balanced"]) == (made["id"], True)
+            await member.close()
+            await reading
+        monkeypatch.undo()
 
 
 def _full(store: Store, *_: object) -> None:

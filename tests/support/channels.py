@@ -126,6 +126,12 @@ class MemoryAdapter(MemoryChannels):
     def configure(self, topics: Sequence[Topic]) -> None:
         self._classes = {topic.id: topic.quality for topic in topics}
 
+    def put(self, topic: Topic) -> None:
+        self._classes[topic.id] = topic.quality
+
+    def drop(self, topic: int) -> None:
+        self._classes.pop(topic, None)
+
     def swap(self, route: Route) -> None:
         self.routes[route.topic.id] = route
 

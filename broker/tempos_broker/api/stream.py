@@ -15,7 +15,7 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 
 #: Seconds of work between two looks at what else there is to do, and seconds left to that.
-PIECE, PAUSE = 0.0005, 0.001
+PIECE, PAUSE = 0.00025, 0.001
 
 
 def listed(documents: Iterator[Any]) -> StreamingResponse:

@@ -124,7 +124,9 @@ class Keeper:
         # Whatever else is as it was found is written with what changes.
         swapped = [topic for topic in self._states if all_anew or topic in self._known]
         for first in range(0, len(swapped), AT_ONCE):
-            await self.save(swapped[first : first + AT_ONCE])
+            await self.save(some := swapped[first : first + AT_ONCE])
+            for topic in some:
+                self._known.pop(topic, None)
         await self.save()
 
     async def save(self, topics: Iterable[int] = ()) -> None:
@@ -237,7 +239,7 @@ class Keeper:
         """What differs from what the store has of a topic; all of it, where that is not known."""
         known = self._known.get(topic)
         if known is None or topic in self._unsaved:
-            (whole,) = self._wholes([topic])
+            (whole,) = self._wholes([topic], know=True)
             return whole
         self._numbers[topic] += 1
         self._known[topic] = now = self._know(topic)
@@ -245,7 +247,11 @@ class Keeper:
         document = step_document(known, now, self._kept(topic, come, time.monotonic()))
         return Step(topic, now.number, now.epoch, document)
 
-    def _wholes(self, topics: list[int]) -> list[Whole]:
+    def _wholes(self, topics: list[int], *, know: bool = False) -> list[Whole]:
+        """All of these topics; ``know``: what changes of them next is to be written as a step.
+
+        Of most topics nothing changes for long: what the store has of them is then not kept in mind.
+        """
         if not topics:
             return []
         now, wall = time.monotonic(), time.time()
@@ -254,7 +260,9 @@ class Keeper:
         for topic in topics:
             described = self._states[topic].route.topic
             self._unsaved_ends.pop(topic, None)
-            known = self._known[topic] = self._know(topic)
+            known = self._know(topic)
+            if know or topic in self._known:
+                self._known[topic] = known
             memory = Remembered(
                 described.name, described.framing, wall, tuple(self._kept(topic, known.members, now)),
                 self._ledger.export(topic, now), counted.drawn[topic].tickets, counted.slow.get(topic, {}),

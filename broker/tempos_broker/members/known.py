@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from tempos import Member
 from tempos_broker.account.accounts import Holder
 from tempos_broker.config.model import OWN_GROUP, StaticMember
+
+#: Members and holders that are one object wherever they are the same, as who is in thousands of topics is.
+SHARED = 4096
+
+
+@lru_cache(SHARED)
+def member_of(ip: str, port: int, mac: str | None, source: str | None) -> Member:
+    """A member."""
+    return Member(ip, port, mac, source)
+
+
+@lru_cache(SHARED)
+def holder_of(ip: str, port: int, client: int | None) -> Holder:
+    """Who holds a place."""
+    return Holder(ip, port, client)
 
 
 @dataclass(slots=True)
@@ -19,7 +35,7 @@ class Membership:
 
     @property
     def holder(self) -> Holder:
-        return Holder(self.member.ip, self.member.port, self.client)
+        return holder_of(self.member.ip, self.member.port, self.client)
 
 
 @dataclass(slots=True)

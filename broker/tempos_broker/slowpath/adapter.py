@@ -106,6 +106,14 @@ class Adapter(Channels[LoadT], Protocol[LoadT]):
         """Go by the classes and framings that these topics have now; there are no others."""
         ...
 
+    def put(self, topic: Topic) -> None:
+        """One more topic, or another class of one; all others as they are."""
+        ...
+
+    def drop(self, topic: int) -> None:
+        """A topic less."""
+        ...
+
     def swap(self, route: Route) -> None:
         """Make ready to send to the members of ``route``; before it is connected or after."""
         ...

@@ -116,6 +116,14 @@ class Batch:
             del self._members[gone]
         self._relay.configure(topics)
 
+    def put(self, topic: Topic) -> None:
+        self._frame(topic)
+        self._relay.put(topic)
+
+    def drop(self, topic: int) -> None:
+        self._members.pop(topic, None)
+        self._relay.drop(topic)
+
     def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
         self._relay.channels(quality, sockets, tos)
         lib.tempos_batch_channels(

@@ -115,9 +115,15 @@ class SlowPath(Generic[LoadT]):
         """
         self._tickets = tickets
         self._limits = limits
-        self._limited: frozenset[int] = frozenset()
+        self._limited: set[int] = set()
         self._strict: _Queue[LoadT] = _Queue(queue_sq)
         self._best_effort: _Queue[LoadT] = _Queue(queue_bq)
+        # One for each class and priority, however many topics share it.
+        self._places = {
+            (quality, priority): (queue, priority)
+            for quality, queue in ((Quality.SQ, self._strict), (Quality.BQ, self._best_effort))
+            for priority in range(PRIORITIES)
+        }
         #: By topic, what it waits in: its queue, and a lane of that.
         self._place_of: dict[int, tuple[_Queue[LoadT], int]] = {}
         self._routes: dict[int, Route] = {}
@@ -141,20 +147,33 @@ class SlowPath(Generic[LoadT]):
         known = {topic.id: (topic.name, topic.framing) for topic in topics}
         self._give_up({id_ for id_, was in self._known.items() if known.get(id_) != was})
         self._known = known
-        self._limited = frozenset(
-            topic.id
-            for topic in topics
-            if self._limits is not None and topic.rate and topic.overflow is Overflow.DROP
-        )
-        # One for each class and priority, however many topics share it.
-        places = {
-            (quality, priority): (queue, priority)
-            for quality, queue in ((Quality.SQ, self._strict), (Quality.BQ, self._best_effort))
-            for priority in range(PRIORITIES)
-        }
-        self._place_of = {topic.id: places[topic.quality, topic.priority] for topic in topics}
+        self._limited = {topic.id for topic in topics if self._is_limited(topic)}
+        self._place_of = {topic.id: self._places[topic.quality, topic.priority] for topic in topics}
         self._routes = {id_: route for id_, route in self._routes.items() if id_ in known}
         self._strict_routed = {id_ for id_, route in self._routes.items() if self._is_strict(route)}
+
+    def put(self, topic: Topic) -> None:
+        """Serve this topic, too, or by its present class and priority; all others as they are."""
+        id_, what = topic.id, (topic.name, topic.framing)
+        if self._known.get(id_, what) != what:
+            self._give_up({id_})
+        self._known[id_] = what
+        (self._limited.add if self._is_limited(topic) else self._limited.discard)(id_)
+        self._place_of[id_] = self._places[topic.quality, topic.priority]
+        route = self._routes.get(id_)
+        strict = route is not None and self._is_strict(route)
+        (self._strict_routed.add if strict else self._strict_routed.discard)(id_)
+
+    def drop(self, topic: int) -> None:
+        """Serve this topic no more; all others as they are."""
+        self._give_up({topic})
+        for each in (self._known, self._place_of, self._routes):
+            each.pop(topic, None)
+        self._limited.discard(topic)
+        self._strict_routed.discard(topic)
+
+    def _is_limited(self, topic: Topic) -> bool:
+        return bool(self._limits is not None and topic.rate and topic.overflow is Overflow.DROP)
 
     @property
     def queued(self) -> int:

@@ -52,6 +52,14 @@ class Mover(Protocol[LoadT]):
         """Demand of the datagrams of these topics what their framing says."""
         ...
 
+    def put(self, topic: Topic) -> None:
+        """The same of one topic; all others as they are."""
+        ...
+
+    def drop(self, topic: int) -> None:
+        """A topic is no more."""
+        ...
+
     def swap(self, route: Route) -> None:
         """Address what is staged from now on to these members; the topic says whose events are taken."""
         ...

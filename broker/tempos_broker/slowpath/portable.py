@@ -96,6 +96,13 @@ class Singly:
             self._framings[topic.id] = topic.framing
         self._relay.configure(topics)
 
+    def put(self, topic: Topic) -> None:
+        self._framings[topic.id] = topic.framing
+        self._relay.put(topic)
+
+    def drop(self, topic: int) -> None:
+        self._relay.drop(topic)
+
     def swap(self, route: Route) -> None:
         # A delivery brings its route; what is prepared is whom the next events may come from.
         self._sources.set(route.topic)

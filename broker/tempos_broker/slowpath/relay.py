@@ -16,7 +16,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tempos import REASON_TEXTS, Framing, Quality, Reason, Topic, _abi, wire
@@ -47,7 +47,7 @@ class Relay:
     def __init__(self, core: SlowPath[Any], topics: Iterable[Topic], returns: Returns | None) -> None:
         self._core = core
         self._returns = returns
-        self._classes: Mapping[int, Quality] = {}
+        self._classes: dict[int, Quality] = {}
         self._sockets: dict[Quality, list[tuple[str, socket.socket]]] = {}
         self._marks: dict[Quality, list[tuple[int, int, bytes]]] = {}
         self._ways: dict[tuple[Quality, str | None], _Way] = {}
@@ -57,6 +57,16 @@ class Relay:
     def configure(self, topics: Iterable[Topic]) -> None:
         """Send on the replies of a topic in the class that it has now."""
         self._classes = {topic.id: topic.quality for topic in topics if topic.framing is Framing.EVENT}
+
+    def put(self, topic: Topic) -> None:
+        """The same of one topic; all others as they are."""
+        self.drop(topic.id)
+        if topic.framing is Framing.EVENT:
+            self._classes[topic.id] = topic.quality
+
+    def drop(self, topic: int) -> None:
+        """A topic is no more."""
+        self._classes.pop(topic, None)
 
     def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
         """What a class sends by, and the byte to write into each datagram; None: the socket's own holds."""

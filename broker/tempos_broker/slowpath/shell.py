@@ -174,6 +174,16 @@ class SlowPathServer:
         self._adapter.configure(topics)
         self._core.configure(topics)
 
+    def put(self, topic: Topic) -> None:
+        """Serve this topic, too, or by its present options; all others as they are."""
+        self._adapter.put(topic)
+        self._core.put(topic)
+
+    def drop(self, topic: int) -> None:
+        """Serve this topic no more; all others as they are."""
+        self._adapter.drop(topic)
+        self._core.drop(topic)
+
     def swap(self, route: Route) -> None:
         """Make ``route`` the route of its topic, also for what already waits; before or after the start.
 

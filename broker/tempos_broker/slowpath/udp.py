@@ -38,7 +38,7 @@ class UdpAdapter:
     def __init__(self, core: SlowPath[Any], losses: Losses, setting: Setting) -> None:
         self._setting = setting
         self._losses = losses
-        self._topics = setting.topics
+        self._topics = {topic.id: topic for topic in setting.topics}
         self._mover = _choose_mover(core, losses, setting)
         self._selector = Selector(setting.sockets, setting.select or _no_fast_path)
         self._pairs: list[Pair] = []
@@ -52,9 +52,25 @@ class UdpAdapter:
         self.apart = False
 
     def configure(self, topics: Sequence[Topic]) -> None:
-        self._topics = topics
+        self._topics = {topic.id: topic for topic in topics}
         self._mover.configure(topics)
         self._selector.configure(self._pairs, topics)
+
+    def put(self, topic: Topic) -> None:
+        was = self._topics.get(topic.id)
+        self._topics[topic.id] = topic
+        self._mover.put(topic)
+        self._select_anew(was, topic)
+
+    def drop(self, topic: int) -> None:
+        was = self._topics.pop(topic, None)
+        self._mover.drop(topic)
+        self._select_anew(was, None)
+
+    def _select_anew(self, was: Topic | None, now: Topic | None) -> None:
+        """Where the sockets are selected by a list of strict topics, and that has become another one."""
+        if any(each is not None and each.quality is Quality.SQ for each in (was, now)):
+            self._selector.configure(self._pairs, list(self._topics.values()))
 
     def swap(self, route: Route) -> None:
         self._mover.swap(route)
@@ -72,7 +88,9 @@ class UdpAdapter:
         else:
             # Held from the first moment, so that close() finds them whatever happens.
             self._pairs = open_all(setting.listen, setting.port, setting.limits.receive_buffer)
-            self._pairs = self._selector.divide(self._pairs, self._topics, setting.limits.receive_buffer)
+            self._pairs = self._selector.divide(
+                self._pairs, list(self._topics.values()), setting.limits.receive_buffer
+            )
             self._warn_of_small_buffers()
         self.apart = all(pair.apart for pair in self._pairs)
         for quality in Quality:

@@ -159,14 +159,13 @@ class TopicOrders:
             await self._write(new)
             async with self._routes.held((new.topic.id,)):
                 try:
-                    self._catalogue.put(new)
-                    await self._tell_fast_path()
+                    await self._fast.put(new.topic)
                 except Unavailable as error:
-                    self._catalogue.put(old)
                     await self._write(old)
                     raise _refused_by_kernel(error) from error
+                self._catalogue.put(new)
                 self._registry.amend(new, time.monotonic())
-                await self._tell_slow_path()
+                await self._slow.put(new.topic)
                 self._routes.redescribe(new.topic)
             await self._routes.swap(new.topic.id)
             for each in words:
@@ -263,18 +262,12 @@ class TopicOrders:
     async def _begin(self, entry: TopicConfig) -> None:
         topic = entry.topic
         async with self._routes.held((topic.id,)):
-            await self._tell_fast_path()
+            await self._fast.put(topic)
             self._past.begin_anew(topic.id)
             self._ledger.begin(topic.id, stamped=topic.framing is not Framing.RAW)
             self._routes.begin(topic)
-            await self._tell_slow_path()
+            await self._slow.put(topic)
             self._registry.begin(entry)
-
-    async def _tell_fast_path(self) -> None:
-        await self._fast.configure([entry.topic for entry in self._catalogue])
-
-    async def _tell_slow_path(self) -> None:
-        await self._slow.configure([entry.topic for entry in self._catalogue])
 
     async def _let_out(self, topic: Topic, patience: float) -> list[Account]:
         """Take all members out once they have got what has come; waits for what they confirm of it."""
@@ -305,8 +298,8 @@ class TopicOrders:
             if state.route.groups:
                 await self._routes.clear(state)
             self._catalogue.drop(entry, time.monotonic())
-            await self._tell_fast_path()
-            await self._tell_slow_path()
+            await self._fast.drop(topic.id)
+            await self._slow.drop(topic.id)
             self._registry.end(topic)
             self._routes.end(state.route, None)
             await self._past.keeper.save_ended([state.route])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tempos import Quality, Reason, Route, Topic
 from tempos._remarks import Remark
 from tempos._rows import Rows
-from tempos._slots import epoch_row
+from tempos._slots import EPOCHS, epoch_row
 from tempos.errors import one_line
 from tempos_broker import scheduling
 from tempos_broker.config.model import Limits, QualityConfig
@@ -58,7 +58,7 @@ class SlowPaths:
         ``rows``: where topics stand in the first two.
         """
         self._server = server
-        self._topics = tuple(topics)
+        self._topics = {topic.id: topic for topic in topics}
         self._quality = quality
         self._limits = limits
         self._tickets = tickets
@@ -113,15 +113,35 @@ class SlowPaths:
 
     async def configure(self, topics: Sequence[Topic]) -> None:
         """Serve these topics from now on, and no others; their routes come with :meth:`swap`."""
-        self._topics = tuple(topics)
+        self._topics = {topic.id: topic for topic in topics}
         self._server.configure(topics)
         known = {topic.id for topic in topics}
         self._routes = {topic: route for topic, route in self._routes.items() if topic in known}
+        await self._tell_worker()
+
+    async def put(self, topic: Topic) -> None:
+        """Serve this topic, too, or by its present options; all others as they are."""
+        self._topics[topic.id] = topic
+        self._server.put(topic)
+        await self._tell_worker()
+
+    async def drop(self, topic: int) -> None:
+        """Serve this topic no more; all others as they are."""
+        self._topics.pop(topic, None)
+        self._routes.pop(topic, None)
+        for epoch in range(EPOCHS):
+            self._groups.pop(epoch_row(topic, epoch), None)
+        self._server.drop(topic)
+        await self._tell_worker()
+
+    async def _tell_worker(self) -> None:
+        """A worker is told of all topics, whichever has changed."""
         if self._supervisor is not None:
             from tempos_broker.worker.protocol import Op, rows_out, topics_out
 
             rows = rows_out(self._rows.given())
-            await self._supervisor.tell(Op.CONFIGURE, {"topics": topics_out(topics), "rows": rows})
+            topics = topics_out(list(self._topics.values()))
+            await self._supervisor.tell(Op.CONFIGURE, {"topics": topics, "rows": rows})
 
     async def served(self, topic: int, patience: float) -> None:
         """Return once what has come of a topic by now has gone its way, or after so many seconds."""
@@ -159,7 +179,7 @@ class SlowPaths:
         if self._estate is None:
             return status
         held = self._estate.held()
-        strict = sum(held.get(topic.id, 0) for topic in self._topics if topic.quality is Quality.SQ)
+        strict = sum(held.get(topic.id, 0) for topic in self._topics.values() if topic.quality is Quality.SQ)
         waiting = {Quality.SQ: strict, Quality.BQ: sum(held.values()) - strict}
         return replace(
             status,
@@ -207,7 +227,7 @@ class SlowPaths:
             share=self._share,
             quality=self._quality,
             limits=self._limits,
-            topics=self._topics,
+            topics=tuple(self._topics.values()),
             rows=self._rows.given(),
             routes=tuple(self._routes.values()),
             returns=None if self._returns is None else (self._returns.key, self._returns.data_port),
