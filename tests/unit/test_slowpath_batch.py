@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tempos import Framing, Group, Member, Quality, Reason, Route, Topic
 from tempos._abi import GROUPS_PER_TOPIC
-from tempos.wire import check_payload, decode_event, encode_event
+from tempos._rows import is_topic
+from tempos.wire import check_payload, decode_event, encode_event, topic_in
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath.core import SlowPath
@@ -25,7 +26,12 @@ native = pytest.importorskip("tempos_broker.slowpath.batched", reason="the compi
 
 SO_NO_CHECK = 11  # <asm-generic/socket.h>
 LIMITS = Limits(queue_sq=8, queue_bq=8, batch=16, datagram=64)
-TOPICS = (Topic(1, "raw", framing=Framing.RAW), Topic(2, "event", framing=Framing.EVENT))
+TOPICS = (
+    Topic(1, "raw", framing=Framing.RAW),
+    Topic(2, "event", framing=Framing.EVENT),
+    Topic(300, "wide raw", framing=Framing.RAW),
+    Topic(65534, "wide event", framing=Framing.EVENT),
+)
 FRAMINGS = {topic.id: topic.framing for topic in TOPICS}
 
 
@@ -98,10 +104,25 @@ enveloped = st.builds(
 )
 
 
+wide = st.builds(
+    lambda id_, rest, version, bits, more: (
+        b"\xff" + id_.to_bytes(2, "big") + rest + bytes((version,)) + bits + more
+    ),
+    st.sampled_from((300, 65534, 65534, 0, 2, 255, 257, 65535)),
+    st.binary(min_size=21, max_size=21),
+    st.sampled_from((0x10, 0x11, 0x18, 0x00, 0x20)),
+    st.sampled_from((bytes(3), bytes(3), b"\1\0\0", b"\0\0\x80")),
+    st.one_of(st.binary(max_size=3), st.integers(30, 32).map(lambda size: b"\x11" + bytes(size))),
+)
+cut_wide = st.builds(lambda datagram, size: datagram[:size], wide, st.integers(1, 28))
+
+
 @settings(deadline=None, max_examples=300)
 @given(
     payloads=st.lists(
-        st.one_of(st.binary(max_size=80), event_like, enveloped), min_size=1, max_size=LIMITS.batch
+        st.one_of(st.binary(max_size=80), event_like, enveloped, wide, cut_wide),
+        min_size=1,
+        max_size=LIMITS.batch,
     )
 )
 def test_classifies_every_payload_as_the_wire_module_does(
@@ -113,7 +134,7 @@ def test_classifies_every_payload_as_the_wire_module_does(
     waiting = 0
     for payload in payloads:
         pipe[0].send(payload)
-        topic = payload[0] if payload else 0
+        topic = topic_in(payload)
         if len(payload) > LIMITS.datagram:
             reason = Reason.CUT_SHORT
         else:
@@ -125,7 +146,9 @@ def test_classifies_every_payload_as_the_wire_module_does(
             if topic in FRAMINGS:
                 waiting += 1
                 continue
-            reason = Reason.RESERVED_TOPIC if topic in (0, 255) else Reason.UNKNOWN_TOPIC
+            reason = Reason.UNKNOWN_TOPIC if is_topic(topic) else Reason.RESERVED_TOPIC
+        # All wide ids that no topic has are counted in one place.
+        topic = topic if topic < 256 or topic in FRAMINGS else 255
         expected[topic, reason] = expected.get((topic, reason), 0) + 1
 
     inlet = DataSocket(pipe[1], watches_drops=False)
