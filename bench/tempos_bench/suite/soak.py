@@ -301,7 +301,9 @@ class _Soak:
         if latencies:
             values |= {f"SQ p{share}": percentile(latencies, share) for share in (50, 99)}
         for name, value in values.items():
-            self.samples.setdefault(name, []).append(Sample(now - self._began, self._ground.lives, value))
+            sample = Sample(now - self._began, self._ground.lives, value)
+            self.samples.setdefault(name, []).append(sample)
+            self._progress.keep(name, sample)
 
     def _check(self) -> None:
         """A checkpoint."""
