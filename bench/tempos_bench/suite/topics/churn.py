@@ -79,7 +79,7 @@ def _churned(p: Parameters, broker: Broker, load: Load, mode: str) -> list[Figur
     name = f"fast path {mode}: "
     grown = {key: after[key] - before[key] for key in before}
     return [
-        Figure(f"{name}events lost", lost, "events", Better.LOWER),
+        Figure(f"{name}events not heard", lost, "events", Better.LOWER),
         Figure(f"{name}ledger: topics that are not closed", len(open_ones), "topics", Better.LOWER),
         Figure(f"{name}topics left", len(entries) - len(_TOPICS), "topics", Better.LOWER),
         Figure(f"{name}topics made and removed a second", len(churn.removed) / p.seconds, "1/s"),
