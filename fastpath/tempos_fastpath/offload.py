@@ -103,6 +103,8 @@ class Offload:
         self._callbacks: list[Callable[[], None]] = []
         self._wanted: dict[int, Route] = {}
         self._plans: dict[int, tuple[Route, Plan | Refusal]] = {}
+        #: What plans are made of, as it was when none of them would have been another.
+        self._judged_by: tuple[object, ...] = ()
         #: Where events come in that no program sees; what the topics' reasons say is of these.
         self._unseen = resources.unseen(facts)
         #: Why a topic's copies, and any copies at all, could not be had where the plan had foreseen them.
@@ -225,8 +227,11 @@ class Offload:
             if isinstance(plan, Refusal):
                 await self._take_out(topic)
                 await self._resolve(plan.unresolved)
-            if facts is not self._facts and self._judge(route, self._facts) != plan:
-                self._changed.set()
+            if self._judge(route, self._facts) != plan:
+                # What could not be had is tried again with each look.
+                self._judged_by = ()
+                if facts is not self._facts:
+                    self._changed.set()
         if isinstance(plan, Refusal):
             return PathChoice(Path.SLOW, plan.reason)
         names = {self._facts.interfaces[index].name for index in plan.interfaces
@@ -466,8 +471,18 @@ class Offload:
         return bool(self._refused)
 
     def _outdated(self) -> bool:
-        """Whether some route would be planned otherwise now."""
-        return any(self._judge(route, self._facts) != plan for route, plan in self._plans.values())
+        """Whether some route would be planned otherwise now.
+
+        Where all that plans are made of is as it was when none would be, none is looked at: they are many.
+        """
+        programs = self._programs
+        means = (programs.native, programs.no_broadcast, self._no_clone, *programs.interfaces)
+        made_of = (self._facts, *means)
+        if made_of == self._judged_by:
+            return False
+        outdated = any(self._judge(route, self._facts) != plan for route, plan in self._plans.values())
+        self._judged_by = () if outdated else made_of
+        return outdated
 
     def _tell(self) -> None:
         for callback in self._callbacks:
