@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
+from tempos import Member
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.membership import Registry
 from tempos_broker.routes import Routes
@@ -16,6 +17,8 @@ log = logging.getLogger("tempos.broker")
 
 #: Seconds between two settlings of accounts, where nothing else wakes us up.
 SETTLE_EVERY = 1.0
+#: Topics of one lease that the log names.
+NAMED = 8
 
 
 class Expiry:
@@ -48,14 +51,19 @@ class Expiry:
         """Take out those whose lease has ended by now, and settle with those that are gone since then."""
         self._ledger.settle(time.monotonic() - self._routes.lease)
         gone = self._registry.expire(time.monotonic())
+        topics: dict[Member, list[int]] = {}
         for topic, members in gone.items():
             for member in members:
-                log.warning("topic %s: the lease of %s ended", self._routes.name(topic), member)
+                topics.setdefault(member, []).append(topic)
+        for member, those in topics.items():
+            more = f" and {len(those) - NAMED} more" if len(those) > NAMED else ""
+            of = ", ".join(map(self._routes.name, those[:NAMED]))
+            log.warning("topic%s %s%s: the lease of %s ended", "s" * (len(those) > 1), of, more, member)
         if gone:
-            self._tasks.spawn(self._let_go(gone), "expire members")
+            self._tasks.spawn(self._let_go(list(gone)), "expire members")
         self.schedule()
 
-    async def _let_go(self, topics: Iterable[int]) -> None:
+    async def _let_go(self, topics: Sequence[int]) -> None:
         await self._routes.swap_all(topics)
         # Only now is it known that they left: their accounts are to be settled, whatever else happens.
         self.schedule()

@@ -1,39 +1,50 @@
-"""Who is a member of what: topics, groups, leases, drains.
+"""Who is a member of what: topics, groups, leases, drains, and what is wanted by filters.
 
 Sans-IO: time is an argument (monotonic seconds), nothing here sends, waits or swaps a route. Every
 operation is idempotent. A change moves the topic's :meth:`Registry.version`; the shell then builds a
 new route from :meth:`Registry.groups` and swaps it in. What members received is the ledger's business.
 
-Rules kept here: a member is an endpoint (IPv4, UDP port) inside one group of one topic; static
-members have no lease; an endpoint is in at most one group of a topic, otherwise it would get events
-twice; the order of members inside a group is the order in which they joined.
+Rules kept here: a member is an endpoint (IPv4, UDP port) inside one group of one topic; static members have
+no lease, all others one for everything that they are a member of; an endpoint is in at most one group of a
+topic, otherwise it would get events twice, whatever and by however many filters it asked; the order of
+members inside a group is the order in which they joined. Whoever wants topics is a member of them, made later
+or not, unless it is kept out, there is no room, or it has no right; of these it is tried again.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, KeysView, Mapping
 from dataclasses import dataclass, replace
 
-from tempos import ConfigError, Group, Member, TemposError, Topic
+from tempos import Member, Topic
 from tempos.control import Code, Out
+from tempos.names import is_filter, matcher
 from tempos_broker.account.accounts import Holder
 from tempos_broker.config.model import OWN_GROUP, BrokerConfig, StaticMember, TopicConfig
+from tempos_broker.members.admission import Admission, Refused, unknown_topic
 from tempos_broker.members.departures import Departures, Place
-from tempos_broker.members.known import GroupState, Leaving, Membership, is_static, member_of, own_group
-from tempos_broker.members.leases import Leases
+from tempos_broker.members.holdings import Holdings
+from tempos_broker.members.known import (
+    GroupState,
+    Lease,
+    Leaving,
+    Membership,
+    Wanted,
+    is_static,
+    member_of,
+    own_group,
+)
+from tempos_broker.members.table import Table
 
-#: Topics that are named to who asks for one that is not there.
-KNOWN_NAMED = 8
+__all__ = ["OWN_GROUP", "Refused", "Registry", "Subscribed", "unknown_topic"]
 
-
-class Refused(TemposError):
-    """A membership operation that cannot be done; carries the parts of an error reply."""
-
-    def __init__(self, code: str, text: str, hint: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.hint = hint
+#: Topics that a lease misses and is tried for again at a heartbeat.
+TRIED_AGAIN = 64
+#: Topics of one lease that ended of which it is noted.
+NOTED = 256
+_NOTHING: KeysView[int] = dict[int, int]().keys()
+#: Why one is not what it wants to be, by the code of the refusal.
+_WHYS = {Code.KEPT_OUT: Out.KEPT_OUT, Code.LIMIT: Out.LIMIT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +55,8 @@ class Subscribed:
     group: str
 
 
-def unknown_topic(name: str, known: Iterable[str]) -> Refused:
-    """There is no topic of this name; ``known``: those that there are, of which the first are named."""
-    words = ", ".join(heapq.nsmallest(KNOWN_NAMED, known)) or "none"
-    return Refused(Code.UNKNOWN_TOPIC, f"no topic is named {name!r}", f"known: {words}")
-
-
-def check_static(entry: TopicConfig, data_port: int, is_local: Callable[[str], bool]) -> None:
-    """Raise :class:`ConfigError` if a static member is the broker's own data socket."""
-    for static in entry.members:
-        if static.port == data_port and is_local(static.ip):
-            raise ConfigError(
-                [f"topic {entry.topic.name!r}: member {static.ip}:{static.port} is the broker's own "
-                 "data socket; events would go round for ever: take it out"]
-            )  # fmt: skip
-
-
-class Registry:
-    """Memberships of every configured topic.
+class Registry(Table):
+    """Memberships of every topic.
 
     ``is_local`` tells whether an address is this node's own: the broker's data port there would make
     events go round for ever. Raises :class:`ConfigError` for a static member that would do that.
@@ -74,60 +69,63 @@ class Registry:
         is_local: Callable[[str], bool],
         source_of: Callable[[str, str | None], str | None] = lambda ip, asked: asked,
     ) -> None:
-        self._limits = config.limits
+        super().__init__(source_of)
+        self._admission = Admission(config.limits, config.data_port, is_local)
+        self._clients = {client.id: client for client in config.control.clients}
         #: Seconds that a membership lasts without a heartbeat.
         self.lease = config.control.lease
-        self._data_port = config.data_port
-        self._is_local = is_local
-        self._source_of = source_of
-        self._by_name = {entry.topic.name: entry.topic for entry in config.topics}
-        self._groups: dict[int, dict[str, GroupState]] = {}
-        self._versions: dict[int, int] = {}
         #: Topics that nobody joins any more, for they are about to be no more.
         self._closing: set[int] = set()
         self._leaving: dict[Holder, Leaving] = {}
-        #: By endpoint and topic, the group that it is in.
-        self._mine: dict[tuple[str, int], dict[int, GroupState]] = {}
-        self._leases = Leases(self._earliest)
+        #: Whose lease holds what, and what there is to tell each.
+        self.holdings = Holdings()
         #: Why members went, and who is not to come back.
         self.departures = Departures()
         self.check(config.topics)
         for entry in config.topics:
-            self.begin(entry)
+            self.begin(entry, 0.0)
+
+    # --- topics -----------------------------------------------------------------------------
 
     def check(self, entries: Iterable[TopicConfig]) -> None:
         """Raise :class:`ConfigError` for a static member that is the broker's own data socket."""
         for entry in entries:
-            check_static(entry, self._data_port, self._is_local)
+            self._admission.check_static(entry)
 
-    def begin(self, entry: TopicConfig) -> None:
-        """A topic that is new, with its static members; checked before."""
+    def begin(self, entry: TopicConfig, now: float) -> None:
+        """A topic that is new, with its static members and those that want it; checked before."""
         topic = entry.topic
-        self._by_name[topic.name] = topic
+        self._by_name[topic.name] = self._by_id[topic.id] = topic
         self._groups[topic.id] = {}
         self._versions[topic.id] = 1
         for static in entry.members:
             self._add_static(topic.id, static)
+        self.join_all(topic, now)
 
     def configure(self, config: BrokerConfig, gone: Iterable[int], now: float) -> None:
         """Go by another configuration, all at once; topics that are ``gone`` lose every member.
 
         Static members come and go as the configuration says; members with a lease stay. Checked before.
         """
+        gone = set(gone)
         for topic in gone:
-            for state in list(self._groups[topic].values()):
-                for endpoint in list(state.members):
-                    self._remove(topic, state, endpoint, Out.RELOAD, now)
+            self._clear(topic, Out.RELOAD, now)
             self._versions[topic] += 1
-        self._limits, self.lease = config.limits, config.control.lease
+        self._admission.limits, self.lease = config.limits, config.control.lease
+        self._clients = {client.id: client for client in config.control.clients}
+        new = [entry.topic for entry in config.topics if self._by_id.get(entry.topic.id) is None
+               or entry.topic.id in gone]  # fmt: skip
         self._by_name = {entry.topic.name: entry.topic for entry in config.topics}
+        self._by_id = {entry.topic.id: entry.topic for entry in config.topics}
         for entry in config.topics:
             self.amend(entry, now)
+        for each in new:
+            self.join_all(each, now)
 
     def amend(self, entry: TopicConfig, now: float) -> None:
         """Go by other options and static members of one topic; members with a lease stay."""
         topic = entry.topic.id
-        self._by_name[entry.topic.name] = entry.topic
+        self._by_name[entry.topic.name] = self._by_id[topic] = entry.topic
         self._versions.setdefault(topic, 1)
         groups = self._groups.setdefault(topic, {})
         wanted = {(static.ip, static.port): static for static in entry.members}
@@ -135,12 +133,12 @@ class Registry:
             for endpoint, known in list(state.members.items()):
                 static_ = wanted.get(endpoint)
                 if (
-                    known.expires is None
+                    known.lease is None
                     and static_ is not None
                     and is_static(known.member, state.name, static_)
                 ):
                     del wanted[endpoint]
-                elif known.expires is None or static_ is not None:
+                elif known.lease is None or static_ is not None:
                     self._remove(topic, state, endpoint, Out.RELOAD, now)
         for static in wanted.values():
             self._add_static(topic, static)
@@ -156,92 +154,40 @@ class Registry:
 
     def clear(self, topic: int, now: float) -> list[tuple[str, Holder]]:
         """Take every member out of a topic that is about to be no more; who they were, by group."""
+        return self._clear(topic, Out.REMOVED, now)
+
+    def _clear(self, topic: int, why: str, now: float) -> list[tuple[str, Holder]]:
         gone = []
+        name = self._by_id[topic].name
+        wants = self.holdings.wants
         for state in list(self._groups[topic].values()):
             for endpoint, known in list(state.members.items()):
                 gone.append((state.name, known.holder))
-                self._remove(topic, state, endpoint, Out.REMOVED, now)
+                self._remove(topic, state, endpoint, why, now)
+                if known.lease is not None and known.lease.follows(name):
+                    wants.await_topic(name, known.lease)
+        for lease in wants.without(topic):
+            self.holdings.out(lease, topic, name, why)
+            if lease.follows(name):
+                wants.await_topic(name, lease)
         return gone
 
     def end(self, topic: Topic) -> None:
         """A topic that has no member any more is gone for good."""
         self._by_name.pop(topic.name, None)
+        self._by_id.pop(topic.id, None)
         self._closing.discard(topic.id)
+        for lease in self.holdings.wants.without(topic.id):
+            self.holdings.forget_of(lease, topic.id)
+            if lease.follows(topic.name):
+                self.holdings.wants.await_topic(topic.name, lease)
 
     def forget(self, topic: int) -> None:
         """Nothing is known of this id any more."""
         self._groups.pop(topic, None)
         self._versions.pop(topic, None)
 
-    def touch(self, topic: int) -> None:
-        """Something else than the members makes the topic's route another one."""
-        self._versions[topic] += 1
-
-    def _add_static(self, topic: int, static: StaticMember) -> None:
-        group = self._group(topic, static.group or own_group(static.ip, static.port))
-        member = member_of(static.ip, static.port, static.mac, static.source)
-        self._put(topic, group, Membership(member))
-
-    @property
-    def topics(self) -> Iterable[Topic]:
-        return self._by_name.values()
-
-    def topic(self, name: str) -> Topic:
-        """The topic of this name; raises :class:`Refused`."""
-        try:
-            return self._by_name[name]
-        except KeyError:
-            raise unknown_topic(name, self._by_name) from None
-
-    def still_has(self, topic: Topic) -> bool:
-        """Whether a topic that was looked up before is still there: not gone, nor another one by now."""
-        known = self._by_name.get(topic.name)
-        return known is not None and (known.id, known.framing) == (topic.id, topic.framing)
-
-    def groups(self, topic: int) -> tuple[Group, ...]:
-        """The groups of a topic as a route takes them: only those with members, each with its source.
-
-        Of a member that asked no address that depends on the network, and may be another one next time.
-        """
-        chosen: dict[tuple[str, str | None], str | None] = {}
-
-        def sourced(member: Member) -> Member:
-            key = member.ip, member.source
-            if key not in chosen:
-                chosen[key] = self._source_of(*key)
-            return member_of(member.ip, member.port, member.mac, chosen[key])
-
-        return tuple(
-            Group(state.name, tuple(sourced(m.member) for m in state.members.values()))
-            for state in self._groups[topic].values()
-        )
-
-    def version(self, topic: int) -> int:
-        """Grows by one at each change of the topic's members."""
-        return self._versions[topic]
-
-    def states(self, topic: int) -> Iterable[GroupState]:
-        """The groups of a topic with all that is known of their members."""
-        return self._groups[topic].values()
-
-    def holders(self, topic: int) -> list[tuple[str, list[Holder]]]:
-        """The groups of a topic as the ledger takes them."""
-        return [
-            (state.name, [membership.holder for membership in state.members.values()])
-            for state in self._groups[topic].values()
-        ]
-
-    def places(self, holder: Holder) -> list[tuple[int, str]]:
-        """The topics and groups that somebody is in."""
-        endpoint = holder.ip, holder.port
-        return [
-            (topic, state.name)
-            for topic, state in self._mine.get(endpoint, {}).items()
-            if state.members[endpoint].client == holder.client
-        ]
-
-    def member_count(self, topic: int) -> int:
-        return sum(len(state.members) for state in self._groups[topic].values())
+    # --- joining ----------------------------------------------------------------------------
 
     def subscribe(
         self,
@@ -251,53 +197,158 @@ class Registry:
         client: int,
         now: float,
         asked: str | None = None,
+        who: str | None = None,
+        *,
+        follows: bool = False,
     ) -> Subscribed:
         """Make ``endpoint`` a member, or renew it; raises :class:`Refused`.
 
-        ``asked``: the address of ours that it asked, from which it gets its events from now on.
+        ``asked``: the address of ours that it asked, from which it gets its events from now on. ``who``: the
+        client whose rights it goes by. ``follows``: see :class:`Wanted`.
         """
         topic = self.topic(name)
-        if group is not None and group.startswith(OWN_GROUP):
-            raise Refused(
-                Code.BAD_REQUEST, f"group names beginning with {OWN_GROUP} are the broker's", "take another"
-            )
+        wanted = self._admission.how(group, endpoint, asked, who)._replace(follows=follows)
+        lease = self.holdings.lease_for(Holder(*endpoint, client))
+        self._join(topic, wanted, lease, now)
+        self.holdings.hold(lease, now + self.lease)
+        self._want(lease, name, wanted)
+        return Subscribed(topic, wanted.group)
+
+    def subscribe_by(
+        self,
+        wanted: str,
+        group: str | None,
+        endpoint: tuple[str, int],
+        client: int,
+        now: float,
+        asked: str | None = None,
+        who: str | None = None,
+    ) -> list[Topic]:
+        """Let ``endpoint`` be a member of whatever matches a filter from now on; raises :class:`Refused`.
+
+        Of what there is already it becomes one by :meth:`join`: these topics are given back.
+        """
+        how = self._admission.how(group, endpoint, asked, who)
+        self._admission.check_endpoint(endpoint)
+        lease = self.holdings.lease_for(Holder(*endpoint, client))
+        self.holdings.hold(lease, now + self.lease)
+        self._want(lease, wanted, how)
+        match = matcher(wanted)
+        return [topic for name, topic in self._by_name.items() if match(name)]
+
+    def will_join(self, holder: Holder, topics: int) -> None:
+        """So many topics more (or less, below 0) are about to be joined: it is told of them as its own."""
+        lease = self.holdings.get(holder)
+        if lease is not None:
+            lease.joining = max(0, lease.joining + topics)
+
+    def _want(self, lease: Lease, wanted: str, how: Wanted) -> None:
+        if lease.wanted.get(wanted) == how:
+            return
+        lease.wanted[wanted] = how
+        if is_filter(wanted):
+            self.holdings.wants.add(wanted, lease)
+        self.holdings.wants.changed.add(lease.holder)
+
+    def join(self, holder: Holder, topics: Iterable[Topic], now: float) -> set[int]:
+        """Make a holder a member of topics that it wants by its filters; which of them changed."""
+        lease = self.holdings.get(holder)
+        if lease is None:
+            return set()
+        return {topic.id for topic in topics if self.still_has(topic) and self._try(lease, topic, now)}
+
+    def join_all(self, topic: Topic, now: float) -> None:
+        """Make members of a topic of all those who want it.
+
+        Who may still take its id for that of another topic has to hear first that this is no more.
+        """
+        for lease in self.holdings.wants.of(topic.name):
+            if topic.id in lease.gone:
+                self.holdings.put_off(lease, topic)
+            else:
+                self._try(lease, topic, now)
+
+    def try_again(self, holder: Holder, now: float) -> set[int]:
+        """Let a holder into topics that it misses, as far as that can be by now; which of them changed."""
+        lease = self.holdings.get(holder)
+        if lease is None:
+            return set()
+        changed = set()
+        # What it was not told of yet has time.
+        told = [entry for number, entry in lease.missing.items() if number not in lease.gone]
+        for topic, why in told[:TRIED_AGAIN]:
+            if self._try(lease, topic, now):
+                changed.add(topic.id)
+            elif topic.id in lease.missing:
+                # All have their turn.
+                del lease.missing[topic.id]
+                lease.missing[topic.id] = topic, why
+        return changed
+
+    def _try(self, lease: Lease, topic: Topic, now: float) -> bool:
+        """Join a topic that is wanted, or note why that cannot be; whether anything changed."""
+        wanted = lease.wants(topic.name)
+        if wanted is None:
+            return False
+        if wanted.client is not None:
+            client = self._clients.get(wanted.client)
+            if client is None or not client.may("subscribe", topic.name):
+                self.holdings.short(lease, topic, Out.RIGHT)
+                return False
+        try:
+            return self._join(topic, wanted, lease, now)
+        except Refused as error:
+            # One that is about to be no more is not missed.
+            if error.code != Code.UNKNOWN_TOPIC:
+                self.holdings.short(lease, topic, _WHYS.get(error.code, Out.ELSEWHERE))
+            return False
+
+    def _join(self, topic: Topic, wanted: Wanted, lease: Lease, now: float) -> bool:
+        """Make a lease a member; whether anything changed. Raises :class:`Refused`."""
         if topic.id in self._closing:
-            raise Refused(Code.UNKNOWN_TOPIC, f"topic {name!r} is being removed", "take another")
-        wanted = group or own_group(*endpoint)
+            raise Refused(Code.UNKNOWN_TOPIC, f"topic {topic.name!r} is being removed", "take another")
+        endpoint = lease.endpoint
         groups = self._groups[topic.id]
-        for state in groups.values():
-            known = state.members.get(endpoint)
-            if known is None:
-                continue
-            if known.expires is None:
+        state = self._state_of(topic.id, endpoint)
+        if state is not None:
+            known = state.members[endpoint]
+            if known.lease is None:
                 raise Refused(
                     Code.NOT_ALLOWED,
                     f"{known.member} is a static member of group {state.name!r}",
                     "use another port, or take it out of the configuration",
                 )
-            if state.name != wanted:
+            if state.name != wanted.group:
                 raise Refused(
                     Code.NOT_ALLOWED,
                     f"{known.member} is in group {state.name!r} of this topic already",
                     "unsubscribe first, or use another port",
                 )
-            if known.client != client:
-                # The same port after a restart of the client: whoever was there before is gone.
-                self._remove(topic.id, state, endpoint)
-                break
-            known.expires = now + self.lease
-            if known.member.source != asked:
-                known.member = replace(known.member, source=asked)
+            if known.lease is lease:
+                if known.member.source == wanted.source:
+                    return False
+                known.member = replace(known.member, source=wanted.source)
                 self._versions[topic.id] += 1
-            return Subscribed(topic, wanted)
-        self._check_kept_out(Place(name, wanted, *endpoint), now)
-        self._check_limits(topic, wanted, endpoint)
-        membership = Membership(member_of(*endpoint, None, asked), client, now + self.lease)
-        self._put(topic.id, self._group(topic.id, wanted), membership)
-        self._versions[topic.id] += 1
-        self._leaving.pop(membership.holder, None)
-        self.departures.came(topic.id, membership.holder)
-        return Subscribed(topic, wanted)
+                return True
+            # The same port after a restart of the client: whoever was there before is gone.
+            self._remove(topic.id, state, endpoint)
+            self.holdings.end_if_empty(known.lease)
+        self._check_kept_out(Place(topic.name, wanted.group, *endpoint), now)
+        self._admission.check_endpoint(endpoint)
+        self._admission.check_room(topic, groups, wanted.group)
+        self._put(topic.id, wanted.group, Membership(member_of(*endpoint, None, wanted.source), lease))
+        self._leaving.pop(lease.holder, None)
+        self.departures.came(topic.id, lease.holder)
+        return True
+
+    def _check_kept_out(self, place: Place, now: float) -> None:
+        kept = self.departures.kept_out(place, now)
+        if kept is not None:
+            raise Refused(
+                Code.KEPT_OUT,
+                f"an operator keeps {place} {kept.when}",
+                f"tempos ctl let-in {place.topic} {place.group} {place.ip}:{place.port}",
+            )
 
     def restore(
         self,
@@ -312,99 +363,104 @@ class Registry:
 
         It cannot where the configuration has come to speak against it.
         """
-        own = endpoint[1] == self._data_port and self._is_local(endpoint[0])
-        groups = self._groups[topic]
-        if own or topic in self._mine.get(endpoint, ()):
+        if self._admission.is_own(endpoint) or self._state_of(topic, endpoint) is not None:
             return False
-        if group not in groups and len(groups) >= self._limits.groups_per_topic:
+        if not self._admission.has_room(self._groups[topic], group):
             return False
-        state = self._group(topic, group)
-        if len(state.members) >= self._limits.members_per_group:
-            return False
-        self._put(topic, state, Membership(member_of(*endpoint, None, asked), client, expires))
-        self._versions[topic] += 1
+        lease = self.holdings.lease_for(Holder(*endpoint, client))
+        self._put(topic, group, Membership(member_of(*endpoint, None, asked), lease))
+        self.holdings.hold(lease, expires)
         return True
+
+    def restore_wanted(self, holder: Holder, wanted: Mapping[str, Wanted], expires: float) -> None:
+        """Take back what a lease of a former life wanted; before the members of any topic."""
+        lease = self.holdings.lease_for(holder)
+        self.holdings.hold(lease, expires)
+        for each, how in wanted.items():
+            self._want(lease, each, how)
+            if lease.follows(each):
+                self.holdings.wants.await_topic(each, lease)
+
+    # --- staying and leaving ----------------------------------------------------------------
+
+    def heartbeat(self, endpoint: tuple[str, int], client: int, now: float) -> KeysView[int] | None:
+        """Renew the lease of ``endpoint``: of which topics it is a member.
+
+        None if it has none: it ended, or we restarted.
+        """
+        holder = Holder(*endpoint, client)
+        lease = self.holdings.get(holder)
+        if lease is None:
+            return _NOTHING if holder in self._leaving else None
+        lease.expires = now + self.lease
+        return lease.topics.keys()
+
+    def places(self, holder: Holder) -> list[tuple[int, str]]:
+        """The topics and groups that somebody is in."""
+        lease = self.holdings.get(holder)
+        return [(topic, state.name) for topic, state in lease.topics.items()] if lease else []
+
+    def lease_of(self, holder: Holder) -> Lease | None:
+        """What a holder has; None: nothing."""
+        return self.holdings.get(holder)
 
     def spare(self, until: float) -> None:
         """Let no lease end before ``until``."""
-        for groups in self._groups.values():
-            for state in groups.values():
-                for membership in state.members.values():
-                    if membership.expires is not None:
-                        membership.expires = max(membership.expires, until)
+        self.holdings.spare(until)
 
-    def restore_leaving(self, holder: Holder, topics: Iterable[int], deadline: float) -> None:
-        """Go on with a drain of a former life."""
-        self._leaving[holder] = Leaving(frozenset(topics) & self._groups.keys(), deadline)
+    def unsubscribe(self, name: str, group: str | None, endpoint: tuple[str, int], client: int) -> set[int]:
+        """Want a topic, or what matches a filter, no more; the ids of the topics that this leaves.
 
-    def leaving(self) -> Mapping[Holder, Leaving]:
-        """The members that drain, or have drained lately."""
-        return self._leaving
+        Of what is wanted otherwise, too, it stays a member, and so do static members and other clients'.
+        Raises :class:`Refused` for a name that no topic has, and that is not wanted.
+        """
+        lease = self.holdings.get(Holder(*endpoint, client))
+        how = lease.wanted.get(name) if lease is not None else None
+        if lease is None or how is None or how.group != (group or own_group(*endpoint)):
+            if not is_filter(name):
+                self.topic(name)
+            return set()
+        del lease.wanted[name]
+        self.holdings.wants.discard(name, lease)
+        match = matcher(name)
+        known = self._by_name.values() if is_filter(name) else filter(None, [self._by_name.get(name)])
+        left = set()
+        for topic in [each for each in known if match(each.name) and lease.wants(each.name) is None]:
+            if topic.id in lease.topics:
+                self._remove(topic.id, lease.topics[topic.id], endpoint)
+                left.add(topic.id)
+            self.holdings.forget_of(lease, topic.id)
+        self.holdings.end_if_empty(lease)
+        return left
+
+    def goodbye(self, endpoint: tuple[str, int], client: int) -> set[int]:
+        """End every membership of ``endpoint``; the ids of the topics that changed."""
+        lease = self.holdings.get(Holder(*endpoint, client))
+        if lease is None:
+            return set()
+        changed = set(lease.topics)
+        for topic, state in list(lease.topics.items()):
+            self._remove(topic, state, endpoint)
+        self.holdings.end(lease)
+        return changed
 
     def evict(self, topic: int, group: str, endpoint: tuple[str, int], now: float) -> Holder | None:
         """Take one member with a lease out of one group by an operator's order; who it was, or None."""
         state = self._groups[topic].get(group)
         known = state.members.get(endpoint) if state else None
-        if state is None or known is None or known.expires is None:
+        if state is None or known is None or known.lease is None:
             return None
         self._remove(topic, state, endpoint, Out.OPERATOR, now)
         return known.holder
 
-    def drain_one(self, holder: Holder, topic: int, deadline: float) -> None:
-        """Remember that a member which was evicted from a topic may confirm until ``deadline``."""
-        known = self._leaving.setdefault(holder, Leaving(frozenset(), deadline))
-        known.topics |= {topic}
-        known.deadline = max(known.deadline, deadline)
-
-    def unsubscribe(self, name: str, group: str | None, endpoint: tuple[str, int], client: int) -> bool:
-        """Take ``endpoint`` out of a group; whether it was in. Static members and other clients' stay."""
-        topic = self.topic(name)
-        state = self._groups[topic.id].get(group or own_group(*endpoint))
-        known = state.members.get(endpoint) if state else None
-        if state is None or known is None or known.client != client:
-            return False
-        self._remove(topic.id, state, endpoint)
-        return True
-
-    def heartbeat(self, endpoint: tuple[str, int], client: int, now: float) -> set[int] | None:
-        """Renew every membership of ``endpoint``: of which topics it is a member.
-
-        None if it is no member of anything: its lease ended, or we restarted.
-        """
-        mine = set()
-        for topic, _, membership in self._of(endpoint, client):
-            membership.expires = now + self.lease
-            mine.add(topic)
-        return mine if mine or Holder(*endpoint, client) in self._leaving else None
-
-    def goodbye(self, endpoint: tuple[str, int], client: int) -> set[int]:
-        """End every membership of ``endpoint``; the ids of the topics that changed."""
-        changed = set()
-        for topic, state, _ in list(self._of(endpoint, client)):
-            self._remove(topic, state, endpoint)
-            changed.add(topic)
-        return changed
-
-    def drain(self, endpoint: tuple[str, int], client: int, now: float, patience: float) -> Leaving:
-        """Take ``endpoint`` out of every route at once, and remember until when it may confirm.
-
-        The first drain of a member sets the deadline, ``patience`` seconds from now; raises
-        :class:`Refused` for one that is no member and was none.
-        """
-        holder = Holder(*endpoint, client)
-        topics = frozenset(self.goodbye(endpoint, client))
-        known = self._leaving.get(holder)
-        if known is None and not topics:
-            raise Refused(
-                Code.UNKNOWN_MEMBER,
-                f"{endpoint[0]}:{endpoint[1]} is no member of anything",
-                "nothing to drain",
-            )
-        if known is None:
-            known = self._leaving[holder] = Leaving(topics, now + patience)
-        elif topics:
-            known.topics |= topics
-        return known
+    def keep_waiting(self, topic: Topic, place: Place) -> None:
+        """Who wants to be at a place that an operator keeps empty is tried again until it may."""
+        for lease in self.holdings.at((place.ip, place.port)):
+            wanted = lease.wants(topic.name)
+            if wanted is None or not wanted.follows:
+                continue
+            if wanted.group == place.group and topic.id not in lease.topics:
+                self.holdings.short(lease, topic, Out.KEPT_OUT)
 
     def expire(self, now: float) -> dict[int, list[Member]]:
         """Take out every member whose lease ended; those that went, by topic id.
@@ -417,84 +473,85 @@ class Registry:
                 del self._leaving[holder]
         self.departures.tidy(now)
         gone: dict[int, list[Member]] = {}
-        for endpoint in self._leases.due(now):
-            for topic, state in list(self._mine.get(endpoint, {}).items()):
-                membership = state.members[endpoint]
-                if membership.expires is not None and membership.expires <= now:
-                    self._remove(topic, state, endpoint, Out.LEASE, now)
-                    gone.setdefault(topic, []).append(membership.member)
+        for lease in self.holdings.due(now):
+            for number, (topic, state) in enumerate(list(lease.topics.items())):
+                gone.setdefault(topic, []).append(state.members[lease.endpoint].member)
+                self._remove(topic, state, lease.endpoint, Out.LEASE if number < NOTED else "", now)
+            self.holdings.end(lease)
         return gone
 
     def next_expiry(self) -> float | None:
         """When the next lease or drain ends, or None."""
         ends = [leaving.deadline + self.lease for leaving in self._leaving.values()]
-        if (first := self._leases.next()) is not None:
+        if (first := self.holdings.next_end()) is not None:
             ends.append(first)
         return min(ends, default=None)
 
-    def _put(self, topic: int, state: GroupState, membership: Membership) -> None:
-        endpoint = (membership.member.ip, membership.member.port)
-        state.members[endpoint] = membership
-        self._mine.setdefault(endpoint, {})[topic] = state
-        if membership.expires is not None:
-            self._leases.begun(endpoint, membership.expires)
+    # --- drains -----------------------------------------------------------------------------
 
-    def _earliest(self, endpoint: tuple[str, int]) -> float | None:
-        """When the first lease of an endpoint ends."""
-        states = self._mine.get(endpoint, {}).values()
-        leases = (state.members[endpoint].expires for state in states)
-        return min((each for each in leases if each is not None), default=None)
+    def drain(self, endpoint: tuple[str, int], client: int, now: float, patience: float) -> Leaving:
+        """Take ``endpoint`` out of every route at once, and remember until when it may confirm.
 
-    def _group(self, topic: int, name: str) -> GroupState:
-        return self._groups[topic].setdefault(name, GroupState(name))
+        The first drain of a member sets the deadline, ``patience`` seconds from now; raises
+        :class:`Refused` for one that is no member and was none.
+        """
+        holder = Holder(*endpoint, client)
+        is_one = self.holdings.get(holder) is not None
+        topics = frozenset(self.goodbye(endpoint, client))
+        known = self._leaving.get(holder)
+        if known is None and not is_one:
+            raise Refused(
+                Code.UNKNOWN_MEMBER,
+                f"{endpoint[0]}:{endpoint[1]} is no member of anything",
+                "nothing to drain",
+            )
+        if known is None:
+            known = self._leaving[holder] = Leaving(topics, now + patience)
+        elif topics:
+            known.topics |= topics
+        return known
+
+    def restore_leaving(self, holder: Holder, topics: Iterable[int], deadline: float) -> None:
+        """Go on with a drain of a former life."""
+        self._leaving[holder] = Leaving(frozenset(topics) & self._groups.keys(), deadline)
+
+    def leaving(self) -> Mapping[Holder, Leaving]:
+        """The members that drain, or have drained lately."""
+        return self._leaving
+
+    def drain_one(self, holder: Holder, topic: int, deadline: float) -> None:
+        """Remember that a member which was evicted from a topic may confirm until ``deadline``."""
+        known = self._leaving.setdefault(holder, Leaving(frozenset(), deadline))
+        known.topics |= {topic}
+        known.deadline = max(known.deadline, deadline)
+
+    # --- parts ------------------------------------------------------------------------------
+
+    def _add_static(self, topic: int, static: StaticMember) -> None:
+        member = member_of(static.ip, static.port, static.mac, static.source)
+        group = self._groups[topic].setdefault(name := static.group or own_group(static.ip, static.port),
+                                               GroupState(name))  # fmt: skip
+        group.members[static.ip, static.port] = Membership(member)
+
+    def _put(self, topic: int, group: str, membership: Membership) -> None:
+        state = self._groups[topic].setdefault(group, GroupState(group))
+        state.members[membership.member.ip, membership.member.port] = membership
+        self._versions[topic] += 1
+        if membership.lease is not None:
+            self.holdings.forget_of(membership.lease, topic)
+            membership.lease.topics[topic] = state
 
     def _remove(
         self, topic: int, state: GroupState, endpoint: tuple[str, int], why: str = "", now: float = 0.0
     ) -> None:
         """Take a member out; ``why``, if it did not want to go."""
         known = state.members.pop(endpoint)
-        mine = self._mine[endpoint]
-        del mine[topic]
-        if not mine:
-            del self._mine[endpoint]
         self._versions[topic] += 1
-        if why and known.client is not None:
-            self.departures.note(topic, known.holder, why, now)
+        if known.lease is not None:
+            del known.lease.topics[topic]
+            known.lease.news.pop(topic, None)
+            if why:
+                self.holdings.out(known.lease, topic, self._by_id[topic].name, why)
+                self.departures.note(topic, known.lease.holder, why, now)
         if not state.members:
             del self._groups[topic][state.name]
-
-    def _of(self, endpoint: tuple[str, int], client: int) -> Iterator[tuple[int, GroupState, Membership]]:
-        for topic, state in self._mine.get(endpoint, {}).items():
-            membership = state.members[endpoint]
-            if membership.client == client:
-                yield topic, state, membership
-
-    def _check_kept_out(self, place: Place, now: float) -> None:
-        kept = self.departures.kept_out(place, now)
-        if kept is not None:
-            raise Refused(
-                Code.KEPT_OUT,
-                f"an operator keeps {place} {kept.when}",
-                f"tempos ctl let-in {place.topic} {place.group} {place.ip}:{place.port}",
-            )
-
-    def _check_limits(self, topic: Topic, group: str, endpoint: tuple[str, int]) -> None:
-        groups = self._groups[topic.id]
-        if endpoint[1] == self._data_port and self._is_local(endpoint[0]):
-            raise Refused(
-                Code.NOT_ALLOWED, "that endpoint is the broker's own data socket", "use another port"
-            )
-        if group in groups:
-            limit = self._limits.members_per_group
-            if len(groups[group].members) >= limit:
-                raise Refused(
-                    Code.LIMIT,
-                    f"group {group!r} of {topic.name!r} has {limit} members already",
-                    "raise limits.members_per_group",
-                )
-        elif len(groups) >= self._limits.groups_per_topic:
-            raise Refused(
-                Code.LIMIT,
-                f"topic {topic.name!r} has {len(groups)} groups already",
-                "raise limits.groups_per_topic, or join one of them",
-            )

@@ -77,7 +77,7 @@ class Orders:
         place = Place(name, group, *endpoint)
         if keep_out is None or self._registry.departures.kept_out(place, time.monotonic()) is None:
             self._evict(topic, place)
-        kept = self._keep_out(place, keep_out)
+        kept = self._keep_out(topic, place, keep_out)
         # What is about to be in force is written down first, and with it who is kept out.
         await self._routes.swap(topic.id)
         await self._past.keeper.save()
@@ -109,7 +109,7 @@ class Orders:
         topic = self._registry.topic(name)
         place = Place(name, group, *endpoint)
         holder = self._evict(topic, place)
-        kept = self._keep_out(place, keep_out)
+        kept = self._keep_out(topic, place, keep_out)
         deadline = time.monotonic() + patience
         self._registry.drain_one(holder, topic.id, deadline)
         await self._routes.swap(topic.id)
@@ -138,7 +138,7 @@ class Orders:
             )
         return holder
 
-    def _keep_out(self, place: Place, wanted: KeepOut | None) -> KeptOut | None:
+    def _keep_out(self, topic: Topic, place: Place, wanted: KeepOut | None) -> KeptOut | None:
         now = time.monotonic()
         seconds = self._routes.lease * KEEP_OUT_LEASES if wanted is None else wanted.seconds
         if seconds == 0:
@@ -146,5 +146,6 @@ class Orders:
             log.info("taken out: %s", place)
             return None
         kept = self._registry.departures.keep_out(place, now, time.time(), seconds)
+        self._registry.keep_waiting(topic, place)
         log.info("taken out: %s, %s", place, kept.when)
         return kept

@@ -105,12 +105,16 @@ class Routes:
             self._chosen(state, await self._install(state, state.route))
             return True
 
+    async def keep_wants(self) -> None:
+        """Have it stored who wants what, before anybody is told that it is so."""
+        await self._past.keeper.keep_wants()
+
     async def swap_all(self, topics: Iterable[int], *, renew: bool = False) -> None:
         """:meth:`swap` of all of these topics, :data:`AT_ONCE` of them at a time.
 
         So grace periods are waited for together, and what is written of several topics is one transaction.
         """
-        topics = list(topics)
+        topics = [topic for topic in topics if renew or not self._is_current(topic)]
         waiting = iter(topics)
 
         async def one_by_one() -> None:
@@ -121,6 +125,11 @@ class Routes:
             await asyncio.gather(*(one_by_one() for _ in range(min(AT_ONCE, len(topics)))))
         else:
             await one_by_one()
+
+    def _is_current(self, topic: int) -> bool:
+        """Whether a topic's route in force is of its present members."""
+        state = self.states.get(topic)
+        return state is None or state.version == self._registry.version(topic)
 
     def renew_all(self, tasks: Tasks) -> None:
         """The network changed: install every route anew, which may change the path."""
@@ -146,6 +155,7 @@ class Routes:
         self._ledger.settle(now - self.lease, now - ASKS_AGAIN)
         self._ledger.in_force(topic, time.monotonic())
         state.route = route
+        self._registry.holdings.in_force(topic, holders)
         self._chosen(state, choice)
         # The slot of the epoch after this one may be reset only once its old tickets are stored.
         await self._past.keeper.swapped(topic)
@@ -212,6 +222,7 @@ class Routes:
             past.recount(topic, memory)
             state.version = self._registry.version(topic) if same else 0
             self._ledger.in_force(topic, time.monotonic())
+            self._registry.holdings.in_force(topic, self._registry.holders(topic) if same else ())
         else:
             if adopted:
                 log.warning("topic %s: the kernel's route is of an unknown epoch; it is replaced", state)
@@ -222,6 +233,8 @@ class Routes:
                 past.cut(topic, memory)
                 past.recount(topic, memory)
             state.route = Route(state.route.topic, epoch, ())
+        # Who wants it and was none of its members: it may be new.
+        self._registry.join_all(state.route.topic, time.monotonic())
         await self.swap(topic)
 
     # --- which path -------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 from tempos import _abi
 from tempos._pages import Pages
 from tempos._sources import PublisherAccount, Said, Sources
-from tempos.control import USELESS, Asked, Dropped, Lacking, Received, Told
+from tempos.control import Asked, Dropped, Lacking, Received, Told
 from tempos.delivery import GapTracker, Tally
 from tempos.model import Framing, Topic
 from tempos.wire import header_len
@@ -18,12 +18,15 @@ from tempos.wire import header_len
 OWN_GROUP = "~"
 #: Publishers of which one heartbeat tells at most.
 PUBLISHERS_TOLD = 64
+#: Topics of which one heartbeat asks at most.
+TOPICS_ASKED = 192
 
 
 class Feed:
     """One topic of this member."""
 
     __slots__ = (
+        "asked",
         "body_at",
         "dropped",
         "group",
@@ -61,6 +64,14 @@ class Feed:
         # What the next event says it misses: lost on the way or dropped here since the last one, less
         # what has come after it had been counted so.
         self.missed = 0
+        #: In which heartbeat it was last asked what publishers of it have told.
+        self.asked = 0
+
+    def in_force(self, epoch: int, members: int) -> None:
+        """The broker says which epoch is in force, and how many members the group has in it."""
+        if self.is_event and epoch > 0:
+            self.tracker.in_force(epoch)
+            self.sources.members(epoch, members)
 
     def new_broker(self) -> None:
         """The broker is another instance now."""
@@ -87,6 +98,7 @@ class Feed:
     def tell_again(self) -> None:
         """The broker began another life, and may have lost what it has acknowledged."""
         self.tracker.tell_again()
+        self.tally.tell_again()
         self.dropped.tell_again()
         self.sources.tell_again()
         self.lacking_told = None
@@ -96,9 +108,11 @@ class Feed:
         return Lacking(self.topic.id, self.group, self.tracker.missed, self.sources.unfollowed.told)
 
     def received(self, *, again: bool) -> list[Received]:
-        """What a heartbeat tells of what arrived: of a ``raw`` topic one count, under epoch 0, each time."""
+        """What a heartbeat tells of what arrived: of a ``raw`` topic one count, under epoch 0."""
         if self.is_event:
             return self.tracker.report(self.topic.id, self.group, again=again)
+        if not self.tally.is_news and not again:
+            return []
         return [Received(self.topic.id, self.group, 0, self.tally.told)]
 
 
@@ -112,6 +126,7 @@ class Feeds:
         self.wide: dict[int, Feed] = {}
         # Which life of the broker answered last; None: one that does not say.
         self._life: object = None
+        self._asked = 0
 
     def __iter__(self) -> Iterator[Feed]:
         yield from [feed for feed in self.narrow if feed is not None]
@@ -131,8 +146,8 @@ class Feeds:
     def put(self, topic: Topic, group: str) -> Feed:
         """Take a membership in; what is known of the same topic goes on."""
         known = self.get(topic.id)
-        if known is not None and known.topic == topic:
-            known.group = group
+        if known is not None and (known.name, known.topic.framing) == (topic.name, topic.framing):
+            known.topic, known.group = topic, group
             return known
         for feed in self:
             if feed.name == topic.name:
@@ -145,7 +160,7 @@ class Feeds:
         return feed
 
     def report(self, **load: int) -> list[dict[str, Any]]:
-        """Pages of what is to be told, and of which topics it is asked whether and since when one is in them.
+        """Pages of what is to be told, and of which topics it is asked what their publishers have told.
 
         ``load``: how this member keeps up, on every page.
         """
@@ -169,9 +184,13 @@ class Feeds:
         # Those that were told longest ago come first, so that all have their turn.
         for _, heard in nsmallest(PUBLISHERS_TOLD, news):
             pages.add("publishers", heard)
-        for feed in self:
-            known = feed.sources.heard if feed.is_event and feed.alone() else USELESS
-            pages.add("topics", Asked(feed.topic.id, known))
+        # Where it can tell by that what is missing, it hears what publishers have told; all have their turn.
+        asking = [feed for feed in events if feed.sources.by_id and feed.alone()]
+        asking.sort(key=lambda feed: feed.asked)
+        self._asked += 1
+        for feed in asking[:TOPICS_ASKED]:
+            feed.asked = self._asked
+            pages.add("topics", Asked(feed.topic.id, feed.sources.heard))
         made = pages.done()
         for page in made:
             rows = page.get("publishers", ())
@@ -192,8 +211,10 @@ class Feeds:
             self._life = life
         for row in told["received"]:
             known = self._known(row.topic, row.group)
-            if known is not None:
+            if known is not None and known.is_event:
                 known.tracker.acknowledge(row)
+            elif known is not None:
+                known.tally.acknowledge(row.datagrams)
         for drop in told.get("dropped", ()):
             known = self._known(drop.topic, drop.group)
             if known is not None:
@@ -206,11 +227,6 @@ class Feeds:
             known = self._known(heard.topic, heard.group)
             if known is not None:
                 known.sources.acknowledge(heard)
-        for topic, epoch, members in _rows(answer.get("epochs"), 3):
-            known = self.get(topic)
-            if known is not None and known.is_event and epoch > 0:
-                known.tracker.in_force(epoch)
-                known.sources.members(epoch, members)
         for topic, publisher, version, *said in _rows(answer.get("told"), len(Told._fields)):
             known = self.get(topic)
             if known is not None:
@@ -223,6 +239,7 @@ class Feeds:
         """
         for feed in self:
             feed.tracker.tell_again()
+            feed.tally.tell_again()
             feed.dropped.tell_again()
 
     def _known(self, topic: int, group: str) -> Feed | None:

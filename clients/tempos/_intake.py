@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from asyncio import Future
+from asyncio import Future, get_running_loop
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +28,8 @@ from tempos.requests.answer import Replies
 
 #: Datagrams kept while the answer to `subscribe`, which tells their framing, is on its way.
 EARLY = 1024
+#: Datagrams kept of topics that were joined just now by a filter, until the broker has told of them.
+HELD = 4096
 
 _VERSION = _abi.WIRE_VERSION << 4
 #: Whatever else is set in the version byte of a datagram, it is malformed.
@@ -97,7 +99,13 @@ class Intake:
         self._drops_again = duplicates == "drop"
         # Deliveries of which no later one tells that they are missing: known when the broker has said it.
         self._at_end = 0
-        self._early: list[bytes] | None = []
+        self._early: list[tuple[bytes, int]] | None = []
+        #: Finds out of what this is a member; None: that is known.
+        self.look: Callable[[], None] | None = None
+        # What came of topics that are not known yet, by id: datagrams, when each came, and since when.
+        self._held: dict[int, tuple[list[tuple[bytes, int]], float]] = {}
+        self._holds = 0
+        self._known: Future[None] | None = None
         self._datagrams = self._events = self._bytes = self._queue_full = self._overruns = 0
         self._discarding = False
         self._discarded = self._discarded_events = 0
@@ -131,8 +139,13 @@ class Intake:
         for feed in self.feeds:
             self.check(feed)
         early, self._early = self._early or [], None
-        for datagram in early:
-            self.receive(datagram)
+        for datagram, at in early:
+            self.receive(datagram, at)
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether the topics are not known yet."""
+        return self._early is not None
 
     def check(self, feed: Feed) -> None:
         """Raise :class:`LocalError` for a topic whose datagrams cannot be told from what came before."""
@@ -142,20 +155,25 @@ class Intake:
                 "them came before; duplicates='deliver' is all there is, unless its framing becomes event"
             )
 
-    def receive(self, datagram: bytes) -> None:
-        """Take one datagram from the socket; never raises."""
+    def receive(self, datagram: bytes, at: int = 0) -> None:
+        """Take one datagram from the socket, which came just now or ``at``; never raises."""
         if self._early is not None:
             self._keep_early(datagram)
             return
-        now = time.time_ns()
+        now = at or time.time_ns()
         size, whole = len(datagram), datagram
         self._datagrams += 1
         self._bytes += size
         feed = self.feeds.narrow[datagram[0]] if size else None
         if feed is None:
             # All that is not a narrow topic's comes here, and costs those nothing.
-            feed = self.feeds.wide.get(wire.topic_in(datagram))
+            number = wire.topic_in(datagram)
+            feed = self.feeds.wide.get(number)
             if feed is None:
+                if size and self._hold(number, datagram, now):
+                    self._datagrams -= 1
+                    self._bytes -= size
+                    return
                 self._malformed[(_abi.Reason.UNKNOWN_TOPIC if size else _abi.Reason.EMPTY).label] += 1
                 return
             if feed.is_event:
@@ -330,10 +348,55 @@ class Intake:
             max(self.receive_buffer, 2 * self.granted),
         )
 
+    def _hold(self, topic: int, datagram: bytes, now: int) -> bool:
+        """Keep a datagram of a topic that this is no member of, as far as it knows; whether it is kept."""
+        if self.look is None:
+            return False
+        if self._holds >= HELD:
+            self._drop_newest()
+            return True
+        self._holds += 1
+        self._held.setdefault(topic, ([], time.monotonic()))[0].append((datagram, now))
+        self.look()
+        return True
+
+    def told(self) -> Future[None] | None:
+        """Ends when of all that came it is known whose it is; None: it is known."""
+        if not self._held:
+            return None
+        self._known = get_running_loop().create_future()
+        return self._known
+
+    def _look_on(self) -> None:
+        if self._held and self.look is not None:
+            self.look()
+        elif not self._held and self._known is not None and not self._known.done():
+            self._known.set_result(None)
+
+    def release(self, topic: int) -> None:
+        """A topic is known now: take what came of it before."""
+        if topic in self._held and self._early is None:
+            held, _ = self._held.pop(topic)
+            self._holds -= len(held)
+            for datagram, at in held:
+                self.receive(datagram, at)
+            self._look_on()
+
+    def settle(self, asked: float) -> None:
+        """Of what this is a member was told as of then: what came before of others is nobody's."""
+        for topic, (held, since) in list(self._held.items()):
+            if since < asked:
+                del self._held[topic]
+                self._holds -= len(held)
+                self._datagrams += len(held)
+                self._bytes += sum(len(datagram) for datagram, _ in held)
+                self._malformed[_abi.Reason.UNKNOWN_TOPIC.label] += len(held)
+        self._look_on()
+
     def _keep_early(self, datagram: bytes) -> None:
         assert self._early is not None
         if len(self._early) < EARLY:
-            self._early.append(datagram)
+            self._early.append((datagram, time.time_ns()))
         else:
             self._datagrams += 1
             self._drop_newest()

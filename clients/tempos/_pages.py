@@ -11,9 +11,9 @@ import msgpack
 
 from tempos import auth, control
 
-#: What a request leaves for rows: its map, version, id, operation, client, port, instance and patience, and
-#: the signature around it.
-ROOM = control.MAX_DATAGRAM - 112 - auth.OVERHEAD
+#: What a request leaves for rows: its map, version, id, operation, client, port, instance, what it knows, its
+#: patience, and the signature around it.
+ROOM = control.MAX_DATAGRAM - 136 - auth.OVERHEAD
 #: Topics asked about on one page, so that there is room for what is to be said of them.
 TOPICS = 48
 

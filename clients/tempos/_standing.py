@@ -7,19 +7,22 @@ once and not with each attempt; why it is out of a topic can be asked at any tim
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from tempos._intake import Intake
 from tempos.control import Out
 from tempos.errors import LocalError
 from tempos.session.events import (
+    Accepted,
     Answered,
     BrokerBack,
     BrokerChanged,
     BrokerSilent,
     Failed,
     Forgotten,
+    InForce,
+    Listed,
     RenewalFailed,
     SessionEvent,
     Subscribed,
@@ -44,15 +47,24 @@ class Standing:
         """The topics of which this is no member now, and why."""
         return MappingProxyType(dict(self._away))
 
-    def left(self, topic: str) -> None:
-        """A topic was left on purpose."""
-        self._away.pop(topic, None)
+    def left(self, wants: Callable[[str], bool]) -> None:
+        """Something was left on purpose; ``wants`` tells what is subscribed to still."""
+        self._away = {name: why for name, why in self._away.items() if wants(name)}
 
     def on_event(self, event: SessionEvent) -> None:
         """Take what the session tells."""
         feeds = self._intake.feeds
         if isinstance(event, Subscribed):
             self._subscribed(event)
+        elif isinstance(event, InForce):
+            feed = feeds.get(event.topic)
+            if feed is not None:
+                feed.in_force(event.epoch, event.members)
+        elif isinstance(event, Listed):
+            self._intake.settle(event.asked)
+        elif isinstance(event, Accepted):
+            for wanted in event.wanted:
+                self._away.pop(wanted, None)
         elif isinstance(event, BrokerChanged):
             for feed in feeds:
                 feed.new_broker()
@@ -77,22 +89,28 @@ class Standing:
 
     def _subscribed(self, event: Subscribed) -> None:
         feed = self._intake.feeds.put(event.topic, event.group)
+        feed.in_force(event.epoch, event.members)
         if feed.is_event:
-            feed.tracker.in_force(event.epoch)
             feed.sources.joined = event.clock
+        if not self._intake.is_opening and not event.renewed:
+            # By a filter, for it was made later.
+            _log.info("member of %s at %s", event.topic.name, self._broker)
         if event.renewed:
+            feed.tell_again()
             self._away.pop(event.topic.name, None)
             _log.warning("subscribed again to %s at %s", event.topic.name, self._broker)
+        if not self._intake.is_opening:
             try:
                 self._intake.check(feed)
             except LocalError as error:
-                # Another framing than the one it had at first.
+                # Of another framing than at first, or made since.
                 _log.warning("%s", error)
+        self._intake.release(feed.topic.id)
 
     def _forgotten(self, event: Forgotten) -> None:
         by_why: dict[str, list[str]] = {}
         for topic, told in event.topics.items():
-            why = Out.WORDS.get(told, told) or "the broker does not know why"
+            why = event.words.get(topic) or Out.WORDS.get(told, told) or "the broker does not know why"
             self._away[topic] = why
             by_why.setdefault(why, []).append(topic)
         for why, topics in by_why.items():

@@ -234,7 +234,7 @@ class Subscriber:
     def __init__(
         self,
         broker: str = "127.0.0.1",
-        *topics: str,
+        *topics: str | Sequence[str],
         group: str | None = None,
         control_port: int = _abi.CONTROL_PORT,
         port: int = 0,
@@ -293,6 +293,11 @@ class Subscriber:
         return self._inner.stats
 
     @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics that this is a member of, by name, as far as it knows."""
+        return self._inner.topics
+
+    @property
     def away(self) -> Mapping[str, str]:
         """The topics of which this is no member now, and why: see :class:`tempos.Subscriber`."""
         return self._inner.away
@@ -339,7 +344,7 @@ class Subscriber:
         return event
 
     def unsubscribe(self, topic: str) -> None:
-        """Leave one of the topics, as :meth:`tempos.Subscriber.unsubscribe` does."""
+        """Leave a topic, or what a filter matches, as :meth:`tempos.Subscriber.unsubscribe` does."""
         if self._thread is None:
             raise LocalError("this subscriber is not open: use it inside 'with Subscriber(...)'")
         self._thread.call(self._inner.unsubscribe(topic))

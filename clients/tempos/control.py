@@ -44,6 +44,13 @@ ANSWER, PER_TOPIC = 96, 16
 #: As :attr:`Asked.known`: what publishers have told is of no use.
 USELESS = 0xFFFFFFFFFFFFFFFF
 _TELLING = frozenset({"hello", "resolve", "subscribe"})
+#: Bytes of a request whose answer is to list as much as there is room for, before it is signed.
+FULL = MAX_DATAGRAM - 128
+
+#: Bytes of the name and the head of ``pad``.
+_PAD_HEAD = 7
+#: Names and filters in one request at most, and bytes that they may take.
+MAX_WANTED, WANTED_BYTES = 256, 700
 
 U32 = 0xFFFFFFFF
 U64 = 0xFFFFFFFFFFFFFFFF
@@ -73,6 +80,9 @@ class Out:
     KEPT_OUT = "kept out"
     RELOAD = "reload"
     REMOVED = "removed"
+    LIMIT = "limit"
+    ELSEWHERE = "elsewhere"
+    RIGHT = "right"
 
     WORDS: Mapping[str, str] = {
         LEASE: "its lease had ended",
@@ -80,6 +90,9 @@ class Out:
         KEPT_OUT: "an operator keeps it out",
         RELOAD: "the broker's configuration has changed",
         REMOVED: "the topic was removed",
+        LIMIT: "there is no room for one more",
+        ELSEWHERE: "its endpoint is in another group of it",
+        RIGHT: "its client has no right to it any more",
     }
 
 
@@ -101,6 +114,8 @@ class Field:
 #: wait for the program, and ``overruns`` datagrams at least were lost for want of room in its socket.
 #: ``publishers``: whose events it got, where that is news, and ``lacking``: what it knows to be missing; of
 #: the former ``untold`` rows are not in this request. ``topics``: of which it asks what is in force.
+#: ``since``: [life, version], up to which version of this life of the broker it knows its memberships, or []
+#: where it does not ask; who does not name it is told what is in force of its ``topics``.
 #: ``instance``: whose account all of it is for; another broker, or one that has lost its memory, began anew.
 _TOLD = (
     Field("received", "counts"),
@@ -112,26 +127,39 @@ _TOLD = (
     Field("lacking", "lacking", required=False),
     Field("untold", "count", required=False),
     Field("topics", "asked", required=False),
+    Field("since", "version", required=False),
 )
+
+#: How an answer lists memberships: what is new from version ``base`` up to ``version``, of ``count`` in all,
+#: and whether there is ``more``. ``rows``: [topic id, name, about (:mod:`.session.rows`), epoch, members
+#: of the group], with the group where it is not the answer's; ``gone``: [topic id, name, why (:class:`Out`)],
+#: and it in words where there is more to say.
+_LISTED = ("life", "base", "version", "count", "more", "rows", "gone")
 
 #: operation -> what it is for, its fields, the fields of its answer
 OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "hello": ("who is there", (), ("broker", "instance", "lease_ms", "heartbeat_ms")),
     "resolve": ("a topic by its name", (Field("topic", "topic"),), ("topic", "members", "clock")),
     "subscribe": (
-        "become a member of a group of a topic; no group means one of its own",
-        (Field("topic", "topic"), Field("port", "port"), Field("group", "group", required=False)),
-        ("topic", "group", "epoch", "lease_ms", "heartbeat_ms", "instance", "clock"),
+        "become a member of a group of a topic, or of 'topics', names and filters; no group means its own",
+        (
+            Field("topic", "topic", required=False),
+            Field("topics", "wanted", required=False),
+            Field("port", "port"),
+            Field("group", "group", required=False),
+            Field("since", "version", required=False),
+        ),
+        ("topic", "group", "epoch", "lease_ms", "heartbeat_ms", "instance", "clock", "failed", *_LISTED),
     ),
     "unsubscribe": (
-        "leave a group",
-        (Field("topic", "topic"), Field("port", "port"), Field("group", "group", required=False)),
+        "leave what was asked for by a name or a filter",
+        (Field("topic", "filter"), Field("port", "port"), Field("group", "group", required=False)),
         (),
     ),
     "heartbeat": (
         "renew the lease of every membership of this endpoint; tells what arrived, asks what is in force",
         (Field("port", "port"), *_TOLD),
-        ("epochs", "out", "life", "told"),
+        ("epochs", "out", "life", "told", *_LISTED),
     ),
     "drain": (
         "leave everything, losing nothing: answered when all that was ticketed is confirmed, or too late",
@@ -255,13 +283,18 @@ class BadRequest(WireError):
         self.request_id = request_id
 
 
-def encode_request(op: str, request_id: int, client: int, **fields: Any) -> bytes:
-    """A request datagram, padded for its answer. ``received`` takes a list of :class:`Received`."""
+def encode_request(op: str, request_id: int, client: int, *, roomy: bool = False, **fields: Any) -> bytes:
+    """A request datagram, padded for its answer. ``received`` takes a list of :class:`Received`.
+
+    ``roomy``: its answer may be as long as any.
+    """
     present = {key: value for key, value in fields.items() if value is not None}
     message = {"v": VERSION, "id": request_id, "op": op, "client": client, **present}
     bare = bytes(msgpack.packb(message))
     wanted = max(PADDED, ANSWER + PER_TOPIC * len(fields.get("topics") or ()))
     pad = max(PAD_ANSWER, PADDED_ANSWER - len(bare)) if op in _TELLING else wanted - len(bare)
+    if roomy:
+        pad = FULL - len(bare) - _PAD_HEAD
     return bytes(msgpack.packb({**message, "pad": bytes(pad)})) if pad > 0 else bare
 
 
@@ -380,6 +413,20 @@ def _is_group(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_GROUP and value.isprintable()
 
 
+def _are_wanted(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and 0 < len(value) <= MAX_WANTED
+        and all(names.filter_fault(each) is None for each in value)
+    )
+
+
+def _is_version(value: object) -> bool:
+    return value == [] or (
+        isinstance(value, list) and len(value) == 2 and _is_int(value[0], U32) and _is_u64(value[1])
+    )
+
+
 #: What the rows of a field are, by its kind; and the tests for what stands in them, by its name: a u64 where
 #: nothing is said.
 _ROWS: dict[str, Any] = {
@@ -416,6 +463,9 @@ def _rows(kind: Any) -> tuple[Callable[[object], bool], str]:
 
 _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "topic": (lambda value: names.name_fault(value) is None, names.NAME_RULE),
+    "filter": (lambda value: names.filter_fault(value) is None, names.FILTER_RULE),
+    "wanted": (_are_wanted, f"a list of 1-{MAX_WANTED} names or filters: {names.FILTER_RULE}"),
+    "version": (_is_version, "[] or [life, version]"),
     "group": (_is_group, f"printable text of 1-{MAX_GROUP} characters"),
     "milliseconds": (lambda value: _is_int(value, MAX_PATIENCE), f"milliseconds, 0-{MAX_PATIENCE}"),
     "port": (lambda value: _is_int(value, 0xFFFF) and value != 0, "a UDP port, 1-65535"),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from tempos import _abi, _sockets
+from tempos import _abi, _sockets, names
 from tempos._inbox import Event
 from tempos._intake import Duplicates, Intake, SubscriberStats
 from tempos._sources import PublisherAccount
@@ -66,6 +66,10 @@ class Subscriber:
             async for event in sub:
                 print(event.topic, event.unpack(), event.latency)
 
+    Topics are named, as many as one likes, or asked for by filters (``"plant/+/press/#"``, by MQTT's rules):
+    then this is a member of every topic that matches, also of those that are made later. However many of the
+    names and filters match a topic, its events come once. ``event.topic`` tells the name.
+
     Each event goes to one member of every group; without ``group`` this subscriber is a group of its
     own and gets them all. ``port``: UDP port for the events (0: any); ``receive_buffer``: bytes of socket
     buffer to ask for; ``queue``: events that may wait for the consumer, the newest are dropped and counted.
@@ -85,7 +89,7 @@ class Subscriber:
     def __init__(
         self,
         broker: str = "127.0.0.1",
-        *topics: str,
+        *topics: str | Sequence[str],
         group: str | None = None,
         control_port: int = _abi.CONTROL_PORT,
         port: int = 0,
@@ -94,10 +98,11 @@ class Subscriber:
         duplicates: Duplicates = "deliver",
         auth: Key | None = None,
     ) -> None:
-        if not topics:
+        every = [one for each in topics for one in ((each,) if isinstance(each, str) else each)]
+        if not every:
             raise LocalError("a subscriber needs at least one topic")
         self.broker = broker
-        self._topics = tuple(dict.fromkeys(topics))
+        self._topics = tuple(dict.fromkeys(map(names.check_filter, every)))
         self._group = group
         self._control_port = control_port
         self._port = port
@@ -149,6 +154,13 @@ class Subscriber:
     def stats(self) -> SubscriberStats:
         """What came and what did not; ``missed`` is final once the subscriber has drained or is closed."""
         return self._intake.stats
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics that this is a member of, by name, as far as it knows."""
+        if self._static or self._link is None:
+            return tuple(topic.name for topic in self._static)
+        return self._link.topics
 
     @property
     def away(self) -> Mapping[str, str]:
@@ -257,14 +269,15 @@ class Subscriber:
         self._intake.replies.blocks = True
 
     async def unsubscribe(self, topic: str) -> None:
-        """Leave one of the topics. Nothing new is sent to this member when it returns.
+        """Leave one of the topics, or what one of the filters matches, as it was given to this subscriber.
 
-        What was on its way is still handed out and told to the broker. Raises :class:`LocalError` for a
-        topic this subscriber is no member of, :class:`ControlRefused` and :class:`NoAnswer`.
+        What another of them matches, too, stays. Nothing new of the others is sent to this member when it
+        returns. What was on its way is still handed out and told to the broker. Raises :class:`LocalError`
+        for what this has not subscribed to, :class:`ControlRefused` and :class:`NoAnswer`.
         """
         if self._link is None or await self._link.unsubscribe(topic) is None:
             raise LocalError(f"this subscriber is no member of {topic!r}")
-        self._standing.left(topic)
+        self._standing.left(self._link.wants)
 
     def discard(self) -> None:
         """Throw away what has arrived and all that still comes; leaving follows, by :meth:`drain` or close.
@@ -298,7 +311,7 @@ class Subscriber:
         link, reader = self._link, self._reader
         drained = None
         try:
-            if link is not None and any(self._feeds):
+            if link is not None and link.is_subscribed:
                 drained = await self._say_leave(link, patience)
             self._read_what_is_there()
         finally:
@@ -316,6 +329,9 @@ class Subscriber:
     async def _say_leave(self, link: ControlLink, patience: float) -> Drained | None:
         """Drain, or at least say goodbye; the lease ends the membership where the broker hears of neither."""
         self._read_what_is_there()
+        if (known := self._intake.told()) is not None:
+            # Who has left is not told any more of which topic something is.
+            await asyncio.wait({known}, timeout=GOODBYE_LIMIT)
         patience = min(max(patience, 0.0), MAX_PATIENCE / 1000)
         try:
             answer = (await link.drain(patience)).fields
@@ -376,16 +392,8 @@ class Subscriber:
             signer=self._signer,
         )
         self._link = link = await ControlLink.open(host, self._control_port, session, self._standing.on_event)
-        tasks = [
-            asyncio.create_task(link.subscribe(topic, self._group), name=f"tempos subscribe {topic}")
-            for topic in self._topics
-        ]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        self._intake.look = link.look
+        await link.subscribe(self._topics, self._group)
 
     # Waiting
 

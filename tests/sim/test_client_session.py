@@ -24,12 +24,16 @@ from tempos._standing import Standing
 from tempos.control import Code, Received, decode_request
 from tempos.session import ControlSession
 from tempos.session.events import (
+    Accepted,
     Answered,
     BrokerBack,
     BrokerChanged,
     BrokerSilent,
     Failed,
     Forgotten,
+    InForce,
+    Joined,
+    Listed,
     RenewalFailed,
     SessionEvent,
     Subscribed,
@@ -81,7 +85,9 @@ class World:
             self.sent_at.append(self.now)
             self.fly("broker", datagram)
         while (event := self.session.next_event()) is not None:
-            self.events.append(event)
+            # That all has been told is told by each heartbeat.
+            if not isinstance(event, Listed):
+                self.events.append(event)
 
     def fly(self, to: str, datagram: bytes) -> None:
         for _ in range(2 if self.jitter and self.random.random() < 0.1 else 1):
@@ -125,7 +131,10 @@ def kinds(events: list[SessionEvent]) -> list[type]:
 def test_a_subscription_brings_topic_group_and_heartbeats() -> None:
     world = World()
     request = world.session.subscribe("heat", "g", world.now)
-    assert world.run(1) == [Subscribed(request, HEAT, "g", 1, renewed=False)]
+    assert world.run(1) == [
+        Subscribed(request, HEAT, "g", 1, renewed=False, clock=7, members=1),
+        Joined(request, 1),
+    ]
     assert world.run(60) == []
     assert world.broker.seen == {"subscribe": 1, "heartbeat": 24}
     assert world.broker.told == {(7, "g", 1): 5}
@@ -173,7 +182,8 @@ def test_a_forgotten_member_subscribes_again_and_notices_the_new_broker() -> Non
     world = World().subscribed().subscribed("raw", None)
     world.broker.restart()
     events = world.run(3)
-    assert kinds(events) == [Forgotten, BrokerChanged, Subscribed, Subscribed]
+    told = [Forgotten, BrokerChanged, Accepted, Subscribed, Accepted, Subscribed]
+    assert [kind for kind in kinds(events) if kind is not InForce] == told
     assert all(event.renewed for event in events if isinstance(event, Subscribed))
     assert world.broker.groups == {("heat", "g"): [ME], ("raw", "~10.0.0.9:4000"): [ME]}
     assert world.run(30) == []
@@ -217,8 +227,9 @@ def test_a_renewal_that_is_refused_is_tried_again() -> None:
     assert set(kinds(events)) == {Forgotten, RenewalFailed}
     assert 2 <= kinds(events).count(RenewalFailed) <= 4
     world.broker.topics = (replace(HEAT, id=9), RAW)
-    changed, back = (event for event in world.run(3) if not isinstance(event, Forgotten))
+    changed, accepted, back = (event for event in world.run(3) if not isinstance(event, Forgotten))
     assert isinstance(changed, BrokerChanged)
+    assert accepted == Accepted(("heat",))
     assert isinstance(back, Subscribed)
     assert (back.topic.id, back.renewed) == (9, True)
 
@@ -258,7 +269,7 @@ def test_a_broker_away_for_minutes_is_told_once_and_taken_up_again() -> None:
     world.up = True
     world.broker.restart()
     events = world.run(3)
-    assert kinds(events) == [BrokerBack, Forgotten, BrokerChanged, Subscribed]
+    assert kinds(events) == [BrokerBack, Forgotten, BrokerChanged, Accepted, Subscribed]
     assert isinstance(events[0], BrokerBack)
     assert 300 < events[0].seconds < 305
 
@@ -329,21 +340,34 @@ def test_an_answer_that_is_too_large_or_nested_too_deep_is_counted() -> None:
     deep: list[object] = []
     for _ in range(400):
         deep = [deep]
-    told = {"id": 7, "name": "heat", "class": deep, "priority": 0, "framing": "event"}
-    for fields in ({"topic": told}, {"topic": {}, "pad": bytes(2000)}):
+    for fields in ({"rows": deep}, {"rows": [], "pad": bytes(2000)}):
         world.session.receive_datagram(control.encode_ok(request, **fields), world.now)
     assert (world.session.malformed, world.session.next_event()) == (2, None)
+
+
+ROW = [7, "heat", 0x1B, 1, 1]
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"topic": None},
-        {"topic": {"id": 0, "name": "heat", "class": "SQ", "priority": 0, "framing": "event"}},
-        {"topic": {"id": 7, "name": "heat", "class": "XQ", "priority": 0, "framing": "event"}},
-        {"topic": {"id": [], "name": 5, "class": [], "priority": 0, "framing": "event"}},
+        {"rows": 5},
+        {"rows": [5]},
+        {"rows": [[0, "heat", 0x1B, 1, 1]]},
+        {"rows": [[7, "", 0x1B, 1, 1]]},
+        {"rows": [[7, "heat", 0x20, 1, 1]]},
+        {"rows": [[7, "heat", 0x1B, "1", 1]]},
+        {"rows": [[7, "heat", 0x1B, 1, -1]]},
+        {"rows": [[*ROW, 5]]},
+        {"gone": [[7, "heat"]]},
+        {"gone": [[7, 5, "why"]]},
         {"group": 5},
-        {"epoch": "1"},
+        {"life": None},
+        {"version": -1},
+        {"count": True},
+        {"failed": [[1, "code"]]},
+        {"failed": [[0, 5]]},
+        {"failed": [5]},
         {"lease_ms": 0},
         {"heartbeat_ms": True},
         {"instance": None},
@@ -352,12 +376,14 @@ def test_an_answer_that_is_too_large_or_nested_too_deep_is_counted() -> None:
 def test_an_answer_that_lacks_something_counts_as_none(change: dict[str, object]) -> None:
     world = World()
     request = world.session.subscribe("heat", "g", world.now)
-    told = {"id": 7, "name": "heat", "class": "SQ", "priority": 0, "framing": "event"}
-    good = {"topic": told, "group": "g", "epoch": 1, "lease_ms": 9, "heartbeat_ms": 9, "instance": 1}
+    good = {
+        "group": "g", "lease_ms": 9, "heartbeat_ms": 9, "instance": 1, "life": 1, "base": 0, "version": 5,
+        "count": 1, "more": False, "rows": [ROW],
+    }  # fmt: skip
     world.session.receive_datagram(control.encode_ok(request, **{**good, **change}), world.now)
     assert (world.session.malformed, world.session.next_event()) == (1, None)
     world.session.receive_datagram(control.encode_ok(request, **good), world.now)
-    assert isinstance(world.session.next_event(), Subscribed)
+    assert world.session.next_event() == Subscribed(request, HEAT, "g", 1, renewed=False, members=1)
 
 
 def test_a_broker_that_is_stopping_has_not_answered_yet() -> None:

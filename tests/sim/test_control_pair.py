@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tempos import Member, Topic
 from tempos.control import Received
 from tempos.session import ControlSession
-from tempos.session.events import Answered, Failed, Subscribed
+from tempos.session.events import Answered, BrokerChanged, Failed, Joined, Subscribed
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
@@ -60,6 +60,7 @@ class World:
                     tickets = [100 for _ in self.ledger.route(topic, self.epochs[topic])]
                     self.ledger.closed(topic, self.epochs[topic], tickets)
                 self.epochs[topic] = version
+                self.registry.holdings.in_force(topic, self.registry.holders(topic))
 
     def add(self, port: int, counts: object = None) -> ControlSession:
         session = ControlSession(client=port, broker="sim:9997", port=port, counts=counts)  # type: ignore[arg-type]
@@ -101,6 +102,8 @@ class World:
                 if to is None:
                     decision = self.server.receive_datagram(data, IP, self.now)
                     if decision is not None:
+                        for _ in self.server.joins(decision):
+                            self._swap()
                         self._swap()
                         if (answer := self.server.render(decision)) is not None:
                             self._send(client, answer, client)
@@ -211,3 +214,39 @@ def test_a_drain_is_asked_with_newer_counts_until_everything_is_confirmed(seed: 
     assert counts.total >= 100
     assert world.registry.groups(1) == ()
     assert client.get_timer() is None
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32), st.floats(0, 0.3))
+def test_what_a_filter_matches_is_known_to_both_ends_whatever_is_lost_made_or_begun_anew(
+    seed: int, loss: float
+) -> None:
+    world = World(seed, loss, ["plant/1", "plant/2", "other"])
+    client = world.add(5001)
+    while not world.seen(client, Joined):
+        client.subscribe(["plant/#", "plant/1"], "g", world.now)
+        world.run(20)
+
+    def both() -> None:
+        world.run(60)
+        held = {
+            entry.topic.name for entry in world.config.topics if world.registry.member_count(entry.topic.id)
+        }
+        assert set(client.topics) == held == {each.topic.name for each in world.config.topics} - {"other"}
+
+    both()
+    first, second, other = world.config.topics
+    more = [TopicConfig(Topic(9 + n, f"plant/{9 + n}/{'x' * n}")) for n in range(60)]
+    world.config = BrokerConfig((first, second, other, *more))
+    world.registry.configure(world.config, [], world.now)
+    world._swap()
+    both()
+    # One goes, and its id is another's.
+    world.config = BrokerConfig((first, other, TopicConfig(Topic(2, "plant/two")), *more[:-1]))
+    world.registry.configure(world.config, [2, more[-1].topic.id], world.now)
+    world._swap()
+    both()
+    world.epochs.pop(more[-1].topic.id)
+    world.start_broker(2)
+    both()
+    assert {event.instance for event in world.seen(client, BrokerChanged)} == {2}  # type: ignore[attr-defined]

@@ -77,9 +77,10 @@ async def test_more_members_than_are_remembered_come_back_after_leases_on_end(tm
             assert topic["balanced"], topic["problems"]
             # Away: the leases end, and so does the wait for what they may still say.
             for state in broker._registry.states(1):
-                for endpoint, membership in state.members.items():
-                    membership.expires = 0.0
-                    broker._registry._leases.begun(endpoint, 0.0)
+                for membership in state.members.values():
+                    assert membership.lease is not None
+                    membership.lease.expires = 0.0
+                    broker._registry.holdings._ends.begun(membership.holder, 0.0)
             broker._expiry.expire()
             await until(lambda: not broker._registry.member_count(1))
             await until(

@@ -75,6 +75,8 @@ class Pair:
 
     def _serve(self, datagram: bytes) -> None:
         decision = self.server.receive_datagram(datagram, IP, self.now)
+        for topic in () if decision is None else decision.changed:
+            self.registry.holdings.in_force(topic, self.registry.holders(topic))
         answer = None if decision is None else self.server.render(decision)
         if answer is not None and self._rng.random() >= self._loss:
             self.session.receive_datagram(answer, self.now)

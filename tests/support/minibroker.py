@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tempos import Framing, Topic, control, wire
+from tempos import Framing, Topic, control, names, wire
+from tempos.session.rows import about
 
 
 @dataclass
@@ -50,7 +51,9 @@ class MiniBroker:
         timing = {"lease_ms": self.lease_ms, "heartbeat_ms": self.heartbeat_ms, "instance": self.instance}
         if request.op == "hello":
             return control.encode_ok(request.id, broker="mini", **timing)
-        if request.op in ("resolve", "subscribe"):
+        if request.op == "subscribe":
+            return self.subscribe(request, ip, timing)
+        if request.op == "resolve":
             topic = next((topic for topic in self.topics if topic.name == fields["topic"]), None)
             if topic is None:
                 hint = f"known: {', '.join(topic.name for topic in self.topics)}"
@@ -64,18 +67,8 @@ class MiniBroker:
                 "priority": topic.priority,
                 "framing": topic.framing.value,
             }
-            if request.op == "resolve":
-                members = len(self.members(topic.name))
-                return control.encode_ok(request.id, topic=told, members=members, clock=7)
-            endpoint = (ip, fields["port"])
-            group = fields["group"] or f"~{ip}:{fields['port']}"
-            members = self.groups.setdefault((topic.name, group), [])
-            if endpoint not in members:
-                members.append(endpoint)
-                self.next_epoch(topic.name)
-            return control.encode_ok(
-                request.id, topic=told, group=group, epoch=self.epochs[topic.name], **timing
-            )
+            members = len(self.members(topic.name))
+            return control.encode_ok(request.id, topic=told, members=members, clock=7)
         if request.op == "sent":
             for row in fields["sent"]:
                 self.sent[fields["publisher"], row.topic] = (row, bool(fields["final"]))
@@ -88,16 +81,47 @@ class MiniBroker:
         if request.op == "goodbye":
             for members in known:
                 members.remove((ip, fields["port"]))
-        if request.op == "heartbeat" and fields["topics"] is not None:
-            asked = {each.topic for each in fields["topics"]}
-            epochs = [
-                (topic.id, self.epochs[topic.name], len(members))
-                for topic in self.topics
-                for (name, _), members in self.groups.items()
-                if topic.id in asked and name == topic.name and (ip, fields["port"]) in members
-            ]
-            return control.encode_ok(request.id, life=self.instance, epochs=epochs)
+        if request.op == "heartbeat":
+            listed = self.listed((ip, fields["port"]), fields["since"])
+            return control.encode_ok(request.id, life=self.instance, **listed)
         return control.encode_ok(request.id)
+
+    def subscribe(self, request: control.Request, ip: str, timing: dict[str, int]) -> bytes:
+        fields, endpoint = request.fields, (ip, request.fields["port"])
+        group = fields["group"] or f"~{ip}:{fields['port']}"
+        found = {
+            wanted: [topic.name for topic in self.topics if names.matches(wanted, topic.name)]
+            for wanted in fields["topics"] or [fields["topic"]]
+        }
+        for wanted, matching in found.items():
+            if not matching and not names.is_filter(wanted):
+                hint = f"known: {', '.join(topic.name for topic in self.topics)}"
+                return control.encode_error(
+                    request.id, control.Code.UNKNOWN_TOPIC, f"no topic {wanted!r}", hint
+                )
+        for name in (name for matching in found.values() for name in matching):
+            members = self.groups.setdefault((name, group), [])
+            if endpoint not in members:
+                members.append(endpoint)
+                self.next_epoch(name)
+        listed = self.listed(endpoint, fields["since"])
+        return control.encode_ok(request.id, life=self.instance, clock=7, **timing, **listed)
+
+    def listed(self, endpoint: tuple[str, int], since: list[int] | None) -> dict[str, object]:
+        """All memberships, where anything has changed since then."""
+        mine = {name: (group, len(members)) for (name, group), members in self.groups.items()
+                if endpoint in members}  # fmt: skip
+        rows = [
+            (topic.id, topic.name, about(topic), self.epochs[topic.name], size, group)
+            for topic in self.topics
+            for group, size in [mine.get(topic.name, ("", 0))]
+            if size
+        ]
+        version = sum(self.epochs.values())
+        new = since != [self.instance, version]
+        base = 0 if new else version
+        return {"base": base, "version": version, "count": len(mine), "more": False,
+                "rows": rows if new else []}  # fmt: skip
 
     def next_epoch(self, topic: str) -> None:
         self.epochs[topic] += 1

@@ -25,6 +25,9 @@ def rows(kind: Any) -> st.SearchStrategy[Any]:
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "topic": topics,
     "group": groups,
+    "filter": topics | st.just("a/+/#"),
+    "wanted": st.lists(topics | st.just("a/+/#"), min_size=1, max_size=3),
+    "version": st.just([]) | st.tuples(U32, U64).map(list),
     "port": st.integers(1, 65535),
     "milliseconds": st.integers(0, control.MAX_PATIENCE),
     "flag": st.booleans(),

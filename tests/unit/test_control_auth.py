@@ -17,7 +17,7 @@ from tempos import Key, Topic, auth, control
 from tempos.control import Code, decode_reply, encode_request
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, TopicConfig
-from tempos_broker.control.auth import MAX_NONCES, Nonces, allows
+from tempos_broker.control.auth import MAX_NONCES, Nonces
 from tempos_broker.control.server import ControlServer
 from tempos_broker.membership import Registry
 
@@ -105,6 +105,10 @@ def test_rights_are_those_of_the_configuration() -> None:
         (NONE, "goodbye", {"received": [], **member}, Code.NOT_ALLOWED),
         (NONE, "unsubscribe", {"topic": "telemetry", **member}, Code.NOT_ALLOWED),
         (ALL, "subscribe", {"topic": "alarms", **member}, "ok"),
+        # By a filter: only what the right covers whole, whatever there is of it now.
+        (ONE, "subscribe", {"topics": ["telemetry"], "roomy": True, **member}, "ok"),
+        (ONE, "subscribe", {"topics": ["telemetry/#"], "roomy": True, **member}, Code.NOT_ALLOWED),
+        (ALL, "subscribe", {"topics": ["#"], "roomy": True, "port": PORT + 1}, "ok"),
         # What was published is told by who may publish it.
         (ONE, "sent", {"publisher": 1, "sent": [(1, 5, 0, 5, 0)]}, "ok"),
         (ONE, "sent", {"publisher": 1, "sent": [(1, 5, 0, 5, 0), (2, 5, 0, 5, 0)]}, Code.NOT_ALLOWED),
@@ -130,7 +134,9 @@ def test_a_right_holds_by_name_by_filter_and_for_all() -> None:
         (("*",), "#", True),
         (("#",), "$x/#", False),
     ):
-        assert allows(right, name) is holds, (right, name)
+        client = ClientConfig("c", bytes(16), publish=right)
+        assert client.may("publish", name) is holds, (right, name)
+        assert not client.may("subscribe", name)
 
 
 def test_a_forbidden_topic_is_named_with_the_right_that_lacks(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,11 @@
 """The broker's end of the control protocol: every operation, every refusal, and arbitrary bytes."""
 
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
 import msgpack
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,6 +13,7 @@ from tempos import Framing, Member, Quality, Topic, auth
 from tempos._feeds import Feeds
 from tempos.control import MAX_DATAGRAM, OPERATIONS, Asked, Code, Received, Sent, decode_reply, encode_request
 from tempos.names import name_fault
+from tempos.session.roll import Roll
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
@@ -251,6 +257,9 @@ def test_what_a_client_asks_leaves_room_for_the_whole_answer(op: str, name: str,
         **{kind: [] for kind in ("counts", "drops", "heard", "lacking", "sent")},
         "topic": name,
         "group": group,
+        "filter": name,
+        "wanted": [name],
+        "version": [2**32 - 1, 2**64 - 1],
         "port": 65535,
         "milliseconds": 0,
         "flag": True,
@@ -269,40 +278,74 @@ def test_what_a_client_asks_leaves_room_for_the_whole_answer(op: str, name: str,
         assert not server.replies, (op, len(request), len(answer))
 
 
-def test_a_member_of_every_topic_tells_and_asks_in_datagrams_that_fit() -> None:
-    topics = [Topic(number, f"t{number}") for number in range(1, 255)]
+@pytest.mark.parametrize("count", [3, 254])
+def test_a_member_of_very_many_topics_tells_and_asks_in_datagrams_that_fit(count: int) -> None:
+    topics = [Topic(number, f"plant/{number}/{'t' * (number % 40)}") for number in range(1, count + 1)]
     registry = Registry(BrokerConfig(tuple(map(TopicConfig, topics))), lambda ip: False)
     epochs = {topic.id: 2**32 - topic.id for topic in topics}
     server = ControlServer(
         registry, Ledger(), ControlConfig(), name="sim", instance=1, epoch=epochs.__getitem__, life=2**32 - 1
     )
-    feeds = Feeds()
+    holder = Holder(IP, PORT, 5)
+    registry.join(holder, registry.subscribe_by("plant/#", "g" * 64, (IP, PORT), 5, 0), 0)
+    feeds, roll = Feeds(), Roll()
+
+    def tell(page: dict[str, Any], since: Sequence[int], *, roomy: bool = False) -> dict[str, Any]:
+        request = encode_request("heartbeat", 1, 5, port=PORT, roomy=roomy, since=since, **page)
+        assert len(request) <= MAX_DATAGRAM - auth.OVERHEAD
+        decision = server.receive_datagram(request, IP, 1)
+        assert decision is not None
+        answer = server.render(decision) or b""
+        assert len(answer) <= len(request)
+        ok = decode_reply(answer).ok
+        assert ok is not None
+        return dict(ok)
+
+    def listed() -> tuple[int, set[str]]:
+        """Ask until nothing is left to be told: how often, and of which topics."""
+        named: set[str] = set()
+        for pages in itertools.count(1):
+            since = roll.since
+            news = roll.take(tell({"received": []}, since, roomy=pages > 1), since)
+            assert news is not None
+            for row in (*news.come, *news.stay):
+                feeds.put(row.topic, row.group).in_force(row.epoch, row.members or 1)
+                named.add(row.topic.name)
+            named |= {f"-{name} {why}" for name, why in news.gone.items()}
+            if news.complete:
+                return pages, named
+        raise AssertionError
+
+    # Nobody is told of what is not in force yet.
+    assert listed() == (1, set())
+    assert (roll.count, len(roll)) == (count, 0)
     for topic in topics:
-        registry.subscribe(topic.name, "g" * 64, (IP, PORT), 5, 0)
-        feed = feeds.put(topic, "g" * 64)
-        feed.tracker.in_force(epochs[topic.id] - 300)
-        feed.tracker.see(epochs[topic.id] - 300 & 0xFF, 0)
-    registry.unsubscribe("t9", "g" * 64, (IP, PORT), 5)
-    for rows in (254, 253):
-        pages = feeds.report()
-        assert sum(len(page["received"]) for page in pages) == rows
-        for number, page in enumerate(pages):
-            request = encode_request("heartbeat", number, 5, port=PORT, **page)
-            assert len(request) <= MAX_DATAGRAM - auth.OVERHEAD
-            decision = server.receive_datagram(request, IP, 1)
-            assert decision is not None
-            reply = decode_reply(server.render(decision) or b"")
-            assert reply.ok is not None, reply.error
-            feeds.acknowledge(page, reply.ok)
-        assert not server.replies
-    # What was asked and is not answered, it is no member of.
-    newest = {feed.topic.id: feed.tracker.report(feed.topic.id, "", again=True)[-1].epoch for feed in feeds}
-    assert newest == {**epochs, 9: epochs[9] - 300}
-    assert feeds.report() == feeds.report()
-    assert sum(len(page["received"]) for page in feeds.report()) == 0
-    # Another life may not have stored what this one has acknowledged.
-    feeds.acknowledge({"received": []}, {"life": 7, "epochs": [[1], [1, "x"], [300, 5], 4, [1, -1]]})
-    assert sum(len(page["received"]) for page in feeds.report()) == 254
+        registry.holdings.in_force(topic.id, registry.holders(topic.id))
+    pages, named = listed()
+    assert named == {topic.name for topic in topics}
+    assert pages <= 2 + count // 9
+    assert {row.topic.id: row.tracker.epoch for row in feeds} == epochs
+    # From then on what is new costs what is new.
+    assert listed() == (1, set())
+    epochs[3] = 7
+    registry.holdings.in_force(3, registry.holders(3))
+    registry.evict(2, "g" * 64, (IP, PORT), 1)
+    assert listed() == (1, {topics[2].name, f"-{topics[1].name} operator"})
+    assert (roll.count, len(roll)) == (count - 1, count - 1)
+    # Counts go in pages that fit, and are told once.
+    for feed in feeds:
+        feed.tracker.see(epochs[feed.topic.id] & 0xFF, 0)
+    for rows in (count, 0):
+        told = feeds.report()
+        assert sum(len(page["received"]) for page in told) == rows
+        for page in told:
+            feeds.acknowledge(page, tell(page, ()))
+    assert not server.replies
+    # Another life may not have stored what this one has acknowledged, and tells everything again.
+    feeds.acknowledge({"received": []}, {"life": 7})
+    assert sum(len(page["received"]) for page in feeds.report()) == count
+    server._life = server._listing._life = 8
+    assert {name for name in listed()[1] if name[0] != "-"} == {each.name for each in topics if each.id != 2}
 
 
 def test_members_learn_what_publishers_say_as_there_is_room() -> None:

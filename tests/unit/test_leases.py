@@ -6,32 +6,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempos_broker.members.leases import Endpoint, Leases
+from tempos_broker.account.accounts import Holder
+from tempos_broker.members.leases import Leases
 
 Steps = st.lists(
     st.tuples(st.sampled_from(["begin", "renew", "end", "look"]), st.integers(0, 5), st.integers(0, 40))
 )
 
 
-def at(number: int) -> Endpoint:
-    return f"10.0.0.{number}", 5000
+def at(number: int) -> Holder:
+    return Holder(f"10.0.0.{number}", 5000, 1)
 
 
 class Kept:
-    """The leases of endpoints, and how often each was looked at."""
+    """The leases of holders, and how often each was looked at."""
 
     def __init__(self) -> None:
-        self.ends: dict[Endpoint, float] = {}
+        self.ends: dict[Holder, float] = {}
         self.looks = 0
         self.leases = Leases(self._earliest)
 
-    def _earliest(self, endpoint: Endpoint) -> float | None:
+    def _earliest(self, holder: Holder) -> float | None:
         self.looks += 1
-        return self.ends.get(endpoint)
+        return self.ends.get(holder)
 
-    def begin(self, endpoint: Endpoint, ends: float) -> None:
-        self.ends[endpoint] = ends
-        self.leases.begun(endpoint, ends)
+    def begin(self, holder: Holder, ends: float) -> None:
+        self.ends[holder] = ends
+        self.leases.begun(holder, ends)
 
 
 @given(Steps)
@@ -41,15 +42,15 @@ def test_who_is_due_is_who_would_be_found_by_looking_at_everybody(
     kept = Kept()
     now = 0.0
     for what, number, after in steps:
-        endpoint = at(number)
+        holder = at(number)
         match what:
             case "begin":
-                kept.begin(endpoint, now + after + 1)
-            case "renew" if endpoint in kept.ends:
+                kept.begin(holder, now + after + 1)
+            case "renew" if holder in kept.ends:
                 # Only ever later, and without a word.
-                kept.ends[endpoint] += after
+                kept.ends[holder] += after
             case "end":
-                kept.ends.pop(endpoint, None)
+                kept.ends.pop(holder, None)
             case "look":
                 now += after
                 expected = {each for each, ends in kept.ends.items() if ends <= now}
@@ -66,15 +67,15 @@ def test_who_is_due_is_who_would_be_found_by_looking_at_everybody(
 def test_a_join_looks_at_a_few_leases_however_many_there_are(members: int) -> None:
     kept = Kept()
     for number in range(members):
-        kept.begin((f"10.0.{number // 250}.{number % 250}", 1), 10 + number / members)
+        kept.begin(Holder(f"10.0.{number // 250}.{number % 250}", 1, 1), 10 + number / members)
     kept.leases.next()
     kept.looks = 0
-    kept.begin(("10.9.0.1", 1), 21.0)
+    kept.begin(Holder("10.9.0.1", 1, 1), 21.0)
     assert kept.leases.next() == 10.0
     assert kept.looks <= 2
     # All are renewed: each is looked at once in a lease's time, not at each join.
-    for endpoint in kept.ends:
-        kept.ends[endpoint] += 2.5
+    for holder in kept.ends:
+        kept.ends[holder] += 2.5
     kept.looks = 0
     for _ in range(20):
         assert kept.leases.next() == 12.5

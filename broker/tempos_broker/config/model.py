@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from tempos import API_PORT, CONTROL_PORT, DATA_PORT, Quality, Topic
+from tempos import API_PORT, CONTROL_PORT, DATA_PORT, Quality, Topic, names
 from tempos._rows import TOPICS
 from tempos.auth import WINDOW
 
@@ -121,6 +121,15 @@ class ClientConfig:
     key: bytes = field(repr=False)
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
+
+    def may(self, right: str, wanted: str) -> bool:
+        """Whether it has a right on the topic of this name, or on all that a filter can match."""
+        topics: tuple[str, ...] = getattr(self, right)
+        if EVERY_TOPIC in topics or wanted in topics:
+            return True
+        if names.is_filter(wanted):
+            return names.covered(wanted, topics)
+        return any(names.matches(each, wanted) for each in topics)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import heapq
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tempos import WireError, auth
 from tempos.auth import Key, Signed
 from tempos.control import MAX_DATAGRAM, Code
-from tempos.names import covered, is_filter, matches
-from tempos_broker.config.model import EVERY_TOPIC, ClientConfig, ControlConfig
+from tempos.names import is_filter
+from tempos_broker.config.model import ClientConfig, ControlConfig
 from tempos_broker.control.rate import RateLimit
 from tempos_broker.membership import Refused
 
@@ -50,7 +50,7 @@ class Caller:
         if self.client is None:
             return
         for right in rights:
-            if allows(getattr(self.client, right), topic):
+            if self.client.may(right, topic):
                 return
         wanted = " or ".join(rights)
         topics = "topic" if not is_filter(topic) else "every topic that matches"
@@ -68,15 +68,6 @@ class Caller:
                 f"client {self.client.id!r} has no right to {right} on any topic",
                 f"add one to {right} of [[client]] {self.client.id} in the broker's configuration",
             )
-
-
-def allows(right: Sequence[str], wanted: str) -> bool:
-    """Whether a right, a list of names and filters, holds for a topic by its name, or for all of a filter."""
-    if EVERY_TOPIC in right or wanted in right:
-        return True
-    if is_filter(wanted):
-        return covered(wanted, right)
-    return any(matches(each, wanted) for each in right)
 
 
 class Denied(Exception):

@@ -45,14 +45,29 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """An answer to who asked for many topics, or by filters: what it is a member of by now, since a version.
+
+    ``failed``: what of it cannot be, by its place in the request.
+    """
+
+    holder: Holder
+    group: str
+    since: tuple[int, ...]
+    failed: tuple[tuple[int, str, str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Renewed:
     """An answer to a member that goes on: what is in force when it is rendered, of topics that it is in.
 
+    ``since``: it is told what is new from this version on; None: of the topics that it ``asked`` about.
     ``out``: those of which it is no member any more, and why, where that is remembered.
     """
 
     holder: Holder
     asked: tuple[Asked, ...]
+    since: tuple[int, ...] | None = None
     out: tuple[tuple[int, str], ...] = ()
 
 
@@ -74,16 +89,20 @@ class Refusal:
     hint: str
 
 
-Answer = Done | Joined | Renewed | Drained | Refusal
+Answer = Done | Joined | Listed | Renewed | Drained | Refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a control datagram led to: swap the routes of the ``changed`` topics, then render the answer."""
+    """What a control datagram led to: swap the routes of the ``changed`` topics, then render the answer.
+
+    ``joining``: topics that match a filter, to be joined some at a time.
+    """
 
     way: Way
     answer: Answer
     changed: frozenset[int] = frozenset()
+    joining: tuple[Topic, ...] = ()
 
 
 def removed(topic: Topic) -> Refusal:

@@ -5,15 +5,19 @@ Only when the routes are in force that a request changed is the one who asked an
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 
-from tempos_broker.control.decisions import Decision
+from tempos_broker.control.decisions import Decision, Listed
 from tempos_broker.control.server import ControlServer
 from tempos_broker.control.sockets import ControlSocket, Reply
 from tempos_broker.expiry import Expiry
 from tempos_broker.routes import Routes
 from tempos_broker.tasks import Tasks
+
+#: Seconds after which whoever subscribes is answered, whatever is in force by then: before it asks again.
+ANSWER_BY = 0.1
 
 
 class ControlPort:
@@ -25,6 +29,8 @@ class ControlPort:
         self._expiry = expiry
         self._tasks = tasks
         self._sockets: list[ControlSocket] = []
+        #: Requests that are being carried out, by who sent them.
+        self._under_way: set[tuple[str, int]] = set()
 
     def open(self, listen: Sequence[str], port: int) -> None:
         """Have the sockets, in which requests wait; raises :class:`Unavailable`."""
@@ -45,15 +51,37 @@ class ControlPort:
         decision = self._control.receive_datagram(datagram, ip, time.monotonic(), asked)
         if decision is None:
             return
-        if decision.changed:
+        if decision.changed or decision.joining:
+            request = (ip, decision.way.request_id)
+            # Whoever asks again while that is under way is answered when it is done, once.
+            if request in self._under_way:
+                self._control.pass_over(decision)
+                return
+            self._under_way.add(request)
             self._tasks.spawn(self._carry_out(decision, reply), "apply a control request")
         else:
             self._answer(decision, reply)
 
     async def _carry_out(self, decision: Decision, reply: Reply) -> None:
+        work = asyncio.ensure_future(self._put_in_force(decision))
+        try:
+            # Of very many memberships whoever asked is told those that are in force by now, and asks on.
+            await asyncio.wait({work}, timeout=ANSWER_BY if isinstance(decision.answer, Listed) else None)
+            if not work.done() or work.exception() is None:
+                self._answer(decision, reply)
+            await work
+        finally:
+            self._under_way.discard((decision.way.caller.ip, decision.way.request_id))
+            work.cancel()
+
+    async def _put_in_force(self, decision: Decision) -> None:
+        await self._routes.keep_wants()
         await self._routes.swap_all(decision.changed)
+        for changed in self._control.joins(decision):
+            await self._routes.swap_all(changed)
+            # Whatever waits has its turn before the next ones are joined.
+            await asyncio.sleep(0)
         self._expiry.schedule()
-        self._answer(decision, reply)
 
     def _answer(self, decision: Decision, reply: Reply) -> None:
         if (answer := self._control.render(decision)) is not None:

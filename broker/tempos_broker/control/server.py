@@ -17,6 +17,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from tempos import Topic
@@ -30,12 +31,14 @@ from tempos.control import (
     Code,
     Out,
     Request,
+    Sent,
     Told,
     decode_request,
     encode_error_within,
     encode_ok,
     packb,
 )
+from tempos.names import is_filter, matcher
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import ControlConfig
@@ -46,11 +49,13 @@ from tempos_broker.control.decisions import (
     Done,
     Drained,
     Joined,
+    Listed,
     Refusal,
     Renewed,
     Way,
     removed,
 )
+from tempos_broker.control.listing import Listing
 from tempos_broker.control.reports import Reports
 from tempos_broker.members.known import own_group
 from tempos_broker.membership import Refused, Registry
@@ -60,6 +65,10 @@ log = logging.getLogger("tempos.broker.control")
 
 #: Bytes of an answer's field ``told`` before its rows.
 _TOLD_HEAD = 9
+#: Bytes that an answer to who subscribes has for memberships at least: one of them, with the longest name.
+_ROOM_TO_LIST = 360
+#: Topics joined by filter before anything else has its turn.
+JOINED_AT_ONCE = 256
 #: In ``replies``: an answer was larger than its request, so a short error went instead, or nothing.
 TOO_LARGE = "reply too large"
 #: Operations that change routes.
@@ -117,6 +126,7 @@ class ControlServer:
         self._clock = Clock(self._life, monotonic)
         self._epoch = epoch
         self._returns = returns
+        self._listing = Listing(registry, ledger, epoch, self._life, lambda: self._now)
         self._wall = ForwardTime(wall, monotonic)
         self._guard = Guard(config, self._wall())
         self._timing = self._timing_of(config)
@@ -205,8 +215,10 @@ class ControlServer:
                 return self.render(Decision(way, removed(topic)))
             case Joined(topic, group):
                 plain = self._joined(way, topic, group, self._epoch(topic.id))
-            case Renewed(holder, asked, out):
-                plain = self._renewed(way, holder, asked, out)
+            case Listed():
+                plain = self._listed(way, answer)
+            case Renewed():
+                plain = self._renewed(way, answer)
             case Drained():
                 plain = self._drained(way, answer)
             case Refusal(code, text, hint):
@@ -225,13 +237,30 @@ class ControlServer:
             clock=self._clock.not_before(), **self._timing,
         )  # fmt: skip
 
-    def _renewed(
-        self, way: Way, holder: Holder, asked: tuple[Asked, ...], out: tuple[tuple[int, str], ...]
-    ) -> bytes:
+    def _renewed(self, way: Way, answer: Renewed) -> bytes:
+        holder, asked = answer.holder, answer.asked
+        if answer.since is not None:
+            fields = {"life": self._life}
+            if answer.since:
+                fields = self._listing.fields(way, holder, answer.since, fields)
+            return self._with_told(way, asked, **fields)
         in_force = [(each.topic, self._epoch(each.topic)) for each in asked]
         epochs = [(topic, epoch, self._ledger.members(topic, epoch, holder)) for topic, epoch in in_force]
-        more = {"out": out} if out else {}
+        more = {"out": answer.out} if answer.out else {}
         return self._with_told(way, asked, life=self._life, epochs=epochs, **more)
+
+    def _listed(self, way: Way, answer: Listed) -> bytes:
+        fields = self._heading(answer)
+        if answer.failed:
+            fields["failed"] = answer.failed
+            if len(encode_ok(way.request_id, **fields)) > way.room - _ROOM_TO_LIST:
+                # Which, if not why.
+                fields["failed"] = [(index, code) for index, code, *_ in answer.failed]
+        return encode_ok(way.request_id, **self._listing.fields(way, answer.holder, answer.since, fields))
+
+    def _heading(self, answer: Listed) -> dict[str, Any]:
+        clock = self._clock.not_before()
+        return {"life": self._life, "group": answer.group, "clock": clock, **self._timing}
 
     def _with_told(self, way: Way, asked: Iterable[Asked], **fields: Any) -> bytes:
         """An answer that also says what publishers have told, as far as there is room."""
@@ -298,26 +327,85 @@ class ControlServer:
         fields = {"topic": topic_fields(topic), "members": members, "clock": self._clock.not_after()}
         return Decision(way, Done(fields))
 
+    def joins(self, decision: Decision) -> Iterator[set[int]]:
+        """Carry out what a decision wants by filters, some topics at a time: those that changed."""
+        answer, left = decision.answer, len(decision.joining)
+        if not isinstance(answer, Listed):
+            return
+        try:
+            for begin in range(0, len(decision.joining), JOINED_AT_ONCE):
+                some = decision.joining[begin : begin + JOINED_AT_ONCE]
+                changed = self._registry.join(answer.holder, some, self._now)
+                left -= len(some)
+                self._registry.will_join(answer.holder, -len(some))
+                yield changed
+        finally:
+            self._registry.will_join(answer.holder, -left)
+
+    def pass_over(self, decision: Decision) -> None:
+        """What a decision wants by filters another one like it is carrying out."""
+        if isinstance(decision.answer, Listed):
+            self._registry.will_join(decision.answer.holder, -len(decision.joining))
+
+    def _subscribe_all(self, request: Request, way: Way, now: float) -> Decision:
+        """Of what a request names, each by itself: one that cannot be does not keep it from the others."""
+        group, endpoint = request.fields["group"], (way.caller.ip, request.fields["port"])
+        holder = _holder(request, way)
+        answer = Listed(holder, group or own_group(*endpoint), tuple(request.fields["since"] or (0, 0)))
+        # Whoever cannot be told that it is a member is not made one.
+        size = len(encode_ok(way.request_id, **self._heading(answer))) + _ROOM_TO_LIST
+        if size > way.room:
+            raise _too_short(size)
+        who = None if way.caller.client is None else way.caller.client.id
+        failed: list[tuple[int, Refused]] = []
+        changed: set[int] = set()
+        found: dict[int, Topic] = {}
+        for index, wanted in enumerate(request.fields["topics"]):
+            ask = (wanted, group, endpoint, request.client, now, way.asked, who)
+            try:
+                way.caller.require(wanted, "subscribe")
+                if is_filter(wanted):
+                    found |= {topic.id: topic for topic in self._registry.subscribe_by(*ask)}
+                else:
+                    changed.add(self._registry.subscribe(*ask, follows=True).topic.id)
+            except Refused as error:
+                failed.append((index, error))
+        if len(failed) == len(request.fields["topics"]):
+            raise failed[0][1]
+        for _, each in failed:
+            self.refused[each.code] += 1
+        self._registry.will_join(holder, len(found))
+        told = tuple((index, each.code, str(each), each.hint) for index, each in failed)
+        return Decision(way, replace(answer, failed=told), frozenset(changed), tuple(found.values()))
+
     def _subscribe(self, request: Request, way: Way, now: float) -> Decision:
+        if request.fields["topics"] is not None:
+            return self._subscribe_all(request, way, now)
         name, group = request.fields["topic"], request.fields["group"]
+        if name is None:
+            raise Refused(Code.BAD_REQUEST, "subscribe: neither topic nor topics", "name what is wanted")
         endpoint = (way.caller.ip, request.fields["port"])
         way.caller.require(name, "subscribe")
         # Whoever cannot be told that it is a member is not made one.
         size = len(self._joined(way, self._registry.topic(name), group or own_group(*endpoint), U32))
         if size > way.room:
             raise _too_short(size)
-        done = self._registry.subscribe(name, group, endpoint, request.client, now, way.asked)
+        who = None if way.caller.client is None else way.caller.client.id
+        done = self._registry.subscribe(name, group, endpoint, request.client, now, way.asked, who)
         # Even when nothing changed the swap may still be under way for an earlier copy of this
         # request; the shell's per-topic order makes this answer wait for it.
         return Decision(way, Joined(done.topic, done.group), frozenset({done.topic.id}))
 
     def _unsubscribe(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require(request.fields["topic"], "subscribe")
-        topic = self._registry.topic(request.fields["topic"])
-        self._registry.unsubscribe(
-            topic.name, request.fields["group"], (way.caller.ip, request.fields["port"]), request.client
+        name = request.fields["topic"]
+        left = self._registry.unsubscribe(
+            name, request.fields["group"], (way.caller.ip, request.fields["port"]), request.client
         )
-        return Decision(way, Done(), frozenset({topic.id}))
+        # A repeated one changes nothing, but what the first one changed may not be in force yet.
+        match = matcher(name)
+        held = () if left else (topic.id for topic in self._registry.topics if match(topic.name))
+        return Decision(way, Done(), frozenset(left.union(held)))
 
     def _heartbeat(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
@@ -326,30 +414,42 @@ class ControlServer:
         self.reports.book(holder, request.fields, now)
         mine = self._registry.heartbeat((holder.ip, holder.port), request.client, now)
         if mine is None:
-            whys = [Out.WORDS[why] for why in self._registry.departures.whys(holder)]
-            raise Refused(
-                Code.UNKNOWN_MEMBER,
-                f"{holder.ip}:{holder.port} is no member of anything{': ' if whys else ''}{', '.join(whys)}",
-                "subscribe again",
-            )
-        asked = request.fields["topics"]
+            raise self._no_member(holder)
+        asked, since = request.fields["topics"], request.fields["since"]
+        if since is not None:
+            lease = self._registry.lease_of(holder)
+            if lease is not None and since and since[0] == self._life:
+                lease.heard(since[1])
+            tried = self._registry.try_again(holder, now)
+            mine_of_asked = tuple(each for each in asked or () if each.topic in mine)
+            return Decision(way, Renewed(holder, mine_of_asked, tuple(since)), frozenset(tried))
         if asked is None:
+            if not mine and holder not in self._registry.leaving():
+                raise self._no_member(holder)
             return Decision(way, Done())
         return Decision(
             way,
             Renewed(
                 holder,
                 tuple(each for each in asked if each.topic in mine),
+                None,
                 tuple(self._whys(holder, (each.topic for each in asked if each.topic not in mine), now)),
             ),
         )
 
+    def _no_member(self, holder: Holder) -> Refused:
+        whys = [Out.WORDS[why] for why in self._registry.departures.whys(holder)]
+        return Refused(
+            Code.UNKNOWN_MEMBER,
+            f"{holder.ip}:{holder.port} is no member of anything{': ' if whys else ''}{', '.join(whys)}",
+            "subscribe again",
+        )
+
     def _whys(self, holder: Holder, topics: Iterable[int], now: float) -> Iterator[tuple[int, str]]:
         """Why a member is out of topics, where that is remembered."""
-        names: dict[int, str] = {}
         for topic in topics:
-            names = names or {each.id: each.name for each in self._registry.topics}
-            why = self._registry.departures.why(topic, names.get(topic, ""), holder, now)
+            known = self._registry.numbered(topic)
+            why = self._registry.departures.why(topic, known.name if known else "", holder, now)
             if why is not None:
                 yield topic, why
 
@@ -371,10 +471,12 @@ class ControlServer:
         return Decision(way, Done(), frozenset(changed) | self._ledger.topics(holder))
 
     def _sent(self, request: Request, way: Way, now: float) -> Decision:
-        names = {topic.id: topic.name for topic in self._registry.topics}
-        rows = [row for row in request.fields["sent"] if row.topic in names]
-        for row in rows:
-            way.caller.require(names[row.topic], "publish")
+        rows: list[Sent] = []
+        for row in request.fields["sent"]:
+            topic = self._registry.numbered(row.topic)
+            if topic is not None:
+                way.caller.require(topic.name, "publish")
+                rows.append(row)
         for row in rows:
             self._ledger.said(
                 request.fields["publisher"], row, ip=way.caller.ip, began=self._clock.when(row.since),

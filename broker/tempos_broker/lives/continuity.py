@@ -18,6 +18,7 @@ from typing import Any
 
 from tempos import Group, Member, Reason, Route, Topic
 from tempos._rows import NoRow, Rows
+from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counting import Counting
 from tempos_broker.lives.keeper import MARK, UNSTORED, Keeper
@@ -35,6 +36,8 @@ from tempos_broker.lives.memory import (
 )
 from tempos_broker.lives.steps import go_on
 from tempos_broker.lives.store import Store, Stored
+from tempos_broker.lives.wants import WANTED, left_of, wants_in
+from tempos_broker.members.known import Wanted
 from tempos_broker.membership import Registry
 from tempos_broker.paths import Elsewhere, FastPath, Tickets
 from tempos_broker.slowpath.returns import KEY_LEN
@@ -83,6 +86,8 @@ class Continuity:
         self._states = states
         #: Last epochs of topics that a reload has ended.
         self._ended: dict[int, int] = {}
+        #: What members of the former life want that are none yet.
+        self._wanted: dict[Holder, dict[str, Wanted]] = {}
         #: What both paths draw from.
         self.tickets: Tickets = fast.tickets if drawn is None else drawn
         self._former = instance_in(self._stored.broker)
@@ -110,6 +115,10 @@ class Continuity:
         if not self.has_store:
             return
         self._registry.departures.restore(kept_out_in(self._stored.broker), time.monotonic(), time.time())
+        self._wanted = dict(wants_in(self.stored(WANTED)))
+        left = left_of(self._registry.lease, alive_in(self._stored.broker))
+        for holder in list(self._wanted) if left > 0 else ():
+            self._want_again(holder, time.monotonic() + left)
         sources = [(each, each.tickets) for each in self._elsewhere if each.tickets is not None]
         self.keeper.unstored_epoch = max(
             tickets.read(*UNSTORED) for tickets in (self.tickets, *(tickets for _, tickets in sources))
@@ -144,6 +153,11 @@ class Continuity:
                 log.warning("topic %s: %s, so its account and members begin anew", self._states[topic], error)
                 self._forgotten.add(topic)
                 self._rows.give(topic)
+
+    def _want_again(self, holder: Holder, expires: float) -> None:
+        wanted = self._wanted.pop(holder, None)
+        if wanted is not None:
+            self._registry.restore_wanted(holder, wanted, expires)
 
     @property
     def owns_adopted(self) -> bool:
@@ -203,6 +217,7 @@ class Continuity:
             if served or remaining > 0:
                 expires = time.monotonic() + remaining
                 endpoint = (member.ip, member.port)
+                self._want_again(Holder(*endpoint, member.client), expires)
                 self._registry.restore(topic, member.group, endpoint, member.client, expires, member.source)
 
     def former_route(self, topic: Topic, memory: Remembered) -> tuple[Route, bool]:
@@ -294,6 +309,8 @@ class Continuity:
 
     async def begin(self) -> None:
         """Write down what this life begins with; then the ticket counters are its own, and no others are."""
+        # Of those that are not back nothing is kept.
+        self._registry.holdings.wants.changed.update(self._wanted)
         # Counters that go on where they are need not be written anew: what is stored goes with them.
         await self.keeper.begin(self._unknown(), all_anew=not self.continued or self._source is not None)
         # Documents of topics take several times as much memory as what was made of them.

@@ -24,6 +24,7 @@ from tempos_broker.counting import Counting
 from tempos_broker.lives.memory import Kept, Remembered, write
 from tempos_broker.lives.steps import Endpoint, Known, step_document
 from tempos_broker.lives.store import Step, Store, Thing, Whole
+from tempos_broker.lives.wants import WANTED, as_thing
 from tempos_broker.membership import Registry
 from tempos_broker.state import TopicState
 
@@ -284,6 +285,7 @@ class Keeper:
     async def _write(self, changes: list[Step | Whole | Thing]) -> None:
         if self._store is None:
             return
+        changes = [*self._wants(), *changes]
         done = await self._store.save(changes)
         for change in changes:
             match change:
@@ -301,6 +303,22 @@ class Keeper:
         if self._begun and not (self._kept_up or self._unsaved or self._unsaved_ends):
             self._kept_up = True
             self._mark(self._own["instance"])
+
+    def _wants(self) -> list[Thing]:
+        """What leases want by now, of those of which that changed; first, for members follow from it."""
+        changed = self._registry.holdings.wants.changed
+        if not changed:
+            return []
+        wanted = self._registry.holdings.wanted(changed)
+        changed.clear()
+        things = [Thing(WANTED, *as_thing(holder, each)) for holder, each in wanted.items()]
+        self._unsaved_things.update({(each.kind, each.key): each.value for each in things})
+        return things
+
+    async def keep_wants(self) -> None:
+        """Write down what leases want, where that changed."""
+        if self._registry.holdings.wants.changed:
+            await self._write([])
 
     def forget(self, topic: int) -> None:
         """The topic is no more; another one of that id is written whole first."""

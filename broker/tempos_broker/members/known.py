@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
-from tempos import Member
+from tempos import Member, Topic
+from tempos.names import is_filter, matches
 from tempos_broker.account.accounts import Holder
 from tempos_broker.config.model import OWN_GROUP, StaticMember
 
@@ -25,17 +28,97 @@ def holder_of(ip: str, port: int, client: int | None) -> Holder:
     return Holder(ip, port, client)
 
 
+class Wanted(NamedTuple):
+    """How somebody wants to be a member of what it named: in which group, and from which address of ours.
+
+    ``client``: whose rights it goes by, where requests are signed. ``follows``: it is told of what it is a
+    member, and can be made one again without asking; not so clients of before.
+    """
+
+    group: str
+    source: str | None = None
+    client: str | None = None
+    follows: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """What one client has at one endpoint: until when, what it asked for, and of what it is a member."""
+
+    holder: Holder
+    expires: float
+    #: What it asked for, by the name or filter.
+    wanted: dict[str, Wanted] = field(default_factory=dict)
+    #: By topic id, the group that it is in.
+    topics: dict[int, GroupState] = field(default_factory=dict)
+    #: How many topics were found to match, and are about to be joined.
+    joining: int = 0
+    #: Topics it wants and cannot be in now, and why not (:class:`tempos.control.Out`): it is tried again.
+    missing: dict[int, tuple[Topic, str]] = field(default_factory=dict)
+    #: Topics by when what it is to know of them changed last, the latest at the end.
+    news: dict[int, int] = field(default_factory=dict)
+    #: Those of them that it is out of: their names, and why.
+    gone: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        return self.holder.ip, self.holder.port
+
+    @property
+    def filters(self) -> Iterator[str]:
+        """What it asked for that is more than a name."""
+        return (each for each in self.wanted if is_filter(each))
+
+    def follows(self, name: str) -> bool:
+        """Whether it is to be a member of the topic of this name again, once there is one, by that name."""
+        wanted = self.wanted.get(name)
+        return wanted is not None and wanted.follows and not is_filter(name)
+
+    def wants(self, name: str) -> Wanted | None:
+        """How it wants to be a member of the topic of this name: as it asked first; None: it does not."""
+        by_name = self.wanted.get(name)
+        if by_name is not None:
+            return by_name
+        return next((self.wanted[each] for each in self.filters if matches(each, name)), None)
+
+    def changed(self, topic: int, version: int) -> None:
+        """There is something to be told of a topic."""
+        self.news.pop(topic, None)
+        self.news[topic] = version
+
+    def since(self, version: int) -> Iterator[tuple[int, int]]:
+        """What is to be told to who knows all up to ``version``: topics and their versions, oldest first."""
+        new: list[tuple[int, int]] = []
+        for topic in reversed(self.news):
+            if self.news[topic] <= version:
+                break
+            new.append((topic, self.news[topic]))
+        return reversed(new)
+
+    def heard(self, version: int) -> None:
+        """Everything up to ``version`` has been told: what it is out of is over with."""
+        for topic in [topic for topic in self.gone if self.news[topic] <= version]:
+            del self.gone[topic], self.news[topic]
+
+
 @dataclass(slots=True)
 class Membership:
-    """One member inside one group. ``expires`` and ``client`` are None for a static member."""
+    """One member inside one group; one without a lease is static."""
 
     member: Member
-    client: int | None = None
-    expires: float | None = None
+    lease: Lease | None = None
+
+    @property
+    def client(self) -> int | None:
+        return None if self.lease is None else self.lease.holder.client
+
+    @property
+    def expires(self) -> float | None:
+        return None if self.lease is None else self.lease.expires
 
     @property
     def holder(self) -> Holder:
-        return holder_of(self.member.ip, self.member.port, self.client)
+        return holder_of(self.member.ip, self.member.port, None) if self.lease is None else self.lease.holder
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from tempos_broker.addresses import is_local_address
 from tempos_broker.config.model import BrokerConfig, Origin, TopicConfig
 from tempos_broker.config.topics import read_topic
 from tempos_broker.lives.store import Store
-from tempos_broker.membership import check_static
+from tempos_broker.members.admission import check_static
 
 #: The kind under which the state has them, by name.
 MADE = "topic made at run time"

@@ -267,7 +267,7 @@ class TopicOrders:
             self._ledger.begin(topic.id, stamped=topic.framing is not Framing.RAW)
             self._routes.begin(topic)
             await self._slow.put(topic)
-            self._registry.begin(entry)
+            self._registry.begin(entry, time.monotonic())
 
     async def _let_out(self, topic: Topic, patience: float) -> list[Account]:
         """Take all members out once they have got what has come; waits for what they confirm of it."""

@@ -13,6 +13,7 @@ from tempos.cli import bodies
 from tempos.cli import options as opt
 from tempos.cli.progress import Progress
 from tempos.cli.words import between
+from tempos.names import is_filter
 
 #: Publishers of which `--stats` tells at most.
 PUBLISHERS_SHOWN = 10
@@ -29,19 +30,20 @@ examples:
   tempos sub -t temperature                     print bodies, until Ctrl-C
   tempos sub -b 10.0.1.1 -t temperature -g workers
                                                 share the events with the other members of a group
+  tempos sub -t 'plant/+/press/#'               every topic that matches, also those made later
   tempos sub -t temperature --json | jq .latency_s
   tempos sub -t temperature --count 1 --timeout 5
                                                 exit code 1 if no event comes for 5 seconds
   tempos sub -t temperature --json --stats 2>>losses.json
                                                 each event as JSON, and at the end the account of all
 
-Bodies are printed as text, msgpack as JSON, anything else in hex. With several topics each line begins
-with the topic's name. With --json each line is an object: topic, topic_id, encoding, body, publisher,
-sequence, delivery_sequence, epoch, sent_ns, received_ns, latency_s, missed. The sum of missed is what is
-missing: an event that comes late says -1. The account of --stats is told at the very end, when all that was
-on its way has come or is lost, with what each publisher lost on the way to the broker; with --json it is an
-object, too. After --count events it leaves; what had come beyond them is told, and is dropped in the broker's
-ledger.
+Bodies are printed as text, msgpack as JSON, anything else in hex. With several topics, or a filter, each line
+begins with the topic's name. Filters are MQTT's: + is any one level, # in the end any number of them. With
+--json each line is an object: topic, topic_id, encoding, body, publisher, sequence, delivery_sequence, epoch,
+sent_ns, received_ns, latency_s, missed. The sum of missed is what is missing: an event that comes late says
+-1. The account of --stats is told at the very end, when all that was on its way has come or is lost, with
+what each publisher lost on the way to the broker; with --json it is an object, too. After --count events it
+leaves; what had come beyond them is told, and is dropped in the broker's ledger.
 """
 
 
@@ -57,7 +59,12 @@ def register(subparsers: Subparsers) -> None:
     opt.add_broker(parser)
     opt.add_auth(parser)
     parser.add_argument(
-        "-t", "--topic", metavar="NAME", action="append", required=True, help="a topic; may be repeated"
+        "-t",
+        "--topic",
+        metavar="NAME",
+        action="append",
+        required=True,
+        help="a topic or a filter; may be repeated",
     )
     parser.add_argument("-g", "--group", metavar="GROUP", help="share the events with this group's members")
     parser.add_argument("--port", type=opt.port, default=0, help="UDP port to receive on (default: any)")
@@ -95,7 +102,10 @@ def run(options: argparse.Namespace) -> int:
             if not options.quiet:
                 topics = ", ".join(options.topic)
                 group = f" in group {options.group}" if options.group else ""
-                print(f"subscribed to {topics}{group} as {subscriber.member}", file=sys.stderr, flush=True)
+                now = f" ({len(subscriber.topics):,} topics now)" if _is_filtered(options) else ""
+                print(
+                    f"subscribed to {topics}{now}{group} as {subscriber.member}", file=sys.stderr, flush=True
+                )
             done = _print_events(subscriber, options, progress)
     finally:
         # Only now, when it has left, is it known what was late and what is lost.
@@ -122,7 +132,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print_events(subscriber: Subscriber, options: argparse.Namespace, progress: Progress | None) -> int:
-    show = _json_line if options.json else _line_with_topic if len(options.topic) > 1 else _line
+    many = len(options.topic) > 1 or _is_filtered(options)
+    show = _json_line if options.json else _line_with_topic if many else _line
     out = sys.stdout
     done = 0
     with contextlib.suppress(TimeoutError):
@@ -140,6 +151,10 @@ def _print_events(subscriber: Subscriber, options: argparse.Namespace, progress:
     if progress is not None:
         progress.finish(done)
     return done
+
+
+def _is_filtered(options: argparse.Namespace) -> bool:
+    return any(map(is_filter, options.topic))
 
 
 def _line(event: Event) -> str:

@@ -9,34 +9,41 @@ out. A shell calls, in this order and whenever it likes:
     next_event()                  until it gives None
 
 Rules: a request is repeated after ``control.RETRY_AFTER`` and fails with :class:`NoAnswer` after the
-last, each time signed anew where a key is given; heartbeats go as long as there is a membership, each
-with fresh counts in place of one that is still unanswered; a topic that the broker does not have this
-member in any more is asked for again, until it does; a drain is repeated, with new counts, until answered.
+last, each time signed anew where a key is given; heartbeats go as long as anything is subscribed to, each
+with fresh counts in place of one that is still unanswered, and ask what is new of the memberships; what the
+broker does not have this member in any more is asked for again, until it does; a drain is repeated, with
+new counts, until answered.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tempos import auth, control
 from tempos.errors import ControlRefused, NoAnswer, WireError
+from tempos.names import is_filter, matches
 from tempos.session.events import (
+    Accepted,
     Answered,
     BrokerBack,
     BrokerChanged,
     BrokerSilent,
     Failed,
     Forgotten,
+    InForce,
+    Joined,
+    Listed,
     RenewalFailed,
     SessionEvent,
     Subscribed,
+    failures_of,
     seconds_of,
-    topic_of,
-    whys_of,
 )
-from tempos.session.parts import Counts, Membership, NoCounts, Pending, Place
+from tempos.session.parts import Counts, NoCounts, Pending
+from tempos.session.roll import News, Roll
+from tempos.session.rows import in_requests
 
 #: Seconds between heartbeats are never fewer than this, whatever a broker asks for.
 MIN_HEARTBEAT = 0.02
@@ -44,6 +51,12 @@ MIN_HEARTBEAT = 0.02
 #: drains are over at once. How much longer than its patience one waits for the last answer.
 DRAIN_AGAIN, DRAIN_SOONER = 0.05, 0.01
 DRAIN_GRACE = 1.0
+#: Pages of counts that go ahead of one request of a drain.
+PAGES_AHEAD = 16
+#: Seconds between two questions for what is new, where that is awaited: at first, and at most.
+LOOK_SOON, LOOK_AGAIN = 0.01, 0.25
+#: Seconds at least between two such questions for the sake of datagrams that nobody knows.
+LOOK_APART = 0.05
 #: Signed requests of a drain whose answer may still be on its way.
 KEPT_NONCES = 32
 _U32 = 0xFFFFFFFF
@@ -75,7 +88,19 @@ class ControlSession:
         self._pending: dict[int, Pending] = {}
         self._outgoing: list[bytes] = []
         self._events: deque[SessionEvent] = deque()
-        self._memberships: dict[Membership, Place] = {}
+        #: What is subscribed to, names and filters, each with its group.
+        self._wanted: dict[str, str | None] = {}
+        self._roll = Roll()
+        #: Of what is wanted: that which is to be asked for again.
+        self._again: dict[str, None] = {}
+        #: Topics that were lost, by name, and have not come back.
+        self._lost: set[str] = set()
+        #: Requests to subscribe that were answered, and whose topics are not all in force yet.
+        self._joining: list[int] = []
+        self._look_at: float | None = None
+        self._look_after = LOOK_SOON
+        self._looked_at = -LOOK_APART
+        self._subscribed_at = 0.0
         self._instance: int | str | None = None
         self._lease = 10.0
         self._interval = 2.5
@@ -98,30 +123,54 @@ class ControlSession:
         """Begin a request of ``control.OPERATIONS``; returns its id, which the events name."""
         return self._begin(op, now, fields)
 
-    def subscribe(self, topic: str, group: str | None, now: float) -> int:
-        """Ask to become a member; the answer is a :class:`Subscribed`, and heartbeats begin with it."""
-        return self._subscribe(Membership(topic, group), now)
+    def subscribe(self, wanted: str | Sequence[str], group: str | None, now: float) -> int:
+        """Ask to become a member of topics by their names, and of all that match filters, now and later.
 
-    def unsubscribe(self, topic: str, now: float) -> int | None:
-        """Leave one topic; None if this is no member of it. What still arrives is told by heartbeats."""
-        for membership in self._memberships:
-            if membership.topic == topic:
-                del self._memberships[membership]
-                fields = {"topic": topic, "port": self._port, "group": membership.group}
-                return self._begin("unsubscribe", now, fields)
-        return None
+        As many as fit a request: :func:`tempos.session.rows.in_requests`. Each membership is told by a
+        :class:`Subscribed`, and when all that there are stand, :class:`Joined`; heartbeats begin.
+        """
+        return self._subscribe([wanted] if isinstance(wanted, str) else list(wanted), group, now)
+
+    def unsubscribe(self, wanted: str, now: float) -> int | None:
+        """Leave a topic, or what matches a filter, as it was subscribed to; None if it was not.
+
+        What is wanted otherwise, too, stays. What still arrives is told by heartbeats.
+        """
+        if wanted not in self._wanted:
+            return None
+        group = self._wanted.pop(wanted)
+        self._again.pop(wanted, None)
+        self._roll.drop([name for name in self._roll.names if not self._wants(name)])
+        return self._begin("unsubscribe", now, {"topic": wanted, "port": self._port, "group": group})
+
+    @property
+    def topics(self) -> list[str]:
+        """The topics that this is a member of, by name."""
+        return self._roll.names
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether there is anything to leave: a subscription, or an account that may not be told whole."""
+        return self._heartbeat_at is not None
+
+    def wants(self, name: str) -> bool:
+        """Whether this is subscribed to the topic of this name, by itself or by a filter."""
+        return self._wants(name)
+
+    def look(self, now: float) -> None:
+        """Find out soon what is new: something came of a topic of which this knows to be no member."""
+        if self._look_at is None:
+            self._look_at = max(now, self._looked_at + LOOK_APART)
 
     def goodbye(self, now: float) -> int:
         """Leave everything and tell the final counts. No heartbeat and no renewal follows."""
-        self._memberships.clear()
-        self._heartbeat_at = self._renew_at = None
-        self._pending.clear()
+        self._leave()
         # These counts are the last ones, and this may be the first that another life of the broker hears.
         self._counts.tell_again()
         *ahead, rest = self._counts.report()
         # Only one datagram can say goodbye; what does not fit beside it goes ahead.
         for page in ahead:
-            self._tell("heartbeat", now, page)
+            self._tell("heartbeat", now, page, {"since": ()})
         return self._tell("goodbye", now, rest)
 
     def drain(self, now: float, patience: float) -> int:
@@ -129,9 +178,7 @@ class ControlSession:
 
         ``patience``: seconds that the broker may wait for that. No heartbeat and no renewal follows.
         """
-        self._memberships.clear()
-        self._heartbeat_at = self._renew_at = None
-        self._pending.clear()
+        self._leave()
         self._counts.tell_again()
         fields = {"port": self._port, "received": [], "patience_ms": round(patience * 1000)}
         self._outgoing.clear()
@@ -143,14 +190,22 @@ class ControlSession:
         self._drain_again(request, pending, now)
         return request
 
+    def _leave(self) -> None:
+        self._wanted.clear()
+        self._again.clear()
+        self._roll.clear()
+        self._heartbeat_at = self._renew_at = self._look_at = None
+        self._pending.clear()
+
     def _drain_again(self, request: int, pending: Pending, now: float) -> None:
         pending.due = now + (DRAIN_SOONER if now - pending.started < DRAIN_AGAIN else DRAIN_AGAIN)
         pending.tries += 1
         patience = max(0, round((pending.until or now) - DRAIN_GRACE - pending.started, 3))
         *ahead, rest = self._counts.report()
-        # What does not fit beside the drain goes ahead; nobody waits for those answers.
-        for page in ahead:
-            self.forget(self._tell("heartbeat", now, page))
+        # What does not fit beside the drain goes ahead, some of it at a time: more once that was answered.
+        if not any(each.op == "heartbeat" for each in self._pending.values()):
+            for page in ahead[:PAGES_AHEAD]:
+                self._tell("heartbeat", now, page, {"since": ()})
         pending.told = rest
         pending.datagram = control.encode_request(
             "drain", request, self._client, port=self._port, **self._for_whom(), **rest,
@@ -215,7 +270,7 @@ class ControlSession:
     def get_timer(self) -> float | None:
         """When :meth:`handle_timer` wants to be called, or None."""
         times = [pending.due for pending in self._pending.values()]
-        times += [at for at in (self._heartbeat_at, self._renew_at) if at is not None]
+        times += [at for at in (self._heartbeat_at, self._renew_at, self._look_at) if at is not None]
         return min(times, default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -226,6 +281,8 @@ class ControlSession:
             self._renew(now)
         if self._heartbeat_at is not None and self._heartbeat_at <= now:
             self._heartbeat(now)
+        if self._look_at is not None and self._look_at <= now:
+            self._ask_for_more(now)
 
     def next_event(self) -> SessionEvent | None:
         return self._events.popleft() if self._events else None
@@ -237,19 +294,29 @@ class ControlSession:
         op: str,
         now: float,
         fields: Mapping[str, Any],
-        membership: Membership | None = None,
         told: Mapping[str, Any] | None = None,
+        *,
+        roomy: bool = False,
     ) -> int:
         self._next_id = request = (self._next_id + 1) & _U32
-        datagram = control.encode_request(op, request, self._client, **fields)
+        datagram = control.encode_request(op, request, self._client, roomy=roomy, **fields)
         due = now + control.RETRY_AFTER[0]
-        pending = Pending(op, datagram, now, due, membership=membership, told=told)
+        pending = Pending(op, datagram, now, due, told=told, since=fields.get("since") or ())
         self._pending[request] = pending
         self._put(pending)
         return request
 
-    def _tell(self, op: str, now: float, page: Mapping[str, Any]) -> int:
-        return self._begin(op, now, {"port": self._port, **self._for_whom(), **page}, told=page)
+    def _tell(
+        self,
+        op: str,
+        now: float,
+        page: Mapping[str, Any],
+        beside: Mapping[str, Any] | None = None,
+        *,
+        roomy: bool = False,
+    ) -> int:
+        fields = {"port": self._port, **self._for_whom(), **page, **(beside or {})}
+        return self._begin(op, now, fields, told=page, roomy=roomy)
 
     def _for_whom(self) -> dict[str, Any]:
         """Whose account counts are for: they may come to a broker that has begun anew and just let us in."""
@@ -278,40 +345,66 @@ class ControlSession:
         )
         self._on_no_answer(request, pending, error, now)
 
-    def _subscribe(self, membership: Membership, now: float) -> int:
-        fields = {"topic": membership.topic, "port": self._port, "group": membership.group}
-        return self._begin("subscribe", now, fields, membership)
+    def _wants(self, name: str) -> bool:
+        return name in self._wanted or any(matches(each, name) for each in self._wanted if is_filter(each))
+
+    def _subscribe(self, wanted: list[str], group: str | None, now: float, *, again: bool = False) -> int:
+        fields = {"topics": wanted, "port": self._port, "group": group, "since": self._roll.since}
+        request = self._begin("subscribe", now, fields, roomy=True)
+        pending = self._pending[request]
+        pending.wanted, pending.group, pending.again = tuple(wanted), group, again
+        return request
 
     def _renew(self, now: float) -> None:
         self._renew_at = None
-        asked = {pending.membership for pending in self._pending.values()}
-        for membership, place in self._memberships.items():
-            if place.lost and place.held_until <= now and membership not in asked:
-                self._subscribe(membership, now)
+        asked = {each for pending in self._pending.values() for each in pending.wanted}
+        groups: dict[str | None, list[str]] = {}
+        for each in self._again:
+            if each not in asked:
+                groups.setdefault(self._wanted[each], []).append(each)
+        for group, wanted in groups.items():
+            for some in in_requests(wanted):
+                self._subscribe(some, group, now, again=True)
 
-    def _lose(self, gone: Mapping[Membership, str], now: float) -> None:
-        """The broker does not have these memberships any more, and says why, if it can."""
-        new = {each: why for each, why in gone.items() if not self._memberships[each].lost}
-        for each, why in gone.items():
-            place = self._memberships[each]
-            place.lost = True
-            if why != control.Out.KEPT_OUT:
-                place.held_until = 0.0
-        if new:
-            self._events.append(Forgotten({each.topic: why for each, why in new.items()}))
-        if new or (gone and self._renew_at is None):
+    def _lose(self, gone: Mapping[str, str], now: float, words: Mapping[str, str] | None = None) -> None:
+        """The broker does not have this member in these topics, and says why, if it can."""
+        gone = {name: why for name, why in gone.items() if self._wants(name)}
+        if not gone:
+            return
+        self._events.append(Forgotten(gone, words or {}))
+        self._lost |= gone.keys()
+        # Of the others the broker knows that they are wanted, and makes us a member as soon as it can.
+        ask = [name for name, why in gone.items() if why not in _BROKERS_TURN]
+        self._ask_again(each for each in self._wanted if any(matches(each, name) for name in ask))
+        if ask:
             self._renew(now)
+
+    def _ask_again(self, wanted: Iterable[str]) -> None:
+        self._again.update(dict.fromkeys(wanted))
 
     def _heartbeat(self, now: float) -> None:
         self._heartbeat_at = now + self._interval
-        for request in [r for r, pending in self._pending.items() if pending.op == "heartbeat"]:
-            del self._pending[request]
+        self._drop_heartbeats()
+        first: dict[str, Any] = {"since": self._roll.since}
         for page in self._counts.report():
-            self._tell("heartbeat", now, page)
+            self._tell("heartbeat", now, page, first)
+            first = {"since": ()}
         silence = now - self._last_answer
         if silence > self._lease and not self._silent:
             self._silent = True
             self._events.append(BrokerSilent(silence))
+
+    def _drop_heartbeats(self, *, listing: bool = False) -> None:
+        """Newer ones take the place of those that are unanswered."""
+        for request, pending in list(self._pending.items()):
+            if pending.op == "heartbeat" and (pending.since or not listing):
+                del self._pending[request]
+
+    def _ask_for_more(self, now: float) -> None:
+        """Ask what is new, with room for much."""
+        self._look_at, self._looked_at = None, now
+        self._drop_heartbeats(listing=True)
+        self._tell("heartbeat", now, {"received": []}, {"since": self._roll.since}, roomy=True)
 
     # Answers
 
@@ -356,38 +449,69 @@ class ControlSession:
         if self._refused:
             self._refused = ""
             self._events.append(Answered(request, pending.op, fields))
-        listed = fields.get("epochs")
-        if not isinstance(listed, list):
-            # A broker that does not say of what this is a member.
-            return
-        asked = {each.topic for each in pending.told.get("topics", ())}
-        asked -= {row[0] for row in listed if isinstance(row, list) and row and type(row[0]) is int}
-        whys = whys_of(fields)
-        # Of what this has become a member since, nothing is said.
-        self._lose(
-            {each: whys.get(place.topic, "") for each, place in self._memberships.items()
-             if place.topic in asked and place.since < pending.started}, now,
-        )  # fmt: skip
+        if pending.since:
+            self._listed(self._roll.take(fields, pending.since), pending, None, now)
 
     def _on_subscribed(self, request: int, pending: Pending, fields: Mapping[str, Any], now: float) -> None:
-        membership = pending.membership
-        assert membership is not None
-        topic = topic_of(fields)
-        group, epoch = fields.get("group"), fields.get("epoch")
         lease, interval = seconds_of(fields, "lease_ms"), seconds_of(fields, "heartbeat_ms")
-        if not isinstance(group, str) or type(epoch) is not int:
-            raise WireError("subscribe: an answer without group and epoch")
-        self._see_instance(fields.get("instance"))
-        renewed = membership in self._memberships
-        self._memberships[membership] = Place(topic.id, now)
+        failures = failures_of(fields, len(pending.wanted))
+        clock = fields.get("clock")
+        instance = fields.get("instance")
+        if not isinstance(instance, (int, str)):
+            raise WireError("an answer without the broker's instance")
+        news = self._roll.take(fields, pending.since)
+        self._see_instance(instance)
         self._lease = lease
         self._interval = max(MIN_HEARTBEAT, interval)
-        if self._heartbeat_at is None or renewed:
+        self._subscribed_at = now
+        if self._heartbeat_at is None or pending.again:
             self._heartbeat_at = now + self._interval
-        clock = fields.get("clock")
-        self._events.append(
-            Subscribed(request, topic, group, epoch, renewed, clock if type(clock) is int else None)
-        )
+        for index, each in enumerate(pending.wanted):
+            if index not in failures:
+                self._wanted[each] = pending.group
+                self._again.pop(each, None)
+        if pending.again:
+            self._events.append(Accepted(tuple(each for each in pending.wanted if each not in self._again)))
+        for index, error in failures.items():
+            self._on_failed(request, pending, (pending.wanted[index],), error, now)
+        if not failures and not pending.again:
+            self._joining.append(request)
+            self._look_after = LOOK_SOON
+        self._listed(news, pending, clock if type(clock) is int else None, now, request)
+
+    def _listed(
+        self, news: News | None, pending: Pending, clock: int | None, now: float, request: int = 0
+    ) -> None:
+        """Take in what is new of the memberships, and ask on until nothing is left to be told."""
+        if news is None:
+            # Another page has come before; what is new since then is asked for.
+            if pending.wanted or self._joining:
+                self._look_at = now
+            return
+        for row in (*news.come, *news.stay):
+            if row in news.come or row.topic.name in self._lost:
+                renewed = row.topic.name in self._lost
+                self._lost.discard(row.topic.name)
+                self._events.append(
+                    Subscribed(request, row.topic, row.group, row.epoch, renewed, clock, row.members)
+                )
+            else:
+                self._events.append(InForce(row.topic.id, row.epoch, row.members))
+        self._lose(news.gone, now, news.words)
+        if not news.complete or news.gone:
+            # What this is out of it may be in again, once the broker knows that it was heard.
+            self._look_at = now
+        elif len(self._roll) > self._roll.count:
+            self._roll.begin_anew()
+            self._look_at = now
+        else:
+            self._events.append(Listed(pending.started))
+            if self._joining and len(self._roll) < self._roll.count:
+                self._look_at = now + self._look_after
+                self._look_after = min(2 * self._look_after, LOOK_AGAIN)
+            else:
+                joined, self._joining = self._joining, []
+                self._events.extend(Joined(each, len(self._roll)) for each in joined)
 
     def _see_instance(self, instance: object) -> None:
         if not isinstance(instance, (int, str)):
@@ -398,28 +522,49 @@ class ControlSession:
 
     def _on_refused(self, request: int, pending: Pending, error: ControlRefused, now: float) -> None:
         if pending.op == "heartbeat" and error.code == control.Code.UNKNOWN_MEMBER:
-            gone = {m: error.text for m, place in self._memberships.items() if place.since < pending.started}
-            self._lose(gone, now)
-        elif pending.membership in self._memberships:
-            # Whatever it was asked for again for, it is no member now.
-            place = self._memberships[pending.membership]
-            place.lost = True
-            if error.code == control.Code.KEPT_OUT:
-                # When that is over a heartbeat's answer says; with many topics asking would be a flood.
-                place.held_until = now + self._lease
-            self._events.append(RenewalFailed(pending.membership.topic, error))
-            self._renew_at = now + self._interval
+            if pending.started < self._subscribed_at:
+                # Of what this has become a member since, nothing is said.
+                return
+            gone = dict.fromkeys(self._roll.clear(), error.text)
+            self._ask_again(self._wanted)
+            self._lose({name: why for name, why in gone.items() if name not in self._lost}, now)
+            self._renew(now)
+        elif pending.op == "subscribe":
+            self._on_failed(request, pending, pending.wanted, error, now)
         elif pending.op != "heartbeat" or str(error) != self._refused:
             # A heartbeat comes again, and is refused again for the same reason.
             self._refused = str(error) if pending.op == "heartbeat" else self._refused
             self._events.append(Failed(request, pending.op, error))
 
-    def _on_no_answer(self, request: int, pending: Pending, error: NoAnswer, now: float) -> None:
-        if pending.membership in self._memberships:
-            self._events.append(RenewalFailed(pending.membership.topic, error))
-            self._renew_at = now
-        else:
+    def _on_failed(
+        self, request: int, pending: Pending, wanted: Sequence[str], error: ControlRefused, now: float
+    ) -> None:
+        """What was to be subscribed to is refused: at first that is told, later it is asked for again."""
+        if not pending.again:
             self._events.append(Failed(request, pending.op, error))
+            return
+        for each in wanted:
+            if each in self._wanted:
+                self._again[each] = None
+                self._events.append(RenewalFailed(each, error))
+        # Whom an operator keeps out would ask in vain for long.
+        later = now + (self._lease if error.code == control.Code.KEPT_OUT else self._interval)
+        self._renew_at = later if self._renew_at is None else min(self._renew_at, later)
+
+    def _on_no_answer(self, request: int, pending: Pending, error: NoAnswer, now: float) -> None:
+        if pending.again:
+            self._events.extend(RenewalFailed(each, error) for each in pending.wanted if each in self._wanted)
+            self._renew_at = now
+            return
+        if pending.op == "heartbeat" and self._joining:
+            joining, self._joining = self._joining, []
+            self._events.extend(Failed(each, "subscribe", error) for each in joining)
+        self._events.append(Failed(request, pending.op, error))
 
 
+#: Why one is out of a topic where the broker makes it a member again by itself.
+_BROKERS_TURN = frozenset(
+    {control.Out.KEPT_OUT, control.Out.LIMIT, control.Out.RELOAD, control.Out.REMOVED, control.Out.ELSEWHERE,
+     control.Out.RIGHT}
+)  # fmt: skip
 _ON_OK = {"subscribe": ControlSession._on_subscribed, "heartbeat": ControlSession._on_heartbeat}

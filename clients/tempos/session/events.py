@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tempos._rows import is_topic
@@ -31,7 +31,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """The endpoint is a member. ``renewed``: again, because the broker did not have it any more."""
+    """The endpoint is a member of a topic. ``renewed``: again, because the broker did not have it any more.
+
+    ``request``: the one that was answered by it, or 0. ``members``: of the group, in this epoch.
+    """
 
     request: int
     topic: Topic
@@ -40,11 +43,46 @@ class Subscribed:
     renewed: bool
     #: The broker's clock when it said so; None where it does not tell.
     clock: int | None = None
+    members: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """A topic that this is a member of, by its id, has another epoch."""
+
+    topic: int
+    epoch: int
+    members: int
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """All that a request subscribes to and that there is now is in force; ``topics`` in all."""
+
+    request: int
+    topics: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What was asked for again, names and filters, the broker has taken."""
+
+    wanted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Everything is told of what this was a member of when it was ``asked``."""
+
+    asked: float
 
 
 @dataclass(frozen=True, slots=True)
 class RenewalFailed:
-    """A broker that does not have this member any more does not take it back; it will be asked again."""
+    """A broker that does not have this member any more does not take it back; it will be asked again.
+
+    ``topic``: as it was subscribed to, by name or filter.
+    """
 
     topic: str
     error: ControlRefused | NoAnswer
@@ -73,16 +111,29 @@ class BrokerBack:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """The broker does not have this member in these topics any more; it is being subscribed again.
+    """The broker does not have this member in these topics; it will be a member again as soon as it can.
 
     ``topics``: name -> why, in the broker's words or as :class:`control.Out`; "" where it does not say.
+    ``words``: the same in words, where there is more to say.
     """
 
     topics: Mapping[str, str]
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 SessionEvent = (
-    Answered | Failed | Subscribed | RenewalFailed | BrokerChanged | BrokerSilent | BrokerBack | Forgotten
+    Answered
+    | Failed
+    | Subscribed
+    | InForce
+    | Joined
+    | Accepted
+    | Listed
+    | RenewalFailed
+    | BrokerChanged
+    | BrokerSilent
+    | BrokerBack
+    | Forgotten
 )
 
 
@@ -114,11 +165,16 @@ def seconds_of(fields: Mapping[str, Any], name: str) -> float:
     return value / 1000
 
 
-def whys_of(fields: Mapping[str, Any]) -> dict[int, str]:
-    """Why a member is out of topics, by their ids, as far as an answer says it."""
-    told = fields.get("out")
-    return {
-        row[0]: row[1]
-        for row in (told if isinstance(told, list) else ())
-        if isinstance(row, list) and len(row) == 2 and type(row[0]) is int and isinstance(row[1], str)
-    }
+def failures_of(fields: Mapping[str, Any], asked: int) -> dict[int, ControlRefused]:
+    """What of so many names and filters was refused, by its place; raises :class:`WireError` for nonsense."""
+    told = fields.get("failed", [])
+    failures: dict[int, ControlRefused] = {}
+    for row in told if isinstance(told, list) else (None,):
+        if not isinstance(row, list) or len(row) not in (2, 4) or type(row[0]) is not int:
+            raise WireError("subscribe: an answer whose failures are none")
+        index, *words = row
+        if not 0 <= index < asked or not all(isinstance(word, str) for word in words):
+            raise WireError("subscribe: an answer with failures of nothing that was asked")
+        code, text, hint = words if len(words) == 3 else (*words, "", "")
+        failures[index] = ControlRefused(code, text or code, hint)
+    return failures

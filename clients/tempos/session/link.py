@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from tempos import _sockets
 from tempos.errors import LocalError
 from tempos.session.core import ControlSession
-from tempos.session.events import Answered, Failed, SessionEvent, Subscribed
+from tempos.session.events import Answered, Failed, Joined, SessionEvent
+from tempos.session.rows import in_requests
 
-_T = TypeVar("_T", Answered, Subscribed)
+_T = TypeVar("_T", Answered, Joined)
 
 
 class ControlLink(asyncio.DatagramProtocol):
@@ -40,13 +41,36 @@ class ControlLink(asyncio.DatagramProtocol):
         """Ask and wait; raises :class:`ControlRefused` or :class:`NoAnswer`."""
         return await self._wait(self._session.ask(op, self._loop.time(), **fields), Answered)
 
-    async def subscribe(self, topic: str, group: str | None) -> Subscribed:
-        """Become a member and stay one; raises as :meth:`ask`."""
-        return await self._wait(self._session.subscribe(topic, group, self._loop.time()), Subscribed)
+    async def subscribe(self, wanted: str | Sequence[str], group: str | None) -> None:
+        """Become a member of topics by name, and of what matches filters; raises as :meth:`ask`.
 
-    async def unsubscribe(self, topic: str) -> Answered | None:
-        """Leave one topic; None if this is no member of it. Raises as :meth:`ask`."""
-        request = self._session.unsubscribe(topic, self._loop.time())
+        When it returns, all that there are now are in force.
+        """
+        for some in in_requests([wanted] if isinstance(wanted, str) else wanted):
+            await self._wait(self._session.subscribe(some, group, self._loop.time()), Joined)
+
+    def look(self) -> None:
+        """Find out soon of what this is a member."""
+        self._session.look(self._loop.time())
+        self._pump()
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics that this is a member of, by name."""
+        return tuple(self._session.topics)
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether there is anything to leave."""
+        return self._session.is_subscribed
+
+    def wants(self, name: str) -> bool:
+        """Whether this is subscribed to the topic of this name, by itself or by a filter."""
+        return self._session.wants(name)
+
+    async def unsubscribe(self, wanted: str) -> Answered | None:
+        """Leave what was subscribed to by this name or filter; None if it was not. Raises as :meth:`ask`."""
+        request = self._session.unsubscribe(wanted, self._loop.time())
         return None if request is None else await self._wait(request, Answered)
 
     async def goodbye(self) -> Answered:
@@ -120,10 +144,9 @@ class ControlLink(asyncio.DatagramProtocol):
         self._timer = None if at is None else self._loop.call_at(at, self._on_timer)
 
     def _dispatch(self, event: SessionEvent) -> None:
-        request = event.request if isinstance(event, (Answered, Failed, Subscribed)) else None
+        request = event.request if isinstance(event, (Answered, Failed, Joined)) else None
         future = self._waiting.get(request) if request is not None else None
-        # The owner learns of a membership before anyone who waits for it runs.
-        if future is None or isinstance(event, Subscribed):
+        if future is None:
             self._on_event(event)
         if future is None or future.done():
             return

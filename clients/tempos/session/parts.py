@@ -1,4 +1,4 @@
-"""What a control session is made of: where its counts come from, requests on their way, memberships."""
+"""What a control session is made of: where its counts come from, requests on their way."""
 
 from __future__ import annotations
 
@@ -45,7 +45,12 @@ class Pending:
     started: float
     due: float
     tries: int = 1
-    membership: Membership | None = None
+    #: Of a request to subscribe: to what, in which group, and whether it is asked for again.
+    wanted: tuple[str, ...] = ()
+    group: str | None = None
+    again: bool = False
+    #: From which version on memberships are to be listed; (): they are not.
+    since: Sequence[int] = ()
     #: The page of counts in it.
     told: Mapping[str, Any] | None = None
     #: Of the signed datagrams sent so far; an answer carries one of them.
@@ -55,24 +60,3 @@ class Pending:
     last_word: str = ""
     #: Of a drain: until when it is asked again and again.
     until: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """What to ask for to become this member again."""
-
-    topic: str
-    group: str | None
-
-
-@dataclass(slots=True)
-class Place:
-    """A membership as the broker has it: the topic's id, when it was told, and whether it has it no more.
-
-    ``held_until``: an operator keeps this out, so before that it is of little use to ask.
-    """
-
-    topic: int
-    since: float
-    lost: bool = False
-    held_until: float = 0.0

@@ -1,0 +1,100 @@
+"""What a member is told of its memberships: what is new since the version that it knows, page by page.
+
+An answer has as many rows as there is room for, the oldest news first, so that whoever names the version up
+to which it was told gets the next ones, and in the end all. Where the life of the broker is another one, all
+is new. ``count``, of how many topics it is a member in all, lets a member find out that it believes too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tempos.control import Out, encode_ok, packb
+from tempos.session.rows import about
+from tempos_broker.account.accounts import Holder
+from tempos_broker.account.ledger import Ledger
+from tempos_broker.control.decisions import Way
+from tempos_broker.members.departures import Place
+from tempos_broker.members.known import Lease
+from tempos_broker.membership import Registry
+
+#: Bytes of a field that is added: its name, and the head of a list or a number of any size.
+_FIELD = 12
+
+
+class Listing:
+    """Of one broker. ``epoch`` tells the epoch in force of a topic."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        ledger: Ledger,
+        epoch: Callable[[int], int],
+        life: int,
+        now: Callable[[], float],
+    ) -> None:
+        self._registry = registry
+        self._ledger = ledger
+        self._epoch = epoch
+        self._life = life
+        self._now = now
+
+    def fields(
+        self, way: Way, holder: Holder, since: Sequence[int], fields: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The fields of an answer, and what is to be told beside them in the room that there is."""
+        lease = self._registry.lease_of(holder)
+        base = version = since[1] if since[0] == self._life else 0
+        group: str | None = fields.get("group")
+        room = way.room - len(encode_ok(way.request_id, **fields)) - 7 * _FIELD
+        rows: list[tuple[Any, ...]] = []
+        gone: list[tuple[Any, ...]] = []
+        more = False
+        for topic, at in lease.since(base) if lease is not None else ():
+            known = self._registry.numbered(topic)
+            state = lease.topics.get(topic) if lease is not None else None
+            if lease is not None and topic in lease.gone:
+                name, why = lease.gone[topic]
+                out = (topic, name, *self._why(lease, name, why))
+                room -= len(packb(out))
+                if room >= 0:
+                    gone.append(out)
+            elif known is not None and state is not None:
+                if group is None:
+                    group = state.name
+                    room -= len(packb(group))
+                epoch = self._epoch(topic)
+                members = self._ledger.members(topic, epoch, holder)
+                row: tuple[Any, ...] = (topic, known.name, about(known), epoch, members)
+                row = row if state.name == group else (*row, state.name)
+                room -= len(packb(row))
+                if room >= 0:
+                    rows.append(row)
+            if room < 0:
+                more = True
+                break
+            version = at
+        told: dict[str, Any] = {
+            **fields,
+            "base": base,
+            "version": version if more else max(version, self._registry.holdings.news),
+            "count": len(lease.topics) + lease.joining if lease is not None else 0,
+            "more": more,
+        }
+        if group is not None:
+            told["group"] = group
+        if rows:
+            told["rows"] = rows
+        if gone:
+            told["gone"] = gone
+        return told
+
+    def _why(self, lease: Lease, name: str, why: str) -> tuple[str, ...]:
+        """Why a lease is out of a topic; for how long, where an operator keeps it out."""
+        wanted = lease.wants(name)
+        if why not in (Out.OPERATOR, Out.KEPT_OUT) or wanted is None:
+            return (why,)
+        place = Place(name, wanted.group, *lease.endpoint)
+        kept = self._registry.departures.kept_out(place, self._now())
+        return (why,) if kept is None else (Out.KEPT_OUT, f"an operator keeps {place} {kept.when}")

@@ -1,0 +1,54 @@
+"""What leases want, names and filters, as the state has it: a thing for each holder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tempos.names import filter_fault
+from tempos_broker.account.accounts import Holder
+from tempos_broker.lives.checks import address_of, listed, name_of, port_of, whole
+from tempos_broker.lives.memory import UNREADABLE
+from tempos_broker.members.known import Wanted
+
+#: The kind under which the state has them.
+WANTED = "wanted"
+
+
+def as_thing(holder: Holder, wanted: Mapping[str, Wanted]) -> tuple[str, list[list[Any]] | None]:
+    """A key, and a JSON value; None where nothing is wanted that is to be known in the next life."""
+    rows = [[each, how.group, how.source, how.client] for each, how in wanted.items() if how.follows]
+    return f"{holder.ip}:{holder.port} {holder.client}", rows or None
+
+
+def wants_in(things: Mapping[str, Any]) -> Iterator[tuple[Holder, dict[str, Wanted]]]:
+    """The same again. Nonsense is left out."""
+    for key, rows in things.items():
+        try:
+            endpoint, client = key.split(" ")
+            ip, port = endpoint.split(":")
+            holder = Holder(address_of(ip), port_of(int(port)), whole(int(client)))
+            found = {_wanted(row[0]): _how(*row[1:]) for row in map(listed, listed(rows))}
+        except UNREADABLE:
+            continue
+        yield holder, found
+
+
+def left_of(lease: float, alive: float) -> float:
+    """Seconds that are left of leases that were renewed as long as the former life lived."""
+    return lease - max(0.0, time.time() - alive)
+
+
+def _wanted(value: Any) -> str:
+    if filter_fault(value) is not None:
+        raise ValueError(f"{value!r} is no filter")
+    return str(value)
+
+
+def _how(group: Any, source: Any, client: Any) -> Wanted:
+    return Wanted(
+        name_of(group),
+        None if source is None else address_of(source),
+        None if client is None else name_of(client),
+    )

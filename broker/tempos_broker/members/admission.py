@@ -1,0 +1,93 @@
+"""Who may become a member where: the endpoint, the name of the group, the room that there is."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping
+
+from tempos import ConfigError, TemposError, Topic
+from tempos.control import Code
+from tempos_broker.config.model import OWN_GROUP, Limits, TopicConfig
+from tempos_broker.members.known import GroupState, Wanted, own_group
+
+#: Topics that are named to who asks for one that is not there.
+KNOWN_NAMED = 8
+
+
+class Refused(TemposError):
+    """A membership operation that cannot be done; carries the parts of an error reply."""
+
+    def __init__(self, code: str, text: str, hint: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.hint = hint
+
+
+def unknown_topic(name: str, known: Iterable[str]) -> Refused:
+    """There is no topic of this name; ``known``: those that there are, of which the first are named."""
+    words = ", ".join(heapq.nsmallest(KNOWN_NAMED, known)) or "none"
+    return Refused(Code.UNKNOWN_TOPIC, f"no topic is named {name!r}", f"known: {words}")
+
+
+def check_static(entry: TopicConfig, data_port: int, is_local: Callable[[str], bool]) -> None:
+    """Raise :class:`ConfigError` if a static member is the broker's own data socket."""
+    for static in entry.members:
+        if static.port == data_port and is_local(static.ip):
+            raise ConfigError(
+                [f"topic {entry.topic.name!r}: member {static.ip}:{static.port} is the broker's own "
+                 "data socket; events would go round for ever: take it out"]
+            )  # fmt: skip
+
+
+class Admission:
+    """Raises :class:`Refused`. ``is_local``: whether an address is this node's own."""
+
+    def __init__(self, limits: Limits, data_port: int, is_local: Callable[[str], bool]) -> None:
+        self.limits = limits
+        self._data_port = data_port
+        self._is_local = is_local
+
+    def is_own(self, endpoint: tuple[str, int]) -> bool:
+        """Whether this is the broker's own data socket: events would go round for ever."""
+        return endpoint[1] == self._data_port and self._is_local(endpoint[0])
+
+    def check_static(self, entry: TopicConfig) -> None:
+        """See :func:`check_static`."""
+        check_static(entry, self._data_port, self._is_local)
+
+    def check_endpoint(self, endpoint: tuple[str, int]) -> None:
+        if self.is_own(endpoint):
+            raise Refused(
+                Code.NOT_ALLOWED, "that endpoint is the broker's own data socket", "use another port"
+            )
+
+    def how(self, group: str | None, endpoint: tuple[str, int], asked: str | None, who: str | None) -> Wanted:
+        """How somebody wants to be a member, by what it asked."""
+        own = own_group(*endpoint)
+        if group is not None and group.startswith(OWN_GROUP):
+            raise Refused(
+                Code.BAD_REQUEST, f"group names beginning with {OWN_GROUP} are the broker's", "take another"
+            )
+        return Wanted(group or own, asked, who)
+
+    def has_room(self, groups: Mapping[str, GroupState], group: str) -> bool:
+        """Whether there is room for one more in a group of a topic, or for the group."""
+        known = groups.get(group)
+        if known is not None:
+            return len(known.members) < self.limits.members_per_group
+        return len(groups) < self.limits.groups_per_topic
+
+    def check_room(self, topic: Topic, groups: Mapping[str, GroupState], group: str) -> None:
+        if self.has_room(groups, group):
+            return
+        if group in groups:
+            raise Refused(
+                Code.LIMIT,
+                f"group {group!r} of {topic.name!r} has {self.limits.members_per_group} members already",
+                "raise limits.members_per_group",
+            )
+        raise Refused(
+            Code.LIMIT,
+            f"topic {topic.name!r} has {len(groups)} groups already",
+            "raise limits.groups_per_topic, or join one of them",
+        )

@@ -1,0 +1,88 @@
+"""The topics with their groups and members as they are now: what is asked of it without changing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from tempos import Group, Member, Topic
+from tempos_broker.account.accounts import Holder
+from tempos_broker.members.admission import unknown_topic
+from tempos_broker.members.known import GroupState, member_of
+
+
+class Table:
+    """``source_of`` gives the address that events to a member leave from, by its IP and the one it asked."""
+
+    def __init__(self, source_of: Callable[[str, str | None], str | None]) -> None:
+        self._source_of = source_of
+        self._by_name: dict[str, Topic] = {}
+        self._by_id: dict[int, Topic] = {}
+        self._groups: dict[int, dict[str, GroupState]] = {}
+        #: Grow by one with each change of what makes a topic's route.
+        self._versions: dict[int, int] = {}
+
+    def touch(self, topic: int) -> None:
+        """Something else than the members makes the topic's route another one."""
+        self._versions[topic] += 1
+
+    @property
+    def topics(self) -> Iterable[Topic]:
+        return self._by_name.values()
+
+    def topic(self, name: str) -> Topic:
+        """The topic of this name; raises :class:`Refused`."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise unknown_topic(name, self._by_name) from None
+
+    def numbered(self, topic: int) -> Topic | None:
+        """The topic of this id, if there is one."""
+        return self._by_id.get(topic)
+
+    def still_has(self, topic: Topic) -> bool:
+        """Whether a topic that was looked up before is still there: not gone, nor another one by now."""
+        known = self._by_name.get(topic.name)
+        return known is not None and (known.id, known.framing) == (topic.id, topic.framing)
+
+    # --- what holds of a topic --------------------------------------------------------------
+
+    def groups(self, topic: int) -> tuple[Group, ...]:
+        """The groups of a topic as a route takes them: only those with members, each with its source.
+
+        Of a member that asked no address that depends on the network, and may be another one next time.
+        """
+        chosen: dict[tuple[str, str | None], str | None] = {}
+
+        def sourced(member: Member) -> Member:
+            key = member.ip, member.source
+            if key not in chosen:
+                chosen[key] = self._source_of(*key)
+            return member_of(member.ip, member.port, member.mac, chosen[key])
+
+        return tuple(
+            Group(state.name, tuple(sourced(m.member) for m in state.members.values()))
+            for state in self._groups[topic].values()
+        )
+
+    def version(self, topic: int) -> int:
+        """Grows by one at each change of the topic's members."""
+        return self._versions[topic]
+
+    def states(self, topic: int) -> Iterable[GroupState]:
+        """The groups of a topic with all that is known of their members."""
+        return self._groups[topic].values()
+
+    def holders(self, topic: int) -> list[tuple[str, list[Holder]]]:
+        """The groups of a topic as the ledger takes them."""
+        return [
+            (state.name, [membership.holder for membership in state.members.values()])
+            for state in self._groups[topic].values()
+        ]
+
+    def member_count(self, topic: int) -> int:
+        return sum(len(state.members) for state in self._groups[topic].values())
+
+    def _state_of(self, topic: int, endpoint: tuple[str, int]) -> GroupState | None:
+        """The group of a topic that an endpoint is in."""
+        return next((state for state in self._groups[topic].values() if endpoint in state.members), None)
