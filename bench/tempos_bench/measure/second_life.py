@@ -72,7 +72,8 @@ class Life:
     def text(self, name: str, topology: Topology, folder: str) -> str:
         """As the file that a broker reads."""
         interfaces = topology.broker.interfaces[-1:] if self.one_interface else topology.broker.interfaces
-        state = self.state if self.state == "off" else f"{folder}/{self.state}"
+        # A file that is named belongs to whoever had it: nobody gives it to another user.
+        state = self.state if self.state == "off" else f"{folder}/{self.user or 'root'}-{self.state}"
         tables: list[tuple[str, dict[str, object]]] = [
             ("[broker]", {
                 "name": name, "listen": list(topology.broker.addresses), "api": f"127.0.0.1:{self.api}",
