@@ -75,6 +75,9 @@ class Hosts:
 _STAYS = {
     "lives": "it fills a disk and takes ports, which is only done on this machine",
     "loop-free": "it gives a node many addresses, which is only done on this machine",
+    "soak": "it looks into the broker's process and kernel all the time, which is only done on this machine",
+    "topic-churn": "it looks into the broker's process and kernel, which is only done on this machine",
+    "topics-scale": "it looks into the broker's process and kernel, which is only done on this machine",
 }
 
 
