@@ -9,6 +9,7 @@ import pytest
 from support.privileges import require_kernel, require_netns
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
+from tempos.wire import encode_raw
 from tempos_bench.measure.broker import Broker, TopicStatus
 from tempos_bench.nodes.topology import SHAPES, Topology, build
 from tempos_bench.suite.blast import measure
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.netns
 
 LIMIT = 20.0
 TOPIC = Topic(id=7, name="events")
+PLAIN = Topic(id=9, name="plain", framing=Framing.RAW)
 RAW = Topic(id=900, name="plain", framing=Framing.RAW)
 #: Fast path mode -> the path that must carry the events.
 MODES = {"off": Path.SLOW, "generic": Path.FAST, "native": Path.FAST}
@@ -102,24 +104,25 @@ def _bare_socket(topology: Topology, at: str) -> socket.socket:
     return node.call(work)
 
 
-def test_a_bare_socket_with_topic_byte_and_payload_is_served(mode: str) -> None:
+@pytest.mark.parametrize("topic", [PLAIN, RAW], ids=["narrow", "wide"])
+def test_a_bare_socket_with_topic_id_and_payload_is_served(mode: str, topic: Topic) -> None:
     payloads = [b"", b"x", b"temperature=21.5", bytes(range(256)), b"\xff" * 1400]
     with build("straight") as topology:
         member = Member(topology.subscriber.address, DATA_PORT)
-        topics = {RAW: (Group("bare", (member,)),)}
+        topics = {topic: (Group("bare", (member,)),)}
         with (
             Broker(topology.broker, topics, mode=mode) as broker,
             _bare_socket(topology, "publisher") as sender,
             _bare_socket(topology, "subscriber") as receiver,
         ):
-            broker.wait_path(RAW.name, MODES[mode])
+            broker.wait_path(topic.name, MODES[mode])
             for payload in payloads:
-                datagram = bytes((RAW.id,)) + payload
+                datagram = encode_raw(topic.id, payload)
                 sender.sendto(datagram, (topology.broker.address, DATA_PORT))
                 got, source = receiver.recvfrom(2000)
                 assert got == datagram
                 assert source == (topology.facing_subscriber, DATA_PORT)
-            status = broker.wait_received(RAW.name, len(payloads))
+            status = broker.wait_received(topic.name, len(payloads))
 
     assert carried(status, mode) == status.received == len(payloads)
 
