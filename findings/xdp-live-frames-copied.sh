@@ -1,7 +1,7 @@
 #!/bin/sh
 # Live frames of BPF_PROG_TEST_RUN that XDP copies to several devices arrive with the wrong bytes in every copy.
 #
-# Versions    Linux 6.1.192 (Debian 12: linux-image-6.1.0-56-amd64 6.1.192-2); not 6.12.117, not 6.18. The running
+# Versions    Linux 6.1.192 (Debian 12: linux-image-6.1.0-56-amd64 6.1.192-2); not 6.18. The running
 #             kernel is tried, so this is to be run on that one, in a virtual machine for instance. iproute2 6.1.0-3,
 #             python3 3.11. Needs root, for a network namespace of its own; nothing outside is touched.
 # Expected    A program that redirects to a devmap with BPF_F_BROADCAST sends the same bytes to each of its devices:
