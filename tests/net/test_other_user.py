@@ -110,7 +110,7 @@ def test_a_configuration_for_its_owners_eyes_is_reloaded_and_no_other_folder_is_
     fresh.rename(file)
     process = life.process
     process.send(signal.SIGHUP)
-    assert process.wait_line("reload") == "reload: topic plain (2) removed"
+    assert process.wait_line("reload") == "reload: topic plain (300) removed"
     # The process that reads ends with its broker.
     (reader,) = descendants(process.pid)
     process.kill()

@@ -261,6 +261,7 @@ def test_what_a_worker_is_told_comes_out_as_it_went_in() -> None:
         QualityConfig(worker_sq=True, cpus_sq=(1,)),
         Limits(batch=32),
         topics,
+        {1: 1, 2: 2, 300: 256},
         (Route(topics[0], 300, groups),),
     )
     frames = Frames()

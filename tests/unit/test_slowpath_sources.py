@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempos import Framing, Reason, Route, Topic
-from tempos.wire import check_payload
+from tempos.wire import WIDE, check_payload, topic_in
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath.core import SlowPath
@@ -55,7 +55,7 @@ def expected(topics: dict[int, Topic], filter_: Sources, payload: bytes, ip: str
         return Reason.CUT_SHORT
     reason = check_payload(payload, topics[topic].framing if topic in topics else Framing.RAW)
     if reason is Reason.FORWARDED and topic not in topics:
-        return Reason.RESERVED_TOPIC if topic in (0, 255) else Reason.UNKNOWN_TOPIC
+        return Reason.RESERVED_TOPIC if topic_in(payload) in (0, WIDE) else Reason.UNKNOWN_TOPIC
     return reason
 
 
