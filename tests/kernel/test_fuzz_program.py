@@ -113,7 +113,8 @@ def test_a_passed_packet_is_untouched_and_a_forwarded_one_is_sound(rig: Rig) -> 
         header = sum(int.from_bytes(out[at : at + 2], "big") for at in range(14, 34, 2))
         assert header % 0xFFFF == 0, f"seed {seed}: IPv4 checksum of {Ether(out)!r}"
         assert int.from_bytes(out[36:38], "big") in ports, f"seed {seed}"
-    assert forwarded > COUNT // 1000
+    # Of a third of the frames the topics are wide ones, which have no route here.
+    assert forwarded > COUNT // 2000
 
 
 def wide_payload(random_: random.Random) -> bytes:

@@ -48,15 +48,17 @@ def test_moves_between_the_paths_and_kills_of_the_worker_leave_an_exact_account(
         )  # fmt: skip
         broker.wait_received(STRICT.name, 1)
         kills = 0
-        for number in range(moves):
+        number = 0
+        # A worker that was killed is there again after a while, however quick the moves are.
+        while number < moves or kills < 2:
             policy = ("slow", "fast")[number % 2]
             broker.ask("POST", "/v1/topics/events/path", {"policy": policy})
             worker = worker_of(broker)
-            if number % 10 == 0 and worker["state"] == "serving":
+            if policy == "slow" and number >= 10 * kills and worker["state"] == "serving":
                 # While the slow path serves.
                 os.kill(int(str(worker["pid"])), signal.SIGKILL)
                 kills += 1
-        assert kills > 1
+            number += 1
         broker.wait_received(STRICT.name, broker.topic(STRICT.name).received + 2000)
         publisher.terminate()
         sent = publisher.result(LIMIT)

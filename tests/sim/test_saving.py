@@ -86,7 +86,7 @@ async def test_only_what_has_changed_is_written(
             client.ask("subscribe", topic="topic-5", group="h", port=client.port)
             await client.answer()
             assert set(await written.rounds()) <= {5}
-            # The first change of a topic in a life writes it whole, for so far nothing of it was kept in mind.
+            # The first change of a topic in a life writes it whole: nothing of it was kept in mind.
             assert written.exported - before == 2
             before = written.exported
             client.ask("unsubscribe", topic="topic-5", group="h", port=client.port)

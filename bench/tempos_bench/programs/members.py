@@ -30,14 +30,12 @@ from tempos.session.events import Answered, Failed, Subscribed
 from tempos_bench.compiled import traffic
 from tempos_bench.programs.rehearsal import Asked
 
-#: Seconds between two questions of a member that drains, each with fresh counts.
-_ASK_EVERY = 0.05
 #: Seconds that the socket of a member that left stays open: whatever still comes must not have.
 _LINGER = 0.5
 #: Seconds without a datagram after which the rest is lost.
 _IDLE = 2.0
-#: How long the broker may wait for a member that drains: on a busy machine it hears late what came.
-_PATIENCE_MS = 30_000
+#: Seconds that the broker may wait for a member that drains: on a busy machine it hears late what came.
+_PATIENCE = 30.0
 #: Members that stay whatever happens, so that there always is somebody to deliver to.
 _ALWAYS = 2
 
@@ -86,9 +84,7 @@ class BenchMember:
             port=port,
             counts=self,
         )
-        self._port = port
         self._asked: int | None = None
-        self._ask_at = 0.0
         self._gone_at = 0.0
         self._session.subscribe(args.topic, args.group, time.monotonic())
 
@@ -124,8 +120,7 @@ class BenchMember:
 
     def drain(self, now: float) -> None:
         self.state = State.DRAINING
-        self.tell_again()
-        self._ask_to_drain(now)
+        self._asked = self._session.drain(now, _PATIENCE)
 
     def readable(self) -> None:
         came = self._collector.take()
@@ -141,8 +136,6 @@ class BenchMember:
             pass
         while (event := self._session.next_event()) is not None:
             self._happened(event, now)
-        if self.state is State.DRAINING and now >= self._ask_at:
-            self._ask_to_drain(now)
         if self.state is State.GONE and now >= self._gone_at:
             self._end()
             return
@@ -175,13 +168,6 @@ class BenchMember:
     def _leave_for_good(self, now: float) -> None:
         self.state = State.GONE
         self._gone_at = now + _LINGER
-
-    def _ask_to_drain(self, now: float) -> None:
-        if self._asked is not None:
-            self._session.forget(self._asked)
-        told = {"received": self._news(), "patience_ms": _PATIENCE_MS}
-        self._asked = self._session.ask("drain", now, port=self._port, **told)
-        self._ask_at = now + _ASK_EVERY
 
     def _end(self) -> None:
         self.readable()
