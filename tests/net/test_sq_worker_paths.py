@@ -17,7 +17,7 @@ from tempos_bench.nodes.topology import build
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 LIMIT = 60.0
-STRICT = Topic(id=40_007, name="events", quality=Quality.SQ)
+STRICT = Topic(id=7, name="events", quality=Quality.SQ)
 
 
 def worker_of(broker: Broker) -> dict[str, object]:
