@@ -38,7 +38,10 @@ ABI_HEADERS = Path("fastpath", "bpf")
 _SHARED = "bpf"
 #: Programs that `make` calls, and the extras that it installs.
 _PROGRAMS = ("tempos", "pytest", "ruff", "mypy")
-_EXTRAS = ("broker", "fastpath", "bench")
+_EXTRAS = (
+    "broker", "fastpath", "bench", "controller", "invoker", "invoker-wasm", "trigger", "trigger-mqtt",
+    "trigger-nats", "trigger-timer", "trigger-file", "trigger-opcua", "trigger-modbus",
+)  # fmt: skip
 #: Reasons that are told one by one.
 _TOLD = 3
 _LIBBPF_HEADER = Path("/usr/include/bpf/libbpf.h")

@@ -183,7 +183,7 @@ def _run_check(options: argparse.Namespace) -> int:
     elif problems:
         print("\n".join(problems), file=sys.stderr)
     else:
-        from tempos_broker.config.schema import count
+        from tempos_daemon.schema import count
 
         print(f"{options.file}: ok, {count(topics, 'topic')}, {count(members, 'static member')}")
     return 1 if problems else 0
@@ -192,7 +192,8 @@ def _run_check(options: argparse.Namespace) -> int:
 def _run_import(options: argparse.Namespace) -> int:
     from tempos import ConfigError
     from tempos_broker.config import dump, parse
-    from tempos_broker.config.load import Format, format_of, read_text
+    from tempos_broker.config.load import Format, format_of
+    from tempos_daemon.toml import read_text
 
     try:
         text = read_text(options.file)

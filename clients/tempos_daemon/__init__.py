@@ -5,6 +5,9 @@
     signals      what SIGTERM and SIGHUP mean, from the first moment to the last
     last_resort  what ends a process that was told to stop and does not
     notify       tells the service manager how far it is
+    toml         a file of TOML: its text, and the document in it
+    schema       what a document may hold, as a table, and every fault of one at once
+    kinds        the kinds of values in it: numbers, names, addresses
     token        the token that an HTTP door asks for, from the configuration or a file
     problems     errors of an HTTP API as documents (RFC 9457)
     web          an application with problems, health, readiness and its OpenAPI document

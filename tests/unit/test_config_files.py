@@ -23,7 +23,8 @@ from tempos_broker.config import (
     load,
     parse,
 )
-from tempos_broker.config.load import MAX_FILE, Format, format_of
+from tempos_broker.config.load import Format, format_of
+from tempos_daemon.toml import MAX_FILE
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config" / "broker.toml"
 

@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {
     "tempos": ("clients", set[str]()),
     "tempos_daemon": ("clients", {"tempos"}),
+    "tempos_trigger": ("clients", {"tempos", "tempos_daemon"}),
+    "tempos_invoker": ("clients", {"tempos", "tempos_daemon"}),
     "tempos_broker": ("broker", {"tempos", "tempos_daemon"}),
+    "tempos_controller": ("broker", {"tempos", "tempos_daemon"}),
     "tempos_bpf": ("fastpath", {"tempos"}),
     "tempos_fastpath": ("fastpath", {"tempos", "tempos_bpf"}),
     "tempos_bench": ("bench", {"tempos"}),

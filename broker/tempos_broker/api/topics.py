@@ -17,11 +17,11 @@ from tempos_broker.api import models
 from tempos_broker.api.names import in_address
 from tempos_broker.api.stream import listed
 from tempos_broker.config.model import Origin
-from tempos_broker.config.schema import Key, Keys, Kind
 from tempos_broker.config.topics import TOPIC, BadTopic
 from tempos_broker.documents import Documents
 from tempos_broker.topics.orders import Removed
 from tempos_daemon.problems import described, problem
+from tempos_daemon.schema import Key, Keys, Kind
 
 TopicName = Annotated[str, Path(description="name of the topic", min_length=1, max_length=MAX_BYTES)]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from tempos_broker.config import layout
 from tempos_broker.config.model import BrokerConfig, ClientConfig, Origin, TopicConfig
-from tempos_broker.config.schema import Keys, Kind
+from tempos_daemon.schema import Keys, Kind
 
 
 def dump(config: BrokerConfig) -> str:

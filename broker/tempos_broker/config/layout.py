@@ -24,7 +24,7 @@ from tempos._abi import (
     WIDE,
     WIDE_IDS,
 )
-from tempos_broker.config import kinds
+from tempos_broker.config import own_kinds
 from tempos_broker.config.model import (
     OWN_GROUP,
     BrokerConfig,
@@ -37,7 +37,8 @@ from tempos_broker.config.model import (
     StaticMember,
     TopicConfig,
 )
-from tempos_broker.config.schema import Faults, Key, Keys, Kind, Table, count, show
+from tempos_daemon import kinds
+from tempos_daemon.schema import Faults, Key, Keys, Kind, Table, count, show
 
 #: An IPv4 datagram is at most 65,535 bytes, 28 of them headers.
 MAX_PAYLOAD = 65507
@@ -102,7 +103,7 @@ BROKER: Keys = {
     "api_token": Key(kinds.TOKEN, _BROKER.api_token),
     "api_token_file": Key(kinds.FILE, _BROKER.api_token_file),
     "api_expose": Key(kinds.FLAG, _BROKER.api_expose),
-    "adapter": Key(kinds.ADAPTER, _BROKER.adapter),
+    "adapter": Key(own_kinds.ADAPTER, _BROKER.adapter),
 }
 FASTPATH: Keys = _defaults(
     FastPathConfig(),
@@ -150,10 +151,10 @@ CONTROL: Keys = _defaults(
 CLIENT: Keys = {
     "id": Key(kinds.KEY_ID),
     "key": Key(kinds.SECRET),
-    "publish": Key(kinds.RIGHT, (), many=True),
-    "subscribe": Key(kinds.RIGHT, (), many=True),
+    "publish": Key(own_kinds.RIGHT, (), many=True),
+    "subscribe": Key(own_kinds.RIGHT, (), many=True),
 }
-STATE: Keys = _defaults(StateConfig(), file=kinds.STATE_FILE)
+STATE: Keys = _defaults(StateConfig(), file=own_kinds.STATE_FILE)
 FILE: Keys = {
     "broker": Key(BROKER, {}),
     "state": Key(STATE, {}),

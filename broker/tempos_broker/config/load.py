@@ -7,28 +7,17 @@ library (on Python 3.10: tomli).
 
 from __future__ import annotations
 
-import importlib
 import os
-import re
-import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from tempos import ConfigError, Unavailable
+from tempos import ConfigError
 from tempos_broker.config import layout, thesis
 from tempos_broker.config.model import BrokerConfig
-from tempos_broker.config.schema import Faults, read_table
-
-#: A configuration of 60,000 topics with a member each is half of it; a device file has no end.
-MAX_FILE = 16 * 1024 * 1024
-
-_WHERE = re.compile(
-    r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.S
-)
-_WIDE_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+from tempos_daemon import toml
+from tempos_daemon.schema import Faults, read_table
 
 
 class Format(Enum):
@@ -43,7 +32,7 @@ def load(path: str | os.PathLike[str], read: Callable[[Path], bytes] | None = No
 
     ``read``: what gives its bytes; None: opening it does.
     """
-    return parse(read_text(path, read), os.fspath(path))
+    return parse(toml.read_text(path, read), os.fspath(path))
 
 
 def parse(text: str, name: str = "configuration") -> BrokerConfig:
@@ -52,7 +41,7 @@ def parse(text: str, name: str = "configuration") -> BrokerConfig:
     Raises :class:`tempos.ConfigError` with every fault, :class:`tempos.Unavailable` where Python is
     too old to read TOML by itself and tomli is not installed.
     """
-    document = _document(text, name)
+    document = toml.document(text, name)
     faults = Faults(name)
     if _format(document, name) is Format.THESIS:
         root = thesis.read(document, faults)
@@ -66,36 +55,7 @@ def parse(text: str, name: str = "configuration") -> BrokerConfig:
 
 def format_of(text: str, name: str = "configuration") -> Format:
     """Which format a text is in; raises as :func:`parse` where it is no TOML or a mixture."""
-    return _format(_document(text, name), name)
-
-
-def read_text(path: str | os.PathLike[str], read: Callable[[Path], bytes] | None = None) -> str:
-    """The text of a file; raises :class:`tempos.ConfigError` where there is none to be had."""
-    name = os.fspath(path)
-    try:
-        content = (read or _bytes)(Path(name))
-    except OSError as error:
-        raise ConfigError([f"{name}: cannot be read: {error.strerror or error}"]) from None
-    except ValueError as error:
-        # A path with a zero byte in it.
-        raise ConfigError([f"{name!r}: cannot be read: {error}"]) from None
-    if len(content) > MAX_FILE:
-        raise ConfigError([f"{name}: larger than {MAX_FILE} bytes; a configuration is not"])
-    encoding = _WIDE_ENCODINGS.get(content[:2])
-    if encoding:
-        raise ConfigError([f"{name}: is {encoding}; allowed: UTF-8"])
-    try:
-        # Some editors put a byte order mark before UTF-8, where it has no meaning.
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start]
-        raise ConfigError([f"{name}: line {line}: byte 0x{byte:02x} is no UTF-8; allowed: UTF-8"]) from None
-
-
-def _bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(MAX_FILE + 1)
+    return _format(toml.document(text, name), name)
 
 
 def _format(document: dict[str, Any], name: str) -> Format:
@@ -108,32 +68,3 @@ def _format(document: dict[str, Any], name: str) -> Format:
             ]
         )
     return Format.THESIS if ours else Format.OWN
-
-
-def _document(text: str, name: str) -> dict[str, Any]:
-    toml = _toml_parser()
-    try:
-        document: dict[str, Any] = toml.loads(text)
-    except toml.TOMLDecodeError as error:
-        raise ConfigError([f"{name}: {_syntax(str(error), text)}"]) from None
-    except (ValueError, RecursionError) as error:
-        # An integer with more digits than Python converts, or lists inside lists without end.
-        raise ConfigError([f"{name}: cannot be read as TOML: {error}"]) from None
-    return document
-
-
-def _syntax(message: str, text: str) -> str:
-    match = _WHERE.fullmatch(message)
-    if not match:
-        return f"TOML syntax: {message}"
-    line = match["line"] or str(text.count("\n") + 1)
-    column = f", column {match['column']}" if match["column"] else ", the end of the file"
-    return f"line {line}{column}: TOML syntax: {match['what']}"
-
-
-def _toml_parser() -> ModuleType:
-    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise Unavailable(f"reading TOML needs {name}: pip install 'tempos[broker]'") from error

@@ -24,12 +24,13 @@ from __future__ import annotations
 from typing import Any
 
 from tempos import DATA_PORT, Fanout, Framing, Overflow, PathPolicy, Quality
-from tempos_broker.config import kinds, layout
-from tempos_broker.config.schema import Faults, Key, Keys, NotAllowed, Table, read_table
+from tempos_broker.config import layout, own_kinds
+from tempos_daemon import kinds
+from tempos_daemon.schema import Faults, Key, Keys, NotAllowed, Table, read_table
 
 GROUP = "members"
 
-ADDRESS: Keys = {"ip": Key(kinds.THESIS_IP), "mac": Key(kinds.THESIS_MAC)}
+ADDRESS: Keys = {"ip": Key(own_kinds.THESIS_IP), "mac": Key(own_kinds.THESIS_MAC)}
 TOPIC: Keys = {"topic_value": Key(layout.TOPIC_ID), "address": Key(ADDRESS, (), many=True)}
 FILE: Keys = {"topic": Key(TOPIC, many=True, least=1)}
 
@@ -83,7 +84,7 @@ def _topic(theirs: Table, faults: Faults) -> Table:
     values["member"] = tuple(
         _member(entry, faults)
         for entry in theirs.get("address") or ()
-        if not kinds.is_padding(entry.get("ip"), entry.get("mac"))
+        if not own_kinds.is_padding(entry.get("ip"), entry.get("mac"))
     )
     return Table(theirs.path, values, {"id": "topic_value", "member": "address"})
 

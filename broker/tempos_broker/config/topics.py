@@ -15,7 +15,7 @@ from tempos._abi import GROUPS_PER_TOPIC, MAX_MEMBERS
 from tempos_broker.config import layout
 from tempos_broker.config.dump import fields_of
 from tempos_broker.config.model import BrokerConfig, Limits, TopicConfig
-from tempos_broker.config.schema import Faults, Key, Keys, Table, read_table
+from tempos_daemon.schema import Faults, Key, Keys, Table, read_table
 
 #: The keys of a topic; the id may be left to the broker.
 TOPIC: Keys = {**layout.TOPIC, "id": Key(layout.TOPIC["id"].holds, None)}

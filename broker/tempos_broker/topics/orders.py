@@ -22,7 +22,6 @@ from tempos.errors import one_line
 from tempos_broker.account.accounts import Account
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, Origin, TopicConfig
-from tempos_broker.config.schema import count, show
 from tempos_broker.config.topics import BadTopic, document_of, read_topic
 from tempos_broker.lives.continuity import Continuity
 from tempos_broker.membership import Refused, Registry, unknown_topic
@@ -33,6 +32,7 @@ from tempos_broker.topics.catalogue import Catalogue
 from tempos_broker.topics.former import MADE
 from tempos_broker.topics.locks import Gate, KeyedLocks
 from tempos_broker.worker.slowpaths import SlowPaths
+from tempos_daemon.schema import count, show
 
 log = logging.getLogger("tempos.broker")
 

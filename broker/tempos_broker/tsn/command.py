@@ -205,8 +205,8 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def _interface(text: str) -> str:
-    from tempos_broker.config import kinds
-    from tempos_broker.config.schema import NotAllowed
+    from tempos_daemon import kinds
+    from tempos_daemon.schema import NotAllowed
 
     try:
         name: str = kinds.INTERFACE.parse(text)

@@ -10,12 +10,12 @@ from typing import Any
 from tempos import PathPolicy, Quality
 from tempos.cli.status import table
 from tempos_broker.config import BrokerConfig
-from tempos_broker.config.schema import count
 from tempos_broker.tsn import tc
 from tempos_broker.tsn.schedule import TC_BQ, TC_SQ, US, Flow, Schedule
 from tempos_broker.tsn.timers import hazards
 from tempos_broker.tsn.traffic import Traffic, bursts
 from tempos_broker.tsn.wire import FCS, GAP, HEADER, IPV4, MIN_FRAME, NOT_COUNTED, PREAMBLE, TAG, UDP
+from tempos_daemon.schema import count
 
 _WHO_OPENS = {
     tc.Mode.SOFTWARE: "the kernel, by a timer",

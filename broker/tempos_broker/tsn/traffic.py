@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from tempos import Framing, LocalError, Overflow, Quality, Topic
 from tempos.wire import header_len
 from tempos_broker.config import BrokerConfig, TopicConfig
-from tempos_broker.config.schema import count, near
 from tempos_broker.tsn.schedule import Flow
 from tempos_broker.tsn.wire import Link
+from tempos_daemon.schema import count, near
 
 _FIGURES = re.compile(
     r"(?P<topic>.+)=(?P<rate>[0-9]{1,9})/s:(?P<payload>[0-9]{1,5})(?:x(?P<copies>[0-9]{1,3}))?", re.S

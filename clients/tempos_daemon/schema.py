@@ -1,6 +1,6 @@
 """A small table-driven validator: tables of keys in, checked values and a list of all faults out.
 
-It knows nothing of brokers. What a file may hold is a table of :class:`Key`; what a single value may
+It knows nothing of any daemon. What a file may hold is a table of :class:`Key`; what a single value may
 be is a :class:`Kind`. Rules kept here: reading never stops at the first fault and never raises for
 what the file holds; every fault names the file, the key path, the value found and what is allowed; a
 faulty value is left out, so that later rules judge only what is sound.

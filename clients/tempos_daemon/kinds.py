@@ -1,6 +1,6 @@
-"""The kinds of values a configuration holds: numbers, names, addresses, networks.
+"""The kinds of values that configurations hold: numbers, names, addresses, networks.
 
-Each is a :class:`~tempos_broker.config.schema.Kind`; addresses come out in their canonical form, so
+Each is a :class:`~tempos_daemon.schema.Kind`; addresses come out in their canonical form, so
 that equal ones compare equal.
 """
 
@@ -14,9 +14,8 @@ from typing import Any
 
 from tempos import auth, names
 from tempos.auth import MAX_KEY_BYTES, MIN_KEY_BYTES
-from tempos_broker.config.model import EVERY_TOPIC
-from tempos_broker.config.schema import Kind, NotAllowed, near
 from tempos_daemon import token
+from tempos_daemon.schema import Kind, NotAllowed, near
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - compared with, not bound to
 MAX_NAME = 64
@@ -25,7 +24,7 @@ MAX_PATH = 4095
 #: IFNAMSIZ of linux/if.h, less the terminating zero.
 MAX_INTERFACE_NAME = 15
 _MAC = re.compile(r"[0-9A-Fa-f]{1,2}(?::[0-9A-Fa-f]{1,2}){5}")
-_NO_MAC = "00:00:00:00:00:00"
+NO_MAC = "00:00:00:00:00:00"
 
 
 def whole(low: int, high: int, note: str = "", *, but: int | None = None) -> Kind:
@@ -103,7 +102,7 @@ def name(reserved: str = "") -> Kind:
     return Kind(f"{allowed}, {rule}" if rule else allowed, parse)
 
 
-def _without(
+def without(
     fault_in: Callable[[object], str | None], *, beside: tuple[str, ...] = ()
 ) -> Callable[[object], str]:
     """A parser of what :mod:`tempos.names` finds no fault in; ``beside``: what else is allowed."""
@@ -117,7 +116,8 @@ def _without(
     return parse
 
 
-def _ipv4(value: object) -> ipaddress.IPv4Address:
+def ipv4(value: object) -> ipaddress.IPv4Address:
+    """Parse an IPv4 address of any sort."""
     if not isinstance(value, str):
         raise NotAllowed
     try:
@@ -127,31 +127,28 @@ def _ipv4(value: object) -> ipaddress.IPv4Address:
 
 
 def _listen(value: object) -> str:
-    address = _ipv4(value)
+    address = ipv4(value)
     if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
         raise NotAllowed("which is no address of one machine")
     return str(address)
 
 
 def _unicast(value: object) -> str:
-    if _ipv4(value) == ipaddress.IPv4Address(0):
+    if ipv4(value) == ipaddress.IPv4Address(0):
         raise NotAllowed("which is no address of one machine")
     return _listen(value)
 
 
-def _any_ipv4(value: object) -> str:
-    return str(_ipv4(value))
-
-
-def _any_mac(value: object) -> str:
+def any_mac(value: object) -> str:
+    """Parse a MAC address of any sort."""
     if not isinstance(value, str) or not _MAC.fullmatch(value):
         raise NotAllowed
     return ":".join(f"{int(octet, 16):02x}" for octet in value.split(":"))
 
 
 def _mac(value: object) -> str:
-    mac = _any_mac(value)
-    if mac == _NO_MAC:
+    mac = any_mac(value)
+    if mac == NO_MAC:
         raise NotAllowed("which is no address")
     if int(mac[:2], 16) & 1:
         raise NotAllowed("which is a group's address, not one machine's")
@@ -209,7 +206,8 @@ def _secret(value: object) -> bytes:
     return secret
 
 
-def _file(value: object) -> str:
+def file_path(value: object) -> str:
+    """Parse the path of a file."""
     if not isinstance(value, str) or not value.isprintable() or len(value) > MAX_PATH:
         raise NotAllowed
     return value
@@ -222,21 +220,12 @@ def _flag(value: object) -> bool:
 
 
 PORT = whole(1, 0xFFFF)
-TOPIC_NAME = Kind(names.NAME_RULE, _without(names.name_fault))
-#: Topics that a client may do something with.
-RIGHT = Kind(
-    f'a topic\'s name, "{EVERY_TOPIC}" for every topic, or a filter: {names.FILTER_RULE}',
-    _without(names.filter_fault, beside=(EVERY_TOPIC,)),
-)
+TOPIC_NAME = Kind(names.NAME_RULE, without(names.name_fault))
 BROKER_NAME = matching(
     r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", '1 to 32 letters, digits, "-" and "_", the first a letter or digit'
 )
-ADAPTER = matching(
-    r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", 'the name of an adapter that is installed, such as "udp"'
-)
 TOKEN = matching(f"|{token.PATTERN.pattern}", f'{token.ALLOWED}, "" for none', secret=True)
-FILE = Kind('the path of a file, "" for none', _file)
-STATE_FILE = Kind('the path of a file, "" for the usual one, or "off"', _file)
+FILE = Kind('the path of a file, "" for none', file_path)
 FLAG = Kind("true or false", _flag, schema={"type": "boolean"})
 LISTEN = Kind('an IPv4 address of this machine, or "0.0.0.0" for all of them', _listen)
 UNICAST = Kind('the IPv4 address of one machine, such as "10.0.0.7"', _unicast)
@@ -251,11 +240,3 @@ SECRET = Kind(
 )
 USER = matching(r"|[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}", 'the name of a user of this machine, "" for none')
 INTERFACE = Kind('the name of a network interface, such as "eth0"', _interface)
-#: As the thesis's format has them: zero where an entry is padding.
-THESIS_IP = Kind('an IPv4 address, "0.0.0.0" in padding', _any_ipv4)
-THESIS_MAC = Kind('a MAC address, "0:0:0:0:0:0" in padding', _any_mac)
-
-
-def is_padding(ip: str | None, mac: str | None) -> bool:
-    """Whether an entry of the thesis's format only fills the table up."""
-    return ip == ANY_ADDRESS and mac == _NO_MAC

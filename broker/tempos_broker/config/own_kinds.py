@@ -1,0 +1,31 @@
+"""The kinds of values that only a broker's configuration holds: rights, adapters, the thesis's addresses."""
+
+from __future__ import annotations
+
+from tempos import names
+from tempos_broker.config.model import EVERY_TOPIC
+from tempos_daemon.kinds import ANY_ADDRESS, NO_MAC, any_mac, file_path, ipv4, matching, without
+from tempos_daemon.schema import Kind
+
+
+def _any_ipv4(value: object) -> str:
+    return str(ipv4(value))
+
+
+#: Topics that a client may do something with.
+RIGHT = Kind(
+    f'a topic\'s name, "{EVERY_TOPIC}" for every topic, or a filter: {names.FILTER_RULE}',
+    without(names.filter_fault, beside=(EVERY_TOPIC,)),
+)
+ADAPTER = matching(
+    r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", 'the name of an adapter that is installed, such as "udp"'
+)
+STATE_FILE = Kind('the path of a file, "" for the usual one, or "off"', file_path)
+#: As the thesis's format has them: zero where an entry is padding.
+THESIS_IP = Kind('an IPv4 address, "0.0.0.0" in padding', _any_ipv4)
+THESIS_MAC = Kind('a MAC address, "0:0:0:0:0:0" in padding', any_mac)
+
+
+def is_padding(ip: str | None, mac: str | None) -> bool:
+    """Whether an entry of the thesis's format only fills the table up."""
+    return ip == ANY_ADDRESS and mac == NO_MAC
