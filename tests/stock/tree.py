@@ -7,8 +7,10 @@ network: Python packages are fetched by this machine's pip, for the root's Pytho
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stock import cache, chroot, image, root
@@ -25,6 +27,8 @@ PYTHON = (3, 11)
 _GLIBC = (36, 35, 34, 31, 28, 27, 24, 17, 12, 5)
 _PLATFORMS = ("manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in _GLIBC))
 _LIST = ".files"
+#: How an extra names others of the project.
+_OWN = re.compile(r"tempos\[([a-z,-]+)\]")
 
 
 def disk() -> Path:
@@ -78,6 +82,16 @@ def _install(files: Path) -> None:
     chroot.run(root.folder(), ("make", "-C", root.TREE, "setup"), bind=bind, environment=environment)
 
 
+def _needs(extra: str, extras: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What an extra asks for, and those of the project's own extras that it names."""
+    for need in extras[extra]:
+        if named := _OWN.fullmatch(need):
+            for each in named[1].split(","):
+                yield from _needs(each, extras)
+        else:
+            yield need
+
+
 def _wheels() -> Path:
     """A folder with every Python package that the set-up asks for."""
     project = tomllib.loads((SOURCE / "pyproject.toml").read_text())
@@ -88,7 +102,7 @@ def _wheels() -> Path:
         "editables",  # what hatchling asks for when it makes an editable install
         *project["build-system"]["requires"],
         *about["dependencies"],
-        *(need for extra in ("broker", "fastpath", "bench") for need in extras[extra]),
+        *_needs("all", extras),
         *project["dependency-groups"]["dev"],
     ]
     constraints = SOURCE / "constraints.txt"
