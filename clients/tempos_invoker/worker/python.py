@@ -1,0 +1,226 @@
+"""Functions in Python: ``def f(body)`` or ``def f(body, context)``, sync or async, one call at a time.
+
+    body      the event's, bytes
+    context   :class:`tempos_invoker.Context`
+    gives     bytes and the like as they are, text as UTF-8, anything else as msgpack; None is nothing: no
+              result is published
+
+What it raises is an error, with its last line as text and the whole of it in the log; :class:`Refused`
+says that the function will not have this event. An async function that is not done by its deadline is
+cancelled and its worker goes on; one that is not async ends with its worker. Each call is answered before
+the next one begins, so that whoever started the worker knows which one it died of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import importlib.util
+import inspect
+import json
+import logging
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tempos import wire
+from tempos.errors import one_line
+from tempos_invoker.context import Context, Refused
+from tempos_invoker.worker.unfit import Unfit
+from tempos_invoker.workers import frames
+from tempos_invoker.workers.frames import Answer, Call, Condition
+
+_ID = "{:08x}:{:08x}"
+#: What an archive of modules is called.
+_ARCHIVES = (".zip", ".whl", ".pyz")
+
+
+class PythonFunction:
+    """A function that is loaded. ``spec``: the worker's specification; raises :class:`Unfit`."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._limit = min(int(spec.get("output") or frames.LARGEST_OUTPUT), frames.LARGEST_OUTPUT)
+        self._timeout = float(spec["timeout"])
+        self._places: dict[int, tuple[str, str, str]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._function = _load(spec)
+        self._with_context = _takes_context(self._function, spec["entry"])
+        logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+
+    def serve(self, sock: socket.socket) -> None:
+        """Answer calls until the other end closes."""
+        gc.collect()
+        gc.freeze()
+        while message := sock.recv(frames.MESSAGE):
+            for call in frames.calls(message):
+                if call.flags & frames.PLACE:
+                    place = json.loads(call.body)
+                    self._places[call.place] = (place["topic"], place["workflow"], place["step"])
+                else:
+                    sock.send(self.answer(call).encode())
+
+    def answer(self, call: Call) -> Answer:
+        """Call the function once."""
+        started = time.monotonic_ns()
+        flags = 0
+        try:
+            output = self._encoded(self._call(call, started))
+            condition = Condition.SUCCEEDED
+            if output is None:
+                output, flags = b"", frames.NOTHING
+            elif len(output) > self._limit:
+                condition = Condition.TOO_LARGE
+                output = f"the output has {len(output)} bytes, {self._limit} are allowed".encode()
+        except Refused as error:
+            condition, output = Condition.REFUSED, _text(error)
+        except _Late:
+            condition, output = Condition.TIMEOUT, b"cancelled at its deadline"
+        except Exception as error:  # noqa: BLE001 - the function's own; it is told, and the worker goes on
+            condition, output = Condition.ERROR, _text(error)
+            traceback.print_exception(type(error), error, _foreign(error))
+        return Answer(call.ticket, condition, output, started, time.monotonic_ns(), flags)
+
+    def warm(self, body: bytes) -> None:
+        """Call it once for nothing, so that all is loaded for the first event; raises :class:`Unfit`."""
+        answer = self.answer(Call(0, body))
+        if answer.condition != Condition.SUCCEEDED:
+            text = answer.output.decode(errors="replace")
+            name = Condition(answer.condition).name.lower().replace("_", " ")
+            raise Unfit(f"the warm-up ended with {name}: {text}")
+
+    def _call(self, call: Call, started: int) -> Any:
+        # Who waits in a worker behind others has its whole time from when its turn comes.
+        deadline = started / 1e9 + self._timeout
+        if call.deadline_ns:
+            deadline = min(deadline, call.deadline_ns / 1e9)
+        if self._with_context:
+            topic, workflow, step = self._places.get(call.place, ("", "", ""))
+            context = Context(
+                _ID.format(call.publisher, call.sequence),
+                call.publisher,
+                call.sequence,
+                topic,
+                workflow,
+                step,
+                call.attempt,
+                deadline,
+                call.sent_ns,
+            )
+            result = self._function(call.body, context)
+        else:
+            result = self._function(call.body)
+        if not inspect.isawaitable(result):
+            return result
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        return self._loop.run_until_complete(_within(result, deadline - time.monotonic()))
+
+    @staticmethod
+    def _encoded(result: Any) -> bytes | None:
+        if result is None or type(result) is bytes:
+            return result
+        if isinstance(result, str):
+            return result.encode()
+        return wire.encode_body(result)
+
+
+class _Late(Exception):
+    """An async function was not done by its deadline."""
+
+
+async def _within(result: Any, seconds: float) -> Any:
+    task = asyncio.ensure_future(result)
+    done, _ = await asyncio.wait({task}, timeout=max(seconds, 0))
+    if not done:
+        task.cancel()
+        # It may have something to put away; if it takes too long over that, the worker is killed.
+        await asyncio.wait({task})
+        raise _Late
+    return task.result()
+
+
+def _load(spec: dict[str, Any]) -> Callable[..., Any]:
+    """The function that ``entry`` names, in the code file if there is one."""
+    name, _, path = spec["entry"].partition(":")
+    module = _module(name, spec.get("code") or "")
+    found: Any = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            functions = sorted(
+                key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
+            )
+            there = f"; it has {', '.join(functions[:8])}" if functions else ""
+            raise Unfit(f"the module {name} has no {path}{there}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise Unfit(f"{spec['entry']} is {type(found).__name__}, not a function")
+    called: Callable[..., Any] = found
+    return called
+
+
+def _module(name: str, code: str) -> ModuleType:
+    try:
+        if not code or code.endswith(_ARCHIVES):
+            if code:
+                sys.path.insert(0, code)
+            return importlib.import_module(name)
+        # Its neighbours can be imported, as when it is run.
+        sys.path.insert(0, str(Path(code).parent))
+        where = importlib.util.spec_from_file_location(name, code)
+        if where is None or where.loader is None:
+            raise Unfit(f"{code} is no module of Python: its name ends with .py, .zip or .whl")
+        module = sys.modules[name] = importlib.util.module_from_spec(where)
+        where.loader.exec_module(module)
+        return module
+    except Unfit:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise Unfit(f"there is no module {name} ({one_line(error)})") from error
+        raise Unfit(f"the module {name} cannot be imported: {one_line(error)}") from error
+    except BaseException as error:
+        # Whatever a module does when it is imported, sys.exit() included, is told.
+        traceback.print_exc()
+        raise Unfit(
+            f"the module {name} cannot be imported: {type(error).__name__}: {one_line(error)}"
+        ) from error
+
+
+def _takes_context(function: Callable[..., Any], entry: str) -> bool:
+    """Whether it has a place for a second argument."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        # Built in, without a description: it gets what every function gets.
+        return False
+    for count in (2, 1):
+        try:
+            signature.bind(*(None,) * count)
+        except TypeError:
+            continue
+        return count == 2
+    raise Unfit(f"{entry}{signature} cannot be called: a function takes (body) or (body, context)")
+
+
+def _text(error: BaseException) -> bytes:
+    told = one_line(error)
+    return (told if isinstance(error, Refused) else f"{type(error).__name__}: {told}").encode()
+
+
+def _foreign(error: BaseException) -> Any:
+    """The traceback from where the function's own code begins."""
+    here = os.path.dirname(__file__)  # noqa: PTH120 - compared with what code objects hold, as it is
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        if not trace.tb_frame.f_code.co_filename.startswith(here):
+            break
+        trace = trace.tb_next
+    return trace
