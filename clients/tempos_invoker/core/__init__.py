@@ -1,0 +1,1 @@
+"""What becomes of each event, decided without I/O: times come in, what is to be done goes out."""

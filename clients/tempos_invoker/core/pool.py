@@ -1,0 +1,358 @@
+"""The invocations of one function in one quality class: who waits, which worker has what, how it ends.
+
+Sans-IO; ``now`` is seconds of one clock that never steps. Rules:
+
+* Each step has a bounded queue; the steps of a pool take turns. Events of a step are begun in their order,
+  but for those that are tried again.
+* A worker runs one at a time and in order: the first one at its hand is the one that runs. More are
+  handed out ahead only as far as they take no longer together than :data:`AHEAD` seconds, by what invocations
+  took lately.
+* A worker that is late is killed. The one that ran ends as ``timeout`` or ``crash``; what it had not
+  begun goes back to the head of its queue and costs no attempt.
+* Every invocation that was accepted ends exactly once, as one :class:`Outcome`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tempos_invoker.core.account import RETRIED, Account, Balance
+from tempos_invoker.core.invocation import Arrived, Invocation, Outcome, StepQueue
+from tempos_invoker.core.step import Step
+from tempos_invoker.workers import frames
+from tempos_invoker.workers.frames import Answer, Condition
+
+#: Seconds that what a worker has at hand may take together, and the most invocations that it has.
+AHEAD, MOST_AHEAD = 0.001, 16
+#: Seconds that a worker has beyond the deadline to tell so itself.
+GRACE = 0.05
+#: Seconds without any worker after which nobody waits for one any more.
+NO_WORKER_AFTER = 10.0
+#: The longest wait before another attempt, seconds.
+LONGEST_BACKOFF = 60.0
+#: Seconds between two looks at what has become too old while it waits.
+SWEEP = 0.5
+#: How much the latest invocation counts in what one takes.
+_WEIGHT = 0.2
+
+_WORDS = {
+    Condition.ERROR: "error",
+    Condition.REFUSED: "refused",
+    Condition.TOO_LARGE: "too_large",
+    Condition.TIMEOUT: "timeout",
+}
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """A worker that has said hello. ``since``: from when the first one at its hand has run."""
+
+    at_hand: deque[Invocation] = field(default_factory=deque)
+    since: float = 0.0
+    killed: bool = False
+    retiring: bool = False
+
+
+class Pool:
+    """Invocations of the function ``name``.
+
+    ``timeout``: seconds for one; ``random`` gives numbers from 0 to 1. Of ``workers`` it knows numbers;
+    what they are is the shell's.
+    """
+
+    def __init__(self, name: str, timeout: float, random: Callable[[], float], now: float) -> None:
+        self.name = name
+        self.timeout = timeout
+        self.account = Account()
+        self.queues: list[StepQueue] = []
+        self._random = random
+        self._workers: dict[int, _Worker] = {}
+        self._turns: deque[StepQueue] = deque()
+        self._delayed: list[tuple[float, int, Invocation]] = []
+        self._settling: dict[int, Invocation] = {}
+        self._outcomes: deque[Outcome] = deque()
+        self._tickets = 0
+        # Until one has been seen: as long as a worker may have at hand altogether.
+        self._takes = AHEAD
+        self._alone_since: float | None = now
+        self._sweep = now
+
+    # --- steps -------------------------------------------------------------------------------
+
+    def open(self, step: Step, account: Account) -> StepQueue:
+        """A queue for a step of this function."""
+        queue = StepQueue(step, account)
+        self.queues.append(queue)
+        self._turns.append(queue)
+        return queue
+
+    def close(self, queue: StepQueue) -> None:
+        """Nothing more comes for this queue; it is forgotten once it is empty."""
+        queue.closed = True
+        self._forget(queue)
+
+    def _forget(self, queue: StepQueue) -> None:
+        if queue.closed and not queue.waiting and not queue.running and queue in self._turns:
+            self.queues.remove(queue)
+            self._turns.remove(queue)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not any(queue.waiting or queue.running for queue in self.queues)
+
+    def balance(self) -> Balance:
+        """The account of the pool, measured in the places where invocations can be."""
+        waiting = sum(len(queue.ready) for queue in self.queues) + len(self._delayed)
+        running = sum(len(worker.at_hand) for worker in self._workers.values()) + len(self._settling)
+        return Balance(self.account, waiting, running)
+
+    # --- events ------------------------------------------------------------------------------
+
+    def accept(self, queue: StepQueue, event: Arrived, now: float) -> Invocation:
+        """An event has come for a step; it may end at once."""
+        self._tickets += 1
+        invocation = Invocation(self._tickets, queue, event)
+        self.account.accepted += 1
+        queue.account.accepted += 1
+        step = queue.step
+        if len(event.body) > frames.LARGEST_BODY:
+            self._end(
+                invocation,
+                "too_large",
+                f"the event has {len(event.body)} bytes, a worker takes {frames.LARGEST_BODY}",
+            )
+        elif self._is_too_old(invocation, now):
+            self._end_too_old(invocation, now)
+        elif queue.waiting >= step.queue:
+            self._end(invocation, "queue_full", f"{queue.waiting} events wait, {step.queue} may")
+        else:
+            queue.ready.append(invocation)
+        return invocation
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """What has ended since the last time; each is given once."""
+        while self._outcomes:
+            yield self._outcomes.popleft()
+
+    def settle(self, invocation: Invocation, condition: str = "", reason: str = "") -> None:
+        """The output of one that succeeded is where it belongs, or why it cannot be there."""
+        if self._settling.pop(invocation.ticket, None) is None:
+            return
+        invocation.queue.settling -= 1
+        self._end(invocation, condition, reason)
+
+    # --- workers -----------------------------------------------------------------------------
+
+    def worker_up(self, worker: int) -> None:
+        """A worker has said hello."""
+        self._workers[worker] = _Worker()
+        self._alone_since = None
+
+    def worker_gone(self, worker: int, why: str, now: float) -> None:
+        """A worker's process has ended; ``why`` in words."""
+        gone = self._workers.pop(worker, None)
+        if gone is None:
+            return
+        if not self._workers:
+            self._alone_since = now
+        for invocation in reversed(list(gone.at_hand)[1:]):
+            invocation.queue.at_hand -= 1
+            invocation.queue.ready.appendleft(invocation)
+        if gone.at_hand:
+            ran = gone.at_hand[0]
+            ran.queue.at_hand -= 1
+            ran.started_ns, ran.ended_ns = int(gone.since * 1e9), int(now * 1e9)
+            if gone.killed:
+                self._tried(ran, "timeout", f"not done within {self.timeout:g} s: its worker was killed", now)
+            else:
+                self._tried(ran, "crash", f"its worker {why}", now)
+
+    def retire(self, worker: int) -> bool:
+        """Give a worker nothing more; whether it has nothing at hand, so that it can be let go now."""
+        known = self._workers.get(worker)
+        if known is None:
+            return True
+        known.retiring = True
+        return not known.at_hand
+
+    def is_done(self, worker: int) -> bool:
+        """Whether a worker that retires has come to its end."""
+        known = self._workers.get(worker)
+        return known is None or (known.retiring and not known.at_hand)
+
+    def answer(self, worker: int, answer: Answer, now: float) -> bool:
+        """A worker has told how an invocation ended; False for one that it was not running."""
+        known = self._workers.get(worker)
+        if known is None or not known.at_hand or known.at_hand[0].ticket != answer.ticket:
+            return False
+        invocation = known.at_hand.popleft()
+        known.since = now
+        queue = invocation.queue
+        queue.at_hand -= 1
+        invocation.started_ns, invocation.ended_ns = answer.started_ns, answer.ended_ns
+        took = max(0, answer.ended_ns - answer.started_ns) / 1e9
+        self._takes += _WEIGHT * (took - self._takes)
+        if answer.condition == Condition.SUCCEEDED:
+            invocation.tries += 1
+            queue.settling += 1
+            self._settling[invocation.ticket] = invocation
+            nothing = bool(answer.flags & frames.NOTHING)
+            self._outcomes.append(Outcome(invocation, "", answer.output, nothing=nothing))
+        else:
+            try:
+                condition = _WORDS[Condition(answer.condition)]
+            except (ValueError, KeyError):
+                condition = "error"
+            self._tried(invocation, condition, answer.output.decode(errors="replace"), now)
+        return True
+
+    def hand_out(self, now: float) -> list[tuple[int, list[Invocation]]]:
+        """What to send to which workers now."""
+        self._wake(now)
+        ready = sum(len(queue.ready) for queue in self._turns)
+        if not ready:
+            return []
+        most = MOST_AHEAD if self._takes * MOST_AHEAD <= AHEAD else max(1, int(AHEAD / self._takes))
+        free = [
+            (len(worker.at_hand), number, worker)
+            for number, worker in self._workers.items()
+            if not worker.retiring and not worker.killed and len(worker.at_hand) <= most // 2
+        ]
+        given: list[tuple[int, list[Invocation]]] = []
+        for left, (at_hand, number, worker) in zip(range(len(free), 0, -1), sorted(free), strict=True):
+            share = min(most - at_hand, -(-ready // left))
+            batch = self._take(share, now)
+            if not batch:
+                break
+            ready -= len(batch)
+            if not worker.at_hand:
+                worker.since = now
+            worker.at_hand.extend(batch)
+            given.append((number, batch))
+        return given
+
+    def _take(self, count: int, now: float) -> list[Invocation]:
+        """The next invocations, at most ``count`` and no more than a message holds."""
+        batch: list[Invocation] = []
+        room = frames.MESSAGE
+        idle = 0
+        while len(batch) < count and idle < len(self._turns):
+            queue = self._turns[0]
+            if not queue.ready:
+                self._turns.rotate(-1)
+                idle += 1
+                continue
+            invocation = queue.ready[0]
+            if self._is_too_old(invocation, now):
+                queue.ready.popleft()
+                self._end_too_old(invocation, now)
+                continue
+            room -= frames.CALL.size + len(invocation.event.body)
+            if room < 0:
+                break
+            queue.ready.popleft()
+            queue.at_hand += 1
+            batch.append(invocation)
+            self._turns.rotate(-1)
+            idle = 0
+        return batch
+
+    # --- time --------------------------------------------------------------------------------
+
+    def next_timer(self) -> float | None:
+        """When :meth:`late` has something to do, at the earliest."""
+        due = [
+            worker.since + self.timeout + GRACE
+            for worker in self._workers.values()
+            if worker.at_hand and not worker.killed
+        ]
+        if self._delayed:
+            due.append(self._delayed[0][0])
+        if any(queue.waiting for queue in self.queues):
+            if self._alone_since is not None:
+                due.append(self._alone_since + NO_WORKER_AFTER)
+            if any(queue.step.max_age and queue.waiting for queue in self.queues):
+                due.append(self._sweep + SWEEP)
+        return min(due, default=None)
+
+    def late(self, now: float) -> list[int]:
+        """End what has waited too long; gives the workers that are to be killed, each once."""
+        self._wake(now)
+        if now >= self._sweep + SWEEP:
+            self._sweep = now
+            for queue in list(self.queues):
+                while queue.ready and self._is_too_old(queue.ready[0], now):
+                    self._end_too_old(queue.ready.popleft(), now)
+        if self._alone_since is not None and now >= self._alone_since + NO_WORKER_AFTER:
+            self._end_all_waiting("no_worker", f"none could be started for {NO_WORKER_AFTER:g} s")
+        late = []
+        for number, worker in self._workers.items():
+            if worker.at_hand and not worker.killed and now >= worker.since + self.timeout + GRACE:
+                worker.killed = True
+                late.append(number)
+        return late
+
+    def stop(self, reason: str) -> None:
+        """End whatever waits; what runs may still come to its end."""
+        self._end_all_waiting("stopped", reason)
+
+    def stop_running(self, reason: str, now: float) -> None:
+        """End what runs, too: its workers are about to be killed."""
+        for worker in list(self._workers.values()):
+            while worker.at_hand:
+                invocation = worker.at_hand.popleft()
+                invocation.queue.at_hand -= 1
+                self._end(invocation, "stopped", reason)
+        for invocation in list(self._settling.values()):
+            self.settle(invocation, "stopped", reason)
+
+    # --- ends --------------------------------------------------------------------------------
+
+    def _tried(self, invocation: Invocation, condition: str, reason: str, now: float) -> None:
+        """An attempt has failed: another one, or the end."""
+        invocation.tries += 1
+        step = invocation.queue.step
+        if condition not in RETRIED or invocation.tries > step.retries:
+            self._end(invocation, condition, reason)
+            return
+        wait = min(step.backoff * 2 ** (invocation.tries - 1), LONGEST_BACKOFF)
+        self.account.retries += 1
+        invocation.queue.account.retries += 1
+        invocation.queue.delayed += 1
+        heapq.heappush(self._delayed, (now + wait * (0.5 + self._random()), invocation.ticket, invocation))
+
+    def _wake(self, now: float) -> None:
+        """Those whose time has come wait like any other."""
+        while self._delayed and self._delayed[0][0] <= now:
+            _, _, invocation = heapq.heappop(self._delayed)
+            invocation.queue.delayed -= 1
+            invocation.queue.ready.append(invocation)
+
+    def _end_all_waiting(self, condition: str, reason: str) -> None:
+        while self._delayed:
+            _, _, invocation = heapq.heappop(self._delayed)
+            invocation.queue.delayed -= 1
+            self._end(invocation, condition, reason)
+        for queue in list(self.queues):
+            while queue.ready:
+                self._end(queue.ready.popleft(), condition, reason)
+
+    def _is_too_old(self, invocation: Invocation, now: float) -> bool:
+        limit = invocation.queue.step.max_age
+        return bool(limit) and invocation.event.age(now) > limit
+
+    def _end_too_old(self, invocation: Invocation, now: float) -> None:
+        age, limit = invocation.event.age(now), invocation.queue.step.max_age
+        self._end(invocation, "too_old", f"{age:.3f} s old, {limit:g} s are allowed")
+
+    def _end(self, invocation: Invocation, condition: str, reason: str = "") -> None:
+        queue = invocation.queue
+        self.account.end(condition)
+        queue.account.end(condition)
+        if condition:
+            self._outcomes.append(Outcome(invocation, condition, reason=reason))
+        self._forget(queue)
