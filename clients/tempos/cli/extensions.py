@@ -24,6 +24,7 @@ COULD_NOT_RUN = 2
 OWN = {
     "broker": ("run a broker", "broker"),
     "config": ("check or import a configuration", "broker"),
+    "platform": ("check a platform's file, or tell what it would change", "controller"),
     "tsn": ("plan a time-aware schedule for an interface", "broker"),
     "fastpath": ("list or remove fast paths of this machine", "fastpath"),
     "demo": ("publisher, broker and subscriber in three nodes on this machine", "bench"),

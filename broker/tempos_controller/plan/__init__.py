@@ -1,0 +1,1 @@
+"""What a platform asks of broker, triggers and invokers, and in which order to get there. No I/O."""
