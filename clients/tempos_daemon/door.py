@@ -10,7 +10,7 @@ import hmac
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fastapi.responses import JSONResponse
@@ -21,14 +21,15 @@ from tempos_daemon.problems import problem
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-#: The longest body of a request, bytes.
+#: The longest body of a request, bytes, where an application does not say otherwise.
 MAX_BODY = 1 << 16
 
 
 class Door:
     """An application behind a door. ``what`` it is in the log; ``set_by``: what sets its token.
 
-    ``refused`` counts what is turned away, by reason.
+    ``longest`` gives how many bytes a body may have, by method and path; ``refused`` counts what is turned
+    away, by reason.
     """
 
     def __init__(
@@ -40,19 +41,22 @@ class Door:
         what: str,
         set_by: str,
         logger: logging.Logger,
+        longest: Callable[[str, str], int] = lambda method, path: MAX_BODY,
     ) -> None:
         self._app = app
         self._token = token.encode()
         self._refused = refused
         self._what = what
         self._set_by = set_by
+        self._longest = longest
         self._log = Sparingly(logger, time.monotonic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal({name.lower(): value for name, value in scope["headers"]})
+        most = self._longest(scope["method"], scope["path"])
+        refusal = self._refusal({name.lower(): value for name, value in scope["headers"]}, most)
         if refusal is None:
             await self._app(scope, receive, send)
             return
@@ -62,7 +66,7 @@ class Door:
         self._log.warn(reason, f"{self._what} request from {source} refused: {reason}")
         await answer(scope, receive, send)
 
-    def _refusal(self, headers: Mapping[bytes, bytes]) -> tuple[str, JSONResponse] | None:
+    def _refusal(self, headers: Mapping[bytes, bytes], most: int) -> tuple[str, JSONResponse] | None:
         """Why a request is turned away, as counted, and its answer."""
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         given = token.strip() if scheme.lower() == b"bearer" else b""
@@ -80,6 +84,6 @@ class Door:
                 403, "requests of web pages are refused: use `tempos ctl`, or leave Origin away"
             )
         length = headers.get(b"content-length", b"0")
-        if b"transfer-encoding" in headers or not length.isdigit() or int(length[:20]) > MAX_BODY:
-            return "body", problem(413, f"a body has a Content-Length of at most {MAX_BODY} bytes")
+        if b"transfer-encoding" in headers or not length.isdigit() or int(length[:20]) > most:
+            return "body", problem(413, f"a body has a Content-Length of at most {most} bytes")
         return None

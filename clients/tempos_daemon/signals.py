@@ -31,10 +31,11 @@ _T = TypeVar("_T")
 
 
 class Signals:
-    """The signals of this process. ``last_resort`` ends it if stopping takes too long."""
+    """The signals of this process. ``last_resort`` ends it if stopping takes more than ``within`` seconds."""
 
-    def __init__(self, last_resort: LastResort) -> None:
+    def __init__(self, last_resort: LastResort, within: float = STOP_WITHIN) -> None:
         self.last_resort = last_resort
+        self._within = within
         self._stop: asyncio.Event | None = None
         self._heard = False
         #: The first signal that said to stop, once one has.
@@ -62,7 +63,7 @@ class Signals:
 
         def heard(number: int, _: object) -> None:
             again, self._heard = self._heard, True
-            self.last_resort.arm(HURRY if again else STOP_WITHIN)
+            self.last_resort.arm(HURRY if again else self._within)
             # Between two lines of anything: what takes locks, as logging does, is the loop's.
             loop.call_soon_threadsafe(self._on_stop, number)
 
