@@ -28,6 +28,9 @@ class Right(enum.Enum):
     REFUSED = "the broker does not start, and says why"
 
 
+_NOTHING = GroupStatus("", 0, 0, 0, 0, 0, 0)
+
+
 def judge(row: Row, played: Played, right: Right, paths: Sequence[str], *, blind: bool = False) -> None:
     """Fill in the row; raises AssertionError with all that is wrong.
 
@@ -39,8 +42,10 @@ def judge(row: Row, played: Played, right: Right, paths: Sequence[str], *, blind
     row.path, row.reason = _carried(status), played.reason
     row.ledger = _ledger(status)
     row.client = "; ".join(filter(None, map(_told, played.heard)))
+    # A group that got nothing is in no account once its member has left.
+    groups = status.groups or [_NOTHING] * (0 if status.received else len(played.heard))
     wrong = [
-        *(fault for heard, group in zip(played.heard, status.groups, strict=True)
+        *(fault for heard, group in zip(played.heard, groups, strict=True)
           for fault in (*_member_faults(heard, group, status), *_losses_before(heard, status, blind=blind))),
         *_topic_faults(row, played, right, paths),
     ]  # fmt: skip

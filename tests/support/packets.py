@@ -74,7 +74,8 @@ class Row:
     ``outcome``: FORWARDED, a reason the slow path counts, or None for what never reaches the broker.
     ``frames``: what enters; several only where fragments make one datagram. ``partial``: the kernel
     must take the UDP checksum for one that is still to be filled in, as from a local socket. ``groups``:
-    how many the topic has; each gets a copy. ``mark``: what the frame is sent with (tagging.py).
+    how many the topic has; of what is forwarded each gets a copy. ``mark``: what the frame is sent with
+    (tagging.py).
     """
 
     name: str
@@ -167,8 +168,10 @@ def good(name: str, payload: bytes) -> None:
     row(name, Reason.FORWARDED, Reason.FORWARDED, one(lambda at: datagram(at, payload)))
 
 
-def refused(name: str, reason: Reason, payload: bytes, outcome: Reason | None = None) -> None:
-    row(name, reason, outcome or reason, one(lambda at: datagram(at, payload)))
+def refused(
+    name: str, reason: Reason, payload: bytes, outcome: Reason | None = None, groups: int = 1
+) -> None:
+    row(name, reason, outcome or reason, one(lambda at: datagram(at, payload)), groups=groups)
 
 
 # --- good ones, by framing and size ------------------------------------------------------------
@@ -394,7 +397,7 @@ def several(topic: Topic, groups: int) -> None:
     copied("TTL 2", one(lambda at: datagram(at, body(b"ttl 2"), ttl=2)))
     row(
         f"{groups} groups, {topic.name}: TTL 1", Reason.TTL, Reason.TTL,
-        one(lambda at: datagram(at, body(b"ttl 1"), ttl=1)),
+        one(lambda at: datagram(at, body(b"ttl 1"), ttl=1)), groups=groups,
     )  # fmt: skip
     copied("Ethernet padding", lambda at: [bytes(datagram(at, body(b"pad"))) + b"\x55" * 14])
     copied("checksum partial", lambda at: [partial(bytes(datagram(at, body(b"part"))))], partial=True)
@@ -402,8 +405,8 @@ def several(topic: Topic, groups: int) -> None:
 
 for topic, groups in SEVERAL.items():
     several(topic, groups)
-refused("3 groups: version 0", Reason.BAD_VERSION, event(topic=TRIO.id, version=0))
-refused("16 groups: reserved byte", Reason.RESERVED_BITS, event(topic=CROWD.id, reserved=1))
+refused("3 groups: version 0", Reason.BAD_VERSION, event(topic=TRIO.id, version=0), groups=3)
+refused("16 groups: reserved byte", Reason.RESERVED_BITS, event(topic=CROWD.id, reserved=1), groups=16)
 
 # --- the slow path takes what the fast path is not sure of -------------------------------------
 row("TTL 1", Reason.TTL, Reason.TTL, one(lambda at: datagram(at, raw(b"ttl 1"), ttl=1)))
