@@ -17,6 +17,7 @@ from tempos_broker.broker import Broker
 from tempos_broker.config import load
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.reader import Read
+from tempos_daemon import toml
 from tempos_daemon.notify import READY, notify, reloading
 
 log = logging.getLogger("tempos.broker")
@@ -43,9 +44,9 @@ class Rereading:
         return await self._broker.reload(config)
 
     def check(self) -> None:
-        """Raise :class:`ConfigError` if the file could not be read again."""
+        """Raise :class:`ConfigError` if the file could not be read again; what is in it is known."""
         if self._file is not None:
-            self._load(self._file)
+            toml.read_text(self._file, self._read)
 
     def _load(self, file: Path) -> BrokerConfig:
         return load(file, self._read)
