@@ -29,6 +29,7 @@ OWN = {
     "fastpath": ("list or remove fast paths of this machine", "fastpath"),
     "demo": ("publisher, broker and subscriber in three nodes on this machine", "bench"),
     "bench": ("run a benchmark scenario", "bench"),
+    "trigger": ("turn signals from outside into events", "trigger"),
 }
 
 

@@ -1,0 +1,193 @@
+"""Composition root: settings, state, trigger and API on one event loop, until a signal says to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from tempos_daemon.entry import leave, wait_for_configuration
+
+if __name__ == "__main__":
+    # What follows takes a while to be read.
+    wait_for_configuration()
+
+from tempos import ConfigError, TemposError, Unavailable
+from tempos.errors import one_line
+from tempos_daemon import logs
+from tempos_daemon.http_server import HttpServer
+from tempos_daemon.last_resort import LastResort
+from tempos_daemon.notify import READY, STOPPING, notify, reloading
+from tempos_daemon.signals import STOP_WITHIN, Signals
+from tempos_trigger import api, layout, settings
+from tempos_trigger.model import Deployment
+from tempos_trigger.settings import Settings
+from tempos_trigger.store import DEPLOYMENT, Store
+from tempos_trigger.trigger import Trigger
+
+log = logging.getLogger("tempos.trigger")
+
+EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a trigger until told to stop. ``options``: config (path or None), check, log_level (or None)."""
+    logs.configure(options.log_level or "info")
+    signals = Signals(LastResort(EXIT_FAILED))
+    signals.hold()
+    try:
+        told = Settings() if options.config is None else settings.load(options.config)
+        if options.check:
+            count = 0 if told.deployment is None else len(told.deployment.endpoints)
+            print(f"{options.config}: ok, {count} endpoint{'' if count == 1 else 's'}")
+            return EXIT_OK
+        logs.configure(options.log_level or told.log)
+        return _run_loop(told, options.config, signals)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_UNUSABLE
+    except (OSError, TemposError) as error:
+        print(f"tempos trigger: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _run_loop(told: Settings, file: str | None, signals: Signals) -> int:
+    try:
+        import uvloop
+    except ImportError:
+        log.info("uvloop is not installed: asyncio's own event loop serves")
+        new_loop = asyncio.new_event_loop
+    else:
+        new_loop = uvloop.new_event_loop
+    loop = new_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(_serve(told, file, signals))
+    finally:
+        signals.last_resort.arm(STOP_WITHIN)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        signals.ignore(loop)
+        asyncio.set_event_loop(None)
+        loop.close()
+    return EXIT_OK
+
+
+async def _serve(told: Settings, file: str | None, signals: Signals) -> None:
+    signals.attach()
+    async with contextlib.AsyncExitStack() as stack:
+        started = await signals.unless_stopped(_start(stack, told, file, signals))
+        if started is None:
+            return
+        trigger, where, reload = started
+        deployment = trigger.deployment
+        what = "no deployment yet" if deployment is None else f"{len(deployment.endpoints)} endpoints"
+        print(f"ready: {what}; {where}", flush=True)
+        notify(READY)
+        signals.reload_with(reload)
+        await signals.wait()
+        notify(STOPPING)
+
+
+async def _start(
+    stack: contextlib.AsyncExitStack, told: Settings, file: str | None, signals: Signals
+) -> tuple[Trigger, str, Callable[[], None]]:
+    """Start everything, to be stopped in reverse with ``stack``."""
+
+    def at_the_end(name: str, work: Callable[[], Awaitable[object]]) -> None:
+        stack.push_async_callback(signals.step, name, work)
+
+    store = Store(told.state or settings.usual_state(told.name))
+    by_file = told.deployment is not None
+    trigger = Trigger(told.name, store, keep=not by_file)
+    at_the_end("closing the endpoints", trigger.close)
+    again = Reloading(trigger, file if by_file else None)
+    at_the_end("reloading", again.close)
+    server, where = _bind_api(told, trigger, by_file=by_file)
+    if server is not None:
+        at_the_end("closing the API", server.close)
+    if told.deployment is not None:
+        await trigger.apply(told.deployment, "file")
+    elif (kept := store.read(DEPLOYMENT)) is not None:
+        name = str(store.folder / DEPLOYMENT)
+        await trigger.apply(layout.parse(kept, name), "state")
+    if server is not None:
+        await server.start()
+    return trigger, where, again.on_signal
+
+
+def _bind_api(told: Settings, trigger: Trigger, *, by_file: bool) -> tuple[HttpServer | None, str]:
+    host, port = told.api
+    if not port:
+        return None, "no API"
+    app = api.application(trigger, told.api_token, by_file=by_file)
+    server = HttpServer(app, host, port, trigger.api_refused)
+    try:
+        server.bind()
+    except OSError as error:
+        raise Unavailable(f"the API cannot have {host}:{port}: {error.strerror}; set trigger.api") from error
+    return server, f"API on {host}:{port}"
+
+
+class Reloading:
+    """Reads the file again when SIGHUP says so: one reading at a time, one more for all that came then."""
+
+    def __init__(self, trigger: Trigger, file: str | None) -> None:
+        self._trigger = trigger
+        self._file = file
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
+
+    def on_signal(self) -> None:
+        """Begin, unless one is under way."""
+        if self._file is None:
+            log.warning("SIGHUP: the deployment of this trigger is no file's; nothing is read again")
+        elif self._task is not None:
+            self._again = True
+        else:
+            self._task = asyncio.get_running_loop().create_task(self._reload(self._file), name="reload")
+
+    async def close(self) -> None:
+        """Begin no more, and end what takes long."""
+        self._again = False
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=0.5)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _reload(self, file: str) -> None:
+        while True:
+            self._again = False
+            notify(reloading())
+            try:
+                changes = await self._trigger.apply(await self._read(file), "file")
+            except ConfigError as error:
+                for problem in error.problems:
+                    log.error("not reloaded: %s", problem)  # noqa: TRY400 - its words say it all
+            except TemposError as error:
+                log.error("not reloaded: %s", one_line(error))  # noqa: TRY400 - its words say it all
+            else:
+                print("\n".join(f"reload: {line}" for line in changes or ["nothing changed"]), flush=True)
+            finally:
+                notify(READY)
+            if not self._again:
+                break
+        self._task = None
+
+    @staticmethod
+    async def _read(file: str) -> Deployment:
+        told = await asyncio.get_running_loop().run_in_executor(None, settings.load, file)
+        if told.deployment is None:
+            raise ConfigError([f"{file}: holds no deployment any more; allowed: [broker] and [[endpoint]]"])
+        return told.deployment
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tempos_trigger")
+    parser.add_argument("-c", "--config", type=Path)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--log-level", choices=logs.LEVELS)
+    leave(run(parser.parse_args()))

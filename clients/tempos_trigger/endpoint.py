@@ -1,0 +1,225 @@
+"""One endpoint at work: its source, its account, and the task that publishes what waits.
+
+Rule: a signal that comes while others wait goes behind them, whichever way it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from tempos import EventTooBig, NoReply, Reply, ReplyError, TemposError
+from tempos.errors import NoMember
+from tempos_trigger.account import (
+    NO_BROKER,
+    NO_TOPIC,
+    PUBLISHED,
+    QUEUE_FULL,
+    STOPPED,
+    TOO_LARGE,
+    Account,
+    Signal,
+)
+from tempos_trigger.kind import Source
+from tempos_trigger.link import Link
+from tempos_trigger.model import EndpointSpec
+
+log = logging.getLogger("tempos.trigger")
+
+_AGAIN = (NO_BROKER, NO_TOPIC)
+
+
+class Endpoint:
+    """The sink of a source (:class:`tempos_trigger.kind.Sink`), and all that is known of it."""
+
+    def __init__(self, spec: EndpointSpec, link: Link, clock: Callable[[], float] = time.monotonic) -> None:
+        self.spec = spec
+        self.link = link
+        self.account = Account(spec.buffer, spec.max_age)
+        #: Of requests whose answer was wanted: answered, error, timeout, no_member, failed.
+        self.answers: Counter[str] = Counter()
+        self.asking = 0
+        self.source: Source | None = None
+        self._clock = clock
+        self._some = asyncio.Event()
+        self._pump: asyncio.Task[None] | None = None
+
+    def change(self, spec: EndpointSpec, link: Link) -> None:
+        """Go on with another description of the same endpoint."""
+        self.spec, self.link = spec, link
+        self.account.most, self.account.max_age = spec.buffer, spec.max_age
+        # What waits for the link that was, looks at this one.
+        self._restart_pump()
+
+    # What a source calls
+
+    @property
+    def why_not(self) -> tuple[str, str] | None:
+        """See :class:`tempos_trigger.kind.Sink`."""
+        found = self.link.why_not(self.spec.topic)
+        if found is None and self.account.is_full:
+            return QUEUE_FULL, f"{self.account.waiting} signals wait already"
+        return found
+
+    @property
+    def room(self) -> int:
+        return max(0, self.account.most - self.account.waiting)
+
+    def put(self, body: bytes, settled: Callable[[str], None] | None = None) -> str:
+        now = self._clock()
+        reason = self.account.offer(Signal(body, now, settled), now)
+        if not reason:
+            self._some.set()
+            if self._pump is None:
+                self._restart_pump()
+        return reason
+
+    def refuse(self, reason: str) -> str:
+        return self.account.refuse(reason)
+
+    async def deliver(self, body: bytes) -> str:
+        if (why := self.link.why_not(self.spec.topic)) is not None:
+            return self.account.refuse(why[0])
+        if self.account.queued:
+            future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+            def settled(verdict: str) -> None:
+                if not future.done():
+                    future.set_result(verdict)
+
+            return self.put(body, settled) or await future
+        if reason := self.account.begin():
+            return reason
+        verdict = STOPPED
+        try:
+            verdict = await self.link.publish(self.spec.topic, body) or PUBLISHED
+        finally:
+            self.account.settle(None, verdict)
+        return verdict
+
+    async def ask(self, body: bytes, deadline: float) -> Reply:
+        if reason := self.account.begin():
+            raise Refused(reason)
+        verdict, became = STOPPED, "failed"
+        self.asking += 1
+        try:
+            reply = await self.link.request(self.spec.topic, body, deadline)
+            verdict, became = PUBLISHED, "answered"
+        except NoMember:
+            verdict, became = PUBLISHED, "no_member"
+            raise
+        except ReplyError:
+            verdict, became = PUBLISHED, "error"
+            raise
+        except NoReply:
+            verdict, became = PUBLISHED, "timeout"
+            raise
+        except EventTooBig:
+            verdict = TOO_LARGE
+            raise
+        except TemposError:
+            verdict = NO_BROKER
+            raise
+        finally:
+            self.asking -= 1
+            self.account.settle(None, verdict)
+            self.answers[became] += 1
+        return reply
+
+    # What waits
+
+    def _restart_pump(self) -> None:
+        if self._pump is not None:
+            self._pump.cancel()
+        self._pump = asyncio.get_running_loop().create_task(self._run(), name=f"endpoint {self.spec.name}")
+
+    async def _run(self) -> None:
+        while True:
+            if not self.account.queued:
+                self._some.clear()
+                await self._some.wait()
+            if self.link.why_not(self.spec.topic) is None:
+                await self._publish_next()
+            else:
+                await self._wait_for_broker()
+
+    async def _publish_next(self) -> None:
+        signal = self.account.take(self._clock())
+        if signal is None:
+            return
+        try:
+            verdict = await self.link.publish(self.spec.topic, signal.body) or PUBLISHED
+        except BaseException:
+            # Cancelled while the socket was full: not sent, or not all of it is known.
+            self.account.give_back(signal)
+            raise
+        if verdict in _AGAIN:
+            self.account.give_back(signal)
+        else:
+            self.account.settle(signal, verdict)
+
+    async def _wait_for_broker(self) -> None:
+        now = self._clock()
+        self.account.expire(now)
+        if (due := self.account.expires_at()) is not None:
+            # Just behind the moment: at it, nothing is too old yet.
+            await self.link.change(max(0.0, due - now) + 0.001)
+
+    async def close(self, patience: float) -> None:
+        """Take nothing more in; what waits is published within so many seconds, or dropped and counted."""
+        if self.source is not None:
+            await self.source.close()
+        end = time.monotonic() + patience
+        while (self.account.waiting or self.asking) and (left := end - time.monotonic()) > 0:
+            if self.link.why_not(self.spec.topic) is not None:
+                await self.link.change(left)
+            else:
+                await asyncio.sleep(min(left, 0.005))
+        if self._pump is not None:
+            self._pump.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._pump
+            self._pump = None
+        self.account.give_up(STOPPED)
+
+    def status(self) -> dict[str, Any]:
+        """For people."""
+        account, spec, why = self.account, self.spec, self.why_not
+        told: dict[str, Any] = {
+            "name": spec.name,
+            "kind": spec.kind,
+            "topic": spec.topic,
+            "publishes": why is None,
+            "why_not": "" if why is None else why[1],
+            "received": account.received,
+            "published": account.published,
+            "waiting": account.waiting,
+            "dropped": dict(sorted(account.dropped.items())),
+            "balanced": account.balanced,
+            "buffer": spec.buffer,
+            "max_age": spec.max_age,
+            "source": {"state": "closed"} if self.source is None else self.source.status(),
+        }
+        if self.asking or self.answers or spec.options.get("answer"):
+            became = dict(self.answers)
+            told["answers"] = {
+                "requests": sum(became.values()) + self.asking,
+                "answered": became.pop("answered", 0),
+                "timeouts": became.pop("timeout", 0),
+                "failed": became,
+                "waiting": self.asking,
+            }
+        return told
+
+
+class Refused(TemposError):
+    """A signal was dropped for this ``reason``."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"dropped: {reason}")
+        self.reason = reason

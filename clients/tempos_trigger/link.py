@@ -1,0 +1,246 @@
+"""The way to the broker: a publisher, and whether anybody is there to take what it sends.
+
+Datagrams say nothing of where they end, so that is asked. The broker is *there* while its control port
+answers for the topics of the endpoints; it is gone as soon as an event comes back because nobody listens at
+its data port (on one machine the kernel says so before the next line runs, so that event is not lost), or
+when the control port is silent. Once it is back every topic is asked for anew before it is published to:
+another broker may have another number for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tempos import BodyError, EventTooBig, LocalError, Publisher, Reply, TemposError, Topic
+from tempos._remarks import Remark
+from tempos.errors import ControlRefused, NoAnswer, NoReply, one_line
+from tempos_trigger.account import NO_BROKER, NO_TOPIC, TOO_LARGE
+from tempos_trigger.model import BrokerAt
+
+log = logging.getLogger("tempos.trigger")
+
+#: Seconds between two looks at a broker that is there, and at one that is not.
+LOOK_EVERY, LOOK_AGAIN = 1.0, 0.25
+#: Seconds that it has to answer: its first two repeats are within.
+ANSWERS_WITHIN = 1.0
+#: Seconds within which every topic is asked for once more.
+ROUND = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Unknown:
+    """Why there is no such topic to publish to."""
+
+    why: str
+
+
+class Link:
+    """A broker, as the endpoints see it; :meth:`run` until cancelled."""
+
+    def __init__(self, at: BrokerAt) -> None:
+        self.at = at
+        self.there = False
+        self.why = "not asked yet"
+        self.since = time.monotonic()
+        #: Events that came back from a broker too far away to say which: at least so many were lost.
+        self.returned = 0
+        self._topics: dict[str, Topic | _Unknown] = {}
+        self._wanted: frozenset[str] = frozenset()
+        self._publisher: Publisher | None = None
+        self._kick = asyncio.Event()
+        self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._remark = Remark(log, f"the broker at {self._name} is there", level=logging.INFO)
+
+    @property
+    def _name(self) -> str:
+        return f"{self.at.address}:{self.at.control_port}"
+
+    def want(self, topics: Iterable[str]) -> None:
+        """The topics that are published to from now on."""
+        self._wanted = frozenset(topics)
+        self._topics = {name: found for name, found in self._topics.items() if name in self._wanted}
+        self._kick.set()
+
+    def why_not(self, topic: str) -> tuple[str, str] | None:
+        """Why this topic cannot be published to now: the reason of a drop and a sentence; None: it can."""
+        if not self.there:
+            return NO_BROKER, self.why
+        found = self._topics.get(topic)
+        if isinstance(found, Topic):
+            return None
+        return NO_TOPIC, found.why if found else f"the broker was not asked yet for topic {topic!r}"
+
+    async def change(self, timeout: float | None) -> None:
+        """Return when the answers of :meth:`why_not` may be others, or after so many seconds."""
+        await asyncio.wait({self._changed}, timeout=timeout)
+
+    async def settled(self, timeout: float) -> None:
+        """Return when it is known of every topic whether it can be published to, or after so many seconds."""
+        end = time.monotonic() + timeout
+        while not (self.there and self._topics.keys() >= self._wanted) and self._wanted:
+            if (left := end - time.monotonic()) <= 0:
+                return
+            await self.change(left)
+
+    async def publish(self, topic: str, body: bytes) -> str | None:
+        """Publish an event: None if it is on its way, else why not.
+
+        ``no_broker`` and ``no_topic`` mean that it may be tried again.
+        """
+        publisher, found = self._publisher, self._topics.get(topic)
+        if not self.there or publisher is None:
+            return NO_BROKER
+        if not isinstance(found, Topic):
+            return NO_TOPIC
+        before = publisher.stats.refused
+        try:
+            await publisher.publish(found, body)
+            between = publisher.stats.refused
+            await publisher.flush()
+        except EventTooBig:
+            return TOO_LARGE
+        except BodyError as error:
+            log.debug("%s", error)
+            return TOO_LARGE
+        except LocalError as error:
+            self._gone(one_line(error), publisher)
+            return NO_BROKER
+        self.returned += between - before
+        if publisher.stats.refused != before:
+            self._gone(f"nobody listens at {self.at.address}:{self.at.data_port}", publisher)
+        return NO_BROKER if publisher.stats.refused != between else None
+
+    async def request(self, topic: str, body: bytes, deadline: float) -> Reply:
+        """Publish a request and wait for its answer; raises as :meth:`tempos.Publisher.request` does."""
+        publisher, found = self._publisher, self._topics.get(topic)
+        if publisher is None or not isinstance(found, Topic):
+            raise LocalError(f"the broker is not there: {self.why}")
+        before = publisher.stats.refused
+        try:
+            return await publisher.request(found, body, deadline)
+        except NoReply:
+            if publisher.stats.refused != before:
+                self._gone(f"nobody listens at {self.at.address}:{self.at.data_port}", publisher)
+            raise
+
+    def status(self) -> dict[str, Any]:
+        """For people."""
+        return {
+            "address": self.at.address,
+            "data_port": self.at.data_port,
+            "control_port": self.at.control_port,
+            "there": self.there,
+            "why": "" if self.there else self.why,
+            "since_s": round(time.monotonic() - self.since, 3),
+            "returned": self.returned,
+        }
+
+    async def run(self) -> None:
+        """Look after the broker until cancelled."""
+        while True:
+            try:
+                async with self._opened() as publisher:
+                    await self._watch(publisher)
+            except TemposError as error:
+                self._is_gone(one_line(error))
+                await asyncio.sleep(LOOK_AGAIN)
+
+    @contextlib.asynccontextmanager
+    async def _opened(self) -> Any:
+        at = self.at
+        publisher = Publisher(at.address, data_port=at.data_port, control_port=at.control_port, auth=at.auth)
+        async with publisher:
+            self._publisher = publisher
+            try:
+                yield publisher
+            finally:
+                self._publisher = None
+                self._topics.clear()
+                self.there, self.why = False, "asking again"
+                self._tell()
+
+    async def _watch(self, publisher: Publisher) -> None:
+        """Ask again and again; returns if a topic is another one, which takes another publisher."""
+        turn = 0
+        while True:
+            self._kick.clear()
+            names = self._due(turn)
+            turn += len(names)
+            # A broker that went away meanwhile, as an event has shown, is not there by an earlier answer.
+            refused = publisher.stats.refused
+            for name in names:
+                if not await self._ask(publisher, name):
+                    return
+                if publisher.stats.refused != refused:
+                    break
+            else:
+                if names:
+                    self._is_there()
+            wait = LOOK_EVERY if self.there else LOOK_AGAIN
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._kick.wait(), wait)
+
+    def _due(self, turn: int) -> list[str]:
+        """The topics to be asked for now."""
+        names = sorted(self._wanted)
+        if not self.there or not names:
+            return names
+        unsure = [name for name in names if not isinstance(self._topics.get(name), Topic)]
+        several = max(1, round(len(names) * LOOK_EVERY / ROUND))
+        return list(dict.fromkeys(unsure + [names[(turn + each) % len(names)] for each in range(several)]))
+
+    async def _ask(self, publisher: Publisher, name: str) -> bool:
+        """Ask for a topic; False if it is another one than it was."""
+        try:
+            topic, _ = await asyncio.wait_for(publisher.resolve(name), ANSWERS_WITHIN)
+        except ControlRefused as error:
+            self._note(name, _Unknown(one_line(error)))
+            return True
+        except (asyncio.TimeoutError, NoAnswer):
+            raise NoAnswer(f"no answer from {self._name} within {ANSWERS_WITHIN:g} s") from None
+        known = self._topics.get(name)
+        if isinstance(known, Topic) and (known.id, known.framing) != (topic.id, topic.framing):
+            log.info("topic %r is another one now: it has id %d", name, topic.id)
+            return False
+        self._note(name, topic)
+        return True
+
+    def _note(self, name: str, found: Topic | _Unknown) -> None:
+        if name not in self._wanted:
+            return
+        known = self._topics.get(name)
+        if isinstance(found, _Unknown) and found != known:
+            log.warning("topic %r cannot be published to: %s", name, found.why)
+        self._topics[name] = found
+        if known != found:
+            self._tell()
+
+    def _is_there(self) -> None:
+        if not self.there:
+            self.there, self.since = True, time.monotonic()
+            self._remark.gone()
+            self._tell()
+
+    def _gone(self, why: str, publisher: Publisher) -> None:
+        """An event has shown it."""
+        if publisher is self._publisher:
+            self._is_gone(why)
+            self._kick.set()
+
+    def _is_gone(self, why: str) -> None:
+        self._remark(f"the broker is not there: {why}")
+        if self.there or self.why != why:
+            if self.there:
+                self.since = time.monotonic()
+            self.there, self.why = False, why
+            self._tell()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
+        changed.set_result(None)

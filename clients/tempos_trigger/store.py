@@ -1,0 +1,66 @@
+"""What a trigger keeps on disk: the deployment in force, and what a source must not forget.
+
+A file is had as a whole or not at all: written beside, made to last, and put into its place. They may hold
+secrets, so they are the owner's alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tempos import Unavailable
+
+DEPLOYMENT = "deployment.json"
+
+
+class Store:
+    """Documents in a folder, which is made if need be; raises :class:`tempos.Unavailable` where it cannot."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(
+                f"the state folder {folder} cannot be had: {error.strerror}; set trigger.state to another"
+            ) from error
+
+    def read(self, name: str) -> Any:
+        """A document; None if there is none. Raises :class:`tempos.Unavailable` for one that is broken."""
+        path = self.folder / name
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            raise Unavailable(f"{path} cannot be read: {error}; remove it to begin without") from error
+
+    def write(self, name: str, document: Mapping[str, Any] | list[Any]) -> None:
+        """Keep a document, through a crash from now on. Raises :class:`OSError`; then the old one stays."""
+        path, beside = self.folder / name, self.folder / f"{name}.new"
+        try:
+            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                json.dump(document, file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def remove(self, name: str) -> None:
+        """Keep it no longer."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / name).unlink()

@@ -1,0 +1,144 @@
+"""The trigger as a process: deployments over the API and in a file, restarts, signals."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.ports import free_ports
+from support.triggers import LIMIT, TOPIC, BrokerBeside, Daemon, broker_beside
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    made = Daemon(tmp_path)
+    yield made
+    made.kill()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerBeside]:
+    with broker_beside(tmp_path_factory.mktemp("broker")) as started:
+        yield started
+
+
+def hook(port: int, name: str = "in", **more: Any) -> dict[str, Any]:
+    listen = f"127.0.0.1:{port}"
+    return {"name": name, "kind": "http", "topic": TOPIC, "listen": listen, "path": f"/{name}", **more}
+
+
+def call(port: int, path: str = "/in") -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
+    try:
+        connection.request("POST", path, b"x")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_a_deployment_is_put_whole_or_not_at_all_and_outlives_the_process(
+    broker: BrokerBeside, daemon: Daemon
+) -> None:
+    one, two, taken = free_ports(3)
+    assert daemon.start().startswith("ready: no deployment yet")
+    assert daemon.ask("GET", "/v1/deployment")[0] == 404
+    assert daemon.ask("GET", "/v1/ready") == (503, {"ready": False})
+    first = {"revision": "r1", "broker": broker.table, "endpoint": [hook(one)]}
+    code, answer = daemon.ask("PUT", "/v1/deployment", first)
+    assert (code, answer) == (200, {"revision": "r1", "changes": ["added 'in'"]})
+    # In force means: the very next call is served.
+    assert call(one) == 202
+    assert daemon.ask("GET", "/v1/ready") == (200, {"ready": True})
+
+    wrong = {"endpoint": [hook(one, kind="htp"), hook(two, topic=7)]}
+    code, answer = daemon.ask("PUT", "/v1/deployment", wrong)
+    assert (code, len(answer["problems"])) == (422, 3)
+    with socket.create_server(("127.0.0.1", taken)):
+        wanted = {
+            **first,
+            "revision": "r2",
+            "endpoint": [hook(one, limit=1), hook(two, "b"), hook(taken, "c")],
+        }
+        code, answer = daemon.ask("PUT", "/v1/deployment", wanted)
+    assert code == 409
+    assert "'c'" in answer["problems"][0]
+    assert daemon.ask("GET", "/v1/deployment")[1] == first
+    assert call(one) == 202
+    with pytest.raises(ConnectionRefusedError):
+        call(two)
+
+    # Many endpoints are a long document.
+    many = {**first, "revision": "r3", "endpoint": [hook(one, f"n{number}") for number in range(1000)]}
+    assert len(json.dumps(many)) > 1 << 16
+    code, answer = daemon.ask("PUT", "/v1/deployment", many)
+    assert code == 200, answer
+    assert call(one, "/n999") == 202
+    # A kill leaves what was in force.
+    daemon.end(signal.SIGKILL)
+    assert daemon.start().startswith("ready: 1000 endpoints")
+    assert daemon.ask("GET", "/v1/deployment")[1] == many
+    assert call(one, "/n999") == 202
+    told = daemon.endpoint("n999")
+    assert (told["received"], told["published"], told["balanced"]) == (1, 1, True)
+    text = daemon.ask("GET", "/metrics")[1]
+    assert 'tempos_trigger_published_total{endpoint="n999",kind="http"} 1' in text.splitlines()
+    code, took = daemon.end()
+    assert code == 0
+    assert took < 5
+
+
+def test_a_file_is_read_again_and_is_the_only_one_to_say(broker: BrokerBeside, daemon: Daemon) -> None:
+    (port,) = free_ports(1)
+
+    def write(*endpoints: str) -> None:
+        tables = "\n".join(
+            f'[[endpoint]]\nname = "{name}"\nkind = "http"\ntopic = "{TOPIC}"\n'
+            f'listen = "127.0.0.1:{port}"\npath = "/{name}"\n'
+            for name in endpoints
+        )
+        ports = f"data_port = {broker.data}\ncontrol_port = {broker.control}"
+        daemon.file.write_text(f"{daemon.head}[broker]\n{ports}\n{tables}")
+
+    write("a")
+    assert daemon.start().startswith("ready: 1 endpoints; API on")
+    assert call(port, "/a") == 202
+    assert daemon.process is not None
+    write("a", "b")
+    daemon.process.send_signal(signal.SIGHUP)
+    assert daemon.line() == "reload: added 'b'\n"
+    assert call(port, "/b") == 202
+    write("a", "a")
+    daemon.process.send_signal(signal.SIGHUP)
+    end = time.monotonic() + LIMIT
+    while "endpoint[1].name" not in daemon.log.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert call(port, "/b") == 202
+    code, answer = daemon.ask("PUT", "/v1/deployment", {"endpoint": []})
+    assert (code, "SIGHUP" in answer["detail"]) == (409, True)
+    assert daemon.end()[0] == 0
+    daemon.file.write_text(f"{daemon.head}nam = 1\n")
+    assert daemon.start() == ""
+    assert daemon.end()[0] == 2
+    assert "trigger.nam is an unknown key" in daemon.log.read_text()
+
+
+def test_it_starts_without_a_broker_and_says_so(daemon: Daemon) -> None:
+    port, data, control = free_ports(3)
+    daemon.start()
+    document = {"broker": {"data_port": data, "control_port": control}, "endpoint": [hook(port)]}
+    assert daemon.ask("PUT", "/v1/deployment", document)[0] == 200
+    assert call(port) == 503
+    status = daemon.ask("GET", "/v1/status")[1]
+    assert not status["ready"]
+    assert "no answer" in status["broker"]["why"]
+    code, took = daemon.end()
+    assert code == 0
+    assert took < 5

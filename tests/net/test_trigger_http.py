@@ -1,0 +1,266 @@
+"""Webhooks: real callers, a real broker that is killed and comes back, and bytes that mean no good."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cloudevents.core.bindings import http as sdk
+from cloudevents.core.v1.event import CloudEvent
+from support.ports import free_ports
+from support.triggers import LIMIT, TOPIC, BrokerBeside, broker_beside, eventually, taking, trigger_here
+
+from tempos_trigger import layout
+from tempos_trigger.trigger import Trigger
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerBeside]:
+    with broker_beside(tmp_path_factory.mktemp("broker")) as started:
+        yield started
+
+
+def hook(listen: str, path: str = "/in", **more: Any) -> dict[str, Any]:
+    return {
+        "name": path.strip("/*") or "root",
+        "kind": "http",
+        "topic": TOPIC,
+        "listen": listen,
+        "path": path,
+        **more,
+    }
+
+
+def deployment(broker: BrokerBeside, *endpoints: dict[str, Any]) -> dict[str, Any]:
+    return {"broker": broker.table, "endpoint": list(endpoints)}
+
+
+def address() -> str:
+    return f"127.0.0.1:{free_ports(1)[0]}"
+
+
+def account(trigger: Trigger, name: str = "in") -> dict[str, Any]:
+    status = trigger.endpoints[name].status()
+    assert status["balanced"]
+    return {key: status[key] for key in ("received", "published", "waiting", "dropped")}
+
+
+async def curl(*arguments: str) -> tuple[int, str]:
+    """What curl gets: the code and the body."""
+    command = ["curl", "-s", "--max-time", str(LIMIT), "-w", "\n%{http_code}", *arguments]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    body, _, code = done.stdout.rpartition("\n")
+    return int(code), body
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+async def test_what_callers_get(broker: BrokerBeside, tmp_path: Path) -> None:
+    listen = address()
+
+    def answered(body: bytes) -> bytes | Exception | None:
+        return {b"good": b"\x00answer", b"bad": ValueError("no such pattern")}.get(body)
+
+    endpoints = [
+        hook(listen, "/in"),
+        hook(listen, "/ask", answer=True, deadline=0.3, content_type="text/plain"),
+        hook(listen, "/secret", token="s" * 16, limit=10),
+        hook(listen, "/below/*", methods=["PUT"]),
+        hook(listen, "/only", cloudevents="only"),
+    ]
+    async with trigger_here(tmp_path, deployment(broker, *endpoints)) as trigger:
+        url = f"http://{listen}"
+        # Nobody is a member yet.
+        assert (await curl("-d", "good", f"{url}/ask"))[0] == 503
+        async with taking(broker, answered) as taken:
+            assert await curl("-d", "hello", f"{url}/in?query=1") == (202, "")
+            assert await curl("-d", "good", f"{url}/ask") == (200, "\x00answer")
+            code, body = await curl("-d", "bad", f"{url}/ask")
+            assert (code, "no such pattern" in json.loads(body)["detail"]) == (502, True)
+            assert (await curl("-d", "silent", f"{url}/ask"))[0] == 504
+            assert (await curl("-d", "x", f"{url}/secret"))[0] == 401
+            right = ["-H", f"Authorization: Bearer {'s' * 16}"]
+            assert (await curl(*right, "-d", "fits", f"{url}/secret"))[0] == 202
+            assert (await curl(*right, "-d", "x" * 11, f"{url}/secret"))[0] == 413
+            chunked = [*right, "-H", "Transfer-Encoding: chunked", "-d", "x" * 11]
+            assert (await curl(*chunked, f"{url}/secret"))[0] == 413
+            assert (await curl("-T", "-", f"{url}/below/a/b"))[0] == 202
+            assert (await curl("-d", "x", f"{url}/below/a"))[0] == 405
+            assert (await curl("-d", "x", f"{url}/nothing"))[0] == 404
+            code, body = await curl("-d", "x", f"{url}/only")
+            assert (code, "no CloudEvent" in json.loads(body)["problems"][0]) == (400, True)
+            # An event is a datagram; this one is larger than any.
+            big = tmp_path / "big"
+            big.write_bytes(b"x" * 65_530)
+            assert (await curl("--data-binary", f"@{big}", f"{url}/in"))[0] == 413
+            expected = Counter([b"hello", b"good", b"bad", b"silent", b"fits", b""])
+            await taken.until(lambda: taken.bodies == expected)
+        assert account(trigger) == {"received": 2, "published": 1, "waiting": 0, "dropped": {"too_large": 1}}
+        assert account(trigger, "secret")["dropped"] == {"unauthorized": 1, "too_large": 2}
+        answers = trigger.endpoints["ask"].status()["answers"]
+        assert answers == {
+            "requests": 4, "answered": 1, "timeouts": 1, "failed": {"error": 1, "no_member": 1}, "waiting": 0,
+        }  # fmt: skip
+
+
+async def test_a_sdk_for_cloudevents_as_the_caller(broker: BrokerBeside, tmp_path: Path) -> None:
+    listen = address()
+    made = CloudEvent(
+        {
+            "id": "1",
+            "source": "/caf\u00e9",
+            "type": "t",
+            "specversion": "1.0",
+            "datacontenttype": "application/json",
+        },
+        {"celsius": 21.5},
+    )
+    bare = hook(listen, "/data"), hook(listen, "/whole", body="whole")
+    async with (
+        trigger_here(tmp_path, deployment(broker, *bare)),
+        taking(broker) as taken,
+        httpx.AsyncClient(base_url=f"http://{listen}") as client,
+    ):
+        for message in (sdk.to_binary_event(made), sdk.to_structured_event(made)):
+            for path in ("/data", "/whole"):
+                answer = await client.post(path, content=message.body, headers=message.headers)
+                assert answer.status_code == 202, answer.text
+        await taken.count(4)
+        datas = [json.loads(taken.in_order[at]) for at in (0, 2)]
+        wholes = [json.loads(taken.in_order[at]) for at in (1, 3)]
+        assert datas == [{"celsius": 21.5}] * 2
+        assert wholes[0] == wholes[1]
+        assert (wholes[0]["source"], wholes[0]["data"]) == ("/caf\u00e9", {"celsius": 21.5})
+        wrong = await client.post("/data", content=b"{}", headers={"ce-id": "1"})
+        assert wrong.status_code == 400
+        assert len(wrong.json()["problems"]) == 3
+
+
+async def test_nothing_is_accepted_that_is_not_published(broker: BrokerBeside, tmp_path: Path) -> None:
+    """The broker is killed under load and comes back with another number for the topic."""
+    listen = address()
+    codes: Counter[int] = Counter()
+    accepted: set[bytes] = set()
+    stop = asyncio.Event()
+
+    async def call(client: httpx.AsyncClient, who: int) -> None:
+        number = 0
+        while not stop.is_set():
+            body = f"{who}.{number}".encode()
+            number += 1
+            answer = await client.post("/in", content=body)
+            codes[answer.status_code] += 1
+            if answer.status_code == 202:
+                accepted.add(body)
+            else:
+                assert answer.headers["retry-after"] == "1"
+
+    async with (
+        trigger_here(tmp_path, deployment(broker, hook(listen))) as trigger,
+        httpx.AsyncClient(base_url=f"http://{listen}", timeout=LIMIT) as client,
+    ):
+        async with taking(broker) as taken:
+            callers = [asyncio.create_task(call(client, who)) for who in range(4)]
+            await taken.count(100)
+            await asyncio.to_thread(broker.end)
+            await eventually(lambda: codes[503] >= 20)
+            before = codes[202]
+            await asyncio.to_thread(broker.start, 9)
+            await eventually(lambda: codes[202] >= before + 100)
+            stop.set()
+            await asyncio.gather(*callers)
+        assert set(codes) == {202, 503}
+        told = account(trigger)
+        assert told["published"] == len(accepted) == codes[202]
+        assert told["dropped"] == {"no_broker": codes[503]}
+        assert told["received"] == codes.total()
+        # What reached the broker while it lived reached its member; what it had in its socket died with it.
+        assert set(taken.bodies) <= accepted
+        assert max(taken.bodies.values()) == 1
+    await asyncio.to_thread(broker.end)
+    await asyncio.to_thread(broker.start)
+
+
+async def test_hostile_bytes_and_slow_clients(broker: BrokerBeside, tmp_path: Path) -> None:
+    listen = address()
+    host, port = listen.split(":")
+
+    def send(content: bytes, *, finish: bool = True) -> bytes:
+        with socket.create_connection((host, int(port)), LIMIT) as sock:
+            sock.sendall(content)
+            if finish:
+                sock.shutdown(socket.SHUT_WR)
+            got = b""
+            # A server that closes with bytes unread resets the connection, behind its answer.
+            with suppress(ConnectionResetError):
+                while part := sock.recv(65536):
+                    got += part
+            return got
+
+    head = b"POST /in HTTP/1.1\r\nHost: a\r\n"
+    async with trigger_here(tmp_path, deployment(broker, hook(listen, limit=100))) as trigger:
+        for content, code in [
+            (b"\x00\xff\r\n\r\n", b"400"),
+            (b"POST /in SMTP/9\r\n\r\n", b"400"),
+            (head + b"A: " + b"x" * 200_000 + b"\r\n\r\n", b"400"),
+            (head + b"Content-Length: 7777\r\n\r\n", b"413"),
+            (
+                head
+                + b"Content-Length: 2\r\n\r\nokPOST /in HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+                b"202",
+            ),
+            (head + b"ce-id: \xff\xfe\r\nContent-Length: 0\r\n\r\n", b"400"),
+            (head + b"Content-Type: application/cloudevents+json\r\nContent-Length: 3\r\n\r\n\xff{]", b"400"),
+        ]:
+            got = await asyncio.to_thread(send, content)
+            assert got.split(b" ", 2)[1] == code, (content[:60], got[:200])
+        # Half a body, and then nothing more: the client went away.
+        assert await asyncio.to_thread(send, head + b"Content-Length: 50\r\n\r\nhalf") == b""
+        await eventually(lambda: account(trigger)["dropped"].get("incomplete") == 1)
+        # One that keeps the line open with half a head is cut off, and one that asks is served meanwhile.
+        slow = asyncio.create_task(asyncio.to_thread(send, head + b"A:", finish=False))
+        async with httpx.AsyncClient() as client:
+            assert (await client.post(f"http://{listen}/in", content=b"x")).status_code == 202
+        assert await slow == b""
+        told = account(trigger)
+        assert told["published"] == 2
+        assert trigger.endpoints["in"].status()["source"]["turned_away"]["slow request"] == 1
+
+
+async def test_a_port_is_handed_on_without_a_gap(broker: BrokerBeside, tmp_path: Path) -> None:
+    """Endpoints come, change and go on one port while callers call: each call is answered, and rightly."""
+    listen = address()
+    codes: Counter[int] = Counter()
+    stop = asyncio.Event()
+
+    async def call(client: httpx.AsyncClient) -> None:
+        while not stop.is_set():
+            codes[(await client.post("/in", content=b"x")).status_code] += 1
+
+    async with (
+        trigger_here(tmp_path, deployment(broker, hook(listen))) as trigger,
+        httpx.AsyncClient(base_url=f"http://{listen}", timeout=LIMIT) as client,
+    ):
+        callers = [asyncio.create_task(call(client)) for _ in range(3)]
+        first = trigger.endpoints["in"].source
+        for turn in range(6):
+            more = [hook(listen, "/other")] if turn % 2 else []
+            changed = deployment(broker, hook(listen, limit=100 + turn), *more)
+            changes = await trigger.apply(layout.parse(changed, "deployment"), "test")
+            assert f"{'added' if turn % 2 else 'removed'} 'other'" in changes or turn == 0
+            before = codes[202]
+            await eventually(lambda before=before: codes[202] > before)
+        assert trigger.endpoints["in"].source is first
+        stop.set()
+        await asyncio.gather(*callers)
+        assert set(codes) == {202}
+        assert account(trigger)["published"] == codes[202]
