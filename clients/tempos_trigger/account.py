@@ -87,10 +87,10 @@ class Account:
         self.at_hand += 1
         return ""
 
-    def refuse(self, reason: str) -> str:
-        """Count a signal that is dropped as it comes; gives the reason."""
-        self.received += 1
-        self.dropped[reason] += 1
+    def refuse(self, reason: str, count: int = 1) -> str:
+        """Count a signal that is dropped as it comes, or so many; gives the reason."""
+        self.received += count
+        self.dropped[reason] += count
         return reason
 
     def take(self, now: float) -> Signal | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tempos import EventTooBig, NoReply, Reply, ReplyError, TemposError
+from tempos._places import quote
 from tempos.errors import NoMember
 from tempos_trigger.account import (
     NO_BROKER,
@@ -28,6 +29,7 @@ from tempos_trigger.account import (
 from tempos_trigger.kind import Source
 from tempos_trigger.link import Link
 from tempos_trigger.model import EndpointSpec
+from tempos_trigger.store import Store
 
 log = logging.getLogger("tempos.trigger")
 
@@ -37,7 +39,15 @@ _AGAIN = (NO_BROKER, NO_TOPIC)
 class Endpoint:
     """The sink of a source (:class:`tempos_trigger.kind.Sink`), and all that is known of it."""
 
-    def __init__(self, spec: EndpointSpec, link: Link, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        spec: EndpointSpec,
+        link: Link,
+        store: Store | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._wait_for_room: list[Callable[[], None]] = []
         self.spec = spec
         self.link = link
         self.account = Account(spec.buffer, spec.max_age)
@@ -79,8 +89,33 @@ class Endpoint:
                 self._restart_pump()
         return reason
 
-    def refuse(self, reason: str) -> str:
-        return self.account.refuse(reason)
+    def refuse(self, reason: str, count: int = 1) -> str:
+        return self.account.refuse(reason, count)
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        self._wait_for_room.append(call)
+
+    def recall(self) -> Any:
+        return None if self._store is None else self._store.read(self._memory)
+
+    def remember(self, document: Any) -> None:
+        if self._store is not None:
+            self._store.write(self._memory, document)
+
+    def forget(self) -> None:
+        """What its source remembered is of no use any more."""
+        if self._store is not None:
+            self._store.remove(self._memory)
+
+    @property
+    def _memory(self) -> str:
+        return f"source-{quote(self.spec.name)}.json"
+
+    def _tell_room(self) -> None:
+        """Once for each that waits: one of them may fill it again."""
+        waiting, self._wait_for_room = self._wait_for_room, []
+        for call in waiting:
+            call()
 
     async def deliver(self, body: bytes) -> str:
         if (why := self.link.why_not(self.spec.topic)) is not None:
@@ -147,6 +182,8 @@ class Endpoint:
                 await self._publish_next()
             else:
                 await self._wait_for_broker()
+            if self._wait_for_room and not self.account.is_full:
+                self._tell_room()
 
     async def _publish_next(self) -> None:
         signal = self.account.take(self._clock())

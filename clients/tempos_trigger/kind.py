@@ -47,8 +47,20 @@ class Sink(Protocol):
         """An event whose answer is wanted. Raises :class:`tempos.TemposError` where there is none."""
         ...
 
-    def refuse(self, reason: str) -> str:
-        """A signal that does not become an event; gives the reason."""
+    def refuse(self, reason: str, count: int = 1) -> str:
+        """A signal that does not become an event, or so many; gives the reason."""
+        ...
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Call once when a signal has left the buffer."""
+        ...
+
+    def recall(self) -> Any:
+        """What the source of this endpoint remembered last; None: nothing."""
+        ...
+
+    def remember(self, document: Any) -> None:
+        """Remember a document of JSON, through restarts; raises :class:`OSError`. Not for the event loop."""
         ...
 
 

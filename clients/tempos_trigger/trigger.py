@@ -93,7 +93,7 @@ class Trigger:
         for index, spec in enumerate(new.endpoints):
             if self._goes_on(spec):
                 continue
-            endpoint = self._kept(spec) or Endpoint(spec, link)
+            endpoint = self._kept(spec) or Endpoint(spec, link, self._store)
             source = registry.kind(spec.kind).make(spec, endpoint)
             opened[spec.name] = (endpoint, source)
             try:
@@ -160,6 +160,8 @@ class Trigger:
         await asyncio.gather(*(each.close(PATIENCE) for each in gone))
         for each in gone:
             self._tell_end(each)
+            if each.spec.name not in specs:
+                each.forget()
         if former_watch is not None:
             await _end(former_watch)
         return changes
