@@ -12,7 +12,7 @@ import sys
 from typing import NoReturn
 
 #: Commands that go by a configuration until they are told to stop.
-DAEMONS = frozenset({"broker", "trigger"})
+DAEMONS = frozenset({"broker", "trigger", "up"})
 
 
 def main() -> int:
@@ -39,7 +39,8 @@ def leave(code: int) -> NoReturn:
     import logging
 
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
+    # Who was started without them has none.
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         # Whoever read it may be gone.
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -48,7 +48,7 @@ def parse(text: str, name: str, folder: Path) -> Loaded:
     """The same of a text; the files that it names are looked for in ``folder``."""
     document = toml.document(text, name)
     faults = Faults(name)
-    code = _read_code(document, folder, faults)
+    code = read_code(document, folder, faults)
     own = _read_broker(document, folder, faults)
     return Loaded(_read(document, own, faults), document, own, code)
 
@@ -144,7 +144,7 @@ def _by_name(problems: list[str], document: Mapping[str, Any]) -> list[str]:
 # --- other files -------------------------------------------------------------------------------
 
 
-def _read_code(document: dict[str, Any], folder: Path, faults: Faults) -> dict[str, bytes]:
+def read_code(document: dict[str, Any], folder: Path, faults: Faults) -> dict[str, bytes]:
     """Put hashes in the place of paths; the bytes by hash."""
     found: dict[str, bytes] = {}
     listed = document.get("function")

@@ -275,27 +275,30 @@ def _rule_triggers(root: Table, workflows: list[WorkflowDraft], faults: Faults) 
                 faults.refuse(
                     path, name, "a trigger of its own for each topic", f"as {where} is, for {show(topic)}"
                 )
-    places: dict[tuple[Any, ...], Table] = {}
+    places: dict[tuple[str, ...], Table] = {}
     for trigger in tables(root, "trigger"):
-        place = _place_of(trigger)
-        if place is not None and places.setdefault(place, trigger) is not trigger:
-            faults.add(
-                trigger.path,
-                f"listens where {places[place].path} does ({', '.join(map(str, place[1:]))}); "
-                "allowed: another path or port",
-            )
+        for place in _places_of(trigger):
+            if places.setdefault(place, trigger) is not trigger:
+                faults.add(
+                    trigger.path,
+                    f"listens where {places[place].path} does ({' '.join(place[2:])}); "
+                    "allowed: another path or port",
+                )
+                break
 
 
-def _place_of(trigger: Table) -> tuple[Any, ...] | None:
+def _places_of(trigger: Table) -> list[tuple[str, ...]]:
     """What two endpoints of a node cannot share, as far as it can be told without knowing the kind."""
     options: Mapping[str, Any] = trigger.values.get("options") or {}
-    node, kind, listen = trigger.get("node"), trigger.get("kind"), options.get("listen")
+    node, kind = trigger.get("node") or "", trigger.get("kind")
+    listen = options.get("listen", "127.0.0.1:8080" if kind == "http" else None)
     if kind is None or not isinstance(listen, str):
-        return None
-    if kind == "http":
-        path, method = options.get("path", "/"), options.get("method", options.get("methods"))
-        return (node, kind, listen, str(path), *([str(method)] if method else []))
-    return (node, "tcp" if kind == "tcp" else kind, listen)
+        return []
+    if kind != "http":
+        return [(node, kind, listen)]
+    methods = options.get("methods", ["POST"])
+    path = f"{listen}{options.get('path', '')}"
+    return [(node, kind, str(each), path) for each in (methods if isinstance(methods, list) else [])]
 
 
 def _rule_circles(root: Table, workflows: list[WorkflowDraft], faults: Faults) -> None:

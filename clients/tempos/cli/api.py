@@ -64,6 +64,10 @@ class Api:
     def patch(self, path: str, body: object) -> Any:
         return self._ask("PATCH", path, body)
 
+    def put(self, path: str, body: object) -> Any:
+        """``body``: bytes go as they are."""
+        return self._ask("PUT", path, body)
+
     def delete(self, path: str) -> Any:
         return self._ask("DELETE", path)
 
@@ -76,9 +80,10 @@ class Api:
         url = self.url + path
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         data = None
-        if method in ("POST", "PATCH"):
-            headers["Content-Type"] = "application/json"
-            data = b"" if body is None else json.dumps(body).encode()
+        if method in ("POST", "PATCH", "PUT"):
+            plain = isinstance(body, bytes)
+            headers["Content-Type"] = "application/octet-stream" if plain else "application/json"
+            data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         try:
             request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310 - http only
             with urllib.request.urlopen(request, timeout=self._timeout) as answer:  # noqa: S310 - the same

@@ -24,6 +24,8 @@ COULD_NOT_RUN = 2
 OWN = {
     "broker": ("run a broker", "broker"),
     "config": ("check or import a configuration", "broker"),
+    "up": ("run all of a platform's file: broker, triggers, invokers, Controller", "controller"),
+    "workflow": ("list, show, change, remove or watch workflows", "controller"),
     "platform": ("check a platform's file, or tell what it would change", "controller"),
     "tsn": ("plan a time-aware schedule for an interface", "broker"),
     "fastpath": ("list or remove fast paths of this machine", "fastpath"),

@@ -1,0 +1,334 @@
+"""Composition root: the Controller of a platform's file, with its daemons, until a signal says to stop.
+
+    SIGINT, SIGTERM   end the daemons that were started here as well, triggers first, the broker last
+    SIGUSR2           end the Controller alone; the next one finds what runs
+    SIGHUP            read the file again
+
+A Controller that cannot start leaves alone what an earlier one started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tempos_daemon.entry import leave, wait_for_configuration
+
+if __name__ == "__main__":
+    # What follows takes a while to be read.
+    wait_for_configuration()
+
+from tempos import ConfigError, TemposError, Unavailable
+from tempos.errors import one_line
+from tempos_controller.api import application
+from tempos_controller.config.load import KINDS, Loaded, load, read
+from tempos_controller.config.model import ControllerPlace, Platform, Trigger, Workflow
+from tempos_controller.documents import Documents
+from tempos_controller.force.engine import Engine
+from tempos_controller.force.items import Places
+from tempos_controller.force.local import PATIENCE
+from tempos_controller.force.store import Desired, Store, usual_folder
+from tempos_controller.parts.http import Away, Refused
+from tempos_controller.plan.wanted import revision
+from tempos_daemon import logs
+from tempos_daemon.http_server import HttpServer
+from tempos_daemon.last_resort import LastResort
+from tempos_daemon.notify import READY, STOPPING, notify, reloading
+from tempos_daemon.signals import STOP_WITHIN, Signals
+from tempos_daemon.token import read_token
+
+log = logging.getLogger("tempos.controller")
+
+EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
+#: Seconds that daemons have to answer when they were only just started.
+START_PATIENCE = 20.0
+#: The name of the Controller's own token.
+TOKEN = "controller"  # noqa: S105 - where it is
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a platform until told to stop. ``options``: file, state (folder or None), log_level."""
+    logs.configure(options.log_level)
+    # httpx tells every request.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Three sorts of daemons end one after the other.
+    signals = Signals(LastResort(EXIT_FAILED), within=3 * PATIENCE + STOP_WITHIN)
+    signals.hold()
+    try:
+        file = Path(options.file).absolute()
+        loaded = load(file)
+        return _run_loop(file, loaded, options.state, signals)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_UNUSABLE
+    except (OSError, TemposError) as error:
+        print(f"tempos up: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _run_loop(file: Path, loaded: Loaded, state: str | None, signals: Signals) -> int:
+    try:
+        import uvloop
+    except ImportError:
+        log.info("uvloop is not installed: asyncio's own event loop serves")
+        new_loop = asyncio.new_event_loop
+    else:
+        new_loop = uvloop.new_event_loop
+    loop = new_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(_serve(file, loaded, state, signals))
+    finally:
+        signals.last_resort.arm(STOP_WITHIN)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        signals.ignore(loop)
+        asyncio.set_event_loop(None)
+        loop.close()
+    return EXIT_OK
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A Controller that is there."""
+
+    engine: Engine
+    reload: Reloading
+    where: str
+
+
+async def _serve(file: Path, loaded: Loaded, state: str | None, signals: Signals) -> None:
+    signals.attach()
+    async with contextlib.AsyncExitStack() as stack:
+        started = await signals.unless_stopped(_start(stack, file, loaded, state, signals))
+        if started is None:
+            return
+        print("\n".join(await ready_lines(started.engine, started.where)), flush=True)
+        notify(READY)
+        signals.reload_with(started.reload.on_signal)
+        await signals.wait()
+        notify(STOPPING)
+
+
+async def _start(
+    stack: contextlib.AsyncExitStack, file: Path, loaded: Loaded, state: str | None, signals: Signals
+) -> _Started:
+    """Start everything, to be stopped in reverse with ``stack``."""
+    place = loaded.platform.controller
+    store = Store(_folder(state or place.state, place.name))
+    stack.callback(store.close)
+    known = store.read()
+    desired = known or Desired()
+    places = places_of(loaded)
+    platform = _nothing(loaded.platform)
+    if known:
+        platform = read(places.documents(known), "what was in force last", places.own)
+    engine = Engine(store, places, platform, desired)
+    refused: Counter[str] = Counter()
+    token = _token(place, store)
+    app = application(engine, Documents(engine, place.name), token, refused)
+    server = HttpServer(app, place.host, place.port, refused)
+    try:
+        server.bind()
+    except OSError as error:
+        raise Unavailable(
+            f"the API cannot have {place.host}:{place.port}: {error.strerror}; set controller.api"
+        ) from error
+    stack.push_async_callback(signals.step, "closing the API", server.close)
+    engine.start()
+    finished = _Finish(engine, signals, first=known is None)
+    stack.push_async_callback(signals.step, "ending the daemons", finished)
+    await server.start()
+    if amiss := await engine.settle(START_PATIENCE):
+        if known is None:
+            raise Unavailable(_lines("not everything could be started", amiss))
+        log.warning("%s", _lines("not in force yet", amiss))
+    reload = Reloading(engine, file)
+    at_first = _Apply(engine, loaded)
+    try:
+        await at_first()
+    except TemposError as error:
+        if known is None:
+            raise
+        log.error("the file is not in force, what was before is: %s", one_line(error))  # noqa: TRY400
+    engine.keep()
+    stack.push_async_callback(signals.step, "coming to the end of a change", engine.close)
+    stack.push_async_callback(signals.step, "reloading", reload.close)
+    finished.first = False
+    return _Started(engine, reload, f"http://{place.host}:{place.port}")
+
+
+def _folder(given: str, name: str) -> Path:
+    return Path(given).absolute() if given else usual_folder(name)
+
+
+class _Finish:
+    """What becomes of the daemons that were started here."""
+
+    def __init__(self, engine: Engine, signals: Signals, *, first: bool) -> None:
+        self._engine = engine
+        self._signals = signals
+        #: Nothing was in force before, and nothing is yet.
+        self.first = first
+
+    async def __call__(self) -> None:
+        told = self._signals.stopped_by
+        if told in (signal.SIGINT, signal.SIGTERM) or (told is None and self.first):
+            await self._engine.fleet.stop()
+        else:
+            await self._engine.fleet.leave()
+
+
+def _nothing(platform: Platform) -> Platform:
+    """The places of a platform without anything in them: daemons are there before they get to work."""
+    return replace(platform, functions=(), triggers=(), workflows=(), topics=())
+
+
+def _lines(what: str, amiss: Mapping[str, str]) -> str:
+    return "\n  ".join([f"{what}:", *(f"{part} {why}" for part, why in amiss.items())])
+
+
+def places_of(loaded: Loaded) -> Places:
+    """What a file says of Controller and broker."""
+    tables = {key: table for key, table in loaded.documents.items() if key not in KINDS}
+    return Places(tables, loaded.own)
+
+
+def digest_of(loaded: Loaded) -> str:
+    """Tells one version of a file, and of the code beside it, from another."""
+    return revision({kind: loaded.documents.get(kind, []) for kind in KINDS})
+
+
+def _token(place: ControllerPlace, store: Store) -> str:
+    if place.token_file:
+        return read_token(place.token_file, "controller.api_token_file")
+    return place.token or read_token(str(store.token(TOKEN)), "the Controller's token")
+
+
+class _Apply:
+    """Brings a version of the file into force, unless it is the one that was last."""
+
+    def __init__(self, engine: Engine, loaded: Loaded) -> None:
+        self._engine = engine
+        self._loaded = loaded
+
+    async def __call__(self) -> list[str]:
+        """What was done, a line each."""
+        digest = digest_of(self._loaded)
+        if digest == self._engine.desired.file:
+            return []
+        return (await self._engine.apply_file(self._loaded, places_of(self._loaded), digest)).changes
+
+
+class Reloading:
+    """Reads the file again when SIGHUP says so: one reading at a time, one more for all that came then."""
+
+    def __init__(self, engine: Engine, file: Path) -> None:
+        self._engine = engine
+        self._file = file
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
+
+    def on_signal(self) -> None:
+        """Begin, unless one is under way."""
+        if self._task is not None:
+            self._again = True
+        else:
+            self._task = asyncio.get_running_loop().create_task(self._reload(), name="reload")
+
+    async def close(self) -> None:
+        """Begin no more, and end what takes long."""
+        self._again = False
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=0.5)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _reload(self) -> None:
+        while True:
+            self._again = False
+            notify(reloading())
+            try:
+                loaded = await asyncio.get_running_loop().run_in_executor(None, load, self._file)
+                changes = await _Apply(self._engine, loaded)()
+            except ConfigError as error:
+                for problem in error.problems:
+                    log.error("not reloaded: %s", problem)  # noqa: TRY400 - its words say it all
+            except TemposError as error:
+                log.error("not reloaded: %s", one_line(error))  # noqa: TRY400 - its words say it all
+            else:
+                print("\n".join(f"reload: {line}" for line in changes or ["nothing changed"]), flush=True)
+            finally:
+                notify(READY)
+            if not self._again:
+                break
+        self._task = None
+
+
+# --- the ready line ----------------------------------------------------------------------------
+
+
+async def ready_lines(engine: Engine, where: str) -> list[str]:
+    """What is there and what can be called, a line each; the first begins with "ready"."""
+    platform = engine.platform
+    broker = platform.broker
+    parts = [f"controller {where}", f"broker {broker.address}:{broker.data_port}, {await _fast_path(engine)}"]
+    for node in platform.nodes:
+        daemons = [sort for sort, (_, port) in (("invoker", node.invoker), ("trigger", node.trigger)) if port]
+        parts.append(f"node {node.name}: {' and '.join(daemons) or 'nothing'}")
+    if not engine.amiss:
+        lines = [f"ready: {'; '.join(parts)}"]
+    else:
+        lines = [f"ready, but not all is in force: {'; '.join(parts)}"]
+        lines += [f"  NOT IN FORCE  {what} {why}" for what, why in engine.amiss.items()]
+    triggers = {each.name: each for each in platform.triggers}
+    for workflow in platform.workflows:
+        way = _way(workflow)
+        lines += [f"  {_called(triggers[name])} -> {way}" for name in workflow.triggers] or [f"  {way}"]
+    return lines
+
+
+def _way(workflow: Workflow) -> str:
+    steps = "".join(
+        f" -> {step.function}{f' -> {step.result}' if step.result else ''}" for step in workflow.steps
+    )
+    return f"{workflow.topic} ({workflow.quality.value}){steps}"
+
+
+def _called(trigger: Trigger) -> str:
+    """How a signal is given to it, as far as that can be told without knowing the kind."""
+    options: Mapping[str, Any] = trigger.options
+    if trigger.kind == "http":
+        method = (options.get("methods") or ["POST"])[0]
+        answered = "answered" if options.get("answer") else "not answered"
+        return (
+            f"{method} http://{options.get('listen', '127.0.0.1:8080')}{options.get('path', '')} ({answered})"
+        )
+    return f"{trigger.kind} {trigger.name}" + (f" {options['listen']}" if options.get("listen") else "")
+
+
+async def _fast_path(engine: Engine) -> str:
+    assert engine.fleet.broker is not None, "set at the start"
+    try:
+        fast = (await engine.fleet.broker.status())["paths"]["fast"]
+        return f"fast path {fast['mode']} ({fast['reason']})"
+    except (Away, Refused) as error:
+        return one_line(error)
+    except (KeyError, TypeError):
+        return "fast path unknown"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tempos_controller")
+    parser.add_argument("file")
+    parser.add_argument("--state")
+    parser.add_argument("--log-level", choices=logs.LEVELS, default="warning")
+    leave(run(parser.parse_args()))

@@ -1,0 +1,1 @@
+"""The Controller's commands, which know it by its API."""

@@ -1,0 +1,134 @@
+"""``tempos up`` and ``tempos platform``: run a platform's file, check it, tell what it would change."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tempos_controller.commands.access import add_controller, ask, changes_of, controller
+from tempos_daemon import logs
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_UP_EXAMPLES = """\
+examples:
+  tempos up config/platform.toml
+        broker, triggers, invokers and Controller, all in the foreground; Ctrl-C ends them in order
+  tempos up platform.toml --state /tmp/try
+        the same with its state in another folder
+
+Prints a line that begins with "ready" when every part has in force what the file says, and below it what can
+be called. What was changed at run time (`tempos workflow`) is there again after a restart; a file that is not
+as it was the last time is put in force over it. SIGHUP reads the file again. The daemons outlive a Controller
+that is killed: the next one finds them and goes on. SIGUSR2 ends the Controller alone.
+"""
+
+_PLATFORM_EXAMPLES = """\
+examples:
+  tempos platform check config/platform.toml
+        whether the file is sound, or all that is wrong with it
+  tempos platform plan config/platform.toml
+        what it would change of what runs, in the order in which it would be done
+"""
+
+
+def up(subparsers: Subparsers) -> None:
+    """Add ``tempos up``."""
+    parser = subparsers.add_parser(
+        "up",
+        help="run all of a platform's file: broker, triggers, invokers, Controller",
+        description="Run all that the file of a platform describes, until told to stop.",
+        epilog=_UP_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="FILE", help="the platform, TOML")
+    parser.add_argument("--state", metavar="DIR", help="keep the state here (default: controller.state)")
+    parser.add_argument(
+        "--log-level",
+        choices=logs.LEVELS,
+        default="warning",
+        help="how much to tell on standard error (default: %(default)s)",
+    )
+    parser.set_defaults(run=_run_up)
+
+
+def platform(subparsers: Subparsers) -> None:
+    """Add ``tempos platform check`` and ``tempos platform plan``."""
+    parser = subparsers.add_parser(
+        "platform",
+        help="check a platform's file, or tell what it would change",
+        description="Check the file of a platform, or tell what it would change, without changing anything.",
+        epilog=_PLATFORM_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    check = actions.add_parser("check", help="tell whether a file is sound, or all that is wrong with it")
+    check.set_defaults(run=_run_check)
+    plan = actions.add_parser("plan", help="tell what would change of what runs, in order")
+    plan.set_defaults(run=_run_plan)
+    plan.add_argument("--from-nothing", action="store_true", help="as if nothing were in force; asks nobody")
+    add_controller(plan)
+    for each in (check, plan):
+        each.add_argument("file", metavar="FILE", help="the platform, TOML")
+        each.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def _run_up(options: argparse.Namespace) -> int:
+    from tempos_daemon.entry import wait_for_configuration
+
+    # Before the Controller's modules are read, which takes a while.
+    wait_for_configuration()
+    from tempos_controller.__main__ import run
+
+    return run(options)
+
+
+def _run_check(options: argparse.Namespace) -> int:
+    from tempos import ConfigError
+    from tempos_controller.config.load import load
+    from tempos_daemon.schema import count
+
+    problems: list[str] = []
+    sizes = {"workflows": 0, "functions": 0, "triggers": 0, "topics": 0, "nodes": 0}
+    try:
+        found = load(Path(options.file)).platform
+    except ConfigError as error:
+        problems = error.problems
+    else:
+        sizes = {kind: len(getattr(found, kind)) for kind in sizes}
+    if options.json:
+        print(json.dumps({"file": options.file, "ok": not problems, **sizes, "problems": problems}, indent=2))
+    elif problems:
+        print("\n".join(problems), file=sys.stderr)
+    else:
+        told = ", ".join(count(number, kind[:-1]) for kind, number in sizes.items())
+        print(f"{options.file}: ok, {told}")
+    return 1 if problems else 0
+
+
+def _run_plan(options: argparse.Namespace) -> int:
+    from tempos_controller.config.load import load
+
+    loaded = load(Path(options.file))
+    answer: Any
+    if options.from_nothing:
+        from tempos_controller.plan.planner import plan
+        from tempos_controller.plan.wanted import Parts, compile_platform
+
+        actions = plan(Parts(), compile_platform(loaded.platform))
+        answer = {"changes": [line for action in actions for line in action.words()]}
+    else:
+        from tempos_controller.commands.changes import change_of, upload
+
+        api = controller(options)
+        ask(lambda: upload(api, loaded.code))
+        answer = ask(lambda: api.post("/v1/plan", change_of(loaded.documents)))
+    if options.json:
+        print(json.dumps({"file": options.file, **answer}, indent=2))
+    else:
+        print(changes_of(answer, "nothing would change"))
+    return 0

@@ -1,0 +1,209 @@
+"""``tempos workflow``: list, show, change, remove and watch the workflows of a running platform."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from tempos.cli.answer import show_answer
+from tempos.cli.options import count, positive
+from tempos.cli.status import number, table
+from tempos_controller.commands.access import add_controller, ask, changes_of, controller
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_EXAMPLES = """\
+examples:
+  tempos workflow ls                          every workflow, and whether all is in force
+  tempos workflow show count                  its steps, and what became of every event
+  tempos workflow apply workflow.toml         have what the file holds, beside what there is
+  tempos workflow apply workflow.toml --plan  only tell what that would do
+  tempos workflow rm count                    what is on its way through it arrives first
+  tempos workflow logs count                  the last lines of those who run it
+  tempos workflow top                         rates, again and again
+
+The file of `apply` holds [[workflow]] tables, and the [[function]], [[trigger]] and [[node]] that they need
+and that are not there yet, as a platform's file does. It returns when all is in force or nothing changed.
+"""
+
+
+def workflow(subparsers: Subparsers) -> None:
+    """Add ``tempos workflow``."""
+    parser = subparsers.add_parser(
+        "workflow",
+        help="list, show, change, remove or watch workflows",
+        description="List, show, change, remove or watch the workflows of a running platform.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    orders = parser.add_subparsers(metavar="ORDER", dest="order", required=True)
+
+    def add(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        order = orders.add_parser(name, help=text, description=text)
+        add_controller(order)
+        order.set_defaults(run=run)
+        return order
+
+    listed = add("ls", "every workflow, and whether all is in force", _list)
+    shown = add("show", "one workflow: its steps, and what became of every event", _show)
+    applied = add("apply", "have what a file holds; answered when it is in force", _apply)
+    applied.add_argument("file", metavar="FILE")
+    applied.add_argument("--plan", action="store_true", help="only tell what would be done")
+    gone = add("rm", "remove a workflow; what is on its way through it arrives first", _remove)
+    told = add("logs", "the last lines of the logs of those who run a workflow", _logs)
+    told.add_argument("-n", "--lines", metavar="N", type=count, default=50, help="(default: %(default)s)")
+    told.add_argument(
+        "--all", action="store_true", help="also lines that do not name the workflow or its parts"
+    )
+    watched = add("top", "events per second through every step, again and again", _top)
+    watched.add_argument("--every", metavar="S", type=positive, default=1.0, help="(default: %(default)g)")
+    watched.add_argument("--count", metavar="N", type=count, help="so many times (default: until Ctrl-C)")
+    for each in (listed, shown, applied, gone):
+        each.add_argument("--json", action="store_true", help="print the answer of the API")
+    for each in (shown, gone, told):
+        each.add_argument("name", metavar="NAME")
+
+
+def _address(name: str) -> str:
+    return f"/v1/workflows/{quote(name, safe='')}"
+
+
+def _list(options: argparse.Namespace) -> int:
+    api = controller(options, 30)
+    status = ask(lambda: api.get("/v1/status"))
+    answer = ask(lambda: api.get("/v1/workflows"))
+
+    def show(workflows: Any) -> str:
+        rows: list[tuple[str, ...]] = [
+            (
+                each["name"], each["class"], each["topic"], ", ".join(each["triggers"]) or "-",
+                " -> ".join(step["function"] for step in each["steps"]), each["steps"][-1]["result"] or "-",
+                "by the file" if each["origin"] == "file" else "at run time",
+            )
+            for each in workflows
+        ]  # fmt: skip
+        lines = table(("name", "class", "topic", "triggers", "functions", "result", "made"), rows)
+        return "\n".join([*(line[2:] for line in lines), *_amiss(status)]) if rows else "no workflow"
+
+    show_answer(options, answer, show)
+    return 0
+
+
+def _amiss(status: Any) -> list[str]:
+    changing = [f"changing: {status['changing']}"] if status["changing"] else []
+    lines = [f"NOT IN FORCE  {what}: {why}" for what, why in status["amiss"].items()]
+    lines += [
+        f"{part['name']} {part['reason']}; started again in {part['starts_in_s']:.1f} s"
+        for part in status["parts"]
+        if part.get("starts_in_s") is not None
+    ]
+    return ["", *changing, *lines] if changing or lines else []
+
+
+def _show(options: argparse.Namespace) -> int:
+    answer = ask(lambda: controller(options, 30).get(_address(options.name)))
+    show_answer(options, answer, _one)
+    return 0
+
+
+def _one(workflow: Any) -> str:
+    lines = [f"{workflow['name']}  {workflow['class']}, made {_made(workflow)}, topic {workflow['topic']}"]
+    lines += [
+        f"  trigger {each['name']} on node {each['node']}: {_account(each)}" for each in workflow["endpoints"]
+    ]
+    for step in workflow["steps"]:
+        result = f" -> {step['result']}" if step["result"] else ""
+        error = f", errors to {step['error']}" if step["error"] else ""
+        lines.append(f"  step {step['name']}: {step['topic']} -> {step['function']}{result}{error}")
+        lines += [f"    node {each['node']}: {_account(each)}" for each in step["accounts"]]
+    lines += [f"  {what} does not answer: what it counted is not known now" for what in workflow["away"]]
+    return "\n".join(lines)
+
+
+def _made(workflow: Any) -> str:
+    return "by the file" if workflow["origin"] == "file" else "at run time"
+
+
+def _account(told: Any) -> str:
+    """An account as its part tells it: whole numbers, and sums by reason."""
+    found: dict[str, Any] = told["account"] if isinstance(told.get("account"), dict) else told
+    words = []
+    for key, value in found.items():
+        if isinstance(value, bool) or key in ("node", "name", "workflow"):
+            continue
+        if isinstance(value, int):
+            words.append(f"{key} {number(value)}")
+        elif isinstance(value, dict) and value and all(isinstance(each, int) for each in value.values()):
+            by = ", ".join(f"{reason} {number(each)}" for reason, each in sorted(value.items()) if each)
+            if by:
+                words.append(f"{key} ({by})")
+    return ", ".join(words) or "nothing counted"
+
+
+def _apply(options: argparse.Namespace) -> int:
+    from tempos_controller.commands.changes import read_change, upload
+
+    change, code, others = read_change(options.file)
+    if others:
+        told = ", ".join(f"[{each}]" for each in others)
+        print(
+            f"tempos workflow: {told} of {options.file} are no part of a change: left alone", file=sys.stderr
+        )
+    api = controller(options)
+    ask(lambda: upload(api, code))
+    answer = ask(lambda: api.post("/v1/plan" if options.plan else "/v1/apply", change))
+    nothing = "nothing would change" if options.plan else "nothing to change: it is in force as it is"
+    show_answer(options, answer, lambda done: changes_of(done, nothing))
+    return 0
+
+
+def _remove(options: argparse.Namespace) -> int:
+    answer = ask(lambda: controller(options).delete(_address(options.name)))
+    show_answer(options, answer, lambda done: changes_of(done, f"{options.name} is removed"))
+    return 0
+
+
+def _logs(options: argparse.Namespace) -> int:
+    api = controller(options, 30)
+    workflow = ask(lambda: api.get(_address(options.name)))
+    parts = ask(lambda: api.get("/v1/status"))["parts"]
+    here = {each["name"] for each in parts if each["started_here"]}
+    wanted = {f"invoker {node}" for step in workflow["steps"] for node in step["nodes"]}
+    wanted |= {f"trigger {each['node']}" for each in workflow["endpoints"]}
+    words = {options.name, *workflow["triggers"], *(step["function"] for step in workflow["steps"])}
+    for part in sorted(wanted):
+        if part not in here:
+            print(f"{part}: runs elsewhere: its log is there")
+            continue
+        answer = ask(lambda part=part: api.get(f"/v1/parts/{quote(part)}/log?lines=2000"))  # type: ignore[misc]
+        lines = [line for line in answer["lines"] if options.all or any(word in line for word in words)]
+        for line in lines[-options.lines :]:
+            print(f"{part}: {line}")
+    return 0
+
+
+def _top(options: argparse.Namespace) -> int:
+    from tempos_controller.commands.rates import Rates
+
+    api = controller(options, 30)
+    rates = Rates()
+    shown = 0
+    while options.count is None or shown < options.count:
+        told = ask(lambda: [api.get(_address(each["name"])) for each in api.get("/v1/workflows")])
+        rows = rates.rows(told, time.monotonic())
+        if rows is not None:
+            lines = table(("workflow", "part", "in/s", "done/s", "failed/s", "waiting", "running"), rows)
+            if sys.stdout.isatty():
+                print("\x1b[H\x1b[2J", end="")
+            print("\n".join(line[2:] for line in lines), flush=True)
+            shown += 1
+            if shown == options.count:
+                break
+        time.sleep(options.every)
+    return 0

@@ -1,0 +1,1 @@
+"""What is wanted, on disk; and bringing it into force, whole or not at all, and keeping it there."""

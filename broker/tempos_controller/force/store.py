@@ -1,0 +1,190 @@
+"""The Controller's folder: what is wanted, code, tokens, logs; had by one Controller at a time.
+
+    desired.json     what is wanted, and what is being changed
+    code/SHA256      code that was uploaded, or came with the file
+    tokens/NAME      of the daemons that are started here, and of the Controller itself
+    parts/NAME/      the files and the state of each of them
+    log/NAME.log     what they say
+
+What is written is on the disk when the call returns, whole. All of it is its user's alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tempos import ConfigError, Unavailable
+
+VERSION = 1
+_DESIRED, _LOCK, _CODE = "desired.json", "lock", "code"
+
+
+def usual_folder(name: str) -> Path:
+    """Where the state of a Controller of this name belongs for this user."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/tempos/controller") / name
+    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(home) / "tempos" / "controller" / name
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What is wanted. ``items``: kind -> name -> document; ``origins``: kind/name -> "file" or "run-time".
+
+    ``file``: the hash of the file that was put in force last. ``made``: topics that are ours, with the
+    options that were stated. ``changing``: what was to come, if that was not finished.
+    """
+
+    items: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    file: str = ""
+    made: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    changing: str = ""
+
+    def documents(self, kind: str) -> list[Any]:
+        """Those of a kind, in order."""
+        return list(self.items.get(kind, {}).values())
+
+
+class Store:
+    """The folder, locked. Raises :class:`Unavailable` if another Controller has it, or nobody can."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)
+            for name in (_CODE, "tokens", "parts", "log"):
+                (folder / name).mkdir(mode=0o700, exist_ok=True)
+            self._lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise Unavailable(
+                f"the state folder {folder} cannot be had: {error.strerror}; set controller.state to another"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise Unavailable(
+                f"another Controller has the state folder {folder}: stop that one, or give this one another "
+                "controller.name or controller.state"
+            ) from error
+
+    def close(self) -> None:
+        """Let another Controller have it."""
+        os.close(self._lock)
+
+    # --- what is wanted ---------------------------------------------------------------------
+
+    def read(self) -> Desired | None:
+        """What was wanted last; None if nothing ever was. Raises :class:`ConfigError` for what is broken."""
+        path = self.folder / _DESIRED
+        try:
+            found = json.loads(path.read_bytes())
+            if found["version"] != VERSION:
+                raise ValueError(f"is of version {found['version']!r}; this is {VERSION}")
+            return Desired(
+                dict(found["items"]), dict(found["origins"]), str(found["file"]), dict(found["made"]),
+                str(found["changing"]),
+            )  # fmt: skip
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ConfigError(
+                [f"{path}: cannot be read: {error}; move it away to begin with what the file says"]
+            ) from None
+
+    def write(self, desired: Desired) -> None:
+        """Want this from now on. Raises :class:`Unavailable`; then what was wanted before still is."""
+        document = {
+            "version": VERSION, "items": desired.items, "origins": desired.origins, "file": desired.file,
+            "made": desired.made, "changing": desired.changing,
+        }  # fmt: skip
+        self._put(self.folder / _DESIRED, json.dumps(document, indent=1).encode())
+
+    # --- code -------------------------------------------------------------------------------
+
+    def add_code(self, code: bytes) -> str:
+        """Keep code; gives its hash."""
+        digest = hashlib.sha256(code).hexdigest()
+        path = self._code(digest)
+        if not path.exists():
+            self._put(path, code)
+        return digest
+
+    def code(self, digest: str) -> bytes | None:
+        """The code with this hash, if it is there and whole."""
+        try:
+            found = self._code(digest).read_bytes()
+        except OSError:
+            return None
+        return found if hashlib.sha256(found).hexdigest() == digest else None
+
+    def has_code(self, digest: str) -> bool:
+        """Whether there is code with this hash."""
+        return self._code(digest).exists()
+
+    def forget_code(self, needed: Iterable[str]) -> None:
+        """Keep no other code than this."""
+        kept = set(needed)
+        for path in (self.folder / _CODE).iterdir():
+            if path.name not in kept:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def _code(self, digest: str) -> Path:
+        assert len(digest) == 64, "judged before"
+        assert digest.isalnum(), "judged before"
+        return self.folder / _CODE / digest
+
+    # --- tokens and files -------------------------------------------------------------------
+
+    def token(self, name: str) -> Path:
+        """The file with a token, made if need be."""
+        path = self.folder / "tokens" / name
+        if not path.exists():
+            self._put(path, f"{secrets.token_urlsafe(32)}\n".encode())
+        return path
+
+    def part(self, name: str) -> Path:
+        """The folder of a daemon that is started here."""
+        path = self.folder / "parts" / name
+        path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+    def write_file(self, path: Path, text: str) -> None:
+        """Have a file hold this."""
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            self._put(path, text.encode())
+
+    def log(self, name: str) -> Path:
+        """The log of a daemon that is started here."""
+        return self.folder / "log" / f"{name}.log"
+
+    def _put(self, path: Path, content: bytes) -> None:
+        beside = path.with_name(f"{path.name}.new")
+        try:
+            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise Unavailable(f"{path} cannot be written: {error.strerror}; nothing has changed") from error

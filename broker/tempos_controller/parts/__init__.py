@@ -1,0 +1,1 @@
+"""Broker, invokers and triggers as the Controller knows them: by their APIs, and as processes."""

@@ -1,0 +1,85 @@
+"""One API of another daemon: JSON in and out, and two ways in which it can fail.
+
+:class:`Refused` is an answer, :class:`Away` is none. Whether what was asked has been done is known after the
+first and not after the second.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from tempos import ConfigError, RemoteError
+from tempos.errors import one_line
+
+#: Seconds for an answer that takes no work; for one that does: functions are loaded, members drained.
+QUICK, LONG = 5.0, 60.0
+#: None of these APIs has TLS; without this each client would read all authorities that the machine trusts.
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class Refused(RemoteError):
+    """A part says no. ``status``: HTTP; ``problems``: each fault by itself, at least one."""
+
+    def __init__(self, what: str, status: int, detail: str, problems: list[str]) -> None:
+        super().__init__(f"{what} refuses: {detail}")
+        self.what = what
+        self.status = status
+        self.detail = detail
+        self.problems = problems or [detail]
+
+
+class Away(RemoteError):
+    """A part gives no answer, or none that can be understood."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what} does not answer: {why}")
+        self.what = what
+        self.why = why
+
+
+class Remote:
+    """The API at ``host:port`` of what is called ``what``; ``token`` gives its token, each time anew."""
+
+    def __init__(self, what: str, address: tuple[str, int], token: Callable[[], str]) -> None:
+        self.what = what
+        self.address = address
+        self._token = token
+        # The proxies of whoever started the Controller are for the outside.
+        self._client = httpx.AsyncClient(
+            base_url=f"http://{address[0]}:{address[1]}", trust_env=False, timeout=QUICK, verify=_NO_TLS
+        )
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, *, content: bytes | None = None, wait: float = QUICK
+    ) -> Any:
+        """The answer; raises :class:`Refused` or :class:`Away`."""
+        try:
+            token = self._token()
+        except ConfigError as error:
+            raise Away(self.what, one_line(error)) from error
+        try:
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            response = await self._client.request(
+                method, path, json=body, content=content, headers=headers,
+                timeout=httpx.Timeout(wait, connect=QUICK),
+            )  # fmt: skip
+            found = response.json() if response.content else None
+        except httpx.HTTPError as error:
+            raise Away(self.what, str(error) or type(error).__name__) from error
+        except ValueError as error:
+            raise Away(self.what, f"its answer is no JSON: {error}") from error
+        if response.status_code < 300:
+            return found
+        detail, problems = f"{response.status_code} {response.reason_phrase}", []
+        if isinstance(found, dict) and isinstance(found.get("detail"), str):
+            detail = found["detail"]
+            problems = [each for each in found.get("problems") or () if isinstance(each, str)]
+        raise Refused(self.what, response.status_code, detail, problems)
+
+    async def close(self) -> None:
+        """Ask no more."""
+        await self._client.aclose()

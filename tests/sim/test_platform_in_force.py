@@ -1,0 +1,257 @@
+"""The Controller's engine over fakes of its parts: whole or not at all, whoever refuses, is away or dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.platforms import Broker, Deployed
+
+from tempos import ConfigError, Unavailable
+from tempos_controller.config.load import read
+from tempos_controller.force import engine as engine_module
+from tempos_controller.force.engine import Engine, NotDone
+from tempos_controller.force.items import Places
+from tempos_controller.force.store import Desired, Store
+
+FUNCTION = {"name": "f", "mode": "python", "entry": "m:f"}
+TRIGGER = {"name": "t", "kind": "udp"}
+WORKFLOW = {
+    "name": "w",
+    "topic": "in",
+    "class": "SQ",
+    "trigger": "t",
+    "step": [{"function": "f", "result": "out"}],
+}
+ALL = {"function": {"f": FUNCTION}, "trigger": {"t": TRIGGER}, "workflow": {"w": WORKFLOW}}
+
+
+class World:
+    """A broker, an invoker, a trigger, and the folder of a Controller."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[str] = []
+        self.broker = Broker(self.asked)
+        self.invoker = Deployed("invoker", self.asked)
+        self.trigger = Deployed("trigger", self.asked)
+
+    @property
+    def parts(self) -> tuple[Broker, Deployed, Deployed]:
+        return self.broker, self.invoker, self.trigger
+
+    @asynccontextmanager
+    async def controller(self) -> AsyncIterator[Engine]:
+        """One life of a Controller."""
+        store = Store(self.folder)
+        try:
+            desired = store.read() or Desired()
+            if not desired.items:
+                node = {
+                    "name": "n", "start": False,
+                    "invoker": f"127.0.0.1:{self.invoker.port}", "trigger": f"127.0.0.1:{self.trigger.port}",
+                }  # fmt: skip
+                desired = replace(desired, items={"node": {"n": node}}, origins={"node/n": "file"})
+            places = Places({"broker": {"address": "10.0.0.9", "api": f"127.0.0.1:{self.broker.port}"}}, {})
+            engine = Engine(store, places, read(places.documents(desired), "t"), desired)
+            engine.start()
+            try:
+                await engine.settle(5)
+                yield engine
+            finally:
+                await engine.close()
+                await engine.fleet.leave()
+        finally:
+            store.close()
+
+    def in_force(self) -> tuple[Any, Any, Any]:
+        steps = [each["topic"] for each in (self.invoker.document or {}).get("step", ())]
+        endpoints = [each["topic"] for each in (self.trigger.document or {}).get("endpoint", ())]
+        return dict(self.broker.topics), steps, endpoints
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(engine_module, "THERE", 1.0)
+    monkeypatch.setattr(engine_module, "BACK", 1.0)
+    world = World(tmp_path / "state")
+    for part in world.parts:
+        await part.start()
+    yield world
+    for part in world.parts:
+        await part.stop()
+
+
+async def test_a_workflow_comes_in_the_order_that_loses_nothing_and_goes_backwards(world: World) -> None:
+    async with world.controller() as engine:
+        world.asked.clear()
+        await engine.apply(ALL, "all")
+        assert world.asked == ["make in", "make out", "invoker f", "trigger t"]
+        assert world.broker.topics["in"]["class"] == "SQ"
+        assert engine.ready
+        world.asked.clear()
+        assert (await engine.apply(ALL, "again")).changes == []
+        assert world.asked == []
+        await engine.apply({"workflow": {"w": None}}, "gone")
+        assert world.asked == ["trigger nothing", "invoker nothing", "remove in", "remove out"]
+
+
+@pytest.mark.parametrize("who", ["broker", "invoker", "trigger"])
+async def test_where_one_refuses_nothing_has_changed(world: World, who: str) -> None:
+    async with world.controller() as engine:
+        await engine.apply(ALL, "all")
+        before, wanted = world.in_force(), engine.desired
+        part = getattr(world, who)
+        part.refuse = lambda document: "I will not" if "new" in str(document) else None
+        changed = {**WORKFLOW, "topic": "new", "step": [{"function": "f", "result": "newer"}]}
+        with pytest.raises(NotDone, match=r"nothing has changed: .*I will not"):
+            await engine.apply({"workflow": {"w": changed}}, "w")
+        assert world.in_force() == before
+        assert (engine.desired, engine.store.read()) == (wanted, wanted)
+        part.refuse = lambda document: None
+        await engine.apply({"workflow": {"w": changed}}, "w")
+        assert world.in_force()[1:] == (["new"], ["new"])
+
+
+async def test_what_cannot_be_taken_back_is_told_and_put_right_once_it_can(world: World) -> None:
+    async with world.controller() as engine:
+        await engine.apply(ALL, "all")
+        before = world.in_force()
+        engine.keep()
+
+        def fall() -> None:
+            world.invoker.away = True
+
+        world.invoker.then = fall
+        changed = {**WORKFLOW, "step": [{"function": "f", "result": "new"}]}
+        with pytest.raises(
+            NotDone, match=r"not all of it could be taken back yet.*invoker n does not answer"
+        ) as told:
+            await engine.apply({"workflow": {"w": changed}}, "w")
+        assert told.value.left
+        assert not engine.ready
+        assert "invoker n" in engine.amiss
+        world.invoker.then, world.invoker.away = lambda: None, False
+        await until(lambda: engine.ready)
+        assert world.in_force() == before
+
+
+async def test_a_part_that_dies_in_the_middle_and_is_back_soon_does_what_was_asked(world: World) -> None:
+    async with world.controller() as engine:
+
+        def blink() -> None:
+            world.invoker.then = lambda: None
+            world.invoker.away = True
+            asyncio.get_running_loop().call_later(0.2, lambda: setattr(world.invoker, "away", False))
+
+        world.invoker.then = blink
+        await engine.apply(ALL, "all")
+        assert world.in_force()[1:] == (["in"], ["in"])
+
+
+async def test_a_controller_that_dies_in_the_middle_takes_back_what_nobody_was_told_of(world: World) -> None:
+    async with world.controller() as engine:
+        await engine.apply(ALL, "all")
+        before = world.in_force()
+        changed = {**WORKFLOW, "topic": "new"}
+
+        written: list[Desired] = []
+        write = engine.store.write
+
+        def killed(desired: Desired) -> None:
+            write(desired)
+            written.append(desired)
+            if len(written) > 1:
+                raise AssertionError("dead by now")
+
+        engine.store.write = killed  # type: ignore[method-assign]
+        engine._take_back = dead  # type: ignore[method-assign]
+        world.trigger.refuse = lambda document: "dead" if "new" in str(document) else None
+        with pytest.raises(AssertionError):
+            await engine.apply({"workflow": {"w": changed}}, "w")
+        assert written[0].changing
+        assert "new" in world.broker.topics
+    world.trigger.refuse = lambda document: None
+    async with world.controller() as engine:
+        assert world.in_force() == before
+        stored = engine.store.read()
+        assert stored is not None
+        assert (stored.changing, sorted(stored.made)) == ("", ["in", "out"])
+
+
+async def dead(*_: object) -> list[str]:
+    raise AssertionError("dead")
+
+
+async def test_whoever_forgets_or_is_told_otherwise_is_put_right(world: World) -> None:
+    async with world.controller() as engine:
+        await engine.apply(ALL, "all")
+        before = world.in_force()
+        world.broker.topics.clear()
+        world.invoker.document = None
+        assert world.trigger.document is not None
+        world.trigger.document = {"revision": "?", "broker": {}, "endpoint": []}
+        await engine.settle(1)
+        assert world.in_force() == before
+
+
+async def test_topics_of_others_are_used_but_never_changed_or_removed(world: World) -> None:
+    world.broker.topics["in"] = {"name": "in", "class": "BQ", "priority": 0}
+    world.broker.by_file.add("in")
+    async with world.controller() as engine:
+        with pytest.raises(
+            NotDone, match="topic in is there already, made by the broker's file, with class 'BQ'"
+        ):
+            await engine.apply(ALL, "all")
+        assert world.in_force()[1:] == ([], [])
+        world.broker.topics["in"]["class"] = "SQ"
+        await engine.apply(ALL, "all")
+        await engine.apply({"workflow": {"w": None}}, "gone")
+        assert world.broker.topics.keys() == {"in"}
+
+
+async def test_code_is_uploaded_where_it_is_needed_and_needed_before_it_is_named(world: World) -> None:
+    async with world.controller() as engine:
+        digest = "0" * 64
+        function = {**FUNCTION, "code": {"sha256": digest, "name": "f.py"}}
+        with pytest.raises(ConfigError, match=r"its code 000000000000... is not here"):
+            await engine.apply({**ALL, "function": {"f": function}}, "all")
+        digest = engine.store.add_code(b"def f(body): ...")
+        function = {**FUNCTION, "code": {"sha256": digest, "name": "f.py"}}
+        await engine.apply({**ALL, "function": {"f": function}}, "all")
+        assert world.invoker.code == {digest: b"def f(body): ..."}
+        # A daemon that has lost its folder is given it again.
+        world.invoker.code.clear()
+        world.invoker.document = None
+        await engine.settle(1)
+        assert world.invoker.code.keys() == {digest}
+
+
+async def test_changes_come_one_after_the_other(world: World) -> None:
+    async with world.controller() as engine:
+        await engine.apply(ALL, "all")
+        world.asked.clear()
+        versions = [{**FUNCTION, "timeout": float(number)} for number in range(1, 6)]
+        await asyncio.gather(*(engine.apply({"function": {"f": each}}, "f") for each in versions))
+        assert world.asked == ["invoker f"] * 5
+        assert world.invoker.document is not None
+        assert world.invoker.document["function"][0]["timeout"] == 5.0
+
+
+async def test_a_second_controller_does_not_get_the_folder(world: World) -> None:
+    async with world.controller():
+        with pytest.raises(Unavailable, match="another Controller has the state folder"):
+            Store(world.folder)
+    Store(world.folder).close()
+
+
+async def until(condition: Any, limit: float = 20.0) -> None:
+    deadline = asyncio.get_running_loop().time() + limit
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.01)
