@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
-NATIVE := $(shell find broker/native fastpath/native bench/native fastpath/bpf bench/bpf -type f 2>/dev/null)
+NATIVE := $(shell find broker/native clients/native clients/tempos_invoker/include fastpath/native bench/native fastpath/bpf bench/bpf -type f 2>/dev/null)
 # A Python that was asked for by name, in the environment or on the command line.
 CHOSEN := $(if $(filter environment command,$(firstword $(origin PYTHON))),$(PYTHON))
 
@@ -27,10 +27,14 @@ demo: $(STAMP)
 	$(BIN)/tempos demo
 
 # Most tests wait for something: two of them at a time, those of one file one after the other.
-# Filters are held against Mosquitto's, which root gets here; without it that test is left out.
+# Filters are held against Mosquitto's, and modules are compiled from C by clang: root gets here what that needs;
+# without it those tests are left out.
+WASM_TOOLS := lld-14 wasi-libc libclang-rt-14-dev-wasm32
 test: $(STAMP)
 	@[ "$$(id -u)" != 0 ] || command -v mosquitto >/dev/null || ! command -v apt-get >/dev/null || \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mosquitto >/dev/null || :
+	@[ "$$(id -u)" != 0 ] || [ -e /usr/lib/wasm32-wasi/libc.a ] || ! command -v apt-get >/dev/null || \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(WASM_TOOLS) >/dev/null || :
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # The suite on each of KERNELS; with SHORT=1 what tells in minutes, with ONLY="networks parity" these steps anew,

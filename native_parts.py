@@ -55,7 +55,8 @@ class CannotBuild(Exception):
 class Extension:
     """A cffi extension `module` out of `source`.c, whose public part is `source`.cdef.
 
-    `abi`: whether the structs and constants of abi.h are part of it, too.
+    `abi`: whether the structs and constants of abi.h are part of it, too. `of`: the extra that it belongs
+    to, where that is not called as the folder is. `also`: what else it is made of.
     """
 
     module: str
@@ -63,6 +64,13 @@ class Extension:
     source: str
     libraries: tuple[str, ...] = ()
     abi: bool = True
+    of: str = ""
+    also: tuple[Path, ...] = ()
+
+    @property
+    def extra(self) -> str:
+        """The extra that needs it."""
+        return self.of or self.folder
 
     @property
     def name(self) -> str:
@@ -84,6 +92,7 @@ class Extension:
         """The folders whose files it is made of, and what generates C from them."""
         return (
             Path(self.folder, "native"), ABI_HEADERS, Path("fastpath", "tempos_fastpath", "abigen.py"),
+            *self.also,
         )  # fmt: skip
 
     def build(self, target: Path) -> None:
@@ -128,6 +137,11 @@ class BpfObject:
     tag: str = _SHARED
 
     @property
+    def extra(self) -> str:
+        """The extra that needs it."""
+        return self.folder
+
+    @property
     def name(self) -> str:
         return f"{self.package}/{self.program}.bpf.o"
 
@@ -168,7 +182,11 @@ EXTENSIONS = (
     Extension("tempos_bench._stream", "bench", "stream"),
     Extension("tempos_bpf._libbpf", "fastpath", "libbpf", ("bpf",), abi=False),
     Extension("tempos_fastpath._structs", "fastpath", "structs"),
-)
+    Extension(
+        "tempos_invoker._functions", "clients", "functions", ("dl", "rt"), abi=False, of="invoker",
+        also=(Path("clients", "tempos_invoker", "include"),),
+    ),
+)  # fmt: skip
 BPF_PACKAGES = (("fastpath", "tempos_fastpath"), ("bench", "tempos_bench"))
 
 
@@ -188,7 +206,7 @@ def account(left_out: Mapping[str, str]) -> str:
     `left_out`: why, by the part's name.
     """
     return json.dumps(
-        [{"name": p.name, "extra": p.folder, "why": _first_error(left_out.get(p.name, ""))} for p in parts()],
+        [{"name": p.name, "extra": p.extra, "why": _first_error(left_out.get(p.name, ""))} for p in parts()],
         indent=1,
     )
 

@@ -22,6 +22,7 @@ EXTRAS = {
     "broker": "the broker serves with asyncio's own loop, one datagram a call, and without its control API",
     "fastpath": "the broker serves by the slow path alone",
     "bench": "there are no demo and no benchmarks",
+    "invoker": "nothing runs functions, or only those in Python",
 }
 #: What the build wrote down: of a wheel, and of a source tree, which several Pythons may share.
 _ACCOUNTS = ("_parts.json", f"_parts{sysconfig.get_config_var('EXT_SUFFIX')}.json")
@@ -84,7 +85,7 @@ def _tools(extra: str) -> Iterator[Tried]:
     yield _tool("C compiler", compiler, "gcc libc6-dev")
     header = Path(sysconfig.get_path("include"), "Python.h")
     yield _tool("Python's headers", str(header) if header.exists() else "", "python3-dev")
-    if extra != "broker":
+    if extra not in ("broker", "invoker"):
         yield _tool("clang", next(filter(None, map(shutil.which, _CLANGS)), ""), "clang")
         yield _tool("libbpf's headers", str(_LIBBPF) if _LIBBPF.exists() else "", "libbpf-dev linux-libc-dev")
 

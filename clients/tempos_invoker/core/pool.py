@@ -43,6 +43,7 @@ _WORDS = {
     Condition.REFUSED: "refused",
     Condition.TOO_LARGE: "too_large",
     Condition.TIMEOUT: "timeout",
+    Condition.CRASH: "crash",
 }
 
 

@@ -5,7 +5,7 @@ padding. A message has at most :data:`MESSAGE` bytes, so a body has at most :dat
 :data:`LARGEST_OUTPUT`. The first message to a worker is its specification, JSON without a head. The worker's
 first record says hello (condition :data:`HELLO`): JSON in place of an output.
 
-The same structs stand in `clients/native/worker.h` for workers that run compiled functions.
+The same structs stand in `clients/native/functions.cdef` for workers that run compiled functions.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ LARGEST_OUTPUT = MESSAGE - ANSWER.size
 PLACE = 1
 #: Flag of an answer: the function gave nothing, which is not the same as nothing in it.
 NOTHING = 1
+#: Flag of an answer: the CPU budget made the worker sleep meanwhile.
+HELD = 2
 #: The condition of hello.
 HELLO = 0xFFFF
 
@@ -42,6 +44,8 @@ class Condition(IntEnum):
     REFUSED = 2
     TOO_LARGE = 3
     TIMEOUT = 4
+    #: What the function itself ran in crashed, and not the worker: its process, or its instance.
+    CRASH = 5
 
 
 class FrameError(ValueError):
