@@ -1,0 +1,61 @@
+"""What kinds share that connect to a server elsewhere, and signals that bring more than their bytes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+from tempos import LocalError
+from tempos_daemon import kinds
+from tempos_daemon.schema import Key, Keys, Kind, NotAllowed
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= 256 or not value.isprintable():
+        raise NotAllowed
+    return value
+
+
+HOST = kinds.matching(_HOST, 'the name or the IPv4 address of a server, such as "10.0.0.7"')
+#: Something that a server knows somebody by; a password never shows.
+USER = Kind("text of 1 to 256 printable characters", _text)
+PASSWORD = Kind("text of 1 to 256 printable characters", _text, secret=True)
+#: What is published: the bytes alone, or a JSON document with where they came from.
+BODY = Key(kinds.choice("data", "whole"), "data")
+
+
+def server(port: int) -> Keys:
+    """The keys by which a server is reached."""
+    return {
+        "server": Key(HOST),
+        "port": Key(kinds.PORT, port),
+        "username": Key(USER, None),
+        "password": Key(PASSWORD, None),
+        "tls": Key(kinds.FLAG, False),
+        "ca": Key(kinds.FILE, ""),
+    }
+
+
+def context(options: Mapping[str, Any]) -> ssl.SSLContext | None:
+    """The TLS that an endpoint wants, if any; raises :class:`LocalError` for certificates that are none."""
+    if not options["tls"]:
+        return None
+    try:
+        return ssl.create_default_context(cafile=options["ca"] or None)
+    except (OSError, ValueError) as error:
+        raise LocalError(f"the certificates of {options['ca']} cannot be read: {error}") from error
+
+
+def whole(attributes: Mapping[str, Any], data: bytes) -> bytes:
+    """A JSON document: attributes, and ``data`` as text if it is UTF-8, else ``data_base64``."""
+    try:
+        held = {"data": data.decode()}
+    except UnicodeDecodeError:
+        held = {"data_base64": base64.b64encode(data).decode()}
+    return json.dumps({**attributes, **held}, separators=(",", ":")).encode()
