@@ -163,3 +163,27 @@ def test_a_forwarder_takes_turns_and_an_echo_answers(node: Node) -> None:
                        "--topic", 1, "--count", 50, "--warm-up", 5).result(LIMIT)  # fmt: skip
     assert answer["lost"] == 0
     assert len(answer["samples_ns"]) == 50
+
+
+def test_a_member_tells_also_of_what_came_before_it_knew_that_it_is_one() -> None:
+    here, there = traffic.Endpoint("127.0.0.1", 0), tempos.wire.encode_event
+    with ExitStack() as stack:
+        data = stack.enter_context(traffic.open_socket(bind=here))
+        sender = stack.enter_context(traffic.open_socket(bind=here))
+        collector = traffic.Collector(data, traffic.Seen(100, 24))
+
+        def come(epoch: int, *sequences: int) -> None:
+            for sequence in sequences:
+                event = bytearray(there(1, 7, sequence, 1, b""))
+                event[3] = epoch
+                sender.sendto(event, data.getsockname())
+            assert (collector.take(), collector.damaged) == (len(sequences), 0)
+
+        come(200, 0)
+        come(201, 1, 2)
+        # The answer was overtaken by events, and by the next change of the route.
+        collector.joined(200)
+        assert collector.epoch == 201
+        come(201, 3)
+        come(202, 4)
+        assert collector.by_epoch() == {200: 1, 201: 3, 202: 1}

@@ -240,8 +240,9 @@ class Collector:
         self._result = ffi.new("struct tempos_collect_result *")
 
     def joined(self, epoch: int) -> None:
-        """The member is in the route from this epoch on (u8)."""
-        self._result.epoch = epoch
+        """The member is in the route from this epoch on (u8); some of it may have come before it knew."""
+        ahead = (each - epoch & 0xFF for each in self.by_epoch())
+        self._result.epoch = epoch + max((each for each in ahead if each < 128), default=0) & 0xFF
 
     def take(self) -> int:
         """Take all that waits; how many datagrams that was."""

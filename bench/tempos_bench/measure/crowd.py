@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,14 @@ def start(node: Node, broker: str, plan: CrowdPlan, cpu: int | None = None) -> P
 
 def account(crowd: Program, sent: int) -> dict[str, Any]:
     """Let the members drain once ``sent`` datagrams came, or no more come; what they saw."""
-    seen: dict[str, Any] = crowd.ask({"sent": sent}, limit=_END_LIMIT)
-    crowd.wait(10)
+    return accounts((crowd,), sent)[0]
+
+
+def accounts(crowds: Sequence[Program], sent: int) -> list[dict[str, Any]]:
+    """The same of several crowds at once: a group that nobody is in has no account of its own for long."""
+    for crowd in crowds:
+        crowd.tell({"sent": sent})
+    seen = [crowd.answer(_END_LIMIT) for crowd in crowds]
+    for crowd in crowds:
+        crowd.wait(10)
     return seen

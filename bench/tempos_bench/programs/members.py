@@ -58,7 +58,8 @@ class Account:
     def __init__(self) -> None:
         self.joined = self.left = self.drained = 0
         self.received = self.repeated = self.damaged = self.overrun = self.late = 0
-        self.drain_lost = 0
+        #: Got, and never told the broker.
+        self.drain_lost = self.untold = 0
         self.failures: list[str] = []
 
 
@@ -176,6 +177,7 @@ class BenchMember:
         self._account.received += self._collector.received
         self._account.repeated += self._collector.repeated
         self._account.damaged += self._collector.damaged
+        self._account.untold += sum(row.datagrams - self._told.get(row.epoch, 0) for row in self._news())
         self.data.close()
         self.control.close()
 

@@ -85,6 +85,7 @@ def measure(p: Parameters, path: Path, rate: float, shape: str | None = None) ->
         Figure(f"{name}: duplicated", got["repeated"], "datagrams"),
         Figure(f"{name}: damaged", got["damaged"], "datagrams"),
         Figure(f"{name}: after leaving", got["late"], "datagrams"),
+        Figure(f"{name}: never told to the broker", got["untold"], "datagrams"),
         Figure(f"{name}: lost by drains", beyond(got["drain_lost"], dropped.last), "datagrams"),
         Figure(f"{name}: requests failed", len(got["failures"]), "requests"),
         Figure(f"{name}: not on this path", other_path, "datagrams"),

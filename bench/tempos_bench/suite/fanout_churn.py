@@ -76,7 +76,7 @@ def measure(p: Parameters, way: str, shape: str | None = None) -> list[Figure]:
                 "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", topic.id,
                 "--count", count, "--rate", rate, "--size", p.payload, cpu=core,
             ).result(p.seconds * 2 + 30)  # fmt: skip
-            accounts = [crowd.account(each, sent["sent"]) for each in crowds]
+            accounts = crowd.accounts(crowds, sent["sent"])
             status = broker.entry(topic.name)
             dropped = legs.dropped()
     return [
@@ -121,6 +121,7 @@ def _faults(
         Figure(f"{way}: lost", beyond(sum(map(abs, lost)), dropped.last), "datagrams"),
         Figure(f"{way}: duplicated", sum(each["repeated"] for each in accounts), "datagrams"),
         Figure(f"{way}: damaged", sum(each["damaged"] for each in accounts), "datagrams"),
+        Figure(f"{way}: never told to the broker", sum(each["untold"] for each in accounts), "datagrams"),
         Figure(f"{way}: after leaving", sum(each["late"] for each in accounts), "datagrams"),
         Figure(
             f"{way}: lost by drains",
