@@ -22,9 +22,10 @@ def refusal(url: str, status: int, reason: str, body: bytes) -> ApiRefused:
     return ApiRefused(status, detail, [each for each in problems if isinstance(each, str)])
 
 
-def no_answer(url: str, why: object) -> RemoteError:
-    """That nobody answered there, and what that may be due to."""
-    return RemoteError(f"no answer from {url}: {why}. Is the broker running, and its API there?{_hint(url)}")
+def no_answer(url: str, why: object, whose: str = "broker") -> RemoteError:
+    """That nobody answered there, and what that may be due to; ``whose``: the daemon that should have."""
+    hint = _hint(url) if whose == "broker" else ""
+    return RemoteError(f"no answer from {url}: {why}. Is the {whose} running, and its API there?{hint}")
 
 
 def _hint(url: str) -> str:

@@ -12,7 +12,7 @@ import sys
 from typing import NoReturn
 
 #: Commands that go by a configuration until they are told to stop.
-DAEMONS = frozenset({"broker", "trigger", "up"})
+DAEMONS = frozenset({"broker", "trigger", "invoker", "up"})
 
 
 def main() -> int:

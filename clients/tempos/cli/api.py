@@ -18,13 +18,18 @@ from tempos.errors import LocalError, RemoteError
 TIMEOUT = 5.0
 
 
-def add_api(parser: argparse.ArgumentParser) -> None:
-    """Add ``--api`` and ``--token-file``."""
+def add_api(
+    parser: argparse.ArgumentParser,
+    what: str = "the broker's control API",
+    variable: str = "TEMPOS_API",
+    default: str = DEFAULT,
+) -> None:
+    """Add ``--api`` and ``--token-file``: of ``what``, which an environment ``variable`` may name."""
     parser.add_argument(
         "--api",
         metavar="URL",
-        default=os.environ.get("TEMPOS_API", DEFAULT),
-        help=f"the broker's control API (default: $TEMPOS_API, else {DEFAULT})",
+        default=os.environ.get(variable, default),
+        help=f"{what} (default: ${variable}, else {default})",
     )
     parser.add_argument(
         "--token-file",
@@ -37,13 +42,14 @@ def add_api(parser: argparse.ArgumentParser) -> None:
 class Api:
     """The control API at a URL. Every call raises :class:`RemoteError` with what to do about it."""
 
-    def __init__(self, url: str, token: str = "", timeout: float = TIMEOUT) -> None:
+    def __init__(self, url: str, token: str = "", timeout: float = TIMEOUT, whose: str = "broker") -> None:
         self.url = url.rstrip("/")
+        self._whose = whose
         self._token = token
         self._timeout = timeout
 
     @classmethod
-    def of(cls, options: argparse.Namespace, timeout: float = TIMEOUT) -> Api:
+    def of(cls, options: argparse.Namespace, timeout: float = TIMEOUT, whose: str = "broker") -> Api:
         """As the options of :func:`add_api` say; raises :class:`LocalError` for an unreadable token."""
         if not options.api.startswith(("http://", "https://")):
             options.fail(f"--api {options.api!r} is no http URL")
@@ -53,7 +59,7 @@ class Api:
                 token = Path(options.token_file).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise LocalError(f"the token in {options.token_file} cannot be read: {error}") from error
-        return cls(options.api, token, timeout)
+        return cls(options.api, token, timeout, whose)
 
     def get(self, path: str) -> Any:
         return self._ask("GET", path)
@@ -68,10 +74,16 @@ class Api:
         """``body``: bytes go as they are."""
         return self._ask("PUT", path, body)
 
+    def send(self, path: str, body: bytes) -> bytes:
+        """Post bytes; gives the bytes of the answer."""
+        answer = self._ask("POST", path, body, plain=True)
+        assert isinstance(answer, bytes), "asked for so"
+        return answer
+
     def delete(self, path: str) -> Any:
         return self._ask("DELETE", path)
 
-    def _ask(self, method: str, path: str, body: object = None) -> Any:
+    def _ask(self, method: str, path: str, body: object = None, *, plain: bool = False) -> Any:
         # These cost more to import than most commands take to run.
         import urllib.error
         import urllib.request
@@ -81,18 +93,18 @@ class Api:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         data = None
         if method in ("POST", "PATCH", "PUT"):
-            plain = isinstance(body, bytes)
-            headers["Content-Type"] = "application/octet-stream" if plain else "application/json"
+            is_bytes = isinstance(body, bytes)
+            headers["Content-Type"] = "application/octet-stream" if is_bytes else "application/json"
             data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         try:
             request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310 - http only
             with urllib.request.urlopen(request, timeout=self._timeout) as answer:  # noqa: S310 - the same
-                return json.load(answer)
+                return answer.read() if plain else json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
                 raise refusal(url, error.code, error.reason, error.read()) from error
         except (OSError, HTTPException) as error:
             why = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise no_answer(url, why) from error
+            raise no_answer(url, why, self._whose) from error
         except (ValueError, RecursionError) as error:
             raise RemoteError(f"the answer of {url} is not JSON: {error}") from error

@@ -32,6 +32,9 @@ OWN = {
     "demo": ("publisher, broker and subscriber in three nodes on this machine", "bench"),
     "bench": ("run a benchmark scenario", "bench"),
     "trigger": ("turn signals from outside into events", "trigger"),
+    "invoker": ("let events call functions", "invoker"),
+    "function": ("list and call functions", "invoker"),
+    "errors": ("list, show and redrive invocations that failed", "invoker"),
 }
 
 

@@ -43,6 +43,13 @@ class Account:
         else:
             self.succeeded += 1
 
+    def add(self, other: Account) -> None:
+        """Count what another one has counted, too."""
+        self.accepted += other.accepted
+        self.succeeded += other.succeeded
+        self.failed.update(other.failed)
+        self.retries += other.retries
+
     def drift(self, waiting: int, running: int) -> int:
         """What is accepted and in no place; 0 unless something is wrong."""
         return self.accepted - self.succeeded - sum(self.failed.values()) - waiting - running

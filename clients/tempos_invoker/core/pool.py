@@ -28,7 +28,7 @@ from tempos_invoker.workers.frames import Answer, Condition
 #: Seconds that what a worker has at hand may take together, and the most invocations that it has.
 AHEAD, MOST_AHEAD = 0.001, 16
 #: Seconds that a worker has beyond the deadline to tell so itself.
-GRACE = 0.05
+GRACE = 0.1
 #: Seconds without any worker after which nobody waits for one any more.
 NO_WORKER_AFTER = 10.0
 #: The longest wait before another attempt, seconds.

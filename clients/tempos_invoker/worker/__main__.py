@@ -31,13 +31,13 @@ from tempos_invoker.workers import frames
 from tempos_invoker.workers.frames import Answer
 
 #: What a specification holds. ``function``: its name; ``class``: SQ or BQ; ``index``: of this worker among
-#: those of its pool; ``code``: path of the code file or ""; ``warm``: a body in base64, or null;
-#: ``memory`` and ``output``: bytes, 0 for no limit of its own; ``scheduling``: what
-#: :mod:`tempos_invoker.worker.scheduling` is asked for; ``cache``: a folder for what was compiled, or "";
-#: the rest as in the deployment.
+#: those of its pool; ``code``: path of the code file or "", ``folder``: where its neighbours are, or "";
+#: ``warm``: a body in base64, or null; ``memory`` and ``output``: bytes, 0 for no limit of its own;
+#: ``scheduling``: what :mod:`tempos_invoker.worker.scheduling` is asked for; ``cache``: a folder for what
+#: was compiled, or ""; the rest as in the deployment.
 KEYS = (
-    "function", "class", "index", "mode", "code", "entry", "args", "env", "cwd", "user", "timeout", "load",
-    "memory", "output", "ahead", "grants", "warm", "version", "scheduling", "cache",
+    "function", "class", "index", "mode", "code", "folder", "entry", "args", "env", "cwd", "user",
+    "timeout", "load", "memory", "output", "ahead", "grants", "warm", "version", "scheduling", "cache",
 )  # fmt: skip
 
 #: Module and class for each mode.

@@ -150,7 +150,7 @@ async def _within(result: Any, seconds: float) -> Any:
 def _load(spec: dict[str, Any]) -> Callable[..., Any]:
     """The function that ``entry`` names, in the code file if there is one."""
     name, _, path = spec["entry"].partition(":")
-    module = _module(name, spec.get("code") or "")
+    module = _module(name, spec.get("code") or "", spec.get("folder") or "")
     found: Any = module
     for part in path.split("."):
         if not hasattr(found, part):
@@ -166,14 +166,14 @@ def _load(spec: dict[str, Any]) -> Callable[..., Any]:
     return called
 
 
-def _module(name: str, code: str) -> ModuleType:
+def _module(name: str, code: str, folder: str) -> ModuleType:
     try:
         if not code or code.endswith(_ARCHIVES):
             if code:
                 sys.path.insert(0, code)
             return importlib.import_module(name)
         # Its neighbours can be imported, as when it is run.
-        sys.path.insert(0, str(Path(code).parent))
+        sys.path.insert(0, folder or str(Path(code).parent))
         where = importlib.util.spec_from_file_location(name, code)
         if where is None or where.loader is None:
             raise Unfit(f"{code} is no module of Python: its name ends with .py, .zip or .whl")

@@ -1,0 +1,147 @@
+"""Where events come from: a subscriber for each step, a member of one group.
+
+Rules: a source is opened again and again until it is; whatever comes is accepted by the step that it feeds
+just then; when it is closed, what was on its way is accepted, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tempos import Event, Subscriber, TemposError
+from tempos._remarks import Remark
+from tempos.errors import one_line
+from tempos_invoker.core.invocation import Arrived, StepQueue
+from tempos_invoker.deploy.model import BrokerAt
+from tempos_invoker.workers.team import Team
+
+#: Seconds between two tries to open, at first and at most; and for what is on its way when it is closed.
+FIRST_WAIT, LONGEST_WAIT, PATIENCE = 0.2, 10.0, 5.0
+
+log = logging.getLogger("tempos.invoker")
+
+
+@dataclass(slots=True)
+class Target:
+    """What a source feeds: a step's queue, and the team that serves it."""
+
+    team: Team
+    queue: StepQueue
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What makes a source another one. ``member`` counts those of this group that are here."""
+
+    broker: BrokerAt
+    topic: str
+    group: str
+    member: int = 0
+
+
+class Source:
+    """A member of ``place.group`` for ``place.topic``, a name or a filter."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.target: Target | None = None
+        self.subscriber: Subscriber | None = None
+        #: Why it is not open, "" if it is.
+        self.fault = "not opened yet"
+        self._task: asyncio.Task[None] | None = None
+        self._remark = Remark(log, f"{place.topic}: joined")
+        self._untold = 0
+
+    async def open(self) -> None:
+        """Join; raises :class:`TemposError`. Nothing is taken before :meth:`feed`."""
+        at = self.place.broker
+        subscriber = Subscriber(
+            at.address, self.place.topic, group=self.place.group, control_port=at.control_port, auth=at.auth
+        )
+        await subscriber.__aenter__()
+        self.subscriber = subscriber
+        self.fault = ""
+
+    def feed(self, target: Target) -> None:
+        """Give what comes to ``target`` from now on; joins first, however long that takes."""
+        self.target = target
+        if self._task is None:
+            name = f"events of {self.place.topic}"
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=name)
+            self._task.add_done_callback(self._ended)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is a member of all it asked for."""
+        return self.subscriber is not None and not self.subscriber.away
+
+    def told(self) -> dict[str, Any]:
+        """As the status tells it."""
+        if self.subscriber is None:
+            return {"joined": False, "reason": self.fault}
+        stats, away = self.subscriber.stats, self.subscriber.away
+        return {
+            "joined": not away,
+            "reason": "; ".join(f"{topic}: {why}" for topic, why in away.items()),
+            "topics": len(self.subscriber.topics),
+            "events": stats.events,
+            "missed": stats.missed,
+            "queue_full": stats.queue_full,
+            "overruns": stats.overruns,
+        }
+
+    async def close(self, patience: float = PATIENCE) -> None:
+        """Leave the group; returns when all that came has been accepted."""
+        if self.subscriber is None:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+            return
+        await self.subscriber.drain(patience)
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=patience)
+
+    async def _run(self) -> None:
+        wait = FIRST_WAIT
+        while self.subscriber is None:
+            try:
+                await self.open()
+            except TemposError as error:
+                self.fault = one_line(error)
+                self._remark(f"{self.place.topic}: cannot join: {self.fault}")
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, LONGEST_WAIT)
+        self._remark.gone()
+        async for events in self.subscriber.batches():
+            target = self.target
+            assert target is not None, "fed before it runs"
+            now = time.monotonic()
+            for event in events:
+                target.team.accept(target.queue, self._arrived(event, now))
+            target.team.pump()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fault = one_line(error)
+            log.error("%s: nothing is taken any more", self.place.topic, exc_info=error)
+
+    def _arrived(self, event: Event, now: float) -> Arrived:
+        publisher, sequence = event.publisher, event.sequence
+        if publisher is None or sequence is None:
+            # A raw topic tells neither: at least no two events look the same.
+            self._untold += 1
+            publisher, sequence = 0, self._untold & 0xFFFFFFFF
+        return Arrived(
+            event.topic,
+            event.body,
+            publisher,
+            sequence,
+            event.sent_ns or 0,
+            event.received_ns,
+            now,
+            event if event.is_request else None,
+        )
