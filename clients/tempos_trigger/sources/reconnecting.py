@@ -18,8 +18,8 @@ from tempos.errors import one_line
 
 log = logging.getLogger("tempos.trigger")
 
-#: Seconds of the first pause and of the longest; a session that was up for as long as that begins anew.
-FIRST, LONGEST = 0.2, 10.0
+#: Seconds of the first pause and of the longest; after a session that was up for so long it begins anew.
+FIRST, LONGEST, STABLE = 0.2, 10.0, 1.0
 #: Seconds that a session has to come to its end.
 ENDS_WITHIN = 1.5
 
@@ -74,7 +74,7 @@ class Reconnecting:
                 continue
             except Exception as error:  # noqa: BLE001 - see above: it is told, and tried again
                 why = one_line(error)
-            if self.state == "up" and time.monotonic() - self._up_since >= LONGEST:
+            if self.state == "up" and time.monotonic() - self._up_since >= STABLE:
                 self._pause = FIRST
             self.state, self.why = "waiting", why
             self._remark(f"{self._what} is not there: {why}")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
 import ssl
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
 
 from tempos import LocalError
 from tempos_daemon import kinds
 from tempos_daemon.schema import Key, Keys, Kind, NotAllowed
+
+_T = TypeVar("_T")
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
 
@@ -50,6 +53,14 @@ def context(options: Mapping[str, Any]) -> ssl.SSLContext | None:
         return ssl.create_default_context(cafile=options["ca"] or None)
     except (OSError, ValueError) as error:
         raise LocalError(f"the certificates of {options['ca']} cannot be read: {error}") from error
+
+
+async def within(seconds: float, what: str, answer: Awaitable[_T]) -> _T:
+    """The answer, or an error that says what there was none to."""
+    try:
+        return await asyncio.wait_for(answer, seconds)
+    except asyncio.TimeoutError:
+        raise ConnectionError(f"no answer within {seconds:g} s to: {what}") from None
 
 
 def whole(attributes: Mapping[str, Any], data: bytes) -> bytes:
