@@ -40,6 +40,7 @@ examples:
   tempos function invoke count -m '{"text": "abracadabra", "pattern": "ab"}'
   cat image.png | tempos function invoke thumbnail > small.png
   tempos function logs count
+  cc -shared -fPIC -I "$(tempos function header)" -o count.so count.c
 
 Exit codes of invoke: 0 it succeeded, 1 it did not (the condition and the reason are told).
 """
@@ -78,6 +79,8 @@ def function(subparsers: Subparsers) -> None:
     call = _action(actions, "invoke", "call one by hand, and print its output", _invoke)
     call.add_argument("name", metavar="NAME")
     call.add_argument("-m", "--message", metavar="BODY", help="the body (default: standard input)")
+    header = actions.add_parser("header", help="the folder of tempos_function.h, for functions in C")
+    header.set_defaults(run=_header)
     lines = _action(actions, "logs", "the latest lines that one wrote", _logs)
     lines.add_argument("name", metavar="NAME")
     lines.add_argument("--json", action="store_true", help="as the API tells it")
@@ -231,6 +234,13 @@ def show_log(answer: Any) -> str:
     if answer["left_out"]:
         lines.append(f"({answer['left_out']} lines were left out: it writes more than is kept)")
     return "\n".join(lines) if lines else "it wrote nothing"
+
+
+def _header(options: argparse.Namespace) -> int:
+    from tempos_invoker.headers import FOLDER
+
+    print(FOLDER)
+    return 0
 
 
 # --- tempos errors -------------------------------------------------------------------------------

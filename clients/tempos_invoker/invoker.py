@@ -105,13 +105,8 @@ class Invoker:
         """
         faults: dict[str, str] = {}
         deployment = self._with_code(deployment, faults)
-        if faults:
-            raise ConfigError(list(faults.values()))
-        functions = dataclasses.replace(deployment, steps=())
-        prepared = Prepared()
-        wanted = teams_of(deployment)
-        preparation = Preparation(functions, self.teams, {}, None, self._make_team, wanted)
-        prepared = await preparation.make()
+        preparation = Preparation(deployment, self.teams, {}, None, self._make_team, faults)
+        prepared = await preparation.make(join=False)
         await self._change(deployment, prepared)
 
     async def apply(self, deployment: Deployment, document: Any = None) -> None:
@@ -122,11 +117,11 @@ class Invoker:
         async with self._changing:
             faults: dict[str, str] = {}
             deployment = self._with_code(deployment, faults)
-            if faults:
-                raise ConfigError(list(faults.values()))
             same = self.deployment is not None and self.deployment.broker == deployment.broker
             publisher = self.publisher if same else None
-            preparation = Preparation(deployment, self.teams, self.sources, publisher, self._make_team)
+            preparation = Preparation(
+                deployment, self.teams, self.sources, publisher, self._make_team, faults
+            )
             prepared = await preparation.make()
             if document is not None:
                 try:

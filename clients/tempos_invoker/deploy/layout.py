@@ -19,7 +19,8 @@ from tempos.auth import Key as AuthKey
 from tempos_daemon import kinds, logs, toml
 from tempos_daemon.schema import Faults, Key, Keys, Kind, NotAllowed, Table, read_table, show
 from tempos_invoker.core.step import Step
-from tempos_invoker.deploy.model import MODES, BrokerAt, Code, Deployment, Function, Settings
+from tempos_invoker.deploy.model import BrokerAt, Code, Deployment, Function, Settings
+from tempos_invoker.modes import MODES
 from tempos_invoker.workers import frames
 
 MAX_FUNCTIONS, MAX_STEPS = 1000, 1000

@@ -11,8 +11,6 @@ from tempos import _abi
 from tempos.auth import Key
 from tempos_invoker.core.step import Step
 
-MODES = ("python", "dlf", "wasm", "spawn")
-
 
 @dataclass(frozen=True, slots=True)
 class BrokerAt:

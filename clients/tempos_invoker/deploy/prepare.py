@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +71,10 @@ class Prepared:
 
 
 class Preparation:
-    """One preparation, beside these teams, sources and publisher. ``wanted``: teams, if not by the steps."""
+    """One preparation, beside these teams, sources and publisher.
+
+    ``faults`` are known already, by the function that cannot be had.
+    """
 
     def __init__(
         self,
@@ -80,25 +83,29 @@ class Preparation:
         sources: dict[Place, Source],
         publisher: Publisher | None,
         make_team: MakeTeam,
-        wanted: dict[TeamKey, Function] | None = None,
+        faults: Mapping[str, str],
     ) -> None:
-        self._wanted_teams = teams_of(deployment) if wanted is None else wanted
+        self._wanted_teams = {
+            key: function for key, function in teams_of(deployment).items() if key[0] not in faults
+        }
         self._deployment = deployment
         self._teams = teams
         self._sources = sources
         self._publisher = publisher
         self._make_team = make_team
         self._prepared = Prepared()
-        self._faults: list[str] = []
+        self._faults = list(faults.values())
 
-    async def make(self) -> Prepared:
-        """Do it; raises :class:`ConfigError` with every fault."""
+    async def make(self, *, join: bool = True) -> Prepared:
+        """Do it; raises :class:`ConfigError` with every fault. Without ``join`` nothing needs the broker."""
         deployment = self._deployment
         try:
+            topics = [self._topics()] if join and deployment.steps else []
             await self._all(
-                [self._team(key, function) for key, function in self._wanted_teams.items()]
-                + ([self._topics()] if deployment.steps else [])
+                [*(self._team(key, function) for key, function in self._wanted_teams.items()), *topics]
             )
+            if not join:
+                return self._prepared
             places = places_of(deployment)
             await self._all([self._join(places[step.path], step) for step in deployment.steps])
         except BaseException:
@@ -109,7 +116,7 @@ class Preparation:
     async def _all(self, work: Iterable[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*work)
         if self._faults:
-            raise ConfigError(self._faults)
+            raise ConfigError(sorted(self._faults))
 
     async def _team(self, key: TeamKey, function: Function) -> None:
         team = self._teams.get(key)

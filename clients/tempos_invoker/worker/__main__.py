@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from tempos.errors import one_line
+from tempos_invoker.modes import INSIDE
 from tempos_invoker.worker import scheduling
 from tempos_invoker.worker.unfit import Unfit
 from tempos_invoker.workers import frames
@@ -47,8 +48,6 @@ MODES = {
     "wasm": ("tempos_invoker.worker.wasm", "WasmFunction"),
     "spawn": ("tempos_invoker.worker.spawn", "SpawnFunction"),
 }
-#: Modes in which the function runs in this very process, so that limits and user are this process's.
-INSIDE = frozenset({"python", "dlf"})
 
 _PR_SET_PDEATHSIG = 1
 UNFIT = 3

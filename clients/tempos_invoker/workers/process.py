@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from tempos import Unavailable
+from tempos_invoker.modes import INSIDE
 from tempos_invoker.workers import frames
 from tempos_invoker.workers.frames import Answer
 from tempos_invoker.workers.log import FunctionLog, Lines
@@ -85,7 +86,7 @@ class WorkerProcess:
                 self.pid = os.posix_spawn(
                     sys.executable,
                     [sys.executable, "-m", "tempos_invoker.worker", str(FD)],
-                    {**os.environ, **(self._spec.get("env") or {})},
+                    self._environment(),
                     file_actions=[
                         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                         (os.POSIX_SPAWN_DUP2, write, 1),
@@ -107,6 +108,11 @@ class WorkerProcess:
         self._loop.add_reader(self._pidfd, self._on_ended)
         self._is_reading = True
         self._send(json.dumps(self._spec).encode())
+
+    def _environment(self) -> dict[str, str]:
+        """That of the process: the function's, too, where it runs inside of it."""
+        inside = self._spec["mode"] in INSIDE
+        return {**os.environ, **(self._spec["env"] if inside else {})}
 
     @property
     def is_running(self) -> bool:

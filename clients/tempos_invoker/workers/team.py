@@ -33,6 +33,8 @@ from tempos_invoker.workers.spec import specification
 
 #: Seconds that a worker has to say hello, and to end once it may.
 HELLO_WITHIN, END_WITHIN = 30.0, 3.0
+#: Places (topics of steps) that workers are told; events from further ones come from nowhere.
+MOST_PLACES = 65_000
 #: Seconds until a worker is replaced: at first, and at most.
 FIRST_WAIT, LONGEST_WAIT = 0.05, 10.0
 
@@ -50,11 +52,8 @@ class Team:
     """Workers of the function ``function`` for steps of a class.
 
     ``scheduling`` gives what a worker's number in the team asks of the kernel; ``on_outcome`` is called with
-    each invocation that has ended; ``modes`` in :data:`PLACES` are told whose an event is.
+    each invocation that has ended.
     """
-
-    #: Modes whose workers know workflow, step and topic of an event.
-    PLACES = frozenset({"python"})
 
     def __init__(
         self,
@@ -264,9 +263,7 @@ class Team:
         deadline = int((now + self.function.timeout * len(batch)) * 1e9)
         for invocation in batch:
             event = invocation.event
-            place = 0
-            if self.function.mode in self.PLACES:
-                place = self._place(worker, invocation)
+            place = self._place(worker, invocation)
             records.append(
                 CALL.pack(
                     len(event.body),
@@ -287,7 +284,11 @@ class Team:
         """The number of where an event belongs; told to the worker before the first one from there."""
         step = invocation.queue.step
         key = (invocation.event.topic, step.workflow, step.name)
-        number = self._places.setdefault(key, len(self._places) + 1)
+        number = self._places.get(key)
+        if number is None:
+            if len(self._places) >= MOST_PLACES:
+                return 0
+            number = self._places[key] = len(self._places) + 1
         told = self._told.setdefault(worker.number, set())
         if number not in told:
             told.add(number)
