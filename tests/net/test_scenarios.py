@@ -6,10 +6,12 @@ What they measure means nothing at this size; what must be 0 is 0 at any.
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
 from support.privileges import require_kernel, require_netns
 
+from tempos_bench.nodes.installed import distribution
 from tempos_bench.runs import scenario
 from tempos_bench.runs.run import Run
 
@@ -27,6 +29,7 @@ SMALL = {
     "qos-fast": ("rounds=1", "seconds=0.2"),
     "qos-rate": ("rounds=1", "seconds=0.1", "rates=[100,1000]"),
     "qos-workflows": ("rounds=1", "seconds=0.2"),
+    "invoke-peers": ('paths=["fast"]', "rounds=1", "seconds=0.2", "burst=0.05"),
     "broker-kill": ("rate=5000", "kills=2"),
     "path-moves": ("rate=5000", "moves=6"),
     "lives": ("rounds=2",),
@@ -42,6 +45,8 @@ SMALL = {
         "seconds=1", "joins=2",
     ),
 }  # fmt: skip
+#: Those that need what `make peers` installs.
+PEERS = ("invoke-peers",)
 #: Targets that hold however little is measured: what is counted.
 COUNTED = (
     "lost",
@@ -60,6 +65,8 @@ COUNTED = (
 def test_a_small_run_has_every_figure(name: str) -> None:
     require_kernel()
     require_netns()
+    if name in PEERS and not (shutil.which("nats-server") and distribution("httptools")):
+        pytest.skip("what tempos is measured beside is not installed (make peers)")
     found = scenario.run(scenario.load(name, changes=SMALL[name]), Run())
 
     assert found.complete

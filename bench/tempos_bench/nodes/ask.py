@@ -75,7 +75,7 @@ QUESTIONS = {
     "clock": Question(stamps.wall_ns, _always(0)),
     "exchanges": Question(stamps.exchanges, _always([[0, 0, 0, 0]])),
     "forwards": Question(forwards, _always(True)),
-    "used": Question(process.used, lambda pids, packets=False: [0.0] * (len(pids) + packets)),
+    "used": Question(process.used, lambda pids, packets=False, families=False: [0.0] * (len(pids) + packets)),
     "peak": Question(process.peak, _always(0)),
     "forget peak": Question(process.forget_peak, _always(None)),
     "executable": Question(installed.executable, lambda program: program),

@@ -22,17 +22,19 @@ from tempos import Publisher, Subscriber
 from tempos_bench.peers.talk import PeerRefused
 from tempos_bench.peers.zeromq_proxy import HIGH_WATER
 
-Record = Callable[[bytes], None]
+#: Takes the body of an event; what it gives is the answer, for those who ask for one.
+Record = Callable[[bytes], "bytes | None"]
 _LIMIT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A server's address and port, and the topic."""
+    """A server's address and port, the topic, and the group that subscribers share it in, if any."""
 
     address: str
     port: int
     topic: str
+    group: str = ""
 
 
 class BlockingClient(ABC):
@@ -95,7 +97,9 @@ class TemposClient(AsyncClient):
 
     async def open_subscriber(self, where: Where, record: Record) -> None:
         self._stack = contextlib.AsyncExitStack()
-        self._subscriber = await self._stack.enter_async_context(Subscriber(where.address, where.topic))
+        self._subscriber = await self._stack.enter_async_context(
+            Subscriber(where.address, where.topic, group=where.group or None)
+        )
         self._record = record
 
     async def receive(self) -> None:
@@ -141,7 +145,7 @@ class NatsClient(AsyncClient):
 
         # 0: as many as come; by default the library drops what a slow application leaves waiting.
         limits = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
-        await self._connection.subscribe(where.topic, cb=take, **limits)
+        await self._connection.subscribe(where.topic, where.group, cb=take, **limits)
         await self._connection.flush(timeout=_LIMIT)
 
 
@@ -182,7 +186,8 @@ class MqttClient(BlockingClient):
         subscribed = threading.Event()
         self._client.on_subscribe = lambda *_: subscribed.set()
         self._client.on_message = lambda client, data, message: record(message.payload)
-        self._client.subscribe(where.topic, qos=self.qos)
+        shared = f"$share/{where.group}/{where.topic}" if where.group else where.topic
+        self._client.subscribe(shared, qos=self.qos)
         if not subscribed.wait(_LIMIT):
             raise PeerRefused("the MQTT server does not confirm the subscription")
 

@@ -60,6 +60,10 @@ class Place:
     def _where(self, at_a: bool, do: str, topic: str, program: str) -> Sequence[str]:
         raise NotImplementedError
 
+    def subscriber(self, pid: int) -> Running:
+        """The process ``pid`` that subscribes, where it runs."""
+        return Running(self.topology.subscriber, pid)
+
     def settle(self, topic: str) -> None:
         """Return when events of the topic go the way that is to be measured."""
 
@@ -140,9 +144,11 @@ def present(topology: Topology, names: Sequence[str]) -> list[Server]:
     return found
 
 
-def peers(stack: ExitStack, servers: Sequence[Server]) -> dict[str, PeerPlace]:
-    """The servers, on one set of nodes."""
-    topology = stack.enter_context(build())
+def peers(
+    stack: ExitStack, servers: Sequence[Server], topology: Topology | None = None
+) -> dict[str, PeerPlace]:
+    """The servers, on one set of nodes: those of ``topology``, or their own."""
+    topology = topology or stack.enter_context(build())
     addresses = topology.broker.addresses
     places = {}
     for server in servers:

@@ -11,6 +11,7 @@ Prints `ready` once it is connected, then answers commands as :mod:`.raw` does, 
 
 Every library publishes the same bodies from the same loop, and hands what arrives to the same recorder;
 those made for asyncio run under uvloop where that is installed. What differs stands in :mod:`.clients`.
+With `--calls` each event is first given to the function of :mod:`tempos_bench.calls.count`.
 """
 
 from __future__ import annotations
@@ -25,17 +26,21 @@ import time
 from array import array
 from collections.abc import Coroutine, Iterator
 from time import monotonic_ns, time_ns
-from typing import Any
+from typing import Any, TextIO
 
+from tempos_bench.calls import event as calls
+from tempos_bench.calls.count import count
 from tempos_bench.compiled import traffic
 from tempos_bench.measure import samples
-from tempos_bench.peers.clients import CLIENTS, AsyncClient, BlockingClient, Where
+from tempos_bench.peers import http
+from tempos_bench.peers.clients import CLIENTS, AsyncClient, BlockingClient, Record, Where
 from tempos_bench.peers.clock import LoopTimer, sharp_timers, sleep_until
 from tempos_bench.peers.raw import planned as planned
-from tempos_bench.peers.talk import MARK, Mark, filler
+from tempos_bench.peers.talk import MARKED, Form, Mark
 
 #: Events published without a pause until the library may do what it has to (see `turn` of the clients).
 BLOCK = 256
+_CLIENTS = {**CLIENTS, **http.CLIENTS}
 _NS = 1_000_000_000
 _LOOK_EVERY = 0.01
 _MOST_NS = 2**32 - 1
@@ -48,7 +53,8 @@ class Recorder:
     the libraries alone shall count.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, form: Form = MARKED) -> None:
+        self._form = form
         self._kept = bytearray(), array("q")
 
     def begin(self) -> None:
@@ -72,7 +78,8 @@ class Recorder:
         bodies, times = self._kept
         # Bodies of another length shift all that follow: none of it can be told apart any more.
         whole = len(bodies) == size * len(times)
-        marks = (Mark._make(MARK.unpack_from(bodies, at)) for at in range(0, len(bodies), size))
+        unpack_from = self._form.unpack_from
+        marks = (Mark._make(unpack_from(bodies, at)) for at in range(0, len(bodies), size))
         pairs = zip(marks, times, strict=True) if whole else ()
         ours = [(mark, now) for mark, now in pairs if mark.run == run]
         received = len({mark.sequence for mark, _ in ours})
@@ -89,29 +96,44 @@ class Recorder:
         }
 
 
-def serve(recorder: Recorder) -> None:
+def taker(recorder: Recorder, calls_function: bool) -> Record:
+    """What is done with an event's body: with ``calls_function`` the function first."""
+    record = recorder.record
+    if not calls_function:
+        return record
+
+    def call(body: bytes) -> bytes:
+        output = count(body)
+        record(body)
+        return output
+
+    return call
+
+
+def serve(recorder: Recorder, told: TextIO = sys.stdin, answers: TextIO = sys.stdout) -> None:
     """Answer the commands of a subscriber until its input ends; runs beside the library."""
-    for line in sys.stdin:
+    for line in told:
         command = json.loads(line)
         recorder.begin()
-        print(json.dumps({"begun": True}), flush=True)
-        sys.stdin.readline()
+        print(json.dumps({"begun": True}), file=answers, flush=True)
+        told.readline()
         count, since = recorder.count, time.monotonic()
         while time.monotonic() - since < command["idle"]:
             time.sleep(_LOOK_EVERY)
             if recorder.count != count:
                 count, since = recorder.count, time.monotonic()
-        print(json.dumps(recorder.account(command["run"], command["size"], command["room"])), flush=True)
+        account = recorder.account(command["run"], command["size"], command["room"])
+        print(json.dumps(account), file=answers, flush=True)
 
 
 class Plan:
     """A command to publish, and the bodies that it asks for."""
 
-    def __init__(self, command: dict[str, Any]) -> None:
+    def __init__(self, command: dict[str, Any], form: Form = MARKED) -> None:
         self.rate: float = command["rate"]
         self.seconds: float = command["seconds"]
         self._run: int = command["run"]
-        self._filler = filler(command["size"])
+        self._pack, self._filler = form.pack, form.filler(command["size"])
         # The schedule is kept by the clock that nobody sets, and told by the one that others have.
         self._wall_shift_ns = time_ns() - monotonic_ns()
         begin_ns: int = command["begin_ns"]
@@ -130,7 +152,7 @@ class Plan:
         now = monotonic_ns()
         if now - self.began_ns >= self.seconds * _NS:
             return
-        pack, run, rest = MARK.pack, self._run, self._filler
+        pack, run, rest = self._pack, self._run, self._filler
         sent_ns = now + self._wall_shift_ns
         first, self.sent = self.sent, self.sent + BLOCK
         for sequence in range(first, first + BLOCK):
@@ -148,7 +170,7 @@ class Plan:
         now = monotonic_ns()
         while self.sent < self.count and (due_ns := self._due_ns(self.sent)) <= now:
             self.latest_ns = max(self.latest_ns, now - due_ns)
-            yield MARK.pack(due_ns + self._wall_shift_ns, self.sent, self._run) + self._filler
+            yield self._pack(due_ns + self._wall_shift_ns, self.sent, self._run) + self._filler
             self.sent += 1
 
     def account(self) -> dict[str, Any]:
@@ -158,13 +180,13 @@ class Plan:
                 "latest": self.latest_ns / _NS}  # fmt: skip
 
 
-def publish_blocking(client: BlockingClient, where: Where) -> None:
+def publish_blocking(client: BlockingClient, where: Where, form: Form) -> None:
     """Serve the commands of a publisher with a library that blocks."""
     client.open_publisher(where)
     publish = client.publish
     print("ready", flush=True)
     for line in sys.stdin:
-        plan = Plan(json.loads(line))
+        plan = Plan(json.loads(line), form)
         sleep_until(plan.begin_ns)
         plan.begin()
         while plan.sent < plan.count or not plan.rate:
@@ -180,14 +202,14 @@ def publish_blocking(client: BlockingClient, where: Where) -> None:
         print(json.dumps(plan.account()), flush=True)
 
 
-async def publish_async(client: AsyncClient, where: Where) -> None:
+async def publish_async(client: AsyncClient, where: Where, form: Form) -> None:
     """Serve the commands of a publisher with a library for asyncio."""
     await client.open_publisher(where)
     publish = client.publish
     timer = LoopTimer()
     print("ready", flush=True)
     while line := await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline):
-        plan = Plan(json.loads(line))
+        plan = Plan(json.loads(line), form)
         await timer.until(plan.begin_ns)
         plan.begin()
         while plan.sent < plan.count or not plan.rate:
@@ -204,19 +226,19 @@ async def publish_async(client: AsyncClient, where: Where) -> None:
     timer.close()
 
 
-def subscribe_blocking(client: BlockingClient, where: Where) -> None:
+def subscribe_blocking(client: BlockingClient, where: Where, form: Form) -> None:
     """Serve the commands of a subscriber with a library that blocks, or has threads of its own."""
-    recorder = Recorder()
-    client.open_subscriber(where, recorder.record)
+    recorder = Recorder(form)
+    client.open_subscriber(where, taker(recorder, form is calls.FORM))
     threading.Thread(target=client.receive, name="receive", daemon=True).start()
     print("ready", flush=True)
     serve(recorder)
 
 
-async def subscribe_async(client: AsyncClient, where: Where) -> None:
+async def subscribe_async(client: AsyncClient, where: Where, form: Form) -> None:
     """Serve the commands of a subscriber with a library for asyncio."""
-    recorder = Recorder()
-    await client.open_subscriber(where, recorder.record)
+    recorder = Recorder(form)
+    await client.open_subscriber(where, taker(recorder, form is calls.FORM))
     print("ready", flush=True)
     threading.Thread(target=serve, args=(recorder,), name="commands", daemon=True).start()
     await client.receive()
@@ -237,18 +259,21 @@ def main() -> None:
     """Entry of the program."""
     parser = argparse.ArgumentParser(prog="tempos_bench.peers.library", description=__doc__)
     parser.add_argument("--do", choices=("publish", "subscribe"), required=True)
-    parser.add_argument("--client", choices=sorted(CLIENTS), required=True)
+    parser.add_argument("--client", choices=sorted(_CLIENTS), required=True)
     parser.add_argument("--connect", type=traffic.Endpoint.parse, required=True, help="the server")
     parser.add_argument("--topic", required=True)
+    parser.add_argument("--group", default="", help="share the topic's events in a group of this name")
+    parser.add_argument("--calls", action="store_true", help="events are for a function, which is called")
     args = parser.parse_args()
     sharp_timers()
-    where = Where(args.connect.ip, args.connect.port, args.topic)
-    client = CLIENTS[args.client]()
+    where = Where(args.connect.ip, args.connect.port, args.topic, args.group)
+    client = _CLIENTS[args.client]()
+    form = calls.FORM if args.calls else MARKED
     publishes = args.do == "publish"
     if isinstance(client, AsyncClient):
-        run_loop((publish_async if publishes else subscribe_async)(client, where))
+        run_loop((publish_async if publishes else subscribe_async)(client, where, form))
     else:
-        (publish_blocking if publishes else subscribe_blocking)(client, where)
+        (publish_blocking if publishes else subscribe_blocking)(client, where, form)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,21 @@ def filler(size: int) -> bytes:
     return bytes(at & 0xFF for at in range(MARK.size, size))
 
 
+class Form(NamedTuple):
+    """What bodies look like: ``pack(sent_ns, sequence, run) + filler(size)`` is one of ``size`` bytes.
+
+    ``unpack_from(buffer, offset)`` gives the mark back.
+    """
+
+    pack: Callable[[int, int, int], bytes]
+    unpack_from: Callable[[bytes | bytearray, int], tuple[int, int, int]]
+    filler: Callable[[int], bytes]
+
+
+#: The mark in binary, and filler.
+MARKED = Form(MARK.pack, MARK.unpack_from, filler)
+
+
 class PeerRefused(TemposError):
     """A server answered something else than its protocol has for us to go on."""
 

@@ -14,13 +14,16 @@ from tempos_bench.nodes.node import Node
 class Usage:
     """Seconds of processor time, and the server's largest memory (bytes), while it was looked at.
 
-    ``all``: of the server, of both ends, and of the kernel's own threads for packets: what a packet's way
-    through the kernel takes is charged to whoever runs just then, on the fast path to the publisher.
+    A process counts with all that it started. ``ends``: of each end, in their order, 0 for one that is the
+    server itself. ``all``: of the server, of both ends, and of the kernel's own threads for packets: what a
+    packet's way through the kernel takes is charged to whoever runs just then, on the fast path to the
+    publisher.
     """
 
     server: float = 0.0
     all: float = 0.0
     peak: int = 0
+    ends: tuple[float, ...] = ()
 
 
 class Running(NamedTuple):
@@ -35,17 +38,21 @@ def measured(server: Running, ends: Sequence[Running], machines: Sequence[Node])
     """What processes use inside the block; complete after it. ``machines``: a node of each machine."""
     usage = Usage()
     server.node.inquire("forget peak", pid=server.pid)
-    mine, theirs = _seconds([server]), _seconds(ends, machines)
+    apart = [end for end in ends if end != server]
+    mine, theirs, packets = _seconds(server), [_seconds(end) for end in apart], _packets(machines)
     yield usage
-    usage.server = _seconds([server]) - mine
-    usage.all = usage.server + _seconds(ends, machines) - theirs
+    took = {end: _seconds(end) - before for end, before in zip(apart, theirs, strict=True)}
+    usage.ends = tuple(took.get(end, 0.0) for end in ends)
+    usage.server = _seconds(server) - mine
+    usage.all = usage.server + sum(usage.ends) + _packets(machines) - packets
     usage.peak = server.node.inquire("peak", pid=server.pid)
 
 
-def _seconds(processes: Sequence[Running], machines: Sequence[Node] = ()) -> float:
-    """Of the processes, and of the packet threads of the machines."""
-    nodes = dict.fromkeys((*(process.node for process in processes), *machines))
-    return sum(
-        sum(node.inquire("used", pids=[p.pid for p in processes if p.node is node], packets=node in machines))
-        for node in nodes
-    )
+def _seconds(process: Running) -> float:
+    used: list[float] = process.node.inquire("used", pids=[process.pid], families=True)
+    return used[0]
+
+
+def _packets(machines: Sequence[Node]) -> float:
+    """Of the packet threads of the machines."""
+    return sum(sum(node.inquire("used", pids=[], packets=True)) for node in machines)

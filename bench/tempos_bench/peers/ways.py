@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from tempos_bench.measure import samples
 from tempos_bench.measure.samples import Latency
@@ -123,7 +124,8 @@ PACKAGES = {"nats": "nats-py", "mqtt0": "paho-mqtt", "mqtt1": "paho-mqtt", "redi
 class Played:
     """One measurement. ``rate``: events/s while they were sent, or heard if that took longer; in seconds.
 
-    ``latest``: the most that the publisher was behind its schedule; ``by_member``: events of each member.
+    ``latest``: the most that the publisher was behind its schedule; ``by_member``: events of each member;
+    ``server``, ``worker``, ``all``: processor time of the server, of the subscriber, and of everybody.
     """
 
     sent: int
@@ -137,6 +139,7 @@ class Played:
     all: float
     peak: int
     latency: Latency | None = None
+    worker: float = 0.0
 
     @property
     def lost(self) -> int:
@@ -151,6 +154,18 @@ def is_carried(played: Played) -> bool:
     return played.lost <= TOLERANCE * played.sent
 
 
+class Subject(Protocol):
+    """The subscriber of a measurement, as :class:`~tempos_bench.nodes.node.Program` is one."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def output(self) -> str: ...
+
+    def ask(self, message: object, limit: float = 30.0) -> Any: ...
+
+
 class Ends:
     """The two ends of one way, connected."""
 
@@ -159,18 +174,22 @@ class Ends:
         place: Place,
         way: Way,
         publisher: Program,
-        subscriber: Program,
+        subscriber: Subject,
         topic: str,
         counter: list[int],
         carried: dict[int, float],
+        size: int = 64,
     ) -> None:
-        """``carried``: by size, the rates that earlier ends of the same way were found to carry."""
+        """``carried``: by size, the rates that earlier ends of the same way were found to carry.
+
+        ``size``: of the bodies that show whether events come through.
+        """
         self._place, self._way = place, way
         self._publisher, self._subscriber = publisher, subscriber
         self._runs = counter
         self._carried = carried
         place.settle(topic)
-        self._warm_up()
+        self._warm_up(size)
 
     def lossless(self, size: int, seconds: float) -> Played:
         """As fast as can be with no more than :data:`TOLERANCE` of it lost.
@@ -220,8 +239,10 @@ class Ends:
         )
         nodes = self._place.topology
         timed = timed and not full and nodes.clocks.agree()
-        ends = (Running(nodes.publisher, self._publisher.pid),
-                Running(nodes.subscriber, self._subscriber.pid))  # fmt: skip
+        ends = (
+            Running(nodes.publisher, self._publisher.pid),
+            self._place.subscriber(self._subscriber.pid),
+        )
         with measured(self._place.server, ends, nodes.machines) as usage:
             command = {"size": size, "run": run, "seconds": seconds, "rate": rate, "full": full,
                        "begin_ns": nodes.publisher.soon(_LEAD)}  # fmt: skip
@@ -236,10 +257,10 @@ class Ends:
         played = _played(sent, got, took, usage, None if full else samples.summarize(latency))
         return played, latency
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, size: int) -> None:
         """Until an event has come through: caches are warm then, and every subscription holds."""
         end = time.monotonic() + SETTLE_LIMIT
-        while not self.play(64, _WARM_SECONDS, _WARM_RATE, timed=False)[0].received:
+        while not self.play(size, _WARM_SECONDS, _WARM_RATE, timed=False)[0].received:
             if time.monotonic() > end:
                 raise ProgramFailed(
                     f"{self._way.name}: no event came through within {SETTLE_LIMIT:g} s\n"
@@ -273,6 +294,7 @@ def _played(
         all=usage.all,
         peak=usage.peak,
         latency=latency,
+        worker=usage.ends[-1],
     )
 
 

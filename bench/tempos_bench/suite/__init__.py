@@ -35,6 +35,7 @@ from tempos_bench.suite import (
     source_rtt,
     source_time,
 )
+from tempos_bench.suite.invoke import peers as invoke_peers
 from tempos_bench.suite.topics import churn as topic_churn
 from tempos_bench.suite.topics import scale as topics_scale
 
@@ -46,6 +47,7 @@ MODULES: dict[str, ModuleType] = {
     "fanout-churn": fanout_churn,
     "fanout-exact": fanout_exact,
     "fanout-rate": fanout_rate,
+    "invoke-peers": invoke_peers,
     "loop-free": loop_free,
     "lives": lives,
     "loss": loss,

@@ -1,0 +1,1 @@
+"""Functions behind events: the whole way from a signal to a result."""
