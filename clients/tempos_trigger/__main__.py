@@ -83,9 +83,7 @@ async def _serve(told: Settings, file: str | None, signals: Signals) -> None:
         if started is None:
             return
         trigger, where, reload = started
-        deployment = trigger.deployment
-        what = "no deployment yet" if deployment is None else f"{len(deployment.endpoints)} endpoints"
-        print(f"ready: {what}; {where}", flush=True)
+        print(f"ready: {trigger.describe()}; {where}", flush=True)
         notify(READY)
         signals.reload_with(reload)
         await signals.wait()
@@ -129,7 +127,7 @@ def _bind_api(told: Settings, trigger: Trigger, *, by_file: bool) -> tuple[HttpS
         server.bind()
     except OSError as error:
         raise Unavailable(f"the API cannot have {host}:{port}: {error.strerror}; set trigger.api") from error
-    return server, f"API on {host}:{port}"
+    return server, f"api http://{host}:{port}"
 
 
 class Reloading:

@@ -26,6 +26,8 @@ from tempos_trigger.store import DEPLOYMENT, Store
 
 log = logging.getLogger("tempos.trigger")
 
+#: Endpoints that are named where there may be thousands.
+NAMED = 5
 #: Seconds that what waits in an endpoint has to be published once it is to go.
 PATIENCE = 1.5
 #: Seconds that the broker has to say which topics there are; then a deployment is in force without it.
@@ -194,6 +196,18 @@ class Trigger:
             each.why_not is None and each.source is not None and each.source.status()["state"] == "up"
             for each in self.endpoints.values()
         )
+
+    def describe(self) -> str:
+        """What is taken in, and where it goes, in half a line."""
+        if self.deployment is None:
+            return "no deployment yet"
+        told = []
+        for each in list(self.endpoints.values())[:NAMED]:
+            source = {} if each.source is None else each.source.status()
+            where = source.get("url") or source.get("listen") or repr(each.spec.name)
+            told.append(f"{each.spec.kind} {where} to {each.spec.topic}")
+        more = len(self.endpoints) - len(told)
+        return (", ".join(told) or "no endpoints") + (f" and {more} more" if more else "")
 
     def status(self) -> dict[str, Any]:
         """Everything that a person looks for first."""

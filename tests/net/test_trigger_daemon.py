@@ -82,7 +82,7 @@ def test_a_deployment_is_put_whole_or_not_at_all_and_outlives_the_process(
     assert call(one, "/n999") == 202
     # A kill leaves what was in force.
     daemon.end(signal.SIGKILL)
-    assert daemon.start().startswith("ready: 1000 endpoints")
+    assert daemon.start().startswith("ready: http http://")
     assert daemon.ask("GET", "/v1/deployment")[1] == many
     assert call(one, "/n999") == 202
     told = daemon.endpoint("n999")
@@ -107,7 +107,8 @@ def test_a_file_is_read_again_and_is_the_only_one_to_say(broker: BrokerBeside, d
         daemon.file.write_text(f"{daemon.head}[broker]\n{ports}\n{tables}")
 
     write("a")
-    assert daemon.start().startswith("ready: 1 endpoints; API on")
+    url = f"http://127.0.0.1:{port}/a"
+    assert daemon.start() == f"ready: http {url} to {TOPIC}; api http://127.0.0.1:{daemon.port}\n"
     assert call(port, "/a") == 202
     assert daemon.process is not None
     write("a", "b")

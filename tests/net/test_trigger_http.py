@@ -18,8 +18,18 @@ import pytest
 from cloudevents.core.bindings import http as sdk
 from cloudevents.core.v1.event import CloudEvent
 from support.ports import free_ports
-from support.triggers import LIMIT, TOPIC, BrokerBeside, broker_beside, eventually, taking, trigger_here
+from support.triggers import (
+    LIMIT,
+    TOPIC,
+    BrokerBeside,
+    Failure,
+    broker_beside,
+    eventually,
+    taking,
+    trigger_here,
+)
 
+from tempos import wire
 from tempos_trigger import layout
 from tempos_trigger.trigger import Trigger
 
@@ -55,6 +65,12 @@ def account(trigger: Trigger, name: str = "in") -> dict[str, Any]:
     return {key: status[key] for key in ("received", "published", "waiting", "dropped")}
 
 
+#: As an invoker says it.
+FAILED = wire.encode_body(
+    {"condition": "refused", "reason": "no\ngood", "id": b"\x00\xff", "step": 7, "function": "count"}
+)
+
+
 async def curl(*arguments: str) -> tuple[int, str]:
     """What curl gets: the code and the body."""
     command = ["curl", "-s", "--max-time", str(LIMIT), "-w", "\n%{http_code}", *arguments]
@@ -67,8 +83,9 @@ async def curl(*arguments: str) -> tuple[int, str]:
 async def test_what_callers_get(broker: BrokerBeside, tmp_path: Path) -> None:
     listen = address()
 
-    def answered(body: bytes) -> bytes | Exception | None:
-        return {b"good": b"\x00answer", b"bad": ValueError("no such pattern")}.get(body)
+    def answered(body: bytes) -> bytes | Failure | None:
+        bad = {b"bad": Failure(b"no such pattern"), b"failed": Failure(FAILED)}
+        return b"\x00answer" if body == b"good" else bad.get(body)
 
     endpoints = [
         hook(listen, "/in"),
@@ -86,6 +103,10 @@ async def test_what_callers_get(broker: BrokerBeside, tmp_path: Path) -> None:
             assert await curl("-d", "good", f"{url}/ask") == (200, "\x00answer")
             code, body = await curl("-d", "bad", f"{url}/ask")
             assert (code, "no such pattern" in json.loads(body)["detail"]) == (502, True)
+            code, body = await curl("-d", "failed", f"{url}/ask")
+            problem = json.loads(body)
+            assert (code, problem["detail"]) == (422, "the function count failed: refused: no; good")
+            assert (problem["condition"], problem["id"], problem["step"]) == ("refused", "00ff", "7")
             assert (await curl("-d", "silent", f"{url}/ask"))[0] == 504
             assert (await curl("-d", "x", f"{url}/secret"))[0] == 401
             right = ["-H", f"Authorization: Bearer {'s' * 16}"]
@@ -102,13 +123,13 @@ async def test_what_callers_get(broker: BrokerBeside, tmp_path: Path) -> None:
             big = tmp_path / "big"
             big.write_bytes(b"x" * 65_530)
             assert (await curl("--data-binary", f"@{big}", f"{url}/in"))[0] == 413
-            expected = Counter([b"hello", b"good", b"bad", b"silent", b"fits", b""])
+            expected = Counter([b"hello", b"good", b"bad", b"failed", b"silent", b"fits", b""])
             await taken.until(lambda: taken.bodies == expected)
         assert account(trigger) == {"received": 2, "published": 1, "waiting": 0, "dropped": {"too_large": 1}}
         assert account(trigger, "secret")["dropped"] == {"unauthorized": 1, "too_large": 2}
         answers = trigger.endpoints["ask"].status()["answers"]
         assert answers == {
-            "requests": 4, "answered": 1, "timeouts": 1, "failed": {"error": 1, "no_member": 1}, "waiting": 0,
+            "requests": 5, "answered": 1, "timeouts": 1, "failed": {"error": 2, "no_member": 1}, "waiting": 0,
         }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +153,17 @@ async def trigger_here(folder: Path, document: dict[str, Any]) -> AsyncIterator[
         await trigger.close()
 
 
+@dataclass(frozen=True)
+class Failure:
+    """An answer that is an error."""
+
+    body: bytes
+
+
 class Taken:
     """Takes the events of the topic; ``answer`` gives what a request is answered with."""
 
-    def __init__(self, subscriber: Subscriber, answer: Callable[[bytes], bytes | Exception | None]) -> None:
+    def __init__(self, subscriber: Subscriber, answer: Callable[[bytes], bytes | Failure | None]) -> None:
         self.bodies: Counter[bytes] = Counter()
         self.in_order: list[bytes] = []
         self._subscriber = subscriber
@@ -169,8 +177,8 @@ class Taken:
             self._more.set()
             if event.is_request:
                 answer = self._answer(event.body)
-                if isinstance(answer, Exception):
-                    await event.reply_error(str(answer).encode())
+                if isinstance(answer, Failure):
+                    await event.reply_error(answer.body)
                 elif answer is not None:
                     await event.reply(answer)
 
@@ -191,7 +199,7 @@ class Taken:
 
 @asynccontextmanager
 async def taking(
-    broker: BrokerBeside, answer: Callable[[bytes], bytes | Exception | None] = lambda body: None
+    broker: BrokerBeside, answer: Callable[[bytes], bytes | Failure | None] = lambda body: None
 ) -> AsyncIterator[Taken]:
     """Whoever takes the events of the topic."""
     async with Subscriber("127.0.0.1", TOPIC, control_port=broker.control, group="takers") as subscriber:

@@ -2,9 +2,10 @@
 
     202   published; nothing more is known           200  ``answer = true``: the body of the answer
     400   a CloudEvent that is none                  413  too large
-    401   no token, or another one                   502  the function answered with an error
-    404, 405                                         504  no answer within the deadline
-    503   the broker is not there, nobody is there to answer, or too many wait: with Retry-After
+    401   no token, or another one                   422  the function refuses the body
+    404, 405                                         502  the function failed
+    503   the broker is not there, nobody is there     504  no answer within the deadline
+          to answer, or too many wait; Retry-After
 
 Endpoints with one ``listen`` share its port; paths and methods tell them apart. A path that ends in ``/*``
 takes all below it, unless another endpoint has the path itself or a longer beginning of it.
@@ -29,7 +30,7 @@ from tempos_trigger.account import NO_BROKER, NO_TOPIC, PUBLISHED, QUEUE_FULL, S
 from tempos_trigger.endpoint import Refused
 from tempos_trigger.kind import Sink
 from tempos_trigger.model import EndpointSpec
-from tempos_trigger.sources import cloudevents
+from tempos_trigger.sources import cloudevents, failures
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 MAX_BODY, BODY = 16 << 20, 65_536
 #: Connections of one port, and seconds that its answers have when it closes.
 LIMITS = Limits(connections=1024, idle=60.0, close=1.5)
-RETRY = {"Retry-After": "1"}
+RETRY = failures.RETRY
 #: Reasons of drops beside those of every endpoint.
 MALFORMED, UNAUTHORIZED, INCOMPLETE = "malformed", "unauthorized", "incomplete"
 
@@ -261,7 +262,7 @@ class _Webhook:
         try:
             reply = await self._sink.ask(body, self._deadline)
         except ReplyError as error:
-            await _say(send, problem(502, str(error)))
+            await _say(send, failures.failed(error))
         except NoMember as error:
             await _say(send, problem(503, str(error), (), RETRY))
         except NoReply as error:
