@@ -83,7 +83,16 @@ def test_every_scenario_can_run_on_hosts_or_says_why_not() -> None:
         assert (hosts.why_not(name) is None) is (name in hosts.ON_HOSTS)
     stay = suite.MODULES.keys() - set(hosts.ON_HOSTS)
     measured = {"redirect", "program-time", "scale", "slowdown", "fanout-rate"}
-    assert stay == {*measured, "invoke-peers", "lives", "loop-free", "soak", "topic-churn", "topics-scale"}
+    assert stay == {
+        *measured,
+        "invoke-peers",
+        "lives",
+        "loop-free",
+        "soak",
+        "topic-churn",
+        "topics-scale",
+        "workflows",
+    }
     assert all("BPF test runs" in (hosts.why_not(name) or "") for name in measured)
 
 

@@ -135,7 +135,7 @@ def test_what_the_page_draws_itself_is_a_picture_too(tmp_path: Path) -> None:
         "peers-latency-latency.png",
     }  # fmt: skip
     pictures = {one.scenario for one in source.PICTURES}
-    assert pictures <= {name.rsplit("-", 1)[0] for name in drawn} | {"qos-workflows", "qos-rate"}
+    assert pictures <= {name.rsplit("-", 1)[0] for name in drawn} | {"qos-workflows", "qos-rate", "workflows"}
     assert not any(link.startswith("data:") for link in Checked(html.page(reports, tmp_path)).links)
     assert all(plot.draw(Report(name, {}, "", ()), tmp_path) == [] for name in reports)
 

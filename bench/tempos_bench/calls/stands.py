@@ -129,7 +129,9 @@ class Stands:
         return _End(place, self._begin(place, "publish", way, CLIENT), subject, CLIENT)
 
     def _begin(self, place: Place, do: str, way: Way, topic: str, **options: object) -> Program:
-        program = place.end("library", do, way.speaks, topic, "--calls", **options)
+        program = place.end(
+            "library", do, way.speaks, topic, "--calls" if do == "subscribe" else "--events", **options
+        )
         self._stack.callback(program.stop)
         program.wait_line("ready", SETTLE_LIMIT)
         return program

@@ -120,6 +120,23 @@ class TemposBatchClient(TemposClient):
         await self._publisher.flush()
 
 
+class UdpClient(AsyncClient):
+    """No library: a datagram for each event, to whoever turns signals into events."""
+
+    async def open_publisher(self, where: Where) -> None:
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=(where.address, where.port)
+        )
+        self.publish = self._send
+
+    async def _send(self, body: bytes) -> None:
+        self._transport.sendto(body)
+
+    async def open_subscriber(self, where: Where, record: Record) -> None:
+        raise PeerRefused("signals are sent, and not subscribed to")
+
+
 class NatsClient(AsyncClient):
     """nats-py. It gathers what is published and writes it from a task, which `turn` lets run."""
 
@@ -280,6 +297,7 @@ class ZenohClient(BlockingClient):
 CLIENTS: dict[str, Callable[[], BlockingClient | AsyncClient]] = {
     "tempos": TemposClient,
     "tempos-batch": TemposBatchClient,
+    "udp": UdpClient,
     "nats": NatsClient,
     "mqtt0": MqttClient,
     "mqtt1": MqttQos1Client,

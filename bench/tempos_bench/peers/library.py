@@ -11,7 +11,8 @@ Prints `ready` once it is connected, then answers commands as :mod:`.raw` does, 
 
 Every library publishes the same bodies from the same loop, and hands what arrives to the same recorder;
 those made for asyncio run under uvloop where that is installed. What differs stands in :mod:`.clients`.
-With `--calls` each event is first given to the function of :mod:`tempos_bench.calls.count`.
+With `--events` bodies are events for the function of :mod:`tempos_bench.calls.count`; a subscriber that has
+`--calls` calls it with each.
 """
 
 from __future__ import annotations
@@ -226,19 +227,19 @@ async def publish_async(client: AsyncClient, where: Where, form: Form) -> None:
     timer.close()
 
 
-def subscribe_blocking(client: BlockingClient, where: Where, form: Form) -> None:
+def subscribe_blocking(client: BlockingClient, where: Where, form: Form, calls_function: bool) -> None:
     """Serve the commands of a subscriber with a library that blocks, or has threads of its own."""
     recorder = Recorder(form)
-    client.open_subscriber(where, taker(recorder, form is calls.FORM))
+    client.open_subscriber(where, taker(recorder, calls_function))
     threading.Thread(target=client.receive, name="receive", daemon=True).start()
     print("ready", flush=True)
     serve(recorder)
 
 
-async def subscribe_async(client: AsyncClient, where: Where, form: Form) -> None:
+async def subscribe_async(client: AsyncClient, where: Where, form: Form, calls_function: bool) -> None:
     """Serve the commands of a subscriber with a library for asyncio."""
     recorder = Recorder(form)
-    await client.open_subscriber(where, taker(recorder, form is calls.FORM))
+    await client.open_subscriber(where, taker(recorder, calls_function))
     print("ready", flush=True)
     threading.Thread(target=serve, args=(recorder,), name="commands", daemon=True).start()
     await client.receive()
@@ -263,17 +264,20 @@ def main() -> None:
     parser.add_argument("--connect", type=traffic.Endpoint.parse, required=True, help="the server")
     parser.add_argument("--topic", required=True)
     parser.add_argument("--group", default="", help="share the topic's events in a group of this name")
-    parser.add_argument("--calls", action="store_true", help="events are for a function, which is called")
+    parser.add_argument("--events", action="store_true", help="bodies are events for a function")
+    parser.add_argument("--calls", action="store_true", help="the function is called with each")
     args = parser.parse_args()
     sharp_timers()
     where = Where(args.connect.ip, args.connect.port, args.topic, args.group)
     client = _CLIENTS[args.client]()
-    form = calls.FORM if args.calls else MARKED
-    publishes = args.do == "publish"
+    form = calls.FORM if args.events or args.calls else MARKED
     if isinstance(client, AsyncClient):
-        run_loop((publish_async if publishes else subscribe_async)(client, where, form))
+        publishing = publish_async(client, where, form) if args.do == "publish" else None
+        run_loop(publishing or subscribe_async(client, where, form, args.calls))
+    elif args.do == "publish":
+        publish_blocking(client, where, form)
     else:
-        (publish_blocking if publishes else subscribe_blocking)(client, where, form)
+        subscribe_blocking(client, where, form, args.calls)
 
 
 if __name__ == "__main__":

@@ -246,6 +246,7 @@ _PICTURES: Mapping[str, Mapping[str, Callable[[Report], Figure | None]]] = {
     "qos-fast": {"latency": _loads},
     "qos-workflows": {"alone": _alone, "beside": _side_by_side},
     "qos-rate": {"latency": _rate},
+    "workflows": {"rate": _rate},
     "source-loss": {"received": _repetitions},
     "source-time": {"times": _repetitions},
     "source-rtt": {"latency": _round_trips},

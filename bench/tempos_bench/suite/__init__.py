@@ -36,6 +36,7 @@ from tempos_bench.suite import (
     source_time,
 )
 from tempos_bench.suite.invoke import peers as invoke_peers
+from tempos_bench.suite.invoke import workflows
 from tempos_bench.suite.topics import churn as topic_churn
 from tempos_bench.suite.topics import scale as topics_scale
 
@@ -74,6 +75,7 @@ MODULES: dict[str, ModuleType] = {
     "source-time": source_time,
     "topic-churn": topic_churn,
     "topics-scale": topics_scale,
+    "workflows": workflows,
 }
 
 __all__ = ["MODULES"]
