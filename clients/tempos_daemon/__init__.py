@@ -12,7 +12,8 @@
     problems     errors of an HTTP API as documents (RFC 9457)
     web          an application with problems, health, readiness and its OpenAPI document
     door         what an application is never asked by: no token, web pages, endless bodies
-    http_server  serves an application on an event loop that belongs to the daemon
+    http_server  serves an application on an event loop that belongs to the daemon; its connections by h11 in
+                 http_connections, by httptools in http_fast
 
 Rules: it imports ``tempos`` and nothing of a daemon; the modules about HTTP need what `tempos[broker]`
 installs and are imported by those who serve HTTP only.

@@ -1,6 +1,7 @@
 """Serves an application by HTTP, on an event loop that belongs to the daemon and has better things to do.
 
-uvicorn's protocol speaks HTTP; accepting, limits and closing are here. Rules: a few connections are accepted
+uvicorn's protocols speak HTTP, that of h11, or the faster one of httptools where that is asked for and there;
+accepting, limits and closing are here. Rules: a few connections are accepted
 at a wake-up, so many are open at a time; a request, and the reading of its answer, take so long at most. When
 all places are taken the connection makes room whose client has kept it waiting for longest; so a client that
 asks at once is served, whoever else holds connections open. What is cut off is counted under its reason.
@@ -15,20 +16,20 @@ import logging
 import socket
 import time
 from collections import Counter
-from dataclasses import dataclass
-from email.utils import formatdate
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from tempos._remarks import Sparingly
+from tempos_daemon.http_connections import MALFORMED, SLOW, UNREAD, Connection, H11Connection, Limits
 from tempos_daemon.problems import MEDIA_TYPE, Problem
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+__all__ = ["CROWDED", "MALFORMED", "NO_DESCRIPTORS", "SLOW", "UNREAD", "HttpServer", "Limits"]
 
 log = logging.getLogger("tempos.daemon.http")
 
@@ -38,9 +39,8 @@ LAST_STEPS = 0.2
 ACCEPTED, BACKLOG = 4, 64
 #: Seconds between two looks at who takes too long, and that a listener rests which cannot accept.
 LOOK_EVERY, REST = 0.5, 0.5
-#: What is counted of connections that are cut off.
-CROWDED, SLOW, UNREAD = "too many connections", "slow request", "answer not read"
-NO_DESCRIPTORS = "no descriptors"
+#: What is counted of connections that are not let in.
+CROWDED, NO_DESCRIPTORS = "too many connections", "no descriptors"
 
 _BODY = Problem(
     title="Service Unavailable", status=503, detail="all connections are in use: try again"
@@ -51,33 +51,27 @@ _BUSY = (
 ).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Connections at a time; seconds for a request, until the next one, and for an answer to be read.
-
-    ``close``: seconds that closing waits for answers that are being made.
-    """
-
-    connections: int = 64
-    request: float = 5.0
-    idle: float = 5.0
-    read: float = 30.0
-    close: float = 0.5
-
-
 class HttpServer:
     """Serves the application on ``host:port`` until closed. ``bind`` raises :class:`OSError`.
 
-    ``refused`` counts what is cut off.
+    ``refused`` counts what is cut off. ``fast``: by httptools, if it is installed.
     """
 
     def __init__(
-        self, app: ASGIApp, host: str, port: int, refused: Counter[str], limits: Limits | None = None
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        refused: Counter[str],
+        limits: Limits | None = None,
+        *,
+        fast: bool = False,
     ) -> None:
         self._address = (host, port)
         self._limits = Limits() if limits is None else limits
         self._refused = refused
         self._log = Sparingly(log, time.monotonic)
+        self._protocol = _protocol(fast=fast)
         self._config = uvicorn.Config(
             app,
             http="h11",
@@ -89,7 +83,7 @@ class HttpServer:
         )
         self._config.load()
         self._state = ServerState()
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
         self._joining: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self._listener: socket.socket | None = None
@@ -196,8 +190,8 @@ class HttpServer:
             sock.close()
             raise
 
-    def _connection(self) -> _Connection:
-        return _Connection(self, self._config, self._state)
+    def _connection(self) -> Connection:
+        return self._protocol(self, self._config, self._state)
 
     def _joined(self, task: asyncio.Task[None]) -> None:
         self._joining.discard(task)
@@ -205,7 +199,7 @@ class HttpServer:
 
     # --- what connections tell --------------------------------------------------------------
 
-    def opened(self, connection: _Connection) -> None:
+    def opened(self, connection: Connection) -> None:
         """It is served from now on."""
         self._connections.add(connection)
         self._empty.clear()
@@ -214,10 +208,14 @@ class HttpServer:
         if self._look is None:
             self._look = self._loop.call_later(LOOK_EVERY, self._look_at_all)
 
-    def closed(self, connection: _Connection) -> None:
+    def closed(self, connection: Connection) -> None:
         """It is gone."""
         self._connections.discard(connection)
         self._is_empty()
+
+    def malformed(self, source: str, reason: str = MALFORMED) -> None:
+        """What came from there is no HTTP."""
+        self._count(reason, f"{reason} from {source}")
 
     def _is_empty(self) -> None:
         if not self._connections and not self._joining:
@@ -240,84 +238,13 @@ class HttpServer:
         self._log.warn(reason, text)
 
 
-class _Connection(H11Protocol):
-    """A connection, and since when it has been doing what it does."""
-
-    def __init__(self, server: HttpServer, config: uvicorn.Config, state: ServerState) -> None:
-        super().__init__(config=config, server_state=state, app_state={})
-        self._http_server = server
-        self._doing: tuple[str, object] = ("", None)
-        self.since = time.monotonic()
-
-    @property
-    def source(self) -> str:
-        return self.client[0] if self.client else "nobody"
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._note()
-        self._http_server.opened(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._http_server.closed(self)
-
-    def data_received(self, data: bytes) -> None:
-        self.server_state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
-        super().data_received(data)
-        self._note()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._note()
-
-    @property
-    def is_waited_for(self) -> bool:
-        """Whether it is the client's turn: to ask, or to go on asking."""
-        return self._note() in ("asking", "idle")
-
-    def overdue(self, now: float, limits: Limits) -> str | None:
-        """Why it is to be cut off now: a reason to count, or "" for a client that simply asks no more."""
-        doing = self._note()
-        took = now - self.since
-        if doing == "idle":
-            return "" if took > limits.idle else None
-        if doing == "asking":
-            return SLOW if took > limits.request else None
-        if doing == "sending":
-            return UNREAD if took > limits.read else None
-        return None
-
-    def finish(self) -> None:
-        """End it as soon as what it asked is answered."""
-        if self.transport.is_closing():
-            return
+def _protocol(*, fast: bool) -> Callable[[HttpServer, uvicorn.Config, ServerState], Connection]:
+    """What makes a connection."""
+    if fast:
         try:
-            self.shutdown()
-        except h11.LocalProtocolError:
-            # Something was wrong with what it asked.
-            self.abort()
-
-    def abort(self) -> None:
-        """End it now."""
-        self.transport.abort()
-
-    def _note(self) -> str:
-        """What it does now; remembers since when."""
-        cycle = self.cycle
-        unsent = self.transport.get_write_buffer_size()
-        if cycle is not None and not cycle.response_complete:
-            doing = "asking" if cycle.more_body else "sending" if unsent else "answering"
-        elif unsent:
-            doing = "sending"
+            from tempos_daemon.http_fast import FastConnection
+        except ImportError:
+            log.info("httptools is not installed: h11 serves")
         else:
-            doing = "idle" if cycle is not None and not self._has_begun else "asking"
-        if (doing, cycle) != self._doing:
-            self._doing = (doing, cycle)
-            self.since = time.monotonic()
-        return doing
-
-    @property
-    def _has_begun(self) -> bool:
-        """Whether a part of the next request is there."""
-        return bool(self.conn.trailing_data[0])
+            return FastConnection
+    return H11Connection

@@ -254,7 +254,8 @@ async def test_hostile_bytes_and_slow_clients(broker: BrokerBeside, tmp_path: Pa
         assert await slow == b""
         told = account(trigger)
         assert told["published"] == 2
-        assert trigger.endpoints["in"].status()["source"]["turned_away"]["slow request"] == 1
+        turned_away = trigger.endpoints["in"].status()["source"]["turned_away"]
+        assert (turned_away["slow request"], turned_away["malformed request"]) == (1, 3)
 
 
 async def test_a_port_is_handed_on_without_a_gap(broker: BrokerBeside, tmp_path: Path) -> None:

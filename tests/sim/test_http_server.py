@@ -53,10 +53,21 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
 
+#: Whether by httptools; every test is run with both.
+_FAST = [False]
+
+
+@pytest.fixture(autouse=True, params=["h11", "httptools"])
+def protocol(request: pytest.FixtureRequest) -> None:
+    if request.param == "httptools":
+        pytest.importorskip("httptools")
+    _FAST[0] = request.param == "httptools"
+
+
 @asynccontextmanager
 async def serving(**limits: float) -> AsyncIterator[tuple[HttpServer, App, Counter[str]]]:
     app, refused = App(), Counter[str]()
-    server = HttpServer(app, "127.0.0.1", 0, refused, Limits(**limits))  # type: ignore[arg-type]
+    server = HttpServer(app, "127.0.0.1", 0, refused, Limits(**limits), fast=_FAST[0])  # type: ignore[arg-type]
     await server.start()
     try:
         yield server, app, refused
@@ -275,7 +286,7 @@ async def test_without_descriptors_it_rests_and_goes_on(monkeypatch: pytest.Monk
 async def test_who_has_answered_when_it_closes_comes_to_its_end(caplog: pytest.LogCaptureFixture) -> None:
     """Pages that are made while they are sent tidy up behind their last piece: no error of anybody's."""
     app = Slow()
-    server = HttpServer(app, "127.0.0.1", 0, Counter())
+    server = HttpServer(app, "127.0.0.1", 0, Counter(), fast=_FAST[0])
     await server.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(GET)
@@ -285,3 +296,21 @@ async def test_who_has_answered_when_it_closes_comes_to_its_end(caplog: pytest.L
     writer.close()
     assert (app.asked, app.cancelled) == (1, 0)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_what_is_no_http_is_counted_and_told_sparingly(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as (server, app, refused):
+        for number in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"\x16\x03\x01 no\r\n\r\n" if number else GET[:-2] + b"A: " + b"x" * 400_000)
+            # What is not read any more is answered with a reset, behind the answer.
+            with contextlib.suppress(ConnectionError):
+                answer = await asyncio.wait_for(reader.read(), LIMIT)
+                assert answer.startswith(b"HTTP/1.1 400")
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        assert not app.asked
+        assert sum(refused.values()) == 20
+        assert refused["malformed request"] >= 19
+        assert len(caplog.records) <= 2

@@ -36,7 +36,7 @@ EXCEPTIONS = {"broker/tempos_broker/__main__.py": {"tempos_fastpath"}}
 #: Outside these, `tempos` needs nothing but the standard library.
 CLIENT_NEEDS = {"msgpack"}
 #: Of what every daemon needs, the part that a daemon without HTTP never imports, and what it imports itself.
-HTTP_MODULES = {"door", "http_server", "problems", "web"}
+HTTP_MODULES = {"door", "http_connections", "http_fast", "http_server", "problems", "web"}
 HTTP_NEEDS = {"fastapi", "h11", "pydantic", "starlette", "uvicorn"}
 
 FOLDERS = ("broker", "fastpath", "clients", "bench", "config")

@@ -303,7 +303,7 @@ class _Listener:
         #: Requests that were no endpoint's, and connections that were cut off, by reason.
         self.refused: Counter[str] = Counter()
         app: ASGIApp = self
-        self.server = HttpServer(app, *address, self.refused, LIMITS)
+        self.server = HttpServer(app, *address, self.refused, LIMITS, fast=True)
         self._exact: dict[str, dict[str, _Webhook]] = {}
         self._below: list[tuple[str, dict[str, _Webhook]]] = []
 
