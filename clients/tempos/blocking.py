@@ -138,6 +138,10 @@ class Publisher:
     def stats(self) -> PublisherStats:
         return self._open_inner().stats
 
+    def refusals(self) -> int:
+        """How many datagrams came back so far: see :meth:`tempos.Publisher.refusals`."""
+        return self._open_inner().refusals()
+
     def publish(self, topic: str | Topic, body: object) -> None:
         """Publish one event; waits only while the thread is far behind."""
         inner = self._open_inner()

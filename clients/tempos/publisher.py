@@ -129,6 +129,16 @@ class Publisher:
         """What became of the requests."""
         return self._asking.requests.stats
 
+    def refusals(self) -> int:
+        """How many datagrams came back so far, the news that the socket has by now included.
+
+        On one machine the kernel says it before the next line runs: what was published between two equal
+        numbers did not come back. Raises :class:`LocalError` where this is not open.
+        """
+        if self._open_socket().getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._refused += 1
+        return self._refused
+
     async def __aenter__(self) -> Publisher:
         if self._address:
             raise LocalError("a publisher is opened once: make another one")
@@ -268,8 +278,7 @@ class Publisher:
             if outlet.bodies:
                 await self._send_patiently(outlet, *outlet.take(self.id))
         # The news of the last datagrams would otherwise wait for a send that does not come.
-        if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self._refused += 1
+        self.refusals()
 
     async def close(self) -> None:
         """Flush and release everything; safe to call twice."""

@@ -53,6 +53,8 @@ class Link:
         self._topics: dict[str, Topic | _Unknown] = {}
         self._wanted: frozenset[str] = frozenset()
         self._publisher: Publisher | None = None
+        #: Of this publisher, as far as they are seen.
+        self._refusals = 0
         self._kick = asyncio.Event()
         self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._remark = Remark(log, f"the broker at {self._name} is there", level=logging.INFO)
@@ -98,11 +100,16 @@ class Link:
             return NO_BROKER
         if not isinstance(found, Topic):
             return NO_TOPIC
-        before = publisher.stats.refused
         try:
+            before = publisher.refusals()
+            if before != self._refusals:
+                # News of earlier events, from farther away.
+                self.returned += before - self._refusals
+                self._refusals = before
+                self._is_refused(publisher)
+                return NO_BROKER
             await publisher.publish(found, body)
-            between = publisher.stats.refused
-            await publisher.flush()
+            self._refusals = publisher.refusals()
         except EventTooBig:
             return TOO_LARGE
         except BodyError as error:
@@ -111,22 +118,22 @@ class Link:
         except LocalError as error:
             self._gone(one_line(error), publisher)
             return NO_BROKER
-        self.returned += between - before
-        if publisher.stats.refused != before:
-            self._gone(f"nobody listens at {self.at.address}:{self.at.data_port}", publisher)
-        return NO_BROKER if publisher.stats.refused != between else None
+        if self._refusals == before:
+            return None
+        self._is_refused(publisher)
+        return NO_BROKER
 
     async def request(self, topic: str, body: bytes, deadline: float) -> Reply:
         """Publish a request and wait for its answer; raises as :meth:`tempos.Publisher.request` does."""
         publisher, found = self._publisher, self._topics.get(topic)
         if publisher is None or not isinstance(found, Topic):
             raise LocalError(f"the broker is not there: {self.why}")
-        before = publisher.stats.refused
+        before = publisher.refusals()
         try:
             return await publisher.request(found, body, deadline)
         except NoReply:
-            if publisher.stats.refused != before:
-                self._gone(f"nobody listens at {self.at.address}:{self.at.data_port}", publisher)
+            if publisher.refusals() != before:
+                self._is_refused(publisher)
             raise
 
     def status(self) -> dict[str, Any]:
@@ -156,7 +163,7 @@ class Link:
         at = self.at
         publisher = Publisher(at.address, data_port=at.data_port, control_port=at.control_port, auth=at.auth)
         async with publisher:
-            self._publisher = publisher
+            self._publisher, self._refusals = publisher, 0
             try:
                 yield publisher
             finally:
@@ -173,14 +180,15 @@ class Link:
             names = self._due(turn)
             turn += len(names)
             # A broker that went away meanwhile, as an event has shown, is not there by an earlier answer.
-            refused = publisher.stats.refused
+            refused = publisher.refusals()
             for name in names:
                 if not await self._ask(publisher, name):
                     return
-                if publisher.stats.refused != refused:
+                if publisher.refusals() != refused:
                     break
             else:
                 if names:
+                    self._refusals = refused
                     self._is_there()
             wait = LOOK_EVERY if self.there else LOOK_AGAIN
             with contextlib.suppress(asyncio.TimeoutError):
@@ -226,6 +234,9 @@ class Link:
             self.there, self.since = True, time.monotonic()
             self._remark.gone()
             self._tell()
+
+    def _is_refused(self, publisher: Publisher) -> None:
+        self._gone(f"nobody listens at {self.at.address}:{self.at.data_port}", publisher)
 
     def _gone(self, why: str, publisher: Publisher) -> None:
         """An event has shown it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from support.ports import free_ports
-from support.triggers import LIMIT, TOPIC, BrokerBeside, Daemon, broker_beside
+from support.triggers import LIMIT, TOPIC, BrokerBeside, Daemon, broker_beside, taking
 
 
 @pytest.fixture
@@ -129,6 +130,23 @@ def test_a_file_is_read_again_and_is_the_only_one_to_say(broker: BrokerBeside, d
     assert daemon.start() == ""
     assert daemon.end()[0] == 2
     assert "trigger.nam is an unknown key" in daemon.log.read_text()
+
+
+async def test_what_has_come_in_is_published_before_it_ends(broker: BrokerBeside, daemon: Daemon) -> None:
+    (port,) = free_ports(1)
+    endpoint = {"name": "u", "kind": "udp", "topic": TOPIC, "listen": f"127.0.0.1:{port}"}
+    await asyncio.to_thread(daemon.start)
+    document = {"broker": broker.table, "endpoint": [endpoint]}
+    assert (await asyncio.to_thread(daemon.ask, "PUT", "/v1/deployment", document))[0] == 200
+    async with taking(broker) as taken:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for number in range(500):
+                sender.sendto(b"%d" % number, ("127.0.0.1", port))
+        code, took = await asyncio.to_thread(daemon.end)
+        assert code == 0
+        assert took < 5
+        await taken.count(500)
+        assert taken.in_order == [b"%d" % number for number in range(500)]
 
 
 def test_it_starts_without_a_broker_and_says_so(daemon: Daemon) -> None:

@@ -374,3 +374,16 @@ async def test_what_publish_gives_can_be_awaited_in_every_way(receiver: socket.s
         await asyncio.gather(*(pub.publish(HEAT, b"") for _ in range(2 * TURN_EVERY)))
         await asyncio.ensure_future(pub.publish(HEAT, b""))
         assert pub.stats.events == 2 * TURN_EVERY + 3
+
+
+async def test_refusals_are_known_before_the_next_line(receiver: socket.socket) -> None:
+    pub = publisher_to(receiver)
+    async with pub:
+        await pub.publish("heat", b"x")
+        assert pub.refusals() == 0
+        receiver.connect(("127.0.0.1", 9))
+        for number in range(1, 4):
+            await pub.publish("heat", b"x")
+            assert pub.refusals() == pub.refusals() == pub.stats.refused == number
+    with pytest.raises(LocalError, match="not open"):
+        pub.refusals()
