@@ -174,6 +174,9 @@ class WorkerProcess:
                 message = self._sock.recv(frames.MESSAGE)
             except BlockingIOError:
                 break
+            except ConnectionResetError:
+                # Told once, before all else, of one that died with calls unread; what it answered follows.
+                continue
             except OSError:
                 message = b""
             if not message:
