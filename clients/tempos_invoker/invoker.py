@@ -105,7 +105,7 @@ class Invoker:
         """
         faults: dict[str, str] = {}
         deployment = self._with_code(deployment, faults)
-        preparation = Preparation(deployment, self.teams, {}, None, self._make_team, faults)
+        preparation = Preparation(deployment, self.teams, {}, None, self._make_team, self.store.ports, faults)
         prepared = await preparation.make(join=False)
         await self._change(deployment, prepared)
 
@@ -120,7 +120,13 @@ class Invoker:
             same = self.deployment is not None and self.deployment.broker == deployment.broker
             publisher = self.publisher if same else None
             preparation = Preparation(
-                deployment, self.teams, self.sources, publisher, self._make_team, faults
+                deployment,
+                self.teams,
+                self.sources,
+                publisher,
+                self._make_team,
+                self.store.ports,
+                faults,
             )
             prepared = await preparation.make()
             if document is not None:
@@ -248,7 +254,9 @@ class Invoker:
             target.queue.step = step
             self.targets[step.path] = target
             place = places[step.path]
-            source = sources.pop(place, None) or prepared.sources.get(place) or Source(place)
+            source = (
+                sources.pop(place, None) or prepared.sources.get(place) or (Source(place, self.store.ports))
+            )
             source.feed(target)
             self.sources[place] = source
         idle: list[tuple[Source | None, Target]] = []

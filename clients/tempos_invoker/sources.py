@@ -1,7 +1,8 @@
 """Where events come from: a subscriber for each step, a member of one group.
 
 Rules: a source is opened again and again until it is; whatever comes is accepted by the step that it feeds
-just then; when it is closed, what was on its way is accepted, too.
+just then; when it is closed, what was on its way is accepted, too. One that was killed comes back as the
+member that it was.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from tempos import Event, Subscriber, TemposError
+from tempos import Event, LocalError, Subscriber, TemposError
 from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_invoker.core.invocation import Arrived, StepQueue
 from tempos_invoker.deploy.model import BrokerAt
+from tempos_invoker.deploy.ports import Ports
 from tempos_invoker.workers.team import Team
 
 #: Seconds between two tries to open, at first and at most; and for what is on its way when it is closed.
@@ -46,8 +48,9 @@ class Place:
 class Source:
     """A member of ``place.group`` for ``place.topic``, a name or a filter."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, ports: Ports) -> None:
         self.place = place
+        self._ports = ports
         self.target: Target | None = None
         self.subscriber: Subscriber | None = None
         #: Why it is not open, "" if it is.
@@ -58,13 +61,31 @@ class Source:
 
     async def open(self) -> None:
         """Join; raises :class:`TemposError`. Nothing is taken before :meth:`feed`."""
-        at = self.place.broker
-        subscriber = Subscriber(
-            at.address, self.place.topic, group=self.place.group, control_port=at.control_port, auth=at.auth
-        )
-        await subscriber.__aenter__()
+        place = self.place
+        known = self._ports.of(place.broker, place.topic, place.group, place.member)
+        try:
+            subscriber = await self._joined(known)
+        except LocalError:
+            if not known:
+                raise
+            # Somebody else has that port by now.
+            subscriber = await self._joined(0)
+        port = subscriber.member.port
+        self._ports.keep(place.broker, place.topic, place.group, place.member, port)
         self.subscriber = subscriber
         self.fault = ""
+
+    async def _joined(self, port: int) -> Subscriber:
+        at = self.place.broker
+        subscriber = Subscriber(
+            at.address,
+            self.place.topic,
+            group=self.place.group,
+            control_port=at.control_port,
+            port=port,
+            auth=at.auth,
+        )
+        return await subscriber.__aenter__()
 
     def feed(self, target: Target) -> None:
         """Give what comes to ``target`` from now on; joins first, however long that takes."""

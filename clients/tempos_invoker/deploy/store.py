@@ -1,6 +1,7 @@
 """What an invoker keeps on disk: its deployment, and code, each version at a path of its own.
 
     deployment.json    as it was given, in force again after a restart
+    ports.json         where its members received
     code/SHA256/NAME   never changed once it is there
     cache/             what modes keep for themselves (compiled modules)
 
@@ -22,6 +23,7 @@ from typing import Any
 
 from tempos import Unavailable
 from tempos_invoker.deploy.model import Code
+from tempos_invoker.deploy.ports import Ports
 
 #: Seconds that code is kept which nothing names: it may be named by what comes next.
 UNUSED_KEPT = 3600.0
@@ -58,6 +60,7 @@ class Store:
             ) from None
         for part in (self.folder / _PARTS).iterdir():
             part.unlink(missing_ok=True)
+        self.ports = Ports(self.folder / "ports.json")
 
     def close(self) -> None:
         os.close(self._lock)

@@ -1,0 +1,76 @@
+"""An invoker that was killed is the member that it was: no event goes to its former self."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import brokers
+from support.invokers import CODE, LIMIT, Broker, Daemon, function, serving_broker, serving_invoker, step
+
+EVENTS = 20
+
+
+def members(broker: Broker) -> list[tuple[str, int]]:
+    groups = brokers.get(broker.api, "/v1/topics/in")["groups"]
+    return [(each["ip"], each["port"]) for group in groups for each in group["members"]]
+
+
+def start_again(daemon: Daemon) -> None:
+    daemon.end(signal.SIGKILL)
+    assert daemon.start().startswith("ready")
+    daemon.until(lambda now: now["ready"], "it is in force again")
+
+
+async def every_event_has_its_result(broker: Broker) -> None:
+    got: set[bytes] = set()
+    async with broker.subscriber("out") as results, broker.publisher() as publisher:
+        for number in range(EVENTS):
+            await publisher.publish("in", b"%d" % number)
+        while len(got) < EVENTS:
+            got.add((await asyncio.wait_for(results.__anext__(), LIMIT)).body)
+    assert got == {b"%d" % number * 2 for number in range(EVENTS)}
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Any:
+    with serving_broker(tmp_path) as broker, serving_invoker(tmp_path) as daemon:
+        code = daemon.upload(CODE)
+        document = {
+            "broker": broker.table,
+            "function": [function("twice", code=code)],
+            "step": [step(takes="twice", error="")],
+        }
+        assert daemon.ask("PUT", "/v1/deployment", document)[0] == 200
+        yield broker, daemon
+
+
+async def test_it_comes_back_at_its_port_and_loses_nothing_from_then_on(deployed: Any) -> None:
+    broker, daemon = deployed
+    (before,) = members(broker)
+    start_again(daemon)
+    assert members(broker) == [before]
+    await every_event_has_its_result(broker)
+
+
+async def test_where_its_port_is_another_s_by_now_it_takes_any(deployed: Any) -> None:
+    broker, daemon = deployed
+    (before,) = members(broker)
+    daemon.end(signal.SIGKILL)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(before)
+        assert daemon.start().startswith("ready")
+        daemon.until(lambda now: now["ready"], "it is in force again")
+        assert any(each != before for each in members(broker))
+
+
+async def test_ports_that_cannot_be_read_are_not_known(deployed: Any) -> None:
+    broker, daemon = deployed
+    (daemon.state / "ports.json").write_text('{"a": "b"')
+    start_again(daemon)
+    assert "ports.json cannot be read" in daemon.log.read_text()
+    assert len(members(broker)) == 2
