@@ -30,6 +30,7 @@ SMALL = {
     "qos-rate": ("rounds=1", "seconds=0.1", "rates=[100,1000]"),
     "qos-workflows": ("rounds=1", "seconds=0.2"),
     "invoke-peers": ('paths=["fast"]', "rounds=1", "seconds=0.2", "burst=0.05"),
+    "invoke-chaos": ("seconds=5", "checkpoint=5", "rest=1", "probes=5"),
     "workflows": ('paths=["slow path"]', "seconds=0.3", "rates=[100,1000]", "base=100"),
     "broker-kill": ("rate=5000", "kills=2"),
     "path-moves": ("rate=5000", "moves=6"),

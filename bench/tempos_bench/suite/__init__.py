@@ -35,6 +35,7 @@ from tempos_bench.suite import (
     source_rtt,
     source_time,
 )
+from tempos_bench.suite.invoke import chaos as invoke_chaos
 from tempos_bench.suite.invoke import peers as invoke_peers
 from tempos_bench.suite.invoke import workflows
 from tempos_bench.suite.topics import churn as topic_churn
@@ -48,6 +49,7 @@ MODULES: dict[str, ModuleType] = {
     "fanout-churn": fanout_churn,
     "fanout-exact": fanout_exact,
     "fanout-rate": fanout_rate,
+    "invoke-chaos": invoke_chaos,
     "invoke-peers": invoke_peers,
     "loop-free": loop_free,
     "lives": lives,
