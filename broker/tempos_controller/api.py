@@ -118,6 +118,17 @@ def _add_status(app: FastAPI, engine: Engine, documents: Documents) -> None:
         except KeyError:
             raise HTTPException(404, f"no part {part!r} was started here") from None
 
+    @app.get(
+        "/v1/workflows/{name}/logs",
+        summary="The last lines that the functions of a workflow wrote",
+        responses=described(404, 422),
+    )
+    async def get_workflow_logs(name: Name) -> dict[str, Any]:
+        try:
+            return await documents.logs(name)
+        except KeyError:
+            raise HTTPException(404, f"there is no workflow {name!r}") from None
+
 
 def _add_changes(app: FastAPI, engine: Engine) -> None:
     @app.get(

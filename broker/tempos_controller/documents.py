@@ -111,6 +111,25 @@ class Documents:
         found["away"] = sorted(what for what, status in told.items() if not status)
         return found
 
+    async def logs(self, name: str) -> dict[str, Any]:
+        """What the functions of a workflow wrote; raises :class:`KeyError`."""
+        steps = self.item("workflow", name)["steps"]
+        invokers = self._engine.fleet.invokers
+        asked = sorted({(node, step["function"]) for step in steps for node in step["nodes"]})
+        logs, away = [], set()
+        for node, function in asked:
+            try:
+                found = await invokers[node].logs(function)
+            except Refused:
+                # It has the function no more, or not yet.
+                continue
+            except Away as error:
+                away.add(error.what)
+                continue
+            where = f"{function} on {node}"
+            logs.append({"where": where, "lines": found["lines"], "left_out": found["left_out"]})
+        return {"logs": logs, "away": sorted(away)}
+
     async def told(self) -> dict[str, dict[str, Any]]:
         """What each invoker and trigger says of itself now; nothing of those that give no answer."""
         fleet = self._engine.fleet

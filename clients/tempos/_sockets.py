@@ -201,12 +201,16 @@ class WatchingReader:
     Where datagrams come one at a time, to find out that there is no second one takes longer than to read
     the first, and whoever waits for that would wait for it as well. So a wake-up that brought only one is
     followed by :data:`ALONE` that ask for no more than one; if there are more, the loop comes back at once.
+
+    uvloop watches a socket no longer once that has had an error, which a connected one has when what it sent
+    comes back: it wakes up for the last time, and says nothing. So after a wake-up that brought nothing the
+    socket is given to the loop anew.
     """
 
     def __init__(
-        self, sock: socket.socket, receive: Receive, overrun: Overrun, refused: Refused = lambda: None
+        self, sock: socket.socket, receive: Receive, overrun: Overrun, refused: Refused | None = None
     ) -> None:
-        """``refused``: what was sent by this socket came back, if it is connected."""
+        """``refused``, of a connected one: what was sent by it came back."""
         self._sock = sock
         self._refused = refused
         self._recv = sock.recv
@@ -218,7 +222,8 @@ class WatchingReader:
         self._loop.add_reader(sock, self.read_now)
 
     def read_now(self) -> bool:
-        receive, recv, only_one = self._receive, self._recv, False
+        receive, recv = self._receive, self._recv
+        only_one: bool | None = None
         try:
             if self._alone:
                 self._alone -= 1
@@ -236,14 +241,24 @@ class WatchingReader:
         except (BlockingIOError, InterruptedError):
             if only_one:
                 self._alone = ALONE
+            elif only_one is None:
+                self._watch_again()
             return False
         except OSError as error:
             # An unconnected UDP socket reports no one else's troubles; out of memory is what remains.
             if error.errno in RETURNED:
-                self._refused()
+                if self._refused is not None:
+                    self._refused()
             elif error.errno not in (errno.ENOMEM, errno.ENOBUFS):
                 raise
+            self._watch_again()
         return True
+
+    def _watch_again(self) -> None:
+        # One that is not connected hears of nobody's errors. Who was told of one may have closed it.
+        if self._refused is not None and self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._loop.add_reader(self._sock, self.read_now)
 
     def _see_overruns(self, ancillary: list[tuple[int, int, bytes]]) -> None:
         for level, kind, data in ancillary:

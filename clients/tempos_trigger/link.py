@@ -51,6 +51,8 @@ class Link:
         #: Events that came back from a broker too far away to say which: at least so many were lost.
         self.returned = 0
         self._topics: dict[str, Topic | _Unknown] = {}
+        #: Every topic that the publisher was ever told of.
+        self._told: dict[str, Topic] = {}
         self._wanted: frozenset[str] = frozenset()
         self._publisher: Publisher | None = None
         #: Of this publisher, as far as they are seen.
@@ -169,6 +171,7 @@ class Link:
             finally:
                 self._publisher = None
                 self._topics.clear()
+                self._told.clear()
                 self.there, self.why = False, "asking again"
                 self._tell()
 
@@ -212,8 +215,9 @@ class Link:
             return True
         except (asyncio.TimeoutError, NoAnswer):
             raise NoAnswer(f"no answer from {self._name} within {ANSWERS_WITHIN:g} s") from None
-        known = self._topics.get(name)
-        if isinstance(known, Topic) and (known.id, known.framing) != (topic.id, topic.framing):
+        # A publisher is for one topic of a name, also where nobody wanted that for a while.
+        known = self._told.setdefault(name, topic)
+        if (known.id, known.framing) != (topic.id, topic.framing):
             log.info("topic %r is another one now: it has id %d", name, topic.id)
             return False
         self._note(name, topic)

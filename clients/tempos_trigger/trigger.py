@@ -57,19 +57,26 @@ class Trigger:
         async with self._applying:
             link, watch = self._reach(new.broker)
             opened: dict[str, tuple[Endpoint, Source]] = {}
+            before = set() if self.deployment is None else {spec.topic for spec in self.deployment.endpoints}
+            wanted = {spec.topic for spec in new.endpoints}
             try:
                 await self._open(new, link, opened)
+                # The first signal that goes to another topic must not find that nobody has asked for it yet.
+                link.want(before | wanted)
+                if link is not self._link or not wanted <= before:
+                    await link.settled(ASKED_WITHIN)
                 await asyncio.get_running_loop().run_in_executor(None, self._write, new)
             except BaseException:
                 for _, source in opened.values():
                     await source.close()
                 if watch is not self._watch:
                     watch.cancel()
+                else:
+                    link.want(before)
                 raise
             changes = await self._exchange(new, link, watch, opened)
             self.deployment, self.origin = new, origin
-            link.want(spec.topic for spec in new.endpoints)
-            await link.settled(ASKED_WITHIN)
+            link.want(wanted)
             log.info("deployment %r is in force: %s", new.revision, ", ".join(changes) or "nothing changed")
             return changes
 

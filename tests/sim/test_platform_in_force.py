@@ -101,6 +101,19 @@ async def test_a_workflow_comes_in_the_order_that_loses_nothing_and_goes_backwar
         assert world.asked == ["trigger nothing", "invoker nothing", "remove in", "remove out"]
 
 
+async def test_a_chain_goes_step_by_step_each_when_the_one_before_has_drained(world: World) -> None:
+    chain = {**WORKFLOW, "step": [{"function": "f"}, {"function": "f", "name": "g"}]}
+    async with world.controller() as engine:
+        await engine.apply({**ALL, "workflow": {"w": chain}}, "all")
+        world.asked.clear()
+        world.invoker.leaving = [2, 1]
+        await engine.apply({"workflow": {"w": None}}, "gone")
+        assert world.asked == [
+            "trigger nothing", "invoker g", "invoker leaving 2", "invoker leaving 1", "invoker nothing",
+            "remove in", "remove w/f",
+        ]  # fmt: skip
+
+
 @pytest.mark.parametrize("who", ["broker", "invoker", "trigger"])
 async def test_where_one_refuses_nothing_has_changed(world: World, who: str) -> None:
     async with world.controller() as engine:

@@ -105,12 +105,16 @@ class Deployed(Part):
         super().__init__(name, asked)
         self.document: dict[str, Any] | None = None
         self.code: dict[str, bytes] = {}
+        #: What the status says of steps that leave, one look after the other; then none does.
+        self.leaving: list[int] = []
         #: Called once the next document has come, before it is answered.
         self.then: Callable[[], None] = lambda: None
 
         @self.app.get("/v1/status")
         async def status() -> dict[str, Any]:
-            return {"steps": [], "endpoints": []}
+            leaving = self.leaving.pop(0) if self.leaving else 0
+            self.asked += [f"{name} leaving {leaving}"] if leaving else []
+            return {"steps": [], "endpoints": [], "leaving": leaving}
 
         @self.app.get("/v1/deployment")
         async def get() -> dict[str, Any]:

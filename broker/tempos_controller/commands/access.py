@@ -45,7 +45,7 @@ def controller(options: argparse.Namespace, patience: float = PATIENCE) -> Api:
     """The API; raises :class:`LocalError` for a token that cannot be read."""
     if not options.api.startswith(("http://", "https://")):
         options.fail(f"--api {options.api!r} is no http URL")
-    return Api(options.api, _token(options), patience)
+    return Api(options.api, _token(options), patience, "Controller")
 
 
 def _token(options: argparse.Namespace) -> str:

@@ -25,7 +25,7 @@ examples:
   tempos workflow apply workflow.toml         have what the file holds, beside what there is
   tempos workflow apply workflow.toml --plan  only tell what that would do
   tempos workflow rm count                    what is on its way through it arrives first
-  tempos workflow logs count                  the last lines of those who run it
+  tempos workflow logs count                  the last lines that its functions wrote
   tempos workflow top                         rates, again and again
 
 The file of `apply` holds [[workflow]] tables, and the [[function]], [[trigger]] and [[node]] that they need
@@ -56,7 +56,7 @@ def workflow(subparsers: Subparsers) -> None:
     applied.add_argument("file", metavar="FILE")
     applied.add_argument("--plan", action="store_true", help="only tell what would be done")
     gone = add("rm", "remove a workflow; what is on its way through it arrives first", _remove)
-    told = add("logs", "the last lines of the logs of those who run a workflow", _logs)
+    told = add("logs", "the last lines that the functions of a workflow wrote", _logs)
     told.add_argument("-n", "--lines", metavar="N", type=count, default=50, help="(default: %(default)s)")
     told.add_argument(
         "--all", action="store_true", help="also lines that do not name the workflow or its parts"
@@ -115,13 +115,14 @@ def _show(options: argparse.Namespace) -> int:
 def _one(workflow: Any) -> str:
     lines = [f"{workflow['name']}  {workflow['class']}, made {_made(workflow)}, topic {workflow['topic']}"]
     lines += [
-        f"  trigger {each['name']} on node {each['node']}: {_account(each)}" for each in workflow["endpoints"]
+        f"  trigger {each['name']} on node {each['node']}: {_endpoint(each)}"
+        for each in workflow["endpoints"]
     ]
     for step in workflow["steps"]:
         result = f" -> {step['result']}" if step["result"] else ""
         error = f", errors to {step['error']}" if step["error"] else ""
         lines.append(f"  step {step['name']}: {step['topic']} -> {step['function']}{result}{error}")
-        lines += [f"    node {each['node']}: {_account(each)}" for each in step["accounts"]]
+        lines += [f"    node {each['node']}: {_step(each)}" for each in step["accounts"]]
     lines += [f"  {what} does not answer: what it counted is not known now" for what in workflow["away"]]
     return "\n".join(lines)
 
@@ -130,20 +131,23 @@ def _made(workflow: Any) -> str:
     return "by the file" if workflow["origin"] == "file" else "at run time"
 
 
-def _account(told: Any) -> str:
-    """An account as its part tells it: whole numbers, and sums by reason."""
-    found: dict[str, Any] = told["account"] if isinstance(told.get("account"), dict) else told
-    words = []
-    for key, value in found.items():
-        if isinstance(value, bool) or key in ("node", "name", "workflow"):
-            continue
-        if isinstance(value, int):
-            words.append(f"{key} {number(value)}")
-        elif isinstance(value, dict) and value and all(isinstance(each, int) for each in value.values()):
-            by = ", ".join(f"{reason} {number(each)}" for reason, each in sorted(value.items()) if each)
-            if by:
-                words.append(f"{key} ({by})")
-    return ", ".join(words) or "nothing counted"
+def _endpoint(told: Any) -> str:
+    """The account of an endpoint: received = published + waiting + dropped."""
+    words = [f"{number(told['received'])} received", f"{number(told['published'])} published"]
+    words += [f"{number(told['waiting'])} waiting"] if told["waiting"] else []
+    words += [f"{number(count)} dropped ({reason})" for reason, count in told["dropped"].items() if count]
+    if (answers := told.get("answers")) is not None:
+        words.append(f"{number(answers['answered'])} of {number(answers['requests'])} answered")
+    return ", ".join([*words, *([told["why_not"]] if told.get("why_not") else [])])
+
+
+def _step(told: Any) -> str:
+    """The account of a step: accepted = succeeded + failed + waiting + running."""
+    account = told["account"]
+    words = [f"{number(account['accepted'])} accepted", f"{number(account['succeeded'])} succeeded"]
+    words += [f"{number(count)} failed ({reason})" for reason, count in account["failed"].items()]
+    words += [f"{number(account[key])} {key}" for key in ("waiting", "running", "retries") if account[key]]
+    return ", ".join([*words, *(["DOES NOT ADD UP"] if account["drift"] else [])])
 
 
 def _apply(options: argparse.Namespace) -> int:
@@ -171,20 +175,15 @@ def _remove(options: argparse.Namespace) -> int:
 
 def _logs(options: argparse.Namespace) -> int:
     api = controller(options, 30)
-    workflow = ask(lambda: api.get(_address(options.name)))
-    parts = ask(lambda: api.get("/v1/status"))["parts"]
-    here = {each["name"] for each in parts if each["started_here"]}
-    wanted = {f"invoker {node}" for step in workflow["steps"] for node in step["nodes"]}
-    wanted |= {f"trigger {each['node']}" for each in workflow["endpoints"]}
-    words = {options.name, *workflow["triggers"], *(step["function"] for step in workflow["steps"])}
-    for part in sorted(wanted):
-        if part not in here:
-            print(f"{part}: runs elsewhere: its log is there")
-            continue
-        answer = ask(lambda part=part: api.get(f"/v1/parts/{quote(part)}/log?lines=2000"))  # type: ignore[misc]
-        lines = [line for line in answer["lines"] if options.all or any(word in line for word in words)]
-        for line in lines[-options.lines :]:
-            print(f"{part}: {line}")
+    told = ask(lambda: api.get(f"{_address(options.name)}/logs"))
+    lines = [f"{each['where']}: {line}" for each in told["logs"] for line in each["lines"]]
+    for line in lines[-options.lines :]:
+        print(line)
+    for each in told["logs"]:
+        if each["left_out"]:
+            print(f"{each['where']}: {each['left_out']} lines were left out there", file=sys.stderr)
+    for what in told["away"]:
+        print(f"{what} does not answer: what it said is not known now", file=sys.stderr)
     return 0
 
 

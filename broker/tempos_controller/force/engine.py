@@ -13,7 +13,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +41,8 @@ log = logging.getLogger("tempos.controller")
 
 #: Seconds that a part has to be there before a change begins, and to be back if it goes away in the middle.
 THERE, BACK = 10.0, 15.0
+#: Seconds that steps which leave have for what is on its way through them.
+DRAINED = 30.0
 #: Seconds between two looks whether all is as wanted.
 LOOK_EVERY = 1.0
 
@@ -113,7 +115,7 @@ class Engine:
         async with self._lock:
             desired = with_change(self.desired, change)
             wanted = compile_platform(self._read(desired))
-            seen = await self.fleet.look()
+            seen = await self.fleet.look(self._wanted, wanted)
             now, reached, problems = now_of(seen, self.desired.made, wanted)
             if problems:
                 raise NotDone(problems)
@@ -184,7 +186,7 @@ class Engine:
     async def _change(self, before: Desired, desired: Desired, wanted: Parts) -> tuple[Desired, list[str]]:
         if away := await self.fleet.answering(THERE):
             raise NotDone([f"{what} does not answer: {reason}" for what, reason in away.items()])
-        seen = await self.fleet.look()
+        seen = await self.fleet.look(self._wanted, wanted)
         now, reached, problems = now_of(seen, before.made, wanted)
         problems += [f"{what} does not answer: {reason}" for what, reason in seen.away.items()]
         if problems:
@@ -248,24 +250,32 @@ class Engine:
                 await broker.change(name, changes)
             case RemoveTopic(name):
                 await broker.remove(name)
-            case PutCalls(node, _, after):
-                part = self.fleet.invokers[node]
-                known = {
-                    each["code"]["sha256"] for each in action.before.functions.values() if each.get("code")
-                }
-                for digest in action.upload.keys() - known:
-                    await part.upload(digest, self._code(part.remote.what, digest))
-                try:
-                    await part.put(after.document())
-                except Refused:
-                    # Its folder may have lost what it once had.
-                    for digest in action.upload.keys() & known:
-                        await part.upload(digest, self._code(part.remote.what, digest))
-                    if not action.upload.keys() & known:
-                        raise
-                    await part.put(after.document())
+            case PutCalls():
+                await self._put_calls(action)
             case PutSignals(node, _, after_):
                 await self.fleet.triggers[node].put(after_.document())
+
+    async def _put_calls(self, action: PutCalls) -> None:
+        part = self.fleet.invokers[action.node]
+        before, after = action.before, action.after
+        known = {each["code"]["sha256"] for each in before.functions.values() if each.get("code")}
+
+        async def upload(digests: Iterable[str]) -> None:
+            for digest in digests:
+                await part.upload(digest, self._code(part.remote.what, digest))
+
+        await upload(action.upload.keys() - known)
+        self.fleet.remember(after)
+        try:
+            await part.put(after.document())
+        except Refused:
+            if not (again := action.upload.keys() & known):
+                raise
+            # Its folder may have lost what it once had.
+            await upload(again)
+            await part.put(after.document())
+        if before.steps.keys() - after.steps.keys():
+            await part.emptied(DRAINED)
 
     def _code(self, what: str, digest: str) -> bytes:
         code = self.store.code(digest)
@@ -288,7 +298,7 @@ class Engine:
 
     async def _put_right(self, made: Mapping[str, Any]) -> dict[str, str]:
         """Have everybody who answers do what is wanted; what is not as wanted then, and why."""
-        seen = await self.fleet.look()
+        seen = await self.fleet.look(self._wanted)
         now, reached, problems = now_of(seen, made, self._wanted)
         amiss = {what: f"does not answer: {why}" for what, why in seen.away.items()}
         amiss |= {f"topics {index}": problem for index, problem in enumerate(problems)}

@@ -17,6 +17,8 @@ from tempos_controller.plan.wanted import Calls, Parts, Signals
 from tempos_daemon.token import read_token
 
 Made = Mapping[str, Mapping[str, Any]]
+#: Documents that are known by their revisions.
+KNOWN = 1024
 #: Seconds between two looks at a part that does not answer yet.
 LOOK = 0.05
 
@@ -45,6 +47,7 @@ class Fleet:
         self.invokers: dict[str, InvokerPart] = {}
         self.triggers: dict[str, TriggerPart] = {}
         self.children: dict[str, Child] = {}
+        self._known: dict[str, Calls | Signals] = {}
 
     # --- which there are --------------------------------------------------------------------
 
@@ -120,6 +123,7 @@ class Fleet:
     async def _answers(self, remote: Remote, patience: float) -> tuple[str, str]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
+        child = self.child_of(remote.what)
         while True:
             try:
                 await remote.ask("GET", "/v1/health")
@@ -127,14 +131,26 @@ class Fleet:
                 why = error.why if isinstance(error, Away) else str(error)
             else:
                 return remote.what, ""
-            if loop.time() >= deadline:
-                child = self.child_of(remote.what)
-                told = f"; it {child.reason}" if child is not None and child.reason else ""
-                return remote.what, f"{why}{told}"
+            if loop.time() >= deadline or (child is not None and child.is_hopeless):
+                return remote.what, self._with_reason(remote.what, why)
             await asyncio.sleep(LOOK)
 
-    async def look(self) -> Seen:
-        """What all do now."""
+    def _with_reason(self, what: str, why: str) -> str:
+        """Why a part does not answer: of one that ended, rather what it said last."""
+        child = self.child_of(what)
+        return f"it {child.reason}" if child is not None and child.reason and child.pid is None else why
+
+    def remember(self, *those: Calls | Signals) -> None:
+        """Know these again by their revisions: a part may tell more of them than it was given, or less."""
+        for each in those:
+            self._known[each.document()["revision"]] = each
+        while len(self._known) > KNOWN:
+            del self._known[next(iter(self._known))]
+
+    async def look(self, *wanted: Parts) -> Seen:
+        """What all do now; ``wanted`` is known by its revisions."""
+        for parts in wanted:
+            self.remember(*parts.invokers.values(), *parts.triggers.values())
         seen = Seen()
         assert self.broker is not None, "set before anybody looks"
         invokers = {name: part.document() for name, part in self.invokers.items()}
@@ -146,17 +162,19 @@ class Fleet:
         seen.topics = topics or {}
         for name, document in zip(invokers, documents, strict=False):
             if document is not None:
-                seen.invokers[name] = calls_in(document)
+                known = self._known.get(str(document.get("revision")))
+                seen.invokers[name] = known if isinstance(known, Calls) else calls_in(document)
         for name, document in zip(triggers, documents[len(invokers) :], strict=True):
             if document is not None:
-                seen.triggers[name] = signals_in(document)
+                known = self._known.get(str(document.get("revision")))
+                seen.triggers[name] = known if isinstance(known, Signals) else signals_in(document)
         return seen
 
     async def _try(self, question: Any, seen: Seen) -> Any:
         try:
             return await question
         except Away as error:
-            seen.away[error.what] = error.why
+            seen.away[error.what] = self._with_reason(error.what, error.why)
         except Refused as error:
             seen.away[error.what] = error.detail
         return None

@@ -24,6 +24,8 @@ log = logging.getLogger("tempos.controller")
 FIRST, LONGEST = 0.1, 30.0
 #: Who has run for so many seconds begins with the first again.
 WELL = 30.0
+#: Who has ended so often within that time has little hope of running.
+HOPELESS = 3
 #: Bytes of a log, after which it is put aside, the one before it thrown away.
 MAX_LOG = 8 * 1024 * 1024
 #: Of the log, what tells why it ended.
@@ -44,6 +46,7 @@ class Child:
         self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._log_from = 0
+        self._early = 0
         self.restarts = 0
         #: Why it is not there, or was not the last time; "" if it never ended.
         self.reason = ""
@@ -62,6 +65,11 @@ class Child:
         if self._process is not None:
             return "running"
         return "starting again" if self.next_start is not None else "stopped"
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether it ends again and again as soon as it is started."""
+        return self._early >= HOPELESS
 
     def start(self) -> None:
         """Have it running from now on."""
@@ -106,8 +114,9 @@ class Child:
                 why = await asyncio.shield(process.ended)
                 self._process, self.since = None, None
                 self.reason = one_line(f"{why}{self._last_words()}")
+                self._early += 1
                 if time.monotonic() - began >= WELL:
-                    delay = FIRST
+                    delay, self._early = FIRST, 0
             log.warning("%s: %s; started again in %g s", self.name, self.reason, delay)
             self.next_start = time.monotonic() + delay
             self._changed()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -9,6 +11,10 @@ from urllib.parse import quote
 from tempos_controller.parts.http import LONG, Away, Refused, Remote
 from tempos_controller.plan.wanted import Calls, Signals
 
+log = logging.getLogger("tempos.controller")
+
+#: Seconds between two looks at what leaves.
+LOOK = 0.02
 #: Seconds that the removal of a topic waits for what its members confirm.
 DRAIN = 5.0
 
@@ -83,6 +89,21 @@ class InvokerPart(_Deployed):
     async def upload(self, sha256: str, code: bytes) -> None:
         """Give it code, which it keeps by its hash."""
         await self.remote.ask("PUT", f"/v1/code/{sha256}", content=code, wait=LONG)
+
+    async def logs(self, function: str) -> dict[str, Any]:
+        """The latest lines that a function wrote."""
+        return _table(self.remote, await self.remote.ask("GET", f"/v1/logs/{quote(function, safe='')}"))
+
+    async def emptied(self, patience: float) -> bool:
+        """Wait until what left has come to its end, at most so long; whether it has."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience
+        while (await self.status()).get("leaving"):
+            if loop.time() >= deadline:
+                log.warning("%s: steps that left still have events after %g s", self.remote.what, patience)
+                return False
+            await asyncio.sleep(LOOK)
+        return True
 
 
 class TriggerPart(_Deployed):

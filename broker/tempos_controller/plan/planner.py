@@ -1,13 +1,13 @@
 """From what is in force to what is wanted, in an order in which no event is lost.
 
     1  topics that are new or changed
-    2  invokers serve twice what is about to move to another topic, group or class
-    3  invokers begin with what is new or moves there; of a chain the last first where events may come by now
-    4  invokers: functions and limits change, and results go elsewhere, where somebody is by now
-    5  triggers: from here on signals become events of the new topics only
-    6  invokers let go of what nothing comes to any more, a step at a time from the chain's beginning: one
+    2  invokers begin with what is new; of a chain the last first where events may come by now. What moves to
+       another topic or group begins there, and goes on at its former place under another name
+    3  invokers: functions and limits change, and results go elsewhere, where somebody is by now
+    4  triggers: from here on signals become events of the new topics only
+    5  invokers let go of what nothing comes to any more, a step at a time from the chain's beginning: one
        that leaves has drained, so all it made of its last events has reached the next
-    7  topics that nobody needs
+    6  topics that nobody needs
 
 Pure: two values in, a list of actions out. What two stages have in common is done once.
 """
@@ -75,7 +75,6 @@ def _invokers_and_triggers(now: Parts, wanted: Parts) -> list[Action]:
                 actions.append(PutCalls(node, at[node], after))
                 at[node] = after
 
-    go(_Change.begun)
     new = {(node, key): step for node, change in changes.items() for key, step in change.new.items()}
     made = wanted.topics.keys() - now.topics.keys()
     levels = list(_from_the_beginning(new))
@@ -113,19 +112,20 @@ class _Change:
         both = before.steps.keys() & after.steps.keys()
         moved = {key for key in both if _place(before.steps[key]) != _place(after.steps[key])}
         stay = both - moved
-        self._former = dict(_former(key, before) for key in sorted(moved))
+        self._moved = {key: _former(key, before) for key in sorted(moved)}
         #: What is at its place for the first time, by key.
         self.new = {key: step for key, step in after.steps.items() if key not in stay}
         #: What is served until nothing comes there any more.
         self.leaving = {
             **{key: step for key, step in before.steps.items() if key not in both},
-            **self._former,
+            **dict(self._moved.values()),
         }
 
     def begun(self, which: set[Key]) -> Calls:
         """So much of what is new has begun, beside all that there was."""
         new = {key: self.new[key] for key in which}
-        return self._with({**self.before.steps, **self._former, **new}, self.before)
+        former = dict(self._moved[key] for key in which & self._moved.keys())
+        return self._with({**self.before.steps, **former, **new}, self.before)
 
     def turned(self, _: set[Key]) -> Calls:
         """All is as it is to be, and what is to leave is still there."""
@@ -141,15 +141,22 @@ class _Change:
         return self.after
 
     def _with(self, steps: Mapping[Key, StepDocument], first: Calls) -> Calls:
-        """These steps and the functions that they need, each as ``first`` has it if it does."""
+        """These steps and the functions that they need, each as ``first`` has it if it does.
+
+        No two at one place: it goes on under the name that it is to have.
+        """
+        at: dict[tuple[Any, Any], Key] = {}
+        for key in sorted(steps, key=lambda key: steps[key] == self.after.steps.get(key)):
+            at[_place(steps[key])] = key
+        steps = {key: steps[key] for key in at.values()}
         known = {**self.before.functions, **self.after.functions, **first.functions}
         needed = {step["function"] for step in steps.values()}
         functions = {name: known[name] for name in sorted(needed) if name in known}
         return Calls(first.broker or self.after.broker, functions, dict(steps))
 
 
-def _place(step: StepDocument) -> tuple[Any, Any, Any]:
-    return step["topic"], step.get("group"), step.get("class")
+def _place(step: StepDocument) -> tuple[Any, Any]:
+    return step["topic"], step.get("group") or f"{step['workflow']}/{step['name']}"
 
 
 def _former(key: Key, before: Calls) -> tuple[Key, StepDocument]:
