@@ -23,13 +23,16 @@ from tempos_daemon.http_server import HttpServer
 from tempos_daemon.last_resort import LastResort
 from tempos_daemon.notify import READY, STOPPING, notify, reloading
 from tempos_daemon.signals import STOP_WITHIN, Signals
-from tempos_trigger import api, layout, settings
+from tempos_trigger import api, settings
 from tempos_trigger.model import Deployment
 from tempos_trigger.settings import Settings
-from tempos_trigger.store import DEPLOYMENT, Store
+from tempos_trigger.store import Store
 from tempos_trigger.trigger import Trigger
 
 log = logging.getLogger("tempos.trigger")
+
+#: What is as it was at the start.
+FIXED = ("name", "api", "api_token", "state", "log")
 
 EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
 
@@ -102,16 +105,15 @@ async def _start(
     by_file = told.deployment is not None
     trigger = Trigger(told.name, store, keep=not by_file)
     at_the_end("closing the endpoints", trigger.close)
-    again = Reloading(trigger, file if by_file else None)
+    again = Reloading(trigger, file if by_file else None, told)
     at_the_end("reloading", again.close)
     server, where = _bind_api(told, trigger, by_file=by_file)
     if server is not None:
         at_the_end("closing the API", server.close)
     if told.deployment is not None:
         await trigger.apply(told.deployment, "file")
-    elif (kept := store.read(DEPLOYMENT)) is not None:
-        name = str(store.folder / DEPLOYMENT)
-        await trigger.apply(layout.parse(kept, name), "state")
+    else:
+        await trigger.restore()
     if server is not None:
         await server.start()
     return trigger, where, again.on_signal
@@ -133,9 +135,10 @@ def _bind_api(told: Settings, trigger: Trigger, *, by_file: bool) -> tuple[HttpS
 class Reloading:
     """Reads the file again when SIGHUP says so: one reading at a time, one more for all that came then."""
 
-    def __init__(self, trigger: Trigger, file: str | None) -> None:
+    def __init__(self, trigger: Trigger, file: str | None, told: Settings) -> None:
         self._trigger = trigger
         self._file = file
+        self._told = told
         self._task: asyncio.Task[None] | None = None
         self._again = False
 
@@ -175,9 +178,11 @@ class Reloading:
                 break
         self._task = None
 
-    @staticmethod
-    async def _read(file: str) -> Deployment:
+    async def _read(self, file: str) -> Deployment:
         told = await asyncio.get_running_loop().run_in_executor(None, settings.load, file)
+        if other := [each for each in FIXED if getattr(told, each) != getattr(self._told, each)]:
+            names = ", ".join(f"trigger.{each}" for each in other)
+            raise ConfigError([f"{file}: {names} cannot change while it runs: restart it"])
         if told.deployment is None:
             raise ConfigError([f"{file}: holds no deployment any more; allowed: [broker] and [[endpoint]]"])
         return told.deployment

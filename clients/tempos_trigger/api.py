@@ -83,7 +83,7 @@ def _add(app: FastAPI, trigger: Trigger, *, by_file: bool) -> None:
         try:
             document = json.loads(await request.body())
         except (ValueError, RecursionError) as error:
-            return problem(422, f"the body is no JSON document: {error}")
+            return problem(400, f"the body is no JSON document: {error}")
         try:
             new = layout.parse(document, "deployment")
         except ConfigError as error:

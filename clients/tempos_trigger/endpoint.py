@@ -71,7 +71,7 @@ class Endpoint:
     @property
     def why_not(self) -> tuple[str, str] | None:
         """See :class:`tempos_trigger.kind.Sink`."""
-        found = self.link.why_not(self.spec.topic)
+        found = self.link.why_not(self.spec.topic, answers=bool(self.spec.options.get("answer")))
         if found is None and self.account.is_full:
             return QUEUE_FULL, f"{self.account.waiting} signals wait already"
         return found
@@ -159,6 +159,10 @@ class Endpoint:
             raise
         except TemposError:
             verdict = NO_BROKER
+            raise
+        except asyncio.CancelledError:
+            # It is out, and nobody waits for its answer any more.
+            verdict, became = PUBLISHED, "cancelled"
             raise
         finally:
             self.asking -= 1

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tempos import BodyError, EventTooBig, LocalError, Publisher, Reply, TemposError, Topic
+from tempos import BodyError, EventTooBig, Framing, LocalError, Publisher, Reply, TemposError, Topic
 from tempos._remarks import Remark
 from tempos.errors import ControlRefused, NoAnswer, NoReply, one_line
 from tempos_trigger.account import NO_BROKER, NO_TOPIC, TOO_LARGE
@@ -71,12 +71,20 @@ class Link:
         self._topics = {name: found for name, found in self._topics.items() if name in self._wanted}
         self._kick.set()
 
-    def why_not(self, topic: str) -> tuple[str, str] | None:
-        """Why this topic cannot be published to now: the reason of a drop and a sentence; None: it can."""
+    def why_not(self, topic: str, *, answers: bool = False) -> tuple[str, str] | None:
+        """Why this topic cannot be published to now: the reason of a drop and a sentence; None: it can.
+
+        ``answers``: what is published wants one.
+        """
         if not self.there:
             return NO_BROKER, self.why
         found = self._topics.get(topic)
         if isinstance(found, Topic):
+            if answers and found.framing is Framing.RAW:
+                return (
+                    NO_TOPIC,
+                    f"topic {topic!r} is raw, so nobody can answer; answer = true needs event framing",
+                )
             return None
         return NO_TOPIC, found.why if found else f"the broker was not asked yet for topic {topic!r}"
 

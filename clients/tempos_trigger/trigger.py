@@ -13,11 +13,13 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from collections.abc import Coroutine
 from typing import Any
 
 from tempos import ConfigError, TemposError, __version__
+from tempos._remarks import Remark
 from tempos.errors import one_line
-from tempos_trigger import registry
+from tempos_trigger import layout, registry
 from tempos_trigger.endpoint import Endpoint
 from tempos_trigger.kind import Source
 from tempos_trigger.link import Link
@@ -29,7 +31,9 @@ log = logging.getLogger("tempos.trigger")
 #: Endpoints that are named where there may be thousands.
 NAMED = 5
 #: Seconds that what waits in an endpoint has to be published once it is to go.
-PATIENCE = 1.5
+PATIENCE = 1.0
+#: Seconds between two tries to put in force what was kept.
+TRY_AGAIN = 2.0
 #: Seconds that the broker has to say which topics there are; then a deployment is in force without it.
 ASKED_WITHIN = 2.0
 
@@ -45,16 +49,26 @@ class Trigger:
         self.endpoints: dict[str, Endpoint] = {}
         #: Where the deployment in force came from, in a word.
         self.origin = "none"
+        #: Why the deployment that was kept is not in force.
+        self.fault = ""
+        self._restoring: asyncio.Task[None] | None = None
+        self._remark = Remark(log, "the deployment that was kept is in force")
         self._store = store
         self._keep = keep
         self._link: Link | None = None
         self._watch: asyncio.Task[None] | None = None
         self._applying = asyncio.Lock()
+        self._stop = asyncio.Event()
         self._began = time.monotonic()
 
-    async def apply(self, new: Deployment, origin: str) -> list[str]:
-        """Put a deployment in force; gives what changed. Raises :class:`ConfigError`: then nothing has."""
+    async def apply(self, new: Deployment, origin: str, *, only_if_none: bool = False) -> list[str]:
+        """Put a deployment in force; gives what changed. Raises :class:`ConfigError`: then nothing has.
+
+        ``only_if_none``: if there is one by then, nothing is done.
+        """
         async with self._applying:
+            if only_if_none and self.deployment is not None:
+                return []
             link, watch = self._reach(new.broker)
             opened: dict[str, tuple[Endpoint, Source]] = {}
             before = set() if self.deployment is None else {spec.topic for spec in self.deployment.endpoints}
@@ -64,7 +78,7 @@ class Trigger:
                 # The first signal that goes to another topic must not find that nobody has asked for it yet.
                 link.want(before | wanted)
                 if link is not self._link or not wanted <= before:
-                    await link.settled(ASKED_WITHIN)
+                    await self._unless_stopped(link.settled(ASKED_WITHIN))
                 await asyncio.get_running_loop().run_in_executor(None, self._write, new)
             except BaseException:
                 for _, source in opened.values():
@@ -75,10 +89,59 @@ class Trigger:
                     link.want(before)
                 raise
             changes = await self._exchange(new, link, watch, opened)
-            self.deployment, self.origin = new, origin
+            self.deployment, self.origin, self.fault = new, origin, ""
             link.want(wanted)
             log.info("deployment %r is in force: %s", new.revision, ", ".join(changes) or "nothing changed")
             return changes
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for it; raises :class:`ConfigError` if this trigger is to end meanwhile."""
+        task = asyncio.get_running_loop().create_task(work, name="ask for topics")
+        stop = asyncio.get_running_loop().create_task(self._stop.wait(), name="wait for the end")
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            task.cancel()
+            stop.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+        if self._stop.is_set():
+            raise ConfigError(["this trigger stops"])
+
+    async def restore(self) -> None:
+        """Put the deployment in force that was kept; tried again while it cannot be, until another is given.
+
+        Why it cannot, such as a port that somebody else has, is told in the status: to a trigger that does
+        not start nobody could give another one.
+        """
+        try:
+            kept = self._store.read(DEPLOYMENT)
+            if kept is None:
+                return
+            deployment = layout.parse(kept, str(self._store.folder / DEPLOYMENT))
+        except TemposError as error:
+            self.fault = f"the deployment that was kept cannot be used: {one_line(error)}"
+            log.error("%s", self.fault)  # noqa: TRY400 - its words say it all
+            return
+        if not await self._restored(deployment):
+            self._restoring = asyncio.get_running_loop().create_task(
+                self._restore_later(deployment), name="restore the deployment"
+            )
+
+    async def _restore_later(self, deployment: Deployment) -> None:
+        while self.deployment is None:
+            await asyncio.sleep(TRY_AGAIN)
+            if self.deployment is None and await self._restored(deployment):
+                return
+
+    async def _restored(self, deployment: Deployment) -> bool:
+        try:
+            await self.apply(deployment, "state", only_if_none=True)
+        except ConfigError as error:
+            self.fault = f"the deployment that was kept is not in force yet: {one_line(error)}"
+            self._remark(self.fault)
+            return False
+        self._remark.gone()
+        return True
 
     def _write(self, new: Deployment) -> None:
         """Keep it for the next start."""
@@ -187,6 +250,9 @@ class Trigger:
 
     async def close(self) -> None:
         """Take nothing more in, publish what waits if that is soon done, end; safe to call twice."""
+        self._stop.set()
+        if self._restoring is not None:
+            await _end(self._restoring)
         async with self._applying:
             await asyncio.gather(*(each.close(PATIENCE) for each in self.endpoints.values()))
             for each in self.endpoints.values():
@@ -207,7 +273,7 @@ class Trigger:
     def describe(self) -> str:
         """What is taken in, and where it goes, in half a line."""
         if self.deployment is None:
-            return "no deployment yet"
+            return f"no deployment yet ({self.fault})" if self.fault else "no deployment yet"
         told = []
         for each in list(self.endpoints.values())[:NAMED]:
             source = {} if each.source is None else each.source.status()
@@ -225,6 +291,7 @@ class Trigger:
             "ready": self.ready,
             "revision": None if self.deployment is None else self.deployment.revision,
             "deployment": self.origin,
+            "fault": self.fault,
             "broker": None if self._link is None else self._link.status(),
             "endpoints": [each.status() for each in self.endpoints.values()],
             "api_refused": dict(self.api_refused),

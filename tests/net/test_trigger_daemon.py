@@ -8,7 +8,7 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,37 @@ def call(port: int, path: str = "/in") -> int:
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + LIMIT
+    while not done():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_what_was_kept_and_cannot_be_had_is_tried_again(broker: BrokerBeside, daemon: Daemon) -> None:
+    one, two = free_ports(2)
+    daemon.start()
+    first = {"revision": "r1", "broker": broker.table, "endpoint": [hook(one), hook(two, "b")]}
+    assert daemon.ask("PUT", "/v1/deployment", first)[0] == 200
+    daemon.end(signal.SIGKILL)
+    with socket.create_server(("127.0.0.1", two)):
+        # It starts all the same: who else could be given another deployment?
+        line = daemon.start()
+        assert line.startswith("ready: no deployment yet (the deployment that was kept is not in force yet:")
+        assert "'b'" in daemon.ask("GET", "/v1/status")[1]["fault"]
+        assert daemon.ask("GET", "/v1/ready")[0] == 503
+        with pytest.raises(ConnectionRefusedError):
+            call(one)
+    until(lambda: daemon.ask("GET", "/v1/deployment") == (200, first))
+    assert call(two, "/b") == 202
+    assert daemon.ask("GET", "/v1/status")[1]["fault"] == ""
+    daemon.end(signal.SIGKILL)
+    (daemon.folder / "trigger" / "deployment.json").write_text('{"endpoint": [{"kind": "gone"}]}')
+    assert "cannot be used" in daemon.start()
+    assert daemon.ask("PUT", "/v1/deployment", first)[0] == 200
+    assert call(one) == 202
 
 
 def test_a_deployment_is_put_whole_or_not_at_all_and_outlives_the_process(
@@ -118,11 +149,12 @@ def test_a_file_is_read_again_and_is_the_only_one_to_say(broker: BrokerBeside, d
     assert call(port, "/b") == 202
     write("a", "a")
     daemon.process.send_signal(signal.SIGHUP)
-    end = time.monotonic() + LIMIT
-    while "endpoint[1].name" not in daemon.log.read_text():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(lambda: "endpoint[1].name" in daemon.log.read_text())
     assert call(port, "/b") == 202
+    write("a", "b")
+    daemon.file.write_text(daemon.file.read_text().replace(f"{daemon.port}", "9", 1))
+    daemon.process.send_signal(signal.SIGHUP)
+    until(lambda: "trigger.api cannot change while it runs" in daemon.log.read_text())
     code, answer = daemon.ask("PUT", "/v1/deployment", {"endpoint": []})
     assert (code, "SIGHUP" in answer["detail"]) == (409, True)
     assert daemon.end()[0] == 0

@@ -133,6 +133,28 @@ async def test_what_callers_get(broker: BrokerBeside, tmp_path: Path) -> None:
         }  # fmt: skip
 
 
+async def test_more_at_a_time_than_may_wait_are_told_so(broker: BrokerBeside, tmp_path: Path) -> None:
+    listen = address()
+    asked = hook(listen, answer=True, buffer=3, deadline=1.0)
+    bare = hook(listen, "/bare", answer=True, topic="bare")
+    async with (
+        trigger_here(tmp_path, deployment(broker, asked, bare)) as trigger,
+        taking(broker) as taken,
+        httpx.AsyncClient(base_url=f"http://{listen}", timeout=LIMIT) as client,
+    ):
+        waiting = [asyncio.create_task(client.post("/in", content=b"silent")) for _ in range(3)]
+        await taken.count(3)
+        refused = await client.post("/in", content=b"one more")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert "3 signals wait already" in refused.json()["detail"]
+        assert [each.status_code for each in await asyncio.gather(*waiting)] == [504] * 3
+        assert account(trigger) == {"received": 4, "published": 3, "waiting": 0, "dropped": {"queue_full": 1}}
+        # To a raw topic nobody can answer.
+        refused = await client.post("/bare", content=b"x")
+        assert (refused.status_code, "is raw" in refused.json()["detail"]) == (503, True)
+        assert not trigger.ready
+
+
 async def test_a_sdk_for_cloudevents_as_the_caller(broker: BrokerBeside, tmp_path: Path) -> None:
     listen = address()
     made = CloudEvent(

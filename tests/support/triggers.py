@@ -40,6 +40,10 @@ file = "off"
 id = {number}
 name = "signals"
 class = "SQ"
+[[topic]]
+id = 200
+name = "bare"
+framing = "raw"
 """
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tempos import ConfigError
-from tempos_trigger import layout, settings
+from tempos_trigger import layout, registry, settings
 
+KINDS = registry.names()
+WORDS = sorted(
+    {key for kind in KINDS for key in registry.kind(kind).keys} | {"name", "topic", "kind", "address"}
+)
 HOOK = {"name": "hook", "kind": "http", "topic": "count", "path": "/count"}
 
 
@@ -45,6 +52,31 @@ def test_every_fault_is_told_at_once() -> None:
 @pytest.mark.parametrize("document", [None, [], "x", 7, {"endpoint": {}}, {"broker": []}])
 def test_what_is_no_document_is_refused(document: object) -> None:
     assert all("allowed:" in fault for fault in faults(document))
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(KINDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=6),
+    max_leaves=30,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["revision", "broker", "endpoint", "x"]), _JSON, max_size=4) | _JSON)
+def test_whatever_a_document_holds_is_a_fault_at_worst(document: object) -> None:
+    with suppress(ConfigError):
+        layout.parse(document, "d")
+    if isinstance(document, dict):
+        with suppress(ConfigError):
+            settings.check({**document, "trigger": document.get("broker", {})}, "d")
+        kept = (
+            [each for each in document.get("endpoint", []) or [] if isinstance(each, dict)]
+            if isinstance(document.get("endpoint"), list)
+            else []
+        )
+        for kind in KINDS:
+            # The keys of every kind, with any value.
+            with suppress(ConfigError):
+                layout.parse({"endpoint": [{**each, "kind": kind} for each in kept]}, "d")
 
 
 def test_no_two_endpoints_have_the_same_to_themselves() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,8 @@ from tempos_trigger.sources import cloudevents, failures
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+log = logging.getLogger("tempos.trigger")
 
 #: No event is larger than a datagram; a request may be, if only a part of it becomes the event.
 MAX_BODY, BODY = 16 << 20, 65_536
@@ -148,6 +151,10 @@ class _Webhook:
         assert self._listener is not None, "opened before"
         self._listener.add(self)
         await self._listener.start()
+        if not self._token and not kinds.is_loopback(self.address[0]):
+            log.warning(
+                "%s takes requests of everybody who reaches it: give it a token", self.status()["url"]
+            )
 
     def takes(self, spec: EndpointSpec) -> bool:
         return bool(spec.options["listen"] == self.address)

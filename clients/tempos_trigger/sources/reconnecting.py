@@ -21,7 +21,7 @@ log = logging.getLogger("tempos.trigger")
 #: Seconds of the first pause and of the longest; after a session that was up for so long it begins anew.
 FIRST, LONGEST, STABLE = 0.2, 10.0, 1.0
 #: Seconds that a session has to come to its end.
-ENDS_WITHIN = 1.5
+ENDS_WITHIN = 1.0
 
 
 class EndedOnPurpose(Exception):

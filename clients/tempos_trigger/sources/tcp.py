@@ -28,6 +28,13 @@ from tempos_trigger.sources.udp import Networks, check_listen
 BACKLOG = 128
 LIMIT, MAX_LIMIT = 65_507, 16 << 20
 INCOMPLETE = "incomplete"
+#: Who is gone without a word is noticed after a minute and a half, and holds no place any more.
+_KEEP_ALIVE = (
+    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 60),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 10),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 3),
+)
 
 KEYS: Keys = {
     "listen": Key(kinds.API),
@@ -210,6 +217,8 @@ class _TcpSource:
             self.turned_away["not accepted"] += 1
             return
         sock.setblocking(False)
+        for option, value in _KEEP_ALIVE:
+            sock.setsockopt(*option, value)
         if not self._networks.allow(address[0]):
             self.turned_away["source"] += 1
             sock.close()
