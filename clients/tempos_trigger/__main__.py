@@ -102,6 +102,7 @@ async def _start(
         stack.push_async_callback(signals.step, name, work)
 
     store = Store(told.state or settings.usual_state(told.name))
+    store.hold()
     by_file = told.deployment is not None
     trigger = Trigger(told.name, store, keep=not by_file)
     at_the_end("closing the endpoints", trigger.close)

@@ -7,6 +7,7 @@ secrets, so they are the owner's alone.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any
 from tempos import Unavailable
 
 DEPLOYMENT = "deployment.json"
+LOCK = "lock"
 
 
 class Store:
@@ -23,12 +25,26 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._lock = -1
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise Unavailable(
                 f"the state folder {folder} cannot be had: {error.strerror}; set trigger.state to another"
             ) from error
+
+    def hold(self) -> None:
+        """Have it alone from now on, until this process ends; raises :class:`tempos.Unavailable`."""
+        fd = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            raise Unavailable(
+                f"another trigger has the state folder {self.folder}: give this one a trigger.name or a "
+                "trigger.state of its own"
+            ) from error
+        self._lock = fd
 
     def read(self, name: str) -> Any:
         """A document; None if there is none. Raises :class:`tempos.Unavailable` for one that is broken."""

@@ -85,6 +85,12 @@ def test_a_deployment_is_put_whole_or_not_at_all_and_outlives_the_process(
     first = {"revision": "r1", "broker": broker.table, "endpoint": [hook(one)]}
     code, answer = daemon.ask("PUT", "/v1/deployment", first)
     assert (code, answer) == (200, {"revision": "r1", "changes": ["added 'in'"]})
+    # Nobody else has its state meanwhile.
+    other = Daemon(daemon.folder, name="other")
+    other.file.write_text(other.head.replace('/other"', '/trigger"'))
+    assert other.start() == ""
+    assert other.end()[0] == 1
+    assert "another trigger has the state folder" in other.log.read_text()
     # In force means: the very next call is served.
     assert call(one) == 202
     assert daemon.ask("GET", "/v1/ready") == (200, {"ready": True})

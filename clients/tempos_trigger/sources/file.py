@@ -34,6 +34,8 @@ from tempos_trigger.sources.folder import Files, Found, Lines, Watched
 from tempos_trigger.sources.reconnecting import Reconnecting
 
 log = logging.getLogger("tempos.trigger")
+# It tells of every change.
+logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 #: Seconds between two looks where nothing tells of a change, and between two writings of what to remember.
 LOOK, REMEMBER = 1.0, 1.0
