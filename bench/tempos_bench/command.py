@@ -31,7 +31,7 @@ EXIT_OK, EXIT_SHORT, EXIT_UNABLE, EXIT_INTERRUPTED = 0, 1, 2, 130
 _DEMO_EXAMPLES = """\
 examples:
   tempos demo
-        three nodes, real events over every path, one table (about 20 seconds, as root)
+        three nodes, real events over every path, then a workflow; two tables (about 40 seconds, as root)
   tempos demo --json
         the same for scripts
   tempos demo --way native
@@ -40,8 +40,10 @@ examples:
 A row is named for what carried its events. As root every way is tried; one that cannot be had here is told,
 and 'tempos doctor' says more. Without root or network namespaces: the slow path on loopback, and what is
 missing. Leaves nothing behind, also after Ctrl-C.
-Exit code 0 if every event arrived, the broker's ledger closes, and each way that was tried is the one that
-the events took; 1 if not, 2 if the demo could not run.
+The second table is a workflow: an HTTP call becomes an event in one node, a function in another one makes
+something of it, and the result comes back as the answer; broker and Controller are in the third.
+Exit code 0 if every event arrived and every call was answered, ledger and accounts close, and each way that
+was tried is the one that the events took; 1 if not, 2 if the demo could not run.
 """
 
 _BENCH_EXAMPLES = """\
@@ -163,20 +165,30 @@ def _add_run(actions: Subparsers) -> None:
 
 def _run_demo(options: argparse.Namespace) -> int:
     def show() -> int:
-        from tempos_bench.demo import demo
+        from tempos_bench.demo import demo, workflow
         from tempos_bench.runs.progress import Lines
 
         lines = Lines("demo", sys.stderr)
-        outcomes, lacking = demo.run(lambda text: lines.show(text, 0, 0, None), options.ways)
+
+        def progress(text: str) -> None:
+            lines.show(text, 0, 0, None)
+
+        outcomes, lacking = demo.run(progress, options.ways)
+        called, why = workflow.run(progress, lacking, options.ways)
         if options.json:
             rows = [
                 asdict(outcome) | {"name": outcome.name, "taken": outcome.taken, "lost": outcome.lost}
                 for outcome in outcomes
             ]
-            print(json.dumps({"rows": rows, "missing": lacking}))
+            workflows = [each.document() for each in called]
+            print(json.dumps({"rows": rows, "workflows": workflows, "no_workflow": why, "missing": lacking}))
         else:
             print(demo.as_text(outcomes, lacking))
-        return EXIT_OK if all(outcome.sound and outcome.taken for outcome in outcomes) else EXIT_SHORT
+            if called or why:
+                print(workflow.as_text(called, why))
+        carried = [*outcomes, *(each.carried for each in called)]
+        shown = all(each.sound and each.taken for each in carried) and all(each.sound for each in called)
+        return EXIT_OK if shown and why is None else EXIT_SHORT
 
     return _guarded("demo", show)
 

@@ -16,7 +16,7 @@ from tempos_bench.nodes.topology import build
 pytestmark = pytest.mark.netns
 
 COMMAND = (sys.executable, "-m", "tempos_bench", "demo", "--json")
-LIMIT = 90.0
+LIMIT = 180.0
 
 
 def check(report: dict[str, Any], ways: list[str]) -> None:
@@ -26,6 +26,14 @@ def check(report: dict[str, Any], ways: list[str]) -> None:
         assert row["lost"] == 0
         assert row["ledger_closed"], row
         assert all(row["latency_us"][p] > 0 for p in ("p50", "p90", "p99")), row
+
+
+def check_workflows(report: dict[str, Any], ways: list[str]) -> None:
+    assert report["no_workflow"] is None
+    assert [row["name"] for row in report["workflows"]] == ways
+    for row in report["workflows"]:
+        assert row["calls"] == row["answered"] > 0, row
+        assert row["sound"], row
 
 
 def test_every_path_carries_every_event() -> None:
@@ -48,6 +56,8 @@ def test_every_path_carries_every_event() -> None:
     assert generic["reason"].startswith("XDP generic, ")
     assert native["story"].startswith("22,000 by the fast path of 22,000 received")
     assert native["reason"].startswith("XDP native, ")
+    check_workflows(report, ["slow path", report["workflows"][1]["name"], "fast path, XDP native"])
+    assert all(row["taken"] for row in report["workflows"])
 
 
 def test_where_the_fast_path_cannot_be_had_no_row_and_no_exit_code_says_it_was() -> None:
@@ -64,7 +74,8 @@ def test_where_the_fast_path_cannot_be_had_no_row_and_no_exit_code_says_it_was()
         (why,) = (line for line in lines if line.startswith(f"NOT SHOWN: fast path, XDP {mode}: "))
         assert why.count(REASON) == 1
         assert len(why) < 700
-    assert len(lines) < 20, "and nothing of the verifier's log"
+        assert [line for line in lines if line.startswith(f"NOT SHOWN: workflow, fast path, XDP {mode}: ")]
+    assert len(lines) < 40, "and nothing of the verifier's log"
 
 
 def test_without_privileges_it_shows_the_slow_path_on_loopback_and_says_what_is_missing() -> None:
@@ -76,6 +87,7 @@ def test_without_privileges_it_shows_the_slow_path_on_loopback_and_says_what_is_
         report = program.result(LIMIT)
 
     check(report, ["direct, no broker", "slow path"])
+    check_workflows(report, ["slow path"])
     assert "namespace" in report["missing"]
 
 

@@ -137,7 +137,7 @@ def run(progress: Callable[[str], None], words: Collection[str] = ()) -> tuple[l
     if not ways:
         raise Unavailable(f"none of {', '.join(words)} can be had here: {lacking}")
     outcomes = []
-    with _nodes(lacking) as (publisher, broker, subscriber):
+    with nodes(lacking) as (publisher, broker, subscriber):
         for way in ways:
             progress(f"{way.name}: {load.events:,} events")
             outcomes.append(_travel(way, load, publisher, broker, subscriber))
@@ -157,7 +157,8 @@ def as_text(outcomes: list[Outcome], lacking: str | None) -> str:
 
 
 @contextmanager
-def _nodes(lacking: str | None) -> Iterator[tuple[Node, Node, Node]]:
+def nodes(lacking: str | None) -> Iterator[tuple[Node, Node, Node]]:
+    """Publisher, broker and subscriber: nodes, or this machine where something is ``lacking``."""
     if lacking is None:
         with build("straight") as topology:
             yield topology.publisher, topology.broker, topology.subscriber
