@@ -31,6 +31,7 @@ SMALL = {
     "qos-workflows": ("rounds=1", "seconds=0.2"),
     "invoke-peers": ('paths=["fast"]', "rounds=1", "seconds=0.2", "burst=0.05"),
     "invoke-chaos": ("seconds=5", "checkpoint=5", "rest=1", "probes=5"),
+    "webhooks": ("rounds=1", "seconds=0.1"),
     "workflows": ('paths=["slow path"]', "seconds=0.3", "rates=[100,1000]", "base=100"),
     "broker-kill": ("rate=5000", "kills=2"),
     "path-moves": ("rate=5000", "moves=6"),
@@ -48,7 +49,7 @@ SMALL = {
     ),
 }  # fmt: skip
 #: Those that need what `make peers` installs.
-PEERS = ("invoke-peers",)
+PEERS = ("invoke-peers", "webhooks")
 #: Targets that hold however little is measured: what is counted.
 COUNTED = (
     "lost",
@@ -61,6 +62,8 @@ COUNTED = (
     "requests",
     "faults",
     "not exact",
+    "not in the account",
+    "not answered with 202",
 )
 
 

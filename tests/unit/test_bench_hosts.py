@@ -92,6 +92,7 @@ def test_every_scenario_can_run_on_hosts_or_says_why_not() -> None:
         "soak",
         "topic-churn",
         "topics-scale",
+        "webhooks",
         "workflows",
     }
     assert all("BPF test runs" in (hosts.why_not(name) or "") for name in measured)

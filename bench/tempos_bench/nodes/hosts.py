@@ -80,6 +80,7 @@ _STAYS = {
     "soak": "it looks into the broker's process and kernel all the time, which is only done on this machine",
     "topic-churn": "it looks into the broker's process and kernel, which is only done on this machine",
     "topics-scale": "it looks into the broker's process and kernel, which is only done on this machine",
+    "webhooks": "it is about one machine: all is on the middle node",
     "workflows": "results are held against the schedule of their signals, in folders of this machine",
 }
 

@@ -37,7 +37,7 @@ from tempos_bench.suite import (
 )
 from tempos_bench.suite.invoke import chaos as invoke_chaos
 from tempos_bench.suite.invoke import peers as invoke_peers
-from tempos_bench.suite.invoke import workflows
+from tempos_bench.suite.invoke import webhooks, workflows
 from tempos_bench.suite.topics import churn as topic_churn
 from tempos_bench.suite.topics import scale as topics_scale
 
@@ -77,6 +77,7 @@ MODULES: dict[str, ModuleType] = {
     "source-time": source_time,
     "topic-churn": topic_churn,
     "topics-scale": topics_scale,
+    "webhooks": webhooks,
     "workflows": workflows,
 }
 
