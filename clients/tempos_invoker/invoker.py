@@ -36,6 +36,7 @@ from tempos_invoker.deploy.store import Store
 from tempos_invoker.failures import Failure, Failures
 from tempos_invoker.results import Results, by_hand
 from tempos_invoker.sources import Place, Source, Target
+from tempos_invoker.turns import Turns
 from tempos_invoker.workers.log import FunctionLog
 from tempos_invoker.workers.team import Team
 
@@ -70,6 +71,7 @@ class Invoker:
         self.api_refused: Counter[str] = Counter()
         self.started = time.time()
         self.publisher: Publisher | None = None
+        self._turns = Turns()
         self._by_hand: dict[Team, Target] = {}
         self._publisher_id = int.from_bytes(os.urandom(4), "big")
         self._called = 0
@@ -105,7 +107,9 @@ class Invoker:
         """
         faults: dict[str, str] = {}
         deployment = self._with_code(deployment, faults)
-        preparation = Preparation(deployment, self.teams, {}, None, self._make_team, self.store.ports, faults)
+        preparation = Preparation(
+            deployment, self.teams, {}, None, self._make_team, self._make_source, faults
+        )
         prepared = await preparation.make(join=False)
         await self._change(deployment, prepared)
 
@@ -125,7 +129,7 @@ class Invoker:
                 self.sources,
                 publisher,
                 self._make_team,
-                self.store.ports,
+                self._make_source,
                 faults,
             )
             prepared = await preparation.make()
@@ -240,10 +244,14 @@ class Invoker:
             team.begin(function)
         self.teams[key] = team
 
+    def _make_source(self, place: Place) -> Source:
+        return Source(place, self.store.ports, self._turns)
+
     def _take_steps(self, deployment: Deployment, prepared: Prepared) -> list[tuple[Source | None, Target]]:
         """Steps feed their places; gives the sources and the places that are not wanted any more."""
         before, sources = self.targets, self.sources
         self.targets, self.sources = {}, {}
+        self._turns.these(self.teams.values())
         places = places_of(deployment)
         for step in deployment.steps:
             team = self.teams[step.function, step.quality]
@@ -254,9 +262,7 @@ class Invoker:
             target.queue.step = step
             self.targets[step.path] = target
             place = places[step.path]
-            source = (
-                sources.pop(place, None) or prepared.sources.get(place) or (Source(place, self.store.ports))
-            )
+            source = sources.pop(place, None) or prepared.sources.get(place) or self._make_source(place)
             source.feed(target)
             self.sources[place] = source
         idle: list[tuple[Source | None, Target]] = []

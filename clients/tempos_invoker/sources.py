@@ -19,6 +19,7 @@ from tempos.errors import one_line
 from tempos_invoker.core.invocation import Arrived, StepQueue
 from tempos_invoker.deploy.model import BrokerAt
 from tempos_invoker.deploy.ports import Ports
+from tempos_invoker.turns import CHUNK, Turns
 from tempos_invoker.workers.team import Team
 
 #: Seconds between two tries to open, at first and at most; and for what is on its way when it is closed.
@@ -48,9 +49,10 @@ class Place:
 class Source:
     """A member of ``place.group`` for ``place.topic``, a name or a filter."""
 
-    def __init__(self, place: Place, ports: Ports) -> None:
+    def __init__(self, place: Place, ports: Ports, turns: Turns) -> None:
         self.place = place
         self._ports = ports
+        self._turns = turns
         self.target: Target | None = None
         self.subscriber: Subscriber | None = None
         #: Why it is not open, "" if it is.
@@ -137,13 +139,19 @@ class Source:
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
         self._remark.gone()
+        taken = 0
         async for events in self.subscriber.batches():
-            target = self.target
-            assert target is not None, "fed before it runs"
-            now = time.monotonic()
-            for event in events:
-                target.team.accept(target.queue, self._arrived(event, now))
-            target.team.pump()
+            for first in range(0, len(events), CHUNK):
+                assert self.target is not None, "fed before it runs"
+                if taken >= CHUNK:
+                    await self._turns.next(self.target.queue.step.quality)
+                    taken = 0
+                target, now = self.target, time.monotonic()
+                few = events[first : first + CHUNK]
+                for event in few:
+                    target.team.accept(target.queue, self._arrived(event, now))
+                target.team.pump()
+                taken += len(few)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -17,13 +17,13 @@ from tempos import ConfigError, Framing, Publisher, Quality, TemposError
 from tempos.errors import one_line
 from tempos_invoker.core.step import Step
 from tempos_invoker.deploy.model import BrokerAt, Deployment, Function
-from tempos_invoker.deploy.ports import Ports
 from tempos_invoker.sources import Place, Source
 from tempos_invoker.workers.team import Team
 
 #: A function in a class, which a team serves.
 TeamKey = tuple[str, Quality]
 MakeTeam = Callable[[Function, Quality], Team]
+MakeSource = Callable[[Place], Source]
 
 
 def teams_of(deployment: Deployment) -> dict[TeamKey, Function]:
@@ -84,7 +84,7 @@ class Preparation:
         sources: dict[Place, Source],
         publisher: Publisher | None,
         make_team: MakeTeam,
-        ports: Ports,
+        make_source: MakeSource,
         faults: Mapping[str, str],
     ) -> None:
         self._wanted_teams = {
@@ -95,7 +95,7 @@ class Preparation:
         self._sources = sources
         self._publisher = publisher
         self._make_team = make_team
-        self._ports = ports
+        self._make_source = make_source
         self._prepared = Prepared()
         self._faults = list(faults.values())
 
@@ -184,7 +184,7 @@ class Preparation:
         known = self._sources.get(place)
         if known is not None and known.is_open:
             return
-        source = known or Source(place, self._ports)
+        source = known or self._make_source(place)
         if known is None:
             self._prepared.sources[place] = source
         if source.subscriber is None and known is None:
