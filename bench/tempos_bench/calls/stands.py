@@ -32,13 +32,13 @@ from tempos_bench.peers.ways import PACKAGES, SETTLE_LIMIT, Ends, Subject, Way
 from tempos_bench.runs.rounds import cores
 from tempos_bench.runs.run import current
 
-#: Topics that lead to the function: in Python, as a program.
-PYTHON_TOPIC, SPAWN_TOPIC = "python", "program"
+#: Topics that lead to the function: in Python, as a program; and to a member that calls it itself.
+PYTHON_TOPIC, SPAWN_TOPIC, MEMBER_TOPIC = "python", "program", "member"
 #: Tempos' ways, and the mode of the fast path that each has.
 MODES = {"fast": "native", "slow": "off"}
 _TOPICS = {
     name: Topic(id=number, name=name, framing=Framing.EVENT)
-    for number, name in enumerate((PYTHON_TOPIC, SPAWN_TOPIC), 1)
+    for number, name in enumerate((PYTHON_TOPIC, SPAWN_TOPIC, MEMBER_TOPIC), 1)
 }
 _GROUP = "workers"
 #: What tempos is held to.
@@ -47,11 +47,15 @@ _HTTP_PORT, _SPAWNING_PORT = 8080, 8081
 _HTTP = ("uvicorn", "starlette", "httptools", "uvloop")
 _LIMIT = 60.0
 
-IN_WORKER = "invoker, function in Python"
+IN_WORKER, IN_MEMBER = "invoker, function in Python", "Subscriber, function in it"
 SPAWNED = "invoker, program for each event"
 #: Every way to the function, and how many more than one may be slow.
 WAYS = (
-    *(Way(f"tempos {path} path", IN_WORKER, "library", "tempos") for path in MODES),
+    *(
+        Way(f"tempos {path} path", kind, "library", "tempos")
+        for path in MODES
+        for kind in (IN_WORKER, IN_MEMBER)
+    ),
     Way("NATS", "nats-py, queue group", "library", "nats"),
     Way("Mosquitto", "paho-mqtt, shared subscription", "library", "mqtt0"),
     Way("HTTP", "uvicorn, function in the server", "library", "http"),
@@ -144,6 +148,8 @@ class Stands:
         subject: Subject
         if way.kind == SPAWNED:
             topic, subject = SPAWN_TOPIC, Programs(program, self._lines(path))
+        elif way.kind == IN_MEMBER:
+            topic, subject = MEMBER_TOPIC, self._begin(place, "subscribe", way, MEMBER_TOPIC, group=_GROUP)
         else:
             topic, subject = PYTHON_TOPIC, Worker(program, listener)
             self._stack.callback(subject.close)
@@ -232,7 +238,8 @@ class _TemposPlace(Place):
         self.broker, self._fast = broker, fast
 
     def _where(self, at_a: bool, do: str, topic: str, program: str) -> tuple[str, ...]:
-        return ("--connect", f"{self.topology.broker.address}:{DATA_PORT}", "--topic", topic)
+        broker = self.topology.broker.address if at_a else self.topology.facing_subscriber
+        return ("--connect", f"{broker}:{DATA_PORT}", "--topic", topic)
 
     def settle(self, topic: str) -> None:
         self.broker.wait_path(topic, DataPath.FAST if self._fast else DataPath.SLOW)

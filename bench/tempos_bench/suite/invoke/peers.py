@@ -2,11 +2,12 @@
 
 One way is measured at a time, by a schedule that waits for nobody. An event is timed from its place in the
 publisher's schedule until the function has run for it. All Python ways run the same function with the same
-recorder, behind an invoker of tempos, in a member of a NATS queue group, in a shared subscription of MQTT, in
-an HTTP server. Ways that start a program for each event have one program, which writes down itself when it
-has run; they are measured at a lower rate. Processor time is that of server and worker, with all that they
-start: for tempos that of broker, invoker and its workers. What a packet's way through the kernel takes is
-charged to whoever runs just then, so the time of everybody, the publisher included, is told as well.
+recorder: behind an invoker of tempos, in a member of a group of tempos or of NATS, in a shared subscription
+of MQTT, in an HTTP server. Ways that start a program for each event have one program, which writes down
+itself when it has run; they are measured at a lower rate. Processor time is that of server and worker, with
+all that they start: for tempos that of broker, invoker and its workers. What a packet's way through the
+kernel takes is charged to whoever runs just then, so the time of everybody, the publisher included, is told
+as well.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tempos_bench.calls import event
-from tempos_bench.calls.stands import SPAWNING, WAYS, Stands
+from tempos_bench.calls.stands import IN_WORKER, SPAWNING, WAYS, Stands
 from tempos_bench.measure import samples
 from tempos_bench.measure.stats import ratios, summarize
 from tempos_bench.peers.ways import Played, Way
@@ -50,7 +51,8 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         for way in ways:
             field.ends(way)
         called, spawned = [way for way in ways if way in WAYS], [way for way in ways if way in SPAWNING]
-        slow = [*spawned, *(way for way in called if way.is_tempos)] if spawned else []
+        kept = [way for way in called if way.kind == IN_WORKER]
+        slow = [*spawned, *kept] if spawned else []
         timed = {
             _of(way, rate): partial(_timed, field, way, p.seconds, rate, progress)
             for rate, each in ((p.rate, called), (p.spawn_rate, slow))
@@ -83,7 +85,8 @@ def _compared(ways: Sequence[Way], found: Mapping[str, Sequence[Played]], rate: 
     theirs = [way for way in ways if not way.is_tempos]
     figures: list[Figure] = []
     for ours in (way for way in ways if way.is_tempos and theirs):
-        text, rows = f"{rate:,.0f}/s: {ours.system}", found[_of(ours, rate)]
+        who = ours.system if ours.kind == IN_WORKER else ours.name
+        text, rows = f"{rate:,.0f}/s: {who}", found[_of(ours, rate)]
         best = [min(values) for values in zip(*(_p50(found[_of(way, rate)]) for way in theirs), strict=True)]
         figures.append(median(f"{text}, p50 to the best peer", ratios(_p50(rows), best), "x", Better.LOWER))
         for way in theirs:
@@ -92,9 +95,7 @@ def _compared(ways: Sequence[Way], found: Mapping[str, Sequence[Played]], rate: 
             figures += [
                 median(f"{text}, p50 to {way.system}", ratios(_p50(rows), _p50(other)), "x", Better.LOWER),
                 median(f"{text}, CPU to {way.system}", ratios(_cpu(rows), _cpu(other)), "x", Better.LOWER),
-                median(
-                    f"highest rate: {ours.system} to {way.system}", ratios(most, least), "x", Better.HIGHER
-                ),
+                median(f"highest rate: {who} to {way.system}", ratios(most, least), "x", Better.HIGHER),
             ]
     return figures
 
