@@ -42,6 +42,10 @@ GOALS = (
     Goal(
         "small events/s end to end, batched", "NATS core on the same three nodes", "peers-rate", ("*NATS*",)
     ),
+    Goal(
+        "event to function, one way, 1,000/s", "nats-py queue group; an HTTP server", "invoke-peers",
+        ("*p50 to the best peer", "*CPU to NATS", "*CPU to HTTP that spawns"),
+    ),
 )  # fmt: skip
 
 

@@ -88,7 +88,7 @@ class _Chaos:
         self._traffic: Traffic | None = None
         #: Until then there is to be no Controller.
         self._alone_until = 0.0
-        #: Nanoseconds from strict signals to results at checkpoints, when nothing is killed.
+        #: Nanoseconds from strict signals to results before anything is killed, and from then on.
         self._quiet: list[int] = []
         self._loud: list[int] = []
         self.counts: Counter[str] = Counter()
@@ -108,6 +108,14 @@ class _Chaos:
         living.start()
         traffic = self._traffic = Traffic(living, p.rate, p.bad / 100, p.seed)
         traffic.subscribe()
+        if not until(lambda: not living.lacking(), _SETTLE):
+            self.fault(f"not well {_SETTLE:g} s after the start: {living.lacking()}")
+        with traffic.flow():
+            self._progress("nothing is killed yet")
+            self._progress.pause(p.checkpoint / 3)
+        until(lambda: not living.lacking(), _SETTLE)
+        self._quiet += traffic.latencies
+        traffic.latencies.clear()
         end = time.monotonic() + p.seconds
         while (left := end - time.monotonic()) > 0:
             text = (
@@ -196,7 +204,6 @@ class _Chaos:
         self._loud += traffic.latencies
         traffic.latencies.clear()
         self._probe(traffic)
-        self._quiet += traffic.latencies
         traffic.latencies.clear()
         if not until(lambda: not self._living.lacking(), _SETTLE):
             self.fault(f"not well within {_SETTLE:g} s of probes: {self._living.lacking()}")
@@ -274,7 +281,7 @@ class _Chaos:
             Figure("signals", sent, "events"),
             Figure("lost with who was killed", sent - ended, "events", Better.NEITHER),
             *_percentiles("while parts are killed", self._loud),
-            *_percentiles("while none is", self._quiet),
+            *_percentiles("before", self._quiet),
         ]
 
 
