@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import socket
 import time
 from collections import Counter
@@ -80,6 +81,8 @@ class HttpServer:
             log_level="warning",
             access_log=False,
             proxy_headers=False,
+            # Ours comes first, and lets a request that has begun come to its end.
+            timeout_keep_alive=math.ceil(self._limits.idle + 2 * LOOK_EVERY),
         )
         self._config.load()
         self._state = ServerState()

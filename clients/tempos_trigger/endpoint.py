@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections import Counter
@@ -34,6 +35,8 @@ from tempos_trigger.store import Store
 log = logging.getLogger("tempos.trigger")
 
 _AGAIN = (NO_BROKER, NO_TOPIC)
+#: Signals published without a turn of the event loop.
+TURN_EVERY = 64
 
 
 class Endpoint:
@@ -57,6 +60,7 @@ class Endpoint:
         self.source: Source | None = None
         self._clock = clock
         self._some = asyncio.Event()
+        self._moved = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
 
     def change(self, spec: EndpointSpec, link: Link) -> None:
@@ -64,7 +68,7 @@ class Endpoint:
         self.spec, self.link = spec, link
         self.account.most, self.account.max_age = spec.buffer, spec.max_age
         # What waits for the link that was, looks at this one.
-        self._restart_pump()
+        self._moved.set()
 
     # What a source calls
 
@@ -86,7 +90,8 @@ class Endpoint:
         if not reason:
             self._some.set()
             if self._pump is None:
-                self._restart_pump()
+                name = f"endpoint {self.spec.name}"
+                self._pump = asyncio.get_running_loop().create_task(self._run(), name=name)
         return reason
 
     def refuse(self, reason: str, count: int = 1) -> str:
@@ -172,13 +177,11 @@ class Endpoint:
 
     # What waits
 
-    def _restart_pump(self) -> None:
-        if self._pump is not None:
-            self._pump.cancel()
-        self._pump = asyncio.get_running_loop().create_task(self._run(), name=f"endpoint {self.spec.name}")
-
     async def _run(self) -> None:
-        while True:
+        for number in itertools.count():
+            if not number % TURN_EVERY:
+                # Publishing alone never waits while the socket takes it.
+                await asyncio.sleep(0)
             if not self.account.queued:
                 self._some.clear()
                 await self._some.wait()
@@ -209,7 +212,16 @@ class Endpoint:
         self.account.expire(now)
         if (due := self.account.expires_at()) is not None:
             # Just behind the moment: at it, nothing is too old yet.
-            await self.link.change(max(0.0, due - now) + 0.001)
+            changes = [
+                asyncio.ensure_future(self.link.change(max(0.0, due - now) + 0.001)),
+                asyncio.ensure_future(self._moved.wait()),
+            ]
+            try:
+                await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in changes:
+                    each.cancel()
+            self._moved.clear()
 
     async def close(self, patience: float) -> None:
         """Take nothing more in; what waits is published within so many seconds, or dropped and counted."""

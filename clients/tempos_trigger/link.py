@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempos import BodyError, EventTooBig, Framing, LocalError, Publisher, Reply, TemposError, Topic
+from tempos._awaitables import DONE, TURN
 from tempos._remarks import Remark
 from tempos.errors import ControlRefused, NoAnswer, NoReply, one_line
 from tempos_trigger.account import NO_BROKER, NO_TOPIC, TOO_LARGE
@@ -118,7 +119,10 @@ class Link:
                 self._refusals = before
                 self._is_refused(publisher)
                 return NO_BROKER
-            await publisher.publish(found, body)
+            sending = publisher.publish(found, body)
+            if sending is not DONE and sending is not TURN:
+                # The socket is full. Otherwise it is out, whoever cancels us now.
+                await sending
             self._refusals = publisher.refusals()
         except EventTooBig:
             return TOO_LARGE

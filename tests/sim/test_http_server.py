@@ -314,3 +314,13 @@ async def test_what_is_no_http_is_counted_and_told_sparingly(caplog: pytest.LogC
         assert sum(refused.values()) == 20
         assert refused["malformed request"] >= 19
         assert len(caplog.records) <= 2
+
+
+async def test_no_other_limit_ends_an_idle_connection_before_its_own() -> None:
+    """uvicorn has one, too: 5 s, unless it is told otherwise."""
+    async with serving(idle=30.0) as (server, _, _), connected(server) as client:
+        await client.send(GET)
+        await client.answer()
+        (connection,) = server._connections
+        timer = connection.timeout_keep_alive_task  # type: ignore[attr-defined]
+        assert timer.when() - asyncio.get_running_loop().time() > 29

@@ -76,10 +76,14 @@ def _call(callers: list[_Caller], seconds: float) -> dict[str, Any]:
 def _main(port: int, connections: int, size: int) -> None:
     head = f"POST /in HTTP/1.1\r\nHost: here\r\nContent-Length: {size}\r\n\r\n"
     request = head.encode() + b"x" * size
-    callers = [_Caller(port, request) for _ in range(connections)]
     print("ready", flush=True)
     for line in sys.stdin:
-        print(json.dumps(_call(callers, json.loads(line)["seconds"])), flush=True)
+        # A server closes what is idle for long, as all but one are.
+        callers = [_Caller(port, request) for _ in range(connections)]
+        found = _call(callers, json.loads(line)["seconds"])
+        for each in callers:
+            each.sock.close()
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
