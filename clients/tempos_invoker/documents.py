@@ -36,6 +36,7 @@ def status(invoker: Invoker) -> dict[str, Any]:
             "published": invoker.results.counts["errors_published"],
             "unpublished": invoker.results.counts["errors_unpublished"],
         },
+        "returned": invoker.way.returned if invoker.way else 0,
         "answers": {
             name: invoker.results.counts[name] for name in ("replies", "error_replies", "replies_failed")
         },

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from tempos import ConfigError, LocalError, Publisher, Quality, TemposError, Unavailable
+from tempos import ConfigError, LocalError, Quality, TemposError, Unavailable
 from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_invoker.core.account import Account
@@ -28,7 +28,6 @@ from tempos_invoker.deploy.prepare import (
     Preparation,
     Prepared,
     TeamKey,
-    open_publisher,
     places_of,
     teams_of,
 )
@@ -37,6 +36,7 @@ from tempos_invoker.failures import Failure, Failures
 from tempos_invoker.results import Results, by_hand
 from tempos_invoker.sources import Place, Source, Target
 from tempos_invoker.turns import Turns
+from tempos_invoker.way import Way
 from tempos_invoker.workers.log import FunctionLog
 from tempos_invoker.workers.team import Team
 
@@ -70,7 +70,7 @@ class Invoker:
         self.results = Results(self._sending, self.failures)
         self.api_refused: Counter[str] = Counter()
         self.started = time.time()
-        self.publisher: Publisher | None = None
+        self.way: Way | None = None
         self._turns = Turns()
         self._by_hand: dict[Team, Target] = {}
         self._publisher_id = int.from_bytes(os.urandom(4), "big")
@@ -122,12 +122,12 @@ class Invoker:
             faults: dict[str, str] = {}
             deployment = self._with_code(deployment, faults)
             same = self.deployment is not None and self.deployment.broker == deployment.broker
-            publisher = self.publisher if same else None
+            way = self.way if same else None
             preparation = Preparation(
                 deployment,
                 self.teams,
                 self.sources,
-                publisher,
+                way,
                 self._make_team,
                 self._make_source,
                 faults,
@@ -191,7 +191,7 @@ class Invoker:
     async def _change(self, deployment: Deployment, prepared: Prepared) -> None:
         """Step over; nothing in here can fail."""
         before, self.deployment = self.deployment, deployment
-        self._take_publisher(deployment, prepared, before)
+        self._take_way(deployment, prepared, before)
         wanted = teams_of(deployment)
         gone = {key: team for key, team in self.teams.items() if key not in wanted}
         for key, function in wanted.items():
@@ -205,30 +205,30 @@ class Invoker:
         for name in self.logs.keys() - {function.name for function in deployment.functions}:
             del self.logs[name]
 
-    def _take_publisher(self, deployment: Deployment, prepared: Prepared, before: Deployment | None) -> None:
-        old = self.publisher
-        if prepared.publisher is not None:
-            self.publisher = prepared.publisher
+    def _take_way(self, deployment: Deployment, prepared: Prepared, before: Deployment | None) -> None:
+        old = self.way
+        if prepared.way is not None:
+            self.way = prepared.way
         elif before is not None and before.broker != deployment.broker:
-            self.publisher = None
-        if self.publisher is not old and old is not None:
-            self._later(self._close_publisher(old))
-        if self.publisher is None and deployment.steps:
-            self._later(self._open_publisher(deployment))
+            self.way = None
+        if self.way is not old and old is not None:
+            self._later(self._close_way(old))
+        if self.way is None and deployment.steps:
+            self._later(self._open_way(deployment))
 
-    async def _close_publisher(self, publisher: Publisher) -> None:
+    async def _close_way(self, way: Way) -> None:
         await self.results.settled()
-        await publisher.close()
+        await way.close()
 
-    async def _open_publisher(self, deployment: Deployment) -> None:
-        while self.publisher is None and self.deployment is deployment:
+    async def _open_way(self, deployment: Deployment) -> None:
+        while self.way is None and self.deployment is deployment:
             try:
-                publisher = await open_publisher(deployment.broker)
+                way = await Way(deployment.broker).open()
             except TemposError as error:
                 self._no_way(f"there is no way to the broker: {one_line(error)}")
                 await asyncio.sleep(AGAIN)
             else:
-                self.publisher = publisher
+                self.way = way
                 self._no_way.gone()
 
     def _take_team(self, key: TeamKey, function: Function, prepared: Prepared) -> None:
@@ -362,13 +362,13 @@ class Invoker:
             task.cancel()
         await asyncio.gather(*finishing, *self._beside, return_exceptions=True)
         await asyncio.gather(*(team.close(0.2) for team in teams))
-        if self.publisher is not None:
-            await self.publisher.close()
+        if self.way is not None:
+            await self.way.close()
 
-    def _sending(self) -> Publisher:
-        if self.publisher is None:
+    def _sending(self) -> Way:
+        if self.way is None:
             raise Unavailable("there is no way to the broker yet")
-        return self.publisher
+        return self.way
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

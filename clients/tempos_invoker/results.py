@@ -18,12 +18,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from tempos import Event, EventTooBig, NoReply, Publisher, ReplyError, TemposError, wire
+from tempos import Event, EventTooBig, NoReply, ReplyError, TemposError, wire
 from tempos._awaitables import DONE, TURN
 from tempos._remarks import Sparingly
 from tempos.errors import one_line
 from tempos_invoker.core.invocation import Arrived, Outcome
 from tempos_invoker.failures import Failure, Failures
+from tempos_invoker.way import Way
 from tempos_invoker.workers.team import Team
 
 #: Outputs and answers that may be on their way.
@@ -35,13 +36,13 @@ log = logging.getLogger("tempos.invoker")
 
 
 class Results:
-    """Settles outcomes by the publisher that ``publisher`` gives."""
+    """Settles outcomes by the way to the broker that ``way`` gives."""
 
-    def __init__(self, publisher: Callable[[], Publisher], failures: Failures) -> None:
+    def __init__(self, way: Callable[[], Way], failures: Failures) -> None:
         self.failures = failures
         #: What became of error events and answers, by what it was.
         self.counts: Counter[str] = Counter()
-        self._publisher = publisher
+        self._way = way
         self._underway: set[asyncio.Task[None]] = set()
         self._warn = Sparingly(log, time.monotonic)
 
@@ -90,7 +91,7 @@ class Results:
             steps: list[Awaitable[None]] = []
             try:
                 if goes_on:
-                    steps.append(self._publisher().publish(step.result, outcome.output))
+                    steps.append(self._way().publish(step.result, outcome.output))
                 if waits:
                     steps.append(origin.reply(outcome.output))
                     self.counts["replies"] += 1
@@ -127,7 +128,7 @@ class Results:
         invocation = outcome.invocation
         topic = invocation.queue.step.result
         try:
-            reply = await self._publisher().request(topic, outcome.output, CHAIN_WITHIN)
+            reply = await self._way().request(topic, outcome.output, CHAIN_WITHIN)
         except ReplyError as error:
             team.settle(invocation)
             await self._answer(origin, error.body, failed=True)
@@ -164,7 +165,7 @@ class Results:
     def _publish_failure(self, topic: str, failure: Failure) -> None:
         for body in (True, False):
             try:
-                sending = self._publisher().publish(topic, wire.encode_body(failure.envelope(body=body)))
+                sending = self._way().publish(topic, wire.encode_body(failure.envelope(body=body)))
             except EventTooBig:
                 # What failed is left out, and kept here; that it failed is told.
                 continue
@@ -173,13 +174,16 @@ class Results:
                 return
             self.counts["errors_published"] += 1
             if sending is not DONE and sending is not TURN:
-                self._later(self._tell(topic, sending))
+                self._later(self._tell(topic, failure, sending))
             return
         self._not_told(topic, EventTooBig(0, 0))
 
-    async def _tell(self, topic: str, sending: Awaitable[None]) -> None:
+    async def _tell(self, topic: str, failure: Failure, sending: Awaitable[None]) -> None:
         try:
-            await sending
+            try:
+                await sending
+            except EventTooBig:
+                await self._way().publish(topic, wire.encode_body(failure.envelope(body=False)))
         except TemposError as error:
             self.counts["errors_published"] -= 1
             self._not_told(topic, error)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import brokers
 from support.invokers import CODE, LIMIT, Broker, Daemon, function, serving_broker, serving_invoker, step
 
 from tempos import ReplyError, Subscriber
@@ -226,6 +227,24 @@ async def test_failures_are_kept_shown_and_accepted_anew(broker: Broker, daemon:
         left = daemon.ask("POST", "/v1/errors/redrive", {"workflow": "w"})[1]
         assert left == {"redriven": [], "left": [listed[0]["number"]]}
         assert daemon.ask("POST", "/v1/errors/redrive", {"what": 1})[0] == 422
+
+
+async def test_a_result_waits_for_a_broker_that_is_gone(daemon: Daemon, tmp_path: Path) -> None:
+    broker = Broker(tmp_path, remembers=True)
+    with brokers.serving(broker.file, broker.log, how=signal.SIGKILL):
+        out = await broker.subscriber("out").__aenter__()
+        deploy(daemon, broker, step(), timeout=600.0)
+        async with broker.publisher() as pub:
+            await pub.publish("in", body("until", file=str(tmp_path / "go"), n=1))
+        await daemon.comes_to(running=1)
+    (tmp_path / "go").touch()
+    await asyncio.to_thread(daemon.until, lambda told: told["returned"], "the result came back")
+    assert daemon.status()["total"]["running"] == 1
+    with brokers.serving(broker.file, broker.log):
+        assert json.loads((await out.next(LIMIT)).body)["n"] == 1
+        status = await daemon.settled(1)
+        assert status["total"]["succeeded"] == 1
+        await out.close()
 
 
 async def test_it_stops_in_time_and_tells_what_was_not_done(broker: Broker, daemon: Daemon) -> None:

@@ -32,7 +32,7 @@ name = "invokers-{data}"
 [fastpath]
 mode = "off"
 [state]
-file = "off"
+file = "{state}"
 """
 _TOPIC = '[[topic]]\nid = {id}\nname = "{name}"\nclass = "{quality}"\n'
 
@@ -56,6 +56,8 @@ def work(body, context):
         return bytes(100_000)
     if do == "none":
         return None
+    while do == "until" and not os.path.exists(event["file"]):
+        time.sleep(0.01)
     if do == "sleep":
         time.sleep(event["seconds"])
     return json.dumps({"n": event.get("n"), "id": context.id, "version": VERSION, "pid": os.getpid(),
@@ -75,10 +77,11 @@ VERSION = 1
 class Broker:
     """A broker's process; its topics are :data:`TOPICS`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, remembers: bool = False) -> None:
         self.data, self.control, self.api = free_ports(3)
+        state = folder / "broker.db" if remembers else "off"
         self.file, self.log = folder / "broker.toml", folder / "broker.log"
-        text = _BROKER.format(data=self.data, control=self.control, api=self.api)
+        text = _BROKER.format(data=self.data, control=self.control, api=self.api, state=state)
         for number, name in enumerate(TOPICS):
             text += _TOPIC.format(id=number + 1, name=name, quality="SQ" if name == "urgent" else "BQ")
         self.file.write_text(text)

@@ -13,11 +13,12 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tempos import ConfigError, Framing, Publisher, Quality, TemposError
+from tempos import ConfigError, Framing, Quality, TemposError
 from tempos.errors import one_line
 from tempos_invoker.core.step import Step
-from tempos_invoker.deploy.model import BrokerAt, Deployment, Function
+from tempos_invoker.deploy.model import Deployment, Function
 from tempos_invoker.sources import Place, Source
+from tempos_invoker.way import Way
 from tempos_invoker.workers.team import Team
 
 #: A function in a class, which a team serves.
@@ -52,13 +53,13 @@ def places_of(deployment: Deployment) -> dict[tuple[str, str], Place]:
 class Prepared:
     """What stands ready: teams that are new, those that have another version ready, sources that have joined.
 
-    ``publisher``: another one than before, if one is needed.
+    ``way``: another one than before, if one is needed.
     """
 
     teams: dict[TeamKey, Team] = field(default_factory=dict)
     versions: dict[TeamKey, Team] = field(default_factory=dict)
     sources: dict[Place, Source] = field(default_factory=dict)
-    publisher: Publisher | None = None
+    way: Way | None = None
 
     async def undo(self) -> None:
         """Let go of all of it."""
@@ -66,13 +67,13 @@ class Prepared:
             team.abandon()
         leaving: list[Coroutine[Any, Any, object]] = [team.close() for team in self.teams.values()]
         leaving += [source.close(0) for source in self.sources.values()]
-        if self.publisher is not None:
-            leaving.append(self.publisher.close())
+        if self.way is not None:
+            leaving.append(self.way.close())
         await asyncio.gather(*leaving, return_exceptions=True)
 
 
 class Preparation:
-    """One preparation, beside these teams, sources and publisher.
+    """One preparation, beside these teams and sources, by this way to the broker.
 
     ``faults`` are known already, by the function that cannot be had.
     """
@@ -82,7 +83,7 @@ class Preparation:
         deployment: Deployment,
         teams: dict[TeamKey, Team],
         sources: dict[Place, Source],
-        publisher: Publisher | None,
+        way: Way | None,
         make_team: MakeTeam,
         make_source: MakeSource,
         faults: Mapping[str, str],
@@ -93,7 +94,7 @@ class Preparation:
         self._deployment = deployment
         self._teams = teams
         self._sources = sources
-        self._publisher = publisher
+        self._way = way
         self._make_team = make_team
         self._make_source = make_source
         self._prepared = Prepared()
@@ -134,34 +135,27 @@ class Preparation:
             self._fault(f"function {function.name!r}", one_line(error))
 
     async def _topics(self) -> None:
-        at = self._deployment.broker
+        at, way = self._deployment.broker, self._way
         try:
-            publisher = self._publisher or await self._open(at)
-            wanted = self._wanted()
-            found = await asyncio.gather(
-                *(publisher.resolve(topic) for topic in wanted), return_exceptions=True
-            )
-            if any(
-                not isinstance(each, BaseException) and publisher.known(topic) not in (None, each[0])
-                for topic, each in zip(wanted, found, strict=True)
-            ):
-                # A topic was removed and made anew: the publisher that knows the old one is of no use.
-                publisher = await self._open(at)
-            for topic, each in zip(wanted, found, strict=True):
-                if isinstance(each, TemposError):
-                    self._fault(wanted[topic][0], f"topic {topic!r}: {one_line(each)}")
-                elif isinstance(each, BaseException):
-                    raise each
-                elif each[0].framing is Framing.RAW and wanted[topic][1]:
-                    self._fault(
-                        wanted[topic][0],
-                        f"topic {topic!r} is raw, which carries no requests; "
-                        "allowed: reply = true, or a topic with the framing event",
-                    )
-                else:
-                    await publisher.learn(topic)
+            if way is None:
+                way = self._prepared.way = await Way(at).open()
         except TemposError as error:
             self._fault(f"broker {at}", one_line(error))
+            return
+        await asyncio.gather(*(self._topic(way, name, *told) for name, told in self._wanted().items()))
+
+    async def _topic(self, way: Way, name: str, who: str, asks: bool) -> None:
+        try:
+            topic = await way.learn(name)
+        except TemposError as error:
+            self._fault(who, f"topic {name!r}: {one_line(error)}")
+            return
+        if topic.framing is Framing.RAW and asks:
+            self._fault(
+                who,
+                f"topic {name!r} is raw, which carries no requests; "
+                "allowed: reply = true, or a topic with the framing event",
+            )
 
     def _wanted(self) -> dict[str, tuple[str, bool]]:
         """Topics that are published to: which step first, and whether requests go there."""
@@ -172,13 +166,6 @@ class Preparation:
                     who, asks = wanted.get(topic, (f"step {step.workflow}/{step.name}: {key}", False))
                     wanted[topic] = (who, asks or (key == "result" and not step.reply))
         return wanted
-
-    async def _open(self, at: BrokerAt) -> Publisher:
-        publisher = await open_publisher(at)
-        if self._prepared.publisher is not None:
-            await self._prepared.publisher.close()
-        self._prepared.publisher = publisher
-        return publisher
 
     async def _join(self, place: Place, step: Step) -> None:
         known = self._sources.get(place)
@@ -200,9 +187,3 @@ class Preparation:
     def _fault(self, where: str, text: str) -> None:
         if (fault := f"{where}: {text}") not in self._faults:
             self._faults.append(fault)
-
-
-async def open_publisher(at: BrokerAt) -> Publisher:
-    """A publisher to this broker; raises :class:`TemposError`."""
-    publisher = Publisher(at.address, data_port=at.data_port, control_port=at.control_port, auth=at.auth)
-    return await publisher.__aenter__()
