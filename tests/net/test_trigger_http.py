@@ -10,6 +10,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from support.triggers import (
 
 from tempos import wire
 from tempos_trigger import layout
+from tempos_trigger.sources import http
 from tempos_trigger.trigger import Trigger
 
 
@@ -233,7 +235,10 @@ async def test_nothing_is_accepted_that_is_not_published(broker: BrokerBeside, t
     await asyncio.to_thread(broker.start)
 
 
-async def test_hostile_bytes_and_slow_clients(broker: BrokerBeside, tmp_path: Path) -> None:
+async def test_hostile_bytes_and_slow_clients(
+    broker: BrokerBeside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "LIMITS", replace(http.LIMITS, request=1.0))
     listen = address()
     host, port = listen.split(":")
 

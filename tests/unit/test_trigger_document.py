@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from tempos import ConfigError
 from tempos_trigger import layout, registry, settings
+from tempos_trigger.sources import remote
 
 KINDS = registry.names()
 WORDS = sorted(
@@ -112,3 +115,27 @@ def test_a_file_is_checked_as_a_whole() -> None:
     told = settings.check({"trigger": {"api": "0.0.0.0:9994", "api_token": "x" * 16}, "broker": {}}, "t.toml")
     assert told.deployment is not None
     assert told.deployment.endpoints == ()
+
+
+def test_the_example_is_sound_and_has_every_option_of_every_kind() -> None:
+    path = Path(__file__).resolve().parents[2] / "config" / "trigger.toml"
+    assert settings.load(path).deployment is not None
+    text = path.read_text()
+    parts = dict.fromkeys(KINDS, "")
+    for part in re.split(r"(?m)^#?\[\[endpoint\]\]$", text)[1:]:
+        kind = re.search(r'kind = "(\w+)"', part)
+        assert kind is not None, part
+        parts[kind[1]] += part
+    # What both kinds of servers have in common is said once, in words, in front of them.
+    words = set(remote.server(1)) | {"body"}
+    missing = {
+        kind: [
+            key
+            for key in registry.kind(kind).keys
+            if not re.search(rf"(?m)^#?{key} = ", parts[kind])
+            and not (kind in ("mqtt", "nats") and key in words)
+        ]
+        for kind in KINDS
+    }
+    assert not {kind: keys for kind, keys in missing.items() if keys}
+    assert all(f" {word}" in text for word in words)
