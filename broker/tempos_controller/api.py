@@ -52,6 +52,14 @@ class ChangeIn(BaseModel):
     remove: dict[str, list[str]] = Field(default_factory=dict, description="kind -> names")
 
 
+class PlanIn(ChangeIn):
+    """The same, only to be told of."""
+
+    whole: bool = Field(
+        False, description="it is all that the file says: what came with that and is not here any more goes"
+    )
+
+
 class ChangedOut(BaseModel):
     """What was done, or would be, a line each."""
 
@@ -142,8 +150,8 @@ def _add_changes(app: FastAPI, engine: Engine) -> None:
     @app.post(
         "/v1/plan", summary="What a change would do; nothing is done", responses=described(404, 409, 422)
     )
-    async def post_plan(body: ChangeIn) -> ChangedOut:
-        return ChangedOut(changes=await engine.plan(_change(body)))
+    async def post_plan(body: PlanIn) -> ChangedOut:
+        return ChangedOut(changes=await engine.plan(_change(body), whole=body.whole))
 
     @app.post(
         "/v1/apply",

@@ -13,7 +13,7 @@ import pytest
 from support.platforms import Broker, Deployed
 
 from tempos import ConfigError, Unavailable
-from tempos_controller.config.load import read
+from tempos_controller.config.load import Loaded, read
 from tempos_controller.force import engine as engine_module
 from tempos_controller.force.engine import Engine, NotDone
 from tempos_controller.force.items import Places
@@ -52,11 +52,8 @@ class World:
         try:
             desired = store.read() or Desired()
             if not desired.items:
-                node = {
-                    "name": "n", "start": False,
-                    "invoker": f"127.0.0.1:{self.invoker.port}", "trigger": f"127.0.0.1:{self.trigger.port}",
-                }  # fmt: skip
-                desired = replace(desired, items={"node": {"n": node}}, origins={"node/n": "file"})
+                items = {"node": {"n": world_node(self)}}
+                desired = replace(desired, items=items, origins={"node/n": "file"})
             places = Places({"broker": {"address": "10.0.0.9", "api": f"127.0.0.1:{self.broker.port}"}}, {})
             engine = Engine(store, places, read(places.documents(desired), "t"), desired)
             engine.start()
@@ -73,6 +70,11 @@ class World:
         steps = [each["topic"] for each in (self.invoker.document or {}).get("step", ())]
         endpoints = [each["topic"] for each in (self.trigger.document or {}).get("endpoint", ())]
         return dict(self.broker.topics), steps, endpoints
+
+
+def world_node(world: World) -> dict[str, Any]:
+    invoker, trigger = (f"127.0.0.1:{part.port}" for part in (world.invoker, world.trigger))
+    return {"name": "n", "start": False, "invoker": invoker, "trigger": trigger}
 
 
 @pytest.fixture
@@ -243,6 +245,33 @@ async def test_code_is_uploaded_where_it_is_needed_and_needed_before_it_is_named
         world.invoker.document = None
         await engine.settle(1)
         assert world.invoker.code.keys() == {digest}
+
+
+async def test_a_file_replaces_what_came_with_it_and_leaves_what_orders_made(world: World) -> None:
+    def loaded(*workflows: dict[str, Any]) -> Loaded:
+        node = world_node(world)
+        documents = {
+            "node": [node],
+            "function": [FUNCTION],
+            "trigger": [TRIGGER],
+            "workflow": list(workflows),
+        }
+        return Loaded(read(documents, "f"), documents, {}, {})
+
+    other = {"name": "v", "topic": "other", "step": [{"function": "f"}]}
+    async with world.controller() as engine:
+        places = engine._places
+        await engine.apply_file(loaded(WORKFLOW), places, "1")
+        await engine.apply({"workflow": {"v": other}}, "v")
+        assert engine.desired.origins["workflow/v"] == "run-time"
+        # What plan tells is what the file would do.
+        assert "- trigger n: udp t -> in" in await engine.plan({"function": {"f": FUNCTION}}, whole=True)
+        await engine.apply_file(loaded({**WORKFLOW, "name": "x"}), places, "2")
+        assert list(engine.desired.items["workflow"]) == ["x", "v"]
+        await engine.apply_file(loaded({**other, "class": "SQ"}), places, "3")
+        assert engine.desired.origins["workflow/v"] == "file"
+        assert world.broker.topics.keys() == {"other"}
+        assert world.broker.topics["other"]["class"] == "SQ"
 
 
 async def test_changes_come_one_after_the_other(world: World) -> None:

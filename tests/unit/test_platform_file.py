@@ -3,6 +3,7 @@
 # ruff: noqa: E501 - a row of the table is easier to read than its pieces
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tempos import ConfigError, Quality
 from tempos_controller.config.load import load, parse, read
@@ -20,7 +23,7 @@ from tempos_daemon.toml import document
 
 ROOT = Path(__file__).resolve().parents[2]
 F = '[[function]]\nname = "f"\nmode = "python"\nentry = "m:f"\n'
-T = '[[trigger]]\nname = "t"\nkind = "udp"\n'
+T = '[[trigger]]\nname = "t"\nkind = "udp"\nlisten = "127.0.0.1:9"\n'
 W = '[[workflow]]\nname = "w"\ntopic = "a"\n'
 S = '[[workflow.step]]\nfunction = "f"\n'
 W2 = '[[workflow]]\nname = "v"\n'
@@ -47,6 +50,9 @@ FAULTS = [
     (F + F, 'function[1].name is "f", as function[0].name is; allowed: each once (in function "f")'),
     (T + 'topic = "a"', 'trigger[0].topic is "a"; allowed: in the [[workflow]] that names this trigger (in trigger "t")'),
     (T + "since = 2026-11-28", 'trigger[0].since is 2026-11-28; allowed: a text, a number, true or false, a list or a table (in trigger "t")'),
+    ('[[trigger]]\nname = "t"\nkind = "htp"\n', 'trigger[0].kind is "htp", did you mean "http"?; allowed: file, http, modbus, mqtt, nats, opcua, tcp, timer, udp (in trigger "t")'),
+    (T + "max_age = -1", 'trigger[0].max_age is -1; allowed: a number of seconds from 0 to 3600 (in trigger "t")'),
+    (T.replace("127.0.0.1:9", "nowhere"), 'trigger[0].listen is "nowhere"; allowed: "host:port" with an IPv4 address and a port from 1 to 65535, or "off" (in trigger "t")'),
     (T + 'node = "m"', 'trigger[0].node is "m", which no [[node]] is called; allowed: local (in trigger "t")'),
     (F + W, "workflow[0].step is missing; allowed: a list of tables of 1 to 256, each with the keys function, name, topic, group, result, error, node, reply, queue, retries, backoff, max_age (in workflow \"w\")"),
     (F + W + '[[workflow.step]]\nfunction = "g"', 'workflow[0].step[0].function is "g", which no [[function]] is called; allowed: f (in workflow "w")'),
@@ -124,6 +130,33 @@ def test_steps_chain_by_topics_and_keep_the_class() -> None:
         "r": "SQ",
         "e": "BQ",
     }
+
+
+_plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_whatever_a_document_holds_is_read_or_refused(data: st.DataObject) -> None:
+    document: Any = parse(
+        N + F + T + W + 'trigger = "t"\n' + S + 'result = "r"\n', "p.toml", Path("/")
+    ).documents
+    document = json.loads(json.dumps(document))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place: Any = document
+        while True:
+            keys = sorted(place) if isinstance(place, dict) else list(range(len(place)))
+            key = data.draw(st.sampled_from(keys))
+            if not isinstance(place[key], (dict, list)) or not place[key] or data.draw(st.booleans()):
+                break
+            place = place[key]
+        place[key] = data.draw(_plain)
+    with contextlib.suppress(ConfigError):
+        compile_platform(read(document, "p"))
 
 
 def test_a_step_may_run_on_several_nodes_as_members_of_one_group() -> None:

@@ -126,7 +126,7 @@ def _run_plan(options: argparse.Namespace) -> int:
 
         api = controller(options)
         ask(lambda: upload(api, loaded.code))
-        answer = ask(lambda: api.post("/v1/plan", change_of(loaded.documents)))
+        answer = ask(lambda: api.post("/v1/plan", {**change_of(loaded.documents), "whole": True}))
     if options.json:
         print(json.dumps({"file": options.file, **answer}, indent=2))
     else:

@@ -170,6 +170,11 @@ TRIGGER: Keys = {
     "kind": Key(kinds.matching(r"[a-z][a-z0-9_-]{0,31}", 'the kind of a trigger, such as "http" or "udp"')),
     "node": Key(NAME, None),
 }
+#: What every kind of trigger has beside its own keys.
+ENDPOINT: Keys = {
+    "buffer": Key(kinds.whole(1, 1_000_000), None),
+    "max_age": Key(kinds.seconds(0, 3600), None),
+}
 #: What a step hands to the invoker as it is.
 LIMITS: Keys = {
     "queue": Key(kinds.whole(1, 2**20), None),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
 from typing import Any
 
 from tempos import Quality, names
+from tempos.errors import one_line
 from tempos_controller.config.drafts import StepDraft, WorkflowDraft
-from tempos_controller.config.layout import QUALITY
+from tempos_controller.config.layout import ENDPOINT, QUALITY
 from tempos_controller.config.model import LOCAL
 from tempos_daemon import kinds
-from tempos_daemon.schema import Faults, Table, near, show
+from tempos_daemon.schema import Faults, Table, near, read_table, show
 
 #: What a file of the broker's own says, and what only one that the Controller makes has.
 _MADE = ("listen", "name", "fastpath", "interfaces")
@@ -301,6 +303,36 @@ def _places_of(trigger: Table) -> list[tuple[str, ...]]:
     return [(node, kind, str(each), path) for each in (methods if isinstance(methods, list) else [])]
 
 
+def _rule_kinds(root: Table, workflows: list[WorkflowDraft], faults: Faults) -> None:
+    """What a kind that is installed says of its endpoints, where a trigger of this machine serves them."""
+    known = {point.name: point for point in metadata.entry_points(group="tempos.triggers")}
+    here = {node.get("name"): bool(node.get("start")) for node in tables(root, "node")} or {LOCAL: True}
+    for trigger in tables(root, "trigger"):
+        word, node = trigger.get("kind"), trigger.get("node") or next(iter(here))
+        if not known or word is None or not here.get(node):
+            continue
+        if word not in known:
+            why = near(word, known).strip(" ()")
+            faults.refuse(trigger.at("kind"), word, ", ".join(sorted(known)), why)
+            continue
+        try:
+            kind = known[word].load()()
+        except ModuleNotFoundError as error:
+            extra = f"pip install 'tempos[trigger-{word}]'"
+            faults.add(
+                trigger.at("kind"), f"is {show(word)}, which needs {error.name}, not installed: {extra}"
+            )
+            continue
+        except Exception as error:  # noqa: BLE001 - foreign code; whatever it is, it has to be told
+            faults.add(trigger.at("kind"), f"is {show(word)}, which cannot be loaded: {one_line(error)}")
+            continue
+        options = trigger.values["options"]
+        before = len(faults.problems)
+        table = read_table(dict(options), trigger.path, {**ENDPOINT, **kind.keys}, faults)
+        if len(faults.problems) == before:
+            kind.check(table, faults)
+
+
 def _rule_circles(root: Table, workflows: list[WorkflowDraft], faults: Faults) -> None:
     """What a step makes of an event must not come back to it."""
     steps = [step for workflow in workflows for step in workflow.steps if step.topic]
@@ -355,5 +387,6 @@ _WORKFLOW_RULES: tuple[Callable[[Table, list[WorkflowDraft], Faults], None], ...
     _rule_groups,
     _rule_classes,
     _rule_triggers,
+    _rule_kinds,
     _rule_circles,
 )

@@ -44,7 +44,7 @@ THERE, BACK = 10.0, 15.0
 #: Seconds that steps which leave have for what is on its way through them.
 DRAINED = 30.0
 #: Seconds between two looks whether all is as wanted.
-LOOK_EVERY = 1.0
+LOOK_EVERY = 2.0
 
 
 class NotDone(TemposError):
@@ -110,10 +110,16 @@ class Engine:
         """Whether all that is wanted is in force."""
         return not self.amiss and not self.changing
 
-    async def plan(self, change: Change) -> list[str]:
-        """What a change would do, a line each. Raises :class:`ConfigError`, :class:`NotDone`."""
+    async def plan(self, change: Change, *, whole: bool = False) -> list[str]:
+        """What a change would do, a line each. Raises :class:`ConfigError`, :class:`NotDone`.
+
+        ``whole``: the change is all that the file says; what came with that before and is not in it now goes.
+        """
         async with self._lock:
             desired = with_change(self.desired, change)
+            if whole:
+                listed = {kind: [each for each in named.values() if each] for kind, named in change.items()}
+                desired = with_file(self.desired, listed, "")
             wanted = compile_platform(self._read(desired))
             seen = await self.fleet.look(self._wanted, wanted)
             now, reached, problems = now_of(seen, self.desired.made, wanted)

@@ -17,6 +17,8 @@ from tempos.errors import one_line
 
 #: Seconds for an answer that takes no work; for one that does: functions are loaded, members drained.
 QUICK, LONG = 5.0, 60.0
+#: Seconds that a connection is kept for the next question: less than any of the daemons keeps it.
+_IDLE = 2.0
 #: None of these APIs has TLS; without this each client would read all authorities that the machine trusts.
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -50,7 +52,11 @@ class Remote:
         self._token = token
         # The proxies of whoever started the Controller are for the outside.
         self._client = httpx.AsyncClient(
-            base_url=f"http://{address[0]}:{address[1]}", trust_env=False, timeout=QUICK, verify=_NO_TLS
+            base_url=f"http://{address[0]}:{address[1]}",
+            trust_env=False,
+            timeout=QUICK,
+            verify=_NO_TLS,
+            limits=httpx.Limits(keepalive_expiry=_IDLE),
         )
 
     async def ask(
