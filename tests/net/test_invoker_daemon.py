@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import io
 import json
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from support.invokers import (
     step,
 )
 
+from tempos.blocking import Publisher
+from tempos.cli import main
+
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
@@ -40,13 +43,23 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         yield started
 
 
-def tempos(daemon: Daemon, *words: str, given: bytes = b"") -> tuple[int, str]:
-    """What a command says, of this invoker."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tempos", *words, "--api", f"http://127.0.0.1:{daemon.port}"],
-        input=given, capture_output=True, timeout=LIMIT, check=False,
-    )  # fmt: skip
-    return done.returncode, (done.stdout + done.stderr).decode()
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def tempos(
+    daemon: Daemon, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    """What a command says, of this invoker, with ``given`` on its standard input."""
+
+    def run(*words: str, given: bytes = b"") -> tuple[int, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        code = main([*words, "--api", f"http://127.0.0.1:{daemon.port}"])
+        sys.stdout.flush()
+        said = capfdbinary.readouterr()
+        return code, (said.out + said.err).decode()
+
+    return run
 
 
 def lives(pid: int) -> bool:
@@ -288,8 +301,8 @@ def test_what_the_api_refuses_and_what_it_counts(broker: Broker, tmp_path: Path)
         assert "another invoker has the state folder" in second.log.read_text()
 
 
-def test_the_commands_show_call_and_redrive(broker: Broker, daemon: Daemon) -> None:
-    code, said = tempos(daemon, "function", "ls")
+def test_the_commands_show_call_and_redrive(broker: Broker, daemon: Daemon, tempos: Command) -> None:
+    code, said = tempos("function", "ls")
     assert (code, said) == (0, "no functions: no deployment is in force\n")
     code_file = daemon.upload(CODE)
     document = {
@@ -298,36 +311,35 @@ def test_the_commands_show_call_and_redrive(broker: Broker, daemon: Daemon) -> N
         "step": [step()],
     }
     assert daemon.ask("PUT", "/v1/deployment", document)[0] == 200
-    code, said = tempos(daemon, "function", "invoke", "say", "-m", "hello")
+    code, said = tempos("function", "invoke", "say", "-m", "hello")
     assert (code, said) == (0, "hello\n")
-    assert tempos(daemon, "function", "invoke", "say", given=b"a\nb") == (0, "a\nb")
-    code, said = tempos(daemon, "function", "logs", "say")
+    assert tempos("function", "invoke", "say", given=b"a\nb") == (0, "a\nb")
+    code, said = tempos("function", "logs", "say")
     assert code == 0
     assert said.splitlines()[0].endswith("said hello")
-    code, said = tempos(daemon, "function", "invoke", "work", "-m", '{"do": "raise"}')
+    code, said = tempos("function", "invoke", "work", "-m", '{"do": "raise"}')
     assert code == 1
     assert "error: ValueError: as told" in said
-    assert tempos(daemon, "function", "invoke", "nobody", "-m", "")[0] == 1
-    code, said = tempos(daemon, "function", "ls")
+    assert tempos("function", "invoke", "nobody", "-m", "")[0] == 1
+    code, said = tempos("function", "ls")
     assert [line.split()[:3] for line in said.splitlines()[1:3]] == [
         ["work", "BQ", "python"], ["say", "BQ", "python"],
     ]  # fmt: skip
 
-    publish = [sys.executable, "-m", "tempos", "pub", "--control-port", str(broker.control), "--data-port",
-               str(broker.data), "-t", "in", "-m", '{"do": "refuse"}']  # fmt: skip
-    subprocess.run(publish, check=True, timeout=LIMIT)
+    with Publisher("127.0.0.1", data_port=broker.data, control_port=broker.control) as publisher:
+        publisher.publish("in", b'{"do": "refuse"}')
     daemon.until(lambda now: now["errors"]["kept"] == 1, "it has failed")
-    code, said = tempos(daemon, "errors", "list", "--condition", "refused")
+    code, said = tempos("errors", "list", "--condition", "refused")
     assert code == 0
     assert "w/s" in said
     assert "not this" in said
-    code, said = tempos(daemon, "errors", "show", "1")
+    code, said = tempos("errors", "show", "1")
     assert 'body:      {"do": "refuse"}' in said
-    assert tempos(daemon, "errors", "redrive", "1") == (0, "1 accepted anew\n")
+    assert tempos("errors", "redrive", "1") == (0, "1 accepted anew\n")
     daemon.until(lambda now: now["errors"]["kept"] == 1 and now["total"]["accepted"] == 5, "and again")
-    assert tempos(daemon, "errors", "redrive", "1")[0] == 1
-    assert tempos(daemon, "errors", "redrive")[0] == 2
-    code, said = tempos(daemon, "function", "header")
+    assert tempos("errors", "redrive", "1")[0] == 1
+    assert tempos("errors", "redrive")[0] == 2
+    code, said = tempos("function", "header")
     assert code == 2  # It asks nobody.
 
 
