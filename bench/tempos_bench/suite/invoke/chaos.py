@@ -10,8 +10,8 @@ crash, or answer too much. At any moment, whoever is there must have an exact ac
 
 At every checkpoint signals pause, and then all must be well again within a time, without anybody's help but
 for the Controller's own start; each of a row of signals must come to its result, or to the error topic with
-the right condition, once; no process may be left that runs functions for nobody. No HTTP caller waits beyond
-the deadline.
+the right condition, once; no process may be left that runs functions for nobody. No HTTP caller waits for
+longer than the deadline and the start of a trigger.
 """
 
 from __future__ import annotations
