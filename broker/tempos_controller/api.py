@@ -19,12 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from tempos import ConfigError
-from tempos_controller.config.layout import MAX_CODE
+from tempos_controller.config.layout import FUNCTION, MAX_CODE, NODE, TRIGGER, WORKFLOW
 from tempos_controller.config.load import KINDS
 from tempos_controller.documents import Documents
 from tempos_controller.force.engine import Engine, NotDone
 from tempos_daemon.door import Door
 from tempos_daemon.problems import described, problem
+from tempos_daemon.schema import Keys, json_schema
 from tempos_daemon.web import new_app
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,47}$"
 
 Name = Annotated[str, Path(pattern=_NAME, description="its name")]
 Documented = Annotated[dict[str, Any], Body(description="the table of the platform's file, as JSON")]
+_TABLES: dict[str, Keys] = {"function": FUNCTION, "node": NODE, "trigger": TRIGGER, "workflow": WORKFLOW}
 
 
 class ChangeIn(BaseModel):
@@ -199,6 +201,9 @@ def _add_kind(app: FastAPI, kind: str, engine: Engine, documents: Documents) -> 
         f"/v1/{kind}s/{{name}}",
         summary=f"Have a {kind}; answered when it is in force, or nothing has changed",
         responses=described(409, 422),
+        openapi_extra={
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _schema(kind)}}}
+        },
     )
     async def put_one(name: Name, body: Documented) -> ChangedOut:
         if body.get("name", name) != name:
@@ -216,6 +221,13 @@ def _add_kind(app: FastAPI, kind: str, engine: Engine, documents: Documents) -> 
             raise HTTPException(404, f"there is no {kind} {name!r}")
         done = await engine.apply({kind: {name: None}}, f"{kind} {name} removed")
         return ChangedOut(changes=done.changes)
+
+
+def _schema(kind: str) -> dict[str, Any]:
+    """The table of a kind as JSON Schema; its name is in the address."""
+    found = json_schema(_TABLES[kind], {"name"})
+    # A trigger has the keys of its kind besides.
+    return {**found, "additionalProperties": True} if kind == "trigger" else found
 
 
 def _change(body: ChangeIn) -> dict[str, dict[str, Any]]:

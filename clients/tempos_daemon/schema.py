@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -166,6 +166,29 @@ def _bounds(key: Key) -> str:
     if key.most is not None:
         return f" of {key.least} to {key.most}" if key.least else f" of at most {key.most}"
     return f" of at least {key.least}" if key.least else ""
+
+
+def json_schema(keys: Keys, optional: Container[str] = ()) -> dict[str, Any]:
+    """A table of keys as JSON Schema. ``optional``: those that need not be there, or may be null."""
+    needed = [name for name, key in keys.items() if key.required and name not in optional]
+    return {
+        "type": "object",
+        "properties": {
+            name: _property(key, nullable=not key.required or name in optional) for name, key in keys.items()
+        },
+        "additionalProperties": False,
+        **({"required": needed} if needed else {}),
+    }
+
+
+def _property(key: Key, *, nullable: bool) -> dict[str, Any]:
+    holds = key.holds
+    one = {**holds.schema, "description": holds.allowed} if isinstance(holds, Kind) else json_schema(holds)
+    if key.many:
+        one = {"type": "array", "items": one, "minItems": key.least, "uniqueItems": True}
+        if key.most is not None:
+            one["maxItems"] = key.most
+    return {"anyOf": [one, {"type": "null"}]} if nullable else one
 
 
 def join(path: str, key: str) -> str:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from support.platforms import Broker, Deployed
 
 from tempos import ConfigError, Unavailable
+from tempos_controller.api import application
+from tempos_controller.config.layout import FUNCTION as FUNCTION_KEYS
+from tempos_controller.config.layout import WORKFLOW as WORKFLOW_KEYS
 from tempos_controller.config.load import Loaded, read
+from tempos_controller.documents import Documents
 from tempos_controller.force import engine as engine_module
 from tempos_controller.force.engine import Engine, NotDone
 from tempos_controller.force.items import Places
@@ -297,3 +303,26 @@ async def until(condition: Any, limit: float = 20.0) -> None:
     while not condition():
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.01)
+
+
+async def test_the_api_is_described_by_the_tables_of_the_file(world: World) -> None:
+    async with world.controller() as engine:
+        app = application(engine, Documents(engine, "t"), "0123456789abcdef", Counter())
+        transport = httpx.ASGITransport(app)
+        client = httpx.AsyncClient(transport=transport, base_url="http://c")
+        async with client:
+            assert (await client.get("/v1/status")).status_code == 401
+            client.headers["Authorization"] = "Bearer 0123456789abcdef"
+            described = (await client.get("/openapi.json")).json()["paths"]
+            for kind, keys in {"function": FUNCTION_KEYS, "workflow": WORKFLOW_KEYS}.items():
+                body = described[f"/v1/{kind}s/{{name}}"]["put"]["requestBody"]
+                assert body["content"]["application/json"]["schema"]["properties"].keys() == keys.keys()
+            # Whatever is asked for, the answer is one of those that are described.
+            wrong = await client.put("/v1/workflows/w", json={"topic": "t", "step": [{"function": "g"}]})
+            assert wrong.status_code == 422
+            assert "which no [[function]] is called" in wrong.json()["problems"][0]
+            assert (await client.put(f"/v1/code/{'0' * 64}", content=b"x")).status_code == 409
+            assert (await client.delete("/v1/triggers/t")).status_code == 404
+            both = {"workflow": [{"name": "w"}], "remove": {"workflow": ["w"], "topic": ["t"]}}
+            refused = (await client.post("/v1/apply", json=both)).json()["problems"]
+            assert [each.split(" ")[0] for each in refused] == ["remove.topic", "remove.workflow"]

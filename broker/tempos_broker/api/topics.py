@@ -21,7 +21,7 @@ from tempos_broker.config.topics import TOPIC, BadTopic
 from tempos_broker.documents import Documents
 from tempos_broker.topics.orders import Removed
 from tempos_daemon.problems import described, problem
-from tempos_daemon.schema import Key, Keys, Kind
+from tempos_daemon.schema import json_schema
 
 TopicName = Annotated[str, Path(description="name of the topic", min_length=1, max_length=MAX_BYTES)]
 
@@ -67,7 +67,7 @@ def add_topic_orders(app: FastAPI, broker: TopicCommands) -> None:
         summary="Make a topic: it is served when this is answered, and survives a broker that keeps state",
         status_code=201,
         responses=described(409, 422),
-        openapi_extra=_body(_schema(TOPIC, optional={"id"})),
+        openapi_extra=_body(json_schema(TOPIC, optional={"id"})),
     )
     async def post_topic(body: Annotated[dict[str, Any], Body()], response: Response) -> models.TopicOut:
         made = await broker.add_topic(body)
@@ -78,7 +78,7 @@ def add_topic_orders(app: FastAPI, broker: TopicCommands) -> None:
         "/v1/topics/{topic:name}",
         summary="Change options of a topic that was made at run time; null: back to the default",
         responses=described(404, 409, 422),
-        openapi_extra=_body(_schema(TOPIC, optional=set(TOPIC))),
+        openapi_extra=_body(json_schema(TOPIC, optional=set(TOPIC))),
     )
     async def patch_topic(topic: TopicName, body: Annotated[dict[str, Any], Body()]) -> models.TopicOut:
         return models.TopicOut.model_validate(await broker.set_topic(topic, body))
@@ -111,29 +111,6 @@ def add_topic_orders(app: FastAPI, broker: TopicCommands) -> None:
 
 def _body(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def _schema(keys: Keys, optional: set[str]) -> dict[str, Any]:
-    """A table of keys as JSON Schema. ``optional``: those that need not be there, or may be null."""
-    needed = [name for name, key in keys.items() if key.required and name not in optional]
-    return {
-        "type": "object",
-        "properties": {
-            name: _property(key, nullable=not key.required or name in optional) for name, key in keys.items()
-        },
-        "additionalProperties": False,
-        **({"required": needed} if needed else {}),
-    }
-
-
-def _property(key: Key, *, nullable: bool) -> dict[str, Any]:
-    holds = key.holds
-    one = {**holds.schema, "description": holds.allowed} if isinstance(holds, Kind) else _schema(holds, set())
-    if key.many:
-        one = {"type": "array", "items": one, "minItems": key.least, "uniqueItems": True}
-        if key.most is not None:
-            one["maxItems"] = key.most
-    return {"anyOf": [one, {"type": "null"}]} if nullable else one
 
 
 async def _on_bad_topic(request: Request, error: Exception) -> JSONResponse:
