@@ -133,9 +133,6 @@ int tempos_worker_once(struct tempos_worker *worker, const uint8_t *body, size_t
 
 	if (length > TEMPOS_LARGEST_BODY)
 		return -E2BIG;
-	if (worker->engine->idle)
-		while (worker->engine->idle(worker->engine))
-			;
 	carry_out(worker, &now);
 	*once = (struct tempos_once){
 		.started_ns = now.started_ns,
@@ -146,6 +143,10 @@ int tempos_worker_once(struct tempos_worker *worker, const uint8_t *body, size_t
 		.flags = now.flags,
 		.output = now.output,
 	};
+	/* As between two events. */
+	if (worker->engine->idle)
+		while (worker->engine->idle(worker->engine))
+			;
 	return 0;
 }
 

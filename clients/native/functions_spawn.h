@@ -30,7 +30,7 @@ struct spawn {
 	uint64_t credited_ns;  /* when that was */
 	uint32_t env;          /* entries of the settings' environment */
 	uint32_t waiting;
-	struct started *ahead; /* the first `waiting` of them */
+	struct started *ahead; /* the first `waiting` of them, oldest first */
 };
 
 static void tell_no_fifo(struct spawn *spawn, int error)
@@ -47,7 +47,8 @@ static void tell_no_fifo(struct spawn *spawn, int error)
 static void forget_waiting(struct spawn *spawn, uint32_t i)
 {
 	close_started(&spawn->ahead[i]);
-	spawn->ahead[i] = spawn->ahead[--spawn->waiting];
+	spawn->waiting--;
+	memmove(spawn->ahead + i, spawn->ahead + i + 1, (spawn->waiting - i) * sizeof(*spawn->ahead));
 }
 
 static int is_waiting(const struct spawn *spawn, pid_t pid)
@@ -226,7 +227,9 @@ static int get(struct spawn *spawn, struct invocation *now, struct started *star
 	while (settings->ahead && spawn->waiting && !well) {
 		struct pollfd ended;
 
-		*started = spawn->ahead[--spawn->waiting];
+		/* The one that waits longest: the last may have only just begun. */
+		*started = spawn->ahead[0];
+		memmove(spawn->ahead, spawn->ahead + 1, --spawn->waiting * sizeof(*spawn->ahead));
 		ended = (struct pollfd){ .fd = started->handle, .events = POLLIN };
 		if (poll(&ended, 1, 0) == 0) {
 			well = 1;

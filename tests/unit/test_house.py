@@ -31,8 +31,11 @@ PACKAGES = {
     "tempos_fastpath": ("fastpath", {"tempos", "tempos_bpf"}),
     "tempos_bench": ("bench", {"tempos"}),
 }
-#: The composition root: the one module that may know more.
-EXCEPTIONS = {"broker/tempos_broker/__main__.py": {"tempos_fastpath"}}
+#: The modules that may know more: the composition root, and the program that measures the invoker's engines.
+EXCEPTIONS = {
+    "broker/tempos_broker/__main__.py": {"tempos_fastpath"},
+    "bench/tempos_bench/functions/engine.py": {"tempos_invoker"},
+}
 #: Outside these, `tempos` needs nothing but the standard library.
 CLIENT_NEEDS = {"msgpack"}
 #: Of what every daemon needs, the part that a daemon without HTTP never imports, and what it imports itself.

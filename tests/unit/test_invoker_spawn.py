@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import functions
-from support.functions import SOURCES
+from support.functions import MEASURED, SOURCES
 from support.workers import WorkerProcess
 
 from tempos_bench.nodes.patience import patience
@@ -127,7 +127,7 @@ def test_the_function_of_the_source_in_other_languages(ahead: int) -> None:
         if interpreter is None:
             continue
         with WorkerProcess(
-            mode="spawn", args=[interpreter, "{code}"], code=str(SOURCES / name), ahead=ahead, timeout=20.0
+            mode="spawn", args=[interpreter, "{code}"], code=str(MEASURED / name), ahead=ahead, timeout=20.0
         ) as worker:
             assert worker.ask(body).output == struct.pack("<d", 0 + 1 + 4)
             assert worker.ask(b"no").output.startswith(b"exit code 1: ")
@@ -182,10 +182,9 @@ def test_what_cannot_be_run_is_told_in_words(tmp_path: Path) -> None:
     assert "grants are for mode wasm" in why(args=["sh"], grants=["read:/"])
     # What is found out when it is started is told, too.
     script.write_bytes(built)
-    function = SpawnFunction({"timeout": 1.0, "code": str(script)})
-    script.unlink()
-    done = function.once(b"")
-    assert (done.condition, done.output.decode()) == (
-        Condition.ERROR,
-        f"{script}: it cannot be executed: No such file or directory",
-    )
+    with WorkerProcess(mode="spawn", code=str(script)) as worker:
+        assert worker.ask(b"echo").output == b"echo"
+        script.unlink()
+        answer = worker.ask(b"echo")
+        assert answer.condition == Condition.ERROR
+        assert answer.output.decode() == f"{script}: it cannot be executed: No such file or directory"

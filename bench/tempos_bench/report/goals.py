@@ -46,6 +46,12 @@ GOALS = (
         "event to function, one way, 1,000/s", "nats-py queue group; an HTTP server", "invoke-peers",
         ("*p50 to the best peer", "*CPU to NATS", "*CPU to HTTP that spawns"),
     ),
+    Goal("WASM function, fresh for each event", "the same in Python, in process", "invoke", ("WASM fresh*",)),
+    Goal("WASM function, fresh for each event", "wasmtime's Python binding", "invoke", ("wasmtime-py*",)),
+    Goal("DLF kept", "the same function in Python", "invoke", ("DLF kept*",)),
+    Goal("fresh process for each event", "posix_spawn of the same program", "invoke", ("program ahead*",)),
+    Goal("warm Python worker", "ProcessPoolExecutor", "invoke", ("Python worker*",)),
+    Goal("2 SQ beside 4 BQ functions", "SQ alone", "invoke", ("SQ *",)),
 )  # fmt: skip
 
 

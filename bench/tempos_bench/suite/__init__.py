@@ -37,6 +37,7 @@ from tempos_bench.suite import (
 )
 from tempos_bench.suite.invoke import chaos as invoke_chaos
 from tempos_bench.suite.invoke import peers as invoke_peers
+from tempos_bench.suite.invoke import ways as invoke_ways
 from tempos_bench.suite.invoke import webhooks, workflows
 from tempos_bench.suite.topics import churn as topic_churn
 from tempos_bench.suite.topics import scale as topics_scale
@@ -49,6 +50,7 @@ MODULES: dict[str, ModuleType] = {
     "fanout-churn": fanout_churn,
     "fanout-exact": fanout_exact,
     "fanout-rate": fanout_rate,
+    "invoke": invoke_ways,
     "invoke-chaos": invoke_chaos,
     "invoke-peers": invoke_peers,
     "loop-free": loop_free,

@@ -7,6 +7,7 @@ import sys
 
 
 def count(body: bytes) -> bytes:
+    """The function: JSON in, a double out."""
     event = json.loads(body)
     result = 0.0
     for i in range(event["message"].count(event["pattern"])):
