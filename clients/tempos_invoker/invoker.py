@@ -344,7 +344,7 @@ class Invoker:
     async def stop(self) -> None:
         """Take no more events, finish what has come as far as there is time for it, and end."""
         await asyncio.gather(
-            *(source.close(ARRIVING) for source in self.sources.values()), return_exceptions=True
+            *(source.close(ARRIVING, hurry=True) for source in self.sources.values()), return_exceptions=True
         )
         teams = [*self.teams.values(), *self.leaving]
         finishing = [asyncio.ensure_future(team.emptied()) for team in teams]

@@ -60,6 +60,9 @@ class Source:
         self._task: asyncio.Task[None] | None = None
         self._remark = Remark(log, f"{place.topic}: joined")
         self._untold = 0
+        self._hurries = False
+        #: Events that were taken from the subscriber and are not accepted yet.
+        self._in_hand = 0
 
     async def open(self) -> None:
         """Join; raises :class:`TemposError`. Nothing is taken before :meth:`feed`."""
@@ -117,8 +120,12 @@ class Source:
             "overruns": stats.overruns,
         }
 
-    async def close(self, patience: float = PATIENCE) -> None:
-        """Leave the group; returns when all that came has been accepted."""
+    async def close(self, patience: float = PATIENCE, *, hurry: bool = False) -> None:
+        """Leave the group; returns when all that came has been accepted, or is told as thrown away.
+
+        ``hurry``: nobody else needs a turn any more.
+        """
+        self._hurries = hurry
         if self.subscriber is None:
             if self._task is not None:
                 self._task.cancel()
@@ -127,6 +134,12 @@ class Source:
         await self.subscriber.drain(patience)
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=patience)
+            if not self._task.done():
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+                self.subscriber.discard()
+                left = self._in_hand + self.subscriber.stats.discarded_events
+                log.warning("%s: no time for %d events that had come: thrown away", self.place.topic, left)
 
     async def _run(self) -> None:
         wait = FIRST_WAIT
@@ -141,15 +154,17 @@ class Source:
         self._remark.gone()
         taken = 0
         async for events in self.subscriber.batches():
+            self._in_hand = len(events)
             for first in range(0, len(events), CHUNK):
                 assert self.target is not None, "fed before it runs"
-                if taken >= CHUNK:
+                if taken >= CHUNK and not self._hurries:
                     await self._turns.next(self.target.queue.step.quality)
                     taken = 0
                 target, now = self.target, time.monotonic()
                 few = events[first : first + CHUNK]
                 for event in few:
                     target.team.accept(target.queue, self._arrived(event, now))
+                self._in_hand -= len(few)
                 target.team.pump()
                 taken += len(few)
 
