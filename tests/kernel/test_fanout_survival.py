@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -9,7 +10,7 @@ import pytest
 from support.features import NO_TCX, no_tcx
 from support.nodes import udp
 from support.offloader import launch
-from support.survival import BROKER, EPOCH, TOPIC, Traffic, set_of
+from support.survival import BROKER, EPOCH, LIMIT, TOPIC, Traffic, set_of
 
 from tempos.wire import encode_event
 from tempos_bench.nodes.node import Program
@@ -103,9 +104,14 @@ def assert_left_to_the_slow_path(topology: Topology, way: str) -> None:
     program.wait_line("ready")
     groups = [[(topology.subscriber.address, 7000 + number)] for number in range(GROUPS)]
     route = {"topic": TOPIC, "epoch": EPOCH, "groups": groups, "fanout": WAYS[way][1]}
-    path, reason = program.ask({"do": "choose", **route})
-    assert path == "slow"
-    assert NO_TCX in reason
+    end = time.monotonic() + LIMIT
+    # Before that the members' MAC addresses have to be found.
+    while True:
+        path, reason = program.ask({"do": "choose", **route})
+        assert path == "slow"
+        if NO_TCX in reason:
+            break
+        assert time.monotonic() < end, reason
     program.kill()
     assert tc_programs(topology) == 0
     (left,) = [each for each in orphans() if each.identity == set_of(topology).identity]

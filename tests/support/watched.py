@@ -23,12 +23,12 @@ class Watched:
         self._event = asyncio.Event()
         offload.on_change(self._event.set)
 
-    async def until(self, wanted: Path) -> PathChoice:
-        """Install whenever told to, until the choice is the wanted one."""
+    async def until(self, wanted: Path, reason: str = "") -> PathChoice:
+        """Install whenever told to, until the choice is the wanted one, for a reason that says so."""
         while True:
             self.forget()
             choice = await self.offload.install(self._route)
-            if choice.path is wanted:
+            if choice.path is wanted and reason in choice.reason:
                 return choice
             await self.told()
 
