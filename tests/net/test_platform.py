@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -9,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,12 +129,31 @@ def up_workflow() -> dict[str, Any]:
     return {"trigger": "http", "topic": "texts", "class": "SQ", "error": "errors", "step": [step]}
 
 
+def ask_in_vain(up: Up, workflow: dict[str, Any]) -> None:
+    """Ask for a change of a Controller that is about to be killed."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        up.ask("PUT", "/v1/workflows/count", workflow)
+
+
 def test_each_part_may_be_killed(up: Up) -> None:
     before = {name: part["pid"] for name, part in up.parts().items()}
     # Without the Controller all goes on; the next one finds it.
     up.kill()
     assert up.works(), up.log()
     up.start()
+    assert {name: part["pid"] for name, part in up.parts().items()} == before
+    # Killed in the middle of a change it was never told to have made, it takes that back.
+    with Callers(up, 1) as callers:
+        changing = threading.Thread(target=ask_in_vain, args=(up, {**up_workflow(), "topic": "others"}))
+        changing.start()
+        until(lambda: '"changing": "{' in (up.state / "desired.json").read_text(), up.log)
+        up.kill()
+        changing.join()
+        up.start()
+        assert up.done("GET", "/v1/plan") == {"changes": []}
+        assert '"changing": ""' in (up.state / "desired.json").read_text()
+        callers.more()
+    assert callers.failures == [], (callers.failures[:3], up.log())
     assert {name: part["pid"] for name, part in up.parts().items()} == before
     for name in ("invoker local", "trigger local", "broker"):
         os.kill(before[name], signal.SIGKILL)
