@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import tempfile
 import time
 from pathlib import Path
 
@@ -144,6 +147,18 @@ def test_what_cannot_be_had_is_told_at_the_start(code: str, spec: dict[str, obje
         assert not worker.hello["ok"]
         assert said in worker.hello["text"]
     assert worker.code == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_needs_to_read_the_code_and_nothing_of_the_installation() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        code = Path(folder) / "who.py"
+        code.write_text("import os\ndef who(body):\n    return f'{os.getuid()} {os.getcwd()}'\n")
+        user = pwd.getpwnam("nobody")
+        with WorkerProcess(code=str(code), entry="who:who", user="nobody", cwd=folder) as worker:
+            assert worker.hello["ok"], worker.hello
+            assert worker.ask(b"").output.decode() == f"{user.pw_uid} {folder}"
 
 
 def test_a_module_that_ends_the_process_is_told(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -21,7 +22,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from tempos.errors import one_line
@@ -75,8 +76,10 @@ def main(arguments: list[str]) -> int:
         os.set_inheritable(sock.fileno(), False)
         spec = json.loads(sock.recv(frames.MESSAGE))
         try:
+            # Another user may not be allowed to read this installation.
+            make = _maker(spec["mode"])
             got = _settle(spec, parent)
-            function = _function(spec)
+            function = make(spec)
             if spec.get("warm") is not None:
                 function.warm(base64.b64decode(spec["warm"]))
         except Unfit as error:
@@ -96,6 +99,7 @@ def _say(sock: socket.socket, **hello: Any) -> None:
 
 def _settle(spec: Mapping[str, Any], parent: int) -> Mapping[str, Any]:
     """Become what the specification says; gives the scheduling that was got. Raises :class:`Unfit`."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
     got = scheduling.apply(spec.get("scheduling") or {})
     if spec["mode"] in INSIDE:
         _limit(int(spec.get("memory") or 0))
@@ -106,7 +110,11 @@ def _settle(spec: Mapping[str, Any], parent: int) -> Mapping[str, Any]:
             except OSError as error:
                 raise Unfit(f"the folder {spec['cwd']} cannot be worked in: {error.strerror}") from error
     # After that, for another user's process forgets it.
-    _end_with(parent)
+    if prctl is not None:
+        # The kernel kills this process when the one that started it is gone, whatever it does just then.
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
     return got
 
 
@@ -135,23 +143,12 @@ def _become(user: str) -> None:
         raise Unfit(f"cannot become the user {user!r}: {error.strerror}; only root can") from error
 
 
-def _end_with(parent: int) -> None:
-    """Have the kernel kill this process when the one that started it is gone, whatever it does just then."""
-    import ctypes
-
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)
-
-
-def _function(spec: dict[str, Any]) -> Function:
-    module, name = MODES[spec["mode"]]
+def _maker(mode: str) -> Callable[[dict[str, Any]], Function]:
+    module, name = MODES[mode]
     try:
-        made: Function = getattr(importlib.import_module(module), name)(spec)
+        made: Callable[[dict[str, Any]], Function] = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        raise Unfit(f"the mode {spec['mode']} is not to be had here: {one_line(error)}") from error
+        raise Unfit(f"the mode {mode} is not to be had here: {one_line(error)}") from error
     return made
 
 

@@ -67,14 +67,19 @@ class Lines:
     def __init__(self, log: FunctionLog, pid: int) -> None:
         self._log, self._pid = log, pid
         self._rest = b""
+        self._is_inside = False
 
     def feed(self, data: bytes) -> None:
         """Some bytes have come."""
         if self._log.is_full:
             # Not looked at, so that a flood is cheap.
             self._log.leave_out(data.count(b"\n"))
-            self._rest = b""
+            self._rest, self._is_inside = b"", not data.endswith(b"\n")
             return
+        if self._is_inside:
+            # The end of a line that was left out is none.
+            _, found, data = data.partition(b"\n")
+            self._is_inside = not found
         *lines, rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._log.add(self._pid, line)
