@@ -21,14 +21,16 @@ def broker_child(place: BrokerPlace, store: Store, changed: Callable[[], None]) 
     """The broker, if it is to be started here."""
     if place.running:
         return None
+    is_other = False
     if place.config:
         file = Path(place.config)
         folder = file.parent
     else:
         folder = store.part(BROKER)
         file = folder / "broker.toml"
-        store.write_file(file, _broker_file(place, folder))
-    return Child(BROKER, command("broker", "-c", str(file)), folder, store.log(BROKER), changed)
+        is_other = store.write_file(file, _broker_file(place, folder))
+    argv = command("broker", "-c", str(file))
+    return Child(BROKER, argv, folder, store.log(BROKER), changed, anew=is_other)
 
 
 def _broker_file(place: BrokerPlace, folder: Path) -> str:
@@ -70,8 +72,9 @@ def node_children(node: Node, store: Store, changed: Callable[[], None]) -> dict
             "state": str(folder / "state"),
         }
         file = folder / f"{sort}.toml"
-        store.write_file(file, _toml({sort: table}))
-        found[sort] = Child(name, command(sort, "-c", str(file)), folder, store.log(name), changed)
+        is_other = store.write_file(file, _toml({sort: table}))
+        argv = command(sort, "-c", str(file))
+        found[sort] = Child(name, argv, folder, store.log(name), changed, anew=is_other)
     return found
 
 

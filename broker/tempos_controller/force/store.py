@@ -161,10 +161,12 @@ class Store:
         path.mkdir(mode=0o700, exist_ok=True)
         return path
 
-    def write_file(self, path: Path, text: str) -> None:
-        """Have a file hold this."""
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            self._put(path, text.encode())
+    def write_file(self, path: Path, text: str) -> bool:
+        """Have a file hold this; whether it held something else."""
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            return False
+        self._put(path, text.encode())
+        return True
 
     def log(self, name: str) -> Path:
         """The log of a daemon that is started here."""

@@ -26,6 +26,8 @@ FIRST, LONGEST = 0.1, 30.0
 WELL = 30.0
 #: Who has ended so often within that time has little hope of running.
 HOPELESS = 3
+#: Seconds that one has to end which is started anew.
+ENDING = 6.0
 #: Bytes of a log, after which it is put aside, the one before it thrown away.
 MAX_LOG = 8 * 1024 * 1024
 #: Of the log, what tells why it ended.
@@ -33,16 +35,27 @@ _LAST_BYTES, _LAST_LINES = 4096, 3
 
 
 class Child:
-    """The daemon called ``name``. ``changed`` is called whenever it has started or ended."""
+    """The daemon called ``name``. ``changed`` is called whenever it has started or ended.
+
+    ``anew``: one that runs already goes by another file than this one is to, so it ends first.
+    """
 
     def __init__(
-        self, name: str, argv: Sequence[str], folder: Path, log_file: Path, changed: Callable[[], None]
+        self,
+        name: str,
+        argv: Sequence[str],
+        folder: Path,
+        log_file: Path,
+        changed: Callable[[], None],
+        *,
+        anew: bool = False,
     ) -> None:
         self.name = name
         self.log_file = log_file
         self._argv = tuple(argv)
         self._folder = folder
         self._changed = changed
+        self._anew = anew
         self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._log_from = 0
@@ -79,6 +92,7 @@ class Child:
     async def stop(self, how: signal.Signals, patience: float) -> bool:
         """End it, by force after so many seconds; whether it ended by itself."""
         await self._end_task()
+        self.next_start = None
         process = self._process
         if process is None:
             return True
@@ -105,6 +119,8 @@ class Child:
 
     async def _run(self) -> None:
         delay = FIRST
+        if self._anew:
+            await self._end_former()
         while True:
             process = self._begin()
             if process is not None:
@@ -124,6 +140,19 @@ class Child:
             self.next_start = None
             self.restarts += 1
             delay = min(2 * delay, LONGEST)
+
+    async def _end_former(self) -> None:
+        pid = find(self._argv, self._folder)
+        if pid is None:
+            return
+        log.info("%s runs with another configuration, pid %d: started anew", self.name, pid)
+        with contextlib.suppress(ProcessLookupError):
+            former = Process(pid)
+            former.send(signal.SIGTERM)
+            done, _ = await asyncio.wait({former.ended}, timeout=ENDING)
+            if not done:
+                former.send(signal.SIGKILL)
+                await former.ended
 
     def _begin(self) -> Process | None:
         pid = find(self._argv, self._folder)

@@ -1,0 +1,75 @@
+"""A daemon that the Controller keeps: found again, started again, told why, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tempos_controller.parts.child import HOPELESS, Child
+from tempos_controller.parts.processes import find
+
+LIMIT = 20.0
+SLEEPS = (sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(600)")
+FAILS = (sys.executable, "-c", "import sys; sys.exit('no such thing')")
+
+
+def child(folder: Path, argv: tuple[str, ...] = SLEEPS, *, anew: bool = False) -> Child:
+    return Child("it", argv, folder, folder / "it.log", lambda: None, anew=anew)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    end = asyncio.get_running_loop().time() + LIMIT
+    while not condition():
+        assert asyncio.get_running_loop().time() < end
+        await asyncio.sleep(0.01)
+
+
+async def test_it_outlives_who_started_it_and_is_found_again(tmp_path: Path) -> None:
+    first = child(tmp_path)
+    first.start()
+    await until(lambda: find(SLEEPS, tmp_path) is not None)
+    pid = first.pid
+    assert pid is not None
+    assert os.getsid(pid) == pid
+    await first.leave()
+    # One that is somewhere else is not the one.
+    assert find(SLEEPS, tmp_path.parent) is None
+    second = child(tmp_path)
+    second.start()
+    await until(lambda: second.pid is not None)
+    assert second.pid == pid
+    await second.leave()
+    # What goes by another file than it is to is started anew.
+    third = child(tmp_path, anew=True)
+    third.start()
+    await until(lambda: third.pid is not None)
+    assert third.pid != pid
+    assert await third.stop(signal.SIGTERM, LIMIT)
+    assert find(SLEEPS, tmp_path) is None
+
+
+async def test_it_is_started_again_and_told_why(tmp_path: Path) -> None:
+    kept = child(tmp_path)
+    kept.start()
+    await until(lambda: kept.pid is not None)
+    pid = kept.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: kept.pid not in (None, pid))
+    assert (kept.restarts, kept.reason) == (1, "ended by SIGKILL")
+    await kept.stop(signal.SIGTERM, LIMIT)
+
+
+async def test_its_last_words_are_the_reason(tmp_path: Path) -> None:
+    kept = child(tmp_path, FAILS)
+    kept.start()
+    await until(lambda: kept.is_hopeless)
+    assert kept.reason == "ended with exit code 1: no such thing"
+    assert kept.restarts >= HOPELESS - 1
+    assert kept.state == "starting again"
+    await kept.stop(signal.SIGTERM, LIMIT)
+    assert kept.state == "stopped"
