@@ -116,7 +116,7 @@ def gather(folder: Path, *, name: str, package: str, kernel: str, short: bool, t
         name=name,
         package=package,
         kernel=kernel,
-        revision=", ".join(dict.fromkeys(step["revision"] for step in steps)),
+        revision=", ".join(dict.fromkeys(", ".join(step["revision"] for step in steps).split(", "))),
         short=short,
         seconds=round(sum(step["seconds"] for step in steps)),
         trouble=trouble,
