@@ -178,7 +178,7 @@ async def test_a_new_version_under_load_loses_nothing(broker: Broker, daemon: Da
 
         async def publish() -> None:
             for n in range(count):
-                await pub.publish("in", body("sleep", n=n, seconds=0.002))
+                await pub.publish("in", body("sleep", n=n, seconds=0.006))
                 await asyncio.sleep(0.002)
 
         publishing = asyncio.create_task(publish())
