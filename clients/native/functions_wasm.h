@@ -345,6 +345,41 @@ static void *host_text(void *data, void *caller, raw_t *values, size_t count)
 	return NULL;
 }
 
+/* As tempos_function.h has it for modules in C. */
+struct told {
+	uint64_t sent_ns, left_ns;
+	uint32_t publisher, sequence, attempt, room;
+	char names[768];
+};
+
+static void *host_told(void *data, void *caller, raw_t *values, size_t count)
+{
+	struct wasm *wasm = data;
+	const struct invocation *now = wasm->now;
+	const char *names[] = { now->place->topic, now->place->workflow, now->place->step };
+	uint64_t at_ns = monotonic_ns();
+	struct told told = {
+		.sent_ns = now->head.sent_ns,
+		.left_ns = now->deadline_ns > at_ns ? now->deadline_ns - at_ns : 0,
+		.publisher = now->head.publisher,
+		.sequence = now->head.sequence,
+		.attempt = now->head.attempt,
+		.room = now->room,
+	};
+	uint32_t length = 0, room = values[1].i32;
+	uint8_t *to;
+
+	for (int i = 0; i < 3; i++)
+		length += snprintf(told.names + length, sizeof(told.names) / 3, "%.255s", names[i]) + 1;
+	length += offsetof(struct told, names);
+	length = length < room ? length : room;
+	to = caller_bytes(wasm, caller, values[0].i32, length);
+	if (to)
+		memcpy(to, &told, length);
+	values[0].i32 = to ? length : 0;
+	return NULL;
+}
+
 static void *host_log(void *data, void *caller, raw_t *values, size_t count)
 {
 	struct wasm *wasm = data;

@@ -113,6 +113,8 @@ static int bind_wasm(struct wasm *wasm, char *why, size_t room)
 	if (!error)
 		error = define(wasm, linker, "text", "iii", "i", host_text);
 	if (!error)
+		error = define(wasm, linker, "told", "ii", "i", host_told);
+	if (!error)
 		error = define(wasm, linker, "log", "ii", "", host_log);
 	if (!error && wasm->settings->wasi)
 		error = api->wasmtime_linker_define_wasi(linker);

@@ -52,11 +52,48 @@ def test_an_exported_function_is_called_and_told_of_its_event(built: dict[str, P
         told = worker.ask(b"who", publisher=7, sequence=9, sent_ns=11, attempt=2, place=3)
         assert told.output == b"plant/press w s 7 9 2 11 in time"
         assert [worker.ask(b"calls").output for _ in range(3)] == [b"1"] * 3, "each in a fresh instance"
-        body = b"echo " + b"x" * (frames.LARGEST_BODY - 5)
-        assert worker.ask(body).output == body
+        for size in (8 << 10, 1 << 16):
+            body = b"echo " + b"x" * (size - 5)
+            assert worker.ask(body).output == body
+        assert worker.ask(b"echo " + b"x" * (frames.LARGEST_BODY - 5)).output == body, "cut off by itself"
     with WorkerProcess(mode="wasm", code=str(built["count"]), entry="tempos_call") as worker:
         body = json.dumps({"message": "xabcabc--abc", "pattern": "abc"}).encode()
         assert worker.ask(body).output == struct.pack("<d", 0 + 1 + 4)
+
+
+ASKS = r"""
+#define IMPORT(name) __attribute__((import_module("tempos"), import_name(name)))
+IMPORT("event") long long event(int what);
+IMPORT("text") int text(int what, char *to, int room);
+IMPORT("log") void line(const char *from, int length);
+static char body[64], output[64];
+__attribute__((export_name("tempos_alloc"))) char *room(unsigned length) { return body; }
+__attribute__((export_name("asks"))) unsigned long long asks(const char *from, unsigned length)
+{
+	int at = 0;
+	for (int what = 0; what < 7; what++)
+		output[at++] = (char)('0' + event(what) % 10);
+	for (int what = 0; what < 4; what++)
+		text(what, output + at, 5), at += 5;
+	line(output, 4);
+	line((const char *)0x7fffffff, 8);
+	return (unsigned long long)(unsigned long)output << 32 | (unsigned)at;
+}
+"""
+
+
+def test_what_a_module_may_ask(tmp_path: Path) -> None:
+    source = tmp_path / "asks.c"
+    source.write_text(ASKS)
+    built = functions.module(tmp_path, "asks", source=source)
+    with WorkerProcess(mode="wasm", code=str(built), entry="asks", output=99) as worker:
+        assert worker.hello["ok"], worker.hello
+        worker.send(Call(0, json.dumps(WHO).encode(), place=3, flags=frames.PLACE))
+        answer = worker.ask(b"", publisher=7, sequence=9, sent_ns=11, attempt=2, place=3)
+        told = answer.output
+        assert (told[:4], told[5:7]) == (b"7921", b"90"), "the room is 99, and there is no seventh"
+        assert told[7:] == b"plantw\0\0\0\0s\0\0\0\0\0\0\0\0\0"
+    assert worker.output == "[00000007:00000009] 7921\n"
 
 
 def test_every_way_an_exported_function_ends(built: dict[str, Path]) -> None:
@@ -206,7 +243,7 @@ def test_what_cannot_be_a_module_is_told(built: dict[str, Path], command: Path, 
     )
     assert "count.wasm is no command of WASI, which has _start" in why(count, "")
     assert "exports no function tempos_call; it exports _start" in why(command)
-    assert "count.wasm wants 0.375 MiB of memory, 0.125 MiB are allowed" in why(count, memory=1 << 17)
+    assert "count.wasm wants 0.1875 MiB of memory, 0.125 MiB are allowed" in why(count, memory=1 << 17)
     assert "64 bytes of memory" not in why(count, memory=64)
     assert "are less than one" in why(count, memory=64)
     assert "not 4294967296" in why(count, memory=4 << 30)

@@ -109,53 +109,72 @@ static inline int tempos_fail(struct tempos_result *result, int code, const char
  *     event(what: i32) -> i64                     0 publisher, 1 sequence, 2 attempt, 3 sent_ns, 4 left_ns, 5 room
  *     text(what: i32, to: i32, room: i32) -> i32  0 topic, 1 workflow, 2 step, written there, not ended by a 0;
  *                                                 gives its length, which may be more than the room
+ *     told(to: i32, room: i32) -> i32             all of that at once, as struct tempos_wasm_told below, as far as
+ *                                                 there is room; gives its length
  *     log(from: i32, length: i32)                 a line for the function's log
  *
  * All of the following goes into one file of a module: that which says TEMPOS_FUNCTION_ELSEWHERE has none.
  */
 #ifndef TEMPOS_FUNCTION_ELSEWHERE
-__attribute__((import_module("tempos"), import_name("event"))) int64_t tempos_ask_event(int what);
-__attribute__((import_module("tempos"), import_name("text"))) int tempos_ask_text(int what, char *to, int room);
+struct tempos_wasm_told {
+	uint64_t sent_ns, left_ns;
+	uint32_t publisher, sequence, attempt, room;
+	char names[768];          /* topic, workflow and step, each ended by a 0 and cut off at 255 bytes */
+};
 
-#define TEMPOS_WASM_LARGEST (128 * 1024)
-static uint8_t tempos_wasm_body[TEMPOS_WASM_LARGEST], tempos_wasm_output[TEMPOS_WASM_LARGEST];
-static char tempos_wasm_text[512], tempos_wasm_names[3][256];
+__attribute__((import_module("tempos"), import_name("told"))) int tempos_ask(struct tempos_wasm_told *to, int room);
+
+/* The largest result: as much as an event can hold. What a memory is large costs time at every event. */
+#ifndef TEMPOS_WASM_ROOM
+#define TEMPOS_WASM_ROOM (64 * 1024)
+#endif
+/* For a longer body the memory grows. */
+#define TEMPOS_WASM_BODY (8 * 1024)
+static uint8_t tempos_wasm_body[TEMPOS_WASM_BODY], tempos_wasm_output[TEMPOS_WASM_ROOM];
+static char tempos_wasm_text[512];
+static struct tempos_wasm_told tempos_wasm_told;
+
+static const char *tempos_wasm_behind(const char *text)
+{
+	while (*text)
+		text++;
+	return text + 1;
+}
 
 __attribute__((export_name("tempos_alloc"))) uint8_t *tempos_alloc(uint32_t length)
 {
-	return length <= TEMPOS_WASM_LARGEST ? tempos_wasm_body : 0;
+	size_t pages = length / 65536 + 1, before;
+
+	if (length <= TEMPOS_WASM_BODY)
+		return tempos_wasm_body;
+	before = __builtin_wasm_memory_grow(0, pages);
+	return before == (size_t)-1 ? 0 : (uint8_t *)(before * 65536);
 }
 
 __attribute__((export_name("tempos_call"))) uint64_t tempos_call(const uint8_t *body, uint32_t length)
 {
-	struct tempos_event event = {
-		.size = sizeof(event),
-		.publisher = (uint32_t)tempos_ask_event(0),
-		.sequence = (uint32_t)tempos_ask_event(1),
-		.attempt = (uint32_t)tempos_ask_event(2),
-		.sent_ns = (uint64_t)tempos_ask_event(3),
-		.left_ns = (uint64_t)tempos_ask_event(4),
-		.body = body,
-		.length = length,
-		.topic = tempos_wasm_names[0],
-		.workflow = tempos_wasm_names[1],
-		.step = tempos_wasm_names[2],
-	};
+	struct tempos_wasm_told *told = &tempos_wasm_told;
+	struct tempos_event event = { .size = sizeof(event), .body = body, .length = length };
 	struct tempos_result result = {
 		.size = sizeof(result),
 		.text_room = sizeof(tempos_wasm_text),
 		.output = tempos_wasm_output,
-		.room = (size_t)tempos_ask_event(5),
 		.text = tempos_wasm_text,
 	};
 	uint64_t failed = (uint64_t)1 << 63;
 	uint32_t text = 0;
 	int code;
 
-	for (int i = 0; i < 3; i++)
-		tempos_ask_text(i, tempos_wasm_names[i], sizeof(tempos_wasm_names[i]) - 1);
-	if (result.room > TEMPOS_WASM_LARGEST)
-		result.room = TEMPOS_WASM_LARGEST;
+	tempos_ask(told, sizeof(*told));
+	event.attempt = told->attempt;
+	event.publisher = told->publisher;
+	event.sequence = told->sequence;
+	event.sent_ns = told->sent_ns;
+	event.left_ns = told->left_ns;
+	event.topic = told->names;
+	event.workflow = tempos_wasm_behind(event.topic);
+	event.step = tempos_wasm_behind(event.workflow);
+	result.room = told->room < TEMPOS_WASM_ROOM ? told->room : TEMPOS_WASM_ROOM;
 	code = tempos_function(&event, &result);
 	if (code == TEMPOS_OK)
 		return (uint64_t)(uintptr_t)result.output << 32 | (uint32_t)result.length;

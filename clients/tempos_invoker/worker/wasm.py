@@ -37,7 +37,7 @@ _SPARE_ELEMENTS = 1024
 
 WASI = "wasi_snapshot_preview1"
 OURS = "tempos"
-_OFFERED = ("event", "text", "log")
+_OFFERED = ("event", "text", "told", "log")
 _ALLOC = "tempos_alloc"
 _SIGNATURES = {_ALLOC: "(i32) -> (i32)", "": "(i32, i32) -> (i64)"}
 _MIB = 1 << 20
