@@ -144,8 +144,8 @@ def test_a_program_runs_as_another_user_within_limits() -> None:
 
 
 def test_a_worker_that_is_killed_takes_its_programs_along() -> None:
-    with WorkerProcess(mode="spawn", code=str(HOSTILE), timeout=60.0, ahead=1) as worker:
-        worker.send(Call(1, b"loop\n"))
+    with WorkerProcess(mode="spawn", args=["/bin/sleep", "600"], timeout=60.0) as worker:
+        worker.send(Call(1, b""))
         limit = time.monotonic() + patience(10)
         while len(running := children(worker.process.pid)) < 1:
             assert time.monotonic() < limit
