@@ -85,6 +85,7 @@ def test_every_scenario_can_run_on_hosts_or_says_why_not() -> None:
     measured = {"redirect", "program-time", "scale", "slowdown", "fanout-rate"}
     assert stay == {
         *measured,
+        "invoke",
         "invoke-chaos",
         "invoke-peers",
         "lives",

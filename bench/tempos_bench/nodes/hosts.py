@@ -73,6 +73,7 @@ class Hosts:
 
 #: What others than test runs need of this machine.
 _STAYS = {
+    "invoke": "it measures calls of functions, which cross no network",
     "invoke-chaos": "it kills what a Controller started, which is only done on this machine",
     "invoke-peers": "what ran a function writes down when it did, in files and sockets of this machine",
     "lives": "it fills a disk and takes ports, which is only done on this machine",
