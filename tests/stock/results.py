@@ -105,7 +105,8 @@ def _join_tests(fresh: Path, before: Path) -> None:
 
 def gather(folder: Path, *, name: str, package: str, kernel: str, short: bool, trouble: str) -> Account:
     """Read what runs have left in ``folder``."""
-    order = [step.name for step in suites.steps(short=short)]
+    # A short run leaves what a long one has found of its other steps.
+    order = [step.name for some in (short, False) for step in suites.steps(short=some)]
     steps = tuple(sorted(_lines(folder / work.STEPS), key=lambda each: order.index(each["name"])))
     missing = [
         step.name for step in suites.steps(short=short) if step.name not in {each["name"] for each in steps}
