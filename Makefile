@@ -26,7 +26,7 @@ KERNELS ?= linux-image-amd64 linux-image-6.12-amd64
 demo: $(STAMP)
 	$(BIN)/tempos demo
 
-# Most tests wait for something: two of them at a time, those of one file one after the other.
+# Most tests wait for something: three of them at a time, those of one file one after the other.
 # Some hold tempos against other programs (Mosquitto, nats-server, curl), some compile modules from C by clang: root
 # gets here what that needs; without it those tests are left out.
 WASM_TOOLS := lld-14 wasi-libc libclang-rt-14-dev-wasm32
@@ -37,7 +37,7 @@ test: $(STAMP)
 	>/dev/null || :
 	@[ "$$(id -u)" != 0 ] || [ -e /usr/lib/wasm32-wasi/libc.a ] || ! command -v apt-get >/dev/null || \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(WASM_TOOLS) >/dev/null || :
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile
 
 # The suite on each of KERNELS; with SHORT=1 what tells in minutes, with ONLY="networks parity" these steps anew,
 # with AGAIN=1 the tests that failed or did not run last time. All but the tree is kept for the next time.
