@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support import brokers, functions
-from support.functions import SOURCES
+from support.functions import MEASURED
 from support.invokers import (
     CODE,
     LIMIT,
@@ -212,7 +212,7 @@ def test_every_mode_gives_the_same_and_a_crash_costs_one_event(
     library = functions.library(tmp_path, "count")
     hostile = functions.library(tmp_path, "hostile")
     module = functions.module(tmp_path, "count")
-    python = SOURCES / "count.py"
+    python = MEASURED / "count.py"
 
     def put(path: Path) -> dict[str, str]:
         content = path.read_bytes()

@@ -145,7 +145,7 @@ def test_the_doctor_tells_what_is_not_installed_and_how_to_have_it(plain: dict[s
     document = json.loads(out)
     findings = [finding for area in document["areas"] for finding in area["findings"]]
     packages = {each["subject"]: each for each in findings if each["code"] == "TD001"}
-    assert packages.keys() == {"tempos[broker]", "tempos[fastpath]", "tempos[bench]"}
+    assert packages.keys() == {"tempos[broker]", "tempos[fastpath]", "tempos[bench]", "tempos[invoker]"}
     for subject, each in packages.items():
         assert (each["severity"], each["fix"]) == ("note", f"pip install '{subject}'")
     (fast,) = (each for each in findings if each["code"] == "TD102")

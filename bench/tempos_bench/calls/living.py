@@ -225,6 +225,9 @@ class Living:
         """Why not all is well yet, in words; "" if it is."""
         if not self.controlled:
             return "no Controller"
+        assert self._controller is not None
+        if "ready" not in self._controller.output:
+            return "the Controller is not ready"
         gone = DAEMONS.keys() - self.pids().keys()
         if gone:
             return f"not there: {', '.join(sorted(gone))}"

@@ -309,7 +309,8 @@ def _of(world: World, topic: str, group: str) -> Counter[int]:
     total: Counter[int] = Counter()
     for reader in world.readers:
         if reader.group == group:
-            for (name, number), count in list(reader.got.items()):
+            # It goes on reading meanwhile; a copy is taken in one go.
+            for (name, number), count in dict(reader.got).items():
                 if name == topic:
                     total[number] += count
     return total
