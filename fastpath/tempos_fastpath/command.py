@@ -12,6 +12,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tempos_fastpath.survival.orphans import Installed
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -112,8 +114,19 @@ def _line(each: Installed) -> str:
         broker = f"broker alive, pid {each.pid}"
     else:
         broker = f"broker gone, pid was {each.pid}" if each.pid else "broker gone"
-    topics = ", ".join(map(str, each.topics)) or "none"
+    topics = spans(each.topics) or "none"
     return f"{each.identity.name}: {where}; {broker}; topics {topics}; namespace {each.identity.namespace}"
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Numbers as a person would say them: "1, 4 to 7"."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and found[-1][-1] == number - 1:
+            found[-1][1:] = [number]
+        else:
+            found.append([number])
+    return ", ".join(" to ".join(map(str, each)) for each in found)
 
 
 def _document(each: Installed) -> dict[str, object]:
