@@ -37,13 +37,14 @@ from tempos_broker.config.model import BrokerConfig
 from tempos_broker.paths import ConfiguredLimits, FastPath, Former, NoFastPath, TicketsAlone
 from tempos_broker.privileges import User
 from tempos_broker.reader import Read
-from tempos_broker.reread import Rereading
+from tempos_broker.reread import Reread
 from tempos_broker.statefiles import StateFiles, open_state
 from tempos_broker.tickets import CountedTickets, FileTickets
-from tempos_daemon import logs
+from tempos_daemon import logs, loop
 from tempos_daemon.last_resort import LastResort
 from tempos_daemon.notify import READY, STOPPING, notify
-from tempos_daemon.signals import STOP_WITHIN, Signals
+from tempos_daemon.rereading import Rereading
+from tempos_daemon.signals import Signals
 from tempos_daemon.token import read_token
 
 if TYPE_CHECKING:
@@ -144,26 +145,8 @@ def _give_pins(config: BrokerConfig, user: User) -> Handle | None:
 def _serve_on_a_loop(
     config: BrokerConfig, signals: Signals, *, portable: bool, file: Path, reach: Reach
 ) -> int:
-    try:
-        import uvloop
-    except ImportError:
-        log.info("uvloop is not installed: asyncio's own event loop serves")
-        new_loop = asyncio.new_event_loop
-    else:
-        new_loop = uvloop.new_event_loop
-    loop = new_loop()
-    try:
-        asyncio.set_event_loop(loop)
-        loop.run_until_complete(
-            serve(config, signals, portable=portable, file=file, give_up=True, reach=reach)
-        )
-    finally:
-        # Whatever it ends for: no thread that waits for a disk keeps it here.
-        signals.last_resort.arm(STOP_WITHIN)
-        loop.run_until_complete(loop.shutdown_default_executor())
-        signals.ignore(loop)
-        asyncio.set_event_loop(None)
-        loop.close()
+    serving = serve(config, signals, portable=portable, file=file, give_up=True, reach=reach)
+    loop.run(serving, signals)
     return EXIT_OK
 
 
@@ -254,10 +237,11 @@ async def _start(
         await broker.close()
 
     at_the_end("closing the broker", close)
-    rereading = Rereading(broker, file, reach.read)
-    rereading.check()
+    reread = Reread(broker, file, reach.read)
+    reread.check()
+    rereading = Rereading(reread.reload)
     at_the_end("reloading", rereading.close)
-    server, where = _bind_api(config, broker, rereading.reload, reach.read)
+    server, where = _bind_api(config, broker, reread.reload, reach.read)
     if server is not None:
         at_the_end("closing the control API", server.close)
     # Last of all that may fail: it takes over what an earlier broker left.

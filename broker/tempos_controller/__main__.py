@@ -16,7 +16,7 @@ import logging
 import signal
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,11 @@ from tempos_controller.force.local import PATIENCE
 from tempos_controller.force.store import Desired, Store, usual_folder
 from tempos_controller.parts.http import Away, Refused
 from tempos_controller.plan.wanted import revision
-from tempos_daemon import logs
+from tempos_daemon import logs, loop
 from tempos_daemon.http_server import HttpServer
 from tempos_daemon.last_resort import LastResort
-from tempos_daemon.notify import READY, STOPPING, notify, reloading
+from tempos_daemon.notify import READY, STOPPING, notify
+from tempos_daemon.rereading import Rereading
 from tempos_daemon.signals import STOP_WITHIN, Signals
 from tempos_daemon.token import read_token
 
@@ -76,23 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run_loop(file: Path, loaded: Loaded, state: str | None, signals: Signals) -> int:
-    try:
-        import uvloop
-    except ImportError:
-        log.info("uvloop is not installed: asyncio's own event loop serves")
-        new_loop = asyncio.new_event_loop
-    else:
-        new_loop = uvloop.new_event_loop
-    loop = new_loop()
-    try:
-        asyncio.set_event_loop(loop)
-        loop.run_until_complete(_serve(file, loaded, state, signals))
-    finally:
-        signals.last_resort.arm(STOP_WITHIN)
-        loop.run_until_complete(loop.shutdown_default_executor())
-        signals.ignore(loop)
-        asyncio.set_event_loop(None)
-        loop.close()
+    loop.run(_serve(file, loaded, state, signals), signals)
     return EXIT_OK
 
 
@@ -101,7 +86,7 @@ class _Started:
     """A Controller that is there."""
 
     engine: Engine
-    reload: Reloading
+    reload: Rereading
     where: str
 
 
@@ -151,7 +136,7 @@ async def _start(
         if known is None:
             raise Unavailable(_lines("not everything could be started", amiss))
         log.warning("%s", _lines("not in force yet", amiss))
-    reload = Reloading(engine, file)
+    reload = Rereading(_Reload(engine, file))
     at_first = _Apply(engine, loaded)
     try:
         await at_first()
@@ -228,49 +213,16 @@ class _Apply:
         return (await self._engine.apply_file(self._loaded, places_of(self._loaded), digest)).changes
 
 
-class Reloading:
-    """Reads the file again when SIGHUP says so: one reading at a time, one more for all that came then."""
+class _Reload:
+    """Reads the file again; gives what changed, a line each."""
 
     def __init__(self, engine: Engine, file: Path) -> None:
         self._engine = engine
         self._file = file
-        self._task: asyncio.Task[None] | None = None
-        self._again = False
 
-    def on_signal(self) -> None:
-        """Begin, unless one is under way."""
-        if self._task is not None:
-            self._again = True
-        else:
-            self._task = asyncio.get_running_loop().create_task(self._reload(), name="reload")
-
-    async def close(self) -> None:
-        """Begin no more, and end what takes long."""
-        self._again = False
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=0.5)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _reload(self) -> None:
-        while True:
-            self._again = False
-            notify(reloading())
-            try:
-                loaded = await asyncio.get_running_loop().run_in_executor(None, load, self._file)
-                changes = await _Apply(self._engine, loaded)()
-            except ConfigError as error:
-                for problem in error.problems:
-                    log.error("not reloaded: %s", problem)  # noqa: TRY400 - its words say it all
-            except TemposError as error:
-                log.error("not reloaded: %s", one_line(error))  # noqa: TRY400 - its words say it all
-            else:
-                print("\n".join(f"reload: {line}" for line in changes or ["nothing changed"]), flush=True)
-            finally:
-                notify(READY)
-            if not self._again:
-                break
-        self._task = None
+    async def __call__(self) -> Sequence[str]:
+        loaded = await asyncio.get_running_loop().run_in_executor(None, load, self._file)
+        return await _Apply(self._engine, loaded)()
 
 
 # --- the ready line ----------------------------------------------------------------------------

@@ -3,6 +3,8 @@
     entry        the command `tempos`, which hears no SIGHUP too early, and ends at once
     logs         where the log goes, and how a line looks
     signals      what SIGTERM and SIGHUP mean, from the first moment to the last
+    loop         the event loop that a daemon serves on
+    rereading    reading a configuration again, when SIGHUP says so
     last_resort  what ends a process that was told to stop and does not
     notify       tells the service manager how far it is
     toml         a file of TOML: its text, and the document in it

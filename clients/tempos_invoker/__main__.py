@@ -8,7 +8,7 @@ import contextlib
 import gc
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from tempos_daemon.entry import leave, wait_for_configuration
@@ -19,11 +19,12 @@ if __name__ == "__main__":
 
 from tempos import ConfigError, TemposError
 from tempos.errors import one_line
-from tempos_daemon import logs
+from tempos_daemon import logs, loop
 from tempos_daemon.http_server import HttpServer, Limits
 from tempos_daemon.last_resort import LastResort
-from tempos_daemon.notify import READY, STOPPING, notify, reloading
-from tempos_daemon.signals import STOP_WITHIN, Signals
+from tempos_daemon.notify import READY, STOPPING, notify
+from tempos_daemon.rereading import Rereading
+from tempos_daemon.signals import Signals
 from tempos_daemon.token import read_token
 from tempos_invoker.api import application
 from tempos_invoker.deploy import layout
@@ -59,22 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run_loop(settings: Settings, deployment: Deployment, signals: Signals, file: Path | None) -> int:
-    try:
-        import uvloop
-    except ImportError:
-        log.info("uvloop is not installed: asyncio's own event loop serves")
-        loop = asyncio.new_event_loop()
-    else:
-        loop = uvloop.new_event_loop()
-    try:
-        asyncio.set_event_loop(loop)
-        loop.run_until_complete(serve(settings, deployment, signals, file))
-    finally:
-        signals.last_resort.arm(STOP_WITHIN)
-        loop.run_until_complete(loop.shutdown_default_executor())
-        signals.ignore(loop)
-        asyncio.set_event_loop(None)
-        loop.close()
+    loop.run(serve(settings, deployment, signals, file), signals)
     return EXIT_OK
 
 
@@ -91,7 +77,7 @@ async def serve(settings: Settings, deployment: Deployment, signals: Signals, fi
         doing = f"revision {invoker.deployment.revision!r}" if invoker.deployment else "no deployment yet"
         print(f"ready: invoker {settings.name}; {doing}; {where}", flush=True)
         notify(READY)
-        reloader = _Reloader(invoker, file)
+        reloader = Rereading(_Reload(invoker, file))
         stack.push_async_callback(reloader.close)
         signals.reload_with(reloader.on_signal)
         await signals.wait()
@@ -142,51 +128,22 @@ def _bind_api(settings: Settings, invoker: Invoker) -> tuple[HttpServer | None, 
     return server, f"api http://{host}:{server.port}"
 
 
-class _Reloader:
-    """Reads the file again at SIGHUP; one at a time, and what came meanwhile once more."""
+class _Reload:
+    """Reads the file again; gives what came of it, a line each."""
 
     def __init__(self, invoker: Invoker, file: Path | None) -> None:
         self._invoker = invoker
         self._file = file
-        self._task: asyncio.Task[None] | None = None
-        self._again = False
 
-    def on_signal(self) -> None:
-        """SIGHUP came."""
-        if self._file is None or not self._invoker.settings.fixed:
-            log.info("SIGHUP: no file holds the deployment of this invoker; the API changes it")
-        elif self._task is not None:
-            self._again = True
-        else:
-            self._task = asyncio.get_running_loop().create_task(self._reload(self._file), name="reload")
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _reload(self, file: Path) -> None:
-        notify(reloading())
-        try:
-            self._again = True
-            while self._again:
-                self._again = False
-                await self._once(file)
-        finally:
-            self._task = None
-            notify(READY)
-
-    async def _once(self, file: Path) -> None:
-        settings, before = None, self._invoker.settings
-        try:
-            settings, deployment = layout.load(file)
-            if settings != before:
-                log.warning("%s: what is in [invoker] takes a restart; the rest is applied", file)
-            await self._invoker.apply(deployment)
-        except ConfigError as error:
-            log.error("%s: nothing has changed: %s", file, "; ".join(error.problems))  # noqa: TRY400
-        else:
-            log.info("%s: in force, revision %r", file, deployment.revision)
+    async def __call__(self) -> Sequence[str]:
+        before = self._invoker.settings
+        if self._file is None or not before.fixed:
+            raise ConfigError(["no file holds the deployment of this invoker: the API changes it"])
+        settings, deployment = await asyncio.get_running_loop().run_in_executor(None, layout.load, self._file)
+        if settings != before:
+            log.warning("%s: what is in [invoker] takes a restart; the rest is applied", self._file)
+        await self._invoker.apply(deployment)
+        return [f"in force, revision {deployment.revision!r}"]
 
 
 def main() -> int:

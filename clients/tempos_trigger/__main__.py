@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from tempos_daemon.entry import leave, wait_for_configuration
@@ -17,12 +17,12 @@ if __name__ == "__main__":
     wait_for_configuration()
 
 from tempos import ConfigError, TemposError, Unavailable
-from tempos.errors import one_line
-from tempos_daemon import logs
+from tempos_daemon import logs, loop
 from tempos_daemon.http_server import HttpServer
 from tempos_daemon.last_resort import LastResort
-from tempos_daemon.notify import READY, STOPPING, notify, reloading
-from tempos_daemon.signals import STOP_WITHIN, Signals
+from tempos_daemon.notify import READY, STOPPING, notify
+from tempos_daemon.rereading import Rereading
+from tempos_daemon.signals import Signals
 from tempos_trigger import api, settings
 from tempos_trigger.model import Deployment
 from tempos_trigger.settings import Settings
@@ -59,23 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run_loop(told: Settings, file: str | None, signals: Signals) -> int:
-    try:
-        import uvloop
-    except ImportError:
-        log.info("uvloop is not installed: asyncio's own event loop serves")
-        new_loop = asyncio.new_event_loop
-    else:
-        new_loop = uvloop.new_event_loop
-    loop = new_loop()
-    try:
-        asyncio.set_event_loop(loop)
-        loop.run_until_complete(_serve(told, file, signals))
-    finally:
-        signals.last_resort.arm(STOP_WITHIN)
-        loop.run_until_complete(loop.shutdown_default_executor())
-        signals.ignore(loop)
-        asyncio.set_event_loop(None)
-        loop.close()
+    loop.run(_serve(told, file, signals), signals)
     return EXIT_OK
 
 
@@ -106,7 +90,7 @@ async def _start(
     by_file = told.deployment is not None
     trigger = Trigger(told.name, store, keep=not by_file)
     at_the_end("closing the endpoints", trigger.close)
-    again = Reloading(trigger, file if by_file else None, told)
+    again = Rereading(_Reload(trigger, file if by_file else None, told))
     at_the_end("reloading", again.close)
     server, where = _bind_api(told, trigger, by_file=by_file)
     if server is not None:
@@ -133,51 +117,18 @@ def _bind_api(told: Settings, trigger: Trigger, *, by_file: bool) -> tuple[HttpS
     return server, f"api http://{host}:{port}"
 
 
-class Reloading:
-    """Reads the file again when SIGHUP says so: one reading at a time, one more for all that came then."""
+class _Reload:
+    """Reads the file again; gives what changed, a line each."""
 
     def __init__(self, trigger: Trigger, file: str | None, told: Settings) -> None:
         self._trigger = trigger
         self._file = file
         self._told = told
-        self._task: asyncio.Task[None] | None = None
-        self._again = False
 
-    def on_signal(self) -> None:
-        """Begin, unless one is under way."""
+    async def __call__(self) -> Sequence[str]:
         if self._file is None:
-            log.warning("SIGHUP: the deployment of this trigger is no file's; nothing is read again")
-        elif self._task is not None:
-            self._again = True
-        else:
-            self._task = asyncio.get_running_loop().create_task(self._reload(self._file), name="reload")
-
-    async def close(self) -> None:
-        """Begin no more, and end what takes long."""
-        self._again = False
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=0.5)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _reload(self, file: str) -> None:
-        while True:
-            self._again = False
-            notify(reloading())
-            try:
-                changes = await self._trigger.apply(await self._read(file), "file")
-            except ConfigError as error:
-                for problem in error.problems:
-                    log.error("not reloaded: %s", problem)  # noqa: TRY400 - its words say it all
-            except TemposError as error:
-                log.error("not reloaded: %s", one_line(error))  # noqa: TRY400 - its words say it all
-            else:
-                print("\n".join(f"reload: {line}" for line in changes or ["nothing changed"]), flush=True)
-            finally:
-                notify(READY)
-            if not self._again:
-                break
-        self._task = None
+            raise ConfigError(["the deployment of this trigger is no file's: the API changes it"])
+        return await self._trigger.apply(await self._read(self._file), "file")
 
     async def _read(self, file: str) -> Deployment:
         told = await asyncio.get_running_loop().run_in_executor(None, settings.load, file)

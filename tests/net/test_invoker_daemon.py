@@ -170,7 +170,7 @@ def test_a_file_is_the_deployment_and_is_read_again(broker: Broker, tmp_path: Pa
         assert version() == 1
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGHUP)
-        daemon.until(lambda now: "nothing has changed" in daemon.log.read_text(), "it is refused")
+        daemon.until(lambda now: "not reloaded: " in daemon.log.read_text(), "it is refused")
         daemon.write(text(2))
         daemon.process.send_signal(signal.SIGHUP)
         daemon.until(lambda now: version() == 2, "the new version is in force")

@@ -1,0 +1,32 @@
+"""The event loop that a daemon serves on: uvloop's, or asyncio's own where that is not installed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from tempos_daemon.signals import STOP_WITHIN, Signals
+
+log = logging.getLogger("tempos.daemon")
+
+
+def run(serving: Coroutine[Any, Any, None], signals: Signals) -> None:
+    """Run it to its end. Nothing that comes after that, a thread that waits for a disk, keeps the process."""
+    try:
+        import uvloop
+    except ImportError:
+        log.info("uvloop is not installed: asyncio's own event loop serves")
+        loop = asyncio.new_event_loop()
+    else:
+        loop = uvloop.new_event_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(serving)
+    finally:
+        signals.last_resort.arm(STOP_WITHIN)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        signals.ignore(loop)
+        asyncio.set_event_loop(None)
+        loop.close()
