@@ -10,6 +10,7 @@ import pytest
 from support import functions
 from support.workers import WorkerProcess
 
+from tempos_invoker.worker import elf
 from tempos_invoker.worker.dlf import LibraryFunction
 from tempos_invoker.worker.native import compiled
 from tempos_invoker.worker.unfit import Unfit
@@ -132,8 +133,11 @@ def test_what_cannot_be_a_library_is_told_in_words(tmp_path: Path) -> None:
     assert "other.so is made for ARM, 64 bits, little-endian, and this machine is" in why(other)
     other.write_bytes(bare[:16] + bytes([1, 0]) + bare[18:])
     assert "an object file or a program" in why(other)
-    other.write_bytes(bare[:2000])
-    assert why(other).startswith("other.so is cut off: it has 2000 bytes of ")
+    other.write_bytes(bare)
+    whole = elf.read(other)
+    assert whole is not None
+    other.write_bytes(bare[: whole.length - 1])
+    assert why(other) == f"other.so is cut off: it has {whole.length - 1} bytes of {whole.length}"
     other.write_bytes(bare[:64] + bytes(len(bare) - 64))
     assert why(other).startswith("other.so cannot be loaded: ")
     needed = tmp_path / "libneeded.so"

@@ -1,7 +1,7 @@
 """What an ELF file says of itself: whether it is for this machine, and whole. Raises :class:`Unfit` in words.
 
-The loader finds out most of what can be wrong, but maps what is not there of a file that is cut off, and
-dies of it.
+The loader finds out most of what can be wrong. That all of a file is there it takes for granted, so that is
+looked at here.
 """
 
 from __future__ import annotations
