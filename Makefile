@@ -79,6 +79,6 @@ clean-kernels:
 	cd tests && ../$(BIN)/python -m stock clean
 
 clean:
-	rm -rf $(VENV) build dist bench-results kernel-results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist bench-results kernel-results .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f */tempos_*/*.so */tempos_*/*.bpf.o
