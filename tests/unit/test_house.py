@@ -203,6 +203,16 @@ def test_no_loose_python_in_a_top_level_folder() -> None:
     ]
 
 
+def test_nothing_else_lies_beside_the_folders() -> None:
+    """Such as what a tool has left, and somebody has committed."""
+    assert {path.parts[0] for path in files() if len(path.parts) > 1} == {
+        *FOLDERS,
+        "tests",
+        "findings",
+        ".ci",
+    }
+
+
 def test_each_component_has_one_uniquely_named_package() -> None:
     found = {
         (path.parts[0], path.parts[1])
