@@ -129,11 +129,12 @@ class Extension:
 
 @dataclass(frozen=True, slots=True)
 class BpfObject:
-    """A BPF object inside `package`, out of one program of the folder."""
+    """A BPF object inside `package`, out of one program of the folder `programs`."""
 
     folder: str
     package: str
     program: str
+    programs: Path
     tag: str = _SHARED
 
     @property
@@ -151,7 +152,7 @@ class BpfObject:
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        return tuple(dict.fromkeys((Path(self.folder, "bpf"), ABI_HEADERS)))
+        return tuple(dict.fromkeys((self.programs, ABI_HEADERS)))
 
     def build(self, target: Path) -> None:
         """Compile it to ``target``; raises :class:`CannotBuild`."""
@@ -165,7 +166,7 @@ class BpfObject:
             done = subprocess.run(
                 [clang, "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror",
                  "-I", str(ROOT / ABI_HEADERS), "-idirafter", f"/usr/include/{multiarch}",
-                 "-c", str(ROOT / self.folder / "bpf" / f"{self.program}.bpf.c"), "-o", str(built)],
+                 "-c", str(ROOT / self.programs / f"{self.program}.bpf.c"), "-o", str(built)],
                 check=False, capture_output=True, text=True,
             )  # fmt: skip
             if done.returncode:
@@ -187,15 +188,20 @@ EXTENSIONS = (
         also=(Path("clients", "tempos_invoker", "include"),),
     ),
 )  # fmt: skip
-BPF_PACKAGES = (("fastpath", "tempos_fastpath"), ("bench", "tempos_bench"))
+#: Folder, package, and where in the folder the programs of its objects stand.
+BPF_PACKAGES = (
+    ("fastpath", "tempos_fastpath", "bpf"),
+    ("fastpath", "tempos_observe", "bpf/observe"),
+    ("bench", "tempos_bench", "bpf"),
+)
 
 
 def parts() -> list[Part]:
     """Every part, for the Python that runs this."""
     objects = (
-        BpfObject(folder, package, source.name.removesuffix(".bpf.c"))
-        for folder, package in BPF_PACKAGES
-        for source in sorted((ROOT / folder / "bpf").glob("*.bpf.c"))
+        BpfObject(folder, package, source.name.removesuffix(".bpf.c"), Path(folder, programs))
+        for folder, package, programs in BPF_PACKAGES
+        for source in sorted((ROOT / folder / programs).glob("*.bpf.c"))
     )
     return [*EXTENSIONS, *objects]
 

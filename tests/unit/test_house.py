@@ -29,6 +29,7 @@ PACKAGES = {
     "tempos_controller": ("broker", {"tempos", "tempos_daemon"}),
     "tempos_bpf": ("fastpath", {"tempos"}),
     "tempos_fastpath": ("fastpath", {"tempos", "tempos_bpf"}),
+    "tempos_observe": ("fastpath", {"tempos", "tempos_bpf"}),
     "tempos_bench": ("bench", {"tempos"}),
 }
 #: The modules that may know more: the composition root, and the program that measures the invoker's engines.
