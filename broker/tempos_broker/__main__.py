@@ -41,6 +41,7 @@ from tempos_broker.reread import Reread
 from tempos_broker.statefiles import StateFiles, open_state
 from tempos_broker.tickets import CountedTickets, FileTickets
 from tempos_daemon import logs, loop
+from tempos_daemon.files import read_start
 from tempos_daemon.last_resort import LastResort
 from tempos_daemon.notify import READY, STOPPING, notify
 from tempos_daemon.rereading import Rereading
@@ -103,7 +104,7 @@ class Reach:
     of a fast path are reached; None: by their usual place.
     """
 
-    read: Read = Path.read_bytes
+    read: Read = read_start
     pins: Handle | None = None
 
 
@@ -118,7 +119,7 @@ def _reach(stack: contextlib.ExitStack, file: Path, config: BrokerConfig) -> Rea
     if pins is not None:
         stack.callback(pins.close)
     paths = [file, *([Path(config.api_token_file)] if config.api_token_file else [])]
-    read: Read = Path.read_bytes
+    read: Read = read_start
     with contextlib.suppress(FileNotFoundError):
         # What is not there is told by who wants it.
         if reader.is_needed(paths, user):

@@ -27,6 +27,7 @@ from typing import NoReturn
 from tempos import Unavailable
 from tempos_broker import privileges
 from tempos_broker.privileges import User
+from tempos_daemon.files import MOST
 
 #: What gives the bytes of a file, of which the path is one that it knows; raises :class:`OSError`.
 Read = Callable[[Path], bytes]
@@ -37,8 +38,8 @@ _HEAD = struct.Struct("=iI")
 _WHICH = struct.Struct("=I")
 #: Seconds that an answer may take.
 _PATIENCE = 10.0
-#: Bytes of a file; more than any configuration may have.
-_MOST = 16 << 20
+#: Bytes of a file; one more than a configuration may have.
+_MOST = MOST + 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 

@@ -12,12 +12,13 @@ from tempos_broker.config import load
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.reader import Read
 from tempos_daemon import toml
+from tempos_daemon.files import read_start
 
 
 class Reread:
     """Reloads a broker from the file it was started from, if it was; ``read`` gives its bytes."""
 
-    def __init__(self, broker: Broker, file: Path | None, read: Read = Path.read_bytes) -> None:
+    def __init__(self, broker: Broker, file: Path | None, read: Read = read_start) -> None:
         self._broker = broker
         self._file = file
         self._read = read

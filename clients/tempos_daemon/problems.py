@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,16 @@ class Problem(BaseModel):
     problems: list[str] = Field(default_factory=list, description="every fault, where there are several")
 
 
+class _Answer(JSONResponse):
+    """What is told of a text that UTF-8 does not have is told escaped."""
+
+    media_type = MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        return text.encode(errors="backslashreplace")
+
+
 def problem(
     status: int, detail: str, problems: Sequence[str] = (), headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
@@ -29,7 +40,7 @@ def problem(
     document = Problem(
         title=http.HTTPStatus(status).phrase, status=status, detail=detail, problems=list(problems)
     )
-    return JSONResponse(document.model_dump(), status, headers, MEDIA_TYPE)
+    return _Answer(document.model_dump(), status, headers)
 
 
 def described(*codes: int) -> dict[int | str, dict[str, Any]]:

@@ -144,6 +144,8 @@ def _read_one(value: object, path: str, holds: Kind | Keys, faults: Faults) -> A
     if not isinstance(holds, Kind):
         return read_table(value, path, holds, faults)
     try:
+        if not is_text(value):
+            raise NotAllowed("in which there is a surrogate, which is no character that UTF-8 has")
         return holds.parse(value)
     except NotAllowed as error:
         if holds.secret:
@@ -151,6 +153,18 @@ def _read_one(value: object, path: str, holds: Kind | Keys, faults: Faults) -> A
         else:
             faults.refuse(path, value, holds.allowed, str(error))
         return None
+
+
+def is_text(value: object) -> bool:
+    """Whether every text in a value can be written.
+
+    JSON can say halves of characters (surrogates), which no file, environment or answer can hold.
+    """
+    if isinstance(value, str):
+        return value.isascii() or value.encode(errors="ignore").decode() == value
+    if isinstance(value, dict):
+        return all(is_text(key) and is_text(each) for key, each in value.items())
+    return not isinstance(value, list) or all(map(is_text, value))
 
 
 def _allowed(key: Key) -> str:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tempos import ConfigError
+from tempos_daemon.files import read_start
 
 #: What a token is made of.
 PATTERN = re.compile(r"[!-~]{16,256}")
 ALLOWED = "16 to 256 printable ASCII characters without space"
 
 
-def read_token(path: str, key: str, read: Callable[[Path], bytes] = Path.read_bytes) -> str:
+def read_token(path: str, key: str, read: Callable[[Path], bytes] = read_start) -> str:
     """The token in a file, whose bytes ``read`` gives.
 
     Raises :class:`ConfigError`, which names the ``key`` that names the file.

@@ -16,9 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from tempos import ConfigError, Unavailable
-
-#: A configuration of 60,000 topics with a member each is half of it; a device file has no end.
-MAX_FILE = 16 * 1024 * 1024
+from tempos_daemon.files import MOST, read_start
 
 _WHERE = re.compile(
     r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.S
@@ -30,14 +28,14 @@ def read_text(path: str | os.PathLike[str], read: Callable[[Path], bytes] | None
     """The text of a file; raises :class:`tempos.ConfigError` where there is none to be had."""
     name = os.fspath(path)
     try:
-        content = (read or _bytes)(Path(name))
+        content = (read or read_start)(Path(name))
     except OSError as error:
         raise ConfigError([f"{name}: cannot be read: {error.strerror or error}"]) from None
     except ValueError as error:
         # A path with a zero byte in it.
         raise ConfigError([f"{name!r}: cannot be read: {error}"]) from None
-    if len(content) > MAX_FILE:
-        raise ConfigError([f"{name}: larger than {MAX_FILE} bytes; a configuration is not"])
+    if len(content) > MOST:
+        raise ConfigError([f"{name}: larger than {MOST} bytes; a configuration is not"])
     encoding = _WIDE_ENCODINGS.get(content[:2])
     if encoding:
         raise ConfigError([f"{name}: is {encoding}; allowed: UTF-8"])
@@ -48,11 +46,6 @@ def read_text(path: str | os.PathLike[str], read: Callable[[Path], bytes] | None
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
         raise ConfigError([f"{name}: line {line}: byte 0x{byte:02x} is no UTF-8; allowed: UTF-8"]) from None
-
-
-def _bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(MAX_FILE + 1)
 
 
 def document(text: str, name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from tempos import ConfigError, __version__
 from tempos_daemon.problems import Problem, described, problem
@@ -37,6 +38,7 @@ def new_app(title: str, ready: Callable[[], bool], ready_means: str) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(ConfigError, _on_config)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
 
     @app.get("/v1/health", summary="The event loop turns", responses=described())
@@ -71,6 +73,11 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 async def _on_config(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ConfigError)
     return problem(409, f"the configuration was not applied: {'; '.join(error.problems)}", error.problems)
+
+
+async def _on_disconnect(request: Request, error: Exception) -> JSONResponse:
+    # Nobody reads it; it is the client's doing, and no failure of ours.
+    return problem(400, "the request was broken off")
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

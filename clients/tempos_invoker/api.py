@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from starlette.requests import ClientDisconnect
 
 from tempos import ConfigError
 from tempos_daemon.door import MAX_BODY, Door
@@ -138,8 +137,6 @@ def _add_deployment(app: FastAPI, invoker: Invoker) -> None:
             if found != sha256:
                 return problem(422, f"the {size} bytes that came have the hash {found}: nothing is kept")
             store.keep(part, sha256)
-        except ClientDisconnect:
-            return problem(400, "the upload was broken off")
         except OSError as error:
             return problem(507, f"the code cannot be kept in {store.folder}: {error.strerror}")
         finally:

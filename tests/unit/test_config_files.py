@@ -24,7 +24,7 @@ from tempos_broker.config import (
     parse,
 )
 from tempos_broker.config.load import Format, format_of
-from tempos_daemon.toml import MAX_FILE
+from tempos_daemon.files import MOST
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config" / "broker.toml"
 
@@ -152,7 +152,7 @@ def test_what_the_toml_reader_itself_cannot_carry_is_a_fault_like_any(text: str)
     [
         (b"# fine\nname = \"caf\xe9\"\n", "line 2: byte 0xe9 is no UTF-8; allowed: UTF-8"),
         ("[broker]".encode("utf-16"), "is UTF-16; allowed: UTF-8"),
-        (b"#" * (MAX_FILE + 1), f"larger than {MAX_FILE} bytes; a configuration is not"),
+        (b"#" * (MOST + 1), f"larger than {MOST} bytes; a configuration is not"),
     ],
     ids=["latin-1", "utf-16", "size"],
 )  # fmt: skip

@@ -19,7 +19,8 @@ from tempos_controller.config.layout import FILE, MAX_CODE, TRIGGER
 from tempos_controller.config.model import Platform
 from tempos_controller.config.rules import check
 from tempos_daemon import kinds, toml
-from tempos_daemon.schema import Faults, Key, Keys, join, read_table, show
+from tempos_daemon.files import must_be_plain
+from tempos_daemon.schema import Faults, Key, Keys, is_text, join, read_table, show
 
 #: What a platform consists of beside the places of its daemons.
 KINDS = ("node", "function", "trigger", "workflow")
@@ -119,7 +120,9 @@ def _is_plain(value: Any, path: str, faults: Faults) -> bool:
         for index, each in enumerate(value):
             _is_plain(each, f"{path}[{index}]", faults)
         return len(faults.problems) == before
-    if isinstance(value, (str, bool, int)) or (isinstance(value, float) and value - value == 0):
+    if isinstance(value, (bool, int)) or (isinstance(value, float) and value - value == 0):
+        return True
+    if isinstance(value, str) and is_text(value):
         return True
     faults.refuse(path, value, "a text, a number, true or false, a list or a table")
     return False
@@ -154,6 +157,7 @@ def read_code(document: dict[str, Any], folder: Path, faults: Faults) -> dict[st
         path = folder / each["code"]
         where = f"function[{index}].code"
         try:
+            must_be_plain(path)
             with path.open("rb") as file:
                 content = file.read(MAX_CODE + 1)
         except (OSError, ValueError) as error:

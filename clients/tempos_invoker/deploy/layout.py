@@ -17,6 +17,7 @@ from typing import Any
 from tempos import ConfigError, Quality, names
 from tempos.auth import Key as AuthKey
 from tempos_daemon import kinds, logs, toml
+from tempos_daemon.files import must_be_plain
 from tempos_daemon.schema import Faults, Key, Keys, Kind, NotAllowed, Table, read_table, show
 from tempos_invoker.core.step import Step
 from tempos_invoker.deploy.model import BrokerAt, Code, Deployment, Function, Settings
@@ -276,6 +277,7 @@ def _function(table: Table, faults: Faults, folder: Path | None) -> Function | N
 def _file(table: Table, path: Path, faults: Faults) -> Code | None:
     """The code that lies there now."""
     try:
+        must_be_plain(path)
         if path.stat().st_size > MAX_CODE:
             faults.add(table.at("code"), f"names {path}, which has more than {MAX_CODE} bytes")
             return None

@@ -1,0 +1,25 @@
+"""Files that a configuration names, read with a limit: a device has no end.
+
+Rule: a daemon reads what an operator has named by :func:`read_start`, so that a wrong name costs neither its
+memory nor the machine's.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+#: Bytes that are read at most: a configuration of 60,000 topics with a member each is half of it.
+MOST = 16 * 1024 * 1024
+
+
+def read_start(path: Path) -> bytes:
+    """The bytes of a file; of a larger one the first :data:`MOST` and one more. Raises :class:`OSError`."""
+    with path.open("rb") as file:
+        return file.read(MOST + 1)
+
+
+def must_be_plain(path: Path) -> None:
+    """Raise :class:`OSError` for what is no plain file: a folder, a device, a pipe without a writer."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(None, "it is no plain file")
