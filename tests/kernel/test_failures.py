@@ -10,7 +10,7 @@ from pathlib import Path as FilePath
 
 import pytest
 from pyroute2 import IPRoute
-from support.features import NO_TCX, no_tcx
+from support.features import NO_TCX, no_tcx, tells_redirects
 from support.nodes import configure, set_gro, udp
 from support.offloader import make_route
 from support.watched import LIMIT, Watched, in_broker
@@ -193,16 +193,22 @@ def test_a_member_whose_address_is_gone(topology: Topology) -> None:
 
 
 def test_a_peer_whose_gro_is_toggled(topology: Topology) -> None:
+    told = tells_redirects()
+
     async def scenario(watched: Watched) -> None:
         await watched.until(Path.FAST)
         topology.subscriber.call(lambda: set_gro("eth0", False))
+        if not told:
+            # It shows by the first event that is refused.
+            source.sendto(encode_event(TOPIC, 1, 1, 0, b"lost"), (B, PORT))
         choice = await watched.until(Path.SLOW)
         assert "eth1 towards it takes no redirected frames" in choice.reason
         topology.subscriber.call(lambda: set_gro("eth0", True))
         await watched.until(Path.FAST)
         await crosses(topology, watched.offload)
 
-    watch(topology, scenario)
+    with udp(topology.publisher) as source:
+        watch(topology, scenario)
 
 
 def test_without_a_bpf_file_system_it_works_and_says_what_is_missing(

@@ -47,12 +47,21 @@ class Members:
         names = [sock.getsockname() for sock in self.socks]
         return [names[at : at + MEMBERS] for at in range(0, len(names), MEMBERS)]
 
-    def assert_all_came(self, events: int) -> None:
+    def share(self, number: int, events: int) -> int:
+        """How many of so many events the member with this number gets."""
+        return (events - number % MEMBERS + MEMBERS - 1) // MEMBERS
+
+    def take(self, events: int) -> list[list[bytes]]:
+        """What each member got of so many events, once all have come."""
+        return [
+            [sock.recv(2000) for _ in range(self.share(number, events))]
+            for number, sock in enumerate(self.socks)
+        ]
+
+    def assert_all_came(self, events: int, taken: Sequence[list[bytes]]) -> None:
         """Every member got its share, once, in its own numbering."""
-        for number, sock in enumerate(self.socks):
-            turn = number % MEMBERS
-            share = (events - turn + MEMBERS - 1) // MEMBERS
-            got = [sock.recv(2000) for _ in range(share)]
+        for number, (sock, got) in enumerate(zip(self.socks, taken, strict=True)):
+            share = self.share(number, events)
             assert sorted(int.from_bytes(each[12:16], "big") for each in got) == list(range(share))
             assert {each[3] for each in got} == {EPOCH}
             sock.setblocking(False)
@@ -77,7 +86,7 @@ def test_sigkill_under_traffic_loses_nothing_of_any_group(topology: Topology, wa
         first.wait_line("ready")
         reason = installs(first, members.groups, way)
         assert ("tc clone" in reason) == (way != "XDP"), reason
-        with Traffic(source, 50) as traffic:
+        with Traffic(source, 50, members.socks, copies=GROUPS) as traffic:
             for _ in range(2):
                 traffic.wait(1000)
                 first.kill()
@@ -89,7 +98,7 @@ def test_sigkill_under_traffic_loses_nothing_of_any_group(topology: Topology, wa
                 assert installs(second, members.groups, way) == reason
                 first = second
             traffic.wait(500)
-        members.assert_all_came(traffic.sent)
+        members.assert_all_came(traffic.sent, traffic.taken)
         state = first.ask({"do": "state", "topic": TOPIC, "epoch": EPOCH})
         assert state["counters"]["forwarded"] == state["tickets"] == traffic.sent
         assert state["counters"].get("by_clone", 0) == (0 if way == "XDP" else traffic.sent)
@@ -148,7 +157,7 @@ def test_another_version_takes_the_tc_program_over_and_clean_removes_it(topology
         # By the second broker's maps, or nothing would come.
         for _ in range(10):
             source.sendto(encode_event(TOPIC, 1, 0, 0, b"body"), BROKER)
-        members.assert_all_came(10)
+        members.assert_all_came(10, members.take(10))
         second.kill()
         (left,) = [each for each in orphans() if each.identity == set_of(topology).identity]
         links = [stack.enter_context(link) for link in set_of(topology).tc_links()]

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,16 +50,15 @@ def installs(program: Program, port: int, **more: object) -> str:
     return str(program.ask(command))
 
 
-def drain(sock: socket.socket, wanted: int | None = None) -> list[int]:
-    """The delivery sequences that have arrived; with ``wanted``, wait for so many."""
-    found: list[int] = []
-    sock.settimeout(0 if wanted is None else LIMIT)
-    with suppress(BlockingIOError, TimeoutError):
-        while wanted is None or len(found) < wanted:
-            data = sock.recv(2000)
-            assert data[3] == EPOCH
-            found.append(int.from_bytes(data[12:16], "big"))
-    return found
+def sequence_of(event: bytes) -> int:
+    """The delivery sequence of an event of the epoch."""
+    assert event[3] == EPOCH
+    return int.from_bytes(event[12:16], "big")
+
+
+def drain(sock: socket.socket, wanted: int) -> list[int]:
+    """The delivery sequences of so many events."""
+    return [sequence_of(sock.recv(2000)) for _ in range(wanted)]
 
 
 def test_a_rate_holds_without_its_broker_and_its_bucket_goes_on_to_the_next(topology: Topology) -> None:
@@ -103,13 +101,11 @@ def test_sigkill_under_traffic_loses_nothing_and_the_next_one_takes_over(
         first = launch(topology.broker, mode=mode)
         first.wait_line("ready")
         installs(first, port)
-        sequences: list[int] = []
-        with Traffic(source, 100) as traffic:
+        with Traffic(source, 100, [sink]) as traffic:
             for _ in range(3):
                 traffic.wait(3000)
                 first.kill()
                 traffic.wait(3000)
-                sequences += drain(sink)
                 second = launch(topology.broker, mode=mode)
                 second.wait_line("ready")
                 assert f"taken over in {mode} mode" in second.output
@@ -118,9 +114,9 @@ def test_sigkill_under_traffic_loses_nothing_and_the_next_one_takes_over(
                 installs(second, port)
                 assert second.ask({"do": "adopted"}) == {}
                 first = second
-        sequences += drain(sink, traffic.sent - len(sequences))
         state = first.ask({"do": "state", "topic": TOPIC, "epoch": EPOCH})
         assert state["counters"] == {"forwarded": traffic.sent}
+        sequences = list(map(sequence_of, traffic.taken[0]))
         assert sequences == list(range(traffic.sent)), "lost, doubled or begun anew"
         assert state["counters"] == {"forwarded": traffic.sent}
         assert state["tickets"] == traffic.sent
