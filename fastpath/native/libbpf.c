@@ -10,5 +10,8 @@
 #include "libbpf_links.h"
 #include "libbpf_maps.h"
 #include "libbpf_objects.h"
+#include "libbpf_rings.h"
 #include "libbpf_runs.h"
+#include "libbpf_tracing.h"
+#include "libbpf_types.h"
 #include "libbpf_words.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Where programs are attached, and what keeps them there: links of XDP, tcx and tracing, pins, and the file
- * system that pins are in.
+ * Where programs are attached, and what keeps them there: links of XDP and tcx, pins, and the file system that
+ * pins are in. Programs that look on: libbpf_tracing.h.
  */
 #ifndef TEMPOS_LIBBPF_LINKS_H
 #define TEMPOS_LIBBPF_LINKS_H
@@ -104,12 +104,6 @@ static int tempos_link_info(int link_fd, struct tempos_link_info *out)
 	/* A tcx link's index stands where an XDP link's does. */
 	out->ifindex = info.type == BPF_LINK_TYPE_XDP || info.type == LINK_TYPE_TCX ? info.xdp.ifindex : 0;
 	return 0;
-}
-
-/* A `tp_btf` program: what it is attached to stands in it. */
-static int tempos_tracing_attach(int program_fd)
-{
-	return bpf_raw_tracepoint_open(NULL, program_fd);
 }
 
 static int tempos_pin(int fd, const char *path)

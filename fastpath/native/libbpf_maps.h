@@ -64,6 +64,15 @@ static int tempos_map_next_key(int fd, const void *key, void *next)
 	return bpf_map_get_next_key(fd, key, next);
 }
 
+/*
+ * Up to `count` entries of a hash behind `from` (NULL: from its begin); `count` is then how many there were, `next`
+ * where to go on. -ENOENT: these were the last. -ENOSPC: not even a bucket had room.
+ */
+static int tempos_map_lookup_batch(int fd, void *from, void *next, void *keys, void *values, __u32 *count)
+{
+	return bpf_map_lookup_batch(fd, from, next, keys, values, count, NULL);
+}
+
 /* Of a map of maps, user space reads an inner map's id where it wrote a descriptor. */
 static int tempos_map_by_id(__u32 id)
 {

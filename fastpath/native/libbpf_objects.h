@@ -97,6 +97,12 @@ static const char *tempos_program_name(const struct bpf_program *program)
 	return bpf_program__name(program);
 }
 
+/* What it is and where it belongs, for instance "tp_btf/sched_switch". */
+static const char *tempos_program_section(const struct bpf_program *program)
+{
+	return bpf_program__section_name(program);
+}
+
 /* Before load: loads a program whose section is marked with "?". */
 static int tempos_program_take(struct bpf_program *program)
 {

@@ -50,6 +50,10 @@ class Link:
         self._pin: Path | None = None
 
     @property
+    def fd(self) -> int:
+        return self._fd
+
+    @property
     def pinned(self) -> bool:
         """Whether it outlives this process."""
         return self._pin is not None

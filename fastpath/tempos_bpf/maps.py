@@ -30,6 +30,7 @@ class MapType(enum.IntEnum):
     DEVMAP = 14
     XSKMAP = 17
     DEVMAP_HASH = 25
+    SK_STORAGE = 24
     RINGBUF = 27
 
 
@@ -181,6 +182,33 @@ class Map:
             check(result, f"cannot read the keys of map {self.name}")
             key, following = following, ffi.new("char[]", self.key_size)
             yield bytes(ffi.buffer(key, self.key_size))
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every key with its value, many at a system call; per-CPU values one after another, in full 8 bytes.
+
+        Of a hash that changes meanwhile some may come twice or not at all.
+        """
+        size = self._stride * possible_cpus() if self.type in _PER_CPU else self.value_size
+        room = min(max(_SCRATCH // (self.key_size + size), 64), self.max_entries)
+        before, after, count = ffi.NULL, ffi.new("char[]", max(self.key_size, 4)), ffi.new("__u32 *")
+        while True:
+            keys, values = ffi.new("char[]", room * self.key_size), ffi.new("char[]", room * size)
+            count[0] = room
+            code = lib.tempos_map_lookup_batch(self._fd, before, after, keys, values, count)
+            if code == -errno.ENOSPC:
+                room *= 2  # not even one bucket had room
+                continue
+            if code != -errno.ENOENT:
+                check(code, f"cannot read map {self.name}")
+            raw_keys, raw_values = ffi.buffer(keys), ffi.buffer(values)
+            for at in range(count[0]):
+                yield (
+                    raw_keys[at * self.key_size : (at + 1) * self.key_size],
+                    raw_values[at * size : (at + 1) * size],
+                )
+            if code == -errno.ENOENT:
+                return
+            before = after
 
     def inner(self, key: int | bytes) -> Map | None:
         """Of a map of maps: the inner map of ``key``, to be closed, or None. Needs CAP_SYS_ADMIN."""

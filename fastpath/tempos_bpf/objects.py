@@ -13,6 +13,7 @@ import enum
 import logging
 import mmap
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 from tempos import LocalError
 from tempos_bpf.errors import BpfError, NotBuilt, ProgramRefused
+from tempos_bpf.layouts import Layout, layout_of
 from tempos_bpf.library import check, ffi, lib, text, words
 from tempos_bpf.maps import Map
 from tempos_bpf.verifier import failed_program
@@ -28,6 +30,8 @@ from tempos_bpf.verifier import failed_program
 #: Enough for the verifier's walk through the largest program; a page costs memory once it is written to.
 _LOG_SIZE = 1 << 24
 _MAX_FRAME = 1 << 16
+#: Variables of an object, at most.
+_VARIABLES = 1 << 10
 _logger = logging.getLogger(__name__)
 
 
@@ -51,6 +55,8 @@ class ProgramInfo:
     jited_bytes: int
     run_time_ns: int
     run_cnt: int
+    #: How often it was left out, statistics on or not: it, or another of its kind, was running there already.
+    recursion_misses: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,10 @@ class TestRun:
 class Program:
     """A loaded program of an object."""
 
-    def __init__(self, name: str, fd: int) -> None:
+    def __init__(self, name: str, fd: int, section: str) -> None:
         self.name = name
+        #: What it is and where it belongs, for instance "tp_btf/sched_switch".
+        self.section = section
         self._fd = fd
 
     @property
@@ -79,7 +87,7 @@ class Program:
         info = ffi.new("struct tempos_program_info *")
         check(lib.tempos_program_info(self._fd, info), f"cannot read what program {self.name} is")
         return ProgramInfo(int(info.id), text(info.name), int(info.verified_insns), int(info.jited_len),
-                           int(info.run_time_ns), int(info.run_cnt))  # fmt: skip
+                           int(info.run_time_ns), int(info.run_cnt), int(info.recursion_misses))  # fmt: skip
 
     def run(self, frame: bytes, *, repeat: int = 1, ingress_ifindex: int = 0) -> TestRun:
         """Run on one frame (``BPF_PROG_TEST_RUN``) and give what came out. A redirect is not carried out."""
@@ -135,13 +143,7 @@ class BpfObject:
         also: Collection[str] = (),
         without: Collection[str] = (),
     ) -> None:
-        try:
-            image = path.read_bytes()
-        except OSError as error:
-            raise NotBuilt(
-                f"the BPF object {path.name} was not built ({error.strerror}); "
-                "install clang and libbpf-dev, then tempos[fastpath] again"
-            ) from error
+        image = _image(path)
         self.name, self._file = path.name.partition(".")[0], path.name
         self._log = mmap.mmap(-1, _LOG_SIZE)
         self._log_view: Any = ffi.from_buffer("char[]", self._log, require_writable=True)
@@ -152,6 +154,7 @@ class BpfObject:
         self._object: Any = handle[0] if code >= 0 else None
         self._programs: dict[str, Program] = {}
         self._maps: dict[str, Map] = {}
+        self._handles: dict[str, Any] = {}
         #: The programs that were not loaded, for nobody named them in ``also``.
         self.left_out: tuple[str, ...] = ()
         try:
@@ -178,10 +181,42 @@ class BpfObject:
             raise LocalError(f"{self.name} has no map {name!r}; it has {', '.join(self._maps)}")
         return self._maps[name]
 
+    def layout(self, name: str) -> Layout:
+        """Of a struct of the object, by its name in C."""
+        number = lib.tempos_type_find(self._object, name.encode())
+        if number < 0:
+            raise LocalError(f"{self.name} has no struct {name!r}")
+        return layout_of(self._object, number, name)
+
+    def layouts(self, name: str) -> tuple[Layout, Layout]:
+        """Of the keys and of the values of a map."""
+        self.map(name)
+        numbers = ffi.new("__u32[2]")
+        lib.tempos_map_types(self._handles[name], numbers, numbers + 1)
+        return layout_of(self._object, numbers[0], f"{name}_key"), layout_of(
+            self._object, numbers[1], f"{name}_value"
+        )
+
+    def variables(self, prefix: str) -> dict[str, int]:
+        """The integer variables that programs write whose names begin so, without that; as they are now."""
+        found: dict[str, int] = {}
+        name, value = ffi.new("char **"), ffi.new("char[8]")
+        for index in range(_VARIABLES):
+            size = lib.tempos_variable_at(self._object, index, name, value, 8)
+            if size < 0:
+                break
+            word = text(name[0])
+            if word.startswith(prefix):
+                found[word.removeprefix(prefix)] = int.from_bytes(
+                    ffi.buffer(value, min(size, 8)), sys.byteorder
+                )
+        return found
+
     def close(self) -> None:
         """Release programs and maps that nothing else holds; safe to call twice."""
         self._programs.clear()
         self._maps.clear()
+        self._handles.clear()
         if self._object is not None:
             lib.tempos_object_close(self._object)
             self._object = None
@@ -231,13 +266,15 @@ class BpfObject:
         for handle in self._program_handles():
             name, fd = text(lib.tempos_program_name(handle)), lib.tempos_program_fd(handle)
             if fd >= 0:
-                self._programs[name] = Program(name, fd)
+                self._programs[name] = Program(name, fd, text(lib.tempos_program_section(handle)))
             else:
                 self.left_out += (name,)
         for handle in self._map_handles():
             fd = lib.tempos_map_fd(handle)
             if fd >= 0:
-                self._maps[text(lib.tempos_map_name(handle))] = Map(fd, owned=False)
+                name = text(lib.tempos_map_name(handle))
+                self._maps[name] = Map(fd, owned=False)
+                self._handles[name] = handle
 
     def _refusal(self, code: int, said: str) -> BpfError:
         log = self._log[: self._log.find(b"\0")].decode(errors="replace")
@@ -258,6 +295,34 @@ class BpfObject:
         while handle != ffi.NULL:
             yield handle
             handle = lib.tempos_object_next_map(self._object, handle)
+
+
+def program_sections(path: Path) -> dict[str, str]:
+    """The programs of an object file and their sections; loads none. Raises as :class:`BpfObject`."""
+    image = _image(path)
+    handle = ffi.new("struct bpf_object **")
+    code = lib.tempos_object_open(
+        image, len(image), path.name.partition(".")[0].encode(), ffi.NULL, 0, handle
+    )
+    check(code, f"cannot open the BPF object {path.name}")
+    try:
+        found, program = {}, lib.tempos_object_next_program(handle[0], ffi.NULL)
+        while program != ffi.NULL:
+            found[text(lib.tempos_program_name(program))] = text(lib.tempos_program_section(program))
+            program = lib.tempos_object_next_program(handle[0], program)
+    finally:
+        lib.tempos_object_close(handle[0])
+    return found
+
+
+def _image(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NotBuilt(
+            f"the BPF object {path.name} was not built ({error.strerror}); "
+            "install clang and libbpf-dev, then tempos[fastpath] again"
+        ) from error
 
 
 def libbpf_version() -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from support.nodes import loopback_up
 from support.privileges import require_kernel, require_netns
 from support.program import Rig
 
+from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.topology import Topology, build
 from tempos_fastpath.survival import ownership
 from tempos_fastpath.survival.orphans import installed, remove
@@ -46,3 +48,16 @@ def topology(shape: str) -> Iterator[Topology]:
         for each in installed():
             if each.identity.namespace == namespace:
                 remove(each)
+
+
+@pytest.fixture(params=["here", "elsewhere"])
+def space(request: pytest.FixtureRequest) -> Iterator[Namespace | None]:
+    """Where what is observed happens: in our own network namespace, and in another with a loopback."""
+    require_kernel()
+    require_netns()
+    if request.param == "here":
+        yield None
+        return
+    with Namespace("observed") as namespace:
+        namespace.call(loopback_up)
+        yield namespace

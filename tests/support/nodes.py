@@ -43,6 +43,12 @@ def configure(node: Node, work: Callable[[IPRoute], T]) -> T:
     return node.call(inside)
 
 
+def loopback_up() -> None:
+    """In the calling thread's namespace."""
+    with IPRoute() as netlink:
+        netlink.link("set", index=socket.if_nametoindex("lo"), state="up")
+
+
 def set_gro(interface: str, on: bool) -> None:
     """Of an interface of the calling thread's namespace. A veth without it takes no redirected frames."""
     value = ctypes.create_string_buffer(struct.pack("II", 0x2C, on))  # ETHTOOL_SGRO

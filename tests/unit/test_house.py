@@ -44,7 +44,7 @@ HTTP_MODULES = {"door", "http_connections", "http_fast", "http_server", "problem
 HTTP_NEEDS = {"fastapi", "h11", "pydantic", "starlette", "uvicorn"}
 
 FOLDERS = ("broker", "fastpath", "clients", "bench", "config")
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "KERNELS.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "KERNELS.md", "OBSERVE.md")
 RESULTS = {"bench-results", "kernel-results"}
 WALK_SKIPS = {".git", ".venv", "build", "dist", "__pycache__", ".hypothesis", *RESULTS}
 

@@ -29,6 +29,7 @@ OWN = {
     "platform": ("check a platform's file, or tell what it would change", "controller"),
     "tsn": ("plan a time-aware schedule for an interface", "broker"),
     "fastpath": ("list or remove fast paths of this machine", "fastpath"),
+    "observe": ("see what processes and the network really do", "fastpath"),
     "demo": ("publisher, broker and subscriber in three nodes on this machine", "bench"),
     "bench": ("run a benchmark scenario", "bench"),
     "trigger": ("turn signals from outside into events", "trigger"),

@@ -1,0 +1,1 @@
+"""Everything that observation tools have in common: options, load, attach, read, print, detach."""

@@ -1,0 +1,198 @@
+"""Rows as text for people and as lines of JSON for programs. No input or output: lists of lines come back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from tempos_observe.tool import Column, Counts, Events, Histogram, Row, Table, Tool, Value, View, Wishes
+
+#: As wide as the longest bar of a histogram.
+_BAR = 52
+_UNITS = ("", "K", "M", "G", "T", "P")
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": ")).encode
+
+
+def shown(value: Value) -> str:
+    """As people see it, whatever it holds: nothing of it reaches the terminal as a command."""
+    if value is None:
+        return "-"
+    text = (
+        value if isinstance(value, str) else format(value, ".3f") if isinstance(value, float) else str(value)
+    )
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+class Lines:
+    """Rows of one table as lines of text, quickly: as a rule they are all alike."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._columns = columns
+        self._form = " ".join(self._place(each, last=each is columns[-1]) for each in columns)
+        self.head = " ".join(
+            f"{each.title:{'>' if self._right(each) else '<'}{each.width}}" for each in columns
+        ).rstrip()
+
+    def line(self, row: Row) -> str:
+        try:
+            line = self._form.format(*row)
+        except (TypeError, ValueError):
+            return self._slowly(row)
+        return line if line.isprintable() else self._slowly(row)
+
+    def _slowly(self, row: Row) -> str:
+        """Where something is not known, or not fit to be printed."""
+        words = []
+        for column, value in zip(self._columns, row, strict=True):
+            form = column.form.lstrip("<")
+            text = f"{value:{form}}" if form and isinstance(value, int | float) else shown(value)
+            words.append(f"{text:{'>' if self._right(column) else '<'}{column.width}}")
+        return " ".join(words).rstrip()
+
+    @staticmethod
+    def _right(column: Column) -> bool:
+        return bool(column.form) and not column.form.startswith("<")
+
+    def _place(self, column: Column, *, last: bool) -> str:
+        if not column.form:
+            return "{}" if last else f"{{:<{column.width}}}"
+        return f"{{:{'>' if self._right(column) else '<'}{column.width}{column.form.lstrip('<')}}}"
+
+
+def header(
+    tool: Tool, hooked: Sequence[str], left_out: Sequence[str], blind: Sequence[str], wishes: Wishes
+) -> list[str]:
+    """What a run begins with."""
+    if wishes.json:
+        return [
+            _encode(
+                {
+                    "type": "start",
+                    "tool": tool.name,
+                    "hooks": [*hooked],
+                    "left_out": [*left_out],
+                    "cannot_see": [*blind],
+                }
+            )
+        ]
+    return [
+        f"# {tool.name}: {tool.question}",
+        *(f"# hooked: {each}" for each in hooked),
+        *(f"# not on this kernel: {each}" for each in left_out),
+        *(f"# cannot see: {each}" for each in blind),
+        f"# for {wishes.duration:g} s, or until Ctrl-C" if wishes.duration else "# until Ctrl-C",
+    ]  # fmt: skip
+
+
+def ending(seconds: float, lost: Mapping[str, int], wishes: Wishes) -> list[str]:
+    """What a run ends with; ``lost``: how many of what, those that lost nothing too."""
+    if wishes.json:
+        return [_encode({"type": "end", "seconds": round(seconds, 3), "lost": dict(lost)})]
+    told = ", ".join(f"{count} {what}" for what, count in lost.items() if count)
+    return [f"# {seconds:.1f} s; lost: {told or 'nothing'}"]
+
+
+def event_line(view: Events, wishes: Wishes) -> Callable[[Row], str]:
+    """How a row of events becomes a line."""
+    if not wishes.json:
+        return Lines(view.columns).line
+    keys = ["type", *(each.key for each in view.columns)]
+    return lambda row: _encode(dict(zip(keys, ("event", *row), strict=True)))
+
+
+def look(view: View, rows: Iterable[tuple[object, ...]], wishes: Wishes) -> list[str]:
+    """The lines of a view that is shown as a whole; ``rows`` as its own function gives them."""
+    if isinstance(view, Table):
+        return _table(view, _ordered(view, rows, wishes.top), wishes)  # type: ignore[arg-type]
+    if isinstance(view, Counts):
+        return _counts(view, rows, wishes)  # type: ignore[arg-type]
+    if isinstance(view, Histogram):
+        return _histograms(view, rows, wishes)  # type: ignore[arg-type]
+    raise AssertionError("events come by themselves")
+
+
+def _ordered(view: Table, rows: Iterable[Row], top: int | None) -> list[Row]:
+    found = list(rows)
+    if view.order:
+        at = next(index for index, each in enumerate(view.columns) if each.key == view.order)
+        found.sort(key=lambda row: row[at] if isinstance(row[at], int | float) else -1, reverse=True)  # type: ignore[arg-type,return-value]
+    return found[:top]
+
+
+def _table(view: Table, rows: Sequence[Row], wishes: Wishes) -> list[str]:
+    if wishes.json:
+        keys = [each.key for each in view.columns]
+        return [
+            _encode({"type": "row", "table": view.name, **dict(zip(keys, row, strict=True))}) for row in rows
+        ]
+    lines = Lines(view.columns)
+    return [view.title, lines.head, *map(lines.line, rows), ""]
+
+
+def _counts(view: Counts, rows: Iterable[tuple[tuple[Value, ...], int]], wishes: Wishes) -> list[str]:
+    found = sorted(rows, key=lambda each: each[1])
+    if wishes.top is not None:
+        found = found[max(len(found) - wishes.top, 0) :]
+    if wishes.json:
+        return [
+            _encode(
+                {"type": "count", "name": view.name, **dict(zip(view.keys, key, strict=True)), "count": count}
+            )
+            for key, count in found
+        ]
+    return [f"@{view.name}{_bracket(key)}: {count}" for key, count in found]
+
+
+def _bracket(key: tuple[Value, ...]) -> str:
+    return f"[{', '.join(map(shown, key))}]" if key else ""
+
+
+def _histograms(
+    view: Histogram, rows: Iterable[tuple[tuple[Value, ...], Sequence[int]]], wishes: Wishes
+) -> list[str]:
+    found = [(key, list(buckets)) for key, buckets in rows if any(buckets)]
+    found.sort(key=lambda each: sum(each[1]))
+    if wishes.top is not None:
+        found = found[max(len(found) - wishes.top, 0) :]
+    lines: list[str] = []
+    for key, buckets in found:
+        if wishes.json:
+            filled = [[*bounds(index), count] for index, count in enumerate(buckets) if count]
+            lines.append(
+                _encode(
+                    {
+                        "type": "histogram",
+                        "name": view.name,
+                        **dict(zip(view.keys, key, strict=True)),
+                        "buckets": filled,
+                    }
+                )
+            )
+        else:
+            lines += [f"@{view.name}{_bracket(key)}:", *_bars(buckets), ""]
+    return lines
+
+
+def bounds(index: int) -> tuple[int, int]:
+    """What a bucket counts: from, and below which."""
+    return (index, index + 1) if index < 2 else (1 << (index - 1), 1 << index)
+
+
+def _bars(buckets: Sequence[int]) -> list[str]:
+    filled = [index for index, count in enumerate(buckets) if count]
+    most, lines = max(buckets), []
+    for index in range(filled[0], filled[-1] + 1):
+        low, high = bounds(index)
+        label = f"[{_short(low)}]" if index < 2 else f"[{_short(low)}, {_short(high)})"
+        bar = "@" * (buckets[index] * _BAR // most)
+        lines.append(f"{label:<16} {buckets[index]:>8} |{bar:<{_BAR}}|")
+    return lines
+
+
+def _short(number: int) -> str:
+    power = 0
+    while number >= 1024 and power < len(_UNITS) - 1:
+        number, power = number // 1024, power + 1
+    return f"{number}{_UNITS[power]}"

@@ -1,0 +1,165 @@
+"""A run of a tool from load to detach: reads as records come, shows, and ends whole.
+
+Signals only say that it is time; so a line that is being printed is printed, and the last look at what is
+counted always comes, after the programs are off. The third Ctrl-C does not wait for that any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from tempos_bpf.rings import RingBuffer
+from tempos_observe.frame import processes
+from tempos_observe.frame.loading import Loaded, load
+from tempos_observe.frame.printing import Lines, ending, event_line, header, look
+from tempos_observe.frame.session import Session
+from tempos_observe.tool import Events, Tool, View, Wishes
+
+#: Seconds between two looks into a ring buffer that nobody was woken for.
+_LOOK = 0.1
+_OK, _LOST = 0, 1
+_PATIENCE = 3
+
+
+def run(tool: Tool, wishes: Wishes, out: TextIO | None = None) -> int:
+    """Run a tool until its time is over or it is told to stop; gives the exit code: 1 if something was lost.
+
+    Raises :class:`tempos.Unavailable` where it cannot run here, :class:`tempos.LocalError` where what was
+    asked for is not there.
+    """
+    processes.check(wishes)
+    with Stop() as stop:
+        several = processes.several(wishes)
+        watch = (lambda loaded: processes.fill(loaded, wishes)) if several else None
+        loaded = load(tool, wishes, watch)
+        try:
+            return _Run(tool, wishes, loaded, out or sys.stdout).until(stop)
+        finally:
+            loaded.close()
+
+
+class Stop:
+    """Tells that it is time: a signal that ends, caught while this is entered."""
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def __enter__(self) -> Stop:
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._before = {each: signal.signal(each, self._tell) for each in self._SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each, before in self._before.items():
+            signal.signal(each, before)
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self._read)
+        os.close(self._write)
+
+    @property
+    def fd(self) -> int:
+        return self._read
+
+    def _tell(self, number: int, frame: Any) -> None:
+        self.told += 1
+        if self.told >= _PATIENCE:
+            os._exit(128 + number)
+
+
+class _Run:
+    def __init__(self, tool: Tool, wishes: Wishes, loaded: Loaded, out: TextIO) -> None:
+        self._tool, self._wishes, self._loaded, self._out = tool, wishes, loaded, out
+        self._session = Session(loaded.object, wishes, loaded.has)
+        self._views = tuple(tool.views(wishes))
+        self._events = [
+            (
+                view,
+                RingBuffer(loaded.object.map(view.ring), self._session.layout(view.record)),
+                event_line(view, wishes),
+            )
+            for view in self._views
+            if isinstance(view, Events)
+        ]
+
+    def until(self, stop: Stop) -> int:
+        try:
+            return self._until(stop)
+        finally:
+            for _, ring, _ in self._events:
+                ring.close()
+
+    def _until(self, stop: Stop) -> int:
+        tool, wishes, session = self._tool, self._wishes, self._session
+        if tool.start is not None:
+            session.state = tool.start(session)
+        self._print(header(tool, self._loaded.hooked, self._loaded.left_out, tool.blind, wishes))
+        if not wishes.json:
+            for view, _, _ in self._events:
+                self._print([Lines(view.columns).head])
+        with contextlib.closing(select.epoll()) as poll:
+            poll.register(stop.fd, select.EPOLLIN)
+            with contextlib.suppress(OSError, ValueError):
+                poll.register(self._out.fileno(), select.EPOLLERR)  # a pipe whose reader is gone
+            for _, ring, _ in self._events:
+                poll.register(ring.fd, select.EPOLLIN)
+            self._loop(poll, stop)
+        self._loaded.detach()
+        self._read()
+        self._look()
+        lost = self._loaded.lost()
+        self._print(ending((time.monotonic_ns() - session.started_ns) / 1e9, lost, wishes))
+        return _LOST if any(lost.values()) else _OK
+
+    def _loop(self, poll: select.epoll, stop: Stop) -> None:
+        begin = time.monotonic()
+        end = begin + self._wishes.duration if self._wishes.duration else None
+        interval = self._wishes.interval or self._tool.interval
+        due = begin + interval if interval else None
+        while not stop.told:
+            now = time.monotonic()
+            if end is not None and now >= end:
+                return
+            if due is not None and interval and now >= due:
+                self._look()
+                due += (int((now - due) / interval) + 1) * interval
+            waits = [moment - now for moment in (end, due) if moment is not None]
+            if self._events:
+                waits.append(_LOOK)
+            for fd, event in poll.poll(max(min(waits), 0) if waits else None):
+                if fd != stop.fd and event & (select.EPOLLERR | select.EPOLLHUP):
+                    raise BrokenPipeError
+            self._read()
+
+    def _read(self) -> None:
+        """Show all records that are there."""
+        session = self._session
+        for view, ring, line in self._events:
+            rows = (view.row(record, session) for record in ring.read())
+            self._print([line(row) for row in rows if row is not None])
+
+    def _look(self) -> None:
+        """Show what is counted."""
+        self._session.look()
+        for view in self._views:
+            self._print([*self._seen(view)])
+
+    def _seen(self, view: View) -> Iterator[str]:
+        if not isinstance(view, Events):
+            yield from look(view, view.rows(self._session), self._wishes)
+        elif view.remaining is not None:
+            yield from map(event_line(view, self._wishes), view.remaining(self._session))
+
+    def _print(self, lines: list[str]) -> None:
+        if lines:
+            self._out.write("\n".join(lines) + "\n")
+            self._out.flush()

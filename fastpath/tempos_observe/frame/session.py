@@ -1,0 +1,144 @@
+"""What rows are made from: the maps and iterators of a loaded tool, read as named tuples, and the time.
+
+A tool's functions get the session; it reads, and keeps what was read last for those who want what is new.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tempos_bpf.layouts import Layout
+from tempos_bpf.maps import MapType, possible_cpus
+from tempos_bpf.objects import BpfObject
+from tempos_bpf.tracing import walk
+from tempos_observe.tool import Wishes
+
+_PER_CPU = (MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH)
+
+
+class Session:
+    """A tool while it runs. ``has``: the programs that are at work here.
+
+    ``seconds``: since the last look at what is counted, or since the start. ``state``: what the tool's
+    ``start`` gave.
+    """
+
+    def __init__(self, loaded: BpfObject, wishes: Wishes, has: frozenset[str]) -> None:
+        self.wishes = wishes
+        self.has = has
+        self.state: Any = None
+        self.started_ns = self.looked_ns = time.monotonic_ns()
+        self.seconds = 0.0
+        self._object = loaded
+        self._wall_ns = time.time_ns() - time.monotonic_ns()
+        self._layouts: dict[str, tuple[Layout, Layout]] = {}
+        self._structs: dict[str, Layout] = {}
+        self._before: dict[str, dict[bytes, Any]] = {}
+
+    @property
+    def object(self) -> BpfObject:
+        """What is loaded, for what is not foreseen here."""
+        return self._object
+
+    def rows(self, name: str) -> Iterator[tuple[Any, Any]]:
+        """Keys and values of a map as named tuples; of a per-CPU map all integers summed over the CPUs."""
+        for key, _, value in self._read(name):
+            yield key, value
+
+    def fresh(self, name: str) -> Iterator[tuple[Any, Any]]:
+        """The same, each integer of the value less what it was at the last look; no row without news."""
+        before, now = self._before.get(name, {}), {}
+        for key, raw, value in self._read(name):
+            now[raw] = value
+            added = _less(value, before[raw]) if raw in before else value
+            if any(map(_counted, added)):
+                yield key, added
+        self._before[name] = now
+
+    def per_cpu(self, name: str) -> Iterator[tuple[Any, list[Any]]]:
+        """Of a per-CPU map: keys, and the value of each CPU."""
+        keys, values = self.layouts(name)
+        stride = (values.size + 7) // 8 * 8
+        for key, raw in self._object.map(name).items():
+            yield (
+                keys.read(key),
+                [
+                    values.read(raw[at : at + values.size])
+                    for at in range(0, stride * possible_cpus(), stride)
+                ],
+            )
+
+    def iterate(self, program: str, struct: str, over: str = "") -> Iterator[Any]:
+        """What an iterator program writes in one walk: structs. ``over``: the name of a map it goes over."""
+        raw = walk(self._object.program(program), self._object.map(over) if over else None)
+        layout = self.layout(struct)
+        return layout.read_all(raw[: len(raw) // layout.size * layout.size])
+
+    def layout(self, struct: str) -> Layout:
+        """Of a struct of the programs, by its name in C."""
+        if struct not in self._structs:
+            self._structs[struct] = self._object.layout(struct)
+        return self._structs[struct]
+
+    def layouts(self, name: str) -> tuple[Layout, Layout]:
+        """Of a map's keys and values."""
+        if name not in self._layouts:
+            self._layouts[name] = self._object.layouts(name)
+        return self._layouts[name]
+
+    def wall(self, monotonic_ns: int) -> dt.datetime:
+        """When it was by the clock on the wall."""
+        return dt.datetime.fromtimestamp((monotonic_ns + self._wall_ns) / 1e9).astimezone()
+
+    def wants(self, pid: int | None, comm: str | None) -> bool:
+        """Whether a process is one that was asked for, where the programs could not tell whose it is."""
+        wishes = self.wishes
+        if wishes.comm and comm != wishes.comm:
+            return False
+        if wishes.broker or len(wishes.pids) > 1:
+            return pid is not None and self._object.map("watched").lookup(pid) is not None
+        return not wishes.pids or pid in wishes.pids
+
+    def look(self) -> None:
+        """Somebody looks at what is counted, now."""
+        now = time.monotonic_ns()
+        self.seconds = (now - self.looked_ns) / 1e9
+        self.looked_ns = now
+
+    def _read(self, name: str) -> Iterator[tuple[Any, bytes, Any]]:
+        source = self._object.map(name)
+        keys, values = self.layouts(name)
+        if source.type not in _PER_CPU:
+            for key, raw in source.items():
+                yield keys.read(key), key, values.read(raw)
+            return
+        stride = (values.size + 7) // 8 * 8
+        for key, raw in source.items():
+            whole = [
+                values.read(raw[at : at + values.size]) for at in range(0, stride * possible_cpus(), stride)
+            ]
+            total = whole[0]
+            for each in whole[1:]:
+                total = _combined(total, each, lambda a, b: a + b)
+            yield keys.read(key), key, total
+
+
+def _counted(value: Any) -> bool:
+    return any(value) if isinstance(value, tuple) else isinstance(value, int) and value != 0
+
+
+def _less(value: Any, before: Any) -> Any:
+    return _combined(value, before, lambda a, b: a - b)
+
+
+def _combined(one: Any, other: Any, how: Callable[[int, int], int]) -> Any:
+    """Integers, and those in arrays, combined; texts and bytes as they are in the first."""
+    return one._make(
+        how(a, b) if isinstance(a, int)
+        else tuple(map(how, a, b)) if isinstance(a, tuple)
+        else a or b
+        for a, b in zip(one, other, strict=True)
+    )  # fmt: skip

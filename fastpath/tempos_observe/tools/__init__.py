@@ -1,0 +1,18 @@
+"""The tools, a module each that holds one ``TOOL``; what they have in common is the frame's."""
+
+from __future__ import annotations
+
+import importlib
+
+from tempos_observe.tool import Tool
+
+#: What people call it, and the module that it stands in, in the order in which they are listed.
+TOOLS = {
+    "udploss": "udploss",
+}
+
+
+def tool(name: str) -> Tool:
+    """The tool of that name."""
+    found: Tool = importlib.import_module(f"tempos_observe.tools.{TOOLS[name]}").TOOL
+    return found

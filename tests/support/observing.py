@@ -1,0 +1,143 @@
+"""An observation tool as a process, read as a program reads it; and the processes that it looks at."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tempos_bench.nodes.namespace import Namespace
+from tempos_bench.nodes.patience import patience
+
+LIMIT = patience(30.0)
+_ACTING = Path(__file__).with_name("observed.py")
+Line = dict[str, Any]
+
+
+class Observed:
+    """`tempos observe ...` with --json. Once entered it is attached; ``start`` is its first line."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._arguments = arguments
+        self._lines: queue.Queue[Line | None] = queue.Queue()
+        self.lines: list[Line] = []
+
+    def __enter__(self) -> Observed:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tempos", "observe", *self._arguments, "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        threading.Thread(target=self._read, daemon=True).start()
+        self.start = self._next()
+        if not self.lines:
+            raise AssertionError(f"it did not start: {self._process.communicate()[1]}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def until(self, is_it: Callable[[Line], bool]) -> Line:
+        """The first line, of those to come, that is so."""
+        while True:
+            line = self._next()
+            assert line is not None, f"it ended: {self.lines[-1:]}"
+            if is_it(line):
+                return line
+
+    def stop(self, number: int = signal.SIGINT, *, code: int = 0) -> list[Line]:
+        """Tell it to end; all its lines, the last of which is its account."""
+        self._process.send_signal(number)
+        while self._next() is not None:
+            pass
+        assert self._process.wait(LIMIT) == code, self._process.stderr and self._process.stderr.read()
+        assert self.lines[-1]["type"] == "end"
+        return self.lines
+
+    def _next(self) -> Line | None:
+        line = self._lines.get(timeout=LIMIT)
+        if line is not None:
+            self.lines.append(line)
+        return line
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as out:
+            for line in out:
+                self._lines.put(json.loads(line))
+        self._lines.put(None)
+
+
+class Acting:
+    """The processes of :func:`acting`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def go(self) -> list[dict[str, Any]]:
+        """Let them act; what each of them did, once all are done. They live on."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        done = []
+        for _ in range(self.count):
+            done.append(json.loads(self._process.stdout.readline()))
+            assert "error" not in done[-1], done[-1]
+        return done
+
+    count = 1
+
+
+@contextmanager
+def acting(
+    act: str, *, processes: int = 1, space: Namespace | None = None, **options: Any
+) -> Iterator[Acting]:
+    """So many processes that do ``act`` of tests/support/observed.py when they are told; in a namespace."""
+    asked = json.dumps({"act": act, "processes": processes, **options})
+    inside = () if space is None else ("nsenter", f"--net={space.path}", "--")
+    process = subprocess.Popen(
+        [*inside, sys.executable, "-S", str(_ACTING), asked],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "ready\n"
+        acts = Acting(process)
+        acts.count = processes
+        yield acts
+        process.stdin.close()
+        assert process.wait(LIMIT) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def rows(lines: list[Line], table: str) -> list[Line]:
+    """The rows of a table, of all looks."""
+    return [line for line in lines if line["type"] == "row" and line["table"] == table]
+
+
+def inode(path: str = "/proc/self/ns/net") -> int:
+    """Of a network namespace: what a tool calls it."""
+    return Path(path).stat().st_ino
