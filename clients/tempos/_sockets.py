@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from tempos.errors import LocalError
+from tempos.errors import LocalError, NoWay
 from tempos.wire import IP_UDP_OVERHEAD
 
 # Not all of these are in the socket module; the numbers are those of asm-generic/socket.h and linux/in.h.
@@ -39,6 +39,10 @@ ALONE = 127
 
 #: What the kernel says when an earlier datagram came back as an ICMP error.
 RETURNED = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO)
+#: What it says where a socket's own address is no more, or leads nowhere: another socket may have a way.
+NO_WAY = (
+    errno.EINVAL, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.ENODEV,
+)  # fmt: skip
 
 _COUNTER = struct.Struct("=I")
 _ANCILLARY = socket.CMSG_SPACE(_COUNTER.size) if hasattr(socket, "CMSG_SPACE") else 0
@@ -48,17 +52,30 @@ Overrun = Callable[[int], None]
 Refused = Callable[[], object]
 
 
-async def address_of(host: str) -> str:
-    """The IPv4 address of ``host``, a name or an address; looks names up off the event loop."""
+async def addresses_of(host: str) -> tuple[str, ...]:
+    """The IPv4 addresses of ``host``, a name or an address; looks names up off the event loop.
+
+    Raises :class:`NoWay` where there is none.
+    """
     with contextlib.suppress(OSError):
-        return socket.inet_ntoa(socket.inet_pton(socket.AF_INET, host))
+        return (socket.inet_ntoa(socket.inet_pton(socket.AF_INET, host)),)
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
             host, None, family=socket.AF_INET, type=socket.SOCK_DGRAM
         )
     except (OSError, UnicodeError) as error:
-        raise LocalError(f"the broker's name {host!r} leads to no IPv4 address: {error}") from error
-    return str(found[0][4][0])
+        raise NoWay(f"the broker's name {host!r} leads to no IPv4 address: {error}") from error
+    return tuple(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+def is_ours(address: str) -> bool:
+    """Whether a socket of this machine can have this address now."""
+    with _new() as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+        return True
 
 
 def connected(host: str, port: int, send_buffer: int | None = None) -> socket.socket:
@@ -72,9 +89,7 @@ def connected(host: str, port: int, send_buffer: int | None = None) -> socket.so
         try:
             sock.connect((host, port))
         except OSError as error:
-            raise LocalError(
-                f"no way to the broker at {host}:{port}: {error.strerror}{_in_vrf(host)}"
-            ) from error
+            raise NoWay(f"no way to the broker at {host}:{port}: {error.strerror}{_in_vrf(host)}") from error
     except BaseException:
         sock.close()
         raise

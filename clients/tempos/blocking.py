@@ -25,7 +25,7 @@ from tempos import _abi, admin, publisher, subscriber
 from tempos._intake import Duplicates
 from tempos.admin import TopicInfo, TopicRemoved
 from tempos.auth import Key
-from tempos.errors import LocalError, TemposError
+from tempos.errors import LocalError, NoWay, TemposError
 from tempos.model import Member, Topic
 from tempos.publisher import PublisherStats
 from tempos.requests.ask import TIMEOUT, Reply
@@ -43,6 +43,9 @@ from tempos.subscriber import (
 
 #: Events that may wait for the publisher's thread before `publish` blocks.
 WAITING = 4096
+#: Seconds that an event waits while there is no way to the broker, for this machine's address has just gone;
+#: and from one try to the next.
+WAY_PATIENCE, WAY_AGAIN = 5.0, 0.05
 
 _T = TypeVar("_T")
 
@@ -102,6 +105,7 @@ class Publisher:
         linger: float = 0,
         send_buffer: int | None = None,
         auth: Key | None = None,
+        wait: float = 0,
     ) -> None:
         self._options: dict[str, Any] = {
             "data_port": data_port,
@@ -110,6 +114,7 @@ class Publisher:
             "linger": linger,
             "send_buffer": send_buffer,
             "auth": auth,
+            "wait": wait,
         }
         self._broker = broker
         self._thread: _LoopThread | None = None
@@ -224,9 +229,22 @@ class Publisher:
                     return
             for topic, body in events:
                 try:
-                    await self._inner.publish(topic, body)
+                    await self._publish_patiently(self._inner, topic, body)
                 except TemposError as error:
                     self._error = error
+
+    async def _publish_patiently(self, inner: publisher.Publisher, topic: str | Topic, body: object) -> None:
+        """Publish, and wait a while where there is no way to the broker: nobody else would try again."""
+        until = 0.0
+        while True:
+            try:
+                return await inner.publish(topic, body)
+            except NoWay:
+                now = asyncio.get_running_loop().time()
+                until = until or now + WAY_PATIENCE
+                if now >= until:
+                    raise
+            await asyncio.sleep(WAY_AGAIN)
 
 
 class Subscriber:
@@ -247,6 +265,7 @@ class Subscriber:
         duplicates: Duplicates = "deliver",
         timeout: float | None = None,
         auth: Key | None = None,
+        wait: float = 0,
     ) -> None:
         self._inner = subscriber.Subscriber(
             broker,
@@ -258,6 +277,7 @@ class Subscriber:
             queue=queue,
             duplicates=duplicates,
             auth=auth,
+            wait=wait,
         )
         self._inner.replies_block()
         self._timeout = timeout

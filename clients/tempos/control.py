@@ -31,6 +31,8 @@ MAX_DATAGRAM = 1200
 MAX_DEPTH, MAX_KEYS, MAX_ITEMS = 8, 32, 512
 #: Characters of a group's name.
 MAX_GROUP = 64
+#: Places that a client names where it was a member before.
+MAX_FORMER = 4
 #: The longest a drain may wait for confirmation, and what it waits if it does not say, milliseconds.
 MAX_PATIENCE, PATIENCE = 60_000, 5_000
 #: Back-off of a client: seconds before each repetition; five tries in all.
@@ -117,6 +119,7 @@ class Field:
 #: ``since``: [life, version], up to which version of this life of the broker it knows its memberships, or []
 #: where it does not ask; who does not name it is told what is in force of its ``topics``.
 #: ``instance``: whose account all of it is for; another broker, or one that has lost its memory, began anew.
+#: ``former``: where the same client was a member, of which this tells, too.
 _TOLD = (
     Field("received", "counts"),
     Field("instance", "number", required=False),
@@ -128,6 +131,7 @@ _TOLD = (
     Field("untold", "count", required=False),
     Field("topics", "asked", required=False),
     Field("since", "version", required=False),
+    Field("former", "former", required=False),
 )
 
 #: How an answer lists memberships: what is new from version ``base`` up to ``version``, of ``count`` in all,
@@ -148,6 +152,7 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
             Field("port", "port"),
             Field("group", "group", required=False),
             Field("since", "version", required=False),
+            Field("former", "former", required=False),
         ),
         ("topic", "group", "epoch", "lease_ms", "heartbeat_ms", "instance", "clock", "failed", *_LISTED),
     ),
@@ -178,6 +183,13 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
         ("address", "lifetime_ms"),
     ),
 }
+
+
+class Former(NamedTuple):
+    """Where a client was a member before its address changed: that membership ends when it joins again."""
+
+    ip: str
+    port: int
 
 
 class Received(NamedTuple):
@@ -436,6 +448,7 @@ _ROWS: dict[str, Any] = {
     "lacking": Lacking,
     "asked": Asked,
     "sent": Sent,
+    "former": Former,
 }
 _IN_ROWS: dict[str, Callable[[object], bool]] = {
     "topic": lambda value: _is_int(value, 0xFFFF),
@@ -443,6 +456,8 @@ _IN_ROWS: dict[str, Callable[[object], bool]] = {
     "epoch": lambda value: _is_int(value, U32),
     "publisher": lambda value: _is_int(value, U32),
     "first": lambda value: _is_int(value, U32),
+    "ip": lambda value: isinstance(value, str) and 7 <= len(value) <= 15,
+    "port": lambda value: _is_int(value, 0xFFFF) and value != 0,
 }
 
 

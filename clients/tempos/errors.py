@@ -28,6 +28,13 @@ class LocalError(TemposError):
     """The caller asked for something that cannot be done as asked."""
 
 
+class NoWay(LocalError):
+    """There is no way to the broker at this moment: no address of it, or of this machine, no route.
+
+    Clients go on looking for one, so what is tried a little later may well succeed.
+    """
+
+
 class RemoteError(TemposError):
     """The other side sent something that cannot be understood, or refused."""
 

@@ -27,13 +27,13 @@ from tempos._remarks import Remark
 from tempos._telling import Telling
 from tempos.auth import Key, Signer
 from tempos.control import Sent
-from tempos.errors import EventTooBig, LocalError
+from tempos.errors import EventTooBig, LocalError, NoWay
 from tempos.model import Topic
 from tempos.requests.ask import TIMEOUT, Asking, Reply, ReplyError
 from tempos.requests.core import RequestStats
-from tempos.session import ControlSession
-from tempos.session.events import SessionEvent, topic_of
+from tempos.session.events import topic_of
 from tempos.session.link import ControlLink
+from tempos.session.reach import Reach
 
 __all__ = ["Publisher", "PublisherStats", "Reply", "ReplyError", "RequestStats"]
 
@@ -77,10 +77,13 @@ class Publisher:
     ``topics`` are known beforehand and not asked of the broker: with them a publisher works where no
     control port is, and straight to a receiver. With ``linger`` (seconds) events wait for at most that
     long to travel together in one datagram. ``send_buffer``: bytes of socket buffer to ask for. ``auth``:
-    the key that signs what is asked of the broker (events are not signed).
+    the key that signs what is asked of the broker (events are not signed). ``wait``: seconds that entering
+    waits for a broker that is not there yet (True: for ever).
 
-    Entering raises :class:`LocalError` when there is no way to the broker. A publisher belongs to the
-    event loop it was entered in.
+    Entering raises :class:`NoWay` when there is no way to the broker, and :class:`NoAnswer` where it waits in
+    vain. When this machine's address changes, or that of the broker's name, a publisher goes on by the new
+    one; while there is none, what is published raises :class:`NoWay`. It belongs to the event loop it was
+    entered in.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Publisher:
         linger: float = 0,
         send_buffer: int | None = None,
         auth: Key | None = None,
+        wait: float = 0,
     ) -> None:
         if linger < 0:
             raise LocalError(f"linger is {linger} s, it cannot be negative")
@@ -100,17 +104,17 @@ class Publisher:
         #: The random u32 that tells this publisher's events apart from those of its other starts.
         self.id = int.from_bytes(os.urandom(4), "big")
         self._data_port = data_port
-        self._control_port = control_port
         self._linger = linger
-        self._send_buffer = send_buffer
-        self._signer = None if auth is None else Signer(auth, time.time)
+        signer = None if auth is None else Signer(auth, time.time)
         self._outlets = {topic.name: Outlet(topic) for topic in topics or ()}
         self._batching = 1 if linger else 0
         self._limit = 0
-        self._address = ""
+        self._entered = False
         self._socket: Any = _Closed()
-        self._link: ControlLink | None = None
-        self._link_lock = asyncio.Lock()
+        self._reach = Reach(
+            broker, data_port, control_port, signer=signer, wait=wait, asks=topics is None,
+            send_buffer=send_buffer, take=self._take, refusals=self.refusals,
+        )  # fmt: skip
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -140,12 +144,15 @@ class Publisher:
         return self._refused
 
     async def __aenter__(self) -> Publisher:
-        if self._address:
+        if self._entered:
             raise LocalError("a publisher is opened once: make another one")
-        self._address = await _sockets.address_of(self.broker)
+        self._entered = True
         self._loop = asyncio.get_running_loop()
-        self._socket = _sockets.connected(self._address, self._data_port, self._send_buffer)
-        self._limit = _sockets.largest_payload(self._socket)
+        try:
+            await self._reach.open()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(
@@ -160,8 +167,8 @@ class Publisher:
         An awaitable that is done at once is the common case; it waits where the socket is full or the
         topic's name has to be asked of the broker.
 
-        Raises :class:`EventTooBig`, :class:`BodyError`, :class:`LocalError` (not open, no way to the
-        broker), and for a name to resolve :class:`ControlRefused` or :class:`NoAnswer`.
+        Raises :class:`EventTooBig`, :class:`BodyError`, :class:`LocalError` (not open), :class:`NoWay`, and
+        for a name to resolve :class:`ControlRefused` or :class:`NoAnswer`.
         """
         # Once for each event, and in a batch the only thing that is: hence type(), and this order.
         if type(topic) is str:
@@ -223,8 +230,8 @@ class Publisher:
         outlet = Outlet(topic_of(answer), clock if type(clock) is int else None)
         # Another task may have been quicker; its sequence goes on.
         outlet = self._outlets.setdefault(name, outlet)
-        if self._link is not None:
-            self._telling.begin(self._link)
+        if self._reach.link is not None:
+            self._telling.begin(self._reach.link)
         return outlet.topic
 
     def check(self, topic: Topic, body: object) -> bytes:
@@ -283,6 +290,7 @@ class Publisher:
     async def close(self) -> None:
         """Flush and release everything; safe to call twice."""
         self._asking.close()
+        await self._reach.end()
         try:
             if not isinstance(self._socket, _Closed):
                 await self.flush()
@@ -291,22 +299,19 @@ class Publisher:
             self._seal()
             if self._timer is not None:
                 self._timer.cancel()
-            if self._writable is not None:
-                self._loop.remove_writer(sock)
-                # Whoever waits tries again, and is told that this is closed.
-                self._writable.set_result(None)
-                self._writable = None
+            # They are told that this is closed.
+            self._let_go(sock)
             sock.close()
             try:
                 if self._flushing is not None:
                     await self._flushing
             finally:
-                if self._link is not None:
+                if self._reach.link is not None:
                     try:
                         # Those that waited for the socket know by now that it is closed.
-                        await self._telling.end(self._link)
+                        await self._telling.end(self._reach.link)
                     finally:
-                        await self._link.close()
+                        await self._reach.link.close()
 
     # Topics
 
@@ -334,13 +339,24 @@ class Publisher:
         await self.publish(await self.learn(topic), body)
 
     async def _control(self) -> ControlLink:
-        async with self._link_lock:
-            if self._link is None:
-                client = int.from_bytes(os.urandom(8), "big")
-                name = f"{self.broker}:{self._control_port}"
-                session = ControlSession(client=client, broker=name, signer=self._signer)
-                self._link = await ControlLink.open(self._address, self._control_port, session, _ignore_event)
-            return self._link
+        return await self._reach.control()
+
+    def _take(self, sock: socket.socket) -> None:
+        """Send by this socket from now on."""
+        before, self._socket = self._socket, sock
+        self._set_limit(_sockets.largest_payload(sock))
+        if isinstance(before, _Closed):
+            return
+        self._let_go(before)
+        self._asking.moved(sock)
+        before.close()
+
+    def _let_go(self, sock: socket.socket) -> None:
+        """Let whoever waits for this socket try again."""
+        if self._writable is not None:
+            self._loop.remove_writer(sock)
+            self._writable.set_result(None)
+            self._writable = None
 
     # Batches
 
@@ -449,7 +465,14 @@ class Publisher:
             if events > 1:
                 return False
             raise self._too_big(len(datagram))
-        raise LocalError(
+        if error.errno in _sockets.NO_WAY and self._reach.has_other_way(self._socket):
+            try:
+                self._socket.send(datagram)
+            except OSError as second:
+                error = second
+            else:
+                return True
+        raise NoWay(
             f"cannot send to the broker at {self.broker}:{self._data_port}: {error.strerror}"
         ) from error
 
@@ -522,7 +545,3 @@ class _Closed:
 
     def close(self) -> None:
         return
-
-
-def _ignore_event(event: SessionEvent) -> None:
-    """A publisher holds no membership, so nothing happens that it has not asked for."""

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +25,12 @@ from tempos._sources import PublisherAccount
 from tempos._standing import Standing
 from tempos.auth import Key, Signer
 from tempos.control import MAX_PATIENCE, Code
-from tempos.errors import ControlRefused, LocalError, RemoteError
+from tempos.errors import ControlRefused, LocalError, NoAnswer, NoWay, RemoteError
 from tempos.model import Member, Topic
 from tempos.requests.answer import Request
 from tempos.session import ControlSession
 from tempos.session.link import ControlLink
+from tempos.session.way import Patience, Roaming, Way, find, words
 
 #: Bytes of socket buffer asked for, and events that may wait for the consumer.
 RECEIVE_BUFFER = 8 * 1024 * 1024
@@ -75,12 +77,14 @@ class Subscriber:
     buffer to ask for; ``queue``: events that may wait for the consumer, the newest are dropped and counted.
     ``duplicates``: events that a network has doubled behind the broker are handed out again ("deliver") or
     not ("drop"), and counted either way. ``auth``: the key that signs what is asked of the broker.
+    ``wait``: seconds that entering waits for a broker that is not there yet (True: for ever).
 
-    Entering raises :class:`ControlRefused` (unknown topic, limit reached), :class:`NoAnswer`, and
-    :class:`LocalError` (no way there, port taken, a ``raw`` topic whose duplicates are to be dropped). A
-    broker that restarts is subscribed to again without the consumer noticing more than the gap, and so is a
-    topic of many that this was taken out of; until then :attr:`away` says why. The iterator ends when the
-    subscriber is closed.
+    Entering raises :class:`ControlRefused` (unknown topic, limit reached), :class:`NoAnswer`, :class:`NoWay`,
+    and :class:`LocalError` (port taken, a ``raw`` topic whose duplicates are to be dropped). A broker that
+    restarts is subscribed to again without the consumer noticing more than the gap, and so is a topic of many
+    that this was taken out of; until then :attr:`away` says why. When this machine's address changes, or that
+    of the broker's name, this goes on at the new one, as a member in place of the former. The iterator ends
+    when the subscriber is closed.
 
     Leaving the ``async with`` drains; what has come by then and nobody has taken is thrown away and counted
     as ``discarded``, here and in the broker's ledger. Close or drain it before, and it can still be read.
@@ -97,6 +101,7 @@ class Subscriber:
         queue: int = QUEUE,
         duplicates: Duplicates = "deliver",
         auth: Key | None = None,
+        wait: float = 0,
     ) -> None:
         every = [one for each in topics for one in ((each,) if isinstance(each, str) else each)]
         if not every:
@@ -107,8 +112,11 @@ class Subscriber:
         self._control_port = control_port
         self._port = port
         self._signer = None if auth is None else Signer(auth, time.time)
+        self._patience = Patience(wait)
+        self._roaming: Roaming | None = None
         self._static: tuple[Topic, ...] = ()
         self._member: Member | None = None
+        self._broker_at = ""
         self._intake = Intake(queue, duplicates, receive_buffer)
         self._standing = Standing(broker, self._intake)
         self._feeds, self._inbox = self._intake.feeds, self._intake.inbox
@@ -308,8 +316,10 @@ class Subscriber:
         await self.drain(CLOSE_PATIENCE)
 
     async def _leave(self, patience: float) -> Drained | None:
-        link, reader = self._link, self._reader
         drained = None
+        if self._roaming is not None:
+            await self._roaming.end()
+        link, reader = self._link, self._reader
         try:
             if link is not None and link.is_subscribed:
                 drained = await self._say_leave(link, patience)
@@ -363,37 +373,101 @@ class Subscriber:
     async def _open(self) -> None:
         if self._member is not None:
             raise LocalError("a subscriber is opened once: make another one")
-        host = await _sockets.address_of(self.broker)
         self._turn = time.monotonic() + TURN_AFTER
-        source = host if self._static else _sockets.source_address(host, self._control_port)
-        sock = _sockets.bound(source, self._port, self._intake.receive_buffer)
-        try:
-            ip, port = sock.getsockname()
-            self._intake.granted = _sockets.receive_buffer(sock)
-            self._reader = await _sockets.read(sock, self._intake.receive, self._intake.overrun)
-            self._intake.replies.open(sock, None if self._static else host)
-        except BaseException:
-            sock.close()
-            raise
-        self._member = Member(ip, port)
+        self._patience.begin()
         if self._static:
+            host = (await _sockets.addresses_of(self.broker))[0]
+            await self._listen(_sockets.bound(host, self._port, self._intake.receive_buffer), None)
             for topic in self._static:
                 self._feeds.put(topic, "")
         else:
-            await self._subscribe(host, port)
+            way = await self._find_way()
+            sock = _sockets.bound(way.ours, self._port, self._intake.receive_buffer)
+            await self._listen(sock, way.broker)
+            await self._subscribe(way)
         self._intake.begin()
 
-    async def _subscribe(self, host: str, port: int) -> None:
+    async def _find_way(self) -> Way:
+        while True:
+            try:
+                return await find(self.broker, self._control_port)
+            except NoWay as error:
+                await self._patience.again(error)
+
+    async def _listen(self, sock: socket.socket, broker: str | None) -> None:
+        """Take events by this socket from now on; ``broker``: where replies go, None where requests tell."""
+        try:
+            ip, port = sock.getsockname()
+            reader = await _sockets.read(sock, self._intake.receive, self._intake.overrun)
+        except BaseException:
+            sock.close()
+            raise
+        self._reader = reader
+        self._intake.granted = _sockets.receive_buffer(sock)
+        self._intake.replies.open(sock, broker)
+        self._member = Member(ip, port)
+
+    async def _subscribe(self, way: Way) -> None:
         session = ControlSession(
             client=int.from_bytes(os.urandom(8), "big"),
             broker=f"{self.broker}:{self._control_port}",
-            port=port,
+            port=self.member.port,
             counts=self._intake,
             signer=self._signer,
         )
-        self._link = link = await ControlLink.open(host, self._control_port, session, self._standing.on_event)
+        self._broker_at = way.broker
+        on_event = self._standing.on_event
+        self._link = link = await ControlLink.open(way.broker, self._control_port, session, on_event)
         self._intake.look = link.look
-        await link.subscribe(self._topics, self._group)
+        self._roaming = Roaming(
+            self.broker,
+            self._control_port,
+            way,
+            move=self._move,
+            is_silent=lambda: link.is_silent,
+            every=lambda: link.interval,
+            level=logging.WARNING,
+        )
+        link.on_trouble = self._roaming.look
+        while True:
+            try:
+                return await link.subscribe(self._topics, self._group)
+            except NoAnswer as error:
+                await self._patience.again(error)
+
+    async def _move(self, way: Way) -> None:
+        """Go on by another way: new sockets, and a member there in place of the one here."""
+        link, former, before = self._link, self.member, self._reader
+        assert link is not None, "it is the link's way"
+        assert before is not None, "it reads what comes by it"
+        sock = None
+        if way.ours != former.ip:
+            sock = self._bound_again(way.ours, former.port)
+        try:
+            await link.move(way.broker, self._control_port)
+        except BaseException:
+            if sock is not None:
+                sock.close()
+            raise
+        why = words(Way(self._broker_at, former.ip), way, self.broker)
+        self._broker_at = way.broker
+        if sock is None:
+            self._intake.replies.open_at(way.broker)
+            link.moved(former.port, None, why)
+            return
+        self._read_what_is_there()
+        await self._listen(sock, way.broker)
+        link.moved(self.member.port, (former.ip, former.port), why)
+        await before.close()
+
+    def _bound_again(self, ip: str, port: int) -> socket.socket:
+        """A data socket at another address: with the same port, or any where that is taken and may be."""
+        try:
+            return _sockets.bound(ip, port, self._intake.receive_buffer)
+        except LocalError:
+            if self._port:
+                raise
+            return _sockets.bound(ip, 0, self._intake.receive_buffer)
 
     # Waiting
 

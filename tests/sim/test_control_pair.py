@@ -30,10 +30,12 @@ class World:
         self.now = 1000.0
         self._rng = random.Random(seed)
         self._loss = loss
-        self._wire: list[tuple[float, int, ControlSession | None, bytes, ControlSession]] = []
+        self._wire: list[tuple[float, int, ControlSession | None, bytes, ControlSession, str]] = []
         self._order = 0
         self.config = BrokerConfig(tuple(TopicConfig(Topic(i + 1, name)) for i, name in enumerate(topics)))
         self.clients: list[ControlSession] = []
+        #: Where a client is, if not at IP.
+        self.at: dict[int, str] = {}
         self.events: dict[int, list[object]] = {}
         self.start_broker(1)
 
@@ -76,7 +78,8 @@ class World:
             if self._rng.random() >= self._loss:
                 self._order += 1
                 delay = self._rng.uniform(0.0001, 0.3)
-                heapq.heappush(self._wire, (self.now + delay, self._order, to, data, client))
+                place = self.at.get(id(client), IP)
+                heapq.heappush(self._wire, (self.now + delay, self._order, to, data, client, place))
 
     def run(self, seconds: float, skip: Sequence[ControlSession] = ()) -> None:
         """Let ``seconds`` pass; the clients in ``skip`` are dead."""
@@ -98,16 +101,16 @@ class World:
             self.now = max(self.now, min(times))
             self.registry.expire(self.now)
             while self._wire and self._wire[0][0] <= self.now:
-                _, _, to, data, client = heapq.heappop(self._wire)
+                _, _, to, data, client, place = heapq.heappop(self._wire)
                 if to is None:
-                    decision = self.server.receive_datagram(data, IP, self.now)
+                    decision = self.server.receive_datagram(data, place, self.now)
                     if decision is not None:
                         for _ in self.server.joins(decision):
                             self._swap()
                         self._swap()
                         if (answer := self.server.render(decision)) is not None:
                             self._send(client, answer, client)
-                else:
+                elif place == self.at.get(id(client), IP):
                     to.receive_datagram(data, self.now)
             for client in self.clients:
                 client.handle_timer(self.now)
@@ -194,6 +197,52 @@ def test_counts_are_never_more_than_was_said_and_final_after_goodbye(seed: int, 
     if not world.seen(client, Failed):
         assert account.delivered == final
         assert account.outstanding == 100 - final
+
+
+@given(st.integers(0, 2**32), st.floats(0, 0.2), st.booleans(), st.integers(1, 3))
+def test_a_client_that_moves_is_one_member_and_what_it_got_before_is_booked(
+    seed: int, loss: float, own: bool, moves: int
+) -> None:
+    world = World(seed, loss)
+    client = world.add(5001)
+    group = None if own else "workers"
+    client.subscribe("alpha", group, world.now)
+    world.run(8)
+    if not world.seen(client, Subscribed):
+        return
+    epoch = world.epochs[1]
+    place = (IP, 5001)
+    for number in range(moves):
+        # Whatever is on its way is lost with the address, or comes from it late.
+        former, place = place, (f"10.0.3.{number}", 5001 + number)
+        world.at[id(client)] = place[0]
+        here = f"~{place[0]}:{place[1]}" if own else "workers"
+        client._counts = Told(Received(1, here, epoch, 60))
+        client.moved(place[1], former, "it moved", world.now)
+        world.run(0.3)
+    # At most two heartbeats, each with its repetitions; with losses some more.
+    world.run(5 if not loss else 30)
+    (only,) = world.registry.groups(1)
+    assert only.members == (Member(*place),)
+    assert len(world.registry.holdings.wanted()) == 1, "no lease of a former place is left"
+    (account,) = world.ledger.accounts(Holder(IP, 5001, 5001))
+    assert (account.delivered, account.outstanding) == (60, 40)
+
+
+class Told:
+    """What a member says it got, at any time the same."""
+
+    def __init__(self, *rows: Received) -> None:
+        self._rows = rows
+
+    def report(self) -> list[dict[str, Any]]:
+        return [{"received": list(self._rows), "full": True}]
+
+    def acknowledge(self, told: object, answer: object) -> None:
+        return
+
+    def tell_again(self) -> None:
+        return
 
 
 @given(st.integers(0, 2**32), st.floats(0, 0.3))

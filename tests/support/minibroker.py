@@ -150,15 +150,22 @@ class MiniBroker:
 class MiniBrokerThread:
     """A :class:`MiniBroker` on loopback. ``deaf``: take control datagrams and answer nothing."""
 
-    def __init__(self, *topics: Topic, lease_ms: int = 10_000, heartbeat_ms: int = 2_500) -> None:
+    def __init__(
+        self,
+        *topics: Topic,
+        lease_ms: int = 10_000,
+        heartbeat_ms: int = 2_500,
+        at: str = "127.0.0.1",
+        ports: tuple[int, int] = (0, 0),
+    ) -> None:
         self.core = MiniBroker(topics, lease_ms=lease_ms, heartbeat_ms=heartbeat_ms)
         self.deaf = False
         self.changed = threading.Condition()
         self._data, self._control = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
         self._wake, self._woken = socket.socketpair()
-        for sock in (self._data, self._control):
+        for sock, port in zip((self._data, self._control), ports, strict=True):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-            sock.bind(("127.0.0.1", 0))
+            sock.bind((at, port))
         self.data_port: int = self._data.getsockname()[1]
         self.control_port: int = self._control.getsockname()[1]
         self._thread = threading.Thread(target=self._run, name="minibroker")

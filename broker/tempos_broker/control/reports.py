@@ -14,6 +14,7 @@ from typing import Any
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.consumers import Consumers
 from tempos_broker.account.ledger import Ledger
+from tempos_broker.members.known import own_group
 
 
 class Reports:
@@ -44,3 +45,16 @@ class Reports:
             publishers.complete(holder, now)
         if told["queue"]:
             self.consumers.told(holder, told["waiting"] or 0, told["queue"], told["overruns"] or 0, now)
+
+    def book_former(self, holder: Holder, now_at: Holder, told: Mapping[str, Any]) -> None:
+        """Book what a member got at a former place of its own, which it tells from where it is now.
+
+        What it says of epochs in which it had no place there is passed over.
+        """
+        if told["instance"] not in (None, self._instance):
+            return
+        full = bool(told["full"])
+        own = own_group(now_at.ip, now_at.port)
+        for row in told["received"]:
+            group = own_group(holder.ip, holder.port) if row.group == own else row.group
+            self._ledger.report(row.topic, group, holder, row.epoch, row.datagrams, full=full)

@@ -181,15 +181,18 @@ class ControlServer:
         if self.stopping and request.op in _CHANGES:
             self.refused[Code.STOPPING] += 1
             return Decision(way, Refusal(Code.STOPPING, "the broker is stopping", "ask again"))
+        left: frozenset[int] = frozenset()
         try:
+            if request.op == "subscribe":
+                left = self._leave_former(request, way)
             decision = self._operations[request.op](request, way, now)
         except Refused as error:
             self.refused[error.code] += 1
             if error.code == Code.NOT_ALLOWED:
                 self._tell(error.code, way.caller, str(error))
-            return Decision(way, Refusal(error.code, str(error), error.hint))
+            return Decision(way, Refusal(error.code, str(error), error.hint), left)
         self.served[request.op] += 1
-        return decision
+        return replace(decision, changed=decision.changed | left) if left else decision
 
     def _timing_of(self, config: ControlConfig) -> dict[str, int]:
         return {
@@ -347,6 +350,19 @@ class ControlServer:
         if isinstance(decision.answer, Listed):
             self._registry.will_join(decision.answer.holder, -len(decision.joining))
 
+    def _leave_former(self, request: Request, way: Way) -> frozenset[int]:
+        """End what the same client has where it was before its address changed; the topics that this changes.
+
+        So one swap takes the one place out and the other in.
+        """
+        who = None if way.caller.client is None else way.caller.client.id
+        changed: set[int] = set()
+        for place in _former(request, way):
+            lease = self._registry.lease_of(Holder(*place, request.client))
+            if lease is not None and all(wanted.client == who for wanted in lease.wanted.values()):
+                changed |= self._registry.goodbye(place, request.client)
+        return frozenset(changed)
+
     def _subscribe_all(self, request: Request, way: Way, now: float) -> Decision:
         """Of what a request names, each by itself: one that cannot be does not keep it from the others."""
         group, endpoint = request.fields["group"], (way.caller.ip, request.fields["port"])
@@ -412,6 +428,8 @@ class ControlServer:
         holder = _holder(request, way)
         # What a member got before it was taken out is news even where it is no member any more.
         self.reports.book(holder, request.fields, now)
+        for place in _former(request, way):
+            self.reports.book_former(Holder(*place, request.client), holder, request.fields)
         mine = self._registry.heartbeat((holder.ip, holder.port), request.client, now)
         if mine is None:
             raise self._no_member(holder)
@@ -494,6 +512,12 @@ class ControlServer:
 
 def _holder(request: Request, way: Way) -> Holder:
     return Holder(way.caller.ip, request.fields["port"], request.client)
+
+
+def _former(request: Request, way: Way) -> Iterator[tuple[str, int]]:
+    """Where the client says that it was before, but for where it is."""
+    here = (way.caller.ip, request.fields["port"])
+    return (place for each in request.fields["former"] or () if (place := (each.ip, each.port)) != here)
 
 
 def _too_short(size: int) -> Refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,19 @@ def add_data_port(parser: argparse.ArgumentParser) -> None:
         type=port,
         default=DATA_PORT,
         help="UDP port of the broker for events (default: %(default)s)",
+    )
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    """Add ``--wait``."""
+    parser.add_argument(
+        "--wait",
+        metavar="S",
+        nargs="?",
+        type=duration,
+        const=math.inf,
+        default=0.0,
+        help="wait up to S seconds for a broker that is not there yet, without S for ever (default: do not)",
     )
 
 

@@ -40,6 +40,7 @@ def register(subparsers: Subparsers) -> None:
     )
     opt.add_broker(parser)
     opt.add_auth(parser)
+    opt.add_wait(parser)
     opt.add_data_port(parser)
     parser.add_argument("-t", "--topic", metavar="NAME", required=True, help="the topic")
     body = parser.add_mutually_exclusive_group()
@@ -71,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
         control_port=options.control_port,
         linger=options.linger,
         auth=opt.key(options),
+        wait=options.wait,
     ) as publisher:
         progress = Progress("events published", _total(options))
         done = 0

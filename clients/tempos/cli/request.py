@@ -38,6 +38,7 @@ def register(subparsers: Subparsers) -> None:
     )
     opt.add_broker(parser)
     opt.add_auth(parser)
+    opt.add_wait(parser)
     opt.add_data_port(parser)
     parser.add_argument("-t", "--topic", metavar="NAME", required=True, help="the topic")
     parser.add_argument("-m", "--message", metavar="BODY", default="", help="the body (default: none)")
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
         data_port=options.data_port,
         control_port=options.control_port,
         auth=opt.key(options),
+        wait=options.wait,
     ) as publisher:
         reply = publisher.request(options.topic, body, options.timeout)
     if options.output == "body":

@@ -58,6 +58,7 @@ def register(subparsers: Subparsers) -> None:
     )
     opt.add_broker(parser)
     opt.add_auth(parser)
+    opt.add_wait(parser)
     parser.add_argument(
         "-t",
         "--topic",
@@ -93,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
         port=options.port,
         duplicates="drop" if options.drop_duplicates else "deliver",
         auth=opt.key(options),
+        wait=options.wait,
     )
     progress = Progress("events received", options.count) if options.stats else None
     opened = False

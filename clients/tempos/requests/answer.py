@@ -60,6 +60,10 @@ class Replies:
         """Send by ``sock`` from now on; ``broker``: its address, None where only requests tell it."""
         self._sock, self._broker = sock, broker
 
+    def open_at(self, broker: str) -> None:
+        """The broker's address is another one now."""
+        self._broker = broker
+
     def close(self) -> None:
         """The socket is about to be closed; what is answered after this goes by one of its own."""
         self._sock = None

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from tempos import _abi, _sockets, wire
 from tempos._awaitables import DONE
 from tempos._outlet import Outlet, encode
-from tempos.errors import LocalError, NoMember, NoReply, RemoteError, TemposError, WireError, one_line
+from tempos.errors import LocalError, NoMember, NoReply, NoWay, RemoteError, TemposError, WireError, one_line
 from tempos.model import Topic
 from tempos.requests import envelope
 from tempos.requests.core import Answer, Requests
@@ -140,10 +140,10 @@ class Asking:
             raise LocalError(f"a request cannot be answered within {timeout:g} s: give it more than 0")
         publisher, loop, began = self._publisher, asyncio.get_running_loop(), time.perf_counter()
         due = time.monotonic() + timeout
-        sock = publisher._open_socket()
+        publisher._open_socket()
         outlet, address = publisher._outlet_of(topic), self._current_address()
         if outlet is None or not address:
-            outlet, address = await self._prepare(topic, timeout, sock)
+            outlet, address = await self._prepare(topic, timeout)
         name = outlet.topic.name
         if not outlet.is_event:
             raise LocalError(
@@ -211,7 +211,7 @@ class Asking:
         """The return address if there is one that need not be renewed, else nothing."""
         return self._address if time.monotonic() < self._renew_at else b""
 
-    async def _prepare(self, topic: str | Topic, timeout: float, sock: socket.socket) -> tuple[Outlet, bytes]:
+    async def _prepare(self, topic: str | Topic, timeout: float) -> tuple[Outlet, bytes]:
         """Learn what a request takes: the topic, and where replies go."""
         name = topic if isinstance(topic, str) else topic.name
 
@@ -220,7 +220,7 @@ class Asking:
             if outlet is None:
                 outlet = self._publisher._outlet_of(await self._publisher.learn(name))
                 assert outlet is not None, "it has been learnt"
-            return outlet, self._current_address() or await self._renew(sock)
+            return outlet, self._current_address() or await self._renew()
 
         try:
             return await asyncio.wait_for(learn(), timeout)
@@ -231,14 +231,15 @@ class Asking:
                 "where replies go: is it running there, and is UDP let through?"
             ) from None
 
-    async def _renew(self, sock: socket.socket) -> bytes:
+    async def _renew(self) -> bytes:
         """Ask the broker where it takes replies for us; raises as :meth:`Publisher.resolve` does."""
         async with self._asking:
             # Another task may have been quicker.
             if known := self._current_address():
                 return known
-            self._read(sock)
             link = await self._publisher._control()
+            sock = self._publisher._open_socket()
+            self._read(sock)
             answer = (await link.ask("return_address", port=sock.getsockname()[1])).fields
             address, lifetime = answer.get("address"), answer.get("lifetime_ms")
             if (
@@ -247,6 +248,8 @@ class Asking:
                 or type(lifetime) is not int
             ):
                 raise WireError("the broker's answer holds no return address that can be used")
+            if sock is not self._publisher._open_socket():
+                raise NoWay("there is another way to the broker since a moment ago: ask again")
             self._address, self._granted = address, time.monotonic()
             self._renew_at = self._granted + lifetime / 2000
             return address
@@ -274,6 +277,16 @@ class Asking:
         for waiting in self.requests.waiting():
             if not waiting.waiter.done():
                 waiting.waiter.set_exception(LocalError("the publisher was closed before the reply came"))
+        self._stop_reading()
+
+    def moved(self, sock: socket.socket) -> None:
+        """The publisher sends by this socket now: replies have to be sent to it, and are asked for anew."""
+        self._address, self._renew_at = b"", 0.0
+        if self._sock is not None:
+            self._stop_reading()
+            self._read(sock)
+
+    def _stop_reading(self) -> None:
         if self._sock is not None:
             asyncio.get_running_loop().remove_reader(self._sock)
             self._sock = None

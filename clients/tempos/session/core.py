@@ -41,6 +41,7 @@ from tempos.session.events import (
     failures_of,
     seconds_of,
 )
+from tempos.session.outstanding import Outstanding
 from tempos.session.parts import Counts, NoCounts, Pending
 from tempos.session.roll import News, Roll
 from tempos.session.rows import in_requests
@@ -59,7 +60,8 @@ LOOK_SOON, LOOK_AGAIN = 0.01, 0.25
 LOOK_APART = 0.05
 #: Signed requests of a drain whose answer may still be on its way.
 KEPT_NONCES = 32
-_U32 = 0xFFFFFFFF
+#: Tries of one request without an answer until the broker counts as one that does not answer.
+PATIENT = 2
 
 
 class ControlSession:
@@ -84,9 +86,7 @@ class ControlSession:
         self._broker = broker
         self._port = port
         self._counts: Counts = counts if counts is not None else NoCounts()
-        self._next_id = client & _U32
-        self._pending: dict[int, Pending] = {}
-        self._outgoing: list[bytes] = []
+        self._pending = Outstanding(client, signer)
         self._events: deque[SessionEvent] = deque()
         #: What is subscribed to, names and filters, each with its group.
         self._wanted: dict[str, str | None] = {}
@@ -107,7 +107,9 @@ class ControlSession:
         self._heartbeat_at: float | None = None
         self._renew_at: float | None = None
         self._last_answer = 0.0
-        self._silent = False
+        self._silent = self._unanswered = False
+        # Where this was a member, as long as the broker may not know that it is elsewhere now.
+        self._former: list[tuple[str, int]] = []
         #: Why heartbeats are refused, while they are.
         self._refused = ""
         #: Datagrams that were no reply of this protocol, or an answer without what it must hold.
@@ -121,7 +123,7 @@ class ControlSession:
 
     def ask(self, op: str, now: float, **fields: Any) -> int:
         """Begin a request of ``control.OPERATIONS``; returns its id, which the events name."""
-        return self._begin(op, now, fields)
+        return self._pending.begin(op, now, fields)
 
     def subscribe(self, wanted: str | Sequence[str], group: str | None, now: float) -> int:
         """Ask to become a member of topics by their names, and of all that match filters, now and later.
@@ -141,7 +143,7 @@ class ControlSession:
         group = self._wanted.pop(wanted)
         self._again.pop(wanted, None)
         self._roll.drop([name for name in self._roll.names if not self._wants(name)])
-        return self._begin("unsubscribe", now, {"topic": wanted, "port": self._port, "group": group})
+        return self._pending.begin("unsubscribe", now, {"topic": wanted, "port": self._port, "group": group})
 
     @property
     def topics(self) -> list[str]:
@@ -156,6 +158,36 @@ class ControlSession:
     def wants(self, name: str) -> bool:
         """Whether this is subscribed to the topic of this name, by itself or by a filter."""
         return self._wants(name)
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two heartbeats."""
+        return self._interval
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether the broker does not answer, however often it is asked."""
+        return self._unanswered
+
+    def repeat(self, now: float) -> None:
+        """Ask at once again what is unanswered: there is another way to the broker."""
+        for pending in self._pending.values():
+            pending.due = min(pending.due, now)
+
+    def moved(self, port: int, former: tuple[str, int] | None, why: str, now: float) -> None:
+        """The broker is to send elsewhere, or is asked elsewhere: every membership is asked for again.
+
+        ``port``: where data is received now; ``former``: address and port where it was, if it was elsewhere.
+        """
+        self._port = port
+        if former is not None and former not in self._former:
+            self._former = [*self._former, former][-control.MAX_FORMER :]
+        self._drop_heartbeats()
+        self._pending.at_port(port)
+        self._counts.tell_again()
+        self._ask_again(self._wanted)
+        self._lose({name: why for name in self._roll.clear() if name not in self._lost}, now)
+        self._renew(now)
 
     def look(self, now: float) -> None:
         """Find out soon what is new: something came of a topic of which this knows to be no member."""
@@ -181,12 +213,12 @@ class ControlSession:
         self._leave()
         self._counts.tell_again()
         fields = {"port": self._port, "received": [], "patience_ms": round(patience * 1000)}
-        self._outgoing.clear()
-        request = self._begin("drain", now, fields)
+        self._pending.outgoing.clear()
+        request = self._pending.begin("drain", now, fields)
         pending = self._pending[request]
         pending.until = now + patience + DRAIN_GRACE
         # Made only for its id: what is sent has the counts.
-        self._outgoing.clear()
+        self._pending.outgoing.clear()
         self._drain_again(request, pending, now)
         return request
 
@@ -212,7 +244,7 @@ class ControlSession:
             patience_ms=round(patience * 1000),
         )  # fmt: skip
         del pending.nonces[:-KEPT_NONCES]
-        self._put(pending)
+        self._pending.put(pending)
 
     def forget(self, request: int) -> None:
         """Nobody waits for this request any more."""
@@ -264,8 +296,7 @@ class ControlSession:
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """What is to be sent now, each a datagram to the broker's control port."""
         self.handle_timer(now)
-        outgoing, self._outgoing = self._outgoing, []
-        return outgoing
+        return self._pending.take()
 
     def get_timer(self) -> float | None:
         """When :meth:`handle_timer` wants to be called, or None."""
@@ -289,23 +320,6 @@ class ControlSession:
 
     # Requests
 
-    def _begin(
-        self,
-        op: str,
-        now: float,
-        fields: Mapping[str, Any],
-        told: Mapping[str, Any] | None = None,
-        *,
-        roomy: bool = False,
-    ) -> int:
-        self._next_id = request = (self._next_id + 1) & _U32
-        datagram = control.encode_request(op, request, self._client, roomy=roomy, **fields)
-        due = now + control.RETRY_AFTER[0]
-        pending = Pending(op, datagram, now, due, told=told, since=fields.get("since") or ())
-        self._pending[request] = pending
-        self._put(pending)
-        return request
-
     def _tell(
         self,
         op: str,
@@ -316,18 +330,12 @@ class ControlSession:
         roomy: bool = False,
     ) -> int:
         fields = {"port": self._port, **self._for_whom(), **page, **(beside or {})}
-        return self._begin(op, now, fields, told=page, roomy=roomy)
+        return self._pending.begin(op, now, fields, told=page, roomy=roomy)
 
     def _for_whom(self) -> dict[str, Any]:
         """Whose account counts are for: they may come to a broker that has begun anew and just let us in."""
-        return {"instance": self._instance} if isinstance(self._instance, int) else {}
-
-    def _put(self, pending: Pending) -> None:
-        datagram = pending.datagram
-        if self._signer is not None:
-            datagram, nonce = self._signer.sign(datagram)
-            pending.nonces.append(nonce)
-        self._outgoing.append(datagram)
+        whom: dict[str, Any] = {"instance": self._instance} if isinstance(self._instance, int) else {}
+        return {**whom, "former": self._former} if self._former else whom
 
     def _repeat(self, request: int, pending: Pending, now: float) -> None:
         if pending.until is not None and now < pending.until:
@@ -336,9 +344,11 @@ class ControlSession:
         if pending.until is None and pending.tries < len(control.RETRY_AFTER):
             pending.due = now + control.RETRY_AFTER[pending.tries]
             pending.tries += 1
-            self._put(pending)
+            self._unanswered |= pending.tries > PATIENT
+            self._pending.put(pending)
             return
         del self._pending[request]
+        self._unanswered = True
         error = NoAnswer(
             f"{pending.op}: no answer from the broker at {self._broker} after {pending.tries} tries in "
             f"{now - pending.started:.1f} s: is it running there, and is UDP let through?" + pending.last_word
@@ -349,8 +359,11 @@ class ControlSession:
         return name in self._wanted or any(matches(each, name) for each in self._wanted if is_filter(each))
 
     def _subscribe(self, wanted: list[str], group: str | None, now: float, *, again: bool = False) -> int:
-        fields = {"topics": wanted, "port": self._port, "group": group, "since": self._roll.since}
-        request = self._begin("subscribe", now, fields, roomy=True)
+        fields = {
+            "topics": wanted, "port": self._port, "group": group, "since": self._roll.since,
+            "former": self._former or None,
+        }  # fmt: skip
+        request = self._pending.begin("subscribe", now, fields, roomy=True)
         pending = self._pending[request]
         pending.wanted, pending.group, pending.again = tuple(wanted), group, again
         return request
@@ -434,6 +447,7 @@ class ControlSession:
         if self._silent:
             self._silent = False
             self._events.append(BrokerBack(now - self._last_answer))
+        self._unanswered = False
         self._last_answer = now
 
     def _on_ok(self, request: int, pending: Pending, fields: Mapping[str, Any], now: float) -> None:
@@ -446,6 +460,8 @@ class ControlSession:
     def _on_heartbeat(self, request: int, pending: Pending, fields: Mapping[str, Any], now: float) -> None:
         assert pending.told is not None
         self._counts.acknowledge(pending.told, fields)
+        told = pending.fields.get("former") or ()
+        self._former = [each for each in self._former if each not in told]
         if self._refused:
             self._refused = ""
             self._events.append(Answered(request, pending.op, fields))
@@ -465,7 +481,8 @@ class ControlSession:
         self._interval = max(MIN_HEARTBEAT, interval)
         self._subscribed_at = now
         if self._heartbeat_at is None or pending.again:
-            self._heartbeat_at = now + self._interval
+            # What was got at a former place is told before its account is settled.
+            self._heartbeat_at = now if self._former else now + self._interval
         for index, each in enumerate(pending.wanted):
             if index not in failures:
                 self._wanted[each] = pending.group

@@ -1,4 +1,7 @@
-"""The asyncio shell around :class:`tempos.session.ControlSession`: a UDP socket and one timer."""
+"""The asyncio shell around :class:`tempos.session.ControlSession`: a UDP socket and one timer.
+
+The socket is connected, so a client whose address changes goes on by another one: :meth:`ControlLink.move`.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +18,93 @@ from tempos.session.rows import in_requests
 _T = TypeVar("_T", Answered, Joined)
 
 
-class ControlLink(asyncio.DatagramProtocol):
-    """Moves the datagrams of one session. ``on_event`` gets what no request is waiting for."""
+class _Ear(asyncio.DatagramProtocol):
+    """One socket of a link. What it hears goes to the link as long as that listens to it."""
+
+    def __init__(self, link: ControlLink) -> None:
+        self._link: ControlLink | None = link
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.DatagramTransport | None = None
+
+    async def close(self) -> None:
+        """Hear nothing any more; safe to call twice."""
+        self._link = None
+        if self.transport is not None:
+            self.transport.close()
+            await asyncio.shield(self._closed)
+
+    # asyncio calls these
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        if self._link is not None:
+            self._link.received(data)
+
+    def error_received(self, exc: Exception) -> None:
+        if self._link is not None:
+            self._link.returned()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+
+class ControlLink:
+    """Moves the datagrams of one session. ``on_event`` gets what no request is waiting for.
+
+    ``on_trouble`` is called when the broker does not answer, or what was sent to it came back.
+    """
 
     def __init__(self, session: ControlSession, on_event: Callable[[SessionEvent], None]) -> None:
         self._session = session
         self._on_event = on_event
+        self.on_trouble: Callable[[], None] = lambda: None
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._transport: asyncio.DatagramTransport | None = None
+        self._ear: _Ear | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._returned = self._was_silent = False
 
     @classmethod
     async def open(
         cls, host: str, port: int, session: ControlSession, on_event: Callable[[SessionEvent], None]
     ) -> ControlLink:
         """Connect to a broker's control port; sends nothing yet."""
-        sock = _sockets.connected(host, port)
         link = cls(session, on_event)
-        await _sockets.attach(link, sock)
+        link._ear = await link._connect(host, port)
         return link
+
+    async def _connect(self, host: str, port: int) -> _Ear:
+        ear = _Ear(self)
+        await _sockets.attach(ear, _sockets.connected(host, port))
+        return ear
+
+    async def move(self, host: str, port: int) -> None:
+        """Go on by another socket, connected anew; raises :class:`LocalError` if that cannot be had."""
+        ear = await self._connect(host, port)
+        before, self._ear = self._ear, ear
+        self._returned = False
+        self._session.repeat(self._loop.time())
+        self._pump()
+        if before is not None:
+            await before.close()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the broker does not answer, or what was sent to it last came back."""
+        return self._returned or self._session.is_unanswered
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two heartbeats."""
+        return self._session.interval
+
+    def moved(self, port: int, former: tuple[str, int] | None, why: str) -> None:
+        """Be a member again, at another place: see :meth:`ControlSession.moved`."""
+        self._session.moved(port, former, why, self._loop.time())
+        self._pump()
 
     async def ask(self, op: str, **fields: Any) -> Answered:
         """Ask and wait; raises :class:`ControlRefused` or :class:`NoAnswer`."""
@@ -89,12 +158,11 @@ class ControlLink(asyncio.DatagramProtocol):
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(LocalError("closed before the broker answered"))
-        if self._transport is not None:
-            self._transport.close()
-            await asyncio.shield(self._closed)
+        if self._ear is not None:
+            await self._ear.close()
 
     async def _wait(self, request: int, kind: type[_T]) -> _T:
-        if self._transport is None or self._transport.is_closing():
+        if self._out is None:
             self._session.forget(request)
             raise LocalError("the way to the broker is closed")
         future: asyncio.Future[_T] = self._loop.create_future()
@@ -108,21 +176,24 @@ class ControlLink(asyncio.DatagramProtocol):
         assert isinstance(answer, kind)
         return answer
 
-    # asyncio calls these
+    @property
+    def _out(self) -> asyncio.DatagramTransport | None:
+        """What sends; None: it is closed."""
+        transport = self._ear.transport if self._ear is not None else None
+        return None if transport is None or transport.is_closing() else transport
 
-    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
-        self._transport = transport
+    # The socket calls these
 
-    def datagram_received(self, data: bytes, addr: object) -> None:
+    def received(self, data: bytes) -> None:
+        """A datagram has come."""
+        self._returned = False
         self._session.receive_datagram(data, self._loop.time())
         self._pump()
 
-    def error_received(self, exc: Exception) -> None:
-        """An ICMP refusal: the broker is not up at this moment. The session's timers handle it."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self._closed.done():
-            self._closed.set_result(None)
+    def returned(self) -> None:
+        """What was sent has come back, or cannot leave: the broker is not up at this moment, or not there."""
+        self._returned = True
+        self.on_trouble()
 
     # The three-line shell methods
 
@@ -132,16 +203,20 @@ class ControlLink(asyncio.DatagramProtocol):
         self._pump()
 
     def _pump(self) -> None:
-        if self._transport is None or self._transport.is_closing():
+        if (out := self._out) is None:
             return
         for datagram in self._session.datagrams_to_send(self._loop.time()):
-            self._transport.sendto(datagram)
+            out.sendto(datagram)
         while (event := self._session.next_event()) is not None:
             self._dispatch(event)
         if self._timer is not None:
             self._timer.cancel()
         at = self._session.get_timer()
         self._timer = None if at is None else self._loop.call_at(at, self._on_timer)
+        silent, before = self._session.is_unanswered, self._was_silent
+        self._was_silent = silent
+        if silent and not before:
+            self.on_trouble()
 
     def _dispatch(self, event: SessionEvent) -> None:
         request = event.request if isinstance(event, (Answered, Failed, Joined)) else None

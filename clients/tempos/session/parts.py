@@ -41,10 +41,13 @@ class Pending:
     """A request on its way. ``tries`` counts the datagrams sent, ``due`` is when the next one is."""
 
     op: str
+    fields: Mapping[str, Any]
     datagram: bytes
     started: float
     due: float
     tries: int = 1
+    #: Whether its answer may be as long as any.
+    roomy: bool = False
     #: Of a request to subscribe: to what, in which group, and whether it is asked for again.
     wanted: tuple[str, ...] = ()
     group: str | None = None

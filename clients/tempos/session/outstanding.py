@@ -1,0 +1,64 @@
+"""The requests of a session that are not answered yet, and the datagrams that are to be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tempos import auth, control
+from tempos.session.parts import Pending
+
+
+class Outstanding(dict[int, Pending]):
+    """Requests by their ids. With a ``signer`` every datagram is signed, each time anew."""
+
+    def __init__(self, client: int, signer: auth.Signer | None) -> None:
+        super().__init__()
+        self._client = client
+        self._signer = signer
+        self._next_id = client & control.U32
+        self.outgoing: list[bytes] = []
+
+    def begin(
+        self,
+        op: str,
+        now: float,
+        fields: Mapping[str, Any],
+        told: Mapping[str, Any] | None = None,
+        *,
+        roomy: bool = False,
+    ) -> int:
+        """Send a request for the first time; its id."""
+        self._next_id = request = (self._next_id + 1) & control.U32
+        datagram = control.encode_request(op, request, self._client, roomy=roomy, **fields)
+        due = now + control.RETRY_AFTER[0]
+        since = fields.get("since") or ()
+        self[request] = pending = Pending(
+            op, fields, datagram, now, due, told=told, roomy=roomy, since=since
+        )  # fmt: skip
+        self.put(pending)
+        return request
+
+    def put(self, pending: Pending) -> None:
+        """Send it, once more."""
+        datagram = pending.datagram
+        if self._signer is not None:
+            datagram, nonce = self._signer.sign(datagram)
+            pending.nonces.append(nonce)
+        self.outgoing.append(datagram)
+
+    def at_port(self, port: int) -> None:
+        """From now on data is received at this port; of what is asked for again nothing is asked any more."""
+        for request, pending in list(self.items()):
+            if pending.again:
+                del self[request]
+            elif "port" in pending.fields and pending.until is None:
+                pending.fields = {**pending.fields, "port": port}
+                pending.datagram = control.encode_request(
+                    pending.op, request, self._client, roomy=pending.roomy, **pending.fields
+                )
+
+    def take(self) -> list[bytes]:
+        """What is to be sent now."""
+        outgoing, self.outgoing = self.outgoing, []
+        return outgoing

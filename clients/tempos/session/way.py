@@ -1,0 +1,157 @@
+"""The way from a client to its broker: the broker's address, and ours towards it. Both may change.
+
+Rules: a way that works stays, whatever else there may be by now; it is asked for anew where our address is
+no more, or the broker is silent or refuses: then its name is looked up again, too, and one that has several
+addresses is asked at the next. Nothing here waits longer than the client says; what goes wrong at every look
+is said once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from tempos import _sockets
+from tempos._remarks import Remark
+from tempos.errors import LocalError, NoAnswer, NoWay
+
+#: Seconds between two tries of who waits for its broker: at first, and at most.
+TRY_SOON, TRY_AGAIN = 0.1, 1.0
+#: Seconds between two looks at least, however much goes wrong.
+APART = 0.05
+
+_log = logging.getLogger("tempos.way")
+
+
+class Way(NamedTuple):
+    """The broker's address, and ours."""
+
+    broker: str
+    ours: str
+
+
+async def find(host: str, port: int) -> Way:
+    """The way to a broker's port as it is now; raises :class:`NoWay` where there is none."""
+    address = (await _sockets.addresses_of(host))[0]
+    return Way(address, _sockets.source_address(address, port))
+
+
+class Patience:
+    """How long a client waits for a broker that is not there yet: ``wait`` in seconds; True: for ever."""
+
+    def __init__(self, wait: float) -> None:
+        if isinstance(wait, bool):
+            wait = math.inf if wait else 0.0
+        if not wait >= 0:
+            raise LocalError(f"wait is {wait} s, it cannot be negative")
+        self._wait = wait
+        self._until = math.inf
+        self._next = TRY_SOON
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits at all."""
+        return self._wait > 0
+
+    def begin(self) -> None:
+        """Begin to wait."""
+        self._until = asyncio.get_running_loop().time() + self._wait
+
+    async def again(self, error: NoWay | NoAnswer) -> None:
+        """Return when it is time to try again, or raise what went wrong."""
+        left = self._until - asyncio.get_running_loop().time()
+        if not self.waits or left <= 0:
+            raise error
+        _log.debug("waiting for the broker: %s", error)
+        pause, self._next = self._next, min(2 * self._next, TRY_AGAIN)
+        await asyncio.sleep(min(pause, left))
+
+
+class Roaming:
+    """Sees to it that one client keeps its way to ``host``, where ``port`` is the broker's.
+
+    ``move`` takes another way and raises :class:`LocalError` if that cannot be had; ``is_silent`` tells
+    whether the broker does not answer, or refuses; ``every`` in how many seconds it ought to be heard.
+    ``level``: at which it is logged that there is no way, where nobody else is told.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        way: Way,
+        *,
+        move: Callable[[Way], Awaitable[None]],
+        is_silent: Callable[[], bool],
+        every: Callable[[], float],
+        level: int = logging.INFO,
+    ) -> None:
+        self._host = host
+        self._port = port
+        #: The way in use.
+        self.way = way
+        self._move = move
+        self._is_silent = is_silent
+        self._every = every
+        self._woken = asyncio.Event()
+        self._level = level
+        self._trouble = Remark(_log, f"there is a way to the broker at {host} again", level=level)
+        self._ended = False
+        self._task = asyncio.create_task(self._run(), name="tempos way")
+
+    def look(self) -> None:
+        """Something went wrong: look at once."""
+        self._woken.set()
+
+    async def end(self) -> None:
+        """Look no more; a move under way is given up. Safe to call twice."""
+        # A cancellation that comes when it is woken is lost before Python 3.12.
+        self._ended = True
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while not self._ended:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), self._every() / 2)
+            self._woken.clear()
+            try:
+                await self._look()
+                self._trouble.gone()
+            except LocalError as error:
+                self._trouble(f"will go on trying: {error}", level=self._level)
+            await asyncio.sleep(APART)
+
+    async def _look(self) -> None:
+        silent = self._is_silent()
+        if not silent and _sockets.is_ours(self.way.ours):
+            return
+        broker = self.way.broker
+        if silent:
+            broker = _after(broker, await _sockets.addresses_of(self._host))
+        way = Way(broker, _sockets.source_address(broker, self._port))
+        if way != self.way:
+            await self._move(way)
+            _log.info("%s", words(self.way, way, self._host))
+            self.way = way
+
+
+def words(before: Way, now: Way, host: str) -> str:
+    """What has changed, for people."""
+    told = []
+    if before.ours != now.ours:
+        told.append(
+            f"this machine's address towards the broker at {host} is {now.ours}, no more {before.ours}"
+        )
+    if before.broker != now.broker:
+        told.append(f"the broker {host} is asked at {now.broker}, no more at {before.broker}")
+    return "; ".join(told)
+
+
+def _after(address: str, known: tuple[str, ...]) -> str:
+    """The one of the addresses that comes after this one."""
+    return known[(known.index(address) + 1) % len(known)] if address in known else known[0]
