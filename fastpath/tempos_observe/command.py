@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tempos_observe.tool import Tool, Wishes
+from tempos_observe.tool import Tool
 from tempos_observe.tools import TOOLS, tool
+from tempos_observe.wishes import Wishes
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

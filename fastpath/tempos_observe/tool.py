@@ -10,8 +10,10 @@ Rows are tuples in the order of the columns. None in a row is "not known": `-` f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from tempos_observe.wishes import Wishes
 
 if TYPE_CHECKING:
     from tempos_observe.frame.session import Session
@@ -76,20 +78,6 @@ class Option:
     default: Any = None
     metavar: str = ""
     many: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What was asked for. ``interval``: seconds between two looks at what is counted; None: at the end."""
-
-    pids: frozenset[int] = frozenset()
-    comm: str = ""
-    broker: bool = False
-    duration: float | None = None
-    interval: float | None = None
-    top: int | None = None
-    json: bool = False
-    own: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

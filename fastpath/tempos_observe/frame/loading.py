@@ -19,7 +19,8 @@ from tempos_bpf.layouts import kernel_types
 from tempos_bpf.links import Link
 from tempos_bpf.objects import BpfObject, program_sections
 from tempos_bpf.tracing import attach
-from tempos_observe.tool import Hook, Tool, Wishes
+from tempos_observe.tool import Hook, Tool
+from tempos_observe.wishes import Wishes
 
 FOLDER = Path(__file__).resolve().parents[1]
 #: The frame's own program in every object: children of the processes that were asked for are asked for, too.

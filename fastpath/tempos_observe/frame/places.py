@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tempos_observe.tool import Wishes
+from tempos_observe.wishes import Wishes
 
 
 @dataclass(frozen=True, slots=True)

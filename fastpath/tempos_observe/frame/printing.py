@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from tempos_observe.tool import Column, Counts, Events, Histogram, Row, Table, Tool, Value, View, Wishes
+from tempos_observe.tool import Column, Counts, Events, Histogram, Row, Table, Tool, Value, View
+from tempos_observe.wishes import Wishes
 
 #: As wide as the longest bar of a histogram.
 _BAR = 52

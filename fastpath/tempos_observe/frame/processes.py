@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tempos import LocalError
 from tempos_bpf.objects import BpfObject
-from tempos_observe.tool import Wishes
+from tempos_observe.wishes import Wishes
 
 _PROC = Path("/proc")
 #: The number that the kernel gives its first namespace of processes.

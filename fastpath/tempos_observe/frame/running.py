@@ -20,7 +20,8 @@ from tempos_observe.frame import processes
 from tempos_observe.frame.loading import Loaded, load
 from tempos_observe.frame.printing import Lines, ending, event_line, header, look
 from tempos_observe.frame.session import Session
-from tempos_observe.tool import Events, Tool, View, Wishes
+from tempos_observe.tool import Events, Tool, View
+from tempos_observe.wishes import Wishes
 
 #: Seconds between two looks into a ring buffer that nobody was woken for.
 _LOOK = 0.1

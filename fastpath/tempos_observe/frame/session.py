@@ -14,7 +14,7 @@ from tempos_bpf.layouts import Layout
 from tempos_bpf.maps import MapType, possible_cpus
 from tempos_bpf.objects import BpfObject
 from tempos_bpf.tracing import walk
-from tempos_observe.tool import Wishes
+from tempos_observe.wishes import Wishes
 
 _PER_CPU = (MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH)
 
