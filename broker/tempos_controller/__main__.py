@@ -34,7 +34,7 @@ from tempos_controller.config.load import KINDS, Loaded, load, read
 from tempos_controller.config.model import ControllerPlace, Platform, Trigger, Workflow
 from tempos_controller.documents import Documents
 from tempos_controller.force.engine import Engine
-from tempos_controller.force.items import Places
+from tempos_controller.force.items import Places, with_nodes_of
 from tempos_controller.force.local import PATIENCE
 from tempos_controller.force.store import Desired, Store, usual_folder
 from tempos_controller.parts.http import Away, Refused
@@ -115,6 +115,7 @@ async def _start(
     places = places_of(loaded)
     platform = _nothing(loaded.platform)
     if known:
+        known = desired = with_nodes_of(known, loaded.documents)
         platform = read(places.documents(known), "what was in force last", places.own)
     engine = Engine(store, places, platform, desired)
     refused: Counter[str] = Counter()

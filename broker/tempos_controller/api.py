@@ -25,7 +25,7 @@ from tempos_controller.documents import Documents
 from tempos_controller.force.engine import Engine, NotDone
 from tempos_daemon.door import Door
 from tempos_daemon.problems import described, problem
-from tempos_daemon.schema import Keys, json_schema, show
+from tempos_daemon.schema import Keys, join, json_schema
 from tempos_daemon.web import new_app
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _schema(kind: str) -> dict[str, Any]:
 def _change(body: ChangeIn) -> dict[str, dict[str, Any]]:
     """By kind and name; raises :class:`ConfigError`."""
     faults = [
-        f"remove.{show(kind)} is no kind; allowed: {', '.join(KINDS)}"
+        f"{join('remove', kind)} is no kind; allowed: {', '.join(KINDS)}"
         for kind in body.remove
         if kind not in KINDS
     ]

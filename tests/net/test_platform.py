@@ -199,6 +199,21 @@ def test_what_one_refuses_is_nowhere_in_force(up: Up, tmp_path: Path) -> None:
     assert up.works()
 
 
+def test_a_controller_that_begins_has_its_nodes_where_the_file_has_them_now(tmp_path: Path) -> None:
+    with Up(tmp_path) as up:
+        up.start()
+        # Killed, so that the daemons of before run on: at one place is another one now.
+        up.kill()
+        before = up.ports["invoker"]
+        up.ports["invoker"] = free_ports(1)[0]
+        up.file.write_text(up.file.read_text().replace(f':{before}"', f':{up.ports["invoker"]}"'))
+        up.start()
+        assert up.works()
+        assert up.parts()["invoker local"]["api"].endswith(f":{up.ports['invoker']}")
+        assert up.stop() == 0
+        assert up.daemons() == []
+
+
 def test_what_cannot_be_started_is_told_in_words_and_nothing_stays(tmp_path: Path) -> None:
     up = Up(tmp_path)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:

@@ -131,6 +131,8 @@ async def test_all_faults_come_at_once_and_what_contradicts_is_told() -> None:
             ({"framing": "event"}, "framing is .*remove this one and add that"),
             ({"id": 5}, "id is 5; allowed: 200, as it is"),
             ({"overflow": "pass"}, "overflow is .*without a rate"),
+            # No option that there is not has a default.
+            ({"Rate": None}, "Rate is an unknown key"),
         ):
             with pytest.raises(BadTopic, match=words):
                 await running.set_topic("new", changes)

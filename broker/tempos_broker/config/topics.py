@@ -39,7 +39,8 @@ def read_topic(document: object, config: BrokerConfig, free: int | None = None) 
     faults = Faults("topic")
     if not isinstance(document, dict):
         raise BadTopic([f"topic: is no object; allowed: an object with the keys {', '.join(TOPIC)}"])
-    given = {key: value for key, value in document.items() if value is not None}
+    # Null is an option's default; of what is no option there is none.
+    given = {key: value for key, value in document.items() if value is not None or key not in TOPIC}
     table = read_table(given, "", TOPIC, faults)
     root = Table("", {"broker": _known(config, "broker"), "limits": _known(config.limits, "limits"),
                       "topic": (table,)})  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 
 from tempos import ConfigError
 from tempos_controller.config.load import KINDS
+from tempos_controller.config.model import LOCAL
 from tempos_controller.force.store import Desired
 from tempos_daemon.schema import show
 
@@ -54,6 +55,26 @@ def with_file(desired: Desired, documents: Mapping[str, Any], digest: str) -> De
                 items[kind][name] = document
                 origins[f"{kind}/{name}"] = RUN_TIME
     return replace(desired, items=items, origins=origins, file=digest)
+
+
+def with_nodes_of(desired: Desired, documents: Mapping[str, Any]) -> Desired:
+    """What was wanted, with the nodes that the file has elsewhere now where it has them.
+
+    For a Controller that only begins: what it was left is started, or found, at the places of the file.
+    """
+    known = dict(desired.items.get("node", {}))
+    listed = {each["name"]: each for each in documents.get("node", ())}
+    implied = {LOCAL: {"name": LOCAL}}
+    moved = {
+        name: document
+        for name, document in (listed or implied).items()
+        if document != (known or implied).get(name, document)
+        and (name in listed or desired.origins.get(f"node/{name}") == FILE)
+    }
+    if not moved:
+        return desired
+    origins = {**desired.origins, **{f"node/{name}": FILE for name in moved}}
+    return replace(desired, items={**desired.items, "node": {**known, **moved}}, origins=origins)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,9 +136,10 @@ class Fleet:
             await asyncio.sleep(LOOK)
 
     def _with_reason(self, what: str, why: str) -> str:
-        """Why a part does not answer: of one that ended, rather what it said last."""
+        """Why a part does not answer: of one that ends again and again, rather what it said last."""
         child = self.child_of(what)
-        return f"it {child.reason}" if child is not None and child.reason and child.pid is None else why
+        ended = child is not None and child.reason and (child.pid is None or child.is_hopeless)
+        return f"it {child.reason}" if child is not None and ended else why
 
     def remember(self, *those: Calls | Signals) -> None:
         """Know these again by their revisions: a part may tell more of them than it was given, or less."""

@@ -55,6 +55,24 @@ class Desired:
         return list(self.items.get(kind, {}).values())
 
 
+def _check(found: Mapping[str, Any]) -> None:
+    """Raise :class:`ValueError` for what is of another kind than it is written as."""
+    items, origins, made = found["items"], found["origins"], found["made"]
+    tables = {"made": {"": made}, **({"items": items} if isinstance(items, dict) else {"items": {"": items}})}
+    amiss = [name for name, table in tables.items() if not all(map(_is_of_tables, table.values()))]
+    amiss += [name for name in ("file", "changing") if not isinstance(found[name], str)]
+    if amiss:
+        raise ValueError(f"{', '.join(amiss)} cannot be what was written")
+    if not isinstance(origins, dict) or origins.keys() != {
+        f"{kind}/{name}" for kind, named in items.items() for name in named
+    }:
+        raise ValueError("origins does not tell whose each of the items is")
+
+
+def _is_of_tables(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
+
+
 class Store:
     """The folder, locked. Raises :class:`Unavailable` if another Controller has it, or nobody can."""
 
@@ -92,9 +110,9 @@ class Store:
             found = json.loads(path.read_bytes())
             if found["version"] != VERSION:
                 raise ValueError(f"is of version {found['version']!r}; this is {VERSION}")
+            _check(found)
             return Desired(
-                dict(found["items"]), dict(found["origins"]), str(found["file"]), dict(found["made"]),
-                str(found["changing"]),
+                found["items"], found["origins"], found["file"], found["made"], found["changing"]
             )  # fmt: skip
         except FileNotFoundError:
             return None

@@ -145,8 +145,13 @@ def _add(options: argparse.Namespace) -> int:
 
 
 def _set(options: argparse.Namespace) -> int:
+    given = _given(options)
     unset = {_SPELLINGS.get(key, key): None for key in options.defaults}
-    answer = _ask(lambda: Api.of(options, 30).patch(_address(options.name), {**_given(options), **unset}))
+    if not given and not unset:
+        options.fail("what to change? give options, or --default OPTION")
+    if both := sorted(given.keys() & unset.keys()):
+        options.fail(f"--default {both[0]} stands beside another value for it: give one of both")
+    answer = _ask(lambda: Api.of(options, 30).patch(_address(options.name), {**given, **unset}))
     show_answer(options, answer, _one)
     return 0
 

@@ -29,7 +29,7 @@ class Ports:
             told = json.loads(path.read_bytes())
         except FileNotFoundError:
             return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self._remark(f"{path} cannot be read, members get other ports: {one_line(error)}")
             return
         if isinstance(told, dict):

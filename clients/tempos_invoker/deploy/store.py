@@ -77,7 +77,7 @@ class Store:
             return json.loads((self.folder / _DEPLOYMENT).read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise Unavailable(f"{self.folder / _DEPLOYMENT} cannot be read: {error}") from error
 
     def save(self, document: Any) -> None:
