@@ -1,9 +1,10 @@
 """A publisher tells the broker what it has sent: while it is active once a heartbeat, and at its end.
 
-So that what is lost on the way to the broker can be told by the broker and by who subscribes. Rules: no event
-waits for it; only topics are told that the broker was asked for, so that a publisher that sends past it
-bothers nobody; a broker that refuses or knows no such thing is left in peace for a while; at the end it may
-take :data:`CLOSING` seconds and no more.
+So that what is lost on the way to the broker can be told by the broker and by who subscribes, and that a
+publisher hears of it when a topic is no more, or is another one by now. Rules: no event waits for it; only
+topics are told that the broker was asked for, so that a publisher that sends past it bothers nobody; a broker
+that refuses or knows no such thing is left in peace for a while; at the end it may take :data:`CLOSING`
+seconds and no more.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from tempos._pages import Pages
 from tempos._remarks import Remark
@@ -23,16 +24,25 @@ from tempos.session.link import ControlLink
 EVERY = 2.5
 #: Seconds until a broker that refused is told again, and that the last word may take.
 REFUSED, CLOSING = 60.0, 0.5
+#: Of so many tellings one asks for a topic by its name: its number may be another topic's.
+LOOK_EVERY = 4
 
 _log = logging.getLogger("tempos.publisher")
 
 
 class Telling:
-    """Tells for one publisher over its control link. ``words``: what there is to tell of each topic."""
+    """Tells for one publisher over its control link. ``words``: what there is to tell of each topic.
 
-    def __init__(self, publisher: int, words: Callable[[], Iterable[Sent]]) -> None:
+    ``look`` sees whether a topic is still what it was, by its number.
+    """
+
+    def __init__(
+        self, publisher: int, words: Callable[[], Iterable[Sent]], look: Callable[[int], Awaitable[None]]
+    ) -> None:
         self._publisher = publisher
         self._words = words
+        self._look = look
+        self._turn = 0
         self._told: dict[int, Sent] = {}
         self._every = EVERY
         self._untold = Remark(_log, "the broker is told again what was sent")
@@ -58,16 +68,25 @@ class Telling:
             await asyncio.sleep(self._every)
             words = [word for word in self._words() if word != self._told.get(word.topic)]
             try:
-                await self._tell(link, words, final=False)
+                gone = await self._tell(link, words, final=False)
                 if words:
                     self._untold.gone()
+                    for topic in gone or self._in_turn(words):
+                        await self._look(topic)
             except NoAnswer as error:
                 _log.debug("%s", error)
             except ControlRefused as error:
                 self._untold(f"the broker is not told what was sent: {error}", level=logging.INFO)
                 await asyncio.sleep(REFUSED)
 
-    async def _tell(self, link: ControlLink, words: list[Sent], *, final: bool) -> None:
+    def _in_turn(self, words: Sequence[Sent]) -> list[int]:
+        self._turn += 1
+        turn, rest = divmod(self._turn, LOOK_EVERY)
+        return [] if rest else [words[turn % len(words)].topic]
+
+    async def _tell(self, link: ControlLink, words: list[Sent], *, final: bool) -> list[int]:
+        """Tell; gives the topics of which the broker says that it has them no more."""
+        gone: list[int] = []
         pages = Pages("sent", publisher=self._publisher, final=final)
         for word in words:
             pages.add("sent", word)
@@ -77,3 +96,6 @@ class Telling:
             every = answer.fields.get("heartbeat_ms")
             if type(every) is int and every > 0:
                 self._every = every / 1000
+            told = answer.fields.get("gone")
+            gone += (each for each in told if type(each) is int) if isinstance(told, list) else ()
+        return gone

@@ -159,7 +159,8 @@ class Publisher:
             self._raise_error()
             while len(self._waiting) >= WAITING:
                 self._changed.wait()
-            self._waiting.append((known, data))
+            # By its name, where that is what was given: the topic may be another one by then.
+            self._waiting.append((topic, data))
             if self._sending:
                 return
             self._sending = True

@@ -175,7 +175,7 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "sent": (
         "a publisher tells what it has sent of each topic since it began; final: it sends no more",
         (Field("publisher", "number"), Field("sent", "sent"), Field("final", "flag", required=False)),
-        ("heartbeat_ms", "life"),
+        ("heartbeat_ms", "life", "gone"),
     ),
     "return_address": (
         "where replies reach this client: what it puts into the envelopes of its requests, for so long",

@@ -26,8 +26,8 @@ from tempos._outlet import PREFIX, Outlet, encode, halves
 from tempos._remarks import Remark
 from tempos._telling import Telling
 from tempos.auth import Key, Signer
-from tempos.control import Sent
-from tempos.errors import EventTooBig, LocalError, NoWay
+from tempos.control import Code, Sent
+from tempos.errors import ControlRefused, EventTooBig, LocalError, NoWay
 from tempos.model import Topic
 from tempos.requests.ask import TIMEOUT, Asking, Reply, ReplyError
 from tempos.requests.core import RequestStats
@@ -118,14 +118,18 @@ class Publisher:
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
-        self._telling = Telling(self.id, self._words)
+        #: Those of topics that are no more, or others now, by name.
+        self._former: dict[str, Outlet] = {}
+        self._former_events = 0
+        self._telling = Telling(self.id, self._words, self._look)
         self._datagrams = self._bytes = self._refused = self._failed = 0
         self._asking = Asking(self)
         self._unsent = Remark(_log, "batched events are sent again", level=logging.WARNING)
 
     @property
     def stats(self) -> PublisherStats:
-        events = sum(outlet.events for outlet in self._outlets.values())
+        events = self._former_events
+        events += sum(each.events for each in (*self._outlets.values(), *self._former.values()))
         return PublisherStats(self._datagrams, events, self._bytes, self._refused, self._failed)
 
     @property
@@ -228,6 +232,11 @@ class Publisher:
         answer = await self._ask_for(name)
         clock = answer.get("clock")
         outlet = Outlet(topic_of(answer), clock if type(clock) is int else None)
+        former = self._former.pop(name, None)
+        if former is not None and _are_one(former.topic, outlet.topic):
+            outlet = former
+        elif former is not None:
+            self._former_events += former.events
         # Another task may have been quicker; its sequence goes on.
         outlet = self._outlets.setdefault(name, outlet)
         if self._reach.link is not None:
@@ -319,16 +328,44 @@ class Publisher:
         words = (outlet.word() for outlet in self._outlets.values())
         return [word for word in words if word is not None]
 
+    async def _look(self, number: int) -> None:
+        """See whether a topic is what it was; if not, the next event for its name asks the broker anew."""
+        outlet = next((each for each in self._outlets.values() if each.id == number), None)
+        if outlet is None:
+            return
+        name = outlet.topic.name
+        try:
+            found, _ = await self.resolve(name)
+            if _are_one(found, outlet.topic):
+                return
+            why = f"it has id {found.id} and framing {found.framing.value} now"
+        except ControlRefused as error:
+            if error.code != Code.UNKNOWN_TOPIC:
+                return
+            why = str(error)
+        if self._outlets.get(name) is not outlet:
+            return
+        self._former_events += self._former[name].events if name in self._former else 0
+        self._former[name] = self._outlets.pop(name)
+        _log.warning("topic %s (%d) is not what it was, events since then went to nobody: %s",
+                     name, number, why)  # fmt: skip
+        if outlet.bodies:
+            await self._send_patiently(outlet, *outlet.take(self.id))
+
     def _outlet_of(self, topic: str | Topic) -> Outlet | None:
         return self._outlets.get(topic) if isinstance(topic, str) else self._outlet(topic)
 
     def _outlet(self, topic: Topic) -> Outlet:
         outlet = self._outlets.get(topic.name)
         if outlet is None:
-            outlet = self._outlets[topic.name] = Outlet(topic)
+            former = self._former.get(topic.name)
+            if former is not None and _are_one(former.topic, topic):
+                # Whoever has its number goes by that; the sequence goes on.
+                outlet = self._former.pop(topic.name)
+            self._outlets[topic.name] = outlet = outlet or Outlet(topic)
         elif outlet.topic is not topic:
             known = outlet.topic
-            if (known.id, known.framing) != (topic.id, topic.framing):
+            if not _are_one(known, topic):
                 raise LocalError(
                     f"topic {topic.name!r} has id {known.id} and framing {known.framing.value} already, "
                     f"not {topic.id} and {topic.framing.value}: use another publisher for another broker"
@@ -532,6 +569,11 @@ class Publisher:
 
     def _too_big(self, size: int) -> EventTooBig:
         return EventTooBig(size + wire.IP_UDP_OVERHEAD, self._limit + wire.IP_UDP_OVERHEAD)
+
+
+def _are_one(one: Topic, other: Topic) -> bool:
+    """Whether datagrams for one are datagrams for the other."""
+    return (one.id, one.framing) == (other.id, other.framing)
 
 
 class _Closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -10,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tempos import Framing, LocalError, Publisher, Subscriber, Topic
+from tempos import ControlRefused, Framing, LocalError, Publisher, Subscriber, Topic
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
 from tempos_broker.paths import NoFastPath
@@ -51,9 +52,11 @@ class Traffic:
             "127.0.0.1", data_port=self._config.data_port, control_port=self._config.control_port
         ) as publisher:
             while not self._stop.is_set():
-                for _ in range(20):
-                    await publisher.publish(self._topic, self.sent.to_bytes(4, "big"))
-                    self.sent += 1
+                # Of a topic that is no more a publisher is told, and goes on when there is one again.
+                with contextlib.suppress(ControlRefused):
+                    for _ in range(20):
+                        await publisher.publish(self._topic, self.sent.to_bytes(4, "big"))
+                        self.sent += 1
                 await asyncio.sleep(0.001)
 
     async def read(self, subscriber: Subscriber) -> int:

@@ -15,12 +15,15 @@ from tempos import (
     Admin,
     ApiRefused,
     ConfigError,
+    ControlRefused,
+    NoReply,
     Publisher,
     Quality,
     RemoteError,
     Subscriber,
     Topic,
     Unavailable,
+    _telling,
     blocking,
 )
 from tempos.cli import main
@@ -40,10 +43,12 @@ from .test_changes_under_traffic import EVENTS, Traffic, broker
 from .test_restart import Machine
 
 NAME = "plant/line1/press"
+LIMIT = 20.0
 
 
-async def test_a_topic_is_made_served_and_drained_away_under_traffic() -> None:
+async def test_a_topic_is_made_served_and_drained_away_under_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its members get all that had come when it was ordered, and are told; its account closes with that."""
+    monkeypatch.setattr(_telling, "EVERY", 0.05)
     async with broker(lease=4.0, heartbeat=0.05) as running:
         made = await running.add_topic({"name": NAME, "class": "SQ", "priority": 3})
         assert (made["id"], made["origin"], made["durable"], made["class"]) == (3, "run-time", False, "SQ")
@@ -78,6 +83,9 @@ async def test_a_topic_is_made_served_and_drained_away_under_traffic() -> None:
         again = await running.add_topic({"name": NAME})
         assert again["id"] == 4
         await until(lambda: sum(len(g["members"]) for g in topic(running, NAME)["groups"]) == 2)
+        # So does who publishes: it hears that the number which it knows is nobody's any more.
+        known = len(traffic.got)
+        await until(lambda: len(traffic.got) > known)
         for each in (traffic, beside):
             each.stop()
         await asyncio.gather(*publishing)
@@ -87,6 +95,59 @@ async def test_a_topic_is_made_served_and_drained_away_under_traffic() -> None:
             await each.close()
         await asyncio.gather(*readers)
         assert running.ledger()["balanced"]
+
+
+@pytest.mark.parametrize("number", [3, 2], ids=["another number", "the number of another name before"])
+async def test_who_publishes_hears_that_a_topic_is_no_more_or_another_one(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(_telling, "EVERY", 0.02)
+    async with broker(lease=4.0, heartbeat=0.05) as running:
+        ports = {key: getattr(running.config, key) for key in ("data_port", "control_port")}
+        async with Publisher("127.0.0.1", **ports) as pub:
+            with blocking.Publisher("127.0.0.1", **ports) as blocked:
+
+                async def goes_on(refused: type[Exception]) -> None:
+                    """Publish and ask by every way until each is refused so."""
+                    for way in (
+                        lambda: pub.publish("plain", b"x"),
+                        lambda: asyncio.to_thread(blocked.publish, "plain", b"x"),
+                        lambda: pub.request("plain", b"x", 0.05),
+                    ):
+                        deadline = asyncio.get_running_loop().time() + LIMIT
+                        while asyncio.get_running_loop().time() < deadline:
+                            try:
+                                await way()
+                            except refused:
+                                break
+                            except NoReply:
+                                pass
+                            await asyncio.sleep(0)
+                        else:
+                            pytest.fail("it went on without a word")
+
+                await pub.publish("plain", b"first")
+                entries = running.config.topics
+                await running.reload(replace(running.config, topics=entries[:1]))
+                await goes_on(ControlRefused)
+                assert pub.stats.events >= 1, "what was sent before is in the counts"
+                events, plain = entries[0], entries[1]
+                moved = replace(plain, topic=replace(plain.topic, id=number))
+                if number == 2:
+                    # While it knows the new one, the numbers change places.
+                    await running.reload(replace(running.config, topics=(events, moved)))
+                    await pub.publish("plain", b"x")
+                    moved = replace(plain, topic=replace(plain.topic, id=1))
+                    events = replace(events, topic=replace(events.topic, id=2))
+                await running.reload(replace(running.config, topics=(events, moved)))
+                async with Subscriber("127.0.0.1", "plain", control_port=ports["control_port"]) as sub:
+                    got = asyncio.create_task(anext(aiter(sub)))
+                    deadline = asyncio.get_running_loop().time() + LIMIT
+                    while not got.done():
+                        assert asyncio.get_running_loop().time() < deadline
+                        await pub.publish("plain", b"again")
+                        await asyncio.sleep(0.001)
+                    assert got.result().body == b"again"
 
 
 async def test_what_lies_in_the_socket_when_a_topic_is_drained_goes_to_its_members() -> None:

@@ -72,7 +72,10 @@ class MiniBroker:
         if request.op == "sent":
             for row in fields["sent"]:
                 self.sent[fields["publisher"], row.topic] = (row, bool(fields["final"]))
-            return control.encode_ok(request.id, heartbeat_ms=self.heartbeat_ms, life=self.instance)
+            there = {topic.id for topic in self.topics}
+            gone = [row.topic for row in fields["sent"] if row.topic not in there]
+            more = {"gone": gone} if gone else {}
+            return control.encode_ok(request.id, heartbeat_ms=self.heartbeat_ms, life=self.instance, **more)
         known = [members for members in self.groups.values() if (ip, fields["port"]) in members]
         for row in fields["received"]:
             self.told[row.topic, row.group, row.epoch] = row.datagrams

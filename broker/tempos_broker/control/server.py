@@ -490,17 +490,22 @@ class ControlServer:
 
     def _sent(self, request: Request, way: Way, now: float) -> Decision:
         rows: list[Sent] = []
+        gone: list[int] = []
         for row in request.fields["sent"]:
             topic = self._registry.numbered(row.topic)
             if topic is not None:
                 way.caller.require(topic.name, "publish")
                 rows.append(row)
+            else:
+                # Shorter than the row that it answers.
+                gone.append(row.topic)
         for row in rows:
             self._ledger.said(
                 request.fields["publisher"], row, ip=way.caller.ip, began=self._clock.when(row.since),
                 final=bool(request.fields["final"]), now=now,
             )  # fmt: skip
-        return Decision(way, Done({"heartbeat_ms": self._timing["heartbeat_ms"], "life": self._life}))
+        fields = {"heartbeat_ms": self._timing["heartbeat_ms"], "life": self._life}
+        return Decision(way, Done({**fields, "gone": gone} if gone else fields))
 
     def _return_address(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("publish")
