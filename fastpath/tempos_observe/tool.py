@@ -31,6 +31,7 @@ class Hook:
     ``what``: what it hooks, in words for the header. ``without``: what cannot be seen where this kernel
     lacks it; None: the tool cannot do without. ``instead_of``: needed only where that other program could
     not be had. ``only_with``: the name of the option without which it is left alone, and nothing said.
+    ``needs``: raises :class:`tempos.Unavailable` where the machine has not what it stands on.
     ``at``: of a uprobe or a perf event, which the section does not say: see
     :mod:`tempos_observe.frame.places`.
     """
@@ -41,6 +42,7 @@ class Hook:
     instead_of: str = ""
     only_with: str = ""
     at: At | None = None
+    needs: Callable[[], None] | None = None
 
 
 class At(Protocol):

@@ -9,10 +9,13 @@ starts at once.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +47,87 @@ def udp_overflow(options: Options) -> Options:
     return {"port": receiver.getsockname()[1], "kept": kept, "lost": options["count"] - kept}
 
 
-ACTS: dict[str, Callable[[Options], Options]] = {each.__name__: each for each in (udp_overflow,)}
+def tcp_connects(options: Options) -> Options:
+    """Connects to a server of its own, again and again; how long each took as seen from here, in ns."""
+    family = socket.AF_INET if options.get("version", 4) == 4 else socket.AF_INET6
+    server = socket.socket(family)
+    server.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+    server.listen(options["count"])
+    address = server.getsockname()
+    made = {}
+    for _ in range(options["count"]):
+        client = socket.socket(family)
+        before = time.monotonic_ns()
+        client.connect(address)
+        took = time.monotonic_ns() - before
+        accepted, _ = server.accept()
+        made[client.getsockname()[1]] = took
+        held.extend((client, accepted))
+    held.append(server)
+    return {"port": address[1], "made": made}
+
+
+def tcp_failures(options: Options) -> Options:
+    """Connects that come to nothing: to where nobody listens, to no network, and one that is given up."""
+    free = socket.socket()
+    free.bind(("127.0.0.1", 0))
+    refused = free.getsockname()[1]
+    free.close()
+    failed = {"refused": refused, "no_network": 0}
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", refused)) == errno.ECONNREFUSED
+    with socket.socket() as client:
+        # A group of hosts has no TCP.
+        failed["no_network"] = client.connect_ex(("224.0.0.1", 1))
+    full = socket.socket()
+    full.bind(("127.0.0.1", 0))
+    full.listen(0)
+    failed["given_up"] = full.getsockname()[1]
+    clients = [socket.socket() for _ in range(3)]
+    for client in clients:
+        client.setblocking(False)
+        client.connect_ex(full.getsockname())
+    clients[2].close()
+    held.extend((full, *clients))
+    return failed
+
+
+def tcp_talk(options: Options) -> Options:
+    """Asks a server of its own, which thinks for a while; what was sent, and how long answers took, in ns."""
+    server = socket.create_server(("127.0.0.1", 0))
+    thinking: list[int] = []
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        while connection.recv(options["request"], socket.MSG_WAITALL):
+            begun = time.monotonic_ns()
+            while time.monotonic_ns() - begun < options["think_ns"]:
+                pass
+            thinking.append(time.monotonic_ns() - begun)
+            connection.sendall(bytes(options["answer"]))
+        connection.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    client = socket.create_connection(server.getsockname())
+    waited = []
+    for _ in range(options["count"]):
+        begun = time.monotonic_ns()
+        client.sendall(bytes(options["request"]))
+        client.recv(1, socket.MSG_PEEK)
+        waited.append(time.monotonic_ns() - begun)
+        client.recv(options["answer"], socket.MSG_WAITALL)
+    port = client.getsockname()[1]
+    if options.get("close"):
+        client.close()
+        thread.join()
+    held.extend((client, server))
+    return {"port": port, "thinking": sum(thinking), "waited": sum(waited)}
+
+
+ACTS: dict[str, Callable[[Options], Options]] = {
+    each.__name__: each for each in (tcp_connects, tcp_failures, tcp_talk, udp_overflow)
+}
 
 
 def main() -> None:

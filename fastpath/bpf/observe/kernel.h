@@ -12,6 +12,7 @@
 #include <stdbool.h>
 
 #include <linux/bpf.h>
+#include <linux/in.h>
 #include <linux/in6.h>
 
 #define AF_UNIX 1
@@ -24,6 +25,15 @@
 
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
+
+#define AT_FDCWD (-100)
+#define AT_REMOVEDIR 0x200
+#define FMODE_CREATED 0x100000
+#define MSG_PEEK 2
+#define NAME_MAX 255
+#define PATH_MAX 4096
+#define TASK_DEAD 0x80
+#define TS_COMPAT 2 /* the system call at hand is one of a 32-bit program */
 
 #define TASK_COMM_LEN 16
 
@@ -47,7 +57,12 @@ struct net_device {
 	possible_net_t nd_net;
 };
 
+struct proto {
+	char name[32];
+};
+
 struct sock_common {
+	struct proto *skc_prot;
 	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
 	__be16 skc_dport;
@@ -63,12 +78,39 @@ struct sk_buff_head {
 	__u32 qlen;
 };
 
+struct super_block {
+	unsigned long s_magic;
+};
+
+struct qstr {
+	__u32 hash;
+	const unsigned char *name;
+};
+
+struct hlist_bl_node {
+	struct hlist_bl_node *next, **pprev;
+};
+
+struct dentry {
+	struct hlist_bl_node d_hash;
+	struct dentry *d_parent;
+	struct qstr d_name;
+	struct inode *d_inode;
+};
+
+struct path {
+	struct dentry *dentry;
+};
+
 struct inode {
 	unsigned short i_mode;
 	unsigned long i_ino;
+	struct super_block *i_sb;
 };
 
 struct file {
+	unsigned int f_mode;
+	struct path f_path;
 	struct inode *f_inode;
 	void *private_data;
 };
@@ -111,14 +153,74 @@ struct skb_shared_info {
 	unsigned short gso_segs;
 };
 
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
+struct fs_struct {
+	struct path pwd;
+};
+
+struct mm_struct {
+	unsigned long arg_start;
+	unsigned long arg_end;
+};
+
+struct rq {
+	__u64 clock;
+};
+
+struct cfs_rq {
+	struct rq *rq;
+};
+
+struct sched_entity {
+	struct cfs_rq *cfs_rq;
+};
+
+struct sched_info {
+	unsigned long pcount;
+	unsigned long long run_delay;
+	unsigned long long last_queued;
+};
+
+struct thread_info {
+	__u32 status;
+	__u32 cpu;
+};
+
 struct signal_struct;
 
 struct task_struct {
 	int pid;
 	int tgid;
+	int prio;
 	char comm[TASK_COMM_LEN];
+	struct thread_info thread_info;
+	struct task_struct *real_parent;
+	struct mm_struct *mm;
+	struct fs_struct *fs;
+	struct files_struct *files;
+	struct sched_entity se;
+	struct sched_info sched_info;
 	struct task_struct *group_leader;
 	struct signal_struct *signal;
+};
+
+/* The registers that a system call began with, as x86-64 keeps them. */
+struct pt_regs {
+	unsigned long bx;
+	unsigned long r10;
+	unsigned long cx;
+	unsigned long dx;
+	unsigned long si;
+	unsigned long di;
+	unsigned long orig_ax;
 };
 
 struct seq_file;

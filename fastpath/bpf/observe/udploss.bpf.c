@@ -12,7 +12,6 @@
 #include "sockets.h"
 
 #define MAX_ROWS 65536
-#define IPPROTO_UDP 17
 
 struct tempos_loss {
 	struct tempos_ends ends;   /* the local one, of a socket; without one what the packet says */

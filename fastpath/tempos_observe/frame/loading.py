@@ -115,6 +115,12 @@ class _Loading:
 
     def _foresee(self, hook: Hook) -> None:
         """A tracepoint that the kernel does not have would keep the whole object from being loaded."""
+        try:
+            if hook.needs is not None:
+                hook.needs()
+        except Unavailable as missing:
+            self._why_not[hook.program] = str(missing)
+            return
         kind, _, name = self._section(hook.program).partition("/")
         if kind in _TRACEPOINTS and not kernel_types().has_tracepoint(name):
             self._why_not[hook.program] = f"it has no tracepoint {name}"

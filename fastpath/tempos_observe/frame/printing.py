@@ -58,7 +58,7 @@ class Lines:
 
     def _place(self, column: Column, *, last: bool) -> str:
         if not column.form:
-            return "{}" if last else f"{{:<{column.width}}}"
+            return "{:s}" if last else f"{{:<{column.width}s}}"
         return f"{{:{'>' if self._right(column) else '<'}{column.width}{column.form.lstrip('<')}}}"
 
 

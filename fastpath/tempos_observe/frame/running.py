@@ -105,8 +105,8 @@ class _Run:
             session.state = tool.start(session)
         self._print(header(tool, self._loaded.hooked, self._loaded.left_out, tool.blind, wishes))
         if not wishes.json:
-            for view, _, _ in self._events:
-                self._print([Lines(view.columns).head])
+            # Views of the same columns are one to the reader.
+            self._print([*dict.fromkeys(Lines(view.columns).head for view, _, _ in self._events)])
         with contextlib.closing(select.epoll()) as poll:
             poll.register(stop.fd, select.EPOLLIN)
             with contextlib.suppress(OSError, ValueError):
