@@ -101,7 +101,9 @@ def test_the_raw_generator_loses_nothing_and_keeps_a_schedule(node: Node, name: 
     ends = [Running(node, publisher.pid)]
     with measured(Running(node, peer.program.pid), ends, [node]) as usage:
         sent, got = peer.play(publisher, subscriber, 0.0, 0.1)
-    assert got["received"] == sent["sent"] > 400
+    # As fast as it can: Mosquitto throws away what a starved subscriber does not take (QoS 0).
+    least = 400 if name == "Mosquitto" else sent["sent"]
+    assert 400 < sent["sent"] >= got["received"] >= least
     assert 0 < usage.server < usage.all
     assert usage.peak > 1_000_000
 

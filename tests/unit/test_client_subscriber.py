@@ -366,6 +366,7 @@ async def test_nothing_is_left_behind_when_opening_fails(monkeypatch: pytest.Mon
         monkeypatch.setattr(control, "RETRY_AFTER", (0.01, 0.01))
         with pytest.raises(NoAnswer, match=str(broker.control_port)):
             await Subscriber("127.0.0.1", "heat", control_port=broker.control_port).__aenter__()
+        monkeypatch.undo()
         opening = asyncio.create_task(
             Subscriber("127.0.0.1", "heat", control_port=broker.control_port).__aenter__()
         )

@@ -21,6 +21,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from tempos import CONTROL_PORT
@@ -141,7 +142,9 @@ class BenchMember:
             self._end()
             return
         for datagram in self._session.datagrams_to_send(now):
-            self.control.send(datagram)
+            # Where nobody is now, it is asked again.
+            with suppress(ConnectionRefusedError):
+                self.control.send(datagram)
 
     def _happened(self, event: object, now: float) -> None:
         if isinstance(event, Subscribed):
