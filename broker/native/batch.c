@@ -145,7 +145,8 @@ static uint32_t tempos_batch_refused_source(struct tempos_batch *b, uint16_t top
 }
 
 static struct tempos_members *tempos_members_new(const uint32_t *addresses, const uint16_t *ports,
-						 const uint32_t *sources, uint32_t count)
+						 const uint32_t *sources, const uint8_t *left_out,
+						 uint32_t count)
 {
 	struct tempos_members *members = calloc(1, sizeof(*members) + count * sizeof(members->at[0]));
 
@@ -157,6 +158,7 @@ static struct tempos_members *tempos_members_new(const uint32_t *addresses, cons
 		members->at[i].to.sin_addr.s_addr = addresses[i];
 		members->at[i].to.sin_port = ports[i];
 		members->at[i].source.s_addr = sources[i];
+		members->at[i].left_out = left_out[i];
 	}
 	return members;
 }

@@ -8,7 +8,8 @@
  * Copies of one run for one member that have the same size and TTL travel as one message, which the kernel takes
  * through its stack once and segments at the end (UDP_SEGMENT): most of what forwarding costs is that
  * way through the stack. A message that is refused is sent again copy by copy, so that an error costs
- * only those it concerns, and where segmentation itself is what is refused, it is not tried again.
+ * only those it concerns, and where segmentation itself is what is refused, it is not tried again. A member that
+ * is left out gets nothing: its copies are errors at once.
  */
 #ifndef TEMPOS_BATCH_SEND_H
 #define TEMPOS_BATCH_SEND_H
@@ -101,6 +102,7 @@ static struct message *begin_message(struct outbox *o, const struct slot *s, uin
 	m->segment = (uint16_t)s->length;
 	m->open = 1;
 	m->one_by_one = 0;
+	m->left_out = member->left_out;
 	m->topic = topic;
 	m->group = group;
 	m->epoch = epoch;
@@ -277,6 +279,13 @@ static uint64_t tempos_batch_flush(struct tempos_batch *b, uint8_t quality, uint
 		uint32_t stop = o->first + 1;
 		int sent;
 
+		if (m->left_out) {
+			/* What waits for its neighbour in the kernel would take the room of all others. */
+			for (uint32_t i = 0; i < m->copies; i++)
+				note_error(errors, &error_count, m, EHOSTUNREACH);
+			drop_copies(b, o, m->copies);
+			continue;
+		}
 		if (spent && spent + MESSAGE_COST + m->copies > most)
 			return flushed(error_count, SOME_LEFT);
 		if (m->one_by_one) {
@@ -293,7 +302,7 @@ static uint64_t tempos_batch_flush(struct tempos_batch *b, uint8_t quality, uint
 			continue;
 		}
 		spent += MESSAGE_COST + m->copies;
-		while (stop < o->end && o->messages[stop].fd == m->fd &&
+		while (stop < o->end && o->messages[stop].fd == m->fd && !o->messages[stop].left_out &&
 		       spent + MESSAGE_COST + o->messages[stop].copies <= most)
 			spent += MESSAGE_COST + o->messages[stop++].copies;
 		sent = sendmmsg(m->fd, &o->tx[o->first], stop - o->first, MSG_DONTWAIT);

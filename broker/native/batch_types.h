@@ -91,6 +91,7 @@ struct message {
 	uint16_t topic;
 	uint8_t open;                          /* one more copy may join */
 	uint8_t one_by_one;                    /* the kernel refused them together */
+	uint8_t left_out;                      /* its member cannot be reached: nothing is sent */
 	uint8_t group;
 	uint8_t epoch;
 };
@@ -99,6 +100,7 @@ struct message {
 struct member {
 	struct sockaddr_in to;
 	struct in_addr source;
+	uint8_t left_out;              /* the kernel does not find who is next on the way to it */
 };
 
 struct tempos_members {

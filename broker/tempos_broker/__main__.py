@@ -49,6 +49,7 @@ from tempos_daemon.signals import Signals
 from tempos_daemon.token import read_token
 
 if TYPE_CHECKING:
+    from tempos_broker.members.watch import Neighbours
     from tempos_daemon.http_server import HttpServer
     from tempos_fastpath.survival.handles import Handle
 
@@ -230,7 +231,10 @@ async def _start(
         drawn = CountedTickets(fast.tickets, state.slow)
         elsewhere.append(TicketsAlone(state.tickets))
     store = state.store if state is not None else None
-    broker = Broker(config, fast, portable=portable, store=store, drawn=drawn, elsewhere=elsewhere, rows=rows)
+    broker = Broker(
+        config, fast, portable=portable, store=store, drawn=drawn, elsewhere=elsewhere, rows=rows,
+        neighbours=_neighbours(config.data_port),
+    )  # fmt: skip
 
     async def close() -> None:
         # Also where it was told to stop before anybody could see it ready.
@@ -250,6 +254,15 @@ async def _start(
     if server is not None:
         await server.start()
     return broker, where, rereading
+
+
+def _neighbours(port: int) -> Neighbours | None:
+    """What knows who is next on the way to members; None where the kernel cannot be asked for that."""
+    if sys.platform != "linux":
+        return None
+    from tempos_fastpath.network.neighbours import KernelNeighbours
+
+    return KernelNeighbours(port)
 
 
 def _tickets(

@@ -79,7 +79,12 @@ class _Lib:
     def tempos_batch_free_slots(self, b: CBatch) -> int: ...
     def tempos_batch_segmenting(self, b: CBatch) -> int: ...
     def tempos_members_new(
-        self, addresses: Sequence[int], ports: Sequence[int], sources: Sequence[int], count: int
+        self,
+        addresses: Sequence[int],
+        ports: Sequence[int],
+        sources: Sequence[int],
+        left_out: Sequence[int],
+        count: int,
     ) -> CMembers: ...
     def tempos_members_free(self, members: CMembers) -> None: ...
     def tempos_batch_stage(

@@ -22,6 +22,9 @@ ANY = "0.0.0.0"  # noqa: S104 - compared with, not bound to
 #: Nothing is sent there; a socket is connected to learn the way (discard, RFC 863).
 _SOME_PORT = 9
 
+#: Where events go, and the address of ours that they leave from; None: the one that the kernel prefers.
+Towards = tuple[str, "str | None"]
+
 _IP_PKTINFO = 8
 #: struct in_pktinfo: interface, our address (where to: of what comes in the one that an answer leaves from),
 #: the destination in the header, which may be a broadcast or multicast address.

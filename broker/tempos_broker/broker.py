@@ -26,6 +26,7 @@ from tempos_broker.expiry import Expiry
 from tempos_broker.lives.continuity import Continuity
 from tempos_broker.lives.store import Store
 from tempos_broker.members.departures import KeptOut
+from tempos_broker.members.watch import Neighbours, Watch
 from tempos_broker.membership import Registry
 from tempos_broker.orders import Drained, KeepOut, Orders
 from tempos_broker.paths import Elsewhere, FastPath, NoFastPath
@@ -52,7 +53,7 @@ class Broker:
     ``portable`` keeps the slow path to asyncio's own datagram transport. ``store`` keeps what is to
     survive this process; ``drawn`` counts what the slow path draws, where it does. The broker closes both.
     ``elsewhere``: where else the counters of the former life may be. ``rows``: where topics stand in all of
-    these; None: in none that outlives the broker.
+    these; None: in none that outlives the broker. ``neighbours``: knows who is next on the way to members.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Broker:
         drawn: CountedTickets | None = None,
         elsewhere: Sequence[Elsewhere] = (),
         rows: Rows | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self._fast = fast
         self._saver: asyncio.Task[None] | None = None
@@ -123,6 +125,13 @@ class Broker:
         self._tasks = Tasks()
         self._expiry = Expiry(self._registry, self._ledger, self._routes, self._tasks)
         self._port = ControlPort(self._control, self._routes, self._expiry, self._tasks)
+        self._watch = Watch(
+            neighbours,
+            lambda: [state.route for state in states.values()],
+            self._slow,
+            fast,
+            lambda: self._routes.renew_all(self._tasks),
+        )
         self._orders = Orders(self._registry, self._ledger, self._routes, self._expiry, self._past)
         gate = Gate()
         self._topic_orders = TopicOrders(
@@ -150,6 +159,7 @@ class Broker:
             past=self._past,
             fast=fast,
             slow=self._slow,
+            watch=self._watch,
         )
         self._reloader = Reloader(
             of_file,
@@ -229,6 +239,7 @@ class Broker:
         # Last, for it takes as long as starting Python does, and all is served meanwhile.
         await self._slow.start_worker()
         self._expiry.schedule()
+        self._watch.begin()
         self._ready = True
 
     def _spare(self) -> None:
@@ -250,6 +261,7 @@ class Broker:
         self._ready = False
         self._expiry.cancel()
         self._control.stopping = True
+        await self._watch.close()
         await self._tasks.close(FINISH)
         # What has just ended may have waited for the next lease.
         self._expiry.cancel()

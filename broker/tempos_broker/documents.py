@@ -18,6 +18,7 @@ from tempos_broker.config.model import BrokerConfig, Origin
 from tempos_broker.config.topics import document_of
 from tempos_broker.control.server import ControlServer
 from tempos_broker.lives.continuity import Continuity
+from tempos_broker.members.watch import Watch
 from tempos_broker.membership import Registry, unknown_topic
 from tempos_broker.paths import FastPath
 from tempos_broker.state import TopicState
@@ -52,6 +53,7 @@ class Documents:
         past: Continuity,
         fast: FastPath,
         slow: SlowPaths,
+        watch: Watch,
     ) -> None:
         self._config = config
         self._ready = ready
@@ -63,6 +65,7 @@ class Documents:
         self._past = past
         self._fast = fast
         self._slow = slow
+        self._watch = watch
         self._started = time.monotonic()
         #: Requests that the control API turned away at the door, by reason.
         self.api_refused: Counter[str] = Counter()
@@ -194,6 +197,7 @@ class Documents:
             origin=entry.origin if entry is not None else Origin.RUN_TIME,
             durable=self._past.has_store,
             now=time.monotonic(),
+            left_out=self._watch.why,
         )
 
     def _topic_ledger(self, state: TopicState) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tempos import FastPathStatus, Overflow, Path, PathChoice, Reason, Route, To
 from tempos._abi import GROUPS_PER_TOPIC, LIMIT_SHIFT
 from tempos._slots import group_slot
 from tempos.histogram import Latency
+from tempos_broker.addresses import Towards
 
 
 class Tickets(Protocol):
@@ -197,6 +198,13 @@ class FastPath(Protocol):
         """How long the kernel took for its events, by topic; none of those it has measured nothing of."""
         ...
 
+    def leave_out(self, towards: frozenset[Towards]) -> None:
+        """Carry routes without members there from now on, rather than none that have any.
+
+        What these are ticketed is lost to them, and counted. Holds for what is installed after this.
+        """
+        ...
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` on the event loop when network facts changed: install the routes anew."""
         ...
@@ -369,6 +377,9 @@ class NoFastPath:
 
     def latency(self, topics: Iterable[int]) -> Mapping[int, Latency]:
         return {}
+
+    def leave_out(self, towards: frozenset[Towards]) -> None:
+        return
 
     def on_change(self, callback: Callable[[], None]) -> None:
         return

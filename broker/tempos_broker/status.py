@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tempos import FastPathStatus, Reason
@@ -19,6 +19,7 @@ from tempos_broker.account.accounts import GroupRow, Holder
 from tempos_broker.account.consumers import Consumers, Load
 from tempos_broker.account.ledger import Ledger, TopicLedger
 from tempos_broker.account.publishers import PublishersAccount
+from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Origin
 from tempos_broker.control.server import ControlServer, limit_fields, topic_fields
 from tempos_broker.counts import Counted, Counters
@@ -166,8 +167,12 @@ def topic_document(
     origin: Origin,
     durable: bool,
     now: float,
+    left_out: Callable[[Towards], str],
 ) -> dict[str, Any]:
-    """One topic, as JSON values. ``durable``: the broker keeps what is made at run time."""
+    """One topic, as JSON values. ``durable``: the broker keeps what is made at run time.
+
+    ``left_out``: why nothing is sent to a member there; empty where it is.
+    """
     topic = state.route.topic
     account = _account(ledger, topic.id, counted)
     slow, fast = counted.slow.get(topic.id, {}), counted.fast.get(topic.id, {})
@@ -202,7 +207,7 @@ def topic_document(
         "problems": list(account.problems),
         "latency": latency_document(latency),
         "lost_before": _lost_before(account.publishers),
-        "groups": [_group(group, consumers, leases, sources, now) for group in account.groups],
+        "groups": [_group(group, consumers, leases, sources, now, left_out) for group in account.groups],
     }
 
 
@@ -324,6 +329,7 @@ def _group(
     leases: Mapping[tuple[str, Holder], float | None],
     sources: Mapping[tuple[str, int], str | None],
     now: float,
+    left_out: Callable[[Towards], str],
 ) -> dict[str, Any]:
     def lease(holder: Holder) -> float | None:
         expires = leases.get((group.name, holder))
@@ -336,6 +342,7 @@ def _group(
                 **_endpoint(row.holder),
                 "from": sources.get((row.holder.ip, row.holder.port)),
                 "lease_s": lease(row.holder),
+                "left_out": left_out((row.holder.ip, sources.get((row.holder.ip, row.holder.port)))),
                 "ticketed": row.ticketed,
                 "delivered": row.delivered,
                 "dropped": row.dropped,

@@ -198,7 +198,7 @@ struct tempos_member {
 	__be32 ip;
 	__u8 dst_mac[6];
 	__u8 src_mac[6];
-	__be16 port;
+	__be16 port;                /* broadcast: 0 for one that is left out */
 	/*
 	 * One group: slot in the `egress` devmap. Broadcast: what picking this member adds to the route's
 	 * `fanout`; so the picks of all groups together give the devmap with the right slots.

@@ -207,6 +207,9 @@ static __always_inline int deliver(struct xdp_md *ctx)
 	if (group >= TEMPOS_MAX_GROUPS)
 		goto refuse;
 	copy = &event->copies[group];
+	/* A member that cannot be reached: the others get theirs. */
+	if (!copy->port)
+		goto refuse;
 	if (event->sequence_mask) {
 		if ((const void *)(header + 1) > end)
 			goto refuse;
@@ -225,7 +228,7 @@ static __always_inline int deliver(struct xdp_md *ctx)
 	return XDP_PASS;
 
 refuse:
-	/* Never seen; a frame that is marked must not get out. It shows as a copy that was not sent. */
+	/* A frame that is marked must not get out. It shows as a copy that was not sent. */
 	state->refused++;
 	return XDP_DROP;
 }

@@ -44,6 +44,7 @@ _NOTHING_MEASURED = Histogram((0,) * _abi.LATENCY_BUCKETS)
 #: The first byte of an IPv4 header: version 4, five words.
 _IP_VERSION_IHL = 0x45
 _MAX_WORD = 0xFFFF
+_NO_MAC = "00:00:00:00:00:00"
 _REASONS = tuple(Reason)
 
 
@@ -101,7 +102,10 @@ def encode_route(plan: Plan, row: int, slots: Mapping[int, int], fanout: int = 0
         route.groups[index].first = first
         route.groups[index].count = len(group)
         for hop in group:
-            _fill_member(route.members[first], hop, egress[hop.ifindex])
+            member = route.members[first]
+            _fill_member(member, hop, egress[hop.ifindex])
+            if hop.left_out:
+                _leave_out(member, plan.way)
             first += 1
     return struct_bytes(route)
 
@@ -122,7 +126,7 @@ class HeldRoute:
     @property
     def slots(self) -> frozenset[int]:
         """The egress slots it names."""
-        found = (egress for group in self.egresses for _, egress in group)
+        found = (egress for group in self.egresses for _, egress in group if egress != _MAX_WORD)
         return frozenset(found) if self.way is Way.ONE else frozenset()
 
 
@@ -221,13 +225,23 @@ def _fill_member(member: Any, hop: Hop, slot: int) -> None:
     source, address, port = _address(hop.source), _address(hop.ip), socket.htons(hop.port)
     member.source = source
     member.ip = address
-    member.dst_mac = _mac(hop.mac)
+    member.dst_mac = _mac(hop.mac or _NO_MAC)
     member.src_mac = _mac(hop.source_mac)
     member.port = port
     member.egress = slot
     member.ip_sum = _folded(source & 0xFFFF, source >> 16, address & 0xFFFF, address >> 16)
     member.udp_sum = _folded(member.ip_sum, port)
     member.ifindex = hop.ifindex
+
+
+def _leave_out(member: Any, way: Way) -> None:
+    """Let no event get as far as this member: as each way drops it where it costs the others nothing."""
+    if way is Way.ONE:
+        member.egress = _MAX_WORD  # no slot at all: no_egress
+    elif way is Way.BROADCAST:
+        member.port = 0  # the egress program drops the copy
+    else:
+        member.ifindex = 0  # no interface to clone to
 
 
 def _folded(*words: int) -> int:

@@ -112,6 +112,7 @@ class Offload:
         self._no_clone = ""
         #: Frames lost because interfaces take none, and those interfaces, until the survey knows.
         self._lost: Mapping[tuple[int, int], int] = {}
+        self._left_out: frozenset[Destination] = frozenset()
         self._refused: dict[int, str] = {}
         self._trouble = Remark(_log, "the fast path's routes are checked against the network again")
         self._locks: dict[int, asyncio.Lock] = {}
@@ -239,6 +240,8 @@ class Offload:
         reason = f"XDP {self.status().mode}, leaves by {', '.join(sorted(names))}"
         if plan.why:
             reason += f"; {len(plan.groups)} groups: {plan.why}"
+        if left_out := sum(hop.left_out for hop in plan.hops):
+            reason += f"; {left_out} of {len(plan.hops)} members left out: they cannot be reached"
         return PathChoice(Path.FAST, reason + _but_for(self._unseen))
 
     async def withdraw(self, topic: int) -> None:
@@ -283,6 +286,13 @@ class Offload:
             if not any(lost):
                 break
         return lost
+
+    def leave_out(self, towards: frozenset[Destination]) -> None:
+        """Carry routes without members there whose MAC is not known, rather than none that have any.
+
+        Holds for what is installed after this.
+        """
+        self._left_out = towards
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` on the event loop when facts that a wanted route rests on changed."""
@@ -362,7 +372,7 @@ class Offload:
             return Refusal("no interface carries the program")
         no_broadcast = self._programs.no_broadcast or self._no_broadcast.get(route.topic.id, "")
         means = Means(self._programs.native, no_broadcast, self._no_clone)
-        return plan_route(route, facts, means, self._tos)
+        return plan_route(route, facts, means, self._tos, self._left_out)
 
     async def _look_for(self, wanted: set[Destination]) -> None:
         """Have the facts of these destinations, too."""
@@ -476,7 +486,7 @@ class Offload:
         Where all that plans are made of is as it was when none would be, none is looked at: they are many.
         """
         programs = self._programs
-        means = (programs.native, programs.no_broadcast, self._no_clone, *programs.interfaces)
+        means = (programs.native, programs.no_broadcast, self._no_clone, self._left_out, *programs.interfaces)
         made_of = (self._facts, *means)
         if made_of == self._judged_by:
             return False

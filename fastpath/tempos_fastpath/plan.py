@@ -6,13 +6,13 @@ there is none. Both are values: two of them differ exactly if something relevant
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tempos import Fanout, Framing, Member, PathPolicy, Quality, Route, _abi
 from tempos._abi import Way
 from tempos_fastpath.broadcast import Broadcast, plan_broadcast
-from tempos_fastpath.network.facts import Facts, Interface, destination
+from tempos_fastpath.network.facts import Destination, Facts, Interface, destination
 from tempos_fastpath.network.facts import Way as WayTo
 
 MAX_U16 = 0xFFFF
@@ -24,7 +24,8 @@ MAX_BROADCAST_MTU = 3500
 class Hop:
     """The way to one member: the interface it leaves by, and both MACs and addresses.
 
-    ``source``: the address of ours that its events leave from.
+    ``source``: the address of ours that its events leave from. ``mac`` is empty for one that is left out:
+    what it is ticketed is dropped.
     """
 
     ip: str
@@ -33,6 +34,10 @@ class Hop:
     source_mac: str
     mac: str
     source: str
+
+    @property
+    def left_out(self) -> bool:
+        return not self.mac
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +122,16 @@ def refuse_at_once(route: Route) -> Refusal | None:
 
 
 def plan_route(
-    route: Route, facts: Facts, means: Means, tos: Mapping[Quality, int] | None = None
+    route: Route,
+    facts: Facts,
+    means: Means,
+    tos: Mapping[Quality, int] | None = None,
+    left_out: Collection[Destination] = (),
 ) -> Plan | Refusal:
     """Plan ``route``: how its events get to every member, and who makes the copies for several groups.
 
-    ``tos``: the byte of the IPv4 header that marks what leaves of each class; without it 0.
+    ``tos``: the byte of the IPv4 header that marks what leaves of each class; without it 0. ``left_out``:
+    where members are whose MAC will not be known soon: the others do not wait for them.
     """
     refusal = refuse_at_once(route)
     if refusal is not None:
@@ -141,6 +151,8 @@ def plan_route(
                     no_redirect = no_redirect or _no_redirect(member, egress)
                 hop = towards.next_hop
                 mac = member.mac or facts.mac_of(egress.index, hop)
+                if mac is None and destination(member) in left_out:
+                    mac = ""
                 if mac is None:
                     unresolved.append((egress.index, hop))
                     via = "" if hop == member.ip else f", its gateway {hop}"

@@ -28,6 +28,7 @@ class MemberOut(BaseModel):
         description="the broker's address that its events leave from; null: the one that its kernel prefers",
     )
     lease_s: float | None = Field(description="seconds; null for a static member")
+    left_out: str = Field(description="why nothing is sent to it, though it is ticketed; empty: it is")
     ticketed: Count
     delivered: int | None = Field(description="as the member says; null for a static one, which says nothing")
     dropped: int | None = Field(description="reached the member, which did not give it to its program")

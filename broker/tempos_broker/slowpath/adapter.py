@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tempos import Quality, Route, Topic
+from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, Load, SlowPath
 from tempos_broker.slowpath.losses import Losses
@@ -116,6 +117,17 @@ class Adapter(Channels[LoadT], Protocol[LoadT]):
 
     def swap(self, route: Route) -> None:
         """Make ready to send to the members of ``route``; before it is connected or after."""
+        ...
+
+    def leave_out(self, towards: frozenset[Towards]) -> None:
+        """Send nothing to members there from now on; what is for them is lost, and booked as that."""
+        ...
+
+    def make_room(self, more: int, on_full: Callable[[], None]) -> None:
+        """Let so many bytes more than usual wait in the kernel to be sent, for each channel.
+
+        ``on_full`` is called when a channel takes no more.
+        """
         ...
 
     async def connect(self, wake: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from tempos import Framing, Member, Quality, Reason, Route, Topic
 from tempos._abi import GROUPS_PER_TOPIC
 from tempos_broker._batch import ffi, lib
-from tempos_broker.addresses import ANY
+from tempos_broker.addresses import ANY, Towards
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.mover import Flushed, SendFailure
@@ -98,6 +98,8 @@ class Batch:
         self._requests, self._length = ffi.new("uint32_t[]", limits.batch), ffi.new("uint32_t *")
         self._errors = ffi.new("struct tempos_send_error[]", copies)
         self._members: dict[int, tuple[CMembers, ...]] = {}
+        self._routes: dict[int, Route] = {}
+        self._left_out: frozenset[Towards] = frozenset()
         self._staged = {Quality.SQ: 0, Quality.BQ: 0}
         for topic in topics:
             self._frame(topic)
@@ -113,7 +115,7 @@ class Batch:
         for topic in topics:
             self._frame(topic)
         for gone in self._members.keys() - {topic.id for topic in topics}:
-            del self._members[gone]
+            del self._members[gone], self._routes[gone]
         self._relay.configure(topics)
 
     def put(self, topic: Topic) -> None:
@@ -122,6 +124,7 @@ class Batch:
 
     def drop(self, topic: int) -> None:
         self._members.pop(topic, None)
+        self._routes.pop(topic, None)
         self._relay.drop(topic)
 
     def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
@@ -149,7 +152,21 @@ class Batch:
         Its topic also says whose events are taken from now on.
         """
         self._set_sources(route.topic)
-        self._members[route.topic.id] = tuple(_compile(group.members) for group in route.groups)
+        self._address(route)
+
+    def _address(self, route: Route) -> None:
+        self._routes[route.topic.id] = route
+        self._members[route.topic.id] = tuple(
+            _compile(group.members, self._left_out) for group in route.groups
+        )
+
+    def leave_out(self, towards: frozenset[Towards]) -> None:
+        changed, self._left_out = self._left_out ^ towards, towards
+        for route in list(self._routes.values()):
+            if any(
+                (member.ip, member.source) in changed for group in route.groups for member in group.members
+            ):
+                self._address(route)
 
     def receive(self, source: DataSocket, limit: int) -> int:
         count = lib.tempos_batch_receive(self._batch, source.fd, limit, self._runs)
@@ -241,11 +258,12 @@ class Batch:
         ]
 
 
-def _compile(members: Sequence[Member]) -> CMembers:
+def _compile(members: Sequence[Member], left_out: frozenset[Towards]) -> CMembers:
     compiled = lib.tempos_members_new(
         [_number(member.ip) for member in members],
         [socket.htons(member.port) for member in members],
         [_number(member.source or ANY) for member in members],
+        [(member.ip, member.source) in left_out for member in members],
         len(members),
     )
     if compiled == ffi.NULL:

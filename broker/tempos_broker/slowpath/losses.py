@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 
 #: What the kernel may mean by an error: it says the same of an address that a member asked and that is gone.
 _NO_WAY = " (no route to a member, or the address that its events leave from is gone)"
-_MEANINGS = {errno.EINVAL: _NO_WAY, errno.ENETUNREACH: _NO_WAY}
+_LEFT_OUT = " (nobody answers at a member's address, or its gateway's: the status says which is left out)"
+_MEANINGS = {errno.EINVAL: _NO_WAY, errno.ENETUNREACH: _NO_WAY, errno.EHOSTUNREACH: _LEFT_OUT}
 
 
 class Losses:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from tempos import Quality, Route, Topic
+from tempos_broker.addresses import Towards
 from tempos_broker.slowpath.core import Delivery, Load
 from tempos_broker.slowpath.sockets import DataSocket
 
@@ -62,6 +63,10 @@ class Mover(Protocol[LoadT]):
 
     def swap(self, route: Route) -> None:
         """Address what is staged from now on to these members; the topic says whose events are taken."""
+        ...
+
+    def leave_out(self, towards: frozenset[Towards]) -> None:
+        """Send nothing to members there from now on: what is for them fails as EHOSTUNREACH."""
         ...
 
     def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:

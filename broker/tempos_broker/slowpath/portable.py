@@ -6,6 +6,7 @@ listens on 0.0.0.0; elsewhere the kernel chooses one.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from tempos import Framing, Member, Quality, Reason, Route, Topic
 from tempos.wire import check_payload, is_request, stamp, topic_in
-from tempos_broker.addresses import ANY, leaving_from
+from tempos_broker.addresses import ANY, Towards, leaving_from
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath import ttl
 from tempos_broker.slowpath.core import Delivery, SlowPath
@@ -48,6 +49,7 @@ class _Way(NamedTuple):
     sock: socket.socket
     control: list[tuple[int, int, bytes]]
     to: tuple[str, int]
+    left_out: bool
 
 
 class _Copy(NamedTuple):
@@ -86,6 +88,7 @@ class Singly:
         self._framings: dict[int, Framing] = {}
         #: Sockets, each with the address that it is bound to.
         self._channels: dict[Quality, list[tuple[str, socket.socket]]] = {}
+        self._left_out: frozenset[Towards] = frozenset()
         self._marks: dict[Quality, list[tuple[int, int, bytes]]] = {}
         self._staged: dict[Quality, deque[_Copy]] = {quality: deque() for quality in Quality}
         self.configure(topics)
@@ -106,6 +109,9 @@ class Singly:
     def swap(self, route: Route) -> None:
         # A delivery brings its route; what is prepared is whom the next events may come from.
         self._sources.set(route.topic)
+
+    def leave_out(self, towards: frozenset[Towards]) -> None:
+        self._left_out = towards
 
     def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
         self._channels[quality] = [(each.address, each.sock) for each in sockets]
@@ -139,7 +145,11 @@ class Singly:
         keep = 0 if most is None else max(0, len(staged) - max(1, most // _COST))
         while len(staged) > keep:
             copy = staged[0]
-            sock, control, to = copy.way
+            sock, control, to, left_out = copy.way
+            if left_out:
+                failures.append(_failure(copy, errno.EHOSTUNREACH))
+                staged.popleft()
+                continue
             try:
                 if control or copy.own:
                     sock.sendmsg((copy.data,), [*control, *copy.own], 0, to)
@@ -206,7 +216,8 @@ class Singly:
         address, sock = next((each for each in channels if each[0] == member.source), channels[0])
         if address == ANY:
             control = [*control, *leaving_from(member.source)]
-        return _Way(sock, control, (member.ip, member.port))
+        left_out = (member.ip, member.source) in self._left_out
+        return _Way(sock, control, (member.ip, member.port), left_out)
 
 
 def _failure(copy: _Copy, error: int) -> SendFailure:

@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import errno
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tempos import Quality, Reason, Route, Topic
+from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.slowpath.adapter import AdapterStatus, Setting
@@ -191,6 +192,14 @@ class SlowPathServer:
         """
         self._adapter.swap(route)
         self._core.swap(route)
+
+    def leave_out(self, towards: frozenset[Towards]) -> None:
+        """Send nothing to members there from now on; what they are ticketed is lost to them, and counted."""
+        self._adapter.leave_out(towards)
+
+    def make_room(self, more: int, on_full: Callable[[], None]) -> None:
+        """Let so many bytes more wait in the kernel than usual; ``on_full``: a channel takes no more."""
+        self._adapter.make_room(more, on_full)
 
     def counters(self, topics: Collection[int] | None = None) -> Mapping[int, Mapping[Reason, int]]:
         """Datagrams by topic and reason since the start; :mod:`..core` says how they add up.

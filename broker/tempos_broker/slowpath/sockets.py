@@ -21,7 +21,8 @@ from tempos_broker.slowpath import ttl
 
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DO = 2
-_SO_RCVBUFFORCE = 33
+_SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
+_DOUBLES = 2 if sys.platform == "linux" else 1
 _SO_ATTACH_FILTER = 26
 _SO_MEMINFO = 55
 _MEMINFO = struct.Struct("=9I")
@@ -57,6 +58,7 @@ class DataSocket:
         self.fd = sock.fileno()
         self._watches_drops = watches_drops and sys.platform == "linux"
         self._drops = 0
+        self._to_send = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
     @classmethod
     def bind(cls, address: str, port: int, receive_buffer: int, *, beside: bool = False) -> DataSocket:
@@ -123,6 +125,11 @@ class DataSocket:
         new = (drops - self._drops) & 0xFFFFFFFF
         self._drops = drops
         return int(new)
+
+    def room_to_send(self, more: int) -> None:
+        """Let so many bytes more than usual wait to be sent, or as many as the kernel allows."""
+        # Linux doubles what it is asked for, and has told what came of that.
+        _set_buffer(self.sock, (_SO_SNDBUFFORCE, socket.SO_SNDBUF), (self._to_send + more) // _DOUBLES)
 
     def share_port(self, shared: bool) -> None:
         """Whether another socket may be bound to the same address and port; raises :class:`OSError`.
@@ -222,9 +229,12 @@ def join_all(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def _grow_receive_buffer(sock: socket.socket, size: int) -> None:
-    # FORCE goes beyond net.core.rmem_max, but only with CAP_NET_ADMIN.
-    options = (_SO_RCVBUFFORCE, socket.SO_RCVBUF) if sys.platform == "linux" else (socket.SO_RCVBUF,)
-    for option in options:
+    _set_buffer(sock, (_SO_RCVBUFFORCE, socket.SO_RCVBUF), size)
+
+
+def _set_buffer(sock: socket.socket, options: tuple[int, int], size: int) -> None:
+    # FORCE, which Linux has, goes beyond net.core.rmem_max and wmem_max, but only with CAP_NET_ADMIN.
+    for option in options if sys.platform == "linux" else options[1:]:
         try:
             sock.setsockopt(socket.SOL_SOCKET, option, size)
         except OSError:

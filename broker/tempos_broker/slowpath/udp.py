@@ -16,6 +16,7 @@ from typing import Any
 
 from tempos import Quality, Route, Topic, Unavailable
 from tempos.errors import one_line
+from tempos_broker.addresses import Towards
 from tempos_broker.slowpath.adapter import AdapterStatus, Setting
 from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.losses import Losses
@@ -48,6 +49,7 @@ class UdpAdapter:
         self._watched: dict[Quality, deque[DataSocket]] = {quality: deque() for quality in Quality}
         self._readers: set[int] = set()
         self._blocked_by: dict[Quality, int] = {}
+        self._on_full: Callable[[], None] = lambda: None
         self._shut = False
         self.apart = False
 
@@ -74,6 +76,15 @@ class UdpAdapter:
 
     def swap(self, route: Route) -> None:
         self._mover.swap(route)
+
+    def leave_out(self, towards: frozenset[Towards]) -> None:
+        self._mover.leave_out(towards)
+
+    def make_room(self, more: int, on_full: Callable[[], None]) -> None:
+        self._on_full = on_full
+        for pair in self._pairs:
+            for _, each in pair.each():
+                each.room_to_send(more)
 
     async def connect(self, wake: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -156,6 +167,7 @@ class UdpAdapter:
         assert self._loop is not None, "only what was received is sent"
         self._blocked_by[quality] = flushed.blocked_by
         self._loop.add_writer(flushed.blocked_by, self._writable, flushed.blocked_by)
+        self._on_full()
         return None
 
     def count_overruns(self) -> None:

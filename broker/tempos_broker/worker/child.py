@@ -62,6 +62,8 @@ class Worker:
             self._configure(topics_in(fields["topics"]), rows_in(fields["rows"]))
         elif op is Op.SWAP:
             self._server.swap(route_in(fields["route"]))
+        elif op is Op.LEAVE_OUT:
+            self._server.leave_out(frozenset((ip, source) for ip, source in fields["towards"]))
         elif op is Op.CLOSE:
             await self._server.close()
         return {}
@@ -89,6 +91,7 @@ class Worker:
             returns=Returns(*told.returns) if told.returns else None,
             serves=(),
         )
+        self._server.leave_out(frozenset(told.left_out))
         for route in told.routes:
             self._server.swap(route)
         await self._server.start()

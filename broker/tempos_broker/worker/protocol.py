@@ -11,6 +11,7 @@ request        brings                                                      answe
 ``serve``                                                                  it reads the sockets
 ``configure``  topics, rows                                                it goes by them
 ``swap``       route                                                       it has let go of the old one
+``leave_out``  towards: addresses of members, and of ours                  it sends nothing there
 ``ping``                                                                   at once
 ``close``                                                                  nothing waits any more
 =============  ==========================================================  ==========================
@@ -27,6 +28,7 @@ from typing import Any
 import msgpack
 
 from tempos import Framing, Group, LocalError, Member, Overflow, PathPolicy, Quality, Route, Topic
+from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.shared import Share
 
@@ -49,6 +51,7 @@ class Op(str, enum.Enum):
     SERVE = "serve"
     CONFIGURE = "configure"
     SWAP = "swap"
+    LEAVE_OUT = "leave_out"
     PING = "ping"
     CLOSE = "close"
 
@@ -77,7 +80,8 @@ class SetUp:
 
     ``estate``: of the memory it leaves its account in. ``share``: of what it draws and takes from; ``rows``:
     where each topic stands in all of that.
-    ``returns``: the key of return addresses, and the port that replies come to.
+    ``returns``: the key of return addresses, and the port that replies come to. ``left_out``: where members
+    are that nothing is sent to.
     """
 
     adapter: str
@@ -90,6 +94,7 @@ class SetUp:
     rows: Mapping[int, int]
     routes: tuple[Route, ...]
     returns: tuple[bytes, int] | None = None
+    left_out: tuple[Towards, ...] = ()
 
     def to_fields(self) -> dict[str, Any]:
         return {
@@ -103,6 +108,7 @@ class SetUp:
             "rows": rows_out(self.rows),
             "routes": [route_out(route) for route in self.routes],
             "returns": self.returns,
+            "left_out": self.left_out,
         }
 
     @classmethod
@@ -118,6 +124,7 @@ class SetUp:
             rows_in(told["rows"]),
             tuple(route_in(route) for route in told["routes"]),
             _tuple(told["returns"]),
+            tuple((ip, source) for ip, source in told["left_out"]),
         )
 
 

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from tempos._rows import Rows
 from tempos._slots import EPOCHS, epoch_row
 from tempos.errors import one_line
 from tempos_broker import scheduling
+from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.scheduling import Scheduling
@@ -66,6 +67,7 @@ class SlowPaths:
         self._rows = rows
         self._returns = returns
         self._routes: dict[int, Route] = {}
+        self._left_out: frozenset[Towards] = frozenset()
         #: How many groups a topic has in each of the two epochs that may have tickets drawn.
         self._groups: dict[int, int] = {}
         self._cpus: Collection[int] = ()
@@ -110,6 +112,19 @@ class SlowPaths:
             from tempos_broker.worker.protocol import Op, route_out
 
             await self._supervisor.tell(Op.SWAP, {"route": route_out(route)})
+
+    async def leave_out(self, towards: frozenset[Towards]) -> None:
+        """Send nothing to members there from now on; what they are ticketed is lost to them, and counted."""
+        self._left_out = towards
+        self._server.leave_out(towards)
+        if self._supervisor is not None:
+            from tempos_broker.worker.protocol import Op
+
+            await self._supervisor.tell(Op.LEAVE_OUT, {"towards": [list(each) for each in towards]})
+
+    def make_room(self, more: int, on_full: Callable[[], None]) -> None:
+        """Let so many bytes more wait in the kernel than usual; ``on_full``: a channel takes no more."""
+        self._server.make_room(more, on_full)
 
     async def configure(self, topics: Sequence[Topic]) -> None:
         """Serve these topics from now on, and no others; their routes come with :meth:`swap`."""
@@ -230,6 +245,7 @@ class SlowPaths:
             topics=tuple(self._topics.values()),
             rows=self._rows.given(),
             routes=tuple(self._routes.values()),
+            left_out=tuple(self._left_out),
             returns=None if self._returns is None else (self._returns.key, self._returns.data_port),
         ).to_fields()
 

@@ -224,6 +224,8 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
                 if member.get(key)
             )
             yield f"      {member['ip']}:{member['port']}{by}  {kind}, delivered {told}"
+            if why := member.get("left_out"):
+                yield f"        left out: {why}"
 
 
 def _latency(latency: Mapping[str, Any] | None) -> Iterator[str]:

@@ -1,0 +1,59 @@
+"""What the slow path asks the kernel about its members: who is next on the way to each, and is he known.
+
+An implementation of the broker's ``Neighbours``. Needs no privilege, but for :meth:`ask`. Blocking.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Collection, Mapping, Sequence
+
+from tempos_fastpath.network.netlink import Netlink
+
+_RTN_UNICAST = 1
+_INCOMPLETE, _FAILED = 0x01, 0x20
+_SO_BINDTOIFINDEX = 62
+#: From so many on all neighbours are read rather than each of these.
+_MANY = 64
+
+#: An interface's index, and an address.
+Place = tuple[int, str]
+
+
+class KernelNeighbours:
+    """``port``: the one that events leave from."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def ways(self, towards: Sequence[tuple[str, str | None]]) -> Mapping[tuple[str, str | None], Place]:
+        """Who is next on the way to each (address, from this one of ours), where there is one."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            bound = probe.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
+        with Netlink() as netlink:
+            routes = netlink.routes(towards, oif=bound, port=self._port)
+        return {
+            where: (route.interface, route.gateway or where[0])
+            for where, route in zip(towards, routes, strict=True)
+            if not route.error and route.kind == _RTN_UNICAST and not route.strange
+        }
+
+    def unresolved(self, places: Collection[Place]) -> tuple[set[Place], set[Place], set[Place]]:
+        """Of these: those that are known, those that are being resolved, those that could not be."""
+        with Netlink() as netlink:
+            found = netlink.neighbours_of(places) if len(places) < _MANY else netlink.neighbours()
+        states = {(each.interface, each.ip): each.state for each in found}
+        there = {place: states[place] for place in places if place in states}
+        resolving = {place for place, state in there.items() if state & _INCOMPLETE}
+        failed = {place for place, state in there.items() if state & _FAILED}
+        known = {place for place, state in there.items() if state and place not in resolving | failed}
+        return known, resolving, failed
+
+    def ask(self, places: Collection[Place]) -> bool:
+        """Have the kernel find out who these are; False: this process may not."""
+        try:
+            with Netlink() as netlink:
+                netlink.use(places)
+        except PermissionError:
+            return False
+        return True
