@@ -10,8 +10,15 @@ from tempos.errors import ApiRefused, RemoteError
 DEFAULT = f"http://127.0.0.1:{API_PORT}"
 
 
-def refusal(url: str, status: int, reason: str, body: bytes) -> ApiRefused:
-    """An error answer: the words of a problem document (RFC 9457) where it is one."""
+#: All that is said of an address that an API does not have.
+_NO_SUCH_ADDRESS = (404, "Not Found")
+
+
+def refusal(url: str, status: int, reason: str, body: bytes, whose: str = "broker") -> ApiRefused:
+    """An error answer: the words of a problem document (RFC 9457) where it is one.
+
+    ``whose``: the daemon that was asked; what has no such address is most likely another one.
+    """
     try:
         document = json.loads(body)
         detail, problems = document["detail"], document.get("problems", ())
@@ -19,6 +26,8 @@ def refusal(url: str, status: int, reason: str, body: bytes) -> ApiRefused:
         detail, problems = None, ()
     if not isinstance(detail, str):
         return ApiRefused(status, f"{url} answers {status} {reason}")
+    if (status, detail) == _NO_SUCH_ADDRESS:
+        return ApiRefused(status, f"{url} answers 404 {detail}: is that the API of the {whose}?")
     return ApiRefused(status, detail, [each for each in problems if isinstance(each, str)])
 
 

@@ -208,6 +208,20 @@ def test_the_commands_of_an_operator(
     broker.process.send_signal(signal.SIGHUP)
     assert broker.process.stdout is not None
     assert broker.process.stdout.readline() == "reload: topic a b: priority 2 -> 0\n"
+    # Where the API is can be said anywhere, and what has no such address is not what was asked for.
+    api = f"http://127.0.0.1:{broker.port}"
+    monkeypatch.setenv("TEMPOS_CONTROLLER_TOKEN", TOKEN)
+    monkeypatch.setenv("TEMPOS_API", "http://127.0.0.1:1")
+    for words in (("topics",), ("topic", "list"), ("kept-out",)):
+        assert run("ctl", "--api", api, *words) == run("ctl", *words, "--api", api)
+    assert run("ctl", "ready", "--api", api) == (0, "ready\n")
+    monkeypatch.setenv("TEMPOS_API", api)
+    for words, whose in ((("errors", "list"), "invoker"), (("workflow", "ls"), "Controller")):
+        code, text = run(*words, "--api", api)
+        assert (code, f"is that the API of the {whose}?" in text) == (1, True), text
+    assert run("status", "--api", "http://[::1") == (
+        1, "tempos status: --api 'http://[::1' is no http URL: Invalid IPv6 URL\n"
+    )  # fmt: skip
     monkeypatch.setenv("TEMPOS_TOKEN", "wrong")
     assert run("ctl", "topics") == (
         1,
@@ -223,10 +237,10 @@ def test_the_shell_completes_what_the_broker_has(broker: Running) -> None:
         f'PATH={Path(sys.executable).parent}:$PATH\nsource <(tempos completion bash)\n'
         'complete_() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tempos; echo "${COMPREPLY[*]}"; }\n'
         "complete_ tempos ctl path ''\ncomplete_ tempos ctl path events f\ncomplete_ tempos led\n"
-        "complete_ tempos sub -t e\n"
+        "complete_ tempos sub -t e\ncomplete_ tempos work\ncomplete_ tempos request -t e\n"
     )  # fmt: skip
     told = subprocess.run(("bash", "-c", script), capture_output=True, text=True, timeout=30, check=True)
-    assert told.stdout.splitlines() == ["events a\\ b", "fast", "ledger", "events"]
+    assert told.stdout.splitlines() == ["events a\\ b", "fast", "ledger", "events", "workflow", "events"]
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=str)

@@ -16,6 +16,7 @@ from tempos._api import DEFAULT, no_answer, refusal
 from tempos.errors import LocalError, RemoteError
 
 TIMEOUT = 5.0
+_FILE_HELP = "a file that holds the API's token (default: $TEMPOS_TOKEN holds the token itself)"
 
 
 def add_api(
@@ -25,18 +26,16 @@ def add_api(
     default: str = DEFAULT,
 ) -> None:
     """Add ``--api`` and ``--token-file``: of ``what``, which an environment ``variable`` may name."""
-    parser.add_argument(
-        "--api",
-        metavar="URL",
-        default=os.environ.get(variable, default),
-        help=f"{what} (default: ${variable}, else {default})",
-    )
-    parser.add_argument(
-        "--token-file",
-        metavar="FILE",
-        help="a file that holds the API's token (default: $TEMPOS_TOKEN holds the token itself)",
-    )
+    told = f"{what} (default: ${variable}, else {default})"
+    parser.add_argument("--api", metavar="URL", default=os.environ.get(variable, default), help=told)
+    parser.add_argument("--token-file", metavar="FILE", help=_FILE_HELP)
     parser.set_defaults(fail=parser.error)
+
+
+def add_api_again(parser: argparse.ArgumentParser) -> None:
+    """Take the same options behind an action, too, whose command has them by :func:`add_api`."""
+    parser.add_argument("--api", metavar="URL", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument("--token-file", metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 class Api:
@@ -98,11 +97,14 @@ class Api:
             data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         try:
             request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310 - http only
+        except ValueError as error:
+            raise LocalError(f"--api {self.url!r} is no http URL: {error}") from error
+        try:
             with urllib.request.urlopen(request, timeout=self._timeout) as answer:  # noqa: S310 - the same
                 return answer.read() if plain else json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
-                raise refusal(url, error.code, error.reason, error.read()) from error
+                raise refusal(url, error.code, error.reason, error.read(), self._whose) from error
         except (OSError, HTTPException) as error:
             why = error.reason if isinstance(error, urllib.error.URLError) else error
             raise no_answer(url, why, self._whose) from error

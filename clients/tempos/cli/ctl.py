@@ -10,7 +10,8 @@ from urllib.parse import quote
 from tempos.cli import options as opt
 from tempos.cli import topics
 from tempos.cli.answer import show_answer
-from tempos.cli.api import Api, add_api
+from tempos.cli.api import Api, add_api, add_api_again
+from tempos.cli.extensions import OWN
 from tempos.cli.status import number, table
 from tempos.cli.topics import topic_table
 from tempos.errors import RemoteError
@@ -73,6 +74,7 @@ def register(subparsers: Subparsers) -> None:
     def add(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         action = actions.add_parser(name, help=text, description=text)
         action.add_argument("--json", action="store_true", help="print the answer of the API")
+        add_api_again(action)
         action.set_defaults(run=run)
         return action
 
@@ -237,7 +239,9 @@ def _ready(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = "broker pub sub status ledger doctor ctl reload config fastpath tsn demo bench completion"
+_COMMANDS = " ".join(
+    sorted(("pub", "sub", "request", "status", "ledger", "doctor", "ctl", "reload", "completion", *OWN))
+)
 _ACTIONS = "topics topic route path drain remove let-in kept-out reload ready"
 
 _BASH = f"""\
@@ -275,7 +279,7 @@ _tempos() {{
             esac
             ;;
         ledger) ((COMP_CWORD == 2)) && topics=true ;;
-        pub|sub) [[ $before == -t || $before == --topic ]] && topics=true ;;
+        pub|sub|request) [[ $before == -t || $before == --topic ]] && topics=true ;;
         completion)
             COMPREPLY=($(IFS=' '; compgen -W "bash zsh" -- "$word"))
             return
@@ -321,7 +325,7 @@ _tempos() {{
             fi
             ;;
         ledger) ((CURRENT == 3)) || return ;;
-        pub|sub) [[ $words[CURRENT-1] == (-t|--topic) ]] || {{ _files; return }} ;;
+        pub|sub|request) [[ $words[CURRENT-1] == (-t|--topic) ]] || {{ _files; return }} ;;
         completion) compadd -- bash zsh; return ;;
         *) _files; return ;;
     esac

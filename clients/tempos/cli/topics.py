@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tempos.cli.answer import show_answer
-from tempos.cli.api import Api
+from tempos.cli.api import Api, add_api_again
 from tempos.cli.options import positive
 from tempos.cli.status import number, table
 from tempos.errors import ApiRefused, RemoteError
@@ -47,6 +47,7 @@ def register(actions: Subparsers) -> None:
     def add(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         order = orders.add_parser(name, help=text, description=text)
         order.add_argument("--json", action="store_true", help="print the answer of the API")
+        add_api_again(order)
         order.set_defaults(run=run)
         return order
 
