@@ -121,6 +121,17 @@ class Inbox:
             return self.ready.popleft()
         return None
 
+    def take_some(self, most: int) -> list[Event]:
+        """Some of the next events, at most so many."""
+        ready = self.ready
+        if not ready and not self.refill():
+            return []
+        if len(ready) > most:
+            return [ready.popleft() for _ in range(most)]
+        events = list(ready)
+        ready.clear()
+        return events
+
     def shut(self) -> list[tuple[int, int]]:
         """Take nothing more, and forget what waits: the topic and the events of each datagram."""
         self._limit = 0

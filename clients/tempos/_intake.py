@@ -13,7 +13,7 @@ from asyncio import Future, get_running_loop
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from tempos import _abi, wire
 from tempos._feeds import Feed, Feeds
@@ -78,6 +78,40 @@ class SubscriberStats:
     replies_failed: int = 0
 
 
+class Waiter(Protocol):
+    """Who waits for an event: a future, or what has a call made."""
+
+    def done(self) -> bool:
+        """Whether it has been told already."""
+        ...
+
+    def set_result(self, result: None, /) -> None:
+        """Tell that there is something."""
+        ...
+
+
+class Bell:
+    """In the place of a future: ``call`` is called soon, once for all that comes until then."""
+
+    __slots__ = ("_call", "_call_soon", "_rung")
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._call_soon = get_running_loop().call_soon
+        self._rung = False
+
+    def done(self) -> bool:
+        return self._rung
+
+    def set_result(self, result: None) -> None:
+        self._rung = True
+        self._call_soon(self._ring)
+
+    def _ring(self) -> None:
+        self._rung = False
+        self._call()
+
+
 class Intake:
     """Datagrams in, events into :attr:`inbox`. ``queue``: how many may wait there."""
 
@@ -91,7 +125,7 @@ class Intake:
         #: The answers to requests.
         self.replies = Replies()
         #: Who waits for an event.
-        self.waiter: Future[None] | None = None
+        self.waiter: Waiter | None = None
         #: Bytes of socket buffer asked for, and given.
         self.receive_buffer, self.granted = receive_buffer, 0
         #: Whether the broker has said that all that was sent to this member has come.

@@ -13,14 +13,14 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from tempos import _abi, _sockets, names
 from tempos._inbox import Event
-from tempos._intake import Duplicates, Intake, SubscriberStats
+from tempos._intake import Bell, Duplicates, Intake, SubscriberStats
 from tempos._sources import PublisherAccount
 from tempos._standing import Standing
 from tempos.auth import Key, Signer
@@ -272,6 +272,26 @@ class Subscriber:
         """The next event if there is one now. Safe from any thread, for one consumer."""
         return self._inbox.take()
 
+    def on_events(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called soon whenever there are events, and at the end, in place of a task that waits.
+
+        It takes them by :meth:`take`, and comes again by itself for those that it leaves. A subscriber has
+        one consumer, of whatever kind; raises :class:`LocalError` where there is one.
+        """
+        if self._intake.waiter is not None:
+            raise LocalError("two consumers read one subscriber: give each a subscriber of the same group")
+        self._intake.waiter = Bell(call)
+        self._intake.wake()
+
+    def take(self, most: int) -> list[Event]:
+        """Some of the events that are there, at most so many; none, if there are none."""
+        return self._inbox.take_some(most)
+
+    @property
+    def waiting(self) -> int:
+        """Events that are there and nobody has taken."""
+        return self._inbox.waiting
+
     def replies_block(self) -> None:
         """For consumers without an event loop: `Event.reply` itself waits while the socket is full."""
         self._intake.replies.blocks = True
@@ -475,7 +495,8 @@ class Subscriber:
         if self._intake.waiter is not None:
             raise LocalError("two consumers read one subscriber: give each a subscriber of the same group")
         self._consumer = asyncio.current_task()
-        self._intake.waiter = waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._intake.waiter = waiter
         return waiter
 
     def _end_waiting(self) -> None:

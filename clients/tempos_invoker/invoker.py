@@ -325,7 +325,7 @@ class Invoker:
         if target is None or self.failures.take(failure.number) is None:
             return False
         # Nobody waits for the answer any more, and its age counts anew.
-        event = dataclasses.replace(failure.event, received=time.monotonic(), origin=None)
+        event = failure.event._replace(received=time.monotonic(), origin=None)
         target.team.accept(target.queue, event)
         target.team.pump()
         return True

@@ -76,6 +76,9 @@ class Results:
     def _succeeded(self, team: Team, outcome: Outcome) -> None:
         invocation, origin = outcome.invocation, outcome.invocation.event.origin
         step = invocation.queue.step
+        if origin is None and (outcome.nothing or not step.result):
+            team.settle(invocation)
+            return
         if isinstance(origin, asyncio.Future):
             if not origin.done():
                 origin.set_result(outcome)

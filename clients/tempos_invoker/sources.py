@@ -16,7 +16,7 @@ from typing import Any
 from tempos import Event, LocalError, Subscriber, TemposError
 from tempos._remarks import Remark
 from tempos.errors import one_line
-from tempos_invoker.core.invocation import Arrived, StepQueue
+from tempos_invoker.core.invocation import Arrived, StepQueue, new_arrived
 from tempos_invoker.deploy.model import BrokerAt
 from tempos_invoker.deploy.ports import Ports
 from tempos_invoker.turns import CHUNK, Turns
@@ -60,9 +60,9 @@ class Source:
         self._task: asyncio.Task[None] | None = None
         self._remark = Remark(log, f"{place.topic}: joined")
         self._untold = 0
-        self._hurries = False
-        #: Events that were taken from the subscriber and are not accepted yet.
-        self._in_hand = 0
+        # Whether it is to take more events in soon, and how many turns it has left to others since.
+        self._goes_on = False
+        self._turns_left = 0
 
     async def open(self) -> None:
         """Join; raises :class:`TemposError`. Nothing is taken before :meth:`feed`."""
@@ -94,10 +94,14 @@ class Source:
 
     def feed(self, target: Target) -> None:
         """Give what comes to ``target`` from now on; joins first, however long that takes."""
-        self.target = target
-        if self._task is None:
-            name = f"events of {self.place.topic}"
-            self._task = asyncio.get_running_loop().create_task(self._run(), name=name)
+        before, self.target = self.target, target
+        if before is not None:
+            return
+        if self.subscriber is not None:
+            self.subscriber.on_events(self._on_events)
+        else:
+            name = f"joining {self.place.topic}"
+            self._task = asyncio.get_running_loop().create_task(self._join(), name=name)
             self._task.add_done_callback(self._ended)
 
     @property
@@ -125,23 +129,26 @@ class Source:
 
         ``hurry``: nobody else needs a turn any more.
         """
-        self._hurries = hurry
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         if self.subscriber is None:
-            if self._task is not None:
-                self._task.cancel()
-                await asyncio.gather(self._task, return_exceptions=True)
             return
         await self.subscriber.drain(patience)
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=patience)
-            if not self._task.done():
-                self._task.cancel()
-                await asyncio.gather(self._task, return_exceptions=True)
+        if self.target is None:
+            return
+        end = time.monotonic() + patience
+        while self._take():
+            if time.monotonic() >= end:
                 self.subscriber.discard()
-                left = self._in_hand + self.subscriber.stats.discarded_events
+                left = self.subscriber.stats.discarded_events
                 log.warning("%s: no time for %d events that had come: thrown away", self.place.topic, left)
+                return
+            await asyncio.sleep(0)
+            while not hurry and self._gives_way():
+                await asyncio.sleep(0)
 
-    async def _run(self) -> None:
+    async def _join(self) -> None:
         wait = FIRST_WAIT
         while self.subscriber is None:
             try:
@@ -152,21 +159,45 @@ class Source:
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
         self._remark.gone()
-        taken = 0
-        async for events in self.subscriber.batches():
-            self._in_hand = len(events)
-            for first in range(0, len(events), CHUNK):
-                assert self.target is not None, "fed before it runs"
-                if taken >= CHUNK and not self._hurries:
-                    await self._turns.next(self.target.queue.step.quality)
-                    taken = 0
-                target, now = self.target, time.monotonic()
-                few = events[first : first + CHUNK]
-                for event in few:
-                    target.team.accept(target.queue, self._arrived(event, now))
-                self._in_hand -= len(few)
-                target.team.pump()
-                taken += len(few)
+        self.subscriber.on_events(self._on_events)
+
+    def _on_events(self) -> None:
+        if not self._goes_on and self._take():
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._goes_on = True
+        asyncio.get_running_loop().call_soon(self._again)
+
+    def _again(self) -> None:
+        self._goes_on = False
+        if self._gives_way() or self._take():
+            self._go_on()
+
+    def _gives_way(self) -> bool:
+        assert self.target is not None, "fed before"
+        gives = self._turns.gives_way(self.target.queue.step.quality, self._turns_left)
+        self._turns_left = self._turns_left + 1 if gives else 0
+        return gives
+
+    def _take(self) -> int:
+        """Accept a few of the events that are there; gives how many are left."""
+        assert self.target is not None, "fed before"
+        assert self.subscriber is not None, "opened before"
+        events = self.subscriber.take(CHUNK)
+        team, queue = self.target.team, self.target.queue
+        accept, now = team.accept, time.monotonic()
+        for event in events:
+            if type(event) is Event and event.publisher is not None:
+                topic, _, body, publisher, sequence, _, _, sent_ns, received_ns, _ = event
+                accept(queue, new_arrived(Arrived, (
+                    topic, body, publisher, sequence, sent_ns or 0, received_ns, now, None,
+                )))  # fmt: skip
+            else:
+                accept(queue, self._arrived(event, now))
+        if events:
+            team.pump()
+        return self.subscriber.waiting
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

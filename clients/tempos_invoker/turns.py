@@ -7,7 +7,6 @@ taken in at a time, no more than a worker is handed at once.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
 from tempos import Quality
@@ -29,15 +28,9 @@ class Turns:
         """The teams that serve from now on."""
         self._strict = tuple(team for team in teams if team.quality is Quality.SQ)
 
-    async def next(self, quality: Quality) -> None:
-        """Return when a source of this class may take events in again; after a turn of the loop, or more."""
-        await asyncio.sleep(0)
-        if quality is Quality.SQ:
-            return
-        for _ in range(LEFT):
-            if not self._strict_waits():
-                return
-            await asyncio.sleep(0)
+    def gives_way(self, quality: Quality, turns: int) -> bool:
+        """Whether a source of this class, which has left so many turns to others, is to leave one more."""
+        return quality is not Quality.SQ and turns < LEFT and self._strict_waits()
 
     def _strict_waits(self) -> bool:
         return any(queue.ready for team in self._strict for queue in team.pool.queues)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 
 from tempos import Quality
+from tempos._inbox import Event
 from tempos_invoker.deploy.model import BrokerAt
 from tempos_invoker.deploy.ports import Ports
 from tempos_invoker.sources import Place, Source, Target
 from tempos_invoker.turns import CHUNK, LEFT, Turns
 
-EVENT = SimpleNamespace(
-    topic="t", body=b"", publisher=1, sequence=1, sent_ns=1, received_ns=1, is_request=False
-)
+EVENT = Event("t", 1, b"", 1, 1, 1, 1, 1, 1, 0)
 
 
 class Team:
@@ -37,46 +36,62 @@ class Team:
         pass
 
 
-async def turns_until_done(work: Any) -> int:
-    """How many turns of the loop it takes."""
-    task = asyncio.ensure_future(work)
-    count = 0
-    while not task.done():
-        await asyncio.sleep(0)
-        count += 1
-    return count
+class Subscriber:
+    """Events that are there."""
+
+    def __init__(self, waiting: int) -> None:
+        self.waiting = waiting
+        self.call: Callable[[], None] = lambda: None
+
+    def on_events(self, call: Callable[[], None]) -> None:
+        self.call = call
+
+    def take(self, most: int) -> list[Event]:
+        some = min(most, self.waiting)
+        self.waiting -= some
+        return [EVENT] * some
+
+
+def fed(folder: Path, turns: Turns, quality: Quality, waiting: int) -> tuple[Subscriber, Team]:
+    """A source with so many events, and where they go."""
+    source = Source(Place(BrokerAt(), "t", "g"), Ports(folder / "ports.json"), turns)
+    source.subscriber = subscriber = Subscriber(waiting)  # type: ignore[assignment]
+    team = Team(quality)
+    queue = SimpleNamespace(step=SimpleNamespace(quality=quality))
+    source.feed(Target(team, queue))  # type: ignore[arg-type]
+    return subscriber, team  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(
-    ("quality", "strict", "least", "most"),
-    [
-        (Quality.SQ, 5, 1, 3),
-        (Quality.BQ, 0, 1, 3),
-        (Quality.BQ, 5, LEFT, LEFT + 3),
-    ],
+    ("quality", "strict", "turns_taken"),
+    [(Quality.SQ, 5, 1), (Quality.BQ, 0, 1), (Quality.BQ, 5, LEFT + 1)],
 )
 async def test_best_effort_waits_for_strict_but_not_for_ever(
-    quality: Quality, strict: int, least: int, most: int
+    tmp_path: Path, quality: Quality, strict: int, turns_taken: int
 ) -> None:
     turns = Turns()
     turns.these([Team(Quality.SQ, strict), Team(Quality.BQ, 100)])  # type: ignore[list-item]
-    assert least <= await turns_until_done(turns.next(quality)) <= most
+    subscriber, team = fed(tmp_path, turns, quality, 3 * CHUNK)
+    subscriber.call()
+    assert team.taken == CHUNK
+    for each in (2 * CHUNK, 3 * CHUNK):
+        for _ in range(turns_taken):
+            assert team.taken == each - CHUNK
+            await asyncio.sleep(0)
+        assert team.taken == each
 
 
 async def test_a_source_lets_the_loop_go_on_between_a_few_events(tmp_path: Path) -> None:
-    async def batches() -> AsyncIterator[list[Any]]:
-        yield [EVENT] * 5
-        yield [EVENT] * (3 * CHUNK)
-        yield [EVENT]
-
-    source = Source(Place(BrokerAt(), "t", "g"), Ports(tmp_path / "ports.json"), Turns())
-    source.subscriber = SimpleNamespace(batches=batches)  # type: ignore[assignment]
-    team = Team(Quality.BQ)
-    queue = SimpleNamespace(step=SimpleNamespace(quality=Quality.BQ))
-    source.feed(Target(team, queue))  # type: ignore[arg-type]
+    subscriber, team = fed(tmp_path, Turns(), Quality.BQ, 3 * CHUNK + 5)
     seen = [0]
-    while team.taken < 5 + 3 * CHUNK + 1:
+    while team.taken < 3 * CHUNK + 5:
+        # What comes meanwhile does not have them taken in any sooner.
+        subscriber.call()
+        seen.append(team.taken)
         await asyncio.sleep(0)
         seen.append(team.taken)
-    assert max(after - before for before, after in pairwise(seen)) <= 2 * CHUNK
-    assert len(set(seen)) >= 4
+    assert max(after - before for before, after in pairwise(seen)) == CHUNK
+    assert len(set(seen)) == 5
+    subscriber.waiting = 1
+    subscriber.call()
+    assert team.taken == 3 * CHUNK + 6

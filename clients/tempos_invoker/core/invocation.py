@@ -10,11 +10,11 @@ from tempos_invoker.core.account import Account
 from tempos_invoker.core.step import Step
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrived(NamedTuple):
     """An event as it came. ``received`` is monotonic seconds, the others are wall clocks in nanoseconds.
 
     ``origin``: whoever wants to know what becomes of it, for the shell; the core does not look into it.
+    A tuple, for one is made of each: nothing immutable is cheaper.
     """
 
     topic: str
@@ -35,6 +35,10 @@ class Arrived:
         """Seconds since it was sent, as far as two clocks agree; at least those since it came."""
         before = max(0, self.received_ns - self.sent_ns) / 1e9 if self.sent_ns else 0.0
         return before + now - self.received
+
+
+#: ``new_arrived(Arrived, fields)``: what a NamedTuple's own constructor does, in half the time.
+new_arrived = tuple.__new__
 
 
 @dataclass(slots=True, eq=False)

@@ -37,6 +37,7 @@ LONGEST_BACKOFF = 60.0
 SWEEP = 0.5
 #: How much the latest invocation counts in what one takes.
 _WEIGHT = 0.2
+_LARGEST = frames.LARGEST_BODY
 
 _WORDS = {
     Condition.ERROR: "error",
@@ -120,15 +121,15 @@ class Pool:
         self.account.accepted += 1
         queue.account.accepted += 1
         step = queue.step
-        if len(event.body) > frames.LARGEST_BODY:
+        if len(event.body) > _LARGEST:
             self._end(
                 invocation,
                 "too_large",
                 f"the event has {len(event.body)} bytes, a worker takes {frames.LARGEST_BODY}",
             )
-        elif self._is_too_old(invocation, now):
+        elif step.max_age and self._is_too_old(invocation, now):
             self._end_too_old(invocation, now)
-        elif queue.waiting >= step.queue:
+        elif len(queue.ready) + queue.delayed >= step.queue:
             self._end(invocation, "queue_full", f"{queue.waiting} events wait, {step.queue} may")
         else:
             queue.ready.append(invocation)
@@ -143,8 +144,15 @@ class Pool:
         """The output of one that succeeded is where it belongs, or why it cannot be there."""
         if self._settling.pop(invocation.ticket, None) is None:
             return
-        invocation.queue.settling -= 1
-        self._end(invocation, condition, reason)
+        queue = invocation.queue
+        queue.settling -= 1
+        if condition:
+            self._end(invocation, condition, reason)
+            return
+        self.account.succeeded += 1
+        queue.account.succeeded += 1
+        if queue.closed:
+            self._forget(queue)
 
     # --- workers -----------------------------------------------------------------------------
 
@@ -197,12 +205,12 @@ class Pool:
         invocation.started_ns, invocation.ended_ns = answer.started_ns, answer.ended_ns
         took = max(0, answer.ended_ns - answer.started_ns) / 1e9
         self._takes += _WEIGHT * (took - self._takes)
-        if answer.condition == Condition.SUCCEEDED:
+        if not answer.condition:
             invocation.tries += 1
             queue.settling += 1
             self._settling[invocation.ticket] = invocation
             nothing = bool(answer.flags & frames.NOTHING)
-            self._outcomes.append(Outcome(invocation, "", answer.output, nothing=nothing))
+            self._outcomes.append(Outcome(invocation, "", answer.output, "", nothing))
         else:
             try:
                 condition = _WORDS[Condition(answer.condition)]
@@ -213,19 +221,26 @@ class Pool:
 
     def hand_out(self, now: float) -> list[tuple[int, list[Invocation]]]:
         """What to send to which workers now."""
-        self._wake(now)
-        ready = sum(len(queue.ready) for queue in self._turns)
+        if self._delayed:
+            self._wake(now)
+        ready = 0
+        for queue in self._turns:
+            ready += len(queue.ready)
+        given: list[tuple[int, list[Invocation]]] = []
         if not ready:
-            return []
+            return given
         most = MOST_AHEAD if self._takes * MOST_AHEAD <= AHEAD else max(1, int(AHEAD / self._takes))
+        few = most // 2
         free = [
             (len(worker.at_hand), number, worker)
             for number, worker in self._workers.items()
-            if not worker.retiring and not worker.killed and len(worker.at_hand) <= most // 2
+            if not worker.retiring and not worker.killed and len(worker.at_hand) <= few
         ]
-        given: list[tuple[int, list[Invocation]]] = []
-        for left, (at_hand, number, worker) in zip(range(len(free), 0, -1), sorted(free), strict=True):
+        free.sort()
+        left = len(free)
+        for at_hand, number, worker in free:
             share = min(most - at_hand, -(-ready // left))
+            left -= 1
             batch = self._take(share, now)
             if not batch:
                 break
@@ -241,14 +256,15 @@ class Pool:
         batch: list[Invocation] = []
         room = frames.MESSAGE
         idle = 0
-        while len(batch) < count and idle < len(self._turns):
-            queue = self._turns[0]
+        turns = self._turns
+        while len(batch) < count and idle < len(turns):
+            queue = turns[0]
             if not queue.ready:
-                self._turns.rotate(-1)
+                turns.rotate(-1)
                 idle += 1
                 continue
             invocation = queue.ready[0]
-            if self._is_too_old(invocation, now):
+            if queue.step.max_age and self._is_too_old(invocation, now):
                 queue.ready.popleft()
                 self._end_too_old(invocation, now)
                 continue
@@ -258,7 +274,7 @@ class Pool:
             queue.ready.popleft()
             queue.at_hand += 1
             batch.append(invocation)
-            self._turns.rotate(-1)
+            turns.rotate(-1)
             idle = 0
         return batch
 
@@ -279,6 +295,18 @@ class Pool:
             if any(queue.step.max_age and queue.waiting for queue in self.queues):
                 due.append(self._sweep + SWEEP)
         return min(due, default=None)
+
+    def is_timed(self, at: float, now: float) -> bool:
+        """Whether a timer at ``at``, right for what was due before, is so for all that is due now.
+
+        What is not decided at once is a No, and :meth:`next_timer` is to say.
+        """
+        if self._delayed or self._alone_since is not None:
+            return False
+        for queue in self.queues:
+            if queue.step.max_age and queue.ready:
+                return False
+        return at <= now + self.timeout + GRACE
 
     def late(self, now: float) -> list[int]:
         """End what has waited too long; gives the workers that are to be killed, each once."""

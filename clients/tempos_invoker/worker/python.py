@@ -58,21 +58,24 @@ class PythonFunction:
         """Answer calls until the other end closes."""
         gc.collect()
         gc.freeze()
-        while message := sock.recv(frames.MESSAGE):
+        recv, send, answer = sock.recv, sock.send, self.answer
+        while message := recv(frames.MESSAGE):
             for call in frames.calls(message):
                 if call.flags & frames.PLACE:
                     place = json.loads(call.body)
                     self._places[call.place] = (place["topic"], place["workflow"], place["step"])
                 else:
-                    sock.send(self.answer(call).encode())
+                    send(answer(call).encode())
 
     def answer(self, call: Call) -> Answer:
         """Call the function once."""
         started = time.monotonic_ns()
         flags = 0
         try:
-            output = self._encoded(self._call(call, started))
-            condition = Condition.SUCCEEDED
+            output = self._call(call, started)
+            condition = 0
+            if type(output) is not bytes:
+                output = self._encoded(output)
             if output is None:
                 output, flags = b"", frames.NOTHING
             elif len(output) > self._limit:
@@ -96,10 +99,6 @@ class PythonFunction:
             raise Unfit(f"the warm-up ended with {name}: {text}")
 
     def _call(self, call: Call, started: int) -> Any:
-        # Who waits in a worker behind others has its whole time from when its turn comes.
-        deadline = started / 1e9 + self._timeout
-        if call.deadline_ns:
-            deadline = min(deadline, call.deadline_ns / 1e9)
         if self._with_context:
             topic, workflow, step = self._places.get(call.place, ("", "", ""))
             context = Context(
@@ -110,18 +109,24 @@ class PythonFunction:
                 workflow,
                 step,
                 call.attempt,
-                deadline,
+                self._deadline(call, started),
                 call.sent_ns,
             )
             result = self._function(call.body, context)
         else:
             result = self._function(call.body)
-        if not inspect.isawaitable(result):
+        if result is None or type(result) is bytes or not inspect.isawaitable(result):
             return result
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
-        return self._loop.run_until_complete(_within(result, deadline - time.monotonic()))
+        left = self._deadline(call, started) - time.monotonic()
+        return self._loop.run_until_complete(_within(result, left))
+
+    def _deadline(self, call: Call, started: int) -> float:
+        # Who waits in a worker behind others has its whole time from when its turn comes.
+        deadline = started / 1e9 + self._timeout
+        return min(deadline, call.deadline_ns / 1e9) if call.deadline_ns else deadline
 
     @staticmethod
     def _encoded(result: Any) -> bytes | None:

@@ -66,6 +66,10 @@ class WorkerProcess:
         self._owner = owner
         self._log = log
         self._unsent: deque[bytes] = deque()
+        #: The places that it was told of, by number.
+        self.places: set[int] = set()
+        # Calls that it was handed and has not answered.
+        self._at_hand = 0
         self._gone = False
 
     def start(self) -> None:
@@ -119,8 +123,9 @@ class WorkerProcess:
         """Whether it has been started and has not ended."""
         return bool(self.pid) and not self._gone
 
-    def send(self, records: bytes) -> None:
-        """Hand it a message."""
+    def send(self, records: bytes, calls: int = 1) -> None:
+        """Hand it a message with so many calls to answer."""
+        self._at_hand += calls
         if self._unsent:
             self._unsent.append(records)
         else:
@@ -169,9 +174,10 @@ class WorkerProcess:
 
     def _on_readable(self) -> None:
         answers: list[Answer] = []
+        recv = self._sock.recv
         for _ in range(READS):
             try:
-                message = self._sock.recv(frames.MESSAGE)
+                message = recv(frames.MESSAGE)
             except BlockingIOError:
                 break
             except ConnectionResetError:
@@ -190,9 +196,14 @@ class WorkerProcess:
                         self._on_hello(answer)
                     else:
                         answers.append(answer)
+                        self._at_hand -= 1
             except frames.FrameError as error:
                 self._log.add(self.pid, f"tempos: this worker is killed: {error}".encode())
                 self.kill()
+                break
+            if self._at_hand <= 0:
+                # To find out that there is no more would cost as much as to read this; if there is, such as
+                # its end, the loop comes back at once.
                 break
         if answers:
             self._owner.on_answers(self, answers)

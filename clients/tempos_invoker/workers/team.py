@@ -88,7 +88,6 @@ class Team:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._places: dict[tuple[str, str, str], int] = {}
-        self._told: dict[int, set[int]] = {}
         self._closed = False
         self._idle = asyncio.Event()
         self._moved = asyncio.Event()
@@ -224,14 +223,15 @@ class Team:
             now = time.monotonic()
             for number, batch in self.pool.hand_out(now):
                 worker = self._workers[number]
-                worker.send(self._records(worker, batch, now))
+                worker.send(self._records(worker, batch, now), len(batch))
             for outcome in self.pool.outcomes():
                 self._on_outcome(outcome)
         finally:
             self._pumping = False
         if self._watched:
             self._moved.set()
-        self._set_timer()
+        if self._timer is None or not self.pool.is_timed(self._timer_at, now):
+            self._set_timer()
 
     async def emptied(self, queue: StepQueue | None = None) -> None:
         """Return when nothing waits and nothing runs, of the whole pool or of one queue."""
@@ -246,7 +246,8 @@ class Team:
     def settle(self, invocation: Invocation, condition: str = "", reason: str = "") -> None:
         """The output is where it belongs, or why not."""
         self.pool.settle(invocation, condition, reason)
-        self.pump()
+        if not self._pumping:
+            self.pump()
 
     def stop(self, reason: str) -> None:
         """End whatever waits."""
@@ -289,11 +290,10 @@ class Team:
             if len(self._places) >= MOST_PLACES:
                 return 0
             number = self._places[key] = len(self._places) + 1
-        told = self._told.setdefault(worker.number, set())
-        if number not in told:
-            told.add(number)
+        if number not in worker.places:
+            worker.places.add(number)
             body = json.dumps(dict(zip(("topic", "workflow", "step"), key, strict=True))).encode()
-            worker.send(Call(0, body, place=number, flags=frames.PLACE).encode())
+            worker.send(Call(0, body, place=number, flags=frames.PLACE).encode(), 0)
         return number
 
     # --- time --------------------------------------------------------------------------------
@@ -356,7 +356,6 @@ class Team:
         self._limit(worker, None)
         self._all.pop(worker.number, None)
         self._next.pop(worker.number, None)
-        self._told.pop(worker.number, None)
         self._retired.discard(worker.number)
         future = self._waiting.pop(worker.number, None)
         if future is not None and not future.done():
