@@ -50,7 +50,7 @@ def total(invoker: Invoker) -> Balance:
 
 def _balances(invoker: Invoker) -> Iterator[Balance]:
     for team in [*invoker.teams.values(), *invoker.leaving]:
-        yield team.pool.balance()
+        yield team.balance()
 
 
 def _sum(balances: Iterable[Balance]) -> Balance:
@@ -80,7 +80,7 @@ def functions(invoker: Invoker) -> Iterator[dict[str, Any]]:
             "restarts": team.restarts,
             "workers": team.told(),
             "log_left_out": team.log.left_out,
-            "account": team.pool.balance().document(),
+            "account": team.balance().document(),
         }
 
 
@@ -194,7 +194,7 @@ def metrics(invoker: Invoker) -> str:
     page = _Page()
     for team in _each_once(invoker):
         labels = {"function": team.function.name, "class": team.quality.value}
-        page.account("tempos_function", team.pool.balance(), **labels)
+        page.account("tempos_function", team.balance(), **labels)
         serving = sum(row["state"] == "serving" for row in team.told())
         page.add("tempos_function_workers", serving, **labels)
         page.add("tempos_function_restarts_total", team.restarts, **labels)

@@ -81,10 +81,11 @@ class AnyOrder(RuleBasedStateMachine):
             # As if all had been quick so far: several at a hand.
             self.pool._takes = 0.0
         self.queues = [
-            self.pool.open(a_step("a", queue=4, retries=2, backoff=0.2), Account()),
+            self.pool.open(a_step("a", queue=4, retries=2, backoff=0.2, result="r"), Account()),
             self.pool.open(a_step("b", queue=3, max_age=1.5), Account()),
         ]
         self.everything = list(self.queues)
+        # By id, for tickets change.
         self.accepted: dict[int, Invocation] = {}
         self.ended: dict[int, str] = {}
         self.hands: dict[int, list[Invocation]] = {}
@@ -93,11 +94,11 @@ class AnyOrder(RuleBasedStateMachine):
 
     def collect(self) -> None:
         for outcome in self.pool.outcomes():
-            ticket = outcome.invocation.ticket
+            which = id(outcome.invocation)
             if outcome.condition:
-                assert ticket not in self.ended
+                assert which not in self.ended
                 assert outcome.condition in CONDITIONS
-                self.ended[ticket] = outcome.condition
+                self.ended[which] = outcome.condition
             else:
                 self.publishing.append(outcome)
 
@@ -108,13 +109,13 @@ class AnyOrder(RuleBasedStateMachine):
         body = bytes(frames.LARGEST_BODY + 1) if large and which == 0 else b"x"
         queue = self.queues[which % len(self.queues)]
         invocation = self.pool.accept(queue, an_event(which, self.now, body), self.now)
-        self.accepted[invocation.ticket] = invocation
+        self.accepted[id(invocation)] = invocation
         self.collect()
 
-    @rule()
-    def worker_comes(self) -> None:
+    @rule(notes=st.booleans())
+    def worker_comes(self, notes: bool) -> None:
         self.workers += 1
-        self.pool.worker_up(self.workers)
+        self.pool.worker_up(self.workers, notes=notes)
         self.hands[self.workers] = []
 
     @rule()
@@ -131,10 +132,36 @@ class AnyOrder(RuleBasedStateMachine):
         busy = [worker for worker, hand in self.hands.items() if hand]
         if busy:
             worker = busy[which % len(busy)]
+            # What it was only to note before, it has done by then.
+            quiet = [each.quiet for each in self.hands[worker]].index(False) if which % 2 else 0
+            self.noted(worker, quiet)
             invocation = self.hands[worker].pop(0)
+            if invocation.quiet:
+                condition = condition or Condition.ERROR
             assert self.pool.answer(worker, done(invocation.ticket, b"o", condition, took), self.now)
             assert not self.pool.answer(worker, done(invocation.ticket), self.now)
             self.collect()
+
+    def noted(self, worker: int, count: int) -> int:
+        """So many of its calls have succeeded, which it only notes; gives the ticket of the last."""
+        ticket = 0
+        for _ in range(count):
+            invocation = self.hands[worker].pop(0)
+            assert invocation.quiet
+            assert id(invocation) not in self.ended
+            self.ended[id(invocation)] = ""
+            ticket = invocation.ticket
+        return ticket
+
+    @rule(which=st.integers(0, 9))
+    def note(self, which: int) -> None:
+        quiet = [worker for worker, hand in self.hands.items() if hand and hand[0].quiet]
+        if quiet:
+            worker = quiet[which % len(quiet)]
+            hand = self.hands[worker]
+            most = [*(each.quiet for each in hand), False].index(False)
+            done = self.noted(worker, 1 + which % most)
+            self.pool.noted(worker, done, 0, hand[0].ticket if hand else 0, self.now, self.now)
 
     @rule(which=st.integers(0, 9))
     def publish(self, which: int) -> None:
@@ -144,7 +171,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.pool.settle(outcome.invocation, condition, "no way")
             self.pool.settle(outcome.invocation)
             if not condition:
-                self.ended[outcome.invocation.ticket] = ""
+                self.ended[id(outcome.invocation)] = ""
             self.collect()
 
     @rule(which=st.integers(0, 9))
@@ -336,6 +363,37 @@ def test_a_late_worker_is_killed_once_and_its_turn_counts_from_when_it_came() ->
     assert pool.late(due + 1) == []
     pool.worker_gone(1, "was killed", due)
     assert ends(pool) == [(1, ""), (2, "timeout")]
+
+
+def test_what_was_only_noted_is_known_by_the_next_answer_and_by_the_notes() -> None:
+    pool, queue = a_pool()
+    pool.worker_up(1, notes=True)
+    quick(pool, queue, 1)
+    calls = [pool.accept(queue, an_event(number), 0.0) for number in range(4)]
+    assert given(pool, 0.0) == {1: [0, 1, 2, 3]}
+    assert [each.quiet for each in calls] == [True] * 4
+    # The third was refused, which is told: the two before are done.
+    assert pool.answer(1, done(calls[2].ticket, b"", Condition.REFUSED), 0.5)
+    assert queue.account.succeeded == pool.account.succeeded == 42
+    assert ends(pool) == [(2, "refused")]
+    # It has begun the fourth later than it was heard of.
+    pool.noted(1, 0, 0, calls[3].ticket, 0.9, 1.0)
+    assert pool.late(0.8 + TIMEOUT + GRACE) == []
+    assert pool.late(0.9 + TIMEOUT + GRACE) == [1]
+
+
+def test_who_gets_no_more_before_it_is_heard_of_is_heard_of() -> None:
+    pool, queue = a_pool()
+    pool.worker_up(1, notes=True)
+    # Nobody knows yet how long one takes: it has one at a time.
+    first = pool.accept(queue, an_event(1), 0.0)
+    assert given(pool, 0.0) == {1: [1]}
+    assert not first.quiet
+    pool.answer(1, done(first.ticket), 0.0)
+    quick(pool, queue, 1)
+    calls = [pool.accept(queue, an_event(number), 0.0) for number in range(MOST_AHEAD)]
+    pool.hand_out(0.0)
+    assert [each.quiet for each in calls] == [True] * (MOST_AHEAD - 1) + [False]
 
 
 def test_without_any_worker_nobody_waits_for_ever() -> None:

@@ -43,7 +43,11 @@ new_arrived = tuple.__new__
 
 @dataclass(slots=True, eq=False)
 class Invocation:
-    """An event that was accepted. ``tries`` have ended; the last one's times are nanoseconds, monotonic."""
+    """An event that was accepted. ``tries`` have ended; the last one's times are nanoseconds, monotonic.
+
+    ``ticket`` is new each time it is given to a worker, whose calls are in the order of their tickets.
+    ``quiet``: if it succeeds there, nobody is told but asks (:meth:`Pool.noted`).
+    """
 
     ticket: int
     queue: StepQueue
@@ -51,6 +55,7 @@ class Invocation:
     tries: int = 0
     started_ns: int = 0
     ended_ns: int = 0
+    quiet: bool = False
 
 
 @dataclass(slots=True, eq=False)

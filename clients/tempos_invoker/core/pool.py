@@ -7,6 +7,9 @@ Sans-IO; ``now`` is seconds of one clock that never steps. Rules:
 * A worker runs one at a time and in order: the first one at its hand is the one that runs. More are
   handed out ahead only as far as they take no longer together than :data:`AHEAD` seconds, by what invocations
   took lately.
+* Where nobody wants the output a success is only noted in memory, which costs no wake-up, and seen when one
+  looks: before more is handed out, told, or judged late. A worker that cannot get more before it is heard of
+  is given no such call last.
 * A worker that is late is killed. The one that ran ends as ``timeout`` or ``crash``; what it had not
   begun goes back to the head of its queue and costs no attempt.
 * Every invocation that was accepted ends exactly once, as one :class:`Outcome`.
@@ -50,8 +53,12 @@ _WORDS = {
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """A worker that has said hello. ``since``: from when the first one at its hand has run."""
+    """A worker that has said hello. ``since``: from when the first one at its hand has run.
 
+    ``notes``: whether it can note what succeeded.
+    """
+
+    notes: bool = False
     at_hand: deque[Invocation] = field(default_factory=deque)
     since: float = 0.0
     killed: bool = False
@@ -156,9 +163,9 @@ class Pool:
 
     # --- workers -----------------------------------------------------------------------------
 
-    def worker_up(self, worker: int) -> None:
-        """A worker has said hello."""
-        self._workers[worker] = _Worker()
+    def worker_up(self, worker: int, *, notes: bool = False) -> None:
+        """A worker has said hello; ``notes``: it notes what succeeded, where nobody wants the output."""
+        self._workers[worker] = _Worker(notes)
         self._alone_since = None
 
     def worker_gone(self, worker: int, why: str, now: float) -> None:
@@ -196,7 +203,12 @@ class Pool:
     def answer(self, worker: int, answer: Answer, now: float) -> bool:
         """A worker has told how an invocation ended; False for one that it was not running."""
         known = self._workers.get(worker)
-        if known is None or not known.at_hand or known.at_hand[0].ticket != answer.ticket:
+        if known is None:
+            return False
+        if known.notes:
+            # It answers in order: what it was to note before this is done.
+            self._succeed_quiet(known, answer.ticket - 1, now)
+        if not known.at_hand or known.at_hand[0].ticket != answer.ticket:
             return False
         invocation = known.at_hand.popleft()
         known.since = now
@@ -218,6 +230,39 @@ class Pool:
                 condition = "error"
             self._tried(invocation, condition, answer.output.decode(errors="replace"), now)
         return True
+
+    def noted(self, worker: int, done: int, took_ns: int, begun: int, begun_at: float, now: float) -> None:
+        """A worker has noted the ticket of the last that succeeded, of the one that it began, and when."""
+        known = self._workers.get(worker)
+        if known is None:
+            return
+        if self._succeed_quiet(known, done, now):
+            self._takes += _WEIGHT * (max(0, took_ns) / 1e9 - self._takes)
+        if known.at_hand and known.at_hand[0].ticket == begun:
+            known.since = begun_at
+
+    def _succeed_quiet(self, worker: _Worker, last: int, now: float) -> bool:
+        """What it was to note up to ``last`` is done; whether there was any."""
+        at_hand = worker.at_hand
+        before = len(at_hand)
+        while at_hand and at_hand[0].ticket <= last and at_hand[0].quiet:
+            invocation = at_hand.popleft()
+            invocation.tries += 1
+            queue = invocation.queue
+            queue.at_hand -= 1
+            self.account.succeeded += 1
+            queue.account.succeeded += 1
+            if queue.closed:
+                self._forget(queue)
+        if len(at_hand) == before:
+            return False
+        worker.since = now
+        return True
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether something at a worker's hand may end without anybody being told."""
+        return any(worker.at_hand and worker.at_hand[-1].quiet for worker in self._workers.values())
 
     def hand_out(self, now: float) -> list[tuple[int, list[Invocation]]]:
         """What to send to which workers now."""
@@ -248,6 +293,11 @@ class Pool:
             if not worker.at_hand:
                 worker.since = now
             worker.at_hand.extend(batch)
+            if worker.notes:
+                for invocation in batch:
+                    invocation.quiet = not invocation.queue.step.result and invocation.event.origin is None
+                if ready or len(worker.at_hand) > few:
+                    batch[-1].quiet = False
             given.append((number, batch))
         return given
 
@@ -273,6 +323,8 @@ class Pool:
                 break
             queue.ready.popleft()
             queue.at_hand += 1
+            self._tickets += 1
+            invocation.ticket = self._tickets
             batch.append(invocation)
             turns.rotate(-1)
             idle = 0

@@ -1,8 +1,10 @@
-"""``python -m tempos_invoker.worker FD``: one worker. FD is its end of the socket pair.
+"""``python -m tempos_invoker.worker FD [NOTES]``: one worker. FD is its end of the socket pair.
+
+NOTES is the page of memory in which a function in Python notes what it does (:mod:`..workers.notes`).
 
 The first message is the specification (JSON, :data:`KEYS`); the answer is hello (JSON: ``ok``, ``text``,
-``scheduling`` as it was really got, ``version``, ``pid``). Where that is no, it says why, and the worker
-ends. Then it serves until the other end closes. A worker never outlives the process that started it.
+``scheduling`` as it was really got, ``version``, ``pid``, ``notes``). Where that is no, it says why, and the
+worker ends. Then it serves until the other end closes. A worker never outlives the process that started it.
 
 A way to run functions is a module here with a class, named in :data:`MODES`: it is made with the
 specification (and raises :class:`~tempos_invoker.worker.unfit.Unfit`), ``warm(body)`` calls it once,
@@ -23,13 +25,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tempos.errors import one_line
 from tempos_invoker.modes import INSIDE
 from tempos_invoker.worker import scheduling
 from tempos_invoker.worker.unfit import Unfit
-from tempos_invoker.workers import frames
+from tempos_invoker.workers import frames, notes
 from tempos_invoker.workers.frames import Answer
 
 #: What a specification holds. ``function``: its name; ``class``: SQ or BQ; ``index``: of this worker among
@@ -66,6 +68,13 @@ class Function(Protocol):
         ...
 
 
+@runtime_checkable
+class Noting(Protocol):
+    """A function that notes what it does in a page of memory, if it is given one."""
+
+    notes: memoryview | None
+
+
 def main(arguments: list[str]) -> int:
     """Run a worker until it is not needed any more."""
     parent = os.getppid()
@@ -80,16 +89,40 @@ def main(arguments: list[str]) -> int:
             make = _maker(spec["mode"])
             got = _settle(spec, parent)
             function = make(spec)
+            noting = _have_notes(function, arguments[1:])
             if spec.get("warm") is not None:
                 function.warm(base64.b64decode(spec["warm"]))
         except Unfit as error:
             _say(sock, ok=False, text=one_line(error))
             return UNFIT
-        _say(sock, ok=True, text="", scheduling=got, version=spec.get("version", ""), pid=os.getpid())
+        _say(
+            sock,
+            ok=True,
+            text="",
+            scheduling=got,
+            version=spec.get("version", ""),
+            pid=os.getpid(),
+            notes=noting,
+        )
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             # Whoever started it is gone.
             function.serve(sock)
     return 0
+
+
+def _have_notes(function: Function, arguments: list[str]) -> bool:
+    """Give the page of memory to a function that takes it; whether it does."""
+    if not arguments:
+        return False
+    descriptor = int(arguments[0])
+    try:
+        if not isinstance(function, Noting):
+            return False
+        function.notes = notes.take(descriptor)
+        return True
+    finally:
+        # What it starts is not to have it.
+        os.close(descriptor)
 
 
 def _say(sock: socket.socket, **hello: Any) -> None:

@@ -36,6 +36,7 @@ from tempos_invoker.context import Context, Refused
 from tempos_invoker.worker.unfit import Unfit
 from tempos_invoker.workers import frames
 from tempos_invoker.workers.frames import Answer, Call, Condition
+from tempos_invoker.workers.notes import BEGUN, BEGUN_NS, DONE, DONE_BEGUN_NS, DONE_NS
 
 _ID = "{:08x}:{:08x}"
 #: What an archive of modules is called.
@@ -46,6 +47,8 @@ class PythonFunction:
     """A function that is loaded. ``spec``: the worker's specification; raises :class:`Unfit`."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
+        #: What it does is noted there, if it is given a page.
+        self.notes: memoryview | None = None
         self._limit = min(int(spec.get("output") or frames.LARGEST_OUTPUT), frames.LARGEST_OUTPUT)
         self._timeout = float(spec["timeout"])
         self._places: dict[int, tuple[str, str, str]] = {}
@@ -58,18 +61,26 @@ class PythonFunction:
         """Answer calls until the other end closes."""
         gc.collect()
         gc.freeze()
-        recv, send, answer = sock.recv, sock.send, self.answer
+        recv, send, answer, notes = sock.recv, sock.send, self.answer, self.notes
         while message := recv(frames.MESSAGE):
             for call in frames.calls(message):
                 if call.flags & frames.PLACE:
                     place = json.loads(call.body)
                     self._places[call.place] = (place["topic"], place["workflow"], place["step"])
+                    continue
+                done = answer(call)
+                if notes is not None and call.flags & frames.QUIET and not done.condition:
+                    notes[DONE_BEGUN_NS], notes[DONE_NS] = done.started_ns, done.ended_ns
+                    notes[DONE] = done.ticket
                 else:
-                    send(answer(call).encode())
+                    send(done.encode())
 
     def answer(self, call: Call) -> Answer:
         """Call the function once."""
         started = time.monotonic_ns()
+        if (notes := self.notes) is not None:
+            notes[BEGUN_NS] = started
+            notes[BEGUN] = call.ticket
         flags = 0
         try:
             output = self._call(call, started)

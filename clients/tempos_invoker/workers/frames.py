@@ -28,6 +28,9 @@ LARGEST_OUTPUT = MESSAGE - ANSWER.size
 
 #: Flag of a call: it is none, but tells what a place is (JSON); nobody answers it.
 PLACE = 1
+#: Flag of a call: nobody wants its output. If it succeeds, a worker that has said so (``notes`` in its hello)
+#: does not answer, but notes it in the memory that both have; whatever else comes of it is answered.
+QUIET = 2
 #: Flag of an answer: the function gave nothing, which is not the same as nothing in it.
 NOTHING = 1
 #: Flag of an answer: the CPU budget made the worker sleep meanwhile.

@@ -21,12 +21,12 @@ from typing import Any, Protocol
 
 from tempos import Unavailable
 from tempos_invoker.modes import INSIDE
-from tempos_invoker.workers import frames
+from tempos_invoker.workers import frames, notes
 from tempos_invoker.workers.frames import Answer
 from tempos_invoker.workers.log import FunctionLog, Lines
 
 #: Where a worker has its end of the socket pair.
-FD = 3
+FD, NOTES_FD = 3, 4
 #: Messages read at one wake-up, and bytes of its log.
 READS, LOG_BYTES = 64, 65536
 #: Bytes of socket buffer asked for: a few of the longest messages.
@@ -59,6 +59,9 @@ class WorkerProcess:
         self.number = number
         self.index = int(spec["index"])
         self.version = str(spec["version"])
+        #: What it notes (:mod:`.notes`), and the last that was seen of it.
+        self.notes: memoryview | None = None
+        self.seen = 0
         #: What it said at its start; None: nothing yet.
         self.hello: Mapping[str, Any] | None = None
         self.pid = 0
@@ -68,7 +71,7 @@ class WorkerProcess:
         self._unsent: deque[bytes] = deque()
         #: The places that it was told of, by number.
         self.places: set[int] = set()
-        # Calls that it was handed and has not answered.
+        # Calls that it was handed and has not answered, of those that are answered in any case.
         self._at_hand = 0
         self._gone = False
 
@@ -83,19 +86,22 @@ class WorkerProcess:
             for sock in (ours, theirs):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
             ours.setblocking(False)
+            self.notes, page = notes.make()
+            undo.callback(os.close, page)
             self._pipe, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             undo.callback(os.close, self._pipe)
             try:
                 os.set_blocking(write, True)
                 self.pid = os.posix_spawn(
                     sys.executable,
-                    [sys.executable, "-m", "tempos_invoker.worker", str(FD)],
+                    [sys.executable, "-m", "tempos_invoker.worker", str(FD), str(NOTES_FD)],
                     self._environment(),
                     file_actions=[
                         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                         (os.POSIX_SPAWN_DUP2, write, 1),
                         (os.POSIX_SPAWN_DUP2, write, 2),
                         (os.POSIX_SPAWN_DUP2, theirs.fileno(), FD),
+                        (os.POSIX_SPAWN_DUP2, page, NOTES_FD),
                     ],
                     setpgroup=0,
                     setsigmask=(),
@@ -104,6 +110,7 @@ class WorkerProcess:
             finally:
                 os.close(write)
             undo.pop_all()
+        os.close(page)
         self._sock = ours
         self._lines = Lines(self._log, self.pid)
         self._pidfd = os.pidfd_open(self.pid)
@@ -124,7 +131,7 @@ class WorkerProcess:
         return bool(self.pid) and not self._gone
 
     def send(self, records: bytes, calls: int = 1) -> None:
-        """Hand it a message with so many calls to answer."""
+        """Hand it a message with so many calls that are answered in any case."""
         self._at_hand += calls
         if self._unsent:
             self._unsent.append(records)
@@ -202,6 +209,7 @@ class WorkerProcess:
                 self.kill()
                 break
             if self._at_hand <= 0:
+                self._at_hand = 0
                 # To find out that there is no more would cost as much as to read this; if there is, such as
                 # its end, the loop comes back at once.
                 break

@@ -20,14 +20,15 @@ from typing import Any
 from tempos import Quality, TemposError
 from tempos._remarks import Sparingly
 from tempos.errors import one_line
-from tempos_invoker.core.account import Account
+from tempos_invoker.core.account import Account, Balance
 from tempos_invoker.core.invocation import Arrived, Invocation, Outcome, StepQueue
 from tempos_invoker.core.pool import Pool
 from tempos_invoker.core.step import Step
 from tempos_invoker.deploy.model import Function
 from tempos_invoker.workers import frames
-from tempos_invoker.workers.frames import CALL, Answer, Call
+from tempos_invoker.workers.frames import CALL, QUIET, Answer, Call
 from tempos_invoker.workers.log import FunctionLog
+from tempos_invoker.workers.notes import BEGUN, BEGUN_NS, DONE, DONE_BEGUN_NS, DONE_NS
 from tempos_invoker.workers.process import WorkerProcess
 from tempos_invoker.workers.spec import specification
 
@@ -37,6 +38,8 @@ HELLO_WITHIN, END_WITHIN = 30.0, 3.0
 MOST_PLACES = 65_000
 #: Seconds until a worker is replaced: at first, and at most.
 FIRST_WAIT, LONGEST_WAIT = 0.05, 10.0
+#: Seconds between two looks at what may be noted, where something waits for it.
+LOOK_EVERY = 0.01
 
 log = logging.getLogger("tempos.invoker")
 
@@ -92,6 +95,8 @@ class Team:
         self._idle = asyncio.Event()
         self._moved = asyncio.Event()
         self._watched = 0
+        #: Those of the workers that note what succeeded.
+        self._noting: dict[int, WorkerProcess] = {}
         self._warn = Sparingly(log, time.monotonic)
         self._pumping = False
 
@@ -131,7 +136,7 @@ class Team:
         self.pool.timeout = self.function.timeout
         self.fault = ""
         for worker in self._workers.values():
-            self.pool.worker_up(worker.number)
+            self._up(worker)
         for worker in before:
             self._retire(worker)
         self._fill()
@@ -221,9 +226,10 @@ class Team:
         self._pumping = True
         try:
             now = time.monotonic()
+            self._look(now)
             for number, batch in self.pool.hand_out(now):
                 worker = self._workers[number]
-                worker.send(self._records(worker, batch, now), len(batch))
+                worker.send(*self._records(worker, batch, now))
             for outcome in self.pool.outcomes():
                 self._on_outcome(outcome)
         finally:
@@ -239,7 +245,11 @@ class Team:
         try:
             while not self.pool.is_empty if queue is None else queue.waiting or queue.running:
                 self._moved.clear()
-                await self._moved.wait()
+                # Of what is quiet nobody is told.
+                patience = LOOK_EVERY if self.pool.is_quiet else None
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._moved.wait(), patience)
+                self.look()
         finally:
             self._watched -= 1
 
@@ -256,19 +266,24 @@ class Team:
 
     def stop_running(self, reason: str) -> None:
         """End what runs, too."""
+        self.look()
         self.pool.stop_running(reason, time.monotonic())
         self.pump()
 
-    def _records(self, worker: WorkerProcess, batch: list[Invocation], now: float) -> bytes:
+    def _records(self, worker: WorkerProcess, batch: list[Invocation], now: float) -> tuple[bytes, int]:
+        """A message with these calls, and how many of them are answered in any case."""
         records: list[bytes] = []
+        loud = 0
         deadline = int((now + self.function.timeout * len(batch)) * 1e9)
         for invocation in batch:
             event = invocation.event
             place = self._place(worker, invocation)
+            quiet = QUIET if invocation.quiet else 0
+            loud += not quiet
             records.append(
                 CALL.pack(
                     len(event.body),
-                    0,
+                    quiet,
                     invocation.ticket,
                     event.publisher,
                     event.sequence,
@@ -279,7 +294,7 @@ class Team:
                 )
             )
             records.append(event.body)
-        return b"".join(records)
+        return b"".join(records), loud
 
     def _place(self, worker: WorkerProcess, invocation: Invocation) -> int:
         """The number of where an event belongs; told to the worker before the first one from there."""
@@ -295,6 +310,39 @@ class Team:
             body = json.dumps(dict(zip(("topic", "workflow", "step"), key, strict=True))).encode()
             worker.send(Call(0, body, place=number, flags=frames.PLACE).encode(), 0)
         return number
+
+    # --- what is only noted ------------------------------------------------------------------
+
+    def _up(self, worker: WorkerProcess) -> None:
+        """A worker serves from now on."""
+        noting = bool(worker.hello and worker.hello.get("notes"))
+        if noting:
+            self._noting[worker.number] = worker
+        self.pool.worker_up(worker.number, notes=noting)
+
+    def balance(self) -> Balance:
+        """The account as of now."""
+        self.look()
+        return self.pool.balance()
+
+    def look(self) -> None:
+        """See what has ended of which nobody is told, such as before the account is told."""
+        self._look(time.monotonic())
+
+    def _look(self, now: float) -> None:
+        for worker in self._noting.values():
+            notes = worker.notes
+            assert notes is not None, "it has been started"
+            if notes[DONE] != worker.seen:
+                self._look_at(worker, now)
+
+    def _look_at(self, worker: WorkerProcess, now: float) -> None:
+        if worker.number not in self._noting or (notes := worker.notes) is None:
+            return
+        begun, begun_ns = notes[BEGUN], notes[BEGUN_NS]
+        worker.seen = done = notes[DONE]
+        took_ns = notes[DONE_NS] - notes[DONE_BEGUN_NS]
+        self.pool.noted(worker.number, done, took_ns, begun, begun_ns / 1e9, now)
 
     # --- time --------------------------------------------------------------------------------
 
@@ -318,6 +366,7 @@ class Team:
             # If it was we who were late, the answers are there.
             for worker in list(self._all.values()):
                 worker.read_now()
+            self.look()
             for number in self.pool.late(time.monotonic()):
                 self._all[number].kill()
         self.pump()
@@ -337,7 +386,7 @@ class Team:
         elif hello.get("ok"):
             if worker.number in self._workers:
                 self.fault = ""
-                self.pool.worker_up(worker.number)
+                self._up(worker)
                 self.pump()
         elif worker.number in self._workers:
             self._is_unfit(text)
@@ -357,6 +406,8 @@ class Team:
         self._all.pop(worker.number, None)
         self._next.pop(worker.number, None)
         self._retired.discard(worker.number)
+        self._look_at(worker, time.monotonic())
+        self._noting.pop(worker.number, None)
         future = self._waiting.pop(worker.number, None)
         if future is not None and not future.done():
             future.set_exception(Unfit(f"its worker {why} before it could serve{self._last_words(worker)}"))
@@ -421,6 +472,17 @@ class Team:
             worker.kill()
         elif self.pool.retire(worker.number):
             self._let_go(worker)
+        elif worker.number in self._noting:
+            self._look_on(worker)
+
+    def _look_on(self, worker: WorkerProcess) -> None:
+        """Let a worker that retires go as soon as it is done, of which it may not tell."""
+        self._look_at(worker, time.monotonic())
+        if worker.is_running and self.pool.is_done(worker.number):
+            self._let_go(worker)
+            self.pump()
+        elif worker.is_running:
+            asyncio.get_running_loop().call_later(LOOK_EVERY, self._look_on, worker)
 
     def _let_go(self, worker: WorkerProcess) -> None:
         worker.finish()
