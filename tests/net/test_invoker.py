@@ -170,6 +170,55 @@ async def test_the_account_is_exact_whatever_happens_to_the_workers(broker: Brok
     assert broker.balanced()
 
 
+NOTED = """
+import json, os, signal
+
+def work(body):
+    event = json.loads(body)
+    if event["do"] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if event["do"] == "raise":
+        raise ValueError("as told")
+    if event["do"] == "nothing":
+        return None
+    with open(PATH, "a") as file:
+        file.write(str(event["n"]) + "\\n")
+"""
+
+
+async def test_what_workers_only_note_is_exact_too(broker: Broker, daemon: Daemon, tmp_path: Path) -> None:
+    # Nobody wants the outputs, so successes wake nobody up, and are seen when one looks.
+    count, ran = 400, tmp_path / "ran"
+    fails = {**dict.fromkeys((50, 51, 120, 399), "kill"), **dict.fromkeys((49, 52, 200, 398), "raise")}
+    text = f"PATH = {str(ran)!r}\n{NOTED}"
+    async with broker.subscriber("errors") as errors, broker.publisher() as pub:
+        deploy(daemon, broker, step(result=""), text=text)
+        for n in range(count):
+            await pub.publish("in", body(fails.get(n, ""), n=n))
+        status = await daemon.settled(count)
+        assert status["total"]["failed"] == {"error": 4, "crash": 4}
+        assert status["total"]["succeeded"] == count - len(fails)
+        told = {json.loads(each.unpack()["body"])["n"] for each in await take(errors, len(fails))}
+        assert told == set(fails)
+        # What succeeded has run once, and nothing else has.
+        assert sorted(map(int, ran.read_text().split())) == [n for n in range(count) if n not in fails]
+        # Who retires is let go, though nobody is told that it is done.
+        for _ in range(60):
+            await pub.publish("in", body("nothing"))
+        status = await daemon.settled(count + 60)
+        before = {each["pid"] for each in status["functions"][0]["workers"]}
+        assert before
+        await pub.publish("in", body("nothing"))
+        await asyncio.to_thread(deploy, daemon, broker, step(result=""), text=text + "\n")
+        status = await asyncio.to_thread(
+            daemon.until,
+            lambda told: not before & {each["pid"] for each in told["functions"][0]["workers"]},
+            "the old one is gone",
+        )
+        await daemon.settled(count + 61)
+    assert broker.balanced()
+
+
 async def test_a_new_version_under_load_loses_nothing(broker: Broker, daemon: Daemon) -> None:
     count = 300
     async with broker.subscriber("out") as out, broker.publisher() as pub:

@@ -340,7 +340,10 @@ class Team:
         if worker.number not in self._noting or (notes := worker.notes) is None:
             return
         begun, begun_ns = notes[BEGUN], notes[BEGUN_NS]
-        worker.seen = done = notes[DONE]
+        done = notes[DONE]
+        if done != worker.seen:
+            worker.seen = done
+            self._wait = FIRST_WAIT
         took_ns = notes[DONE_NS] - notes[DONE_BEGUN_NS]
         self.pool.noted(worker.number, done, took_ns, begun, begun_ns / 1e9, now)
 
