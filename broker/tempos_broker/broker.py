@@ -273,7 +273,7 @@ class Broker:
         await self._slow.close()
         self._port.close()
         if self._saver is not None:
-            await self._past.keeper.save(list(self._routes.states))
+            await self._past.keeper.save_rest()
         await self._fast.close(keep=keep)
         await self._past.keeper.close()
 

@@ -36,6 +36,10 @@ class Offsets:
     def forget(self, topic: int) -> None:
         self._of.pop(topic, None)
 
+    def has(self, topic: int) -> bool:
+        """Whether there is anything to be added to a topic's counters."""
+        return topic in self._of
+
     def applied(self, counters: Counters, topics: Collection[int] | None = None) -> Counters:
         """The counters over all lives, of these topics or of all."""
         wanted = {*counters, *self._of} if topics is None else topics
@@ -77,6 +81,14 @@ class Counting:
         tickets = self.tickets.read
         return [tickets(topic, epoch, index) for index in range(groups)]
 
+    def _is_quiet(self, topic: int, *counters: Counters) -> bool:
+        """Whether no event of a topic was ever counted; then none drew a ticket, for who draws counts it."""
+        return not (
+            any(each.get(topic) for each in counters)
+            or self.slow_offsets.has(topic)
+            or self.fast_offsets.has(topic)
+        )
+
     def unsent(self, topic: int, epoch: int, groups: int) -> list[int]:
         """Copies so far for each group of an epoch that either path could not send."""
         fast = self._fast.lost(topic, epoch, groups)
@@ -93,6 +105,10 @@ class Counting:
             for epoch, groups in self._ledger.open_epochs(topic).items()
         }
 
+    def _none(self, topic: int) -> dict[int, list[int]]:
+        """The same of a topic of which nobody has drawn any; its counters need not be looked at."""
+        return {epoch: [0] * groups for epoch, groups in self._ledger.open_epochs(topic).items()}
+
     def slow(self) -> Counters:
         """What the slow path has counted, over all lives."""
         return self.slow_offsets.applied(self.slow_counters(None))
@@ -104,14 +120,18 @@ class Counting:
     def counted(self, topics: Sequence[int] | None = None) -> Counted:
         """Everything counted, over all lives; or of these topics only, and then nothing of no topic."""
         before, slow_before = self._fast.counters(topics), self.slow_counters(topics)
-        tickets = {topic: self.live(topic) for topic in (self._states if topics is None else topics)}
+        wanted = self._states if topics is None else topics
+        quiet = {topic for topic in wanted if self._is_quiet(topic, before, slow_before)}
+        tickets = {topic: self._none(topic) if topic in quiet else self.live(topic) for topic in wanted}
         # In this order: a run that is not under way any more has been counted.
         under_way = self.slow_under_way()
         after, slow = self._fast.counters(topics), self.slow_counters(topics)
         drawn = {
             topic: Drawn(
                 live,
-                {epoch: self.unsent(topic, epoch, len(drawn)) for epoch, drawn in live.items()},
+                live
+                if topic in quiet
+                else {epoch: self.unsent(topic, epoch, len(drawn)) for epoch, drawn in live.items()},
                 _passing(before.get(topic, {}), after.get(topic, {}))
                 + _passed(slow_before.get(topic, {}), slow.get(topic, {}))
                 + under_way,

@@ -30,6 +30,8 @@ from tempos_broker.worker.slowpaths import SlowPaths
 TOGETHER = 256
 
 NO_MEMBER = PathChoice(Path.SLOW, "the topic has no member")
+SAID_SLOW = PathChoice(Path.SLOW, "a command says path = slow")
+CONFIGURED_SLOW = PathChoice(Path.SLOW, "the configuration says path = slow")
 
 log = logging.getLogger("tempos.broker")
 
@@ -244,8 +246,7 @@ class Routes:
             # A route that was there before a move or a reload, or that a former life left.
             if (state.choice and state.choice.path is Path.FAST) or route.topic.id in self._fast.adopted():
                 await self._fast.withdraw(route.topic.id)
-            who = "a command" if state.moved else "the configuration"
-            return PathChoice(Path.SLOW, f"{who} says path = slow")
+            return SAID_SLOW if state.moved else CONFIGURED_SLOW
         if not route.groups:
             await self._fast.withdraw(route.topic.id)
             return NO_MEMBER

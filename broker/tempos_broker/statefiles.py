@@ -50,6 +50,11 @@ class StateFiles:
             undo.pop_all()
         return cls(store, *counters)
 
+    def rest(self) -> None:
+        """Keep no memory for counters of topics that nothing happens to."""
+        self.tickets.rest()
+        self.slow.rest()
+
     async def close(self) -> None:
         """Let go of them; safe to call twice."""
         await self.store.close()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tempos_broker.shared import SharedNumbers
 
 _COUNTER = struct.Struct("=Q")
+#: The counters of an epoch that begins.
+_NONE = bytes(GROUPS_PER_TOPIC * _COUNTER.size)
 
 
 class FileTickets:
@@ -69,8 +71,15 @@ class FileTickets:
 
     def reset(self, topic: int, epoch: int) -> None:
         first = group_slot(self._row_of[topic], epoch, 0) * _COUNTER.size
-        size = GROUPS_PER_TOPIC * _COUNTER.size
-        self._memory[first : first + size] = bytes(size)
+        # What is 0 already need not be written to the disk again, for thousands of topics.
+        if self._memory[first : first + len(_NONE)] != _NONE:
+            self._memory[first : first + len(_NONE)] = _NONE
+
+    def rest(self) -> None:
+        """Let go of the pages that were looked at: those that are used come back one by one."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            # Of a file that is shared nothing is lost by that.
+            self._memory.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Let go of the file; safe to call twice."""

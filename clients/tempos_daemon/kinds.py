@@ -10,6 +10,7 @@ import enum
 import ipaddress
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from tempos import auth, names
@@ -120,14 +121,24 @@ def ipv4(value: object) -> ipaddress.IPv4Address:
     """Parse an IPv4 address of any sort."""
     if not isinstance(value, str):
         raise NotAllowed
+    return _ipv4(value)
+
+
+@lru_cache(1024)
+def _ipv4(text: str) -> ipaddress.IPv4Address:
     try:
-        return ipaddress.IPv4Address(value)
+        return ipaddress.IPv4Address(text)
     except ValueError:
         raise NotAllowed from None
 
 
 def _listen(value: object) -> str:
-    address = ipv4(value)
+    return _address(ipv4(value))
+
+
+@lru_cache(1024)
+def _address(address: ipaddress.IPv4Address) -> str:
+    # A file of thousands of topics may have it in each.
     if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
         raise NotAllowed("which is no address of one machine")
     return str(address)

@@ -62,6 +62,7 @@ class Key:
 
 
 Keys = Mapping[str, Key]
+_NO_NAMES: Final[Mapping[str, str]] = {}
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ class Table:
 
     path: str
     values: dict[str, Any]
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=lambda: _NO_NAMES)
 
     def get(self, key: str) -> Any:
         """The checked value or the default; None if what stands there is faulty."""
@@ -104,10 +105,17 @@ def read_table(value: object, path: str, keys: Keys, faults: Faults) -> Table:
         faults.refuse(path, value, f"a table with the keys {', '.join(keys)}")
         return table
     for name, item in value.items():
-        if name in keys:
-            table.values.update(_read(item, name, join(path, name), keys[name], faults))
-        else:
+        key = keys.get(name)
+        if key is None:
             faults.add(join(path, name), f"is an unknown key{near(name, keys)}; allowed: {', '.join(keys)}")
+        elif key.many or not isinstance(key.holds, Kind):
+            table.values.update(_read(item, name, join(path, name), key, faults))
+        else:
+            # Nearly all keys of a file of thousands of tables are so: no path is made that no fault names.
+            try:
+                table.values[name] = _parsed(item, key.holds)
+            except NotAllowed as error:
+                _refuse(item, join(path, name), key.holds, error, faults)
     for name, key in keys.items():
         if name in value:
             continue
@@ -121,10 +129,9 @@ def read_table(value: object, path: str, keys: Keys, faults: Faults) -> Table:
 
 
 def _read(value: object, name: str, path: str, key: Key, faults: Faults) -> dict[str, Any]:
-    """What a key holds, under its name; nothing if it is faulty as a whole."""
+    """What a key of tables or lists holds, under its name; nothing if it is faulty as a whole."""
     if not key.many:
-        item = _read_one(value, path, key.holds, faults)
-        return {} if item is None else {name: item}
+        return {name: _read_one(value, path, key.holds, faults)}
     if not isinstance(value, list):
         written = "" if isinstance(key.holds, Kind) else f", written [[{_INDEX.sub('', path)}]]"
         faults.refuse(path, value, _allowed(key) + written)
@@ -144,15 +151,16 @@ def _read_one(value: object, path: str, holds: Kind | Keys, faults: Faults) -> A
     if not isinstance(holds, Kind):
         return read_table(value, path, holds, faults)
     try:
-        if not is_text(value):
-            raise NotAllowed("in which there is a surrogate, which is no character that UTF-8 has")
-        return holds.parse(value)
+        return _parsed(value, holds)
     except NotAllowed as error:
-        if holds.secret:
-            faults.add(path, f"is not what it must be (not shown: a secret); allowed: {holds.allowed}")
-        else:
-            faults.refuse(path, value, holds.allowed, str(error))
+        _refuse(value, path, holds, error, faults)
         return None
+
+
+def _parsed(value: object, kind: Kind) -> Any:
+    if not is_text(value):
+        raise NotAllowed("in which there is a surrogate, which is no character that UTF-8 has")
+    return kind.parse(value)
 
 
 def is_text(value: object) -> bool:
@@ -165,6 +173,13 @@ def is_text(value: object) -> bool:
     if isinstance(value, dict):
         return all(is_text(key) and is_text(each) for key, each in value.items())
     return not isinstance(value, list) or all(map(is_text, value))
+
+
+def _refuse(value: object, path: str, kind: Kind, error: NotAllowed, faults: Faults) -> None:
+    if kind.secret:
+        faults.add(path, f"is not what it must be (not shown: a secret); allowed: {kind.allowed}")
+    else:
+        faults.refuse(path, value, kind.allowed, str(error))
 
 
 def _allowed(key: Key) -> str:

@@ -152,6 +152,44 @@ async def test_wherever_it_was_killed_the_next_goes_on(
             assert broker.ledger()["balanced"], broker.ledger()
 
 
+@pytest.mark.parametrize("lost", ["nothing", "the counters", "what is stored"])
+async def test_one_that_is_killed_before_its_life_began_gave_no_epoch_that_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Packets may carry it already: routes are in force before the topics are written down.
+
+    Either of what is stored and the counters is enough to know that.
+    """
+    first, tickets = Store.open(tmp_path / "state"), LocalTickets()
+    async with Broker(config(free_ports(2)), NoFastPath("off", tickets), store=first):
+        pass
+    begin, given = keeper.Keeper.begin, []
+
+    async def begins(self: keeper.Keeper, *ended: Any, **how: Any) -> None:
+        for ending in ("", "-wal"):
+            shutil.copy(f"{tmp_path}/state{ending}", f"{tmp_path}/killed{ending}")
+        given.append((dict(tickets._next), {s.route.topic.id: s.route.epoch for s in self._states.values()}))
+        await begin(self, *ended, **how)
+
+    monkeypatch.setattr(keeper.Keeper, "begin", begins)
+    shutil.copy(tmp_path / "state", tmp_path / "before")
+    # Its counters are nobody's.
+    tickets = LocalTickets()
+    store = Store.open(tmp_path / "state")
+    async with Broker(config(free_ports(2)), NoFastPath("off", tickets), store=store):
+        pass
+    monkeypatch.undo()
+    [(counters, epochs)] = given
+    assert epochs[ALPHA.id] > 1, "the second start gave an epoch of its own"
+    left = LocalTickets()
+    left._next = {} if lost == "the counters" else counters
+    file = tmp_path / ("before" if lost == "what is stored" else "killed")
+    async with Broker(config(free_ports(2)), NoFastPath("off", left), store=Store.open(file)) as broker:
+        for topic, state in broker._routes.states.items():
+            assert not state.route.groups or state.route.epoch > epochs[topic]
+        assert broker.ledger()["balanced"]
+
+
 def _counts(file: Path) -> tuple[int, int]:
     """Documents and steps in a state file."""
     copy = file.with_name(f"{file.name}-looked-at")

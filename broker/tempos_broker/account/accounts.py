@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 #: Epochs of which single counts are kept. There are clients whose reports carry the low 8 bits of an epoch,
@@ -16,6 +17,8 @@ EPOCHS_KEPT = 200
 LATE_EPOCHS = 16
 #: Members of a group whose account is settled and whose last count is remembered, should they come back.
 SETTLED_KEPT = 64
+#: Values that are one object wherever they are the same, as who is in thousands of topics is.
+SHARED = 4096
 
 
 class Holder(NamedTuple):
@@ -24,6 +27,12 @@ class Holder(NamedTuple):
     ip: str
     port: int
     client: int | None
+
+
+@lru_cache(SHARED)
+def shared_holder(ip: str, port: int, client: int | None) -> Holder:
+    """Who holds a place: one object wherever it is the same."""
+    return Holder(ip, port, client)
 
 
 def share(tickets: int, index: int, members: int) -> int:
@@ -211,7 +220,7 @@ class GroupRow:
 def holder_of(stored: Sequence[Any]) -> Holder:
     """A holder as it was stored."""
     ip, port, client = stored
-    return Holder(str(ip), int(port), None if client is None else int(client))
+    return shared_holder(str(ip), int(port), None if client is None else int(client))
 
 
 def group_row(

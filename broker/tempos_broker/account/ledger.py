@@ -216,7 +216,7 @@ class Ledger:
         """Epochs that are not closed, oldest first, with the number of their groups."""
         return {epoch: len(groups) for epoch, groups in sorted(self._open(topic).items())}
 
-    def route(self, topic: int, epoch: int) -> list[tuple[str, tuple[Holder, ...]]]:
+    def route(self, topic: int, epoch: int) -> Groups:
         """The groups of an open epoch with their holders, in the order of the route."""
         return self._open(topic)[epoch]
 
@@ -388,19 +388,23 @@ class Ledger:
         return TopicLedger(received, fast, slow, dict(refused), tuple(rows), tuple(problems), publishers)
 
     def export(self, topic: int, now: float = 0.0) -> dict[str, Any]:
-        """The account of a topic as JSON values."""
-        state = self._view(topic)
+        """The account of a topic as JSON values; ``groups`` is left out where nothing is counted in any."""
+        state = self._topics.get(topic)
+        if not isinstance(state, Quiet):
+            state = self._view(topic)
         publishers = self.publishers.export(topic, now)
-        return {
+        told: dict[str, Any] = {
             **({"publishers": publishers} if publishers else {}),
             "epoch": state.epoch,
+            "open": [[epoch, groups] for epoch, groups in dict(state.open).items()],
+        }
+        if isinstance(state, Quiet):
+            return told
+        return {
+            **told,
             "drawn": state.drawn,
             "unequal": list(state.unequal),
             "forgot": state.forgot,
-            "open": [
-                [epoch, [[name, [list(holder) for holder in holders]] for name, holders in groups]]
-                for epoch, groups in state.open.items()
-            ],
             "groups": [
                 {
                     "name": name,
@@ -416,13 +420,29 @@ class Ledger:
 
     def restore(self, topic: int, stored: Mapping[str, Any], now: float) -> None:
         """Go on with an exported account; raises KeyError, TypeError or ValueError for what is none."""
+        self._topics[topic] = state = self._restored(topic, stored, now)
+        if isinstance(state, TopicAccount):
+            self._note_left(topic, state)
+        if len(state.open) > 1:
+            self._swapping.add(topic)
+        if (publishers := stored.get("publishers")) is not None:
+            self.publishers.restore(topic, publishers, now)
+
+    def _restored(self, topic: int, stored: Mapping[str, Any], now: float) -> TopicAccount | Quiet:
+        opened = [
+            (int(epoch), [(str(name), tuple(map(holder_of, holders))) for name, holders in groups])
+            for epoch, groups in sorted(stored["open"])
+        ]
+        if "groups" not in stored:
+            quiet = Quiet()
+            for epoch, groups in opened:
+                quiet.opened(epoch, groups)
+            quiet.epoch = int(stored["epoch"])
+            return quiet
         state = TopicAccount(int(stored["epoch"]), int(stored["drawn"]))
         state.unequal = [int(epoch) for epoch in stored["unequal"]]
         state.forgot = bool(stored.get("forgot"))
-        for epoch, groups in stored["open"]:
-            state.open[int(epoch)] = [
-                (str(name), tuple(holder_of(holder) for holder in holders)) for name, holders in groups
-            ]
+        state.open.update(opened)
         for entry in stored["groups"]:
             group = state.groups[str(entry["name"])] = GroupAccount()
             group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown = map(int, entry["sums"])
@@ -438,10 +458,4 @@ class Ledger:
                 if any(holder not in state.groups[name].accounts for holder in holders):
                     raise ValueError(f"a holder of group {name!r} has no account")
         state.restored(now)
-        self._topics[topic] = Quiet.of(state) or state
-        self._note_left(topic, state)
-        if len(state.open) > 1:
-            self._swapping.add(topic)
-        if (publishers := stored.get("publishers")) is not None:
-            self.publishers.restore(topic, publishers, now)
-        self.changed.add(topic)
+        return Quiet.of(state) or state

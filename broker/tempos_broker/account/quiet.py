@@ -7,12 +7,13 @@ lost or confirmed anything: who left such a topic is not waited for, and what me
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
-from tempos_broker.account.accounts import Account, GroupAccount, Holder
+from tempos_broker.account.accounts import SHARED, Account, GroupAccount, Holder
 from tempos_broker.account.topics import TopicAccount
 
-Groups: TypeAlias = list[tuple[str, tuple[Holder, ...]]]
+Groups: TypeAlias = Sequence[tuple[str, tuple[Holder, ...]]]
 
 
 class Quiet:
@@ -41,7 +42,10 @@ class Quiet:
     def opened(self, epoch: int, groups: Iterable[tuple[str, Sequence[Holder]]]) -> None:
         """A route is about to be in force."""
         self.epoch = epoch
-        self.open = (*self.open, (epoch, [(name, tuple(holders)) for name, holders in groups]))
+        opened = tuple((name, tuple(holders)) for name, holders in groups)
+        if len(opened) == 1 and len(opened[0][1]) == 1:
+            opened = _shared(opened)
+        self.open = (*self.open, (epoch, opened))
 
     def closed(self, epoch: int) -> None:
         """It is in force no more, and no ticket of it was drawn."""
@@ -58,6 +62,12 @@ class Quiet:
             state.begin(epoch, groups, now, stamped=stamped)
         state.epoch = self.epoch
         return state
+
+
+@lru_cache(SHARED)
+def _shared(groups: tuple[tuple[str, tuple[Holder, ...]], ...]) -> tuple[tuple[str, tuple[Holder, ...]], ...]:
+    """One object wherever the same one member is in thousands of topics."""
+    return groups
 
 
 def _is_nothing(group: GroupAccount) -> bool:

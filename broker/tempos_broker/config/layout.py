@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 from tempos import Fanout, Framing, Overflow, PathPolicy, Quality, Topic
@@ -55,6 +56,8 @@ MAX_BURST = 1_000_000
 #: NR_CPUS of the largest kernels.
 MAX_CPU = 8191
 
+#: Members that are one object wherever they are the same.
+SHARED = 4096
 #: More there are no ids for.
 MAX_TOPICS = WIDE - TOPIC_MIN + WIDE_IDS
 
@@ -400,4 +403,10 @@ def build_topic(table: Table) -> TopicConfig:
         values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],
         values["sources"], values["rate"], values["burst"], values["overflow"], values["fanout"],
     )  # fmt: skip
-    return TopicConfig(topic, tuple(StaticMember(**member.values) for member in _tables(table, "member")))
+    return TopicConfig(topic, tuple(_static_member(**member.values) for member in _tables(table, "member")))
+
+
+@lru_cache(SHARED)
+def _static_member(**values: Any) -> StaticMember:
+    """One object wherever the same member is in thousands of topics."""
+    return StaticMember(**values)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, TypeVar
 
-from tempos_broker.account.accounts import Holder
+from tempos_broker.account.accounts import SHARED, Holder, shared_holder
 
 _T = TypeVar("_T")
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1
@@ -74,13 +75,18 @@ def flag(value: Any) -> None:
 
 def address_of(value: Any) -> str:
     """An IPv4 address."""
-    return str(ipaddress.IPv4Address(name_of(value)))
+    return _address(name_of(value))
+
+
+@lru_cache(SHARED)
+def _address(text: str) -> str:
+    return str(ipaddress.IPv4Address(text))
 
 
 def holder_of_row(stored: Any) -> Holder:
     """Who holds a place in a group: address, port, client."""
     ip, port, client = listed(stored)
-    return Holder(address_of(ip), port_of(port), None if client is None else whole(client))
+    return shared_holder(address_of(ip), port_of(port), None if client is None else whole(client))
 
 
 def distinct(values: Iterable[_T]) -> set[_T]:

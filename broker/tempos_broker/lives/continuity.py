@@ -30,6 +30,7 @@ from tempos_broker.lives.memory import (
     instance_in,
     kept_out_in,
     name_in,
+    promised_in,
     read,
     return_key_in,
     row_in,
@@ -121,7 +122,8 @@ class Continuity:
             self._want_again(holder, time.monotonic() + left)
         sources = [(each, each.tickets) for each in self._elsewhere if each.tickets is not None]
         self.keeper.unstored_epoch = max(
-            tickets.read(*UNSTORED) for tickets in (self.tickets, *(tickets for _, tickets in sources))
+            promised_in(self._stored.broker),
+            *(tickets.read(*UNSTORED) for tickets in (self.tickets, *(tickets for _, tickets in sources))),
         )
         if self._former is not None:
             self.continued = self._former == self.tickets.read(*MARK)
@@ -325,12 +327,12 @@ class Continuity:
 
     def _unknown(self) -> dict[int, tuple[str, int]]:
         """Topics that the configuration has no more: their accounts end, and only their epochs go on."""
-        stored = {topic: name_in(each) for topic, each in self._stored.topics.items() if each}
+        gone = self._stored.topics.keys() - self._states.keys()
+        stored = {topic: name_in(each) for topic in gone if (each := self._stored.topics[topic])}
         return {
-            **{topic: (name or f"number {topic}", self.epoch(topic)) for topic, name in stored.items()
-               if topic not in self._states},
+            **{topic: (name or f"number {topic}", self.epoch(topic)) for topic, name in stored.items()},
             **self._withdrawn,
-        }  # fmt: skip
+        }
 
 
 def new_instance() -> int:

@@ -5,7 +5,8 @@ goes by what changed. Whatever has changed since its document, an account in whi
 included, is written whole within a second, in slices that whoever waits for the loop does not notice. Rules:
 
 * no packet can carry an epoch that is not stored. Where it cannot be, the counters are marked as not going
-  with what is stored, and hold the highest epoch that was given;
+  with what is stored, and hold the highest epoch that was given. A start whose counters are nobody's yet
+  promises one number for all topics instead: none of them is given a higher epoch until all are written;
 * after a writing that failed of a topic, it is written whole: steps say what differs from the one before;
 * steps of a topic are asked for by whoever holds it for a swap, and waited for, so they come one by one.
 """
@@ -21,7 +22,7 @@ from tempos import Reason, Route
 from tempos._rows import Rows
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counting import Counting
-from tempos_broker.lives.memory import Kept, Remembered, write
+from tempos_broker.lives.memory import PROMISED, Kept, Remembered, write
 from tempos_broker.lives.steps import Endpoint, Known, step_document
 from tempos_broker.lives.store import Step, Store, Thing, Whole
 from tempos_broker.lives.wants import WANTED, as_thing
@@ -35,6 +36,8 @@ _Moving: TypeAlias = tuple[Mapping[Reason, int], Mapping[Reason, int]]
 SAVE_EVERY = 1.0
 #: Of what is written about once a second: members (and topics) at once, and seconds between two such slices.
 MEMBERS_AT_ONCE, PAUSE = 64, 0.002
+#: The same when nobody waits for the loop any more.
+TOPICS_AT_THE_END = 1024
 #: Topics that are written at a time when a life begins.
 AT_ONCE = 256
 #: Topic 0 has no route, so its first ticket counter can tell whose counters these are: the instance number
@@ -80,6 +83,8 @@ class Keeper:
         self._kept_up = True
         #: The highest epoch that was given while the state could not be written.
         self.unstored_epoch = 0
+        #: The highest epoch that may have been given before this life began, and the same as it is stored.
+        self._promised = self._promise_kept = 0
         if store is not None:
             store.values = self._values
             self._numbers = {topic: steps[-1][0] for topic, steps in store.stored.steps.items()}
@@ -98,10 +103,26 @@ class Keeper:
         those of the epochs that it finds stored, and begins beyond the highest that was given.
         """
         topic = route.topic.id
-        if self._store is not None:
-            await self._write([self._step(topic)])
+        if self._store is None:
+            return
+        if not (self._begun or self._kept_up):
+            await self._promise(self._store, route.epoch)
+            return
+        await self._write([self._step(topic)])
         if topic in self._unsaved:
             self.fall_behind(route.epoch)
+
+    async def _promise(self, store: Store, epoch: int) -> None:
+        """Give epochs up to this one, to whatever topic: the next life begins beyond, unless this one begins.
+
+        The counters say that they do not go with what is stored, so nothing of a topic need be stored.
+        """
+        if epoch > self._promised:
+            self._promised = epoch
+            self._mark(0)
+        if epoch > self._promise_kept and await store.save(()):
+            # Where it cannot be stored the counters say it.
+            self._promise_kept = max(self._promise_kept, epoch)
 
     def closed(self, topic: int, epoch: int, tickets: list[int], unsent: list[int]) -> None:
         """The account of an epoch is closed; what is written of the topic next says so."""
@@ -171,7 +192,14 @@ class Keeper:
                 await self.save(some)
                 await asyncio.sleep(PAUSE)
 
-    def _slices(self, topics: Iterable[int]) -> Iterator[list[int]]:
+    async def save_rest(self) -> None:
+        """Write down, for the last time, what the state file does not say yet."""
+        if self._store is not None:
+            for some in self._slices(self._moved(), TOPICS_AT_THE_END):
+                await self.save(some)
+            await self.save()
+
+    def _slices(self, topics: Iterable[int], size: int = MEMBERS_AT_ONCE) -> Iterator[list[int]]:
         """The topics, so many at a time that whoever waits for the loop does not notice."""
         slice_: list[int] = []
         weight = 0
@@ -180,7 +208,7 @@ class Keeper:
                 continue
             slice_.append(topic)
             weight += 1 + self._registry.member_count(topic)
-            if weight >= MEMBERS_AT_ONCE:
+            if weight >= size:
                 yield slice_
                 slice_, weight = [], 0
         if slice_:
@@ -210,7 +238,13 @@ class Keeper:
             for holder, each in self._registry.leaving().items()
         ]
         kept_out = self._registry.departures.export(now)
-        return {**self._own, "wall": time.time(), "leaving": leaving, "kept_out": kept_out}
+        return {
+            **self._own,
+            "wall": time.time(),
+            "leaving": leaving,
+            "kept_out": kept_out,
+            PROMISED: self._promised,
+        }
 
     def _members(self, topic: int) -> dict[Endpoint, tuple[int, str | None]]:
         return {
@@ -302,6 +336,7 @@ class Keeper:
                         self._unsaved.discard(topic)
         if self._begun and not (self._kept_up or self._unsaved or self._unsaved_ends):
             self._kept_up = True
+            self._promised = 0
             self._mark(self._own["instance"])
 
     def _wants(self) -> list[Thing]:
@@ -336,7 +371,7 @@ class Keeper:
     def _mark(self, instance: int) -> None:
         tickets = self._counting.tickets
         tickets.reset(*MARK[:2])
-        tickets.draw(*UNSTORED, self.unstored_epoch)
+        tickets.draw(*UNSTORED, max(self.unstored_epoch, self._promised))
         tickets.draw(*MARK, instance)
 
     async def close(self) -> None:

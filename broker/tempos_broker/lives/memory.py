@@ -33,6 +33,8 @@ from tempos_broker.slowpath.returns import KEY_LEN
 
 #: What taking up a document may raise that somebody else wrote.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+#: Among the broker's own values: see :func:`promised_in`.
+PROMISED = "promised"
 #: Epochs that may be open: the one in force, and one that a swap under way was about to close.
 OPEN = 2
 
@@ -145,6 +147,14 @@ def alive_in(broker: Mapping[str, Any]) -> float:
         return 0.0
 
 
+def promised_in(broker: Mapping[str, Any]) -> int:
+    """The highest epoch that a start may have given, of whatever topic, that never came to be a life."""
+    try:
+        return whole(broker.get(PROMISED, 0), 0, U32)
+    except ValueError:
+        return 0
+
+
 def name_in(document: Any) -> str | None:
     """The name of a topic in what is stored of it, if it says one."""
     try:
@@ -191,7 +201,25 @@ def kept_out_in(broker: Mapping[str, Any]) -> Iterator[tuple[Place, float | None
 
 def _check_ledger(stored: Any) -> None:
     """Whether an exported account is one, to the type of every value, and agrees with itself."""
+    accounts = _accounts_in(stored) if "groups" in stored else None
     latest = whole(stored["epoch"], 0, U32)
+    if len(listed(stored["open"])) > OPEN:
+        raise ValueError(f"{len(stored['open'])} epochs cannot be open")
+    for epoch, groups in stored["open"]:
+        if whole(epoch, 0, U32) > latest or len(listed(groups)) > GROUPS_PER_TOPIC:
+            raise ValueError(f"epoch {epoch} cannot be open")
+        distinct(name_of(name) for name, _ in groups)
+        for name, members in groups:
+            if not listed(members):
+                raise ValueError(f"group {name!r} has no members")
+            holders = distinct(map(holder_of_row, members))
+            if accounts is not None and not holders <= accounts.get(name, set()):
+                raise ValueError(f"a holder of group {name!r} has no account")
+    distinct(epoch for epoch, _ in stored["open"])
+
+
+def _accounts_in(stored: Any) -> dict[str, set[Holder]]:
+    """Of an account in which something is counted: who has one, by group."""
     whole(stored["drawn"])
     wholes(stored["unequal"])
     flag(stored.get("forgot", False))
@@ -205,15 +233,7 @@ def _check_ledger(stored: Any) -> None:
         if name in accounts:
             raise ValueError(f"there are two groups {name!r}")
         accounts[name] = distinct(_check_account(account) for account in listed(group["accounts"]))
-    if len(listed(stored["open"])) > OPEN:
-        raise ValueError(f"{len(stored['open'])} epochs cannot be open")
-    for epoch, groups in stored["open"]:
-        if whole(epoch, 0, U32) > latest or len(listed(groups)) > GROUPS_PER_TOPIC:
-            raise ValueError(f"epoch {epoch} cannot be open")
-        for name, members in groups:
-            if not listed(members) or not distinct(map(holder_of_row, members)) <= accounts.get(name, set()):
-                raise ValueError(f"a holder of group {name!r} has no account")
-    distinct(epoch for epoch, _ in stored["open"])
+    return accounts
 
 
 def _check_account(account: Any) -> Holder:

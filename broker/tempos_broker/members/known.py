@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from tempos import Member, Topic
+from tempos import Group, Member, Topic
 from tempos.names import is_filter, matches
-from tempos_broker.account.accounts import Holder
+from tempos_broker.account.accounts import SHARED, Holder, shared_holder
 from tempos_broker.config.model import OWN_GROUP, StaticMember
-
-#: Members and holders that are one object wherever they are the same, as who is in thousands of topics is.
-SHARED = 4096
 
 
 @lru_cache(SHARED)
@@ -23,9 +20,9 @@ def member_of(ip: str, port: int, mac: str | None, source: str | None) -> Member
 
 
 @lru_cache(SHARED)
-def holder_of(ip: str, port: int, client: int | None) -> Holder:
-    """Who holds a place."""
-    return Holder(ip, port, client)
+def group_of_one(name: str, member: Member) -> tuple[Group, ...]:
+    """The groups of a topic that has one member."""
+    return (Group(name, (member,)),)
 
 
 class Wanted(NamedTuple):
@@ -118,7 +115,9 @@ class Membership:
 
     @property
     def holder(self) -> Holder:
-        return holder_of(self.member.ip, self.member.port, None) if self.lease is None else self.lease.holder
+        if self.lease is not None:
+            return self.lease.holder
+        return shared_holder(self.member.ip, self.member.port, None)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from tempos import Group, Member, Topic
 from tempos_broker.account.accounts import Holder
 from tempos_broker.members.admission import unknown_topic
-from tempos_broker.members.known import GroupState, member_of
+from tempos_broker.members.known import GroupState, group_of_one, member_of
 
 
 class Table:
@@ -60,9 +60,12 @@ class Table:
                 chosen[key] = self._source_of(*key)
             return member_of(member.ip, member.port, member.mac, chosen[key])
 
+        states = self._groups[topic]
+        if len(states) == 1 and len((only := next(iter(states.values()))).members) == 1:
+            return group_of_one(only.name, sourced(next(iter(only.members.values())).member))
         return tuple(
             Group(state.name, tuple(sourced(m.member) for m in state.members.values()))
-            for state in self._groups[topic].values()
+            for state in states.values()
         )
 
     def version(self, topic: int) -> int:
