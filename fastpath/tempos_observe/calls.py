@@ -37,11 +37,22 @@ _X86 = {
     "readv": Numbers(19, 145),
     "rename": Numbers(82, 38),
     "renameat": Numbers(264, 302),
+    "recvfrom": Numbers(45, 371),
+    "recvmmsg": Numbers(299, 337),
+    "recvmsg": Numbers(47, 372),
     "renameat2": Numbers(316, 353),
+    "sendfile": Numbers(40, 187),
+    "sendmmsg": Numbers(307, 345),
+    "sendmsg": Numbers(46, 370),
+    "sendto": Numbers(44, 369),
     "socket": Numbers(41, 359),
     "socketpair": Numbers(53, 360),
     "unlink": Numbers(87, 10),
+    "splice": Numbers(275, 313),
     "unlinkat": Numbers(263, 301),
+    "write": Numbers(1, 4),
+    "writev": Numbers(20, 146),
+    "io_uring_enter": Numbers(426, 426),
 }
 #: What no tool that goes by system calls sees.
 BLIND = (
@@ -50,9 +61,14 @@ BLIND = (
 )
 
 
+def are_known() -> bool:
+    """Whether this machine's numbers are."""
+    return platform.machine() == "x86_64"
+
+
 def known() -> None:
     """Raises :class:`Unavailable` on a machine whose numbers are not known here."""
-    if platform.machine() != "x86_64":
+    if not are_known():
         raise Unavailable(f"the numbers of system calls are known for x86-64, not for {platform.machine()}")
 
 

@@ -153,7 +153,8 @@ class Tool:
     asked for. ``blind``: what it cannot see on any kernel. ``rodata``: further variables of the programs,
     set before they are loaded. ``start``: called once all is attached, gives what rows may ask for as
     ``session.state``. ``by_process``: whether --pid, --comm and --broker mean anything. ``interval``:
-    seconds, where none is asked for. ``sizes``: how many entries maps have, by what was asked for.
+    seconds, where none is asked for. ``settle``: called before the programs are taken
+    off at the end: waits, shortly, for what must still come. ``sizes``: how many entries maps have, by what was asked for.
     ``check``: raises :class:`tempos.LocalError` where the tool's own options do not go together.
     """
 
@@ -167,6 +168,7 @@ class Tool:
     examples: Sequence[Example] = ()
     rodata: Callable[[Wishes], Mapping[str, bytes]] | None = None
     start: Callable[[Session], Any] | None = None
+    settle: Callable[[Session], None] | None = None
     by_process: bool = True
     interval: float | None = None
     sizes: Callable[[Wishes], Mapping[str, int]] | None = None

@@ -11,8 +11,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import mmap
 import os
+import resource
 import socket
+import struct
 import sys
 import threading
 import time
@@ -20,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 Options = dict[str, Any]
+MAP_POPULATE = 0x8000
 _PR_SET_NAME, _PR_SET_PDEATHSIG, _SIGKILL = 15, 1, 9
 _libc = ctypes.CDLL(None, use_errno=True)
 #: What an act leaves open until the end.
@@ -125,8 +129,54 @@ def tcp_talk(options: Options) -> Options:
     return {"port": port, "thinking": sum(thinking), "waited": sum(waited)}
 
 
+def net_use(options: Options) -> Options:
+    """Uses the network in each role so many times, and has page faults, in a thread that ends too."""
+    local, family = (
+        ("127.0.0.1", socket.AF_INET) if options.get("version", 4) == 4 else ("::1", socket.AF_INET6)
+    )
+    count = options["count"]
+    server = socket.create_server((local, 0), family=family)
+    server.listen(count)
+    for _ in range(count):
+        client = socket.create_connection(server.getsockname()[:2])
+        held.extend((client, server.accept()[0]))
+    receiver = socket.socket(family, socket.SOCK_DGRAM)
+    receiver.bind((local, 0))
+    sender = socket.socket(family, socket.SOCK_DGRAM)
+    for how in range(count):
+        sender.sendto(bytes(100), receiver.getsockname())
+        # Three ways, of which two say from whom it is; and one that leaves it there.
+        receiver.recv(200, socket.MSG_PEEK)
+        if how % 3 == 0:
+            receiver.recvfrom(200)
+        elif how % 3 == 1:
+            receiver.recvmsg(200)
+        else:
+            os.read(receiver.fileno(), 200)
+    protocol = socket.IPPROTO_ICMP if family == socket.AF_INET else socket.IPPROTO_ICMPV6
+    with socket.socket(family, socket.SOCK_RAW, protocol) as raw:
+        for _ in range(count):
+            raw.sendto(struct.pack("!BBHHH", 8 if family == socket.AF_INET else 128, 0, 0, 1, 1), (local, 0))
+    held.extend((server, receiver, sender))
+    pages = options["pages"] + options["index"]
+    thread = threading.Thread(target=touch, args=(pages,))
+    thread.start()
+    thread.join()
+    touch(pages)
+    held.append(mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_POPULATE))
+    done = {"port": server.getsockname()[1], "udp_port": receiver.getsockname()[1], "pages": pages}
+    return done
+
+
+def touch(pages: int) -> None:
+    memory = mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for at in range(0, len(memory), mmap.PAGESIZE):
+        memory[at] = 1
+    held.append(memory)
+
+
 ACTS: dict[str, Callable[[Options], Options]] = {
-    each.__name__: each for each in (tcp_connects, tcp_failures, tcp_talk, udp_overflow)
+    each.__name__: each for each in (net_use, tcp_connects, tcp_failures, tcp_talk, udp_overflow)
 }
 
 
@@ -151,7 +201,8 @@ def main() -> None:
                 done = {"error": repr(error)}
             os.write(told_write, json.dumps({"pid": os.getpid(), **done}).encode() + b"\n")
             os.close(told_write)
-            os.read(end_read, 1)
+            if not options.get("leave"):
+                os.read(end_read, 1)
             os._exit(0)
         os.close(told_write)
         children.append((pid, told_read))
@@ -159,12 +210,16 @@ def main() -> None:
     sys.stdin.readline()
     os.close(start_read)
     os.write(start_write, bytes(len(children)))
-    for _, told in children:
+    for pid, told in children:
         with os.fdopen(told) as file:
-            print(file.read().strip(), flush=True)
+            done = json.loads(file.read())
+        if options.get("leave"):
+            used = os.wait4(pid, 0)[2]
+            done |= {"min_flt": used.ru_minflt, "maj_flt": used.ru_majflt, "cpu": used.ru_utime + used.ru_stime}
+        print(json.dumps(done), flush=True)
     sys.stdin.read()
     os.close(end_write)
-    for pid, _ in children:
+    for pid, _ in () if options.get("leave") else children:
         os.waitpid(pid, 0)
 
 

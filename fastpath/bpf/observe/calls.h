@@ -46,14 +46,14 @@ static __always_inline bool is_begun_anew(long result)
 	return result >= BEGUN_ANEW_FIRST && result <= BEGUN_ANEW_LAST;
 }
 
-/* An argument of the call, 0 to 3. */
+/* An argument of the call, 0 to 4. */
 static __always_inline __u64 argument(const struct call *call, int which)
 {
 	const struct pt_regs *r = call->registers;
 
 	if (call->narrow)
-		return (__u32)(which == 0 ? r->bx : which == 1 ? r->cx : which == 2 ? r->dx : r->si);
-	return which == 0 ? r->di : which == 1 ? r->si : which == 2 ? r->dx : r->r10;
+		return (__u32)(which == 0 ? r->bx : which == 1 ? r->cx : which == 2 ? r->dx : which == 3 ? r->si : r->di);
+	return which == 0 ? r->di : which == 1 ? r->si : which == 2 ? r->dx : which == 3 ? r->r10 : r->r8;
 }
 
 #endif

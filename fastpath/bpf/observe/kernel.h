@@ -215,6 +215,7 @@ struct task_struct {
 /* The registers that a system call began with, as x86-64 keeps them. */
 struct pt_regs {
 	unsigned long bx;
+	unsigned long r8;
 	unsigned long r10;
 	unsigned long cx;
 	unsigned long dx;

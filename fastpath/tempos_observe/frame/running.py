@@ -114,6 +114,8 @@ class _Run:
             for _, ring, _ in self._events:
                 poll.register(ring.fd, select.EPOLLIN)
             self._loop(poll, stop)
+        if tool.settle is not None:
+            tool.settle(session)
         self._loaded.detach()
         self._read()
         self._look()

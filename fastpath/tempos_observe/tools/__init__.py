@@ -9,6 +9,7 @@ from tempos_observe.tool import Tool
 #: What people call it, and the module that it stands in, in the order in which they are listed.
 TOOLS = {
     "tcp-latency": "tcp_latency",
+    "net-pagefault": "net_pagefault",
     "udploss": "udploss",
 }
 
