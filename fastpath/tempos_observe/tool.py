@@ -153,8 +153,8 @@ class Tool:
     asked for. ``blind``: what it cannot see on any kernel. ``rodata``: further variables of the programs,
     set before they are loaded. ``start``: called once all is attached, gives what rows may ask for as
     ``session.state``. ``by_process``: whether --pid, --comm and --broker mean anything. ``interval``:
-    seconds, where none is asked for. ``settle``: called before the programs are taken
-    off at the end: waits, shortly, for what must still come. ``sizes``: how many entries maps have, by what was asked for.
+    seconds, where none is asked for. ``settle``: called before the programs are taken off at the end:
+    waits, shortly, for what must still come. ``sizes``: how many entries maps have, by what was asked for.
     ``check``: raises :class:`tempos.LocalError` where the tool's own options do not go together.
     """
 

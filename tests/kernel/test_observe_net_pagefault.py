@@ -29,7 +29,10 @@ def test_who_used_the_network_and_had_page_faults(
     space: Namespace | None, processes: int, version: int, leave: bool
 ) -> None:
     use = {"count": COUNT, "pages": 100, "version": version, "leave": leave}
-    with Observed("net-pagefault") as tool, acting("net_use", processes=processes, space=space, **use) as acts:
+    with (
+        Observed("net-pagefault") as tool,
+        acting("net_use", processes=processes, space=space, **use) as acts,
+    ):
         done = acts.go()
         if not leave:
             for each in done:

@@ -13,7 +13,6 @@ import errno
 import json
 import mmap
 import os
-import resource
 import socket
 import struct
 import sys
@@ -163,9 +162,10 @@ def net_use(options: Options) -> Options:
     thread.start()
     thread.join()
     touch(pages)
-    held.append(mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_POPULATE))
-    done = {"port": server.getsockname()[1], "udp_port": receiver.getsockname()[1], "pages": pages}
-    return done
+    held.append(
+        mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_POPULATE)
+    )
+    return {"port": server.getsockname()[1], "udp_port": receiver.getsockname()[1], "pages": pages}
 
 
 def touch(pages: int) -> None:
@@ -215,7 +215,11 @@ def main() -> None:
             done = json.loads(file.read())
         if options.get("leave"):
             used = os.wait4(pid, 0)[2]
-            done |= {"min_flt": used.ru_minflt, "maj_flt": used.ru_majflt, "cpu": used.ru_utime + used.ru_stime}
+            done |= {
+                "min_flt": used.ru_minflt,
+                "maj_flt": used.ru_majflt,
+                "cpu": used.ru_utime + used.ru_stime,
+            }
         print(json.dumps(done), flush=True)
     sys.stdin.read()
     os.close(end_write)

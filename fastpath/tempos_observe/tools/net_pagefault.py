@@ -50,7 +50,7 @@ _FAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class _Usage:
-    """What a process has used up since it began at ``started``: faults, and nanoseconds on and for the CPU."""
+    """What a process has used up since it began at ``started``: faults; nanoseconds on and for the CPU."""
 
     started: int
     minor: int
@@ -72,7 +72,7 @@ class _Usage:
 
 @dataclass(slots=True)
 class _State:
-    """``before``: what each process had used up at the start. ``known``: whose a socket was when last seen."""
+    """``before``: what each process had used up at the start. ``known``: whose a socket was at last."""
 
     before: Mapping[int, _Usage]
     known: dict[int, Owner] = field(default_factory=dict)
@@ -132,7 +132,7 @@ def _uses(session: Session, what: int) -> Iterator[tuple[Any, Any, int | None, s
 
 
 def _version(family: int) -> int | None:
-    return {socket.AF_INET: 4, socket.AF_INET6: 6}.get(family)
+    return 4 if family == socket.AF_INET else 6 if family == socket.AF_INET6 else None
 
 
 def _table(what: int, port: Callable[[Any], int]) -> Callable[[Session], Iterator[Row]]:
