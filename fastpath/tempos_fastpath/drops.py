@@ -25,8 +25,10 @@ from tempos_fastpath.survival.pins import Pins
 
 OBJECT = Path(__file__).with_name("drops.bpf.o")
 PROGRAMS = ("tempos_refused", "tempos_unsent")
-#: What devices answer that take no redirected frames, now or ever. The last is the kernel's own ENOTSUPP.
-TAKES_NONE = frozenset({errno.ENXIO, errno.EOPNOTSUPP, 524})
+#: What devices answer that take no redirected frames, now or ever: ENXIO and ENOTSUP (524 is the kernel's own
+#: number for it) most of them; some drivers, while no XDP program is attached to the card, ENETDOWN (mlx5,
+#: though it is up), EINVAL (bnxt) or ENODEV.
+TAKES_NONE = frozenset({errno.ENXIO, errno.EOPNOTSUPP, 524, errno.ENETDOWN, errno.EINVAL, errno.ENODEV})
 _MAPS = ("drops", "ingress")
 #: Of the fast path's: what it counts as sent, and which copies an interface was just given.
 _SHARED = ("copies", "sending")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -12,7 +14,7 @@ import pytest
 from pyroute2 import IPRoute
 from support.kernels import OLD
 from support.nodes import configure, set_gro, udp
-from support.survival import BROKER, EPOCH, LIMIT, TOPIC
+from support.survival import BROKER, EPOCH, LIMIT, TOPIC, set_of
 from support.watched import Watched, in_broker
 
 from tempos import Framing, Group, Member, Path, Route, Topic
@@ -20,12 +22,16 @@ from tempos.wire import encode_event
 from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology, mac_of
 from tempos_bpf.links import XdpMode, attach_xdp
+from tempos_bpf.maps import pinned_map
 from tempos_bpf.objects import BpfObject
+from tempos_fastpath import offload as module
 from tempos_fastpath.loading import OBJECT, PROGRAM
+from tempos_fastpath.network import survey
 from tempos_fastpath.network.facts import Facts
 from tempos_fastpath.network.reading import read_facts
 from tempos_fastpath.network.trial import Verdict, try_redirect
 from tempos_fastpath.offload import Offload
+from tempos_fastpath.structs import ffi
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
@@ -138,6 +144,30 @@ def test_a_peer_that_stops_taking_frames_costs_less_than_a_second_of_events(
         "eth1 takes no redirected frames",
         "eth1 takes redirected frames again",
     ] * 2
+
+
+@pytest.mark.parametrize("code", [errno.ENETDOWN, errno.EINVAL, errno.ENODEV], ids=errno.errorcode.get)
+def test_a_card_that_has_lost_its_program(
+    topology: Topology, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Such a card is up, and answers so. No veth does: what is counted of it is written by hand."""
+    monkeypatch.setattr(survey, "AGAIN", 0.5)
+    monkeypatch.setattr(module, "_REFRESH", 0.5)
+    index = topology.broker.call(lambda: socket.if_nametoindex("eth1"))
+    lost = ffi.buffer(ffi.new("struct tempos_drop *", {"ifindex": index, "error": code}))[:]
+
+    async def scenario(offload: Offload) -> None:
+        watched = Watched(offload, route_to(SUBSCRIBER))
+        await watched.until(Path.FAST)
+        with pinned_map(set_of(topology).path("drops")) as drops:
+            drops.update(lost, (1).to_bytes(8, sys.byteorder))
+        reason = (await watched.until(Path.SLOW)).reason
+        assert f"eth1 towards it takes no redirected frames (it refused frames ({errno.errorcode[code]})" in (
+            reason
+        )
+        await watched.until(Path.FAST)
+
+    in_broker(topology, scenario, mode="native")
 
 
 def test_a_peer_without_gro_is_never_believed(topology: Topology) -> None:

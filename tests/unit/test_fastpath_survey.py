@@ -106,6 +106,15 @@ def test_who_refuses_events_gets_none_whatever_was_said(told: bool | None) -> No
     assert len(lab.trials) == tried + 1
 
 
+def test_who_refused_events_while_it_was_down_is_believed_once_it_is_up() -> None:
+    lab = Lab(YES)
+    assert lab.look() == YES
+    lab.egress = replace(lab.egress, up=False)
+    lab.look("ENETDOWN")
+    lab.egress = replace(lab.egress, up=True)
+    assert lab.look() == YES
+
+
 def test_who_takes_trials_and_no_events_waits_longer_each_time() -> None:
     lab = Lab(YES)
     lab.told(True)

@@ -83,7 +83,10 @@ class Survey:
         """A snapshot with what was found out of the interfaces that its ways leave by."""
         now = self._clock()
         for ifindex, error in refused.items():
-            self._doubt(ifindex, error, now)
+            interface = facts.interfaces.get(ifindex)
+            # That one is down is no reason to doubt it once it is up.
+            if interface is not None and interface.up:
+                self._doubt(ifindex, error, now)
         self._forget_all_but(facts)
         if not native:
             return facts
