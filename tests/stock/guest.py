@@ -21,6 +21,8 @@ from stock.job import from_text  # noqa: E402
 
 JOB, OUT = Path("/dev/vdd"), Path("/dev/vde")
 RESULTS = Path("/run/results")
+#: The last line for the host: a kernel that gives up ends the machine, too.
+DONE = "done"
 _MOUNTS = (
     ("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/run"), ("tmpfs", "/tmp"),
     ("devpts", "/dev/pts"), ("tmpfs", "/dev/shm"), ("bpf", "/sys/fs/bpf"),
@@ -61,6 +63,7 @@ def _work() -> None:
         _prepare()
         for step in from_text(JOB.read_bytes().rstrip(b"\0").decode()):
             work.run(step, TREE, RESULTS, _ENVIRONMENT, _tell)
+        say(DONE)
     # The host is told, and the machine must end in any case.
     except BaseException as error:  # noqa: BLE001
         say(f"failed: {error!r}")

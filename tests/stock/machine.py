@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stock import job
+from stock import guest, job
 from stock.accelerator import Accelerator
 from stock.kernels import Kernel
 
@@ -32,7 +32,7 @@ _CAREFULLY = ("nice", "-n", "5", "setpriv", "--pdeathsig", "TERM")
 
 @dataclass(frozen=True)
 class Boot:
-    """What came of one: how long it took, whether the guest ended by itself, the guest's lines."""
+    """What came of one: how long it took, whether the guest came to its end by itself, the guest's lines."""
 
     seconds: float
     ended: bool
@@ -70,7 +70,7 @@ def boot(kernel: Kernel, disks: tuple[Path, Path], runs: Accelerator, steps: Seq
             _unpack(out_disk, results)
             for path in (job_disk, out_disk):
                 path.unlink()
-    return Boot(time.monotonic() - began, code == 0, lines)
+    return Boot(time.monotonic() - began, code == 0 and guest.DONE in lines, lines)
 
 
 def _command(kernel: Kernel, disks: tuple[Path, Path], runs: Accelerator,

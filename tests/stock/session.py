@@ -27,7 +27,8 @@ def booted(wanted: str, *, short: bool, only: Sequence[str] = (), again: bool = 
     kernel, disks, runs = _prepared(wanted)
     fresh = _emptied(f"{wanted}.fresh")
     boot = machine.boot(kernel, disks, runs, steps, fresh, _heard(wanted))
-    trouble = "" if boot.ended else f"the guest did not end by itself; its console is in {RESULTS / wanted}"
+    where = f"{RESULTS.name}/{wanted}"
+    trouble = "" if boot.ended else f"the guest did not come to its end; its console is in {where}"
     folder = _joined(fresh, wanted, revision, whole=not (only or again), partly=again)
     account = results.gather(
         folder, name=wanted, package=kernel.package, kernel=kernel.release, short=short, trouble=trouble
