@@ -35,6 +35,8 @@ def add_controller(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name",
         metavar="NAME",
+        # Not "name": that is what an order names.
+        dest="controller",
         default="default",
         help="of the Controller, for its token (default: default)",
     )
@@ -53,7 +55,7 @@ def _token(options: argparse.Namespace) -> str:
         return token
     from pathlib import Path
 
-    made = usual_folder(options.name) / "tokens" / "controller"
+    made = usual_folder(options.controller) / "tokens" / "controller"
     path = Path(options.token_file) if options.token_file is not None else made
     try:
         return path.read_text(encoding="utf-8").strip()
