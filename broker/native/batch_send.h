@@ -197,6 +197,9 @@ static void note_error(struct tempos_send_error *errors, uint32_t *count, const 
 		};
 	}
 	e->count++;
+	e->address = m->to.sin_addr.s_addr;
+	e->port = m->to.sin_port;
+	e->size = m->segment;
 }
 
 /* The first copies of the first message are done with, sent or lost; so is the message if none is left. */

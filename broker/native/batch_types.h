@@ -35,6 +35,9 @@ struct tempos_send_error {
 	uint8_t epoch;
 	int32_t error;
 	uint32_t count;
+	uint32_t address;
+	uint16_t port;
+	uint16_t size;
 };
 
 /* The networks whose events a topic takes, in network byte order; none: every network's. */

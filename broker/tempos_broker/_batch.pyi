@@ -15,6 +15,9 @@ class CSendError:
     epoch: int
     error: int
     count: int
+    address: int
+    port: int
+    size: int
 
 class CNote:
     stage: int

@@ -25,7 +25,7 @@ _SOME_PORT = 9
 #: Where events go, and the address of ours that they leave from; None: the one that the kernel prefers.
 Towards = tuple[str, "str | None"]
 
-_IP_PKTINFO = 8
+_IP_PKTINFO, _IP_MTU = 8, 14
 #: struct in_pktinfo: interface, our address (where to: of what comes in the one that an answer leaves from),
 #: the destination in the header, which may be a broadcast or multicast address.
 _PKTINFO = struct.Struct("=i4s4s")
@@ -74,6 +74,23 @@ def way_from(address: str, ip: str) -> str | None:
             return None
         found: str = probe.getsockname()[0]
         return found
+
+
+def mtu_towards(towards: Towards) -> int | None:
+    """The MTU of the way there as the kernel knows it, headers included; None: none, or it does not tell.
+
+    A router on the way that has said that it takes less counts as well.
+    """
+    if not TELLS:
+        return None
+    ip, source = towards
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((source or ANY, 0))
+            probe.connect((ip, _SOME_PORT))
+            return probe.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+        except OSError:
+            return None
 
 
 def ask_destinations(sock: socket.socket) -> None:

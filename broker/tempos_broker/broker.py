@@ -26,6 +26,7 @@ from tempos_broker.expiry import Expiry
 from tempos_broker.lives.continuity import Continuity
 from tempos_broker.lives.store import Store
 from tempos_broker.members.departures import KeptOut
+from tempos_broker.members.narrow import Narrowest
 from tempos_broker.members.watch import Neighbours, Watch
 from tempos_broker.membership import Registry
 from tempos_broker.orders import Drained, KeepOut, Orders
@@ -113,6 +114,7 @@ class Broker:
         self._routes = Routes(
             states, self._registry, self._ledger, self._past, fast, self._slow, config.control.lease
         )
+        narrowest = Narrowest(config.limits.datagram)
         self._control = ControlServer(
             self._registry,
             self._ledger,
@@ -120,6 +122,9 @@ class Broker:
             name=f"tempos {__version__} on {socket.gethostname()}",
             instance=self._past.instance,
             epoch=self._routes.epoch,
+            largest=lambda topic: narrowest.largest(
+                member for group in states[topic].route.groups for member in group.members
+            ),
             returns=lambda ip, port, asked: returns.grant(ip, port, source(ip, asked), time.time()),
         )
         self._tasks = Tasks()

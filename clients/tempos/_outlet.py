@@ -7,10 +7,12 @@ waiting to be sent; what has a number and has not left is known at any time.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tempos import _abi, wire
 from tempos._rows import IDS, is_topic
 from tempos.control import Sent
-from tempos.errors import BodyError, LocalError
+from tempos.errors import BodyError, EventTooBig, LocalError
 from tempos.model import Framing, Topic
 
 VERSION = _abi.WIRE_VERSION << 4
@@ -18,6 +20,8 @@ _VERSION_BATCH, _VERSION_ENVELOPE = VERSION | _abi.FLAG_BATCH, VERSION | _abi.FL
 _pack_header = _abi.EVENT_HEADER.pack
 _pack_wide = wire.WIDE_HEADER.pack
 _U32 = 0xFFFFFFFF
+#: The largest UDP payload IPv4 has, bytes.
+MAX_PAYLOAD = 0xFFFF - wire.IP_UDP_OVERHEAD
 #: Bytes in front of each body of a batch.
 PREFIX = _abi.BATCH_LENGTH_LEN
 
@@ -39,7 +43,9 @@ class Outlet:
         "header_len",
         "id",
         "is_event",
+        "largest",
         "left",
+        "limit",
         "sequence",
         "since",
         "topic",
@@ -57,6 +63,8 @@ class Outlet:
         self.header_len = wire.header_len(topic.id, topic.framing)
         self.is_event = topic.framing is Framing.EVENT
         self._began = began
+        #: Bytes of UDP payload that all its members get, as the broker says; and what the way to it takes.
+        self.largest = self.limit = MAX_PAYLOAD
         #: The number of the next event, not wrapped; while a batch is open, of the first one in it.
         self.sequence = 0
         #: Events that have left, and how many more they were than datagrams.
@@ -77,11 +85,24 @@ class Outlet:
         self.left = room - self.header_len
         self.since = now_ns
 
-    def narrow(self, room: int) -> None:
-        """The path carries no more than ``room`` bytes of UDP payload now."""
+    def narrow(self, path: int) -> None:
+        """The path to the broker carries no more than ``path`` bytes of UDP payload now."""
+        self.limit = room = min(path, self.largest)
         if self._room > room:
             self.left -= self._room - room
             self._room = room
+
+    def too_big(self, size: int, path: int, most: int) -> EventTooBig:
+        """The error of a datagram of more bytes than :attr:`limit`; ``path``, ``most``: what made it that."""
+        why = ""
+        if self.limit < path:
+            why = (
+                f"all members of topic {self.topic.name!r} get {{limit}} at the most: send a smaller body, "
+                "or raise limits.datagram of the broker, or the MTU towards the narrowest member"
+            )
+        elif path == most:
+            why = "max_datagram allows {limit}: send a smaller body"
+        return EventTooBig(size + wire.IP_UDP_OVERHEAD, self.limit + wire.IP_UDP_OVERHEAD, why=why)
 
     def seal(self) -> None:
         """Nothing more goes into the batch; its events have their numbers now."""
@@ -147,6 +168,26 @@ def halves(batch: bytes) -> list[tuple[bytes, int]]:
             (whole.sequence + middle, bodies[middle:]),
         )
     ]
+
+
+def are_one(one: Topic, other: Topic) -> bool:
+    """Whether datagrams for one are datagrams for the other."""
+    return (one.id, one.framing) == (other.id, other.framing)
+
+
+def hear_sizes(told: object, outlets: Iterable[Outlet], path: int) -> None:
+    """What the broker says of the size of datagrams that all members get: [topic, bytes] each.
+
+    ``path``: what the way to the broker takes.
+    """
+    sizes: dict[int, int] = {}
+    for row in told if isinstance(told, list) else ():
+        if isinstance(row, list) and len(row) == 2 and all(type(each) is int for each in row):
+            sizes[row[0]] = row[1]
+    for outlet in outlets:
+        if sizes.get(outlet.id, 0) > 0:
+            outlet.largest = sizes[outlet.id]
+            outlet.narrow(path)
 
 
 def encode(topic: Topic, body: object) -> bytes:

@@ -33,15 +33,21 @@ _log = logging.getLogger("tempos.publisher")
 class Telling:
     """Tells for one publisher over its control link. ``words``: what there is to tell of each topic.
 
-    ``look`` sees whether a topic is still what it was, by its number.
+    ``look`` sees whether a topic is still what it was, by its number; ``largest`` hears what the broker says
+    of the size of datagrams that all members of topics get.
     """
 
     def __init__(
-        self, publisher: int, words: Callable[[], Iterable[Sent]], look: Callable[[int], Awaitable[None]]
+        self,
+        publisher: int,
+        words: Callable[[], Iterable[Sent]],
+        look: Callable[[int], Awaitable[None]],
+        largest: Callable[[object], None] = lambda told: None,
     ) -> None:
         self._publisher = publisher
         self._words = words
         self._look = look
+        self._largest = largest
         self._turn = 0
         self._told: dict[int, Sent] = {}
         self._every = EVERY
@@ -96,6 +102,7 @@ class Telling:
             every = answer.fields.get("heartbeat_ms")
             if type(every) is int and every > 0:
                 self._every = every / 1000
+            self._largest(answer.fields.get("largest"))
             told = answer.fields.get("gone")
             gone += (each for each in told if type(each) is int) if isinstance(told, list) else ()
         return gone

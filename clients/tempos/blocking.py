@@ -106,6 +106,7 @@ class Publisher:
         send_buffer: int | None = None,
         auth: Key | None = None,
         wait: float = 0,
+        max_datagram: int | None = None,
     ) -> None:
         self._options: dict[str, Any] = {
             "data_port": data_port,
@@ -115,6 +116,7 @@ class Publisher:
             "send_buffer": send_buffer,
             "auth": auth,
             "wait": wait,
+            "max_datagram": max_datagram,
         }
         self._broker = broker
         self._thread: _LoopThread | None = None

@@ -143,7 +143,7 @@ _LISTED = ("life", "base", "version", "count", "more", "rows", "gone")
 #: operation -> what it is for, its fields, the fields of its answer
 OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "hello": ("who is there", (), ("broker", "instance", "lease_ms", "heartbeat_ms")),
-    "resolve": ("a topic by its name", (Field("topic", "topic"),), ("topic", "members", "clock")),
+    "resolve": ("a topic by its name", (Field("topic", "topic"),), ("topic", "members", "clock", "largest")),
     "subscribe": (
         "become a member of a group of a topic, or of 'topics', names and filters; no group means its own",
         (
@@ -175,7 +175,7 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "sent": (
         "a publisher tells what it has sent of each topic since it began; final: it sends no more",
         (Field("publisher", "number"), Field("sent", "sent"), Field("final", "flag", required=False)),
-        ("heartbeat_ms", "life", "gone"),
+        ("heartbeat_ms", "life", "gone", "largest"),
     ),
     "return_address": (
         "where replies reach this client: what it puts into the envelopes of its requests, for so long",

@@ -52,13 +52,17 @@ class WireError(RemoteError):
 
 
 class EventTooBig(LocalError):
-    """An event, or a reply, does not fit into one datagram to the broker. Nothing is ever fragmented."""
+    """An event, or a reply, does not fit into one datagram as it can go. Nothing is ever fragmented.
 
-    def __init__(self, size: int, limit: int, what: str = "event") -> None:
-        super().__init__(
-            f"the {what} needs a datagram of {size} bytes, the path to the broker carries {limit}: "
-            "send a smaller body, or raise the MTU of the path"
+    ``size`` and ``limit`` in bytes, headers included, as an MTU counts.
+    """
+
+    def __init__(self, size: int, limit: int, what: str = "event", why: str = "") -> None:
+        """``why``: what allows no more, and what to do; empty: the path to the broker."""
+        why = (
+            why or "the path to the broker carries {limit}: send a smaller body, or raise the MTU of the path"
         )
+        super().__init__(f"the {what} needs a datagram of {size} bytes, {why.format(limit=limit)}")
         self.size = size
         self.limit = limit
 

@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from tempos import _abi, _sockets, names, wire
 from tempos._awaitables import DONE, TURN
-from tempos._outlet import PREFIX, Outlet, encode, halves
+from tempos._outlet import MAX_PAYLOAD, PREFIX, Outlet, are_one, encode, halves, hear_sizes
 from tempos._remarks import Remark
 from tempos._telling import Telling
 from tempos.auth import Key, Signer
@@ -40,6 +40,8 @@ __all__ = ["Publisher", "PublisherStats", "Reply", "ReplyError", "RequestStats"]
 #: Bytes that a batch grows to, if the path carries them: the payload of one Ethernet frame. That every
 #: hop behind the broker takes it is worth more than what loopback would take.
 BATCH_BYTES = 1500 - wire.IP_UDP_OVERHEAD
+#: As a limit of datagrams, the least: the header of a wide topic and a little more.
+MIN_DATAGRAM = 96
 #: Datagrams sent without a turn of the event loop before the publisher takes one on its own.
 TURN_EVERY = 256
 
@@ -78,7 +80,8 @@ class Publisher:
     control port is, and straight to a receiver. With ``linger`` (seconds) events wait for at most that
     long to travel together in one datagram. ``send_buffer``: bytes of socket buffer to ask for. ``auth``:
     the key that signs what is asked of the broker (events are not signed). ``wait``: seconds that entering
-    waits for a broker that is not there yet (True: for ever).
+    waits for a broker that is not there yet (True: for ever). ``max_datagram``: bytes of a datagram at most,
+    headers included, as an MTU counts; without it as many as the way to the broker and all members take.
 
     Entering raises :class:`NoWay` when there is no way to the broker, and :class:`NoAnswer` where it waits in
     vain. When this machine's address changes, or that of the broker's name, a publisher goes on by the new
@@ -97,7 +100,10 @@ class Publisher:
         send_buffer: int | None = None,
         auth: Key | None = None,
         wait: float = 0,
+        max_datagram: int | None = None,
     ) -> None:
+        if max_datagram is not None and max_datagram < MIN_DATAGRAM:
+            raise LocalError(f"max_datagram is {max_datagram} bytes, at least {MIN_DATAGRAM} are needed")
         if linger < 0:
             raise LocalError(f"linger is {linger} s, it cannot be negative")
         self.broker = broker
@@ -109,6 +115,7 @@ class Publisher:
         self._outlets = {topic.name: Outlet(topic) for topic in topics or ()}
         self._batching = 1 if linger else 0
         self._limit = 0
+        self._most = MAX_PAYLOAD if max_datagram is None else max_datagram - wire.IP_UDP_OVERHEAD
         self._entered = False
         self._socket: Any = _Closed()
         self._reach = Reach(
@@ -121,7 +128,7 @@ class Publisher:
         #: Those of topics that are no more, or others now, by name.
         self._former: dict[str, Outlet] = {}
         self._former_events = 0
-        self._telling = Telling(self.id, self._words, self._look)
+        self._telling = Telling(self.id, self._words, self._look, self._hear_sizes)
         self._datagrams = self._bytes = self._refused = self._failed = 0
         self._asking = Asking(self)
         self._unsent = Remark(_log, "batched events are sent again", level=logging.WARNING)
@@ -195,8 +202,8 @@ class Publisher:
         else:
             datagram = outlet.single(self.id, time.time_ns(), data)
         size = len(datagram)
-        if size > self._limit:
-            self._check_size(size)
+        if size > outlet.limit:
+            self._check_size(outlet, size)
         try:
             self._socket.send(datagram)
         except OSError as error:
@@ -233,12 +240,14 @@ class Publisher:
         clock = answer.get("clock")
         outlet = Outlet(topic_of(answer), clock if type(clock) is int else None)
         former = self._former.pop(name, None)
-        if former is not None and _are_one(former.topic, outlet.topic):
+        if former is not None and are_one(former.topic, outlet.topic):
             outlet = former
         elif former is not None:
             self._former_events += former.events
         # Another task may have been quicker; its sequence goes on.
         outlet = self._outlets.setdefault(name, outlet)
+        outlet.narrow(self._limit)
+        self._hear_sizes(answer.get("largest"))
         if self._reach.link is not None:
             self._telling.begin(self._reach.link)
         return outlet.topic
@@ -246,9 +255,10 @@ class Publisher:
     def check(self, topic: Topic, body: object) -> bytes:
         """The body as it will travel; raises :class:`BodyError` and :class:`EventTooBig` like a publish."""
         data = encode(topic, body)
-        size = len(data) + wire.header_len(topic.id, topic.framing)
-        if size > self._limit:
-            self._check_size(size)
+        # Perhaps not in the loop's thread: nothing is put in here.
+        outlet = self._outlets.get(topic.name) or Outlet(topic)
+        outlet.narrow(self._limit)
+        self._fits(outlet, len(data) + outlet.header_len)
         return data
 
     async def resolve(self, name: str) -> tuple[Topic, int]:
@@ -336,7 +346,7 @@ class Publisher:
         name = outlet.topic.name
         try:
             found, _ = await self.resolve(name)
-            if _are_one(found, outlet.topic):
+            if are_one(found, outlet.topic):
                 return
             why = f"it has id {found.id} and framing {found.framing.value} now"
         except ControlRefused as error:
@@ -359,13 +369,14 @@ class Publisher:
         outlet = self._outlets.get(topic.name)
         if outlet is None:
             former = self._former.get(topic.name)
-            if former is not None and _are_one(former.topic, topic):
+            if former is not None and are_one(former.topic, topic):
                 # Whoever has its number goes by that; the sequence goes on.
                 outlet = self._former.pop(topic.name)
             self._outlets[topic.name] = outlet = outlet or Outlet(topic)
+            outlet.narrow(self._limit)
         elif outlet.topic is not topic:
             known = outlet.topic
-            if not _are_one(known, topic):
+            if not are_one(known, topic):
                 raise LocalError(
                     f"topic {topic.name!r} has id {known.id} and framing {known.framing.value} already, "
                     f"not {topic.id} and {topic.framing.value}: use another publisher for another broker"
@@ -381,7 +392,7 @@ class Publisher:
     def _take(self, sock: socket.socket) -> None:
         """Send by this socket from now on."""
         before, self._socket = self._socket, sock
-        self._set_limit(_sockets.largest_payload(sock))
+        self._set_limit(self._path_takes())
         if isinstance(before, _Closed):
             return
         self._let_go(before)
@@ -400,15 +411,15 @@ class Publisher:
     def _put(self, outlet: Outlet, data: bytes) -> Awaitable[None]:
         """Begin a batch with this event, or send it by itself if it fits into none; an older batch leaves."""
         size = outlet.header_len + len(data)
-        if size > self._limit:
-            self._check_size(size)
+        if size > outlet.limit:
+            self._check_size(outlet, size)
         self._socket.fileno()
         waiting: list[_Waiting] = []
         if outlet.bodies:
             datagram, count = outlet.take(self.id)
             if not self._sent(outlet, datagram, count):
                 waiting.append((outlet, datagram, count))
-        room = min(BATCH_BYTES, self._limit)
+        room = min(BATCH_BYTES, outlet.limit)
         if size + PREFIX <= room:
             outlet.open(room, time.time_ns())
             outlet.left -= len(data) + PREFIX
@@ -498,10 +509,10 @@ class Publisher:
             return False
         if error.errno == errno.EMSGSIZE:
             # The path has become narrower. What the kernel has just refused cannot be the limit.
-            self._set_limit(min(_sockets.largest_payload(self._socket), len(datagram) - 1))
+            self._set_limit(min(self._path_takes(), len(datagram) - 1))
             if events > 1:
                 return False
-            raise self._too_big(len(datagram))
+            raise EventTooBig(len(datagram) + wire.IP_UDP_OVERHEAD, self._limit + wire.IP_UDP_OVERHEAD)
         if error.errno in _sockets.NO_WAY and self._reach.has_other_way(self._socket):
             try:
                 self._socket.send(datagram)
@@ -550,30 +561,28 @@ class Publisher:
         if writable is not None and not writable.done():
             writable.set_result(None)
 
-    def _check_size(self, size: int) -> None:
-        """Refuse a datagram that is larger than the path carries, by what the kernel knows now."""
-        self._socket.fileno()
-        self._set_limit(_sockets.largest_payload(self._socket))
-        if size > self._limit:
-            raise self._too_big(size)
+    def _path_takes(self) -> int:
+        """Bytes of payload, by what the kernel knows now and this publisher may."""
+        return min(_sockets.largest_payload(self._socket), self._most)
 
-    def _fits(self, size: int) -> None:
-        """Refuse it, if it does not."""
-        if size > self._limit:
-            self._check_size(size)
+    def _check_size(self, outlet: Outlet, size: int) -> None:
+        """Refuse a datagram that is larger than can go to this topic, by what the kernel knows now."""
+        self._socket.fileno()
+        self._set_limit(self._path_takes())
+        if size > outlet.limit:
+            raise outlet.too_big(size, self._limit, self._most)
+
+    def _fits(self, outlet: Outlet, size: int) -> None:
+        if size > outlet.limit:
+            self._check_size(outlet, size)
 
     def _set_limit(self, limit: int) -> None:
         self._limit = limit
         for outlet in self._outlets.values():
             outlet.narrow(limit)
 
-    def _too_big(self, size: int) -> EventTooBig:
-        return EventTooBig(size + wire.IP_UDP_OVERHEAD, self._limit + wire.IP_UDP_OVERHEAD)
-
-
-def _are_one(one: Topic, other: Topic) -> bool:
-    """Whether datagrams for one are datagrams for the other."""
-    return (one.id, one.framing) == (other.id, other.framing)
+    def _hear_sizes(self, told: object) -> None:
+        hear_sizes(told, self._outlets.values(), self._limit)
 
 
 class _Closed:

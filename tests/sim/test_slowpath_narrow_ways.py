@@ -150,7 +150,7 @@ def in_namespace(script: str, io: str, *, mtu: int = 65536) -> Any:
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["io"] == io
-    return result
+    return {**result, "log": done.stderr}
 
 
 @pytest.mark.parametrize("io", ["recvmmsg", "portable"])
@@ -160,6 +160,8 @@ def test_what_does_not_fit_the_mtu_is_lost_alone_and_never_fragmented(io: str) -
     assert result["got"] == [2, 4, 6]
     assert result["counters"] == {"1": {"forwarded": 7, "send_error": 4}}
     assert result["lost"] == 4
+    assert "1528 bytes, headers included, are too many for 127.0.0.1:" in result["log"]
+    assert "takes 1400 (MTU)" in result["log"]
 
 
 @pytest.mark.parametrize("io", ["recvmmsg", "portable"])

@@ -16,7 +16,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -97,7 +97,8 @@ class ControlServer:
     ``epoch`` tells the epoch in force of a topic; ``name`` and ``instance`` identify this start of
     the broker, so that clients notice a restart; ``life`` differs even where the account goes on with a
     former one, so that they tell again what may not have been stored. ``returns`` seals a return address for
-    an endpoint that asked at an address of ours; None: this broker sends no replies on. ``wall`` gives
+    an endpoint that asked at an address of ours; None: this broker sends no replies on. ``largest`` tells how
+    many bytes of payload all members of a topic get; None: nobody knows. ``wall`` gives
     Unix time in seconds, ``monotonic`` seconds of the clock that ``now`` is of.
     """
 
@@ -112,6 +113,7 @@ class ControlServer:
         epoch: Callable[[int], int],
         life: int | None = None,
         returns: Callable[[str, int, str | None], bytes] | None = None,
+        largest: Callable[[int], int] | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -126,6 +128,7 @@ class ControlServer:
         self._clock = Clock(self._life, monotonic)
         self._epoch = epoch
         self._returns = returns
+        self._largest = largest
         self._listing = Listing(registry, ledger, epoch, self._life, lambda: self._now)
         self._wall = ForwardTime(wall, monotonic)
         self._guard = Guard(config, self._wall())
@@ -328,7 +331,11 @@ class ControlServer:
         topic = self._registry.topic(request.fields["topic"])
         members = self._registry.member_count(topic.id)
         fields = {"topic": topic_fields(topic), "members": members, "clock": self._clock.not_after()}
-        return Decision(way, Done(fields))
+        return Decision(way, Done({**fields, **self._sizes([topic.id])}))
+
+    def _sizes(self, topics: Sequence[int]) -> dict[str, Any]:
+        """The largest datagram that all members of topics get, of each, where that is known."""
+        return {"largest": [(topic, self._largest(topic)) for topic in topics]} if self._largest else {}
 
     def joins(self, decision: Decision) -> Iterator[set[int]]:
         """Carry out what a decision wants by filters, some topics at a time: those that changed."""
@@ -504,8 +511,12 @@ class ControlServer:
                 request.fields["publisher"], row, ip=way.caller.ip, began=self._clock.when(row.since),
                 final=bool(request.fields["final"]), now=now,
             )  # fmt: skip
-        fields = {"heartbeat_ms": self._timing["heartbeat_ms"], "life": self._life}
-        return Decision(way, Done({**fields, "gone": gone} if gone else fields))
+        fields: dict[str, Any] = {"heartbeat_ms": self._timing["heartbeat_ms"], "life": self._life}
+        fields |= {"gone": gone} if gone else {}
+        sizes = self._sizes(list(dict.fromkeys(row.topic for row in rows)))
+        # Where there is no room for it the next time has some.
+        fits = len(encode_ok(way.request_id, **fields, **sizes)) <= way.room
+        return Decision(way, Done({**fields, **sizes} if fits else fields))
 
     def _return_address(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("publish")

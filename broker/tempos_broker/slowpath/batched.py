@@ -253,7 +253,16 @@ class Batch:
 
     def _failures(self, count: int) -> Sequence[SendFailure]:
         return [
-            SendFailure(each.topic, each.epoch, each.group, each.count, each.error)
+            SendFailure(
+                each.topic,
+                each.epoch,
+                each.group,
+                each.count,
+                each.error,
+                socket.inet_ntoa(each.address.to_bytes(4, sys.byteorder)),
+                socket.ntohs(each.port),
+                each.size,
+            )
             for each in (self._errors[i] for i in range(count))
         ]
 

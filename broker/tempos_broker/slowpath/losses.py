@@ -10,6 +10,8 @@ from typing import Any
 
 from tempos import REASON_TEXTS, Quality, Reason
 from tempos._remarks import Sparingly
+from tempos.wire import IP_UDP_OVERHEAD
+from tempos_broker.addresses import mtu_towards
 from tempos_broker.slowpath.core import SlowPath
 from tempos_broker.slowpath.sockets import DataSocket
 
@@ -65,13 +67,21 @@ class Losses:
             f"{REASON_TEXTS[Reason.FOREIGN_SOURCE]}",
         )
 
-    def send_failed(self, topic: int, epoch: int, group: int, count: int, error: int) -> None:
-        """Book ``count`` copies that the kernel refused to send with this errno."""
+    def send_failed(
+        self, topic: int, epoch: int, group: int, count: int, error: int,
+        ip: str = "", port: int = 0, size: int = 0,
+    ) -> None:  # fmt: skip
+        """Book ``count`` copies that the kernel refused to send with this errno, the last to this member."""
         self._core.send_failed(topic, epoch, group, count)
+        to = f" (the last to {ip}:{port})" if ip else ""
+        why = f"cannot send: {os.strerror(error)}{_MEANINGS.get(error, '')}"
+        if error == errno.EMSGSIZE and ip:
+            mtu = mtu_towards((ip, None))
+            takes = f", whose way takes {mtu} (MTU)" if mtu else ""
+            whole = size + IP_UDP_OVERHEAD
+            to, why = "", f"{whole} bytes, headers included, are too many for {ip}:{port}{takes}"
         self._log.warn(
-            f"send {topic} {error}",
-            f"{count} events of topic {topic} lost to its group {group}: cannot send: "
-            f"{os.strerror(error)}{_MEANINGS.get(error, '')}",
+            f"send {topic} {error}", f"{count} events of topic {topic} lost to its group {group}{to}: {why}"
         )
 
     def socket_error(self, address: object, error: OSError) -> None:

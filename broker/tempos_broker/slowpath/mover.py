@@ -19,13 +19,20 @@ LoadT = TypeVar("LoadT", bound=Load)
 
 
 class SendFailure(NamedTuple):
-    """So many copies for one group that the kernel refused; ``epoch`` is its low byte."""
+    """So many copies for one group that the kernel refused; ``epoch`` is its low byte.
+
+    ``ip``, ``port``, ``size``: of the last of them, whom it was for, and bytes of payload; "" where that is
+    not known.
+    """
 
     topic: int
     epoch: int
     group: int
     copies: int
     error: int
+    ip: str = ""
+    port: int = 0
+    size: int = 0
 
 
 class Flushed(NamedTuple):

@@ -221,4 +221,5 @@ class Singly:
 
 
 def _failure(copy: _Copy, error: int) -> SendFailure:
-    return SendFailure(copy.topic, copy.epoch, copy.group, 1, error)
+    ip, port = copy.way.to
+    return SendFailure(copy.topic, copy.epoch, copy.group, 1, error, ip, port, len(copy.data))

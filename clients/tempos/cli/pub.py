@@ -55,6 +55,13 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--linger", metavar="S", type=opt.positive, default=0.0, help="wait up to S seconds to fill datagrams"
     )
+    parser.add_argument(
+        "--max-datagram",
+        metavar="BYTES",
+        type=opt.count,
+        help="datagrams and batches of at most so many bytes, headers included, as an MTU counts "
+        "(default: what the way to the broker and all members take)",
+    )
     parser.set_defaults(run=run, fail=parser.error)
 
 
@@ -73,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
         linger=options.linger,
         auth=opt.key(options),
         wait=options.wait,
+        max_datagram=options.max_datagram,
     ) as publisher:
         progress = Progress("events published", _total(options))
         done = 0

@@ -99,8 +99,8 @@ class Sending(Protocol):
         """The way to the broker's control port."""
         ...
 
-    def _fits(self, size: int) -> None:
-        """Raise :class:`EventTooBig` for a datagram of more bytes than the path carries."""
+    def _fits(self, outlet: Outlet, size: int) -> None:
+        """Raise :class:`EventTooBig` for a datagram of more bytes than can go to this topic."""
         ...
 
     def _sent(self, outlet: Outlet, datagram: bytes, events: int) -> bool:
@@ -151,7 +151,7 @@ class Asking:
                 "the framing event"
             )
         data = body if type(body) is bytes else encode(outlet.topic, body)
-        publisher._fits(outlet.header_len + envelope.LENGTH + len(data))
+        publisher._fits(outlet, outlet.header_len + envelope.LENGTH + len(data))
         # A batch that is open leaves before, so that the order stays.
         before = [(outlet, *outlet.take(publisher.id))] if outlet.bodies else ()
         token, sequence = self._token(), outlet.sequence
