@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ from tempos_fastpath.layout import encode_settings
 from tempos_fastpath.loading import OBJECT, TIMED
 from tempos_fastpath.network.kernel import veth_skb_at
 from tempos_fastpath.survival.pins import LATENCY
+from tempos_observe.frame.loading import load as load_tool
+from tempos_observe.tools import TOOLS, tool
+from tempos_observe.wishes import Wishes
 
 pytestmark = pytest.mark.kernel
 
@@ -48,6 +52,13 @@ CONSTANTS: Mapping[str, Mapping[str, bytes]] = {
     "yardsticks": {"macs": bytes(range(12)), "relay_hosts": bytes(range(8)), "relay_macs": bytes(range(18))},
 }
 VARIANTS = list(itertools.product((False, True), (False, True), range(1, MAX_LISTEN + 1), (0, GONE_AFTER_NS)))
+
+#: Everybody, one process, several of them: the programs of observation tools ask in other words each time.
+WISHES = {
+    "all": Wishes(),
+    "one": Wishes(pids=frozenset({1}), comm="python"),
+    "several": Wishes(pids=frozenset({1, 2}), interval=1.0),
+}
 
 
 def described(variant: tuple[bool, bool, int, int]) -> str:
@@ -142,3 +153,18 @@ def test_the_small_programs(xdp: BpfObject, name: str, constants: str) -> None:
     shared = {"beside": beside.MAPS, "drops": ("copies", "sending"), "selector": ("topics",)}.get(name, ())
     chosen = CONSTANTS.get(name, {}) if constants == "other" else {}
     load(name, chosen, {each: xdp.map(each) for each in shared}, OPTIONAL.get(name, ()))
+
+
+@pytest.mark.parametrize("wanted", WISHES)
+@pytest.mark.parametrize("name", TOOLS)
+def test_the_programs_of_a_tool_of_observation(name: str, wanted: str) -> None:
+    """With all of its options. What a kernel has not, a tool goes without or has another way for."""
+    found = tool(name)
+    own = {option.name: option.default if option.kind else True for option in found.options}
+    wishes = replace(WISHES[wanted], own=own)
+    loaded = load_tool(found, wishes, (lambda _: None) if wanted == "several" and found.by_process else None)
+    try:
+        assert loaded.hooked
+        print(*loaded.left_out, sep="\n")
+    finally:
+        loaded.close()
