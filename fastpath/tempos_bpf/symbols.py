@@ -6,11 +6,13 @@ this machine's byte order; others have nothing that could be attached to here.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tempos import Unavailable
 
@@ -19,7 +21,8 @@ _HEADER = struct.Struct(_ORDER + "4s5B7xHHIQQQIHHHHHH")
 _SECTION = struct.Struct(_ORDER + "IIQQQQIIQQ")
 _SEGMENT = struct.Struct(_ORDER + "IIQQQQQQ")
 _SYMBOL = struct.Struct(_ORDER + "IBBHQQ")
-_SYMTAB, _DYNSYM, _LOAD, _FUNCTION = 2, 11, 1, 2
+_SYMTAB, _DYNSYM, _LOAD = 2, 11, 1
+_OBJECT, _FUNCTION = 1, 2
 _CLASS_64 = 2
 
 
@@ -36,9 +39,8 @@ def symbol_offset(file: Path, symbol: str) -> int | None:
 
     Raises :class:`Unavailable` where the file cannot be read or is no ELF file of this machine's kind.
     """
-    try:
-        image = memoryview(file.read_bytes())
-        address = next((value for name, value in _functions(image) if name == symbol.encode()), None)
+    with _reading(file) as image:
+        address = _addresses(image, (_FUNCTION,)).get(symbol)
         if address is None:
             return None
         return next(
@@ -49,47 +51,84 @@ def symbol_offset(file: Path, symbol: str) -> int | None:
             ),
             None,
         )
+
+
+def symbol_addresses(file: Path) -> dict[str, int]:
+    """Where functions and variables lie when the file is loaded at 0, by name; raises as :func:`symbol_offset`."""
+    with _reading(file) as image:
+        return _addresses(image, (_OBJECT, _FUNCTION))
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[memoryview]:
+    try:
+        yield memoryview(file.read_bytes())
     except (OSError, struct.error, IndexError, ValueError) as error:
         raise Unavailable(f"cannot read the symbols of {file}: {error}") from error
 
 
-def _header(image: memoryview) -> tuple[int, ...]:
-    magic, width, *rest = _HEADER.unpack_from(image)
-    if magic != b"\x7fELF" or width != _CLASS_64:
+class _Header(NamedTuple):
+    """Of the file, behind the word that says what it is."""
+
+    width: int
+    order: int
+    version: int
+    system: int
+    system_version: int
+    kind: int
+    machine: int
+    format: int
+    entry: int
+    segments: int
+    sections: int
+    flags: int
+    size: int
+    segment_size: int
+    segment_count: int
+    section_size: int
+    section_count: int
+    names: int
+
+
+def _header(image: memoryview) -> _Header:
+    magic, *rest = _HEADER.unpack_from(image)
+    header = _Header(*rest)
+    if magic != b"\x7fELF" or header.width != _CLASS_64:
         raise ValueError("it is no ELF file of 64 bits")
-    return tuple(rest)
+    return header
 
 
-def _functions(image: memoryview) -> Iterator[tuple[bytes, int]]:
-    """Names and addresses; those of the dynamic symbols last."""
+def _addresses(image: memoryview, kinds: tuple[int, ...]) -> dict[str, int]:
+    """Of the symbols of these kinds that the file itself has."""
+    found: dict[str, int] = {}
     sections = _sections(image)
-    for table in sorted(
-        (each for each in sections if each.kind in (_SYMTAB, _DYNSYM)), key=lambda each: each.kind
-    ):
+    for table in sections:
+        if table.kind not in (_SYMTAB, _DYNSYM):
+            continue
         names = sections[table.link]
         texts = bytes(image[names.offset : names.offset + names.size])
-        for name, info, _, section, value, _ in _SYMBOL.iter_unpack(
-            image[table.offset : table.offset + table.size // _SYMBOL.size * _SYMBOL.size]
-        ):
-            if section and info & 15 == _FUNCTION:
-                yield texts[name : texts.index(b"\0", name)], value
+        end = table.offset + table.size // _SYMBOL.size * _SYMBOL.size
+        for name, info, _, section, value, _ in _SYMBOL.iter_unpack(image[table.offset : end]):
+            if section and info & 15 in kinds:
+                found[texts[name : texts.index(b"\0", name)].decode(errors="replace")] = value
+    return found
 
 
 def _sections(image: memoryview) -> list[_Section]:
-    fields = _header(image)
-    start, size, count = fields[8], fields[13], fields[14]
+    header = _header(image)
     found = []
-    for index in range(count):
-        _, kind, _, _, offset, length, link, *_ = _SECTION.unpack_from(image, start + index * size)
+    for index in range(header.section_count):
+        at = header.sections + index * header.section_size
+        _, kind, _, _, offset, length, link, *_ = _SECTION.unpack_from(image, at)
         found.append(_Section(kind, offset, length, link))
     return found
 
 
 def _segments(image: memoryview) -> Iterator[tuple[int, int, int]]:
     """What is loaded: address, size, and where it lies in the file."""
-    fields = _header(image)
-    start, size, count = fields[7], fields[11], fields[12]
-    for index in range(count):
-        kind, _, offset, address, _, length, *_ = _SEGMENT.unpack_from(image, start + index * size)
+    header = _header(image)
+    for index in range(header.segment_count):
+        at = header.segments + index * header.segment_size
+        kind, _, offset, address, _, length, *_ = _SEGMENT.unpack_from(image, at)
         if kind == _LOAD:
             yield address, length, offset

@@ -57,13 +57,15 @@ class Column:
     """``title``: as people see it, the unit in brackets. ``key``: the same for programs, ``lat_ms``.
 
     ``width``: at least so wide. ``form``: how a number is written (``"d"``, ``".3f"``), right-aligned;
-    empty: text, left-aligned. The last column of text is as long as it is.
+    empty: text, left-aligned. The last column of text is as long as it is. ``brief``: what people see of a
+    value that programs get whole.
     """
 
     title: str
     key: str
     width: int
     form: str = ""
+    brief: Callable[[Value], Value] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,9 @@ struct pt_regs {
 	unsigned long dx;
 	unsigned long si;
 	unsigned long di;
+	unsigned long ax;
 	unsigned long orig_ax;
+	unsigned long ip;
 };
 
 struct seq_file;

@@ -31,12 +31,18 @@ class Lines:
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
+        self._brief = [(index, each.brief) for index, each in enumerate(columns) if each.brief]
         self._form = " ".join(self._place(each, last=each is columns[-1]) for each in columns)
         self.head = " ".join(
             f"{each.title:{'>' if self._right(each) else '<'}{each.width}}" for each in columns
         ).rstrip()
 
     def line(self, row: Row) -> str:
+        if self._brief:
+            whole = list(row)
+            for index, brief in self._brief:
+                whole[index] = brief(whole[index])
+            row = tuple(whole)
         try:
             line = self._form.format(*row)
         except (TypeError, ValueError):

@@ -10,6 +10,7 @@ from tempos_observe.tool import Tool
 TOOLS = {
     "tcp-latency": "tcp_latency",
     "net-pagefault": "net_pagefault",
+    "cd-snoop": "cd_snoop",
     "udploss": "udploss",
 }
 
