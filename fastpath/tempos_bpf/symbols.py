@@ -54,7 +54,7 @@ def symbol_offset(file: Path, symbol: str) -> int | None:
 
 
 def symbol_addresses(file: Path) -> dict[str, int]:
-    """Where functions and variables lie when the file is loaded at 0, by name; raises as :func:`symbol_offset`."""
+    """Where functions and variables lie if the file is loaded at 0, by name. As :func:`symbol_offset`."""
     with _reading(file) as image:
         return _addresses(image, (_OBJECT, _FUNCTION))
 
