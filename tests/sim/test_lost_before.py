@@ -262,7 +262,7 @@ async def test_what_a_publisher_could_not_send_is_not_lost_on_the_way() -> None:
     async with world(dropping(2)) as here, here.subscriber() as own:
         async with here.publisher() as pub:
             await publish(pub, 5)
-            real, pub._socket = pub._socket, NoRoute()
+            real, pub._socket = pub._socket, NoRoute(pub._socket)
             for _ in range(2):
                 with pytest.raises(LocalError, match="No route to host"):
                     await pub.publish("events", b"x")
@@ -279,6 +279,12 @@ async def test_what_a_publisher_could_not_send_is_not_lost_on_the_way() -> None:
 
 class NoRoute:
     """A socket whose network is gone."""
+
+    def __init__(self, real: object) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
 
     def send(self, datagram: bytes) -> int:
         raise OSError(113, "No route to host")
@@ -328,7 +334,7 @@ async def test_a_closing_publisher_waits_for_no_broker(monkeypatch: pytest.Monke
         quiet = here.publisher(topics=[EVENTS])
         async with quiet:
             await publish(quiet, 5)
-        assert quiet._link is None
+        assert quiet._reach.link is None
 
 
 @pytest.mark.parametrize("loss", [0.3])
