@@ -13,6 +13,7 @@ import errno
 import json
 import mmap
 import os
+import select
 import socket
 import struct
 import sys
@@ -128,6 +129,30 @@ def tcp_talk(options: Options) -> Options:
     return {"port": port, "thinking": sum(thinking), "waited": sum(waited)}
 
 
+def udp_waits(options: Options) -> Options:
+    """Lets datagrams wait in threes; between which bounds their waits are in sum, in ns, and the longest."""
+    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver.bind(("127.0.0.1", 0))
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.connect(receiver.getsockname())
+    held.extend((receiver, sender))
+    least = most = 0
+    for _ in range(options["count"]):
+        sent = []
+        for _ in range(3):
+            sent.append(time.monotonic_ns())
+            sender.send(b"x")
+        select.select([receiver], [], [])
+        there = time.monotonic_ns()
+        while time.monotonic_ns() - there < options["wait_ns"]:
+            pass
+        least += time.monotonic_ns() - there
+        for begun in sent:
+            receiver.recv(10)
+            most += time.monotonic_ns() - begun
+    return {"port": receiver.getsockname()[1], "least": least, "most": most}
+
+
 def net_use(options: Options) -> Options:
     """Uses the network in each role so many times, and has page faults, in a thread that ends too."""
     local, family = (
@@ -176,7 +201,7 @@ def touch(pages: int) -> None:
 
 
 ACTS: dict[str, Callable[[Options], Options]] = {
-    each.__name__: each for each in (net_use, tcp_connects, tcp_failures, tcp_talk, udp_overflow)
+    each.__name__: each for each in (net_use, tcp_connects, tcp_failures, tcp_talk, udp_overflow, udp_waits)
 }
 
 

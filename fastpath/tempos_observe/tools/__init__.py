@@ -12,6 +12,7 @@ TOOLS = {
     "net-pagefault": "net_pagefault",
     "cd-snoop": "cd_snoop",
     "udploss": "udploss",
+    "udpwait": "udpwait",
 }
 
 

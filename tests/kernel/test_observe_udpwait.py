@@ -1,0 +1,61 @@
+"""udpwait counts every datagram that is read, and its waits lie between the bounds that the reader knows."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+from support.observing import Observed, acting, inode, rows
+from support.privileges import require, require_kernel
+
+from tempos_bench.nodes.namespace import Namespace
+from tempos_bpf.layouts import kernel_types
+
+pytestmark = [pytest.mark.kernel, pytest.mark.netns]
+ROUNDS = 10
+
+
+@pytest.fixture(autouse=True)
+def _needs() -> None:
+    require_kernel()
+    there = kernel_types().has_tracepoint("sk_data_ready")
+    require(None if there else "no tracepoint sk_data_ready (Linux 6.3)")
+
+
+@pytest.mark.parametrize("processes", [1, 50])
+def test_waits_are_what_the_reader_knows_of_them(space: Namespace | None, processes: int) -> None:
+    require(
+        None if kernel_types().has_tracepoint("sk_data_ready") else "no tracepoint sk_data_ready (Linux 6.3)"
+    )
+    wait = {"count": ROUNDS, "wait_ns": 500_000}
+    with acting("udp_waits", processes=processes, space=space, **wait) as acts, Observed("udpwait") as tool:
+        done = acts.go()
+        found = {row["pid"]: row for row in rows(tool.stop(), "waits")}
+    where = inode(str(space.path) if space else "/proc/self/ns/net")
+    for index, each in enumerate(done):
+        row = found[each["pid"]]
+        assert (row["comm"], row["lport"], row["netns"]) == (f"obs-{index}", each["port"], where)
+        assert (row["read"], row["unknown"]) == (3 * ROUNDS, 0)
+        # Of each three the first was there when the reader saw it; the others came after they were sent.
+        assert each["least"] <= row["mean_us"] * 1e3 * row["read"] <= each["most"]
+        assert 500 <= row["max_us"] <= each["most"] / 1e3
+        assert row["p50_below_us"] <= row["p99_below_us"] <= 2 * row["max_us"]
+
+
+def test_what_waited_already_is_unknown() -> None:
+    require(
+        None if kernel_types().has_tracepoint("sk_data_ready") else "no tracepoint sk_data_ready (Linux 6.3)"
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for _ in range(3):
+                sender.sendto(b"before", receiver.getsockname())
+            with Observed("udpwait", "--pid", str(os.getpid())) as tool:
+                sender.sendto(b"after", receiver.getsockname())
+                for _ in range(4):
+                    receiver.recv(10)
+                port = receiver.getsockname()[1]
+                (row,) = [row for row in rows(tool.stop(), "waits") if row["lport"] == port]
+    assert (row["read"], row["unknown"]) == (4, 3)
