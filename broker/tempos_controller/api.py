@@ -13,17 +13,19 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Body, FastAPI, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi import Body, FastAPI, Path, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from tempos import ConfigError
+from tempos_controller import metrics
 from tempos_controller.config.layout import FUNCTION, MAX_CODE, NODE, TRIGGER, WORKFLOW
 from tempos_controller.config.load import KINDS
 from tempos_controller.documents import Documents
 from tempos_controller.force.engine import Engine, NotDone
 from tempos_daemon.door import Door
+from tempos_daemon.metrics import MEDIA_TYPE, pieces
 from tempos_daemon.problems import described, problem
 from tempos_daemon.schema import Keys, join, json_schema
 from tempos_daemon.web import new_app
@@ -113,6 +115,12 @@ def _add_status(app: FastAPI, engine: Engine, documents: Documents) -> None:
     @app.get("/v1/status", summary="Everything a person looks for first", responses=described())
     async def get_status() -> dict[str, Any]:
         return documents.status()
+
+    @app.get(
+        "/metrics", summary="The same for Prometheus", response_class=StreamingResponse, responses=described()
+    )
+    async def get_metrics() -> Response:
+        return StreamingResponse(pieces(metrics.samples(documents)), media_type=MEDIA_TYPE)
 
     @app.get(
         "/v1/parts/{part}/log",

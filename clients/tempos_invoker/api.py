@@ -20,13 +20,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from tempos import ConfigError
 from tempos_daemon.door import MAX_BODY, Door
+from tempos_daemon.metrics import MEDIA_TYPE, pieces
 from tempos_daemon.problems import described, problem
 from tempos_daemon.web import new_app
-from tempos_invoker import documents
+from tempos_invoker import documents, metrics
 from tempos_invoker.deploy import layout
 from tempos_invoker.invoker import Invoker
 from tempos_invoker.workers import frames
@@ -170,11 +171,11 @@ def _add_reading(app: FastAPI, invoker: Invoker) -> None:
     @app.get(
         "/metrics",
         summary="Numbers in Prometheus's text format",
-        response_class=PlainTextResponse,
+        response_class=StreamingResponse,
         responses=described(),
     )
     async def get_metrics() -> Response:
-        return Response(documents.metrics(invoker), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return StreamingResponse(pieces(metrics.samples(invoker)), media_type=MEDIA_TYPE)
 
 
 def _add_calling(app: FastAPI, invoker: Invoker) -> None:

@@ -1,4 +1,4 @@
-"""What an invoker tells of itself: its status, and the same in numbers for Prometheus."""
+"""What an invoker tells of itself: its status."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tempos import __version__
-from tempos_invoker.core.account import CONDITIONS, Account, Balance
+from tempos_invoker.core.account import Account, Balance
 from tempos_invoker.core.invocation import StepQueue
 from tempos_invoker.failures import Failure
 from tempos_invoker.invoker import Invoker
-from tempos_invoker.workers.team import Team
 
 
 def status(invoker: Invoker) -> dict[str, Any]:
@@ -102,11 +101,11 @@ def steps(invoker: Invoker) -> Iterator[dict[str, Any]]:
             "result": step.result,
             "error": step.error,
             "source": source.told() if source is not None else {"joined": False, "reason": "closed"},
-            "account": _of_step(invoker, path).document(),
+            "account": of_step(invoker, path).document(),
         }
 
 
-def _of_step(invoker: Invoker, path: tuple[str, str]) -> Balance:
+def of_step(invoker: Invoker, path: tuple[str, str]) -> Balance:
     """The account of a step, in whatever places it has events."""
     account = invoker.accounts[path]
     queues: list[StepQueue] = [
@@ -128,107 +127,3 @@ def failure(told: Failure, *, body: bool = False) -> dict[str, Any]:
         "size": len(content),
         **({"body": content.hex()} if body else {}),
     }
-
-
-# Prometheus
-
-_ACCOUNT = {
-    "accepted_total": "events accepted",
-    "succeeded_total": "invocations whose output is where it belongs",
-    "failed_total": "invocations that failed, by condition",
-    "retries_total": "further attempts of the same invocations",
-    "waiting": "events that wait for a worker, or for another attempt",
-    "running": "invocations at a worker's hand, or whose output is on its way",
-    "drift": "accepted and in no place: 0 unless something is wrong",
-}
-#: By function and class, and by step.
-_SCOPES = ("tempos_function", "tempos_step")
-_HELP = {
-    **{f"{scope}_{name}": text for scope in _SCOPES for name, text in _ACCOUNT.items()},
-    "tempos_function_workers": "workers that serve",
-    "tempos_function_restarts_total": "workers that were replaced",
-    "tempos_function_log_left_out_total": "lines of a function that were left out",
-    "tempos_step_joined": "whether a step is a member of its group",
-    "tempos_step_missed_total": "events sent to a step that did not come",
-    "tempos_invoker_ready": "whether the whole deployment is in force",
-    "tempos_invoker_drift": "the drift of all that was ever accepted",
-    "tempos_invoker_errors_published_total": "failures published on error topics",
-    "tempos_invoker_errors_unpublished_total": "failures that could not be published",
-    "tempos_invoker_answers_total": "answers to requests, by what they were",
-    "tempos_invoker_api_refused_total": "API requests that were turned away, by reason",
-}
-
-
-class _Page:
-    """Samples by metric, in the order of their help."""
-
-    def __init__(self) -> None:
-        self._samples: dict[str, list[str]] = {name: [] for name in _HELP}
-
-    def add(self, name: str, value: float, **labels: str) -> None:
-        told = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-        self._samples[name].append(f"{name}{{{told}}} {value:g}" if told else f"{name} {value:g}")
-
-    def account(self, scope: str, balance: Balance, **labels: str) -> None:
-        account = balance.account
-        self.add(f"{scope}_accepted_total", account.accepted, **labels)
-        self.add(f"{scope}_succeeded_total", account.succeeded, **labels)
-        for condition in CONDITIONS:
-            self.add(f"{scope}_failed_total", account.failed[condition], **labels, condition=condition)
-        self.add(f"{scope}_retries_total", account.retries, **labels)
-        self.add(f"{scope}_waiting", balance.waiting, **labels)
-        self.add(f"{scope}_running", balance.running, **labels)
-        self.add(f"{scope}_drift", account.drift(balance.waiting, balance.running), **labels)
-
-    def text(self) -> str:
-        lines = []
-        for name, samples in self._samples.items():
-            if samples:
-                kind = "counter" if name.endswith("_total") else "gauge"
-                lines += [f"# HELP {name} {_HELP[name]}", f"# TYPE {name} {kind}", *samples]
-        return "\n".join(lines) + "\n"
-
-
-def metrics(invoker: Invoker) -> str:
-    """All numbers in Prometheus's text format: by function and class, by step, and what is not of one."""
-    page = _Page()
-    for team in _each_once(invoker):
-        labels = {"function": team.function.name, "class": team.quality.value}
-        page.account("tempos_function", team.balance(), **labels)
-        serving = sum(row["state"] == "serving" for row in team.told())
-        page.add("tempos_function_workers", serving, **labels)
-        page.add("tempos_function_restarts_total", team.restarts, **labels)
-    for name, function_log in invoker.logs.items():
-        page.add("tempos_function_log_left_out_total", function_log.left_out, function=name)
-    for row in steps(invoker):
-        path = (row["workflow"], row["name"])
-        labels = {"workflow": path[0], "step": path[1]}
-        page.account("tempos_step", _of_step(invoker, path), **labels)
-        page.add("tempos_step_joined", row["source"]["joined"], **labels)
-        page.add("tempos_step_missed_total", row["source"].get("missed", 0), **labels)
-    everything = total(invoker)
-    page.add("tempos_invoker_drift", everything.account.drift(everything.waiting, everything.running))
-    counts = invoker.results.counts
-    page.add("tempos_invoker_errors_published_total", counts["errors_published"])
-    page.add("tempos_invoker_errors_unpublished_total", counts["errors_unpublished"])
-    for name in ("replies", "error_replies", "replies_failed"):
-        page.add("tempos_invoker_answers_total", counts[name], answer=name)
-    for reason, count in sorted(invoker.api_refused.items()):
-        page.add("tempos_invoker_api_refused_total", count, reason=reason)
-    page.add("tempos_invoker_ready", invoker.ready)
-    return page.text()
-
-
-def _each_once(invoker: Invoker) -> Iterator[Team]:
-    """Teams in force; one that leaves has no sample where another one has its labels."""
-    yield from invoker.teams.values()
-    seen = set(invoker.teams)
-    for team in invoker.leaving:
-        key = (team.function.name, team.quality)
-        if key not in seen:
-            seen.add(key)
-            yield team
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

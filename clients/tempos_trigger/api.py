@@ -10,11 +10,12 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from tempos import ConfigError
 from tempos_daemon.door import Door
+from tempos_daemon.metrics import MEDIA_TYPE, pieces
 from tempos_daemon.problems import described, problem
 from tempos_daemon.web import new_app
 from tempos_trigger import layout, metrics
@@ -53,9 +54,11 @@ def _add(app: FastAPI, trigger: Trigger, *, by_file: bool) -> None:
     async def get_status() -> dict[str, Any]:
         return trigger.status()
 
-    @app.get("/metrics", summary="The same for Prometheus", responses=described(), response_class=Response)
+    @app.get(
+        "/metrics", summary="The same for Prometheus", responses=described(), response_class=StreamingResponse
+    )
     async def get_metrics() -> Response:
-        return Response(metrics.text(trigger), media_type=metrics.MEDIA_TYPE)
+        return StreamingResponse(pieces(metrics.samples(trigger)), media_type=MEDIA_TYPE)
 
     @app.get(
         "/v1/deployment",

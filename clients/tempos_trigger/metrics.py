@@ -1,65 +1,52 @@
-"""The account of every endpoint in Prometheus' text format (version 0.0.4)."""
+"""The account of every endpoint, for Prometheus."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tempos_daemon.metrics import Sample, counter, gauge, sample
+
 if TYPE_CHECKING:
     from tempos_trigger.trigger import Trigger
 
-MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_ENDPOINT = ("endpoint", "kind")
+READY = gauge("tempos_trigger_ready", "1 if every endpoint takes in and publishes")
+BROKER = gauge("tempos_trigger_broker_there", "1 if the broker takes events")
+RETURNED = counter("tempos_trigger_returned_total", "events that came back, at least")
+RECEIVED = counter("tempos_trigger_received_total", "signals that came", *_ENDPOINT)
+PUBLISHED = counter("tempos_trigger_published_total", "signals that became events", *_ENDPOINT)
+WAITING = gauge("tempos_trigger_waiting", "signals that wait for the broker or for an answer", *_ENDPOINT)
+DRIFT = gauge("tempos_trigger_drift", "signals that the account does not explain; must be 0", *_ENDPOINT)
+DROPPED = counter("tempos_trigger_dropped_total", "signals that became no event", *_ENDPOINT, "reason")
+UP = gauge("tempos_trigger_up", "1 if the endpoint's source is there", *_ENDPOINT)
+ANSWERS = counter("tempos_trigger_answers_total", "requests by what came of them", *_ENDPOINT, "became")
+API_REFUSED = counter("tempos_trigger_api_refused_total", "API requests that were turned away", "reason")
 
 
-def text(trigger: Trigger) -> str:
+def samples(trigger: Trigger) -> Iterator[Sample]:
     """All metrics of a trigger."""
-    return "".join(f"{line}\n" for line in _lines(trigger))
-
-
-def _lines(trigger: Trigger) -> Iterator[str]:
     status = trigger.status()
-    yield from _head("tempos_trigger_ready", "gauge", "1 if every endpoint takes in and publishes")
-    yield f"tempos_trigger_ready {int(status['ready'])}"
+    yield sample(READY, status["ready"])
     if status["broker"] is not None:
-        yield from _head("tempos_trigger_broker_there", "gauge", "1 if the broker takes events")
-        yield f"tempos_trigger_broker_there {int(status['broker']['there'])}"
-        yield from _head("tempos_trigger_returned_total", "counter", "events that came back, at least")
-        yield f"tempos_trigger_returned_total {status['broker']['returned']}"
-    endpoints = status["endpoints"]
-    for key, kind, means in (
-        ("received", "counter", "signals that came"),
-        ("published", "counter", "signals that became events"),
-        ("waiting", "gauge", "signals that wait for the broker or for an answer"),
-    ):
-        name = f"tempos_trigger_{key}{'_total' if kind == 'counter' else ''}"
-        yield from _head(name, kind, means)
-        for each in endpoints:
-            yield f"{name}{_labels(each)} {each[key]}"
-    yield from _head("tempos_trigger_dropped_total", "counter", "signals that became no event, by reason")
-    for each in endpoints:
-        for reason, count in each["dropped"].items():
-            yield f"tempos_trigger_dropped_total{_labels(each, reason=reason)} {count}"
-    yield from _head("tempos_trigger_up", "gauge", "1 if the endpoint's source is there")
-    for each in endpoints:
-        yield f"tempos_trigger_up{_labels(each)} {int(each['source']['state'] == 'up')}"
-    yield from _head("tempos_trigger_answers_total", "counter", "requests by what came of them")
-    for each in endpoints:
+        yield sample(BROKER, status["broker"]["there"])
+        yield sample(RETURNED, status["broker"]["returned"])
+    for each in status["endpoints"]:
+        labels = (each["name"], each["kind"])
+        dropped = each["dropped"]
+        yield sample(RECEIVED, each["received"], *labels)
+        yield sample(PUBLISHED, each["published"], *labels)
+        yield sample(WAITING, each["waiting"], *labels)
+        open_ = each["received"] - each["published"] - each["waiting"] - sum(dropped.values())
+        yield sample(DRIFT, abs(open_) or not each["balanced"], *labels)
+        yield sample(UP, each["source"]["state"] == "up", *labels)
+        for reason, count in dropped.items():
+            yield sample(DROPPED, count, *labels, reason)
         answers = each.get("answers", {})
-        for key, count in [("answered", answers.get("answered")), ("timeout", answers.get("timeouts"))]:
-            if count is not None:
-                yield f"tempos_trigger_answers_total{_labels(each, became=key)} {count}"
-        for key, count in answers.get("failed", {}).items():
-            yield f"tempos_trigger_answers_total{_labels(each, became=key)} {count}"
-
-
-def _head(name: str, kind: str, means: str) -> tuple[str, str]:
-    return f"# HELP {name} {means}", f"# TYPE {name} {kind}"
-
-
-def _labels(endpoint: dict[str, object], **more: str) -> str:
-    labels = {"endpoint": str(endpoint["name"]), "kind": str(endpoint["kind"]), **more}
-    return "{" + ",".join(f'{key}="{_escaped(value)}"' for key, value in labels.items()) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        if answers:
+            yield sample(ANSWERS, answers["answered"], *labels, "answered")
+            yield sample(ANSWERS, answers["timeouts"], *labels, "timeout")
+        for reason, count in answers.get("failed", {}).items():
+            yield sample(ANSWERS, count, *labels, reason)
+    for reason, count in status["api_refused"].items():
+        yield sample(API_REFUSED, count, reason)

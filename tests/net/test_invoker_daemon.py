@@ -291,8 +291,8 @@ def test_what_the_api_refuses_and_what_it_counts(broker: Broker, tmp_path: Path)
         assert ask("POST", "/v1/functions/nobody/invoke", b"")[0] == 404
         assert ask("GET", "/v1/logs/nobody")[0] == 404
         text = ask("GET", "/metrics")[1].decode()
-        assert 'tempos_invoker_api_refused_total{reason="no token"} 1' in text
-        assert "tempos_invoker_ready 0" in text
+        assert 'tempos_invoker_api_refused_total{reason="no token"} 1.0' in text
+        assert "tempos_invoker_ready 0.0" in text
         # Nobody else has this folder.
         second = Daemon(tmp_path / "..", settings=f'state = "{daemon.state}"'.replace("state", "state", 1))
         second.file.write_text(daemon.file.read_text().replace(str(daemon.port), str(second.port)))

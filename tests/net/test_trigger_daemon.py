@@ -126,7 +126,7 @@ def test_a_deployment_is_put_whole_or_not_at_all_and_outlives_the_process(
     told = daemon.endpoint("n999")
     assert (told["received"], told["published"], told["balanced"]) == (1, 1, True)
     text = daemon.ask("GET", "/metrics")[1]
-    assert 'tempos_trigger_published_total{endpoint="n999",kind="http"} 1' in text.splitlines()
+    assert 'tempos_trigger_published_total{endpoint="n999",kind="http"} 1.0' in text.splitlines()
     code, took = daemon.end()
     assert code == 0
     assert took < 5

@@ -40,8 +40,8 @@ EXCEPTIONS = {
 #: Outside these, `tempos` needs nothing but the standard library.
 CLIENT_NEEDS = {"msgpack"}
 #: Of what every daemon needs, the part that a daemon without HTTP never imports, and what it imports itself.
-HTTP_MODULES = {"door", "http_connections", "http_fast", "http_server", "problems", "web"}
-HTTP_NEEDS = {"fastapi", "h11", "pydantic", "starlette", "uvicorn"}
+HTTP_MODULES = {"door", "http_connections", "http_fast", "http_server", "metrics", "problems", "web"}
+HTTP_NEEDS = {"fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"}
 
 FOLDERS = ("broker", "fastpath", "clients", "bench", "config")
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "KERNELS.md", "OBSERVE.md")

@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from fastapi import FastAPI, Path, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from tempos import PathPolicy
 from tempos.control import Code
-from tempos_broker.api import models
+from tempos_broker.api import metrics, models
 from tempos_broker.api.names import WholeNames
 from tempos_broker.api.stream import listed, with_topics
 from tempos_broker.api.topics import TopicCommands, TopicName, add_topic_orders
@@ -28,6 +28,7 @@ from tempos_broker.membership import Refused
 from tempos_broker.orders import Drained, KeepOut
 from tempos_broker.status import kept_out_fields
 from tempos_daemon.door import Door
+from tempos_daemon.metrics import MEDIA_TYPE, pieces
 from tempos_daemon.problems import described, problem
 from tempos_daemon.web import new_app
 
@@ -96,6 +97,12 @@ def _add_reading(app: FastAPI, told: Documents) -> None:
     @app.get("/v1/status", summary="Everything a person looks for first", responses=described())
     async def get_status() -> dict[str, Any]:
         return with_topics(told.status_head(), told.topics())  # type: ignore[return-value]
+
+    @app.get(
+        "/metrics", summary="The same for Prometheus", response_class=StreamingResponse, responses=described()
+    )
+    async def get_metrics() -> Response:
+        return StreamingResponse(pieces(metrics.samples(told)), media_type=MEDIA_TYPE)
 
     @app.get(
         "/v1/ledger",

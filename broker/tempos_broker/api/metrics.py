@@ -1,0 +1,182 @@
+"""What the broker counts, for Prometheus: the status document as numbers, by names that say their unit.
+
+How many series there are is bounded: of the first :data:`TOPICS` topics and :data:`MEMBERS` members all is
+told, and of how many it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+from tempos_broker.documents import Documents
+from tempos_daemon.metrics import Buckets, Family, Kind, Sample, counter, gauge, sample
+
+#: Topics and members of which there are series of their own.
+TOPICS, MEMBERS = 2_000, 5_000
+
+INFO = gauge("tempos_broker_info", "1: what broker this is", "version", "name", "instance")
+READY = gauge("tempos_broker_ready", "1 if every socket is bound and every topic has a route")
+UPTIME = gauge("tempos_broker_uptime_seconds", "since it started")
+HOW_MANY = gauge("tempos_topics", "topics there are")
+LEFT_OUT = gauge("tempos_series_left_out", "topics and members without series of their own", "what")
+SLOW_RECEIVED = counter("tempos_slow_path_received_total", "datagrams that the slow path read")
+SLOW_QUEUED = gauge("tempos_slow_path_queued_datagrams", "datagrams that wait in the slow path's queues")
+FAST_ON = gauge("tempos_fast_path_interface", "1: it carries the XDP program", "interface", "mode")
+FAST_PASSED = counter("tempos_fast_path_passed_total", "packets of no topic left to the kernel", "reason")
+DROPS = counter("tempos_redirect_drops_total", "frames lost behind the redirect", "interface", "error")
+CONTROL = counter("tempos_control_requests_total", "control requests that were served", "operation")
+CONTROL_REFUSED = counter("tempos_control_refused_total", "control requests that were refused", "reason")
+API_REFUSED = counter("tempos_api_refused_total", "requests that the control API turned away", "reason")
+NO_TOPIC = counter("tempos_unattributed_total", "datagrams of no topic that is known", "reason")
+KEPT_OUT = gauge("tempos_kept_out_members", "places that an operator keeps empty")
+SLOW_CONSUMERS = gauge("tempos_slow_consumers", "members that do not keep up")
+
+PATH = gauge("tempos_topic_path", "1: the path that serves the topic now", "topic", "class", "policy", "path")
+EPOCH = gauge("tempos_topic_epoch", "the route in force; grows with every change of members or path", "topic")
+RECEIVED = counter("tempos_datagrams_received_total", "datagrams of a topic that came", "topic")
+FORWARDED = counter("tempos_datagrams_forwarded_total", "datagrams handed to every group", "topic", "path")
+REFUSED = counter("tempos_datagrams_refused_total", "datagrams that went to nobody", "topic", "reason")
+LOST = counter("tempos_datagrams_lost_total", "copies for a group that could not be sent", "topic", "reason")
+PASSED = counter("tempos_datagrams_passed_total", "left to the slow path by the fast", "topic", "reason")
+REPLIES = counter("tempos_replies_total", "replies to requests that were sent on", "topic")
+DRIFT = gauge("tempos_ledger_drift", "datagrams that the account does not explain; must be 0", "topic")
+BEFORE = gauge("tempos_lost_before_events", "events that are known never to have been ticketed", "topic")
+TICKETS = counter("tempos_group_tickets_total", "datagrams that went to a group", "topic", "group")
+DELIVERED = counter("tempos_group_delivered_total", "of these, what members told they got", "topic", "group")
+DROPPED = counter("tempos_group_dropped_total", "arrived, but not given to the program", "topic", "group")
+#: No counter: who left may still tell that it had got some.
+GROUP_LOST = gauge("tempos_group_lost_datagrams", "not told of by members that have left", "topic", "group")
+UNKNOWN = counter("tempos_group_unknown_total", "sent to static members: they tell nothing", "topic", "group")
+UNCONFIRMED = gauge("tempos_group_unconfirmed_datagrams", "not told of yet", "topic", "group")
+IN_GROUP = gauge("tempos_group_members", "members of a group", "topic", "group")
+
+_MEMBER = ("topic", "group", "member")
+TICKETED = counter("tempos_member_ticketed_total", "datagrams that went to a member", *_MEMBER)
+GOT = counter("tempos_member_delivered_total", "of these, what it told to have got", *_MEMBER)
+LEASE = gauge("tempos_member_lease_seconds", "until its lease ends", *_MEMBER)
+WAITING = gauge("tempos_member_waiting_events", "events that wait for its program", *_MEMBER)
+
+PROGRAM = Family("tempos_program_seconds", "time inside the XDP program", ("topic",), Kind.HISTOGRAM)
+SINCE_SENT = Family(
+    "tempos_since_sent_seconds", "from sending to redirect, by two clocks", ("topic",), Kind.HISTOGRAM
+)
+#: Bounds of the histograms in ns: powers of four from 64 ns to 1 s.
+BOUNDS = tuple(64 << step for step in range(0, 25, 2))
+
+
+def samples(told: Documents) -> Iterator[Sample]:
+    """All of it; each topic as it is at its turn."""
+    head = told.status_head()
+    yield from _of_the_whole(head)
+    topics = members = left_topics = left_members = 0
+    for topic in told.topics():
+        topics += 1
+        if topics > TOPICS:
+            left_topics += 1
+            continue
+        yield from _of_topic(topic)
+        for group in topic["groups"]:
+            for member in group["members"]:
+                members += 1
+                if members > MEMBERS:
+                    left_members += 1
+                else:
+                    yield from _of_member(topic["name"], group["name"], member)
+    yield sample(HOW_MANY, topics)
+    yield sample(LEFT_OUT, left_topics, "topics")
+    yield sample(LEFT_OUT, left_members, "members")
+
+
+def _of_the_whole(head: Mapping[str, Any]) -> Iterator[Sample]:
+    broker, slow, fast = head["broker"], head["paths"]["slow"], head["paths"]["fast"]
+    yield sample(INFO, 1, broker["version"], broker["name"], broker["instance"])
+    yield sample(READY, broker["ready"])
+    yield sample(UPTIME, broker["uptime_s"])
+    yield sample(SLOW_RECEIVED, slow["received"])
+    queued = slow["queued"]
+    yield sample(SLOW_QUEUED, sum(queued.values()) if isinstance(queued, Mapping) else queued)
+    for each in fast["interfaces"]:
+        yield sample(FAST_ON, each["mode"] is not None, each["name"], each["mode"])
+    yield from _by(FAST_PASSED, fast["passed"])
+    for interface, errors in fast["drops"].items():
+        yield from _by(DROPS, errors, interface)
+    control = head["control"]
+    yield from _by(CONTROL, control["served"])
+    yield from _by(CONTROL_REFUSED, control["refused"])
+    yield from _by(API_REFUSED, control["api_refused"])
+    yield from _by(NO_TOPIC, head["unattributed"])
+    yield sample(KEPT_OUT, len(head["kept_out"]))
+    yield sample(SLOW_CONSUMERS, len(head["slow_consumers"]))
+
+
+def _of_topic(topic: Mapping[str, Any]) -> Iterator[Sample]:
+    name = topic["name"]
+    yield sample(PATH, 1, name, topic["class"], topic["policy"], topic["path"] or "none")
+    yield sample(EPOCH, topic["epoch"], name)
+    yield sample(RECEIVED, topic["received"], name)
+    for path in ("fast", "slow"):
+        yield sample(FORWARDED, topic[path], name, path)
+    for family in (REFUSED, LOST, PASSED):
+        yield from _by(family, topic[_KEYS[family]], name)
+    yield sample(REPLIES, topic["replies"], name)
+    yield sample(DRIFT, drift(topic), name)
+    yield sample(BEFORE, topic["lost_before"]["at_least"], name)
+    for group in topic["groups"]:
+        for family, key in _OF_GROUP.items():
+            yield sample(family, group[key], name, group["name"])
+        yield sample(IN_GROUP, len(group["members"]), name, group["name"])
+    if topic["latency"] is not None:
+        for family, key in ((PROGRAM, "program"), (SINCE_SENT, "since_sent")):
+            if topic["latency"][key] is not None:
+                yield sample(family, buckets(topic["latency"][key]), name)
+
+
+def _of_member(topic: str, group: str, member: Mapping[str, Any]) -> Iterator[Sample]:
+    labels = (topic, group, f"{member['ip']}:{member['port']}")
+    yield sample(TICKETED, member["ticketed"], *labels)
+    for family, key in ((GOT, "delivered"), (LEASE, "lease_s"), (WAITING, "waiting")):
+        if member[key] is not None:
+            yield sample(family, member[key], *labels)
+
+
+def drift(topic: Mapping[str, Any]) -> int:
+    """What the account of a topic leaves open; where it says itself that it does not add up, at least 1."""
+    open_ = abs(topic["received"] - topic["fast"] - topic["slow"] - sum(topic["refused"].values()))
+    for group in topic["groups"]:
+        told = sum(group[key] for key in ("delivered", "dropped", "unconfirmed", "lost", "unknown"))
+        open_ += abs(group["tickets"] - told)
+    return open_ or int(not topic["balanced"])
+
+
+def buckets(histogram: Mapping[str, Any]) -> Buckets:
+    """A histogram of the status as one of Prometheus: in seconds, by few bounds.
+
+    The sum goes by the middle of each bucket, so it is right within a sixteenth. What began after it ended,
+    as two clocks saw it, stands as 0; what no bucket reaches, as the last bound.
+    """
+    filled = [(0, 1, histogram["ahead"]), *histogram["buckets"]]
+    counts = [0] * len(BOUNDS)
+    beyond, total = histogram["beyond"], histogram["beyond"] * BOUNDS[-1] / 1e9
+    for low, above, count in filled:
+        total += count * (low + above - 1) / 2 / 1e9
+        index = next((i for i, bound in enumerate(BOUNDS) if above - 1 <= bound), None)
+        if index is None:
+            beyond += count
+        else:
+            counts[index] += count
+    below = [(bound / 1e9, count) for bound, count in zip(BOUNDS, accumulate(counts), strict=True)]
+    return Buckets(below, below[-1][1] + beyond, total)
+
+
+def _by(family: Family, counts: Mapping[str, Any], *labels: str) -> Iterator[Sample]:
+    for key, count in counts.items():
+        yield sample(family, count, *labels, key)
+
+
+_KEYS = {REFUSED: "refused", LOST: "lost", PASSED: "passed"}
+_OF_GROUP = {
+    TICKETS: "tickets", DELIVERED: "delivered", DROPPED: "dropped", GROUP_LOST: "lost", UNKNOWN: "unknown",
+    UNCONFIRMED: "unconfirmed",
+}  # fmt: skip
