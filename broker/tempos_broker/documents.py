@@ -1,7 +1,8 @@
 """What the broker tells of itself, as JSON values: whole, or topic by topic as somebody reads on.
 
 Rule: whatever tells of every topic can be had as an iterator, so that the event loop serves in between; each
-topic is then as it is at its turn, and one that is gone by then is left out.
+topic is then as it is at its turn, and one that is gone by then is left out. ``listed`` says how it tells of
+groups and members: as lists, or (``iter``) as they are read, for there may be thousands in one topic.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tempos_broker.membership import Registry, unknown_topic
 from tempos_broker.paths import FastPath
 from tempos_broker.state import TopicState
 from tempos_broker.status import (
+    Listed,
     as_values,
     kept_out_fields,
     labelled,
@@ -102,9 +104,9 @@ class Documents:
             now=time.monotonic(),
         )
 
-    def topics(self) -> Iterator[dict[str, Any]]:
+    def topics(self, listed: Listed = list) -> Iterator[dict[str, Any]]:
         """Every topic, as the status has it."""
-        return (self._topic(state) for state in self._present())
+        return (self._topic(state, listed) for state in self._present())
 
     def ledger(self) -> dict[str, Any]:
         """The account of every topic; :mod:`tempos_broker.account` says what adds up."""
@@ -119,17 +121,17 @@ class Documents:
             "drops": as_values(self._fast.drops()),
         }
 
-    def ledgers(self) -> Iterator[dict[str, Any]]:
+    def ledgers(self, listed: Listed = list) -> Iterator[dict[str, Any]]:
         """The account of every topic."""
-        return (self._topic_ledger(state) for state in self._present())
+        return (self._topic_ledger(state, listed) for state in self._present())
 
     def paths(self) -> Iterator[dict[str, Any]]:
         """Which path serves each topic, and why."""
         return ({"topic": state.route.topic.name, **path_fields(state)} for state in self._present())
 
-    def routes(self) -> Iterator[dict[str, Any]]:
+    def routes(self, listed: Listed = list) -> Iterator[dict[str, Any]]:
         """Every route in force."""
-        return map(route_document, self._present())
+        return (route_document(state, listed) for state in self._present())
 
     def options(self, origin: Origin | None = None) -> Iterator[dict[str, Any]]:
         """The options of every topic, or of those that this made, as they stand in a file."""
@@ -183,7 +185,7 @@ class Documents:
             if state is not None and state.route.topic.name == topic.name:
                 yield state
 
-    def _topic(self, state: TopicState) -> dict[str, Any]:
+    def _topic(self, state: TopicState, listed: Listed = list) -> dict[str, Any]:
         topic = state.route.topic.id
         entry = self._catalogue.numbered(topic)
         return topic_document(
@@ -198,8 +200,9 @@ class Documents:
             durable=self._past.has_store,
             now=time.monotonic(),
             left_out=self._watch.why,
+            listed=listed,
         )
 
-    def _topic_ledger(self, state: TopicState) -> dict[str, Any]:
+    def _topic_ledger(self, state: TopicState, listed: Listed = list) -> dict[str, Any]:
         counted = self._past.counting.counted([state.route.topic.id])
-        return topic_ledger_document(state, self._ledger, self._control.reports.consumers, counted)
+        return topic_ledger_document(state, self._ledger, self._control.reports.consumers, counted, listed)

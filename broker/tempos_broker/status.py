@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tempos import FastPathStatus, Reason
@@ -25,6 +25,7 @@ from tempos_broker.control.server import ControlServer, limit_fields, topic_fiel
 from tempos_broker.counts import Counted, Counters
 from tempos_broker.latency import latency_document
 from tempos_broker.members.departures import KeptOut
+from tempos_broker.members.known import GroupState
 from tempos_broker.membership import Registry
 from tempos_broker.slowpath import BESIDE, SlowPathStatus
 from tempos_broker.state import TopicState
@@ -32,6 +33,9 @@ from tempos_broker.state import TopicState
 #: Frames lost behind the redirect, by interface and the name of the error. No topic can be told any more:
 #: a member of `event` topics sees them as missed, the ledger as what was never confirmed.
 Drops = Mapping[str, Mapping[str, int]]
+
+#: What becomes of groups and members that a document tells of: a list, or what makes it as somebody reads on.
+Listed = Callable[[Iterator[Any]], Any]
 
 #: What the fast path decides for good; every other reason of it hands the packet up.
 FAST_LOSSES = (Reason.NO_EGRESS, Reason.OVER_RATE)
@@ -99,10 +103,10 @@ def path_fields(state: TopicState) -> dict[str, Any]:
     }
 
 
-def route_document(state: TopicState) -> dict[str, Any]:
+def route_document(state: TopicState, listed: Listed = list) -> dict[str, Any]:
     """The route in force of a topic."""
     route = state.route
-    groups = [{"name": group.name, "members": list(map(str, group.members))} for group in route.groups]
+    groups = listed({"name": each.name, "members": listed(map(str, each.members))} for each in route.groups)
     path = state.choice.path.value if state.choice else None
     return {"topic": route.topic.name, "epoch": route.epoch, "path": path, "groups": groups}
 
@@ -168,6 +172,7 @@ def topic_document(
     durable: bool,
     now: float,
     left_out: Callable[[Towards], str],
+    listed: Listed = list,
 ) -> dict[str, Any]:
     """One topic, as JSON values. ``durable``: the broker keeps what is made at run time.
 
@@ -179,11 +184,7 @@ def topic_document(
     passed = {
         reason: count for reason, count in fast.items() if reason not in {Reason.FORWARDED, *FAST_LOSSES}
     }
-    leases = {
-        (group.name, entry.holder): entry.expires
-        for group in registry.states(topic.id)
-        for entry in group.members.values()
-    }
+    present = {group.name: group for group in registry.states(topic.id)}
     sources = {
         (member.ip, member.port): member.source for group in state.route.groups for member in group.members
     }
@@ -207,12 +208,15 @@ def topic_document(
         "problems": list(account.problems),
         "latency": latency_document(latency),
         "lost_before": _lost_before(account.publishers),
-        "groups": [_group(group, consumers, leases, sources, now, left_out) for group in account.groups],
+        "groups": listed(
+            _group(group, consumers, present.get(group.name), sources, now, left_out, listed)
+            for group in account.groups
+        ),
     }
 
 
 def topic_ledger_document(
-    state: TopicState, ledger: Ledger, consumers: Consumers, counted: Counted
+    state: TopicState, ledger: Ledger, consumers: Consumers, counted: Counted, listed: Listed = list
 ) -> dict[str, Any]:
     """The account of one topic, as JSON values."""
     topic = state.route.topic
@@ -247,10 +251,10 @@ def topic_ledger_document(
             }
             for row in account.publishers.rows
         ],
-        "groups": [
+        "groups": listed(
             {
                 **_sums(group),
-                "members": [
+                "members": listed(
                     {
                         **_endpoint(row.holder),
                         "left": row.left,
@@ -262,10 +266,10 @@ def topic_ledger_document(
                         "overruns": _load(consumers.of(row.holder))["overruns"],
                     }
                     for row in group.members
-                ],
+                ),
             }
             for group in account.groups
-        ],
+        ),
     }
 
 
@@ -326,18 +330,21 @@ def _load(load: Load | None) -> dict[str, int | None]:
 def _group(
     group: GroupRow,
     consumers: Consumers,
-    leases: Mapping[tuple[str, Holder], float | None],
+    present: GroupState | None,
     sources: Mapping[tuple[str, int], str | None],
     now: float,
     left_out: Callable[[Towards], str],
+    listed: Listed,
 ) -> dict[str, Any]:
     def lease(holder: Holder) -> float | None:
-        expires = leases.get((group.name, holder))
-        return None if expires is None else round(expires - now, 1)
+        known = present.members.get((holder.ip, holder.port)) if present is not None else None
+        if known is None or known.expires is None or known.client != holder.client:
+            return None
+        return round(known.expires - now, 1)
 
     return {
         **_sums(group),
-        "members": [
+        "members": listed(
             {
                 **_endpoint(row.holder),
                 "from": sources.get((row.holder.ip, row.holder.port)),
@@ -350,7 +357,7 @@ def _group(
             }
             for row in group.members
             if not row.left
-        ],
+        ),
     }
 
 

@@ -27,6 +27,44 @@ async def test_what_is_sent_is_whole(count: int) -> None:
     assert json.loads(await body(with_topics({}, iter(documents)))) == {"topics": documents}
 
 
+async def test_what_is_told_as_it_is_read_is_whole_too() -> None:
+    def document(listed: Any) -> dict[str, Any]:
+        groups = [[{"ip": "10.0.0.1", "n": [1, {}]}, {"ip": "x"}], [], [{}]]
+        return {
+            "a": 1,
+            "groups": listed({"name": "g", "members": listed(iter(each))} for each in groups),
+            "more": listed(iter([])),
+        }
+
+    told = with_topics({}, iter([document(iter), document(iter), {"only": iter([1, "two"])}]))
+    assert json.loads(await body(told)) == {"topics": [document(list), document(list), {"only": [1, "two"]}]}
+
+
+async def test_others_have_their_turn_within_a_large_document() -> None:
+    """A topic may have thousands of members, and is one document."""
+    turns, seen = 0, []
+
+    def members() -> Iterator[Any]:
+        for number in range(20):
+            seen.append(turns)
+            until = time.perf_counter() + PIECE
+            while time.perf_counter() < until:
+                pass
+            yield {"port": number}
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    answer = json.loads(await body(listed(iter([{"groups": iter([{"members": members()}])}]))))
+    other.cancel()
+    assert answer == [{"groups": [{"members": [{"port": number} for number in range(20)]}]}]
+    assert len(set(seen)) == 20, "nobody waits for more than one piece"
+
+
 async def test_others_have_their_turn_after_each_piece() -> None:
     turns, seen = 0, []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -236,3 +237,22 @@ def test_any_history_adds_up(seed: int) -> None:
             assert group.tickets == group.delivered + group.unconfirmed + group.lost + group.unknown
             assert min(group.delivered, group.unconfirmed, group.lost) >= 0
     assert sum(group.tickets for group in account.groups) == forwarded
+
+
+def test_a_topic_without_events_is_told_as_if_all_of_it_were_counted() -> None:
+    ledger = Ledger()
+    ledger.opened(1, 4, [("g", [A, B]), ("h", [Holder("10.0.2.9", 9998, None)])], 0)
+    facts: dict[str, Any] = {
+        "received": 2,
+        "fast": 0,
+        "slow": 1,
+        "refused": {Reason.NO_MEMBER: 2},
+        "slack": 0,
+    }
+    quiet = ledger.topic(1, live={4: [0, 0]}, **facts)
+    assert quiet.problems
+    assert [member.holder for member in quiet.groups[0].members] == [A, B]
+    # Whoever drew a ticket makes it another account.
+    assert ledger.topic(1, live={4: [1, 1]}, **facts).groups[0].tickets == 1
+    ledger._whole(1)
+    assert ledger.topic(1, live={4: [0, 0]}, **facts) == quiet

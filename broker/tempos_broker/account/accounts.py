@@ -5,10 +5,12 @@ Values and arithmetic; which epochs there are and when they end is the ledger's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
+
+from tempos import Reason
 
 #: Epochs of which single counts are kept. There are clients whose reports carry the low 8 bits of an epoch,
 #: so older ones could not be told from newer ones.
@@ -258,3 +260,14 @@ def group_row(
     failed = group.unsent + unsent
     row = GroupRow(name, tickets, delivered, dropped, unconfirmed, lost, unknown, failed, tuple(members))
     return row, excess
+
+
+def unlike(
+    received: int, fast: int, slow: int, refused: Mapping[Reason, int], drawn: int, slack: int
+) -> Iterator[str]:
+    """In what the counters of a topic contradict each other, or its tickets."""
+    if received != fast + slow + sum(refused.values()):
+        yield f"received {received} is not fast {fast} + slow {slow} + refused {sum(refused.values())}"
+    forwarded = fast + slow + refused.get(Reason.NO_EGRESS, 0)
+    if abs(drawn - forwarded) > slack:
+        yield f"{forwarded} events were handed to groups, but {drawn} tickets drawn"

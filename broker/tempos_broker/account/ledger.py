@@ -38,6 +38,7 @@ from tempos_broker.account.accounts import (
     group_row,
     holder_of,
     share,
+    unlike,
 )
 from tempos_broker.account.bounds import Undelivered
 from tempos_broker.account.publishers import Publishers, PublishersAccount
@@ -355,6 +356,9 @@ class Ledger:
         own counters; ``refused`` those that were not handed on. ``slack``: events that passed while the
         counters were read one after the other.
         """
+        quiet = self._topics.get(topic)
+        if isinstance(quiet, Quiet) and len(quiet.open) == 1 and not any(map(any, live.values())):
+            return self._quiet(topic, quiet, received, fast, slow, refused, slack)
         state = self._view(topic)
         drawn_now: dict[str, list[tuple[tuple[Holder, ...], int]]] = {}
         for epoch, groups in state.open.items():
@@ -363,14 +367,8 @@ class Ledger:
         problems = [
             f"in epoch {epoch} the groups drew different numbers of tickets" for epoch in state.unequal
         ]
-        if received != fast + slow + sum(refused.values()):
-            problems.append(
-                f"received {received} is not fast {fast} + slow {slow} + refused {sum(refused.values())}"
-            )
         drawn = state.drawn + sum(live[epoch][0] for epoch in state.open if live.get(epoch))
-        forwarded = fast + slow + refused.get(Reason.NO_EGRESS, 0)
-        if abs(drawn - forwarded) > slack:
-            problems.append(f"{forwarded} events were handed to groups, but {drawn} tickets drawn")
+        problems += unlike(received, fast, slow, refused, drawn, slack)
         rows = []
         unsent_now: Counter[str] = Counter()
         for epoch, counts in (unsent or {}).items():
@@ -386,6 +384,22 @@ class Ledger:
             topic, received, {row.name: Undelivered(row.lost, row.unconfirmed) for row in rows}
         )
         return TopicLedger(received, fast, slow, dict(refused), tuple(rows), tuple(problems), publishers)
+
+    def _quiet(
+        self,
+        topic: int,
+        quiet: Quiet,
+        received: int,
+        fast: int,
+        slow: int,
+        refused: dict[Reason, int],
+        slack: int,
+    ) -> TopicLedger:
+        """The account of a topic of which no ticket was drawn."""
+        problems = tuple(unlike(received, fast, slow, refused, 0, slack))
+        rows = quiet.rows()
+        publishers = self.publishers.account(topic, received, {row.name: Undelivered(0, 0) for row in rows})
+        return TopicLedger(received, fast, slow, dict(refused), rows, problems, publishers)
 
     def export(self, topic: int, now: float = 0.0) -> dict[str, Any]:
         """The account of a topic as JSON values; ``groups`` is left out where nothing is counted in any."""

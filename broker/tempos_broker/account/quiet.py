@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
-from tempos_broker.account.accounts import SHARED, Account, GroupAccount, Holder
+from tempos_broker.account.accounts import SHARED, Account, GroupAccount, GroupRow, Holder, MemberRow
 from tempos_broker.account.topics import TopicAccount
 
 Groups: TypeAlias = Sequence[tuple[str, tuple[Holder, ...]]]
@@ -55,6 +55,13 @@ class Quiet:
         """Whether somebody has a place in a group of an open epoch."""
         return any(name == group and holder in holders for _, groups in self.open for name, holders in groups)
 
+    def rows(self) -> tuple[GroupRow, ...]:
+        """The account of the groups of the one epoch that is open: nothing, of each."""
+        ((_, groups),) = self.open
+        return tuple(
+            GroupRow(name, 0, 0, 0, 0, 0, 0, 0, tuple(map(_nothing_of, holders))) for name, holders in groups
+        )
+
     def whole(self, now: float, *, stamped: bool) -> TopicAccount:
         """The whole account, in which events can be counted."""
         state = TopicAccount()
@@ -68,6 +75,12 @@ class Quiet:
 def _shared(groups: tuple[tuple[str, tuple[Holder, ...]], ...]) -> tuple[tuple[str, tuple[Holder, ...]], ...]:
     """One object wherever the same one member is in thousands of topics."""
     return groups
+
+
+@lru_cache(SHARED)
+def _nothing_of(holder: Holder) -> MemberRow:
+    known = None if holder.client is None else 0
+    return MemberRow(holder, 0, known, known, 0, 0, left=False)
 
 
 def _is_nothing(group: GroupAccount) -> bool:

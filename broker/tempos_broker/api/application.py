@@ -96,7 +96,7 @@ def application(broker: Commands, reload: Reload, token: str = "") -> ASGIApp:
 def _add_reading(app: FastAPI, told: Documents) -> None:
     @app.get("/v1/status", summary="Everything a person looks for first", responses=described())
     async def get_status() -> dict[str, Any]:
-        return with_topics(told.status_head(), told.topics())  # type: ignore[return-value]
+        return with_topics(told.status_head(), told.topics(iter))  # type: ignore[return-value]
 
     @app.get(
         "/metrics", summary="The same for Prometheus", response_class=StreamingResponse, responses=described()
@@ -115,7 +115,7 @@ def _add_reading(app: FastAPI, told: Documents) -> None:
 
         def ledgers() -> Iterator[dict[str, Any]]:
             nonlocal balanced
-            for each in told.ledgers():
+            for each in told.ledgers(iter):
                 balanced &= each["balanced"]
                 yield each
 
@@ -145,11 +145,11 @@ def _add_reading(app: FastAPI, told: Documents) -> None:
         responses=described(),
     )
     async def get_routes() -> Response:
-        return listed(told.routes())
+        return listed(told.routes(iter))
 
     @app.get("/v1/topics", summary="Every topic", response_model=list[models.TopicOut], responses=described())
     async def get_topics() -> Response:
-        return listed(told.topics())
+        return listed(told.topics(iter))
 
     @app.get("/v1/topics/{topic:name}", summary="One topic", responses=described(404, 422))
     async def get_topic(topic: TopicName) -> models.TopicOut:
