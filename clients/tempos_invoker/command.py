@@ -11,6 +11,8 @@ from urllib.parse import quote, urlencode
 from tempos_daemon import logs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tempos.cli.api import Api
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -313,14 +315,16 @@ def _redrive(options: argparse.Namespace) -> int:
     if options.number:
         wanted["numbers"] = options.number
     answer = _api(options).post("/v1/errors/redrive", wanted)
-    show_answer(options, answer, show_redriven)
-    missing = set(options.number) - set(answer["redriven"])
+    missing = set(options.number) - {*answer["redriven"], *answer["left"]}
+    show_answer(options, answer, lambda told: show_redriven(told, sorted(missing)))
     return 1 if missing or answer["left"] else 0
 
 
-def show_redriven(answer: Any) -> str:
-    """How many were accepted anew."""
+def show_redriven(answer: Any, missing: Sequence[int] = ()) -> str:
+    """How many were accepted anew; ``missing``: numbers that were asked for and are not there."""
     text = f"{len(answer['redriven'])} accepted anew"
+    if missing:
+        text += f"; kept no more, or not of those asked for: {', '.join(map(str, missing))}"
     if answer["left"]:
         text += f"; left, for their step is gone: {', '.join(map(str, answer['left']))}"
     return text

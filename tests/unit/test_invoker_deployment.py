@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -147,5 +148,8 @@ def test_code_has_a_path_for_each_version_and_goes_when_it_is_old(tmp_path: Path
         os.utime(paths[1].parent, (1, 1))
         store.sweep({paths[1].parent.name})
         assert [path.exists() for path in paths] == [False, True]
+        # A change that is in force has to come to its end, whoever has removed the folder meanwhile.
+        shutil.rmtree(store.folder)
+        store.sweep(set())
     finally:
         store.close()

@@ -29,6 +29,10 @@ def told(body, context: Context):
     return [context.id, context.topic, context.workflow, context.step, context.attempt,
             context.publisher, context.sequence, context.sent_ns, context.deadline - time.monotonic()]
 
+class Mute(Exception):
+    def __str__(self):
+        raise KeyError
+
 def fail(body):
     if body == b"no":
         raise Refused("not this one")
@@ -38,6 +42,13 @@ def fail(body):
         sys.exit(7)
     if body == b"odd":
         return object()
+    if body == b"half":
+        raise ValueError("\\ud800")
+    if body == b"mute":
+        raise Mute
+    if body == b"closed":
+        os.close(2)
+        raise ValueError("closed")
     return json.loads(body)
 
 async def slowly(body):
@@ -112,6 +123,13 @@ def test_each_way_to_fail_has_its_condition_and_the_worker_goes_on(code: str) ->
         assert error.condition == Condition.ERROR
         assert error.output.startswith(b"JSONDecodeError: ")
         assert worker.ask(b"odd").condition == Condition.ERROR
+        # Whatever an error is made of, and wherever it cannot be written to.
+        for body, said in (
+            (b"half", b"ValueError: \\ud800"),
+            (b"mute", b"Mute: it has no text, for that ends in KeyError"),
+            (b"closed", b"ValueError: closed"),
+        ):
+            assert worker.ask(body)[1:3] == (Condition.ERROR, said)
         assert worker.ask(b"[1]").condition == Condition.SUCCEEDED
         worker.send(Call(1, b"exit"))
         assert worker.sock.recv(100) == b""

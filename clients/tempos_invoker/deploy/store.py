@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -27,6 +28,8 @@ from tempos_invoker.deploy.ports import Ports
 
 #: Seconds that code is kept which nothing names: it may be named by what comes next.
 UNUSED_KEPT = 3600.0
+log = logging.getLogger("tempos.invoker")
+
 _DEPLOYMENT, _CODE, _CACHE, _PARTS = "deployment.json", "code", "cache", "parts"
 
 
@@ -124,12 +127,18 @@ class Store:
         return Code(code.sha256, code.name, str(found), code.folder)
 
     def sweep(self, used: Collection[str]) -> None:
-        """Remove code that is not among ``used`` (hashes) and has not been for a while."""
-        for folder in (self.folder / _CODE).iterdir():
-            if folder.name in used:
-                folder.touch()
-            elif time.time() - folder.stat().st_mtime > UNUSED_KEPT:
-                shutil.rmtree(folder, ignore_errors=True)
+        """Remove code that is not among ``used`` (hashes) and has not been for a while.
+
+        Where that cannot be done, as in a folder that somebody has removed, there is time for it later.
+        """
+        try:
+            for folder in (self.folder / _CODE).iterdir():
+                if folder.name in used:
+                    folder.touch()
+                elif time.time() - folder.stat().st_mtime > UNUSED_KEPT:
+                    shutil.rmtree(folder, ignore_errors=True)
+        except OSError as error:
+            log.warning("code that nothing names stays in %s: %s", self.folder, error.strerror)
 
     def _write(self, path: Path, content: bytes, mode: int) -> None:
         part = self.part()

@@ -14,6 +14,7 @@ the next one begins, so that whoever started the worker knows which one it died 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import importlib
 import importlib.util
@@ -98,7 +99,9 @@ class PythonFunction:
             condition, output = Condition.TIMEOUT, b"cancelled at its deadline"
         except Exception as error:  # noqa: BLE001 - the function's own; it is told, and the worker goes on
             condition, output = Condition.ERROR, _text(error)
-            traceback.print_exception(type(error), error, _foreign(error))
+            # Where it has closed what it would be written to, its answer says it.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                traceback.print_exception(type(error), error, _foreign(error))
         return Answer(call.ticket, condition, output, started, time.monotonic_ns(), flags)
 
     def warm(self, body: bytes) -> None:
@@ -227,8 +230,12 @@ def _takes_context(function: Callable[..., Any], entry: str) -> bool:
 
 
 def _text(error: BaseException) -> bytes:
-    told = one_line(error)
-    return (told if isinstance(error, Refused) else f"{type(error).__name__}: {told}").encode()
+    try:
+        told = one_line(error)
+    except Exception as second:  # noqa: BLE001 - the function's own, which cannot say what it is
+        told = f"it has no text, for that ends in {type(second).__name__}"
+    text = told if isinstance(error, Refused) else f"{type(error).__name__}: {told}"
+    return text.encode(errors="backslashreplace")
 
 
 def _foreign(error: BaseException) -> Any:
