@@ -96,6 +96,8 @@ async def _start(
     store = Store(folder)
     stack.callback(store.close)
     invoker = Invoker(settings, store)
+    invoker.real_time.begin()
+    stack.callback(invoker.real_time.end)
     server, where = _bind_api(settings, invoker)
     if server is not None:
         at_the_end("closing the API", server.close)

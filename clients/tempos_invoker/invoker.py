@@ -19,6 +19,7 @@ from typing import Any
 from tempos import ConfigError, LocalError, Quality, TemposError, Unavailable
 from tempos._remarks import Remark
 from tempos.errors import one_line
+from tempos_daemon.realtime import RealTime
 from tempos_invoker.core.account import Account
 from tempos_invoker.core.invocation import Outcome
 from tempos_invoker.core.step import Step
@@ -71,6 +72,7 @@ class Invoker:
         self.api_refused: Counter[str] = Counter()
         self.started = time.time()
         self.way: Way | None = None
+        self.real_time = RealTime(settings.priority)
         self._turns = Turns()
         self._by_hand: dict[Team, Target] = {}
         self._publisher_id = int.from_bytes(os.urandom(4), "big")

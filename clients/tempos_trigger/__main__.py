@@ -32,7 +32,7 @@ from tempos_trigger.trigger import Trigger
 log = logging.getLogger("tempos.trigger")
 
 #: What is as it was at the start.
-FIXED = ("name", "api", "api_token", "state", "log")
+FIXED = ("name", "api", "api_token", "state", "log", "priority")
 
 EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
 
@@ -88,7 +88,9 @@ async def _start(
     store = Store(told.state or settings.usual_state(told.name))
     store.hold()
     by_file = told.deployment is not None
-    trigger = Trigger(told.name, store, keep=not by_file)
+    trigger = Trigger(told.name, store, keep=not by_file, priority=told.priority)
+    trigger.real_time.begin()
+    stack.callback(trigger.real_time.end)
     at_the_end("closing the endpoints", trigger.close)
     again = Rereading(_Reload(trigger, file if by_file else None, told))
     at_the_end("reloading", again.close)

@@ -26,18 +26,23 @@ TRIGGER: Keys = {
     "api_token_file": Key(kinds.FILE, ""),
     "state": Key(kinds.FILE, ""),
     "log": Key(kinds.choice(*logs.LEVELS), "info"),
+    "priority": Key(kinds.whole(0, 99, ", 0 for ordinary scheduling"), 0),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the daemon is like. ``state``: its folder; ``deployment``: that of the file, if it has one."""
+    """What the daemon is like. ``state``: its folder; ``deployment``: that of the file, if it has one.
+
+    ``priority``: of SCHED_FIFO, 0 for ordinary scheduling.
+    """
 
     name: str = "default"
     api: tuple[str, int] = API
     api_token: str = ""
     state: Path | None = None
     log: str = "info"
+    priority: int = 0
     deployment: Deployment | None = None
 
 
@@ -69,7 +74,7 @@ def check(document: dict[str, Any], name: str) -> Settings:
     state = table.get("state")
     return Settings(
         table.get("name"), table.get("api"), token or "", Path(state) if state else None,
-        table.get("log"), deployment,
+        table.get("log"), table.get("priority"), deployment,
     )  # fmt: skip
 
 

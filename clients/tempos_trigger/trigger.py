@@ -19,6 +19,7 @@ from typing import Any
 from tempos import ConfigError, TemposError, __version__
 from tempos._remarks import Remark
 from tempos.errors import one_line
+from tempos_daemon.realtime import RealTime
 from tempos_trigger import layout, registry
 from tempos_trigger.endpoint import Endpoint
 from tempos_trigger.kind import Source
@@ -41,8 +42,9 @@ ASKED_WITHIN = 2.0
 class Trigger:
     """Endpoints and the way to their broker; all calls on one event loop."""
 
-    def __init__(self, name: str, store: Store, *, keep: bool = True) -> None:
+    def __init__(self, name: str, store: Store, *, keep: bool = True, priority: int = 0) -> None:
         self.name = name
+        self.real_time = RealTime(priority)
         #: What the door of the API turned away, by reason.
         self.api_refused: Counter[str] = Counter()
         self.deployment: Deployment | None = None
@@ -293,6 +295,7 @@ class Trigger:
             "deployment": self.origin,
             "fault": self.fault,
             "broker": None if self._link is None else self._link.status(),
+            "scheduling": self.real_time.told(),
             "endpoints": [each.status() for each in self.endpoints.values()],
             "api_refused": dict(self.api_refused),
         }

@@ -42,6 +42,8 @@ FAULTS = [
     (N + 'invoker = "10.0.0.2:9995"', "node[0].invoker is 10.0.0.2:9995, which others can reach, and is to be started here; allowed: a loopback address, or node[0].start = false for one that runs already (in node \"n\")"),
     (N + 'invoker = "127.0.0.1:9994"', 'node[0].trigger is 127.0.0.1:9994, as node[0].invoker is; allowed: an address of its own (in node "n")'),
     (N + 'invoker_token_file = "x"', 'node[0].invoker_token_file is of a daemon that is started here, which is given a token; allowed: with node[0].start = false (in node "n")'),
+    (N + 'start = false\npriority = 40', 'node[0].priority is for what is started here; allowed: with node[0].start = true, or in the files of the daemons that run there (in node "n")'),
+    (N + "priority = 100", 'node[0].priority is 100; allowed: an integer from 0 to 99, 0 for ordinary scheduling (in node "n")'),
     ('[[function]]\nname = "f"\nmode = "pyton"', 'function[0].mode is "pyton", did you mean "python"?; allowed: "python" or "dlf" or "wasm" or "spawn" (in function "f")'),
     ('[[function]]\nname = "f"\nmode = "python"', 'function[0].entry is missing; allowed: "module:function" of Python (in function "f")'),
     ('[[function]]\nname = "f"\nmode = "dlf"', 'function[0].code is missing; allowed: the code of a function of mode "dlf" (in function "f")'),
@@ -245,3 +247,42 @@ def test_the_commands_check_a_file(tmp_path: Path) -> None:
     done = tempos("platform", "check", "--json", str(bad))
     told = json.loads(done.stdout)
     assert (done.returncode, told["ok"], len(told["problems"])) == (1, False, 2)
+
+
+def test_what_names_no_node_goes_where_its_class_is() -> None:
+    nodes = "".join(
+        f'[[node]]\nname = "{name}"\n{more}\ninvoker = "127.0.0.1:{port}"\ntrigger = "127.0.0.1:{port + 1}"\n'
+        for name, more, port in (
+            ("strict", 'class = "SQ"\npriority = 40', 1),
+            ("any", "", 3),
+            ("more", "", 5),
+        )
+    )
+    triggers = "".join(
+        T.replace('"t"', f'"{name}"').replace(":9", f":{port}")
+        for name, port in (("t", 20), ("u", 21), ("x", 22))
+    )
+    flows = (
+        W
+        + 'class = "SQ"\ntrigger = "t"\n'
+        + S
+        + 'result = "r"\n'
+        # Shares a topic with it, and so the class.
+        + W2
+        + 'topic = "r"\ntrigger = "u"\n'
+        + S
+        + '[[workflow]]\nname = "b"\ntopic = "b"\ntrigger = "x"\n'
+        + S
+        + '[[workflow]]\nname = "said"\ntopic = "c"\nclass = "SQ"\nnode = "more"\n'
+        + S
+    )
+    platform = parse(nodes + F + triggers + flows, "p", Path()).platform
+    assert {step.workflow: step.nodes for flow in platform.workflows for step in flow.steps} == {
+        "w": ("strict",), "v": ("strict",), "b": ("any",), "said": ("more",),
+    }  # fmt: skip
+    assert {each.name: each.node for each in platform.triggers} == {"t": "strict", "u": "strict", "x": "any"}
+    assert [(each.quality, each.priority) for each in platform.nodes] == [
+        (Quality.SQ, 40),
+        (None, 0),
+        (None, 0),
+    ]

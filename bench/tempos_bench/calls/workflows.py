@@ -1,16 +1,20 @@
 """Workflows from end to end: signal, trigger, topic, function, result topic, subscriber; several at once.
 
-The source of the signals, the trigger and who takes the results are at A, the broker at B, the invoker at C:
-every event crosses both links twice, and both ways through the broker may be the fast path's. Sources and
-subscribers share the second core, for the invoker gives the first to its first strict worker; all else runs
-where there is room.
+The sources of the signals, the triggers and who takes the results are at A, the broker at B, the invokers at
+C: every event crosses both links twice, and both ways through the broker may be the fast path's. Each class
+has a trigger and an invoker of its own, and the broker a process for SQ, all of SQ under real time as far as
+the kernel gives it. Sources and subscribers stand for devices and for whoever acts by the results. They share
+the second core, for the invoker gives the first to its first strict worker; those of SQ have real time, too,
+or what is measured would be how long they wait for a core.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,16 +27,18 @@ from tempos_bench.measure import samples
 from tempos_bench.measure.broker import Broker
 from tempos_bench.measure.samples import Latency
 from tempos_bench.nodes.node import PYTHON, TEXT_FILE, Node, Program, ProgramFailed
+from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology
 from tempos_bench.runs.rounds import cores
 
-TRIGGER_PORT, INVOKER_PORT = 9994, 9995
+_PORTS = {"trigger": 9994, "invoker": 9995}
 _FIRST_PORT = 7001
 _LIMIT = 60.0
 _LEAD = 0.05
 #: Seconds without a result after which nothing is on its way any more.
 _IDLE = 0.3
 _KEEP = 200_000
+_LOOK_EVERY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +75,61 @@ class Outcome:
 
 
 class System:
-    """Broker, trigger and invoker with ``workflows``; ended by ``stack``."""
+    """Broker, triggers and invokers with ``workflows``; ended by ``stack``."""
 
     def __init__(
-        self, stack: ExitStack, topology: Topology, workflows: Sequence[Workflow], folder: str, mode: str
+        self,
+        stack: ExitStack,
+        topology: Topology,
+        workflows: Sequence[Workflow],
+        folder: str,
+        mode: str,
+        *,
+        priority: int = 0,
     ) -> None:
-        """``mode``: of the fast path; ``folder``: an empty one, for what the daemons keep."""
+        """``mode``: of the fast path; ``folder``: an empty one, for what the daemons keep.
+
+        ``priority``: of SCHED_FIFO for the daemons of SQ, and for who sends and takes what is SQ; 0: none.
+        """
         self._topology = topology
+        self._qualities = _classes(workflows)
         self._run = 0
         topics = _topics(workflows, mode)
-        self._broker = stack.enter_context(Broker(topology.broker, dict.fromkeys(topics, ()), mode=mode))
+        quality = {"worker_sq": True, "priority_sq": priority} if priority else {}
+        self._broker = stack.enter_context(
+            Broker(topology.broker, dict.fromkeys(topics, ()), mode=mode, quality=quality)
+        )
         ports = {each.name: _FIRST_PORT + at for at, each in enumerate(workflows)}
-        self._invoker = _daemon(topology.subscriber, "invoker", _steps(topology, workflows, folder), stack)
-        self._trigger = _daemon(topology.publisher, "trigger", _endpoints(topology, ports, folder), stack)
+        self._daemons: list[Program] = []
+        for quality_class in _classes(workflows):
+            own = [each for each in workflows if each.quality is quality_class]
+            what = _Daemon(quality_class, folder, priority if quality_class is Quality.SQ else 0)
+            mine = {each.name: ports[each.name] for each in own}
+            self._daemons += [
+                _daemon(topology.subscriber, "invoker", _steps(topology, own, what), stack),
+                _daemon(topology.publisher, "trigger", _endpoints(topology, mine, what), stack),
+            ]
         self._sources = {
-            name: self._end("publish", "udp", "127.0.0.1", port, name, stack) for name, port in ports.items()
+            each.name: self._end(
+                "publish",
+                "udp",
+                "127.0.0.1",
+                ports[each.name],
+                each.name,
+                stack,
+                priority if each.quality is Quality.SQ else 0,
+            )
+            for each in workflows
         }
         self._subscribers = {
             each.name: self._end(
-                "subscribe", "tempos", topology.broker.address, DATA_PORT, each.topics()[-1], stack
+                "subscribe",
+                "tempos",
+                topology.broker.address,
+                DATA_PORT,
+                each.topics()[-1],
+                stack,
+                priority if each.quality is Quality.SQ else 0,
             )
             for each in workflows
         }
@@ -121,10 +163,21 @@ class System:
     def faults(self) -> list[str]:
         """Accounts that are not exact, in words; none, if all is well."""
         faults = []
-        total = self._ask(self._topology.subscriber, INVOKER_PORT)["total"]
-        if total["drift"] or total["waiting"] or total["running"]:
-            faults.append(f"the invoker's account: {total}")
-        for each in self._ask(self._topology.publisher, TRIGGER_PORT)["endpoints"]:
+        end = time.monotonic() + patience(_LIMIT)
+        while unfinished := [
+            told["total"]
+            for told in self._of_all(self._topology.subscriber, "invoker")
+            if told["total"]["drift"] or told["total"]["waiting"] or told["total"]["running"]
+        ]:
+            # Best effort may have had no core so far.
+            if time.monotonic() > end or any(total["drift"] for total in unfinished):
+                faults += [f"an invoker's account: {total}" for total in unfinished]
+                break
+            time.sleep(_LOOK_EVERY)
+        endpoints = [
+            each for told in self._of_all(self._topology.publisher, "trigger") for each in told["endpoints"]
+        ]
+        for each in endpoints:
             went = each["published"] + each["waiting"] + sum(each["dropped"].values())
             if each["received"] != went:
                 faults.append(f"the trigger's account: {each}")
@@ -134,21 +187,32 @@ class System:
 
     def failures(self) -> dict[str, int]:
         """What invocations have failed by so far, by condition."""
-        failed: dict[str, int] = self._ask(self._topology.subscriber, INVOKER_PORT)["total"]["failed"]
+        failed: Counter[str] = Counter()
+        for told in self._of_all(self._topology.subscriber, "invoker"):
+            failed.update(told["total"]["failed"])
         return {condition: count for condition, count in failed.items() if count}
 
     def scheduling(self) -> list[dict[str, Any]]:
-        """What the invoker's workers really got."""
-        found = self._ask(self._topology.subscriber, INVOKER_PORT)
-        return [{"class": each["class"], "workers": each["workers"]} for each in found["functions"]]
+        """What the invokers' workers really got, and the invokers themselves."""
+        return [
+            {"class": each["class"], "workers": each["workers"], "invoker": found["scheduling"]}
+            for found in self._of_all(self._topology.subscriber, "invoker")
+            for each in found["functions"]
+        ]
 
-    def _ask(self, node: Node, port: int) -> Any:
-        return node.inquire("request", method="GET", path="/v1/status", port=port)
+    def _of_all(self, node: Node, sort: str) -> list[Any]:
+        """The status of each daemon of a sort."""
+        return [
+            node.inquire("request", method="GET", path="/v1/status", port=_port(sort, quality))
+            for quality in self._qualities
+        ]
 
-    def _end(self, do: str, client: str, address: str, port: int, topic: str, stack: ExitStack) -> Program:
+    def _end(
+        self, do: str, client: str, address: str, port: int, topic: str, stack: ExitStack, priority: int
+    ) -> Program:
         program = self._topology.publisher.role(
             "peers.library", "--do", do, "--client", client, "--connect", f"{address}:{port}",
-            "--topic", topic, "--events", cpu=cores()[1], talk=True,
+            "--topic", topic, "--events", "--real-time", priority, cpu=cores()[1], talk=True,
         )  # fmt: skip
         stack.callback(program.stop)
         return program
@@ -157,9 +221,8 @@ class System:
         """Until a result of each has come."""
         for each in workflows:
             if not self.play([each], 200.0, 0.2)[each.name][0].received:
-                raise ProgramFailed(
-                    f"no result of {each.name} came\n{self._trigger.output}\n{self._invoker.output}"
-                )
+                told = "\n".join(program.output for program in self._daemons)
+                raise ProgramFailed(f"no result of {each.name} came\n{told}")
 
 
 def _outcome(sent: dict[str, Any], got: dict[str, Any], seconds: float) -> tuple[Outcome, array[int]]:
@@ -187,10 +250,38 @@ def _daemon(node: Node, command: str, text: str, stack: ExitStack) -> Program:
     return program
 
 
-def _steps(topology: Topology, workflows: Sequence[Workflow], folder: str) -> str:
+@dataclass(frozen=True, slots=True)
+class _Daemon:
+    """Trigger and invoker of one class."""
+
+    quality: Quality
+    folder: str
+    priority: int
+
+    def table(self, sort: str) -> list[str]:
+        """The daemon's own table."""
+        state = f"{self.folder}/{sort}-{self.quality.value}"
+        return [
+            f"[{sort}]",
+            f"state = {json.dumps(state)}",
+            f'api = "127.0.0.1:{_port(sort, self.quality)}"',
+            f"priority = {self.priority}",
+        ]
+
+
+def _classes(workflows: Sequence[Workflow]) -> list[Quality]:
+    """Those that there are, SQ first."""
+    return [quality for quality in Quality if any(each.quality is quality for each in workflows)]
+
+
+def _port(sort: str, quality: Quality) -> int:
+    """Where a daemon's API is."""
+    return _PORTS[sort] - (10 if quality is Quality.BQ else 0)
+
+
+def _steps(topology: Topology, workflows: Sequence[Workflow], daemon: _Daemon) -> str:
     lines = [
-        "[invoker]",
-        f"state = {json.dumps(f'{folder}/invoker')}",
+        *daemon.table("invoker"),
         "[broker]",
         f'address = "{topology.facing_subscriber}"',
     ]
@@ -213,10 +304,9 @@ def _steps(topology: Topology, workflows: Sequence[Workflow], folder: str) -> st
     return "\n".join(lines) + "\n"
 
 
-def _endpoints(topology: Topology, ports: dict[str, int], folder: str) -> str:
+def _endpoints(topology: Topology, ports: dict[str, int], daemon: _Daemon) -> str:
     lines = [
-        "[trigger]",
-        f"state = {json.dumps(f'{folder}/trigger')}",
+        *daemon.table("trigger"),
         "[broker]",
         f'address = "{topology.broker.address}"',
     ]

@@ -21,6 +21,7 @@ import argparse
 import asyncio
 import importlib
 import json
+import os
 import sys
 import threading
 import time
@@ -266,8 +267,14 @@ def main() -> None:
     parser.add_argument("--group", default="", help="share the topic's events in a group of this name")
     parser.add_argument("--events", action="store_true", help="bodies are events for a function")
     parser.add_argument("--calls", action="store_true", help="the function is called with each")
+    parser.add_argument("--real-time", type=int, default=0, help="priority of SCHED_FIFO, if it can be had")
     args = parser.parse_args()
     sharp_timers()
+    if args.real_time:
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(args.real_time))
+        except OSError as error:
+            print(f"no real time: {error}", file=sys.stderr)
     where = Where(args.connect.ip, args.connect.port, args.topic, args.group)
     client = _CLIENTS[args.client]()
     form = calls.FORM if args.events or args.calls else MARKED

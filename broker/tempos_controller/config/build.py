@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tempos import Quality, names
-from tempos_controller.config.drafts import StepDraft, WorkflowDraft
+from tempos_controller.config.drafts import StepDraft, WorkflowDraft, class_of_trigger, home
 from tempos_controller.config.layout import LIMITS, QUALITY
 from tempos_controller.config.model import (
     LOCAL,
@@ -28,14 +28,17 @@ from tempos_daemon.schema import Table
 def build(root: Table, workflows: list[WorkflowDraft], own: Mapping[str, Any]) -> Platform:
     """The platform; all of ``root`` is sound. ``own``: what the broker's own file says of its places."""
     nodes = tuple(_node(each) for each in tables(root, "node")) or (Node(LOCAL),)
-    first = nodes[0].name
+    places = list(tables(root, "node"))
     return Platform(
         controller=_controller(root.get("controller")),
         broker=_broker(root.get("broker"), own),
         nodes=nodes,
         functions=tuple(_function(each) for each in tables(root, "function")),
-        triggers=tuple(_trigger(each, first) for each in tables(root, "trigger")),
-        workflows=tuple(_workflow(each, first) for each in workflows),
+        triggers=tuple(
+            _trigger(each, home(places, class_of_trigger(each.get("name"), workflows)) or LOCAL)
+            for each in tables(root, "trigger")
+        ),
+        workflows=tuple(_workflow(each, home(places, each.quality) or LOCAL) for each in workflows),
         topics=_topics(workflows),
     )
 
@@ -66,6 +69,7 @@ def _node(table: Table) -> Node:
     return Node(
         table.get("name"), table.get("start"), table.get("invoker"), table.get("trigger"),
         table.get("invoker_token_file"), table.get("trigger_token_file"), table.get("broker") or "",
+        table.get("class"), table.get("priority"),
     )  # fmt: skip
 
 

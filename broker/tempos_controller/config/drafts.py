@@ -6,7 +6,7 @@ states is that of whoever shares the topic: what flows from a strict workflow st
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tempos import Quality, names
@@ -84,6 +84,22 @@ def _workflow(table: Table) -> WorkflowDraft:
         draft.steps.append(StepDraft(each, draft, name, topic, result, error, bool(reply)))
         before = result
     return draft
+
+
+def home(nodes: Sequence[Table], quality: Quality | None) -> str | None:
+    """The node of what names none: the first for this class, else the first for any; None: there are none."""
+    for wanted in (quality or Quality.BQ, None):
+        for node in nodes:
+            if node.get("class") is wanted:
+                name: str | None = node.get("name")
+                return name
+    return nodes[0].get("name") if nodes else None
+
+
+def class_of_trigger(name: str, workflows: Iterable[WorkflowDraft]) -> Quality | None:
+    """The strictest class of those whom a trigger feeds; None: nobody."""
+    found = {each.quality for each in workflows if name in (each.table.get("trigger") or ())}
+    return Quality.SQ if Quality.SQ in found else Quality.BQ if found else None
 
 
 def _spread_classes(workflows: list[WorkflowDraft]) -> None:

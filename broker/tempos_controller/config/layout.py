@@ -145,6 +145,8 @@ NODE: Keys = {
     "invoker_token_file": Key(kinds.FILE, ""),
     "trigger_token_file": Key(kinds.FILE, ""),
     "broker": Key(kinds.UNICAST, None),
+    "class": Key(kinds.member_of(Quality), None),
+    "priority": Key(kinds.whole(0, 99, ", 0 for ordinary scheduling"), _NODE.priority),
 }
 #: Left out, an option is the invoker's default.
 FUNCTION: Keys = {

@@ -58,7 +58,8 @@ class Node:
     """A machine with an invoker and triggers: where their APIs are (port 0: none there).
 
     ``start``: the Controller starts them on its own machine. ``broker``: the broker's address as seen from
-    there, "" for that of ``[broker]``.
+    there, "" for that of ``[broker]``. ``quality``: the class whose steps and triggers come here where they
+    name no node; None: any. ``priority``: of SCHED_FIFO for what is started here.
     """
 
     name: str
@@ -68,6 +69,8 @@ class Node:
     invoker_token_file: str = ""
     trigger_token_file: str = ""
     broker: str = ""
+    quality: Quality | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tempos import Quality, names
 from tempos.errors import one_line
-from tempos_controller.config.drafts import StepDraft, WorkflowDraft
+from tempos_controller.config.drafts import StepDraft, WorkflowDraft, class_of_trigger, home
 from tempos_controller.config.layout import ENDPOINT, QUALITY
 from tempos_controller.config.model import LOCAL
 from tempos_daemon import kinds
@@ -80,6 +80,12 @@ def _rule_nodes(root: Table, faults: Faults) -> None:
         if place.get("api"):
             taken.setdefault(place.get("api"), place.at("api"))
     for node in tables(root, "node"):
+        if node.get("priority") and node.get("start") is False:
+            faults.add(
+                node.at("priority"),
+                "is for what is started here; allowed: with "
+                f"{node.at('start')} = true, or in the files of the daemons that run there",
+            )
         for key in ("invoker", "trigger"):
             address = node.get(key)
             if not address or not address[1]:
@@ -172,17 +178,17 @@ def _check_daemons(root: Table, workflows: list[WorkflowDraft], faults: Faults) 
         for key in ("invoker", "trigger")
         if node.get(key) and not node.get(key)[1]
     }
-    first = next((node.get("name") for node in tables(root, "node")), None)
+    nodes = list(tables(root, "node"))
     used = {each for draft in workflows for each in draft.table.get("trigger") or ()}
     for trigger in tables(root, "trigger"):
-        name = trigger.get("node") or first
+        name = trigger.get("node") or home(nodes, class_of_trigger(trigger.get("name"), workflows))
         if (name, "trigger") in off and trigger.get("name") in used:
             faults.add(
                 trigger.path, f'is on node {show(name)}, whose trigger is "off"; allowed: another node'
             )
     for draft in workflows:
         for step in draft.steps:
-            for name in step.nodes or (first,):
+            for name in step.nodes or (home(nodes, draft.quality),):
                 if (name, "invoker") in off:
                     faults.add(
                         step.table.path,

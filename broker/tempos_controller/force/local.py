@@ -70,6 +70,7 @@ def node_children(node: Node, store: Store, changed: Callable[[], None]) -> dict
             "api": f"{host}:{port}",
             "api_token_file": str(store.token(name)),
             "state": str(folder / "state"),
+            **({"priority": node.priority} if node.priority else {}),
         }
         file = folder / f"{sort}.toml"
         is_other = store.write_file(file, _toml({sort: table}))

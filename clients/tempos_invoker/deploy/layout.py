@@ -165,6 +165,7 @@ INVOKER: Keys = {
     "api_token_file": Key(kinds.FILE, ""),
     "state": Key(kinds.FILE, ""),
     "log": Key(kinds.choice("", *logs.LEVELS), ""),
+    "priority": Key(kinds.whole(0, 99, ", 0 for ordinary scheduling"), _SETTINGS.priority),
     "priority_sq": Key(kinds.whole(0, 99, ", 0 for ordinary scheduling"), _SETTINGS.priority_sq),
     "budget_sq": Key(Kind(f"a share of a core from {LEAST_SHARE} to 1", _share), _SETTINGS.budget_sq),
 }

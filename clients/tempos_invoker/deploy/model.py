@@ -84,8 +84,8 @@ class Settings:
     """The invoker itself.
 
     ``state``: its folder; ``fixed``: what it is to do stands in a file, so the API does not change it.
-    ``priority_sq``: of SCHED_FIFO for workers of SQ steps, 0 for ordinary scheduling; ``budget_sq``: the
-    share of a core that each of them may use.
+    ``priority`` of SCHED_FIFO for itself, ``priority_sq`` for workers of SQ steps, 0 for ordinary scheduling;
+    ``budget_sq``: the share of a core that each of them may use.
     """
 
     name: str = "default"
@@ -94,6 +94,7 @@ class Settings:
     api_token_file: str = ""
     state: str = ""
     log: str = ""
+    priority: int = 0
     priority_sq: int = 50
     budget_sq: float = 0.8
     fixed: bool = False

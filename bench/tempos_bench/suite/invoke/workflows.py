@@ -44,6 +44,7 @@ class Parameters:
     """``rates``: signals/s of each workflow, rising, each for ``seconds``; ``base`` is one of them.
 
     ``chain_rate``: signals/s into the chain of four. ``lost``: percent, ``times``: see `qos-rate`.
+    ``priority``: of SCHED_FIFO for all of SQ, 0: none.
     """
 
     paths: tuple[str, ...]
@@ -54,6 +55,7 @@ class Parameters:
     lost: float
     times: float
     chain_rate: float
+    priority: int
 
 
 def run(p: Parameters, progress: Run) -> list[Figure]:
@@ -73,7 +75,9 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
                 with ExitStack() as stack:
                     topology = stack.enter_context(build())
                     folder = stack.enter_context(topology.subscriber.folder())
-                    system = System(stack, topology, (STRICT, BEST, CHAIN), folder, MODES[path])
+                    system = System(
+                        stack, topology, (STRICT, BEST, CHAIN), folder, MODES[path], priority=p.priority
+                    )
                     text = f"round {number + 1} of {p.rounds}, {path}"
                     with progress.variant(f"{text}: a chain of four"):
                         outcome = _kept(
@@ -94,8 +98,9 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     for fault in faults:
         progress.note(fault)
     progress.note(
-        "signals, trigger and subscribers at A, broker at B, invoker at C; functions in Python, a worker "
-        "each, give their event back; sources and subscribers are Python, too, on the second core"
+        "signals, triggers and subscribers at A, broker at B, invokers at C, a trigger and an invoker for "
+        "each class; functions in Python, a worker each, give their event back; sources and subscribers are "
+        "Python, too, on the second core; SQ has real time from end to end as far as the kernel gives it"
     )
     beside = _beside(heard, p)
     slowest = max(summarize([one.latency.p50 for one in outcomes]).median for outcomes in chains.values())
@@ -130,7 +135,16 @@ def _kept(
 def _scheduling(system: System) -> str:
     """What the workers of each class really got."""
     told = {each["class"]: each["workers"] for each in system.scheduling()}
-    return "; ".join(f"workers of {quality}: {_policies(workers)}" for quality, workers in told.items())
+    loops = {each["class"]: each["invoker"] for each in system.scheduling()}
+    return "; ".join(
+        [
+            *(f"workers of {quality}: {_policies(workers)}" for quality, workers in told.items()),
+            *(
+                f"invoker of {quality}: {loop['policy']} {loop['priority']}"
+                for quality, loop in loops.items()
+            ),
+        ]
+    )
 
 
 def _policies(workers: Sequence[Mapping[str, object]]) -> str:
