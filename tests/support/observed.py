@@ -20,7 +20,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.acts_files import execs, lives, opens, reads
+from support.acts_sockets import sockets
 
 Options = dict[str, Any]
 MAP_POPULATE = 0x8000
@@ -200,8 +206,27 @@ def touch(pages: int) -> None:
     held.append(memory)
 
 
+def several(options: Options) -> Options:
+    """One after the other, `acts`."""
+    return {act: ACTS[act](options) for act in options["acts"]}
+
+
 ACTS: dict[str, Callable[[Options], Options]] = {
-    each.__name__: each for each in (net_use, tcp_connects, tcp_failures, tcp_talk, udp_overflow, udp_waits)
+    each.__name__: each
+    for each in (
+        execs,
+        lives,
+        opens,
+        reads,
+        several,
+        sockets,
+        net_use,
+        tcp_connects,
+        tcp_failures,
+        tcp_talk,
+        udp_overflow,
+        udp_waits,
+    )
 }
 
 

@@ -89,6 +89,11 @@ class Acting:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        """Of the program that holds them; they are its children."""
+        return self._process.pid
+
     def go(self) -> list[dict[str, Any]]:
         """Let them act; what each of them did, once all are done. They live on."""
         assert self._process.stdin is not None

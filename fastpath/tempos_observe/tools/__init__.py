@@ -11,8 +11,18 @@ TOOLS = {
     "tcp-latency": "tcp_latency",
     "net-pagefault": "net_pagefault",
     "cd-snoop": "cd_snoop",
+    "opensnoop": "opensnoop",
+    "scread": "scread",
+    "filelife": "filelife",
+    "execsnoop": "execsnoop",
+    "runqlat": "runqlat",
+    "sockstat": "sockstat",
+    "sofamily": "sofamily",
+    "soprotocol": "soprotocol",
+    "socketio": "socketio",
     "udploss": "udploss",
     "udpwait": "udpwait",
+    "pauses": "pauses",
 }
 
 
