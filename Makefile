@@ -62,9 +62,11 @@ bench: $(STAMP)
 	$(BIN)/tempos bench run $(BENCH) --short --json-dir bench-results; code=$$?; \
 	$(BIN)/tempos bench report bench-results -o bench-results/report.html && exit $$code
 
-# What peers-rate and peers-latency hold tempos against: Debian's servers, and their client libraries.
+# What peers-rate and peers-latency hold tempos against: Debian's servers, and their client libraries; and what
+# observe-peers and observe-sources hold the observation tools against.
 peers: $(STAMP)
-	apt-get install -y -qq --no-install-recommends nats-server mosquitto redis-server
+	apt-get install -y -qq --no-install-recommends nats-server mosquitto redis-server \
+	bpftrace bpfcc-tools libbpf-tools strace procps
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[peers]'
 
 setup: $(STAMP)

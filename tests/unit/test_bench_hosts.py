@@ -88,6 +88,8 @@ def test_every_scenario_can_run_on_hosts_or_says_why_not() -> None:
         "invoke",
         "invoke-chaos",
         "invoke-peers",
+        "observe-peers",
+        "observe-sources",
         "lives",
         "loop-free",
         "soak",

@@ -39,6 +39,8 @@ from tempos_bench.suite.invoke import chaos as invoke_chaos
 from tempos_bench.suite.invoke import peers as invoke_peers
 from tempos_bench.suite.invoke import ways as invoke_ways
 from tempos_bench.suite.invoke import webhooks, workflows
+from tempos_bench.suite.observe import peers as observe_peers
+from tempos_bench.suite.observe import sources as observe_sources
 from tempos_bench.suite.topics import churn as topic_churn
 from tempos_bench.suite.topics import scale as topics_scale
 
@@ -57,6 +59,8 @@ MODULES: dict[str, ModuleType] = {
     "lives": lives,
     "loss": loss,
     "member-kill": member_kill,
+    "observe-peers": observe_peers,
+    "observe-sources": observe_sources,
     "path-moves": path_moves,
     "peers-latency": peers_latency,
     "peers-rate": peers_rate,

@@ -32,7 +32,9 @@ class Lines:
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
         self._brief = [(index, each.brief) for index, each in enumerate(columns) if each.brief]
-        self._form = " ".join(self._place(each, last=each is columns[-1]) for each in columns)
+        #: By which columns are not known: how a row is written.
+        self._forms: dict[tuple[int, ...], str] = {}
+        self._form = self._written(())
         self.head = " ".join(
             f"{each.title:{'>' if self._right(each) else '<'}{each.width}}" for each in columns
         ).rstrip()
@@ -43,29 +45,33 @@ class Lines:
             for index, brief in self._brief:
                 whole[index] = brief(whole[index])
             row = tuple(whole)
-        try:
-            line = self._form.format(*row)
-        except (TypeError, ValueError):
-            return self._slowly(row)
-        return line if line.isprintable() else self._slowly(row)
+        form = self._form
+        if None in row:
+            unknown = tuple(index for index, value in enumerate(row) if value is None)
+            form = self._forms.get(unknown) or self._written(unknown)
+            row = tuple(value for value in row if value is not None)
+        line: str = form % row
+        if line.isprintable():
+            return line
+        return form % tuple(shown(value) if isinstance(value, str) else value for value in row)
 
-    def _slowly(self, row: Row) -> str:
-        """Where something is not known, or not fit to be printed."""
+    def _written(self, unknown: tuple[int, ...]) -> str:
+        """The form of a row of which these are not known."""
         words = []
-        for column, value in zip(self._columns, row, strict=True):
-            form = column.form.lstrip("<")
-            text = f"{value:{form}}" if form and isinstance(value, int | float) else shown(value)
-            words.append(f"{text:{'>' if self._right(column) else '<'}{column.width}}")
-        return " ".join(words).rstrip()
+        for index, column in enumerate(self._columns):
+            to, last = "" if self._right(column) else "-", index == len(self._columns) - 1
+            if index in unknown:
+                words.append(f"{'-':{'>' if self._right(column) else '<'}{column.width}}")
+            elif column.form:
+                words.append(f"%{to}{column.width}{column.form.lstrip('<')}")
+            else:
+                words.append("%s" if last else f"%{to}{column.width}s")
+        self._forms[unknown] = form = " ".join(words).rstrip()
+        return form
 
     @staticmethod
     def _right(column: Column) -> bool:
         return bool(column.form) and not column.form.startswith("<")
-
-    def _place(self, column: Column, *, last: bool) -> str:
-        if not column.form:
-            return "{:s}" if last else f"{{:<{column.width}s}}"
-        return f"{{:{'>' if self._right(column) else '<'}{column.width}{column.form.lstrip('<')}}}"
 
 
 def header(

@@ -1,0 +1,1 @@
+"""The observation tools of `tempos observe` beside others."""

@@ -1,0 +1,1 @@
+"""Measuring programs that watch other programs: what is watched, who watches, and what that costs."""
