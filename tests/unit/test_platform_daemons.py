@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from tempos_controller.parts import child as children
 from tempos_controller.parts.child import HOPELESS, Child
+from tempos_controller.parts.http import Away, Remote
 from tempos_controller.parts.processes import find
 
 LIMIT = 20.0
@@ -73,3 +78,60 @@ async def test_its_last_words_are_the_reason(tmp_path: Path) -> None:
     assert kept.state == "starting again"
     await kept.stop(signal.SIGTERM, LIMIT)
     assert kept.state == "stopped"
+
+
+async def test_one_that_hangs_is_killed_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = child(tmp_path)
+    kept.start()
+    await until(lambda: kept.pid is not None)
+    pid = kept.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    kept.silent()
+    # It has its time, and an answer in between gives it all of that again.
+    monkeypatch.setattr(children, "HANGS", 0.0)
+    kept.heard()
+    kept.silent()
+    assert kept.pid == pid
+    kept.silent()
+    await until(lambda: kept.pid not in (None, pid))
+    assert kept.reason == "gave no answer for 0 s and was killed: ended by SIGKILL"
+    assert kept.restarts == 1
+    # What it did before does not count against the next one.
+    pid = kept.pid
+    kept.silent()
+    assert kept.pid == pid
+    await kept.stop(signal.SIGTERM, LIMIT)
+
+
+async def test_silence_is_not_the_same_as_nobody() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        address = deaf.getsockname()
+        deaf.listen(1)
+        remote = Remote("it", address, lambda: "")
+        with pytest.raises(Away) as away:
+            await remote.ask("GET", "/", wait=0.05)
+        assert away.value.silent
+        await remote.close()
+    remote = Remote("it", address, lambda: "")
+    with pytest.raises(Away) as away:
+        await remote.ask("GET", "/", wait=0.05)
+    assert not away.value.silent
+    await remote.close()
+
+
+async def test_one_of_an_earlier_controller_ends_with_the_next_that_has_not_come_to_it_yet(
+    tmp_path: Path,
+) -> None:
+    first = child(tmp_path)
+    first.start()
+    await until(lambda: find(SLEEPS, tmp_path) is not None)
+    await first.leave()
+    second = child(tmp_path)
+    # Told to stop before it had a turn.
+    second.start()
+    assert await second.stop(signal.SIGTERM, LIMIT)
+    assert find(SLEEPS, tmp_path) is None

@@ -27,13 +27,15 @@ LOOK = 0.05
 class Seen:
     """What all parts do, as far as they answer.
 
-    ``topics``: every topic of the broker; ``away``: what gave no answer, and why.
+    ``topics``: every topic of the broker; ``away``: what gave no answer, and why; ``silent``: those of them
+    that let the time for it pass.
     """
 
     topics: dict[str, dict[str, Any]] = field(default_factory=dict)
     invokers: dict[str, Calls] = field(default_factory=dict)
     triggers: dict[str, Signals] = field(default_factory=dict)
     away: dict[str, str] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
 
 
 class Fleet:
@@ -169,6 +171,12 @@ class Fleet:
             if document is not None:
                 known = self._known.get(str(document.get("revision")))
                 seen.triggers[name] = known if isinstance(known, Signals) else signals_in(document)
+        for what in self.remotes:
+            if (child := self.child_of(what)) is not None:
+                if what in seen.silent:
+                    child.silent()
+                else:
+                    child.heard()
         return seen
 
     async def _try(self, question: Any, seen: Seen) -> Any:
@@ -176,6 +184,8 @@ class Fleet:
             return await question
         except Away as error:
             seen.away[error.what] = self._with_reason(error.what, error.why)
+            if error.silent:
+                seen.silent.add(error.what)
         except Refused as error:
             seen.away[error.what] = error.detail
         return None

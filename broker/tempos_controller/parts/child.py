@@ -26,6 +26,8 @@ FIRST, LONGEST = 0.1, 30.0
 WELL = 30.0
 #: Who has ended so often within that time has little hope of running.
 HOPELESS = 3
+#: Seconds after which one that runs and gives no answer hangs: it is killed, and started again.
+HANGS = 30.0
 #: Seconds that one has to end which is started anew.
 ENDING = 6.0
 #: Bytes of a log, after which it is put aside, the one before it thrown away.
@@ -66,6 +68,9 @@ class Child:
         #: Monotonic time of the next start, if it waits for that.
         self.next_start: float | None = None
         self.since: float | None = None
+        # Since when it was asked and gave no answer, and why it was killed.
+        self._silent: float | None = None
+        self._killed = ""
 
     @property
     def pid(self) -> int | None:
@@ -84,6 +89,22 @@ class Child:
         """Whether it ends again and again as soon as it is started."""
         return self._early >= HOPELESS
 
+    def heard(self) -> None:
+        """It has answered."""
+        self._silent = None
+
+    def silent(self) -> None:
+        """It was asked and gave no answer, though it runs: killed if that has been so for too long."""
+        now, process = time.monotonic(), self._process
+        if process is None:
+            self._silent = None
+        elif self._silent is None:
+            self._silent = now
+        elif now - self._silent >= HANGS and not self._killed:
+            self._killed = f"gave no answer for {HANGS:g} s and was killed: "
+            log.error("%s has given no answer for %g s: killed, and started again", self.name, HANGS)
+            process.send(signal.SIGKILL)
+
     def start(self) -> None:
         """Have it running from now on."""
         if self._task is None:
@@ -93,7 +114,7 @@ class Child:
         """End it, by force after so many seconds; whether it ended by itself."""
         await self._end_task()
         self.next_start = None
-        process = self._process
+        process = self._process or self._former()
         if process is None:
             return True
         process.send(how)
@@ -104,6 +125,13 @@ class Child:
             await asyncio.wait({process.ended}, timeout=patience)
         self._process = None
         return bool(done)
+
+    def _former(self) -> Process | None:
+        """One of an earlier Controller's that this one has not come to yet."""
+        pid = find(self._argv, self._folder)
+        with contextlib.suppress(ProcessLookupError):
+            return None if pid is None else Process(pid)
+        return None
 
     async def leave(self) -> None:
         """Watch it no longer, and let it run."""
@@ -129,7 +157,8 @@ class Child:
                 self._changed()
                 why = await asyncio.shield(process.ended)
                 self._process, self.since = None, None
-                self.reason = one_line(f"{why}{self._last_words()}")
+                self.reason = one_line(f"{self._killed}{why}{self._last_words()}")
+                self._killed, self._silent = "", None
                 self._early += 1
                 if time.monotonic() - began >= WELL:
                     delay, self._early = FIRST, 0

@@ -35,12 +35,16 @@ class Refused(RemoteError):
 
 
 class Away(RemoteError):
-    """A part gives no answer, or none that can be understood."""
+    """A part gives no answer, or none that can be understood.
 
-    def __init__(self, what: str, why: str) -> None:
+    ``silent``: it let the time for it pass, so it is there and hangs, or the way to it is broken.
+    """
+
+    def __init__(self, what: str, why: str, *, silent: bool = False) -> None:
         super().__init__(f"{what} does not answer: {why}")
         self.what = what
         self.why = why
+        self.silent = silent
 
 
 class Remote:
@@ -75,7 +79,8 @@ class Remote:
             )  # fmt: skip
             found = response.json() if response.content else None
         except httpx.HTTPError as error:
-            raise Away(self.what, str(error) or type(error).__name__) from error
+            silent = isinstance(error, httpx.TimeoutException)
+            raise Away(self.what, str(error) or type(error).__name__, silent=silent) from error
         except ValueError as error:
             raise Away(self.what, f"its answer is no JSON: {error}") from error
         if response.status_code < 300:
