@@ -7,6 +7,7 @@ itself, so what it is asked makes a hop less than all others do.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import socket
@@ -33,12 +34,12 @@ from tempos_bench.runs.rounds import cores
 from tempos_bench.runs.run import current
 
 #: Topics that lead to the function: in Python, as a program; and to a member that calls it itself.
-PYTHON_TOPIC, SPAWN_TOPIC, MEMBER_TOPIC = "python", "program", "member"
+PYTHON_TOPIC, SPAWN_TOPIC, MEMBER_TOPIC, LIBRARY_TOPIC = "python", "program", "member", "library"
 #: Tempos' ways, and the mode of the fast path that each has.
 MODES = {"fast": "native", "slow": "off"}
 _TOPICS = {
     name: Topic(id=number, name=name, framing=Framing.EVENT)
-    for number, name in enumerate((PYTHON_TOPIC, SPAWN_TOPIC, MEMBER_TOPIC), 1)
+    for number, name in enumerate((PYTHON_TOPIC, SPAWN_TOPIC, MEMBER_TOPIC, LIBRARY_TOPIC), 1)
 }
 _GROUP = "workers"
 #: What tempos is held to.
@@ -48,13 +49,14 @@ _HTTP = ("uvicorn", "starlette", "httptools", "uvloop")
 _LIMIT = 60.0
 
 IN_WORKER, IN_MEMBER = "invoker, function in Python", "Subscriber, function in it"
+IN_LIBRARY = "invoker, function in C"
 SPAWNED = "invoker, program for each event"
 #: Every way to the function, and how many more than one may be slow.
 WAYS = (
     *(
         Way(f"tempos {path} path", kind, "library", "tempos")
         for path in MODES
-        for kind in (IN_WORKER, IN_MEMBER)
+        for kind in (IN_WORKER, IN_LIBRARY, IN_MEMBER)
     ),
     Way("NATS", "nats-py, queue group", "library", "nats"),
     Way("Mosquitto", "paho-mqtt, shared subscription", "library", "mqtt0"),
@@ -90,7 +92,10 @@ class Stands:
         self._carried: dict[Way, dict[int, float]] = {}
         self._ends: dict[Way, Ends] = {}
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        self._program = _compiled(self._folder)
+        self._program = _compiled(self._folder / "count", "-static")
+        self._library = _compiled(
+            self._folder / "count.so", "-shared", "-fPIC", "-DTEMPOS_LIBRARY", f"-I{_headers()}"
+        )
         self._tempos: dict[str, tuple[_TemposPlace, Program, socket.socket]] = {}
         self._topology = stack.enter_context(build())
         found = ground.present(self._topology, ("NATS", "Mosquitto"))
@@ -148,6 +153,8 @@ class Stands:
         subject: Subject
         if way.kind == SPAWNED:
             topic, subject = SPAWN_TOPIC, Programs(program, self._lines(path))
+        elif way.kind == IN_LIBRARY:
+            topic, subject = LIBRARY_TOPIC, Programs(program, self._lines(f"{path}-library"))
         elif way.kind == IN_MEMBER:
             topic, subject = MEMBER_TOPIC, self._begin(place, "subscribe", way, MEMBER_TOPIC, group=_GROUP)
         else:
@@ -176,6 +183,9 @@ class Stands:
         if self._program is not None:
             args = ["{code}", str(self._lines(path))]
             functions[SPAWN_TOPIC] = {"mode": "spawn", "code": str(self._program), "args": args}
+        if self._library is not None:
+            lines = {"TEMPOS_BENCH_LINES": str(self._lines(f"{path}-library"))}
+            functions[LIBRARY_TOPIC] = {"mode": "dlf", "code": str(self._library), "env": lines}
         text = _deployment(topology.facing_subscriber, self._folder / f"{path}.state", functions)
         program = topology.subscriber.start(
             (PYTHON, "-m", "tempos", "invoker", "-c", TEXT_FILE),
@@ -219,6 +229,8 @@ class Stands:
             )
         elif way in SPAWNING and self._program is None:
             current().note(f"{way.name} left out: no C compiler (cc) that makes a static program")
+        elif way.kind == IN_LIBRARY and self._library is None:
+            current().note(f"{way.name} left out: no C compiler (cc) that makes a library")
         else:
             return way.system in self._peers or way.is_tempos or way.system == "HTTP"
         return False
@@ -277,12 +289,19 @@ def _toml(value: object) -> str:
     return json.dumps(value)
 
 
-def _compiled(folder: Path) -> Path | None:
-    """The function as a program, None where it cannot be compiled."""
+def _headers() -> Path:
+    """Where the header for functions in C is."""
+    found = importlib.util.find_spec("tempos_invoker")
+    assert found is not None and found.origin is not None, "installed beside this"  # noqa: PT018
+    return Path(found.origin).parent / "include"
+
+
+def _compiled(target: Path, *how: str) -> Path | None:
+    """The function as a program or a library, None where it cannot be compiled."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return None
-    source, target = Path(__file__).with_name("count.c"), folder / "count"
-    command = [compiler, "-O2", "-static", "-o", str(target), str(source), "-lm"]
+    source = Path(__file__).with_name("count.c")
+    command = [compiler, "-O2", *how, "-o", str(target), str(source), "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return None if done.returncode else target
