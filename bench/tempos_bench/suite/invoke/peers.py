@@ -5,10 +5,10 @@ publisher's schedule until the function has run for it. All Python ways run the 
 recorder: behind an invoker of tempos, in a member of a group of tempos or of NATS, in a shared subscription
 of MQTT, in an HTTP server. In a library of C behind an invoker it writes down itself when it has run, as the
 program does, which costs it a system call for each event. Ways that start a program for each event have one
-program, which writes down itself when it has run; they are measured at a lower rate. Processor time is that of
-server and worker, with all that they start: for tempos that of broker, invoker and its workers. What a packet's
-way through the kernel takes is charged to whoever runs just then, so the time of everybody, the publisher
-included, is told as well.
+program, which writes down itself when it has run; they are measured at a lower rate. Processor time is that
+of server and worker, with all that they start: for tempos that of broker, invoker and its workers. What a
+packet's way through the kernel takes is charged to whoever runs just then, so the time of everybody, the
+publisher included, is told as well.
 """
 
 from __future__ import annotations
