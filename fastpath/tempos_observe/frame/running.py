@@ -133,6 +133,8 @@ class _Run:
             if end is not None and now >= end:
                 return
             if due is not None and interval and now >= due:
+                if not self._wishes.json:
+                    self._print([time.strftime("%H:%M:%S")])
                 self._look()
                 due += (int((now - due) / interval) + 1) * interval
             waits = [moment - now for moment in (end, due) if moment is not None]
