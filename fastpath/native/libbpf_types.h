@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <bpf/bpf.h>
@@ -138,19 +139,26 @@ static int tempos_variable_at(const struct bpf_object *object, __u32 index, cons
 	__s32 id = btf ? btf__find_by_name_kind(btf, ".bss", BTF_KIND_DATASEC) : -ENOENT;
 	const struct btf_type *section = id < 0 ? NULL : btf__type_by_id(btf, id);
 	const struct btf_var_secinfo *variable;
-	const char *memory;
-	size_t size;
+	const __u32 only = 0;
+	char *memory;
+	int error;
 
 	if (!map || !section || index >= btf_vlen(section))
 		return -ENOENT;
-	/* Mapped by libbpf: what the programs see. */
-	memory = bpf_map__initial_value(map, &size);
 	variable = btf_var_secinfos(section) + index;
-	if (!memory || variable->offset + variable->size > size)
+	if (variable->offset + variable->size > bpf_map__value_size(map))
 		return -EINVAL;
-	*name = btf__name_by_offset(btf, btf__type_by_id(btf, variable->type)->name_off);
-	memcpy(out, memory + variable->offset, variable->size < room ? variable->size : room);
-	return (int)variable->size;
+	/* The initial value that libbpf keeps is not what programs write: that is in the map. */
+	memory = malloc(bpf_map__value_size(map));
+	if (!memory)
+		return -ENOMEM;
+	error = bpf_map_lookup_elem(bpf_map__fd(map), &only, memory);
+	if (!error) {
+		*name = btf__name_by_offset(btf, btf__type_by_id(btf, variable->type)->name_off);
+		memcpy(out, memory + variable->offset, variable->size < room ? variable->size : room);
+	}
+	free(memory);
+	return error ? error : (int)variable->size;
 }
 
 /* The kernel's own types; NULL, and `error`, where it does not tell them. To be freed. */

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import logging
 import mmap
 import os
@@ -203,8 +204,9 @@ class BpfObject:
         name, value = ffi.new("char **"), ffi.new("char[8]")
         for index in range(_VARIABLES):
             size = lib.tempos_variable_at(self._object, index, name, value, 8)
-            if size < 0:
+            if size == -errno.ENOENT:
                 break
+            check(size, f"cannot read the variables of {self.name}")
             word = text(name[0])
             if word.startswith(prefix):
                 found[word.removeprefix(prefix)] = int.from_bytes(

@@ -131,3 +131,19 @@ def test_the_broker_is_watched_with_what_it_starts_later(named_as_a_broker: Path
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_what_nobody_reads_in_time_is_counted() -> None:
+    """Of a reader that stands still the buffer holds some; the others are told, and it ends with 1."""
+    count = 150_000
+    with Observed("opensnoop", "--pid", str(os.getpid())) as tool:
+        os.kill(tool.pid, signal.SIGSTOP)
+        for _ in range(count):
+            os.close(os.open("/dev/null", os.O_RDONLY))
+        os.kill(tool.pid, signal.SIGCONT)
+        lines = tool.stop(code=1)
+    told = sum(line.get("path") == "/dev/null" for line in lines)
+    (lost,) = (lost for lost in lines[-1]["lost"].values() if lost)
+    assert 0 < told < count
+    assert told + lost >= count
+    assert told + lost <= count + sum(line["type"] == "event" for line in lines) - told

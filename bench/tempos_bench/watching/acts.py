@@ -43,7 +43,7 @@ def connects(count: int) -> None:
 def execs(count: int) -> None:
     """Start a program, and wait for its end."""
     for _ in range(count):
-        os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+        os.waitpid(os.posix_spawn("/bin/true", ["/bin/true", sys.argv[2]], {}), 0)
 
 
 def faults(count: int) -> None:

@@ -49,6 +49,10 @@ class Acting:
         assert self._process.stdout is not None
         self._process.stdout.readline()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def go(self) -> float:
         """Let it act; seconds of the part without pause."""
         assert self._process.stdin is not None
@@ -76,42 +80,42 @@ def watched(watcher: Watcher, act: str, count: int, rate: float) -> Trial:
     with ExitStack() as stack:
         out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tempos-bench-")), "out")
         file = stack.enter_context(out.open("wb"))
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        tool = subprocess.Popen(
-            ["taskset", "-c", str(cores()[1]), *watcher.started], stdout=file, stderr=subprocess.STDOUT,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
-        stack.callback(_end, tool)
-        if why_not := _until_it_works(tool, out, act):
-            return Trial(0.0, why_not=why_not)
         acting = Acting(act, WATCHED, count, rate)
         stack.callback(acting.close)
+        tool = subprocess.Popen(
+            ["taskset", "-c", str(cores()[1]), *watcher.started(acting.pid)], stdout=file,
+            stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
+        )  # fmt: skip
+        stack.callback(_end, tool)
+        if why_not := _until_it_works(tool, out, act, attaches=watcher.attaches):
+            return Trial(0.0, why_not=why_not)
         before = _cpu(tool.pid)
         seconds = acting.go()
-        _until_it_is_told(out, watcher, count * (2 if rate else 1))
+        if not watcher.attaches:
+            _until_it_is_told(out, watcher, count * (2 if rate else 1))
         cpu = _cpu(tool.pid) - before
         _end(tool)
         text = out.read_text(errors="replace")
         return Trial(seconds, _seen(text, watcher), cpu, _lost(text))
 
 
-def _until_it_works(tool: subprocess.Popen[bytes], out: Path, act: str) -> str:
-    """Why it does not; empty: it has told of what it should see."""
+def _until_it_works(tool: subprocess.Popen[bytes], out: Path, act: str, *, attaches: bool) -> str:
+    """Why it does not; empty: it has told of what it should see, or that it is attached."""
     end = time.monotonic() + _READY
     while time.monotonic() < end:
         if tool.poll() is not None:
             return _complaint(out.read_text(errors="replace")) or f"it ended with exit code {tool.returncode}"
-        alone_probe = Acting(act, PROBE, 1, 0)
-        alone_probe.go()
-        alone_probe.close()
-        if _tells(out.read_text(errors="replace"), PROBE, act):
-            return ""
+        if attaches:
+            if "attached" in out.read_text(errors="replace"):
+                return ""
+        else:
+            probe = Acting(act, PROBE, 1, 0)
+            probe.go()
+            probe.close()
+            if PROBE in out.read_text(errors="replace"):
+                return ""
         time.sleep(_LOOK)
     return "it tells nothing of what happens"
-
-
-def _tells(text: str, name: str, act: str) -> bool:
-    return name in text or (act == "execs" and "/bin/true" in text)
 
 
 def _until_it_is_told(out: Path, watcher: Watcher, count: int) -> None:
@@ -130,7 +134,11 @@ def _until_it_is_told(out: Path, watcher: Watcher, count: int) -> None:
 
 def _seen(text: str, watcher: Watcher) -> int:
     """Lines of what was watched, or the number that the last one has."""
-    lines = [line for line in text.splitlines() if WATCHED in line or "/bin/true" in line]
+    if watcher.attaches:
+        # % time, seconds, usecs/call, calls, errors where there are any, syscall
+        totals = [line.split() for line in text.splitlines() if line.endswith(" total")]
+        return int(totals[-1][3]) if totals else 0
+    lines = [line for line in text.splitlines() if WATCHED in line]
     if not watcher.counts:
         return len(lines)
     numbers = [line.replace(",", " ").replace("]:", " ").split() for line in lines]

@@ -18,7 +18,10 @@ _WITH_TRACEFS = (
     "mount -t debugfs none /sys/kernel/debug 2>/dev/null; "
     'exec "$@"'
 )
-TEMPOS, BPFTRACE, LIBBPF, BCC = "tempos", "bpftrace", "libbpf-tools", "bpfcc-tools"
+TEMPOS, BPFTRACE, LIBBPF, BCC, PERF = "tempos", "bpftrace", "libbpf-tools", "bpfcc-tools", "perf"
+STRACE = "strace"
+#: Stands in a command for the process that is watched.
+PID = "{pid}"
 #: The question of tcp-latency as one would ask bpftrace on a kernel without kprobes.
 _LATENCY = """
 tracepoint:sock:inet_sock_set_state /args->newstate == 2/ { @t[args->skaddr] = nsecs; @p[args->skaddr] = pid;
@@ -45,16 +48,22 @@ class Watcher:
         return f"{self.by} {self.name}" if self.name not in ("", self.by) else self.by
 
     @property
+    def attaches(self) -> bool:
+        """It watches one process, which must be there first."""
+        return PID in self.command
+
+    @property
     def missing(self) -> str | None:
         """What is not installed, or None."""
         program = self.command[0]
         return None if Path(program).is_absolute() and Path(program).exists() else program
 
-    @property
-    def started(self) -> tuple[str, ...]:
+    def started(self, pid: int = 0) -> tuple[str, ...]:
+        """The command line; ``pid``: of who is watched."""
+        command = tuple(str(pid) if word == PID else word for word in self.command)
         if self.by == TEMPOS:
-            return self.command
-        return ("unshare", "-m", "sh", "-c", _WITH_TRACEFS, "sh", "stdbuf", "-oL", *self.command)
+            return command
+        return ("unshare", "-m", "sh", "-c", _WITH_TRACEFS, "sh", "stdbuf", "-oL", *command)
 
 
 def _tempos(tool: str, *options: str, counts: bool = False) -> Watcher:
@@ -77,6 +86,16 @@ def _bcc(name: str, *options: str) -> Watcher:
     return Watcher(BCC, name, (_found(f"{name}-bpfcc"), *options))
 
 
+def _perf(call: str) -> Watcher:
+    return Watcher(PERF, "trace", (_found("perf"), "trace", "-a", "-e", call))
+
+
+def _strace(call: str) -> Watcher:
+    return Watcher(
+        STRACE, "-c", (_found("strace"), "-c", "-f", "-e", f"trace={call}", "-p", PID), counts=True
+    )
+
+
 def _found(program: str) -> str:
     return shutil.which(program) or program
 
@@ -90,10 +109,12 @@ def watchers() -> dict[str, tuple[Watcher, ...]]:
             _libbpf("tcpconnlat"), _libbpf("tcpstates"), _libbpf("tcplife"), _libbpf("tcpconnect"),
             _script("tcpconnect"), _script("tcplife"),
             _bcc("tcpconnlat"), _bcc("tcpstates"),
+            _perf("connect"), _strace("connect"),
         ),
         "opens": (
             _tempos("opensnoop"),
             _script("opensnoop"), _libbpf("opensnoop"), _bcc("opensnoop"),
+            _perf("openat"), _strace("openat"),
         ),
         "execs": (
             _tempos("execsnoop"),

@@ -76,6 +76,9 @@ class _State:
 
     before: Mapping[int, _Usage]
     known: dict[int, Owner] = field(default_factory=dict)
+    #: The uses of the look at hand, which every table is made from.
+    looked_ns: int = 0
+    uses: list[tuple[Any, Any]] = field(default_factory=list)
 
 
 def _usages(session: Session) -> dict[int, _Usage]:
@@ -118,10 +121,13 @@ def _settle(session: Session) -> None:
 def _uses(session: Session, what: int) -> Iterator[tuple[Any, Any, int | None, str | None]]:
     """Uses of one kind, with whose they are."""
     state: _State = session.state
-    found = [(key, used) for key, used in session.rows("uses") if key.what == what]
-    if any(key.inode for key, _ in found):
-        state.known.update(owners(session))
-    for key, used in found:
+    if state.looked_ns != session.looked_ns:
+        state.looked_ns, state.uses = session.looked_ns, list(session.rows("uses"))
+        if any(key.inode for key, _ in state.uses):
+            state.known.update(owners(session))
+    for key, used in state.uses:
+        if key.what != what:
+            continue
         if key.pid:
             yield key, used, key.pid, used.comm
             continue
