@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+from collections.abc import Callable, Mapping
 
+import pytest
 from hypothesis import settings
 
 # A machine that is busy with something else is no fault of the code: properties are not timed.
@@ -17,3 +20,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Whoever ends the tests from outside (timeout, a cancelled CI) ends them as Ctrl-C does: what they have
 # made in the kernel, and what they have started, goes as after any failure.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+#: Tests that run what a daemon is made of inside of themselves, for which it is uvloop that counts.
+_ON_UVLOOP = ("test_trigger_", "test_invoker")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that a test runs on: the daemons' own, where there is a difference to be found."""
+    if item.path.parent.name == "net" and item.path.name.startswith(_ON_UVLOOP):
+        try:
+            import uvloop
+        except ImportError:
+            pass
+        else:
+            return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}

@@ -167,7 +167,9 @@ class Engine:
             if moved := self.fleet.differing(platform.nodes):
                 raise NotDone(
                     [
-                        f"node {each.name} is elsewhere now: give it another name, or restart the Controller"
+                        f"node {each.name} would be elsewhere, its invoker at {_place(each.invoker)} and its "
+                        f"trigger at {_place(each.trigger)}: give it another name, or restart the Controller "
+                        "with a file that has it there"
                         for each in moved
                     ]
                 )
@@ -360,6 +362,10 @@ class Engine:
 
     def _forget_code(self) -> None:
         self.store.forget_code(each.code["sha256"] for each in self.platform.functions if each.code)
+
+
+def _place(at: tuple[str, int]) -> str:
+    return f"{at[0]}:{at[1]}" if at[1] else "none"
 
 
 def _part_of(action: Action) -> str:

@@ -133,7 +133,8 @@ class Fleet:
                 why = error.why if isinstance(error, Away) else str(error)
             else:
                 return remote.what, ""
-            if loop.time() >= deadline or (child is not None and child.is_hopeless):
+            given_up = remote.is_closed or (child is not None and child.is_hopeless)
+            if given_up or loop.time() >= deadline:
                 return remote.what, self._with_reason(remote.what, why)
             await asyncio.sleep(LOOK)
 

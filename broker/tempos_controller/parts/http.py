@@ -19,6 +19,8 @@ from tempos.errors import one_line
 QUICK, LONG = 5.0, 60.0
 #: Seconds that a connection is kept for the next question: less than any of the daemons keeps it.
 _IDLE = 2.0
+#: Why a part is asked no more.
+CLOSED = "it is asked no more, for the Controller stops"
 #: None of these APIs has TLS; without this each client would read all authorities that the machine trusts.
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -54,6 +56,7 @@ class Remote:
         self.what = what
         self.address = address
         self._token = token
+        self.is_closed = False
         # The proxies of whoever started the Controller are for the outside.
         self._client = httpx.AsyncClient(
             base_url=f"http://{address[0]}:{address[1]}",
@@ -67,6 +70,8 @@ class Remote:
         self, method: str, path: str, body: Any = None, *, content: bytes | None = None, wait: float = QUICK
     ) -> Any:
         """The answer; raises :class:`Refused` or :class:`Away`."""
+        if self.is_closed:
+            raise Away(self.what, CLOSED)
         try:
             token = self._token()
         except ConfigError as error:
@@ -83,6 +88,11 @@ class Remote:
             raise Away(self.what, str(error) or type(error).__name__, silent=silent) from error
         except ValueError as error:
             raise Away(self.what, f"its answer is no JSON: {error}") from error
+        except Exception as error:
+            if self.is_closed:
+                # In the middle of it, of which the client says whatever comes.
+                raise Away(self.what, CLOSED) from error
+            raise
         if response.status_code < 300:
             return found
         detail, problems = f"{response.status_code} {response.reason_phrase}", []
@@ -92,5 +102,6 @@ class Remote:
         raise Refused(self.what, response.status_code, detail, problems)
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Ask no more; what waits for an answer gets none."""
+        self.is_closed = True
         await self._client.aclose()

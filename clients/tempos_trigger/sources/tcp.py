@@ -15,7 +15,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from tempos_daemon import kinds
 from tempos_daemon.schema import Faults, Key, Keys, Table
@@ -251,8 +251,8 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's is none by its class.
+        self._transport = cast("asyncio.Transport", transport)
         self._source.connections.add(self)
         self._heard()
 
