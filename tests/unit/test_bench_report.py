@@ -135,9 +135,28 @@ def test_what_the_page_draws_itself_is_a_picture_too(tmp_path: Path) -> None:
         "peers-latency-latency.png",
     }  # fmt: skip
     pictures = {one.scenario for one in source.PICTURES}
-    assert pictures <= {name.rsplit("-", 1)[0] for name in drawn} | {"qos-workflows", "qos-rate", "workflows"}
+    assert pictures <= {name.rsplit("-", 1)[0] for name in drawn} | {
+        "qos-workflows",
+        "qos-rate",
+        "workflows",
+        "invoke",
+    }
     assert not any(link.startswith("data:") for link in Checked(html.page(reports, tmp_path)).links)
     assert all(plot.draw(Report(name, {}, "", ()), tmp_path) == [] for name in reports)
+
+
+def test_functions_of_both_classes_are_drawn_beside_the_source(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    records = [
+        {"variant": way, "load": load, "class": quality, **samples.pack([1000, 9000, 70_000])}
+        for way in ("DLF, kept", "program")
+        for load, quality in (("alone", "SQ"), ("beside", "SQ"), ("beside", "BQ"))
+    ]
+    report = Report("invoke", {}, "2026", judge([Figure("x", 1.0, "us")], {}), "", samples=tuple(records))
+    assert [path.name for path in plot.draw(report, tmp_path)] == ["invoke-beside.png"]
+    page = Checked(html.page({"invoke": report}, tmp_path))
+    assert "Figure 2.3" in "".join(page.words)
+    assert any(link.startswith("data:image/png") for link in page.links)
 
 
 def sound(chart: str) -> None:

@@ -216,6 +216,23 @@ def _repetitions(report: Report) -> Figure | None:
     return _titled(figure, report)
 
 
+def _functions(report: Report) -> Figure | None:
+    """A panel for each way to run a function: SQ alone, and both classes at once."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for record, values in samples.readable(report.samples):
+        title = f"{record.get('class', '')} {record.get('load', '')}"
+        found.setdefault(str(record.get("variant", "")), {}).setdefault(title, []).extend(values)
+    if not found:
+        return None
+    figure, grid = _panels(len(found), 1, wide=1.4)
+    for (axes,), (way, series) in zip(grid, found.items(), strict=True):
+        charts.draw_tails(axes, series, {title: number for number, title in enumerate(series)})
+        axes.set_title(way, fontsize=10)
+        axes.set_xlabel("from the call to its end")
+    _share_latency([row[0] for row in grid])
+    return _titled(figure, report)
+
+
 def _bars(report: Report) -> Figure | None:
     """A panel for each case, best first; tempos in a colour of its own."""
     cases = beside.bars(report)
@@ -247,6 +264,7 @@ _PICTURES: Mapping[str, Mapping[str, Callable[[Report], Figure | None]]] = {
     "qos-workflows": {"alone": _alone, "beside": _side_by_side},
     "qos-rate": {"latency": _rate},
     "workflows": {"rate": _rate},
+    "invoke": {"beside": _functions},
     "source-loss": {"received": _repetitions},
     "source-time": {"times": _repetitions},
     "source-rtt": {"latency": _round_trips},

@@ -50,6 +50,12 @@ PICTURES = (
         image="beside",
     ),
     Picture(
+        "2.3", "2 SQ and 4 BQ functions at once, in each way to run them", "invoke",
+        "from above: a library loaded dynamically, a program, a WASM module; the time of SQ is about half of "
+        "BQ's, and constant.",
+        image="beside",
+    ),
+    Picture(
         "2.4", "latency from end to end over a rising rate", "workflows",
         "two workflows set off by the same event, apart and then both, 0 to 1,000 events/s each; BQ degrades "
         "from about 500 events/s on, SQ hardly.",

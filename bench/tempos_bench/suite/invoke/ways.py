@@ -27,6 +27,7 @@ from typing import Any
 from tempos import TemposError, Unavailable
 from tempos.errors import one_line
 from tempos_bench.functions import built
+from tempos_bench.measure import samples
 from tempos_bench.measure.stats import percentile, ratios, summarize
 from tempos_bench.report.figures import Better, Figure, median
 from tempos_bench.runs.rounds import cores, interleave, turned
@@ -283,6 +284,12 @@ def _side_by_side(p: Parameters, ways: dict[str, dict[str, Any]], progress: Run)
                     result = {"p50": percentile(lates, 50), "p99": percentile(lates, 99)}
                     result |= {"p99.9": percentile(lates, 99.9), "mean": sum(totals) / len(totals)}
                     result["missed"] = missed_now
+                    if not number:
+                        for quality, engines in (("SQ", of_strict), ("BQ", of_ordinary)):
+                            times = [total for each in engines for total in each["total"]]
+                            if times:
+                                about = {"load": kind, "class": quality, "from": "the function's call"}
+                                progress.add_samples(name, {**about, **samples.pack(times)})
                     if beside:
                         other_totals = [total / 1e3 for each in of_ordinary for total in each["total"]]
                         result["BQ mean"] = sum(other_totals) / len(other_totals)
