@@ -122,7 +122,9 @@ class Programs:
     @property
     def no_broadcast(self) -> str:
         """Why XDP cannot make the copies for several groups; empty if it can."""
-        if any(each.link and each.link.mode is XdpMode.GENERIC for each in self.attachments):
+        generic = any(each.link and each.link.mode is XdpMode.GENERIC for each in self.attachments)
+        # What comes in where another one is in generic mode is copied by tc, or by the slow path.
+        if generic and not self.native:
             return "in generic mode they would share their bytes"
         return "" if self._loader.broadcasts else "this kernel cannot broadcast into a devmap"
 
@@ -140,6 +142,11 @@ class Programs:
     def interfaces(self) -> Mapping[str, int]:
         """Name and index of each interface that carries the program."""
         return {each.interface: each.ifindex for each in self.attachments if each.link}
+
+    @property
+    def listen(self) -> tuple[str, ...]:
+        """The addresses that programs take for ours."""
+        return self._loader.listen
 
     @property
     def _cleaned(self) -> bool:
@@ -209,13 +216,43 @@ class Programs:
                 self._clones = self._load_clones()
             self._clones.serve(self.interfaces.values())
 
-    def mend(self, facts: Facts) -> bool:
-        """Let go of interfaces that are gone, attach where one came back; whether anything changed."""
+    def relisten(self, listen: Sequence[str], facts: Facts) -> None:
+        """Take for ours what is for these addresses, and nothing else."""
+        self._loader.relisten(listen)
+        self.attachments = tuple(self._renew_one(each, facts) for each in self.attachments)
+        if self._clones is not None:
+            try:
+                self._clones.renew(self._clone_settings())
+            except Unavailable as error:
+                self._no_copies(f"tc takes what is for former addresses: {one_line(error)}")
+        self._loader.drop_outdated()
+
+    def _renew_one(self, attachment: Attachment, facts: Facts) -> Attachment:
+        if attachment.link is None or attachment.ifindex not in facts.interfaces:
+            return attachment
+        try:
+            attachment.link.update(self._program(attachment.link.mode, attachment.told))
+        except Unavailable as error:
+            # Rather none than one that takes what is another's.
+            attachment.link.detach()
+            return replace(attachment, link=None, reason=one_line(error))
+        return attachment
+
+    def mend(self, facts: Facts, wanted: Collection[Interface] = ()) -> bool:
+        """Let go of interfaces that are gone, attach where one came back; whether anything changed.
+
+        ``wanted``: interfaces that are to have a program by now; those that have one keep it.
+        """
         news = self._beside.news if self._beside is not None else None
         if self._beside is not None:
             # What is heard of where nobody listens any more stays known, else it would all begin again.
             self._heard = (self._heard | self._beside.heard()) & facts.interfaces.keys()
         mended = tuple(self._mend_one(each, facts) for each in self.attachments)
+        names = {each.interface for each in mended} | {facts.interfaces[each.ifindex].name for each in mended
+                                                       if each.ifindex in facts.interfaces}  # fmt: skip
+        mended += tuple(
+            self._attach_again(each.name, each, facts) for each in wanted if each.name not in names
+        )
         changed = mended != self.attachments
         self.attachments = mended
         if self._beside is not None:
@@ -466,9 +503,11 @@ class Programs:
 
     def _load_clones(self) -> Clones:
         shared = {name: self.map(name) for name in (*CLONE_MAPS, *([LATENCY] if self.measures else []))}
+        return Clones(self._clone_settings(), shared, self._pins if self._pin else None)
+
+    def _clone_settings(self) -> bytes:
         # It looks at socket buffers, which hide nothing.
-        settings = self._loader.settings(XdpMode.NATIVE, Tags.IN_FRAME)
-        return Clones(settings, shared, self._pins if self._pin else None)
+        return self._loader.settings(XdpMode.NATIVE, Tags.IN_FRAME)
 
 
 def _by_mode(failures: Mapping[str, Sequence[str]]) -> str:

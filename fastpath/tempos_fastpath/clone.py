@@ -36,19 +36,34 @@ class Clones:
     """
 
     def __init__(self, settings: bytes, share: Mapping[str, Map], pins: Pins | None) -> None:
+        self._share = share
+        self._object = self._load(settings)
+        self._program = self._object.program(TIMED if LATENCY in share else PROGRAM)
+        self._pins = pins
+        self._links: dict[int, InterfaceLink] = {}
+        self._changing = threading.Lock()
+
+    def _load(self, settings: bytes) -> BpfObject:
+        share = self._share
         timed = LATENCY in share
         shared = {name: share[name] for name in (*MAPS, *([LATENCY] if timed else []))}
-        self._object = BpfObject(
+        return BpfObject(
             OBJECT,
             {"settings": settings},
             shared,
             also=[TIMED] if timed else [],
             without=[] if timed else [LATENCY],
         )
-        self._program = self._object.program(TIMED if timed else PROGRAM)
-        self._pins = pins
-        self._links: dict[int, InterfaceLink] = {}
-        self._changing = threading.Lock()
+
+    def renew(self, settings: bytes) -> None:
+        """Go by other settings; raises :class:`~tempos.Unavailable`, and those that hold go on."""
+        with self._changing:
+            loaded = self._load(settings)
+            program = loaded.program(TIMED if LATENCY in self._share else PROGRAM)
+            for link in self._links.values():
+                link.update(program)
+            self._object, self._program, before = loaded, program, self._object
+            before.close()
 
     def adopt(self, links: Collection[InterfaceLink]) -> None:
         """Put the program into links that an earlier broker left."""

@@ -2,7 +2,9 @@
 
 What a program does with a partial checksum, and how it learns of a tag, is fixed when it is loaded; the maps
 are shared by all, and are those of an earlier broker where it left some. Where latency is to be measured,
-another program of the object is attached, so that the usual one has nothing of it. Blocking.
+another program of the object is attached, so that the usual one has nothing of it. Which addresses are ours
+is fixed as well: where they change, programs are loaded anew, in some tenths of a second, and put in the
+place of the old ones. Blocking.
 """
 
 from __future__ import annotations
@@ -56,7 +58,10 @@ class Loader:
         self._kernel = kernel
         self.rows = rows
         self._kept: Mapping[str, Map] = {}
+        #: Whose maps all share; its programs may be of former addresses.
+        self._base: BpfObject | None = None
         self._objects: dict[tuple[XdpMode, Tags], BpfObject] = {}
+        self._outdated: list[BpfObject] = []
         self._skb_at = 0
         #: Whether the kernel can broadcast into a devmap.
         self.broadcasts = False
@@ -96,10 +101,28 @@ class Loader:
         if (mode, tags) not in self._objects:
             loaded = self._open(mode, tags)
             self._objects[mode, tags] = loaded
+            self._base = self._base or loaded
             self.broadcasts = loaded.program(_TRY_BROADCAST).run(bytes(64)).verdict == Verdict.REDIRECT
             if not self._kept:
                 self.stamp()
         return self._objects[mode, tags].program(TIMED if self._timed else PROGRAM)
+
+    @property
+    def listen(self) -> tuple[str, ...]:
+        """The addresses that programs take for ours."""
+        return self._listen
+
+    def relisten(self, listen: Sequence[str]) -> None:
+        """Other addresses are ours: programs asked for from now on know these; then :meth:`drop_outdated`."""
+        self._listen = tuple(listen)
+        self._outdated += [each for each in self._objects.values() if each is not self._base]
+        self._objects.clear()
+
+    def drop_outdated(self) -> None:
+        """Let go of the programs of former addresses."""
+        for each in self._outdated:
+            each.close()
+        self._outdated.clear()
 
     def stamp(self) -> None:
         """Say that user space is there: the first packet of a program must not find it gone.
@@ -117,17 +140,22 @@ class Loader:
     def close(self) -> None:
         """Release what nothing else holds; safe to call twice."""
         with contextlib.ExitStack() as stack:
-            for each in self._objects.values():
+            # Each may be in more than one place.
+            for each in {id(one): one for one in (*self._objects.values(), *self._outdated)}.values():
                 stack.callback(each.close)
+            if self._base is not None:
+                stack.callback(self._base.close)
         self._objects.clear()
+        self._outdated.clear()
 
     @property
     def _first(self) -> BpfObject:
-        return next(iter(self._objects.values()))
+        assert self._base is not None, "a program was loaded before"
+        return self._base
 
     def _open(self, mode: XdpMode, tags: Tags) -> BpfObject:
         rodata = {"settings": self.settings(mode, tags)}
-        first = next(iter(self._objects.values()), None)
+        first = self._base
         share = self._kept if first is None else {name: first.map(name) for name in MAPS}
         if self._timed:
             if first is not None:

@@ -40,6 +40,7 @@ from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies,
 from tempos_fastpath.network.changes import ChangeTrigger
 from tempos_fastpath.network.facts import Destination, Facts, destination
 from tempos_fastpath.network.reading import read_neighbours, resolve_neighbours
+from tempos_fastpath.network.targets import served_now
 from tempos_fastpath.plan import Means, Plan, Refusal, plan_route, refuse_at_once
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.resources import Resources
@@ -198,7 +199,25 @@ class Offload:
             return FastPathStatus("none", "no interface is left", interfaces)
         reason = ", ".join(f"{each.name}: {each.mode} ({each.reason})" for each in interfaces)
         mode = "generic" if "generic" in modes else "native"
-        return FastPathStatus(mode, f"{reason}{self._note}{self._programs.note}", interfaces, self._lacks)
+        _, more = served_now(self._resources.entrances.listen, self._facts)
+        note = f"{more}{self._note}{self._programs.note}"
+        return FastPathStatus(mode, f"{reason}{note}", interfaces, self._lacks)
+
+    def _mode(self) -> str:
+        """The mode that events are forwarded in; where interfaces differ, which those are."""
+        # By a bridge that nothing is plugged into no event comes in.
+        up = {
+            each.index
+            for each in self._facts.interfaces.values()
+            if each.up and (each.kind != "bridge" or self._facts.ports_of(each.index))
+        }
+        modes: dict[str, list[str]] = {}
+        for each in self._programs.attachments:
+            if each.link is not None and each.ifindex in up:
+                modes.setdefault(each.link.mode.value, []).append(each.interface)
+        if len(modes) < 2:
+            return next(iter(modes), self.status().mode)
+        return f"native (generic on {', '.join(modes['generic'])})"
 
     def rows(self) -> Mapping[int, int]:
         """Where the topics whose routes an earlier broker left stand in the tables."""
@@ -237,7 +256,7 @@ class Offload:
             return PathChoice(Path.SLOW, plan.reason)
         names = {self._facts.interfaces[index].name for index in plan.interfaces
                  if index in self._facts.interfaces}  # fmt: skip
-        reason = f"XDP {self.status().mode}, leaves by {', '.join(sorted(names))}"
+        reason = f"XDP {self._mode()}, leaves by {', '.join(sorted(names))}"
         if plan.why:
             reason += f"; {len(plan.groups)} groups: {plan.why}"
         if left_out := sum(hop.left_out for hop in plan.hops):
@@ -418,7 +437,7 @@ class Offload:
         return await asyncio.shield(self._mending)
 
     def _mend_now(self, facts: Facts) -> bool:
-        changed = self._programs.mend(facts)
+        changed = self._resources.follow(facts)
         self._kernel.mend(facts.interfaces.keys())
         if changed:
             self._ownership.tell(self._programs.interfaces)

@@ -18,6 +18,7 @@ from tempos_fastpath.kernel_routes import KernelRoutes
 from tempos_fastpath.network.entrances import Entrances
 from tempos_fastpath.network.facts import Facts
 from tempos_fastpath.network.survey import Survey
+from tempos_fastpath.network.targets import served_now, wanted_now
 from tempos_fastpath.rows import rows_in
 from tempos_fastpath.survival.ownership import Ownership
 from tempos_fastpath.survival.pins import Pins
@@ -47,6 +48,8 @@ class Resources:
     ownership: Ownership
     pins: Pins
     entrances: Entrances
+    #: The interfaces that the configuration names.
+    names: tuple[str, ...]
     threads: ThreadPoolExecutor
 
     def take_over(self, facts: Facts) -> Taken:
@@ -57,6 +60,14 @@ class Resources:
         adopted, remark = self._adopt(rows)
         drops, complaint = self._count_drops()
         return Taken(adopted, {topic: rows[topic] for topic in adopted}, drops, remark + complaint)
+
+    def follow(self, facts: Facts) -> bool:
+        """Take for ours what is now, and no more; attach where it came; whether anything changed."""
+        served, _ = served_now(self.entrances.listen, facts)
+        changed = served != self.programs.listen
+        if changed:
+            self.programs.relisten(served, facts)
+        return self.programs.mend(facts, wanted_now(self.names, served, facts)) or changed
 
     def unseen(self, facts: Facts) -> tuple[InterfaceStatus, ...]:
         """The interfaces by which events come in that no program sees, and why."""

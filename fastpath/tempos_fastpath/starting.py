@@ -97,8 +97,9 @@ async def prepare(
         kernel = kernel or Kernel()
         survey = Survey(kernel)
         facts = await loop.run_in_executor(threads, survey.read, (), False, {})
-        addresses, note = listen_addresses(listen, facts)
-        targets = targets_of(interfaces, addresses, facts)
+        addresses, _ = listen_addresses(listen, facts)
+        targets = targets_of(interfaces, addresses or listen, facts)
+        note = ""
         pins = Pins(ownership.identity, held)
         if pin and held is None:
             try:
@@ -122,8 +123,9 @@ async def prepare(
             programs.map("routes"), programs.map("small_routes"), programs.map("egress"), fanouts, rows
         )
         group = await loop.run_in_executor(threads, feature_group)
-        entrances = Entrances(frozenset(listen), frozenset(addresses), named=bool(interfaces))
-        resources = Resources(survey, programs, routes, fanouts, ownership, pins, entrances, threads)
+        entrances = Entrances(tuple(listen), named=bool(interfaces))
+        names = tuple(interfaces)
+        resources = Resources(survey, programs, routes, fanouts, ownership, pins, entrances, names, threads)
         lacks = await loop.run_in_executor(threads, kernel.lacks)
         offload = Offload(resources, facts, note, lacks, group, gone_after, tos or {}, port, rows)
         undo.pop_all()

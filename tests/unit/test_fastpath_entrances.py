@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tempos._abi import MAX_LISTEN
 from tempos_fastpath.network.entrances import Entrances
 from tempos_fastpath.network.facts import Facts, Interface
 
@@ -15,10 +16,10 @@ def device(index: int, name: str, kind: str = "", *, link: int = 0, master: int 
 
 
 def unseen(addresses: dict[str, int], carrying: set[int], *devices: Interface, named: bool = True,
-           listen: tuple[str, ...] = (A, B), refused: dict[int, str] | None = None,
-           served: tuple[str, ...] = (A, B)) -> dict[str, str]:  # fmt: skip
+           listen: tuple[str, ...] = (A, B),
+           refused: dict[int, str] | None = None) -> dict[str, str]:  # fmt: skip
     facts = Facts({each.index: each for each in devices}, tuple(addresses.items()), {})
-    found = Entrances(frozenset(listen), frozenset(served), named).unseen(facts, carrying, refused or {})
+    found = Entrances(listen, named).unseen(facts, carrying, refused or {})
     assert all(each.mode == "none" for each in found)
     return {each.name: each.reason for each in found}
 
@@ -35,7 +36,8 @@ def test_only_what_carries_an_address_and_no_program_is_named() -> None:
 
 def test_an_address_that_the_program_does_not_know_is_named_with_its_interface() -> None:
     cards = device(2, "eth0"), device(3, "eth1")
-    assert unseen({A: 2, B: 3}, {2, 3}, *cards, listen=("0.0.0.0",), served=(A,)) == {
+    many = {f"10.0.1.{number}": 2 for number in range(1, MAX_LISTEN + 1)}
+    assert unseen({**many, B: 3}, {2, 3}, *cards, listen=("0.0.0.0",)) == {
         "eth1": f"the program does not know {B}"
     }
 

@@ -101,6 +101,7 @@ class Broker:
     ``quality`` and ``limits`` the keys of these sections that differ from their defaults; ``latency`` as in
     `fastpath.latency`.
     ``listen``: the node's addresses if nothing is said; ``portable`` as the option of `tempos broker`.
+    ``all_interfaces``: the fast path is on those that the broker finds by itself, not on the node's.
 
     Raises :class:`ProgramFailed` with the broker's own words if it does not get ready.
     """
@@ -117,13 +118,15 @@ class Broker:
         limits: Mapping[str, int] | None = None,
         listen: Sequence[str] = (),
         portable: bool = False,
+        all_interfaces: bool = False,
         cpu: int | None = None,
         limit: float = 60.0,
     ) -> None:
         self.node = node
         text = config_text(
-            listen or node.addresses, topics, mode, node.interfaces, state, quality, latency, limits
-        )
+            listen or node.addresses, topics, mode, () if all_interfaces else node.interfaces, state, quality,
+            latency, limits,
+        )  # fmt: skip
         command = (*_COMMAND, "--portable") if portable else _COMMAND
         self.program: Program = node.start(
             command, ready="ready", limit=limit, cpu=cpu, text=text, clean_up=_CLEAN if mode != "off" else ()

@@ -65,7 +65,7 @@ def _wanted(asked: Asked, facts: Facts) -> list[Interface | str]:
 
     if asked.interfaces or asked.listen:
         listen, _ = listen_addresses(asked.listen, facts) if asked.listen else ((), "")
-        return targets_of(asked.interfaces, listen, facts)
+        return targets_of(asked.interfaces, listen or asked.listen, facts)
     return [each for each in facts.interfaces.values() if each.up and not unfit(each, facts)]
 
 

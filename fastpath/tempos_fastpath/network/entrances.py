@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from tempos import InterfaceStatus
 from tempos_fastpath.network.facts import VRF, Facts, Interface
-from tempos_fastpath.network.targets import ANY, SILENT
+from tempos_fastpath.network.targets import ANY, SILENT, served_now
 
 #: Devices that hand on all that their ports get, and those that stand on another one.
 _OF_PORTS, _ABOVE = ("bridge", "bond", "team"), ("macvlan", "macvtap", "ipvlan", "ipvtap")
@@ -29,12 +29,11 @@ _OWN_MAC = ("macvlan", "macvtap")
 class Entrances:
     """What is served where.
 
-    ``listen``: the addresses as configured; ``served``: those that the programs know; ``named``: whether the
-    configuration says which interfaces carry a program.
+    ``listen``: the addresses as configured; ``named``: whether the configuration says which interfaces carry
+    a program.
     """
 
-    listen: frozenset[str]
-    served: frozenset[str]
+    listen: tuple[str, ...]
     named: bool
 
     def unseen(
@@ -45,11 +44,12 @@ class Entrances:
         ``carrying``: indices of the interfaces with a program; ``refused``: why others have none.
         """
         found: dict[str, str] = {}
+        served, _ = served_now(self.listen, facts)
         for index, addresses in self._addresses(facts).items():
             interface = facts.interfaces[index]
             for name, reason in self._unseen_at(interface, addresses, facts, carrying, refused):
                 found.setdefault(name, reason)
-            unknown = sorted(set(addresses) - self.served)
+            unknown = sorted(set(addresses) - set(served))
             if unknown:
                 found.setdefault(interface.name, f"the program does not know {', '.join(unknown)}")
         return tuple(InterfaceStatus(name, "none", reason) for name, reason in found.items())
@@ -104,4 +104,4 @@ class Entrances:
             return "it is not an Ethernet interface"
         if self.named:
             return "it is not one of fastpath.interfaces"
-        return "it had no address to serve when the broker started"
+        return "it has had no program since its address came"

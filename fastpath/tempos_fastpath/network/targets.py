@@ -14,14 +14,37 @@ ANY = "0.0.0.0"  # noqa: S104 - the configuration's word for every local address
 
 def listen_addresses(listen: Sequence[str], facts: Facts) -> tuple[tuple[str, ...], str]:
     """The addresses to serve, and a note for the status if there are more than the program takes."""
-    wanted = facts.local_addresses() if ANY in listen else tuple(dict.fromkeys(listen))
+    wanted = _wanted(listen, facts)
     served = wanted[: _abi.MAX_LISTEN]
-    if not served:
+    if not served and ANY in listen:
         raise Unavailable(f"no Ethernet interface{_in_here(facts)} has an IPv4 address to serve")
     if len(wanted) == len(served):
         return served, ""
     rest = ", ".join(wanted[_abi.MAX_LISTEN :])
     return served, f"; the slow path serves {rest}, for the program takes {_abi.MAX_LISTEN} addresses"
+
+
+def served_now(listen: Sequence[str], facts: Facts) -> tuple[tuple[str, ...], str]:
+    """As :func:`listen_addresses`, whatever there is at this moment, be it nothing."""
+    try:
+        return listen_addresses(listen, facts)
+    except Unavailable:
+        return (), ""
+
+
+def wanted_now(names: Sequence[str], listen: Sequence[str], facts: Facts) -> list[Interface]:
+    """As :func:`targets_of`, those that are there at this moment."""
+    try:
+        return [each for each in targets_of(names, listen, facts) if isinstance(each, Interface)]
+    except Unavailable:
+        return []
+
+
+def _wanted(listen: Sequence[str], facts: Facts) -> tuple[str, ...]:
+    if ANY in listen:
+        return facts.local_addresses()
+    here = {address for address, index in facts.addresses if not facts.elsewhere(facts.interfaces[index])}
+    return tuple(address for address in dict.fromkeys(listen) if address in here)
 
 
 def targets_of(names: Sequence[str], listen: Sequence[str], facts: Facts) -> list[Interface | str]:
