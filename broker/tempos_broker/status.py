@@ -25,7 +25,7 @@ from tempos_broker.control.server import ControlServer, limit_fields, topic_fiel
 from tempos_broker.counts import Counted, Counters
 from tempos_broker.latency import latency_document
 from tempos_broker.members.departures import KeptOut
-from tempos_broker.members.known import GroupState
+from tempos_broker.members.known import GroupState, Lease
 from tempos_broker.membership import Registry
 from tempos_broker.slowpath import BESIDE, SlowPathStatus
 from tempos_broker.state import TopicState
@@ -336,11 +336,17 @@ def _group(
     left_out: Callable[[Towards], str],
     listed: Listed,
 ) -> dict[str, Any]:
-    def lease(holder: Holder) -> float | None:
+    def held(holder: Holder) -> Lease | None:
         known = present.members.get((holder.ip, holder.port)) if present is not None else None
-        if known is None or known.expires is None or known.client != holder.client:
-            return None
-        return round(known.expires - now, 1)
+        return None if known is None or known.client != holder.client else known.lease
+
+    def lease(holder: Holder) -> float | None:
+        known = held(holder)
+        return None if known is None else round(known.expires - now, 1)
+
+    def unheard(holder: Holder) -> int:
+        known = held(holder)
+        return 0 if known is None else known.progress.lost
 
     return {
         **_sums(group),
@@ -350,6 +356,7 @@ def _group(
                 "from": sources.get((row.holder.ip, row.holder.port)),
                 "lease_s": lease(row.holder),
                 "left_out": left_out((row.holder.ip, sources.get((row.holder.ip, row.holder.port)))),
+                "unheard": unheard(row.holder),
                 "ticketed": row.ticketed,
                 "delivered": row.delivered,
                 "dropped": row.dropped,

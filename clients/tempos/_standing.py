@@ -26,6 +26,7 @@ from tempos.session.events import (
     RenewalFailed,
     SessionEvent,
     Subscribed,
+    Unheard,
 )
 
 #: Topics that one line of the log names.
@@ -82,10 +83,22 @@ class Standing:
             _log.warning("the broker at %s has not answered for %.0f s", self._broker, event.seconds)
         elif isinstance(event, BrokerBack):
             _log.warning("the broker at %s answers again, after %.0f s", self._broker, event.seconds)
+        elif isinstance(event, Unheard):
+            self._unheard(event.events)
         elif isinstance(event, Answered) and event.op == "heartbeat":
             _log.warning("the broker at %s takes heartbeats again", self._broker)
         elif isinstance(event, Failed):
             _log.warning("%s: %s", event.op, event.error)
+
+    def _unheard(self, events: int) -> None:
+        if events:
+            _log.warning(
+                "the broker at %s has sent %d events here, and none has come: is there a firewall or a NAT "
+                "that lets nothing from its data port through?",
+                self._broker, events,
+            )  # fmt: skip
+        else:
+            _log.warning("events of the broker at %s come through again", self._broker)
 
     def _subscribed(self, event: Subscribed) -> None:
         feed = self._intake.feeds.put(event.topic, event.group)

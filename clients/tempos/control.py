@@ -164,7 +164,7 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "heartbeat": (
         "renew the lease of every membership of this endpoint; tells what arrived, asks what is in force",
         (Field("port", "port"), *_TOLD),
-        ("epochs", "out", "life", "told", *_LISTED),
+        ("epochs", "out", "life", "told", "unheard", *_LISTED),
     ),
     "drain": (
         "leave everything, losing nothing: answered when all that was ticketed is confirmed, or too late",

@@ -49,6 +49,29 @@ def ask(server: ControlServer, op: str, now: float = 0.0, **fields: object) -> t
     return decision, dict(reply.ok)
 
 
+def test_a_member_that_gets_nothing_is_told_so_and_the_log_too(caplog: pytest.LogCaptureFixture) -> None:
+    registry, ledger, server = pair()
+    ask(server, "subscribe", topic="alpha", group="workers", port=PORT)
+    ledger.opened(7, 300, registry.holders(7), 0)
+    tickets = [0]
+    ledger.live = lambda topic: {300: tickets}
+
+    def beat(got: int = 0) -> object:
+        received = [Received(7, "workers", 300, got)] if got else []
+        _, answer = ask(server, "heartbeat", now=1, port=PORT, received=received, full=True, since=[])
+        return answer.get("unheard")
+
+    assert beat() is None
+    tickets[0] = 50
+    assert beat() is None
+    tickets[0] = 100
+    assert beat() == 100
+    assert [line for line in caplog.messages if "tells of none of 100 events" in line]
+    assert registry.lease_of(HOLDER).progress.lost == 100  # type: ignore[union-attr]
+    assert beat(got=1) is None
+    assert caplog.messages[-1] == f"member {IP}:{PORT} gets events again"
+
+
 def test_a_membership_from_hello_to_goodbye() -> None:
     registry, ledger, server = pair()
     timing = {"lease_ms": 10_000, "heartbeat_ms": 2500, "instance": 42}

@@ -249,7 +249,7 @@ class Ledger:
             epoch = latest - ((latest - epoch) & 0xFF)
         if self._held(topic, group, account, epoch):
             if account.unsure and self.live is not None:
-                account.learn_base(datagrams, account.ticketed + self._ticketed_now(topic, group, account))
+                account.learn_base(datagrams, account.ticketed + self._ticketed_now(topic, group, holder))
             account.said = None if full else said
             if account.report(epoch, datagrams):
                 self.changed.add(topic)
@@ -264,15 +264,15 @@ class Ledger:
         self.changed.add(topic)
         return True
 
-    def _ticketed_now(self, topic: int, group: str, account: Account) -> int:
+    def _ticketed_now(self, topic: int, group: str, holder: Holder) -> int:
         """What open epochs have drawn for a holder so far."""
         assert self.live is not None, "only then is it asked for"
         live = self.live(topic)
         return sum(
-            share(live[epoch][index], holders.index(account.holder), len(holders))
+            share(live[epoch][index], holders.index(holder), len(holders))
             for epoch, groups in self._open(topic).items()
             for index, (name, holders) in enumerate(groups)
-            if name == group and account.holder in holders and len(live.get(epoch, ())) > index
+            if name == group and holder in holders and len(live.get(epoch, ())) > index
         )
 
     def _held(self, topic: int, group: str, account: Account, epoch: int) -> bool:
@@ -281,6 +281,19 @@ class Ledger:
             return True
         groups = self._open(topic).get(epoch, ())
         return any(name == group and account.holder in holders for name, holders in groups)
+
+    def progress(self, holder: Holder, places: Iterable[tuple[int, str]]) -> tuple[int, int]:
+        """What a holder was ticketed so far in these topics and groups, and what it has told that it got."""
+        ticketed = delivered = 0
+        for topic, group in places:
+            if self.live is not None:
+                ticketed += self._ticketed_now(topic, group, holder)
+            # A quiet one has nothing but that, and stays small.
+            quiet = isinstance(self._topics.get(topic), Quiet)
+            if not quiet and (account := self.account(topic, group, holder)) is not None:
+                ticketed += account.ticketed
+                delivered += account.delivered
+        return ticketed, delivered
 
     def accounts(self, holder: Holder) -> list[Account]:
         """Every account of a holder in which anything is counted, over topics and groups."""

@@ -29,6 +29,10 @@ class MemberOut(BaseModel):
     )
     lease_s: float | None = Field(description="seconds; null for a static member")
     left_out: str = Field(description="why nothing is sent to it, though it is ticketed; empty: it is")
+    unheard: Count = Field(
+        default=0,
+        description="events sent to it since it last told of one it got, where nothing seems to reach it",
+    )
     ticketed: Count
     delivered: int | None = Field(description="as the member says; null for a static one, which says nothing")
     dropped: int | None = Field(description="reached the member, which did not give it to its program")

@@ -58,6 +58,7 @@ from tempos_broker.control.decisions import (
 from tempos_broker.control.listing import Listing
 from tempos_broker.control.reports import Reports
 from tempos_broker.members.known import own_group
+from tempos_broker.members.unheard import BEATS, LOOKED_AT
 from tempos_broker.membership import Refused, Registry
 from tempos_broker.slowpath.returns import LIFETIME
 
@@ -245,8 +246,10 @@ class ControlServer:
 
     def _renewed(self, way: Way, answer: Renewed) -> bytes:
         holder, asked = answer.holder, answer.asked
+        lease = self._registry.lease_of(holder)
+        unheard = lease.progress.lost if lease is not None else 0
         if answer.since is not None:
-            fields = {"life": self._life}
+            fields = {"life": self._life, **({"unheard": unheard} if unheard else {})}
             if answer.since:
                 fields = self._listing.fields(way, holder, answer.since, fields)
             return self._with_told(way, asked, **fields)
@@ -440,6 +443,7 @@ class ControlServer:
         mine = self._registry.heartbeat((holder.ip, holder.port), request.client, now)
         if mine is None:
             raise self._no_member(holder)
+        self._listen_for(holder)
         asked, since = request.fields["topics"], request.fields["since"]
         if since is not None:
             lease = self._registry.lease_of(holder)
@@ -461,6 +465,21 @@ class ControlServer:
                 tuple(self._whys(holder, (each.topic for each in asked if each.topic not in mine), now)),
             ),
         )
+
+    def _listen_for(self, holder: Holder) -> None:
+        """Notice whether events reach a member; its counts are booked."""
+        lease = self._registry.lease_of(holder)
+        places = self._registry.places(holder)[:LOOKED_AT]
+        if lease is None or not lease.progress.beat(*self._ledger.progress(holder, places)):
+            return
+        if lost := lease.progress.lost:
+            log.warning(
+                "member %s:%d tells of none of %d events that it was sent over %d heartbeats: is there a "
+                "firewall or a NAT between that lets nothing from our data port through to it?",
+                holder.ip, holder.port, lost, BEATS,
+            )  # fmt: skip
+        else:
+            log.warning("member %s:%d gets events again", holder.ip, holder.port)
 
     def _no_member(self, holder: Holder) -> Refused:
         whys = [Out.WORDS[why] for why in self._registry.departures.whys(holder)]

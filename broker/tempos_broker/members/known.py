@@ -11,6 +11,7 @@ from tempos import Group, Member, Topic
 from tempos.names import is_filter, matches
 from tempos_broker.account.accounts import SHARED, Holder, shared_holder
 from tempos_broker.config.model import OWN_GROUP, StaticMember
+from tempos_broker.members.unheard import Progress
 
 
 @lru_cache(SHARED)
@@ -52,6 +53,8 @@ class Lease:
     joining: int = 0
     #: Topics it wants and cannot be in now, and why not (:class:`tempos.control.Out`): it is tried again.
     missing: dict[int, tuple[Topic, str]] = field(default_factory=dict)
+    #: Whether what it is sent reaches it.
+    progress: Progress = field(default_factory=Progress)
     #: Topics by when what it is to know of them changed last, the latest at the end.
     news: dict[int, int] = field(default_factory=dict)
     #: Those of them that it is out of: their names, and why.

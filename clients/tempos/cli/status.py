@@ -224,6 +224,8 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
                 if member.get(key)
             )
             yield f"      {member['ip']}:{member['port']}{by}  {kind}, delivered {told}"
+            if lost := member.get("unheard"):
+                yield f"        unheard: it tells of none of {number(lost)} events; a firewall or a NAT?"
             if why := member.get("left_out"):
                 yield f"        left out: {why}"
 

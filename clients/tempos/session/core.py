@@ -38,6 +38,7 @@ from tempos.session.events import (
     RenewalFailed,
     SessionEvent,
     Subscribed,
+    Unheard,
     failures_of,
     seconds_of,
 )
@@ -107,7 +108,7 @@ class ControlSession:
         self._heartbeat_at: float | None = None
         self._renew_at: float | None = None
         self._last_answer = 0.0
-        self._silent = self._unanswered = False
+        self._silent = self._unanswered = self._unheard = False
         # Where this was a member, as long as the broker may not know that it is elsewhere now.
         self._former: list[tuple[str, int]] = []
         #: Why heartbeats are refused, while they are.
@@ -465,6 +466,10 @@ class ControlSession:
         if self._refused:
             self._refused = ""
             self._events.append(Answered(request, pending.op, fields))
+        unheard = fields.get("unheard", 0)
+        if type(unheard) is int and bool(unheard) != self._unheard:
+            self._unheard = bool(unheard)
+            self._events.append(Unheard(unheard))
         if pending.since:
             self._listed(self._roll.take(fields, pending.since), pending, None, now)
 

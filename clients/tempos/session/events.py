@@ -121,6 +121,13 @@ class Forgotten:
     words: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """The broker says that it has sent so many ``events`` here and heard of none that came; 0: of some."""
+
+    events: int
+
+
 SessionEvent = (
     Answered
     | Failed
@@ -134,6 +141,7 @@ SessionEvent = (
     | BrokerSilent
     | BrokerBack
     | Forgotten
+    | Unheard
 )
 
 

@@ -1,0 +1,41 @@
+"""Members that are sent events and get none: a firewall or a NAT is in between, or stands there by now.
+
+Such a member keeps its share of its groups by its heartbeats, and what it is ticketed is lost. Sans-IO. Rule:
+a member is unheard when it was ticketed some events and has told of none it got, over more than one
+heartbeat; it is heard again with the first that it tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Events that a member must have been ticketed, and heartbeats that must have told of none.
+LEAST, BEATS = 4, 2
+#: Places of one member that are looked at: whoever gets nothing gets nothing of any.
+LOOKED_AT = 32
+
+
+@dataclass(slots=True)
+class Progress:
+    """What one member was ticketed and told at its last heartbeat that told of anything new."""
+
+    ticketed: int = 0
+    delivered: int = 0
+    beats: int = 0
+    #: Events that an unheard member was ticketed since it last told of one; 0: it is none.
+    lost: int = 0
+
+    def beat(self, ticketed: int, delivered: int) -> bool:
+        """A heartbeat with these totals; whether the member has become unheard, or is heard again."""
+        # Accounts of places that were left are no more: totals may shrink.
+        if delivered != self.delivered or ticketed < self.ticketed:
+            before = self.lost
+            self.ticketed, self.delivered, self.beats, self.lost = ticketed, delivered, 0, 0
+            return before > 0
+        if ticketed - self.ticketed < LEAST:
+            return False
+        self.beats += 1
+        before = self.lost
+        if self.beats >= BEATS:
+            self.lost = ticketed - self.ticketed
+        return self.lost > 0 and not before
