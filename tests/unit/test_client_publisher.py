@@ -290,7 +290,7 @@ def test_batches_are_split_where_the_next_event_does_not_fit(
         async with Publisher("127.0.0.1", data_port=9, topics=topics) as pub:
             real = pub._socket
             pub._socket = taking = ScriptedSocket(real)
-            pub._limit = limit
+            pub._set_limit(limit)
             async with pub.batch():
                 for name, size in events:
                     if size + 24 <= limit:
