@@ -15,6 +15,7 @@ from support.program import ADDRESSES, Rig, hops, plan
 from tempos import Framing, Overflow, Reason, Topic
 from tempos._abi import LIMIT_SHIFT
 from tempos._rows import Rows
+from tempos_bench.nodes.patience import patience
 from tempos_bpf.objects import Verdict
 from tempos_fastpath.layout import TOPIC_SIZE
 from tempos_fastpath.structs import ffi
@@ -195,7 +196,7 @@ def test_nothing_is_taken_twice_by_threads_processes_and_the_kernel(rig: Rig) ->
         each.start()
     with ThreadPoolExecutor(2) as pool:
         threads = [pool.submit(_take_all, user, barrier.wait) for _ in range(2)]
-        shares = [each.result(timeout=60) for each in threads]
+        shares = [each.result(timeout=patience(60)) for each in threads]
     told = [results.get() for _ in others]
     for each in others:
         each.join(60)

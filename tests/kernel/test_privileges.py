@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tempos_bench.nodes.patience import patience
 from tempos_broker import privileges
 from tests.support.privileges import require_kernel
 
@@ -30,7 +31,7 @@ def run(code: str, *arguments: str) -> Any:
         [sys.executable, "-c", prelude + textwrap.dedent(code), *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert done.returncode == 0, done.stderr

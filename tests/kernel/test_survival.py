@@ -19,6 +19,7 @@ from support.survival import BROKER, EPOCH, LIMIT, TOPIC, Traffic, set_of
 
 from tempos.wire import encode_event
 from tempos_bench.nodes.node import Program
+from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology
 from tempos_bpf.links import query_xdp
 from tempos_bpf.maps import pinned_map
@@ -230,7 +231,7 @@ def test_a_name_and_an_interface_have_one_owner(topology: Topology) -> None:
 
 def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("tempos")), "fastpath", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=patience(30), check=False)
 
 
 def test_orphans_are_listed_and_removed_by_command(topology: Topology) -> None:
