@@ -17,7 +17,7 @@ from tempos_invoker.workers.frames import Answer, Call
 SPEC: dict[str, Any] = {
     "function": "f", "class": "BQ", "index": 0, "mode": "python", "code": "", "entry": "m:f", "args": [],
     "env": {}, "cwd": "", "user": "", "timeout": 1.0, "load": "keep", "memory": 0, "output": 0, "ahead": 0,
-    "grants": [], "warm": None, "version": "1", "scheduling": {}, "cache": "",
+    "processes": 0, "grants": [], "warm": None, "version": "1", "scheduling": {}, "cache": "",
 }  # fmt: skip
 
 

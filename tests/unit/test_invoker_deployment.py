@@ -36,7 +36,14 @@ def test_every_fault_is_told_at_once() -> None:
             {**FUNCTION, "entry": "f"},
             {"name": "lib", "mode": "dlf", "entry": "x", "timeout": 0},
             {"name": "run", "mode": "spawn", "warmth": 1},
-            {"name": "path", "mode": "python", "entry": "a:b", "code": "there.py", "ahead": 2},
+            {
+                "name": "path",
+                "mode": "python",
+                "entry": "a:b",
+                "code": "there.py",
+                "ahead": 2,
+                "processes": 3,
+            },
         ],
         step=[
             STEP,
@@ -54,6 +61,7 @@ def test_every_fault_is_told_at_once() -> None:
         r'function\[3\]\.warmth is an unknown key \(did you mean "warm"\?\)',
         r"function\[3\]\.args is missing; a function of mode spawn has code, args, or both",
         r"function\[4\]\.ahead is 2; allowed: 0 for mode python",
+        r"function\[4\]\.processes is 3; allowed: 0 for mode python",
         r'function\[4\]\.code is "there.py"; allowed: what was uploaded',
         r'function\[1\]\.name is "f", as function\[0\] has; allowed: each once',
         r'step\[1\]\.name is "w/s", as step\[0\] has; allowed: each once',

@@ -188,3 +188,19 @@ def test_what_cannot_be_run_is_told_in_words(tmp_path: Path) -> None:
         answer = worker.ask(b"echo")
         assert answer.condition == Condition.ERROR
         assert answer.output.decode() == f"{script}: it cannot be executed: No such file or directory"
+
+
+@needs_root
+def test_its_user_has_no_more_processes_than_it_may() -> None:
+    assert "the kernel bounds none of root's" in why(args=["sh"], processes=5)
+    # Ten at once, all of which are there before the first one ends.
+    text = "for each in 1 2 3 4 5 6 7 8 9 10; do sleep 0.2 & done; wait; echo all"
+    with WorkerProcess(mode="spawn", args=["sh", "-c", text], user="nobody", timeout=20.0) as worker:
+        assert worker.ask(b"").output == b"all\n"
+    spec = {"mode": "spawn", "args": ["sh", "-c", text], "user": "nobody", "timeout": 20.0}
+    with WorkerProcess(**spec, processes=5) as worker:
+        answer = worker.ask(b"")
+        assert answer.condition == Condition.ERROR
+        # It could not be begun, where its user has so many already.
+        told = answer.output.decode()
+        assert "annot fork" in told or "temporarily unavailable" in told, told

@@ -164,6 +164,7 @@ FUNCTION: Keys = {
     "memory": Key(BYTES, None),
     "output": Key(BYTES, None),
     "ahead": Key(kinds.whole(0, 1024), None),
+    "processes": Key(kinds.whole(0, 2**22), None),
     "grants": Key(GRANTS, None),
     "warm": Key(PLAIN, None),
 }

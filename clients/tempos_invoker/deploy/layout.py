@@ -133,6 +133,7 @@ FUNCTION: Keys = {
     "memory": Key(kinds.whole(0, 2**40), 0),
     "output": Key(kinds.whole(0, frames.LARGEST_OUTPUT), 0),
     "ahead": Key(kinds.whole(0, MAX_AHEAD), 0),
+    "processes": Key(kinds.whole(0, 2**22), 0),
     "grants": Key(_texts(64), ()),
     "warm": Key(_text(16384, "text of at most 16384 characters"), None),
 }  # fmt: skip
@@ -262,8 +263,9 @@ def _function(table: Table, faults: Faults, folder: Path | None) -> Function | N
         faults.add(table.at("code"), f"is missing; a function of mode {mode} has a file")
     if mode == "spawn" and table.values.get("code", "") is None and not table.get("args"):
         faults.add(table.at("args"), "is missing; a function of mode spawn has code, args, or both")
-    if mode is not None and mode != "spawn" and table.get("ahead"):
-        faults.refuse(table.at("ahead"), table.get("ahead"), f"0 for mode {mode}")
+    for key in ("ahead", "processes"):
+        if mode is not None and mode != "spawn" and table.get(key):
+            faults.refuse(table.at(key), table.get(key), f"0 for mode {mode}")
     if isinstance(code, str):
         if folder is None:
             faults.refuse(table.at("code"), code, "what was uploaded: a table of sha256 and name")

@@ -57,6 +57,7 @@ class Function:
     memory: int = 0
     output: int = 0
     ahead: int = 0
+    processes: int = 0
     grants: tuple[str, ...] = ()
     warm: str | None = None
 

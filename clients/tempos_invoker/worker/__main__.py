@@ -41,7 +41,8 @@ from tempos_invoker.workers.frames import Answer
 #: was compiled, or ""; the rest as in the deployment.
 KEYS = (
     "function", "class", "index", "mode", "code", "folder", "entry", "args", "env", "cwd", "user",
-    "timeout", "load", "memory", "output", "ahead", "grants", "warm", "version", "scheduling", "cache",
+    "timeout", "load", "memory", "output", "ahead", "processes", "grants", "warm", "version", "scheduling",
+    "cache",
 )  # fmt: skip
 
 #: Module and class for each mode.

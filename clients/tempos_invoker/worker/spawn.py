@@ -18,7 +18,8 @@ for its standard input, and reads the same lines NAME=value, up to the end, on t
 TEMPOS_EVENT_FD names.
 
 At its deadline a program is killed with everything that it started; so is what it leaves behind. ``memory``
-bounds the data of each process (RLIMIT_DATA).
+bounds the data of each process (RLIMIT_DATA), ``processes`` how many its user may have, threads and those of
+others included (RLIMIT_NPROC).
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class SpawnFunction(Native):
         self._become(settings, spec.get("user") or "", env)
         settings.env = self.texts(f"{name}={value}" for name, value in env.items())
         settings.memory = int(spec.get("memory") or 0)
-        settings.processes = int((spec.get("limits") or {}).get("processes") or 0)
+        settings.processes = int(spec.get("processes") or 0)
+        if settings.processes and not (settings.uid if settings.become else os.geteuid()):
+            raise Unfit("processes: the kernel bounds none of root's; give the function a user")
         settings.fifo = scheduling.fifo()
         settings.share = scheduling.budget(spec.get("scheduling") or {}) if settings.fifo else 0
         settings.ahead = ahead

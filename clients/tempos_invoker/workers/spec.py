@@ -33,6 +33,7 @@ def specification(
         "memory": function.memory,
         "output": function.output,
         "ahead": function.ahead,
+        "processes": function.processes,
         "grants": list(function.grants),
         "warm": warm,
         "version": function.version,
