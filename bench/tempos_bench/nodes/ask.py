@@ -30,9 +30,16 @@ def request(method: str, path: str, body: object = None, port: int = API_PORT) -
         text = None if body is None else json.dumps(body)
         connection.request(method, path, text, {"Content-Type": "application/json"})
         response = connection.getresponse()
-        answer = json.load(response)
+        content = response.read()
     finally:
         connection.close()
+    try:
+        answer = json.loads(content)
+    except ValueError as error:
+        said = content[:200].decode(errors="replace")
+        raise TemposError(
+            f"{method} {path}: the broker answers {response.status}, no JSON: {said!r}"
+        ) from error
     if response.status >= http.HTTPStatus.BAD_REQUEST:
         raise TemposError(f"{method} {path}: the broker answers {response.status}: {answer}")
     return answer
