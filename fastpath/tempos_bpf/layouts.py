@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import collections
 import enum
+import functools
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -66,7 +67,8 @@ class Layout:
         self.name = name
         self.size = size
         self.members = members
-        self._record = _record_of(name, [each.name for each in members])
+        #: A named tuple of values in a tuple.
+        self._made = functools.partial(tuple.__new__, _record_of(name, [each.name for each in members]))
         codes, at = ["="], 0
         for each in members:
             codes.append(f"{each.offset - at}x{_code(each)}")
@@ -82,19 +84,19 @@ class Layout:
 
     def read(self, raw: bytes | memoryview) -> Any:
         """The struct whose bytes these are, as a named tuple."""
-        return self._made(self._struct.unpack(raw))
+        return next(self.read_all(raw))
 
     def read_all(self, raw: bytes | memoryview) -> Iterator[Any]:
-        """The structs that lie one behind the other."""
-        return map(self._made, self._struct.iter_unpack(raw))
+        """The structs that lie one behind the other.
 
-    def _made(self, values: tuple[Any, ...]) -> Any:
-        if not self._turn:
-            return self._record._make(values)
-        whole = list(values)
+        Turned member by member, not struct by struct: so all of it goes on without a step of Python for each.
+        """
+        if not raw:
+            return iter(())
+        columns: list[Iterable[Any]] = list(zip(*self._struct.iter_unpack(raw), strict=True))
         for index, turn in self._turn:
-            whole[index] = turn(whole[index])
-        return self._record._make(whole)
+            columns[index] = map(turn, columns[index])
+        return map(self._made, zip(*columns, strict=True))
 
 
 def _record_of(name: str, members: list[str]) -> Any:
