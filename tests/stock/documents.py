@@ -52,12 +52,19 @@ def kept() -> list[Account]:
 
 
 def write(folder: Path) -> None:
-    """Keep the full runs whose results are in ``folder``, and write the documents anew."""
+    """Keep the full runs whose results are in ``folder``, and write the documents anew.
+
+    Of the steps that a run did not come to stays what was kept before, with its revision.
+    """
     KEPT.mkdir(exist_ok=True)
     for path in sorted(folder.glob("*.json")):
         account = results.load(path)
         if not account.short:
-            results.save(_plain(account), KEPT / path.name)
+            kept_before = KEPT / path.name
+            account = results.completed(
+                _plain(account), results.load(kept_before) if kept_before.exists() else None
+            )
+            results.save(account, kept_before)
             print(f"kept {account.kernel}, {'right' if account.right else 'NOT right'}")
     accounts = kept()
     PAGE.write_text(page(accounts))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,28 +105,62 @@ def _join_tests(fresh: Path, before: Path) -> None:
 
 def gather(folder: Path, *, name: str, package: str, kernel: str, short: bool, trouble: str) -> Account:
     """Read what runs have left in ``folder``."""
-    # A short run leaves what a long one has found of its other steps.
-    order = [step.name for some in (short, False) for step in suites.steps(short=some)]
-    steps = tuple(sorted(_lines(folder / work.STEPS), key=lambda each: order.index(each["name"])))
-    missing = [
-        step.name for step in suites.steps(short=short) if step.name not in {each["name"] for each in steps}
-    ]
-    if missing and not trouble:
-        trouble = f"did not come to {', '.join(missing)}"
+    steps = _ordered(_lines(folder / work.STEPS))
     return Account(
         name=name,
         package=package,
         kernel=kernel,
-        revision=", ".join(dict.fromkeys(", ".join(step["revision"] for step in steps).split(", "))),
+        revision=_revisions(steps),
         short=short,
-        seconds=round(sum(step["seconds"] for step in steps)),
-        trouble=trouble,
+        seconds=_seconds(steps),
+        trouble=trouble or _missing(steps, short=short),
         steps=steps,
         tests={path.stem: _tests(path) for path in sorted(folder.glob("*.xml"))},
         findings=_findings(folder / f"{suites.DOCTOR}.out"),
         rows=tuple(_lines(folder / work.ROWS)),
         demo=tuple(_document(folder / f"{suites.DEMO}.out").get("rows", ())),
     )
+
+
+def completed(fresh: Account, before: Account | None) -> Account:
+    """``fresh``, with what is known from ``before`` of steps it did not come to; of the same kernel."""
+    if before is None or before.kernel != fresh.kernel or before.short != fresh.short:
+        return fresh
+    had = {step["name"] for step in fresh.steps}
+    steps = _ordered([*fresh.steps, *(step for step in before.steps if step["name"] not in had)])
+    told = _missing(fresh.steps, short=fresh.short)
+    return replace(
+        fresh,
+        revision=_revisions(steps),
+        seconds=_seconds(steps),
+        trouble=_missing(steps, short=fresh.short) if fresh.trouble == told else fresh.trouble,
+        steps=steps,
+        tests={**{name: tests for name, tests in before.tests.items() if name not in had}, **fresh.tests},
+        findings=(fresh if suites.DOCTOR in had else before).findings,
+        rows=(fresh if suites.NETWORKS in had else before).rows,
+        demo=(fresh if suites.DEMO in had else before).demo,
+    )
+
+
+def _ordered(steps: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    # A short run leaves what a long one has found of its other steps.
+    order = [step.name for some in (True, False) for step in suites.steps(short=some)]
+    return tuple(sorted(steps, key=lambda each: order.index(each["name"])))
+
+
+def _missing(steps: Sequence[Mapping[str, Any]], *, short: bool) -> str:
+    """Which steps the form has beside these, in words."""
+    had = {step["name"] for step in steps}
+    missing = [step.name for step in suites.steps(short=short) if step.name not in had]
+    return f"did not come to {', '.join(missing)}" if missing else ""
+
+
+def _revisions(steps: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(", ".join(step["revision"] for step in steps).split(", ")))
+
+
+def _seconds(steps: Sequence[Mapping[str, Any]]) -> int:
+    return round(sum(step["seconds"] for step in steps))
 
 
 def save(account: Account, path: Path) -> None:

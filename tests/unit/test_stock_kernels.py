@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,27 @@ def test_steps_that_ran_again_take_the_place_of_what_was_there(folder: Path, tmp
     assert (account.right, account.revision) == (False, "0123456789, 9876543210+, 5555555555")
     with pytest.raises(suites.UnknownStep, match="no step parity; there are doctor, variants, kernel, demo"):
         suites.chosen(["kernel", "parity"], short=True)
+
+
+def test_what_a_run_did_not_come_to_stays_as_it_was_found_before(folder: Path, tmp_path: Path) -> None:
+    before, partial = gathered(folder), tmp_path / "partial"
+    partial.mkdir()
+    done = {"name": "kernel", "code": 0, "seconds": 9.5, "right": True, "revision": "9876543210"}
+    (partial / work.STEPS).write_text(json.dumps(done) + "\n")
+    (partial / "kernel.xml").write_text(f"<testsuite><testcase {CLASS} name='test_bad'/></testsuite>")
+    fresh = gathered(partial)
+    assert fresh.trouble == "did not come to doctor, variants, demo"
+    whole = results.completed(fresh, before)
+    assert (whole.right, whole.tests["kernel"].passed, whole.revision) == (
+        True, 1, "0123456789, 9876543210",
+    )  # fmt: skip
+    assert (whole.findings, whole.rows, whole.demo) == (before.findings, before.rows, before.demo)
+    assert [step["name"] for step in whole.steps] == [step.name for step in suites.steps(short=True)]
+    # A guest that fell over is told as such; of another kernel nothing is taken.
+    fallen = results.completed(replace(fresh, trouble="the guest did not come to its end"), before)
+    assert fallen.trouble == "the guest did not come to its end"
+    assert results.completed(fresh, replace(before, kernel="6.1.0-57-amd64")) == fresh
+    assert results.completed(fresh, None) == fresh
 
 
 def test_once_more_means_what_failed_and_what_is_new(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
