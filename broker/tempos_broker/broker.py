@@ -20,6 +20,7 @@ from tempos_broker.account.ledger import Ledger
 from tempos_broker.addresses import is_local_address, source_of
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.control.port import ControlPort
+from tempos_broker.control.proofs import Proofs
 from tempos_broker.control.server import ControlServer
 from tempos_broker.documents import Documents
 from tempos_broker.expiry import Expiry
@@ -125,11 +126,12 @@ class Broker:
             largest=lambda topic: narrowest.largest(
                 member for group in states[topic].route.groups for member in group.members
             ),
+            proofs=Proofs(),
             returns=lambda ip, port, asked: returns.grant(ip, port, source(ip, asked), time.time()),
         )
         self._tasks = Tasks()
         self._expiry = Expiry(self._registry, self._ledger, self._routes, self._tasks)
-        self._port = ControlPort(self._control, self._routes, self._expiry, self._tasks)
+        self._port = ControlPort(self._control, self._routes, self._expiry, self._tasks, self._slow.say)
         self._watch = Watch(
             neighbours,
             lambda: [state.route for state in states.values()],

@@ -336,6 +336,7 @@ class Registry(Table):
         self._check_kept_out(Place(topic.name, wanted.group, *endpoint), now)
         self._admission.check_endpoint(endpoint)
         self._admission.check_room(topic, groups, wanted.group)
+        self._admission.check_share(topic, groups, wanted, endpoint[0])
         self._put(topic.id, wanted.group, Membership(member_of(*endpoint, None, wanted.source), lease))
         self._leaving.pop(lease.holder, None)
         self.departures.came(topic.id, lease.holder)
@@ -403,6 +404,24 @@ class Registry(Table):
     def lease_of(self, holder: Holder) -> Lease | None:
         """What a holder has; None: nothing."""
         return self.holdings.get(holder)
+
+    def take_place(self, holder: Holder) -> set[int]:
+        """It has shown that it is the one who receives at its endpoint: who was there before is gone.
+
+        Gives the ids of the topics that others were in there.
+        """
+        others = [each.holder.client for each in self.holdings.at((holder.ip, holder.port))]
+        return {
+            topic
+            for client in others
+            if client is not None and client != holder.client
+            for topic in self.goodbye((holder.ip, holder.port), client)
+        }
+
+    def is_known(self, holder: Holder, asked: str | None) -> bool:
+        """Whether a holder has a lease already, and asked for something of it at this address of ours."""
+        lease = self.holdings.get(holder)
+        return lease is not None and any(each.source == asked for each in lease.wanted.values())
 
     def spare(self, until: float) -> None:
         """Let no lease end before ``until``."""

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from tempos import _abi, wire
+from tempos import _abi, proof, wire
+from tempos._doorman import Doorman
 from tempos._feeds import Feed, Feeds
 from tempos._inbox import Event, Inbox, new_event
 from tempos._remarks import Sparingly
@@ -50,7 +51,8 @@ class SubscriberStats:
 
     ``missed``: sent to this member and not here so far; ``late``: came out of order, so what had been
     counted as missed for it was taken back; ``duplicates``: came twice, handed out or not;
-    ``unstamped``: came past the broker; ``malformed``: by reason; ``queue_full``: dropped because
+    ``unstamped``: came past the broker; ``malformed``: by reason, strangers'
+    datagrams as ``foreign_source``; ``queue_full``: dropped because
     the consumer was slow; ``discarded``: thrown away unread when it left, ``discarded_events`` so many
     events; ``overruns``: lost by the kernel because the socket buffer was full, as far as
     it has told; ``receive_buffer``: bytes of socket buffer that the kernel gave; ``requests`` among the
@@ -122,6 +124,9 @@ class Intake:
             raise LocalError(f"duplicates is {duplicates!r}, allowed: 'deliver', 'drop'")
         self.feeds = Feeds()
         self.inbox = Inbox(queue)
+        #: Who comes in at the data socket, and to whom a proof is given that came by it: client, proof.
+        self.doorman = Doorman()
+        self.prove: Callable[[int, bytes, Callable[[], None]], bool] | None = None
         #: The answers to requests.
         self.replies = Replies()
         #: Who waits for an event.
@@ -192,7 +197,8 @@ class Intake:
     def receive(self, datagram: bytes, at: int = 0) -> None:
         """Take one datagram from the socket, which came just now or ``at``; never raises."""
         if self._early is not None:
-            self._keep_early(datagram)
+            if not self._is_no_topics(datagram):
+                self._keep_early(datagram)
             return
         now = at or time.time_ns()
         size, whole = len(datagram), datagram
@@ -204,6 +210,10 @@ class Intake:
             number = wire.topic_in(datagram)
             feed = self.feeds.wide.get(number)
             if feed is None:
+                if self._is_no_topics(datagram):
+                    self._datagrams -= 1
+                    self._bytes -= size
+                    return
                 if size and self._hold(number, datagram, now):
                     self._datagrams -= 1
                     self._bytes -= size
@@ -301,6 +311,31 @@ class Intake:
         self._events += events
         if self.waiter is not None:
             self.wake()
+
+    def _is_no_topics(self, datagram: bytes) -> bool:
+        """Whether a datagram is no topic's: proof that this receives what is sent here, or a stranger's."""
+        told = proof.decode(datagram)
+        if told is not None and self.prove is not None:
+            if not self.prove(*told, self.doorman.admit):
+                self._turned_away(datagram)
+            return True
+        if datagram or not self.doorman.stands:
+            return False
+        self._turned_away(datagram)
+        return True
+
+    def _turned_away(self, datagram: bytes) -> None:
+        name = _abi.Reason.FOREIGN_SOURCE.label
+        self._datagrams += 1
+        self._bytes += len(datagram)
+        self._malformed[name] += 1
+        broker = self.doorman.broker
+        self._warnings.warn(
+            name,
+            "%d datagrams so far came from somebody else than the broker's data port%s, and are dropped",
+            self._malformed[name],
+            "" if broker is None else " ({}:{})".format(*broker),
+        )
 
     def _is_request(self, datagram: bytes) -> bool:
         """Whether an envelope is one of a request, else it is counted: who sent it knows more than this."""

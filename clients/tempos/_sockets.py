@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
+from tempos._doorman import Doorman
 from tempos.errors import LocalError, NoWay
 from tempos.wire import IP_UDP_OVERHEAD
 
@@ -106,10 +107,15 @@ def largest_payload(sock: socket.socket) -> int:
     return min(mtu - IP_UDP_OVERHEAD, MAX_PAYLOAD)
 
 
-def bound(address: str, port: int, receive_buffer: int) -> socket.socket:
-    """A non-blocking UDP socket at ``address``, with as much of ``receive_buffer`` as the kernel gives."""
+def bound(address: str, port: int, receive_buffer: int, doorman: Doorman | None = None) -> socket.socket:
+    """A non-blocking UDP socket at ``address``, with as much of ``receive_buffer`` as the kernel gives.
+
+    ``doorman`` stands there before anything can come.
+    """
     sock = _new()
     try:
+        if doorman is not None:
+            doorman.take_post(sock)
         make_room(sock, receive_buffer)
         if LINUX:
             # For replies: too large is an error here, as it is for events.
@@ -203,11 +209,16 @@ class Reader(Protocol):
         ...
 
 
-async def read(sock: socket.socket, receive: Receive, overrun: Overrun) -> Reader:
-    """Begin to read ``sock`` with the better of the two ways; ``overrun`` takes counts of datagrams lost."""
+async def read(
+    sock: socket.socket, receive: Receive, overrun: Overrun, doorman: Doorman | None = None
+) -> Reader:
+    """Begin to read ``sock`` with the better of the two ways; ``overrun`` takes counts of datagrams lost.
+
+    ``doorman``: who has to be told where a proof comes from, and asked where the kernel does not do it.
+    """
     if LINUX:
-        return WatchingReader(sock, receive, overrun)
-    return await TransportReader.open(sock, receive)
+        return WatchingReader(sock, receive, overrun, doorman=doorman)
+    return await TransportReader.open(sock, receive, doorman)
 
 
 class WatchingReader:
@@ -223,10 +234,16 @@ class WatchingReader:
     """
 
     def __init__(
-        self, sock: socket.socket, receive: Receive, overrun: Overrun, refused: Refused | None = None
+        self,
+        sock: socket.socket,
+        receive: Receive,
+        overrun: Overrun,
+        refused: Refused | None = None,
+        doorman: Doorman | None = None,
     ) -> None:
         """``refused``, of a connected one: what was sent by it came back."""
         self._sock = sock
+        self._doorman = doorman
         self._refused = refused
         self._recv = sock.recv
         self._receive = receive
@@ -240,14 +257,21 @@ class WatchingReader:
         receive, recv = self._receive, self._recv
         only_one: bool | None = None
         try:
-            if self._alone:
+            if self._alone and (self._doorman is None or not self._doorman.expects_proof):
                 self._alone -= 1
                 receive(recv(MAX_PAYLOAD))
                 return True
             # The overrun counter only grows: seeing it once per wake-up is enough.
-            datagram, ancillary, _, _ = self._sock.recvmsg(MAX_PAYLOAD, _ANCILLARY)
+            datagram, ancillary, _, sender = self._sock.recvmsg(MAX_PAYLOAD, _ANCILLARY)
             if ancillary:
                 self._see_overruns(ancillary)
+            doorman = self._doorman
+            if doorman is not None and doorman.expects_proof:
+                # For as long as that is so it matters of each where it comes from.
+                doorman.sender = sender
+                receive(datagram)
+                doorman.sender = None
+                return True
             receive(datagram)
             only_one = True
             for _ in range(READ_BATCH):
@@ -293,22 +317,31 @@ class WatchingReader:
 class TransportReader(asyncio.DatagramProtocol):
     """Reads through asyncio's datagram transport. What the kernel loses is not known here."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, doorman: Doorman | None = None) -> None:
         self._receive = receive
+        self._doorman = doorman
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.DatagramTransport | None = None
 
     @classmethod
-    async def open(cls, sock: socket.socket, receive: Receive) -> TransportReader:
-        reader = cls(receive)
+    async def open(
+        cls, sock: socket.socket, receive: Receive, doorman: Doorman | None = None
+    ) -> TransportReader:
+        reader = cls(receive, doorman)
         await attach(reader, sock)
         return reader
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
         self._transport = transport
 
-    def datagram_received(self, data: bytes, addr: object) -> None:
-        self._receive(data)
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        doorman = self._doorman
+        if doorman is None:
+            self._receive(data)
+            return
+        doorman.sender = addr
+        self._receive(data if doorman.lets_in(data, addr) else b"")
+        doorman.sender = None
 
     def error_received(self, exc: Exception) -> None:
         """Troubles of earlier sends; this socket sends nothing."""

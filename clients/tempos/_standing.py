@@ -23,6 +23,7 @@ from tempos.session.events import (
     Forgotten,
     InForce,
     Listed,
+    ProofAsked,
     RenewalFailed,
     SessionEvent,
     Subscribed,
@@ -63,6 +64,8 @@ class Standing:
                 feed.in_force(event.epoch, event.members)
         elif isinstance(event, Listed):
             self._intake.settle(event.asked)
+        elif isinstance(event, ProofAsked):
+            self._intake.doorman.expect_proof()
         elif isinstance(event, Accepted):
             for wanted in event.wanted:
                 self._away.pop(wanted, None)
@@ -101,6 +104,7 @@ class Standing:
             _log.warning("events of the broker at %s come through again", self._broker)
 
     def _subscribed(self, event: Subscribed) -> None:
+        self._intake.doorman.joined()
         feed = self._intake.feeds.put(event.topic, event.group)
         feed.in_force(event.epoch, event.members)
         if feed.is_event:

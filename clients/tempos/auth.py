@@ -51,17 +51,25 @@ _U64 = 0xFFFFFFFFFFFFFFFF
 OVERHEAD = 1 + 2 + 64 + 9 + 2 + NONCE_BYTES + 3 + TAG_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Key:
     """A client's id and its secret, which the broker has too. Raises :class:`LocalError` for what is none.
 
-    The secret never shows: not in ``repr``, not in an error.
+    The secret is bytes or, as in the broker's configuration, hexadecimal text. It never shows: not in
+    ``repr``, not in an error.
     """
 
     id: str
     secret: bytes = field(repr=False)
 
-    def __post_init__(self) -> None:
+    def __init__(self, id: str, secret: bytes | str) -> None:  # noqa: A002 - the field's name
+        if isinstance(secret, str):
+            try:
+                secret = bytes.fromhex(secret)
+            except ValueError:
+                raise LocalError(f"the key of {id!r} is text, but not hexadecimal") from None
+        object.__setattr__(self, "id", id)
+        object.__setattr__(self, "secret", secret)
         if not KEY_ID.fullmatch(self.id):
             raise LocalError(f"the key id {self.id[:80]!r} cannot be one: {KEY_ID_RULE}")
         if not MIN_KEY_BYTES <= len(self.secret) <= MAX_KEY_BYTES:

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tempos import _abi, admin, publisher, subscriber
+from tempos import _abi, _forks, admin, publisher, subscriber
 from tempos._intake import Duplicates
 from tempos.admin import TopicInfo, TopicRemoved
 from tempos.auth import Key
@@ -55,6 +56,7 @@ class _LoopThread:
 
     def __init__(self, name: str) -> None:
         self.loop = asyncio.new_event_loop()
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -75,7 +77,13 @@ class _LoopThread:
         await self.loop.shutdown_default_executor()
 
     def call(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run ``work`` on the loop and wait; an interrupt of the waiting thread cancels it."""
+        """Run ``work`` on the loop and wait; an interrupt of the waiting thread cancels it.
+
+        Raises :class:`LocalError` in a process that was forked off, where there is no such thread.
+        """
+        if self._process != os.getpid():
+            work.close()
+            raise LocalError(f"this client {_forks.WORDS}")
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result()
@@ -84,6 +92,8 @@ class _LoopThread:
             raise
 
     def stop(self) -> None:
+        if self._process != os.getpid():
+            return
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
 
@@ -125,6 +135,15 @@ class Publisher:
         self._changed = threading.Condition()
         self._sending = False
         self._error: TemposError | None = None
+        self._forked = False
+        _forks.watch(self)
+
+    def forked(self) -> None:
+        """See :mod:`tempos._forks`."""
+        self._forked, self._thread, self._inner = True, None, None
+        # Another thread may have held it, and nobody would let it go.
+        self._changed = threading.Condition()
+        self._waiting.clear()
 
     def __enter__(self) -> Publisher:
         thread = _LoopThread("tempos publisher")
@@ -210,6 +229,8 @@ class Publisher:
         return await publisher.Publisher(self._broker, **self._options).__aenter__()
 
     def _open_inner(self) -> publisher.Publisher:
+        if self._forked:
+            raise LocalError(f"this publisher {_forks.WORDS}")
         if self._inner is None or self._thread is None:
             raise LocalError("this publisher is not open: use it inside 'with Publisher(...)'")
         return self._inner
@@ -285,6 +306,7 @@ class Subscriber:
         self._inner.replies_block()
         self._timeout = timeout
         self._thread: _LoopThread | None = None
+        _forks.watch(self)
 
     @classmethod
     def listen(
@@ -350,6 +372,10 @@ class Subscriber:
         self.discard()
         self.close()
 
+    def forked(self) -> None:
+        """See :mod:`tempos._forks`."""
+        self._thread = None
+
     def __iter__(self) -> Iterator[Event]:
         with contextlib.suppress(TimeoutError):
             while True:
@@ -364,6 +390,7 @@ class Subscriber:
         event = self._inner.poll()
         while event is None:
             if self._thread is None:
+                self._inner.check_here()
                 raise LocalError("this subscriber is not open: use it inside 'with Subscriber(...)'")
             if not self._thread.call(self._inner.wait(timeout)):
                 raise TimeoutError(f"no event within {timeout:g} s")

@@ -23,6 +23,7 @@ import msgpack
 
 from tempos import names
 from tempos.errors import ControlRefused, WireError
+from tempos.proof import PROOF_BYTES
 
 VERSION = 1
 #: A control datagram never grows beyond what every IPv4 path carries, signature included.
@@ -72,6 +73,8 @@ class Code:
     #: No answer yet: what is asked for is the next broker's to give.
     STOPPING = "stopping"
     KEPT_OUT = "kept out"
+    #: What came to the data port is to be repeated (:mod:`tempos.proof`).
+    PROVE = "prove"
 
 
 class Out:
@@ -153,6 +156,7 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
             Field("group", "group", required=False),
             Field("since", "version", required=False),
             Field("former", "former", required=False),
+            Field("proof", "proof", required=False),
         ),
         ("topic", "group", "epoch", "lease_ms", "heartbeat_ms", "instance", "clock", "failed", *_LISTED),
     ),
@@ -283,6 +287,8 @@ class Reply:
     id: int
     ok: Mapping[str, Any] | None
     error: ControlRefused | None
+    #: Beside an error with the code PROVE: what is to be repeated.
+    proof: bytes = b""
 
 
 class BadRequest(WireError):
@@ -356,19 +362,23 @@ def encode_ok(request_id: int, **fields: Any) -> bytes:
     return bytes(msgpack.packb({"v": VERSION, "id": request_id, "ok": fields}))
 
 
-def encode_error(request_id: int, code: str, text: str, hint: str = "") -> bytes:
+def encode_error(request_id: int, code: str, text: str, hint: str = "", proof: bytes = b"") -> bytes:
     """A negative answer: what happened and what to do about it."""
-    error = {"code": code, "text": text, "hint": hint}
+    error: dict[str, Any] = {"code": code, "text": text, "hint": hint}
+    if proof:
+        error["proof"] = proof
     return bytes(msgpack.packb({"v": VERSION, "id": request_id, "error": error}))
 
 
-def encode_error_within(room: int, request_id: int, code: str, text: str, hint: str = "") -> bytes | None:
+def encode_error_within(
+    room: int, request_id: int, code: str, text: str, hint: str = "", proof: bytes = b""
+) -> bytes | None:
     """A negative answer of at most ``room`` bytes, or None if the code alone is more.
 
     The hint is left out first, then the text.
     """
     for kept_text, kept_hint in ((text, hint), (text, ""), ("", "")):
-        datagram = encode_error(request_id, code, kept_text, kept_hint)
+        datagram = encode_error(request_id, code, kept_text, kept_hint, proof)
         if len(datagram) <= room:
             return datagram
     return None
@@ -385,7 +395,9 @@ def decode_reply(datagram: bytes) -> Reply:
     if isinstance(error, dict) and ok is None:
         texts = [error.get(key, "") for key in ("code", "text", "hint")]
         if all(isinstance(text, str) for text in texts):
-            return Reply(message["id"], None, ControlRefused(*texts))
+            proof = error.get("proof", b"")
+            refused = ControlRefused(*texts)
+            return Reply(message["id"], None, refused, proof if isinstance(proof, bytes) else b"")
     raise WireError("a control reply that is neither an answer nor an error")
 
 
@@ -487,6 +499,10 @@ _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "number": (lambda value: _is_int(value, U32), "a number of 32 bits"),
     "count": (_is_u64, "a count"),
     "flag": (lambda value: isinstance(value, bool), "true or false"),
+    "proof": (
+        lambda value: isinstance(value, bytes) and len(value) in (0, PROOF_BYTES),
+        f"{PROOF_BYTES} bytes that came to the data port, or none to ask for them",
+    ),
     **{name: _rows(kind) for name, kind in _ROWS.items()},
 }
 

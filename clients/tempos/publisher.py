@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
 
-from tempos import _abi, _sockets, names, wire
+from tempos import _abi, _forks, _sockets, names, wire
 from tempos._awaitables import DONE, TURN
 from tempos._outlet import MAX_PAYLOAD, PREFIX, Outlet, are_one, encode, halves, hear_sizes
 from tempos._remarks import Remark
@@ -118,6 +118,7 @@ class Publisher:
         self._most = MAX_PAYLOAD if max_datagram is None else max_datagram - wire.IP_UDP_OVERHEAD
         self._entered = False
         self._socket: Any = _Closed()
+        _forks.watch(self)
         self._reach = Reach(
             broker, data_port, control_port, signer=signer, wait=wait, asks=topics is None,
             send_buffer=send_buffer, take=self._take, refusals=self.refusals,
@@ -308,6 +309,8 @@ class Publisher:
 
     async def close(self) -> None:
         """Flush and release everything; safe to call twice."""
+        if isinstance(self._socket, _Elsewhere):
+            return
         self._asking.close()
         await self._reach.end()
         try:
@@ -384,6 +387,8 @@ class Publisher:
         return outlet
 
     async def _publish_unresolved(self, topic: Any, body: object) -> None:
+        if isinstance(self._socket, _Elsewhere):
+            self._open_socket()
         await self.publish(await self.learn(topic), body)
 
     async def _control(self) -> ControlLink:
@@ -531,6 +536,14 @@ class Publisher:
                 return
             await self._until_writable()
 
+    def forked(self) -> None:
+        """See :mod:`tempos._forks`."""
+        self._socket = _Elsewhere()
+        for outlet in self._outlets.values():
+            outlet.bodies = []
+        # Unknown from now on: so each publish comes by the socket that is not there.
+        self._outlets = {}
+
     def _open_socket(self) -> socket.socket:
         self._socket.fileno()
         return cast("socket.socket", self._socket)
@@ -588,11 +601,19 @@ class Publisher:
 class _Closed:
     """Stands in for the socket of a publisher that is not open."""
 
+    words = "is not open: use it inside 'async with Publisher(...)'"
+
     def send(self, datagram: bytes) -> int:
-        raise LocalError("this publisher is not open: use it inside 'async with Publisher(...)'")
+        raise LocalError(f"this publisher {self.words}")
 
     def fileno(self) -> int:
         return self.send(b"")
 
     def close(self) -> None:
         return
+
+
+class _Elsewhere(_Closed):
+    """The same, of one that is the parent's."""
+
+    words = _forks.WORDS

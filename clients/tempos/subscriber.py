@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from tempos import _abi, _sockets, names
+from tempos import _abi, _forks, _sockets, names
 from tempos._inbox import Event
 from tempos._intake import Bell, Duplicates, Intake, SubscriberStats
 from tempos._sources import PublisherAccount
@@ -124,7 +124,8 @@ class Subscriber:
         self._turn = 0.0
         self._reader: _sockets.Reader | None = None
         self._link: ControlLink | None = None
-        self._closed = False
+        self._closed = self._forked = False
+        _forks.watch(self)
         # Who has waited here for an event, last.
         self._consumer: asyncio.Task[Any] | None = None
         self._closing: asyncio.Future[Drained | None] | None = None
@@ -402,8 +403,7 @@ class Subscriber:
                 self._feeds.put(topic, "")
         else:
             way = await self._find_way()
-            sock = _sockets.bound(way.ours, self._port, self._intake.receive_buffer)
-            await self._listen(sock, way.broker)
+            await self._listen(self._bound(way.ours, self._port), way.broker)
             await self._subscribe(way)
         self._intake.begin()
 
@@ -418,7 +418,8 @@ class Subscriber:
         """Take events by this socket from now on; ``broker``: where replies go, None where requests tell."""
         try:
             ip, port = sock.getsockname()
-            reader = await _sockets.read(sock, self._intake.receive, self._intake.overrun)
+            doorman = None if self._static else self._intake.doorman
+            reader = await _sockets.read(sock, self._intake.receive, self._intake.overrun, doorman)
         except BaseException:
             sock.close()
             raise
@@ -438,7 +439,7 @@ class Subscriber:
         self._broker_at = way.broker
         on_event = self._standing.on_event
         self._link = link = await ControlLink.open(way.broker, self._control_port, session, on_event)
-        self._intake.look = link.look
+        self._intake.look, self._intake.prove = link.look, link.prove
         self._roaming = Roaming(
             self.broker,
             self._control_port,
@@ -483,15 +484,33 @@ class Subscriber:
     def _bound_again(self, ip: str, port: int) -> socket.socket:
         """A data socket at another address: with the same port, or any where that is taken and may be."""
         try:
-            return _sockets.bound(ip, port, self._intake.receive_buffer)
+            return self._bound(ip, port)
         except LocalError:
             if self._port:
                 raise
-            return _sockets.bound(ip, 0, self._intake.receive_buffer)
+            return self._bound(ip, 0)
+
+    def _bound(self, ip: str, port: int) -> socket.socket:
+        """A data socket, with a doorman, who knows nobody yet."""
+        return _sockets.bound(ip, port, self._intake.receive_buffer, self._intake.doorman)
 
     # Waiting
 
+    def forked(self) -> None:
+        """See :mod:`tempos._forks`."""
+        self._forked = True
+        self._link = self._reader = self._roaming = None
+        self._inbox.shut()
+
+    def check_here(self) -> None:
+        """Raise :class:`LocalError` in a process that was forked off."""
+        if self._forked:
+            raise LocalError(f"this subscriber {_forks.WORDS}")
+
     def _begin_waiting(self) -> asyncio.Future[None]:
+        self.check_here()
+        if self._member is None:
+            raise LocalError("this subscriber is not open: use it inside 'async with Subscriber(...)'")
         if self._intake.waiter is not None:
             raise LocalError("two consumers read one subscriber: give each a subscriber of the same group")
         self._consumer = asyncio.current_task()

@@ -1,13 +1,17 @@
 """In front of every request of an application: the token, no web pages, no endless bodies.
 
 With a token nothing is told without it. What a web page sends is refused, for it is not the operator who
-wrote it. What is turned away is counted under its reason and told in the log sparingly.
+wrote it; where there is no token that a page could lack, also what asks by a name that is not this machine's,
+as a page does whose own name was made to lead here (DNS rebinding). What is turned away is counted under its
+reason and told in the log sparingly.
 """
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import logging
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING
 from fastapi.responses import JSONResponse
 
 from tempos._remarks import Sparingly
+from tempos.errors import one_line
 from tempos_daemon.problems import problem
 
 if TYPE_CHECKING:
@@ -23,6 +28,23 @@ if TYPE_CHECKING:
 
 #: The longest body of a request, bytes, where an application does not say otherwise.
 MAX_BODY = 1 << 16
+
+
+def is_ours(host: bytes) -> bool:
+    """Whether a Host header (RFC 9110, section 7.2) names this machine: by address, or by its name.
+
+    An address cannot be rebound. Without the header it is no browser that asks.
+    """
+    name = host.decode("latin-1").strip().lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    name = name.rstrip(".")
+    if not name or name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name in (socket.gethostname().lower(), socket.gethostname().partition(".")[0].lower())
+    return True
 
 
 class Door:
@@ -78,6 +100,11 @@ class Door:
                 401,
                 f"{said}: send 'Authorization: Bearer ...' with {self._set_by} of the configuration",
                 headers={"WWW-Authenticate": "Bearer"},
+            )
+        if not self._token and not is_ours(headers.get(b"host", b"")):
+            name = one_line(headers[b"host"].decode("latin-1"))[:80]
+            return "other host", problem(
+                421, f"{name} is no name of this machine: ask by its address, or have a token set"
             )
         if b"origin" in headers:
             return "web page", problem(

@@ -92,7 +92,11 @@ async def news(topology: Topology, broker: Broker) -> list[Reader]:
 def test_one_more_than_the_kernel_carries_moves_all_to_the_slow_path_and_back() -> None:
     require_netns()
     require_kernel()
-    with build("straight") as topology, Broker(topology.broker, {TOPIC: ()}, mode="native") as broker:
+    limits = {"groups_per_client": MAX_GROUPS + 1}
+    with (
+        build("straight") as topology,
+        Broker(topology.broker, {TOPIC: ()}, mode="native", limits=limits) as broker,
+    ):
         readers = topology.subscriber.call(lambda: asyncio.run(news(topology, broker)))
         status = broker.topic(TOPIC.name)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.ports import free_ports
+from support.proving import granted
 
 from tempos import (
     FastPathStatus,
@@ -134,11 +135,14 @@ class Client:
             each.bind(("127.0.0.1", 0))
             each.setblocking(False)
         self.port = self.data.getsockname()[1]
+        self._broker = broker
         self._config = broker.config
         self._id = 0
 
     def ask(self, op: str, **fields: Any) -> int:
         self._id += 1
+        if op == "subscribe":
+            fields["proof"] = granted(self._broker, "127.0.0.1", fields["port"], 99, "127.0.0.1")
         request = encode_request(op, self._id, 99, **fields)
         self.control.sendto(request, ("127.0.0.1", self._config.control_port))
         return self._id

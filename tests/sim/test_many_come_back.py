@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from support.proving import granted
+
 from tempos import Framing, Topic
 from tempos.control import Received, decode_reply, encode_request
 from tempos_broker.account.accounts import SETTLED_KEPT
@@ -24,6 +26,8 @@ LEASE = 0.4
 
 async def ask(broker: Broker, op: str, client: int, port: int, **fields: Any) -> Mapping[str, Any]:
     answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    if op == "subscribe":
+        fields["proof"] = granted(broker, "127.0.0.1", port, client, None)
     request = encode_request(op, client, client, port=port, **fields)
     broker._port._receive(request, "127.0.0.1", None, answer.set_result)
     reply = decode_reply(await asyncio.wait_for(answer, 20))

@@ -13,7 +13,7 @@ from tempos.control import Dropped, Heard, Lacking, Received, Sent, decode_reply
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.topics import ASKS_AGAIN, FORMER, LEFT_KEPT
-from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
+from tempos_broker.config.model import BrokerConfig, ControlConfig, Limits, TopicConfig
 from tempos_broker.control.server import ControlServer
 from tempos_broker.membership import Registry
 
@@ -30,7 +30,7 @@ class Shop:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        config = BrokerConfig(tuple(TopicConfig(topic) for topic in TOPICS))
+        config = BrokerConfig(tuple(map(TopicConfig, TOPICS)), limits=Limits(groups_per_client=64))
         self.registry = Registry(config, lambda ip: False)
         self.ledger = Ledger({3})
         self.ledger.live = self.live

@@ -20,8 +20,8 @@ import pytest
 from support.brokers import get
 from support.ports import free_ports
 from support.processes import descendants
+from support.proving import subscribe
 
-from tempos.control import decode_reply, encode_request
 from tempos.wire import encode_event
 from tempos_daemon.signals import STOP_WITHIN
 
@@ -76,12 +76,13 @@ class Machine:
         assert took < STOP_WITHIN + SLACK, self.log.read_text()
         return took
 
-    def join(self, group: str, port: int, topic: str = "t") -> None:
+    def join(self, group: str, data: socket.socket, topic: str = "t") -> None:
+        port = data.getsockname()[1]
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(LIMIT)
             sock.connect(("127.0.0.1", self.control))
-            sock.send(encode_request("subscribe", 1, 42, topic=topic, group=group, port=port))
-            assert decode_reply(sock.recv(2000)).error is None
+            data.settimeout(LIMIT)
+            assert subscribe(sock, data, 1, 42, topic=topic, group=group, port=port).error is None
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_a_drain_with_patience_is_answered_and_nobody_waits_for_it(machine: Mach
         machine.ready(process)
         member.bind(("127.0.0.1", 0))
         member.settimeout(LIMIT)
-        machine.join("w", member.getsockname()[1])
+        machine.join("w", member)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
             publisher.sendto(encode_event(1, 1, 1, 0, b"x"), ("127.0.0.1", machine.data))
         # It has come, and nobody will say so.
@@ -184,8 +185,10 @@ def test_what_lies_in_the_sockets_is_served_before_it_stops(machine: Machine, wo
     )
     with machine.broker() as process, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
         machine.ready(process)
-        machine.join("g", 9)
-        machine.join("g", 9, topic="strict")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
+            member.bind(("127.0.0.1", 0))
+            machine.join("g", member)
+            machine.join("g", member, topic="strict")
         stopped = {process.pid, *descendants(process.pid)}
         assert len(stopped) == 1 + worker
         for pid in stopped:

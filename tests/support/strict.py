@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from support.nodes import LIMIT
+from support.proving import subscribe
 from tempos import CONTROL_PORT, DATA_PORT
 from tempos._abi import EVENT_HEADER_LEN, OFFSET_DELIVERY_SEQUENCE
 from tempos.control import Received, decode_reply, encode_request
@@ -45,10 +46,16 @@ class StrictMember:
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Ask until there is an answer, which must be a yes."""
-        request = encode_request(op, number := next(self._ids), self._client, **fields)
+        number = next(self._ids)
+        request = encode_request(op, number, self._client, **fields)
         for _ in range(_TRIES):
             # Refused, while no broker is there.
             with contextlib.suppress(TimeoutError, ConnectionRefusedError):
+                if op == "subscribe":
+                    self._data.settimeout(1)
+                    reply = subscribe(self._control, self._data, number, self._client, **fields)
+                    assert reply.ok is not None, reply.error
+                    return dict(reply.ok)
                 self._control.send(request)
                 while (reply := decode_reply(self._control.recv(2048))).id != number:
                     pass

@@ -93,3 +93,11 @@ def test_key_files(tmp_path: Path) -> None:
         auth.read_key_file(write("sensor-1 00"))
     with pytest.raises(LocalError, match=os.strerror(2)):
         auth.read_key_file(tmp_path / "none")
+
+
+def test_a_key_is_given_as_bytes_or_as_the_configuration_has_it() -> None:
+    assert Key("sensor-1", KEY.secret.hex()) == KEY
+    assert "0001" not in repr(Key("sensor-1", KEY.secret.hex()))
+    with pytest.raises(LocalError, match="the key of 'sensor-1' is text, but not hexadecimal") as raised:
+        Key("sensor-1", "not a hexadecimal secret")
+    assert "secret" not in str(raised.value)

@@ -26,6 +26,7 @@ from typing import Any
 
 from tempos import CONTROL_PORT
 from tempos.control import Received
+from tempos.proof import decode
 from tempos.session import ControlSession
 from tempos.session.events import Answered, Failed, Subscribed
 from tempos_bench.compiled import traffic
@@ -125,9 +126,22 @@ class BenchMember:
         self._asked = self._session.drain(now, _PATIENCE)
 
     def readable(self) -> None:
+        if self.state is State.JOINING and self._prove():
+            return
         came = self._collector.take()
         if self.state is State.GONE or self.state is State.TELLING:
             self._account.late += came
+
+    def _prove(self) -> bool:
+        """Whether what came first is the broker's question whether this receives: its session answers."""
+        try:
+            told = decode(self.data.recv(2048, socket.MSG_PEEK))
+        except BlockingIOError:
+            return False
+        if told is None:
+            return False
+        self.data.recv(2048)
+        return self._session.prove(*told)
 
     def turn(self, now: float) -> None:
         """Everything that is not data: replies, timers, what follows from them."""

@@ -21,7 +21,8 @@ import time
 from typing import Any
 
 from tempos import CONTROL_PORT
-from tempos.control import decode_reply, encode_request
+from tempos.control import Code, decode_reply, encode_request
+from tempos.proof import decode
 
 #: Seconds that a broker may take to make a member.
 _LIMIT = 30.0
@@ -36,6 +37,10 @@ class Tenant:
         self._socket.bind((address, 0))
         self._socket.connect((broker, CONTROL_PORT))
         self._socket.setblocking(False)
+        #: Where its events come; of them it takes none.
+        self._data = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._data.bind((address, _PORT))
+        self._data.setblocking(False)
         self._client = number
         self._id = 0
 
@@ -58,10 +63,17 @@ class Tenant:
         number, loop = self._send(op, **fields), asyncio.get_running_loop()
         while True:
             reply = decode_reply(await asyncio.wait_for(loop.sock_recv(self._socket, 2048), _LIMIT))
-            if reply.id == number:
-                if reply.error is not None:
-                    raise reply.error
+            if reply.id != number:
+                continue
+            if reply.error is None:
                 return
+            if reply.error.code != Code.PROVE:
+                raise reply.error
+            proof = reply.proof
+            if not proof:
+                told = decode(await asyncio.wait_for(loop.sock_recv(self._data, 2048), _LIMIT))
+                proof = told[1] if told else b""
+            number = self._send(op, **fields, proof=proof)
 
 
 async def serve(args: argparse.Namespace) -> None:

@@ -140,6 +140,7 @@ LIMITS: Keys = _defaults(
     receive_buffer=kinds.whole(4096, MAX_RECEIVE_BUFFER),
     members_per_group=kinds.whole(1, MAX_MEMBERS),
     groups_per_topic=kinds.whole(1, GROUPS_PER_TOPIC),
+    groups_per_client=kinds.whole(1, GROUPS_PER_TOPIC),
     topics=kinds.whole(1, MAX_TOPICS),
 )
 CONTROL: Keys = _defaults(

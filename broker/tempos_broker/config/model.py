@@ -100,6 +100,7 @@ class Limits:
     """``queue_sq``, ``queue_bq``: datagrams that may wait per class. ``batch``: datagrams per system call.
 
     ``datagram``: the largest payload taken, bytes. ``receive_buffer``: bytes asked of the kernel per socket.
+    ``groups_per_client``: of a topic, those that members of one address, or of one client, may be in.
     ``topics``: how many a broker may have at once; tables of both paths are that large.
     """
 
@@ -110,6 +111,7 @@ class Limits:
     receive_buffer: int = 8 * 1024 * 1024
     members_per_group: int = 64
     groups_per_topic: int = 64
+    groups_per_client: int = 8
     topics: int = TOPICS
 
 

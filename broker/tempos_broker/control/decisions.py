@@ -82,27 +82,39 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer that says no, why, and what to do."""
+    """An answer that says no, why, and what to do. ``proof``: what is to be repeated."""
 
     code: str
     text: str
     hint: str
+    proof: bytes = b""
 
 
 Answer = Done | Joined | Listed | Renewed | Drained | Refusal
 
 
 @dataclass(frozen=True, slots=True)
+class Proving:
+    """A datagram to be sent from the data port of ``via`` (None: any of ours) to an endpoint, at once."""
+
+    datagram: bytes
+    endpoint: tuple[str, int]
+    via: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What a control datagram led to: swap the routes of the ``changed`` topics, then render the answer.
 
-    ``joining``: topics that match a filter, to be joined some at a time.
+    ``joining``: topics that match a filter, to be joined some at a time. ``proving``: what is to be repeated
+    before anything changes.
     """
 
     way: Way
     answer: Answer
     changed: frozenset[int] = frozenset()
     joining: tuple[Topic, ...] = ()
+    proving: Proving | None = None
 
 
 def removed(topic: Topic) -> Refusal:

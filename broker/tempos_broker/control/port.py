@@ -6,10 +6,13 @@ Only when the routes are in force that a request changed is the one who asked an
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from tempos_broker.control.decisions import Decision, Listed
+from tempos._remarks import Sparingly
+from tempos_broker.control.decisions import Decision, Listed, Proving
 from tempos_broker.control.server import ControlServer
 from tempos_broker.control.sockets import ControlSocket, Reply
 from tempos_broker.expiry import Expiry
@@ -18,16 +21,28 @@ from tempos_broker.tasks import Tasks
 
 #: Seconds after which whoever subscribes is answered, whatever is in force by then: before it asks again.
 ANSWER_BY = 0.1
+#: In ``replies``: what is to be proved with could not be sent to the endpoint.
+PROOF_UNSENT = "proof not sent"
+
+#: Sends a datagram from the data port to an endpoint, from an address of ours; 0, or the errno.
+Say = Callable[[bytes, tuple[str, int], "str | None"], int]
+
+log = logging.getLogger("tempos.broker.control")
 
 
 class ControlPort:
     """The control sockets of a broker, one for each address."""
 
-    def __init__(self, control: ControlServer, routes: Routes, expiry: Expiry, tasks: Tasks) -> None:
+    def __init__(
+        self, control: ControlServer, routes: Routes, expiry: Expiry, tasks: Tasks, say: Say | None = None
+    ) -> None:
+        """``say``: sends from the data port; None: nothing is to be proved there."""
         self._control = control
         self._routes = routes
         self._expiry = expiry
         self._tasks = tasks
+        self._say = say
+        self._log = Sparingly(log, time.monotonic)
         self._sockets: list[ControlSocket] = []
         #: Requests that are being carried out, by who sent them.
         self._under_way: set[tuple[str, int]] = set()
@@ -51,6 +66,8 @@ class ControlPort:
         decision = self._control.receive_datagram(datagram, ip, time.monotonic(), asked)
         if decision is None:
             return
+        if decision.proving is not None:
+            self._have_proved(decision.proving)
         if decision.changed or decision.joining:
             request = (ip, decision.way.request_id)
             # Whoever asks again while that is under way is answered when it is done, once.
@@ -61,6 +78,17 @@ class ControlPort:
             self._tasks.spawn(self._carry_out(decision, reply), "apply a control request")
         else:
             self._answer(decision, reply)
+
+    def _have_proved(self, proving: Proving) -> None:
+        assert self._say is not None, "who asks for proofs says by what they are sent"
+        error = self._say(proving.datagram, proving.endpoint, proving.via)
+        if error:
+            self._control.replies[PROOF_UNSENT] += 1
+            ip, port = proving.endpoint
+            self._log.warn(
+                f"proof {error}",
+                f"{ip}:{port} cannot be asked whether it receives there: {os.strerror(error)}",
+            )
 
     async def _carry_out(self, decision: Decision, reply: Reply) -> None:
         work = asyncio.ensure_future(self._put_in_force(decision))

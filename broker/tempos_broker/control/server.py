@@ -39,6 +39,8 @@ from tempos.control import (
     packb,
 )
 from tempos.names import is_filter, matcher
+from tempos.proof import encode as encode_proof
+from tempos.wire import IP_UDP_OVERHEAD
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import ControlConfig
@@ -50,12 +52,14 @@ from tempos_broker.control.decisions import (
     Drained,
     Joined,
     Listed,
+    Proving,
     Refusal,
     Renewed,
     Way,
     removed,
 )
 from tempos_broker.control.listing import Listing
+from tempos_broker.control.proofs import Proofs, Step
 from tempos_broker.control.reports import Reports
 from tempos_broker.members.known import own_group
 from tempos_broker.members.unheard import BEATS, LOOKED_AT
@@ -99,8 +103,9 @@ class ControlServer:
     the broker, so that clients notice a restart; ``life`` differs even where the account goes on with a
     former one, so that they tell again what may not have been stored. ``returns`` seals a return address for
     an endpoint that asked at an address of ours; None: this broker sends no replies on. ``largest`` tells how
-    many bytes of payload all members of a topic get; None: nobody knows. ``wall`` gives
-    Unix time in seconds, ``monotonic`` seconds of the clock that ``now`` is of.
+    many bytes of payload all members of a topic get; None: nobody knows. ``proofs``: what members prove with
+    that they receive where they say; None: nobody has to. ``wall`` gives Unix time in seconds, ``monotonic``
+    seconds of the clock that ``now`` is of.
     """
 
     def __init__(
@@ -115,6 +120,7 @@ class ControlServer:
         life: int | None = None,
         returns: Callable[[str, int, str | None], bytes] | None = None,
         largest: Callable[[int], int] | None = None,
+        proofs: Proofs | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -130,6 +136,7 @@ class ControlServer:
         self._epoch = epoch
         self._returns = returns
         self._largest = largest
+        self._proofs = proofs
         self._listing = Listing(registry, ledger, epoch, self._life, lambda: self._now)
         self._wall = ForwardTime(wall, monotonic)
         self._guard = Guard(config, self._wall())
@@ -188,7 +195,10 @@ class ControlServer:
         left: frozenset[int] = frozenset()
         try:
             if request.op == "subscribe":
-                left = self._leave_former(request, way)
+                if (unproven := self._unproven(request, way, now)) is not None:
+                    self.served[Code.PROVE] += 1
+                    return unproven
+                left = self._leave_former(request, way) | self._take_place(request, way)
             decision = self._operations[request.op](request, way, now)
         except Refused as error:
             self.refused[error.code] += 1
@@ -228,8 +238,8 @@ class ControlServer:
                 plain = self._renewed(way, answer)
             case Drained():
                 plain = self._drained(way, answer)
-            case Refusal(code, text, hint):
-                plain = encode_error_within(way.room, way.request_id, code, text, hint)
+            case Refusal(code, text, hint, proof):
+                plain = encode_error_within(way.room, way.request_id, code, text, hint, proof)
                 if plain is None:
                     self.replies[TOO_LARGE] += 1
         if plain is not None and len(plain) > way.room:
@@ -421,6 +431,35 @@ class ControlServer:
         # Even when nothing changed the swap may still be under way for an earlier copy of this
         # request; the shell's per-topic order makes this answer wait for it.
         return Decision(way, Joined(done.topic, done.group), frozenset({done.topic.id}))
+
+    def _unproven(self, request: Request, way: Way, now: float) -> Decision | None:
+        """What is to be done first if who asks has not shown yet that it receives where it says."""
+        proofs, told = self._proofs, request.fields["proof"]
+        if proofs is None:
+            return None
+        holder, asked = _holder(request, way), way.asked
+        if told and proofs.holds(told, Step.ENDPOINT, holder, asked, now):
+            return None
+        if not (told and proofs.holds(told, Step.ADDRESS, holder, asked, now)):
+            if told != b"" and self._registry.is_known(holder, asked):
+                return None
+            granted = proofs.grant(Step.ADDRESS, holder, asked, now)
+            return Decision(
+                way, Refusal(Code.PROVE, "who asks has to prove its address", "repeat the proof", granted)
+            )
+        datagram = encode_proof(request.client, proofs.grant(Step.ENDPOINT, holder, asked, now))
+        text = f"to {holder.ip}:{holder.port} the data port has sent what proves that you receive there"
+        # Both together are no more than what was asked with.
+        room = way.room - len(datagram) - IP_UDP_OVERHEAD
+        hint = "repeat it as 'proof'; if nothing comes, a firewall or NAT is in the way"
+        proving = Proving(datagram, (holder.ip, holder.port), self._registry.leaves_from(holder.ip, asked))
+        return Decision(replace(way, room=room), Refusal(Code.PROVE, text, hint), proving=proving)
+
+    def _take_place(self, request: Request, way: Way) -> frozenset[int]:
+        """Whoever was at an endpoint before that is proven now is gone; the topics that this changes."""
+        if self._proofs is None or not request.fields["proof"]:
+            return frozenset()
+        return frozenset(self._registry.take_place(_holder(request, way)))
 
     def _unsubscribe(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require(request.fields["topic"], "subscribe")

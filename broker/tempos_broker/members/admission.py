@@ -91,3 +91,23 @@ class Admission:
             f"topic {topic.name!r} has {len(groups)} groups already",
             "raise limits.groups_per_topic, or join one of them",
         )
+
+    def check_share(self, topic: Topic, groups: Mapping[str, GroupState], wanted: Wanted, ip: str) -> None:
+        """Nobody makes so many groups of a topic that there is no room for others, or no fast path."""
+        most = self.limits.groups_per_client
+        if wanted.group in groups or len(groups) < most:
+            return
+        leases = [
+            [known.lease for known in state.members.values() if known.lease] for state in groups.values()
+        ]
+        at_address = sum(any(lease.holder.ip == ip for lease in each) for each in leases)
+        of_client = wanted.client is not None and sum(
+            any(lease.client == wanted.client for lease in each) for each in leases
+        )
+        if max(at_address, of_client) >= most:
+            who = f"client {wanted.client!r} is" if of_client >= most else f"members at {ip} are"
+            raise Refused(
+                Code.LIMIT,
+                f"{who} in {most} groups of {topic.name!r} already",
+                "join one of them, or raise limits.groups_per_client",
+            )

@@ -65,6 +65,11 @@ class Lease:
         return self.holder.ip, self.holder.port
 
     @property
+    def client(self) -> str | None:
+        """The client whose rights it goes by, where requests are signed."""
+        return next((wanted.client for wanted in self.wanted.values()), None)
+
+    @property
     def filters(self) -> Iterator[str]:
         """What it asked for that is more than a name."""
         return (each for each in self.wanted if is_filter(each))

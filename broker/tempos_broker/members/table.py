@@ -68,6 +68,10 @@ class Table:
             for state in states.values()
         )
 
+    def leaves_from(self, ip: str, asked: str | None) -> str | None:
+        """The address of ours that events to who asked one leave from; None: any."""
+        return self._source_of(ip, asked)
+
     def version(self, topic: int) -> int:
         """Grows by one at each change of the topic's members."""
         return self._versions[topic]

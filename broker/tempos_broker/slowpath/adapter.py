@@ -146,6 +146,10 @@ class Adapter(Channels[LoadT], Protocol[LoadT]):
         """Receive by the channels of these classes from now on, and of no others."""
         ...
 
+    def say(self, datagram: bytes, endpoint: tuple[str, int], via: str | None) -> int:
+        """Send a datagram of the broker's own from the data port of ``via``, now or never; 0 or the errno."""
+        ...
+
     def count_overruns(self) -> None:
         """Book what was lost in front of the channels since the last call."""
         ...

@@ -26,12 +26,14 @@ from tempos_broker.addresses import ANY, leaving_from
 from tempos_broker.slowpath.core import SlowPath
 from tempos_broker.slowpath.marking import tos_message
 from tempos_broker.slowpath.returns import Destination, Returns, unsealed
-from tempos_broker.slowpath.sockets import DataSocket
+from tempos_broker.slowpath.sockets import DataSocket, waiting
 
 logger = logging.getLogger(__name__)
 
 #: Ways that are remembered.
 WAYS = 64
+#: What the broker says itself waits in one so many-th of a socket's send buffer at most.
+SHARE = 8
 
 
 class _Way(NamedTuple):
@@ -98,6 +100,19 @@ class Relay:
             if to is not None:
                 self._send_error(topic, datagram, to, _abi.ERROR_NO_MEMBER)
 
+    def say(self, datagram: bytes, endpoint: tuple[str, int], via: str | None) -> int:
+        """Send something of the broker's own as best effort; 0, or the errno.
+
+        What is for an address that does not answer waits for seconds, in the kernel, in the room that events
+        need; so this gets no more than a share of it.
+        """
+        way = self._ways.get((Quality.BQ, via)) or self._find(Quality.BQ, via)
+        if way is None:
+            return errno.EADDRNOTAVAIL
+        if waiting(way.sock) > way.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // SHARE:
+            return errno.EAGAIN
+        return self._by(way, datagram, endpoint)
+
     def _to(self, datagram: bytes, now: float) -> Destination | None:
         """Where the return address leads, if it is one that leads anywhere."""
         at = wire.body_at(datagram)
@@ -120,11 +135,14 @@ class Relay:
         way = self._ways.get(key) or self._find(*key)
         if way is None:
             return errno.EADDRNOTAVAIL
+        return self._by(way, datagram, (to.ip, to.port))
+
+    def _by(self, way: _Way, datagram: bytes, to: tuple[str, int]) -> int:
         try:
             if way.control:
-                way.sock.sendmsg((datagram,), way.control, 0, (to.ip, to.port))
+                way.sock.sendmsg((datagram,), way.control, 0, to)
             else:
-                way.sock.sendto(datagram, (to.ip, to.port))
+                way.sock.sendto(datagram, to)
         except OSError as error:
             return error.errno or errno.EIO
         return 0

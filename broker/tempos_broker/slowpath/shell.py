@@ -242,6 +242,10 @@ class SlowPathServer:
             classes={quality: self._class_status(quality, adapter) for quality in Quality},
         )
 
+    def say(self, datagram: bytes, endpoint: tuple[str, int], via: str | None) -> int:
+        """See :meth:`.adapter.Adapter.say`."""
+        return self._adapter.say(datagram, endpoint, via)
+
     def shut(self) -> None:
         """Let nothing in any more, whoever reads the channels; what has come is served, till the end."""
         self._adapter.shut()

@@ -228,6 +228,17 @@ def join_all(pairs: Iterable[Pair]) -> list[Pair]:
     return joined
 
 
+def waiting(sock: socket.socket) -> int:
+    """Bytes of a socket's send buffer that what was sent still takes; 0 where that is not told."""
+    if sys.platform != "linux":
+        return 0
+    import fcntl
+    import termios
+
+    told = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(struct.calcsize("i")))
+    return int(struct.unpack("i", told)[0])
+
+
 def _grow_receive_buffer(sock: socket.socket, size: int) -> None:
     _set_buffer(sock, (_SO_RCVBUFFORCE, socket.SO_RCVBUF), size)
 

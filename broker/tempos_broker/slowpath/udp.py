@@ -40,7 +40,8 @@ class UdpAdapter:
         self._setting = setting
         self._losses = losses
         self._topics = {topic.id: topic for topic in setting.topics}
-        self._mover = _choose_mover(core, losses, setting)
+        self._relay = Relay(core, setting.topics, setting.returns)
+        self._mover = _choose_mover(core, losses, setting, self._relay)
         self._selector = Selector(setting.sockets, setting.select or _no_fast_path)
         self._pairs: list[Pair] = []
         self._marked: dict[Quality, Marked] = {}
@@ -170,6 +171,9 @@ class UdpAdapter:
         self._on_full()
         return None
 
+    def say(self, datagram: bytes, endpoint: tuple[str, int], via: str | None) -> int:
+        return self._relay.say(datagram, endpoint, via)
+
     def count_overruns(self) -> None:
         sockets = [each for pair in self._pairs for each in pair.each()]
         if self._shut:
@@ -256,10 +260,9 @@ class UdpAdapter:
             )  # fmt: skip
 
 
-def _choose_mover(core: SlowPath[Any], losses: Losses, setting: Setting) -> Mover[Any]:
+def _choose_mover(core: SlowPath[Any], losses: Losses, setting: Setting, relay: Relay) -> Mover[Any]:
     from tempos_broker.slowpath.portable import Singly
 
-    relay = Relay(core, setting.topics, setting.returns)
     if setting.portable:
         reason = "asked for"
     elif sys.platform != "linux":

@@ -100,6 +100,10 @@ class SlowPaths:
         else:
             log.warning("no SQ worker: %s", self._off)
 
+    def say(self, datagram: bytes, endpoint: tuple[str, int], via: str | None) -> int:
+        """See :meth:`..slowpath.adapter.Adapter.say`."""
+        return self._server.say(datagram, endpoint, via)
+
     async def swap(self, route: Route) -> None:
         """Make ``route`` the route of its topic; once this returns nobody draws tickets of an older one.
 

@@ -24,6 +24,7 @@ from typing import Any
 from tempos import auth, control
 from tempos.errors import ControlRefused, NoAnswer, WireError
 from tempos.names import is_filter, matches
+from tempos.proof import PROOF_BYTES
 from tempos.session.events import (
     Accepted,
     Answered,
@@ -35,6 +36,7 @@ from tempos.session.events import (
     InForce,
     Joined,
     Listed,
+    ProofAsked,
     RenewalFailed,
     SessionEvent,
     Subscribed,
@@ -102,6 +104,8 @@ class ControlSession:
         self._look_after = LOOK_SOON
         self._looked_at = -LOOK_APART
         self._subscribed_at = 0.0
+        #: What this proves with that it receives at its port; b"": it asks for that.
+        self._proof = b""
         self._instance: int | str | None = None
         self._lease = 10.0
         self._interval = 2.5
@@ -180,7 +184,7 @@ class ControlSession:
 
         ``port``: where data is received now; ``former``: address and port where it was, if it was elsewhere.
         """
-        self._port = port
+        self._port, self._proof = port, b""
         if former is not None and former not in self._former:
             self._former = [*self._former, former][-control.MAX_FORMER :]
         self._drop_heartbeats()
@@ -275,9 +279,13 @@ class ControlSession:
             return
         if reply.error is not None and self._follow_clock(reply.id, pending, reply.error, time_ms, now):
             return
-        if reply.error is not None and reply.error.code == control.Code.STOPPING:
-            # The next broker is to answer.
+        if reply.error is not None and reply.error.code in _NOT_YET:
+            # The next broker is to answer; or this one, once it has been given the proof that is on its way.
             pending.last_word = f" The last one said: {reply.error}"
+            self._answered(now)
+            if len(reply.proof) == PROOF_BYTES:
+                self._events.append(ProofAsked())
+                self._give(reply.id, pending, reply.proof)
             return
         if reply.error is not None:
             del self._pending[reply.id]
@@ -293,6 +301,23 @@ class ControlSession:
             return
         self._pending.pop(reply.id, None)
         self._answered(now)
+
+    def prove(self, client: int, proof: bytes) -> bool:
+        """What came to the data socket and proves that this receives there; False: it is somebody else's."""
+        if client != self._client:
+            return False
+        self._proof = proof
+        for request, pending in self._pending.items():
+            self._give(request, pending, proof)
+        return True
+
+    def _give(self, request: int, pending: Pending, proof: bytes) -> None:
+        """Ask at once with a proof; no oftener than a broker asks for some that is well."""
+        if pending.fields.get("proof", proof) == proof or pending.proved >= 2 * pending.tries:
+            return
+        pending.proved += 1
+        self._pending.alter(request, proof=proof)
+        self._pending.put(pending)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """What is to be sent now, each a datagram to the broker's control port."""
@@ -362,7 +387,7 @@ class ControlSession:
     def _subscribe(self, wanted: list[str], group: str | None, now: float, *, again: bool = False) -> int:
         fields = {
             "topics": wanted, "port": self._port, "group": group, "since": self._roll.since,
-            "former": self._former or None,
+            "former": self._former or None, "proof": self._proof,
         }  # fmt: skip
         request = self._pending.begin("subscribe", now, fields, roomy=True)
         pending = self._pending[request]
@@ -589,4 +614,6 @@ _BROKERS_TURN = frozenset(
     {control.Out.KEPT_OUT, control.Out.LIMIT, control.Out.RELOAD, control.Out.REMOVED, control.Out.ELSEWHERE,
      control.Out.RIGHT}
 )  # fmt: skip
+#: Codes of what is no answer: the request goes on being repeated.
+_NOT_YET = (control.Code.STOPPING, control.Code.PROVE)
 _ON_OK = {"subscribe": ControlSession._on_subscribed, "heartbeat": ControlSession._on_heartbeat}

@@ -78,6 +78,11 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
+class ProofAsked:
+    """The broker wants to know whether this receives at its port: a proof is on its way there."""
+
+
+@dataclass(frozen=True, slots=True)
 class RenewalFailed:
     """A broker that does not have this member any more does not take it back; it will be asked again.
 
@@ -136,6 +141,7 @@ SessionEvent = (
     | Joined
     | Accepted
     | Listed
+    | ProofAsked
     | RenewalFailed
     | BrokerChanged
     | BrokerSilent

@@ -123,6 +123,17 @@ class ControlLink:
         self._session.look(self._loop.time())
         self._pump()
 
+    def prove(self, client: int, proof: bytes, admit: Callable[[], None]) -> bool:
+        """What came to the data socket, to be told the broker; False: it is somebody else's.
+
+        ``admit`` is called before: once the broker has heard it, events come from where the proof came.
+        """
+        if not self._session.prove(client, proof):
+            return False
+        admit()
+        self._pump()
+        return True
+
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics that this is a member of, by name."""

@@ -53,10 +53,15 @@ class Outstanding(dict[int, Pending]):
             if pending.again:
                 del self[request]
             elif "port" in pending.fields and pending.until is None:
-                pending.fields = {**pending.fields, "port": port}
-                pending.datagram = control.encode_request(
-                    pending.op, request, self._client, roomy=pending.roomy, **pending.fields
-                )
+                self.alter(request, port=port, **({"proof": b""} if "proof" in pending.fields else {}))
+
+    def alter(self, request: int, **fields: Any) -> None:
+        """Let it say something else when it is sent again."""
+        pending = self[request]
+        pending.fields = {**pending.fields, **fields}
+        pending.datagram = control.encode_request(
+            pending.op, request, self._client, roomy=pending.roomy, **pending.fields
+        )
 
     def take(self) -> list[bytes]:
         """What is to be sent now."""

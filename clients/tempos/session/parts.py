@@ -59,6 +59,8 @@ class Pending:
     #: Of the signed datagrams sent so far; an answer carries one of them.
     nonces: list[bytes] = field(default_factory=list)
     clock_followed: bool = False
+    #: How often it was sent at once, with a proof.
+    proved: int = 0
     #: What a reply said that was no answer, as a sentence: told if no other comes.
     last_word: str = ""
     #: Of a drain: until when it is asked again and again.

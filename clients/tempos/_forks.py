@@ -1,0 +1,37 @@
+"""What becomes of clients in a process that was forked off: there they are over, and say so.
+
+Parent and child would share sockets, numbers and what the event loop watches: events would be numbered
+twice, a child that leaves would take its parent's membership along, and threads do not come along at all, so
+that whoever waits for one waits for ever. So in the child each client lets go of all that untouched.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Protocol
+
+WORDS = "was made before this process was forked off: make one here"
+
+
+class Forked(Protocol):
+    def forked(self) -> None:
+        """Let go, in a child, of what is the parent's, without telling anybody."""
+        ...
+
+
+_clients: weakref.WeakSet[Forked] = weakref.WeakSet()
+
+
+def watch(client: Forked) -> None:
+    """Have a client told in every child."""
+    _clients.add(client)
+
+
+def _in_child() -> None:
+    for client in list(_clients):
+        client.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
