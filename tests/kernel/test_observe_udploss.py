@@ -29,8 +29,13 @@ def test_each_socket_lost_what_its_process_did_not_get(
     assert all(each["lost"] > 0 for each in done)
     for index, each in enumerate(done):
         row = found[each["port"]]
-        assert (row["datagrams"], row["pid"], row["comm"]) == (each["lost"], each["pid"], f"obs-{index}")
-        assert (row["way"], row["netns"]) == ("in", where)
+        assert (row["datagrams"], row["way"]) == (each["lost"], "in")
+        if row["pid"] is None:
+            # Before 6.6 the kernel does not say of IPv6 which socket's buffer is full.
+            assert version == 6
+            assert any("udp_fail_queue_rcv_skb" in hook for hook in tool.start["hooks"])
+            continue
+        assert (row["pid"], row["comm"], row["netns"]) == (each["pid"], f"obs-{index}", where)
 
 
 def test_only_who_was_asked_for_is_shown() -> None:

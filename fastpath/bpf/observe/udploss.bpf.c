@@ -106,20 +106,75 @@ int BPF_PROG(tempos_thrown_for, struct sk_buff *skb, void *where, enum skb_drop_
 	return 0;
 }
 
+/*
+ * What the two programs for older kernels tell each other of the one packet at hand: for a full buffer one of them
+ * knows the packet, the other the socket. Which of them runs first differs, and before 6.6 the second does not run at
+ * all for IPv6: then the loss stays booked on the packet's port, without a process.
+ */
+struct between {
+	struct tempos_loss booked;   /* of IPv6, by the first */
+	__u32 datagrams;             /* how many; 0: the first did not book any */
+	__u8 by_packet;              /* the first has been here, and the second not yet */
+	__u8 by_socket;              /* the second has been here before the first, and has booked it */
+	__u8 pad[2];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct between);
+} between SEC(".maps");
+
+static __always_inline struct between *between_here(void)
+{
+	const __u32 only = 0;
+
+	return bpf_map_lookup_elem(&between, &only);
+}
+
+static __always_inline void full_by_packet(const struct sk_buff *skb, __u32 reason)
+{
+	struct between *here = between_here();
+	struct packet packet = {};
+
+	if (!here || !read_packet(skb, &packet) || packet.protocol != IPPROTO_UDP)
+		return;
+	here->datagrams = 0;
+	if (here->by_socket) {
+		here->by_socket = false;
+		return;
+	}
+	here->by_packet = true;
+	if (packet.family != AF_INET6)
+		return;
+	__builtin_memset(&here->booked, 0, sizeof(here->booked));
+	here->booked.reason = reason;
+	here->booked.ends.family = packet.family;
+	here->booked.ends.local_port = packet.destination_port;
+	__builtin_memcpy(here->booked.ends.local, packet.destination, ADDRESS_LEN);
+	here->datagrams = datagrams_in(skb);
+	count(&here->booked, skb, here->datagrams);
+}
+
 SEC("?tp_btf/kfree_skb")
 int BPF_PROG(tempos_thrown, struct sk_buff *skb, void *where, enum skb_drop_reason reason)
 {
 	if (reason != bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_SOCKET_RCVBUFF) &&
 	    reason != bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_PROTO_MEM))
 		thrown(skb, reason, NULL);
+	else
+		full_by_packet(skb, reason);
 	return 0;
 }
 
-/* The packet is at hand from 6.8 on; before that one loss is one buffer. */
+/* The packet is no argument before 6.8: one loss is one buffer, unless the other program has counted what is in it. */
 SEC("?tp_btf/udp_fail_queue_rcv_skb")
 int BPF_PROG(tempos_full, int error, struct sock *sk)
 {
 	const int no_memory = -12;
+	struct between *here = between_here();
+	__u32 datagrams = 1;
 	struct tempos_loss key = {
 		.reason = error == no_memory
 				  ? bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_SOCKET_RCVBUFF)
@@ -127,6 +182,18 @@ int BPF_PROG(tempos_full, int error, struct sock *sk)
 	};
 
 	of_socket(&key, sk);
-	count(&key, NULL, 1);
+	if (here && here->datagrams && here->booked.ends.local_port == key.ends.local_port) {
+		struct tempos_lost *booked = bpf_map_lookup_elem(&losses, &here->booked);
+
+		datagrams = here->datagrams;
+		if (booked)
+			__sync_fetch_and_add(&booked->datagrams, -(__u64)datagrams);
+	}
+	if (here) {
+		here->by_socket = !here->by_packet;
+		here->by_packet = false;
+		here->datagrams = 0;
+	}
+	count(&key, NULL, datagrams);
 	return 0;
 }

@@ -27,6 +27,8 @@ _COLUMNS = (
 def _rows(session: Session) -> Iterator[Row]:
     whose = owners(session)
     for key, lost in session.rows("losses"):
+        if not lost.datagrams:
+            continue  # booked on its socket since
         owner = _kept(session, key.inode, whose.get(key.inode))
         if not session.wants(owner.pid if owner else None, owner.comm if owner else None):
             continue
@@ -36,7 +38,7 @@ def _rows(session: Session) -> Iterator[Row]:
             "out" if key.sent else "in",
             address(key.ends_local, key.ends_family),
             key.ends_local_port,
-            key.namespace,
+            key.namespace or None,
             lost.datagrams,
             lost.bytes if lost.bytes else None,
             _reason(key.reason),
@@ -73,6 +75,7 @@ TOOL = Tool(
     blind=(
         "what a network card or an XDP program drops: those count by themselves (ip -s link, tempos status)",
         "the process of a socket that was closed before anybody looked: look more often, by --interval",
+        "before Linux 6.6 whose a full receive buffer of IPv6 is: the loss stands at its port",
         "datagrams that an XDP redirect loses: tempos observe xdpwhy",
     ),
     start=lambda session: {},
