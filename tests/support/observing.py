@@ -70,7 +70,10 @@ class Observed:
         return self.lines
 
     def _next(self) -> Line | None:
-        line = self._lines.get(timeout=LIMIT)
+        try:
+            line = self._lines.get(timeout=LIMIT)
+        except queue.Empty:
+            raise AssertionError(f"{self._arguments}: silent for {LIMIT} s after {self.lines[-1:]}") from None
         if line is not None:
             self.lines.append(line)
         return line
