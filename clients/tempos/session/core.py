@@ -266,7 +266,8 @@ class ControlSession:
             try:
                 nonce, time_ms, data = self._signer.open(data)
             except WireError:
-                self._unsigned_reply(data)
+                self.unsigned += 1
+                self._pending.hear_unsigned(data)
                 return
         try:
             reply = control.decode_reply(data)
@@ -285,7 +286,7 @@ class ControlSession:
             self._answered(now)
             if len(reply.proof) == PROOF_BYTES:
                 self._events.append(ProofAsked())
-                self._give(reply.id, pending, reply.proof)
+                self._pending.give(reply.id, reply.proof)
             return
         if reply.error is not None:
             del self._pending[reply.id]
@@ -307,17 +308,9 @@ class ControlSession:
         if client != self._client:
             return False
         self._proof = proof
-        for request, pending in self._pending.items():
-            self._give(request, pending, proof)
+        for request in self._pending:
+            self._pending.give(request, proof)
         return True
-
-    def _give(self, request: int, pending: Pending, proof: bytes) -> None:
-        """Ask at once with a proof; no oftener than a broker asks for some that is well."""
-        if pending.fields.get("proof", proof) == proof or pending.proved >= 2 * pending.tries:
-            return
-        pending.proved += 1
-        self._pending.alter(request, proof=proof)
-        self._pending.put(pending)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """What is to be sent now, each a datagram to the broker's control port."""
@@ -375,10 +368,7 @@ class ControlSession:
             return
         del self._pending[request]
         self._unanswered = True
-        error = NoAnswer(
-            f"{pending.op}: no answer from the broker at {self._broker} after {pending.tries} tries in "
-            f"{now - pending.started:.1f} s: is it running there, and is UDP let through?" + pending.last_word
-        )
+        error = pending.no_answer(self._broker, now)
         self._on_no_answer(request, pending, error, now)
 
     def _wants(self, name: str) -> bool:
@@ -446,16 +436,6 @@ class ControlSession:
         self._tell("heartbeat", now, {"received": []}, {"since": self._roll.since}, roomy=True)
 
     # Answers
-
-    def _unsigned_reply(self, data: bytes) -> None:
-        self.unsigned += 1
-        try:
-            reply = control.decode_reply(data)
-        except WireError:
-            return
-        pending = self._pending.get(reply.id)
-        if pending is not None and reply.error is not None:
-            pending.last_word = f" An unsigned reply says: {reply.error}"
 
     def _follow_clock(
         self, request: int, pending: Pending, error: ControlRefused, time_ms: int, now: float

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tempos import auth, control
+from tempos.errors import WireError
 from tempos.session.parts import Pending
 
 
@@ -62,6 +63,25 @@ class Outstanding(dict[int, Pending]):
         pending.datagram = control.encode_request(
             pending.op, request, self._client, roomy=pending.roomy, **pending.fields
         )
+
+    def give(self, request: int, proof: bytes) -> None:
+        """Ask at once with a proof; no oftener than a broker asks for some that is well."""
+        pending = self[request]
+        if pending.fields.get("proof", proof) == proof or pending.proved >= 2 * pending.tries:
+            return
+        pending.proved += 1
+        self.alter(request, proof=proof)
+        self.put(pending)
+
+    def hear_unsigned(self, data: bytes) -> None:
+        """A reply that nobody vouches for: what it says is told if no other comes."""
+        try:
+            reply = control.decode_reply(data)
+        except WireError:
+            return
+        pending = self.get(reply.id)
+        if pending is not None and reply.error is not None:
+            pending.last_word = f" An unsigned reply says: {reply.error}"
 
     def take(self) -> list[bytes]:
         """What is to be sent now."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from tempos.errors import NoAnswer
+
 
 class Counts(Protocol):
     """Where the counts of a heartbeat come from."""
@@ -65,3 +67,10 @@ class Pending:
     last_word: str = ""
     #: Of a drain: until when it is asked again and again.
     until: float | None = None
+
+    def no_answer(self, broker: str, now: float) -> NoAnswer:
+        """The error of a request that was never answered by the broker there."""
+        return NoAnswer(
+            f"{self.op}: no answer from the broker at {broker} after {self.tries} tries in "
+            f"{now - self.started:.1f} s: is it running there, and is UDP let through?" + self.last_word
+        )
