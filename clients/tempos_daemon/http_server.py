@@ -5,7 +5,8 @@ accepting, limits and closing are here. Rules: a few connections are accepted
 at a wake-up, so many are open at a time; a request, and the reading of its answer, take so long at most. When
 all places are taken the connection makes room whose client has kept it waiting for longest; so a client that
 asks at once is served, whoever else holds connections open. What is cut off is counted under its reason.
-Closing lets what is being answered come to its end for a moment, and waits for nobody else.
+Closing lets what is being answered come to its end for a moment, tells the others that this daemon stops, and
+waits for nobody else.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from uvicorn.server import ServerState
 
 from tempos._remarks import Sparingly
 from tempos_daemon.http_connections import MALFORMED, SLOW, UNREAD, Connection, H11Connection, Limits
-from tempos_daemon.problems import MEDIA_TYPE, Problem
+from tempos_daemon.problems import MEDIA_TYPE, Problem, problem
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["CROWDED", "MALFORMED", "NO_DESCRIPTORS", "SLOW", "UNREAD", "HttpServer", "Limits"]
 
@@ -46,6 +47,7 @@ CROWDED, NO_DESCRIPTORS = "too many connections", "no descriptors"
 _BODY = Problem(
     title="Service Unavailable", status=503, detail="all connections are in use: try again"
 ).model_dump_json()
+_STOPS = "this daemon stops, and what was asked is broken off: ask again when it is back"
 _BUSY = (
     f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(_BODY)}\r\n"
     f"Connection: close\r\nRetry-After: 1\r\n\r\n{_BODY}"
@@ -73,8 +75,9 @@ class HttpServer:
         self._refused = refused
         self._log = Sparingly(log, time.monotonic)
         self._protocol = _protocol(fast=fast)
+        self._requests = _Requests(app)
         self._config = uvicorn.Config(
-            app,
+            self._requests,
             http="h11",
             ws="none",
             lifespan="off",
@@ -125,6 +128,7 @@ class HttpServer:
                 await asyncio.wait_for(self._empty.wait(), self._limits.close)
             except asyncio.TimeoutError:
                 log.info("%d connections are cut off", len(self._connections))
+                await self._requests.break_off()
         for each in list(self._connections):
             each.abort()
         unfinished = [*self._joining, *self._state.tasks]
@@ -239,6 +243,41 @@ class HttpServer:
     def _count(self, reason: str, text: str) -> None:
         self._refused[reason] += 1
         self._log.warn(reason, text)
+
+
+class _Requests:
+    """The application, and the requests that it has not begun to answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._unanswered: set[asyncio.Task[object]] = set()
+        self._breaking_off = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "uvicorn makes one for each request"
+        self._unanswered.add(task)
+
+        async def answer(message: Message) -> None:
+            self._unanswered.discard(task)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        except asyncio.CancelledError:
+            if not self._breaking_off or task not in self._unanswered:
+                raise
+            await problem(503, _STOPS, headers={"Retry-After": "1"})(scope, receive, send)
+        finally:
+            self._unanswered.discard(task)
+
+    async def break_off(self) -> None:
+        """Answer all of them that this daemon stops."""
+        self._breaking_off = True
+        if tasks := set(self._unanswered):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=LAST_STEPS)
 
 
 def _protocol(*, fast: bool) -> Callable[[HttpServer, uvicorn.Config, ServerState], Connection]:

@@ -252,8 +252,14 @@ async def test_closing_ends_in_time_whatever_is_under_way(caplog: pytest.LogCapt
         await server.close()
         assert time.monotonic() - began < LIMIT / 2
         assert app.cancelled == 1
-        assert await never.ended()
+        # Who was not answered yet hears why it is not.
+        for each in (never, body):
+            told = await each.answer()
+            assert told.startswith(b"HTTP/1.1 503 ")
+            assert b"this daemon stops" in told
+            assert await each.ended()
         assert "3 connections are cut off" in caplog.text
+        assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)
 
