@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from support.proving import granted
 
 from tempos import Framing, PathChoice, PathPolicy, Quality, Route, Topic
 from tempos.control import Reply, decode_reply, encode_request
@@ -126,6 +127,8 @@ class World:
             if not answer.done():
                 answer.set_result(decode_reply(data))
 
+        if op == "subscribe":
+            fields["proof"] = granted(self.broker, "127.0.0.1", self._ports[client], client, None)
         request = encode_request(op, self._next, client, port=self._ports[client], **fields)
         for _ in range(50):
             # As clients do; a drain is only then answered.
