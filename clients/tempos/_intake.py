@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from tempos import _abi, proof, wire
-from tempos._doorman import Doorman
+from tempos import _abi, wire
 from tempos._feeds import Feed, Feeds
 from tempos._inbox import Event, Inbox, new_event
 from tempos._remarks import Sparingly
@@ -26,6 +25,8 @@ from tempos.errors import LocalError, WireError
 from tempos.model import Framing
 from tempos.requests import envelope
 from tempos.requests.answer import Replies
+from tempos.session import proof
+from tempos.session.doorman import Doorman
 
 #: Datagrams kept while the answer to `subscribe`, which tells their framing, is on its way.
 EARLY = 1024

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from tempos._doorman import Doorman
 from tempos.errors import LocalError, NoWay
+from tempos.session.doorman import Doorman
 from tempos.wire import IP_UDP_OVERHEAD
 
 # Not all of these are in the socket module; the numbers are those of asm-generic/socket.h and linux/in.h.

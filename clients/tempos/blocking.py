@@ -22,7 +22,7 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tempos import _abi, _forks, admin, publisher, subscriber
+from tempos import _abi, admin, publisher, subscriber
 from tempos._intake import Duplicates
 from tempos.admin import TopicInfo, TopicRemoved
 from tempos.auth import Key
@@ -31,6 +31,7 @@ from tempos.model import Member, Topic
 from tempos.publisher import PublisherStats
 from tempos.requests.ask import TIMEOUT, Reply
 from tempos.requests.core import RequestStats
+from tempos.session import forks
 from tempos.subscriber import (
     CLOSE_PATIENCE,
     DRAIN_PATIENCE,
@@ -83,7 +84,7 @@ class _LoopThread:
         """
         if self._process != os.getpid():
             work.close()
-            raise LocalError(f"this client {_forks.WORDS}")
+            raise LocalError(f"this client {forks.WORDS}")
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result()
@@ -136,10 +137,10 @@ class Publisher:
         self._sending = False
         self._error: TemposError | None = None
         self._forked = False
-        _forks.watch(self)
+        forks.watch(self)
 
     def forked(self) -> None:
-        """See :mod:`tempos._forks`."""
+        """See :mod:`tempos.session.forks`."""
         self._forked, self._thread, self._inner = True, None, None
         # Another thread may have held it, and nobody would let it go.
         self._changed = threading.Condition()
@@ -230,7 +231,7 @@ class Publisher:
 
     def _open_inner(self) -> publisher.Publisher:
         if self._forked:
-            raise LocalError(f"this publisher {_forks.WORDS}")
+            raise LocalError(f"this publisher {forks.WORDS}")
         if self._inner is None or self._thread is None:
             raise LocalError("this publisher is not open: use it inside 'with Publisher(...)'")
         return self._inner
@@ -306,7 +307,7 @@ class Subscriber:
         self._inner.replies_block()
         self._timeout = timeout
         self._thread: _LoopThread | None = None
-        _forks.watch(self)
+        forks.watch(self)
 
     @classmethod
     def listen(
@@ -373,7 +374,7 @@ class Subscriber:
         self.close()
 
     def forked(self) -> None:
-        """See :mod:`tempos._forks`."""
+        """See :mod:`tempos.session.forks`."""
         self._thread = None
 
     def __iter__(self) -> Iterator[Event]:

@@ -23,9 +23,10 @@ import msgpack
 
 from tempos import names
 from tempos.errors import ControlRefused, WireError
-from tempos.proof import PROOF_BYTES
 
 VERSION = 1
+#: Of what a client repeats to prove that it receives (:mod:`tempos.session.proof`).
+PROOF_BYTES = 16
 #: A control datagram never grows beyond what every IPv4 path carries, signature included.
 MAX_DATAGRAM = 1200
 #: Lists and maps in each other, and what is in one of them: more than any request or reply has.
@@ -73,7 +74,7 @@ class Code:
     #: No answer yet: what is asked for is the next broker's to give.
     STOPPING = "stopping"
     KEPT_OUT = "kept out"
-    #: What came to the data port is to be repeated (:mod:`tempos.proof`).
+    #: What came to the data port is to be repeated (:mod:`tempos.session.proof`).
     PROVE = "prove"
 
 

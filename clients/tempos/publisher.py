@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
 
-from tempos import _abi, _forks, _sockets, names, wire
+from tempos import _abi, _sockets, names, wire
 from tempos._awaitables import DONE, TURN
 from tempos._outlet import MAX_PAYLOAD, PREFIX, Outlet, are_one, encode, halves, hear_sizes
 from tempos._remarks import Remark
@@ -31,6 +31,7 @@ from tempos.errors import ControlRefused, EventTooBig, LocalError, NoWay
 from tempos.model import Topic
 from tempos.requests.ask import TIMEOUT, Asking, Reply, ReplyError
 from tempos.requests.core import RequestStats
+from tempos.session import forks
 from tempos.session.events import topic_of
 from tempos.session.link import ControlLink
 from tempos.session.reach import Reach
@@ -117,8 +118,8 @@ class Publisher:
         self._limit = 0
         self._most = MAX_PAYLOAD if max_datagram is None else max_datagram - wire.IP_UDP_OVERHEAD
         self._entered = False
-        self._socket: Any = _Closed()
-        _forks.watch(self)
+        self._socket: Any = forks.Closed()
+        forks.watch(self)
         self._reach = Reach(
             broker, data_port, control_port, signer=signer, wait=wait, asks=topics is None,
             send_buffer=send_buffer, take=self._take, refusals=self.refusals,
@@ -309,15 +310,15 @@ class Publisher:
 
     async def close(self) -> None:
         """Flush and release everything; safe to call twice."""
-        if isinstance(self._socket, _Elsewhere):
+        if isinstance(self._socket, forks.Elsewhere):
             return
         self._asking.close()
         await self._reach.end()
         try:
-            if not isinstance(self._socket, _Closed):
+            if not isinstance(self._socket, forks.Closed):
                 await self.flush()
         finally:
-            sock, self._socket = self._socket, _Closed()
+            sock, self._socket = self._socket, forks.Closed()
             self._seal()
             if self._timer is not None:
                 self._timer.cancel()
@@ -387,7 +388,7 @@ class Publisher:
         return outlet
 
     async def _publish_unresolved(self, topic: Any, body: object) -> None:
-        if isinstance(self._socket, _Elsewhere):
+        if isinstance(self._socket, forks.Elsewhere):
             self._open_socket()
         await self.publish(await self.learn(topic), body)
 
@@ -398,7 +399,7 @@ class Publisher:
         """Send by this socket from now on."""
         before, self._socket = self._socket, sock
         self._set_limit(self._path_takes())
-        if isinstance(before, _Closed):
+        if isinstance(before, forks.Closed):
             return
         self._let_go(before)
         self._asking.moved(sock)
@@ -537,8 +538,8 @@ class Publisher:
             await self._until_writable()
 
     def forked(self) -> None:
-        """See :mod:`tempos._forks`."""
-        self._socket = _Elsewhere()
+        """See :mod:`tempos.session.forks`."""
+        self._socket = forks.Elsewhere()
         for outlet in self._outlets.values():
             outlet.bodies = []
         # Unknown from now on: so each publish comes by the socket that is not there.
@@ -596,24 +597,3 @@ class Publisher:
 
     def _hear_sizes(self, told: object) -> None:
         hear_sizes(told, self._outlets.values(), self._limit)
-
-
-class _Closed:
-    """Stands in for the socket of a publisher that is not open."""
-
-    words = "is not open: use it inside 'async with Publisher(...)'"
-
-    def send(self, datagram: bytes) -> int:
-        raise LocalError(f"this publisher {self.words}")
-
-    def fileno(self) -> int:
-        return self.send(b"")
-
-    def close(self) -> None:
-        return
-
-
-class _Elsewhere(_Closed):
-    """The same, of one that is the parent's."""
-
-    words = _forks.WORDS

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from tempos import _abi, _forks, _sockets, names
+from tempos import _abi, _sockets, names
 from tempos._inbox import Event
 from tempos._intake import Bell, Duplicates, Intake, SubscriberStats
 from tempos._sources import PublisherAccount
@@ -28,7 +28,7 @@ from tempos.control import MAX_PATIENCE, Code
 from tempos.errors import ControlRefused, LocalError, NoAnswer, NoWay, RemoteError
 from tempos.model import Member, Topic
 from tempos.requests.answer import Request
-from tempos.session import ControlSession
+from tempos.session import ControlSession, forks
 from tempos.session.link import ControlLink
 from tempos.session.way import Patience, Roaming, Way, find, words
 
@@ -125,7 +125,7 @@ class Subscriber:
         self._reader: _sockets.Reader | None = None
         self._link: ControlLink | None = None
         self._closed = self._forked = False
-        _forks.watch(self)
+        forks.watch(self)
         # Who has waited here for an event, last.
         self._consumer: asyncio.Task[Any] | None = None
         self._closing: asyncio.Future[Drained | None] | None = None
@@ -497,7 +497,7 @@ class Subscriber:
     # Waiting
 
     def forked(self) -> None:
-        """See :mod:`tempos._forks`."""
+        """See :mod:`tempos.session.forks`."""
         self._forked = True
         self._link = self._reader = self._roaming = None
         self._inbox.shut()
@@ -505,7 +505,7 @@ class Subscriber:
     def check_here(self) -> None:
         """Raise :class:`LocalError` in a process that was forked off."""
         if self._forked:
-            raise LocalError(f"this subscriber {_forks.WORDS}")
+            raise LocalError(f"this subscriber {forks.WORDS}")
 
     def _begin_waiting(self) -> asyncio.Future[None]:
         self.check_here()

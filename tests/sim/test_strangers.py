@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator
 import pytest
 from support.ports import free_ports
 
-from tempos import Publisher, Subscriber, Topic, proof, wire
+from tempos import Publisher, Subscriber, Topic, wire
 from tempos.control import encode_request
+from tempos.session import proof
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
 from tempos_broker.control.proofs import Proofs
@@ -65,7 +66,7 @@ async def test_a_subscriber_takes_events_from_the_brokers_data_port_alone(
 ) -> None:
     """``portable``: where the kernel has no filters and the reader has to ask."""
     if portable:
-        for module in ("_sockets.LINUX", "_doorman._LINUX"):
+        for module in ("_sockets.LINUX", "session.doorman._LINUX"):
             monkeypatch.setattr(f"tempos.{module}", False)
     async with running() as broker, subscriber(broker, "alpha", "wide", group="g") as sub:
         async with publisher(broker) as pub:

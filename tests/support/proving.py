@@ -1,4 +1,4 @@
-"""Members by hand: what a client does to show that it receives at its endpoint (:mod:`tempos.proof`)."""
+"""Members by hand: what a client does to show that it receives there (:mod:`tempos.session.proof`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from tempos.control import Code, Reply, decode_reply, encode_request
-from tempos.proof import decode
+from tempos.session.proof import decode
 from tempos_broker.account.accounts import Holder
 from tempos_broker.broker import Broker
 from tempos_broker.control.proofs import Step

@@ -6,7 +6,7 @@ import pytest
 
 from tempos import Topic
 from tempos.control import Code, Reply, decode_reply, encode_request
-from tempos.proof import decode
+from tempos.session.proof import decode
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, Limits, TopicConfig
 from tempos_broker.control.decisions import Decision, Proving

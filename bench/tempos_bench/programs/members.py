@@ -26,9 +26,9 @@ from typing import Any
 
 from tempos import CONTROL_PORT
 from tempos.control import Received
-from tempos.proof import decode
 from tempos.session import ControlSession
 from tempos.session.events import Answered, Failed, Subscribed
+from tempos.session.proof import decode
 from tempos_bench.compiled import traffic
 from tempos_bench.programs.rehearsal import Asked
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from tempos import CONTROL_PORT
 from tempos.control import Code, decode_reply, encode_request
-from tempos.proof import decode
+from tempos.session.proof import decode
 
 #: Seconds that a broker may take to make a member.
 _LIMIT = 30.0

@@ -1,4 +1,4 @@
-"""What the broker has its members prove with (:mod:`tempos.proof`), without keeping anything of anybody.
+"""What members prove with (:mod:`tempos.session.proof`), without that the broker keeps anything of anybody.
 
 A proof is the time at which it was made, and a keyed hash of it, of what it proves and of whom it is for:
 address, port, client, and the address of ours that was asked. So it is good for nobody else, nor for long.
@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 
-from tempos.proof import PROOF_BYTES
+from tempos.control import PROOF_BYTES
 from tempos_broker.account.accounts import Holder
 
 #: Seconds for which a proof is good: longer than a client asks on.

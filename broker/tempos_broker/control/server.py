@@ -39,7 +39,7 @@ from tempos.control import (
     packb,
 )
 from tempos.names import is_filter, matcher
-from tempos.proof import encode as encode_proof
+from tempos.session.proof import encode as encode_proof
 from tempos.wire import IP_UDP_OVERHEAD
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger

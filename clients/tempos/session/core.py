@@ -24,7 +24,6 @@ from typing import Any
 from tempos import auth, control
 from tempos.errors import ControlRefused, NoAnswer, WireError
 from tempos.names import is_filter, matches
-from tempos.proof import PROOF_BYTES
 from tempos.session.events import (
     Accepted,
     Answered,
@@ -284,7 +283,7 @@ class ControlSession:
             # The next broker is to answer; or this one, once it has been given the proof that is on its way.
             pending.last_word = f" The last one said: {reply.error}"
             self._answered(now)
-            if len(reply.proof) == PROOF_BYTES:
+            if len(reply.proof) == control.PROOF_BYTES:
                 self._events.append(ProofAsked())
                 self._pending.give(reply.id, reply.proof)
             return

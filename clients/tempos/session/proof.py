@@ -27,7 +27,8 @@ from __future__ import annotations
 
 import struct
 
-PROOF_BYTES = 16
+from tempos.control import PROOF_BYTES
+
 #: First bytes of a datagram with a proof.
 _HEAD = b"\x00\x01"
 _DATAGRAM = struct.Struct(f"!2sQ{PROOF_BYTES}s")

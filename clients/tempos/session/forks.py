@@ -11,10 +11,14 @@ import os
 import weakref
 from typing import Protocol
 
+from tempos.errors import LocalError
+
 WORDS = "was made before this process was forked off: make one here"
 
 
 class Forked(Protocol):
+    """Somebody who is told in a child."""
+
     def forked(self) -> None:
         """Let go, in a child, of what is the parent's, without telling anybody."""
         ...
@@ -35,3 +39,24 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
+
+
+class Closed:
+    """Stands in for the socket of a publisher that is not open."""
+
+    words = "is not open: use it inside 'async with Publisher(...)'"
+
+    def send(self, datagram: bytes) -> int:
+        raise LocalError(f"this publisher {self.words}")
+
+    def fileno(self) -> int:
+        return self.send(b"")
+
+    def close(self) -> None:
+        return
+
+
+class Elsewhere(Closed):
+    """The same, of one that is the parent's."""
+
+    words = WORDS

@@ -1,7 +1,7 @@
 """Who may come in at a member's data socket: the broker's data port, and nobody else.
 
-The broker proves it by what it sends there first (:mod:`tempos.proof`): where that comes from, events come
-from, and a stranger cannot know what it says. Until then nothing else is let in, and nothing else can come.
+The broker proves it by what it sends there first (:mod:`tempos.session.proof`): where that comes from, events
+come from, and a stranger cannot know what it says. Until then nothing else is let in, nor can any event come.
 
 The kernel does it (a filter of classic BPF, socket(7)), so in Python it costs an event nothing. What it turns
 away it cuts to nothing, rather than to drop it: so a stranger's datagram comes as an empty one, which no
@@ -16,7 +16,7 @@ import socket
 import struct
 import sys
 
-from tempos import proof
+from tempos.session import proof
 
 _LINUX = sys.platform == "linux"
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
