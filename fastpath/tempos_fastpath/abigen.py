@@ -1,5 +1,6 @@
 """Write clients/tempos/_abi.py from fastpath/bpf/abi.h, or check that it is up to date.
 
+So it does with what the client in TypeScript needs of it.
 ``python -m tempos_fastpath.abigen`` writes, ``--check`` compares and exits 1 on a difference. cffi
 parses the header, so the values and offsets are a C parser's, not a regular expression's; only the
 one-line descriptions of the reasons are read as text.
@@ -24,6 +25,12 @@ KERNEL_SIDE = tuple(
     for name in ("maps.h", "beside.h", "topics.h", "copies.h", "fanout.h", "latency.h", "buckets.h")
 )
 TARGET = ROOT / "clients" / "tempos" / "_abi.py"
+TYPESCRIPT = ROOT / "clients" / "typescript" / "src" / "abi.ts"
+#: What of the constants data on the wire are made of.
+_ON_THE_WIRE = re.compile(
+    "(DATA|CONTROL)_PORT|WIRE_VERSION|EVENT_HEADER_LEN|BATCH_LENGTH_LEN|NARROW|TOPIC_M.*"
+    "|(FLAG|ENVELOPE|KIND|WIDE|SERVICE|OFFSET)(_.*)?"
+)
 
 TYPES = """
 typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef unsigned long long __u64;
@@ -83,6 +90,21 @@ def generate() -> str:
     return "\n".join(out) + "\n"
 
 
+def generate_typescript() -> str:
+    """The text of ``abi.ts``."""
+    found = re.findall(r"^([A-Z]\w*) = (\d+)$", generate(), re.MULTILINE)
+    lines = [f"export const {name} = {value};" for name, value in found if _ON_THE_WIRE.fullmatch(name)]
+    return "\n".join(
+        (
+            "// SPDX-License-Identifier: Apache-2.0",
+            "// Generated from fastpath/bpf/abi.h by python -m tempos_fastpath.abigen; do not edit.",
+            "",
+            *lines,
+            "",
+        )
+    )
+
+
 def _enum(ffi: Any, name: str, c_name: str, prefix: str, doc: str, text: str) -> list[str]:
     described = dict(re.findall(r"(TEMPOS_\w+)[^,\n]*,?\s*/\* (.*?) \*/", text))
     values = ffi.typeof(f"enum {c_name}").elements
@@ -127,14 +149,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if out of date")
     options = parser.parse_args(argv)
-    text = generate()
-    if not options.check:
-        TARGET.write_text(text)
-    elif not TARGET.exists() or TARGET.read_text() != text:
-        print(f"{TARGET.relative_to(ROOT)} is not what {HEADER.relative_to(ROOT)} says; run "
-              "python -m tempos_fastpath.abigen", file=sys.stderr)  # fmt: skip
-        return 1
-    return 0
+    found = 0
+    for target, text in ((TARGET, generate()), (TYPESCRIPT, generate_typescript())):
+        if not options.check:
+            target.write_text(text)
+        elif not target.exists() or target.read_text() != text:
+            print(f"{target.relative_to(ROOT)} is not what {HEADER.relative_to(ROOT)} says; run "
+                  "python -m tempos_fastpath.abigen", file=sys.stderr)  # fmt: skip
+            found = 1
+    return found
 
 
 if __name__ == "__main__":

@@ -44,7 +44,9 @@ HTTP_MODULES = {"door", "http_connections", "http_fast", "http_server", "metrics
 HTTP_NEEDS = {"fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"}
 
 FOLDERS = ("broker", "fastpath", "clients", "bench", "config")
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "KERNELS.md", "OBSERVE.md")
+DOCUMENTS = (
+    "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "KERNELS.md", "OBSERVE.md", "WIRE.md",
+)  # fmt: skip
 RESULTS = {"bench-results", "kernel-results"}
 WALK_SKIPS = {".git", ".venv", "build", "dist", "__pycache__", ".hypothesis", *RESULTS}
 

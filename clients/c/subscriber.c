@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A subscriber, see tempos.h. */
+#define _GNU_SOURCE
+
+#include "tempos.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "inside.h"
+
+/*
+ * A broker sends events only to who has shown that it receives them: first that its address is its own, by what comes
+ * with a refusal, then that its port is, by what comes there in a datagram of topic 0: 1, the client's number (8 bytes),
+ * the proof.
+ */
+#define PROOF_AT 10
+#define PROOF_LEN 16
+#define PROOF_WAIT_MS 1000
+/* Proofs that a broker may want before it is asked too much of. */
+#define PROOFS 4
+
+static bool receive_proof(struct tempos_subscriber *self, uint8_t *proof)
+{
+	const int64_t until = tempos_now_ms() + PROOF_WAIT_MS;
+
+	for (int64_t left = PROOF_WAIT_MS; left > 0; left = until - tempos_now_ms()) {
+		struct pollfd ready = {self->data, POLLIN, 0};
+		uint8_t head[PROOF_AT] = {0, 1};
+		ssize_t length;
+
+		if (poll(&ready, 1, (int)left) <= 0)
+			continue;
+		length = recv(self->data, self->in, sizeof(self->in), MSG_DONTWAIT);
+		tempos_put(head + 2, self->link.client, 8);
+		if (length == PROOF_AT + PROOF_LEN && !memcmp(self->in, head, sizeof(head))) {
+			memcpy(proof, self->in + PROOF_AT, PROOF_LEN);
+			return true;
+		}
+		self->unknown++;
+	}
+	return false;
+}
+
+static int subscribe(struct tempos_subscriber *self, const uint8_t *proof, struct tempos_reply *reply)
+{
+	const size_t fields = 2 + !self->own_group + (proof != NULL);
+	struct tempos_writer request;
+	const uint32_t id = tempos_begin_request(&self->link, &request, "subscribe", fields);
+
+	tempos_add_text(&request, "topic");
+	tempos_add_text(&request, self->name);
+	tempos_add_text(&request, "port");
+	tempos_add_number(&request, self->port);
+	if (!self->own_group) {
+		tempos_add_text(&request, "group");
+		tempos_add_text(&request, self->group);
+	}
+	if (proof) {
+		tempos_add_text(&request, "proof");
+		tempos_add_head(&request, 0xc4, PROOF_LEN, 1);
+		tempos_add(&request, proof, PROOF_LEN);
+	}
+	tempos_end_request(&request, PADDED_LONG, PAD);
+	return tempos_ask(&self->link, &request, id, reply);
+}
+
+static int join(struct tempos_subscriber *self)
+{
+	const bool again = self->link.instance != 0;
+	struct tempos_reply reply;
+	struct tempos_value group;
+	uint64_t lease, heartbeat, instance, epoch;
+	uint8_t proof[PROOF_LEN];
+	int code = subscribe(self, NULL, &reply);
+
+	for (int i = 0; i < PROOFS && code == TEMPOS_FAILED_REFUSED && !strcmp(reply.code, "prove"); i++) {
+		if (reply.proves)
+			memcpy(proof, reply.proof, PROOF_LEN);
+		else if (!receive_proof(self, proof))
+			return tempos_fail(&self->link, TEMPOS_FAILED_NO_ANSWER,
+					   "nothing arrives at UDP port %u from the broker at %s", self->port,
+					   self->link.broker);
+		code = subscribe(self, proof, &reply);
+	}
+	if (code)
+		return code;
+	code = tempos_read_topic(&self->link, &reply, &self->topic, &self->raw);
+	if (code)
+		return code;
+	if (!tempos_find_number(reply.ok, reply.end, "lease_ms", 86400000, &lease) ||
+	    !tempos_find_number(reply.ok, reply.end, "heartbeat_ms", 86400000, &heartbeat) || !heartbeat)
+		return tempos_bad_reply(&self->link, "lease");
+	if (!tempos_find_number(reply.ok, reply.end, "instance", UINT32_MAX, &instance) ||
+	    !tempos_find_number(reply.ok, reply.end, "epoch", UINT32_MAX, &epoch))
+		return tempos_bad_reply(&self->link, "epoch");
+	if (!tempos_find(reply.ok, reply.end, "group", TEMPOS_TEXT, &group, NULL) || group.length >= sizeof(self->group))
+		return tempos_bad_reply(&self->link, "group");
+	memcpy(self->group, group.bytes, group.length);
+	self->group[group.length] = 0;
+	if (again && instance != self->link.instance)
+		tempos_gaps_new_broker(&self->gaps);
+	self->link.instance = (uint32_t)instance;
+	self->lease_ms = (int64_t)lease;
+	self->heartbeat_ms = (int64_t)heartbeat;
+	self->heard = tempos_now_ms();
+	self->next_heartbeat = self->heard + self->heartbeat_ms;
+	tempos_gaps_in_force(&self->gaps, (uint32_t)epoch);
+	return 0;
+}
+
+/* What a heartbeat tells: epochs of which the broker has not acknowledged what arrived. */
+static uint32_t tell(struct tempos_subscriber *self, struct tempos_writer *request, const char *op)
+{
+	uint32_t id;
+
+	self->tells = 0;
+	for (struct tempos_epoch *each = self->gaps.epochs; each < self->gaps.epochs + EPOCHS; each++)
+		if (each->used && (int64_t)each->received != each->acknowledged &&
+		    self->tells < TEMPOS_TOLD_AT_ONCE) {
+			self->telling[self->tells].epoch = each->number;
+			self->telling[self->tells++].received = each->received;
+		}
+	id = tempos_begin_request(&self->link, request, op, 5);
+	tempos_add_text(request, "port");
+	tempos_add_number(request, self->port);
+	tempos_add_text(request, "full");
+	tempos_add_true(request);
+	tempos_add_text(request, "instance");
+	tempos_add_number(request, self->link.instance);
+	tempos_add_text(request, "topics");
+	tempos_add_list(request, 1);
+	tempos_add_list(request, 2);
+	tempos_add_number(request, self->topic);
+	/* What publishers have told is of no use here. */
+	tempos_add_number(request, UINT64_MAX);
+	tempos_add_text(request, "received");
+	if (self->raw) {
+		tempos_add_list(request, 1);
+		tempos_add_list(request, 4);
+		tempos_add_number(request, self->topic);
+		tempos_add_text(request, self->group);
+		tempos_add_number(request, 0);
+		tempos_add_number(request, self->datagrams);
+	} else {
+		tempos_add_list(request, self->tells);
+		for (size_t i = 0; i < self->tells; i++) {
+			tempos_add_list(request, 4);
+			tempos_add_number(request, self->topic);
+			tempos_add_text(request, self->group);
+			tempos_add_number(request, self->telling[i].epoch);
+			tempos_add_number(request, self->telling[i].received);
+		}
+	}
+	tempos_end_request(request, PADDED, 0);
+	return id;
+}
+
+static void acknowledged(struct tempos_subscriber *self)
+{
+	for (size_t i = 0; i < self->tells; i++)
+		tempos_gaps_acknowledge(&self->gaps, self->telling[i].epoch, self->telling[i].received);
+}
+
+static void heartbeat(struct tempos_subscriber *self)
+{
+	struct tempos_writer request;
+
+	self->next_heartbeat = tempos_now_ms() + self->heartbeat_ms;
+	self->heartbeat_id = tell(self, &request, "heartbeat");
+	(void)!send(self->link.control, request.bytes, request.length, 0);
+}
+
+/* An answer to a heartbeat: the epoch in force, or that this is no member any more. */
+static int heard(struct tempos_subscriber *self)
+{
+	struct tempos_reply reply;
+	struct tempos_reader inside;
+	struct tempos_value epochs, row, number;
+	uint64_t id;
+	ssize_t length = recv(self->link.control, reply.bytes, sizeof(reply.bytes), MSG_DONTWAIT);
+	bool mine = false;
+
+	if (length < 0 || !tempos_read_reply(&self->link, &reply, (size_t)length, &id) || id != self->heartbeat_id)
+		return 0;
+	self->heartbeat_id = 0;
+	if (!reply.ok) {
+		if (strcmp(reply.code, "unknown member"))
+			return strcmp(reply.code, "stopping") ? TEMPOS_FAILED_REFUSED : 0;
+		self->rejoined++;
+		return join(self);
+	}
+	self->heard = tempos_now_ms();
+	acknowledged(self);
+	if (!tempos_find(reply.ok, reply.end, "epochs", TEMPOS_LIST, &epochs, &inside))
+		return 0;
+	for (size_t left = epochs.length; left; left--) {
+		uint64_t values[2] = {0};
+		size_t items;
+
+		if (!tempos_read_value(&inside, &row) || row.kind != TEMPOS_LIST || row.length < 2)
+			return 0;
+		for (items = 0; items < row.length; items++) {
+			if (!tempos_read_value(&inside, &number) || number.kind != TEMPOS_NUMBER || number.negative)
+				return 0;
+			if (items < 2)
+				values[items] = number.number;
+		}
+		if (values[0] == self->topic && values[1] <= UINT32_MAX) {
+			mine = true;
+			tempos_gaps_in_force(&self->gaps, (uint32_t)values[1]);
+		}
+	}
+	if (!mine) {
+		self->rejoined++;
+		return join(self);
+	}
+	return 0;
+}
+
+int tempos_subscriber_open(struct tempos_subscriber *self, const char *address, uint16_t control_port,
+			   const char *topic, const char *group)
+{
+	struct sockaddr_in at = {.sin_family = AF_INET};
+	socklen_t size = sizeof(at);
+	int code;
+
+	memset(self, 0, offsetof(struct tempos_subscriber, in));
+	self->data = -1;
+	tempos_gaps_begin(&self->gaps);
+	code = tempos_open_link(&self->link, address, control_port);
+	if (code)
+		return code;
+	if (strlen(topic) >= sizeof(self->name) || (group && strlen(group) >= sizeof(self->group))) {
+		tempos_close_link(&self->link);
+		return tempos_fail(&self->link, TEMPOS_FAILED_ARGUMENT, "a name is longer than %zu bytes",
+			    sizeof(self->name) - 1);
+	}
+	strcpy(self->name, topic);
+	self->own_group = !group;
+	if (group)
+		strcpy(self->group, group);
+	self->data = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (self->data < 0 || bind(self->data, (struct sockaddr *)&at, sizeof(at)) ||
+	    getsockname(self->data, (struct sockaddr *)&at, &size)) {
+		code = tempos_fail(&self->link, TEMPOS_FAILED_SYSTEM, "no socket for events: %s", strerror(errno));
+	} else {
+		self->port = ntohs(at.sin_port);
+		code = join(self);
+	}
+	if (code) {
+		if (self->data >= 0)
+			close(self->data);
+		self->data = -1;
+		tempos_close_link(&self->link);
+	}
+	return code;
+}
+
+/* One datagram from the data socket; whether it is an event. */
+static bool receive(struct tempos_subscriber *self)
+{
+	const ssize_t length = recv(self->data, self->in, sizeof(self->in), MSG_DONTWAIT);
+	int found;
+
+	if (length < 0)
+		return false;
+	if (self->raw) {
+		uint8_t head[TEMPOS_WIDE_ID_LEN];
+		const size_t size = tempos_put_id(head, self->topic);
+
+		if ((size_t)length < size || memcmp(head, self->in, size)) {
+			self->unknown++;
+			return false;
+		}
+		self->datagrams++;
+		self->event = (struct tempos_event){
+			.topic = self->topic, .body = self->in + size, .length = (size_t)length - size};
+		self->at = 0;
+		return true;
+	}
+	found = tempos_decode(self->in, (size_t)length, &self->event);
+	if (found != TEMPOS_FORWARDED || self->event.topic != self->topic) {
+		self->unknown++;
+		return false;
+	}
+	self->at = 0;
+	/* A datagram that has come before is counted and given to nobody. */
+	return tempos_gaps_see(&self->gaps, self->event.epoch, self->event.delivery_sequence) != TEMPOS_AGAIN;
+}
+
+int tempos_next(struct tempos_subscriber *self, int timeout_ms, const uint8_t **body, size_t *length)
+{
+	const int64_t until = timeout_ms < 0 ? INT64_MAX : tempos_now_ms() + timeout_ms;
+
+	for (;;) {
+		int64_t now, wait;
+		struct pollfd ready[2] = {{self->data, POLLIN, 0}, {self->link.control, POLLIN, 0}};
+		int code;
+
+		if (self->event.body) {
+			code = tempos_next_body(&self->event, &self->at, body, length);
+			if (code > 0)
+				return 1;
+			self->unknown += code < 0;
+			self->event.body = NULL;
+		}
+		now = tempos_now_ms();
+		if (now >= self->next_heartbeat) {
+			heartbeat(self);
+			if (now - self->heard > self->lease_ms) {
+				/* Silent for a lease: wherever it is, it asks for a place again. */
+				self->rejoined++;
+				code = join(self);
+				if (code)
+					return code;
+			}
+		}
+		wait = self->next_heartbeat < until ? self->next_heartbeat - now : until - now;
+		if (poll(ready, 2, wait < 0 ? 0 : (int)wait) < 0 && errno != EINTR)
+			return tempos_fail(&self->link, TEMPOS_FAILED_SYSTEM, "cannot wait for events: %s", strerror(errno));
+		if (ready[1].revents) {
+			code = heard(self);
+			if (code)
+				return code;
+		}
+		if (ready[0].revents) {
+			if (!receive(self))
+				self->event.body = NULL;
+		} else if (tempos_now_ms() >= until) {
+			return 0;
+		}
+	}
+}
+
+int tempos_subscriber_close(struct tempos_subscriber *self)
+{
+	struct tempos_writer request;
+	struct tempos_reply reply;
+	int code = 0;
+
+	/* Only one datagram can say goodbye; what does not fit beside it goes ahead. */
+	for (bool last = self->data < 0; !last && !code;) {
+		uint32_t id = tell(self, &request, "heartbeat");
+
+		last = self->tells < TEMPOS_TOLD_AT_ONCE;
+		if (last)
+			id = tell(self, &request, "goodbye");
+		code = tempos_ask(&self->link, &request, id, &reply);
+		if (!code)
+			acknowledged(self);
+	}
+	if (self->data >= 0)
+		close(self->data);
+	self->data = -1;
+	tempos_close_link(&self->link);
+	return code;
+}

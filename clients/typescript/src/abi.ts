@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Generated from fastpath/bpf/abi.h by python -m tempos_fastpath.abigen; do not edit.
+
+export const DATA_PORT = 9998;
+export const CONTROL_PORT = 9997;
+export const WIRE_VERSION = 1;
+export const EVENT_HEADER_LEN = 24;
+export const BATCH_LENGTH_LEN = 2;
+export const FLAG_BATCH = 1;
+export const FLAG_DUP = 2;
+export const FLAG_TRACE = 4;
+export const FLAG_ENVELOPE = 8;
+export const ENVELOPE_VERSION = 1;
+export const ENVELOPE_LEN = 32;
+export const KIND_REQUEST = 1;
+export const KIND_REPLY = 2;
+export const KIND_ERROR = 3;
+export const TOPIC_MIN = 1;
+export const TOPIC_MAX = 65534;
+export const NARROW = 256;
+export const WIDE = 255;
+export const WIDE_ID_LEN = 3;
+export const WIDE_HEADER_LEN = 28;
+export const WIDE_FLAGS_AT = 24;
+export const WIDE_IDS = 65279;
+export const OFFSET_TOPIC = 0;
+export const OFFSET_VERSION_FLAGS = 1;
+export const OFFSET_RESERVED = 2;
+export const OFFSET_EPOCH = 3;
+export const OFFSET_PUBLISHER = 4;
+export const OFFSET_SEQUENCE = 8;
+export const OFFSET_DELIVERY_SEQUENCE = 12;
+export const OFFSET_SENT_NS = 16;
+export const ENVELOPE_VERSION_KIND = 0;
+export const ENVELOPE_CODE = 1;
+export const ENVELOPE_PORT = 2;
+export const ENVELOPE_IP = 4;
+export const ENVELOPE_VIA = 8;
+export const ENVELOPE_UNTIL = 12;
+export const ENVELOPE_DATA_PORT = 16;
+export const ENVELOPE_SEAL = 18;
+export const ENVELOPE_TOKEN = 26;

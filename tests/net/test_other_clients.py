@@ -1,0 +1,257 @@
+"""The clients in C and in TypeScript: test vectors, and the real broker on both paths.
+
+Each publishes and subscribes on topics of every layout, tells losses, and is a member again after a broker
+that has lost its memory; what it tells closes the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path as File
+from typing import Any
+
+import msgpack
+import pytest
+from support.other_clients import VECTORS, Client, build_c, build_typescript
+from support.privileges import require_kernel, require_netns
+
+from tempos import Framing, Path, Quality, Topic
+from tempos.blocking import Publisher
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.node import Node
+from tempos_bench.nodes.patience import patience
+from tempos_bench.nodes.topology import Topology, build
+
+LIMIT = patience(20.0)
+NARROW = Topic(id=7, name="plant/line1", quality=Quality.SQ)
+WIDE = Topic(id=40_000, name="wide")
+OLD = Topic(id=3, name="old", framing=Framing.RAW)
+#: Fewer than wait in any socket, however long nobody reads.
+EVENTS = 100
+LINES = "".join(f"{number}\n" for number in range(EVENTS))
+
+
+@pytest.fixture(scope="module")
+def built_c(tmp_path_factory: pytest.TempPathFactory) -> File:
+    return build_c(tmp_path_factory.mktemp("c"))
+
+
+@pytest.fixture(scope="module")
+def built_typescript(tmp_path_factory: pytest.TempPathFactory) -> tuple[File, File]:
+    return build_typescript(tmp_path_factory.mktemp("typescript"))
+
+
+@pytest.fixture(params=["C", "TypeScript"])
+def client(request: pytest.FixtureRequest) -> Client:
+    if request.param == "C":
+        folder = request.getfixturevalue("built_c")
+        return Client((str(folder / "pub"),), (str(folder / "sub"),))
+    program, folder = request.getfixturevalue("built_typescript")
+    command = (str(program), str(folder / "src" / "command.js"))
+    return Client((*command, "pub"), (*command, "sub"))
+
+
+# Test vectors
+
+
+def vectors(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((VECTORS / name).read_text())
+    return loaded
+
+
+def printed(value: object) -> str:
+    """A value of a control datagram as vectors.c prints it."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "+" if value else "!"
+        case int():
+            return str(value)
+        case str():
+            return "'" + value.encode().hex()
+        case bytes():
+            return "." + value.hex()
+        case list():
+            return " ".join(("[", *map(printed, value), "]"))
+        case dict():
+            return " ".join(("{", *(f"{printed(key)} {printed(each)}" for key, each in value.items()), "}"))
+    raise AssertionError(value)
+
+
+def questions() -> Iterator[tuple[str, str]]:
+    """What vectors.c is asked, and what it is to answer."""
+    data = vectors("data.json")
+    for each in data["decode"]:
+        wanted = f"refused {each.get('refused')}"
+        if "event" in each:
+            bodies = ["." + body for body in each["event"]["bodies"]]
+            names = ("topic", "flags", "epoch", "publisher", "sequence", "delivery_sequence", "sent_ns")
+            numbers = [str(each["event"][name]) for name in names]
+            wanted = " ".join((*numbers, each["event"]["envelope"] or "-", *bodies))
+        yield f"decode {each['hex']}", wanted
+    for each in data["encode"]:
+        numbers = [str(each[name]) for name in ("topic", "publisher", "sequence", "sent_ns", "flags")]
+        yield f"encode {' '.join(numbers)} {each['body']}", each["hex"]
+    for each in vectors("gaps.json")["gaps"]:
+        steps = [step[:3] if step[0] == "see" else step for step in each["steps"]]
+        results = [str(step[3]) for step in each["steps"] if step[0] == "see"]
+        sums = [str(each["end"][name]) for name in ("received", "missed", "late", "duplicates", "unstamped")]
+        report = [f"{epoch}:{datagrams}" for epoch, datagrams in each["end"]["report"]]
+        yield (
+            "gaps " + " ".join(str(part) for step in steps for part in step),
+            " ".join((*results, "|", *sums, *report)),
+        )
+    for each in vectors("control.json")["datagrams"]:
+        message = msgpack.unpackb(bytes.fromhex(each["hex"]))
+        yield f"unpack {each['hex']}", printed(message)
+    for bad in ("", "92", "81a1", "a3ff", "c1", "d4", "91" * 40 + "00", "dfffffffff", "0000"):
+        yield f"unpack {bad}", "refused"
+
+
+def test_the_client_in_c_agrees_with_the_vectors(built_c: File) -> None:
+    asked = list(questions())
+    text = "".join(question + "\n" for question, _ in asked)
+    done = subprocess.run(
+        [built_c / "vectors"], input=text, capture_output=True, text=True, timeout=LIMIT, check=True
+    )
+    answers = done.stdout.splitlines()
+    assert len(answers) == len(asked)
+    # Epochs are reported in any order.
+    assert [sorted(answer.split()) for answer in answers] == [sorted(wanted.split()) for _, wanted in asked]
+
+
+def test_the_client_in_typescript_agrees_with_the_vectors(built_typescript: tuple[File, File]) -> None:
+    program, folder = built_typescript
+    done = subprocess.run(
+        [program, folder / "test" / "vectors.js", VECTORS],
+        capture_output=True, text=True, timeout=LIMIT, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert " 0 differ" in done.stdout
+
+
+# The real broker
+
+
+class Reader:
+    """A subscriber's process; its events are the lines that it prints."""
+
+    def __init__(self, node: Node, command: tuple[str, ...]) -> None:
+        pipe = subprocess.PIPE
+        self.process = node.call(
+            lambda: subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        )
+        assert self.process.stderr is not None
+        self.said = self.process.stderr.readline()
+
+    def lines(self, count: int) -> list[str]:
+        assert self.process.stdout is not None
+        return [self.process.stdout.readline().strip() for _ in range(count)]
+
+    def end(self) -> tuple[list[str], str]:
+        """What else it printed, and what it says of its losses."""
+        out, errors = self.process.communicate(timeout=LIMIT)
+        assert self.process.returncode == 0, errors
+        return out.split(), errors.strip()
+
+
+@contextmanager
+def reading(topology: Topology, client: Client, topic: Topic, group: str) -> Iterator[Reader]:
+    reader = Reader(topology.subscriber, (*client.sub, topology.facing_subscriber, topic.name, group))
+    try:
+        assert reader.said.startswith(f"subscribed to {topic.name}"), reader.said
+        yield reader
+    finally:
+        reader.process.kill()
+        reader.process.communicate()
+
+
+def publish(topology: Topology, client: Client, topic: Topic) -> None:
+    topology.publisher.call(
+        lambda: subprocess.run(
+            [*client.pub, topology.broker.address, topic.name],
+            input=LINES, text=True, timeout=LIMIT, check=True,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("mode", ["off", "native"])
+def test_it_publishes_and_subscribes_on_both_paths(client: Client, mode: str) -> None:
+    require_netns()
+    if mode != "off":
+        require_kernel()
+    topics = dict.fromkeys((NARROW, WIDE, OLD), ())
+    with build("straight") as topology, ExitStack() as stack:
+        broker = stack.enter_context(Broker(topology.broker, topics, mode=mode))
+        readers = {
+            topic: stack.enter_context(reading(topology, client, topic, "-" if topic is WIDE else "g"))
+            for topic in topics
+        }
+        for topic in topics:
+            if mode != "off":
+                broker.wait_path(topic.name, Path.FAST)
+            publish(topology, client, topic)
+            assert readers[topic].lines(EVENTS) == LINES.split()
+        address = topology.broker.address
+        batches = topology.publisher.call(lambda: Publisher(address, linger=LIMIT).__enter__())
+        with closing(batches):
+            for body in (b"a", b"bc", b""):
+                batches.publish(NARROW.name, body)
+            batches.flush()
+        assert readers[NARROW].lines(3) == ["a", "bc", ""]
+        for topic, reader in readers.items():
+            rest, losses = reader.end()
+            received = EVENTS + (topic is NARROW)
+            assert (rest, losses.partition(", unknown")[0]) == (
+                [], f"received {received}, missed 0, late 0, duplicates 0",
+            )  # fmt: skip
+            status = broker.wait_delivered(topic.name, received)
+            assert status.closed
+            assert [group.delivered for group in status.groups] == [received]
+
+
+@pytest.mark.netns
+def test_it_is_a_member_again_after_the_broker_has_lost_its_memory(client: Client) -> None:
+    require_netns()
+    with build("straight") as topology, ExitStack() as stack:
+        with Broker(topology.broker, {NARROW: ()}, mode="off") as first:
+            reader = stack.enter_context(reading(topology, client, NARROW, "g"))
+            publish(topology, client, NARROW)
+            assert reader.lines(EVENTS) == LINES.split()
+            first.stop()
+        with Broker(topology.broker, {NARROW: ()}, mode="off") as second:
+            until(lambda: second.entry(NARROW.name)["groups"])
+            publish(topology, client, NARROW)
+            assert reader.lines(EVENTS) == LINES.split()
+            rest, losses = reader.end()
+            assert (rest, losses.split(", late")[0]) == ([], f"received {2 * EVENTS}, missed 0")
+            assert second.wait_delivered(NARROW.name, EVENTS).closed
+
+
+@pytest.mark.netns
+def test_it_says_why_it_cannot(client: Client) -> None:
+    require_netns()
+    with build("straight") as topology, Broker(topology.broker, {NARROW: ()}, mode="off"):
+        for command in (client.pub, client.sub):
+            done = topology.subscriber.call(
+                lambda command=command: subprocess.run(  # type: ignore[misc]
+                    [*command, topology.facing_subscriber, "plant/nothing"],
+                    input="", capture_output=True, text=True, timeout=LIMIT, check=False,
+                )
+            )  # fmt: skip
+            assert done.returncode == 1
+            assert "no topic is named 'plant/nothing'" in done.stderr
+
+
+def until(condition: Callable[[], object]) -> None:
+    import time
+
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
