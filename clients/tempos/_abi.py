@@ -54,7 +54,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x592b123ef5179696
+ABI_FINGERPRINT = 0x8815b8d06ba26153
 
 
 class Reason(enum.IntEnum):
