@@ -331,7 +331,9 @@ def test_commands_in_the_documents_exist() -> None:
 def test_make_targets_in_the_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", read(Path("Makefile")), re.M))
     named = {
-        target for name in DOCUMENTS for target in re.findall(r"(?m)(?:^|\s)make ([a-z][a-z-]*)", code_in(name))
+        target
+        for name in DOCUMENTS
+        for target in re.findall(r"(?m)(?:^|\s)make ([a-z][a-z-]*)", code_in(name))
     }
     assert named <= targets
 
