@@ -130,7 +130,7 @@ async def test_who_asks_in_anothers_name_gets_it_nothing_but_a_short_answer() ->
     async with running() as broker, publisher(broker) as pub:
         with stranger("127.0.0.70") as control, stranger("127.0.0.70") as data:
             port = data.getsockname()[1]
-            request = encode_request("subscribe", 1, 5, topic="alpha", port=port)
+            request = encode_request("subscribe", 1, 5, topic="alpha", port=port, proof=b"")
             control.sendto(request, ("127.0.0.1", broker.config.control_port))
             answer = await asyncio.wait_for(loop.sock_recv(control, 2048), LIMIT)
             assert len(answer) <= len(request)

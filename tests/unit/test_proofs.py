@@ -122,6 +122,12 @@ def test_who_is_a_member_proves_nothing_again_unless_it_moves_or_wants_to(broker
     assert broker.is_asked_to_prove(proof=address)[1] is not None
 
 
+def test_who_asks_from_this_very_machine_may_leave_it_out(broker: Broker) -> None:
+    assert broker.ask(ip="127.0.0.9", asked="127.0.0.1")[0].error is None
+    # Who begins with an empty proof wants to know where its events will come from.
+    assert broker.is_asked_to_prove(ip="127.0.0.9", port=PORT + 1, asked="127.0.0.1", proof=b"")[0]
+
+
 def test_who_proves_an_endpoint_takes_the_place_of_whoever_was_there(broker: Broker) -> None:
     broker.join(group="old")
     assert broker.ask(topic="beta", group="old")[0].ok is not None

@@ -438,6 +438,9 @@ class ControlServer:
         if proofs is None:
             return None
         holder, asked = _holder(request, way), way.asked
+        if told is None and holder.ip.startswith(LOOPBACK):
+            # Only this very machine sends from there.
+            return None
         if told and proofs.holds(told, Step.ENDPOINT, holder, asked, now):
             return None
         if not (told and proofs.holds(told, Step.ADDRESS, holder, asked, now)):
@@ -582,6 +585,10 @@ class ControlServer:
             raise Refused(Code.UNKNOWN_OPERATION, "this broker sends no replies on", "")
         address = self._returns(way.caller.ip, request.fields["port"], way.asked)
         return Decision(way, Done({"address": address, "lifetime_ms": LIFETIME * 1000}))
+
+
+#: How addresses begin that no other machine can send from: a kernel takes nothing from there off a wire.
+LOOPBACK = "127."
 
 
 def _holder(request: Request, way: Way) -> Holder:
