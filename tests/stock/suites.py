@@ -43,7 +43,8 @@ def steps(*, short: bool) -> list[Step]:
         *first,
         Step(DEMO, ("tempos", "demo", "--json"), limit=900),
         _pytest(NETWORKS, "tests/networks", limit=5400, apart=True),
-        _pytest("parity", "tests/parity", limit=3600),
+        # Its first test sends the whole table through every mode: that takes as long as all of it may.
+        _pytest("parity", "tests/parity", limit=3600, timeout=3500),
         _pytest("tsn", "tests/net/test_tsn.py", limit=900),
         _pytest("kernel", "tests/kernel", "--ignore", _VARIANTS, limit=5400),
     ]
@@ -80,12 +81,13 @@ def _tests_at(step: Step) -> int | None:
     return step.command.index("--junitxml") + 2 if "--junitxml" in step.command else None
 
 
-def _pytest(name: str, *words: str, limit: float, apart: bool = False) -> Step:
+def _pytest(name: str, *words: str, limit: float, apart: bool = False, timeout: int = 900) -> Step:
     """Tests, two at a time, those of one file one after the other. What came of them is in NAME.xml.
 
-    ``apart``: they have nothing in common and mostly wait, so four at a time, in any order.
+    ``apart``: they have nothing in common and mostly wait, so four at a time, in any order. ``timeout``:
+    seconds for one of them with its set-up.
     """
     at_once = ("-n", "4", "--dist", "load") if apart else ("-n", "2", "--dist", "loadfile")
-    options = (*at_once, "--timeout", "900", "-p", "no:cacheprovider", "--tb", "short")
+    options = (*at_once, "--timeout", str(timeout), "-p", "no:cacheprovider", "--tb", "short")
     command = ("pytest", "-q", *options, "--junitxml", f"{RESULTS}/{name}.xml", *words)
     return Step(name, command, limit)
