@@ -12,7 +12,7 @@ import contextlib
 import random
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ from typing import Any
 import pytest
 from support.ports import free_ports
 
-from tempos import Framing, Topic
+from tempos import Framing, Reason, Topic
 from tempos_broker.account.accounts import Holder
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember, TopicConfig
 from tempos_broker.lives import keeper
 from tempos_broker.lives.steps import applied, difference
 from tempos_broker.lives.store import SCHEMA, Store, Thing, Whole
-from tempos_broker.paths import LocalTickets, NoFastPath
+from tempos_broker.paths import LocalTickets, NoFastPath, TicketsAlone
+from tempos_broker.tickets import CountedTickets
 
 from .test_broker import Client
 
@@ -188,6 +189,35 @@ async def test_one_that_is_killed_before_its_life_began_gave_no_epoch_that_comes
         for topic, state in broker._routes.states.items():
             assert not state.route.groups or state.route.epoch > epochs[topic]
         assert broker.ledger()["balanced"]
+
+
+class Passing(NoFastPath):
+    """A fast path whose counters are never twice the same: events go by that it hands up."""
+
+    passed = 0
+
+    def counters(self, topics: Iterable[int] | None = None) -> dict[int, dict[Reason, int]]:
+        self.passed += 1
+        return {ALPHA.id: {Reason.NO_ROUTE: self.passed}}
+
+
+async def test_what_the_former_slow_path_sent_is_known_while_events_go_by(tmp_path: Path) -> None:
+    """The former life had no fast path, so nobody but its tickets says how many those were."""
+    former = LocalTickets()
+    store = Store.open(tmp_path / "state")
+    async with Broker(config(free_ports(2)), NoFastPath("off", former), store=store) as broker:
+        with contextlib.closing(Client(broker)) as client:
+            for _ in range(7):
+                client.publish(EVENT)
+            while broker.ledger()["topics"][0]["slow"] < 7:
+                await asyncio.sleep(0.001)
+    fast = Passing("a fast path", LocalTickets())
+    drawn = CountedTickets(fast.tickets, LocalTickets())
+    store, elsewhere = Store.open(tmp_path / "state"), [TicketsAlone(former)]
+    async with Broker(config(free_ports(2)), fast, store=store, drawn=drawn, elsewhere=elsewhere) as broker:
+        alpha = broker.ledger()["topics"][0]
+        assert (alpha["slow"], alpha["groups"][0]["tickets"]) == (7, 7)
+        assert alpha["balanced"], alpha["problems"]
 
 
 def _counts(file: Path) -> tuple[int, int]:

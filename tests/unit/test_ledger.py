@@ -256,3 +256,21 @@ def test_a_topic_without_events_is_told_as_if_all_of_it_were_counted() -> None:
     assert ledger.topic(1, live={4: [1, 1]}, **facts).groups[0].tickets == 1
     ledger._whole(1)
     assert ledger.topic(1, live={4: [0, 0]}, **facts) == quiet
+
+
+def test_who_was_a_member_of_a_topic_before_it_began_anew_has_not_got_too_many() -> None:
+    """One total since it began is all that a member of a raw topic tells."""
+    ledger, drawn = Ledger((1,)), {7: [0]}
+    ledger.live = lambda topic: drawn
+    ledger.forgot(1)
+    ledger.opened(1, 7, [("g", [A])], 0)
+    for told, tickets in ((63, 0), (68, 5)):
+        drawn[7] = [tickets]
+        ledger.report(1, "g", A, 0, told)
+        account = ledger.topic(1, live=drawn, received=tickets, fast=0, slow=tickets, refused={})
+        assert account.balanced, account.problems
+        assert account.groups[0].delivered == tickets
+    # What is stored of it says so, too.
+    again = Ledger((1,))
+    again.restore(1, json.loads(json.dumps(ledger.export(1))), 0)
+    assert again.export(1) == ledger.export(1)

@@ -77,6 +77,8 @@ class Ledger:
         self._now = 0.0
         self._swapping: set[int] = set()
         self._unstamped = set(unstamped)
+        #: Topics that begin an account anew, and may have members that had one in the one before.
+        self._forgot: set[int] = set()
         #: Topics whose account has changed; whoever stores them takes them out.
         self.changed: set[int] = set()
         #: What was lost before the broker.
@@ -96,6 +98,10 @@ class Ledger:
         """The topic is no more."""
         self._unstamped.discard(topic)
         self.begin_anew(topic)
+
+    def forgot(self, topic: int) -> None:
+        """There was an account under this id before: who tells totals may have told some of them in it."""
+        self._forgot.add(topic)
 
     def begin_anew(self, topic: int) -> None:
         """Nothing that is known of the topic holds."""
@@ -164,7 +170,11 @@ class Ledger:
     ) -> None:
         """A route is about to be in force: its groups with their holders, in the order of the route."""
         self._now = now
-        state = self._topics.setdefault(topic, Quiet())
+        state = self._topics.get(topic)
+        if state is None:
+            forgot = topic in self._forgot and topic in self._unstamped
+            state = self._topics[topic] = TopicAccount(forgot=True) if forgot else Quiet()
+            self._forgot.discard(topic)
         if isinstance(state, Quiet):
             state.opened(epoch, groups)
         else:

@@ -79,6 +79,8 @@ class Continuity:
         self._rows = rows
         #: Topics whose counters cannot be theirs, whatever is stored.
         self._forgotten: set[int] = set()
+        #: Tickets that were drawn of one group of a topic, over all epochs, when its counters were fetched.
+        self._fetched: dict[int, int] = {}
         #: Topics that a former life had in the kernel and that there are no more: name and last epoch.
         self._withdrawn: dict[int, tuple[str, int]] = {}
         self._drawn = drawn
@@ -173,6 +175,7 @@ class Continuity:
         tickets = self.tickets.uncounted if isinstance(self.tickets, CountedTickets) else self.tickets
         for epoch, groups in self._ledger.open_epochs(topic).items():
             drawn = [self._source.tickets.read(topic, epoch, group) for group in range(groups)]
+            self._fetched[topic] = self._fetched.get(topic, self._ledger.drawn(topic)) + sum(drawn[:1])
             self.counting.fetched_lost[topic, epoch] = self._source.lost(topic, epoch, groups)
             tickets.reset(topic, epoch)
             for group, count in enumerate(drawn):
@@ -272,7 +275,12 @@ class Continuity:
         fast = counting.fast_offsets.applied_to(topic, after)
         handed = fast.get(Reason.FORWARDED, 0) + fast.get(Reason.NO_EGRESS, 0)
         slow = dict(memory.slow)
-        if handed > drawn and not self.continued:
+        fetched = self._fetched.pop(topic, None)
+        if fetched is not None:
+            # Whatever has passed since: what was fetched was final, and so is what the fast path did of it.
+            of_fast = memory.fast.get(Reason.FORWARDED, 0) + memory.fast.get(Reason.NO_EGRESS, 0)
+            slow[Reason.FORWARDED] = max(0, fetched - of_fast)
+        elif handed > drawn and not self.continued:
             # Counted after the tickets were, by a program whose tickets are gone.
             less = fast.get(Reason.FORWARDED, 0) - (handed - drawn)
             counting.fast_offsets.set(topic, {**memory.fast, Reason.FORWARDED: max(0, less)}, after)
@@ -288,6 +296,8 @@ class Continuity:
 
     def begin_anew(self, topic: int) -> None:
         """Whatever was counted under this id so far is another topic's."""
+        if self.epoch(topic):
+            self._ledger.forgot(topic)
         counting = self.counting
         counting.slow_offsets.set(topic, {}, counting.slow_counters([topic]).get(topic, {}))
         counting.fast_offsets.set(topic, {}, self._fast.counters([topic]).get(topic, {}))
