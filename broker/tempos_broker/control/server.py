@@ -39,8 +39,6 @@ from tempos.control import (
     packb,
 )
 from tempos.names import is_filter, matcher
-from tempos.session.proof import encode as encode_proof
-from tempos.wire import IP_UDP_OVERHEAD
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import ControlConfig
@@ -52,14 +50,14 @@ from tempos_broker.control.decisions import (
     Drained,
     Joined,
     Listed,
-    Proving,
     Refusal,
     Renewed,
     Way,
     removed,
 )
 from tempos_broker.control.listing import Listing
-from tempos_broker.control.proofs import Proofs, Step
+from tempos_broker.control.proofs import Proofs
+from tempos_broker.control.proving import unproven
 from tempos_broker.control.reports import Reports
 from tempos_broker.members.known import own_group
 from tempos_broker.members.unheard import BEATS, LOOKED_AT
@@ -195,9 +193,10 @@ class ControlServer:
         left: frozenset[int] = frozenset()
         try:
             if request.op == "subscribe":
-                if (unproven := self._unproven(request, way, now)) is not None:
+                first = unproven(self._proofs, self._registry, _holder(request, way), request, way, now)
+                if first is not None:
                     self.served[Code.PROVE] += 1
-                    return unproven
+                    return first
                 left = self._leave_former(request, way) | self._take_place(request, way)
             decision = self._operations[request.op](request, way, now)
         except Refused as error:
@@ -432,32 +431,6 @@ class ControlServer:
         # request; the shell's per-topic order makes this answer wait for it.
         return Decision(way, Joined(done.topic, done.group), frozenset({done.topic.id}))
 
-    def _unproven(self, request: Request, way: Way, now: float) -> Decision | None:
-        """What is to be done first if who asks has not shown yet that it receives where it says."""
-        proofs, told = self._proofs, request.fields["proof"]
-        if proofs is None:
-            return None
-        holder, asked = _holder(request, way), way.asked
-        if told is None and holder.ip.startswith(LOOPBACK):
-            # Only this very machine sends from there.
-            return None
-        if told and proofs.holds(told, Step.ENDPOINT, holder, asked, now):
-            return None
-        if not (told and proofs.holds(told, Step.ADDRESS, holder, asked, now)):
-            if told != b"" and self._registry.is_known(holder, asked):
-                return None
-            granted = proofs.grant(Step.ADDRESS, holder, asked, now)
-            return Decision(
-                way, Refusal(Code.PROVE, "who asks has to prove its address", "repeat the proof", granted)
-            )
-        datagram = encode_proof(request.client, proofs.grant(Step.ENDPOINT, holder, asked, now))
-        text = f"to {holder.ip}:{holder.port} the data port has sent what proves that you receive there"
-        # Both together are no more than what was asked with.
-        room = way.room - len(datagram) - IP_UDP_OVERHEAD
-        hint = "repeat it as 'proof'; if nothing comes, a firewall or NAT is in the way"
-        proving = Proving(datagram, (holder.ip, holder.port), self._registry.leaves_from(holder.ip, asked))
-        return Decision(replace(way, room=room), Refusal(Code.PROVE, text, hint), proving=proving)
-
     def _take_place(self, request: Request, way: Way) -> frozenset[int]:
         """Whoever was at an endpoint before that is proven now is gone; the topics that this changes."""
         if self._proofs is None or not request.fields["proof"]:
@@ -585,10 +558,6 @@ class ControlServer:
             raise Refused(Code.UNKNOWN_OPERATION, "this broker sends no replies on", "")
         address = self._returns(way.caller.ip, request.fields["port"], way.asked)
         return Decision(way, Done({"address": address, "lifetime_ms": LIFETIME * 1000}))
-
-
-#: How addresses begin that no other machine can send from: a kernel takes nothing from there off a wire.
-LOOPBACK = "127."
 
 
 def _holder(request: Request, way: Way) -> Holder:
