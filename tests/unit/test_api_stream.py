@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -40,35 +40,22 @@ async def test_what_is_told_as_it_is_read_is_whole_too() -> None:
     assert json.loads(await body(told)) == {"topics": [document(list), document(list), {"only": [1, "two"]}]}
 
 
-async def test_others_have_their_turn_within_a_large_document() -> None:
+def of_one_document(parts: Iterator[int]) -> Iterator[Any]:
     """A topic may have thousands of members, and is one document."""
+    return iter([{"groups": iter([{"members": parts}])}])
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [(iter, [*range(20)]), (of_one_document, [{"groups": [{"members": [*range(20)]}]}])],
+    ids=["many documents", "a large document"],
+)
+async def test_others_have_their_turn_after_each_piece(
+    told: Callable[[Iterator[int]], Iterator[Any]], wanted: object
+) -> None:
     turns, seen = 0, []
 
-    def members() -> Iterator[Any]:
-        for number in range(20):
-            seen.append(turns)
-            until = time.perf_counter() + PIECE
-            while time.perf_counter() < until:
-                pass
-            yield {"port": number}
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    other = asyncio.create_task(others())
-    answer = json.loads(await body(listed(iter([{"groups": iter([{"members": members()}])}]))))
-    other.cancel()
-    assert answer == [{"groups": [{"members": [{"port": number} for number in range(20)]}]}]
-    assert len(set(seen)) == 20, "nobody waits for more than one piece"
-
-
-async def test_others_have_their_turn_after_each_piece() -> None:
-    turns, seen = 0, []
-
-    def documents() -> Iterator[Any]:
+    def parts() -> Iterator[int]:
         for number in range(20):
             seen.append(turns)
             # As long as a piece may take.
@@ -84,6 +71,6 @@ async def test_others_have_their_turn_after_each_piece() -> None:
             await asyncio.sleep(0)
 
     other = asyncio.create_task(others())
-    assert json.loads(await body(listed(documents()))) == list(range(20))
+    assert json.loads(await body(listed(told(parts())))) == wanted
     other.cancel()
     assert len(set(seen)) == 20, "nobody waits for more than one piece"
