@@ -47,10 +47,11 @@ int main(int argc, char **argv)
 		}
 	}
 	code = tempos_subscriber_close(&subscriber);
-	fprintf(stderr, "received %llu, missed %llu, late %llu, duplicates %llu, unknown %llu, rejoined %llu\n",
+	fprintf(stderr, "received %llu, missed %llu, late %llu, duplicates %llu, unknown %llu, foreign %llu, rejoined %llu\n",
 		(unsigned long long)(subscriber.raw ? subscriber.datagrams : tempos_gaps_received(&subscriber.gaps)),
 		(unsigned long long)tempos_gaps_missed(&subscriber.gaps),
 		(unsigned long long)subscriber.gaps.late, (unsigned long long)subscriber.gaps.duplicates,
-		(unsigned long long)subscriber.unknown, (unsigned long long)subscriber.rejoined);
+		(unsigned long long)subscriber.unknown, (unsigned long long)subscriber.foreign,
+		(unsigned long long)subscriber.rejoined);
 	return code ? 1 : 0;
 }

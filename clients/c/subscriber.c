@@ -31,14 +31,19 @@ static bool receive_proof(struct tempos_subscriber *self, uint8_t *proof)
 	for (int64_t left = PROOF_WAIT_MS; left > 0; left = until - tempos_now_ms()) {
 		struct pollfd ready = {self->data, POLLIN, 0};
 		uint8_t head[PROOF_AT] = {0, 1};
+		struct sockaddr_in from = {0};
+		socklen_t size = sizeof(from);
 		ssize_t length;
 
 		if (poll(&ready, 1, (int)left) <= 0)
 			continue;
-		length = recv(self->data, self->in, sizeof(self->in), MSG_DONTWAIT);
+		length = recvfrom(self->data, self->in, sizeof(self->in), MSG_DONTWAIT, (struct sockaddr *)&from, &size);
 		tempos_put(head + 2, self->link.client, 8);
 		if (length == PROOF_AT + PROOF_LEN && !memcmp(self->in, head, sizeof(head))) {
 			memcpy(proof, self->in + PROOF_AT, PROOF_LEN);
+			/* From there events come, and from nowhere else. */
+			self->from_ip = from.sin_addr.s_addr;
+			self->from_port = from.sin_port;
 			return true;
 		}
 		self->unknown++;
@@ -48,7 +53,7 @@ static bool receive_proof(struct tempos_subscriber *self, uint8_t *proof)
 
 static int subscribe(struct tempos_subscriber *self, const uint8_t *proof, struct tempos_reply *reply)
 {
-	const size_t fields = 2 + !self->own_group + (proof != NULL);
+	const size_t fields = 3 + !self->own_group;
 	struct tempos_writer request;
 	const uint32_t id = tempos_begin_request(&self->link, &request, "subscribe", fields);
 
@@ -60,11 +65,11 @@ static int subscribe(struct tempos_subscriber *self, const uint8_t *proof, struc
 		tempos_add_text(&request, "group");
 		tempos_add_text(&request, self->group);
 	}
-	if (proof) {
-		tempos_add_text(&request, "proof");
-		tempos_add_head(&request, 0xc4, PROOF_LEN, 1);
+	/* An empty one asks for a proof: what brings it tells where events will come from. */
+	tempos_add_text(&request, "proof");
+	tempos_add_head(&request, 0xc4, proof ? PROOF_LEN : 0, 1);
+	if (proof)
 		tempos_add(&request, proof, PROOF_LEN);
-	}
 	tempos_end_request(&request, PADDED_LONG, PAD);
 	return tempos_ask(&self->link, &request, id, reply);
 }
@@ -264,22 +269,29 @@ int tempos_subscriber_open(struct tempos_subscriber *self, const char *address, 
 /* One datagram from the data socket; whether it is an event. */
 static bool receive(struct tempos_subscriber *self)
 {
-	const ssize_t length = recv(self->data, self->in, sizeof(self->in), MSG_DONTWAIT);
+	struct sockaddr_in from = {0};
+	socklen_t size = sizeof(from);
+	const ssize_t length =
+		recvfrom(self->data, self->in, sizeof(self->in), MSG_DONTWAIT, (struct sockaddr *)&from, &size);
 	int found;
 
 	if (length < 0)
 		return false;
+	if (self->from_port && (from.sin_addr.s_addr != self->from_ip || from.sin_port != self->from_port)) {
+		self->foreign++;
+		return false;
+	}
 	if (self->raw) {
 		uint8_t head[TEMPOS_WIDE_ID_LEN];
-		const size_t size = tempos_put_id(head, self->topic);
+		const size_t begin = tempos_put_id(head, self->topic);
 
-		if ((size_t)length < size || memcmp(head, self->in, size)) {
+		if ((size_t)length < begin || memcmp(head, self->in, begin)) {
 			self->unknown++;
 			return false;
 		}
 		self->datagrams++;
 		self->event = (struct tempos_event){
-			.topic = self->topic, .body = self->in + size, .length = (size_t)length - size};
+			.topic = self->topic, .body = self->in + begin, .length = (size_t)length - begin};
 		self->at = 0;
 		return true;
 	}

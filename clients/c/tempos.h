@@ -135,6 +135,9 @@ struct tempos_subscriber {
 	char name[256], group[260];
 	bool own_group;
 	int64_t heartbeat_ms, next_heartbeat, lease_ms, heard; /* milliseconds of the monotonic clock */
+	uint32_t from_ip;   /* where the broker's events come from, network byte order; 0: not known */
+	uint16_t from_port;
+	uint64_t foreign;   /* datagrams from anywhere else */
 	uint64_t unknown;   /* datagrams that were no event of this topic */
 	uint64_t datagrams; /* of a raw topic */
 	uint64_t rejoined;

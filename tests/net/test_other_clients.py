@@ -7,6 +7,7 @@ that has lost its memory; what it tells closes the ledger.
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -18,7 +19,7 @@ import pytest
 from support.other_clients import VECTORS, Client, build_c, build_typescript
 from support.privileges import require_kernel, require_netns
 
-from tempos import Framing, Path, Quality, Topic
+from tempos import Framing, Path, Quality, Topic, wire
 from tempos.blocking import Publisher
 from tempos_bench.measure.broker import Broker
 from tempos_bench.nodes.node import Node
@@ -246,6 +247,30 @@ def test_it_says_why_it_cannot(client: Client) -> None:
             )  # fmt: skip
             assert done.returncode == 1
             assert "no topic is named 'plant/nothing'" in done.stderr
+
+
+@pytest.mark.netns
+def test_it_takes_events_from_the_broker_alone(client: Client) -> None:
+    require_netns()
+    with build("straight") as topology, Broker(topology.broker, {NARROW: ()}, mode="off") as broker:
+        with reading(topology, client, NARROW, "g") as reader:
+            (group,) = broker.entry(NARROW.name)["groups"]
+            (member,) = group["members"]
+
+            def forge() -> None:
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+                    for number in range(10):
+                        forged = wire.encode_event(NARROW.id, 1, number, 1, b"forged")
+                        stranger.sendto(forged, (member["ip"], member["port"]))
+
+            topology.broker.call(forge)
+            publish(topology, client, NARROW)
+            assert reader.lines(EVENTS) == LINES.split()
+            rest, losses = reader.end()
+            assert rest == []
+            assert f"received {EVENTS}, missed 0" in losses
+            assert "foreign 10," in losses
+            assert broker.wait_delivered(NARROW.name, EVENTS).closed
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -37,10 +37,10 @@ async function sub(address: string, topic: string, group = "-", count = "0", por
     if (counted && --left === 0) break;
   }
   await subscriber.close();
-  const { received, gaps, unknown, rejoined, dropped } = subscriber;
+  const { received, gaps, unknown, foreign, rejoined, dropped } = subscriber;
   console.error(
     `received ${received}, missed ${gaps.missed}, late ${gaps.late}, duplicates ${gaps.duplicates}, ` +
-      `unknown ${unknown}, rejoined ${rejoined}, dropped ${dropped}`,
+      `unknown ${unknown}, foreign ${foreign}, rejoined ${rejoined}, dropped ${dropped}`,
   );
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Socket } from "node:dgram";
+import type { RemoteInfo, Socket } from "node:dgram";
 
 import { AGAIN, Gaps, type Count } from "./gaps.ts";
 import { Link, NoAnswer, numberIn, Refused, topicIn, udp, type Broker, type Topic } from "./link.ts";
@@ -42,6 +42,8 @@ export class Subscriber implements AsyncIterable<Event> {
   unknown = 0;
   datagrams = 0;
   rejoined = 0;
+  /** Datagrams from anywhere but the broker's data port. */
+  foreign = 0;
   /** Events that came while the program had not taken those before. */
   dropped = 0;
   readonly #link: Link;
@@ -54,6 +56,7 @@ export class Subscriber implements AsyncIterable<Event> {
   #heartbeatMs = 2500;
   #timer: NodeJS.Timeout | undefined;
   #proof: ((proof: Uint8Array) => void) | undefined;
+  #from: string | undefined;
   #queue: Event[] = [];
   #wake: (() => void) | undefined;
   #failure: Error | undefined;
@@ -64,7 +67,7 @@ export class Subscriber implements AsyncIterable<Event> {
     this.#socket = socket;
     this.#name = topic;
     this.#wanted = group;
-    socket.on("message", (datagram) => this.#receive(datagram));
+    socket.on("message", (datagram, from) => this.#receive(datagram, from));
   }
 
   /** Become a member; no group means one of its own, which gets every event. Throws Refused or NoAnswer. */
@@ -141,7 +144,8 @@ export class Subscriber implements AsyncIterable<Event> {
    */
   async #subscribe(): Promise<Table> {
     const fields = { topic: this.#name, port: this.#socket.address().port, group: this.#wanted };
-    let proof: Uint8Array | undefined;
+    // An empty one asks for a proof: what brings it tells where events will come from.
+    let proof: Uint8Array | undefined = new Uint8Array();
     for (let left = PROOFS; ; left--) {
       const arrives = this.#arriving();
       try {
@@ -228,10 +232,18 @@ export class Subscriber implements AsyncIterable<Event> {
     };
   }
 
-  #receive(datagram: Uint8Array): void {
+  #receive(datagram: Uint8Array, { address, port }: RemoteInfo): void {
+    const from = `${address}:${port}`;
     if (datagram[0] === 0 && datagram[1] === PROOF_KIND && datagram.length === PROOF_AT + PROOF_LEN) {
       const client = Buffer.from(datagram.buffer, datagram.byteOffset + 2, 8).readBigUInt64BE();
-      if (client === this.#link.client) this.#proof?.(datagram.subarray(PROOF_AT));
+      if (client !== this.#link.client || this.#proof === undefined) return;
+      // From there events come, and from nowhere else.
+      this.#from = from;
+      this.#proof(datagram.subarray(PROOF_AT));
+      return;
+    }
+    if (this.#from !== undefined && from !== this.#from) {
+      this.foreign += 1;
       return;
     }
     const topic = this.#topic;
