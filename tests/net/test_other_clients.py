@@ -252,25 +252,28 @@ def test_it_says_why_it_cannot(client: Client) -> None:
 @pytest.mark.netns
 def test_it_takes_events_from_the_broker_alone(client: Client) -> None:
     require_netns()
-    with build("straight") as topology, Broker(topology.broker, {NARROW: ()}, mode="off") as broker:
-        with reading(topology, client, NARROW, "g") as reader:
-            (group,) = broker.entry(NARROW.name)["groups"]
-            (member,) = group["members"]
+    with (
+        build("straight") as topology,
+        Broker(topology.broker, {NARROW: ()}, mode="off") as broker,
+        reading(topology, client, NARROW, "g") as reader,
+    ):
+        (group,) = broker.entry(NARROW.name)["groups"]
+        (member,) = group["members"]
 
-            def forge() -> None:
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-                    for number in range(10):
-                        forged = wire.encode_event(NARROW.id, 1, number, 1, b"forged")
-                        stranger.sendto(forged, (member["ip"], member["port"]))
+        def forge() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+                for number in range(10):
+                    forged = wire.encode_event(NARROW.id, 1, number, 1, b"forged")
+                    stranger.sendto(forged, (member["ip"], member["port"]))
 
-            topology.broker.call(forge)
-            publish(topology, client, NARROW)
-            assert reader.lines(EVENTS) == LINES.split()
-            rest, losses = reader.end()
-            assert rest == []
-            assert f"received {EVENTS}, missed 0" in losses
-            assert "foreign 10," in losses
-            assert broker.wait_delivered(NARROW.name, EVENTS).closed
+        topology.broker.call(forge)
+        publish(topology, client, NARROW)
+        assert reader.lines(EVENTS) == LINES.split()
+        rest, losses = reader.end()
+        assert rest == []
+        assert f"received {EVENTS}, missed 0" in losses
+        assert "foreign 10," in losses
+        assert broker.wait_delivered(NARROW.name, EVENTS).closed
 
 
 def until(condition: Callable[[], object]) -> None:
