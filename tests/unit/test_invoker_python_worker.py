@@ -49,6 +49,9 @@ def fail(body):
     if body == b"closed":
         os.close(2)
         raise ValueError("closed")
+    if body == b"shut":
+        os.close(1)
+        print("to nobody")
     return json.loads(body)
 
 async def slowly(body):
@@ -128,6 +131,7 @@ def test_each_way_to_fail_has_its_condition_and_the_worker_goes_on(code: str) ->
             (b"half", b"ValueError: \\ud800"),
             (b"mute", b"Mute: it has no text, for that ends in KeyError"),
             (b"closed", b"ValueError: closed"),
+            (b"shut", b"OSError: [Errno 9] Bad file descriptor"),
         ):
             assert worker.ask(body)[1:3] == (Condition.ERROR, said)
         assert worker.ask(b"[1]").condition == Condition.SUCCEEDED

@@ -102,6 +102,7 @@ class PythonFunction:
             # Where it has closed what it would be written to, its answer says it.
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 traceback.print_exception(type(error), error, _foreign(error))
+            _have_outputs()
         return Answer(call.ticket, condition, output, started, time.monotonic_ns(), flags)
 
     def warm(self, body: bytes) -> None:
@@ -227,6 +228,21 @@ def _takes_context(function: Callable[..., Any], entry: str) -> bool:
             continue
         return count == 2
     raise Unfit(f"{entry}{signature} cannot be called: a function takes (body) or (body, context)")
+
+
+def _have_outputs() -> None:
+    """Have standard output and error lead nowhere where the function has closed them.
+
+    What waits to be written there would fail at the end, and some Pythons then exit with a code of their own.
+    """
+    for descriptor in (1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != descriptor:
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
 
 
 def _text(error: BaseException) -> bytes:
