@@ -11,7 +11,8 @@ from tempos_bench.nodes.topology import Topology
 from tempos_fastpath.offload import Offload
 from tempos_fastpath.starting import start
 
-LIMIT = patience(15.0)
+#: Seconds until a word comes: an interface that took no frames twice is tried again after ten.
+LIMIT = patience(30.0)
 
 
 class Watched:
