@@ -17,6 +17,7 @@ static void tempos_receipts_begin(struct tempos_receipts *r, uint32_t batch, uin
 {
 	for (uint32_t i = 0; i < batch; i++)
 		r->at_hand[i].msg_len = NOT_TAKEN;
+	__atomic_store_n(&r->gone, 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&r->taken, taken, __ATOMIC_SEQ_CST);
 }
 
@@ -27,6 +28,11 @@ static uint64_t tempos_receipts_taken(const struct tempos_receipts *r, uint32_t 
 	for (uint32_t i = 0; i < batch; i++)
 		taken += __atomic_load_n(&r->at_hand[i].msg_len, __ATOMIC_SEQ_CST) != NOT_TAKEN;
 	return taken;
+}
+
+static uint64_t tempos_receipts_gone(const struct tempos_receipts *r)
+{
+	return __atomic_load_n(&r->gone, __ATOMIC_SEQ_CST);
 }
 
 static void tempos_batch_receipts(struct tempos_batch *b, struct tempos_receipts *r)

@@ -210,6 +210,8 @@ static void drop_copies(struct tempos_batch *b, struct outbox *o, uint32_t count
 
 	o->staged -= count;
 	m->copies -= count;
+	if (b->receipts)
+		__atomic_store_n(&b->receipts->gone, b->receipts->gone + count, __ATOMIC_RELEASE);
 	while (count--) {
 		const struct copy *copy = &o->copies[m->first_copy++];
 

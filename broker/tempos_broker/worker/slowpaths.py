@@ -34,7 +34,7 @@ from tempos_broker.tickets import CountedTickets
 
 if TYPE_CHECKING:
     from tempos_broker.shared import Estate, Share
-    from tempos_broker.worker.supervisor import Supervisor
+    from tempos_broker.worker.supervisor import Held, Supervisor
 
 log = logging.getLogger("tempos.broker.worker")
 
@@ -219,6 +219,7 @@ class SlowPaths:
             if status.pid is not None and status.scheduling is not None:
                 document |= _asked_again(status.pid, status.scheduling)
             document |= {**(status.told or {}), "started": status.started, "lost": status.lost}
+            document["unsent"] = status.unsent
         return {**document, "broker_cpus": list(scheduling.cpus_of(0))}
 
     async def close(self) -> None:
@@ -260,10 +261,12 @@ class SlowPaths:
     def take_over(self) -> None:
         self._server.serve(tuple(Quality))
 
-    def settle(self) -> int:
+    def settle(self) -> Held:
         from tempos_broker.shared import finish_run, write_off
+        from tempos_broker.worker.supervisor import Held
 
         assert self._estate is not None, "prepared before it is supervised"
+        unsent = self._estate.unsent()
         tickets = self._tickets
         uncounted = tickets.uncounted if isinstance(tickets, CountedTickets) else tickets
         done = finish_run(
@@ -272,7 +275,7 @@ class SlowPaths:
             uncounted,
             lambda topic, epoch: self._groups.get(epoch_row(topic, epoch), 0),
         )
-        return done + write_off(self._estate)
+        return Held(done + write_off(self._estate), unsent)
 
     # The preparations.
 

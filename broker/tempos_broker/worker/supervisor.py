@@ -23,7 +23,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tempos import LocalError
 from tempos._remarks import Remark
@@ -62,6 +62,17 @@ class Child(Protocol):
 Spawn = Callable[[Callable[[bytes], None], Callable[[], None]], Awaitable[Child]]
 
 
+class Held(NamedTuple):
+    """What a dead worker leaves.
+
+    ``lost``: datagrams that it had taken in vain; ``unsent``: copies of others that it had not
+    seen sent, some of which are lost to their groups.
+    """
+
+    lost: int
+    unsent: int
+
+
 class Sockets(Protocol):
     """What a supervisor does at the data sockets and at the account."""
 
@@ -77,8 +88,8 @@ class Sockets(Protocol):
         """Read the strict sockets here."""
         ...
 
-    def settle(self) -> int:
-        """Finish and count what the dead worker held; gives how many datagrams it had taken in vain."""
+    def settle(self) -> Held:
+        """Finish and count what the dead worker held; gives how much that was."""
         ...
 
 
@@ -93,7 +104,7 @@ class State(str, enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """``scheduling``: of the process ``pid``, while there is one. ``lost``: datagrams that dead ones held."""
+    """``scheduling``: of the process ``pid``, while there is one. ``lost``, ``unsent``: as :class:`Held`."""
 
     state: State
     reason: str
@@ -101,6 +112,7 @@ class WorkerStatus:
     scheduling: Scheduling | None = None
     started: int = 0
     lost: int = 0
+    unsent: int = 0
     told: Mapping[str, Any] | None = None
 
 
@@ -168,7 +180,8 @@ class Supervisor:
         self._settled = asyncio.Event()
         self._closing = False
         self._status = WorkerStatus(State.STARTING, "the worker starts")
-        self._started = self._lost = 0
+        self._started = 0
+        self._held = Held(0, 0)
         self._gone = Remark(log, "strict events are served by an SQ worker again")
         self._fault = Remark(log, "")
 
@@ -277,10 +290,12 @@ class Supervisor:
         if life.child is not None:
             life.fail("it is ended")
             how = await life.child.end()
-            lost = self._sockets.settle()
-            self._lost += lost
-            if lost:
-                log.warning("the SQ worker (%s) held %d events that are lost", how, lost)
+            held = self._sockets.settle()
+            self._held = Held(self._held.lost + held.lost, self._held.unsent + held.unsent)
+            if held.lost:
+                log.warning("the SQ worker (%s) held %d events that are lost", how, held.lost)
+            if held.unsent:
+                log.warning("the SQ worker (%s) was sending: %d copies at most are lost", how, held.unsent)
         for waiting in life.pending.values():
             waiting.cancel()
         self._life = None
@@ -316,4 +331,4 @@ class Supervisor:
         scheduling: Scheduling | None = None,
         told: Mapping[str, Any] | None = None,
     ) -> None:
-        self._status = WorkerStatus(state, reason, pid, scheduling, self._started, self._lost, told)
+        self._status = WorkerStatus(state, reason, pid, scheduling, self._started, *self._held, told)

@@ -172,7 +172,9 @@ def _worker(worker: Mapping[str, Any]) -> Iterator[str]:
         )
     if worker.get("started", 0) > 1:
         lost = number(worker["lost"])
-        yield f"      {worker['started']} were started; {lost} events were lost with those that died"
+        unsent = number(worker.get("unsent", 0))
+        sending = f", at most {unsent} copies while they were sent" if unsent else ""
+        yield f"      {worker['started']} were started; {lost} events were lost with those that died{sending}"
 
 
 def cpus(numbers: Sequence[int]) -> str:
