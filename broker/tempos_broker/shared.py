@@ -152,7 +152,7 @@ class Estate:
         return max(0, self.note.target - self.book.counts[self.note.topic][_FORWARDED])
 
     def unsent(self) -> int:
-        """Copies of forwarded runs that the dead writer had not seen sent: at most so many of them are lost."""
+        """Copies of forwarded runs that the dead writer had not seen sent: at most so many are lost."""
         note = self.note
         begun = note.count * max(0, note.stage - 2) if self.unfinished() else 0
         return max(0, note.drawn - begun - lib.tempos_receipts_gone(self.receipts))
