@@ -20,14 +20,14 @@ from typing import Any
 import pytest
 from support.ports import free_ports
 
-from tempos import Framing, Reason, Topic
+from tempos import Framing, Reason, Route, Topic
 from tempos_broker.account.accounts import Holder
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember, TopicConfig
 from tempos_broker.lives import keeper
 from tempos_broker.lives.steps import applied, difference
 from tempos_broker.lives.store import SCHEMA, Store, Thing, Whole
-from tempos_broker.paths import LocalTickets, NoFastPath, TicketsAlone
+from tempos_broker.paths import LocalTickets, NoFastPath, PathChoice, TicketsAlone
 from tempos_broker.tickets import CountedTickets
 
 from .test_broker import Client
@@ -192,13 +192,18 @@ async def test_one_that_is_killed_before_its_life_began_gave_no_epoch_that_comes
 
 
 class Passing(NoFastPath):
-    """A fast path whose counters are never twice the same: events go by that it hands up."""
+    """A fast path whose counters are never twice the same: events go by, handed up or forwarded at once."""
 
-    passed = 0
+    passed = forwarded = 0
 
     def counters(self, topics: Iterable[int] | None = None) -> dict[int, dict[Reason, int]]:
         self.passed += 1
-        return {ALPHA.id: {Reason.NO_ROUTE: self.passed}}
+        return {ALPHA.id: {Reason.NO_ROUTE: self.passed, Reason.FORWARDED: self.forwarded}}
+
+    async def install(self, route: Route) -> PathChoice:
+        self.forwarded += 3
+        self.tickets.draw(route.topic.id, route.epoch, 0, 3)
+        return await super().install(route)
 
 
 async def test_what_the_former_slow_path_sent_is_known_while_events_go_by(tmp_path: Path) -> None:
@@ -216,7 +221,8 @@ async def test_what_the_former_slow_path_sent_is_known_while_events_go_by(tmp_pa
     store, elsewhere = Store.open(tmp_path / "state"), [TicketsAlone(former)]
     async with Broker(config(free_ports(2)), fast, store=store, drawn=drawn, elsewhere=elsewhere) as broker:
         alpha = broker.ledger()["topics"][0]
-        assert (alpha["slow"], alpha["groups"][0]["tickets"]) == (7, 7)
+        forwarded = fast.forwarded
+        assert (alpha["slow"], alpha["fast"], alpha["groups"][0]["tickets"]) == (7, forwarded, 7 + forwarded)
         assert alpha["balanced"], alpha["problems"]
 
 

@@ -81,6 +81,8 @@ class Continuity:
         self._forgotten: set[int] = set()
         #: Tickets that were drawn of one group of a topic, over all epochs, when its counters were fetched.
         self._fetched: dict[int, int] = {}
+        #: What the fast path had counted of a topic then: what comes on top is of tickets drawn since.
+        self._began: dict[int, Mapping[Reason, int]] = {}
         #: Topics that a former life had in the kernel and that there are no more: name and last epoch.
         self._withdrawn: dict[int, tuple[str, int]] = {}
         self._drawn = drawn
@@ -172,6 +174,7 @@ class Continuity:
         """Have the tickets of the topic's open epochs where this life draws them."""
         if self._source is None or self._source.tickets is None:
             return
+        self._began[topic] = self._fast.counters([topic]).get(topic, {})
         tickets = self.tickets.uncounted if isinstance(self.tickets, CountedTickets) else self.tickets
         for epoch, groups in self._ledger.open_epochs(topic).items():
             drawn = [self._source.tickets.read(topic, epoch, group) for group in range(groups)]
@@ -267,7 +270,7 @@ class Continuity:
                 reason: memory.fast.get(reason, 0) + since.get(reason, 0) - memory.fast_raw.get(reason, 0)
                 for reason in {*memory.fast, *since, *memory.fast_raw}
             }
-            memory = replace(memory, fast=counted, fast_raw=raw)
+            memory = replace(memory, fast=counted, fast_raw=self._began.pop(topic, raw))
         counting.fast_offsets.set(topic, memory.fast, memory.fast_raw if self.continued else raw)
         live = counting.live(topic)
         after = self._fast.counters([topic]).get(topic, {})
