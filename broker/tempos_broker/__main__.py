@@ -43,7 +43,8 @@ from tempos_broker.tickets import CountedTickets, FileTickets
 from tempos_daemon import logs, loop
 from tempos_daemon.files import read_start
 from tempos_daemon.last_resort import LastResort
-from tempos_daemon.notify import READY, STOPPING, notify
+from tempos_daemon.notify import STOPPING, notify
+from tempos_daemon.notify import ready as ready_with
 from tempos_daemon.rereading import Rereading
 from tempos_daemon.signals import Signals
 from tempos_daemon.token import read_token
@@ -190,8 +191,9 @@ async def serve(
         # events wait.
         gc.freeze()
         gc.enable()
-        print(f"ready: {broker.describe()}; {where}", flush=True)
-        notify(READY)
+        words = f"{broker.describe()}; {where}"
+        print(f"ready: {words}", flush=True)
+        notify(ready_with(words))
         signals.reload_with(rereading.on_signal)
         await signals.wait()
         notify(STOPPING)

@@ -42,7 +42,7 @@ from tempos_controller.plan.wanted import revision
 from tempos_daemon import logs, loop
 from tempos_daemon.http_server import HttpServer
 from tempos_daemon.last_resort import LastResort
-from tempos_daemon.notify import READY, STOPPING, notify
+from tempos_daemon.notify import STOPPING, notify, ready
 from tempos_daemon.rereading import Rereading
 from tempos_daemon.signals import STOP_WITHIN, Signals
 from tempos_daemon.token import read_token
@@ -96,8 +96,9 @@ async def _serve(file: Path, loaded: Loaded, state: str | None, signals: Signals
         started = await signals.unless_stopped(_start(stack, file, loaded, state, signals))
         if started is None:
             return
-        print("\n".join(await ready_lines(started.engine, started.where)), flush=True)
-        notify(READY)
+        lines = await ready_lines(started.engine, started.where)
+        print("\n".join(lines), flush=True)
+        notify(ready(lines[0].removeprefix("ready: ")))
         signals.reload_with(started.reload.on_signal)
         await signals.wait()
         notify(STOPPING)

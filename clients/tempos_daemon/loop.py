@@ -7,6 +7,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from tempos_daemon import watchdog
 from tempos_daemon.signals import STOP_WITHIN, Signals
 
 log = logging.getLogger("tempos.daemon")
@@ -23,6 +24,7 @@ def run(serving: Coroutine[Any, Any, None], signals: Signals) -> None:
         loop = uvloop.new_event_loop()
     try:
         asyncio.set_event_loop(loop)
+        watchdog.begin(loop)
         loop.run_until_complete(serving)
     finally:
         signals.last_resort.arm(STOP_WITHIN)

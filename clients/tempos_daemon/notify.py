@@ -7,7 +7,14 @@ import os
 import socket
 import time
 
+from tempos.errors import one_line
+
 READY, STOPPING = "READY=1", "STOPPING=1"
+
+
+def ready(words: str) -> str:
+    """The state of one that serves, with what `systemctl status` is to show of it."""
+    return f"{READY}\nSTATUS={one_line(words)}"
 
 
 def reloading() -> str:

@@ -22,7 +22,7 @@ from tempos.errors import one_line
 from tempos_daemon import logs, loop
 from tempos_daemon.http_server import HttpServer, Limits
 from tempos_daemon.last_resort import LastResort
-from tempos_daemon.notify import READY, STOPPING, notify
+from tempos_daemon.notify import STOPPING, notify, ready
 from tempos_daemon.rereading import Rereading
 from tempos_daemon.signals import Signals
 from tempos_daemon.token import read_token
@@ -75,8 +75,9 @@ async def serve(settings: Settings, deployment: Deployment, signals: Signals, fi
         gc.collect()
         gc.freeze()
         doing = f"revision {invoker.deployment.revision!r}" if invoker.deployment else "no deployment yet"
-        print(f"ready: invoker {settings.name}; {doing}; {where}", flush=True)
-        notify(READY)
+        words = f"invoker {settings.name}; {doing}; {where}"
+        print(f"ready: {words}", flush=True)
+        notify(ready(words))
         reloader = Rereading(_Reload(invoker, file))
         stack.push_async_callback(reloader.close)
         signals.reload_with(reloader.on_signal)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import signal
 import socket
 import stat
@@ -18,13 +19,20 @@ from support.life import EVENTS, LIMIT, NAME, OTHER, PLAIN, Life, Members, prese
 from support.privileges import everybodys_python, require_kernel, require_netns
 from support.processes import descendants, still_alive
 
-from tempos_bench.nodes.node import ProgramFailed
+from tempos_bench.nodes.node import PYTHON, ProgramFailed
 from tempos_bench.nodes.topology import build
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
 RUN = Path("/run/tempos")
 USER = "nobody"
+#: Memory that can be written is never code (PR_SET_MDWE, Linux 6.3), and files are their owner's alone.
+SEALED = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)
+os.umask(0o077)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.fixture
@@ -214,3 +222,35 @@ def test_what_roots_broker_left_is_taken_off_by_one_without_a_fast_path_too(life
         # Without libbpf what the kernel counted meanwhile cannot be read.
         assert (account["received"], account["balanced"]) == (150 if libbpf else 100, True), account
         life.kill()
+
+
+def test_in_the_sandbox_of_its_unit_a_broker_has_all_that_it_has_without(life: Life) -> None:
+    """As far as that goes without a service manager: capabilities, memory, modes of files."""
+    text = (Path(__file__).resolve().parents[2] / "config/systemd/tempos-broker.service").read_text()
+    names = [
+        name.removeprefix("CAP_").lower()
+        for value in re.findall("^CapabilityBoundingSet=(.*)$", text, re.M)
+        for name in value.split()
+    ]
+    assert "MemoryDenyWriteExecute=yes" in text
+    assert "UMask=0077" in text
+    bounding = f"--bounding-set=-all,{','.join(f'+{name}' for name in names)}"
+    life.python = (
+        "setpriv",
+        bounding,
+        "--inh-caps=-all",
+        "--no-new-privs",
+        PYTHON,
+        "-c",
+        SEALED,
+        *life.python,
+    )
+    with Members(life) as members:
+        life.start(user=USER, state="")
+        member = members.join("events", "a")
+        until(lambda: life.ask("/v1/topics/events")["path"] == "fast", lambda: life.ask("/v1/topics"))
+        life.send(EVENTS)
+        until(lambda: member.stats.datagrams == life.sent[EVENTS])
+        assert life.pins.folder.exists()
+        members.leave(member)
+    life.kill()
