@@ -22,6 +22,7 @@ TOOLS = {
     "socketio": "socketio",
     "udploss": "udploss",
     "udpwait": "udpwait",
+    "xdpwhy": "xdpwhy",
     "pauses": "pauses",
 }
 

@@ -76,7 +76,7 @@ TOOL = Tool(
         "what a network card or an XDP program drops: those count by themselves (ip -s link, tempos status)",
         "the process of a socket that was closed before anybody looked: look more often, by --interval",
         "before Linux 6.6 whose a full receive buffer of IPv6 is: the loss stands at its port",
-        "datagrams that an XDP redirect loses: tempos status has them (paths.fast.drops)",
+        "datagrams that an XDP redirect loses: xdpwhy has them, and tempos status (paths.fast.drops)",
     ),
     start=lambda session: {},
     examples=(
