@@ -12,7 +12,7 @@ import collections
 import enum
 import functools
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -87,16 +87,22 @@ class Layout:
         return next(self.read_all(raw))
 
     def read_all(self, raw: bytes | memoryview) -> Iterator[Any]:
-        """The structs that lie one behind the other.
+        """The structs that lie one behind the other."""
+        return map(self._made, zip(*self._columns(raw), strict=True)) if raw else iter(())
 
-        Turned member by member, not struct by struct: so all of it goes on without a step of Python for each.
+    def read_columns(self, raw: bytes | memoryview) -> Mapping[str, Iterable[Any]]:
+        """The same by member: what each of the structs has there, to be gone through once.
+
+        For those who show many and need no struct of each: nobody makes one.
         """
-        if not raw:
-            return iter(())
+        return dict(zip((each.name for each in self.members), self._columns(raw), strict=True))
+
+    def _columns(self, raw: bytes | memoryview) -> list[Iterable[Any]]:
+        """Turned member by member, not struct by struct: no step of Python for each."""
         columns: list[Iterable[Any]] = list(zip(*self._struct.iter_unpack(raw), strict=True))
         for index, turn in self._turn:
             columns[index] = map(turn, columns[index])
-        return map(self._made, zip(*columns, strict=True))
+        return columns
 
 
 def _record_of(name: str, members: list[str]) -> Any:

@@ -31,11 +31,11 @@ class RingBuffer:
         """Readable when a program woke the reader."""
         return int(lib.tempos_ring_fd(self._handle))
 
-    def read(self) -> Iterator[Any]:
-        """All records that are there now, as named tuples."""
+    def read(self) -> Iterator[bytes]:
+        """All records that are there now, for :attr:`layout`; some hundred kilobytes at a time."""
         while size := check(lib.tempos_ring_read(self._handle, self._out, self._room),
                             f"cannot read the ring buffer {self._name}"):  # fmt: skip
-            yield from self.layout.read_all(ffi.buffer(self._out, size)[:])
+            yield ffi.buffer(self._out, size)[:]
             if size < self._room - self.layout.size:
                 return
 

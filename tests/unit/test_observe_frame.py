@@ -24,6 +24,14 @@ def test_a_row_is_aligned_and_nothing_in_it_commands_the_terminal() -> None:
     assert lines.line((1, 2.0, "a\x1b[2J\n\u202eb")) == "     1    2.000 a\\x1b[2J\\n\\u202eb"
 
 
+def test_many_rows_are_written_as_each_would_be() -> None:
+    lines = Lines(COLUMNS)
+    plain = [(1, 2.0, "a"), (2, 3.0, "b")]
+    for odd in ((3, None, "c"), (3, 4.0, None), (3, 4.0, "a\nb")):
+        for rows in (plain, [*plain, odd], [odd, *plain]):
+            assert lines.lines(iter(rows)) == [lines.line(row) for row in rows]
+
+
 def test_a_table_is_sorted_and_cut_for_people_and_programs_alike() -> None:
     table = Table("t", "Those:", COLUMNS, lambda session: (), order="lat_ms")
     rows = [(1, 2.0, "b"), (2, None, "c"), (3, 10.0, "a")]

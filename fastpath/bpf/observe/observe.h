@@ -25,8 +25,10 @@
 
 #define COMM_LEN 16
 #define MAX_WATCHED 65536
-/* A reader that sleeps is woken when so much waits for it; it looks by itself ten times a second. */
-#define WAKE_BYTES (64 << 10)
+/* A reader that sleeps is woken when so much more waits for it; it looks by itself ten times a second. */
+#define WAKE_BYTES (512 << 10)
+/* As much may come at once, of all CPUs; each of those wakes him. */
+#define AT_ONCE 4096
 
 /* Fixed at load. */
 const volatile __u32 only_pid = 0;          /* the one process that was asked for; 0: any */
@@ -98,7 +100,8 @@ static __always_inline void submit(void *ring, void *record)
 {
 	__u64 waiting = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
 
-	bpf_ringbuf_submit(record, waiting >= WAKE_BYTES ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(record, waiting >= WAKE_BYTES && waiting % WAKE_BYTES < AT_ONCE ? BPF_RB_FORCE_WAKEUP
+										     : BPF_RB_NO_WAKEUP);
 }
 
 /* The bucket of a histogram: 0, 1, [2, 4), [4, 8), ... */

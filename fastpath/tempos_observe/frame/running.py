@@ -12,15 +12,16 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
+from tempos_bpf.layouts import Layout
 from tempos_bpf.rings import RingBuffer
 from tempos_observe.frame import processes
 from tempos_observe.frame.loading import Loaded, load
-from tempos_observe.frame.printing import Lines, ending, event_line, header, look
+from tempos_observe.frame.printing import Lines, ending, event_lines, header, look
 from tempos_observe.frame.session import Session
-from tempos_observe.tool import Events, Tool, View
+from tempos_observe.tool import Events, Row, Tool, View
 from tempos_observe.wishes import Wishes
 
 #: Seconds between two looks into a ring buffer that nobody was woken for.
@@ -86,7 +87,7 @@ class _Run:
             (
                 view,
                 RingBuffer(loaded.object.map(view.ring), self._session.layout(view.record)),
-                event_line(view, wishes),
+                event_lines(view, wishes),
             )
             for view in self._views
             if isinstance(view, Events)
@@ -147,10 +148,16 @@ class _Run:
 
     def _read(self) -> None:
         """Show all records that are there."""
-        session = self._session
-        for view, ring, line in self._events:
-            rows = (view.row(record, session) for record in ring.read())
-            self._print([line(row) for row in rows if row is not None])
+        for view, ring, lines in self._events:
+            for raw in ring.read():
+                self._print(lines(self._rows(view, ring.layout, raw)))
+
+    def _rows(self, view: Events, layout: Layout, raw: bytes) -> Iterable[Row]:
+        if view.rows is not None:
+            return view.rows(layout.read_columns(raw))
+        assert view.row is not None, view.ring
+        rows = (view.row(record, self._session) for record in layout.read_all(raw))
+        return [row for row in rows if row is not None]
 
     def _look(self) -> None:
         """Show what is counted."""
@@ -162,7 +169,7 @@ class _Run:
         if not isinstance(view, Events):
             yield from look(view, view.rows(self._session), self._wishes)
         elif view.remaining is not None:
-            yield from map(event_line(view, self._wishes), view.remaining(self._session))
+            yield from event_lines(view, self._wishes)(view.remaining(self._session))
 
     def _print(self, lines: list[str]) -> None:
         if lines:

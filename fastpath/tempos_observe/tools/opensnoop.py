@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tempos_observe import calls
-from tempos_observe.frame.session import Session
 from tempos_observe.tool import Column, Events, Example, Hook, Row, Tool
 
 #: The argument that is the path (opensnoop.bpf.c).
@@ -19,15 +19,11 @@ _COLUMNS = (
 )
 
 
-def _row(opened: Any, session: Session) -> Row:
-    failed = opened.result < 0
-    return (
-        opened.pid,
-        opened.comm,
-        -1 if failed else opened.result,
-        -opened.result if failed else 0,
-        opened.path,
-    )
+def _rows(opened: Mapping[str, Iterable[Any]]) -> Iterable[Row]:
+    results = tuple(opened["result"])
+    descriptors = [-1 if each < 0 else each for each in results]
+    errors = [-each if each < 0 else 0 for each in results]
+    return zip(opened["pid"], opened["comm"], descriptors, errors, opened["path"], strict=True)
 
 
 TOOL = Tool(
@@ -42,8 +38,8 @@ TOOL = Tool(
         ),
     ),
     views=lambda wishes: (
-        Events("opens", "tempos_open", _COLUMNS, _row),
-        Events("long_opens", "tempos_long_open", _COLUMNS, _row),
+        Events("opens", "tempos_open", _COLUMNS, rows=_rows),
+        Events("long_opens", "tempos_long_open", _COLUMNS, rows=_rows),
     ),
     blind=(
         "open_by_handle_at, and files that the kernel opens itself, for instance to execute them",
