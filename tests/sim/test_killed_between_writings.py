@@ -237,6 +237,24 @@ def _counts(file: Path) -> tuple[int, int]:
         )
 
 
+async def test_a_life_without_state_in_between_is_in_no_account(tmp_path: Path) -> None:
+    """It draws from the same counters as the one before, whose account the one behind it takes up."""
+    tickets = LocalTickets()
+    for number, (kept, sent) in enumerate([(True, 3), (False, 7), (True, 2)]):
+        store = Store.open(tmp_path / "state") if kept else None
+        async with Broker(config(free_ports(2)), NoFastPath("off", tickets), store=store) as broker:
+            with contextlib.closing(Client(broker)) as client:
+                here = broker.ledger()["topics"][0]["slow"]
+                assert here == (0, 0, 3)[number]
+                for _ in range(sent):
+                    client.publish(EVENT)
+                while broker.ledger()["topics"][0]["slow"] < here + sent:
+                    await asyncio.sleep(0.001)
+            alpha = broker.ledger()["topics"][0]
+            assert (alpha["slow"], alpha["groups"][0]["tickets"]) == (here + sent, here + sent)
+            assert alpha["balanced"], alpha["problems"]
+
+
 def test_a_route_that_follows_needs_no_more_than_what_differs() -> None:
     rng = random.Random(1)
     old: list[tuple[str, tuple[Holder, ...]]] = []

@@ -118,6 +118,8 @@ class Continuity:
         Before any member is restored it is known whom an operator keeps out.
         """
         if not self.has_store:
+            # A later life that has a store must not take these counters for those of the one that it knows.
+            self.keeper.fall_behind(self.tickets.read(*UNSTORED))
             return
         self._registry.departures.restore(kept_out_in(self._stored.broker), time.monotonic(), time.time())
         self._wanted = dict(wants_in(self.stored(WANTED)))
