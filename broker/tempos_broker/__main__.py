@@ -317,6 +317,7 @@ async def prepare_fast_path(
             gone_after=config.fastpath.gone_after,
             tos={quality: config.quality.dscp(quality) << 2 for quality in Quality},
             latency=config.fastpath.latency,
+            reverse_path=config.fastpath.reverse_path,
             held=pins,
             rows=rows,
         )

@@ -41,6 +41,9 @@ SMALL_MEMBERS = 8
 MAX_LISTEN = 8
 MAX_EGRESS = 64
 MAX_SOURCES = 8
+MAX_MACS = 8
+MAX_SUSPECTS = 64
+MAX_CHECKED = 8192
 MAX_FANOUTS = 4096
 HEARD_FRAMES = 0
 HEARD_SETTLED = 1
@@ -54,7 +57,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x8815b8d06ba26153
+ABI_FINGERPRINT = 0xae30af3500b45335
 
 
 class Reason(enum.IntEnum):
@@ -99,6 +102,9 @@ class Reason(enum.IntEnum):
     REPLY = 36
     BAD_RETURN = 37
     REPLY_UNSENT = 38
+    OTHER_MAC = 39
+    MARTIAN_SOURCE = 40
+    UNKNOWN_WAY_BACK = 41
 
     @property
     def label(self) -> str:
@@ -147,6 +153,9 @@ REASON_TEXTS = {
     Reason.REPLY: 'a reply to a request: the slow path sends it on to who asked',
     Reason.BAD_RETURN: "a reply whose return address is not of this broker's making, or too old",
     Reason.REPLY_UNSENT: 'a reply that the kernel refused to send on',
+    Reason.OTHER_MAC: "the frame is addressed to a MAC that is not this interface's",
+    Reason.MARTIAN_SOURCE: "a source that the kernel may refuse: no host's, or this machine's own",
+    Reason.UNKNOWN_WAY_BACK: 'the kernel has not said yet that it takes the source from this interface',
 }
 
 

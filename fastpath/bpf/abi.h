@@ -54,6 +54,9 @@
 #define TEMPOS_MAX_LISTEN 8
 #define TEMPOS_MAX_EGRESS 64
 #define TEMPOS_MAX_SOURCES 8
+#define TEMPOS_MAX_MACS 8            /* of one interface, whose frames this machine takes there */
+#define TEMPOS_MAX_SUSPECTS 64       /* addresses that as a source are for the kernel to judge */
+#define TEMPOS_MAX_CHECKED 8192      /* sources whose way back the kernel was asked for */
 #define TEMPOS_MAX_FANOUTS 4096
 #define TEMPOS_HEARD_FRAMES 0        /* of the map `heard`: tagged frames that were heard of */
 #define TEMPOS_HEARD_SETTLED 1       /* and how many of them user space has dealt with */
@@ -153,6 +156,9 @@ enum tempos_reason {
 	TEMPOS_REPLY,               /* a reply to a request: the slow path sends it on to who asked */
 	TEMPOS_BAD_RETURN,          /* a reply whose return address is not of this broker's making, or too old */
 	TEMPOS_REPLY_UNSENT,        /* a reply that the kernel refused to send on */
+	TEMPOS_OTHER_MAC,           /* the frame is addressed to a MAC that is not this interface's */
+	TEMPOS_MARTIAN_SOURCE,      /* a source that the kernel may refuse: no host's, or this machine's own */
+	TEMPOS_UNKNOWN_WAY_BACK,    /* the kernel has not said yet that it takes the source from this interface */
 	TEMPOS_REASONS              /* how many there are; keep last */
 };
 
@@ -315,16 +321,34 @@ struct tempos_drop {
 	__u32 error;                /* errno; 0: the device took fewer than it was given */
 };
 
-/* What is fixed when the program is loaded. */
+/* A source, and the interface that its packets come in by, as the kernel's stack sees it. */
+struct tempos_source {
+	__u32 ifindex;
+	__be32 address;
+};
+
+/* What the kernel says of one; the program asks, and takes what is TAKEN. */
+enum tempos_verdict {
+	TEMPOS_ASKED = 0,
+	TEMPOS_TAKEN = 1,           /* its packets are delivered */
+	TEMPOS_NOT_TAKEN = 2,       /* they are dropped: by their reverse path, or for what address it is */
+};
+
+/* What is fixed when the program is loaded, for one interface. */
 struct tempos_settings {
 	__u64 gone_after_ns;        /* pass everything when the pulse is older; 0: never */
+	__u64 suspected;            /* bit n: some suspect's last byte is n, modulo 64 */
+	__u64 macs[TEMPOS_MAX_MACS]; /* as a frame to it begins, and two bytes of 0 */
 	__be16 port;
 	__u8 generic;               /* 1: runs on skbs, where a partial checksum must stay partial */
 	__u8 listen_count;
 	__u8 tags;                  /* enum tempos_tags */
-	__u8 pad;
+	__u8 mac_count;
 	__u16 skb_at;               /* TAGS_READ: from what a program is given to the pointer to the socket buffer */
+	__u32 asks;                 /* sources are taken as the kernel says of this interface; 0: it need not be asked */
+	__u32 suspect_count;
 	__be32 listen[TEMPOS_MAX_LISTEN];
+	__be32 suspects[TEMPOS_MAX_SUSPECTS];
 };
 
 /* ABI-END */

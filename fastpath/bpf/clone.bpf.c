@@ -178,7 +178,8 @@ static __always_inline enum tempos_reason carry(struct __sk_buff *skb, const str
 /* Whether it is a datagram for the broker. A frame that the XDP program has seen lies in one piece. */
 static __always_inline bool is_ours(struct __sk_buff *skb, struct packet *packet)
 {
-	return skb->protocol == bpf_htons(ETH_P_IP) && parse(frame_of(skb), packet, &settings) == TEMPOS_FORWARDED;
+	return skb->protocol == bpf_htons(ETH_P_IP) && parse(frame_of(skb), packet, &settings) == TEMPOS_FORWARDED &&
+	       way_back_known(packet->ip->saddr);
 }
 
 /* What a packet comes to: reason, framing, row. */

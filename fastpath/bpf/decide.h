@@ -4,11 +4,12 @@
  *
  *      frame
  *        |
- *      parse      Ethernet, IPv4 without options, whole UDP datagram, to an address and port of ours,
- *        |        IPv4 checksum right, not empty              ---- else PASS: not_ipv4, vlan, truncated,
- *        |            not_unicast, ip_options, fragment, not_udp, bad_length, other_address, other_port,
- *        |            bad_ip_checksum, empty
+ *      parse      Ethernet to a MAC of ours, IPv4 without options, whole UDP datagram, to an address and port of
+ *        |        ours, IPv4 checksum right, from a host's     ---- else PASS: not_unicast, other_mac, not_ipv4, vlan,
+ *        |        address and none of ours, not empty              truncated, ip_options, fragment, not_udp,
+ *        |            bad_length, other_address, other_port, bad_ip_checksum, martian_source, empty
  *        |        no VLAN tag beside the frame (tag.h)       ---- PASS: vlan
+ *        |        the kernel takes the source, where it asks  ---- PASS: unknown_way_back
  *      route      routes[topic] -> route                      ---- none: PASS: no_route
  *        |            a wide id: rows[id] -> row, small_routes[row] or routes[row]: the same way, apart
  *        |        the broker lives, where that is asked      ---- PASS: broker_gone
@@ -129,8 +130,10 @@ static __always_inline enum tempos_reason look_at(struct xdp_md *ctx, struct pac
 
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
-	/* Behind the cheap questions: what is not for the broker pays nothing for this one. */
-	return has_tag(ctx) ? TEMPOS_VLAN : TEMPOS_FORWARDED;
+	/* Behind the cheap questions: what is not for the broker pays nothing for these. */
+	if (has_tag(ctx))
+		return TEMPOS_VLAN;
+	return way_back_known(packet->ip->saddr) ? TEMPOS_FORWARDED : TEMPOS_UNKNOWN_WAY_BACK;
 }
 
 /* From a route on; `mask` as in pick(), `wide` as in admit(). */

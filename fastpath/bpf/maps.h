@@ -20,6 +20,9 @@
  *   topics    row -> its class, rate and token bucket (topics.h).
  *   pulse     when user space last said that it lives; it writes through its own memory. Beside it how far
  *             CLOCK_TAI is ahead.
+ *   sources   source and interface -> whether the kernel takes it (enum tempos_verdict). The programs ask, user space
+ *             has the kernel answer; only where an interface looks at reverse paths.
+ *   asked     how often a program has put one there.
  *   settings  fixed at load: to the verifier these are constants, and branches on them cost nothing.
  */
 #ifndef TEMPOS_MAPS_H
@@ -115,6 +118,20 @@ struct {
 	__type(key, __u32);
 	__type(value, struct tempos_pulse);
 } pulse SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, TEMPOS_MAX_CHECKED);
+	__type(key, struct tempos_source);
+	__type(value, __u32);
+} sources SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} asked SEC(".maps");
 
 const volatile struct tempos_settings settings = {};
 

@@ -25,9 +25,14 @@
 #include "abi.h"
 #include "checksum.h"
 
+/* Of the first eight bytes of a frame, those of the MAC that it is for. */
+#define MAC_OF_START bpf_cpu_to_be64(~0xffffULL)
 #define IP_MORE_FRAGMENTS_OR_OFFSET 0x3fff
 #define IP_HEADER_WORDS 5
 #define IP_VERSION_4_PLAIN (4 << 4 | IP_HEADER_WORDS)
+/* Fragment, TTL and protocol lie side by side; that of a whole UDP packet, whatever its TTL. */
+#define IP_FRAGMENT_AND_PROTOCOL bpf_htonl(IP_MORE_FRAGMENTS_OR_OFFSET << 16 | 0xff)
+#define IP_WHOLE_UDP bpf_htonl(IPPROTO_UDP)
 
 struct cursor {
 	void *at;
@@ -68,7 +73,25 @@ static __always_inline bool take(struct cursor *cursor, __u32 size)
 	return true;
 }
 
-static __always_inline enum tempos_reason parse_ethernet(struct cursor *cursor, struct packet *packet)
+/* Addresses as they lie in a frame are read as whole words. */
+typedef __u64 __attribute__((may_alias)) frame_start;
+typedef __u32 __attribute__((may_alias)) frame_word;
+
+/* Whether the kernel's stack would take a frame for this machine's: it goes by the interface's MAC, never by others. */
+static __always_inline bool is_for_us(const struct ethhdr *eth, const volatile struct tempos_settings *settings)
+{
+	__u64 start = *(const frame_start *)eth;
+	__u32 count = settings->mac_count;
+
+	/* As with the addresses: only those in use cost an instruction. */
+	for (__u32 i = 0; i < TEMPOS_MAX_MACS && i < count; i++)
+		if (!((settings->macs[i] ^ start) & MAC_OF_START))
+			return true;
+	return false;
+}
+
+static __always_inline enum tempos_reason
+parse_ethernet(struct cursor *cursor, struct packet *packet, const volatile struct tempos_settings *settings)
 {
 	struct ethhdr *eth = cursor->at;
 	__be16 protocol;
@@ -76,8 +99,8 @@ static __always_inline enum tempos_reason parse_ethernet(struct cursor *cursor, 
 	if (!take(cursor, sizeof(*eth)))
 		return TEMPOS_TRUNCATED;
 	packet->eth = eth;
-	if (eth->h_dest[0] & 1)
-		return TEMPOS_NOT_UNICAST;
+	if (!is_for_us(eth, settings))
+		return eth->h_dest[0] & 1 ? TEMPOS_NOT_UNICAST : TEMPOS_OTHER_MAC;
 	/* struct ethhdr is packed: read as its member, the protocol would be put together from bytes. */
 	protocol = *(__be16 *)((void *)eth + offsetof(struct ethhdr, h_proto));
 	if (protocol == bpf_htons(ETH_P_IP))
@@ -100,9 +123,9 @@ static __always_inline enum tempos_reason parse_ip(struct cursor *cursor, struct
 			return TEMPOS_NOT_IPV4;
 		return ip->ihl > IP_HEADER_WORDS ? TEMPOS_IP_OPTIONS : TEMPOS_BAD_LENGTH;
 	}
-	if (ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS_OR_OFFSET))
-		return TEMPOS_FRAGMENT;
-	return ip->protocol == IPPROTO_UDP ? TEMPOS_FORWARDED : TEMPOS_NOT_UDP;
+	if ((*(const frame_word *)&ip->frag_off & IP_FRAGMENT_AND_PROTOCOL) == IP_WHOLE_UDP)
+		return TEMPOS_FORWARDED;
+	return ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS_OR_OFFSET) ? TEMPOS_FRAGMENT : TEMPOS_NOT_UDP;
 }
 
 /* Bytes after the IP packet are padding (a 60-byte frame) and go along untouched. */
@@ -136,6 +159,29 @@ parse_destination(const struct packet *packet, const volatile struct tempos_sett
 	return TEMPOS_OTHER_ADDRESS;
 }
 
+/*
+ * Whether a source may be one that the kernel's stack refuses: of networks that no packet on a wire is from, or an
+ * address of this machine's own, broadcasts included. It is the stack that decides; it may be set to take some of these.
+ */
+static __always_inline bool is_suspect(const struct iphdr *ip, const volatile struct tempos_settings *settings)
+{
+	__u8 first = *(const __u8 *)&ip->saddr;
+	__be32 source = ip->saddr;
+	__u32 count = settings->suspect_count;
+
+	/* 0.0.0.0/8, 127.0.0.0/8, and all from 224.0.0.0 on. */
+	if ((__u8)(first - 1) >= 126 && (__u8)(first - 128) >= 96)
+		return true;
+	/* Nearly all that come here end with this. */
+	if (!(settings->suspected >> ((const __u8 *)&ip->saddr)[3] % 64 & 1))
+		return false;
+#pragma nounroll
+	for (__u32 i = 0; i < TEMPOS_MAX_SUSPECTS && i < count; i++)
+		if (settings->suspects[i] == source)
+			return true;
+	return false;
+}
+
 /* The whole way down to the topic byte, from a cursor at the Ethernet header. */
 static __always_inline enum tempos_reason parse(struct cursor cursor, struct packet *packet,
 						const volatile struct tempos_settings *settings)
@@ -143,13 +189,15 @@ static __always_inline enum tempos_reason parse(struct cursor cursor, struct pac
 	enum tempos_reason reason;
 
 	packet->end = cursor.end;
-	if ((reason = parse_ethernet(&cursor, packet)) != TEMPOS_FORWARDED ||
+	if ((reason = parse_ethernet(&cursor, packet, settings)) != TEMPOS_FORWARDED ||
 	    (reason = parse_ip(&cursor, packet)) != TEMPOS_FORWARDED ||
 	    (reason = parse_udp(&cursor, packet)) != TEMPOS_FORWARDED ||
 	    (reason = parse_destination(packet, settings)) != TEMPOS_FORWARDED)
 		return reason;
 	if (!ip_checksum_holds(packet->ip))
 		return TEMPOS_BAD_IP_CHECKSUM;
+	if (is_suspect(packet->ip, settings))
+		return TEMPOS_MARTIAN_SOURCE;
 	if (!packet->payload_len)
 		return TEMPOS_EMPTY;
 	packet->payload = cursor.at;

@@ -31,6 +31,7 @@ from tempos_fastpath.clone import Clones
 from tempos_fastpath.errors import NotPinned, Owned
 from tempos_fastpath.loading import Loader
 from tempos_fastpath.network.facts import Facts, Interface
+from tempos_fastpath.network.gates import Gate, gate_of
 from tempos_fastpath.network.targets import unfit
 from tempos_fastpath.survival.orphans import holder_of
 from tempos_fastpath.survival.ownership import Identity
@@ -38,6 +39,7 @@ from tempos_fastpath.survival.pins import LATENCY, MAPS, Kept, Pins
 from tempos_fastpath.tags import Obstacle, Told, how_told
 
 _NOTHING = Told(Tags.IN_FRAME)
+_CLOSED = Gate(())
 _GONE = "the interface is gone"
 _NONE_LEFT = Kept({}, ())
 _log = logging.getLogger(__name__)
@@ -52,8 +54,8 @@ _MODES = {
 class Attachment:
     """One interface: the link that holds the program there, or None, and why it is so.
 
-    ``told``: how the program knows of VLAN tags. ``barred``: better modes that were refused because it could
-    not, or because of the network that the interface is in.
+    ``told``: how the program knows of VLAN tags. ``gate``: whose frames it takes. ``barred``: better modes
+    that were refused because it could not, or because of the network that the interface is in.
     """
 
     interface: str
@@ -61,6 +63,7 @@ class Attachment:
     link: XdpLink | None
     reason: str
     told: Told = _NOTHING
+    gate: Gate = _CLOSED
     barred: tuple[XdpMode, ...] = ()
 
     def status(self, present: Collection[int]) -> InterfaceStatus:
@@ -69,17 +72,24 @@ class Attachment:
             return InterfaceStatus(self.interface, "none", self.reason)
         if self.ifindex not in present:
             return InterfaceStatus(self.interface, "none", _GONE)
-        return InterfaceStatus(self.interface, self.link.mode.value, self.reason)
+        asks = "; the kernel is asked of each new source, whose events take the slow path meanwhile"
+        return InterfaceStatus(
+            self.interface, self.link.mode.value, self.reason + (asks if self.gate.asks else "")
+        )
 
 
 class Programs:
     """Where the programs of a loader are attached.
 
     ``pins`` is None where there is no BPF file system; ``pin`` says whether to leave pins there.
+    ``reverse_path``: take no source that the host would drop by its way back.
     """
 
-    def __init__(self, loader: Loader, *, identity: Identity, pins: Pins | None, pin: bool) -> None:
+    def __init__(
+        self, loader: Loader, *, identity: Identity, pins: Pins | None, pin: bool, reverse_path: bool
+    ) -> None:
         self._loader = loader
+        self._reverse_path = reverse_path
         self._identity = identity
         self._pins = pins
         self._pin = pin and pins is not None
@@ -214,29 +224,28 @@ class Programs:
         with self._cloning:
             if self._clones is None:
                 self._clones = self._load_clones()
-            self._clones.serve(self.interfaces.values())
+            self._clones.serve(self._cloning_at())
 
     def relisten(self, listen: Sequence[str], facts: Facts) -> None:
         """Take for ours what is for these addresses, and nothing else."""
         self._loader.relisten(listen)
         self.attachments = tuple(self._renew_one(each, facts) for each in self.attachments)
-        if self._clones is not None:
-            try:
-                self._clones.renew(self._clone_settings())
-            except Unavailable as error:
-                self._no_copies(f"tc takes what is for former addresses: {one_line(error)}")
+        self._serve_clones("tc takes nothing where it is for former addresses")
         self._loader.drop_outdated()
 
     def _renew_one(self, attachment: Attachment, facts: Facts) -> Attachment:
         if attachment.link is None or attachment.ifindex not in facts.interfaces:
             return attachment
         try:
-            attachment.link.update(self._program(attachment.link.mode, attachment.told))
+            gate = self._gate(facts.interfaces[attachment.ifindex], facts)
+            if self._clones is not None:
+                self._clones.leave(attachment.ifindex)
+            attachment.link.update(self._program(attachment.link.mode, attachment.told, gate))
         except Unavailable as error:
             # Rather none than one that takes what is another's.
             attachment.link.detach()
             return replace(attachment, link=None, reason=one_line(error))
-        return attachment
+        return replace(attachment, gate=gate)
 
     def mend(self, facts: Facts, wanted: Collection[Interface] = ()) -> bool:
         """Let go of interfaces that are gone, attach where one came back; whether anything changed.
@@ -259,14 +268,8 @@ class Programs:
             self._beside.restrict({index for each in mended if each.link for index in each.told.heard_at})
             if news is not None:
                 self._beside.settle(news)
-        if self._clones is not None:
-            try:
-                self._clones.serve(self.interfaces.values())
-            except Unavailable as error:
-                # What it would have copied comes up to the slow path.
-                self._no_copies(f"events for several groups may take the slow path: {one_line(error)}")
-            else:
-                self._no_copies.gone()
+        self._serve_clones("events for several groups may take the slow path")
+        self._loader.keep({(each.link.mode, each.told.tags, each.gate) for each in mended if each.link})
         return changed
 
     def close(self, *, keep: bool = False) -> None:
@@ -303,13 +306,14 @@ class Programs:
             if isinstance(told, Obstacle):
                 failures.setdefault(told.reason, []).append(mode.value)
                 continue
+            gate = self._gate(interface, facts)
             try:
-                self._program(mode, told)
+                self._program(mode, told, gate)
             except Unavailable as error:
                 failures.setdefault(one_line(error), []).append(mode.value)
                 self._refused |= isinstance(error, ProgramRefused)
             else:
-                return Attachment(interface.name, interface.index, link, "an earlier broker's", told)
+                return Attachment(interface.name, interface.index, link, "an earlier broker's", told, gate)
         return Attachment(interface.name, interface.index, None, _by_mode(failures))
 
     def _take_over(self, attachment: Attachment, facts: Facts) -> Attachment:
@@ -317,12 +321,12 @@ class Programs:
         if attachment.ifindex not in self._due:
             return attachment
         interface, link = self._due[attachment.ifindex]
-        told = self._told(interface, facts, link.mode)
+        told, gate = self._told(interface, facts, link.mode), self._gate(interface, facts)
         try:
             if link.mode in _MODES[self._mode] and isinstance(told, Told):
-                link.update(self._program(link.mode, told))
+                link.update(self._program(link.mode, told, gate))
                 reason = f"taken over in {link.mode.value} mode from an earlier broker"
-                return Attachment(interface.name, interface.index, link, reason, told)
+                return Attachment(interface.name, interface.index, link, reason, told, gate)
             # Two modes at a time the kernel does not have: meanwhile all comes up to the slow path.
             link.detach()
             return self._attach_one(interface, facts)
@@ -357,13 +361,15 @@ class Programs:
     ) -> Attachment:
         """See to it that an attached program is still the right one for its interface."""
         if not self._opens(attachment, interface, facts):
-            told = self._told(interface, facts, link.mode)
-            if told == attachment.told:
+            told, gate = self._told(interface, facts, link.mode), self._gate(interface, facts)
+            if (told, gate) == (attachment.told, attachment.gate):
                 return attachment
             if isinstance(told, Told):
                 with contextlib.suppress(Unavailable):
-                    link.update(self._program(link.mode, told))
-                    return replace(attachment, told=told)
+                    if self._clones is not None and gate != attachment.gate:
+                        self._clones.leave(attachment.ifindex)
+                    link.update(self._program(link.mode, told, gate))
+                    return replace(attachment, told=told, gate=gate)
         # Another mode, then: for a moment events come up to the slow path.
         link.detach()
         return self._attach_again(attachment.interface, interface, facts)
@@ -393,6 +399,7 @@ class Programs:
         wish = "the driver takes XDP" if self._mode == "auto" else "as configured"
         if why := unfit(interface, facts):
             return Attachment(interface.name, interface.index, None, why, barred=_MODES[self._mode])
+        gate = self._gate(interface, facts)
         for candidate in _MODES[self._mode]:
             told = self._told(interface, facts, candidate)
             if isinstance(told, Obstacle):
@@ -400,7 +407,7 @@ class Programs:
                 barred += (candidate,)
                 continue
             try:
-                link = attach_xdp(self._program(candidate, told), interface.index, candidate)
+                link = attach_xdp(self._program(candidate, told, gate), interface.index, candidate)
             except InterfaceBusy as busy:
                 self._refuse_if_owned(interface)
                 # Another mode beside a foreign program would disturb it, if the kernel allowed it at all.
@@ -411,7 +418,7 @@ class Programs:
                 self._refused |= isinstance(error, ProgramRefused)
             else:
                 reason = _by_mode(failures) or wish
-                return Attachment(interface.name, interface.index, link, reason, told, barred)
+                return Attachment(interface.name, interface.index, link, reason, told, gate, barred)
         return Attachment(interface.name, interface.index, None, _by_mode(failures), barred=barred)
 
     def _told(self, interface: Interface, facts: Facts, mode: XdpMode) -> Told | Obstacle:
@@ -419,9 +426,12 @@ class Programs:
             return Obstacle(why)
         return how_told(interface, facts, mode, readable=self._loader.reads_veth, heard=self._heard)
 
-    def _program(self, mode: XdpMode, told: Told) -> Program:
+    def _gate(self, interface: Interface, facts: Facts) -> Gate:
+        return gate_of(interface, facts, reverse_path=self._reverse_path)
+
+    def _program(self, mode: XdpMode, told: Told, gate: Gate) -> Program:
         """The program for that, after whatever must run before it does."""
-        program = self._loader.program(mode, told.tags)
+        program = self._loader.program(mode, told.tags, gate)
         if mode is XdpMode.GENERIC or told.heard_at:
             try:
                 if self._beside is None:
@@ -494,20 +504,37 @@ class Programs:
         try:
             self._clones = self._load_clones()
             self._clones.adopt(links)
-            self._clones.serve(self.interfaces.values())
+            self._clones.serve(self._cloning_at())
         except Unavailable as error:
             # An older program goes by maps that may not be ours: rather none.
             for link in links:
                 link.detach()
             self._note += f"; the earlier broker's tc program was taken off: {one_line(error)}"
 
+    def _serve_clones(self, otherwise: str) -> None:
+        """Have tc copies where they are wanted, by the settings of now; where that fails, say what then."""
+        if self._clones is None:
+            return
+        try:
+            self._clones.serve(self._cloning_at())
+        except Unavailable as error:
+            # What it would have copied comes up to the slow path.
+            self._no_copies(f"{otherwise}: {one_line(error)}")
+        else:
+            self._no_copies.gone()
+
     def _load_clones(self) -> Clones:
         shared = {name: self.map(name) for name in (*CLONE_MAPS, *([LATENCY] if self.measures else []))}
-        return Clones(self._clone_settings(), shared, self._pins if self._pin else None)
+        return Clones(shared, self._pins if self._pin else None)
 
-    def _clone_settings(self) -> bytes:
+    def _cloning_at(self) -> dict[int, bytes]:
+        """Where XDP programs are, and what the tc program beside each goes by."""
         # It looks at socket buffers, which hide nothing.
-        return self._loader.settings(XdpMode.NATIVE, Tags.IN_FRAME)
+        return {
+            each.ifindex: self._loader.settings(XdpMode.NATIVE, Tags.IN_FRAME, each.gate)
+            for each in self.attachments
+            if each.link
+        }
 
 
 def _by_mode(failures: Mapping[str, Sequence[str]]) -> str:

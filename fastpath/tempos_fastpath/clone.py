@@ -16,32 +16,113 @@ from tempos import Unavailable
 from tempos_bpf.links import InterfaceLink, attach_tc
 from tempos_bpf.maps import Map
 from tempos_bpf.objects import BpfObject
-from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.survival.pins import LATENCY, Pins
 
 OBJECT = Path(__file__).with_name("clone.bpf.o")
 PROGRAM = "tempos_clone"
 #: The maps it shares with the XDP programs.
-MAPS = ("routes", "small_routes", "rows", "topics", "tickets", "counters", "copies", "pulse")
+MAPS = (
+    "routes",
+    "small_routes",
+    "rows",
+    "topics",
+    "tickets",
+    "counters",
+    "copies",
+    "pulse",
+    "sources",
+    "asked",
+)
 #: The same program with a view of latency, which is what it then also shares.
 TIMED = "tempos_clone_timed"
 
 
 class Clones:
-    """The loaded program and where it is attached. Blocking; may be called from any thread.
+    """The program, loaded for each gate, and where it is attached. Blocking; may be called from any thread.
 
-    ``settings`` are those of the XDP programs, whatever their mode. ``share``: maps of theirs by name; with
-    ``latency`` among them it is measured. ``pins``: where its links are
-    pinned, or None. Raises :class:`~tempos.Unavailable` where the kernel does not take the program.
+    ``share``: maps of the XDP programs by name; with ``latency`` among them it is measured. ``pins``: where
+    its links are pinned, or None.
     """
 
-    def __init__(self, settings: bytes, share: Mapping[str, Map], pins: Pins | None) -> None:
+    def __init__(self, share: Mapping[str, Map], pins: Pins | None) -> None:
         self._share = share
-        self._object = self._load(settings)
-        self._program = self._object.program(TIMED if LATENCY in share else PROGRAM)
         self._pins = pins
+        self._objects: dict[bytes, BpfObject] = {}
         self._links: dict[int, InterfaceLink] = {}
+        #: Of each link the settings that its program goes by; none yet of one that was adopted.
+        self._settings: dict[int, bytes] = {}
         self._changing = threading.Lock()
+
+    def adopt(self, links: Collection[InterfaceLink]) -> None:
+        """Take over links that an earlier broker left; they run its program until :meth:`serve`."""
+        with self._changing:
+            self._links |= {link.ifindex: link for link in links}
+
+    def serve(self, interfaces: Mapping[int, bytes]) -> None:
+        """Be on these interfaces and no others; those by index, of the calling thread's namespace.
+
+        Each goes by the settings of the XDP program there, as if that were in native mode. Raises
+        :class:`~tempos.Unavailable` if one does not take it; the others are served then.
+        """
+        refusals: list[Unavailable] = []
+        with self._changing:
+            for ifindex, link in tuple(self._links.items()):
+                if ifindex not in interfaces or not link.attached:
+                    self._take_off(ifindex)
+            for ifindex, settings in interfaces.items():
+                if self._settings.get(ifindex) == settings:
+                    continue
+                try:
+                    self._put(ifindex, settings)
+                except Unavailable as refusal:
+                    # Rather none than one that takes what is another's.
+                    self._take_off(ifindex)
+                    refusals.append(refusal)
+            for settings in self._objects.keys() - self._settings.values():
+                self._objects.pop(settings).close()
+        if refusals:
+            raise refusals[0]
+
+    def leave(self, ifindex: int) -> None:
+        """Be off an interface until the next :meth:`serve`; the slow path makes the copies meanwhile.
+
+        For while the XDP program there is replaced: the two must not differ in whose frames they take.
+        """
+        with self._changing:
+            self._take_off(ifindex)
+
+    def close(self, *, keep: bool = False) -> None:
+        """Detach everywhere, or ``keep`` what is pinned in force; safe to call twice."""
+        with self._changing:
+            for link in self._links.values():
+                if keep and link.pinned:
+                    link.close()
+                else:
+                    link.detach()
+            self._links.clear()
+            self._settings.clear()
+            for each in self._objects.values():
+                each.close()
+            self._objects.clear()
+
+    def _put(self, ifindex: int, settings: bytes) -> None:
+        if settings not in self._objects:
+            self._objects[settings] = self._load(settings)
+        program = self._objects[settings].program(TIMED if LATENCY in self._share else PROGRAM)
+        if ifindex in self._links:
+            self._links[ifindex].update(program)
+        else:
+            self._links[ifindex] = link = attach_tc(program, ifindex)
+            if self._pins is not None:
+                # Where that fails it would not outlive us where the XDP program does: that one is told to say
+                # so.
+                self._pins.put_tc_link(link)
+        self._settings[ifindex] = settings
+
+    def _take_off(self, ifindex: int) -> None:
+        self._settings.pop(ifindex, None)
+        if (link := self._links.pop(ifindex, None)) is not None:
+            link.detach()
 
     def _load(self, settings: bytes) -> BpfObject:
         share = self._share
@@ -54,61 +135,3 @@ class Clones:
             also=[TIMED] if timed else [],
             without=[] if timed else [LATENCY],
         )
-
-    def renew(self, settings: bytes) -> None:
-        """Go by other settings; raises :class:`~tempos.Unavailable`, and those that hold go on."""
-        with self._changing:
-            loaded = self._load(settings)
-            program = loaded.program(TIMED if LATENCY in self._share else PROGRAM)
-            for link in self._links.values():
-                link.update(program)
-            self._object, self._program, before = loaded, program, self._object
-            before.close()
-
-    def adopt(self, links: Collection[InterfaceLink]) -> None:
-        """Put the program into links that an earlier broker left."""
-        with self._changing:
-            for link in links:
-                link.update(self._program)
-                self._links[link.ifindex] = link
-
-    def serve(self, interfaces: Collection[int]) -> None:
-        """Be on these interfaces and no others; those by index, of the calling thread's namespace.
-
-        Raises :class:`~tempos.Unavailable` if one does not take it; the others are served then.
-        """
-        refusals: list[Unavailable] = []
-        with self._changing:
-            for ifindex, link in tuple(self._links.items()):
-                if ifindex not in interfaces or not link.attached:
-                    self._links.pop(ifindex).detach()
-            for ifindex in interfaces:
-                if ifindex not in self._links:
-                    try:
-                        self._attach(ifindex)
-                    except Unavailable as refusal:
-                        refusals.append(refusal)
-        if refusals:
-            raise refusals[0]
-
-    def close(self, *, keep: bool = False) -> None:
-        """Detach everywhere, or ``keep`` what is pinned in force; safe to call twice."""
-        with self._changing:
-            for link in self._links.values():
-                if keep and link.pinned:
-                    link.close()
-                else:
-                    link.detach()
-            self._links.clear()
-        self._object.close()
-
-    def _attach(self, ifindex: int) -> None:
-        link = attach_tc(self._program, ifindex)
-        self._links[ifindex] = link
-        if self._pins is not None:
-            try:
-                self._pins.put_tc_link(link)
-            except NotPinned:
-                # It would not outlive us where the XDP program does: that one is told to say so.
-                self._links.pop(ifindex).detach()
-                raise

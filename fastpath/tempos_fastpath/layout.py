@@ -16,6 +16,7 @@ from tempos import Framing, Overflow, Quality, Reason, _abi
 from tempos._abi import Tags, Way
 from tempos._slots import group_slot
 from tempos.histogram import Histogram, Latency
+from tempos_fastpath.network.gates import Gate
 from tempos_fastpath.plan import Hop, Plan
 from tempos_fastpath.structs import (
     constant,
@@ -51,13 +52,14 @@ _REASONS = tuple(Reason)
 def encode_settings(
     port: int,
     listen: Sequence[str],
+    gate: Gate,
     *,
     generic: bool,
     gone_after_ns: int = 0,
     tags: Tags = Tags.IN_FRAME,
     skb_at: int = 0,
 ) -> bytes:
-    """``struct tempos_settings``: what the program knows when it is loaded."""
+    """``struct tempos_settings``: what the program on an interface with that gate knows when it is loaded."""
     settings = struct_new("struct tempos_settings")
     settings.gone_after_ns = gone_after_ns
     settings.port = socket.htons(port)
@@ -67,6 +69,14 @@ def encode_settings(
     settings.listen_count = len(listen)
     for index, address in enumerate(listen):
         settings.listen[index] = _address(address)
+    settings.mac_count = len(gate.macs)
+    for index, mac in enumerate(gate.macs):
+        settings.macs[index] = int.from_bytes(bytes((*_mac(mac), 0, 0)), sys.byteorder)
+    settings.asks = gate.asks
+    settings.suspect_count = len(gate.suspects)
+    for index, address in enumerate(gate.suspects):
+        settings.suspects[index] = _address(address)
+        settings.suspected |= 1 << socket.inet_aton(address)[3] % 64
     return struct_bytes(settings)
 
 

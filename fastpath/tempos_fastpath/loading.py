@@ -1,17 +1,18 @@
-"""The XDP programs, loaded as they are needed: one for each mode and each way to know of VLAN tags.
+"""The XDP programs, loaded as they are needed: for each mode, each way to know of VLAN tags, and each gate.
 
 What a program does with a partial checksum, and how it learns of a tag, is fixed when it is loaded; the maps
 are shared by all, and are those of an earlier broker where it left some. Where latency is to be measured,
-another program of the object is attached, so that the usual one has nothing of it. Which addresses are ours
-is fixed as well: where they change, programs are loaded anew, in some tenths of a second, and put in the
-place of the old ones. Blocking.
+another program of the object is attached, so that the usual one has nothing of it. Which addresses and MACs
+are ours is fixed as well: where they change, programs are loaded anew, in some tenths of a second, and put in
+the place of the old ones. Blocking.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from tempos._abi import Tags
 from tempos._rows import Rows
@@ -21,6 +22,7 @@ from tempos_bpf.links import XdpMode
 from tempos_bpf.maps import Map
 from tempos_bpf.objects import BpfObject, Program, Verdict
 from tempos_fastpath.layout import encode_settings
+from tempos_fastpath.network.gates import Gate
 from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.pulse import stamp
 from tempos_fastpath.rows import sizes
@@ -32,6 +34,8 @@ PROGRAM = "tempos_fastpath"
 TIMED = "tempos_timed"
 DELIVER = "tempos_deliver"
 _TRY_BROADCAST = "tempos_try_broadcast"
+#: What programs differ by.
+Variant: TypeAlias = "tuple[XdpMode, Tags, Gate]"
 
 
 class Loader:
@@ -60,7 +64,7 @@ class Loader:
         self._kept: Mapping[str, Map] = {}
         #: Whose maps all share; its programs may be of former addresses.
         self._base: BpfObject | None = None
-        self._objects: dict[tuple[XdpMode, Tags], BpfObject] = {}
+        self._objects: dict[Variant, BpfObject] = {}
         self._outdated: list[BpfObject] = []
         self._skb_at = 0
         #: Whether the kernel can broadcast into a devmap.
@@ -93,19 +97,19 @@ class Loader:
         """A map that all programs share; once one is loaded."""
         return self._first.map(name)
 
-    def program(self, mode: XdpMode, tags: Tags) -> Program:
-        """The program of a mode that learns of VLAN tags in that way.
+    def program(self, mode: XdpMode, tags: Tags, gate: Gate) -> Program:
+        """The program of a mode that learns of VLAN tags in that way, for interfaces with that gate.
 
         Raises Unavailable if the kernel refuses it.
         """
-        if (mode, tags) not in self._objects:
-            loaded = self._open(mode, tags)
-            self._objects[mode, tags] = loaded
+        if (mode, tags, gate) not in self._objects:
+            loaded = self._open(mode, tags, gate)
+            self._objects[mode, tags, gate] = loaded
             self._base = self._base or loaded
             self.broadcasts = loaded.program(_TRY_BROADCAST).run(bytes(64)).verdict == Verdict.REDIRECT
             if not self._kept:
                 self.stamp()
-        return self._objects[mode, tags].program(TIMED if self._timed else PROGRAM)
+        return self._objects[mode, tags, gate].program(TIMED if self._timed else PROGRAM)
 
     @property
     def listen(self) -> tuple[str, ...]:
@@ -117,6 +121,13 @@ class Loader:
         self._listen = tuple(listen)
         self._outdated += [each for each in self._objects.values() if each is not self._base]
         self._objects.clear()
+
+    def keep(self, used: Collection[Variant]) -> None:
+        """Let go of the programs that are none of these."""
+        for variant in self._objects.keys() - used:
+            loaded = self._objects.pop(variant)
+            if loaded is not self._base:
+                loaded.close()
 
     def drop_outdated(self) -> None:
         """Let go of the programs of former addresses."""
@@ -132,9 +143,9 @@ class Loader:
         with contextlib.closing(self.map("pulse").mmap()) as pulse:
             stamp(pulse)
 
-    def settings(self, mode: XdpMode, tags: Tags) -> bytes:
+    def settings(self, mode: XdpMode, tags: Tags, gate: Gate) -> bytes:
         """What programs are told when they are loaded."""
-        return encode_settings(self._port, self._listen, generic=mode is XdpMode.GENERIC,
+        return encode_settings(self._port, self._listen, gate, generic=mode is XdpMode.GENERIC,
                                gone_after_ns=self._gone_after_ns, tags=tags, skb_at=self._skb_at)  # fmt: skip
 
     def close(self) -> None:
@@ -153,8 +164,8 @@ class Loader:
         assert self._base is not None, "a program was loaded before"
         return self._base
 
-    def _open(self, mode: XdpMode, tags: Tags) -> BpfObject:
-        rodata = {"settings": self.settings(mode, tags)}
+    def _open(self, mode: XdpMode, tags: Tags, gate: Gate) -> BpfObject:
+        rodata = {"settings": self.settings(mode, tags, gate)}
         first = self._base
         share = self._kept if first is None else {name: first.map(name) for name in MAPS}
         if self._timed:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -46,6 +47,7 @@ from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.resources import Resources
 from tempos_fastpath.rows import KernelRows
 from tempos_fastpath.selector import attach_selector
+from tempos_fastpath.sources import Sources
 from tempos_fastpath.survival.pins import LATENCY
 from tempos_fastpath.tickets import SharedTickets
 from tempos_fastpath.topics import SharedTopics
@@ -100,6 +102,9 @@ class Offload:
         self._tickets = SharedTickets(self._programs.map("tickets").mmap(), rows, copies)
         self._topics = SharedTopics(self._programs.map("topics").mmap(), rows)
         self._places = KernelRows(self._programs.map("rows").mmap())
+        self._sources = Sources(self._programs.map("sources"), self._programs.map("asked"), port)
+        #: Whether what is known of sources may be outdated; so is what an earlier broker knew.
+        self._ask_anew = True
         self._pulse = Pulse(self._programs.map("pulse").mmap(), gone_after / 3)
         self._callbacks: list[Callable[[], None]] = []
         self._wanted: dict[int, Route] = {}
@@ -116,6 +121,7 @@ class Offload:
         self._left_out: frozenset[Destination] = frozenset()
         self._refused: dict[int, str] = {}
         self._trouble = Remark(_log, "the fast path's routes are checked against the network again")
+        self._no_answer = Remark(_log, "the kernel is asked of new sources again")
         self._locks: dict[int, asyncio.Lock] = {}
         self._reading = asyncio.Lock()
         self._mending: asyncio.Future[bool] | None = None
@@ -412,6 +418,7 @@ class Offload:
 
     def _on_network(self, more: bool) -> None:
         self._more_changed |= more
+        self._ask_anew |= more
         self._changed.set()
 
     async def _look(self) -> None:
@@ -486,8 +493,22 @@ class Offload:
         for _ in range(round(_REFRESH / _ALERT)):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _ALERT)
+            await self._judge_sources()
             if self._changed.is_set() or self._programs.restless or self._losing():
                 return
+
+    async def _judge_sources(self) -> None:
+        """Have the kernel say of the sources that programs ask about whether it takes them."""
+        anew, self._ask_anew = self._ask_anew, False
+        if not anew and not self._sources.news:
+            return
+        listen = self._programs.listen
+        try:
+            await self._in_thread(functools.partial(self._sources.answer, listen, anew=anew))
+            self._no_answer.gone()
+        except (OSError, BpfError) as error:
+            self._ask_anew = True
+            self._no_answer(f"new sources take the slow path: the kernel cannot be asked: {one_line(error)}")
 
     def _losing(self) -> bool:
         """Whether frames were lost since the last time because interfaces take none; keeps in mind which."""

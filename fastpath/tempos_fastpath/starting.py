@@ -63,6 +63,7 @@ async def prepare(
     latency: bool = False,
     kernel: Kernel | None = None,
     held: Held | None = None,
+    reverse_path: bool = True,
     rows: Rows | None = None,
 ) -> Offload:
     """Load and attach, but leave what an earlier broker of the same name left as it is.
@@ -77,8 +78,9 @@ async def prepare(
     ``pass`` everything up. ``tos``: that byte of the IPv4 header of what leaves, of each class: its DSCP,
     shifted left by 2; 0 where nothing is said. ``latency``: measure in the kernel how long events take; where
     that cannot be had, the status says so. ``held``: by which the pins are reached where this user may not go
-    there. ``rows``: where topics stand in the tables; None: there are narrow ones only. ``kernel``: what is
-    asked of it that cannot be tried; None: the one that runs.
+    there. ``reverse_path``: take no source that an interface with `rp_filter` would drop. ``rows``: where
+    topics stand in the tables; None: there are narrow ones only. ``kernel``: what is asked of it that cannot
+    be tried; None: the one that runs.
 
     Raises :class:`tempos.Unavailable` with a reason per interface if it could attach to none, and
     :class:`~tempos_fastpath.errors.Owned` if another broker holds the name or an interface. Leaves
@@ -112,7 +114,9 @@ async def prepare(
         loader = Loader(
             addresses, port, gone_after_ns=gone_after_ns, latency=latency, kernel=kernel, rows=rows
         )
-        programs = Programs(loader, identity=ownership.identity, pins=pins, pin=pin)
+        programs = Programs(
+            loader, identity=ownership.identity, pins=pins, pin=pin, reverse_path=reverse_path
+        )
         undo.callback(programs.close)
         # Before that: a thread that is still attaching must come to its end.
         undo.callback(threads.shutdown, wait=True)

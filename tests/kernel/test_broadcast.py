@@ -18,6 +18,7 @@ from support.expected import expected
 from support.inject import Capture, Injector
 from support.packets import Addresses, datagram, event, partial, raw, topic_of
 from support.privileges import require_kernel, require_netns
+from support.program import GATE
 from support.watched import in_broker
 
 from tempos import Framing, Group, Member, Path, Reason, Route, Topic, Unavailable
@@ -202,7 +203,8 @@ def test_copies_and_frames_of_single_groups_share_a_receive_cycle(topology: Topo
 def live(offload: Offload, frame: bytes, count: int) -> None:
     """So many frames in one receive cycle, as from the driver of the interface towards the publisher."""
     # Not the one that is attached: that looks for what only a veth's own receive path puts beside a frame.
-    program = offload._programs._loader.program(XdpMode.NATIVE, Tags.IN_FRAME)
+    (gate,) = (each.gate for each in offload._programs.attachments if each.interface == "eth0")
+    program = offload._programs._loader.program(XdpMode.NATIVE, Tags.IN_FRAME, gate)
     program.run_live(frame, repeat=count, ingress_ifindex=socket.if_nametoindex("eth0"), batch=count)
 
 
@@ -357,7 +359,7 @@ def test_routes_whose_picks_add_up_otherwise_are_not_gone_on_with() -> None:
 def test_the_verifier_has_no_more_to_look_at_than_it_had() -> None:
     require_kernel()
     # Without an address to listen on, nearly all of it would be dead code.
-    settings = encode_settings(9998, [BROKER], generic=False)
+    settings = encode_settings(9998, [BROKER], GATE, generic=False)
     with BpfObject(OBJECT, {"settings": settings}) as loaded:
         for name, most in INSTRUCTIONS.items():
             verified = loaded.program(name).info().verified_insns

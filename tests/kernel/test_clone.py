@@ -185,7 +185,7 @@ def test_without_links_for_tc_programs_it_serves_nobody_and_says_why(rig: CloneR
     first, second = rig.near
     with closing(rig.clones()) as clones:
         with pytest.raises(Unavailable, match=f"cannot attach tc program tempos_clone to near0.*{NO_TCX}"):
-            rig.here(lambda: clones.serve([first, second]))
+            rig.here(lambda: clones.serve(rig.by_settings(first, second)))
         rig.install(RAW.id, [[replace(hop, ifindex=second)] for hop in hops(2)], framing=Framing.RAW)
         assert rig.arrive(bytes(datagram(ADDRESSES, raw())), 0, 1) == [], "on no interface"
 
@@ -201,14 +201,14 @@ def test_it_serves_the_interfaces_it_is_told_and_no_others(rig: CloneRig) -> Non
     copied = [expected(frame, group[0], generic=True) for group in members]
     with closing(rig.clones()) as clones:
         assert rig.arrive(frame, 0, 1) == [], "attached to nothing yet"
-        rig.here(lambda: clones.serve([first]))
-        rig.here(lambda: clones.serve([first, second]))
+        rig.here(lambda: clones.serve(rig.by_settings(first)))
+        rig.here(lambda: clones.serve(rig.by_settings(first, second)))
         assert rig.arrive(frame, 0, 1) == copied, "attached once, however often it is told"
         with pytest.raises(Unavailable, match="cannot attach tc program tempos_clone"):
-            rig.here(lambda: clones.serve([NOWHERE, first]))
+            rig.here(lambda: clones.serve(rig.by_settings(NOWHERE, first)))
         assert rig.arrive(frame, 0, 1) == copied, "one refusal is no other's"
-        rig.here(lambda: clones.serve([second]))
+        rig.here(lambda: clones.serve(rig.by_settings(second)))
         assert rig.arrive(frame, 0, 1) == []
-        rig.here(lambda: clones.serve([first]))
+        rig.here(lambda: clones.serve(rig.by_settings(first)))
     assert rig.arrive(frame, 0, 1) == [], "closed, and so gone"
     assert rig.copies(RAW.id, 1) == (2, [2, 2] + [0] * 14)

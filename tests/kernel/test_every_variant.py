@@ -19,12 +19,13 @@ from support.privileges import require_kernel
 import tempos_bench
 import tempos_fastpath
 from tempos import Unavailable
-from tempos._abi import MAX_LISTEN, Tags
+from tempos._abi import MAX_LISTEN, MAX_MACS, MAX_SUSPECTS, Tags
 from tempos_bpf.maps import Map
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath import beside, clone
 from tempos_fastpath.layout import encode_settings
 from tempos_fastpath.loading import OBJECT, TIMED
+from tempos_fastpath.network.gates import Gate
 from tempos_fastpath.network.kernel import veth_skb_at
 from tempos_fastpath.survival.pins import LATENCY
 from tempos_observe.frame.loading import load as load_tool
@@ -51,6 +52,14 @@ CONSTANTS: Mapping[str, Mapping[str, bytes]] = {
     "drops": {"our_namespace": bytes(range(1, 9)), "our_egress": bytes(range(1, 5))},
     "generate": {"head": bytes(range(72))},
     "yardsticks": {"macs": bytes(range(12)), "relay_hosts": bytes(range(8)), "relay_macs": bytes(range(18))},
+}
+MACS = [f"02:00:00:00:00:{n:02x}" for n in range(MAX_MACS)]
+SUSPECTS = [f"10.{n}.2.1" for n in range(MAX_SUSPECTS)]
+#: Whose frames are taken: the fewest constants, and the most, that there can be.
+GATES = {
+    "one-MAC": Gate(tuple(MACS[:1])),
+    "asks": Gate(tuple(MACS[:1]), (), asks=7),
+    "most": Gate(tuple(MACS), tuple(SUSPECTS), asks=7),
 }
 VARIANTS = list(itertools.product((False, True), (False, True), range(1, MAX_LISTEN + 1), (0, GONE_AFTER_NS)))
 
@@ -88,7 +97,7 @@ def _privileged() -> None:
 def xdp() -> Iterator[BpfObject]:
     """The XDP programs, whose maps the others share."""
     require_kernel()
-    settings = encode_settings(PORT, ["10.0.0.1"], generic=False)
+    settings = encode_settings(PORT, ["10.0.0.1"], GATES["one-MAC"], generic=False)
     with BpfObject(OBJECT, {"settings": settings}, also=[TIMED]) as loaded:
         yield loaded
 
@@ -113,7 +122,7 @@ def test_all_that_there_is_to_load_is_loaded_here() -> None:
 def test_the_xdp_programs(variant: tuple[bool, bool, int, int]) -> None:
     generic, timed, addresses, gone_after = variant
     listen = [f"10.{n}.2.1" for n in range(addresses)]
-    settings = encode_settings(PORT, listen, generic=generic, gone_after_ns=gone_after)
+    settings = encode_settings(PORT, listen, GATES["most"], generic=generic, gone_after_ns=gone_after)
     also, without = ([TIMED], []) if timed else ([], [LATENCY])
     load("fastpath", {"settings": settings}, {}, also, without)
 
@@ -125,23 +134,35 @@ def test_the_xdp_programs_by_how_they_know_of_tags(tags: Tags, timed: bool) -> N
     if tags is Tags.READ and not skb_at:
         pytest.skip("before Linux 6.3 nothing that veth gives a program leads to the socket buffer")
     generic = tags is Tags.NOTED
-    settings = encode_settings(PORT, ["10.0.0.1"], generic=generic, tags=tags, skb_at=skb_at)
+    settings = encode_settings(
+        PORT, ["10.0.0.1"], GATES["one-MAC"], generic=generic, tags=tags, skb_at=skb_at
+    )
     also, without = ([TIMED], []) if timed else ([], [LATENCY])
     load("fastpath", {"settings": settings}, {}, also, without)
+
+
+@pytest.mark.parametrize("kind", ["native", "generic", "tc"])
+@pytest.mark.parametrize("gate", GATES)
+def test_the_programs_by_whose_frames_they_take(xdp: BpfObject, gate: str, kind: str) -> None:
+    settings = encode_settings(PORT, ["10.0.0.1"], GATES[gate], generic=kind == "generic")
+    name, share = (
+        ("clone", {name: xdp.map(name) for name in clone.MAPS}) if kind == "tc" else ("fastpath", {})
+    )
+    load(name, {"settings": settings}, share, without=[LATENCY])
 
 
 @pytest.mark.parametrize("variant", [each for each in VARIANTS if not each[0]], ids=described)
 def test_the_tc_programs(xdp: BpfObject, variant: tuple[bool, bool, int, int]) -> None:
     _, timed, addresses, gone_after = variant
     listen = [f"10.{n}.2.1" for n in range(addresses)]
-    settings = encode_settings(PORT, listen, generic=False, gone_after_ns=gone_after)
+    settings = encode_settings(PORT, listen, GATES["most"], generic=False, gone_after_ns=gone_after)
     shared = {name: xdp.map(name) for name in (*clone.MAPS, *([LATENCY] if timed else []))}
     also, without = ([clone.TIMED], []) if timed else ([], [LATENCY])
     load("clone", {"settings": settings}, shared, also, without)
 
 
 def test_both_modes_beside_each_other_share_their_maps(xdp: BpfObject) -> None:
-    settings = encode_settings(PORT, ["10.0.0.1"], generic=True)
+    settings = encode_settings(PORT, ["10.0.0.1"], GATES["one-MAC"], generic=True)
     with ExitStack() as stack:
         loaded = stack.enter_context(BpfObject(OBJECT, {"settings": settings}, also=[TIMED]))
         shared = {name: loaded.map(name) for name in ("routes", "tickets", "egress", "counters", LATENCY)}

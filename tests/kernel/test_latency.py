@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support.packets import EVENT, PUBLISHER, RAW, datagram, event, raw
 from support.privileges import require_kernel, require_netns
-from support.program import ADDRESSES, PORT, Rig, hops, plan
+from support.program import ADDRESSES, GATE, PORT, Rig, hops, plan
 
 from tempos import Framing, LocalError, Reason
 from tempos._abi import LATENCY_BEYOND, LATENCY_BUCKETS
@@ -152,7 +152,7 @@ def test_what_cannot_be_redirected_is_not_measured(timed: TimedRig) -> None:
 )
 def test_switched_off_nothing_of_it_is_loaded(path: Path, plain: str, measuring: str) -> None:
     require_kernel()
-    settings = {"settings": encode_settings(PORT, [ADDRESSES.broker], generic=False)}
+    settings = {"settings": encode_settings(PORT, [ADDRESSES.broker], GATE, generic=False)}
     # A program that refers to a map that is left out would not load.
     with (
         BpfObject(path, settings, without=[LATENCY]) as off,

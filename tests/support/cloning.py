@@ -18,7 +18,7 @@ from typing import TypeVar
 from pyroute2 import IPRoute
 
 from support.packets import PORT
-from support.program import ADDRESSES, put_route
+from support.program import ADDRESSES, GATE, put_route
 from tempos import Framing, Reason
 from tempos._abi import Way
 from tempos._rows import Rows
@@ -71,7 +71,7 @@ class CloneRig:
             for name in ("far", "near")
         )
         self._down: set[int] = set()
-        self._settings = settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], generic=False)
+        self._settings = settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], GATE, generic=False)
         self.rows = Rows()
         xdp = BpfObject(XDP_OBJECT, {"settings": settings}, sizes=sizes(self.rows, LATENCY))
         self._stack.callback(xdp.close)
@@ -116,7 +116,11 @@ class CloneRig:
 
     def clones(self) -> Clones:
         """The program as the fast path has it, attached to nothing yet."""
-        return Clones(self._settings, {name: self.map(name) for name in MAPS}, None)
+        return Clones({name: self.map(name) for name in MAPS}, None)
+
+    def by_settings(self, *interfaces: int) -> dict[int, bytes]:
+        """Where to serve, and what the program goes by there."""
+        return dict.fromkeys(interfaces, self._settings)
 
     def here(self, work: Callable[[], T]) -> T:
         """Do something in the namespace of the links."""

@@ -449,6 +449,46 @@ row(
     one(lambda at: _with(datagram(at, raw(b"broadcast")), dst="ff:ff:ff:ff:ff:ff")),
 )
 
+for source in ("240.0.0.1", "0.1.2.3"):
+    row(
+        f"a source that no host has, and the stack takes, {source}", Reason.MARTIAN_SOURCE, Reason.FORWARDED,
+        one(lambda at, s=source: datagram(at, raw(b"strange"), src=s)),  # type: ignore[misc]
+    )  # fmt: skip
+
+# --- what the stack refuses, whatever it carries -----------------------------------------------
+for groups, topic in ((1, RAW), (3, TRIO)):
+    payload = event(topic=topic.id) if topic is TRIO else raw()
+    for mac in ("02:00:00:00:00:07", "02:00:00:00:00:03"):
+        row(
+            f"{groups} group(s): to another MAC, {mac}", Reason.OTHER_MAC, None,
+            one(lambda at, p=payload, m=mac: _with(datagram(at, p), dst=m)), groups=groups,  # type: ignore[misc]
+        )  # fmt: skip
+    row(
+        f"{groups} group(s): to the sender's own MAC", Reason.OTHER_MAC, None,
+        one(lambda at, p=payload: _with(datagram(at, p), dst=at.src_mac)), groups=groups,  # type: ignore[misc]
+    )  # fmt: skip
+    for source in (
+        "127.0.0.1",
+        "127.255.255.254",
+        "0.0.0.0",
+        "224.0.0.1",
+        "239.1.2.3",
+        "255.255.255.255",
+    ):
+        row(
+            f"{groups} group(s): from {source}", Reason.MARTIAN_SOURCE, None,
+            one(lambda at, p=payload, s=source: datagram(at, p, src=s)), groups=groups,  # type: ignore[misc]
+        )  # fmt: skip
+    row(
+        f"{groups} group(s): from the broker's own address", Reason.MARTIAN_SOURCE, None,
+        one(lambda at, p=payload: datagram(at, p, src=at.broker)), groups=groups,  # type: ignore[misc]
+    )  # fmt: skip
+for source in ("1.0.0.1", "126.255.255.255", "128.0.0.1", "223.255.255.254", "192.168.200.1"):
+    row(
+        f"from {source}", Reason.FORWARDED, Reason.FORWARDED,
+        one(lambda at, s=source: datagram(at, raw(b"far"), src=s)),  # type: ignore[misc]
+    )  # fmt: skip
+
 # --- not the broker's, or broken ---------------------------------------------------------------
 row("frame ends after Ethernet", Reason.TRUNCATED, None, cut(14))
 row("frame ends inside IPv4", Reason.TRUNCATED, None, cut(14 + 19))

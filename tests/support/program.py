@@ -21,6 +21,7 @@ from tempos_fastpath.layout import (
     encode_settings,
 )
 from tempos_fastpath.loading import DELIVER, OBJECT, PROGRAM, TIMED
+from tempos_fastpath.network.gates import Gate
 from tempos_fastpath.plan import Hop, Plan
 from tempos_fastpath.rows import KernelRows, sizes
 from tempos_fastpath.survival.pins import LATENCY
@@ -30,6 +31,9 @@ from tempos_fastpath.topics import SharedTopics
 #: The loopback interface: a test run carries no redirect out, but the slot must not be empty.
 LOOPBACK = 1
 ADDRESSES = Addresses("02:00:00:00:00:01", "02:00:00:00:00:02", "10.1.2.3", "10.1.0.1", "10.2.0.9")
+
+#: What the tests' frames come in by: of two MACs the second is the one.
+GATE = Gate(("02:00:00:00:00:99", ADDRESSES.dst_mac), ("10.1.0.1", "10.9.9.9"))
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Rig:
 
     def __init__(self, *, generic: bool, timed: bool = False) -> None:
         self.generic = generic
-        self.settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], generic=generic)
+        self.settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], GATE, generic=generic)
         self.rows = Rows()
         also = [TIMED] if timed else []
         self._object = BpfObject(

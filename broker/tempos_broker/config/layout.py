@@ -117,6 +117,7 @@ FASTPATH: Keys = _defaults(
     gone_after=kinds.seconds(0.1, 3600),
     on_stop=kinds.choice("keep", "withdraw"),
     latency=kinds.FLAG,
+    reverse_path=kinds.FLAG,
 )
 QUALITY: Keys = _defaults(
     QualityConfig(),

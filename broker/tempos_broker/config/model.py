@@ -53,7 +53,7 @@ class FastPathConfig:
     ``interfaces``: names, or empty for those that carry the listen addresses. ``pin``: it outlives the
     broker. ``when_gone``: continue or pass, once the broker gave no sign of life for ``gone_after`` seconds.
     ``on_stop``: keep it in force for the next broker, or withdraw it. ``latency``: measure in the kernel how
-    long events take.
+    long events take. ``reverse_path``: drop what the host would drop by its `rp_filter`.
     """
 
     mode: str = "auto"
@@ -63,6 +63,7 @@ class FastPathConfig:
     gone_after: float = 3.0
     on_stop: str = "keep"
     latency: bool = False
+    reverse_path: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,12 +122,13 @@ def _attached(interface: Interface, asked: Asked) -> Tried:
     from tempos_bpf.objects import BpfObject
     from tempos_fastpath.layout import encode_settings
     from tempos_fastpath.loading import OBJECT, PROGRAM
+    from tempos_fastpath.network.gates import Gate
 
     refused: list[str] = []
     for mode in XdpMode:
         if asked.mode not in ("auto", mode.value):
             continue
-        settings = encode_settings(DATA_PORT, (), generic=mode is XdpMode.GENERIC)
+        settings = encode_settings(DATA_PORT, (), Gate(()), generic=mode is XdpMode.GENERIC)
         try:
             with BpfObject(OBJECT, {"settings": settings}) as loaded:
                 attach_xdp(loaded.program(PROGRAM), interface.index, mode).close()

@@ -13,13 +13,16 @@ from tempos_bpf.objects import BpfObject
 from tempos_fastpath import beside, clone, drops, loading, selector
 from tempos_fastpath.layout import encode_settings
 from tempos_fastpath.network import trial
+from tempos_fastpath.network.gates import Gate
 
 #: Addresses to listen on: to the verifier they are constants.
 _LISTEN = ("10.77.1.1", "10.77.2.1")
+#: So are the MAC that frames are for, and sources that are the kernel's to judge, as every other is here.
+_GATE = Gate(("02:00:00:00:00:01",), _LISTEN, asks=1)
 _PLAIN: Mapping[str, Mapping[str, bytes]] = {"": {}}
 #: What the XDP program knows when it is loaded, by mode.
 _MODES = {
-    mode: {"settings": encode_settings(DATA_PORT, _LISTEN, generic=mode == "generic")}
+    mode: {"settings": encode_settings(DATA_PORT, _LISTEN, _GATE, generic=mode == "generic")}
     for mode in ("native", "generic")
 }
 #: Each object's check, and the settings to load it with, by what to call them.

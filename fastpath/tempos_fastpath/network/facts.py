@@ -66,6 +66,10 @@ class Facts:
     ``bound``: the index of the interface that every socket of this process is bound to when it is made, as
     inside of `ip vrf exec`; 0 for none. Addresses and ways are looked up as such a socket would.
     ``from_vrfs``: sockets that are bound to none get what comes in by VRFs, too (`udp_l3mdev_accept`).
+    ``suspects``: addresses that, as a source, the kernel would refuse unless it is set to take them: this
+    machine's own, broadcasts. ``vague``: there are whole networks of such, beside those that always are.
+    ``reverse_paths``: interface index -> whether the kernel looks at the way back of what comes in there: 0
+    not, 1 strictly, 2 loosely.
     """
 
     interfaces: dict[int, Interface]
@@ -74,6 +78,9 @@ class Facts:
     neighbours: dict[tuple[int, str], str] = field(default_factory=dict)
     bound: int = 0
     from_vrfs: bool = False
+    suspects: tuple[str, ...] = ()
+    vague: bool = False
+    reverse_paths: dict[int, int] = field(default_factory=dict)
 
     def mac_of(self, ifindex: int, ip: str) -> str | None:
         return self.neighbours.get((ifindex, ip))

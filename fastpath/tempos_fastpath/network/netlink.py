@@ -27,7 +27,13 @@ _REQUEST, _ACK, _DUMP, _REPLACE, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x400
 _INTERRUPTED = 0x10
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _GETROUTE = 16, 17, 20, 21, 24, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
-_DST, _SRC, _OIF, _GATEWAY, _PREFSRC, _METRICS, _VIA, _IP_PROTO, _SPORT = 1, 2, 4, 5, 7, 8, 18, 27, 28
+_NEWNETCONF, _GETNETCONF = 80, 82
+_NETCONF_IFINDEX, _NETCONF_RP_FILTER, _NETCONF_ALL = 1, 3, -1
+_DST, _SRC, _IIF, _OIF, _GATEWAY, _PREFSRC, _METRICS, _VIA = 1, 2, 3, 4, 5, 7, 8, 18
+_IP_PROTO, _SPORT, _DPORT = 27, 28, 29
+_SOL_NETLINK, _STRICT = 270, 12
+#: Kinds of routes (RTN_*): to this machine, and to others whose addresses are no host's.
+_LOCAL, _NO_HOST = 2, (3, 4, 5)
 _METRIC_MTU = 2
 _TYPE_MASK = 0x3FFF
 _NEIGH_DST, _NEIGH_LLADDR = 1, 2
@@ -106,23 +112,55 @@ class Netlink:
 
     def neighbours(self) -> list[Neighbour]:
         """All that the kernel has of IPv4."""
-        body = _NEIGHBOUR.pack(socket.AF_INET, 0, 0, 0, 0)
-        for _ in range(_ATTEMPTS):
-            self._sequence += 1
-            self._socket.send(_message(_GETNEIGH, _REQUEST | _DUMP, self._sequence, body))
-            found: list[Neighbour] = []
-            whole = True
-            for kind, flags, _, payload in self._answers(self._sequence):
-                whole &= not flags & _INTERRUPTED
-                if kind == _DONE:
-                    break
-                if kind == _ERROR:
-                    _check(payload)
-                elif kind == _NEWNEIGH and (known := _neighbour(payload)) is not None:
-                    found.append(known)
-            if whole:
-                break
+        found = self._dump(_GETNEIGH, _NEIGHBOUR.pack(socket.AF_INET, 0, 0, 0, 0), _NEWNEIGH)
+        return [each for each in map(_neighbour, found) if each is not None]
+
+    def no_hosts(self) -> list[tuple[str, int]]:
+        """The networks (address, length of the prefix) that no other host has, by routes of any table.
+
+        They are this machine's own, broadcasts and the like.
+        """
+        found = []
+        # The kernel picks them out (Linux 4.20): of other routes there may be a million.
+        self._socket.setsockopt(_SOL_NETLINK, _STRICT, 1)
+        try:
+            for kind in (_LOCAL, *_NO_HOST):
+                body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, kind, 0)
+                for payload in self._dump(_GETROUTE, body, _NEWROUTE):
+                    address = _attributes(payload, _ROUTE.size).get(_DST, bytes(4))
+                    if payload[7] == kind:
+                        found.append((_address(address), payload[1]))
+        finally:
+            self._socket.setsockopt(_SOL_NETLINK, _STRICT, 0)
         return found
+
+    def reverse_paths(self) -> dict[int, int]:
+        """Interface index -> how it looks at ways back (`rp_filter`): 0 not, 1 strictly, 2 loosely."""
+        own = {}
+        for payload in self._dump(_GETNETCONF, bytes((socket.AF_INET, 0, 0, 0)), _NEWNETCONF):
+            found = _attributes(payload, 4)
+            if _NETCONF_IFINDEX in found and _NETCONF_RP_FILTER in found:
+                own[_signed(found[_NETCONF_IFINDEX])] = _signed(found[_NETCONF_RP_FILTER])
+        least = own.get(_NETCONF_ALL, 0)
+        return {index: max(value, least) for index, value in own.items() if index > 0}
+
+    def takes(self, wanted: Sequence[tuple[int, str, str]], *, port: int) -> list[bool]:
+        """Whether what comes in by (interface, from an address, to one of ours) would be delivered."""
+        common = _attribute(_IP_PROTO, bytes([socket.IPPROTO_UDP])) + _attribute(
+            _DPORT, struct.pack("!H", port)
+        )
+        requests = [
+            _ROUTE.pack(socket.AF_INET, 32, 32, 0, 0, 0, 0, 0, 0)
+            + _attribute(_DST, socket.inet_aton(to))
+            + _attribute(_SRC, socket.inet_aton(source))
+            + _attribute(_IIF, struct.pack("=i", interface))
+            + common
+            for interface, source, to in wanted
+        ]
+        return [
+            not isinstance(answer, int) and answer[7] == _LOCAL
+            for answer in self._ask(_GETROUTE, 0, requests)
+        ]
 
     def neighbours_of(self, places: Iterable[tuple[int, str]]) -> list[Neighbour]:
         """Of these (interface, address) those that the kernel knows."""
@@ -146,6 +184,25 @@ class Netlink:
         for answer in self._ask(_NEWNEIGH, _ACK | _CREATE | _REPLACE, requests):
             if answer == -errno.EPERM:
                 raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def _dump(self, kind: int, body: bytes, wanted: int) -> list[bytes]:
+        """The payloads of all messages of a kind that the answer to a request has."""
+        for _ in range(_ATTEMPTS):
+            self._sequence += 1
+            self._socket.send(_message(kind, _REQUEST | _DUMP, self._sequence, body))
+            found: list[bytes] = []
+            whole = True
+            for got, flags, _, payload in self._answers(self._sequence):
+                whole &= not flags & _INTERRUPTED
+                if got == _DONE:
+                    break
+                if got == _ERROR:
+                    _check(payload)
+                elif got == wanted:
+                    found.append(payload)
+            if whole:
+                break
+        return found
 
     def _ask(self, kind: int, flags: int, bodies: Sequence[bytes]) -> Iterator[bytes | int]:
         """The payload of the answer to each request, or its errno as a number below or equal to 0."""
@@ -229,6 +286,10 @@ def _check(payload: bytes) -> None:
 
 def _number(value: bytes | None) -> int:
     return int.from_bytes(value or b"", sys.byteorder)
+
+
+def _signed(value: bytes) -> int:
+    return int.from_bytes(value[:4], sys.byteorder, signed=True)
 
 
 def _address(value: bytes | None) -> str:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import ipaddress
 import os
 import socket
 import struct
@@ -41,6 +42,11 @@ _RTN_UNICAST = 1
 _RTN_NAMES = {2: "it is this machine", 3: "it is a broadcast address", 5: "it is a multicast address"}
 #: Neighbour states whose MAC may be used: reachable, stale, delay, probe, no ARP needed, permanent.
 _NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
+
+#: Of a prefix that is one address.
+_WHOLE = 32
+#: Networks that no packet on a wire is from; every program knows these.
+_NEVER = tuple(map(ipaddress.ip_network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")))
 
 _NETDEV_FAMILY = "netdev"
 _NETDEV_CMD_DEV_GET = 1
@@ -85,9 +91,13 @@ def read_facts(
         with Netlink() as netlink:
             ways = _ways(netlink, destinations, bound if by else 0, port, by, ours)
             neighbours = _usable(netlink.neighbours())
+            suspects, vague = _suspects(netlink, ours)
+            reverse_paths = netlink.reverse_paths()
     except (OSError, NetlinkError) as error:
         raise NetworkUnreadable(f"the kernel's network facts cannot be read: {error}") from error
-    return Facts(interfaces, addresses, ways, neighbours, bound, _accepts_from_vrfs())
+    return Facts(
+        interfaces, addresses, ways, neighbours, bound, _accepts_from_vrfs(), suspects, vague, reverse_paths
+    )
 
 
 def read_more(facts: Facts, destinations: Iterable[Destination], port: int = 0) -> Facts:
@@ -227,6 +237,18 @@ def _way(route: Route, ip: str, source: str | None, bound: str, ours: Collection
     if route.strange:
         return Way(obstacle="the gateway on the way to it has no IPv4 address")
     return Way(route.interface, route.gateway or ip, route.mtu, source or route.source)
+
+
+def _suspects(netlink: Netlink, ours: Collection[str]) -> tuple[tuple[str, ...], bool]:
+    """The addresses that are no other host's, and whether there are networks of such beside those."""
+    found, vague = set(ours), False
+    for address, length in netlink.no_hosts():
+        if length == _WHOLE:
+            found.add(address)
+        else:
+            vague |= not any(ipaddress.ip_address(address) in each for each in _NEVER)
+    inside = (each for each in found if not any(ipaddress.ip_address(each) in never for never in _NEVER))
+    return tuple(sorted(inside, key=ipaddress.ip_address)), vague
 
 
 def _usable(neighbours: Iterable[Neighbour]) -> dict[tuple[int, str], str]:

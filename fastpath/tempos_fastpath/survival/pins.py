@@ -4,6 +4,7 @@
                                          egress fanouts
                                          copies events sending
                                          counters pulse rows topics notes heard
+                                         sources asked
                                          latency                                the same, where it is wanted
                                          identity                               what layout they have
                                          xdp_MODE_IFINDEX                       one link per interface
@@ -54,6 +55,8 @@ MAPS = (
     "topics",
     "notes",
     "heard",
+    "sources",
+    "asked",
 )
 #: Pinned only where latency is measured.
 LATENCY = "latency"

@@ -1,0 +1,78 @@
+"""What of the frames that come in by an interface is for this machine: a pure function of the facts.
+
+The kernel's stack goes by the MAC of the interface that a frame comes in by, and by its source. An XDP
+program runs before either is looked at, for promiscuous cards and ports of bridges also on frames for others.
+So each program is told when it is loaded, and passes what the stack would not take, or might not:
+
+* MACs. Of a card its own. On a port of a bridge the bridge's as well: that hands on what is for itself and
+  what is for the port. On what a macvlan stands on, the macvlan's.
+* Suspects: sources that the stack refuses as long as it is not set to take them; it decides.
+* The way back (`rp_filter`), which only the kernel can tell (sources.py). It is that of the device that has
+  the address; where MACs lead to several such, the program serves those of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tempos._abi import MAX_MACS, MAX_SUSPECTS
+from tempos_fastpath.network.facts import Facts, Interface
+
+_OF_PORTS = ("bond", "team")
+_WITH_PORTS = ("bridge", *_OF_PORTS)
+_OWN_MAC, _SAME_MAC = ("macvlan", "macvtap"), ("ipvlan", "ipvtap")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Of one interface: the MACs whose frames are taken, and the sources that are the kernel's to judge.
+
+    ``asks``: every source is, as what comes in by the interface of this index; 0: none but the suspects.
+    """
+
+    macs: tuple[str, ...]
+    suspects: tuple[str, ...] = ()
+    asks: int = 0
+
+
+def gate_of(interface: Interface, facts: Facts, *, reverse_path: bool = True) -> Gate:
+    """``reverse_path``: take only what the way back of its source lets in, where the host looks at that."""
+    by_device: dict[int, list[str]] = {}
+    for mac, device in _taken(interface, facts):
+        by_device.setdefault(device.index, []).append(mac)
+    unclear = facts.vague or len(facts.suspects) > MAX_SUSPECTS
+    asking = {
+        index for index in by_device if unclear or (reverse_path and facts.reverse_paths.get(index, 1) != 0)
+    }
+    carrying = {index for _, index in facts.addresses}
+    chosen = next((index for index in by_device if index in carrying), interface.index)
+    if asking:
+        by_device = {chosen: by_device.get(chosen, [])}
+    macs = tuple(dict.fromkeys(mac for each in by_device.values() for mac in each))
+    return Gate(macs[:MAX_MACS], () if unclear else facts.suspects, chosen if chosen in asking else 0)
+
+
+def _taken(interface: Interface, facts: Facts) -> Iterable[tuple[str, Interface]]:
+    """Each MAC that the stack takes frames for there, with the device that they then come in by for it."""
+    above = [interface]
+    while (master := facts.interfaces.get(above[-1].master)) is not None and master.kind in _WITH_PORTS:
+        above.append(master)
+    top = above[-1]
+    device = _carrier(top, facts)
+    ports = facts.ports_of(interface.index) if interface.kind in _OF_PORTS else ()
+    for each in (interface, *ports, *(bridge for bridge in above[1:] if bridge.kind == "bridge")):
+        if each.mac is not None:
+            yield each.mac, device
+    for each in facts.interfaces.values():
+        if each.kind in _OWN_MAC and each.mac is not None and any(each.link == one.index for one in above):
+            yield each.mac, each
+
+
+def _carrier(top: Interface, facts: Facts) -> Interface:
+    """Who has the addresses of what comes in with a device's own MAC."""
+    sharing = [
+        each for each in facts.interfaces.values() if each.kind in _SAME_MAC and each.link == top.index
+    ]
+    carrying = {index for _, index in facts.addresses}
+    return next((each for each in (top, *sharing) if each.index in carrying), top)
