@@ -121,7 +121,7 @@ def watchers() -> dict[str, tuple[Watcher, ...]]:
             _script("execsnoop"), _libbpf("execsnoop"), _bcc("execsnoop"),
         ),
         "faults": (
-            _tempos("net-pagefault", "--interval", "0.5", counts=True),
+            _tempos("net-pagefault", "--interval", "1", counts=True),
             _bpftrace("program", _FAULTS, counts=True),
         ),
     }  # fmt: skip

@@ -466,8 +466,7 @@ struct tempos_thread {
 
 SHOWN(tempos_thread);
 
-SEC("?iter/task")
-int tempos_threads(struct bpf_iter__task *context)
+static __always_inline int tell(struct bpf_iter__task *context, bool only_users)
 {
 	struct task_struct *task = context->task;
 	struct tempos_thread thread = {};
@@ -475,10 +474,25 @@ int tempos_threads(struct bpf_iter__task *context)
 	if (!task)
 		return 0;
 	thread.pid = BPF_CORE_READ(task, tgid);
+	if (only_users && !bpf_map_lookup_elem(&users, &thread.pid))
+		return 0;
 	thread.id = BPF_CORE_READ(task, pid);
 	usage_of(&thread.usage, task);
 	summed_up(&thread.gone, task);
 	BPF_CORE_READ_STR_INTO(&thread.comm, task, comm);
 	bpf_seq_write(context->meta->seq, &thread, sizeof(thread));
 	return 0;
+}
+
+SEC("?iter/task")
+int tempos_threads(struct bpf_iter__task *context)
+{
+	return tell(context, false);
+}
+
+/* Of those alone that were seen to use the network: a look takes as long as there is something to show. */
+SEC("?iter/task")
+int tempos_users_threads(struct bpf_iter__task *context)
+{
+	return tell(context, true);
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ _CONNECT, _ACCEPT, _SENT, _RECEIVED, _OTHER = range(5)
 _SENDS = ("write", "writev", "sendto", "sendmsg", "sendmmsg", "sendfile", "splice", "io_uring_enter")
 _CALLS = {"accept": 1, "accept4": 1, "recvfrom": 2, "recvmsg": 3, "recvmmsg": 4, **dict.fromkeys(_SENDS, 5)}
 _MS = 1e6
+#: The iterators: over all threads, and over those of processes that were seen to use the network.
+_OF_ALL, _OF_USERS = "tempos_threads", "tempos_users_threads"
 #: Seconds that the kernel is given to sum up a process that has just ended, and between two looks.
 _PATIENCE, _LOOK = 0.5, 0.01
 _FRAMES = {0x0806: "ARP", 0x0800: "IPv4", 0x86DD: "IPv6", 0x88CC: "LLDP", 0x88F7: "PTP"}
@@ -81,10 +83,15 @@ class _State:
     uses: list[tuple[Any, Any]] = field(default_factory=list)
 
 
-def _usages(session: Session) -> dict[int, _Usage]:
-    """Of every process that lives, and of those that used the network and have ended."""
+def _usages(session: Session, wanted: Collection[int] | None = None) -> dict[int, _Usage]:
+    """Of every process that lives, and of those that used the network and have ended.
+
+    ``wanted``: of these at least.
+    """
     found: dict[int, _Usage] = {}
-    for thread in session.iterate("tempos_threads", "tempos_thread"):
+    users = {key.value for key, _ in session.rows("users")} if wanted is not None else frozenset()
+    program = _OF_USERS if wanted is not None and users.issuperset(wanted) else _OF_ALL
+    for thread in session.iterate(program, "tempos_thread"):
         sums = found.get(thread.pid)
         # What is summed up of threads that have ended is the same with each of the others.
         minor, major, cpu, wait = (
@@ -114,7 +121,7 @@ def _settle(session: Session) -> None:
     """Wait until the kernel has summed up those that have just ended: it does that a little later."""
     users = {key.value for key, _ in session.rows("users")}
     end = time.monotonic() + _PATIENCE
-    while users - _usages(session).keys() and time.monotonic() < end:
+    while users - _usages(session, users).keys() and time.monotonic() < end:
         time.sleep(_LOOK)
 
 
@@ -175,7 +182,7 @@ def _faults(session: Session) -> Iterator[Row]:
             if pid is not None:
                 versions.setdefault(pid, (comm, set()))[1].add(_version(key.ends_family))
     state: _State = session.state
-    now = _usages(session)
+    now = _usages(session, versions.keys())
     for pid, (comm, seen) in versions.items():
         ipver = ",".join(str(each) for each in (4, 6) if each in seen) or None
         if pid not in now:
@@ -249,7 +256,8 @@ TOOL = Tool(
         ),
         Hook("tempos_exit", "tracepoint sched_process_exit: how long threads waited"),
         Hook("tempos_free", "tracepoint sched_process_free: what processes used up that have ended"),
-        Hook("tempos_threads", "iterator task: faults, CPU time and waiting, by the kernel's own count"),
+        Hook(_OF_ALL, "iterator task: faults, CPU time and waiting, by the kernel's own count"),
+        Hook(_OF_USERS, "iterator task: the same of those that use the network, when it is shown"),
         OWNERS,
     ),
     views=lambda wishes: _VIEWS,
