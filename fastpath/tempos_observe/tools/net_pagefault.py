@@ -89,8 +89,9 @@ def _usages(session: Session, wanted: Collection[int] | None = None) -> dict[int
     ``wanted``: of these at least.
     """
     found: dict[int, _Usage] = {}
-    users = {key.value for key, _ in session.rows("users")} if wanted is not None else frozenset()
-    program = _OF_USERS if wanted is not None and users.issuperset(wanted) else _OF_ALL
+    program = _OF_ALL
+    if wanted is not None and {key.value for key, _ in session.rows("users")}.issuperset(wanted):
+        program = _OF_USERS
     for thread in session.iterate(program, "tempos_thread"):
         sums = found.get(thread.pid)
         # What is summed up of threads that have ended is the same with each of the others.
