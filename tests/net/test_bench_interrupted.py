@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.privileges import require_kernel, require_netns
-from support.processes import descendants, network_namespaces, still_alive
+from support.processes import Spaces, descendants, still_alive
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
@@ -21,8 +21,7 @@ LIMIT = 60.0
 def test_an_interrupted_run_keeps_its_rounds_and_cleans_up(tmp_path: Path, number: signal.Signals) -> None:
     require_kernel()
     require_netns()
-    own = Path("/proc/self/ns/net").stat().st_ino
-    with subprocess.Popen(
+    with Spaces() as spaces, subprocess.Popen(
         [sys.executable, "-m", "tempos_bench", "bench", "run", "program-time", "--json-dir", str(tmp_path),
          "--set", "rounds=100000", "--set", "frames=10000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -32,10 +31,13 @@ def test_an_interrupted_run_keeps_its_rounds_and_cleans_up(tmp_path: Path, numbe
             if "round 3 of" in line:
                 break
         family = descendants(run.pid)
-        spaces = {Path(f"/proc/{pid}/ns/net").stat().st_ino for pid in family} - {own}
+        for pid in family:
+            spaces.add(f"/proc/{pid}/ns/net")
         assert len(spaces) == 6
         run.send_signal(number)
         out, complaints = run.communicate(timeout=LIMIT)
+        assert still_alive(family, LIMIT) == set()
+        assert not spaces.inhabited(LIMIT)
 
     assert run.returncode == 130, complaints
     assert "NOT COMPLETE" in out
@@ -45,5 +47,3 @@ def test_an_interrupted_run_keeps_its_rounds_and_cleans_up(tmp_path: Path, numbe
     kept = [len(document["rounds"][name]) for name in ("empty program", "fast path")]
     assert min(kept) >= 2
     assert {len(row["rounds"]) for row in document["rows"] if row["rounds"]} == {min(kept)}
-    assert still_alive(family, LIMIT) == set()
-    assert not spaces & network_namespaces()

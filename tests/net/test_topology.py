@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.privileges import require_kernel, require_netns
-from support.processes import descendants, network_namespaces, still_alive
+from support.processes import Spaces, descendants, still_alive
 
 from tempos import Topic
 from tempos_bench.measure.broker import Broker
@@ -56,15 +55,15 @@ class _Mishap(Exception):
     pass
 
 
-def _use_and_fail(shape: str, made: set[int], inside: set[int]) -> None:
+def _use_and_fail(shape: str, made: set[int], inside: Spaces) -> None:
     with build(shape) as topology:
         program = topology.broker.start(("sh", "-c", "echo up; exec sleep 1000"), ready="up")
         made |= descendants(os.getpid())
         for node in (topology.publisher, topology.broker, topology.subscriber):
-            inside.add(node.call(Path("/proc/thread-self/ns/net").stat).st_ino)
+            node.call(lambda: inside.add("/proc/thread-self/ns/net"))
         assert program.pid in made
         assert len(inside) == 3
-        assert inside <= network_namespaces()
+        assert len(set(inside.used().values())) == 3
         raise _Mishap
 
 
@@ -72,12 +71,12 @@ def _use_and_fail(shape: str, made: set[int], inside: set[int]) -> None:
 def test_nothing_is_left_of_a_topology(shape: str) -> None:
     interfaces = socket.if_nameindex()
     made: set[int] = set()
-    inside: set[int] = set()
-    with pytest.raises(_Mishap):
-        _use_and_fail(shape, made, inside)
+    with Spaces() as inside:
+        with pytest.raises(_Mishap):
+            _use_and_fail(shape, made, inside)
 
-    assert still_alive(made, LIMIT) == set()
-    assert not inside & network_namespaces()
+        assert still_alive(made, LIMIT) == set()
+        assert not inside.inhabited(LIMIT)
     assert socket.if_nameindex() == interfaces
 
 
@@ -92,23 +91,20 @@ def test_nothing_is_left_of_a_runner_that_is_ended(number: signal.Signals) -> No
         start_new_session=True,
     )
     assert demo.stderr is not None
-    with demo.stderr:
+    with demo.stderr, Spaces() as inside:
         progress = next(line for line in demo.stderr if "slow path" in line)
         made = descendants(demo.pid)
         assert len(made) >= 3, progress
-        inside: set[int] = set()
         for pid in made:
-            with contextlib.suppress(FileNotFoundError):  # it has ended
-                inside.add(Path(f"/proc/{pid}/ns/net").stat().st_ino)
-        inside.discard(Path("/proc/self/ns/net").stat().st_ino)
+            inside.add(f"/proc/{pid}/ns/net")
         assert len(inside) >= 2, progress
         demo.send_signal(number)
         code = demo.wait(LIMIT)
         rest = demo.stderr.read()
 
-    assert code == (-signal.SIGKILL if number is signal.SIGKILL else 130), rest
-    assert still_alive(made, LIMIT) == set()
-    assert not inside & network_namespaces()
+        assert code == (-signal.SIGKILL if number is signal.SIGKILL else 130), rest
+        assert still_alive(made, LIMIT) == set()
+        assert not inside.inhabited(LIMIT)
 
 
 def test_nothing_stays_pinned_of_a_broker_that_is_killed() -> None:

@@ -36,10 +36,45 @@ def still_alive(pids: set[int], limit: float) -> set[int]:
     return alive
 
 
-def network_namespaces() -> set[int]:
-    """Every network namespace that some process is in."""
-    spaces = set()
-    for process in Path("/proc").glob("[0-9]*/ns/net"):
-        with suppress(FileNotFoundError, PermissionError):
-            spaces.add(process.stat().st_ino)
-    return spaces
+class Spaces:
+    """Network namespaces other than this process's, held: no new one gets the number of one that is gone."""
+
+    def __init__(self) -> None:
+        self._own = Path("/proc/self/ns/net").stat().st_ino
+        self._held: dict[int, int] = {}
+
+    def add(self, path: str) -> None:
+        """The one that this link of procfs leads to; none, if its process has ended."""
+        with suppress(FileNotFoundError, ProcessLookupError):
+            descriptor = os.open(path, os.O_RDONLY)
+            number = os.fstat(descriptor).st_ino
+            if number == self._own or number in self._held:
+                os.close(descriptor)
+            else:
+                self._held[number] = descriptor
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def used(self) -> dict[int, int]:
+        """The processes that are in one of them, and which."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*/ns/net"):
+            with suppress(FileNotFoundError, PermissionError):
+                if (number := process.stat().st_ino) in self._held:
+                    found[int(process.parts[2])] = number
+        return found
+
+    def inhabited(self, limit: float) -> set[int]:
+        """Wait until nobody is in any of them, at most ``limit`` seconds; the processes that still are."""
+        end = time.monotonic() + limit
+        while (inside := set(self.used())) and not (alive := still_alive(inside, end - time.monotonic())):
+            continue
+        return alive if inside else inside
+
+    def __enter__(self) -> Spaces:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._held:
+            os.close(self._held.popitem()[1])
