@@ -40,6 +40,7 @@ from tempos_fastpath.drops import Drops
 from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies, runs_of
 from tempos_fastpath.network.changes import ChangeTrigger
 from tempos_fastpath.network.facts import Destination, Facts, destination
+from tempos_fastpath.network.ipsec import guarded
 from tempos_fastpath.network.reading import read_neighbours, resolve_neighbours
 from tempos_fastpath.network.targets import served_now
 from tempos_fastpath.plan import Means, Plan, Refusal, plan_route, refuse_at_once
@@ -396,7 +397,9 @@ class Offload:
         if not self._programs.interfaces:
             return Refusal("no interface carries the program")
         no_broadcast = self._programs.no_broadcast or self._no_broadcast.get(route.topic.id, "")
-        means = Means(self._programs.native, no_broadcast, self._no_clone)
+        if why := guarded(facts.policies, self._programs.listen, self._port):
+            return Refusal(f"what comes in for the data port: {why}")
+        means = Means(self._programs.native, no_broadcast, self._no_clone, self._port)
         return plan_route(route, facts, means, self._tos, self._left_out)
 
     async def _look_for(self, wanted: set[Destination]) -> None:

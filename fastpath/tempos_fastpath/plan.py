@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from tempos import Fanout, Framing, Member, PathPolicy, Quality, Route, _abi
+from tempos import DATA_PORT, Fanout, Framing, Member, PathPolicy, Quality, Route, _abi
 from tempos._abi import Way
 from tempos_fastpath.broadcast import Broadcast, plan_broadcast
 from tempos_fastpath.network.facts import Destination, Facts, Interface, destination
 from tempos_fastpath.network.facts import Way as WayTo
+from tempos_fastpath.network.ipsec import Flow, hindrance
 
 MAX_U16 = 0xFFFF
 #: The kernel copies a frame, with the room in front of it, into one page.
@@ -45,12 +46,13 @@ class Means:
     """What the programs that are attached can do.
 
     ``native``: frames may be redirected from a driver, which the egress must support. The others say why
-    there can be no broadcast, and no tc clone; empty where there can.
+    there can be no broadcast, and no tc clone; empty where there can. ``port``: what events leave from.
     """
 
     native: bool
     no_broadcast: str = ""
     no_clone: str = ""
+    port: int = DATA_PORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,9 @@ def plan_route(
             hops: list[Hop] = []
             for member in group.members:
                 egress, towards = _egress(member, facts)
+                flow = Flow(towards.source, means.port, member.ip, member.port, egress.index)
+                if why := hindrance(facts.policies, flow, outgoing=True):
+                    raise _Obstacle(f"member {member}: {why}")
                 mtu = min(mtu, egress.mtu, towards.mtu or MAX_U16)
                 if means.native and not egress.takes_redirects:
                     no_redirect = no_redirect or _no_redirect(member, egress)

@@ -182,3 +182,35 @@ def test_who_does_not_wish_it_is_asked_nothing(topology: Topology) -> None:
         partial(subprocess.run, ("sysctl", "-qw", "net.ipv4.conf.eth0.rp_filter=1"), check=True)
     )
     play(topology, "native", scenario, reverse_path=False)
+
+
+def test_what_ipsec_is_for_is_the_slow_path_s(topology: Topology) -> None:
+    """Towards one member, from the network, and as policies come and go."""
+    to_c, from_a = f"dir out dst {C}/32 proto udp sport 9998", f"dir in src {A}/32 proto udp dport 9998"
+
+    async def scenario(offload: Offload) -> None:
+        member = Member(C, receiver.getsockname()[1])
+        watched = Watched(offload, Route(TOPIC, 1, (Group("g", (member,)),)))
+        await watched.until(Path.FAST)
+        for where, whose in ((to_c, f"member {member}: "), (from_a, "what comes in for the data port: ")):
+            for means, what in (
+                ("action block", "blocks it"),
+                ("tmpl proto esp mode transport", "has it encrypted"),
+            ):
+                ip(f"add {where} {means}")
+                choice = await watched.until(Path.SLOW, what)
+                assert choice.reason.startswith(f"{whose}an IPsec policy (")
+                ip(f"delete {where}")
+                await watched.until(Path.FAST)
+        ip(f"add {to_c} action block priority 9")
+        await watched.until(Path.SLOW)
+        ip("add dir out dst 10.0.2.0/24 action allow priority 1")
+        await watched.until(Path.FAST)
+
+    def ip(words: str) -> None:
+        command = ("ip", "xfrm", "policy", *words.split())
+        topology.broker.call(partial(subprocess.run, command, check=True))
+
+    with ExitStack() as stack:
+        receiver = stack.enter_context(udp(topology.subscriber, (C, 0)))
+        in_broker(topology, scenario, mode="native")

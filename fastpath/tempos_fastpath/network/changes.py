@@ -9,6 +9,7 @@ have been more than neighbours: those change all the time, and mostly nothing th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 
@@ -17,6 +18,8 @@ from tempos_fastpath.network.netlink import concerns_neighbours_alone
 #: link, neigh, IPv4 ifaddr, IPv4 route, IPv4 rule, and how interfaces take IPv4 (rp_filter)
 _RTMGRP = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 1 << 23
 _NETLINK_GENERIC = 16
+#: IPsec's policies.
+_ELSEWHERE = ((6, 1 << 3),)
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 #: Seconds from the first event of a burst to the call.
 SETTLE = 0.05
@@ -38,6 +41,10 @@ class ChangeTrigger:
         self._sockets: list[socket.socket] = []
         try:
             self._listen(socket.NETLINK_ROUTE, _RTMGRP)
+            for family, groups in _ELSEWHERE:
+                # Kernels have it or not, and only the privileged may listen; the regular look sees it, too.
+                with contextlib.suppress(OSError):
+                    self._listen(family, groups)
             if features:
                 self._listen(_NETLINK_GENERIC, 0).setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, features)
         except BaseException:
@@ -56,9 +63,13 @@ class ChangeTrigger:
 
     def _listen(self, family: int, groups: int) -> socket.socket:
         netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
-        self._sockets.append(netlink)
         netlink.setblocking(False)
-        netlink.bind((0, groups))
+        try:
+            netlink.bind((0, groups))
+        except OSError:
+            netlink.close()
+            raise
+        self._sockets.append(netlink)
         self._loop.add_reader(netlink, self._drain, netlink)
         return netlink
 

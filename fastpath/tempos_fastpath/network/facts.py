@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from tempos import Member
+from tempos_fastpath.network.ipsec import Policy
 
 #: What the kernel calls a device that stands for a VRF: routing tables of its own for its ports.
 VRF = "vrf"
@@ -69,7 +70,7 @@ class Facts:
     ``suspects``: addresses that, as a source, the kernel would refuse unless it is set to take them: this
     machine's own, broadcasts. ``vague``: there are whole networks of such, beside those that always are.
     ``reverse_paths``: interface index -> whether the kernel looks at the way back of what comes in there: 0
-    not, 1 strictly, 2 loosely.
+    not, 1 strictly, 2 loosely. ``policies``: IPsec's.
     """
 
     interfaces: dict[int, Interface]
@@ -81,6 +82,7 @@ class Facts:
     suspects: tuple[str, ...] = ()
     vague: bool = False
     reverse_paths: dict[int, int] = field(default_factory=dict)
+    policies: tuple[Policy, ...] = ()
 
     def mac_of(self, ifindex: int, ip: str) -> str | None:
         return self.neighbours.get((ifindex, ip))

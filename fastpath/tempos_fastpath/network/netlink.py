@@ -17,6 +17,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
+from tempos_fastpath.network.ipsec import POLICY_SIZE, Policy, policy_of
+
+#: The family of IPsec (NETLINK_XFRM).
+XFRM = 6
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 _ROUTE = struct.Struct("=8BI")  # struct rtmsg
 _NEIGHBOUR = struct.Struct("=B3xiHBB")  # struct ndmsg: family, interface, state, flags, type
@@ -31,6 +35,7 @@ _NEWNETCONF, _GETNETCONF = 80, 82
 _NETCONF_IFINDEX, _NETCONF_RP_FILTER, _NETCONF_ALL = 1, 3, -1
 _DST, _SRC, _IIF, _OIF, _GATEWAY, _PREFSRC, _METRICS, _VIA = 1, 2, 3, 4, 5, 7, 8, 18
 _IP_PROTO, _SPORT, _DPORT = 27, 28, 29
+_NEWPOLICY, _GETPOLICY, _POLICY_ID_SIZE = 0x13, 0x15, 64
 _SOL_NETLINK, _STRICT = 270, 12
 #: Kinds of routes (RTN_*): to this machine, and to others whose addresses are no host's.
 _LOCAL, _NO_HOST = 2, (3, 4, 5)
@@ -74,10 +79,10 @@ class Neighbour:
 
 
 class Netlink:
-    """A socket to the kernel's routing family; a context."""
+    """A socket to the kernel's routing family, or another; a context."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    def __init__(self, family: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
         self._socket.settimeout(_TIMEOUT)
         self._socket.bind((0, 0))
         self._sequence = 0
@@ -143,6 +148,12 @@ class Netlink:
                 own[_signed(found[_NETCONF_IFINDEX])] = _signed(found[_NETCONF_RP_FILTER])
         least = own.get(_NETCONF_ALL, 0)
         return {index: max(value, least) for index, value in own.items() if index > 0}
+
+    def policies(self) -> list[Policy]:
+        """IPsec's, of IPv4; on a socket to that family. Raises PermissionError for who may not look."""
+        found = self._dump(_GETPOLICY, bytes(_POLICY_ID_SIZE), _NEWPOLICY)
+        policies = (policy_of(payload, _attributes(payload, POLICY_SIZE)) for payload in found)
+        return [each for each in policies if each is not None]
 
     def takes(self, wanted: Sequence[tuple[int, str, str]], *, port: int) -> list[bool]:
         """Whether what comes in by (interface, from an address, to one of ours) would be delivered."""

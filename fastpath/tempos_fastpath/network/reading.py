@@ -24,7 +24,8 @@ from typing import Any
 from tempos_bpf.errors import NotBuilt
 from tempos_fastpath.errors import NetworkUnreadable
 from tempos_fastpath.network.facts import Destination, Facts, Interface, Way
-from tempos_fastpath.network.netlink import Neighbour, Netlink, Route
+from tempos_fastpath.network.ipsec import Policy
+from tempos_fastpath.network.netlink import XFRM, Neighbour, Netlink, Route
 
 try:
     from pyroute2 import IPRoute
@@ -93,11 +94,13 @@ def read_facts(
             neighbours = _usable(netlink.neighbours())
             suspects, vague = _suspects(netlink, ours)
             reverse_paths = netlink.reverse_paths()
+        policies = _policies()
     except (OSError, NetlinkError) as error:
         raise NetworkUnreadable(f"the kernel's network facts cannot be read: {error}") from error
     return Facts(
-        interfaces, addresses, ways, neighbours, bound, _accepts_from_vrfs(), suspects, vague, reverse_paths
-    )
+        interfaces, addresses, ways, neighbours, bound, _accepts_from_vrfs(), suspects, vague, reverse_paths,
+        policies,
+    )  # fmt: skip
 
 
 def read_more(facts: Facts, destinations: Iterable[Destination], port: int = 0) -> Facts:
@@ -237,6 +240,17 @@ def _way(route: Route, ip: str, source: str | None, bound: str, ours: Collection
     if route.strange:
         return Way(obstacle="the gateway on the way to it has no IPv4 address")
     return Way(route.interface, route.gateway or ip, route.mtu, source or route.source)
+
+
+def _policies() -> tuple[Policy, ...]:
+    try:
+        with Netlink(XFRM) as netlink:
+            return tuple(sorted(netlink.policies()))
+    except OSError as error:
+        # A kernel without IPsec; or one who may attach no program either looks.
+        if error.errno in (errno.EPROTONOSUPPORT, errno.EPERM, errno.EOPNOTSUPP):
+            return ()
+        raise
 
 
 def _suspects(netlink: Netlink, ours: Collection[str]) -> tuple[tuple[str, ...], bool]:
