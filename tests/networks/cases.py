@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from networks import devices, disturbances
+from networks import devices, disturbances, stacks
 from networks.judge import Right
 from networks.network import Build, straight
 
@@ -53,6 +53,19 @@ CASES = (
     Case("member behind a bond, balance-rr", devices.bonded_member("balance-rr"), paths=EITHER),
     Case("publisher behind a bond, active-backup", devices.bonded_publisher("active-backup"), paths=EITHER),
     Case("publisher behind a bond, balance-rr", devices.bonded_publisher("balance-rr"), paths=EITHER),
+    Case("member behind a bond, 802.3ad", devices.bonded_member("802.3ad"), paths=EITHER),
+    Case("publisher behind a bond, 802.3ad", devices.bonded_publisher("802.3ad"), paths=EITHER),
+    Case("member behind a bond, broadcast", devices.bonded_member("broadcast"), paths=EITHER),
+    Case("member behind a bond that hashes VLANs",
+         devices.bonded_member("balance-xor xmit_hash_policy vlan+srcmac"), paths=EITHER),
+    Case("member in a VLAN on a bond", stacks.tagged_bond_member, paths=EITHER),
+    Case("publisher in a VLAN on a bond", stacks.tagged_bond_publisher, paths=EITHER),
+    Case("member in a VLAN inside a VLAN", stacks.twice_tagged_member, paths=EITHER),
+    Case("publisher in a VLAN inside a VLAN", stacks.twice_tagged_publisher, paths=EITHER),
+    Case("publisher in a VLAN inside a VLAN, XDP on the device below", stacks.twice_tagged_publisher,
+         paths=EITHER, interfaces=("eth0",)),
+    Case("member at a port of a VLAN of a bridge", stacks.filtered_member, paths=EITHER),
+    Case("publisher at a port of a VLAN of a bridge", stacks.filtered_publisher, paths=EITHER),
     Case("member behind a bridge", devices.bridged_member, paths=EITHER),
     Case("publisher behind a bridge", devices.bridged_publisher, paths=EITHER),
     Case("member behind a macvlan", devices.above_member("macvlan mode bridge"), paths=EITHER),
@@ -68,7 +81,12 @@ CASES = (
     Case("the broker's address is on a dummy, and the links are named", devices.dummy_of_broker,
          interfaces=("eth0", "eth1")),
     Case("member behind an ipvlan", devices.above_member("ipvlan mode l2"), paths=EITHER),
-    Case("member behind a VXLAN", devices.vxlan_member, paths=EITHER),
+    Case("member behind a VXLAN", stacks.tunnelled_member(stacks.vxlan), paths=EITHER),
+    Case("publisher behind a VXLAN", stacks.tunnelled_publisher(stacks.vxlan), paths=EITHER),
+    Case("member behind a Geneve tunnel", stacks.tunnelled_member(stacks.geneve), paths=EITHER),
+    Case("member behind a GRE tunnel", stacks.tunnelled_member(stacks.gretap), paths=EITHER),
+    Case("member behind MACsec", stacks.tunnelled_member(stacks.macsec), paths=EITHER),
+    Case("publisher behind MACsec", stacks.tunnelled_publisher(stacks.macsec), paths=EITHER),
     Case("member behind WireGuard", devices.wireguard_member, paths=SLOW),
     Case("publisher behind WireGuard", devices.wireguard_publisher, paths=SLOW),
     Case("broker outside the VRF of an address", devices.vrf_of_member, Right.REFUSED, refusal=r"VRF"),

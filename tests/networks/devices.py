@@ -24,7 +24,8 @@ def gro_off(ground: Ground) -> Network:
 # VLAN
 
 
-def _tagged(spaces: Spaces, space: Namespace, below: str, vlan: int, address: str) -> None:
+def tagged(spaces: Spaces, space: Namespace, below: str, vlan: int, address: str) -> None:
+    """A VLAN device on ``below``, with an address."""
     name = f"{below}.{vlan}"
     spaces.ground.ip(space, f"link add link {below} name {name} type vlan id {vlan}")
     spaces.ground.address(space, name, address)
@@ -35,8 +36,8 @@ def vlan_member(ground: Ground) -> Network:
     spaces = three(ground)
     spaces.publisher_wired()
     ground.link(spaces.b, "eth1", spaces.s, "eth0")
-    _tagged(spaces, spaces.b, "eth1", 100, FAR)
-    _tagged(spaces, spaces.s, "eth0", 100, MEMBER)
+    tagged(spaces, spaces.b, "eth1", 100, FAR)
+    tagged(spaces, spaces.s, "eth0", 100, MEMBER)
     return spaces.network()
 
 
@@ -44,8 +45,8 @@ def vlan_publisher(ground: Ground) -> Network:
     """Publisher and broker have a VLAN device each."""
     spaces = three(ground)
     ground.link(spaces.p, "eth0", spaces.b, "eth0")
-    _tagged(spaces, spaces.p, "eth0", 100, PUBLISHER)
-    _tagged(spaces, spaces.b, "eth0", 100, NEAR)
+    tagged(spaces, spaces.p, "eth0", 100, PUBLISHER)
+    tagged(spaces, spaces.b, "eth0", 100, NEAR)
     spaces.member_wired()
     return spaces.network()
 
@@ -58,10 +59,10 @@ def vlan_both(ground: Ground) -> Network:
     for space, port in ((spaces.p, "to-p"), (spaces.b, "to-b"), (spaces.s, "to-s")):
         ground.link(switch, port, space, "eth0")
         ground.ip(switch, f"link set {port} master br0")
-    _tagged(spaces, spaces.p, "eth0", 100, PUBLISHER)
-    _tagged(spaces, spaces.b, "eth0", 100, NEAR)
-    _tagged(spaces, spaces.b, "eth0", 200, FAR)
-    _tagged(spaces, spaces.s, "eth0", 200, MEMBER)
+    tagged(spaces, spaces.p, "eth0", 100, PUBLISHER)
+    tagged(spaces, spaces.b, "eth0", 100, NEAR)
+    tagged(spaces, spaces.b, "eth0", 200, FAR)
+    tagged(spaces, spaces.s, "eth0", 200, MEMBER)
     return spaces.network()
 
 
@@ -69,7 +70,7 @@ def _listening_on_both(ground: Ground) -> Spaces:
     """The broker has an untagged and a tagged network on the link to the publisher."""
     spaces = three(ground)
     ground.wire(spaces.p, "eth0", "10.0.3.2", spaces.b, "eth0", "10.0.3.1")
-    _tagged(spaces, spaces.b, "eth0", 100, NEAR)
+    tagged(spaces, spaces.b, "eth0", 100, NEAR)
     spaces.member_wired()
     return spaces
 
@@ -77,7 +78,7 @@ def _listening_on_both(ground: Ground) -> Spaces:
 def vlan_and_untagged(ground: Ground) -> Network:
     """The publisher is in the VLAN."""
     spaces = _listening_on_both(ground)
-    _tagged(spaces, spaces.p, "eth0", 100, PUBLISHER)
+    tagged(spaces, spaces.p, "eth0", 100, PUBLISHER)
     return spaces.network("10.0.3.1", NEAR, FAR)
 
 
@@ -90,7 +91,7 @@ def foreign_vlan(ground: Ground) -> Network:
     """The publisher sends in a VLAN that the broker's machine is not in, to its right address."""
     spaces = three(ground)
     ground.wire(spaces.p, "eth0", "10.0.9.2", spaces.b, "eth0", NEAR)
-    _tagged(spaces, spaces.p, "eth0", 300, PUBLISHER)
+    tagged(spaces, spaces.p, "eth0", 300, PUBLISHER)
     # It knows the broker's MAC from elsewhere; the broker's machine would never answer in that VLAN.
     ground.ip(
         spaces.p, f"neigh add {NEAR} lladdr {_mac(ground, spaces.b, 'eth0')} dev eth0.300 nud permanent"
@@ -123,14 +124,14 @@ def _mac(ground: Ground, space: Namespace, name: str) -> str:
 # Bond, bridge, macvlan
 
 
-def _bond(ground: Ground, space: Namespace, mode: str, ports: Sequence[str], address: str) -> None:
+def bond(ground: Ground, space: Namespace, mode: str, ports: Sequence[str]) -> None:
+    """A bond of these ports, up."""
     ground.ip(
         space,
         f"link add bond0 type bond mode {mode} miimon 100",
         *(line for port in ports for line in (f"link set {port} down", f"link set {port} master bond0")),
         "link set bond0 up",
     )
-    ground.address(space, "bond0", address)
 
 
 def bonded_member(mode: str) -> Build:
@@ -141,8 +142,12 @@ def bonded_member(mode: str) -> Build:
         spaces.publisher_wired()
         for near, far in (("eth1", "eth0"), ("eth2", "eth1")):
             ground.link(spaces.b, near, spaces.s, far)
-        _bond(ground, spaces.b, mode, ("eth1", "eth2"), FAR)
-        _bond(ground, spaces.s, mode, ("eth0", "eth1"), MEMBER)
+        for space, ports, address in (
+            (spaces.b, ("eth1", "eth2"), FAR),
+            (spaces.s, ("eth0", "eth1"), MEMBER),
+        ):
+            bond(ground, space, mode, ports)
+            ground.address(space, "bond0", address)
         return spaces.network()
 
     return build
@@ -155,8 +160,12 @@ def bonded_publisher(mode: str) -> Build:
         spaces = three(ground)
         for near, far in (("eth0", "eth0"), ("eth1", "eth2")):
             ground.link(spaces.p, near, spaces.b, far)
-        _bond(ground, spaces.p, mode, ("eth0", "eth1"), PUBLISHER)
-        _bond(ground, spaces.b, mode, ("eth0", "eth2"), NEAR)
+        for space, ports, address in (
+            (spaces.p, ("eth0", "eth1"), PUBLISHER),
+            (spaces.b, ("eth0", "eth2"), NEAR),
+        ):
+            bond(ground, space, mode, ports)
+            ground.address(space, "bond0", address)
         spaces.member_wired()
         return spaces.network()
 
@@ -272,20 +281,6 @@ def _wireguard(ground: Ground, *ends: tuple[Namespace, str, str]) -> None:
                    public[other], "allowed-ips", f"{allowed}/32", "endpoint", f"{outside}:51820",
                    text=keys[mine])  # fmt: skip
         ground.address(space, "wg0", inside)
-
-
-def vxlan_member(ground: Ground) -> Network:
-    """The member is behind a VXLAN: Ethernet in datagrams, as overlays of containers have it."""
-    spaces = three(ground)
-    spaces.publisher_wired()
-    ground.wire(spaces.b, "eth1", "10.9.0.1", spaces.s, "eth0", "10.9.0.2")
-    for space, name, inside, mine, other in (
-        (spaces.b, "eth1", FAR, "10.9.0.1", "10.9.0.2"),
-        (spaces.s, "eth0", MEMBER, "10.9.0.2", "10.9.0.1"),
-    ):
-        ground.ip(space, f"link add vx0 type vxlan id 7 local {mine} remote {other} dstport 4789 dev {name}")
-        ground.address(space, "vx0", inside)
-    return spaces.network()
 
 
 # VRF
