@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 
@@ -99,6 +100,12 @@ def scheduled(*words: str) -> Build:
             program = network.broker.start(command, text=text)
             assert program.wait(_LIMIT) == 0, program.output
 
-        return replace(network, begin=begin)
+        def dropped() -> dict[str, int]:
+            told = json.loads(ground.run(spaces.b, "tc", "-s", "-j", "qdisc", "show", "dev", "eth1"))
+            # What a queue inside another one drops is in the outer one's count as well.
+            inner = {each["kind"]: each["drops"] for each in told if not each.get("root")}
+            return {kind: count for kind, count in inner.items() if count}
+
+        return replace(network, begin=begin, dropped=dropped)
 
     return build

@@ -40,7 +40,9 @@ def judge(row: Row, played: Played, right: Right, paths: Sequence[str], *, blind
     row.sent = EVENTS
     row.arrived = min(len(set(heard.numbers)) for heard in played.heard)
     row.path, row.reason = _carried(status), played.reason
-    row.ledger = _ledger(status)
+    row.ledger = "; ".join(
+        (_ledger(status), *(f"{n} dropped by {kind}" for kind, n in played.dropped.items()))
+    )
     row.client = "; ".join(filter(None, map(_told, played.heard)))
     # A group that got nothing is in no account once its member has left.
     groups = status.groups or [_NOTHING] * (0 if status.received else len(played.heard))

@@ -20,7 +20,8 @@ class Network:
 
     ``broker.addresses`` is what it listens on; ``publish_to`` and ``subscribe_at`` are the addresses that its
     clients use. ``within``: a command that the broker is started by. ``begin`` is called when all is ready
-    and before anything is published.
+    and before anything is published. ``dropped``: how many packets the broker's own queues have thrown away,
+    and which queue, where the case is about one.
     """
 
     publisher: Node
@@ -30,6 +31,7 @@ class Network:
     subscribe_at: str = FAR
     within: tuple[str, ...] = ()
     begin: Callable[[], None] = field(default=lambda: None)
+    dropped: Callable[[], dict[str, int]] = field(default=dict)
 
 
 Build = Callable[[Ground], Network]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -61,11 +61,15 @@ class Heard:
 
 @dataclass(frozen=True)
 class Played:
-    """All that a judgement needs: the members' accounts, the broker's, and why it chose its path."""
+    """All that a judgement needs: the members' accounts, the broker's, and why it chose its path.
+
+    ``dropped``: packets that queues on the broker's way out threw away, by the kind of queue.
+    """
 
     heard: tuple[Heard, ...]
     status: TopicStatus
     reason: str
+    dropped: Mapping[str, int]
 
 
 class Serving:
@@ -145,7 +149,7 @@ def play(build: Build, mode: str, path: str, groups: int = 1, interfaces: Sequen
         _wait_for(lambda: all(member.stats.datagrams >= EVENTS for member in members), PATIENCE)
         heard = tuple(map(_leave, members))
         told = broker.wait(lambda status: status.before.settled, PATIENCE)
-        return Played(heard, told, settled.reason)
+        return Played(heard, told, settled.reason, network.dropped())
 
 
 def refused(build: Build, mode: str, interfaces: Sequence[str] = ()) -> str:
