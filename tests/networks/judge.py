@@ -40,9 +40,8 @@ def judge(row: Row, played: Played, right: Right, paths: Sequence[str], *, blind
     row.sent = EVENTS
     row.arrived = min(len(set(heard.numbers)) for heard in played.heard)
     row.path, row.reason = _carried(status), played.reason
-    row.ledger = "; ".join(
-        (_ledger(status), *(f"{n} dropped by {kind}" for kind, n in played.dropped.items()))
-    )
+    dropped = played.dropped or {}
+    row.ledger = "; ".join((_ledger(status), *(f"{kind} dropped {dropped[kind]}" for kind in dropped)))
     row.client = "; ".join(filter(None, map(_told, played.heard)))
     # A group that got nothing is in no account once its member has left.
     groups = status.groups or [_NOTHING] * (0 if status.received else len(played.heard))
@@ -50,6 +49,7 @@ def judge(row: Row, played: Played, right: Right, paths: Sequence[str], *, blind
         *(fault for heard, group in zip(played.heard, groups, strict=True)
           for fault in (*_member_faults(heard, group, status), *_losses_before(heard, status, blind=blind))),
         *_topic_faults(row, played, right, paths),
+        *_queue_faults(played),
     ]  # fmt: skip
     row.fault = "; ".join(wrong)
     row.verdict = "wrong" if wrong else "right"
@@ -139,6 +139,15 @@ def _losses_before(heard: Heard, status: TopicStatus, *, blind: bool) -> list[st
     if not missed and not before.at_least == before.at_most == lost:
         faults.append(f"ledger: {before.at_least} to {before.at_most} lost before the broker, not {lost}")
     return faults
+
+
+def _queue_faults(played: Played) -> list[str]:
+    """Where more was lost behind the broker than the queues on its way out say that they dropped."""
+    if played.dropped is None:
+        return []
+    missed = sum(heard.stats.missed for heard in played.heard)
+    dropped = sum(played.dropped.values())
+    return [f"{missed} missed, and the queues dropped {dropped}"] if missed > dropped else []
 
 
 def _topic_faults(row: Row, played: Played, right: Right, paths: Sequence[str]) -> list[str]:

@@ -20,8 +20,8 @@ class Network:
 
     ``broker.addresses`` is what it listens on; ``publish_to`` and ``subscribe_at`` are the addresses that its
     clients use. ``within``: a command that the broker is started by. ``begin`` is called when all is ready
-    and before anything is published. ``dropped``: how many packets the broker's own queues have thrown away,
-    and which queue, where the case is about one.
+    and before anything is published. ``dropped``: how many packets each kind of queue on the broker's way out
+    has thrown away, where the case is about such queues.
     """
 
     publisher: Node
@@ -31,7 +31,7 @@ class Network:
     subscribe_at: str = FAR
     within: tuple[str, ...] = ()
     begin: Callable[[], None] = field(default=lambda: None)
-    dropped: Callable[[], dict[str, int]] = field(default=dict)
+    dropped: Callable[[], dict[str, int] | None] = field(default=lambda: None)
 
 
 Build = Callable[[Ground], Network]

@@ -63,13 +63,14 @@ class Heard:
 class Played:
     """All that a judgement needs: the members' accounts, the broker's, and why it chose its path.
 
-    ``dropped``: packets that queues on the broker's way out threw away, by the kind of queue.
+    ``dropped``: packets that queues on the broker's way out threw away, by the kind of queue, if it is about
+    those.
     """
 
     heard: tuple[Heard, ...]
     status: TopicStatus
     reason: str
-    dropped: Mapping[str, int]
+    dropped: Mapping[str, int] | None = None
 
 
 class Serving:

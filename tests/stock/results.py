@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,18 @@ def known(folder: Path, name: str) -> tuple[str, ...]:
     """All tests of a step of which it is known how they ended."""
     xml = folder / f"{name}.xml"
     return tuple(map(_name, ET.parse(xml).iter("testcase"))) if xml.exists() else ()
+
+
+def forget(folder: Path, name: str, tests: Collection[str]) -> None:
+    """Drop the outcomes of the step's tests that are none of ``tests``: gone, or of another name by now."""
+    xml = folder / f"{name}.xml"
+    if not xml.exists():
+        return
+    document = ET.parse(xml)
+    for suite in document.iter("testsuite"):
+        for case in [case for case in suite.iter("testcase") if _name(case) not in tests]:
+            suite.remove(case)
+    document.write(xml)
 
 
 def _join_tests(fresh: Path, before: Path) -> None:

@@ -108,12 +108,11 @@ def missing(folder: Path, steps: Sequence[Step]) -> list[Step]:
 
 
 def wanting(folder: Path, step: Step) -> list[str]:
-    """Tests that failed, or of which nothing is known."""
-    known = results.known(folder, step.name)
-    return [
-        *results.failed(folder, step.name),
-        *(each for each in suites.tests_of(step) if each not in known),
-    ]
+    """Tests that failed, or of which nothing is known; outcomes of tests that are no more are forgotten."""
+    tests = suites.tests_of(step)
+    results.forget(folder, step.name, tests)
+    known, failed = results.known(folder, step.name), results.failed(folder, step.name)
+    return [*failed, *(each for each in tests if each not in known)]
 
 
 def _joined(fresh: Path, name: str, revision: str, *, whole: bool, partly: bool) -> Path:

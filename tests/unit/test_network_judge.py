@@ -67,6 +67,14 @@ def test_losses_that_every_account_tells_are_right(before: int, behind: int) -> 
     assert row.ledger.startswith("12 lost" if behind else "all delivered")
 
 
+def test_what_a_queue_on_the_way_out_drops_is_told_by_its_name() -> None:
+    row = Row("case", "off")
+    judge(row, replace(played(before=0, behind=12), dropped={"etf": 13}), Right.TOLD, FAST)
+    assert row.ledger.endswith("; etf dropped 13")
+    with pytest.raises(AssertionError, match="12 missed, and the queues dropped 11"):
+        judge(row, replace(played(before=0, behind=12), dropped={"etf": 11}), Right.TOLD, FAST)
+
+
 def test_what_a_network_doubles_before_the_broker_is_delivered_twice() -> None:
     """The member knows it for the same; a ticket and a delivery of its own it has all the same."""
     right, more = played(), 11

@@ -122,6 +122,10 @@ def test_steps_that_ran_again_take_the_place_of_what_was_there(folder: Path, tmp
     )
     assert [row["mode"] for row in account.rows] == ["native", "off"]
     assert (account.right, account.revision) == (False, "0123456789, 9876543210+, 5555555555")
+    # A test that is no more, or has another name, did not pass, and cannot be run again.
+    results.forget(folder, "kernel", ["tests.kernel.test_a::test_bad", "tests.kernel.test_a::test_new"])
+    assert results.known(folder, "kernel") == ("tests.kernel.test_a::test_bad",)
+    assert gathered(folder).tests["kernel"] == results.Tests(1, {}, {})
     with pytest.raises(suites.UnknownStep, match="no step parity; there are doctor, variants, kernel, demo"):
         suites.chosen(["kernel", "parity"], short=True)
 
@@ -151,7 +155,9 @@ def test_once_more_means_what_failed_and_what_is_new(folder: Path, monkeypatch: 
     (step,) = suites.chosen(["kernel"], short=True)
     collected = suites.tests_of(step)
     assert "tests.kernel.test_selector" in {name.partition("::")[0] for name in collected}
-    known = "tests.kernel.test_a::test_good", "tests.kernel.test_a::test_left_out"
+    known = tuple(
+        f"tests.kernel.test_a::{name}" for name in ("test_good", "test_left_out", "test_bad", "test_set_up")
+    )
     monkeypatch.setattr(suites, "tests_of", lambda step: (*known, collected[0]))
     assert session.wanting(folder, step) == [
         "tests.kernel.test_a::test_bad", "tests.kernel.test_a::test_set_up", collected[0]
