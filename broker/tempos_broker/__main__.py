@@ -394,7 +394,8 @@ def _bind_api(
     file = config.api_token_file
     token = read_token(file, "broker.api_token_file", read) if file else config.api_token
     app = application(broker, reload, token)
-    server = HttpServer(app, config.api_host, config.api_port, broker.documents.api_refused)
+    refused = broker.documents.api_refused
+    server = HttpServer(app, config.api_host, config.api_port, refused, early=True)
     try:
         server.bind()
     except OSError as error:

@@ -18,6 +18,7 @@ from tempos._rows import Rows
 from tempos.control import RETRY_AFTER
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.addresses import is_local_address, source_of
+from tempos_broker.awaited import Awaited, missing
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.control.port import ControlPort
 from tempos_broker.control.proofs import Proofs
@@ -36,6 +37,7 @@ from tempos_broker.reloader import Reloader, unstamped
 from tempos_broker.routes import Routes
 from tempos_broker.slowpath import SlowPathServer
 from tempos_broker.slowpath.returns import Returns
+from tempos_broker.slowpath.sockets import absent
 from tempos_broker.state import TopicState
 from tempos_broker.tasks import Tasks
 from tempos_broker.tickets import CountedTickets
@@ -77,6 +79,7 @@ class Broker:
         of_file, config = config, replace(config, topics=tuple(catalogue))
         check_count(config)
         source = source_of(config.listen)
+        self._awaited = Awaited(self._missing)
         self._registry = Registry(config, is_local_address, source)
         self._ledger = Ledger(unstamped(config))
         self._rows = Rows(config.limits.topics) if rows is None else rows
@@ -167,6 +170,7 @@ class Broker:
             fast=fast,
             slow=self._slow,
             watch=self._watch,
+            awaited=self._awaited,
         )
         self._reloader = Reloader(
             of_file,
@@ -226,6 +230,7 @@ class Broker:
         """
         states = self._routes.states
         await self._slow.open()
+        self._awaited.look()
         self._port.open(self.config.listen, self.config.control_port)
         await self._fast.take_over()
         self._past.take_up()
@@ -247,6 +252,8 @@ class Broker:
         await self._slow.start_worker()
         self._expiry.schedule()
         self._watch.begin()
+        self._awaited.look()
+        self._awaited.begin()
         self._ready = True
 
     def _spare(self) -> None:
@@ -269,6 +276,7 @@ class Broker:
         self._expiry.cancel()
         self._control.stopping = True
         await self._watch.close()
+        await self._awaited.close()
         await self._tasks.close(FINISH)
         # What has just ended may have waited for the next lease.
         self._expiry.cancel()
@@ -314,7 +322,16 @@ class Broker:
         worker = self._slow.worker()
         io = f"{slow.io} ({slow.reason})" if slow.io == "portable" else slow.io
         beside = f", SQ worker {worker['state']}" if self.config.quality.worker_sq else ""
-        return f"data {listen}; slow path {io}{beside}; fast path {where}; control {self.config.control_port}"
+        control = f"control {self.config.control_port}{self._awaited.words()}"
+        return f"data {listen}; slow path {io}{beside}; fast path {where}; {control}"
+
+    def _missing(self) -> dict[str, str]:
+        """What the configuration names and this machine does not have."""
+        listen, fast = self.config.listen, self.config.fastpath
+        interfaces = fast.interfaces if fast.mode != "off" else ()
+        here = [name for _, name in socket.if_nameindex()] if interfaces else []
+        api = (self.config.api_host,) if self.config.api_port else ()
+        return missing(dict.fromkeys((*listen, *api)), interfaces, here, absent)
 
     def status(self) -> dict[str, Any]:
         """See :meth:`Documents.status`."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from tempos import Path, __version__
 from tempos_broker.account.ledger import Ledger
+from tempos_broker.awaited import Awaited
 from tempos_broker.config.model import BrokerConfig, Origin
 from tempos_broker.config.topics import document_of
 from tempos_broker.control.server import ControlServer
@@ -56,6 +57,7 @@ class Documents:
         fast: FastPath,
         slow: SlowPaths,
         watch: Watch,
+        awaited: Awaited,
     ) -> None:
         self._config = config
         self._ready = ready
@@ -68,6 +70,7 @@ class Documents:
         self._fast = fast
         self._slow = slow
         self._watch = watch
+        self._awaited = awaited
         self._started = time.monotonic()
         #: Requests that the control API turned away at the door, by reason.
         self.api_refused: Counter[str] = Counter()
@@ -90,6 +93,7 @@ class Documents:
                 "instance": self._past.instance,
                 "ready": self._ready(),
                 "state": self._past.keeper.where,
+                "awaited": self._awaited.document(),
             },
             slow=self._slow.status(),
             worker=self._slow.worker(),

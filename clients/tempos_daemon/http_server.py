@@ -16,6 +16,7 @@ import errno
 import logging
 import math
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -47,6 +48,8 @@ CROWDED, NO_DESCRIPTORS = "too many connections", "no descriptors"
 _BODY = Problem(
     title="Service Unavailable", status=503, detail="all connections are in use: try again"
 ).model_dump_json()
+#: ip(7); the socket module does not name it.
+_IP_FREEBIND = 15
 _STOPS = "this daemon stops, and what was asked is broken off: ask again when it is back"
 _BUSY = (
     f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(_BODY)}\r\n"
@@ -54,10 +57,25 @@ _BUSY = (
 ).encode()
 
 
+def _listening_early(address: tuple[str, int]) -> socket.socket:
+    """What socket.create_server gives, at an address that may come later."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
 class HttpServer:
     """Serves the application on ``host:port`` until closed. ``bind`` raises :class:`OSError`.
 
-    ``refused`` counts what is cut off. ``fast``: by httptools, if it is installed.
+    ``refused`` counts what is cut off. ``fast``: by httptools, if it is installed. ``early``: the address may
+    be one that this machine gets later (Linux).
     """
 
     def __init__(
@@ -69,7 +87,9 @@ class HttpServer:
         limits: Limits | None = None,
         *,
         fast: bool = False,
+        early: bool = False,
     ) -> None:
+        self._early = early and sys.platform == "linux"
         self._address = (host, port)
         self._limits = Limits() if limits is None else limits
         self._refused = refused
@@ -103,7 +123,10 @@ class HttpServer:
 
     def bind(self) -> None:
         """Have the port; who connects waits until :meth:`start`."""
-        self._listener = socket.create_server(self._address, backlog=BACKLOG)
+        if self._early:
+            self._listener = _listening_early(self._address)
+        else:
+            self._listener = socket.create_server(self._address, backlog=BACKLOG)
         self._listener.setblocking(False)
 
     async def start(self) -> None:

@@ -179,8 +179,9 @@ class Programs:
     def attach(self, interfaces: Sequence[Interface | str], mode: str, facts: Facts) -> None:
         """Attach to each interface (a name: it does not exist), but to those that an earlier broker holds.
 
-        Those only get their program ready. Raises Unavailable if there is none of either, :class:`Owned` if
-        another broker's fast path, living or dead, holds one of them.
+        Those only get their program ready. Where none is there yet, :meth:`mend` attaches as they come.
+        Raises Unavailable if those that are there take none, :class:`Owned` if another broker's fast path,
+        living or dead, holds one of them.
         """
         self._mode = mode
         if self._pins is not None:
@@ -198,8 +199,12 @@ class Programs:
             else:
                 attachment = self._attach_one(interface, facts)
             self.attachments += (attachment,)
-        if not self.interfaces:
+        if self.interfaces:
+            return
+        if any(each.ifindex for each in self.attachments):
             raise Unavailable(f"XDP could be attached to no interface: {self._refusals()}")
+        # None is there yet. Whether the kernel takes the program is known now, all the same.
+        self._loader.program(_MODES[mode][0], _NOTHING.tags, _CLOSED)
 
     def take_over(self, facts: Facts) -> None:
         """Put the program where an earlier broker's was, take that one off elsewhere, and pin all that.

@@ -203,7 +203,11 @@ class Offload:
         interfaces += tuple(each for each in self._unseen if each.name not in names)
         modes = [each.mode for each in interfaces if each.mode != "none"]
         if not modes:
-            return FastPathStatus("none", "no interface is left", interfaces)
+            there = any(each.ifindex for each in self._programs.attachments)
+            named = ", ".join(each.interface for each in self._programs.attachments)
+            waits = f"waits for an interface: {named or 'one with a listen address'}"
+            reason = "no interface is left" if there else waits
+            return FastPathStatus("none", reason, interfaces)
         reason = ", ".join(f"{each.name}: {each.mode} ({each.reason})" for each in interfaces)
         mode = "generic" if "generic" in modes else "native"
         _, more = served_now(self._resources.entrances.listen, self._facts)

@@ -24,7 +24,7 @@ from tempos_fastpath.network.entrances import Entrances
 from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.network.reading import feature_group
 from tempos_fastpath.network.survey import Survey
-from tempos_fastpath.network.targets import listen_addresses, targets_of
+from tempos_fastpath.network.targets import first_targets, served_now
 from tempos_fastpath.offload import Offload
 from tempos_fastpath.resources import Resources
 from tempos_fastpath.survival.orphans import tidy
@@ -99,8 +99,8 @@ async def prepare(
         kernel = kernel or Kernel()
         survey = Survey(kernel)
         facts = await loop.run_in_executor(threads, survey.read, (), False, {})
-        addresses, _ = listen_addresses(listen, facts)
-        targets = targets_of(interfaces, addresses or listen, facts)
+        addresses, _ = served_now(listen, facts)
+        targets = first_targets(interfaces, listen, addresses, facts)
         note = ""
         pins = Pins(ownership.identity, held)
         if pin and held is None:

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import logging
 import random
+import re
 import socket
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ from tempos.wire import WIDE, check_payload, decode_event, encode_event, encode_
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath import BESIDE, SlowPathServer, ttl
+from tempos_broker.slowpath.sockets import absent
 
 EVENT = Topic(1, "event", Quality.SQ, 3, Framing.EVENT)
 RAW = Topic(2, "raw", Quality.BQ, 0, Framing.RAW)
@@ -355,9 +357,12 @@ async def test_says_why_it_cannot_listen(portable: bool) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(Unavailable, match=rf"127\.0\.0\.1:{port}/udp.*ss -ulpn"):
             await server("127.0.0.1", port).start()
-    told = r"192\.0\.2\.1:\d+/udp.*no interface has this address.*ip vrf exec"
-    with pytest.raises(Unavailable, match=told):
-        await server("192.0.2.1", 0).start()
+    assert re.search("no interface has this address.*ip vrf exec", absent("192.0.2.1"))
+    if sys.platform == "linux":
+        waiting = server("192.0.2.1", 0)
+        await waiting.start()
+        assert any("192.0.2.1" in each for each in waiting.status().listen), "it may come later"
+        await waiting.close()
 
 
 @on_both_loops

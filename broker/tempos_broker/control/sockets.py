@@ -24,6 +24,7 @@ from tempos import Unavailable
 from tempos._remarks import Sparingly
 from tempos.control import MAX_DATAGRAM
 from tempos_broker import addresses
+from tempos_broker.slowpath.sockets import may_come_later
 
 log = logging.getLogger("tempos.broker.control")
 
@@ -65,6 +66,7 @@ class ControlSocket:
             self._asks = self._address is None and addresses.TELLS
             if self._asks:
                 addresses.ask_destinations(self._sock)
+            may_come_later(self._sock)
             self._sock.bind((ip, port))
             #: Where it is bound to; the port the kernel's choice where none was asked for.
             self.name: tuple[str, int] = self._sock.getsockname()

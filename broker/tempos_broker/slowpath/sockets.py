@@ -21,6 +21,7 @@ from tempos_broker.slowpath import ttl
 
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DO = 2
+_IP_FREEBIND = 15
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
 _DOUBLES = 2 if sys.platform == "linux" else 1
 _SO_ATTACH_FILTER = 26
@@ -38,6 +39,20 @@ _HINTS = {
     ),
     errno.EACCES: "ports below 1024 need a privilege: run with CAP_NET_BIND_SERVICE, or change the port",
 }
+
+
+def may_come_later(sock: socket.socket) -> None:
+    """Let a socket be bound to an address that this machine does not have yet, where that can be had.
+
+    Until it comes nothing comes in there, and what is sent from there is refused.
+    """
+    if sys.platform == "linux":
+        sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+
+
+def absent(address: str) -> str:
+    """What to do where an address is not here, and is not about to come."""
+    return _hint(errno.EADDRNOTAVAIL, address)
 
 
 def _hint(number: int, address: str) -> str:
@@ -75,6 +90,7 @@ class DataSocket:
                 # Never fragment: an event too large for the way is an error that is counted.
                 sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
             ttl.ask(sock)
+            may_come_later(sock)
             if beside:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind((address, port))

@@ -61,6 +61,8 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
     )
     if "privileges" in broker:
         yield f"privileges: {broker['privileges']['reason']}"
+    for each in broker.get("awaited", ()):
+        yield f"waits for {each['what']} since {each['since']} ({duration(each['seconds'])})"
     yield ""
     yield "paths"
     yield f"  fast  {fast['mode']}: {fast['reason']}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 from tempos import Unavailable, _abi
 from tempos_fastpath.network.facts import VRF, Facts, Interface
@@ -58,6 +59,24 @@ def targets_of(names: Sequence[str], listen: Sequence[str], facts: Facts) -> lis
         but = f" ({'; '.join(dict.fromkeys(told))})" if told else ""
         raise Unavailable(f"no Ethernet interface{_in_here(facts)} carries {', '.join(listen)}{but}")
     return list(found)
+
+
+def first_targets(
+    names: Sequence[str], listen: Sequence[str], served: Sequence[str], facts: Facts
+) -> list[Interface | str]:
+    """As :func:`targets_of`, for a start: none where an address to listen on is not here yet.
+
+    ``served``: those of ``listen`` that are.
+    """
+    here = {address for address, _ in facts.addresses}
+    if not names and not served and (ANY in listen or any(each not in here for each in _beyond(listen))):
+        return []
+    return targets_of(names, served or listen, facts)
+
+
+def _beyond(listen: Sequence[str]) -> list[str]:
+    """Addresses that can be on an interface which events come in by."""
+    return [each for each in listen if not ip_address(each).is_loopback]
 
 
 def unfit(interface: Interface, facts: Facts) -> str:

@@ -1,0 +1,93 @@
+"""A broker that starts before its address and its interfaces are there: it gets them later, by itself."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+from support.nodes import udp
+from support.privileges import require_kernel, require_netns
+
+from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.node import PYTHON, Node
+from tempos_bench.nodes.patience import patience
+from tempos_bench.nodes.topology import Topology, build
+
+pytestmark = [pytest.mark.netns, pytest.mark.kernel]
+
+TOPIC = Topic(id=7, name="news", framing=Framing.RAW)
+LIMIT = patience(20.0)
+
+
+def until(true: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + LIMIT
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+def ip(node: Node, *lines: str) -> None:
+    def run() -> None:
+        for words in lines:
+            subprocess.run(["ip", *words.split()], check=True, capture_output=True)
+
+    node.call(run)
+
+
+def awaited(broker: Broker) -> set[str]:
+    return {each["what"] for each in broker.status()["broker"]["awaited"]}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_address_and_every_interface_come_after_the_start(named: bool) -> None:
+    require_netns()
+    require_kernel()
+    with build("straight") as topology:
+        node, near = topology.broker, topology.broker.address
+        cards = node.interfaces
+        late_comers(topology)
+        group = Group("a", (Member(topology.subscriber.address, 5001),))
+        with (
+            udp(topology.subscriber, (topology.subscriber.address, 5001)) as got,
+            udp(topology.publisher) as sender,
+            Broker(node, {TOPIC: [group]}, mode="auto", listen=(near,), all_interfaces=not named) as broker,
+        ):
+            interfaces = {f"interface {card}" for card in cards if named}
+            assert awaited(broker) == {f"address {near}", *interfaces}
+            assert broker.topic(TOPIC.name).path == "slow"
+            waits = ", ".join(cards) if named else "one with a listen address"
+            fast = broker.status()["paths"]["fast"]
+            assert (fast["mode"], fast["reason"]) == ("none", f"waits for an interface: {waits}")
+            ip(node, f"addr add {near}/24 dev later0", "link set later0 up")
+            until(lambda: awaited(broker) == interfaces, "the address has come")
+
+            def told() -> bool:
+                return subprocess.run(
+                    [PYTHON, "-m", "tempos", "pub", "-b", near, "-t", TOPIC.name, "-m", "x"],
+                    check=False, capture_output=True,
+                ).returncode == 0  # fmt: skip
+
+            assert topology.publisher.call(told), "control answers, and data comes"
+            ip(node, "link set later0 down", f"link set later0 name {cards[0]}", f"link set {cards[0]} up")
+            ip(node, "link set later1 down", f"link set later1 name {cards[1]}", f"link set {cards[1]} up")
+            until(lambda: not awaited(broker), "all has come")
+            broker.wait_path(TOPIC.name, Path.FAST, LIMIT)
+            before = broker.topic(TOPIC.name).fast
+
+            def goes_fast() -> bool:
+                sender.sendto(b"\x07fast", (near, DATA_PORT))
+                return broker.topic(TOPIC.name).fast > before
+
+            until(goes_fast, "events go fast by what has come")
+            until(lambda: got.recv(100) == b"\x07fast", "and arrive")
+
+
+def late_comers(topology: Topology) -> None:
+    """Have the broker's interfaces under other names, and its address nowhere."""
+    node = topology.broker
+    for number, card in enumerate(node.interfaces):
+        ip(node, f"link set {card} down", f"link set {card} name later{number}", f"link set later{number} up")
+    ip(node, f"addr del {node.address}/24 dev later0")
