@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tempos import ConfigError, TemposError
+from tempos.cli.completion import with_words
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -136,9 +137,17 @@ def _with_examples(
     )
 
 
+def _scenarios() -> tuple[str, ...]:
+    from tempos_bench.runs.scenario import names
+
+    return names()
+
+
 def _add_run(actions: Subparsers) -> None:
     running = _with_examples(actions, "run", help="run scenarios, or all")
-    running.add_argument("names", metavar="NAME", nargs="+", help="scenarios of 'tempos bench list', or: all")
+    given = running.add_argument("names", metavar="NAME", nargs="+",
+                                 help="scenarios of 'tempos bench list', or: all")  # fmt: skip
+    with_words(given, lambda _: (*_scenarios(), "all"))
     running.add_argument("--short", action="store_true", help="a quick look: the file's [short] parameters")
     running.add_argument("--set", dest="changes", action="append", default=[], metavar="NAME=VALUE",
                          help="another value for a parameter of the scenario; may be repeated")  # fmt: skip

@@ -182,7 +182,6 @@ def test_the_commands_of_an_operator(
         return code, "".join(capsys.readouterr())
 
     assert run("ctl", "topics")[1].splitlines()[0].split()[:4] == ["name", "id", "class", "path"]
-    assert run("ctl", "--complete-topics") == (0, "events\na b\n")
     assert run("ctl", "route", "events") == (0, "epoch 1, slow path\n  group bare/one: 127.0.0.1:9\n")
     assert run("ctl", "path", "events", "slow") == (
         0,
@@ -229,19 +228,29 @@ def test_the_commands_of_an_operator(
         "tempos ctl: this token is not the one: send 'Authorization: Bearer ...' with broker.api_token of "
         "the configuration\n",
     )
-    assert run("ctl", "--complete-topics") == (1, "")
 
 
 def test_the_shell_completes_what_the_broker_has(broker: Running) -> None:
-    script = (
-        f"export TEMPOS_API=http://127.0.0.1:{broker.port} TEMPOS_TOKEN={TOKEN}\n"
-        f'PATH={Path(sys.executable).parent}:$PATH\nsource <(tempos completion bash)\n'
-        'complete_() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tempos; echo "${COMPREPLY[*]}"; }\n'
-        "complete_ tempos ctl path ''\ncomplete_ tempos ctl path events f\ncomplete_ tempos led\n"
-        "complete_ tempos sub -t e\ncomplete_ tempos work\ncomplete_ tempos request -t e\n"
-    )  # fmt: skip
-    told = subprocess.run(("bash", "-c", script), capture_output=True, text=True, timeout=30, check=True)
-    assert told.stdout.splitlines() == ["events a\\ b", "fast", "ledger", "events", "workflow", "events"]
+    api = f"http://127.0.0.1:{broker.port}"
+    asked = {
+        "tempos led": ["ledger"], "tempos work": ["workflow"], "tempos ctl path events f": ["fast"],
+        "tempos ctl route ": ["a\\ b", "events"], "tempos sub -t e": ["events"],
+        "tempos ctl topic se": ["set"],
+        "tempos request -t e": ["events"], f"tempos ledger --api {api} e": ["events"],
+        "tempos ctl drain events ba": ["bare/one"], "tempos ctl drain events bare/one 1": ["127.0.0.1:9"],
+        "tempos bench run topics-s": ["topics-scale"], "tempos ctl --api http://127.0.0.1:1 route ": [],
+        "tempos completion ": ["bash", "zsh"], "tempos observe tcp-": ["tcp-latency"],
+    }  # fmt: skip
+    script = "".join((
+        f"export TEMPOS_API={api} TEMPOS_TOKEN={TOKEN}\n",
+        f"PATH={Path(sys.executable).parent}:$PATH\nsource <(tempos completion bash)\n",
+        "complete_() { COMP_LINE=$1 COMP_POINT=${#1} COMP_TYPE=9 COMPREPLY=(); _python_argcomplete tempos\n",
+        "  (IFS=,; echo \"${COMPREPLY[*]%% }\"); }\n",
+        *(f"complete_ '{line}'\n" for line in asked),
+    ))  # fmt: skip
+    told = subprocess.run(("bash", "-c", script), capture_output=True, text=True, timeout=60, check=True)
+    got = [sorted(filter(None, line.split(","))) for line in told.stdout.splitlines()]
+    assert dict(zip(asked, got, strict=True)) == asked
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=str)

@@ -1,4 +1,4 @@
-"""``tempos ctl``, ``tempos reload`` and ``tempos completion``: what an operator does to a running broker."""
+"""``tempos ctl`` and ``tempos reload``: what an operator does to a running broker."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ from tempos.cli import options as opt
 from tempos.cli import topics
 from tempos.cli.answer import show_answer
 from tempos.cli.api import Api, add_api, add_api_again
-from tempos.cli.extensions import OWN
+from tempos.cli.completion import with_groups, with_members, with_topics
 from tempos.cli.status import number, table
 from tempos.cli.topics import topic_table
-from tempos.errors import RemoteError
 
 if TYPE_CHECKING:
     from tempos.cli.extensions import Subparsers
-
-#: Seconds that completing a word may take.
-COMPLETION_TIMEOUT = 1.0
 
 _EXAMPLES = """\
 examples:
@@ -50,15 +46,9 @@ Topics, their static members, limits of groups, and who may ask can change; what
 nothing changes. SIGHUP does the same.
 """
 
-_COMPLETION_EXAMPLES = """\
-examples:
-  source <(tempos completion bash)
-  tempos completion zsh > "${fpath[1]}/_tempos"
-"""
-
 
 def register(subparsers: Subparsers) -> None:
-    """Add ``tempos ctl``, ``tempos reload`` and ``tempos completion``."""
+    """Add ``tempos ctl``."""
     parser = subparsers.add_parser(
         "ctl",
         help="change a running broker: paths, members, configuration",
@@ -66,7 +56,6 @@ def register(subparsers: Subparsers) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--complete-topics", action="store_true", help=argparse.SUPPRESS)
     add_api(parser)
     parser.set_defaults(run=_run_none, help_=parser.print_help)
     actions = parser.add_subparsers(metavar="ACTION", dest="action")
@@ -81,9 +70,9 @@ def register(subparsers: Subparsers) -> None:
     add("topics", "every topic with its path", _topics)
     topics.register(actions)
     route = add("route", "the groups and members of a topic", _route)
-    route.add_argument("topic", metavar="TOPIC")
+    with_topics(route.add_argument("topic", metavar="TOPIC"))
     path = add("path", "let a topic take another path; nothing is lost or doubled", _path)
-    path.add_argument("topic", metavar="TOPIC")
+    with_topics(path.add_argument("topic", metavar="TOPIC"))
     path.add_argument("policy", choices=("fast", "slow", "auto"))
     drain = add("drain", "take a member out, losing nothing", _drain)
     drain.add_argument(
@@ -101,9 +90,9 @@ def register(subparsers: Subparsers) -> None:
             "--until-let-in", action="store_true", help="it may not come back until `tempos ctl let-in`"
         )
     for action in (drain, remove, add("let-in", "let somebody come back who is kept out", _let_in)):
-        action.add_argument("topic", metavar="TOPIC")
-        action.add_argument("group", metavar="GROUP")
-        action.add_argument("member", metavar="IP:PORT")
+        with_topics(action.add_argument("topic", metavar="TOPIC"))
+        with_groups(action.add_argument("group", metavar="GROUP"))
+        with_members(action.add_argument("member", metavar="IP:PORT"))
     add("kept-out", "who may not come back, and until when", _kept_out)
     add("reload", "apply a changed configuration, whole or not at all", _reload)
     add("ready", "whether the broker is ready", _ready)
@@ -123,30 +112,9 @@ def register_reload(subparsers: Subparsers) -> None:
     parser.set_defaults(run=_reload)
 
 
-def register_completion(subparsers: Subparsers) -> None:
-    """Add ``tempos completion``."""
-    parser = subparsers.add_parser(
-        "completion",
-        help="print a script that completes commands and topic names",
-        description="Print a script that lets a shell complete commands and topic names.",
-        epilog=_COMPLETION_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("shell", choices=("bash", "zsh"))
-    parser.set_defaults(run=_completion)
-
-
 def _run_none(options: argparse.Namespace) -> int:
-    if not options.complete_topics:
-        options.help_()
-        return 2
-    try:
-        found = Api.of(options, COMPLETION_TIMEOUT).get("/v1/topics")
-        print("\n".join(topic["name"] for topic in found))
-    except (RemoteError, KeyError, TypeError):
-        # Nobody who presses the tab key wants to read why there is nothing.
-        return 1
-    return 0
+    options.help_()
+    return 2
 
 
 def _topics(options: argparse.Namespace) -> int:
@@ -236,106 +204,4 @@ def _ready(options: argparse.Namespace) -> int:
     show_answer(
         options, Api.of(options).get("/v1/ready"), lambda done: "ready" if done["ready"] else "not ready"
     )
-    return 0
-
-
-_COMMANDS = " ".join(
-    sorted(("pub", "sub", "request", "status", "ledger", "doctor", "ctl", "reload", "completion", *OWN))
-)
-_ACTIONS = "topics topic route path drain remove let-in kept-out reload ready"
-
-_BASH = f"""\
-# bash completion of tempos: source <(tempos completion bash)
-_tempos() {{
-    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} IFS=$'\\n'
-    local topics=false
-    if ((COMP_CWORD == 1)); then
-        COMPREPLY=($(IFS=' '; compgen -W "{_COMMANDS}" -- "$word"))
-        return
-    fi
-    case ${{COMP_WORDS[1]}} in
-        ctl)
-            if ((COMP_CWORD == 2)); then
-                COMPREPLY=($(IFS=' '; compgen -W "{_ACTIONS}" -- "$word"))
-                return
-            fi
-            case ${{COMP_WORDS[2]}} in
-                path)
-                    if ((COMP_CWORD == 4)); then
-                        COMPREPLY=($(IFS=' '; compgen -W "fast slow auto" -- "$word"))
-                        return
-                    fi
-                    ;;
-                topic)
-                    if ((COMP_CWORD == 3)); then
-                        COMPREPLY=($(IFS=' '; compgen -W "add set remove list" -- "$word"))
-                        return
-                    fi
-                    [[ ${{COMP_WORDS[3]}} == @(set|remove) ]] && ((COMP_CWORD == 4)) && topics=true
-                    ;;
-            esac
-            case ${{COMP_WORDS[2]}} in
-                route|path|drain|remove|let-in) ((COMP_CWORD == 3)) && topics=true ;;
-            esac
-            ;;
-        ledger) ((COMP_CWORD == 2)) && topics=true ;;
-        pub|sub|request) [[ $before == -t || $before == --topic ]] && topics=true ;;
-        completion)
-            COMPREPLY=($(IFS=' '; compgen -W "bash zsh" -- "$word"))
-            return
-            ;;
-    esac
-    if $topics; then
-        local name
-        COMPREPLY=()
-        while IFS= read -r name; do
-            [[ $name == "$word"* ]] && COMPREPLY+=("$(printf %q "$name")")
-        done < <(tempos ctl --complete-topics 2>/dev/null)
-    else
-        COMPREPLY=($(compgen -f -- "$word"))
-    fi
-}}
-complete -o filenames -F _tempos tempos
-"""
-
-_ZSH = f"""\
-#compdef tempos
-# zsh completion of tempos: tempos completion zsh > "${{fpath[1]}}/_tempos"
-_tempos() {{
-    local -a topics
-    if ((CURRENT == 2)); then
-        compadd -- {_COMMANDS}
-        return
-    fi
-    case $words[2] in
-        ctl)
-            if ((CURRENT == 3)); then
-                compadd -- {_ACTIONS}
-                return
-            elif ((CURRENT == 5)) && [[ $words[3] == path ]]; then
-                compadd -- fast slow auto
-                return
-            elif ((CURRENT == 4)) && [[ $words[3] == topic ]]; then
-                compadd -- add set remove list
-                return
-            elif ((CURRENT == 5)) && [[ $words[3] == topic && $words[4] == (set|remove) ]]; then
-                :
-            elif ((CURRENT != 4)) || [[ $words[3] != (route|path|drain|remove|let-in) ]]; then
-                return
-            fi
-            ;;
-        ledger) ((CURRENT == 3)) || return ;;
-        pub|sub|request) [[ $words[CURRENT-1] == (-t|--topic) ]] || {{ _files; return }} ;;
-        completion) compadd -- bash zsh; return ;;
-        *) _files; return ;;
-    esac
-    topics=("${{(@f)$(tempos ctl --complete-topics 2>/dev/null)}}")
-    compadd -a topics
-}}
-if [[ $funcstack[1] == _tempos ]]; then _tempos "$@"; else compdef _tempos tempos; fi
-"""
-
-
-def _completion(options: argparse.Namespace) -> int:
-    print(_BASH if options.shell == "bash" else _ZSH, end="")
     return 0

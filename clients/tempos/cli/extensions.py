@@ -39,6 +39,10 @@ OWN = {
 }
 
 
+#: Which extra brings what a command needs.
+_EXTRAS = {"completion": "completion", **{name: extra for name, (_, extra) in OWN.items()}}
+
+
 def register(subparsers: Subparsers, chosen: str) -> None:
     """Add the parsers of all extensions; that of ``chosen`` in full, the others by name."""
     found = {point.name: point for point in _entry_points()}
@@ -54,8 +58,8 @@ def register(subparsers: Subparsers, chosen: str) -> None:
 def say_missing(name: str, error: ModuleNotFoundError) -> int:
     """Tell which extra brings the module that a command did not find."""
     missing = (error.name or str(error)).partition(".")[0]
-    if name in OWN:
-        hint = f"pip install 'tempos[{OWN[name][1]}]'"
+    if name in _EXTRAS:
+        hint = f"pip install 'tempos[{_EXTRAS[name]}]'"
         print(f"tempos {name}: needs {missing}, which is not installed: {hint}", file=sys.stderr)
     else:
         print(f"tempos {name}: needs {missing}, which is not installed", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempos.cli import options as opt
 from tempos.cli.api import Api, add_api
+from tempos.cli.completion import with_topics
 from tempos.cli.status import counts, number, table
 from tempos.cli.words import between, group_name
 from tempos.errors import LocalError, RemoteError
@@ -47,7 +48,8 @@ def register(subparsers: Subparsers) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("topic", metavar="TOPIC", nargs="?", help="only this topic (default: all)")
+    only = parser.add_argument("topic", metavar="TOPIC", nargs="?", help="only this topic (default: all)")
+    with_topics(only)
     parser.add_argument("--json", action="store_true", help="the document as the broker gives it")
     parser.add_argument("--watch", action="store_true", help="show it again and again")
     parser.add_argument(

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from tempos import ConfigError, TemposError, Unavailable, __version__
-from tempos.cli import ctl, doctor, extensions, ledger, pub, request, status, sub
+from tempos.cli import completion, ctl, doctor, extensions, ledger, pub, request, status, sub
 
 FAILED = 1
 COULD_NOT_RUN = 2
@@ -33,7 +33,7 @@ _BUILTIN = {
     "doctor": doctor.register,
     "ctl": ctl.register,
     "reload": ctl.register_reload,
-    "completion": ctl.register_completion,
+    "completion": completion.register,
 }
 
 _EXAMPLES = """\
@@ -54,6 +54,8 @@ Exit codes: 0 done, 1 failed, 2 usage or something missing, 130 interrupted.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    if completion.is_asked():
+        return completion.answer(_parser)
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((argument for argument in arguments if not argument.startswith("-")), "")
     parser = _parser(name)

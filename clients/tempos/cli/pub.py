@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tempos.cli import options as opt
+from tempos.cli.completion import with_topics
 from tempos.cli.progress import Progress
 from tempos.errors import BodyError
 
@@ -42,7 +43,7 @@ def register(subparsers: Subparsers) -> None:
     opt.add_auth(parser)
     opt.add_wait(parser)
     opt.add_data_port(parser)
-    parser.add_argument("-t", "--topic", metavar="NAME", required=True, help="the topic")
+    with_topics(parser.add_argument("-t", "--topic", metavar="NAME", required=True, help="the topic"))
     body = parser.add_mutually_exclusive_group()
     body.add_argument("-m", "--message", metavar="BODY", help="the body of the event")
     body.add_argument("-l", "--lines", action="store_true", help="one event per line of standard input")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tempos.cli import bodies
 from tempos.cli import options as opt
+from tempos.cli.completion import with_topics
 from tempos.cli.pub import json_body
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def register(subparsers: Subparsers) -> None:
     opt.add_auth(parser)
     opt.add_wait(parser)
     opt.add_data_port(parser)
-    parser.add_argument("-t", "--topic", metavar="NAME", required=True, help="the topic")
+    with_topics(parser.add_argument("-t", "--topic", metavar="NAME", required=True, help="the topic"))
     parser.add_argument("-m", "--message", metavar="BODY", default="", help="the body (default: none)")
     parser.add_argument("--json", action="store_true", help="the body is JSON")
     parser.add_argument(

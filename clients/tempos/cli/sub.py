@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tempos.cli import bodies
 from tempos.cli import options as opt
+from tempos.cli.completion import with_topics
 from tempos.cli.progress import Progress
 from tempos.cli.words import between
 from tempos.names import is_filter
@@ -59,14 +60,10 @@ def register(subparsers: Subparsers) -> None:
     opt.add_broker(parser)
     opt.add_auth(parser)
     opt.add_wait(parser)
-    parser.add_argument(
-        "-t",
-        "--topic",
-        metavar="NAME",
-        action="append",
-        required=True,
+    with_topics(parser.add_argument(
+        "-t", "--topic", metavar="NAME", action="append", required=True,
         help="a topic or a filter; may be repeated",
-    )
+    ))  # fmt: skip
     parser.add_argument("-g", "--group", metavar="GROUP", help="share the events with this group's members")
     parser.add_argument("--port", type=opt.port, default=0, help="UDP port to receive on (default: any)")
     parser.add_argument("--json", action="store_true", help="one JSON object per event")

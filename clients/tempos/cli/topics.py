@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from tempos.cli.answer import show_answer
 from tempos.cli.api import Api, add_api_again
+from tempos.cli.completion import with_topics
 from tempos.cli.options import positive
 from tempos.cli.status import number, table
 from tempos.errors import ApiRefused, RemoteError
@@ -58,7 +59,7 @@ def register(actions: Subparsers) -> None:
     )
     made.add_argument("--framing", choices=[each.value for each in Framing])
     changed = add("set", "change options of a topic that was made at run time", _set)
-    changed.add_argument("name", metavar="NAME")
+    with_topics(changed.add_argument("name", metavar="NAME"))
     for each in (made, changed):
         _add_options(each)
     changed.add_argument(
@@ -68,7 +69,7 @@ def register(actions: Subparsers) -> None:
     gone = add(
         "remove", "remove a topic that was made at run time, and print what became of its events", _remove
     )
-    gone.add_argument("name", metavar="NAME")
+    with_topics(gone.add_argument("name", metavar="NAME"))
     gone.add_argument(
         "--drain",
         action="store_true",
