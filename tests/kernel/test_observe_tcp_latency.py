@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 
 import pytest
+from support.nodes import loopback_up
 from support.observing import Line, Observed, acting, inode
-from support.privileges import require_kernel
+from support.privileges import require_kernel, require_netns
 
 from tempos_bench.nodes.namespace import Namespace
 
@@ -51,6 +53,27 @@ def test_a_connect_that_fails_says_why(space: Namespace | None) -> None:
     }
     assert told == expected
     assert all(row["sport"] for row in rows if row["error"] == "ECONNREFUSED")
+
+
+@pytest.mark.parametrize(("processes", "version"), [(1, 4), (1, 6), (10, 4)])
+def test_a_connect_for_which_there_is_no_port_left_has_failed(processes: int, version: int) -> None:
+    require_kernel()
+    require_netns()
+    with (
+        Namespace("observed") as space,
+        acting("tcp_exhausted", processes=processes, space=space, version=version, count=7, ports=4) as acts,
+        Observed("tcp-latency") as tool,
+    ):
+        space.call(loopback_up)
+        where = inode(str(space.path))
+        done = acts.go()
+        lines = tool.stop()
+    for each in done:
+        assert Counter(each["results"]) == {0: 4, errno.EADDRNOTAVAIL: 3}
+        rows = events(lines, each["pid"])
+        assert Counter(row["error"] for row in rows) == {None: 4, "EADDRNOTAVAIL": 3}
+        for row in rows:
+            assert (row["dport"], row["netns"]) == (each["port"], where)
 
 
 @pytest.mark.parametrize("close", [True, False])

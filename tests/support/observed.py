@@ -102,6 +102,22 @@ def tcp_failures(options: Options) -> Options:
     return failed
 
 
+def tcp_exhausted(options: Options) -> Options:
+    """Connects more often than there are ports; only for a network namespace of one's own."""
+    family = socket.AF_INET if options.get("version", 4) == 4 else socket.AF_INET6
+    server = socket.socket(family)
+    server.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 30_000 + options["index"]))
+    server.listen(options["count"])
+    Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(f"40000 {39_999 + options['ports']}")
+    held.append(server)
+    results = []
+    for _ in range(options["count"]):
+        client = socket.socket(family)
+        results.append(client.connect_ex(server.getsockname()))
+        held.append(client)
+    return {"port": server.getsockname()[1], "results": results}
+
+
 def tcp_talk(options: Options) -> Options:
     """Asks a server of its own, which thinks for a while; what was sent, and how long answers took, in ns."""
     server = socket.create_server(("127.0.0.1", 0))
@@ -222,6 +238,7 @@ ACTS: dict[str, Callable[[Options], Options]] = {
         sockets,
         net_use,
         tcp_connects,
+        tcp_exhausted,
         tcp_failures,
         tcp_talk,
         udp_overflow,
