@@ -30,6 +30,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from tempos._api import DEFAULT, no_answer, refusal
 from tempos.errors import LocalError, RemoteError
 from tempos.model import Fanout, Framing, Overflow, Path, PathPolicy, Quality, Topic
+from tempos.session.place import api_at, usual_api
 
 #: Seconds for an answer, beside what a request itself has the broker wait.
 TIMEOUT = 10.0
@@ -73,13 +74,14 @@ class TopicRemoved:
 class Admin:
     """An operator of the broker whose control API is at ``url``.
 
-    ``url``: by default that of ``$TEMPOS_API``, else this machine's; ``token``: by default ``$TEMPOS_TOKEN``.
+    ``url``: by default that of ``$TEMPOS_API``, else on the host of ``$TEMPOS_BROKER``, else
+    this machine's; HOST:PORT will do. ``token``: by default ``$TEMPOS_TOKEN``.
     Every call raises :class:`tempos.ApiRefused` for what the broker refuses, and another
     :class:`tempos.RemoteError` where there is no answer.
     """
 
     def __init__(self, url: str | None = None, *, token: str | None = None, timeout: float = TIMEOUT) -> None:
-        self.url = (url or os.environ.get("TEMPOS_API") or DEFAULT).rstrip("/")
+        self.url = (api_at(url) if url else usual_api()).rstrip("/")
         parts = urlsplit(self.url)
         try:
             port = parts.port

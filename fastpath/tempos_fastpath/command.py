@@ -60,18 +60,18 @@ def run_list(options: argparse.Namespace) -> int:
     from tempos import TemposError
 
     try:
-        from tempos_fastpath.survival.orphans import installed
+        from tempos_fastpath.survival.orphans import installed, unseen
 
-        found = installed()
+        found, why = installed(), unseen()
     except TemposError as error:
         return _say(error)
     if options.json:
         print(json.dumps([_document(each) for each in found], indent=2, ensure_ascii=False))
-    elif not found:
+    elif not found and not why:
         print("no fast path on this machine")
     for each in () if options.json else found:
         print(_line(each))
-    return _OK
+    return _say(f"there may be more: {why}") if why else _OK
 
 
 def run_clean(options: argparse.Namespace) -> int:
@@ -81,8 +81,10 @@ def run_clean(options: argparse.Namespace) -> int:
     if options.all == (options.name is not None):
         options.fail("give either a NAME or --all")
     try:
-        from tempos_fastpath.survival.orphans import installed, remove, tidy
+        from tempos_fastpath.survival.orphans import installed, remove, tidy, unseen
 
+        if why := unseen():
+            return _say(why)
         tidy()
         found = [each for each in installed() if options.all or each.identity.name == options.name]
     except TemposError as error:
@@ -103,7 +105,7 @@ def run_clean(options: argparse.Namespace) -> int:
     return code
 
 
-def _say(error: Exception) -> int:
+def _say(error: Exception | str) -> int:
     print(f"tempos fastpath: {error}", file=sys.stderr)
     return _CANNOT
 

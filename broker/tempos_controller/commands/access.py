@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from tempos.cli.api import Api
 from tempos.errors import ApiRefused, LocalError, RemoteError
+from tempos.session.place import api_at
 from tempos_controller.config.model import CONTROLLER_PORT
 from tempos_controller.force.store import usual_folder
 
@@ -45,9 +46,13 @@ def add_controller(parser: argparse.ArgumentParser) -> None:
 
 def controller(options: argparse.Namespace, patience: float = PATIENCE) -> Api:
     """The API; raises :class:`LocalError` for a token that cannot be read."""
-    if not options.api.startswith(("http://", "https://")):
-        options.fail(f"--api {options.api!r} is no http URL")
-    return Api(options.api, _token(options), patience, "Controller")
+    try:
+        url = api_at(options.api, CONTROLLER_PORT)
+    except LocalError as error:
+        options.fail(f"--api: {error}")
+    if not url.startswith(("http://", "https://")):
+        options.fail(f"--api {url!r} is no http URL")
+    return Api(url, _token(options), patience, "Controller")
 
 
 def _token(options: argparse.Namespace) -> str:

@@ -12,8 +12,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tempos._abi import API_PORT
 from tempos._api import DEFAULT, no_answer, refusal
 from tempos.errors import LocalError, RemoteError
+from tempos.session.place import api_at, usual_api
 
 TIMEOUT = 5.0
 _FILE_HELP = "a file that holds the API's token (default: $TEMPOS_TOKEN holds the token itself)"
@@ -26,10 +28,14 @@ def add_api(
     default: str = DEFAULT,
 ) -> None:
     """Add ``--api`` and ``--token-file``: of ``what``, which an environment ``variable`` may name."""
-    told = f"{what} (default: ${variable}, else {default})"
-    parser.add_argument("--api", metavar="URL", default=os.environ.get(variable, default), help=told)
+    usual = variable == "TEMPOS_API"
+    otherwise = f"${variable}, else port {API_PORT} of $TEMPOS_BROKER's host" if usual else f"${variable}"
+    told = f"{what}: a URL, or HOST:PORT (default: {otherwise}, else {default})"
+    # The broker's is worked out when it is asked: what is wrong with a variable is told then.
+    told_by_environment = None if usual else os.environ.get(variable, default)
+    parser.add_argument("--api", metavar="URL", default=told_by_environment, help=told)
     parser.add_argument("--token-file", metavar="FILE", help=_FILE_HELP)
-    parser.set_defaults(fail=parser.error)
+    parser.set_defaults(fail=parser.error, usual_port=int(default.rpartition(":")[2]))
 
 
 def add_api_again(parser: argparse.ArgumentParser) -> None:
@@ -50,15 +56,21 @@ class Api:
     @classmethod
     def of(cls, options: argparse.Namespace, timeout: float = TIMEOUT, whose: str = "broker") -> Api:
         """As the options of :func:`add_api` say; raises :class:`LocalError` for an unreadable token."""
-        if not options.api.startswith(("http://", "https://")):
-            options.fail(f"--api {options.api!r} is no http URL")
+        try:
+            url = api_at(options.api, options.usual_port) if options.api else usual_api()
+        except LocalError as error:
+            options.fail(f"--api: {error}")
+        if not url.startswith(("http://", "https://")):
+            options.fail(f"--api {url!r} is no http URL")
+        # What is said of the API later says where it was asked.
+        options.api = url
         token = os.environ.get("TEMPOS_TOKEN", "")
         if options.token_file is not None:
             try:
                 token = Path(options.token_file).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise LocalError(f"the token in {options.token_file} cannot be read: {error}") from error
-        return cls(options.api, token, timeout, whose)
+        return cls(url, token, timeout, whose)
 
     def get(self, path: str) -> Any:
         return self._ask("GET", path)

@@ -7,28 +7,50 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from tempos import CONTROL_PORT, DATA_PORT
+from tempos import CONTROL_PORT, DATA_PORT, LocalError
+from tempos.session.place import LOOPBACK, VARIABLE, Place, broker_at
 
 if TYPE_CHECKING:
     from tempos import Key
 
 
 def add_broker(parser: argparse.ArgumentParser) -> None:
-    """Add ``-b`` and ``--control-port``."""
+    """Add ``-b`` and ``--control-port``; :func:`broker` and the others say what was told."""
     parser.add_argument(
         "-b",
         "--broker",
-        metavar="HOST",
-        default=os.environ.get("TEMPOS_BROKER", "127.0.0.1"),
-        help="address or name of the broker (default: $TEMPOS_BROKER, else 127.0.0.1)",
+        metavar="HOST[:PORT]",
+        type=place,
+        default=os.environ.get(VARIABLE) or LOOPBACK,
+        help="address or name of the broker, and its control port, or both ports: HOST:PORT:DATA_PORT "
+        "(default: $TEMPOS_BROKER, else 127.0.0.1)",
     )
     parser.add_argument(
         "--control-port",
         metavar="PORT",
         type=port,
-        default=CONTROL_PORT,
-        help="UDP port of the broker's control (default: %(default)s)",
+        help=f"UDP port of the broker's control (default: that of -b, else {CONTROL_PORT})",
     )
+
+
+def place(text: str) -> Place:
+    """HOST, HOST:PORT or HOST:PORT:DATA_PORT."""
+    try:
+        return broker_at(text)
+    except LocalError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def control_port(options: argparse.Namespace) -> int:
+    """Of :func:`add_broker`."""
+    told: int | None = options.control_port or options.broker.control
+    return told or CONTROL_PORT
+
+
+def data_port(options: argparse.Namespace) -> int:
+    """Of :func:`add_data_port`."""
+    told: int | None = options.data_port or options.broker.data
+    return told or DATA_PORT
 
 
 def add_auth(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +77,7 @@ def add_data_port(parser: argparse.ArgumentParser) -> None:
         "--data-port",
         metavar="PORT",
         type=port,
-        default=DATA_PORT,
-        help="UDP port of the broker for events (default: %(default)s)",
+        help=f"UDP port of the broker for events (default: that of -b, else {DATA_PORT})",
     )
 
 

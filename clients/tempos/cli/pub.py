@@ -75,9 +75,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json and options.size is not None:
         options.fail("--size makes bodies that are not JSON")
     with Publisher(
-        options.broker,
-        data_port=options.data_port,
-        control_port=options.control_port,
+        options.broker.host,
+        data_port=opt.data_port(options),
+        control_port=opt.control_port(options),
         linger=options.linger,
         auth=opt.key(options),
         wait=options.wait,
@@ -97,8 +97,8 @@ def run(options: argparse.Namespace) -> int:
         refused = publisher.stats.refused
     if refused:
         print(
-            f"tempos pub: {options.broker} refused {refused} of {done} events: nobody listens on UDP port "
-            f"{options.data_port} there",
+            f"tempos pub: {options.broker.host} refused {refused} of {done} events: nobody listens on UDP "
+            f"port {opt.data_port(options)} there",
             file=sys.stderr,
         )
         return 1

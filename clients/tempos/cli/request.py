@@ -62,9 +62,9 @@ def run(options: argparse.Namespace) -> int:
     text = options.message.encode(errors="surrogateescape")
     body = json_body(text, "the body") if options.json else text
     with Publisher(
-        options.broker,
-        data_port=options.data_port,
-        control_port=options.control_port,
+        options.broker.host,
+        data_port=opt.data_port(options),
+        control_port=opt.control_port(options),
         auth=opt.key(options),
         wait=options.wait,
     ) as publisher:

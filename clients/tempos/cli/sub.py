@@ -84,10 +84,10 @@ def run(options: argparse.Namespace) -> int:
     from tempos.blocking import Subscriber
 
     subscriber = Subscriber(
-        options.broker,
+        options.broker.host,
         *options.topic,
         group=options.group,
-        control_port=options.control_port,
+        control_port=opt.control_port(options),
         port=options.port,
         duplicates="drop" if options.drop_duplicates else "deliver",
         auth=opt.key(options),

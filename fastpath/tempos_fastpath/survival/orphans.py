@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,15 @@ from tempos import Unavailable
 from tempos._places import folders
 from tempos_bpf.links import XdpLink
 from tempos_fastpath.errors import Owned
-from tempos_fastpath.survival.ownership import ROOT, Identity, Owner, current_namespace, forget, owners
+from tempos_fastpath.survival.ownership import (
+    BPFFS,
+    ROOT,
+    Identity,
+    Owner,
+    current_namespace,
+    forget,
+    owners,
+)
 from tempos_fastpath.survival.pins import Pins, all_pins
 
 #: Seconds after which nobody fills an empty folder any more.
@@ -44,6 +53,24 @@ def installed() -> tuple[Installed, ...]:
     found = (_describe(each, known.get(each), pinned.get(each)) for each in identities)
     # A lock file without a living process or a pin is nothing any more.
     return tuple(each for each in found if each.alive or each.pinned)
+
+
+def unseen() -> str:
+    """Where this user cannot look for fast paths, and why; empty: :func:`installed` is all that there is."""
+    # One after the other: what is in a folder is asked for once that can be.
+    for folder in itertools.chain((BPFFS, ROOT), _folders(ROOT)):
+        try:
+            os.scandir(folder).close()
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return f"cannot look into {folder} ({error.strerror}): run it as root"
+    return ""
+
+
+def _folders(base: Path) -> Iterator[Path]:
+    """Of each name, once ``base`` can be looked into."""
+    yield from sorted(each for each in base.iterdir() if each.is_dir())
 
 
 def orphans() -> tuple[Installed, ...]:

@@ -1,0 +1,87 @@
+"""Where a broker is, as people write it: in options, in the environment, in URLs of control APIs.
+
+HOST                        10.0.1.1, broker.example
+HOST:CONTROL                10.0.1.1:9997
+HOST:CONTROL:DATA           10.0.1.1:9997:9998
+[IPV6]:PORT                 of a control API alone: events and control travel by IPv4
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import NamedTuple
+
+from tempos import _abi
+from tempos.errors import LocalError
+
+#: Which broker commands ask where no option says so.
+VARIABLE = "TEMPOS_BROKER"
+LOOPBACK = "127.0.0.1"
+
+
+class Place(NamedTuple):
+    """A host and the ports that were told; None: the usual one."""
+
+    host: str
+    control: int | None = None
+    data: int | None = None
+
+
+def broker_at(text: str) -> Place:
+    """What ``text`` says; raises :class:`LocalError`."""
+    host, ports = _split(text, "HOST, HOST:PORT (its control port) or HOST:PORT:DATA_PORT")
+    if len(ports) > 2:
+        raise LocalError(f"{text!r} has too many ports: HOST, HOST:PORT or HOST:PORT:DATA_PORT")
+    if _is_ipv6(host):
+        raise LocalError(f"{text!r} is an IPv6 address: a broker's is IPv4, or a name that leads to one")
+    return Place(host, *ports)
+
+
+def api_at(text: str, usual: int = _abi.API_PORT) -> str:
+    """The URL of a control API: ``text`` is one, or HOST, HOST:PORT or [IPV6]:PORT.
+
+    ``usual``: its port where none is told. Raises :class:`LocalError`.
+    """
+    if "://" in text:
+        return text
+    host, ports = _split(text, "an http URL, HOST or HOST:PORT")
+    if len(ports) > 1:
+        raise LocalError(f"{text!r} has too many ports for a control API: an http URL, HOST or HOST:PORT")
+    bracketed = f"[{host}]" if _is_ipv6(host) else host
+    return f"http://{bracketed}:{ports[0] if ports else usual}"
+
+
+def usual_api() -> str:
+    """The URL of a broker's control API where none is told: $TEMPOS_API, else on $TEMPOS_BROKER's host."""
+    if told := os.environ.get("TEMPOS_API"):
+        return api_at(told)
+    return f"http://{broker_at(os.environ.get(VARIABLE) or LOOPBACK).host}:{_abi.API_PORT}"
+
+
+def _split(text: str, allowed: str) -> tuple[str, list[int]]:
+    if text.startswith("["):
+        host, closed, rest = text[1:].partition("]")
+        if not closed or not _is_ipv6(host) or (rest and not rest.startswith(":")):
+            raise LocalError(f"{text!r} is not [IPV6]:PORT")
+        after = rest[1:].split(":") if rest else []
+    elif _is_ipv6(text):
+        host, after = text, []
+    else:
+        host, *after = text.split(":")
+    if not host or any(each.isspace() or each in "/@?#" for each in host):
+        raise LocalError(f"{text!r} names no host: {allowed}")
+    return host, [_port(each, text) for each in after]
+
+
+def _port(digits: str, text: str) -> int:
+    if digits.isascii() and digits.isdigit() and len(digits) <= 5 and 1 <= int(digits) <= 0xFFFF:
+        return int(digits)
+    raise LocalError(f"{digits!r} in {text!r} is not a port, 1-65535")
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
