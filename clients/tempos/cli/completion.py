@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from tempos._api import DEFAULT
+from tempos._abi import API_PORT
 from tempos.cli.api import Api
 from tempos.errors import TemposError
 
@@ -31,7 +31,7 @@ examples:
   tempos completion zsh > "${fpath[1]}/_tempos"
 
 Needs argcomplete: pip install 'tempos[completion]'. Topics, groups and members are those of the broker that
---api or $TEMPOS_API names, with the token in $TEMPOS_TOKEN.
+--api, $TEMPOS_API or $TEMPOS_BROKER names, with the token in $TEMPOS_TOKEN.
 """
 
 
@@ -112,8 +112,12 @@ def with_words(action: _ActionT, ask: Callable[[argparse.Namespace], Iterable[st
 
 
 def _api(options: argparse.Namespace) -> Api:
-    url = getattr(options, "api", None) or os.environ.get("TEMPOS_API", DEFAULT)
-    known = argparse.Namespace(api=url, token_file=getattr(options, "token_file", None), fail=_refuse)
+    known = argparse.Namespace(
+        api=getattr(options, "api", None),
+        usual_port=API_PORT,
+        token_file=getattr(options, "token_file", None),
+        fail=_refuse,
+    )
     return Api.of(known, _PATIENCE)
 
 
