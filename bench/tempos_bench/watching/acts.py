@@ -75,11 +75,11 @@ def main() -> None:
     """Act as the command line says."""
     act, name, count, rate = ACTS[sys.argv[1]], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
-    # A net-pagefault shows processes that use the network.
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        any_socket.sendto(b"here", ("127.0.0.1", 9))
     print("ready", flush=True)
     sys.stdin.readline()
+    # While it is watched: net-pagefault shows processes that use the network.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        any_socket.sendto(b"here", ("127.0.0.1", 9))
     if rate:
         paced(act, count, rate)
     begun = time.monotonic()
