@@ -45,6 +45,7 @@ def prepare(asked: Asked) -> Asked:
         interfaces=asked.interfaces or config.fastpath.interfaces,
         listen=tuple(config.listen),
         mode=config.fastpath.mode,
+        token_file=asked.token_file or config.api_token_file,
     )
 
 

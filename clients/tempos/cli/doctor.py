@@ -25,6 +25,8 @@ examples:
         packages, kernel, interfaces: what is to be had, and what to do about the rest
   tempos doctor -c broker.toml
         held against what this configuration asks for
+  tempos doctor --api http://10.0.1.1:9996 --token-file token
+        also what the broker that runs there loses, leaves out, refuses
   tempos doctor --log
         also all that the kernel's verifier says of a program that it refuses
   tempos doctor --json | jq '.areas[].findings[] | select(.severity == "warning") | {code, cause, fix}'
@@ -59,6 +61,15 @@ def register(subparsers: Subparsers) -> None:
         action="store_true",
         help="put a program on these interfaces for a moment; some cards lose their link for seconds",
     )
+    parser.add_argument(
+        "--api",
+        metavar="URL",
+        help="look at the broker that runs there, too (default: $TEMPOS_API, "
+        "else at the usual address, if one answers)",
+    )
+    parser.add_argument(
+        "--token-file", metavar="FILE", help="a file that holds the API's token (default: $TEMPOS_TOKEN)"
+    )
     parser.add_argument("--log", action="store_true", help="the verifier's whole log of what it refused")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.set_defaults(run=run)
@@ -68,7 +79,13 @@ def run(options: argparse.Namespace) -> int:
     """Look at everything, print it; the exit code is 1 if something is worse than a note."""
     from tempos.doctor import Asked, areas, examine
 
-    asked = Asked(config=options.config, interfaces=tuple(options.interfaces), attach=options.attach)
+    asked = Asked(
+        config=options.config,
+        interfaces=tuple(options.interfaces),
+        attach=options.attach,
+        api=options.api or "",
+        token_file=options.token_file or "",
+    )
     found = examine(areas(), asked)
     code = 1 if found.bad else 0
     if options.json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tempos.doctor.findings import BAD, Area, Asked, Check, Finding, Severity, Tried, judge
 from tempos.doctor.installation import INSTALLATION
+from tempos.doctor.serving import SERVING
 from tempos.errors import one_line
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Examination:
 
 def areas() -> list[Area]:
     """Every area of this installation, by the codes of their checks."""
-    found = [INSTALLATION, *(_load(point) for point in _points())]
+    found = [INSTALLATION, SERVING, *(_load(point) for point in _points())]
     return sorted(found, key=lambda area: area.checks[0].code)
 
 

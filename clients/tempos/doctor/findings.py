@@ -34,6 +34,7 @@ class Asked:
     """What to look at. ``config``: a broker's configuration file, or none; the rest is what it says.
 
     ``interfaces``: names, none for all. ``listen``: IPv4 addresses. ``mode``: as in `fastpath.mode`.
+    ``api``, ``token_file``: where a broker that runs is asked, and what with.
     ``attach``: programs may be put on those interfaces for a moment, which interrupts some cards.
     """
 
@@ -42,6 +43,8 @@ class Asked:
     listen: tuple[str, ...] = ()
     mode: str = "auto"
     attach: bool = False
+    api: str = ""
+    token_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

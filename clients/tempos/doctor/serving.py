@@ -1,0 +1,176 @@
+"""What a running broker says of itself, judged: drift, losses, members left out, slow topics, who is refused.
+
+The broker is asked for its status once, by its API; all else is arithmetic over that document. Where nobody
+said that there is a broker, and none answers at the usual address, there is nothing to say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tempos._api import DEFAULT
+from tempos.cli.api import Api
+from tempos.doctor.findings import Area, Asked, Check, Severity, Tried
+from tempos.errors import LocalError, RemoteError, one_line
+
+#: Of what a group or a member was given, the part that may be lost before it is told.
+LOST = 0.001
+#: Members are compared once each was given so many; uneven: one took less than this part of the best one's.
+COMPARED, UNEVEN = 100, 0.9
+#: What a topic refuses because of how it is configured; the rest nobody subscribed to, or is no event.
+BY_RULE = ("over_rate", "foreign_source")
+#: Seconds.
+_PATIENCE = 5.0
+
+Document = Mapping[str, Any]
+
+
+def gather(asked: Asked) -> Iterator[Tried]:
+    """Ask the broker, if there is one."""
+    url = asked.api or os.environ.get("TEMPOS_API") or DEFAULT
+    try:
+        token = _token(asked)
+        status = Api(url, token, _PATIENCE).get("/v1/status")
+    except (LocalError, RemoteError) as error:
+        if asked.api or getattr(error, "status", None) is not None:
+            yield Tried("TD401", False, one_line(error), url)
+        return
+    try:
+        found = list(look(status))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        yield Tried("TD401", False, f"its status is not of this version: {error!r}", url)
+        return
+    yield _broker(status, url)
+    yield from found
+
+
+def look(status: Document) -> Iterator[Tried]:
+    """What is wrong by this status. Raises what a document of another kind raises."""
+    for topic in status["topics"]:
+        yield from _topic(topic)
+    for each in status["slow_consumers"]:
+        place, where = each["groups"][0], f"{each['ip']}:{each['port']}"
+        yield Tried("TD406", False, each["reason"], where, fix=_out(place["topic"], place["group"], where))
+    for name, each in status["quality"]["classes"].items():
+        if each["overruns"]:
+            cause = f"{each['overruns']:,} datagrams found its socket full"
+            yield Tried("TD411", False, cause, name)
+    if refused := status["control"]["refused"]:
+        yield Tried("TD410", False, _counts(refused), "requests of clients")
+    if drops := status["paths"]["fast"]["drops"]:
+        yield Tried("TD412", False, "; ".join(f"{name}: {_counts(why)}" for name, why in drops.items()))
+    worker = status["quality"]["worker"]
+    if worker["state"] not in ("off", "serving"):
+        yield Tried("TD413", False, f"{worker['state']}: {worker['reason']}")
+
+
+def _broker(status: Document, url: str) -> Tried:
+    broker = status["broker"]
+    cause = f"{broker['name']!r}, tempos {broker['version']}, process {broker['pid']}, {broker['uptime_s']} s"
+    awaited = [str(each) for each in broker.get("awaited", ())]
+    if not broker["ready"] or awaited:
+        waits = f", waits for {'; '.join(awaited)}" if awaited else ", not ready"
+        return Tried(
+            "TD401", False, cause + waits, url, means="what it waits for is not served", fix="tempos status"
+        )
+    return Tried("TD401", True, cause, url)
+
+
+def _topic(topic: Document) -> Iterator[Tried]:
+    name = topic["name"]
+    ledger = f"tempos ledger {_quoted(name)}"
+    if not topic["balanced"]:
+        yield Tried("TD402", False, "; ".join(topic["problems"]), name, fix=ledger)
+    if topic["policy"] == "fast" and topic["path"] != "fast":
+        fix = f"tempos ctl path {_quoted(name)} auto"
+        yield Tried("TD403", False, topic["reason"], name, fix=fix)
+    refused = {reason: count for reason, count in topic["refused"].items() if reason in BY_RULE}
+    if refused:
+        yield Tried("TD409", False, f"{_counts(refused)}, of {topic['received']:,}", name, fix=ledger)
+    if others := {why: count for why, count in topic["refused"].items() if why not in BY_RULE}:
+        yield Tried("TD415", False, f"{_counts(others)}, of {topic['received']:,}", name, fix=ledger)
+    if before := topic["lost_before"]["at_least"]:
+        cause = f"at least {before:,} of {topic['lost_before']['sent']:,} events that publishers sent"
+        yield Tried("TD414", False, cause, name, fix=ledger)
+    for group in topic["groups"]:
+        yield from _group(name, group, ledger)
+
+
+def _group(topic: str, group: Document, ledger: str) -> Iterator[Tried]:
+    subject = f"{topic} {group['name']}"
+    gone = group["lost"] + group["dropped"]
+    if gone > LOST * group["tickets"]:
+        cause = f"{group['lost']:,} lost and {group['dropped']:,} dropped, of {group['tickets']:,}"
+        yield Tried("TD407", False, cause, subject, fix=ledger)
+    shares = []
+    for member in group["members"]:
+        where = f"{member['ip']}:{member['port']}"
+        if member["left_out"]:
+            fix = f"ping -c 3 {member['ip']}" if member["static"] else _out(topic, group["name"], where)
+            yield Tried("TD404", False, member["left_out"], f"{subject} {where}", fix=fix)
+        if member["unheard"]:
+            cause = f"{member['unheard']:,} events went to it, and it told of none"
+            fix = f"iptables -I INPUT -p udp -s {member['from']} --dport {member['port']} -j ACCEPT"
+            yield Tried("TD405", False, cause, f"{subject} {where}", fix=fix)
+        if member["delivered"] is not None and member["ticketed"] >= COMPARED:
+            shares.append((member["delivered"] / member["ticketed"], where))
+    if shares and min(shares)[0] < UNEVEN * max(shares)[0]:
+        cause = ", ".join(f"{where} took {share:.0%}" for share, where in sorted(shares)[:3])
+        fix = _out(topic, group["name"], min(shares)[1])
+        yield Tried(
+            "TD408", False, f"{cause}; the best {max(shares)[0]:.0%} of what it was given", subject, fix=fix
+        )
+
+
+def _out(topic: str, group: str, where: str) -> str:
+    return f"tempos ctl drain {_quoted(topic)} {_quoted(group)} {where}"
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
+
+
+def _counts(counted: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counted.items())
+
+
+def _token(asked: Asked) -> str:
+    """Never part of anything that is printed."""
+    if not asked.token_file:
+        return os.environ.get("TEMPOS_TOKEN", "")
+    from pathlib import Path
+
+    try:
+        return Path(asked.token_file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocalError(f"the token in {asked.token_file} cannot be read: {one_line(error)}") from error
+
+
+_WARN, _NOTE = Severity.WARNING, Severity.NOTE
+SERVING = Area(
+    "broker",
+    (
+        Check("TD401", "broker", _WARN, means="what it does is not looked at", fix="tempos status"),
+        Check("TD402", "ledger", Severity.FAULT, means="events are in no account: tell its makers"),
+        Check("TD403", "slow topic", _WARN, means="the slow path serves it, though it is to be fast"),
+        Check("TD404", "left out", _WARN, means="what it is ticketed is lost to it, and counted"),
+        Check("TD405", "unheard", _WARN, means="a firewall on its way may keep its events from it"),
+        Check("TD406", "slow consumer", _WARN, means="it loses events, and no other member does"),
+        Check("TD407", "losses", _WARN, means="members did not get what they were ticketed"),
+        Check("TD408", "uneven", _WARN, means="a member takes less of what it is given than the others"),
+        Check("TD409", "refused publishers", _WARN, means="those events go to nobody"),
+        Check("TD410", "refused", _NOTE, means="clients asked for what they may not", fix="tempos status"),
+        Check("TD411", "socket overruns", _WARN, means="events are lost before the broker has them",
+              fix="sysctl -w net.core.rmem_max=8388608"),
+        Check("TD412", "lost behind the redirect", _WARN, means="interfaces did not take what was sent there",
+              fix="tempos observe xdpwhy"),
+        Check("TD413", "SQ worker", _WARN, means="the broker itself serves SQ", fix="tempos status"),
+        Check("TD414", "lost before", _WARN, means="the way from publishers to the broker loses events"),
+        Check("TD415", "refused events", _NOTE, means="those events go to nobody"),
+    ),
+    lambda asked: tuple(gather(asked)),
+)  # fmt: skip

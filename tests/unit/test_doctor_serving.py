@@ -1,0 +1,142 @@
+"""What `tempos doctor` says of a broker that runs: from its status alone, with commands that there are."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from tempos.cli.main import _parser, main
+from tempos.doctor import Asked, Severity, Tried, judge
+from tempos.doctor.serving import SERVING, gather, look
+
+TOKEN = "a-token-that-nobody-sees"
+
+
+def member(port: int, **said: Any) -> dict[str, Any]:
+    usual = {
+        "static": False,
+        "from": "10.0.1.1",
+        "left_out": "",
+        "unheard": 0,
+        "ticketed": 500,
+        "delivered": 500,
+    }
+    return {"ip": "10.0.2.2", "port": port, **usual, **said}
+
+
+def status(**wrong: Any) -> dict[str, Any]:
+    group = {"name": "w x", "tickets": 1000, "lost": 0, "dropped": 0, "members": [member(1), member(2)]}
+    topic = {
+        "name": "news", "balanced": True, "problems": [], "policy": "auto", "path": "slow", "reason": "off",
+        "refused": {}, "received": 1000, "lost_before": {"at_least": 0, "sent": 1000}, "groups": [group],
+    }  # fmt: skip
+    group.update({key: wrong.pop(key) for key in list(wrong) if key in group})
+    topic.update({key: wrong.pop(key) for key in list(wrong) if key in topic})
+    return {
+        "broker": {"name": "b", "version": "1", "pid": 1, "uptime_s": 2.0, "ready": True, "awaited": []},
+        "paths": {"fast": {"drops": wrong.get("drops", {})}},
+        "quality": {
+            "classes": {"SQ": {"overruns": wrong.get("overruns", 0)}},
+            "worker": {"state": wrong.get("worker", "off"), "reason": "as it is"},
+        },
+        "control": {"refused": wrong.get("clients", {})},
+        "slow_consumers": wrong.get("slow_consumers", []),
+        "topics": [topic],
+    }  # fmt: skip
+
+
+SLOW = {"ip": "10.0.2.2", "port": 1, "reason": "drops", "groups": [{"topic": "news", "group": "w x"}]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({}, None),
+        ({"balanced": False, "problems": ["1 event too many"]}, "TD402"),
+        ({"policy": "fast"}, "TD403"),
+        ({"members": [member(1, left_out="it does not answer")]}, "TD404"),
+        ({"members": [member(1, static=True, left_out="it does not answer")]}, "TD404"),
+        ({"members": [member(1, unheard=7)]}, "TD405"),
+        ({"slow_consumers": [SLOW]}, "TD406"),
+        ({"lost": 1}, None),
+        ({"lost": 1, "dropped": 1}, "TD407"),
+        ({"members": [member(1, delivered=449), member(2)]}, "TD408"),
+        ({"members": [member(1, delivered=451), member(2)]}, None),
+        ({"members": [member(1, delivered=0, ticketed=99), member(2)]}, None),
+        ({"refused": {"over_rate": 3}}, "TD409"),
+        ({"clients": {"wrong key": 2}}, "TD410"),
+        ({"overruns": 4}, "TD411"),
+        ({"drops": {"eth1": {"ENXIO": 4}}}, "TD412"),
+        ({"worker": "waiting"}, "TD413"),
+        ({"lost_before": {"at_least": 4, "sent": 9}}, "TD414"),
+        ({"refused": {"no_member": 3}}, "TD415"),
+    ],
+)  # fmt: skip
+def test_each_thing_that_is_wrong_is_told_once_with_a_command(
+    wrong: dict[str, Any], code: str | None
+) -> None:
+    found = list(judge(SERVING.checks, list(look(status(**wrong))), Asked()))
+    assert [each.code for each in found] == ([code] if code else [])
+    for each in found:
+        assert each.severity in (Severity.NOTE, Severity.WARNING, Severity.FAULT)
+        assert each.cause
+        assert each.means
+        words = shlex.split(each.fix)
+        if words[0] == "tempos" and words[1] != "observe":
+            assert _parser(words[1]).parse_args(words[1:])
+        else:
+            assert words[0] in ("tempos", "ping", "iptables", "sysctl")
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A broker's API with a token."""
+
+    answer: Any = None
+
+    def do_GET(self) -> None:
+        right = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        body = json.dumps(self.answer if right else {"detail": "a token is needed"}).encode()
+        self.send_response(200 if right else 401)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_it_asks_with_the_token_and_never_shows_it(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TEMPOS_TOKEN", raising=False)
+    monkeypatch.setattr("tempos.doctor.areas", lambda: [SERVING])
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            for answer, token, code, said in (
+                (status(), True, 0, "'b', tempos 1, process 1"),
+                (status(policy="fast"), True, 1, "TD403"),
+                ({"topics": 3}, True, 1, "not of this version"),
+                (status(), False, 1, "a token is needed"),
+            ):
+                Answers.answer = answer
+                options = ["--token-file", str(tmp_path / "token")] if token else []
+                for form in ([], ["--json"]):
+                    assert main(["doctor", "--api", url, *options, *form]) == code
+                    out = capsys.readouterr().out
+                    assert said in out
+                    assert TOKEN not in out
+        finally:
+            server.shutdown()
+            thread.join()
+    (tried,) = gather(Asked(api=url))
+    assert (tried.check, tried.had) == ("TD401", False)
+    monkeypatch.setenv("TEMPOS_API", url)
+    assert list[Tried](gather(Asked())) == [], "nobody said that there is one"
