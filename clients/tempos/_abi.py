@@ -43,6 +43,7 @@ MAX_EGRESS = 64
 MAX_SOURCES = 8
 MAX_MACS = 8
 MAX_SUSPECTS = 64
+NO_HOST = 1
 MAX_CHECKED = 8192
 MAX_FANOUTS = 4096
 HEARD_FRAMES = 0
@@ -57,7 +58,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xae30af3500b45335
+ABI_FINGERPRINT = 0x84771848d2d0c212
 
 
 class Reason(enum.IntEnum):

@@ -56,6 +56,7 @@
 #define TEMPOS_MAX_SOURCES 8
 #define TEMPOS_MAX_MACS 8            /* of one interface, whose frames this machine takes there */
 #define TEMPOS_MAX_SUSPECTS 64       /* addresses that as a source are for the kernel to judge */
+#define TEMPOS_NO_HOST 1
 #define TEMPOS_MAX_CHECKED 8192      /* sources whose way back the kernel was asked for */
 #define TEMPOS_MAX_FANOUTS 4096
 #define TEMPOS_HEARD_FRAMES 0        /* of the map `heard`: tagged frames that were heard of */
@@ -337,7 +338,6 @@ enum tempos_verdict {
 /* What is fixed when the program is loaded, for one interface. */
 struct tempos_settings {
 	__u64 gone_after_ns;        /* pass everything when the pulse is older; 0: never */
-	__u64 suspected;            /* bit n: some suspect's last byte is n, modulo 64 */
 	__u64 macs[TEMPOS_MAX_MACS]; /* as a frame to it begins, and two bytes of 0 */
 	__be16 port;
 	__u8 generic;               /* 1: runs on skbs, where a partial checksum must stay partial */
@@ -349,6 +349,12 @@ struct tempos_settings {
 	__u32 suspect_count;
 	__be32 listen[TEMPOS_MAX_LISTEN];
 	__be32 suspects[TEMPOS_MAX_SUSPECTS];
+	/*
+	 * By the first byte of a source, and by its last: bits of the suspects that begin and end so. Those of one that
+	 * both have in common it may be; NO_HOST: it begins as no host's does.
+	 */
+	__u8 first[256];
+	__u8 last[256];
 };
 
 /* ABI-END */

@@ -91,25 +91,30 @@ static __always_inline bool broker_gone(void)
 
 /*
  * Whether the kernel takes this source from this interface. What it drops by its reverse path it alone can tell; so it is
- * asked by user space, and until it has said yes what comes from there is the stack's.
+ * asked by user space, and until it has said yes what comes from there is the stack's. A global function, so that who
+ * need not ask has nothing of it.
  */
-static __always_inline bool way_back_known(__be32 source)
+__noinline int kernel_takes(__u32 ifindex, __be32 source)
 {
 	const __u32 only = 0, unanswered = TEMPOS_ASKED;
-	struct tempos_source from = {.ifindex = settings.asks, .address = source};
-	const __u32 *verdict;
+	struct tempos_source from = {.ifindex = ifindex, .address = source};
+	const __u32 *verdict = bpf_map_lookup_elem(&sources, &from);
 	__u32 *times;
 
-	if (!from.ifindex)
-		return true;
-	verdict = bpf_map_lookup_elem(&sources, &from);
 	if (verdict)
 		return *verdict == TEMPOS_TAKEN;
 	bpf_map_update_elem(&sources, &from, &unanswered, BPF_NOEXIST);
 	times = bpf_map_lookup_elem(&asked, &only);
 	if (times)
 		__sync_fetch_and_add(times, 1);
-	return false;
+	return 0;
+}
+
+static __always_inline bool way_back_known(__be32 source)
+{
+	const __u32 ifindex = settings.asks;
+
+	return !ifindex || kernel_takes(ifindex, source);
 }
 
 static __always_inline bool source_allowed(const struct tempos_route *route, __be32 source)

@@ -83,8 +83,10 @@ static __always_inline bool is_for_us(const struct ethhdr *eth, const volatile s
 	__u64 start = *(const frame_start *)eth;
 	__u32 count = settings->mac_count;
 
-	/* As with the addresses: only those in use cost an instruction. */
-	for (__u32 i = 0; i < TEMPOS_MAX_MACS && i < count; i++)
+	/* Most interfaces have one, and who has none listens to nothing. */
+	if (!((settings->macs[0] ^ start) & MAC_OF_START))
+		return true;
+	for (__u32 i = 1; i < TEMPOS_MAX_MACS && i < count; i++)
 		if (!((settings->macs[i] ^ start) & MAC_OF_START))
 			return true;
 	return false;
@@ -123,7 +125,8 @@ static __always_inline enum tempos_reason parse_ip(struct cursor *cursor, struct
 			return TEMPOS_NOT_IPV4;
 		return ip->ihl > IP_HEADER_WORDS ? TEMPOS_IP_OPTIONS : TEMPOS_BAD_LENGTH;
 	}
-	if ((*(const frame_word *)&ip->frag_off & IP_FRAGMENT_AND_PROTOCOL) == IP_WHOLE_UDP)
+	/* By its place: as a field of two bytes it would be read in two. */
+	if ((*(const frame_word *)((const void *)ip + offsetof(struct iphdr, frag_off)) & IP_FRAGMENT_AND_PROTOCOL) == IP_WHOLE_UDP)
 		return TEMPOS_FORWARDED;
 	return ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS_OR_OFFSET) ? TEMPOS_FRAGMENT : TEMPOS_NOT_UDP;
 }
@@ -165,16 +168,18 @@ parse_destination(const struct packet *packet, const volatile struct tempos_sett
  */
 static __always_inline bool is_suspect(const struct iphdr *ip, const volatile struct tempos_settings *settings)
 {
-	__u8 first = *(const __u8 *)&ip->saddr;
-	__be32 source = ip->saddr;
-	__u32 count = settings->suspect_count;
+	const __u8 *byte = (const __u8 *)&ip->saddr;
+	__u8 like = settings->first[byte[0]] & settings->last[byte[3]];
+	__be32 source;
+	__u32 count;
 
-	/* 0.0.0.0/8, 127.0.0.0/8, and all from 224.0.0.0 on. */
-	if ((__u8)(first - 1) >= 126 && (__u8)(first - 128) >= 96)
-		return true;
-	/* Nearly all that come here end with this. */
-	if (!(settings->suspected >> ((const __u8 *)&ip->saddr)[3] % 64 & 1))
+	/* Nearly all that come here end with this: no suspect begins and ends so. */
+	if (!like)
 		return false;
+	if (like & TEMPOS_NO_HOST)
+		return true;
+	source = ip->saddr;
+	count = settings->suspect_count;
 #pragma nounroll
 	for (__u32 i = 0; i < TEMPOS_MAX_SUSPECTS && i < count; i++)
 		if (settings->suspects[i] == source)

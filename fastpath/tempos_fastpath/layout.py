@@ -45,6 +45,8 @@ _NOTHING_MEASURED = Histogram((0,) * _abi.LATENCY_BUCKETS)
 #: The first byte of an IPv4 header: version 4, five words.
 _IP_VERSION_IHL = 0x45
 _MAX_WORD = 0xFFFF
+#: The first byte of an address from which on none is a host's.
+_FIRST_MULTICAST = 224
 _NO_MAC = "00:00:00:00:00:00"
 _REASONS = tuple(Reason)
 
@@ -74,9 +76,15 @@ def encode_settings(
         settings.macs[index] = int.from_bytes(bytes((*_mac(mac), 0, 0)), sys.byteorder)
     settings.asks = gate.asks
     settings.suspect_count = len(gate.suspects)
+    for number in range(256):
+        settings.first[number] = _abi.NO_HOST if number in (0, 127) or number >= _FIRST_MULTICAST else 0
+        settings.last[number] = _abi.NO_HOST
     for index, address in enumerate(gate.suspects):
         settings.suspects[index] = _address(address)
-        settings.suspected |= 1 << socket.inet_aton(address)[3] % 64
+        begins, *_, ends = socket.inet_aton(address)
+        bit = 2 << index % 7
+        settings.first[begins] |= bit
+        settings.last[ends] |= bit
     return struct_bytes(settings)
 
 
