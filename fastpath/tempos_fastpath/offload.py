@@ -20,7 +20,6 @@ from typing import TypeVar
 
 from tempos import (
     FastPathStatus,
-    InterfaceStatus,
     Path,
     PathChoice,
     Quality,
@@ -52,6 +51,7 @@ from tempos_fastpath.sources import Sources
 from tempos_fastpath.survival.pins import LATENCY
 from tempos_fastpath.tickets import SharedTickets
 from tempos_fastpath.topics import SharedTopics
+from tempos_fastpath.words import mode_of, why_fast
 
 #: Seconds between two looks at the network without an event, each of which also has the kernel confirm
 #: the neighbours in use: redirected frames do not pass its own stack, so nothing else keeps them fresh.
@@ -214,22 +214,6 @@ class Offload:
         note = f"{more}{self._note}{self._programs.note}"
         return FastPathStatus(mode, f"{reason}{note}", interfaces, self._lacks)
 
-    def _mode(self) -> str:
-        """The mode that events are forwarded in; where interfaces differ, which those are."""
-        # By a bridge that nothing is plugged into no event comes in.
-        up = {
-            each.index
-            for each in self._facts.interfaces.values()
-            if each.up and (each.kind != "bridge" or self._facts.ports_of(each.index))
-        }
-        modes: dict[str, list[str]] = {}
-        for each in self._programs.attachments:
-            if each.link is not None and each.ifindex in up:
-                modes.setdefault(each.link.mode.value, []).append(each.interface)
-        if len(modes) < 2:
-            return next(iter(modes), self.status().mode)
-        return f"native (generic on {', '.join(modes['generic'])})"
-
     def rows(self) -> Mapping[int, int]:
         """Where the topics whose routes an earlier broker left stand in the tables."""
         return self._adopted_rows
@@ -265,14 +249,8 @@ class Offload:
                     self._changed.set()
         if isinstance(plan, Refusal):
             return PathChoice(Path.SLOW, plan.reason)
-        names = {self._facts.interfaces[index].name for index in plan.interfaces
-                 if index in self._facts.interfaces}  # fmt: skip
-        reason = f"XDP {self._mode()}, leaves by {', '.join(sorted(names))}"
-        if plan.why:
-            reason += f"; {len(plan.groups)} groups: {plan.why}"
-        if left_out := sum(hop.left_out for hop in plan.hops):
-            reason += f"; {left_out} of {len(plan.hops)} members left out: they cannot be reached"
-        return PathChoice(Path.FAST, reason + _but_for(self._unseen))
+        mode = mode_of(self._programs.attachments, self._facts) or self.status().mode
+        return PathChoice(Path.FAST, why_fast(plan, mode, self._facts, self._unseen))
 
     async def withdraw(self, topic: int) -> None:
         """Take the topic's route out of the kernel; its packets come up to the slow path."""
@@ -593,11 +571,3 @@ class Offload:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await self._loop.run_in_executor(self._threads, function, *arguments)
-
-
-def _but_for(unseen: Sequence[InterfaceStatus]) -> str:
-    """What a topic on the fast path adds to its reason: where its events come in and are not seen."""
-    if not unseen:
-        return ""
-    where = "; ".join(f"{each.name} ({each.reason})" for each in unseen)
-    return f"; what comes in by these takes the slow path: {where}"
