@@ -31,7 +31,8 @@ Made by `make test-kernels test-kernel-here kernel-table` from what ran; nothing
 
 {count} events each, from a publisher by way of the broker to a member, with the fast path native, generic and
 off. A cell says which path carried them, and how many arrived where that is not all of them; "·": that kernel
-does not have the device. A case is "not played" where the run came to no event; the last table says why.
+does not have the device. A case is "not played" where the run came to no event; the last table says why,
+and "not run" where it is younger than the last run on that kernel.
 What does not arrive is told, by the ledger and by the member, to the same number. What was lost before the
 broker is told by both as well. Where a case is about a queue on the broker's way out, what that queue counts
 as dropped is beside the ledger. Kernels on which no case was played are left out.

@@ -14,7 +14,7 @@ MODES = ("native", "generic", "off")
 _TELLING = (
     "TD121", "TD122", "TD123", "TD124", "TD131", "TD132", "TD133", "TD134", "TD135", "TD301", "TD302",
 )  # fmt: skip
-_ABSENT, _LACKING, _UNPLAYED = "·", "not here", "not played"
+_ABSENT, _LACKING, _UNPLAYED, _NOT_RUN = "·", "not here", "not played", "not run"
 
 
 def as_text(account: Account) -> str:
@@ -132,7 +132,9 @@ def _grid(
 
 
 def _short_cell(row: Mapping[str, Any] | None) -> str:
-    if row is None or row["verdict"] == "absent":
+    if row is None:
+        return _NOT_RUN
+    if row["verdict"] == "absent":
         return _ABSENT
     if _unplayed(row):
         return _UNPLAYED
