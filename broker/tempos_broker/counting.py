@@ -89,6 +89,11 @@ class Counting:
             or self.fast_offsets.has(topic)
         )
 
+    def have_counted(self, topics: Collection[int]) -> frozenset[int]:
+        """Those of these topics of which any event was ever counted, or is under way."""
+        fast, slow = self._fast.counters(topics), self.slow_counters(topics)
+        return frozenset(topic for topic in topics if not self._is_quiet(topic, fast, slow))
+
     def unsent(self, topic: int, epoch: int, groups: int) -> list[int]:
         """Copies so far for each group of an epoch that either path could not send."""
         fast = self._fast.lost(topic, epoch, groups)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tempos import Path, __version__
@@ -110,7 +110,7 @@ class Documents:
 
     def topics(self, listed: Listed = list) -> Iterator[dict[str, Any]]:
         """Every topic, as the status has it."""
-        return (self._topic(state, listed) for state in self._present())
+        return (self.tell(state, listed) for state in self.present())
 
     def ledger(self) -> dict[str, Any]:
         """The account of every topic; :mod:`tempos_broker.account` says what adds up."""
@@ -127,15 +127,15 @@ class Documents:
 
     def ledgers(self, listed: Listed = list) -> Iterator[dict[str, Any]]:
         """The account of every topic."""
-        return (self._topic_ledger(state, listed) for state in self._present())
+        return (self.tell_ledger(state, listed) for state in self.present())
 
     def paths(self) -> Iterator[dict[str, Any]]:
         """Which path serves each topic, and why."""
-        return ({"topic": state.route.topic.name, **path_fields(state)} for state in self._present())
+        return ({"topic": state.route.topic.name, **path_fields(state)} for state in self.present())
 
     def routes(self, listed: Listed = list) -> Iterator[dict[str, Any]]:
         """Every route in force."""
-        return (route_document(state, listed) for state in self._present())
+        return (route_document(state, listed) for state in self.present())
 
     def options(self, origin: Origin | None = None) -> Iterator[dict[str, Any]]:
         """The options of every topic, or of those that this made, as they stand in a file."""
@@ -159,11 +159,11 @@ class Documents:
 
     def topic(self, name: str) -> dict[str, Any]:
         """What the status says of one topic."""
-        return self._topic(self._state(name))
+        return self.tell(self._state(name))
 
     def topic_ledger(self, name: str) -> dict[str, Any]:
         """The account of one topic."""
-        return self._topic_ledger(self._state(name))
+        return self.tell_ledger(self._state(name))
 
     def topic_options(self, name: str) -> dict[str, Any]:
         """The options of one topic, and who made it."""
@@ -183,13 +183,31 @@ class Documents:
     def _state(self, name: str) -> TopicState:
         return self._states[self._registry.topic(name).id]
 
-    def _present(self) -> Iterator[TopicState]:
+    def present(self) -> Iterator[TopicState]:
+        """What holds of every topic."""
         for topic in list(self._registry.topics):
             state = self._states.get(topic.id)
             if state is not None and state.route.topic.name == topic.name:
                 yield state
 
-    def _topic(self, state: TopicState, listed: Listed = list) -> dict[str, Any]:
+    def is_present(self, state: TopicState) -> bool:
+        """Whether that still holds of a topic."""
+        return self._states.get(state.route.topic.id) is state
+
+    def have_counted(self, topics: Sequence[int]) -> frozenset[int]:
+        """Those of these topics of which anything was ever counted."""
+        return self._past.counting.have_counted(topics)
+
+    def rests_on(self, state: TopicState) -> tuple[object, ...] | None:
+        """What is told of a topic of which nothing was counted rests on this; None: it changes by itself."""
+        route = state.route
+        topic = route.topic.id
+        if route.groups or self._registry.states(topic) or not self._ledger.is_empty(topic):
+            return None
+        return self._config(), self._catalogue.numbered(topic), route, state.choice, state.moved
+
+    def tell(self, state: TopicState, listed: Listed = list) -> dict[str, Any]:
+        """A topic, as the status has it."""
         topic = state.route.topic.id
         entry = self._catalogue.numbered(topic)
         return topic_document(
@@ -207,6 +225,7 @@ class Documents:
             listed=listed,
         )
 
-    def _topic_ledger(self, state: TopicState, listed: Listed = list) -> dict[str, Any]:
+    def tell_ledger(self, state: TopicState, listed: Listed = list) -> dict[str, Any]:
+        """The account of a topic."""
         counted = self._past.counting.counted([state.route.topic.id])
         return topic_ledger_document(state, self._ledger, self._control.reports.consumers, counted, listed)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from fastapi.responses import StreamingResponse
 
-from tempos_broker.api.stream import PIECE, listed, with_topics
+from tempos_broker.api.snapshot import Snapshot
+from tempos_broker.api.stream import PIECE, listed
 
 
 async def body(response: StreamingResponse) -> bytes:
@@ -22,9 +23,10 @@ async def body(response: StreamingResponse) -> bytes:
 async def test_what_is_sent_is_whole(count: int) -> None:
     documents = [{"name": f'"ü{number}', "n": None} for number in range(count)]
     assert json.loads(await body(listed(iter(documents)))) == documents
-    whole = with_topics({"a": {"b": 1}}, iter(documents), lambda: {"balanced": True})
-    assert json.loads(await body(whole)) == {"a": {"b": 1}, "topics": documents, "balanced": True}
-    assert json.loads(await body(with_topics({}, iter(documents)))) == {"topics": documents}
+    topics = tuple(json.dumps(each).encode() for each in documents)
+    whole = b"".join(Snapshot({"a": {"b": 1}}, topics, {"balanced": True}).pieces())
+    assert json.loads(whole) == {"a": {"b": 1}, "topics": documents, "balanced": True}
+    assert json.loads(b"".join(Snapshot({}, topics, {}).pieces())) == {"topics": documents}
 
 
 async def test_what_is_told_as_it_is_read_is_whole_too() -> None:
@@ -36,8 +38,8 @@ async def test_what_is_told_as_it_is_read_is_whole_too() -> None:
             "more": listed(iter([])),
         }
 
-    told = with_topics({}, iter([document(iter), document(iter), {"only": iter([1, "two"])}]))
-    assert json.loads(await body(told)) == {"topics": [document(list), document(list), {"only": [1, "two"]}]}
+    told = listed(iter([document(iter), document(iter), {"only": iter([1, "two"])}]))
+    assert json.loads(await body(told)) == [document(list), document(list), {"only": [1, "two"]}]
 
 
 def of_one_document(parts: Iterator[int]) -> Iterator[Any]:

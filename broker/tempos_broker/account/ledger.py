@@ -231,6 +231,12 @@ class Ledger:
         """The groups of an open epoch with their holders, in the order of the route."""
         return self._open(topic)[epoch]
 
+    def is_empty(self, topic: int) -> bool:
+        """Whether nothing is in the account of a topic: no group, no ticket, no publisher."""
+        state = self._topics.get(topic)
+        empty = state is None or (isinstance(state, Quiet) and not any(groups for _, groups in state.open))
+        return empty and not self.publishers.follows(topic)
+
     def epoch(self, topic: int) -> int:
         """The latest epoch that was opened; 0 for a topic without an account."""
         state = self._topics.get(topic)

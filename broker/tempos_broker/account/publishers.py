@@ -111,6 +111,10 @@ class Publishers:
         self._topics.pop(topic, None)
         self._quiet.pop(topic, None)
 
+    def follows(self, topic: int) -> bool:
+        """Whether anything was told of a topic."""
+        return topic in self._topics
+
     def _topic(self, topic: int) -> _Topic:
         """All of a topic of which something is told, or about to be."""
         state = self._topics.get(topic)

@@ -7,10 +7,11 @@ in at all is the business of :mod:`tempos_daemon.door`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -18,9 +19,11 @@ from starlette.exceptions import HTTPException
 
 from tempos import PathPolicy
 from tempos.control import Code
-from tempos_broker.api import metrics, models
+from tempos_broker.api import models
 from tempos_broker.api.names import WholeNames
-from tempos_broker.api.stream import listed, with_topics
+from tempos_broker.api.snapshot import Snapshot, Snapshots
+from tempos_broker.api.stream import listed
+from tempos_broker.api.telling import Told
 from tempos_broker.api.topics import TopicCommands, TopicName, add_topic_orders
 from tempos_broker.documents import Documents
 from tempos_broker.members.departures import KeptOut
@@ -28,7 +31,7 @@ from tempos_broker.membership import Refused
 from tempos_broker.orders import Drained, KeepOut
 from tempos_broker.status import kept_out_fields
 from tempos_daemon.door import Door
-from tempos_daemon.metrics import MEDIA_TYPE, pieces
+from tempos_daemon.metrics import MEDIA_TYPE
 from tempos_daemon.problems import described, problem
 from tempos_daemon.web import new_app
 
@@ -42,6 +45,17 @@ log = logging.getLogger("tempos.broker")
 
 GroupName = Annotated[str, Path(description="name of the group", min_length=1, max_length=64)]
 Endpoint = Annotated[str, Path(description="ip:port", pattern=_ENDPOINT, examples=["10.0.2.2:5000"])]
+
+MaxAge = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=60,
+        description="seconds: so old it may be if it is there already, instead of being made anew; Age says "
+        "how old it is, Tempos-Told-At when it began to be made",
+    ),
+]
+_T = TypeVar("_T")
 
 
 class Commands(TopicCommands, Protocol):
@@ -79,7 +93,7 @@ def application(broker: Commands, reload: Reload, token: str = "") -> ASGIApp:
         lambda: broker.ready,
         "Every socket is bound and every topic has a route",
     )
-    _add_reading(app, broker.documents)
+    _add_reading(app, broker.documents, Snapshots(broker.documents))
     _add_commands(app, broker, reload)
     add_topic_orders(app, broker)
     app.add_exception_handler(Refused, _on_refused)
@@ -93,33 +107,25 @@ def application(broker: Commands, reload: Reload, token: str = "") -> ASGIApp:
     )
 
 
-def _add_reading(app: FastAPI, told: Documents) -> None:
+def _add_reading(app: FastAPI, told: Documents, snapshots: Snapshots) -> None:
     @app.get("/v1/status", summary="Everything a person looks for first", responses=described())
-    async def get_status() -> dict[str, Any]:
-        return with_topics(told.status_head(), told.topics(iter))  # type: ignore[return-value]
+    async def get_status(max_age_s: MaxAge = 0.0) -> dict[str, Any]:
+        return _sent(await snapshots.status.ask(max_age_s), Snapshot.pieces)  # type: ignore[return-value]
 
     @app.get(
         "/metrics", summary="The same for Prometheus", response_class=StreamingResponse, responses=described()
     )
-    async def get_metrics() -> Response:
-        return StreamingResponse(pieces(metrics.samples(told)), media_type=MEDIA_TYPE)
+    async def get_metrics(max_age_s: MaxAge = 0.0) -> Response:
+        return _sent(await snapshots.metrics.ask(max_age_s), iter, MEDIA_TYPE)
 
     @app.get(
         "/v1/ledger",
         summary="Where every event went, and whether it adds up",
         response_model=models.LedgerOut,
-        responses=described(),
+        responses=described(422),
     )
-    async def get_ledger() -> Response:
-        balanced = True
-
-        def ledgers() -> Iterator[dict[str, Any]]:
-            nonlocal balanced
-            for each in told.ledgers(iter):
-                balanced &= each["balanced"]
-                yield each
-
-        return with_topics({}, ledgers(), lambda: told.ledger_tail(balanced=balanced))
+    async def get_ledger(max_age_s: MaxAge = 0.0) -> Response:
+        return _sent(await snapshots.ledger.ask(max_age_s), Snapshot.pieces)
 
     @app.get("/v1/ledger/{topic:name}", summary="The same of one topic", responses=described(404, 422))
     async def get_topic_ledger(topic: TopicName) -> models.LedgerTopic:
@@ -147,9 +153,14 @@ def _add_reading(app: FastAPI, told: Documents) -> None:
     async def get_routes() -> Response:
         return listed(told.routes(iter))
 
-    @app.get("/v1/topics", summary="Every topic", response_model=list[models.TopicOut], responses=described())
-    async def get_topics() -> Response:
-        return listed(told.topics(iter))
+    @app.get(
+        "/v1/topics",
+        summary="Every topic",
+        response_model=list[models.TopicOut],
+        responses=described(422),
+    )
+    async def get_topics(max_age_s: MaxAge = 0.0) -> Response:
+        return _sent(await snapshots.status.ask(max_age_s), Snapshot.array)
 
     @app.get("/v1/topics/{topic:name}", summary="One topic", responses=described(404, 422))
     async def get_topic(topic: TopicName) -> models.TopicOut:
@@ -240,6 +251,22 @@ def _add_commands(app: FastAPI, broker: Commands, reload: Reload) -> None:
     )
     async def post_reload() -> models.Reloaded:
         return models.Reloaded(changes=list(await reload()))
+
+
+def _sent(
+    told: Told[_T], pieces: Callable[[_T], Iterator[bytes]], media_type: str = "application/json"
+) -> Response:
+    """What was told, sent in pieces: the event loop serves between two of them."""
+
+    async def each() -> AsyncIterator[bytes]:
+        for piece in pieces(told.value):
+            yield piece
+            await asyncio.sleep(0)
+
+    at = f"{told.at:.3f}"
+    return StreamingResponse(
+        each(), media_type=media_type, headers={"Age": str(int(told.age)), "Tempos-Told-At": at}
+    )
 
 
 def _keep_out(seconds: float | None, *, until_let_in: bool) -> KeepOut | None:

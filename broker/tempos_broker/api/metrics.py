@@ -6,11 +6,11 @@ told, and of how many it is not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
-from tempos_broker.documents import Documents
 from tempos_daemon.metrics import Buckets, Family, Kind, Sample, counter, gauge, sample
 
 #: Topics and members of which there are series of their own.
@@ -66,25 +66,34 @@ SINCE_SENT = Family(
 BOUNDS = tuple(64 << step for step in range(0, 25, 2))
 
 
-def samples(told: Documents) -> Iterator[Sample]:
-    """All of it; each topic as it is at its turn."""
-    head = told.status_head()
+def samples(head: Mapping[str, Any], topics: Iterable[Mapping[str, Any] | bytes]) -> Iterator[Sample]:
+    """All of it; ``head`` and ``topics`` as the status has them: as JSON, or with iterators of members."""
     yield from _of_the_whole(head)
-    topics = members = left_topics = left_members = 0
-    for topic in told.topics():
-        topics += 1
-        if topics > TOPICS:
+    number = members = left_topics = left_members = 0
+    for told in topics:
+        number += 1
+        if number > TOPICS:
             left_topics += 1
             continue
+        topic = json.loads(told) if isinstance(told, bytes) else told
+        name = topic["name"]
         yield from _of_topic(topic)
+        open_ = _open(topic)
         for group in topic["groups"]:
+            open_ += _open_of(group)
+            in_group = 0
             for member in group["members"]:
-                members += 1
-                if members > MEMBERS:
+                in_group += 1
+                if members + in_group > MEMBERS:
                     left_members += 1
                 else:
-                    yield from _of_member(topic["name"], group["name"], member)
-    yield sample(HOW_MANY, topics)
+                    yield from _of_member(name, group["name"], member)
+            members += in_group
+            for family, key in _OF_GROUP.items():
+                yield sample(family, group[key], name, group["name"])
+            yield sample(IN_GROUP, in_group, name, group["name"])
+        yield sample(DRIFT, open_ or int(not topic["balanced"]), name)
+    yield sample(HOW_MANY, number)
     yield sample(LEFT_OUT, left_topics, "topics")
     yield sample(LEFT_OUT, left_members, "members")
 
@@ -121,12 +130,7 @@ def _of_topic(topic: Mapping[str, Any]) -> Iterator[Sample]:
     for family in (REFUSED, LOST, PASSED):
         yield from _by(family, topic[_KEYS[family]], name)
     yield sample(REPLIES, topic["replies"], name)
-    yield sample(DRIFT, drift(topic), name)
     yield sample(BEFORE, topic["lost_before"]["at_least"], name)
-    for group in topic["groups"]:
-        for family, key in _OF_GROUP.items():
-            yield sample(family, group[key], name, group["name"])
-        yield sample(IN_GROUP, len(group["members"]), name, group["name"])
     if topic["latency"] is not None:
         for family, key in ((PROGRAM, "program"), (SINCE_SENT, "since_sent")):
             if topic["latency"][key] is not None:
@@ -143,11 +147,21 @@ def _of_member(topic: str, group: str, member: Mapping[str, Any]) -> Iterator[Sa
 
 def drift(topic: Mapping[str, Any]) -> int:
     """What the account of a topic leaves open; where it says itself that it does not add up, at least 1."""
-    open_ = abs(topic["received"] - topic["fast"] - topic["slow"] - sum(topic["refused"].values()))
-    for group in topic["groups"]:
-        told = sum(group[key] for key in ("delivered", "dropped", "unconfirmed", "lost", "unknown"))
-        open_ += abs(group["tickets"] - told)
+    open_ = _open(topic) + sum(map(_open_of, topic["groups"]))
     return open_ or int(not topic["balanced"])
+
+
+def _open(topic: Mapping[str, Any]) -> int:
+    """What came of a topic, and neither went to its groups nor was refused."""
+    open_: int = abs(topic["received"] - topic["fast"] - topic["slow"] - sum(topic["refused"].values()))
+    return open_
+
+
+def _open_of(group: Mapping[str, Any]) -> int:
+    """Tickets of a group of which the account does not say what became."""
+    told = sum(group[key] for key in ("delivered", "dropped", "unconfirmed", "lost", "unknown"))
+    open_: int = abs(group["tickets"] - told)
+    return open_
 
 
 def buckets(histogram: Mapping[str, Any]) -> Buckets:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from fastapi.responses import StreamingResponse
@@ -25,22 +25,6 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 def listed(documents: Iterator[Any]) -> StreamingResponse:
     """A JSON array of these."""
     return StreamingResponse(_array(documents), media_type="application/json")
-
-
-def with_topics(
-    head: Mapping[str, Any], topics: Iterator[Any], tail: Callable[[], Mapping[str, Any]] = dict
-) -> StreamingResponse:
-    """A JSON object: what is in ``head``, then ``topics``, then what is in ``tail`` when that is told."""
-    return StreamingResponse(_object(head, topics, tail), media_type="application/json")
-
-
-async def _object(
-    head: Mapping[str, Any], topics: Iterator[Any], tail: Callable[[], Mapping[str, Any]]
-) -> AsyncIterator[bytes]:
-    yield b"{" + b"".join(_field(key, value) + b"," for key, value in head.items()) + b'"topics":'
-    async for piece in _array(topics):
-        yield piece
-    yield b"".join(b"," + _field(key, value) for key, value in tail().items()) + b"}"
 
 
 async def _array(documents: Iterator[Any]) -> AsyncIterator[bytes]:
@@ -65,10 +49,10 @@ def _elements(values: Iterator[Any]) -> Iterator[bytes]:
         if not first:
             yield b","
         first = False
-        yield from _parts(value)
+        yield from parts(value)
 
 
-def _parts(value: Any) -> Iterator[bytes]:
+def parts(value: Any) -> Iterator[bytes]:
     """A JSON value; iterators, among its values if it is an object, are told one by one."""
     later = [key for key, each in value.items() if isinstance(each, Iterator)] if type(value) is dict else ()
     if not later:
@@ -83,7 +67,8 @@ def _parts(value: Any) -> Iterator[bytes]:
     yield b"]}"
 
 
-def _field(key: str, value: Any) -> bytes:
+def field(key: str, value: Any) -> bytes:
+    """A field of a JSON object."""
     return _encoded(key) + b":" + _encoded(value)
 
 

@@ -1,0 +1,137 @@
+"""Snapshots of all topics, as JSON: made in slices of the event loop, and anew only of topics that changed.
+
+A topic without members of which nothing was ever counted says the same until its options, its route or its
+path change (:meth:`Documents.rests_on`); its JSON is kept. All others are told anew, for leases run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from tempos_broker.api import metrics
+from tempos_broker.api.stream import PAUSE, PIECE, SENT_AT_ONCE, field, parts
+from tempos_broker.api.telling import Shared
+from tempos_broker.documents import Documents
+from tempos_broker.state import TopicState
+from tempos_broker.status import Listed
+from tempos_daemon.metrics import pieces
+
+#: Topics whose counters are looked at together.
+TOGETHER = 64
+
+
+class Snapshot(NamedTuple):
+    """A JSON object: what stands before ``topics``, what each of these is, what stands behind."""
+
+    head: Mapping[str, Any]
+    topics: tuple[bytes, ...]
+    tail: Mapping[str, Any]
+
+    def pieces(self) -> Iterator[bytes]:
+        """The object, to be sent."""
+        yield b"{" + b"".join(field(key, value) + b"," for key, value in self.head.items()) + b'"topics":'
+        yield from self.array()
+        yield b"".join(b"," + field(key, value) for key, value in self.tail.items()) + b"}"
+
+    def array(self) -> Iterator[bytes]:
+        """Its topics, to be sent."""
+        made, size = [b"["], 0
+        for number, topic in enumerate(self.topics):
+            made += (b",", topic) if number else (topic,)
+            size += len(topic)
+            if size >= SENT_AT_ONCE:
+                yield b"".join(made)
+                made, size = [], 0
+        yield b"".join((*made, b"]"))
+
+
+class Kept:
+    """JSON of topics, by what it rests on; ``tell`` tells of one topic."""
+
+    def __init__(self, told: Documents, tell: Callable[[TopicState, Listed], dict[str, Any]]) -> None:
+        self._told = told
+        self._tell = tell
+        self._kept: dict[int, tuple[tuple[object, ...], bytes]] = {}
+        #: How often a topic was told anew.
+        self.anew = 0
+
+    def topics(self) -> Iterator[bytes | dict[str, Any]]:
+        """Every topic: its JSON if that is known, or its document, whose groups and members are iterators."""
+        states = list(self._told.present())
+        if len(self._kept) > len(states):
+            present = {state.route.topic.id for state in states}
+            self._kept = {topic: kept for topic, kept in self._kept.items() if topic in present}
+        for first in range(0, len(states), TOGETHER):
+            some = states[first : first + TOGETHER]
+            counted = self._told.have_counted([state.route.topic.id for state in some])
+            for state in some:
+                if self._told.is_present(state):
+                    yield self._one(state, counted)
+
+    def _one(self, state: TopicState, counted: Collection[int]) -> bytes | dict[str, Any]:
+        topic = state.route.topic.id
+        rests_on = None if topic in counted else self._told.rests_on(state)
+        known = self._kept.get(topic)
+        if rests_on is not None and known is not None and all(map(operator.is_, known[0], rests_on)):
+            return known[1]
+        self.anew += 1
+        document = self._tell(state, iter)
+        if rests_on is None or not document["balanced"]:
+            self._kept.pop(topic, None)
+            return document
+        made = b"".join(parts(document))
+        self._kept[topic] = rests_on, made
+        return made
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        self._kept.clear()
+
+
+class Snapshots:
+    """``status`` and ``ledger`` of all topics; ``metrics``: the page for Prometheus, in pieces."""
+
+    def __init__(self, told: Documents) -> None:
+        self._told = told
+        self.kept_status, self.kept_ledger = Kept(told, told.tell), Kept(told, told.tell_ledger)
+        self.status = Shared(self._status, self.kept_status.forget)
+        self.ledger = Shared(self._ledger, self.kept_ledger.forget)
+        self.metrics = Shared(self._metrics)
+
+    async def _status(self) -> Snapshot:
+        head = self._told.status_head()
+        return Snapshot(head, tuple([each async for each in _sliced(self.kept_status.topics())]), {})
+
+    async def _ledger(self) -> Snapshot:
+        balanced = True
+
+        def topics() -> Iterator[bytes | dict[str, Any]]:
+            nonlocal balanced
+            for each in self.kept_ledger.topics():
+                # What is kept adds up.
+                balanced &= isinstance(each, bytes) or each["balanced"]
+                yield each
+
+        made = tuple([each async for each in _sliced(topics())])
+        return Snapshot({}, made, self._told.ledger_tail(balanced=balanced))
+
+    async def _metrics(self) -> tuple[bytes, ...]:
+        page = pieces(metrics.samples(self._told.status_head(), self.kept_status.topics()))
+        return tuple([piece async for piece in page])
+
+
+async def _sliced(topics: Iterator[bytes | dict[str, Any]]) -> AsyncIterator[bytes]:
+    """The JSON of each; others have their turn in between, also within a large one."""
+    until = time.perf_counter() + PIECE
+    for topic in topics:
+        made = []
+        for piece in (topic,) if isinstance(topic, bytes) else parts(topic):
+            made.append(piece)
+            if time.perf_counter() >= until:
+                await asyncio.sleep(PAUSE)
+                until = time.perf_counter() + PIECE
+        yield b"".join(made)

@@ -1,0 +1,58 @@
+"""A snapshot says what the broker says itself, whatever happened since the last one; the rest is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from tempos import PathPolicy
+from tempos_broker.api.snapshot import Snapshots
+from tempos_broker.broker import Broker
+
+from .test_broker import running
+
+
+def without_clocks(topic: dict[str, Any]) -> dict[str, Any]:
+    """Leases run while two tell of them one after the other."""
+    groups = [
+        {**group, "members": [{**member, "lease_s": None} for member in group["members"]]}
+        for group in topic["groups"]
+    ]
+    return {**topic, "groups": groups}
+
+
+async def agree(broker: Broker, snapshots: Snapshots) -> int:
+    """Status and ledger are the broker's own; how many topics were told anew for the status."""
+    before = snapshots.kept_status.anew
+    status, ledger = (await snapshots.status.ask()).value, (await snapshots.ledger.ask()).value
+    told = [without_clocks(json.loads(each)) for each in status.topics]
+    assert told == [without_clocks(each) for each in broker.status()["topics"]]
+    assert [json.loads(each) for each in ledger.topics] == broker.ledger()["topics"]
+    assert ledger.tail["balanced"] is broker.ledger()["balanced"]
+    return snapshots.kept_status.anew - before
+
+
+async def test_what_changed_is_told_anew_and_nothing_else() -> None:
+    async with running() as (broker, _, client):
+        snapshots = Snapshots(broker.documents)
+        assert await agree(broker, snapshots) == 2
+        assert await agree(broker, snapshots) == 0
+        alpha, beta = (each.topic.name for each in broker.config.topics)
+        await broker.move(alpha, PathPolicy.SLOW)
+        assert await agree(broker, snapshots) == 1
+        await broker.add_topic({"name": "made", "class": "BQ"})
+        assert await agree(broker, snapshots) == 1
+        await broker.set_topic("made", {"priority": 3})
+        assert await agree(broker, snapshots) == 1
+        await broker.remove_topic("made")
+        assert await agree(broker, snapshots) == 0
+        # One that is counted, though it has no member; it is told anew from now on.
+        client.publish(bytes([broker.config.topics[1].topic.id]) + bytes(23))
+        while not broker.topic(beta)["received"]:
+            await asyncio.sleep(0)
+        assert await agree(broker, snapshots) == 1
+        client.ask("subscribe", topic=alpha, group="g", port=client.port)
+        await client.answer()
+        assert await agree(broker, snapshots) == 2
+        assert broker.topic(alpha)["groups"]
