@@ -41,7 +41,7 @@ def test_every_path_carries_every_event() -> None:
     require_kernel()
     done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=LIMIT, check=False)
 
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     generic = report["rows"][2]["name"]
     assert generic.startswith("fast path, XDP generic"), (
@@ -101,5 +101,5 @@ def test_one_way_by_itself_and_none_where_it_cannot_be_had() -> None:
         assert "none of native can be had here" in program.output
     require_kernel()
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     check(json.loads(done.stdout), ["fast path, XDP native"])
