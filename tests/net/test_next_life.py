@@ -46,7 +46,7 @@ def changed(topic: int, **more: object) -> dict[str, Any]:
 CHANGES: dict[str, tuple[Callable[[Life], dict[str, Any]], bool]] = {
     "nothing": (lambda life: {}, True),
     "off": (lambda life: {"fast": {"mode": "off"}}, True),
-    "unavailable": (lambda life: {"fast": {"interfaces": ["none0"]}}, True),
+    "unavailable": (lambda life: {"fast": {"mode": "native", "interfaces": ["lo"]}}, True),
     "not built": (lambda life: {"libbpf": False}, False),
     "an interface less": (lambda life: {"fast": {"interfaces": ["eth1"]}}, True),
     "generic": (lambda life: {"fast": {"mode": "generic"}}, True),
