@@ -182,10 +182,13 @@ static __always_inline enum tempos_reason admit_rate(const struct tempos_route *
 static __always_inline void count(__u32 row, enum tempos_reason reason)
 {
 	struct tempos_counters *counted = bpf_map_lookup_elem(&counters, &row);
+	__u64 at = reason;
 
+	/* Else the compiler may check one copy and use another, of which the verifier of Linux 6.1 knows nothing. */
+	asm volatile("" : "+r"(at));
 	/* Per CPU and not reentrant: a plain increment loses nothing. */
-	if (counted && reason < TEMPOS_REASONS)
-		counted->count[reason]++;
+	if (counted && at < TEMPOS_REASONS)
+		counted->count[at]++;
 }
 
 #endif
