@@ -188,7 +188,6 @@ FAULTS: dict[str, tuple[dict[str, Any], tuple[int, str, int] | None]] = {
     "API port": ({}, (socket.SOCK_STREAM, "127.0.0.1", 9996)),
     "data port": ({}, (socket.SOCK_DGRAM, "10.0.2.1", 9998)),
     "control port": ({}, (socket.SOCK_DGRAM, "10.0.2.1", 9997)),
-    "an address of nobody's": ({"listen": ["10.0.1.1", "10.9.9.9"]}, None),
     "a member that is the broker": (changed(EVENTS, members=[{"ip": "10.0.1.1", "port": 9998}]), None),
     "a user that is not there": ({"user": "nobody-of-that-name"}, None),
     "a state that cannot be had": ({"state": "/proc/state.db"}, None),
