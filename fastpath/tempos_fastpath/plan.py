@@ -154,6 +154,8 @@ def plan_route(
                 mtu = min(mtu, egress.mtu, towards.mtu or MAX_U16)
                 if means.native and not egress.takes_redirects:
                     no_redirect = no_redirect or _no_redirect(member, egress)
+                if not means.native and egress.kind in _LOSING:
+                    no_redirect = no_redirect or _lost(member, egress)
                 hop = towards.next_hop
                 mac = member.mac or facts.mac_of(egress.index, hop)
                 if mac is None and destination(member) in left_out:
@@ -243,6 +245,15 @@ _NONE_TAKEN = {
     "bond": f"a bond does where its ports do; {_SOME_DO}",
     "tun": "of a tap: some program must have it open",
 }
+#: Kinds of devices that lose, without a word, what generic XDP hands to them: seen on Linux 6.1.
+_LOSING = ("macsec",)
+
+
+def _lost(member: Member, interface: Interface) -> str:
+    return (
+        f"member {member}: {interface.name} towards it loses what generic mode redirects "
+        f"(a device of the kind {interface.kind} may)"
+    )
 
 
 def _no_redirect(member: Member, interface: Interface) -> str:

@@ -96,6 +96,15 @@ def test_generic_mode_redirects_to_any_ethernet_and_silence_is_no_leave_in_nativ
     )
 
 
+def test_nothing_is_redirected_to_what_loses_it_in_generic_mode() -> None:
+    facts = replace(FACTS, interfaces={2: replace(ETH, kind="macsec")})
+    refusal = plan_route(route(NEAR), facts, Means(native=False))
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == (
+        f"member {NEAR}: eth0 towards it loses what generic mode redirects (a device of the kind macsec may)"
+    )
+
+
 @pytest.mark.parametrize(
     ("kind", "why", "words"),
     [
