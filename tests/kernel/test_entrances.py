@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
-from support.nodes import configure, udp
+from support.nodes import configure, ip, udp
 from support.watched import Watched, in_broker
 
 from tempos import Framing, Group, Member, Path, Reason, Route, Topic
@@ -23,10 +23,6 @@ TOPIC = Topic(7, "machines", framing=Framing.EVENT)
 A, B_NEAR_A, B_NEAR_C, C = "10.0.1.2", "10.0.1.1", "10.0.2.1", "10.0.2.2"
 SLOW = "; what comes in by these takes the slow path: "
 UNNAMED = "eth0 (it is not one of fastpath.interfaces)"
-
-
-def ip(topology: Topology, command: str) -> None:
-    topology.broker.call(partial(subprocess.run, ("ip", *command.split()), check=True))
 
 
 async def until_reason(watched: Watched, reason: str) -> None:
@@ -52,12 +48,12 @@ def test_what_comes_in_by_an_interface_without_a_program_is_told(topology: Topol
         await asyncio.get_running_loop().run_in_executor(None, receiver.recv, 2000)
         assert offload.counters()[TOPIC.id] == {Reason.FORWARDED: 1}, "of the other no program knows"
         watched.forget()
-        ip(topology, "link add over7 link eth0 type macvlan mode bridge")
-        ip(topology, "address add 10.0.7.1/24 dev over7")
-        ip(topology, "link set over7 up")
+        ip(topology.broker, "link add over7 link eth0 type macvlan mode bridge")
+        ip(topology.broker, "address add 10.0.7.1/24 dev over7")
+        ip(topology.broker, "link set over7 up")
         more = f"{UNNAMED}; over7 (it is not one of fastpath.interfaces)"
         await until_reason(watched, f"XDP native, leaves by eth1{SLOW}{more}")
-        ip(topology, "link del over7")
+        ip(topology.broker, "link del over7")
         await until_reason(watched, f"XDP native, leaves by eth1{SLOW}{UNNAMED}")
 
     with ExitStack() as stack:
@@ -70,10 +66,10 @@ def test_what_comes_in_by_an_interface_without_a_program_is_told(topology: Topol
 @pytest.mark.parametrize("by", ["its own MAC", "what it stands on"])
 def test_a_program_on_a_macvlan_sees_what_is_sent_to_its_own_mac(topology: Topology, by: str) -> None:
     """Linux answers for its address with both MACs; a program on what it stands on sees either."""
-    ip(topology, f"address del {B_NEAR_A}/24 dev eth0")
-    ip(topology, "link add over0 link eth0 type macvlan mode bridge")
-    ip(topology, f"address add {B_NEAR_A}/24 dev over0")
-    ip(topology, "link set over0 up")
+    ip(topology.broker, f"address del {B_NEAR_A}/24 dev eth0")
+    ip(topology.broker, "link add over0 link eth0 type macvlan mode bridge")
+    ip(topology.broker, f"address add {B_NEAR_A}/24 dev over0")
+    ip(topology.broker, "link set over0 up")
     name = "over0" if by == "its own MAC" else "eth0"
     mac = configure(topology.broker, lambda netlink: netlink.get_links(ifname=name)[0].get("address"))
     command = ("ip", "neigh", "replace", B_NEAR_A, "lladdr", mac, "dev", "eth0", "nud", "permanent")

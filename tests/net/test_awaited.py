@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable
 
 import pytest
-from support.nodes import udp
+from support.nodes import ip, udp
 from support.privileges import require_kernel, require_netns
+from support.waiting import until
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
 from tempos_bench.measure.broker import Broker
-from tempos_bench.nodes.node import PYTHON, Node
+from tempos_bench.nodes.node import PYTHON
 from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology, build
 
@@ -20,21 +19,6 @@ pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 TOPIC = Topic(id=7, name="news", framing=Framing.RAW)
 LIMIT = patience(20.0)
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + LIMIT
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
-
-
-def ip(node: Node, *lines: str) -> None:
-    def run() -> None:
-        for words in lines:
-            subprocess.run(["ip", *words.split()], check=True, capture_output=True)
-
-    node.call(run)
 
 
 def awaited(broker: Broker) -> set[str]:

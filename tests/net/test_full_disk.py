@@ -6,13 +6,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.brokers import LIMIT, get, post, serving
 from support.ports import free_ports
+from support.waiting import until
 
 from tempos.blocking import Subscriber
 from tempos_bench.nodes.disk import SmallDisk
@@ -61,13 +61,6 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     made = Machine(tmp_path, 4 << 20)
     with made.disk:
         yield made
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("pages", [0, 3, 20, 70])

@@ -6,12 +6,12 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
 from support.nodes import udp
 from support.privileges import require_kernel, require_netns
+from support.waiting import until
 
 from tempos import Fanout, Group, Member, Path, Topic
 from tempos.blocking import Publisher, Subscriber
@@ -25,13 +25,6 @@ TOPIC = Topic(id=7, name="news")
 LIMIT = patience(20.0)
 #: Several times what the kernel keeps for a neighbour that it does not know.
 EVENTS, RATE, SIZE = 2_400, 4_000, 1_300
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + LIMIT
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
 
 
 def publish(topology: Topology, count: int = EVENTS, rate: int = RATE) -> None:

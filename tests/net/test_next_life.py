@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.life import EVENTS, NAME, PLAIN, TOPICS, Life, Members, Topics, present, until
+from support.life import EVENTS, NAME, PLAIN, TOPICS, Life, Members, Topics, present
 from support.privileges import require_kernel, require_netns
+from support.waiting import until
 
 from tempos_bench.nodes.node import ProgramFailed
 from tempos_bench.nodes.topology import build

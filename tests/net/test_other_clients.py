@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path as File
 from typing import Any
@@ -18,6 +18,7 @@ import msgpack
 import pytest
 from support.other_clients import VECTORS, Client, build_c, build_typescript
 from support.privileges import require_kernel, require_netns
+from support.waiting import until
 
 from tempos import Framing, Path, Quality, Topic, wire
 from tempos.blocking import Publisher
@@ -274,12 +275,3 @@ def test_it_takes_events_from_the_broker_alone(client: Client) -> None:
         assert f"received {EVENTS}, missed 0" in losses
         assert "foreign 10," in losses
         assert broker.wait_delivered(NARROW.name, EVENTS).closed
-
-
-def until(condition: Callable[[], object]) -> None:
-    import time
-
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)

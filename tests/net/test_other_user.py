@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.life import EVENTS, LIMIT, NAME, OTHER, PLAIN, Life, Members, present, until
+from support.life import EVENTS, LIMIT, NAME, OTHER, PLAIN, Life, Members, present
 from support.privileges import everybodys_python, require_kernel, require_netns
 from support.processes import descendants, still_alive
+from support.waiting import until
 
 from tempos._places import WHOLE_FILE
 from tempos_bench.nodes.node import PYTHON, ProgramFailed

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
 from collections.abc import Callable
 
 import pytest
-from support.nodes import udp
+from support.nodes import ip, udp
 from support.privileges import require_kernel, require_netns
+from support.waiting import until
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
 from tempos_bench.measure.broker import Broker
-from tempos_bench.nodes.node import Node
 from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import build
 
@@ -20,17 +18,6 @@ pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 TOPIC = Topic(id=7, name="news", framing=Framing.RAW)
 LIMIT = patience(20.0)
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + LIMIT
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
-
-
-def ip(node: Node, words: str) -> None:
-    node.call(lambda: subprocess.run(["ip", *words.split()], check=True, capture_output=True))
 
 
 def served(broker: Broker) -> str:

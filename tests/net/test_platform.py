@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 from support.ports import free_ports
-from support.upping import COUNT, Callers, Up, running, until
+from support.upping import COUNT, Callers, Up, running
+from support.waiting import until
 
 from tempos.blocking import Subscriber
 

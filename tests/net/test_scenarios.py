@@ -25,7 +25,7 @@ SMALL = {
     "slow-path-gso": ("rounds=1", "seconds=1"),
     "fanout-rate": ("repetitions=1", "rounds=1", "deliveries=16000", "slow_deliveries=1600"),
     "loss": ("rounds=1", "seconds=0.1", "lowest=500", "highest=10000", "tolerance=0.9", "members=2"),
-    "qos-slow": ("rounds=1", "seconds=0.2"),
+    "qos-slow": ("rounds=1", "seconds=0.4"),
     "qos-fast": ("rounds=1", "seconds=0.2"),
     "qos-rate": ("rounds=1", "seconds=0.1", "rates=[100,1000]"),
     "qos-workflows": ("rounds=1", "seconds=0.2"),

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.life import EVENTS, PLAIN, TOPICS, Life, Members, until
+from support.life import EVENTS, PLAIN, TOPICS, Life, Members
 from support.privileges import require_kernel, require_netns
+from support.waiting import until
 
 from tempos_bench.nodes.topology import build
 

@@ -7,14 +7,14 @@ import http.client
 import json
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.ports import free_ports
 from support.triggers import LIMIT, TOPIC, BrokerBeside, Daemon, broker_beside, taking
+from support.waiting import until
 
 
 @pytest.fixture
@@ -42,13 +42,6 @@ def call(port: int, path: str = "/in") -> int:
         return connection.getresponse().status
     finally:
         connection.close()
-
-
-def until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + LIMIT
-    while not done():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_what_was_kept_and_cannot_be_had_is_tried_again(broker: BrokerBeside, daemon: Daemon) -> None:

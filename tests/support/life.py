@@ -7,8 +7,7 @@ import json
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,13 +138,6 @@ class Life:
 
 def _values(table: Mapping[str, object]) -> list[str]:
     return [f"{key} = {json.dumps(value)}" for key, value in table.items()]
-
-
-def until(condition: Callable[[], bool], what: Callable[[], object] | str = "") -> None:
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end, what() if callable(what) else what
-        time.sleep(0.02)
 
 
 class Members:

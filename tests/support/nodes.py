@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import socket
 import struct
+import subprocess
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -41,6 +42,16 @@ def configure(node: Node, work: Callable[[IPRoute], T]) -> T:
             return work(netlink)
 
     return node.call(inside)
+
+
+def ip(node: Node, *orders: str) -> None:
+    """Run ``ip`` in a node, once for each of these orders."""
+
+    def run() -> None:
+        for words in orders:
+            subprocess.run(["ip", *words.split()], check=True, capture_output=True)
+
+    node.call(run)
 
 
 def loopback_up() -> None:

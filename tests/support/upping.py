@@ -10,12 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from support.ports import free_ports
+from support.waiting import until
 from tempos_bench.nodes.patience import patience
 
 LIMIT = patience(60.0)
@@ -249,14 +249,6 @@ def get_topics(api: int) -> object:
     with contextlib.closing(connection):
         connection.request("GET", "/v1/topics")
         return json.load(connection.getresponse())
-
-
-def until(condition: Callable[[], bool], what: Callable[[], object] = lambda: "in time") -> None:
-    """Wait for it, with a limit."""
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end, what()
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

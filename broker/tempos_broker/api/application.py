@@ -108,12 +108,15 @@ def application(broker: Commands, reload: Reload, token: str = "") -> ASGIApp:
 
 
 def _add_reading(app: FastAPI, told: Documents, snapshots: Snapshots) -> None:
-    @app.get("/v1/status", summary="Everything a person looks for first", responses=described())
+    @app.get("/v1/status", summary="Everything a person looks for first", responses=described(422))
     async def get_status(max_age_s: MaxAge = 0.0) -> dict[str, Any]:
         return _sent(await snapshots.status.ask(max_age_s), Snapshot.pieces)  # type: ignore[return-value]
 
     @app.get(
-        "/metrics", summary="The same for Prometheus", response_class=StreamingResponse, responses=described()
+        "/metrics",
+        summary="The same for Prometheus",
+        response_class=StreamingResponse,
+        responses=described(422),
     )
     async def get_metrics(max_age_s: MaxAge = 0.0) -> Response:
         return _sent(await snapshots.metrics.ask(max_age_s), iter, MEDIA_TYPE)
