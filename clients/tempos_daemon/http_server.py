@@ -16,7 +16,6 @@ import errno
 import logging
 import math
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +25,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from tempos._remarks import Sparingly
+from tempos_daemon.early import may_come_later
 from tempos_daemon.http_connections import MALFORMED, SLOW, UNREAD, Connection, H11Connection, Limits
 from tempos_daemon.problems import MEDIA_TYPE, Problem, problem
 
@@ -48,8 +48,6 @@ CROWDED, NO_DESCRIPTORS = "too many connections", "no descriptors"
 _BODY = Problem(
     title="Service Unavailable", status=503, detail="all connections are in use: try again"
 ).model_dump_json()
-#: ip(7); the socket module does not name it.
-_IP_FREEBIND = 15
 _STOPS = "this daemon stops, and what was asked is broken off: ask again when it is back"
 _BUSY = (
     f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(_BODY)}\r\n"
@@ -62,7 +60,7 @@ def _listening_early(address: tuple[str, int]) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        may_come_later(listener)
         listener.bind(address)
         listener.listen(BACKLOG)
     except BaseException:
@@ -89,7 +87,7 @@ class HttpServer:
         fast: bool = False,
         early: bool = False,
     ) -> None:
-        self._early = early and sys.platform == "linux"
+        self._early = early
         self._address = (host, port)
         self._limits = Limits() if limits is None else limits
         self._refused = refused

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import subprocess
+from collections import Counter
 
 import pytest
+from starlette.types import Receive, Scope, Send
 from support.nodes import ip, udp
 from support.privileges import require_kernel, require_netns
 from support.waiting import until
@@ -14,6 +18,7 @@ from tempos_bench.measure.broker import Broker
 from tempos_bench.nodes.node import PYTHON
 from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology, build
+from tempos_daemon.http_server import HttpServer
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
@@ -75,3 +80,38 @@ def late_comers(topology: Topology) -> None:
     for number, card in enumerate(node.interfaces):
         ip(node, f"link set {card} down", f"link set {card} name later{number}", f"link set later{number} up")
     ip(node, f"addr del {node.address}/24 dev later0")
+
+
+def test_the_api_answers_at_an_address_that_comes_later() -> None:
+    require_netns()
+    with build("straight") as topology:
+        node = topology.broker
+
+        def early() -> HttpServer:
+            with pytest.raises(OSError, match="Cannot assign"):
+                HttpServer(nothing, "10.0.1.77", 9996, Counter()).bind()
+            server = HttpServer(nothing, "10.0.1.77", 9996, Counter(), early=True)
+            server.bind()
+            return server
+
+        async def asked(server: HttpServer) -> bytes:
+            await server.start()
+            try:
+                reader, writer = await asyncio.open_connection(sock=client)
+                writer.write(b"GET / HTTP/1.1\r\nHost: 10.0.1.77\r\n\r\n")
+                return await asyncio.wait_for(reader.readline(), LIMIT)
+            finally:
+                writer.close()
+                await server.close()
+
+        server = node.call(early)
+        ip(node, f"addr add 10.0.1.77/24 dev {node.interfaces[0]}")
+        client = topology.publisher.call(lambda: socket.create_connection(("10.0.1.77", 9996), LIMIT))
+        client.setblocking(False)
+        assert asyncio.run(asked(server)).startswith(b"HTTP/1.1 204")
+
+
+async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that has nothing to say."""
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})

@@ -24,7 +24,7 @@ from tempos import Unavailable
 from tempos._remarks import Sparingly
 from tempos.control import MAX_DATAGRAM
 from tempos_broker import addresses
-from tempos_broker.slowpath.sockets import may_come_later
+from tempos_daemon.early import may_come_later
 
 log = logging.getLogger("tempos.broker.control")
 

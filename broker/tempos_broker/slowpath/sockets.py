@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 from tempos import LocalError, Quality, Unavailable
 from tempos_broker.slowpath import ttl
+from tempos_daemon.early import may_come_later
 
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DO = 2
-_IP_FREEBIND = 15
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
 _DOUBLES = 2 if sys.platform == "linux" else 1
 _SO_ATTACH_FILTER = 26
@@ -39,15 +39,6 @@ _HINTS = {
     ),
     errno.EACCES: "ports below 1024 need a privilege: run with CAP_NET_BIND_SERVICE, or change the port",
 }
-
-
-def may_come_later(sock: socket.socket) -> None:
-    """Let a socket be bound to an address that this machine does not have yet, where that can be had.
-
-    Until it comes nothing comes in there, and what is sent from there is refused.
-    """
-    if sys.platform == "linux":
-        sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
 
 
 def absent(address: str) -> str:
