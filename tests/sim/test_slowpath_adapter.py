@@ -130,6 +130,40 @@ async def test_what_cannot_go_before_it_closes_is_in_the_account(
     assert server.status().queued + server.lost(1, 1, 0) == 2
 
 
+async def test_another_route_is_in_force_once_a_full_channel_has_let_go_of_what_it_holds(
+    served: tuple[SlowPathServer, MemoryAdapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is told that it left gets nothing behind that, and what it had got tickets for goes before."""
+    server, channels = served
+    await asyncio.wait_for(server.sent(), 1)
+    channels.full.add(SQ)
+    channels.arrive(b"\x01x")
+    channels.wake()
+    left = asyncio.ensure_future(server.sent())
+    await asyncio.sleep(0.01)
+    assert not left.done()
+    assert not channels.sent
+    channels.full.clear()
+    channels.wake()
+    await left
+    assert [list(each.payloads) for each in channels.sent] == [[b"\x01x"]]
+    # One that lets go of nothing keeps those that ask from going on once, and not each of them.
+    channels.full.add(SQ)
+    channels.arrive(b"\x01y")
+    channels.wake()
+    monkeypatch.setattr(shell, "PATIENCE", 0.01)
+    await server.sent()
+    monkeypatch.setattr(shell, "PATIENCE", 60)
+    await asyncio.wait_for(server.sent(), 1)
+    channels.full.clear()
+    channels.wake()
+    channels.full.add(SQ)
+    channels.arrive(b"\x01z")
+    channels.wake()
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(server.sent(), 0.01)
+
+
 def test_the_installed_adapters_are_found_by_name_and_no_others() -> None:
     assert [point.value for point in adapters.installed()] in (
         ["tempos_broker.slowpath.udp:UdpAdapter"],

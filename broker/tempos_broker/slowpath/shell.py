@@ -31,7 +31,8 @@ from tempos_broker.slowpath.turns import Turns
 if TYPE_CHECKING:
     from tempos_broker._batch import CReceipts
 
-#: Seconds that a closing slow path waits for a link to take what was already taken from publishers.
+#: Seconds that a slow path that closes, or goes by another route, waits for a link to take what was already
+#: taken from publishers.
 PATIENCE = 1.0
 #: Seconds between two looks whether what waits of a topic has gone.
 LOOK = 0.001
@@ -126,6 +127,8 @@ class SlowPathServer:
             ),
         )
         self._turns = Turns(self._core, self._adapter, limits.batch, quality.share_bq)
+        #: By class, how often its channel had let go when it was waited for in vain.
+        self._stuck: dict[Quality, int] = {}
         self._serves = frozenset(serves)
         self._turns.strict_here = Quality.SQ in self._serves
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -192,6 +195,21 @@ class SlowPathServer:
         """
         self._adapter.swap(route)
         self._core.swap(route)
+
+    async def sent(self) -> None:
+        """Return once that has left for which tickets were drawn before: a full channel may hold some of it.
+
+        One that lets go of nothing within ``PATIENCE`` seconds is waited for no more until it does.
+        """
+        emptied = self._turns.emptied
+        before = {quality: emptied[quality] for quality in self._turns.holding}
+        before = {quality: at for quality, at in before.items() if self._stuck.get(quality) != at}
+        end = time.monotonic() + PATIENCE
+        while waiting := [quality for quality, at in before.items() if emptied[quality] == at]:
+            if time.monotonic() >= end:
+                self._stuck.update({quality: before[quality] for quality in waiting})
+                return
+            await asyncio.sleep(LOOK)
 
     def leave_out(self, towards: frozenset[Towards]) -> None:
         """Send nothing to members there from now on; what they are ticketed is lost to them, and counted."""

@@ -10,7 +10,8 @@ No clock and no socket: asks the core for deliveries and the channels for datagr
 * SQ that finds its channel full holds best effort back, too: both may leave by the same link. What arrives
   meanwhile is received and waits in its queue.
 * A turn ends after so many datagrams, whatever is left, so that control traffic is served. What it has drawn
-  tickets for is sent by then, unless a channel is full: a route may be swapped between two turns.
+  tickets for is sent by then, unless a channel is full: a route may be swapped between two turns, once a full
+  channel has let go of what it holds (``holding``, ``emptied``).
 
 Where one channel brings both classes, looking for SQ means to receive best effort as well. So a turn then
 reads ahead, sends all of SQ, and a batch of best effort.
@@ -63,6 +64,8 @@ class Turns(Generic[LoadT]):
         # In copies times (100 - share), which makes it whole numbers.
         self._credit = 0
         self._open = {_SQ: True, _BQ: True}
+        #: How often a full channel of a class has let go of all that it held.
+        self.emptied = {_SQ: 0, _BQ: 0}
         #: Copies of best effort that stand ready to go.
         self._ready = 0
         #: Whether SQ is received here; a worker may do that instead.
@@ -76,14 +79,22 @@ class Turns(Generic[LoadT]):
 
         True: there is more to do, the next turn should come soon. False: nothing until the channels wake.
         """
+        held = self.holding
         self._open = dict.fromkeys((_SQ, _BQ), True)
         self._ready = 0
         for quality in (_SQ, _BQ):
             self._flush(quality)
+        for quality in held:
+            self.emptied[quality] += self._open[quality]
         more = self._turn_apart() if self._channels.apart else self._turn_together()
         if self._ready and self._open[_BQ]:
             self._flush(_BQ)
         return more
+
+    @property
+    def holding(self) -> tuple[Quality, ...]:
+        """Classes of which copies stand in front of a full channel, their tickets drawn."""
+        return tuple(quality for quality, open_ in self._open.items() if not open_)
 
     @property
     def idle(self) -> bool:

@@ -60,8 +60,10 @@ class Worker:
             self._server.serve({Quality.SQ})
         elif op is Op.CONFIGURE:
             self._configure(topics_in(fields["topics"]), rows_in(fields["rows"]))
+            await self._server.sent()
         elif op is Op.SWAP:
             self._server.swap(route_in(fields["route"]))
+            await self._server.sent()
         elif op is Op.LEAVE_OUT:
             self._server.leave_out(frozenset((ip, source) for ip, source in fields["towards"]))
         elif op is Op.CLOSE:

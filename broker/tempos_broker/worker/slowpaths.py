@@ -107,6 +107,7 @@ class SlowPaths:
     async def swap(self, route: Route) -> None:
         """Make ``route`` the route of its topic; once this returns nobody draws tickets of an older one.
 
+        What such were drawn for has left by then, so that nobody gets anything once it is told that it left.
         Before the start, too. The tickets of the new epoch are the caller's to reset before.
         """
         self._server.swap(route)
@@ -116,6 +117,7 @@ class SlowPaths:
             from tempos_broker.worker.protocol import Op, route_out
 
             await self._supervisor.tell(Op.SWAP, {"route": route_out(route)})
+        await self._server.sent()
 
     async def leave_out(self, towards: frozenset[Towards]) -> None:
         """Send nothing to members there from now on; what they are ticketed is lost to them, and counted."""
@@ -152,6 +154,7 @@ class SlowPaths:
             self._groups.pop(epoch_row(topic, epoch), None)
         self._server.drop(topic)
         await self._tell_worker()
+        await self._server.sent()
 
     async def _tell_worker(self) -> None:
         """A worker is told of all topics, whichever has changed."""
