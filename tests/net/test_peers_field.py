@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 from support.privileges import require_netns
+from support.waiting import until
 
 from tempos_bench.peers.field import Field
 from tempos_bench.peers.ways import Way
@@ -44,9 +45,9 @@ def test_every_way_carries_a_steady_rate(field: Field) -> None:
 
 def test_as_fast_as_can_be_batched_and_single(field: Field) -> None:
     for name in ("tempos fast native, raw batched", "tempos slow, raw"):
-        played = field.ends(of(field, name)).lossless(32, 0.1)
-        assert played.received > 1000
-        assert played.rate > 0
+        found = field.ends(of(field, name))
+        # On a machine that is busy with something else there may be no rate at all without a loss, for a while.
+        until(lambda: (played := found.lossless(32, 0.1)).received > 1000 and played.rate > 0, name)  # noqa: B023
 
 
 def test_a_group_shares_and_an_echo_comes_back(field: Field) -> None:
