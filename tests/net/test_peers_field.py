@@ -46,7 +46,7 @@ def test_every_way_carries_a_steady_rate(field: Field) -> None:
 def test_as_fast_as_can_be_batched_and_single(field: Field) -> None:
     for name in ("tempos fast native, raw batched", "tempos slow, raw"):
         found = field.ends(of(field, name))
-        # On a machine that is busy with something else there may be no rate at all without a loss, for a while.
+        # A machine that is busy with something else may have no rate at all without a loss, for a while.
         until(lambda: (played := found.lossless(32, 0.1)).received > 1000 and played.rate > 0, name)  # noqa: B023
 
 
