@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -226,3 +227,26 @@ def test_what_survived_forwards_on_whatever_start_fails_and_the_next_one_takes_i
         account = life.topic("events")
         assert (account["received"], account["balanced"]) == (200, True)
         life.kill()
+
+
+def test_what_nobody_here_can_read_is_off_before_it_is_ready(life: Life) -> None:
+    """Even where somebody else looks at it for a while: with the last who does, the program goes."""
+    with Members(life) as members:
+        life.start()
+        member = members.join("events", "a")
+        until(lambda: all(each["path"] == "fast" for each in life.ask("/v1/topics")[:1]), "the fast path")
+        life.kill()
+        watched = life.topology.broker.call(lambda: list(life.pins.links()))
+        assert life.carried()
+
+        def let_go() -> None:
+            until(lambda: not life.pins.folder.exists(), "the pins are removed")
+            for link in watched:
+                link.close()
+
+        watcher = threading.Thread(target=let_go)
+        watcher.start()
+        life.start(libbpf=False)
+        assert not life.carried()
+        watcher.join()
+        members.leave(member)

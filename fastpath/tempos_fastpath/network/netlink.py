@@ -24,14 +24,17 @@ XFRM = 6
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 _ROUTE = struct.Struct("=8BI")  # struct rtmsg
 _NEIGHBOUR = struct.Struct("=B3xiHBB")  # struct ndmsg: family, interface, state, flags, type
+_LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _DUMP, _REPLACE, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x400
 #: In an answer: what was read while it changed, and is to be read again.
 _INTERRUPTED = 0x10
-_NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _GETROUTE = 16, 17, 20, 21, 24, 26
+_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
+_NEWADDR, _DELADDR, _NEWROUTE, _GETROUTE = 20, 21, 24, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
 _NEWNETCONF, _GETNETCONF = 80, 82
+_XDP, _XDP_PROG_IDS = 43, (4, 5, 6, 7)
 _NETCONF_IFINDEX, _NETCONF_RP_FILTER, _NETCONF_ALL = 1, 3, -1
 _DST, _SRC, _IIF, _OIF, _GATEWAY, _PREFSRC, _METRICS, _VIA = 1, 2, 3, 4, 5, 7, 8, 18
 _IP_PROTO, _SPORT, _DPORT = 27, 28, 29
@@ -137,6 +140,15 @@ class Netlink:
                         found.append((_address(address), payload[1]))
         finally:
             self._socket.setsockopt(_SOL_NETLINK, _STRICT, 0)
+        return found
+
+    def xdp_programs(self) -> set[tuple[int, int]]:
+        """Which XDP programs are attached: interface index and the program's id, whatever the mode."""
+        found = set()
+        for payload in self._dump(_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0), _NEWLINK):
+            inside = _attributes(_attributes(payload, _LINK.size).get(_XDP, b""))
+            index = _LINK.unpack_from(payload)[2]
+            found |= {(index, _number(inside[one])) for one in _XDP_PROG_IDS if one in inside}
         return found
 
     def reverse_paths(self) -> dict[int, int]:

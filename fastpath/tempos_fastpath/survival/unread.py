@@ -6,17 +6,30 @@ lost with it. Needs nothing that is compiled.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tempos import Reason
 from tempos_fastpath.errors import Owned
-from tempos_fastpath.survival.ownership import ROOT, Identity, Ownership, current_namespace, is_something_left
+from tempos_fastpath.network.netlink import Netlink
+from tempos_fastpath.survival.ownership import (
+    ROOT,
+    Identity,
+    Ownership,
+    current_namespace,
+    is_something_left,
+    owners,
+)
 
 if TYPE_CHECKING:
     from tempos_fastpath.survival.pins import Held
+
+#: Seconds that the kernel may take to let go of what nothing holds any more, and between two looks at that.
+PATIENCE, LOOK = 5.0, 0.01
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +40,9 @@ class Unread:
     #: Nobody can read them.
     tickets = None
 
-    def __init__(self, ownership: Ownership, held: Held | None) -> None:
+    def __init__(self, ownership: Ownership, held: Held | None, interfaces: Mapping[str, int]) -> None:
+        """``interfaces``: those that its programs are on, by what it wrote down: name -> index."""
+        self._interfaces = interfaces
         self._ownership = ownership
         self._held = held
         self._folder = ROOT / ownership.identity.folder if held is None else held.folder
@@ -37,8 +52,9 @@ class Unread:
         return {}
 
     async def wind_up(self) -> None:
-        """Remove every pin: the kernel takes the programs off a moment later."""
+        """Remove every pin; when this returns the kernel has taken the programs off, or it is told."""
         try:
+            before = self._programs()
             for pin in self._folder.iterdir():
                 pin.unlink()
             if self._held is None:
@@ -50,6 +66,23 @@ class Unread:
             log.warning("the fast path of an earlier broker cannot be taken off: %s", error)
         else:
             self._wound_up = True
+            await self._taken_off(before)
+
+    async def _taken_off(self, before: set[tuple[int, int]]) -> None:
+        """A link ends once nobody looks at it any more, which whoever lists links does for a moment."""
+        end = time.monotonic() + PATIENCE
+        while left := {index for index, _ in before & self._programs()}:
+            if time.monotonic() >= end:
+                names = ", ".join(name for name, index in self._interfaces.items() if index in left)
+                log.warning("the fast path of an earlier broker is still on %s: somebody else holds it, and "
+                            "events go by its routes", names)  # fmt: skip
+                return
+            await asyncio.sleep(LOOK)
+
+    def _programs(self) -> set[tuple[int, int]]:
+        with Netlink() as netlink:
+            wanted = set(self._interfaces.values())
+            return {each for each in netlink.xdp_programs() if each[0] in wanted}
 
     def counters(self) -> Mapping[int, Mapping[Reason, int]]:
         return {}
@@ -71,7 +104,12 @@ def find(name: str, held: Held | None = None) -> Unread | None:
     """
     if not is_something_left(name, held.folder if held is not None else None):
         return None
+    identity = Identity(name, current_namespace())
+    # Before the lock is had: its file then says who has it.
+    interfaces = {
+        one: index for each in owners() if each.identity == identity for one, index in each.interfaces.items()
+    }
     try:
-        return Unread(Ownership(Identity(name, current_namespace())), held)
+        return Unread(Ownership(identity), held, interfaces)
     except Owned:
         return None
