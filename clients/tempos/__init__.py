@@ -40,6 +40,7 @@ from tempos.model import (
 if TYPE_CHECKING:
     from tempos.admin import Admin, TopicInfo, TopicRemoved
     from tempos.auth import Key
+    from tempos.encryption import TopicKeys
     from tempos.publisher import Publisher, PublisherStats, Reply, ReplyError, RequestStats
     from tempos.subscriber import Drained, Event, PublisherAccount, Request, Subscriber, SubscriberStats
 
@@ -51,6 +52,7 @@ _LATE = {
     "Drained": "tempos.subscriber",
     "Event": "tempos.subscriber",
     "Key": "tempos.auth",
+    "TopicKeys": "tempos.encryption",
     "Publisher": "tempos.publisher",
     "PublisherAccount": "tempos.subscriber",
     "PublisherStats": "tempos.publisher",
@@ -123,6 +125,7 @@ __all__ = [
     "TemposError",
     "Topic",
     "TopicInfo",
+    "TopicKeys",
     "TopicRemoved",
     "Unavailable",
     "WireError",

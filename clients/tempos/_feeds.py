@@ -11,6 +11,7 @@ from tempos._pages import Pages
 from tempos._sources import PublisherAccount, Said, Sources
 from tempos.control import Asked, Dropped, Lacking, Received, Told
 from tempos.delivery import GapTracker, Tally
+from tempos.encryption import Decryptor, TopicKeys
 from tempos.model import Framing, Topic
 from tempos.wire import header_len
 
@@ -28,6 +29,7 @@ class Feed:
     __slots__ = (
         "asked",
         "body_at",
+        "decryptor",
         "dropped",
         "group",
         "id",
@@ -43,8 +45,10 @@ class Feed:
         "tracker",
     )
 
-    def __init__(self, topic: Topic, group: str) -> None:
+    def __init__(self, topic: Topic, group: str, decryptor: Decryptor | None = None) -> None:
         self.topic = topic
+        #: Where its bodies are encrypted.
+        self.decryptor = decryptor
         self.id = topic.id
         self.name = topic.name
         self.group = group
@@ -119,29 +123,29 @@ class Feed:
 class Feeds:
     """The topics of a member by id; also what its heartbeats tell (see ``session.Counts``)."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: TopicKeys | None = None) -> None:
         #: By the first byte of their datagrams.
         self.narrow: list[Feed | None] = [None] * _abi.NARROW
-        #: By the id that follows it where it is WIDE, for which there is never one in ``narrow``.
-        self.wide: dict[int, Feed] = {}
+        #: Others, by their ids: wide ones, which follow that byte, and those that are encrypted.
+        self.others: dict[int, Feed] = {}
+        self._keys = keys
         # Which life of the broker answered last; None: one that does not say.
         self._life: object = None
         self._asked = 0
 
     def __iter__(self) -> Iterator[Feed]:
         yield from [feed for feed in self.narrow if feed is not None]
-        yield from list(self.wide.values())
+        yield from list(self.others.values())
 
     def get(self, topic: int) -> Feed | None:
         """The feed of a topic id, whatever number that is."""
-        return self.narrow[topic] if 0 <= topic < _abi.NARROW else self.wide.get(topic)
+        return (self.narrow[topic] if 0 <= topic < _abi.NARROW else None) or self.others.get(topic)
 
     def remove(self, topic: int) -> None:
         """Let go of a topic, if it is there."""
         if topic < _abi.NARROW:
             self.narrow[topic] = None
-        else:
-            self.wide.pop(topic, None)
+        self.others.pop(topic, None)
 
     def put(self, topic: Topic, group: str) -> Feed:
         """Take a membership in; what is known of the same topic goes on."""
@@ -152,11 +156,12 @@ class Feeds:
         for feed in self:
             if feed.name == topic.name:
                 self.remove(feed.id)
-        feed = Feed(topic, group)
-        if topic.id < _abi.NARROW:
+        keys = self._keys.named(topic) if self._keys is not None else []
+        feed = Feed(topic, group, Decryptor(keys) if keys else None)
+        if topic.id < _abi.NARROW and feed.decryptor is None:
             self.narrow[topic.id] = feed
         else:
-            self.wide[topic.id] = feed
+            self.others[topic.id] = feed
         return feed
 
     def report(self, **load: int) -> list[dict[str, Any]]:

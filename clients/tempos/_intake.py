@@ -21,6 +21,7 @@ from tempos._inbox import Event, Inbox, new_event
 from tempos._remarks import Sparingly
 from tempos._sources import PublisherAccount
 from tempos.delivery import AGAIN
+from tempos.encryption import TopicKeys, Undecryptable
 from tempos.errors import LocalError, WireError
 from tempos.model import Framing
 from tempos.requests import envelope
@@ -53,7 +54,8 @@ class SubscriberStats:
     ``missed``: sent to this member and not here so far; ``late``: came out of order, so what had been
     counted as missed for it was taken back; ``duplicates``: came twice, handed out or not;
     ``unstamped``: came past the broker; ``malformed``: by reason, strangers'
-    datagrams as ``foreign_source``; ``queue_full``: dropped because
+    datagrams as ``foreign_source``, and, of encrypted topics, ``not_encrypted``, ``unknown_key``, ``forged``,
+    ``stale`` and ``replayed``, of which no other count knows; ``queue_full``: dropped because
     the consumer was slow; ``discarded``: thrown away unread when it left, ``discarded_events`` so many
     events; ``overruns``: lost by the kernel because the socket buffer was full, as far as
     it has told; ``receive_buffer``: bytes of socket buffer that the kernel gave; ``requests`` among the
@@ -118,18 +120,21 @@ class Bell:
 class Intake:
     """Datagrams in, events into :attr:`inbox`. ``queue``: how many may wait there."""
 
-    def __init__(self, queue: int, duplicates: Duplicates, receive_buffer: int) -> None:
+    def __init__(
+        self, queue: int, duplicates: Duplicates, receive_buffer: int, keys: TopicKeys | None = None
+    ) -> None:
         if queue < 1:
             raise LocalError(f"a queue of {queue} events holds nothing, at least 1 is needed")
         if duplicates not in ("deliver", "drop"):
             raise LocalError(f"duplicates is {duplicates!r}, allowed: 'deliver', 'drop'")
-        self.feeds = Feeds()
+        self._keys = keys
+        self.feeds = Feeds(keys)
         self.inbox = Inbox(queue)
         #: Who comes in at the data socket, and to whom a proof is given that came by it: client, proof.
         self.doorman = Doorman()
         self.prove: Callable[[int, bytes, Callable[[], None]], bool] | None = None
         #: The answers to requests.
-        self.replies = Replies()
+        self.replies = Replies(keys)
         #: Who waits for an event.
         self.waiter: Waiter | None = None
         #: Bytes of socket buffer asked for, and given.
@@ -188,7 +193,9 @@ class Intake:
         return self._early is not None
 
     def check(self, feed: Feed) -> None:
-        """Raise :class:`LocalError` for a topic whose datagrams cannot be told from what came before."""
+        """Raise :class:`LocalError` for a ``raw`` topic of which more is wanted than bodies as they are."""
+        if self._keys is not None:
+            self._keys.of(feed.topic)
         if self._drops_again and not feed.is_event:
             raise LocalError(
                 f"topic {feed.name!r} is raw: its datagrams carry no number, so nobody can tell which of "
@@ -207,9 +214,9 @@ class Intake:
         self._bytes += size
         feed = self.feeds.narrow[datagram[0]] if size else None
         if feed is None:
-            # All that is not a narrow topic's comes here, and costs those nothing.
+            # All that is not a narrow topic's, in clear, comes here, and costs those nothing.
             number = wire.topic_in(datagram)
-            feed = self.feeds.wide.get(number)
+            feed = self.feeds.others.get(number)
             if feed is None:
                 if self._is_no_topics(datagram):
                     self._datagrams -= 1
@@ -222,10 +229,17 @@ class Intake:
                 self._malformed[(_abi.Reason.UNKNOWN_TOPIC if size else _abi.Reason.EMPTY).label] += 1
                 return
             if feed.is_event:
-                if size < wire.WIDE_HEADER_LEN:
+                if size < feed.body_at:
                     self._malformed[_abi.Reason.SHORT_HEADER.label] += 1
                     return
-                datagram = wire.as_narrow(datagram)
+                if datagram[0] == _abi.WIDE:
+                    datagram = wire.as_narrow(datagram)
+            if feed.decryptor is not None:
+                try:
+                    datagram = feed.decryptor.decrypt(datagram, now)
+                except Undecryptable as error:
+                    self._undecryptable(feed, error)
+                    return
         if feed.is_event:
             if size < wire.HEADER_LEN:
                 self._malformed[_abi.Reason.SHORT_HEADER.label] += 1
@@ -336,6 +350,17 @@ class Intake:
             "%d datagrams so far came from somebody else than the broker's data port%s, and are dropped",
             self._malformed[name],
             "" if broker is None else " ({}:{})".format(*broker),
+        )
+
+    def _undecryptable(self, feed: Feed, error: Undecryptable) -> None:
+        # Whoever made it up made up its numbers, too: so it moves no account but this.
+        self._malformed[error.reason] += 1
+        self._warnings.warn(
+            error.reason,
+            "%d datagrams so far cannot be decrypted and are dropped; the last, of topic %s: %s",
+            self._malformed[error.reason],
+            feed.name,
+            error,
         )
 
     def _is_request(self, datagram: bytes) -> bool:

@@ -166,21 +166,30 @@ def read_key_file(path: str | Path) -> Key:
     A file that everyone can read, or that others than its owner can write, is refused.
     """
     try:
+        key_id, secret = read_secret_file(path).split()
+        return Key(key_id, bytes.fromhex(secret))
+    except ValueError:
+        raise LocalError(f'the key file {path} must hold one line, "id hexkey"') from None
+
+
+def read_secret_file(path: str | Path, most: int = 1 << 20) -> str:
+    """What a key file holds, ``most`` bytes at the most; raises :class:`LocalError`.
+
+    A file that everyone can read, or that others than its owner can write, is refused.
+    """
+    try:
         with Path(path).open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            text = file.read(4096)
+            text = file.read(most + 1)
     except OSError as error:
         raise LocalError(f"the key file {path} cannot be read: {error.strerror or error}") from error
     if stat.S_ISREG(mode) and mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
         raise LocalError(
             f"the key file {path} is open to others (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
         )
-    words = text.decode("utf-8", errors="replace").split()
-    try:
-        key_id, secret = words
-        return Key(key_id, bytes.fromhex(secret))
-    except ValueError:
-        raise LocalError(f'the key file {path} must hold one line, "id hexkey"') from None
+    if len(text) > most:
+        raise LocalError(f"the key file {path} has more than {most} bytes")
+    return text.decode("utf-8", errors="replace")
 
 
 def _seal(key: Key, label: bytes, row: list[Any]) -> bytes:

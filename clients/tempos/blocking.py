@@ -26,6 +26,7 @@ from tempos import _abi, admin, publisher, subscriber
 from tempos._intake import Duplicates
 from tempos.admin import TopicInfo, TopicRemoved
 from tempos.auth import Key
+from tempos.encryption import TopicKeys
 from tempos.errors import LocalError, NoWay, TemposError
 from tempos.model import Member, Topic
 from tempos.publisher import PublisherStats
@@ -116,6 +117,7 @@ class Publisher:
         linger: float = 0,
         send_buffer: int | None = None,
         auth: Key | None = None,
+        keys: TopicKeys | None = None,
         wait: float = 0,
         max_datagram: int | None = None,
     ) -> None:
@@ -126,6 +128,7 @@ class Publisher:
             "linger": linger,
             "send_buffer": send_buffer,
             "auth": auth,
+            "keys": keys,
             "wait": wait,
             "max_datagram": max_datagram,
         }
@@ -290,6 +293,7 @@ class Subscriber:
         duplicates: Duplicates = "deliver",
         timeout: float | None = None,
         auth: Key | None = None,
+        keys: TopicKeys | None = None,
         wait: float = 0,
     ) -> None:
         self._inner = subscriber.Subscriber(
@@ -302,6 +306,7 @@ class Subscriber:
             queue=queue,
             duplicates=duplicates,
             auth=auth,
+            keys=keys,
             wait=wait,
         )
         self._inner.replies_block()
@@ -320,6 +325,7 @@ class Subscriber:
         queue: int = QUEUE,
         duplicates: Duplicates = "deliver",
         timeout: float | None = None,
+        keys: TopicKeys | None = None,
     ) -> Subscriber:
         """The blocking form of :meth:`tempos.Subscriber.listen`."""
         made = cls(address, *(topic.name for topic in topics), timeout=timeout)
@@ -330,6 +336,7 @@ class Subscriber:
             receive_buffer=receive_buffer,
             queue=queue,
             duplicates=duplicates,
+            keys=keys,
         )
         made._inner.replies_block()
         return made

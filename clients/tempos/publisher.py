@@ -22,15 +22,17 @@ from typing import Any, cast
 
 from tempos import _abi, _sockets, names, wire
 from tempos._awaitables import DONE, TURN
-from tempos._outlet import MAX_PAYLOAD, PREFIX, Outlet, are_one, encode, halves, hear_sizes
 from tempos._remarks import Remark
-from tempos._telling import Telling
 from tempos.auth import Key, Signer
-from tempos.control import Code, Sent
+from tempos.control import Code
+from tempos.encryption import TopicKeys
 from tempos.errors import ControlRefused, EventTooBig, LocalError, NoWay
 from tempos.model import Topic
 from tempos.requests.ask import TIMEOUT, Asking, Reply, ReplyError
 from tempos.requests.core import RequestStats
+from tempos.sending.outlet import MAX_PAYLOAD, PREFIX, Outlet, are_one, encode, hear_sizes
+from tempos.sending.outlets import Outlets
+from tempos.sending.telling import Telling
 from tempos.session import forks
 from tempos.session.events import topic_of
 from tempos.session.link import ControlLink
@@ -80,9 +82,10 @@ class Publisher:
     ``topics`` are known beforehand and not asked of the broker: with them a publisher works where no
     control port is, and straight to a receiver. With ``linger`` (seconds) events wait for at most that
     long to travel together in one datagram. ``send_buffer``: bytes of socket buffer to ask for. ``auth``:
-    the key that signs what is asked of the broker (events are not signed). ``wait``: seconds that entering
-    waits for a broker that is not there yet (True: for ever). ``max_datagram``: bytes of a datagram at most,
-    headers included, as an MTU counts; without it as many as the way to the broker and all members take.
+    the key that signs what is asked of the broker (events are not signed). ``keys``: topics whose bodies are
+    encrypted, from here to their subscribers. ``wait``: seconds that entering waits for a broker that is not
+    there yet (True: for ever). ``max_datagram``: bytes of a datagram at most, headers included, as an MTU
+    counts; without it as many as the way to the broker and all members take.
 
     Entering raises :class:`NoWay` when there is no way to the broker, and :class:`NoAnswer` where it waits in
     vain. When this machine's address changes, or that of the broker's name, a publisher goes on by the new
@@ -100,6 +103,7 @@ class Publisher:
         linger: float = 0,
         send_buffer: int | None = None,
         auth: Key | None = None,
+        keys: TopicKeys | None = None,
         wait: float = 0,
         max_datagram: int | None = None,
     ) -> None:
@@ -113,7 +117,8 @@ class Publisher:
         self._data_port = data_port
         self._linger = linger
         signer = None if auth is None else Signer(auth, time.time)
-        self._outlets = {topic.name: Outlet(topic) for topic in topics or ()}
+        self._topics = Outlets(topics, keys)
+        self._outlets = self._topics.now
         self._batching = 1 if linger else 0
         self._limit = 0
         self._most = MAX_PAYLOAD if max_datagram is None else max_datagram - wire.IP_UDP_OVERHEAD
@@ -127,19 +132,14 @@ class Publisher:
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
-        #: Those of topics that are no more, or others now, by name.
-        self._former: dict[str, Outlet] = {}
-        self._former_events = 0
-        self._telling = Telling(self.id, self._words, self._look, self._hear_sizes)
+        self._telling = Telling(self.id, self._topics.words, self._look, self._hear_sizes)
         self._datagrams = self._bytes = self._refused = self._failed = 0
         self._asking = Asking(self)
         self._unsent = Remark(_log, "batched events are sent again", level=logging.WARNING)
 
     @property
     def stats(self) -> PublisherStats:
-        events = self._former_events
-        events += sum(each.events for each in (*self._outlets.values(), *self._former.values()))
-        return PublisherStats(self._datagrams, events, self._bytes, self._refused, self._failed)
+        return PublisherStats(self._datagrams, self._topics.events, self._bytes, self._refused, self._failed)
 
     @property
     def requests(self) -> RequestStats:
@@ -190,7 +190,7 @@ class Publisher:
             except KeyError:
                 return self._publish_unresolved(topic, body)
         else:
-            outlet = self._outlet(cast("Topic", topic))
+            outlet = self._topics.of(cast("Topic", topic), self._limit)
         data = body if type(body) is bytes else encode(outlet.topic, body)
         left = outlet.left - len(data) - PREFIX
         if left >= 0:
@@ -240,15 +240,8 @@ class Publisher:
         """Ask the broker for a topic and keep what it says; raises as :meth:`resolve`."""
         answer = await self._ask_for(name)
         clock = answer.get("clock")
-        outlet = Outlet(topic_of(answer), clock if type(clock) is int else None)
-        former = self._former.pop(name, None)
-        if former is not None and are_one(former.topic, outlet.topic):
-            outlet = former
-        elif former is not None:
-            self._former_events += former.events
-        # Another task may have been quicker; its sequence goes on.
-        outlet = self._outlets.setdefault(name, outlet)
-        outlet.narrow(self._limit)
+        began = clock if type(clock) is int else None
+        outlet = self._topics.learnt(name, topic_of(answer), began, self._limit)
         self._hear_sizes(answer.get("largest"))
         if self._reach.link is not None:
             self._telling.begin(self._reach.link)
@@ -258,7 +251,7 @@ class Publisher:
         """The body as it will travel; raises :class:`BodyError` and :class:`EventTooBig` like a publish."""
         data = encode(topic, body)
         # Perhaps not in the loop's thread: nothing is put in here.
-        outlet = self._outlets.get(topic.name) or Outlet(topic)
+        outlet = self._outlets.get(topic.name) or self._topics.new(topic)
         outlet.narrow(self._limit)
         self._fits(outlet, len(data) + outlet.header_len)
         return data
@@ -338,13 +331,9 @@ class Publisher:
 
     # Topics
 
-    def _words(self) -> list[Sent]:
-        words = (outlet.word() for outlet in self._outlets.values())
-        return [word for word in words if word is not None]
-
     async def _look(self, number: int) -> None:
         """See whether a topic is what it was; if not, the next event for its name asks the broker anew."""
-        outlet = next((each for each in self._outlets.values() if each.id == number), None)
+        outlet = self._topics.by_id(number)
         if outlet is None:
             return
         name = outlet.topic.name
@@ -359,33 +348,14 @@ class Publisher:
             why = str(error)
         if self._outlets.get(name) is not outlet:
             return
-        self._former_events += self._former[name].events if name in self._former else 0
-        self._former[name] = self._outlets.pop(name)
+        self._topics.gone(name)
         _log.warning("topic %s (%d) is not what it was, events since then went to nobody: %s",
                      name, number, why)  # fmt: skip
         if outlet.bodies:
             await self._send_patiently(outlet, *outlet.take(self.id))
 
     def _outlet_of(self, topic: str | Topic) -> Outlet | None:
-        return self._outlets.get(topic) if isinstance(topic, str) else self._outlet(topic)
-
-    def _outlet(self, topic: Topic) -> Outlet:
-        outlet = self._outlets.get(topic.name)
-        if outlet is None:
-            former = self._former.get(topic.name)
-            if former is not None and are_one(former.topic, topic):
-                # Whoever has its number goes by that; the sequence goes on.
-                outlet = self._former.pop(topic.name)
-            self._outlets[topic.name] = outlet = outlet or Outlet(topic)
-            outlet.narrow(self._limit)
-        elif outlet.topic is not topic:
-            known = outlet.topic
-            if not are_one(known, topic):
-                raise LocalError(
-                    f"topic {topic.name!r} has id {known.id} and framing {known.framing.value} already, "
-                    f"not {topic.id} and {topic.framing.value}: use another publisher for another broker"
-                )
-        return outlet
+        return self._outlets.get(topic) if isinstance(topic, str) else self._topics.of(topic, self._limit)
 
     async def _publish_unresolved(self, topic: Any, body: object) -> None:
         if isinstance(self._socket, forks.Elsewhere):
@@ -533,17 +503,14 @@ class Publisher:
     async def _send_patiently(self, outlet: Outlet, datagram: bytes, events: int) -> None:
         while not self._sent(outlet, datagram, events):
             if events > 1 and len(datagram) > self._limit:
-                await self._send_all([(outlet, *half) for half in halves(datagram)])
+                await self._send_all([(outlet, *half) for half in outlet.halves(datagram)])
                 return
             await self._until_writable()
 
     def forked(self) -> None:
         """See :mod:`tempos.session.forks`."""
         self._socket = forks.Elsewhere()
-        for outlet in self._outlets.values():
-            outlet.bodies = []
-        # Unknown from now on: so each publish comes by the socket that is not there.
-        self._outlets = {}
+        self._topics.forked()
 
     def _open_socket(self) -> socket.socket:
         self._socket.fileno()
@@ -592,8 +559,7 @@ class Publisher:
 
     def _set_limit(self, limit: int) -> None:
         self._limit = limit
-        for outlet in self._outlets.values():
-            outlet.narrow(limit)
+        self._topics.narrow(limit)
 
     def _hear_sizes(self, told: object) -> None:
         hear_sizes(told, self._outlets.values(), self._limit)

@@ -25,6 +25,7 @@ from tempos._sources import PublisherAccount
 from tempos._standing import Standing
 from tempos.auth import Key, Signer
 from tempos.control import MAX_PATIENCE, Code
+from tempos.encryption import TopicKeys
 from tempos.errors import ControlRefused, LocalError, NoAnswer, NoWay, RemoteError
 from tempos.model import Member, Topic
 from tempos.requests.answer import Request
@@ -76,7 +77,9 @@ class Subscriber:
     own and gets them all. ``port``: UDP port for the events (0: any); ``receive_buffer``: bytes of socket
     buffer to ask for; ``queue``: events that may wait for the consumer, the newest are dropped and counted.
     ``duplicates``: events that a network has doubled behind the broker are handed out again ("deliver") or
-    not ("drop"), and counted either way. ``auth``: the key that signs what is asked of the broker.
+    not ("drop"), and counted either way. ``auth``: the key that signs what is asked of the broker. ``keys``:
+    topics of which only encrypted events are taken, each once; what cannot be decrypted is counted (in the
+    statistics, under ``malformed``) and handed to nobody.
     ``wait``: seconds that entering waits for a broker that is not there yet (True: for ever).
 
     Entering raises :class:`ControlRefused` (unknown topic, limit reached), :class:`NoAnswer`, :class:`NoWay`,
@@ -101,6 +104,7 @@ class Subscriber:
         queue: int = QUEUE,
         duplicates: Duplicates = "deliver",
         auth: Key | None = None,
+        keys: TopicKeys | None = None,
         wait: float = 0,
     ) -> None:
         every = [one for each in topics for one in ((each,) if isinstance(each, str) else each)]
@@ -117,7 +121,7 @@ class Subscriber:
         self._static: tuple[Topic, ...] = ()
         self._member: Member | None = None
         self._broker_at = ""
-        self._intake = Intake(queue, duplicates, receive_buffer)
+        self._intake = Intake(queue, duplicates, receive_buffer, keys)
         self._standing = Standing(broker, self._intake)
         self._feeds, self._inbox = self._intake.feeds, self._intake.inbox
         self._ready = self._inbox.ready
@@ -140,6 +144,7 @@ class Subscriber:
         receive_buffer: int = RECEIVE_BUFFER,
         queue: int = QUEUE,
         duplicates: Duplicates = "deliver",
+        keys: TopicKeys | None = None,
     ) -> Subscriber:
         """A subscriber without control: a static member of a broker's configuration, or of no broker.
 
@@ -147,8 +152,9 @@ class Subscriber:
         """
         names = [topic.name for topic in topics]
         subscriber = cls(
-            address, *names, port=port, receive_buffer=receive_buffer, queue=queue, duplicates=duplicates
-        )
+            address, *names, port=port, receive_buffer=receive_buffer, queue=queue, duplicates=duplicates,
+            keys=keys,
+        )  # fmt: skip
         subscriber._static = tuple(topics)
         return subscriber
 

@@ -202,7 +202,7 @@ async def test_while_events_flow_it_is_told_as_far_as_members_have_told(
             assert not here.publishers()[pub.id]["tells"]
             assert of(own, pub.id).lost_before == 2
         # From its first word on, the broker says how often it wants to hear.
-        monkeypatch.setattr("tempos._telling.EVERY", 0.01)
+        monkeypatch.setattr("tempos.sending.telling.EVERY", 0.01)
         async with here.publisher() as pub:
             for total in (50, 100):
                 await publish(pub, 50)
@@ -215,7 +215,7 @@ async def test_while_events_flow_it_is_told_as_far_as_members_have_told(
 async def test_a_publisher_that_tells_nothing_is_known_by_its_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tempos._telling.Telling.begin", lambda self, link: None)
+    monkeypatch.setattr("tempos.sending.telling.Telling.begin", lambda self, link: None)
     async with world(dropping(0, 10, 99)) as here, here.subscriber() as own:
         async with here.publisher() as pub:
             await publish(pub, 100)
@@ -320,7 +320,7 @@ async def test_the_commands_and_the_blocking_clients_tell_the_same() -> None:
 
 async def test_a_closing_publisher_waits_for_no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr("tempos._telling.CLOSING", 0.2)
+    monkeypatch.setattr("tempos.sending.telling.CLOSING", 0.2)
     async with world(dropping()) as here:
         pub = here.publisher()
         await pub.__aenter__()

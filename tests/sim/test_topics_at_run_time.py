@@ -23,10 +23,10 @@ from tempos import (
     Subscriber,
     Topic,
     Unavailable,
-    _telling,
     blocking,
 )
 from tempos.cli import main
+from tempos.sending import telling
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.broker import Broker
 from tempos_broker.config import parse
@@ -48,7 +48,7 @@ LIMIT = 20.0
 
 async def test_a_topic_is_made_served_and_drained_away_under_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its members get all that had come when it was ordered, and are told; its account closes with that."""
-    monkeypatch.setattr(_telling, "EVERY", 0.05)
+    monkeypatch.setattr(telling, "EVERY", 0.05)
     async with broker(lease=4.0, heartbeat=0.05) as running:
         made = await running.add_topic({"name": NAME, "class": "SQ", "priority": 3})
         assert (made["id"], made["origin"], made["durable"], made["class"]) == (3, "run-time", False, "SQ")
@@ -101,7 +101,7 @@ async def test_a_topic_is_made_served_and_drained_away_under_traffic(monkeypatch
 async def test_who_publishes_hears_that_a_topic_is_no_more_or_another_one(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(_telling, "EVERY", 0.02)
+    monkeypatch.setattr(telling, "EVERY", 0.02)
     async with broker(lease=4.0, heartbeat=0.05) as running:
         ports = {key: getattr(running.config, key) for key in ("data_port", "control_port")}
         async with Publisher("127.0.0.1", **ports) as pub:

@@ -40,7 +40,10 @@ EXCEPTIONS = {
 #: Outside these, `tempos` needs nothing but the standard library.
 CLIENT_NEEDS = {"msgpack"}
 #: What one command of the client needs beyond that, imported when it is run, and an extra brings.
-ASKED_FOR = {"clients/tempos/cli/completion.py": {"argcomplete"}}
+ASKED_FOR = {
+    "clients/tempos/cli/completion.py": {"argcomplete"},
+    "clients/tempos/encryption.py": {"cryptography"},
+}
 #: Of what every daemon needs, the part that a daemon without HTTP never imports, and what it imports itself.
 HTTP_MODULES = {"door", "http_connections", "http_fast", "http_server", "metrics", "problems", "web"}
 HTTP_NEEDS = {"fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tempos import WireError, _abi, control, wire
+from tempos import Topic, TopicKeys, WireError, _abi, control, wire
 from tempos.delivery import GapTracker
+from tempos.encryption import Decryptor, Encryptor
 
 PAGE = Path(__file__).resolve().parents[2] / "WIRE.md"
 VECTORS = PAGE.parent / "clients" / "vectors"
@@ -34,6 +35,27 @@ def test_the_page_lays_bytes_out_as_they_are(heading: str, layout: struct.Struct
     assert [at for at, _, name in told] == [getattr(_abi, prefix + name.upper()) for _, _, name in told]
     ends = [*(at for at, _, _ in told[1:]), layout.size]
     assert [at + size for at, size, _ in told] == ends
+
+
+def test_the_vectors_of_encrypted_bodies() -> None:
+    loaded = json.loads((VECTORS / "encryption.json").read_text())
+    assert [(int(row[0]), row[1]) for row in rows("### 2.3 Encrypted bodies")] == [
+        (0, "1"), (1, "1"), (2, "12"), (14, "6"), (20, "any"),
+    ]  # fmt: skip
+    for each in loaded["datagrams"]:
+        plain, whole = bytes.fromhex(each["clear"]), bytes.fromhex(each["encrypted"])
+        topic = Topic(wire.topic_in(plain), each["topic"])
+        keys = TopicKeys({each["topic"]: each["secret"]}).of(topic)
+        session = bytes.fromhex(each["session"])
+        encryptor = Encryptor(keys[0], lambda size, session=session: session)
+        encryptor._counter = each["counter"]
+        at = each["body_at"]
+        assert encryptor.encrypt(plain[:at], plain[at:]) == whole, each["name"]
+        laid, sent_ns = (
+            (wire.as_narrow(whole) if whole[0] == _abi.WIDE else whole),
+            wire.decode_event(plain).sent_ns,
+        )
+        assert Decryptor(keys).decrypt(laid, sent_ns)[at - len(whole) + len(laid) :] == plain[at:]
 
 
 def test_the_page_names_the_flags_and_the_operations() -> None:

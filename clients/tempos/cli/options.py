@@ -11,7 +11,7 @@ from tempos import CONTROL_PORT, DATA_PORT, LocalError
 from tempos.session.place import LOOPBACK, VARIABLE, Place, broker_at
 
 if TYPE_CHECKING:
-    from tempos import Key
+    from tempos import Key, TopicKeys
 
 
 def add_broker(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +69,24 @@ def key(options: argparse.Namespace) -> Key | None:
     from tempos.auth import read_key_file
 
     return read_key_file(options.auth_file) if options.auth_file else None
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Add ``--keys-file``; :func:`topic_keys` reads what it names."""
+    parser.add_argument(
+        "--keys-file",
+        metavar="FILE",
+        default=os.environ.get("TEMPOS_KEYS"),
+        help="encrypt and decrypt the events of the topics in FILE, in each line a name or filter and a "
+        "secret of 64 hexadecimal digits (default: $TEMPOS_KEYS, else in clear)",
+    )
+
+
+def topic_keys(options: argparse.Namespace) -> TopicKeys | None:
+    """The keys of ``--keys-file``, if any; raises :class:`LocalError`."""
+    from tempos.encryption import TopicKeys
+
+    return TopicKeys.read(options.keys_file) if options.keys_file else None
 
 
 def add_data_port(parser: argparse.ArgumentParser) -> None:

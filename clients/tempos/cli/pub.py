@@ -41,6 +41,7 @@ def register(subparsers: Subparsers) -> None:
     )
     opt.add_broker(parser)
     opt.add_auth(parser)
+    opt.add_keys(parser)
     opt.add_wait(parser)
     opt.add_data_port(parser)
     with_topics(parser.add_argument("-t", "--topic", metavar="NAME", required=True, help="the topic"))
@@ -80,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         control_port=opt.control_port(options),
         linger=options.linger,
         auth=opt.key(options),
+        keys=opt.topic_keys(options),
         wait=options.wait,
         max_datagram=options.max_datagram,
     ) as publisher:

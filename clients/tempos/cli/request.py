@@ -39,6 +39,7 @@ def register(subparsers: Subparsers) -> None:
     )
     opt.add_broker(parser)
     opt.add_auth(parser)
+    opt.add_keys(parser)
     opt.add_wait(parser)
     opt.add_data_port(parser)
     with_topics(parser.add_argument("-t", "--topic", metavar="NAME", required=True, help="the topic"))
@@ -66,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
         data_port=opt.data_port(options),
         control_port=opt.control_port(options),
         auth=opt.key(options),
+        keys=opt.topic_keys(options),
         wait=options.wait,
     ) as publisher:
         reply = publisher.request(options.topic, body, options.timeout)

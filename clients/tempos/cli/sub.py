@@ -59,6 +59,7 @@ def register(subparsers: Subparsers) -> None:
     )
     opt.add_broker(parser)
     opt.add_auth(parser)
+    opt.add_keys(parser)
     opt.add_wait(parser)
     with_topics(parser.add_argument(
         "-t", "--topic", metavar="NAME", action="append", required=True,
@@ -91,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
         port=options.port,
         duplicates="drop" if options.drop_duplicates else "deliver",
         auth=opt.key(options),
+        keys=opt.topic_keys(options),
         wait=options.wait,
     )
     progress = Progress("events received", options.count) if options.stats else None

@@ -18,7 +18,9 @@ from collections.abc import Awaitable
 from tempos import _abi, _sockets, wire
 from tempos._awaitables import DONE
 from tempos._inbox import Event
+from tempos.encryption import Encryptor, TopicKeys
 from tempos.errors import EventTooBig, LocalError
+from tempos.model import Framing, Topic
 from tempos.requests import envelope
 
 _BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.EINTR)
@@ -49,7 +51,9 @@ class Request(Event):
 class Replies:
     """The answers of one subscriber. ``requests`` came, ``sent`` and ``failed`` are answers to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: TopicKeys | None = None) -> None:
+        self._keys = keys
+        self._encryptors: dict[int, Encryptor | None] = {}
         self.requests = self.sent = self.failed = 0
         #: Whether the caller is no event loop, so that a full socket holds it up where it is.
         self.blocks = False
@@ -79,8 +83,9 @@ class Replies:
         """Send it; see :meth:`Event.reply`."""
         if request._answered:
             raise LocalError(f"this request on topic {request.topic!r} has been answered already")
-        datagram = envelope.answer(request._head, request._at, time.time_ns(), kind=kind)
-        datagram += wire.encode_body(body)
+        head = envelope.answer(request._head, request._at, time.time_ns(), kind=kind)
+        data, encryptor = wire.encode_body(body), self._encryptor(request)
+        datagram = head + data if encryptor is None else encryptor.encrypt(head, data)
         to = (self._broker or _via(request), envelope.port_of(request._head, request._at))
         request._answered = True
         if self._sent(request, datagram, to):
@@ -91,6 +96,15 @@ class Replies:
             sock = self._sock
             select.select((), (sock,) if sock is not None else (), (), _RETRY)
         return DONE
+
+    def _encryptor(self, request: Request) -> Encryptor | None:
+        """Who encrypts what is said of its topic, if anybody."""
+        if self._keys is None:
+            return None
+        if request.topic_id not in self._encryptors:
+            keys = self._keys.of(Topic(request.topic_id, request.topic, framing=Framing.EVENT))
+            self._encryptors[request.topic_id] = Encryptor(keys[0]) if keys else None
+        return self._encryptors[request.topic_id]
 
     def _sent(self, request: Request, datagram: bytes, to: tuple[str, int]) -> bool:
         """Whether the socket took it; raises where it never will: then another answer may be tried."""

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple, Protocol
 
 from tempos import _abi, _sockets, wire
 from tempos._awaitables import DONE
-from tempos._outlet import Outlet, encode
 from tempos.errors import LocalError, NoMember, NoReply, NoWay, RemoteError, TemposError, WireError, one_line
 from tempos.model import Topic
 from tempos.requests import envelope
 from tempos.requests.core import Answer, Requests
+from tempos.sending.outlet import Outlet, encode
 from tempos.session.link import ControlLink
 
 #: Seconds that a request waits where its caller does not say.
@@ -159,7 +159,7 @@ class Asking:
         datagram = outlet.request(publisher.id, time.time_ns(), data)
         future: asyncio.Future[Answer] = loop.create_future()
         note = name, timeout, publisher._note_refused(0)
-        key = self.requests.begin(outlet.id, sequence, token, future, due, note)
+        key = self.requests.begin(outlet.id, sequence, token, future, due, note, outlet.decryptor)
         if due < self._timer_at:
             self._set_timer(loop, due)
         try:
@@ -200,7 +200,8 @@ class Asking:
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer, self._timer_at = None, math.inf
-        for _, future, _, (topic, timeout, refused) in self.requests.expire(time.monotonic() + _TICK):
+        for waiting in self.requests.expire(time.monotonic() + _TICK):
+            future, (topic, timeout, refused) = waiting.waiter, waiting.note
             if not future.done():
                 self._renew_at = min(self._renew_at, self._granted + RENEW_AFTER)
                 future.set_exception(_no_reply(topic, timeout, self._publisher._note_refused(0) - refused))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tempos import _abi, wire
 from tempos._remarks import Sparingly
+from tempos.encryption import Decryptor, Undecryptable
 from tempos.errors import WireError
 from tempos.requests import envelope
 
@@ -84,12 +85,16 @@ class Waiter(Protocol):
 
 
 class Waiting(NamedTuple):
-    """A request that is out. ``due``: when it is over; ``note``: whatever its maker wants to know then."""
+    """A request that is out. ``due``: when it is over; ``note``: whatever its maker wants to know then.
+
+    ``decryptor``: of its topic, where answers are encrypted.
+    """
 
     token: bytes
     waiter: Any
     due: float
     note: Any
+    decryptor: Decryptor | None
 
 
 class Requests:
@@ -109,11 +114,18 @@ class Requests:
         return RequestStats(**{**self._counts, "waiting": len(self._waiting)})
 
     def begin(
-        self, topic: int, sequence: int, token: bytes, waiter: Waiter, due: float, note: Any = None
+        self,
+        topic: int,
+        sequence: int,
+        token: bytes,
+        waiter: Waiter,
+        due: float,
+        note: Any = None,
+        decryptor: Decryptor | None = None,
     ) -> int:
         """A request is about to go; gives what :meth:`end` takes."""
         key = topic << 32 | sequence & _U32
-        self._waiting[key] = Waiting(token, waiter, due, note)
+        self._waiting[key] = Waiting(token, waiter, due, note, decryptor)
         return key
 
     def end(self, key: int, how: str) -> None:
@@ -157,10 +169,17 @@ class Requests:
                 kind = envelope.ANSWERS.get(datagram[at])
                 token = datagram[at + _abi.ENVELOPE_TOKEN : at + envelope.LENGTH]
                 if kind is not None and token == waiting.token:
+                    code = datagram[at + _abi.ENVELOPE_CODE]
+                    # What a broker says itself has a code, and no body.
+                    if waiting.decryptor is not None and not code:
+                        try:
+                            datagram = waiting.decryptor.decrypt(datagram, time.time_ns())
+                        except Undecryptable as error:
+                            self._malformed(str(error))
+                            return
                     self._end(key, "answered" if kind == _abi.KIND_REPLY else "refused", answered=True)
                     if not waiting.waiter.done():
                         body = datagram[at + envelope.LENGTH :]
-                        code = datagram[at + _abi.ENVELOPE_CODE]
                         waiting.waiter.set_result(Answer(kind, code, body, sent_ns))
                     return
         self._receive_other(wide, datagram, at)

@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from tempos import _abi, wire
 from tempos._rows import IDS, is_topic
 from tempos.control import Sent
+from tempos.encryption import Decryptor
 from tempos.errors import BodyError, EventTooBig, LocalError
 from tempos.model import Framing, Topic
+from tempos.requests import envelope
 
 VERSION = _abi.WIRE_VERSION << 4
 _VERSION_BATCH, _VERSION_ENVELOPE = VERSION | _abi.FLAG_BATCH, VERSION | _abi.FLAG_ENVELOPE
@@ -32,6 +34,9 @@ class Outlet:
     Who has a body for it takes its length and :data:`PREFIX` from ``left``; if that leaves no less than 0,
     the body goes to the end of ``bodies``. Where there is no open batch, nothing fits.
     """
+
+    #: Of answers to requests, where they are encrypted.
+    decryptor: Decryptor | None = None
 
     __slots__ = (
         "_began",
@@ -121,7 +126,7 @@ class Outlet:
         version, run = (VERSION, bodies[0]) if count == 1 else (_VERSION_BATCH, wire.join_batch(bodies))
         header = self._header(version, publisher, self._first & _U32, self.since)
         self._empty()
-        return header + run, count
+        return self._whole(header, run), count
 
     def single(self, publisher: int, now_ns: int, body: bytes) -> bytes:
         """One event as a datagram of its own; a batch must be sealed."""
@@ -136,7 +141,16 @@ class Outlet:
         """The same for a request; ``body`` begins with its envelope."""
         sequence = self.sequence
         self.sequence = sequence + 1
-        return self._header(_VERSION_ENVELOPE, publisher, sequence & _U32, now_ns) + body
+        header = self._header(_VERSION_ENVELOPE, publisher, sequence & _U32, now_ns)
+        return self._whole(header + body[: envelope.LENGTH], body[envelope.LENGTH :])
+
+    def halves(self, batch: bytes) -> list[tuple[bytes, int]]:
+        """A batch that :meth:`take` gave as two datagrams, each with the number of its events."""
+        return halves(batch)
+
+    def _whole(self, head: bytes, body: bytes) -> bytes:
+        """A datagram, of its header (with the envelope, if any) and its body."""
+        return head + body
 
     def _header(self, version: int, publisher: int, sequence: int, sent_ns: int) -> bytes:
         if self.wide:

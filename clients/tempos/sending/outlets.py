@@ -1,0 +1,114 @@
+"""The topics of one publisher: those that it sends to now, and those that are no more or others now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tempos.control import Sent
+from tempos.encryption import OVERHEAD, Decryptor, Encryptor, TopicKey, TopicKeys
+from tempos.errors import LocalError
+from tempos.model import Topic
+from tempos.sending.outlet import VERSION, Outlet, are_one, halves
+
+
+class Outlets:
+    """``now``: by name, for whoever sends. ``keys``: of topics whose bodies are encrypted."""
+
+    def __init__(self, topics: Sequence[Topic] | None, keys: TopicKeys | None) -> None:
+        self._keys = keys
+        self.now: dict[str, Outlet] = {topic.name: self.new(topic) for topic in topics or ()}
+        self._former: dict[str, Outlet] = {}
+        self._former_events = 0
+
+    def new(self, topic: Topic, began: int | None = None) -> Outlet:
+        """An outlet that nobody sends by; see :class:`Outlet`. Raises :class:`LocalError`."""
+        keys = self._keys.of(topic) if self._keys is not None else []
+        return EncryptedOutlet(topic, began, keys) if keys else Outlet(topic, began)
+
+    @property
+    def events(self) -> int:
+        """All that have left."""
+        return self._former_events + sum(each.events for each in (*self.now.values(), *self._former.values()))
+
+    def words(self) -> list[Sent]:
+        """What has been sent of each, for the broker."""
+        words = (outlet.word() for outlet in self.now.values())
+        return [word for word in words if word is not None]
+
+    def by_id(self, number: int) -> Outlet | None:
+        """The one with this topic id."""
+        return next((each for each in self.now.values() if each.id == number), None)
+
+    def learnt(self, name: str, topic: Topic, began: int | None, limit: int) -> Outlet:
+        """The broker was asked for a name, and this is its topic; ``limit`` as in :meth:`Outlet.narrow`."""
+        former = self._former.pop(name, None)
+        if former is not None and are_one(former.topic, topic):
+            outlet = former
+        else:
+            outlet = self.new(topic, began)
+            self._former_events += former.events if former is not None else 0
+        # Another task may have been quicker; its sequence goes on.
+        outlet = self.now.setdefault(name, outlet)
+        outlet.narrow(limit)
+        return outlet
+
+    def of(self, topic: Topic, limit: int) -> Outlet:
+        """The outlet of a topic that is given whole; raises :class:`LocalError` if its name is another's."""
+        outlet = self.now.get(topic.name)
+        if outlet is None:
+            former = self._former.get(topic.name)
+            if former is not None and are_one(former.topic, topic):
+                # Whoever has its number goes by that; the sequence goes on.
+                outlet = self._former.pop(topic.name)
+            self.now[topic.name] = outlet = outlet or self.new(topic)
+            outlet.narrow(limit)
+        elif outlet.topic is not topic:
+            known = outlet.topic
+            if not are_one(known, topic):
+                raise LocalError(
+                    f"topic {topic.name!r} has id {known.id} and framing {known.framing.value} already, "
+                    f"not {topic.id} and {topic.framing.value}: use another publisher for another broker"
+                )
+        return outlet
+
+    def gone(self, name: str) -> None:
+        """What has this name is not what it was."""
+        former = self._former.get(name)
+        self._former_events += former.events if former is not None else 0
+        self._former[name] = self.now.pop(name)
+
+    def forked(self) -> None:
+        """In a child all are unknown: so each publish comes by the socket that is not there."""
+        for outlet in self.now.values():
+            outlet.bodies = []
+        self.now.clear()
+
+    def narrow(self, limit: int) -> None:
+        """See :meth:`Outlet.narrow`."""
+        for outlet in self.now.values():
+            outlet.narrow(limit)
+
+
+class EncryptedOutlet(Outlet):
+    """A topic with encrypted bodies: that of a batch as a whole, that of a request behind its envelope."""
+
+    def __init__(self, topic: Topic, began: int | None, keys: Sequence[TopicKey]) -> None:
+        super().__init__(topic, began)
+        self._encryptor = Encryptor(keys[0])
+        self.decryptor = Decryptor(keys)
+        self.header_len += OVERHEAD
+
+    def single(self, publisher: int, now_ns: int, body: bytes) -> bytes:
+        sequence = self.sequence
+        self.sequence = sequence + 1
+        return self._whole(self._header(VERSION, publisher, sequence & 0xFFFFFFFF, now_ns), body)
+
+    def halves(self, batch: bytes) -> list[tuple[bytes, int]]:
+        return [(self._again(half), count) for half, count in halves(self._encryptor.decrypt(batch))]
+
+    def _again(self, datagram: bytes) -> bytes:
+        at = self.header_len - OVERHEAD
+        return self._whole(datagram[:at], datagram[at:])
+
+    def _whole(self, head: bytes, body: bytes) -> bytes:
+        return self._encryptor.encrypt(head, body)
