@@ -13,7 +13,7 @@ or not, unless it is kept out, there is no room, or it has no right; of these it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, KeysView, Mapping
+from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tempos import Member, Topic
@@ -102,22 +102,22 @@ class Registry(Table):
             self._add_static(topic.id, static)
         self.join_all(topic, now)
 
-    def configure(self, config: BrokerConfig, gone: Iterable[int], now: float) -> None:
+    def configure(
+        self, config: BrokerConfig, gone: Iterable[int], changed: Sequence[TopicConfig], now: float
+    ) -> None:
         """Go by another configuration, all at once; topics that are ``gone`` lose every member.
 
-        Static members come and go as the configuration says; members with a lease stay. Checked before.
+        ``changed``: the topics that are new, or other than they were. Their static members come and go as the
+        configuration says; members with a lease stay. Checked before.
         """
-        gone = set(gone)
         for topic in gone:
             self._clear(topic, Out.RELOAD, now)
             self._versions[topic] += 1
+            del self._by_name[self._by_id.pop(topic).name]
         self._admission.limits, self.lease = config.limits, config.control.lease
         self._clients = {client.id: client for client in config.control.clients}
-        new = [entry.topic for entry in config.topics if self._by_id.get(entry.topic.id) is None
-               or entry.topic.id in gone]  # fmt: skip
-        self._by_name = {entry.topic.name: entry.topic for entry in config.topics}
-        self._by_id = {entry.topic.id: entry.topic for entry in config.topics}
-        for entry in config.topics:
+        new = [entry.topic for entry in changed if entry.topic.id not in self._by_id]
+        for entry in changed:
             self.amend(entry, now)
         for each in new:
             self.join_all(each, now)

@@ -32,6 +32,11 @@ class Difference:
     gone: frozenset[int]
     touched: frozenset[int]
 
+    @property
+    def concerned(self) -> frozenset[int]:
+        """All of them."""
+        return self.gone | self.touched
+
 
 def difference(old: BrokerConfig, new: BrokerConfig) -> Difference:
     """What a reload changes; raises :class:`ConfigError` if it would change what needs a restart."""
@@ -51,6 +56,8 @@ def difference(old: BrokerConfig, new: BrokerConfig) -> Difference:
     words += [f"topic {after[id_].topic.name} ({id_}) added" for id_ in sorted(begun)]
     touched = set(begun)
     for id_ in sorted(after.keys() & before.keys() - gone):
+        if before[id_] == after[id_]:
+            continue
         changes = list(topic_changes(before[id_], after[id_]))
         if changes:
             touched.add(id_)

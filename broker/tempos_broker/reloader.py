@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tempos import ConfigError, Framing, Topic, Unavailable
 from tempos._rows import Rows
 from tempos_broker.account.ledger import Ledger
-from tempos_broker.config.model import BrokerConfig
+from tempos_broker.config.model import BrokerConfig, TopicConfig
 from tempos_broker.control.server import ControlServer
 from tempos_broker.expiry import Expiry
 from tempos_broker.lives.continuity import Continuity
@@ -68,27 +69,19 @@ class Reloader:
         made at run time, or the fast path refuses.
         """
         async with self._gate.alone():
-            made = self._catalogue.made()
-            whole = replace(config, topics=merged(config, made))
-            of_file = {entry.topic.name for entry in config.topics}
-            adopted = [entry.topic for entry in made if entry.topic.name in of_file]
-            found = difference(replace(self.config, topics=tuple(self._catalogue)), whole)
-            self._registry.check(config.topics)
-            check_count(whole)
-            # Topics that are new have their rows once those that end have given theirs back.
-            go_on = self._routes.states.keys() - found.gone
-            staying = [entry.topic for entry in whole.topics if entry.topic.id in go_on]
-            async with self._routes.held(found.gone | found.touched):
-                try:
-                    await self._fast.configure(staying)
-                except Unavailable as error:
-                    raise ConfigError([f"the fast path refuses: {error}"]) from error
-                await self._apply(whole, found, staying)
-            self.config = config
-            await self.adopt(adopted)
+            # Of thousands of topics it takes as long as it takes, while the loop goes on.
+            plan = await asyncio.get_running_loop().run_in_executor(None, self._compare, config)
+            found = plan.found
+            async with self._routes.held(found.concerned):
+                await self._put_known(plan)
+                await self._apply(plan)
+            self.config = plan.config
+            await self.adopt([entry.topic for entry in plan.adopted])
             await self._routes.swap_all(sorted(found.touched))
             self._expiry.schedule()
-            now_of_file = (f"topic {topic.name} ({topic.id}) is the file's now" for topic in adopted)
+            now_of_file = (
+                f"topic {entry.topic.name} ({entry.topic.id}) is the file's now" for entry in plan.adopted
+            )
             words = (*found.words, *now_of_file)
             for line in words:
                 log.info("reload: %s", line)
@@ -99,41 +92,96 @@ class Reloader:
         if topics:
             await self._past.keeper.put(MADE, dict.fromkeys(topic.name for topic in topics))
 
-    async def _apply(self, config: BrokerConfig, found: Difference, staying: Sequence[Topic]) -> None:
+    def _compare(self, config: BrokerConfig) -> _Plan:
+        """On a thread of its own; nobody changes topics meanwhile."""
+        known = self._catalogue.numbered
+        # A topic that is as it was is the very one that it was: two of each would be kept.
+        topics = tuple(
+            was if (was := known(entry.topic.id)) == entry and was.origin is entry.origin else entry
+            for entry in config.topics
+        )
+        config = replace(config, topics=topics)
+        made = self._catalogue.made()
+        whole = replace(config, topics=merged(config, made))
+        found = difference(replace(self.config, topics=tuple(self._catalogue)), whole)
+        self._registry.check(config.topics)
+        check_count(whole)
+        by_id = {entry.topic.id: entry for entry in whole.topics}
+        return _Plan(
+            config,
+            found,
+            tuple(by_id[topic] for topic in sorted(found.touched)),
+            tuple(by_id[entry.topic.id] for entry in made if by_id[entry.topic.id] is not entry),
+        )
+
+    async def _put_known(self, plan: _Plan) -> None:
+        """Let the fast path know other options of topics that stay; all of them, or none."""
+        known = [(was, entry) for entry in plan.changed if entry.topic.id not in plan.found.gone
+                 and (was := self._catalogue.numbered(entry.topic.id)) is not None]  # fmt: skip
+        put: list[Topic] = []
+        try:
+            for was, entry in known:
+                put.append(was.topic)
+                await self._fast.put(entry.topic)
+        except Unavailable as error:
+            for topic in put[:-1]:
+                await self._fast.put(topic)
+            raise ConfigError([f"the fast path refuses: {error}"]) from error
+
+    async def _apply(self, plan: _Plan) -> None:
         """All topics concerned are held."""
         routes, states = self._routes, self._routes.states
-        described = {entry.topic.id: entry.topic for entry in config.topics}
-        ending = [states[topic] for topic in sorted(found.gone)]
-        self._registry.configure(config, found.gone, time.monotonic())
+        config, gone = plan.config, plan.found.gone
+        changed = {entry.topic.id: entry.topic for entry in plan.changed}
+        ending = [states[topic] for topic in sorted(gone)]
+        now = time.monotonic()
+        self._registry.configure(config, gone, plan.changed, now)
         self._control.reconfigure(config.control)
-        self._catalogue.replace(config.topics, time.monotonic())
+        self._catalogue.replace(gone, (*plan.changed, *plan.adopted), now)
         routes.lease = config.control.lease
-        for topic in found.touched - states.keys():
-            routes.begin(described[topic])
+        begun = [topic for id_, topic in changed.items() if id_ in gone or id_ not in states]
+        for topic in begun:
+            if topic.id not in states:
+                routes.begin(topic)
         for state in ending:
             await routes.clear(state)
-        # What waits of these is counted before their accounts end.
-        await self._slow.configure(staying)
+        for topic_id in gone:
+            await self._fast.drop(topic_id)
+        # What waits of those that end is counted before their accounts end.
+        staying = [topic for topic in changed.values() if topic not in begun]
+        await self._slow.change(gone, staying)
         for state in ending:
-            routes.end(state.route, described.get(state.route.topic.id))
-        for topic in found.gone - described.keys():
-            self._rows.free(topic)
-        if len(staying) < len(described):
-            await self._begin(list(described.values()))
-        self._ledger.configure(unstamped(config))
-        for topic in found.touched - found.gone:
-            routes.redescribe(described[topic])
+            routes.end(state.route, changed.get(state.route.topic.id))
+        # Topics that are new have their rows once those that end have given theirs back.
+        for topic_id in gone - changed.keys():
+            self._rows.free(topic_id)
+        await self._begin(begun)
+        for topic in staying:
+            routes.redescribe(topic)
         await self._past.keeper.save_ended([state.route for state in ending])
 
     async def _begin(self, topics: Sequence[Topic]) -> None:
-        """Have rows for all these, and let both paths know them; what was counted there is another's."""
-        begun = [topic.id for topic in topics if topic.id not in self._rows]
-        for topic in begun:
-            self._rows.give(topic)
-        await self._fast.configure(topics)
-        await self._slow.configure(topics)
-        for topic in begun:
-            self._past.begin_anew(topic)
+        """Have rows for these, and let both paths know them; what was counted there is another's."""
+        for topic in topics:
+            self._rows.give(topic.id)
+            await self._fast.put(topic)
+            self._ledger.begin(topic.id, stamped=topic.framing is not Framing.RAW)
+        await self._slow.change(put=topics)
+        for topic in topics:
+            self._past.begin_anew(topic.id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """``config``: what the file says. ``changed``: topics that are new or other than they were.
+
+    ``adopted``: those that were made at run time and stand in the file now.
+    """
+
+    config: BrokerConfig
+    found: Difference
+    changed: tuple[TopicConfig, ...]
+    adopted: tuple[TopicConfig, ...]
 
 
 def unstamped(config: BrokerConfig) -> set[int]:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from tempos import ConfigError
 from tempos_broker.broker import Broker
-from tempos_broker.config import load
-from tempos_broker.config.model import BrokerConfig
+from tempos_broker.config.apart import load_apart
 from tempos_broker.reader import Read
 from tempos_daemon import toml
 from tempos_daemon.files import read_start
@@ -27,13 +26,10 @@ class Reread:
         """What changed, a line each; raises :class:`ConfigError` or :class:`Unavailable`."""
         if self._file is None:
             raise ConfigError(["this broker was not started from a file"])
-        config = await asyncio.get_running_loop().run_in_executor(None, self._load, self._file)
+        config = await asyncio.get_running_loop().run_in_executor(None, load_apart, self._file, self._read)
         return await self._broker.reload(config)
 
     def check(self) -> None:
         """Raise :class:`ConfigError` if the file could not be read again; what is in it is known."""
         if self._file is not None:
             toml.read_text(self._file, self._read)
-
-    def _load(self, file: Path) -> BrokerConfig:
-        return load(file, self._read)

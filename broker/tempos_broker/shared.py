@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -227,6 +227,7 @@ class SharedRates:
         for row, topic in known.items():
             self._say(row, topic)
         self._set = known
+        self._limited.clear()
         self.follow(topics)
 
     def put(self, topic: Topic) -> None:
@@ -234,8 +235,7 @@ class SharedRates:
         row = self._rows.of[topic.id]
         self._say(row, topic)
         self._set[row] = topic
-        limited = topic.rate and topic.overflow is Overflow.DROP
-        (self._limited.add if limited else self._limited.discard)(topic.id)
+        self.follow([topic])
 
     def drop(self, topic: int) -> None:
         """A topic is no more; it has its row still."""
@@ -254,9 +254,12 @@ class SharedRates:
                 topic.bucket,
             )
 
-    def follow(self, topics: Sequence[Topic]) -> None:
-        """Another process has configured these topics."""
-        self._limited = {topic.id for topic in topics if topic.rate and topic.overflow is Overflow.DROP}
+    def follow(self, put: Iterable[Topic], drop: Iterable[int] = ()) -> None:
+        """Another process has dropped some topics, and put others; all else is as it is."""
+        self._limited.difference_update(drop)
+        for topic in put:
+            limited = topic.rate and topic.overflow is Overflow.DROP
+            (self._limited.add if limited else self._limited.discard)(topic.id)
 
     def take(self, topic: int, count: int) -> int:
         """How many of ``count`` datagrams that came now may go on: the others are over the topic's rate."""

@@ -6,7 +6,7 @@ gives it back when it is gone; the tables in the kernel, in files and in shared 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 
 from tempos._abi import NARROW, TOPIC_MAX, TOPIC_MIN, WIDE, WIDE_IDS
@@ -87,9 +87,9 @@ class Rows:
         if topic >= NARROW:
             heappush(self._back, self.of.pop(topic))
 
-    def follow(self, rows: Mapping[int, int]) -> None:
-        """Have the rows of these topics, and no others: what another process says that gives them."""
-        for topic in self._given - rows.keys():
+    def follow(self, rows: Mapping[int, int], gone: Iterable[int] = ()) -> None:
+        """What another process says that gives them: ``gone`` have none any more, these topics have these."""
+        for topic in self._given.intersection(gone):
             self._given.discard(topic)
             if topic >= NARROW:
                 del self.of[topic]

@@ -71,7 +71,7 @@ class FakeFastPath:
         self.limits.configure(topics)
 
     async def put(self, topic: Topic) -> None:
-        await self.configure([*(each for each in self.topics if each.id != topic.id), topic])
+        await self.configure(list({**{each.id: each for each in self.topics}, topic.id: topic}.values()))
 
     async def drop(self, topic: int) -> None:
         await self.configure([each for each in self.topics if each.id != topic])

@@ -287,12 +287,12 @@ def test_what_a_filter_matches_is_known_to_both_ends_whatever_is_lost_made_or_be
     first, second, other = world.config.topics
     more = [TopicConfig(Topic(9 + n, f"plant/{9 + n}/{'x' * n}")) for n in range(60)]
     world.config = BrokerConfig((first, second, other, *more))
-    world.registry.configure(world.config, [], world.now)
+    world.registry.configure(world.config, [], more, world.now)
     world._swap()
     both()
     # One goes, and its id is another's.
     world.config = BrokerConfig((first, other, TopicConfig(Topic(2, "plant/two")), *more[:-1]))
-    world.registry.configure(world.config, [2, more[-1].topic.id], world.now)
+    world.registry.configure(world.config, [2, more[-1].topic.id], [world.config.topics[2]], world.now)
     world._swap()
     both()
     world.epochs.pop(more[-1].topic.id)

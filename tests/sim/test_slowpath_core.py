@@ -240,9 +240,12 @@ def test_what_waits_of_a_topic_goes_nowhere_once_its_id_means_another_one(
     core: SlowPath[Numbers] = SlowPath(TOPICS.values(), LocalTickets(), 100, 100)
     for start, topic in enumerate((1, 2, 1, 3, 12, 1)):
         core.arrived(topic, 2, Numbers([2 * start, 2 * start + 1], released))
-    others = [topic for topic in TOPICS.values() if topic.id != 1]
-    after = [*others, replace(TOPICS[1], **change)] if change else others  # type: ignore[arg-type]
-    core.configure(after)
+    after = [topic for topic in TOPICS.values() if topic.id != 1]
+    if change:
+        after.append(replace(TOPICS[1], **change))  # type: ignore[arg-type]
+        core.put(after[-1])
+    else:
+        core.drop(1)
     assert sorted(released) == [0, 1, 4, 5, 10, 11]
     assert core.counters()[1] == {Reason.NO_MEMBER: 6}
     assert (core.waiting(Quality.SQ), core.waiting(Quality.BQ)) == (4, 2)
@@ -296,6 +299,6 @@ def test_what_is_over_a_topics_rate_never_waits_and_is_in_the_account() -> None:
         3: {Reason.QUEUE_FULL: 1},
     }
     assert core.waiting(Quality.SQ) == core.queued == 4
-    core.configure([Topic(1, "brake", Quality.SQ, 7)])
+    core.put(Topic(1, "brake", Quality.SQ, 7))
     core.arrived(1, 1, Numbers([9], released))
     assert len(asked) == 3, "a reload took the limit away"

@@ -79,7 +79,7 @@ async def test_every_copy_bears_the_marks_of_its_class(portable: bool, sockets: 
             got = await received(sink, 40)
             # The kernel sorts by the class that was; the core by the class that is.
             turned = Topic(2, "logs", Quality.SQ, framing=Framing.EVENT)
-            server._core.configure((STRICT, turned))
+            server._core.put(turned)
             server.swap(Route(turned, 2, groups))
             publisher.send(encode_event(2, 1, 10, 0, b""))
             late = await received(sink, 2)

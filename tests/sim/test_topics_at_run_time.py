@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sqlite3
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,6 @@ from tempos import (
 )
 from tempos.cli import main
 from tempos.sending import telling
-from tempos_broker.account.ledger import Ledger
 from tempos_broker.broker import Broker
 from tempos_broker.config import parse
 from tempos_broker.config.model import BrokerConfig, Limits, StaticMember, TopicConfig
@@ -36,7 +36,6 @@ from tempos_broker.lives.store import Store, Thing, things_in
 from tempos_broker.membership import Refused, Registry
 from tempos_broker.paths import NoFastPath
 from tempos_broker.topics.former import MADE
-from tempos_broker.worker.slowpaths import SlowPaths
 
 from .test_broker import FakeFastPath, free_ports, topic, until
 from .test_changes_under_traffic import EVENTS, Traffic, broker
@@ -253,7 +252,7 @@ async def test_an_order_tells_both_paths_of_its_own_topic_alone(monkeypatch: pyt
         def all_of_them(*_: object) -> None:
             raise AssertionError("all topics were gone through")
 
-        for each in (NoFastPath, SlowPaths, Registry, Ledger):
+        for each in (NoFastPath, Registry):
             monkeypatch.setattr(each, "configure", all_of_them)
         for id_ in (None, 60_000):
             made = await running.add_topic({"name": NAME, "id": id_, "class": "SQ", "rate": 1_000_000})
@@ -273,6 +272,51 @@ async def test_an_order_tells_both_paths_of_its_own_topic_alone(monkeypatch: pyt
             await member.close()
             await reading
         monkeypatch.undo()
+
+
+async def test_a_reload_goes_by_the_topics_that_it_changes_and_keeps_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, control = free_ports(2)
+    there = tuple(TopicConfig(Topic(id_, f"t{id_}", Quality.SQ)) for id_ in (1, 2, 300, 301))
+    config = BrokerConfig(there, ("127.0.0.1",), data, control, api_port=0)
+    told: list[int] = []
+    async with Broker(config, NoFastPath("off")) as running:
+        amend, put = Registry.amend, NoFastPath.put
+
+        async def put_(fast: NoFastPath, topic: Topic) -> None:
+            told.append(topic.id)
+            await put(fast, topic)
+
+        def amend_(registry: Registry, entry: TopicConfig, now: float) -> None:
+            told.append(entry.topic.id)
+            amend(registry, entry, now)
+
+        monkeypatch.setattr(Registry, "amend", amend_)
+        monkeypatch.setattr(NoFastPath, "put", put_)
+        monkeypatch.delattr(NoFastPath, "configure")
+        # The same file, read anew: the topics are other objects.
+        await running.reload(replace(config, topics=tuple(map(deepcopy, there))))
+        assert not told
+        assert all(now is was for now, was in zip(running.config.topics, there, strict=True))
+        # One goes, one takes its id, one has another option, one is new.
+        entries = [deepcopy(there[0]), TopicConfig(Topic(2, "other")), TopicConfig(Topic(302, "new"))]
+        changed = TopicConfig(replace(there[2].topic, quality=Quality.BQ))
+        await running.reload(replace(config, topics=(*entries, changed)))
+        assert sorted(told) == [2, 2, 300, 300, 302, 302]
+        assert running.config.topics[0] is there[0]
+        names = {each["name"] for each in running.status()["topics"]}
+        assert names == {"t1", "other", "new", "t300"}
+        for name in names:
+            traffic = Traffic(running.config, name)
+            async with traffic.subscriber() as member:
+                reading = asyncio.create_task(traffic.read(member))
+                publishing = asyncio.create_task(traffic.run())
+                await until(lambda traffic=traffic: len(traffic.got) > 10)
+                traffic.stop()
+                await publishing
+                await until(traffic.all_arrived)
+            await reading
 
 
 def _full(store: Store, *_: object) -> None:

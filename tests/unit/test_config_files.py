@@ -19,12 +19,13 @@ from tempos_broker.config import (
     QualityConfig,
     StaticMember,
     TopicConfig,
+    apart,
     layout,
     load,
     parse,
 )
 from tempos_broker.config.load import Format, format_of
-from tempos_daemon.files import MOST
+from tempos_daemon.files import MOST, read_start
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config" / "broker.toml"
 
@@ -242,3 +243,37 @@ def test_the_example_works_on_loopback_as_it_is_and_with_its_member() -> None:
         members=(StaticMember("127.0.0.1", 5000, "displays", "40:a6:b7:66:39:ba", "127.0.0.1"),),
     )
     assert f"Left out: {DATA_PORT}." in member
+
+
+# A large file, read in a process of its own
+
+
+def test_a_process_of_its_own_reads_the_same_faults_included(tmp_path: Path) -> None:
+    file = tmp_path / "broker.toml"
+    named = "".join(
+        f'[[topic]]\nid = {id_}\nname = "größe/{id_}"\n' for id_ in range(256, 256 + 2 * apart.PIECE)
+    )
+    member = '[[topic.member]]\nip = "10.0.0.1"\n'
+    key = f'[[client]]\nid = "c"\nkey = "{"0f" * 32}"\npublish = ["*"]\n'
+    for text in (named + member + key, key, "", THESIS):
+        file.write_text(text, encoding="utf-8")
+        assert apart.load_apart(file, read_start, large=0) == load(file)
+    for text in ('[[topic]]\nid = 255\nname = ""\n', "]", "\ufeff["):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError) as expected:
+            load(file)
+        with pytest.raises(ConfigError) as refused:
+            apart.load_apart(file, read_start, large=0)
+        assert refused.value.problems == expected.value.problems
+
+
+def test_a_process_that_cannot_be_had_or_ends_is_no_end_of_the_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_text(THESIS)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    assert apart.load_apart(file, read_start, large=0) == load(file)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(Unavailable, match=r"the process that checks it did not: .*exit status 1"):
+        apart.load_apart(file, read_start, large=0)

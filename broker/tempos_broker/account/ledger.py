@@ -86,10 +86,6 @@ class Ledger:
         #: Tells the tickets drawn so far from the groups of a topic's open epochs, if anybody can.
         self.live: Callable[[int], Mapping[int, Sequence[int]]] | None = None
 
-    def configure(self, unstamped: Iterable[int]) -> None:
-        """Other topics without epochs from now on; only for topics that have no account."""
-        self._unstamped = set(unstamped)
-
     def begin(self, topic: int, *, stamped: bool) -> None:
         """A topic that is new here; whether its datagrams carry epochs."""
         (self._unstamped.discard if stamped else self._unstamped.add)(topic)

@@ -103,16 +103,8 @@ class Channels(Protocol[LoadT]):
 class Adapter(Channels[LoadT], Protocol[LoadT]):
     """A kind of channel, of which a slow path has one."""
 
-    def configure(self, topics: Sequence[Topic]) -> None:
-        """Go by the classes and framings that these topics have now; there are no others."""
-        ...
-
-    def put(self, topic: Topic) -> None:
-        """One more topic, or another class of one; all others as they are."""
-        ...
-
-    def drop(self, topic: int) -> None:
-        """A topic less."""
+    def change(self, drop: Collection[int], put: Sequence[Topic]) -> None:
+        """Some topics less, then some more, or of another class or framing; all others as they are."""
         ...
 
     def swap(self, route: Route) -> None:

@@ -110,14 +110,6 @@ class Batch:
         segmenting = "sends with" if self.segmenting() else "the kernel offers no"
         return f"up to {self._limit} datagrams per system call; {segmenting} UDP segmentation"
 
-    def configure(self, topics: Iterable[Topic]) -> None:
-        topics = tuple(topics)
-        for topic in topics:
-            self._frame(topic)
-        for gone in self._members.keys() - {topic.id for topic in topics}:
-            del self._members[gone], self._routes[gone]
-        self._relay.configure(topics)
-
     def put(self, topic: Topic) -> None:
         self._frame(topic)
         self._relay.put(topic)

@@ -135,25 +135,15 @@ class SlowPath(Generic[LoadT]):
         self.on_nobody: Callable[[int, int, LoadT], None] = _let_go
         #: Topics of strict quality whose events can go somewhere now.
         self._strict_routed: set[int] = set()
-        self.configure(topics)
-
-    def configure(self, topics: Iterable[Topic]) -> None:
-        """Serve these topics from now on, each by its class and priority, and no others.
-
-        What waits keeps its place; of a topic that is gone, or whose id means another one, it goes nowhere
-        and is counted as ``NO_MEMBER``: it was checked by what the former topic demands of its datagrams.
-        """
-        topics = tuple(topics)
-        known = {topic.id: (topic.name, topic.framing) for topic in topics}
-        self._give_up({id_ for id_, was in self._known.items() if known.get(id_) != was})
-        self._known = known
-        self._limited = {topic.id for topic in topics if self._is_limited(topic)}
-        self._place_of = {topic.id: self._places[topic.quality, topic.priority] for topic in topics}
-        self._routes = {id_: route for id_, route in self._routes.items() if id_ in known}
-        self._strict_routed = {id_ for id_, route in self._routes.items() if self._is_strict(route)}
+        for topic in topics:
+            self.put(topic)
 
     def put(self, topic: Topic) -> None:
-        """Serve this topic, too, or by its present class and priority; all others as they are."""
+        """Serve this topic, too, or by its present class and priority; all others as they are.
+
+        What waits keeps its place; where the id means another topic now, it goes nowhere and is counted as
+        ``NO_MEMBER``: it was checked by what the former topic demands of its datagrams.
+        """
         id_, what = topic.id, (topic.name, topic.framing)
         if self._known.get(id_, what) != what:
             self._give_up({id_})
@@ -165,7 +155,7 @@ class SlowPath(Generic[LoadT]):
         (self._strict_routed.add if strict else self._strict_routed.discard)(id_)
 
     def drop(self, topic: int) -> None:
-        """Serve this topic no more; all others as they are."""
+        """Serve this topic no more; all others as they are. What waits goes nowhere, and is counted."""
         self._give_up({topic})
         for each in (self._known, self._place_of, self._routes):
             each.pop(topic, None)

@@ -7,7 +7,7 @@ them says when.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from tempos import Quality, Route, Topic
@@ -56,12 +56,8 @@ class Mover(Protocol[LoadT]):
     @property
     def reason(self) -> str: ...
 
-    def configure(self, topics: Iterable[Topic]) -> None:
-        """Demand of the datagrams of these topics what their framing says."""
-        ...
-
     def put(self, topic: Topic) -> None:
-        """The same of one topic; all others as they are."""
+        """Demand of the datagrams of a topic what its framing says."""
         ...
 
     def drop(self, topic: int) -> None:

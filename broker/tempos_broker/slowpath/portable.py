@@ -85,19 +85,12 @@ class Singly:
         self._largest = limits.datagram
         self._on_foreign = on_foreign
         self._sources = Sources(topics := tuple(topics))
-        self._framings: dict[int, Framing] = {}
+        self._framings = {topic.id: topic.framing for topic in topics}
         #: Sockets, each with the address that it is bound to.
         self._channels: dict[Quality, list[tuple[str, socket.socket]]] = {}
         self._left_out: frozenset[Towards] = frozenset()
         self._marks: dict[Quality, list[tuple[int, int, bytes]]] = {}
         self._staged: dict[Quality, deque[_Copy]] = {quality: deque() for quality in Quality}
-        self.configure(topics)
-
-    def configure(self, topics: Iterable[Topic]) -> None:
-        topics = tuple(topics)
-        for topic in topics:
-            self._framings[topic.id] = topic.framing
-        self._relay.configure(topics)
 
     def put(self, topic: Topic) -> None:
         self._framings[topic.id] = topic.framing

@@ -54,14 +54,11 @@ class Relay:
         self._marks: dict[Quality, list[tuple[int, int, bytes]]] = {}
         self._ways: dict[tuple[Quality, str | None], _Way] = {}
         self._log = Sparingly(logger, time.monotonic)
-        self.configure(topics)
-
-    def configure(self, topics: Iterable[Topic]) -> None:
-        """Send on the replies of a topic in the class that it has now."""
-        self._classes = {topic.id: topic.quality for topic in topics if topic.framing is Framing.EVENT}
+        for topic in topics:
+            self.put(topic)
 
     def put(self, topic: Topic) -> None:
-        """The same of one topic; all others as they are."""
+        """Send on the replies of a topic in the class that it has now."""
         self.drop(topic.id)
         if topic.framing is Framing.EVENT:
             self._classes[topic.id] = topic.quality

@@ -173,20 +173,16 @@ class SlowPathServer:
         """
         return self._adapter.descriptors()
 
-    def configure(self, topics: Sequence[Topic]) -> None:
-        """Serve these topics from now on, and no others; their routes come with :meth:`swap`."""
-        self._adapter.configure(topics)
-        self._core.configure(topics)
+    def change(self, drop: Collection[int] = (), put: Sequence[Topic] = ()) -> None:
+        """Serve some topics no more, then others, too, or by their present options; all else is as it is.
 
-    def put(self, topic: Topic) -> None:
-        """Serve this topic, too, or by its present options; all others as they are."""
-        self._adapter.put(topic)
-        self._core.put(topic)
-
-    def drop(self, topic: int) -> None:
-        """Serve this topic no more; all others as they are."""
-        self._adapter.drop(topic)
-        self._core.drop(topic)
+        Routes come with :meth:`swap`.
+        """
+        self._adapter.change(drop, put)
+        for topic in drop:
+            self._core.drop(topic)
+        for each in put:
+            self._core.put(each)
 
     def swap(self, route: Route) -> None:
         """Make ``route`` the route of its topic, also for what already waits; before or after the start.

@@ -54,25 +54,15 @@ class UdpAdapter:
         self._shut = False
         self.apart = False
 
-    def configure(self, topics: Sequence[Topic]) -> None:
-        self._topics = {topic.id: topic for topic in topics}
-        self._mover.configure(topics)
-        self._selector.configure(self._pairs, topics)
-
-    def put(self, topic: Topic) -> None:
-        was = self._topics.get(topic.id)
-        self._topics[topic.id] = topic
-        self._mover.put(topic)
-        self._select_anew(was, topic)
-
-    def drop(self, topic: int) -> None:
-        was = self._topics.pop(topic, None)
-        self._mover.drop(topic)
-        self._select_anew(was, None)
-
-    def _select_anew(self, was: Topic | None, now: Topic | None) -> None:
-        """Where the sockets are selected by a list of strict topics, and that has become another one."""
-        if any(each is not None and each.quality is Quality.SQ for each in (was, now)):
+    def change(self, drop: Collection[int], put: Sequence[Topic]) -> None:
+        was = [self._topics.pop(topic, None) for topic in (*drop, *(each.id for each in put))]
+        for topic in drop:
+            self._mover.drop(topic)
+        for each in put:
+            self._topics[each.id] = each
+            self._mover.put(each)
+        # Where the sockets are selected by a list of strict topics, that may have become another one.
+        if any(each is not None and each.quality is Quality.SQ for each in (*was, *put)):
             self._selector.configure(self._pairs, list(self._topics.values()))
 
     def swap(self, route: Route) -> None:

@@ -7,7 +7,7 @@ topic's until just now, for its publishers may still send.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
 from tempos import ConfigError
@@ -30,12 +30,13 @@ class Ids:
         self._of = bytearray([_RESERVED]) * (can_be[-1] + 1)
         for each in can_be:
             self._of[each] = _FREE
-        #: Those that rest, with the time they began to.
-        self._resting: deque[tuple[float, int]] = deque()
+        #: When those that rest began to, the first first.
+        self._resting: OrderedDict[int, float] = OrderedDict()
 
     def take(self, topic: int) -> None:
         """It is a topic's from now on."""
         self._of[topic] = _TAKEN
+        self._resting.pop(topic, None)
 
     def release(self, topic: int, now: float | None) -> None:
         """It is nobody's any more; None: nor was it ever served, so that it need not rest."""
@@ -43,23 +44,21 @@ class Ids:
             self._of[topic] = _FREE
             return
         self._of[topic] = _RESTS
-        self._resting.append((now, topic))
+        self._resting[topic] = now
 
     def lowest(self, now: float) -> int | None:
         """The one to give next; None: there is none."""
-        while self._resting and self._resting[0][0] <= now - REST:
+        while self._resting and next(iter(self._resting.values())) <= now - REST:
             self._wake()
         found = self._of.find(_FREE)
-        while found < 0 and self._resting:
-            self._wake()
-            found = self._of.find(_FREE)
+        if found < 0 and self._resting:
+            found = self._wake()
         return None if found < 0 else found
 
-    def _wake(self) -> None:
-        _, topic = self._resting.popleft()
-        # Who asked for it by its number may have it by now, or have given it back: then it rests anew.
-        if self._of[topic] == _RESTS and all(other != topic for _, other in self._resting):
-            self._of[topic] = _FREE
+    def _wake(self) -> int:
+        topic, _ = self._resting.popitem(last=False)
+        self._of[topic] = _FREE
+        return topic
 
 
 class Catalogue:
@@ -100,15 +99,12 @@ class Catalogue:
         del self._by_name[entry.topic.name], self._by_id[entry.topic.id]
         self.ids.release(entry.topic.id, now)
 
-    def replace(self, entries: Iterable[TopicConfig], now: float) -> None:
-        """These, and no others."""
-        gone = {entry.topic.id for entry in self}
-        self._by_name, self._by_id = {}, {}
+    def replace(self, gone: Iterable[int], entries: Iterable[TopicConfig], now: float) -> None:
+        """Topics less, then others more, or with other options or of another origin."""
+        for topic in gone:
+            self.drop(self._by_id[topic], now)
         for entry in entries:
             self.put(entry)
-            gone.discard(entry.topic.id)
-        for topic in gone:
-            self.ids.release(topic, now)
 
 
 def merged(config: BrokerConfig, made: Iterable[TopicConfig]) -> tuple[TopicConfig, ...]:

@@ -165,7 +165,7 @@ class TopicOrders:
                     raise _refused_by_kernel(error) from error
                 self._catalogue.put(new)
                 self._registry.amend(new, time.monotonic())
-                await self._slow.put(new.topic)
+                await self._slow.change(put=[new.topic])
                 self._routes.redescribe(new.topic)
             await self._routes.swap(new.topic.id)
             for each in words:
@@ -266,7 +266,7 @@ class TopicOrders:
             self._past.begin_anew(topic.id)
             self._ledger.begin(topic.id, stamped=topic.framing is not Framing.RAW)
             self._routes.begin(topic)
-            await self._slow.put(topic)
+            await self._slow.change(put=[topic])
             self._registry.begin(entry, time.monotonic())
 
     async def _let_out(self, topic: Topic, patience: float) -> list[Account]:
@@ -299,7 +299,7 @@ class TopicOrders:
                 await self._routes.clear(state)
             self._catalogue.drop(entry, time.monotonic())
             await self._fast.drop(topic.id)
-            await self._slow.drop(topic.id)
+            await self._slow.change([topic.id])
             self._registry.end(topic)
             self._routes.end(state.route, None)
             await self._past.keeper.save_ended([state.route])

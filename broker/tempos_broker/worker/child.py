@@ -10,7 +10,7 @@ import asyncio
 import gc
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from tempos import LocalError, Quality, Topic
@@ -58,8 +58,8 @@ class Worker:
             raise LocalError(f"the worker is asked to {op.value} before it is set up")
         if op is Op.SERVE:
             self._server.serve({Quality.SQ})
-        elif op is Op.CONFIGURE:
-            self._configure(topics_in(fields["topics"]), rows_in(fields["rows"]))
+        elif op is Op.CHANGE:
+            self._change(fields["drop"], topics_in(fields["topics"]), rows_in(fields["rows"]))
             await self._server.sent()
         elif op is Op.SWAP:
             self._server.swap(route_in(fields["route"]))
@@ -103,12 +103,13 @@ class Worker:
         gc.freeze()
         return {"io": status.io, "loop": type(asyncio.get_running_loop()).__module__.partition(".")[0]}
 
-    def _configure(self, topics: tuple[Topic, ...], rows: Mapping[int, int]) -> None:
+    def _change(self, drop: Collection[int], put: tuple[Topic, ...], rows: Mapping[int, int]) -> None:
         assert self._server is not None, "set up before"
-        self._rows.follow(rows)
+        self._server.change(drop)
+        self._rows.follow(rows, drop)
         if self._rates is not None:
-            self._rates.follow(topics)
-        self._server.configure(topics)
+            self._rates.follow(put, drop)
+        self._server.change(put=put)
 
 
 class _Stream(asyncio.Protocol):

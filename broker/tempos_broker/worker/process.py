@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tempos_broker.worker.supervisor import Child, Spawn
+from tempos_daemon.processes import alike
 
 log = logging.getLogger("tempos.broker.worker")
 
@@ -99,9 +100,7 @@ def _start(descriptors: Iterable[int]) -> tuple[socket.socket, subprocess.Popen[
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *descriptors),
                 **_APART,
-                # The same modules as here, and none from wherever the broker happens to be.
-                cwd="/",
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+                **alike(),
             )
         except BaseException:
             ours.close()

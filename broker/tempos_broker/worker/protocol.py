@@ -9,7 +9,7 @@ request        brings                                                      answe
 =============  ==========================================================  ==========================
 ``set_up``     :class:`SetUp`                                              ready to serve
 ``serve``                                                                  it reads the sockets
-``configure``  topics, rows                                                it goes by them
+``change``     drop: ids of topics; topics, and rows of these              it goes by them
 ``swap``       route                                                       it has let go of the old one
 ``leave_out``  towards: addresses of members, and of ours                  it sends nothing there
 ``ping``                                                                   at once
@@ -49,7 +49,7 @@ class Op(str, enum.Enum):
 
     SET_UP = "set_up"
     SERVE = "serve"
-    CONFIGURE = "configure"
+    CHANGE = "change"
     SWAP = "swap"
     LEAVE_OUT = "leave_out"
     PING = "ping"

@@ -132,38 +132,28 @@ class SlowPaths:
         """Let so many bytes more wait in the kernel than usual; ``on_full``: a channel takes no more."""
         self._server.make_room(more, on_full)
 
-    async def configure(self, topics: Sequence[Topic]) -> None:
-        """Serve these topics from now on, and no others; their routes come with :meth:`swap`."""
-        self._topics = {topic.id: topic for topic in topics}
-        self._server.configure(topics)
-        known = {topic.id for topic in topics}
-        self._routes = {topic: route for topic, route in self._routes.items() if topic in known}
-        await self._tell_worker()
+    async def change(self, drop: Collection[int] = (), put: Sequence[Topic] = ()) -> None:
+        """Serve some topics no more, then others, too, or by their present options; all else is as it is.
 
-    async def put(self, topic: Topic) -> None:
-        """Serve this topic, too, or by its present options; all others as they are."""
-        self._topics[topic.id] = topic
-        self._server.put(topic)
-        await self._tell_worker()
-
-    async def drop(self, topic: int) -> None:
-        """Serve this topic no more; all others as they are."""
-        self._topics.pop(topic, None)
-        self._routes.pop(topic, None)
-        for epoch in range(EPOCHS):
-            self._groups.pop(epoch_row(topic, epoch), None)
-        self._server.drop(topic)
-        await self._tell_worker()
-        await self._server.sent()
-
-    async def _tell_worker(self) -> None:
-        """A worker is told of all topics, whichever has changed."""
+        Routes come with :meth:`swap`. What was drawn for those that are gone has left when this returns.
+        """
+        if not drop and not put:
+            return
+        for topic in drop:
+            self._topics.pop(topic, None)
+            self._routes.pop(topic, None)
+            for epoch in range(EPOCHS):
+                self._groups.pop(epoch_row(topic, epoch), None)
+        self._topics.update((each.id, each) for each in put)
+        self._server.change(drop, put)
         if self._supervisor is not None:
-            from tempos_broker.worker.protocol import Op, rows_out, topics_out
+            from tempos_broker.worker.protocol import Op, topics_out
 
-            rows = rows_out(self._rows.given())
-            topics = topics_out(list(self._topics.values()))
-            await self._supervisor.tell(Op.CONFIGURE, {"topics": topics, "rows": rows})
+            rows = [(each.id, self._rows.of[each.id]) for each in put]
+            told = {"drop": list(drop), "topics": topics_out(put), "rows": rows}
+            await self._supervisor.tell(Op.CHANGE, told)
+        if drop:
+            await self._server.sent()
 
     async def served(self, topic: int, patience: float) -> None:
         """Return once what has come of a topic by now has gone its way, or after so many seconds."""
