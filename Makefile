@@ -21,7 +21,7 @@ BENCH  := redirect program-time blast slow-path slow-path-gso round-trip fanout-
 # What `make test-kernels` boots, by the packages' names: any kernel that apt-get offers.
 KERNELS ?= linux-image-amd64 linux-image-6.12-amd64
 
-.PHONY: demo test test-kernels test-kernel-here kernel-table check bench peers clean clean-kernels setup FORCE
+.PHONY: demo docs test test-kernels test-kernel-here kernel-table check bench peers clean clean-kernels setup FORCE
 
 demo: $(STAMP)
 	$(BIN)/tempos demo
@@ -71,6 +71,12 @@ peers: $(STAMP)
 	apt-get install -y -qq --no-install-recommends nats-server mosquitto redis-server \
 	bpftrace bpfcc-tools libbpf-tools strace procps
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[peers]'
+
+# The manual: a site without a server in build/site, man pages in build/man. What is reference in it comes from the code.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file config/docs/mkdocs.yml
+	$(BIN)/python -c 'import sys; sys.path.insert(0, "config/docs"); from manual import man; man.main("build/man")'
+	@echo "docs: build/site/index.html; man -l build/man/man1/tempos.1"
 
 setup: $(STAMP)
 

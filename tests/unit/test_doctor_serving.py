@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tempos.cli.main import _parser, main
+from tempos.cli.main import main, parser_of
 from tempos.doctor import Asked, Severity, Tried, judge
 from tempos.doctor.serving import SERVING, gather, look
 
@@ -88,7 +88,7 @@ def test_each_thing_that_is_wrong_is_told_once_with_a_command(
         assert each.means
         words = shlex.split(each.fix)
         if words[0] == "tempos" and words[1] != "observe":
-            assert _parser(words[1]).parse_args(words[1:])
+            assert parser_of(words[1]).parse_args(words[1:])
         else:
             assert words[0] in ("tempos", "ping", "iptables", "sysctl")
 

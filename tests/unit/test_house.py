@@ -52,6 +52,8 @@ FOLDERS = ("broker", "fastpath", "clients", "bench", "config")
 DOCUMENTS = (
     "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "KERNELS.md", "OBSERVE.md", "WIRE.md",
 )  # fmt: skip
+#: The manual's own pages; the others are made from documents and code.
+MANUAL = tuple(str(page.relative_to(ROOT)) for page in sorted((ROOT / "config/docs/pages").rglob("*.md")))
 RESULTS = {"bench-results", "kernel-results"}
 WALK_SKIPS = {".git", ".venv", "build", "dist", "__pycache__", ".hypothesis", *RESULTS}
 
@@ -298,7 +300,7 @@ def test_no_file_names_a_package_registry() -> None:
 # The documents
 
 
-@pytest.mark.parametrize("name", [*DOCUMENTS, "LICENSE"])
+@pytest.mark.parametrize("name", [*DOCUMENTS, *MANUAL, "LICENSE"])
 def test_documents_exist(name: str) -> None:
     assert (ROOT / name).is_file()
     assert len(read(Path(name)).strip()) > 100
@@ -323,13 +325,13 @@ def advised() -> Iterator[tuple[str, str]]:
             yield from re.findall(
                 r"\btempos (observe|ctl|workflow|function|errors|fastpath) ([a-z-]+)", read(path)
             )
-    for name in DOCUMENTS:
+    for name in (*DOCUMENTS, *MANUAL):
         yield from re.findall(r"\btempos (observe) ([a-z-]+)", code_in(name))
 
 
 def test_commands_in_the_documents_exist() -> None:
     named: set[tuple[str, ...]] = set(advised())
-    for name in DOCUMENTS:
+    for name in (*DOCUMENTS, *MANUAL):
         for command, action in re.findall(r"(?m)(?:^|\$ |/)tempos ([a-z]+)(?: ([a-z]+)\b)?", code_in(name)):
             named.add((command,))
             if command in ("config", "bench"):
@@ -353,7 +355,7 @@ def test_make_targets_in_the_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", read(Path("Makefile")), re.M))
     named = {
         target
-        for name in DOCUMENTS
+        for name in (*DOCUMENTS, *MANUAL)
         for target in re.findall(r"(?m)(?:^|\s)make ([a-z][a-z-]*)", code_in(name))
     }
     assert named <= targets
@@ -363,7 +365,7 @@ def test_paths_in_the_documents_exist() -> None:
     tops = "|".join((*FOLDERS, "tests"))
     wrong = {
         (name, path)
-        for name in DOCUMENTS
+        for name in (*DOCUMENTS, *MANUAL)
         for path in re.findall(rf"(?<![\w/.<-])((?:{tops})/[\w./*-]+)", code_in(name))
         if not any(ROOT.glob(path.rstrip("./"))) and not re.search(r"\.(so|bpf\.o)$", path)
     }

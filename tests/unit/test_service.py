@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tempos.cli.main import _parser
+from tempos.cli.main import parser_of
 from tempos_broker.config import parse
 from tempos_broker.privileges import FAST_PATH, START_FAST_PATH
 from tempos_daemon import watchdog
@@ -49,7 +49,7 @@ def commands(unit: Path) -> list[list[str]]:
 def understood(words: list[str]) -> bool:
     """Whether the command line takes them."""
     with contextlib.suppress(SystemExit):
-        return _parser(words[0]).parse_args(words) is not None
+        return parser_of(words[0]).parse_args(words) is not None
     return False
 
 
@@ -99,7 +99,7 @@ def test_the_broker_has_the_capabilities_that_it_asks_for_and_no_more() -> None:
     }
     becoming = {"chown", "fowner", "setuid", "setgid", "setpcap", "dac_read_search"}
     assert bounding == START_FAST_PATH | becoming
-    words = (ROOT / "README.md").read_text()
+    words = (ROOT / "config/docs/pages/howto/service.md").read_text()
     assert {f"CAP_{name.upper()}" for name in FAST_PATH} <= set(re.findall(r"CAP_\w+", words))
 
 

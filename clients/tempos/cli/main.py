@@ -55,10 +55,10 @@ Exit codes: 0 done, 1 failed, 2 usage or something missing, 130 interrupted.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     if completion.is_asked():
-        return completion.answer(_parser)
+        return completion.answer(parser_of)
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((argument for argument in arguments if not argument.startswith("-")), "")
-    parser = _parser(name)
+    parser = parser_of(name)
     _tell_warnings()
     try:
         with _termination():
@@ -88,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(name, error, FAILED)
 
 
-def _parser(chosen: str) -> argparse.ArgumentParser:
+def parser_of(chosen: str) -> argparse.ArgumentParser:
+    """The parser of all commands; of those that extras bring only the ``chosen`` one is loaded."""
     parser = argparse.ArgumentParser(
         prog="tempos",
         description="Publish and subscribe through a broker whose common case runs inside the Linux kernel.",

@@ -1,0 +1,129 @@
+"""Examples of the manual, run as a reader would: in an empty folder, with a network of their own.
+
+A comment before a fenced block says what it is for: `<!-- file: NAME -->` puts it into a file, `<!-- run
+-->` runs each line behind "$ " and holds what is printed against what stands below it, and `<!-- run:
+background -->` does so with a program that goes on: its first line of output is waited for, and all of it
+by the page's end. "..." stands for anything.
+"""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.waiting import LIMIT, until
+
+_BLOCK = re.compile(r"^<!-- (file|run)(?:: ([\w./-]+))? -->\n```\w*\n(.*?)^```$", re.M | re.S)
+_FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+_SPACE = "ip link set lo up && mount -t tmpfs none /run && echo made && exec cat"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A file to write, or a command to run."""
+
+    kind: str
+    name: str
+    text: str
+    wanted: str = ""
+
+
+def steps(page: str) -> list[Step]:
+    """What a page asks its reader to do, in order."""
+    return [step for found in _BLOCK.finditer(page) for step in _of(found[1], found[2] or "", found[3])]
+
+
+def _of(kind: str, name: str, text: str) -> Iterator[Step]:
+    if kind == "file":
+        yield Step(kind, name, text)
+        return
+    for part in re.split(r"^\$ ", text, flags=re.M)[1:]:
+        command, _, wanted = part.partition("\n")
+        yield Step(kind, name, command, wanted)
+
+
+def agrees(wanted: str, got: str) -> bool:
+    """Whether what was printed is what the page has."""
+    return doctest.OutputChecker().check_output(wanted, got, _FLAGS) if wanted.strip() else not got.strip()
+
+
+@dataclass
+class Reader:
+    """Does what a page says, in ``folder``."""
+
+    folder: Path
+    space: int
+    programs: list[tuple[Step, subprocess.Popen[bytes], Path]] = field(default_factory=list)
+
+    def take(self, step: Step) -> None:
+        """One step; asserts that it is as the page says."""
+        if step.kind == "file":
+            (self.folder / step.name).write_text(step.text)
+        elif step.name == "background":
+            self._begin(step)
+        else:
+            done = subprocess.run(
+                self._inside(step.text), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                timeout=LIMIT, check=False, env=self._environment(),
+            )  # fmt: skip
+            assert done.returncode == 0, (step.text, done.stdout)
+            assert agrees(step.wanted, done.stdout), f"$ {step.text}\n{done.stdout}"
+
+    def _begin(self, step: Step) -> None:
+        log = self.folder / f".output-{len(self.programs)}"
+        with log.open("wb") as out:
+            program = subprocess.Popen(
+                self._inside(f"exec {step.text}"), stdout=out, stderr=out, env=self._environment()
+            )
+        self.programs.append((step, program, log))
+        first = step.wanted.partition("\n")[0]
+        until(
+            lambda: any(agrees(first, line) for line in log.read_text().splitlines()),
+            lambda: f"$ {step.text}\n{log.read_text()}",
+        )
+
+    def end(self) -> None:
+        """All that was started has printed what the page has; Ctrl-C ends it."""
+        try:
+            for step, _, log in self.programs:
+                self._told(step, log)
+        finally:
+            for _, program, _ in reversed(self.programs):
+                program.send_signal(signal.SIGINT)
+                program.wait(LIMIT)
+
+    @staticmethod
+    def _told(step: Step, log: Path) -> None:
+        until(lambda: agrees(step.wanted, log.read_text()), lambda: f"$ {step.text}\n{log.read_text()}")
+
+    def _inside(self, command: str) -> list[str]:
+        return ["nsenter", "-t", str(self.space), "-n", "-m", f"--wd={self.folder}", "bash", "-c", command]
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TEMPOS_")}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return {**kept, "PATH": path, "HOME": str(self.folder), "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+
+
+@contextmanager
+def reader(folder: Path) -> Iterator[Reader]:
+    """A reader at an empty folder, with a loopback and a /run that are nobody else's. Needs root."""
+    with ExitStack() as stack:
+        space = stack.enter_context(
+            subprocess.Popen(
+                ["unshare", "--net", "--mount", "sh", "-c", _SPACE],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        )
+        assert space.stdout is not None
+        assert space.stdout.readline() == b"made\n"
+        yield Reader(folder, space.pid)
