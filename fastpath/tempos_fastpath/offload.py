@@ -15,7 +15,7 @@ import contextlib
 import errno
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from tempos import (
@@ -119,7 +119,7 @@ class Offload:
         self._no_clone = ""
         #: Frames lost because interfaces take none, and those interfaces, until the survey knows.
         self._lost: Mapping[tuple[int, int], int] = {}
-        self._left_out: frozenset[Destination] = frozenset()
+        self._left_out: frozenset[tuple[str, str | None]] = frozenset()
         self._refused: dict[int, str] = {}
         self._trouble = Remark(_log, "the fast path's routes are checked against the network again")
         self._no_answer = Remark(_log, "the kernel is asked of new sources again")
@@ -295,7 +295,7 @@ class Offload:
                 break
         return lost
 
-    def leave_out(self, towards: frozenset[Destination]) -> None:
+    def leave_out(self, towards: frozenset[tuple[str, str | None]]) -> None:
         """Carry routes without members there whose MAC is not known, rather than none that have any.
 
         Holds for what is installed after this.
@@ -366,8 +366,8 @@ class Offload:
         refusal = refuse_at_once(route)
         if refusal is not None:
             return self._facts, refusal
-        wanted = {destination(member) for group in route.groups for member in group.members}
-        if not wanted <= self._facts.ways.keys():
+        wanted = set(self._towards(route))
+        if self._lacking(wanted):
             try:
                 await self._look_for(wanted)
             except Unavailable as error:
@@ -384,10 +384,19 @@ class Offload:
         means = Means(self._programs.native, no_broadcast, self._no_clone, self._port)
         return plan_route(route, facts, means, self._tos, self._left_out)
 
+    def _towards(self, route: Route) -> Iterator[Destination]:
+        """Where the events of a route go, with the mark of its class."""
+        tos = self._tos.get(route.topic.quality, 0)
+        return (destination(member, tos) for group in route.groups for member in group.members)
+
+    def _lacking(self, wanted: Iterable[Destination]) -> set[Destination]:
+        """Those that the facts have no way to, or none yet."""
+        return set(map(self._facts.key, wanted)) - self._facts.ways.keys()
+
     async def _look_for(self, wanted: set[Destination]) -> None:
         """Have the facts of these destinations, too."""
         async with self._reading:
-            lacking = wanted - self._facts.ways.keys()
+            lacking = self._lacking(wanted)
             more = await self._in_thread(self._survey.extend, self._facts, lacking, self._port)
             if more is not None:
                 self._facts = more
@@ -410,13 +419,8 @@ class Offload:
         """Read the facts anew, for every destination of a wanted route."""
         async with self._reading:
             self._more_changed = False
-            destinations = {
-                destination(member)
-                for route in self._wanted.values()
-                if refuse_at_once(route) is None
-                for group in route.groups
-                for member in group.members
-            }
+            routes = (route for route in self._wanted.values() if refuse_at_once(route) is None)
+            destinations = {each for route in routes for each in self._towards(route)}
             native, refused = self._programs.native, dict(self._refused)
             self._facts = await self._in_thread(self._survey.read, destinations, native, refused, self._port)
             for ifindex in refused:
@@ -525,14 +529,14 @@ class Offload:
 
     def _neighbours_in_use(self) -> set[tuple[int, str]]:
         used: set[tuple[int, str]] = set()
-        ways = self._facts.ways
+        facts = self._facts
         for route, plan in self._plans.values():
             if isinstance(plan, Refusal):
                 used.update(plan.unresolved)
                 continue
             members = (member for group in route.groups for member in group.members)
-            for member, hop in zip(members, plan.hops, strict=True):
-                if member.mac is None and (way := ways.get(destination(member))) is not None:
+            for member, towards, hop in zip(members, self._towards(route), plan.hops, strict=True):
+                if member.mac is None and (way := facts.way_to(towards)) is not None:
                     used.add((hop.ifindex, way.next_hop))
         return used
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tempos import DATA_PORT, Fanout, Framing, Member, PathPolicy, Quality, Route, _abi
 from tempos._abi import Way
 from tempos_fastpath.broadcast import Broadcast, plan_broadcast
-from tempos_fastpath.network.facts import Destination, Facts, Interface, destination
+from tempos_fastpath.network.facts import Facts, Interface, destination
 from tempos_fastpath.network.facts import Way as WayTo
 from tempos_fastpath.network.ipsec import Flow, hindrance
 
@@ -128,12 +128,13 @@ def plan_route(
     facts: Facts,
     means: Means,
     tos: Mapping[Quality, int] | None = None,
-    left_out: Collection[Destination] = (),
+    left_out: Collection[tuple[str, str | None]] = (),
 ) -> Plan | Refusal:
     """Plan ``route``: how its events get to every member, and who makes the copies for several groups.
 
     ``tos``: the byte of the IPv4 header that marks what leaves of each class; without it 0. ``left_out``:
-    where members are whose MAC will not be known soon: the others do not wait for them.
+    where members are (address, and that of ours which their events leave from) whose MAC will not be known
+    soon: the others do not wait for them.
     """
     refusal = refuse_at_once(route)
     if refusal is not None:
@@ -143,11 +144,12 @@ def plan_route(
     waiting: list[str] = []
     mtu = MAX_U16
     no_redirect = ""
+    mark = (tos or {}).get(route.topic.quality, 0)
     try:
         for group in route.groups:
             hops: list[Hop] = []
             for member in group.members:
-                egress, towards = _egress(member, facts)
+                egress, towards = _egress(member, facts, mark)
                 flow = Flow(towards.source, means.port, member.ip, member.port, egress.index)
                 if why := hindrance(facts.policies, flow, outgoing=True):
                     raise _Obstacle(f"member {member}: {why}")
@@ -158,7 +160,7 @@ def plan_route(
                     no_redirect = no_redirect or _lost(member, egress)
                 hop = towards.next_hop
                 mac = member.mac or facts.mac_of(egress.index, hop)
-                if mac is None and destination(member) in left_out:
+                if mac is None and (member.ip, member.source) in left_out:
                     mac = ""
                 if mac is None:
                     unresolved.append((egress.index, hop))
@@ -187,7 +189,7 @@ def plan_route(
         topic.sources,
         way,
         why,
-        tos=(tos or {}).get(topic.quality, 0),
+        tos=mark,
         limited=topic.rate > 0,
     )
 
@@ -219,9 +221,9 @@ def _choose_way(
     return Way.CLONE, f"copies by tc clone ({reason})"
 
 
-def _egress(member: Member, facts: Facts) -> tuple[Interface, WayTo]:
+def _egress(member: Member, facts: Facts, tos: int) -> tuple[Interface, WayTo]:
     """The interface and the way towards a member, or the obstacle there is."""
-    way = facts.ways.get(destination(member))
+    way = facts.way_to(destination(member, tos))
     if way is None or way.obstacle is not None:
         why = way.obstacle if way is not None else "no route to it"
         raise _Obstacle(f"member {member}: {why}")

@@ -16,7 +16,7 @@ from tempos_bench.nodes.loop import NodeLoop
 from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.node import Node
 from tempos_fastpath.network.changes import ChangeTrigger
-from tempos_fastpath.network.facts import Facts, Way
+from tempos_fastpath.network.facts import Destination, Facts, Way
 from tempos_fastpath.network.netlink import Netlink
 from tempos_fastpath.network.netlink import Route as Answer
 from tempos_fastpath.network.reading import read_facts, read_more, read_neighbours
@@ -65,9 +65,10 @@ def in_namespace(node: Node, work: Callable[[Netlink], object]) -> object:
 
 
 def test_ways_are_those_that_the_kernel_has(node: Node) -> None:
-    asked = [("10.0.1.5", None), ("10.5.1.1", None), ("10.6.0.1", None), ("10.6.0.1", "10.0.1.1"),
-             ("10.7.0.1", None), ("10.8.0.1", None), ("10.9.0.1", None), ("10.0.1.1", None),
-             ("192.168.0.1", None), ("10.6.0.1", "10.77.0.1")]  # fmt: skip
+    asked = [Destination(*each.split()) for each in (
+        "10.0.1.5", "10.5.1.1", "10.6.0.1", "10.6.0.1 10.0.1.1", "10.7.0.1", "10.8.0.1", "10.9.0.1",
+        "10.0.1.1", "192.168.0.1", "10.6.0.1 10.77.0.1",
+    )]  # fmt: skip
     eth0 = node.call(lambda: socket.if_nametoindex("eth0"))
     answers = in_namespace(node, lambda netlink: netlink.routes(asked, port=9998))
     assert answers == [
@@ -89,7 +90,7 @@ def test_ways_are_those_that_the_kernel_has(node: Node) -> None:
     assert more.ways[asked[8]].obstacle == "no route to it (Network is unreachable)"
     assert more.ways[asked[9]].obstacle.startswith("its events leave from 10.77.0.1")
     # More than answers fit in one batch, and each is of its own request.
-    many = [(f"10.6.0.{number}", None) for number in range(1, MANY + 1)]
+    many = [Destination(f"10.6.0.{number}") for number in range(1, MANY + 1)]
     assert in_namespace(node, lambda netlink: netlink.routes(many)) == [answers[2]] * MANY  # type: ignore[index]
 
 
@@ -109,7 +110,7 @@ def test_neighbours_are_those_that_the_kernel_has(node: Node) -> None:
                                                   ifindex=eth0, state="permanent"))  # fmt: skip
     changed: Facts = node.call(lambda: read_neighbours(facts))
     assert changed.neighbours == {**wanted, (eth0, "10.6.0.3"): MAC.format(0xFF)}
-    more: Facts = node.call(lambda: read_more(facts, [("10.6.0.3", None), ("10.6.1.1", None)]))
+    more: Facts = node.call(lambda: read_more(facts, [Destination("10.6.0.3"), Destination("10.6.1.1")]))
     assert more.neighbours == changed.neighbours, "one that has no neighbour stays without"
     # Somebody is asked for who is not there: no answer of theirs, and no error.
     in_namespace(node, lambda netlink: netlink.use([(eth0, "10.6.2.1"), (9999, "10.6.2.2")]))

@@ -77,6 +77,7 @@ FACTS = Facts(
         destination(NEAR): NetworkWay(2, NEAR.ip, source="10.0.0.1"),
         destination(FAR): NetworkWay(3, FAR.ip, source="10.0.1.1"),
     },
+    by_port=True,
 )
 TWO = [[NEAR], [NEAR, FAR]]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tempos import Framing, Group, Member, Route, Topic, Unavailable
+from tempos import Framing, Group, Member, Quality, Route, Topic, Unavailable
 
 pytest.importorskip("pyroute2")
 
@@ -25,6 +25,7 @@ FACTS = Facts(
         destination(FAR): Way(2, "10.0.0.254", mtu=1400, source="10.0.0.2"),
     },
     neighbours={(2, NEAR.ip): "02:00:00:00:00:05", (2, "10.0.0.254"): "02:00:00:00:00:fe"},
+    by_port=True,
 )
 VETH_HINT = "of a veth: switch GRO on at its peer while that is up, or attach an XDP program there"
 
@@ -55,6 +56,23 @@ def test_the_way_to_a_member_is_that_from_the_address_it_asked() -> None:
     planned = plan_route(route(NEAR, asked), facts, Means(native=True))
     assert isinstance(planned, Plan)
     assert [(hop.ifindex, hop.source) for hop in planned.hops] == [(2, "10.0.0.1"), (3, "10.0.0.9")]
+
+
+def test_the_way_is_that_of_the_topic_s_class_and_of_the_port_where_ports_count() -> None:
+    marks, by_gateway = {Quality.SQ: 46 << 2}, Way(2, "10.0.0.254", source="10.0.0.1")
+    strict = Route(Topic(9, "t", Quality.SQ, framing=Framing.RAW), 4, (Group("g", (NEAR,)),))
+    facts = replace(FACTS, ways={**FACTS.ways, destination(NEAR, 46 << 2): by_gateway})
+
+    def mac(of: Route, facts: Facts) -> str:
+        planned = plan_route(of, facts, Means(native=True), marks)
+        assert isinstance(planned, Plan)
+        return planned.hops[0].mac
+
+    assert (mac(route(NEAR), facts), mac(strict, facts)) == ("02:00:00:00:00:05", "02:00:00:00:00:fe")
+    beside = replace(NEAR, port=NEAR.port + 1)
+    assert plan_route(route(beside), facts, Means(native=True)) == Refusal(f"member {beside}: no route to it")
+    any_port = replace(facts, by_port=False, ways={destination(replace(NEAR, port=0)): by_gateway})
+    assert mac(route(beside), any_port) == "02:00:00:00:00:fe"
 
 
 def test_missing_macs_name_the_member_and_list_each_neighbour_once() -> None:

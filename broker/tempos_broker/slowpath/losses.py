@@ -18,9 +18,14 @@ from tempos_broker.slowpath.sockets import DataSocket
 logger = logging.getLogger(__name__)
 
 #: What the kernel may mean by an error: it says the same of an address that a member asked and that is gone.
-_NO_WAY = " (no route to a member, or the address that its events leave from is gone)"
-_LEFT_OUT = " (nobody answers at a member's address, or its gateway's: the status says which is left out)"
-_MEANINGS = {errno.EINVAL: _NO_WAY, errno.ENETUNREACH: _NO_WAY, errno.EHOSTUNREACH: _LEFT_OUT}
+_GONE = "the address that its events leave from is gone"
+_MEANINGS = {
+    errno.EINVAL: f" (a blackhole route to a member, or {_GONE})",
+    errno.ENETUNREACH: f" (no route to a member, or {_GONE})",
+    errno.EHOSTUNREACH: " (nobody answers at a member's address, or its gateway's: the status says which is "
+    "left out; or there is an unreachable route to it)",
+    errno.EACCES: " (a route to a member forbids it: prohibit)",
+}
 
 
 class Losses:

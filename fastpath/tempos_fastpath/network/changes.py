@@ -1,9 +1,9 @@
 """Says that something in the network may have changed; what it is, the next snapshot tells.
 
-Netlink sockets on the groups for links, neighbours, addresses, routes, rules and IPv4's settings, and on the
-one that tells what devices can do (a veth's peer whose GRO was toggled), are read only to be emptied: their
-messages are a trigger, so a lost one (ENOBUFS) is as good as any other. Told apart is only whether it may
-have been more than neighbours: those change all the time, and mostly nothing that matters.
+Netlink sockets on the groups for links, neighbours, addresses, routes, next hops, rules and IPv4's settings,
+and on the one that tells what devices can do (a veth's peer whose GRO was toggled), are read only to be emptied:
+their messages are a trigger, so a lost one (ENOBUFS) is as good as any other. Told apart is only whether it
+may have been more than neighbours: those change all the time, and mostly nothing that matters.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import Callable
 
 from tempos_fastpath.network.netlink import concerns_neighbours_alone
 
-#: link, neigh, IPv4 ifaddr, IPv4 route, IPv4 rule, and how interfaces take IPv4 (rp_filter)
-_RTMGRP = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 1 << 23
+#: link, neigh, IPv4 ifaddr, IPv4 route, IPv4 rule, how interfaces take IPv4 (rp_filter), and next hops that
+#: are objects of their own
+_RTMGRP = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 1 << 23 | 1 << 31
 _NETLINK_GENERIC = 16
 #: IPsec's policies.
 _ELSEWHERE = ((6, 1 << 3),)

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tempos import Member
 from tempos_fastpath.network.ipsec import Policy
 
 #: What the kernel calls a device that stands for a VRF: routing tables of its own for its ports.
 VRF = "vrf"
-#: Where events go, and the address of ours that they leave from; None: the one that the kernel prefers.
-Destination = tuple[str, "str | None"]
 
 
-def destination(member: Member) -> Destination:
-    """Where the events of a member go, and from which address."""
-    return member.ip, member.source
+class Destination(NamedTuple):
+    """All that the kernel may choose a way for events by: where they go, and with what in their header.
+
+    ``source``: the address of ours that they leave from; None: the one that the kernel prefers. ``port``: of
+    the member; 0: any. ``tos``: that byte of the IPv4 header.
+    """
+
+    ip: str
+    source: str | None = None
+    port: int = 0
+    tos: int = 0
+
+
+def destination(member: Member, tos: int = 0) -> Destination:
+    """Where the events of a member go, of a topic whose events have this byte."""
+    return Destination(member.ip, member.source, member.port, tos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +82,8 @@ class Facts:
     ``suspects``: addresses that, as a source, the kernel would refuse unless it is set to take them: this
     machine's own, broadcasts. ``vague``: there are whole networks of such, beside those that always are.
     ``reverse_paths``: interface index -> whether the kernel looks at the way back of what comes in there: 0
-    not, 1 strictly, 2 loosely. ``policies``: IPsec's.
+    not, 1 strictly, 2 loosely. ``policies``: IPsec's. ``by_port``: ways may differ by the port that events go
+    to; else those in ``ways`` are of port 0.
     """
 
     interfaces: dict[int, Interface]
@@ -83,6 +96,15 @@ class Facts:
     vague: bool = False
     reverse_paths: dict[int, int] = field(default_factory=dict)
     policies: tuple[Policy, ...] = ()
+    by_port: bool = False
+
+    def key(self, towards: Destination) -> Destination:
+        """What ``ways`` has its way under."""
+        return towards if self.by_port else towards._replace(port=0)
+
+    def way_to(self, towards: Destination) -> Way | None:
+        """The way to there, as far as it is known."""
+        return self.ways.get(self.key(towards))
 
     def mac_of(self, ifindex: int, ip: str) -> str | None:
         return self.neighbours.get((ifindex, ip))

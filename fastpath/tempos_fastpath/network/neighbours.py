@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection, Mapping, Sequence
 
+from tempos_fastpath.network.facts import Destination
 from tempos_fastpath.network.netlink import Netlink
 
 _RTN_UNICAST = 1
@@ -31,7 +32,7 @@ class KernelNeighbours:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             bound = probe.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
         with Netlink() as netlink:
-            routes = netlink.routes(towards, oif=bound, port=self._port)
+            routes = netlink.routes([Destination(*each) for each in towards], oif=bound, port=self._port)
         return {
             where: (route.interface, route.gateway or where[0])
             for where, route in zip(towards, routes, strict=True)

@@ -17,12 +17,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
+from tempos_fastpath.network.facts import Destination
 from tempos_fastpath.network.ipsec import POLICY_SIZE, Policy, policy_of
 
 #: The family of IPsec (NETLINK_XFRM).
 XFRM = 6
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 _ROUTE = struct.Struct("=8BI")  # struct rtmsg
+_RULE = struct.Struct("=B11x")  # struct fib_rule_hdr: family, and nothing else that a dump looks at
 _NEIGHBOUR = struct.Struct("=B3xiHBB")  # struct ndmsg: family, interface, state, flags, type
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 _ATTRIBUTE = struct.Struct("=HH")
@@ -33,10 +35,11 @@ _INTERRUPTED = 0x10
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWADDR, _DELADDR, _NEWROUTE, _GETROUTE = 20, 21, 24, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
+_NEWRULE, _GETRULE, _RULE_DPORT = 32, 34, 24
 _NEWNETCONF, _GETNETCONF = 80, 82
 _XDP, _XDP_PROG_IDS = 43, (4, 5, 6, 7)
 _NETCONF_IFINDEX, _NETCONF_RP_FILTER, _NETCONF_ALL = 1, 3, -1
-_DST, _SRC, _IIF, _OIF, _GATEWAY, _PREFSRC, _METRICS, _VIA = 1, 2, 3, 4, 5, 7, 8, 18
+_DST, _SRC, _IIF, _OIF, _GATEWAY, _PREFSRC, _METRICS, _VIA, _ENCAP_TYPE = 1, 2, 3, 4, 5, 7, 8, 18, 21
 _IP_PROTO, _SPORT, _DPORT = 27, 28, 29
 _NEWPOLICY, _GETPOLICY, _POLICY_ID_SIZE = 0x13, 0x15, 64
 _SOL_NETLINK, _STRICT = 270, 12
@@ -59,7 +62,7 @@ class Route:
     """The kernel's answer for one destination. ``error``: an errno, and then nothing else.
 
     ``kind``: RTN_UNICAST and so on; ``gateway`` empty: on the link; ``strange``: by a gateway of another
-    family; ``mtu`` 0: the interface's.
+    family; ``wrapped``: it puts packets into others; ``mtu`` 0: the interface's.
     """
 
     error: int = 0
@@ -69,6 +72,7 @@ class Route:
     source: str = ""
     mtu: int = 0
     strange: bool = False
+    wrapped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +102,8 @@ class Netlink:
     ) -> None:
         self._socket.close()
 
-    def routes(self, wanted: Sequence[tuple[str, str | None]], *, oif: int = 0, port: int = 0) -> list[Route]:
-        """How a UDP datagram to each (address, from this address of ours) would go.
+    def routes(self, wanted: Sequence[Destination], *, oif: int = 0, port: int = 0) -> list[Route]:
+        """How a UDP datagram to each would go.
 
         ``oif``: from a socket that is bound to this interface; ``port``: from this port.
         """
@@ -109,10 +113,11 @@ class Netlink:
         if oif:
             common += _attribute(_OIF, struct.pack("=i", oif))
         requests = []
-        for ip, source in wanted:
-            body = _ROUTE.pack(socket.AF_INET, 32, 32 if source else 0, 0, 0, 0, 0, 0, 0)
+        for ip, source, to_port, tos in wanted:
+            body = _ROUTE.pack(socket.AF_INET, 32, 32 if source else 0, tos, 0, 0, 0, 0, 0)
             body += _attribute(_DST, socket.inet_aton(ip)) + common
-            requests.append(body + (_attribute(_SRC, socket.inet_aton(source)) if source else b""))
+            body += _attribute(_SRC, socket.inet_aton(source)) if source else b""
+            requests.append(body + (_attribute(_DPORT, struct.pack("!H", to_port)) if to_port else b""))
         return [
             Route(error=-answer) if isinstance(answer, int) else _route(answer)
             for answer in self._ask(_GETROUTE, 0, requests)
@@ -141,6 +146,11 @@ class Netlink:
         finally:
             self._socket.setsockopt(_SOL_NETLINK, _STRICT, 0)
         return found
+
+    def rules_by_port(self) -> bool:
+        """Whether some rule of IPv4 chooses a table by the port that packets go to."""
+        rules = self._dump(_GETRULE, _RULE.pack(socket.AF_INET), _NEWRULE)
+        return any(_RULE_DPORT in _attributes(payload, _RULE.size) for payload in rules)
 
     def xdp_programs(self) -> set[tuple[int, int]]:
         """Which XDP programs are attached: interface index and the program's id, whatever the mode."""
@@ -329,6 +339,7 @@ def _route(payload: bytes) -> Route:
         source=_address(found.get(_PREFSRC)),
         mtu=_number(metrics.get(_METRIC_MTU)),
         strange=_VIA in found,
+        wrapped=_ENCAP_TYPE in found,
     )
 
 

@@ -40,6 +40,12 @@ _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
 _IFF_RUNNING = 0x40
 _RTN_UNICAST = 1
+#: What the kernel answers where a route of another kind than to a neighbour or a gateway holds.
+_REFUSED = {
+    errno.EINVAL: "a route drops what goes there (blackhole)",
+    errno.EHOSTUNREACH: "a route says that it cannot be reached (unreachable)",
+    errno.EACCES: "a route forbids it (prohibit)",
+}
 _RTN_NAMES = {2: "it is this machine", 3: "it is a broadcast address", 5: "it is a multicast address"}
 #: Neighbour states whose MAC may be used: reachable, stale, delay, probe, no ARP needed, permanent.
 _NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
@@ -56,6 +62,7 @@ _XDP_ACT_NDO_XMIT = 4
 
 _SO_BINDTOIFINDEX = 62
 _L3MDEV_ACCEPT = Path("/proc/sys/net/ipv4/udp_l3mdev_accept")
+_HASH_POLICY = Path("/proc/sys/net/ipv4/fib_multipath_hash_policy")
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GFLAGS, _ETH_FLAG_RXVLAN = 0x25, 1 << 8
 
@@ -90,7 +97,9 @@ def read_facts(
             ours = {address for address, _ in addresses}
             by = interfaces[bound].name if bound in interfaces else ""
         with Netlink() as netlink:
-            ways = _ways(netlink, destinations, bound if by else 0, port, by, ours)
+            by_port = _is_set(_HASH_POLICY) or netlink.rules_by_port()
+            wanted = destinations if by_port else {each._replace(port=0) for each in destinations}
+            ways = _ways(netlink, wanted, bound if by else 0, port, by, ours)
             neighbours = _usable(netlink.neighbours())
             suspects, vague = _suspects(netlink, ours)
             reverse_paths = netlink.reverse_paths()
@@ -98,8 +107,8 @@ def read_facts(
     except (OSError, NetlinkError) as error:
         raise NetworkUnreadable(f"the kernel's network facts cannot be read: {error}") from error
     return Facts(
-        interfaces, addresses, ways, neighbours, bound, _accepts_from_vrfs(), suspects, vague, reverse_paths,
-        policies,
+        interfaces, addresses, ways, neighbours, bound, _is_set(_L3MDEV_ACCEPT), suspects, vague,
+        reverse_paths, policies, by_port,
     )  # fmt: skip
 
 
@@ -109,7 +118,8 @@ def read_more(facts: Facts, destinations: Iterable[Destination], port: int = 0) 
         by = facts.interfaces[facts.bound].name if facts.bound in facts.interfaces else ""
         ours = {address for address, _ in facts.addresses}
         with Netlink() as netlink:
-            ways = _ways(netlink, destinations, facts.bound if by else 0, port, by, ours)
+            wanted = map(facts.key, destinations)
+            ways = _ways(netlink, wanted, facts.bound if by else 0, port, by, ours)
             hops = {(way.ifindex, way.next_hop) for way in ways.values() if not way.obstacle}
             known = _usable(netlink.neighbours_of(hops))
     except OSError as error:
@@ -162,11 +172,11 @@ def feature_group() -> int:
         return 0
 
 
-def _accepts_from_vrfs() -> bool:
+def _is_set(setting: Path) -> bool:
     try:
-        return _L3MDEV_ACCEPT.read_text().strip() != "0"
+        return setting.read_text().strip() != "0"
     except OSError:
-        # A kernel without VRFs.
+        # A kernel without VRFs, or without routes by several ways.
         return False
 
 
@@ -226,19 +236,25 @@ def _ways(
     """With all that the slow path's socket would bring along: rules of the kernel may go by any of it."""
     wanted = list(dict.fromkeys(destinations))
     found = netlink.routes(wanted, oif=oif, port=port)
-    return {each: _way(route, *each, bound, ours) for each, route in zip(wanted, found, strict=True)}
+    return {each: _way(route, each, bound, ours) for each, route in zip(wanted, found, strict=True)}
 
 
-def _way(route: Route, ip: str, source: str | None, bound: str, ours: Collection[str]) -> Way:
+def _way(route: Route, towards: Destination, bound: str, ours: Collection[str]) -> Way:
+    ip, source = towards.ip, towards.source
     if route.error:
         if source is not None and source not in ours:
             return Way(obstacle=f"its events leave from {source}, which this machine does not have now")
         by = (f" from {source}" if source is not None else "") + (f" by way of {bound}" if bound else "")
-        return Way(obstacle=f"no route to it{by} ({os.strerror(route.error)})")
+        # It says of a source that may leave by no link what it says of a route to nowhere.
+        refused = {} if source is not None and source.startswith("127.") else _REFUSED
+        why = refused.get(route.error, os.strerror(route.error))
+        return Way(obstacle=f"no route to it{by} ({why})")
     if route.kind != _RTN_UNICAST:
         return Way(obstacle=_RTN_NAMES.get(route.kind, "the kernel's route refuses it"))
     if route.strange:
         return Way(obstacle="the gateway on the way to it has no IPv4 address")
+    if route.wrapped:
+        return Way(obstacle="the route to it wraps packets into others (encap)")
     return Way(route.interface, route.gateway or ip, route.mtu, source or route.source)
 
 
