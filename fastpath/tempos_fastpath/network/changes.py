@@ -1,9 +1,9 @@
 """Says that something in the network may have changed; what it is, the next snapshot tells.
 
 Netlink sockets on the groups for links, neighbours, addresses, routes, next hops, rules and IPv4's settings,
-and on the one that tells what devices can do (a veth's peer whose GRO was toggled), are read only to be emptied:
-their messages are a trigger, so a lost one (ENOBUFS) is as good as any other. Told apart is only whether it
-may have been more than neighbours: those change all the time, and mostly nothing that matters.
+and on the one that tells what devices can do (a veth's peer whose GRO was toggled), are read only to be
+emptied: their messages are a trigger, so a lost one (ENOBUFS) is as good as any other. Told apart is only
+whether it may have been more than neighbours: those change all the time, and mostly nothing that matters.
 """
 
 from __future__ import annotations
