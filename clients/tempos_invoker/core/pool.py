@@ -281,8 +281,9 @@ class Pool:
             for number, worker in self._workers.items()
             if not worker.retiring and not worker.killed and len(worker.at_hand) <= few
         ]
-        free.sort()
         left = len(free)
+        if left > 1:
+            free.sort()
         for at_hand, number, worker in free:
             share = min(most - at_hand, -(-ready // left))
             left -= 1

@@ -51,6 +51,10 @@ class Condition(IntEnum):
     CRASH = 5
 
 
+#: ``_new(Call, fields)``: what a NamedTuple's own constructor does, in half the time.
+_new = tuple.__new__
+
+
 class FrameError(ValueError):
     """A message that is not made of whole records."""
 
@@ -124,10 +128,9 @@ def calls(message: bytes) -> Iterator[Call]:
         at += CALL.size
         if length > end - at:
             raise FrameError(f"a call's body should have {length} bytes, {end - at} are left of the message")
-        yield Call(
-            ticket, message[at : at + length], publisher, sequence, sent, deadline, attempt, place, flags
-        )
+        body = message[at : at + length]
         at += length
+        yield _new(Call, (ticket, body, publisher, sequence, sent, deadline, attempt, place, flags))
 
 
 def answers(message: bytes) -> Iterator[Answer]:
@@ -140,5 +143,6 @@ def answers(message: bytes) -> Iterator[Answer]:
         at += ANSWER.size
         if length > end - at:
             raise FrameError(f"an output should have {length} bytes, {end - at} are left of the message")
-        yield Answer(ticket, condition, message[at : at + length], started, ended, flags)
+        output = message[at : at + length]
         at += length
+        yield _new(Answer, (ticket, condition, output, started, ended, flags))
