@@ -237,11 +237,17 @@ class Publisher:
         return None if outlet is None else outlet.topic
 
     async def learn(self, name: str) -> Topic:
-        """Ask the broker for a topic and keep what it says; raises as :meth:`resolve`."""
+        """Ask the broker for a topic and keep what it says; raises as :meth:`resolve`.
+
+        If it is another one by now than it was, what is published by its name goes there from now on.
+        """
         answer = await self._ask_for(name)
-        clock = answer.get("clock")
+        topic, clock = topic_of(answer), answer.get("clock")
+        known = self._outlets.get(name)
+        if known is not None and not are_one(known.topic, topic):
+            await self._leave(known)
         began = clock if type(clock) is int else None
-        outlet = self._topics.learnt(name, topic_of(answer), began, self._limit)
+        outlet = self._topics.learnt(name, topic, began, self._limit)
         self._hear_sizes(answer.get("largest"))
         if self._reach.link is not None:
             self._telling.begin(self._reach.link)
@@ -348,9 +354,13 @@ class Publisher:
             why = str(error)
         if self._outlets.get(name) is not outlet:
             return
-        self._topics.gone(name)
         _log.warning("topic %s (%d) is not what it was, events since then went to nobody: %s",
                      name, number, why)  # fmt: skip
+        await self._leave(outlet)
+
+    async def _leave(self, outlet: Outlet) -> None:
+        """A topic is no more, or another one by now: the next event for its name does not go there."""
+        self._topics.gone(outlet.topic.name)
         if outlet.bodies:
             await self._send_patiently(outlet, *outlet.take(self.id))
 

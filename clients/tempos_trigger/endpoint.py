@@ -28,7 +28,7 @@ from tempos_trigger.account import (
     Signal,
 )
 from tempos_trigger.kind import Source
-from tempos_trigger.link import Link
+from tempos_trigger.link import LOOK_AGAIN, Link
 from tempos_trigger.model import EndpointSpec
 from tempos_trigger.store import Store
 
@@ -121,6 +121,14 @@ class Endpoint:
         waiting, self._wait_for_room = self._wait_for_room, []
         for call in waiting:
             call()
+
+    async def ready(self, within: float) -> tuple[str, str] | None:
+        end = self._clock() + within
+        while (why := self.why_not) is not None and self.link.is_settling(self.spec.topic):
+            if (left := end - self._clock()) <= 0:
+                break
+            await self.link.change(min(left, LOOK_AGAIN))
+        return why
 
     async def deliver(self, body: bytes) -> str:
         if (why := self.link.why_not(self.spec.topic)) is not None:

@@ -27,6 +27,13 @@ class Sink(Protocol):
         """Why nothing can be published just now: the reason of a drop, and a sentence. None: it can."""
         ...
 
+    async def ready(self, within: float) -> tuple[str, str] | None:
+        """:attr:`why_not`; where that may be otherwise in a moment, as while a topic is made anew, it waits.
+
+        At most so many seconds.
+        """
+        ...
+
     @property
     def room(self) -> int:
         """How many signals more may wait."""

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tempos import BodyError, EventTooBig, Framing, LocalError, Publisher, Reply, TemposError, Topic
@@ -26,19 +26,23 @@ from tempos_trigger.model import BrokerAt
 
 log = logging.getLogger("tempos.trigger")
 
+NOT_ASKED = "it has not answered yet"
 #: Seconds between two looks at a broker that is there, and at one that is not.
 LOOK_EVERY, LOOK_AGAIN = 1.0, 0.25
 #: Seconds that it has to answer: its first two repeats are within.
 ANSWERS_WITHIN = 1.0
-#: Seconds within which every topic is asked for once more.
-ROUND = 10.0
+#: Seconds within which every topic is asked for once more; so many at a time at least.
+ROUND, TOGETHER = 10.0, 4
+#: Seconds that a topic has to be there again which was there just now: made anew, it is another one.
+MADE_ANEW = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Unknown:
-    """Why there is no such topic to publish to."""
+    """Why there is no such topic to publish to; ``until`` then it may be one that is just made anew."""
 
     why: str
+    until: float = field(default=0.0, compare=False)
 
 
 class Link:
@@ -47,14 +51,14 @@ class Link:
     def __init__(self, at: BrokerAt) -> None:
         self.at = at
         self.there = False
-        self.why = "not asked yet"
+        self.why = NOT_ASKED
         self.since = time.monotonic()
         #: Events that came back from a broker too far away to say which: at least so many were lost.
         self.returned = 0
         self._topics: dict[str, Topic | _Unknown] = {}
-        #: Every topic that the publisher was ever told of.
-        self._told: dict[str, Topic] = {}
         self._wanted: frozenset[str] = frozenset()
+        # Whether every topic is to be asked for at the next look.
+        self._anew = False
         self._publisher: Publisher | None = None
         #: Of this publisher, as far as they are seen.
         self._refusals = 0
@@ -70,6 +74,7 @@ class Link:
         """The topics that are published to from now on."""
         self._wanted = frozenset(topics)
         self._topics = {name: found for name, found in self._topics.items() if name in self._wanted}
+        self._anew = True
         self._kick.set()
 
     def why_not(self, topic: str, *, answers: bool = False) -> tuple[str, str] | None:
@@ -88,6 +93,13 @@ class Link:
                 )
             return None
         return NO_TOPIC, found.why if found else f"the broker was not asked yet for topic {topic!r}"
+
+    def is_settling(self, topic: str) -> bool:
+        """Whether what :meth:`why_not` says may be otherwise in a moment: the topic is only asked for."""
+        if not self.there:
+            return self.why == NOT_ASKED
+        found = self._topics.get(topic)
+        return found is None or (isinstance(found, _Unknown) and time.monotonic() < found.until)
 
     async def change(self, timeout: float | None) -> None:
         """Return when the answers of :meth:`why_not` may be others, or after so many seconds."""
@@ -183,12 +195,12 @@ class Link:
             finally:
                 self._publisher = None
                 self._topics.clear()
-                self._told.clear()
-                self.there, self.why = False, "asking again"
+                if self.there:
+                    self.there, self.why = False, "asking again"
                 self._tell()
 
     async def _watch(self, publisher: Publisher) -> None:
-        """Ask again and again; returns if a topic is another one, which takes another publisher."""
+        """Ask again and again."""
         turn = 0
         while True:
             self._kick.clear()
@@ -197,43 +209,43 @@ class Link:
             # A broker that went away meanwhile, as an event has shown, is not there by an earlier answer.
             refused = publisher.refusals()
             for name in names:
-                if not await self._ask(publisher, name):
-                    return
+                await self._ask(publisher, name)
                 if publisher.refusals() != refused:
                     break
             else:
                 if names:
                     self._refusals = refused
                     self._is_there()
-            wait = LOOK_EVERY if self.there else LOOK_AGAIN
+            settling = any(map(self.is_settling, self._wanted))
+            wait = LOOK_EVERY if self.there and not settling else LOOK_AGAIN
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._kick.wait(), wait)
 
     def _due(self, turn: int) -> list[str]:
         """The topics to be asked for now."""
         names = sorted(self._wanted)
-        if not self.there or not names:
+        anew, self._anew = self._anew, False
+        if anew or not self.there or not names:
             return names
         unsure = [name for name in names if not isinstance(self._topics.get(name), Topic)]
-        several = max(1, round(len(names) * LOOK_EVERY / ROUND))
+        several = max(TOGETHER, round(len(names) * LOOK_EVERY / ROUND))
         return list(dict.fromkeys(unsure + [names[(turn + each) % len(names)] for each in range(several)]))
 
-    async def _ask(self, publisher: Publisher, name: str) -> bool:
-        """Ask for a topic; False if it is another one than it was."""
+    async def _ask(self, publisher: Publisher, name: str) -> None:
+        """Ask for a topic, which may be another one than it was."""
         try:
-            topic, _ = await asyncio.wait_for(publisher.resolve(name), ANSWERS_WITHIN)
+            topic = await asyncio.wait_for(publisher.learn(name), ANSWERS_WITHIN)
         except ControlRefused as error:
-            self._note(name, _Unknown(one_line(error)))
-            return True
+            self._note(name, self._unknown(name, one_line(error)))
         except (asyncio.TimeoutError, NoAnswer):
             raise NoAnswer(f"no answer from {self._name} within {ANSWERS_WITHIN:g} s") from None
-        # A publisher is for one topic of a name, also where nobody wanted that for a while.
-        known = self._told.setdefault(name, topic)
-        if (known.id, known.framing) != (topic.id, topic.framing):
-            log.info("topic %r is another one now: it has id %d", name, topic.id)
-            return False
-        self._note(name, topic)
-        return True
+        else:
+            self._note(name, topic)
+
+    def _unknown(self, name: str, why: str) -> _Unknown:
+        known = self._topics.get(name)
+        until = time.monotonic() + MADE_ANEW if isinstance(known, Topic) else 0.0
+        return _Unknown(why, known.until if isinstance(known, _Unknown) else until)
 
     def _note(self, name: str, found: Topic | _Unknown) -> None:
         if name not in self._wanted:
@@ -241,13 +253,15 @@ class Link:
         known = self._topics.get(name)
         if isinstance(found, _Unknown) and found != known:
             log.warning("topic %r cannot be published to: %s", name, found.why)
+        if isinstance(found, Topic) and isinstance(known, Topic) and found.id != known.id:
+            log.info("topic %r is another one now: it has id %d", name, found.id)
         self._topics[name] = found
         if known != found:
             self._tell()
 
     def _is_there(self) -> None:
         if not self.there:
-            self.there, self.since = True, time.monotonic()
+            self.there, self.why, self.since = True, "", time.monotonic()
             self._remark.gone()
             self._tell()
 

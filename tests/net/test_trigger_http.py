@@ -135,6 +135,37 @@ async def test_what_callers_get(broker: BrokerBeside, tmp_path: Path) -> None:
         }  # fmt: skip
 
 
+async def test_a_topic_that_is_made_anew_costs_nobody_an_answer(broker: BrokerBeside, tmp_path: Path) -> None:
+    listen = address()
+    endpoints = [hook(listen, deadline=LIMIT), {**hook(listen, "/never", deadline=LIMIT), "topic": "never"}]
+    try:
+        async with (
+            trigger_here(tmp_path, deployment(broker, *endpoints)) as trigger,
+            httpx.AsyncClient(base_url=f"http://{listen}", timeout=LIMIT) as client,
+        ):
+            assert (await client.post("/in", content=b"before")).status_code == 202
+            broker.reload(None)
+            await eventually(lambda: trigger.endpoints["in"].why_not is not None)
+            # What never was there is not waited for.
+            assert (await client.post("/never", content=b"")).status_code == 503
+            callers = [asyncio.create_task(client.post("/in", content=b"meanwhile")) for _ in range(3)]
+            await eventually(lambda: trigger.endpoints["in"].why_not is not None)
+            broker.reload(9)
+            assert [answer.status_code for answer in await asyncio.gather(*callers)] == [202] * 3
+            async with taking(broker) as taken:
+                assert (await client.post("/in", content=b"behind")).status_code == 202
+                await taken.until(lambda: taken.bodies[b"behind"] == 1)
+            # Another number while it runs: nobody has to wait even for that.
+            broker.reload(11)
+            async with taking(broker) as taken:
+                while not taken.bodies:
+                    assert (await client.post("/in", content=b"elsewhere")).status_code == 202
+            told = account(trigger)
+            assert (told["published"], told["dropped"]) == (told["received"], {})
+    finally:
+        broker.reload(7)
+
+
 async def test_more_at_a_time_than_may_wait_are_told_so(broker: BrokerBeside, tmp_path: Path) -> None:
     listen = address()
     asked = hook(listen, answer=True, buffer=3, deadline=1.0)

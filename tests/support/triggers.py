@@ -37,13 +37,15 @@ mode = "off"
 [state]
 file = "off"
 [[topic]]
-id = {number}
-name = "signals"
-class = "SQ"
-[[topic]]
 id = 200
 name = "bare"
 framing = "raw"
+"""
+_SIGNALS = """
+[[topic]]
+id = {number}
+name = "signals"
+class = "SQ"
 """
 
 
@@ -61,7 +63,7 @@ class BrokerBeside:
         return {"data_port": self.data, "control_port": self.control}
 
     def start(self, number: int = 7) -> None:
-        self._file.write_text(_CONFIG.format(data=self.data, control=self.control, number=number))
+        self._write(number)
         with self._log.open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tempos_broker", "-c", str(self._file)],
@@ -69,6 +71,16 @@ class BrokerBeside:
             )  # fmt: skip
         assert self._process.stdout is not None
         assert self._process.stdout.readline().startswith("ready"), self._log.read_text()
+
+    def reload(self, number: int | None) -> None:
+        """Have it read its file again, with another number for its topic; None: without it."""
+        assert self._process is not None
+        self._write(number)
+        self._process.send_signal(signal.SIGHUP)
+
+    def _write(self, number: int | None) -> None:
+        text = _CONFIG.format(data=self.data, control=self.control)
+        self._file.write_text(text + (_SIGNALS.format(number=number) if number is not None else ""))
 
     def end(self, how: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None:

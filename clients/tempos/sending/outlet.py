@@ -184,6 +184,11 @@ def halves(batch: bytes) -> list[tuple[bytes, int]]:
     ]
 
 
+def identity(topic: Topic) -> tuple[str, int, Framing]:
+    """What makes datagrams of a publisher those of this topic, with a sequence of its own."""
+    return topic.name, topic.id, topic.framing
+
+
 def are_one(one: Topic, other: Topic) -> bool:
     """Whether datagrams for one are datagrams for the other."""
     return (one.id, one.framing) == (other.id, other.framing)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from tempos.control import Sent
 from tempos.encryption import OVERHEAD, Decryptor, Encryptor, TopicKey, TopicKeys
 from tempos.errors import LocalError
-from tempos.model import Topic
-from tempos.sending.outlet import VERSION, Outlet, are_one, halves
+from tempos.model import Framing, Topic
+from tempos.sending.outlet import VERSION, Outlet, are_one, halves, identity
 
 
 class Outlets:
@@ -17,8 +17,7 @@ class Outlets:
     def __init__(self, topics: Sequence[Topic] | None, keys: TopicKeys | None) -> None:
         self._keys = keys
         self.now: dict[str, Outlet] = {topic.name: self.new(topic) for topic in topics or ()}
-        self._former: dict[str, Outlet] = {}
-        self._former_events = 0
+        self._former: dict[tuple[str, int, Framing], Outlet] = {}
 
     def new(self, topic: Topic, began: int | None = None) -> Outlet:
         """An outlet that nobody sends by; see :class:`Outlet`. Raises :class:`LocalError`."""
@@ -28,7 +27,7 @@ class Outlets:
     @property
     def events(self) -> int:
         """All that have left."""
-        return self._former_events + sum(each.events for each in (*self.now.values(), *self._former.values()))
+        return sum(each.events for each in (*self.now.values(), *self._former.values()))
 
     def words(self) -> list[Sent]:
         """What has been sent of each, for the broker."""
@@ -40,15 +39,14 @@ class Outlets:
         return next((each for each in self.now.values() if each.id == number), None)
 
     def learnt(self, name: str, topic: Topic, began: int | None, limit: int) -> Outlet:
-        """The broker was asked for a name, and this is its topic; ``limit`` as in :meth:`Outlet.narrow`."""
-        former = self._former.pop(name, None)
-        if former is not None and are_one(former.topic, topic):
-            outlet = former
-        else:
-            outlet = self.new(topic, began)
-            self._former_events += former.events if former is not None else 0
-        # Another task may have been quicker; its sequence goes on.
-        outlet = self.now.setdefault(name, outlet)
+        """The broker was asked for a name, and this is its topic; ``limit`` as in :meth:`Outlet.narrow`.
+
+        What had this name before is :meth:`gone`, if it was another one.
+        """
+        # Another task may have been quicker; its sequence goes on, as does that of one that is there again.
+        outlet = self.now.get(name)
+        if outlet is None:
+            outlet = self.now[name] = self._former.pop(identity(topic), None) or self.new(topic, began)
         outlet.narrow(limit)
         return outlet
 
@@ -56,11 +54,8 @@ class Outlets:
         """The outlet of a topic that is given whole; raises :class:`LocalError` if its name is another's."""
         outlet = self.now.get(topic.name)
         if outlet is None:
-            former = self._former.get(topic.name)
-            if former is not None and are_one(former.topic, topic):
-                # Whoever has its number goes by that; the sequence goes on.
-                outlet = self._former.pop(topic.name)
-            self.now[topic.name] = outlet = outlet or self.new(topic)
+            # Whoever has its number goes by that; the sequence goes on.
+            self.now[topic.name] = outlet = self._former.pop(identity(topic), None) or self.new(topic)
             outlet.narrow(limit)
         elif outlet.topic is not topic:
             known = outlet.topic
@@ -73,9 +68,8 @@ class Outlets:
 
     def gone(self, name: str) -> None:
         """What has this name is not what it was."""
-        former = self._former.get(name)
-        self._former_events += former.events if former is not None else 0
-        self._former[name] = self.now.pop(name)
+        outlet = self.now.pop(name)
+        self._former[identity(outlet.topic)] = outlet
 
     def forked(self) -> None:
         """In a child all are unknown: so each publish comes by the socket that is not there."""

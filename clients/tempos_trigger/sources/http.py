@@ -17,6 +17,7 @@ import contextlib
 import hmac
 import logging
 import re
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -195,7 +196,8 @@ class _Webhook:
             )
             return
         # Before its body is read: whoever is in trouble is not helped by reading it.
-        if (why := sink.why_not) is not None:
+        end = time.monotonic() + self._deadline
+        if sink.why_not is not None and (why := await sink.ready(self._deadline)) is not None:
             sink.refuse(why[0])
             await self._busy(send, why[0], why[1])
             return
@@ -222,7 +224,7 @@ class _Webhook:
                 await _say(send, problem(400, f"not a CloudEvent: {error}", error.problems))
                 return
         if self._answer:
-            await self._ask(body, send)
+            await self._ask(body, max(end - time.monotonic(), 0.001), send)
         else:
             await self._publish(body, send)
 
@@ -265,9 +267,9 @@ class _Webhook:
         else:
             await self._busy(send, verdict)
 
-    async def _ask(self, body: bytes, send: Send) -> None:
+    async def _ask(self, body: bytes, within: float, send: Send) -> None:
         try:
-            reply = await self._sink.ask(body, self._deadline)
+            reply = await self._sink.ask(body, within)
         except ReplyError as error:
             await _say(send, failures.failed(error))
         except NoMember as error:
