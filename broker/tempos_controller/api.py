@@ -100,7 +100,7 @@ def application(engine: Engine, documents: Documents, token: str, refused: Count
         app,
         token,
         refused,
-        what="Controller API",
+        daemon="Controller",
         set_by="controller.api_token",
         logger=log,
         longest=_longest,

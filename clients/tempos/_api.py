@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 from tempos._abi import API_PORT
-from tempos.errors import ApiRefused, RemoteError
+from tempos.errors import ApiRefused, RemoteError, one_line
 
 DEFAULT = f"http://127.0.0.1:{API_PORT}"
 
+#: The header of every answer that says which daemon gives it: broker, controller, trigger or invoker.
+DAEMON = "Tempos-Daemon"
 
 #: All that is said of an address that an API does not have.
 _NO_SUCH_ADDRESS = (404, "Not Found")
@@ -29,6 +31,15 @@ def refusal(url: str, status: int, reason: str, body: bytes, whose: str = "broke
     if (status, detail) == _NO_SUCH_ADDRESS:
         return ApiRefused(status, f"{url} answers 404 {detail}: is that the API of the {whose}?")
     return ApiRefused(status, detail, [each for each in problems if isinstance(each, str)])
+
+
+def other_daemon(url: str, answers: str | None, whose: str = "broker") -> RemoteError | None:
+    """The error that another daemon than ``whose`` is at this address, if its answer has a :data:`DAEMON`."""
+    if answers is None or answers.lower() == whose.lower():
+        return None
+    return RemoteError(
+        f"{url} is the API of the {one_line(answers)[:20]}, and not of the {whose}: say where that is"
+    )
 
 
 def no_answer(url: str, why: object, whose: str = "broker") -> RemoteError:

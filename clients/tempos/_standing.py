@@ -7,6 +7,7 @@ once and not with each attempt; why it is out of a topic can be asked at any tim
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -43,6 +44,13 @@ class Standing:
         self._broker = broker
         self._intake = intake
         self._away: dict[str, str] = {}
+        # Since when the broker is silent, monotonic; None: it answers.
+        self._silent_since: float | None = None
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which the broker has not answered, once that is longer than a lease; else 0."""
+        return 0.0 if self._silent_since is None else time.monotonic() - self._silent_since
 
     @property
     def away(self) -> Mapping[str, str]:
@@ -83,8 +91,10 @@ class Standing:
                 self._away[event.topic] = why
                 _log.warning("cannot subscribe to %s again, will go on trying: %s", event.topic, why)
         elif isinstance(event, BrokerSilent):
+            self._silent_since = time.monotonic() - event.seconds
             _log.warning("the broker at %s has not answered for %.0f s", self._broker, event.seconds)
         elif isinstance(event, BrokerBack):
+            self._silent_since = None
             _log.warning("the broker at %s answers again, after %.0f s", self._broker, event.seconds)
         elif isinstance(event, Unheard):
             self._unheard(event.events)

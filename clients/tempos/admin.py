@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from tempos._api import DEFAULT, no_answer, refusal
+from tempos._api import DAEMON, DEFAULT, no_answer, other_daemon, refusal
 from tempos.errors import LocalError, RemoteError
 from tempos.model import Fanout, Framing, Overflow, Path, PathPolicy, Quality, Topic
 from tempos.session.place import api_at, usual_api
@@ -146,6 +146,8 @@ class Admin:
         if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
             raise no_answer(self.url, "what answers there is no HTTP server")
         status, reason = int(words[1]), words[2] if len(words) > 2 else ""
+        if (other := other_daemon(self.url, _header(head, DAEMON))) is not None:
+            raise other
         if status >= 300:
             raise refusal(self.url + path, status, reason, content)
         try:
@@ -187,6 +189,13 @@ class Admin:
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise self._strange(error) from error
+
+
+def _header(head: bytes, name: str) -> str | None:
+    """What a header of an answer says."""
+    fields = (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    wanted = name.lower().encode()
+    return next((value.strip().decode("latin-1") for key, _, value in fields if key.lower() == wanted), None)
 
 
 def _address(name: str) -> str:

@@ -360,6 +360,11 @@ class Subscriber:
         return self._inner.away
 
     @property
+    def silence(self) -> float:
+        """As that of :class:`tempos.Subscriber`."""
+        return self._inner.silence
+
+    @property
     def publishers(self) -> tuple[PublisherAccount, ...]:
         """Whose events came, and what of them was lost before the broker: see :class:`tempos.Subscriber`."""
         return self._inner.publishers

@@ -187,6 +187,14 @@ class Subscriber:
         return self._standing.away
 
     @property
+    def silence(self) -> float:
+        """Seconds for which the broker has not answered, once that is longer than the lease; else 0.
+
+        Nobody can say then whether this is a member still; it asks on, and is one when the broker is back.
+        """
+        return self._standing.silence
+
+    @property
     def publishers(self) -> tuple[PublisherAccount, ...]:
         """Whose events came, and what can be told of those that never reached a ticket of this group.
 

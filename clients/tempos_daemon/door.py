@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 
 from fastapi.responses import JSONResponse
 
+from tempos._api import DAEMON
 from tempos._remarks import Sparingly
 from tempos.errors import one_line
 from tempos_daemon.problems import problem
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 #: The longest body of a request, bytes, where an application does not say otherwise.
 MAX_BODY = 1 << 16
@@ -48,7 +49,9 @@ def is_ours(host: bytes) -> bool:
 
 
 class Door:
-    """An application behind a door. ``what`` it is in the log; ``set_by``: what sets its token.
+    """An application of a ``daemon``, which every answer names, behind a door.
+
+    ``set_by``: what sets its token.
 
     ``longest`` gives how many bytes a body may have, by method and path; ``refused`` counts what is turned
     away, by reason.
@@ -60,7 +63,7 @@ class Door:
         token: str,
         refused: Counter[str],
         *,
-        what: str,
+        daemon: str,
         set_by: str,
         logger: logging.Logger,
         longest: Callable[[str, str], int] = lambda method, path: MAX_BODY,
@@ -68,7 +71,8 @@ class Door:
         self._app = app
         self._token = token.encode()
         self._refused = refused
-        self._what = what
+        self._daemon = daemon
+        self._named = (DAEMON.lower().encode(), daemon.lower().encode())
         self._set_by = set_by
         self._longest = longest
         self._log = Sparingly(logger, time.monotonic)
@@ -77,16 +81,22 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), self._named]}
+            await send(message)
+
         most = self._longest(scope["method"], scope["path"])
         refusal = self._refusal({name.lower(): value for name, value in scope["headers"]}, most)
         if refusal is None:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, named)
             return
         reason, answer = refusal
         self._refused[reason] += 1
         source = scope["client"][0] if scope.get("client") else "nobody"
-        self._log.warn(reason, f"{self._what} request from {source} refused: {reason}")
-        await answer(scope, receive, send)
+        self._log.warn(reason, f"{self._daemon} API request from {source} refused: {reason}")
+        await answer(scope, receive, named)
 
     def _refusal(self, headers: Mapping[bytes, bytes], most: int) -> tuple[str, JSONResponse] | None:
         """Why a request is turned away, as counted, and its answer."""

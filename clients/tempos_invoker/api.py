@@ -86,7 +86,7 @@ def application(invoker: Invoker, token: str = "") -> ASGIApp:
         app,
         token,
         invoker.api_refused,
-        what="invoker API",
+        daemon="invoker",
         set_by="invoker.api_token",
         logger=log,
         longest=longest_body,

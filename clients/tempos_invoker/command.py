@@ -307,7 +307,7 @@ def show_error(answer: Any) -> str:
 
 
 def _redrive(options: argparse.Namespace) -> int:
-    from tempos.cli.answer import show_answer
+    from tempos.cli.answer import show_answer, understood
 
     wanted = _wanted(options)
     if not (wanted or options.number or options.all):
@@ -315,9 +315,11 @@ def _redrive(options: argparse.Namespace) -> int:
     if options.number:
         wanted["numbers"] = options.number
     answer = _api(options).post("/v1/errors/redrive", wanted)
-    missing = set(options.number) - {*answer["redriven"], *answer["left"]}
+    with understood(options.api):
+        left = answer["left"]
+        missing = set(options.number) - {*answer["redriven"], *left}
     show_answer(options, answer, lambda told: show_redriven(told, sorted(missing)))
-    return 1 if missing or answer["left"] else 0
+    return 1 if missing or left else 0
 
 
 def show_redriven(answer: Any, missing: Sequence[int] = ()) -> str:

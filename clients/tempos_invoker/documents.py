@@ -24,6 +24,7 @@ def status(invoker: Invoker) -> dict[str, Any]:
         "revision": deployment.revision if deployment else None,
         "fixed": invoker.settings.fixed,
         "broker": str(deployment.broker) if deployment else None,
+        "broker_fault": invoker.broker_fault,
         "scheduling": invoker.real_time.told(),
         "total": total(invoker).document(),
         "functions": list(functions(invoker)),

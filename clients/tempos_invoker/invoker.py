@@ -334,12 +334,24 @@ class Invoker:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a deployment, and all of it in force: workers said hello, groups are joined."""
+        """Whether there is a deployment, and all of it in force: workers said hello, groups are joined.
+
+        Where the broker has been silent for longer than a lease, nobody knows of groups.
+        """
         return (
             self.deployment is not None
             and all(team.is_ready for team in self.teams.values())
             and all(source.is_open for source in self.sources.values())
         )
+
+    @property
+    def broker_fault(self) -> str:
+        """Why the broker is not there, as far as is known; "" if nothing is wrong."""
+        if self.deployment is None or not self.deployment.steps:
+            return ""
+        if self.way is not None and self.way.is_gone:
+            return f"nobody listens at {self.way.at}"
+        return next((source.silence for source in self.sources.values() if source.silence), "")
 
     # --- the end -----------------------------------------------------------------------------
 

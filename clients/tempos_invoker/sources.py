@@ -106,17 +106,25 @@ class Source:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is a member of all it asked for."""
-        return self.subscriber is not None and not self.subscriber.away
+        """Whether it is a member of all it asked for, as far as a broker that answers tells."""
+        return self.subscriber is not None and not self.subscriber.away and not self.silence
+
+    @property
+    def silence(self) -> str:
+        """For how long the broker has not answered, in words, if that is longer than a lease."""
+        seconds = 0.0 if self.subscriber is None else self.subscriber.silence
+        return f"the broker has not answered for {seconds:.0f} s, longer than a lease" if seconds else ""
 
     def told(self) -> dict[str, Any]:
         """As the status tells it."""
         if self.subscriber is None:
             return {"joined": False, "reason": self.fault}
-        stats, away = self.subscriber.stats, self.subscriber.away
+        stats, away, silence = self.subscriber.stats, self.subscriber.away, self.silence
         return {
-            "joined": not away,
-            "reason": "; ".join(f"{topic}: {why}" for topic, why in away.items()),
+            "joined": not away and not silence,
+            "reason": "; ".join(
+                [*([silence] if silence else []), *(f"{topic}: {why}" for topic, why in away.items())]
+            ),
             "topics": len(self.subscriber.topics),
             "events": stats.events,
             "missed": stats.missed,

@@ -63,6 +63,11 @@ class Way:
             await publisher.close()
 
     @property
+    def is_gone(self) -> bool:
+        """Whether what was sent last came back, and the broker has not answered since."""
+        return self._coming_back is not None
+
+    @property
     def publisher(self) -> Publisher:
         """By which everything goes now; raises :class:`NoAnswer` where there is none."""
         if self._publisher is None:
@@ -71,12 +76,9 @@ class Way:
 
     async def learn(self, name: str) -> Topic:
         """What the broker says of a topic, which is published to as that from now on; raises as it does."""
-        topic, _ = await self.publisher.resolve(name)
-        known = self.publisher.known(name)
-        if known is not None and (known.id, known.framing) != (topic.id, topic.framing):
-            await self._renew()
+        topic = await self.publisher.learn(name)
         self._topics.add(name)
-        return await self.publisher.learn(name)
+        return topic
 
     def publish(self, topic: str, body: bytes) -> Awaitable[None]:
         """Publish; await what it returns, unless it is done. Raises as :meth:`tempos.Publisher.publish`."""
@@ -170,10 +172,6 @@ class Way:
                     # A topic that is gone, or a broker that does not answer, shows when it is published to.
                     with contextlib.suppress(TemposError):
                         await self.learn(name)
-
-    async def _renew(self) -> None:
-        log.info("a topic of the broker at %s is another one now: asked for anew", self.at)
-        self._take(await self._new_publisher())
 
     async def _new_publisher(self) -> Publisher:
         at = self.at

@@ -42,7 +42,7 @@ def application(trigger: Trigger, token: str = "", *, by_file: bool = False) -> 
         app,
         token,
         trigger.api_refused,
-        what="trigger API",
+        daemon="trigger",
         set_by="trigger.api_token",
         logger=log,
         longest=lambda method, path: LONGEST,

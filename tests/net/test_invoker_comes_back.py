@@ -36,6 +36,30 @@ async def every_event_has_its_result(broker: Broker) -> None:
     assert got == {b"%d" % number * 2 for number in range(EVENTS)}
 
 
+def test_a_broker_that_is_silent_for_longer_than_a_lease_is_told_of(tmp_path: Path) -> None:
+    broker = Broker(tmp_path)
+    broker.file.write_text(broker.file.read_text() + "[control]\nlease = 1.0\nheartbeat = 0.25\n")
+    with brokers.serving(broker.file, broker.log) as process, serving_invoker(tmp_path) as daemon:
+        code = daemon.upload(CODE)
+        document = {"broker": broker.table, "function": [function("twice", code=code)],
+                    "step": [step(takes="twice", error="")]}  # fmt: skip
+        assert daemon.ask("PUT", "/v1/deployment", document)[0] == 200
+        assert daemon.ask("GET", "/v1/ready")[0] == 200
+        process.send_signal(signal.SIGSTOP)
+        try:
+            told = daemon.until(lambda now: not now["ready"], "it says so")
+            assert "has not answered for" in told["broker_fault"]
+            (source,) = (each["source"] for each in told["steps"])
+            assert (source["joined"], "has not answered" in source["reason"]) == (False, True)
+            assert daemon.ask("GET", "/v1/ready")[0] == 503
+            lines = daemon.send("GET", "/metrics")[1].decode().splitlines()
+            assert {"tempos_invoker_ready 0.0", "tempos_invoker_broker_there 0.0"} <= set(lines)
+        finally:
+            process.send_signal(signal.SIGCONT)
+        told = daemon.until(lambda now: now["ready"], "it is a member again")
+        assert (told["broker_fault"], told["steps"][0]["source"]["reason"]) == ("", "")
+
+
 @pytest.fixture
 def deployed(tmp_path: Path) -> Any:
     with serving_broker(tmp_path) as broker, serving_invoker(tmp_path) as daemon:

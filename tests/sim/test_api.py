@@ -168,7 +168,7 @@ def test_who_is_turned_away_is_counted_and_named_in_the_log(broker: Running) -> 
     after = broker.ask("GET", "/v1/status")[2]["control"]["api_refused"]
     assert after["no token"] == before.get("no token", 0) + 1
     assert after["wrong token"] == before.get("wrong token", 0) + 2
-    assert "control API request from 127.0.0.1 refused: wrong token" in broker.log.read_text()
+    assert "broker API request from 127.0.0.1 refused: wrong token" in broker.log.read_text()
 
 
 def test_the_commands_of_an_operator(
@@ -218,7 +218,7 @@ def test_the_commands_of_an_operator(
     monkeypatch.setenv("TEMPOS_API", api)
     for words, whose in ((("errors", "list"), "invoker"), (("workflow", "ls"), "Controller")):
         code, text = run(*words, "--api", api)
-        assert (code, f"is that the API of the {whose}?" in text) == (1, True), text
+        assert (code, f"is the API of the broker, and not of the {whose}" in text) == (1, True), text
     assert run("status", "--api", "http://[::1") == (
         1, "tempos status: --api 'http://[::1' is no http URL: Invalid IPv6 URL\n"
     )  # fmt: skip

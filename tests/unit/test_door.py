@@ -24,7 +24,9 @@ def status(headers: dict[str, str], token: str = "") -> tuple[int, Counter[str]]
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    door = Door(app, token, refused, what="API", set_by="api_token", logger=logging.getLogger("test"))
+    door = Door(
+        app, token, refused, daemon="Controller", set_by="api_token", logger=logging.getLogger("test")
+    )
     scope = {
         "type": "http", "method": "GET", "path": "/v1/status", "client": ("127.0.0.1", 9),
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],

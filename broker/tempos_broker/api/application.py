@@ -101,7 +101,7 @@ def application(broker: Commands, reload: Reload, token: str = "") -> ASGIApp:
         WholeNames(app),
         token,
         broker.documents.api_refused,
-        what="control API",
+        daemon="broker",
         set_by="broker.api_token",
         logger=log,
     )

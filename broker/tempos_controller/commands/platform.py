@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tempos.cli.answer import understood
 from tempos_controller.commands.access import add_controller, ask, changes_of, controller
 from tempos_daemon import logs
 
@@ -127,8 +128,8 @@ def _run_plan(options: argparse.Namespace) -> int:
         api = controller(options)
         ask(lambda: upload(api, loaded.code))
         answer = ask(lambda: api.post("/v1/plan", {**change_of(loaded.documents), "whole": True}))
-    if options.json:
-        print(json.dumps({"file": options.file, **answer}, indent=2))
-    else:
-        print(changes_of(answer, "nothing would change"))
+    with understood(options.api):
+        told = changes_of(answer, "nothing would change")
+        document = {"file": options.file, **answer}
+    print(json.dumps(document, indent=2) if options.json else told)
     return 0

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tempos.cli.answer import show_answer
+from tempos.cli.answer import show_answer, understood
 from tempos.cli.options import count, positive
 from tempos.cli.status import number, table
 from tempos_controller.commands.access import add_controller, ask, changes_of, controller
@@ -176,14 +176,18 @@ def _remove(options: argparse.Namespace) -> int:
 def _logs(options: argparse.Namespace) -> int:
     api = controller(options, 30)
     told = ask(lambda: api.get(f"{_address(options.name)}/logs"))
-    lines = [f"{each['where']}: {line}" for each in told["logs"] for line in each["lines"]]
+    with understood(api.url):
+        lines = [f"{each['where']}: {line}" for each in told["logs"] for line in each["lines"]]
+        remarks = [
+            f"{each['where']}: {each['left_out']} lines were left out there"
+            for each in told["logs"]
+            if each["left_out"]
+        ]
+        remarks += [f"{what} does not answer: what it said is not known now" for what in told["away"]]
     for line in lines[-options.lines :]:
         print(line)
-    for each in told["logs"]:
-        if each["left_out"]:
-            print(f"{each['where']}: {each['left_out']} lines were left out there", file=sys.stderr)
-    for what in told["away"]:
-        print(f"{what} does not answer: what it said is not known now", file=sys.stderr)
+    for line in remarks:
+        print(line, file=sys.stderr)
     return 0
 
 
@@ -194,8 +198,9 @@ def _top(options: argparse.Namespace) -> int:
     rates = Rates()
     shown = 0
     while options.count is None or shown < options.count:
-        told = ask(lambda: [api.get(_address(each["name"])) for each in api.get("/v1/workflows")])
-        rows = rates.rows(told, time.monotonic())
+        with understood(api.url):
+            told = ask(lambda: [api.get(_address(each["name"])) for each in api.get("/v1/workflows")])
+            rows = rates.rows(told, time.monotonic())
         if rows is not None:
             lines = table(("workflow", "part", "in/s", "done/s", "failed/s", "waiting", "running"), rows)
             if sys.stdout.isatty():

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from tempos import ConfigError, RemoteError
+from tempos._api import DAEMON, other_daemon
 from tempos.errors import one_line
 
 #: Seconds for an answer that takes no work; for one that does: functions are loaded, members drained.
@@ -50,7 +51,10 @@ class Away(RemoteError):
 
 
 class Remote:
-    """The API at ``host:port`` of what is called ``what``; ``token`` gives its token, each time anew."""
+    """The API at ``host:port`` of what is called ``what``, the kind of daemon first.
+
+    ``token`` gives its token, each time anew.
+    """
 
     def __init__(self, what: str, address: tuple[str, int], token: Callable[[], str]) -> None:
         self.what = what
@@ -93,6 +97,9 @@ class Remote:
                 # In the middle of it, of which the client says whatever comes.
                 raise Away(self.what, CLOSED) from error
             raise
+        daemon, answers = self.what.partition(" ")[0], response.headers.get(DAEMON)
+        if (other := other_daemon(f"http://{response.url.netloc.decode()}", answers, daemon)) is not None:
+            raise Away(self.what, str(other))
         if response.status_code < 300:
             return found
         detail, problems = f"{response.status_code} {response.reason_phrase}", []

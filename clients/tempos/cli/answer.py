@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tempos.errors import RemoteError
+
+
+@contextlib.contextmanager
+def understood(where: str) -> Iterator[None]:
+    """Around whatever reads an answer: raises :class:`RemoteError` where it is not as this version has it."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise RemoteError(f"the answer of {where} is not of this version: {error!r}") from error
 
 
 def show_answer(options: argparse.Namespace, answer: Any, show: Callable[[Any], str]) -> None:
@@ -15,7 +25,6 @@ def show_answer(options: argparse.Namespace, answer: Any, show: Callable[[Any], 
     if getattr(options, "json", False):
         print(json.dumps(answer, indent=2, ensure_ascii=False))
         return
-    try:
-        print(show(answer))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise RemoteError(f"the answer of {options.api} is not of this version: {error!r}") from error
+    with understood(options.api):
+        text = show(answer)
+    print(text)

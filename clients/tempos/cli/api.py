@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tempos._abi import API_PORT
-from tempos._api import DEFAULT, no_answer, refusal
+from tempos._api import DAEMON, DEFAULT, no_answer, other_daemon, refusal
 from tempos.errors import LocalError, RemoteError
 from tempos.session.place import api_at, usual_api
 
@@ -72,6 +72,11 @@ class Api:
                 raise LocalError(f"the token in {options.token_file} cannot be read: {error}") from error
         return cls(url, token, timeout, whose)
 
+    def _check(self, answers: str | None) -> None:
+        """Raise :class:`RemoteError` where it is another daemon that answers."""
+        if (other := other_daemon(self.url, answers, self._whose)) is not None:
+            raise other
+
     def get(self, path: str) -> Any:
         return self._ask("GET", path)
 
@@ -122,9 +127,11 @@ class Api:
             ):
                 way.add_handler(each())
             with way.open(request, timeout=self._timeout) as answer:
+                self._check(answer.headers.get(DAEMON))
                 return answer.read() if plain else json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
+                self._check(error.headers.get(DAEMON))
                 raise refusal(url, error.code, error.reason, error.read(), self._whose) from error
         except (OSError, HTTPException) as error:
             why = error.reason if isinstance(error, urllib.error.URLError) else error

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tempos.cli import options as opt
+from tempos.cli.answer import understood
 from tempos.cli.api import Api, add_api
 from tempos.cli.completion import with_topics
 from tempos.cli.status import counts, number, table
 from tempos.cli.words import between, group_name
-from tempos.errors import LocalError, RemoteError
+from tempos.errors import LocalError
 
 if TYPE_CHECKING:
     from tempos.cli.extensions import Subparsers
@@ -66,15 +67,13 @@ def run(options: argparse.Namespace) -> int:
     clear = "\x1b[H\x1b[2J" if options.watch and not options.json and sys.stdout.isatty() else ""
     while True:
         document = api.get("/v1/ledger")
-        try:
+        with understood(api.url):
             document = _only(document, options.topic)
             if options.json:
                 text = json.dumps(document, indent=None if options.watch else 2, ensure_ascii=False)
             else:
                 text = "\n".join(render(document))
             balanced = bool(document["balanced"])
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise RemoteError(f"the answer of {api.url} is no ledger of this version: {error!r}") from error
         print(clear + text, flush=True)
         if not options.watch:
             return 0 if balanced else 1

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tempos.cli.answer import understood
 from tempos.cli.api import Api, add_api
 from tempos.cli.words import between, group_name
-from tempos.errors import RemoteError
 
 if TYPE_CHECKING:
     from tempos.cli.extensions import Subparsers
@@ -43,10 +43,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(document, indent=2, ensure_ascii=False))
         return 0
-    try:
+    with understood(api.url):
         lines = list(render(document))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise RemoteError(f"the answer of {api.url} is not a status of this version: {error!r}") from error
     print("\n".join(lines))
     return 0
 
