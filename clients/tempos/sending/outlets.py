@@ -46,7 +46,8 @@ class Outlets:
         # Another task may have been quicker; its sequence goes on, as does that of one that is there again.
         outlet = self.now.get(name)
         if outlet is None:
-            outlet = self.now[name] = self._former.pop(identity(topic), None) or self.new(topic, began)
+            former = self._former.pop(identity(topic), None)
+            outlet = self.now[name] = former or self.new(topic, began)
         outlet.narrow(limit)
         return outlet
 
