@@ -91,14 +91,15 @@ class Events:
     ``ring``: the map; ``record``: the C struct of its records, all of one kind; it needs ``SHOWN(record)``
     in the program. ``row``: of a record (a named tuple with the struct's members) and the session; None: no
     line. ``rows``, in place of it where there are very many: of what many records have in each member, by its
-    name. ``remaining``: further rows at each interval and at the end, of what is still under way.
+    name, and the session. ``remaining``: further rows at each interval and at the end, of what is still under
+    way.
     """
 
     ring: str
     record: str
     columns: Sequence[Column]
     row: Callable[[Any, Session], Row | None] | None = None
-    rows: Callable[[Mapping[str, Iterable[Any]]], Iterable[Row]] | None = None
+    rows: Callable[[Mapping[str, Iterable[Any]], Session], Iterable[Row]] | None = None
     remaining: Callable[[Session], Iterable[Row]] | None = None
 
 

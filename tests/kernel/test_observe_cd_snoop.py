@@ -7,6 +7,7 @@ import pty
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from support.observing import LIMIT, Line, Observed
 from support.privileges import require, require_kernel
+from support.waiting import until
 
 from tempos_bpf.symbols import symbol_addresses, symbol_offset
 
@@ -96,6 +98,17 @@ def test_where_they_go_and_where_they_cannot(count: int, tmp_path: Path) -> None
             ("/", home, "cd -", None),
             (home, home, "cd", None),
         ]
+
+
+def test_nothing_is_lost_of_a_shell_that_goes_as_fast_as_it_can(tmp_path: Path) -> None:
+    count = 100_000
+    with shells(1, tmp_path) as (shell,), Observed("cd-snoop", into=tmp_path / "told") as tool:
+        shell.type(f"for ((n = 0; n < {count}; n++)); do cd /; cd /nowhere 2>/dev/null; done; : >~/done")
+        until((tmp_path / "done").exists, "it has gone everywhere")
+        lines = tool.stop()
+    assert lines[-1]["lost"] == {"moves": 0}
+    gone = Counter(line["error"] for line in lines if line.get("pid") == shell.pid)
+    assert gone == {None: count, "bash: cd: /nowhere: No such file or directory": count}
 
 
 def test_one_shell_of_two(tmp_path: Path) -> None:

@@ -196,10 +196,12 @@ def answering(verdict: int) -> Program:
 def test_a_stranger_s_program_is_named_and_has_no_topic(
     topology: Topology, mode: XdpMode, verdict: int, why: str
 ) -> None:
-    count, program = 9, answering(verdict)
+    count, program = 100_000, answering(verdict)
     with ExitStack() as stack:
         stack.callback(os.close, program.fd)
         source = stack.enter_context(udp(topology.publisher, (A, 0)))
+        # No more are under way than the interface's ring has places: what is sent waits for what was decided.
+        source.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 10)
         tool = stack.enter_context(Observed("xdpwhy", "--interval", "0.1"))
         link = topology.broker.call(lambda: attach_xdp(program, socket.if_nametoindex("eth0"), mode))
         stack.callback(link.detach)

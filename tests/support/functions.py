@@ -27,10 +27,10 @@ def library(folder: Path, name: str, *more: str, source: Path | None = None) -> 
     return target
 
 
-def program(folder: Path, name: str) -> Path:
+def program(folder: Path, name: str, *more: str, source: Path | None = None) -> Path:
     """``name``.c as a program."""
     target = folder / name
-    _run([compiler(), "-O2", "-o", str(target), str(SOURCES / f"{name}.c")])
+    _run([compiler(), "-O2", "-o", str(target), str(source or SOURCES / f"{name}.c"), *more])
     return target
 
 

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from support.waiting import until
 from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.patience import patience
 
@@ -22,18 +23,27 @@ Line = dict[str, Any]
 
 
 class Observed:
-    """`tempos observe ...` with --json. Once entered it is attached; ``start`` is its first line."""
+    """`tempos observe ...` with --json. Once entered it is attached; ``start`` is its first line.
 
-    def __init__(self, *arguments: str) -> None:
+    ``into``: a file that it writes to, read once it has ended: who reads at once takes a CPU from it.
+    """
+
+    def __init__(self, *arguments: str, into: Path | None = None) -> None:
         self._arguments = arguments
+        self._into = into
         self._lines: queue.Queue[Line | None] = queue.Queue()
         self.lines: list[Line] = []
 
     def __enter__(self) -> Observed:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tempos", "observe", *self._arguments, "--json"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        with ExitStack() as stack:
+            out = stack.enter_context(self._into.open("w")) if self._into else subprocess.PIPE
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tempos", "observe", *self._arguments, "--json"],
+                stdout=out, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        if self._into:
+            until(lambda: self._process.poll() is not None or self._into.stat().st_size, "it begins")
+            return self
         threading.Thread(target=self._read, daemon=True).start()
         self.start = self._next()
         if not self.lines:
@@ -44,7 +54,6 @@ class Observed:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._process.stderr.close()
 
@@ -63,9 +72,14 @@ class Observed:
     def stop(self, number: int = signal.SIGINT, *, code: int = 0) -> list[Line]:
         """Tell it to end; all its lines, the last of which is its account."""
         self._process.send_signal(number)
-        while self._next() is not None:
-            pass
-        assert self._process.wait(LIMIT) == code, self._process.stderr and self._process.stderr.read()
+        if self._into:
+            self._process.wait(LIMIT)
+            self.lines = [json.loads(line) for line in self._into.read_text().splitlines()]
+        else:
+            while self._next() is not None:
+                pass
+        ended, errors = self._process.wait(LIMIT), self._process.stderr
+        assert ended == code, (self.lines[-1:], errors and errors.read())
         assert self.lines[-1]["type"] == "end"
         return self.lines
 

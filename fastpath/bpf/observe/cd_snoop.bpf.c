@@ -40,7 +40,7 @@ SHOWN(tempos_cd);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 8 << 20);
+	__uint(max_entries, RING_BYTES);
 } moves SEC(".maps");
 
 /* What is known of a cd that is under way; by thread. */
@@ -164,7 +164,7 @@ int tempos_cd_ends(struct pt_regs *registers)
 	cd->now_ns = bpf_ktime_get_ns();
 	cd->result = registers->ax;
 	read_directory(cd->current, *base);
-	if (bpf_ringbuf_output(&moves, cd, sizeof(*cd), 0))
+	if (bpf_ringbuf_output(&moves, cd, sizeof(*cd), wake(&moves)))
 		__sync_fetch_and_add(&lost_moves, 1);
 	bpf_map_delete_elem(&under_way, &thread);
 	bpf_map_delete_elem(&moved, &thread);

@@ -21,7 +21,7 @@ SHOWN(tempos_exec);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 16 << 20);
+	__uint(max_entries, RING_BYTES);
 } execs SEC(".maps");
 
 __u64 lost_execs = 0;

@@ -51,6 +51,7 @@ struct alike {
 
 struct folders {
 	__u64 of[SAME_NAME];
+	__u64 beyond;   /* files had no place here, or took that of one which is gone without our knowing how */
 };
 
 /* In which folders there are files that were born under a name. */
@@ -72,13 +73,23 @@ SHOWN(tempos_life);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 8 << 20);
+	__uint(max_entries, RING_BYTES);
 } lives SEC(".maps");
 
 const struct folders nowhere = {};
 
 __u64 lost_lives = 0;
-__u64 lost_names = 0;   /* more files of one name than are told apart */
+__u64 lost_names = 0;   /* files deleted that may be among more of one name than are told apart */
+
+/* Whether it is not any more where it was born. */
+static __always_inline bool has_gone(const struct place *place, const struct birth *birth)
+{
+	const struct dentry *entry = birth->entry;
+
+	return BPF_CORE_READ(entry, d_inode) != birth->inode || !BPF_CORE_READ(entry, d_hash.pprev) ||
+	       (__u64)BPF_CORE_READ(entry, d_parent) != place->folder ||
+	       BPF_CORE_READ(entry, d_name.hash) != birth->hash;
+}
 
 static __always_inline void remember(__u64 name, __u64 called, __u64 folder)
 {
@@ -95,8 +106,25 @@ static __always_inline void remember(__u64 name, __u64 called, __u64 folder)
 		if (all->of[i] == folder || !__sync_val_compare_and_swap(&all->of[i], 0, folder))
 			return;
 	}
-	if (called != ANY_FOLDER)
-		__sync_fetch_and_add(&lost_names, 1);
+	__sync_fetch_and_add(&all->beyond, 1);
+	for (int i = 0; i < SAME_NAME; i++) {
+		struct place place = {.folder = all->of[i], .name = name};
+		struct birth *found = bpf_map_lookup_elem(&births, &place);
+
+		if (found && !has_gone(&place, found))
+			continue;
+		if (__sync_val_compare_and_swap(&all->of[i], place.folder, folder) == place.folder)
+			return;
+	}
+}
+
+/* A file was deleted that is not found: whether it may be one that had no place. */
+static __always_inline bool may_be_beyond(__u64 name, __u64 called)
+{
+	struct alike key = {.name = name, .called = called};
+	struct folders *all = bpf_map_lookup_elem(&known, &key);
+
+	return all && all->beyond;
 }
 
 static __always_inline void forget(__u64 name, __u64 called, __u64 folder)
@@ -120,16 +148,6 @@ static __always_inline void settle(struct text *text, struct dentry *entry, stru
 	bpf_map_update_elem(&births, &place, birth, BPF_ANY);
 	remember(place.name, birth->called, place.folder);
 	remember(place.name, ANY_FOLDER, place.folder);
-}
-
-/* Whether it is not any more where it was born. */
-static __always_inline bool has_gone(const struct place *place, const struct birth *birth)
-{
-	const struct dentry *entry = birth->entry;
-
-	return BPF_CORE_READ(entry, d_inode) != birth->inode || !BPF_CORE_READ(entry, d_hash.pprev) ||
-	       (__u64)BPF_CORE_READ(entry, d_parent) != place->folder ||
-	       BPF_CORE_READ(entry, d_name.hash) != birth->hash;
 }
 
 /* Takes a file out of the books; false: another call was first. */
@@ -178,7 +196,11 @@ static __always_inline bool taken_from(struct text *text, struct names *names, i
 	}
 	if (names->above)
 		called = hash_of(text, begin_of(text, names->above), names->above);
-	return (called && take_gone(place.name, called, birth)) || take_gone(place.name, ANY_FOLDER, birth);
+	if ((called && take_gone(place.name, called, birth)) || take_gone(place.name, ANY_FOLDER, birth))
+		return true;
+	if (may_be_beyond(place.name, called) && wanted_here())
+		__sync_fetch_and_add(&lost_names, 1);
+	return false;
 }
 
 static __always_inline void tell(const struct text *text, const struct names *names, __u32 pid, __u64 born)

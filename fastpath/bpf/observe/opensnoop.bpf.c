@@ -34,7 +34,7 @@ SHOWN(tempos_long_open);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 8 << 20);
+	__uint(max_entries, RING_BYTES);
 } opens SEC(".maps");
 
 struct {

@@ -127,7 +127,7 @@ SHOWN(tempos_connection);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 8 << 20);
+	__uint(max_entries, RING_BYTES);
 } connections SEC(".maps");
 
 __u64 lost_connections = 0;

@@ -154,7 +154,7 @@ class _Run:
 
     def _rows(self, view: Events, layout: Layout, raw: bytes) -> Iterable[Row]:
         if view.rows is not None:
-            return view.rows(layout.read_columns(raw))
+            return view.rows(layout.read_columns(raw), self._session)
         assert view.row is not None, view.ring
         rows = (view.row(record, self._session) for record in layout.read_all(raw))
         return [row for row in rows if row is not None]

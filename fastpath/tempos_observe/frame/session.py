@@ -34,6 +34,7 @@ class Session:
         self.seconds = 0.0
         self._object = loaded
         self._wall_ns = time.time_ns() - time.monotonic_ns()
+        self._clock: dict[int, str] = {}
         self._layouts: dict[str, tuple[Layout, Layout]] = {}
         self._structs: dict[str, Layout] = {}
         self._before: dict[str, dict[bytes, Any]] = {}
@@ -92,6 +93,13 @@ class Session:
     def wall(self, monotonic_ns: int) -> dt.datetime:
         """When it was by the clock on the wall."""
         return dt.datetime.fromtimestamp((monotonic_ns + self._wall_ns) / 1e9).astimezone()
+
+    def clock(self, monotonic_ns: int) -> str:
+        """The same to the second, as `15:04:05`: as a rule asked of the same second again and again."""
+        second = (monotonic_ns + self._wall_ns) // 1_000_000_000
+        if second not in self._clock:
+            self._clock = {second: time.strftime("%H:%M:%S", time.localtime(second))}
+        return self._clock[second]
 
     def wants(self, pid: int | None, comm: str | None) -> bool:
         """Whether a process is one that was asked for, where the programs could not tell whose it is."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +61,21 @@ _COLUMNS = (
 )
 
 
-def _row(record: Any, session: Session) -> Row:
-    return (
-        f"{session.wall(record.now_ns):%H:%M:%S}",
-        record.pid,
-        record.previous,
-        record.current,
-        record.command,
-        _error(record) if record.result else None,
-    )
+def _rows(moves: Mapping[str, Iterable[Any]], session: Session) -> Iterable[Row]:
+    results = tuple(moves["result"])
+    errors = map(_error, results, *(moves[each] for each in ("form", "first", "second"))) if any(results) \
+        else itertools.repeat(None, len(results))  # fmt: skip
+    times = map(session.clock, moves["now_ns"])
+    told = (moves[each] for each in ("pid", "previous", "current", "command"))
+    return zip(times, *told, errors, strict=True)
 
 
-def _error(record: Any) -> str:
-    """What bash said, as it said it."""
-    text: str = record.form or f"exit code {record.result}"
-    for word in (record.first, record.second):
+def _error(result: int, form: str, *words: str) -> str | None:
+    """What bash said, as it said it; None: nothing."""
+    if not result:
+        return None
+    text = form or f"exit code {result}"
+    for word in words:
         text = text.replace("%s", word, 1)
     return f"bash: cd: {text}"
 
@@ -97,7 +98,7 @@ TOOL = Tool(
             at=Function(_shell, "cd_builtin", returns=True),
         ),
     ),
-    views=lambda wishes: (Events("moves", "tempos_cd", _COLUMNS, _row),),
+    views=lambda wishes: (Events("moves", "tempos_cd", _COLUMNS, rows=_rows),),
     options=(Option(_SHELL, "the bash to watch (default: the one that is found first)", str, None, "PATH"),),
     rodata=_places,
     blind=(

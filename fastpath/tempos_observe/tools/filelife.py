@@ -41,8 +41,8 @@ TOOL = Tool(
     blind=(
         "files that were there before, and of more than 32,768 that were created and stay, the oldest",
         "files made by mknod and link, and those that end because another is renamed over them",
-        "of more than 16 living files of one name in folders of one name, those beyond, unless they "
-        "are deleted by a path that names no folder",
+        "of more than 16 living files of one name in folders of one name those beyond, unless they "
+        "are deleted by a path that names no folder: those that may be such count as lost names",
         *calls.BLIND[:1],
     ),
     rodata=lambda wishes: {"calls": calls.table(_KINDS)},

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tempos_observe import calls
+from tempos_observe.frame.session import Session
 from tempos_observe.tool import Column, Events, Example, Hook, Row, Tool
 
 #: The argument that is the path (opensnoop.bpf.c).
@@ -19,7 +20,7 @@ _COLUMNS = (
 )
 
 
-def _rows(opened: Mapping[str, Iterable[Any]]) -> Iterable[Row]:
+def _rows(opened: Mapping[str, Iterable[Any]], session: Session) -> Iterable[Row]:
     results = tuple(opened["result"])
     descriptors = [-1 if each < 0 else each for each in results]
     errors = [-each if each < 0 else 0 for each in results]
