@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.observing import LIMIT, Line, Observed
+from support.observing import LIMIT, Line, Observed, contained
 from support.privileges import require, require_kernel
+from support.processes import descendants
 from support.waiting import until
 
+from tempos_bench.nodes.namespace import Namespace
 from tempos_bpf.symbols import symbol_addresses, symbol_offset
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
 
 @pytest.fixture(autouse=True)
@@ -29,15 +31,18 @@ def _needs() -> None:
 
 
 class Shell:
-    """An interactive bash on a terminal of its own."""
+    """An interactive bash on a terminal of its own; with ``space`` in a container."""
 
-    def __init__(self, home: Path) -> None:
-        self.pid, self._terminal = pty.fork()
-        if not self.pid:
+    def __init__(self, home: Path, space: Namespace | None = None) -> None:
+        child, self._terminal = pty.fork()
+        words = [*(contained(space) if space else ()), "bash", "--norc", "-i"]
+        if not child:
             os.chdir(home)
-            os.execvpe(
-                "bash", ["bash", "--norc", "-i"], {"LC_ALL": "C", "HOME": str(home), "PATH": "/usr/bin:/bin"}
-            )
+            os.execvpe(words[0], words, {"LC_ALL": "C", "HOME": str(home), "PATH": "/usr/bin:/bin"})
+        self._child = self.pid = child
+        if space:
+            until(lambda: [pid for pid in descendants(child) if is_bash(pid)], "it is a shell")
+            (self.pid,) = descendants(child)
 
     def type(self, *lines: str) -> None:
         os.write(self._terminal, "".join(f"{line}\n" for line in lines).encode())
@@ -50,13 +55,17 @@ class Shell:
                     break
             except OSError:  # what a terminal says when nobody is at its other end
                 break
-        os.waitpid(self.pid, 0)
+        os.waitpid(self._child, 0)
         os.close(self._terminal)
 
 
+def is_bash(pid: int) -> bool:
+    return Path(f"/proc/{pid}/comm").read_text() == "bash\n"
+
+
 @contextmanager
-def shells(count: int, home: Path) -> Iterator[list[Shell]]:
-    opened = [Shell(home) for _ in range(count)]
+def shells(count: int, home: Path, space: Namespace | None = None) -> Iterator[list[Shell]]:
+    opened = [Shell(home, space) for _ in range(count)]
     try:
         yield opened
     finally:
@@ -73,12 +82,16 @@ def said(lines: list[Line], shell: Shell) -> list[tuple[str, str, str, str | Non
 
 
 @pytest.mark.parametrize("count", [1, 50])
-def test_where_they_go_and_where_they_cannot(count: int, tmp_path: Path) -> None:
+def test_where_they_go_and_where_they_cannot(count: int, space: Namespace | None, tmp_path: Path) -> None:
     home, there = str(tmp_path), tmp_path / "a b"
     there.mkdir()
     # Half of them wait for their user already when it begins.
-    with shells(count - count // 2, tmp_path) as before, Observed("cd-snoop") as tool:
-        with shells(count // 2, tmp_path) as later:
+    with (
+        shells(count - count // 2, tmp_path, space) as before,
+        Observed("cd-snoop", "--comm", "bash") as tool,
+        Observed("cd-snoop", "--pid", str(before[-1].pid)) as of_one,
+    ):
+        with shells(count // 2, tmp_path, space) as later:
             for shell in (*before, *later):
                 shell.type(
                     "cd 'a b'", "cd ..", "cd nowhere", "cd one two", "bash -c 'cd /'", "cd /; cd -", "cd"
@@ -87,7 +100,10 @@ def test_where_they_go_and_where_they_cannot(count: int, tmp_path: Path) -> None
             while any(waiting.values()):
                 line = tool.until(lambda line: line.get("pid") in waiting)
                 waiting[line["pid"]] -= 1
-        lines = tool.stop()
+        lines, lines_of_one = tool.stop(), of_one.stop()
+    chosen = before[-1]
+    assert said(lines_of_one, chosen) == said(lines, chosen)
+    assert len(lines_of_one) == 2 + 7
     for shell in (*before, *later):
         assert said(lines, shell) == [
             (home, str(there), "cd a b", None),
@@ -109,14 +125,6 @@ def test_nothing_is_lost_of_a_shell_that_goes_as_fast_as_it_can(tmp_path: Path) 
     assert lines[-1]["lost"] == {"moves": 0}
     gone = Counter(line["error"] for line in lines if line.get("pid") == shell.pid)
     assert gone == {None: count, "bash: cd: /nowhere: No such file or directory": count}
-
-
-def test_one_shell_of_two(tmp_path: Path) -> None:
-    with shells(2, tmp_path) as (first, second), Observed("cd-snoop", "--pid", str(second.pid)) as tool:
-        first.type("cd /")
-        second.type("cd /usr")
-        tool.until(lambda line: line.get("pid") == second.pid)
-        assert {line["pid"] for line in tool.stop() if line["type"] == "event"} == {second.pid}
 
 
 @pytest.mark.parametrize(("shell", "words"), [

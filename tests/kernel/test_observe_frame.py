@@ -120,7 +120,7 @@ def test_the_broker_is_watched_with_what_it_starts_later(named_as_a_broker: Path
             (other,) = others.go()
             process.stdin.write("\n\n")
             process.stdin.flush()
-            assert process.stdout.readline() == "ready\n"
+            assert process.stdout.readline().startswith("ready ")
             done = json.loads(process.stdout.readline())
             found = {row["pid"] for row in rows(tool.stop(), "losses")}
             assert done["pid"] in found

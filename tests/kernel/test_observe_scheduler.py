@@ -1,33 +1,24 @@
-"""runqlat counts what the kernel counts, and pauses names who had the CPU."""
+"""runqlat and pauses count what the kernel counts, of one process and of 50; culprits are named."""
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.observing import LIMIT, Line, Observed
+from support.observing import Acting, Filtered, Line, Observed, acting
 from support.privileges import require_kernel
 from support.waiting import until
 
-pytestmark = pytest.mark.kernel
+from tempos_bench.nodes.namespace import Namespace
 
-#: Says what it is called, then wants the CPU until its input ends; on one core, with others.
-_BUSY = """
-import ctypes, os, sys, threading
-ctypes.CDLL(None).prctl(15, sys.argv[1].encode())
-os.sched_setaffinity(0, {int(sys.argv[2])})
-print("ready", flush=True)
-over = threading.Event()
-threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
-while not over.is_set():
-    pass
-"""
+pytestmark = [pytest.mark.kernel, pytest.mark.netns]
+_CORE = min(os.sched_getaffinity(0))
+#: How often each process is given the core while it is watched, of 1 and of 50 that want it.
+_TURNS = {1: 20, 50: 2}
 
 
 @pytest.fixture(autouse=True)
@@ -36,26 +27,11 @@ def _privileged() -> None:
 
 
 @contextmanager
-def busy(comm: str, core: int) -> Iterator[int]:
-    """A process that wants a core; its id."""
-    process = subprocess.Popen(
-        [sys.executable, "-S", "-c", _BUSY, comm, str(core)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "ready\n"
-        yield process.pid
-        process.stdin.close()
-        process.wait(LIMIT)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        process.stdout.close()
+def busy(comm: str, processes: int = 1, space: Namespace | None = None) -> Iterator[Acting]:
+    """Processes that want the same core."""
+    with acting("busy", comm=comm, core=_CORE, processes=processes, space=space) as acts:
+        acts.go()
+        yield acts
 
 
 def account(pid: int) -> tuple[int, int]:
@@ -65,6 +41,52 @@ def account(pid: int) -> tuple[int, int]:
         _, delay, count = (each / "schedstat").read_text().split()
         waited, times = waited + int(delay), times + int(count)
     return waited, times
+
+
+Account = tuple[int, int]
+
+
+def since(before: list[Account], now: list[Account], which: set[int]) -> Account:
+    """What has been added of these, together."""
+    return (
+        sum(now[each][0] - before[each][0] for each in which),
+        sum(now[each][1] - before[each][1] for each in which),
+    )
+
+
+@pytest.mark.parametrize("processes", [1, 50])
+@pytest.mark.parametrize("tool", ["runqlat", "pauses"])
+def test_waits_are_those_that_the_kernel_counts(space: Namespace | None, processes: int, tool: str) -> None:
+    """Two bounds: what the kernel counted while all tools were surely at work, and from before to after."""
+    more = ("--longer", "0.001") if tool == "pauses" else ()
+    with busy("runq-first", processes, space) as first, busy("runq-second"):
+
+        def accounts() -> list[Account]:
+            return [account(pid) for pid in first.pids]
+
+        def all_given(times: int, since: list[Account]) -> bool:
+            return all(now[1] >= before[1] + times for now, before in zip(accounts(), since, strict=True))
+
+        before = accounts()
+        with Filtered(tool, first, *more, comm="runq-first", everybody=False) as tools:
+            began = accounts()
+            # A wait that goes on while the tool begins is the kernel's alone: it counts waits as they end.
+            until(lambda: all_given(1, began), "they are given the core again")
+            inside = accounts()
+            until(lambda: all_given(_TURNS[processes], inside), "they are given the core again and again")
+            end = accounts()
+            found = [*tools.stop([{} for _ in first.pids])]
+        after = accounts()
+    for lines, whom, _ in found:
+        least, most = since(inside, end, {*whom}), since(before, after, {*whom})
+        count, shortest, longest = (counted if tool == "runqlat" else paused)(lines)
+        assert count <= most[1]
+        assert shortest <= most[0] / 1e3
+        assert least[0] / 1e3 <= longest
+        # Waits of less than a microsecond are no pauses.
+        assert tool == "pauses" or least[1] <= count
+        pids = {line["pid"] for line in lines if line["type"] == "event"}
+        assert pids == ({first.pids[each] for each in whom} if tool == "pauses" else set())
 
 
 def counted(lines: list[Line]) -> tuple[int, int, int]:
@@ -78,37 +100,23 @@ def counted(lines: list[Line]) -> tuple[int, int, int]:
     )
 
 
-@pytest.mark.parametrize("by", ["pid", "comm"])
-def test_runqlat_counts_the_waits_that_the_kernel_counts(by: str) -> None:
-    core = min(os.sched_getaffinity(0))
-    with busy("runq-first", core) as first, busy("runq-second", core):
-        asked = ("--pid", str(first)) if by == "pid" else ("--comm", "runq-first")
-        outside = account(first)
-        with Observed("runqlat", *asked) as tool:
-            began = account(first)[1]
-            # A wait that goes on while the tool begins is the kernel's alone: it counts waits as they end.
-            until(lambda: account(first)[1] > began, "it is given the core again")
-            inside = account(first)
-            until(lambda: account(first)[1] >= inside[1] + 20, "it is given the core again and again")
-            inside = tuple(now - before for now, before in zip(account(first), inside, strict=True))
-            found, least, most = counted(tool.stop())
-            outside = tuple(now - before for now, before in zip(account(first), outside, strict=True))
-    assert inside[1] <= found <= outside[1]
-    assert least <= outside[0] / 1e3
-    assert inside[0] / 1e3 <= most
+def paused(lines: list[Line]) -> tuple[int, int, int]:
+    """The same of pauses; the kernel and the tool look at the clock some hundred ns apart."""
+    waits = [line["waited_ms"] * 1e3 for line in lines if line["type"] == "event"]
+    return len(waits), int(sum(waits) - len(waits)), int(sum(waits) + len(waits)) + 1
 
 
 def test_pauses_names_who_had_the_cpu() -> None:
-    core = min(os.sched_getaffinity(0))
     with (
-        busy("pause-victim", core) as victim,
-        busy("pause-culprit", core) as culprit,
-        Observed("pauses", "--pid", str(victim), "--longer", "1") as tool,
+        busy("pause-victim") as victims,
+        busy("pause-culprit") as culprits,
+        Observed("pauses", "--pid", str(victims.pids[0]), "--longer", "1") as tool,
     ):
+        (victim,), (culprit,) = victims.pids, culprits.pids
         name = f"pause-culprit[{culprit}]"
         pause = tool.until(lambda line: name in line.get("ran", "") and "more" not in line["ran"])
         lines = tool.stop()
-    assert (pause["pid"], pause["tid"], pause["comm"], pause["cpu"]) == (victim, victim, "pause-victim", core)
+    assert (pause["pid"], pause["comm"], pause["cpu"]) == (victim, "pause-victim", _CORE)
     assert pause["began"] == "pushed"
     assert pause["waited_ms"] >= 1
     # What ran meanwhile is all of the wait, to what a switch takes.
@@ -121,11 +129,10 @@ def test_pauses_names_who_had_the_cpu() -> None:
 
 
 def test_pauses_shorter_than_asked_for_are_not_shown() -> None:
-    core = min(os.sched_getaffinity(0))
     with (
-        busy("pause-victim", core) as victim,
-        busy("pause-culprit", core),
-        Observed("pauses", "--pid", str(victim), "--longer", "100000", "--duration", "0.5") as tool,
+        busy("pause-victim") as victims,
+        busy("pause-culprit"),
+        Observed("pauses", "--pid", str(victims.pids[0]), "--longer", "100000", "--duration", "0.5") as tool,
     ):
         tool.until(lambda line: line["type"] == "end")
     assert [line for line in tool.lines if line["type"] == "event"] == []

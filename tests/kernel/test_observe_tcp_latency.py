@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 from support.nodes import loopback_up
-from support.observing import Line, Observed, acting, inode
+from support.observing import Filtered, Line, Observed, acting, inode
 from support.privileges import require_kernel, require_netns
 
 from tempos_bench.nodes.namespace import Namespace
@@ -24,21 +24,23 @@ def events(lines: list[Line], pid: int) -> list[Line]:
 def test_every_connect_is_told_with_its_process(
     space: Namespace | None, processes: int, version: int
 ) -> None:
-    with (
-        acting("tcp_connects", processes=processes, space=space, count=5, version=version) as acts,
-        Observed("tcp-latency") as tool,
-    ):
-        done = acts.go()
-        lines = tool.stop()
     here = "127.0.0.1" if version == 4 else "::1"
     where = inode(str(space.path) if space else "/proc/self/ns/net")
-    for index, each in enumerate(done):
-        rows = events(lines, each["pid"])
-        assert [str(row["sport"]) for row in rows] == list(each["made"])
-        for row in rows:
-            assert 0 < row["latency_ms"] * MS <= each["made"][str(row["sport"])]
-            assert (row["saddr"], row["daddr"], row["dport"]) == (here, here, each["port"])
-            assert (row["comm"], row["netns"], row["error"]) == (f"obs-{index}", where, None)
+    with (
+        acting("tcp_connects", processes=processes, space=space, count=5, version=version) as acts,
+        Filtered("tcp-latency", acts) as tools,
+    ):
+        done = acts.go()
+        for lines, whom, alone in tools.stop(done):
+            for index, each in whom.items():
+                rows = events(lines, each["pid"])
+                assert [str(row["sport"]) for row in rows] == list(each["made"])
+                for row in rows:
+                    assert 0 < row["latency_ms"] * MS <= each["made"][str(row["sport"])]
+                    assert (row["saddr"], row["daddr"], row["dport"]) == (here, here, each["port"])
+                    assert (row["comm"], row["netns"], row["error"]) == (f"obs-{index}", where, None)
+            if alone:
+                assert len(lines) == 2 + 5 * len(whom)
 
 
 def test_a_connect_that_fails_says_why(space: Namespace | None) -> None:

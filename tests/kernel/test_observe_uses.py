@@ -1,21 +1,19 @@
-"""What tools say of files, programs and sockets equals what processes did: of one process by its id, beside
-another that does the same, and of 50 by their name in a network namespace of their own.
+"""What tools say of files, programs and sockets equals what processes did: of one by its id and of all by
+their name, of one and of 50, here and in a container, beside another process that does the same.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from support.acts_files import place
-from support.observing import Line, Observed, acting
-from support.processes import descendants
+from support.observing import Filtered, Line, acting
 
 from tempos_bench.nodes.namespace import Namespace
 
@@ -26,18 +24,18 @@ _COMM, _OTHER = "acts-watched", "acts-beside"
 
 
 class Seen(NamedTuple):
-    """``done``: what each process did, ``told``: the lines of each tool."""
+    """``lines``: what a tool told; ``done``: what each process did that it was asked for."""
 
+    lines: list[Line]
     done: list[dict[str, Any]]
-    told: dict[str, list[Line]]
 
-    def events(self, tool: str) -> list[Line]:
-        return [line for line in self.told[tool] if line["type"] == "event"]
+    def events(self) -> list[Line]:
+        return [line for line in self.lines if line["type"] == "event"]
 
-    def counts(self, tool: str) -> Counter[tuple[Any, ...]]:
+    def counts(self) -> Counter[tuple[Any, ...]]:
         """Name and keys -> count, of all looks."""
         found: Counter[tuple[Any, ...]] = Counter()
-        for line in self.told[tool]:
+        for line in self.lines:
             if line["type"] == "count":
                 key = tuple(value for name, value in line.items() if name not in ("type", "count"))
                 found[key] += line["count"]
@@ -48,9 +46,8 @@ class Seen(NamedTuple):
         return [(each["pid"], row) for each in self.done for row in each[act]["rows"]]
 
 
-def watch(tools: Iterable[str], acts: list[str], space: Namespace | None, base: Path) -> Seen:
-    """What tools say while processes do these acts; one by its id, or 50 by their name."""
-    processes = 50 if space else 1
+def watch(tool: str, act: str, processes: int, space: Namespace | None, base: Path) -> Iterator[Seen]:
+    """What a tool says while processes do this: of one of them by its id, of all by their name."""
     for comm in (_COMM, _OTHER):
         shutil.copy("/bin/true", base / comm)
         for index in range(processes):
@@ -60,62 +57,68 @@ def watch(tools: Iterable[str], acts: list[str], space: Namespace | None, base: 
 
     def options(comm: str) -> dict[str, Any]:
         folder, program = str(base / f"of-{comm}"), str(base / comm)
-        return {
-            "acts": acts,
-            "count": _COUNT,
-            "comm": comm,
-            "name": f"read-{comm}",
-            "folder": folder,
-            "program": program,
-        }
+        more = {"name": f"read-{comm}", "folder": folder, "program": program}
+        return {"acts": [act], "count": _COUNT, "comm": comm, **more}
 
     with ExitStack() as stack:
         main = stack.enter_context(acting("several", processes=processes, space=space, **options(_COMM)))
         beside = stack.enter_context(acting("several", processes=1, space=space, **options(_OTHER)))
-        (process,) = descendants(main.pid) if space is None else (0,)
-        chosen = {
-            # What is executed has another id than who did it.
-            name: ("--comm", _COMM) if space or name == "execsnoop" else ("--pid", str(process))
-            for name in tools
-        }
-        with ThreadPoolExecutor() as pool:
-            begun = list(
-                pool.map(lambda each: stack.enter_context(Observed(each[0], *each[1])), chosen.items())
-            )
-            done = main.go()
-            beside.go()
-            return Seen(done, dict(zip(chosen, pool.map(Observed.stop, begun), strict=True)))
+        tools = stack.enter_context(Filtered(tool, main, comm=_COMM, everybody=False))
+        done = main.go()
+        beside.go()
+        for lines, whom, _ in tools.stop(done):
+            yield Seen(lines, [*whom.values()])
 
 
-def test_files_and_programs(space: Namespace | None, tmp_path: Path) -> None:
-    seen = watch(
-        ("opensnoop", "scread", "filelife", "execsnoop"),
-        ["opens", "reads", "lives", "execs"],
-        space,
-        tmp_path,
-    )
-    opened = Counter(
-        (line["pid"], line["fd"], line["err"], line["path"]) for line in seen.events("opensnoop")
-    )
-    wanted = Counter((pid, *row) for pid, row in seen.rows("opens"))
-    assert {key: count for key, count in opened.items() if key in wanted} == wanted
+@pytest.fixture(params=[1, 50])
+def processes(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
 
-    reads: Counter[tuple[str | None, ...]] = Counter()
-    for each in seen.done:
-        for key, count in each["reads"]["counts"].items():
-            call, _, name = key.partition(" ")
-            reads[call, None if name == "None" else name] += count
-    assert {key: count for key, count in seen.counts("scread").items() if key in reads} == reads
 
-    lived = Counter((line["pid"], line["file"]) for line in seen.events("filelife"))
-    assert lived == Counter((pid, row[0]) for pid, row in seen.rows("lives"))
-    ages = {(pid, name): (least, most) for pid, (name, least, most) in seen.rows("lives")}
-    for line in seen.events("filelife"):
-        least, most = ages[line["pid"], line["file"]]
-        assert int(least) <= line["age_ms"] <= most, line
+def test_opensnoop(space: Namespace | None, processes: int, tmp_path: Path) -> None:
+    for seen in watch("opensnoop", "opens", processes, space, tmp_path):
+        opened = Counter((line["pid"], line["fd"], line["err"], line["path"]) for line in seen.events())
+        wanted = Counter((pid, *row) for pid, row in seen.rows("opens"))
+        assert {key: count for key, count in opened.items() if key in wanted} == wanted
+        assert {line["pid"] for line in seen.events()} == {pid for pid, _ in seen.rows("opens")}
 
-    started = Counter((line["pid"], line["args"]) for line in seen.events("execsnoop"))
+
+def test_scread(space: Namespace | None, processes: int, tmp_path: Path) -> None:
+    for seen in watch("scread", "reads", processes, space, tmp_path):
+        reads: Counter[tuple[str | None, ...]] = Counter()
+        for each in seen.done:
+            for key, count in each["reads"]["counts"].items():
+                call, _, name = key.partition(" ")
+                reads[call, None if name == "None" else name] += count
+        assert {key: count for key, count in seen.counts().items() if key in reads} == reads
+
+
+def test_filelife(space: Namespace | None, processes: int, tmp_path: Path) -> None:
+    for seen in watch("filelife", "lives", processes, space, tmp_path):
+        lived = Counter((line["pid"], line["file"]) for line in seen.events())
+        assert lived == Counter((pid, row[0]) for pid, row in seen.rows("lives"))
+        ages = {(pid, name): (least, most) for pid, (name, least, most) in seen.rows("lives")}
+        for line in seen.events():
+            least, most = ages[line["pid"], line["file"]]
+            assert int(least) <= line["age_ms"] <= most, line
+
+
+def test_execsnoop(space: Namespace | None, processes: int, tmp_path: Path) -> None:
+    # What is executed has another id than who did it.
+    *_, seen = watch("execsnoop", "execs", processes, space, tmp_path)
+    started = Counter((line["pid"], line["args"]) for line in seen.events())
     assert started == Counter(tuple(row) for _, row in seen.rows("execs"))
+
+
+def test_execsnoop_of_who_turns_into_another(space: Namespace | None, processes: int, tmp_path: Path) -> None:
+    program = shutil.copy("/bin/true", tmp_path / _COMM)
+    with (
+        acting("several", acts=[], processes=processes, space=space, become=str(program)) as acts,
+        Filtered("execsnoop", acts, comm=_COMM, everybody=False) as tools,
+    ):
+        for lines, whom, _ in tools.stop(acts.go()):
+            told = {(line["pid"], line["args"]) for line in lines if line["type"] == "event"}
+            assert told == {(each["pid"], f"{program} {index}") for index, each in whom.items()}
 
 
 def _added(done: list[dict[str, Any]], of: str) -> Counter[tuple[str, ...]]:
@@ -130,28 +133,36 @@ _FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10}
 _PROTOCOLS = {"TCP": (6, "IPPROTO_TCP"), "UDP": (17, "IPPROTO_UDP"), "UNIX": (0, None)}
 
 
-def test_sockets(space: Namespace | None, tmp_path: Path) -> None:
-    seen = watch(("sockstat", "sofamily", "soprotocol", "socketio"), ["sockets"], space, tmp_path)
+def test_sockstat(space: Namespace | None, processes: int, tmp_path: Path) -> None:
+    for seen in watch("sockstat", "sockets", processes, space, tmp_path):
+        doors = {tuple(key): count for key, count in _added(seen.done, "doors").items()}
+        told = {(probe.removeprefix("sys_exit_"),): count for (_, probe), count in seen.counts().items()}
+        assert told == doors
 
-    doors = {tuple(key): count for key, count in _added(seen.done, "doors").items()}
-    told = {
-        (probe.removeprefix("sys_exit_"),): count for (_, probe), count in seen.counts("sockstat").items()
-    }
-    assert told == doors
 
-    families: Counter[tuple[Any, ...]] = Counter()
-    protocols: Counter[tuple[Any, ...]] = Counter()
-    for (way, family, kernel), count in _added(seen.done, "joined").items():
-        families[way, _COMM, _FAMILIES[family], family] += count
-        number, name = _PROTOCOLS[kernel.partition("-")[0].removesuffix("v6")]
-        protocols[way, _COMM, number, name, kernel] += count
-    assert seen.counts("sofamily") == families
-    assert seen.counts("soprotocol") == protocols
+def test_sofamily(space: Namespace | None, processes: int, tmp_path: Path) -> None:
+    for seen in watch("sofamily", "sockets", processes, space, tmp_path):
+        families: Counter[tuple[Any, ...]] = Counter()
+        for (way, family, _), count in _added(seen.done, "joined").items():
+            families[way, _COMM, _FAMILIES[family], family] += count
+        assert seen.counts() == families
 
-    moved: Counter[tuple[Any, ...]] = Counter()
-    for each in seen.done:
-        for name in ("io", "bytes", "failed"):
-            for key, count in each["sockets"][name].items():
-                way, protocol = key.split()
-                moved[name, _COMM, each["pid"], way, protocol] += count
-    assert seen.counts("socketio") == moved
+
+def test_soprotocol(space: Namespace | None, processes: int, tmp_path: Path) -> None:
+    for seen in watch("soprotocol", "sockets", processes, space, tmp_path):
+        protocols: Counter[tuple[Any, ...]] = Counter()
+        for (way, _, kernel), count in _added(seen.done, "joined").items():
+            number, name = _PROTOCOLS[kernel.partition("-")[0].removesuffix("v6")]
+            protocols[way, _COMM, number, name, kernel] += count
+        assert seen.counts() == protocols
+
+
+def test_socketio(space: Namespace | None, processes: int, tmp_path: Path) -> None:
+    for seen in watch("socketio", "sockets", processes, space, tmp_path):
+        moved: Counter[tuple[Any, ...]] = Counter()
+        for each in seen.done:
+            for name in ("io", "bytes", "failed"):
+                for key, count in each["sockets"][name].items():
+                    way, protocol = key.split()
+                    moved[name, _COMM, each["pid"], way, protocol] += count
+        assert seen.counts() == moved

@@ -67,6 +67,11 @@ class Narrow:
         return ctypes.addressof(ctypes.c_char.from_buffer(area))
 
 
+def machine_pid() -> int:
+    """Of this process; in a namespace of processes os.getpid() is another."""
+    return int(str(Path("/proc/self").readlink()))
+
+
 def place(folder: Path, index: int) -> Path:
     """The folder of a process in ``folder``; it is made before anything is watched, with a file `there`."""
     return folder / f"place-{index}"
@@ -202,8 +207,10 @@ def execs(options: Options) -> Options:
     for turn in range(options["count"]):
         arguments = [Path(options["program"]).name, str(turn), "two words", "x" * 300]
         child = os.posix_spawn(options["program"], arguments, {})
+        # As /proc has it; it is there until it is waited for.
+        number = int(Path("/proc/thread-self/children").read_text())
         os.waitpid(child, 0)
-        rows.append((child, " ".join(arguments)))
+        rows.append((number, " ".join(arguments)))
         with suppress(FileNotFoundError):
             os.posix_spawn("/nonexistent/program", ["missing"], {})
     return {"rows": rows}

@@ -3,7 +3,8 @@
 `python -S observed.py '{"act": ..., "processes": 3, ...}'`: forks so many processes, named `obs-0`, `obs-1`
 and so on, says `ready`, waits for a line, lets all of them act, and prints what each of them did as a line
 of JSON, with its pid. They live until the input ends. Needs nothing but the standard library, so that it
-starts at once.
+starts at once. Process ids are the machine's, as /proc has them, in a container, too; behind `ready` they are
+told, too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.acts_files import execs, lives, opens, reads
+from support.acts_files import execs, lives, machine_pid, opens, reads
 from support.acts_sockets import sockets
 
 Options = dict[str, Any]
@@ -222,6 +223,20 @@ def touch(pages: int) -> None:
     held.append(memory)
 
 
+def busy(options: Options) -> Options:
+    """A thread that wants a CPU from now on, always the same."""
+    os.sched_setaffinity(0, {options["core"]})
+    # Whoever has work to do, the tools too, is not kept from it.
+    os.nice(19)
+
+    def want() -> None:
+        while True:
+            pass
+
+    threading.Thread(target=want, daemon=True).start()
+    return {}
+
+
 def several(options: Options) -> Options:
     """One after the other, `acts`."""
     return {act: ACTS[act](options) for act in options["acts"]}
@@ -230,6 +245,7 @@ def several(options: Options) -> Options:
 ACTS: dict[str, Callable[[Options], Options]] = {
     each.__name__: each
     for each in (
+        busy,
         execs,
         lives,
         opens,
@@ -252,7 +268,7 @@ def main() -> None:
     act = ACTS[options["act"]]
     start_read, start_write = os.pipe()
     end_read, end_write = os.pipe()
-    children = []
+    children, pids = [], []
     for index in range(options.get("processes", 1)):
         told_read, told_write = os.pipe()
         pid = os.fork()
@@ -261,25 +277,32 @@ def main() -> None:
             os.close(start_write)
             _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL)
             _libc.prctl(_PR_SET_NAME, options.get("comm", f"obs-{index}").encode())
+            os.write(told_write, f"{machine_pid()}\n".encode())
             os.read(start_read, 1)
             try:
                 done = act({**options, "index": index})
             except BaseException as error:  # noqa: BLE001 - told, and the test fails by it
                 done = {"error": repr(error)}
-            os.write(told_write, json.dumps({"pid": os.getpid(), **done}).encode() + b"\n")
+            os.write(told_write, json.dumps({"pid": machine_pid(), **done}).encode() + b"\n")
+            if program := options.get("become"):
+                # It has told all once that has ended.
+                os.set_inheritable(told_write, True)
+                os.execv(program, [program, str(index)])
             os.close(told_write)
             if not options.get("leave"):
                 os.read(end_read, 1)
             os._exit(0)
         os.close(told_write)
-        children.append((pid, told_read))
-    print("ready", flush=True)
+        told = os.fdopen(told_read)
+        children.append((pid, told))
+        pids.append(told.readline().strip())
+    print("ready", *pids, flush=True)
     sys.stdin.readline()
     os.close(start_read)
     os.write(start_write, bytes(len(children)))
     for pid, told in children:
-        with os.fdopen(told) as file:
-            done = json.loads(file.read())
+        with told:
+            done = json.loads(told.read())
         if options.get("leave"):
             used = os.wait4(pid, 0)[2]
             done |= {

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,10 @@ class Acting:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-
-    @property
-    def pid(self) -> int:
-        """Of the program that holds them; they are its children."""
-        return self._process.pid
+        assert process.stdout is not None
+        word, *pids = process.stdout.readline().split()
+        assert word == "ready"
+        self.pids = [*map(int, pids)]
 
     def go(self) -> list[dict[str, Any]]:
         """Let them act; what each of them did, once all are done. They live on."""
@@ -118,32 +118,71 @@ class Acting:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         done = []
-        for _ in range(self.count):
+        for _ in self.pids:
             done.append(json.loads(self._process.stdout.readline()))
             assert "error" not in done[-1], done[-1]
         return done
 
-    count = 1
+
+def contained(space: Namespace) -> tuple[str, ...]:
+    """What puts a command into this network namespace, and into a namespace of processes of its own."""
+    return ("nsenter", f"--net={space.path}", "unshare", "--pid", "--fork", "--kill-child", "--")
+
+
+class Filtered:
+    """A tool once for all processes, once by the id of one of them, once by the name of one, or of all.
+
+    ``by``: what they are called; else each has a name of its own. Once entered all are attached.
+    """
+
+    def __init__(self, tool: str, acts: Acting, *more: str, comm: str = "", everybody: bool = True) -> None:
+        self._which = len(acts.pids) // 2
+        self._one = bool(comm)
+        asked = {
+            "pid": ("--pid", str(acts.pids[self._which])),
+            "comm": ("--comm", comm or f"obs-{self._which}"),
+        }
+        if everybody:
+            asked["all"] = ()
+        self._tools = {how: Observed(tool, *words, *more) for how, words in asked.items()}
+
+    def __enter__(self) -> Filtered:
+        with ExitStack() as stack, ThreadPoolExecutor() as pool:
+            for each in pool.map(lambda each: stack.enter_context(each), self._tools.values()):
+                assert each
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def stop(
+        self, done: list[dict[str, Any]]
+    ) -> Iterator[tuple[list[Line], dict[int, dict[str, Any]], bool]]:
+        """Of each: its lines; what those did that it was asked for, by their number; whether it was asked."""
+        for how, tool in self._tools.items():
+            one = how == "pid" or (how == "comm" and not self._one)
+            whom = {self._which: done[self._which]} if one else dict(enumerate(done))
+            yield tool.stop(), whom, how != "all"
 
 
 @contextmanager
 def acting(
     act: str, *, processes: int = 1, space: Namespace | None = None, **options: Any
 ) -> Iterator[Acting]:
-    """So many processes that do ``act`` of tests/support/observed.py when they are told; in a namespace."""
+    """So many processes that do ``act`` of tests/support/observed.py when they are told.
+
+    ``space``: in that network namespace, and in one of processes that is theirs alone.
+    """
     asked = json.dumps({"act": act, "processes": processes, **options})
-    inside = () if space is None else ("nsenter", f"--net={space.path}", "--")
+    inside = () if space is None else contained(space)
     process = subprocess.Popen(
         [*inside, sys.executable, "-S", str(_ACTING), asked],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        assert process.stdout is not None
+        yield Acting(process)
         assert process.stdin is not None
-        assert process.stdout.readline() == "ready\n"
-        acts = Acting(process)
-        acts.count = processes
-        yield acts
         process.stdin.close()
         assert process.wait(LIMIT) == 0
     finally:

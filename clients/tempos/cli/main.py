@@ -58,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return completion.answer(parser_of)
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((argument for argument in arguments if not argument.startswith("-")), "")
-    parser = parser_of(name)
-    _tell_warnings()
     try:
         with _termination():
+            parser = parser_of(name)
+            _tell_warnings()
             options, rest = parser.parse_known_args(arguments)
             if rest and not getattr(options, "any_options", False):
                 parser.error(f"unrecognized arguments: {' '.join(rest)}")
