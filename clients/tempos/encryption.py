@@ -115,6 +115,12 @@ class TopicKeys:
             if (count := sum(wanted == other for other, _ in self._rows)) > MAX_SECRETS:
                 raise LocalError(f"{wanted!r} has {count} secrets, {MAX_SECRETS} are allowed")
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TopicKeys) and self._rows == other._rows
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._rows))
+
     def __repr__(self) -> str:
         return f"TopicKeys({', '.join(sorted({wanted for wanted, _ in self._rows}))})"
 

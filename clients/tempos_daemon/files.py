@@ -9,6 +9,9 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from tempos import LocalError, TopicKeys
+from tempos_daemon.schema import Faults, Table
+
 #: Bytes that are read at most: a configuration of 60,000 topics with a member each is half of it.
 MOST = 16 * 1024 * 1024
 
@@ -17,6 +20,18 @@ def read_start(path: Path) -> bytes:
     """The bytes of a file; of a larger one the first :data:`MOST` and one more. Raises :class:`OSError`."""
     with path.open("rb") as file:
         return file.read(MOST + 1)
+
+
+def topic_keys(table: Table, faults: Faults, key: str = "keys_file") -> TopicKeys | None:
+    """The keys in the file that a table names, if it names any; what is wrong with it is a fault."""
+    path = table.get(key)
+    if not path:
+        return None
+    try:
+        return TopicKeys.read(path)
+    except LocalError as error:
+        faults.add(table.at(key), str(error))
+        return None
 
 
 def must_be_plain(path: Path) -> None:

@@ -89,6 +89,7 @@ class Source:
             control_port=at.control_port,
             port=port,
             auth=at.auth,
+            keys=at.keys,
         )
         return await subscriber.__aenter__()
 

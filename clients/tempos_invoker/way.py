@@ -175,7 +175,9 @@ class Way:
 
     async def _new_publisher(self) -> Publisher:
         at = self.at
-        publisher = Publisher(at.address, data_port=at.data_port, control_port=at.control_port, auth=at.auth)
+        publisher = Publisher(
+            at.address, data_port=at.data_port, control_port=at.control_port, auth=at.auth, keys=at.keys
+        )
         return await publisher.__aenter__()
 
     def _take(self, fresh: Publisher) -> None:

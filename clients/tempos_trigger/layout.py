@@ -14,6 +14,7 @@ from typing import Any
 from tempos import ConfigError, _abi
 from tempos.auth import Key as AuthKey
 from tempos_daemon import kinds
+from tempos_daemon.files import topic_keys
 from tempos_daemon.schema import Faults, Key, Keys, Kind, NotAllowed, Table, near, read_table, show
 from tempos_trigger import registry
 from tempos_trigger.model import BrokerAt, Deployment, EndpointSpec
@@ -45,6 +46,7 @@ BROKER: Keys = {
     "control_port": Key(kinds.PORT, _abi.CONTROL_PORT),
     "client": Key(kinds.KEY_ID, None),
     "key": Key(kinds.SECRET, None),
+    "keys_file": Key(kinds.FILE, ""),
 }
 #: What the table of an endpoint may hold beside ``kind``, which says what else.
 ENDPOINT: Keys = {
@@ -102,10 +104,11 @@ def _broker(table: Table | None, faults: Faults) -> BrokerAt | None:
         faults.add(table.at(missing), f"is missing beside {there}; allowed: both of them, or neither")
     if table.get("data_port") is not None and table.get("data_port") == table.get("control_port"):
         faults.refuse(table.at("control_port"), table.get("control_port"), "another port than data_port")
+    keys = topic_keys(table, faults)
     if len(faults.problems) > before or not BROKER.keys() <= table.values.keys():
         return None
     auth = None if client is None else AuthKey(client, key)
-    return BrokerAt(table.get("address"), table.get("data_port"), table.get("control_port"), auth)
+    return BrokerAt(table.get("address"), table.get("data_port"), table.get("control_port"), auth, keys)
 
 
 def _endpoints(value: object, faults: Faults) -> tuple[EndpointSpec, ...]:

@@ -187,7 +187,9 @@ class Link:
     @contextlib.asynccontextmanager
     async def _opened(self) -> Any:
         at = self.at
-        publisher = Publisher(at.address, data_port=at.data_port, control_port=at.control_port, auth=at.auth)
+        publisher = Publisher(
+            at.address, data_port=at.data_port, control_port=at.control_port, auth=at.auth, keys=at.keys
+        )
         async with publisher:
             self._publisher, self._refusals = publisher, 0
             try:

@@ -8,16 +8,18 @@ from typing import Any
 
 from tempos import _abi
 from tempos.auth import Key
+from tempos.encryption import TopicKeys
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerAt:
-    """The broker that events are published to; ``auth`` signs what is asked of it."""
+    """The broker that events are published to; ``auth`` signs what is asked of it, ``keys`` encrypt."""
 
     address: str = "127.0.0.1"
     data_port: int = _abi.DATA_PORT
     control_port: int = _abi.CONTROL_PORT
     auth: Key | None = None
+    keys: TopicKeys | None = None
 
 
 @dataclass(frozen=True, slots=True)

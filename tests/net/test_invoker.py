@@ -17,7 +17,7 @@ import pytest
 from support import brokers
 from support.invokers import CODE, LIMIT, Broker, Daemon, function, serving_broker, serving_invoker, step
 
-from tempos import ReplyError, Subscriber
+from tempos import Publisher, ReplyError, Subscriber, TopicKeys
 
 
 @pytest.fixture(scope="module")
@@ -312,3 +312,36 @@ async def test_it_stops_in_time_and_tells_what_was_not_done(broker: Broker, daem
         assert {each["condition"] for each in failed} == {"stopped"}
         assert sorted(json.loads(each["body"])["n"] for each in failed) == [0, 1, 2]
     assert broker.balanced()
+
+
+async def test_encrypted_topics_from_request_to_result(
+    broker: Broker, daemon: Daemon, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"in {'5e' * 32}\nout {'c4' * 32}\n")
+    file.chmod(0o600)
+    table = {**broker.table, "keys_file": str(file)}
+    code = function("work", daemon.upload(CODE))
+    document = {"revision": "r", "broker": table, "function": [code], "step": [step()]}
+    file.chmod(0o644)
+    status, answer = daemon.ask("PUT", "/v1/deployment", document)
+    assert status == 422
+    assert "broker.keys_file" in str(answer)
+    assert "chmod 600" in str(answer)
+    file.chmod(0o600)
+    status, answer = daemon.ask("PUT", "/v1/deployment", document)
+    assert status == 200, answer
+    keys = TopicKeys.read(file)
+    at = {"control_port": broker.table["control_port"]}
+    async with (
+        broker.subscriber("out") as stranger,
+        Subscriber("127.0.0.1", "out", keys=keys, **at) as out,
+        Publisher("127.0.0.1", data_port=broker.table["data_port"], keys=keys, **at) as pub,
+        broker.publisher() as liar,
+    ):
+        await liar.publish("in", body(n=0))
+        reply = await pub.request("in", body(n=1), LIMIT)
+        assert json.loads(reply.body)["n"] == 1
+        assert (await out.next(LIMIT)).body == reply.body
+        assert reply.body not in (await stranger.next(LIMIT)).body
+        await daemon.settled(1)

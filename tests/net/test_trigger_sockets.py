@@ -14,6 +14,7 @@ import pytest
 from support.ports import free_ports
 from support.triggers import TOPIC, BrokerBeside, broker_beside, eventually, taking, trigger_here
 
+from tempos import ConfigError, Subscriber, TopicKeys
 from tempos_trigger import layout
 from tempos_trigger.sources.tcp import Lengths, Lines
 from tempos_trigger.trigger import Trigger
@@ -102,6 +103,35 @@ async def test_datagrams(broker: BrokerBeside, tmp_path: Path) -> None:
             await asyncio.to_thread(broker.start, 9)
             await eventually(lambda: told(trigger, "v")["waiting"] == 0)
             assert told(trigger, "v")["published"] == before + 1
+
+
+async def test_signals_become_encrypted_events(broker: BrokerBeside, tmp_path: Path) -> None:
+    file, port = tmp_path / "keys", free_ports(1)[0]
+    file.write_text(f"{TOPIC} {'5e' * 32}\n")
+    file.chmod(0o600)
+    wanted = document(broker, {"name": "u", "kind": "udp", "listen": f"127.0.0.1:{port}"})
+    wanted["broker"] = {**wanted["broker"], "keys_file": str(file)}
+    keys = TopicKeys.read(file)
+    async with (
+        trigger_here(tmp_path, wanted) as trigger,
+        taking(broker) as stranger,
+        Subscriber("127.0.0.1", TOPIC, control_port=broker.control, keys=keys) as sub,
+    ):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"a signal", ("127.0.0.1", port))
+        assert (await sub.next(20)).body == b"a signal"
+        await stranger.count(1)
+        assert b"a signal" not in stranger.in_order[0]
+        # The file tells another secret: so do events, once it is read again.
+        file.write_text(f"{TOPIC} {'c4' * 32}\n")
+        await trigger.apply(layout.parse(wanted, "d"), "test")
+        await eventually(lambda: bool(trigger.status()["broker"]["there"]))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"another", ("127.0.0.1", port))
+        await eventually(lambda: sub.stats.malformed == {"unknown_key": 1})
+    file.unlink()
+    with pytest.raises(ConfigError, match=r"broker\.keys_file.*cannot be read"):
+        layout.parse(wanted, "d")
 
 
 async def test_streams(broker: BrokerBeside, tmp_path: Path) -> None:

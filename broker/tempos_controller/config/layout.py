@@ -136,6 +136,7 @@ BROKER: Keys = {
     "interfaces": Key(kinds.INTERFACE, None, many=True),
     "client": Key(kinds.KEY_ID, None),
     "key": Key(kinds.SECRET, None),
+    "keys_file": Key(kinds.FILE, ""),
 }
 NODE: Keys = {
     "name": Key(NAME),

@@ -51,6 +51,7 @@ class BrokerPlace:
     interfaces: tuple[str, ...] = ()
     client: str = ""
     key: bytes = field(default=b"", repr=False)
+    keys_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

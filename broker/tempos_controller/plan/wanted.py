@@ -90,6 +90,8 @@ def broker_of(place: BrokerPlace, node: Node) -> dict[str, Any]:
     }
     if place.client:
         found |= {"client": place.client, "key": place.key.hex()}
+    if place.keys_file:
+        found["keys_file"] = place.keys_file
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from tempos import ConfigError, Quality, names
 from tempos.auth import Key as AuthKey
 from tempos_daemon import kinds, logs, toml
-from tempos_daemon.files import must_be_plain
+from tempos_daemon.files import must_be_plain, topic_keys
 from tempos_daemon.schema import Faults, Key, Keys, Kind, NotAllowed, Table, read_table, show
 from tempos_invoker.core.step import Step
 from tempos_invoker.deploy.model import BrokerAt, Code, Deployment, Function, Settings
@@ -115,6 +115,7 @@ BROKER: Keys = {
     "data_port": Key(kinds.PORT, BrokerAt().data_port),
     "client": Key(Kind(f'{kinds.KEY_ID.allowed}, "" for none', _client), ""),
     "key": Key(kinds.SECRET, b""),
+    "keys_file": Key(kinds.FILE, ""),
 }
 FUNCTION: Keys = {
     "name": Key(kinds.matching(_NAME, '1 to 64 letters, digits, "_", "-" and "."')),
@@ -246,10 +247,12 @@ def _broker(table: Table | None, faults: Faults) -> BrokerAt | None:
         lacking = "key" if client else "client"
         faults.add(table.at(lacking), "is missing; client and key go together")
         return None
-    if None in (table.get("address"), table.get("control_port"), table.get("data_port"), client, key):
+    keys, path = topic_keys(table, faults), table.get("keys_file")
+    if None in (table.get("address"), table.get("control_port"), table.get("data_port"), client, key, path):
         return None
     auth = AuthKey(client, key) if client else None
-    return BrokerAt(table.get("address"), table.get("control_port"), table.get("data_port"), auth)
+    at = table.get("address"), table.get("control_port"), table.get("data_port")
+    return BrokerAt(*at, auth, keys, path) if keys is not None or not path else None
 
 
 def _function(table: Table, faults: Faults, folder: Path | None) -> Function | None:
@@ -342,6 +345,7 @@ def as_document(deployment: Deployment) -> Mapping[str, Any]:
             "control_port": broker.control_port,
             "data_port": broker.data_port,
             "client": broker.auth.id if broker.auth else "",
+            "keys_file": broker.keys_file,
         },
         "function": [_function_document(each) for each in deployment.functions],
         "step": [_step_document(each) for each in deployment.steps],

@@ -9,17 +9,20 @@ from dataclasses import asdict, dataclass, field
 
 from tempos import _abi
 from tempos.auth import Key
+from tempos.encryption import TopicKeys
 from tempos_invoker.core.step import Step
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerAt:
-    """Where the broker is, and the key that signs what is asked of it."""
+    """Where the broker is, the key that signs what is asked of it, and those that encrypt events."""
 
     address: str = "127.0.0.1"
     control_port: int = _abi.CONTROL_PORT
     data_port: int = _abi.DATA_PORT
     auth: Key | None = None
+    keys: TopicKeys | None = None
+    keys_file: str = ""
 
     def __str__(self) -> str:
         return f"{self.address}:{self.control_port}"
