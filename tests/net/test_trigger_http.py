@@ -188,6 +188,37 @@ async def test_more_at_a_time_than_may_wait_are_told_so(broker: BrokerBeside, tm
         assert not trigger.ready
 
 
+async def test_each_event_of_a_batch_counts_by_itself(broker: BrokerBeside, tmp_path: Path) -> None:
+    listen = address()
+    endpoints = [hook(listen, limit=1 << 20), hook(listen, "/ask", answer=True)]
+    headers = {"Content-Type": "application/cloudevents-batch+json"}
+
+    def event(**more: object) -> dict[str, object]:
+        return {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", **more}
+
+    async with (
+        trigger_here(tmp_path, deployment(broker, *endpoints)) as trigger,
+        taking(broker) as taken,
+        httpx.AsyncClient(base_url=f"http://{listen}", timeout=LIMIT, headers=headers) as client,
+    ):
+        for sent, code in (
+            ([event(data=number) for number in range(200)], 202),
+            ([], 202),
+            ([event(data=1000), event(id="")], 400),
+            ([event(data=1001), event(data="x" * 70_000), event(data=1002)], 413),
+        ):
+            answer = await client.post("/in", json=sent)
+            assert answer.status_code == code, answer.text
+        assert answer.json()["detail"] == "2 of 3 events were published: send the others again"
+        assert answer.json()["problems"] == ["event 1: too_large"]
+        assert (await client.post("/ask", json=[event(), event()])).status_code == 400
+        expected = Counter(b"%d" % number for number in [*range(200), 1001, 1002])
+        await taken.until(lambda: taken.bodies == expected)
+        dropped = {"malformed": 2, "too_large": 1}
+        assert account(trigger) == {"received": 205, "published": 202, "waiting": 0, "dropped": dropped}
+        assert account(trigger, "ask")["dropped"] == {"malformed": 2}
+
+
 async def test_a_sdk_for_cloudevents_as_the_caller(broker: BrokerBeside, tmp_path: Path) -> None:
     listen = address()
     made = CloudEvent(

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempos_trigger.sources.cloudevents import STRUCTURED, Malformed, body_of, is_one
+from tempos_trigger.sources.cloudevents import (
+    BATCH,
+    STRUCTURED,
+    Malformed,
+    bodies_of,
+    body_of,
+    is_batch,
+    is_one,
+)
 
 CE = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "t"}
 EVENT = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
@@ -68,7 +76,7 @@ def test_the_whole_event_is_the_same_however_it_came(content_type: str, body: by
         ({**CE, "ce-time": "yesterday"}, b"", "RFC 3339"),
         ({**CE, "ce-my-name": "x"}, b"", "lower-case letters and digits"),
         ({**CE, "ce-subject": "%FF"}, b"", "ce-subject is no UTF-8"),
-        ({**CE, "content-type": "application/cloudevents-batch+json"}, b"[]", "one request for each event"),
+        ({**CE, "content-type": "application/cloudevents+xml"}, b"[]", "xml; allowed"),
         ({**CE, "content-type": f"{STRUCTURED}; charset=latin1"}, b"{}", "charset is latin1"),
         (IN_JSON, b"\xff", "no UTF-8 at byte 0"),
         (IN_JSON, b"{", "no JSON"),
@@ -102,3 +110,22 @@ def test_no_request_does_more_than_be_refused(headers: dict[str, str], body: byt
     for more in ({}, IN_JSON):
         with suppress(Malformed):
             assert isinstance(body_of({**headers, **more}, body, whole=whole), bytes)
+
+
+def test_a_batch_is_its_events_or_nothing() -> None:
+    headers = {"content-type": f"{BATCH}; charset=utf-8"}
+    assert is_batch(headers)
+    assert not is_batch(IN_JSON)
+    events = [{**EVENT, "data": 1}, {**EVENT, "data_base64": "/w=="}, EVENT]
+    batch = json.dumps(events).encode()
+    assert bodies_of(headers, batch, whole=False) == [b"1", b"\xff", b""]
+    assert [json.loads(each) for each in bodies_of(headers, batch, whole=True)] == events
+    assert bodies_of(headers, b"[]", whole=False) == []
+    with pytest.raises(Malformed) as malformed:
+        bodies_of(headers, json.dumps([EVENT, 3, {**EVENT, "id": ""}]).encode(), whole=False)
+    assert malformed.value.events == 3
+    assert [problem[:8] for problem in malformed.value.problems] == ["event 1:", "event 2:"]
+    for bad in (b"{}", b"[", b"\xff"):
+        with pytest.raises(Malformed) as malformed:
+            bodies_of(headers, bad, whole=False)
+        assert malformed.value.events == 1

@@ -1,7 +1,8 @@
-"""CloudEvents 1.0 in HTTP requests: binary and structured mode, checked, and as the body of an event.
+"""CloudEvents 1.0 in HTTP requests: binary, structured and batched mode, checked, and as bodies of events.
 
-Sources: CloudEvents core specification 1.0.2, its HTTP protocol binding (sections 3.1 and 3.2) and its JSON
-event format. What becomes of the attributes is the endpoint's choice, and the same for both modes:
+Sources: CloudEvents core specification 1.0.2, its HTTP protocol binding (sections 3.1 to 3.3) and its JSON
+event and batch formats. A batch is taken whole or, if anything in it is no CloudEvent, not at all. What
+becomes of the attributes is the endpoint's choice, and the same for all modes:
 
     body = "data"    the event's body is the data alone, byte by byte; the attributes are checked, and gone
     body = "whole"   the event's body is the event in structured mode, JSON, however it came
@@ -26,16 +27,18 @@ _REQUIRED = ("specversion", "id", "source", "type")
 _VERSION = "1.0"
 _NAME = re.compile(r"[a-z0-9]+")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_CHARSET = "the charset is {}; allowed: utf-8"
 #: Attributes of a structured event that hold its data.
 _DATA = ("data", "data_base64")
 
 
 class Malformed(ValueError):
-    """It says that it is a CloudEvent and is none. ``problems``: every fault."""
+    """It says that it is a CloudEvent and is none. ``problems``: every fault; ``events`` are lost by it."""
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], events: int = 1) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+        self.events = events
 
 
 def media_type(content_type: str) -> tuple[str, str]:
@@ -57,18 +60,46 @@ def is_one(headers: Mapping[str, str]) -> bool:
     )
 
 
+def is_batch(headers: Mapping[str, str]) -> bool:
+    """Whether a request says that it is a batch of CloudEvents."""
+    return media_type(headers.get("content-type", ""))[0] == BATCH
+
+
+def bodies_of(headers: Mapping[str, str], body: bytes, *, whole: bool) -> list[bytes]:
+    """The bodies of the events that a batch becomes, perhaps none; raises :class:`Malformed`."""
+    _, charset = media_type(headers.get("content-type", ""))
+    if charset not in ("", "utf-8", "utf8"):
+        raise Malformed([_CHARSET.format(charset)])
+    batch = _json(body)
+    if not isinstance(batch, list):
+        raise Malformed(["the body is no JSON array"])
+    bodies, problems = [], []
+    for number, event in enumerate(batch):
+        try:
+            data = _structured(event)
+            bodies.append(_dumped(event) if whole else data)
+        except Malformed as error:
+            problems += [f"event {number}: {problem}" for problem in error.problems]
+    if problems:
+        raise Malformed(problems, len(batch))
+    return bodies
+
+
 def body_of(headers: Mapping[str, str], body: bytes, *, whole: bool) -> bytes:
     """The body of the event that a request becomes; raises :class:`Malformed`."""
     kind, charset = media_type(headers.get("content-type", ""))
     if not kind.startswith("application/cloudevents"):
         return _binary(headers, body, whole=whole)
     if kind != STRUCTURED:
-        known = f"{STRUCTURED}, or ce- headers"
-        raise Malformed([f"Content-Type is {kind}; allowed: {known}" + (
-            ": a batch is sent as one request for each event" if kind == BATCH else "")])  # fmt: skip
+        raise Malformed([f"Content-Type is {kind}; allowed: {STRUCTURED}, {BATCH}, or ce- headers"])
     if charset not in ("", "utf-8", "utf8"):
-        raise Malformed([f"the charset is {charset}; allowed: utf-8"])
-    event = _json(body)
+        raise Malformed([_CHARSET.format(charset)])
+    data = _structured(_json(body))
+    return body if whole else data
+
+
+def _structured(event: Any) -> bytes:
+    """The data of an event in structured mode; raises :class:`Malformed`."""
     if not isinstance(event, dict):
         raise Malformed(["the body is no JSON object"])
     problems = _faults({name: value for name, value in event.items() if name not in _DATA})
@@ -82,7 +113,7 @@ def body_of(headers: Mapping[str, str], body: bytes, *, whole: bool) -> bytes:
             problems = error.problems
     if problems:
         raise Malformed(problems)
-    return body if whole else data
+    return data
 
 
 def _binary(headers: Mapping[str, str], body: bytes, *, whole: bool) -> bytes:

@@ -13,6 +13,7 @@ takes all below it, unless another endpoint has the path itself or a longer begi
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import logging
@@ -29,7 +30,7 @@ from tempos_daemon.http_server import HttpServer, Limits
 from tempos_daemon.problems import problem
 from tempos_daemon.schema import Faults, Key, Keys, Kind, NotAllowed, Table
 from tempos_trigger.account import NO_BROKER, NO_TOPIC, PUBLISHED, QUEUE_FULL, STOPPED, TOO_LARGE
-from tempos_trigger.endpoint import Refused
+from tempos_trigger.endpoint import TURN_EVERY, Refused
 from tempos_trigger.kind import Sink
 from tempos_trigger.model import EndpointSpec
 from tempos_trigger.sources import cloudevents, failures
@@ -211,19 +212,27 @@ class _Webhook:
         if body is None:
             sink.refuse(INCOMPLETE)
             return
+        batch: list[bytes] | None = None
         if self._events != "no":
             try:
-                if cloudevents.is_one(headers):
+                if cloudevents.is_batch(headers):
+                    batch = cloudevents.bodies_of(headers, body, whole=self._whole)
+                elif cloudevents.is_one(headers):
                     body = cloudevents.body_of(headers, body, whole=self._whole)
                 elif self._events == "only":
                     raise cloudevents.Malformed(
                         [f"this is no CloudEvent; allowed: ce- headers, or the type {cloudevents.STRUCTURED}"]
                     )
             except cloudevents.Malformed as error:
-                sink.refuse(MALFORMED)
+                sink.refuse(MALFORMED, error.events)
                 await _say(send, problem(400, f"not a CloudEvent: {error}", error.problems))
                 return
-        if self._answer:
+        if batch is not None and self._answer:
+            sink.refuse(MALFORMED, len(batch))
+            await _say(send, problem(400, "this path answers: send each event of a batch by itself"))
+        elif batch is not None:
+            await self._publish_each(batch, send)
+        elif self._answer:
             await self._ask(body, max(end - time.monotonic(), 0.001), send)
         else:
             await self._publish(body, send)
@@ -266,6 +275,23 @@ class _Webhook:
             await _say(send, problem(413, "the event is too large for a datagram to the broker"))
         else:
             await self._busy(send, verdict)
+
+    async def _publish_each(self, bodies: Sequence[bytes], send: Send) -> None:
+        verdicts = []
+        for number, body in enumerate(bodies, 1):
+            verdicts.append(await self._sink.deliver(body))
+            if not number % TURN_EVERY:
+                # Publishing alone never waits while the socket takes it.
+                await asyncio.sleep(0)
+        failed = [(number, why) for number, why in enumerate(verdicts) if why != PUBLISHED]
+        if not failed:
+            await send(_ACCEPTED)
+            await send(_EMPTY)
+            return
+        problems = [f"event {number}: {_SAID.get(why, why)}" for number, why in failed]
+        detail = f"{len(bodies) - len(failed)} of {len(bodies)} events were published: send the others again"
+        again = any(why != TOO_LARGE for _, why in failed)
+        await _say(send, problem(503 if again else 413, detail, problems, RETRY if again else None))
 
     async def _ask(self, body: bytes, within: float, send: Send) -> None:
         try:
