@@ -16,6 +16,7 @@ import errno
 import logging
 import math
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +26,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from tempos._remarks import Sparingly
+from tempos.errors import one_line
 from tempos_daemon.early import may_come_later
 from tempos_daemon.http_connections import MALFORMED, SLOW, UNREAD, Connection, H11Connection, Limits
 from tempos_daemon.problems import MEDIA_TYPE, Problem, problem
@@ -32,7 +34,7 @@ from tempos_daemon.problems import MEDIA_TYPE, Problem, problem
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["CROWDED", "MALFORMED", "NO_DESCRIPTORS", "SLOW", "UNREAD", "HttpServer", "Limits"]
+__all__ = ["CROWDED", "MALFORMED", "NO_DESCRIPTORS", "NO_TLS", "SLOW", "UNREAD", "HttpServer", "Limits"]
 
 log = logging.getLogger("tempos.daemon.http")
 
@@ -43,7 +45,7 @@ ACCEPTED, BACKLOG = 4, 64
 #: Seconds between two looks at who takes too long, and that a listener rests which cannot accept.
 LOOK_EVERY, REST = 0.5, 0.5
 #: What is counted of connections that are not let in.
-CROWDED, NO_DESCRIPTORS = "too many connections", "no descriptors"
+CROWDED, NO_DESCRIPTORS, NO_TLS = "too many connections", "no descriptors", "no TLS"
 
 _BODY = Problem(
     title="Service Unavailable", status=503, detail="all connections are in use: try again"
@@ -111,6 +113,8 @@ class HttpServer:
         self._joining: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self._listener: socket.socket | None = None
+        #: TLS of the connections that are accepted from now on.
+        self.tls: ssl.SSLContext | None = None
         self._look: asyncio.TimerHandle | None = None
 
     @property
@@ -210,7 +214,13 @@ class HttpServer:
 
     async def _connect(self, sock: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._connection, sock)
+            handshake = None if self.tls is None else self._limits.request
+            await self._loop.connect_accepted_socket(
+                self._connection, sock, ssl=self.tls, ssl_handshake_timeout=handshake
+            )
+        except ssl.SSLError as error:
+            sock.close()
+            self._count(NO_TLS, f"a connection has no TLS that is taken here: {one_line(error)}")
         except OSError as error:
             sock.close()
             log.debug("a connection was gone before it was served: %s", error)

@@ -86,7 +86,10 @@ class Source(Protocol):
         ...
 
     def takes(self, spec: EndpointSpec) -> bool:
-        """Whether it can go on with these options without a break."""
+        """Whether it can go on with these options without a break; they may be those that it has.
+
+        Not if a file that it has read is another one by now.
+        """
         ...
 
     def take(self, spec: EndpointSpec) -> None:
@@ -114,6 +117,9 @@ class Kind(Protocol):
     def claims(self, spec: EndpointSpec) -> Sequence[str]:
         """What it must have for itself alone, in words: no two endpoints may claim the same."""
         ...
+
+    # A kind may have ``shares(spec)`` as well: what it has together with other endpoints of the kind, in
+    # words, and how it wants it, of which all must want the same.
 
     def make(self, spec: EndpointSpec, sink: Sink) -> Source:
         """The source of an endpoint; does nothing yet."""

@@ -120,13 +120,19 @@ def _endpoints(value: object, faults: Faults) -> tuple[EndpointSpec, ...]:
         return ()
     names: dict[str, str] = {}
     claimed: dict[str, str] = {}
+    shared: dict[str, tuple[Any, str]] = {}
     found = []
     for index, item in enumerate(value):
         path = f"endpoint[{index}]"
         spec = _endpoint(item, path, names, faults)
         if spec is None:
             continue
-        for claim in registry.kind(spec.kind).claims(spec):
+        kind = registry.kind(spec.kind)
+        shares = getattr(kind, "shares", None)
+        for what, how in shares(spec).items() if shares is not None else ():
+            if (first := shared.setdefault(what, (how, path)))[0] != how:
+                faults.add(path, f"wants another {what} than {first[1]}; allowed: the same")
+        for claim in kind.claims(spec):
             if claim in claimed:
                 faults.add(path, f"wants {claim}, which is of {claimed[claim]}; allowed: each once")
             claimed.setdefault(claim, path)

@@ -184,9 +184,7 @@ class Trigger:
 
     def _goes_on(self, spec: EndpointSpec) -> bool:
         known = self._kept(spec)
-        if known is None or known.source is None:
-            return False
-        return known.spec == spec or known.source.takes(spec)
+        return known is not None and known.source is not None and known.source.takes(spec)
 
     async def _exchange(
         self,

@@ -33,7 +33,7 @@ from tempos_trigger.account import NO_BROKER, NO_TOPIC, PUBLISHED, QUEUE_FULL, S
 from tempos_trigger.endpoint import TURN_EVERY, Refused
 from tempos_trigger.kind import Sink
 from tempos_trigger.model import EndpointSpec
-from tempos_trigger.sources import cloudevents, failures
+from tempos_trigger.sources import cloudevents, failures, tls
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -70,6 +70,7 @@ KEYS: Keys = {
     "listen": Key(kinds.API, ("127.0.0.1", 8080)),
     "path": Key(Kind('a path such as "/orders", or "/orders/*" for all below it', _path)),
     "methods": Key(kinds.choice(*METHODS), ("POST",), many=True, least=1),
+    "tls": Key(tls.SERVER, {}),
     "token": Key(kinds.TOKEN, ""),
     "limit": Key(kinds.whole(0, MAX_BODY), BODY),
     "cloudevents": Key(kinds.choice("yes", "no", "only"), "yes"),
@@ -95,6 +96,12 @@ class Http:
         """A port there must be."""
         if not table.get("listen")[1]:
             faults.refuse(table.at("listen"), "off", '"host:port"')
+        tls.check(table, faults)
+
+    def shares(self, spec: EndpointSpec) -> Mapping[str, Any]:
+        """TLS is its port's."""
+        host, port = spec.options["listen"]
+        return {f"tls at {host}:{port}": spec.options["tls"]}
 
     def claims(self, spec: EndpointSpec) -> Sequence[str]:
         """Its path, for each method."""
@@ -128,6 +135,7 @@ class _Webhook:
         self._kind = kind
         self._sink = sink
         self._listener: _Listener | None = None
+        self._tls = tls.Tls(spec.options, listens=True)
         self._set(spec)
 
     def _set(self, spec: EndpointSpec) -> None:
@@ -142,24 +150,27 @@ class _Webhook:
         self._answer: bool = options["answer"]
         self._deadline: float = options["deadline"]
         self._headers = {"Content-Type": options["content_type"]}
+        self._requires_certificate = bool(options["tls"]["client_ca"])
 
     # What a trigger calls
 
     async def open(self) -> None:
+        self._tls.load()
         self._listener = self._kind.listener(self.address)
         self._listener.users += 1
 
     async def start(self) -> None:
         assert self._listener is not None, "opened before"
         self._listener.add(self)
+        self._listener.server.tls = self._tls.context
         await self._listener.start()
-        if not self._token and not kinds.is_loopback(self.address[0]):
+        if not self._token and not self._requires_certificate and not kinds.is_loopback(self.address[0]):
             log.warning(
                 "%s takes requests of everybody who reaches it: give it a token", self.status()["url"]
             )
 
     def takes(self, spec: EndpointSpec) -> bool:
-        return bool(spec.options["listen"] == self.address)
+        return bool(spec.options["listen"] == self.address) and self._tls.is_current(spec.options)
 
     def take(self, spec: EndpointSpec) -> None:
         assert self._listener is not None, "it is in force"
@@ -171,7 +182,7 @@ class _Webhook:
         listener = self._listener
         return {
             "state": "up" if listener is not None and listener.serves else "closed",
-            "url": f"http://{self.address[0]}:{self.address[1]}{self.path}",
+            "url": f"{'https' if self._tls.wanted else 'http'}://{self.address[0]}:{self.address[1]}{self.path}",
             "methods": list(self.methods),
             "turned_away": {} if listener is None else dict(listener.refused),
         }

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ from tempos_daemon.schema import Faults, Key, Keys, Kind, NotAllowed, Table
 from tempos_trigger.account import NO_BROKER, NO_TOPIC, QUEUE_FULL, STOPPED, TOO_OLD
 from tempos_trigger.kind import Sink
 from tempos_trigger.model import EndpointSpec
-from tempos_trigger.sources import remote
+from tempos_trigger.sources import remote, tls
 from tempos_trigger.sources.reconnecting import EndedOnPurpose, Reconnecting
 
 log = logging.getLogger("tempos.trigger")
@@ -72,7 +71,7 @@ class Mqtt:
     keys = KEYS
 
     def check(self, table: Table, faults: Faults) -> None:
-        """Nothing spans several keys."""
+        tls.check_client(table, faults)
 
     def claims(self, spec: EndpointSpec) -> Sequence[str]:
         """A server knows a client by its id, and ends the older connection of two."""
@@ -100,16 +99,16 @@ class _MqttSource:
         self._stopping = False
         self._unacknowledged = 0
         self._owed = 0
-        self._context: ssl.SSLContext | None = None
+        self._tls = tls.Tls(options, listens=False)
 
     async def open(self) -> None:
-        self._context = remote.context(self._spec.options)
+        self._tls.load()
 
     async def start(self) -> None:
         self._sessions.start()
 
     def takes(self, spec: EndpointSpec) -> bool:
-        return spec.options == self._spec.options
+        return spec.options == self._spec.options and self._tls.is_current(spec.options)
 
     def take(self, spec: EndpointSpec) -> None:
         self._spec = spec
@@ -144,7 +143,7 @@ class _MqttSource:
             protocol=aiomqtt.ProtocolVersion.V5,
             clean_start=False,
             properties=properties,
-            tls_context=self._context,
+            tls_context=self._tls.context,
             timeout=CONNECT,
             keepalive=10,
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from tempos_daemon import kinds
 from tempos_daemon.schema import Faults, Key, Keys, Table
 from tempos_trigger.kind import Sink
 from tempos_trigger.model import EndpointSpec
-from tempos_trigger.sources import remote
+from tempos_trigger.sources import remote, tls
 from tempos_trigger.sources.reconnecting import Reconnecting
 
 CONNECT = 2
@@ -53,6 +52,7 @@ class Nats:
     def check(self, table: Table, faults: Faults) -> None:
         if table.get("token") is not None and table.get("username") is not None:
             faults.add(table.at("token"), "is there beside username; allowed: one of them")
+        tls.check_client(table, faults)
 
     def claims(self, spec: EndpointSpec) -> Sequence[str]:
         return ()
@@ -68,16 +68,16 @@ class _NatsSource:
         what = f"the NATS server {self._options['server']}:{self._options['port']}"
         self._sessions = Reconnecting(what, self._session)
         self._connection: Client | None = None
-        self._context: ssl.SSLContext | None = None
+        self._tls = tls.Tls(spec.options, listens=False)
 
     async def open(self) -> None:
-        self._context = remote.context(self._options)
+        self._tls.load()
 
     async def start(self) -> None:
         self._sessions.start()
 
     def takes(self, spec: EndpointSpec) -> bool:
-        return spec.options == self._options
+        return spec.options == self._options and self._tls.is_current(spec.options)
 
     def take(self, spec: EndpointSpec) -> None:
         """All that has changed is the endpoint's."""
@@ -120,7 +120,7 @@ class _NatsSource:
             drain_timeout=DRAIN,
             error_cb=on_error,
             closed_cb=on_closed,
-            tls=self._context,
+            tls=self._tls.context,
             user=options["username"],
             password=options["password"],
             token=options["token"],

@@ -6,13 +6,12 @@ import asyncio
 import base64
 import json
 import re
-import ssl
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
-from tempos import LocalError
 from tempos_daemon import kinds
 from tempos_daemon.schema import Key, Keys, Kind, NotAllowed
+from tempos_trigger.sources import tls
 
 _T = TypeVar("_T")
 
@@ -40,19 +39,8 @@ def server(port: int) -> Keys:
         "port": Key(kinds.PORT, port),
         "username": Key(USER, None),
         "password": Key(PASSWORD, None),
-        "tls": Key(kinds.FLAG, False),
-        "ca": Key(kinds.FILE, ""),
+        **tls.CLIENT,
     }
-
-
-def context(options: Mapping[str, Any]) -> ssl.SSLContext | None:
-    """The TLS that an endpoint wants, if any; raises :class:`LocalError` for certificates that are none."""
-    if not options["tls"]:
-        return None
-    try:
-        return ssl.create_default_context(cafile=options["ca"] or None)
-    except (OSError, ValueError) as error:
-        raise LocalError(f"the certificates of {options['ca']} cannot be read: {error}") from error
 
 
 async def within(seconds: float, what: str, answer: Awaitable[_T]) -> _T:

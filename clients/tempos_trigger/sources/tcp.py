@@ -22,6 +22,7 @@ from tempos_daemon.schema import Faults, Key, Keys, Table
 from tempos_trigger.account import TOO_LARGE
 from tempos_trigger.kind import Sink
 from tempos_trigger.model import EndpointSpec
+from tempos_trigger.sources import tls
 from tempos_trigger.sources.ports import Address, Ports
 from tempos_trigger.sources.udp import Networks, check_listen
 
@@ -43,6 +44,7 @@ KEYS: Keys = {
     "connections": Key(kinds.whole(1, 10_000), 64),
     "idle": Key(kinds.seconds(0, 86_400), 0.0),
     "sources": Key(kinds.NETWORK, (), many=True),
+    "tls": Key(tls.SERVER, {}),
 }
 
 
@@ -129,6 +131,7 @@ class Tcp:
 
     def check(self, table: Table, faults: Faults) -> None:
         check_listen(table, faults)
+        tls.check(table, faults)
 
     def claims(self, spec: EndpointSpec) -> Sequence[str]:
         host, port = spec.options["listen"]
@@ -147,11 +150,12 @@ class _TcpSource:
         self._accepts = False
         self.connections: set[_Connection] = set()
         self._joining: set[asyncio.Task[Any]] = set()
+        self._tls = tls.Tls(spec.options, listens=True)
         self.turned_away: Counter[str] = Counter()
         self._set(spec)
 
     def takes(self, spec: EndpointSpec) -> bool:
-        return bool(spec.options["listen"] == self._address)
+        return bool(spec.options["listen"] == self._address) and self._tls.is_current(spec.options)
 
     def take(self, spec: EndpointSpec) -> None:
         """Go on; connections go on as well, unless what they speak has changed."""
@@ -176,6 +180,7 @@ class _TcpSource:
         return Lines(self._limit) if self._framing == "line" else Lengths(self._limit)
 
     async def open(self) -> None:
+        self._tls.load()
         self._sock = self._ports.take(self._address)
 
     async def start(self) -> None:
@@ -188,6 +193,7 @@ class _TcpSource:
         return {
             "state": "up" if self._accepts else "closed",
             "listen": f"{host}:{port}",
+            "tls": self._tls.wanted,
             "connections": len(self.connections),
             "paused": sum(each.paused for each in self.connections),
             "turned_away": dict(self.turned_away),
@@ -228,8 +234,12 @@ class _TcpSource:
         else:
             loop = asyncio.get_running_loop()
             task = loop.create_task(
-                loop.connect_accepted_socket(lambda: _Connection(self), sock), name="accept a connection"
-            )
+                loop.connect_accepted_socket(
+                    lambda: _Connection(self), sock, ssl=self._tls.context,
+                    ssl_handshake_timeout=tls.HANDSHAKE if self._tls.wanted else None,
+                ),
+                name="accept a connection",
+            )  # fmt: skip
             self._joining.add(task)
             task.add_done_callback(self._joined)
 
