@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from importlib.metadata import EntryPoint
 
 import pytest
 from support.channels import MemoryAdapter
 
 from tempos import ConfigError, Framing, Group, Member, Quality, Reason, Route, Topic, Unavailable
-from tempos_broker.config.model import Limits, QualityConfig
-from tempos_broker.paths import LocalLimits, LocalTickets
+from tempos_broker.broker import Broker
+from tempos_broker.config.model import BrokerConfig, Limits, QualityConfig, TopicConfig
+from tempos_broker.paths import LocalLimits, LocalTickets, NoFastPath
 from tempos_broker.slowpath import SlowPathServer, adapters, shell
 from tempos_broker.slowpath.marking import Marking
+
+from .test_broker import Client, free_ports, until
 
 SQ, BQ = Quality.SQ, Quality.BQ
 BRAKE = Topic(1, "brake", SQ, 7, Framing.RAW)
@@ -162,6 +166,48 @@ async def test_another_route_is_in_force_once_a_full_channel_has_let_go_of_what_
     channels.wake()
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(server.sent(), 0.01)
+    # Closing is not to wait for it.
+    channels.full.clear()
+
+
+@pytest.mark.parametrize("op", ["goodbye", "unsubscribe"])
+async def test_who_leaves_is_answered_once_a_full_channel_holds_nothing_for_it(
+    op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapters, "installed", lambda: [MEMORY])
+    monkeypatch.setattr(shell, "PATIENCE", 60)
+    data, control = free_ports(2)
+    config = BrokerConfig((TopicConfig(BRAKE),), ("127.0.0.1",), data, control, api_port=0, adapter="memory")
+    async with Broker(config, NoFastPath("off")) as broker, AsyncExitStack() as stack:
+        channels = MemoryAdapter.made[-1]
+        stays, leaves = Client(broker), Client(broker)
+        for each in (stays, leaves):
+            stack.callback(each.close)
+            each.ask("subscribe", topic="brake", group="g", port=each.port)
+            await each.answer()
+        # It takes no more once these have been received.
+        channels.after = lambda what, quality: channels.full.add(SQ) if what == "receive" else None
+        channels.arrive(*[b"\x01x"] * 40)
+        channels.wake()
+        channels.after = lambda what, quality: None
+        assert channels.gathered[SQ], "their tickets are drawn"
+        what = {"topic": "brake", "group": "g"} if op == "unsubscribe" else {"received": []}
+        leaves.ask(op, port=leaves.port, **what)
+        stays.ask("hello")
+        await stays.answer()
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+            with pytest.raises(BlockingIOError):
+                leaves.control.recv(2048)
+        channels.full.clear()
+        channels.wake()
+        await leaves.answer()
+        before = len(channels.sent)
+        channels.arrive(*[b"\x01y"] * 8)
+        channels.wake()
+        await until(lambda: sum(len(each.payloads) for each in channels.sent) == 48)
+        sizes = [len(each.route.groups[0].members) for each in channels.sent]
+        assert (sizes[0], set(sizes[before:])) == (2, {1})
 
 
 def test_the_installed_adapters_are_found_by_name_and_no_others() -> None:

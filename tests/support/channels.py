@@ -120,17 +120,13 @@ class MemoryAdapter(MemoryChannels):
         self.closed = self.is_shut = False
         self._wake: Callable[[], None] | None = None
         self._losses = losses
-        self.configure(setting.topics)
+        self._classes = {topic.id: topic.quality for topic in setting.topics}
         MemoryAdapter.made.append(self)
 
-    def configure(self, topics: Sequence[Topic]) -> None:
-        self._classes = {topic.id: topic.quality for topic in topics}
-
-    def put(self, topic: Topic) -> None:
-        self._classes[topic.id] = topic.quality
-
-    def drop(self, topic: int) -> None:
-        self._classes.pop(topic, None)
+    def change(self, drop: Collection[int], put: Sequence[Topic]) -> None:
+        for topic in drop:
+            self._classes.pop(topic, None)
+        self._classes.update((topic.id, topic.quality) for topic in put)
 
     def swap(self, route: Route) -> None:
         self.routes[route.topic.id] = route
