@@ -137,7 +137,7 @@ class Broker:
         self._port = ControlPort(self._control, self._routes, self._expiry, self._tasks, self._slow.say)
         self._watch = Watch(
             neighbours,
-            lambda: [state.route for state in states.values()],
+            self._routes,
             self._slow,
             fast,
             lambda: self._routes.renew_all(self._tasks),

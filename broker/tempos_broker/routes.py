@@ -18,6 +18,7 @@ from tempos import Group, Path, PathChoice, PathPolicy, Route, Topic
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.topics import ASKS_AGAIN
+from tempos_broker.addresses import Towards
 from tempos_broker.lives.continuity import Continuity
 from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
@@ -53,6 +54,8 @@ class Routes:
         lease: float,
     ) -> None:
         self.states = states
+        #: Where members are that events go to now, and how many are there.
+        self.towards: dict[Towards, int] = {}
         self.lease = lease
         self._registry = registry
         self._ledger = ledger
@@ -116,22 +119,26 @@ class Routes:
 
         So grace periods are waited for together, and what is written of several topics is one transaction.
         """
-        topics = [topic for topic in topics if renew or not self._is_current(topic)]
+        topics = [topic for topic in topics if self._is_due(topic, renew)]
         waiting = iter(topics)
 
         async def one_by_one() -> None:
             for topic in waiting:
                 await self.swap(topic, renew=renew)
+                # None may have waited for anything, and there may be thousands.
+                await asyncio.sleep(0)
 
         if len(topics) > 1:
             await asyncio.gather(*(one_by_one() for _ in range(min(AT_ONCE, len(topics)))))
-        else:
-            await one_by_one()
+        elif topics:
+            await self.swap(topics[0], renew=renew)
 
-    def _is_current(self, topic: int) -> bool:
-        """Whether a topic's route in force is of its present members."""
+    def _is_due(self, topic: int, renew: bool) -> bool:
+        """Whether a topic's route in force is not of its present members, or is of some and to be renewed."""
         state = self.states.get(topic)
-        return state is None or state.version == self._registry.version(topic)
+        if state is None:
+            return False
+        return state.version != self._registry.version(topic) or (renew and bool(state.route.groups))
 
     def renew_all(self, tasks: Tasks) -> None:
         """The network changed: install every route anew, which may change the path."""
@@ -156,7 +163,7 @@ class Routes:
         self._past.close_old(topic, route.epoch)
         self._ledger.settle(now - self.lease, now - ASKS_AGAIN)
         self._ledger.in_force(topic, time.monotonic())
-        state.route = route
+        self._enter(state, route)
         self._registry.holdings.in_force(topic, holders)
         self._chosen(state, choice)
         # The slot of the epoch after this one may be reset only once its old tickets are stored.
@@ -218,7 +225,7 @@ class Routes:
             route, same = past.former_route(state.route.topic, memory)
             self._chosen(state, await self._install(state, route))
             await self._slow.swap(route)
-            state.route = route
+            self._enter(state, route)
             # A swap that was under way is finished by this.
             past.close_old(topic, route.epoch)
             past.recount(topic, memory)
@@ -238,6 +245,21 @@ class Routes:
         # Who wants it and was none of its members: it may be new.
         self._registry.join_all(state.route.topic, time.monotonic())
         await self.swap(topic)
+
+    def _enter(self, state: TopicState, route: Route) -> None:
+        """Let this be the topic's route from now on."""
+        towards = self.towards
+        for group in route.groups:
+            for member in group.members:
+                place = member.ip, member.source
+                towards[place] = towards.get(place, 0) + 1
+        for group in state.route.groups:
+            for member in group.members:
+                place = member.ip, member.source
+                towards[place] -= 1
+                if not towards[place]:
+                    del towards[place]
+        state.route = route
 
     # --- which path -------------------------------------------------------------------------
 

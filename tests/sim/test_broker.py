@@ -32,6 +32,7 @@ from tempos_broker import addresses
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember, TopicConfig
 from tempos_broker.paths import LocalLimits, LocalTickets
+from tempos_broker.routes import AT_ONCE
 
 LIMIT = 20
 ALPHA = Topic(1, "alpha", Quality.SQ, 5, Framing.RAW)
@@ -283,6 +284,31 @@ async def test_changed_facts_install_the_same_epoch_anew_and_may_change_the_path
         await until(lambda: topic(broker, "alpha")["path"] == "slow")
         assert topic(broker, "alpha")["reason"] == "fake0 is down"
         assert [route.epoch for route in fast.installed] == [2, 2]
+
+
+async def test_facts_that_change_for_thousands_of_topics_do_not_keep_others_waiting() -> None:
+    """Only those with members are installed anew, a few before the loop has its turn again."""
+    data, control = free_ports(2)
+    member = StaticMember("127.0.0.1", 9, "static")
+    entries = [TopicConfig(Topic(300 + n, f"t{n}"), (member,) if n % 2 else ()) for n in range(400)]
+    config = BrokerConfig(
+        tuple(entries), listen=("127.0.0.1",), data_port=data, control_port=control, api_port=0
+    )
+    fast = FakeFastPath()
+    async with Broker(config, fast) as broker:
+        assert broker._routes.towards == {("127.0.0.1", "127.0.0.1"): 200}
+        done, fast.installed = len(fast.installed), []
+        assert done == 200
+        fast.changed()
+        longest = before = 0
+        while len(fast.installed) < done:
+            await asyncio.sleep(0)
+            longest = max(longest, len(fast.installed) - before)
+            before = len(fast.installed)
+        assert longest <= AT_ONCE
+        assert {route.epoch for route in fast.installed} == {1}
+        await broker.reload(replace(config, topics=(replace(entries[1], members=()), *entries[2:4])))
+        assert broker._routes.towards == {("127.0.0.1", "127.0.0.1"): 1}
 
 
 async def test_where_the_kernel_prefers_another_address_now_the_route_is_a_new_one(

@@ -12,15 +12,15 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from tempos import Route
 from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_broker.addresses import Towards
 from tempos_broker.members.presence import Hop, Presence, State
 from tempos_broker.paths import FastPath
+from tempos_broker.routes import Routes
 from tempos_broker.worker.slowpaths import SlowPaths
 
 #: Seconds between two looks; between two of them at least, whatever happens; after which ways are asked anew.
@@ -59,7 +59,7 @@ class Watch:
     def __init__(
         self,
         neighbours: Neighbours | None,
-        routes: Callable[[], Iterable[Route]],
+        routes: Routes,
         slow: SlowPaths,
         fast: FastPath,
         renew: Callable[[], None],
@@ -126,12 +126,7 @@ class Watch:
 
     async def _look(self, full: bool) -> None:
         assert self._neighbours is not None, "else nothing looks"
-        members = {
-            (member.ip, member.source)
-            for route in self._routes()
-            for group in route.groups
-            for member in group.members
-        }
+        members = set(self._routes.towards)
         if members or self._presence.absent:
             now = time.monotonic()
             states, ways = await asyncio.to_thread(self._read, members, now)
@@ -174,8 +169,8 @@ class Watch:
 
     def _tell(self, before: frozenset[Towards], now: frozenset[Towards]) -> None:
         changed = before ^ now
-        for route in self._routes():
-            for group in route.groups:
+        for state in self._routes.states.values():
+            for group in state.route.groups:
                 for member in group.members:
                     towards = (member.ip, member.source)
                     if towards not in changed:
@@ -184,12 +179,12 @@ class Watch:
                         log.warning(
                             "member %s:%d of topic %s (group %s) is left out: %s; what it is ticketed until "
                             "then is lost to it, and counted",
-                            member.ip, member.port, route.topic.name, group.name, self.why(towards),
+                            member.ip, member.port, state.route.topic.name, group.name, self.why(towards),
                         )  # fmt: skip
                     else:
                         log.warning(
                             "member %s:%d of topic %s (group %s) can be reached again",
-                            member.ip, member.port, route.topic.name, group.name,
+                            member.ip, member.port, state.route.topic.name, group.name,
                         )  # fmt: skip
 
     def _ask(self, hops: Sequence[Hop]) -> None:
