@@ -35,7 +35,7 @@ from tempos_fastpath.network.gates import Gate, gate_of
 from tempos_fastpath.network.targets import unfit
 from tempos_fastpath.survival.orphans import holder_of
 from tempos_fastpath.survival.ownership import Identity
-from tempos_fastpath.survival.pins import LATENCY, MAPS, Kept, Pins
+from tempos_fastpath.survival.pins import LATENCY, MAPS, Kept, Pins, need_bpffs
 from tempos_fastpath.tags import Obstacle, Told, how_told
 
 _NOTHING = Told(Tags.IN_FRAME)
@@ -81,18 +81,26 @@ class Attachment:
 class Programs:
     """Where the programs of a loader are attached.
 
-    ``pins`` is None where there is no BPF file system; ``pin`` says whether to leave pins there.
+    ``pin`` says whether to leave ``pins``; ``unpinned``, why none can be left as yet.
     ``reverse_path``: take no source that the host would drop by its way back.
     """
 
     def __init__(
-        self, loader: Loader, *, identity: Identity, pins: Pins | None, pin: bool, reverse_path: bool
+        self,
+        loader: Loader,
+        *,
+        identity: Identity,
+        pins: Pins | None,
+        pin: bool,
+        reverse_path: bool,
+        unpinned: str = "",
     ) -> None:
         self._loader = loader
         self._reverse_path = reverse_path
         self._identity = identity
         self._pins = pins
-        self._pin = pin and pins is not None
+        self._pin = pin and pins is not None and not unpinned
+        self._unpinned = unpinned
         self._beside: Beside | None = None
         self._clones: Clones | None = None
         self._cloning = threading.Lock()
@@ -141,7 +149,8 @@ class Programs:
     @property
     def note(self) -> str:
         """What a status should add."""
-        return self._note + self._loader.note
+        unpinned = f"; not pinned, so it ends with the broker: {self._unpinned}" if self._unpinned else ""
+        return f"{self._note}{unpinned}{self._loader.note}"
 
     @property
     def deliver(self) -> Program:
@@ -276,6 +285,23 @@ class Programs:
         self._serve_clones("events for several groups may take the slow path")
         self._loader.keep({(each.link.mode, each.told.tags, each.gate) for each in mended if each.link})
         return changed
+
+    def pin_late(self) -> bool:
+        """Pin what could not be pinned before, if it can by now; whether that was so."""
+        if not self._unpinned or self._pins is None or not self._taken:
+            return False
+        try:
+            need_bpffs()
+        except NotPinned as error:
+            self._unpinned = one_line(error)
+            return False
+        # What may be there of an earlier broker was of no use to this one.
+        self._pins.remove()
+        self._pin, self._unpinned = True, ""
+        self._settle_pins()
+        if self._pin and self._clones is not None:
+            self._clones.pin(self._pins)
+        return self._pin
 
     def close(self, *, keep: bool = False) -> None:
         """Detach everywhere and remove the pins, or ``keep`` both; then let go. Safe to call twice.
@@ -499,7 +525,7 @@ class Programs:
                 self._pins.put_map(LATENCY, self.map(LATENCY))
         except NotPinned as error:
             self._pin = False
-            self._note += f"; not pinned, so it ends with the broker: {one_line(error)}"
+            self._unpinned = one_line(error)
 
     def _take_over_clones(self) -> None:
         """Go on with the tc program of an earlier broker, if there is one, whether needed again or not."""

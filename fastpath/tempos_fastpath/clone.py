@@ -91,6 +91,13 @@ class Clones:
         with self._changing:
             self._take_off(ifindex)
 
+    def pin(self, pins: Pins) -> None:
+        """Let all that is attached from now on, or was before, outlive this process."""
+        with self._changing:
+            self._pins = pins
+            for link in self._links.values():
+                pins.put_tc_link(link)
+
     def close(self, *, keep: bool = False) -> None:
         """Detach everywhere, or ``keep`` what is pinned in force; safe to call twice."""
         with self._changing:

@@ -30,6 +30,8 @@ PROGRAMS = ("tempos_refused", "tempos_unsent")
 #: though it is up), EINVAL (bnxt) or ENODEV.
 TAKES_NONE = frozenset({errno.ENXIO, errno.EOPNOTSUPP, 524, errno.ENETDOWN, errno.EINVAL, errno.ENODEV})
 _MAPS = ("drops", "ingress")
+#: What the pin of a program's link is called, before the program's name.
+_PIN = "drops_"
 #: Of the fast path's: what it counts as sent, and which copies an interface was just given.
 _SHARED = ("copies", "sending")
 
@@ -67,6 +69,13 @@ class Drops:
         except BaseException:
             self.close()
             raise
+
+    def pin(self, pins: Pins) -> None:
+        """Let it outlive this process; raises NotPinned."""
+        for name, link in zip(PROGRAMS, self._links, strict=True):
+            pins.put_tracing(link, _PIN + name)
+        for name in _MAPS:
+            pins.put_map(name, self._object.map(name))
 
     def watch(self, interfaces: Collection[int]) -> None:
         """Count what comes in by these from now on."""
@@ -113,7 +122,7 @@ class Drops:
 
     def _replace(self, name: str, pins: Pins | None) -> None:
         """Attach, in place of an earlier broker's; for a moment nobody counts, rather than two."""
-        path = pins.path(f"drops_{name}") if pins is not None else None
+        path = pins.path(_PIN + name) if pins is not None else None
         if path is not None:
             path.unlink(missing_ok=True)
         link = attach_tracing(self._object.program(name))

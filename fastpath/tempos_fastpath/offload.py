@@ -74,7 +74,6 @@ class Offload:
         self,
         resources: Resources,
         facts: Facts,
-        note: str,
         lacks: tuple[str, ...],
         feature_group: int,
         gone_after: float,
@@ -94,7 +93,7 @@ class Offload:
         self._adopted: dict[int, int] = {}
         self._adopted_rows: dict[int, int] = {}
         self._rows = rows
-        self._note = note
+        self._note = ""
         self._lacks = lacks
         self._tos = dict(tos)
         self._port = port
@@ -434,6 +433,7 @@ class Offload:
 
     def _mend_now(self, facts: Facts) -> bool:
         changed = self._resources.follow(facts)
+        self._resources.pin_late(self._drops)
         self._kernel.mend(facts.interfaces.keys())
         if changed:
             self._ownership.tell(self._programs.interfaces)

@@ -5,6 +5,8 @@ Blocking.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from tempos import InterfaceStatus, Unavailable
 from tempos.errors import one_line
 from tempos_fastpath.attach import Programs
 from tempos_fastpath.drops import Drops
+from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.kernel_routes import KernelRoutes
 from tempos_fastpath.network.entrances import Entrances
@@ -22,6 +25,8 @@ from tempos_fastpath.network.targets import served_now, wanted_now
 from tempos_fastpath.rows import rows_in
 from tempos_fastpath.survival.ownership import Ownership
 from tempos_fastpath.survival.pins import Pins
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,16 @@ class Resources:
         if changed:
             self.programs.relisten(served, facts)
         return self.programs.mend(facts, wanted_now(self.names, served, facts)) or changed
+
+    def pin_late(self, drops: Drops | None) -> None:
+        """Where there was no BPF file system at the start and is one now: outlive the broker from now on."""
+        if not self.programs.pin_late():
+            return
+        # Its own loss is told nowhere, as at the start.
+        with contextlib.suppress(NotPinned):
+            if drops is not None:
+                drops.pin(self.pins)
+        _log.info("the fast path is pinned to %s now, and outlives the broker", self.pins.folder)
 
     def unseen(self, facts: Facts) -> tuple[InterfaceStatus, ...]:
         """The interfaces by which events come in that no program sees, and why."""

@@ -101,22 +101,22 @@ async def prepare(
         facts = await loop.run_in_executor(threads, survey.read, (), False, {})
         addresses, _ = served_now(listen, facts)
         targets = first_targets(interfaces, listen, addresses, facts)
-        note = ""
+        unpinned = ""
         pins = Pins(ownership.identity, held)
         if pin and held is None:
             try:
                 await loop.run_in_executor(threads, need_bpffs)
             except NotPinned as error:
-                note += f"; not pinned, so it ends with the broker: {one_line(error)}"
-                pin = False
+                unpinned = one_line(error)
         gone_after_ns = round(gone_after * 1e9) if when_gone == "pass" else 0
         rows = Rows() if rows is None else rows
         loader = Loader(
             addresses, port, gone_after_ns=gone_after_ns, latency=latency, kernel=kernel, rows=rows
         )
         programs = Programs(
-            loader, identity=ownership.identity, pins=pins, pin=pin, reverse_path=reverse_path
-        )
+            loader, identity=ownership.identity, pins=pins, pin=pin, unpinned=unpinned,
+            reverse_path=reverse_path,
+        )  # fmt: skip
         undo.callback(programs.close)
         # Before that: a thread that is still attaching must come to its end.
         undo.callback(threads.shutdown, wait=True)
@@ -131,7 +131,7 @@ async def prepare(
         names = tuple(interfaces)
         resources = Resources(survey, programs, routes, fanouts, ownership, pins, entrances, names, threads)
         lacks = await loop.run_in_executor(threads, kernel.lacks)
-        offload = Offload(resources, facts, note, lacks, group, gone_after, tos or {}, port, rows)
+        offload = Offload(resources, facts, lacks, group, gone_after, tos or {}, port, rows)
         undo.pop_all()
     return offload
 

@@ -227,6 +227,36 @@ def test_without_a_bpf_file_system_it_works_and_says_what_is_missing(
     assert topology.broker.call(lambda: query_xdp(socket.if_nametoindex("eth0"))) is None
 
 
+def test_a_bpf_file_system_that_comes_later_is_used_from_then_on(
+    topology: Topology, tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = pins.BPFFS
+    monkeypatch.setattr(pins, "BPFFS", tmp_path / "none")
+
+    async def first(watched: Watched) -> None:
+        offload = watched.offload
+        await watched.until(Path.FAST)
+        assert not offload.outlives
+        monkeypatch.setattr(pins, "BPFFS", place)
+        async with asyncio.timeout(LIMIT):
+            while not offload.outlives:
+                await asyncio.sleep(0.05)
+        assert "not pinned" not in offload.status().reason
+        await crosses(topology, offload)
+        await offload.close(keep=True)
+
+    async def second(watched: Watched) -> None:
+        assert watched.offload.inherited
+        assert watched.offload.adopted() == {TOPIC: 1}
+        assert watched.offload.counters()[TOPIC][Reason.FORWARDED] == 1
+        await watched.until(Path.FAST)
+        await crosses(topology, watched.offload)
+
+    watch(topology, first)
+    assert topology.broker.call(lambda: query_xdp(socket.if_nametoindex("eth0"))) is not None
+    watch(topology, second)
+
+
 def test_sources_outside_the_topic_s_networks_go_up(topology: Topology) -> None:
     many = tuple(f"192.0.2.{each}" for each in range(9))
 

@@ -92,6 +92,15 @@ def _needs(extra: str, extras: Mapping[str, Sequence[str]]) -> Iterator[str]:
             yield need
 
 
+def grouped(name: str, groups: Mapping[str, Sequence[str | Mapping[str, str]]]) -> Iterator[str]:
+    """What a dependency group wants, with the groups that it includes."""
+    for each in groups[name]:
+        if isinstance(each, str):
+            yield each
+        else:
+            yield from grouped(each["include-group"], groups)
+
+
 def _wheels() -> Path:
     """A folder with every Python package that the set-up asks for."""
     project = tomllib.loads((SOURCE / "pyproject.toml").read_text())
@@ -103,7 +112,7 @@ def _wheels() -> Path:
         *project["build-system"]["requires"],
         *about["dependencies"],
         *_needs("all", extras),
-        *project["dependency-groups"]["dev"],
+        *grouped("dev", project["dependency-groups"]),
     ]
     constraints = SOURCE / "constraints.txt"
 

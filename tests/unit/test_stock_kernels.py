@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stock import accelerator, cache, documents, needs, results, session, suites, table, work
+from stock import accelerator, cache, documents, needs, results, session, suites, table, tree, work
 from stock.job import Step, from_text, to_text
 
 CLASS = 'classname="tests.kernel.test_a"'
@@ -227,6 +227,11 @@ def test_the_documents_say_what_was_found() -> None:
     assert documents.PAGE.read_text() == documents.page(accounts), "make kernel-table"
     readme = documents.README.read_text()
     assert readme == documents.readme(readme, accounts), "make kernel-table"
+
+
+def test_what_the_guest_installs_is_what_the_groups_include_as_well() -> None:
+    groups = {"docs": ["mkdocs"], "dev": [{"include-group": "docs"}, "pytest"], "other": ["none"]}
+    assert list(tree.grouped("dev", groups)) == ["mkdocs", "pytest"]
 
 
 def test_a_step_goes_to_the_guest_and_back_and_is_ended_at_its_limit(tmp_path: Path) -> None:
