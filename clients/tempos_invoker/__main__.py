@@ -99,6 +99,7 @@ async def _start(
     invoker = Invoker(settings, store)
     invoker.real_time.begin()
     stack.callback(invoker.real_time.end)
+    invoker.strays.begin()
     server, where = _bind_api(settings, invoker)
     if server is not None:
         at_the_end("closing the API", server.close)

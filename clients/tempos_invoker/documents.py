@@ -29,6 +29,8 @@ def status(invoker: Invoker) -> dict[str, Any]:
         "total": total(invoker).document(),
         "functions": list(functions(invoker)),
         "steps": list(steps(invoker)),
+        # Processes that functions have started and left behind.
+        "strays": len(invoker.strays.alive()),
         # Steps and teams that are not in the deployment any more and still finish what they have.
         "leaving": len(invoker.accounts.keys() - invoker.targets.keys()) + len(invoker.leaving),
         "errors": {

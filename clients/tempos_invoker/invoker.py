@@ -38,7 +38,9 @@ from tempos_invoker.results import Results, by_hand
 from tempos_invoker.sources import Place, Source, Target
 from tempos_invoker.turns import Turns
 from tempos_invoker.way import Way
+from tempos_invoker.workers import process
 from tempos_invoker.workers.log import FunctionLog
+from tempos_invoker.workers.strays import Strays
 from tempos_invoker.workers.team import Team
 
 #: Events that may wait which came by hand.
@@ -73,6 +75,7 @@ class Invoker:
         self.started = time.time()
         self.way: Way | None = None
         self.real_time = RealTime(settings.priority)
+        self.strays = Strays(process.OURS)
         self._turns = Turns()
         self._by_hand: dict[Team, Target] = {}
         self._publisher_id = int.from_bytes(os.urandom(4), "big")
@@ -376,6 +379,7 @@ class Invoker:
             task.cancel()
         await asyncio.gather(*finishing, *self._beside, return_exceptions=True)
         await asyncio.gather(*(team.close(0.2) for team in teams))
+        await self.strays.end()
         if self.way is not None:
             await self.way.close()
 

@@ -54,6 +54,7 @@ PUBLISHED = counter("tempos_invoker_errors_published_total", "failures published
 UNPUBLISHED = counter("tempos_invoker_errors_unpublished_total", "failures that could not be published")
 ANSWERS = counter("tempos_invoker_answers_total", "answers to requests, by what they were", "answer")
 API_REFUSED = counter("tempos_invoker_api_refused_total", "API requests that were turned away", "reason")
+STRAYS = gauge("tempos_invoker_strays", "processes that functions have started and left behind")
 BROKER = gauge("tempos_invoker_broker_there", "0 if the broker does not answer or takes no results")
 READY = gauge("tempos_invoker_ready", "whether the whole deployment is in force")
 
@@ -81,6 +82,7 @@ def samples(invoker: Invoker) -> Iterator[Sample]:
         yield sample(ANSWERS, counts[name], name)
     for reason, count in sorted(invoker.api_refused.items()):
         yield sample(API_REFUSED, count, reason)
+    yield sample(STRAYS, len(invoker.strays.alive()))
     yield sample(BROKER, not invoker.broker_fault)
     yield sample(READY, invoker.ready)
 

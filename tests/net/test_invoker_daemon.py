@@ -358,3 +358,34 @@ def test_a_document_that_the_api_gave_can_be_put(broker: Broker, daemon: Daemon)
     assert daemon.ask("PUT", "/v1/deployment", given)[0] == 200
     # What has not changed is not touched.
     assert daemon.status()["functions"][0]["workers"] == before
+
+
+def test_what_a_function_leaves_behind_ends_with_the_invoker(tmp_path: Path) -> None:
+    code = """
+import os, time
+
+def leave(body):
+    # As a daemon does: a child of a child, in a session of its own.
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(float(body))
+        os._exit(0)
+    os.wait()
+    return b""
+"""
+    with serving_broker(tmp_path) as broker, serving_invoker(tmp_path) as daemon:
+        document = {"broker": broker.table, "function": [function("leave", code=daemon.upload(code))]}
+        assert daemon.ask("PUT", "/v1/deployment", document)[0] == 200
+        for seconds in (b"600", b"600", b"0"):
+            assert daemon.send("POST", "/v1/functions/leave/invoke", seconds)[0] == 200
+        # That of no time is reaped, and no zombie.
+        daemon.until(lambda now: now["strays"] == 2, "both are seen")
+        assert daemon.process is not None
+        own = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
+        strays = [
+            each for each in own if b"tempos_invoker.worker" in Path(f"/proc/{each}/cmdline").read_bytes()
+        ]
+        assert len(strays) == 3
+        assert daemon.end() == 0
+        assert not [pid for pid in strays if Path(f"/proc/{pid}").exists()]

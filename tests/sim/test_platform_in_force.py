@@ -162,6 +162,19 @@ async def test_what_cannot_be_taken_back_is_told_and_put_right_once_it_can(world
         assert world.in_force() == before
 
 
+async def test_a_part_that_does_not_answer_is_amiss_from_the_refused_change_on(world: World) -> None:
+    async with world.controller() as engine:
+        await engine.apply(ALL, "all")
+        engine.keep()
+        world.broker.away = True
+        with pytest.raises(NotDone, match="broker does not answer"):
+            await engine.apply({"workflow": {"w": {**WORKFLOW, "topic": "new"}}}, "w")
+        assert not engine.ready
+        assert engine.amiss["broker"].startswith("does not answer")
+        world.broker.away = False
+        await until(lambda: engine.ready)
+
+
 async def test_a_part_that_dies_in_the_middle_and_is_back_soon_does_what_was_asked(world: World) -> None:
     async with world.controller() as engine:
 

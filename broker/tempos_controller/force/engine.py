@@ -193,12 +193,13 @@ class Engine:
 
     async def _change(self, before: Desired, desired: Desired, wanted: Parts) -> tuple[Desired, list[str]]:
         if away := await self.fleet.answering(THERE):
-            raise NotDone([f"{what} does not answer: {reason}" for what, reason in away.items()])
+            raise self._not_there(away)
         seen = await self.fleet.look(self._wanted, wanted)
         now, reached, problems = now_of(seen, before.made, wanted)
-        problems += [f"{what} does not answer: {reason}" for what, reason in seen.away.items()]
         if problems:
             raise NotDone(problems)
+        if seen.away:
+            raise self._not_there(seen.away)
         actions = plan(now, reached)
         if not actions and not _differ(before, desired):
             return before, []
@@ -292,6 +293,12 @@ class Engine:
                 what, f"the code {digest[:12]}... is gone from the Controller's folder: upload it again"
             )
         return code
+
+    def _not_there(self, away: Mapping[str, str]) -> NotDone:
+        """Parts that give no answer, which is amiss until the next look says otherwise."""
+        found = {what: f"does not answer: {why}" for what, why in away.items()}
+        self.amiss = {**self.amiss, **found}
+        return NotDone([f"{what} {told}" for what, told in found.items()])
 
     async def _take_back(self, before: Desired, made: Mapping[str, Any]) -> list[str]:
         """Have all parts where they were; what could not be, a line each."""

@@ -33,6 +33,8 @@ READS, LOG_BYTES = 64, 65536
 BUFFER = 4 * frames.MESSAGE
 #: Seconds that a worker may live which has closed its end.
 DEAF = 1.0
+#: The processes of all workers of this invoker that have not been waited for.
+OURS: set[int] = set()
 _DEFAULT = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
 
 
@@ -109,6 +111,7 @@ class WorkerProcess:
                 )
             finally:
                 os.close(write)
+            OURS.add(self.pid)
             undo.pop_all()
         os.close(page)
         self._sock = ours
@@ -253,6 +256,7 @@ class WorkerProcess:
             _, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
             status = 0
+        OURS.discard(self.pid)
         if self._is_reading:
             self._drain_answers()
         self._gone = True
