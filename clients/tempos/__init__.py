@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from tempos.publisher import Publisher, PublisherStats, Reply, ReplyError, RequestStats
     from tempos.subscriber import Drained, Event, PublisherAccount, Request, Subscriber, SubscriberStats
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # These bring asyncio with them, which those who only want the words need not wait for.
 _LATE = {

@@ -1,0 +1,205 @@
+"""Wheels and source packages: the same bytes wherever they are built, and they work where nothing else is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from support.ports import free_ports
+from support.waiting import LIMIT
+
+from tempos import __version__
+from tempos_bench.nodes.patience import patience
+
+ROOT = Path(__file__).resolve().parents[2]
+SLOW = patience(120.0)
+BUILD = "from hatchling.build import build_{0}; print(build_{0}('dist'))"
+NATIVE = shutil.which("gcc") and (shutil.which("clang-14") or shutil.which("clang"))
+#: As a machine without any tool has it.
+BARE = {"PATH": "/nonexistent", "CC": "no-compiler", "LDSHARED": "no-linker"}
+
+CONFIG = """
+[broker]
+listen = ["127.0.0.1"]
+data_port = {data}
+control_port = {control}
+api = "{api}"
+name = "packaged-{data}"
+[state]
+file = "off"
+[fastpath]
+mode = "off"
+[[topic]]
+id = 7
+name = "news"
+"""
+
+
+def clean(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TEMPOS_", "PYTHON"))}
+    return {**kept, **more}
+
+
+def build(kind: str, tree: Path, **environment: str) -> Path:
+    """A package out of a tree."""
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD.format(kind)], cwd=tree, capture_output=True, text=True, timeout=SLOW,
+        env=clean(SOURCE_DATE_EPOCH="1700000000", **environment), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return tree / "dist" / done.stdout.split()[-1]
+
+
+def copy(folder: Path) -> Path:
+    built = (".git", ".venv", "build", "dist", "*.so", "*.bpf.o", "__pycache__", ".*_cache", ".hypothesis")
+    ignored = shutil.ignore_patterns(*built, "*-results")
+    return Path(shutil.copytree(ROOT, folder, ignore=ignored))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The source package, a wheel, one without compiled parts; the first two once more, built elsewhere."""
+    made = tmp_path_factory.mktemp("packages")
+    here, elsewhere, bare = copy(made / "here"), copy(made / "elsewhere" / "deeper"), copy(made / "bare")
+    source = build("sdist", here)
+    with tarfile.open(source) as archive:
+        archive.extractall(made / "unpacked", filter="data")
+    (unpacked,) = (made / "unpacked").iterdir()
+    return {
+        "sdist": source,
+        "sdist again": build("sdist", elsewhere),
+        "wheel": build("wheel", here),
+        "wheel of the sdist": build("wheel", unpacked),
+        "bare": build("wheel", bare, **BARE),
+    }
+
+
+def test_the_same_sources_give_the_same_bytes(packages: dict[str, Path]) -> None:
+    assert digest(packages["sdist"]) == digest(packages["sdist again"])
+    assert digest(packages["wheel"]) == digest(packages["wheel of the sdist"])
+    assert packages["wheel"].name.startswith(f"tempos-{__version__}-")
+    assert packages["bare"].name == f"tempos-{__version__}-py3-none-any.whl"
+    if NATIVE:
+        assert "linux" in packages["wheel"].name
+
+
+def needed(extras: set[str]) -> set[str]:
+    """The distributions that an extra of ours leads to, ours not among them."""
+    found: set[str] = set()
+    queue = [("tempos", frozenset(extras))]
+    while queue:
+        name, wanted = queue.pop()
+        for line in metadata.requires(name) or ():
+            requirement = Requirement(line)
+            if requirement.marker is not None and not any(
+                requirement.marker.evaluate({"extra": extra}) for extra in {"", *wanted}
+            ):
+                continue
+            if requirement.name not in found | {"tempos"}:
+                found.add(requirement.name)
+                queue.append((requirement.name, frozenset(requirement.extras)))
+    return found
+
+
+def environment(folder: Path, wheel: Path, extras: set[str]) -> Path:
+    """A new environment with the wheel and what its extras ask for, nothing else; its Python."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=SLOW)
+    python = folder / "bin" / "python"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index",
+         "--disable-pip-version-check", str(wheel)],
+        check=True, timeout=SLOW, env=clean(PIP_ROOT_USER_ACTION="ignore"),
+    )  # fmt: skip
+    (site,) = folder.glob("lib/python*/site-packages")
+    # As they were installed here: a test needs no network.
+    for name in needed(extras):
+        for file in metadata.files(name) or ():
+            if ".." not in file.parts:
+                (site / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file.locate(), site / file)
+    return python
+
+
+def serve(python: Path, tmp_path: Path, api: bool) -> str:
+    """A broker, a subscriber and an event, each by the command that was installed; what the broker said."""
+    data, control, port = free_ports(3)
+    ports = ("--control-port", str(control))
+    config = tmp_path / "broker.toml"
+    config.write_text(CONFIG.format(data=data, control=control, api=f"127.0.0.1:{port}" if api else "off"))
+    tempos = str(python.parent / "tempos")
+    command = [tempos, "broker", "-c", str(config)]
+    with subprocess.Popen(command, env=clean(), stdout=subprocess.PIPE, text=True, cwd=tmp_path) as broker:
+        try:
+            assert broker.stdout is not None
+            ready = broker.stdout.readline()
+            assert ready.startswith("ready")
+            listening = [tempos, "sub", "-t", "news", *ports, "--count", "1", "--timeout", "30"]
+            with subprocess.Popen(
+                listening,
+                env=clean(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=tmp_path,
+            ) as sub:
+                assert sub.stderr is not None
+                assert "subscribed" in sub.stderr.readline()
+                said = [tempos, "pub", "-t", "news", *ports, "--data-port", str(data), "-m", "hello"]
+                subprocess.run(said, env=clean(), check=True, timeout=LIMIT, cwd=tmp_path)
+                assert sub.communicate(timeout=LIMIT)[0] == "hello\n"
+            if api:
+                ledger = [tempos, "ledger", "--api", f"127.0.0.1:{port}"]
+                told = subprocess.run(
+                    ledger,
+                    env=clean(),
+                    check=True,
+                    timeout=LIMIT,
+                    capture_output=True,
+                    text=True,
+                    cwd=tmp_path,
+                )
+                assert told.stdout.endswith("balanced\n")
+        finally:
+            broker.terminate()
+            broker.communicate(timeout=LIMIT)
+    assert broker.returncode == 0
+    return ready
+
+
+def test_a_wheel_works_in_an_empty_environment(packages: dict[str, Path], tmp_path: Path) -> None:
+    python = environment(tmp_path / "env", packages["wheel"], {"broker", "fastpath"})
+    ready = serve(python, tmp_path, api=True)
+    if NATIVE:
+        assert "recvmmsg" in ready
+    doctor = [str(python.parent / "tempos"), "doctor", "--json"]
+    told = subprocess.run(doctor, env=clean(), capture_output=True, text=True, timeout=SLOW, check=False)
+    findings = [each for area in json.loads(told.stdout)["areas"] for each in area["findings"]]
+    by_extra = {each["subject"]: each["had"] for each in findings if each["code"] == "TD001"}
+    assert by_extra["tempos[broker]"]
+    assert by_extra["tempos[fastpath]"]
+    assert not by_extra["tempos[bench]"]
+    if NATIVE:
+        parts = [each for each in findings if each["code"] in ("TD002", "TD003")]
+        assert parts
+        assert all(each["had"] for each in parts), parts
+
+
+def test_a_wheel_without_compiled_parts_works_with_msgpack_alone(
+    packages: dict[str, Path], tmp_path: Path
+) -> None:
+    assert needed(set()) == {"msgpack"}
+    python = environment(tmp_path / "env", packages["bare"], set())
+    assert "portable" in serve(python, tmp_path, api=False)
