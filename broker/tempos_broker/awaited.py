@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.addresses import ANY, is_local_address
 
 #: Seconds between two looks.
@@ -50,8 +51,9 @@ class Waiting:
 class Awaited:
     """Looks every second; ``look`` gives what is missing now."""
 
-    def __init__(self, look: Callable[[], Found]) -> None:
+    def __init__(self, look: Callable[[], Found], changes: Changes | None = None) -> None:
         self._look = look
+        self._log = (Changes() if changes is None else changes).of(Kind.AWAITED, log)
         self._waiting: dict[str, Waiting] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -70,12 +72,14 @@ class Awaited:
         found, now = self._look(), time.monotonic()
         for what in [each for each in self._waiting if each not in found]:
             began = self._waiting.pop(what).began
-            log.warning("%s is here now, after %.1f s", what, now - began)
+            self._log.warning("%s is here now, after %.1f s", what, now - began)
         for what, hint in found.items():
             if what not in self._waiting:
                 since = datetime.now(timezone.utc).isoformat(timespec="seconds")
                 self._waiting[what] = Waiting(since, now)
-                log.warning("%s is not here; it is served as soon as it comes%s", what, hint and f" ({hint})")
+                self._log.warning(
+                    "%s is not here; it is served as soon as it comes%s", what, hint and f" ({hint})"
+                )
 
     def document(self) -> list[dict[str, object]]:
         """What is awaited, and since when."""

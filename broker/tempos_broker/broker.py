@@ -16,6 +16,7 @@ from typing import Any
 from tempos import PathPolicy, Route, __version__
 from tempos._rows import Rows
 from tempos.control import RETRY_AFTER
+from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.addresses import is_local_address, source_of
 from tempos_broker.awaited import Awaited, missing
@@ -46,6 +47,7 @@ from tempos_broker.topics.former import former_topics
 from tempos_broker.topics.locks import Gate
 from tempos_broker.topics.orders import Removed, TopicOrders
 from tempos_broker.worker.slowpaths import SlowPaths
+from tempos_daemon.schema import count
 
 #: Seconds that changes of membership under way have to be in force when the broker is closed.
 FINISH = 0.5
@@ -73,13 +75,15 @@ class Broker:
         neighbours: Neighbours | None = None,
     ) -> None:
         self._fast = fast
+        #: What the log tells of changes, kept.
+        self.changes = Changes()
         self._saver: asyncio.Task[None] | None = None
         made = former_topics(store, config)
         catalogue = Catalogue(merged(config, made))
         of_file, config = config, replace(config, topics=tuple(catalogue))
         check_count(config)
         source = source_of(config.listen)
-        self._awaited = Awaited(self._missing)
+        self._awaited = Awaited(self._missing, self.changes)
         self._registry = Registry(config, is_local_address, source)
         self._ledger = Ledger(unstamped(config))
         self._rows = Rows(config.limits.topics) if rows is None else rows
@@ -111,12 +115,20 @@ class Broker:
             rates=fast.limits,
             returns=returns,
             rows=self._rows,
+            changes=self.changes,
         )
         self._past.counting.slow_counters = self._slow.counters
         self._past.counting.slow_lost = self._slow.lost
         self._past.counting.slow_under_way = self._slow.under_way
         self._routes = Routes(
-            states, self._registry, self._ledger, self._past, fast, self._slow, config.control.lease
+            states,
+            self._registry,
+            self._ledger,
+            self._past,
+            fast,
+            self._slow,
+            config.control.lease,
+            self.changes,
         )
         narrowest = Narrowest(config.limits.datagram)
         self._control = ControlServer(
@@ -131,6 +143,7 @@ class Broker:
             ),
             proofs=Proofs(),
             returns=lambda ip, port, asked: returns.grant(ip, port, source(ip, asked), time.time()),
+            changes=self.changes,
         )
         self._tasks = Tasks()
         self._expiry = Expiry(self._registry, self._ledger, self._routes, self._tasks)
@@ -141,6 +154,7 @@ class Broker:
             self._slow,
             fast,
             lambda: self._routes.renew_all(self._tasks),
+            self.changes,
         )
         self._orders = Orders(self._registry, self._ledger, self._routes, self._expiry, self._past)
         gate = Gate()
@@ -171,6 +185,7 @@ class Broker:
             slow=self._slow,
             watch=self._watch,
             awaited=self._awaited,
+            changes=self.changes,
         )
         self._reloader = Reloader(
             of_file,
@@ -237,6 +252,7 @@ class Broker:
         await self._past.take_rows(self._fast.rows())
         await self._fast.configure([state.route.topic for state in states.values()])
         await self._routes.resume_all()
+        self._tell_start()
         self._fast.on_change(lambda: self._routes.renew_all(self._tasks))
         self._past.resume_drains()
         # Also in what is stored: the next life may begin before this one hears anybody.
@@ -255,6 +271,18 @@ class Broker:
         self._awaited.look()
         self._awaited.begin()
         self._ready = True
+
+    def _tell_start(self) -> None:
+        states = self._routes.states.values()
+        members = sum(len(group.members) for state in states for group in state.route.groups)
+        life = (
+            "it goes on with the account of the former one"
+            if self._past.continued
+            else "its account begins anew"
+        )
+        what = f"{count(len(states), 'topic')}, {count(members, 'member')}"
+        self.changes.tell(Kind.START, f"broker {self.config.name!r} started, {what}; its account {life}")
+        self._routes.telling = True
 
     def _spare(self) -> None:
         """Let nobody be late only because we were away.

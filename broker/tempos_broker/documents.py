@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tempos import Path, __version__
+from tempos_broker.account.changes import Changes
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.awaited import Awaited
 from tempos_broker.config.model import BrokerConfig, Origin
@@ -58,6 +59,7 @@ class Documents:
         slow: SlowPaths,
         watch: Watch,
         awaited: Awaited,
+        changes: Changes,
     ) -> None:
         self._config = config
         self._ready = ready
@@ -71,6 +73,8 @@ class Documents:
         self._slow = slow
         self._watch = watch
         self._awaited = awaited
+        #: The last changes.
+        self.changes = changes
         self._started = time.monotonic()
         #: Requests that the control API turned away at the door, by reason.
         self.api_refused: Counter[str] = Counter()
@@ -79,7 +83,8 @@ class Documents:
 
     def status(self) -> dict[str, Any]:
         """Everything a person looks for first."""
-        return {**self.status_head(), "topics": list(self.topics())}
+        changes = self.changed()["changes"]
+        return {**self.status_head(), "topics": list(self.topics()), "changes": changes}
 
     def status_head(self) -> dict[str, Any]:
         """The same, without its ``topics``."""
@@ -147,6 +152,11 @@ class Documents:
         """Whom an operator keeps out."""
         now = time.monotonic()
         return [kept_out_fields(kept, now) for kept in self._registry.departures.all_kept_out(now)]
+
+    def changed(self, since: int = 0) -> dict[str, Any]:
+        """The last changes, those that came after the one of this number."""
+        last, changes = self.changes.last, [each.document() for each in self.changes.since(since)]
+        return {"instance": self._past.instance, "pid": os.getpid(), "last": last, "changes": changes}
 
     def on_fast_path(self) -> tuple[str, ...]:
         """The topics that the kernel forwards, by name."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 
@@ -13,12 +12,8 @@ from tempos_broker.membership import Registry
 from tempos_broker.routes import Routes
 from tempos_broker.tasks import Tasks
 
-log = logging.getLogger("tempos.broker")
-
 #: Seconds between two settlings of accounts, where nothing else wakes us up.
 SETTLE_EVERY = 1.0
-#: Topics of one lease that the log names.
-NAMED = 8
 
 
 class Expiry:
@@ -56,9 +51,7 @@ class Expiry:
             for member in members:
                 topics.setdefault(member, []).append(topic)
         for member, those in topics.items():
-            more = f" and {len(those) - NAMED} more" if len(those) > NAMED else ""
-            of = ", ".join(map(self._routes.name, those[:NAMED]))
-            log.warning("topic%s %s%s: the lease of %s ended", "s" * (len(those) > 1), of, more, member)
+            self._routes.changes.lease_ended(str(member), map(self._routes.topic_name, those))
         if gone:
             self._tasks.spawn(self._let_go(list(gone)), "expire members")
         self.schedule()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import NamedTuple
 
 from tempos import PathPolicy, Topic
 from tempos.control import Code
 from tempos_broker.account.accounts import Holder
+from tempos_broker.account.changes import Kind
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.expiry import Expiry
 from tempos_broker.lives.continuity import Continuity
@@ -21,8 +21,6 @@ from tempos_broker.routes import Routes
 DRAIN_LOOK = 0.02
 #: Leases for which whom an operator takes out stays out, if he gives no time.
 KEEP_OUT_LEASES = 2.0
-
-log = logging.getLogger("tempos.broker")
 
 
 class KeepOut(NamedTuple):
@@ -91,7 +89,7 @@ class Orders:
             raise Refused(
                 Code.UNKNOWN_MEMBER, f"nobody keeps {place}", "who is kept out: tempos ctl kept-out"
             )
-        log.info("let in again: %s", place)
+        self._routes.changes.tell(Kind.LET_IN, f"an operator lets in again: {_at(place)}", topic=name)
         await self._past.keeper.save()
 
     async def drain(
@@ -143,9 +141,14 @@ class Orders:
         seconds = self._routes.lease * KEEP_OUT_LEASES if wanted is None else wanted.seconds
         if seconds == 0:
             self._registry.departures.let_in(place, now)
-            log.info("taken out: %s", place)
+            self._routes.changes.tell(Kind.OUT, f"an operator takes out: {_at(place)}", topic=topic.name)
             return None
         kept = self._registry.departures.keep_out(place, now, time.time(), seconds)
         self._registry.keep_waiting(topic, place)
-        log.info("taken out: %s, %s", place, kept.when)
+        text = f"an operator takes out, {kept.when}: {_at(place)}"
+        self._routes.changes.tell(Kind.OUT, text, topic=topic.name)
         return kept
+
+
+def _at(place: Place) -> str:
+    return f"{place.ip}:{place.port} in group {place.group!r} of {place.topic}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from tempos import ConfigError, Framing, Topic, Unavailable
 from tempos._rows import Rows
+from tempos_broker.account.changes import NAMED, Kind
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, TopicConfig
 from tempos_broker.control.server import ControlServer
@@ -85,6 +86,9 @@ class Reloader:
             words = (*found.words, *now_of_file)
             for line in words:
                 log.info("reload: %s", line)
+            more = f"; and {len(words) - NAMED:,} more" if len(words) > NAMED else ""
+            text = f"reloaded: {'; '.join(words[:NAMED]) or 'nothing changed'}{more}"
+            self._routes.changes.note(Kind.RELOAD, logging.INFO, text)
             return words
 
     async def adopt(self, topics: Sequence[Topic]) -> None:

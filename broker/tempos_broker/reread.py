@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from tempos import ConfigError
+from tempos_broker.account.changes import Kind
 from tempos_broker.broker import Broker
 from tempos_broker.config.apart import load_apart
 from tempos_broker.reader import Read
@@ -26,8 +28,16 @@ class Reread:
         """What changed, a line each; raises :class:`ConfigError` or :class:`Unavailable`."""
         if self._file is None:
             raise ConfigError(["this broker was not started from a file"])
-        config = await asyncio.get_running_loop().run_in_executor(None, load_apart, self._file, self._read)
-        return await self._broker.reload(config)
+        try:
+            config = await asyncio.get_running_loop().run_in_executor(
+                None, load_apart, self._file, self._read
+            )
+            return await self._broker.reload(config)
+        except ConfigError as error:
+            # Whoever asked logs it, or tells it.
+            text = f"not reloaded: {'; '.join(error.problems)}"
+            self._broker.changes.note(Kind.RELOAD, logging.WARNING, text)
+            raise
 
     def check(self) -> None:
         """Raise :class:`ConfigError` if the file could not be read again; what is in it is known."""

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from tempos import Group, Path, PathChoice, PathPolicy, Route, Topic
 from tempos_broker.account.accounts import Holder
+from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.topics import ASKS_AGAIN
 from tempos_broker.addresses import Towards
@@ -41,7 +42,10 @@ AT_ONCE = 16
 
 
 class Routes:
-    """What is in force, by topic id. ``lease`` in seconds: so long a member may still report old epochs."""
+    """What is in force, by topic id. ``lease`` in seconds: so long a member may still report old epochs.
+
+    ``changes`` hears who came and went, and of paths, once ``telling``: not what a start takes up.
+    """
 
     def __init__(
         self,
@@ -52,10 +56,13 @@ class Routes:
         fast: FastPath,
         slow: SlowPaths,
         lease: float,
+        changes: Changes | None = None,
     ) -> None:
         self.states = states
         #: Where members are that events go to now, and how many are there.
         self.towards: dict[Towards, int] = {}
+        self.changes = Changes() if changes is None else changes
+        self.telling = False
         self.lease = lease
         self._registry = registry
         self._ledger = ledger
@@ -71,6 +78,10 @@ class Routes:
     def name(self, topic: int) -> str:
         """A topic as the log names it."""
         return str(self.states[topic])
+
+    def topic_name(self, topic: int) -> str:
+        """A topic's name."""
+        return self.states[topic].route.topic.name
 
     @contextlib.asynccontextmanager
     async def held(self, topics: Iterable[int]) -> AsyncIterator[None]:
@@ -163,8 +174,11 @@ class Routes:
         self._past.close_old(topic, route.epoch)
         self._ledger.settle(now - self.lease, now - ASKS_AGAIN)
         self._ledger.in_force(topic, time.monotonic())
+        before = state.route
         self._enter(state, route)
         self._registry.holdings.in_force(topic, holders)
+        if self.telling:
+            self._tell_members(before, route)
         self._chosen(state, choice)
         # The slot of the epoch after this one may be reset only once its old tickets are stored.
         await self._past.keeper.swapped(topic)
@@ -172,6 +186,15 @@ class Routes:
             "topic %s: epoch %d, %d groups, %d members",
             state, route.epoch, len(groups), sum(len(group.members) for group in groups),
         )  # fmt: skip
+
+    def _tell_members(self, before: Route, route: Route) -> None:
+        departures = self._registry.departures
+        number, name = route.topic.id, route.topic.name
+
+        def why(ip: str, port: int) -> str:
+            return departures.why_at(number, name, ip, port)
+
+        self.changes.route(name, before.groups, route.groups, why)
 
     # --- topics that come and go ------------------------------------------------------------
 
@@ -280,5 +303,9 @@ class Routes:
         if choice != state.choice:
             wanted = state.policy is PathPolicy.FAST and state.route.groups
             level = logging.WARNING if wanted and choice.path is Path.SLOW else logging.INFO
-            log.log(level, "topic %s: %s path: %s", state, choice.path.value, choice.reason)
+            text = f"topic {state}: {choice.path.value} path: {choice.reason}"
+            if self.telling:
+                self.changes.tell(Kind.PATH, text, level=level, topic=state.route.topic.name)
+            else:
+                log.log(level, "%s", text)
         state.choice = choice

@@ -9,6 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    AnyLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 #: Seconds between the first two warnings of one kind; without any for as long, it is over. Each wait is twice
 #: the one before, up to LONGEST.
@@ -18,7 +22,7 @@ INTERVAL, LONGEST = 10.0, 640.0
 class Remark:
     """One thing that may be wrong. ``over``: what to say when it is no more, at ``level``."""
 
-    def __init__(self, log: logging.Logger, over: str, *, level: int = logging.INFO) -> None:
+    def __init__(self, log: AnyLogger, over: str, *, level: int = logging.INFO) -> None:
         self._log = log
         self._over = over
         self._level = level
@@ -58,7 +62,7 @@ class Sparingly:
     ``now``: a monotonic clock in seconds.
     """
 
-    def __init__(self, logger: logging.Logger, now: Callable[[], float]) -> None:
+    def __init__(self, logger: AnyLogger, now: Callable[[], float]) -> None:
         self._logger = logger
         self._now = now
         self._kinds: dict[str, _Kind] = {}

@@ -134,6 +134,12 @@ def _add_reading(app: FastAPI, told: Documents, snapshots: Snapshots) -> None:
     async def get_topic_ledger(topic: TopicName) -> models.LedgerTopic:
         return models.LedgerTopic.model_validate(told.topic_ledger(topic))
 
+    @app.get("/v1/changes", summary="What changed last, the oldest first", responses=described(422))
+    async def get_changes(
+        since: Annotated[int, Query(ge=0, description="only what came after the one of this number")] = 0,
+    ) -> models.ChangesOut:
+        return models.ChangesOut.model_validate(told.changed(since))
+
     @app.get("/v1/kept-out", summary="Whom an operator keeps out", responses=described())
     async def get_kept_out() -> list[models.KeptOutOut]:
         return [models.KeptOutOut.model_validate(each) for each in told.kept_out()]

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tempos_broker.account.changes import Kind
+
 #: Seconds that a drain waits if its request does not say.
 DRAIN_PATIENCE = 5.0
 #: Seconds for which one can be kept out at most: a year. What is longer is until let in.
@@ -221,6 +223,30 @@ class LedgerOut(BaseModel):
     drops: dict[str, dict[str, int]] = Field(
         description="frames lost behind the redirect, by interface and error"
     )
+
+
+class ChangeOut(BaseModel):
+    """A change of what the broker serves."""
+
+    number: int = Field(description="running; one that grows gets the next")
+    at: str = Field(description="when, UTC")
+    kind: Kind
+    severity: Literal["info", "warning"]
+    text: str = Field(description="the whole, for people")
+    topics: list[str] = Field(description="the first of them, by name")
+    topic_count: int
+    group: str
+    members: list[str] = Field(description="the first of them, ip:port")
+    member_count: int
+
+
+class ChangesOut(BaseModel):
+    """The last changes, the oldest first."""
+
+    instance: int = Field(description="with another one numbers begin anew")
+    pid: int = Field(description="the same")
+    last: int = Field(description="the number of the last change: ask for those since it")
+    changes: list[ChangeOut]
 
 
 class OptionsOut(BaseModel):

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from typing import Any, NamedTuple
 
 from tempos_broker.api import metrics
-from tempos_broker.api.stream import PAUSE, PIECE, SENT_AT_ONCE, field, parts
+from tempos_broker.api.stream import PAUSE, PIECE, SENT_AT_ONCE, Made, field, parts
 from tempos_broker.api.telling import Shared
 from tempos_broker.documents import Documents
 from tempos_broker.state import TopicState
@@ -104,7 +104,9 @@ class Snapshots:
 
     async def _status(self) -> Snapshot:
         head = self._told.status_head()
-        return Snapshot(head, tuple([each async for each in _sliced(self.kept_status.topics())]), {})
+        topics = tuple([each async for each in _sliced(self.kept_status.topics())])
+        changes = [each async for each in _sliced(each.document() for each in self._told.changes.since())]
+        return Snapshot(head, topics, {"changes": Made(b"[" + b",".join(changes) + b"]")})
 
     async def _ledger(self) -> Snapshot:
         balanced = True

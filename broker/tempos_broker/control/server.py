@@ -40,6 +40,7 @@ from tempos.control import (
 )
 from tempos.names import is_filter, matcher
 from tempos_broker.account.accounts import Holder
+from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import ControlConfig
 from tempos_broker.control.auth import Admitted, Caller, Denied, Guard
@@ -121,7 +122,9 @@ class ControlServer:
         proofs: Proofs | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        changes: Changes | None = None,
     ) -> None:
+        self._reach = (Changes() if changes is None else changes).of(Kind.REACH, log)
         self._registry = registry
         self._ledger = ledger
         #: What members tell.
@@ -488,13 +491,13 @@ class ControlServer:
         if lease is None or not lease.progress.beat(*self._ledger.progress(holder, places)):
             return
         if lost := lease.progress.lost:
-            log.warning(
+            self._reach.warning(
                 "member %s:%d tells of none of %d events that it was sent over %d heartbeats: is there a "
                 "firewall or a NAT between that lets nothing from our data port through to it?",
                 holder.ip, holder.port, lost, BEATS,
             )  # fmt: skip
         else:
-            log.warning("member %s:%d gets events again", holder.ip, holder.port)
+            self._reach.warning("member %s:%d gets events again", holder.ip, holder.port)
 
     def _no_member(self, holder: Holder) -> Refused:
         whys = [Out.WORDS[why] for why in self._registry.departures.whys(holder)]

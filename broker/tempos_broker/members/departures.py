@@ -56,6 +56,8 @@ class Departures:
     def __init__(self) -> None:
         # In the order in which they went.
         self._noted: dict[tuple[int, Holder], tuple[str, float]] = {}
+        # Why the last one went that was there, by topic and endpoint.
+        self._at: dict[tuple[int, str, int], str] = {}
         self._kept_out: dict[Place, KeptOut] = {}
         # The groups of a topic that an endpoint is kept out of.
         self._groups: dict[tuple[str, str, int], dict[str, None]] = {}
@@ -66,11 +68,18 @@ class Departures:
         """A member went out of a topic."""
         self._noted.pop((topic, holder), None)
         self._noted[topic, holder] = why, now
+        self._at[topic, holder.ip, holder.port] = why
         self.tidy(now)
 
     def came(self, topic: int, holder: Holder) -> None:
         """It is a member again."""
         self._noted.pop((topic, holder), None)
+        self._at.pop((topic, holder.ip, holder.port), None)
+
+    def why_at(self, topic: int, name: str, ip: str, port: int) -> str:
+        """Why the last one went that was there; empty: it wanted to, or that is not remembered."""
+        # That it is kept out stands by the topic's name, for as long as it is.
+        return Out.KEPT_OUT if self._groups.get((name, ip, port)) else self._at.get((topic, ip, port), "")
 
     def why(self, topic: int, name: str, holder: Holder, now: float) -> str | None:
         """Why a member is in a topic no more (:class:`tempos.control.Out`), if that is remembered.
@@ -92,6 +101,7 @@ class Departures:
             if at > now - REMEMBERED and len(self._noted) <= NOTED:
                 break
             del self._noted[key]
+            self._at.pop((key[0], key[1].ip, key[1].port), None)
         for place, kept in list(self._kept_out.items()):
             if kept.until is not None and kept.until <= now:
                 self._drop(place)

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from tempos._remarks import Remark
 from tempos.errors import one_line
+from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.addresses import Towards
 from tempos_broker.members.presence import Hop, Presence, State
 from tempos_broker.paths import FastPath
@@ -63,7 +64,9 @@ class Watch:
         slow: SlowPaths,
         fast: FastPath,
         renew: Callable[[], None],
+        changes: Changes | None = None,
     ) -> None:
+        self._log = (Changes() if changes is None else changes).of(Kind.REACH, log)
         self._neighbours = neighbours
         self._routes = routes
         self._slow = slow
@@ -176,13 +179,13 @@ class Watch:
                     if towards not in changed:
                         continue
                     if towards in now:
-                        log.warning(
+                        self._log.warning(
                             "member %s:%d of topic %s (group %s) is left out: %s; what it is ticketed until "
                             "then is lost to it, and counted",
                             member.ip, member.port, state.route.topic.name, group.name, self.why(towards),
                         )  # fmt: skip
                     else:
-                        log.warning(
+                        self._log.warning(
                             "member %s:%d of topic %s (group %s) can be reached again",
                             member.ip, member.port, state.route.topic.name, group.name,
                         )  # fmt: skip

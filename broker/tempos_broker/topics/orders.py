@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from tempos import Framing, Topic, Unavailable
 from tempos._rows import Rows
 from tempos.errors import one_line
 from tempos_broker.account.accounts import Account
+from tempos_broker.account.changes import Kind
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, Origin, TopicConfig
 from tempos_broker.config.topics import BadTopic, document_of, read_topic
@@ -33,8 +33,6 @@ from tempos_broker.topics.former import MADE
 from tempos_broker.topics.locks import Gate, KeyedLocks
 from tempos_broker.worker.slowpaths import SlowPaths
 from tempos_daemon.schema import count, show
-
-log = logging.getLogger("tempos.broker")
 
 #: Seconds between two looks at what the members of a topic that is drained have confirmed.
 DRAIN_LOOK = 0.02
@@ -141,8 +139,8 @@ class TopicOrders:
                 self._rows.free(topic.id)
                 raise
             await self._routes.swap(topic.id)
-            log.info("topic %s (%d) made at run time%s", topic.name, topic.id,
-                     "" if self.durable else "; it ends with this broker, which keeps no state")  # fmt: skip
+            ends = "" if self.durable else "; it ends with this broker, which keeps no state"
+            self._tell(topic.name, f"({topic.id}) made at run time{ends}")
             return topic
 
     async def set(self, name: str, changes: Mapping[str, Any]) -> Topic:
@@ -169,7 +167,7 @@ class TopicOrders:
                 self._routes.redescribe(new.topic)
             await self._routes.swap(new.topic.id)
             for each in words:
-                log.info("topic %s: %s", name, each)
+                self._tell(name, f"changed: {each}")
             return new.topic
 
     async def remove(self, name: str, *, drain: bool = False, patience: float = 5.0) -> Removed:
@@ -203,8 +201,11 @@ class TopicOrders:
             await self._end(entry)
             ticketed = sum(each.ticketed for each in accounts)
             outstanding = sum(each.outstanding for each in accounts)
-            log.info("topic %s (%d) removed: it had %s", name, topic.id, count(members, "member"))
+            self._tell(name, f"({topic.id}) removed: it had {count(members, 'member')}")
             return Removed(topic, members, ticketed, ticketed - outstanding, account)
+
+    def _tell(self, name: str, words: str) -> None:
+        self._routes.changes.tell(Kind.TOPIC, f"topic {name} {words}", topic=name)
 
     # --- steps ------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from tempos._rows import Rows
 from tempos._slots import EPOCHS, epoch_row
 from tempos.errors import one_line
 from tempos_broker import scheduling
+from tempos_broker.account.changes import Changes
 from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import RateLimits, Tickets
@@ -53,12 +54,14 @@ class SlowPaths:
         rates: RateLimits,
         rows: Rows,
         returns: Returns | None = None,
+        changes: Changes | None = None,
     ) -> None:
         """``tickets``, ``rates``, ``returns``: what the server draws and takes from, and opens.
 
         ``rows``: where topics stand in the first two.
         """
         self._server = server
+        self._changes = changes
         self._topics = {topic.id: topic for topic in topics}
         self._quality = quality
         self._limits = limits
@@ -305,7 +308,7 @@ class SlowPaths:
             rates.stride,
             getattr(rates, "clock_offset", 0),
         )
-        self._supervisor = Supervisor(spawner(self._inherited), self, self._schedule)
+        self._supervisor = Supervisor(spawner(self._inherited), self, self._schedule, changes=self._changes)
         return ""
 
     def _owned(self, descriptor: int, *, copy: bool = True) -> int:

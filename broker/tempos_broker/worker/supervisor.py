@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 from tempos import LocalError
 from tempos._remarks import Remark
 from tempos.errors import one_line
+from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.scheduling import Scheduling
 from tempos_broker.worker.protocol import Answer, Frames, Op, Request, answer_in, encode
 
@@ -167,7 +168,9 @@ class Supervisor:
         now: Callable[[], float] = time.monotonic,
         patience: float = PATIENCE,
         first_wait: float = FIRST_WAIT,
+        changes: Changes | None = None,
     ) -> None:
+        self._log = (Changes() if changes is None else changes).of(Kind.WORKER, log)
         self._spawn = spawn
         self._sockets = sockets
         self._schedule = schedule
@@ -182,7 +185,7 @@ class Supervisor:
         self._status = WorkerStatus(State.STARTING, "the worker starts")
         self._started = 0
         self._held = Held(0, 0)
-        self._gone = Remark(log, "strict events are served by an SQ worker again")
+        self._gone = Remark(self._log, "strict events are served by an SQ worker again")
         self._fault = Remark(log, "")
 
     @property
@@ -272,7 +275,7 @@ class Supervisor:
         life.serving = True
         await self._answered(life, self._ask(life, Op.SERVE, {}), self._patience)
         self._tell(State.SERVING, scheduling.reason, child.pid, scheduling, told)
-        log.info("SQ worker %d serves: %s", child.pid, scheduling)
+        self._log.info("SQ worker %d serves: %s", child.pid, scheduling)
         served = self._now()
         self._settled.set()
         while True:
@@ -293,9 +296,11 @@ class Supervisor:
             held = self._sockets.settle()
             self._held = Held(self._held.lost + held.lost, self._held.unsent + held.unsent)
             if held.lost:
-                log.warning("the SQ worker (%s) held %d events that are lost", how, held.lost)
+                self._log.warning("the SQ worker (%s) held %d events that are lost", how, held.lost)
             if held.unsent:
-                log.warning("the SQ worker (%s) was sending: %d copies at most are lost", how, held.unsent)
+                self._log.warning(
+                    "the SQ worker (%s) was sending: %d copies at most are lost", how, held.unsent
+                )
         for waiting in life.pending.values():
             waiting.cancel()
         self._life = None
