@@ -6,6 +6,7 @@ The shell of cd-snoop and the frames of xdpwhy are made where those tools are te
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from support.privileges import require_kernel
 
 pytestmark = pytest.mark.kernel
 _SOURCE = Path(__file__).parents[1] / "support" / "load.c"
-_NAME, _COUNT, _RATE = "acts-fast", 100_000, 100_000
+_NAME, _COUNT, _RATE = f"load-{os.getpid()}", 100_000, 100_000
 Done = dict[str, Any]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.observing import LIMIT, Filtered, Line, Observed, acting, inode, rows
+from support.observing import LIMIT, Filtered, Line, Observed, acting, called, inode, rows
 
 from tempos_bench.nodes.namespace import Namespace
 
@@ -66,7 +66,7 @@ def told(
     ends = {"ipver": version, "saddr": local, "daddr": local, "netns": where}
     blind = {each.split(":")[0] for each in lines[0]["left_out"]}
     for index, each in whom.items():
-        who = {"pid": each["pid"], "comm": f"obs-{index}"}
+        who = {"pid": each["pid"], "comm": called(index)}
 
         def of(table: str, **more: object) -> list[Line]:
             kept = {"type": "row", "table": table, **who, **more}  # noqa: B023 - called at once

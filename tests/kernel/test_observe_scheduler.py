@@ -16,6 +16,7 @@ from support.waiting import until
 from tempos_bench.nodes.namespace import Namespace
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
+_WATCHED = f"runq-{os.getpid()}"
 _CORE = min(os.sched_getaffinity(0))
 #: How often each process is given the core while it is watched, of 1 and of 50 that want it.
 _TURNS = {1: 20, 50: 2}
@@ -59,7 +60,7 @@ def since(before: list[Account], now: list[Account], which: set[int]) -> Account
 def test_waits_are_those_that_the_kernel_counts(space: Namespace | None, processes: int, tool: str) -> None:
     """Two bounds: what the kernel counted while all tools were surely at work, and from before to after."""
     more = ("--longer", "0.001") if tool == "pauses" else ()
-    with busy("runq-first", processes, space) as first, busy("runq-second"):
+    with busy(_WATCHED, processes, space) as first, busy("runq-second"):
 
         def accounts() -> list[Account]:
             return [account(pid) for pid in first.pids]
@@ -68,7 +69,7 @@ def test_waits_are_those_that_the_kernel_counts(space: Namespace | None, process
             return all(now[1] >= before[1] + times for now, before in zip(accounts(), since, strict=True))
 
         before = accounts()
-        with Filtered(tool, first, *more, comm="runq-first", everybody=False) as tools:
+        with Filtered(tool, first, *more, comm=_WATCHED, everybody=False) as tools:
             began = accounts()
             # A wait that goes on while the tool begins is the kernel's alone: it counts waits as they end.
             until(lambda: all_given(1, began), "they are given the core again")

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 from support.nodes import loopback_up
-from support.observing import Filtered, Line, Observed, acting, inode
+from support.observing import Filtered, Line, Observed, acting, called, inode
 from support.privileges import require_kernel, require_netns
 
 from tempos_bench.nodes.namespace import Namespace
@@ -38,7 +38,7 @@ def test_every_connect_is_told_with_its_process(
                 for row in rows:
                     assert 0 < row["latency_ms"] * MS <= each["made"][str(row["sport"])]
                     assert (row["saddr"], row["daddr"], row["dport"]) == (here, here, each["port"])
-                    assert (row["comm"], row["netns"], row["error"]) == (f"obs-{index}", where, None)
+                    assert (row["comm"], row["netns"], row["error"]) == (called(index), where, None)
             if alone:
                 assert len(lines) == 2 + 5 * len(whom)
 
@@ -84,7 +84,7 @@ def test_what_a_connection_was_worth(close: bool) -> None:
     talk = {"count": 20, "request": 3000, "answer": 5000, "think_ns": 1_000_000, "close": close}
     with (
         acting("tcp_talk", processes=2, **talk) as acts,
-        Observed("tcp-latency", "--whole", "--comm", "obs-1") as tool,
+        Observed("tcp-latency", "--whole", "--comm", called(1)) as tool,
     ):
         other, done = acts.go()
         lines = tool.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from support.observing import Filtered, Observed, acting, inode, rows
+from support.observing import Filtered, Observed, acting, called, inode, rows
 from support.privileges import require_kernel
 
 from tempos_bench.nodes.namespace import Namespace
@@ -34,7 +34,7 @@ def test_each_socket_lost_what_its_process_did_not_get(
                 row = found[each["port"]]
                 assert (row["datagrams"], row["way"]) == (each["lost"], "in")
                 if not nobodys:
-                    assert (row["pid"], row["comm"], row["netns"]) == (each["pid"], f"obs-{index}", where)
+                    assert (row["pid"], row["comm"], row["netns"]) == (each["pid"], called(index), where)
 
 
 def test_what_nobody_listens_for_is_told_by_its_port() -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from support.observing import LIMIT, Filtered, Observed, acting, inode, rows
+from support.observing import LIMIT, Filtered, Observed, acting, called, inode, rows
 from support.privileges import require_kernel
 
 from tempos_bench.nodes.namespace import Namespace
@@ -46,7 +46,7 @@ def test_waits_are_what_the_reader_knows_of_them(space: Namespace | None, proces
                 assert len(found) == len(whom)
             for index, each in whom.items():
                 row = found[each["pid"]]
-                assert (row["comm"], row["lport"], row["netns"]) == (f"obs-{index}", each["port"], where)
+                assert (row["comm"], row["lport"], row["netns"]) == (called(index), each["port"], where)
                 assert (row["read"], row["unknown"]) == (3 * ROUNDS, 0)
                 # Of each three the first was there when the reader saw it; all came after they were sent.
                 assert each["least"] <= row["mean_us"] * 1e3 * row["read"] <= each["most"]

@@ -4,6 +4,7 @@ their name, of one and of 50, here and in a container, beside another process th
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tempos_bench.nodes.namespace import Namespace
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
 _COUNT = 3
-_COMM, _OTHER = "acts-watched", "acts-beside"
+_COMM, _OTHER = f"acts-{os.getpid()}", f"not-{os.getpid()}"
 
 
 class Seen(NamedTuple):

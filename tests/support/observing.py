@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -124,6 +125,11 @@ class Acting:
         return done
 
 
+def called(index: int) -> str:
+    """A process of :func:`acting`, as no other run of the tests calls one."""
+    return f"obs{os.getpid()}-{index}"
+
+
 def contained(space: Namespace) -> tuple[str, ...]:
     """What puts a command into this network namespace, and into a namespace of processes of its own."""
     return ("nsenter", f"--net={space.path}", "unshare", "--pid", "--fork", "--kill-child", "--")
@@ -140,7 +146,7 @@ class Filtered:
         self._one = bool(comm)
         asked = {
             "pid": ("--pid", str(acts.pids[self._which])),
-            "comm": ("--comm", comm or f"obs-{self._which}"),
+            "comm": ("--comm", comm or called(self._which)),
         }
         if everybody:
             asked["all"] = ()
@@ -174,7 +180,7 @@ def acting(
 
     ``space``: in that network namespace, and in one of processes that is theirs alone.
     """
-    asked = json.dumps({"act": act, "processes": processes, **options})
+    asked = json.dumps({"act": act, "processes": processes, "called": called(0)[:-1], **options})
     inside = () if space is None else contained(space)
     process = subprocess.Popen(
         [*inside, sys.executable, "-S", str(_ACTING), asked],

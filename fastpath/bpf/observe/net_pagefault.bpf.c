@@ -133,6 +133,10 @@ struct {
 	__type(value, __u8);
 } users SEC(".maps");
 
+/* Whether there is anything in those two: reading one that is empty takes its time, too. */
+__u64 seen_ended = 0;
+__u64 seen_waited = 0;
+
 __u64 lost_uses_for_want_of_room = 0;
 __u64 lost_processes_for_want_of_room = 0;
 
@@ -426,6 +430,7 @@ int BPF_PROG(tempos_exit, struct task_struct *task)
 
 	if (task->pid == pid)
 		return 0;
+	seen_waited = 1;
 	sum = bpf_map_lookup_elem(&waited, &pid);
 	if (sum)
 		__sync_fetch_and_add(sum, wait_ns);
@@ -451,6 +456,7 @@ int BPF_PROG(tempos_free, struct task_struct *task)
 		return 0;
 	usage_of(&usage, task);
 	summed_up(&usage, task);
+	seen_ended = 1;
 	bpf_map_update_elem(&ended, &pid, &usage, BPF_ANY);
 	return 0;
 }

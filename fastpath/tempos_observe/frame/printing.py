@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import operator
@@ -150,8 +151,14 @@ def _table(view: Table, rows: Sequence[Row], wishes: Wishes) -> list[str]:
         return [
             _encode({"type": "row", "table": view.name, **dict(zip(keys, row, strict=True))}) for row in rows
         ]
-    lines = Lines(view.columns)
+    lines = _lines(tuple(view.columns))
     return [view.title, lines.head, *lines.lines(rows), ""]
+
+
+@functools.lru_cache(64)
+def _lines(columns: tuple[Column, ...]) -> Lines:
+    """Of a table that is shown again and again."""
+    return Lines(columns)
 
 
 def _counts(view: Counts, rows: Iterable[tuple[tuple[Value, ...], int]], wishes: Wishes) -> list[str]:

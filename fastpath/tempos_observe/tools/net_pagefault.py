@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,24 +74,19 @@ class _Usage:
 
 @dataclass(slots=True)
 class _State:
-    """``before``: what each process had used up at the start. ``known``: whose a socket was at last."""
+    """``before``: what each process had used up at the start. ``known``: whose a socket is, or nobody's."""
 
     before: Mapping[int, _Usage]
-    known: dict[int, Owner] = field(default_factory=dict)
+    known: dict[int, Owner | None] = field(default_factory=dict)
     #: The uses of the look at hand, which every table is made from.
     looked_ns: int = 0
-    uses: list[tuple[Any, Any]] = field(default_factory=list)
+    uses: dict[int, list[tuple[Any, Any]]] = field(default_factory=dict)
 
 
-def _usages(session: Session, wanted: Collection[int] | None = None) -> dict[int, _Usage]:
-    """Of every process that lives, and of those that used the network and have ended.
-
-    ``wanted``: of these at least.
-    """
+def _usages(session: Session, *, of_all: bool = False) -> dict[int, _Usage]:
+    """Of those that use the network, or have and have ended; or of every process that lives."""
     found: dict[int, _Usage] = {}
-    program = _OF_ALL
-    if wanted is not None and {key.value for key, _ in session.rows("users")}.issuperset(wanted):
-        program = _OF_USERS
+    program = _OF_ALL if of_all else _OF_USERS
     for thread in session.iterate(program, "tempos_thread"):
         sums = found.get(thread.pid)
         # What is summed up of threads that have ended is the same with each of the others.
@@ -107,11 +102,12 @@ def _usages(session: Session, wanted: Collection[int] | None = None) -> dict[int
             cpu + thread.usage_cpu_ns,
             wait + thread.usage_wait_ns,
         )
-    for key, usage in session.rows("ended"):
+    seen = session.object.variables("seen_")
+    for key, usage in session.rows("ended") if seen["ended"] else ():
         found.setdefault(
             key.value, _Usage(usage.started_ns, usage.min_flt, usage.maj_flt, usage.cpu_ns, usage.wait_ns)
         )
-    for key, waited in session.rows("waited"):
+    for key, waited in session.rows("waited") if seen["waited"] else ():
         if each := found.get(key.value):
             wait = each.wait + waited.value
             found[key.value] = _Usage(each.started, each.minor, each.major, each.cpu, wait)
@@ -122,7 +118,7 @@ def _settle(session: Session) -> None:
     """Wait until the kernel has summed up those that have just ended: it does that a little later."""
     users = {key.value for key, _ in session.rows("users")}
     end = time.monotonic() + _PATIENCE
-    while users - _usages(session, users).keys() and time.monotonic() < end:
+    while users - _usages(session).keys() and time.monotonic() < end:
         time.sleep(_LOOK)
 
 
@@ -130,12 +126,19 @@ def _uses(session: Session, what: int) -> Iterator[tuple[Any, Any, int | None, s
     """Uses of one kind, with whose they are."""
     state: _State = session.state
     if state.looked_ns != session.looked_ns:
-        state.looked_ns, state.uses = session.looked_ns, list(session.rows("uses"))
-        if any(key.inode for key, _ in state.uses):
+        state.looked_ns, state.uses = session.looked_ns, {}
+        unknown: set[int] = set()
+        for key, used in session.rows("uses"):
+            state.uses.setdefault(key.what, []).append((key, used))
+            if key.inode and key.inode not in state.known:
+                unknown.add(key.inode)
+        if unknown:
+            # All files of all processes are gone through: once for each socket, whether it is found or not.
+            state.known.update(dict.fromkeys(unknown))
             state.known.update(owners(session))
-    for key, used in state.uses:
-        if key.what != what:
-            continue
+            for owner in filter(None, map(state.known.get, unknown)):
+                session.object.map("users").update(owner.pid, b"\x01")
+    for key, used in state.uses.get(what, ()):
         if key.pid:
             yield key, used, key.pid, used.comm
             continue
@@ -183,7 +186,7 @@ def _faults(session: Session) -> Iterator[Row]:
             if pid is not None:
                 versions.setdefault(pid, (comm, set()))[1].add(_version(key.ends_family))
     state: _State = session.state
-    now = _usages(session, versions.keys())
+    now = _usages(session)
     for pid, (comm, seen) in versions.items():
         ipver = ",".join(str(each) for each in (4, 6) if each in seen) or None
         if pid not in now:
@@ -263,7 +266,7 @@ TOOL = Tool(
     ),
     views=lambda wishes: _VIEWS,
     rodata=lambda wishes: {"calls": calls.table(_CALLS), "has_calls": bytes([calls.are_known()])},
-    start=lambda session: _State(_usages(session)),
+    start=lambda session: _State(_usages(session, of_all=True)),
     settle=_settle,
     blind=(
         "packets of other protocols that come in: no process asks for them by a system call of its own",
