@@ -1,9 +1,10 @@
 """What observation tools look at in the tests: a program that does an exactly known number of each act.
 
-`python -S observed.py '{"act": ..., "processes": 3, ...}'`: forks so many processes, named `obs-0`, `obs-1` and
-so on (or as `called` begins), says `ready` and their ids, waits for a line, lets all of them act, and prints what
-each of them did as a line of JSON, with its pid. They live until the input ends. Needs nothing but the standard
-library, so that it starts at once. Process ids are the machine's, as /proc has them, in a container, too.
+`python -S observed.py '{"act": ..., "processes": 3, ...}'`: forks so many processes, named `obs-0`, `obs-1`
+and so on (or as `called` begins), says `ready` and their ids, waits for a line, lets all of them act, and
+prints what each of them did as a line of JSON, with its pid. They live until the input ends. Needs nothing
+but the standard library, so that it starts at once. Process ids are the machine's, as /proc has them, in a
+container, too.
 """
 
 from __future__ import annotations
