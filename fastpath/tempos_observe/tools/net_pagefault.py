@@ -136,8 +136,8 @@ def _uses(session: Session, what: int) -> Iterator[tuple[Any, Any, int | None, s
             # All files of all processes are gone through: once for each socket, whether it is found or not.
             state.known.update(dict.fromkeys(unknown))
             state.known.update(owners(session))
-            for owner in filter(None, map(state.known.get, unknown)):
-                session.object.map("users").update(owner.pid, b"\x01")
+            for found in filter(None, map(state.known.get, unknown)):
+                session.object.map("users").update(found.pid, b"\x01")
     for key, used in state.uses.get(what, ()):
         if key.pid:
             yield key, used, key.pid, used.comm
