@@ -68,7 +68,9 @@ static int ttl_of(struct msghdr *msg)
 static enum tempos_reason check(const uint8_t *payload, uint32_t length, uint8_t framing)
 {
 	if (!length || payload[0] != TEMPOS_WIDE)
-		return tempos_check_payload(payload, payload + length, length, framing);
+		return tempos_is_keep_alive(payload, payload + length, length)
+			       ? TEMPOS_KEEP_ALIVE
+			       : tempos_check_payload(payload, payload + length, length, framing);
 	if (length < TEMPOS_WIDE_ID_LEN)
 		return TEMPOS_SHORT_HEADER;
 	return tempos_check_wide(payload, payload + length, length, framing);

@@ -30,12 +30,12 @@ from tempos_broker.status import (
     as_values,
     kept_out_fields,
     labelled,
-    of_no_topic,
     path_fields,
     route_document,
     status_head,
     topic_document,
     topic_ledger_document,
+    unattributed,
 )
 from tempos_broker.topics.catalogue import Catalogue
 from tempos_broker.worker.slowpaths import SlowPaths
@@ -126,7 +126,9 @@ class Documents:
         """The same, without its ``topics``; ``balanced``: whether they all are."""
         return {
             "balanced": balanced,
-            "unattributed": labelled(of_no_topic(self._past.counting.slow(), self._states)),
+            "unattributed": labelled(
+                unattributed(self._past.counting.slow(), self._past.counting.fast_raw(), self._states)
+            ),
             "drops": as_values(self._fast.drops()),
         }
 

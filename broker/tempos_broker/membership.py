@@ -22,7 +22,7 @@ from tempos.names import is_filter, matcher
 from tempos_broker.account.accounts import Holder
 from tempos_broker.config.model import OWN_GROUP, BrokerConfig, StaticMember, TopicConfig
 from tempos_broker.members.admission import Admission, Refused, unknown_topic
-from tempos_broker.members.departures import Departures, Place
+from tempos_broker.members.departures import Departures, KeptOut, Place
 from tempos_broker.members.holdings import Holdings
 from tempos_broker.members.known import (
     GroupState,
@@ -35,6 +35,7 @@ from tempos_broker.members.known import (
     own_group,
 )
 from tempos_broker.members.table import Table
+from tempos_broker.members.unheard import stays_out
 
 __all__ = ["OWN_GROUP", "Refused", "Registry", "Subscribed", "unknown_topic"]
 
@@ -44,7 +45,7 @@ TRIED_AGAIN = 64
 NOTED = 256
 _NOTHING: KeysView[int] = dict[int, int]().keys()
 #: Why one is not what it wants to be, by the code of the refusal.
-_WHYS = {Code.KEPT_OUT: Out.KEPT_OUT, Code.LIMIT: Out.LIMIT}
+_WHYS = {Code.LIMIT: Out.LIMIT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +301,10 @@ class Registry(Table):
         except Refused as error:
             # One that is about to be no more is not missed.
             if error.code != Code.UNKNOWN_TOPIC:
-                self.holdings.short(lease, topic, _WHYS.get(error.code, Out.ELSEWHERE))
+                place = Place(topic.name, wanted.group, *lease.endpoint)
+                kept = self.departures.kept_out(place, now)
+                why = kept.why if kept is not None else _WHYS.get(error.code, Out.ELSEWHERE)
+                self.holdings.short(lease, topic, why)
             return False
 
     def _join(self, topic: Topic, wanted: Wanted, lease: Lease, now: float) -> bool:
@@ -340,6 +344,7 @@ class Registry(Table):
         self._put(topic.id, wanted.group, Membership(member_of(*endpoint, None, wanted.source), lease))
         self._leaving.pop(lease.holder, None)
         self.departures.came(topic.id, lease.holder)
+        lease.progress.beats = 0
         return True
 
     def _check_kept_out(self, place: Place, now: float) -> None:
@@ -347,7 +352,7 @@ class Registry(Table):
         if kept is not None:
             raise Refused(
                 Code.KEPT_OUT,
-                f"an operator keeps {place} {kept.when}",
+                str(kept),
                 f"tempos ctl let-in {place.topic} {place.group} {place.ip}:{place.port}",
             )
 
@@ -472,14 +477,33 @@ class Registry(Table):
         self._remove(topic, state, endpoint, Out.OPERATOR, now)
         return known.holder
 
-    def keep_waiting(self, topic: Topic, place: Place) -> None:
-        """Who wants to be at a place that an operator keeps empty is tried again until it may."""
+    def evict_unheard(self, lease: Lease, now: float, wall: float) -> list[KeptOut]:
+        """Take a member that events do not reach out of those of its topics that want that, for a while.
+
+        The longer, the oftener in a row that happens to it.
+        """
+        gone = []
+        seconds = stays_out(self.lease, lease.put_out)
+        for number, state in list(lease.topics.items()):
+            topic = self._by_id[number]
+            place = Place(topic.name, state.name, *lease.endpoint)
+            if not self._admission.evicts_unheard(topic) or self.departures.is_full(place):
+                continue
+            self._remove(number, state, lease.endpoint, Out.UNHEARD, now)
+            gone.append(self.departures.keep_out(place, now, wall, seconds, Out.UNHEARD))
+            self.keep_waiting(topic, place, now)
+        lease.put_out += bool(gone)
+        return gone
+
+    def keep_waiting(self, topic: Topic, place: Place, now: float) -> None:
+        """Who wants to be at a place that is kept empty is tried again until it may."""
         for lease in self.holdings.at((place.ip, place.port)):
             wanted = lease.wants(topic.name)
             if wanted is None or not wanted.follows:
                 continue
             if wanted.group == place.group and topic.id not in lease.topics:
-                self.holdings.short(lease, topic, Out.KEPT_OUT)
+                kept = self.departures.kept_out(place, now)
+                self.holdings.short(lease, topic, kept.why if kept is not None else Out.KEPT_OUT)
 
     def expire(self, now: float) -> dict[int, list[Member]]:
         """Take out every member whose lease ended; those that went, by topic id.

@@ -144,7 +144,7 @@ class Orders:
             self._routes.changes.tell(Kind.OUT, f"an operator takes out: {_at(place)}", topic=topic.name)
             return None
         kept = self._registry.departures.keep_out(place, now, time.time(), seconds)
-        self._registry.keep_waiting(topic, place)
+        self._registry.keep_waiting(topic, place, now)
         text = f"an operator takes out, {kept.when}: {_at(place)}"
         self._routes.changes.tell(Kind.OUT, text, topic=topic.name)
         return kept

@@ -16,7 +16,7 @@ from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember
 #: What does not show its value.
 _SECRET = frozenset({"api_token"})
 #: Of the limits, those that nothing was sized by at the start.
-_FREE_LIMITS = ("members_per_group", "groups_per_topic", "groups_per_client")
+_FREE_LIMITS = ("members_per_group", "groups_per_topic", "groups_per_client", "unheard")
 #: Of the fast path, what it is asked for only at the end.
 _FREE_FAST_PATH = ("on_stop",)
 
@@ -115,6 +115,7 @@ def _topic(old: Topic, new: Topic) -> Iterator[str]:
         ("burst", "burst"),
         ("overflow", "overflow"),
         ("fanout", "fanout"),
+        ("unheard", "unheard"),
     ):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:

@@ -38,7 +38,7 @@ Drops = Mapping[str, Mapping[str, int]]
 Listed = Callable[[Iterator[Any]], Any]
 
 #: What the fast path decides for good; every other reason of it hands the packet up.
-FAST_LOSSES = (Reason.NO_EGRESS, Reason.OVER_RATE)
+FAST_LOSSES = (Reason.NO_EGRESS, Reason.OVER_RATE, Reason.KEEP_ALIVE)
 
 
 def status_head(
@@ -77,7 +77,7 @@ def status_head(
                     for entry in fast.interfaces
                 ],
                 "kernel": {"release": platform.release(), "lacks": list(fast.lacks)},
-                "passed": labelled(of_no_topic(fast_counters, states)),
+                "passed": labelled(_passed(of_no_topic(fast_counters, states))),
                 "drops": as_values(drops),
             },
         },
@@ -90,7 +90,7 @@ def status_head(
         },
         "kept_out": [kept_out_fields(kept, now) for kept in registry.departures.all_kept_out(now)],
         "slow_consumers": _slow_consumers(registry, states, control.reports.consumers, now),
-        "unattributed": labelled(of_no_topic(slow_counters, states)),
+        "unattributed": labelled(unattributed(slow_counters, fast_counters, states)),
     }
 
 
@@ -112,9 +112,10 @@ def route_document(state: TopicState, listed: Listed = list) -> dict[str, Any]:
 
 
 def kept_out_fields(kept: KeptOut, now: float) -> dict[str, Any]:
-    """Whom an operator keeps out, and for how much longer; None: until he lets it in."""
+    """Who is kept out, why, and for how much longer; None: until let in."""
     return {
         **kept.place._asdict(),
+        "why": kept.why,
         "seconds": None if kept.until is None else round(kept.until - now, 1),
         "until": kept.when,
     }
@@ -193,6 +194,7 @@ def topic_document(
         **limit_fields(topic),
         "sources": list(topic.sources),
         "fanout": topic.fanout.value,
+        "unheard": topic.unheard.value,
         "origin": origin.value,
         "durable": durable or origin is Origin.FILE,
         **path_fields(state),
@@ -380,6 +382,17 @@ def of_no_topic(counters: Counters, states: Mapping[int, TopicState]) -> Mapping
         if topic not in states:
             total.update(counts)
     return total
+
+
+def unattributed(slow: Counters, fast: Counters, states: Mapping[int, TopicState]) -> Mapping[Reason, int]:
+    """What either path was sent that is no topic's, and for good."""
+    total = Counter(of_no_topic(slow, states))
+    total.update({why: n for why, n in of_no_topic(fast, states).items() if why in FAST_LOSSES})
+    return total
+
+
+def _passed(counts: Mapping[Reason, int]) -> Mapping[Reason, int]:
+    return {reason: n for reason, n in counts.items() if reason not in FAST_LOSSES}
 
 
 def labelled(counts: Mapping[Reason, int]) -> dict[str, int]:

@@ -35,6 +35,7 @@ from tempos.model import (
     Quality,
     Route,
     Topic,
+    Unheard,
 )
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ __all__ = [
     "TopicKeys",
     "TopicRemoved",
     "Unavailable",
+    "Unheard",
     "WireError",
     "__version__",
 ]

@@ -34,6 +34,10 @@ WIDE_FLAGS_AT = 24
 IDS = 65536
 WIDE_IDS = 65279
 PRIORITIES = 8
+SERVICE = 0
+SERVICE_PROOF = 1
+SERVICE_KEEP_ALIVE = 2
+KEEP_ALIVE_LEN = 2
 MAX_GROUPS = 16
 GROUPS_PER_TOPIC = 64
 MAX_MEMBERS = 512
@@ -58,7 +62,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x84771848d2d0c212
+ABI_FINGERPRINT = 0x6462b215d4a7bbf6
 
 
 class Reason(enum.IntEnum):
@@ -106,6 +110,7 @@ class Reason(enum.IntEnum):
     OTHER_MAC = 39
     MARTIAN_SOURCE = 40
     UNKNOWN_WAY_BACK = 41
+    KEEP_ALIVE = 42
 
     @property
     def label(self) -> str:
@@ -157,6 +162,7 @@ REASON_TEXTS = {
     Reason.OTHER_MAC: "the frame is addressed to a MAC that is not this interface's",
     Reason.MARTIAN_SOURCE: "a source that the kernel may refuse: no host's, or this machine's own",
     Reason.UNKNOWN_WAY_BACK: 'the kernel has not said yet that it takes the source from this interface',
+    Reason.KEEP_ALIVE: "a member's keep-alive: a firewall or NAT lets through what answers it",
 }
 
 

@@ -9,9 +9,9 @@ have, and their answers are longer than what an unsigned datagram may be answere
 request, on asyncio's streams; nothing beyond the standard library.
 
 The options of a topic are those of the broker's file, and None is their default: ``quality`` (``class`` in
-the file), ``priority``, ``framing``, ``path``, ``sources``, ``rate``, ``burst``, ``overflow``, ``fanout`` and
-``members`` (``member``), a list of mappings with ``ip`` and, as needed, ``port``, ``group``, ``mac`` and
-``source``. What they may be, and which there are, the broker says: all faults at once, in
+the file), ``priority``, ``framing``, ``path``, ``sources``, ``rate``, ``burst``, ``overflow``, ``fanout``,
+``unheard`` and ``members`` (``member``), a list of mappings with ``ip`` and, as needed, ``port``, ``group``,
+``mac`` and ``source``. What they may be, and which there are, the broker says: all faults at once, in
 :attr:`tempos.ApiRefused.problems`.
 """
 
@@ -29,7 +29,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from tempos._api import DAEMON, DEFAULT, no_answer, other_daemon, refusal
 from tempos.errors import LocalError, RemoteError
-from tempos.model import Fanout, Framing, Overflow, Path, PathPolicy, Quality, Topic
+from tempos.model import Fanout, Framing, Overflow, Path, PathPolicy, Quality, Topic, Unheard
 from tempos.session.place import api_at, usual_api
 
 #: Seconds for an answer, beside what a request itself has the broker wait.
@@ -182,6 +182,7 @@ class Admin:
                 told["id"], told["name"], Quality(told["class"]), told["priority"], Framing(told["framing"]),
                 PathPolicy(told["policy"]), tuple(told["sources"]), told["rate"], told["burst"],
                 Overflow(told["overflow"]), Fanout(told["fanout"]),
+                Unheard(told["unheard"]),
             )  # fmt: skip
             return TopicInfo(
                 topic, told["origin"], told["durable"], Path(told["path"]) if told["path"] else None,

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, cast
 import msgpack
 
 from tempos import names
+from tempos._abi import DATA_PORT
 from tempos.errors import ControlRefused, WireError
 
 VERSION = 1
@@ -76,6 +77,8 @@ class Code:
     KEPT_OUT = "kept out"
     #: What came to the data port is to be repeated (:mod:`tempos.session.proof`).
     PROVE = "prove"
+    #: Those of what is no answer: the request goes on being repeated.
+    NOT_YET = (STOPPING, PROVE)
 
 
 class Out:
@@ -84,16 +87,21 @@ class Out:
     LEASE = "lease"
     OPERATOR = "operator"
     KEPT_OUT = "kept out"
+    UNHEARD = "unheard"
     RELOAD = "reload"
     REMOVED = "removed"
     LIMIT = "limit"
     ELSEWHERE = "elsewhere"
     RIGHT = "right"
 
+    #: Those of them after which the broker makes it a member again by itself.
+    BROKERS_TURN = frozenset({KEPT_OUT, UNHEARD, LIMIT, RELOAD, REMOVED, ELSEWHERE, RIGHT})
+
     WORDS: Mapping[str, str] = {
         LEASE: "its lease had ended",
         OPERATOR: "an operator had taken it out",
         KEPT_OUT: "an operator keeps it out",
+        UNHEARD: "none of the events that it was sent reached it",
         RELOAD: "the broker's configuration has changed",
         REMOVED: "the topic was removed",
         LIMIT: "there is no room for one more",
@@ -290,6 +298,8 @@ class Reply:
     error: ControlRefused | None
     #: Beside an error with the code PROVE: what is to be repeated.
     proof: bytes = b""
+    #: And where events will come from, if that is not the usual port.
+    data_port: int = DATA_PORT
 
 
 class BadRequest(WireError):
@@ -363,23 +373,33 @@ def encode_ok(request_id: int, **fields: Any) -> bytes:
     return bytes(msgpack.packb({"v": VERSION, "id": request_id, "ok": fields}))
 
 
-def encode_error(request_id: int, code: str, text: str, hint: str = "", proof: bytes = b"") -> bytes:
+def encode_error(
+    request_id: int, code: str, text: str, hint: str = "", proof: bytes = b"", data_port: int = DATA_PORT
+) -> bytes:
     """A negative answer: what happened and what to do about it."""
     error: dict[str, Any] = {"code": code, "text": text, "hint": hint}
     if proof:
         error["proof"] = proof
+        if data_port != DATA_PORT:
+            error["data_port"] = data_port
     return bytes(msgpack.packb({"v": VERSION, "id": request_id, "error": error}))
 
 
 def encode_error_within(
-    room: int, request_id: int, code: str, text: str, hint: str = "", proof: bytes = b""
+    room: int,
+    request_id: int,
+    code: str,
+    text: str,
+    hint: str = "",
+    proof: bytes = b"",
+    data_port: int = DATA_PORT,
 ) -> bytes | None:
     """A negative answer of at most ``room`` bytes, or None if the code alone is more.
 
     The hint is left out first, then the text.
     """
     for kept_text, kept_hint in ((text, hint), (text, ""), ("", "")):
-        datagram = encode_error(request_id, code, kept_text, kept_hint, proof)
+        datagram = encode_error(request_id, code, kept_text, kept_hint, proof, data_port)
         if len(datagram) <= room:
             return datagram
     return None
@@ -396,9 +416,12 @@ def decode_reply(datagram: bytes) -> Reply:
     if isinstance(error, dict) and ok is None:
         texts = [error.get(key, "") for key in ("code", "text", "hint")]
         if all(isinstance(text, str) for text in texts):
-            proof = error.get("proof", b"")
+            proof, port = error.get("proof", b""), error.get("data_port")
             refused = ControlRefused(*texts)
-            return Reply(message["id"], None, refused, proof if isinstance(proof, bytes) else b"")
+            proof = proof if isinstance(proof, bytes) else b""
+            return Reply(
+                message["id"], None, refused, proof, port if _is_int(port, 0xFFFF) and port else DATA_PORT
+            )
     raise WireError("a control reply that is neither an answer nor an error")
 
 

@@ -49,6 +49,17 @@ class Fanout(str, enum.Enum):
     TC = "tc"
 
 
+class Unheard(str, enum.Enum):
+    """What happens to a member that tells of no event that it is sent. ``evict``: it has to go, for a while.
+
+    ``warn``: it is told, and stays; ``auto``: as the broker's `limits.unheard` says.
+    """
+
+    AUTO = "auto"
+    WARN = "warn"
+    EVICT = "evict"
+
+
 class Path(str, enum.Enum):
     """A data path."""
 
@@ -66,6 +77,7 @@ class Topic:
     ``rate``: datagrams per second that are taken, 0: any number. ``burst``: how many of them may come at
     once, 0: see :attr:`bucket`. ``overflow``: what happens to the others.
     ``fanout``: how the fast path serves several groups; anything but ``auto`` is for measurements.
+    ``unheard``: what happens to members that events do not reach.
     """
 
     id: int
@@ -79,6 +91,7 @@ class Topic:
     burst: int = 0
     overflow: Overflow = Overflow.DROP
     fanout: Fanout = Fanout.AUTO
+    unheard: Unheard = Unheard.AUTO
 
     @property
     def bucket(self) -> int:

@@ -454,6 +454,7 @@ class Subscriber:
         on_event = self._standing.on_event
         self._link = link = await ControlLink.open(way.broker, self._control_port, session, on_event)
         self._intake.look, self._intake.prove = link.look, link.prove
+        link.keep_alive = self._keep_alive
         self._roaming = Roaming(
             self.broker,
             self._control_port,
@@ -469,6 +470,13 @@ class Subscriber:
                 return await link.subscribe(self._topics, self._group)
             except NoAnswer as error:
                 await self._patience.again(error)
+
+    def _keep_alive(self, port: int) -> None:
+        """Have whatever is between let through what comes from the broker, at the latest from ``port``."""
+        doorman = self._intake.doorman
+        # On one machine there is nothing between.
+        if self._broker_at != self.member.ip and not self._broker_at.startswith("127."):
+            doorman.keep_alive(doorman.broker or (self._broker_at, port))
 
     async def _move(self, way: Way) -> None:
         """Go on by another way: new sockets, and a member there in place of the one here."""

@@ -36,6 +36,8 @@ WIDE_HEADER_LEN = _abi.WIDE_HEADER_LEN
 WIDE_HEADER = struct.Struct("!BHBIIIQB3x")
 #: Bytes of IPv4 and UDP headers in front of every payload.
 IP_UDP_OVERHEAD = 28
+#: What a member sends to the broker's data port: firewalls and NATs let through what comes from there, then.
+KEEP_ALIVE = bytes((_abi.SERVICE, _abi.SERVICE_KEEP_ALIVE))
 #: The largest body inside a batch: its length is a u16.
 MAX_BATCHED_BODY = 0xFFFF
 
@@ -110,10 +112,12 @@ def check_payload(payload: bytes | bytearray | memoryview, framing: Framing) -> 
     """Whether a data path may forward this payload to the members: ``FORWARDED``, or the reason why not.
 
     ``REPLY``: it is a good one, but for who asked, and the slow path sends it on.
-    The portable twin of ``tempos_check_payload`` in `fastpath/bpf/frame.h`.
+    ``KEEP_ALIVE``: it is :data:`KEEP_ALIVE`. The portable twin of what stands in `fastpath/bpf/frame.h`.
     """
     if not payload:
         return Reason.EMPTY
+    if payload[0] == _abi.SERVICE and payload == KEEP_ALIVE:
+        return Reason.KEEP_ALIVE
     wide = payload[0] == WIDE
     if wide and len(payload) < _abi.WIDE_ID_LEN:
         return Reason.SHORT_HEADER

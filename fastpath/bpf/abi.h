@@ -47,6 +47,12 @@
 #define TEMPOS_WIDE_IDS 65279        /* topics with a wide id, at most: 256 to TOPIC_MAX */
 #define TEMPOS_PRIORITIES 8
 
+/* As the first byte: no topic. What follows says what it is that a client and a broker tell each other beside events. */
+#define TEMPOS_SERVICE 0
+#define TEMPOS_SERVICE_PROOF 1       /* from the broker: a proof to be repeated */
+#define TEMPOS_SERVICE_KEEP_ALIVE 2  /* from a member, and nothing behind it: opens the way for what it is sent */
+#define TEMPOS_KEEP_ALIVE_LEN 2
+
 #define TEMPOS_MAX_GROUPS 16        /* of one topic, that the kernel carries */
 #define TEMPOS_GROUPS_PER_TOPIC 64  /* of one topic at all: as many tickets has each of its epochs */
 #define TEMPOS_MAX_MEMBERS 512
@@ -115,7 +121,7 @@ enum tempos_tags {
 /*
  * Why a datagram left a data path the way it did. Every exit of either path is counted under one
  * of these. The fast path never refuses what the slow path would take: all its reasons but
- * `forwarded`, `no_egress` and `over_rate` hand the packet to the kernel's stack.
+ * `forwarded`, `no_egress`, `over_rate` and `keep_alive` hand the packet to the kernel's stack.
  */
 enum tempos_reason {
 	TEMPOS_FORWARDED = 0,       /* handed to one member of every group */
@@ -160,6 +166,7 @@ enum tempos_reason {
 	TEMPOS_OTHER_MAC,           /* the frame is addressed to a MAC that is not this interface's */
 	TEMPOS_MARTIAN_SOURCE,      /* a source that the kernel may refuse: no host's, or this machine's own */
 	TEMPOS_UNKNOWN_WAY_BACK,    /* the kernel has not said yet that it takes the source from this interface */
+	TEMPOS_KEEP_ALIVE,          /* a member's keep-alive: a firewall or NAT lets through what answers it */
 	TEMPOS_REASONS              /* how many there are; keep last */
 };
 

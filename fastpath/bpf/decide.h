@@ -10,7 +10,7 @@
  *        |            bad_length, other_address, other_port, bad_ip_checksum, martian_source, empty
  *        |        no VLAN tag beside the frame (tag.h)       ---- PASS: vlan
  *        |        the kernel takes the source, where it asks  ---- PASS: unknown_way_back
- *      route      routes[topic] -> route                      ---- none: PASS: no_route
+ *      route      routes[topic] -> route                      ---- none: PASS: no_route; DROP: keep_alive
  *        |            a wide id: rows[id] -> row, small_routes[row] or routes[row]: the same way, apart
  *        |        the broker lives, where that is asked      ---- PASS: broker_gone
  *        |        source in the topic's networks, if any     ---- PASS: foreign_source
@@ -185,8 +185,12 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *row,
 	*row = *packet.payload;
 	route = find_route(*row);
 	/* Of WIDE itself there is never a route; so narrow topics pay nothing for those that have wide ids. */
-	if (!route)
-		return *row == TEMPOS_WIDE ? IS_WIDE : TEMPOS_NO_ROUTE;
+	if (!route) {
+		if (*row == TEMPOS_WIDE)
+			return IS_WIDE;
+		return tempos_is_keep_alive(packet.payload, packet.end, packet.payload_len) ? TEMPOS_KEEP_ALIVE
+											  : TEMPOS_NO_ROUTE;
+	}
 	*framing = route->framing;
 	return carry(ctx, &packet, route, *row, TEMPOS_MAX_MEMBERS - 1, false);
 }
@@ -225,7 +229,8 @@ static __always_inline int conclude(__u32 row, enum tempos_reason reason)
 	count(row, reason);
 	if (reason == TEMPOS_FORWARDED)
 		return XDP_REDIRECT;
-	return reason == TEMPOS_NO_EGRESS || reason == TEMPOS_OVER_RATE ? XDP_DROP : XDP_PASS;
+	return reason == TEMPOS_NO_EGRESS || reason == TEMPOS_OVER_RATE || reason == TEMPOS_KEEP_ALIVE ? XDP_DROP
+												    : XDP_PASS;
 }
 
 static __noinline int run_wide(struct xdp_md *ctx)

@@ -29,6 +29,14 @@ tempos_check_envelope(const __u8 *envelope, const __u8 *end, __u32 len, __u8 fla
 	}
 }
 
+/* Whether this is a keep-alive: nobody's event, so nothing is to be done with it but to count it. */
+static inline __attribute__((always_inline)) int
+tempos_is_keep_alive(const __u8 *payload, const __u8 *end, __u32 len)
+{
+	return len == TEMPOS_KEEP_ALIVE_LEN && payload + TEMPOS_KEEP_ALIVE_LEN <= end &&
+	       payload[0] == TEMPOS_SERVICE && payload[1] == TEMPOS_SERVICE_KEEP_ALIVE;
+}
+
 /*
  * Of a topic whose id is the first byte. `len` is the payload's length by its UDP header; `end` is where readable
  * memory ends (the BPF verifier wants to see the comparison).

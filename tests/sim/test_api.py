@@ -146,7 +146,7 @@ def test_a_topic_is_a_resource_whatever_its_name(broker: Running) -> None:
     assert broker.ask("GET", address)[2] == made
     assert broker.ask("GET", f"{address}/path")[2]["topic"] == name
     options = {"id": 200, "name": name, "class": "BQ", "priority": 0, "framing": "event", "path": "auto",
-               "fanout": "auto"}  # fmt: skip
+               "fanout": "auto", "unheard": "auto"}  # fmt: skip
     assert broker.ask("GET", f"{address}/options")[2] == {"origin": "run-time", "options": options}
     changed = broker.ask("PATCH", address, {"rate": 10, "sources": ["10.0.0.0/8"]})
     assert (changed[0], changed[2]["rate"], changed[2]["sources"]) == (200, 10, ["10.0.0.0/8"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import itertools
 import json
 import logging
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +16,7 @@ from urllib.parse import quote
 import pytest
 from support.brokers import post
 
-from tempos import Publisher, Subscriber, Topic, blocking
+from tempos import Publisher, Subscriber, Topic, Unheard, blocking
 from tempos._intake import Intake
 from tempos._standing import Standing
 from tempos.control import Code, Out, decode_reply, encode_ok, encode_request
@@ -56,7 +58,7 @@ def keep_out(world: World, topic: int, place: Place, seconds: float | None) -> N
     world.registry.departures.keep_out(place, world.now, 1e9, seconds)
     known = world.registry.numbered(topic)
     assert known is not None
-    world.registry.keep_waiting(known, place)
+    world.registry.keep_waiting(known, place, world.now)
     world._swap()
 
 
@@ -121,6 +123,48 @@ def test_whom_an_operator_keeps_out_stays_out_until_then_and_is_told_once(
     assert world.registry.departures.let_in(place, world.now)
     member.run(4)
     assert holds(world, 1) == {5000, 5001}
+
+
+@pytest.mark.parametrize("says", ["topic", "limits", "warn"])
+def test_whom_events_do_not_reach_has_to_go_for_longer_each_time_where_that_is_wanted(says: str) -> None:
+    world = World(3, 0.0, ["alpha", "beta"])
+    config = world.config
+    alpha = replace(config.topics[0].topic, unheard=Unheard.EVICT if says == "topic" else Unheard.AUTO)
+    beta = replace(config.topics[1].topic, unheard=Unheard.WARN)
+    limits = replace(config.limits, unheard="evict" if says == "limits" else "warn")
+    world.config = replace(config, topics=(TopicConfig(alpha), TopicConfig(beta)), limits=limits)
+    world.start_broker(1)
+    member = Member(world, 5000, "alpha", "beta")
+    # Ticketed all the time, and tells of nothing.
+    reaches = False
+    world.ledger.progress = lambda holder, places: (  # type: ignore[method-assign]
+        round(world.now * 10) if places else 0,
+        round(world.now * 10) if reaches else 0,
+    )
+    member.run(5)
+    stays_out: list[float] = []
+    for _ in range(3):
+        member.run(10)
+        assert holds(world, 2) == {5000}, "the other topic only warns"
+        if says == "warn":
+            assert holds(world, 1) == {5000}
+            assert not member.standing.away
+            continue
+        assert holds(world, 1) == set()
+        assert "none of the events that it was sent reached it" in member.standing.away["alpha"]
+        (kept,) = world.registry.departures.all_kept_out(world.now)
+        assert (kept.why, kept.place.group) == (Out.UNHEARD, "g")
+        assert kept.until is not None
+        stays_out.append(kept.until - world.now)
+        member.run(kept.until - world.now + 2.6)
+        assert holds(world, 1) == {5000}, "it may come back"
+    if says != "warn":
+        assert stays_out[0] > 15
+        assert all(after > 1.5 * before for before, after in itertools.pairwise(stays_out))
+    reaches = True
+    member.run(60)
+    assert holds(world, 1) == {5000}
+    assert not member.standing.away
 
 
 def test_who_is_kept_out_of_most_of_its_topics_asks_seldom_and_is_back_within_a_heartbeat() -> None:

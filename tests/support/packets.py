@@ -20,7 +20,7 @@ from scapy.packet import Packet, Raw
 
 from support.tagging import mark_of
 from tempos import Framing, Overflow, Quality, Reason, Topic
-from tempos.wire import encode_batch, encode_event, raw_header, topic_in
+from tempos.wire import KEEP_ALIVE, encode_batch, encode_event, raw_header, topic_in
 
 #: The topics of every test that uses this table; UNKNOWN is configured nowhere.
 RAW = Topic(1, "raw", Quality.SQ, 5, Framing.RAW)
@@ -271,6 +271,9 @@ row(
 # --- payloads that are refused -----------------------------------------------------------------
 row("empty datagram", Reason.EMPTY, Reason.EMPTY, one(lambda at: datagram(at, b"")))
 refused("topic 0", Reason.NO_ROUTE, raw(topic=0), Reason.RESERVED_TOPIC)
+refused("a member's keep-alive", Reason.KEEP_ALIVE, KEEP_ALIVE)
+refused("a keep-alive and more", Reason.NO_ROUTE, KEEP_ALIVE + b"\0", Reason.RESERVED_TOPIC)
+refused("half a keep-alive", Reason.NO_ROUTE, KEEP_ALIVE[:1], Reason.RESERVED_TOPIC)
 refused("topic nobody configured", Reason.NO_ROUTE, raw(topic=UNKNOWN), Reason.UNKNOWN_TOPIC)
 refused("topic without a member", Reason.NO_ROUTE, raw(topic=LONELY.id), Reason.NO_MEMBER)
 refused("event: only the topic byte", Reason.SHORT_HEADER, bytes((EVENT.id,)))

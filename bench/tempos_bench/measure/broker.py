@@ -98,8 +98,8 @@ class Broker:
     """A running broker.
 
     ``topics`` with their static groups; ``mode`` as in `fastpath.mode`, ``state`` as in `state.file`,
-    ``quality`` and ``limits`` the keys of these sections that differ from their defaults; ``latency`` as in
-    `fastpath.latency`.
+    ``quality``, ``limits`` and ``control`` the keys of these sections that differ from their defaults;
+    ``latency`` as in `fastpath.latency`.
     ``listen``: the node's addresses if nothing is said; ``portable`` as the option of `tempos broker`.
     ``all_interfaces``: the fast path is on those that the broker finds by itself, not on the node's.
 
@@ -116,6 +116,7 @@ class Broker:
         quality: Mapping[str, object] | None = None,
         latency: bool = False,
         limits: Mapping[str, int] | None = None,
+        control: Mapping[str, float] | None = None,
         listen: Sequence[str] = (),
         portable: bool = False,
         all_interfaces: bool = False,
@@ -125,7 +126,7 @@ class Broker:
         self.node = node
         text = config_text(
             listen or node.addresses, topics, mode, () if all_interfaces else node.interfaces, state, quality,
-            latency, limits,
+            latency, limits, control,
         )  # fmt: skip
         command = (*_COMMAND, "--portable") if portable else _COMMAND
         self.program: Program = node.start(
@@ -216,6 +217,7 @@ def config_text(
     quality: Mapping[str, object] | None = None,
     latency: bool = False,
     limits: Mapping[str, int] | None = None,
+    control: Mapping[str, float] | None = None,
 ) -> str:
     """A broker configuration. JSON's strings, numbers, booleans and lists are TOML's as well."""
     lines = [
@@ -243,6 +245,8 @@ def config_text(
     limits = {**needed, **(limits or {})}
     if limits:
         lines += ["[limits]", *(f"{key} = {value}" for key, value in limits.items())]
+    if control:
+        lines += ["[control]", *(f"{key} = {value}" for key, value in control.items())]
     for topic, groups in topics.items():
         lines += [
             "[[topic]]",
@@ -257,6 +261,7 @@ def config_text(
             f"burst = {topic.burst}",
             f"overflow = {json.dumps(topic.overflow.value)}",
             f"fanout = {json.dumps(topic.fanout.value)}",
+            f"unheard = {json.dumps(topic.unheard.value)}",
         ]
         for group in groups:
             for member in group.members:

@@ -30,7 +30,10 @@ CONTROL = counter("tempos_control_requests_total", "control requests that were s
 CONTROL_REFUSED = counter("tempos_control_refused_total", "control requests that were refused", "reason")
 API_REFUSED = counter("tempos_api_refused_total", "requests that the control API turned away", "reason")
 NO_TOPIC = counter("tempos_unattributed_total", "datagrams of no topic that is known", "reason")
-KEPT_OUT = gauge("tempos_kept_out_members", "places that an operator keeps empty")
+KEPT_OUT = gauge(
+    "tempos_kept_out_members",
+    "places that are kept empty, by an operator or because no event reached who was there",
+)
 SLOW_CONSUMERS = gauge("tempos_slow_consumers", "members that do not keep up")
 
 PATH = gauge("tempos_topic_path", "1: the path that serves the topic now", "topic", "class", "policy", "path")

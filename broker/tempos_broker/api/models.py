@@ -127,6 +127,9 @@ class TopicOut(BaseModel):
     overflow: Literal["drop", "pass"] = Field(description="what happens to the others")
     sources: list[str] = Field(description="the networks whose events are taken; none: all")
     fanout: Literal["auto", "xdp", "tc"]
+    unheard: Literal["auto", "warn", "evict"] = Field(
+        description="what happens to members that events do not reach"
+    )
     origin: Literal["file", "run-time"] = Field(
         description="who made it: the configuration file, or an order"
     )
@@ -298,12 +301,13 @@ class DrainIn(BaseModel):
 
 
 class KeptOutOut(BaseModel):
-    """A place in a group that an operator keeps empty."""
+    """A place in a group that is kept empty."""
 
     topic: str
     group: str
     ip: str
     port: int
+    why: Literal["kept out", "unheard"] = Field(description="an operator's order, or no event reached it")
     seconds: float | None = Field(description="that are left; null: until it is let in")
     until: str = Field(description="the end, for people")
 

@@ -84,6 +84,7 @@ def fields_of(config: TopicConfig) -> dict[str, Any]:
         "burst": topic.burst or None,
         "overflow": topic.overflow if topic.rate else None,
         "fanout": topic.fanout,
+        "unheard": topic.unheard,
     }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
-from tempos import Fanout, Framing, Overflow, PathPolicy, Quality, Topic
+from tempos import Fanout, Framing, Overflow, PathPolicy, Quality, Topic, Unheard
 from tempos._abi import (
     EVENT_HEADER_LEN,
     GROUPS_PER_TOPIC,
@@ -94,6 +94,7 @@ TOPIC: Keys = {
     "burst": Key(kinds.whole(0, MAX_BURST, note=" (0: what rate gives in 10 ms)"), _TOPIC.burst),
     "overflow": Key(kinds.member_of(Overflow), _TOPIC.overflow),
     "fanout": Key(kinds.member_of(Fanout), _TOPIC.fanout),
+    "unheard": Key(kinds.member_of(Unheard), _TOPIC.unheard),
     "member": Key(MEMBER, (), many=True),
 }
 BROKER: Keys = {
@@ -142,6 +143,7 @@ LIMITS: Keys = _defaults(
     members_per_group=kinds.whole(1, MAX_MEMBERS),
     groups_per_topic=kinds.whole(1, GROUPS_PER_TOPIC),
     groups_per_client=kinds.whole(1, GROUPS_PER_TOPIC),
+    unheard=kinds.choice("warn", "evict"),
     topics=kinds.whole(1, MAX_TOPICS),
 )
 CONTROL: Keys = _defaults(
@@ -404,6 +406,7 @@ def build_topic(table: Table) -> TopicConfig:
     topic = Topic(
         values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],
         values["sources"], values["rate"], values["burst"], values["overflow"], values["fanout"],
+        values["unheard"],
     )  # fmt: skip
     return TopicConfig(topic, tuple(_static_member(**member.values) for member in _tables(table, "member")))
 

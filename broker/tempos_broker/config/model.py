@@ -102,6 +102,7 @@ class Limits:
 
     ``datagram``: the largest payload taken, bytes. ``receive_buffer``: bytes asked of the kernel per socket.
     ``groups_per_client``: of a topic, those that members of one address, or of one client, may be in.
+    ``unheard``: warn or evict members that tell of none of the events they are sent, where a topic is silent.
     ``topics``: how many a broker may have at once; tables of both paths are that large.
     """
 
@@ -113,6 +114,7 @@ class Limits:
     members_per_group: int = 64
     groups_per_topic: int = 64
     groups_per_client: int = 8
+    unheard: str = "warn"
     topics: int = TOPICS
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tempos import DATA_PORT, Fanout, Framing, Overflow, PathPolicy, Quality
+from tempos import DATA_PORT, Fanout, Framing, Overflow, PathPolicy, Quality, Unheard
 from tempos_broker.config import layout, own_kinds
 from tempos_daemon import kinds
 from tempos_daemon.schema import Faults, Key, Keys, NotAllowed, Table, read_table
@@ -78,6 +78,7 @@ def _topic(theirs: Table, faults: Faults) -> Table:
         "burst": 0,
         "overflow": Overflow.DROP,
         "fanout": Fanout.AUTO,
+        "unheard": Unheard.AUTO,
     }
     if "topic_value" in theirs.values:
         values["id"] = theirs.get("topic_value")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tempos import Topic
+from tempos import DATA_PORT, Topic
 from tempos.control import Asked, Code
 from tempos_broker.account.accounts import Holder
 from tempos_broker.control.auth import Admitted, Caller
@@ -82,12 +82,16 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer that says no, why, and what to do. ``proof``: what is to be repeated."""
+    """An answer that says no, why, and what to do. ``proof``: what is to be repeated.
+
+    ``data_port``: where it will come from that is to be repeated next.
+    """
 
     code: str
     text: str
     hint: str
     proof: bytes = b""
+    data_port: int = DATA_PORT
 
 
 Answer = Done | Joined | Listed | Renewed | Drained | Refusal

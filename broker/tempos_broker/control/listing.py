@@ -91,10 +91,10 @@ class Listing:
         return told
 
     def _why(self, lease: Lease, name: str, why: str) -> tuple[str, ...]:
-        """Why a lease is out of a topic; for how long, where an operator keeps it out."""
+        """Why a lease is out of a topic; for how long, where it is kept out."""
         wanted = lease.wants(name)
-        if why not in (Out.OPERATOR, Out.KEPT_OUT) or wanted is None:
+        if why not in (Out.OPERATOR, Out.KEPT_OUT, Out.UNHEARD) or wanted is None:
             return (why,)
         place = Place(name, wanted.group, *lease.endpoint)
         kept = self._registry.departures.kept_out(place, self._now())
-        return (why,) if kept is None else (Out.KEPT_OUT, f"an operator keeps {place} {kept.when}")
+        return (why,) if kept is None else (kept.why, str(kept))

@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 
+from tempos import DATA_PORT
 from tempos.control import PROOF_BYTES
 from tempos_broker.account.accounts import Holder
 
@@ -30,9 +31,13 @@ class Step(enum.Enum):
 
 
 class Proofs:
-    """``secret``: random bytes that die with this broker; who has a proof of a former one gets another."""
+    """``secret``: random bytes that die with this broker; who has a proof of a former one gets another.
 
-    def __init__(self, secret: bytes | None = None) -> None:
+    ``data_port``: where events come from, and the proof of an endpoint.
+    """
+
+    def __init__(self, secret: bytes | None = None, data_port: int = DATA_PORT) -> None:
+        self.data_port = data_port
         self._secret = os.urandom(32) if secret is None else secret
 
     def grant(self, step: Step, holder: Holder, asked: str | None, now: float) -> bytes:

@@ -32,9 +32,8 @@ def unproven(
         if told != b"" and registry.is_known(holder, asked):
             return None
         granted = proofs.grant(Step.ADDRESS, holder, asked, now)
-        return Decision(
-            way, Refusal(Code.PROVE, "who asks has to prove its address", "repeat the proof", granted)
-        )
+        text = "who asks has to prove its address"
+        return Decision(way, Refusal(Code.PROVE, text, "repeat the proof", granted, proofs.data_port))
     datagram = encode(request.client, proofs.grant(Step.ENDPOINT, holder, asked, now))
     text = f"to {holder.ip}:{holder.port} the data port has sent what proves that you receive there"
     # Both together are no more than what was asked with.

@@ -60,7 +60,7 @@ from tempos_broker.control.listing import Listing
 from tempos_broker.control.proofs import Proofs
 from tempos_broker.control.proving import unproven
 from tempos_broker.control.reports import Reports
-from tempos_broker.members.known import own_group
+from tempos_broker.members.known import Lease, own_group
 from tempos_broker.members.unheard import BEATS, LOOKED_AT
 from tempos_broker.membership import Refused, Registry
 from tempos_broker.slowpath.returns import LIFETIME
@@ -240,8 +240,8 @@ class ControlServer:
                 plain = self._renewed(way, answer)
             case Drained():
                 plain = self._drained(way, answer)
-            case Refusal(code, text, hint, proof):
-                plain = encode_error_within(way.room, way.request_id, code, text, hint, proof)
+            case Refusal(code, text, hint, proof, port):
+                plain = encode_error_within(way.room, way.request_id, code, text, hint, proof, port)
                 if plain is None:
                     self.replies[TOO_LARGE] += 1
         if plain is not None and len(plain) > way.room:
@@ -461,7 +461,7 @@ class ControlServer:
         mine = self._registry.heartbeat((holder.ip, holder.port), request.client, now)
         if mine is None:
             raise self._no_member(holder)
-        self._listen_for(holder)
+        unheard = self._listen_for(holder)
         asked, since = request.fields["topics"], request.fields["since"]
         if since is not None:
             lease = self._registry.lease_of(holder)
@@ -469,11 +469,11 @@ class ControlServer:
                 lease.heard(since[1])
             tried = self._registry.try_again(holder, now)
             mine_of_asked = tuple(each for each in asked or () if each.topic in mine)
-            return Decision(way, Renewed(holder, mine_of_asked, tuple(since)), frozenset(tried))
+            return Decision(way, Renewed(holder, mine_of_asked, tuple(since)), unheard.union(tried))
         if asked is None:
             if not mine and holder not in self._registry.leaving():
                 raise self._no_member(holder)
-            return Decision(way, Done())
+            return Decision(way, Done(), unheard)
         return Decision(
             way,
             Renewed(
@@ -482,15 +482,30 @@ class ControlServer:
                 None,
                 tuple(self._whys(holder, (each.topic for each in asked if each.topic not in mine), now)),
             ),
+            unheard,
         )
 
-    def _listen_for(self, holder: Holder) -> None:
-        """Notice whether events reach a member; its counts are booked."""
+    def _listen_for(self, holder: Holder) -> frozenset[int]:
+        """Notice whether events reach a member; its counts are booked. Topics that it is taken out of."""
         lease = self._registry.lease_of(holder)
         places = self._registry.places(holder)[:LOOKED_AT]
-        if lease is None or not lease.progress.beat(*self._ledger.progress(holder, places)):
-            return
-        if lost := lease.progress.lost:
+        if lease is None:
+            return frozenset()
+        changed = lease.progress.beat(*self._ledger.progress(holder, places))
+        if changed:
+            self._tell_progress(holder, lease.progress.lost)
+        if lease.progress.heard:
+            lease.put_out = 0
+        return self._put_out(lease) if lease.progress.is_silent else frozenset()
+
+    def _put_out(self, lease: Lease) -> frozenset[int]:
+        gone = self._registry.evict_unheard(lease, self._now, self._wall())
+        for kept in gone:
+            self._reach.warning("%s", kept)
+        return frozenset(self._registry.topic(kept.place.topic).id for kept in gone)
+
+    def _tell_progress(self, holder: Holder, lost: int) -> None:
+        if lost:
             self._reach.warning(
                 "member %s:%d tells of none of %d events that it was sent over %d heartbeats: is there a "
                 "firewall or a NAT between that lets nothing from our data port through to it?",

@@ -13,6 +13,7 @@ from typing import Any
 
 from tempos import Framing, Reason, Topic
 from tempos._abi import GROUPS_PER_TOPIC, TOPIC_MAX
+from tempos.control import Out
 from tempos_broker.account.accounts import Holder
 from tempos_broker.lives.checks import (
     U32,
@@ -186,14 +187,15 @@ def drains_in(broker: Mapping[str, Any], wall: float) -> Iterator[tuple[Holder, 
         yield found
 
 
-def kept_out_in(broker: Mapping[str, Any]) -> Iterator[tuple[Place, float | None]]:
-    """Whom an operator keeps out, and until when by the wall clock. Nonsense is left out."""
+def kept_out_in(broker: Mapping[str, Any]) -> Iterator[tuple[Place, float | None, str]]:
+    """Who is kept out, until when by the wall clock, and why. Nonsense is left out."""
     rows = broker.get("kept_out")
     for row in rows if type(rows) is list else ():
         try:
-            topic, group, ip, port, until = row
+            topic, group, ip, port, until, *why = row
             place = Place(name_of(topic), name_of(group), address_of(ip), port_of(port))
-            found = place, None if until is None else seconds(until)
+            unheard = why == [Out.UNHEARD]
+            found = place, None if until is None else seconds(until), Out.UNHEARD if unheard else Out.KEPT_OUT
         except UNREADABLE:
             continue
         yield found

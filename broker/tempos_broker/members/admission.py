@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Mapping
 
-from tempos import ConfigError, TemposError, Topic
+from tempos import ConfigError, TemposError, Topic, Unheard
 from tempos.control import Code
 from tempos_broker.config.model import OWN_GROUP, Limits, TopicConfig
 from tempos_broker.members.known import GroupState, Wanted, own_group
@@ -60,6 +60,11 @@ class Admission:
             raise Refused(
                 Code.NOT_ALLOWED, "that endpoint is the broker's own data socket", "use another port"
             )
+
+    def evicts_unheard(self, topic: Topic) -> bool:
+        """Whether members that events do not reach have to go."""
+        says = self.limits.unheard if topic.unheard is Unheard.AUTO else topic.unheard.value
+        return says == Unheard.EVICT.value
 
     def how(self, group: str | None, endpoint: tuple[str, int], asked: str | None, who: str | None) -> Wanted:
         """How somebody wants to be a member, by what it asked."""

@@ -1,9 +1,9 @@
-"""Why members are in a topic no more, and whom an operator keeps out.
+"""Why members are in a topic no more, and who is kept out.
 
 Sans-IO: time is an argument (monotonic seconds). Rules: why a member went is remembered for a while, so that
-it can be told, and of so many as there is room for; whom an operator keeps out stays out, under that
-endpoint, until he lets it in or until the time that he gave, whatever the topic's id and whichever life of
-the broker.
+it can be told, and of so many as there is room for; who is kept out, by an operator or because no event
+reached it, stays out, under that endpoint, until it is let in or until the time that was given, whatever the
+topic's id and whichever life of the broker.
 """
 
 from __future__ import annotations
@@ -36,11 +36,23 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KeptOut:
-    """Until when a place stays empty: monotonic seconds, and the wall clock's then; None: until let in."""
+    """Until when a place stays empty: monotonic seconds, and the wall clock's then; None: until let in.
+
+    ``why``: :attr:`Out.KEPT_OUT`, by an operator, or :attr:`Out.UNHEARD`.
+    """
 
     place: Place
     until: float | None
     wall: float | None
+    why: str = Out.KEPT_OUT
+
+    def __str__(self) -> str:
+        if self.why == Out.UNHEARD:
+            return (
+                f"{Out.WORDS[Out.UNHEARD]}, which keeps {self.place} {self.when}: is there a firewall or a "
+                "NAT between that lets nothing from the broker's data port through?"
+            )
+        return f"an operator keeps {self.place} {self.when}"
 
     @property
     def when(self) -> str:
@@ -84,11 +96,11 @@ class Departures:
     def why(self, topic: int, name: str, holder: Holder, now: float) -> str | None:
         """Why a member is in a topic no more (:class:`tempos.control.Out`), if that is remembered.
 
-        That an operator keeps it out is told for as long as he does, whatever it went for.
+        That it is kept out is told for as long as it is, whatever it went for.
         """
         for group in self._groups.get((name, holder.ip, holder.port), ()):
-            if self.kept_out(Place(name, group, holder.ip, holder.port), now) is not None:
-                return Out.KEPT_OUT
+            if (kept := self.kept_out(Place(name, group, holder.ip, holder.port), now)) is not None:
+                return kept.why
         return self._noted.get((topic, holder), (None, 0.0))[0]
 
     def whys(self, holder: Holder) -> list[str]:
@@ -112,10 +124,12 @@ class Departures:
         """Whether there is no room to keep one more out."""
         return place not in self._kept_out and len(self._kept_out) >= KEPT_OUT
 
-    def keep_out(self, place: Place, now: float, wall: float, seconds: float | None) -> KeptOut:
+    def keep_out(
+        self, place: Place, now: float, wall: float, seconds: float | None, why: str = Out.KEPT_OUT
+    ) -> KeptOut:
         """Let nobody be a member there for so many seconds; None: until :meth:`let_in`."""
-        ends = (None, None) if seconds is None else (now + seconds, wall + seconds)
-        kept = self._kept_out[place] = KeptOut(place, *ends)
+        until, end = (None, None) if seconds is None else (now + seconds, wall + seconds)
+        kept = self._kept_out[place] = KeptOut(place, until, end, why)
         self._groups.setdefault((place.topic, place.ip, place.port), {})[place.group] = None
         return kept
 
@@ -142,11 +156,11 @@ class Departures:
         return (kept for kept in self._kept_out.values() if kept.until is None or kept.until > now)
 
     def export(self, now: float) -> list[list[object]]:
-        """Whom an operator keeps out, as JSON values: a place, and the end by the wall clock."""
-        return [[*kept.place, kept.wall] for kept in self.all_kept_out(now)]
+        """Who is kept out, as JSON values: a place, the end by the wall clock, and why."""
+        return [[*kept.place, kept.wall, kept.why] for kept in self.all_kept_out(now)]
 
-    def restore(self, rows: Iterable[tuple[Place, float | None]], now: float, wall: float) -> None:
+    def restore(self, rows: Iterable[tuple[Place, float | None, str]], now: float, wall: float) -> None:
         """Go on keeping them out, in another life."""
-        for place, ends in rows:
+        for place, ends, why in rows:
             if ends is None or ends > wall:
-                self.keep_out(place, now, wall, None if ends is None else ends - wall)
+                self.keep_out(place, now, wall, None if ends is None else ends - wall, why)

@@ -55,6 +55,8 @@ class Lease:
     missing: dict[int, tuple[Topic, str]] = field(default_factory=dict)
     #: Whether what it is sent reaches it.
     progress: Progress = field(default_factory=Progress)
+    #: How often in a row it was taken out because it did not.
+    put_out: int = 0
     #: Topics by when what it is to know of them changed last, the latest at the end.
     news: dict[int, int] = field(default_factory=dict)
     #: Those of them that it is out of: their names, and why.

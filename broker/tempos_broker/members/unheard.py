@@ -2,7 +2,8 @@
 
 Such a member keeps its share of its groups by its heartbeats, and what it is ticketed is lost. Sans-IO. Rule:
 a member is unheard when it was ticketed some events and has told of none it got, over more than one
-heartbeat; it is heard again with the first that it tells.
+heartbeat; it is heard again with the first that it tells. Whoever is taken out for it is judged
+anew when it is back.
 """
 
 from __future__ import annotations
@@ -13,6 +14,13 @@ from dataclasses import dataclass
 LEAST, BEATS = 4, 2
 #: Places of one member that are looked at: whoever gets nothing gets nothing of any.
 LOOKED_AT = 32
+#: Leases for which one stays out at first, and how often that is doubled at most.
+OUT_LEASES, DOUBLED = 3.0, 4
+
+
+def stays_out(lease: float, times: int) -> float:
+    """Seconds for which one stays out that was taken out so many times in a row before."""
+    return lease * OUT_LEASES * float(2 ** min(times, DOUBLED))
 
 
 @dataclass(slots=True)
@@ -24,18 +32,27 @@ class Progress:
     beats: int = 0
     #: Events that an unheard member was ticketed since it last told of one; 0: it is none.
     lost: int = 0
+    #: Whether its last heartbeat told of events.
+    heard: bool = False
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it tells of nothing, where it is a member now."""
+        return self.beats >= BEATS
 
     def beat(self, ticketed: int, delivered: int) -> bool:
         """A heartbeat with these totals; whether the member has become unheard, or is heard again."""
+        before = self.lost
+        self.heard = delivered > self.delivered
+        if self.heard:
+            self.lost = 0
         # Accounts of places that were left are no more: totals may shrink.
-        if delivered != self.delivered or ticketed < self.ticketed:
-            before = self.lost
-            self.ticketed, self.delivered, self.beats, self.lost = ticketed, delivered, 0, 0
-            return before > 0
+        if self.heard or delivered < self.delivered or ticketed < self.ticketed:
+            self.ticketed, self.delivered, self.beats = ticketed, delivered, 0
+            return before > self.lost
         if ticketed - self.ticketed < LEAST:
             return False
         self.beats += 1
-        before = self.lost
         if self.beats >= BEATS:
             self.lost = ticketed - self.ticketed
         return self.lost > 0 and not before

@@ -184,9 +184,10 @@ def _let_in(options: argparse.Namespace) -> int:
 
 def _kept_out(options: argparse.Namespace) -> int:
     def show(rows: Any) -> str:
-        head = ("member", "topic", "group", "stays out")
+        head = ("member", "topic", "group", "why", "stays out")
         cells: list[tuple[str, ...]] = [
-            (f"{row['ip']}:{row['port']}", row["topic"], row["group"], row["until"]) for row in rows
+            (f"{row['ip']}:{row['port']}", row["topic"], row["group"], row.get("why", ""), row["until"])
+            for row in rows
         ]
         return "\n".join(line[2:] for line in table(head, cells)) if rows else "nobody"
 

@@ -141,9 +141,11 @@ def _slow_consumers(members: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _kept_out(places: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if not places:
         return
-    yield "kept out by an operator"
+    yield "kept out"
     for place in places:
-        yield f"  {place['ip']}:{place['port']}: of {place['topic']} group {place['group']}, {place['until']}"
+        why = "by an operator" if place.get("why", "kept out") == "kept out" else "no event reached it"
+        where = f"{place['ip']}:{place['port']}: of {place['topic']} group {place['group']}"
+        yield f"  {where}, {why}, {place['until']}"
     yield ""
 
 

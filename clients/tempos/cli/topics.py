@@ -13,7 +13,7 @@ from tempos.cli.completion import with_topics
 from tempos.cli.options import positive
 from tempos.cli.status import number, table
 from tempos.errors import ApiRefused, RemoteError
-from tempos.model import Fanout, Framing, Overflow, PathPolicy, Quality
+from tempos.model import Fanout, Framing, Overflow, PathPolicy, Quality, Unheard
 
 if TYPE_CHECKING:
     from tempos.cli.extensions import Subparsers
@@ -96,6 +96,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overflow", choices=[each.value for each in Overflow])
     parser.add_argument("--fanout", choices=[each.value for each in Fanout])
     parser.add_argument(
+        "--unheard",
+        choices=[each.value for each in Unheard],
+        help="what happens to members that events do not reach",
+    )
+    parser.add_argument(
         "--member", metavar="ip=IP[,port=PORT][,group=G][,mac=MAC][,source=IP]", action="append",
         type=_member, dest="members", help="a static member; may be given several times",
     )  # fmt: skip
@@ -116,7 +121,7 @@ def _member(text: str) -> dict[str, Any]:
 _KEYS = {
     "id": "id", "quality": "class", "priority": "priority", "framing": "framing", "path": "path",
     "sources": "sources", "rate": "rate", "burst": "burst", "overflow": "overflow", "fanout": "fanout",
-    "members": "member",
+    "unheard": "unheard",    "members": "member",
 }  # fmt: skip
 _SPELLINGS = {"source": "sources"}
 

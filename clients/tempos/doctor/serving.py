@@ -53,6 +53,11 @@ def look(status: Document) -> Iterator[Tried]:
     for each in status["slow_consumers"]:
         place, where = each["groups"][0], f"{each['ip']}:{each['port']}"
         yield Tried("TD406", False, each["reason"], where, fix=_out(place["topic"], place["group"], where))
+    for each in status.get("kept_out", ()):
+        if each.get("why") == "unheard":
+            subject = f"{each['topic']} {each['group']} {each['ip']}:{each['port']}"
+            cause = f"none of the events that it was sent reached it; it is kept out {each['until']}"
+            yield Tried("TD405", False, cause, subject, fix="tempos ctl kept-out")
     for name, each in status["quality"]["classes"].items():
         if each["overruns"]:
             cause = f"{each['overruns']:,} datagrams found its socket full"

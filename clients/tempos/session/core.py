@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tempos import auth, control
+from tempos._abi import DATA_PORT
 from tempos.errors import ControlRefused, NoAnswer, WireError
 from tempos.names import is_filter, matches
 from tempos.session.events import (
@@ -122,6 +123,7 @@ class ControlSession:
         self.unmatched = 0
         #: Replies without the signature they ought to have.
         self.unsigned = 0
+        self.data_port = DATA_PORT
 
     # What a client asks
 
@@ -279,12 +281,13 @@ class ControlSession:
             return
         if reply.error is not None and self._follow_clock(reply.id, pending, reply.error, time_ms, now):
             return
-        if reply.error is not None and reply.error.code in _NOT_YET:
+        if reply.error is not None and reply.error.code in control.Code.NOT_YET:
             # The next broker is to answer; or this one, once it has been given the proof that is on its way.
             pending.last_word = f" The last one said: {reply.error}"
             self._answered(now)
             if len(reply.proof) == control.PROOF_BYTES:
                 self._events.append(ProofAsked())
+                self.data_port = reply.data_port
                 self._pending.give(reply.id, reply.proof)
             return
         if reply.error is not None:
@@ -310,6 +313,11 @@ class ControlSession:
         for request in self._pending:
             self._pending.give(request, proof)
         return True
+
+    @property
+    def opens_way(self) -> bool:
+        """Whether a keep-alive is to go to ``data_port`` before what is to be sent; asked once."""
+        return self._pending.take_opens_way()
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """What is to be sent now, each a datagram to the broker's control port."""
@@ -402,7 +410,7 @@ class ControlSession:
         self._events.append(Forgotten(gone, words or {}))
         self._lost |= gone.keys()
         # Of the others the broker knows that they are wanted, and makes us a member as soon as it can.
-        ask = [name for name, why in gone.items() if why not in _BROKERS_TURN]
+        ask = [name for name, why in gone.items() if why not in control.Out.BROKERS_TURN]
         self._ask_again(each for each in self._wanted if any(matches(each, name) for name in ask))
         if ask:
             self._renew(now)
@@ -413,6 +421,7 @@ class ControlSession:
     def _heartbeat(self, now: float) -> None:
         self._heartbeat_at = now + self._interval
         self._drop_heartbeats()
+        self._pending.opens_way = True
         first: dict[str, Any] = {"since": self._roll.since}
         for page in self._counts.report():
             self._tell("heartbeat", now, page, first)
@@ -588,11 +597,4 @@ class ControlSession:
         self._events.append(Failed(request, pending.op, error))
 
 
-#: Why one is out of a topic where the broker makes it a member again by itself.
-_BROKERS_TURN = frozenset(
-    {control.Out.KEPT_OUT, control.Out.LIMIT, control.Out.RELOAD, control.Out.REMOVED, control.Out.ELSEWHERE,
-     control.Out.RIGHT}
-)  # fmt: skip
-#: Codes of what is no answer: the request goes on being repeated.
-_NOT_YET = (control.Code.STOPPING, control.Code.PROVE)
 _ON_OK = {"subscribe": ControlSession._on_subscribed, "heartbeat": ControlSession._on_heartbeat}

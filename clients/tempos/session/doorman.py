@@ -17,6 +17,7 @@ import struct
 import sys
 
 from tempos.session import proof
+from tempos.wire import KEEP_ALIVE
 
 _LINUX = sys.platform == "linux"
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
@@ -66,6 +67,13 @@ class Doorman:
             self.broker = self.sender or self.broker
             self.expects_proof = False
             self._instruct()
+
+    def keep_alive(self, broker: tuple[str, int]) -> None:
+        """Send something to where events come from: NATs and firewalls let in what answers it."""
+        if self._sock is not None and self._sock.fileno() >= 0:
+            # One that cannot leave is followed by the next.
+            with contextlib.suppress(OSError):
+                self._sock.sendto(KEEP_ALIVE, broker)
 
     def joined(self) -> None:
         """There is a membership. If nothing had to be proved for it the broker is one of before."""

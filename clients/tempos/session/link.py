@@ -54,13 +54,15 @@ class _Ear(asyncio.DatagramProtocol):
 class ControlLink:
     """Moves the datagrams of one session. ``on_event`` gets what no request is waiting for.
 
-    ``on_trouble`` is called when the broker does not answer, or what was sent to it came back.
+    ``on_trouble`` is called when the broker does not answer, or what was sent to it came back; ``keep_alive``
+    before what has the broker send to our data port is sent, with the port that it sends from.
     """
 
     def __init__(self, session: ControlSession, on_event: Callable[[SessionEvent], None]) -> None:
         self._session = session
         self._on_event = on_event
         self.on_trouble: Callable[[], None] = lambda: None
+        self.keep_alive: Callable[[int], None] = lambda port: None
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._ear: _Ear | None = None
@@ -216,7 +218,10 @@ class ControlLink:
     def _pump(self) -> None:
         if (out := self._out) is None:
             return
-        for datagram in self._session.datagrams_to_send(self._loop.time()):
+        datagrams = self._session.datagrams_to_send(self._loop.time())
+        if self._session.opens_way:
+            self.keep_alive(self._session.data_port)
+        for datagram in datagrams:
             out.sendto(datagram)
         while (event := self._session.next_event()) is not None:
             self._dispatch(event)

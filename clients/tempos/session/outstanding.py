@@ -19,6 +19,8 @@ class Outstanding(dict[int, Pending]):
         self._signer = signer
         self._next_id = client & control.U32
         self.outgoing: list[bytes] = []
+        #: Whether what is to be sent has the broker send to our data port, or keeps it sending there.
+        self.opens_way = False
 
     def begin(
         self,
@@ -43,6 +45,7 @@ class Outstanding(dict[int, Pending]):
     def put(self, pending: Pending) -> None:
         """Send it, once more."""
         datagram = pending.datagram
+        self.opens_way |= pending.op == "subscribe"
         if self._signer is not None:
             datagram, nonce = self._signer.sign(datagram)
             pending.nonces.append(nonce)
@@ -82,6 +85,11 @@ class Outstanding(dict[int, Pending]):
         pending = self.get(reply.id)
         if pending is not None and reply.error is not None:
             pending.last_word = f" An unsigned reply says: {reply.error}"
+
+    def take_opens_way(self) -> bool:
+        """Whether it did since this was asked last."""
+        opens, self.opens_way = self.opens_way, False
+        return opens
 
     def take(self) -> list[bytes]:
         """What is to be sent now."""

@@ -27,10 +27,11 @@ from __future__ import annotations
 
 import struct
 
+from tempos import _abi
 from tempos.control import PROOF_BYTES
 
 #: First bytes of a datagram with a proof.
-_HEAD = b"\x00\x01"
+_HEAD = bytes((_abi.SERVICE, _abi.SERVICE_PROOF))
 _DATAGRAM = struct.Struct(f"!2sQ{PROOF_BYTES}s")
 #: Bytes of a datagram with a proof.
 SIZE = _DATAGRAM.size
