@@ -194,13 +194,13 @@ def test_who_loses_its_only_topic_is_told_why_and_a_reload_says_so() -> None:
     assert member.of(Forgotten)[0].topics == {"alpha": Out.OPERATOR}
     assert holds(world, 1) == {5000}
     world.config = BrokerConfig(world.config.topics[1:])
-    world.registry.configure(world.config, [1], world.now)
+    world.registry.configure(world.config, [1], [], world.now)
     member.run(4)
     assert member.of(Forgotten)[1].topics == {"alpha": Out.RELOAD}
     # Once there is one again it is a member, without a word of its own.
     asked = world.server.served["subscribe"]
     world.config = BrokerConfig((TopicConfig(Topic(9, "alpha")), *world.config.topics))
-    world.registry.configure(world.config, [], world.now)
+    world.registry.configure(world.config, [], world.config.topics[:1], world.now)
     member.run(4)
     assert holds(world, 9) == {5000}
     assert not member.standing.away

@@ -55,9 +55,10 @@ def test_what_was_asked_and_is_listened_on_no_more_is_chosen_anew() -> None:
 def test_a_static_member_with_another_source_is_another_route() -> None:
     registry = Registry(config(STATIC), lambda ip: False)
     version = registry.version(1)
-    registry.configure(config(STATIC), (), 0.0)
+    registry.configure(config(STATIC), (), config(STATIC).topics, 0.0)
     assert registry.version(1) == version
-    registry.configure(config(StaticMember(STATIC.ip, STATIC.port, STATIC.group, source="10.0.1.9")), (), 0.0)
+    other = config(StaticMember(STATIC.ip, STATIC.port, STATIC.group, source="10.0.1.9"))
+    registry.configure(other, (), other.topics, 0.0)
     assert registry.version(1) > version
     assert registry.groups(1) == (Group("fixed", (Member("10.0.9.9", 9998, source="10.0.1.9"),)),)
 
