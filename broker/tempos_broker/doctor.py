@@ -46,6 +46,8 @@ def prepare(asked: Asked) -> Asked:
         listen=tuple(config.listen),
         mode=config.fastpath.mode,
         token_file=asked.token_file or config.api_token_file,
+        state=config.state.file,
+        ports=(config.data_port, config.control_port),
     )
 
 

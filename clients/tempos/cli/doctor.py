@@ -8,6 +8,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ examples:
   tempos doctor --log
         also all that the kernel's verifier says of a program that it refuses
   tempos doctor --json | jq '.areas[].findings[] | select(.severity == "warning") | {code, cause, fix}'
+
+  tempos doctor gather -c broker.toml -o broken.tar.gz
+        an archive for somebody elsewhere, without keys and tokens
+  tempos doctor analyze broken.tar.gz
+        there: judge it, without a network and without root
 
 What needs root is told as unknown without it. Programs are tried in a network namespace of their own, which
 is gone with its end; interfaces of this machine are only looked at, unless --attach is given.
@@ -73,6 +79,63 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--log", action="store_true", help="the verifier's whole log of what it refused")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.set_defaults(run=run)
+    _add_actions(parser)
+
+
+def _add_actions(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="for somebody elsewhere", metavar="ACTION", dest="action")
+    gather = actions.add_parser(
+        "gather",
+        help="write an archive of all that this machine knows, without secrets",
+        description="Write an archive of what was tried, the configuration without its secrets, the broker's "
+        "status, ledger and log, and what the host says.",
+    )
+    gather.add_argument("-c", "--config", metavar="FILE", default="", help="what the broker is run with")
+    gather.add_argument(
+        "-o", "--output", metavar="ARCHIVE", default="tempos-doctor.tar.gz",
+        help="where to (default: %(default)s)",
+    )  # fmt: skip
+    gather.add_argument(
+        "--log-file", metavar="FILE", default="", help="the log (default: the service's journal)"
+    )
+    gather.add_argument(
+        "--api", metavar="URL", help="the broker's API (default: $TEMPOS_API, else the usual one)"
+    )
+    gather.add_argument(
+        "--token-file", metavar="FILE", help="a file that holds its token (default: $TEMPOS_TOKEN)"
+    )
+    gather.set_defaults(run=run_gather)
+    analyze = actions.add_parser(
+        "analyze",
+        help="judge what an archive holds",
+        description="Judge what an archive holds, on any machine.",
+    )
+    analyze.add_argument("archive", metavar="ARCHIVE")
+    analyze.add_argument("--log", action="store_true", help="the verifier's whole log of what it refused")
+    analyze.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    analyze.set_defaults(run=run_analyze)
+
+
+def run_gather(options: argparse.Namespace) -> int:
+    """Try everything, write it down, judge nothing."""
+    from tempos.doctor import Asked, areas, gather
+    from tempos.doctor.archive import write
+    from tempos.doctor.serving import token_of
+
+    asked = Asked(config=options.config, api=options.api or "", token_file=options.token_file or "")
+    found = gather(areas(), asked)
+    names = write(found, Path(options.output), log=options.log_file, token=token_of(found.asked))
+    print(f"{options.output}: {len(names)} files, secrets masked; look through it before you send it")
+    print(f"elsewhere: tempos doctor analyze {Path(options.output).name}")
+    return 0
+
+
+def run_analyze(options: argparse.Namespace) -> int:
+    """Judge an archive; the exit code is 1 if something is worse than a note."""
+    from tempos.doctor import analyse, areas
+    from tempos.doctor.archive import read
+
+    return _tell(analyse(areas(), read(Path(options.archive))), options)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -86,7 +149,10 @@ def run(options: argparse.Namespace) -> int:
         api=options.api or "",
         token_file=options.token_file or "",
     )
-    found = examine(areas(), asked)
+    return _tell(examine(areas(), asked), options)
+
+
+def _tell(found: Examination, options: argparse.Namespace) -> int:
     code = 1 if found.bad else 0
     if options.json:
         print(json.dumps(document(found, code, log=options.log), indent=2, ensure_ascii=False))

@@ -11,7 +11,7 @@ machine can be judged here. A package brings its areas by the entry-point group 
 cannot be loaded is a finding itself. A code (TD001) is given once and never again for something else.
 """
 
-from tempos.doctor.examination import Examination, areas, examine
+from tempos.doctor.examination import Examination, analyse, areas, examine, gather
 from tempos.doctor.findings import Area, Asked, Check, Finding, Severity, Tried, judge
 
 __all__ = [
@@ -22,7 +22,9 @@ __all__ = [
     "Finding",
     "Severity",
     "Tried",
+    "analyse",
     "areas",
     "examine",
+    "gather",
     "judge",
 ]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import getpass
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tempos.doctor.findings import BAD, Area, Asked, Check, Finding, Severity, Tried, judge
+from tempos.doctor.archive import Gathered
+from tempos.doctor.findings import BAD, Area, Asked, Check, Finding, Severity, Tried
+from tempos.doctor.host import HOST
 from tempos.doctor.installation import INSTALLATION
 from tempos.doctor.serving import SERVING
 from tempos.errors import one_line
@@ -42,22 +44,38 @@ class Examination:
 
 def areas() -> list[Area]:
     """Every area of this installation, by the codes of their checks."""
-    found = [INSTALLATION, SERVING, *(_load(point) for point in _points())]
+    found = [INSTALLATION, HOST, SERVING, *(_load(point) for point in _points())]
     return sorted(found, key=lambda area: area.checks[0].code)
 
 
 def examine(found: Iterable[Area], asked: Asked) -> Examination:
     """Look at each area. Raises :class:`tempos.TemposError` for what cannot be asked for."""
     every = list(found)
+    return analyse(every, gather(every, asked))
+
+
+def gather(found: Iterable[Area], asked: Asked) -> Gathered:
+    """Try what each area is about, on this machine, and judge nothing."""
+    every = list(found)
     for area in every:
         if area.prepare is not None:
             asked = area.prepare(asked)
-    judged = ((area.name, tuple(_in_order(area, asked))) for area in every)
-    return Examination(_machine(), asked, tuple((name, findings) for name, findings in judged if findings))
+    return Gathered(_machine(), asked, tuple((area.name, tuple(area.gather(asked))) for area in every))
 
 
-def _in_order(area: Area, asked: Asked) -> list[Finding]:
-    return sorted(judge(area.checks, area.gather(asked), asked), key=lambda finding: finding.code)
+def analyse(found: Iterable[Area], gathered: Gathered) -> Examination:
+    """Judge what was gathered, on whatever machine; what no check here is about is told as unknown."""
+    checks = {check.code: check for area in found for check in area.checks}
+    judged = ((name, tuple(_in_order(checks, tried, gathered.asked))) for name, tried in gathered.tried)
+    areas = tuple((name, findings) for name, findings in judged if findings)
+    return Examination(gathered.machine, gathered.asked, areas)
+
+
+def _in_order(checks: Mapping[str, Check], tried: Iterable[Tried], asked: Asked) -> list[Finding]:
+    known = {**checks, _AREA.code: _AREA}
+    every = [known.get(each.check) or Check(each.check, "not known here", Severity.UNKNOWN) for each in tried]
+    found = (check.finding(each, asked) for check, each in zip(every, tried, strict=True))
+    return sorted(found, key=lambda finding: finding.code)
 
 
 def _load(point: metadata.EntryPoint) -> Area:

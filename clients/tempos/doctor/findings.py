@@ -35,6 +35,7 @@ class Asked:
 
     ``interfaces``: names, none for all. ``listen``: IPv4 addresses. ``mode``: as in `fastpath.mode`.
     ``api``, ``token_file``: where a broker that runs is asked, and what with.
+    ``state``: the file of its state, empty for the usual one, or "off". ``ports``: of UDP, that it binds.
     ``attach``: programs may be put on those interfaces for a moment, which interrupts some cards.
     """
 
@@ -45,6 +46,8 @@ class Asked:
     attach: bool = False
     api: str = ""
     token_file: str = ""
+    state: str = ""
+    ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

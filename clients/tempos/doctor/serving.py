@@ -31,7 +31,7 @@ def gather(asked: Asked) -> Iterator[Tried]:
     """Ask the broker, if there is one."""
     url = asked.api or os.environ.get("TEMPOS_API") or DEFAULT
     try:
-        token = _token(asked)
+        token = token_of(asked)
         status = Api(url, token, _PATIENCE).get("/v1/status")
     except (LocalError, RemoteError) as error:
         if asked.api or getattr(error, "status", None) is not None:
@@ -143,8 +143,8 @@ def _counts(counted: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counted.items())
 
 
-def _token(asked: Asked) -> str:
-    """Never part of anything that is printed."""
+def token_of(asked: Asked) -> str:
+    """The API's token; never part of anything that is printed."""
     if not asked.token_file:
         return os.environ.get("TEMPOS_TOKEN", "")
     from pathlib import Path

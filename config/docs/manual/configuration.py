@@ -73,11 +73,7 @@ def page(name: str) -> str:
         out.append(f"## {section.title}\n" if section.name else "## At the top\n")
         for run in section.runs:
             out.append(_words(run.words))
-            rows = [
-                _row(key, allowed[key])
-                for key in dict.fromkeys(run.options)
-                if key in allowed and _is_value(allowed[key])
-            ]
+            rows = [_row(key, allowed[key]) for key in dict.fromkeys(run.options) if key in allowed]
             seen.update(run.options)
             if rows:
                 out.append(_options(rows))
@@ -174,7 +170,8 @@ def _options(rows: list[list[str]]) -> str:
 
 
 def _row(name: str, key: Key) -> list[str]:
-    assert isinstance(key.holds, Kind)
+    if not isinstance(key.holds, Kind):
+        return [code(name), f"a table with the keys {', '.join(key.holds)}", ""]
     allowed = f"a list, each {key.holds.allowed}" if key.many else key.holds.allowed
     if key.required:
         return [code(name), allowed, "must be there"]
