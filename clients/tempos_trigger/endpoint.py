@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from tempos import EventTooBig, NoReply, Reply, ReplyError, TemposError
+from tempos import EventTooBig, NoReply, Reply, ReplyError, TemposError, names
 from tempos._places import quote
 from tempos.errors import NoMember
 from tempos_trigger.account import (
@@ -75,7 +75,11 @@ class Endpoint:
     @property
     def why_not(self) -> tuple[str, str] | None:
         """See :class:`tempos_trigger.kind.Sink`."""
-        found = self.link.why_not(self.spec.topic, answers=bool(self.spec.options.get("answer")))
+        return self._why_not("" if names.is_filter(self.spec.topic) else self.spec.topic)
+
+    def _why_not(self, topic: str) -> tuple[str, str] | None:
+        """Of this topic; "": of any."""
+        found = self.link.why_not(topic, answers=bool(self.spec.options.get("answer")))
         if found is None and self.account.is_full:
             return QUEUE_FULL, f"{self.account.waiting} signals wait already"
         return found
@@ -122,16 +126,20 @@ class Endpoint:
         for call in waiting:
             call()
 
-    async def ready(self, within: float) -> tuple[str, str] | None:
+    async def ready(self, within: float, topic: str = "") -> tuple[str, str] | None:
         end = self._clock() + within
-        while (why := self.why_not) is not None and self.link.is_settling(self.spec.topic):
+        if topic and not self.link.need(topic):
+            return QUEUE_FULL, "too many topics at a time"
+        topic = topic or self.spec.topic
+        while (why := self._why_not(topic)) is not None and self.link.is_settling(topic):
             if (left := end - self._clock()) <= 0:
                 break
             await self.link.change(min(left, LOOK_AGAIN))
         return why
 
-    async def deliver(self, body: bytes) -> str:
-        if (why := self.link.why_not(self.spec.topic)) is not None:
+    async def deliver(self, body: bytes, topic: str = "") -> str:
+        topic = topic or self.spec.topic
+        if (why := self.link.why_not(topic)) is not None:
             return self.account.refuse(why[0])
         if self.account.queued:
             future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -145,18 +153,18 @@ class Endpoint:
             return reason
         verdict = STOPPED
         try:
-            verdict = await self.link.publish(self.spec.topic, body) or PUBLISHED
+            verdict = await self.link.publish(topic, body) or PUBLISHED
         finally:
             self.account.settle(None, verdict)
         return verdict
 
-    async def ask(self, body: bytes, deadline: float) -> Reply:
+    async def ask(self, body: bytes, deadline: float, topic: str = "") -> Reply:
         if reason := self.account.begin():
             raise Refused(reason)
         verdict, became = STOPPED, "failed"
         self.asking += 1
         try:
-            reply = await self.link.request(self.spec.topic, body, deadline)
+            reply = await self.link.request(topic or self.spec.topic, body, deadline)
             verdict, became = PUBLISHED, "answered"
         except NoMember:
             verdict, became = PUBLISHED, "no_member"

@@ -27,10 +27,10 @@ class Sink(Protocol):
         """Why nothing can be published just now: the reason of a drop, and a sentence. None: it can."""
         ...
 
-    async def ready(self, within: float) -> tuple[str, str] | None:
+    async def ready(self, within: float, topic: str = "") -> tuple[str, str] | None:
         """:attr:`why_not`; where that may be otherwise in a moment, as while a topic is made anew, it waits.
 
-        At most so many seconds.
+        At most so many seconds. ``topic``: where the endpoint's has ``+``, which one; so in what follows.
         """
         ...
 
@@ -46,11 +46,11 @@ class Sink(Protocol):
         """
         ...
 
-    async def deliver(self, body: bytes) -> str:
+    async def deliver(self, body: bytes, topic: str = "") -> str:
         """An event now, or never: ``published``, or why it was dropped."""
         ...
 
-    async def ask(self, body: bytes, deadline: float) -> Reply:
+    async def ask(self, body: bytes, deadline: float, topic: str = "") -> Reply:
         """An event whose answer is wanted. Raises :class:`tempos.TemposError` where there is none."""
         ...
 
@@ -118,8 +118,9 @@ class Kind(Protocol):
         """What it must have for itself alone, in words: no two endpoints may claim the same."""
         ...
 
-    # A kind may have ``shares(spec)`` as well: what it has together with other endpoints of the kind, in
-    # words, and how it wants it, of which all must want the same.
+    # A kind may have ``levels(spec)`` as well: how many levels of the topic's name a signal brings, which
+    # take the places of the topic's ``+``; and ``shares(spec)``: what it has together with other endpoints
+    # of the kind, in words, and how it wants it, of which all must want the same.
 
     def make(self, spec: EndpointSpec, sink: Sink) -> Source:
         """The source of an endpoint; does nothing yet."""

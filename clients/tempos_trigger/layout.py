@@ -13,6 +13,7 @@ from typing import Any
 
 from tempos import ConfigError, _abi
 from tempos.auth import Key as AuthKey
+from tempos.names import FILTER_RULE, filter_fault, is_filter
 from tempos_daemon import kinds
 from tempos_daemon.files import topic_keys
 from tempos_daemon.schema import Faults, Key, Keys, Kind, NotAllowed, Table, near, read_table, show
@@ -51,7 +52,7 @@ BROKER: Keys = {
 #: What the table of an endpoint may hold beside ``kind``, which says what else.
 ENDPOINT: Keys = {
     "name": Key(NAME),
-    "topic": Key(kinds.TOPIC_NAME),
+    "topic": Key(Kind(FILTER_RULE, kinds.without(filter_fault))),
     "buffer": Key(kinds.whole(1, MAX_BUFFER), BUFFER),
     "max_age": Key(kinds.seconds(0, 3600), MAX_AGE),
 }
@@ -172,7 +173,14 @@ def _endpoint(item: object, path: str, names: dict[str, str], faults: Faults) ->
         return None
     values = dict(table.values)
     name, topic = values.pop("name"), values.pop("topic")
-    return EndpointSpec(name, word, topic, values.pop("buffer"), values.pop("max_age"), _plain(values))
+    spec = EndpointSpec(name, word, topic, values.pop("buffer"), values.pop("max_age"), _plain(values))
+    levels = getattr(kind, "levels", None)
+    brings, wants = 0 if levels is None else levels(spec), topic.split("/").count("+")
+    if is_filter(topic) and (brings != wants or "#" in topic):
+        told = f"{brings} levels that are +, as the path has values, no #" if brings else "a name, no filter"
+        faults.refuse(f"{path}.topic", topic, told)
+        return None
+    return spec
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,9 @@ LOOK_EVERY, LOOK_AGAIN = 1.0, 0.25
 ANSWERS_WITHIN = 1.0
 #: Seconds within which every topic is asked for once more; so many at a time at least.
 ROUND, TOGETHER = 10.0, 4
+#: Topics that signals name, at the most, and seconds that each is kept which nobody names any more, and
+#: that it is known of one that there is none.
+MOST_NAMED, KEPT, KNOWN = 1024, 60.0, 1.0
 #: Seconds that a topic has to be there again which was there just now: made anew, it is another one.
 MADE_ANEW = 3.0
 
@@ -57,6 +60,8 @@ class Link:
         self.returned = 0
         self._topics: dict[str, Topic | _Unknown] = {}
         self._wanted: frozenset[str] = frozenset()
+        # Topics that signals have named, and when one did so last.
+        self._named: dict[str, float] = {}
         # Whether every topic is to be asked for at the next look.
         self._anew = False
         self._publisher: Publisher | None = None
@@ -73,17 +78,32 @@ class Link:
     def want(self, topics: Iterable[str]) -> None:
         """The topics that are published to from now on."""
         self._wanted = frozenset(topics)
-        self._topics = {name: found for name, found in self._topics.items() if name in self._wanted}
+        self._topics = {name: found for name, found in self._topics.items() if self._wants(name)}
         self._anew = True
         self._kick.set()
+
+    def need(self, topic: str) -> bool:
+        """A signal names this topic, of which the broker is asked if need be; False: too many are named."""
+        now = time.monotonic()
+        if self._named.pop(topic, None) is None and len(self._named) >= MOST_NAMED:
+            return False
+        self._named[topic] = now
+        if topic not in self._topics:
+            self._kick.set()
+        return True
+
+    def _wants(self, name: str) -> bool:
+        return name in self._wanted or name in self._named
 
     def why_not(self, topic: str, *, answers: bool = False) -> tuple[str, str] | None:
         """Why this topic cannot be published to now: the reason of a drop and a sentence; None: it can.
 
-        ``answers``: what is published wants one.
+        ``topic``: "" for any. ``answers``: what is published wants one.
         """
         if not self.there:
             return NO_BROKER, self.why
+        if not topic:
+            return None
         found = self._topics.get(topic)
         if isinstance(found, Topic):
             if answers and found.framing is Framing.RAW:
@@ -215,9 +235,10 @@ class Link:
                 if publisher.refusals() != refused:
                     break
             else:
-                if names:
-                    self._refusals = refused
-                    self._is_there()
+                if not names:
+                    await self._ask_for_any(publisher)
+                self._refusals = refused
+                self._is_there()
             settling = any(map(self.is_settling, self._wanted))
             wait = LOOK_EVERY if self.there and not settling else LOOK_AGAIN
             with contextlib.suppress(asyncio.TimeoutError):
@@ -225,13 +246,36 @@ class Link:
 
     def _due(self, turn: int) -> list[str]:
         """The topics to be asked for now."""
-        names = sorted(self._wanted)
+        self._forget()
+        names = sorted({*self._wanted, *self._named})
         anew, self._anew = self._anew, False
         if anew or not self.there or not names:
             return names
         unsure = [name for name in names if not isinstance(self._topics.get(name), Topic)]
         several = max(TOGETHER, round(len(names) * LOOK_EVERY / ROUND))
         return list(dict.fromkeys(unsure + [names[(turn + each) % len(names)] for each in range(several)]))
+
+    def _forget(self) -> None:
+        """Topics that nobody names any more, and those that are none: another signal may ask anew."""
+        now = time.monotonic()
+        for name, last in list(self._named.items()):
+            found = self._topics.get(name)
+            if now > last + KEPT or (isinstance(found, _Unknown) and now > found.until + KNOWN):
+                del self._named[name]
+                if name not in self._wanted:
+                    self._topics.pop(name, None)
+
+    async def _ask_for_any(self, publisher: Publisher) -> None:
+        """See whether the broker answers, whatever it says."""
+        try:
+            await asyncio.wait_for(publisher.resolve("any"), ANSWERS_WITHIN)
+        except ControlRefused:
+            return
+        except (asyncio.TimeoutError, NoAnswer):
+            raise self._no_answer() from None
+
+    def _no_answer(self) -> NoAnswer:
+        return NoAnswer(f"no answer from {self._name} within {ANSWERS_WITHIN:g} s")
 
     async def _ask(self, publisher: Publisher, name: str) -> None:
         """Ask for a topic, which may be another one than it was."""
@@ -240,20 +284,20 @@ class Link:
         except ControlRefused as error:
             self._note(name, self._unknown(name, one_line(error)))
         except (asyncio.TimeoutError, NoAnswer):
-            raise NoAnswer(f"no answer from {self._name} within {ANSWERS_WITHIN:g} s") from None
+            raise self._no_answer() from None
         else:
             self._note(name, topic)
 
     def _unknown(self, name: str, why: str) -> _Unknown:
         known = self._topics.get(name)
-        until = time.monotonic() + MADE_ANEW if isinstance(known, Topic) else 0.0
+        until = time.monotonic() + (MADE_ANEW if isinstance(known, Topic) else 0.0)
         return _Unknown(why, known.until if isinstance(known, _Unknown) else until)
 
     def _note(self, name: str, found: Topic | _Unknown) -> None:
-        if name not in self._wanted:
+        if not self._wants(name):
             return
         known = self._topics.get(name)
-        if isinstance(found, _Unknown) and found != known:
+        if isinstance(found, _Unknown) and found != known and name in self._wanted:
             log.warning("topic %r cannot be published to: %s", name, found.why)
         if isinstance(found, Topic) and isinstance(known, Topic) and found.id != known.id:
             log.info("topic %r is another one now: it has id %d", name, found.id)

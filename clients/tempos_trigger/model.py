@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tempos import _abi
+from tempos import _abi, names
 from tempos.auth import Key
 from tempos.encryption import TopicKeys
 
@@ -42,3 +42,8 @@ class Deployment:
     broker: BrokerAt
     endpoints: tuple[EndpointSpec, ...]
     document: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def topics(self) -> set[str]:
+        """Those that are known before any signal comes."""
+        return {spec.topic for spec in self.endpoints if not names.is_filter(spec.topic)}

@@ -73,8 +73,8 @@ class Trigger:
                 return []
             link, watch = self._reach(new.broker)
             opened: dict[str, tuple[Endpoint, Source]] = {}
-            before = set() if self.deployment is None else {spec.topic for spec in self.deployment.endpoints}
-            wanted = {spec.topic for spec in new.endpoints}
+            before = set() if self.deployment is None else self.deployment.topics
+            wanted = new.topics
             try:
                 await self._open(new, link, opened)
                 # The first signal that goes to another topic must not find that nobody has asked for it yet.

@@ -188,6 +188,33 @@ async def test_more_at_a_time_than_may_wait_are_told_so(broker: BrokerBeside, tm
         assert not trigger.ready
 
 
+async def test_values_of_the_path_make_the_topic(broker: BrokerBeside, tmp_path: Path) -> None:
+    listen = address()
+    there = {**hook(listen, "/{which}"), "name": "in", "topic": "+", "deadline": LIMIT}
+    async with (
+        trigger_here(tmp_path, deployment(broker, there)) as trigger,
+        taking(broker) as taken,
+        httpx.AsyncClient(base_url=f"http://{listen}", timeout=LIMIT) as client,
+    ):
+        for path, code in (
+            ("/signals", 202),
+            ("/nothing", 404),
+            ("/a%2Fb", 404),
+            ("/%23", 404),
+            ("/signals", 202),
+        ):
+            answer = await client.post(path, content=path)
+            assert answer.status_code == code, answer.text
+        assert "no topic can be called so" in (await client.post("/+", content=b"")).json()["detail"]
+        await taken.until(lambda: taken.bodies == {b"/signals": 2})
+        dropped = {"no_topic": 1, "malformed": 3}
+        assert account(trigger) == {"received": 6, "published": 2, "waiting": 0, "dropped": dropped}
+        # Nobody can have the broker asked for more topics at a time than are kept.
+        answers = await asyncio.gather(*(client.post(f"/none{number}", content=b"") for number in range(300)))
+        assert {answer.status_code for answer in answers} == {404}
+        assert trigger.ready
+
+
 async def test_each_event_of_a_batch_counts_by_itself(broker: BrokerBeside, tmp_path: Path) -> None:
     listen = address()
     endpoints = [hook(listen, limit=1 << 20), hook(listen, "/ask", answer=True)]

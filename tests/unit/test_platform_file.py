@@ -68,7 +68,7 @@ FAULTS = [
     (F + W + 'class = "SQ"\n' + S + 'result = "b"\n' + W2 + 'topic = "b"\nclass = "BQ"\n' + S, 'workflow[1].class is "BQ", but topic "b" is "SQ" by workflow[0]; allowed: one class for a topic (in workflow "v")'),
     (F + W + "rate = 5\n" + S + W2 + 'topic = "a"\nrate = 6\n' + S, "workflow[1].rate is 6, but 5 by workflow[0].rate; allowed: the same for topic \"a\" (in workflow \"v\")"),
     (F + '[[workflow]]\nname = "w"\ntopic = "a/#"\nrate = 5\n' + S, 'workflow[0].rate is of a filter, which makes no topic; allowed: beside the name of one (in workflow "w")'),
-    (F + T + '[[workflow]]\nname = "w"\ntopic = "a/#"\ntrigger = "t"\n' + S, 'workflow[0].trigger publishes on "a/#"; allowed: beside the name of a topic (in workflow "w")'),
+    (F + T + '[[workflow]]\nname = "w"\ntopic = "a/#"\ntrigger = "t"\n' + S, 'workflow[0].trigger publishes on "a/#"; allowed: beside the name of a topic, or http with a value in its path, {...}, for each + (in workflow "w")'),
     (F + T + W + 'trigger = "t"\n' + S + W2 + 'topic = "b"\ntrigger = "t"\n' + S, 'workflow[1].trigger is "t", as workflow[0].trigger is, for "a"; allowed: a trigger of its own for each topic (in workflow "v")'),
     (F + W + S + 'result = "a"', 'workflow[0].step[0] leads back to itself: a (w/f) -> a (w/f); allowed: results and errors that end somewhere (in workflow "w")'),
     (F + W + S + 'result = "b"\n' + W2 + 'topic = "b"\n' + S + 'result = "a"', 'workflow[0].step[0] leads back to itself: a (w/f) -> b (v/f) -> a (w/f); allowed: results and errors that end somewhere (in workflow "w")'),

@@ -276,8 +276,9 @@ def _rule_triggers(root: Table, workflows: list[WorkflowDraft], faults: Faults) 
             path = workflow.table.at("trigger")
             if not workflow.topic:
                 continue
-            if names.is_filter(workflow.topic):
-                faults.add(path, f"publishes on {show(workflow.topic)}; allowed: beside the name of a topic")
+            if names.is_filter(workflow.topic) and not _fills(root, name, workflow.topic):
+                told = "beside the name of a topic, or http with a value in its path, {...}, for each +"
+                faults.add(path, f"publishes on {show(workflow.topic)}; allowed: {told}")
             topic, where = first.setdefault(name, (workflow.topic, path))
             if topic != workflow.topic:
                 faults.refuse(
@@ -293,6 +294,16 @@ def _rule_triggers(root: Table, workflows: list[WorkflowDraft], faults: Faults) 
                     "allowed: another path or port",
                 )
                 break
+
+
+def _fills(root: Table, name: str, topic: str) -> bool:
+    """Whether the trigger's path has a value for each ``+`` of a topic."""
+    paths = [
+        str((trigger.values.get("options") or {}).get("path", ""))
+        for trigger in tables(root, "trigger")
+        if trigger.get("name") == name and trigger.get("kind") == "http"
+    ]
+    return "#" not in topic and any(path.count("{") == topic.split("/").count("+") for path in paths)
 
 
 def _places_of(trigger: Table) -> list[tuple[str, ...]]:

@@ -7,8 +7,8 @@
     503   the broker is not there, nobody is there     504  no answer within the deadline
           to answer, or too many wait; Retry-After
 
-Endpoints with one ``listen`` share its port; paths and methods tell them apart. A path that ends in ``/*``
-takes all below it, unless another endpoint has the path itself or a longer beginning of it.
+Endpoints with one ``listen`` share its port; paths (:mod:`.paths`) and methods tell them apart. Values of a
+path make the topic of an event; where the broker has none of that name the answer is 404.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import asyncio
 import contextlib
 import hmac
 import logging
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tempos import EventTooBig, NoReply, ReplyError, TemposError
+from tempos import EventTooBig, LocalError, NoReply, ReplyError, TemposError
 from tempos.errors import NoMember, one_line
 from tempos_daemon import kinds
 from tempos_daemon.http_server import HttpServer, Limits
 from tempos_daemon.problems import problem
-from tempos_daemon.schema import Faults, Key, Keys, Kind, NotAllowed, Table
+from tempos_daemon.schema import Faults, Key, Keys, Table
 from tempos_trigger.account import NO_BROKER, NO_TOPIC, PUBLISHED, QUEUE_FULL, STOPPED, TOO_LARGE
 from tempos_trigger.endpoint import TURN_EVERY, Refused
 from tempos_trigger.kind import Sink
 from tempos_trigger.model import EndpointSpec
 from tempos_trigger.sources import cloudevents, failures, tls
+from tempos_trigger.sources.paths import PATH, Paths, shape, topic_of, values_in
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -56,19 +56,11 @@ _SAID = {
 }
 
 
-def _path(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"/[!-)+->@-~]*\*?", value):
-        raise NotAllowed
-    if "*" in value and not value.endswith("/*"):
-        raise NotAllowed("where * is no last part")
-    return value
-
-
 METHODS = ("POST", "PUT", "PATCH", "DELETE", "GET")
 
 KEYS: Keys = {
     "listen": Key(kinds.API, ("127.0.0.1", 8080)),
-    "path": Key(Kind('a path such as "/orders", or "/orders/*" for all below it', _path)),
+    "path": Key(PATH),
     "methods": Key(kinds.choice(*METHODS), ("POST",), many=True, least=1),
     "tls": Key(tls.SERVER, {}),
     "token": Key(kinds.TOKEN, ""),
@@ -106,7 +98,12 @@ class Http:
     def claims(self, spec: EndpointSpec) -> Sequence[str]:
         """Its path, for each method."""
         host, port = spec.options["listen"]
-        return [f"{method} http://{host}:{port}{spec.options['path']}" for method in spec.options["methods"]]
+        path = shape(spec.options["path"])
+        return [f"{method} http://{host}:{port}{path}" for method in spec.options["methods"]]
+
+    def levels(self, spec: EndpointSpec) -> int:
+        """The values of its path."""
+        return values_in(spec.options["path"])
 
     def make(self, spec: EndpointSpec, sink: Sink) -> _Webhook:
         """A webhook."""
@@ -142,6 +139,7 @@ class _Webhook:
         options = spec.options
         self.address: tuple[str, int] = options["listen"]
         self.path: str = options["path"]
+        self._topic = spec.topic
         self.methods: tuple[str, ...] = options["methods"]
         self._token: bytes = options["token"].encode()
         self._limit: int = options["limit"]
@@ -161,7 +159,7 @@ class _Webhook:
 
     async def start(self) -> None:
         assert self._listener is not None, "opened before"
-        self._listener.add(self)
+        self._listener.paths.add(self.path, self.methods, self)
         self._listener.server.tls = self._tls.context
         await self._listener.start()
         if not self._token and not self._requires_certificate and not kinds.is_loopback(self.address[0]):
@@ -174,9 +172,9 @@ class _Webhook:
 
     def take(self, spec: EndpointSpec) -> None:
         assert self._listener is not None, "it is in force"
-        self._listener.remove(self)
+        self._listener.paths.remove(self)
         self._set(spec)
-        self._listener.add(self)
+        self._listener.paths.add(self.path, self.methods, self)
 
     def status(self) -> dict[str, Any]:
         listener = self._listener
@@ -190,14 +188,14 @@ class _Webhook:
     async def close(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
-            listener.remove(self)
+            listener.paths.remove(self)
             listener.users -= 1
             await self._kind.leave(listener)
 
     # What the listener calls
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+    async def serve(self, scope: Scope, receive: Receive, send: Send, values: Sequence[str] = ()) -> None:
+        """Answer one request; ``values``: those of its path."""
         sink = self._sink
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if self._token and not self._is_token(headers.get("authorization", "")):
@@ -209,9 +207,20 @@ class _Webhook:
             return
         # Before its body is read: whoever is in trouble is not helped by reading it.
         end = time.monotonic() + self._deadline
-        if sink.why_not is not None and (why := await sink.ready(self._deadline)) is not None:
+        topic = ""
+        if values:
+            try:
+                topic = topic_of(self._topic, values)
+            except LocalError as error:
+                sink.refuse(MALFORMED)
+                await _say(send, problem(404, f"no topic can be called so: {one_line(error)}"))
+                return
+        if (topic or sink.why_not) and (why := await sink.ready(self._deadline, topic)) is not None:
             sink.refuse(why[0])
-            await self._busy(send, why[0], why[1])
+            if topic and why[0] == NO_TOPIC:
+                await _say(send, problem(404, why[1]))
+            else:
+                await self._busy(send, why[0], why[1])
             return
         try:
             body = await self._read(headers, receive)
@@ -242,11 +251,11 @@ class _Webhook:
             sink.refuse(MALFORMED, len(batch))
             await _say(send, problem(400, "this path answers: send each event of a batch by itself"))
         elif batch is not None:
-            await self._publish_each(batch, send)
+            await self._publish_each(batch, topic, send)
         elif self._answer:
-            await self._ask(body, max(end - time.monotonic(), 0.001), send)
+            await self._ask(body, topic, max(end - time.monotonic(), 0.001), send)
         else:
-            await self._publish(body, send)
+            await self._publish(body, topic, send)
 
     def _is_token(self, given: str) -> bool:
         scheme, _, token = given.partition(" ")
@@ -277,8 +286,8 @@ class _Webhook:
             message = await receive()
         return None
 
-    async def _publish(self, body: bytes, send: Send) -> None:
-        verdict = await self._sink.deliver(body)
+    async def _publish(self, body: bytes, topic: str, send: Send) -> None:
+        verdict = await self._sink.deliver(body, topic)
         if verdict == PUBLISHED:
             await send(_ACCEPTED)
             await send(_EMPTY)
@@ -287,10 +296,10 @@ class _Webhook:
         else:
             await self._busy(send, verdict)
 
-    async def _publish_each(self, bodies: Sequence[bytes], send: Send) -> None:
+    async def _publish_each(self, bodies: Sequence[bytes], topic: str, send: Send) -> None:
         verdicts = []
         for number, body in enumerate(bodies, 1):
-            verdicts.append(await self._sink.deliver(body))
+            verdicts.append(await self._sink.deliver(body, topic))
             if not number % TURN_EVERY:
                 # Publishing alone never waits while the socket takes it.
                 await asyncio.sleep(0)
@@ -304,9 +313,9 @@ class _Webhook:
         again = any(why != TOO_LARGE for _, why in failed)
         await _say(send, problem(503 if again else 413, detail, problems, RETRY if again else None))
 
-    async def _ask(self, body: bytes, within: float, send: Send) -> None:
+    async def _ask(self, body: bytes, topic: str, within: float, send: Send) -> None:
         try:
-            reply = await self._sink.ask(body, within)
+            reply = await self._sink.ask(body, within, topic)
         except ReplyError as error:
             await _say(send, failures.failed(error))
         except NoMember as error:
@@ -350,8 +359,7 @@ class _Listener:
         self.refused: Counter[str] = Counter()
         app: ASGIApp = self
         self.server = HttpServer(app, *address, self.refused, LIMITS, fast=True)
-        self._exact: dict[str, dict[str, _Webhook]] = {}
-        self._below: list[tuple[str, dict[str, _Webhook]]] = []
+        self.paths: Paths[_Webhook] = Paths()
 
     async def start(self) -> None:
         """Serve, if it does not yet."""
@@ -359,36 +367,13 @@ class _Listener:
             self.serves = True
             await self.server.start()
 
-    def add(self, webhook: _Webhook) -> None:
-        """Let it have what it claims."""
-        for method in webhook.methods:
-            self._exact.setdefault(webhook.path, {})[method] = webhook
-        self._sort()
-
-    def remove(self, webhook: _Webhook) -> None:
-        """Let it have nothing any more."""
-        for methods in self._exact.values():
-            for method in [method for method, who in methods.items() if who is webhook]:
-                del methods[method]
-        self._exact = {path: methods for path, methods in self._exact.items() if methods}
-        self._sort()
-
-    def _sort(self) -> None:
-        below = [(path[:-1], methods) for path, methods in self._exact.items() if path.endswith("/*")]
-        self._below = sorted(below, key=lambda each: -len(each[0]))
-
-    def _find(self, path: str) -> dict[str, _Webhook]:
-        if not path.endswith("/*") and (found := self._exact.get(path)) is not None:
-            return found
-        return next((methods for start, methods in self._below if path.startswith(start)), {})
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        methods = self._find(scope["path"])
+        methods, values = self.paths.find(scope["path"], scope["raw_path"].decode("latin-1"))
         webhook = methods.get(scope["method"])
         if webhook is not None:
-            await webhook.serve(scope, receive, send)
+            await webhook.serve(scope, receive, send, values)
         elif methods:
             self.refused["method not allowed"] += 1
             allow = {"Allow": ", ".join(sorted(methods)), "Connection": "close"}
