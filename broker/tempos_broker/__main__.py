@@ -65,8 +65,8 @@ EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run a broker until SIGINT or SIGTERM. ``options``: config (path), portable, log_level."""
-    logs.configure(options.log_level)
+    """Run a broker until SIGINT or SIGTERM. ``options``: config (path), portable, log_level, log_format."""
+    logs.configure(options.log_level, options.log_format)
     signals = Signals(LastResort(EXIT_FAILED))
     signals.hold()
     # Until all is in place next to nothing becomes garbage, and looking for it among thousands of topics
@@ -416,7 +416,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tempos_broker")
     parser.add_argument("-c", "--config", required=True)
     parser.add_argument("--portable", action="store_true")
-    parser.add_argument("--log-level", default="warning")
+    logs.add_options(parser, "warning")
     return run(parser.parse_args())
 
 

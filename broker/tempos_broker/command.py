@@ -97,12 +97,7 @@ def broker(subparsers: Subparsers) -> None:
         action="store_true",
         help="serve the slow path through asyncio's datagram transport, without the batched system calls",
     )
-    parser.add_argument(
-        "--log-level",
-        choices=logs.LEVELS,
-        default="warning",
-        help="how much to tell on standard error (default: %(default)s)",
-    )
+    logs.add_options(parser, "warning")
     parser.set_defaults(run=_run_broker)
 
 

@@ -58,7 +58,7 @@ TOKEN = "controller"  # noqa: S105 - where it is
 
 def run(options: argparse.Namespace) -> int:
     """Run a platform until told to stop. ``options``: file, state (folder or None), log_level."""
-    logs.configure(options.log_level)
+    logs.configure(options.log_level, options.log_format)
     # httpx tells every request.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     # Three sorts of daemons end one after the other.
@@ -284,5 +284,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tempos_controller")
     parser.add_argument("file")
     parser.add_argument("--state")
-    parser.add_argument("--log-level", choices=logs.LEVELS, default="warning")
+    logs.add_options(parser, "warning")
     leave(run(parser.parse_args()))

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         file = Path(options.config) if options.config else None
         settings, deployment = layout.load(file) if file else (Settings(), Deployment())
-        logs.configure(options.log_level or settings.log or "warning")
+        logs.configure(options.log_level or settings.log or "warning", options.log_format)
         if options.check:
             print(f"{file}: ok, {len(deployment.functions)} functions, {len(deployment.steps)} steps")
             return EXIT_OK
@@ -155,7 +155,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tempos_invoker")
     parser.add_argument("-c", "--config")
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--log-level", choices=logs.LEVELS)
+    logs.add_options(parser)
     return run(parser.parse_args())
 
 

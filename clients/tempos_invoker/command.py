@@ -66,7 +66,7 @@ def invoker(subparsers: Subparsers) -> None:
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="what to do, in TOML")
     parser.add_argument("--check", action="store_true", help="only check the file")
-    parser.add_argument("--log-level", choices=logs.LEVELS, help="instead of that of the file")
+    logs.add_options(parser)
     parser.set_defaults(run=_run)
 
 

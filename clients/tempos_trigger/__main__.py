@@ -39,7 +39,7 @@ EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
 
 def run(options: argparse.Namespace) -> int:
     """Run a trigger until told to stop. ``options``: config (path or None), check, log_level (or None)."""
-    logs.configure(options.log_level or "info")
+    logs.configure(options.log_level or "info", options.log_format)
     signals = Signals(LastResort(EXIT_FAILED))
     signals.hold()
     try:
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
             count = 0 if told.deployment is None else len(told.deployment.endpoints)
             print(f"{options.config}: ok, {count} endpoint{'' if count == 1 else 's'}")
             return EXIT_OK
-        logs.configure(options.log_level or told.log)
+        logs.configure(options.log_level or told.log, options.log_format)
         return _run_loop(told, options.config, signals)
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -147,5 +147,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tempos_trigger")
     parser.add_argument("-c", "--config", type=Path)
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--log-level", choices=logs.LEVELS)
+    logs.add_options(parser)
     leave(run(parser.parse_args()))

@@ -37,7 +37,7 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="what to do, in TOML")
     parser.add_argument("--check", action="store_true", help="only check the file")
-    parser.add_argument("--log-level", choices=logs.LEVELS, help="instead of that of the file")
+    logs.add_options(parser)
     parser.set_defaults(run=_run)
 
 

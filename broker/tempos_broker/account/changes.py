@@ -121,6 +121,12 @@ _JOINED = "{members} joined {places}"
 _LEASE = "{members} is gone from {places}: it was not heard of for as long as its lease is"
 
 
+def _fields(kind: Kind, topic: str = "", group: str = "", member: str = "") -> dict[str, str]:
+    """What a log for machines has beside the words."""
+    told = {"change": kind.value, "topic": topic, "group": group, "member": member}
+    return {name: value for name, value in told.items() if value}
+
+
 class Changes:
     """``now``: Unix seconds; ``logger`` is told everything, too."""
 
@@ -138,7 +144,7 @@ class Changes:
 
     def tell(self, kind: Kind, text: str, *, level: int = logging.INFO, topic: str = "") -> None:
         """Log it and keep it."""
-        self._log.log(level, "%s", text)
+        self._log.log(level, "%s", text, extra=_fields(kind, topic))
         self.note(kind, level, text, topic)
 
     def note(self, kind: Kind, level: int, text: str, topic: str = "") -> None:
@@ -164,7 +170,10 @@ class Changes:
         change = next(reversed(self._kept.values()), None)
         if change is not None and change.kind is Kind.LEASE:
             s = "s" * (change.topics.count > 1)
-            self._log.warning("topic%s %s: the lease of %s ended", s, change.topics, change.members)
+            told = _fields(Kind.LEASE, member=member)
+            self._log.warning(
+                "topic%s %s: the lease of %s ended", s, change.topics, change.members, extra=told
+            )
 
     def since(self, number: int = 0) -> Iterator[Change]:
         """Those that came, or grew, after the one of this number, the oldest first."""
@@ -211,7 +220,8 @@ class Changes:
             self._grown[known.number] = known.at
         if not quiet:
             place = f"{topic}, group {group}" if group else topic
-            self._log.log(level, "%s", words.format(members=member, places=place))
+            told = _fields(kind, topic, group, member)
+            self._log.log(level, "%s", words.format(members=member, places=place), extra=told)
 
     def _new(self, kind: Kind, level: int, words: str) -> Change:
         self.last += 1

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import os
 import signal
 import sys
 
 from tempos_broker import privileges
+from tempos_daemon import logs
 
 #: <linux/prctl.h>
 _PR_SET_PDEATHSIG = 1
@@ -26,9 +26,7 @@ def main() -> int:
     stream, broker, level = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(name)s: worker: %(message)s", stream=sys.stderr
-    )
+    logs.configure(level, who="worker: ")
     privileges.drop()
     # After the change of privileges, some of which take it away again.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

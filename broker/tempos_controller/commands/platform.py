@@ -48,12 +48,7 @@ def up(subparsers: Subparsers) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="the platform, TOML")
     parser.add_argument("--state", metavar="DIR", help="keep the state here (default: controller.state)")
-    parser.add_argument(
-        "--log-level",
-        choices=logs.LEVELS,
-        default="warning",
-        help="how much to tell on standard error (default: %(default)s)",
-    )
+    logs.add_options(parser, "warning")
     parser.set_defaults(run=_run_up)
 
 
