@@ -136,8 +136,12 @@ def _read(value: object, name: str, path: str, key: Key, faults: Faults) -> dict
         written = "" if isinstance(key.holds, Kind) else f", written [[{_INDEX.sub('', path)}]]"
         faults.refuse(path, value, _allowed(key) + written)
         return {}
-    if len(value) < key.least or (key.most is not None and len(value) > key.most):
+    too_many = key.most is not None and len(value) > key.most
+    if len(value) < key.least or too_many:
         faults.add(path, f"has {count(len(value), 'entry', 'entries')}; allowed: {_allowed(key)}")
+    if too_many:
+        # What is wrong with each would bury that.
+        return {}
     items = [_read_one(item, f"{path}[{index}]", key.holds, faults) for index, item in enumerate(value)]
     if isinstance(key.holds, Kind):
         first: dict[Any, int] = {}

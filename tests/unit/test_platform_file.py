@@ -76,6 +76,13 @@ FAULTS = [
 ]  # fmt: skip
 
 
+def test_of_too_many_entries_only_that_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse("[[workflow]]\n" * 5000, "p.toml", tmp_path)
+    (problem,) = refused.value.problems
+    assert problem.startswith("p.toml: workflow has 5000 entries; allowed: a list of tables of at most 4096")
+
+
 @pytest.mark.parametrize(("text", "fault"), FAULTS)
 def test_a_fault_says_what_is_wrong_and_what_is_allowed(text: str, fault: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:

@@ -207,4 +207,4 @@ class Store:
         except OSError as error:
             with contextlib.suppress(OSError):
                 beside.unlink()
-            raise Unavailable(f"{path} cannot be written: {error.strerror}; nothing has changed") from error
+            raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
