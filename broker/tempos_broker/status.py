@@ -77,6 +77,7 @@ def status_head(
                     for entry in fast.interfaces
                 ],
                 "kernel": {"release": platform.release(), "lacks": list(fast.lacks)},
+                "bypassed": list(fast.bypassed),
                 "passed": labelled(_passed(of_no_topic(fast_counters, states))),
                 "drops": as_values(drops),
             },

@@ -157,9 +157,11 @@ class FastPathStatus:
     """``mode`` is native, generic or none (the weakest of the interfaces); ``reason`` says why.
 
     ``lacks``: what this kernel does not have that the fast path would use, and what happens instead.
+    ``bypassed``: what the host's firewall does, or may do, with datagrams that the fast path takes.
     """
 
     mode: str
     reason: str
     interfaces: tuple[InterfaceStatus, ...] = ()
     lacks: tuple[str, ...] = ()
+    bypassed: tuple[str, ...] = ()

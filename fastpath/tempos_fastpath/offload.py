@@ -39,6 +39,7 @@ from tempos_fastpath.drops import Drops
 from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies, runs_of
 from tempos_fastpath.network.changes import ChangeTrigger
 from tempos_fastpath.network.facts import Destination, Facts, destination
+from tempos_fastpath.network.firewall import Firewall
 from tempos_fastpath.network.ipsec import guarded
 from tempos_fastpath.network.reading import read_neighbours, resolve_neighbours
 from tempos_fastpath.network.targets import served_now
@@ -121,6 +122,7 @@ class Offload:
         self._left_out: frozenset[tuple[str, str | None]] = frozenset()
         self._refused: dict[int, str] = {}
         self._trouble = Remark(_log, "the fast path's routes are checked against the network again")
+        self._firewall = Firewall(port)
         self._no_answer = Remark(_log, "the kernel is asked of new sources again")
         self._locks: dict[int, asyncio.Lock] = {}
         self._reading = asyncio.Lock()
@@ -211,7 +213,7 @@ class Offload:
         mode = "generic" if "generic" in modes else "native"
         _, more = served_now(self._resources.entrances.listen, self._facts)
         note = f"{more}{self._note}{self._programs.note}"
-        return FastPathStatus(mode, f"{reason}{note}", interfaces, self._lacks)
+        return FastPathStatus(mode, f"{reason}{note}", interfaces, self._lacks, self._firewall.found)
 
     def rows(self) -> Mapping[int, int]:
         """Where the topics whose routes an earlier broker left stand in the tables."""
@@ -470,6 +472,7 @@ class Offload:
         if first_resolve:
             await self._resolve(self._neighbours_in_use())
         await self._look()
+        await self._in_thread(self._firewall.look)
         mended, unseen = await self._mend(), self._unseen
         self._unseen = self._resources.unseen(self._facts)
         if mended:

@@ -70,6 +70,8 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
     kernel = fast.get("kernel")
     for lack in kernel["lacks"] if kernel else ():
         yield f"        kernel {kernel['release']}: {lack}"
+    for each in fast.get("bypassed", ()):
+        yield f"        passes the host's firewall by: datagrams to the data port are {each}"
     if fast.get("passed"):
         yield f"        passed up before a topic was read: {counts(fast['passed'])}"
     for interface, errors in fast.get("drops", {}).items():

@@ -66,6 +66,8 @@ def look(status: Document) -> Iterator[Tried]:
         yield Tried("TD410", False, _counts(refused), "requests of clients")
     if drops := status["paths"]["fast"]["drops"]:
         yield Tried("TD412", False, "; ".join(f"{name}: {_counts(why)}" for name, why in drops.items()))
+    for each in status["paths"]["fast"].get("bypassed", ()):
+        yield Tried("TD416", False, f"datagrams to the data port are {each}", "fast path")
     worker = status["quality"]["worker"]
     if worker["state"] not in ("off", "serving"):
         yield Tried("TD413", False, f"{worker['state']}: {worker['reason']}")
@@ -175,6 +177,8 @@ SERVING = Area(
               fix="tempos observe xdpwhy"),
         Check("TD413", "SQ worker", _WARN, means="the broker itself serves SQ", fix="tempos status"),
         Check("TD414", "lost before", _WARN, means="the way from publishers to the broker loses events"),
+        Check("TD416", "firewall passed by", _WARN, means="the fast path takes what the host would drop",
+              fix="nft list ruleset"),
         Check("TD415", "refused events", _NOTE, means="those events go to nobody"),
     ),
     lambda asked: tuple(gather(asked)),

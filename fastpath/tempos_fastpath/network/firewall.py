@@ -1,0 +1,266 @@
+"""What the host's firewall would drop at the data port, had the fast path not taken it before.
+
+An XDP program runs before nftables and iptables see a packet; so rules that keep somebody from the data
+port keep nobody from the fast path. This reads the rules and says so. Rules: what is said to be dropped is
+dropped, whoever sends it, as long as it is nobody that was answered before; whatever hangs on more than the
+port is said to be possible, and so is all that could not be read. Blocking; in the network namespace of the
+thread that asks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import shutil
+import socket
+import struct
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+#: Seconds that the tool may take.
+_LIMIT = 5.0
+#: NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN and GETGEN; struct nlmsghdr and nfgenmsg.
+_NETFILTER, _NFTABLES, _GETCHAIN, _GETGEN = 12, 10 << 8, 4, 16
+_HEADER, _FAMILY, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBH"), struct.Struct("=HH")
+_REQUEST, _DUMP, _ERROR, _DONE = 0x1, 0x300, 2, 3
+_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _HOOK_NUMBER, _TYPE_MASK = 1, 3, 4, 1, 0x3FFF
+#: NFPROTO_INET, IPV4, NETDEV, and NF_INET_PRE_ROUTING and LOCAL_IN; what else hooks in is not on the way.
+_FAMILIES, _HOOKS = {1: "inet", 2: "ip", 5: "netdev"}, (0, 1)
+_LEGACY = Path("/proc/net/ip_tables_names")
+_SILENT = {"counter", "log", "comment", "meta set", "mangle", "notrack", "ct helper"}
+_DEPTH = 16
+
+_log = logging.getLogger(__name__)
+
+#: What may become of a packet in a chain.
+_Outcomes = set[str]
+
+
+class Firewall:
+    """The rules of one network namespace, as far as they are about datagrams to ``port``."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        #: What was found last.
+        self.found: tuple[str, ...] = ()
+        self._generation: bytes | None = b""
+
+    def look(self) -> tuple[str, ...]:
+        """What would be dropped, for certain or possibly, each in words; what is new is logged, once."""
+        generation, before = _generation(), self.found
+        if generation is None or generation != self._generation:
+            self.found = (*self._rules(), *_legacy(self._port))
+            self._generation = generation
+        for each in self.found:
+            if each not in before:
+                _log.warning(
+                    "the fast path passes the host's firewall by: datagrams to port %d are %s",
+                    self._port,
+                    each,
+                )
+        if before and not self.found:
+            _log.warning("the host's firewall drops nothing any more that the fast path takes")
+        return self.found
+
+    def _rules(self) -> Iterator[str]:
+        tool = shutil.which("nft")
+        if tool is not None:
+            with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
+                done = subprocess.run(
+                    (tool, "-j", "list", "ruleset"), capture_output=True, timeout=_LIMIT, check=True
+                )
+                yield from judge(json.loads(done.stdout), self._port)
+                return
+        for family, table, chain in _chains():
+            yield (
+                f"possibly dropped by nftables: chain {chain} of table {family} {table} stands before the "
+                "data port, and what it says cannot be read here (nft as root can)"
+            )
+
+
+def judge(ruleset: Mapping[str, Any], port: int) -> Iterator[str]:
+    """The same of what ``nft -j list ruleset`` prints."""
+    entries = [entry for entry in ruleset.get("nftables", ()) if isinstance(entry, dict)]
+    rules: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for rule in (entry["rule"] for entry in entries if "rule" in entry):
+        rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(rule)
+    for chain in (entry["chain"] for entry in entries if "chain" in entry):
+        if chain.get("hook") not in ("ingress", "prerouting", "input"):
+            continue
+        if chain["family"] not in _FAMILIES.values():
+            continue
+        found = _walk((chain["family"], chain["table"], chain["name"]), rules, port, 0)
+        policy = chain.get("policy", "accept")
+        outcomes = {policy if each in ("next", "return") else each for each in found}
+        if "drop" in outcomes:
+            sure = "dropped" if outcomes == {"drop"} else "possibly dropped"
+            by = f"chain {chain['name']} of table {chain['family']} {chain['table']}"
+            whose = f", whose policy is {policy}" if policy == "drop" else ""
+            yield f"{sure} by nftables: {by}{whose}"
+
+
+def _walk(
+    chain: tuple[str, str, str],
+    rules: Mapping[tuple[str, str, str], list[Mapping[str, Any]]],
+    port: int,
+    depth: int,
+) -> _Outcomes:
+    """What may become of a datagram to the port; "next": nothing of what this chain says."""
+    if depth > _DEPTH:
+        return {"drop", "next"}
+    found: _Outcomes = set()
+    for rule in rules.get(chain, ()):
+        fits, verdict = _rule(rule, chain, rules, port, depth)
+        if fits is False:
+            continue
+        found |= verdict - {"next"}
+        if fits and "next" not in verdict:
+            return found
+    return found | {"next"}
+
+
+def _rule(
+    rule: Mapping[str, Any],
+    chain: tuple[str, str, str],
+    rules: Mapping[tuple[str, str, str], list[Mapping[str, Any]]],
+    port: int,
+    depth: int,
+) -> tuple[bool | None, _Outcomes]:
+    """Whether the datagram fits the rule, None: it depends; and what it does then."""
+    fits: bool | None = True
+    for statement in rule.get("expr", ()):
+        kind, what = next(iter(statement.items())) if isinstance(statement, dict) else (str(statement), {})
+        if kind == "match":
+            one = _matches(what, port)
+            if one is False:
+                return False, set()
+            fits = fits if one else None
+        elif kind in ("accept", "return"):
+            return fits, {kind}
+        elif kind in ("drop", "reject"):
+            return fits, {"drop"}
+        elif kind in ("jump", "goto"):
+            inside = _walk((*chain[:2], what["target"]), rules, port, depth + 1)
+            back = "next" if kind == "jump" else "return"
+            return fits, {back if each in ("next", "return") else each for each in inside}
+        elif kind not in _SILENT:
+            # Maps of verdicts, queues, limits, matches of iptables: whatever they say.
+            fits = None
+            if kind in ("vmap", "queue", "xt", "tproxy", "synproxy"):
+                return None, {"drop", "accept", "next"}
+    return fits, {"next"}
+
+
+def _matches(match: Mapping[str, Any], port: int) -> bool | None:
+    left, right, op = match.get("left"), match.get("right"), match.get("op")
+    if not isinstance(left, dict):
+        return None
+    found: bool | None = None
+    payload, meta, ct = (left.get(key) or {} for key in ("payload", "meta", "ct"))
+    if payload.get("protocol") in ("tcp", "sctp", "dccp", "icmp", "icmpv6", "ip6"):
+        return False
+    if payload.get("protocol") in ("udp", "th") and payload.get("field") == "dport":
+        found = _among(right, port)
+    elif meta.get("key") == "l4proto" or (payload.get("protocol"), payload.get("field")) == (
+        "ip",
+        "protocol",
+    ):
+        found = _among(right, "udp", 17)
+    elif meta.get("key") == "nfproto":
+        found = _among(right, "ipv4")
+    elif meta.get("key") == "protocol":
+        found = _among(right, "ip")
+    elif meta.get("key") in ("iif", "iifname") and right == "lo":
+        # What comes there comes to no interface of the fast path.
+        found = False
+    elif ct.get("key") == "state":
+        found = _among(right, "new")
+    if found is None or op not in ("==", "!=", "in"):
+        return None
+    return found if op != "!=" else not found
+
+
+def _among(right: Any, *wanted: object) -> bool | None:
+    """Whether one of these is what is named, a set of it, or a range; None: that cannot be told."""
+    if isinstance(right, dict):
+        if "set" in right:
+            return _any(_among(each, *wanted) for each in right["set"])
+        if "range" in right and all(isinstance(each, int) for each in right["range"]):
+            low, high = right["range"]
+            return any(isinstance(each, int) and low <= each <= high for each in wanted)
+        return None
+    if isinstance(right, list):
+        return _any(_among(each, *wanted) for each in right)
+    if isinstance(right, str) and right.startswith("@"):
+        return None
+    return right in wanted
+
+
+def _any(each: Iterable[bool | None]) -> bool | None:
+    found = list(each)
+    return True if True in found else None if None in found else False
+
+
+def _legacy(port: int) -> Iterator[str]:
+    """Of iptables without nftables it can be told which tables there are."""
+    with contextlib.suppress(OSError):
+        if names := _LEGACY.read_text().split():
+            yield (
+                f"possibly dropped by iptables: it has rules of its own kind ({', '.join(sorted(names))}), "
+                f"which are not looked at: iptables-legacy -L INPUT -n tells of UDP to port {port}"
+            )
+
+
+def _generation() -> bytes | None:
+    """What changes with the rules; None: nobody tells."""
+    for kind, body in _ask(_GETGEN, 0):
+        if kind == _NFTABLES | (_GETGEN - 1):
+            return body
+    return None
+
+
+def _chains() -> Iterator[tuple[str, str, str]]:
+    """Family, table and name of the chains that packets to this machine come by."""
+    for kind, body in _ask(_GETCHAIN, _DUMP):
+        family = _FAMILIES.get(body[0]) if kind == _NFTABLES | (_GETCHAIN - 1) else None
+        attributes = dict(_attributes(body[_FAMILY.size :]))
+        hook = dict(_attributes(attributes.get(_CHAIN_HOOK, b"")))
+        number = int.from_bytes(hook.get(_HOOK_NUMBER, b"\xff"), "big")
+        if family is not None and number in _HOOKS:
+            table, name = (attributes.get(each, b"").rstrip(b"\0") for each in (_CHAIN_TABLE, _CHAIN_NAME))
+            yield family, table.decode(errors="replace"), name.decode(errors="replace")
+
+
+def _ask(what: int, flags: int) -> Iterator[tuple[int, bytes]]:
+    """The messages of an answer; none where there are no nftables, or who asks may not."""
+    question = _HEADER.pack(_HEADER.size + _FAMILY.size, _NFTABLES | what, _REQUEST | flags, 1, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as sock:
+            sock.settimeout(_LIMIT)
+            sock.send(question + _FAMILY.pack(0, 0, 0))
+            while True:
+                rest = sock.recv(1 << 17)
+                while len(rest) >= _HEADER.size:
+                    length, kind, _, _, _ = _HEADER.unpack_from(rest)
+                    if kind in (_ERROR, _DONE):
+                        return
+                    yield kind, rest[_HEADER.size : length]
+                    rest = rest[(length + 3) & ~3 :]
+                if not flags & _DUMP:
+                    return
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.EPROTONOSUPPORT, errno.ENOBUFS, None):
+            raise
+
+
+def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(body) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(body)
+        if length < _ATTRIBUTE.size:
+            return
+        yield kind & _TYPE_MASK, body[_ATTRIBUTE.size : length]
+        body = body[(length + 3) & ~3 :]

@@ -1,0 +1,100 @@
+"""Rules of the host's firewall that the fast path passes by are told: for certain, or possibly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+from support.privileges import require_kernel, require_netns
+from support.waiting import until
+
+from tempos import Topic
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.node import PYTHON
+from tempos_bench.nodes.topology import Topology, build
+from tempos_fastpath.network.firewall import judge
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.skipif(not shutil.which("nft"), reason="the rules are made by nft (package nftables)"),
+]
+
+NONE, MAYBE, SURE = "", "possibly dropped", "dropped"
+#: Rules of a chain at `input`, its policy, and what becomes of a datagram to port 9998.
+CASES = [
+    ("", "accept", NONE),
+    ("", "drop", SURE),
+    ("udp dport 9998 drop", "accept", SURE),
+    ("udp dport { 53, 9990-9999 } counter log reject", "accept", SURE),
+    ("udp dport 9997 drop", "accept", NONE),
+    ("udp dport != 9998 drop", "accept", NONE),
+    ("tcp dport 9998 drop", "accept", NONE),
+    ("meta l4proto udp drop", "accept", SURE),
+    ("ip protocol tcp drop", "accept", NONE),
+    ("udp dport 9998 accept", "drop", NONE),
+    ("ct state established,related accept", "drop", SURE),
+    ("iifname lo accept", "drop", SURE),
+    ("iifname eth0 udp dport 9998 accept", "drop", MAYBE),
+    ("ip saddr 10.0.0.0/8 udp dport 9998 drop", "accept", MAYBE),
+    ("udp dport 9998 limit rate 10/second accept", "drop", MAYBE),
+    ("udp dport vmap { 9998 : drop }", "accept", MAYBE),
+    ("jump more", "accept", SURE),
+    ("udp dport 9998 accept\njump more", "accept", NONE),
+    ("udp dport 9998 return\njump more", "accept", NONE),
+]
+
+
+def rules(text: str, policy: str) -> str:
+    return (
+        "table inet guard {\nchain more {\nudp dport 9998 drop\n}\n"
+        f"chain entry {{\ntype filter hook input priority 0; policy {policy};\n{text}\n}}\n}}\n"
+    )
+
+
+@pytest.mark.parametrize(("text", "policy", "told"), CASES)
+def test_what_becomes_of_a_datagram_to_the_data_port(text: str, policy: str, told: str) -> None:
+    require_netns()
+    script = "nft -f - && nft -j list ruleset"
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", script], input=rules(text, policy), text=True, capture_output=True,
+        check=True,
+    )  # fmt: skip
+    found = list(judge(json.loads(done.stdout), 9998))
+    assert [each.split(" by ")[0] for each in found] == ([told] if told else [])
+    assert all("chain entry of table inet guard" in each for each in found)
+
+
+def nft(topology: Topology, *words: str, text: str = "") -> None:
+    def run() -> None:
+        subprocess.run(["nft", *words], input=text, text=True, check=True, capture_output=True)
+
+    topology.broker.call(run)
+
+
+def test_a_broker_tells_it_once_a_change_in_status_log_and_doctor() -> None:
+    require_netns()
+    require_kernel()
+    with (
+        build("straight") as topology,
+        Broker(topology.broker, {Topic(7, "news"): []}, mode="native") as broker,
+    ):
+
+        def bypassed() -> list[str]:
+            return list(broker.status()["paths"]["fast"]["bypassed"])
+
+        assert bypassed() == []
+        nft(topology, "-f", "-", text=rules("udp dport 9998 drop", "accept"))
+        until(bypassed, "it is not told")
+        (told,) = bypassed()
+        assert told == "dropped by nftables: chain entry of table inet guard"
+        said = broker.program.output
+        assert (
+            said.count("passes the host's firewall by: datagrams to port 9998 are dropped by nftables") == 1
+        )
+        doctor = topology.broker.start((PYTHON, "-m", "tempos", "doctor"))
+        doctor.wait(60)
+        assert "TD416" in doctor.output
+        nft(topology, "flush", "ruleset")
+        until(lambda: not bypassed(), "it is not told that this is over")
