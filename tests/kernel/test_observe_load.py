@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 from support import functions
 from support.observing import Line, Observed
-from support.privileges import require_kernel
+from support.privileges import require_kernel, require_tracepoints
 
 pytestmark = pytest.mark.kernel
 _SOURCE = Path(__file__).parents[1] / "support" / "load.c"
 _NAME, _COUNT, _RATE = f"load-{os.getpid()}", 100_000, 100_000
+#: What there is from Linux 6.3 on; the tools say so themselves.
+_NEEDS = {"udpwait": ("sk_data_ready",), "socketio": ("sock_recv_length",)}
 Done = dict[str, Any]
 
 
@@ -146,6 +148,7 @@ def test_nothing_is_lost(
     program: Path, tmp_path: Path, act: str, check: Callable[[list[Line], Done], None], more: tuple[str, ...]
 ) -> None:
     name = check.__name__.replace("net_", "net-").replace("tcp_", "tcp-")
+    require_tracepoints(*_NEEDS.get(name, ()))
     with loading(program, act, tmp_path) as load:
         who = ("--comm", program.name) if act == "execs" else ("--pid", str(load.pid))
         with Observed(name, *who, *more, into=tmp_path / "told") as tool:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from support.acts_files import place
 from support.observing import Filtered, Line, acting
+from support.privileges import require_tracepoints
 
 from tempos_bench.nodes.namespace import Namespace
 
@@ -159,6 +160,7 @@ def test_soprotocol(space: Namespace | None, processes: int, tmp_path: Path) -> 
 
 
 def test_socketio(space: Namespace | None, processes: int, tmp_path: Path) -> None:
+    require_tracepoints("sock_recv_length")
     for seen in watch("socketio", "sockets", processes, space, tmp_path):
         moved: Counter[tuple[Any, ...]] = Counter()
         for each in seen.done:

@@ -33,6 +33,14 @@ def require(missing: str | None) -> None:
     pytest.skip(missing)
 
 
+def require_tracepoints(*names: str) -> None:
+    """This kernel has them; a younger one does."""
+    from tempos_bpf.layouts import kernel_types
+
+    if missing := [name for name in names if not kernel_types().has_tracepoint(name)]:
+        pytest.skip(f"this kernel has no tracepoint {', '.join(missing)}")
+
+
 def everybodys_python() -> tuple[str, ...]:
     """A Python that any user can run this project's code by, as a command that takes the code next.
 

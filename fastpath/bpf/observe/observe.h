@@ -97,6 +97,36 @@ static __always_inline __u32 wanted_here(void)
 	return wanted(pid, comm) ? pid : 0;
 }
 
+/*
+ * The kernel leaves a program out where an event comes amid it, on the same CPU: in an interrupt. Of a hook that is
+ * passed in processes and in interrupts the program NAME has a twin NAME_amid, attached behind it: it does that one's
+ * work while `amid` says that the other is at work, and counts it in caught_NAME. Where the program is done in a few
+ * nanoseconds that is of no use: then it is the kernel's own begin and end that are interrupted.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} amid SEC(".maps");
+
+static __always_inline void set_amid(__u32 yes)
+{
+	const __u32 only = 0;
+	__u32 *here = bpf_map_lookup_elem(&amid, &only);
+
+	if (here)
+		*(volatile __u32 *)here = yes;
+}
+
+static __always_inline bool is_amid(void)
+{
+	const __u32 only = 0;
+	__u32 *here = bpf_map_lookup_elem(&amid, &only);
+
+	return here && *(volatile __u32 *)here;
+}
+
 /* Whether what comes into a ring buffer now wakes the reader: the flag for it. */
 static __always_inline __u64 wake(void *ring)
 {

@@ -131,6 +131,7 @@ struct {
 } connections SEC(".maps");
 
 __u64 lost_connections = 0;
+__u64 caught_tempos_state = 0;
 
 /* What a thread that is in connect() has done there so far. */
 struct attempt {
@@ -229,22 +230,21 @@ static __always_inline bool is_told_later(const struct sock *sk)
 	return true;
 }
 
-SEC("?tp_btf/inet_sock_set_state")
-int BPF_PROG(tempos_state, const struct sock *sk, int before, int after)
+static __always_inline void changed(const struct sock *sk, int before, int after)
 {
 	struct opener *opener;
 
 	if (sk->sk_protocol != IPPROTO_TCP)
-		return 0;
+		return;
 	if (after == TCP_SYN_SENT) {
 		begin(sk);
-		return 0;
+		return;
 	}
 	if (before != TCP_SYN_SENT && !(whole && after == TCP_CLOSE))
-		return 0;
+		return;
 	opener = bpf_sk_storage_get(&openers, (void *)sk, NULL, 0);
 	if (!opener || !opener->begun_ns)
-		return 0;
+		return;
 	if (after == TCP_CLOSE) {
 		int error = before == TCP_SYN_SENT ? BPF_CORE_READ(sk, sk_err) : 0;
 
@@ -257,6 +257,24 @@ int BPF_PROG(tempos_state, const struct sock *sk, int before, int after)
 		if (!whole)
 			tell(sk, opener, 0, false);
 	}
+}
+
+SEC("?tp_btf/inet_sock_set_state")
+int BPF_PROG(tempos_state, const struct sock *sk, int before, int after)
+{
+	set_amid(true);
+	changed(sk, before, after);
+	set_amid(false);
+	return 0;
+}
+
+SEC("?tp_btf/inet_sock_set_state")
+int BPF_PROG(tempos_state_amid, const struct sock *sk, int before, int after)
+{
+	if (!is_amid())
+		return 0;
+	__sync_fetch_and_add(&caught_tempos_state, 1);
+	changed(sk, before, after);
 	return 0;
 }
 

@@ -65,6 +65,8 @@ static __always_inline void of_socket(struct tempos_loss *key, const struct sock
 	key->namespace = namespace_of(sk);
 }
 
+__u64 caught_tempos_thrown_for = 0;
+
 static __always_inline void thrown(const struct sk_buff *skb, __u32 reason, const struct sock *receiver)
 {
 	struct tempos_loss key = {.reason = reason};
@@ -102,6 +104,19 @@ SEC("?tp_btf/kfree_skb")
 int BPF_PROG(tempos_thrown_for, struct sk_buff *skb, void *where, enum skb_drop_reason reason,
 	     struct sock *receiver)
 {
+	set_amid(true);
+	thrown(skb, reason, receiver);
+	set_amid(false);
+	return 0;
+}
+
+SEC("?tp_btf/kfree_skb")
+int BPF_PROG(tempos_thrown_for_amid, struct sk_buff *skb, void *where, enum skb_drop_reason reason,
+	     struct sock *receiver)
+{
+	if (!is_amid())
+		return 0;
+	__sync_fetch_and_add(&caught_tempos_thrown_for, 1);
 	thrown(skb, reason, receiver);
 	return 0;
 }

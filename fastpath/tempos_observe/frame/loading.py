@@ -25,6 +25,8 @@ from tempos_observe.wishes import Wishes
 FOLDER = Path(__file__).resolve().parents[1]
 #: The frame's own program in every object: children of the processes that were asked for are asked for, too.
 FOLLOW = "tempos_follow"
+#: What the name of a program ends with that does another's work while that is interrupted, behind it at its hook.
+_TWIN = "_amid"
 _COMM_LEN = 16
 _TRACEPOINTS = ("tp_btf",)
 #: What is only read when somebody asks for it.
@@ -53,9 +55,10 @@ class Loaded:
     def lost(self) -> dict[str, int]:
         """How many of what had no room, and how often a program was left out since it was running already."""
         found = {name.replace("_", " "): count for name, count in self.object.variables("lost_").items()}
+        caught = self.object.variables("caught_")
         for program in self.object.programs:
-            missed = program.info().recursion_misses
-            if missed:
+            missed = program.info().recursion_misses - caught.get(program.name, 0)
+            if missed > 0 and not program.name.endswith(_TWIN):
                 found[f"runs of {program.name}"] = missed
         return found
 
@@ -143,6 +146,7 @@ class _Loading:
         return [hook for hook in there if hook.instead_of not in names]
 
     def _leave_out(self, chosen: list[Hook], program: str, why: str) -> None:
+        program = program.removesuffix(_TWIN)
         if program not in {hook.program for hook in chosen}:
             raise Unavailable(why)
         self._why_not[program] = why
@@ -150,7 +154,8 @@ class _Loading:
     def _load(self, programs: list[str], *, follow: bool) -> BpfObject:
         wishes, rodata = self._wishes, dict(self._tool.rodata(self._wishes) if self._tool.rodata else {})
         filters = _filters(wishes, several=follow) if self._tool.by_process else {}
-        also = [*programs, FOLLOW] if follow else programs
+        also = [*programs, FOLLOW] if follow else [*programs]
+        also += [twin for each in programs if (twin := each + _TWIN) in self._sections]
         return BpfObject(self._path, {**filters, **rodata}, also=also, sizes=self._sizes())
 
     def _sizes(self) -> Mapping[str, int]:
@@ -167,6 +172,8 @@ class _Loading:
                     links += hook.at.attach(program, self._wishes)
                 else:
                     links.append(attach(program))
+                    if hook.program + _TWIN in self._sections:
+                        links.append(attach(loaded.program(hook.program + _TWIN)))
             except BpfError as error:
                 if error.errno in (errno.EPERM, errno.EACCES):
                     raise
