@@ -25,7 +25,7 @@ from tempos_observe.wishes import Wishes
 FOLDER = Path(__file__).resolve().parents[1]
 #: The frame's own program in every object: children of the processes that were asked for are asked for, too.
 FOLLOW = "tempos_follow"
-#: What the name of a program ends with that does another's work while that is interrupted, behind it at its hook.
+#: Ends the name of a program that does another's work while that is interrupted, behind it at its hook.
 _TWIN = "_amid"
 _COMM_LEN = 16
 _TRACEPOINTS = ("tp_btf",)
