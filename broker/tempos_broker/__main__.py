@@ -50,6 +50,7 @@ from tempos_daemon.signals import Signals
 from tempos_daemon.token import read_token
 
 if TYPE_CHECKING:
+    from tempos_broker.api.feed import Feed
     from tempos_broker.members.watch import Neighbours
     from tempos_daemon.http_server import HttpServer
     from tempos_fastpath.survival.handles import Handle
@@ -253,15 +254,19 @@ async def _start(
     reread.check()
     rereading = Rereading(reread.reload)
     at_the_end("reloading", rereading.close)
-    server, where = _bind_api(config, broker, reread.reload, reach.read)
+    server, feed, where = _bind_api(config, broker, reread.reload, reach.read)
     if server is not None:
         at_the_end("closing the control API", server.close)
+    if feed is not None:
+        at_the_end("ending what viewers are told", feed.close)
     # Last of all that may fail: it takes over what an earlier broker left.
     await broker.start()
     if state is not None:
         state.rest()
     if server is not None:
         await server.start()
+    if feed is not None:
+        feed.begin()
     return broker, where, rereading
 
 
@@ -381,19 +386,21 @@ def _shared_limits(rows: Rows) -> ConfiguredLimits | None:
 
 def _bind_api(
     config: BrokerConfig, broker: Broker, reload: Callable[[], Awaitable[Sequence[str]]], read: Read
-) -> tuple[HttpServer | None, str]:
-    """The control API if it can be had, not serving yet, and where it is or why not."""
+) -> tuple[HttpServer | None, Feed | None, str]:
+    """The control API if it can be had, not serving yet, its feed, and where it is or why not."""
     if not config.api_port:
-        return None, "api off"
+        return None, None, "api off"
     try:
         from tempos_broker.api.application import application
+        from tempos_broker.api.feed import Feed
         from tempos_daemon.http_server import HttpServer
     except ImportError as error:
-        return None, f"api off: install tempos[broker] ({error.name} is missing)"
+        return None, None, f"api off: install tempos[broker] ({error.name} is missing)"
     where = f"{config.api_host}:{config.api_port}"
     file = config.api_token_file
     token = read_token(file, "broker.api_token_file", read) if file else config.api_token
-    app = application(broker, reload, token)
+    feed = Feed(broker.documents)
+    app = application(broker, reload, token, feed)
     refused = broker.documents.api_refused
     server = HttpServer(app, config.api_host, config.api_port, refused, early=True)
     try:
@@ -408,7 +415,7 @@ def _bind_api(
             f"the control API cannot listen on {where}: {error.strerror}; {there}"
             'set broker.api to another address, or to "off"'
         ) from error
-    return server, f"api http://{where}"
+    return server, feed, f"api http://{where}"
 
 
 def main() -> int:

@@ -275,13 +275,9 @@ class Broker:
     def _tell_start(self) -> None:
         states = self._routes.states.values()
         members = sum(len(group.members) for state in states for group in state.route.groups)
-        life = (
-            "it goes on with the account of the former one"
-            if self._past.continued
-            else "its account begins anew"
-        )
+        how = "goes on with the former one's" if self._past.continued else "begins anew"
         what = f"{count(len(states), 'topic')}, {count(members, 'member')}"
-        self.changes.tell(Kind.START, f"broker {self.config.name!r} started, {what}; its account {life}")
+        self.changes.tell(Kind.START, f"broker {self.config.name!r} started, {what}; its account {how}")
         self._routes.telling = True
 
     def _spare(self) -> None:

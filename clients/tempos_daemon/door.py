@@ -116,7 +116,9 @@ class Door:
             return "other host", problem(
                 421, f"{name} is no name of this machine: ask by its address, or have a token set"
             )
-        if b"origin" in headers:
+        # A page elsewhere that has a browser ask sends no Origin, but Fetch Metadata; links may lead here.
+        elsewhere = headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin")
+        if b"origin" in headers or (elsewhere and headers.get(b"sec-fetch-mode") != b"navigate"):
             return "web page", problem(
                 403, "requests of web pages are refused: use `tempos ctl`, or leave Origin away"
             )

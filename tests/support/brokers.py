@@ -51,7 +51,8 @@ def post(api: int, path: str, body: object = None) -> dict[str, Any]:
     """What the control API at this port answers to an order; fails where it refuses."""
     connection = http.client.HTTPConnection("127.0.0.1", api, timeout=LIMIT)
     try:
-        connection.request("POST", path, json.dumps(body) if body is not None else None)
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        connection.request("POST", path, json.dumps(body) if body is not None else None, headers)
         response = connection.getresponse()
         document: dict[str, Any] = json.load(response)
         assert response.status == 200, document

@@ -61,6 +61,18 @@ def test_who_asks_by_a_foreign_name_is_misdirected(host: str) -> None:
     assert status({"host": host}) == (421, Counter({"other host": 1}))
 
 
+@pytest.mark.parametrize(
+    ("site", "mode", "heard"),
+    [("none", "navigate", True), ("same-origin", "cors", True), ("cross-site", "navigate", True),
+     ("cross-site", "no-cors", False), ("same-site", "no-cors", False)],
+)  # fmt: skip
+def test_a_page_elsewhere_has_no_browser_ask_but_a_link_may_lead_here(
+    site: str, mode: str, heard: bool
+) -> None:
+    refused = Counter() if heard else Counter({"web page": 1})
+    assert status({"sec-fetch-site": site, "sec-fetch-mode": mode}) == (200 if heard else 403, refused)
+
+
 def test_a_token_is_worth_more_than_a_name() -> None:
     named = {"host": "broker.example"}
     assert status(named, "secret")[0] == 401

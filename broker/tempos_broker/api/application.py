@@ -20,7 +20,9 @@ from starlette.exceptions import HTTPException
 from tempos import PathPolicy
 from tempos.control import Code
 from tempos_broker.api import models
+from tempos_broker.api.feed import VIEWERS, Feed, Full
 from tempos_broker.api.names import WholeNames
+from tempos_broker.api.page import Page
 from tempos_broker.api.snapshot import Snapshot, Snapshots
 from tempos_broker.api.stream import listed
 from tempos_broker.api.telling import Told
@@ -86,18 +88,19 @@ class Commands(TopicCommands, Protocol):
 Reload = Callable[[], Awaitable[Sequence[str]]]
 
 
-def application(broker: Commands, reload: Reload, token: str = "") -> ASGIApp:
-    """The web application over a broker; with a ``token``, every request must bring it."""
+def application(broker: Commands, reload: Reload, token: str = "", feed: Feed | None = None) -> ASGIApp:
+    """The web application over a broker; with a ``token``, every request but for the page must bring it."""
     app = new_app(
         "tempos control API",
         lambda: broker.ready,
         "Every socket is bound and every topic has a route",
     )
     _add_reading(app, broker.documents, Snapshots(broker.documents))
+    _add_feed(app, Feed(broker.documents) if feed is None else feed)
     _add_commands(app, broker, reload)
     add_topic_orders(app, broker)
     app.add_exception_handler(Refused, _on_refused)
-    return Door(
+    door = Door(
         WholeNames(app),
         token,
         broker.documents.api_refused,
@@ -105,6 +108,7 @@ def application(broker: Commands, reload: Reload, token: str = "") -> ASGIApp:
         set_by="broker.api_token",
         logger=log,
     )
+    return Page(door)
 
 
 def _add_reading(app: FastAPI, told: Documents, snapshots: Snapshots) -> None:
@@ -198,6 +202,19 @@ def _add_reading(app: FastAPI, told: Documents, snapshots: Snapshots) -> None:
             if entry["name"] == group:
                 return [models.MemberOut.model_validate(member) for member in entry["members"]]
         raise HTTPException(404, f"topic {topic!r} has no group {group!r}")
+
+
+def _add_feed(app: FastAPI, feed: Feed) -> None:
+    # A stream without an end is not what OpenAPI describes.
+    @app.get("/v1/events", include_in_schema=False)
+    async def get_events(steps: Annotated[int | None, Query(ge=1)] = None) -> Response:
+        try:
+            stream = feed.look(steps)
+        except Full:
+            raise HTTPException(503, f"{VIEWERS} are looking already: close one of the pages") from None
+        return StreamingResponse(
+            stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
 
 
 def _add_commands(app: FastAPI, broker: Commands, reload: Reload) -> None:

@@ -49,7 +49,7 @@ def gather(asked: Asked) -> Iterator[Tried]:
 def look(status: Document) -> Iterator[Tried]:
     """What is wrong by this status. Raises what a document of another kind raises."""
     for topic in status["topics"]:
-        yield from _topic(topic)
+        yield from of_topic(topic)
     for each in status["slow_consumers"]:
         place, where = each["groups"][0], f"{each['ip']}:{each['port']}"
         yield Tried("TD406", False, each["reason"], where, fix=_out(place["topic"], place["group"], where))
@@ -85,7 +85,8 @@ def _broker(status: Document, url: str) -> Tried:
     return Tried("TD401", True, cause, url)
 
 
-def _topic(topic: Document) -> Iterator[Tried]:
+def of_topic(topic: Document) -> Iterator[Tried]:
+    """What is wrong with one topic of a status. Raises what a document of another kind raises."""
     name = topic["name"]
     ledger = f"tempos ledger {_quoted(name)}"
     if not topic["balanced"]:

@@ -1,0 +1,66 @@
+"""What viewers are told: the state, then what changed, made once for all; who does not take it is let go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from tempos import PathPolicy
+from tempos.doctor import Tried
+from tempos_broker.api.feed import Feed, Verdict
+
+from .test_broker import running
+
+LIMIT = 20.0
+
+
+async def step(stream: AsyncIterator[bytes]) -> tuple[str, dict[str, Any]]:
+    event = (await asyncio.wait_for(anext(stream), LIMIT)).decode()
+    name, _, data = event.strip().partition("\n")
+    return name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+async def test_the_state_and_then_what_changed() -> None:
+    async with running() as (broker, _, client):
+        feed = Feed(broker.documents)
+        first, second = feed.look(), feed.look()
+        for stream in (first, second):
+            name, state = await step(stream)
+            assert name == "state"
+            assert {each["name"] for each in state["topics"]} == {t.topic.name for t in broker.config.topics}
+            # The fast path of this broker is a fake that drops some.
+            assert [each["kind"] for each in state["changes"]] == ["start", "wrong"]
+            assert [each["code"] for each in state["wrong"]] == ["TD412"]
+        alpha = broker.config.topics[0].topic.name
+        await broker.move(alpha, PathPolicy.SLOW)
+        client.ask("subscribe", topic=alpha, group="g", port=client.port)
+        await client.answer()
+        told: list[dict[str, Any]] = []
+        while not any(each["groups"] for part in told for each in part["topics"]):
+            name, part = await step(first)
+            assert name == "step"
+            assert {each["name"] for each in part["topics"]} <= {alpha}
+            told.append(part)
+            assert (await step(second))[1] == part
+        changes = [each["kind"] for part in told for each in part["changes"]]
+        assert sorted(changes) == ["joined", "path"]
+        assert told[-1]["topics"][0]["groups"][0]["members"] == 1
+        await feed.close()
+
+
+def test_what_is_wrong_is_known_since_when() -> None:
+    verdict = Verdict()
+
+    def lost(count: int) -> list[Tried]:
+        return [Tried("TD407", False, f"{count} lost", "press work")]
+
+    assert [how for how, _ in verdict.judge(lost(1), 100.0)] == ["began"]
+    assert verdict.judge(lost(2), 110.0) == []
+    (row,) = verdict.document(120.0)
+    assert (row["since"], row["changed"], row["cause"], row["now"]) == (100.0, 110.0, "2 lost", True)
+    assert not verdict.document(500.0)[0]["now"]
+    assert [how for how, _ in verdict.judge(lost(3), 500.0)] == ["goes on"]
+    assert [how for how, _ in verdict.judge([], 510.0)] == ["over"]
+    assert verdict.document(510.0) == []
