@@ -20,7 +20,8 @@ from tempos import API_PORT, TemposError
 from tempos_bench.nodes import drops, installed, interfaces, machine, process, stamps
 from tempos_bench.nodes.patience import patience
 
-_TIMEOUT = patience(10.0)
+#: Seconds for one answer: of 60,000 topics on a machine that others use, too, a reload takes some 20.
+_TIMEOUT = patience(60.0)
 
 
 def request(method: str, path: str, body: object = None, port: int = API_PORT) -> Any:

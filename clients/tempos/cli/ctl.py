@@ -37,6 +37,9 @@ told why, asks again with each heartbeat and comes back by itself when it may. T
 port in that group, over restarts of the broker, too. With --for 0 it may come back at once.
 """
 
+#: Seconds that a reload may take: longer than a broker gives to the checking of its file.
+RELOAD = 150.0
+
 _RELOAD_EXAMPLES = """\
 examples:
   tempos reload                     print what changed, a line each
@@ -196,7 +199,7 @@ def _kept_out(options: argparse.Namespace) -> int:
 
 
 def _reload(options: argparse.Namespace) -> int:
-    answer = Api.of(options, 30).post("/v1/reload")
+    answer = Api.of(options, RELOAD).post("/v1/reload")
     show_answer(options, answer, lambda done: "\n".join(done["changes"]) or "nothing changed")
     return 0
 
