@@ -8,14 +8,19 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from tempos import Framing, Topic
+from support.ports import free_ports
+
+from tempos import Framing, Route, Subscriber, Topic
 from tempos.control import Dropped, Heard, Lacking, Received, Sent, decode_reply, encode_request
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.topics import ASKS_AGAIN, FORMER, LEFT_KEPT
+from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, Limits, TopicConfig
 from tempos_broker.control.server import ControlServer
 from tempos_broker.membership import Registry
+
+from .test_broker import FakeFastPath, until
 
 IP, LEASE = "10.0.2.2", 10.0
 #: Clients that come one after the other: until all is full that has room for some, and all; seconds between.
@@ -173,3 +178,20 @@ def test_who_asks_again_what_became_of_its_drain_hears_the_same_although_its_acc
     shop.ledger.settle(shop.now - LEASE)
     assert not shop.ledger.accounts(Holder(IP, 900, 7))
     assert shop.ask("drain", 7, 900, **told) == first
+
+
+async def test_a_broker_without_a_state_file_keeps_nothing_to_be_written() -> None:
+    data, control = free_ports(2)
+    told = BrokerConfig(
+        tuple(map(TopicConfig, TOPICS)), listen=("127.0.0.1",), data_port=data, control_port=control
+    )
+    async with Broker(told, FakeFastPath()) as broker:
+        for _ in range(5):
+            async with Subscriber("127.0.0.1", "named", "shared", control_port=control):
+                pass
+        await until(lambda: not broker._registry.member_count(1))
+        assert not broker._registry.holdings.wants.changed
+        assert await broker._past.keeper.put("kind", {"key": 1})
+        await broker._past.keeper.save_ended([Route(TOPICS[0], 9, ())])
+        kept = broker._past.keeper._unsaved_things, broker._past.keeper._unsaved_ends
+        assert kept == ({}, {})

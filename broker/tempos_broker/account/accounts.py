@@ -19,8 +19,9 @@ EPOCHS_KEPT = 200
 LATE_EPOCHS = 16
 #: Members of a group whose account is settled and whose last count is remembered, should they come back.
 SETTLED_KEPT = 64
-#: Values that are one object wherever they are the same, as who is in thousands of topics is.
-SHARED = 4096
+#: Values that are one object wherever they are the same, as who is in thousands of topics is: the latest, for
+#: they are kept although nobody has them any more.
+SHARED = 256
 
 
 class Holder(NamedTuple):

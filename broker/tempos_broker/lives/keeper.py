@@ -167,6 +167,8 @@ class Keeper:
 
     async def save_ended(self, routes: Iterable[Route]) -> None:
         """Write down the epochs of topics that ended, and nothing else of them."""
+        if self._store is None:
+            return
         self._unsaved_ends.update((r.topic.id, (r.topic.name, r.epoch)) for r in routes)
         await self.save()
 
@@ -175,10 +177,10 @@ class Keeper:
 
         Whether they are; else it is tried ``again`` every second until they are, or they are as they were.
         """
+        if self._store is None:
+            return True
         if not again:
-            return self._store is None or await self._store.save(
-                [Thing(kind, key, value) for key, value in things.items()]
-            )
+            return await self._store.save([Thing(kind, key, value) for key, value in things.items()])
         self._unsaved_things.update({(kind, key): value for key, value in things.items()})
         await self._write([Thing(kind, key, value) for key, value in things.items()])
         return not any((kind, key) in self._unsaved_things for key in things)
@@ -318,6 +320,8 @@ class Keeper:
 
     async def _write(self, changes: list[Step | Whole | Thing]) -> None:
         if self._store is None:
+            # Nobody asks for it later.
+            self._registry.holdings.wants.changed.clear()
             return
         changes = [*self._wants(), *changes]
         done = await self._store.save(changes)
