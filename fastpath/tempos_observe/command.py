@@ -136,9 +136,9 @@ def _told(chosen: Tool) -> str:
 
 def _number(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value}: at least {least} is needed")
+        value = int(text) if text.lstrip("-").isdecimal() else None
+        if value is None or value < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: a whole number, at least {least}")
         return value
 
     return number
@@ -146,10 +146,13 @@ def _number(least: int) -> Callable[[str], int]:
 
 def _seconds(least: float) -> Callable[[str], float]:
     def seconds(text: str) -> float:
-        value = float(text)
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
         if not math.isfinite(value) or value < least or value == 0:
             raise argparse.ArgumentTypeError(
-                f"{text}: seconds, {f'at least {least:g}' if least else 'above 0'}"
+                f"{text!r}: seconds, {f'at least {least:g}' if least else 'above 0'}"
             )
         return value
 

@@ -89,9 +89,12 @@ def _culprits(session: Session) -> Iterator[Row]:
 
 
 def _milliseconds(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and 0.001 <= value <= 1_000_000):
-        raise argparse.ArgumentTypeError(f"{text}: milliseconds, from 0.001 to a million")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.001 <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r}: milliseconds, from 0.001 to a million")
     return value
 
 
