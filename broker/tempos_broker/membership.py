@@ -322,19 +322,19 @@ class Registry(Table):
                     f"{known.member} is a static member of group {state.name!r}",
                     "use another port, or take it out of the configuration",
                 )
-            if state.name != wanted.group:
-                raise Refused(
-                    Code.NOT_ALLOWED,
-                    f"{known.member} is in group {state.name!r} of this topic already",
-                    "unsubscribe first, or use another port",
-                )
             if known.lease is lease:
+                if state.name != wanted.group:
+                    raise Refused(
+                        Code.NOT_ALLOWED,
+                        f"{known.member} is in group {state.name!r} of this topic already",
+                        "unsubscribe first, or use another port",
+                    )
                 if known.member.source == wanted.source:
                     return False
                 known.member = replace(known.member, source=wanted.source)
                 self._versions[topic.id] += 1
                 return True
-            # The same port after a restart of the client: whoever was there before is gone.
+            # The same port after a restart of the client, in whatever group: whoever was there is gone.
             self._remove(topic.id, state, endpoint)
             self.holdings.end_if_empty(known.lease)
         self._check_kept_out(Place(topic.name, wanted.group, *endpoint), now)

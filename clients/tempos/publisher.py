@@ -36,6 +36,7 @@ from tempos.sending.telling import Telling
 from tempos.session import forks
 from tempos.session.events import topic_of
 from tempos.session.link import ControlLink
+from tempos.session.place import ports_at
 from tempos.session.reach import Reach
 
 __all__ = ["Publisher", "PublisherStats", "Reply", "ReplyError", "RequestStats"]
@@ -79,6 +80,7 @@ class Publisher:
         async with Publisher("10.0.1.1") as pub:
             await pub.publish("temperature", {"c": 21.5})
 
+    ``broker``: HOST, HOST:CONTROL_PORT or HOST:CONTROL_PORT:DATA_PORT, as on the command line.
     ``topics`` are known beforehand and not asked of the broker: with them a publisher works where no
     control port is, and straight to a receiver. With ``linger`` (seconds) events wait for at most that
     long to travel together in one datagram. ``send_buffer``: bytes of socket buffer to ask for. ``auth``:
@@ -111,6 +113,7 @@ class Publisher:
             raise LocalError(f"max_datagram is {max_datagram} bytes, at least {MIN_DATAGRAM} are needed")
         if linger < 0:
             raise LocalError(f"linger is {linger} s, it cannot be negative")
+        broker, control_port, data_port = ports_at(broker, control_port, data_port)
         self.broker = broker
         #: The random u32 that tells this publisher's events apart from those of its other starts.
         self.id = int.from_bytes(os.urandom(4), "big")

@@ -31,6 +31,7 @@ from tempos.model import Member, Topic
 from tempos.requests.answer import Request
 from tempos.session import ControlSession, forks
 from tempos.session.link import ControlLink
+from tempos.session.place import ports_at
 from tempos.session.way import Patience, Roaming, Way, find, words
 
 #: Bytes of socket buffer asked for, and events that may wait for the consumer.
@@ -69,6 +70,7 @@ class Subscriber:
             async for event in sub:
                 print(event.topic, event.unpack(), event.latency)
 
+    ``broker``: HOST or HOST:CONTROL_PORT, as on the command line.
     Topics are named, as many as one likes, or asked for by filters (``"plant/+/press/#"``, by MQTT's rules):
     then this is a member of every topic that matches, also of those that are made later. However many of the
     names and filters match a topic, its events come once. ``event.topic`` tells the name.
@@ -110,10 +112,9 @@ class Subscriber:
         every = [one for each in topics for one in ((each,) if isinstance(each, str) else each)]
         if not every:
             raise LocalError("a subscriber needs at least one topic")
-        self.broker = broker
+        self.broker, self._control_port, _ = ports_at(broker, control_port)
         self._topics = tuple(dict.fromkeys(map(names.check_filter, every)))
         self._group = group
-        self._control_port = control_port
         self._port = port
         self._signer = None if auth is None else Signer(auth, time.time)
         self._patience = Patience(wait)

@@ -136,3 +136,13 @@ def test_leaving_is_idempotent() -> None:
     assert members.unsubscribe("alpha", None, A, CLIENT)
     assert not members.unsubscribe("alpha", None, A, CLIENT)
     assert members.goodbye(A, CLIENT) == set()
+
+
+def test_a_restarted_client_on_the_same_endpoint_may_be_in_another_group() -> None:
+    members = registry()
+    members.subscribe("alpha", "one", A, CLIENT, 0)
+    with pytest.raises(Refused, match="in group 'one' of this topic already"):
+        members.subscribe("alpha", "two", A, CLIENT, 1)
+    members.subscribe("alpha", "two", A, CLIENT + 1, 1)
+    assert members.holders(1) == [("two", [Holder(*A, CLIENT + 1)])]
+    assert members.heartbeat(A, CLIENT, 2) is None

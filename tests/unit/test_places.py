@@ -11,7 +11,7 @@ from support.minibroker import MiniBrokerThread
 from tempos import LocalError, Topic, blocking
 from tempos.admin import Admin
 from tempos.cli import main
-from tempos.session.place import Place, api_at, broker_at, usual_api
+from tempos.session.place import Place, api_at, broker_at, ports_at, usual_api
 from tempos_fastpath import command
 from tempos_fastpath.survival import orphans
 
@@ -97,3 +97,20 @@ def test_fast_paths_that_one_may_not_look_for_are_not_said_to_be_none(
     assert out == ""
     assert f"there may be more: cannot look into {closed}" in err
     assert main(["fastpath", "clean", "--all"]) == command._CANNOT
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("broker", ("broker", 9997, 9998)),
+        ("broker:1", ("broker", 1, 9998)),
+        ("broker:1:2", ("broker", 1, 2)),
+    ],
+)
+def test_clients_take_ports_where_the_broker_is_named(text: str, found: tuple[str, int, int]) -> None:
+    assert ports_at(text, 9997) == found
+    # What is said by itself holds.
+    assert ports_at(text, 7, 8) == (found[0], 7, 8)
+    for wrong in ("a:b", "a:0", "::1", "udp://a", ""):
+        with pytest.raises(LocalError):
+            ports_at(wrong, 9997)

@@ -38,6 +38,19 @@ def broker_at(text: str) -> Place:
     return Place(host, *ports)
 
 
+def ports_at(broker: str, control: int, data: int = _abi.DATA_PORT) -> tuple[str, int, int]:
+    """Host, control and data port of ``broker``, whose ports hold where the others are the usual ones.
+
+    Raises :class:`LocalError`.
+    """
+    told = broker_at(broker)
+    if told.control is not None and control == _abi.CONTROL_PORT:
+        control = told.control
+    if told.data is not None and data == _abi.DATA_PORT:
+        data = told.data
+    return told.host, control, data
+
+
 def api_at(text: str, usual: int = _abi.API_PORT) -> str:
     """The URL of a control API: ``text`` is one, or HOST, HOST:PORT or [IPV6]:PORT.
 
