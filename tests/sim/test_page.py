@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -133,6 +134,13 @@ def test_the_page_follows(browser: sync_api.Browser, tmp_path: Path) -> None:
         expect(shown.locator("#headline")).to_contain_text("losses: press", timeout=SOON)
         expect(shown.locator("#detail")).to_contain_text("200 lost", timeout=SOON)
         expect(shown.locator("#remedy")).to_contain_text("tempos ledger press")
+        # The same facts in a terminal.
+        asked = [sys.executable, "-m", "tempos", "top", "--once", "--api", f"127.0.0.1:{world.api}"]
+        screen = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+        assert screen.startswith("TD407 losses")
+        assert max(map(len, screen.splitlines())) <= 80
+        told = json.loads(subprocess.run([*asked, "--json"], check=True, capture_output=True).stdout)
+        assert [(each["name"], each["lost"]) for each in told["topics"]] == [("idle", 0), ("press", 200)]
         change(shown, "TD407 losses")
 
         kill()

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from tempos import ConfigError, TemposError, Unavailable, __version__
-from tempos.cli import completion, ctl, doctor, extensions, ledger, pub, request, status, sub
+from tempos.cli import completion, ctl, doctor, extensions, ledger, pub, request, status, sub, top
 
 FAILED = 1
 COULD_NOT_RUN = 2
@@ -30,6 +30,7 @@ _BUILTIN = {
     "request": request.register,
     "status": status.register,
     "ledger": ledger.register,
+    "top": top.register,
     "doctor": doctor.register,
     "ctl": ctl.register,
     "reload": ctl.register_reload,

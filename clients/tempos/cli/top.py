@@ -1,0 +1,135 @@
+"""``tempos top``: what a broker does now, in a terminal: findings, then the busiest topics, over and over."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tempos.cli.api import Api, add_api
+from tempos.errors import one_line
+
+if TYPE_CHECKING:
+    from tempos.cli.extensions import Subparsers
+
+_EXAMPLES = """\
+examples:
+  tempos top                        the busiest topics, every second, until Ctrl-C
+  tempos top --sort loss            those first that lost most
+  tempos top --once --json | jq '.topics[] | {name, in_per_s, lost}'
+"""
+_CLEAR = "\x1b[H\x1b[J"
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add ``tempos top``."""
+    parser = subparsers.add_parser(
+        "top",
+        help="the busiest topics of a broker, and what is wrong, again and again",
+        description="Show what is wrong and how much goes through each topic, again and again.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_api(parser)
+    parser.add_argument("--sort", choices=("rate", "lag", "loss"), default="rate", help="what comes first")
+    parser.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="default: 1")
+    parser.add_argument("--once", action="store_true", help="measure one interval, print it, end")
+    parser.add_argument("--json", action="store_true", help="JSON: one object, or one a line")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show it until Ctrl-C, or once."""
+    if not 0.1 <= options.interval <= 3600:
+        options.fail(f"--interval {options.interval}: allowed: 0.1 to 3600 seconds")
+    api = Api.of(options)
+    before, at = api.get("/v1/status"), time.monotonic()
+    while True:
+        time.sleep(options.interval)
+        now, then = api.get("/v1/status"), time.monotonic()
+        shown = measured(before, now, then - at, options.sort)
+        before, at = now, then
+        if options.json:
+            print(json.dumps(shown, ensure_ascii=False), flush=True)
+        else:
+            size = shutil.get_terminal_size()
+            live = sys.stdout.isatty() and not options.once
+            rows = size.lines if live else 1 << 20
+            lines = [line[: size.columns] for line in render(shown)][: rows - 1]
+            print((_CLEAR if live else "") + "\n".join(lines), flush=True)
+        if options.once:
+            return 0
+
+
+def measured(
+    before: Mapping[str, Any], now: Mapping[str, Any], seconds: float, sort: str = "rate"
+) -> dict[str, Any]:
+    """Two statuses, so many seconds apart, as rates; ``sort``: rate, lag (events that wait) or loss."""
+    from tempos.doctor import Asked, judge
+    from tempos.doctor.serving import SERVING, look
+
+    known = {each["id"]: each for each in before["topics"]}
+    same = before["broker"]["pid"] == now["broker"]["pid"]
+    topics = [_topic(known.get(each["id"]) if same else None, each, seconds) for each in now["topics"]]
+    key = {"rate": "in_per_s", "lag": "waiting", "loss": "lost"}[sort]
+    topics.sort(key=lambda each: (-each[key], each["name"]))
+    wrong = [each for each in judge(SERVING.checks, list(look(now)), Asked()) if not each.had]
+    return {
+        "broker": now["broker"]["name"],
+        "seconds": round(seconds, 3),
+        "wrong": [
+            {"code": each.code, "name": each.name, "severity": each.severity.value,
+             "subject": each.subject, "cause": each.cause, "fix": each.fix}
+            for each in wrong
+        ],
+        "topics": topics,
+    }  # fmt: skip
+
+
+def _topic(before: Mapping[str, Any] | None, now: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    groups = now["groups"]
+
+    def rate(counted: int, earlier: int | None) -> float:
+        return 0.0 if earlier is None else round(max(0, counted - earlier) / seconds, 1)
+
+    tickets = sum(group["tickets"] for group in groups)
+    had = None if before is None else sum(group["tickets"] for group in before["groups"])
+    return {
+        "name": now["name"],
+        "class": now["class"],
+        "path": now["path"],
+        "reason": now["reason"],
+        "in_per_s": rate(now["received"], None if before is None else before["received"]),
+        "out_per_s": rate(tickets, had),
+        "members": sum(len(group["members"]) for group in groups),
+        "waiting": sum(each["waiting"] or 0 for group in groups for each in group["members"]),
+        "lost": sum(group["lost"] + group["dropped"] for group in groups)
+        + now["lost_before"]["at_least"]
+        + sum(now["lost"].values()),
+    }
+
+
+def render(shown: Mapping[str, Any]) -> Iterator[str]:
+    """Lines for a screen of 80 columns."""
+    first = next(iter(shown["wrong"]), None)
+    if first is None:
+        yield f"{shown['broker']}: nothing is wrong"
+    else:
+        more = f" (and {len(shown['wrong']) - 1} more)" if len(shown["wrong"]) > 1 else ""
+        yield one_line(f"{first['code']} {first['name']}{more}: {first['subject']}: {first['cause']}")
+        yield one_line(f"what to do: {first['fix']}" if first["fix"] else "")
+    yield ""
+    columns = f"{'in/s':>9} {'out/s':>9} {'mem':>4} {'wait':>6} {'lost':>7}"
+    yield f"{'topic':<24} {'cls':3} {'path':4} {columns}  why"
+    for each in shown["topics"]:
+        name = one_line(each["name"])
+        name = name if len(name) <= 24 else name[:23] + "…"
+        yield one_line(
+            f"{name:<24} {each['class']:3} {each['path'] or '-':4} {each['in_per_s']:>9,.0f} "
+            f"{each['out_per_s']:>9,.0f} {each['members']:>4} {each['waiting']:>6,} {each['lost']:>7,}  "
+            f"{each['reason']}"
+        )
