@@ -21,7 +21,7 @@ BENCH  := redirect program-time blast slow-path slow-path-gso round-trip fanout-
 # What `make test-kernels` boots, by the packages' names: any kernel that apt-get offers.
 KERNELS ?= linux-image-amd64 linux-image-6.12-amd64
 
-.PHONY: demo docs test test-kernels test-kernel-here kernel-table check bench peers clean clean-kernels setup FORCE
+.PHONY: demo docs deb test test-kernels test-kernel-here kernel-table check bench peers clean clean-kernels setup FORCE
 
 demo: $(STAMP)
 	$(BIN)/tempos demo
@@ -77,6 +77,10 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file config/docs/mkdocs.yml
 	$(BIN)/python -c 'import sys; sys.path.insert(0, "config/docs"); from manual import man; man.main("build/man")'
 	@echo "docs: build/site/index.html; man -l build/man/man1/tempos.1"
+
+# The package for this Debian, build/tempos_VERSION_ARCH.deb.
+deb: $(STAMP)
+	sh config/debian/build.sh $(CURDIR)/$(BIN)/python
 
 setup: $(STAMP)
 

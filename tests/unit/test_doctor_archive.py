@@ -141,6 +141,19 @@ def test_a_port_that_another_program_has_is_told_with_its_name() -> None:
     assert (free.had, free.cause) == (True, "free")
 
 
+def test_an_area_that_fails_is_told_and_hides_no_other() -> None:
+    def fail(_asked: Asked) -> tuple[Tried, ...]:
+        raise FileNotFoundError("/sys is not there")
+
+    other = Area("other", (CHECK,), lambda asked: (Tried("TD901", True),))
+    found = analyse([other], gather([Area("broken", (), fail), other], Asked()))
+    assert [(each.code, each.severity) for each in found.findings] == [
+        ("TD009", Severity.UNKNOWN),
+        ("TD901", Severity.OK),
+    ]
+    assert "broken: /sys is not there" in found.findings[0].cause
+
+
 def test_an_archive_has_room_for_every_field() -> None:
     gathered = Gathered({}, Asked(), (("a", (Tried("TD001", None),)),))
     document = archive._document(gathered)

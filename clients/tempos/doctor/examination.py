@@ -60,7 +60,14 @@ def gather(found: Iterable[Area], asked: Asked) -> Gathered:
     for area in every:
         if area.prepare is not None:
             asked = area.prepare(asked)
-    return Gathered(_machine(), asked, tuple((area.name, tuple(area.gather(asked))) for area in every))
+    return Gathered(_machine(), asked, tuple((area.name, _tried(area, asked)) for area in every))
+
+
+def _tried(area: Area, asked: Asked) -> tuple[Tried, ...]:
+    try:
+        return tuple(area.gather(asked))
+    except Exception as error:  # noqa: BLE001 - one area that fails must not hide what the others find
+        return (Tried(_AREA.code, None, f"{area.name}: {one_line(error) or repr(error)}"),)
 
 
 def analyse(found: Iterable[Area], gathered: Gathered) -> Examination:

@@ -170,7 +170,7 @@ def _neighbours() -> Iterator[Tried]:
 
 def _up() -> list[str]:
     found = []
-    for each in sorted(_NET.iterdir()):
+    for each in sorted(_NET.glob("*")):
         with contextlib.suppress(OSError, ValueError):
             if each.name != "lo" and int((each / "flags").read_text(), 16) & 1:
                 found.append(each.name)
