@@ -30,6 +30,9 @@ class _Nobody:
             return Counter()
         return _Nobody()
 
+    def __call__(self, *_: object, **__: object) -> Any:
+        return _Nobody()
+
 
 def descriptions() -> dict[str, dict[str, Any]]:
     """The OpenAPI document of each daemon."""
