@@ -27,15 +27,16 @@ demo: $(STAMP)
 	$(BIN)/tempos demo
 
 # Most tests wait for something: three of them at a time, those of one file one after the other.
-# Some hold tempos against other programs (Mosquitto, nats-server, Prometheus, curl, Chromium), some compile modules from C by
-# clang: root gets here what that needs; without it those tests are left out. Node.js for the client in TypeScript comes
-# as a package for Python where it is not there.
-WASM_TOOLS := lld-14 wasi-libc libclang-rt-14-dev-wasm32
+# Some hold tempos against other programs (COUNTERPARTS), some compile modules from C by clang: root gets here what that
+# needs; without it those tests are left out. Node.js for the client in TypeScript comes as a package for Python where it
+# is not there.
+COUNTERPARTS := mosquitto nats-server promtool curl chromium nft
+PACKAGES     := $(patsubst promtool,prometheus,$(patsubst nft,nftables,$(COUNTERPARTS)))
+WASM_TOOLS   := lld-14 wasi-libc libclang-rt-14-dev-wasm32
 test: $(STAMP)
 	@[ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
-	{ command -v mosquitto && command -v nats-server && command -v promtool && command -v curl && command -v chromium; } >/dev/null || \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mosquitto nats-server prometheus \
-	curl chromium >/dev/null || :
+	(for each in $(COUNTERPARTS); do command -v $$each || exit 1; done) >/dev/null || \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null || :
 	@[ "$$(id -u)" != 0 ] || [ -e /usr/lib/wasm32-wasi/libc.a ] || ! command -v apt-get >/dev/null || \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(WASM_TOOLS) >/dev/null || :
 	@{ command -v node && command -v npm; } >/dev/null || \
