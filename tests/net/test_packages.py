@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from support.archives import unpack
 from support.ports import free_ports
 from support.waiting import LIMIT
 
@@ -76,7 +77,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     here, elsewhere, bare = copy(made / "here"), copy(made / "elsewhere" / "deeper"), copy(made / "bare")
     source = build("sdist", here)
     with tarfile.open(source) as archive:
-        archive.extractall(made / "unpacked", filter="data")
+        unpack(archive, made / "unpacked")
     (unpacked,) = (made / "unpacked").iterdir()
     return {
         "sdist": source,

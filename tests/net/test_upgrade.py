@@ -16,6 +16,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from support.archives import unpack
 from support.brokers import get, serving
 from support.ports import free_ports
 from support.waiting import LIMIT, until
@@ -68,7 +69,7 @@ class Former:
             ["git", "-C", str(ROOT), "archive", commit, *FOLDERS], capture_output=True, check=True
         ).stdout
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            archive.extractall(folder, filter="data")
+            unpack(archive, folder)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TEMPOS_")}
         path = ":".join(str(folder / each) for each in FOLDERS)
         self._environment = {**kept, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.archives import unpack
+
 from stock import guest, job
 from stock.accelerator import Accelerator
 from stock.kernels import Kernel
@@ -107,6 +109,6 @@ def _listen(process: subprocess.Popen[bytes], console: Path, heard: Callable[[st
 def _unpack(disk: Path, results: Path) -> None:
     try:
         with tarfile.open(disk) as archive:
-            archive.extractall(results, filter="data")
+            unpack(archive, results)
     except tarfile.ReadError:
         pass  # the guest wrote nothing: the boot failed, and its lines tell

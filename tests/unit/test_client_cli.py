@@ -434,7 +434,7 @@ def test_status_asks_the_api_and_says_what_is_wrong_with_the_answer(
         assert "offloaded" in capsys.readouterr().out
         assert main(["status", "--api", url + "/", "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == DOCUMENT
-        for words in ("not a status", "not JSON", "503"):
+        for words in ("not of this version", "not JSON", "503"):
             assert main(["status", "--api", url]) == 1
             assert words in capsys.readouterr().err
         thread.join()
