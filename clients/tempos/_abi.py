@@ -49,6 +49,8 @@ MAX_MACS = 8
 MAX_SUSPECTS = 64
 NO_HOST = 1
 MAX_CHECKED = 8192
+MAX_SENDERS = 4096
+BRIDGE_HEARS_MS = 5000
 MAX_FANOUTS = 4096
 HEARD_FRAMES = 0
 HEARD_SETTLED = 1
@@ -62,7 +64,7 @@ LATENCY_BEYOND = 17179869184
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x6462b215d4a7bbf6
+ABI_FINGERPRINT = 0xa1bd7ecedf69bf43
 
 
 class Reason(enum.IntEnum):
@@ -111,6 +113,7 @@ class Reason(enum.IntEnum):
     MARTIAN_SOURCE = 40
     UNKNOWN_WAY_BACK = 41
     KEEP_ALIVE = 42
+    FOR_BRIDGE = 43
 
     @property
     def label(self) -> str:
@@ -163,6 +166,7 @@ REASON_TEXTS = {
     Reason.MARTIAN_SOURCE: "a source that the kernel may refuse: no host's, or this machine's own",
     Reason.UNKNOWN_WAY_BACK: 'the kernel has not said yet that it takes the source from this interface',
     Reason.KEEP_ALIVE: "a member's keep-alive: a firewall or NAT lets through what answers it",
+    Reason.FOR_BRIDGE: 'one of a sender now and then: a bridge forgets whom it does not hear',
 }
 
 

@@ -64,6 +64,8 @@
 #define TEMPOS_MAX_SUSPECTS 64       /* addresses that as a source are for the kernel to judge */
 #define TEMPOS_NO_HOST 1
 #define TEMPOS_MAX_CHECKED 8192      /* sources whose way back the kernel was asked for */
+#define TEMPOS_MAX_SENDERS 4096      /* behind a port of a bridge, of which it is known when the bridge last heard */
+#define TEMPOS_BRIDGE_HEARS_MS 5000  /* of each of them so often */
 #define TEMPOS_MAX_FANOUTS 4096
 #define TEMPOS_HEARD_FRAMES 0        /* of the map `heard`: tagged frames that were heard of */
 #define TEMPOS_HEARD_SETTLED 1       /* and how many of them user space has dealt with */
@@ -167,6 +169,7 @@ enum tempos_reason {
 	TEMPOS_MARTIAN_SOURCE,      /* a source that the kernel may refuse: no host's, or this machine's own */
 	TEMPOS_UNKNOWN_WAY_BACK,    /* the kernel has not said yet that it takes the source from this interface */
 	TEMPOS_KEEP_ALIVE,          /* a member's keep-alive: a firewall or NAT lets through what answers it */
+	TEMPOS_FOR_BRIDGE,          /* one of a sender now and then: a bridge forgets whom it does not hear */
 	TEMPOS_REASONS              /* how many there are; keep last */
 };
 
@@ -354,6 +357,8 @@ struct tempos_settings {
 	__u16 skb_at;               /* TAGS_READ: from what a program is given to the pointer to the socket buffer */
 	__u32 asks;                 /* sources are taken as the kernel says of this interface; 0: it need not be asked */
 	__u32 suspect_count;
+	__u32 learns;               /* of a port of a bridge its interface index: the bridge is to hear of senders; else 0 */
+	__u32 pad;
 	__be32 listen[TEMPOS_MAX_LISTEN];
 	__be32 suspects[TEMPOS_MAX_SUSPECTS];
 	/*

@@ -117,6 +117,35 @@ static __always_inline bool way_back_known(__be32 source)
 	return !ifindex || kernel_takes(ifindex, source);
 }
 
+/*
+ * Whether the bridge that this is a port of has heard of a sender lately, whose MAC this is, or there is none. What it
+ * forgets (after five minutes, or sooner where its neighbours say that the network has changed) it sends to every port.
+ * A global function, as above.
+ */
+__noinline int bridge_knows(__u64 mac)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	__u64 *heard = bpf_map_lookup_elem(&learnt, &mac);
+
+	if (heard && now - *heard < TEMPOS_BRIDGE_HEARS_MS * 1000000ULL)
+		return 1;
+	if (heard)
+		*heard = now;
+	else
+		bpf_map_update_elem(&learnt, &mac, &now, BPF_ANY);
+	return 0;
+}
+
+static __always_inline bool bridge_is_told(const struct ethhdr *eth)
+{
+	__u64 mac = 0;
+
+	if (!settings.learns)
+		return true;
+	__builtin_memcpy(&mac, eth->h_source, sizeof(eth->h_source));
+	return bridge_knows(mac);
+}
+
 static __always_inline bool source_allowed(const struct tempos_route *route, __be32 source)
 {
 	__u32 count = route->source_count;

@@ -168,6 +168,8 @@ static __always_inline enum tempos_reason carry(struct __sk_buff *skb, const str
 		return TEMPOS_VLAN;
 	if (skb->gso_size)
 		return TEMPOS_BURST;
+	if (!bridge_is_told(packet->eth))
+		return TEMPOS_FOR_BRIDGE;
 	/* The last question, as in the XDP program, which has left it to this one. */
 	reason = admit_rate(route, row);
 	if (reason != TEMPOS_FORWARDED)

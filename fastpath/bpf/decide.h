@@ -20,6 +20,7 @@
  *        |        TTL > 1, fits the smallest MTU             ---- PASS: ttl, too_big
  *        |        the route's way: one | broadcast             ---- clone: PASS: by_clone (clone.bpf.c)
  *        |        one datagram                                ---- PASS: burst
+ *        |        the bridge knows the sender, at a port of one ---- PASS: for_bridge
  *        |        UDP checksum: none | full | partial         ---- PASS: ambiguous_checksum
  *        |        within the topic's rate, if it has one      ---- DROP: over_rate
  *        |                                                         PASS: over_rate_passed
@@ -153,6 +154,8 @@ static __always_inline enum tempos_reason carry(struct xdp_md *ctx, const struct
 		return TEMPOS_BY_CLONE;
 	if (generic && noted(NOTED_BURST))
 		return TEMPOS_BURST;
+	if (!bridge_is_told(packet->eth))
+		return TEMPOS_FOR_BRIDGE;
 	reason = classify_checksum(ctx, packet, generic, &kind);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;

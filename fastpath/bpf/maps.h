@@ -23,6 +23,7 @@
  *   sources   source and interface -> whether the kernel takes it (enum tempos_verdict). The programs ask, user space
  *             has the kernel answer; only where an interface looks at reverse paths.
  *   asked     how often a program has put one there.
+ *   learnt    MAC -> when an event of that sender was last left to the bridge; each program's own (bridge_knows).
  *   settings  fixed at load: to the verifier these are constants, and branches on them cost nothing.
  */
 #ifndef TEMPOS_MAPS_H
@@ -132,6 +133,13 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } asked SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, TEMPOS_MAX_SENDERS);
+	__type(key, __u64);
+	__type(value, __u64);
+} learnt SEC(".maps");
 
 const volatile struct tempos_settings settings = {};
 

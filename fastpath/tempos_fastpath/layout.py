@@ -75,6 +75,7 @@ def encode_settings(
     for index, mac in enumerate(gate.macs):
         settings.macs[index] = int.from_bytes(bytes((*_mac(mac), 0, 0)), sys.byteorder)
     settings.asks = gate.asks
+    settings.learns = gate.learns
     settings.suspect_count = len(gate.suspects)
     for number in range(256):
         settings.first[number] = _abi.NO_HOST if number in (0, 127) or number >= _FIRST_MULTICAST else 0

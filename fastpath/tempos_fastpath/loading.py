@@ -33,6 +33,8 @@ PROGRAM = "tempos_fastpath"
 #: The same program with a view of latency.
 TIMED = "tempos_timed"
 DELIVER = "tempos_deliver"
+#: The map that only those programs use that sit at a port of a bridge.
+_LEARNT = "learnt"
 _TRY_BROADCAST = "tempos_try_broadcast"
 #: What programs differ by.
 Variant: TypeAlias = "tuple[XdpMode, Tags, Gate]"
@@ -167,12 +169,15 @@ class Loader:
     def _open(self, mode: XdpMode, tags: Tags, gate: Gate) -> BpfObject:
         rodata = {"settings": self.settings(mode, tags, gate)}
         first = self._base
+        room = sizes(self.rows) if gate.learns else {**sizes(self.rows), _LEARNT: 1}
         share = self._kept if first is None else {name: first.map(name) for name in MAPS}
         if self._timed:
             if first is not None:
                 share = {**share, LATENCY: first.map(LATENCY)}
             try:
-                return BpfObject(OBJECT, rodata, share, sizes=sizes(self.rows, LATENCY), also=[TIMED])
+                return BpfObject(
+                    OBJECT, rodata, share, sizes={**room, **sizes(self.rows, LATENCY)}, also=[TIMED]
+                )
             except BpfError as error:
                 # All programs are of one kind, and so is what the first of them has settled.
                 if first is not None:
@@ -182,7 +187,7 @@ class Loader:
         else:
             refusal = ""
         share = {name: each for name, each in share.items() if name != LATENCY}
-        plain = BpfObject(OBJECT, rodata, share, sizes=sizes(self.rows), without=[LATENCY])
+        plain = BpfObject(OBJECT, rodata, share, sizes=room, without=[LATENCY])
         if refusal:
             self.note += f"; latency is not measured: {refusal}"
         return plain

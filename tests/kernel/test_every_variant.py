@@ -59,7 +59,8 @@ SUSPECTS = [f"10.{n}.2.1" for n in range(MAX_SUSPECTS)]
 GATES = {
     "one-MAC": Gate(tuple(MACS[:1])),
     "asks": Gate(tuple(MACS[:1]), (), asks=7),
-    "most": Gate(tuple(MACS), tuple(SUSPECTS), asks=7),
+    "learns": Gate(tuple(MACS[:1]), (), learns=7),
+    "most": Gate(tuple(MACS), tuple(SUSPECTS), asks=7, learns=7),
 }
 VARIANTS = list(itertools.product((False, True), (False, True), range(1, MAX_LISTEN + 1), (0, GONE_AFTER_NS)))
 

@@ -40,6 +40,12 @@ def test_a_port_of_a_bridge_takes_what_is_for_it_and_for_the_bridge() -> None:
     assert gate(2, {2}, *devices).macs == (mac(2),), "what is for another port's MAC the stack drops"
 
 
+def test_a_bridge_is_told_of_senders_wherever_the_program_is_below_it() -> None:
+    devices = device(2, "bridge"), device(3, master=2), device(4, "bond", master=2), device(5, master=4)
+    assert [gate(of, {2}, *devices).learns for of in (2, 3, 4, 5)] == [0, 3, 4, 5]
+    assert gate(3, {2}, device(2, "bond"), device(3, master=2)).learns == 0, "a bond learns nothing"
+
+
 def test_a_bond_takes_what_is_for_its_ports_and_a_port_only_its_own() -> None:
     devices = device(2, "bond"), device(3, master=2), device(4, master=2)
     assert gate(2, {2}, *devices).macs == (mac(2), mac(3), mac(4))
@@ -62,7 +68,7 @@ def test_no_more_macs_than_a_program_takes() -> None:
 @pytest.mark.parametrize("value", [1, 2])
 def test_where_the_way_back_counts_the_kernel_is_asked_as_of_the_device_with_the_address(value: int) -> None:
     bridge = device(2, "bridge"), device(3, master=2)
-    assert gate(3, {2}, *bridge, reverse_paths={2: value}) == Gate((mac(3), mac(2)), OWN, asks=2)
+    assert gate(3, {2}, *bridge, reverse_paths={2: value}) == Gate((mac(3), mac(2)), OWN, asks=2, learns=3)
     assert gate(3, {2}, *bridge, reverse_paths={3: value}).asks == 0, "what has no address does not look"
     assert gate(3, {2}, *bridge, reverse_paths={2: value}, reverse_path=False).asks == 0, "as is wished"
     assert gate(2, {2}, device(2), reverse_paths={2: value}).asks == 2

@@ -7,6 +7,8 @@ So each program is told when it is loaded, and passes what the stack would not t
 * MACs. Of a card its own. On a port of a bridge the bridge's as well: that hands on what is for itself and
   what is for the port. On what a macvlan stands on, the macvlan's.
 * Suspects: sources that the stack refuses as long as it is not set to take them; it decides.
+* Senders, at a port of a bridge, which learns by what passes where each of them is: it is given an event of
+  each now and then, for it hears of no other.
 * The way back (`rp_filter`), which only the kernel can tell (sources.py). It is that of the device that has
   the address; where MACs lead to several such, the program serves those of one.
 """
@@ -20,7 +22,8 @@ from tempos._abi import MAX_MACS, MAX_SUSPECTS
 from tempos_fastpath.network.facts import Facts, Interface
 
 _OF_PORTS = ("bond", "team")
-_WITH_PORTS = ("bridge", *_OF_PORTS)
+_BRIDGE = "bridge"
+_WITH_PORTS = (_BRIDGE, *_OF_PORTS)
 _OWN_MAC, _SAME_MAC = ("macvlan", "macvtap"), ("ipvlan", "ipvtap")
 
 
@@ -29,11 +32,13 @@ class Gate:
     """Of one interface: the MACs whose frames are taken, and the sources that are the kernel's to judge.
 
     ``asks``: every source is, as what comes in by the interface of this index; 0: none but the suspects.
+    ``learns``: of a port of a bridge its index; else 0.
     """
 
     macs: tuple[str, ...]
     suspects: tuple[str, ...] = ()
     asks: int = 0
+    learns: int = 0
 
 
 def gate_of(interface: Interface, facts: Facts, *, reverse_path: bool = True) -> Gate:
@@ -50,23 +55,34 @@ def gate_of(interface: Interface, facts: Facts, *, reverse_path: bool = True) ->
     if asking:
         by_device = {chosen: by_device.get(chosen, [])}
     macs = tuple(dict.fromkeys(mac for each in by_device.values() for mac in each))
-    return Gate(macs[:MAX_MACS], () if unclear else facts.suspects, chosen if chosen in asking else 0)
+    return Gate(
+        macs[:MAX_MACS],
+        () if unclear else facts.suspects,
+        asks=chosen if chosen in asking else 0,
+        learns=interface.index if any(each.kind == _BRIDGE for each in _above(interface, facts)) else 0,
+    )
 
 
 def _taken(interface: Interface, facts: Facts) -> Iterable[tuple[str, Interface]]:
     """Each MAC that the stack takes frames for there, with the device that they then come in by for it."""
-    above = [interface]
-    while (master := facts.interfaces.get(above[-1].master)) is not None and master.kind in _WITH_PORTS:
-        above.append(master)
+    above = [interface, *_above(interface, facts)]
     top = above[-1]
     device = _carrier(top, facts)
     ports = facts.ports_of(interface.index) if interface.kind in _OF_PORTS else ()
-    for each in (interface, *ports, *(bridge for bridge in above[1:] if bridge.kind == "bridge")):
+    for each in (interface, *ports, *(bridge for bridge in above[1:] if bridge.kind == _BRIDGE)):
         if each.mac is not None:
             yield each.mac, device
     for each in facts.interfaces.values():
         if each.kind in _OWN_MAC and each.mac is not None and any(each.link == one.index for one in above):
             yield each.mac, each
+
+
+def _above(interface: Interface, facts: Facts) -> list[Interface]:
+    """What it is a port of, and what that is a port of."""
+    found = [interface]
+    while (master := facts.interfaces.get(found[-1].master)) is not None and master.kind in _WITH_PORTS:
+        found.append(master)
+    return found[1:]
 
 
 def _carrier(top: Interface, facts: Facts) -> Interface:
