@@ -71,8 +71,8 @@ class Observed:
             if is_it(line):
                 return line
 
-    def stop(self, number: int = signal.SIGINT, *, code: int | None = 0) -> list[Line]:
-        """Tell it to end; all its lines, the last of which is its account. ``code`` None: 1 for losses."""
+    def stop(self, number: int = signal.SIGINT, *, code: int = 0) -> list[Line]:
+        """Tell it to end; all its lines, the last of which is its account."""
         self._process.send_signal(number)
         if self._into:
             self._process.wait(LIMIT)
@@ -81,8 +81,6 @@ class Observed:
             while self._next() is not None:
                 pass
         ended, errors = self._process.wait(LIMIT), self._process.stderr
-        if code is None:
-            code = int(any(self.lines[-1]["lost"].values()))
         assert ended == code, (self.lines[-1:], errors and errors.read())
         assert self.lines[-1]["type"] == "end"
         return self.lines
