@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tempos_broker.members.unheard import BEATS, LEAST, Progress
+from tempos_broker.members.unheard import BEATS, LEAST, Progress, beats_for
 
 
 def test_one_that_tells_of_nothing_over_some_heartbeats_is_unheard_and_then_heard() -> None:
@@ -35,3 +35,11 @@ def test_one_that_was_heard_becomes_unheard_when_a_firewall_comes() -> None:
     told = [member.beat(100 + LEAST * beat, 100) for beat in range(1, BEATS + 1)]
     assert told == [False] * (BEATS - 1) + [True]
     assert member.lost == LEAST * BEATS
+
+
+def test_a_program_that_has_no_time_for_a_moment_is_not_taken_for_one_behind_a_firewall() -> None:
+    assert [beats_for(each) for each in (2.5, 0.5, 0.1, 0.03)] == [BEATS, BEATS, 10, 34]
+    member = Progress(needed=beats_for(0.1))
+    told = [member.beat(LEAST * beat, 0) for beat in range(1, 12)]
+    assert told == [False] * 9 + [True, False]
+    assert member.is_silent

@@ -61,7 +61,7 @@ from tempos_broker.control.proofs import Proofs
 from tempos_broker.control.proving import unproven
 from tempos_broker.control.reports import Reports
 from tempos_broker.members.known import Lease, own_group
-from tempos_broker.members.unheard import BEATS, LOOKED_AT
+from tempos_broker.members.unheard import LOOKED_AT, Progress, beats_for
 from tempos_broker.membership import Refused, Registry
 from tempos_broker.slowpath.returns import LIFETIME
 
@@ -491,9 +491,10 @@ class ControlServer:
         places = self._registry.places(holder)[:LOOKED_AT]
         if lease is None:
             return frozenset()
+        lease.progress.needed = beats_for(self._timing["heartbeat_ms"] / 1000)
         changed = lease.progress.beat(*self._ledger.progress(holder, places))
         if changed:
-            self._tell_progress(holder, lease.progress.lost)
+            self._tell_progress(holder, lease.progress)
         if lease.progress.heard:
             lease.put_out = 0
         return self._put_out(lease) if lease.progress.is_silent else frozenset()
@@ -504,12 +505,13 @@ class ControlServer:
             self._reach.warning("%s", kept)
         return frozenset(self._registry.topic(kept.place.topic).id for kept in gone)
 
-    def _tell_progress(self, holder: Holder, lost: int) -> None:
-        if lost:
+    def _tell_progress(self, holder: Holder, progress: Progress) -> None:
+        if progress.lost:
             self._reach.warning(
                 "member %s:%d tells of none of %d events that it was sent over %d heartbeats: is there a "
-                "firewall or a NAT between that lets nothing from our data port through to it?",
-                holder.ip, holder.port, lost, BEATS,
+                "firewall or a NAT between that lets nothing from our data port through to it, or has it "
+                "another key?",
+                holder.ip, holder.port, progress.lost, progress.needed,
             )  # fmt: skip
         else:
             self._reach.warning("member %s:%d gets events again", holder.ip, holder.port)

@@ -8,14 +8,21 @@ anew when it is back.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-#: Events that a member must have been ticketed, and heartbeats that must have told of none.
-LEAST, BEATS = 4, 2
+#: Events that a member must have been ticketed, and heartbeats that must have told of none, over so many
+#: seconds: a machine that gives a program no time for a moment is no firewall.
+LEAST, BEATS, SECONDS = 4, 2, 1.0
 #: Places of one member that are looked at: whoever gets nothing gets nothing of any.
 LOOKED_AT = 32
 #: Leases for which one stays out at first, and how often that is doubled at most.
 OUT_LEASES, DOUBLED = 3.0, 4
+
+
+def beats_for(heartbeat: float) -> int:
+    """Heartbeats that must have told of none where one comes every ``heartbeat`` seconds."""
+    return max(BEATS, math.ceil(SECONDS / heartbeat))
 
 
 def stays_out(lease: float, times: int) -> float:
@@ -27,6 +34,8 @@ def stays_out(lease: float, times: int) -> float:
 class Progress:
     """What one member was ticketed and told at its last heartbeat that told of anything new."""
 
+    #: Heartbeats after which it is unheard.
+    needed: int = BEATS
     ticketed: int = 0
     delivered: int = 0
     beats: int = 0
@@ -38,7 +47,7 @@ class Progress:
     @property
     def is_silent(self) -> bool:
         """Whether it tells of nothing, where it is a member now."""
-        return self.beats >= BEATS
+        return self.beats >= self.needed
 
     def beat(self, ticketed: int, delivered: int) -> bool:
         """A heartbeat with these totals; whether the member has become unheard, or is heard again."""
@@ -53,6 +62,6 @@ class Progress:
         if ticketed - self.ticketed < LEAST:
             return False
         self.beats += 1
-        if self.beats >= BEATS:
+        if self.is_silent:
             self.lost = ticketed - self.ticketed
         return self.lost > 0 and not before
