@@ -1,13 +1,43 @@
-"""What ``publish`` gives back where the event is on its way already.
+"""What ``publish`` gives back where the event is on its way already; and whatever can be awaited, for a time.
 
-It can be awaited, as often as one likes, and costs next to nothing.
+The former can be awaited as often as one likes, and costs next to nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import types
 from collections.abc import Awaitable, Generator
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+
+_T = TypeVar("_T")
+
+
+async def in_time(awaited: Awaitable[_T], seconds: float | None) -> _T:
+    """What is awaited, or :class:`asyncio.TimeoutError` after so many seconds; it is cancelled then.
+
+    In place of :func:`asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes as what
+    is awaited ends: whoever waits in a loop then goes on for ever, and whoever ends it, waits for ever.
+    """
+    future = asyncio.ensure_future(awaited)
+    try:
+        await asyncio.wait({future}, timeout=seconds)
+    except BaseException:
+        await _end(future)
+        if not future.cancelled():
+            # Nobody else asks for it.
+            future.exception()
+        raise
+    if not future.done():
+        await _end(future)
+        if future.cancelled():
+            raise asyncio.TimeoutError
+    return future.result()
+
+
+async def _end(future: asyncio.Future[Any]) -> None:
+    future.cancel()
+    await asyncio.wait({future})
 
 
 @types.coroutine

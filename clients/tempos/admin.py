@@ -28,6 +28,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from tempos._api import DAEMON, DEFAULT, no_answer, other_daemon, refusal
+from tempos._awaitables import in_time
 from tempos.errors import LocalError, RemoteError
 from tempos.model import Fanout, Framing, Overflow, Path, PathPolicy, Quality, Topic, Unheard
 from tempos.session.place import api_at, usual_api
@@ -136,7 +137,7 @@ class Admin:
 
     async def _ask(self, method: str, path: str, body: object = None, *, wait: float = 0) -> Any:
         try:
-            answer = await asyncio.wait_for(self._exchange(method, path, body), self._timeout + wait)
+            answer = await in_time(self._exchange(method, path, body), self._timeout + wait)
         except asyncio.TimeoutError:
             raise no_answer(self.url, f"within {self._timeout + wait:g} s") from None
         except (OSError, asyncio.IncompleteReadError) as error:

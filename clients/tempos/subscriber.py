@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from tempos import _abi, _sockets, names
+from tempos._awaitables import in_time
 from tempos._inbox import Event
 from tempos._intake import Bell, Duplicates, Intake, SubscriberStats
 from tempos._sources import PublisherAccount
@@ -394,7 +395,7 @@ class Subscriber:
         except (RemoteError, LocalError):
             return None
         with contextlib.suppress(RemoteError, asyncio.TimeoutError):
-            await asyncio.wait_for(link.goodbye(), GOODBYE_LIMIT)
+            await in_time(link.goodbye(), GOODBYE_LIMIT)
         return None
 
     def _read_what_is_there(self) -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from uvicorn.server import ServerState
 
+from tempos._awaitables import in_time
 from tempos._remarks import Sparingly
 from tempos.errors import one_line
 from tempos_daemon.early import may_come_later
@@ -150,7 +151,7 @@ class HttpServer:
             each.finish()
         if self._connections or self._joining:
             try:
-                await asyncio.wait_for(self._empty.wait(), self._limits.close)
+                await in_time(self._empty.wait(), self._limits.close)
             except asyncio.TimeoutError:
                 log.info("%d connections are cut off", len(self._connections))
                 await self._requests.break_off()

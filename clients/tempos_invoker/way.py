@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable
 
 from tempos import NoAnswer, Publisher, RemoteError, Reply, TemposError, Topic
-from tempos._awaitables import DONE, TURN
+from tempos._awaitables import DONE, TURN, in_time
 from tempos._remarks import Remark
 from tempos_invoker.deploy.model import BrokerAt
 
@@ -142,7 +142,7 @@ class Way:
             with contextlib.suppress(TemposError, asyncio.TimeoutError):
                 fresh = await self._new_publisher()
                 try:
-                    await asyncio.wait_for(self._answers(fresh, topic), 1.0)
+                    await in_time(self._answers(fresh, topic), 1.0)
                 except BaseException:
                     await fresh.close()
                     raise

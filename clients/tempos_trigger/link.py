@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tempos import BodyError, EventTooBig, Framing, LocalError, Publisher, Reply, TemposError, Topic
-from tempos._awaitables import DONE, TURN
+from tempos._awaitables import DONE, TURN, in_time
 from tempos._remarks import Remark
 from tempos.errors import ControlRefused, NoAnswer, NoReply, one_line
 from tempos_trigger.account import NO_BROKER, NO_TOPIC, TOO_LARGE
@@ -242,7 +242,7 @@ class Link:
             settling = any(map(self.is_settling, self._wanted))
             wait = LOOK_EVERY if self.there and not settling else LOOK_AGAIN
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._kick.wait(), wait)
+                await in_time(self._kick.wait(), wait)
 
     def _due(self, turn: int) -> list[str]:
         """The topics to be asked for now."""
@@ -268,7 +268,7 @@ class Link:
     async def _ask_for_any(self, publisher: Publisher) -> None:
         """See whether the broker answers, whatever it says."""
         try:
-            await asyncio.wait_for(publisher.resolve("any"), ANSWERS_WITHIN)
+            await in_time(publisher.resolve("any"), ANSWERS_WITHIN)
         except ControlRefused:
             return
         except (asyncio.TimeoutError, NoAnswer):
@@ -280,7 +280,7 @@ class Link:
     async def _ask(self, publisher: Publisher, name: str) -> None:
         """Ask for a topic, which may be another one than it was."""
         try:
-            topic = await asyncio.wait_for(publisher.learn(name), ANSWERS_WITHIN)
+            topic = await in_time(publisher.learn(name), ANSWERS_WITHIN)
         except ControlRefused as error:
             self._note(name, self._unknown(name, one_line(error)))
         except (asyncio.TimeoutError, NoAnswer):

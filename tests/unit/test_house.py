@@ -201,6 +201,12 @@ def test_the_client_needs_nothing_but_msgpack() -> None:
     assert not wrong
 
 
+def test_no_cancellation_is_forgotten() -> None:
+    """As `asyncio.wait_for` does before Python 3.12: see `tempos._awaitables.in_time`."""
+    ours = [path for path in modules() if path.parts[0] in ("clients", "broker", "fastpath")]
+    assert not [path for path in ours if "await asyncio.wait_for(" in path.read_text()]
+
+
 def test_product_code_imports_no_tests() -> None:
     assert not [path for path in modules() if imports(path) & {"tests", "support", "pytest", "hypothesis"}]
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
+from tempos._awaitables import in_time
 from tempos.doctor.findings import Asked, Severity, Tried, judge
 from tempos.doctor.serving import SERVING, look, of_topic
 from tempos_broker.account.changes import Kind
@@ -157,7 +158,7 @@ class Feed:
             if not self._viewers:
                 self._wake.clear()
                 try:
-                    await asyncio.wait_for(self._wake.wait(), UNSEEN)
+                    await in_time(self._wake.wait(), UNSEEN)
                 except asyncio.TimeoutError:
                     continue
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
+from tempos._awaitables import in_time
 from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_broker.account.changes import Changes, Kind
@@ -115,7 +116,7 @@ class Watch:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), EVERY)
+                await in_time(self._woken.wait(), EVERY)
             self._woken.clear()
             full, self._full = self._full, False
             try:

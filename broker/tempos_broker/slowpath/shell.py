@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tempos import Quality, Reason, Route, Topic
+from tempos._awaitables import in_time
 from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import RateLimits, Tickets
@@ -273,7 +274,7 @@ class SlowPathServer:
             ends = self._adapter.shut()
             self._adapter.watch(self._serves)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._drained(), PATIENCE)
+                await in_time(self._drained(), PATIENCE)
             self._give_up(ends)
             self._adapter.watch(())
             self._loop = None

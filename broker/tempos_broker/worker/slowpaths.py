@@ -18,6 +18,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from tempos import Quality, Reason, Route, Topic
+from tempos._awaitables import in_time
 from tempos._remarks import Remark
 from tempos._rows import Rows
 from tempos._slots import EPOCHS, epoch_row
@@ -161,7 +162,7 @@ class SlowPaths:
     async def served(self, topic: int, patience: float) -> None:
         """Return once what has come of a topic by now has gone its way, or after so many seconds."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._served(topic), patience)
+            await in_time(self._served(topic), patience)
 
     async def _served(self, topic: int) -> None:
         await self._server.served(topic)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tempos import ConfigError, TemposError, Unavailable
+from tempos._awaitables import in_time
 from tempos._remarks import Sparingly
 from tempos.errors import one_line
 from tempos_controller.config.load import Loaded, read
@@ -350,7 +351,7 @@ class Engine:
     async def _keep(self) -> None:
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._look.wait(), LOOK_EVERY)
+                await in_time(self._look.wait(), LOOK_EVERY)
             self._look.clear()
             for child in self.fleet.children.values():
                 child.trim_log()

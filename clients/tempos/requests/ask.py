@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from tempos import _abi, _sockets, wire
-from tempos._awaitables import DONE
+from tempos._awaitables import DONE, in_time
 from tempos.errors import LocalError, NoMember, NoReply, NoWay, RemoteError, TemposError, WireError, one_line
 from tempos.model import Topic
 from tempos.requests import envelope
@@ -224,7 +224,7 @@ class Asking:
             return outlet, self._current_address() or await self._renew()
 
         try:
-            return await asyncio.wait_for(learn(), timeout)
+            return await in_time(learn(), timeout)
         except asyncio.TimeoutError:
             self.requests.count("timeouts")
             raise NoReply(

@@ -14,6 +14,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+from tempos._awaitables import in_time
 from tempos._pages import Pages
 from tempos._remarks import Remark
 from tempos.control import Sent
@@ -67,7 +68,7 @@ class Telling:
         task.cancel()
         await asyncio.wait([task])
         with contextlib.suppress(ControlRefused, NoAnswer, LocalError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._tell(link, list(self._words()), final=True), CLOSING)
+            await in_time(self._tell(link, list(self._words()), final=True), CLOSING)
 
     async def _run(self, link: ControlLink) -> None:
         while True:

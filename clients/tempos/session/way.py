@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from tempos import _sockets
+from tempos._awaitables import in_time
 from tempos._remarks import Remark
 from tempos.errors import LocalError, NoAnswer, NoWay
 
@@ -117,7 +118,7 @@ class Roaming:
     async def _run(self) -> None:
         while not self._ended:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), self._every() / 2)
+                await in_time(self._woken.wait(), self._every() / 2)
             self._woken.clear()
             try:
                 await self._look()

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tempos import Quality, TemposError
+from tempos._awaitables import in_time
 from tempos._remarks import Sparingly
 from tempos.errors import one_line
 from tempos_invoker.core.account import Account, Balance
@@ -172,7 +173,7 @@ class Team:
         if everyone and patience:
             self._idle.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), patience)
+                await in_time(self._idle.wait(), patience)
         for worker in self._everyone():
             worker.kill()
         while self._everyone():
@@ -248,7 +249,7 @@ class Team:
                 # Of what is quiet nobody is told.
                 patience = LOOK_EVERY if self.pool.is_quiet else None
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._moved.wait(), patience)
+                    await in_time(self._moved.wait(), patience)
                 self.look()
         finally:
             self._watched -= 1

@@ -23,6 +23,7 @@ from typing import Any
 
 import watchfiles
 
+from tempos._awaitables import in_time
 from tempos.errors import one_line
 from tempos_daemon import kinds
 from tempos_daemon.schema import Faults, Key, Keys, Kind, NotAllowed, Table
@@ -129,7 +130,7 @@ class _FileSource:
         try:
             while True:
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._next_look())
+                    await in_time(self._wake.wait(), self._next_look())
                 self._wake.clear()
                 if watch.done():
                     watch.result()

@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import SlowConsumerError
 
+from tempos._awaitables import in_time
 from tempos_daemon import kinds
 from tempos_daemon.schema import Faults, Key, Keys, Table
 from tempos_trigger.kind import Sink
@@ -90,7 +91,7 @@ class _NatsSource:
         if connection is not None:
             with contextlib.suppress(Exception):
                 # It answers with what was on its way, and ends.
-                await asyncio.wait_for(connection.drain(), DRAIN)
+                await in_time(connection.drain(), DRAIN)
         await self._sessions.close()
 
     async def _session(self, up: Callable[[], None]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from asyncua import ua
 from asyncua.client.client import Client
 
+from tempos._awaitables import in_time
 from tempos_daemon import kinds
 from tempos_daemon.schema import Faults, Key, Keys, Kind, NotAllowed, Table
 from tempos_trigger.kind import Sink
@@ -136,7 +137,7 @@ class _OpcUaSource:
             raise ConnectionError(lost.result())
         finally:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(client.disconnect(), LEAVE)
+                await in_time(client.disconnect(), LEAVE)
 
     def take_in(self, node: str, value: Any, held: ua.DataValue) -> None:
         """A value has changed."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
+from tempos._awaitables import in_time
 from tempos_daemon import kinds
 from tempos_daemon.schema import Key, Keys, Kind, NotAllowed
 from tempos_trigger.sources import tls
@@ -46,7 +47,7 @@ def server(port: int) -> Keys:
 async def within(seconds: float, what: str, answer: Awaitable[_T]) -> _T:
     """The answer, or an error that says what there was none to."""
     try:
-        return await asyncio.wait_for(answer, seconds)
+        return await in_time(answer, seconds)
     except asyncio.TimeoutError:
         raise ConnectionError(f"no answer within {seconds:g} s to: {what}") from None
 

@@ -1,0 +1,56 @@
+"""Waiting for a time: a cancellation is never forgotten, whenever it comes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tempos._awaitables import in_time
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_is_cancelled_as_what_it_awaits_ends_is_cancelled(turns: int) -> None:
+    event, ended = asyncio.Event(), False
+
+    async def wait() -> None:
+        nonlocal ended
+        await in_time(event.wait(), 60)
+        ended = True
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    event.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=5)
+    assert done, f"it waits on, {ended=}"
+    assert task.cancelled()
+
+
+async def test_what_is_awaited_gives_its_result_its_error_or_is_cancelled_in_time() -> None:
+    async def give(value: int) -> int:
+        await asyncio.sleep(0)
+        return value
+
+    async def fail() -> None:
+        raise KeyError("it")
+
+    left = asyncio.Event()
+
+    async def hang() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            left.set()
+
+    assert await in_time(give(7), 5) == await in_time(give(7), None) == 7
+    with pytest.raises(KeyError):
+        await in_time(fail(), 5)
+    with pytest.raises(asyncio.TimeoutError):
+        await in_time(hang(), 0)
+    assert left.is_set(), "it has ended by then"
