@@ -29,6 +29,7 @@ from tempos import (
     Unavailable,
 )
 from tempos._abi import Way
+from tempos._awaitables import in_time
 from tempos._remarks import Remark
 from tempos._rows import Rows
 from tempos._slots import epoch_row
@@ -484,7 +485,7 @@ class Offload:
         """Wait for a change, for something that programs have noticed, or until it is time."""
         for _ in range(round(_REFRESH / _ALERT)):
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _ALERT)
+                await in_time(self._changed.wait(), _ALERT)
             await self._judge_sources()
             if self._changed.is_set() or self._programs.restless or self._losing():
                 return

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import closing
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Route, Topic, Unavailable
+from tempos._awaitables import in_time
 from tempos.doctor import Tried
 from tempos.errors import one_line
 from tempos_fastpath.doctor.sandbox import BROKER, Ends, member
@@ -35,7 +36,7 @@ def gather(refused: Collection[str]) -> Iterator[Tried]:
 
 async def _in_mode(mode: str, checks: dict[int, str]) -> list[Tried]:
     try:
-        return await asyncio.wait_for(_forward(mode, checks), _LIMIT)
+        return await in_time(_forward(mode, checks), _LIMIT)
     except (Unavailable, asyncio.TimeoutError) as error:
         return [Tried(code, False, one_line(error)) for code in checks.values()]
 
