@@ -171,8 +171,7 @@ class Reloader:
             await self._fast.put(topic)
             self._ledger.begin(topic.id, stamped=topic.framing is not Framing.RAW)
         await self._slow.change(put=topics)
-        for topic in topics:
-            self._past.begin_anew(topic.id)
+        self._past.begin_anew(*(topic.id for topic in topics))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.topics import ASKS_AGAIN
 from tempos_broker.addresses import Towards
 from tempos_broker.lives.continuity import Continuity
+from tempos_broker.lives.memory import Remembered
 from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
 from tempos_broker.state import TopicState
@@ -228,10 +229,17 @@ class Routes:
         """Take every topic up, many at a time: what waits for kernel and disk waits together."""
         topics = list(self.states)
         for first in range(0, len(topics), TOGETHER):
-            await asyncio.gather(*(self.resume(topic) for topic in topics[first : first + TOGETHER]))
+            await self.resume(*topics[first : first + TOGETHER])
 
-    async def resume(self, topic: int) -> None:
-        """Take up a topic where the former life left it, as far as that is known, and give it its route."""
+    async def resume(self, *topics: int) -> None:
+        """Take up topics where the former life left them, as far as that is known; each gets its route."""
+        known = dict(zip(topics, await asyncio.gather(*map(self._take_up, topics)), strict=True))
+        # Counters are read in one go: calls by the thousand beside threads of the kernel's take seconds.
+        self._past.begin_anew(*(topic for topic, memory in known.items() if memory is None))
+        await asyncio.gather(*(self._give_route(topic) for topic in topics))
+
+    async def _take_up(self, topic: int) -> Remembered | None:
+        """Take up account, members and, where that is in force still, the route; what is remembered of it."""
         state, past = self.states[topic], self._past
         epoch = past.epoch(topic)
         adopted = self._fast.adopted().get(topic, 0)
@@ -255,18 +263,19 @@ class Routes:
             state.version = self._registry.version(topic) if same else 0
             self._ledger.in_force(topic, time.monotonic())
             self._registry.holdings.in_force(topic, self._registry.holders(topic) if same else ())
-        else:
-            if adopted:
-                log.warning("topic %s: the kernel's route is of an unknown epoch; it is replaced", state)
-                await self._fast.withdraw(topic)
-            if memory is None:
-                past.begin_anew(topic)
-            else:
-                past.cut(topic, memory)
-                past.recount(topic, memory)
-            state.route = Route(state.route.topic, epoch, ())
+            return memory
+        if adopted:
+            log.warning("topic %s: the kernel's route is of an unknown epoch; it is replaced", state)
+            await self._fast.withdraw(topic)
+        if memory is not None:
+            past.cut(topic, memory)
+            past.recount(topic, memory)
+        state.route = Route(state.route.topic, epoch, ())
+        return memory
+
+    async def _give_route(self, topic: int) -> None:
         # Who wants it and was none of its members: it may be new.
-        self._registry.join_all(state.route.topic, time.monotonic())
+        self._registry.join_all(self.states[topic].route.topic, time.monotonic())
         await self.swap(topic)
 
     def _enter(self, state: TopicState, route: Route) -> None:

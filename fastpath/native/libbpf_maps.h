@@ -58,6 +58,12 @@ static int tempos_map_update(int fd, const void *key, const void *value, __u64 f
 	return bpf_map_update_elem(fd, key, value, flags);
 }
 
+/* `count` entries, one behind the other; it is then how many were set. */
+static int tempos_map_update_batch(int fd, const void *keys, const void *values, __u32 *count)
+{
+	return bpf_map_update_batch(fd, keys, values, count, NULL);
+}
+
 /* The key after `key`, or the first for NULL; -ENOENT after the last. */
 static int tempos_map_next_key(int fd, const void *key, void *next)
 {

@@ -7,7 +7,7 @@ import errno
 import mmap
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -156,16 +156,24 @@ class Map:
         For a map of maps this returns when no program uses the old inner map any more (an RCU grace
         period, some 10 ms).
         """
-        data = value.fd.to_bytes(4, sys.byteorder) if isinstance(value, Map) else value
-        expected = self._stride * possible_cpus() if self.type in _PER_CPU else self.value_size
-        if len(data) != expected:
-            raise LocalError(f"map {self.name}: a value of {len(data)} bytes, {expected} are needed")
-        result = lib.tempos_map_update(self._fd, self._key(key), ffi.from_buffer(data), flags)
+        at, what = ffi.from_buffer(self._key(key)), ffi.from_buffer(self._value(value))
+        result = lib.tempos_map_update(self._fd, at, what, flags)
         check(result, f"cannot set {key!r} in map {self.name}")
+
+    def update_many(self, entries: Sequence[tuple[int | bytes, bytes | Map]]) -> None:
+        """Set many keys by one system call, which from Linux 6.8 on waits but once in a map of maps.
+
+        Where that fails, some of the first may be set. Not for maps of one value per CPU.
+        """
+        keys = b"".join(self._key(key) for key, _ in entries)
+        values = b"".join(self._value(value) for _, value in entries)
+        count = ffi.new("__u32 *", len(entries))
+        result = lib.tempos_map_update_batch(self._fd, ffi.from_buffer(keys), ffi.from_buffer(values), count)
+        check(result, f"cannot set {len(entries)} keys in map {self.name}")
 
     def delete(self, key: int | bytes) -> bool:
         """Remove ``key``; False if it was not there."""
-        result = lib.tempos_map_delete(self._fd, self._key(key))
+        result = lib.tempos_map_delete(self._fd, ffi.from_buffer(self._key(key)))
         if result == -errno.ENOENT:
             return False
         check(result, f"cannot remove {key!r} from map {self.name}")
@@ -215,9 +223,7 @@ class Map:
         number = self._lookup(key, 4)
         if number is None:
             return None
-        fd = lib.tempos_map_by_id(int.from_bytes(number, sys.byteorder))
-        check(fd, f"cannot open the inner map {key!r} of map {self.name}")
-        return Map(fd, owned=True)
+        return map_by_id(int.from_bytes(number, sys.byteorder))
 
     def pin(self, path: Path) -> None:
         """Keep the map beyond this process, under a path of a BPF file system where nothing is yet."""
@@ -242,17 +248,24 @@ class Map:
 
     def _lookup(self, key: int | bytes, size: int) -> bytes | None:
         value = ffi.new("char[]", size)
-        result = lib.tempos_map_lookup(self._fd, self._key(key), value)
+        result = lib.tempos_map_lookup(self._fd, ffi.from_buffer(self._key(key)), value)
         if result == -errno.ENOENT:
             return None
         check(result, f"cannot read {key!r} of map {self.name}")
         return bytes(ffi.buffer(value, size))
 
-    def _key(self, key: int | bytes) -> Any:
+    def _value(self, value: bytes | Map) -> bytes:
+        data = value.fd.to_bytes(4, sys.byteorder) if isinstance(value, Map) else value
+        expected = self._stride * possible_cpus() if self.type in _PER_CPU else self.value_size
+        if len(data) != expected:
+            raise LocalError(f"map {self.name}: a value of {len(data)} bytes, {expected} are needed")
+        return data
+
+    def _key(self, key: int | bytes) -> bytes:
         data = key.to_bytes(self.key_size, sys.byteorder) if isinstance(key, int) else key
         if len(data) != self.key_size:
             raise LocalError(f"map {self.name}: a key of {len(data)} bytes, {self.key_size} are needed")
-        return ffi.from_buffer(data)
+        return data
 
 
 def create_map(
@@ -267,6 +280,11 @@ def create_map(
 def pinned_map(path: Path) -> Map:
     """The map that is pinned at ``path``; the caller closes it."""
     return Map(check(lib.tempos_pinned(bytes(path)), f"cannot open the pin {path}"), owned=True)
+
+
+def map_by_id(number: int) -> Map:
+    """The map of this id, whoever holds it; the caller closes it. Needs CAP_SYS_ADMIN."""
+    return Map(check(lib.tempos_map_by_id(number), f"cannot open the map with id {number}"), owned=True)
 
 
 @lru_cache(1)

@@ -4,7 +4,7 @@ Rules: a slot that any route in the kernel names is never given to another inter
 already there, byte for byte, is not swapped again. A wide topic with few members has a small route; what
 stands in `small_routes` comes before what stands in `routes`, so one that becomes large or small is swapped
 by one step, too. What a route needs is chosen on the event loop (`take`);
-what waits for the kernel (`write`, `delete`, `adopt`, `mend`) runs in threads, one call per topic at a time.
+what waits for the kernel (`write`, `delete`, `adopt`, `mend`) runs in threads, for a topic one at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from typing import NamedTuple
 from tempos import Unavailable, _abi
 from tempos._abi import NARROW, SMALL_MEMBERS, Way
 from tempos._rows import Rows
+from tempos_bpf.errors import BpfError
 from tempos_bpf.maps import Map, MapType, create_map
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.layout import SMALL_ROUTE_SIZE, HeldRoute, decode_route, devmap_entry, encode_route
@@ -77,6 +78,24 @@ class _Held(NamedTuple):
     row: int
     small: bool
     digest: bytes
+
+
+@dataclass(slots=True)
+class _Swap:
+    """A route on its way: ``inner`` where it is not in force already."""
+
+    topic: int
+    claim: Claim
+    held: _Held
+    value: bytes
+    inner: Map | None = None
+    error: BpfError | None = None
+
+    @property
+    def entry(self) -> tuple[int, Map]:
+        """What is to stand in the table, and where."""
+        assert self.inner is not None, "what is in force already is not put there"
+        return self.held.row, self.inner
 
 
 class KernelRoutes:
@@ -163,8 +182,27 @@ class KernelRoutes:
         self._uses.add(topic, slots.values())
         return slots
 
-    def write(self, plan: Plan, claim: Claim) -> None:
-        """Swap the route in; returns when no packet uses an older one."""
+    def write(self, entries: Sequence[tuple[Plan, Claim]]) -> list[Unavailable | None]:
+        """Swap routes in; returns when no packet uses older ones, with why one could not be, for each.
+
+        Each is of another topic.
+        """
+        swaps: list[_Swap | Unavailable] = []
+        with contextlib.ExitStack() as stack:
+            for plan, claim in entries:
+                try:
+                    swap = self._prepare(plan, claim)
+                    if swap.held != self._held.get(plan.topic):
+                        swap.inner = stack.enter_context(_route_map(swap.value))
+                    swaps.append(swap)
+                except Unavailable as error:
+                    swaps.append(error)
+            new = [each for each in swaps if isinstance(each, _Swap) and each.inner is not None]
+            for small in (True, False):
+                self._put(small, [each for each in new if each.held.small == small])
+        return [each if isinstance(each, Unavailable) else self._settle(each) for each in swaps]
+
+    def _prepare(self, plan: Plan, claim: Claim) -> _Swap:
         for ifindex, slot in claim.slots.items():
             self._fanouts.put_slot(slot, ifindex)
         if claim.fanout is not None:
@@ -174,15 +212,35 @@ class KernelRoutes:
         small = plan.topic >= NARROW and len(plan.hops) <= SMALL_MEMBERS
         if small:
             value = value[:SMALL_ROUTE_SIZE]
-        held, before = _Held(row, small, _digest(value)), self._held.get(plan.topic)
-        if before != held:
-            self._put(row, small, value)
-            if before is not None and before.small != small:
-                # A large one is in force once the small one is gone; the other way it is of no use any more.
-                self._table(before.small).delete(row)
-        self._held[plan.topic] = held
-        self._uses.put(plan.topic, claim.slots.values())
-        self._fanouts.settle(plan.topic, claim.fanout)
+        return _Swap(plan.topic, claim, _Held(row, small, _digest(value)), value)
+
+    def _put(self, small: bool, swaps: Sequence[_Swap]) -> None:
+        """Have the inner maps in force that are not yet; each swap knows afterwards why its own is not."""
+        if not swaps:
+            return
+        table = self._table(small)
+        try:
+            table.update_many([each.entry for each in swaps])
+        except BpfError:
+            # Whose fault it was is seen one by one.
+            for each in swaps:
+                try:
+                    table.update(*each.entry)
+                except BpfError as error:
+                    each.error = error
+
+    def _settle(self, swap: _Swap) -> BpfError | None:
+        """What an older route used is free, if the new one is in force."""
+        if swap.error is not None:
+            return swap.error
+        before = self._held.get(swap.topic)
+        if before is not None and before.small != swap.held.small:
+            # A large one is in force once the small one is gone; the other way it is of no use any more.
+            self._table(before.small).delete(before.row)
+        self._held[swap.topic] = swap.held
+        self._uses.put(swap.topic, swap.claim.slots.values())
+        self._fanouts.settle(swap.topic, swap.claim.fanout)
+        return None
 
     def delete(self, topic: int) -> None:
         """Take the route out, if there is one."""
@@ -191,12 +249,6 @@ class KernelRoutes:
             del self._held[topic]
         self._uses.put(topic, ())
         self._fanouts.settle(topic, None)
-
-    def _put(self, row: int, small: bool, value: bytes) -> None:
-        table = self._table(small)
-        with create_map("route", MapType.ARRAY, key_size=4, value_size=len(value), max_entries=1) as inner:
-            inner.update(0, value)
-            table.update(row, inner)
 
     def _table(self, small: bool) -> Map:
         return self._small if small else self._large
@@ -221,6 +273,16 @@ class KernelRoutes:
     def _free(self) -> list[int]:
         taken = self._uses.all().union(self._slots.values())
         return [slot for slot in range(_abi.MAX_EGRESS) if slot not in taken]
+
+
+def _route_map(value: bytes) -> Map:
+    made = create_map("route", MapType.ARRAY, key_size=4, value_size=len(value), max_entries=1)
+    try:
+        made.update(0, value)
+    except BpfError:
+        made.close()
+        raise
+    return made
 
 
 def _digest(value: bytes) -> bytes:

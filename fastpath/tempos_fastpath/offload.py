@@ -15,6 +15,7 @@ import contextlib
 import errno
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -51,6 +52,7 @@ from tempos_fastpath.rows import KernelRows
 from tempos_fastpath.selector import attach_selector
 from tempos_fastpath.sources import Sources
 from tempos_fastpath.survival.pins import LATENCY
+from tempos_fastpath.swaps import Swaps, waits_once
 from tempos_fastpath.tickets import SharedTickets
 from tempos_fastpath.topics import SharedTopics
 from tempos_fastpath.words import mode_of, why_fast
@@ -89,6 +91,8 @@ class Offload:
         self._fanouts = resources.fanouts
         self._ownership = resources.ownership
         self._threads = resources.threads
+        write = functools.partial(self._in_thread, resources.routes.write)
+        self._swaps = Swaps(write, together=waits_once(os.uname().release))
         self._resources = resources
         self._facts = facts
         self._drops: Drops | None = None
@@ -399,11 +403,13 @@ class Offload:
         """Have the facts of these destinations, too."""
         async with self._reading:
             lacking = self._lacking(wanted)
+            if not lacking:
+                return  # somebody asked before
             more = await self._in_thread(self._survey.extend, self._facts, lacking, self._port)
-            if more is not None:
+            if more is None:
+                await self._look_now()
+            else:
                 self._facts = more
-                return
-        await self._look()
 
     async def _look_at_neighbours(self) -> bool:
         """Whether any of them has another MAC now, or none, or one at last."""
@@ -420,13 +426,16 @@ class Offload:
     async def _look(self) -> None:
         """Read the facts anew, for every destination of a wanted route."""
         async with self._reading:
-            self._more_changed = False
-            routes = (route for route in self._wanted.values() if refuse_at_once(route) is None)
-            destinations = {each for route in routes for each in self._towards(route)}
-            native, refused = self._programs.native, dict(self._refused)
-            self._facts = await self._in_thread(self._survey.read, destinations, native, refused, self._port)
-            for ifindex in refused:
-                del self._refused[ifindex]
+            await self._look_now()
+
+    async def _look_now(self) -> None:
+        self._more_changed = False
+        routes = (route for route in self._wanted.values() if refuse_at_once(route) is None)
+        destinations = {each for route in routes for each in self._towards(route)}
+        native, refused = self._programs.native, dict(self._refused)
+        self._facts = await self._in_thread(self._survey.read, destinations, native, refused, self._port)
+        for ifindex in refused:
+            del self._refused[ifindex]
 
     async def _mend(self) -> bool:
         """See to interfaces that went away or came back; whether any did."""
@@ -569,7 +578,7 @@ class Offload:
             judged = self._judge(route, facts)
             return await self._put(route, facts, judged) if isinstance(judged, Plan) else judged
         try:
-            await self._in_thread(self._kernel.write, plan, claim)
+            await self._swaps.put(plan, claim)
         except BpfError as error:
             return Refusal(f"the kernel refused the route: {one_line(error)}")
         return plan

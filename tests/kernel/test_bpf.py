@@ -23,6 +23,7 @@ from tempos_bpf.errors import BpfError, InterfaceBusy, NotBuilt, ProgramRefused
 from tempos_bpf.links import XdpMode, attach_xdp, query_xdp
 from tempos_bpf.maps import Map, MapType, create_map, possible_cpus
 from tempos_bpf.objects import BpfObject, Verdict, statistics
+from tempos_fastpath.layout import SMALL_ROUTE_SIZE
 from tempos_fastpath.loading import OBJECT, PROGRAM
 
 pytestmark = pytest.mark.kernel
@@ -192,3 +193,28 @@ def test_a_log_of_megabytes_is_kept_to_the_end(tmp_path: Path) -> None:
         BpfObject(refused_build(tmp_path, walk))
     assert len(refused.value.log) > 1 << 20
     assert len(str(refused.value)) < 400
+
+
+def test_many_keys_of_a_map_of_maps_are_set_by_one_call(opened: BpfObject) -> None:
+    routes = opened.map("small_routes")
+    made = [
+        create_map("route", MapType.ARRAY, key_size=4, value_size=SMALL_ROUTE_SIZE, max_entries=1)
+        for _ in range(5)
+    ]
+    try:
+        routes.update_many([(row, inner) for row, inner in enumerate(made, 3)])
+        for row, inner in enumerate(made, 3):
+            found = routes.inner(row)
+            assert found is not None
+            with found:
+                assert found.id == inner.id
+        with pytest.raises(BpfError, match="cannot set 2 keys in map small_routes"):
+            routes.update_many([(1, made[0]), (routes.max_entries, made[1])])
+        assert routes.inner(2) is None
+        with maps.map_by_id(made[0].id) as again:
+            assert again.id == made[0].id
+        with pytest.raises(BpfError, match="cannot open the map with id"):
+            maps.map_by_id(0)
+    finally:
+        for inner in made:
+            inner.close()

@@ -216,3 +216,29 @@ def test_an_interface_that_goes_away_is_shown_and_survived(topology: Topology) -
         assert offload.status().mode == "native"
 
     in_broker(topology, scenario)
+
+
+def test_many_routes_at_once_look_at_the_network_once(topology: Topology) -> None:
+    topics = [Topic(number, f"t{number}", framing=Framing.RAW) for number in range(1, 41)]
+
+    async def scenario(offload: Offload) -> None:
+        looks = []
+        survey = offload._survey
+        read, extend = survey.read, survey.extend
+        survey.read = lambda *given: looks.append("read") or read(*given)  # type: ignore[assignment, func-returns-value]
+        survey.extend = lambda *given: looks.append("extend") or extend(*given)  # type: ignore[assignment, func-returns-value]
+        routes = [route(Member(*receiver.getsockname()), topic=topic) for topic in topics]
+        choices = await asyncio.gather(*map(offload.install, routes))
+        assert len(looks) <= 4, looks
+        assert {choice.path for choice in choices} <= {Path.FAST, Path.SLOW}
+        for each in routes:
+            await Watched(offload, each).until(Path.FAST)
+        for topic in topics:
+            sender.sendto(bytes((topic.id,)), (B_NEAR_A, 9998))
+            assert receiver.recv(100) == bytes((topic.id,))
+        assert all(offload.counters()[topic.id] == {Reason.FORWARDED: 1} for topic in topics)
+
+    with ExitStack() as stack:
+        sender = stack.enter_context(udp(topology.publisher, (A, 0)))
+        receiver = stack.enter_context(udp(topology.subscriber, (C, 0)))
+        in_broker(topology, scenario)

@@ -36,6 +36,7 @@ PACKAGES = {
 EXCEPTIONS = {
     "broker/tempos_broker/__main__.py": {"tempos_fastpath"},
     "bench/tempos_bench/functions/engine.py": {"tempos_invoker"},
+    "bench/tempos_bench/nodes/process.py": {"tempos_bpf"},
 }
 #: Outside these, `tempos` needs nothing but the standard library.
 CLIENT_NEEDS = {"msgpack"}

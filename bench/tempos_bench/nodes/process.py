@@ -9,6 +9,8 @@ from pathlib import Path
 
 _PEAK_RESET = "5"
 _TICKS = os.sysconf("SC_CLK_TCK")
+#: Kinds of BPF maps that hold maps: an array of them, a hash of them.
+_OF_MAPS = (12, 13)
 
 
 def used(pids: Sequence[int], packets: bool = False, families: bool = False) -> list[float]:
@@ -51,20 +53,42 @@ def programs(pid: int) -> dict[str, list[int]]:
 
 
 def held(pid: int) -> dict[str, int]:
-    """What a process holds: ``resident`` bytes of memory, ``descriptors``, ``maps`` bytes of BPF maps."""
-    resident = maps = descriptors = 0
+    """What a process holds: ``resident`` bytes of memory, ``descriptors``, ``maps`` bytes of BPF maps.
+
+    Maps inside its maps of maps are among them; to see those needs the rights that it has itself.
+    """
+    resident = descriptors = 0
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             resident = int(line.split()[1]) * 1024
-    seen = set()
+    maps: dict[int, int] = {}
     for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
         with suppress(FileNotFoundError):
             fields = dict(line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line)
             descriptors += 1
-            if "map_id" in fields and fields["map_id"] not in seen:
-                seen.add(fields["map_id"])
-                maps += int(fields["memlock"])
-    return {"resident": resident, "descriptors": descriptors, "maps": maps}
+            if "map_id" not in fields or int(fields["map_id"]) in maps:
+                continue
+            maps[int(fields["map_id"])] = int(fields["memlock"])
+            if int(fields["map_type"]) in _OF_MAPS:
+                maps |= _inside(int(fields["map_id"]))
+    return {"resident": resident, "descriptors": descriptors, "maps": sum(maps.values())}
+
+
+def _inside(number: int) -> dict[int, int]:
+    """Bytes of each map that stands in a map of maps."""
+    # Only a broker with a fast path has maps; who looks at others needs no libbpf.
+    from tempos_bpf.maps import map_by_id
+
+    found = {}
+    with map_by_id(number) as outer:
+        for key in outer.keys():  # noqa: SIM118 -- no mapping
+            inner = outer.inner(key)
+            if inner is not None:
+                with inner:
+                    told = Path(f"/proc/self/fdinfo/{inner.fd}").read_text()
+                fields = dict(line.split(":", 1) for line in told.splitlines() if ":" in line)
+                found[inner.id] = int(fields["memlock"])
+    return found
 
 
 def _family(pid: int) -> float:

@@ -299,15 +299,17 @@ class Continuity:
         if self._drawn is not None:
             self._drawn.recount(topic, slow.get(Reason.FORWARDED, 0))
 
-    def begin_anew(self, topic: int) -> None:
-        """Whatever was counted under this id so far is another topic's."""
-        if self.epoch(topic):
-            self._ledger.forgot(topic)
+    def begin_anew(self, *topics: int) -> None:
+        """Whatever was counted under these ids so far is other topics'."""
         counting = self.counting
-        counting.slow_offsets.set(topic, {}, counting.slow_counters([topic]).get(topic, {}))
-        counting.fast_offsets.set(topic, {}, self._fast.counters([topic]).get(topic, {}))
-        if self._drawn is not None:
-            self._drawn.forget(topic)
+        slow, fast = counting.slow_counters(topics), self._fast.counters(topics)
+        for topic in topics:
+            if self.epoch(topic):
+                self._ledger.forgot(topic)
+            counting.slow_offsets.set(topic, {}, slow.get(topic, {}))
+            counting.fast_offsets.set(topic, {}, fast.get(topic, {}))
+            if self._drawn is not None:
+                self._drawn.forget(topic)
 
     def ended(self, route: Route) -> None:
         """A topic is no more; its epoch is kept, should the id come back."""
