@@ -58,7 +58,7 @@ async def test_events_become_results_requests_replies_and_failures_both(
         broker.subscriber("errors") as errors,
         broker.publisher() as pub,
     ):
-        deploy(daemon, broker, step(), timeout=0.3, concurrency=2)
+        deploy(daemon, broker, step(), timeout=2.0, concurrency=2)
         await pub.publish("in", body(n=1))
         result = json.loads((await out.next(LIMIT)).body)
         assert (result["n"], result["step"], result["attempt"]) == (1, "s", 1)

@@ -111,9 +111,11 @@ def test_a_deployment_is_put_whole_or_not_at_all_and_outlives_the_process(
     assert "step w/t: topic 'nowhere'" in answer["detail"]
     # Nothing has changed, and nothing is left of it.
     assert daemon.ask("GET", "/v1/deployment")[1]["revision"] == "r1"
-    told = daemon.until(lambda now: len(now["functions"][0]["workers"]) == 1, "what was tried is gone")
+    told = daemon.until(
+        lambda now: len(now["functions"]) == len(now["steps"]) == len(now["functions"][0]["workers"]) == 1,
+        "what was tried is gone",
+    )
     assert told["functions"][0]["workers"][0]["pid"] == pid
-    assert len(told["functions"]) == len(told["steps"]) == 1
     assert daemon.send("POST", "/v1/functions/work/invoke", b"{}")[0] == 200
 
     daemon.end(signal.SIGKILL)

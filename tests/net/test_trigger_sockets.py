@@ -95,11 +95,11 @@ async def test_datagrams(broker: BrokerBeside, tmp_path: Path) -> None:
                 sender.send(b"away %d" % number)
             await eventually(lambda: told(trigger, "v")["received"] == before + 60)
             await eventually(lambda: told(trigger, "v")["dropped"] == {"queue_full": 10, "too_old": 50})
+            changed = document(broker, {**udp, "name": "v", "max_age": 30})
+            await trigger.apply(layout.parse(changed, "d"), "test")
             sender.send(b"young")
             await eventually(lambda: told(trigger, "v")["waiting"] == 1)
             assert not told(trigger, "v")["publishes"]
-            changed = document(broker, {**udp, "name": "v", "max_age": 30})
-            await trigger.apply(layout.parse(changed, "d"), "test")
             await asyncio.to_thread(broker.start, 9)
             await eventually(lambda: told(trigger, "v")["waiting"] == 0)
             assert told(trigger, "v")["published"] == before + 1

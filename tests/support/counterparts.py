@@ -56,13 +56,17 @@ class Mosquitto(Server):
 
     name, ready = "mosquitto", "running"
 
+    def __init__(self, folder: Path, more: str = "") -> None:
+        super().__init__(folder)
+        self._more = more
+
     def command(self) -> list[str]:
         file = self.folder / "mosquitto.conf"
         # A server that root starts becomes another user, unless it is told to stay.
         user = pwd.getpwuid(os.getuid()).pw_name
         file.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
-            f"persistence_location {self.folder}/\nuser {user}\nlog_dest stderr\n"
+            f"persistence_location {self.folder}/\nuser {user}\nlog_dest stderr\n{self._more}"
         )
         return [self.program, "-c", str(file)]
 
