@@ -125,11 +125,16 @@ def _mac(ground: Ground, space: Namespace, name: str) -> str:
 
 
 def bond(ground: Ground, space: Namespace, mode: str, ports: Sequence[str]) -> None:
-    """A bond of these ports, up."""
+    """A bond of these ports, up; where one port alone is active, the first one, as soon as it has a carrier.
+
+    Of two bonds that face each other each would choose for itself while ports go down and up, and what comes
+    in by a port that is not active is dropped.
+    """
     ground.ip(
         space,
         f"link add bond0 type bond mode {mode} miimon 100",
         *(line for port in ports for line in (f"link set {port} down", f"link set {port} master bond0")),
+        *([f"link set bond0 type bond primary {ports[0]}"] if mode == "active-backup" else []),
         "link set bond0 up",
     )
 

@@ -36,6 +36,8 @@ and "not run" where it is younger than the last run on that kernel.
 What does not arrive is told, by the ledger and by the member, to the same number. What was lost before the
 broker is told by both as well. Where a case is about a queue on the broker's way out, what that queue counts
 as dropped is beside the ledger. Kernels on which no case was played are left out.
+"revision" is the commit that a row was played with, with a plus where the tree was
+changed; "·": an older one.
 
 {paths}
 

@@ -29,7 +29,7 @@ class Tests:
 class Account:
     """All that came of one kernel. ``name``: the package that was asked for, or this machine.
 
-    ``revision``: that of each step, where they are different ones.
+    ``revision``: that of each step, where they are different ones; each row has that of its own run.
     ``trouble``: why there may be less than was asked for; empty if all steps ended. As their programs wrote
     them: ``findings``, what `tempos doctor` says of the kernel, ``rows``, the network cases, and ``demo``.
     """
@@ -68,7 +68,8 @@ def join(fresh: Path, folder: Path, revision: str, *, partly: bool = False) -> N
             step["seconds"] = round(step["seconds"] + known["seconds"], 1)
             step["revision"] = ", ".join(dict.fromkeys((known["revision"], revision)))
         before[step["name"]] = step
-    rows = {(row["case"], row["mode"]): row for each in (folder, fresh) for row in _lines(each / work.ROWS)}
+    played = [{**row, "revision": revision} for row in _lines(fresh / work.ROWS)]
+    rows = {(row["case"], row["mode"]): row for row in (*_lines(folder / work.ROWS), *played)}
     for name, lines in ((work.STEPS, before.values()), (work.ROWS, rows.values())):
         (fresh / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     for path in fresh.iterdir():

@@ -104,23 +104,24 @@ def paths(accounts: Sequence[Account]) -> str:
 
 
 def details(accounts: Sequence[Account]) -> str:
-    """Every case on every kernel in every mode: arrived, path, ledger, member, reason."""
+    """Every case on every kernel in every mode: arrived, path, ledger, member, reason, revision."""
     parts = []
     for account in accounts:
         rows = [_detail(row) for row in _ordered(account)]
-        head = ["case", "mode", "arrived", "path", "ledger", "member", "why this path"]
+        head = ["case", "mode", "arrived", "path", "ledger", "member", "why this path", "revision"]
         told = _markdown(head, rows) if rows else "No case was played."
         parts.append(f"### {_column(account)}\n\n{_about(account)}\n\n{told}")
     return "\n\n".join(parts)
 
 
 def _detail(row: Mapping[str, Any]) -> list[str]:
+    revision = row.get("revision", _ABSENT)
     without = _LACKING if row["verdict"] == "absent" else _UNPLAYED if _unplayed(row) else ""
     if without:
-        return [row["case"], row["mode"], without, *[_ABSENT] * 3, _brief(row["fault"])]
+        return [row["case"], row["mode"], without, *[_ABSENT] * 3, _brief(row["fault"]), revision]
     arrived = f"{row['arrived']} of {row['sent']}"
     client, reason = row["client"] or _ABSENT, _brief(row["reason"])
-    return [row["case"], row["mode"], arrived, row["path"], row["ledger"], client, reason]
+    return [row["case"], row["mode"], arrived, row["path"], row["ledger"], client, reason, revision]
 
 
 def _grid(
@@ -160,14 +161,15 @@ def _ordered(account: Account) -> list[Mapping[str, Any]]:
 
 
 def _about(account: Account) -> str:
-    tests = ", ".join(_outcome(name, each) for name, each in account.tests.items())
-    told = f"{account.package or account.kernel}, revision {account.revision}. Tests: {tests}."
+    tests = "; ".join(_outcome(step, account.tests[step["name"]])
+                      for step in account.steps if step["name"] in account.tests)  # fmt: skip
+    told = f"{account.package or account.kernel}. Tests, with the revisions that they ran at: {tests}."
     return f"{told} The run {account.trouble}." if account.trouble else told
 
 
-def _outcome(name: str, tests: Tests) -> str:
+def _outcome(step: Mapping[str, Any], tests: Tests) -> str:
     failed = f", {len(tests.failed)} failed" if tests.failed else ""
-    return f"{name}: {tests.passed} passed{failed}"
+    return f"{step['name']}: {tests.passed} passed{failed} ({step['revision']})"
 
 
 def _column(account: Account) -> str:
