@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 
 from networks.ground import Ground
 from networks.network import FAR, MEMBER, NEAR, PUBLISHER, Build, Network, Spaces, three
+from networks.passage import Passage
 from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.node import TEXT_FILE
 
@@ -91,6 +91,7 @@ def scheduled(*words: str) -> Build:
         for kind in ("taprio", "etf"):
             ground.needs_qdisc(spaces.b, kind)
         network = spaces.network()
+        passage = Passage(ground, (spaces.b, "eth1"), (spaces.s, "eth0"))
 
         def begin() -> None:
             command = (sys.executable, "-m", "tempos", "tsn", "plan", "-c", TEXT_FILE, "-i", "eth1",
@@ -99,13 +100,8 @@ def scheduled(*words: str) -> Build:
             text = '[[topic]]\nid = 1\nname = "t"\nclass = "SQ"\n'
             program = network.broker.start(command, text=text)
             assert program.wait(_LIMIT) == 0, program.output
+            passage.begin()
 
-        def dropped() -> dict[str, int]:
-            told = json.loads(ground.run(spaces.b, "tc", "-s", "-j", "qdisc", "show", "dev", "eth1"))
-            # What a queue inside another one drops is in the outer one's count as well.
-            inner = {each["kind"]: each["drops"] for each in told if not each.get("root")}
-            return {kind: count for kind, count in inner.items() if count}
-
-        return replace(network, begin=begin, dropped=dropped)
+        return replace(network, begin=begin, dropped=passage.dropped)
 
     return build

@@ -9,6 +9,7 @@ import enum
 import re
 from collections.abc import Sequence
 
+from networks.network import Dropped
 from networks.play import EVENTS, Heard, Played
 from networks.row import Row
 from tempos_bench.measure.broker import GroupStatus, TopicStatus
@@ -40,8 +41,7 @@ def judge(row: Row, played: Played, right: Right, paths: Sequence[str], *, blind
     row.sent = EVENTS
     row.arrived = min(len(set(heard.numbers)) for heard in played.heard)
     row.path, row.reason = _carried(status), played.reason
-    dropped = played.dropped or {}
-    row.ledger = "; ".join((_ledger(status), *(f"{kind} dropped {dropped[kind]}" for kind in dropped)))
+    row.ledger = "; ".join(filter(None, (_ledger(status), _dropped(played.dropped))))
     row.client = "; ".join(filter(None, map(_told, played.heard)))
     # A group that got nothing is in no account once its member has left.
     groups = status.groups or [_NOTHING] * (0 if status.received else len(played.heard))
@@ -82,6 +82,13 @@ def _ledger(status: TopicStatus) -> str:
     if status.received and (least or most):
         told += f", {least if least == most else f'{least} to {most}'} lost before the broker"
     return ", ".join(filter(None, (told, refused)))
+
+
+def _dropped(dropped: Dropped | None) -> str:
+    if dropped is None or not (dropped.packets or dropped.events):
+        return ""
+    counted = ", ".join(f"{kind} dropped {count} packets" for kind, count in dropped.packets.items())
+    return f"{counted or 'no queue dropped any'} with {dropped.events} events"
 
 
 def _told(heard: Heard) -> str:
@@ -142,12 +149,15 @@ def _losses_before(heard: Heard, status: TopicStatus, *, blind: bool) -> list[st
 
 
 def _queue_faults(played: Played) -> list[str]:
-    """Where more was lost behind the broker than the queues on its way out say that they dropped."""
+    """Where what was lost behind the broker is not what the queues on its way out dropped."""
     if played.dropped is None:
         return []
     missed = sum(heard.stats.missed for heard in played.heard)
-    dropped = sum(played.dropped.values())
-    return [f"{missed} missed, and the queues dropped {dropped}"] if missed > dropped else []
+    events = played.dropped.events
+    faults = [] if missed == events else [f"{missed} missed, and the queues dropped {events}"]
+    if events and not played.dropped.packets:
+        faults.append(f"{events} events came through no queue, and none says that it dropped any")
+    return faults
 
 
 def _topic_faults(row: Row, played: Played, right: Right, paths: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from networks.ground import Ground
@@ -15,13 +15,21 @@ PUBLISHER, MEMBER = "10.0.1.2", "10.0.2.2"
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """What queues threw away: packets, by the kind of queue and as it counts them, and events in those."""
+
+    packets: Mapping[str, int]
+    events: int
+
+
+@dataclass(frozen=True)
 class Network:
     """The nodes, and what a case does to them.
 
     ``broker.addresses`` is what it listens on; ``publish_to`` and ``subscribe_at`` are the addresses that its
     clients use. ``within``: a command that the broker is started by. ``begin`` is called when all is ready
-    and before anything is published. ``dropped``: how many packets each kind of queue on the broker's way out
-    has thrown away, where the case is about such queues.
+    and before anything is published. ``dropped``: what the queues on the broker's way out have thrown away,
+    where the case is about such queues.
     """
 
     publisher: Node
@@ -31,7 +39,7 @@ class Network:
     subscribe_at: str = FAR
     within: tuple[str, ...] = ()
     begin: Callable[[], None] = field(default=lambda: None)
-    dropped: Callable[[], dict[str, int] | None] = field(default=lambda: None)
+    dropped: Callable[[], Dropped | None] = field(default=lambda: None)
 
 
 Build = Callable[[Ground], Network]

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from networks.ground import Ground
-from networks.network import Build, Network
+from networks.network import Build, Dropped, Network
 from tempos import NoAnswer, Quality, Topic
 from tempos.blocking import Publisher, Subscriber
 from tempos.subscriber import Drained, PublisherAccount, SubscriberStats
@@ -63,14 +63,13 @@ class Heard:
 class Played:
     """All that a judgement needs: the members' accounts, the broker's, and why it chose its path.
 
-    ``dropped``: packets that queues on the broker's way out threw away, by the kind of queue, if it is about
-    those.
+    ``dropped``: what queues on the broker's way out threw away, if it is about those.
     """
 
     heard: tuple[Heard, ...]
     status: TopicStatus
     reason: str
-    dropped: Mapping[str, int] | None = None
+    dropped: Dropped | None = None
 
 
 class Serving:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from networks.judge import Right, judge
+from networks.network import Dropped
 from networks.play import EVENTS, Heard, Played
 from networks.row import Row
 
@@ -67,12 +68,18 @@ def test_losses_that_every_account_tells_are_right(before: int, behind: int) -> 
     assert row.ledger.startswith("12 lost" if behind else "all delivered")
 
 
-def test_what_a_queue_on_the_way_out_drops_is_told_by_its_name() -> None:
+def test_what_a_queue_on_the_way_out_drops_is_told_by_its_name_and_to_the_event() -> None:
     row = Row("case", "off")
-    judge(row, replace(played(before=0, behind=12), dropped={"etf": 13}), Right.TOLD, FAST)
-    assert row.ledger.endswith("; etf dropped 13")
-    with pytest.raises(AssertionError, match="12 missed, and the queues dropped 11"):
-        judge(row, replace(played(before=0, behind=12), dropped={"etf": 11}), Right.TOLD, FAST)
+    lost = played(before=0, behind=12)
+    judge(row, replace(lost, dropped=Dropped({"etf": 9}, 12)), Right.TOLD, FAST)
+    assert row.ledger.endswith("; etf dropped 9 packets with 12 events")
+    for events in (11, 13):
+        with pytest.raises(AssertionError, match=f"12 missed, and the queues dropped {events}"):
+            judge(row, replace(lost, dropped=Dropped({"etf": 9}, events)), Right.TOLD, FAST)
+    with pytest.raises(AssertionError, match="12 events came through no queue, and none says"):
+        judge(row, replace(lost, dropped=Dropped({}, 12)), Right.TOLD, FAST)
+    judge(row, replace(played(), dropped=Dropped({}, 0)), Right.TOLD, FAST)
+    assert row.ledger == "all delivered"
 
 
 def test_what_a_network_doubles_before_the_broker_is_delivered_twice() -> None:
