@@ -40,7 +40,7 @@ SMALL = {
     "loop-free": ("rounds=1", "topics=10", "seconds=0.5", "hosts=20", "rest=1", "full=30", "joins=3"),
     "topics-scale": (
         "topics=[10,300]", "many=300", "kernel=[10,300]", "rounds=1", "seconds=0.5", "rate=500", "joins=2",
-        "orders=2",
+        "orders=2", "turns=1", "frames=2000",
     ),
     "topic-churn": ("rate=1000", "seconds=3", "warm=1"),
     "scale": (

@@ -8,14 +8,17 @@ nobody asks; where the fast path can be had, the topics of another broker have r
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
-from tempos import Framing, Group, Member, PathPolicy, Quality, Topic
+from tempos import Framing, Group, Member, PathPolicy, Quality, Topic, wire
+from tempos_bench.measure import probe
 from tempos_bench.measure.broker import Broker
+from tempos_bench.measure.lane import Lane
 from tempos_bench.measure.load import Flow, Load, Subject
 from tempos_bench.measure.stats import ratio, ratios, summarize
 from tempos_bench.nodes.node import ProgramFailed
@@ -30,6 +33,8 @@ _SQ_PORT, _PORT = 9001, 9002
 _JOINED, _MADE = "plant/line0/press0", "plant/made"
 _PAGES = ("/v1/topics", "/v1/status", "/v1/ledger")
 _MIB, _KB = 1 << 20, 1000
+#: The largest id of one byte.
+_NARROW = 254
 _LIMIT = 600.0
 
 
@@ -37,7 +42,8 @@ _LIMIT = 600.0
 class Parameters:
     """``topics``: how many, the first of them what ``many`` of them are held against.
 
-    ``kernel``: so many also on the fast path. ``joins``, ``orders``: measured of each. ``rounds`` of
+    ``kernel``: so many also on the fast path, where ``turns`` of ``frames`` of the first and of the last are
+    timed. ``joins``, ``orders``: measured of each. ``rounds`` of
     ``seconds`` with ``rate`` strict events/s of ``payload`` bytes, beside pages and without.
     """
 
@@ -50,6 +56,8 @@ class Parameters:
     rate: float
     seconds: float
     payload: int
+    turns: int
+    frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         base: float | None = None
         for count in p.kernel:
             with progress.variant(f"{count} topics on the fast path"):
-                found, maps = _kernel(topology, count, progress)
+                found, maps = _kernel(p, count, progress)
             figures += found
             if base is not None:
                 each = (maps - base) / (count - p.kernel[0])
@@ -193,21 +201,54 @@ def _asked(broker: Broker) -> Iterator[None]:
         asking.join()
 
 
-def _kernel(topology: Topology, count: int, progress: Run) -> tuple[list[Figure], float]:
-    topics = _topics(count, topology.subscriber.address, PathPolicy.AUTO)
-    began = time.perf_counter()
-    with Broker(topology.broker, topics, mode="native", cpu=cores()[1], limit=_LIMIT) as broker:
+def _kernel(p: Parameters, count: int, progress: Run) -> tuple[list[Figure], float]:
+    with ExitStack() as stack:
+        lane = Lane(stack, cores()[0], p.payload + wire.HEADER_LEN)
+        node = lane.topology.broker
+        address = lane.topology.subscriber.address
+        topics = _topics(count, address, PathPolicy.AUTO)
+        node.call(lambda: _greet(address))
+        began = time.perf_counter()
+        broker = stack.enter_context(Broker(node, topics, mode="native", cpu=cores()[1], limit=_LIMIT))
         took = time.perf_counter() - began
         paths = broker.ask("GET", "/v1/paths")
         fast = sum(each["path"] == "fast" for each in paths)
-        maps = float(topology.broker.inquire("held", pid=broker.pid)["maps"])
+        maps = float(node.inquire("held", pid=broker.pid)["maps"])
         if fast < count:
             progress.note(f"{count - fast} of {count} topics take the slow path: {paths[-1]['reason']}")
+        times = _program_times(p, lane, broker, [topic.id for topic in topics])
     return [
         Figure(f"{count} topics: to start with their routes in the kernel", took, "s", Better.LOWER),
         Figure(f"{count} topics: not by the fast path", count - fast, "topics", Better.LOWER),
         Figure(f"{count} topics: memory of the maps in the kernel", maps / _MIB, "MiB", Better.LOWER),
-    ], maps
+        *(median(f"{count} topics: program time, {id_}", summarize(found), "ns", Better.LOWER)
+          for id_, found in times.items() if found),
+    ], maps  # fmt: skip
+
+
+def _greet(address: str) -> None:
+    """Have the kernel learn the MAC of who is there, before a broker asks for it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"", (address, _PORT))
+
+
+def _program_times(p: Parameters, lane: Lane, broker: Broker, ids: Sequence[int]) -> dict[str, list[float]]:
+    """Run time per event of the first topic and of the last, in turn; the statistics' own cost is in it."""
+    of = {"an id of one byte": [ids[0]], "an id of two bytes": [id_ for id_ in ids[-1:] if id_ > _NARROW]}
+    times: dict[str, list[float]] = {name: [] for name in of}
+    lane.source.statistics(on=True)
+    program = lane.program()
+    for number in range(p.turns + 1):
+        for name in turned(tuple(of), number):
+            for topic in of[name]:
+                lane.aim(topic)
+                before = probe.figures(broker.node, broker.pid, program)
+                lane.source.generate(p.frames)
+                after = probe.figures(broker.node, broker.pid, program)
+                if number:  # the first turn warms up
+                    runs = after.runs - before.runs
+                    times[name].append((after.run_time_ns - before.run_time_ns) / runs)
+    return times
 
 
 def _timed(work: Callable[[], object]) -> float:
