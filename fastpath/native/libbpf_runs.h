@@ -72,6 +72,14 @@ static int tempos_run_each(int program_fd, const __u8 *frames, const __u32 *size
 	return (int)count;
 }
 
+/* Runs a program of a section raw_tp/... once, on nothing. */
+static int tempos_call(int program_fd)
+{
+	LIBBPF_OPTS(bpf_test_run_opts, opts);
+
+	return bpf_prog_test_run_opts(program_fd, &opts);
+}
+
 static int tempos_stats_enable(void)
 {
 	return bpf_enable_stats(BPF_STATS_RUN_TIME);

@@ -90,6 +90,10 @@ class Program:
         return ProgramInfo(int(info.id), text(info.name), int(info.verified_insns), int(info.jited_len),
                            int(info.run_time_ns), int(info.run_cnt), int(info.recursion_misses))  # fmt: skip
 
+    def call(self) -> None:
+        """Run once, on nothing: one of a section `raw_tp/...` that is attached nowhere."""
+        check(lib.tempos_call(self._fd), f"cannot run program {self.name}")
+
     def run(self, frame: bytes, *, repeat: int = 1, ingress_ifindex: int = 0) -> TestRun:
         """Run on one frame (``BPF_PROG_TEST_RUN``) and give what came out. A redirect is not carried out."""
         out = ffi.new("char[]", _MAX_FRAME)

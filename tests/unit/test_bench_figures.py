@@ -201,6 +201,29 @@ def test_the_exit_code_tells_met_missed_unable_interrupted(
     assert ("MISSED" in shown.out) is (code == 1)
 
 
+@dataclass(frozen=True)
+class _Parts:
+    parts: int
+
+
+def test_with_other_parameters_than_the_files_a_target_may_have_no_figure(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = _Module(1.0)
+    module.Parameters = _Parts  # type: ignore[assignment]
+    monkeypatch.setattr(scenario, "_module", lambda name: module)
+    (folder / "one.toml").write_text(
+        'description = "one"\n[parameters]\nparts = 2\n[targets]\nratio = ">= 0.95"\nsecond = ">= 1"\n'
+    )
+
+    for more, code in (([], 2), (["--set", "parts=1"], 0)):
+        options = _parser().parse_args(["bench", "run", "one", *more])
+        assert options.run(options) == code
+    shown = capsys.readouterr()
+    assert "no figure is named 'second'" in shown.err
+    assert "second" in shown.out
+
+
 def test_all_runs_every_scenario_and_gives_the_worst_code(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -180,8 +180,8 @@ def _row(document: Mapping[str, Any]) -> Row:
 def judge(figures: Sequence[Figure], targets: Mapping[str, Target], complete: bool = True) -> tuple[Row, ...]:
     """Put figures beside their targets.
 
-    A target without a figure is a :class:`ConfigError`. Where not everything can be measured (Ctrl-C, hosts
-    that are connected in one way only) it is a row without value.
+    A target without a figure is a :class:`ConfigError`. Where not everything is measured (Ctrl-C, hosts
+    that are connected in one way only, other parameters than the file's) it is a row without value.
     """
     known = {figure.name for figure in figures}
     missing = [name for name in targets if name not in known]

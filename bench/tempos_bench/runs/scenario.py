@@ -32,12 +32,16 @@ _KEYS = ("description", "parameters", "short", "targets")
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A scenario as its file describes it; ``parameters`` is the module's own ``Parameters``."""
+    """A scenario as its file describes it; ``parameters`` is the module's own ``Parameters``.
+
+    ``changed``: they were asked for, so there may be no figure for a target of the file.
+    """
 
     name: str
     description: str
     parameters: Any
     targets: Mapping[str, Target]
+    changed: bool = False
 
 
 def names() -> tuple[str, ...]:
@@ -77,7 +81,7 @@ def load(name: str, *, short: bool = False, changes: Sequence[str] = ()) -> Scen
         raise ConfigError([f"{path}: {problem}" for problem in problems])
     values = {**parameters, **(shorter if short else {}), **_changes(name, changes, kinds)}
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return Scenario(name, str(description), module.Parameters(**values), targets)
+    return Scenario(name, str(description), module.Parameters(**values), targets, bool(changes))
 
 
 def run(scenario: Scenario, run: Run) -> Report:
@@ -97,7 +101,11 @@ def run(scenario: Scenario, run: Run) -> Report:
         finished=now(),
         complete=not run.interrupted,
         parameters=as_json(scenario.parameters),
-        rows=judge(figures, scenario.targets, complete=not run.interrupted and run.place is None),
+        rows=judge(
+            figures,
+            scenario.targets,
+            complete=not (run.interrupted or run.place or scenario.changed),
+        ),
         notes=tuple(run.notes),
         tables=tuple(run.tables),
         rounds=run.rounds,

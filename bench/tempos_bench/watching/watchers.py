@@ -53,6 +53,11 @@ class Watcher:
         return PID in self.command
 
     @property
+    def stops(self) -> bool:
+        """It stops the watched program at each of its system calls."""
+        return self.by == STRACE
+
+    @property
     def missing(self) -> str | None:
         """What is not installed, or None."""
         program = self.command[0]

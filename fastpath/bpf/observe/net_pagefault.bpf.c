@@ -7,13 +7,6 @@
  *   sys_exit              accept: the socket that it gave; recvfrom, recvmsg, recvmmsg: from whom a datagram is
  *   net_dev_queue         a packet of a socket leaves: UDP with its destination, and all that is neither TCP nor UDP
  *   sock_recv_length      datagrams that were read otherwise (read, io_uring)
- *   sched_process_exit    how long a thread waited in all: the kernel does not sum that up
- *   sched_process_free    what a process used up in all: the kernel has just summed it up
- *   iterator task         what the threads that live have used up
- *
- * Faults are no events here: the kernel counts them by thread, pinned pages too (which the page-fault perf event
- * does not see), and a process's are those of its threads and what is summed up of those that have ended. So a fault
- * costs nothing, and the numbers are those of getrusage.
  *
  * A packet that had to wait for its neighbour's address leaves in anybody's context: whose socket it is is then found
  * by its inode.
@@ -21,9 +14,9 @@
 #include "calls.h"
 #include "files.h"
 #include "sockets.h"
+#include "users.h"
 
 #define MAX_USES 65536
-#define MAX_USERS 16384
 #define TCP_SYN_SENT 2
 #define UDP_HEADER 8
 #define DST_POINTER (~3UL)
@@ -48,29 +41,6 @@ struct sk_buff___data {
 	unsigned char *data;
 };
 
-struct signal_struct {
-	unsigned long min_flt;
-	unsigned long maj_flt;
-	unsigned long long sum_sched_runtime;
-};
-
-struct sched_entity___used {
-	__u64 sum_exec_runtime;
-};
-
-struct task_struct___used {
-	unsigned long min_flt;
-	unsigned long maj_flt;
-	__u64 start_time;
-	struct task_struct___used *group_leader;
-	struct sched_entity___used se;
-};
-
-struct bpf_iter__task {
-	struct bpf_iter_meta *meta;
-	struct task_struct *task;
-};
-
 #pragma clang attribute pop
 
 struct tempos_use {
@@ -85,77 +55,62 @@ struct tempos_use {
 };
 
 struct tempos_used {
-	__u64 times;
+	struct tempos_use key;
+	__u64 times;        /* 0: nothing yet */
 	__u64 bytes;
 	char comm[COMM_LEN];
 };
 
+/* As they came: user space has it in its memory, and reads as many as there are. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_USES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct tempos_used);
+} uses SEC(".maps");
+
+/* Their places there. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_USES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct tempos_use);
-	__type(value, struct tempos_used);
-} uses SEC(".maps");
-
-/* What a thread or a process has used up. */
-struct tempos_usage {
-	__u64 min_flt;
-	__u64 maj_flt;
-	__u64 cpu_ns;
-	__u64 wait_ns;
-	__u64 started_ns;   /* of the process: a number may be given again */
-};
-
-/* Of processes that use the network and have ended: all of it; of the waiting only the first thread's. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_USERS);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u32);
-	__type(value, struct tempos_usage);
-} ended SEC(".maps");
-
-/* How long threads waited that have ended, the first of each process aside; by process. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAX_USERS);
-	__type(key, __u32);
-	__type(value, __u64);
-} waited SEC(".maps");
-
-/* The processes that use the network. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_USERS);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u32);
-	__type(value, __u8);
-} users SEC(".maps");
-
-/* Whether there is anything in those two: reading one that is empty takes its time, too. */
-__u64 seen_ended = 0;
-__u64 seen_waited = 0;
+	__type(value, __u32);
+} uses_at SEC(".maps");
 
 __u64 lost_uses_for_want_of_room = 0;
-__u64 lost_processes_for_want_of_room = 0;
+
+static __always_inline struct tempos_used *used_by(const struct tempos_use *key)
+{
+	__u32 *at = bpf_map_lookup_elem(&uses_at, key);
+
+	return at ? bpf_map_lookup_elem(&uses, at) : NULL;
+}
+
+static __always_inline struct tempos_used *first_used_by(const struct tempos_use *key)
+{
+	struct tempos_filled *count = filled_now();
+	__u32 at = count ? one_more(&count->uses, MAX_USES) : MAX_USES;
+	struct tempos_used *used = bpf_map_lookup_elem(&uses, &at);
+
+	if (!used)
+		return NULL;
+	used->key = *key;
+	if (key->pid) {
+		bpf_get_current_comm(used->comm, sizeof(used->comm));
+		add_user(bpf_get_current_task_btf());
+	}
+	/* Where another CPU was first its place counts, and this one stays without a use. */
+	return bpf_map_update_elem(&uses_at, key, &at, BPF_NOEXIST) ? used_by(key) : used;
+}
 
 static __always_inline void use(struct tempos_use *key, __u64 times, __u64 bytes)
 {
-	struct tempos_used *used = bpf_map_lookup_elem(&uses, key);
-	const __u8 yes = 1;
+	struct tempos_used *used = used_by(key);
 
-	if (!used) {
-		struct tempos_used none = {};
-
-		if (key->pid) {
-			bpf_get_current_comm(none.comm, sizeof(none.comm));
-			if (bpf_map_update_elem(&users, &key->pid, &yes, BPF_ANY))
-				__sync_fetch_and_add(&lost_processes_for_want_of_room, 1);
-		}
-		bpf_map_update_elem(&uses, key, &none, BPF_NOEXIST);
-		used = bpf_map_lookup_elem(&uses, key);
-	}
+	if (!used)
+		used = first_used_by(key);
 	if (!used) {
 		__sync_fetch_and_add(&lost_uses_for_want_of_room, 1);
 		return;
@@ -409,96 +364,4 @@ int BPF_PROG(tempos_leaves, struct sk_buff *skb)
 		use(&key, 1, BPF_CORE_READ(skb, len));
 	}
 	return 0;
-}
-
-static __always_inline void usage_of(struct tempos_usage *usage, const struct task_struct *task)
-{
-	const struct task_struct___used *used = (const void *)task;
-
-	usage->min_flt = BPF_CORE_READ(used, min_flt);
-	usage->maj_flt = BPF_CORE_READ(used, maj_flt);
-	usage->cpu_ns = BPF_CORE_READ(used, se.sum_exec_runtime);
-	usage->wait_ns = BPF_CORE_READ(task, sched_info.run_delay);
-	usage->started_ns = BPF_CORE_READ(used, group_leader, start_time);
-}
-
-SEC("?tp_btf/sched_process_exit")
-int BPF_PROG(tempos_exit, struct task_struct *task)
-{
-	__u64 wait_ns = task->sched_info.run_delay, *sum;
-	__u32 pid = task->tgid;
-
-	if (task->pid == pid)
-		return 0;
-	seen_waited = 1;
-	sum = bpf_map_lookup_elem(&waited, &pid);
-	if (sum)
-		__sync_fetch_and_add(sum, wait_ns);
-	else
-		bpf_map_update_elem(&waited, &pid, &wait_ns, BPF_ANY);
-	return 0;
-}
-
-static __always_inline void summed_up(struct tempos_usage *usage, const struct task_struct *task)
-{
-	usage->min_flt = BPF_CORE_READ(task, signal, min_flt);
-	usage->maj_flt = BPF_CORE_READ(task, signal, maj_flt);
-	usage->cpu_ns = BPF_CORE_READ(task, signal, sum_sched_runtime);
-}
-
-SEC("?tp_btf/sched_process_free")
-int BPF_PROG(tempos_free, struct task_struct *task)
-{
-	struct tempos_usage usage = {};
-	__u32 pid = task->tgid;
-
-	if (task->pid != pid || !bpf_map_lookup_elem(&users, &pid))
-		return 0;
-	usage_of(&usage, task);
-	summed_up(&usage, task);
-	seen_ended = 1;
-	bpf_map_update_elem(&ended, &pid, &usage, BPF_ANY);
-	return 0;
-}
-
-/* A thread that lives, and what is summed up of those of its process that do not. */
-struct tempos_thread {
-	struct tempos_usage usage;
-	struct tempos_usage gone;
-	__u32 pid;
-	__u32 id;
-	char comm[COMM_LEN];
-};
-
-SHOWN(tempos_thread);
-
-static __always_inline int tell(struct bpf_iter__task *context, bool only_users)
-{
-	struct task_struct *task = context->task;
-	struct tempos_thread thread = {};
-
-	if (!task)
-		return 0;
-	thread.pid = BPF_CORE_READ(task, tgid);
-	if (only_users && !bpf_map_lookup_elem(&users, &thread.pid))
-		return 0;
-	thread.id = BPF_CORE_READ(task, pid);
-	usage_of(&thread.usage, task);
-	summed_up(&thread.gone, task);
-	BPF_CORE_READ_STR_INTO(&thread.comm, task, comm);
-	bpf_seq_write(context->meta->seq, &thread, sizeof(thread));
-	return 0;
-}
-
-SEC("?iter/task")
-int tempos_threads(struct bpf_iter__task *context)
-{
-	return tell(context, false);
-}
-
-/* Of those alone that were seen to use the network: a look takes as long as there is something to show. */
-SEC("?iter/task")
-int tempos_users_threads(struct bpf_iter__task *context)
-{
-	return tell(context, true);
 }

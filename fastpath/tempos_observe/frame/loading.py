@@ -29,8 +29,8 @@ FOLLOW = "tempos_follow"
 _TWIN = "_amid"
 _COMM_LEN = 16
 _TRACEPOINTS = ("tp_btf",)
-#: What is only read when somebody asks for it.
-_ITERATORS = "iter"
+#: What only runs when somebody asks for it.
+_WHEN_ASKED = ("iter", "raw_tp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class _Loading:
         """Attach all; the hook that could not be, and why."""
         for hook in chosen:
             program = loaded.program(hook.program)
-            if program.section.partition("/")[0] == _ITERATORS:
+            if program.section.partition("/")[0] in _WHEN_ASKED:
                 continue
             try:
                 if hook.at is not None:

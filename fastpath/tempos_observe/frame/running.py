@@ -99,6 +99,7 @@ class _Run:
         finally:
             for _, ring, _ in self._events:
                 ring.close()
+            self._session.close()
 
     def _until(self, stop: Stop) -> int:
         tool, wishes, session = self._tool, self._wishes, self._session
@@ -119,7 +120,7 @@ class _Run:
             tool.settle(session)
         self._loaded.detach()
         self._read()
-        self._look()
+        self._look([])
         lost = self._loaded.lost()
         self._print(ending((time.monotonic_ns() - session.started_ns) / 1e9, lost, wishes))
         return _LOST if any(lost.values()) else _OK
@@ -134,9 +135,7 @@ class _Run:
             if end is not None and now >= end:
                 return
             if due is not None and interval and now >= due:
-                if not self._wishes.json:
-                    self._print([time.strftime("%H:%M:%S")])
-                self._look()
+                self._look([] if self._wishes.json else [time.strftime("%H:%M:%S")])
                 due += (int((now - due) / interval) + 1) * interval
             waits = [moment - now for moment in (end, due) if moment is not None]
             if self._events:
@@ -159,11 +158,12 @@ class _Run:
         rows = (view.row(record, self._session) for record in layout.read_all(raw))
         return [row for row in rows if row is not None]
 
-    def _look(self) -> None:
-        """Show what is counted."""
+    def _look(self, lines: list[str]) -> None:
+        """Show what is counted, behind these lines; all of it at once."""
         self._session.look()
         for view in self._views:
-            self._print([*self._seen(view)])
+            lines += self._seen(view)
+        self._print(lines)
 
     def _seen(self, view: View) -> Iterator[str]:
         if not isinstance(view, Events):

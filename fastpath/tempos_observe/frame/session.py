@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tempos_bpf.layouts import Layout
-from tempos_bpf.maps import MapType, possible_cpus
+from tempos_bpf.maps import MapType, SharedArray, possible_cpus
 from tempos_bpf.objects import BpfObject
 from tempos_bpf.tracing import walk
 from tempos_observe.wishes import Wishes
@@ -38,6 +38,12 @@ class Session:
         self._layouts: dict[str, tuple[Layout, Layout]] = {}
         self._structs: dict[str, Layout] = {}
         self._before: dict[str, dict[bytes, Any]] = {}
+        self._memory: dict[str, SharedArray] = {}
+
+    def close(self) -> None:
+        """Let go of what is mapped; safe to call twice."""
+        while self._memory:
+            self._memory.popitem()[1].close()
 
     @property
     def object(self) -> BpfObject:
@@ -48,6 +54,20 @@ class Session:
         """Keys and values of a map as named tuples; of a per-CPU map all integers summed over the CPUs."""
         for key, _, value in self._read(name):
             yield key, value
+
+    def filled(self, name: str) -> Iterator[Any]:
+        """Values of an array that programs fill from its begin, as many as the map `filled` says of it.
+
+        Both are in this process's memory (``BPF_F_MMAPABLE``): no system call, and nothing that is empty.
+        """
+        (counts,) = self._mapped("filled", 1)
+        yield from self._mapped(name, getattr(counts, name))
+
+    def _mapped(self, name: str, count: int) -> Iterator[Any]:
+        source, (_, values) = self._object.map(name), self.layouts(name)
+        if name not in self._memory:
+            self._memory[name] = SharedArray(source.fd, values.size * source.max_entries)
+        return values.read_all(self._memory[name].memory[: values.size * min(count, source.max_entries)])
 
     def fresh(self, name: str) -> Iterator[tuple[Any, Any]]:
         """The same, each integer of the value less what it was at the last look; no row without news."""

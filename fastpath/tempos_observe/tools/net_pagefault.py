@@ -18,10 +18,12 @@ _CONNECT, _ACCEPT, _SENT, _RECEIVED, _OTHER = range(5)
 _SENDS = ("write", "writev", "sendto", "sendmsg", "sendmmsg", "sendfile", "splice", "io_uring_enter")
 _CALLS = {"accept": 1, "accept4": 1, "recvfrom": 2, "recvmsg": 3, "recvmmsg": 4, **dict.fromkeys(_SENDS, 5)}
 _MS = 1e6
-#: The iterators: over all threads, and over those of processes that were seen to use the network.
-_OF_ALL, _OF_USERS = "tempos_threads", "tempos_users_threads"
+#: The programs that run when they are asked: iterators over all threads, and what sums up those of users.
+_OF_ALL, _SOUGHT, _LOOK = "tempos_threads", "tempos_sought", "tempos_look"
+#: What becomes of a user: its threads live; they do not, and the kernel is about to sum up what they used.
+_LIVES, _ENDS, _ENDED = range(3)
 #: Seconds that the kernel is given to sum up a process that has just ended, and between two looks.
-_PATIENCE, _LOOK = 0.5, 0.01
+_PATIENCE, _AGAIN = 0.5, 0.01
 _FRAMES = {0x0806: "ARP", 0x0800: "IPv4", 0x86DD: "IPv6", 0x88CC: "LLDP", 0x88F7: "PTP"}
 _PROTOCOLS = {
     number: name.removeprefix("IPPROTO_")
@@ -80,14 +82,13 @@ class _State:
     known: dict[int, Owner | None] = field(default_factory=dict)
     #: The uses of the look at hand, which every table is made from.
     looked_ns: int = 0
-    uses: dict[int, list[tuple[Any, Any]]] = field(default_factory=dict)
+    uses: dict[int, list[Any]] = field(default_factory=dict)
 
 
-def _usages(session: Session, *, of_all: bool = False) -> dict[int, _Usage]:
-    """Of those that use the network, or have and have ended; or of every process that lives."""
+def _usages_of_all(session: Session) -> dict[int, _Usage]:
+    """Of every process that lives."""
     found: dict[int, _Usage] = {}
-    program = _OF_ALL if of_all else _OF_USERS
-    for thread in session.iterate(program, "tempos_thread"):
+    for thread in session.iterate(_OF_ALL, "tempos_thread"):
         sums = found.get(thread.pid)
         # What is summed up of threads that have ended is the same with each of the others.
         minor, major, cpu, wait = (
@@ -102,50 +103,75 @@ def _usages(session: Session, *, of_all: bool = False) -> dict[int, _Usage]:
             cpu + thread.usage_cpu_ns,
             wait + thread.usage_wait_ns,
         )
-    seen = session.object.variables("seen_")
-    for key, usage in session.rows("ended") if seen["ended"] else ():
-        found.setdefault(
-            key.value, _Usage(usage.started_ns, usage.min_flt, usage.maj_flt, usage.cpu_ns, usage.wait_ns)
-        )
-    for key, waited in session.rows("waited") if seen["waited"] else ():
-        if each := found.get(key.value):
-            wait = each.wait + waited.value
-            found[key.value] = _Usage(each.started, each.minor, each.major, each.cpu, wait)
     return found
+
+
+def _usages_of_users(session: Session) -> dict[int, _Usage]:
+    """Of processes that use the network, or have and have ended."""
+    session.object.program(_LOOK).call()
+    return {
+        user.pid: _Usage(
+            user.usage_started_ns,
+            user.usage_min_flt,
+            user.usage_maj_flt,
+            user.usage_cpu_ns,
+            user.usage_wait_ns,
+        )
+        for user in session.filled("users")
+        if user.pid
+    }
 
 
 def _settle(session: Session) -> None:
     """Wait until the kernel has summed up those that have just ended: it does that a little later."""
-    users = {key.value for key, _ in session.rows("users")}
     end = time.monotonic() + _PATIENCE
-    while users - _usages(session).keys() and time.monotonic() < end:
-        time.sleep(_LOOK)
+    while time.monotonic() < end:
+        session.object.program(_LOOK).call()
+        if all(user.state != _ENDS for user in session.filled("users")):
+            return
+        time.sleep(_AGAIN)
 
 
-def _uses(session: Session, what: int) -> Iterator[tuple[Any, Any, int | None, str | None]]:
+def _uses(session: Session, what: int) -> Iterator[tuple[Any, int | None, str | None]]:
     """Uses of one kind, with whose they are."""
     state: _State = session.state
     if state.looked_ns != session.looked_ns:
         state.looked_ns, state.uses = session.looked_ns, {}
         unknown: set[int] = set()
-        for key, used in session.rows("uses"):
-            state.uses.setdefault(key.what, []).append((key, used))
-            if key.inode and key.inode not in state.known:
-                unknown.add(key.inode)
+        for used in session.filled("uses"):
+            if not used.times:
+                continue
+            state.uses.setdefault(used.key_what, []).append(used)
+            if used.key_inode and used.key_inode not in state.known:
+                unknown.add(used.key_inode)
         if unknown:
-            # All files of all processes are gone through: once for each socket, whether it is found or not.
-            state.known.update(dict.fromkeys(unknown))
-            state.known.update(owners(session))
-            for found in filter(None, map(state.known.get, unknown)):
-                session.object.map("users").update(found.pid, b"\x01")
-    for key, used in state.uses.get(what, ()):
-        if key.pid:
-            yield key, used, key.pid, used.comm
+            _find(session, unknown)
+    for used in state.uses.get(what, ()):
+        if used.key_pid:
+            yield used, used.key_pid, used.comm
             continue
-        owner = state.known.get(key.inode)
+        owner = state.known.get(used.key_inode)
         pid, comm = (owner.pid, owner.comm) if owner else (None, None)
         if session.wants(pid, comm):
-            yield key, used, pid, comm
+            yield used, pid, comm
+
+
+def _find(session: Session, unknown: set[int]) -> None:
+    """Whose these sockets are; those are users, too.
+
+    All files of all processes are gone through: once for each socket, whether it is found or not.
+    """
+    known = session.state.known
+    known.update(dict.fromkeys(unknown))
+    known.update(owners(session))
+    sought = session.object.map("sought")
+    if found := {owner.pid for owner in map(known.get, unknown) if owner}:
+        for pid in found:
+            sought.update(pid, b"\x01")
+        for _ in session.iterate(_SOUGHT, "tempos_thread"):
+            raise AssertionError("it writes nothing")
+        for pid in found:
+            sought.delete(pid)
 
 
 def _version(family: int) -> int | None:
@@ -154,46 +180,51 @@ def _version(family: int) -> int | None:
 
 def _table(what: int, port: Callable[[Any], int]) -> Callable[[Session], Iterator[Row]]:
     def rows(session: Session) -> Iterator[Row]:
-        for key, used, pid, comm in _uses(session, what):
+        for used, pid, comm in _uses(session, what):
             source, target = (
-                (key.ends_local, key.ends_remote)
+                (used.key_ends_local, used.key_ends_remote)
                 if what in (_CONNECT, _SENT)
-                else (key.ends_remote, key.ends_local)
+                else (used.key_ends_remote, used.key_ends_local)
             )
-            family = key.ends_family
-            row = (pid, _version(family), comm, address(source, family), address(target, family), port(key))
-            yield (*row, key.namespace, used.times, *((used.bytes,) if what in (_SENT, _RECEIVED) else ()))
+            family = used.key_ends_family
+            row = (pid, _version(family), comm, address(source, family), address(target, family), port(used))
+            yield (
+                *row,
+                used.key_namespace,
+                used.times,
+                *((used.bytes,) if what in (_SENT, _RECEIVED) else ()),
+            )
 
     return rows
 
 
 def _others(session: Session) -> Iterator[Row]:
-    for key, used, pid, comm in _uses(session, _OTHER):
-        family = key.ends_family
-        if key.frame:
-            named = _FRAMES.get(key.protocol, f"0x{key.protocol:04x}")
+    for used, pid, comm in _uses(session, _OTHER):
+        family, protocol = used.key_ends_family, used.key_protocol
+        if used.key_frame:
+            named = _FRAMES.get(protocol, f"0x{protocol:04x}")
             ends: tuple[str | None, str | None] = (None, None)
         else:
-            named = _PROTOCOLS.get(key.protocol, str(key.protocol))
-            ends = address(key.ends_local, family), address(key.ends_remote, family)
-        yield (pid, _version(family), comm, *ends, named, key.namespace, used.times, used.bytes)
+            named = _PROTOCOLS.get(protocol, str(protocol))
+            ends = address(used.key_ends_local, family), address(used.key_ends_remote, family)
+        yield (pid, _version(family), comm, *ends, named, used.key_namespace, used.times, used.bytes)
 
 
 def _faults(session: Session) -> Iterator[Row]:
     versions: dict[int, tuple[str | None, set[int | None]]] = {}
     for what in range(_OTHER + 1):
-        for key, _, pid, comm in _uses(session, what):
+        for used, pid, comm in _uses(session, what):
             if pid is not None:
-                versions.setdefault(pid, (comm, set()))[1].add(_version(key.ends_family))
+                versions.setdefault(pid, (comm, set()))[1].add(_version(used.key_ends_family))
     state: _State = session.state
-    now = _usages(session)
+    now = _usages_of_users(session)
     for pid, (comm, seen) in versions.items():
         ipver = ",".join(str(each) for each in (4, 6) if each in seen) or None
         if pid not in now:
             yield (pid, comm, ipver, None, None, None, None)
             continue
-        used = now[pid].since(state.before.get(pid))
-        yield (pid, comm, ipver, used.minor, used.major, used.cpu / _MS, used.wait / _MS)
+        since = now[pid].since(state.before.get(pid))
+        yield (pid, comm, ipver, since.minor, since.major, since.cpu / _MS, since.wait / _MS)
 
 
 _VIEWS = (
@@ -201,28 +232,28 @@ _VIEWS = (
         "connect",
         "Tcp client side (connect):",
         (*_WHO, _CLIENT, *_MORE),
-        _table(_CONNECT, lambda key: int(key.ends_remote_port)),
+        _table(_CONNECT, lambda used: int(used.key_ends_remote_port)),
         order="count",
     ),
     Table(
         "accept",
         "Tcp server side (accept):",
         (*_WHO, _SERVER, *_MORE),
-        _table(_ACCEPT, lambda key: int(key.ends_local_port)),
+        _table(_ACCEPT, lambda used: int(used.key_ends_local_port)),
         order="count",
     ),
     Table(
         "udp_sent",
         "Udp sent:",
         (*_WHO, _CLIENT, *_MORE, _BYTES),
-        _table(_SENT, lambda key: int(key.ends_remote_port)),
+        _table(_SENT, lambda used: int(used.key_ends_remote_port)),
         order="count",
     ),
     Table(
         "udp_received",
         "Udp received:",
         (*_WHO, _SERVER, *_MORE, _BYTES),
-        _table(_RECEIVED, lambda key: int(key.ends_local_port)),
+        _table(_RECEIVED, lambda used: int(used.key_ends_local_port)),
         order="count",
     ),
     Table(
@@ -261,12 +292,13 @@ TOOL = Tool(
         Hook("tempos_exit", "tracepoint sched_process_exit: how long threads waited"),
         Hook("tempos_free", "tracepoint sched_process_free: what processes used up that have ended"),
         Hook(_OF_ALL, "iterator task: faults, CPU time and waiting, by the kernel's own count"),
-        Hook(_OF_USERS, "iterator task: the same of those that use the network, when it is shown"),
+        Hook(_LOOK, "threads of those that use the network: the same, when it is shown"),
+        Hook(_SOUGHT, "iterator task: which process it is whose socket sent, when it is shown"),
         OWNERS,
     ),
     views=lambda wishes: _VIEWS,
     rodata=lambda wishes: {"calls": calls.table(_CALLS), "has_calls": bytes([calls.are_known()])},
-    start=lambda session: _State(_usages(session, of_all=True)),
+    start=lambda session: _State(_usages_of_all(session)),
     settle=_settle,
     blind=(
         "packets of other protocols that come in: no process asks for them by a system call of its own",
