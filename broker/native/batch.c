@@ -10,6 +10,7 @@
  *   free --receive--> chain --stage(group 0..n-1)--> messages --flush--> free
  *                       \--release--> free
  */
+#include "batch_journal.h"
 #include "batch_receipts.h"
 #include "batch_receive.h"
 #include "batch_send.h"

@@ -29,6 +29,20 @@ class CNote:
 
 class CTopic: ...
 
+class CJournal:
+    memory: Any
+    slots: int
+    cells: int
+    bytes: int
+
+class CJournalSlot:
+    word: int
+    ticket: int
+    at_ns: int
+    epoch: int
+    length: int
+    groups: int
+
 class CNumbers:
     def __add__(self, index: int) -> CNumbers: ...
 
@@ -113,6 +127,36 @@ class _Lib:
     def tempos_shared_store(self, at: CNumbers, value: int) -> None: ...
     def tempos_topic_set(self, topic: CTopic, quality: int, overflow: int, rate: int, burst: int) -> None: ...
     def tempos_limit_take(self, topic: CTopic, clock_offset_ns: int, wanted: int) -> int: ...
+    def tempos_journal_first(self, v: CJournal, epoch: int) -> int: ...
+    def tempos_journal_begin(self, v: CJournal, epoch: int, drawn: int) -> None: ...
+    def tempos_journal_now(self) -> int: ...
+    def tempos_journal_put(
+        self,
+        v: CJournal,
+        position: int,
+        epoch: int,
+        tickets: Sequence[int],
+        groups: int,
+        payload: Any,
+        length: int,
+        at_ns: int,
+    ) -> int: ...
+    def tempos_journal_read(
+        self, v: CJournal, position: int, head: CJournalSlot, tickets: Any, payload: Any
+    ) -> int: ...
+    def tempos_journal_scan(self, v: CJournal, after: int, found: Any) -> int: ...
+    def tempos_journal_mend(self, v: CJournal) -> int: ...
+    def tempos_journal_follow(self, v: CJournal, source: CJournal) -> None: ...
+    def tempos_batch_journal(
+        self,
+        b: CBatch,
+        v: CJournal,
+        slot: int,
+        count: int,
+        epoch: int,
+        first_tickets: Sequence[int],
+        groups: int,
+    ) -> int: ...
     def tempos_shared_draw(
         self,
         note: CNote,

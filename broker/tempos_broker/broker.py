@@ -26,6 +26,7 @@ from tempos_broker.control.proofs import Proofs
 from tempos_broker.control.server import ControlServer
 from tempos_broker.documents import Documents
 from tempos_broker.expiry import Expiry
+from tempos_broker.journal.journals import Journals
 from tempos_broker.lives.continuity import Continuity
 from tempos_broker.lives.store import Store
 from tempos_broker.members.departures import KeptOut
@@ -93,6 +94,8 @@ class Broker:
         )
         topics = [entry.topic for entry in config.topics]
         returns = Returns(self._past.return_key, config.data_port)
+        journals = Journals()
+        journals.change((), topics)
         server = SlowPathServer(
             topics=topics,
             listen=config.listen,
@@ -105,6 +108,7 @@ class Broker:
             select=fast.select,
             adapter=config.adapter,
             returns=returns,
+            journals=journals,
         )
         self._slow = SlowPaths(
             server,
@@ -116,6 +120,7 @@ class Broker:
             returns=returns,
             rows=self._rows,
             changes=self.changes,
+            journals=journals,
         )
         self._past.counting.slow_counters = self._slow.counters
         self._past.counting.slow_lost = self._slow.lost

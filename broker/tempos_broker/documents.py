@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tempos import Path, __version__
+from tempos.control import Code
 from tempos_broker.account.changes import Changes
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.awaited import Awaited
@@ -22,7 +23,7 @@ from tempos_broker.config.topics import document_of
 from tempos_broker.control.server import ControlServer
 from tempos_broker.lives.continuity import Continuity
 from tempos_broker.members.watch import Watch
-from tempos_broker.membership import Registry, unknown_topic
+from tempos_broker.membership import Refused, Registry, unknown_topic
 from tempos_broker.paths import FastPath
 from tempos_broker.state import TopicState
 from tempos_broker.status import (
@@ -39,6 +40,9 @@ from tempos_broker.status import (
 )
 from tempos_broker.topics.catalogue import Catalogue
 from tempos_broker.worker.slowpaths import SlowPaths
+
+#: What to do where a topic has none.
+_JOURNAL = "give it one: journal = N, in the file or by `tempos ctl topic set`"
 
 
 class Documents:
@@ -173,6 +177,16 @@ class Documents:
         """What the status says of one topic."""
         return self.tell(self._state(name))
 
+    async def tap(self, name: str, after: int, most: int, last: int | None) -> dict[str, Any]:
+        """The next events of a topic's journal."""
+        topic = self._state(name).route.topic
+        told = await self._slow.journals.tap(topic, after, most, last)
+        if told is None:
+            journal = self._slow.journals.document(topic)
+            why = f"cannot be had: {journal['reason']}" if journal else "was not asked for"
+            raise Refused(Code.LIMIT, f"topic {name!r} has no journal: it {why}", _JOURNAL)
+        return told
+
     def topic_ledger(self, name: str) -> dict[str, Any]:
         """The account of one topic."""
         return self.tell_ledger(self._state(name))
@@ -234,6 +248,7 @@ class Documents:
             durable=self._past.has_store,
             now=time.monotonic(),
             left_out=self._watch.why,
+            journal=self._slow.journals.document(state.route.topic),
             listed=listed,
         )
 

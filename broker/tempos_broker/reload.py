@@ -116,6 +116,8 @@ def _topic(old: Topic, new: Topic) -> Iterator[str]:
         ("overflow", "overflow"),
         ("fanout", "fanout"),
         ("unheard", "unheard"),
+        ("journal", "journal"),
+        ("journal_bytes", "journal_bytes"),
     ):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:

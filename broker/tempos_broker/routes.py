@@ -165,7 +165,9 @@ class Routes:
         """Swap the next epoch's route in on both paths; the topic is held."""
         topic = state.route.topic.id
         route = Route(state.route.topic, state.route.epoch + 1, groups)
-        self._past.tickets.reset(topic, route.epoch)
+        tickets, journals = self._past.tickets, self._slow.journals
+        tickets.reset(topic, route.epoch)
+        journals.begin(topic, route.epoch, tickets.read(topic, state.route.epoch, 0))
         now = time.monotonic()
         self._ledger.opened(topic, route.epoch, holders, now)
         await self._past.keeper.opening(route)
@@ -254,6 +256,7 @@ class Routes:
         if memory is not None and past.continued and known and (not adopted or adopted in known):
             past.fetch(topic)
             route, same = past.former_route(state.route.topic, memory)
+            self._slow.journals.begin(topic, route.epoch, 0)
             self._chosen(state, await self._install(state, route))
             await self._slow.swap(route)
             self._enter(state, route)

@@ -174,11 +174,12 @@ def topic_document(
     durable: bool,
     now: float,
     left_out: Callable[[Towards], str],
+    journal: dict[str, Any] | None = None,
     listed: Listed = list,
 ) -> dict[str, Any]:
     """One topic, as JSON values. ``durable``: the broker keeps what is made at run time.
 
-    ``left_out``: why nothing is sent to a member there; empty where it is.
+    ``left_out``: why nothing is sent to a member there; empty where it is. ``journal``: what it has of one.
     """
     topic = state.route.topic
     account = _account(ledger, topic.id, counted)
@@ -196,6 +197,7 @@ def topic_document(
         "sources": list(topic.sources),
         "fanout": topic.fanout.value,
         "unheard": topic.unheard.value,
+        "journal": journal,
         "origin": origin.value,
         "durable": durable or origin is Origin.FILE,
         **path_fields(state),

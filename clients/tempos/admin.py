@@ -183,7 +183,7 @@ class Admin:
                 told["id"], told["name"], Quality(told["class"]), told["priority"], Framing(told["framing"]),
                 PathPolicy(told["policy"]), tuple(told["sources"]), told["rate"], told["burst"],
                 Overflow(told["overflow"]), Fanout(told["fanout"]),
-                Unheard(told["unheard"]),
+                Unheard(told["unheard"]), *_journal(told["journal"]),
             )  # fmt: skip
             return TopicInfo(
                 topic, told["origin"], told["durable"], Path(told["path"]) if told["path"] else None,
@@ -191,6 +191,10 @@ class Admin:
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise self._strange(error) from error
+
+
+def _journal(told: Any) -> tuple[int, int]:
+    return (told["events"], told["bytes"]) if told else (0, 0)
 
 
 def _header(head: bytes, name: str) -> str | None:

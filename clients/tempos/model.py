@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from tempos._abi import JOURNAL_BYTES
+
 
 class Quality(str, enum.Enum):
     """Quality class of a topic. Strict is never disturbed by best effort."""
@@ -78,6 +80,8 @@ class Topic:
     once, 0: see :attr:`bucket`. ``overflow``: what happens to the others.
     ``fanout``: how the fast path serves several groups; anything but ``auto`` is for measurements.
     ``unheard``: what happens to members that events do not reach.
+    ``journal``: events that the broker keeps, 0: none; of each as many bytes of payload as
+    ``journal_bytes`` says (0: see :attr:`journal_room`), or none of it.
     """
 
     id: int
@@ -92,6 +96,8 @@ class Topic:
     overflow: Overflow = Overflow.DROP
     fanout: Fanout = Fanout.AUTO
     unheard: Unheard = Unheard.AUTO
+    journal: int = 0
+    journal_bytes: int = 0
 
     @property
     def bucket(self) -> int:
@@ -99,6 +105,11 @@ class Topic:
         if not self.rate:
             return 0
         return self.burst or max(1, self.rate // 100)
+
+    @property
+    def journal_room(self) -> int:
+        """The bytes of payload kept of an event: ``journal_bytes``, or what an MTU of 1,500 carries."""
+        return (self.journal_bytes or JOURNAL_BYTES) if self.journal else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,16 @@
 #define TEMPOS_LATENCY_BUCKETS 256
 #define TEMPOS_LATENCY_BEYOND 17179869184 /* 2^34: 17 s */
 
+/*
+ * Journals (journal.h). Memory of one is cells: the first is its head, then each slot has so many, of which the last
+ * holds tickets.
+ */
+#define TEMPOS_JOURNAL_CELL 128
+#define TEMPOS_JOURNAL_TICKETS 32    /* groups whose tickets a slot holds */
+#define TEMPOS_JOURNAL_BYTES 1472    /* of payload that a slot holds where a topic does not say: what 1,500 carry */
+#define TEMPOS_JOURNAL_MOST_BYTES 9000
+#define TEMPOS_JOURNAL_MOST_EVENTS 1048576
+
 /* Limits count time in 1/1024 ns: at a hundred datagrams a microsecond a whole one is too coarse. */
 #define TEMPOS_LIMIT_SHIFT 10
 
@@ -305,6 +315,31 @@ struct tempos_copies {
 	__u64 events;                  /* of each of which every group was to get a copy */
 };
 
+/*
+ * The head of a journal. What changes is by the lowest bit of an epoch: which one that is, and the position of the
+ * event with its first ticket in group 0.
+ */
+struct tempos_journal {
+	__u32 slots;                /* a power of two */
+	__u32 cells;                /* of each slot */
+	__u32 bytes;                /* of payload that a slot holds at most */
+	__u32 pad;
+	__u64 first[2];
+	__u64 epoch[2];
+	__u64 more_pad[10];
+};
+
+/* What stands in front of the payload in a slot. */
+struct tempos_journal_slot {
+	__u64 word;                 /* (position + 1) << 2 | who writes: 0 nobody any more, 1 the kernel, 2 a process */
+	__u64 ticket;               /* of group 0 */
+	__u64 at_ns;                /* CLOCK_MONOTONIC_COARSE */
+	__u32 epoch;
+	__u16 length;               /* of the payload; not held where that is more than `bytes` of the head */
+	__u8 groups;
+	__u8 pad;
+};
+
 /* User space's sign of life. */
 struct tempos_pulse {
 	__u64 stamp_ns;             /* CLOCK_MONOTONIC */
@@ -377,6 +412,9 @@ _Static_assert(sizeof(struct tempos_envelope) == TEMPOS_ENVELOPE_LEN, "envelope"
 _Static_assert(sizeof(struct tempos_member) == 32, "two members a cache line");
 _Static_assert(sizeof(struct tempos_ticket) * TEMPOS_GROUPS_PER_TOPIC % 64 == 0, "cache lines are one topic's");
 _Static_assert(sizeof(struct tempos_topic) == 64, "topic fills a cache line");
+_Static_assert(sizeof(struct tempos_journal) == TEMPOS_JOURNAL_CELL, "the head of a journal is a cell");
+_Static_assert(sizeof(struct tempos_journal_slot) == 32 &&
+		       TEMPOS_JOURNAL_TICKETS * sizeof(__u32) == TEMPOS_JOURNAL_CELL, "the tickets are a cell");
 _Static_assert(sizeof(struct tempos_pulse) == 64, "pulse fills a cache line");
 _Static_assert(TEMPOS_LATENCY_BEYOND >> (TEMPOS_LATENCY_BUCKETS >> TEMPOS_LATENCY_STEP_BITS) ==
 		       1 << (TEMPOS_LATENCY_STEP_BITS - 1), "the buckets end where times are beyond");

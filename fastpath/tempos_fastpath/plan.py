@@ -112,6 +112,8 @@ def refuse_at_once(route: Route) -> Refusal | None:
         return Refusal("the topic's policy is slow")
     if not route.groups:
         return Refusal("the topic has no member")
+    if route.topic.journal:
+        return Refusal("the topic has a journal, which the slow path writes")
     if len(route.groups) > _abi.MAX_GROUPS:
         return Refusal(f"{len(route.groups)} groups: the fast path carries at most {_abi.MAX_GROUPS}")
     if len(route.topic.sources) > _abi.MAX_SOURCES:

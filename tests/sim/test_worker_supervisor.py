@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -56,6 +56,9 @@ class FakeChild:
         self.dead = True
         self._ended()
 
+    def send_descriptors(self, descriptors: Sequence[int]) -> None:
+        self._world.log.append("descriptors")
+
     async def end(self) -> str:
         await asyncio.sleep(0)
         self._world.log.append("end")
@@ -84,6 +87,9 @@ class World:
 
     def set_up(self) -> Mapping[str, Any]:
         return {"routes": len(self.log)}
+
+    def descriptors(self) -> Sequence[int]:
+        return ()
 
     def hand_over(self) -> None:
         self.log.append("hand over")

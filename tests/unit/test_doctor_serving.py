@@ -34,6 +34,7 @@ def status(**wrong: Any) -> dict[str, Any]:
     topic = {
         "name": "news", "balanced": True, "problems": [], "policy": "auto", "path": "slow", "reason": "off",
         "refused": {}, "received": 1000, "lost_before": {"at_least": 0, "sent": 1000}, "groups": [group],
+        "journal": None,
     }  # fmt: skip
     group.update({key: wrong.pop(key) for key in list(wrong) if key in group})
     topic.update({key: wrong.pop(key) for key in list(wrong) if key in topic})
@@ -62,6 +63,7 @@ SLOW = {"ip": "10.0.2.2", "port": 1, "reason": "drops", "groups": [{"topic": "ne
         ({"members": [member(1, left_out="it does not answer")]}, "TD404"),
         ({"members": [member(1, static=True, left_out="it does not answer")]}, "TD404"),
         ({"members": [member(1, unheard=7)]}, "TD405"),
+        ({"journal": {"reason": "no memory"}}, "TD417"),
         ({"slow_consumers": [SLOW]}, "TD406"),
         ({"lost": 1}, None),
         ({"lost": 1, "dropped": 1}, "TD407"),

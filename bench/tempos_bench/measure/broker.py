@@ -262,6 +262,8 @@ def config_text(
             f"overflow = {json.dumps(topic.overflow.value)}",
             f"fanout = {json.dumps(topic.fanout.value)}",
             f"unheard = {json.dumps(topic.unheard.value)}",
+            f"journal = {topic.journal}",
+            f"journal_bytes = {topic.journal_bytes}",
         ]
         for group in groups:
             for member in group.members:

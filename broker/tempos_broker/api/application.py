@@ -57,6 +57,8 @@ MaxAge = Annotated[
         "how old it is, Tempos-Told-At when it began to be made",
     ),
 ]
+#: Events in one answer: some milliseconds of work.
+TAP_PAGE = 100
 _T = TypeVar("_T")
 
 
@@ -178,6 +180,19 @@ def _add_reading(app: FastAPI, told: Documents, snapshots: Snapshots) -> None:
     @app.get("/v1/topics/{topic:name}", summary="One topic", responses=described(404, 422))
     async def get_topic(topic: TopicName) -> models.TopicOut:
         return models.TopicOut.model_validate(told.topic(topic))
+
+    @app.get(
+        "/v1/topics/{topic:name}/journal",
+        summary="The latest events of a topic that keeps some, by pages",
+        responses=described(404, 409, 422),
+    )
+    async def get_journal(
+        topic: TopicName,
+        after: Annotated[int, Query(ge=0, description="only those after the one of this position")] = 0,
+        most: Annotated[int, Query(ge=1, le=TAP_PAGE, description="so many of them")] = TAP_PAGE,
+        last: Annotated[int | None, Query(ge=0, description="no others than the last so many")] = None,
+    ) -> models.TapOut:
+        return models.TapOut.model_validate(await told.tap(topic, after, most, last))
 
     @app.get("/v1/topics/{topic:name}/path", summary="Which path, and why", responses=described(404, 422))
     async def get_path(topic: TopicName) -> models.PathOut:

@@ -61,6 +61,8 @@ GOT = counter("tempos_member_delivered_total", "of these, what it told to have g
 LEASE = gauge("tempos_member_lease_seconds", "until its lease ends", *_MEMBER)
 WAITING = gauge("tempos_member_waiting_events", "events that wait for its program", *_MEMBER)
 
+JOURNAL = gauge("tempos_topic_journal_bytes", "memory of its journal; 0: it cannot be had", "topic")
+
 PROGRAM = Family("tempos_program_seconds", "time inside the XDP program", ("topic",), Kind.HISTOGRAM)
 SINCE_SENT = Family(
     "tempos_since_sent_seconds", "from sending to redirect, by two clocks", ("topic",), Kind.HISTOGRAM
@@ -133,6 +135,8 @@ def _of_topic(topic: Mapping[str, Any]) -> Iterator[Sample]:
     for family in (REFUSED, LOST, PASSED):
         yield from _by(family, topic[_KEYS[family]], name)
     yield sample(REPLIES, topic["replies"], name)
+    if topic["journal"] is not None:
+        yield sample(JOURNAL, topic["journal"]["memory"], name)
     yield sample(BEFORE, topic["lost_before"]["at_least"], name)
     if topic["latency"] is not None:
         for family, key in ((PROGRAM, "program"), (SINCE_SENT, "since_sent")):

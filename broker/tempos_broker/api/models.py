@@ -112,6 +112,37 @@ class PublisherOut(BaseModel):
     settled: bool = Field(description="to its last word; otherwise as far as members have told")
 
 
+class JournalOut(BaseModel):
+    """The journal of a topic: its latest events."""
+
+    events: int = Field(description="so many are kept")
+    bytes: int = Field(description="of payload, of each; larger events are named without it")
+    memory: int = Field(description="bytes")
+    reason: str = Field(description="why there is none; empty: there is")
+
+
+class EventOut(BaseModel):
+    """An event as a journal has it."""
+
+    position: int = Field(description="grows from one event to the next")
+    epoch: int
+    tickets: list[int] = Field(description="by group, as the route of the epoch has them")
+    time: float = Field(description="when it came, Unix time in s")
+    length: int = Field(description="bytes of payload")
+    payload: str | None = Field(description="base64; null: larger than the journal keeps")
+
+
+class TapOut(BaseModel):
+    """The next events of a journal."""
+
+    topic: str
+    framing: Literal["raw", "event"]
+    events: list[EventOut]
+    missed: int = Field(description="events between these that are not in it (any more)")
+    next: int = Field(description="ask for those after this position")
+    more: bool = Field(description="there are more already")
+
+
 class TopicOut(BaseModel):
     """A topic: received = fast + slow + refused."""
 
@@ -130,6 +161,7 @@ class TopicOut(BaseModel):
     unheard: Literal["auto", "warn", "evict"] = Field(
         description="what happens to members that events do not reach"
     )
+    journal: JournalOut | None = Field(description="what is kept of its events; null: nothing")
     origin: Literal["file", "run-time"] = Field(
         description="who made it: the configuration file, or an order"
     )

@@ -85,6 +85,8 @@ def fields_of(config: TopicConfig) -> dict[str, Any]:
         "overflow": topic.overflow if topic.rate else None,
         "fanout": topic.fanout,
         "unheard": topic.unheard,
+        "journal": topic.journal or None,
+        "journal_bytes": topic.journal_bytes or None,
     }
 
 

@@ -16,6 +16,9 @@ from tempos import Fanout, Framing, Overflow, PathPolicy, Quality, Topic, Unhear
 from tempos._abi import (
     EVENT_HEADER_LEN,
     GROUPS_PER_TOPIC,
+    JOURNAL_BYTES,
+    JOURNAL_MOST_BYTES,
+    JOURNAL_MOST_EVENTS,
     MAX_LISTEN,
     MAX_MEMBERS,
     MAX_SOURCES,
@@ -38,6 +41,7 @@ from tempos_broker.config.model import (
     StaticMember,
     TopicConfig,
 )
+from tempos_broker.journal.layout import MOST_MEMORY, Layout
 from tempos_daemon import kinds
 from tempos_daemon.schema import Faults, Key, Keys, Kind, Table, count, show
 
@@ -95,6 +99,10 @@ TOPIC: Keys = {
     "overflow": Key(kinds.member_of(Overflow), _TOPIC.overflow),
     "fanout": Key(kinds.member_of(Fanout), _TOPIC.fanout),
     "unheard": Key(kinds.member_of(Unheard), _TOPIC.unheard),
+    "journal": Key(kinds.whole(0, JOURNAL_MOST_EVENTS, note=" (0: none)"), _TOPIC.journal),
+    "journal_bytes": Key(
+        kinds.whole(0, JOURNAL_MOST_BYTES, note=f" (0: {JOURNAL_BYTES})"), _TOPIC.journal_bytes
+    ),
     "member": Key(MEMBER, (), many=True),
 }
 BROKER: Keys = {
@@ -265,6 +273,22 @@ def _rule_rates(root: Table, faults: Faults) -> None:
                 faults.refuse(topic.at(key), shown, f"a {topic.at('rate')} above 0 besides", "without a rate")
 
 
+def _rule_journal(root: Table, faults: Faults) -> None:
+    for topic in _tables(root, "topic"):
+        events, size = topic.get("journal"), topic.get("journal_bytes")
+        if events is None or size is None:
+            continue
+        if size and not events:
+            wanted = f"a {topic.at('journal')} above 0 besides"
+            faults.refuse(topic.at("journal_bytes"), size, wanted, "without a journal")
+        elif (taken := Layout.of(events, size or JOURNAL_BYTES).size) > MOST_MEMORY:
+            faults.add(
+                topic.at("journal"),
+                f"takes {taken >> 20:,} MB with {size or JOURNAL_BYTES} bytes of each event; "
+                f"allowed: at most {MOST_MEMORY >> 20:,} MB",
+            )
+
+
 def _rule_topics(root: Table, faults: Faults) -> None:
     for key in ("id", "name"):
         first: dict[Any, Table] = {}
@@ -337,7 +361,12 @@ def _rule_sizes(root: Table, faults: Faults) -> None:
 
 
 #: Those that judge each topic by itself, and what holds of all.
-TOPIC_RULES: tuple[Callable[[Table, Faults], None], ...] = (_rule_rates, _rule_members, _rule_sizes)
+TOPIC_RULES: tuple[Callable[[Table, Faults], None], ...] = (
+    _rule_rates,
+    _rule_journal,
+    _rule_members,
+    _rule_sizes,
+)
 RULES: tuple[Callable[[Table, Faults], None], ...] = (
     _rule_listen,
     _rule_ports,
@@ -406,7 +435,7 @@ def build_topic(table: Table) -> TopicConfig:
     topic = Topic(
         values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],
         values["sources"], values["rate"], values["burst"], values["overflow"], values["fanout"],
-        values["unheard"],
+        values["unheard"], values["journal"], values["journal_bytes"],
     )  # fmt: skip
     return TopicConfig(topic, tuple(_static_member(**member.values) for member in _tables(table, "member")))
 

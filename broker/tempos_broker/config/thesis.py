@@ -79,6 +79,8 @@ def _topic(theirs: Table, faults: Faults) -> Table:
         "overflow": Overflow.DROP,
         "fanout": Fanout.AUTO,
         "unheard": Unheard.AUTO,
+        "journal": 0,
+        "journal_bytes": 0,
     }
     if "topic_value" in theirs.values:
         values["id"] = theirs.get("topic_value")

@@ -10,12 +10,13 @@ by class, and the adapter says when asking is worth while by calling ``wake`` on
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tempos import Quality, Route, Topic
 from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits
+from tempos_broker.journal.journals import Journals
 from tempos_broker.slowpath.core import Delivery, Load, SlowPath
 from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.marking import Marked, Marking
@@ -37,6 +38,7 @@ class Setting:
     :meth:`Adapter.descriptors` gave them; none are opened then. ``receipts``: memory of the compiled helper
     in which to leave, at any time, how many datagrams were taken out of the channels (``shared.Estate``).
     ``returns``: opens the addresses of those who asked, where an adapter sends replies on to them.
+    ``journals``: where it writes what it forwards.
     """
 
     topics: Sequence[Topic]
@@ -49,6 +51,7 @@ class Setting:
     descriptors: Sequence[tuple[int, int]] = ()
     receipts: CReceipts | None = None
     returns: Returns | None = None
+    journals: Journals = field(default_factory=Journals)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from tempos import Framing, Member, Quality, Reason, Route, Topic
@@ -26,6 +26,7 @@ from tempos_broker.slowpath.sources import words
 
 if TYPE_CHECKING:
     from tempos_broker._batch import CBatch, CMembers, CReceipts
+    from tempos_broker.journal.memory import Memory
 
 _FRAMINGS = {Framing.RAW: lib.TEMPOS_FRAMING_RAW, Framing.EVENT: lib.TEMPOS_FRAMING_EVENT}
 _QUALITIES = {Quality.BQ: lib.TEMPOS_BQ, Quality.SQ: lib.TEMPOS_SQ}
@@ -72,16 +73,18 @@ class Batch:
         on_foreign: Callable[[int, int, str], None] = lambda topic, count, ip: None,
         receipts: CReceipts | None = None,
         relay: Relay | None = None,
+        journals: Mapping[int, Memory] | None = None,
     ) -> None:
         """Raises :class:`MemoryError` if the pool cannot be had.
 
         ``on_foreign`` learns of what is refused for its source: topic, how many, the latest address.
         ``receipts``: where to tell, for a time after a kill, what was taken out of sockets. ``relay``: what
-        sends replies on; None: nothing does.
+        sends replies on; None: nothing does. ``journals``: by topic id.
         """
         topics = tuple(topics)
         self._core = core
         self._relay = relay or Relay(core, topics, None)
+        self._journals = {} if journals is None else journals
         core.on_nobody = self._nobody
         self._on_foreign = on_foreign
         self._limit = limits.batch
@@ -184,6 +187,12 @@ class Batch:
         epoch, load, class_ = delivery.route.epoch & 0xFF, delivery.load, _QUALITIES[quality]
         groups = self._members.get(delivery.route.topic.id, ())
         last, staged = len(groups) - 1, 0
+        journal = self._journals.get(delivery.route.topic.id)
+        if journal is not None:
+            lib.tempos_batch_journal(
+                self._batch, journal.view, load.head, delivery.count, delivery.route.epoch & _ALL,
+                delivery.first_tickets, len(delivery.first_tickets),
+            )  # fmt: skip
         for group, members in enumerate(groups):
             first = delivery.first_tickets[group]
             staged = lib.tempos_batch_stage(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from tempos import Framing, Member, Quality, Reason, Route, Topic
 from tempos.wire import check_payload, is_request, stamp, topic_in
@@ -23,6 +23,9 @@ from tempos_broker.slowpath.mover import Flushed, SendFailure
 from tempos_broker.slowpath.relay import Relay
 from tempos_broker.slowpath.sockets import DataSocket
 from tempos_broker.slowpath.sources import Sources
+
+if TYPE_CHECKING:
+    from tempos_broker.journal.memory import Memory
 
 #: What sending a datagram by itself takes, in what one copy more in a large message takes.
 _COST = 9
@@ -76,10 +79,12 @@ class Singly:
         on_foreign: Callable[[int, int, str], None],
         reason: str,
         relay: Relay | None = None,
+        journals: Mapping[int, Memory] | None = None,
     ) -> None:
         self.reason = reason
         self._core = core
         self._relay = relay or Relay(core, topics, None)
+        self._journals = {} if journals is None else journals
         core.on_nobody = self._nobody
         self._limit = limits.batch
         self._largest = limits.datagram
@@ -128,6 +133,7 @@ class Singly:
         return received
 
     def stage(self, quality: Quality, delivery: Delivery[Datagrams]) -> bool:
+        self._keep(delivery)
         staged = self._staged[quality]
         staged.extend(self._copies(quality, delivery))
         return len(staged) >= self._limit
@@ -181,6 +187,14 @@ class Singly:
         self._core.refused(topic, reason, 1)
         if reason is Reason.FOREIGN_SOURCE:
             self._on_foreign(topic, 1, ip)
+
+    def _keep(self, delivery: Delivery[Datagrams]) -> None:
+        """Write what goes out into the topic's journal, if it has one."""
+        journal = self._journals.get(delivery.route.topic.id)
+        if journal is not None:
+            for index, (payload, _) in enumerate(delivery.load.items):
+                tickets = [first + index for first in delivery.first_tickets]
+                journal.put(delivery.route.epoch & 0xFFFFFFFF, tickets, payload)
 
     def _nobody(self, topic: int, count: int, load: Datagrams) -> None:
         if self._framings[topic] is Framing.EVENT:

@@ -18,6 +18,7 @@ from tempos import Quality, Reason, Route, Topic
 from tempos._awaitables import in_time
 from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits, QualityConfig
+from tempos_broker.journal.journals import Journals
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.slowpath.adapter import AdapterStatus, Setting
 from tempos_broker.slowpath.adapters import UDP, find
@@ -95,6 +96,7 @@ class SlowPathServer:
         descriptors: Sequence[tuple[int, int]] = (),
         receipts: CReceipts | None = None,
         returns: Returns | None = None,
+        journals: Journals | None = None,
         serves: Collection[Quality] = tuple(Quality),
     ) -> None:
         """``listen``: IPv4 addresses; ``portable`` asks for the I/O that needs no compiled helper.
@@ -102,7 +104,8 @@ class SlowPathServer:
         ``rates``: the topics' token buckets; the caller configures them. ``select``: the fast path's way to
         tell the classes apart at the sockets. ``book``: where to keep the account. ``adapter``: a name that
         :func:`~tempos_broker.slowpath.adapters.find` knows. ``descriptors``: of sockets that another
-        process opened. ``receipts``, ``returns``: see :class:`~tempos_broker.slowpath.adapter.Setting`.
+        process opened. ``receipts``, ``returns``, ``journals``: see
+        :class:`~tempos_broker.slowpath.adapter.Setting`.
         ``serves``: the classes to receive of at first; :meth:`serve` changes it.
         """
         quality = quality or QualityConfig()
@@ -125,6 +128,7 @@ class SlowPathServer:
                 descriptors=tuple(descriptors),
                 receipts=receipts,
                 returns=returns,
+                journals=Journals() if journals is None else journals,
             ),
         )
         self._turns = Turns(self._core, self._adapter, limits.batch, quality.share_bq)

@@ -263,5 +263,6 @@ def _choose_mover(core: SlowPath[Any], losses: Losses, setting: Setting, relay: 
         except ImportError as error:
             reason = f"the compiled helper cannot be loaded: {one_line(error)}; tempos doctor says why"
         else:
-            return Batch(core, setting.topics, setting.limits, losses.foreign, setting.receipts, relay)
-    return Singly(core, setting.topics, setting.limits, losses.foreign, reason, relay)
+            return Batch(core, setting.topics, setting.limits, losses.foreign, setting.receipts, relay,
+                         setting.journals.of)  # fmt: skip
+    return Singly(core, setting.topics, setting.limits, losses.foreign, reason, relay, setting.journals.of)

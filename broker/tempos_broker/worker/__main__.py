@@ -1,6 +1,7 @@
-"""The process of a worker, which the broker starts: ``python -m tempos_broker.worker STREAM BROKER LEVEL``.
+"""The process of a worker, as its broker starts it: ``python -m tempos_broker.worker`` and four arguments.
 
-STREAM is the descriptor of the stream to the broker, BROKER its process, LEVEL that of the log.
+Those are the descriptors of the stream to the broker and of the socket that descriptors come by, the broker's
+process, and the level of the log.
 
 Rules: it never outlives its broker, not even by the time it takes to notice; it has no privileges; signals
 that are sent to everybody are the broker's business.
@@ -23,7 +24,8 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> int:
     """Serve until told otherwise; 1: the broker was gone already."""
-    stream, broker, level = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    stream, beside, broker = map(int, sys.argv[1:4])
+    level = sys.argv[4]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     logs.configure(level, who="worker: ")
@@ -41,7 +43,7 @@ def main() -> int:
     else:
         loop = uvloop.new_event_loop()
     try:
-        loop.run_until_complete(run(stream))
+        loop.run_until_complete(run(stream, beside))
     finally:
         loop.close()
     return 0

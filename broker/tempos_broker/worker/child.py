@@ -16,9 +16,12 @@ from typing import Any
 from tempos import LocalError, Quality, Topic
 from tempos._rows import Rows
 from tempos.errors import one_line
+from tempos_broker.journal.journals import Journals
+from tempos_broker.journal.layout import Layout
 from tempos_broker.shared import Estate, NotedTickets, SharedRates
 from tempos_broker.slowpath import SlowPathServer
 from tempos_broker.slowpath.returns import Returns
+from tempos_broker.worker.descriptors import receive
 from tempos_broker.worker.protocol import (
     Answer,
     Frames,
@@ -26,6 +29,7 @@ from tempos_broker.worker.protocol import (
     Request,
     SetUp,
     encode,
+    journals_in,
     request_in,
     route_in,
     rows_in,
@@ -38,7 +42,10 @@ log = logging.getLogger("tempos.broker.worker")
 class Worker:
     """A slow path of its own over sockets, tickets and account that it was handed."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside: socket.socket) -> None:
+        """``beside``: where descriptors come from."""
+        self._beside = beside
+        self._journals = Journals()
         self._server: SlowPathServer | None = None
         self._rates: SharedRates | None = None
         self._rows = Rows()
@@ -59,6 +66,7 @@ class Worker:
         if op is Op.SERVE:
             self._server.serve({Quality.SQ})
         elif op is Op.CHANGE:
+            self._adopt(journals_in(fields["journals"]))
             self._change(fields["drop"], topics_in(fields["topics"]), rows_in(fields["rows"]))
             await self._server.sent()
         elif op is Op.SWAP:
@@ -74,6 +82,7 @@ class Worker:
         rows = self._rows = Rows(told.limits.topics)
         rows.follow(told.rows)
         estate = Estate(told.estate, rows)
+        self._adopt(told.journals)
         share = told.share
         if share.rates >= 0:
             self._rates = SharedRates(share.rates, rows, share.rates_stride, share.clock_offset)
@@ -91,6 +100,7 @@ class Worker:
             descriptors=told.sockets,
             receipts=estate.receipts,
             returns=Returns(*told.returns) if told.returns else None,
+            journals=self._journals,
             serves=(),
         )
         self._server.leave_out(frozenset(told.left_out))
@@ -102,6 +112,10 @@ class Worker:
         gc.collect()
         gc.freeze()
         return {"io": status.io, "loop": type(asyncio.get_running_loop()).__module__.partition(".")[0]}
+
+    def _adopt(self, journals: Mapping[int, Layout | None]) -> None:
+        has = sum(each is not None for each in journals.values())
+        self._journals.adopt(journals, receive(self._beside, has))
 
     def _change(self, drop: Collection[int], put: tuple[Topic, ...], rows: Mapping[int, int]) -> None:
         assert self._server is not None, "set up before"
@@ -127,12 +141,12 @@ class _Stream(asyncio.Protocol):
         self.requests.put_nowait(None)
 
 
-async def run(descriptor: int) -> None:
+async def run(descriptor: int, beside: int) -> None:
     """Serve until told to close, or the stream behind ``descriptor`` ends: then the broker is gone.
 
     In that case nothing more is drawn or sent: whoever follows that broker counts on it.
     """
-    worker = Worker()
+    worker = Worker(socket.socket(fileno=beside))
     transport, stream = await asyncio.get_running_loop().create_unix_connection(
         _Stream, sock=socket.socket(fileno=descriptor)
     )

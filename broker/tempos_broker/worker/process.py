@@ -8,15 +8,17 @@ that started it: so workers are started on the event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from tempos_broker.worker.descriptors import send
 from tempos_broker.worker.supervisor import Child, Spawn
 from tempos_daemon.processes import alike
 
@@ -46,9 +48,12 @@ class _Stream(asyncio.Protocol):
 class WorkerProcess:
     """A running worker."""
 
-    def __init__(self, process: subprocess.Popen[bytes], stream: asyncio.Transport) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], stream: asyncio.Transport, beside: socket.socket
+    ) -> None:
         self._process = process
         self._stream = stream
+        self._beside = beside
 
     @property
     def pid(self) -> int:
@@ -58,8 +63,14 @@ class WorkerProcess:
         if not self._stream.is_closing():
             self._stream.write(frame)
 
+    def send_descriptors(self, descriptors: Sequence[int]) -> None:
+        # What cannot be handed over the worker waits for in vain: then it is replaced.
+        with contextlib.suppress(OSError):
+            send(self._beside, descriptors)
+
     async def end(self) -> str:
         self._stream.abort()
+        self._beside.close()
         return await asyncio.get_running_loop().run_in_executor(None, _end, self._process)
 
 
@@ -67,29 +78,33 @@ def spawner(descriptors: Callable[[], Iterable[int]]) -> Spawn:
     """What starts workers that inherit ``descriptors``, under the same numbers; raises :class:`OSError`."""
 
     async def spawn(received: Callable[[bytes], None], ended: Callable[[], None]) -> Child:
-        ours, process = _start(descriptors())
+        ours, beside, process = _start(descriptors())
         try:
             stream, _ = await asyncio.get_running_loop().create_unix_connection(
                 lambda: _Stream(received, ended), sock=ours
             )
         except BaseException:
             ours.close()
+            beside.close()
             _end(process)
             raise
-        return WorkerProcess(process, stream)
+        return WorkerProcess(process, stream, beside)
 
     return spawn
 
 
-def _start(descriptors: Iterable[int]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _start(descriptors: Iterable[int]) -> tuple[socket.socket, socket.socket, subprocess.Popen[bytes]]:
     ours, theirs = socket.socketpair()
-    with theirs:
+    beside, other = socket.socketpair()
+    beside.setblocking(False)
+    with theirs, other:
         level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
         command = [
             sys.executable,
             "-m",
             "tempos_broker.worker",
             str(theirs.fileno()),
+            str(other.fileno()),
             str(os.getpid()),
             level,
         ]
@@ -98,14 +113,15 @@ def _start(descriptors: Iterable[int]) -> tuple[socket.socket, subprocess.Popen[
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *descriptors),
+                pass_fds=(theirs.fileno(), other.fileno(), *descriptors),
                 **_APART,
                 **alike(),
             )
         except BaseException:
             ours.close()
+            beside.close()
             raise
-    return ours, process
+    return ours, beside, process
 
 
 def _end(process: subprocess.Popen[bytes]) -> str:

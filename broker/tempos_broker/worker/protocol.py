@@ -1,5 +1,6 @@
 """What broker and worker say to each other: requests down, one answer each up, over one stream.
 
+Descriptors of journals come by a socket of their own (:mod:`.descriptors`), before what names them.
 Frames are a length of 4 bytes, network byte order, and a msgpack map. Requests are carried out in order, and
 the answer comes once what was asked holds. Both ends are of one version and one start, so a frame that makes
 no sense is a fault of this program: it raises :class:`LocalError`, and the worker is replaced.
@@ -9,7 +10,7 @@ request        brings                                                      answe
 =============  ==========================================================  ==========================
 ``set_up``     :class:`SetUp`                                              ready to serve
 ``serve``                                                                  it reads the sockets
-``change``     drop: ids of topics; topics, and rows of these              it goes by them
+``change``     drop: ids of topics; topics, rows and journals of these     it goes by them
 ``swap``       route                                                       it has let go of the old one
 ``leave_out``  towards: addresses of members, and of ours                  it sends nothing there
 ``ping``                                                                   at once
@@ -30,6 +31,7 @@ import msgpack
 from tempos import Framing, Group, LocalError, Member, Overflow, PathPolicy, Quality, Route, Topic
 from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits, QualityConfig
+from tempos_broker.journal.layout import Layout
 from tempos_broker.shared import Share
 
 _LENGTH = struct.Struct("!I")
@@ -81,7 +83,7 @@ class SetUp:
     ``estate``: of the memory it leaves its account in. ``share``: of what it draws and takes from; ``rows``:
     where each topic stands in all of that.
     ``returns``: the key of return addresses, and the port that replies come to. ``left_out``: where members
-    are that nothing is sent to.
+    are that nothing is sent to. ``journals``: of which topics there are some; their descriptors come apart.
     """
 
     adapter: str
@@ -95,6 +97,7 @@ class SetUp:
     routes: tuple[Route, ...]
     returns: tuple[bytes, int] | None = None
     left_out: tuple[Towards, ...] = ()
+    journals: Mapping[int, Layout | None] = field(default_factory=dict)
 
     def to_fields(self) -> dict[str, Any]:
         return {
@@ -109,6 +112,7 @@ class SetUp:
             "routes": [route_out(route) for route in self.routes],
             "returns": self.returns,
             "left_out": self.left_out,
+            "journals": journals_out(self.journals),
         }
 
     @classmethod
@@ -125,6 +129,7 @@ class SetUp:
             tuple(route_in(route) for route in told["routes"]),
             _tuple(told["returns"]),
             tuple((ip, source) for ip, source in told["left_out"]),
+            journals_in(told["journals"]),
         )
 
 
@@ -194,6 +199,20 @@ def rows_out(rows: Mapping[int, int]) -> list[tuple[int, int]]:
 def rows_in(told: Sequence[tuple[int, int]]) -> dict[int, int]:
     """What :func:`rows_out` gave."""
     return dict(told)
+
+
+def journals_out(journals: Mapping[int, Layout | None]) -> list[tuple[int, tuple[int, int, int] | None]]:
+    """By topic, how large its journal is; None: it has none any more."""
+    return [(topic, _sizes(layout)) for topic, layout in journals.items()]
+
+
+def journals_in(told: Sequence[tuple[int, Sequence[int] | None]]) -> dict[int, Layout | None]:
+    """What :func:`journals_out` gave."""
+    return {topic: Layout(*sizes) if sizes else None for topic, sizes in told}
+
+
+def _sizes(layout: Layout | None) -> tuple[int, int, int] | None:
+    return None if layout is None else (layout.slots, layout.cells, layout.bytes)
 
 
 def route_out(route: Route) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from tempos_broker import scheduling
 from tempos_broker.account.changes import Changes
 from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits, QualityConfig
+from tempos_broker.journal.journals import Journals
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.scheduling import Scheduling
 from tempos_broker.slowpath import SlowPathServer, SlowPathStatus
@@ -56,13 +57,16 @@ class SlowPaths:
         rows: Rows,
         returns: Returns | None = None,
         changes: Changes | None = None,
+        journals: Journals | None = None,
     ) -> None:
         """``tickets``, ``rates``, ``returns``: what the server draws and takes from, and opens.
 
-        ``rows``: where topics stand in the first two.
+        ``rows``: where topics stand in the first two. ``journals``: what the server writes.
         """
         self._server = server
         self._changes = changes
+        #: Those of all topics.
+        self.journals = Journals() if journals is None else journals
         self._topics = {topic.id: topic for topic in topics}
         self._quality = quality
         self._limits = limits
@@ -149,13 +153,16 @@ class SlowPaths:
             for epoch in range(EPOCHS):
                 self._groups.pop(epoch_row(topic, epoch), None)
         self._topics.update((each.id, each) for each in put)
+        journals = self.journals.change(drop, put)
         self._server.change(drop, put)
         if self._supervisor is not None:
-            from tempos_broker.worker.protocol import Op, topics_out
+            from tempos_broker.worker.protocol import Op, journals_out, topics_out
 
             rows = [(each.id, self._rows.of[each.id]) for each in put]
             told = {"drop": list(drop), "topics": topics_out(put), "rows": rows}
-            await self._supervisor.tell(Op.CHANGE, told)
+            told["journals"] = journals_out(journals)
+            await self._supervisor.tell(Op.CHANGE, told, self.journals.descriptors(journals))
+        self.journals.settle()
         if drop:
             await self._server.sent()
 
@@ -227,6 +234,7 @@ class SlowPaths:
             # What it has left unread is served here.
             self.take_over()
         await self._server.close()
+        self.journals.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()
@@ -249,7 +257,11 @@ class SlowPaths:
             routes=tuple(self._routes.values()),
             left_out=tuple(self._left_out),
             returns=None if self._returns is None else (self._returns.key, self._returns.data_port),
+            journals=self.journals.handed(),
         ).to_fields()
+
+    def descriptors(self) -> Sequence[int]:
+        return self.journals.descriptors(self.journals.handed())
 
     def hand_over(self) -> None:
         cpus = {*(self._quality.cpus_sq or self._cpus), *scheduling.cpus_of(0)}
@@ -264,6 +276,7 @@ class SlowPaths:
 
         assert self._estate is not None, "prepared before it is supervised"
         unsent = self._estate.unsent()
+        self.journals.mend()
         tickets = self._tickets
         uncounted = tickets.uncounted if isinstance(tickets, CountedTickets) else tickets
         done = finish_run(

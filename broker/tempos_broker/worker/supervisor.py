@@ -21,7 +21,7 @@ import enum
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -54,6 +54,10 @@ class Child(Protocol):
         """To a process that has ended: no effect."""
         ...
 
+    def send_descriptors(self, descriptors: Sequence[int]) -> None:
+        """Hand these over, before the frame that is about them; to a process that has ended: no effect."""
+        ...
+
     async def end(self) -> str:
         """Kill it if it still runs, and wait until no instruction of it is carried out; how it ended."""
         ...
@@ -79,6 +83,10 @@ class Sockets(Protocol):
 
     def set_up(self) -> Mapping[str, Any]:
         """What a worker needs at this moment, as its fields."""
+        ...
+
+    def descriptors(self) -> Sequence[int]:
+        """Those of the journals that it names."""
         ...
 
     def hand_over(self) -> None:
@@ -197,12 +205,12 @@ class Supervisor:
         self._task = asyncio.get_running_loop().create_task(self._keep(), name="keep the SQ worker")
         await self._settled.wait()
 
-    async def tell(self, op: Op, fields: Mapping[str, Any]) -> None:
+    async def tell(self, op: Op, fields: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         """Have a change carried out; returns once no worker goes by what was before."""
         life = self._life
         if life is None or life.child is None:
             return
-        answer = self._ask(life, op, fields)
+        answer = self._ask(life, op, fields, descriptors)
         if not life.serving:
             # It comes before `serve` in the stream, so it holds before the first event.
             return
@@ -267,7 +275,7 @@ class Supervisor:
 
     async def _serve(self, life: _Life, child: Child) -> None:
         self._schedule(child.pid, False)
-        ready = self._ask(life, Op.SET_UP, self._sockets.set_up())
+        ready = self._ask(life, Op.SET_UP, self._sockets.set_up(), self._sockets.descriptors())
         told = (await self._answered(life, ready, START_PATIENCE)).fields
         scheduling = self._schedule(child.pid, True)
         # From here on it must be waited for; and what arrives meanwhile waits in the sockets.
@@ -307,8 +315,12 @@ class Supervisor:
         life.over.set()
         return how
 
-    def _ask(self, life: _Life, op: Op, fields: Mapping[str, Any]) -> asyncio.Future[Answer]:
+    def _ask(
+        self, life: _Life, op: Op, fields: Mapping[str, Any], descriptors: Sequence[int] = ()
+    ) -> asyncio.Future[Answer]:
         assert life.child is not None, "there is one to be asked"
+        if descriptors:
+            life.child.send_descriptors(descriptors)
         request = Request(next(self._ids), op, fields)
         answer = life.pending[request.id] = asyncio.get_running_loop().create_future()
         life.child.send(encode(request))

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from tempos import ConfigError, TemposError, Unavailable, __version__
-from tempos.cli import completion, ctl, doctor, extensions, ledger, pub, request, status, sub, top
+from tempos.cli import completion, ctl, doctor, extensions, ledger, pub, request, status, sub, tap, top
 
 FAILED = 1
 COULD_NOT_RUN = 2
@@ -31,6 +31,7 @@ _BUILTIN = {
     "status": status.register,
     "ledger": ledger.register,
     "top": top.register,
+    "tap": tap.register,
     "doctor": doctor.register,
     "ctl": ctl.register,
     "reload": ctl.register_reload,

@@ -200,6 +200,10 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
             f"    at most {number(topic['rate'])} datagrams/s, {number(topic['burst'])} at once; "
             f"what is beyond is {beyond}"
         )
+    if journal := topic.get("journal"):
+        size = f"{number(journal['events'])} events of up to {number(journal['bytes'])} bytes of payload"
+        size += f", {number(journal['memory'])} bytes of memory"
+        yield f"    journal: {journal['reason'] or size}"
     for name in ("refused", "lost", "passed"):
         if topic.get(name):
             word = "passed up to the slow path" if name == "passed" else name

@@ -100,6 +100,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         choices=[each.value for each in Unheard],
         help="what happens to members that events do not reach",
     )
+    parser.add_argument("--journal", metavar="N", type=int, help="keep the last N events")
+    parser.add_argument("--journal-bytes", metavar="N", type=int, help="bytes of payload kept of each")
     parser.add_argument(
         "--member", metavar="ip=IP[,port=PORT][,group=G][,mac=MAC][,source=IP]", action="append",
         type=_member, dest="members", help="a static member; may be given several times",
@@ -121,9 +123,9 @@ def _member(text: str) -> dict[str, Any]:
 _KEYS = {
     "id": "id", "quality": "class", "priority": "priority", "framing": "framing", "path": "path",
     "sources": "sources", "rate": "rate", "burst": "burst", "overflow": "overflow", "fanout": "fanout",
-    "unheard": "unheard",    "members": "member",
+    "unheard": "unheard", "journal": "journal", "journal_bytes": "journal_bytes", "members": "member",
 }  # fmt: skip
-_SPELLINGS = {"source": "sources"}
+_SPELLINGS = {"source": "sources", "journal-bytes": "journal_bytes"}
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:

@@ -102,6 +102,8 @@ def of_topic(topic: Document) -> Iterator[Tried]:
     if before := topic["lost_before"]["at_least"]:
         cause = f"at least {before:,} of {topic['lost_before']['sent']:,} events that publishers sent"
         yield Tried("TD414", False, cause, name, fix=ledger)
+    if (journal := topic.get("journal")) and journal["reason"]:
+        yield Tried("TD417", False, journal["reason"], name, fix="tempos doctor")
     for group in topic["groups"]:
         yield from _group(name, group, ledger)
 
@@ -180,6 +182,7 @@ SERVING = Area(
         Check("TD414", "lost before", _WARN, means="the way from publishers to the broker loses events"),
         Check("TD416", "firewall passed by", _WARN, means="the fast path takes what the host would drop",
               fix="nft list ruleset"),
+        Check("TD417", "journal", _WARN, means="its events are not kept, as they were to be"),
         Check("TD415", "refused events", _NOTE, means="those events go to nobody"),
     ),
     lambda asked: tuple(gather(asked)),

@@ -1,0 +1,209 @@
+"""The journals of all topics, as a process has them: the broker, or the worker those that it was handed.
+
+A change is in two steps, since another process may write, too: from :meth:`Journals.change` on this one
+writes the new memory; once nobody writes the old, :meth:`Journals.settle` takes over what fits of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tempos import Topic
+from tempos.errors import one_line
+from tempos_broker.journal.layout import Layout
+
+if TYPE_CHECKING:
+    from tempos_broker.journal.memory import Entry, Memory
+
+log = logging.getLogger("tempos.broker")
+
+#: ns that somebody who writes may be held up before what lacks is missed.
+HELD_UP = 50_000_000
+#: Bits of a position that count inside of an epoch, at least.
+_INSIDE = 32
+
+
+class Journals:
+    """``of``: by topic id, what the slow path writes."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, Memory] = {}
+        self._descriptors: dict[int, int] = {}
+        #: What new memory takes the place of.
+        self._former: dict[int, Memory] = {}
+        #: Why a topic has no journal that should have one.
+        self._refused: dict[int, str] = {}
+
+    def change(self, drop: Collection[int], put: Iterable[Topic]) -> Mapping[int, Layout | None]:
+        """Have no journals of some topics any more, and those of others as their options say.
+
+        Gives what is another one now; None: there is none any more.
+        """
+        changed: dict[int, Layout | None] = {}
+        for topic in drop:
+            if self._drop(topic):
+                changed[topic] = None
+        for each in put:
+            before = self.of.get(each.id)
+            wanted = Layout.of(each.journal, each.journal_room) if each.journal else None
+            if (before.layout if before else None) == wanted:
+                continue
+            if wanted is None:
+                self._drop(each.id)
+            elif not self._make(each, wanted):
+                continue
+            changed[each.id] = wanted
+        return changed
+
+    def settle(self) -> None:
+        """Nobody writes what was replaced: take over what fits of it."""
+        while self._former:
+            topic, former = self._former.popitem()
+            if (memory := self.of.get(topic)) is not None:
+                memory.follow(former)
+
+    def adopt(self, layouts: Mapping[int, Layout | None], descriptors: Sequence[int]) -> None:
+        """Write what another process has: by topic, with a descriptor for each that has a journal."""
+        from tempos_broker.journal.memory import Memory
+
+        given = iter(descriptors)
+        for topic, layout in layouts.items():
+            self._drop(topic)
+            if layout is not None:
+                descriptor = next(given)
+                self.of[topic] = Memory(descriptor, layout)
+                os.close(descriptor)
+
+    def handed(self) -> Mapping[int, Layout | None]:
+        """All of them, for another process."""
+        return {topic: memory.layout for topic, memory in self.of.items()}
+
+    def descriptors(self, layouts: Mapping[int, Layout | None]) -> list[int]:
+        """What goes with these, as :meth:`adopt` takes it."""
+        return [self._descriptors[topic] for topic, layout in layouts.items() if layout is not None]
+
+    def begin(self, topic: int, epoch: int, drawn: int) -> None:
+        """An epoch is to come; of the one before so many tickets were drawn in its first group."""
+        if (memory := self.of.get(topic)) is not None and not memory.has(epoch):
+            memory.begin(epoch, drawn)
+
+    def mend(self) -> None:
+        """Another process is dead that wrote; this one does not at the moment."""
+        for memory in self.of.values():
+            memory.mend()
+
+    def document(self, topic: Topic) -> dict[str, Any] | None:
+        """What a topic has, as JSON values; None: it is to have none."""
+        if not topic.journal:
+            return None
+        memory = self.of.get(topic.id)
+        return {
+            "events": topic.journal,
+            "bytes": topic.journal_room,
+            "memory": memory.layout.size if memory else 0,
+            "reason": "" if memory else self._refused.get(topic.id, "it is not served yet"),
+        }
+
+    async def tap(
+        self, topic: Topic, after: int, most: int, last: int | None = None
+    ) -> dict[str, Any] | None:
+        """The next events after a position, at most ``most``, of the ``last``; None: there is no journal.
+
+        Ends before a gap that may just be being filled.
+        """
+        memory = self.of.get(topic.id)
+        if memory is None:
+            return None
+        # As long as the journal is, so not on the event loop.
+        positions = await asyncio.get_running_loop().run_in_executor(None, memory.positions, after)
+        if last is not None and last < len(positions):
+            cut = len(positions) - last
+            after, positions = positions[cut - 1], positions[cut:]
+        entries, missed, more = _next(memory, positions, after, most)
+        return {
+            "topic": topic.name,
+            "framing": topic.framing.value,
+            "events": [_told(each) for each in entries],
+            "missed": missed,
+            "next": entries[-1].position if entries else after,
+            "more": more,
+        }
+
+    def close(self) -> None:
+        """Let go of all; safe to call twice."""
+        for topic in list(self.of):
+            self._drop(topic)
+
+    def _make(self, topic: Topic, layout: Layout) -> bool:
+        before = self.of.get(topic.id)
+        descriptor = -1
+        try:
+            from tempos_broker.journal.memory import Memory, make
+
+            descriptor = make(layout)
+            memory = Memory(descriptor, layout)
+        except (ImportError, OSError) as error:
+            if descriptor >= 0:
+                os.close(descriptor)
+            missing = isinstance(error, ImportError)
+            why = f"the compiled helper cannot be loaded: {one_line(error)}" if missing else one_line(error)
+            stays = "; it stays as it was" if before else ""
+            self._refused[topic.id] = why
+            log.warning("topic %s: no journal of %d MB: %s%s", topic.name, layout.size >> 20, why, stays)
+            return False
+        if before is not None:
+            memory.continue_from(before)
+        self._drop(topic.id)
+        if before is not None:
+            self._former[topic.id] = before
+        self.of[topic.id], self._descriptors[topic.id] = memory, descriptor
+        return True
+
+    def _drop(self, topic: int) -> bool:
+        self._refused.pop(topic, None)
+        self._former.pop(topic, None)
+        if (descriptor := self._descriptors.pop(topic, -1)) >= 0:
+            os.close(descriptor)
+        return self.of.pop(topic, None) is not None
+
+
+def _next(memory: Memory, positions: Sequence[int], after: int, most: int) -> tuple[list[Entry], int, bool]:
+    """The first entries, how many between them are not there, and whether there are more."""
+    from tempos_broker.journal.memory import now
+
+    entries: list[Entry] = []
+    missed, before = 0, after
+    for position in positions:
+        if len(entries) == most:
+            return entries, missed, True
+        entry = memory.read(position)
+        if entry is None:
+            # Overwritten since: what came after it tells how many it was.
+            continue
+        gap = position - before - 1
+        if before and gap and position >> _INSIDE == before >> _INSIDE:
+            if now() - entry.at_ns < HELD_UP:
+                break
+            missed += gap
+        entries.append(entry)
+        before = position
+    return entries, missed, False
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    from tempos_broker.journal.memory import now
+
+    return {
+        "position": entry.position,
+        "epoch": entry.epoch,
+        "tickets": list(entry.tickets),
+        "time": round(time.time() - (now() - entry.at_ns) / 1e9, 6),
+        "length": entry.length,
+        "payload": None if entry.payload is None else base64.b64encode(entry.payload).decode(),
+    }

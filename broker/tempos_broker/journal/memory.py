@@ -1,0 +1,121 @@
+"""One journal in the memory of this process: written by the slow path, read by whoever wants to know.
+
+Needs the compiled helper; importing this without it raises :class:`ImportError`. The memory is let go of when
+nobody has the object any more: a thread may be reading it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from tempos._abi import JOURNAL_TICKETS
+from tempos_broker._batch import ffi, lib
+from tempos_broker.journal.layout import Layout
+
+if TYPE_CHECKING:
+    from tempos_broker._batch import CJournal
+
+#: In the head: slots, cells, bytes; and where the epochs are told.
+_SIZES = struct.Struct("=III")
+_EPOCHS = slice(16, 48)
+
+
+class Entry(NamedTuple):
+    """An event. ``at_ns``: of :func:`now`; ``payload``: None where it was too large to be kept."""
+
+    position: int
+    epoch: int
+    tickets: tuple[int, ...]
+    at_ns: int
+    length: int
+    payload: bytes | None
+
+
+class Memory:
+    """A journal behind a descriptor, which stays the caller's."""
+
+    def __init__(self, descriptor: int, layout: Layout) -> None:
+        """Raises :class:`OSError` if the memory cannot be had."""
+        size = -(-layout.size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._memory = mmap.mmap(descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._held = ffi.from_buffer("uint8_t[]", self._memory, require_writable=True)
+        self.layout = layout
+        self.view: CJournal = ffi.new("struct tempos_journal_view *")
+        self.view.memory = self._held
+        self.view.slots, self.view.cells, self.view.bytes = layout.slots, layout.cells, layout.bytes
+        _SIZES.pack_into(self._memory, 0, layout.slots, layout.cells, layout.bytes)
+
+    def has(self, epoch: int) -> bool:
+        """Whether events of an epoch find their places."""
+        return lib.tempos_journal_first(self.view, epoch) > 0
+
+    def begin(self, epoch: int, drawn: int) -> None:
+        """An epoch is to come; of the one before so many tickets were drawn in its first group."""
+        lib.tempos_journal_begin(self.view, epoch, drawn)
+
+    def put(self, epoch: int, tickets: Sequence[int], payload: bytes) -> bool:
+        """Write an event with these tickets, by group; whether it is kept."""
+        first = lib.tempos_journal_first(self.view, epoch)
+        if not first:
+            return False
+        return bool(
+            lib.tempos_journal_put(
+                self.view, first + tickets[0], epoch, tickets, len(tickets), payload, len(payload), now()
+            )
+        )
+
+    def positions(self, after: int = 0) -> Sequence[int]:
+        """Of the events that stand there whole now, those after one, in their order."""
+        found = ffi.new("uint64_t[]", self.layout.slots)
+        count = lib.tempos_journal_scan(self.view, after, found)
+        return ffi.unpack(found, count)
+
+    def read(self, position: int) -> Entry | None:
+        """The event of a position; None: it is not there, or not any more."""
+        head = ffi.new("struct tempos_journal_slot *")
+        tickets = ffi.new("uint32_t[]", JOURNAL_TICKETS)
+        payload = ffi.new("uint8_t[]", self.layout.bytes)
+        if not lib.tempos_journal_read(self.view, position, head, tickets, payload):
+            return None
+        others = range(1, min(head.groups, JOURNAL_TICKETS))
+        held = head.length <= self.layout.bytes
+        return Entry(
+            position,
+            head.epoch,
+            (head.ticket, *(tickets[group] for group in others)),
+            head.at_ns,
+            head.length,
+            bytes(ffi.buffer(payload, head.length)) if held else None,
+        )
+
+    def mend(self) -> int:
+        """Free what a process was writing that is dead, while none writes; how many slots that were."""
+        return lib.tempos_journal_mend(self.view)
+
+    def continue_from(self, other: Memory) -> None:
+        """Have the epochs of another journal of the topic; before anything is written here."""
+        self._memory[_EPOCHS] = other._memory[_EPOCHS]
+
+    def follow(self, other: Memory) -> None:
+        """Take over what fits of one that nobody writes any more, which this one continues."""
+        lib.tempos_journal_follow(self.view, other.view)
+
+
+def make(layout: Layout) -> int:
+    """The descriptor of memory for a journal of that size; raises :class:`OSError`."""
+    descriptor = os.memfd_create("tempos-journal", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, -(-layout.size // mmap.PAGESIZE) * mmap.PAGESIZE)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def now() -> int:
+    """The moment as events have it."""
+    return lib.tempos_journal_now()
