@@ -5,6 +5,7 @@
  * A worker is a process with one function. Python reads its specification and finds out what it takes; from
  * then on it is inside tempos_worker_serve(), without the interpreter's lock.
  */
+#include "direct.h"
 #include "functions_budget.h"
 #include "worker_loop.h"
 #include "worker_log.h"
@@ -158,4 +159,77 @@ int tempos_budget_start(uint64_t budget_ns, uint64_t window_ns)
 unsigned int tempos_budget_held(void)
 {
 	return budget_held;
+}
+
+size_t tempos_direct_size(void)
+{
+	return sizeof(struct direct_memory);
+}
+
+struct tempos_direct *tempos_direct_map(int descriptor)
+{
+	return (struct tempos_direct *)direct_map(descriptor);
+}
+
+void tempos_direct_unmap(struct tempos_direct *direct)
+{
+	munmap(direct, sizeof(struct direct_memory));
+}
+
+int tempos_direct_alarm(void)
+{
+	int alarm = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+
+	return alarm < 0 ? -errno : alarm;
+}
+
+void tempos_direct_turn(struct tempos_direct *direct, uint64_t turn)
+{
+	__atomic_store_n(&direct->turn, turn, __ATOMIC_SEQ_CST);
+}
+
+int tempos_direct_receives(struct tempos_direct *direct)
+{
+	uint64_t received = __atomic_load_n(&direct->received, __ATOMIC_SEQ_CST);
+
+	return __atomic_load_n(&direct->receives, __ATOMIC_SEQ_CST) == received + 1;
+}
+
+int tempos_direct_look(struct tempos_direct *direct, uint64_t number, int pending, struct tempos_datagram *found)
+{
+	return direct_look((struct direct_memory *)direct, number, pending, found);
+}
+
+void tempos_direct_take(struct tempos_direct *direct, uint64_t taken)
+{
+	__atomic_store_n(&direct->taken, taken, __ATOMIC_RELEASE);
+}
+
+struct tempos_reader *tempos_reader_new(struct tempos_direct *direct, uint64_t turn, int topic, int data, int calls,
+					int alarm)
+{
+	struct tempos_reader *reader = calloc(1, sizeof(*reader));
+
+	if (reader)
+		*reader = (struct tempos_reader){
+			.memory = (struct direct_memory *)direct,
+			.turn = turn,
+			.first = direct->received,
+			.kicked = direct->received,
+			.data = data,
+			.calls = calls,
+			.alarm = alarm,
+			.topic = topic,
+		};
+	return reader;
+}
+
+void tempos_reader_close(struct tempos_reader *reader)
+{
+	free(reader);
+}
+
+int tempos_reader_next(struct tempos_reader *reader, struct tempos_datagram *found)
+{
+	return direct_next(reader, found);
 }

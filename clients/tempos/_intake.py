@@ -135,6 +135,8 @@ class Intake:
         self.prove: Callable[[int, bytes, Callable[[], None]], bool] | None = None
         #: The answers to requests.
         self.replies = Replies(keys)
+        #: Called before the broker is told what came, by who has more of it.
+        self.before_report: Callable[[], None] | None = None
         #: Who waits for an event.
         self.waiter: Waiter | None = None
         #: Bytes of socket buffer asked for, and given.
@@ -191,6 +193,12 @@ class Intake:
     def is_opening(self) -> bool:
         """Whether the topics are not known yet."""
         return self._early is not None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether all that came is known and taken, and comes from where it is to come from."""
+        idle = self._early is None and not self._held and not self._discarding and not self.inbox
+        return idle and not self.doorman.expects_proof
 
     def check(self, feed: Feed) -> None:
         """Raise :class:`LocalError` for a ``raw`` topic of which more is wanted than bodies as they are."""
@@ -409,6 +417,8 @@ class Intake:
 
     def report(self) -> list[dict[str, Any]]:
         """What to tell the broker now."""
+        if self.before_report is not None:
+            self.before_report()
         waiting, limit = self.inbox.waiting, self.inbox.limit
         return self.feeds.report(waiting=waiting, queue=limit, overruns=self._overruns)
 

@@ -293,6 +293,23 @@ class WatchingReader:
             self._watch_again()
         return True
 
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    def option(self, level: int, name: int, size: int) -> bytes:
+        """What the kernel says of the socket; raises :class:`OSError`."""
+        return self._sock.getsockopt(level, name, size)
+
+    def pause(self) -> None:
+        """Read nothing by itself, until :meth:`resume`."""
+        self._loop.remove_reader(self._sock)
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._sock.fileno() >= 0:
+            self._loop.add_reader(self._sock, self.read_now)
+
     def _watch_again(self) -> None:
         # One that is not connected hears of nobody's errors. Who was told of one may have closed it.
         if self._refused is not None and self._sock.fileno() >= 0:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from tempos import _abi, _sockets, names
+from tempos import _abi, _loan, _sockets, names
 from tempos._awaitables import in_time
 from tempos._inbox import Event
 from tempos._intake import Bell, Duplicates, Intake, SubscriberStats
@@ -130,6 +130,7 @@ class Subscriber:
         self._turn = 0.0
         self._reader: _sockets.Reader | None = None
         self._link: ControlLink | None = None
+        self._loan: _loan.Loan | None = None
         self._closed = self._forked = False
         forks.watch(self)
         # Who has waited here for an event, last.
@@ -309,6 +310,13 @@ class Subscriber:
         """Events that are there and nobody has taken."""
         return self._inbox.waiting
 
+    def lend(self, to: _loan.Borrower) -> _loan.Loan | None:
+        """Lend the data socket to another process, where that can be; ends with the loan."""
+        if self._closing is not None or self._reader is None:
+            return None
+        self._loan = _loan.lend(self._reader, self._intake, to)
+        return self._loan
+
     def replies_block(self) -> None:
         """For consumers without an event loop: `Event.reply` itself waits while the socket is full."""
         self._intake.replies.blocks = True
@@ -440,6 +448,8 @@ class Subscriber:
             sock.close()
             raise
         self._reader = reader
+        if (loan := self._loan) is not None:
+            loan.void()
         self._intake.granted = _sockets.receive_buffer(sock)
         self._intake.replies.open(sock, broker)
         self._member = Member(ip, port)

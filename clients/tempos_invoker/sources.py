@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tempos import Event, LocalError, Subscriber, TemposError
+from tempos._loan import Borrower, Loan
 from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_invoker.core.invocation import Arrived, StepQueue, new_arrived
@@ -24,6 +26,8 @@ from tempos_invoker.workers.team import Team
 
 #: Seconds between two tries to open, at first and at most; and for what is on its way when it is closed.
 FIRST_WAIT, LONGEST_WAIT, PATIENCE = 0.2, 10.0, 5.0
+#: Seconds that a port which this had before may be taken, before another one will do.
+FREED_WITHIN = 1.0
 
 log = logging.getLogger("tempos.invoker")
 
@@ -68,13 +72,18 @@ class Source:
         """Join; raises :class:`TemposError`. Nothing is taken before :meth:`feed`."""
         place = self.place
         known = self._ports.of(place.broker, place.topic, place.group, place.member)
-        try:
-            subscriber = await self._joined(known)
-        except LocalError:
-            if not known:
-                raise
-            # Somebody else has that port by now.
-            subscriber = await self._joined(0)
+        end = time.monotonic() + FREED_WITHIN
+        while True:
+            try:
+                subscriber = await self._joined(known)
+                break
+            except LocalError:
+                if not known:
+                    raise
+                # A worker of our former self that is about to end, or somebody else has that port by now.
+                if time.monotonic() >= end:
+                    known = 0
+                await asyncio.sleep(FIRST_WAIT)
         port = subscriber.member.port
         self._ports.keep(place.broker, place.topic, place.group, place.member, port)
         self.subscriber = subscriber
@@ -97,6 +106,7 @@ class Source:
         """Give what comes to ``target`` from now on; joins first, however long that takes."""
         before, self.target = self.target, target
         if before is not None:
+            before.team.reading.go_on(target.queue)
             return
         if self.subscriber is not None:
             self.subscriber.on_events(self._on_events)
@@ -127,6 +137,7 @@ class Source:
                 [*([silence] if silence else []), *(f"{topic}: {why}" for topic, why in away.items())]
             ),
             "topics": len(self.subscriber.topics),
+            "lent": self.target is not None and self.target.team.reading.reads(self.target.queue),
             "events": stats.events,
             "missed": stats.missed,
             "queue_full": stats.queue_full,
@@ -143,6 +154,8 @@ class Source:
             await asyncio.gather(self._task, return_exceptions=True)
         if self.subscriber is None:
             return
+        if self.target is not None:
+            await self.target.team.reading.ended(patience)
         await self.subscriber.drain(patience)
         if self.target is None:
             return
@@ -194,6 +207,19 @@ class Source:
         assert self.target is not None, "fed before"
         assert self.subscriber is not None, "opened before"
         events = self.subscriber.take(CHUNK)
+        now = self.accept(events)
+        left = self.subscriber.waiting
+        if not left:
+            self.target.team.reading.offer(self, self.target.queue, now)
+        return left
+
+    def lend(self, to: Borrower) -> Loan | None:
+        """Have a worker read what comes."""
+        return None if self.subscriber is None else self.subscriber.lend(to)
+
+    def accept(self, events: Sequence[Event]) -> float:
+        """Take these events in; gives the time."""
+        assert self.target is not None, "fed before"
         team, queue = self.target.team, self.target.queue
         accept, now = team.accept, time.monotonic()
         for event in events:
@@ -206,7 +232,7 @@ class Source:
                 accept(queue, self._arrived(event, now))
         if events:
             team.pump()
-        return self.subscriber.waiting
+        return now
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

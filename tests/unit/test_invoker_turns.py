@@ -27,6 +27,7 @@ class Team:
     def __init__(self, quality: Quality, waiting: int = 0) -> None:
         self.quality = quality
         self.pool = SimpleNamespace(queues=[SimpleNamespace(ready=[None] * waiting)])
+        self.reading = SimpleNamespace(offer=lambda *_: None)
         self.taken = 0
 
     def accept(self, queue: Any, event: Any) -> None:

@@ -55,7 +55,7 @@ _WORDS = {
 class _Worker:
     """A worker that has said hello. ``since``: from when the first one at its hand has run.
 
-    ``notes``: whether it can note what succeeded.
+    ``notes``: whether it can note what succeeded; ``reads``: whether it receives events itself.
     """
 
     notes: bool = False
@@ -63,6 +63,7 @@ class _Worker:
     since: float = 0.0
     killed: bool = False
     retiring: bool = False
+    reads: bool = False
 
 
 class Pool:
@@ -193,12 +194,12 @@ class Pool:
         if known is None:
             return True
         known.retiring = True
-        return not known.at_hand
+        return not known.at_hand and not known.reads
 
     def is_done(self, worker: int) -> bool:
         """Whether a worker that retires has come to its end."""
         known = self._workers.get(worker)
-        return known is None or (known.retiring and not known.at_hand)
+        return known is None or (known.retiring and not known.at_hand and not known.reads)
 
     def answer(self, worker: int, answer: Answer, now: float) -> bool:
         """A worker has told how an invocation ended; False for one that it was not running."""
@@ -279,7 +280,7 @@ class Pool:
         free = [
             (len(worker.at_hand), number, worker)
             for number, worker in self._workers.items()
-            if not worker.retiring and not worker.killed and len(worker.at_hand) <= few
+            if not (worker.retiring or worker.killed or worker.reads) and len(worker.at_hand) <= few
         ]
         left = len(free)
         if left > 1:
@@ -330,6 +331,47 @@ class Pool:
             turns.rotate(-1)
             idle = 0
         return batch
+
+    # --- a worker that receives events itself -----------------------------------------------------
+
+    def may_be_read(self, queue: StepQueue) -> bool:
+        """Whether a worker may receive the events of a queue itself, by what waits and what one takes."""
+        others = any(each is not queue and each.step.topic for each in self.queues)
+        return not (others or self.has_ready or queue.closed or queue.step.max_age) and self._takes <= AHEAD
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether anything waits for a worker."""
+        return bool(self._delayed) or any(queue.ready for queue in self.queues)
+
+    def begin_reading(self, worker: int, most: int) -> int:
+        """A worker receives at most so many events itself, and nothing else; gives the first one's ticket."""
+        self._workers[worker].reads = True
+        first = self._tickets + 1
+        self._tickets += most
+        return first
+
+    def read(
+        self, worker: int, queue: StepQueue, event: Arrived, ticket: int, *, quiet: bool, now: float
+    ) -> None:
+        """A worker has received an event, and carries it out in its turn; see :meth:`Invocation`."""
+        known = self._workers[worker]
+        self.account.accepted += 1
+        queue.account.accepted += 1
+        queue.at_hand += 1
+        if not known.at_hand:
+            known.since = now
+        known.at_hand.append(Invocation(ticket, queue, event, quiet=quiet))
+
+    def end_reading(self, worker: int) -> None:
+        """It receives no more."""
+        if (known := self._workers.get(worker)) is not None:
+            known.reads = False
+
+    def has_at_hand(self, worker: int) -> bool:
+        """Whether a worker has not done all that it was given, as far as is known."""
+        known = self._workers.get(worker)
+        return known is not None and bool(known.at_hand)
 
     # --- time --------------------------------------------------------------------------------
 

@@ -3,8 +3,9 @@
 NOTES is the page of memory in which a function in Python notes what it does (:mod:`..workers.notes`).
 
 The first message is the specification (JSON, :data:`KEYS`); the answer is hello (JSON: ``ok``, ``text``,
-``scheduling`` as it was really got, ``version``, ``pid``, ``notes``). Where that is no, it says why, and the
-worker ends. Then it serves until the other end closes. A worker never outlives the process that started it.
+``scheduling`` as it was really got, ``version``, ``pid``, ``notes``, ``reads``). Where that is no, it says
+why, and the worker ends. Then it serves until the other end closes. A worker never outlives the process that
+started it.
 
 A way to run functions is a module here with a class, named in :data:`MODES`: it is made with the
 specification (and raises :class:`~tempos_invoker.worker.unfit.Unfit`), ``warm(body)`` calls it once,
@@ -30,6 +31,7 @@ from typing import Any, Protocol, runtime_checkable
 from tempos.errors import one_line
 from tempos_invoker.modes import INSIDE
 from tempos_invoker.worker import scheduling
+from tempos_invoker.worker.incoming import can_read
 from tempos_invoker.worker.unfit import Unfit
 from tempos_invoker.workers import frames, notes
 from tempos_invoker.workers.frames import Answer
@@ -104,6 +106,7 @@ def main(arguments: list[str]) -> int:
             version=spec.get("version", ""),
             pid=os.getpid(),
             notes=noting,
+            reads=noting and can_read(),
         )
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             # Whoever started it is gone.

@@ -34,6 +34,7 @@ from typing import Any
 from tempos import wire
 from tempos.errors import one_line
 from tempos_invoker.context import Context, Refused
+from tempos_invoker.worker.incoming import Incoming
 from tempos_invoker.worker.unfit import Unfit
 from tempos_invoker.workers import frames
 from tempos_invoker.workers.frames import Answer, Call, Condition
@@ -62,19 +63,18 @@ class PythonFunction:
         """Answer calls until the other end closes."""
         gc.collect()
         gc.freeze()
-        recv, send, answer, notes = sock.recv, sock.send, self.answer, self.notes
-        while message := recv(frames.MESSAGE):
-            for call in frames.calls(message):
-                if call.flags & frames.PLACE:
-                    place = json.loads(call.body)
-                    self._places[call.place] = (place["topic"], place["workflow"], place["step"])
-                    continue
-                done = answer(call)
-                if notes is not None and call.flags & frames.QUIET and not done.condition:
-                    notes[DONE_BEGUN_NS], notes[DONE_NS] = done.started_ns, done.ended_ns
-                    notes[DONE] = done.ticket
-                else:
-                    send(done.encode())
+        send, answer, notes = sock.send, self.answer, self.notes
+        for call in Incoming(sock):
+            if call.flags & frames.PLACE:
+                place = json.loads(call.body)
+                self._places[call.place] = (place["topic"], place["workflow"], place["step"])
+                continue
+            done = answer(call)
+            if notes is not None and call.flags & frames.QUIET and not done.condition:
+                notes[DONE_BEGUN_NS], notes[DONE_NS] = done.started_ns, done.ended_ns
+                notes[DONE] = done.ticket
+            else:
+                send(done.encode())
 
     def answer(self, call: Call) -> Answer:
         """Call the function once."""

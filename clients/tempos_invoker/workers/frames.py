@@ -31,12 +31,14 @@ PLACE = 1
 #: Flag of a call: nobody wants its output. If it succeeds, a worker that has said so (``notes`` in its hello)
 #: does not answer, but notes it in the memory that both have; whatever else comes of it is answered.
 QUIET = 2
+#: Flag of a call: it is none, but gives a worker a turn at a data socket, or ends it (:mod:`.direct`).
+TURN = 4
 #: Flag of an answer: the function gave nothing, which is not the same as nothing in it.
 NOTHING = 1
 #: Flag of an answer: the CPU budget made the worker sleep meanwhile.
 HELD = 2
-#: The condition of hello.
-HELLO = 0xFFFF
+#: The conditions of hello, and of a worker that has ended a turn, whose number the ticket is.
+HELLO, OVER = 0xFFFF, 0xFFFE
 
 
 class Condition(IntEnum):
@@ -51,8 +53,8 @@ class Condition(IntEnum):
     CRASH = 5
 
 
-#: ``_new(Call, fields)``: what a NamedTuple's own constructor does, in half the time.
-_new = tuple.__new__
+#: ``new_call(Call, fields)``: what a NamedTuple's own constructor does, in half the time.
+new_call = _new = tuple.__new__
 
 
 class FrameError(ValueError):

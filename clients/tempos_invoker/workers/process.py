@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from tempos import Unavailable
 from tempos_invoker.modes import INSIDE
 from tempos_invoker.workers import frames, notes
+from tempos_invoker.workers.direct import Shared, compiled
 from tempos_invoker.workers.frames import Answer
 from tempos_invoker.workers.log import FunctionLog, Lines
 
@@ -47,6 +48,10 @@ class Owner(Protocol):
 
     def on_answers(self, worker: WorkerProcess, answers: list[Answer]) -> None:
         """It has answered."""
+        ...
+
+    def on_over(self, worker: WorkerProcess, turn: int) -> None:
+        """It has ended a turn at a socket."""
         ...
 
     def on_gone(self, worker: WorkerProcess, why: str) -> None:
@@ -76,6 +81,7 @@ class WorkerProcess:
         # Calls that it was handed and has not answered, of those that are answered in any case.
         self._at_hand = 0
         self._gone = False
+        self._shared: Shared | None = None
 
     def start(self) -> None:
         """Start the process; raises :class:`OSError`, and :class:`Unavailable` on another system."""
@@ -141,6 +147,28 @@ class WorkerProcess:
         else:
             self._send(records)
 
+    def share(self) -> Shared | None:
+        """The memory for datagrams that it reads itself, if that can be had."""
+        if self._shared is None and self.is_running and (parts := compiled()) is not None:
+            with contextlib.suppress(OSError):
+                self._shared = Shared(*parts)
+        return self._shared
+
+    def lend(self, record: bytes, descriptors: list[int]) -> bool:
+        """Send a record, and descriptors in a message behind it; False: neither was."""
+        if self._unsent or not self.is_running:
+            return False
+        try:
+            self._sock.send(record)
+        except OSError:
+            return False
+        try:
+            socket.send_fds(self._sock, [b"\0"], descriptors)
+        except OSError:
+            # There was no room, though it has little at hand; or it is gone.
+            self.kill()
+        return True
+
     def finish(self) -> None:
         """Let it come to its end: it has nothing at hand."""
         if self.is_running:
@@ -204,6 +232,8 @@ class WorkerProcess:
                 for answer in frames.answers(message):
                     if answer.condition == frames.HELLO:
                         self._on_hello(answer)
+                    elif answer.condition == frames.OVER:
+                        self._owner.on_over(self, answer.ticket)
                     else:
                         answers.append(answer)
                         self._at_hand -= 1
@@ -267,6 +297,8 @@ class WorkerProcess:
         self._sock.close()
         self._drain_output()
         self._owner.on_gone(self, _told(status))
+        if self._shared is not None:
+            self._shared.close()
 
     def _drain_answers(self) -> None:
         for _ in range(READS):

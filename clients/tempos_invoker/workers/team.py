@@ -31,6 +31,7 @@ from tempos_invoker.workers.frames import CALL, QUIET, Answer, Call
 from tempos_invoker.workers.log import FunctionLog
 from tempos_invoker.workers.notes import BEGUN, BEGUN_NS, DONE, DONE_BEGUN_NS, DONE_NS
 from tempos_invoker.workers.process import WorkerProcess
+from tempos_invoker.workers.reading import Reading
 from tempos_invoker.workers.spec import specification
 
 #: Seconds that a worker has to say hello, and to end once it may.
@@ -100,6 +101,8 @@ class Team:
         self._noting: dict[int, WorkerProcess] = {}
         self._warn = Sparingly(log, time.monotonic)
         self._pumping = False
+        #: The turns of the worker that reads by itself.
+        self.reading = Reading(self)
 
     # --- versions ----------------------------------------------------------------------------
 
@@ -155,6 +158,8 @@ class Team:
 
     def resize(self, function: Function) -> None:
         """The same version with another number of workers."""
+        if function.concurrency != 1:
+            self.reading.end()
         self.function = function
         for worker in list(self._workers.values())[function.concurrency :]:
             del self._workers[worker.number]
@@ -164,6 +169,7 @@ class Team:
     async def close(self, patience: float = 0.0) -> None:
         """Let the workers go, and wait until they have; ``patience``: before they are killed."""
         self._closed = True
+        self.reading.end()
         for handle in (self._timer, self._replacing):
             if handle is not None:
                 handle.cancel()
@@ -228,6 +234,8 @@ class Team:
         try:
             now = time.monotonic()
             self._look(now)
+            if self.reading.worker is not None and self.pool.has_ready:
+                self.reading.end()
             for number, batch in self.pool.hand_out(now):
                 worker = self._workers[number]
                 worker.send(*self._records(worker, batch, now))
@@ -278,7 +286,7 @@ class Team:
         deadline = int((now + self.function.timeout * len(batch)) * 1e9)
         for invocation in batch:
             event = invocation.event
-            place = self._place(worker, invocation)
+            place = self.place(worker, event.topic, invocation.queue)
             quiet = QUIET if invocation.quiet else 0
             loud += not quiet
             records.append(
@@ -297,10 +305,10 @@ class Team:
             records.append(event.body)
         return b"".join(records), loud
 
-    def _place(self, worker: WorkerProcess, invocation: Invocation) -> int:
+    def place(self, worker: WorkerProcess, topic: str, queue: StepQueue) -> int:
         """The number of where an event belongs; told to the worker before the first one from there."""
-        step = invocation.queue.step
-        key = (invocation.event.topic, step.workflow, step.name)
+        step = queue.step
+        key = (topic, step.workflow, step.name)
         number = self._places.get(key)
         if number is None:
             if len(self._places) >= MOST_PLACES:
@@ -330,12 +338,21 @@ class Team:
         """See what has ended of which nobody is told, such as before the account is told."""
         self._look(time.monotonic())
 
+    def reader(self) -> WorkerProcess | None:
+        """The worker that can read a socket itself, if the pool is its own."""
+        if len(self._workers) != 1 or self._next or self._closed or self.function.user:
+            return None
+        (worker,) = self._workers.values()
+        able = bool(worker.hello and worker.hello.get("reads")) and worker.number in self._noting
+        return worker if able and worker.number not in self._retired else None
+
     def _look(self, now: float) -> None:
         for worker in self._noting.values():
             notes = worker.notes
             assert notes is not None, "it has been started"
             if notes[DONE] != worker.seen:
                 self._look_at(worker, now)
+        self.reading.look(now)
 
     def _look_at(self, worker: WorkerProcess, now: float) -> None:
         if worker.number not in self._noting or (notes := worker.notes) is None:
@@ -346,6 +363,8 @@ class Team:
             worker.seen = done
             self._wait = FIRST_WAIT
         took_ns = notes[DONE_NS] - notes[DONE_BEGUN_NS]
+        # What is done has come before.
+        self.reading.look(now)
         self.pool.noted(worker.number, done, took_ns, begun, begun_ns / 1e9, now)
 
     # --- time --------------------------------------------------------------------------------
@@ -397,6 +416,7 @@ class Team:
 
     def on_answers(self, worker: WorkerProcess, answers: list[Answer]) -> None:
         now = time.monotonic()
+        self.reading.look(now)
         for answer in answers:
             if not self.pool.answer(worker.number, answer, now):
                 self._warn.warn("answer", "%s: an answer that nobody waits for", self.function.name)
@@ -405,11 +425,15 @@ class Team:
             self._let_go(worker)
         self.pump()
 
+    def on_over(self, worker: WorkerProcess, turn: int) -> None:
+        self.reading.on_over(worker, turn)
+
     def on_gone(self, worker: WorkerProcess, why: str) -> None:
         self._limit(worker, None)
         self._all.pop(worker.number, None)
         self._next.pop(worker.number, None)
         self._retired.discard(worker.number)
+        self.reading.on_gone(worker)
         self._look_at(worker, time.monotonic())
         self._noting.pop(worker.number, None)
         future = self._waiting.pop(worker.number, None)
@@ -472,6 +496,8 @@ class Team:
 
     def _retire(self, worker: WorkerProcess) -> None:
         self._retired.add(worker.number)
+        if worker is self.reading.worker:
+            self.reading.end()
         if worker.hello is None:
             worker.kill()
         elif self.pool.retire(worker.number):
