@@ -216,7 +216,12 @@ class Link:
                 yield publisher
             finally:
                 self._publisher = None
-                self._topics.clear()
+                # A topic that is gone once the broker is back was there just now all the same.
+                until = time.monotonic() + MADE_ANEW
+                self._topics = {
+                    name: _Unknown("asking again", until) if isinstance(found, Topic) else found
+                    for name, found in self._topics.items()
+                }
                 if self.there:
                     self.there, self.why = False, "asking again"
                 self._tell()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import socket
 import subprocess
 from collections import Counter
@@ -31,7 +32,8 @@ from support.triggers import (
 )
 
 from tempos import wire
-from tempos_trigger import layout
+from tempos_trigger import layout, link
+from tempos_trigger.account import NO_BROKER, NO_TOPIC
 from tempos_trigger.sources import http
 from tempos_trigger.trigger import Trigger
 
@@ -138,7 +140,13 @@ async def test_what_callers_get(broker: BrokerBeside, tmp_path: Path) -> None:
         assert (answers["requests"], answers["timeouts"]) == (1, 1)
 
 
-async def test_a_topic_that_is_made_anew_costs_nobody_an_answer(broker: BrokerBeside, tmp_path: Path) -> None:
+@pytest.mark.parametrize("silent", [False, True], ids=["at once", "while the broker was silent"])
+async def test_a_topic_that_is_made_anew_costs_nobody_an_answer(
+    broker: BrokerBeside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    # However long it takes here.
+    for name in ("MADE_ANEW", "ANSWERS_WITHIN"):
+        monkeypatch.setattr(link, name, LIMIT)
     listen = address()
     endpoints = [hook(listen, deadline=LIMIT), {**hook(listen, "/never", deadline=LIMIT), "topic": "never"}]
     try:
@@ -147,8 +155,14 @@ async def test_a_topic_that_is_made_anew_costs_nobody_an_answer(broker: BrokerBe
             httpx.AsyncClient(base_url=f"http://{listen}", timeout=LIMIT) as client,
         ):
             assert (await client.post("/in", content=b"before")).status_code == 202
+            if silent:
+                monkeypatch.setattr(link, "ANSWERS_WITHIN", 0.1)
+                broker.send(signal.SIGSTOP)
+                await eventually(lambda: (trigger.endpoints["in"].why_not or ("",))[0] == NO_BROKER)
+                monkeypatch.setattr(link, "ANSWERS_WITHIN", LIMIT)
             broker.reload(None)
-            await eventually(lambda: trigger.endpoints["in"].why_not is not None)
+            broker.send(signal.SIGCONT)
+            await eventually(lambda: (trigger.endpoints["in"].why_not or ("",))[0] == NO_TOPIC)
             # What never was there is not waited for.
             assert (await client.post("/never", content=b"")).status_code == 503
             asked = Counter[str]()
@@ -174,6 +188,7 @@ async def test_a_topic_that_is_made_anew_costs_nobody_an_answer(broker: BrokerBe
             told = account(trigger)
             assert (told["published"], told["dropped"]) == (told["received"], {})
     finally:
+        broker.send(signal.SIGCONT)
         broker.reload(7)
 
 

@@ -74,9 +74,12 @@ class BrokerBeside:
 
     def reload(self, number: int | None) -> None:
         """Have it read its file again, with another number for its topic; None: without it."""
-        assert self._process is not None
         self._write(number)
-        self._process.send_signal(signal.SIGHUP)
+        self.send(signal.SIGHUP)
+
+    def send(self, what: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(what)
 
     def _write(self, number: int | None) -> None:
         text = _CONFIG.format(data=self.data, control=self.control)
