@@ -61,6 +61,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m tempos_fastpath.abigen --check
+	$(BIN)/python -m tempos_broker.api.describe --check
 
 bench: $(STAMP)
 	$(BIN)/tempos bench run $(BENCH) --short --json-dir bench-results; code=$$?; \

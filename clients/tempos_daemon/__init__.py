@@ -12,6 +12,9 @@
     kinds        the kinds of values in it: numbers, names, addresses
     token        the token that an HTTP door asks for, from the configuration or a file
     problems     errors of an HTTP API as documents (RFC 9457)
+    operations   those of an API, each with what it takes: checked, and described without what serves it
+    models       what every API answers, for descriptions
+    slices       long work on an event loop that has better things to do
     web          an application with problems, health, readiness and its OpenAPI document
     door         what an application is never asked by: no token, web pages, endless bodies
     http_server  serves an application on an event loop that belongs to the daemon; its connections by h11 in

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from fastapi.responses import JSONResponse
+from starlette.responses import JSONResponse
 
 from tempos._api import DAEMON
 from tempos._remarks import Sparingly

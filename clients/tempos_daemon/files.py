@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tempos import LocalError, TopicKeys
+from tempos import LocalError
 from tempos_daemon.schema import Faults, Table
+
+if TYPE_CHECKING:
+    from tempos import TopicKeys
 
 #: Bytes that are read at most: a configuration of 60,000 topics with a member each is half of it.
 MOST = 16 * 1024 * 1024
@@ -27,6 +31,8 @@ def topic_keys(table: Table, faults: Faults, key: str = "keys_file") -> TopicKey
     path = table.get(key)
     if not path:
         return None
+    from tempos import TopicKeys
+
     try:
         return TopicKeys.read(path)
     except LocalError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import logging
 import math
 import socket
@@ -30,7 +31,7 @@ from tempos._remarks import Sparingly
 from tempos.errors import one_line
 from tempos_daemon.early import may_come_later
 from tempos_daemon.http_connections import MALFORMED, SLOW, UNREAD, Connection, H11Connection, Limits
-from tempos_daemon.problems import MEDIA_TYPE, Problem, problem
+from tempos_daemon.problems import MEDIA_TYPE, document, problem
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -48,9 +49,7 @@ LOOK_EVERY, REST = 0.5, 0.5
 #: What is counted of connections that are not let in.
 CROWDED, NO_DESCRIPTORS, NO_TLS = "too many connections", "no descriptors", "no TLS"
 
-_BODY = Problem(
-    title="Service Unavailable", status=503, detail="all connections are in use: try again"
-).model_dump_json()
+_BODY = json.dumps(document(503, "all connections are in use: try again"))
 _STOPS = "this daemon stops, and what was asked is broken off: ask again when it is back"
 _BUSY = (
     f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(_BODY)}\r\n"

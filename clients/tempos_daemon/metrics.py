@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import enum
 import importlib
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from tempos_daemon.slices import Slices
 
 #: What the client calls its text format.
 MEDIA_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -100,12 +101,10 @@ async def pieces(samples: Iterator[Sample]) -> AsyncIterator[bytes]:
     # It is large, and other threads run while it is read.
     client = await asyncio.to_thread(importlib.import_module, "prometheus_client")
     page = _Page()
-    until = time.perf_counter() + _PIECE
+    slices = Slices(_PIECE, _PAUSE)
     for each in samples:
         page.add(each)
-        if time.perf_counter() >= until:
-            await asyncio.sleep(_PAUSE)
-            until = time.perf_counter() + _PIECE
+        await slices.pause()
     for piece in _rendered(client, page):
         yield piece
         await asyncio.sleep(_PAUSE)

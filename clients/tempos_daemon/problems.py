@@ -7,20 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse
 
 MEDIA_TYPE = "application/problem+json"
-
-
-class Problem(BaseModel):
-    """An error (RFC 9457). ``detail`` says what happened and what to do."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-    problems: list[str] = Field(default_factory=list, description="every fault, where there are several")
 
 
 class _Answer(JSONResponse):
@@ -33,14 +22,22 @@ class _Answer(JSONResponse):
         return text.encode(errors="backslashreplace")
 
 
+def document(status: int, detail: str, problems: Sequence[str] = ()) -> dict[str, Any]:
+    """The problem itself."""
+    return {
+        "type": "about:blank",
+        "title": http.HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "problems": list(problems),
+    }
+
+
 def problem(
     status: int, detail: str, problems: Sequence[str] = (), headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """The answer that says so."""
-    document = Problem(
-        title=http.HTTPStatus(status).phrase, status=status, detail=detail, problems=list(problems)
-    )
-    return _Answer(document.model_dump(), status, headers)
+    return _Answer(document(status, detail, problems), status, headers)
 
 
 def described(*codes: int) -> dict[int | str, dict[str, Any]]:

@@ -6,39 +6,28 @@ Its OpenAPI document, at ``/openapi.json``, describes problems and the token.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
 
 from tempos import ConfigError, __version__
-from tempos_daemon.problems import Problem, described, problem
-
-
-class Health(BaseModel):
-    """The event loop turns."""
-
-    health: Literal["ok"] = "ok"
-
-
-class Ready(BaseModel):
-    """Whether the daemon does all that it is there for."""
-
-    ready: bool
+from tempos_daemon.models import Health, Problem, Ready
+from tempos_daemon.operations import on_config, on_disconnect, on_http
+from tempos_daemon.problems import described, problem
 
 
 def new_app(title: str, ready: Callable[[], bool], ready_means: str) -> FastAPI:
     """An application with ``/v1/health`` and ``/v1/ready``; ``ready_means`` says in words what is asked."""
     app = FastAPI(title=title, version=__version__, docs_url=None, redoc_url=None)
-    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(ConfigError, _on_config)
-    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(ConfigError, on_config)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
 
     @app.get("/v1/health", summary="The event loop turns", responses=described())
@@ -59,25 +48,10 @@ def new_app(title: str, ready: Callable[[], bool], ready_means: str) -> FastAPI:
     return app
 
 
-async def _on_http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return problem(error.status_code, str(error.detail), headers=error.headers)
-
-
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
     return problem(422, "the request is not as the OpenAPI document says: " + "; ".join(faults), faults)
-
-
-async def _on_config(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ConfigError)
-    return problem(409, f"the configuration was not applied: {'; '.join(error.problems)}", error.problems)
-
-
-async def _on_disconnect(request: Request, error: Exception) -> JSONResponse:
-    # Nobody reads it; it is the client's doing, and no failure of ours.
-    return problem(400, "the request was broken off")
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tempos_fastpath.kernel_routes import KernelRoutes
 from tempos_fastpath.loading import Loader
 from tempos_fastpath.network.entrances import Entrances
 from tempos_fastpath.network.kernel import Kernel
-from tempos_fastpath.network.reading import feature_group
+from tempos_fastpath.network.netdev import feature_group
 from tempos_fastpath.network.survey import Survey
 from tempos_fastpath.network.targets import first_targets, served_now
 from tempos_fastpath.offload import Offload

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 
 import pytest
 from pyroute2 import IPRoute
@@ -118,6 +119,31 @@ def test_neighbours_are_those_that_the_kernel_has(node: Node) -> None:
         node, lambda netlink: netlink.neighbours_of([(eth0, "10.6.2.1"), (eth0, "10.6.9.9")])
     )
     assert [(each.ip, each.mac) for each in known] == [("10.6.2.1", "")]  # type: ignore[attr-defined]
+
+
+def test_interfaces_and_addresses_are_those_that_the_kernel_has(node: Node) -> None:
+    def by_pyroute2() -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
+        with IPRoute() as netlink:
+            links = [
+                (each["index"], each["ifi_type"], each["flags"], each.get("ifname"), each.get("address"),
+                 each.get("mtu"), (each.get("linkinfo") or {}).get("kind") or "", each.get("link") or 0,
+                 each.get("link_netnsid") is not None, each.get("master") or 0)
+                for each in netlink.get_links()
+            ]  # fmt: skip
+            addresses = [(each.get("local") or each.get("address"), each["index"])
+                         for each in netlink.get_addr(family=socket.AF_INET)]  # fmt: skip
+            return links, addresses
+
+    def add_more(netlink: IPRoute) -> None:
+        netlink.link("add", ifname="eth5", kind="veth", peer={"ifname": "eth6"})
+        netlink.link("add", ifname="br0", kind="bridge")
+        netlink.link("set", ifname="eth5", master=netlink.link_lookup(ifname="br0")[0])
+
+    configure(node, add_more)
+    links, addresses = node.call(by_pyroute2)
+    assert {"veth", "bridge", ""} <= {each[6] for each in links}
+    assert in_namespace(node, lambda netlink: list(map(astuple, netlink.links()))) == links
+    assert in_namespace(node, lambda netlink: netlink.addresses()) == addresses
 
 
 def test_neighbours_are_told_apart_from_everything_else(node: Node) -> None:

@@ -11,7 +11,7 @@ from tempos.doctor import Asked
 pytest.importorskip("pyroute2")
 
 from tempos_fastpath.doctor import interfaces
-from tempos_fastpath.network import reading
+from tempos_fastpath.network import netdev, reading
 from tempos_fastpath.network.facts import Facts, Interface
 
 ETH = Interface(2, "eth0", "02:00:00:00:00:02", 1500, up=True, ethernet=True, takes_redirects=True)
@@ -37,7 +37,7 @@ def test_an_interface_of_another_network_is_none_of_this_broker_s(
 ) -> None:
     facts = Facts({each.index: each for each in (ETH, BLUE, IN_BLUE, DUMMY)}, ADDRESSES, {}, bound=bound)
     monkeypatch.setattr(reading, "read_facts", lambda: facts)
-    monkeypatch.setattr(reading, "xdp_features", lambda: dict.fromkeys(facts.interfaces, 0x7))
+    monkeypatch.setattr(netdev, "xdp_features", lambda: dict.fromkeys(facts.interfaces, 0x7))
     monkeypatch.setattr(interfaces, "_foreign", lambda interface: "")
     found = {each.subject: each for each in interfaces.gather(asked) if each.check == "TD201"}
     assert {name: each.had for name, each in found.items()} == said

@@ -46,7 +46,10 @@ ASKED_FOR = {
     "clients/tempos/encryption.py": {"cryptography"},
 }
 #: Of what every daemon needs, the part that a daemon without HTTP never imports, and what it imports itself.
-HTTP_MODULES = {"door", "http_connections", "http_fast", "http_server", "metrics", "problems", "web"}
+HTTP_MODULES = {
+    "door", "http_connections", "http_fast", "http_server", "metrics", "models", "operations", "problems",
+    "web",
+}  # fmt: skip
 HTTP_NEEDS = {"fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"}
 
 FOLDERS = ("broker", "fastpath", "clients", "bench", "config")

@@ -1,8 +1,9 @@
 """The control API for people and scripts: HTTP, described by OpenAPI at ``/openapi.json``.
 
-Runs on the broker's own event loop and touches no data. Rule: whatever comes in, the answer is a document
-of :mod:`tempos_broker.api.models` or a problem (RFC 9457), never a 5xx but for "not ready yet". Who is let
-in at all is the business of :mod:`tempos_daemon.door`.
+Runs on the broker's own event loop and touches no data. Rule: whatever comes in, the answer is a document as
+:mod:`tempos_broker.api.models` has it or a problem (RFC 9457), never a 5xx but for "not ready yet". Who is
+let in at all is the business of :mod:`tempos_daemon.door`. The description is made beforehand
+(:mod:`tempos_broker.api.describe`): what makes it takes as much memory as an idle broker.
 """
 
 from __future__ import annotations
@@ -11,22 +12,32 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from fastapi import FastAPI, Path, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from tempos import PathPolicy
 from tempos.control import Code
-from tempos_broker.api import models
+from tempos_broker.api.arguments import (
+    GROUP,
+    KEEP_OUT,
+    MAX_AGE,
+    MEMBER,
+    PATIENCE,
+    POLICY,
+    TOPIC_NAME,
+    UNTIL_LET_IN,
+)
 from tempos_broker.api.feed import VIEWERS, Feed, Full
 from tempos_broker.api.names import WholeNames
 from tempos_broker.api.page import Page
 from tempos_broker.api.snapshot import Snapshot, Snapshots
 from tempos_broker.api.stream import listed
 from tempos_broker.api.telling import Told
-from tempos_broker.api.topics import TopicCommands, TopicName, add_topic_orders
+from tempos_broker.api.topics import TopicCommands, add_topic_orders, on_bad_topic
+from tempos_broker.config.topics import BadTopic
 from tempos_broker.documents import Documents
 from tempos_broker.members.departures import KeptOut
 from tempos_broker.membership import Refused
@@ -34,29 +45,18 @@ from tempos_broker.orders import Drained, KeepOut
 from tempos_broker.status import kept_out_fields
 from tempos_daemon.door import Door
 from tempos_daemon.metrics import MEDIA_TYPE
-from tempos_daemon.problems import described, problem
-from tempos_daemon.web import new_app
+from tempos_daemon.operations import Body, Number, Operations
+from tempos_daemon.problems import problem
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
     from starlette.types import ASGIApp
 
 _STATUS = {Code.UNKNOWN_TOPIC: 404, Code.UNKNOWN_MEMBER: 404, Code.NOT_ALLOWED: 403, Code.LIMIT: 409}
-_ENDPOINT = r"^[0-9]{1,3}(\.[0-9]{1,3}){3}:[0-9]{1,5}$"
+_TOPIC, _MEMBERS = "/v1/topics/{topic:name}", "/v1/topics/{topic:name}/groups/{group:names}/members"
 
 log = logging.getLogger("tempos.broker")
 
-GroupName = Annotated[str, Path(description="name of the group", min_length=1, max_length=64)]
-Endpoint = Annotated[str, Path(description="ip:port", pattern=_ENDPOINT, examples=["10.0.2.2:5000"])]
-
-MaxAge = Annotated[
-    float,
-    Query(
-        ge=0,
-        le=60,
-        description="seconds: so old it may be if it is there already, instead of being made anew; Age says "
-        "how old it is, Tempos-Told-At when it began to be made",
-    ),
-]
 #: Events in one answer: some milliseconds of work.
 TAP_PAGE = 100
 _T = TypeVar("_T")
@@ -92,16 +92,7 @@ Reload = Callable[[], Awaitable[Sequence[str]]]
 
 def application(broker: Commands, reload: Reload, token: str = "", feed: Feed | None = None) -> ASGIApp:
     """The web application over a broker; with a ``token``, every request but for the page must bring it."""
-    app = new_app(
-        "tempos control API",
-        lambda: broker.ready,
-        "Every socket is bound and every topic has a route",
-    )
-    _add_reading(app, broker.documents, Snapshots(broker.documents))
-    _add_feed(app, Feed(broker.documents) if feed is None else feed)
-    _add_commands(app, broker, reload)
-    add_topic_orders(app, broker)
-    app.add_exception_handler(Refused, _on_refused)
+    app = operations(broker, reload, feed).application({Refused: _on_refused, BadTopic: on_bad_topic})
     door = Door(
         WholeNames(app),
         token,
@@ -113,116 +104,139 @@ def application(broker: Commands, reload: Reload, token: str = "", feed: Feed | 
     return Page(door)
 
 
-def _add_reading(app: FastAPI, told: Documents, snapshots: Snapshots) -> None:
-    @app.get("/v1/status", summary="Everything a person looks for first", responses=described(422))
-    async def get_status(max_age_s: MaxAge = 0.0) -> dict[str, Any]:
-        return _sent(await snapshots.status.ask(max_age_s), Snapshot.pieces)  # type: ignore[return-value]
+def operations(broker: Commands, reload: Reload, feed: Feed | None = None) -> Operations:
+    """All that can be asked of a broker."""
+    api = Operations()
+    _add_state(api, broker)
+    _add_reading(api, broker.documents, Snapshots(broker.documents))
+    _add_feed(api, Feed(broker.documents) if feed is None else feed)
+    _add_commands(api, broker, reload)
+    add_topic_orders(api, broker)
+    return api
 
-    @app.get(
-        "/metrics",
-        summary="The same for Prometheus",
-        response_class=StreamingResponse,
-        responses=described(422),
+
+def _add_state(api: Operations, broker: Commands) -> None:
+    @api.add("GET", "/v1/health", "The event loop turns", "Health")
+    async def get_health() -> dict[str, Any]:
+        return {"health": "ok"}
+
+    @api.add(
+        "GET",
+        "/v1/ready",
+        "Every socket is bound and every topic has a route; 503 until then",
+        "Ready",
+        also={503: "Ready"},
     )
-    async def get_metrics(max_age_s: MaxAge = 0.0) -> Response:
+    async def get_ready() -> Response:
+        is_ready = broker.ready
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+    @api.add("GET", "/openapi.json", "", shown=False)
+    async def get_description() -> Response:
+        described = resources.files("tempos_broker.api") / "assets" / "openapi.json"
+        return Response(described.read_bytes(), media_type="application/json")
+
+
+def _add_reading(api: Operations, told: Documents, snapshots: Snapshots) -> None:
+    @api.add("GET", "/v1/status", "Everything a person looks for first", codes=(422,), max_age_s=MAX_AGE)
+    async def get_status(max_age_s: float) -> Response:
+        return _sent(await snapshots.status.ask(max_age_s), Snapshot.pieces)
+
+    @api.add(
+        "GET", "/metrics", "The same for Prometheus", codes=(422,), media_type=MEDIA_TYPE, max_age_s=MAX_AGE
+    )
+    async def get_metrics(max_age_s: float) -> Response:
         return _sent(await snapshots.metrics.ask(max_age_s), iter, MEDIA_TYPE)
 
-    @app.get(
+    @api.add(
+        "GET",
         "/v1/ledger",
-        summary="Where every event went, and whether it adds up",
-        response_model=models.LedgerOut,
-        responses=described(422),
+        "Where every event went, and whether it adds up",
+        "LedgerOut",
+        (422,),
+        max_age_s=MAX_AGE,
     )
-    async def get_ledger(max_age_s: MaxAge = 0.0) -> Response:
+    async def get_ledger(max_age_s: float) -> Response:
         return _sent(await snapshots.ledger.ask(max_age_s), Snapshot.pieces)
 
-    @app.get("/v1/ledger/{topic:name}", summary="The same of one topic", responses=described(404, 422))
-    async def get_topic_ledger(topic: TopicName) -> models.LedgerTopic:
-        return models.LedgerTopic.model_validate(told.topic_ledger(topic))
-
-    @app.get("/v1/changes", summary="What changed last, the oldest first", responses=described(422))
-    async def get_changes(
-        since: Annotated[int, Query(ge=0, description="only what came after the one of this number")] = 0,
-    ) -> models.ChangesOut:
-        return models.ChangesOut.model_validate(told.changed(since))
-
-    @app.get("/v1/kept-out", summary="Whom an operator keeps out", responses=described())
-    async def get_kept_out() -> list[models.KeptOutOut]:
-        return [models.KeptOutOut.model_validate(each) for each in told.kept_out()]
-
-    @app.get(
-        "/v1/paths",
-        summary="Which path serves each topic, and why",
-        response_model=list[models.PathOut],
-        responses=described(),
+    @api.add(
+        "GET", "/v1/ledger/{topic:name}", "The same of one topic", "LedgerTopic", (404, 422), topic=TOPIC_NAME
     )
+    async def get_topic_ledger(topic: str) -> dict[str, Any]:
+        return told.topic_ledger(topic)
+
+    @api.add(
+        "GET",
+        "/v1/changes",
+        "What changed last, the oldest first",
+        "ChangesOut",
+        (422,),
+        since=Number("only what came after the one of this number", whole=True, default=0),
+    )
+    async def get_changes(since: int) -> dict[str, Any]:
+        return told.changed(since)
+
+    @api.add("GET", "/v1/kept-out", "Whom an operator keeps out", "[KeptOutOut]")
+    async def get_kept_out() -> list[dict[str, Any]]:
+        return told.kept_out()
+
+    @api.add("GET", "/v1/paths", "Which path serves each topic, and why", "[PathOut]")
     async def get_paths() -> Response:
         return listed(told.paths())
 
-    @app.get(
-        "/v1/routes",
-        summary="Every route in force",
-        response_model=list[models.RouteOut],
-        responses=described(),
-    )
+    @api.add("GET", "/v1/routes", "Every route in force", "[RouteOut]")
     async def get_routes() -> Response:
         return listed(told.routes(iter))
 
-    @app.get(
-        "/v1/topics",
-        summary="Every topic",
-        response_model=list[models.TopicOut],
-        responses=described(422),
-    )
-    async def get_topics(max_age_s: MaxAge = 0.0) -> Response:
+    @api.add("GET", "/v1/topics", "Every topic", "[TopicOut]", (422,), max_age_s=MAX_AGE)
+    async def get_topics(max_age_s: float) -> Response:
         return _sent(await snapshots.status.ask(max_age_s), Snapshot.array)
 
-    @app.get("/v1/topics/{topic:name}", summary="One topic", responses=described(404, 422))
-    async def get_topic(topic: TopicName) -> models.TopicOut:
-        return models.TopicOut.model_validate(told.topic(topic))
+    @api.add("GET", _TOPIC, "One topic", "TopicOut", (404, 422), topic=TOPIC_NAME)
+    async def get_topic(topic: str) -> dict[str, Any]:
+        return told.topic(topic)
 
-    @app.get(
-        "/v1/topics/{topic:name}/journal",
-        summary="The latest events of a topic that keeps some, by pages",
-        responses=described(404, 409, 422),
+    @api.add(
+        "GET",
+        f"{_TOPIC}/journal",
+        "The latest events of a topic that keeps some, by pages",
+        "TapOut",
+        (404, 409, 422),
+        topic=TOPIC_NAME,
+        after=Number("only those after the one of this position", whole=True, default=0),
+        most=Number("so many of them", least=1, most=TAP_PAGE, whole=True, default=TAP_PAGE),
+        last=Number("no others than the last so many", whole=True),
     )
-    async def get_journal(
-        topic: TopicName,
-        after: Annotated[int, Query(ge=0, description="only those after the one of this position")] = 0,
-        most: Annotated[int, Query(ge=1, le=TAP_PAGE, description="so many of them")] = TAP_PAGE,
-        last: Annotated[int | None, Query(ge=0, description="no others than the last so many")] = None,
-    ) -> models.TapOut:
-        return models.TapOut.model_validate(await told.tap(topic, after, most, last))
+    async def get_journal(topic: str, after: int, most: int, last: int | None) -> dict[str, Any]:
+        return await told.tap(topic, after, most, last)
 
-    @app.get("/v1/topics/{topic:name}/path", summary="Which path, and why", responses=described(404, 422))
-    async def get_path(topic: TopicName) -> models.PathOut:
-        return models.PathOut(**told.topic_path(topic))
+    @api.add("GET", f"{_TOPIC}/path", "Which path, and why", "PathOut", (404, 422), topic=TOPIC_NAME)
+    async def get_path(topic: str) -> dict[str, Any]:
+        return told.topic_path(topic)
 
-    @app.get("/v1/topics/{topic:name}/route", summary="The route in force", responses=described(404, 422))
-    async def get_route(topic: TopicName) -> models.RouteOut:
-        return models.RouteOut.model_validate(told.topic_route(topic))
+    @api.add("GET", f"{_TOPIC}/route", "The route in force", "RouteOut", (404, 422), topic=TOPIC_NAME)
+    async def get_route(topic: str) -> dict[str, Any]:
+        return told.topic_route(topic)
 
-    @app.get("/v1/topics/{topic:name}/groups", summary="Its groups", responses=described(404, 422))
-    async def get_groups(topic: TopicName) -> list[models.GroupOut]:
-        return [models.GroupOut.model_validate(group) for group in told.topic(topic)["groups"]]
+    @api.add("GET", f"{_TOPIC}/groups", "Its groups", "[GroupOut]", (404, 422), topic=TOPIC_NAME)
+    async def get_groups(topic: str) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = told.topic(topic)["groups"]
+        return groups
 
     # A group may have any printable name, so a slash, too.
-    @app.get(
-        "/v1/topics/{topic:name}/groups/{group:names}/members",
-        summary="Its members",
-        responses=described(404, 422),
-    )
-    async def get_members(topic: TopicName, group: GroupName) -> list[models.MemberOut]:
+    @api.add("GET", _MEMBERS, "Its members", "[MemberOut]", (404, 422), topic=TOPIC_NAME, group=GROUP)
+    async def get_members(topic: str, group: str) -> list[dict[str, Any]]:
         for entry in told.topic(topic)["groups"]:
             if entry["name"] == group:
-                return [models.MemberOut.model_validate(member) for member in entry["members"]]
+                members: list[dict[str, Any]] = entry["members"]
+                return members
         raise HTTPException(404, f"topic {topic!r} has no group {group!r}")
 
 
-def _add_feed(app: FastAPI, feed: Feed) -> None:
+def _add_feed(api: Operations, feed: Feed) -> None:
     # A stream without an end is not what OpenAPI describes.
-    @app.get("/v1/events", include_in_schema=False)
-    async def get_events(steps: Annotated[int | None, Query(ge=1)] = None) -> Response:
+    @api.add("GET", "/v1/events", "What changes, as it does", shown=False, steps=Number(least=1, whole=True))
+    async def get_events(steps: int | None) -> Response:
         try:
             stream = feed.look(steps)
         except Full:
@@ -232,66 +246,87 @@ def _add_feed(app: FastAPI, feed: Feed) -> None:
         )
 
 
-def _add_commands(app: FastAPI, broker: Commands, reload: Reload) -> None:
-    @app.post(
-        "/v1/topics/{topic:name}/path",
-        summary="Let a topic take another path; nothing is lost or doubled",
-        responses=described(404, 422),
+def _add_commands(api: Operations, broker: Commands, reload: Reload) -> None:
+    @api.add(
+        "POST",
+        f"{_TOPIC}/path",
+        "Let a topic take another path; nothing is lost or doubled",
+        "PathOut",
+        (404, 422),
+        body=Body({"policy": POLICY}, told=("policy",)),
+        topic=TOPIC_NAME,
     )
-    async def post_path(topic: TopicName, body: models.MoveIn) -> models.PathOut:
-        await broker.move(topic, PathPolicy(body.policy))
-        return models.PathOut(**broker.documents.topic_path(topic))
+    async def post_path(topic: str, policy: str) -> dict[str, Any]:
+        await broker.move(topic, PathPolicy(policy))
+        return broker.documents.topic_path(topic)
 
-    @app.post(
-        "/v1/topics/{topic:name}/groups/{group:names}/members/{member}/drain",
-        summary="Take a member out, losing nothing; answered when it has confirmed everything, or too late",
-        responses=described(404, 422),
+    @api.add(
+        "POST",
+        f"{_MEMBERS}/{{member}}/drain",
+        "Take a member out, losing nothing; answered when it has confirmed everything, or too late",
+        "DrainOut",
+        (404, 422),
+        body=Body(
+            {"patience_s": PATIENCE, "keep_out_s": KEEP_OUT, "until_let_in": UNTIL_LET_IN}, whole=False
+        ),
+        topic=TOPIC_NAME,
+        group=GROUP,
+        member=MEMBER,
     )
     async def post_drain(
-        topic: TopicName, group: GroupName, member: Endpoint, body: models.DrainIn | None = None
-    ) -> models.DrainOut:
-        body = body or models.DrainIn(patience_s=models.DRAIN_PATIENCE)
-        keep_out = _keep_out(body.keep_out_s, until_let_in=body.until_let_in)
-        done = await broker.drain(topic, group, _endpoint(member), body.patience_s, keep_out)
-        return models.DrainOut(
-            ticketed=done.ticketed,
-            delivered=done.confirmed,
-            confirmed=done.ticketed == done.confirmed,
-            kept_out=_kept_out(done.kept_out),
-        )
+        topic: str, group: str, member: str, patience_s: float, keep_out_s: float | None, until_let_in: bool
+    ) -> dict[str, Any]:
+        keep_out = _keep_out(keep_out_s, until_let_in=until_let_in)
+        done = await broker.drain(topic, group, _endpoint(member), patience_s, keep_out)
+        return {
+            "ticketed": done.ticketed,
+            "delivered": done.confirmed,
+            "confirmed": done.ticketed == done.confirmed,
+            "kept_out": _kept_out(done.kept_out),
+        }
 
-    @app.delete(
-        "/v1/topics/{topic:name}/groups/{group:names}/members/{member}",
-        summary="Take a member out at once",
-        responses=described(404, 409, 422),
+    @api.add(
+        "DELETE",
+        f"{_MEMBERS}/{{member}}",
+        "Take a member out at once",
+        "Removed",
+        (404, 409, 422),
+        topic=TOPIC_NAME,
+        group=GROUP,
+        member=MEMBER,
+        keep_out_s=KEEP_OUT,
+        until_let_in=UNTIL_LET_IN,
     )
     async def delete_member(
-        topic: TopicName,
-        group: GroupName,
-        member: Endpoint,
-        keep_out_s: Annotated[models.KeepOutSeconds, Query()] = None,
-        until_let_in: Annotated[models.UntilLetIn, Query()] = False,
-    ) -> models.Removed:
+        topic: str, group: str, member: str, keep_out_s: float | None, until_let_in: bool
+    ) -> dict[str, Any]:
         keep_out = _keep_out(keep_out_s, until_let_in=until_let_in)
         kept = await broker.remove(topic, group, _endpoint(member), keep_out)
-        return models.Removed(removed=member, kept_out=_kept_out(kept))
+        return {"removed": member, "kept_out": _kept_out(kept)}
 
-    @app.post(
-        "/v1/topics/{topic:name}/groups/{group:names}/members/{member}/let-in",
-        summary="Let somebody come back who is kept out",
-        responses=described(404, 422),
+    @api.add(
+        "POST",
+        f"{_MEMBERS}/{{member}}/let-in",
+        "Let somebody come back who is kept out",
+        "LetIn",
+        (404, 422),
+        topic=TOPIC_NAME,
+        group=GROUP,
+        member=MEMBER,
     )
-    async def post_let_in(topic: TopicName, group: GroupName, member: Endpoint) -> models.LetIn:
+    async def post_let_in(topic: str, group: str, member: str) -> dict[str, Any]:
         await broker.let_in(topic, group, _endpoint(member))
-        return models.LetIn(let_in=member)
+        return {"let_in": member}
 
-    @app.post(
+    @api.add(
+        "POST",
         "/v1/reload",
-        summary="Read the configuration again and apply it, whole or not at all",
-        responses=described(409),
+        "Read the configuration again and apply it, whole or not at all",
+        "Reloaded",
+        (409,),
     )
-    async def post_reload() -> models.Reloaded:
-        return models.Reloaded(changes=list(await reload()))
+    async def post_reload() -> dict[str, Any]:
+        return {"changes": list(await reload())}
 
 
 def _sent(
@@ -316,10 +351,8 @@ def _keep_out(seconds: float | None, *, until_let_in: bool) -> KeepOut | None:
     return KeepOut(None) if until_let_in else None if seconds is None else KeepOut(seconds)
 
 
-def _kept_out(kept: KeptOut | None) -> models.KeptOutOut | None:
-    if kept is None:
-        return None
-    return models.KeptOutOut.model_validate(kept_out_fields(kept, time.monotonic()))
+def _kept_out(kept: KeptOut | None) -> dict[str, Any] | None:
+    return None if kept is None else kept_out_fields(kept, time.monotonic())
 
 
 def _endpoint(text: str) -> tuple[str, int]:

@@ -20,9 +20,9 @@ from tempos._awaitables import in_time
 from tempos.doctor.findings import Asked, Severity, Tried, judge
 from tempos.doctor.serving import SERVING, look, of_topic
 from tempos_broker.account.changes import Kind
-from tempos_broker.api.stream import PAUSE, PIECE
 from tempos_broker.documents import Documents
 from tempos_broker.state import TopicState
+from tempos_daemon.slices import Slices
 
 #: Seconds between two steps with viewers, and without; a step takes at most this part of the time.
 EVERY, UNSEEN, SHARE = 1.0, 15.0, 0.2
@@ -168,7 +168,7 @@ class Feed:
         at = time.time()
         head = self._told.status_head()
         head["broker"]["started"] = round(at - head["broker"].pop("uptime_s"))
-        slices = _Slices()
+        slices = Slices()
         tried = list(look({**head, "topics": ()}))
         changed, present = [], set()
         for state in self._told.present():
@@ -221,7 +221,7 @@ class Feed:
             again = " goes on" if how == "goes on" else ""
             self._log.log(logging.WARNING if bad else logging.INFO, "%s%s: %s", words, again, each["cause"])
 
-    async def _brief(self, state: TopicState, slices: _Slices) -> bool:
+    async def _brief(self, state: TopicState, slices: Slices) -> bool:
         """Tell a topic anew, without its members; whether it is another one than before."""
         topic = state.route.topic.id
         known = self._briefs.get(topic)
@@ -267,18 +267,6 @@ def _brief_of(document: Mapping[str, Any]) -> dict[str, Any]:
             for group in document["groups"]
         ],
     }  # fmt: skip
-
-
-class _Slices:
-    """Others have their turn after a piece of work."""
-
-    def __init__(self) -> None:
-        self._until = time.perf_counter() + PIECE
-
-    async def pause(self) -> None:
-        if time.perf_counter() >= self._until:
-            await asyncio.sleep(PAUSE)
-            self._until = time.perf_counter() + PIECE
 
 
 def _event(

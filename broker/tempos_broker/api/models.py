@@ -1,4 +1,4 @@
-"""What the control API says and takes, as types: the OpenAPI document is made from them."""
+"""What the control API says, as types: for its OpenAPI document; nothing of it is needed to serve."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tempos_broker.account.changes import Kind
-
-#: Seconds that a drain waits if its request does not say.
-DRAIN_PATIENCE = 5.0
-#: Seconds for which one can be kept out at most: a year. What is longer is until let in.
-KEEP_OUT_MOST = 366 * 86_400.0
 
 Count = Annotated[int, Field(description="datagrams")]
 Reasons = Annotated[dict[str, int], Field(description="reason -> datagrams")]
@@ -301,35 +296,6 @@ class TopicRemoved(BaseModel):
     delivered: Count = Field(description="what they have confirmed of it")
     confirmed: bool = Field(description="whether they have confirmed all")
     account: LedgerTopic
-
-
-class MoveIn(BaseModel):
-    """The path that a topic is to take."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    policy: Literal["auto", "fast", "slow"]
-
-
-KeepOutSeconds = Annotated[
-    float | None,
-    Field(
-        ge=0,
-        le=KEEP_OUT_MOST,
-        description="seconds for which it may not come back, 0: it may at once; by default two leases",
-    ),
-]
-UntilLetIn = Annotated[bool, Field(description="it may not come back until it is let in")]
-
-
-class DrainIn(BaseModel):
-    """How long to wait for confirmation, and how long it may not come back."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    patience_s: float = Field(DRAIN_PATIENCE, ge=0, le=60, description="seconds")
-    keep_out_s: KeepOutSeconds = None
-    until_let_in: UntilLetIn = False
 
 
 class KeptOutOut(BaseModel):

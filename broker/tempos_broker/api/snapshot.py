@@ -6,19 +6,18 @@ path change (:meth:`Documents.rests_on`); its JSON is kept. All others are told 
 
 from __future__ import annotations
 
-import asyncio
 import operator
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tempos_broker.api import metrics
-from tempos_broker.api.stream import PAUSE, PIECE, SENT_AT_ONCE, Made, field, parts
+from tempos_broker.api.stream import SENT_AT_ONCE, Made, field, parts
 from tempos_broker.api.telling import Shared
 from tempos_broker.documents import Documents
 from tempos_broker.state import TopicState
 from tempos_broker.status import Listed
 from tempos_daemon.metrics import pieces
+from tempos_daemon.slices import Slices
 
 #: Topics whose counters are looked at together.
 TOGETHER = 64
@@ -128,12 +127,10 @@ class Snapshots:
 
 async def _sliced(topics: Iterator[bytes | dict[str, Any]]) -> AsyncIterator[bytes]:
     """The JSON of each; others have their turn in between, also within a large one."""
-    until = time.perf_counter() + PIECE
+    slices = Slices()
     for topic in topics:
         made = []
         for piece in (topic,) if isinstance(topic, bytes) else parts(topic):
             made.append(piece)
-            if time.perf_counter() >= until:
-                await asyncio.sleep(PAUSE)
-                until = time.perf_counter() + PIECE
+            await slices.pause()
         yield b"".join(made)

@@ -6,16 +6,14 @@ made to its end breaks off, which who reads it notices: it is no whole JSON then
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from fastapi.responses import StreamingResponse
+from starlette.responses import StreamingResponse
 
-#: Seconds of work between two looks at what else there is to do, and seconds left to that.
-PIECE, PAUSE = 0.00005, 0.00025
+from tempos_daemon.slices import Slices
+
 #: Bytes that are handed on together at least, for that takes as long as a piece.
 SENT_AT_ONCE = 1 << 15
 
@@ -29,16 +27,15 @@ def listed(documents: Iterator[Any]) -> StreamingResponse:
 
 async def _array(documents: Iterator[Any]) -> AsyncIterator[bytes]:
     made, size = [b"["], 1
-    until = time.perf_counter() + PIECE
+    slices = Slices()
     for part in _elements(documents):
         made.append(part)
         size += len(part)
-        if time.perf_counter() >= until:
+        if slices.over:
             if size >= SENT_AT_ONCE:
                 yield b"".join(made)
                 made, size = [], 0
-            await asyncio.sleep(PAUSE)
-            until = time.perf_counter() + PIECE
+            await slices.rest()
     yield b"".join((*made, b"]"))
 
 

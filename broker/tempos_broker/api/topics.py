@@ -7,23 +7,25 @@ OpenAPI document is made from them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fastapi import Body, FastAPI, Path, Query, Request, Response
-from fastapi.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
-from tempos.names import MAX_BYTES
-from tempos_broker.api import models
+from tempos_broker.api.arguments import DRAIN, DRAIN_SECONDS, TOPIC_NAME
 from tempos_broker.api.names import in_address
 from tempos_broker.api.stream import listed
 from tempos_broker.config.model import Origin
 from tempos_broker.config.topics import TOPIC, BadTopic
 from tempos_broker.documents import Documents
 from tempos_broker.topics.orders import Removed
-from tempos_daemon.problems import described, problem
+from tempos_daemon.operations import Body, Choice, Operations
+from tempos_daemon.problems import problem
 from tempos_daemon.schema import json_schema
 
-TopicName = Annotated[str, Path(description="name of the topic", min_length=1, max_length=MAX_BYTES)]
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+_ORIGIN = Choice(tuple(each.value for each in Origin), "only of those that this made")
 
 
 class TopicCommands(Protocol):
@@ -39,80 +41,80 @@ class TopicCommands(Protocol):
     async def remove_topic(self, name: str, *, drain: bool = False, patience: float = 5.0) -> Removed: ...
 
 
-def add_topic_orders(app: FastAPI, broker: TopicCommands) -> None:
+def add_topic_orders(api: Operations, broker: TopicCommands) -> None:
     """Add the operations."""
-    app.add_exception_handler(BadTopic, _on_bad_topic)
 
-    @app.get(
+    @api.add(
+        "GET",
         "/v1/options",
-        summary="The options of every topic, as they stand in a configuration file",
-        response_model=list[models.OptionsOut],
-        responses=described(422),
+        "The options of every topic, as they stand in a configuration file",
+        "[OptionsOut]",
+        (422,),
+        origin=_ORIGIN,
     )
-    async def get_all_options(
-        origin: Annotated[Origin | None, Query(description="only of those that this made")] = None,
-    ) -> Response:
-        return listed(broker.documents.options(origin))
+    async def get_all_options(origin: str | None) -> Response:
+        return listed(broker.documents.options(None if origin is None else Origin(origin)))
 
-    @app.get(
+    @api.add(
+        "GET",
         "/v1/topics/{topic:name}/options",
-        summary="The options of a topic, as they stand in a configuration file",
-        responses=described(404, 422),
+        "The options of a topic, as they stand in a configuration file",
+        "OptionsOut",
+        (404, 422),
+        topic=TOPIC_NAME,
     )
-    async def get_options(topic: TopicName) -> models.OptionsOut:
-        return models.OptionsOut.model_validate(broker.documents.topic_options(topic))
+    async def get_options(topic: str) -> dict[str, Any]:
+        return broker.documents.topic_options(topic)
 
-    @app.post(
+    @api.add(
+        "POST",
         "/v1/topics",
-        summary="Make a topic: it is served when this is answered, and survives a broker that keeps state",
-        status_code=201,
-        responses=described(409, 422),
-        openapi_extra=_body(json_schema(TOPIC, optional={"id"})),
+        "Make a topic: it is served when this is answered, and survives a broker that keeps state",
+        "TopicOut",
+        (409, 422),
+        status=201,
+        body=Body(schema=json_schema(TOPIC, optional={"id"})),
     )
-    async def post_topic(body: Annotated[dict[str, Any], Body()], response: Response) -> models.TopicOut:
+    async def post_topic(body: dict[str, Any]) -> Response:
         made = await broker.add_topic(body)
-        response.headers["Location"] = f"/v1/topics/{in_address(made['name'])}"
-        return models.TopicOut.model_validate(made)
+        return JSONResponse(made, 201, {"Location": f"/v1/topics/{in_address(made['name'])}"})
 
-    @app.patch(
+    @api.add(
+        "PATCH",
         "/v1/topics/{topic:name}",
-        summary="Change options of a topic that was made at run time; null: back to the default",
-        responses=described(404, 409, 422),
-        openapi_extra=_body(json_schema(TOPIC, optional=set(TOPIC))),
+        "Change options of a topic that was made at run time; null: back to the default",
+        "TopicOut",
+        (404, 409, 422),
+        body=Body(schema=json_schema(TOPIC, optional=set(TOPIC))),
+        topic=TOPIC_NAME,
     )
-    async def patch_topic(topic: TopicName, body: Annotated[dict[str, Any], Body()]) -> models.TopicOut:
-        return models.TopicOut.model_validate(await broker.set_topic(topic, body))
+    async def patch_topic(topic: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await broker.set_topic(topic, body)
 
-    @app.delete(
+    @api.add(
+        "DELETE",
         "/v1/topics/{topic:name}",
-        summary="Remove a topic that was made at run time, and tell its account",
-        responses=described(404, 409, 422),
+        "Remove a topic that was made at run time, and tell its account",
+        "TopicRemoved",
+        (404, 409, 422),
+        topic=TOPIC_NAME,
+        drain=DRAIN,
+        patience_s=DRAIN_SECONDS,
     )
-    async def delete_topic(
-        topic: TopicName,
-        drain: Annotated[
-            bool, Query(description="also if it has members: they get what is on its way, and are told")
-        ] = False,
-        patience_s: Annotated[
-            float, Query(ge=0, le=60, description="seconds that a drain waits for what they confirm")
-        ] = models.DRAIN_PATIENCE,
-    ) -> models.TopicRemoved:
+    async def delete_topic(topic: str, drain: bool, patience_s: float) -> dict[str, Any]:
         done = await broker.remove_topic(topic, drain=drain, patience=patience_s)
-        return models.TopicRemoved(
-            removed=done.topic.name,
-            id=done.topic.id,
-            members=done.members,
-            ticketed=done.ticketed,
-            delivered=done.confirmed,
-            confirmed=done.ticketed == done.confirmed,
-            account=models.LedgerTopic.model_validate(done.account),
-        )
+        return {
+            "removed": done.topic.name,
+            "id": done.topic.id,
+            "members": done.members,
+            "ticketed": done.ticketed,
+            "delivered": done.confirmed,
+            "confirmed": done.ticketed == done.confirmed,
+            "account": done.account,
+        }
 
 
-def _body(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-async def _on_bad_topic(request: Request, error: Exception) -> JSONResponse:
+async def on_bad_topic(request: Request, error: Exception) -> JSONResponse:
+    """A topic that is not as it must be, and all that is wrong with it."""
     assert isinstance(error, BadTopic)
     return problem(422, f"the topic is not as it must be: {'; '.join(error.problems)}", error.problems)

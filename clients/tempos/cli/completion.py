@@ -55,11 +55,6 @@ def _print(options: argparse.Namespace) -> int:
     return 0
 
 
-def is_asked() -> bool:
-    """Whether a shell has called this command for words only."""
-    return "_ARGCOMPLETE" in os.environ
-
-
 def answer(parser: Callable[[str], argparse.ArgumentParser]) -> int:
     """Tell the shell which words may follow; ``parser`` makes that of the command of this name."""
     try:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from tempos import ConfigError, TemposError, Unavailable, __version__
-from tempos.cli import completion, ctl, doctor, extensions, ledger, pub, request, status, sub, tap, top
 
 FAILED = 1
 COULD_NOT_RUN = 2
@@ -25,18 +25,20 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 _BUILTIN = {
-    "pub": pub.register,
-    "sub": sub.register,
-    "request": request.register,
-    "status": status.register,
-    "ledger": ledger.register,
-    "top": top.register,
-    "tap": tap.register,
-    "doctor": doctor.register,
-    "ctl": ctl.register,
-    "reload": ctl.register_reload,
-    "completion": completion.register,
+    "pub": "tempos.cli.pub:register",
+    "sub": "tempos.cli.sub:register",
+    "request": "tempos.cli.request:register",
+    "status": "tempos.cli.status:register",
+    "ledger": "tempos.cli.ledger:register",
+    "top": "tempos.cli.top:register",
+    "tap": "tempos.cli.tap:register",
+    "doctor": "tempos.cli.doctor:register",
+    "ctl": "tempos.cli.ctl:register",
+    "reload": "tempos.cli.ctl:register_reload",
+    "completion": "tempos.cli.completion:register",
 }
+#: They keep what they import for as long as they serve: nothing of other commands is imported for them.
+_DAEMONS = {"broker": "tempos_broker.command:broker"}
 
 _EXAMPLES = """\
 examples:
@@ -56,7 +58,9 @@ Exit codes: 0 done, 1 failed, 2 usage or something missing, 130 interrupted.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    if completion.is_asked():
+    if "_ARGCOMPLETE" in os.environ:
+        from tempos.cli import completion
+
         return completion.answer(parser_of)
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((argument for argument in arguments if not argument.startswith("-")), "")
@@ -83,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
+        from tempos.cli import extensions
+
         return extensions.say_missing(name, error)
     except (ConfigError, Unavailable) as error:
         return _say(name, error, COULD_NOT_RUN)
@@ -100,11 +106,25 @@ def parser_of(chosen: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tempos {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for register in _BUILTIN.values():
-        register(subparsers)
+    if chosen in _DAEMONS:
+        # What is missing is told by whoever registers it otherwise.
+        with contextlib.suppress(ImportError):
+            _find(_DAEMONS[chosen])(subparsers)
+            return parser
+    for where in _BUILTIN.values():
+        _find(where)(subparsers)
     if chosen not in _BUILTIN:
+        from tempos.cli import extensions
+
         extensions.register(subparsers, chosen)
     return parser
+
+
+def _find(where: str) -> Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None]:
+    module, _, name = where.partition(":")
+    found: Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None]
+    found = getattr(importlib.import_module(module), name)
+    return found
 
 
 def _say(name: str, error: Exception, code: int) -> int:

@@ -27,13 +27,13 @@ def gather(asked: Asked) -> Iterator[Tried]:
     if asked.mode == "off":
         return
     try:
-        from tempos_fastpath.network import reading
+        from tempos_fastpath.network import netdev, reading
         from tempos_fastpath.network.targets import unfit
         from tempos_fastpath.survival.orphans import installed
         from tempos_fastpath.survival.ownership import current_namespace
 
         facts = reading.read_facts()
-        features = reading.xdp_features()
+        features = netdev.xdp_features()
         here = current_namespace()
         held = {
             name: each

@@ -1,9 +1,9 @@
-"""What is asked of the kernel for each member and again and again: routes to them, and their neighbours.
+"""What the kernel is asked about the network: interfaces, addresses, routes, neighbours.
 
-A request costs some microseconds here, where a library that decodes everything takes a millisecond. So only
-what is asked often is here, and only what is needed of the answers; whatever is read once, or rarely, is read
-by pyroute2. Numbers are those of <linux/netlink.h>, <linux/rtnetlink.h> and <linux/neighbour.h>. Blocking, in
-the network namespace of the thread that opens the socket; raises :class:`OSError`.
+A request costs some microseconds here, where a library that decodes everything takes a millisecond, and 12 MB
+of each process. So only what is needed is here. Numbers are those of <linux/netlink.h>, <linux/rtnetlink.h>,
+<linux/if_link.h> and <linux/neighbour.h>. Blocking, in the network namespace of the thread that opens the
+socket; raises :class:`OSError`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ _ROUTE = struct.Struct("=8BI")  # struct rtmsg
 _RULE = struct.Struct("=B11x")  # struct fib_rule_hdr: family, and nothing else that a dump looks at
 _NEIGHBOUR = struct.Struct("=B3xiHBB")  # struct ndmsg: family, interface, state, flags, type
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
+_ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, length, flags, scope, interface
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _DUMP, _REPLACE, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x400
 #: In an answer: what was read while it changed, and is to be read again.
 _INTERRUPTED = 0x10
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
-_NEWADDR, _DELADDR, _NEWROUTE, _GETROUTE = 20, 21, 24, 26
+_NEWADDR, _DELADDR, _GETADDR, _NEWROUTE, _GETROUTE = 20, 21, 22, 24, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
 _NEWRULE, _GETRULE, _RULE_DPORT = 32, 34, 24
 _NEWNETCONF, _GETNETCONF = 80, 82
 _XDP, _XDP_PROG_IDS = 43, (4, 5, 6, 7)
+_MAC, _NAME, _MTU, _ON, _MASTER, _INFO, _ON_ELSEWHERE, _INFO_KIND = 1, 3, 4, 5, 10, 18, 37, 1
+_ADDR_ADDRESS, _ADDR_LOCAL = 1, 2
 _NETCONF_IFINDEX, _NETCONF_RP_FILTER, _NETCONF_ALL = 1, 3, -1
 _DST, _SRC, _IIF, _OIF, _GATEWAY, _PREFSRC, _METRICS, _VIA, _ENCAP_TYPE = 1, 2, 3, 4, 5, 7, 8, 18, 21
 _IP_PROTO, _SPORT, _DPORT = 27, 28, 29
@@ -85,6 +88,25 @@ class Neighbour:
     mac: str
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface. ``hardware``: ARPHRD_*; ``mac`` None: it has none; ``kind``: of a virtual one.
+
+    ``on``: the index of what it stands on, which another namespace has where ``elsewhere``.
+    """
+
+    index: int
+    hardware: int
+    flags: int
+    name: str
+    mac: str | None
+    mtu: int
+    kind: str
+    on: int
+    elsewhere: bool
+    master: int
+
+
 class Netlink:
     """A socket to the kernel's routing family, or another; a context."""
 
@@ -102,30 +124,46 @@ class Netlink:
     ) -> None:
         self._socket.close()
 
+    def links(self) -> list[Link]:
+        """All interfaces."""
+        body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+        return list(map(_link, self.dump(_GETLINK, body, _NEWLINK)))
+
+    def addresses(self) -> list[tuple[str, int]]:
+        """The IPv4 addresses of this machine, with the index of the interface of each."""
+        found = []
+        for payload in self.dump(_GETADDR, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0), _NEWADDR):
+            family, _, _, _, interface = _ADDRESS.unpack_from(payload)
+            inside = attributes(payload, _ADDRESS.size)
+            address = inside.get(_ADDR_LOCAL) or inside.get(_ADDR_ADDRESS)
+            if family == socket.AF_INET and address is not None:
+                found.append((_address(address), interface))
+        return found
+
     def routes(self, wanted: Sequence[Destination], *, oif: int = 0, port: int = 0) -> list[Route]:
         """How a UDP datagram to each would go.
 
         ``oif``: from a socket that is bound to this interface; ``port``: from this port.
         """
-        common = _attribute(_IP_PROTO, bytes([socket.IPPROTO_UDP]))
+        common = attribute(_IP_PROTO, bytes([socket.IPPROTO_UDP]))
         if port:
-            common += _attribute(_SPORT, struct.pack("!H", port))
+            common += attribute(_SPORT, struct.pack("!H", port))
         if oif:
-            common += _attribute(_OIF, struct.pack("=i", oif))
+            common += attribute(_OIF, struct.pack("=i", oif))
         requests = []
         for ip, source, to_port, tos in wanted:
             body = _ROUTE.pack(socket.AF_INET, 32, 32 if source else 0, tos, 0, 0, 0, 0, 0)
-            body += _attribute(_DST, socket.inet_aton(ip)) + common
-            body += _attribute(_SRC, socket.inet_aton(source)) if source else b""
-            requests.append(body + (_attribute(_DPORT, struct.pack("!H", to_port)) if to_port else b""))
+            body += attribute(_DST, socket.inet_aton(ip)) + common
+            body += attribute(_SRC, socket.inet_aton(source)) if source else b""
+            requests.append(body + (attribute(_DPORT, struct.pack("!H", to_port)) if to_port else b""))
         return [
             Route(error=-answer) if isinstance(answer, int) else _route(answer)
-            for answer in self._ask(_GETROUTE, 0, requests)
+            for answer in self.ask(_GETROUTE, 0, requests)
         ]
 
     def neighbours(self) -> list[Neighbour]:
         """All that the kernel has of IPv4."""
-        found = self._dump(_GETNEIGH, _NEIGHBOUR.pack(socket.AF_INET, 0, 0, 0, 0), _NEWNEIGH)
+        found = self.dump(_GETNEIGH, _NEIGHBOUR.pack(socket.AF_INET, 0, 0, 0, 0), _NEWNEIGH)
         return [each for each in map(_neighbour, found) if each is not None]
 
     def no_hosts(self) -> list[tuple[str, int]]:
@@ -139,8 +177,8 @@ class Netlink:
         try:
             for kind in (_LOCAL, *_NO_HOST):
                 body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, kind, 0)
-                for payload in self._dump(_GETROUTE, body, _NEWROUTE):
-                    address = _attributes(payload, _ROUTE.size).get(_DST, bytes(4))
+                for payload in self.dump(_GETROUTE, body, _NEWROUTE):
+                    address = attributes(payload, _ROUTE.size).get(_DST, bytes(4))
                     if payload[7] == kind:
                         found.append((_address(address), payload[1]))
         finally:
@@ -149,23 +187,23 @@ class Netlink:
 
     def rules_by_port(self) -> bool:
         """Whether some rule of IPv4 chooses a table by the port that packets go to."""
-        rules = self._dump(_GETRULE, _RULE.pack(socket.AF_INET), _NEWRULE)
-        return any(_RULE_DPORT in _attributes(payload, _RULE.size) for payload in rules)
+        rules = self.dump(_GETRULE, _RULE.pack(socket.AF_INET), _NEWRULE)
+        return any(_RULE_DPORT in attributes(payload, _RULE.size) for payload in rules)
 
     def xdp_programs(self) -> set[tuple[int, int]]:
         """Which XDP programs are attached: interface index and the program's id, whatever the mode."""
         found = set()
-        for payload in self._dump(_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0), _NEWLINK):
-            inside = _attributes(_attributes(payload, _LINK.size).get(_XDP, b""))
+        for payload in self.dump(_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0), _NEWLINK):
+            inside = attributes(attributes(payload, _LINK.size).get(_XDP, b""))
             index = _LINK.unpack_from(payload)[2]
-            found |= {(index, _number(inside[one])) for one in _XDP_PROG_IDS if one in inside}
+            found |= {(index, number(inside[one])) for one in _XDP_PROG_IDS if one in inside}
         return found
 
     def reverse_paths(self) -> dict[int, int]:
         """Interface index -> how it looks at ways back (`rp_filter`): 0 not, 1 strictly, 2 loosely."""
         own = {}
-        for payload in self._dump(_GETNETCONF, bytes((socket.AF_INET, 0, 0, 0)), _NEWNETCONF):
-            found = _attributes(payload, 4)
+        for payload in self.dump(_GETNETCONF, bytes((socket.AF_INET, 0, 0, 0)), _NEWNETCONF):
+            found = attributes(payload, 4)
             if _NETCONF_IFINDEX in found and _NETCONF_RP_FILTER in found:
                 own[_signed(found[_NETCONF_IFINDEX])] = _signed(found[_NETCONF_RP_FILTER])
         least = own.get(_NETCONF_ALL, 0)
@@ -173,35 +211,34 @@ class Netlink:
 
     def policies(self) -> list[Policy]:
         """IPsec's, of IPv4; on a socket to that family. Raises PermissionError for who may not look."""
-        found = self._dump(_GETPOLICY, bytes(_POLICY_ID_SIZE), _NEWPOLICY)
-        policies = (policy_of(payload, _attributes(payload, POLICY_SIZE)) for payload in found)
+        found = self.dump(_GETPOLICY, bytes(_POLICY_ID_SIZE), _NEWPOLICY)
+        policies = (policy_of(payload, attributes(payload, POLICY_SIZE)) for payload in found)
         return [each for each in policies if each is not None]
 
     def takes(self, wanted: Sequence[tuple[int, str, str]], *, port: int) -> list[bool]:
         """Whether what comes in by (interface, from an address, to one of ours) would be delivered."""
-        common = _attribute(_IP_PROTO, bytes([socket.IPPROTO_UDP])) + _attribute(
+        common = attribute(_IP_PROTO, bytes([socket.IPPROTO_UDP])) + attribute(
             _DPORT, struct.pack("!H", port)
         )
         requests = [
             _ROUTE.pack(socket.AF_INET, 32, 32, 0, 0, 0, 0, 0, 0)
-            + _attribute(_DST, socket.inet_aton(to))
-            + _attribute(_SRC, socket.inet_aton(source))
-            + _attribute(_IIF, struct.pack("=i", interface))
+            + attribute(_DST, socket.inet_aton(to))
+            + attribute(_SRC, socket.inet_aton(source))
+            + attribute(_IIF, struct.pack("=i", interface))
             + common
             for interface, source, to in wanted
         ]
         return [
-            not isinstance(answer, int) and answer[7] == _LOCAL
-            for answer in self._ask(_GETROUTE, 0, requests)
+            not isinstance(answer, int) and answer[7] == _LOCAL for answer in self.ask(_GETROUTE, 0, requests)
         ]
 
     def neighbours_of(self, places: Iterable[tuple[int, str]]) -> list[Neighbour]:
         """Of these (interface, address) those that the kernel knows."""
         requests = [
-            _NEIGHBOUR.pack(socket.AF_INET, interface, 0, 0, 0) + _attribute(_NEIGH_DST, socket.inet_aton(ip))
+            _NEIGHBOUR.pack(socket.AF_INET, interface, 0, 0, 0) + attribute(_NEIGH_DST, socket.inet_aton(ip))
             for interface, ip in places
         ]
-        answers = (answer for answer in self._ask(_GETNEIGH, 0, requests) if not isinstance(answer, int))
+        answers = (answer for answer in self.ask(_GETNEIGH, 0, requests) if not isinstance(answer, int))
         return [each for each in map(_neighbour, answers) if each is not None]
 
     def use(self, neighbours: Iterable[tuple[int, str]]) -> None:
@@ -211,14 +248,14 @@ class Netlink:
         """
         requests = [
             _NEIGHBOUR.pack(socket.AF_INET, interface, 0, _NTF_USE, 0)
-            + _attribute(_NEIGH_DST, socket.inet_aton(ip))
+            + attribute(_NEIGH_DST, socket.inet_aton(ip))
             for interface, ip in neighbours
         ]
-        for answer in self._ask(_NEWNEIGH, _ACK | _CREATE | _REPLACE, requests):
+        for answer in self.ask(_NEWNEIGH, _ACK | _CREATE | _REPLACE, requests):
             if answer == -errno.EPERM:
                 raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    def _dump(self, kind: int, body: bytes, wanted: int) -> list[bytes]:
+    def dump(self, kind: int, body: bytes, wanted: int) -> list[bytes]:
         """The payloads of all messages of a kind that the answer to a request has."""
         for _ in range(_ATTEMPTS):
             self._sequence += 1
@@ -237,7 +274,7 @@ class Netlink:
                 break
         return found
 
-    def _ask(self, kind: int, flags: int, bodies: Sequence[bytes]) -> Iterator[bytes | int]:
+    def ask(self, kind: int, flags: int, bodies: Sequence[bytes]) -> Iterator[bytes | int]:
         """The payload of the answer to each request, or its errno as a number below or equal to 0."""
         for at in range(0, len(bodies), _AT_ONCE):
             some = bodies[at : at + _AT_ONCE]
@@ -292,11 +329,13 @@ def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
     return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body + bytes(padding)
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """An attribute of a request."""
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def _attributes(data: bytes, at: int = 0) -> dict[int, bytes]:
+def attributes(data: bytes, at: int = 0) -> dict[int, bytes]:
+    """Those of an answer, from an offset on."""
     found = {}
     while at + _ATTRIBUTE.size <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, at)
@@ -317,7 +356,8 @@ def _check(payload: bytes) -> None:
         raise OSError(-code, os.strerror(-code))
 
 
-def _number(value: bytes | None) -> int:
+def number(value: bytes | None) -> int:
+    """An unsigned one; 0 where there is none."""
     return int.from_bytes(value or b"", sys.byteorder)
 
 
@@ -329,15 +369,38 @@ def _address(value: bytes | None) -> str:
     return socket.inet_ntoa(value) if value else ""
 
 
+def _link(payload: bytes) -> Link:
+    _, hardware, index, flags, _ = _LINK.unpack_from(payload)
+    found = attributes(payload, _LINK.size)
+    kind = attributes(found.get(_INFO, b"")).get(_INFO_KIND, b"")
+    mac = found.get(_MAC)
+    return Link(
+        index=index,
+        hardware=hardware,
+        flags=flags,
+        name=_text(found.get(_NAME, b"")),
+        mac=None if mac is None else mac.hex(":"),
+        mtu=number(found.get(_MTU)),
+        kind=_text(kind),
+        on=number(found.get(_ON)),
+        elsewhere=_ON_ELSEWHERE in found,
+        master=number(found.get(_MASTER)),
+    )
+
+
+def _text(value: bytes) -> str:
+    return os.fsdecode(value.rstrip(b"\0"))
+
+
 def _route(payload: bytes) -> Route:
-    found = _attributes(payload, _ROUTE.size)
-    metrics = _attributes(found.get(_METRICS, b""))
+    found = attributes(payload, _ROUTE.size)
+    metrics = attributes(found.get(_METRICS, b""))
     return Route(
         kind=payload[7],
-        interface=_number(found.get(_OIF)),
+        interface=number(found.get(_OIF)),
         gateway=_address(found.get(_GATEWAY)),
         source=_address(found.get(_PREFSRC)),
-        mtu=_number(metrics.get(_METRIC_MTU)),
+        mtu=number(metrics.get(_METRIC_MTU)),
         strange=_VIA in found,
         wrapped=_ENCAP_TYPE in found,
     )
@@ -345,7 +408,7 @@ def _route(payload: bytes) -> Route:
 
 def _neighbour(payload: bytes) -> Neighbour | None:
     family, interface, state, _, _ = _NEIGHBOUR.unpack_from(payload)
-    found = _attributes(payload, _NEIGHBOUR.size)
+    found = attributes(payload, _NEIGHBOUR.size)
     address = found.get(_NEIGH_DST)
     if family != socket.AF_INET or address is None:
         return None
