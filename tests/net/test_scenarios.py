@@ -36,6 +36,8 @@ SMALL = {
     "broker-kill": ("rate=5000", "kills=2"),
     "path-moves": ("rate=5000", "moves=6"),
     "lives": ("rounds=2",),
+    "roaming": ("changes=10", "checkpoint=5"),
+    "strangers": ("datagrams=10000",),
     "soak": ("seconds=20", "checkpoint=6", "sample=1", "life=8", "warm=1"),
     "loop-free": ("rounds=1", "topics=10", "seconds=0.5", "hosts=20", "rest=1", "full=30", "joins=3"),
     "topics-scale": (
@@ -53,6 +55,13 @@ PEERS = ("invoke-peers", "webhooks")
 #: Targets that hold however little is measured: what is counted.
 COUNTED = (
     "lost",
+    "not told",
+    "doubled",
+    "delivered",
+    "members more",
+    "members less",
+    "larger than",
+    "sent more than",
     "topics left",
     "descriptors left",
     "duplicated",

@@ -80,6 +80,7 @@ CASES = (
     Case("the broker's address is on a dummy", devices.dummy_of_broker, paths=EITHER),
     Case("the broker's address is on a dummy, and the links are named", devices.dummy_of_broker,
          interfaces=("eth0", "eth1")),
+    Case("the broker's address is on loopback", devices.loopback_of_broker),
     Case("member behind an ipvlan", devices.above_member("ipvlan mode l2"), paths=EITHER),
     Case("member behind a VXLAN", stacks.tunnelled_member(stacks.vxlan), paths=EITHER),
     Case("publisher behind a VXLAN", stacks.tunnelled_publisher(stacks.vxlan), paths=EITHER),

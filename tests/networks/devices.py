@@ -248,6 +248,16 @@ def dummy_of_broker(ground: Ground) -> Network:
     return replace(spaces.network("10.0.7.1", FAR), publish_to="10.0.7.1")
 
 
+def loopback_of_broker(ground: Ground) -> Network:
+    """Publishers send to an address that the broker has on its loopback, as hosts with a floating one do."""
+    spaces = three(ground)
+    ground.wire(spaces.p, "eth0", PUBLISHER, spaces.b, "eth0", NEAR)
+    ground.ip(spaces.b, "address add 10.0.7.1/32 dev lo")
+    ground.ip(spaces.p, f"route add 10.0.7.0/24 via {NEAR}")
+    spaces.member_wired()
+    return replace(spaces.network("0.0.0.0"), publish_to="10.0.7.1")
+
+
 # Tunnels
 
 

@@ -161,16 +161,16 @@ def complete_checksums(node: Node, on: bool) -> None:
 def _straight(stack: ExitStack, *, forked: bool) -> Topology:
     a, b, c = (stack.enter_context(Namespace(name)) for name in "ABC")
     for space in (a, b, c):
-        _prepare(space)
-    _link(b, "eth0", "10.0.1.1", a, "eth0", "10.0.1.2")
-    _link(b, "eth1", "10.0.2.1", c, "eth0", "10.0.2.2")
+        prepare(space)
+    add_link(b, "eth0", "10.0.1.1", a, "eth0", "10.0.1.2")
+    add_link(b, "eth1", "10.0.2.1", c, "eth0", "10.0.2.2")
     b.call(lambda: _sysctl("ipv4/ip_forward", "1"))
     for space, gateway, far in ((a, "10.0.1.1", "10.0.2.0/24"), (c, "10.0.2.1", "10.0.1.0/24")):
         _route(space, far, gateway)
         know(space, "eth0", gateway)
     broker, subscriber = ["10.0.1.1", "10.0.2.1"], ["10.0.2.2"]
     if forked:
-        _link(b, "eth2", "10.0.3.1", c, "eth1", "10.0.3.2")
+        add_link(b, "eth2", "10.0.3.1", c, "eth1", "10.0.3.2")
         _route(a, "10.0.3.0/24", "10.0.1.1")
         broker.append("10.0.3.1")
         subscriber.append("10.0.3.2")
@@ -182,11 +182,11 @@ def _one_armed(stack: ExitStack) -> Topology:
     bridge = stack.enter_context(Namespace("bridge"))
     a, b, c = (stack.enter_context(Namespace(name)) for name in "ABC")
     for space in (bridge, a, b, c):
-        _prepare(space)
+        prepare(space)
     addresses = {a: "10.0.1.2", b: "10.0.1.1", c: "10.0.1.3"}
-    _bridge(bridge, "br0")
+    add_bridge(bridge, "br0")
     for space, address in addresses.items():
-        _link(bridge, f"port-{space.name.lower()}", None, space, "eth0", address, master="br0")
+        add_link(bridge, f"port-{space.name.lower()}", None, space, "eth0", address, master="br0")
     for space in (a, c):
         for address in addresses.values():
             if address != addresses[space]:
@@ -209,7 +209,9 @@ def _nodes(stack: ExitStack, shape: str, *spaces: tuple[Namespace, tuple[str, ..
     return Topology(shape, publisher, broker, subscriber, machines=(publisher,))
 
 
-def _prepare(space: Namespace) -> None:
+def prepare(space: Namespace) -> None:
+    """Nothing but our own traffic, and loopback, which is up."""
+
     def work() -> None:
         for name, value in _SYSCTLS.items():
             # What this kernel was built without needs no switching off.
@@ -221,7 +223,9 @@ def _prepare(space: Namespace) -> None:
     space.call(work)
 
 
-def _bridge(space: Namespace, name: str) -> None:
+def add_bridge(space: Namespace, name: str) -> None:
+    """A bridge without ports, up."""
+
     def work() -> None:
         with _iproute()() as ip:
             ip.link("add", ifname=name, kind="bridge")
@@ -230,7 +234,7 @@ def _bridge(space: Namespace, name: str) -> None:
     space.call(work)
 
 
-def _link(
+def add_link(
     near: Namespace,
     near_name: str,
     near_address: str | None,

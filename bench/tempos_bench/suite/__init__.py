@@ -39,6 +39,7 @@ from tempos_bench.suite.invoke import chaos as invoke_chaos
 from tempos_bench.suite.invoke import peers as invoke_peers
 from tempos_bench.suite.invoke import ways as invoke_ways
 from tempos_bench.suite.invoke import webhooks, workflows
+from tempos_bench.suite.networks import roaming, strangers
 from tempos_bench.suite.observe import peers as observe_peers
 from tempos_bench.suite.observe import sources as observe_sources
 from tempos_bench.suite.topics import churn as topic_churn
@@ -71,6 +72,7 @@ MODULES: dict[str, ModuleType] = {
     "qos-workflows": qos_workflows,
     "redirect": redirect,
     "request": request,
+    "roaming": roaming,
     "round-trip": round_trip,
     "scale": scale,
     "slow-path": slow_path,
@@ -81,6 +83,7 @@ MODULES: dict[str, ModuleType] = {
     "source-ping": source_ping,
     "source-rtt": source_rtt,
     "source-time": source_time,
+    "strangers": strangers,
     "topic-churn": topic_churn,
     "topics-scale": topics_scale,
     "webhooks": webhooks,

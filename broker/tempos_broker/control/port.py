@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from tempos._remarks import Sparingly
-from tempos_broker.control.decisions import Decision, Listed, Proving
+from tempos_broker.control.decisions import Decision, Drained, Joined, Listed, Proving, Renewed
 from tempos_broker.control.server import ControlServer
 from tempos_broker.control.sockets import ControlSocket, Reply
 from tempos_broker.expiry import Expiry
@@ -21,6 +21,8 @@ from tempos_broker.tasks import Tasks
 
 #: Seconds after which whoever subscribes is answered, whatever is in force by then: before it asks again.
 ANSWER_BY = 0.1
+#: Answers to those that are members, or were a moment ago.
+_MEMBERS = (Joined, Listed, Renewed, Drained)
 #: In ``replies``: what is to be proved with could not be sent to the endpoint.
 PROOF_UNSENT = "proof not sent"
 
@@ -113,4 +115,4 @@ class ControlPort:
 
     def _answer(self, decision: Decision, reply: Reply) -> None:
         if (answer := self._control.render(decision)) is not None:
-            reply(answer)
+            reply(answer, member=isinstance(decision.answer, _MEMBERS))

@@ -6,7 +6,9 @@ one, 127.0.0.2, never gets its answer. So the event loop watches the socket, and
 
 Rules: a few datagrams at a wake-up, and for a short time, then the loop goes on, for events come first;
 nothing that a stranger sends raises; an answer that the kernel does not take at once is counted and not
-kept, for clients ask again.
+kept, for clients ask again. What goes to an address on the link that nobody has waits there for seconds, and
+a stranger may ask in the name of many: so where much waits each address gets few answers, and members have
+room of their own.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from tempos import Unavailable
 from tempos._remarks import Sparingly
 from tempos.control import MAX_DATAGRAM
 from tempos_broker import addresses
+from tempos_broker.slowpath.sockets import send_buffer, waiting
 from tempos_daemon.early import may_come_later
 
 log = logging.getLogger("tempos.broker.control")
@@ -35,14 +39,50 @@ BUFFER = 1 << 20
 READ_BATCH, READ_TIME = 16, 0.0005
 #: Bytes read of a datagram: enough to see that it is larger than any request.
 _READ = MAX_DATAGRAM + 1
+#: Bytes asked of the kernel for answers that wait.
+TO_SEND = 4 << 20
+#: Where one so many-th of that is taken, an address gets so many answers in so many seconds; where one so
+#: many-th is, members alone get any.
+CROWDED, APIECE, WAITS = 8, 4, 3.0
+RESERVED = 2
+_ADDRESSES = 4096
 #: In ``unsent``: the socket had no room for an answer, or the kernel refused it.
 NO_ROOM, NOT_SENT = "reply did not fit the socket", "reply not sent"
 
-#: Sends an answer to who asked.
-Reply = Callable[[bytes], None]
+
+class Reply(Protocol):
+    """Sends an answer to who asked; ``member``: to one that has proved that it receives there."""
+
+    def __call__(self, answer: bytes, *, member: bool = False) -> None: ...
+
+
 #: A request, the address that it comes from, the one of ours that it was sent to (None: that is not told),
 #: and the way back.
 Receive = Callable[[bytes, str, "str | None", Reply], None]
+
+
+class _Room:
+    """Who may have an answer wait in a socket's room to send."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        send_buffer(sock, TO_SEND)
+        self._sock = sock
+        self._size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        self._since = 0.0
+        self._answered: Counter[str] = Counter()
+
+    def takes(self, ip: str, now: float) -> bool:
+        """Whether there is room for an answer to somebody at this address who is no member."""
+        taken = waiting(self._sock)
+        if taken <= self._size // CROWDED:
+            return True
+        if taken > self._size // RESERVED:
+            return False
+        if now - self._since > WAITS or len(self._answered) >= _ADDRESSES:
+            self._since = now
+            self._answered.clear()
+        self._answered[ip] += 1
+        return self._answered[ip] <= APIECE
 
 
 class ControlSocket:
@@ -66,6 +106,7 @@ class ControlSocket:
             self._asks = self._address is None and addresses.TELLS
             if self._asks:
                 addresses.ask_destinations(self._sock)
+            self._room = _Room(self._sock)
             may_come_later(self._sock)
             self._sock.bind((ip, port))
             #: Where it is bound to; the port the kernel's choice where none was asked for.
@@ -110,8 +151,11 @@ class ControlSocket:
             asked = addresses.destination(ancillary) if self._asks else self._address
             self._receive(datagram, sender[0], asked, partial(self._send, sender, asked))
 
-    def _send(self, to: tuple[str, int], asked: str | None, answer: bytes) -> None:
+    def _send(self, to: tuple[str, int], asked: str | None, answer: bytes, *, member: bool = False) -> None:
         if self._sock.fileno() < 0:
+            return
+        if not member and not self._room.takes(to[0], time.monotonic()):
+            self._unsent[NO_ROOM] += 1
             return
         try:
             self._sock.sendmsg((answer,), addresses.leaving_from(asked) if self._asks else [], 0, to)

@@ -136,7 +136,7 @@ class DataSocket:
     def room_to_send(self, more: int) -> None:
         """Let so many bytes more than usual wait to be sent, or as many as the kernel allows."""
         # Linux doubles what it is asked for, and has told what came of that.
-        _set_buffer(self.sock, (_SO_SNDBUFFORCE, socket.SO_SNDBUF), (self._to_send + more) // _DOUBLES)
+        send_buffer(self.sock, self._to_send + more)
 
     def share_port(self, shared: bool) -> None:
         """Whether another socket may be bound to the same address and port; raises :class:`OSError`.
@@ -244,6 +244,11 @@ def waiting(sock: socket.socket) -> int:
 
     told = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(struct.calcsize("i")))
     return int(struct.unpack("i", told)[0])
+
+
+def send_buffer(sock: socket.socket, size: int) -> None:
+    """Let so many bytes wait to be sent, or as many as the kernel allows."""
+    _set_buffer(sock, (_SO_SNDBUFFORCE, socket.SO_SNDBUF), size // _DOUBLES)
 
 
 def _grow_receive_buffer(sock: socket.socket, size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from tempos import Member
@@ -128,8 +129,12 @@ class Facts:
         return tuple(self.interfaces[index] for index in sorted(wanted) if self._is_for_us(index))
 
     def local_addresses(self) -> tuple[str, ...]:
-        """Every address of an Ethernet interface."""
-        return tuple(dict.fromkeys(address for address, index in self.addresses if self._is_for_us(index)))
+        """Every address of an Ethernet interface, then what stands on loopback and others may send to."""
+        own = [address for address, index in self.addresses if self._is_for_us(index)]
+        beside = [address for address, index in self.addresses
+                  if self.interfaces[index].loopback and not self.elsewhere(self.interfaces[index])
+                  and not ip_address(address).is_loopback]  # fmt: skip
+        return tuple(dict.fromkeys((*own, *beside)))
 
     def vrf_of(self, interface: Interface) -> Interface | None:
         """The VRF that an interface is in, by itself or with the one that it is a port of."""
