@@ -20,7 +20,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from typing import Any
 from tempos import TemposError
 from tempos_bench.measure.second_life import until
 from tempos_bench.nodes.namespace import Namespace
-from tempos_bench.nodes.node import PYTHON, Node, Program
+from tempos_bench.nodes.node import PYTHON, Node, Program, ProgramFailed
 from tempos_bench.nodes.topology import add_bridge, add_link, mac_of, prepare
 
 #: The name by which clients know their broker.
@@ -139,14 +139,26 @@ class Ground:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        with self._stack:
+            for number, host in enumerate(self.hosts):
+                if host.broker is not None:
+                    self.end(number, signal.SIGKILL)
+                with suppress(ProgramFailed):
+                    host.node.start(self._clean(number)).wait(LIMIT)
+
+    @staticmethod
+    def _name(number: int) -> str:
+        return f"roaming-{os.getpid()}-{number}"
+
+    def _clean(self, number: int) -> tuple[str, ...]:
+        return (PYTHON, "-m", "tempos", "fastpath", "clean", self._name(number))
 
     # --- brokers and clients ----------------------------------------------------------------
 
     def start(self, number: int) -> None:
         """Start the broker of a host; raises :class:`ProgramFailed` if it does not get ready."""
         host = self.hosts[number]
-        name = f"roaming-{os.getpid()}-{number}"
+        name = self._name(number)
         tables: list[tuple[str, Mapping[str, object]]] = [
             ("[broker]", {"name": name, "listen": [ANY]}),
             ("[state]", {"file": str(host.folder / "state.db")}),
@@ -161,8 +173,7 @@ class Ground:
             for head, values in tables
         ))  # fmt: skip
         command = (PYTHON, "-m", "tempos_broker", "-c", str(file))
-        clean = (PYTHON, "-m", "tempos", "fastpath", "clean", name)
-        host.broker = host.node.start(command, clean_up=clean)
+        host.broker = host.node.start(command, clean_up=self._clean(number))
         host.broker.wait_line("ready", LIMIT)
 
     def end(self, number: int, how: signal.Signals) -> int:
