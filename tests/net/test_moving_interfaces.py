@@ -1,4 +1,4 @@
-"""Interfaces that are renamed, moved or put into others while the broker runs: fast is said where it is so."""
+"""Interfaces that are renamed, moved or put into others while the broker runs: what is said to be fast is."""
 
 from __future__ import annotations
 
