@@ -148,7 +148,11 @@ class KernelTypes:
         code = ffi.new("int *")
         handle = lib.tempos_kernel_types(code)
         if handle == ffi.NULL:
-            raise BpfError("this kernel does not describe its types (BTF, /sys/kernel/btf/vmlinux)", -code[0])
+            raise BpfError(
+                "this kernel does not describe its types (BTF, /sys/kernel/btf/vmlinux)",
+                -code[0],
+                reason="there is no such file, or it cannot be read",
+            )
         self._handle = ffi.gc(handle, lib.tempos_kernel_types_free)
 
     def has_tracepoint(self, name: str) -> bool:

@@ -58,7 +58,8 @@ class Column:
 
     ``width``: at least so wide. ``form``: how a number is written (``"d"``, ``".3f"``), right-aligned;
     empty: text, left-aligned. The last column of text is as long as it is. ``brief``: what people see of a
-    value that programs get whole.
+    value that programs get whole. ``spare``: above 0, it is left out where a terminal is too narrow for all,
+    that with the highest first.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Column:
     width: int
     form: str = ""
     brief: Callable[[Value], Value] | None = None
+    spare: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What was asked for. ``interval``: seconds between two looks at what is counted; None: at the end."""
+    """What was asked for. ``interval``: seconds between two looks at what is counted; None: at the end.
+
+    ``width``: characters of a line of the terminal that people look at; None: it goes elsewhere, whole.
+    """
 
     pids: frozenset[int] = frozenset()
     comm: str = ""
@@ -18,4 +21,5 @@ class Wishes:
     interval: float | None = None
     top: int | None = None
     json: bool = False
+    width: int | None = None
     own: Mapping[str, Any] = field(default_factory=dict)

@@ -8,8 +8,8 @@ import pytest
 
 from tempos.cli.main import main
 from tempos_observe.frame import processes
-from tempos_observe.frame.printing import Lines, bounds, ending, look
-from tempos_observe.tool import Column, Counts, Histogram, Table, Wishes
+from tempos_observe.frame.printing import Lines, bounds, ending, folded, look, without_room
+from tempos_observe.tool import Column, Counts, Events, Histogram, Table, Wishes
 from tempos_observe.tools import TOOLS, tool
 
 PEOPLE, PROGRAMS = Wishes(), Wishes(json=True)
@@ -30,6 +30,42 @@ def test_many_rows_are_written_as_each_would_be() -> None:
     for odd in ((3, None, "c"), (3, 4.0, None), (3, 4.0, "a\nb")):
         for rows in (plain, [*plain, odd], [odd, *plain]):
             assert lines.lines(iter(rows)) == [lines.line(row) for row in rows]
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_is_told_which() -> None:
+    spare = (Column("NETNS", "netns", 10, "d", spare=2), Column("BYTES", "bytes", 6, "d", spare=1))
+    columns, row = (*COLUMNS[:2], *spare, COLUMNS[2]), (12, 0.5, 4026531833, 7, "/tmp/a")
+    for width, kept, told in (
+        (None, (0, 1, 2, 3, 4), []),
+        (80, (0, 1, 2, 3, 4), []),
+        (30, (0, 1, 3, 4), ["NETNS"]),
+        (20, (0, 1, 4), ["NETNS, BYTES"]),
+        (5, (0, 1, 4), ["NETNS, BYTES"]),
+    ):
+        lines, whole = Lines(columns, width), Lines([columns[at] for at in kept])
+        assert lines.head == whole.head
+        assert lines.lines([row]) == [lines.line(row)] == [whole.line(tuple(row[at] for at in kept))]
+        said = without_room([columns, columns], width)
+        assert said == [
+            f"# no room for: {each} (a wider terminal, a file and --json have all)" for each in told
+        ]
+
+
+def test_comments_are_folded_for_a_terminal_only() -> None:
+    lines = ["# cannot see: " + "word " * 20 + "end", "# short"]
+    assert folded(lines, None) == lines
+    for line in folded(lines, 40):
+        assert line.startswith("#")
+        assert len(line) <= 40
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_line_of_each_table_fits_into_eighty_characters(name: str) -> None:
+    chosen = tool(name)
+    wishes = Wishes(own={option.name: option.default for option in chosen.options})
+    for view in chosen.views(wishes):
+        if isinstance(view, Events | Table):
+            assert len(Lines(view.columns, 80).head) <= 80
 
 
 def test_a_table_is_sorted_and_cut_for_people_and_programs_alike() -> None:

@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import operator
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tempos_observe.tool import Column, Counts, Events, Histogram, Row, Table, Tool, Value, View
@@ -30,9 +31,17 @@ def shown(value: Value) -> str:
 
 
 class Lines:
-    """Rows of one table as lines of text, quickly: as a rule they are all alike."""
+    """Rows of one table as lines of text, quickly: as a rule they are all alike.
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    ``width``: as many characters has a line there; None: as many as it takes. ``spared``: the columns for
+    which there was no room.
+    """
+
+    def __init__(self, columns: Sequence[Column], width: int | None = None) -> None:
+        kept = _fitting(columns, width)
+        self.spared = tuple(each for at, each in enumerate(columns) if at not in kept)
+        self._kept: Callable[[Row], Row] | None = operator.itemgetter(*kept) if self.spared else None
+        columns = [columns[at] for at in kept]
         self._columns = columns
         self._brief = [(index, each.brief) for index, each in enumerate(columns) if each.brief]
         #: By which columns are not known: how a row is written.
@@ -44,13 +53,16 @@ class Lines:
 
     def lines(self, rows: Iterable[Row]) -> list[str]:
         """Of many; those that are all alike without a step of Python for each."""
-        found = list(rows)
+        found = list(map(self._kept, rows) if self._kept else rows)
         if self._brief or any(map(operator.contains, found, itertools.repeat(None))):
-            return list(map(self.line, found))
+            return list(map(self._line, found))
         lines = list(map(self._form.__mod__, found))
-        return lines if "".join(lines).isprintable() else list(map(self.line, found))
+        return lines if "".join(lines).isprintable() else list(map(self._line, found))
 
     def line(self, row: Row) -> str:
+        return self._line(self._kept(row) if self._kept else row)
+
+    def _line(self, row: Row) -> str:
         if self._brief:
             whole = list(row)
             for index, brief in self._brief:
@@ -85,6 +97,32 @@ class Lines:
         return bool(column.form) and not column.form.startswith("<")
 
 
+def _fitting(columns: Sequence[Column], width: int | None) -> list[int]:
+    """The columns that there is room for, by their place."""
+    kept = list(range(len(columns)))
+    wide = {at: max(each.width, len(each.title)) + 1 for at, each in enumerate(columns)}
+    while width and sum(map(wide.__getitem__, kept)) - 1 > width and any(columns[at].spare for at in kept):
+        kept.remove(max(kept, key=lambda at: columns[at].spare))
+    return kept
+
+
+def folded(lines: Iterable[str], width: int | None) -> list[str]:
+    """Comments, each on as many lines as it takes."""
+    if not width:
+        return [*lines]
+    return [part for line in lines for part in textwrap.wrap(line, max(width, 20), subsequent_indent="#   ")]
+
+
+def without_room(columns: Iterable[Sequence[Column]], width: int | None) -> list[str]:
+    """What people are told of columns that a terminal has no room for."""
+    spared = dict.fromkeys(each.title for table in columns for each in Lines(table, width).spared)
+    return (
+        [f"# no room for: {', '.join(spared)} (a wider terminal, a file and --json have all)"]
+        if spared
+        else []
+    )
+
+
 def header(
     tool: Tool, hooked: Sequence[str], left_out: Sequence[str], blind: Sequence[str], wishes: Wishes
 ) -> list[str]:
@@ -101,13 +139,17 @@ def header(
                 }
             )
         ]
-    return [
+    lines = [
         f"# {tool.name}: {tool.question}",
         *(f"# hooked: {each}" for each in hooked),
         *(f"# not on this kernel: {each}" for each in left_out),
         *(f"# cannot see: {each}" for each in blind),
+        *without_room(
+            (each.columns for each in tool.views(wishes) if isinstance(each, Events | Table)), wishes.width
+        ),
         f"# for {wishes.duration:g} s, or until Ctrl-C" if wishes.duration else "# until Ctrl-C",
-    ]  # fmt: skip
+    ]
+    return folded(lines, wishes.width)
 
 
 def ending(seconds: float, lost: Mapping[str, int], wishes: Wishes) -> list[str]:
@@ -121,7 +163,7 @@ def ending(seconds: float, lost: Mapping[str, int], wishes: Wishes) -> list[str]
 def event_lines(view: Events, wishes: Wishes) -> Callable[[Iterable[Row]], list[str]]:
     """How rows of events become lines."""
     if not wishes.json:
-        return Lines(view.columns).lines
+        return Lines(view.columns, wishes.width).lines
     keys = ["type", *(each.key for each in view.columns)]
     return lambda rows: [_encode(dict(zip(keys, ("event", *row), strict=True))) for row in rows]
 
@@ -151,14 +193,14 @@ def _table(view: Table, rows: Sequence[Row], wishes: Wishes) -> list[str]:
         return [
             _encode({"type": "row", "table": view.name, **dict(zip(keys, row, strict=True))}) for row in rows
         ]
-    lines = _lines(tuple(view.columns))
+    lines = _lines(tuple(view.columns), wishes.width)
     return [view.title, lines.head, *lines.lines(rows), ""]
 
 
 @functools.lru_cache(64)
-def _lines(columns: tuple[Column, ...]) -> Lines:
+def _lines(columns: tuple[Column, ...], width: int | None) -> Lines:
     """Of a table that is shown again and again."""
-    return Lines(columns)
+    return Lines(columns, width)
 
 
 def _counts(view: Counts, rows: Iterable[tuple[tuple[Value, ...], int]], wishes: Wishes) -> list[str]:

@@ -7,6 +7,7 @@ counted always comes, after the programs are off. The third Ctrl-C does not wait
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import select
 import signal
@@ -37,14 +38,23 @@ def run(tool: Tool, wishes: Wishes, out: TextIO | None = None) -> int:
     asked for is not there.
     """
     processes.check(wishes)
+    out = out or sys.stdout
+    wishes = dataclasses.replace(wishes, width=_width(out))
     with Stop() as stop:
         several = processes.several(wishes)
         watch = (lambda loaded: processes.fill(loaded, wishes)) if several else None
         loaded = load(tool, wishes, watch)
         try:
-            return _Run(tool, wishes, loaded, out or sys.stdout).until(stop)
+            return _Run(tool, wishes, loaded, out).until(stop)
         finally:
             loaded.close()
+
+
+def _width(out: TextIO) -> int | None:
+    """Characters of a line of a terminal; None: it is none."""
+    with contextlib.suppress(OSError, ValueError):
+        return os.get_terminal_size(out.fileno()).columns or None
+    return None
 
 
 class Stop:
@@ -108,7 +118,9 @@ class _Run:
         self._print(header(tool, self._loaded.hooked, self._loaded.left_out, tool.blind, wishes))
         if not wishes.json:
             # Views of the same columns are one to the reader.
-            self._print([*dict.fromkeys(Lines(view.columns).head for view, _, _ in self._events)])
+            self._print(
+                [*dict.fromkeys(Lines(view.columns, wishes.width).head for view, _, _ in self._events)]
+            )
         with contextlib.closing(select.epoll()) as poll:
             poll.register(stop.fd, select.EPOLLIN)
             with contextlib.suppress(OSError, ValueError):

@@ -33,13 +33,13 @@ _PROTOCOLS = {
 
 _WHO = (
     Column("PID", "pid", 7, "<d"),
-    Column("IPVER", "ipver", 5, "<d"),
+    Column("IPVER", "ipver", 5, "<d", spare=1),
     Column("PROC_NAME", "comm", 15),
     Column("IPSOURCE", "saddr", 15),
     Column("IPDEST", "daddr", 15),
 )
-_MORE = (Column("NETNS", "netns", 10, "d"), Column("COUNT", "count", 8, "d"))
-_BYTES = Column("BYTES", "bytes", 10, "d")
+_MORE = (Column("NETNS", "netns", 10, "d", spare=2), Column("COUNT", "count", 8, "d"))
+_BYTES = Column("BYTES", "bytes", 9, "d")
 _CLIENT, _SERVER = Column("DPORT", "dport", 5, "d"), Column("LPORT", "lport", 5, "d")
 _FAULTS = (
     Column("PID", "pid", 7, "<d"),

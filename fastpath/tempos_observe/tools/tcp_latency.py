@@ -18,27 +18,27 @@ _WHOLE = "whole"
 _COLUMNS = (
     Column("PID", "pid", 7, "<d"),
     Column("COMM", "comm", 15),
-    Column("SADDR", "saddr", 15),
+    Column("SADDR", "saddr", 15, spare=1),
     Column("DADDR", "daddr", 15),
     Column("DPORT", "dport", 5, "d"),
-    Column("SPORT", "sport", 5, "d"),
+    Column("SPORT", "sport", 5, "d", spare=3),
     Column("LAT(ms)", "latency_ms", 9, ".3f"),
 )
-_END = (Column("NETNS", "netns", 10, "d"), Column("ERROR", "error", 5))
+_END = (Column("NETNS", "netns", 10, "d", spare=9), Column("ERROR", "error", 5))
 #: Of a whole connection. Goodput: payload that arrived; throughput: all, headers and repetitions too.
 _LIFE = (
-    Column("LIFE(ms)", "life_ms", 10, ".1f"),
+    Column("LIFE(ms)", "life_ms", 10, ".1f", spare=2),
     Column("TX(B)", "tx_bytes", 9, "d"),
     Column("RX(B)", "rx_bytes", 9, "d"),
-    Column("TXGOOD(kB/s)", "tx_goodput_kBps", 12, ".1f"),
-    Column("RXGOOD(kB/s)", "rx_goodput_kBps", 12, ".1f"),
-    Column("TXALL(kB/s)", "tx_throughput_kBps", 11, ".1f"),
-    Column("RXALL(kB/s)", "rx_throughput_kBps", 11, ".1f"),
+    Column("TXGOOD(kB/s)", "tx_goodput_kBps", 12, ".1f", spare=6),
+    Column("RXGOOD(kB/s)", "rx_goodput_kBps", 12, ".1f", spare=6),
+    Column("TXALL(kB/s)", "tx_throughput_kBps", 11, ".1f", spare=7),
+    Column("RXALL(kB/s)", "rx_throughput_kBps", 11, ".1f", spare=7),
     Column("RTT(ms)", "rtt_ms", 8, ".3f"),
-    Column("JITTER(ms)", "jitter_ms", 10, ".3f"),
-    Column("ANSWERS", "answers", 7, "d"),
+    Column("JITTER(ms)", "jitter_ms", 10, ".3f", spare=4),
+    Column("ANSWERS", "answers", 7, "d", spare=5),
     Column("APP(ms)", "answer_ms", 9, ".3f"),
-    Column("APPMAX(ms)", "answer_max_ms", 10, ".3f"),
+    Column("APPMAX(ms)", "answer_max_ms", 10, ".3f", spare=5),
 )
 
 

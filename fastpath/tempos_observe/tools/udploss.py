@@ -17,9 +17,9 @@ _COLUMNS = (
     Column("WAY", "way", 4),
     Column("LADDR", "laddr", 15),
     Column("LPORT", "lport", 5, "d"),
-    Column("NETNS", "netns", 10, "d"),
+    Column("NETNS", "netns", 10, "d", spare=2),
     Column("DATAGRAMS", "datagrams", 9, "d"),
-    Column("BYTES", "bytes", 10, "d"),
+    Column("BYTES", "bytes", 10, "d", spare=1),
     Column("REASON", "reason", 16),
 )
 

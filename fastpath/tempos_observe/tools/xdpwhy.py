@@ -18,9 +18,9 @@ _ABORTED, _TX = 0, 3
 _COLUMNS = (
     Column("FROM", "from", 15),
     Column("TO", "to", 15),
-    Column("NETNS", "netns", 10, "d"),
+    Column("NETNS", "netns", 10, "d", spare=2),
     Column("TOPIC", "topic", 5, "d"),
-    Column("PROGRAM", "program", 15),
+    Column("PROGRAM", "program", 15, spare=1),
     Column("FRAMES", "frames", 9, "d"),
     Column("WHY", "why", 12),
     Column("ERROR", "error", 8),
