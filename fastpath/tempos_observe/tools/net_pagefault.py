@@ -259,7 +259,7 @@ _VIEWS = (
     Table(
         "other",
         "Other protocols sent:",
-        (*_WHO, Column("PROTO", "protocol", 8), *_MORE, _BYTES),
+        (*_WHO, Column("PROTO", "protocol", 8), _MORE[0], Column("COUNT", "count", 5, "d"), _BYTES),
         _others,
         order="count",
     ),
