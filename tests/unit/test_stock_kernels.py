@@ -120,7 +120,10 @@ def test_steps_that_ran_again_take_the_place_of_what_was_there(folder: Path, tmp
         2,
         ["tests.kernel.test_a::test_set_up"],
     )
-    assert [row["mode"] for row in account.rows] == ["native", "off"]
+    assert [(row["mode"], row.get("revision")) for row in account.rows] == [
+        ("native", None),
+        ("off", "5555555555"),
+    ], "each row is of the revision that it was played with"
     assert (account.right, account.revision) == (False, "0123456789, 9876543210+, 5555555555")
     # A test that is no more, or has another name, did not pass, and cannot be run again.
     results.forget(folder, "kernel", ["tests.kernel.test_a::test_bad", "tests.kernel.test_a::test_new"])
@@ -186,6 +189,7 @@ def test_the_documents_tables(folder: Path) -> None:
         "path": "slow",
         "ledger": "10 lost",
         "client": "10 missed",
+        "revision": "9876543210",
     }
     absent = {**ROW, "mode": "off", "verdict": "absent", "fault": "Unknown device type"}
     wrong = {**ROW, "case": "other", "arrived": 3, "verdict": "wrong", "fault": "3 of 200 arrived"}
@@ -210,10 +214,12 @@ def test_the_documents_tables(folder: Path) -> None:
     (younger,) = {line for line in table.paths([replace(accounts[0], rows=(wrong,)), *accounts]).splitlines()
                   if line.startswith("| straight")}  # fmt: skip
     assert younger.startswith("| straight | not run | not run | not run | fast |")
-    assert "| other | off | not played | · | · | · | ProgramFailed: not ready in time |" in table.details(
-        accounts
+    details = table.details(accounts)
+    assert "| other | off | not played | · | · | · | ProgramFailed: not ready in time | · |" in details
+    assert (
+        f"| straight | generic | 190 of 200 | slow | 10 lost | 10 missed | {REASON} | 9876543210 |" in details
     )
-    assert "| straight | generic | 190 of 200 | slow | 10 lost | 10 missed |" in table.details(accounts)
+    assert "kernel: 1 passed, 2 failed (0123456789)" in details
     begun = "# tempos\n<!-- kernels: made by make kernel-table -->\nold\n<!-- kernels: end -->\nmore\n"
     made = documents.readme(begun, accounts)
     assert made.startswith("# tempos\n<!-- kernels: made")
