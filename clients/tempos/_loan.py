@@ -20,8 +20,8 @@ from tempos.session import proof
 _SO_MEMINFO = 55
 #: Numbers of the kernel's account of a socket: what waits, and what may, bytes.
 _MEMINFO = struct.Struct("=2I")
-#: The share of the socket's buffer that may wait.
-_LOW = 1 / 16
+#: The share of the socket's buffer that may wait in any case; bytes of it that a small datagram takes.
+_LOW, _SMALLEST = 1 / 16, 768
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +61,18 @@ class Loan:
             events.append(event)
         return events
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether it is to be given back: its buffer fills, or it matters where a datagram comes from."""
+    def is_wanted(self, most: int) -> bool:
+        """Whether it is to be given back: more than ``most`` wait in it, or it matters where they come from.
+
+        How many wait is not known, but what room they take.
+        """
         if self._intake.doorman.expects_proof:
             return True
         try:
             waits, room = _MEMINFO.unpack(self._reader.option(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
         except OSError:
             return True
-        return bool(waits > room * _LOW)
+        return bool(waits > min(room * _LOW, most * _SMALLEST))
 
     def void(self) -> None:
         """The socket is not the subscriber's any more."""

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tempos import _abi, wire
+from tempos import Framing, Subscriber, Topic, _abi, wire
+from tempos._loan import Borrower
 from tempos_invoker.workers import direct
 from tempos_invoker.workers.direct import Broken, Shared
 
@@ -193,3 +194,41 @@ def test_more_than_there_is_room_for_cannot_have_come(ends: Ends) -> None:
     ends.poke(16, "=Q", 5000)
     with pytest.raises(Broken):
         ends.shared.take()
+
+
+async def test_a_socket_that_is_lent_is_read_elsewhere_and_given_back_in_time() -> None:
+    topic = Topic(id=TOPIC, name="t", framing=Framing.EVENT)
+    told: list[str] = []
+    to = Borrower(lambda: told.append("report"), lambda: told.append("void"))
+    async with Subscriber.listen("127.0.0.1", 0, topics=[topic]) as subscriber:
+        # Where a proof may come from anywhere, who reads has to see from where.
+        assert subscriber.lend(to) is None
+        subscriber._intake.doorman.expects_proof = False
+        loan = subscriber.lend(to)
+        assert loan is not None
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+            out.connect(("127.0.0.1", subscriber.member.port))
+            for number in range(10):
+                out.send(event(number))
+            assert loan.is_wanted(5)
+            assert not loan.is_wanted(1000)
+            with socket.socket(fileno=os.dup(loan.fileno())) as borrowed:
+                datagram = borrowed.recv(1000)
+            (first,) = loan.hand_in(datagram, 77)
+            assert (first.topic, first.sequence, first.received_ns) == ("t", 0, 77)
+            assert subscriber.poll() is None
+            subscriber._intake.report()
+            loan.end()
+            assert [(await subscriber.next(10)).sequence for _ in range(9)] == list(range(1, 10))
+        assert subscriber.stats.events == 10
+        assert told == ["report"]
+
+
+async def test_what_has_several_topics_or_no_header_is_not_lent() -> None:
+    raw = Topic(id=TOPIC, name="t", framing=Framing.RAW)
+    two = [Topic(id=number, name=str(number), framing=Framing.EVENT) for number in (1, 2)]
+    to = Borrower(lambda: None, lambda: None)
+    for topics in ([raw], two):
+        async with Subscriber.listen("127.0.0.1", 0, topics=topics) as subscriber:
+            subscriber._intake.doorman.expects_proof = False
+            assert subscriber.lend(to) is None

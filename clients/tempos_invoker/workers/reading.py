@@ -244,7 +244,7 @@ class Reading:
         assert notes is not None, "it has been started"
         runs = notes[BEGUN] != notes[DONE] and self._owner.pool.has_at_hand(self.worker.number)
         late = runs and time.monotonic() - notes[BEGUN_NS] / 1e9 > AHEAD
-        if late or self._loan.is_wanted or self._shared.count >= MOST // 2:
+        if late or self._loan.is_wanted(self._step.queue) or self._shared.count >= MOST // 2:
             self.end()
         elif runs and self._again is None:
             self._again = self._loop.call_later(LOOK_EVERY, self._on_time)
