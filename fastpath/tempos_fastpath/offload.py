@@ -155,6 +155,7 @@ class Offload:
         Until then that goes on as if nobody had come. Interfaces that cannot be had any more are told by
         the status.
         """
+        await self._in_thread(self._firewall.look)
         taken = await self._in_thread(self._resources.take_over, self._facts)
         self._adopted, self._drops = taken.adopted, taken.drops
         self._adopted_rows = taken.rows
@@ -218,7 +219,7 @@ class Offload:
         mode = "generic" if "generic" in modes else "native"
         _, more = served_now(self._resources.entrances.listen, self._facts)
         note = f"{more}{self._note}{self._programs.note}"
-        return FastPathStatus(mode, f"{reason}{note}", interfaces, self._lacks, self._firewall.found)
+        return FastPathStatus(mode, f"{reason}{note}", interfaces, self._lacks, self._firewall.passed_by)
 
     def rows(self) -> Mapping[int, int]:
         """Where the topics whose routes an earlier broker left stand in the tables."""
@@ -387,6 +388,8 @@ class Offload:
         no_broadcast = self._programs.no_broadcast or self._no_broadcast.get(route.topic.id, "")
         if why := guarded(facts.policies, self._programs.listen, self._port):
             return Refusal(f"what comes in for the data port: {why}")
+        if why := self._firewall.forbids:
+            return Refusal(f"what comes in for the data port is {why}")
         means = Means(self._programs.native, no_broadcast, self._no_clone, self._port)
         return plan_route(route, facts, means, self._tos, self._left_out)
 
@@ -481,8 +484,8 @@ class Offload:
     async def _look_at_all(self, *, first_resolve: bool) -> None:
         if first_resolve:
             await self._resolve(self._neighbours_in_use())
-        await self._look()
         await self._in_thread(self._firewall.look)
+        await self._look()
         mended, unseen = await self._mend(), self._unseen
         self._unseen = self._resources.unseen(self._facts)
         if mended:

@@ -19,8 +19,8 @@ from tempos_fastpath.network.netlink import concerns_neighbours_alone
 #: are objects of their own
 _RTMGRP = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 1 << 23 | 1 << 31
 _NETLINK_GENERIC = 16
-#: IPsec's policies.
-_ELSEWHERE = ((6, 1 << 3),)
+#: IPsec's policies, and the rules of nftables.
+_ELSEWHERE = ((6, 1 << 3), (12, 1 << 6))
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 #: Seconds from the first event of a burst to the call.
 SETTLE = 0.05

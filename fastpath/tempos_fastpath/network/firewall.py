@@ -1,10 +1,10 @@
 """What the host's firewall would drop at the data port, had the fast path not taken it before.
 
 An XDP program runs before nftables and iptables see a packet; so rules that keep somebody from the data
-port keep nobody from the fast path. This reads the rules and says so. Rules: what is said to be dropped is
-dropped, whoever sends it, as long as it is nobody that was answered before; whatever hangs on more than the
-port is said to be possible, and so is all that could not be read. Blocking; in the network namespace of the
-thread that asks.
+port keep nobody from the fast path. This reads the rules: where they drop everything, topics take the slow
+path; what hangs on more is told. Rules: what is said to be dropped is dropped, whoever sends it, as long as
+it is nobody that was answered before; whatever hangs on more than the port is said to be possible, and so is
+all that could not be read. Blocking; in the network namespace of the thread that asks.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _FAMILIES, _HOOKS = {1: "inet", 2: "ip", 5: "netdev"}, (0, 1)
 _LEGACY = Path("/proc/net/ip_tables_names")
 _SILENT = {"counter", "log", "comment", "meta set", "mangle", "notrack", "ct helper"}
 _DEPTH = 16
+#: How begins what is said of rules that drop everything.
+_SURE = "dropped"
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +51,16 @@ class Firewall:
         self.found: tuple[str, ...] = ()
         self._generation: bytes | None = b""
 
+    @property
+    def forbids(self) -> str:
+        """What drops for certain whatever comes to the port; empty: nothing does."""
+        return next((each for each in self.found if each.startswith(_SURE)), "")
+
+    @property
+    def passed_by(self) -> tuple[str, ...]:
+        """What may drop something of it, which the fast path takes all the same."""
+        return () if self.forbids else self.found
+
     def look(self) -> tuple[str, ...]:
         """What would be dropped, for certain or possibly, each in words; what is new is logged, once."""
         generation, before = _generation(), self.found
@@ -57,13 +69,14 @@ class Firewall:
             self._generation = generation
         for each in self.found:
             if each not in before:
+                does = "takes nothing, as" if each.startswith(_SURE) else "passes"
+                but = "would have it" if each.startswith(_SURE) else "by"
                 _log.warning(
-                    "the fast path passes the host's firewall by: datagrams to port %d are %s",
-                    self._port,
-                    each,
-                )
+                    "the fast path %s the host's firewall %s: datagrams to port %d are %s",
+                    does, but, self._port, each,
+                )  # fmt: skip
         if before and not self.found:
-            _log.warning("the host's firewall drops nothing any more that the fast path takes")
+            _log.warning("the host's firewall drops nothing any more of what comes for the data port")
         return self.found
 
     def _rules(self) -> Iterator[str]:
@@ -97,7 +110,7 @@ def judge(ruleset: Mapping[str, Any], port: int) -> Iterator[str]:
         policy = chain.get("policy", "accept")
         outcomes = {policy if each in ("next", "return") else each for each in found}
         if "drop" in outcomes:
-            sure = "dropped" if outcomes == {"drop"} else "possibly dropped"
+            sure = _SURE if outcomes == {"drop"} else "possibly dropped"
             by = f"chain {chain['name']} of table {chain['family']} {chain['table']}"
             whose = f", whose policy is {policy}" if policy == "drop" else ""
             yield f"{sure} by nftables: {by}{whose}"
