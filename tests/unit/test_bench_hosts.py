@@ -88,6 +88,7 @@ def test_every_scenario_can_run_on_hosts_or_says_why_not() -> None:
         "invoke",
         "invoke-chaos",
         "invoke-peers",
+        "observe-pauses",
         "observe-peers",
         "observe-sources",
         "lives",

@@ -25,6 +25,8 @@ _MEMBERS = 64
 #: The same of topics that a broker holds, and how many more than it begins with it is to have room for.
 _TOPICS, _SPARE = 1024, 24
 _COMMAND = (PYTHON, "-m", "tempos_broker", "-c", TEXT_FILE)
+#: What the same command does, as a line of Python.
+_THEN = "import runpy; runpy.run_module('tempos_broker', run_name='__main__', alter_sys=True)"
 #: Of every broker that this process starts, so that what is pinned under it is nobody else's.
 _NAME = f"bench-{os.getpid()}"
 _CLEAN = (PYTHON, "-m", "tempos", "fastpath", "clean", _NAME)
@@ -101,6 +103,7 @@ class Broker:
     ``quality``, ``limits`` and ``control`` the keys of these sections that differ from their defaults;
     ``latency`` as in `fastpath.latency`.
     ``listen``: the node's addresses if nothing is said; ``portable`` as the option of `tempos broker`.
+    ``first``: Python that runs in its process before it does.
     ``all_interfaces``: the fast path is on those that the broker finds by itself, not on the node's.
 
     Raises :class:`ProgramFailed` with the broker's own words if it does not get ready.
@@ -122,13 +125,16 @@ class Broker:
         all_interfaces: bool = False,
         cpu: int | None = None,
         limit: float = 60.0,
+        first: str = "",
     ) -> None:
         self.node = node
         text = config_text(
             listen or node.addresses, topics, mode, () if all_interfaces else node.interfaces, state, quality,
             latency, limits, control,
         )  # fmt: skip
-        command = (*_COMMAND, "--portable") if portable else _COMMAND
+        command: tuple[str, ...] = (PYTHON, "-c", f"{first}; {_THEN}", *_COMMAND[3:]) if first else _COMMAND
+        if portable:
+            command = (*command, "--portable")
         self.program: Program = node.start(
             command, ready="ready", limit=limit, cpu=cpu, text=text, clean_up=_CLEAN if mode != "off" else ()
         )

@@ -182,11 +182,12 @@ class Load:
         state: str = "off",
         beside: Mapping[Topic, Sequence[Group]] | None = None,
         limit: float = 60.0,
+        first: str = "",
     ) -> Iterator[Broker]:
         """A broker for ``subjects``, which are what is played until it ends.
 
         ``mode``, ``quality`` and ``state`` as in its configuration; ``beside``: topics without events;
-        ``limit``: seconds that its start may take.
+        ``limit``: seconds that its start may take; ``first``: as of :class:`Broker`.
         When it is given, each subject is on the fast path, unless that is off or it keeps to the slow one.
         """
         self._subjects = {subject.topic.id: subject for subject in subjects}
@@ -200,6 +201,7 @@ class Load:
             state=state,
             cpu=cores()[1],
             limit=limit,
+            first=first,
         ) as broker:
             if mode != "off":
                 for topic in groups:

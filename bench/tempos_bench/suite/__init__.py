@@ -40,6 +40,7 @@ from tempos_bench.suite.invoke import peers as invoke_peers
 from tempos_bench.suite.invoke import ways as invoke_ways
 from tempos_bench.suite.invoke import webhooks, workflows
 from tempos_bench.suite.networks import roaming, strangers
+from tempos_bench.suite.observe import pauses as observe_pauses
 from tempos_bench.suite.observe import peers as observe_peers
 from tempos_bench.suite.observe import sources as observe_sources
 from tempos_bench.suite.topics import churn as topic_churn
@@ -60,6 +61,7 @@ MODULES: dict[str, ModuleType] = {
     "lives": lives,
     "loss": loss,
     "member-kill": member_kill,
+    "observe-pauses": observe_pauses,
     "observe-peers": observe_peers,
     "observe-sources": observe_sources,
     "path-moves": path_moves,
