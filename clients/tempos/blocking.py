@@ -100,7 +100,7 @@ class _LoopThread:
         self._thread.join()
 
 
-class Publisher:
+class Publisher(forks.OfOneProcess):
     """The blocking form of :class:`tempos.Publisher`; options and errors are the same.
 
     ``publish`` returns when the event is handed to the thread. What goes wrong after that is raised by
@@ -275,7 +275,7 @@ class Publisher:
             await asyncio.sleep(WAY_AGAIN)
 
 
-class Subscriber:
+class Subscriber(forks.OfOneProcess):
     """The blocking form of :class:`tempos.Subscriber`; options and errors are the same.
 
     ``timeout`` (seconds) ends an iteration in which no event comes for that long; None waits for ever.

@@ -74,7 +74,7 @@ class PublisherStats:
     failed: int
 
 
-class Publisher:
+class Publisher(forks.OfOneProcess):
     """Publishes events to one broker.
 
         async with Publisher("10.0.1.1") as pub:

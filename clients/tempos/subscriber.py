@@ -64,7 +64,7 @@ class Drained:
     lost: int
 
 
-class Subscriber:
+class Subscriber(forks.OfOneProcess):
     """Subscribes to topics of one broker.
 
         async with Subscriber("10.0.1.1", "temperature", group="workers") as sub:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 import sys
 
+import pytest
 from sim.test_strangers import LIMIT, publisher, running, subscriber
+
+import tempos
+from tempos import LocalError, blocking
 
 #: What the child says of each try, and what it does with clients of its own; then the parent goes on.
 PROGRAM = """
@@ -87,3 +92,10 @@ async def test_a_child_has_no_client_of_its_parents_and_makes_its_own() -> None:
         numbers = [(event.publisher, event.sequence) for event in events]
         assert len(set(numbers)) == 5
         assert sub.stats.duplicates == 0
+
+
+@pytest.mark.parametrize("home", [tempos, blocking])
+def test_a_client_cannot_be_handed_to_another_process(home: object) -> None:
+    for client in (home.Publisher("127.0.0.1"), home.Subscriber("127.0.0.1", "alpha")):  # type: ignore[attr-defined]
+        with pytest.raises(LocalError, match="cannot be handed to another process: make one there"):
+            pickle.dumps(client)

@@ -2,18 +2,26 @@
 
 Parent and child would share sockets, numbers and what the event loop watches: events would be numbered
 twice, a child that leaves would take its parent's membership along, and threads do not come along at all, so
-that whoever waits for one waits for ever. So in the child each client lets go of all that untouched.
+that whoever waits for one waits for ever. So in the child each client lets go of all that untouched. Nor can
+one be handed to another process, as `multiprocessing` would by pickling it.
 """
 
 from __future__ import annotations
 
 import os
 import weakref
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from tempos.errors import LocalError
 
 WORDS = "was made before this process was forked off: make one here"
+
+
+class OfOneProcess:
+    """A client that belongs to the process that made it."""
+
+    def __reduce__(self) -> NoReturn:
+        raise LocalError(f"a {type(self).__name__} cannot be handed to another process: make one there")
 
 
 class Forked(Protocol):
