@@ -90,8 +90,9 @@ class Broker:
         self._rows = Rows(config.limits.topics) if rows is None else rows
         states = {entry.topic.id: TopicState(Route(entry.topic, 0, ())) for entry in config.topics}
         self._past = Continuity(
-            store, fast, drawn, self._registry, self._ledger, states, elsewhere, rows=self._rows
-        )
+            store, fast, drawn, self._registry, self._ledger, states, elsewhere,
+            rows=self._rows, data_port=config.data_port,
+        )  # fmt: skip
         topics = [entry.topic for entry in config.topics]
         returns = Returns(self._past.return_key, config.data_port)
         journals = Journals()

@@ -18,6 +18,8 @@ from support.life import EVENTS, NAME, PLAIN, TOPICS, Life, Members, Topics, pre
 from support.privileges import require_kernel, require_netns
 from support.waiting import until
 
+from tempos import Subscriber
+from tempos.wire import encode_event
 from tempos_bench.nodes.node import ProgramFailed
 from tempos_bench.nodes.topology import build
 from tempos_bpf.maps import pinned_map
@@ -158,6 +160,56 @@ def test_the_route_of_a_topic_that_is_no_more_is_taken_out(life: Life, change: s
         until(lambda: member.stats.datagrams == 150, lambda: f"{member.stats} {life.ask('/v1/status')}")
         assert life.ask("/v1/ledger")["balanced"]
         members.leave(member)
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+@pytest.mark.parametrize("change", ["ids swapped", "another data port"])
+def test_members_of_a_topic_that_comes_otherwise_get_it_so(life: Life, change: str, mode: str) -> None:
+    events, others = {"name": "events"}, {"name": "others"}
+    topics: dict[str, Topics] = {
+        "ids swapped": {1: others, 2: events},
+        "another data port": {1: events, 2: others},
+    }
+    port = 9990 if change == "another data port" else 9998
+    with Members(life) as members:
+        life.start({1: events, 2: others})
+        here = {1: members.join("events", "g"), 2: members.join("others", "g")}
+        until(lambda: all(each["path"] == "fast" for each in life.ask("/v1/topics")))
+        for id_, each in here.items():
+            life.send(id_)
+            taken(each, 50)
+        life.kill()
+        life.start(topics[change], {"mode": mode}, data_port=port)
+        until(lambda: all(present(life, name) == {"g"} for name in ("events", "others")), "members again")
+        until(lambda: not any(each.away for each in here.values()), "all know it")
+        if change == "ids swapped":
+            here = {1: here[2], 2: here[1]}
+        for id_, each in here.items():
+            name = topics[change][id_]["name"]
+            for number in range(40):
+                data = encode_event(id_, 8, number, 0, b"body")
+                life.source.sendto(data, (life.topology.broker.address, port))
+            assert set(taken(each, 40)) == {name}
+        for each in here.values():
+            members.leave(each)
+        document = life.ask("/v1/ledger")
+        assert document["balanced"], document
+        for topic in document["topics"]:
+            for group in topic["groups"]:
+                assert group["lost"] == group["unconfirmed"] == 0, document
+
+
+def taken(subscriber: Subscriber, count: int) -> list[str]:
+    """The topics of so many events."""
+    got: list[str] = []
+
+    def all_there() -> bool:
+        while (event := subscriber.poll()) is not None:
+            got.append(event.topic)
+        return len(got) >= count
+
+    until(all_there, lambda: f"{len(got)} of {count}: {subscriber.stats}")
+    return got
 
 
 def test_what_others_left_is_told(life: Life) -> None:

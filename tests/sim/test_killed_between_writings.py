@@ -48,6 +48,10 @@ class Moment:
     epochs: tuple[int, int]
 
 
+#: Of all lives: to clients one that moved is another one.
+PORTS = free_ports(2)
+
+
 def config(ports: tuple[int, ...]) -> BrokerConfig:
     static = (StaticMember("127.0.0.1", 20_000, "g"),)
     return BrokerConfig(
@@ -129,7 +133,7 @@ async def test_wherever_it_was_killed_the_next_goes_on(
     monkeypatch.setattr(keeper, "SAVE_EVERY", 0.03)
     life = Life(tmp_path, seed)
     store = Store.open(tmp_path / "state")
-    life.broker = Broker(config(free_ports(2)), NoFastPath("off", life.tickets), store=store)
+    life.broker = Broker(config(PORTS), NoFastPath("off", life.tickets), store=store)
     with contextlib.ExitStack() as stack:
         async with life.broker:
             clients = [stack.enter_context(contextlib.closing(Client(life.broker))) for _ in range(5)]
@@ -141,7 +145,7 @@ async def test_wherever_it_was_killed_the_next_goes_on(
     monkeypatch.undo()
     rows = [_counts(moment.file) for moment in life.moments]
     assert max(steps for _, steps in rows) > 1, "some were killed with steps beside the document"
-    after = config(free_ports(2))
+    after = config(PORTS)
     for moment in life.moments:
         tickets = LocalTickets()
         tickets._next = dict(moment.tickets)
@@ -162,7 +166,7 @@ async def test_one_that_is_killed_before_its_life_began_gave_no_epoch_that_comes
     Either of what is stored and the counters is enough to know that.
     """
     first, tickets = Store.open(tmp_path / "state"), LocalTickets()
-    async with Broker(config(free_ports(2)), NoFastPath("off", tickets), store=first):
+    async with Broker(config(PORTS), NoFastPath("off", tickets), store=first):
         pass
     begin, given = keeper.Keeper.begin, []
 
@@ -177,7 +181,7 @@ async def test_one_that_is_killed_before_its_life_began_gave_no_epoch_that_comes
     # Its counters are nobody's.
     tickets = LocalTickets()
     store = Store.open(tmp_path / "state")
-    async with Broker(config(free_ports(2)), NoFastPath("off", tickets), store=store):
+    async with Broker(config(PORTS), NoFastPath("off", tickets), store=store):
         pass
     monkeypatch.undo()
     [(counters, epochs)] = given
@@ -185,7 +189,7 @@ async def test_one_that_is_killed_before_its_life_began_gave_no_epoch_that_comes
     left = LocalTickets()
     left._next = {} if lost == "the counters" else counters
     file = tmp_path / ("before" if lost == "what is stored" else "killed")
-    async with Broker(config(free_ports(2)), NoFastPath("off", left), store=Store.open(file)) as broker:
+    async with Broker(config(PORTS), NoFastPath("off", left), store=Store.open(file)) as broker:
         for topic, state in broker._routes.states.items():
             assert not state.route.groups or state.route.epoch > epochs[topic]
         assert broker.ledger()["balanced"]
@@ -210,7 +214,7 @@ async def test_what_the_former_slow_path_sent_is_known_while_events_go_by(tmp_pa
     """The former life had no fast path, so nobody but its tickets says how many those were."""
     former = LocalTickets()
     store = Store.open(tmp_path / "state")
-    async with Broker(config(free_ports(2)), NoFastPath("off", former), store=store) as broker:
+    async with Broker(config(PORTS), NoFastPath("off", former), store=store) as broker:
         with contextlib.closing(Client(broker)) as client:
             for _ in range(7):
                 client.publish(EVENT)
@@ -219,7 +223,7 @@ async def test_what_the_former_slow_path_sent_is_known_while_events_go_by(tmp_pa
     fast = Passing("a fast path", LocalTickets())
     drawn = CountedTickets(fast.tickets, LocalTickets())
     store, elsewhere = Store.open(tmp_path / "state"), [TicketsAlone(former)]
-    async with Broker(config(free_ports(2)), fast, store=store, drawn=drawn, elsewhere=elsewhere) as broker:
+    async with Broker(config(PORTS), fast, store=store, drawn=drawn, elsewhere=elsewhere) as broker:
         alpha = broker.ledger()["topics"][0]
         forwarded = fast.forwarded
         assert (alpha["slow"], alpha["fast"], alpha["groups"][0]["tickets"]) == (7, forwarded, 7 + forwarded)
@@ -242,7 +246,7 @@ async def test_a_life_without_state_in_between_is_in_no_account(tmp_path: Path) 
     tickets = LocalTickets()
     for number, (kept, sent) in enumerate([(True, 3), (False, 7), (True, 2)]):
         store = Store.open(tmp_path / "state") if kept else None
-        async with Broker(config(free_ports(2)), NoFastPath("off", tickets), store=store) as broker:
+        async with Broker(config(PORTS), NoFastPath("off", tickets), store=store) as broker:
             with contextlib.closing(Client(broker)) as client:
                 here = broker.ledger()["topics"][0]["slow"]
                 assert here == (0, 0, 3)[number]

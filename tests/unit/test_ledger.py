@@ -49,6 +49,18 @@ def test_an_epoch_from_opening_to_the_last_report() -> None:
     assert [each.outstanding for each in ledger.accounts(B)] == [0]
 
 
+def test_what_a_member_tells_of_a_topic_before_it_became_raw_is_in_no_account() -> None:
+    ledger = Ledger({1})
+    ledger.live = lambda topic: {2: [40]}
+    ledger.forgot(1)
+    ledger.opened(1, 2, [("g", [A])], 0)
+    ledger.report(1, "g", A, 1, 70, full=True)
+    ledger.report(1, "g", A, 0, 40, full=True)
+    account = look(ledger, [40], 40)
+    assert account.balanced, account
+    assert [(each.delivered, each.unconfirmed) for each in account.groups] == [(40, 0)]
+
+
 def test_members_of_a_raw_topic_that_are_remembered_no_more_come_back_and_the_account_adds_up() -> None:
     """They tell one total since they began; what of it was settled long ago is not theirs a second time."""
     many = [Holder("10.0.2.2", port, 1) for port in range(5000, 5000 + 2 * SETTLED_KEPT)]
@@ -57,16 +69,16 @@ def test_members_of_a_raw_topic_that_are_remembered_no_more_come_back_and_the_ac
     ledger.live = lambda topic: live
     ledger.opened(1, 1, [("g", many)], 0)
     for each in many:
-        ledger.report(1, "g", each, 1, 3)
+        ledger.report(1, "g", each, 0, 3)
     ledger.opened(1, 2, [], 1)
     ledger.closed(1, 1, live[1])
     ledger.settle(2)
     live = {3: [len(many) * 5]}
     ledger.opened(1, 3, [("g", many)], 3)
     for each in many:
-        ledger.report(1, "g", each, 3, 3 + 4)
+        ledger.report(1, "g", each, 0, 3 + 4)
     for each in many[:3]:
-        ledger.report(1, "g", each, 3, 3 + 5)
+        ledger.report(1, "g", each, 0, 3 + 5)
     total = len(many) * (3 + 5)
     account = ledger.topic(1, live=live, received=total, fast=0, slow=total, refused={})
     assert account.balanced, account.problems

@@ -252,6 +252,9 @@ class Ledger:
         account = self.account(topic, group, holder)
         if account is None:
             return
+        if epoch and not account.stamped:
+            # Of the topic that it was before it became raw, which the member did not know yet.
+            return
         said = (epoch, datagrams)
         if not full and account.stamped:
             if said == account.said:

@@ -26,6 +26,7 @@ from tempos_broker.lives.memory import (
     UNREADABLE,
     Remembered,
     alive_in,
+    data_port_in,
     drains_in,
     instance_in,
     kept_out_in,
@@ -53,7 +54,8 @@ class Continuity:
 
     ``store`` None: there is no past, and nothing is kept. ``drawn`` counts what the slow path draws, where
     both paths do. ``elsewhere``: where else the former life may have had its counters, for it had a fast
-    path or not, as this one. ``rows``: where the topics stand among them.
+    path or not, as this one. ``rows``: where the topics stand among them. ``data_port``: where members see
+    events come from.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Continuity:
         elsewhere: Sequence[Elsewhere] = (),
         *,
         rows: Rows,
+        data_port: int,
     ) -> None:
         self._elsewhere = [*elsewhere, *([fast.former] if fast.former is not None else [])]
         #: Which of them has the counters of the former life, if they have to be fetched from there.
@@ -101,7 +104,10 @@ class Continuity:
         #: What seals return addresses: the same over all lives, so that those given out stay good.
         self.return_key = return_key_in(self._stored.broker) or os.urandom(KEY_LEN)
         self.counting = Counting(self.tickets, fast, ledger, states)
-        own = {"instance": self.instance, "return_key": self.return_key.hex()}
+        former_port = data_port_in(self._stored.broker)
+        #: Whether clients turn away what comes from here: they know another port, until they subscribe anew.
+        self._moved = former_port not in (None, data_port)
+        own = {"instance": self.instance, "return_key": self.return_key.hex(), "data_port": data_port}
         self.keeper = Keeper(store, own, self.counting, registry, ledger, states, rows)
         #: Whether the ticket counters are those of the former life.
         self.continued = False
@@ -122,7 +128,10 @@ class Continuity:
             self.keeper.fall_behind(self.tickets.read(*UNSTORED))
             return
         self._registry.departures.restore(kept_out_in(self._stored.broker), time.monotonic(), time.time())
-        self._wanted = dict(wants_in(self.stored(WANTED)))
+        if self._moved:
+            log.warning("the data port is another one now: clients have to subscribe anew, and will")
+        else:
+            self._wanted = dict(wants_in(self.stored(WANTED)))
         left = left_of(self._registry.lease, alive_in(self._stored.broker))
         for holder in list(self._wanted) if left > 0 else ():
             self._want_again(holder, time.monotonic() + left)
@@ -222,6 +231,8 @@ class Continuity:
         passed = max(0.0, time.time() - last)
         served = self.owns_adopted and topic in self._fast.adopted()
         for member in memory.members:
+            if self._moved and member.client is not None:
+                continue
             left = member.remaining if memory.wall == last else self._registry.lease
             remaining = left - passed
             if served or remaining > 0:

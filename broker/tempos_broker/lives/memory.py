@@ -140,6 +140,12 @@ def return_key_in(broker: Mapping[str, Any]) -> bytes | None:
     return key if len(key) == KEY_LEN else None
 
 
+def data_port_in(broker: Mapping[str, Any]) -> int | None:
+    """Where the former life's events came from, if that is known."""
+    port = broker.get("data_port")
+    return port if type(port) is int else None
+
+
 def alive_in(broker: Mapping[str, Any]) -> float:
     """When the former life wrote last, by the wall clock; 0 where it does not say."""
     try:
