@@ -26,14 +26,15 @@ from tempos._awaitables import in_time
 from tempos._loan import Borrower, Loan
 from tempos._remarks import Sparingly
 from tempos_invoker.core.invocation import Arrived, StepQueue, new_arrived
-from tempos_invoker.core.pool import AHEAD, Pool
+from tempos_invoker.core.pool import Pool
 from tempos_invoker.workers import frames
 from tempos_invoker.workers.direct import MOST, Broken
 from tempos_invoker.workers.frames import Call
 from tempos_invoker.workers.notes import BEGUN, BEGUN_NS, DONE
 from tempos_invoker.workers.process import WorkerProcess
 
-#: Seconds between two looks while a call runs; that a worker has to end its turn.
+#: Seconds between two looks while a call runs, which takes long if it takes longer; that a worker has to end
+#: its turn.
 LOOK_EVERY, END_WITHIN = 0.01, 1.0
 #: Seconds until it is tried again where it could not be.
 AGAIN = 1.0
@@ -243,7 +244,7 @@ class Reading:
         notes = self.worker.notes
         assert notes is not None, "it has been started"
         runs = notes[BEGUN] != notes[DONE] and self._owner.pool.has_at_hand(self.worker.number)
-        late = runs and time.monotonic() - notes[BEGUN_NS] / 1e9 > AHEAD
+        late = runs and time.monotonic() - notes[BEGUN_NS] / 1e9 > LOOK_EVERY
         if late or self._loan.is_wanted(self._step.queue) or self._shared.count >= MOST // 2:
             self.end()
         elif runs and self._again is None:
