@@ -9,6 +9,7 @@ datagrams, and so do classifiers: here one before the queues and one at the far 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NamedTuple
 
 from networks.ground import Ground
@@ -21,11 +22,10 @@ _LOOKS = 50
 
 
 class _Counts(NamedTuple):
-    """Datagrams: events before the queues, all that the queues let pass, what of it is no event."""
+    """Events before the queues, and those that the queues have let pass (less a constant)."""
 
     offered: int
     passed: int
-    others: int
 
 
 class Passage:
@@ -37,7 +37,7 @@ class Passage:
 
     def __init__(self, ground: Ground, near: tuple[Namespace, str], far: tuple[Namespace, str]) -> None:
         self._ground, self._near, self._far = ground, near, far
-        self._before = _Counts(0, 0, 0)
+        self._before = _Counts(0, 0)
         for (space, name), way in ((near, "egress"), (far, "ingress")):
             ground.needs_qdisc(space, "clsact")
             add = f"filter add dev {name} {way} pref"
@@ -50,12 +50,12 @@ class Passage:
 
     def begin(self) -> None:
         """The queues are there now; nothing is published yet."""
-        self._before = self._settled()
+        self._before = self._counts()
 
     def dropped(self) -> Dropped:
         """What did not get through, once all that was sent has had its time."""
-        now, before = self._settled(), self._before
-        events = (now.passed - before.passed) - (now.others - before.others)
+        now, before = self._counts(), self._before
+        events = now.passed - before.passed
         queues = self._queues()
         # What a queue inside another one drops, the outer one may count as well.
         inner = {each["kind"]: each["drops"] for each in queues if not each.get("root")}
@@ -64,22 +64,21 @@ class Passage:
         packets = {kind: count for kind, count in told.items() if count}
         return Dropped(packets, now.offered - before.offered - events)
 
-    def _settled(self) -> _Counts:
-        """The counts of a moment in which nothing was on its way."""
-        counts = self._counts()
-        for _ in range(_LOOKS):
-            before, counts = counts, self._counts()
-            if counts == before:
-                return counts
-        raise AssertionError("there is no moment in which nothing passes")
-
     def _counts(self) -> _Counts:
-        (root,) = (each for each in self._queues() if each.get("root"))
-        return _Counts(
-            self._classified(*self._near, "egress", _EVENTS),
-            root["packets"],
-            self._classified(*self._far, "ingress", _OTHERS),
-        )
+        """The counts while no event is on its way; what else passes meanwhile must not matter.
+
+        All that has come to the far end has passed the queues. So what is counted there before and after says
+        how many events at least and at most the queues have let pass, and several looks tell exactly.
+        """
+        least, most = -math.inf, math.inf
+        for _ in range(_LOOKS):
+            before = self._classified(*self._far, "ingress", _OTHERS)
+            (root,) = (each for each in self._queues() if each.get("root"))
+            after = self._classified(*self._far, "ingress", _OTHERS)
+            least, most = max(least, root["packets"] - after), min(most, root["packets"] - before)
+            if least == most:
+                return _Counts(self._classified(*self._near, "egress", _EVENTS), int(least))
+        raise AssertionError(f"the queues let {least} to {most} events pass, and it is not clear how many")
 
     def _queues(self) -> list[dict[str, Any]]:
         space, name = self._near
