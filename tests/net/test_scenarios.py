@@ -44,6 +44,7 @@ SMALL = {
         "topics=[10,300]", "many=300", "kernel=[10,300]", "rounds=1", "seconds=0.5", "rate=500", "joins=2",
         "orders=2", "turns=1", "frames=2000",
     ),
+    "watching": ("rounds=1", "seconds=0.3"),
     "topic-churn": ("rate=1000", "seconds=3", "warm=1"),
     "scale": (
         "members=[1,64]", "topics=[3]", "payloads=[256]", "publishers=[1]", "rounds=1", "frames=20000",

@@ -183,11 +183,13 @@ class Load:
         beside: Mapping[Topic, Sequence[Group]] | None = None,
         limit: float = 60.0,
         first: str = "",
+        latency: bool = False,
     ) -> Iterator[Broker]:
         """A broker for ``subjects``, which are what is played until it ends.
 
         ``mode``, ``quality`` and ``state`` as in its configuration; ``beside``: topics without events;
-        ``limit``: seconds that its start may take; ``first``: as of :class:`Broker`.
+        ``limit``: seconds that its start may take; ``first``: as of :class:`Broker`; ``latency``: as in its
+        configuration.
         When it is given, each subject is on the fast path, unless that is off or it keeps to the slow one.
         """
         self._subjects = {subject.topic.id: subject for subject in subjects}
@@ -202,6 +204,7 @@ class Load:
             cpu=cores()[1],
             limit=limit,
             first=first,
+            latency=latency,
         ) as broker:
             if mode != "off":
                 for topic in groups:

@@ -39,6 +39,7 @@ ON_HOSTS = (
     "blast", "broker-kill", "churn", "fanout-churn", "fanout-exact", "loss", "member-kill", "path-moves",
     "peers-latency", "peers-rate", "qos-fast", "qos-rate", "qos-slow", "qos-workflows", "request",
     "round-trip", "slow-path", "slow-path-gso", "source-loss", "source-ping", "source-rtt", "source-time",
+    "watching",
 )  # fmt: skip
 _TEST_RUNS = "its load is frames that the kernel makes inside a namespace (BPF test runs)"
 

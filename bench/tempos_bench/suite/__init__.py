@@ -34,6 +34,7 @@ from tempos_bench.suite import (
     source_ping,
     source_rtt,
     source_time,
+    watched,
 )
 from tempos_bench.suite.invoke import chaos as invoke_chaos
 from tempos_bench.suite.invoke import peers as invoke_peers
@@ -88,6 +89,7 @@ MODULES: dict[str, ModuleType] = {
     "strangers": strangers,
     "topic-churn": topic_churn,
     "topics-scale": topics_scale,
+    "watching": watched,
     "webhooks": webhooks,
     "workflows": workflows,
 }
