@@ -18,7 +18,7 @@ from tempos.doctor import areas
 ROOT = Path(__file__).resolve().parents[2]
 MANUAL = ROOT / "config" / "docs"
 PAGES = sorted((MANUAL / "pages").rglob("*.md"))
-EXAMPLES = [page for page in PAGES if steps(page.read_text())]
+EXAMPLES = [page for page in (ROOT / "README.md", *PAGES) if steps(page.read_text())]
 LIMIT = 200
 
 
@@ -99,9 +99,11 @@ def test_there_is_a_man_page_for_each_command_and_file(tmp_path: Path) -> None:
 
 
 def test_what_an_example_prints_is_held_against_the_page() -> None:
-    (written, run) = steps(
+    (written, run, end) = steps(
         "<!-- file: a -->\n```toml\nx = 1\n```\n\n<!-- run -->\n```console\n$ cat a\nx = ...\n```\n"
+        "<!-- end -->\n"
     )
+    assert end.kind == "end"
     assert (written.kind, written.name, written.text) == ("file", "a", "x = 1\n")
     assert (run.text, run.wanted) == ("cat a", "x = ...\n")
     assert agrees(run.wanted, "x = 2\n")

@@ -3,7 +3,7 @@
 A comment before a fenced block says what it is for: `<!-- file: NAME -->` puts it into a file, `<!-- run
 -->` runs each line behind "$ " and holds what is printed against what stands below it, and `<!-- run:
 background -->` does so with a program that goes on: its first line of output is waited for, and all of it
-by the page's end. "..." stands for anything.
+by the page's end, or by `<!-- end -->`. "..." stands for anything. The folder `config` is there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import doctest
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from pathlib import Path
 
 from support.waiting import LIMIT, until
 
-_BLOCK = re.compile(r"^<!-- (file|run)(?:: ([\w./-]+))? -->\n```\w*\n(.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(r"^<!-- (?:(file|run)(?:: ([\w./-]+))? -->\n```\w*\n(.*?)^```$|end -->$)", re.M | re.S)
+_CONFIG = Path(__file__).resolve().parents[2] / "config"
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-_SPACE = "ip link set lo up && mount -t tmpfs none /run && echo made && exec cat"
+_SPACE = """ip link set lo up && mount -t tmpfs none /run && (mount -t bpf none /sys/fs/bpf || :) &&
+echo made && exec cat"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,15 @@ class Step:
 
 def steps(page: str) -> list[Step]:
     """What a page asks its reader to do, in order."""
-    return [step for found in _BLOCK.finditer(page) for step in _of(found[1], found[2] or "", found[3])]
+    return [
+        step
+        for found in _BLOCK.finditer(page)
+        for step in _of(found[1] or "end", found[2] or "", found[3] or "")
+    ]
 
 
 def _of(kind: str, name: str, text: str) -> Iterator[Step]:
-    if kind == "file":
+    if kind in ("file", "end"):
         yield Step(kind, name, text)
         return
     for part in re.split(r"^\$ ", text, flags=re.M)[1:]:
@@ -62,10 +69,13 @@ class Reader:
     folder: Path
     space: int
     programs: list[tuple[Step, subprocess.Popen[bytes], Path]] = field(default_factory=list)
+    begun: int = 0
 
     def take(self, step: Step) -> None:
         """One step; asserts that it is as the page says."""
-        if step.kind == "file":
+        if step.kind == "end":
+            self.end()
+        elif step.kind == "file":
             (self.folder / step.name).write_text(step.text)
         elif step.name == "background":
             self._begin(step)
@@ -78,7 +88,8 @@ class Reader:
             assert agrees(step.wanted, done.stdout), f"$ {step.text}\n{done.stdout}"
 
     def _begin(self, step: Step) -> None:
-        log = self.folder / f".output-{len(self.programs)}"
+        self.begun += 1
+        log = self.folder / f".output-{self.begun}"
         with log.open("wb") as out:
             program = subprocess.Popen(
                 self._inside(f"exec {step.text}"), stdout=out, stderr=out, env=self._environment()
@@ -99,6 +110,7 @@ class Reader:
             for _, program, _ in reversed(self.programs):
                 program.send_signal(signal.SIGINT)
                 program.wait(LIMIT)
+            self.programs.clear()
 
     @staticmethod
     def _told(step: Step, log: Path) -> None:
@@ -115,7 +127,8 @@ class Reader:
 
 @contextmanager
 def reader(folder: Path) -> Iterator[Reader]:
-    """A reader at an empty folder, with a loopback and a /run that are nobody else's. Needs root."""
+    """A reader at a folder with `config`; loopback, /run and pins are nobody else's. Needs root."""
+    shutil.copytree(_CONFIG, folder / "config")
     with ExitStack() as stack:
         space = stack.enter_context(
             subprocess.Popen(

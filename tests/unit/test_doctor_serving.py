@@ -12,7 +12,7 @@ import pytest
 
 from tempos.cli.main import main, parser_of
 from tempos.doctor import Asked, Severity, Tried, judge
-from tempos.doctor.serving import SERVING, gather, look
+from tempos.doctor.serving import MANY, SERVING, few, gather, look
 
 TOKEN = "a-token-that-nobody-sees"
 
@@ -142,3 +142,11 @@ def test_it_asks_with_the_token_and_never_shows_it(
     assert (tried.check, tried.had) == ("TD401", False)
     monkeypatch.setenv("TEMPOS_API", url)
     assert list[Tried](gather(Asked())) == [], "nobody said that there is one"
+
+
+def test_thousands_of_one_kind_hide_no_other() -> None:
+    found = [*(Tried("TD403", False, "slow", f"topic {number}") for number in range(1000)),
+             Tried("TD402", False, "drift", "last")]  # fmt: skip
+    kept, more = few(found)
+    assert [each.subject for each in kept] == [*(f"topic {number}" for number in range(MANY)), "last"]
+    assert more == {"TD403": 1000 - MANY}

@@ -18,7 +18,7 @@ from typing import Any
 
 from tempos._awaitables import in_time
 from tempos.doctor.findings import Asked, Severity, Tried, judge
-from tempos.doctor.serving import SERVING, look, of_topic
+from tempos.doctor.serving import SERVING, few, look, of_topic
 from tempos_broker.account.changes import Kind
 from tempos_broker.documents import Documents
 from tempos_broker.state import TopicState
@@ -63,7 +63,7 @@ class Verdict:
 
     def judge(self, tried: list[Tried], at: float) -> list[tuple[str, dict[str, Any]]]:
         """Take note of what is found now; gives what began, grew again, or is over, by these words."""
-        found = list(judge(SERVING.checks, tried[:FINDINGS], Asked()))
+        found = list(judge(SERVING.checks, few(tried)[0][:FINDINGS], Asked()))
         now = {(each.code, each.subject): each for each in found if not each.had}
         over = [key for key in self._known if key not in now]
         told = [("over", self._known.pop(key)) for key in over]

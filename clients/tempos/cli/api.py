@@ -17,7 +17,11 @@ from tempos._api import DAEMON, DEFAULT, no_answer, other_daemon, refusal
 from tempos.errors import LocalError, RemoteError
 from tempos.session.place import api_at, usual_api
 
-TIMEOUT = 5.0
+#: Seconds for an answer; for one that tells of every topic, of which there may be tens of thousands.
+TIMEOUT, PATIENCE = 5.0, 30.0
+_OF_EVERY_TOPIC = frozenset(
+    {"/v1/status", "/v1/topics", "/v1/ledger", "/v1/paths", "/v1/routes", "/v1/options"}
+)
 _FILE_HELP = "a file that holds the API's token (default: $TEMPOS_TOKEN holds the token itself)"
 
 
@@ -103,7 +107,22 @@ class Api:
         # These cost more to import than most commands take to run.
         import urllib.error
         import urllib.request
-        from http.client import HTTPException
+        from http.client import HTTPConnection, HTTPException
+
+        patience = self._timeout
+        if path in _OF_EVERY_TOPIC and patience >= TIMEOUT:
+            patience = max(patience, PATIENCE)
+
+        class Connection(HTTPConnection):
+            """One that is there within the time for any answer, and may then take more of it."""
+
+            def connect(self) -> None:
+                super().connect()
+                self.sock.settimeout(patience)
+
+        class Handler(urllib.request.HTTPHandler):
+            def http_open(self, request: urllib.request.Request) -> Any:
+                return self.do_open(Connection, request)
 
         url = self.url + path
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
@@ -120,7 +139,7 @@ class Api:
             # The token is for this address alone: no proxy of the environment, no redirect.
             way = urllib.request.OpenerDirector()
             for each in (
-                urllib.request.HTTPHandler,
+                Handler,
                 urllib.request.HTTPSHandler,
                 urllib.request.HTTPDefaultErrorHandler,
                 urllib.request.HTTPErrorProcessor,

@@ -70,14 +70,14 @@ def measured(
 ) -> dict[str, Any]:
     """Two statuses, so many seconds apart, as rates; ``sort``: rate, lag (events that wait) or loss."""
     from tempos.doctor import Asked, judge
-    from tempos.doctor.serving import SERVING, look
+    from tempos.doctor.serving import SERVING, few, look
 
     known = {each["id"]: each for each in before["topics"]}
     same = before["broker"]["pid"] == now["broker"]["pid"]
     topics = [_topic(known.get(each["id"]) if same else None, each, seconds) for each in now["topics"]]
     key = {"rate": "in_per_s", "lag": "waiting", "loss": "lost"}[sort]
     topics.sort(key=lambda each: (-each[key], each["name"]))
-    wrong = [each for each in judge(SERVING.checks, list(look(now)), Asked()) if not each.had]
+    wrong = [each for each in judge(SERVING.checks, few(look(now))[0], Asked()) if not each.had]
     return {
         "broker": now["broker"]["name"],
         "seconds": round(seconds, 3),

@@ -7,7 +7,8 @@ said that there is a broker, and none answers at the usual address, there is not
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tempos._api import DEFAULT
@@ -21,6 +22,8 @@ LOST = 0.001
 COMPARED, UNEVEN = 100, 0.9
 #: What a topic refuses because of how it is configured; the rest nobody subscribed to, or is no event.
 BY_RULE = ("over_rate", "foreign_source")
+#: Of one kind of fault so many are told, and how many more there are.
+MANY = 20
 #: Seconds.
 _PATIENCE = 5.0
 
@@ -43,7 +46,21 @@ def gather(asked: Asked) -> Iterator[Tried]:
         yield Tried("TD401", False, f"its status is not of this version: {error!r}", url)
         return
     yield _broker(status, url)
-    yield from found
+    kept, more = few(found)
+    yield from kept
+    for check, count in more.items():
+        yield Tried(check, False, f"{count:,} more like the {MANY} before", "and more")
+
+
+def few(found: Iterable[Tried]) -> tuple[list[Tried], Counter[str]]:
+    """The first of each kind, so that thousands of one hide no other; and how many more there are of each."""
+    number: Counter[str] = Counter()
+    kept = []
+    for each in found:
+        number[each.check] += 1
+        if number[each.check] <= MANY:
+            kept.append(each)
+    return kept, Counter({check: count - MANY for check, count in number.items() if count > MANY})
 
 
 def look(status: Document) -> Iterator[Tried]:
