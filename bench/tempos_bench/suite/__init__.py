@@ -34,7 +34,6 @@ from tempos_bench.suite import (
     source_ping,
     source_rtt,
     source_time,
-    watched,
 )
 from tempos_bench.suite.invoke import chaos as invoke_chaos
 from tempos_bench.suite.invoke import peers as invoke_peers
@@ -44,6 +43,7 @@ from tempos_bench.suite.networks import roaming, strangers
 from tempos_bench.suite.observe import pauses as observe_pauses
 from tempos_bench.suite.observe import peers as observe_peers
 from tempos_bench.suite.observe import sources as observe_sources
+from tempos_bench.suite.observe import watched
 from tempos_bench.suite.topics import churn as topic_churn
 from tempos_bench.suite.topics import scale as topics_scale
 
