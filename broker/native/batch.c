@@ -105,6 +105,11 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 	return b;
 }
 
+static void tempos_batch_clock(struct tempos_batch *b, const uint8_t *clock)
+{
+	memcpy(b->clock, clock, sizeof(b->clock));
+}
+
 static void tempos_batch_framing(struct tempos_batch *b, uint16_t topic, uint8_t framing)
 {
 	b->framing[topic] = framing;

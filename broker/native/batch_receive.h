@@ -6,6 +6,7 @@
 #ifndef TEMPOS_BATCH_RECEIVE_H
 #define TEMPOS_BATCH_RECEIVE_H
 
+#include "batch_probe.h"
 #include "batch_receipts.h"
 #include "batch_types.h"
 
@@ -117,7 +118,7 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 
 	for (int i = 0; i < received; i++) {
 		uint32_t at = b->rx_slot[i], length = b->rx[i].msg_len;
-		const uint8_t *payload = slot_bytes(b, at);
+		uint8_t *payload = slot_bytes(b, at);
 		struct slot *slot = &b->slots[at];
 		uint16_t topic = topic_in(payload, length);
 		enum tempos_reason reason;
@@ -144,6 +145,7 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 		slot->refs = 1;
 		slot->length = length;
 		slot->ttl = ttl;
+		slot->probe = reason == TEMPOS_FORWARDED ? probe_taken(b, payload, length, b->framing[topic]) : 0;
 		b->slots[b->run_tail[run]].next = at;
 		slot->next = NO_SLOT;
 		b->run_tail[run] = at;

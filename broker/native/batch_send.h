@@ -14,6 +14,7 @@
 #ifndef TEMPOS_BATCH_SEND_H
 #define TEMPOS_BATCH_SEND_H
 
+#include "batch_probe.h"
 #include "batch_types.h"
 
 static uint8_t kernel_segments(void)
@@ -162,6 +163,8 @@ static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint32_t 
 		return -1;
 	for (uint32_t i = 0; i < count; i++) {
 		b->chain[i] = slot;
+		if (b->slots[slot].probe)
+			probe_leaves(slot_bytes(b, slot), b->slots[slot].probe);
 		slot = b->slots[slot].next;
 	}
 	/* Member by member, so that what one of them gets stands together; its order stays the run's. */

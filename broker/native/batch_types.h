@@ -53,6 +53,7 @@ struct slot {
 	uint32_t refs;
 	uint32_t length;
 	int ttl;                               /* what is left of it; NO_TTL: not told */
+	uint32_t probe;                        /* where in it a probe's marks are to be written; 0: it is none */
 };
 
 /* Room for control messages, aligned as the kernel wants it. */
@@ -148,6 +149,7 @@ struct tempos_receipts {
 struct tempos_batch {
 	uint8_t *framing;
 	struct sources *sources;
+	uint8_t clock[8];              /* names the clock of this machine in probes */
 	uint32_t restricted;           /* topics that have sources; without any the sender is not asked for */
 	uint16_t *run_of;              /* the forwardable run of a topic in the batch at hand, and 1; 0: none */
 	uint32_t stride;

@@ -14,6 +14,9 @@
 
 void tempos_put(uint8_t *at, uint64_t value, size_t bytes);
 bool tempos_is_topic(uint32_t topic);
+/* Make the report of a probe out of it, in place: its length, or 0 where it cannot be answered. */
+size_t tempos_report(uint8_t *datagram, const struct tempos_event *probe, uint64_t received_ns, uint32_t ip,
+		     uint16_t port, const char *group);
 /* What stands before the body of a raw datagram; its length. */
 size_t tempos_put_id(uint8_t *at, uint16_t topic);
 

@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "inside.h"
@@ -266,6 +267,32 @@ int tempos_subscriber_open(struct tempos_subscriber *self, const char *address, 
 	return code;
 }
 
+static uint64_t wall_clock(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Tell who sent a probe, by way of the broker, that it has come; nobody waits for it here. */
+static void report(struct tempos_subscriber *self, uint64_t received_ns, const struct sockaddr_in *from)
+{
+	struct sockaddr_in to = *from, ours = {0};
+	socklen_t size = sizeof(ours);
+	const uint8_t *port = self->event.envelope + offsetof(struct tempos_envelope, data_port);
+	size_t length;
+
+	/* The control socket is connected, so it has the address that events come to. */
+	(void)getsockname(self->link.control, (struct sockaddr *)&ours, &size);
+	memcpy(&to.sin_port, port, sizeof(to.sin_port));
+	length = tempos_report(self->in, &self->event, received_ns, ours.sin_addr.s_addr, self->port, self->group);
+	if (!length)
+		return;
+	tempos_put(self->in + offsetof(struct tempos_event_header, sent_ns), wall_clock(), 8);
+	(void)!sendto(self->data, self->in, length, MSG_DONTWAIT, (struct sockaddr *)&to, sizeof(to));
+}
+
 /* One datagram from the data socket; whether it is an event. */
 static bool receive(struct tempos_subscriber *self)
 {
@@ -273,6 +300,7 @@ static bool receive(struct tempos_subscriber *self)
 	socklen_t size = sizeof(from);
 	const ssize_t length =
 		recvfrom(self->data, self->in, sizeof(self->in), MSG_DONTWAIT, (struct sockaddr *)&from, &size);
+	const uint64_t received_ns = wall_clock();
 	int found;
 
 	if (length < 0)
@@ -302,7 +330,14 @@ static bool receive(struct tempos_subscriber *self)
 	}
 	self->at = 0;
 	/* A datagram that has come before is counted and given to nobody. */
-	return tempos_gaps_see(&self->gaps, self->event.epoch, self->event.delivery_sequence) != TEMPOS_AGAIN;
+	if (tempos_gaps_see(&self->gaps, self->event.epoch, self->event.delivery_sequence) == TEMPOS_AGAIN)
+		return false;
+	/* A probe has come like any event, and is of no use to the program. */
+	if (self->event.flags & TEMPOS_FLAG_TRACE && self->event.envelope && found == TEMPOS_FORWARDED) {
+		report(self, received_ns, &from);
+		return false;
+	}
+	return true;
 }
 
 int tempos_next(struct tempos_subscriber *self, int timeout_ms, const uint8_t **body, size_t *length)

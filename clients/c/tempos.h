@@ -3,7 +3,7 @@
  * A small client for tempos in C99: publish, subscribe, and know what was lost on the way from the broker.
  *
  * The files of this folder and fastpath/bpf/abi.h, nothing else but POSIX sockets. The bytes are those of WIRE.md. What it leaves to larger clients: signed control (a broker with keys refuses it), requests and
- * replies, filters, and telling the broker how much a publisher has sent.
+ * replies, sending probes (it answers them), filters, and telling the broker how much a publisher has sent.
  *
  * Rules: no threads, no globals, nothing is allocated after tempos_subscriber_open(). A call that fails gives a
  * negative number, and tempos_error() has a sentence that says what, where and what to do. A subscriber must be

@@ -2,6 +2,7 @@
 /* Data on the wire, see tempos.h: section 2 of WIRE.md. */
 #include "tempos.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "inside.h"
@@ -114,6 +115,55 @@ int tempos_next_body(const struct tempos_event *event, size_t *at, const uint8_t
 	*body = event->body + *at + TEMPOS_BATCH_LENGTH_LEN;
 	*at += TEMPOS_BATCH_LENGTH_LEN + *length;
 	return 1;
+}
+
+/* The first 8 bytes of this machine's boot id; they stay 0 where that is not known. */
+static void put_clock(uint8_t *at)
+{
+	char text[40];
+	FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
+	size_t length = file ? fread(text, 1, sizeof(text), file) : 0;
+	unsigned int digits = 0;
+
+	if (file)
+		fclose(file);
+	for (size_t i = 0; i < length && digits < 16; i++) {
+		const char c = text[i];
+		const int value = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+
+		if (value < 0)
+			continue;
+		at[digits / 2] = (uint8_t)(at[digits / 2] << 4 | value);
+		digits++;
+	}
+}
+
+size_t tempos_report(uint8_t *datagram, const struct tempos_event *probe, uint64_t received_ns, uint32_t ip,
+		     uint16_t port, const char *group)
+{
+	uint8_t *envelope = datagram + (probe->envelope - datagram), *body = envelope + TEMPOS_ENVELOPE_LEN;
+	const size_t name = strlen(group);
+	size_t room;
+
+	if (probe->length < TEMPOS_PROBE_LEN || body[0] != TEMPOS_PROBE_VERSION_1)
+		return 0;
+	room = probe->length - TEMPOS_PROBE_LEN;
+	if (room > UINT8_MAX)
+		room = UINT8_MAX;
+	/* A name that does not fit is cut in front of a character, not inside of one. */
+	if (name < room)
+		room = name;
+	while (room && room < name && (group[room] & 0xc0) == 0x80)
+		room--;
+	envelope[0] = TEMPOS_ENVELOPE_VERSION << 4 | TEMPOS_KIND_REPLY;
+	memset(body + TEMPOS_PROBE_MARKS_LEN, 0, TEMPOS_PROBE_LEN - TEMPOS_PROBE_MARKS_LEN);
+	put_clock(body + offsetof(struct tempos_probe, clock));
+	tempos_put(body + offsetof(struct tempos_probe, received_ns), received_ns, 8);
+	memcpy(body + offsetof(struct tempos_probe, ip), &ip, sizeof(ip));
+	tempos_put(body + offsetof(struct tempos_probe, port), port, 2);
+	body[offsetof(struct tempos_probe, group_len)] = (uint8_t)room;
+	memcpy(body + TEMPOS_PROBE_LEN, group, room);
+	return (size_t)(body - datagram) + TEMPOS_PROBE_LEN + room;
 }
 
 size_t tempos_put_id(uint8_t *at, uint16_t topic)

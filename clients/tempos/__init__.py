@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tempos.auth import Key
     from tempos.encryption import TopicKeys
     from tempos.publisher import Publisher, PublisherStats, Reply, ReplyError, RequestStats
+    from tempos.requests.tracing import Report, Trace
     from tempos.subscriber import Drained, Event, PublisherAccount, Request, Subscriber, SubscriberStats
 
 __version__ = "0.2.0"
@@ -59,12 +60,14 @@ _LATE = {
     "PublisherStats": "tempos.publisher",
     "Reply": "tempos.publisher",
     "ReplyError": "tempos.publisher",
+    "Report": "tempos.requests.tracing",
     "Request": "tempos.subscriber",
     "RequestStats": "tempos.publisher",
     "Subscriber": "tempos.subscriber",
     "SubscriberStats": "tempos.subscriber",
     "TopicInfo": "tempos.admin",
     "TopicRemoved": "tempos.admin",
+    "Trace": "tempos.requests.tracing",
 }
 
 
@@ -118,6 +121,7 @@ __all__ = [
     "RemoteError",
     "Reply",
     "ReplyError",
+    "Report",
     "Request",
     "RequestStats",
     "Route",
@@ -128,6 +132,7 @@ __all__ = [
     "TopicInfo",
     "TopicKeys",
     "TopicRemoved",
+    "Trace",
     "Unavailable",
     "Unheard",
     "WireError",

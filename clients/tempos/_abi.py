@@ -24,6 +24,10 @@ KIND_ERROR = 3
 ERROR_OF_REPLIER = 0
 ERROR_NO_MEMBER = 1
 ERROR_TOO_BIG = 2
+PROBE_VERSION_1 = 1
+PROBE_LEN = 56
+PROBE_MARKS_LEN = 32
+PROBE_SLOW = 1
 TOPIC_MIN = 1
 TOPIC_MAX = 65534
 NARROW = 256
@@ -69,7 +73,7 @@ JOURNAL_MOST_EVENTS = 1048576
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x7d0fd6b5dd851060
+ABI_FINGERPRINT = 0x0d162cbcc1a280ad
 
 
 class Reason(enum.IntEnum):
@@ -240,3 +244,18 @@ ENVELOPE_UNTIL = 12
 ENVELOPE_DATA_PORT = 16
 ENVELOPE_SEAL = 18
 ENVELOPE_TOKEN = 26
+
+#: What a probe and its report begin with: version, path, reserved, broker_clock, taken_ns, left_ns, clock, received_ns, ip, port, spare, group_len.
+PROBE = struct.Struct("!BB6s8sQQ8sQIHBB")
+PROBE_VERSION = 0
+PROBE_PATH = 1
+PROBE_RESERVED = 2
+PROBE_BROKER_CLOCK = 8
+PROBE_TAKEN_NS = 16
+PROBE_LEFT_NS = 24
+PROBE_CLOCK = 32
+PROBE_RECEIVED_NS = 40
+PROBE_IP = 48
+PROBE_PORT = 52
+PROBE_SPARE = 54
+PROBE_GROUP_LEN = 55

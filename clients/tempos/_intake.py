@@ -24,7 +24,7 @@ from tempos.delivery import AGAIN
 from tempos.encryption import TopicKeys, Undecryptable
 from tempos.errors import LocalError, WireError
 from tempos.model import Framing
-from tempos.requests import envelope
+from tempos.requests import envelope, probe
 from tempos.requests.answer import Replies
 from tempos.session import proof
 from tempos.session.doorman import Doorman
@@ -59,7 +59,8 @@ class SubscriberStats:
     the consumer was slow; ``discarded``: thrown away unread when it left, ``discarded_events`` so many
     events; ``overruns``: lost by the kernel because the socket buffer was full, as far as
     it has told; ``receive_buffer``: bytes of socket buffer that the kernel gave; ``requests`` among the
-    events, ``replies`` sent to them, errors included, and ``replies_failed``: those that raised.
+    events, ``replies`` sent to them, errors included, and ``replies_failed``: those that raised;
+    ``traced``: probes (:meth:`tempos.Publisher.trace`), datagrams that nobody is handed.
 
     ``missed`` is final once the subscriber has drained or is closed: what was on its way has come by
     then, and what was lost at the very end the broker has told.
@@ -81,6 +82,7 @@ class SubscriberStats:
     requests: int = 0
     replies: int = 0
     replies_failed: int = 0
+    traced: int = 0
 
 
 class Waiter(Protocol):
@@ -154,6 +156,7 @@ class Intake:
         self._holds = 0
         self._known: Future[None] | None = None
         self._datagrams = self._events = self._bytes = self._queue_full = self._overruns = 0
+        self._traced = 0
         self._discarding = False
         self._discarded = self._discarded_events = 0
         self._malformed: Counter[str] = Counter()
@@ -179,6 +182,7 @@ class Intake:
             requests=self.replies.requests,
             replies=self.replies.sent,
             replies_failed=self.replies.failed,
+            traced=self._traced,
         )
 
     def begin(self) -> None:
@@ -244,7 +248,7 @@ class Intake:
                     datagram = wire.as_narrow(datagram)
             if feed.decryptor is not None:
                 try:
-                    datagram = feed.decryptor.decrypt(datagram, now)
+                    datagram = feed.decryptor.decrypt(probe.parted(datagram), now)
                 except Undecryptable as error:
                     self._undecryptable(feed, error)
                     return
@@ -280,6 +284,11 @@ class Intake:
                 if source is not None and sequence == source.expected:
                     source.expected = sequence + 1
                 elif not again and self._came_before(feed, publisher, sequence, 1):
+                    return
+                if version & _abi.FLAG_TRACE:
+                    # Of no use to the consumer; it has come, and is in every account.
+                    self._traced += 1
+                    self.replies.report(feed.id, feed.name, feed.group, whole, feed.body_at, now)
                     return
                 self.replies.requests += 1
                 taken = self.inbox.put(self.replies.request((

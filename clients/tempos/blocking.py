@@ -32,6 +32,7 @@ from tempos.model import Member, Topic
 from tempos.publisher import PublisherStats
 from tempos.requests.ask import TIMEOUT, Reply
 from tempos.requests.core import RequestStats
+from tempos.requests.tracing import WITHIN, Enough, Trace
 from tempos.session import forks
 from tempos.subscriber import (
     CLOSE_PATIENCE,
@@ -204,6 +205,15 @@ class Publisher(forks.OfOneProcess):
         inner = self._open_inner()
         assert self._thread is not None
         return self._thread.call(inner.request(topic, body, timeout))
+
+    def trace(self, topic: str | Topic, timeout: float = WITHIN, enough: Enough | None = None) -> Trace:
+        """Send a probe and gather reports, as :meth:`tempos.Publisher.trace` does.
+
+        ``enough`` is asked in another thread.
+        """
+        inner = self._open_inner()
+        assert self._thread is not None
+        return self._thread.call(inner.trace(topic, timeout, enough))
 
     def flush(self) -> None:
         """Wait until everything published so far is sent."""

@@ -193,7 +193,7 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "return_address": (
         "where replies reach this client: what it puts into the envelopes of its requests, for so long",
         (Field("port", "port"),),
-        ("address", "lifetime_ms"),
+        ("address", "lifetime_ms", "probes"),
     ),
 }
 

@@ -30,6 +30,7 @@ from tempos.errors import ControlRefused, EventTooBig, LocalError, NoWay
 from tempos.model import Topic
 from tempos.requests.ask import TIMEOUT, Asking, Reply, ReplyError
 from tempos.requests.core import RequestStats
+from tempos.requests.tracing import WITHIN, Enough, Trace, Tracing
 from tempos.sending.outlet import MAX_PAYLOAD, PREFIX, Outlet, are_one, encode, hear_sizes
 from tempos.sending.outlets import Outlets
 from tempos.sending.telling import Telling
@@ -138,6 +139,7 @@ class Publisher(forks.OfOneProcess):
         self._telling = Telling(self.id, self._topics.words, self._look, self._hear_sizes)
         self._datagrams = self._bytes = self._refused = self._failed = 0
         self._asking = Asking(self)
+        self._tracing = Tracing(self._asking, self)
         self._unsent = Remark(_log, "batched events are sent again", level=logging.WARNING)
 
     @property
@@ -231,6 +233,14 @@ class Publisher(forks.OfOneProcess):
         and when the publisher is closed meanwhile, and what :meth:`publish` raises.
         """
         return await self._asking.request(topic, body, timeout)
+
+    async def trace(self, topic: str | Topic, timeout: float = WITHIN, enough: Enough | None = None) -> Trace:
+        """Send a probe by the way of the topic's events; returns what its members report of it, and when.
+
+        Ends after ``timeout`` seconds, or as soon as ``enough`` says so of the reports so far. Raises
+        :class:`LocalError` for a ``raw`` topic, and what :meth:`request` raises where nothing was sent.
+        """
+        return await self._tracing.trace(topic, timeout, enough)
 
     def known(self, topic: str | Topic) -> Topic | None:
         """The topic if it can be published to without asking the broker."""

@@ -36,6 +36,11 @@
 #define TEMPOS_ERROR_NO_MEMBER 1    /* the broker's: the topic has no member */
 #define TEMPOS_ERROR_TOO_BIG 2      /* the broker's: the reply is larger than the way from it carries */
 
+#define TEMPOS_PROBE_VERSION_1 1
+#define TEMPOS_PROBE_LEN 56
+#define TEMPOS_PROBE_MARKS_LEN 32   /* what of it a broker writes: in clear, also where bodies are encrypted */
+#define TEMPOS_PROBE_SLOW 1         /* the slow path has had it; the fast path leaves a probe as it is */
+
 #define TEMPOS_TOPIC_MIN 1
 #define TEMPOS_TOPIC_MAX 65534
 #define TEMPOS_NARROW 256            /* ids below are the first byte of their datagrams, and their own row */
@@ -213,6 +218,26 @@ struct tempos_envelope {
 	__be16 data_port;           /* where replies go, at the broker that the request came from */
 	__u8 seal[8];               /* of the five fields before, with a key that only the broker has */
 	__u8 token[6];              /* random: whoever has not seen the request cannot answer it */
+};
+
+/*
+ * The body of a probe, which has the flags TRACE and ENVELOPE, and of the report that answers it: network byte order.
+ * Behind it, `group_len` bytes of the group's name, and whatever makes both as long. A clock is named by the first 8
+ * bytes of its machine's boot id; 0: not known.
+ */
+struct tempos_probe {
+	__u8 version;
+	__u8 path;                  /* TEMPOS_PROBE_SLOW, or 0 */
+	__u8 reserved[6];
+	__u8 broker_clock[8];       /* written by the slow path, as are the two wall clock times */
+	__be64 taken_ns;
+	__be64 left_ns;             /* when its copies were addressed */
+	__u8 clock[8];              /* from here on the member's */
+	__be64 received_ns;
+	__be32 ip;                  /* where it receives, as far as it knows that */
+	__be16 port;
+	__u8 spare;
+	__u8 group_len;
 };
 
 /*
@@ -409,6 +434,7 @@ struct tempos_settings {
 #ifndef TEMPOS_ABI_NO_ASSERTS
 _Static_assert(sizeof(struct tempos_event_header) == TEMPOS_EVENT_HEADER_LEN, "event header");
 _Static_assert(sizeof(struct tempos_envelope) == TEMPOS_ENVELOPE_LEN, "envelope");
+_Static_assert(sizeof(struct tempos_probe) == TEMPOS_PROBE_LEN, "probe");
 _Static_assert(sizeof(struct tempos_member) == 32, "two members a cache line");
 _Static_assert(sizeof(struct tempos_ticket) * TEMPOS_GROUPS_PER_TOPIC % 64 == 0, "cache lines are one topic's");
 _Static_assert(sizeof(struct tempos_topic) == 64, "topic fills a cache line");

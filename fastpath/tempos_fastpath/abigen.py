@@ -29,7 +29,7 @@ TYPESCRIPT = ROOT / "clients" / "typescript" / "src" / "abi.ts"
 #: What of the constants data on the wire are made of.
 _ON_THE_WIRE = re.compile(
     "(DATA|CONTROL)_PORT|WIRE_VERSION|EVENT_HEADER_LEN|BATCH_LENGTH_LEN|NARROW|TOPIC_M.*"
-    "|(FLAG|ENVELOPE|KIND|WIDE|SERVICE|OFFSET)(_.*)?"
+    "|(FLAG|ENVELOPE|KIND|WIDE|SERVICE|OFFSET|PROBE)(_.*)?"
 )
 
 TYPES = """
@@ -87,6 +87,8 @@ def generate() -> str:
     out += [f"OFFSET_{name.upper()} = {field.offset}" for name, field in _fields(ffi, "event_header")]
     out += ["", *_wire_struct(ffi, "envelope", "What stands behind it with FLAG_ENVELOPE")]
     out += [f"ENVELOPE_{name.upper()} = {field.offset}" for name, field in _fields(ffi, "envelope")]
+    out += ["", *_wire_struct(ffi, "probe", "What a probe and its report begin with")]
+    out += [f"PROBE_{name.upper()} = {field.offset}" for name, field in _fields(ffi, "probe")]
     return "\n".join(out) + "\n"
 
 

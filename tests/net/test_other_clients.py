@@ -218,6 +218,37 @@ def test_it_publishes_and_subscribes_on_both_paths(client: Client, mode: str) ->
 
 
 @pytest.mark.netns
+@pytest.mark.parametrize("mode", ["off", "native"])
+def test_it_reports_probes_and_hands_none_out(client: Client, mode: str) -> None:
+    require_netns()
+    if mode != "off":
+        require_kernel()
+    topics = dict.fromkeys((NARROW, WIDE), ())
+    with build("straight") as topology, ExitStack() as stack:
+        broker = stack.enter_context(Broker(topology.broker, topics, mode=mode))
+        path = Path.SLOW if mode == "off" else Path.FAST
+        address = topology.broker.address
+        for topic in topics:
+            reader = stack.enter_context(reading(topology, client, topic, "grüppe"))
+            if path is Path.FAST:
+                broker.wait_path(topic.name, path)
+            with closing(topology.publisher.call(lambda: Publisher(address).__enter__())) as pub:
+                (report,) = pub.trace(topic.name, LIMIT, bool).reports
+                (group,) = broker.entry(topic.name)["groups"]
+                (member,) = group["members"]
+                assert (report.group, report.ip, report.port) == ("grüppe", member["ip"], member["port"])
+                assert (report.path, report.delivery_sequence) == (path, 0)
+                assert report.one_way is not None
+                assert 0 < report.one_way <= report.round_trip
+                assert 0 <= report.inside <= report.round_trip
+                pub.publish(topic.name, b"seen")
+            assert reader.lines(1) == ["seen"]
+            rest, losses = reader.end()
+            assert (rest, losses.split(", late")[0]) == ([], "received 2, missed 0")
+            assert broker.wait_delivered(topic.name, 2).closed
+
+
+@pytest.mark.netns
 def test_it_is_a_member_again_after_the_broker_has_lost_its_memory(client: Client) -> None:
     require_netns()
     with build("straight") as topology, ExitStack() as stack:

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from tempos import Topic
+from tempos._abi import PROBE_VERSION_1
 from tempos._remarks import Sparingly
 from tempos.auth import REPLY_OVERHEAD
 from tempos.control import (
@@ -577,7 +578,8 @@ class ControlServer:
         if self._returns is None:
             raise Refused(Code.UNKNOWN_OPERATION, "this broker sends no replies on", "")
         address = self._returns(way.caller.ip, request.fields["port"], way.asked)
-        return Decision(way, Done({"address": address, "lifetime_ms": LIFETIME * 1000}))
+        lifetime = LIFETIME * 1000
+        return Decision(way, Done({"address": address, "lifetime_ms": lifetime, "probes": PROBE_VERSION_1}))
 
 
 def _holder(request: Request, way: Way) -> Holder:

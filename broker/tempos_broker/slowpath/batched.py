@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from tempos import Framing, Member, Quality, Reason, Route, Topic
 from tempos._abi import GROUPS_PER_TOPIC
+from tempos.requests import probe
 from tempos_broker._batch import ffi, lib
 from tempos_broker.addresses import ANY, Towards
 from tempos_broker.config.model import Limits
@@ -95,6 +96,7 @@ class Batch:
         if batch == ffi.NULL:
             raise MemoryError(f"no memory for {slots} datagrams of {limits.datagram} bytes")
         self._batch: CBatch = ffi.gc(batch, lib.tempos_batch_free, slots * limits.datagram)
+        lib.tempos_batch_clock(batch, probe.clock())
         if receipts is not None:
             lib.tempos_batch_receipts(batch, receipts)
         self._runs = ffi.new("uint64_t[]", limits.batch)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from tempos import Framing, Member, Quality, Reason, Route, Topic
-from tempos.wire import check_payload, is_request, stamp, topic_in
+from tempos.requests import envelope, probe
+from tempos.wire import body_at, check_payload, flags_of, is_request, stamp, topic_in
 from tempos_broker.addresses import ANY, Towards, leaving_from
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath import ttl
@@ -182,6 +184,8 @@ class Singly:
         if reason is Reason.FORWARDED and left is not None and left <= 1:
             reason = Reason.TTL
         if reason is Reason.FORWARDED:
+            if self._framings[topic] is Framing.EVENT and flags_of(data) & probe.FLAGS == probe.FLAGS:
+                data = probe.mark(data, body_at(data) + envelope.LENGTH, time.time_ns())
             runs.setdefault(topic, []).append((data, left))
             return
         self._core.refused(topic, reason, 1)

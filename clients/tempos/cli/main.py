@@ -32,6 +32,7 @@ _BUILTIN = {
     "ledger": "tempos.cli.ledger:register",
     "top": "tempos.cli.top:register",
     "tap": "tempos.cli.tap:register",
+    "trace": "tempos.cli.trace:register",
     "doctor": "tempos.cli.doctor:register",
     "ctl": "tempos.cli.ctl:register",
     "reload": "tempos.cli.ctl:register_reload",
@@ -48,6 +49,7 @@ examples:
   tempos request -t time                       ask, print the answer
   tempos status                                paths, topics, routes, counters
   tempos ledger                                where every event went, and whether it adds up
+  tempos trace temperature                     the way of one event, hop by hop
   tempos ctl path temperature fast             let a topic take the fast path
   tempos demo                                  the whole road on one machine
 

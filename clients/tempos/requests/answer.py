@@ -18,10 +18,10 @@ from collections.abc import Awaitable
 from tempos import _abi, _sockets, wire
 from tempos._awaitables import DONE
 from tempos._inbox import Event
-from tempos.encryption import Encryptor, TopicKeys
+from tempos.encryption import OVERHEAD, Encryptor, TopicKeys
 from tempos.errors import EventTooBig, LocalError
 from tempos.model import Framing, Topic
-from tempos.requests import envelope
+from tempos.requests import envelope, probe
 
 _BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.EINTR)
 #: Seconds until a socket that nothing can watch is tried again.
@@ -84,9 +84,9 @@ class Replies:
         if request._answered:
             raise LocalError(f"this request on topic {request.topic!r} has been answered already")
         head = envelope.answer(request._head, request._at, time.time_ns(), kind=kind)
-        data, encryptor = wire.encode_body(body), self._encryptor(request)
+        data, encryptor = wire.encode_body(body), self._encryptor(request.topic_id, request.topic)
         datagram = head + data if encryptor is None else encryptor.encrypt(head, data)
-        to = (self._broker or _via(request), envelope.port_of(request._head, request._at))
+        to = (self._broker or _via(request._head, request._at), envelope.port_of(request._head, request._at))
         request._answered = True
         if self._sent(request, datagram, to):
             return DONE
@@ -97,14 +97,37 @@ class Replies:
             select.select((), (sock,) if sock is not None else (), (), _RETRY)
         return DONE
 
-    def _encryptor(self, request: Request) -> Encryptor | None:
-        """Who encrypts what is said of its topic, if anybody."""
+    def report(self, topic: int, name: str, group: str, datagram: bytes, at: int, received_ns: int) -> bool:
+        """Answer a probe of a topic, whose envelope begins at byte ``at``, if that can be done at once.
+
+        Whether it was; what cannot be said is left unsaid, for nobody waits here.
+        """
+        body = at + envelope.LENGTH
+        marks, sock = probe.marks_of(datagram, body), self._sock
+        if marks is None or sock is None:
+            return False
+        encryptor = self._encryptor(topic, name)
+        room = len(datagram) - body - len(marks) - (0 if encryptor is None else OVERHEAD)
+        try:
+            ip, port = sock.getsockname()[:2]
+            told = probe.tell(room, received_ns, ip, port, group)
+            if told is None:
+                return False
+            head = envelope.answer(datagram[:body], at, time.time_ns())
+            report = head + told if encryptor is None else encryptor.encrypt(head, told)
+            to = (self._broker or _via(datagram, at), envelope.port_of(datagram, at))
+            return self._taken(probe.marked(report, body, marks), to)
+        except (LocalError, EventTooBig, OSError):
+            return False
+
+    def _encryptor(self, topic: int, name: str) -> Encryptor | None:
+        """Who encrypts what is said of a topic, if anybody."""
         if self._keys is None:
             return None
-        if request.topic_id not in self._encryptors:
-            keys = self._keys.of(Topic(request.topic_id, request.topic, framing=Framing.EVENT))
-            self._encryptors[request.topic_id] = Encryptor(keys[0]) if keys else None
-        return self._encryptors[request.topic_id]
+        if topic not in self._encryptors:
+            keys = self._keys.of(Topic(topic, name, framing=Framing.EVENT))
+            self._encryptors[topic] = Encryptor(keys[0]) if keys else None
+        return self._encryptors[topic]
 
     def _sent(self, request: Request, datagram: bytes, to: tuple[str, int]) -> bool:
         """Whether the socket took it; raises where it never will: then another answer may be tried."""
@@ -146,10 +169,10 @@ class Replies:
             await asyncio.sleep(_RETRY)
 
 
-def _via(request: Request) -> str:
-    """The broker's address as who asked knows it."""
-    at = request._at + _abi.ENVELOPE_VIA
-    number = int.from_bytes(request._head[at : at + 4], "big")
+def _via(head: bytes, at: int) -> str:
+    """The broker's address as who asked knows it; the envelope begins at byte ``at``."""
+    at += _abi.ENVELOPE_VIA
+    number = int.from_bytes(head[at : at + 4], "big")
     if not number:
         raise LocalError("the request does not tell the address of its broker: subscribe there by control")
     return str(ipaddress.IPv4Address(number))

@@ -127,6 +127,8 @@ class Asking:
         self.requests = Requests(publisher.id)
         self._publisher = publisher
         self._tokens: list[bytes] = []
+        #: Whether the broker marks probes, as far as it has said.
+        self.marks = False
         self._address = b""
         self._granted = self._renew_at = 0.0
         self._asking = asyncio.Lock()
@@ -143,7 +145,7 @@ class Asking:
         publisher._open_socket()
         outlet, address = publisher._outlet_of(topic), self._current_address()
         if outlet is None or not address:
-            outlet, address = await self._prepare(topic, timeout)
+            outlet, address = await self.prepare(topic, timeout)
         name = outlet.topic.name
         if not outlet.is_event:
             raise LocalError(
@@ -154,7 +156,7 @@ class Asking:
         publisher._fits(outlet, outlet.header_len + envelope.LENGTH + len(data))
         # A batch that is open leaves before, so that the order stays.
         before = [(outlet, *outlet.take(publisher.id))] if outlet.bodies else ()
-        token, sequence = self._token(), outlet.sequence
+        token, sequence = self.token(), outlet.sequence
         data = envelope.request(address, token) + data
         datagram = outlet.request(publisher.id, time.time_ns(), data)
         future: asyncio.Future[Answer] = loop.create_future()
@@ -180,7 +182,7 @@ class Asking:
             raise _error(name, code, answer)
         return Reply(name, answer, sent_ns, time.time_ns(), time.perf_counter() - began)
 
-    def _token(self) -> bytes:
+    def token(self) -> bytes:
         """What makes one request unguessable."""
         if not self._tokens:
             # By many at a time: asking the kernel takes longer than all else here.
@@ -212,7 +214,7 @@ class Asking:
         """The return address if there is one that need not be renewed, else nothing."""
         return self._address if time.monotonic() < self._renew_at else b""
 
-    async def _prepare(self, topic: str | Topic, timeout: float) -> tuple[Outlet, bytes]:
+    async def prepare(self, topic: str | Topic, timeout: float) -> tuple[Outlet, bytes]:
         """Learn what a request takes: the topic, and where replies go."""
         name = topic if isinstance(topic, str) else topic.name
 
@@ -251,6 +253,7 @@ class Asking:
                 raise WireError("the broker's answer holds no return address that can be used")
             if sock is not self._publisher._open_socket():
                 raise NoWay("there is another way to the broker since a moment ago: ask again")
+            self.marks = bool(answer.get("probes"))
             self._address, self._granted = address, time.monotonic()
             self._renew_at = self._granted + lifetime / 2000
             return address

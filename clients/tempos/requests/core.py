@@ -108,6 +108,9 @@ class Requests:
         self._order: deque[int] = deque()
         self._counts = dict.fromkeys(RequestStats.__dataclass_fields__, 0)
         self._log = Sparingly(_log, now)
+        #: Who takes what is no answer to a request, if it is a report: its wide id, the datagram laid out
+        #: as a narrow one, and where its envelope begins; tells whether it did.
+        self.on_report: Callable[[int, bytes, int], bool] | None = None
 
     @property
     def stats(self) -> RequestStats:
@@ -186,6 +189,8 @@ class Requests:
 
     def _receive_other(self, wide: int, datagram: bytes, at: int) -> None:
         """What is no answer to a request that is out: count it under what it is."""
+        if self.on_report is not None and self.on_report(wide, datagram, at):
+            return
         if len(datagram) < at or datagram[_abi.OFFSET_VERSION_FLAGS] & _KNOWN_BITS != _REPLY_FLAGS:
             self._malformed("it is no reply")
             return

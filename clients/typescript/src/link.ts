@@ -94,6 +94,11 @@ export class Link {
   readonly #waiting = new Map<number, Waiting>();
   #lastId = randomBytes(4).readUInt32BE();
 
+  /** This machine's address towards the broker. */
+  get ours(): string {
+    return this.#socket.address().address;
+  }
+
   private constructor(socket: Socket, where: string) {
     this.#socket = socket;
     this.where = where;

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { RemoteInfo, Socket } from "node:dgram";
+import { readFileSync } from "node:fs";
 
+import * as abi from "./abi.ts";
 import { AGAIN, Gaps, type Count } from "./gaps.ts";
 import { Link, NoAnswer, numberIn, Refused, topicIn, udp, type Broker, type Topic } from "./link.ts";
 import type { Table } from "./pack.ts";
-import { decodeEvent, rawHeader, WireError } from "./wire.ts";
+import { decodeEvent, rawHeader, report, WireError } from "./wire.ts";
 
 const DAY_MS = 86_400_000;
 /** Epochs in one report: what fits a request, whatever the group is called. */
@@ -20,6 +22,18 @@ const PROOF_LEN = 16;
 const PROOF_WAIT_MS = 5000;
 /** Proofs that a broker may want before it is asked too much of. */
 const PROOFS = 4;
+
+/** The name of this machine's clock: 8 bytes, 0 where it is not known. */
+function clockName(): Uint8Array {
+  try {
+    const text = readFileSync("/proc/sys/kernel/random/boot_id", "ascii");
+    return Buffer.from(text.replaceAll("-", "").slice(0, 16), "hex");
+  } catch {
+    return new Uint8Array(8);
+  }
+}
+
+const wallClock = (): bigint => BigInt(Math.round((performance.timeOrigin + performance.now()) * 1000)) * 1000n;
 
 /** One event, as its publisher gave it. */
 export interface Event {
@@ -249,7 +263,7 @@ export class Subscriber implements AsyncIterable<Event> {
     const topic = this.#topic;
     if (topic === undefined) return;
     if (topic.raw) this.#receiveRaw(topic, datagram);
-    else this.#receiveEvent(topic, datagram);
+    else this.#receiveEvent(topic, datagram, address);
     this.#wake?.();
   }
 
@@ -270,13 +284,28 @@ export class Subscriber implements AsyncIterable<Event> {
     else this.dropped += 1;
   }
 
-  #receiveEvent(topic: Topic, datagram: Uint8Array): void {
+  /** Tell who sent a probe, by way of the broker, that it has come; nobody waits for it here. */
+  #report(probe: Uint8Array, envelope: Uint8Array, receivedNs: bigint, broker: string): void {
+    const dataPort = Buffer.from(envelope).readUInt16BE(abi.ENVELOPE_DATA_PORT);
+    const { port } = this.#socket.address();
+    const made = report(probe, receivedNs, wallClock(), clockName(), this.#link.ours, port, this.#group);
+    if (made !== undefined) this.#socket.send(made, dataPort, broker, () => undefined);
+  }
+
+  #receiveEvent(topic: Topic, datagram: Uint8Array, broker: string): void {
+    const receivedNs = wallClock();
     try {
       const found = decodeEvent(datagram);
       if (found.topic !== topic.id) throw new WireError("OTHER_TOPIC");
       const seen = this.gaps.see(found.epoch, found.deliverySequence);
       // A datagram that has come before is counted and given to nobody.
       if (seen === AGAIN) return;
+      // A probe has come like any event, and is of no use to the program.
+      if (found.flags & abi.FLAG_TRACE && found.envelope !== undefined) {
+        if ((found.envelope[0] ?? 0) % 16 === abi.KIND_REQUEST)
+          this.#report(datagram, found.envelope, receivedNs, broker);
+        return;
+      }
       const { publisher, sentNs } = found;
       for (const [index, body] of found.bodies.entries())
         this.#put({

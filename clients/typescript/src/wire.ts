@@ -99,6 +99,39 @@ export function decodeEvent(datagram: Uint8Array): EventDatagram {
   };
 }
 
+/**
+ * The report of a probe, made of the probe itself (section 2.4 of WIRE.md); undefined where it cannot be answered.
+ * `clock`: the name of this machine's clock, 8 bytes; times are wall clocks in nanoseconds.
+ */
+export function report(
+  probe: Uint8Array,
+  receivedNs: bigint,
+  sentNs: bigint,
+  clock: Uint8Array,
+  ip: string,
+  port: number,
+  group: string,
+): Uint8Array | undefined {
+  const envelope = probe[0] === abi.WIDE ? abi.WIDE_HEADER_LEN : abi.EVENT_HEADER_LEN;
+  const body = envelope + abi.ENVELOPE_LEN;
+  const room = Math.min(255, probe.length - body - abi.PROBE_LEN);
+  if (room < 0 || probe[body] !== abi.PROBE_VERSION_1) return undefined;
+  const name = new Uint8Array(room);
+  const { written } = new TextEncoder().encodeInto(group, name);
+  const made = probe.slice(0, body + abi.PROBE_LEN + written);
+  const at = view(made);
+  at.setBigUint64(abi.OFFSET_SENT_NS, sentNs);
+  made[envelope] = (abi.ENVELOPE_VERSION << 4) | abi.KIND_REPLY;
+  made.fill(0, body + abi.PROBE_MARKS_LEN);
+  made.set(clock.subarray(0, 8), body + abi.PROBE_CLOCK);
+  at.setBigUint64(body + abi.PROBE_RECEIVED_NS, receivedNs);
+  made.set(ip.split(".").map(Number), body + abi.PROBE_IP);
+  at.setUint16(body + abi.PROBE_PORT, port);
+  made[body + abi.PROBE_GROUP_LEN] = written;
+  made.set(name.subarray(0, written), body + abi.PROBE_LEN);
+  return made;
+}
+
 /** What stands before the body of a `raw` datagram. */
 export function rawHeader(topic: number): Uint8Array {
   return topic < abi.NARROW ? Uint8Array.of(topic) : Uint8Array.of(abi.WIDE, topic >> 8, topic & 255);

@@ -17,7 +17,7 @@ function el(tag, cls, text) {
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 const rate = (n) => (n === 0 ? "0" : n < 10 ? n.toFixed(1) : count.format(Math.round(n)));
 const ns = (n) => (n === null || n === undefined ? "–" : n < 1e4 ? `${count.format(n)} ns` : n < 1e7 ? `${Math.round(n / 1e3)} µs` : `${Math.round(n / 1e6)} ms`);
-const many = (n, what) => `${count.format(n)} ${what}${n === 1 ? "" : "s"}`;
+const many = (n, what, more = `${what}s`) => `${count.format(n)} ${n === 1 ? what : more}`;
 function ago(unix) {
   const s = Math.max(0, state.at - unix);
   const [n, unit] = s < 90 ? [s, "s"] : s < 5400 ? [s / 60, "min"] : s < 129600 ? [s / 3600, "h"] : [s / 86400, "days"];
@@ -41,7 +41,7 @@ function verdict() {
     detail = now.length ? `${first.cause} – since ${time(first.since)} (${ago(first.since)}) – ${first.means}`
       : `Last: ${what}, ${first.cause}, at ${time(first.changed)} (${ago(first.changed)} ago)`;
     fix = first.fix;
-  } else detail = `${name}: every event is accounted for, since the broker started ${ago(state.head.broker.started)} ago`;
+  } else detail = accounted(name);
   const head = $("verdict");
   head.dataset.state = mood;
   put($("headline"), line);
@@ -54,6 +54,15 @@ function verdict() {
   put($("stale"), !stale ? "" : `Not live: ${state.trouble || "the broker does not answer"}. ${state.at
     ? `This is as it was at ${time(state.at)}; ` : ""}trying again.`);
   document.title = `${mood === "bad" || mood === "warning" ? "⚠ " : ""}${name || "tempos"}${stale ? " (not live)" : ""}`;
+}
+
+// What static members got nobody can say: they do not report.
+function accounted(name) {
+  const since = `since the broker started ${ago(state.head.broker.started)} ago`;
+  let unknown = 0;
+  for (const topic of state.topics.values()) for (const group of topic.groups) unknown += group.unknown;
+  return unknown ? `${name}: every event is accounted for up to its member, ${since}; ${many(unknown, "delivery", "deliveries")} `
+    + `went to members that do not report, so whether they came is not known` : `${name}: every event is accounted for, ${since}`;
 }
 
 function figures() {
@@ -186,7 +195,8 @@ function detail(row, topic, known) {
   for (const group of topic.groups) {
     const box = groups.appendChild(el("div", "group"));
     box.append(el("h3", "", `${group.name}: ${many(group.members, "member")}, ${rate(topic.outs.get(group.name) || 0)}/s – ${count.format(group.tickets)} ticketed, `
-      + `${count.format(group.delivered)} delivered, ${count.format(group.lost)} lost, ${count.format(group.dropped)} dropped`));
+      + `${count.format(group.delivered)} delivered, ${count.format(group.lost)} lost, ${count.format(group.dropped)} dropped`
+      + (group.unknown ? `, ${count.format(group.unknown)} to members that do not report` : "")));
     const told = known.document && known.document.groups.find((each) => each.name === group.name);
     if (told && told.members.length) box.append(members(told, known));
   }
