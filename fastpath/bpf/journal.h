@@ -35,6 +35,7 @@ static inline __attribute__((always_inline)) __u64 tempos_journal_word(__u64 pos
 
 #ifndef __bpf__
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -94,7 +95,7 @@ static inline void tempos_journal_begin(const struct tempos_journal_view *v, __u
 
 /* Writes an event; whether it is in the journal then. `tickets`: of each group. */
 static inline int tempos_journal_put(const struct tempos_journal_view *v, __u64 position, __u32 epoch,
-				     const __u64 *tickets, __u32 groups, const __u8 *payload, __u32 length,
+				     const uint64_t *tickets, __u32 groups, const __u8 *payload, __u32 length,
 				     __u64 at_ns)
 {
 	__u8 *slot = tempos_journal_slot_at(v, position);
@@ -145,7 +146,7 @@ static inline int tempos_journal_order(const void *one, const void *other)
 }
 
 /* The positions after this one whose events stand whole now, in their order; `found` has room for all slots. */
-static inline __u32 tempos_journal_scan(const struct tempos_journal_view *v, __u64 after, __u64 *found)
+static inline __u32 tempos_journal_scan(const struct tempos_journal_view *v, __u64 after, uint64_t *found)
 {
 	__u32 count = 0;
 
@@ -184,7 +185,7 @@ static inline void tempos_journal_follow(const struct tempos_journal_view *v, co
 		__u8 *slot = tempos_journal_slot_at(from, i);
 		struct tempos_journal_slot *head = (struct tempos_journal_slot *)slot;
 		__u32 *others = (__u32 *)(slot + (from->cells - 1) * TEMPOS_JOURNAL_CELL);
-		__u64 tickets[TEMPOS_JOURNAL_TICKETS];
+		uint64_t tickets[TEMPOS_JOURNAL_TICKETS];
 		__u32 groups = head->groups < TEMPOS_JOURNAL_TICKETS ? head->groups : TEMPOS_JOURNAL_TICKETS;
 		/* What this one has room for and that one had not stays named only. */
 		int held = head->length <= from->bytes || head->length > v->bytes;
