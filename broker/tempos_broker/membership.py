@@ -258,13 +258,14 @@ class Registry(Table):
             return set()
         return {topic.id for topic in topics if self.still_has(topic) and self._try(lease, topic, now)}
 
-    def join_all(self, topic: Topic, now: float) -> None:
+    def join_all(self, topic: Topic, now: float, *, known: bool = True) -> None:
         """Make members of a topic of all those who want it.
 
-        Who may still take its id for that of another topic has to hear first that this is no more.
+        Who may still take its id for that of another topic has to hear first that this is no more; so have
+        all, where what they know of it may not be so: not ``known``.
         """
         for lease in self.holdings.wants.of(topic.name):
-            if topic.id in lease.gone:
+            if topic.id in lease.gone or not known:
                 self.holdings.put_off(lease, topic)
             else:
                 self._try(lease, topic, now)

@@ -238,7 +238,7 @@ class Routes:
         known = dict(zip(topics, await asyncio.gather(*map(self._take_up, topics)), strict=True))
         # Counters are read in one go: calls by the thousand beside threads of the kernel's take seconds.
         self._past.begin_anew(*(topic for topic, memory in known.items() if memory is None))
-        await asyncio.gather(*(self._give_route(topic) for topic in topics))
+        await asyncio.gather(*(self._give_route(topic, memory) for topic, memory in known.items()))
 
     async def _take_up(self, topic: int) -> Remembered | None:
         """Take up account, members and, where that is in force still, the route; what is remembered of it."""
@@ -276,9 +276,11 @@ class Routes:
         state.route = Route(state.route.topic, epoch, ())
         return memory
 
-    async def _give_route(self, topic: int) -> None:
+    async def _give_route(self, topic: int, memory: Remembered | None) -> None:
         # Who wants it and was none of its members: it may be new.
-        self._registry.join_all(self.states[topic].route.topic, time.monotonic())
+        present = self.states[topic].route.topic
+        as_it_was = memory is not None or not self._past.comes_otherwise(present)
+        self._registry.join_all(present, time.monotonic(), known=as_it_was)
         await self.swap(topic)
 
     def _enter(self, state: TopicState, route: Route) -> None:

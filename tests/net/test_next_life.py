@@ -163,11 +163,12 @@ def test_the_route_of_a_topic_that_is_no_more_is_taken_out(life: Life, change: s
 
 
 @pytest.mark.parametrize("mode", ["auto", "off"])
-@pytest.mark.parametrize("change", ["ids swapped", "another data port"])
+@pytest.mark.parametrize("change", ["ids swapped", "another framing", "another data port"])
 def test_members_of_a_topic_that_comes_otherwise_get_it_so(life: Life, change: str, mode: str) -> None:
     events, others = {"name": "events"}, {"name": "others"}
     topics: dict[str, Topics] = {
         "ids swapped": {1: others, 2: events},
+        "another framing": {1: {**events, "framing": "raw"}, 2: others},
         "another data port": {1: events, 2: others},
     }
     port = 9990 if change == "another data port" else 9998
@@ -187,7 +188,8 @@ def test_members_of_a_topic_that_comes_otherwise_get_it_so(life: Life, change: s
         for id_, each in here.items():
             name = topics[change][id_]["name"]
             for number in range(40):
-                data = encode_event(id_, 8, number, 0, b"body")
+                raw = topics[change][id_].get("framing") == "raw"
+                data = bytes((id_,)) + b"body" if raw else encode_event(id_, 8, number, 0, b"body")
                 life.source.sendto(data, (life.topology.broker.address, port))
             assert set(taken(each, 40)) == {name}
         for each in here.values():

@@ -109,6 +109,8 @@ class Continuity:
         self._moved = former_port not in (None, data_port)
         own = {"instance": self.instance, "return_key": self.return_key.hex(), "data_port": data_port}
         self.keeper = Keeper(store, own, self.counting, registry, ledger, states, rows)
+        #: Names that stood under other ids, once somebody has asked.
+        self._renamed: set[str | None] | None = None
         #: Whether the ticket counters are those of the former life.
         self.continued = False
 
@@ -219,6 +221,16 @@ class Continuity:
                         "anew: %r", topic.name, error)  # fmt: skip
             return None
         return memory
+
+    def comes_otherwise(self, topic: Topic) -> bool:
+        """Whether clients of the former life know this id, or this name, as something else."""
+        if self._renamed is None:
+            states = self._states
+            self._renamed = {
+                name_in(document) for id_, document in self._stored.topics.items()
+                if id_ not in states or states[id_].route.topic.name != name_in(document)
+            }  # fmt: skip
+        return topic.id in self._stored.topics or topic.name in self._renamed
 
     def restore_members(self, topic: int, memory: Remembered) -> None:
         """Make those members again whose lease has not ended; all, where the kernel went on serving them.
