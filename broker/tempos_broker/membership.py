@@ -259,10 +259,9 @@ class Registry(Table):
         return {topic.id for topic in topics if self.still_has(topic) and self._try(lease, topic, now)}
 
     def join_all(self, topic: Topic, now: float, *, known: bool = True) -> None:
-        """Make members of a topic of all those who want it.
+        """Make members of a topic of all who want it; not ``known``: once they have heard what it is now.
 
-        Who may still take its id for that of another topic has to hear first that this is no more; so have
-        all, where what they know of it may not be so: not ``known``.
+        Who may still take its id for that of another topic has to hear first that this is no more.
         """
         for lease in self.holdings.wants.of(topic.name):
             if topic.id in lease.gone or not known:

@@ -123,7 +123,7 @@ class World:
         self._next += 1
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
-        def reply(data: bytes) -> None:
+        def reply(data: bytes, **about: bool) -> None:
             if not answer.done():
                 answer.set_result(decode_reply(data))
 

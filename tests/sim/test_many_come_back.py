@@ -29,7 +29,7 @@ async def ask(broker: Broker, op: str, client: int, port: int, **fields: Any) ->
     if op == "subscribe":
         fields["proof"] = granted(broker, "127.0.0.1", port, client, None)
     request = encode_request(op, client, client, port=port, **fields)
-    broker._port._receive(request, "127.0.0.1", None, answer.set_result)
+    broker._port._receive(request, "127.0.0.1", None, lambda data, **about: answer.set_result(data))
     reply = decode_reply(await asyncio.wait_for(answer, 20))
     assert reply.ok is not None, reply.error
     return reply.ok
