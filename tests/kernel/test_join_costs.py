@@ -29,7 +29,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     # No look at everything because it is time.
     monkeypatch.setattr(module, "_REFRESH", 3600.0)
     found: Counter[str] = Counter()
-    ask, neighbours, routes, sums = Netlink._ask, Netlink.neighbours, Netlink.routes, Map.sum_rows
+    ask, neighbours, routes, sums = Netlink.ask, Netlink.neighbours, Netlink.routes, Map.sum_rows
 
     def asking(netlink: Netlink, kind: int, flags: int, bodies: Sequence[bytes]) -> Iterator[bytes | int]:
         found["requests"] += len(bodies)
@@ -47,7 +47,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         found["looks"] += 1
         return sums(rows, *args)
 
-    monkeypatch.setattr(Netlink, "_ask", asking)
+    monkeypatch.setattr(Netlink, "ask", asking)
     monkeypatch.setattr(Netlink, "neighbours", dumping)
     monkeypatch.setattr(Netlink, "routes", routing)
     monkeypatch.setattr(Map, "sum_rows", summing)

@@ -182,9 +182,9 @@ def test_members_of_a_topic_that_comes_otherwise_get_it_so(life: Life, change: s
         life.kill()
         life.start(topics[change], {"mode": mode}, data_port=port)
         until(lambda: all(present(life, name) == {"g"} for name in ("events", "others")), "members again")
-        until(lambda: not any(each.away for each in here.values()), "all know it")
         if change == "ids swapped":
             here = {1: here[2], 2: here[1]}
+        until(lambda: all(knows(each, id_, topics[change]) for id_, each in here.items()), "all know it")
         for id_, each in here.items():
             name = topics[change][id_]["name"]
             for number in range(40):
@@ -199,6 +199,16 @@ def test_members_of_a_topic_that_comes_otherwise_get_it_so(life: Life, change: s
         for topic in document["topics"]:
             for group in topic["groups"]:
                 assert group["lost"] == group["unconfirmed"] == 0, document
+
+
+def knows(subscriber: Subscriber, id_: int, topics: Topics) -> bool:
+    """Whether it is a member, and knows the topic of this id as it is now."""
+    feed, raw = subscriber._intake.feeds.get(id_), topics[id_].get("framing") == "raw"
+    return (
+        not subscriber.away
+        and feed is not None
+        and (feed.name, feed.is_event) == (topics[id_]["name"], not raw)
+    )
 
 
 def taken(subscriber: Subscriber, count: int) -> list[str]:

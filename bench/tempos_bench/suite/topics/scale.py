@@ -84,12 +84,14 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         figures.append(Figure("SQ lost", sum(each.lost for each in held.values()), "events", Better.LOWER))
         base: float | None = None
         for count in p.kernel:
+            # What targets are for has the same name whatever the number is.
+            name = "many" if count == p.many else f"{count} topics"
             with progress.variant(f"{count} topics on the fast path"):
-                found, maps = _kernel(p, count, progress)
+                found, maps = _kernel(p, count, name, progress)
             figures += found
             if base is not None:
                 each = (maps - base) / (count - p.kernel[0])
-                figures.append(Figure(f"{count} topics: kernel's memory for each", each, "B", Better.LOWER))
+                figures.append(Figure(f"{name}: kernel's memory for each", each, "B", Better.LOWER))
             base = maps if base is None else base
     return figures
 
@@ -201,7 +203,7 @@ def _asked(broker: Broker) -> Iterator[None]:
         asking.join()
 
 
-def _kernel(p: Parameters, count: int, progress: Run) -> tuple[list[Figure], float]:
+def _kernel(p: Parameters, count: int, name: str, progress: Run) -> tuple[list[Figure], float]:
     with ExitStack() as stack:
         lane = Lane(stack, cores()[0], p.payload + wire.HEADER_LEN)
         node = lane.topology.broker
@@ -218,10 +220,10 @@ def _kernel(p: Parameters, count: int, progress: Run) -> tuple[list[Figure], flo
             progress.note(f"{count - fast} of {count} topics take the slow path: {paths[-1]['reason']}")
         times = _program_times(p, lane, broker, [topic.id for topic in topics])
     return [
-        Figure(f"{count} topics: to start with their routes in the kernel", took, "s", Better.LOWER),
-        Figure(f"{count} topics: not by the fast path", count - fast, "topics", Better.LOWER),
-        Figure(f"{count} topics: memory of the maps in the kernel", maps / _MIB, "MiB", Better.LOWER),
-        *(median(f"{count} topics: program time, {id_}", summarize(found), "ns", Better.LOWER)
+        Figure(f"{name}: to start with their routes in the kernel", took, "s", Better.LOWER),
+        Figure(f"{name}: not by the fast path", count - fast, "topics", Better.LOWER),
+        Figure(f"{name}: memory of the maps in the kernel", maps / _MIB, "MiB", Better.LOWER),
+        *(median(f"{name}: program time, {id_}", summarize(found), "ns", Better.LOWER)
           for id_, found in times.items() if found),
     ], maps  # fmt: skip
 
