@@ -174,7 +174,9 @@ class Singly:
     ) -> None:
         topic = topic_in(data)
         cut = len(data) > self._largest
-        reason = Reason.CUT_SHORT if cut else check_payload(data, self._framings.get(topic, Framing.RAW))
+        # A topic that is not known has none; the core says what is wrong with it.
+        framing = self._framings.get(topic, Framing.RAW)
+        reason = Reason.CUT_SHORT if cut else check_payload(data, framing)
         if reason is Reason.REPLY:
             # Whose events a topic takes says nothing of who may answer them: the return address does.
             self._relay.replies(topic, (data,))
@@ -184,7 +186,7 @@ class Singly:
         if reason is Reason.FORWARDED and left is not None and left <= 1:
             reason = Reason.TTL
         if reason is Reason.FORWARDED:
-            if self._framings[topic] is Framing.EVENT and flags_of(data) & probe.FLAGS == probe.FLAGS:
+            if framing is Framing.EVENT and flags_of(data) & probe.FLAGS == probe.FLAGS:
                 data = probe.mark(data, body_at(data) + envelope.LENGTH, time.time_ns())
             runs.setdefault(topic, []).append((data, left))
             return
