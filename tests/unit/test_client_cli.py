@@ -14,13 +14,12 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.minibroker import MiniBrokerThread
 
-from tempos import ConfigError, Framing, Topic, control, wire
+from tempos import Framing, Topic, control, wire
 from tempos.cli import bodies, extensions, ledger, main, status
 from tempos.cli.progress import Progress
 from tempos.cli.pub import _paced
@@ -203,58 +202,6 @@ def test_help_lists_every_command_with_examples(capsys: pytest.CaptureFixture[st
     assert "usage" in capsys.readouterr().out
     assert main(["shout"]) == 2
     assert "invalid choice: 'shout'" in capsys.readouterr().err
-
-
-def test_commands_of_other_packages_are_loaded_alone_and_break_alone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    loaded: list[str] = []
-
-    def point(name: str, register: Any) -> SimpleNamespace:
-        def load() -> Any:
-            loaded.append(name)
-            if isinstance(register, Exception):
-                raise register
-            return register
-
-        return SimpleNamespace(name=name, load=load, dist=SimpleNamespace(name=f"{name}-package"))
-
-    def working(subparsers: Any) -> None:
-        parser = subparsers.add_parser("extra", help="an extra")
-        parser.add_argument("--code", type=int)
-        parser.set_defaults(run=lambda options: options.code)
-
-    def failing(error: Exception) -> Any:
-        def register(subparsers: Any) -> None:
-            def run(options: object) -> int:
-                raise error
-
-            subparsers.add_parser("config").set_defaults(run=run)
-
-        return register
-
-    points = [
-        point("extra", working),
-        point("wrong", RuntimeError("no good")),
-        point("broker", ModuleNotFoundError("No module named 'uvloop.loop'", name="uvloop.loop")),
-        point("config", failing(ConfigError(["broker.toml: port is 0"]))),
-    ]
-    monkeypatch.setattr(extensions, "_entry_points", lambda: points)
-    assert main(["pub", "--help"]) == main(["--help"]) == 0
-    assert loaded == []
-    assert "from the package extra-package" in capsys.readouterr().out
-    assert main(["extra", "--code", "5"]) == 5
-    assert main(["wrong", "--any", "thing"]) == 2
-    assert "no good" in capsys.readouterr().err
-    assert main(["broker", "-c", "broker.toml"]) == 2
-    assert capsys.readouterr().err == (
-        "tempos broker: needs uvloop, which is not installed: pip install 'tempos[broker]'\n"
-    )
-    assert main(["demo"]) == 2
-    assert "tempos[bench]" in capsys.readouterr().err
-    assert main(["config"]) == 2
-    assert capsys.readouterr().err == "tempos config: broker.toml: port is 0\n"
-    assert loaded == ["extra", "wrong", "broker", "config"]
 
 
 DOCUMENT = {

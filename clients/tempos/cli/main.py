@@ -109,8 +109,8 @@ def parser_of(chosen: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tempos {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     if chosen in _DAEMONS:
-        # What is missing is told by whoever registers it otherwise.
-        with contextlib.suppress(ImportError):
+        # What is missing or broken is told by whoever registers it otherwise.
+        with contextlib.suppress(Exception):
             _find(_DAEMONS[chosen])(subparsers)
             return parser
     for where in _BUILTIN.values():
