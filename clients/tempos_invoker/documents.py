@@ -31,8 +31,11 @@ def status(invoker: Invoker) -> dict[str, Any]:
         "steps": list(steps(invoker)),
         # Processes that functions have started and left behind.
         "strays": len(invoker.strays.alive()),
-        # Steps and teams that are not in the deployment any more and still finish what they have.
-        "leaving": len(invoker.accounts.keys() - invoker.targets.keys()) + len(invoker.leaving),
+        # Steps and teams that are not in the deployment any more and still finish what they have, and changes
+        # after which results are still on their way to where they went before.
+        "leaving": len(invoker.accounts.keys() - invoker.targets.keys())
+        + len(invoker.leaving)
+        + invoker.turning,
         "errors": {
             "kept": len(invoker.failures.list()),
             "dropped": invoker.failures.dropped,

@@ -8,6 +8,7 @@ beside that, and loses nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
@@ -16,7 +17,8 @@ from collections import Counter
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from tempos import ConfigError, LocalError, Quality, TemposError, Unavailable
+from tempos import ConfigError, LocalError, Quality, TemposError, Unavailable, names
+from tempos._awaitables import in_time
 from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_daemon.realtime import RealTime
@@ -34,7 +36,7 @@ from tempos_invoker.deploy.prepare import (
 )
 from tempos_invoker.deploy.store import Store
 from tempos_invoker.failures import Failure, Failures
-from tempos_invoker.results import Results, by_hand
+from tempos_invoker.results import CHAIN_WITHIN, Results, by_hand
 from tempos_invoker.sources import Place, Source, Target
 from tempos_invoker.turns import Turns
 from tempos_invoker.way import Way
@@ -63,6 +65,10 @@ class Invoker:
         self.teams: dict[TeamKey, Team] = {}
         #: Teams that are not wanted any more and finish what they have.
         self.leaving: list[Team] = []
+        #: Sources that are not wanted any more, until they have left.
+        self.parting: list[Source] = []
+        #: Changes after which something is still on its way to where a step's results went before.
+        self.turning = 0
         self.sources: dict[Place, Source] = {}
         self.targets: dict[tuple[str, str], Target] = {}
         self.accounts: dict[tuple[str, str], Account] = {}
@@ -256,6 +262,7 @@ class Invoker:
         """Steps feed their places; gives the sources and the places that are not wanted any more."""
         before, sources = self.targets, self.sources
         self.targets, self.sources = {}, {}
+        former: set[str] = set()
         self._turns.these(self.teams.values())
         places = places_of(deployment)
         for step in deployment.steps:
@@ -264,12 +271,16 @@ class Invoker:
             if target is None or target.team is not team:
                 account = self.accounts.setdefault(step.path, Account())
                 target = Target(team, team.open(step, account))
+            former |= {target.queue.step.result} - {step.result, ""}
             target.queue.step = step
             self.targets[step.path] = target
             place = places[step.path]
             source = sources.pop(place, None) or prepared.sources.get(place) or self._make_source(place)
             source.feed(target)
             self.sources[place] = source
+        if former:
+            self.turning += 1
+            self._later(self._turn_away(former))
         idle: list[tuple[Source | None, Target]] = []
         kept = {id(target) for target in self.targets.values()}
         fed = set()
@@ -284,7 +295,7 @@ class Invoker:
 
     async def _wind_up(self, idle: list[tuple[Source | None, Target]], teams: list[Team]) -> None:
         """Let what is not wanted any more come to its end."""
-        await asyncio.gather(*(source.close() for source, _ in idle if source is not None))
+        await self._part({source: target for source, target in idle if source is not None})
         kept = {id(target) for target in self.targets.values()}
         for _, target in idle:
             if id(target) not in kept:
@@ -297,6 +308,42 @@ class Invoker:
             self._by_hand.pop(team, None)
             self.leaving.remove(team)
             self.removed.add(team.pool.account)
+
+    async def _part(self, idle: dict[Source, Target]) -> None:
+        """Leave groups: of a chain the first step first, and each one when what goes to it has arrived."""
+        self.parting += idle
+        left = dict(idle)
+        while left:
+            fed = {
+                each for each in left for other, target in left.items()
+                if other is not each and (out := target.queue.step.result)
+                and names.matches(each.place.topic, out)
+            }  # fmt: skip
+            first = [each for each in left if each not in fed]
+            # In a circle all go together.
+            level = {source: left.pop(source) for source in first or list(left)}
+            await asyncio.gather(*map(self._leave, level))
+            if left:
+                kept = {id(target) for target in self.targets.values()}
+                queues = [target for target in level.values() if id(target) not in kept]
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await in_time(
+                        asyncio.gather(*(each.team.emptied(each.queue) for each in queues)), CHAIN_WITHIN
+                    )
+
+    async def _leave(self, source: Source) -> None:
+        try:
+            await self.results.arrived(names.matcher(source.place.topic), CHAIN_WITHIN)
+            await source.close()
+        finally:
+            self.parting.remove(source)
+
+    async def _turn_away(self, topics: set[str]) -> None:
+        """Wait for what is on its way to topics where results do not go any more."""
+        try:
+            await self.results.arrived(topics.__contains__, CHAIN_WITHIN)
+        finally:
+            self.turning -= 1
 
     async def _forget(self, path: tuple[str, str], targets: list[Target]) -> None:
         """The account of a step that is gone, once nothing of it is left."""
@@ -361,7 +408,8 @@ class Invoker:
     async def stop(self) -> None:
         """Take no more events, finish what has come as far as there is time for it, and end."""
         await asyncio.gather(
-            *(source.close(ARRIVING, hurry=True) for source in self.sources.values()), return_exceptions=True
+            *(source.close(ARRIVING, hurry=True) for source in [*self.sources.values(), *self.parting]),
+            return_exceptions=True,
         )
         teams = [*self.teams.values(), *self.leaving]
         finishing = [asyncio.ensure_future(team.emptied()) for team in teams]

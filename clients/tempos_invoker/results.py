@@ -43,13 +43,19 @@ class Results:
         #: What became of error events and answers, by what it was.
         self.counts: Counter[str] = Counter()
         self._way = way
-        self._underway: set[asyncio.Task[None]] = set()
+        #: What is on its way, with the topic that it is for; "": that of no step.
+        self._underway: dict[asyncio.Task[None], str] = {}
         self._warn = Sparingly(log, time.monotonic)
 
     async def settled(self) -> None:
         """Wait for what is on its way now."""
         if self._underway:
             await asyncio.wait(set(self._underway))
+
+    async def arrived(self, topics: Callable[[str], bool], patience: float) -> None:
+        """Wait, at most so long, for what is on its way to these topics now, and for its answers."""
+        if those := {task for task, topic in self._underway.items() if topic and topics(topic)}:
+            await asyncio.wait(those, timeout=patience)
 
     async def finish(self, patience: float) -> None:
         """Wait for what is on its way, at most so long; then it is given up."""
@@ -89,7 +95,8 @@ class Results:
         if len(self._underway) >= MOST_UNDERWAY:
             team.settle(invocation, "unpublished", f"{MOST_UNDERWAY} outputs wait to be sent")
         elif waits and goes_on and not step.reply:
-            self._later(self._chain(team, outcome, origin))
+            # The step may be another one before this begins.
+            self._later(self._chain(team, outcome, origin, step.result), step.result)
         else:
             steps: list[Awaitable[None]] = []
             try:
@@ -104,7 +111,7 @@ class Results:
                 return
             slow = [each for each in steps if each is not DONE and each is not TURN]
             if slow:
-                self._later(self._settle_after(team, outcome, slow))
+                self._later(self._settle_after(team, outcome, slow), step.result)
             else:
                 team.settle(invocation)
 
@@ -126,10 +133,9 @@ class Results:
         else:
             team.settle(outcome.invocation)
 
-    async def _chain(self, team: Team, outcome: Outcome, origin: Event) -> None:
+    async def _chain(self, team: Team, outcome: Outcome, origin: Event, topic: str) -> None:
         """Ask the next step, and pass its answer on. What it says is no failure of this step."""
         invocation = outcome.invocation
-        topic = invocation.queue.step.result
         try:
             reply = await self._way().request(topic, outcome.output, CHAIN_WITHIN)
         except ReplyError as error:
@@ -205,13 +211,13 @@ class Results:
         else:
             self.counts["error_replies" if failed else "replies"] += 1
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def _later(self, work: Coroutine[Any, Any, None], topic: str = "") -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._underway.add(task)
+        self._underway[task] = topic
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._underway.discard(task)
+        self._underway.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("what came of an event cannot be told", exc_info=error)
 

@@ -120,6 +120,26 @@ async def test_a_chain_of_steps_answers_with_what_the_last_one_gave(broker: Brok
         assert accounts["second"]["failed"] == {"error": 1}
 
 
+async def test_a_chain_that_is_not_wanted_any_more_answers_what_is_on_its_way(
+    broker: Broker, daemon: Daemon, tmp_path: Path
+) -> None:
+    first = step("first", "work", result="mid", reply=False)
+    async with broker.publisher() as pub:
+        deploy(daemon, broker, first, step("second", "twice", topic="mid"), timeout=600.0)
+        file = tmp_path / "go"
+        waiting = asyncio.create_task(pub.request("in", body("until", file=str(file), n=1), LIMIT))
+        await daemon.comes_to(running=1)
+        deploy(daemon, broker, step("other", "say", topic="urgent"))
+        assert daemon.status()["leaving"]
+        file.touch()
+        answer = (await waiting).body
+        half = answer[: len(answer) // 2]
+        assert answer == half + half
+        assert json.loads(half)["n"] == 1
+        await asyncio.to_thread(daemon.until, lambda told: not told["leaving"], "all of it has left")
+    assert broker.balanced()
+
+
 async def test_the_account_is_exact_whatever_happens_to_the_workers(broker: Broker, daemon: Daemon) -> None:
     count = 200
     chosen = random.Random(5)

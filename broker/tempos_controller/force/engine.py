@@ -284,7 +284,11 @@ class Engine:
             # Its folder may have lost what it once had.
             await upload(again)
             await part.put(after.document())
-        if before.steps.keys() - after.steps.keys():
+        if any(
+            key not in after.steps or after.steps[key].get("result") != step.get("result")
+            for key, step in before.steps.items()
+        ):
+            # What is on its way now may be for a step that is let go of next.
             await part.emptied(DRAINED)
 
     def _code(self, what: str, digest: str) -> bytes:
