@@ -138,7 +138,7 @@ class Link:
 
         ``no_broker`` and ``no_topic`` mean that it may be tried again.
         """
-        publisher, found = self._publisher, self._topics.get(topic)
+        publisher, found = self._publisher, self._current(topic)
         if not self.there or publisher is None:
             return NO_BROKER
         if not isinstance(found, Topic):
@@ -169,9 +169,19 @@ class Link:
         self._is_refused(publisher)
         return NO_BROKER
 
+    def _current(self, topic: str) -> Topic | _Unknown | None:
+        """What is known of a topic, by the publisher too, which is told of changes that nobody asked for."""
+        found = self._topics.get(topic)
+        if self._publisher is not None and isinstance(found, Topic):
+            known = self._publisher.known(topic)
+            if known is not None and known != found:
+                self._note(topic, known)
+                return known
+        return found
+
     async def request(self, topic: str, body: bytes, deadline: float) -> Reply:
         """Publish a request and wait for its answer; raises as :meth:`tempos.Publisher.request` does."""
-        publisher, found = self._publisher, self._topics.get(topic)
+        publisher, found = self._publisher, self._current(topic)
         if publisher is None or not isinstance(found, Topic):
             raise LocalError(f"the broker is not there: {self.why}")
         before = publisher.refusals()
