@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.brokers import get, post, serving
+from support.brokers import ON_LOOPBACK, get, post, serving
 from support.ports import free_ports
 from support.waiting import until
 
@@ -24,14 +24,9 @@ from tempos import Admin, ApiRefused, Publisher, Quality, Subscriber
 pytest.importorskip("tempos_broker.shared", reason="the compiled helper is not built")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="journals are for Linux")
 
-CONFIG = """
-[broker]
-listen = ["127.0.0.1"]
-data_port = {data}
-control_port = {control}
-api = "127.0.0.1:{api}"
-[fastpath]
-mode = "off"
+CONFIG = (
+    ON_LOOPBACK
+    + """\
 [state]
 file = "off"
 [quality]
@@ -50,6 +45,7 @@ journal = 100
 id = 3
 name = "plain"
 """
+)
 #: Who writes: whether there is a worker, and whether datagrams are moved without the helper.
 WAYS = {"batches": (False, False), "worker": (True, False), "portable": (False, True)}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.brokers import get, serving
+from support.brokers import ON_LOOPBACK, get, serving
 from support.ports import free_ports
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux selects between sockets")
@@ -23,14 +23,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux sele
 LIMIT = 30.0
 #: Bytes: some hundred small datagrams, with what the kernel adds to each.
 SMALL_BUFFER = 65536
-CONFIG = """
-[broker]
-listen = ["127.0.0.1"]
-data_port = {data}
-control_port = {control}
-api = "127.0.0.1:{api}"
-[fastpath]
-mode = "off"
+CONFIG = (
+    ON_LOOPBACK
+    + """\
 [state]
 file = "off"
 [limits]
@@ -50,6 +45,7 @@ framing = "raw"
 class = "{logs}"
 member = [{{ ip = "127.0.0.1", port = {logs_port} }}]
 """
+)
 
 
 class Node:

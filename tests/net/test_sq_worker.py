@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.brokers import get, serving
+from support.brokers import ON_LOOPBACK, get, serving
 from support.ports import free_ports
 from support.processes import descendants, still_alive
 
@@ -29,14 +29,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the worker is f
 LIMIT = 30.0
 #: Datagrams per system call: what a worker that is killed has at hand.
 BATCH = 64
-CONFIG = """
-[broker]
-listen = ["127.0.0.1"]
-data_port = {data}
-control_port = {control}
-api = "127.0.0.1:{api}"
-[fastpath]
-mode = "off"
+CONFIG = (
+    ON_LOOPBACK
+    + """\
 [state]
 file = "{state}"
 [control]
@@ -54,6 +49,7 @@ id = 2
 name = "logs"
 class = "BQ"
 """
+)
 
 
 class Node:

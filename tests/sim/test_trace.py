@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path as File
 
 import pytest
-from support.brokers import serving
+from support.brokers import ON_LOOPBACK, serving
 from support.ports import free_ports
 
 from tempos import LocalError, Path, Subscriber, Topic, blocking
@@ -94,14 +94,9 @@ async def test_only_who_has_the_key_of_an_encrypted_topic_is_answered() -> None:
         assert (sub.stats.traced, sub.stats.events) == (1, 1)
 
 
-CONFIG = """
-[broker]
-listen = ["127.0.0.1"]
-data_port = {data}
-control_port = {control}
-api = "127.0.0.1:{api}"
-[fastpath]
-mode = "off"
+CONFIG = (
+    ON_LOOPBACK
+    + """\
 [control]
 heartbeat = 0.2
 [[topic]]
@@ -116,6 +111,7 @@ group = "old"
 id = 3
 name = "quiet"
 """
+)
 
 
 def test_the_command_tells_tickets_static_members_and_why(

@@ -15,6 +15,16 @@ from typing import Any
 from tempos_bench.nodes.patience import patience
 
 LIMIT = patience(30.0)
+#: How the configuration of one begins that has no fast path; to be formatted with its ports.
+ON_LOOPBACK = """\
+[broker]
+listen = ["127.0.0.1"]
+data_port = {data}
+control_port = {control}
+api = "127.0.0.1:{api}"
+[fastpath]
+mode = "off"
+"""
 
 
 @contextmanager

@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from tempos import Key, TopicKeys
 
 
+def add_client(parser: argparse.ArgumentParser) -> None:
+    """What every publisher and subscriber takes."""
+    add_broker(parser)
+    add_auth(parser)
+    add_keys(parser)
+    add_wait(parser)
+
+
+def add_publisher(parser: argparse.ArgumentParser) -> None:
+    """The same, and where a publisher sends."""
+    add_client(parser)
+    add_data_port(parser)
+
+
 def add_broker(parser: argparse.ArgumentParser) -> None:
     """Add ``-b`` and ``--control-port``; :func:`broker` and the others say what was told."""
     parser.add_argument(

@@ -37,11 +37,7 @@ def register(subparsers: Subparsers) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    opt.add_broker(parser)
-    opt.add_auth(parser)
-    opt.add_keys(parser)
-    opt.add_wait(parser)
-    opt.add_data_port(parser)
+    opt.add_publisher(parser)
     with_topics(parser.add_argument("-t", "--topic", metavar="NAME", required=True, help="the topic"))
     parser.add_argument("-m", "--message", metavar="BODY", default="", help="the body (default: none)")
     parser.add_argument("--json", action="store_true", help="the body is JSON")

@@ -57,10 +57,7 @@ def register(subparsers: Subparsers) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    opt.add_broker(parser)
-    opt.add_auth(parser)
-    opt.add_keys(parser)
-    opt.add_wait(parser)
+    opt.add_client(parser)
     with_topics(parser.add_argument(
         "-t", "--topic", metavar="NAME", action="append", required=True,
         help="a topic or a filter; may be repeated",

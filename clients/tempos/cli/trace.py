@@ -43,11 +43,7 @@ def register(subparsers: Subparsers) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    opt.add_broker(parser)
-    opt.add_auth(parser)
-    opt.add_keys(parser)
-    opt.add_wait(parser)
-    opt.add_data_port(parser)
+    opt.add_publisher(parser)
     add_api(parser)
     with_topics(parser.add_argument("topic", metavar="TOPIC", help="the topic's name"))
     parser.add_argument(
