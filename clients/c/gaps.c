@@ -62,7 +62,7 @@ static struct tempos_epoch *begin_epoch(struct tempos_gaps *gaps, uint32_t numbe
 		int64_t age = (int64_t)number - each->number;
 
 		if (each->used && (age >= TEMPOS_EPOCHS_KEPT || (age > TEMPOS_EPOCHS_LATE &&
-								 (int64_t)each->received == each->acknowledged)))
+								 (int64_t)tempos_gaps_told(each) == each->acknowledged)))
 			retire(gaps, each);
 	}
 	return epoch;
@@ -130,13 +130,18 @@ static void settle(struct tempos_gaps *gaps, uint8_t byte, uint32_t sequence)
 							: number > doubtful->number;
 
 	gaps->doubtful = NULL;
-	gaps->current = doubtful;
-	if (goes_on)
-		return;
-	for (struct tempos_epoch *each = gaps->epochs; each < gaps->epochs + EPOCHS; each++)
-		if (each->used)
+	gaps->current = goes_on ? doubtful : NULL;
+	for (struct tempos_epoch *each = gaps->epochs; each < gaps->epochs + EPOCHS; each++) {
+		if (!each->used)
+			continue;
+		if (!goes_on) {
 			retire(gaps, each);
-	gaps->current = NULL;
+			continue;
+		}
+		/* What has come so far another broker counts, not the one that answers now. */
+		each->elsewhere = each->received;
+		each->acknowledged = 0;
+	}
 }
 
 int64_t tempos_gaps_see(struct tempos_gaps *gaps, uint8_t byte, uint32_t sequence)
@@ -203,15 +208,18 @@ void tempos_gaps_new_broker(struct tempos_gaps *gaps)
 		return;
 	gaps->doubtful = gaps->current;
 	gaps->current = NULL;
-	for (struct tempos_epoch *each = gaps->epochs; each < gaps->epochs + EPOCHS; each++)
-		each->acknowledged = -1;
+}
+
+uint64_t tempos_gaps_told(const struct tempos_epoch *epoch)
+{
+	return epoch->received - epoch->elsewhere;
 }
 
 void tempos_gaps_acknowledge(struct tempos_gaps *gaps, uint32_t number, uint64_t received)
 {
 	struct tempos_epoch *epoch = epoch_of(gaps, number);
 
-	if (epoch && received <= epoch->received && (int64_t)received > epoch->acknowledged)
+	if (epoch && received <= tempos_gaps_told(epoch) && (int64_t)received > epoch->acknowledged)
 		epoch->acknowledged = (int64_t)received;
 }
 

@@ -126,10 +126,10 @@ static uint32_t tell(struct tempos_subscriber *self, struct tempos_writer *reque
 
 	self->tells = 0;
 	for (struct tempos_epoch *each = self->gaps.epochs; each < self->gaps.epochs + EPOCHS; each++)
-		if (each->used && (int64_t)each->received != each->acknowledged &&
+		if (each->used && (int64_t)tempos_gaps_told(each) != each->acknowledged &&
 		    self->tells < TEMPOS_TOLD_AT_ONCE) {
 			self->telling[self->tells].epoch = each->number;
-			self->telling[self->tells++].received = each->received;
+			self->telling[self->tells++].received = tempos_gaps_told(each);
 		}
 	id = tempos_begin_request(&self->link, request, op, 5);
 	tempos_add_text(request, "port");

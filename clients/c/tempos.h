@@ -74,6 +74,7 @@ struct tempos_epoch {
 	uint32_t number;
 	uint32_t expected;
 	uint64_t received, missing;
+	uint64_t elsewhere;   /* of what is received, what another broker counts */
 	int64_t acknowledged; /* -1: nothing */
 	size_t holes;
 	struct {
@@ -95,6 +96,9 @@ int64_t tempos_gaps_see(struct tempos_gaps *gaps, uint8_t epoch, uint32_t sequen
 void tempos_gaps_in_force(struct tempos_gaps *gaps, uint32_t epoch);
 /* The broker is another instance: it may go on with the routes it found, or begin anew. */
 void tempos_gaps_new_broker(struct tempos_gaps *gaps);
+
+/* Of an epoch, what the broker in charge is to count. */
+uint64_t tempos_gaps_told(const struct tempos_epoch *epoch);
 /* The broker has booked so many datagrams of an epoch. */
 void tempos_gaps_acknowledge(struct tempos_gaps *gaps, uint32_t epoch, uint64_t received);
 uint64_t tempos_gaps_received(const struct tempos_gaps *gaps);

@@ -127,9 +127,12 @@ static void count(void)
 	}
 	printf("| %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64, tempos_gaps_received(&gaps),
 	       tempos_gaps_missed(&gaps), gaps.late, gaps.duplicates, gaps.unstamped);
-	for (size_t i = 0; i < EPOCHS; i++)
-		if (gaps.epochs[i].used && (int64_t)gaps.epochs[i].received != gaps.epochs[i].acknowledged)
-			printf(" %" PRIu32 ":%" PRIu64, gaps.epochs[i].number, gaps.epochs[i].received);
+	for (size_t i = 0; i < EPOCHS; i++) {
+		const struct tempos_epoch *epoch = gaps.epochs + i;
+
+		if (epoch->used && (int64_t)tempos_gaps_told(epoch) != epoch->acknowledged)
+			printf(" %" PRIu32 ":%" PRIu64, epoch->number, tempos_gaps_told(epoch));
+	}
 	putchar('\n');
 }
 

@@ -42,7 +42,7 @@ _HALF = 0x80000000
 class _Epoch:
     """The account of one epoch. ``received + missing`` is the number of sequences passed so far."""
 
-    __slots__ = ("acknowledged", "byte", "expected", "holes", "missing", "number", "received")
+    __slots__ = ("_base", "acknowledged", "byte", "expected", "holes", "missing", "number", "received")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -51,8 +51,18 @@ class _Epoch:
         self.received = 0
         self.missing = 0
         self.acknowledged = -1
+        self._base = 0
         # [start, end) of what is missing, ascending, counted without wrapping.
         self.holes: list[tuple[int, int]] = []
+
+    @property
+    def told(self) -> int:
+        """What the broker in charge is to count."""
+        return self.received - self._base
+
+    def new_broker(self) -> None:
+        """What has come so far another broker counts, not the one that answers now."""
+        self._base, self.acknowledged = self.received, 0
 
     def skip(self, count: int) -> None:
         position = self.received + self.missing
@@ -211,15 +221,15 @@ class GapTracker:
         if self._current is None:
             return []
         return [
-            Received(topic, group, epoch.number, epoch.received)
+            Received(topic, group, epoch.number, epoch.told)
             for epoch in self._epochs.values()
-            if epoch.received != epoch.acknowledged or (again and epoch is self._current)
+            if epoch.told != epoch.acknowledged or (again and epoch is self._current)
         ]
 
     def acknowledge(self, row: Received) -> None:
         """The broker has answered a heartbeat with this row in it."""
         epoch = self._epochs.get(row.epoch)
-        if epoch is not None and row.datagrams <= epoch.received:
+        if epoch is not None and row.datagrams <= epoch.told:
             epoch.acknowledged = max(epoch.acknowledged, row.datagrams)
 
     def tell_again(self) -> None:
@@ -263,7 +273,7 @@ class GapTracker:
         epoch = self._current = self._epochs.setdefault(number, _Epoch(number))
         for old in list(self._epochs.values()):
             age = number - old.number
-            told = old.received == old.acknowledged
+            told = old.told == old.acknowledged
             if age >= KEPT_EPOCHS or (age > LATE_EPOCHS and told):
                 self._retire(self._epochs.pop(old.number))
         return epoch
@@ -278,9 +288,12 @@ class GapTracker:
             goes_on = (sequence - doubtful.expected) & _U32 < _HALF
         else:
             goes_on = number > doubtful.number
-        if not goes_on:
-            for epoch in self._epochs.values():
+        for epoch in self._epochs.values():
+            if goes_on:
+                epoch.new_broker()
+            else:
                 self._retire(epoch)
+        if not goes_on:
             self._epochs.clear()
             self._current = None
 

@@ -17,12 +17,19 @@ interface Epoch {
   expected: number;
   received: number;
   missing: number;
+  /** Of what is received, what another broker counts. */
+  elsewhere: number;
   acknowledged: number;
   holes: [start: number, end: number][];
 }
 
 function begin(number: number): Epoch {
-  return { number, expected: 0, received: 0, missing: 0, acknowledged: -1, holes: [] };
+  return { number, expected: 0, received: 0, missing: 0, elsewhere: 0, acknowledged: -1, holes: [] };
+}
+
+/** What the broker in charge is to count. */
+function told(epoch: Epoch): number {
+  return epoch.received - epoch.elsewhere;
 }
 
 /** The epoch that ends with `byte`, if `near` is or was in force. */
@@ -130,7 +137,6 @@ export class Gaps {
   /** The broker is another instance: it may go on with the routes it found, or begin anew. */
   newBroker(): void {
     this.#told = undefined;
-    for (const epoch of this.#epochs.values()) epoch.acknowledged = -1;
     if (this.#current !== undefined) {
       this.#doubtful = this.#current;
       this.#current = undefined;
@@ -141,14 +147,14 @@ export class Gaps {
   report(): Count[] {
     if (this.#current === undefined) return [];
     return [...this.#epochs.values()]
-      .filter((epoch) => epoch.received !== epoch.acknowledged)
-      .map((epoch) => ({ epoch: epoch.number, datagrams: epoch.received }));
+      .filter((epoch) => told(epoch) !== epoch.acknowledged)
+      .map((epoch) => ({ epoch: epoch.number, datagrams: told(epoch) }));
   }
 
   /** The broker has booked this. */
   acknowledge(count: Count): void {
     const epoch = this.#epochs.get(count.epoch);
-    if (epoch !== undefined && count.datagrams <= epoch.received)
+    if (epoch !== undefined && count.datagrams <= told(epoch))
       epoch.acknowledged = Math.max(epoch.acknowledged, count.datagrams);
   }
 
@@ -162,7 +168,7 @@ export class Gaps {
     const epoch = (this.#current = this.#epoch(number));
     for (const old of [...this.#epochs.values()]) {
       const age = number - old.number;
-      if (age >= KEPT_EPOCHS || (age > LATE_EPOCHS && old.received === old.acknowledged)) {
+      if (age >= KEPT_EPOCHS || (age > LATE_EPOCHS && told(old) === old.acknowledged)) {
         this.#epochs.delete(old.number);
         this.#retire(old);
       }
@@ -178,7 +184,14 @@ export class Gaps {
       number === doubtful.number
         ? (sequence - doubtful.expected) >>> 0 < 0x80000000
         : number > doubtful.number;
-    if (goesOn) return;
+    if (goesOn) {
+      // What has come so far another broker counts, not the one that answers now.
+      for (const epoch of this.#epochs.values()) {
+        epoch.elsewhere = epoch.received;
+        epoch.acknowledged = 0;
+      }
+      return;
+    }
     for (const epoch of this.#epochs.values()) this.#retire(epoch);
     this.#epochs.clear();
     this.#current = undefined;
