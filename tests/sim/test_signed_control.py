@@ -119,6 +119,21 @@ def test_a_broker_that_restarts_takes_the_members_back_at_their_next_heartbeat()
     assert not pair.of(RenewalFailed)
 
 
+def test_answers_by_the_former_clock_that_come_late_refuse_nothing() -> None:
+    pair = Pair(ahead=-40.0)
+    pair.session.ask("hello", pair.now)
+    copies = pair.session.datagrams_to_send(pair.now)
+    pair.now += 0.3
+    copies += pair.session.datagrams_to_send(pair.now)
+    assert len(copies) == 2, "asked again, for nobody had answered"
+    for datagram in copies:
+        pair._serve(datagram)
+    pair.run(5)
+    assert pair.server.refused == {"wrong time": 2}
+    assert len(pair.of(Answered)) == 1
+    assert not pair.of(Failed)
+
+
 def test_a_forbidden_topic_fails_at_once() -> None:
     pair = Pair()
     pair.session.subscribe("other", None, pair.now)

@@ -451,7 +451,7 @@ class ControlSession:
         """Whether a request is asked again by the broker's clock; once, then a refusal is one."""
         if self._signer is None or error.code != control.Code.CLOCK or pending.clock_followed:
             return False
-        pending.clock_followed = True
+        pending.follow_clock()
         self._signer.follow(time_ms)
         self._answered(now)
         self._repeat(request, pending, now)

@@ -68,6 +68,11 @@ class Pending:
     #: Of a drain: until when it is asked again and again.
     until: float | None = None
 
+    def follow_clock(self) -> None:
+        """From now on it is signed by another clock: what was sent before will be refused."""
+        self.clock_followed = True
+        self.nonces.clear()
+
     def no_answer(self, broker: str, now: float) -> NoAnswer:
         """The error of a request that was never answered by the broker there."""
         return NoAnswer(
