@@ -23,13 +23,13 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from tempos import _abi, admin, publisher, subscriber
-from tempos._intake import Duplicates
 from tempos.admin import TopicInfo, TopicRemoved
 from tempos.auth import Key
 from tempos.encryption import TopicKeys
 from tempos.errors import LocalError, NoWay, TemposError
 from tempos.model import Member, Topic
 from tempos.publisher import PublisherStats
+from tempos.receiving.intake import Duplicates
 from tempos.requests.ask import TIMEOUT, Reply
 from tempos.requests.core import RequestStats
 from tempos.requests.tracing import WITHIN, Enough, Trace

@@ -18,17 +18,18 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from tempos import _abi, _loan, _sockets, names
+from tempos import _abi, _sockets, names
 from tempos._awaitables import in_time
-from tempos._inbox import Event
-from tempos._intake import Bell, Duplicates, Intake, SubscriberStats
-from tempos._sources import PublisherAccount
-from tempos._standing import Standing
 from tempos.auth import Key, Signer
 from tempos.control import MAX_PATIENCE, Code
 from tempos.encryption import TopicKeys
 from tempos.errors import ControlRefused, LocalError, NoAnswer, NoWay, RemoteError
 from tempos.model import Member, Topic
+from tempos.receiving import loan
+from tempos.receiving.inbox import Event
+from tempos.receiving.intake import Bell, Duplicates, Intake, SubscriberStats
+from tempos.receiving.sources import PublisherAccount
+from tempos.receiving.standing import Standing
 from tempos.requests.answer import Request
 from tempos.session import ControlSession, forks
 from tempos.session.link import ControlLink
@@ -130,7 +131,7 @@ class Subscriber(forks.OfOneProcess):
         self._turn = 0.0
         self._reader: _sockets.Reader | None = None
         self._link: ControlLink | None = None
-        self._loan: _loan.Loan | None = None
+        self._loan: loan.Loan | None = None
         self._closed = self._forked = False
         forks.watch(self)
         # Who has waited here for an event, last.
@@ -310,11 +311,11 @@ class Subscriber(forks.OfOneProcess):
         """Events that are there and nobody has taken."""
         return self._inbox.waiting
 
-    def lend(self, to: _loan.Borrower) -> _loan.Loan | None:
+    def lend(self, to: loan.Borrower) -> loan.Loan | None:
         """Lend the data socket to another process, where that can be; ends with the loan."""
         if self._closing is not None or self._reader is None:
             return None
-        self._loan = _loan.lend(self._reader, self._intake, to)
+        self._loan = loan.lend(self._reader, self._intake, to)
         return self._loan
 
     def replies_block(self) -> None:
@@ -448,8 +449,8 @@ class Subscriber(forks.OfOneProcess):
             sock.close()
             raise
         self._reader = reader
-        if (loan := self._loan) is not None:
-            loan.void()
+        if (lent := self._loan) is not None:
+            lent.void()
         self._intake.granted = _sockets.receive_buffer(sock)
         self._intake.replies.open(sock, broker)
         self._member = Member(ip, port)

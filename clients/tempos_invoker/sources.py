@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempos import Event, LocalError, Subscriber, TemposError
-from tempos._loan import Borrower, Loan
 from tempos._remarks import Remark
 from tempos.errors import one_line
+from tempos.receiving.loan import Borrower, Loan
 from tempos_invoker.core.invocation import Arrived, StepQueue, new_arrived
 from tempos_invoker.deploy.model import BrokerAt
 from tempos_invoker.deploy.ports import Ports

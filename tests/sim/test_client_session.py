@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from support.minibroker import MiniBroker
 
 from tempos import ControlRefused, Framing, NoAnswer, Quality, Topic, control
-from tempos._feeds import Feeds
-from tempos._intake import Intake
 from tempos._pages import Pages
-from tempos._standing import Standing
 from tempos.control import Code, Received, decode_request
+from tempos.receiving.feeds import Feeds
+from tempos.receiving.intake import Intake
+from tempos.receiving.standing import Standing
 from tempos.session import ControlSession
 from tempos.session.events import (
     Accepted,

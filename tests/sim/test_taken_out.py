@@ -17,9 +17,9 @@ import pytest
 from support.brokers import post
 
 from tempos import Publisher, Subscriber, Topic, Unheard, blocking
-from tempos._intake import Intake
-from tempos._standing import Standing
 from tempos.control import Code, Out, decode_reply, encode_ok, encode_request
+from tempos.receiving.intake import Intake
+from tempos.receiving.standing import Standing
 from tempos.session.events import Forgotten, RenewalFailed, Subscribed
 from tempos.session.rows import in_requests
 from tempos_broker.config.model import BrokerConfig, TopicConfig

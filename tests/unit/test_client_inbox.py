@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempos import Event, LocalError, Subscriber, Topic, wire
-from tempos._inbox import Inbox
 from tempos._sockets import ALONE, READ_BATCH, WatchingReader
+from tempos.receiving.inbox import Inbox
 
 HEAT = Topic(7, "heat")
 U32 = 0xFFFFFFFF

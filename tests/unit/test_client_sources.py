@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tempos._feeds import Feed
-from tempos._sources import FOLLOWED, KEPT_HOLES, PublisherAccount, Said
 from tempos.delivery import AGAIN
 from tempos.model import Topic
+from tempos.receiving.feeds import Feed
+from tempos.receiving.sources import FOLLOWED, KEPT_HOLES, PublisherAccount, Said
 
 HEAT = Topic(7, "heat")
 SINCE = 5

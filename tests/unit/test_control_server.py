@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempos import Framing, Member, Quality, Topic, auth
-from tempos._feeds import Feeds
 from tempos.control import MAX_DATAGRAM, OPERATIONS, Asked, Code, Received, Sent, decode_reply, encode_request
 from tempos.names import name_fault
+from tempos.receiving.feeds import Feeds
 from tempos.session.roll import Roll
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tempos import Framing, Subscriber, Topic, _abi, wire
-from tempos._loan import Borrower
+from tempos.receiving.loan import Borrower
 from tempos_invoker.workers import direct
 from tempos_invoker.workers.direct import Broken, Shared
 

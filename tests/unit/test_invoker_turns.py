@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tempos import Quality
-from tempos._inbox import Event
+from tempos.receiving.inbox import Event
 from tempos_invoker.deploy.model import BrokerAt
 from tempos_invoker.deploy.ports import Ports
 from tempos_invoker.sources import Place, Source, Target

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tempos import ConfigError, Unavailable
+from tempos._output import make_whole
 from tempos_broker.config.load import parse
 from tempos_broker.config.model import BrokerConfig, TopicConfig
 from tempos_daemon import toml
@@ -71,6 +72,7 @@ def main() -> None:
     # It ends before garbage matters.
     gc.disable()
     os.nice(NICE)
+    make_whole()
     try:
         config = parse(sys.stdin.buffer.read().decode(), sys.argv[1])
     except (ConfigError, Unavailable) as error:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from tempos import ConfigError, TemposError, Unavailable, __version__
+from tempos._output import make_whole
 
 FAILED = 1
 COULD_NOT_RUN = 2
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from tempos.cli import completion
 
         return completion.answer(parser_of)
+    if argv is None:
+        make_whole()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((argument for argument in arguments if not argument.startswith("-")), "")
     try:

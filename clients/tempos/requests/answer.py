@@ -17,10 +17,10 @@ from collections.abc import Awaitable
 
 from tempos import _abi, _sockets, wire
 from tempos._awaitables import DONE
-from tempos._inbox import Event
 from tempos.encryption import OVERHEAD, Encryptor, TopicKeys
 from tempos.errors import EventTooBig, LocalError
 from tempos.model import Framing, Topic
+from tempos.receiving.inbox import Event
 from tempos.requests import envelope, probe
 
 _BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.EINTR)

@@ -28,6 +28,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from tempos._output import make_whole
 from tempos.errors import one_line
 from tempos_invoker.modes import INSIDE
 from tempos_invoker.worker import scheduling
@@ -82,6 +83,7 @@ def main(arguments: list[str]) -> int:
     """Run a worker until it is not needed any more."""
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    make_whole()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with socket.socket(fileno=int(arguments[0])) as sock:
         sock.setblocking(True)

@@ -23,8 +23,8 @@ from typing import Protocol
 
 from tempos import Event
 from tempos._awaitables import in_time
-from tempos._loan import Borrower, Loan
 from tempos._remarks import Sparingly
+from tempos.receiving.loan import Borrower, Loan
 from tempos_invoker.core.invocation import Arrived, StepQueue, new_arrived
 from tempos_invoker.core.pool import Pool
 from tempos_invoker.workers import frames

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tempos import _abi
-from tempos._inbox import Event
-from tempos._intake import Intake
 from tempos._sockets import WatchingReader
+from tempos.receiving.inbox import Event
+from tempos.receiving.intake import Intake
 from tempos.session import proof
 
 _SO_MEMINFO = 55

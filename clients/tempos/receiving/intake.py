@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from tempos import _abi, wire
-from tempos._feeds import Feed, Feeds
-from tempos._inbox import Event, Inbox, new_event
 from tempos._remarks import Sparingly
-from tempos._sources import PublisherAccount
 from tempos.delivery import AGAIN
 from tempos.encryption import TopicKeys, Undecryptable
 from tempos.errors import LocalError, WireError
 from tempos.model import Framing
+from tempos.receiving.feeds import Feed, Feeds
+from tempos.receiving.inbox import Event, Inbox, new_event
+from tempos.receiving.sources import PublisherAccount
 from tempos.requests import envelope, probe
 from tempos.requests.answer import Replies
 from tempos.session import proof

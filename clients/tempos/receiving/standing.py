@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from tempos._intake import Intake
 from tempos.control import Out
 from tempos.errors import LocalError
+from tempos.receiving.intake import Intake
 from tempos.session.events import (
     Accepted,
     Answered,

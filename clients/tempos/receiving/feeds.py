@@ -8,11 +8,11 @@ from typing import Any
 
 from tempos import _abi
 from tempos._pages import Pages
-from tempos._sources import PublisherAccount, Said, Sources
 from tempos.control import Asked, Dropped, Lacking, Received, Told
 from tempos.delivery import GapTracker, Tally
 from tempos.encryption import Decryptor, TopicKeys
 from tempos.model import Framing, Topic
+from tempos.receiving.sources import PublisherAccount, Said, Sources
 from tempos.wire import header_len
 
 #: How the names of groups begin that are one subscriber's own.

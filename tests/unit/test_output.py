@@ -1,0 +1,45 @@
+"""What a command prints is all there, whoever interrupts it and however its standard output was opened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+_LINE = '{"type": "event"}'
+_LINES = 20_000
+#: A long text in one piece, as a command prints what has come at once. It takes a signal in between.
+_PRINTS = f"""
+import os, signal, sys
+from tempos._output import make_whole
+signal.signal(signal.SIGUSR1, lambda *_: None)
+os.set_blocking(1, len(sys.argv) == 1)
+make_whole()
+print("ready", flush=True)
+for _ in range(3):
+    print("\\n".join([{_LINE!r}] * {_LINES}), flush=True)
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+"""
+
+
+@pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "non-blocking"])
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_long_text_arrives_whole_however_often_a_signal_interrupts_it(
+    unbuffered: str, blocking: bool
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PRINTS, *([] if blocking else ["non-blocking"])],
+        stdout=subprocess.PIPE, bufsize=0, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    assert process.stdout is not None
+    with process.stdout as out:
+        assert out.readline() == b"ready\n"
+        found = []
+        while piece := out.read(5000):
+            found.append(piece)
+            process.send_signal(signal.SIGUSR1)
+    assert process.wait() == 0
+    assert b"".join(found).decode().splitlines() == [_LINE] * 3 * _LINES
