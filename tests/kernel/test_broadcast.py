@@ -19,13 +19,13 @@ from support.inject import Capture, Injector
 from support.packets import Addresses, datagram, event, partial, raw, topic_of
 from support.privileges import require_kernel, require_netns
 from support.program import GATE
+from support.waiting import LIMIT
 from support.watched import in_broker
 
 from tempos import Framing, Group, Member, Path, Reason, Route, Topic, Unavailable
 from tempos._abi import Tags, Way
 from tempos.wire import encode_event
 from tempos_bench.nodes.namespace import Namespace
-from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology, mac_of
 from tempos_bpf.errors import BpfError
 from tempos_bpf.links import XdpMode
@@ -39,7 +39,6 @@ from tempos_fastpath.plan import Hop
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
-LIMIT = patience(15.0)
 UDP_SEGMENT = 103
 RAW, EVENT = Topic(1, "raw", framing=Framing.RAW), Topic(2, "event", framing=Framing.EVENT)
 SINGLE = Topic(3, "single", framing=Framing.EVENT)

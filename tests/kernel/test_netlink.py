@@ -12,6 +12,7 @@ import pytest
 from pyroute2 import IPRoute
 from support.nodes import configure
 from support.privileges import require_netns
+from support.waiting import LIMIT
 
 from tempos_bench.nodes.loop import NodeLoop
 from tempos_bench.nodes.namespace import Namespace
@@ -26,7 +27,6 @@ pytestmark = pytest.mark.netns
 
 MAC = "02:00:00:00:00:{:02x}"
 MANY = 200
-LIMIT = 10.0
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from support.inject import Injector
 from support.packets import Addresses, datagram, raw
 from support.privileges import require_kernel, require_netns
 from support.program import Rig
+from support.waiting import LIMIT
 
 from tempos import Quality, Topic, Unavailable
 from tempos.wire import raw_header
-from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import build, mac_of
 from tempos_bpf.maps import Map
 from tempos_fastpath.selector import attach_selector
@@ -30,7 +30,6 @@ from tempos_fastpath.starting import start
 
 pytestmark = pytest.mark.kernel
 
-LIMIT = patience(20.0)
 STRICT, BEST_EFFORT = Topic(1, "strict", Quality.SQ), Topic(2, "best effort", Quality.BQ)
 
 

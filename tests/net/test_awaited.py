@@ -11,19 +11,17 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from support.nodes import ip, udp
 from support.privileges import require_kernel, require_netns
-from support.waiting import until
+from support.waiting import LIMIT, until
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
 from tempos_bench.measure.broker import Broker
 from tempos_bench.nodes.node import PYTHON
-from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology, build
 from tempos_daemon.http_server import HttpServer
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 TOPIC = Topic(id=7, name="news", framing=Framing.RAW)
-LIMIT = patience(20.0)
 
 
 def awaited(broker: Broker) -> set[str]:

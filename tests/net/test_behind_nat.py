@@ -11,12 +11,11 @@ from contextlib import contextmanager
 import pytest
 from support.nodes import ip
 from support.privileges import require_kernel, require_netns
-from support.waiting import until
+from support.waiting import LIMIT, until
 
 from tempos import Path, Topic, Unheard
 from tempos.blocking import Publisher, Subscriber
 from tempos_bench.measure.broker import Broker
-from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology, build
 
 pytestmark = [
@@ -27,7 +26,6 @@ pytestmark = [
 ]
 
 TOPIC = Topic(id=7, name="news", unheard=Unheard.EVICT)
-LIMIT = patience(30.0)
 #: Only the member's network, behind the address of the node.
 INNER = "192.168.9.2"
 MASQUERADE = f"""

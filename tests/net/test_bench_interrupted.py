@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from support.privileges import require_kernel, require_netns
 from support.processes import Spaces, descendants, still_alive
+from support.waiting import LIMIT
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
-
-LIMIT = 60.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

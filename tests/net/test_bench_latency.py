@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.ports import free_ports
+from support.waiting import LIMIT
 
 from tempos import wire
 from tempos_bench.compiled import latency
@@ -22,7 +23,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed"),
 ]
 
-LIMIT = 20.0
 SQ, BQ = 1, 2
 SIZE = 40
 BEGIN = latency.wall_ns()

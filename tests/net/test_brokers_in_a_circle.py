@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.nodes import udp
 from support.privileges import require_kernel, require_netns
+from support.waiting import LIMIT
 
 from tempos import DATA_PORT, Framing, Group, Member, Topic
 from tempos.wire import encode_event, encode_raw
@@ -18,7 +19,6 @@ pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 EVENT = Topic(1, "event")
 RAW = Topic(2, "raw", framing=Framing.RAW)
-LIMIT = 15.0
 #: Events, and how often each of the two brokers gets one of them: TTL 64, 62 ... 2 and 63, 61 ... 1.
 SENT, ROUNDS = 5, 32
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.privileges import require_kernel, require_netns
+from support.waiting import LIMIT
 
 from tempos import DATA_PORT, Path, Topic
 from tempos_bench.measure.broker import Broker
@@ -22,7 +23,6 @@ from tempos_bench.nodes.topology import Topology, build
 
 pytestmark = pytest.mark.netns
 
-LIMIT = 60.0
 TOPIC = Topic(id=7, name="events")
 MODES = {"off": Path.SLOW, "generic": Path.FAST, "native": Path.FAST}
 

@@ -14,13 +14,11 @@ from tempos.blocking import Publisher, Subscriber
 from tempos.control import encode_request
 from tempos_bench.measure.broker import Broker
 from tempos_bench.measure.forged import Forged
-from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import build, mac_of
 
 pytestmark = [pytest.mark.netns]
 
 TOPIC = Topic(id=7, name="news")
-LIMIT = patience(20.0)
 #: More than there is room for, at what an answer takes.
 ADDRESSES, REQUESTS = 150, 12_000
 

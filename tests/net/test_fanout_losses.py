@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.privileges import require_kernel, require_netns
+from support.waiting import LIMIT
 
 from tempos import DATA_PORT, Fanout, Framing, Group, Member, Path, Topic, wire
 from tempos_bench.measure.broker import Broker
@@ -16,7 +17,6 @@ pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 GROUPS = 16
 #: Frames at once, each of which becomes GROUPS copies; the subscriber's ring holds 256.
 BATCH, BATCHES = 64, 40
-LIMIT = 20.0
 WAYS = {"XDP": ("native", Fanout.XDP), "tc": ("native", Fanout.TC), "generic": ("generic", Fanout.AUTO)}
 
 

@@ -17,12 +17,11 @@ from pathlib import Path
 import pytest
 from support.filters import BAD_FILTERS, MATCHES
 from support.ports import free_ports
+from support.waiting import LIMIT
 
 from tempos import names
 
 SERVER = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-#: Seconds for anything that the server does.
-LIMIT = 10.0
 CONNACK, PUBLISH, SUBACK, PINGRESP, DISCONNECT = 0x20, 0x30, 0x90, 0xD0, 0xE0
 
 pytestmark = pytest.mark.skipif(SERVER is None, reason="Mosquitto is not installed")

@@ -12,6 +12,7 @@ import msgpack
 import pytest
 from support.packets import EVENT, RAW, TOPICS, UNKNOWN, event, raw
 from support.privileges import require_kernel, require_netns
+from support.waiting import LIMIT
 
 from tempos import CONTROL_PORT, DATA_PORT, Group, Member, Path
 from tempos.control import OPERATIONS, Received, decode_reply, encode_request
@@ -22,7 +23,6 @@ from tempos_bench.nodes.topology import Topology, build
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 DATA_DATAGRAMS, CONTROL_DATAGRAMS = 800_000, 200_000
-LIMIT = 30.0
 
 PAYLOADS = [
     raw(),

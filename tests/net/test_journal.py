@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from support.brokers import ON_LOOPBACK, get, post, serving
 from support.ports import free_ports
-from support.waiting import until
+from support.waiting import LIMIT, until
 
 from tempos import Admin, ApiRefused, Publisher, Quality, Subscriber
 
@@ -70,7 +70,7 @@ class Node:
     def raw_tap(self, *arguments: str) -> bytes:
         done = subprocess.run(
             [sys.executable, "-m", "tempos", "tap", *arguments, "--api", f"127.0.0.1:{self.api}"],
-            capture_output=True, check=True, timeout=60,
+            capture_output=True, check=True, timeout=LIMIT,
         )  # fmt: skip
         return done.stdout
 

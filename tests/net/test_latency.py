@@ -6,6 +6,7 @@ import json
 
 import pytest
 from support.privileges import require_kernel, require_netns
+from support.waiting import LIMIT
 
 from tempos import DATA_PORT, Group, Member, Path, Topic
 from tempos_bench.measure.broker import Broker
@@ -14,7 +15,6 @@ from tempos_bench.nodes.topology import build
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
-LIMIT = 20.0
 EVENTS = 5_000
 #: By how many groups it has: each of the three ways through the kernel.
 TOPICS = {1: Topic(id=7, name="single"), 3: Topic(id=8, name="triple")}

@@ -11,18 +11,16 @@ from contextlib import ExitStack
 import pytest
 from support.nodes import udp
 from support.privileges import require_kernel, require_netns
-from support.waiting import until
+from support.waiting import LIMIT, until
 
 from tempos import Fanout, Group, Member, Path, Topic
 from tempos.blocking import Publisher, Subscriber
 from tempos_bench.measure.broker import Broker
-from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology, build
 
 pytestmark = [pytest.mark.netns]
 
 TOPIC = Topic(id=7, name="news")
-LIMIT = patience(20.0)
 #: Several times what the kernel keeps for a neighbour that it does not know.
 EVENTS, RATE, SIZE = 2_400, 4_000, 1_300
 

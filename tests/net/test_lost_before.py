@@ -10,6 +10,7 @@ import pytest
 from support.bpf import require_compiler
 from support.lossy import AT, EVERY, loses_events
 from support.privileges import require_kernel, require_netns
+from support.waiting import LIMIT
 
 from tempos import Path, Topic
 from tempos.blocking import Publisher, Subscriber
@@ -19,7 +20,6 @@ from tempos_bench.nodes.topology import build
 
 pytestmark = pytest.mark.netns
 
-LIMIT = 20.0
 TOPIC = Topic(id=7, name="events")
 EVENTS, CROWD = 600, 50
 MODES = {"off": Path.SLOW, "generic": Path.FAST, "native": Path.FAST}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from support.nodes import configure, ip, udp
 from support.privileges import require_kernel, require_netns
-from support.waiting import until
+from support.waiting import LIMIT, until
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
 from tempos_bench.measure.broker import Broker
@@ -20,7 +20,6 @@ from tempos_bench.nodes.topology import Topology, build
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 TOPIC = Topic(id=7, name="news", framing=Framing.RAW)
-LIMIT = patience(20.0)
 EVENTS = 20
 SLOW = "takes the slow path"
 

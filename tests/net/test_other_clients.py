@@ -18,16 +18,14 @@ import msgpack
 import pytest
 from support.other_clients import VECTORS, Client, build_c, build_typescript
 from support.privileges import require_kernel, require_netns
-from support.waiting import until
+from support.waiting import LIMIT, until
 
 from tempos import Framing, Path, Quality, Topic, wire
 from tempos.blocking import Publisher
 from tempos_bench.measure.broker import Broker
 from tempos_bench.nodes.node import Node
-from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology, build
 
-LIMIT = patience(20.0)
 NARROW = Topic(id=7, name="plant/line1", quality=Quality.SQ)
 WIDE = Topic(id=40_000, name="wide")
 OLD = Topic(id=3, name="old", framing=Framing.RAW)

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 from support.privileges import require_kernel, require_netns
+from support.waiting import LIMIT
 
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
 from tempos.wire import encode_raw
@@ -16,7 +17,6 @@ from tempos_bench.suite.blast import measure
 
 pytestmark = pytest.mark.netns
 
-LIMIT = 20.0
 TOPIC = Topic(id=7, name="events")
 PLAIN = Topic(id=9, name="plain", framing=Framing.RAW)
 RAW = Topic(id=900, name="plain", framing=Framing.RAW)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.ports import free_ports
 from support.processes import still_alive
+from support.waiting import LIMIT
 
 from tempos_bench.measure import samples
 from tempos_bench.nodes.installed import distribution
@@ -27,7 +28,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed"),
 ]
 
-LIMIT = 30.0
 HOME = "127.0.0.1"
 RAW = [(one.name, wire) for one in SERVERS for wire in one.wires]
 LIBRARY = [*RAW, ("Zenoh", "zenoh")]

@@ -16,9 +16,9 @@ from pathlib import Path
 import msgpack
 import pytest
 from support.ports import free_ports
+from support.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 60
 
 CONFIG = """
 [broker]

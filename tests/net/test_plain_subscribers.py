@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from support.privileges import require_kernel, require_netns
+from support.waiting import LIMIT
 
 from tempos import DATA_PORT, Path, Subscriber, Topic
 from tempos._abi import MAX_GROUPS
@@ -15,7 +16,6 @@ from tempos_bench.nodes.topology import Topology, build
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 TOPIC = Topic(id=7, name="news")
-LIMIT = 20.0
 RATE, EVENTS = 1_000, 1_000_000
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from support.ports import free_ports
 from support.upping import COUNT, Callers, Up, running
-from support.waiting import until
+from support.waiting import LIMIT, until
 
 from tempos.blocking import Subscriber
 
@@ -50,7 +50,7 @@ def test_a_call_goes_all_the_way_and_comes_back(tmp_path: Path) -> None:
                 [shutil.which("curl") or "curl", "-sS", "-d", asked, url], capture_output=True, timeout=60
             )
             assert json.loads(done.stdout) == {"count": 2, "by": "one"}, (done, up.log())
-            assert results.next(timeout=20).body == done.stdout
+            assert results.next(timeout=LIMIT).body == done.stdout
         listed = up.tempos("workflow", "ls")
         row = "count SQ texts http count counts by the file"
         assert listed.stdout.splitlines()[1].split() == row.split()
@@ -68,7 +68,7 @@ def test_a_call_goes_all_the_way_and_comes_back(tmp_path: Path) -> None:
         # Nobody else gets the folder, and nobody without the token anything.
         second = subprocess.run(
             [sys.executable, "-m", "tempos", "up", str(up.file), "--state", str(up.state)],
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=LIMIT,
         )  # fmt: skip
         assert second.returncode == 1
         assert "another Controller has the state folder" in second.stderr
@@ -221,7 +221,7 @@ def test_what_cannot_be_started_is_told_in_words_and_nothing_stays(tmp_path: Pat
         taken.bind(("127.0.0.1", up.ports["data"]))
         done = subprocess.run(
             [sys.executable, "-m", "tempos", "up", str(up.file), "--state", str(up.state)],
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=LIMIT,
         )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert (

@@ -16,13 +16,12 @@ import pytest
 from support.brokers import get, serving
 from support.counterparts import Server
 from support.ports import free_ports
+from support.waiting import LIMIT
 
 from tempos import wire
 from tempos.blocking import Subscriber
-from tempos_bench.nodes.patience import patience
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "prometheus"
-LIMIT = patience(20.0)
 EVENTS = 50
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from support.brokers import ON_LOOPBACK, get, serving
 from support.ports import free_ports
+from support.waiting import LIMIT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux selects between sockets")
 
-LIMIT = 30.0
 #: Bytes: some hundred small datagrams, with what the kernel adds to each.
 SMALL_BUFFER = 65536
 CONFIG = (

@@ -20,6 +20,7 @@ from support.bpf import require_compiler
 from support.lossy import AT, EVERY, loses_events
 from support.nodes import configure
 from support.privileges import require_kernel, require_netns
+from support.waiting import LIMIT
 
 from tempos import Fanout, LocalError, NoMember, NoReply, Path, Quality, Topic
 from tempos.blocking import Publisher, Subscriber
@@ -28,7 +29,6 @@ from tempos_bench.nodes.topology import Topology, build
 
 pytestmark = pytest.mark.netns
 
-LIMIT = 20.0
 ASKED = Topic(id=7, name="asked", quality=Quality.SQ)
 #: Of an id that takes a header of its own.
 WIDE = 40_000

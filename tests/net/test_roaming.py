@@ -11,17 +11,16 @@ from typing import Any
 
 import pytest
 from support.privileges import require_netns
+from support.waiting import LIMIT
 
 from tempos import NoWay, Publisher, Subscriber, Topic
 from tempos_bench.measure.broker import Broker
-from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology, build
 
 pytestmark = [pytest.mark.netns]
 
 TOPIC = Topic(id=7, name="news")
 HEARTBEAT = 2.5
-LIMIT = patience(20.0)
 
 
 def runners() -> list[Callable[[Coroutine[Any, Any, None]], None]]:

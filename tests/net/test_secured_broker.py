@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.ports import free_ports
+from support.waiting import LIMIT
 
 ONE, TWO = "11" * 16, "22" * 16
 CONFIG = """
@@ -82,7 +83,7 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         out, _ = self.tempos("status", "--json", "--api", f"http://127.0.0.1:{self.api}").communicate(
-            timeout=20
+            timeout=LIMIT
         )
         return dict(json.loads(out))
 
@@ -98,7 +99,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
             yield made
         finally:
             made.process.terminate()
-            made.process.wait(10)
+            made.process.wait(LIMIT)
 
 
 def test_with_its_key_a_client_does_what_it_may(node: Node) -> None:
@@ -108,21 +109,21 @@ def test_with_its_key_a_client_does_what_it_may(node: Node) -> None:
         assert sub.stderr is not None
         assert "subscribed to telemetry" in sub.stderr.readline()
         with node.tempos("pub", *control, *data, "-t", "telemetry", "-m", "21.5", auth=auth) as pub:
-            assert pub.wait(20) == 0
-        out, _ = sub.communicate(timeout=20)
+            assert pub.wait(LIMIT) == 0
+        out, _ = sub.communicate(timeout=LIMIT)
         assert (out, sub.returncode) == ("21.5\n", 0)
 
     with node.tempos("sub", *control, "-t", "telemetry") as unsigned:
-        _, error = unsigned.communicate(timeout=20)
+        _, error = unsigned.communicate(timeout=LIMIT)
         assert unsigned.returncode == 1
         assert "requests must be signed (not allowed); give the client its key" in error
     with node.tempos("sub", *control, "-t", "telemetry", auth=node.key_file("one", TWO)) as wrong:
-        _, error = wrong.communicate(timeout=20)
+        _, error = wrong.communicate(timeout=LIMIT)
         assert wrong.returncode == 1
         assert "An unsigned reply says: no client 'one' has the key that signed this" in error
     Path(auth).chmod(0o644)
     with node.tempos("sub", *control, "-t", "telemetry", auth=auth) as open_to_all:
-        _, error = open_to_all.communicate(timeout=20)
+        _, error = open_to_all.communicate(timeout=LIMIT)
         assert open_to_all.returncode == 1
         assert "chmod 600" in error
     refused = node.status()["control"]["refused"]
@@ -144,7 +145,7 @@ def test_events_of_a_foreign_source_are_refused_counted_and_named(node: Node) ->
                 publisher.bind((ip, 0))
                 header = bytes((1, 0x10)) + bytes(22)
                 publisher.sendto(header + ip.encode(), ("127.0.0.1", node.data))
-        out, _ = sub.communicate(timeout=20)
+        out, _ = sub.communicate(timeout=LIMIT)
         assert out == "127.0.0.2\n"
     (alarms,) = [topic for topic in node.status()["topics"] if topic["name"] == "alarms"]
     assert alarms["refused"] == {"foreign_source": 1}
@@ -156,5 +157,5 @@ def test_what_the_broker_may_do_is_in_its_status(node: Node) -> None:
     assert privileges["capabilities"] == []
     assert privileges["no_new_privs"] is True
     with node.tempos("status", "--api", f"http://127.0.0.1:{node.api}") as status:
-        out, _ = status.communicate(timeout=20)
+        out, _ = status.communicate(timeout=LIMIT)
     assert "without any capability" in out

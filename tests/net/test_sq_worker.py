@@ -20,13 +20,13 @@ import pytest
 from support.brokers import ON_LOOPBACK, get, serving
 from support.ports import free_ports
 from support.processes import descendants, still_alive
+from support.waiting import LIMIT
 
 from tempos import Publisher, Subscriber
 
 pytest.importorskip("tempos_broker.shared", reason="the compiled helper is not built")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the worker is for Linux")
 
-LIMIT = 30.0
 #: Datagrams per system call: what a worker that is killed has at hand.
 BATCH = 64
 CONFIG = (

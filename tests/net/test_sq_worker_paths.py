@@ -8,6 +8,7 @@ import time
 
 import pytest
 from support.privileges import require_kernel, require_netns
+from support.waiting import LIMIT
 
 from tempos import DATA_PORT, Overflow, Path, PathPolicy, Quality, Topic
 from tempos_bench.measure.broker import Broker
@@ -16,7 +17,6 @@ from tempos_bench.nodes.topology import build
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
-LIMIT = 60.0
 STRICT = Topic(id=7, name="events", quality=Quality.SQ)
 
 

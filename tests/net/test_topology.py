@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.privileges import require_kernel, require_netns
 from support.processes import Spaces, descendants, still_alive
+from support.waiting import LIMIT
 
 from tempos import Topic
 from tempos_bench.measure.broker import Broker
@@ -20,7 +21,6 @@ from tempos_bench.nodes.topology import SHAPES, build
 
 pytestmark = pytest.mark.netns
 
-LIMIT = 20.0
 PINS = Path("/sys/fs/bpf/tempos")
 
 

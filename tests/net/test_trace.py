@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from support.privileges import require_kernel, require_netns
+from support.waiting import LIMIT
 
 from tempos import Fanout, Path, Quality, Topic
 from tempos.blocking import Publisher, Subscriber
@@ -15,7 +16,6 @@ from tempos_bench.nodes.topology import build
 
 pytestmark = pytest.mark.netns
 
-LIMIT = 20.0
 TOPIC = Topic(id=7, name="traced", quality=Quality.SQ)
 WIDE = replace(TOPIC, id=40_000)
 PROBES = 6

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 from support.privileges import require_netns
+from support.waiting import LIMIT
 
 from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.patience import patience
 
 pytestmark = pytest.mark.netns
 
-LIMIT = patience(60)
 #: The timers of a busy machine are later each time that one looks.
 RETRIES = 5
 MODES = ((), ("--txtime",), ("--offload",))

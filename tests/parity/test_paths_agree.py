@@ -42,10 +42,10 @@ from support.packets import (
 )
 from support.privileges import require_kernel, require_netns
 from support.tagging import tags_by_mark
+from support.waiting import LIMIT
 
 from tempos import Fanout, Framing, Group, Member, Path, PathPolicy, Quality, Reason, Topic
 from tempos_bench.measure.broker import Broker
-from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology, build, mac_of
 from tempos_broker.status import FAST_LOSSES
 from tempos_fastpath.network.kernel import veth_skb_at
@@ -54,7 +54,6 @@ pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 SENTINEL = Topic(200, "sentinel", Quality.BQ, 0, Framing.RAW, PathPolicy.SLOW)
 SENTINEL_PORT = 7000
-LIMIT = patience(5.0)
 #: Beside the fast path's modes: native XDP that leaves the copies for several groups to tc.
 MODES = ("off", "generic", "native", "tc")
 

@@ -19,6 +19,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import response_schema_conformance
+from support.waiting import LIMIT
 
 from tempos.cli import main
 from tempos_daemon.metrics import MEDIA_TYPE
@@ -60,7 +61,7 @@ class Running:
     def ask(
         self, method: str, path: str, body: object = None, **headers: str
     ) -> tuple[int, dict[str, str], Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT)
         try:
             sent = None if body is None else json.dumps(body)
             given = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"} | headers
@@ -77,7 +78,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = Running(tmp_path_factory.mktemp("api"))
     yield running
     running.process.send_signal(signal.SIGTERM)
-    assert running.process.wait(10) == 0
+    assert running.process.wait(LIMIT) == 0
     assert running.process.stdout is not None
     running.process.stdout.close()
 
@@ -248,7 +249,7 @@ def test_the_shell_completes_what_the_broker_has(broker: Running) -> None:
         "  (IFS=,; echo \"${COMPREPLY[*]%% }\"); }\n",
         *(f"complete_ '{line}'\n" for line in asked),
     ))  # fmt: skip
-    told = subprocess.run(("bash", "-c", script), capture_output=True, text=True, timeout=60, check=True)
+    told = subprocess.run(("bash", "-c", script), capture_output=True, text=True, timeout=LIMIT, check=True)
     got = [sorted(filter(None, line.split(","))) for line in told.stdout.splitlines()]
     assert dict(zip(asked, got, strict=True)) == asked
 
@@ -264,7 +265,7 @@ def test_no_request_makes_the_api_fail(broker: Running, mode: schemathesis.Gener
     @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(st.sampled_from(operations).flatmap(lambda one: one.as_strategy(generation_mode=mode)))
     def check(case: Any) -> None:
-        response = case.call(headers=token, timeout=10)
+        response = case.call(headers=token, timeout=LIMIT)
         assert response.status_code < 500
         (kind,) = response.headers["content-type"]
         told = MEDIA_TYPE if case.operation.path == "/metrics" else "application/json"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support.ports import free_ports
 from support.proving import granted
+from support.waiting import LIMIT
 
 from tempos import (
     FastPathStatus,
@@ -34,7 +35,6 @@ from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember
 from tempos_broker.paths import LocalLimits, LocalTickets
 from tempos_broker.routes import AT_ONCE
 
-LIMIT = 20
 ALPHA = Topic(1, "alpha", Quality.SQ, 5, Framing.RAW)
 BETA = Topic(2, "beta", Quality.BQ, 0, Framing.RAW, PathPolicy.SLOW)
 

@@ -7,13 +7,13 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+from support.waiting import LIMIT
+
 from tempos import PathPolicy
 from tempos.doctor import Tried
 from tempos_broker.api.feed import Feed, Verdict
 
 from .test_broker import running
-
-LIMIT = 20.0
 
 
 async def step(stream: AsyncIterator[bytes]) -> tuple[str, dict[str, Any]]:

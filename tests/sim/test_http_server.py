@@ -14,11 +14,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from support.waiting import LIMIT
 
 from tempos_daemon import http_server
 from tempos_daemon.http_server import CROWDED, NO_DESCRIPTORS, SLOW, UNREAD, HttpServer, Limits
 
-LIMIT = 20.0
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LARGE = 16 << 20
 

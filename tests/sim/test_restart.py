@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 from support.brokers import get
+from support.waiting import LIMIT
 
 from tempos import Publisher, Subscriber
 from tempos_broker.lives.store import Store, Whole
 
 from .test_broker import free_ports, until
 
-LIMIT = 20.0
 TOPICS = """
 [[topic]]
 id = 1

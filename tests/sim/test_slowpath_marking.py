@@ -8,6 +8,7 @@ import socket
 import sys
 
 import pytest
+from support.waiting import LIMIT
 
 from tempos import Framing, Group, Member, Quality, Route, Topic
 from tempos.wire import encode_event
@@ -20,7 +21,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="marks are read 
 
 IP_RECVTOS = 13  # <linux/in.h>
 SO_PRIORITY = 12
-LIMIT = 20.0
 STRICT = Topic(1, "alarms", Quality.SQ, framing=Framing.RAW)
 BEST = Topic(2, "logs", Quality.BQ, framing=Framing.EVENT)
 QUALITY = {"dscp_sq": 46, "dscp_bq": 10, "so_priority_sq": 6, "so_priority_bq": 3}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.privileges import require
+from support.waiting import LIMIT
 
 pytestmark = [
     pytest.mark.netns,
@@ -145,7 +146,7 @@ def in_namespace(script: str, io: str, *, mtu: int = 65536) -> Any:
     require(f"no namespace to be had: {probe.stderr.strip()}" if probe.returncode else None)
     done = subprocess.run(
         [*enter, f'{setup} && exec "$0" - {io}', sys.executable],
-        input=PREAMBLE + textwrap.dedent(script), capture_output=True, text=True, timeout=60,
+        input=PREAMBLE + textwrap.dedent(script), capture_output=True, text=True, timeout=LIMIT,
     )  # fmt: skip
     require("this kernel has no token bucket filter" if "Specified qdisc" in done.stderr else None)
     assert done.returncode == 0, done.stderr

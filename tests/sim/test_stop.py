@@ -21,11 +21,11 @@ from support.brokers import get
 from support.ports import free_ports
 from support.processes import descendants
 from support.proving import subscribe
+from support.waiting import LIMIT
 
 from tempos.wire import encode_event
 from tempos_daemon.signals import STOP_WITHIN
 
-LIMIT = 30.0
 #: What the machine may need beside; a stop that is cut off by the last resort ends with another code.
 SLACK = 2.0
 #: Events that a broker's socket has room for, also where the kernel grants it no more than usual.

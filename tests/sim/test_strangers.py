@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from support.ports import free_ports
+from support.waiting import LIMIT
 
 from tempos import Publisher, Subscriber, Topic, wire
 from tempos.control import encode_request
@@ -18,7 +19,6 @@ from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
 from tempos_broker.control.proofs import Proofs
 from tempos_broker.paths import NoFastPath
 
-LIMIT = 20.0
 TOPICS = (Topic(1, "alpha"), Topic(300, "wide"))
 
 

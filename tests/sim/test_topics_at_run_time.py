@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.waiting import LIMIT
 
 from tempos import (
     Admin,
@@ -42,7 +43,6 @@ from .test_changes_under_traffic import EVENTS, Traffic, broker
 from .test_restart import Machine
 
 NAME = "plant/line1/press"
-LIMIT = 20.0
 
 
 async def test_a_topic_is_made_served_and_drained_away_under_traffic(monkeypatch: pytest.MonkeyPatch) -> None:

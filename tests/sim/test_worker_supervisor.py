@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from support.waiting import LIMIT
 
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.scheduling import Scheduling
@@ -19,7 +20,6 @@ from tempos_broker.shared import Share  # noqa: E402
 from tempos_broker.worker.protocol import Answer, Frames, Op, Request, SetUp, encode  # noqa: E402
 from tempos_broker.worker.supervisor import LONGEST_WAIT, Held, State, Supervisor  # noqa: E402
 
-LIMIT = 20.0
 OTHER = Scheduling("other", 0, 0, (1,), "ordinary scheduling, as configured")
 FIFO = Scheduling("fifo", 99, 0, (1,), "SCHED_FIFO 99, as configured")
 

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tempos_bench.nodes.patience import patience
+from support.waiting import LIMIT
 
-LIMIT = patience(30.0)
 #: How the configuration of one begins that has no fast path; to be formatted with its ports.
 ON_LOOPBACK = """\
 [broker]

@@ -19,12 +19,12 @@ from pyroute2 import IPRoute
 
 from support.packets import PORT
 from support.program import ADDRESSES, GATE, put_route
+from support.waiting import LIMIT
 from tempos import Framing, Reason
 from tempos._abi import Way
 from tempos._rows import Rows
 from tempos._slots import epoch_row
 from tempos_bench.nodes.namespace import Namespace
-from tempos_bench.nodes.patience import patience
 from tempos_bpf.maps import possible_cpus
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.clone import MAPS, OBJECT, PROGRAM, Clones
@@ -42,7 +42,6 @@ T = TypeVar("T")
 SHOT, NEXT = 2, 0xFFFFFFFF
 ETH_P_ALL = 3
 LINKS = 2
-LIMIT = patience(15.0)
 #: Ends what a capture waits for; sent on the same way behind the clones.
 _END = b"\xff" * 60
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from support.ports import free_ports
-from tempos_bench.nodes.patience import patience
+from support.waiting import LIMIT
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
-LIMIT = patience(10.0)
 
 
 class Server:

@@ -17,10 +17,10 @@ from typing import Any
 
 from support import brokers
 from support.ports import free_ports
+from support.waiting import LIMIT
 from tempos import Publisher, Subscriber
 from tempos_bench.nodes.patience import patience
 
-LIMIT = patience(20.0)
 TOPICS = ("in", "mid", "out", "errors", "urgent")
 _BROKER = """
 [broker]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from support.nodes import udp
+from support.waiting import LIMIT
 from tempos import Subscriber
 from tempos._places import SYSTEM
 from tempos.wire import encode_event, encode_raw
@@ -23,7 +24,6 @@ from tempos_fastpath.survival.orphans import installed, remove
 from tempos_fastpath.survival.ownership import ROOT, Identity, current_namespace
 from tempos_fastpath.survival.pins import Pins
 
-LIMIT = 20.0
 NAME = f"life-{os.getpid()}"
 OTHER = f"{NAME}-b"
 #: A narrow topic, and a wide one.

@@ -13,12 +13,10 @@ from typing import TypeVar
 from pyroute2 import IPRoute
 
 from support.inject import SO_RCVBUFFORCE
+from support.waiting import LIMIT
 from tempos_bench.nodes.node import Node
-from tempos_bench.nodes.patience import patience
 
 T = TypeVar("T")
-#: Seconds that a socket waits.
-LIMIT = patience(15.0)
 
 
 def udp(node: Node, address: tuple[str, int] = ("", 0)) -> socket.socket:

@@ -15,11 +15,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.waiting import until
+from support.waiting import LIMIT, until
 from tempos_bench.nodes.namespace import Namespace
-from tempos_bench.nodes.patience import patience
 
-LIMIT = patience(30.0)
 _ACTING = Path(__file__).with_name("observed.py")
 Line = dict[str, Any]
 

@@ -13,14 +13,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from support.waiting import LIMIT
 from tempos import Fanout, Framing, Group, Member, Path, Route, Topic, Unavailable
 from tempos_bench.nodes.node import PYTHON, Node, Program
-from tempos_bench.nodes.patience import patience
 from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.offload import Offload
 from tempos_fastpath.starting import start
-
-LIMIT = patience(15.0)
 
 
 def launch(node: Node, *, listen: Sequence[str] = ("0.0.0.0",), interfaces: Sequence[str] = (),

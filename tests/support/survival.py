@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
+from support.waiting import LIMIT
 from tempos.wire import encode_event
 from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology
@@ -16,7 +17,6 @@ from tempos_fastpath.survival.pins import Pins
 
 TOPIC, EPOCH = 7, 3
 BROKER = ("10.0.1.1", 9998)
-LIMIT = patience(15.0)
 #: Seconds that a burst of events is waited for before the next one goes out all the same.
 _MOMENT = patience(0.1)
 

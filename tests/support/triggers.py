@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from support.ports import free_ports
+from support.waiting import LIMIT
 from tempos import Subscriber
-from tempos_bench.nodes.patience import patience
 from tempos_trigger import layout
 from tempos_trigger.store import Store
 from tempos_trigger.trigger import Trigger
 
-LIMIT = patience(20.0)
 TOPIC = "signals"
 _CONFIG = """
 [broker]

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from support.ports import free_ports
-from support.waiting import until
-from tempos_bench.nodes.patience import patience
+from support.waiting import LIMIT, until
 
-LIMIT = patience(60.0)
 TOKEN = "0123456789abcdef"
 
 COUNT = """\

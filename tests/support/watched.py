@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from support.waiting import LIMIT
 from tempos import Path, PathChoice, Route
-from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology
 from tempos_fastpath.offload import Offload
 from tempos_fastpath.starting import start
-
-#: Seconds until a word comes: an interface that took no frames twice is tried again after ten.
-LIMIT = patience(30.0)
 
 
 class Watched:

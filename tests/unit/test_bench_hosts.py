@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.waiting import LIMIT
 
 from tempos import ConfigError, Unavailable
 from tempos_bench import suite
@@ -28,7 +29,6 @@ from tempos_bench.runs.run import Run
 EXAMPLE = Path(__file__).parents[2] / "config" / "hosts.example.toml"
 NAMES = ("edge1", "middle", "edge2")
 ADDRESSES = ("root@192.0.2.11", "root@192.0.2.10", "root@192.0.2.12")
-LIMIT = 20
 
 
 def test_the_example_describes_three_hosts() -> None:

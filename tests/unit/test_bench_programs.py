@@ -12,13 +12,12 @@ from contextlib import ExitStack
 import pytest
 from support.ports import free_ports
 from support.processes import still_alive
+from support.waiting import LIMIT
 
 import tempos.wire
 from tempos import Framing
 from tempos_bench.compiled import traffic
 from tempos_bench.nodes.node import PYTHON, Node, ProgramFailed, local
-
-LIMIT = 30.0
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the harness runs on Linux"),

@@ -22,7 +22,7 @@ pytest.importorskip("cffi", reason="cffi is not installed")
 
 ROOT = Path(__file__).resolve().parents[2]
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
-LIMIT = 100
+LIMIT = 250
 #: A machine that has none of the tools.
 BARE = {"PATH": "/nonexistent", "CC": "no-compiler", "LDSHARED": "no-linker"}
 STALE = b"made from other sources"

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from support.minibroker import MiniBrokerThread
+from support.waiting import LIMIT
 
 from tempos import Framing, Topic, control, wire
 from tempos.cli import bodies, extensions, ledger, main, status
@@ -71,7 +72,7 @@ def test_what_is_published_is_printed(
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"[1]\n\n{}\n")))
             assert publish(broker, "-t", "heat", "--json") == 0
             assert publish(broker, "-t", "raw", "-m", "r") == 0
-            out, err = as_json.communicate(timeout=10)
+            out, err = as_json.communicate(timeout=LIMIT)
             rows = [json.loads(line) for line in out.splitlines()]
             assert [row["encoding"] for row in rows] == [
                 "text", "msgpack", "text", "text", "text", "text", "msgpack", "msgpack",
@@ -83,7 +84,7 @@ def test_what_is_published_is_printed(
             account = json.loads(err)["stats"]
             assert (account["events"], account["datagrams"], account["missed"]) == (8, 7, 0)
             assert as_json.returncode == 0
-        out, _ = plain.communicate(timeout=10)
+        out, _ = plain.communicate(timeout=LIMIT)
         expected = ["21.5 °C", '{"c": [1, null]}', "xxx", "xxx", "one", "two", "[1]", "{}"]
         assert out.splitlines() == [f"heat {body}" for body in expected] + ["raw r"]
         assert plain.returncode == 0
@@ -101,7 +102,7 @@ def test_a_subscription_without_events_ends_by_its_timeout(
 
 def said(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
     """All that it said, but for what is true on a machine that lets it wait: nobody has answered yet."""
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LIMIT)
     lines = err.splitlines()
     return out, [each for each in lines if "answered for" not in each and "again, after" not in each]
 
@@ -124,7 +125,7 @@ def test_an_interrupt_while_nobody_answers_is_quiet(broker: MiniBrokerThread) ->
     heard = threading.Event()
     broker.core.heard = heard.set
     with tempos("sub", *ports(broker), "-t", "heat") as process:
-        assert heard.wait(10)
+        assert heard.wait(LIMIT)
         process.send_signal(signal.SIGINT)
         assert said(process) == ("", [])
         assert process.returncode == 130
@@ -142,7 +143,7 @@ def test_a_reader_that_has_enough_ends_the_subscriber(broker: MiniBrokerThread) 
             for endpoint in broker.core.members("heat"):
                 broker.send(datagram, endpoint)
             broker.wait(lambda: process.poll() is not None, 0.02)
-        assert process.wait(10) == 0
+        assert process.wait(LIMIT) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert broker.core.members("heat") == []

@@ -9,6 +9,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.waiting import LIMIT
 
 from tempos import Event, LocalError, Subscriber, Topic, wire
 from tempos._sockets import ALONE, READ_BATCH, WatchingReader
@@ -95,7 +96,7 @@ async def test_every_way_of_reading_goes_on_where_the_last_one_ended() -> None:
                 async for one in sub:
                     got.append(one.body)
                     break
-                assert await sub.wait(5)
+                assert await sub.wait(LIMIT)
                 polled = sub.poll()
                 assert polled is not None
                 got.append(polled.body)

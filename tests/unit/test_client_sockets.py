@@ -9,10 +9,9 @@ from collections.abc import Callable
 import pytest
 import uvloop
 from support.ports import free_ports
+from support.waiting import LIMIT
 
 from tempos._sockets import WatchingReader
-
-LIMIT = 10.0
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])

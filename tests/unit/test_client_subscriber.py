@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.minibroker import MiniBrokerThread
+from support.waiting import LIMIT
 
 from tempos import (
     ControlRefused,
@@ -258,7 +259,7 @@ async def test_a_full_queue_drops_the_newest_counts_and_tells(caplog: pytest.Log
     async with listening(queue=3) as sub:
         with Sender(sub) as send:
             send(*(stamped(1, number) for number in range(10)))
-            await sub.wait(5)
+            await sub.wait(LIMIT)
             assert [(await sub.next(5)).delivery_sequence for _ in range(3)] == [0, 1, 2]
             send(stamped(1, 11))
             event = await sub.next(5)
@@ -308,7 +309,7 @@ async def test_heartbeats_go_on_while_the_consumer_is_busy() -> None:
         async with Subscriber("127.0.0.1", "heat", group="g", control_port=broker.control_port) as sub:
             for number in range(200):
                 broker.send(stamped(1, number), (sub.member.ip, sub.member.port))
-            assert await sub.wait(5)
+            assert await sub.wait(LIMIT)
             handled = 0
             async for _ in sub:
                 # A consumer that never awaits anything but the next event.

@@ -10,12 +10,12 @@ from contextlib import ExitStack
 
 import pytest
 from support.minibroker import MiniBrokerThread
+from support.waiting import LIMIT
 
 from tempos import LocalError, NoAnswer, NoWay, Publisher, Subscriber, Topic, _sockets, blocking, control
 from tempos.session.way import Patience
 
 HEAT = Topic(7, "heat")
-LIMIT = 10.0
 
 
 @pytest.fixture(autouse=True)

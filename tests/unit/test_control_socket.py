@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
+from support.waiting import LIMIT
 
 from tempos import Unavailable
 from tempos.control import MAX_DATAGRAM
 from tempos_broker.control.sockets import NOT_SENT, READ_BATCH, READ_TIME, ControlSocket, Receive, Reply
 
-LIMIT = 20.0
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from fastapi import Request
+from support.waiting import LIMIT
 
 from tempos import ConfigError
 from tempos_broker.config.topics import ANYWHERE, read_topic
@@ -24,7 +25,6 @@ from tempos_daemon.web import new_app
 from tempos_invoker.deploy import layout as invoker
 from tempos_trigger import layout as trigger
 
-LIMIT = 20.0
 HALF = "\ud800"
 SPAWN = {"name": "f", "mode": "spawn", "args": ["/bin/cat"]}
 FILES = {"name": "e", "kind": "file", "topic": "t"}

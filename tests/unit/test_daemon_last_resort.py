@@ -9,10 +9,9 @@ import threading
 import time
 
 import pytest
+from support.waiting import LIMIT
 
 from tempos_daemon.last_resort import BEHIND, LastResort
-
-LIMIT = 20.0
 
 
 def test_it_ends_the_process_with_its_code_and_says_where_it_hung(caplog: pytest.LogCaptureFixture) -> None:

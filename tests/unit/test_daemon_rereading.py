@@ -7,11 +7,10 @@ import logging
 from collections.abc import Sequence
 
 import pytest
+from support.waiting import LIMIT
 
 from tempos import ConfigError, Unavailable
 from tempos_daemon.rereading import Rereading
-
-LIMIT = 10.0
 
 
 async def test_signals_that_come_meanwhile_are_one_more_reading(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from support.waiting import LIMIT
 
 from tempos_daemon.last_resort import LastResort
 from tempos_daemon.notify import READY, notify, reloading
 from tempos_daemon.signals import HURRY, START_MORE, STOP_WITHIN, Signals
 
-LIMIT = 20.0
 EVERY = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 
 

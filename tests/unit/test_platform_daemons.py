@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.waiting import LIMIT
 
 from tempos_controller.parts import child as children
 from tempos_controller.parts.child import HOPELESS, Child
 from tempos_controller.parts.http import Away, Remote
 from tempos_controller.parts.processes import find
 
-LIMIT = 20.0
 SLEEPS = (sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(600)")
 FAILS = (sys.executable, "-c", "import sys; sys.exit('no such thing')")
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.waiting import LIMIT
 
 from tempos import ConfigError, Quality
 from tempos_controller.config.load import load, parse, read
@@ -241,7 +242,7 @@ def _once(text: str) -> str:
 
 def tempos(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tempos", *words], capture_output=True, text=True, timeout=60, cwd=ROOT
+        [sys.executable, "-m", "tempos", *words], capture_output=True, text=True, timeout=LIMIT, cwd=ROOT
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.waiting import LIMIT
 
 from tempos.cli.main import parser_of
 from tempos_broker.config import parse
@@ -27,7 +28,6 @@ from tempos_daemon import watchdog
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = sorted(ROOT.glob("config/systemd/*.service"))
 TEMPOS = "/opt/tempos/bin/tempos"
-LIMIT = 30.0
 #: How exposed a unit may be, as `systemd-analyze security` reckons, times ten. Functions may need anything,
 #: and the platform's unit has functions and a broker.
 EXPOSED = {"broker": 35, "trigger": 20, "invoker": 45, "controller": 60}
