@@ -174,6 +174,7 @@ class Routes:
         choice = await self._install(state, route)
         await self._slow.swap(route)
         # Both paths have let go of the old route: its tickets are final.
+        journals.ended(topic, state.route.epoch, tickets.read(topic, state.route.epoch, 0))
         self._past.close_old(topic, route.epoch)
         self._ledger.settle(now - self.lease, now - ASKS_AGAIN)
         self._ledger.in_force(topic, time.monotonic())

@@ -351,7 +351,8 @@ struct tempos_journal {
 	__u32 pad;
 	__u64 first[2];
 	__u64 epoch[2];
-	__u64 more_pad[10];
+	__u64 identity;             /* random: positions are those of one journal */
+	__u64 more_pad[9];
 };
 
 /* What stands in front of the payload in a slot. */

@@ -44,6 +44,7 @@ CLIENT_NEEDS = {"msgpack"}
 ASKED_FOR = {
     "clients/tempos/cli/completion.py": {"argcomplete"},
     "clients/tempos/encryption.py": {"cryptography"},
+    "clients/tempos/exporting/jetstream.py": {"nats"},
 }
 #: Of what every daemon needs, the part that a daemon without HTTP never imports, and what it imports itself.
 HTTP_MODULES = {

@@ -125,6 +125,8 @@ class EventOut(BaseModel):
     time: float = Field(description="when it came, Unix time in s")
     length: int = Field(description="bytes of payload")
     payload: str | None = Field(description="base64; null: larger than the journal keeps")
+    missed: int = Field(description="events right before it that are not there (any more)")
+    at_least: bool = Field(description="they may be more: nobody remembers how many their epoch had")
 
 
 class TapOut(BaseModel):
@@ -132,6 +134,7 @@ class TapOut(BaseModel):
 
     topic: str
     framing: Literal["raw", "event"]
+    journal: str = Field(description="whose positions these are; another one begins anew")
     events: list[EventOut]
     missed: int = Field(description="events between these that are not in it (any more)")
     next: int = Field(description="ask for those after this position")

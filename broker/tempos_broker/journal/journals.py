@@ -12,10 +12,12 @@ import logging
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tempos import Topic
 from tempos.errors import one_line
+from tempos_broker.journal.epochs import Epochs
 from tempos_broker.journal.layout import Layout
 
 if TYPE_CHECKING:
@@ -25,8 +27,6 @@ log = logging.getLogger("tempos.broker")
 
 #: ns that somebody who writes may be held up before what lacks is missed.
 HELD_UP = 50_000_000
-#: Bits of a position that count inside of an epoch, at least.
-_INSIDE = 32
 
 
 class Journals:
@@ -35,6 +35,8 @@ class Journals:
     def __init__(self) -> None:
         self.of: dict[int, Memory] = {}
         self._descriptors: dict[int, int] = {}
+        #: What is known of their epochs.
+        self._epochs: dict[int, Epochs] = {}
         #: What new memory takes the place of.
         self._former: dict[int, Memory] = {}
         #: Why a topic has no journal that should have one.
@@ -90,8 +92,15 @@ class Journals:
 
     def begin(self, topic: int, epoch: int, drawn: int) -> None:
         """An epoch is to come; of the one before so many tickets were drawn in its first group."""
-        if (memory := self.of.get(topic)) is not None and not memory.has(epoch):
-            memory.begin(epoch, drawn)
+        if (memory := self.of.get(topic)) is not None:
+            if not memory.has(epoch):
+                memory.begin(epoch, drawn)
+            self._epochs.setdefault(topic, Epochs()).begun(epoch, memory.first(epoch))
+
+    def ended(self, topic: int, epoch: int, drawn: int) -> None:
+        """An epoch is over, in whose first group so many tickets were drawn."""
+        if (epochs := self._epochs.get(topic)) is not None:
+            epochs.ended(epoch, drawn)
 
     def mend(self) -> None:
         """Another process is dead that wrote; this one does not at the moment."""
@@ -125,13 +134,14 @@ class Journals:
         if last is not None and last < len(positions):
             cut = len(positions) - last
             after, positions = positions[cut - 1], positions[cut:]
-        entries, missed, more = _next(memory, positions, after, most)
+        entries, more = _next(memory, self._epochs.get(topic.id) or Epochs(), positions, after, most)
         return {
             "topic": topic.name,
             "framing": topic.framing.value,
+            "journal": f"{memory.identity:016x}",
             "events": [_told(each) for each in entries],
-            "missed": missed,
-            "next": entries[-1].position if entries else after,
+            "missed": sum(each.missed for each in entries),
+            "next": entries[-1].entry.position if entries else after,
             "more": more,
         }
 
@@ -159,46 +169,60 @@ class Journals:
             return False
         if before is not None:
             memory.continue_from(before)
+        epochs = self._epochs.get(topic.id)
         self._drop(topic.id)
         if before is not None:
             self._former[topic.id] = before
+            if epochs is not None:
+                self._epochs[topic.id] = epochs
         self.of[topic.id], self._descriptors[topic.id] = memory, descriptor
         return True
 
     def _drop(self, topic: int) -> bool:
         self._refused.pop(topic, None)
         self._former.pop(topic, None)
+        self._epochs.pop(topic, None)
         if (descriptor := self._descriptors.pop(topic, -1)) >= 0:
             os.close(descriptor)
         return self.of.pop(topic, None) is not None
 
 
-def _next(memory: Memory, positions: Sequence[int], after: int, most: int) -> tuple[list[Entry], int, bool]:
-    """The first entries, how many between them are not there, and whether there are more."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An entry, and how many before it are not there; that is not ``known``: at least so many."""
+
+    entry: Entry
+    missed: int
+    known: bool
+
+
+def _next(
+    memory: Memory, epochs: Epochs, positions: Sequence[int], after: int, most: int
+) -> tuple[list[_Found], bool]:
+    """The first entries, and whether there are more."""
     from tempos_broker.journal.memory import now
 
-    entries: list[Entry] = []
-    missed, before = 0, after
+    entries: list[_Found] = []
+    before = after
     for position in positions:
         if len(entries) == most:
-            return entries, missed, True
+            return entries, True
         entry = memory.read(position)
         if entry is None:
             # Overwritten since: what came after it tells how many it was.
             continue
-        gap = position - before - 1
-        if before and gap and position >> _INSIDE == before >> _INSIDE:
-            if now() - entry.at_ns < HELD_UP:
-                break
-            missed += gap
-        entries.append(entry)
+        missed, known = epochs.between(before, position) if before else (0, True)
+        if (missed or not known) and now() - entry.at_ns < HELD_UP:
+            break
+        entries.append(_Found(entry, missed, known))
         before = position
-    return entries, missed, False
+    return entries, False
 
 
-def _told(entry: Entry) -> dict[str, Any]:
+def _told(found: _Found) -> dict[str, Any]:
     from tempos_broker.journal.memory import now
 
+    entry = found.entry
     return {
         "position": entry.position,
         "epoch": entry.epoch,
@@ -206,4 +230,6 @@ def _told(entry: Entry) -> dict[str, Any]:
         "time": round(time.time() - (now() - entry.at_ns) / 1e9, 6),
         "length": entry.length,
         "payload": None if entry.payload is None else base64.b64encode(entry.payload).decode(),
+        "missed": found.missed,
+        "at_least": not found.known,
     }

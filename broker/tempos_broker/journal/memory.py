@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import secrets
 import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,9 +20,10 @@ from tempos_broker.journal.layout import Layout
 if TYPE_CHECKING:
     from tempos_broker._batch import CJournal
 
-#: In the head: slots, cells, bytes; and where the epochs are told.
+#: In the head: slots, cells, bytes; where the epochs are told, with the identity behind them; and that.
 _SIZES = struct.Struct("=III")
-_EPOCHS = slice(16, 48)
+_EPOCHS = slice(16, 56)
+_IDENTITY, _IDENTITY_AT = struct.Struct("=Q"), 48
 
 
 class Entry(NamedTuple):
@@ -48,10 +50,22 @@ class Memory:
         self.view.memory = self._held
         self.view.slots, self.view.cells, self.view.bytes = layout.slots, layout.cells, layout.bytes
         _SIZES.pack_into(self._memory, 0, layout.slots, layout.cells, layout.bytes)
+        if not self.identity:
+            _IDENTITY.pack_into(self._memory, _IDENTITY_AT, secrets.randbits(63) + 1)
+
+    @property
+    def identity(self) -> int:
+        """Whose positions they are: another journal has another one, whatever its size."""
+        (identity,) = _IDENTITY.unpack_from(self._memory, _IDENTITY_AT)
+        return int(identity)
+
+    def first(self, epoch: int) -> int:
+        """The position at which an epoch begins; 0: it is not there."""
+        return lib.tempos_journal_first(self.view, epoch)
 
     def has(self, epoch: int) -> bool:
         """Whether events of an epoch find their places."""
-        return lib.tempos_journal_first(self.view, epoch) > 0
+        return self.first(epoch) > 0
 
     def begin(self, epoch: int, drawn: int) -> None:
         """An epoch is to come; of the one before so many tickets were drawn in its first group."""
@@ -59,7 +73,7 @@ class Memory:
 
     def put(self, epoch: int, tickets: Sequence[int], payload: bytes) -> bool:
         """Write an event with these tickets, by group; whether it is kept."""
-        first = lib.tempos_journal_first(self.view, epoch)
+        first = self.first(epoch)
         if not first:
             return False
         return bool(
@@ -97,7 +111,7 @@ class Memory:
         return lib.tempos_journal_mend(self.view)
 
     def continue_from(self, other: Memory) -> None:
-        """Have the epochs of another journal of the topic; before anything is written here."""
+        """Have epochs and identity of another journal of the topic; before anything is written here."""
         self._memory[_EPOCHS] = other._memory[_EPOCHS]
 
     def follow(self, other: Memory) -> None:

@@ -40,7 +40,11 @@ OWN = {
 
 
 #: Which extra brings what a command needs.
-_EXTRAS = {"completion": "completion", **{name: extra for name, (_, extra) in OWN.items()}}
+_EXTRAS = {
+    "completion": "completion",
+    "export": "export",
+    **{name: extra for name, (_, extra) in OWN.items()},
+}
 
 
 def register(subparsers: Subparsers, chosen: str) -> None:

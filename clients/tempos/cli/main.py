@@ -33,6 +33,7 @@ _BUILTIN = {
     "ledger": "tempos.cli.ledger:register",
     "top": "tempos.cli.top:register",
     "tap": "tempos.cli.tap:register",
+    "export": "tempos.cli.export:register",
     "trace": "tempos.cli.trace:register",
     "doctor": "tempos.cli.doctor:register",
     "ctl": "tempos.cli.ctl:register",

@@ -108,22 +108,11 @@ def _pages(options: argparse.Namespace) -> Iterator[Mapping[str, Any]]:
 
 
 def _print(event: Mapping[str, Any], page: Mapping[str, Any], options: argparse.Namespace) -> None:
-    try:
-        payload = None if event["payload"] is None else base64.b64decode(event["payload"], validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"no base64: {error}") from error
+    payload = payload_of(event)
     if options.pcap:
         sys.stdout.buffer.write(_packet(event["time"], payload or b"", event["length"]))
         return
-    row = {
-        "topic": page["topic"],
-        "position": event["position"],
-        "epoch": event["epoch"],
-        "tickets": event["tickets"],
-        "time": event["time"],
-        "length": event["length"],
-        **_content(payload, page["framing"]),
-    }
+    row = row_of(event, page, payload)
     if options.json:
         sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
         return
@@ -134,6 +123,27 @@ def _print(event: Mapping[str, Any], page: Mapping[str, Any], options: argparse.
         shown = each if isinstance(each, str) else json.dumps(each, ensure_ascii=False)
         text = f"({event['length']} bytes, which is more than is kept)" if payload is None else shown
         sys.stdout.write(f"{at}  {event['epoch']}.{event['tickets'][0]}  {who}  {text}\n")
+
+
+def payload_of(event: Mapping[str, Any]) -> bytes | None:
+    """The datagram of an event as a page has it, None where it was not kept; raises :class:`ValueError`."""
+    try:
+        return None if event["payload"] is None else base64.b64decode(event["payload"], validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"no base64: {error}") from error
+
+
+def row_of(event: Mapping[str, Any], page: Mapping[str, Any], payload: bytes | None) -> dict[str, Any]:
+    """An event of a page, as JSON values."""
+    return {
+        "topic": page["topic"],
+        "position": event["position"],
+        "epoch": event["epoch"],
+        "tickets": event["tickets"],
+        "time": event["time"],
+        "length": event["length"],
+        **_content(payload, page["framing"]),
+    }
 
 
 def _content(payload: bytes | None, framing: str) -> dict[str, Any]:
