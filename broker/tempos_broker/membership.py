@@ -33,6 +33,7 @@ from tempos_broker.members.known import (
     is_static,
     member_of,
     own_group,
+    static_membership,
 )
 from tempos_broker.members.table import Table
 from tempos_broker.members.unheard import stays_out
@@ -572,13 +573,12 @@ class Registry(Table):
 
     def _add_static(self, topic: int, static: StaticMember) -> None:
         member = member_of(static.ip, static.port, static.mac, static.source)
-        group = self._groups[topic].setdefault(name := static.group or own_group(static.ip, static.port),
-                                               GroupState(name))  # fmt: skip
-        group.members[static.ip, static.port] = Membership(member)
+        name = static.group or own_group(static.ip, static.port)
+        self._groups[topic].setdefault(name, GroupState(name)).put(static_membership(member))
 
     def _put(self, topic: int, group: str, membership: Membership) -> None:
         state = self._groups[topic].setdefault(group, GroupState(group))
-        state.members[membership.member.ip, membership.member.port] = membership
+        state.put(membership)
         self._versions[topic] += 1
         if membership.lease is not None:
             self.holdings.forget_of(membership.lease, topic)

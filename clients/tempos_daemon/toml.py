@@ -21,6 +21,10 @@ from tempos_daemon.files import MOST, read_start
 _WHERE = re.compile(
     r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.S
 )
+#: Characters from which on a text is read by pieces, tables of each, and texts that are one object.
+LARGE, PIECE, SHARED = 64 * 1024, 64, 1024
+_HEADER = re.compile(r"^[ \t]*\[\[(?P<name>[A-Za-z0-9_-]+)\]\]", re.M)
+_OVER_LINES = ('"""', "'''")
 _WIDE_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -52,13 +56,52 @@ def document(text: str, name: str) -> dict[str, Any]:
     """The document in a text; ``name`` stands for the file in the fault. Raises as :func:`read_text` does."""
     toml = _toml_parser()
     try:
-        tables: dict[str, Any] = toml.loads(text)
+        tables: dict[str, Any] = _by_pieces(text, toml) or toml.loads(text)
     except toml.TOMLDecodeError as error:
         raise ConfigError([f"{name}: {_syntax(str(error), text)}"]) from None
     except (ValueError, RecursionError) as error:
         # An integer with more digits than Python converts, or lists inside lists without end.
         raise ConfigError([f"{name}: cannot be read as TOML: {error}"]) from None
     return tables
+
+
+def _by_pieces(text: str, toml: ModuleType) -> dict[str, Any] | None:
+    """The document in a large text that ends in one array of tables, read some tables at a time.
+
+    Read at once, thousands of tables take tens of megabytes that the process may never give back: a text of
+    its own for each key. None: it is not of that kind, or there is something wrong with it.
+    """
+    if len(text) < LARGE or any(quotes in text for quotes in _OVER_LINES):
+        return None
+    # Where no text goes over lines, what looks like a header is one, or else nothing that TOML has.
+    headers = list(_HEADER.finditer(text))
+    if not headers:
+        return None
+    name, places = headers[0]["name"], [each.start() for each in headers[::PIECE]]
+    shared: dict[str, str] = {}
+    tables: list[Any] = []
+    try:
+        document: dict[str, Any] = toml.loads(text[: places[0]])
+        if name in document:
+            return None
+        for first, end in zip(places, [*places[1:], len(text)], strict=True):
+            piece = toml.loads(text[first:end])
+            if piece.keys() != {name}:
+                return None
+            tables += _shared(piece[name], shared)
+    except (ValueError, RecursionError):
+        return None
+    document[name] = tables
+    return document
+
+
+def _shared(value: Any, known: dict[str, str]) -> Any:
+    """The same value, with one object for each of the first texts that there are."""
+    if isinstance(value, str):
+        return known.setdefault(value, value) if len(known) < SHARED else known.get(value, value)
+    if isinstance(value, dict):
+        return {_shared(key, known): _shared(each, known) for key, each in value.items()}
+    return [_shared(each, known) for each in value] if isinstance(value, list) else value
 
 
 def _syntax(message: str, text: str) -> str:

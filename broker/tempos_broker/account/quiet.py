@@ -45,11 +45,15 @@ class Quiet:
         opened = tuple((name, tuple(holders)) for name, holders in groups)
         if len(opened) == 1 and len(opened[0][1]) == 1:
             opened = _shared(opened)
-        self.open = (*self.open, (epoch, opened))
+        self._open((*self.open, (epoch, opened)))
 
     def closed(self, epoch: int) -> None:
         """It is in force no more, and no ticket of it was drawn."""
-        self.open = tuple(each for each in self.open if each[0] != epoch)
+        self._open(tuple(each for each in self.open if each[0] != epoch))
+
+    def _open(self, epochs: tuple[tuple[int, Groups], ...]) -> None:
+        is_one = len(epochs) == 1 and isinstance(epochs[0][1], tuple) and len(epochs[0][1]) == 1
+        self.open = _shared_open(epochs) if is_one else epochs
 
     def holds(self, group: str, holder: Holder) -> bool:
         """Whether somebody has a place in a group of an open epoch."""
@@ -75,6 +79,11 @@ class Quiet:
 def _shared(groups: tuple[tuple[str, tuple[Holder, ...]], ...]) -> tuple[tuple[str, tuple[Holder, ...]], ...]:
     """One object wherever the same one member is in thousands of topics."""
     return groups
+
+
+@lru_cache(SHARED)
+def _shared_open(epochs: tuple[tuple[int, Groups], ...]) -> tuple[tuple[int, Groups], ...]:
+    return epochs
 
 
 @lru_cache(SHARED)

@@ -99,6 +99,7 @@ class Feed:
         self._wake = asyncio.Event()
         self._verdict = Verdict()
         self._log = told.changes.of(Kind.WRONG, logging.getLogger("tempos.broker.wrong"))
+        #: What was told of topics; of most of them nothing is kept while nobody looks.
         self._briefs: dict[int, tuple[tuple[object, ...] | None, bytes, list[Tried]]] = {}
         self._parts: dict[str, bytes] = {}
         self._seen = 0
@@ -168,15 +169,16 @@ class Feed:
         at = time.time()
         head = self._told.status_head()
         head["broker"]["started"] = round(at - head["broker"].pop("uptime_s"))
-        slices = Slices()
+        slices, seen = Slices(), bool(self._viewers)
         tried = list(look({**head, "topics": ()}))
         changed, present = [], set()
         for state in self._told.present():
             topic = state.route.topic.id
             present.add(topic)
-            if await self._brief(state, slices):
+            found, is_new = await self._brief(state, slices, seen=seen)
+            tried += found
+            if is_new:
                 changed.append(topic)
-            tried += self._briefs[topic][2]
         gone = [topic for topic in self._briefs if topic not in present]
         for topic in gone:
             del self._briefs[topic]
@@ -191,7 +193,8 @@ class Feed:
         self._parts = fields
         changes = [_encode(each.document()).encode() for each in self._told.changes.since(self._seen)]
         self._seen = self._told.changes.last
-        fresh = [viewer for viewer in self._viewers if viewer.fresh]
+        # Who has come meanwhile has the next one, if this one is for nobody.
+        fresh = [viewer for viewer in self._viewers if viewer.fresh and seen]
         followers = [viewer for viewer in self._viewers if not viewer.fresh]
         if followers:
             step = _event("step", at, news, [self._briefs[each][1] for each in changed], gone, changes)
@@ -221,21 +224,27 @@ class Feed:
             again = " goes on" if how == "goes on" else ""
             self._log.log(logging.WARNING if bad else logging.INFO, "%s%s: %s", words, again, each["cause"])
 
-    async def _brief(self, state: TopicState, slices: Slices) -> bool:
-        """Tell a topic anew, without its members; whether it is another one than before."""
+    async def _brief(self, state: TopicState, slices: Slices, *, seen: bool) -> tuple[list[Tried], bool]:
+        """Judge a topic anew, and tell it, without its members, if that is ``seen`` by anybody.
+
+        Gives what was found, and whether it is another one than before.
+        """
         topic = state.route.topic.id
         known = self._briefs.get(topic)
         rests_on = None if self._told.have_counted([topic]) else self._told.rests_on(state)
         if (
             known is not None
+            and (known[1] or not seen)
             and rests_on is not None
             and known[0] is not None
             and len(known[0]) == len(rests_on)
             and all(a is b for a, b in zip(known[0], rests_on, strict=True))
         ):
-            return False
+            if not seen and known[1]:
+                self._briefs[topic] = rests_on, b"", known[2]
+            return known[2], False
         document = self._told.tell(state, iter)
-        groups, found = [], []
+        groups = []
         for group in document["groups"]:
             members = []
             for member in group["members"]:
@@ -244,10 +253,13 @@ class Feed:
             groups.append({**group, "members": members})
         document["groups"] = groups
         found = list(of_topic(document))
-        made = _encode(_brief_of(document)).encode()
-        self._briefs[topic] = rests_on, made, found
+        made = _encode(_brief_of(document)).encode() if seen else b""
+        if seen or rests_on is not None:
+            self._briefs[topic] = rests_on, made, found
+        else:
+            self._briefs.pop(topic, None)
         await slices.pause()
-        return known is None or known[1] != made
+        return found, known is None or known[1] != made
 
 
 def _brief_of(document: Mapping[str, Any]) -> dict[str, Any]:

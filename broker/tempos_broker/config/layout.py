@@ -437,10 +437,16 @@ def build_topic(table: Table) -> TopicConfig:
         values["sources"], values["rate"], values["burst"], values["overflow"], values["fanout"],
         values["unheard"], values["journal"], values["journal_bytes"],
     )  # fmt: skip
-    return TopicConfig(topic, tuple(_static_member(**member.values) for member in _tables(table, "member")))
+    members = tuple(_static_member(**member.values) for member in _tables(table, "member"))
+    return TopicConfig(topic, _one_member(*members) if len(members) == 1 else members)
 
 
 @lru_cache(SHARED)
 def _static_member(**values: Any) -> StaticMember:
     """One object wherever the same member is in thousands of topics."""
     return StaticMember(**values)
+
+
+@lru_cache(SHARED)
+def _one_member(member: StaticMember) -> tuple[StaticMember, ...]:
+    return (member,)

@@ -26,6 +26,11 @@ def group_of_one(name: str, member: Member) -> tuple[Group, ...]:
     return (Group(name, (member,)),)
 
 
+@lru_cache(SHARED)
+def _endpoint_of(ip: str, port: int) -> tuple[str, int]:
+    return ip, port
+
+
 class Wanted(NamedTuple):
     """How somebody wants to be a member of what it named: in which group, and from which address of ours.
 
@@ -130,12 +135,22 @@ class Membership:
         return shared_holder(self.member.ip, self.member.port, None)
 
 
+@lru_cache(SHARED)
+def static_membership(member: Member) -> Membership:
+    """A static member in any group: it is never another one."""
+    return Membership(member)
+
+
 @dataclass(slots=True)
 class GroupState:
     """The members of one group, in the order in which they joined."""
 
     name: str
     members: dict[tuple[str, int], Membership] = field(default_factory=dict)
+
+    def put(self, membership: Membership) -> None:
+        """A member more, or another one at its endpoint."""
+        self.members[_endpoint_of(membership.member.ip, membership.member.port)] = membership
 
 
 @dataclass(slots=True)

@@ -11,12 +11,14 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 from tempos import Framing, Member, Quality, Reason, Route, Topic
 from tempos._abi import GROUPS_PER_TOPIC
 from tempos.requests import probe
 from tempos_broker._batch import ffi, lib
+from tempos_broker.account.accounts import SHARED
 from tempos_broker.addresses import ANY, Towards
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, SlowPath
@@ -153,9 +155,12 @@ class Batch:
 
     def _address(self, route: Route) -> None:
         self._routes[route.topic.id] = route
-        self._members[route.topic.id] = tuple(
-            _compile(group.members, self._left_out) for group in route.groups
-        )
+        groups, out = route.groups, self._left_out
+        if len(groups) == 1 and len(groups[0].members) == 1:
+            (member,) = groups[0].members
+            self._members[route.topic.id] = _only(member, (member.ip, member.source) in out)
+        else:
+            self._members[route.topic.id] = tuple(_compile(group.members, out) for group in groups)
 
     def leave_out(self, towards: frozenset[Towards]) -> None:
         changed, self._left_out = self._left_out ^ towards, towards
@@ -281,6 +286,12 @@ def _compile(members: Sequence[Member], left_out: frozenset[Towards]) -> CMember
     if compiled == ffi.NULL:
         raise MemoryError(f"no memory for {len(members)} members")
     return cast("CMembers", ffi.gc(compiled, lib.tempos_members_free))
+
+
+@lru_cache(SHARED)
+def _only(member: Member, left_out: bool) -> tuple[CMembers, ...]:
+    """The groups of a topic that has one member: one object wherever it is the same one."""
+    return (_compile([member], frozenset({(member.ip, member.source)} if left_out else ())),)
 
 
 def _number(address: str) -> int:

@@ -30,7 +30,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from tempos import Framing, LocalError, Overflow, Quality, Reason, Route, Topic
+from tempos import LocalError, Overflow, Quality, Reason, Route, Topic
 from tempos._abi import NARROW, PRIORITIES
 from tempos._rows import UNKNOWN, is_topic
 from tempos_broker.paths import RateLimits, Tickets
@@ -127,8 +127,8 @@ class SlowPath(Generic[LoadT]):
         #: By topic, what it waits in: its queue, and a lane of that.
         self._place_of: dict[int, tuple[_Queue[LoadT], int]] = {}
         self._routes: dict[int, Route] = {}
-        #: By id, what makes a topic the same one.
-        self._known: dict[int, tuple[str, Framing]] = {}
+        #: By id; name and framing make a topic the same one.
+        self._known: dict[int, Topic] = {}
         self._book = Book() if book is None else book
         self._counts = self._book.counts
         #: Takes over what found no member, once it is counted: a topic, how many, and the load.
@@ -144,10 +144,11 @@ class SlowPath(Generic[LoadT]):
         What waits keeps its place; where the id means another topic now, it goes nowhere and is counted as
         ``NO_MEMBER``: it was checked by what the former topic demands of its datagrams.
         """
-        id_, what = topic.id, (topic.name, topic.framing)
-        if self._known.get(id_, what) != what:
+        id_ = topic.id
+        known = self._known.get(id_, topic)
+        if (known.name, known.framing) != (topic.name, topic.framing):
             self._give_up({id_})
-        self._known[id_] = what
+        self._known[id_] = topic
         (self._limited.add if self._is_limited(topic) else self._limited.discard)(id_)
         self._place_of[id_] = self._places[topic.quality, topic.priority]
         route = self._routes.get(id_)

@@ -1,0 +1,79 @@
+"""A large configuration is read by pieces, and is what it is when it is read at once."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from tempos import ConfigError
+from tempos_daemon import toml
+
+_parser = pytest.importorskip("tomllib" if importlib.util.find_spec("tomllib") else "tomli")
+_HEAD = '[broker]\nname = "a" # [[topic]]\nlisten = ["127.0.0.1"]\n\n'
+
+
+def _topics(count: int) -> str:
+    return "".join(
+        f'  [[topic]] # number {number}\nid = {number}\nname = "plant/{number}"\n'
+        f'sources = [\n"192.0.2.0/24",\n]\nrate = 1.5\n[[topic.member]]\nip = "192.0.2.1"\n'
+        for number in range(count)
+    )
+
+
+@pytest.fixture(autouse=True)
+def _all_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toml, "LARGE", 1)
+    monkeypatch.setattr(toml, "PIECE", 3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 100])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_pieces_are_one_document(count: int, ends: str) -> None:
+    text = (_HEAD + _topics(count)).replace("\n", ends)
+    assert toml._by_pieces(text, _parser) == _parser.loads(text)
+
+
+def test_the_same_text_is_one_object() -> None:
+    first, *_, last = toml.document(_HEAD + _topics(100), "a")["topic"]
+    assert all(a is b for a, b in zip(first, last, strict=True))
+    assert first["member"][0]["ip"] is last["member"][0]["ip"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _HEAD,
+        _HEAD + _topics(5) + "[limits]\ntopics = 10\n",
+        'topic = [{ name = "a" }]\n' + _HEAD,
+        _HEAD + _topics(5) + 'note = """\n[[topic]]\nname = 1\n"""\n',
+        _HEAD + _topics(5) + "note = '''\n[[topic]]\nname = 1\n'''\n",
+        "[[other]]\na = 1\n" + _HEAD + _topics(5),
+        _HEAD + _topics(5) + "[[other]]\na = 1\n" + _topics(4),
+        '[["topic"]]\nid = 1\n' + _topics(4),
+    ],
+)
+def test_whatever_else_there_is_it_is_the_same(text: str) -> None:
+    assert toml.document(text, "a") == _parser.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _HEAD + _topics(5) + "ip = 3\n",
+        _HEAD + "list = [\n" + _topics(5) + "]\n",
+        "topic = []\n" + _topics(5),
+        "[topic]\n" + _topics(5),
+        _HEAD + _topics(5) + "[[topic.member.ip]]\n",
+        _HEAD + _topics(5) + "[broker]\n",
+        _HEAD + _topics(5) + "x = " + "[" * 5000,
+        _HEAD + _topics(5) + "x = " + "9" * 5000,
+    ],
+)
+def test_a_fault_is_told_as_of_the_whole(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError) as by_pieces:
+        toml.document(text, "a")
+    monkeypatch.setattr(toml, "LARGE", 1 << 30)
+    with pytest.raises(ConfigError) as whole:
+        toml.document(text, "a")
+    assert by_pieces.value.problems == whole.value.problems
