@@ -169,7 +169,7 @@ class Reloader:
         for topic in topics:
             self._rows.give(topic.id)
             await self._fast.put(topic)
-            self._ledger.begin(topic.id, stamped=topic.framing is not Framing.RAW)
+            self._ledger.begin(topic.id, topic.name, stamped=topic.framing is not Framing.RAW)
         await self._slow.change(put=topics)
         self._past.begin_anew(*(topic.id for topic in topics))
 

@@ -242,3 +242,25 @@ async def test_who_is_slow_no_more_is_not_named_any_more(monkeypatch: pytest.Mon
             pass
         await until(lambda: not broker.status()["slow_consumers"])
         assert group(broker, "events")["dropped"] == 16
+
+
+async def test_what_was_dropped_of_a_topic_is_not_told_of_the_one_that_is_made_in_its_place() -> None:
+    made = {"name": "made", "id": 9, "path": "slow"}
+    async with running() as broker, publisher(broker) as pub:
+        await broker.add_topic(made)
+        async with subscriber(broker, "made", queue=10) as sub:
+            for number in range(100):
+                await pub.publish("made", b"%d" % number)
+            await until(lambda: group(broker, "made")["dropped"] == 90)
+            await broker.remove_topic("made", drain=True, patience=1.0)
+            await broker.add_topic(made)
+            for _ in range(10):
+                await sub.next(5)
+            await until(lambda: bool(group(broker, "made")["members"]))
+            for number in range(50):
+                await pub.publish("made", b"%d" % number)
+                await sub.next(5)
+            for number in range(50, 70):
+                await pub.publish("made", b"%d" % number)
+            await until(lambda: sub.stats.queue_full == 100)
+            await until(lambda: [group(broker, "made")[name] for name in GOOD] == [70, 60, 10, 0, 0, 0])

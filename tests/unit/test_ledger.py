@@ -286,3 +286,87 @@ def test_who_was_a_member_of_a_topic_before_it_began_anew_has_not_got_too_many()
     again = Ledger((1,))
     again.restore(1, json.loads(json.dumps(ledger.export(1))), 0)
     assert again.export(1) == ledger.export(1)
+
+
+def _delivered_and_dropped(ledger: Ledger, drawn: dict[int, list[int]]) -> tuple[int, int]:
+    tickets = sum(each[0] for each in drawn.values())
+    account = ledger.topic(1, live=drawn, received=tickets, fast=0, slow=tickets, refused={})
+    assert account.balanced, account.problems
+    groups = [each for each in account.groups if each.name == "g"]
+    return sum(each.delivered for each in groups), sum(each.dropped for each in groups)
+
+
+@pytest.mark.parametrize("stamped", [True, False])
+@pytest.mark.parametrize("kept", [True, False], ids=["this life", "another life"])
+def test_what_was_told_of_a_topic_that_is_made_anew_is_not_told_of_the_new_one(
+    stamped: bool, kept: bool
+) -> None:
+    """To its members it is the same topic, of which they go on telling totals."""
+    ledger, drawn = Ledger(() if stamped else (1,)), {7: [100]}
+    ledger.live = lambda topic: drawn
+    ledger.opened(1, 7, [("g", [A])], 0)
+    ledger.report(1, "g", A, 7 if stamped else 0, 100, full=True)
+    ledger.report_dropped(1, "g", A, 90)
+    assert _delivered_and_dropped(ledger, drawn) == (10, 90)
+    ledger.closed(1, 7, [100])
+    if kept:
+        ledger.forget(1, "events")
+    else:
+        ledger = Ledger(() if stamped else (1,))
+        ledger.live = lambda topic: drawn
+    ledger.forgot(1)
+    ledger.begin(1, "events", stamped=stamped)
+    drawn.clear()
+    drawn[9] = [0]
+    ledger.opened(1, 9, [("g", [A])], 0)
+    # What happened before its first word counts as of the new one only where the old word is remembered.
+    first = 50 if kept else 0
+    for tickets, drops in ((first, 90), (60, 95)):
+        drawn[9] = [tickets]
+        ledger.report(1, "g", A, 9 if stamped else 0, tickets + (0 if stamped else 100), full=True)
+        ledger.report_dropped(1, "g", A, drops)
+        assert _delivered_and_dropped(ledger, drawn) == (tickets - (drops - 90), drops - 90)
+    again = Ledger(() if stamped else (1,))
+    again.restore(1, json.loads(json.dumps(ledger.export(1))), 0)
+    assert again.export(1) == ledger.export(1)
+
+
+def test_another_topic_of_the_same_id_begins_at_nothing() -> None:
+    ledger, drawn = Ledger(), {7: [100]}
+    ledger.opened(1, 7, [("g", [A])], 0)
+    ledger.report(1, "g", A, 7, 100, full=True)
+    ledger.report_dropped(1, "g", A, 90)
+    ledger.closed(1, 7, [100])
+    ledger.forget(1, "events")
+    ledger.forgot(1)
+    ledger.begin(1, "others", stamped=True)
+    drawn = {9: [20]}
+    ledger.opened(1, 9, [("g", [A])], 0)
+    ledger.report(1, "g", A, 9, 20, full=True)
+    ledger.report_dropped(1, "g", A, 5)
+    assert _delivered_and_dropped(ledger, drawn) == (15, 5)
+
+
+def test_drops_of_who_is_remembered_no_more_are_not_told_of_what_comes_then() -> None:
+    ledger, drawn = Ledger(), {7: [1000]}
+    crowd = [Holder("10.0.2.2", 6000 + n, 1) for n in range(SETTLED_KEPT + 10)]
+    ledger.opened(1, 7, [("g", crowd)], 0)
+    for each in crowd:
+        ledger.report(1, "g", each, 7, share(1000, crowd.index(each), len(crowd)), full=True)
+        ledger.report_dropped(1, "g", each, 10)
+    before = _delivered_and_dropped(ledger, drawn)
+    ledger.opened(1, 8, [], 1)
+    ledger.closed(1, 7, [1000])
+    ledger.settle(2)
+    ledger.opened(1, 9, [("g", crowd)], 3)
+    ledger.closed(1, 8, [])
+    for each in crowd:
+        ledger.report_dropped(1, "g", each, 10)
+        ledger.report(1, "g", each, 9, 1, full=True)
+        ledger.report_dropped(1, "g", each, 10)
+    drawn = {9: [len(crowd)]}
+    sent = 1000 + len(crowd)
+    account = ledger.topic(1, live=drawn, received=sent, fast=0, slow=sent, refused={})
+    assert account.balanced, account.problems
+    assert sum(each.dropped for each in account.groups) == before[1]
+    assert sum(each.delivered for each in account.groups) == before[0] + len(crowd)

@@ -76,6 +76,12 @@ class Account:
         return min(self.drops, self.delivered)
 
     @property
+    def totals(self) -> tuple[int, int]:
+        """What the holder has told as one count, in earlier accounts, too: received, dropped."""
+        received = 0 if self.stamped else self.base + self.delivered
+        return received, self.drop_base + self.drops
+
+    @property
     def outstanding(self) -> int:
         """Events of closed epochs that the member has not reported."""
         if not self.stamped:
@@ -114,6 +120,10 @@ class Account:
         That is at least so much, and exactly as soon as nothing is on its way.
         """
         self.base += max(0, datagrams - self.base - ticketed)
+
+    def learn_drop_base(self, datagrams: int) -> None:
+        """Of these drops what is beyond all that came for this account is in an earlier one."""
+        self.drop_base += max(0, datagrams - self.drop_base - self.delivered)
 
     def report(self, epoch: int, datagrams: int) -> bool:
         """Whether this is news. Counts only grow; a smaller one is an old report that was overtaken."""

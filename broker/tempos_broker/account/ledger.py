@@ -41,6 +41,7 @@ from tempos_broker.account.accounts import (
     unlike,
 )
 from tempos_broker.account.bounds import Undelivered
+from tempos_broker.account.ended import Ended
 from tempos_broker.account.publishers import Publishers, PublishersAccount
 from tempos_broker.account.quiet import Groups, Quiet
 from tempos_broker.account.topics import TopicAccount
@@ -79,6 +80,7 @@ class Ledger:
         self._unstamped = set(unstamped)
         #: Topics that begin an account anew, and may have members that had one in the one before.
         self._forgot: set[int] = set()
+        self._ended = Ended()
         #: Topics whose account has changed; whoever stores them takes them out.
         self.changed: set[int] = set()
         #: What was lost before the broker.
@@ -86,13 +88,18 @@ class Ledger:
         #: Tells the tickets drawn so far from the groups of a topic's open epochs, if anybody can.
         self.live: Callable[[int], Mapping[int, Sequence[int]]] | None = None
 
-    def begin(self, topic: int, *, stamped: bool) -> None:
+    def begin(self, topic: int, name: str, *, stamped: bool) -> None:
         """A topic that is new here; whether its datagrams carry epochs."""
         (self._unstamped.discard if stamped else self._unstamped.add)(topic)
+        self._ended.begin(topic, name, stamped=stamped)
 
-    def forget(self, topic: int) -> None:
+    def forget(self, topic: int, name: str) -> None:
         """The topic is no more."""
+        state = self._topics.get(topic)
+        if isinstance(state, TopicAccount):
+            self._ended.put(topic, name, state, stamped=topic not in self._unstamped)
         self._unstamped.discard(topic)
+        self._forgot.discard(topic)
         self.begin_anew(topic)
 
     def forgot(self, topic: int) -> None:
@@ -116,16 +123,24 @@ class Ledger:
         """The account of a topic of which something is to be counted."""
         state = self._topics[topic]
         if isinstance(state, Quiet):
-            state = self._topics[topic] = state.whole(self._now, stamped=topic not in self._unstamped)
+            state = self._topics[topic] = self._made_whole(topic, state)
             self._note_left(topic, state)
         return state
+
+    def _made_whole(self, topic: int, quiet: Quiet) -> TopicAccount:
+        stamped, forgot = topic not in self._unstamped, topic in self._forgot
+        return quiet.whole(self._now, stamped=stamped, forgot=forgot)
 
     def _view(self, topic: int) -> TopicAccount:
         """The account of a topic, to look at."""
         state = self._topics.get(topic)
         if isinstance(state, Quiet):
-            return state.whole(self._now, stamped=topic not in self._unstamped)
+            return self._made_whole(topic, state)
         return TopicAccount() if state is None else state
+
+    def _new(self, topic: int) -> TopicAccount | Quiet:
+        forgot = topic in self._forgot and topic in self._unstamped
+        return TopicAccount(forgot=True) if forgot else Quiet()
 
     def _note_left(self, topic: int, state: TopicAccount) -> None:
         (self._left.add if state.left else self._left.discard)(topic)
@@ -168,9 +183,7 @@ class Ledger:
         self._now = now
         state = self._topics.get(topic)
         if state is None:
-            forgot = topic in self._forgot and topic in self._unstamped
-            state = self._topics[topic] = TopicAccount(forgot=True) if forgot else Quiet()
-            self._forgot.discard(topic)
+            state = self._topics[topic] = self._ended.take(topic) or self._new(topic)
         if isinstance(state, Quiet):
             state.opened(epoch, groups)
         else:
@@ -263,7 +276,7 @@ class Ledger:
             latest = self.epoch(topic)
             epoch = latest - ((latest - epoch) & 0xFF)
         if self._held(topic, group, account, epoch):
-            if account.unsure and self.live is not None:
+            if account.unsure and not account.stamped and self.live is not None:
                 account.learn_base(datagrams, account.ticketed + self._ticketed_now(topic, group, holder))
             account.said = None if full else said
             if account.report(epoch, datagrams):
@@ -274,6 +287,8 @@ class Ledger:
         if not datagrams and isinstance(self._topics.get(topic), Quiet):
             return False
         account = self.account(topic, group, holder)
+        if account is not None and account.unsure:
+            account.learn_drop_base(datagrams)
         if account is None or not account.report_dropped(datagrams):
             return False
         self.changed.add(topic)

@@ -66,9 +66,9 @@ class Quiet:
             GroupRow(name, 0, 0, 0, 0, 0, 0, 0, tuple(map(_nothing_of, holders))) for name, holders in groups
         )
 
-    def whole(self, now: float, *, stamped: bool) -> TopicAccount:
+    def whole(self, now: float, *, stamped: bool, forgot: bool = False) -> TopicAccount:
         """The whole account, in which events can be counted."""
-        state = TopicAccount()
+        state = TopicAccount(forgot=forgot)
         for epoch, groups in self.open:
             state.begin(epoch, groups, now, stamped=stamped)
         state.epoch = self.epoch

@@ -35,7 +35,7 @@ class TopicAccount:
     open: dict[int, list[tuple[str, tuple[Holder, ...]]]] = field(default_factory=dict)
     groups: dict[str, GroupAccount] = field(default_factory=dict)
     unequal: list[int] = field(default_factory=list)
-    #: Whether more members than are remembered have told a total and left.
+    #: Whether members may have told totals, here or in an earlier account, that nobody remembers.
     forgot: bool = False
     #: Who is in the latest route; who is not any more and since when, in the order in which they left.
     here: dict[Place, None] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class TopicAccount:
             account = group.accounts.get(holder)
             if account is None:
                 account = group.accounts[holder] = Account(holder, stamped)
-                account.unsure = self.forgot and not account.stamped and holder not in group.settled
+                account.unsure = self.forgot and holder not in group.settled
                 account.base, account.drop_base = group.settled.pop(holder, (0, 0))
             account.left_at = None
             self.left.pop(place, None)
@@ -89,6 +89,15 @@ class TopicAccount:
         self.retire(dict.fromkeys(name for name, _ in settled), ending)
         return bool(settled)
 
+    def totals(self) -> dict[str, dict[Holder, tuple[int, int]]]:
+        """What members have told as one count, by group: received, dropped."""
+        told: dict[str, dict[Holder, tuple[int, int]]] = {}
+        for name, group in self.groups.items():
+            here = {holder: each.totals for holder, each in group.accounts.items() if any(each.totals)}
+            if here or group.settled:
+                told[name] = {**group.settled, **here}
+        return told
+
     def _settle_one(self, group: GroupAccount, holder: Holder) -> None:
         account = group.accounts.pop(holder)
         if holder.client is None:
@@ -99,10 +108,8 @@ class TopicAccount:
         group.gone_delivered += arrived - unused
         group.gone_dropped += unused
         group.gone_lost += account.outstanding
-        dropped = account.drop_base + account.drops
-        if not account.stamped or dropped:
-            received = 0 if account.stamped else account.base + account.delivered
-            group.settled[holder] = received, dropped
+        if not account.stamped or any(account.totals):
+            group.settled[holder] = account.totals
             while len(group.settled) > SETTLED_KEPT:
                 del group.settled[next(iter(group.settled))]
                 self.forgot = True

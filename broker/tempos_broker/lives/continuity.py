@@ -338,7 +338,7 @@ class Continuity:
         """A topic is no more; its epoch is kept, should the id come back."""
         topic = route.topic.id
         self._ended[topic] = route.epoch
-        self._ledger.forget(topic)
+        self._ledger.forget(topic, route.topic.name)
         self.keeper.forget(topic)
         self.begin_anew(topic)
 

@@ -265,7 +265,7 @@ class TopicOrders:
         async with self._routes.held((topic.id,)):
             await self._fast.put(topic)
             self._past.begin_anew(topic.id)
-            self._ledger.begin(topic.id, stamped=topic.framing is not Framing.RAW)
+            self._ledger.begin(topic.id, topic.name, stamped=topic.framing is not Framing.RAW)
             self._routes.begin(topic)
             await self._slow.change(put=[topic])
             self._registry.begin(entry, time.monotonic())
