@@ -18,6 +18,7 @@ from tempos._rows import Rows
 from tempos.control import RETRY_AFTER
 from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.account.ledger import Ledger
+from tempos_broker.account.pace import Pace
 from tempos_broker.addresses import is_local_address, source_of
 from tempos_broker.awaited import Awaited, missing
 from tempos_broker.config.model import BrokerConfig
@@ -134,6 +135,7 @@ class Broker:
             fast,
             self._slow,
             config.control.lease,
+            Pace(config.control.heartbeat),
             self.changes,
         )
         narrowest = Narrowest(config.limits.datagram)

@@ -143,6 +143,7 @@ class Reloader:
         self._control.reconfigure(config.control)
         self._catalogue.replace(gone, (*plan.changed, *plan.adopted), now)
         routes.lease = config.control.lease
+        routes.pace.heartbeat = config.control.heartbeat
         begun = [topic for id_, topic in changed.items() if id_ in gone or id_ not in states]
         for topic in begun:
             if topic.id not in states:

@@ -18,6 +18,7 @@ from tempos import Group, Path, PathChoice, PathPolicy, Route, Topic
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.account.ledger import Ledger
+from tempos_broker.account.pace import Pace
 from tempos_broker.account.topics import ASKS_AGAIN
 from tempos_broker.addresses import Towards
 from tempos_broker.lives.continuity import Continuity
@@ -45,7 +46,8 @@ AT_ONCE = 16
 class Routes:
     """What is in force, by topic id. ``lease`` in seconds: so long a member may still report old epochs.
 
-    ``changes`` hears who came and went, and of paths, once ``telling``: not what a start takes up.
+    ``pace``: how fast routes of a topic may follow each other. ``changes`` hears who came and went, and of
+    paths, once ``telling``: not what a start takes up.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Routes:
         fast: FastPath,
         slow: SlowPaths,
         lease: float,
+        pace: Pace,
         changes: Changes | None = None,
     ) -> None:
         self.states = states
@@ -65,6 +68,7 @@ class Routes:
         self.changes = Changes() if changes is None else changes
         self.telling = False
         self.lease = lease
+        self.pace = pace
         self._registry = registry
         self._ledger = ledger
         self._past = past
@@ -101,6 +105,9 @@ class Routes:
             if state is None:
                 # Removed while this waited for its turn.
                 return
+            if state.version != self._registry.version(topic):
+                # Whoever comes or goes meanwhile is in the same route.
+                await self._keep_pace(state)
             version = self._registry.version(topic)
             moved = renew and self._registry.groups(topic) != state.route.groups
             if moved or version != state.version:
@@ -108,6 +115,11 @@ class Routes:
                 state.version = version
             elif renew:
                 self._chosen(state, await self._install(state, state.route))
+
+    async def _keep_pace(self, state: TopicState) -> None:
+        if (wait := self.pace.wait(state.due, time.monotonic())) > 0:
+            await asyncio.sleep(wait)
+        state.due = self.pace.next(state.due, time.monotonic())
 
     async def move(self, topic: Topic, policy: PathPolicy) -> bool:
         """Let a topic take another path; route, epoch and tickets stay. Whether it was still there.

@@ -11,13 +11,15 @@ from tempos import PathChoice, PathPolicy, Route
 class TopicState:
     """A topic's route in force, the version of its membership, and which path serves it.
 
-    ``moved``: what a command said of the path; None: what the configuration says holds.
+    ``moved``: what a command said of the path; None: what the configuration says holds. ``due``: see
+    :class:`.account.pace.Pace`.
     """
 
     route: Route
     version: int = 0
     choice: PathChoice | None = None
     moved: PathPolicy | None = None
+    due: float = 0.0
 
     @property
     def policy(self) -> PathPolicy:

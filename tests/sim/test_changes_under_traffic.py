@@ -180,3 +180,34 @@ async def test_members_come_and_go_all_the_time() -> None:
         assert sum([await reader for reader in readers]) == traffic.sent
         assert running.status()["topics"][0]["epoch"] == 1 + 1 + 60 + len(present)
         assert_exact(running, traffic)
+
+
+async def test_what_members_got_is_in_the_account_however_many_come_and_go_between_two_heartbeats() -> None:
+    """A route for each would be more epochs than a member can tell of, or tell apart."""
+    async with broker(heartbeat=1.0) as running:
+        traffic = Traffic(running.config, "events")
+        async with traffic.subscriber() as member:
+            reading = asyncio.create_task(traffic.read(member))
+            publishing = asyncio.create_task(traffic.run())
+            await until(lambda: traffic.sent > 0)
+            registry, routes, first = running._registry, running._routes, running._routes.epoch(EVENTS.id)
+            swaps = []
+            for number in range(400):
+                endpoint = ("127.0.0.9", 2000 + number // 2)
+                if number % 2:
+                    registry.goodbye(endpoint, 5)
+                else:
+                    registry.subscribe("events", "others", endpoint, 5, asyncio.get_running_loop().time())
+                swaps.append(asyncio.create_task(routes.swap(EVENTS.id)))
+                await asyncio.sleep(0.001)
+            await asyncio.gather(*swaps)
+            traffic.stop()
+            await publishing
+            assert routes.epoch(EVENTS.id) - first > 48
+            assert await member.drain(5)
+            await reading
+        assert traffic.got == Counter(range(traffic.sent))
+        (topic,) = (each for each in running.ledger()["topics"] if each["name"] == "events")
+        assert topic["balanced"], topic
+        (group,) = (each for each in topic["groups"] if each["name"] == "g")
+        assert (group["delivered"], group["lost"], group["unknown"]) == (traffic.sent, 0, 0)
