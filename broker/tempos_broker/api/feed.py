@@ -274,6 +274,7 @@ def _brief_of(document: Mapping[str, Any]) -> dict[str, Any]:
             {
                 **{key: group[key] for key in _ACCOUNT},
                 "members": len(group["members"]),
+                "waiting": sum(each["waiting"] or 0 for each in group["members"]),
                 "left_out": sum(1 for each in group["members"] if each["left_out"] or each["unheard"]),
             }
             for group in document["groups"]

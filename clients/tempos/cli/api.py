@@ -10,12 +10,15 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tempos._abi import API_PORT
 from tempos._api import DAEMON, DEFAULT, no_answer, other_daemon, refusal
 from tempos.errors import LocalError, RemoteError
 from tempos.session.place import api_at, usual_api
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
 
 #: Seconds for an answer; for one that tells of every topic, of which there may be tens of thousands.
 TIMEOUT, PATIENCE = 5.0, 30.0
@@ -76,6 +79,21 @@ class Api:
                 raise LocalError(f"the token in {options.token_file} cannot be read: {error}") from error
         return cls(url, token, timeout, whose)
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request has."""
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def check(self, path: str, answer: HTTPResponse) -> None:
+        """Raise :class:`RemoteError` where the answer to what was asked at ``path`` is none to go by."""
+        self._check(answer.headers.get(DAEMON))
+        if answer.status != 200:
+            raise refusal(self.url + path, answer.status, answer.reason, answer.read(), self._whose)
+
+    def no_answer(self, path: str, why: object) -> RemoteError:
+        """The error that ``path`` has none."""
+        return no_answer(self.url + path, why, self._whose)
+
     def _check(self, answers: str | None) -> None:
         """Raise :class:`RemoteError` where it is another daemon that answers."""
         if (other := other_daemon(self.url, answers, self._whose)) is not None:
@@ -125,7 +143,7 @@ class Api:
                 return self.do_open(Connection, request)
 
         url = self.url + path
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        headers = self.headers
         data = None
         if method in ("POST", "PATCH", "PUT"):
             is_bytes = isinstance(body, bytes)

@@ -1,4 +1,8 @@
-"""``tempos top``: what a broker does now, in a terminal: findings, then the busiest topics, over and over."""
+"""``tempos top``: what a broker does now: findings, then the busiest topics, over and over.
+
+In a terminal it is :mod:`tempos.cli.live`, which goes by what the broker tells those who look; into a file,
+a pipe, or a terminal that cannot move its cursor, it is lines by two statuses, which this module makes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,6 @@ examples:
   tempos top --sort loss            those first that lost most
   tempos top --once --json | jq '.topics[] | {name, in_per_s, lost}'
 """
-_CLEAR = "\x1b[H\x1b[J"
 
 
 def register(subparsers: Subparsers) -> None:
@@ -47,6 +50,10 @@ def run(options: argparse.Namespace) -> int:
     if not 0.1 <= options.interval <= 3600:
         options.fail(f"--interval {options.interval}: allowed: 0.1 to 3600 seconds")
     api = Api.of(options)
+    if sys.stdout.isatty() and sys.stdin.isatty() and not (options.once or options.json) and _can_move():
+        from tempos.cli.live.screen import show
+
+        return show(api, options.sort)
     before, at = api.get("/v1/status"), time.monotonic()
     while True:
         time.sleep(options.interval)
@@ -56,13 +63,21 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(shown, ensure_ascii=False), flush=True)
         else:
-            size = shutil.get_terminal_size()
-            live = sys.stdout.isatty() and not options.once
-            rows = size.lines if live else 1 << 20
-            lines = [line[: size.columns] for line in render(shown)][: rows - 1]
-            print((_CLEAR if live else "") + "\n".join(lines), flush=True)
+            columns = shutil.get_terminal_size().columns
+            print("\n".join(line[:columns] for line in render(shown)), flush=True)
         if options.once:
             return 0
+
+
+def _can_move() -> bool:
+    """Whether the terminal's cursor can be moved, as far as curses knows it."""
+    try:
+        import curses
+
+        curses.setupterm()
+    except (ImportError, curses.error):
+        return False
+    return curses.tigetstr("cup") is not None
 
 
 def measured(
