@@ -96,8 +96,7 @@ class Broker:
         )  # fmt: skip
         topics = [entry.topic for entry in config.topics]
         returns = Returns(self._past.return_key, config.data_port)
-        journals = Journals()
-        journals.change((), topics)
+        journals = Journals(fast.journals)
         server = SlowPathServer(
             topics=topics,
             listen=config.listen,
@@ -259,6 +258,8 @@ class Broker:
         self._past.take_up()
         await self._past.take_rows(self._fast.rows())
         await self._fast.configure([state.route.topic for state in states.values()])
+        self._slow.journals.change((), [state.route.topic for state in states.values()])
+        self._slow.journals.settle()
         await self._routes.resume_all()
         self._tell_start()
         self._fast.on_change(lambda: self._routes.renew_all(self._tasks))

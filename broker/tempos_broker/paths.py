@@ -12,7 +12,7 @@ from typing import Protocol
 
 from tempos import FastPathStatus, Overflow, Path, PathChoice, Reason, Route, Topic, Unavailable
 from tempos._abi import GROUPS_PER_TOPIC, LIMIT_SHIFT
-from tempos._slots import group_slot
+from tempos._slots import JournalLayout, group_slot
 from tempos.histogram import Latency
 from tempos_broker.addresses import Towards
 
@@ -95,6 +95,18 @@ class Former(Elsewhere, Protocol):
         ...
 
 
+class KernelJournals(Protocol):
+    """The memory of journals that the kernel writes, by topic id; descriptors are the caller's to close."""
+
+    def journal(self, topic: int, layout: JournalLayout) -> int | None:
+        """That of a topic, as large as its options say; None: the kernel has none."""
+        ...
+
+    def former_journal(self, topic: int) -> tuple[int, JournalLayout] | None:
+        """Once: what an earlier broker left of a topic in another size."""
+        ...
+
+
 class FastPath(Protocol):
     """The kernel's side of the routes."""
 
@@ -145,6 +157,11 @@ class FastPath(Protocol):
 
     async def drop(self, topic: int) -> None:
         """A topic is no more; it has its row still, and no route any more."""
+        ...
+
+    @property
+    def journals(self) -> KernelJournals | None:
+        """Journals that the kernel writes, by :meth:`configure` and :meth:`put`; None: it writes none."""
         ...
 
     def select(self, strict: int, best_effort: int) -> None:
@@ -351,6 +368,10 @@ class NoFastPath:
 
     async def drop(self, topic: int) -> None:
         self._limits.drop(topic)
+
+    @property
+    def journals(self) -> KernelJournals | None:
+        return None
 
     def select(self, strict: int, best_effort: int) -> None:
         # What went wrong in full stands with the fast path.

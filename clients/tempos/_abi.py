@@ -73,7 +73,7 @@ JOURNAL_MOST_EVENTS = 1048576
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x7bcfeba686010abd
+ABI_FINGERPRINT = 0xfcdfd1d40d01cf01
 
 
 class Reason(enum.IntEnum):

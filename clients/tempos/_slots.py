@@ -2,14 +2,21 @@
 
 Two epochs of a topic live side by side, told apart by the lowest bit: the one that holds, and the one that
 the swap under way ends. Tickets in the kernel, in files and in shared memory, and copies lost, all lie so.
-A topic's place is its *row* (:mod:`._rows`), which for narrow ids is the id.
+A topic's place is its *row* (:mod:`._rows`), which for narrow ids is the id. A topic's journal is memory of
+its own, whose size follows from the topic's options.
 """
 
 from __future__ import annotations
 
-from tempos._abi import GROUPS_PER_TOPIC
+from dataclasses import dataclass
+
+from tempos._abi import GROUPS_PER_TOPIC, JOURNAL_BYTES, JOURNAL_CELL
 
 EPOCHS = 2
+#: Bytes that the journal of one topic may take.
+MOST_MEMORY = 1 << 30
+#: What stands in front of the payload in a slot of a journal: ``struct tempos_journal_slot``.
+SLOT_HEAD = 32
 
 
 def slots(rows: int) -> int:
@@ -25,3 +32,23 @@ def epoch_row(row: int, epoch: int) -> int:
 def group_slot(row: int, epoch: int, group: int) -> int:
     """Which number is a group's."""
     return epoch_row(row, epoch) * GROUPS_PER_TOPIC + group
+
+
+@dataclass(frozen=True, slots=True)
+class JournalLayout:
+    """``slots`` events, a power of two, in as many ``cells`` each; of their payloads ``bytes`` at most."""
+
+    slots: int
+    cells: int
+    bytes: int
+
+    @classmethod
+    def of(cls, events: int, room: int = JOURNAL_BYTES) -> JournalLayout:
+        """One that keeps so many events at least, with so many bytes of payload each."""
+        slots = 1 << max(3, (events - 1).bit_length())
+        return cls(slots, -(-(SLOT_HEAD + room) // JOURNAL_CELL) + 1, room)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory."""
+        return (1 + self.slots * self.cells) * JOURNAL_CELL

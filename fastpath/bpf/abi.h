@@ -285,7 +285,7 @@ struct tempos_route {
 	__u8 source_count;          /* 0: from anywhere */
 	__be16 ip_start;            /* of what leaves: version 4, five words, and the DSCP of the topic's class */
 	__u8 limited;               /* the topic has a rate */
-	__u8 pad;
+	__u8 journal;               /* events are written into the topic's journal */
 	__u16 topic;
 	struct tempos_network sources[TEMPOS_MAX_SOURCES];
 	struct tempos_group groups[TEMPOS_MAX_GROUPS];

@@ -15,8 +15,10 @@
  *        |
  *   =====+=====   from here on the event is ours
  *        |
+ *      draw       a ticket for each group
+ *      journal    of a topic that has one: written there (journal_write.h)
  *      for each group, in their order:
- *        pick       ticket, member, delivery sequence
+ *        pick       member, delivery sequence
  *        rewrite    as the XDP program does, but from the copy before
  *        clone      out of the member's interface              ---- refused: lost to this group
  *        |
@@ -42,9 +44,14 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+/* For what writes journals (journal_write.h). */
+#define CONTEXT struct __sk_buff
+#define LOAD_BYTES bpf_skb_load_bytes
+
 #include "abi.h"
 #include "admit.h"
 #include "checksum.h"
+#include "journal_write.h"
 #include "latency.h"
 #include "maps.h"
 #include "parse.h"
@@ -121,12 +128,13 @@ static __always_inline bool readdress(struct __sk_buff *skb, const struct tempos
 
 /* One copy for one group; whether its interface took it. */
 static __always_inline bool send_copy(struct __sk_buff *skb, const struct tempos_route *route, __u32 mask,
-				      __u32 group)
+				      __u32 group, __u64 ticket)
 {
 	const struct tempos_member *member;
 	__u64 sequence;
 
-	if (!pick(route, group, mask, &member, &sequence) || !readdress(skb, route, member, sequence))
+	choose(route, group, mask, ticket, &member, &sequence);
+	if (!readdress(skb, route, member, sequence))
 		return false;
 	/* Above 0 a queue says that it dropped a packet: this one, or one in its stead (NET_XMIT_CN). */
 	return !bpf_clone_redirect(skb, member->ifindex, 0);
@@ -138,9 +146,11 @@ static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const s
 {
 	__u32 place = row * 2 + (route->epoch & 1);
 	struct tempos_copies *made = bpf_map_lookup_elem(&copies, &place);
+	const __u32 only = 0;
+	struct tempos_drawn *tickets = bpf_map_lookup_elem(&drawn, &only);
 	__u32 groups = route->group_count;
 
-	if (!made)
+	if (!made || !tickets)
 		return TEMPOS_NO_ROUTE;
 	/* Here and not with each copy: alike whoever gets it, as is what the refreshed checksum covers. */
 	*(__be16 *)packet->ip = route->ip_start;
@@ -148,9 +158,16 @@ static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const s
 	made->events++;
 #pragma nounroll
 	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS; group++) {
+		if (group >= groups || !draw(route, group, &tickets->of[group]))
+			break;
+	}
+	if (route->journal)
+		keep_event(skb, route, tickets->of[0], packet->payload_len, groups);
+#pragma nounroll
+	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS; group++) {
 		if (group >= groups)
 			break;
-		if (send_copy(skb, route, mask, group))
+		if (send_copy(skb, route, mask, group, tickets->of[group]))
 			made->sent[group]++;
 	}
 	return TEMPOS_FORWARDED;

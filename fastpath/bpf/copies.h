@@ -39,7 +39,7 @@ struct copy {
 	__u16 pad;
 	__be32 sequence;     /* where the event is stamped */
 	__u32 ifindex;       /* the interface it leaves by; 0 once it has */
-	__u32 more_pad;
+	__u32 ticket;        /* its lower half, for a journal */
 };
 
 struct event {
@@ -50,6 +50,7 @@ struct event {
 	__u16 count;
 	__u16 next;          /* all copies before this one have left */
 	__u16 pad;
+	__u32 ticket_high;   /* the other half, of the first group */
 	struct copy copies[TEMPOS_MAX_GROUPS];
 };
 

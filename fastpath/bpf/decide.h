@@ -31,6 +31,8 @@
  *        |
  *      pick       ticket = tickets[base]++ ; member = ticket % n ; delivery sequence = ticket / n
  *        |
+ *        |            of a topic with a journal: written there (journal_write.h)
+ *        |
  *      rewrite    MACs; source := the address that the member knows, and the data port; destination := the
  *        |        member; DSCP := the class's, ECN := 0; TTL - 1; epoch and delivery sequence (event framing);
  *        |        both checksums
@@ -70,6 +72,7 @@
 #include "checksum.h"
 #include "datagram_sum.h"
 #include "fanout.h"
+#include "journal_write.h"
 #include "latency.h"
 #include "maps.h"
 #include "parse.h"
@@ -104,16 +107,18 @@ static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, 
 }
 
 /* Everything after the last question: the event goes to one member, or is lost and counted. */
-static __always_inline enum tempos_reason forward(const struct packet *packet,
+static __always_inline enum tempos_reason forward(struct xdp_md *ctx, const struct packet *packet,
 						   const struct tempos_route *route, __u32 mask, bool generic,
 						   enum checksum_kind kind)
 {
 	const struct tempos_member *member;
-	__u64 sequence;
+	__u64 sequence, ticket;
 	__u64 change = 0;
 
-	if (!pick(route, 0, mask, &member, &sequence))
+	if (!pick(route, 0, mask, &member, &sequence, &ticket))
 		return TEMPOS_NO_ROUTE;
+	if (route->journal)
+		keep_event(ctx, route, ticket, packet->payload_len, 1);
 	if (route->framing == TEMPOS_FRAMING_EVENT && packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end)
 		change = stamp_event((struct tempos_event_header *)packet->payload, route->epoch, sequence);
 	rewrite_udp(packet->udp, packet->ip, member, generic, kind, change);
@@ -169,7 +174,7 @@ static __always_inline enum tempos_reason carry(struct xdp_md *ctx, const struct
 											  : CHECKSUM_NONE;
 	if (route->way == TEMPOS_WAY_BROADCAST && !generic)
 		return broadcast(ctx, route, mask, kind);
-	return forward(packet, route, mask, generic, kind);
+	return forward(ctx, packet, route, mask, generic, kind);
 }
 
 /* What decide() says of a frame with a wide id; no reason of that number is ever counted. */

@@ -32,6 +32,7 @@
 #include "abi.h"
 #include "checksum.h"
 #include "copies.h"
+#include "journal_write.h"
 #include "maps.h"
 #include "parse.h"
 #include "pick.h"
@@ -64,11 +65,10 @@ static __always_inline struct common rewrite_common(const struct packet *packet,
 	};
 
 	common.ip_sum = start_ip(ip, route->ip_start);
-	/* As in stamp_event: each copy adds its own sequence. */
+	/* As in stamp_event, but that the epoch is written later: each copy adds its own sequence. */
 	if (stamped && packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end) {
 		common.udp_sum += (__u64)without(bpf_htons(header->epoch)) + bpf_htons((__u8)route->epoch) +
 				  without_wide(header->delivery_sequence);
-		header->epoch = route->epoch;
 	}
 	udp->source = udp->dest;
 	return common;
@@ -86,6 +86,20 @@ static __always_inline void describe_copy(struct copy *copy, const struct tempos
 	copy->sequence = sequence;
 	copy->ifindex = member->ifindex;
 	copy_macs(copy->macs, member->dst_mac);
+}
+
+/* The event of these copies into the topic's journal, `length` bytes of payload. */
+static __always_inline void keep_copies(struct xdp_md *ctx, const struct tempos_route *route,
+					const struct event *event, __u32 length)
+{
+	const __u32 only = 0;
+	struct tempos_drawn *tickets = bpf_map_lookup_elem(&drawn, &only);
+
+	if (!tickets)
+		return;
+	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS; group++)
+		tickets->of[group] = event->copies[group].ticket;
+	keep_event(ctx, route, (__u64)event->ticket_high << 32 | event->copies[0].ticket, length, event->count);
 }
 
 /*
@@ -132,15 +146,23 @@ static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct 
 	event->next = 0;
 	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS && group < count; group++) {
 		const struct tempos_member *member;
-		__u64 sequence;
+		__u64 sequence, ticket;
 
-		if (!pick(route, group, mask, &member, &sequence))
+		if (!pick(route, group, mask, &member, &sequence, &ticket))
 			return TEMPOS_NO_EGRESS;
+		if (!group)
+			event->ticket_high = ticket >> 32;
+		event->copies[group].ticket = ticket;
 		describe_copy(&event->copies[group], member, &common,
 			      *(volatile __u16 *)&event->check_mask,
 			      bpf_htonl(sequence) & *(volatile __u32 *)&event->sequence_mask);
 		fanout += member->egress;
 	}
+	/* As it came in. */
+	if (route->journal)
+		keep_copies(ctx, route, event, number(packet.udp->len) - sizeof(struct udphdr));
+	if (stamped && packet.payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet.end)
+		((struct tempos_event_header *)packet.payload)->epoch = route->epoch;
 	marked->mark = MARK;
 	marked->number = state->number++;
 	account->events++;

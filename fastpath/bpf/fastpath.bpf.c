@@ -12,6 +12,10 @@
 
 #include <bpf/bpf_helpers.h>
 
+/* What writes journals is of both kinds of programs. */
+#define CONTEXT struct xdp_md
+#define LOAD_BYTES bpf_xdp_load_bytes
+
 #include "decide.h"
 #include "fanout.h"
 #include "maps.h"

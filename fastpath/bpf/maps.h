@@ -10,6 +10,8 @@
  *   tickets   the counters both paths draw from; user space maps them into its memory.
  *   egress    slot -> interface, and the egress program while topics with several groups leave by it.
  *   fanouts   key -> devmap with one slot for each copy of an event; every slot has the egress program.
+ *   journals  row -> the journal of its topic, in cells (journal.h); user space maps it into its memory.
+ *   drawn     the tickets of the event at hand, by group, per CPU; each object's own.
  *   copies    row and epoch -> copies for several groups: wanted, and sent, per CPU.
  *   events    the latest events with several groups, and what each of their copies must look like, per CPU.
  *   sending   where this CPU stands in `events`, and which copies the interface at hand is about to take.
@@ -76,6 +78,32 @@ struct {
 	__type(key, __u32);
 	__type(value, struct tempos_ticket);
 } tickets SEC(".maps");
+
+struct journal_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, TEMPOS_JOURNAL_CELL);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, TEMPOS_NARROW);
+	__uint(key_size, sizeof(__u32));
+	__array(values, struct journal_map);
+} journals SEC(".maps");
+
+struct tempos_drawn {
+	__u64 of[TEMPOS_MAX_GROUPS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tempos_drawn);
+} drawn SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP);

@@ -17,22 +17,29 @@
 #include "abi.h"
 #include "maps.h"
 
-/*
- * The member of `group`, which is below TEMPOS_MAX_GROUPS and not empty. False: there is no such counter. `mask`: as
- * many members as the route has room for, less 1.
- */
-static __always_inline bool pick(const struct tempos_route *route, __u32 group, __u32 mask,
-				 const struct tempos_member **picked, __u64 *sequence)
+/* The next ticket of `group`, which is below TEMPOS_MAX_GROUPS. False: there is no such counter. */
+static __always_inline bool draw(const struct tempos_route *route, __u32 group, __u64 *ticket)
 {
 	__u32 slot = route->ticket_base + group;
 	struct tempos_ticket *counter = bpf_map_lookup_elem(&tickets, &slot);
-	__u32 count = route->groups[group].count;
-	const struct tempos_member *member;
-	__u64 ticket, turn;
 
 	if (!counter)
 		return false;
-	ticket = __sync_fetch_and_add(&counter->next, 1);
+	*ticket = __sync_fetch_and_add(&counter->next, 1);
+	return true;
+}
+
+/*
+ * The member of `group`, which is below TEMPOS_MAX_GROUPS and not empty, with this ticket. `mask`: as many members as
+ * the route has room for, less 1.
+ */
+static __always_inline void choose(const struct tempos_route *route, __u32 group, __u32 mask, __u64 ticket,
+				   const struct tempos_member **picked, __u64 *sequence)
+{
+	__u32 count = route->groups[group].count;
+	const struct tempos_member *member;
+	__u64 turn;
+
 	/* The division is the dearest single instruction, and many groups are one subscriber's own. */
 	turn = count == 1 ? ticket : ticket / count;
 	*sequence = turn;
@@ -40,6 +47,15 @@ static __always_inline bool pick(const struct tempos_route *route, __u32 group, 
 	/* Keeps clang from working the address out again at each use. */
 	asm volatile("" : "+r"(member));
 	*picked = member;
+}
+
+/* The same with the group's next ticket. */
+static __always_inline bool pick(const struct tempos_route *route, __u32 group, __u32 mask,
+				 const struct tempos_member **picked, __u64 *sequence, __u64 *ticket)
+{
+	if (!draw(route, group, ticket))
+		return false;
+	choose(route, group, mask, *ticket, picked, sequence);
 	return true;
 }
 

@@ -24,6 +24,7 @@ PROGRAM = "tempos_clone"
 MAPS = (
     "routes",
     "small_routes",
+    "journals",
     "rows",
     "topics",
     "tickets",

@@ -105,6 +105,7 @@ def encode_route(plan: Plan, row: int, slots: Mapping[int, int], fanout: int = 0
     route.group_count = len(plan.groups)
     route.ip_start = socket.htons(_IP_VERSION_IHL << 8 | plan.tos)
     route.limited = plan.limited
+    route.journal = plan.journal
     route.source_count = len(plan.sources)
     for index, source in enumerate(plan.sources):
         network = ipaddress.IPv4Network(source, strict=False)

@@ -38,6 +38,7 @@ from tempos.errors import one_line
 from tempos.histogram import Latency
 from tempos_bpf.errors import BpfError
 from tempos_fastpath.drops import Drops
+from tempos_fastpath.journals import KernelJournals
 from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies, runs_of
 from tempos_fastpath.network.changes import ChangeTrigger
 from tempos_fastpath.network.facts import Destination, Facts, destination
@@ -111,6 +112,7 @@ class Offload:
         self._sources = Sources(self._programs.map("sources"), self._programs.map("asked"), port)
         #: Whether what is known of sources may be outdated; so is what an earlier broker knew.
         self._ask_anew = True
+        self.journals = KernelJournals(self._programs.map("journals"), rows)
         self._pulse = Pulse(self._programs.map("pulse").mmap(), gone_after / 3)
         self._callbacks: list[Callable[[], None]] = []
         self._wanted: dict[int, Route] = {}
@@ -177,18 +179,21 @@ class Offload:
         if not self._closed:
             self._topics.configure(topics)
             self._places.configure({topic.id: self._rows.of[topic.id] for topic in topics})
+            await self._in_thread(self.journals.configure, topics)
 
     async def put(self, topic: Topic) -> None:
         """The same of one topic that is new or has changed; all others as they are."""
         if not self._closed:
             self._topics.put(topic)
             self._places.put(topic.id, self._rows.of[topic.id])
+            await self._in_thread(self.journals.put, topic)
 
     async def drop(self, topic: int) -> None:
         """A topic is no more; it has its row still, and no route any more."""
         if not self._closed:
             self._topics.drop(topic)
             self._places.drop(topic)
+            await self._in_thread(self.journals.drop, topic)
 
     def select(self, strict: int, best_effort: int) -> None:
         """Have the kernel choose between two sockets of one port by the class of each datagram's topic.
@@ -352,11 +357,9 @@ class Offload:
             stack.callback(self._fanouts.close)
             if self._drops is not None:
                 stack.callback(self._drops.close)
-            stack.callback(self._tickets.close)
-            stack.callback(self._topics.close)
-            stack.callback(self._places.close)
-            stack.callback(self._pulse.close)
-            stack.callback(self._trigger.close)
+            held = (self._tickets, self._topics, self._places, self.journals, self._pulse, self._trigger)
+            for each in held:
+                stack.callback(each.close)
             if self._watcher is not None:
                 self._watcher.cancel()
                 await asyncio.wait([self._watcher])
@@ -390,6 +393,8 @@ class Offload:
             return Refusal(f"what comes in for the data port: {why}")
         if why := self._firewall.forbids:
             return Refusal(f"what comes in for the data port is {why}")
+        if why := self.journals.refusal(route.topic.id):
+            return Refusal(why)
         means = Means(self._programs.native, no_broadcast, self._no_clone, self._port)
         return plan_route(route, facts, means, self._tos, self._left_out)
 

@@ -61,8 +61,8 @@ class Plan:
 
     ``groups``: the ways to the members of each group. ``sources``: the networks whose events are taken,
     CIDR; none: from anywhere. ``why``: of several groups, why they are served in this ``way``. ``tos``:
-    that byte of the IPv4 header of what leaves. ``limited``: the topic has a rate, which the kernel finds
-    elsewhere.
+    that byte of the IPv4 header of what leaves. ``limited``: the topic has a rate, ``journal``: its
+    events are kept; what that takes the kernel finds elsewhere.
     """
 
     topic: int
@@ -75,6 +75,7 @@ class Plan:
     why: str = ""
     tos: int = 0
     limited: bool = False
+    journal: bool = False
 
     @property
     def hops(self) -> tuple[Hop, ...]:
@@ -112,8 +113,6 @@ def refuse_at_once(route: Route) -> Refusal | None:
         return Refusal("the topic's policy is slow")
     if not route.groups:
         return Refusal("the topic has no member")
-    if route.topic.journal:
-        return Refusal("the topic has a journal, which the slow path writes")
     if len(route.groups) > _abi.MAX_GROUPS:
         return Refusal(f"{len(route.groups)} groups: the fast path carries at most {_abi.MAX_GROUPS}")
     if len(route.topic.sources) > _abi.MAX_SOURCES:
@@ -193,6 +192,7 @@ def plan_route(
         why,
         tos=mark,
         limited=topic.rate > 0,
+        journal=topic.journal > 0,
     )
 
 

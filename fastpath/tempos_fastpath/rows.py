@@ -18,6 +18,7 @@ from tempos_bpf.maps import Map, SharedArray
 _PER_ROW: Mapping[str, int] = {
     "routes": 1,
     "small_routes": 1,
+    "journals": 1,
     "tickets": slots(1),
     "copies": EPOCHS,
     "counters": 1,

@@ -43,6 +43,7 @@ class FakeFastPath:
     """Says that it carries every route; installing waits while ``gate`` is closed."""
 
     def __init__(self) -> None:
+        self.journals = None
         self.tickets = LocalTickets()
         self.limits = LocalLimits()
         self.topics: list[Topic] = []

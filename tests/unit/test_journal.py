@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempos_broker.journal.layout import Layout
+from tempos._slots import JournalLayout
 
 memory = pytest.importorskip("tempos_broker.journal.memory", reason="the compiled helper is not built")
 
 
 @pytest.fixture
 def journal() -> Iterator[memory.Memory]:
-    yield from opened(Layout.of(8, 96))
+    yield from opened(JournalLayout.of(8, 96))
 
 
-def opened(layout: Layout) -> Iterator[memory.Memory]:
+def opened(layout: JournalLayout) -> Iterator[memory.Memory]:
     descriptor = memory.make(layout)
     try:
         yield memory.Memory(descriptor, layout)
@@ -30,9 +30,11 @@ def opened(layout: Layout) -> Iterator[memory.Memory]:
 
 
 def test_what_is_large_takes_cells_and_what_is_many_powers_of_two() -> None:
-    assert Layout.of(1000, 88) == Layout(1024, 2, 88), "an event of 64 B: one cell, and one for tickets"
-    assert Layout.of(1024, 97) == Layout(1024, 3, 97)
-    assert Layout.of(1, 1).slots == 8
+    assert JournalLayout.of(1000, 88) == JournalLayout(1024, 2, 88), (
+        "an event of 64 B: one cell, and one for tickets"
+    )
+    assert JournalLayout.of(1024, 97) == JournalLayout(1024, 3, 97)
+    assert JournalLayout.of(1, 1).slots == 8
 
 
 @settings(deadline=None, max_examples=200)
@@ -49,7 +51,7 @@ def test_what_is_large_takes_cells_and_what_is_many_powers_of_two() -> None:
 )
 def test_what_is_read_is_what_was_written(events: int, steps: list[tuple[str, int, int]]) -> None:
     """Against a list: the latest of what was put is there, byte for byte, in its order, and nothing else."""
-    layout = Layout.of(events, 100)
+    layout = JournalLayout.of(events, 100)
     for journal in opened(layout):
         epoch, ticket, written = 1, 0, []
         journal.begin(epoch, 0)
@@ -107,11 +109,11 @@ def test_what_a_killed_process_was_writing_is_freed(journal: memory.Memory) -> N
 
 @pytest.mark.parametrize(("events", "room"), [(4, 96), (64, 96), (16, 40), (16, 1000)])
 def test_another_size_takes_over_what_fits(events: int, room: int) -> None:
-    for old in opened(Layout.of(16, 96)):
+    for old in opened(JournalLayout.of(16, 96)):
         old.begin(7, 0)
         for ticket in range(40):
             assert old.put(7, (ticket, ticket + 3), bytes([ticket]) * (ticket + 20))
-        for new in opened(Layout.of(events, room)):
+        for new in opened(JournalLayout.of(events, room)):
             new.continue_from(old)
             assert new.put(7, (40, 43), b"meanwhile")
             new.follow(old)
@@ -126,7 +128,7 @@ def test_another_size_takes_over_what_fits(events: int, room: int) -> None:
             assert entries[-1].payload == b"meanwhile"
 
 
-def _write(descriptor: int, layout: Layout, counter: int, rounds: int) -> None:
+def _write(descriptor: int, layout: JournalLayout, counter: int, rounds: int) -> None:
     journal = memory.Memory(descriptor, layout)
     from tempos_broker.shared import SharedNumbers
 
@@ -142,7 +144,7 @@ def _payload(ticket: int) -> bytes:
 
 @pytest.mark.parametrize("slots", [8, 256])
 def test_nothing_torn_is_taken_for_whole_while_two_processes_write(slots: int) -> None:
-    layout, rounds = Layout.of(slots, 96), 30_000
+    layout, rounds = JournalLayout.of(slots, 96), 30_000
     counter = os.memfd_create("tickets")
     os.ftruncate(counter, mmap.PAGESIZE)
     forking = multiprocessing.get_context("fork")

@@ -28,6 +28,7 @@ from tempos._abi import (
     WIDE,
     WIDE_IDS,
 )
+from tempos._slots import MOST_MEMORY, JournalLayout
 from tempos_broker.config import own_kinds
 from tempos_broker.config.model import (
     OWN_GROUP,
@@ -41,7 +42,6 @@ from tempos_broker.config.model import (
     StaticMember,
     TopicConfig,
 )
-from tempos_broker.journal.layout import MOST_MEMORY, Layout
 from tempos_daemon import kinds
 from tempos_daemon.schema import Faults, Key, Keys, Kind, Table, count, show
 
@@ -281,7 +281,7 @@ def _rule_journal(root: Table, faults: Faults) -> None:
         if size and not events:
             wanted = f"a {topic.at('journal')} above 0 besides"
             faults.refuse(topic.at("journal_bytes"), size, wanted, "without a journal")
-        elif (taken := Layout.of(events, size or JOURNAL_BYTES).size) > MOST_MEMORY:
+        elif (taken := JournalLayout.of(events, size or JOURNAL_BYTES).size) > MOST_MEMORY:
             faults.add(
                 topic.at("journal"),
                 f"takes {taken >> 20:,} MB with {size or JOURNAL_BYTES} bytes of each event; "

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tempos import Topic
+from tempos._slots import JournalLayout
 from tempos.errors import one_line
 from tempos_broker.journal.epochs import Epochs
-from tempos_broker.journal.layout import Layout
 
 if TYPE_CHECKING:
     from tempos_broker.journal.memory import Entry, Memory
+    from tempos_broker.paths import KernelJournals
 
 log = logging.getLogger("tempos.broker")
 
@@ -32,7 +33,9 @@ HELD_UP = 50_000_000
 class Journals:
     """``of``: by topic id, what the slow path writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: KernelJournals | None = None) -> None:
+        """``kernel``: whose memory for a topic the kernel writes, too; None: it writes none."""
+        self._kernel = kernel
         self.of: dict[int, Memory] = {}
         self._descriptors: dict[int, int] = {}
         #: What is known of their epochs.
@@ -42,18 +45,18 @@ class Journals:
         #: Why a topic has no journal that should have one.
         self._refused: dict[int, str] = {}
 
-    def change(self, drop: Collection[int], put: Iterable[Topic]) -> Mapping[int, Layout | None]:
+    def change(self, drop: Collection[int], put: Iterable[Topic]) -> Mapping[int, JournalLayout | None]:
         """Have no journals of some topics any more, and those of others as their options say.
 
         Gives what is another one now; None: there is none any more.
         """
-        changed: dict[int, Layout | None] = {}
+        changed: dict[int, JournalLayout | None] = {}
         for topic in drop:
             if self._drop(topic):
                 changed[topic] = None
         for each in put:
             before = self.of.get(each.id)
-            wanted = Layout.of(each.journal, each.journal_room) if each.journal else None
+            wanted = JournalLayout.of(each.journal, each.journal_room) if each.journal else None
             if (before.layout if before else None) == wanted:
                 continue
             if wanted is None:
@@ -70,7 +73,7 @@ class Journals:
             if (memory := self.of.get(topic)) is not None:
                 memory.follow(former)
 
-    def adopt(self, layouts: Mapping[int, Layout | None], descriptors: Sequence[int]) -> None:
+    def adopt(self, layouts: Mapping[int, JournalLayout | None], descriptors: Sequence[int]) -> None:
         """Write what another process has: by topic, with a descriptor for each that has a journal."""
         from tempos_broker.journal.memory import Memory
 
@@ -82,11 +85,11 @@ class Journals:
                 self.of[topic] = Memory(descriptor, layout)
                 os.close(descriptor)
 
-    def handed(self) -> Mapping[int, Layout | None]:
+    def handed(self) -> Mapping[int, JournalLayout | None]:
         """All of them, for another process."""
         return {topic: memory.layout for topic, memory in self.of.items()}
 
-    def descriptors(self, layouts: Mapping[int, Layout | None]) -> list[int]:
+    def descriptors(self, layouts: Mapping[int, JournalLayout | None]) -> list[int]:
         """What goes with these, as :meth:`adopt` takes it."""
         return [self._descriptors[topic] for topic, layout in layouts.items() if layout is not None]
 
@@ -150,13 +153,14 @@ class Journals:
         for topic in list(self.of):
             self._drop(topic)
 
-    def _make(self, topic: Topic, layout: Layout) -> bool:
+    def _make(self, topic: Topic, layout: JournalLayout) -> bool:
         before = self.of.get(topic.id)
         descriptor = -1
         try:
             from tempos_broker.journal.memory import Memory, make
 
-            descriptor = make(layout)
+            given = self._kernel.journal(topic.id, layout) if self._kernel is not None else None
+            descriptor = make(layout) if given is None else given
             memory = Memory(descriptor, layout)
         except (ImportError, OSError) as error:
             if descriptor >= 0:
@@ -170,13 +174,33 @@ class Journals:
         if before is not None:
             memory.continue_from(before)
         epochs = self._epochs.get(topic.id)
+        # Where an earlier broker wrote it, of which nobody is left.
+        memory.mend()
         self._drop(topic.id)
+        if before is None:
+            before = self._left(topic.id)
         if before is not None:
             self._former[topic.id] = before
             if epochs is not None:
                 self._epochs[topic.id] = epochs
         self.of[topic.id], self._descriptors[topic.id] = memory, descriptor
         return True
+
+    def _left(self, topic: int) -> Memory | None:
+        """What an earlier broker had of a topic, in another size."""
+        if self._kernel is None or (left := self._kernel.former_journal(topic)) is None:
+            return None
+        from tempos_broker.journal.memory import Memory
+
+        descriptor, layout = left
+        try:
+            memory = Memory(descriptor, layout)
+        except OSError as error:
+            log.warning("what an earlier journal has cannot be read: %s", one_line(error))
+            return None
+        finally:
+            os.close(descriptor)
+        return memory
 
     def _drop(self, topic: int) -> bool:
         self._refused.pop(topic, None)

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from tempos._abi import JOURNAL_TICKETS
+from tempos._slots import JournalLayout
 from tempos_broker._batch import ffi, lib
-from tempos_broker.journal.layout import Layout
 
 if TYPE_CHECKING:
     from tempos_broker._batch import CJournal
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 class Memory:
     """A journal behind a descriptor, which stays the caller's."""
 
-    def __init__(self, descriptor: int, layout: Layout) -> None:
+    def __init__(self, descriptor: int, layout: JournalLayout) -> None:
         """Raises :class:`OSError` if the memory cannot be had."""
         size = -(-layout.size // mmap.PAGESIZE) * mmap.PAGESIZE
         self._memory = mmap.mmap(descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -119,7 +119,7 @@ class Memory:
         lib.tempos_journal_follow(self.view, other.view)
 
 
-def make(layout: Layout) -> int:
+def make(layout: JournalLayout) -> int:
     """The descriptor of memory for a journal of that size; raises :class:`OSError`."""
     descriptor = os.memfd_create("tempos-journal", os.MFD_CLOEXEC)
     try:

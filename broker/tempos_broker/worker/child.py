@@ -15,9 +15,9 @@ from typing import Any
 
 from tempos import LocalError, Quality, Topic
 from tempos._rows import Rows
+from tempos._slots import JournalLayout
 from tempos.errors import one_line
 from tempos_broker.journal.journals import Journals
-from tempos_broker.journal.layout import Layout
 from tempos_broker.shared import Estate, NotedTickets, SharedRates
 from tempos_broker.slowpath import SlowPathServer
 from tempos_broker.slowpath.returns import Returns
@@ -113,7 +113,7 @@ class Worker:
         gc.freeze()
         return {"io": status.io, "loop": type(asyncio.get_running_loop()).__module__.partition(".")[0]}
 
-    def _adopt(self, journals: Mapping[int, Layout | None]) -> None:
+    def _adopt(self, journals: Mapping[int, JournalLayout | None]) -> None:
         has = sum(each is not None for each in journals.values())
         self._journals.adopt(journals, receive(self._beside, has))
 

@@ -29,9 +29,9 @@ from typing import Any
 import msgpack
 
 from tempos import Framing, Group, LocalError, Member, Overflow, PathPolicy, Quality, Route, Topic
+from tempos._slots import JournalLayout
 from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits, QualityConfig
-from tempos_broker.journal.layout import Layout
 from tempos_broker.shared import Share
 
 _LENGTH = struct.Struct("!I")
@@ -97,7 +97,7 @@ class SetUp:
     routes: tuple[Route, ...]
     returns: tuple[bytes, int] | None = None
     left_out: tuple[Towards, ...] = ()
-    journals: Mapping[int, Layout | None] = field(default_factory=dict)
+    journals: Mapping[int, JournalLayout | None] = field(default_factory=dict)
 
     def to_fields(self) -> dict[str, Any]:
         return {
@@ -201,17 +201,19 @@ def rows_in(told: Sequence[tuple[int, int]]) -> dict[int, int]:
     return dict(told)
 
 
-def journals_out(journals: Mapping[int, Layout | None]) -> list[tuple[int, tuple[int, int, int] | None]]:
+def journals_out(
+    journals: Mapping[int, JournalLayout | None],
+) -> list[tuple[int, tuple[int, int, int] | None]]:
     """By topic, how large its journal is; None: it has none any more."""
     return [(topic, _sizes(layout)) for topic, layout in journals.items()]
 
 
-def journals_in(told: Sequence[tuple[int, Sequence[int] | None]]) -> dict[int, Layout | None]:
+def journals_in(told: Sequence[tuple[int, Sequence[int] | None]]) -> dict[int, JournalLayout | None]:
     """What :func:`journals_out` gave."""
-    return {topic: Layout(*sizes) if sizes else None for topic, sizes in told}
+    return {topic: JournalLayout(*sizes) if sizes else None for topic, sizes in told}
 
 
-def _sizes(layout: Layout | None) -> tuple[int, int, int] | None:
+def _sizes(layout: JournalLayout | None) -> tuple[int, int, int] | None:
     return None if layout is None else (layout.slots, layout.cells, layout.bytes)
 
 

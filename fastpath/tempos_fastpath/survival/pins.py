@@ -1,6 +1,6 @@
 """What outlives a broker: its maps and links, pinned in a folder of the BPF file system.
 
-    /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes small_routes tickets            the program's maps
+    /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes small_routes tickets journals   the program's maps
                                          egress fanouts
                                          copies events sending
                                          counters pulse rows topics notes heard
@@ -43,6 +43,7 @@ from tempos_fastpath.survival.ownership import BPFFS, ROOT, Identity
 MAPS = (
     "routes",
     "small_routes",
+    "journals",
     "tickets",
     "egress",
     "fanouts",

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a program writes into a topic's journal (journal.h), before it changes the packet: as it came in.
+ *
+ * Who includes it says what a program's context is (CONTEXT) and how bytes are copied out of it (LOAD_BYTES). Only
+ * where the route says so anything of this is run. An event that cannot be kept goes its way all the same.
+ */
+#ifndef TEMPOS_JOURNAL_WRITE_H
+#define TEMPOS_JOURNAL_WRITE_H
+
+#include <stddef.h>
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/udp.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "journal.h"
+#include "maps.h"
+
+#define JOURNAL_PAYLOAD_AT (sizeof(struct ethhdr) + sizeof(struct iphdr) + sizeof(struct udphdr))
+/* In the first cell of a slot, and in all that there can be. */
+#define JOURNAL_FIRST (TEMPOS_JOURNAL_CELL - sizeof(struct tempos_journal_slot))
+#define JOURNAL_CELLS ((TEMPOS_JOURNAL_MOST_BYTES + sizeof(struct tempos_journal_slot)) / TEMPOS_JOURNAL_CELL + 1)
+
+/* An event, and its ticket in the first group; those of several groups are in `drawn`. */
+struct journal_event {
+	__u64 ticket;
+	__u32 row;
+	__u32 epoch;
+	__u32 length;
+	__u32 groups;
+};
+
+/* The payload into the cells from `cell` on, of which the first is `slot`; false: it is not all there. */
+static __always_inline bool journal_payload(CONTEXT *ctx, void *journal, __u32 cell, void *slot, __u32 length)
+{
+	__u32 part = length < JOURNAL_FIRST ? length : JOURNAL_FIRST;
+	__u32 at = JOURNAL_PAYLOAD_AT + part, rest = length - part, last;
+	void *to = slot + sizeof(struct tempos_journal_slot);
+
+	/* Of a size less 1 any bound that is compared is one from below, too; of 0 that verifier learns nothing. */
+	part--;
+	asm volatile("" : "+r"(part));
+	if (part >= JOURNAL_FIRST || LOAD_BYTES(ctx, JOURNAL_PAYLOAD_AT, to, part + 1))
+		return false;
+	if (!rest)
+		return true;
+	/* Cells that are full, so that the loop has one way through it: the verifier of 6.1 wants to see where it begins. */
+	last = rest - 1;
+#pragma nounroll
+	for (__u32 i = 0; i < JOURNAL_CELLS && i < last / TEMPOS_JOURNAL_CELL; i++) {
+		cell++;
+		to = bpf_map_lookup_elem(journal, &cell);
+		if (!to || LOAD_BYTES(ctx, at, to, TEMPOS_JOURNAL_CELL))
+			return false;
+		at += TEMPOS_JOURNAL_CELL;
+	}
+	cell++;
+	to = bpf_map_lookup_elem(journal, &cell);
+	/* At least one and at most a cell, by what is computed: no comparison tells that verifier of a 0. */
+	asm volatile("%0 &= 127" : "+r"(last));
+	return to && !LOAD_BYTES(ctx, at, to, last + 1);
+}
+
+/* The tickets of all groups, into the last cell of the slot that begins at `cell`. */
+static __always_inline void journal_tickets(void *journal, __u32 cell)
+{
+	const __u32 only = 0;
+	struct tempos_drawn *tickets = bpf_map_lookup_elem(&drawn, &only);
+	__u32 *to = bpf_map_lookup_elem(journal, &cell);
+
+	if (!tickets || !to)
+		return;
+	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS; group++)
+		to[group] = tickets->of[group];
+}
+
+/* A global function: the verifier looks at it alone, and routes without a journal keep their registers. */
+__noinline int write_journal(CONTEXT *ctx, const struct journal_event *event)
+{
+	struct tempos_journal_slot *slot;
+	struct tempos_journal *head;
+	__u64 position, whole, was;
+	__u32 cell = 0, row, cells;
+	void *journal;
+	bool kept = true;
+
+	if (!event)
+		return 0;
+	row = event->row;
+	journal = bpf_map_lookup_elem(&journals, &row);
+	if (!journal)
+		return 0;
+	head = bpf_map_lookup_elem(journal, &cell);
+	if (!head || head->epoch[event->epoch & 1] != event->epoch)
+		return 0;
+	cells = head->cells;
+	position = head->first[event->epoch & 1] + event->ticket;
+	cell = 1 + (position & (head->slots - 1)) * cells;
+	slot = bpf_map_lookup_elem(journal, &cell);
+	if (!slot)
+		return 0;
+	whole = tempos_journal_word(position);
+	was = *(volatile __u64 *)&slot->word;
+	if (was & TEMPOS_JOURNAL_WRITTEN || was >= whole ||
+	    __sync_val_compare_and_swap(&slot->word, was, whole | TEMPOS_JOURNAL_KERNEL) != was)
+		return 0;
+	slot->ticket = event->ticket;
+	slot->at_ns = bpf_ktime_get_coarse_ns();
+	slot->epoch = event->epoch;
+	slot->length = event->length;
+	slot->groups = event->groups;
+	if (event->groups > 1)
+		journal_tickets(journal, cell + cells - 1);
+	if (event->length <= head->bytes)
+		kept = journal_payload(ctx, journal, cell, slot, event->length);
+	__sync_lock_test_and_set(&slot->word, kept ? whole : 0);
+	return kept;
+}
+
+/* Keeps the event of this route with this ticket in the first group, `length` bytes of payload; before it changes. */
+static __always_inline void keep_event(CONTEXT *ctx, const struct tempos_route *route, __u64 ticket, __u32 length,
+				       __u32 groups)
+{
+	struct journal_event event = {
+		.ticket = ticket,
+		.row = route->ticket_base / (2 * TEMPOS_GROUPS_PER_TOPIC),
+		.epoch = route->epoch,
+		.length = length,
+		.groups = groups,
+	};
+
+	write_journal(ctx, &event);
+}
+
+#endif

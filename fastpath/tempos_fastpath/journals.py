@@ -1,0 +1,155 @@
+"""Journals in the kernel: an array of cells for each topic that has one, which programs and processes write.
+
+The rules of that memory are in fastpath/bpf/journal.h. It is found by the row of its topic, and goes with the
+pinned maps from one broker to the next. One that a kernel refuses is an obstacle to nothing but the fast path
+of its topic. Blocking: swapping one waits for a grace period.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Sequence
+
+from tempos import Topic
+from tempos._abi import JOURNAL_CELL
+from tempos._rows import Rows
+from tempos._slots import JournalLayout
+from tempos.errors import one_line
+from tempos_bpf.errors import BpfError
+from tempos_bpf.maps import Map, MapType, create_map
+from tempos_fastpath.structs import struct_bytes, struct_from, struct_new
+
+#: <linux/bpf.h>
+_MMAPABLE, _INNER_MAP = 1 << 10, 1 << 12
+_FLAGS = _MMAPABLE | _INNER_MAP
+
+
+class KernelJournals:
+    """The map `journals`; ``rows``: where topics stand in it."""
+
+    def __init__(self, table: Map, rows: Rows) -> None:
+        self._table = table
+        self._row_of = rows.of
+        self._held: dict[int, Map] = {}
+        self._layouts: dict[int, JournalLayout] = {}
+        self._former: dict[int, Map] = {}
+        self._refused: dict[int, str] = {}
+        self._changing = threading.Lock()
+
+    def configure(self, topics: Sequence[Topic]) -> None:
+        """Have those of these topics, and no others: also of what an earlier broker left."""
+        known = {self._row_of[topic.id] for topic in topics if topic.journal}
+        with self._changing:
+            for row in range(self._table.max_entries):
+                # Each that is taken out waits for a grace period.
+                if row not in known and self._table.lookup(row) is not None:
+                    self._table.delete(row)
+        for topic in topics:
+            self.put(topic)
+
+    def put(self, topic: Topic) -> None:
+        """Have the journal of a topic as its options say."""
+        if not topic.journal:
+            self.drop(topic.id)
+            return
+        layout = JournalLayout.of(topic.journal, topic.journal_room)
+        with self._changing:
+            if self._layouts.get(topic.id) == layout:
+                return
+            self._refused.pop(topic.id, None)
+            row = self._row_of[topic.id]
+            try:
+                before = self._held.get(topic.id) or self._table.inner(row)
+                if before is not None and _layout(before) == layout:
+                    made = before
+                else:
+                    made = _make(layout, before)
+                    try:
+                        self._table.update(row, made)
+                    except BaseException:
+                        made.close()
+                        raise
+                    if before is not None:
+                        self._replace(topic.id, before)
+            except BpfError as error:
+                self._refused[topic.id] = f"its journal: {one_line(error)}"
+                self._forget(topic.id)
+                if self._table.lookup(row) is not None:
+                    self._table.delete(row)
+                return
+            self._held[topic.id], self._layouts[topic.id] = made, layout
+
+    def drop(self, topic: int) -> None:
+        """A topic has none any more; it has its row still."""
+        with self._changing:
+            self._refused.pop(topic, None)
+            if self._forget(topic):
+                self._table.delete(self._row_of[topic])
+
+    def journal(self, topic: int, layout: JournalLayout) -> int | None:
+        """That of a topic's journal of that size, the caller's to close; None: there is none."""
+        with self._changing:
+            if self._layouts.get(topic) != layout:
+                return None
+            return os.dup(self._held[topic].fd)
+
+    def former_journal(self, topic: int) -> tuple[int, JournalLayout] | None:
+        """Once: the descriptor, the caller's to close, of what an earlier broker left in another size."""
+        with self._changing:
+            if (former := self._former.pop(topic, None)) is None:
+                return None
+            with former:
+                layout = _layout(former)
+                return None if layout is None else (os.dup(former.fd), layout)
+
+    def refusal(self, topic: int) -> str:
+        """Why the kernel has none of a topic that should have one; empty: it has."""
+        return self._refused.get(topic, "")
+
+    def close(self) -> None:
+        """Let go of them; what is pinned stays. Safe to call twice."""
+        for topic in list(self._held):
+            self._forget(topic)
+        while self._former:
+            self._former.popitem()[1].close()
+
+    def _replace(self, topic: int, before: Map) -> None:
+        if topic in self._held:
+            before.close()
+        else:
+            self._former[topic] = before
+
+    def _forget(self, topic: int) -> bool:
+        self._layouts.pop(topic, None)
+        if (held := self._held.pop(topic, None)) is None:
+            return False
+        held.close()
+        return True
+
+
+def _make(layout: JournalLayout, before: Map | None) -> Map:
+    """One of that size, with the epochs of the one before, so that the programs find their places."""
+    cells = 1 + layout.slots * layout.cells
+    made = create_map(
+        "journal", MapType.ARRAY, key_size=4, value_size=JOURNAL_CELL, max_entries=cells, flags=_FLAGS
+    )
+    try:
+        told = before.lookup(0) if before is not None else None
+        head = struct_from("struct tempos_journal", told) if told else struct_new("struct tempos_journal")
+        head.slots, head.cells, head.bytes = layout.slots, layout.cells, layout.bytes
+        made.update(0, struct_bytes(head))
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _layout(journal: Map) -> JournalLayout | None:
+    """How large one is; None: it is of no use."""
+    if journal.value_size != JOURNAL_CELL:
+        raise BpfError(f"a journal of cells of {journal.value_size} bytes", errno.EINVAL)
+    head = struct_from("struct tempos_journal", journal.lookup(0) or bytes(JOURNAL_CELL))
+    layout = JournalLayout(int(head.slots), int(head.cells), int(head.bytes))
+    return layout if journal.max_entries == 1 + layout.slots * layout.cells else None

@@ -1,0 +1,200 @@
+"""Journals that programs write: byte for byte what came in, with the tickets drawn, and nothing torn."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.bpf import require_compiler
+from support.packets import datagram
+from support.privileges import require_kernel
+from support.program import ADDRESSES, LOOPBACK, Rig, put_route
+
+from tempos import Framing, Topic
+from tempos._abi import Way
+from tempos._slots import JournalLayout
+from tempos.wire import encode_event, encode_raw
+from tempos_bpf.objects import BpfObject
+from tempos_fastpath.clone import MAPS
+from tempos_fastpath.clone import OBJECT as CLONE
+from tempos_fastpath.journals import KernelJournals
+from tempos_fastpath.layout import encode_route
+from tempos_fastpath.plan import Hop, Plan
+from tempos_fastpath.survival.pins import LATENCY
+
+memory = pytest.importorskip("tempos_broker.journal.memory", reason="the compiled helper is not built")
+pytestmark = [pytest.mark.kernel]
+
+HOPS = tuple(
+    Hop("10.2.0.9", 6001 + n, LOOPBACK, ADDRESSES.dst_mac, "02:00:00:00:00:07", ADDRESSES.broker)
+    for n in range(3)
+)
+SIZES = (1, 2, 63, 64, 95, 96, 97, 223, 224, 225, 226, 500, 1471, 1472)
+
+
+@pytest.fixture(params=["native", "generic"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    require_kernel()
+    require_compiler()
+    with closing(Rig(generic=request.param == "generic")) as made:
+        yield made
+
+
+def frame(payload: bytes) -> bytes:
+    return bytes(datagram(ADDRESSES, payload))
+
+
+def plan(topic: int, framing: Framing, groups: int = 1, way: Way = Way.ONE, epoch: int = 5) -> Plan:
+    return Plan(topic, epoch, framing, 1500, (HOPS,) * groups, way=way, journal=True)
+
+
+class Kept:
+    """The journal of a topic in a rig, as this process has it."""
+
+    def __init__(self, rig: Rig, topic: Topic) -> None:
+        rig.configure([topic])
+        self.journals = KernelJournals(rig.map("journals"), rig.rows)
+        self.journals.put(topic)
+        assert not self.journals.refusal(topic.id)
+        layout = JournalLayout.of(topic.journal, topic.journal_room)
+        descriptor = self.journals.journal(topic.id, layout)
+        assert descriptor is not None
+        self.memory = memory.Memory(descriptor, layout)
+        os.close(descriptor)
+
+    def entries(self) -> list[Any]:
+        return [self.memory.read(each) for each in self.memory.positions()]
+
+
+@pytest.mark.parametrize("topic", [7, 300])
+@pytest.mark.parametrize("framing", list(Framing))
+def test_what_came_in_is_kept_whatever_its_size(rig: Rig, topic: int, framing: Framing) -> None:
+    kept = Kept(rig, Topic(topic, "kept", framing=framing, journal=64))
+    kept.memory.begin(5, 0)
+    rig.install(plan(topic, framing))
+    sent = []
+    for number, size in enumerate(SIZES):
+        body = bytes((number + at) % 256 for at in range(size - 1))
+        payload = encode_raw(topic, body[: 1472 - 3])
+        if framing is Framing.EVENT:
+            payload = encode_event(topic, 1, number, 99, body[: 1472 - 28])
+        rig.run(frame(payload))
+        sent.append(payload)
+    entries = kept.entries()
+    assert [each.payload for each in entries] == sent
+    assert [(each.epoch, each.tickets, each.length) for each in entries] == [
+        (5, (ticket,), len(payload)) for ticket, payload in enumerate(sent)
+    ]
+    assert entries[0].position == 1 << 32
+    assert abs(memory.now() - entries[-1].at_ns) < 60e9
+
+
+def test_what_is_larger_is_named_and_what_is_old_is_overwritten(rig: Rig) -> None:
+    kept = Kept(rig, Topic(7, "kept", framing=Framing.RAW, journal=8, journal_bytes=100))
+    rig.install(plan(7, Framing.RAW))
+    rig.run(frame(encode_raw(7, b"of an epoch that the journal does not have")))
+    assert kept.entries() == []
+    kept.memory.begin(5, 0)
+    for number in range(20):
+        rig.run(frame(encode_raw(7, bytes([number]) * (99 + number % 2))))
+    entries = kept.entries()
+    assert [each.tickets for each in entries] == [(ticket,) for ticket in range(13, 21)]
+    assert [each.payload for each in entries] == [
+        None if number % 2 else encode_raw(7, bytes([number]) * 99) for number in range(12, 20)
+    ]
+    assert {each.length for each in entries} == {100, 101}
+
+
+def test_where_no_journal_is_events_go_their_way(rig: Rig) -> None:
+    rig.install(plan(7, Framing.RAW))
+    assert rig.run(frame(encode_raw(7, b"x"))).reason.name == "FORWARDED"
+
+
+def test_of_several_groups_all_tickets_stand_there(rig: Rig) -> None:
+    if rig.generic:
+        pytest.skip("no broadcast there")
+    kept = Kept(rig, Topic(7, "kept", journal=8))
+    kept.memory.begin(5, 0)
+    for group in range(3):
+        rig.tickets.draw(7, 5, group, 10 * group)
+    rig.install(plan(7, Framing.EVENT, 3, Way.BROADCAST))
+    payload = encode_event(7, 1, 2, 3, b"body" * 50)
+    for _ in range(2):
+        rig.run(frame(payload))
+    assert [(each.tickets, each.payload) for each in kept.entries()] == [
+        ((0, 10, 20), payload),
+        ((1, 11, 21), payload),
+    ]
+
+
+def test_copies_by_tc_are_kept_once(rig: Rig) -> None:
+    kept = Kept(rig, Topic(7, "kept", journal=8))
+    kept.memory.begin(5, 0)
+    rig.rows.give(7)
+    route = plan(7, Framing.EVENT, 3, Way.CLONE)
+    put_route(rig.map, route, 7, encode_route(route, 7, {}, 0))
+    shared = {name: rig.map(name) for name in MAPS}
+    payload = encode_event(7, 1, 2, 3, b"body" * 50)
+    settings = {"settings": rig.settings}
+    with closing(BpfObject(CLONE, settings, shared, without=[LATENCY])) as clone:
+        for _ in range(2):
+            clone.program("tempos_clone").run(frame(payload))
+    assert [(each.tickets, each.payload) for each in kept.entries()] == [
+        ((0, 0, 0), payload),
+        ((1, 1, 1), payload),
+    ]
+
+
+def test_nothing_torn_is_taken_for_whole_while_programs_and_a_process_write(rig: Rig) -> None:
+    """Two threads run the program, on any CPU; this one writes as the slow path does, and reads."""
+    kept = Kept(rig, Topic(7, "kept", framing=Framing.RAW, journal=8))
+    kept.memory.begin(5, 0)
+    rig.install(plan(7, Framing.RAW))
+    payloads = [encode_raw(7, bytes([size % 256]) * size) for size in (40, 300, 1000)]
+    threads = [
+        threading.Thread(
+            target=lambda: [
+                rig.program.run(frame(payload), repeat=2000) for _ in range(5) for payload in payloads
+            ]
+        )
+        for _ in range(2)
+    ]
+    for each in threads:
+        each.start()
+    read, wrote = 0, 0
+    while any(each.is_alive() for each in threads):
+        ticket = rig.tickets.draw(7, 5, 0, 1)
+        wrote += kept.memory.put(5, [ticket], payloads[ticket % 3])
+        for position in kept.memory.positions():
+            if (entry := kept.memory.read(position)) is not None:
+                assert entry.payload in payloads
+                assert entry.tickets == (position - (1 << 32),)
+                read += 1
+    for each in threads:
+        each.join()
+    assert read
+    assert wrote
+
+
+def test_another_size_and_the_next_broker_find_their_places(rig: Rig) -> None:
+    topic = Topic(7, "kept", framing=Framing.RAW, journal=8)
+    kept = Kept(rig, topic)
+    kept.memory.begin(5, 0)
+    rig.install(plan(7, Framing.RAW))
+    rig.run(frame(encode_raw(7, b"first")))
+    # A broker that follows, by the same options, has the same memory.
+    again = Kept(rig, topic)
+    assert again.entries() == kept.entries()
+    assert again.memory.has(5)
+    larger = Kept(rig, replace(topic, journal=64))
+    rig.run(frame(encode_raw(7, b"second")))
+    assert [each.payload for each in larger.entries()] == [encode_raw(7, b"second")]
+    larger.memory.follow(again.memory)
+    assert [each.tickets for each in larger.entries()] == [(0,), (1,)]
+    larger.journals.put(replace(topic, journal=0))
+    assert rig.map("journals").lookup(7) is None

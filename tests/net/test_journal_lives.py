@@ -1,0 +1,131 @@
+"""Journals on either path and over the lives of a broker: the kernel keeps what it forwards."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.life import EVENTS, PLAIN, TOPICS, Life, Members
+from support.privileges import require_kernel, require_netns
+from support.waiting import until
+
+from tempos.wire import encode_event, encode_raw
+from tempos_bench.nodes.topology import build
+
+pytestmark = [pytest.mark.kernel, pytest.mark.netns]
+
+KEPT = {topic: {**options, "journal": 512} for topic, options in TOPICS.items()}
+NAMES = {EVENTS: "events", PLAIN: "plain"}
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Iterator[Life]:
+    require_netns()
+    require_kernel()
+    with build("straight") as topology, Life(topology, tmp_path) as made:
+        yield made
+
+
+def payload(topic: int, number: int) -> bytes:
+    """As :meth:`Life.send` sends it."""
+    return encode_raw(topic, b"%d" % number) if topic == PLAIN else encode_event(topic, 9, number, 0, b"body")
+
+
+def kept(life: Life, topic: int) -> list[dict[str, Any]]:
+    """All that the journal has."""
+    events: list[dict[str, Any]] = []
+    more, after = True, 0
+    while more:
+        page = life.ask(f"/v1/topics/{NAMES[topic]}/journal?after={after}")
+        events += page["events"]
+        more, after = page["more"], page["next"]
+    return events
+
+
+def has_all(life: Life, topic: int) -> bool:
+    return len(kept(life, topic)) == life.sent.get(topic, 0)
+
+
+def assert_all_kept(life: Life, groups: int) -> None:
+    """Once, in their order, byte for byte; tickets grow by one from event to event of an epoch."""
+    for topic in NAMES:
+        until(lambda topic=topic: has_all(life, topic), lambda topic=topic: len(kept(life, topic)))
+        events = kept(life, topic)
+        payloads = [base64.b64decode(each["payload"]) for each in events]
+        assert payloads == [payload(topic, number) for number in range(life.sent[topic])]
+        for before, each in pairwise(events):
+            if before["epoch"] == each["epoch"]:
+                assert each["tickets"] == [ticket + 1 for ticket in before["tickets"]]
+        assert len(events[-1]["tickets"]) == groups
+
+
+def on_path(life: Life, path: str) -> None:
+    until(
+        lambda: all(each["path"] == path for each in life.ask("/v1/topics")), lambda: life.ask("/v1/topics")
+    )
+
+
+WAYS = {
+    "native": ({"mode": "native"}, {}, "fast"),
+    "generic": ({"mode": "generic"}, {}, "fast"),
+    "tc": ({"mode": "native"}, {"fanout": "tc"}, "fast"),
+    "off": ({"mode": "off"}, {}, "slow"),
+}
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_path_keeps_the_same(life: Life, way: str, groups: int) -> None:
+    fast, options, path = WAYS[way]
+    with Members(life) as members:
+        life.start({topic: {**each, **options} for topic, each in KEPT.items()}, fast)
+        for name in NAMES.values():
+            for group in range(groups):
+                members.join(name, f"g{group}")
+        on_path(life, path)
+        for topic in NAMES:
+            life.send(topic)
+        assert_all_kept(life, groups)
+
+
+def test_they_outlive_a_kill_and_go_on_with_the_next_broker(life: Life) -> None:
+    with Members(life) as members:
+        life.start(KEPT)
+        for name in NAMES.values():
+            members.join(name, "g")
+        on_path(life, "fast")
+        for topic in NAMES:
+            life.send(topic)
+        assert_all_kept(life, 1)
+        life.kill()
+        for topic in NAMES:
+            life.send(topic)
+        life.start(KEPT)
+        assert_all_kept(life, 1)
+        for topic in NAMES:
+            life.send(topic)
+        assert_all_kept(life, 1)
+        life.kill()
+        life.start({topic: {**each, "journal": 256} for topic, each in KEPT.items()})
+        on_path(life, "fast")
+        for topic in NAMES:
+            life.send(topic)
+        assert_all_kept(life, 1)
+
+
+def test_a_topic_moves_between_paths_and_its_journal_goes_on(life: Life) -> None:
+    with Members(life) as members:
+        life.start(KEPT)
+        for name in NAMES.values():
+            members.join(name, "g")
+        for policy, path in (("auto", "fast"), ("slow", "slow"), ("auto", "fast")):
+            for name in NAMES.values():
+                life.topology.broker.request("POST", f"/v1/topics/{name}/path", {"policy": policy})
+            on_path(life, path)
+            for topic in NAMES:
+                life.send(topic)
+            assert_all_kept(life, 1)
