@@ -189,3 +189,29 @@ sys.exit(main())
 """
     done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (3, said), done.stderr
+
+
+#: The command as it is started, held up where it imports what takes long.
+_IMPORTING = """
+import signal, sys
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name == "tempos.cli":
+            print("importing", flush=True)
+            signal.pause()
+sys.meta_path.insert(0, Slow())
+from tempos_daemon.entry import main
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["broker", "status"])
+def test_an_interrupt_while_a_command_is_imported_ends_it_without_a_word(command: str) -> None:
+    with subprocess.Popen(
+        (sys.executable, "-c", _IMPORTING, command), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=LIMIT) == (b"", b"")
+    assert process.returncode == -signal.SIGINT
