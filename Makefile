@@ -44,13 +44,14 @@ test: $(STAMP)
 	$(BIN)/pytest -n 3 --dist loadfile
 
 # The suite on each of KERNELS; with SHORT=1 what tells in minutes, with ONLY="networks parity" these steps anew,
-# with AGAIN=1 the tests that failed or did not run last time. All but the tree is kept for the next time.
+# with AGAIN=1 the tests that failed or did not run last time, with MINUTES=10 no more of each step than that takes (then
+# AGAIN=1 goes on). All but the tree is kept for the next time.
 test-kernels: $(STAMP)
-	cd tests && ../$(BIN)/python -m stock test $(if $(SHORT),--short) $(if $(AGAIN),--again) $(ONLY:%=--only %) $(KERNELS)
+	cd tests && ../$(BIN)/python -m stock test $(if $(SHORT),--short) $(if $(AGAIN),--again) $(MINUTES:%=--minutes %) $(ONLY:%=--only %) $(KERNELS)
 
 # The same on the kernel that runs here.
 test-kernel-here: $(STAMP)
-	cd tests && ../$(BIN)/python -m stock host $(if $(SHORT),--short) $(if $(AGAIN),--again) $(ONLY:%=--only %)
+	cd tests && ../$(BIN)/python -m stock host $(if $(SHORT),--short) $(if $(AGAIN),--again) $(MINUTES:%=--minutes %) $(ONLY:%=--only %)
 
 # Puts what the full runs have found into the documents.
 kernel-table: $(STAMP)

@@ -4,6 +4,7 @@ test [--short] [KERNEL ...]    the suite on each kernel, by the name of its pack
 host [--short]                 the same on this machine's own kernel
      [--only STEP]             these steps of it; what is there of the others stays
      [--again]                 the tests that failed or did not run last time; the others stay
+     [--minutes N]             no test begins later than that after its step; --again goes on from there
 run KERNEL -- COMMAND ...      any command in the tree on one kernel
 table                          put what the full runs found into the documents
 clean                          remove everything that is kept
@@ -54,6 +55,8 @@ def _options() -> argparse.Namespace:
         each.add_argument(
             "--again", action="store_true", help="the tests that failed or did not run last time"
         )
+        each.add_argument("--minutes", type=float, default=None,
+                          help="of each step, after which no test begins")  # fmt: skip
     run = actions.add_parser("run", help="boot a kernel and run a command in the tree there")
     run.add_argument("kernel", help="the package, for instance linux-image-6.12-amd64")
     run.add_argument("command", nargs="+", help="what to run; {results} is a folder that comes back")
@@ -74,7 +77,7 @@ def _host(options: argparse.Namespace) -> int:
 
 
 def _which(options: argparse.Namespace) -> dict[str, Any]:
-    return {"short": options.short, "only": options.only, "again": options.again}
+    return {"short": options.short, "only": options.only, "again": options.again, "minutes": options.minutes}
 
 
 def _run(options: argparse.Namespace) -> int:

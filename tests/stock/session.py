@@ -17,13 +17,14 @@ from stock.results import Account
 RESULTS = tree.SOURCE / "kernel-results"
 
 
-def booted(wanted: str, *, short: bool, only: Sequence[str] = (), again: bool = False) -> Account:
+def booted(wanted: str, *, short: bool, only: Sequence[str] = (), again: bool = False,
+           minutes: float | None = None) -> Account:  # fmt: skip
     """Run the suite on the kernel of a package.
 
     ``only``: these steps, the others' results are kept; ``again``: of them the tests that failed, or did not
-    run, last time.
+    run, last time; ``minutes``: those of a step, after which it begins no further test.
     """
-    steps, revision = _steps(wanted, short=short, only=only, again=again), _revision()
+    steps, revision = _steps(wanted, short=short, only=only, again=again, minutes=minutes), _revision()
     kernel, disks, runs = _prepared(wanted)
     fresh = _emptied(f"{wanted}.fresh")
     boot = machine.boot(kernel, disks, runs, steps, fresh, _heard(wanted))
@@ -37,11 +38,12 @@ def booted(wanted: str, *, short: bool, only: Sequence[str] = (), again: bool = 
     return account
 
 
-def here(*, short: bool, only: Sequence[str] = (), again: bool = False) -> Account:
+def here(*, short: bool, only: Sequence[str] = (), again: bool = False,
+         minutes: float | None = None) -> Account:  # fmt: skip
     """The same on this machine's own kernel."""
     if os.geteuid():
         raise needs.Missing("root is needed: namespaces are built and BPF programs loaded")
-    steps, revision = _steps("host", short=short, only=only, again=again), _revision()
+    steps, revision = _steps("host", short=short, only=only, again=again, minutes=minutes), _revision()
     fresh = _emptied("host.fresh")
     environment = {**os.environ, "PATH": f"{tree.SOURCE}/.venv/bin:{os.environ.get('PATH', '')}"}
     for step in steps:
@@ -89,11 +91,11 @@ def _emptied(name: str) -> Path:
     return folder
 
 
-def _steps(name: str, *, short: bool, only: Sequence[str], again: bool) -> list[Step]:
+def _steps(name: str, *, short: bool, only: Sequence[str], again: bool, minutes: float | None) -> list[Step]:
     chosen = suites.chosen(only, short=short)
-    if not again:
-        return chosen
-    return missing(RESULTS / name, chosen)
+    if again:
+        chosen = missing(RESULTS / name, chosen)
+    return chosen if minutes is None else [suites.cut(step, minutes) for step in chosen]
 
 
 def missing(folder: Path, steps: Sequence[Step]) -> list[Step]:

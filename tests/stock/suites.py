@@ -76,6 +76,14 @@ def again(step: Step, tests: Collection[str]) -> Step:
     return replace(step, command=(*step.command[:place], *ids))
 
 
+def cut(step: Step, minutes: float) -> Step:
+    """The step, of which no test begins after that time; one that runs no tests as it is."""
+    if (place := _tests_at(step)) is None:
+        return step
+    words = ("--session-timeout", str(round(60 * minutes)))
+    return replace(step, command=(*step.command[: place - 2], *words, *step.command[place - 2 :]))
+
+
 def _tests_at(step: Step) -> int | None:
     """Where in its command it is said which tests."""
     return step.command.index("--junitxml") + 2 if "--junitxml" in step.command else None

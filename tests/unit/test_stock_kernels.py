@@ -125,6 +125,13 @@ def test_steps_that_ran_again_take_the_place_of_what_was_there(folder: Path, tmp
         ("off", "5555555555"),
     ], "each row is of the revision that it was played with"
     assert (account.right, account.revision) == (False, "0123456789, 9876543210+, 5555555555")
+    # Tests that passed are no whole step where it was broken off before the others.
+    for code, right in ((2, False), (0, True)):
+        fresh.mkdir(exist_ok=True)
+        (fresh / work.STEPS).write_text(json.dumps({**done, "code": code}) + "\n")
+        (fresh / "kernel.xml").write_text(f"<testsuite><testcase {CLASS} name='test_set_up'/></testsuite>")
+        results.join(fresh, folder, "5555555555", partly=True)
+        assert gathered(folder).right == right
     # A test that is no more, or has another name, did not pass, and cannot be run again.
     results.forget(folder, "kernel", ["tests.kernel.test_a::test_bad", "tests.kernel.test_a::test_new"])
     assert results.known(folder, "kernel") == ("tests.kernel.test_a::test_bad",)
@@ -171,6 +178,10 @@ def test_once_more_means_what_failed_and_what_is_new(folder: Path, monkeypatch: 
     assert session.missing(folder, [step])[0].command[-1].startswith("tests/kernel/")
     monkeypatch.undo()
     assert session.missing(folder, [doctor]) == []
+    assert suites.cut(doctor, 10) == doctor
+    short, (whole,) = suites.cut(step, 10), suites.chosen(["kernel"], short=True)
+    assert "--session-timeout 600 --junitxml" in " ".join(short.command)
+    assert suites.tests_of(short) == suites.tests_of(whole)
 
 
 def test_a_terminal_shows_what_failed_and_what_is_lacking(folder: Path) -> None:
