@@ -19,8 +19,8 @@ EITHER = {"native": ("fast", "slow"), "generic": ("fast", "slow"), "off": ("slow
 class Case:
     """A network and what is right there.
 
-    ``paths``: by mode those that may serve, the likely one first. ``refusal``: a pattern for what a broker
-    says that refuses.
+    ``paths``: by mode those that may serve, the likely one first. ``says``: a pattern for what a broker
+    says that waits for an address.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Case:
     groups: int = 1
     interfaces: tuple[str, ...] = ()
     blind: bool = False
-    refusal: str = ""
+    says: str = ""
 
 
 CASES = (
@@ -90,10 +90,10 @@ CASES = (
     Case("publisher behind MACsec", stacks.tunnelled_publisher(stacks.macsec), paths=EITHER),
     Case("member behind WireGuard", devices.wireguard_member, paths=SLOW),
     Case("publisher behind WireGuard", devices.wireguard_publisher, paths=SLOW),
-    Case("broker outside the VRF of an address", devices.vrf_of_member, Right.REFUSED, refusal=r"VRF"),
+    Case("broker outside the VRF of an address", devices.vrf_of_member, Right.WAITS, says=r"VRF"),
     Case("broker in a VRF", devices.vrf_of_broker),
-    Case("broker in a VRF that has no loopback", devices.vrf_without_loopback, Right.REFUSED,
-         refusal=r"bound to blue.*ip address add 127\.0\.0\.1/8 dev blue"),
+    Case("broker in a VRF that has no loopback", devices.vrf_without_loopback, Right.WAITS,
+         says=r"bound to blue.*ip address add 127\.0\.0\.1/8 dev blue"),
     Case("publisher in a VRF that is not the broker's", devices.foreign_vrf, Right.NONE, EITHER, blind=True),
     Case("link to the member loses 5 %", disturbances.netem_to_member("loss 5%"), Right.TOLD),
     Case("link to the member delays, by more and less", disturbances.netem_to_member("delay 20ms 15ms 25%")),

@@ -26,7 +26,7 @@ class Right(enum.Enum):
     ALL = "every event arrives, and nobody says otherwise"
     TOLD = "what does not arrive is told: by the member and in the ledger, to the same number"
     NONE = "none is taken: they are not for this broker"
-    REFUSED = "the broker does not start, and says why"
+    WAITS = "the broker waits for an address, and says what may be the matter"
 
 
 _NOTHING = GroupStatus("", 0, 0, 0, 0, 0, 0)
@@ -56,10 +56,11 @@ def judge(row: Row, played: Played, right: Right, paths: Sequence[str], *, blind
     assert not wrong, f"{row.fault}\n{row}"
 
 
-def judge_refusal(row: Row, said: str, pattern: str) -> None:
-    """Fill in the row of a broker that had to refuse; raises AssertionError if that is not what it said."""
-    row.reason = said.strip().splitlines()[-1] if said else ""
-    row.path, row.ledger = "refused" if said else "started", ""
+def judge_waiting(row: Row, said: str, pattern: str) -> None:
+    """Fill in the row of a broker that had to wait; raises AssertionError if it did not say what for."""
+    waits = re.search(r"^.*?(address \S+ is not here.*)", said, re.M)
+    row.reason = waits[1] if waits else ""
+    row.path, row.ledger = "waits" if waits else "started", ""
     row.fault = "" if re.search(pattern, row.reason) else f"nothing about {pattern} in what the broker says"
     row.verdict = "wrong" if row.fault else "right"
     assert not row.fault, f"{row.fault}: {said}"

@@ -8,6 +8,7 @@ was lost before the broker is told by both as well.
 from __future__ import annotations
 
 import json
+import re
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from tempos import NoAnswer, Quality, Topic
 from tempos.blocking import Publisher, Subscriber
 from tempos.subscriber import Drained, PublisherAccount, SubscriberStats
 from tempos_bench.measure.broker import TopicStatus, config_text, topic_status
-from tempos_bench.nodes.node import PYTHON, TEXT_FILE, Program, ProgramFailed
+from tempos_bench.nodes.node import PYTHON, TEXT_FILE, Program
 from tempos_bench.nodes.patience import patience
 
 T = TypeVar("T")
@@ -152,14 +153,12 @@ def play(build: Build, mode: str, path: str, groups: int = 1, interfaces: Sequen
         return Played(heard, told, settled.reason, network.dropped())
 
 
-def refused(build: Build, mode: str, interfaces: Sequence[str] = ()) -> str:
-    """What a broker says that is to refuse this network; empty if it serves."""
+def waiting(build: Build, mode: str, interfaces: Sequence[str], says: str) -> str:
+    """All that a broker says until it is ready, and then until it has said what ``says`` is a pattern for."""
     with Ground() as ground:
-        try:
-            Serving(build(ground), mode, interfaces)
-        except ProgramFailed as refusal:
-            return str(refusal)
-    return ""
+        program = Serving(build(ground), mode, interfaces).program
+        _wait_for(lambda: re.search(says, program.output) is not None, PATIENCE)
+        return program.output
 
 
 def _patiently(enter: Callable[[], T]) -> T:

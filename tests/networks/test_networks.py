@@ -7,8 +7,8 @@ from support.privileges import require_kernel, require_netns
 
 from networks.cases import CASES, MODES, Case
 from networks.ground import Lacking
-from networks.judge import Right, judge, judge_refusal
-from networks.play import play, refused
+from networks.judge import Right, judge, judge_waiting
+from networks.play import play, waiting
 from networks.row import Row
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
@@ -21,8 +21,8 @@ def test_a_network(case: Case, mode: str) -> None:
     require_kernel()
     row = Row(case.name, mode)
     try:
-        if case.right is Right.REFUSED:
-            judge_refusal(row, refused(case.build, mode, case.interfaces), case.refusal)
+        if case.right is Right.WAITS:
+            judge_waiting(row, waiting(case.build, mode, case.interfaces, case.says), case.says)
             return
         played = play(case.build, mode, case.paths[mode][0], case.groups, case.interfaces, case.blind)
         judge(row, played, case.right, case.paths[mode], blind=case.blind)

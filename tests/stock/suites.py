@@ -19,6 +19,8 @@ from stock.job import RESULTS, Step
 DOCTOR, DEMO, NETWORKS = "doctor", "demo", "networks"
 _TREE = Path(__file__).resolve().parents[2]
 _VARIANTS = "tests/kernel/test_every_variant.py"
+#: Two tests at a time: those of one file one after the other, or any.
+_BY_FILE, _ANY_ORDER = ("-n", "2", "--dist", "loadfile"), ("-n", "2", "--dist", "load")
 _CUT = ("tests/kernel/test_program.py", "tests/kernel/test_selector.py")
 
 
@@ -31,7 +33,8 @@ def steps(*, short: bool) -> list[Step]:
     first = [
         # What it warns of is what the other steps show.
         Step(DOCTOR, ("tempos", "doctor", "--json"), limit=300, codes=(0, 1)),
-        _pytest("variants", _VARIANTS, limit=600),
+        # One file, and its tests have nothing but a few maps in common.
+        _pytest("variants", _VARIANTS, limit=600, at_once=_ANY_ORDER),
     ]
     if short:
         return [
@@ -42,7 +45,8 @@ def steps(*, short: bool) -> list[Step]:
     return [
         *first,
         Step(DEMO, ("tempos", "demo", "--json"), limit=900),
-        _pytest(NETWORKS, "tests/networks", limit=5400, apart=True),
+        # They have nothing in common, and mostly wait.
+        _pytest(NETWORKS, "tests/networks", limit=5400, at_once=("-n", "4", "--dist", "load")),
         # Its first test sends the whole table through every mode: that takes as long as all of it may.
         _pytest("parity", "tests/parity", limit=3600, timeout=3500),
         _pytest("tsn", "tests/net/test_tsn.py", limit=900),
@@ -89,13 +93,12 @@ def _tests_at(step: Step) -> int | None:
     return step.command.index("--junitxml") + 2 if "--junitxml" in step.command else None
 
 
-def _pytest(name: str, *words: str, limit: float, apart: bool = False, timeout: int = 900) -> Step:
-    """Tests, two at a time, those of one file one after the other. What came of them is in NAME.xml.
+def _pytest(name: str, *words: str, limit: float, at_once: Sequence[str] = _BY_FILE,
+            timeout: int = 900) -> Step:  # fmt: skip
+    """Tests, by ``at_once`` how many at a time and in which order. What came of them is in NAME.xml.
 
-    ``apart``: they have nothing in common and mostly wait, so four at a time, in any order. ``timeout``:
-    seconds for one of them with its set-up.
+    ``timeout``: seconds for one of them with its set-up.
     """
-    at_once = ("-n", "4", "--dist", "load") if apart else ("-n", "2", "--dist", "loadfile")
     options = (*at_once, "--timeout", str(timeout), "-p", "no:cacheprovider", "--tb", "short")
     command = ("pytest", "-q", *options, "--junitxml", f"{RESULTS}/{name}.xml", *words)
     return Step(name, command, limit)

@@ -146,7 +146,7 @@ def _short_cell(row: Mapping[str, Any] | None) -> str:
 
 
 def _unplayed(row: Mapping[str, Any]) -> bool:
-    """Whether it came to nothing, as where a machine was too slow: no event was sent, and nobody refused."""
+    """Whether it came to nothing, as where a machine was too slow: no event was sent, none was to be."""
     return bool(row["verdict"] == "wrong" and not row["sent"] and not row["path"])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from networks.judge import Right, judge
+from networks.judge import Right, judge, judge_waiting
 from networks.network import Dropped
 from networks.play import EVENTS, Heard, Played
 from networks.row import Row
@@ -125,3 +125,16 @@ def test_who_could_not_ask_the_broker_need_not_be_known_to_the_end() -> None:
     judge(row, told(LostBefore(EVENTS, 0, None, settled=False))(played()), Right.ALL, FAST, blind=True)
     with pytest.raises(AssertionError, match="ledger: 1 to None"):
         judge(row, told(LostBefore(EVENTS, 1, None, settled=False))(played()), Right.ALL, FAST, blind=True)
+
+
+def test_a_broker_that_waits_says_what_may_be_the_matter() -> None:
+    said = "ready: ebpf; waits for address 10.0.2.1\nWARNING address 10.0.2.1 is not here; (one in a VRF)"
+    row = Row("case", "off")
+    judge_waiting(row, said, "VRF")
+    assert (row.verdict, row.path, row.reason) == (
+        "right", "waits", "address 10.0.2.1 is not here; (one in a VRF)",
+    )  # fmt: skip
+    for silent, path in (("ready: ebpf", "started"), (said.replace("VRF", "?"), "waits")):
+        with pytest.raises(AssertionError, match="nothing about VRF"):
+            judge_waiting(row, silent, "VRF")
+        assert (row.verdict, row.path) == ("wrong", path)
