@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--group")
     parser.add_argument("--expect", type=int, required=True)
     parser.add_argument("--first", type=float, default=20, help="seconds to wait for the first event")
-    parser.add_argument("--idle", type=float, default=2, help="stop after so many seconds without one")
+    parser.add_argument("--idle", type=float, default=10, help="stop after so many seconds without one")
     parser.add_argument("--stay", action="store_true", help="remain a member afterwards, until SIGTERM")
     asyncio.run(subscribe(parser.parse_args()))
 
