@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,7 @@ def described(variant: tuple[bool, bool, int, int]) -> str:
                      "gone-after" if gone_after else "for-ever"))  # fmt: skip
 
 
+@cache
 def sources() -> dict[str, str]:
     files = (path for folder in ("fastpath", "bench") for path in (ROOT / folder / "bpf").glob("*.bpf.c"))
     return {path.name.partition(".")[0]: path.read_text() for path in files}

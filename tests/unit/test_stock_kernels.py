@@ -136,7 +136,7 @@ def test_steps_that_ran_again_take_the_place_of_what_was_there(folder: Path, tmp
     results.forget(folder, "kernel", ["tests.kernel.test_a::test_bad", "tests.kernel.test_a::test_new"])
     assert results.known(folder, "kernel") == ("tests.kernel.test_a::test_bad",)
     assert gathered(folder).tests["kernel"] == results.Tests(1, {}, {})
-    with pytest.raises(suites.UnknownStep, match="no step parity; there are doctor, variants, kernel, demo"):
+    with pytest.raises(suites.UnknownStep, match="no step parity; there are doctor, kernel, demo"):
         suites.chosen(["kernel", "parity"], short=True)
 
 
@@ -147,7 +147,7 @@ def test_what_a_run_did_not_come_to_stays_as_it_was_found_before(folder: Path, t
     (partial / work.STEPS).write_text(json.dumps(done) + "\n")
     (partial / "kernel.xml").write_text(f"<testsuite><testcase {CLASS} name='test_bad'/></testsuite>")
     fresh = gathered(partial)
-    assert fresh.trouble == "did not come to doctor, variants, demo"
+    assert fresh.trouble == "did not come to doctor, demo"
     whole = results.completed(fresh, before)
     assert (whole.right, whole.tests["kernel"].passed, whole.revision) == (
         True, 1, "0123456789, 9876543210",
