@@ -79,9 +79,9 @@ def join(fresh: Path, folder: Path, revision: str, *, partly: bool = False) -> N
         path.replace(folder / path.name)
 
 
-def had(folder: Path) -> set[str]:
-    """The steps of which there are results."""
-    return {step["name"] for step in _lines(folder / work.STEPS)}
+def had(folder: Path) -> dict[str, bool]:
+    """The steps of which there are results, and whether they were right."""
+    return {step["name"]: step["right"] for step in _lines(folder / work.STEPS)}
 
 
 def failed(folder: Path, name: str) -> tuple[str, ...]:

@@ -99,10 +99,13 @@ def _steps(name: str, *, short: bool, only: Sequence[str], again: bool, minutes:
 
 
 def missing(folder: Path, steps: Sequence[Step]) -> list[Step]:
-    """Of steps with results in ``folder`` the tests that are wanting, and all others."""
+    """Of steps that have results in ``folder`` the tests that are wanting; the others as they are.
+
+    One that runs no tests and failed is among the others.
+    """
     had, found = results.had(folder), []
     for step in steps:
-        if step.name not in had:
+        if step.name not in had or not (had[step.name] or suites.runs_tests(step)):
             found.append(step)
         elif tests := wanting(folder, step):
             found.append(suites.again(step, tests))

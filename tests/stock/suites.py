@@ -62,6 +62,11 @@ def chosen(names: Sequence[str], *, short: bool) -> list[Step]:
     return [step for step in known if not names or step.name in names]
 
 
+def runs_tests(step: Step) -> bool:
+    """Whether what came of the step is told test by test."""
+    return _tests_at(step) is not None
+
+
 def tests_of(step: Step) -> tuple[str, ...]:
     """All tests of the step, by their names in the results; none where it runs none."""
     if (place := _tests_at(step)) is None:

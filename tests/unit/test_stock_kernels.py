@@ -178,6 +178,9 @@ def test_once_more_means_what_failed_and_what_is_new(folder: Path, monkeypatch: 
     assert session.missing(folder, [step])[0].command[-1].startswith("tests/kernel/")
     monkeypatch.undo()
     assert session.missing(folder, [doctor]) == []
+    steps = (folder / work.STEPS).read_text()
+    (folder / work.STEPS).write_text(steps.replace('"right": true', '"right": false'))
+    assert session.missing(folder, [doctor]) == [doctor], "it runs no tests of which some could be enough"
     assert suites.cut(doctor, 10) == doctor
     short, (whole,) = suites.cut(step, 10), suites.chosen(["kernel"], short=True)
     assert "--session-timeout 600 --junitxml" in " ".join(short.command)
