@@ -39,10 +39,10 @@ def test_who_is_kept_out_is_so_under_any_client_until_then_and_in_the_next_life(
     assert departures.why(2, "beta", Holder("10.0.0.2", 5000, 7), 1e6) == Out.KEPT_OUT
     assert departures.kept_out(place._replace(group="other"), 110.0) is None
     # Stored by the wall clock, which goes on while nobody lives.
-    stored = {"kept_out": [*departures.export(110.0), ["no", "place"], [1, 2, 3, 4, 5], None]}
-    for passed, left in ((9.0, [21.0, None]), (31.0, [None])):
+    stored = {"kept_out": [*departures.export(110.0, 1e9 + 10), ["no", "place"], [1, 2, 3, 4, 5], None]}
+    for passed, left in ((19.0, [11.0, None]), (31.0, [None])):
         heir = Departures()
-        heir.restore(kept_out_in(stored), 5.0, 1e9 + passed)
+        heir.restore(kept_out_in(stored), 5.0, 1e9 + passed, 1e9 + 10)
         assert [kept.until and kept.until - 5.0 for kept in heir.all_kept_out(5.0)] == left
     for n in range(KEPT_OUT):
         departures.keep_out(Place("many", "g", "10.0.0.3", 1 + n), 100.0, 1e9, 1.0)
@@ -53,3 +53,16 @@ def test_who_is_kept_out_is_so_under_any_client_until_then_and_in_the_next_life(
     assert departures.let_in(ever, 200.0)
     assert departures.why(2, "beta", Holder("10.0.0.2", 5000, 7), 200.0) is None
     assert not departures._groups, "nothing is left of who is kept out no more"
+
+
+def test_a_clock_that_is_set_keeps_nobody_out_for_longer() -> None:
+    place = Place("alpha", "g", "10.0.0.1", 5000)
+    for before, after in ((0.0, -86400.0), (-86400.0, 5.0), (86400.0, -86400.0)):
+        departures, heir = Departures(), Departures()
+        departures.keep_out(place, 100.0, 1e9, 30.0)
+        # Set while the broker lives, and again between two lives.
+        written = 1e9 + 10 + before
+        stored = {"kept_out": departures.export(110.0, written)}
+        heir.restore(kept_out_in(stored), 5.0, written + after, written)
+        (kept,) = heir.all_kept_out(5.0)
+        assert kept.until == 5.0 + 20.0 - max(0.0, after)

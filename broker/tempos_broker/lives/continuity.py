@@ -129,7 +129,8 @@ class Continuity:
             # A later life that has a store must not take these counters for those of the one that it knows.
             self.keeper.fall_behind(self.tickets.read(*UNSTORED))
             return
-        self._registry.departures.restore(kept_out_in(self._stored.broker), time.monotonic(), time.time())
+        stored, now, wall = self._stored.broker, time.monotonic(), time.time()
+        self._registry.departures.restore(kept_out_in(stored), now, wall, alive_in(stored))
         if self._moved:
             log.warning("the data port is another one now: clients have to subscribe anew, and will")
         else:

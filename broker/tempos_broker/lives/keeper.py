@@ -239,10 +239,11 @@ class Keeper:
             [*holder, sorted(each.topics), each.deadline - now]
             for holder, each in self._registry.leaving().items()
         ]
-        kept_out = self._registry.departures.export(now)
+        wall = time.time()
+        kept_out = self._registry.departures.export(now, wall)
         return {
             **self._own,
-            "wall": time.time(),
+            "wall": wall,
             "leaving": leaving,
             "kept_out": kept_out,
             PROMISED: self._promised,

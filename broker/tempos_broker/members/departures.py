@@ -155,12 +155,21 @@ class Departures:
         """All of them, in the order in which they were taken out."""
         return (kept for kept in self._kept_out.values() if kept.until is None or kept.until > now)
 
-    def export(self, now: float) -> list[list[object]]:
-        """Who is kept out, as JSON values: a place, the end by the wall clock, and why."""
-        return [[*kept.place, kept.wall, kept.why] for kept in self.all_kept_out(now)]
+    def export(self, now: float, wall: float) -> list[list[object]]:
+        """Who is kept out, as JSON values: a place, the end by the wall clock as it is set now, and why."""
+        return [
+            [*kept.place, None if kept.until is None else wall + kept.until - now, kept.why]
+            for kept in self.all_kept_out(now)
+        ]
 
-    def restore(self, rows: Iterable[tuple[Place, float | None, str]], now: float, wall: float) -> None:
-        """Go on keeping them out, in another life."""
+    def restore(
+        self, rows: Iterable[tuple[Place, float | None, str]], now: float, wall: float, stored: float
+    ) -> None:
+        """Go on keeping them out, in another life; ``stored``: when that was written, by the wall clock.
+
+        A clock that was set back since keeps nobody out for longer than was left then.
+        """
+        since = max(stored, wall)
         for place, ends, why in rows:
-            if ends is None or ends > wall:
-                self.keep_out(place, now, wall, None if ends is None else ends - wall, why)
+            if ends is None or ends > since:
+                self.keep_out(place, now, wall, None if ends is None else ends - since, why)
