@@ -28,6 +28,7 @@ from tempos_broker.control.server import ControlServer
 from tempos_broker.documents import Documents
 from tempos_broker.expiry import Expiry
 from tempos_broker.journal.journals import Journals
+from tempos_broker.journal.replay import Replays
 from tempos_broker.lives.continuity import Continuity
 from tempos_broker.lives.store import Store
 from tempos_broker.members.departures import KeptOut
@@ -151,6 +152,7 @@ class Broker:
             proofs=Proofs(data_port=config.data_port),
             returns=lambda ip, port, asked: returns.grant(ip, port, source(ip, asked), time.time()),
             changes=self.changes,
+            more={"replay": Replays(self._registry, journals, self._past.instance).request},
         )
         self._tasks = Tasks()
         self._expiry = Expiry(self._registry, self._ledger, self._routes, self._tasks)

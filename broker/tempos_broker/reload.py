@@ -118,6 +118,7 @@ def _topic(old: Topic, new: Topic) -> Iterator[str]:
         ("unheard", "unheard"),
         ("journal", "journal"),
         ("journal_bytes", "journal_bytes"),
+        ("retain", "retain"),
     ):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:

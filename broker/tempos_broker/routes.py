@@ -180,6 +180,7 @@ class Routes:
         tickets, journals = self._past.tickets, self._slow.journals
         tickets.reset(topic, route.epoch)
         journals.begin(topic, route.epoch, tickets.read(topic, state.route.epoch, 0))
+        journals.joined(topic, route.epoch, holders)
         now = time.monotonic()
         self._ledger.opened(topic, route.epoch, holders, now)
         await self._past.keeper.opening(route)

@@ -198,6 +198,7 @@ def topic_document(
         "fanout": topic.fanout.value,
         "unheard": topic.unheard.value,
         "journal": journal,
+        "retain": topic.retain,
         "origin": origin.value,
         "durable": durable or origin is Origin.FILE,
         **path_fields(state),

@@ -183,7 +183,7 @@ class Admin:
                 told["id"], told["name"], Quality(told["class"]), told["priority"], Framing(told["framing"]),
                 PathPolicy(told["policy"]), tuple(told["sources"]), told["rate"], told["burst"],
                 Overflow(told["overflow"]), Fanout(told["fanout"]),
-                Unheard(told["unheard"]), *_journal(told["journal"]),
+                Unheard(told["unheard"]), *_journal(told["journal"]), retain=bool(told["retain"]),
             )  # fmt: skip
             return TopicInfo(
                 topic, told["origin"], told["durable"], Path(told["path"]) if told["path"] else None,

@@ -30,6 +30,7 @@ from tempos.errors import LocalError, NoWay, TemposError
 from tempos.model import Member, Topic
 from tempos.publisher import PublisherStats
 from tempos.receiving.intake import Duplicates
+from tempos.receiving.replay import Start
 from tempos.requests.ask import TIMEOUT, Reply
 from tempos.requests.core import RequestStats
 from tempos.requests.tracing import WITHIN, Enough, Trace
@@ -305,6 +306,7 @@ class Subscriber(forks.OfOneProcess):
         auth: Key | None = None,
         keys: TopicKeys | None = None,
         wait: float = 0,
+        start: Start | None = None,
     ) -> None:
         self._inner = subscriber.Subscriber(
             broker,
@@ -318,6 +320,7 @@ class Subscriber(forks.OfOneProcess):
             auth=auth,
             keys=keys,
             wait=wait,
+            start=start,
         )
         self._inner.replies_block()
         self._timeout = timeout

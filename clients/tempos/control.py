@@ -149,8 +149,9 @@ _TOLD = (
 #: How an answer lists memberships: what is new from version ``base`` up to ``version``, of ``count`` in all,
 #: and whether there is ``more``. ``rows``: [topic id, name, about (:mod:`.session.rows`), epoch, members
 #: of the group], with the group where it is not the answer's; ``gone``: [topic id, name, why (:class:`Out`)],
-#: and it in words where there is more to say.
-_LISTED = ("life", "base", "version", "count", "more", "rows", "gone")
+#: and it in words where there is more to say; ``journals``: the ids of those in ``rows`` that have one, and
+#: ``retained``: of which a member first has the last event sent (:class:`Replay`).
+_LISTED = ("life", "base", "version", "count", "more", "rows", "gone", "journals", "retained")
 
 #: operation -> what it is for, its fields, the fields of its answer
 OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
@@ -189,6 +190,11 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
         "a publisher tells what it has sent of each topic since it began; final: it sends no more",
         (Field("publisher", "number"), Field("sent", "sent"), Field("final", "flag", required=False)),
         ("heartbeat_ms", "life", "gone", "largest"),
+    ),
+    "replay": (
+        "have sent, out of the journals, what came before this was a member; 'after': a position, or 0",
+        (Field("port", "port"), Field("instance", "number"), Field("replays", "replays")),
+        ("replayed",),
     ),
     "return_address": (
         "where replies reach this client: what it puts into the envelopes of its requests, for so long",
@@ -255,6 +261,15 @@ class Heard(NamedTuple):
     first: int
     passed: int
     lost: int
+
+
+class Replay(NamedTuple):
+    """Events of a topic that a member asks for: behind a position; at 0, the ``last`` ones, of an age."""
+
+    topic: int
+    after: int
+    last: int
+    age_ms: int
 
 
 class Lacking(NamedTuple):
@@ -485,6 +500,7 @@ _ROWS: dict[str, Any] = {
     "asked": Asked,
     "sent": Sent,
     "former": Former,
+    "replays": Replay,
 }
 _IN_ROWS: dict[str, Callable[[object], bool]] = {
     "topic": lambda value: _is_int(value, 0xFFFF),

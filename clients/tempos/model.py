@@ -82,6 +82,7 @@ class Topic:
     ``unheard``: what happens to members that events do not reach.
     ``journal``: events that the broker keeps, 0: none; of each as many bytes of payload as
     ``journal_bytes`` says (0: see :attr:`journal_room`), or none of it.
+    ``retain``: whether a new member first gets the last event, out of the journal.
     """
 
     id: int
@@ -98,6 +99,7 @@ class Topic:
     unheard: Unheard = Unheard.AUTO
     journal: int = 0
     journal_bytes: int = 0
+    retain: bool = False
 
     @property
     def bucket(self) -> int:

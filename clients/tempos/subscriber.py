@@ -28,6 +28,7 @@ from tempos.model import Member, Topic
 from tempos.receiving import loan
 from tempos.receiving.inbox import Event
 from tempos.receiving.intake import Bell, Duplicates, Intake, SubscriberStats
+from tempos.receiving.replay import Start, Wanted, replay
 from tempos.receiving.sources import PublisherAccount
 from tempos.receiving.standing import Standing
 from tempos.requests.answer import Request
@@ -85,6 +86,9 @@ class Subscriber(forks.OfOneProcess):
     topics of which only encrypted events are taken, each once; what cannot be decrypted is counted (in the
     statistics, under ``malformed``) and handed to nobody.
     ``wait``: seconds that entering waits for a broker that is not there yet (True: for ever).
+    ``start``: what topics' journals have is handed out first: the last event of each ("last"), the last so
+    many (a number), or what is no older (a timedelta), and then what is live, with nothing between and
+    nothing twice; such an event ``is_replayed``. Without it so is the last one of topics that are retained.
 
     Entering raises :class:`ControlRefused` (unknown topic, limit reached), :class:`NoAnswer`, :class:`NoWay`,
     and :class:`LocalError` (port taken, a ``raw`` topic whose duplicates are to be dropped). A broker that
@@ -110,6 +114,7 @@ class Subscriber(forks.OfOneProcess):
         auth: Key | None = None,
         keys: TopicKeys | None = None,
         wait: float = 0,
+        start: Start | None = None,
     ) -> None:
         every = [one for each in topics for one in ((each,) if isinstance(each, str) else each)]
         if not every:
@@ -120,6 +125,7 @@ class Subscriber(forks.OfOneProcess):
         self._port = port
         self._signer = None if auth is None else Signer(auth, time.time)
         self._patience = Patience(wait)
+        self._wanted = Wanted.of(start, queue, encrypted=keys is not None)
         self._roaming: Roaming | None = None
         self._static: tuple[Topic, ...] = ()
         self._member: Member | None = None
@@ -430,6 +436,8 @@ class Subscriber(forks.OfOneProcess):
             way = await self._find_way()
             await self._listen(self._bound(way.ours, self._port), way.broker)
             await self._subscribe(way)
+            assert self._link is not None, "it has subscribed"
+            await replay(self._link, self._intake, self.member.port, self._wanted)
         self._intake.begin()
 
     async def _find_way(self) -> Way:

@@ -129,3 +129,42 @@ def test_a_topic_moves_between_paths_and_its_journal_goes_on(life: Life) -> None
             for topic in NAMES:
                 life.send(topic)
             assert_all_kept(life, 1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_new_members_are_given_what_was_kept_over_lives_too(life: Life, way: str) -> None:
+    fast, options, path = WAYS[way]
+    topics = {topic: {**each, **options} for topic, each in KEPT.items()}
+    with Members(life) as members:
+
+        def assert_given(start: int) -> None:
+            """As the last ones that were sent, and the next one live; nobody is owed anything."""
+            for topic, name in NAMES.items():
+                member = members.join(name, None, start=start)
+                on_path(life, path)
+                life.send(topic, 1)
+                until(lambda member=member, start=start: member.waiting == start + 1)
+                events = member.take(start + 1)
+                while len(events) <= start:
+                    events += member.take(start + 1)
+                numbers = [int(each.body) if topic == PLAIN else each.sequence for each in events]
+                assert numbers == list(range(life.sent[topic] - start - 1, life.sent[topic]))
+                assert [each.is_replayed for each in events] == [True] * start + [False]
+                assert (member.stats.datagrams, member.stats.missed) == (1, 0)
+                members.leave(member)
+                assert life.topic(name)["balanced"]
+
+        life.start(topics, fast)
+        for name in NAMES.values():
+            members.join(name, "g")
+        on_path(life, path)
+        for topic in NAMES:
+            life.send(topic)
+        assert_given(30)
+        assert_given(50)
+        if path == "fast":
+            life.kill()
+            for topic in NAMES:
+                life.send(topic)
+            life.start(topics, fast)
+            assert_given(90)

@@ -148,11 +148,11 @@ class Members:
         self._loop = NodeLoop(life.topology.subscriber)
         self._joined: list[Subscriber] = []
 
-    def join(self, topic: str, group: str) -> Subscriber:
+    def join(self, topic: str, group: str | None, **options: Any) -> Subscriber:
         async def begin() -> None:
             await subscriber.__aenter__()
 
-        subscriber = Subscriber(self._life.topology.broker.address, topic, group=group)
+        subscriber = Subscriber(self._life.topology.broker.address, topic, group=group, **options)
         self._loop.do(begin())
         self._joined.append(subscriber)
         return subscriber

@@ -41,6 +41,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "asked": rows(control.Asked),
     "sent": rows(control.Sent),
     "former": rows(control.Former),
+    "replays": rows(control.Replay),
     "proof": st.just(b"") | st.binary(min_size=control.PROOF_BYTES, max_size=control.PROOF_BYTES),
 }
 anything = st.recursive(

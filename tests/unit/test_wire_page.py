@@ -12,6 +12,7 @@ import pytest
 from tempos import Topic, TopicKeys, WireError, _abi, control, wire
 from tempos.delivery import GapTracker
 from tempos.encryption import Decryptor, Encryptor
+from tempos.session import replayed
 
 PAGE = Path(__file__).resolve().parents[2] / "WIRE.md"
 VECTORS = PAGE.parent / "clients" / "vectors"
@@ -113,6 +114,17 @@ def test_the_vectors_of_losses() -> None:
         told = [[row.epoch, row.datagrams] for row in gaps.report(1, "g")]
         sums = {name: getattr(gaps, name) for name in each["end"] if name != "report"}
         assert {**sums, "report": sorted(told)} == each["end"], each["name"]
+
+
+def test_the_vectors_of_what_is_out_of_a_journal() -> None:
+    for each in json.loads((VECTORS / "replay.json").read_text())["replayed"]:
+        found = replayed.decode(bytes.fromhex(each["hex"]))
+        if each["topic"] is None:
+            assert found is None, each["name"]
+        else:
+            assert found is not None, each["name"]
+            assert (found.topic, found.number) == (each["topic"], each["number"])
+            assert found.datagram.hex() == each["datagram"], each["name"]
 
 
 def test_the_vectors_of_control() -> None:

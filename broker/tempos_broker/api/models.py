@@ -160,6 +160,7 @@ class TopicOut(BaseModel):
         description="what happens to members that events do not reach"
     )
     journal: JournalOut | None = Field(description="what is kept of its events; null: nothing")
+    retain: bool = Field(description="whether a new member first gets the last event")
     origin: Literal["file", "run-time"] = Field(
         description="who made it: the configuration file, or an order"
     )

@@ -87,6 +87,7 @@ def fields_of(config: TopicConfig) -> dict[str, Any]:
         "unheard": topic.unheard,
         "journal": topic.journal or None,
         "journal_bytes": topic.journal_bytes or None,
+        "retain": topic.retain or None,
     }
 
 

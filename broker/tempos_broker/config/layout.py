@@ -103,6 +103,7 @@ TOPIC: Keys = {
     "journal_bytes": Key(
         kinds.whole(0, JOURNAL_MOST_BYTES, note=f" (0: {JOURNAL_BYTES})"), _TOPIC.journal_bytes
     ),
+    "retain": Key(kinds.FLAG, _TOPIC.retain),
     "member": Key(MEMBER, (), many=True),
 }
 BROKER: Keys = {
@@ -278,6 +279,9 @@ def _rule_journal(root: Table, faults: Faults) -> None:
         events, size = topic.get("journal"), topic.get("journal_bytes")
         if events is None or size is None:
             continue
+        if topic.get("retain") and not events:
+            wanted = f"a {topic.at('journal')} above 0 besides"
+            faults.refuse(topic.at("retain"), value=True, allowed=wanted, why="without a journal")
         if size and not events:
             wanted = f"a {topic.at('journal')} above 0 besides"
             faults.refuse(topic.at("journal_bytes"), size, wanted, "without a journal")
@@ -435,7 +439,7 @@ def build_topic(table: Table) -> TopicConfig:
     topic = Topic(
         values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],
         values["sources"], values["rate"], values["burst"], values["overflow"], values["fanout"],
-        values["unheard"], values["journal"], values["journal_bytes"],
+        values["unheard"], values["journal"], values["journal_bytes"], retain=values["retain"],
     )  # fmt: skip
     members = tuple(_static_member(**member.values) for member in _tables(table, "member"))
     return TopicConfig(topic, _one_member(*members) if len(members) == 1 else members)

@@ -81,6 +81,7 @@ def _topic(theirs: Table, faults: Faults) -> Table:
         "unheard": Unheard.AUTO,
         "journal": 0,
         "journal_bytes": 0,
+        "retain": False,
     }
     if "topic_value" in theirs.values:
         values["id"] = theirs.get("topic_value")

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tempos import DATA_PORT, Topic
-from tempos.control import Asked, Code
+from tempos.control import Asked, Code, Request
 from tempos_broker.account.accounts import Holder
 from tempos_broker.control.auth import Admitted, Caller
+from tempos_broker.membership import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +108,20 @@ class Proving:
 
 
 @dataclass(frozen=True, slots=True)
+class Copies:
+    """Events to be sent again from the data port of ``via`` (None: any of ours) to an endpoint."""
+
+    datagrams: tuple[bytes, ...]
+    endpoint: tuple[str, int]
+    via: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What a control datagram led to: swap the routes of the ``changed`` topics, then render the answer.
 
     ``joining``: topics that match a filter, to be joined some at a time. ``proving``: what is to be repeated
-    before anything changes.
+    before anything changes. ``copies``: what is sent before the answer.
     """
 
     way: Way
@@ -119,6 +129,12 @@ class Decision:
     changed: frozenset[int] = frozenset()
     joining: tuple[Topic, ...] = ()
     proving: Proving | None = None
+    copies: Copies | None = None
+
+
+def holder_of(request: Request, way: Way) -> Holder:
+    """Who asks: the endpoint that it names, and its client."""
+    return Holder(way.caller.ip, request.fields["port"], request.client)
 
 
 def removed(topic: Topic) -> Refusal:
@@ -126,3 +142,9 @@ def removed(topic: Topic) -> Refusal:
     return Refusal(
         Code.UNKNOWN_TOPIC, f"topic {topic.name!r} was removed or became another one just now", "ask again"
     )
+
+
+def too_short(size: int) -> Refused:
+    """For who asked with so little that an answer of that size cannot be given."""
+    text = f"the answer takes {size} bytes, more than the request"
+    return Refused(Code.TOO_SHORT, text, "pad the request: 'pad', zero bytes")

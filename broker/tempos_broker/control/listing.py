@@ -47,9 +47,11 @@ class Listing:
         lease = self._registry.lease_of(holder)
         base = version = since[1] if since[0] == self._life else 0
         group: str | None = fields.get("group")
-        room = way.room - len(encode_ok(way.request_id, **fields)) - 7 * _FIELD
+        room = way.room - len(encode_ok(way.request_id, **fields)) - 9 * _FIELD
         rows: list[tuple[Any, ...]] = []
         gone: list[tuple[Any, ...]] = []
+        journals: list[int] = []
+        retained: list[int] = []
         more = False
         for topic, at in lease.since(base) if lease is not None else ():
             known = self._registry.numbered(topic)
@@ -68,9 +70,13 @@ class Listing:
                 members = self._ledger.members(topic, epoch, holder)
                 row: tuple[Any, ...] = (topic, known.name, about(known), epoch, members)
                 row = row if state.name == group else (*row, state.name)
-                room -= len(packb(row))
+                room -= len(packb(row)) + (len(packb(topic)) * (1 + known.retain) if known.journal else 0)
                 if room >= 0:
                     rows.append(row)
+                    if known.journal:
+                        journals.append(topic)
+                    if known.retain:
+                        retained.append(topic)
             if room < 0:
                 more = True
                 break
@@ -86,6 +92,10 @@ class Listing:
             told["group"] = group
         if rows:
             told["rows"] = rows
+        if journals:
+            told["journals"] = journals
+        if retained:
+            told["retained"] = retained
         if gone:
             told["gone"] = gone
         return told

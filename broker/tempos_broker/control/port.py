@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from tempos._remarks import Sparingly
-from tempos_broker.control.decisions import Decision, Drained, Joined, Listed, Proving, Renewed
+from tempos_broker.control.decisions import Copies, Decision, Drained, Joined, Listed, Proving, Renewed
 from tempos_broker.control.server import ControlServer
 from tempos_broker.control.sockets import ControlSocket, Reply
 from tempos_broker.expiry import Expiry
@@ -25,6 +25,8 @@ ANSWER_BY = 0.1
 _MEMBERS = (Joined, Listed, Renewed, Drained)
 #: In ``replies``: what is to be proved with could not be sent to the endpoint.
 PROOF_UNSENT = "proof not sent"
+#: An event that was to be sent again was not.
+COPY_UNSENT = "copy not sent"
 
 #: Sends a datagram from the data port to an endpoint, from an address of ours; 0, or the errno.
 Say = Callable[[bytes, tuple[str, int], "str | None"], int]
@@ -70,6 +72,8 @@ class ControlPort:
             return
         if decision.proving is not None:
             self._have_proved(decision.proving)
+        if decision.copies is not None:
+            self._send_again(decision.copies)
         if decision.changed or decision.joining:
             request = (ip, decision.way.request_id)
             # Whoever asks again while that is under way is answered when it is done, once.
@@ -91,6 +95,14 @@ class ControlPort:
                 f"proof {error}",
                 f"{ip}:{port} cannot be asked whether it receives there: {os.strerror(error)}",
             )
+
+    def _send_again(self, copies: Copies) -> None:
+        assert self._say is not None, "who has events sent again says by what"
+        for datagram in copies.datagrams:
+            if self._say(datagram, copies.endpoint, copies.via):
+                # The socket takes no more now; what lacks is asked for again.
+                self._control.replies[COPY_UNSENT] += 1
+                return
 
     async def _carry_out(self, decision: Decision, reply: Reply) -> None:
         work = asyncio.ensure_future(self._put_in_force(decision))

@@ -16,7 +16,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +55,9 @@ from tempos_broker.control.decisions import (
     Refusal,
     Renewed,
     Way,
+    holder_of,
     removed,
+    too_short,
 )
 from tempos_broker.control.listing import Listing
 from tempos_broker.control.proofs import Proofs
@@ -78,6 +80,9 @@ JOINED_AT_ONCE = 256
 TOO_LARGE = "reply too large"
 #: Operations that change routes.
 _CHANGES = frozenset({"subscribe", "unsubscribe", "drain", "goodbye"})
+
+#: Decides about a request at a time.
+Operation = Callable[[Request, Way, float], Decision]
 
 
 def topic_fields(topic: Topic) -> dict[str, Any]:
@@ -105,7 +110,7 @@ class ControlServer:
     an endpoint that asked at an address of ours; None: this broker sends no replies on. ``largest`` tells how
     many bytes of payload all members of a topic get; None: nobody knows. ``proofs``: what members prove with
     that they receive where they say; None: nobody has to. ``wall`` gives Unix time in seconds, ``monotonic``
-    seconds of the clock that ``now`` is of.
+    seconds of the clock that ``now`` is of. ``more``: operations that others carry out.
     """
 
     def __init__(
@@ -124,6 +129,7 @@ class ControlServer:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         changes: Changes | None = None,
+        more: Mapping[str, Operation] | None = None,
     ) -> None:
         self._reach = (Changes() if changes is None else changes).of(Kind.REACH, log)
         self._registry = registry
@@ -152,7 +158,7 @@ class ControlServer:
         self.stopping = False
         #: What became of replies, where it is not what was meant.
         self.replies: Counter[str] = Counter()
-        self._operations: dict[str, Callable[[Request, Way, float], Decision]] = {
+        self._operations: dict[str, Operation] = {
             "hello": self._hello,
             "resolve": self._resolve,
             "subscribe": self._subscribe,
@@ -162,6 +168,7 @@ class ControlServer:
             "goodbye": self._goodbye,
             "sent": self._sent,
             "return_address": self._return_address,
+            **(more or {}),
         }
 
     def reconfigure(self, config: ControlConfig) -> None:
@@ -197,12 +204,15 @@ class ControlServer:
         left: frozenset[int] = frozenset()
         try:
             if request.op == "subscribe":
-                first = unproven(self._proofs, self._registry, _holder(request, way), request, way, now)
+                first = unproven(self._proofs, self._registry, holder_of(request, way), request, way, now)
                 if first is not None:
                     self.served[Code.PROVE] += 1
                     return first
                 left = self._leave_former(request, way) | self._take_place(request, way)
-            decision = self._operations[request.op](request, way, now)
+            operation = self._operations.get(request.op)
+            if operation is None:
+                raise Refused(Code.UNKNOWN_OPERATION, f"this broker does not {request.op}", "")
+            decision = operation(request, way, now)
         except Refused as error:
             self.refused[error.code] += 1
             if error.code == Code.NOT_ALLOWED:
@@ -247,7 +257,7 @@ class ControlServer:
                     self.replies[TOO_LARGE] += 1
         if plain is not None and len(plain) > way.room:
             self.replies[TOO_LARGE] += 1
-            cut = _too_short(len(plain))
+            cut = too_short(len(plain))
             plain = encode_error_within(way.room, way.request_id, cut.code, str(cut), cut.hint)
         return None if plain is None else way.admitted.seal(plain, round(self._wall() * 1000))
 
@@ -389,12 +399,12 @@ class ControlServer:
     def _subscribe_all(self, request: Request, way: Way, now: float) -> Decision:
         """Of what a request names, each by itself: one that cannot be does not keep it from the others."""
         group, endpoint = request.fields["group"], (way.caller.ip, request.fields["port"])
-        holder = _holder(request, way)
+        holder = holder_of(request, way)
         answer = Listed(holder, group or own_group(*endpoint), tuple(request.fields["since"] or (0, 0)))
         # Whoever cannot be told that it is a member is not made one.
         size = len(encode_ok(way.request_id, **self._heading(answer))) + _ROOM_TO_LIST
         if size > way.room:
-            raise _too_short(size)
+            raise too_short(size)
         who = None if way.caller.client is None else way.caller.client.id
         failed: list[tuple[int, Refused]] = []
         changed: set[int] = set()
@@ -428,7 +438,7 @@ class ControlServer:
         # Whoever cannot be told that it is a member is not made one.
         size = len(self._joined(way, self._registry.topic(name), group or own_group(*endpoint), U32))
         if size > way.room:
-            raise _too_short(size)
+            raise too_short(size)
         who = None if way.caller.client is None else way.caller.client.id
         done = self._registry.subscribe(name, group, endpoint, request.client, now, way.asked, who)
         # Even when nothing changed the swap may still be under way for an earlier copy of this
@@ -439,7 +449,7 @@ class ControlServer:
         """Whoever was at an endpoint before that is proven now is gone; the topics that this changes."""
         if self._proofs is None or not request.fields["proof"]:
             return frozenset()
-        return frozenset(self._registry.take_place(_holder(request, way)))
+        return frozenset(self._registry.take_place(holder_of(request, way)))
 
     def _unsubscribe(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require(request.fields["topic"], "subscribe")
@@ -454,7 +464,7 @@ class ControlServer:
 
     def _heartbeat(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
-        holder = _holder(request, way)
+        holder = holder_of(request, way)
         # What a member got before it was taken out is news even where it is no member any more.
         self.reports.book(holder, request.fields, now)
         for place in _former(request, way):
@@ -535,7 +545,7 @@ class ControlServer:
 
     def _drain(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
-        holder = _holder(request, way)
+        holder = holder_of(request, way)
         patience = request.fields["patience_ms"]
         patience = PATIENCE if patience is None else patience
         leaving = self._registry.drain((holder.ip, holder.port), request.client, now, patience / 1000)
@@ -544,7 +554,7 @@ class ControlServer:
 
     def _goodbye(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
-        holder = _holder(request, way)
+        holder = holder_of(request, way)
         changed = self._registry.goodbye((holder.ip, holder.port), request.client)
         self.reports.book(holder, request.fields, now)
         # A repeated one changes nothing, but what the first one changed may not be in force yet.
@@ -582,16 +592,7 @@ class ControlServer:
         return Decision(way, Done({"address": address, "lifetime_ms": lifetime, "probes": PROBE_VERSION_1}))
 
 
-def _holder(request: Request, way: Way) -> Holder:
-    return Holder(way.caller.ip, request.fields["port"], request.client)
-
-
 def _former(request: Request, way: Way) -> Iterator[tuple[str, int]]:
     """Where the client says that it was before, but for where it is."""
     here = (way.caller.ip, request.fields["port"])
     return (place for each in request.fields["former"] or () if (place := (each.ip, each.port)) != here)
-
-
-def _too_short(size: int) -> Refused:
-    text = f"the answer takes {size} bytes, more than the request"
-    return Refused(Code.TOO_SHORT, text, "pad the request: 'pad', zero bytes")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from tempos_broker.account.accounts import Holder
+
 #: Bits of a position that count inside of an epoch, at least.
 INSIDE = 32
 #: Epochs that are remembered of a topic.
@@ -16,6 +20,10 @@ class Epochs:
         self._begun: dict[int, tuple[int, int]] = {}
         #: How many events those had that are over.
         self._had: dict[int, int] = {}
+        #: How many of those of a former life there are at least.
+        self._seen: dict[int, int] = {}
+        #: Where the first epoch of each of the present members begins.
+        self._since: dict[Holder, int] = {}
 
     def begun(self, epoch: int, first: int) -> None:
         """An epoch begins at this position."""
@@ -23,11 +31,30 @@ class Epochs:
         if len(self._begun) > _MOST:
             over, _ = self._begun.pop(next(iter(self._begun)))
             self._had.pop(over, None)
+            self._seen.pop(over, None)
+
+    def found(self, epoch: int, first: int, least: int) -> None:
+        """A former life had so many events at least in an epoch that began there."""
+        self.begun(epoch, first)
+        self._seen[epoch] = least
 
     def ended(self, epoch: int, had: int) -> None:
         """An epoch is over: nobody gets another ticket of it."""
         if any(number == epoch for number, _ in self._begun.values()):
             self._had[epoch] = had
+
+    def joined(self, first: int, holders: Iterable[Holder]) -> None:
+        """An epoch that begins there has these members."""
+        self._since = {holder: self._since.get(holder, first) for holder in holders}
+
+    def before(self, holder: Holder) -> list[tuple[int, int]]:
+        """Of each epoch before the first one of a member: where it begins, and how many events it had."""
+        end = self._since.get(holder, 0)
+        return [
+            (first, self._had.get(epoch, self._seen.get(epoch, 0)))
+            for epoch, first in sorted(self._begun.values(), key=lambda begun: begun[1])
+            if first < end
+        ]
 
     def between(self, before: int, position: int) -> tuple[int, bool]:
         """How many events there were between two, and whether that is known; at least so many otherwise."""

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from tempos import Topic
 from tempos._slots import JournalLayout
 from tempos.errors import one_line
-from tempos_broker.journal.epochs import Epochs
+from tempos_broker.account.accounts import Holder
+from tempos_broker.journal.epochs import INSIDE, Epochs
 
 if TYPE_CHECKING:
     from tempos_broker.journal.memory import Entry, Memory
@@ -105,6 +106,17 @@ class Journals:
         if (epochs := self._epochs.get(topic)) is not None:
             epochs.ended(epoch, drawn)
 
+    def joined(self, topic: int, epoch: int, groups: Iterable[tuple[str, Iterable[Holder]]]) -> None:
+        """Members of an epoch that has begun."""
+        memory, epochs = self.of.get(topic), self._epochs.get(topic)
+        if memory is not None and epochs is not None:
+            epochs.joined(memory.first(epoch), (holder for _, holders in groups for holder in holders))
+
+    def before(self, topic: int, holder: Holder) -> tuple[Memory | None, Sequence[tuple[int, int]]]:
+        """A topic's journal, and where it has what was before somebody was a member; None: there is none."""
+        epochs = self._epochs.get(topic)
+        return self.of.get(topic), epochs.before(holder) if epochs is not None else ()
+
     def mend(self) -> None:
         """Another process is dead that wrote; this one does not at the moment."""
         for memory in self.of.values():
@@ -183,6 +195,8 @@ class Journals:
             self._former[topic.id] = before
             if epochs is not None:
                 self._epochs[topic.id] = epochs
+        if topic.id not in self._epochs and not memory.is_new:
+            self._epochs[topic.id] = _epochs_in(memory)
         self.of[topic.id], self._descriptors[topic.id] = memory, descriptor
         return True
 
@@ -209,6 +223,15 @@ class Journals:
         if (descriptor := self._descriptors.pop(topic, -1)) >= 0:
             os.close(descriptor)
         return self.of.pop(topic, None) is not None
+
+
+def _epochs_in(memory: Memory) -> Epochs:
+    """What a former life has left of epochs."""
+    epochs = Epochs()
+    for position in {position >> INSIDE: position for position in memory.positions()}.values():
+        if (entry := memory.read(position)) is not None:
+            epochs.found(entry.epoch, position - entry.tickets[0], entry.tickets[0] + 1)
+    return epochs
 
 
 @dataclass(frozen=True, slots=True)

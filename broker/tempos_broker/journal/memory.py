@@ -50,7 +50,9 @@ class Memory:
         self.view.memory = self._held
         self.view.slots, self.view.cells, self.view.bytes = layout.slots, layout.cells, layout.bytes
         _SIZES.pack_into(self._memory, 0, layout.slots, layout.cells, layout.bytes)
-        if not self.identity:
+        #: Whether nobody has had it before.
+        self.is_new = not self.identity
+        if self.is_new:
             _IDENTITY.pack_into(self._memory, _IDENTITY_AT, secrets.randbits(63) + 1)
 
     @property

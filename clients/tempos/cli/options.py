@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from tempos import CONTROL_PORT, DATA_PORT, LocalError
@@ -150,6 +151,14 @@ def positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def ago(text: str) -> timedelta:
+    """How far to go back, as :func:`duration` has it."""
+    back = timedelta(seconds=duration(text))
+    if not back:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time to go back")
+    return back
 
 
 def duration(text: str) -> float:

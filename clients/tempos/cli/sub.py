@@ -32,6 +32,8 @@ examples:
   tempos sub -b 10.0.1.1 -t temperature -g workers
                                                 share the events with the other members of a group
   tempos sub -t 'plant/+/press/#'               every topic that matches, also those made later
+  tempos sub -t temperature --last 10           the last ten first, which the journal has, and then what comes
+  tempos sub -t temperature --since 10s         the same with those of the last ten seconds
   tempos sub -t temperature --json | jq .latency_s
   tempos sub -t temperature --count 1 --timeout 5
                                                 exit code 1 if no event comes for 5 seconds
@@ -64,6 +66,9 @@ def register(subparsers: Subparsers) -> None:
     ))  # fmt: skip
     parser.add_argument("-g", "--group", metavar="GROUP", help="share the events with this group's members")
     parser.add_argument("--port", type=opt.port, default=0, help="UDP port to receive on (default: any)")
+    before = parser.add_mutually_exclusive_group()
+    before.add_argument("--last", metavar="N", type=opt.count, help="first the last N, out of the journal")
+    before.add_argument("--since", metavar="T", type=opt.ago, help="first what came since: 10s, 5m, 2h")
     parser.add_argument("--json", action="store_true", help="one JSON object per event")
     parser.add_argument("--count", metavar="N", type=opt.count, help="print so many events and leave")
     parser.add_argument(
@@ -91,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
         auth=opt.key(options),
         keys=opt.topic_keys(options),
         wait=options.wait,
+        start=options.last or options.since,
     )
     progress = Progress("events received", options.count) if options.stats else None
     opened = False
@@ -178,6 +184,7 @@ def _json_line(event: Event) -> str:
         "received_ns": event.received_ns,
         "latency_s": event.latency,
         "missed": event.missed,
+        **({"replayed": True} if event.is_replayed else {}),
     }
     return json.dumps(row, ensure_ascii=False) + "\n"
 
@@ -209,6 +216,8 @@ def _publisher_lines(publishers: Sequence[PublisherAccount]) -> Iterator[str]:
 def _stats_line(stats: SubscriberStats) -> str:
     counts = {
         "missed": stats.missed,
+        **({"replayed": stats.replayed} if stats.replayed else {}),
+        **({"replay_gone": stats.replay_gone} if stats.replay_gone else {}),
         "late": stats.late,
         "duplicates": stats.duplicates,
         "unstamped": stats.unstamped,

@@ -103,6 +103,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--journal", metavar="N", type=int, help="keep the last N events")
     parser.add_argument("--journal-bytes", metavar="N", type=int, help="bytes of payload kept of each")
     parser.add_argument(
+        "--retain", action=argparse.BooleanOptionalAction, help="a new member first gets the last event"
+    )
+    parser.add_argument(
         "--member", metavar="ip=IP[,port=PORT][,group=G][,mac=MAC][,source=IP]", action="append",
         type=_member, dest="members", help="a static member; may be given several times",
     )  # fmt: skip
@@ -123,7 +126,8 @@ def _member(text: str) -> dict[str, Any]:
 _KEYS = {
     "id": "id", "quality": "class", "priority": "priority", "framing": "framing", "path": "path",
     "sources": "sources", "rate": "rate", "burst": "burst", "overflow": "overflow", "fanout": "fanout",
-    "unheard": "unheard", "journal": "journal", "journal_bytes": "journal_bytes", "members": "member",
+    "unheard": "unheard", "journal": "journal", "journal_bytes": "journal_bytes", "retain": "retain",
+    "members": "member",
 }  # fmt: skip
 _SPELLINGS = {"source": "sources", "journal-bytes": "journal_bytes"}
 

@@ -54,6 +54,11 @@ class Event(NamedTuple):
         """Whether its publisher waits for an answer."""
         return False
 
+    @property
+    def is_replayed(self) -> bool:
+        """Whether it is from before this was a member, out of the topic's journal; then it is no delivery."""
+        return False
+
     def unpack(self) -> Any:
         """The body as msgpack; raises :class:`WireError` if it is none."""
         return wire.decode_body(self.body)
@@ -71,6 +76,14 @@ class Event(NamedTuple):
     def reply_error(self, body: object) -> Awaitable[None]:
         """Answer a request with an error, which raises :class:`ReplyError` there; else as :meth:`reply`."""
         return self.reply(body)
+
+
+class Kept(Event):
+    """An event out of a journal."""
+
+    @property
+    def is_replayed(self) -> bool:
+        return True
 
 
 class Inbox:

@@ -26,7 +26,7 @@ from tempos.receiving.inbox import Event, Inbox, new_event
 from tempos.receiving.sources import PublisherAccount
 from tempos.requests import envelope, probe
 from tempos.requests.answer import Replies
-from tempos.session import proof
+from tempos.session import proof, replayed
 from tempos.session.doorman import Doorman
 
 #: Datagrams kept while the answer to `subscribe`, which tells their framing, is on its way.
@@ -34,6 +34,7 @@ EARLY = 1024
 #: Datagrams kept of topics that were joined just now by a filter, until the broker has told of them.
 HELD = 4096
 
+_RAW_REPLAYED = bytes((_abi.SERVICE, _abi.SERVICE_REPLAYED))
 _VERSION = _abi.WIRE_VERSION << 4
 #: Whatever else is set in the version byte of a datagram, it is malformed.
 _ODD_BITS = 0xFF & ~(_abi.FLAG_BATCH | _abi.FLAG_DUP | _abi.FLAG_TRACE)
@@ -60,7 +61,9 @@ class SubscriberStats:
     events; ``overruns``: lost by the kernel because the socket buffer was full, as far as
     it has told; ``receive_buffer``: bytes of socket buffer that the kernel gave; ``requests`` among the
     events, ``replies`` sent to them, errors included, and ``replies_failed``: those that raised;
-    ``traced``: probes (:meth:`tempos.Publisher.trace`), datagrams that nobody is handed.
+    ``traced``: probes (:meth:`tempos.Publisher.trace`), datagrams that nobody is handed; ``replayed``:
+    datagrams from before this was a member, out of journals, and ``replay_gone`` such that could not be had:
+    these are in no other count.
 
     ``missed`` is final once the subscriber has drained or is closed: what was on its way has come by
     then, and what was lost at the very end the broker has told.
@@ -83,6 +86,8 @@ class SubscriberStats:
     replies: int = 0
     replies_failed: int = 0
     traced: int = 0
+    replayed: int = 0
+    replay_gone: int = 0
 
 
 class Waiter(Protocol):
@@ -149,6 +154,9 @@ class Intake:
         # Deliveries of which no later one tells that they are missing: known when the broker has said it.
         self._at_end = 0
         self._early: list[tuple[bytes, int]] | None = []
+        #: Takes what is out of a journal; None: it is not asked for. Datagrams that it gave, and could not.
+        self.replay: Callable[[bytes], bool] | None = None
+        self.replayed = self.replay_gone = 0
         #: Finds out of what this is a member; None: that is known.
         self.look: Callable[[], None] | None = None
         # What came of topics that are not known yet, by id: datagrams, when each came, and since when.
@@ -183,6 +191,8 @@ class Intake:
             replies=self.replies.sent,
             replies_failed=self.replies.failed,
             traced=self._traced,
+            replayed=self.replayed,
+            replay_gone=self.replay_gone,
         )
 
     def begin(self) -> None:
@@ -217,7 +227,7 @@ class Intake:
     def receive(self, datagram: bytes, at: int = 0) -> None:
         """Take one datagram from the socket, which came just now or ``at``; never raises."""
         if self._early is not None:
-            if not self._is_no_topics(datagram):
+            if not self._is_no_topics(datagram) and not (self.replay and self.replay(datagram)):
                 self._keep_early(datagram)
             return
         now = at or time.time_ns()
@@ -260,6 +270,11 @@ class Intake:
             if (version & _ODD_BITS != _VERSION or reserved) and (
                 version & _ODD_BITS != _ENVELOPED or reserved
             ):
+                if self.replayed and replayed.decode(whole) is not None:
+                    # It was asked for again, and had come.
+                    self._datagrams -= 1
+                    self._bytes -= size
+                    return
                 self._malformed[wire.check_payload(datagram, Framing.EVENT).label] += 1
                 return
             again = False
@@ -351,6 +366,8 @@ class Intake:
             if not self.prove(*told, self.doorman.admit):
                 self._turned_away(datagram)
             return True
+        if datagram[:2] == _RAW_REPLAYED and (self.replay is not None or self.replayed):
+            return self.replay is None or self.replay(datagram)
         if datagram or not self.doorman.stands:
             return False
         self._turned_away(datagram)
@@ -509,7 +526,8 @@ class Intake:
 
     def _keep_early(self, datagram: bytes) -> None:
         assert self._early is not None
-        if len(self._early) < EARLY:
+        # While there is more to have first, as many as may wait for the consumer.
+        if len(self._early) < (EARLY if self.replay is None else max(EARLY, self.inbox.limit)):
             self._early.append((datagram, time.time_ns()))
         else:
             self._datagrams += 1

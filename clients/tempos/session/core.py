@@ -106,7 +106,7 @@ class ControlSession:
         self._subscribed_at = 0.0
         #: What this proves with that it receives at its port; b"": it asks for that.
         self._proof = b""
-        self._instance: int | str | None = None
+        self.instance: int | str | None = None
         self._lease = 10.0
         self._interval = 2.5
         self._heartbeat_at: float | None = None
@@ -129,7 +129,7 @@ class ControlSession:
 
     def ask(self, op: str, now: float, **fields: Any) -> int:
         """Begin a request of ``control.OPERATIONS``; returns its id, which the events name."""
-        return self._pending.begin(op, now, fields)
+        return self._pending.begin(op, now, fields, roomy=op == "replay")
 
     def subscribe(self, wanted: str | Sequence[str], group: str | None, now: float) -> int:
         """Ask to become a member of topics by their names, and of all that match filters, now and later.
@@ -360,7 +360,7 @@ class ControlSession:
 
     def _for_whom(self) -> dict[str, Any]:
         """Whose account counts are for: they may come to a broker that has begun anew and just let us in."""
-        whom: dict[str, Any] = {"instance": self._instance} if isinstance(self._instance, int) else {}
+        whom: dict[str, Any] = {"instance": self.instance} if isinstance(self.instance, int) else {}
         return {**whom, "former": self._former} if self._former else whom
 
     def _repeat(self, request: int, pending: Pending, now: float) -> None:
@@ -551,9 +551,9 @@ class ControlSession:
     def _see_instance(self, instance: object) -> None:
         if not isinstance(instance, (int, str)):
             raise WireError("an answer without the broker's instance")
-        if self._instance is not None and instance != self._instance:
+        if self.instance is not None and instance != self.instance:
             self._events.append(BrokerChanged(instance))
-        self._instance = instance
+        self.instance = instance
 
     def _on_refused(self, request: int, pending: Pending, error: ControlRefused, now: float) -> None:
         if pending.op == "heartbeat" and error.code == control.Code.UNKNOWN_MEMBER:

@@ -99,6 +99,12 @@ class ControlLink:
         return self._returned or self._session.is_unanswered
 
     @property
+    def instance(self) -> int:
+        """Of the broker; 0: it tells none."""
+        instance = self._session.instance
+        return instance if isinstance(instance, int) else 0
+
+    @property
     def interval(self) -> float:
         """Seconds between two heartbeats."""
         return self._session.interval

@@ -7,7 +7,7 @@ count that comes with each page. Pages that do not follow what is known are pass
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from tempos import _abi
@@ -86,6 +86,8 @@ class Roll:
             for name, most in (("life", _U32), ("base", _U64), ("version", _U64), ("count", _U64))
         )
         rows = [_row(row, fields.get("group")) for row in _list(fields, "rows")]
+        journals, retained = _list(fields, "journals"), _list(fields, "retained")
+        rows = [_kept(row, journals, retained) for row in rows] if journals else rows
         gone = [_gone(row) for row in _list(fields, "gone")]
         if tuple(asked) != self.since or (base and (life, base) != self.since):
             return None
@@ -147,6 +149,14 @@ def _row(row: Any, group: Any) -> Row:
     if not isinstance(name, str) or not name or not isinstance(group, str) or epoch > _U32:
         raise WireError("a membership without topic and group")
     return Row(topic_about(topic, name, told), group, epoch, members)
+
+
+def _kept(row: Row, journals: list[Any], retained: list[Any]) -> Row:
+    """With what is known of its journal: whether there is one, and whether the last event is given first."""
+    topic = row.topic
+    if topic.id not in journals:
+        return row
+    return row._replace(topic=replace(topic, journal=1, retain=topic.id in retained))
 
 
 def _gone(row: Any) -> list[Any]:
