@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from tempos import FastPathStatus, Overflow, Path, PathChoice, Reason, Route, Topic, Unavailable
@@ -385,7 +386,7 @@ class NoFastPath:
         self._adopted.pop(topic, None)
 
     def adopted(self) -> Mapping[int, int]:
-        return dict(self._adopted)
+        return MappingProxyType(self._adopted)
 
     def counters(self, topics: Iterable[int] | None = None) -> Mapping[int, Mapping[Reason, int]]:
         return {}

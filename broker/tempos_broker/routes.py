@@ -153,7 +153,8 @@ class Routes:
                 await asyncio.sleep(0)
 
         if len(topics) > 1:
-            await asyncio.gather(*(one_by_one() for _ in range(min(AT_ONCE, len(topics)))))
+            with self._registry.same_sources():
+                await asyncio.gather(*(one_by_one() for _ in range(min(AT_ONCE, len(topics)))))
         elif topics:
             await self.swap(topics[0], renew=renew)
 
@@ -249,10 +250,12 @@ class Routes:
 
     async def resume(self, *topics: int) -> None:
         """Take up topics where the former life left them, as far as that is known; each gets its route."""
-        known = dict(zip(topics, await asyncio.gather(*map(self._take_up, topics)), strict=True))
-        # Counters are read in one go: calls by the thousand beside threads of the kernel's take seconds.
-        self._past.begin_anew(*(topic for topic, memory in known.items() if memory is None))
-        await asyncio.gather(*(self._give_route(topic, memory) for topic, memory in known.items()))
+        with self._registry.same_sources():
+            known = dict(zip(topics, await asyncio.gather(*map(self._take_up, topics)), strict=True))
+            # Counters are read in one go: calls by the thousand beside threads of the kernel's take seconds.
+            self._past.recount({topic: memory for topic, memory in known.items() if memory is not None})
+            self._past.begin_anew(*(topic for topic, memory in known.items() if memory is None))
+            await asyncio.gather(*(self._give_route(topic, memory) for topic, memory in known.items()))
 
     async def _take_up(self, topic: int) -> Remembered | None:
         """Take up account, members and, where that is in force still, the route; what is remembered of it."""
@@ -276,7 +279,6 @@ class Routes:
             self._enter(state, route)
             # A swap that was under way is finished by this.
             past.close_old(topic, route.epoch)
-            past.recount(topic, memory)
             state.version = self._registry.version(topic) if same else 0
             self._ledger.in_force(topic, time.monotonic())
             self._registry.holdings.in_force(topic, self._registry.holders(topic) if same else ())
@@ -286,7 +288,6 @@ class Routes:
             await self._fast.withdraw(topic)
         if memory is not None:
             past.cut(topic, memory)
-            past.recount(topic, memory)
         state.route = Route(state.route.topic, epoch, ())
         return memory
 
@@ -331,9 +332,9 @@ class Routes:
         if choice != state.choice:
             wanted = state.policy is PathPolicy.FAST and state.route.groups
             level = logging.WARNING if wanted and choice.path is Path.SLOW else logging.INFO
-            text = f"topic {state}: {choice.path.value} path: {choice.reason}"
             if self.telling:
+                text = f"topic {state}: {choice.path.value} path: {choice.reason}"
                 self.changes.tell(Kind.PATH, text, level=level, topic=state.route.topic.name)
             else:
-                log.log(level, "%s", text)
+                log.log(level, "topic %s: %s path: %s", state, choice.path.value, choice.reason)
         state.choice = choice

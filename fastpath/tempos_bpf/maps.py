@@ -97,24 +97,32 @@ class SharedArray:
 class Map:
     """A BPF map. A key may be bytes or, for integer keys, an int; values are bytes."""
 
-    def __init__(self, fd: int, *, owned: bool) -> None:
-        info = ffi.new("struct tempos_map_info *")
-        check(lib.tempos_map_info(fd, info), "cannot read what a map is")
+    def __init__(self, fd: int, *, owned: bool, made: tuple[str, int, int, int, int] | None = None) -> None:
+        """``made``: name, type, sizes of keys and values, and entries; None: the kernel is asked."""
         self._fd = fd
         self._owned = owned
-        self.name = text(info.name)
-        self.id = int(info.id)
-        self.type = int(info.type)
-        self.key_size = int(info.key_size)
-        self.value_size = int(info.value_size)
-        self.max_entries = int(info.max_entries)
+        if made is None:
+            info = self._info()
+            sizes = int(info.key_size), int(info.value_size), int(info.max_entries)
+            made = text(info.name), int(info.type), *sizes
+        self.name, self.type, self.key_size, self.value_size, self.max_entries = made
         self._stride = (self.value_size + 7) // 8 * 8
         #: What :meth:`sum_rows` reads into: for so many rows, their values, their keys.
         self._scratch: tuple[int, Any, Any] | None = None
 
+    def _info(self) -> Any:
+        info = ffi.new("struct tempos_map_info *")
+        check(lib.tempos_map_info(self._fd, info), "cannot read what a map is")
+        return info
+
     @property
     def fd(self) -> int:
         return self._fd
+
+    @property
+    def id(self) -> int:
+        """By which the kernel knows it."""
+        return int(self._info().id)
 
     def lookup(self, key: int | bytes) -> bytes | None:
         """The value of ``key``, or None; of a per-CPU map use :meth:`lookup_per_cpu`."""
@@ -274,7 +282,7 @@ def create_map(
     """A map of its own, for instance the inner one of a map of maps; the caller closes it."""
     fd = lib.tempos_map_create(name.encode()[:15], kind, key_size, value_size, max_entries, flags)
     check(fd, f"cannot create the map {name}")
-    return Map(fd, owned=True)
+    return Map(fd, owned=True, made=(name, kind, key_size, value_size, max_entries))
 
 
 def pinned_map(path: Path) -> Map:

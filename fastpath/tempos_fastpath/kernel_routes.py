@@ -168,6 +168,15 @@ class KernelRoutes:
         """The egress slot of each interface, or None if there are too many; the topic uses them from now."""
         needed = set(interfaces)
         missing = needed - self._slots.keys()
+        if missing and not self._find_slots(needed, missing):
+            return None
+        slots = {index: self._slots[index] for index in needed}
+        # Until the swap is over, packets may still go by the old route's slots.
+        self._uses.add(topic, slots.values())
+        return slots
+
+    def _find_slots(self, needed: Collection[int], missing: Collection[int]) -> bool:
+        """Give those that are ``missing`` a slot each that nobody uses; whether there are so many."""
         if len(missing) > len(self._free()):
             used = self._uses.all()
             self._slots = {
@@ -175,12 +184,9 @@ class KernelRoutes:
             }
         free = self._free()
         if len(missing) > len(free):
-            return None
+            return False
         self._slots.update(zip(sorted(missing), free, strict=False))
-        slots = {index: self._slots[index] for index in needed}
-        # Until the swap is over, packets may still go by the old route's slots.
-        self._uses.add(topic, slots.values())
-        return slots
+        return True
 
     def write(self, entries: Sequence[tuple[Plan, Claim]]) -> list[Unavailable | None]:
         """Swap routes in; returns when no packet uses older ones, with why one could not be, for each.
@@ -188,10 +194,11 @@ class KernelRoutes:
         Each is of another topic.
         """
         swaps: list[_Swap | Unavailable] = []
+        filled: set[tuple[int, int]] = set()
         with contextlib.ExitStack() as stack:
             for plan, claim in entries:
                 try:
-                    swap = self._prepare(plan, claim)
+                    swap = self._prepare(plan, claim, filled)
                     if swap.held != self._held.get(plan.topic):
                         swap.inner = stack.enter_context(_route_map(swap.value))
                     swaps.append(swap)
@@ -202,9 +209,12 @@ class KernelRoutes:
                 self._put(small, [each for each in new if each.held.small == small])
         return [each if isinstance(each, Unavailable) else self._settle(each) for each in swaps]
 
-    def _prepare(self, plan: Plan, claim: Claim) -> _Swap:
-        for ifindex, slot in claim.slots.items():
+    def _prepare(self, plan: Plan, claim: Claim, filled: set[tuple[int, int]]) -> _Swap:
+        """``filled``: interfaces and slots that are seen to already."""
+        for pair in claim.slots.items() - filled:
+            ifindex, slot = pair
             self._fanouts.put_slot(slot, ifindex)
+            filled.add(pair)
         if claim.fanout is not None:
             self._fanouts.make(claim.fanout)
         row = self._row_of[plan.topic]

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import struct
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from tempos import Framing, Overflow, Quality, Reason, _abi
@@ -32,6 +34,10 @@ ROUTE_SIZE = struct_size("struct tempos_route")
 #: Of one with no more than SMALL_MEMBERS members.
 SMALL_ROUTE_SIZE = struct_offset("struct tempos_route", "members") + _abi.SMALL_MEMBERS * struct_size(
     "struct tempos_member"
+)
+
+_EPOCH_AT, _BASE_AT, _TOPIC_AT = (
+    struct_offset("struct tempos_route", field) for field in ("epoch", "ticket_base", "topic")
 )
 
 TOPIC_SIZE = struct_size("struct tempos_topic")
@@ -95,10 +101,18 @@ def encode_route(plan: Plan, row: int, slots: Mapping[int, int], fanout: int = 0
     ``row``: where its topic stands in every table. ``slots``: of one group, the egress slot of each interface
     index. ``fanout``: of a broadcast, the key of the first of its devmaps.
     """
+    # Of thousands of topics with the same few members all but three numbers is the same.
+    lay_out = _laid_out if len(plan.hops) <= _abi.SMALL_MEMBERS else _laid_out.__wrapped__
+    value = bytearray(lay_out(replace(plan, topic=0, epoch=0), tuple(slots.items()), fanout))
+    struct.pack_into("=I", value, _EPOCH_AT, plan.epoch)
+    struct.pack_into("=I", value, _BASE_AT, group_slot(row, plan.epoch, 0))
+    struct.pack_into("=H", value, _TOPIC_AT, plan.topic)
+    return bytes(value)
+
+
+@lru_cache(16)
+def _laid_out(plan: Plan, slots: tuple[tuple[int, int], ...], fanout: int) -> bytes:
     route = struct_new("struct tempos_route")
-    route.topic = plan.topic
-    route.epoch = plan.epoch
-    route.ticket_base = group_slot(row, plan.epoch, 0)
     route.mtu = plan.mtu
     route.framing = _FRAMINGS[plan.framing]
     route.way = plan.way
@@ -111,7 +125,7 @@ def encode_route(plan: Plan, row: int, slots: Mapping[int, int], fanout: int = 0
         network = ipaddress.IPv4Network(source, strict=False)
         route.sources[index].network = _address(str(network.network_address))
         route.sources[index].mask = _address(str(network.netmask))
-    egresses: Sequence[Mapping[int, int]] = [slots] * len(plan.groups)
+    egresses: Sequence[Mapping[int, int]] = [dict(slots)] * len(plan.groups)
     if plan.way is Way.BROADCAST:
         route.fanout = fanout
         egresses = plan.broadcast.weights

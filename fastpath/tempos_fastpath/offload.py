@@ -16,7 +16,8 @@ import errno
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 from tempos import (
@@ -41,12 +42,20 @@ from tempos_fastpath.drops import Drops
 from tempos_fastpath.journals import KernelJournals
 from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies, runs_of
 from tempos_fastpath.network.changes import ChangeTrigger
-from tempos_fastpath.network.facts import Destination, Facts, destination
+from tempos_fastpath.network.facts import Destination, Facts
 from tempos_fastpath.network.firewall import Firewall
 from tempos_fastpath.network.ipsec import guarded
 from tempos_fastpath.network.reading import read_neighbours, resolve_neighbours
 from tempos_fastpath.network.targets import served_now
-from tempos_fastpath.plan import Means, Plan, Refusal, plan_route, refuse_at_once
+from tempos_fastpath.plan import (
+    Means,
+    Plan,
+    Refusal,
+    neighbours_in_use,
+    plan_route,
+    refuse_at_once,
+    towards,
+)
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.resources import Resources
 from tempos_fastpath.rows import KernelRows
@@ -106,7 +115,8 @@ class Offload:
         self._port = port
         self._loop = asyncio.get_running_loop()
         copies = self._programs.map("copies")
-        self._tickets = SharedTickets(self._programs.map("tickets").mmap(), rows, copies)
+        tickets, fresh = self._programs.map("tickets").mmap(), not self._programs.adopted
+        self._tickets = SharedTickets(tickets, rows, copies, fresh=fresh)
         self._topics = SharedTopics(self._programs.map("topics").mmap(), rows)
         self._places = KernelRows(self._programs.map("rows").mmap())
         self._sources = Sources(self._programs.map("sources"), self._programs.map("asked"), port)
@@ -119,6 +129,8 @@ class Offload:
         self._plans: dict[int, tuple[Route, Plan | Refusal]] = {}
         #: What plans are made of, as it was when none of them would have been another.
         self._judged_by: tuple[object, ...] = ()
+        #: What plans were made of when the mode was this one.
+        self._mode: tuple[tuple[object, ...], str] = (), ""
         #: Where events come in that no program sees; what the topics' reasons say is of these.
         self._unseen = resources.unseen(facts)
         #: Why a topic's copies, and any copies at all, could not be had where the plan had foreseen them.
@@ -236,7 +248,7 @@ class Offload:
         A topic leaves when :meth:`install` or :meth:`withdraw` touches it. Whoever knows nothing of a
         topic in here should withdraw it.
         """
-        return dict(self._adopted)
+        return MappingProxyType(self._adopted)
 
     async def install(self, route: Route) -> PathChoice:
         """Make ``route`` the kernel's route of its topic, or remove it where the kernel cannot carry it."""
@@ -248,21 +260,25 @@ class Offload:
             self._adopted.pop(topic, None)
             self._no_broadcast.pop(topic, None)
             facts, plan = await self._plan(route)
+            planned, judged_by = plan, self._judges_by()
             if isinstance(plan, Plan):
                 plan = await self._put(route, facts, plan)
             self._plans[topic] = (route, plan)
             if isinstance(plan, Refusal):
                 await self._take_out(topic)
                 await self._resolve(plan.unresolved)
-            if self._judge(route, self._facts) != plan:
+            is_as_judged = isinstance(plan, Plan) and plan is planned and judged_by == self._judges_by()
+            if not is_as_judged and self._judge(route, self._facts) != plan:
                 # What could not be had is tried again with each look.
                 self._judged_by = ()
                 if facts is not self._facts:
                     self._changed.set()
         if isinstance(plan, Refusal):
             return PathChoice(Path.SLOW, plan.reason)
-        mode = mode_of(self._programs.attachments, self._facts) or self.status().mode
-        return PathChoice(Path.FAST, why_fast(plan, mode, self._facts, self._unseen))
+        if self._mode[0] != (judges_by := self._judges_by()):
+            mode = mode_of(self._programs.attachments, self._facts) or self.status().mode
+            self._mode = judges_by, mode
+        return PathChoice(Path.FAST, why_fast(plan, self._mode[1], self._facts, self._unseen))
 
     async def withdraw(self, topic: int) -> None:
         """Take the topic's route out of the kernel; its packets come up to the slow path."""
@@ -376,7 +392,7 @@ class Offload:
         refusal = refuse_at_once(route)
         if refusal is not None:
             return self._facts, refusal
-        wanted = set(self._towards(route))
+        wanted = set(towards(route, self._tos))
         if self._lacking(wanted):
             try:
                 await self._look_for(wanted)
@@ -397,11 +413,6 @@ class Offload:
             return Refusal(why)
         means = Means(self._programs.native, no_broadcast, self._no_clone, self._port)
         return plan_route(route, facts, means, self._tos, self._left_out)
-
-    def _towards(self, route: Route) -> Iterator[Destination]:
-        """Where the events of a route go, with the mark of its class."""
-        tos = self._tos.get(route.topic.quality, 0)
-        return (destination(member, tos) for group in route.groups for member in group.members)
 
     def _lacking(self, wanted: Iterable[Destination]) -> set[Destination]:
         """Those that the facts have no way to, or none yet."""
@@ -439,7 +450,7 @@ class Offload:
     async def _look_now(self) -> None:
         self._more_changed = False
         routes = (route for route in self._wanted.values() if refuse_at_once(route) is None)
-        destinations = {each for route in routes for each in self._towards(route)}
+        destinations = {each for route in routes for each in towards(route, self._tos)}
         native, refused = self._programs.native, dict(self._refused)
         self._facts = await self._in_thread(self._survey.read, destinations, native, refused, self._port)
         for ifindex in refused:
@@ -488,7 +499,7 @@ class Offload:
 
     async def _look_at_all(self, *, first_resolve: bool) -> None:
         if first_resolve:
-            await self._resolve(self._neighbours_in_use())
+            await self._resolve(neighbours_in_use(self._plans.values(), self._facts, self._tos))
         await self._in_thread(self._firewall.look)
         await self._look()
         mended, unseen = await self._mend(), self._unseen
@@ -535,31 +546,21 @@ class Offload:
 
         Where all that plans are made of is as it was when none would be, none is looked at: they are many.
         """
-        programs = self._programs
-        means = (programs.native, programs.no_broadcast, self._no_clone, self._left_out, *programs.interfaces)
-        made_of = (self._facts, *means)
+        made_of = self._judges_by()
         if made_of == self._judged_by:
             return False
         outdated = any(self._judge(route, self._facts) != plan for route, plan in self._plans.values())
         self._judged_by = () if outdated else made_of
         return outdated
 
+    def _judges_by(self) -> tuple[object, ...]:
+        """All that plans are made of, but for routes, and copies that could not be had."""
+        carried = ((each.ifindex, each.link.mode) for each in self._programs.attachments if each.link)
+        return self._facts, self._firewall.forbids, self._no_clone, self._left_out, *carried
+
     def _tell(self) -> None:
         for callback in self._callbacks:
             callback()
-
-    def _neighbours_in_use(self) -> set[tuple[int, str]]:
-        used: set[tuple[int, str]] = set()
-        facts = self._facts
-        for route, plan in self._plans.values():
-            if isinstance(plan, Refusal):
-                used.update(plan.unresolved)
-                continue
-            members = (member for group in route.groups for member in group.members)
-            for member, towards, hop in zip(members, self._towards(route), plan.hops, strict=True):
-                if member.mac is None and (way := facts.way_to(towards)) is not None:
-                    used.add((hop.ifindex, way.next_hop))
-        return used
 
     async def _resolve(self, neighbours: Iterable[tuple[int, str]]) -> None:
         # What cannot be resolved stays refused, and the refusal's reason already says so.

@@ -6,13 +6,13 @@ there is none. Both are values: two of them differ exactly if something relevant
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tempos import DATA_PORT, Fanout, Framing, Member, PathPolicy, Quality, Route, _abi
 from tempos._abi import Way
 from tempos_fastpath.broadcast import Broadcast, plan_broadcast
-from tempos_fastpath.network.facts import Facts, Interface, destination
+from tempos_fastpath.network.facts import Destination, Facts, Interface, destination
 from tempos_fastpath.network.facts import Way as WayTo
 from tempos_fastpath.network.ipsec import Flow, hindrance
 
@@ -194,6 +194,28 @@ def plan_route(
         limited=topic.rate > 0,
         journal=topic.journal > 0,
     )
+
+
+def towards(route: Route, tos: Mapping[Quality, int]) -> Iterator[Destination]:
+    """Where the events of a route go, with the mark of its class."""
+    mark = tos.get(route.topic.quality, 0)
+    return (destination(member, mark) for group in route.groups for member in group.members)
+
+
+def neighbours_in_use(
+    plans: Iterable[tuple[Route, Plan | Refusal]], facts: Facts, tos: Mapping[Quality, int]
+) -> set[tuple[int, str]]:
+    """Interface and address of who is next on the way to any member whose MAC is not told."""
+    used: set[tuple[int, str]] = set()
+    for route, plan in plans:
+        if isinstance(plan, Refusal):
+            used.update(plan.unresolved)
+            continue
+        members = (member for group in route.groups for member in group.members)
+        for member, there, hop in zip(members, towards(route, tos), plan.hops, strict=True):
+            if member.mac is None and (way := facts.way_to(there)) is not None:
+                used.add((hop.ifindex, way.next_hop))
+    return used
 
 
 def _interfaces(groups: Sequence[Sequence[Hop]]) -> list[list[int]]:

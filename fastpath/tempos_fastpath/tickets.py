@@ -13,16 +13,22 @@ class SharedTickets:
     """One counter per topic, epoch (its lowest bit) and group, in an array mapped into our memory.
 
     ``rows``: where topics stand in it. ``copies``: the account of the copies made in the kernel, which begins
-    with the epoch as well.
+    with the epoch as well. ``fresh``: nobody has had either before.
     """
 
     #: Bytes from one counter to the next.
     stride = TICKET_SIZE
 
-    def __init__(self, array: SharedArray, rows: Rows, copies: Map | None = None) -> None:
+    def __init__(
+        self, array: SharedArray, rows: Rows, copies: Map | None = None, *, fresh: bool = False
+    ) -> None:
         self._array = array
         self._row_of = rows.of
         self._copies = copies
+        #: By place in that account, whether anything may be there.
+        self._used = bytearray(0 if copies is None else copies.max_entries)
+        if not fresh:
+            self._used = bytearray(b"\1") * len(self._used)
 
     @property
     def descriptor(self) -> int:
@@ -42,7 +48,9 @@ class SharedTickets:
         self._array.zero(self._offset(topic, epoch, 0), _abi.GROUPS_PER_TOPIC * TICKET_SIZE)
         if self._copies is not None:
             place = epoch_row(self._row_of[topic], epoch)
-            self._copies.update(place, bytes(self._copies.value_size * possible_cpus()))
+            if self._used[place]:
+                self._copies.update(place, bytes(self._copies.value_size * possible_cpus()))
+            self._used[place] = True
 
     def close(self) -> None:
         self._array.close()

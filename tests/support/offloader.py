@@ -11,7 +11,11 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path as File
 from typing import Any
+
+# It is a program of its own, too.
+sys.path.insert(0, str(File(__file__).resolve().parents[1]))
 
 from support.waiting import LIMIT
 from tempos import Fanout, Framing, Group, Member, Path, Route, Topic, Unavailable

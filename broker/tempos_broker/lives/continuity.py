@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from tempos._rows import NoRow, Rows
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counting import Counting
+from tempos_broker.counts import Counters
 from tempos_broker.lives.keeper import MARK, UNSTORED, Keeper
 from tempos_broker.lives.memory import (
     UNREADABLE,
@@ -286,21 +287,45 @@ class Continuity:
             tickets = tickets if len(tickets) == groups else [0] * groups
             self._ledger.closed(topic, epoch, tickets, cut=True)
 
-    def recount(self, topic: int, memory: Remembered) -> None:
-        """Go on with the counters, those included that died with the process."""
+    def recount(self, topics: Mapping[int, Remembered]) -> None:
+        """Go on with the counters, those included that died with the process.
+
+        The counters are read of all of these topics at once, so what has passed meanwhile is none of most.
+        """
+        raw, live, after = self._read(topics)
+        since = self._source.counters() if self._source is not None else {}
+        for topic, memory in topics.items():
+            if raw.get(topic) != after.get(topic):
+                raw_of, live_of, after_of = self._read([topic])
+                self._recount(topic, memory, since, raw_of, live_of, after_of)
+            else:
+                self._recount(topic, memory, since, raw, live, after)
+
+    def _read(self, topics: Collection[int]) -> tuple[Counters, Mapping[int, dict[int, list[int]]], Counters]:
+        """What the fast path has counted, the tickets drawn, and again what the fast path has counted."""
+        raw = self._fast.counters(topics)
+        return raw, {topic: self.counting.live(topic) for topic in topics}, self._fast.counters(topics)
+
+    def _recount(
+        self,
+        topic: int,
+        memory: Remembered,
+        since: Counters,
+        raw_of: Counters,
+        live: Mapping[int, dict[int, list[int]]],
+        after_of: Counters,
+    ) -> None:
         counting = self.counting
-        raw = self._fast.counters([topic]).get(topic, {})
+        raw, after = raw_of.get(topic, {}), after_of.get(topic, {})
         if self._source is not None:
-            since = self._source.counters().get(topic, {})
+            counts = since.get(topic, {})
             counted = {
-                reason: memory.fast.get(reason, 0) + since.get(reason, 0) - memory.fast_raw.get(reason, 0)
-                for reason in {*memory.fast, *since, *memory.fast_raw}
+                reason: memory.fast.get(reason, 0) + counts.get(reason, 0) - memory.fast_raw.get(reason, 0)
+                for reason in {*memory.fast, *counts, *memory.fast_raw}
             }
             memory = replace(memory, fast=counted, fast_raw=self._began.pop(topic, raw))
         counting.fast_offsets.set(topic, memory.fast, memory.fast_raw if self.continued else raw)
-        live = counting.live(topic)
-        after = self._fast.counters([topic]).get(topic, {})
-        drawn = self._ledger.drawn(topic) + sum(tickets[0] for tickets in live.values() if tickets)
+        drawn = self._ledger.drawn(topic) + sum(tickets[0] for tickets in live[topic].values() if tickets)
         fast = counting.fast_offsets.applied_to(topic, after)
         handed = fast.get(Reason.FORWARDED, 0) + fast.get(Reason.NO_EGRESS, 0)
         slow = dict(memory.slow)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 from tempos import Group, Member, Topic
 from tempos_broker.account.accounts import Holder
@@ -20,6 +21,19 @@ class Table:
         self._groups: dict[int, dict[str, GroupState]] = {}
         #: Grow by one with each change of what makes a topic's route.
         self._versions: dict[int, int] = {}
+        #: Where events to members leave from, as long as it is the same for all topics; and for how many.
+        self._same: dict[tuple[str, str | None], str | None] = {}
+        self._sames = 0
+
+    @contextlib.contextmanager
+    def same_sources(self) -> Iterator[None]:
+        """Inside, the address that events to a member leave from is asked for once for all topics."""
+        self._same = {}
+        self._sames += 1
+        try:
+            yield
+        finally:
+            self._sames -= 1
 
     def touch(self, topic: int) -> None:
         """Something else than the members makes the topic's route another one."""
@@ -52,7 +66,7 @@ class Table:
 
         Of a member that asked no address that depends on the network, and may be another one next time.
         """
-        chosen: dict[tuple[str, str | None], str | None] = {}
+        chosen = self._same if self._sames else {}
 
         def sourced(member: Member) -> Member:
             key = member.ip, member.source

@@ -46,6 +46,8 @@ class Wants:
 
     def of(self, name: str) -> Iterator[Lease]:
         """Who wants a topic of this name that is new, each once; those by name are noted no more."""
+        if not self._leases:
+            return iter(())
         found = dict(self._leases.pop(name, {}))
         for wanted in self._tree.matching(name):
             found |= self._leases[wanted]

@@ -101,7 +101,9 @@ class Facts:
 
     def key(self, towards: Destination) -> Destination:
         """What ``ways`` has its way under."""
-        return towards if self.by_port else towards._replace(port=0)
+        if self.by_port or not towards.port:
+            return towards
+        return Destination(towards.ip, towards.source, 0, towards.tos)
 
     def way_to(self, towards: Destination) -> Way | None:
         """The way to there, as far as it is known."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 _SELECTOR = struct.Struct("!16s16sHHHH")
@@ -104,8 +104,10 @@ def policy_of(payload: bytes, attributes: dict[int, bytes]) -> Policy | None:
     )
 
 
-def hindrance(policies: Iterable[Policy], flow: Flow, *, outgoing: bool) -> str:
+def hindrance(policies: Collection[Policy], flow: Flow, *, outgoing: bool) -> str:
     """Why the flow is not for the fast path; empty if it may be."""
+    if not policies:
+        return ""
     for policy in sorted(each for each in policies if each.outgoing == outgoing):
         fits = policy.fits(flow)
         if fits and not policy.strict:
@@ -115,7 +117,9 @@ def hindrance(policies: Iterable[Policy], flow: Flow, *, outgoing: bool) -> str:
     return ""
 
 
-def guarded(policies: Sequence[Policy], listen: Iterable[str], port: int) -> str:
+def guarded(policies: Collection[Policy], listen: Iterable[str], port: int) -> str:
     """Why what comes in for the data port of these addresses is not for the fast path; empty if it may be."""
+    if not policies:
+        return ""
     found = (hindrance(policies, Flow(None, None, address, port), outgoing=False) for address in listen)
     return next((each for each in found if each), "")
