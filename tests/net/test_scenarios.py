@@ -24,6 +24,7 @@ SMALL = {
     "slow-path": ("rounds=1", "seconds=1"),
     "slow-path-gso": ("rounds=1", "seconds=1"),
     "fanout-rate": ("repetitions=1", "rounds=1", "deliveries=16000", "slow_deliveries=1600"),
+    "journal-cost": ("rounds=1", "frames=20000", "slow_frames=500", "payloads=[64,1472]"),
     "loss": ("rounds=1", "seconds=0.1", "lowest=500", "highest=10000", "tolerance=0.9", "members=2"),
     "qos-slow": ("rounds=1", "seconds=0.4"),
     "qos-fast": ("rounds=1", "seconds=0.2"),
@@ -73,6 +74,7 @@ COUNTED = (
     "faults",
     "not exact",
     "not in the account",
+    "not in the journal",
     "not answered with 202",
 )
 

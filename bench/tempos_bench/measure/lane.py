@@ -5,6 +5,7 @@ A's probe sends, C's drops and counts; both on one core, where the forwarder's w
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from tempos_bench.nodes.topology import Topology, build, mac_of
 TOPIC = Topic(id=1, name="events", framing=Framing.EVENT)
 GROUP = "bench"
 _SOURCE_PORT = 40000
+#: Seconds without an arrival after which a slow path has sent all it had taken; to wait for the first one;
+#: between two looks.
+_IDLE, _FIRST, _LOOK = 0.3, 5.0, 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,19 @@ class Lane:
         before = self.sink.count()
         seconds = self.source.generate(frames, batch)
         return Crossing(frames, self.sink.count() - before, seconds)
+
+    def flood(self, frames: int) -> Crossing:
+        """Send ``frames`` all at once, into a slow path's socket; timed until the last arrival."""
+        before = seen = self.sink.count()
+        began = time.perf_counter()
+        self.source.generate(frames)
+        last = time.perf_counter()
+        while (now := time.perf_counter()) - last < (_IDLE if seen > before else _FIRST):
+            count = self.sink.count()
+            if count != seen:
+                seen, last = count, now
+            time.sleep(_LOOK)
+        return Crossing(frames, seen - before, last - began)
 
     def forward_by_broker(self, stack: ExitStack, core: int, members: int = 1, topics: int = 1) -> Broker:
         """Let a broker's fast path forward, natively, to so many members at C.

@@ -34,6 +34,7 @@ GOALS = (
         ("ratio, native", "ratio, generic"),
     ),
     Goal("fan-out to 4 groups", "tc clone", "fanout-rate", ("*4 groups*tc*", "*tc*4 groups*")),
+    Goal("a topic with a journal, fast path", "one without, same run", "journal-cost", ("fast path*ratio",)),
     Goal("slow path, datagrams/s", "a C recvmmsg/sendmmsg forwarder", "slow-path", ("ratio to C",)),
     Goal("slow path", "plain uvloop DatagramProtocol forwarder", "slow-path", ("ratio to uvloop",)),
     Goal("SQ p99 under a BQ flood, slow path", "SQ p99 alone", "qos-slow", _SQ),

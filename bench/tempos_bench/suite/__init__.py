@@ -45,6 +45,7 @@ from tempos_bench.suite.observe import peers as observe_peers
 from tempos_bench.suite.observe import sources as observe_sources
 from tempos_bench.suite.observe import watched
 from tempos_bench.suite.topics import churn as topic_churn
+from tempos_bench.suite.topics import journal_cost
 from tempos_bench.suite.topics import scale as topics_scale
 
 #: Scenario by the name of its file.
@@ -59,6 +60,7 @@ MODULES: dict[str, ModuleType] = {
     "invoke-chaos": invoke_chaos,
     "invoke-peers": invoke_peers,
     "loop-free": loop_free,
+    "journal-cost": journal_cost,
     "lives": lives,
     "loss": loss,
     "member-kill": member_kill,

@@ -13,7 +13,6 @@ as it can from a full socket.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -41,9 +40,6 @@ _FIRST_PORT = 10_000
 #: Copies that may stand in a veth's ring of 256 at a time.
 _ROOM = 192
 _BATCH = 64
-#: Seconds without a delivery after which the slow path has sent all it had taken; to wait for the first one;
-#: between two looks.
-_IDLE, _FIRST, _LOOK = 0.3, 5.0, 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +96,7 @@ class _Lanes:
             self._aimed[name] = groups
         wanted = self._p.slow_deliveries if name == SLOW else self._p.deliveries
         frames = max(wanted // groups // share, 1)
-        if name == SLOW:
-            return _until_idle(lane, frames, groups)
-        crossing = lane.cross(frames, min(_BATCH, _ROOM // groups))
+        crossing = lane.flood(frames) if name == SLOW else lane.cross(frames, min(_BATCH, _ROOM // groups))
         return Crossing(frames * groups, crossing.received, crossing.seconds)
 
     def _widen(self, groups: int) -> None:
@@ -127,20 +121,6 @@ def _serve(stack: ExitStack, lane: Lane, name: str, cpu: int) -> Broker:
     for topic in topics:
         broker.wait_path(topic.name, path)
     return broker
-
-
-def _until_idle(lane: Lane, frames: int, groups: int) -> Crossing:
-    """All at once into the slow path's socket; timed until the last delivery."""
-    before = seen = lane.sink.count()
-    began = time.perf_counter()
-    lane.source.generate(frames)
-    last = time.perf_counter()
-    while (now := time.perf_counter()) - last < (_IDLE if seen > before else _FIRST):
-        count = lane.sink.count()
-        if count != seen:
-            seen, last = count, now
-        time.sleep(_LOOK)
-    return Crossing(frames * groups, seen - before, last - began)
 
 
 def _repeat(p: Parameters, findings: Findings, progress: Run) -> None:
