@@ -27,4 +27,35 @@ static uint32_t tempos_batch_journal(struct tempos_batch *b, const struct tempos
 	return kept;
 }
 
+static int tempos_journal_drew(const struct tempos_journal_view *v, uint64_t position, uint32_t epoch, uint32_t group,
+			       uint32_t ticket)
+{
+	const uint8_t *slot = tempos_journal_slot_at(v, position);
+	const struct tempos_journal_slot *head = (const struct tempos_journal_slot *)slot;
+	const uint32_t *others = (const uint32_t *)(slot + (v->cells - 1) * TEMPOS_JOURNAL_CELL);
+
+	return __atomic_load_n(&head->word, __ATOMIC_ACQUIRE) == tempos_journal_word(position) &&
+	       head->epoch == epoch && group < head->groups && others[group] == ticket;
+}
+
+/*
+ * Where the event stands whose ticket of a group is this one, or 0. Tickets of an event are drawn one after the
+ * other, so where several draw they differ by a few: it is looked for from the same number on, `reach` either way.
+ */
+static uint64_t tempos_journal_find(const struct tempos_journal_view *v, uint64_t first, uint32_t epoch, uint32_t group,
+				    uint32_t ticket, uint32_t reach)
+{
+	uint64_t near = first + ticket;
+
+	if (group >= TEMPOS_JOURNAL_TICKETS)
+		return 0;
+	for (uint64_t away = 0; away <= reach; away++) {
+		if (tempos_journal_drew(v, near + away, epoch, group, ticket))
+			return near + away;
+		if (away && near >= first + away && tempos_journal_drew(v, near - away, epoch, group, ticket))
+			return near - away;
+	}
+	return 0;
+}
+
 #endif

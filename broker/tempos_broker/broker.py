@@ -38,6 +38,7 @@ from tempos_broker.membership import Registry
 from tempos_broker.orders import Drained, KeepOut, Orders
 from tempos_broker.paths import Elsewhere, FastPath, NoFastPath
 from tempos_broker.reloader import Reloader, unstamped
+from tempos_broker.repair.desk import Desk
 from tempos_broker.routes import Routes
 from tempos_broker.slowpath import SlowPathServer
 from tempos_broker.slowpath.returns import Returns
@@ -127,6 +128,7 @@ class Broker:
         self._past.counting.slow_counters = self._slow.counters
         self._past.counting.slow_lost = self._slow.lost
         self._past.counting.slow_under_way = self._slow.under_way
+        self._repairs = Desk(self._registry, journals, self._past.tickets.read, self._slow.say)
         self._routes = Routes(
             states,
             self._registry,
@@ -137,6 +139,7 @@ class Broker:
             config.control.lease,
             Pace(config.control.heartbeat),
             self.changes,
+            self._repairs,
         )
         narrowest = Narrowest(config.limits.datagram)
         self._control = ControlServer(
@@ -152,8 +155,12 @@ class Broker:
             proofs=Proofs(data_port=config.data_port),
             returns=lambda ip, port, asked: returns.grant(ip, port, source(ip, asked), time.time()),
             changes=self.changes,
-            more={"replay": Replays(self._registry, journals, self._past.instance).request},
+            more={
+                "replay": Replays(self._registry, journals, self._past.instance).request,
+                "repair": self._repairs.request,
+            },
         )
+        self._control.reports.on_repairs = self._repairs.heard
         self._tasks = Tasks()
         self._expiry = Expiry(self._registry, self._ledger, self._routes, self._tasks)
         self._port = ControlPort(self._control, self._routes, self._expiry, self._tasks, self._slow.say)
@@ -310,6 +317,7 @@ class Broker:
         self._ready = False
         self._expiry.cancel()
         self._control.stopping = True
+        self._repairs.close()
         await self._watch.close()
         await self._awaited.close()
         await self._tasks.close(FINISH)

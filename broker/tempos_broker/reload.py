@@ -119,6 +119,7 @@ def _topic(old: Topic, new: Topic) -> Iterator[str]:
         ("journal", "journal"),
         ("journal_bytes", "journal_bytes"),
         ("retain", "retain"),
+        ("repair", "repair"),
     ):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:

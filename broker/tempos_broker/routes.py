@@ -25,6 +25,7 @@ from tempos_broker.lives.continuity import Continuity
 from tempos_broker.lives.memory import Remembered
 from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
+from tempos_broker.repair.desk import Desk
 from tempos_broker.state import TopicState
 from tempos_broker.tasks import Tasks
 from tempos_broker.topics.locks import KeyedLocks
@@ -61,6 +62,7 @@ class Routes:
         lease: float,
         pace: Pace,
         changes: Changes | None = None,
+        repairs: Desk | None = None,
     ) -> None:
         self.states = states
         #: Where members are that events go to now, and how many are there.
@@ -74,6 +76,7 @@ class Routes:
         self._past = past
         self._fast = fast
         self._slow = slow
+        self._repairs = repairs
         self._locks: KeyedLocks[int] = KeyedLocks()
 
     def epoch(self, topic: int) -> int:
@@ -182,6 +185,8 @@ class Routes:
         tickets.reset(topic, route.epoch)
         journals.begin(topic, route.epoch, tickets.read(topic, state.route.epoch, 0))
         journals.joined(topic, route.epoch, holders)
+        if self._repairs is not None:
+            self._repairs.opened(route, holders)
         now = time.monotonic()
         self._ledger.opened(topic, route.epoch, holders, now)
         await self._past.keeper.opening(route)
@@ -190,6 +195,8 @@ class Routes:
         # Both paths have let go of the old route: its tickets are final.
         journals.ended(topic, state.route.epoch, tickets.read(topic, state.route.epoch, 0))
         self._past.close_old(topic, route.epoch)
+        if self._repairs is not None:
+            self._repairs.closed(state.route)
         self._ledger.settle(now - self.lease, now - ASKS_AGAIN)
         self._ledger.in_force(topic, time.monotonic())
         before = state.route
@@ -235,6 +242,8 @@ class Routes:
     def end(self, route: Route, successor: Topic | None) -> None:
         """Forget a topic, but for its epoch: account and counters begin anew, should its id come back."""
         topic = route.topic.id
+        if self._repairs is not None:
+            self._repairs.forget(topic)
         self._past.ended(route)
         if successor is None:
             del self.states[topic]
@@ -274,6 +283,8 @@ class Routes:
             past.fetch(topic)
             route, same = past.former_route(state.route.topic, memory)
             self._slow.journals.begin(topic, route.epoch, 0)
+            if self._repairs is not None:
+                self._repairs.opened(route, self._ledger.route(topic, route.epoch))
             self._chosen(state, await self._install(state, route))
             await self._slow.swap(route)
             self._enter(state, route)

@@ -199,6 +199,7 @@ def topic_document(
         "unheard": topic.unheard.value,
         "journal": journal,
         "retain": topic.retain,
+        "repair": topic.is_repaired,
         "origin": origin.value,
         "durable": durable or origin is Origin.FILE,
         **path_fields(state),
@@ -269,6 +270,8 @@ def topic_ledger_document(
                         "dropped": row.dropped,
                         "unconfirmed": row.unconfirmed,
                         "lost": row.lost,
+                        "repaired": row.repaired,
+                        "given_up": row.given_up,
                         "overruns": _load(consumers.of(row.holder))["overruns"],
                     }
                     for row in group.members
@@ -295,7 +298,7 @@ def _lost_before(publishers: PublishersAccount) -> dict[str, Any]:
 def _sums(group: GroupRow) -> dict[str, Any]:
     """``tickets = delivered + dropped + unconfirmed + lost + unknown``.
 
-    ``unsent`` is known to be in the last three.
+    ``unsent`` is known to be in the last three, ``repaired`` is in the first two, ``given_up`` in the next.
     """
     return {
         "name": group.name,
@@ -306,6 +309,8 @@ def _sums(group: GroupRow) -> dict[str, Any]:
         "lost": group.lost,
         "unknown": group.unknown,
         "unsent": group.unsent,
+        "repaired": group.repaired,
+        "given_up": group.given_up,
     }
 
 

@@ -41,6 +41,7 @@ PRIORITIES = 8
 SERVICE = 0
 SERVICE_PROOF = 1
 SERVICE_KEEP_ALIVE = 2
+SERVICE_SENT = 3
 SERVICE_REPLAYED = 4
 REPLAYED = 1
 KEEP_ALIVE_LEN = 2
@@ -75,7 +76,7 @@ JOURNAL_MOST_EVENTS = 1048576
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x9c226d8d21fb9da4
+ABI_FINGERPRINT = 0x5f2641511c9b55d5
 
 
 class Reason(enum.IntEnum):

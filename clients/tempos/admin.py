@@ -184,6 +184,7 @@ class Admin:
                 PathPolicy(told["policy"]), tuple(told["sources"]), told["rate"], told["burst"],
                 Overflow(told["overflow"]), Fanout(told["fanout"]),
                 Unheard(told["unheard"]), *_journal(told["journal"]), retain=bool(told["retain"]),
+                repair=_repair(told),
             )  # fmt: skip
             return TopicInfo(
                 topic, told["origin"], told["durable"], Path(told["path"]) if told["path"] else None,
@@ -195,6 +196,10 @@ class Admin:
 
 def _journal(told: Any) -> tuple[int, int]:
     return (told["events"], told["bytes"]) if told else (0, 0)
+
+
+def _repair(told: Any) -> bool | None:
+    return told.get("repair") is True if told["journal"] else None
 
 
 def _header(head: bytes, name: str) -> str | None:

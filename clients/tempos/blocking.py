@@ -31,6 +31,7 @@ from tempos.model import Member, Topic
 from tempos.publisher import PublisherStats
 from tempos.receiving.intake import Duplicates
 from tempos.receiving.replay import Start
+from tempos.repair.repairer import PATIENCE
 from tempos.requests.ask import TIMEOUT, Reply
 from tempos.requests.core import RequestStats
 from tempos.requests.tracing import WITHIN, Enough, Trace
@@ -307,6 +308,8 @@ class Subscriber(forks.OfOneProcess):
         keys: TopicKeys | None = None,
         wait: float = 0,
         start: Start | None = None,
+        repair: float = PATIENCE,
+        ordered: bool = False,
     ) -> None:
         self._inner = subscriber.Subscriber(
             broker,
@@ -321,6 +324,8 @@ class Subscriber(forks.OfOneProcess):
             keys=keys,
             wait=wait,
             start=start,
+            repair=repair,
+            ordered=ordered,
         )
         self._inner.replies_block()
         self._timeout = timeout

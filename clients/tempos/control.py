@@ -131,7 +131,8 @@ class Field:
 #: ``since``: [life, version], up to which version of this life of the broker it knows its memberships, or []
 #: where it does not ask; who does not name it is told what is in force of its ``topics``.
 #: ``instance``: whose account all of it is for; another broker, or one that has lost its memory, began anew.
-#: ``former``: where the same client was a member, of which this tells, too.
+#: ``former``: where the same client was a member, of which this tells, too. ``repairs``: what became of
+#: deliveries that were missing, of topics that are repaired.
 _TOLD = (
     Field("received", "counts"),
     Field("instance", "number", required=False),
@@ -144,14 +145,16 @@ _TOLD = (
     Field("topics", "asked", required=False),
     Field("since", "version", required=False),
     Field("former", "former", required=False),
+    Field("repairs", "repairs", required=False),
 )
 
 #: How an answer lists memberships: what is new from version ``base`` up to ``version``, of ``count`` in all,
 #: and whether there is ``more``. ``rows``: [topic id, name, about (:mod:`.session.rows`), epoch, members
 #: of the group], with the group where it is not the answer's; ``gone``: [topic id, name, why (:class:`Out`)],
-#: and it in words where there is more to say; ``journals``: the ids of those in ``rows`` that have one, and
-#: ``retained``: of which a member first has the last event sent (:class:`Replay`).
-_LISTED = ("life", "base", "version", "count", "more", "rows", "gone", "journals", "retained")
+#: and it in words where there is more to say; ``journals``: the ids of those in ``rows`` that have one,
+#: ``retained``: of which a member first has the last event sent (:class:`Replay`), and ``repaired``: of which
+#: what is missing is sent again.
+_LISTED = ("life", "base", "version", "count", "more", "rows", "gone", "journals", "retained", "repaired")
 
 #: operation -> what it is for, its fields, the fields of its answer
 OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
@@ -195,6 +198,11 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
         "have sent, out of the journals, what came before this was a member; 'after': a position, or 0",
         (Field("port", "port"), Field("instance", "number"), Field("replays", "replays")),
         ("replayed",),
+    ),
+    "repair": (
+        "have sent again what is missing; with a number of 0: be told of a topic what was sent last",
+        (Field("port", "port"), Field("missing", "missing"), Field("instance", "number", required=False)),
+        ("sent", "gone"),
     ),
     "return_address": (
         "where replies reach this client: what it puts into the envelopes of its requests, for so long",
@@ -270,6 +278,24 @@ class Replay(NamedTuple):
     after: int
     last: int
     age_ms: int
+
+
+class Missing(NamedTuple):
+    """Deliveries of one epoch that a member has not got, from the sequence ``first`` on."""
+
+    topic: int
+    epoch: int
+    first: int
+    number: int
+
+
+class Repaired(NamedTuple):
+    """What became of deliveries that were missing, in datagrams: came when asked for, asked for no more."""
+
+    topic: int
+    group: str
+    repaired: int
+    given_up: int
 
 
 class Lacking(NamedTuple):
@@ -501,6 +527,8 @@ _ROWS: dict[str, Any] = {
     "sent": Sent,
     "former": Former,
     "replays": Replay,
+    "repairs": Repaired,
+    "missing": Missing,
 }
 _IN_ROWS: dict[str, Callable[[object], bool]] = {
     "topic": lambda value: _is_int(value, 0xFFFF),
@@ -508,6 +536,7 @@ _IN_ROWS: dict[str, Callable[[object], bool]] = {
     "epoch": lambda value: _is_int(value, U32),
     "publisher": lambda value: _is_int(value, U32),
     "first": lambda value: _is_int(value, U32),
+    "number": lambda value: _is_int(value, U32),
     "ip": lambda value: isinstance(value, str) and 7 <= len(value) <= 15,
     "port": lambda value: _is_int(value, 0xFFFF) and value != 0,
 }

@@ -186,6 +186,30 @@ class GapTracker:
             return 0
         return self._see_unexpected(epoch, sequence)
 
+    def number(self, byte: int) -> int:
+        """The full number of the epoch of a datagram that was accounted just now."""
+        return byte if self._current is None else _full(byte, self._current.number)
+
+    def sent(self, number: int, count: int) -> tuple[int, int] | None:
+        """The broker says that it sent so many datagrams of the epoch ``number``: what is missing in the end.
+
+        From which sequence on, and how many; None: nothing, or nobody can tell.
+        """
+        current = self._current
+        if current is None or number <= current.number - KEPT_EPOCHS:
+            return None
+        if number > current.number:
+            epoch = self._begin(number)
+        else:
+            epoch = self._epochs.get(number) or self._epochs.setdefault(number, _Epoch(number))
+        first = epoch.expected
+        ahead = (count - first) & _U32
+        if not ahead or ahead >= _HALF:
+            return None
+        epoch.skip(ahead)
+        epoch.expected = count & _U32
+        return first, ahead
+
     def in_force(self, epoch: int) -> None:
         """The broker says that this member is in the route of ``epoch``, in full.
 

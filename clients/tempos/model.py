@@ -83,6 +83,7 @@ class Topic:
     ``journal``: events that the broker keeps, 0: none; of each as many bytes of payload as
     ``journal_bytes`` says (0: see :attr:`journal_room`), or none of it.
     ``retain``: whether a new member first gets the last event, out of the journal.
+    ``repair``: whether members can have sent again what they miss; None: see :attr:`is_repaired`.
     """
 
     id: int
@@ -100,6 +101,7 @@ class Topic:
     journal: int = 0
     journal_bytes: int = 0
     retain: bool = False
+    repair: bool | None = None
 
     @property
     def bucket(self) -> int:
@@ -107,6 +109,12 @@ class Topic:
         if not self.rate:
             return 0
         return self.burst or max(1, self.rate // 100)
+
+    @property
+    def is_repaired(self) -> bool:
+        """Whether members can have sent again what they miss: as ``repair`` says, or those of class SQ."""
+        wanted = self.quality is Quality.SQ if self.repair is None else self.repair
+        return wanted and self.journal > 0 and self.framing is Framing.EVENT
 
     @property
     def journal_room(self) -> int:

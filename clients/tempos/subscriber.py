@@ -14,7 +14,6 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -26,11 +25,14 @@ from tempos.encryption import TopicKeys
 from tempos.errors import ControlRefused, LocalError, NoAnswer, NoWay, RemoteError
 from tempos.model import Member, Topic
 from tempos.receiving import loan
+from tempos.receiving.drained import Drained
 from tempos.receiving.inbox import Event
 from tempos.receiving.intake import Bell, Duplicates, Intake, SubscriberStats
 from tempos.receiving.replay import Start, Wanted, replay
 from tempos.receiving.sources import PublisherAccount
 from tempos.receiving.standing import Standing
+from tempos.repair.asking import Asking
+from tempos.repair.repairer import PATIENCE
 from tempos.requests.answer import Request
 from tempos.session import ControlSession, forks
 from tempos.session.link import ControlLink
@@ -54,18 +56,6 @@ __all__ = ["Drained", "Event", "PublisherAccount", "Request", "Subscriber", "Sub
 _log = logging.getLogger("tempos.subscriber")
 
 
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """What a drain came to, in datagrams over the whole membership, by the broker's account.
-
-    ``ticketed``: meant for this member; ``delivered``: arrived here; ``lost``: did not.
-    """
-
-    ticketed: int
-    delivered: int
-    lost: int
-
-
 class Subscriber(forks.OfOneProcess):
     """Subscribes to topics of one broker.
 
@@ -85,6 +75,8 @@ class Subscriber(forks.OfOneProcess):
     not ("drop"), and counted either way. ``auth``: the key that signs what is asked of the broker. ``keys``:
     topics of which only encrypted events are taken, each once; what cannot be decrypted is counted (in the
     statistics, under ``malformed``) and handed to nobody.
+    ``repair``: seconds for which what is missing is asked for, of topics that are repaired (0: not at all);
+    ``ordered``: what follows a gap is held back until that is filled or given up.
     ``wait``: seconds that entering waits for a broker that is not there yet (True: for ever).
     ``start``: what topics' journals have is handed out first: the last event of each ("last"), the last so
     many (a number), or what is no older (a timedelta), and then what is live, with nothing between and
@@ -115,6 +107,8 @@ class Subscriber(forks.OfOneProcess):
         keys: TopicKeys | None = None,
         wait: float = 0,
         start: Start | None = None,
+        repair: float = PATIENCE,
+        ordered: bool = False,
     ) -> None:
         every = [one for each in topics for one in ((each,) if isinstance(each, str) else each)]
         if not every:
@@ -130,7 +124,7 @@ class Subscriber(forks.OfOneProcess):
         self._static: tuple[Topic, ...] = ()
         self._member: Member | None = None
         self._broker_at = ""
-        self._intake = Intake(queue, duplicates, receive_buffer, keys)
+        self._intake = Intake(queue, duplicates, receive_buffer, keys, repair=repair, ordered=ordered)
         self._standing = Standing(broker, self._intake)
         self._feeds, self._inbox = self._intake.feeds, self._intake.inbox
         self._ready = self._inbox.ready
@@ -377,6 +371,7 @@ class Subscriber(forks.OfOneProcess):
                 drained = await self._say_leave(link, patience)
             self._read_what_is_there()
         finally:
+            self._intake.repairs.end()
             self._closed = True
             self._intake.wake()
             self._intake.replies.close()
@@ -464,8 +459,9 @@ class Subscriber(forks.OfOneProcess):
         self._member = Member(ip, port)
 
     async def _subscribe(self, way: Way) -> None:
+        client = int.from_bytes(os.urandom(8), "big")
         session = ControlSession(
-            client=int.from_bytes(os.urandom(8), "big"),
+            client=client,
             broker=f"{self.broker}:{self._control_port}",
             port=self.member.port,
             counts=self._intake,
@@ -476,6 +472,9 @@ class Subscriber(forks.OfOneProcess):
         self._link = link = await ControlLink.open(way.broker, self._control_port, session, on_event)
         self._intake.look, self._intake.prove = link.look, link.prove
         link.keep_alive = self._keep_alive
+        link.aside = self._intake.repairs.received
+        asking = Asking(client, self._signer)
+        self._intake.repairs.begin(client, asking, link.send_aside, lambda: self.member.port)
         self._roaming = Roaming(
             self.broker,
             self._control_port,

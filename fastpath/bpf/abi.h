@@ -56,6 +56,7 @@
 #define TEMPOS_SERVICE 0
 #define TEMPOS_SERVICE_PROOF 1       /* from the broker: a proof to be repeated */
 #define TEMPOS_SERVICE_KEEP_ALIVE 2  /* from a member, and nothing behind it: opens the way for what it is sent */
+#define TEMPOS_SERVICE_SENT 3        /* from the broker: how much it has sent a member in an epoch */
 #define TEMPOS_SERVICE_REPLAYED 4    /* from the broker: a raw event out of the journal */
 #define TEMPOS_REPLAYED 1            /* in the reserved byte of an event: it is out of the journal */
 #define TEMPOS_KEEP_ALIVE_LEN 2

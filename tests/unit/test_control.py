@@ -38,6 +38,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "drops": rows(control.Dropped),
     "heard": rows(control.Heard),
     "lacking": rows(control.Lacking),
+    "missing": rows(control.Missing),
+    "repairs": rows(control.Repaired),
     "asked": rows(control.Asked),
     "sent": rows(control.Sent),
     "former": rows(control.Former),

@@ -277,7 +277,8 @@ def test_what_a_client_asks_leaves_room_for_the_whole_answer(op: str, name: str,
         epoch=lambda topic: 2**32 - 1,
     )  # fmt: skip
     values = {
-        **{kind: [] for kind in ("counts", "drops", "former", "heard", "lacking", "sent", "replays")},
+        **{key: [] for key in ("counts", "drops", "former", "heard", "lacking", "sent")},
+        **{key: [] for key in ("missing", "repairs", "replays")},
         "topic": name,
         "group": group,
         "filter": name,

@@ -65,6 +65,9 @@ class Account:
     drops: int = 0
     drop_base: int = 0
     unsure: bool = False
+    #: Of what was delivered, what it had to ask for; of what was not, what it asks for no more; as told.
+    repairs: int = 0
+    abandons: int = 0
     #: The last row of a client that tells the low 8 bits of epochs, as it was told.
     said: tuple[int, int] | None = None
     _old: int = 0
@@ -80,6 +83,11 @@ class Account:
         """What the holder has told as one count, in earlier accounts, too: received, dropped."""
         received = 0 if self.stamped else self.base + self.delivered
         return received, self.drop_base + self.drops
+
+    @property
+    def repaired(self) -> int:
+        """Datagrams that were delivered when the member asked for them."""
+        return min(self.repairs, self.delivered)
 
     @property
     def outstanding(self) -> int:
@@ -144,6 +152,13 @@ class Account:
         self.drops += max(0, gained)
         return gained > 0
 
+    def report_repairs(self, repaired: int, given_up: int) -> bool:
+        """Whether this is news. What was given up may come all the same."""
+        told = max(repaired, self.repairs), given_up
+        news = told != (self.repairs, self.abandons)
+        self.repairs, self.abandons = told
+        return news
+
     def _fold(self, epoch: int) -> None:
         share, count = self.shares.pop(epoch), self.counts.pop(epoch, 0)
         self.cut.discard(epoch)
@@ -161,6 +176,7 @@ class Account:
             "said": self.said,
             "drops": [self.drops, self.drop_base],
             "unsure": self.unsure,
+            "repairs": [self.repairs, self.abandons],
         }
 
     @classmethod
@@ -176,6 +192,7 @@ class Account:
         account.said = (int(said[0]), int(said[1])) if said else None
         account.drops, account.drop_base = map(int, stored.get("drops", (0, 0)))
         account.unsure = bool(stored.get("unsure"))
+        account.repairs, account.abandons = map(int, stored.get("repairs", (0, 0)))
         return account
 
 
@@ -190,6 +207,8 @@ class GroupAccount:
     gone_dropped: int = 0
     gone_lost: int = 0
     gone_unknown: int = 0
+    gone_repaired: int = 0
+    gone_given_up: int = 0
     #: What members told as one count before their account was settled: received, dropped.
     settled: dict[Holder, tuple[int, int]] = field(default_factory=dict)
 
@@ -209,12 +228,16 @@ class MemberRow:
     unconfirmed: int
     lost: int
     left: bool
+    repaired: int = 0
+    given_up: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
     """``tickets = delivered + dropped + unconfirmed + lost + unknown``.
 
+    ``repaired``: of what arrived, what members had to ask for; ``given_up``: of what is unconfirmed or lost,
+    what they ask for no more.
     ``unsent``: copies that a path knows it could not send, in what was not delivered; to which members they
     would have gone is not known.
     """
@@ -228,6 +251,8 @@ class GroupRow:
     unknown: int
     unsent: int
     members: tuple[MemberRow, ...]
+    repaired: int = 0
+    given_up: int = 0
 
 
 def holder_of(stored: Sequence[Any]) -> Holder:
@@ -248,6 +273,7 @@ def group_row(
     excess = []
     delivered, dropped, unconfirmed = group.gone_delivered, group.gone_dropped, 0
     lost, unknown = group.gone_lost, group.gone_unknown
+    repaired, given_up = group.gone_repaired, group.gone_given_up
     for holder, account in group.accounts.items():
         ticketed = account.ticketed + live.get(holder, 0)
         left = account.left_at is not None
@@ -266,10 +292,26 @@ def group_row(
         lost += missing if left else 0
         unconfirmed += 0 if left else missing
         open_, gone = (0, missing) if left else (missing, 0)
-        members.append(MemberRow(holder, ticketed, account.delivered - unused, unused, open_, gone, left))
+        abandoned = min(account.abandons, missing)
+        repaired += account.repaired
+        given_up += abandoned
+        members.append(
+            MemberRow(
+                holder,
+                ticketed,
+                account.delivered - unused,
+                unused,
+                open_,
+                gone,
+                left,
+                account.repaired,
+                abandoned,
+            )
+        )
     tickets = group.tickets + sum(drawn for _, drawn in current)
     failed = group.unsent + unsent
-    row = GroupRow(name, tickets, delivered, dropped, unconfirmed, lost, unknown, failed, tuple(members))
+    row = GroupRow(name, tickets, delivered, dropped, unconfirmed, lost, unknown, failed, tuple(members),
+                   repaired, given_up)  # fmt: skip
     return row, excess
 
 

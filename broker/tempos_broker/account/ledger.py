@@ -294,6 +294,14 @@ class Ledger:
         self.changed.add(topic)
         return True
 
+    def report_repairs(self, topic: int, group: str, holder: Holder, repaired: int, given_up: int) -> None:
+        """What became of deliveries that a member missed."""
+        if not (repaired or given_up) and isinstance(self._topics.get(topic), Quiet):
+            return
+        account = self.account(topic, group, holder)
+        if account is not None and account.report_repairs(repaired, given_up):
+            self.changed.add(topic)
+
     def _ticketed_now(self, topic: int, group: str, holder: Holder) -> int:
         """What open epochs have drawn for a holder so far."""
         assert self.live is not None, "only then is it asked for"
@@ -468,6 +476,7 @@ class Ledger:
                     "unsent": group.unsent,
                     "sums": [group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown],
                     "dropped": group.gone_dropped,
+                    "repairs": [group.gone_repaired, group.gone_given_up],
                     "settled": [[list(holder), *told] for holder, told in group.settled.items()],
                     "accounts": [account.export() for account in group.accounts.values()],
                 }
@@ -505,6 +514,7 @@ class Ledger:
             group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown = map(int, entry["sums"])
             group.unsent = int(entry.get("unsent", 0))
             group.gone_dropped = int(entry.get("dropped", 0))
+            group.gone_repaired, group.gone_given_up = map(int, entry.get("repairs", (0, 0)))
             for holder, count, *more in entry["settled"]:
                 group.settled[holder_of(holder)] = (int(count), int(more[0]) if more else 0)
             for one in entry["accounts"]:

@@ -108,6 +108,8 @@ class TopicAccount:
         group.gone_delivered += arrived - unused
         group.gone_dropped += unused
         group.gone_lost += account.outstanding
+        group.gone_repaired += account.repaired
+        group.gone_given_up += min(account.abandons, account.outstanding)
         if not account.stamped or any(account.totals):
             group.settled[holder] = account.totals
             while len(group.settled) > SETTLED_KEPT:
@@ -140,6 +142,8 @@ class TopicAccount:
         total.gone_dropped += group.gone_dropped
         total.gone_lost += group.gone_lost
         total.gone_unknown += group.gone_unknown
+        total.gone_repaired += group.gone_repaired
+        total.gone_given_up += group.gone_given_up
 
     def restored(self, now: float) -> None:
         """Groups and accounts have been put in; find out who is here and who is not."""

@@ -49,6 +49,12 @@ BEFORE = gauge("tempos_lost_before_events", "events that are known never to have
 TICKETS = counter("tempos_group_tickets_total", "datagrams that went to a group", "topic", "group")
 DELIVERED = counter("tempos_group_delivered_total", "of these, what members told they got", "topic", "group")
 DROPPED = counter("tempos_group_dropped_total", "arrived, but not given to the program", "topic", "group")
+REPAIRED = counter(
+    "tempos_group_repaired_total", "delivered when members asked for what they missed", "topic", "group"
+)
+GIVEN_UP = gauge(
+    "tempos_group_given_up_datagrams", "not delivered, and not asked for any more", "topic", "group"
+)
 #: No counter: who left may still tell that it had got some.
 GROUP_LOST = gauge("tempos_group_lost_datagrams", "not told of by members that have left", "topic", "group")
 UNKNOWN = counter("tempos_group_unknown_total", "sent to static members: they tell nothing", "topic", "group")
@@ -199,5 +205,5 @@ def _by(family: Family, counts: Mapping[str, Any], *labels: str) -> Iterator[Sam
 _KEYS = {REFUSED: "refused", LOST: "lost", PASSED: "passed"}
 _OF_GROUP = {
     TICKETS: "tickets", DELIVERED: "delivered", DROPPED: "dropped", GROUP_LOST: "lost", UNKNOWN: "unknown",
-    UNCONFIRMED: "unconfirmed",
+    UNCONFIRMED: "unconfirmed", REPAIRED: "repaired", GIVEN_UP: "given_up",
 }  # fmt: skip

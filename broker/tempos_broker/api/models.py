@@ -49,6 +49,10 @@ class GroupAccount(BaseModel):
     lost: Count
     unknown: Count
     unsent: Count
+    repaired: Count = Field(default=0, description="of what reached members, what they had to ask for again")
+    given_up: Count = Field(
+        default=0, description="of what is unconfirmed or lost, what members ask for no more"
+    )
 
 
 class GroupOut(GroupAccount):
@@ -161,6 +165,7 @@ class TopicOut(BaseModel):
     )
     journal: JournalOut | None = Field(description="what is kept of its events; null: nothing")
     retain: bool = Field(description="whether a new member first gets the last event")
+    repair: bool = Field(description="whether members can have sent again what they miss")
     origin: Literal["file", "run-time"] = Field(
         description="who made it: the configuration file, or an order"
     )
@@ -220,6 +225,8 @@ class LedgerMember(BaseModel):
     dropped: int | None = Field(description="reached the member, which did not give it to its program")
     unconfirmed: Count
     lost: Count
+    repaired: Count = Field(default=0, description="of what it got, what it had to ask for again")
+    given_up: Count = Field(default=0, description="of what it did not get, what it asks for no more")
     overruns: int | None = Field(description="lost at its socket, over all its topics, as far as it can tell")
 
 

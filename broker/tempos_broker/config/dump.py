@@ -88,6 +88,7 @@ def fields_of(config: TopicConfig) -> dict[str, Any]:
         "journal": topic.journal or None,
         "journal_bytes": topic.journal_bytes or None,
         "retain": topic.retain or None,
+        "repair": topic.repair,
     }
 
 

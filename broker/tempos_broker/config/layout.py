@@ -104,6 +104,7 @@ TOPIC: Keys = {
         kinds.whole(0, JOURNAL_MOST_BYTES, note=f" (0: {JOURNAL_BYTES})"), _TOPIC.journal_bytes
     ),
     "retain": Key(kinds.FLAG, _TOPIC.retain),
+    "repair": Key(own_kinds.REPAIR, _TOPIC.repair),
     "member": Key(MEMBER, (), many=True),
 }
 BROKER: Keys = {
@@ -293,6 +294,18 @@ def _rule_journal(root: Table, faults: Faults) -> None:
             )
 
 
+def _rule_repair(root: Table, faults: Faults) -> None:
+    for topic in _tables(root, "topic"):
+        if not topic.get("repair"):
+            continue
+        if topic.get("journal") == 0:
+            wanted = f"a {topic.at('journal')} above 0 besides"
+            faults.refuse(topic.at("repair"), True, wanted, "without a journal")
+        if topic.get("framing") is Framing.RAW:
+            wanted = f'{topic.at("framing")} = "event" besides'
+            faults.refuse(topic.at("repair"), True, wanted, "of a raw topic, whose events carry no numbers")
+
+
 def _rule_topics(root: Table, faults: Faults) -> None:
     for key in ("id", "name"):
         first: dict[Any, Table] = {}
@@ -368,6 +381,7 @@ def _rule_sizes(root: Table, faults: Faults) -> None:
 TOPIC_RULES: tuple[Callable[[Table, Faults], None], ...] = (
     _rule_rates,
     _rule_journal,
+    _rule_repair,
     _rule_members,
     _rule_sizes,
 )
@@ -440,6 +454,7 @@ def build_topic(table: Table) -> TopicConfig:
         values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],
         values["sources"], values["rate"], values["burst"], values["overflow"], values["fanout"],
         values["unheard"], values["journal"], values["journal_bytes"], retain=values["retain"],
+        repair=values["repair"],
     )  # fmt: skip
     members = tuple(_static_member(**member.values) for member in _tables(table, "member"))
     return TopicConfig(topic, _one_member(*members) if len(members) == 1 else members)

@@ -5,13 +5,26 @@ from __future__ import annotations
 from tempos import names
 from tempos_broker.config.model import EVERY_TOPIC
 from tempos_daemon.kinds import ANY_ADDRESS, NO_MAC, any_mac, file_path, ipv4, matching, without
-from tempos_daemon.schema import Kind
+from tempos_daemon.schema import Kind, NotAllowed
 
 
 def _any_ipv4(value: object) -> str:
     return str(ipv4(value))
 
 
+def _repair(value: object) -> bool | None:
+    if value == "auto":
+        return None
+    if isinstance(value, bool):
+        return value
+    raise NotAllowed
+
+
+REPAIR = Kind(
+    'true, false or "auto"',
+    _repair,
+    schema={"anyOf": [{"type": "boolean"}, {"type": "string", "const": "auto"}]},
+)
 #: Topics that a client may do something with.
 RIGHT = Kind(
     f'a topic\'s name, "{EVERY_TOPIC}" for every topic, or a filter: {names.FILTER_RULE}',

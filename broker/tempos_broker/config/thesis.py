@@ -82,6 +82,7 @@ def _topic(theirs: Table, faults: Faults) -> Table:
         "journal": 0,
         "journal_bytes": 0,
         "retain": False,
+        "repair": None,
     }
     if "topic_value" in theirs.values:
         values["id"] = theirs.get("topic_value")

@@ -47,8 +47,9 @@ class Listing:
         lease = self._registry.lease_of(holder)
         base = version = since[1] if since[0] == self._life else 0
         group: str | None = fields.get("group")
-        room = way.room - len(encode_ok(way.request_id, **fields)) - 9 * _FIELD
+        room = way.room - len(encode_ok(way.request_id, **fields)) - 10 * _FIELD
         rows: list[tuple[Any, ...]] = []
+        repaired: list[int] = []
         gone: list[tuple[Any, ...]] = []
         journals: list[int] = []
         retained: list[int] = []
@@ -70,13 +71,16 @@ class Listing:
                 members = self._ledger.members(topic, epoch, holder)
                 row: tuple[Any, ...] = (topic, known.name, about(known), epoch, members)
                 row = row if state.name == group else (*row, state.name)
-                room -= len(packb(row)) + (len(packb(topic)) * (1 + known.retain) if known.journal else 0)
+                named = (known.journal > 0) + known.retain + known.is_repaired
+                room -= len(packb(row)) + len(packb(topic)) * named
                 if room >= 0:
                     rows.append(row)
                     if known.journal:
                         journals.append(topic)
                     if known.retain:
                         retained.append(topic)
+                    if known.is_repaired:
+                        repaired.append(topic)
             if room < 0:
                 more = True
                 break
@@ -98,6 +102,8 @@ class Listing:
             told["retained"] = retained
         if gone:
             told["gone"] = gone
+        if repaired:
+            told["repaired"] = repaired
         return told
 
     def _why(self, lease: Lease, name: str, why: str) -> tuple[str, ...]:

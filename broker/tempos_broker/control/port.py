@@ -9,13 +9,14 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tempos._remarks import Sparingly
 from tempos_broker.control.decisions import Copies, Decision, Drained, Joined, Listed, Proving, Renewed
 from tempos_broker.control.server import ControlServer
 from tempos_broker.control.sockets import ControlSocket, Reply
 from tempos_broker.expiry import Expiry
+from tempos_broker.repair.desk import Say
 from tempos_broker.routes import Routes
 from tempos_broker.tasks import Tasks
 
@@ -27,9 +28,6 @@ _MEMBERS = (Joined, Listed, Renewed, Drained)
 PROOF_UNSENT = "proof not sent"
 #: An event that was to be sent again was not.
 COPY_UNSENT = "copy not sent"
-
-#: Sends a datagram from the data port to an endpoint, from an address of ours; 0, or the errno.
-Say = Callable[[bytes, tuple[str, int], "str | None"], int]
 
 log = logging.getLogger("tempos.broker.control")
 

@@ -8,7 +8,7 @@ while this broker, which remembers nothing of it, let the member in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tempos_broker.account.accounts import Holder
@@ -25,6 +25,8 @@ class Reports:
         self._instance = instance
         #: How the programs behind the members keep up.
         self.consumers = Consumers()
+        #: Hears who tells what became of what it missed: it goes on asking for it.
+        self.on_repairs: Callable[[int, Holder], None] = lambda topic, holder: None
 
     def book(self, holder: Holder, told: Mapping[str, Any], now: float) -> None:
         """Book what a member says."""
@@ -36,6 +38,9 @@ class Reports:
         for drop in told["dropped"] or ():
             if self._ledger.report_dropped(drop.topic, drop.group, holder, drop.datagrams):
                 self.consumers.dropped(holder, now)
+        for row in told["repairs"] or ():
+            self._ledger.report_repairs(row.topic, row.group, holder, row.repaired, row.given_up)
+            self.on_repairs(row.topic, holder)
         publishers = self._ledger.publishers
         for lacking in told["lacking"] or ():
             publishers.lacking(holder, lacking)

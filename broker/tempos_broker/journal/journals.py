@@ -94,6 +94,11 @@ class Journals:
         """What goes with these, as :meth:`adopt` takes it."""
         return [self._descriptors[topic] for topic, layout in layouts.items() if layout is not None]
 
+    def first(self, topic: int, epoch: int) -> int:
+        """Where an epoch of a topic begins in its journal; 0: nowhere."""
+        memory = self.of.get(topic)
+        return 0 if memory is None else memory.first(epoch)
+
     def begin(self, topic: int, epoch: int, drawn: int) -> None:
         """An epoch is to come; of the one before so many tickets were drawn in its first group."""
         if (memory := self.of.get(topic)) is not None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SIZES = struct.Struct("=III")
 _EPOCHS = slice(16, 56)
 _IDENTITY, _IDENTITY_AT = struct.Struct("=Q"), 48
+_U32 = 0xFFFFFFFF
 
 
 class Entry(NamedTuple):
@@ -68,6 +69,20 @@ class Memory:
     def has(self, epoch: int) -> bool:
         """Whether events of an epoch find their places."""
         return self.first(epoch) > 0
+
+    def find(self, first: int, epoch: int, group: int, ticket: int, reach: int) -> Entry | None:
+        """The event that drew a ticket of a group in an epoch that begins at ``first``; None: it is not here.
+
+        ``reach``: by how much it may differ from the ticket of the first group.
+        """
+        position = first + ticket
+        if group:
+            position = lib.tempos_journal_find(self.view, first, epoch, group, ticket & _U32, reach)
+        entry = self.read(position) if position else None
+        # It may have been another's by the time that it was read.
+        if entry is None or entry.epoch != epoch or entry.tickets[group] != ticket & _U32:
+            return None
+        return entry
 
     def begin(self, epoch: int, drawn: int) -> None:
         """An epoch is to come; of the one before so many tickets were drawn in its first group."""

@@ -33,7 +33,8 @@ examples:
 Per topic, received = fast + slow + refused. Per group, tickets = delivered + dropped + unconfirmed + lost
 + unknown: dropped reached a member that did not give it to its program (too slow, damaged, left before),
 unconfirmed will still be reported by members in the group, lost never was by those that left, unknown
-went to static members, which report nothing. The unit is the datagram.
+went to static members, which report nothing. The unit is the datagram. Of topics that are repaired it also
+says what members missed and got when they asked for it, and what they ask for no more.
 
 Publishers number their events, so that it shows, in events, what never drew a ticket: lost on the way to the
 broker, or refused by it. "at least", "a to b": it cannot be told from what was lost behind the broker.
@@ -133,6 +134,11 @@ def _topic(topic: Mapping[str, Any]) -> Iterator[str]:
     for group in topic["groups"]:
         if group.get("unsent"):
             yield f"  group {group_name(group['name'])}: {number(group['unsent'])} copies could not be sent"
+        if missed := group.get("repaired", 0) + group.get("given_up", 0):
+            yield (
+                f"  group {group_name(group['name'])}: {number(missed)} missed, "
+                f"{number(group['repaired'])} of them repaired, {number(group['given_up'])} given up"
+            )
         for member in group["members"]:
             if member.get("overruns"):
                 yield (

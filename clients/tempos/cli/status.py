@@ -203,7 +203,8 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
     if journal := topic.get("journal"):
         size = f"{number(journal['events'])} events of up to {number(journal['bytes'])} bytes of payload"
         size += f", {number(journal['memory'])} bytes of memory"
-        yield f"    journal: {journal['reason'] or size}"
+        repaired = ", what members miss is sent again" if topic.get("repair") else ""
+        yield f"    journal: {journal['reason'] or size + repaired}"
     for name in ("refused", "lost", "passed"):
         if topic.get(name):
             word = "passed up to the slow path" if name == "passed" else name

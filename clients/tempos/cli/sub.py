@@ -78,6 +78,16 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--drop-duplicates", action="store_true", help="do not print what a network has doubled (not for raw)"
     )
+    parser.add_argument(
+        "--repair",
+        metavar="S",
+        type=opt.positive,
+        help="ask for what is missing for so many seconds (default: 2)",
+    )
+    parser.add_argument("--no-repair", action="store_true", help="do not ask for what is missing")
+    parser.add_argument(
+        "--ordered", action="store_true", help="hold back what follows a gap until it is filled or given up"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="do not tell when the subscription stands")
     parser.set_defaults(run=run)
 
@@ -85,6 +95,7 @@ def register(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print events; 1 if ``--count`` was not reached."""
     from tempos.blocking import Subscriber
+    from tempos.repair.repairer import PATIENCE
 
     subscriber = Subscriber(
         options.broker.host,
@@ -97,6 +108,8 @@ def run(options: argparse.Namespace) -> int:
         keys=opt.topic_keys(options),
         wait=options.wait,
         start=options.last or options.since,
+        repair=0 if options.no_repair else options.repair or PATIENCE,
+        ordered=options.ordered,
     )
     progress = Progress("events received", options.count) if options.stats else None
     opened = False
@@ -216,6 +229,8 @@ def _publisher_lines(publishers: Sequence[PublisherAccount]) -> Iterator[str]:
 def _stats_line(stats: SubscriberStats) -> str:
     counts = {
         "missed": stats.missed,
+        "repaired": stats.repaired,
+        "given up": stats.given_up,
         **({"replayed": stats.replayed} if stats.replayed else {}),
         **({"replay_gone": stats.replay_gone} if stats.replay_gone else {}),
         "late": stats.late,

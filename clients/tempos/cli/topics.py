@@ -106,9 +106,21 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--retain", action=argparse.BooleanOptionalAction, help="a new member first gets the last event"
     )
     parser.add_argument(
+        "--repair",
+        metavar="yes|no|auto",
+        type=_repair,
+        help="whether members can have sent again what they miss",
+    )
+    parser.add_argument(
         "--member", metavar="ip=IP[,port=PORT][,group=G][,mac=MAC][,source=IP]", action="append",
         type=_member, dest="members", help="a static member; may be given several times",
     )  # fmt: skip
+
+
+def _repair(text: str) -> bool | str:
+    if text not in ("yes", "no", "auto"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not yes, no or auto")
+    return text if text == "auto" else text == "yes"
 
 
 def _member(text: str) -> dict[str, Any]:
@@ -127,7 +139,7 @@ _KEYS = {
     "id": "id", "quality": "class", "priority": "priority", "framing": "framing", "path": "path",
     "sources": "sources", "rate": "rate", "burst": "burst", "overflow": "overflow", "fanout": "fanout",
     "unheard": "unheard", "journal": "journal", "journal_bytes": "journal_bytes", "retain": "retain",
-    "members": "member",
+    "repair": "repair", "members": "member",
 }  # fmt: skip
 _SPELLINGS = {"source": "sources", "journal-bytes": "journal_bytes"}
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from tempos import _abi
 from tempos._pages import Pages
-from tempos.control import Asked, Dropped, Lacking, Received, Told
+from tempos.control import Asked, Dropped, Lacking, Received, Repaired, Told
 from tempos.delivery import GapTracker, Tally
 from tempos.encryption import Decryptor, TopicKeys
 from tempos.model import Framing, Topic
 from tempos.receiving.sources import PublisherAccount, Said, Sources
+from tempos.repair.gaps import Count
 from tempos.wire import header_len
 
 #: How the names of groups begin that are one subscriber's own.
@@ -35,6 +36,8 @@ class Feed:
         "id",
         "is_event",
         "lacking_told",
+        "mended",
+        "mended_told",
         "missed",
         "name",
         "see",
@@ -65,6 +68,9 @@ class Feed:
         self.sources = Sources(own=group.startswith(OWN_GROUP))
         self.source_of = self.sources.by_id.get
         self.lacking_told: Lacking | None = None
+        #: What became of what it missed; None: it is not repaired.
+        self.mended: Count | None = None
+        self.mended_told: Repaired | None = None
         # What the next event says it misses: lost on the way or dropped here since the last one, less
         # what has come after it had been counted so.
         self.missed = 0
@@ -83,7 +89,7 @@ class Feed:
         self.tally.new_broker()
         self.dropped.new_broker()
         self.sources.new_broker()
-        self.lacking_told = None
+        self.lacking_told = self.mended_told = None
 
     def forgotten(self) -> None:
         """The broker does not know this member (any more)."""
@@ -105,7 +111,14 @@ class Feed:
         self.tally.tell_again()
         self.dropped.tell_again()
         self.sources.tell_again()
-        self.lacking_told = None
+        self.lacking_told = self.mended_told = None
+
+    def repairs(self) -> Repaired | None:
+        """What became of what it missed, where that is news."""
+        if self.mended is None:
+            return None
+        row = Repaired(self.topic.id, self.group, self.mended.repaired, self.mended.given_up)
+        return None if row == self.mended_told else row
 
     def lacking(self) -> Lacking:
         """What is known to be missing."""
@@ -178,6 +191,8 @@ class Feeds:
                 pages.add("dropped", Dropped(feed.topic.id, feed.group, feed.dropped.told))
             if feed.is_event and (lacking := feed.lacking()) != feed.lacking_told:
                 pages.add("lacking", lacking)
+            if (repaired := feed.repairs()) is not None:
+                pages.add("repairs", repaired)
         events = [feed for feed in self if feed.is_event]
         news = [
             (turn, row)
@@ -228,6 +243,10 @@ class Feeds:
             known = self._known(lacking.topic, lacking.group)
             if known is not None:
                 known.lacking_told = lacking
+        for repaired in told.get("repairs", ()):
+            known = self._known(repaired.topic, repaired.group)
+            if known is not None:
+                known.mended_told = repaired
         for heard in told.get("publishers", ()):
             known = self._known(heard.topic, heard.group)
             if known is not None:
@@ -246,6 +265,7 @@ class Feeds:
             feed.tracker.tell_again()
             feed.tally.tell_again()
             feed.dropped.tell_again()
+            feed.mended_told = None
 
     def _known(self, topic: int, group: str) -> Feed | None:
         feed = self.get(topic)

@@ -22,8 +22,10 @@ from tempos.encryption import TopicKeys, Undecryptable
 from tempos.errors import LocalError, WireError
 from tempos.model import Framing
 from tempos.receiving.feeds import Feed, Feeds
-from tempos.receiving.inbox import Event, Inbox, new_event
+from tempos.receiving.inbox import Event, new_event
 from tempos.receiving.sources import PublisherAccount
+from tempos.repair import repairer
+from tempos.repair.repairer import Repairer
 from tempos.requests import envelope, probe
 from tempos.requests.answer import Replies
 from tempos.session import proof, replayed
@@ -52,16 +54,17 @@ _log = logging.getLogger("tempos.subscriber")
 class SubscriberStats:
     """What a subscriber has received and lost, in datagrams but for ``events``.
 
-    ``missed``: sent to this member and not here so far; ``late``: came out of order, so what had been
-    counted as missed for it was taken back; ``duplicates``: came twice, handed out or not;
-    ``unstamped``: came past the broker; ``malformed``: by reason, strangers'
-    datagrams as ``foreign_source``, and, of encrypted topics, ``not_encrypted``, ``unknown_key``, ``forged``,
-    ``stale`` and ``replayed``, of which no other count knows; ``queue_full``: dropped because
-    the consumer was slow; ``discarded``: thrown away unread when it left, ``discarded_events`` so many
-    events; ``overruns``: lost by the kernel because the socket buffer was full, as far as
-    it has told; ``receive_buffer``: bytes of socket buffer that the kernel gave; ``requests`` among the
-    events, ``replies`` sent to them, errors included, and ``replies_failed``: those that raised;
-    ``traced``: probes (:meth:`tempos.Publisher.trace`), datagrams that nobody is handed; ``replayed``:
+    ``missed``: sent to this member and not here so far; ``repaired``: was missed, and came when the broker
+    was asked for it; ``given_up``: is missed, and not asked for any more; ``late``: came out of order, so
+    what had been counted as missed for it was taken back; ``duplicates``: came twice, handed out or not;
+    ``unstamped``: came past the broker; ``malformed``: by reason, strangers' datagrams as
+    ``foreign_source``, and, of encrypted topics, ``not_encrypted``, ``unknown_key``, ``forged``, ``stale``
+    and ``replayed``, of which no other count knows; ``queue_full``: dropped because the consumer was slow;
+    ``discarded``: thrown away unread when it left, ``discarded_events`` so many events; ``overruns``: lost
+    by the kernel because the socket buffer was full, as far as it has told; ``receive_buffer``: bytes of
+    socket buffer that the kernel gave; ``requests`` among the events, ``replies`` sent to them, errors
+    included, and ``replies_failed``: those that raised; ``traced``: probes
+    (:meth:`tempos.Publisher.trace`), datagrams that nobody is handed; ``replayed``:
     datagrams from before this was a member, out of journals, and ``replay_gone`` such that could not be had:
     these are in no other count.
 
@@ -88,6 +91,8 @@ class SubscriberStats:
     traced: int = 0
     replayed: int = 0
     replay_gone: int = 0
+    repaired: int = 0
+    given_up: int = 0
 
 
 class Waiter(Protocol):
@@ -128,7 +133,14 @@ class Intake:
     """Datagrams in, events into :attr:`inbox`. ``queue``: how many may wait there."""
 
     def __init__(
-        self, queue: int, duplicates: Duplicates, receive_buffer: int, keys: TopicKeys | None = None
+        self,
+        queue: int,
+        duplicates: Duplicates,
+        receive_buffer: int,
+        keys: TopicKeys | None = None,
+        *,
+        repair: float = 0,
+        ordered: bool = False,
     ) -> None:
         if queue < 1:
             raise LocalError(f"a queue of {queue} events holds nothing, at least 1 is needed")
@@ -136,7 +148,9 @@ class Intake:
             raise LocalError(f"duplicates is {duplicates!r}, allowed: 'deliver', 'drop'")
         self._keys = keys
         self.feeds = Feeds(keys)
-        self.inbox = Inbox(queue)
+        #: Has what is missing sent again, for so many seconds.
+        self.repairs = Repairer(repairer.check(repair, ordered=ordered), self.feeds, self.wake)
+        self.inbox = self.repairs.inbox_of(queue, ordered=ordered)
         #: Who comes in at the data socket, and to whom a proof is given that came by it: client, proof.
         self.doorman = Doorman()
         self.prove: Callable[[int, bytes, Callable[[], None]], bool] | None = None
@@ -193,6 +207,8 @@ class Intake:
             traced=self._traced,
             replayed=self.replayed,
             replay_gone=self.replay_gone,
+            repaired=self.repairs.repaired,
+            given_up=self.repairs.given_up,
         )
 
     def begin(self) -> None:
@@ -285,7 +301,9 @@ class Intake:
                     feed.missed += gap
                     if gap > 0:
                         feed.sources.skips += gap
-                elif self._drops_again:
+                    if feed.mended is not None:
+                        self._repair(feed, gap, version, epoch, delivery)
+                elif self._drops_again or feed.mended is not None:
                     return
             source = feed.source_of(publisher)
             body = datagram[wire.HEADER_LEN :]
@@ -359,8 +377,20 @@ class Intake:
         if self.waiter is not None:
             self.wake()
 
+    def _repair(self, feed: Feed, gap: int, version: int, epoch: int, delivery: int) -> None:
+        """See to what is missing before a delivery, or to one that was missing."""
+        if gap > 0:
+            self.repairs.lacks(feed, epoch, delivery, gap)
+            return
+        again = bool(version & _abi.FLAG_DUP)
+        # It was asked for: that it comes after others says nothing of the network.
+        feed.tracker.late -= again
+        self.repairs.came(feed, epoch, delivery, again=again)
+
     def _is_no_topics(self, datagram: bytes) -> bool:
-        """Whether a datagram is no topic's: proof that this receives what is sent here, or a stranger's."""
+        """Whether a datagram is no topic's: what the broker tells this member, or a stranger's."""
+        if self.repairs.told(datagram):
+            return True
         told = proof.decode(datagram)
         if told is not None and self.prove is not None:
             if not self.prove(*told, self.doorman.admit):

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from tempos.control import Out
 from tempos.errors import LocalError
+from tempos.receiving.feeds import Feed
 from tempos.receiving.intake import Intake
 from tempos.session.events import (
     Accepted,
@@ -70,6 +71,7 @@ class Standing:
             feed = feeds.get(event.topic)
             if feed is not None:
                 feed.in_force(event.epoch, event.members)
+                self._repair(feed, repaired=event.repaired)
         elif isinstance(event, Listed):
             self._intake.settle(event.asked)
         elif isinstance(event, ProofAsked):
@@ -119,6 +121,7 @@ class Standing:
         feed.in_force(event.epoch, event.members)
         if feed.is_event:
             feed.sources.joined = event.clock
+        self._repair(feed, repaired=event.repaired)
         if not self._intake.is_opening and not event.renewed:
             # By a filter, for it was made later.
             _log.info("member of %s at %s", event.topic.name, self._broker)
@@ -133,6 +136,12 @@ class Standing:
                 # Of another framing than at first, or made since.
                 _log.warning("%s", error)
         self._intake.release(feed.topic.id)
+
+    def _repair(self, feed: Feed, *, repaired: bool) -> None:
+        if repaired and feed.is_event and feed.mended is None:
+            self._intake.repairs.follow(feed)
+        elif feed.mended is not None and not repaired:
+            self._intake.repairs.unfollow(feed)
 
     def _forgotten(self, event: Forgotten) -> None:
         by_why: dict[str, list[str]] = {}

@@ -528,10 +528,10 @@ class ControlSession:
                 renewed = row.topic.name in self._lost
                 self._lost.discard(row.topic.name)
                 self._events.append(
-                    Subscribed(request, row.topic, row.group, row.epoch, renewed, clock, row.members)
+                    Subscribed(request, row.topic, row.group, row.epoch, renewed, clock, *row[3:])
                 )
             else:
-                self._events.append(InForce(row.topic.id, row.epoch, row.members))
+                self._events.append(InForce(row.topic.id, *row[2:]))
         self._lose(news.gone, now, news.words)
         if not news.complete or news.gone:
             # What this is out of it may be in again, once the broker knows that it was heard.

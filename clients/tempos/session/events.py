@@ -44,6 +44,8 @@ class Subscribed:
     #: The broker's clock when it said so; None where it does not tell.
     clock: int | None = None
     members: int = 0
+    #: Whether what is missed of it can be had again.
+    repaired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class InForce:
     topic: int
     epoch: int
     members: int
+    repaired: bool = False
 
 
 @dataclass(frozen=True, slots=True)

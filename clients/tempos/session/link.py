@@ -63,6 +63,8 @@ class ControlLink:
         self._on_event = on_event
         self.on_trouble: Callable[[], None] = lambda: None
         self.keep_alive: Callable[[int], None] = lambda port: None
+        #: Whether what came is no answer to the session, but to what was sent by :meth:`send_aside`.
+        self.aside: Callable[[bytes], bool] = lambda data: False
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._ear: _Ear | None = None
@@ -142,6 +144,11 @@ class ControlLink:
         self._pump()
         return True
 
+    def send_aside(self, datagram: bytes) -> None:
+        """Send a request that is not the session's, once, while there is a way."""
+        if (out := self._out) is not None:
+            out.sendto(datagram)
+
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics that this is a member of, by name."""
@@ -206,6 +213,8 @@ class ControlLink:
     def received(self, data: bytes) -> None:
         """A datagram has come."""
         self._returned = False
+        if self.aside(data):
+            return
         self._session.receive_datagram(data, self._loop.time())
         self._pump()
 

@@ -25,6 +25,8 @@ class Row(NamedTuple):
     group: str
     epoch: int
     members: int
+    #: Whether what is missed of it can be had again.
+    repaired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,9 @@ class Roll:
             _whole(fields, name, most)
             for name, most in (("life", _U32), ("base", _U64), ("version", _U64), ("count", _U64))
         )
-        rows = [_row(row, fields.get("group")) for row in _list(fields, "rows")]
         journals, retained = _list(fields, "journals"), _list(fields, "retained")
+        repaired = _list(fields, "repaired")
+        rows = [_row(row, fields.get("group"), repaired) for row in _list(fields, "rows")]
         rows = [_kept(row, journals, retained) for row in rows] if journals else rows
         gone = [_gone(row) for row in _list(fields, "gone")]
         if tuple(asked) != self.since or (base and (life, base) != self.since):
@@ -138,7 +141,7 @@ def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
     return value
 
 
-def _row(row: Any, group: Any) -> Row:
+def _row(row: Any, group: Any, repaired: list[Any]) -> Row:
     if not isinstance(row, list) or len(row) not in (5, 6):
         raise WireError("a membership that is none")
     topic, name, told, epoch, members, *own = row
@@ -148,7 +151,7 @@ def _row(row: Any, group: Any) -> Row:
         raise WireError("a membership with numbers that cannot be")
     if not isinstance(name, str) or not name or not isinstance(group, str) or epoch > _U32:
         raise WireError("a membership without topic and group")
-    return Row(topic_about(topic, name, told), group, epoch, members)
+    return Row(topic_about(topic, name, told), group, epoch, members, topic in repaired)
 
 
 def _kept(row: Row, journals: list[Any], retained: list[Any]) -> Row:

@@ -30,6 +30,7 @@ export const WIDE_IDS = 65279;
 export const SERVICE = 0;
 export const SERVICE_PROOF = 1;
 export const SERVICE_KEEP_ALIVE = 2;
+export const SERVICE_SENT = 3;
 export const SERVICE_REPLAYED = 4;
 export const OFFSET_TOPIC = 0;
 export const OFFSET_VERSION_FLAGS = 1;
