@@ -374,7 +374,11 @@ class Broker:
         interfaces = fast.interfaces if fast.mode != "off" else ()
         here = [name for _, name in socket.if_nameindex()] if interfaces else []
         api = (self.config.api_host,) if self.config.api_port else ()
-        return missing(dict.fromkeys((*listen, *api)), interfaces, here, absent)
+
+        def hint(address: str) -> str:
+            return absent(address, "listen" if address in listen else "api")
+
+        return missing(dict.fromkeys((*listen, *api)), interfaces, here, hint)
 
     def status(self) -> dict[str, Any]:
         """See :meth:`Documents.status`."""

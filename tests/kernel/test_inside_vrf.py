@@ -51,7 +51,8 @@ def test_an_address_that_the_vrf_does_not_have_is_told_with_that(monkeypatch: py
     def client() -> str:
         return said(LocalError, lambda: _sockets.bound(ABSENT, DATA_PORT, 4096))
 
-    assert "perhaps one in a VRF" in broker()
+    assert "perhaps one in a VRF: change `listen`" in broker()
+    assert "change `api`" in absent(ABSENT, "api")
     assert "VRF" not in client()
     monkeypatch.setattr(vrf, "bound_to", lambda: "blue")
     for text in (broker(), client()):

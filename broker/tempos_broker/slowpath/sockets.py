@@ -41,9 +41,9 @@ _HINTS = {
 }
 
 
-def absent(address: str) -> str:
-    """What to do where an address is not here, and is not about to come."""
-    return _hint(errno.EADDRNOTAVAIL, address)
+def absent(address: str, key: str = "listen") -> str:
+    """What to do where an address that ``key`` of the configuration names is not here, and will not come."""
+    return _hint(errno.EADDRNOTAVAIL, address).replace("`listen`", f"`{key}`")
 
 
 def _hint(number: int, address: str) -> str:
