@@ -69,7 +69,7 @@ def join(fresh: Path, folder: Path, revision: str, *, partly: bool = False) -> N
             # That some of its tests failed may be over by now; that it was broken off is not.
             step["right"] = step["code"] in _CAME_TO_ITS_END and not _tests(fresh / xml).failed
             step["seconds"] = round(step["seconds"] + known["seconds"], 1)
-            step["revision"] = ", ".join(dict.fromkeys((known["revision"], revision)))
+            step["revision"] = ", ".join(dict.fromkeys((*known["revision"].split(", "), revision)))
         before[step["name"]] = step
     played = [{**row, "revision": revision} for row in _lines(fresh / work.ROWS)]
     rows = {(row["case"], row["mode"]): row for row in (*_lines(folder / work.ROWS), *played)}
@@ -160,7 +160,7 @@ def completed(fresh: Account, before: Account | None) -> Account:
 
 def _ordered(steps: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
     # A short run leaves what a long one has found of its other steps.
-    order = [step.name for some in (True, False) for step in suites.steps(short=some)]
+    order = [step.name for some in (False, True) for step in suites.steps(short=some)]
     return tuple(sorted(steps, key=lambda each: order.index(each["name"])))
 
 
