@@ -121,7 +121,7 @@ def _join_tests(fresh: Path, before: Path) -> None:
 
 def gather(folder: Path, *, name: str, package: str, kernel: str, short: bool, trouble: str) -> Account:
     """Read what runs have left in ``folder``."""
-    steps = _ordered(_lines(folder / work.STEPS))
+    steps = _ordered(_lines(folder / work.STEPS), short=short)
     return Account(
         name=name,
         package=package,
@@ -143,7 +143,8 @@ def completed(fresh: Account, before: Account | None) -> Account:
     if before is None or before.kernel != fresh.kernel or before.short != fresh.short:
         return fresh
     had = {step["name"] for step in fresh.steps}
-    steps = _ordered([*fresh.steps, *(step for step in before.steps if step["name"] not in had)])
+    others = (step for step in before.steps if step["name"] not in had)
+    steps = _ordered([*fresh.steps, *others], short=fresh.short)
     told = _missing(fresh.steps, short=fresh.short)
     return replace(
         fresh,
@@ -158,9 +159,9 @@ def completed(fresh: Account, before: Account | None) -> Account:
     )
 
 
-def _ordered(steps: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+def _ordered(steps: Sequence[Mapping[str, Any]], *, short: bool) -> tuple[Mapping[str, Any], ...]:
     # A short run leaves what a long one has found of its other steps.
-    order = [step.name for some in (False, True) for step in suites.steps(short=some)]
+    order = [step.name for some in (short, not short) for step in suites.steps(short=some)]
     return tuple(sorted(steps, key=lambda each: order.index(each["name"])))
 
 
