@@ -34,7 +34,10 @@ class KernelJournals:
         self._row_of = rows.of
         self._held: dict[int, Map] = {}
         self._layouts: dict[int, JournalLayout] = {}
+        #: Of earlier brokers.
         self._former: dict[int, Map] = {}
+        #: What was replaced by something that nobody has asked for yet, so that it may be taken back.
+        self._replaced: dict[int, Map] = {}
         self._refused: dict[int, str] = {}
         self._changing = threading.Lock()
 
@@ -62,8 +65,13 @@ class KernelJournals:
             row = self._row_of[topic.id]
             try:
                 before = self._held.get(topic.id) or self._table.inner(row)
+                replaced = self._replaced.get(topic.id)
                 if before is not None and _layout(before) == layout:
                     made = before
+                elif before is not None and replaced is not None and _layout(replaced) == layout:
+                    made = self._replaced.pop(topic.id)
+                    self._table.update(row, made)
+                    before.close()
                 else:
                     made = _make(layout, before)
                     try:
@@ -93,6 +101,7 @@ class KernelJournals:
         with self._changing:
             if self._layouts.get(topic) != layout:
                 return None
+            self._let_go(topic)
             return os.dup(self._held[topic].fd)
 
     def former_journal(self, topic: int) -> tuple[int, JournalLayout] | None:
@@ -116,13 +125,20 @@ class KernelJournals:
             self._former.popitem()[1].close()
 
     def _replace(self, topic: int, before: Map) -> None:
-        if topic in self._held:
+        if topic not in self._held:
+            self._former[topic] = before
+        elif topic in self._replaced:
             before.close()
         else:
-            self._former[topic] = before
+            self._replaced[topic] = before
+
+    def _let_go(self, topic: int) -> None:
+        if (replaced := self._replaced.pop(topic, None)) is not None:
+            replaced.close()
 
     def _forget(self, topic: int) -> bool:
         self._layouts.pop(topic, None)
+        self._let_go(topic)
         if (held := self._held.pop(topic, None)) is None:
             return False
         held.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,88 @@ def test_new_members_are_given_what_was_kept_over_lives_too(life: Life, way: str
                 life.send(topic)
             life.start(topics, fast)
             assert_given(90)
+
+
+class Whole:
+    """Sends a few events at a time, and has each read once, byte for byte, before the next ones leave."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._after = dict.fromkeys(NAMES, 0)
+
+    def turn(self) -> None:
+        for topic in NAMES:
+            before = self._life.sent.get(topic, 0)
+            self._life.send(topic, 20)
+            wanted = sorted(payload(topic, number) for number in range(before, self._life.sent[topic]))
+            found: list[bytes] = []
+
+            def all_there(topic: int = topic, found: list[bytes] = found, wanted: int = len(wanted)) -> bool:
+                page = self._life.ask(f"/v1/topics/{NAMES[topic]}/journal?after={self._after[topic]}")
+                assert page["missed"] == 0
+                found += [base64.b64decode(each["payload"]) for each in page["events"]]
+                self._after[topic] = page["next"]
+                return len(found) >= wanted
+
+            until(all_there, lambda found=found: found)
+            assert sorted(found) == wanted
+
+    def while_it(self, act: Callable[[], None]) -> None:
+        with ThreadPoolExecutor(1) as beside:
+            acting = beside.submit(act)
+            turns = 0
+            while not acting.done() or not turns:
+                self.turn()
+                turns += 1
+            acting.result()
+
+
+@pytest.mark.parametrize("way", ["native", "generic", "tc"])
+def test_its_size_changes_while_events_come(life: Life, way: str) -> None:
+    fast, options, path = WAYS[way]
+    topics = {topic: {**each, **options} for topic, each in KEPT.items()}
+    with Members(life) as members:
+        life.start(topics, fast)
+        for name in NAMES.values():
+            for group in ("g", "h"):
+                members.join(name, group)
+        on_path(life, path)
+        whole = Whole(life)
+        whole.turn()
+
+        def change() -> None:
+            now = "journal = 512"
+            for events, room in ((1024, 100), (256, 100), (2048, 1472), (256, 40), (512, 64)):
+                text = life.file.read_text()
+                wanted = f"journal = {events}\njournal_bytes = {room}"
+                assert now in text
+                life.file.write_text(text.replace(now, wanted))
+                assert life.topology.broker.request("POST", "/v1/reload")["changes"]
+                now = wanted
+                told = life.ask("/v1/topics/events")["journal"]
+                assert (told["events"], told["bytes"], told["reason"]) == (events, room, "")
+
+        whole.while_it(change)
+        whole.turn()
+        on_path(life, path)
+
+
+def test_both_paths_write_while_a_topic_moves(life: Life) -> None:
+    """The worker and the programs, on either processor."""
+    topics = {topic: {**each, "class": "SQ"} for topic, each in KEPT.items()}
+    with Members(life) as members:
+        life.start(topics, quality={"worker_sq": True})
+        for name in NAMES.values():
+            members.join(name, "g")
+        on_path(life, "fast")
+        whole = Whole(life)
+
+        def move() -> None:
+            for policy in ("slow", "auto") * 4:
+                for name in NAMES.values():
+                    life.topology.broker.request("POST", f"/v1/topics/{name}/path", {"policy": policy})
+
+        whole.while_it(move)
+        on_path(life, "fast")
+        for topic in NAMES:
+            assert life.topic(NAMES[topic])["problems"] == []

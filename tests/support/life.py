@@ -39,7 +39,7 @@ class Life:
 
     def __init__(self, topology: Topology, folder: Path) -> None:
         self.topology = topology
-        self.folder = folder
+        self.folder, self.file = folder, folder / "broker.toml"
         self.sent: dict[int, int] = {}
         self.source = udp(topology.publisher)
         #: What runs a broker's code.
@@ -52,7 +52,9 @@ class Life:
         table = {"name": NAME, "listen": list(self.topology.broker.addresses), **broker}
         state = table.pop("state", str(self.folder / "state.db"))
         code = WITHOUT_LIBBPF if table.pop("libbpf", True) is False else RUN
+        quality = table.pop("quality", {})
         lines = ["[broker]", *_values(table), "[state]", f"file = {json.dumps(state)}"]
+        lines += ["[quality]", *_values(quality)]  # type: ignore[arg-type]
         lines += ["[control]", "heartbeat = 0.5", "[fastpath]", *_values(fast or {})]
         for id_, topic in topics.items():
             lines += [
@@ -62,10 +64,9 @@ class Life:
             ]
             for member in topic.get("members", ()):  # type: ignore[attr-defined]
                 lines += ["[[topic.member]]", *_values(member)]
-        file = self.folder / "broker.toml"
-        file.write_text("\n".join(lines))
+        self.file.write_text("\n".join(lines))
         self._program = self.topology.broker.start(
-            (*self.python, code, "-c", str(file)),
+            (*self.python, code, "-c", str(self.file)),
             ready="ready",
             limit=LIMIT,
             clean_up=(PYTHON, "-m", "tempos", "fastpath", "clean", str(table["name"])),

@@ -107,6 +107,41 @@ def test_what_a_killed_process_was_writing_is_freed(journal: memory.Memory) -> N
     assert journal.mend() == 0, "the kernel comes to the end of what it writes"
 
 
+@settings(deadline=None, max_examples=300)
+@given(
+    words=st.lists(
+        st.one_of(st.integers(0, 2**64 - 1), st.tuples(st.integers(0, 80), st.integers(0, 3))),
+        min_size=8, max_size=8,
+    ),
+    position=st.integers(0, 90),
+)  # fmt: skip
+def test_a_slot_is_taken_for_whole_only_by_its_word(
+    words: list[int | tuple[int, int]], position: int
+) -> None:
+    """Whatever the words are: those of other positions, of writers, of nobody."""
+    for journal in opened(JournalLayout.of(8, 96)):
+        whole = set()
+        for slot, word in enumerate(words):
+            if isinstance(word, tuple):
+                lap, mark = word
+                word = (lap * 8 + slot + 1) << 2 | mark
+            at = 128 + slot * journal.layout.cells * 128
+            journal._memory[at : at + 8] = word.to_bytes(8, "little")
+            if word and not word & 3:
+                whole.add((word >> 2) - 1)
+        assert set(journal.positions(position)) == {each for each in whole if each > position}
+        in_place = {each for slot, each in _placed(words) if each % 8 == slot}
+        assert (journal.read(position) is not None) == (position in in_place)
+
+
+def _placed(words: list[int | tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Slots, and the positions that their words say stand there whole."""
+    for slot, word in enumerate(words):
+        number = (word[0] * 8 + slot + 1) << 2 | word[1] if isinstance(word, tuple) else word
+        if number and not number & 3:
+            yield slot, (number >> 2) - 1
+
+
 @pytest.mark.parametrize(("events", "room"), [(4, 96), (64, 96), (16, 40), (16, 1000)])
 def test_another_size_takes_over_what_fits(events: int, room: int) -> None:
     for old in opened(JournalLayout.of(16, 96)):
