@@ -17,7 +17,7 @@ from support.privileges import require
 from tempos_bench.nodes.node import Node
 from tempos_bpf.objects import BpfObject
 
-_CLSACT, _EGRESS = 0xFFFF0000, 0xFFFFFFF3
+_CLSACT, _EGRESS, _INGRESS = 0xFFFF0000, 0xFFFFFFF3, 0xFFFFFFF2
 
 
 def require_compiler() -> None:
@@ -27,12 +27,20 @@ def require_compiler() -> None:
 
 def on_egress(node: Node, interface: str, source: Path, program: str) -> None:
     """Run a tc program on all that ``interface`` of a node sends, for as long as it exists."""
+    _on(_EGRESS, node, interface, source, program)
 
+
+def on_ingress(node: Node, interface: str, source: Path, program: str) -> None:
+    """The same on all that comes to it."""
+    _on(_INGRESS, node, interface, source, program)
+
+
+def _on(parent: int, node: Node, interface: str, source: Path, program: str) -> None:
     def install(route: IPRoute) -> None:
         index = socket.if_nametoindex(interface)
         route.tc("add", "clsact", index)
         with BpfObject(compiled(source)) as loaded:
-            route.tc("add-filter", "bpf", index, parent=_EGRESS, fd=loaded.program(program).fd, name=program,
+            route.tc("add-filter", "bpf", index, parent=parent, fd=loaded.program(program).fd, name=program,
                      classid=1, direct_action=True)  # fmt: skip
 
     configure(node, install)
