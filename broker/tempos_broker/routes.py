@@ -283,6 +283,7 @@ class Routes:
             past.fetch(topic)
             route, same = past.former_route(state.route.topic, memory)
             self._slow.journals.begin(topic, route.epoch, 0)
+            self._slow.journals.joined(topic, route.epoch, self._registry.holders(topic), before=True)
             if self._repairs is not None:
                 self._repairs.opened(route, self._ledger.route(topic, route.epoch))
             self._chosen(state, await self._install(state, route))

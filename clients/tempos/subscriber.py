@@ -80,7 +80,8 @@ class Subscriber(forks.OfOneProcess):
     ``wait``: seconds that entering waits for a broker that is not there yet (True: for ever).
     ``start``: what topics' journals have is handed out first: the last event of each ("last"), the last so
     many (a number), or what is no older (a timedelta), and then what is live, with nothing between and
-    nothing twice; such an event ``is_replayed``. Without it so is the last one of topics that are retained.
+    nothing twice; such an event ``is_replayed``. Without it so is the last one of topics that are retained,
+    unless it is "live".
 
     Entering raises :class:`ControlRefused` (unknown topic, limit reached), :class:`NoAnswer`, :class:`NoWay`,
     and :class:`LocalError` (port taken, a ``raw`` topic whose duplicates are to be dropped). A broker that

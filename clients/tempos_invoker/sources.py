@@ -99,6 +99,8 @@ class Source:
             port=port,
             auth=at.auth,
             keys=at.keys,
+            # What was called for before this was a member is not called for again.
+            start="live",
         )
         return await subscriber.__aenter__()
 

@@ -131,6 +131,9 @@ async def test_what_was_before_comes_first_and_what_is_live_follows(tmp_path: Pa
                 assert found == {"plant/alarms": (b"41", True), "plant/raw": (b"41", True)}
                 await send("plant/wide", 50)
                 assert told(await take(member, 1)) == [(b"50", False)]
+            async with node.subscriber("plant/#", start="live") as member:
+                await send("plant/alarms", 42)
+                assert told(await take(member, 1)) == [(b"42", False)]
             # A batch is its events.
             for name in ("plant/alarms", "plant/wide"):
                 async with publisher.batch():

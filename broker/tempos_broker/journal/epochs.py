@@ -47,9 +47,14 @@ class Epochs:
         """An epoch that begins there has these members."""
         self._since = {holder: self._since.get(holder, first) for holder in holders}
 
-    def before(self, holder: Holder) -> list[tuple[int, int]]:
-        """Of each epoch before the first one of a member: where it begins, and how many events it had."""
+    def before(self, holder: Holder) -> list[tuple[int, int]] | None:
+        """Of each epoch before the first one of a member: where it begins, and how many events it had.
+
+        None: nobody knows which that was.
+        """
         end = self._since.get(holder, 0)
+        if not end:
+            return None
         return [
             (first, self._had.get(epoch, self._seen.get(epoch, 0)))
             for epoch, first in sorted(self._begun.values(), key=lambda begun: begun[1])

@@ -111,16 +111,22 @@ class Journals:
         if (epochs := self._epochs.get(topic)) is not None:
             epochs.ended(epoch, drawn)
 
-    def joined(self, topic: int, epoch: int, groups: Iterable[tuple[str, Iterable[Holder]]]) -> None:
-        """Members of an epoch that has begun."""
+    def joined(
+        self, topic: int, epoch: int, groups: Iterable[tuple[str, Iterable[Holder]]], *, before: bool = False
+    ) -> None:
+        """Members of an epoch that has begun; ``before``: those new here have been since a former life."""
         memory, epochs = self.of.get(topic), self._epochs.get(topic)
         if memory is not None and epochs is not None:
-            epochs.joined(memory.first(epoch), (holder for _, holders in groups for holder in holders))
+            first = 0 if before else memory.first(epoch)
+            epochs.joined(first, (holder for _, holders in groups for holder in holders))
 
-    def before(self, topic: int, holder: Holder) -> tuple[Memory | None, Sequence[tuple[int, int]]]:
-        """A topic's journal, and where it has what was before somebody was a member; None: there is none."""
+    def before(self, topic: int, holder: Holder) -> tuple[Memory | None, Sequence[tuple[int, int]] | None]:
+        """A topic's journal, and where it has what was before somebody was a member.
+
+        None: there is none; it is not known since when somebody is one.
+        """
         epochs = self._epochs.get(topic)
-        return self.of.get(topic), epochs.before(holder) if epochs is not None else ()
+        return self.of.get(topic), epochs.before(holder) if epochs is not None else None
 
     def mend(self) -> None:
         """Another process is dead that wrote; this one does not at the moment."""

@@ -139,6 +139,10 @@ class Replays:
         memory, spans = self._journals.before(topic.id, holder)
         if memory is None:
             return wanted.topic, wanted.after, False, 0, []
+        if spans is None:
+            # A life ago, while somebody was reading: where live events began for it only that one knew.
+            text = f"nobody knows since when {holder.ip}:{holder.port} is a member of {topic.name!r}"
+            raise Refused(Code.UNKNOWN_MEMBER, text, "")
         stretch = Stretch(spans, memory.layout.slots)
         index = stretch.behind(wanted.after) if wanted.after else _begin(memory, stretch, wanted)
         numbers: list[int] = []

@@ -44,7 +44,8 @@ Bodies are printed as text, msgpack as JSON, anything else in hex. With several 
 begins with the topic's name. Filters are MQTT's: + is any one level, # in the end any number of them. With
 --json each line is an object: topic, topic_id, encoding, body, publisher, sequence, delivery_sequence, epoch,
 sent_ns, received_ns, latency_s, missed. The sum of missed is what is missing: an event that comes late says
--1. The account of --stats is told at the very end, when all that was on its way has come or is lost, with
+-1. An event out of the journal (--last, --since, retained topics) says "replayed": true, and is in no other
+count. The account of --stats is told at the very end, when all that was on its way has come or is lost, with
 what each publisher lost on the way to the broker; with --json it is an object, too. After --count events it
 leaves; what had come beyond them is told, and is dropped in the broker's ledger.
 """

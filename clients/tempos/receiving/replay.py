@@ -34,8 +34,8 @@ UNDER_WAY, TRIES = 0.2, 5
 #: Seconds before the broker is asked again that sends nothing just now.
 PAUSE = 0.05
 
-#: What is given first: the last event, so many, or those that are no older.
-Start = Literal["last"] | int | timedelta
+#: What is given first: the last event, so many, those that are no older; or nothing at all.
+Start = Literal["last", "live"] | int | timedelta
 
 _log = logging.getLogger("tempos.subscriber")
 
@@ -53,6 +53,8 @@ class Wanted:
         """What an application asked for; raises :class:`LocalError`."""
         if start is None:
             return cls()
+        if start == "live":
+            return cls(last=0)
         if encrypted:
             raise LocalError("start: what is encrypted is taken once, and soon, so not out of a journal")
         if isinstance(start, timedelta):
@@ -62,14 +64,16 @@ class Wanted:
         last = 1 if start == "last" else start
         if type(last) is not int or not 1 <= last <= queue:
             raise LocalError(
-                f"start is {start!r}, allowed: 'last', a number from 1 to {queue} (what the queue holds), "
-                "a timedelta"
+                f"start is {start!r}, allowed: 'last', 'live', a timedelta, or a number from 1 to {queue}, "
+                "which is what the queue holds"
             )
         return cls(last, only_retained=False)
 
     def choose(self, feeds: Iterable[Feed]) -> list[Feed]:
         """The topics that something is asked for; raises :class:`LocalError` where there should be one."""
         feeds = [feed for feed in feeds if feed.decryptor is None]
+        if not self.last:
+            return []
         if self.only_retained:
             return [feed for feed in feeds if feed.topic.retain]
         chosen = [feed for feed in feeds if feed.topic.journal]
