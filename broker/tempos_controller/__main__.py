@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import shlex
 import signal
 import sys
 from collections import Counter
@@ -39,6 +40,7 @@ from tempos_controller.force.local import PATIENCE
 from tempos_controller.force.store import Desired, Store, usual_folder
 from tempos_controller.parts.http import Away, Refused
 from tempos_controller.plan.wanted import revision
+from tempos_controller.watch.feed import Feed
 from tempos_daemon import logs, loop
 from tempos_daemon.http_server import HttpServer
 from tempos_daemon.last_resort import LastResort
@@ -88,6 +90,8 @@ class _Started:
     engine: Engine
     reload: Rereading
     where: str
+    #: How the page's token is found.
+    token: str
 
 
 async def _serve(file: Path, loaded: Loaded, state: str | None, signals: Signals) -> None:
@@ -97,6 +101,7 @@ async def _serve(file: Path, loaded: Loaded, state: str | None, signals: Signals
         if started is None:
             return
         lines = await ready_lines(started.engine, started.where)
+        lines.append(f"  live page {started.where}/ ({started.token})")
         print("\n".join(lines), flush=True)
         notify(ready(lines[0].removeprefix("ready: ")))
         signals.reload_with(started.reload.on_signal)
@@ -121,7 +126,9 @@ async def _start(
     engine = Engine(store, places, platform, desired)
     refused: Counter[str] = Counter()
     token = _token(place, store)
-    app = application(engine, Documents(engine, place.name), token, refused)
+    documents = Documents(engine, place.name)
+    feed = Feed(engine, documents)
+    app = application(engine, documents, token, refused, feed)
     server = HttpServer(app, place.host, place.port, refused)
     try:
         server.bind()
@@ -130,6 +137,7 @@ async def _start(
             f"the API cannot have {place.host}:{place.port}: {error.strerror}; set controller.api"
         ) from error
     stack.push_async_callback(signals.step, "closing the API", server.close)
+    stack.push_async_callback(signals.step, "letting viewers go", feed.close)
     engine.start()
     finished = _Finish(engine, signals, first=known is None)
     stack.push_async_callback(signals.step, "ending the daemons", finished)
@@ -147,10 +155,11 @@ async def _start(
             raise
         log.error("the file is not in force, what was before is: %s", one_line(error))  # noqa: TRY400
     engine.keep()
+    feed.begin()
     stack.push_async_callback(signals.step, "coming to the end of a change", engine.close)
     stack.push_async_callback(signals.step, "reloading", reload.close)
     finished.first = False
-    return _Started(engine, reload, f"http://{place.host}:{place.port}")
+    return _Started(engine, reload, f"http://{place.host}:{place.port}", _how_to_token(place, store))
 
 
 def _folder(given: str, name: str) -> Path:
@@ -198,6 +207,13 @@ def _token(place: ControllerPlace, store: Store) -> str:
     if place.token_file:
         return read_token(place.token_file, "controller.api_token_file")
     return place.token or read_token(str(store.token(TOKEN)), "the Controller's token")
+
+
+def _how_to_token(place: ControllerPlace, store: Store) -> str:
+    """What a person does to learn the token that the page asks for."""
+    if place.token and not place.token_file:
+        return "it asks for controller.api_token"
+    return f"it asks for a token: cat {shlex.quote(place.token_file or str(store.token(TOKEN)))}"
 
 
 class _Apply:

@@ -24,10 +24,13 @@ from tempos_controller.config.layout import FUNCTION, MAX_CODE, NODE, TRIGGER, W
 from tempos_controller.config.load import KINDS
 from tempos_controller.documents import Documents
 from tempos_controller.force.engine import Engine, NotDone
+from tempos_controller.watch.feed import Feed
 from tempos_daemon.door import Door
 from tempos_daemon.metrics import MEDIA_TYPE, pieces
+from tempos_daemon.page import Page
 from tempos_daemon.problems import described, problem
 from tempos_daemon.schema import Keys, join, json_schema
+from tempos_daemon.viewers import VIEWERS, Full
 from tempos_daemon.web import new_app
 
 if TYPE_CHECKING:
@@ -83,8 +86,10 @@ class LogOut(BaseModel):
     lines: list[str]
 
 
-def application(engine: Engine, documents: Documents, token: str, refused: Counter[str]) -> ASGIApp:
-    """The web application over an engine; every request must bring the ``token``."""
+def application(
+    engine: Engine, documents: Documents, token: str, refused: Counter[str], feed: Feed | None = None
+) -> ASGIApp:
+    """The web application over an engine; every request but for the page must bring the ``token``."""
     app = new_app(
         "tempos Controller API",
         lambda: engine.ready,
@@ -93,10 +98,11 @@ def application(engine: Engine, documents: Documents, token: str, refused: Count
     app.add_exception_handler(ConfigError, _on_fault)
     app.add_exception_handler(NotDone, _on_not_done)
     _add_status(app, engine, documents)
+    _add_feed(app, Feed(engine, documents) if feed is None else feed)
     _add_changes(app, engine)
     for kind in KINDS:
         _add_kind(app, kind, engine, documents)
-    return Door(
+    door = Door(
         app,
         token,
         refused,
@@ -105,6 +111,7 @@ def application(engine: Engine, documents: Documents, token: str, refused: Count
         logger=log,
         longest=_longest,
     )
+    return Page(door, "tempos_controller.watch", ("page.js", "platform.js", "platform.css"))
 
 
 def _longest(method: str, path: str) -> int:
@@ -146,6 +153,19 @@ def _add_status(app: FastAPI, engine: Engine, documents: Documents) -> None:
             return await documents.logs(name)
         except KeyError:
             raise HTTPException(404, f"there is no workflow {name!r}") from None
+
+
+def _add_feed(app: FastAPI, feed: Feed) -> None:
+    # A stream without an end is not what OpenAPI describes.
+    @app.get("/v1/events", include_in_schema=False)
+    async def get_events(steps: Annotated[int | None, Query(ge=1)] = None) -> Response:
+        try:
+            stream = feed.look(steps)
+        except Full:
+            raise HTTPException(503, f"{VIEWERS} are looking already: close one of the pages") from None
+        return StreamingResponse(
+            stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
 
 
 def _add_changes(app: FastAPI, engine: Engine) -> None:

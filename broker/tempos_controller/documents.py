@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tempos import __version__
@@ -92,24 +92,34 @@ class Documents:
         """One workflow with what its parts count; raises :class:`KeyError`."""
         found = self.item("workflow", name)
         told = await self.told()
-        for step in found["steps"]:
-            step["accounts"] = [
-                {"node": node, **account}
-                for node in step["nodes"]
-                for account in told.get(f"invoker {node}", {}).get("steps", ())
-                if isinstance(account, dict)
-                and account.get("workflow") == name
-                and str(account.get("name", "")).rstrip("~") == step["name"]
-            ]
+        away = sorted(what for what, status in told.items() if not status)
+        return {**self.joined(found, lambda what: told.get(what, {})), "away": away}
+
+    def joined(self, item: Mapping[str, Any], said: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
+        """A workflow with the ``accounts`` of its steps and its ``endpoints``, by what each part ``said``."""
+        name = item["name"]
+        steps = [
+            {
+                **step,
+                "accounts": [
+                    {"node": node, **account}
+                    for node in step["nodes"]
+                    for account in said(f"invoker {node}").get("steps", ())
+                    if isinstance(account, dict)
+                    and account.get("workflow") == name
+                    and str(account.get("name", "")).rstrip("~") == step["name"]
+                ],
+            }
+            for step in item["steps"]
+        ]
         nodes = {each.name: each.node for each in self._engine.platform.triggers}
-        found["endpoints"] = [
+        endpoints = [
             {"node": nodes[trigger], **endpoint}
-            for trigger in found["triggers"]
-            for endpoint in told.get(f"trigger {nodes[trigger]}", {}).get("endpoints", ())
+            for trigger in item["triggers"]
+            for endpoint in said(f"trigger {nodes[trigger]}").get("endpoints", ())
             if isinstance(endpoint, dict) and endpoint.get("name") == trigger
         ]
-        found["away"] = sorted(what for what, status in told.items() if not status)
-        return found
+        return {**item, "steps": steps, "endpoints": endpoints}
 
     async def logs(self, name: str) -> dict[str, Any]:
         """What the functions of a workflow wrote; raises :class:`KeyError`."""

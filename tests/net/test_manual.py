@@ -14,6 +14,7 @@ from support.transcripts import agrees, reader, steps
 
 from tempos import REASON_TEXTS
 from tempos.doctor import areas
+from tempos_controller.watch.findings import CHECKS
 
 ROOT = Path(__file__).resolve().parents[2]
 MANUAL = ROOT / "config" / "docs"
@@ -58,6 +59,7 @@ def test_what_it_has_of_the_code_is_all_there(site: Path) -> None:
 
     has("reasons.html", *(reason.label for reason in REASON_TEXTS))
     has("codes.html", *(check.code for area in areas() for check in area.checks))
+    has("codes.html", *(check.code for check in CHECKS))
     has("metrics.html", "tempos_ledger_drift", "tempos_trigger_drift", "tempos_function_accepted_total",
         "tempos_controller_ready")  # fmt: skip
     has("http.html", "GET /v1/status", "POST /v1/topics", "PUT /v1/deployment", "GET /v1/workflows")

@@ -11,7 +11,9 @@ from support.waiting import LIMIT
 
 from tempos import PathPolicy
 from tempos.doctor import Tried
-from tempos_broker.api.feed import Feed, Verdict
+from tempos.doctor.serving import SERVING
+from tempos_broker.api.feed import STATES, Feed
+from tempos_daemon.verdict import Verdict
 
 from .test_broker import running
 
@@ -51,7 +53,7 @@ async def test_the_state_and_then_what_changed() -> None:
 
 
 def test_what_is_wrong_is_known_since_when() -> None:
-    verdict = Verdict()
+    verdict = Verdict(SERVING.checks, STATES)
 
     def lost(count: int) -> list[Tried]:
         return [Tried("TD407", False, f"{count} lost", "press work")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,16 +12,11 @@ from pathlib import Path
 
 import pytest
 from support.brokers import post, serving
+from support.pages import SOON, Browser, Page, expect, launched, page
 from support.ports import free_ports
 
 from tempos.wire import encode_event
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-
-#: Milliseconds that the page may take to show something, on a machine that does much else.
-SOON = 20_000
 HOSTILE = "<img src=x onerror=document.body.remove()>"
 TOKEN = "open-sesame-" * 2
 PHONE = {"width": 390, "height": 844}
@@ -81,35 +75,17 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+def browser() -> Iterator[Browser]:
+    with launched() as started:
         yield started
-        started.close()
 
 
-@contextmanager
-def page(browser: sync_api.Browser, world: World, **options: object) -> Iterator[sync_api.Page]:
-    """The page, which must not complain of anything but that the broker is away."""
-    context = browser.new_context(**options)
-    shown = context.new_page()
-    shown.set_default_timeout(SOON)
-    wrong: list[str] = []
-    shown.on("pageerror", lambda error: wrong.append(str(error)))
-    shown.on("console", lambda told: "Content Security" in told.text and wrong.append(told.text))
-    shown.goto(f"http://127.0.0.1:{world.api}/")
-    yield shown
-    assert not wrong
-    context.close()
+def change(shown: Page, text: str) -> None:
+    expect(shown.locator("#changes li", has_text=text).first).to_be_visible(timeout=SOON)
 
 
-def change(shown: sync_api.Page, text: str) -> None:
-    sync_api.expect(shown.locator("#changes li", has_text=text).first).to_be_visible(timeout=SOON)
-
-
-def test_the_page_follows(browser: sync_api.Browser, tmp_path: Path) -> None:
+def test_the_page_follows(browser: Browser, tmp_path: Path) -> None:
     world = World(tmp_path)
-    expect = sync_api.expect
     with page_of_two_lives(browser, world) as (shown, kill):
         expect(shown.locator("#headline")).to_have_text("Nothing is wrong", timeout=SOON)
         press = shown.locator(".topic", has=shown.get_by_text("press", exact=True))
@@ -153,7 +129,7 @@ def test_the_page_follows(browser: sync_api.Browser, tmp_path: Path) -> None:
 
 
 @contextmanager
-def page_of_two_lives(browser: sync_api.Browser, world: World) -> Iterator[tuple[sync_api.Page, object]]:
+def page_of_two_lives(browser: Browser, world: World) -> Iterator[tuple[Page, object]]:
     broker = world.serve()
     broker.__enter__()
     ended = False
@@ -164,27 +140,27 @@ def page_of_two_lives(browser: sync_api.Browser, world: World) -> Iterator[tuple
         broker.__exit__(None, None, None)
 
     try:
-        with page(browser, world) as shown:
+        with page(browser, world.api) as shown:
             yield shown, kill
     finally:
         if not ended:
             kill()
 
 
-def test_a_token_is_asked_for_once_and_never_in_an_address(browser: sync_api.Browser, tmp_path: Path) -> None:
+def test_a_token_is_asked_for_once_and_never_in_an_address(browser: Browser, tmp_path: Path) -> None:
     world = World(tmp_path, token=TOKEN)
-    with world.serve(), page(browser, world, viewport=PHONE, color_scheme="dark") as shown:
+    with world.serve(), page(browser, world.api, viewport=PHONE, color_scheme="dark") as shown:
         asked: list[str] = []
         shown.on("request", lambda request: asked.append(request.url))
         field = shown.locator("#token")
         field.fill("wrong")
         field.press("Enter")
-        sync_api.expect(shown.locator("#refused")).to_have_text("This is not the token.", timeout=SOON)
+        expect(shown.locator("#refused")).to_have_text("This is not the token.", timeout=SOON)
         field.fill(TOKEN)
         field.press("Enter")
-        sync_api.expect(shown.locator("#headline")).to_have_text("Nothing is wrong", timeout=SOON)
+        expect(shown.locator("#headline")).to_have_text("Nothing is wrong", timeout=SOON)
         shown.reload()
-        sync_api.expect(shown.locator("#headline")).to_have_text("Nothing is wrong", timeout=SOON)
+        expect(shown.locator("#headline")).to_have_text("Nothing is wrong", timeout=SOON)
         assert not any(TOKEN in each for each in asked)
         # Nothing sticks out of a phone.
         assert shown.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]

@@ -69,6 +69,10 @@ class Broker(Part):
                 for name, each in self.topics.items()
             ]
 
+        @self.app.get("/v1/paths")
+        async def paths() -> list[Any]:
+            return [{"topic": name, "path": "slow", "reason": "no fast path"} for name in self.topics]
+
         @self.app.post("/v1/topics", status_code=201)
         async def make(body: dict[str, Any]) -> dict[str, Any]:
             self.judge(body)

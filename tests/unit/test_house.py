@@ -48,8 +48,8 @@ ASKED_FOR = {
 }
 #: Of what every daemon needs, the part that a daemon without HTTP never imports, and what it imports itself.
 HTTP_MODULES = {
-    "door", "http_connections", "http_fast", "http_server", "metrics", "models", "operations", "problems",
-    "web",
+    "door", "http_connections", "http_fast", "http_server", "metrics", "models", "operations", "page",
+    "problems", "web",
 }  # fmt: skip
 HTTP_NEEDS = {"fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"}
 

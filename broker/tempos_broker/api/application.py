@@ -30,9 +30,8 @@ from tempos_broker.api.arguments import (
     TOPIC_NAME,
     UNTIL_LET_IN,
 )
-from tempos_broker.api.feed import VIEWERS, Feed, Full
+from tempos_broker.api.feed import Feed
 from tempos_broker.api.names import WholeNames
-from tempos_broker.api.page import Page
 from tempos_broker.api.snapshot import Snapshot, Snapshots
 from tempos_broker.api.stream import listed
 from tempos_broker.api.telling import Told
@@ -46,7 +45,9 @@ from tempos_broker.status import kept_out_fields
 from tempos_daemon.door import Door
 from tempos_daemon.metrics import MEDIA_TYPE
 from tempos_daemon.operations import Body, Number, Operations
+from tempos_daemon.page import Page
 from tempos_daemon.problems import problem
+from tempos_daemon.viewers import VIEWERS, Full
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -101,7 +102,7 @@ def application(broker: Commands, reload: Reload, token: str = "", feed: Feed | 
         set_by="broker.api_token",
         logger=log,
     )
-    return Page(door)
+    return Page(door, "tempos_broker.api", ("page.js", "state.js"))
 
 
 def operations(broker: Commands, reload: Reload, feed: Feed | None = None) -> Operations:

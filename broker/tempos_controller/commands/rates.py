@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-_Counts = dict[str, float]
+Counts = dict[str, float]
+#: What is counted of each trigger and step; of the first ones there is a rate.
+COUNTED = ("in", "done", "failed", "waiting", "running")
+RATED = COUNTED[:3]
 
 
 class Rates:
@@ -13,41 +16,47 @@ class Rates:
 
     def __init__(self) -> None:
         self._at: float | None = None
-        self._before: dict[tuple[str, str], _Counts] = {}
+        self._before: dict[tuple[str, str], Counts] = {}
+
+    def look(
+        self, found: dict[tuple[str, str], Counts], now: float
+    ) -> dict[tuple[str, str], dict[str, float | None]]:
+        """Of each, how much a second came since the look before; None where it was not there then."""
+        at, before = self._at, self._before
+        self._at, self._before = now, found
+        took = max(now - at, 1e-9) if at is not None else 1.0
+        return {
+            key: {what: _rate(counts, before.get(key), what, took) for what in RATED}
+            for key, counts in found.items()
+        }
 
     def rows(self, workflows: Iterable[Any], now: float) -> list[tuple[str, ...]] | None:
         """A row for each trigger and step; None at the first look. ``now``: monotonic seconds."""
-        found: dict[tuple[str, str], _Counts] = {}
+        found: dict[tuple[str, str], Counts] = {}
         for workflow in workflows:
             for endpoint in workflow["endpoints"]:
-                found[workflow["name"], f"trigger {endpoint['name']}"] = _endpoint(endpoint)
+                found[workflow["name"], f"trigger {endpoint['name']}"] = counts_of_endpoint(endpoint)
             for step in workflow["steps"]:
-                each = [_step(account) for account in step["accounts"]]
-                found[workflow["name"], f"step {step['name']}"] = {
-                    key: sum(counts[key] for counts in each) for key in _KEYS
-                }
-        at, before = self._at, self._before
-        self._at, self._before = now, found
-        if at is None:
+                found[workflow["name"], f"step {step['name']}"] = counts_of_step(step["accounts"])
+        first = self._at is None
+        rates = self.look(found, now)
+        if first:
             return None
-        took = max(now - at, 1e-9)
         return [
-            (*key, *(_rate(counts, before.get(key), what, took) for what in _KEYS[:3]),
-             *(f"{counts[what]:,.0f}" for what in _KEYS[3:]))
+            (*key, *("-" if (rate := rates[key][what]) is None else f"{rate:,.0f}" for what in RATED),
+             *(f"{counts[what]:,.0f}" for what in COUNTED[3:]))
             for key, counts in found.items()
         ]  # fmt: skip
 
 
-_KEYS = ("in", "done", "failed", "waiting", "running")
-
-
-def _rate(counts: _Counts, before: _Counts | None, what: str, took: float) -> str:
+def _rate(counts: Counts, before: Counts | None, what: str, took: float) -> float | None:
     # Whoever counts less than before has begun anew.
     grown = counts[what] - (before[what] if before is not None and before[what] <= counts[what] else 0)
-    return "-" if before is None else f"{grown / took:,.0f}"
+    return None if before is None else grown / took
 
 
-def _endpoint(told: Any) -> _Counts:
+def counts_of_endpoint(told: Any) -> Counts:
+    """By the status of a trigger."""
     account = told.get("account", told)
     return {
         "in": _sum(account.get("received")),
@@ -58,7 +67,13 @@ def _endpoint(told: Any) -> _Counts:
     }
 
 
-def _step(told: Any) -> _Counts:
+def counts_of_step(told: Iterable[Any]) -> Counts:
+    """By what every invoker says of the same step."""
+    each = [_step(account) for account in told]
+    return {key: sum(counts[key] for counts in each) for key in COUNTED}
+
+
+def _step(told: Any) -> Counts:
     account = told.get("account", told)
     return {
         "in": _sum(account.get("accepted")),

@@ -37,6 +37,7 @@ from tempos_controller.plan.actions import (
 )
 from tempos_controller.plan.planner import plan
 from tempos_controller.plan.wanted import Parts, compile_platform
+from tempos_controller.watch.changes import Changes
 
 log = logging.getLogger("tempos.controller")
 
@@ -71,6 +72,9 @@ class Engine:
     def __init__(self, store: Store, places: Places, platform: Platform, desired: Desired) -> None:
         """``desired`` is what is in force or was to be; ``platform`` the same, read."""
         self.store = store
+        self.changes = Changes()
+        self._log = self.changes.of("change", log)
+        self._pids: dict[str, int | None] = {}
         self.fleet = Fleet(store, self._on_child)
         self.desired = desired
         self.platform = platform
@@ -79,10 +83,12 @@ class Engine:
         self._lock = asyncio.Lock()
         self._look = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._told = Sparingly(log, time.monotonic)
+        self._told = Sparingly(self.changes.of("amiss", log), time.monotonic)
         #: What is not as wanted, and why; empty if all is in force.
         self.amiss: dict[str, str] = {"all": "not begun yet"}
         self.changing = ""
+        #: Why the last change is not in force; "" if it is.
+        self.not_done = ""
 
     # --- life -------------------------------------------------------------------------------
 
@@ -102,6 +108,13 @@ class Engine:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def _on_child(self) -> None:
+        for name, child in self.fleet.children.items():
+            if (pid := child.pid) != self._pids.get(name):
+                self._pids[name] = pid
+                ended = f"{child.reason}; it is started again"
+                said = f"runs, process {pid}" if pid is not None else ended
+                level = logging.INFO if pid is not None else logging.WARNING
+                self.changes.note("daemon", level, f"{name} {said}")
         self._look.set()
 
     # --- what others ask --------------------------------------------------------------------
@@ -179,7 +192,8 @@ class Engine:
             try:
                 self.fleet.add_nodes(platform.nodes)
                 done = await self._change(before, desired, wanted)
-            except NotDone:
+            except NotDone as error:
+                self.not_done = f"{why}: {'; '.join(error.problems)}"
                 await self.fleet.keep_nodes(platform_before.nodes)
                 raise
             finally:
@@ -189,7 +203,8 @@ class Engine:
             self.amiss = {}
             await self.fleet.keep_nodes(platform.nodes)
             self._forget_code()
-            log.info("%s is in force: %s", why, "; ".join(done[1]) or "nothing differed")
+            self.not_done = ""
+            self._log.info("%s is in force: %s", why, "; ".join(done[1]) or "nothing differed")
             return Done(done[1])
 
     async def _change(self, before: Desired, desired: Desired, wanted: Parts) -> tuple[Desired, list[str]]:
@@ -212,7 +227,7 @@ class Engine:
         except (Refused, Away) as error:
             problems = error.problems if isinstance(error, Refused) else [str(error)]
             told = [f"{error.what}: {each}" for each in problems]
-            log.warning("not done, taken back: %s", "; ".join(told))
+            self._log.warning("not done, taken back: %s", "; ".join(told))
             left = await self._take_back(before, made)
             raise NotDone(told, left) from error
         gone = made.keys() - wanted.topics.keys()
@@ -327,7 +342,7 @@ class Engine:
             if what in amiss:
                 continue
             for line in action.words():
-                log.info("put right: %s", line)
+                self._log.info("put right: %s", line)
             try:
                 await self._do(action)
             except Refused as error:
@@ -370,7 +385,7 @@ class Engine:
                 for what, why in self.amiss.items():
                     self._told.warn(what, f"not as wanted: {what} {why}")
                 if before and not self.amiss:
-                    log.info("all is in force again")
+                    self._log.info("all is in force again")
 
     def _forget_code(self) -> None:
         self.store.forget_code(each.code["sha256"] for each in self.platform.functions if each.code)

@@ -16,6 +16,7 @@ from tempos.cli.extensions import OWN
 from tempos.doctor import areas
 from tempos_broker.api.application import application as broker_api
 from tempos_controller.api import application as controller_api
+from tempos_controller.watch.findings import CHECKS
 from tempos_daemon.metrics import Family
 from tempos_invoker.api import application as invoker_api
 from tempos_invoker.core.account import CONDITIONS
@@ -144,18 +145,17 @@ def codes_page() -> str:
     """What the doctor finds, by code."""
     out = [
         "# Codes of the doctor\n",
-        "What `tempos doctor` looks at. A code is given once and never again for something "
-        "else. *Lacking* is how bad "
-        "it is not to have it; a finding says besides what the cause is on this machine, and "
-        "the command that "
-        "mends it.\n",
+        "What `tempos doctor` looks at, and at the end the Controller's live page. A code is given once and "
+        "never again for something else. *Lacking* is how bad it is not to have it; a finding says besides "
+        "what the cause is on this machine, and the command that mends it.\n",
     ]
-    for area in areas():
+    tables = {area.name: area.checks for area in areas()}
+    for name, checks in {**tables, "the Controller's live page": CHECKS}.items():
         rows = [
             (code(check.code), check.name, check.lacking.value, check.means, code(check.fix))
-            for check in area.checks
+            for check in checks
         ]
-        out += [f"## {area.name}\n", table(("code", "what", "lacking", "what follows", "what helps"), rows)]
+        out += [f"## {name}\n", table(("code", "what", "lacking", "what follows", "what helps"), rows)]
     return "\n".join(out)
 
 

@@ -1,71 +1,22 @@
 // The page: shows what State knows. Rule: what the broker tells is only ever put in as text.
+import { $, ago, begun, changes, count, el, figures, findings, follow, many, put, rate, time, verdict } from "/show.js";
 import { State } from "/state.js";
 
 const SHOWN = 300; // topics at a time
-const $ = (id) => document.getElementById(id);
-const count = new Intl.NumberFormat("en");
 const open = new Map(); // topic id -> { at, members: "group ip:port" -> ticketed, document }
 const rows = new Map(); // topic id -> its element
-const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
-
-function el(tag, cls, text) {
-  const made = document.createElement(tag);
-  if (cls) made.className = cls;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-const rate = (n) => (n === 0 ? "0" : n < 10 ? n.toFixed(1) : count.format(Math.round(n)));
 const ns = (n) => (n === null || n === undefined ? "–" : n < 1e4 ? `${count.format(n)} ns` : n < 1e7 ? `${Math.round(n / 1e3)} µs` : `${Math.round(n / 1e6)} ms`);
-const many = (n, what, more = `${what}s`) => `${count.format(n)} ${n === 1 ? what : more}`;
-function ago(unix) {
-  const s = Math.max(0, state.at - unix);
-  const [n, unit] = s < 90 ? [s, "s"] : s < 5400 ? [s / 60, "min"] : s < 129600 ? [s / 3600, "h"] : [s / 86400, "days"];
-  return `${Math.round(n)} ${unit}`;
-}
-const time = (unix) => clock.format(new Date(unix * 1000));
-
-function verdict() {
-  const wrong = (state.head.wrong || []).filter((each) => each.severity === "warning" || each.severity === "fault");
-  const now = wrong.filter((each) => each.now);
-  const [first] = now.length ? now : wrong;
-  const name = state.head.broker ? state.head.broker.name : "";
-  let mood = "good", line = "Nothing is wrong", detail = "", fix = "";
-  if (state.link === "token") [mood, line] = ["waiting", "This broker asks for a token"];
-  else if (!state.at) [mood, line] = ["waiting", state.link === "stale" ? "The broker does not answer" : "Asking the broker…"];
-  else if (first) {
-    const others = (now.length ? now : wrong).length - 1;
-    const what = `${first.name}: ${first.subject || name}`;
-    mood = !now.length ? "was" : first.severity === "fault" ? "bad" : "warning";
-    line = now.length ? `${what}${others ? `, and ${many(others, "more finding")}` : ""}` : "Nothing goes wrong now";
-    detail = now.length ? `${first.cause} – since ${time(first.since)} (${ago(first.since)}) – ${first.means}`
-      : `Last: ${what}, ${first.cause}, at ${time(first.changed)} (${ago(first.changed)} ago)`;
-    fix = first.fix;
-  } else detail = accounted(name);
-  const head = $("verdict");
-  head.dataset.state = mood;
-  put($("headline"), line);
-  put($("detail"), detail);
-  $("remedy").hidden = !fix;
-  put($("remedy").lastElementChild, fix);
-  const stale = state.link === "stale";
-  head.toggleAttribute("data-stale", stale && Boolean(state.at));
-  $("stale").hidden = !stale;
-  put($("stale"), !stale ? "" : `Not live: ${state.trouble || "the broker does not answer"}. ${state.at
-    ? `This is as it was at ${time(state.at)}; ` : ""}trying again.`);
-  document.title = `${mood === "bad" || mood === "warning" ? "⚠ " : ""}${name || "tempos"}${stale ? " (not live)" : ""}`;
-}
 
 // What static members got nobody can say: they do not report.
 function accounted(name) {
-  const since = `since the broker started ${ago(state.head.broker.started)} ago`;
+  const since = `since the broker started ${ago(state.head.broker.started, state.at)} ago`;
   let unknown = 0;
   for (const topic of state.topics.values()) for (const group of topic.groups) unknown += group.unknown;
   return unknown ? `${name}: every event is accounted for up to its member, ${since}; ${many(unknown, "delivery", "deliveries")} `
     + `went to members that do not report, so whether they came is not known` : `${name}: every event is accounted for, ${since}`;
 }
 
-function figures() {
+function cells() {
   const topics = [...state.topics.values()];
   const sum = (key) => topics.reduce((total, topic) => total + topic[key], 0);
   const worst = (quality) => topics.filter((topic) => topic.class === quality && topic.late !== null)
@@ -73,41 +24,15 @@ function figures() {
   const { paths, quality, broker } = state.head;
   const fast = topics.filter((topic) => topic.path === "fast").length;
   const classes = Object.entries(quality.classes).map(([name, each]) => `${name} ${count.format(each.queued)} queued`);
-  const cells = [
+  return [
     ["In, events/s", rate(sum("rate")), `${rate(sum("out"))} out`],
     ["Not delivered", count.format(sum("gone")), "since the accounts began"],
     ["Fast path", paths.fast.mode, paths.fast.reason || `${many(fast, "topic")} of ${topics.length}`],
     ["Slow path", paths.slow.io, classes.join(", ")],
     ["p99, SQ / BQ", `${ns(worst("SQ") < 0 ? null : worst("SQ"))} / ${ns(worst("BQ") < 0 ? null : worst("BQ"))}`,
       worst("SQ") < 0 && worst("BQ") < 0 ? "set fastpath.latency to measure" : "of the slowest topic"],
-    ["Broker", broker.name, `tempos ${broker.version}, process ${broker.pid}, up ${ago(broker.started)}`],
+    ["Broker", broker.name, `tempos ${broker.version}, process ${broker.pid}, up ${ago(broker.started, state.at)}`],
   ];
-  const list = $("figures");
-  while (list.children.length < cells.length) {
-    const cell = list.appendChild(el("div"));
-    cell.append(el("dt"), el("dd"));
-    cell.lastChild.append("", el("small"));
-  }
-  cells.forEach(([name, value, more], at) => {
-    const [dt, dd] = list.children[at].children;
-    put(dt, name);
-    if (dd.firstChild.data !== value) dd.firstChild.data = value;
-    put(dd.lastElementChild, more);
-  });
-}
-
-function findings() {
-  const wrong = state.head.wrong || [];
-  $("findings").hidden = !wrong.length;
-  $("wrong").replaceChildren(...wrong.map((each) => {
-    const item = el("li", `${each.severity}${each.now ? "" : " past"}`);
-    const title = el("p");
-    title.append(el("strong", "", `${each.code} ${each.name}`), ` ${each.subject}: ${each.cause}`);
-    const when = `since ${time(each.since)}${each.changed > each.since ? `, last ${ago(each.changed)} ago` : ""}`;
-    item.append(title, el("p", "soft", `${each.means} (${when})`));
-    if (each.fix) item.append(el("code", "", each.fix));
-    return item;
-  }));
 }
 
 const ORDER = {
@@ -252,49 +177,19 @@ async function look(id) {
   }
 }
 
-let told = -1;
-function changes() {
-  const last = state.changes.length ? state.changes[state.changes.length - 1].number : 0;
-  const pid = `${state.head.broker.pid} ${last}`;
-  if (pid === told) return;
-  told = pid;
-  $("changes").replaceChildren(...[...state.changes].reverse().map((each) => {
-    const item = el("li", each.severity);
-    const when = el("time", "", clock.format(new Date(each.at)));
-    when.dateTime = each.at;
-    when.title = each.at;
-    item.append(when, el("span", "kind", each.kind), el("span", "", each.text));
-    return item;
-  }));
-}
-
-let drawing = false;
 function draw() {
-  if (drawing) return;
-  drawing = true;
-  requestAnimationFrame(() => {
-    drawing = false;
-    $("ask").hidden = state.link !== "token";
-    put($("refused"), state.link === "token" && state.wrongToken ? "This is not the token." : "");
-    if (state.link === "token" && document.activeElement === document.body) $("token").focus();
-    $("all").hidden = !state.at;
-    verdict();
-    if (!state.at) return;
-    figures();
-    findings();
-    topics();
-    changes();
-    for (const id of open.keys()) look(id);
-    put($("foot"), `As of ${time(state.at)}, ${state.link === "live" ? "live" : "not live"}. The same in a terminal: tempos status, tempos ledger, tempos doctor.`);
-  });
+  const begins = begun(state);
+  const name = state.head.broker ? state.head.broker.name : "";
+  verdict(state, "broker", name, () => accounted(name));
+  if (!begins) return;
+  figures(cells());
+  findings(state);
+  topics();
+  changes(state, state.head.broker.pid);
+  for (const id of open.keys()) look(id);
+  put($("foot"), `As of ${time(state.at)}, ${state.link === "live" ? "live" : "not live"}. The same in a terminal: tempos status, tempos ledger, tempos doctor.`);
 }
 
-const state = new State(draw);
-$("ask").addEventListener("submit", (event) => {
-  event.preventDefault();
-  state.use($("token").value.trim());
-  $("token").value = "";
-});
-$("find").addEventListener("input", draw);
-$("sort").addEventListener("change", draw);
-state.follow();
+const [state, drawn] = follow(State, draw);
+$("find").addEventListener("input", drawn);
+$("sort").addEventListener("change", drawn);

@@ -1,0 +1,144 @@
+"""Who looks at a daemon, and is told what changes: server-sent events, made once for all of them.
+
+Rules: a step is made at most once a second while anybody looks, and rarely while nobody does; for each
+viewer there is nothing to do but to hand on ready bytes. So many may look at a time; one that does not take
+its steps is let go (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tempos._awaitables import in_time
+
+if TYPE_CHECKING:
+    AnyLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+#: Seconds between two steps with viewers; a step takes at most this part of the time.
+EVERY, SHARE = 1.0, 0.2
+#: Viewers at a time; steps that may wait for one of them.
+VIEWERS, WAITING = 16, 3
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class Full(Exception):
+    """There are as many viewers as there may be."""
+
+
+class Viewer:
+    """One who looks: steps that wait to be sent."""
+
+    def __init__(self) -> None:
+        self.steps: asyncio.Queue[bytes] = asyncio.Queue(WAITING)
+        self.fresh = True
+        self.gone = False
+
+
+class Viewers:
+    """Those who look.
+
+    ``step`` makes a step and sends it; ``unseen``: seconds between two while nobody looks.
+    """
+
+    def __init__(self, step: Callable[[], Awaitable[None]], logger: AnyLogger, *, unseen: float) -> None:
+        self._step = step
+        self._logger = logger
+        self._unseen = unseen
+        self._those: set[Viewer] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._closed = False
+        #: Viewers that did not take their steps.
+        self.let_go = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._those)
+
+    def begin(self) -> None:
+        """Make steps from now on."""
+        if self._task is None and not self._closed:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="feed those who look")
+
+    async def close(self) -> None:
+        """Tell nobody any more; everyone's stream ends."""
+        self._closed = True
+        for each in list(self._those):
+            self._end(each)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def look(self, steps: int | None = None) -> AsyncIterator[bytes]:
+        """The state, then what changes: so many steps, or for ever; raises :class:`Full`."""
+        if len(self._those) >= VIEWERS or self._closed:
+            raise Full
+        viewer = Viewer()
+        self._those.add(viewer)
+        self.begin()
+        self._wake.set()
+        return self._stream(viewer, steps)
+
+    def split(self) -> tuple[list[Viewer], list[Viewer]]:
+        """Those who have had no step yet, and all others."""
+        return [each for each in self._those if each.fresh], [each for each in self._those if not each.fresh]
+
+    def send(self, viewers: Iterable[Viewer], step: bytes) -> None:
+        """Have them told."""
+        for viewer in viewers:
+            viewer.fresh = False
+            if viewer.steps.full():
+                self.let_go += 1
+                self._end(viewer)
+            else:
+                viewer.steps.put_nowait(step)
+
+    async def _stream(self, viewer: Viewer, steps: int | None) -> AsyncIterator[bytes]:
+        try:
+            while not (viewer.gone and viewer.steps.empty()) and steps != 0:
+                yield await viewer.steps.get()
+                steps = None if steps is None else steps - 1
+        finally:
+            self._those.discard(viewer)
+
+    def _end(self, viewer: Viewer) -> None:
+        viewer.gone = True
+        self._those.discard(viewer)
+        while not viewer.steps.empty():
+            viewer.steps.get_nowait()
+        viewer.steps.put_nowait(b": the end\n\n")
+
+    async def _run(self) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                await self._step()
+            except Exception:
+                # Nobody is told then; the next one may be made.
+                self._logger.exception("what viewers are told could not be made")
+            took = time.monotonic() - began
+            await asyncio.sleep(max(EVERY - took, took * (1 / SHARE - 1)))
+            if not self._those:
+                self._wake.clear()
+                try:
+                    await in_time(self._wake.wait(), self._unseen)
+                except asyncio.TimeoutError:
+                    continue
+
+
+def encoded(value: Any) -> bytes:
+    """As JSON, which has no line breaks in it."""
+    return _encode(value).encode()
+
+
+def event(name: str, at: float, fields: Mapping[str, bytes], lists: Mapping[str, Iterable[bytes]]) -> bytes:
+    """A server-sent event of JSON that is made already; ``at``: Unix seconds."""
+    parts = [f'event: {name}\ndata: {{"at":{at:.3f}'.encode()]
+    parts += [b',"%s":%s' % (key.encode(), value) for key, value in fields.items()]
+    parts += [b',"%s":[%s]' % (key.encode(), b",".join(each)) for key, each in lists.items()]
+    return b"".join((*parts, b"}\n\n"))
