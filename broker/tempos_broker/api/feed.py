@@ -59,7 +59,7 @@ class Feed:
     # --- a step -----------------------------------------------------------------------------
 
     async def _step(self) -> None:
-        at = time.time()
+        at = round(time.time(), 3)
         head = self._told.status_head()
         head["broker"]["started"] = round(at - head["broker"].pop("uptime_s"))
         slices, seen = Slices(), bool(self._viewers)

@@ -67,7 +67,7 @@ class Feed:
     async def _step(self) -> None:
         seen, slices = bool(self._viewers), Slices()
         await self._looking.look(paths=seen)
-        at = time.time()
+        at = round(time.time(), 3)
         status = self._documents.status()
         parts = [self._part(each, at) for each in status["parts"]]
         tried = list(of_parts(parts, status["amiss"])) + list(self._happened(status))
