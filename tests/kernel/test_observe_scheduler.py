@@ -105,10 +105,11 @@ def counted(lines: list[Line]) -> tuple[int, int, int]:
 def paused(lines: list[Line]) -> tuple[int, int, int]:
     """The same of pauses; the kernel and the tool look at the clock some hundred ns apart.
 
-    Of a virtual machine the host may take the processor just then: a thousandth of all is allowed for that.
+    Of a virtual machine the host may take the processor just then: a thousandth of all, and a millisecond
+    once, is allowed for that.
     """
     waits = [line["waited_ms"] * 1e3 for line in lines if line["type"] == "event"]
-    apart = len(waits) + sum(waits) / 1000
+    apart = len(waits) + sum(waits) / 1000 + 1000
     return len(waits), int(sum(waits) - apart), int(sum(waits) + apart) + 1
 
 

@@ -167,7 +167,7 @@ def test_a_reload_that_could_not_read_is_found_at_the_start(life: Life) -> None:
     theirs.mkdir()
     life.folder.chmod(0o755)
     os.chown(theirs, pwd.getpwnam(USER).pw_uid, 0)
-    life.folder = theirs
+    life.folder, life.file = theirs, theirs / "broker.toml"
     with pytest.raises(ProgramFailed, match="a folder that the broker's user may change"):
         life.start(state="", user=USER, fast={"mode": "off"})
 

@@ -87,7 +87,7 @@ def _inside(number: int) -> dict[int, int]:
                 with inner:
                     told = Path(f"/proc/self/fdinfo/{inner.fd}").read_text()
                 fields = dict(line.split(":", 1) for line in told.splitlines() if ":" in line)
-                found[inner.id] = int(fields["memlock"])
+                found[int(fields["map_id"])] = int(fields["memlock"])
     return found
 
 

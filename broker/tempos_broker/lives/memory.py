@@ -235,6 +235,7 @@ def _accounts_in(stored: Any) -> dict[str, set[Holder]]:
     for group in listed(stored["groups"]):
         whole(group.get("unsent", 0))
         whole(group.get("dropped", 0))
+        sums(group.get("repairs", [0, 0]), 2)
         sums(group["sums"], 4)
         distinct(_check_settled(*listed(row)) for row in listed(group["settled"]))
         name = name_of(group["name"])
@@ -253,6 +254,7 @@ def _check_account(account: Any) -> Holder:
     if account.get("said") is not None:
         sums(account["said"], 2)
     sums(account.get("drops", [0, 0]), 2)
+    sums(account.get("repairs", [0, 0]), 2)
     flag(account.get("unsure", False))
     return holder_of_row(account["holder"])
 
