@@ -325,8 +325,8 @@ class Publisher(forks.OfOneProcess):
         if isinstance(self._socket, forks.Elsewhere):
             return
         self._asking.close()
-        await self._reach.end()
         try:
+            await self._reach.end()
             if not isinstance(self._socket, forks.Closed):
                 await self.flush()
         finally:
