@@ -117,12 +117,13 @@ def test_it_follows_a_broker_and_its_next_life(
     log = tmp_path / "log"
     with serving(config, log):
         terminal = top()
-        lines = terminal.until("topics", lambda lines: lines[0].endswith("nothing is wrong"))
+        # Drawn from above to below.
+        lines = terminal.until("topics", lambda lines: lines[-2] == "logs: the topic has no member")
+        assert lines[0].endswith("nothing is wrong")
         assert [line.split()[:3] for line in lines[6:8]] == [
             ["logs", "BQ", "slow"],
             ["plant/press/work", "SQ", "slow"],
         ]
-        assert lines[-2] == "logs: the topic has no member"
         with (
             Subscriber("127.0.0.1", "plant/press/work", group="g", control_port=control) as sub,
             Publisher("127.0.0.1", control_port=control, data_port=data) as pub,

@@ -72,7 +72,9 @@ def tests_of(step: Step) -> tuple[str, ...]:
     if (place := _tests_at(step)) is None:
         return ()
     command = (sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
-    said = checked((*command, *step.command[place:]), dict(os.environ), _TREE)
+    # Options of one's own, such as -v, would have it say something else.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    said = checked((*command, *step.command[place:]), environment, _TREE)
     ids = (line.partition("::") for line in said.splitlines() if "::" in line)
     return tuple(f"{path.removesuffix('.py').replace('/', '.')}::{name}" for path, _, name in ids)
 
