@@ -1,4 +1,4 @@
-"""How often an address may ask: token buckets, one for each source and one for all together.
+"""How often an address may ask, how much a member may be sent: token buckets, of each and of all together.
 
 A bucket holds ``burst`` tokens at most, gains ``rate`` a second, and a request takes one. The table of
 sources is bounded: the one that has been quiet for longest is forgotten first. Forged addresses can make
@@ -8,6 +8,7 @@ a source forgotten early, which gives it a full bucket again; the bucket for all
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 
 #: Sources remembered at a time.
 MAX_SOURCES = 4096
@@ -20,21 +21,21 @@ ALL = 10
 class Bucket:
     """Tokens of one source; ``now`` is a monotonic clock in seconds."""
 
-    __slots__ = ("_at", "_tokens")
+    __slots__ = ("_at", "tokens")
 
     def __init__(self, burst: float, now: float) -> None:
-        self._tokens = burst
+        self.tokens = burst
         self._at = now
 
     def fill(self, rate: float, burst: float, now: float) -> bool:
         """Add what has come in since the last time; whether there is a token."""
-        self._tokens = min(burst, self._tokens + max(0.0, now - self._at) * rate)
+        self.tokens = min(burst, self.tokens + max(0.0, now - self._at) * rate)
         self._at = now
-        return self._tokens >= 1
+        return self.tokens >= 1
 
-    def take(self) -> None:
-        """Take a token that :meth:`fill` has found."""
-        self._tokens -= 1
+    def take(self, count: int = 1) -> None:
+        """Take tokens that :meth:`fill` has found."""
+        self.tokens -= count
 
 
 class RateLimit:
@@ -66,3 +67,27 @@ class RateLimit:
         bucket.take()
         self._all.take()
         return True
+
+
+class Allowance:
+    """How many of something each may have now. ``rate``: a second, ``burst``: at once; ``all_*``: of all."""
+
+    def __init__(self, rate: float, burst: float, all_rate: float, all_burst: float) -> None:
+        self._each, self._together = (rate, burst), (all_rate, all_burst)
+        self._all = Bucket(all_burst, 0.0)
+        self._buckets: OrderedDict[Hashable, Bucket] = OrderedDict()
+
+    def left(self, who: Hashable, now: float) -> int:
+        """How many these are."""
+        bucket = self._buckets.pop(who, None) or Bucket(self._each[1], now)
+        self._buckets[who] = bucket
+        while len(self._buckets) > MAX_SOURCES:
+            self._buckets.popitem(last=False)
+        bucket.fill(*self._each, now)
+        self._all.fill(*self._together, now)
+        return int(min(bucket.tokens, self._all.tokens))
+
+    def take(self, who: Hashable, count: int) -> None:
+        """Take so many of what is :meth:`left`."""
+        self._buckets[who].take(count)
+        self._all.take(count)

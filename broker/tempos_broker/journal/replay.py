@@ -20,6 +20,7 @@ from tempos.control import Code, Replay, Request, encode_ok, packb
 from tempos.session import replayed
 from tempos_broker.account.accounts import Holder
 from tempos_broker.control.decisions import Copies, Decision, Done, Way, holder_of
+from tempos_broker.control.rate import Allowance
 from tempos_broker.journal.journals import Journals
 from tempos_broker.membership import Refused, Registry
 
@@ -31,8 +32,6 @@ MOST, LOOKED_AT = 64, 256
 #: Events a second, and at once: of one member, and of all.
 RATE, BURST = 20_000, 1_024
 RATE_ALL, BURST_ALL = 40_000, 4_096
-#: Members whose rate is remembered.
-REMEMBERED = 4096
 #: Bytes of the field ``replayed`` before its rows; of a row, and of each event in it.
 _HEAD, _ROW, _EVENT = 12, 32, 5
 #: Events that are passed over where one is looked for by its time.
@@ -40,21 +39,6 @@ _NEAR = 16
 _ANY = 1 << 63
 
 assert REPLAYED, "live events have a 0 there"
-
-
-class Rate:
-    """Events that may be sent now."""
-
-    __slots__ = ("_at", "_burst", "_rate", "left")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate, self._burst, self._at, self.left = rate, burst, now, burst
-
-    def fill(self, now: float) -> int:
-        """How many that are."""
-        self.left = min(self._burst, self.left + max(0.0, now - self._at) * self._rate)
-        self._at = now
-        return int(self.left)
 
 
 class Stretch(Sequence[int]):
@@ -94,8 +78,7 @@ class Replays:
         self._registry = registry
         self._journals = journals
         self._instance = instance
-        self._rates: dict[Holder, Rate] = {}
-        self._all = Rate(RATE_ALL, BURST_ALL, 0.0)
+        self._allowance = Allowance(RATE, BURST, RATE_ALL, BURST_ALL)
         #: Events that were sent.
         self.sent = 0
 
@@ -106,11 +89,7 @@ class Replays:
         lease = self._registry.lease_of(holder)
         if lease is None or request.fields["instance"] != self._instance:
             raise Refused(Code.UNKNOWN_MEMBER, f"{holder.ip}:{holder.port} is no member of anything", "")
-        rate = self._rates.pop(holder, None) or Rate(RATE, BURST, now)
-        self._rates[holder] = rate
-        while len(self._rates) > REMEMBERED:
-            del self._rates[next(iter(self._rates))]
-        room = min(MOST, rate.fill(now), self._all.fill(now))
+        room = min(MOST, self._allowance.left(holder, now))
         size = way.room - len(encode_ok(way.request_id)) - _HEAD
         copies: list[bytes] = []
         rows: list[tuple[Any, ...]] = []
@@ -125,8 +104,7 @@ class Replays:
                 way.caller.require(topic.name, "subscribe")
                 rows.append(self._row(topic, holder, wanted, fits, copies))
             size -= len(packb(rows[-1]))
-        rate.left -= len(copies)
-        self._all.left -= len(copies)
+        self._allowance.take(holder, len(copies))
         self.sent += len(copies)
         via = self._registry.leaves_from(holder.ip, way.asked)
         sent = Copies(tuple(copies), (holder.ip, holder.port), via) if copies else None

@@ -16,6 +16,7 @@ from tempos.control import Code, Missing, Request, encode_ok, packb
 from tempos.wire import stamp
 from tempos_broker.account.accounts import Holder
 from tempos_broker.control.decisions import Copies, Decision, Done, Way, holder_of
+from tempos_broker.control.rate import Allowance
 from tempos_broker.membership import Refused, Registry
 from tempos_broker.repair.seats import DRAWERS, Seat, Seats
 
@@ -29,24 +30,8 @@ LOOKED_AT = 2 * MOST
 #: Copies a second, and at once: of one member, and of all together.
 RATE, BURST = 10_000, 512
 RATE_ALL, BURST_ALL = 30_000, 4_096
-#: Members whose rate is remembered.
-REMEMBERED = 4096
 #: Bytes of the field ``gone`` before its rows.
 _GONE_HEAD = 9
-
-
-class _Rate:
-    """Copies that may be sent now."""
-
-    __slots__ = ("_at", "_burst", "_rate", "left")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate, self._burst, self._at, self.left = rate, burst, now, burst
-
-    def fill(self, now: float) -> int:
-        self.left = min(self._burst, self.left + max(0.0, now - self._at) * self._rate)
-        self._at = now
-        return int(self.left)
 
 
 class Repair:
@@ -65,8 +50,7 @@ class Repair:
         self._journals = journals
         self._drawn = drawn
         self._listen = listen
-        self._rates: dict[Holder, _Rate] = {}
-        self._all = _Rate(RATE_ALL, BURST_ALL, 0.0)
+        self._allowance = Allowance(RATE, BURST, RATE_ALL, BURST_ALL)
         #: Copies that were sent, by topic id; and deliveries asked for that were not to be had.
         self.sent: dict[int, int] = {}
         self.gone: dict[int, int] = {}
@@ -81,12 +65,8 @@ class Repair:
         holder = holder_of(request, way)
         if not self.is_here(holder):
             raise Refused(Code.UNKNOWN_MEMBER, f"{holder.ip}:{holder.port} is no member of anything", "")
-        rate = self._rates.pop(holder, None) or _Rate(RATE, BURST, now)
-        self._rates[holder] = rate
-        while len(self._rates) > REMEMBERED:
-            del self._rates[next(iter(self._rates))]
         via = self._registry.leaves_from(holder.ip, way.asked)
-        room = min(MOST, rate.fill(now), self._all.fill(now))
+        room = min(MOST, self._allowance.left(holder, now))
         copies: list[bytes] = []
         gone: list[Missing] = []
         for row in request.fields["missing"]:
@@ -99,8 +79,7 @@ class Repair:
                 continue
             if len(copies) < room:
                 self._row(row, holder, room, copies, gone)
-        rate.left -= len(copies)
-        self._all.left -= len(copies)
+        self._allowance.take(holder, len(copies))
         fields: dict[str, Any] = {"sent": len(copies)}
         left = way.room - len(encode_ok(way.request_id, **fields)) - _GONE_HEAD
         told: list[Missing] = []
