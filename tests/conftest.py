@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -20,6 +21,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Whoever ends the tests from outside (timeout, a cancelled CI) ends them as Ctrl-C does: what they have
 # made in the kernel, and what they have started, goes as after any failure.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_sessionfinish() -> None:
+    """What brokers that were killed have left to their next lives goes; each worker names its own."""
+    if (brokers := sys.modules.get("support.brokers")) is not None:
+        brokers.forget()
+
 
 #: Tests that run what a daemon is made of inside of themselves, for which it is uvloop that counts.
 _ON_UVLOOP = ("test_trigger_", "test_invoker")

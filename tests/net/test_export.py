@@ -17,24 +17,17 @@ import nats
 import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
-from support.brokers import ON_LOOPBACK, serving
+from support.brokers import Node
 from support.counterparts import NatsServer
-from support.ports import free_ports
+from support.waiting import LIMIT
 
-from tempos import Publisher, Subscriber
+from tempos import Publisher
 from tempos._awaitables import in_time
-from tempos_bench.nodes.patience import patience
 
 pytest.importorskip("tempos_broker.shared", reason="the compiled helper is not built")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="journals are for Linux")
 
-LIMIT = patience(30.0)
-CONFIG = (
-    ON_LOOPBACK
-    + """\
-api_token_file = "{token}"
-[state]
-file = "off"
+TOPICS = """\
 [[topic]]
 id = 1
 name = "plant/press 1"
@@ -45,7 +38,6 @@ name = "bare"
 framing = "raw"
 journal = 8
 """
-)
 TOPIC = "plant/press 1"
 
 
@@ -56,22 +48,21 @@ class JetStream(NatsServer):
         return [*super().command(), "-js", "-sd", str(self.folder / "streams")]
 
 
-class Node:
+class Exported(Node):
+    """A broker whose API asks for a token, and what exports its topics."""
+
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.data, self.control, self.api = free_ports(3)
-        self.file, self.token = folder / "broker.toml", folder / "token"
-        self.given = folder / "given"
+        self.folder, self.token, self.given = folder, folder / "token", folder / "given"
         for each in (self.token, self.given):
             each.write_text("of-the-tests-and-long-enough")
             each.chmod(0o600)
-        text = CONFIG.format(data=self.data, control=self.control, api=self.api, token=self.token)
-        text = text.replace('[fastpath]\nmode = "off"\napi_token_file', "api_token_file")
-        self.file.write_text(text + '[fastpath]\nmode = "off"\n')
+        super().__init__(folder, TOPICS, token=self.token)
         self._sent = 0
 
-    def broker(self) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
-        return serving(self.file, self.folder / "log", how=signal.SIGKILL)
+    @contextlib.contextmanager
+    def broker(self, how: signal.Signals = signal.SIGKILL) -> Iterator[subprocess.Popen[str]]:
+        with super().broker(how) as process:
+            yield process
 
     def command(self, to: str | Path, *more: str, topic: str = TOPIC) -> list[str]:
         return [
@@ -112,11 +103,7 @@ class Node:
         """Each is with its member before the next one is sent."""
         bodies = [b"event %d" % (self._sent + number) for number in range(count)]
         self._sent += count
-        ports = {"data_port": self.data, "control_port": self.control}
-        async with (
-            Publisher("127.0.0.1", **ports) as sender,
-            Subscriber("127.0.0.1", topic, group="g", control_port=self.control) as member,
-        ):
+        async with self.publisher() as sender, self.subscriber(topic, group="g") as member:
             for body in bodies:
                 await sender.publish(topic, body)
                 assert (await in_time(anext(member), LIMIT)).body == body
@@ -124,8 +111,8 @@ class Node:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path)
+def node(tmp_path: Path) -> Exported:
+    return Exported(tmp_path)
 
 
 @pytest.fixture
@@ -155,7 +142,9 @@ async def messages(server: JetStream, stream: str = "S") -> list[Any]:
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    """What stands in the file; a line that is just being written has no end yet."""
+    text = file.read_text() if file.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 async def says(said: asyncio.StreamReader, text: str) -> None:
@@ -178,7 +167,7 @@ async def eventually(count: int, found: Any) -> None:
 
 
 async def test_a_file_has_every_event_once_over_kills_of_export_and_broker(
-    node: Node, tmp_path: Path
+    node: Exported, tmp_path: Path
 ) -> None:
     file = tmp_path / "out"
     bodies = []
@@ -209,7 +198,7 @@ async def test_a_file_has_every_event_once_over_kills_of_export_and_broker(
     assert told == [(0, True), (0, True)], "what a journal had that is no more nobody knows"
 
 
-async def test_what_was_overwritten_is_counted_over_epochs(node: Node, tmp_path: Path) -> None:
+async def test_what_was_overwritten_is_counted_over_epochs(node: Exported, tmp_path: Path) -> None:
     file = tmp_path / "out"
     with node.broker():
         await node.send(10)
@@ -225,7 +214,7 @@ async def test_what_was_overwritten_is_counted_over_epochs(node: Node, tmp_path:
         assert len(written) >= 10 + 64 - 8 - 1
 
 
-async def test_refusals_are_told_and_nothing_is_begun(node: Node, tmp_path: Path) -> None:
+async def test_refusals_are_told_and_nothing_is_begun(node: Exported, tmp_path: Path) -> None:
     file = tmp_path / "out"
     assert "no answer" in await node.once(file, code=1)
     with node.broker():
@@ -239,7 +228,7 @@ async def test_refusals_are_told_and_nothing_is_begun(node: Node, tmp_path: Path
         assert "no answer" not in await node.once(file)
 
 
-async def test_a_stream_has_every_event_once(node: Node, server: JetStream, tmp_path: Path) -> None:
+async def test_a_stream_has_every_event_once(node: Exported, server: JetStream, tmp_path: Path) -> None:
     to = f"nats://127.0.0.1:{server.port}/S"
     with node.broker():
         bodies = await node.send(5)

@@ -9,28 +9,19 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.brokers import ON_LOOPBACK, get, post, serving
-from support.ports import free_ports
+from support.brokers import WAYS, Node, get, post
 from support.waiting import LIMIT, until
 
-from tempos import Admin, ApiRefused, Publisher, Quality, Subscriber
+from tempos import Admin, ApiRefused, Quality
 
 pytest.importorskip("tempos_broker.shared", reason="the compiled helper is not built")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="journals are for Linux")
 
-CONFIG = (
-    ON_LOOPBACK
-    + """\
-[state]
-file = "off"
-[quality]
-worker_sq = {worker}
+TOPICS = """\
 [[topic]]
 id = 1
 name = "alarms"
@@ -45,24 +36,13 @@ journal = 100
 id = 3
 name = "plain"
 """
-)
-#: Who writes: whether there is a worker, and whether datagrams are moved without the helper.
-WAYS = {"batches": (False, False), "worker": (True, False), "portable": (False, True)}
 
 
-class Node:
+class Journalled(Node):
+    """Its journals, and events of its topics."""
+
     def __init__(self, folder: Path, way: str) -> None:
-        self.data, self.control, self.api = free_ports(3)
-        self._worker, self._portable = WAYS[way]
-        self.file, self.log = folder / "broker.toml", folder / "log"
-        worker = str(self._worker).lower()
-        self.file.write_text(CONFIG.format(data=self.data, control=self.control, api=self.api, worker=worker))
-
-    @contextmanager
-    def broker(self) -> Iterator[subprocess.Popen[str]]:
-        more = ["--portable"] if self._portable else []
-        with serving(self.file, self.log, *more) as process:
-            yield process
+        super().__init__(folder, TOPICS, way)
 
     def tap(self, *arguments: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.raw_tap(*arguments, "--json").splitlines()]
@@ -74,18 +54,12 @@ class Node:
         )  # fmt: skip
         return done.stdout
 
-    def subscriber(self, topic: str, group: str = "g") -> Subscriber:
-        return Subscriber("127.0.0.1", topic, group=group, control_port=self.control)
-
-    def publisher(self) -> Publisher:
-        return Publisher("127.0.0.1", data_port=self.data, control_port=self.control)
-
     def admin(self) -> Admin:
         return Admin(f"http://127.0.0.1:{self.api}")
 
     async def send(self, topic: str, *bodies: bytes) -> None:
         """Each is with its member before the next one is sent."""
-        async with self.publisher() as publisher, self.subscriber(topic) as member:
+        async with self.publisher() as publisher, self.subscriber(topic, group="g") as member:
             for body in bodies:
                 await publisher.publish(topic, body)
                 assert (await anext(member)).body == body
@@ -93,11 +67,11 @@ class Node:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_what_was_sent_is_told_byte_for_byte(tmp_path: Path, way: str) -> None:
-    node = Node(tmp_path, way)
+    node = Journalled(tmp_path, way)
     with node.broker():
         bodies = [b"event %d" % number for number in range(80)]
         for topic in ("alarms", "logs"):
-            async with node.subscriber(topic, "other") as other:
+            async with node.subscriber(topic, group="other") as other:
                 await node.send(topic, *bodies, b"x" * 200)
                 assert (await anext(other)).body == bodies[0]
             rows = node.tap(topic)
@@ -129,7 +103,7 @@ async def test_what_was_sent_is_told_byte_for_byte(tmp_path: Path, way: str) -> 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_options_change_while_it_runs_and_what_fits_stays(tmp_path: Path, way: str) -> None:
-    node = Node(tmp_path, way)
+    node = Journalled(tmp_path, way)
     with node.broker():
         admin = node.admin()
         await admin.add_topic("made", quality=Quality.SQ, journal=16)
@@ -161,7 +135,7 @@ async def test_options_change_while_it_runs_and_what_fits_stays(tmp_path: Path, 
 
 
 async def test_a_worker_that_is_killed_leaves_what_it_wrote(tmp_path: Path) -> None:
-    node = Node(tmp_path, "worker")
+    node = Journalled(tmp_path, "worker")
     with node.broker():
         await node.admin().add_topic("made", quality=Quality.SQ, journal=16)
         for topic in ("alarms", "made"):
@@ -180,7 +154,7 @@ async def test_a_worker_that_is_killed_leaves_what_it_wrote(tmp_path: Path) -> N
 
 
 async def test_who_follows_gets_all_that_comes_once(tmp_path: Path) -> None:
-    node = Node(tmp_path, "batches")
+    node = Journalled(tmp_path, "batches")
     with node.broker():
         await node.send("logs", b"before")
         command = [sys.executable, "-u", "-m", "tempos", "tap", "logs", "--follow", "--last", "1", "--json"]

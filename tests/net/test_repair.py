@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.brokers import ON_LOOPBACK, get, serving
-from support.ports import free_ports
+from support.brokers import WAYS, Node, get
+from support.waiting import LIMIT
 
 from tempos import Publisher, Subscriber
 from tempos._awaitables import in_time
-from tempos_bench.nodes.patience import patience
 
 pytest.importorskip("tempos_broker.shared", reason="the compiled helper is not built")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="journals are for Linux")
 
-LIMIT = patience(30.0)
-CONFIG = (
-    ON_LOOPBACK
-    + """\
-[state]
-file = "off"
-[quality]
-worker_sq = {worker}
+TOPICS = """\
 [[topic]]
 id = 1
 name = "orders"
@@ -47,35 +37,17 @@ id = 3
 name = "logs"
 journal = 1000
 """
-)
 
 
-class Node:
-    def __init__(self, folder: Path, *, worker: bool = False, journal: int = 10_000) -> None:
-        self.data, self.control, self.api = free_ports(3)
-        self.file, self.log = folder / "broker.toml", folder / "log"
-        self.file.write_text(
-            CONFIG.format(
-                data=self.data,
-                control=self.control,
-                api=self.api,
-                worker=str(worker).lower(),
-                journal=journal,
-            )
-        )
+class Repairing(Node):
+    """Its members have sent again what they missed."""
 
-    @contextmanager
-    def broker(self, *options: str) -> Iterator[subprocess.Popen[str]]:
-        with serving(self.file, self.log, *options) as process:
-            yield process
+    def __init__(self, folder: Path, way: str = "batches", *, journal: int = 10_000) -> None:
+        super().__init__(folder, TOPICS.format(journal=journal), way)
 
     def subscriber(self, *topics: str, **options: Any) -> Subscriber:
         # On a machine that is busy with other things, too.
-        options = {"repair": LIMIT, **options}
-        return Subscriber("127.0.0.1", *topics, control_port=self.control, **options)
-
-    def publisher(self) -> Publisher:
-        return Publisher("127.0.0.1", data_port=self.data, control_port=self.control)
+        return super().subscriber(*topics, **{"repair": LIMIT, **options})
 
     async def ledger(self, topic: str) -> dict[str, Any]:
         rows = (await asyncio.to_thread(get, self.api, "/v1/ledger"))["topics"]
@@ -112,7 +84,7 @@ async def until(condition: Callable[[], bool]) -> None:
     await in_time(holds(), LIMIT)
 
 
-async def until_received(node: Node, topic: str, events: int) -> None:
+async def until_received(node: Repairing, topic: str, events: int) -> None:
     async def holds() -> None:
         while (await node.ledger(topic))["received"] < events:
             await asyncio.sleep(0.005)
@@ -132,11 +104,11 @@ async def publish(publisher: Publisher, topic: str, numbers: range, pause: int =
             await asyncio.sleep(0.001)
 
 
-@pytest.mark.parametrize("way", ["batches", "worker", "portable"])
+@pytest.mark.parametrize("way", WAYS)
 async def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path, way: str) -> None:
-    node = Node(tmp_path, worker=way == "worker")
+    node = Repairing(tmp_path, way)
     events = 3000
-    with node.broker(*(["--portable"] if way == "portable" else [])):
+    with node.broker():
         shares = [node.subscriber("orders", group="work") for _ in range(3)]
         alone = [node.subscriber("orders", ordered=True)]
         members = [await each.__aenter__() for each in (*shares, *alone)]
@@ -164,7 +136,7 @@ async def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path, way: str)
 
 
 async def test_the_last_event_is_missed_although_none_follows(tmp_path: Path) -> None:
-    node = Node(tmp_path)
+    node = Repairing(tmp_path)
     with node.broker():
         async with node.subscriber("orders", "wide") as subscriber, node.publisher() as publisher:
             lost = lossy(subscriber, lambda datagram: datagram.endswith(b"lost") and not datagram[1] & 2
@@ -180,7 +152,7 @@ async def test_the_last_event_is_missed_although_none_follows(tmp_path: Path) ->
 
 
 async def test_what_has_left_the_journal_is_given_up_and_told(tmp_path: Path) -> None:
-    node = Node(tmp_path, journal=8)
+    node = Repairing(tmp_path, journal=8)
     with node.broker():
         async with node.subscriber("orders", ordered=True) as subscriber, node.publisher() as publisher:
             deaf = True
@@ -207,7 +179,7 @@ async def test_what_has_left_the_journal_is_given_up_and_told(tmp_path: Path) ->
 
 
 async def test_topics_that_are_not_repaired_are_as_ever(tmp_path: Path) -> None:
-    node = Node(tmp_path)
+    node = Repairing(tmp_path)
     with node.broker():
         async with (
             node.subscriber("logs") as unrepaired,

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.brokers import ON_LOOPBACK, get, serving
-from support.ports import free_ports
+from support.brokers import WAYS, Node, get
+from support.waiting import LIMIT
 
-from tempos import Admin, Event, LocalError, Publisher, Subscriber
+from tempos import Admin, Event, LocalError, Subscriber
 from tempos._awaitables import in_time
-from tempos_bench.nodes.patience import patience
 
 pytest.importorskip("tempos_broker.shared", reason="the compiled helper is not built")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="journals are for Linux")
 
-LIMIT = patience(30.0)
-CONFIG = (
-    ON_LOOPBACK
-    + """\
-[state]
-file = "off"
-[quality]
-worker_sq = {worker}
+TOPICS = """\
 [[topic]]
 id = 1
 name = "plant/alarms"
@@ -50,31 +38,14 @@ journal = 1024
 id = 4
 name = "bare"
 """
-)
-WAYS = {"batches": (False, False), "worker": (True, False), "portable": (False, True)}
-TOPICS = ("plant/alarms", "plant/raw", "plant/wide")
+NAMES = ("plant/alarms", "plant/raw", "plant/wide")
 
 
-class Node:
+class Replaying(Node):
+    """What becomes of its topics' events."""
+
     def __init__(self, folder: Path, way: str = "batches") -> None:
-        self.data, self.control, self.api = free_ports(3)
-        worker, self._portable = WAYS[way]
-        self.file, self.log = folder / "broker.toml", folder / "log"
-        self.file.write_text(
-            CONFIG.format(data=self.data, control=self.control, api=self.api, worker=str(worker).lower())
-        )
-
-    @contextmanager
-    def broker(self) -> Iterator[subprocess.Popen[str]]:
-        more = ["--portable"] if self._portable else []
-        with serving(self.file, self.log, *more) as process:
-            yield process
-
-    def subscriber(self, *topics: str, **options: Any) -> Subscriber:
-        return Subscriber("127.0.0.1", *topics, control_port=self.control, **options)
-
-    def publisher(self, **options: Any) -> Publisher:
-        return Publisher("127.0.0.1", data_port=self.data, control_port=self.control, **options)
+        super().__init__(folder, TOPICS, way)
 
     def is_balanced(self) -> bool:
         ledger = get(self.api, "/v1/ledger")
@@ -95,16 +66,16 @@ def told(events: list[Event]) -> list[tuple[bytes, bool]]:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_what_was_before_comes_first_and_what_is_live_follows(tmp_path: Path, way: str) -> None:
-    node = Node(tmp_path, way)
+    node = Replaying(tmp_path, way)
     with node.broker():
-        async with node.publisher() as publisher, node.subscriber(*TOPICS, group="kept") as kept:
+        async with node.publisher() as publisher, node.subscriber(*NAMES, group="kept") as kept:
 
             async def send(topic: str, *numbers: int) -> None:
                 for number in numbers:
                     await publisher.publish(topic, b"%d" % number)
                     await in_time(anext(kept), LIMIT)
 
-            for topic in TOPICS:
+            for topic in NAMES:
                 await send(topic, *range(40))
                 async with (
                     node.subscriber(topic, start=10) as some,
@@ -148,14 +119,14 @@ async def test_what_was_before_comes_first_and_what_is_live_follows(tmp_path: Pa
         assert node.is_balanced()
 
 
-async def take_again(node: Node, topic: str) -> list[Event]:
+async def take_again(node: Replaying, topic: str) -> list[Event]:
     async with node.subscriber(topic, start=4000) as member:
         return await take(member, 42)
 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_nothing_is_missing_or_twice_where_replay_meets_live(tmp_path: Path, way: str) -> None:
-    node = Node(tmp_path, way)
+    node = Replaying(tmp_path, way)
     with node.broker():
         done = asyncio.Event()
         sent = 0
@@ -190,7 +161,7 @@ async def test_nothing_is_missing_or_twice_where_replay_meets_live(tmp_path: Pat
 
 
 async def test_what_cannot_be_had_is_told(tmp_path: Path) -> None:
-    node = Node(tmp_path)
+    node = Replaying(tmp_path)
     with node.broker():
         with pytest.raises(LocalError, match="no journal"):
             async with node.subscriber("bare", start="last"):
@@ -215,7 +186,7 @@ async def test_what_cannot_be_had_is_told(tmp_path: Path) -> None:
 
 
 async def test_the_command_prints_what_was_before(tmp_path: Path) -> None:
-    node = Node(tmp_path)
+    node = Replaying(tmp_path)
     with node.broker():
         async with node.publisher() as publisher, node.subscriber("plant/wide", group="kept") as kept:
             for number in range(5):

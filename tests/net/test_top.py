@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pyte
 import pytest
-from support.brokers import ON_LOOPBACK, serving
-from support.ports import free_ports
+from support.brokers import Node
 from support.waiting import LIMIT
 
 from tempos.blocking import Publisher, Subscriber
@@ -84,24 +83,16 @@ class Terminal:
 
 
 @pytest.fixture
-def ports() -> list[int]:
-    return free_ports(3)
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path, TOPICS, state=str(tmp_path / "state.db"))
 
 
 @pytest.fixture
-def config(tmp_path: Path, ports: list[int]) -> Path:
-    data, control, api = ports
-    file = tmp_path / "broker.toml"
-    file.write_text(ON_LOOPBACK.format(data=data, control=control, api=api, folder=tmp_path) + TOPICS)
-    return file
-
-
-@pytest.fixture
-def top(ports: list[int]) -> Iterator[Callable[..., Terminal]]:
+def top(node: Node) -> Iterator[Callable[..., Terminal]]:
     made: list[Terminal] = []
 
     def make(*options: str, kind: str = "xterm-256color") -> Terminal:
-        command = (sys.executable, "-m", "tempos", "top", "--api", f"127.0.0.1:{ports[2]}", *options)
+        command = (sys.executable, "-m", "tempos", "top", "--api", f"127.0.0.1:{node.api}", *options)
         made.append(Terminal(*command, kind=kind))
         return made[-1]
 
@@ -110,12 +101,8 @@ def top(ports: list[int]) -> Iterator[Callable[..., Terminal]]:
         each.close()
 
 
-def test_it_follows_a_broker_and_its_next_life(
-    config: Path, ports: list[int], top: Callable[..., Terminal], tmp_path: Path
-) -> None:
-    data, control, _ = ports
-    log = tmp_path / "log"
-    with serving(config, log):
+def test_it_follows_a_broker_and_its_next_life(node: Node, top: Callable[..., Terminal]) -> None:
+    with node.broker():
         terminal = top()
         # Drawn from above to below.
         lines = terminal.until("topics", lambda lines: lines[-2] == "logs: the topic has no member")
@@ -125,8 +112,8 @@ def test_it_follows_a_broker_and_its_next_life(
             ["plant/press/work", "SQ", "slow"],
         ]
         with (
-            Subscriber("127.0.0.1", "plant/press/work", group="g", control_port=control) as sub,
-            Publisher("127.0.0.1", control_port=control, data_port=data) as pub,
+            Subscriber("127.0.0.1", "plant/press/work", group="g", control_port=node.control) as sub,
+            Publisher("127.0.0.1", control_port=node.control, data_port=node.data) as pub,
         ):
             for _ in range(EVENTS):
                 pub.publish("plant/press/work", b"x")
@@ -145,7 +132,7 @@ def test_it_follows_a_broker_and_its_next_life(
             terminal.press("c")
             terminal.until("changes", lambda lines: "joined group 'g' of plant/press/work" in "".join(lines))
     terminal.until("that it is away", lambda lines: "not live, as it was at" in lines[0])
-    with serving(config, log):
+    with node.broker():
         terminal.until("that it is there", lambda lines: lines[0].endswith("nothing is wrong"))
         terminal.press("q")
         assert terminal.wait() == 0
@@ -157,9 +144,7 @@ def test_without_a_broker_it_says_so(top: Callable[..., Terminal]) -> None:
     assert "Is the broker running" in "".join(terminal.screen.display)
 
 
-def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
-    config: Path, top: Callable[..., Terminal], tmp_path: Path
-) -> None:
-    with serving(config, tmp_path / "log"):
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(node: Node, top: Callable[..., Terminal]) -> None:
+    with node.broker():
         terminal = top("--interval", "0.2", kind="dumb")
         terminal.until("lines", lambda lines: sum(line.startswith("topic ") for line in lines) >= 2)

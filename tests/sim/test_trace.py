@@ -97,6 +97,8 @@ async def test_only_who_has_the_key_of_an_encrypted_topic_is_answered() -> None:
 CONFIG = (
     ON_LOOPBACK
     + """\
+[state]
+file = "off"
 [control]
 heartbeat = 0.2
 [[topic]]
