@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-#: Seconds of work between two looks at what else there is to do, and seconds left to that.
+#: Seconds of work between two looks at what else there is to do, and seconds left to that: on uvloop, whose
+#: timers count whole milliseconds, one turn of the loop.
 PIECE, PAUSE = 0.00005, 0.00025
 #: Of what a pause took beyond so many times its length, this part is worked on; seconds of that at most.
 LATE, SHARE, MOST = 4, 0.15, 0.001

@@ -13,6 +13,7 @@ import aiomqtt
 import nats
 import pytest
 from support.counterparts import Mosquitto, NatsServer
+from support.ports import free_ports
 from support.triggers import TOPIC, BrokerBeside, broker_beside, eventually, taking, trigger_here
 
 from tempos import ConfigError
@@ -118,6 +119,14 @@ async def test_mqtt(broker: BrokerBeside, mosquitto: Mosquitto, tmp_path: Path) 
         await send(mosquitto.port, ("other/1", b"other"))
         await eventually(lambda: told(trigger)["received"] > before)
         assert told(trigger)["received"] == before + 1
+
+
+async def test_a_nats_server_that_is_not_there_is_told(broker: BrokerBeside, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    endpoint = {"kind": "nats", "name": "in", "server": "127.0.0.1", "port": port, "subject": "a"}
+    async with trigger_here(tmp_path, document(broker, endpoint)) as trigger:
+        await eventually(lambda: source(trigger)["state"] == "waiting")
+        assert "Connect call failed" in source(trigger)["why"] or "refused" in source(trigger)["why"]
 
 
 async def test_nats(broker: BrokerBeside, nats_server: NatsServer, tmp_path: Path) -> None:

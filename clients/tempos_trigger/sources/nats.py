@@ -14,7 +14,7 @@ from typing import Any
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import SlowConsumerError
+from nats.errors import NoServersError, SlowConsumerError
 
 from tempos._awaitables import in_time
 from tempos_daemon import kinds
@@ -110,22 +110,28 @@ class _NatsSource:
             if not ended.done():
                 ended.set_result(said or "it ended the connection")
 
-        connection = await nats.connect(
-            f"nats://{options['server']}:{options['port']}",
-            name="tempos trigger",
-            # Coming back is done here, for all kinds alike.
-            allow_reconnect=False,
-            connect_timeout=CONNECT,
-            ping_interval=PING,
-            max_outstanding_pings=OPEN_PINGS,
-            drain_timeout=DRAIN,
-            error_cb=on_error,
-            closed_cb=on_closed,
-            tls=self._tls.context,
-            user=options["username"],
-            password=options["password"],
-            token=options["token"],
-        )
+        try:
+            connection = await nats.connect(
+                f"nats://{options['server']}:{options['port']}",
+                name="tempos trigger",
+                # Coming back is done here, for all kinds alike. By itself it tries a server that is not there
+                # sixty times, two seconds apart, before it says so, whether it may come back or not.
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=CONNECT,
+                ping_interval=PING,
+                max_outstanding_pings=OPEN_PINGS,
+                drain_timeout=DRAIN,
+                error_cb=on_error,
+                closed_cb=on_closed,
+                tls=self._tls.context,
+                user=options["username"],
+                password=options["password"],
+                token=options["token"],
+            )
+        except NoServersError:
+            raise ConnectionError(said or "it is not there") from None
         try:
             await connection.subscribe(options["subject"], options["queue"], cb=self._take_in)
             # Refused subscriptions are told behind this.
