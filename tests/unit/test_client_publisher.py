@@ -387,3 +387,27 @@ async def test_refusals_are_known_before_the_next_line(receiver: socket.socket) 
             assert pub.refusals() == pub.refusals() == pub.stats.refused == number
     with pytest.raises(LocalError, match="not open"):
         pub.refusals()
+
+
+async def test_one_that_is_cancelled_while_it_closes_leaves_no_socket_open(
+    receiver: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pub = await publisher_to(receiver).__aenter__()
+    sock, asked = pub._socket, asyncio.Event()
+
+    async def end() -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(pub._reach, "end", end)
+    closing = asyncio.create_task(pub.close())
+    await asked.wait()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert isinstance(sock, socket.socket)
+    assert sock.fileno() == -1
+    with pytest.raises(LocalError, match="not open"):
+        await pub.publish(HEAT, b"late")
+    monkeypatch.undo()
+    await pub.close()
