@@ -63,7 +63,7 @@ class Counting:
         self._fast = fast
         self._ledger = ledger
         self._states = states
-        ledger.live = self.live
+        ledger.tickets = lambda topic, epoch, group: self.tickets.read(topic, epoch, group)
         #: What is to be added to what this life counts.
         self.slow_offsets, self.fast_offsets = Offsets(), Offsets()
         #: Copies that could not be sent in epochs that were fetched from another place: topic and epoch -> of

@@ -38,7 +38,7 @@ class Shop:
         config = BrokerConfig(tuple(map(TopicConfig, TOPICS)), limits=Limits(groups_per_client=64))
         self.registry = Registry(config, lambda ip: False)
         self.ledger = Ledger({3})
-        self.ledger.live = self.live
+        self.ledger.tickets = lambda topic, epoch, group: self.live(topic)[epoch][group]
         self.epochs: dict[int, int] = {}
         self.server = ControlServer(
             self.registry, self.ledger, ControlConfig(rate=1_000_000), name="shop", instance=1,

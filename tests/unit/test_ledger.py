@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -21,6 +22,11 @@ BARE = Holder("10.0.2.9", 9998, None)
 def look(ledger: Ledger, live: list[int], forwarded: int) -> TopicLedger:
     (epoch,) = ledger.open_epochs(1)
     return ledger.topic(1, live={epoch: live}, received=forwarded, fast=0, slow=forwarded, refused={})
+
+
+def tickets_of(drawn: Mapping[int, Sequence[int]]) -> Callable[[int, int, int], int]:
+    """As the broker tells them, of the one topic: by epoch."""
+    return lambda topic, epoch, group: drawn[epoch][group] if epoch in drawn else 0
 
 
 @given(st.integers(0, 10**9), st.integers(1, 64))
@@ -51,7 +57,7 @@ def test_an_epoch_from_opening_to_the_last_report() -> None:
 
 def test_what_a_member_tells_of_a_topic_before_it_became_raw_is_in_no_account() -> None:
     ledger = Ledger({1})
-    ledger.live = lambda topic: {2: [40]}
+    ledger.tickets = tickets_of({2: [40]})
     ledger.forgot(1)
     ledger.opened(1, 2, [("g", [A])], 0)
     ledger.report(1, "g", A, 1, 70, full=True)
@@ -66,7 +72,7 @@ def test_members_of_a_raw_topic_that_are_remembered_no_more_come_back_and_the_ac
     many = [Holder("10.0.2.2", port, 1) for port in range(5000, 5000 + 2 * SETTLED_KEPT)]
     ledger = Ledger({1})
     live = {1: [len(many) * 3]}
-    ledger.live = lambda topic: live
+    ledger.tickets = lambda topic, epoch, group: tickets_of(live)(topic, epoch, group)
     ledger.opened(1, 1, [("g", many)], 0)
     for each in many:
         ledger.report(1, "g", each, 0, 3)
@@ -273,7 +279,7 @@ def test_a_topic_without_events_is_told_as_if_all_of_it_were_counted() -> None:
 def test_who_was_a_member_of_a_topic_before_it_began_anew_has_not_got_too_many() -> None:
     """One total since it began is all that a member of a raw topic tells."""
     ledger, drawn = Ledger((1,)), {7: [0]}
-    ledger.live = lambda topic: drawn
+    ledger.tickets = tickets_of(drawn)
     ledger.forgot(1)
     ledger.opened(1, 7, [("g", [A])], 0)
     for told, tickets in ((63, 0), (68, 5)):
@@ -303,7 +309,7 @@ def test_what_was_told_of_a_topic_that_is_made_anew_is_not_told_of_the_new_one(
 ) -> None:
     """To its members it is the same topic, of which they go on telling totals."""
     ledger, drawn = Ledger(() if stamped else (1,)), {7: [100]}
-    ledger.live = lambda topic: drawn
+    ledger.tickets = tickets_of(drawn)
     ledger.opened(1, 7, [("g", [A])], 0)
     ledger.report(1, "g", A, 7 if stamped else 0, 100, full=True)
     ledger.report_dropped(1, "g", A, 90)
@@ -313,7 +319,7 @@ def test_what_was_told_of_a_topic_that_is_made_anew_is_not_told_of_the_new_one(
         ledger.forget(1, "events")
     else:
         ledger = Ledger(() if stamped else (1,))
-        ledger.live = lambda topic: drawn
+        ledger.tickets = tickets_of(drawn)
     ledger.forgot(1)
     ledger.begin(1, "events", stamped=stamped)
     drawn.clear()
@@ -370,3 +376,27 @@ def test_drops_of_who_is_remembered_no_more_are_not_told_of_what_comes_then() ->
     assert account.balanced, account.problems
     assert sum(each.dropped for each in account.groups) == before[1]
     assert sum(each.delivered for each in account.groups) == before[0] + len(crowd)
+
+
+def test_what_a_member_of_a_large_group_was_ticketed_follows_every_change_of_the_route() -> None:
+    """Asked at each heartbeat, of every member, while epochs open and close and a topic is made anew."""
+    many = [Holder("10.0.2.2", port, 1) for port in range(6000, 6040)]
+    drawn = {1: [0, 410], 2: [7, 79]}
+    ledger = Ledger()
+    ledger.tickets = tickets_of(drawn)
+    ledger.opened(1, 1, [("few", [A]), ("many", many)], 0)
+    whole = {each: share(410, index, 40) for index, each in enumerate(many)}
+    assert {each: ledger.progress(each, [(1, "many")])[0] for each in many} == whole
+    # The first leaves, the others move up.
+    ledger.opened(1, 2, [("few", [A]), ("many", many[1:])], 1)
+    for closed in (False, True):
+        if closed:
+            ledger.closed(1, 1, drawn.pop(1))
+        assert ledger.progress(many[0], [(1, "many")])[0] == whole[many[0]]
+        for index, each in enumerate(many[1:]):
+            assert ledger.progress(each, [(1, "many")])[0] == whole[each] + share(79, index, 39)
+        assert ledger.progress(A, [(1, "few"), (1, "many")])[0] == 7
+    ledger.forget(1, "name")
+    ledger.opened(1, 2, [("many", many[::-1])], 2)
+    drawn[2] = [1]
+    assert [ledger.progress(each, [(1, "many")])[0] for each in (many[-1], many[0])] == [1, 0]

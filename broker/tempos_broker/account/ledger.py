@@ -42,6 +42,7 @@ from tempos_broker.account.accounts import (
 )
 from tempos_broker.account.bounds import Undelivered
 from tempos_broker.account.ended import Ended
+from tempos_broker.account.positions import Positions
 from tempos_broker.account.publishers import Publishers, PublishersAccount
 from tempos_broker.account.quiet import Groups, Quiet
 from tempos_broker.account.topics import TopicAccount
@@ -85,8 +86,9 @@ class Ledger:
         self.changed: set[int] = set()
         #: What was lost before the broker.
         self.publishers = Publishers(self._undelivered)
-        #: Tells the tickets drawn so far from the groups of a topic's open epochs, if anybody can.
-        self.live: Callable[[int], Mapping[int, Sequence[int]]] | None = None
+        #: Tells the tickets drawn so far of a topic, an open epoch and the number of a group, if anybody can.
+        self.tickets: Callable[[int, int, int], int] | None = None
+        self._positions = Positions()
 
     def begin(self, topic: int, name: str, *, stamped: bool) -> None:
         """A topic that is new here; whether its datagrams carry epochs."""
@@ -109,6 +111,7 @@ class Ledger:
     def begin_anew(self, topic: int) -> None:
         """Nothing that is known of the topic holds."""
         self._topics.pop(topic, None)
+        self._positions.forget(topic)
         self._left.discard(topic)
         self._swapping.discard(topic)
         self.changed.discard(topic)
@@ -209,6 +212,7 @@ class Ledger:
         """
         known = self._topics[topic]
         self.changed.add(topic)
+        self._positions.forget(topic, epoch)
         if isinstance(known, Quiet) and not (cut or any(tickets) or any(unsent)):
             known.closed(epoch)
             self._note_closed(topic, known)
@@ -276,7 +280,7 @@ class Ledger:
             latest = self.epoch(topic)
             epoch = latest - ((latest - epoch) & 0xFF)
         if self._held(topic, group, account, epoch):
-            if account.unsure and not account.stamped and self.live is not None:
+            if account.unsure and not account.stamped and self.tickets is not None:
                 account.learn_base(datagrams, account.ticketed + self._ticketed_now(topic, group, holder))
             account.said = None if full else said
             if account.report(epoch, datagrams):
@@ -304,14 +308,15 @@ class Ledger:
 
     def _ticketed_now(self, topic: int, group: str, holder: Holder) -> int:
         """What open epochs have drawn for a holder so far."""
-        assert self.live is not None, "only then is it asked for"
-        live = self.live(topic)
-        return sum(
-            share(live[epoch][index], holders.index(holder), len(holders))
-            for epoch, groups in self._open(topic).items()
-            for index, (name, holders) in enumerate(groups)
-            if name == group and holder in holders and len(live.get(epoch, ())) > index
-        )
+        assert self.tickets is not None, "only then is it asked for"
+        state = self._topics.get(topic)
+        if state is None:
+            return 0
+        ticketed = 0
+        for epoch, groups in state.open if isinstance(state, Quiet) else state.open.items():
+            for at in self._positions.find(topic, epoch, groups, group, holder):
+                ticketed += share(self.tickets(topic, epoch, at.group), at.place, at.of)
+        return ticketed
 
     def _held(self, topic: int, group: str, account: Account, epoch: int) -> bool:
         """Whether a holder can say anything of this epoch: it had a place in its route."""
@@ -324,7 +329,7 @@ class Ledger:
         """What a holder was ticketed so far in these topics and groups, and what it has told that it got."""
         ticketed = delivered = 0
         for topic, group in places:
-            if self.live is not None:
+            if self.tickets is not None:
                 ticketed += self._ticketed_now(topic, group, holder)
             # A quiet one has nothing but that, and stays small.
             quiet = isinstance(self._topics.get(topic), Quiet)

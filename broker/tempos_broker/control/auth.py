@@ -19,6 +19,7 @@ import heapq
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tempos import WireError, auth
 from tempos.auth import Key, Signed
@@ -30,6 +31,8 @@ from tempos_broker.membership import Refused
 
 #: Nonces remembered for one key: those of the whole window at so many requests per second, but not more.
 NONCES_PER_SECOND, MAX_NONCES = 200, 1 << 17
+#: Addresses of which it is remembered in which networks they are.
+_ADDRESSES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +170,15 @@ class Guard:
 
     def _configure(self, config: ControlConfig, wall: float) -> None:
         self._config = config
-        self._networks = _networks(config.networks)
-        self._open = _networks(config.open_networks)
+        networks, open_networks = _networks(config.networks), _networks(config.open_networks)
+
+        @lru_cache(_ADDRESSES)
+        def places(ip: str) -> tuple[bool, bool]:
+            address = ipaddress.IPv4Address(ip)
+            return any(address in each for each in networks), any(address in each for each in open_networks)
+
+        #: Whether an address is in a network that is served, and in one whose requests need not be signed.
+        self._places = places
         self._clients: Mapping[str, tuple[ClientConfig, Key]] = {
             client.id: (client, Key(client.id, client.key)) for client in config.clients
         }
@@ -182,8 +192,8 @@ class Guard:
 
     def admit(self, datagram: bytes, ip: str, wall: float, now: float) -> Admitted:
         """The request inside a datagram from ``ip``; raises :class:`Denied`."""
-        address = ipaddress.IPv4Address(ip)
-        if not any(address in network for network in self._networks):
+        known, may_be_unsigned = self._places(ip)
+        if not known:
             raise Denied("foreign network", "its address is not in control.networks")
         if not self._rate.allows(ip, now):
             raise Denied("rate limit", "it asks more often than control.rate allows")
@@ -191,7 +201,7 @@ class Guard:
             raise Denied("too large", f"no request is larger than {MAX_DATAGRAM} bytes")
         if auth.is_signed(datagram):
             return self._admit_signed(datagram, ip, wall)
-        if self._clients and not any(address in network for network in self._open):
+        if self._clients and not may_be_unsigned:
             raise Denied(
                 "unsigned",
                 "requests must be signed",

@@ -32,9 +32,10 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An answer that says yes, and these fields."""
+    """An answer that says yes, and these fields; ``member``: to one that is a member."""
 
     fields: Mapping[str, Any] = field(default_factory=dict)
+    member: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from tempos._remarks import Sparingly
-from tempos_broker.control.decisions import Copies, Decision, Drained, Joined, Listed, Proving, Renewed
+from tempos_broker.control.decisions import Copies, Decision, Done, Drained, Joined, Listed, Proving, Renewed
 from tempos_broker.control.server import ControlServer
 from tempos_broker.control.sockets import ControlSocket, Reply
 from tempos_broker.expiry import Expiry
@@ -125,4 +125,5 @@ class ControlPort:
 
     def _answer(self, decision: Decision, reply: Reply) -> None:
         if (answer := self._control.render(decision)) is not None:
-            reply(answer, member=isinstance(decision.answer, _MEMBERS))
+            told = decision.answer
+            reply(answer, member=told.member if isinstance(told, Done) else isinstance(told, _MEMBERS))

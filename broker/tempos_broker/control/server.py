@@ -484,7 +484,7 @@ class ControlServer:
         if asked is None:
             if not mine and holder not in self._registry.leaving():
                 raise self._no_member(holder)
-            return Decision(way, Done(), unheard)
+            return Decision(way, Done(member=True), unheard)
         return Decision(
             way,
             Renewed(
