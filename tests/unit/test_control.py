@@ -15,7 +15,7 @@ from tempos.control import BadRequest, Code
 groups = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=control.MAX_GROUP)
 topics = groups.filter(lambda text: names.name_fault(text) is None)
 U8, U32, U64 = (st.integers(0, 2**bits - 1) for bits in (8, 32, 64))
-IN_ROWS = {"topic": U8, "group": groups, "epoch": U32, "publisher": U32, "first": U32,
+IN_ROWS = {"topic": U8, "group": groups, "epoch": U32, "publisher": U32, "first": U32, "number": U32,
            "ip": st.just("10.0.0.1"), "port": st.integers(1, 65535)}  # fmt: skip
 
 
