@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from support.observing import Acting, Filtered, Line, Observed, acting
@@ -35,23 +36,52 @@ def busy(comm: str, processes: int = 1, space: Namespace | None = None) -> Itera
         yield acts
 
 
-def account(pid: int) -> tuple[int, int]:
-    """ns that the threads of a process have waited in their lives, and how often they were given a CPU."""
-    waited = times = 0
+class Account(NamedTuple):
+    """ns that threads have waited in their lives, and how often they were given a CPU."""
+
+    waited: int
+    times: int
+
+
+class Thread(NamedTuple):
+    """``idle``: it waits for something else than a CPU."""
+
+    account: Account
+    idle: bool
+
+
+Process = dict[int, Thread]
+
+
+def look(pid: int) -> Process:
+    """The threads of a process."""
+    found = {}
     for each in Path(f"/proc/{pid}/task").iterdir():
-        _, delay, count = (each / "schedstat").read_text().split()
-        waited, times = waited + int(delay), times + int(count)
-    return waited, times
+        idle = (each / "stat").read_text().rpartition(")")[2].split()[0] == "S"
+        _, waited, times = map(int, (each / "schedstat").read_text().split())
+        found[int(each.name)] = Thread(Account(waited, times), idle)
+    return found
 
 
-Account = tuple[int, int]
+def has_had(now: Process, before: Process, times: int) -> bool:
+    """Whether each thread that wants a CPU was given one so many times: its wait of before is over."""
+    return all(
+        thread.idle or thread.account.times >= before[each].account.times + times
+        for each, thread in now.items()
+        if each in before
+    )
 
 
-def since(before: list[Account], now: list[Account], which: set[int]) -> Account:
+def since(before: list[Process], now: list[Process], which: set[int]) -> Account:
     """What has been added of these, together."""
-    return (
-        sum(now[each][0] - before[each][0] for each in which),
-        sum(now[each][1] - before[each][1] for each in which),
+    pairs = [
+        (thread.account, before[each][thread_id].account if thread_id in before[each] else Account(0, 0))
+        for each in which
+        for thread_id, thread in now[each].items()
+    ]
+    return Account(
+        sum(after.waited - earlier.waited for after, earlier in pairs),
+        sum(after.times - earlier.times for after, earlier in pairs),
     )
 
 
@@ -62,31 +92,31 @@ def test_waits_are_those_that_the_kernel_counts(space: Namespace | None, process
     more = ("--longer", "0.001") if tool == "pauses" else ()
     with busy(_WATCHED, processes, space) as first, busy("runq-second"):
 
-        def accounts() -> list[Account]:
-            return [account(pid) for pid in first.pids]
+        def looks() -> list[Process]:
+            return [look(pid) for pid in first.pids]
 
-        def all_given(times: int, since: list[Account]) -> bool:
-            return all(now[1] >= before[1] + times for now, before in zip(accounts(), since, strict=True))
+        def all_given(times: int, since: list[Process]) -> bool:
+            return all(has_had(now, before, times) for now, before in zip(looks(), since, strict=True))
 
-        before = accounts()
+        before = looks()
         with Filtered(tool, first, *more, comm=_WATCHED, everybody=False) as tools:
-            began = accounts()
+            began = looks()
             # A wait that goes on while the tool begins is the kernel's alone: it counts waits as they end.
             until(lambda: all_given(1, began), "they are given the core again")
-            inside = accounts()
+            inside = looks()
             until(lambda: all_given(_TURNS[processes], inside), "they are given the core again and again")
-            end = accounts()
+            end = looks()
             found = [*tools.stop([{} for _ in first.pids])]
-        after = accounts()
+        after = looks()
     for lines, whom, _ in found:
         least, most = since(inside, end, {*whom}), since(before, after, {*whom})
         count, shortest, longest = (counted if tool == "runqlat" else paused)(lines)
-        assert count <= most[1]
-        assert shortest <= most[0] / 1e3
+        assert count <= most.times
+        assert shortest <= most.waited / 1e3
         # Waits of less than a microsecond are no pauses.
-        untold = most[1] - count if tool == "pauses" else 0
-        assert least[0] / 1e3 <= longest + untold
-        assert tool == "pauses" or least[1] <= count
+        untold = most.times - count if tool == "pauses" else 0
+        assert least.waited / 1e3 <= longest + untold
+        assert tool == "pauses" or least.times <= count
         pids = {line["pid"] for line in lines if line["type"] == "event"}
         assert pids == ({first.pids[each] for each in whom} if tool == "pauses" else set())
 
