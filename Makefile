@@ -30,8 +30,8 @@ demo: $(STAMP)
 # Some hold tempos against other programs (COUNTERPARTS), some compile modules from C by clang: root gets here what that
 # needs; without it those tests are left out. Node.js for the client in TypeScript comes as a package for Python where it
 # is not there.
-COUNTERPARTS := mosquitto nats-server promtool curl chromium nft
-PACKAGES     := $(patsubst promtool,prometheus,$(patsubst nft,nftables,$(COUNTERPARTS)))
+COUNTERPARTS := mosquitto nats-server promtool curl chromium nft etcd
+PACKAGES     := $(patsubst etcd,etcd-server,$(patsubst promtool,prometheus,$(patsubst nft,nftables,$(COUNTERPARTS))))
 WASM_TOOLS   := lld-14 wasi-libc libclang-rt-14-dev-wasm32
 test: $(STAMP)
 	@[ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \

@@ -34,6 +34,7 @@ from tempos_broker import belongings, exposure, privileges, reader, scheduling
 from tempos_broker.broker import Broker
 from tempos_broker.config import load
 from tempos_broker.config.model import BrokerConfig
+from tempos_broker.fleet.stores import registry_of
 from tempos_broker.paths import ConfiguredLimits, FastPath, Former, NoFastPath, TicketsAlone
 from tempos_broker.privileges import User
 from tempos_broker.reader import Read
@@ -241,7 +242,7 @@ async def _start(
     store = state.store if state is not None else None
     broker = Broker(
         config, fast, portable=portable, store=store, drawn=drawn, elsewhere=elsewhere, rows=rows,
-        neighbours=_neighbours(config.data_port),
+        neighbours=_neighbours(config.data_port), registry=registry_of(config.fleet),
     )  # fmt: skip
 
     async def close() -> None:

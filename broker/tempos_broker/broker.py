@@ -27,6 +27,10 @@ from tempos_broker.control.proofs import Proofs
 from tempos_broker.control.server import ControlServer
 from tempos_broker.documents import Documents
 from tempos_broker.expiry import Expiry
+from tempos_broker.fleet.desk import Desk as FleetDesk
+from tempos_broker.fleet.fleet import Fleet
+from tempos_broker.fleet.registry import Registry as FleetRegistry
+from tempos_broker.fleet.stores import row_of
 from tempos_broker.journal.journals import Journals
 from tempos_broker.journal.replay import Replays
 from tempos_broker.lives.continuity import Continuity
@@ -64,6 +68,7 @@ class Broker:
     survive this process; ``drawn`` counts what the slow path draws, where it does. The broker closes both.
     ``elsewhere``: where else the counters of the former life may be. ``rows``: where topics stand in all of
     these; None: in none that outlives the broker. ``neighbours``: knows who is next on the way to members.
+    ``registry``: of the fleet, if it is in one.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class Broker:
         elsewhere: Sequence[Elsewhere] = (),
         rows: Rows | None = None,
         neighbours: Neighbours | None = None,
+        registry: FleetRegistry | None = None,
     ) -> None:
         self._fast = fast
         #: What the log tells of changes, kept.
@@ -141,6 +147,14 @@ class Broker:
             self.changes,
             self._repairs,
         )
+        self.fleet = (
+            None
+            if registry is None
+            else Fleet(
+                config.fleet, row_of(config, self._past.instance), registry, self._registry, self._routes,
+                self.changes,
+            )
+        )  # fmt: skip
         narrowest = Narrowest(config.limits.datagram)
         self._control = ControlServer(
             self._registry,
@@ -159,11 +173,14 @@ class Broker:
                 "replay": Replays(self._registry, journals, self._past.instance).request,
                 "repair": self._repairs.request,
             },
+            fleet=FleetDesk(self._registry, self.fleet),
         )
         self._control.reports.on_repairs = self._repairs.heard
         self._tasks = Tasks()
         self._expiry = Expiry(self._registry, self._ledger, self._routes, self._tasks)
-        self._port = ControlPort(self._control, self._routes, self._expiry, self._tasks, self._slow.say)
+        self._port = ControlPort(
+            self._control, self._routes, self._expiry, self._tasks, self._slow.say, self.fleet
+        )
         self._watch = Watch(
             neighbours,
             self._routes,
@@ -202,6 +219,7 @@ class Broker:
             watch=self._watch,
             awaited=self._awaited,
             changes=self.changes,
+            fleet=self.fleet,
         )
         self._reloader = Reloader(
             of_file,
@@ -289,6 +307,8 @@ class Broker:
         self._awaited.look()
         self._awaited.begin()
         self._ready = True
+        if self.fleet is not None:
+            self.fleet.begin()
 
     def _tell_start(self) -> None:
         states = self._routes.states.values()
@@ -318,6 +338,8 @@ class Broker:
         self._expiry.cancel()
         self._control.stopping = True
         self._repairs.close()
+        if self.fleet is not None:
+            await self.fleet.close()
         await self._watch.close()
         await self._awaited.close()
         await self._tasks.close(FINISH)

@@ -21,6 +21,7 @@ from tempos_broker.awaited import Awaited
 from tempos_broker.config.model import BrokerConfig, Origin
 from tempos_broker.config.topics import document_of
 from tempos_broker.control.server import ControlServer
+from tempos_broker.fleet.fleet import Fleet
 from tempos_broker.lives.continuity import Continuity
 from tempos_broker.members.watch import Watch
 from tempos_broker.membership import Refused, Registry, unknown_topic
@@ -64,6 +65,7 @@ class Documents:
         watch: Watch,
         awaited: Awaited,
         changes: Changes,
+        fleet: Fleet | None = None,
     ) -> None:
         self._config = config
         self._ready = ready
@@ -77,6 +79,7 @@ class Documents:
         self._slow = slow
         self._watch = watch
         self._awaited = awaited
+        self._fleet = fleet
         #: The last changes.
         self.changes = changes
         self._started = time.monotonic()
@@ -93,7 +96,8 @@ class Documents:
     def status_head(self) -> dict[str, Any]:
         """The same, without its ``topics``."""
         config = self._config()
-        return status_head(
+        fleet = {} if self._fleet is None else {"fleet": self._fleet.document()}
+        return fleet | status_head(
             broker={
                 "version": __version__,
                 "pid": os.getpid(),

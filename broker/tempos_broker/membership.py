@@ -250,7 +250,7 @@ class Registry(Table):
         lease.wanted[wanted] = how
         if is_filter(wanted):
             self.holdings.wants.add(wanted, lease)
-        self.holdings.wants.changed.add(lease.holder)
+        self.holdings.wants.touch(lease.holder)
 
     def join(self, holder: Holder, topics: Iterable[Topic], now: float) -> set[int]:
         """Make a holder a member of topics that it wants by its filters; which of them changed."""
@@ -399,7 +399,7 @@ class Registry(Table):
         lease = self.holdings.get(holder)
         if lease is None:
             return _NOTHING if holder in self._leaving else None
-        lease.expires = now + self.lease
+        lease.expires = lease.expires if lease.home else now + self.lease
         return lease.topics.keys()
 
     def places(self, holder: Holder) -> list[tuple[int, str]]:

@@ -14,7 +14,7 @@ from tempos import ConfigError, Topic
 from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember, TopicConfig
 
 #: What does not show its value.
-_SECRET = frozenset({"api_token"})
+_SECRET = frozenset({"api_token", "password"})
 #: Of the limits, those that nothing was sized by at the start.
 _FREE_LIMITS = ("members_per_group", "groups_per_topic", "groups_per_client", "unheard")
 #: Of the fast path, what it is asked for only at the end.
@@ -98,10 +98,14 @@ def _fixed(old: BrokerConfig, new: BrokerConfig) -> Iterator[str]:
 
 
 def _values(section: str, old: Any, new: Any) -> list[str]:
-    return [
-        f"{section}.{field.name} ({_show(getattr(old, field.name))} -> {_show(getattr(new, field.name))})"
+    changes = [
+        (field.name, getattr(old, field.name), getattr(new, field.name))
         for field in fields(old)
         if getattr(old, field.name) != getattr(new, field.name)
+    ]
+    return [
+        f"{section}.{name}" if name in _SECRET else f"{section}.{name} ({_show(before)} -> {_show(after)})"
+        for name, before, after in changes
     ]
 
 

@@ -21,7 +21,8 @@ from tempos_broker.account.ledger import Ledger, TopicLedger
 from tempos_broker.account.publishers import PublishersAccount
 from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Origin
-from tempos_broker.control.server import ControlServer, limit_fields, topic_fields
+from tempos_broker.control.decisions import limit_fields, topic_fields
+from tempos_broker.control.server import ControlServer
 from tempos_broker.counts import Counted, Counters
 from tempos_broker.latency import latency_document
 from tempos_broker.members.departures import KeptOut
@@ -353,7 +354,7 @@ def _group(
 
     def lease(holder: Holder) -> float | None:
         known = held(holder)
-        return None if known is None else round(known.expires - now, 1)
+        return None if known is None or known.home else round(known.expires - now, 1)
 
     def unheard(holder: Holder) -> int:
         known = held(holder)

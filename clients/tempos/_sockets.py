@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import struct
 import sys
@@ -131,6 +132,39 @@ def bound(address: str, port: int, receive_buffer: int, doorman: Doorman | None 
         sock.close()
         raise
     return sock
+
+
+def beside(
+    fileno: int, address: str, port: int, peer: tuple[str, int], size: int
+) -> tuple[socket.socket, list[tuple[bytes, tuple[str, int]]]]:
+    """A second socket where ``fileno``, a socket of ours, is bound: for what comes from ``peer`` (Linux).
+
+    What came to it before it was connected, and is for the first one, is given, too, with its sender. Raises
+    :class:`LocalError` and :class:`NoWay`.
+    """
+    if not LINUX:
+        raise LocalError("events of several brokers are told apart on Linux alone")
+    # Only while the second is bound: whoever else wants the port is to be told that it is taken.
+    with socket.socket(fileno=os.dup(fileno)) as first:
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock = _new()
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                make_room(sock, size)
+                sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
+                sock.bind((address, port))
+                sock.connect(peer)
+            except OSError as error:
+                sock.close()
+                raise NoWay(f"no way to the broker at {peer[0]}:{peer[1]}: {error.strerror}") from error
+        finally:
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    early = []
+    with contextlib.suppress(BlockingIOError, ConnectionError):
+        while True:
+            early.append(sock.recvfrom(MAX_PAYLOAD))
+    return sock, early
 
 
 def make_room(sock: socket.socket, size: int) -> None:

@@ -132,7 +132,8 @@ class Field:
 #: where it does not ask; who does not name it is told what is in force of its ``topics``.
 #: ``instance``: whose account all of it is for; another broker, or one that has lost its memory, began anew.
 #: ``former``: where the same client was a member, of which this tells, too. ``repairs``: what became of
-#: deliveries that were missing, of topics that are repaired.
+#: deliveries that were missing, of topics that are repaired. ``hears``: the brokers of a fleet that it takes
+#: events of, by number, which its home alone is told.
 _TOLD = (
     Field("received", "counts"),
     Field("instance", "number", required=False),
@@ -146,6 +147,7 @@ _TOLD = (
     Field("since", "version", required=False),
     Field("former", "former", required=False),
     Field("repairs", "repairs", required=False),
+    Field("hears", "numbers", required=False),
 )
 
 #: How an answer lists memberships: what is new from version ``base`` up to ``version``, of ``count`` in all,
@@ -153,8 +155,11 @@ _TOLD = (
 #: of the group], with the group where it is not the answer's; ``gone``: [topic id, name, why (:class:`Out`)],
 #: and it in words where there is more to say; ``journals``: the ids of those in ``rows`` that have one,
 #: ``retained``: of which a member first has the last event sent (:class:`Replay`), and ``repaired``: of which
-#: what is missing is sent again.
-_LISTED = ("life", "base", "version", "count", "more", "rows", "gone", "journals", "retained", "repaired")
+#: what is missing is sent again. ``fleet``: [state, confirmed, brokers]: who is in the fleet (another number
+#: after each change), how many of its brokers have this member in force, and how many there are.
+_LISTED = (
+    "life", "base", "version", "count", "more", "rows", "gone", "journals", "retained", "repaired", "fleet",
+)  # fmt: skip
 
 #: operation -> what it is for, its fields, the fields of its answer
 OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
@@ -170,6 +175,7 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
             Field("since", "version", required=False),
             Field("former", "former", required=False),
             Field("proof", "proof", required=False),
+            Field("hears", "numbers", required=False),
         ),
         ("topic", "group", "epoch", "lease_ms", "heartbeat_ms", "instance", "clock", "failed", *_LISTED),
     ),
@@ -203,6 +209,11 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
         "have sent again what is missing; with a number of 0: be told of a topic what was sent last",
         (Field("port", "port"), Field("missing", "missing"), Field("instance", "number", required=False)),
         ("sent", "gone"),
+    ),
+    "fleet": (
+        "the brokers of a fleet, behind the number 'after': [number, address, data port, control port]",
+        (Field("after", "number", required=False),),
+        ("name", "me", "changes", "brokers", "more"),
     ),
     "return_address": (
         "where replies reach this client: what it puts into the envelopes of its requests, for so long",
@@ -567,6 +578,10 @@ _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "port": (lambda value: _is_int(value, 0xFFFF) and value != 0, "a UDP port, 1-65535"),
     "number": (lambda value: _is_int(value, U32), "a number of 32 bits"),
     "count": (_is_u64, "a count"),
+    "numbers": (
+        lambda value: isinstance(value, list) and all(_is_int(each, U32) for each in value),
+        "a list of numbers of 32 bits",
+    ),
     "flag": (lambda value: isinstance(value, bool), "true or false"),
     "proof": (
         lambda value: isinstance(value, bytes) and len(value) in (0, PROOF_BYTES),

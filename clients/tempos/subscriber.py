@@ -25,7 +25,9 @@ from tempos.encryption import TopicKeys
 from tempos.errors import ControlRefused, LocalError, NoAnswer, NoWay, RemoteError
 from tempos.model import Member, Topic
 from tempos.receiving import loan
+from tempos.receiving.batches import Batches
 from tempos.receiving.drained import Drained
+from tempos.receiving.elsewhere import Confirm, InFleet, Others, together
 from tempos.receiving.inbox import Event
 from tempos.receiving.intake import Bell, Duplicates, Intake, SubscriberStats
 from tempos.receiving.replay import Start, Wanted, replay
@@ -76,7 +78,9 @@ class Subscriber(forks.OfOneProcess):
     topics of which only encrypted events are taken, each once; what cannot be decrypted is counted (in the
     statistics, under ``malformed``) and handed to nobody.
     ``repair``: seconds for which what is missing is asked for, of topics that are repaired (0: not at all);
-    ``ordered``: what follows a gap is held back until that is filled or given up.
+    ``ordered``: what follows a gap is held back until that is filled or given up, broker by broker.
+    ``confirm``: where the broker is in a fleet, entering waits until all of its brokers have this member in
+    force ("fleet"; 2 s at most, see :attr:`fleet`), or not ("home"). Their events come here, too.
     ``wait``: seconds that entering waits for a broker that is not there yet (True: for ever).
     ``start``: what topics' journals have is handed out first: the last event of each ("last"), the last so
     many (a number), or what is no older (a timedelta), and then what is live, with nothing between and
@@ -110,6 +114,7 @@ class Subscriber(forks.OfOneProcess):
         start: Start | None = None,
         repair: float = PATIENCE,
         ordered: bool = False,
+        confirm: Confirm = "fleet",
     ) -> None:
         every = [one for each in topics for one in ((each,) if isinstance(each, str) else each)]
         if not every:
@@ -127,6 +132,13 @@ class Subscriber(forks.OfOneProcess):
         self._broker_at = ""
         self._intake = Intake(queue, duplicates, receive_buffer, keys, repair=repair, ordered=ordered)
         self._standing = Standing(broker, self._intake)
+        self._others = Others(
+            self._intake,
+            lambda: Intake(queue, duplicates, receive_buffer, keys, repair=repair, inbox=self._inbox),
+            lambda: None if auth is None else Signer(auth, time.time),
+            confirm,
+        )
+        self._standing.on_fleet = self._others.told
         self._feeds, self._inbox = self._intake.feeds, self._intake.inbox
         self._ready = self._inbox.ready
         self._turn = 0.0
@@ -173,7 +185,7 @@ class Subscriber(forks.OfOneProcess):
     @property
     def stats(self) -> SubscriberStats:
         """What came and what did not; ``missed`` is final once the subscriber has drained or is closed."""
-        return self._intake.stats
+        return self._others.stats(self._intake.stats)
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -192,6 +204,11 @@ class Subscriber(forks.OfOneProcess):
         return self._standing.away
 
     @property
+    def fleet(self) -> InFleet | None:
+        """The broker's fleet, and how many of it have this member in force; None: it is in none."""
+        return self._others.fleet
+
+    @property
     def silence(self) -> float:
         """Seconds for which the broker has not answered, once that is longer than the lease; else 0.
 
@@ -206,7 +223,7 @@ class Subscriber(forks.OfOneProcess):
         Exact, or at least and at most; final once the subscriber has drained or is closed. Publishers of a
         ``raw`` topic cannot be told apart.
         """
-        return self._intake.publishers()
+        return self._intake.publishers() + self._others.publishers()
 
     async def __aenter__(self) -> Subscriber:
         try:
@@ -244,7 +261,7 @@ class Subscriber(forks.OfOneProcess):
         A list holds what one batch of a publisher held, or what came alone. It ends with the subscriber,
         as the iteration over single events does.
         """
-        return _Batches(self)
+        return Batches(self._ready, lambda: self._turn, self._until_ready)
 
     async def _until_ready(self) -> None:
         """Wait until there is an event that is ready; raises StopAsyncIteration at the end."""
@@ -314,7 +331,7 @@ class Subscriber(forks.OfOneProcess):
 
     def lend(self, to: loan.Borrower) -> loan.Loan | None:
         """Lend the data socket to another process, where that can be; ends with the loan."""
-        if self._closing is not None or self._reader is None:
+        if self._closing is not None or self._reader is None or not self._others.is_empty:
             return None
         self._loan = loan.lend(self._reader, self._intake, to)
         return self._loan
@@ -367,10 +384,12 @@ class Subscriber(forks.OfOneProcess):
         if self._roaming is not None:
             await self._roaming.end()
         link, reader = self._link, self._reader
+        others = asyncio.ensure_future(self._others.leave(patience))
         try:
             if link is not None and link.is_subscribed:
                 drained = await self._say_leave(link, patience)
             self._read_what_is_there()
+            drained = together(drained, await others)
         finally:
             self._intake.repairs.end()
             self._closed = True
@@ -433,8 +452,11 @@ class Subscriber(forks.OfOneProcess):
             await self._listen(self._bound(way.ours, self._port), way.broker)
             await self._subscribe(way)
             assert self._link is not None, "it has subscribed"
+            assert self._reader is not None, "it listens"
+            await self._others.enter(self._link, self.member, self._reader)
             await replay(self._link, self._intake, self.member.port, self._wanted)
         self._intake.begin()
+        self._others.begin()
 
     async def _find_way(self) -> Way:
         while True:
@@ -462,12 +484,9 @@ class Subscriber(forks.OfOneProcess):
     async def _subscribe(self, way: Way) -> None:
         client = int.from_bytes(os.urandom(8), "big")
         session = ControlSession(
-            client=client,
-            broker=f"{self.broker}:{self._control_port}",
-            port=self.member.port,
-            counts=self._intake,
-            signer=self._signer,
-        )
+            client=client, broker=f"{self.broker}:{self._control_port}", port=self.member.port,
+            counts=self._intake, signer=self._signer,
+        )  # fmt: skip
         self._broker_at = way.broker
         on_event = self._standing.on_event
         self._link = link = await ControlLink.open(way.broker, self._control_port, session, on_event)
@@ -575,22 +594,3 @@ class Subscriber(forks.OfOneProcess):
             self._end_waiting()
             if timer is not None:
                 timer.cancel()
-
-
-class _Batches:
-    """The iterator of :meth:`Subscriber.batches`."""
-
-    def __init__(self, subscriber: Subscriber) -> None:
-        self._subscriber = subscriber
-
-    def __aiter__(self) -> _Batches:
-        return self
-
-    async def __anext__(self) -> list[Event]:
-        subscriber = self._subscriber
-        ready = subscriber._ready
-        if not ready or time.monotonic() >= subscriber._turn:
-            await subscriber._until_ready()
-        events = list(ready)
-        ready.clear()
-        return events

@@ -144,7 +144,8 @@ def _address(address: ipaddress.IPv4Address) -> str:
     return str(address)
 
 
-def _unicast(value: object) -> str:
+def unicast(value: object) -> str:
+    """Parse the IPv4 address of one machine."""
     if ipv4(value) == ipaddress.IPv4Address(0):
         raise NotAllowed("which is no address of one machine")
     return _listen(value)
@@ -239,7 +240,7 @@ TOKEN = matching(f"|{token.PATTERN.pattern}", f'{token.ALLOWED}, "" for none', s
 FILE = Kind('the path of a file, "" for none', file_path)
 FLAG = Kind("true or false", _flag, schema={"type": "boolean"})
 LISTEN = Kind('an IPv4 address of this machine, or "0.0.0.0" for all of them', _listen)
-UNICAST = Kind('the IPv4 address of one machine, such as "10.0.0.7"', _unicast)
+UNICAST = Kind('the IPv4 address of one machine, such as "10.0.0.7"', unicast)
 MAC = Kind('the MAC address of one machine, such as "40:a6:b7:66:39:ba"', _mac)
 NETWORK = Kind('an IPv4 network such as "10.0.0.0/8"', _network)
 API = Kind('"host:port" with an IPv4 address and a port from 1 to 65535, or "off"', _api)

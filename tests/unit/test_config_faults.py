@@ -32,7 +32,7 @@ FAULTS = [
     ("broker = 3\n" + TOPIC, "broker is 3; allowed: a table with the keys listen, data_port, control_port, api, user, "
      "name, api_token, api_token_file, api_expose, adapter"),
     ("[limts]\n" + TOPIC, 'limts is an unknown key (did you mean "limits"?); '
-                          "allowed: broker, state, fastpath, quality, limits, control, client, topic"),
+                          "allowed: broker, state, fastpath, quality, limits, control, fleet, client, topic"),
     (TOPIC + "Priority = 1", 'topic[0].Priority is an unknown key (did you mean "priority"?); '
                              "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, member"),
     (TOPIC + '"a\\nb" = 1', 'topic[0]."a\\nb" is an unknown key; '

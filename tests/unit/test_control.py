@@ -44,6 +44,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "sent": rows(control.Sent),
     "former": rows(control.Former),
     "replays": rows(control.Replay),
+    "numbers": st.lists(st.integers(0, 2**32 - 1), max_size=8),
     "proof": st.just(b"") | st.binary(min_size=control.PROOF_BYTES, max_size=control.PROOF_BYTES),
 }
 anything = st.recursive(

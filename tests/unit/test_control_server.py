@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import pytest
@@ -15,11 +15,17 @@ from tempos.names import name_fault
 from tempos.receiving.feeds import Feeds
 from tempos.session.roll import Roll
 from tempos_broker.account.accounts import Holder
+from tempos_broker.account.changes import Changes
 from tempos_broker.account.ledger import Ledger
-from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
+from tempos_broker.config.model import BrokerConfig, ControlConfig, FleetConfig, TopicConfig
 from tempos_broker.control.decisions import Decision
 from tempos_broker.control.server import TOO_LARGE, ControlServer
+from tempos_broker.fleet.desk import Desk as FleetDesk
+from tempos_broker.fleet.fleet import Fleet
+from tempos_broker.fleet.memory import LocalRegistry, Memory
+from tempos_broker.fleet.rows import BrokerRow
 from tempos_broker.membership import Registry
+from tempos_broker.routes import Routes
 
 IP, PORT, CLIENT = "10.0.2.2", 5001, 2**63 + 5
 HOLDER = Holder(IP, PORT, CLIENT)
@@ -272,9 +278,16 @@ def test_what_a_client_asks_leaves_room_for_the_whole_answer(op: str, name: str,
     topic = Topic(254, name, Quality.SQ, 7)
     config = BrokerConfig((TopicConfig(topic),))
     registry = Registry(config, lambda ip: False)
+    fleet = Fleet(
+        FleetConfig("plant"), BrokerRow("one", "255.255.255.255", 65535, 65535, 2**32 - 1),
+        LocalRegistry(Memory()), registry, cast(Routes, None), Changes(),
+    )  # fmt: skip
+    for number in range(60):
+        row = BrokerRow(f"b{number}", f"255.255.255.{number}", 65535, 65535, 1)
+        fleet.view.brokers[row.name] = row
     server = ControlServer(
         registry, Ledger(), ControlConfig(), name=f"tempos 10.20.30 on {'h' * 64}", instance=2**32 - 1,
-        epoch=lambda topic: 2**32 - 1,
+        epoch=lambda topic: 2**32 - 1, fleet=FleetDesk(registry, fleet),
     )  # fmt: skip
     values = {
         **{key: [] for key in ("counts", "drops", "former", "heard", "lacking", "sent")},
@@ -290,6 +303,7 @@ def test_what_a_client_asks_leaves_room_for_the_whole_answer(op: str, name: str,
         "proof": bytes(16),
         "number": 1,
         "count": 9,
+        "numbers": [],
         "asked": [Asked(254, 0)],
     }
     fields = {field.name: values[field.kind] for field in OPERATIONS[op][1]}

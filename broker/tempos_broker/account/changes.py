@@ -47,6 +47,7 @@ class Kind(Enum):
     WORKER = "worker"
     AWAITED = "awaited"
     WRONG = "wrong"
+    FLEET = "fleet"
 
 
 @dataclass(slots=True)

@@ -52,6 +52,7 @@ def _sections(config: BrokerConfig) -> dict[str, dict[str, Any]]:
         "quality": _fields(config.quality),
         "limits": _fields(config.limits),
         "control": _fields(config.control),
+        "fleet": _fields(config.fleet),
     }
 
 

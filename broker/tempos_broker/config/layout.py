@@ -36,6 +36,7 @@ from tempos_broker.config.model import (
     ClientConfig,
     ControlConfig,
     FastPathConfig,
+    FleetConfig,
     Limits,
     QualityConfig,
     StateConfig,
@@ -172,6 +173,19 @@ CLIENT: Keys = {
     "subscribe": Key(own_kinds.RIGHT, (), many=True),
 }
 STATE: Keys = _defaults(StateConfig(), file=own_kinds.STATE_FILE)
+FLEET: Keys = _defaults(
+    FleetConfig(),
+    name=own_kinds.FLEET,
+    etcd=own_kinds.ENDPOINT,
+    user=own_kinds.ETCD_USER,
+    password=own_kinds.PASSWORD,
+    ca=kinds.FILE,
+    certificate=kinds.FILE,
+    key=kinds.FILE,
+    address=own_kinds.FLEET_ADDRESS,
+    zone=own_kinds.ZONE,
+    lease=kinds.seconds(2, 3600),
+)
 FILE: Keys = {
     "broker": Key(BROKER, {}),
     "state": Key(STATE, {}),
@@ -179,6 +193,7 @@ FILE: Keys = {
     "quality": Key(QUALITY, {}),
     "limits": Key(LIMITS, {}),
     "control": Key(CONTROL, {}),
+    "fleet": Key(FLEET, {}),
     "client": Key(CLIENT, (), many=True),
     "topic": Key(TOPIC, (), many=True, most=MAX_TOPICS),
 }
@@ -246,6 +261,37 @@ def _rule_lease(root: Table, faults: Faults) -> None:
     if lease is not None and heartbeat is not None and heartbeat >= lease:
         faults.refuse(
             control.at("heartbeat"), heartbeat, f"less than {control.at('lease')}, which is {lease}"
+        )
+
+
+def _rule_fleet(root: Table, faults: Faults) -> None:
+    fleet, broker = root.get("fleet"), root.get("broker")
+    name, etcd, address = fleet.get("name"), fleet.get("etcd"), fleet.get("address")
+    if name == "":
+        for key in FLEET:
+            value = fleet.get(key)
+            if value is not None and value != FLEET[key].default:
+                faults.add(
+                    fleet.at(key), f"is set, but there is no fleet; allowed: a {fleet.at('name')} besides"
+                )
+        return
+    if etcd == ():
+        faults.refuse(fleet.at("etcd"), [], "the URLs of its members, at least one")
+    for key, other in (("password", "user"), ("user", "password"), ("key", "certificate")):
+        if fleet.get(key) and fleet.get(other) == "":
+            faults.add(fleet.at(key), f"is set; allowed: with {fleet.at(other)} besides")
+    listen = _sound(broker, "listen")
+    if not name or not listen or address is None:
+        return
+    if address and not {address, kinds.ANY_ADDRESS} & set(listen):
+        faults.refuse(
+            fleet.at("address"), address, f"one of {broker.at('listen')}, which are {', '.join(listen)}"
+        )
+    if not address and kinds.ANY_ADDRESS in listen:
+        faults.add(
+            fleet.at("address"),
+            f"is not set, and {broker.at('listen')} is every address; allowed: the one that members know "
+            "this broker by",
         )
 
 
@@ -390,6 +436,7 @@ RULES: tuple[Callable[[Table, Faults], None], ...] = (
     _rule_ports,
     _rule_api,
     _rule_lease,
+    _rule_fleet,
     _rule_quality,
     _rule_topics,
     _rule_clients,
@@ -444,6 +491,7 @@ def _build(root: Table) -> BrokerConfig:
         adapter=broker["adapter"],
         state=StateConfig(**root.get("state").values),
         quality=QualityConfig(**root.get("quality").values),
+        fleet=FleetConfig(**root.get("fleet").values),
     )
 
 

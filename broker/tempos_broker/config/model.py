@@ -163,6 +163,28 @@ class StateConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FleetConfig:
+    """The fleet that a broker belongs to; without ``name`` to none.
+
+    ``etcd``: URLs of the store's members, ``user`` and ``password`` of who reads and writes there, ``ca``,
+    ``certificate`` and ``key``: files for TLS. ``address``: the address of ours that members anywhere get
+    their events from; empty: the first of ``broker.listen``. ``zone``: where this broker is. ``lease``:
+    seconds after which a broker that is gone is out, with members that found no other by then.
+    """
+
+    name: str = ""
+    etcd: tuple[str, ...] = ()
+    user: str = ""
+    password: str = field(default="", repr=False)
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    address: str = ""
+    zone: str = ""
+    lease: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerConfig:
     """The whole of it. ``listen``: IPv4 addresses; ``0.0.0.0`` stands for every local one.
 
@@ -189,3 +211,4 @@ class BrokerConfig:
     adapter: str = "udp"
     state: StateConfig = StateConfig()
     quality: QualityConfig = QualityConfig()
+    fleet: FleetConfig = FleetConfig()

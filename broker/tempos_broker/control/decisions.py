@@ -149,3 +149,19 @@ def too_short(size: int) -> Refused:
     """For who asked with so little that an answer of that size cannot be given."""
     text = f"the answer takes {size} bytes, more than the request"
     return Refused(Code.TOO_SHORT, text, "pad the request: 'pad', zero bytes")
+
+
+def topic_fields(topic: Topic) -> dict[str, Any]:
+    """A topic as control replies show it, and the control API besides other things."""
+    return {
+        "id": topic.id,
+        "name": topic.name,
+        "class": topic.quality.value,
+        "priority": topic.priority,
+        "framing": topic.framing.value,
+    }
+
+
+def limit_fields(topic: Topic) -> dict[str, Any]:
+    """A topic's limit as the control API shows it; control replies, for which every byte counts, do not."""
+    return {"rate": topic.rate, "burst": topic.bucket, "overflow": topic.overflow.value}

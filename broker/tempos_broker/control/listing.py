@@ -24,7 +24,7 @@ _FIELD = 12
 
 
 class Listing:
-    """Of one broker. ``epoch`` tells the epoch in force of a topic."""
+    """Of one broker. ``epoch`` tells the epoch in force of a topic; ``fleet`` what a member is told of it."""
 
     def __init__(
         self,
@@ -33,12 +33,14 @@ class Listing:
         epoch: Callable[[int], int],
         life: int,
         now: Callable[[], float],
+        fleet: Callable[[Holder], tuple[int, int, int] | None] = lambda holder: None,
     ) -> None:
         self._registry = registry
         self._ledger = ledger
         self._epoch = epoch
         self._life = life
         self._now = now
+        self._fleet = fleet
 
     def fields(
         self, way: Way, holder: Holder, since: Sequence[int], fields: Mapping[str, Any]
@@ -47,6 +49,8 @@ class Listing:
         lease = self._registry.lease_of(holder)
         base = version = since[1] if since[0] == self._life else 0
         group: str | None = fields.get("group")
+        if (fleet := self._fleet(holder)) is not None:
+            fields = {**fields, "fleet": fleet}
         room = way.room - len(encode_ok(way.request_id, **fields)) - 10 * _FIELD
         rows: list[tuple[Any, ...]] = []
         repaired: list[int] = []

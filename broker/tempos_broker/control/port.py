@@ -16,12 +16,15 @@ from tempos_broker.control.decisions import Copies, Decision, Done, Drained, Joi
 from tempos_broker.control.server import ControlServer
 from tempos_broker.control.sockets import ControlSocket, Reply
 from tempos_broker.expiry import Expiry
+from tempos_broker.fleet.fleet import Fleet
 from tempos_broker.repair.desk import Say
 from tempos_broker.routes import Routes
 from tempos_broker.tasks import Tasks
 
 #: Seconds after which whoever subscribes is answered, whatever is in force by then: before it asks again.
 ANSWER_BY = 0.1
+#: Seconds after which others are, whichever broker of the fleet has not heard of it by then.
+SETTLED_BY = 1.0
 #: Answers to those that are members, or were a moment ago.
 _MEMBERS = (Joined, Listed, Renewed, Drained)
 #: In ``replies``: what is to be proved with could not be sent to the endpoint.
@@ -36,9 +39,16 @@ class ControlPort:
     """The control sockets of a broker, one for each address."""
 
     def __init__(
-        self, control: ControlServer, routes: Routes, expiry: Expiry, tasks: Tasks, say: Say | None = None
+        self,
+        control: ControlServer,
+        routes: Routes,
+        expiry: Expiry,
+        tasks: Tasks,
+        say: Say | None = None,
+        fleet: Fleet | None = None,
     ) -> None:
         """``say``: sends from the data port; None: nothing is to be proved there."""
+        self._fleet = fleet
         self._control = control
         self._routes = routes
         self._expiry = expiry
@@ -122,6 +132,9 @@ class ControlPort:
             # Whatever waits has its turn before the next ones are joined.
             await asyncio.sleep(0)
         self._expiry.schedule()
+        if self._fleet is not None:
+            # A member that drains asks again soon, and drains everywhere.
+            await self._fleet.settle(ANSWER_BY if isinstance(decision.answer, Drained) else SETTLED_BY)
 
     def _answer(self, decision: Decision, reply: Reply) -> None:
         if (answer := self._control.render(decision)) is not None:

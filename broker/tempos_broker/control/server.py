@@ -58,11 +58,13 @@ from tempos_broker.control.decisions import (
     holder_of,
     removed,
     too_short,
+    topic_fields,
 )
 from tempos_broker.control.listing import Listing
 from tempos_broker.control.proofs import Proofs
 from tempos_broker.control.proving import unproven
 from tempos_broker.control.reports import Reports
+from tempos_broker.fleet.desk import Desk
 from tempos_broker.members.known import Lease, own_group
 from tempos_broker.members.unheard import LOOKED_AT, Progress, beats_for
 from tempos_broker.membership import Refused, Registry
@@ -85,22 +87,6 @@ _CHANGES = frozenset({"subscribe", "unsubscribe", "drain", "goodbye"})
 Operation = Callable[[Request, Way, float], Decision]
 
 
-def topic_fields(topic: Topic) -> dict[str, Any]:
-    """A topic as control replies show it, and the control API besides other things."""
-    return {
-        "id": topic.id,
-        "name": topic.name,
-        "class": topic.quality.value,
-        "priority": topic.priority,
-        "framing": topic.framing.value,
-    }
-
-
-def limit_fields(topic: Topic) -> dict[str, Any]:
-    """A topic's limit as the control API shows it; control replies, for which every byte counts, do not."""
-    return {"rate": topic.rate, "burst": topic.bucket, "overflow": topic.overflow.value}
-
-
 class ControlServer:
     """Serves control datagrams from a :class:`Registry`.
 
@@ -110,7 +96,8 @@ class ControlServer:
     an endpoint that asked at an address of ours; None: this broker sends no replies on. ``largest`` tells how
     many bytes of payload all members of a topic get; None: nobody knows. ``proofs``: what members prove with
     that they receive where they say; None: nobody has to. ``wall`` gives Unix time in seconds, ``monotonic``
-    seconds of the clock that ``now`` is of. ``more``: operations that others carry out.
+    seconds of the clock that ``now`` is of. ``more``: operations that others carry out. ``fleet``: asked
+    for what concerns it, if this broker is in one.
     """
 
     def __init__(
@@ -130,6 +117,7 @@ class ControlServer:
         monotonic: Callable[[], float] = time.monotonic,
         changes: Changes | None = None,
         more: Mapping[str, Operation] | None = None,
+        fleet: Desk | None = None,
     ) -> None:
         self._reach = (Changes() if changes is None else changes).of(Kind.REACH, log)
         self._registry = registry
@@ -145,7 +133,8 @@ class ControlServer:
         self._returns = returns
         self._largest = largest
         self._proofs = proofs
-        self._listing = Listing(registry, ledger, epoch, self._life, lambda: self._now)
+        self._fleet = Desk(registry) if fleet is None else fleet
+        self._listing = Listing(registry, ledger, epoch, self._life, lambda: self._now, self._fleet.told)
         self._wall = ForwardTime(wall, monotonic)
         self._guard = Guard(config, self._wall())
         self._timing = self._timing_of(config)
@@ -168,6 +157,7 @@ class ControlServer:
             "goodbye": self._goodbye,
             "sent": self._sent,
             "return_address": self._return_address,
+            "fleet": self._fleet.request,
             **(more or {}),
         }
 
@@ -201,7 +191,7 @@ class ControlServer:
         if self.stopping and request.op in _CHANGES:
             self.refused[Code.STOPPING] += 1
             return Decision(way, Refusal(Code.STOPPING, "the broker is stopping", "ask again"))
-        left: frozenset[int] = frozenset()
+        left = self._fleet.came(request, way)
         try:
             if request.op == "subscribe":
                 first = unproven(self._proofs, self._registry, holder_of(request, way), request, way, now)
@@ -213,6 +203,7 @@ class ControlServer:
             if operation is None:
                 raise Refused(Code.UNKNOWN_OPERATION, f"this broker does not {request.op}", "")
             decision = operation(request, way, now)
+            self._fleet.heard(request, way)
         except Refused as error:
             self.refused[error.code] += 1
             if error.code == Code.NOT_ALLOWED:

@@ -260,7 +260,7 @@ class Keeper:
     def _kept(self, topic: int, endpoints: Iterable[Endpoint], now: float) -> list[Kept]:
         groups = list(self._registry.states(topic))
         return [
-            Kept(group.name, *endpoint, m.client, m.expires - now, m.member.source)
+            Kept(group.name, *endpoint, m.client, min(m.expires - now, self._registry.lease), m.member.source)
             for endpoint in endpoints
             for group in groups
             if (m := group.members.get(endpoint)) and m.client is not None and m.expires is not None

@@ -32,6 +32,10 @@ class Holdings:
     def get(self, holder: Holder) -> Lease | None:
         return self._held.get(holder)
 
+    def all(self) -> Iterable[Lease]:
+        """All leases."""
+        return self._held.values()
+
     def at(self, endpoint: tuple[str, int]) -> Sequence[Lease]:
         """The leases of an endpoint."""
         return self._at.get(endpoint, ())
@@ -41,7 +45,11 @@ class Holdings:
         return self._held.get(holder) or Lease(holder, 0.0)
 
     def hold(self, lease: Lease, until: float) -> None:
-        """Let a lease last at least so long."""
+        """Let a lease last at least so long, at home here."""
+        if lease.home:
+            lease.home, lease.expires = "", until
+            self._ends.begun(lease.holder, until)
+            self.wants.touch(lease.holder)
         lease.expires = max(lease.expires, until)
         if lease.holder in self._held:
             return
@@ -102,7 +110,7 @@ class Holdings:
             self.wants.miss_no_more(topic, lease)
         lease.wanted.clear()
         lease.missing.clear()
-        self.wants.changed.add(lease.holder)
+        self.wants.touch(lease.holder)
 
     def short(self, lease: Lease, topic: Topic, why: str) -> None:
         """A lease cannot be a member of a topic that it wants."""

@@ -62,6 +62,10 @@ class Lease:
     progress: Progress = field(default_factory=Progress)
     #: How often in a row it was taken out because it did not.
     put_out: int = 0
+    #: The broker that is its home, where that is another one of the fleet.
+    home: str = ""
+    #: At home here: the other brokers of the fleet that it hears, by number; None: it has not said.
+    hears: tuple[int, ...] | None = None
     #: Topics by when what it is to know of them changed last, the latest at the end.
     news: dict[int, int] = field(default_factory=dict)
     #: Those of them that it is out of: their names, and why.

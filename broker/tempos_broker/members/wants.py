@@ -6,7 +6,7 @@ here; who cannot be in a topic now is noted under it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tempos.names import FilterTree
 from tempos_broker.account.accounts import Holder
@@ -18,16 +18,24 @@ class Wants:
 
     def __init__(self) -> None:
         self.changed: set[Holder] = set()
+        #: Hears of the same holders, at once.
+        self.on_change: Callable[[Holder], None] | None = None
         self._tree = FilterTree()
         #: By filter, or by the name of a topic that there is not; leases in the order in which they came.
         self._leases: dict[str, dict[Lease, None]] = {}
         self._missing: dict[int, dict[Lease, None]] = {}
 
+    def touch(self, holder: Holder) -> None:
+        """It is another thing that a holder wants, or that is known of it."""
+        self.changed.add(holder)
+        if self.on_change is not None:
+            self.on_change(holder)
+
     def add(self, wanted: str, lease: Lease) -> None:
         """A lease wants what matches a filter."""
         self._tree.add(wanted)
         self.await_topic(wanted, lease)
-        self.changed.add(lease.holder)
+        self.touch(lease.holder)
 
     def await_topic(self, name: str, lease: Lease) -> None:
         """A lease wants a topic that there is not."""
@@ -35,7 +43,7 @@ class Wants:
 
     def discard(self, wanted: str, lease: Lease) -> None:
         """A lease wants this no more."""
-        self.changed.add(lease.holder)
+        self.touch(lease.holder)
         leases = self._leases.get(wanted)
         if leases is None:
             return

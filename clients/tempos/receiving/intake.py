@@ -22,7 +22,7 @@ from tempos.encryption import TopicKeys, Undecryptable
 from tempos.errors import LocalError, WireError
 from tempos.model import Framing
 from tempos.receiving.feeds import Feed, Feeds
-from tempos.receiving.inbox import Event, new_event
+from tempos.receiving.inbox import Event, Inbox, new_event
 from tempos.receiving.sources import PublisherAccount
 from tempos.repair import repairer
 from tempos.repair.repairer import Repairer
@@ -130,7 +130,10 @@ class Bell:
 
 
 class Intake:
-    """Datagrams in, events into :attr:`inbox`. ``queue``: how many may wait there."""
+    """Datagrams in, events into :attr:`inbox`. ``queue``: how many may wait there.
+
+    ``inbox``: another intake's, for the same consumer.
+    """
 
     def __init__(
         self,
@@ -141,6 +144,7 @@ class Intake:
         *,
         repair: float = 0,
         ordered: bool = False,
+        inbox: Inbox | None = None,
     ) -> None:
         if queue < 1:
             raise LocalError(f"a queue of {queue} events holds nothing, at least 1 is needed")
@@ -150,7 +154,7 @@ class Intake:
         self.feeds = Feeds(keys)
         #: Has what is missing sent again, for so many seconds.
         self.repairs = Repairer(repairer.check(repair, ordered=ordered), self.feeds, self.wake)
-        self.inbox = self.repairs.inbox_of(queue, ordered=ordered)
+        self.inbox = self.repairs.inbox_of(queue, ordered=ordered) if inbox is None else inbox
         #: Who comes in at the data socket, and to whom a proof is given that came by it: client, proof.
         self.doorman = Doorman()
         self.prove: Callable[[int, bytes, Callable[[], None]], bool] | None = None

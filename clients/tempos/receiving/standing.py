@@ -45,6 +45,8 @@ class Standing:
         self._broker = broker
         self._intake = intake
         self._away: dict[str, str] = {}
+        #: Hears what the broker says of its fleet (:class:`.session.events.Listed`).
+        self.on_fleet: Callable[[tuple[int, int, int] | None], None] = lambda told: None
         # Since when the broker is silent, monotonic; None: it answers.
         self._silent_since: float | None = None
 
@@ -74,6 +76,7 @@ class Standing:
                 self._repair(feed, repaired=event.repaired)
         elif isinstance(event, Listed):
             self._intake.settle(event.asked)
+            self.on_fleet(event.fleet)
         elif isinstance(event, ProofAsked):
             self._intake.doorman.expect_proof()
         elif isinstance(event, Accepted):

@@ -85,7 +85,7 @@ class ControlSession:
         signer: auth.Signer | None = None,
     ) -> None:
         self._signer = signer
-        self._client = client
+        self.client = client
         self._broker = broker
         self._port = port
         self._counts: Counts = counts if counts is not None else NoCounts()
@@ -107,6 +107,8 @@ class ControlSession:
         #: What this proves with that it receives at its port; b"": it asks for that.
         self._proof = b""
         self.instance: int | str | None = None
+        #: The brokers of a fleet that this takes events of, by number; None: of this one alone.
+        self.hears: Sequence[int] | None = None
         self._lease = 10.0
         self._interval = 2.5
         self._heartbeat_at: float | None = None
@@ -129,7 +131,7 @@ class ControlSession:
 
     def ask(self, op: str, now: float, **fields: Any) -> int:
         """Begin a request of ``control.OPERATIONS``; returns its id, which the events name."""
-        return self._pending.begin(op, now, fields, roomy=op == "replay")
+        return self._pending.begin(op, now, fields, roomy=op in ("replay", "fleet"))
 
     def subscribe(self, wanted: str | Sequence[str], group: str | None, now: float) -> int:
         """Ask to become a member of topics by their names, and of all that match filters, now and later.
@@ -148,7 +150,7 @@ class ControlSession:
             return None
         group = self._wanted.pop(wanted)
         self._again.pop(wanted, None)
-        self._roll.drop([name for name in self._roll.names if not self._wants(name)])
+        self._roll.drop([name for name in self._roll.names if not self.wants(name)])
         return self._pending.begin("unsubscribe", now, {"topic": wanted, "port": self._port, "group": group})
 
     @property
@@ -163,7 +165,7 @@ class ControlSession:
 
     def wants(self, name: str) -> bool:
         """Whether this is subscribed to the topic of this name, by itself or by a filter."""
-        return self._wants(name)
+        return name in self._wanted or any(matches(each, name) for each in self._wanted if is_filter(each))
 
     @property
     def interval(self) -> float:
@@ -246,7 +248,7 @@ class ControlSession:
                 self._tell("heartbeat", now, page, {"since": ()})
         pending.told = rest
         pending.datagram = control.encode_request(
-            "drain", request, self._client, port=self._port, **self._for_whom(), **rest,
+            "drain", request, self.client, port=self._port, **self._for_whom(), **rest,
             patience_ms=round(patience * 1000),
         )  # fmt: skip
         del pending.nonces[:-KEPT_NONCES]
@@ -307,7 +309,7 @@ class ControlSession:
 
     def prove(self, client: int, proof: bytes) -> bool:
         """What came to the data socket and proves that this receives there; False: it is somebody else's."""
-        if client != self._client:
+        if client != self.client:
             return False
         self._proof = proof
         for request in self._pending:
@@ -361,6 +363,7 @@ class ControlSession:
     def _for_whom(self) -> dict[str, Any]:
         """Whose account counts are for: they may come to a broker that has begun anew and just let us in."""
         whom: dict[str, Any] = {"instance": self.instance} if isinstance(self.instance, int) else {}
+        whom |= {} if self.hears is None else {"hears": self.hears}
         return {**whom, "former": self._former} if self._former else whom
 
     def _repeat(self, request: int, pending: Pending, now: float) -> None:
@@ -378,13 +381,10 @@ class ControlSession:
         error = pending.no_answer(self._broker, now)
         self._on_no_answer(request, pending, error, now)
 
-    def _wants(self, name: str) -> bool:
-        return name in self._wanted or any(matches(each, name) for each in self._wanted if is_filter(each))
-
     def _subscribe(self, wanted: list[str], group: str | None, now: float, *, again: bool = False) -> int:
         fields = {
             "topics": wanted, "port": self._port, "group": group, "since": self._roll.since,
-            "former": self._former or None, "proof": self._proof,
+            "former": self._former or None, "proof": self._proof, "hears": self.hears,
         }  # fmt: skip
         request = self._pending.begin("subscribe", now, fields, roomy=True)
         pending = self._pending[request]
@@ -404,7 +404,7 @@ class ControlSession:
 
     def _lose(self, gone: Mapping[str, str], now: float, words: Mapping[str, str] | None = None) -> None:
         """The broker does not have this member in these topics, and says why, if it can."""
-        gone = {name: why for name, why in gone.items() if self._wants(name)}
+        gone = {name: why for name, why in gone.items() if self.wants(name)}
         if not gone:
             return
         self._events.append(Forgotten(gone, words or {}))
@@ -540,7 +540,7 @@ class ControlSession:
             self._roll.begin_anew()
             self._look_at = now
         else:
-            self._events.append(Listed(pending.started))
+            self._events.append(Listed(pending.started, self._roll.fleet))
             if self._joining and len(self._roll) < self._roll.count:
                 self._look_at = now + self._look_after
                 self._look_after = min(2 * self._look_after, LOOK_AGAIN)

@@ -75,9 +75,14 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Everything is told of what this was a member of when it was ``asked``."""
+    """Everything is told of what this was a member of when it was ``asked``.
+
+    ``fleet``: the state of the broker's fleet, how many of its brokers have all that in force, and how many
+    there are; None: it is in none.
+    """
 
     asked: float
+    fleet: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

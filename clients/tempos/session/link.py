@@ -128,6 +128,15 @@ class ControlLink:
         for some in in_requests([wanted] if isinstance(wanted, str) else wanted):
             await self._wait(self._session.subscribe(some, group, self._loop.time()), Joined)
 
+    @property
+    def client(self) -> int:
+        """The number of the client."""
+        return self._session.client
+
+    def hear(self, numbers: Sequence[int]) -> None:
+        """Let the broker know of which brokers of its fleet this takes events, with what is asked next."""
+        self._session.hears = list(numbers)
+
     def look(self) -> None:
         """Find out soon of what this is a member."""
         self._session.look(self._loop.time())

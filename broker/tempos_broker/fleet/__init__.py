@@ -1,0 +1,1 @@
+"""Several brokers, one bus: who is in the fleet, and members that have their home at another broker."""

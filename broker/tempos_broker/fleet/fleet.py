@@ -1,0 +1,410 @@
+"""A broker in its fleet: keeps its lease, tells of its members, and has those of the others in force.
+
+    what members want here ──► told of ──► registry ──► watched by every broker ──► adopted ──► routes swapped
+                                                                                          │
+    answered ◄── confirmed by so many ◄──── registry ◄──── in force here up to a revision ◄┘
+
+Rules: what is in force stays so while the store is away; what it says when it is back is gone by, revision by
+revision. Whose key another broker wrote last has its home there. Who has not said that it hears other brokers
+is a member of this one alone. Nothing here holds up what serves events: the store is asked elsewhere
+(:mod:`.aside`), and who waits for others waits for a limited time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Collection, Coroutine
+from typing import Any
+
+from tempos._awaitables import in_time
+from tempos_broker.account.accounts import Holder
+from tempos_broker.account.changes import Changes, Kind
+from tempos_broker.config.model import FleetConfig
+from tempos_broker.fleet import homes, rows
+from tempos_broker.fleet.registry import Away, Compacted, LeaseGone, Registry, Write
+from tempos_broker.fleet.rows import BrokerRow, MemberRow
+from tempos_broker.fleet.view import View
+from tempos_broker.members.known import Lease
+from tempos_broker.membership import Registry as Members
+from tempos_broker.routes import Routes
+
+log = logging.getLogger("tempos.broker.fleet")
+
+#: Seconds, at random, until the store is tried again.
+AGAIN = (0.1, 0.5)
+#: Seconds until what was refused, for the key had changed, is tried again.
+REFUSED_AGAIN = 0.05
+#: Parts of the lease after which it is renewed.
+RENEWED_AFTER = 1 / 4
+
+
+class Fleet:
+    """``me``: how the others know this broker; ``members``, ``routes``: its own."""
+
+    def __init__(
+        self,
+        config: FleetConfig,
+        me: BrokerRow,
+        store: Registry,
+        members: Members,
+        routes: Routes,
+        changes: Changes,
+    ) -> None:
+        self.me = me
+        self.view = View()
+        #: Why the store is not to be had; None: it is.
+        self.away: str | None = "not asked yet"
+        self.since = time.monotonic()
+        #: Up to which revision what others told of is in force here.
+        self.in_force = 0
+        self.name = config.name
+        self._config = config
+        self._store = store
+        self._members = members
+        self._routes = routes
+        self._changes = changes
+        self._lease = 0
+        self._told = -1
+        #: Members of whom there may be something to tell, and others of whom there is something to adopt.
+        self._untold: dict[Holder, None] = {}
+        self._telling: dict[Holder, None] = {}
+        #: The revision of what we wrote last.
+        self._written = 0
+        self._changed: set[Holder] = set()
+        #: Members that a store which has lost its past does not know, and until when they stay.
+        self._doubtful: dict[Holder, float] = {}
+        self._work = asyncio.Event()
+        self._heard = asyncio.Event()
+        self._moved: list[asyncio.Future[None]] = []
+        self._living: asyncio.Task[None] | None = None
+
+    # --- life -------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Be a broker of the fleet from now on, as soon as the store lets it."""
+        self._members.holdings.wants.on_change = self._note
+        self._living = asyncio.get_running_loop().create_task(self._live(), name="tempos fleet")
+
+    async def close(self) -> None:
+        """Be none any more; what is told of members holds until the lease ends, or the next life is there."""
+        self._members.holdings.wants.on_change = None
+        if self._living is not None:
+            self._living.cancel()
+            await asyncio.gather(self._living, return_exceptions=True)
+        await self._store.close()
+
+    async def _live(self) -> None:
+        while True:
+            try:
+                await self._attend()
+            except (Away, LeaseGone, Compacted) as error:
+                if isinstance(error, LeaseGone):
+                    self._lease = 0
+                if not isinstance(error, Compacted):
+                    self._lost(str(error))
+            except Exception as error:
+                log.exception("the fleet's registry cannot be followed")
+                self._lost(f"{type(error).__name__}: {error}")
+            await asyncio.sleep(random.uniform(*AGAIN))
+
+    async def _attend(self) -> None:
+        """Be there until the store is gone, or does not know of us any more; then it raises."""
+        if self._lease:
+            try:
+                await self._store.keep_alive(self._lease)
+            except LeaseGone:
+                self._lease = 0
+        anew = not self._lease
+        if anew:
+            self._lease = await self._store.grant(self._config.lease)
+        await self._look(anew=anew)
+        self._found()
+        self._work.set()
+        await _first_to_fail(self._keep(), self._watch(), self._adopt(), self._tell())
+
+    async def _look(self, *, anew: bool) -> None:
+        """Go by all that there is, and write what is ours where it is not there."""
+        listed = await self._store.list()
+        known = self.view.members
+        if listed.revision < self.view.revision:
+            # The store has lost its past. The others are about to tell again of whom they have.
+            until = time.monotonic() + self._config.lease
+            self._doubtful = {holder: until for holder, row in known.items() if row.home != self.me.name}
+        self._changed |= self.view.replace(listed.revision, listed.entries)
+        for holder in [holder for holder in self._doubtful if holder in self.view.members]:
+            del self._doubtful[holder]
+        other = self.view.brokers.get(self.me.name)
+        if other is not None and other.number != self.me.number and anew:
+            raise Away(
+                f"another broker of fleet {self.name!r} is named {self.me.name!r}, at {other.address}: "
+                "give each its own broker.name"
+            )
+        await self._put_in_force()
+        self._told = -1
+        await self._store.write([Write(self.me.key, self.me.value())], self._lease)
+        self.view.brokers[self.me.name] = self.me
+        for lease in self._members.holdings.all():
+            if lease.hears is not None and not lease.home:
+                self._untold[lease.holder] = None
+        # Of whom we told before, and who has gone meanwhile.
+        for holder, row in self.view.members.items():
+            if row.home == self.me.name and not anew and self._members.lease_of(holder) is None:
+                self._untold[holder] = None
+
+    def _lost(self, why: str) -> None:
+        if self.away is None:
+            text = f"fleet {self.name!r}: its registry is away, what is in force stays so: {why}"
+            self._changes.tell(Kind.FLEET, text, level=logging.WARNING)
+        if self.away is None or self.away == "not asked yet":
+            self.since = time.monotonic()
+        self.away = why
+        self._wake()
+
+    def _found(self) -> None:
+        if self.away is not None:
+            others = ", ".join(name for name in self.view.brokers if name != self.me.name) or "nobody else"
+            self._changes.tell(Kind.FLEET, f"in fleet {self.name!r}, with {others}")
+            self.since = time.monotonic()
+        self.away = None
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.lease * RENEWED_AFTER)
+            deadline = time.monotonic() + self._config.lease
+            while True:
+                try:
+                    await self._store.keep_alive(self._lease)
+                    break
+                except Away:
+                    if time.monotonic() > deadline:
+                        raise
+                    await asyncio.sleep(random.uniform(*AGAIN))
+
+    # --- what others tell -------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        async for changes in self._store.watch(self.view.revision):
+            before = set(self.view.brokers)
+            changed = self.view.take(changes)
+            for holder in changed:
+                self._doubtful.pop(holder, None)
+            self._changed |= changed
+            if self._changed or self._doubtful:
+                self._heard.set()
+            self._tell_who(before, set(self.view.brokers))
+            if changes:
+                self._wake()
+            if self.me.name not in self.view.brokers:
+                raise LeaseGone("the registry does not have this broker any more")
+
+    def _tell_who(self, before: Collection[str], after: Collection[str]) -> None:
+        for name in sorted(set(after) - set(before)):
+            row = self.view.brokers[name]
+            where = f"{row.address}{f' in zone {row.zone}' if row.zone else ''}"
+            self._changes.tell(Kind.FLEET, f"broker {name!r} at {where} is in fleet {self.name!r}")
+        for name in sorted(set(before) - set(after) - {self.me.name}):
+            text = f"broker {name!r} is in fleet {self.name!r} no more"
+            self._changes.tell(Kind.FLEET, text, level=logging.WARNING)
+
+    async def _adopt(self) -> None:
+        while True:
+            await self._heard.wait()
+            self._heard.clear()
+            await self._put_in_force()
+
+    async def _put_in_force(self) -> None:
+        """Have in force here what the others have told by now."""
+        now = time.monotonic()
+        for holder in [holder for holder, until in self._doubtful.items() if until <= now]:
+            del self._doubtful[holder]
+            self._changed.add(holder)
+        changed, upto = self._changed, self.view.revision
+        self._changed = set()
+        topics: set[int] = set()
+        for number, holder in enumerate(changed):
+            topics |= self._take(holder)
+            if number % 64 == 63:
+                await asyncio.sleep(0)
+        await self._routes.keep_wants()
+        await self._routes.swap_all(topics)
+        self.in_force = max(upto, 0)
+        self._work.set()
+
+    def _take(self, holder: Holder) -> set[int]:
+        """Go by what is told of one member; the topics that this changes."""
+        row, lease = self.view.members.get(holder), self._members.lease_of(holder)
+        if row is not None and row.home == self.me.name:
+            return set()
+        if row is None or not row.wanted:
+            if lease is not None and not lease.home and lease.hears is not None:
+                # Ours, and not there any more: told again.
+                self._note(holder)
+            return set() if holder in self._doubtful else homes.release(self._members, holder)
+        if holder in self._members.leaving():
+            return set()
+        if lease is not None and not lease.home and holder in self._untold:
+            # It has come to us since.
+            return set()
+        if self.me.number not in row.hears and (lease is None or not lease.topics):
+            # Until it does, nothing that is sent to it would be taken. It comes by itself, by its heartbeat.
+            return set()
+        return homes.adopt(self._members, row, self.me.address)
+
+    def came(self, holder: Holder) -> set[int]:
+        """A member of another broker is heard here: it hears us. The topics that this changes."""
+        row = self.view.members.get(holder)
+        if row is None or row.home == self.me.name or holder in self._members.leaving():
+            return set()
+        return homes.adopt(self._members, row, self.me.address)
+
+    # --- what we tell -----------------------------------------------------------------------
+
+    def _note(self, holder: Holder) -> None:
+        self._untold[holder] = None
+        self._work.set()
+
+    async def _tell(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            writes: dict[Holder, Write] = {}
+            self._telling, self._untold = self._untold, {}
+            for holder in self._telling:
+                write = self._write_of(holder)
+                if write is not None:
+                    writes[holder] = write
+            try:
+                await self._tell_all(writes)
+            except BaseException:
+                self._untold = {**self._telling, **self._untold}
+                raise
+            finally:
+                self._telling = {}
+                self._wake()
+
+    async def _tell_all(self, writes: dict[Holder, Write]) -> None:
+        in_force = self.in_force
+        if writes:
+            written = await self._store.write(list(writes.values()), self._lease)
+            refused = {each.key for each in written.refused}
+            self._written = max(self._written, written.revision)
+            for holder, write in writes.items():
+                if write.key in refused:
+                    asyncio.get_running_loop().call_later(REFUSED_AGAIN, self._note, holder)
+                elif write.value is None:
+                    self.view.written.pop(write.key, None)
+                    self.view.members.pop(holder, None)
+                else:
+                    self.view.written[write.key] = max(written.revision, self.view.written.get(write.key, 0))
+        if in_force != self._told:
+            value = rows.in_force_value(in_force)
+            await self._store.write([Write(rows.IN_FORCE + self.me.name, value)], self._lease)
+            self._told = in_force
+
+    def _write_of(self, holder: Holder) -> Write | None:
+        """What is to be written of a member; None: nothing."""
+        lease, row = self._members.lease_of(holder), self.view.members.get(holder)
+        key = rows.key_of(holder)
+        expected = self.view.written.get(key, 0)
+        if lease is not None and (lease.home or (lease.hears is None and lease.wanted)):
+            return None
+        if lease is None or not lease.wanted:
+            ours = row is None or row.home == self.me.name
+            return Write(key, None, expected) if expected and ours else None
+        return Write(key, self._row_of(lease).value(), expected)
+
+    def _row_of(self, lease: Lease) -> MemberRow:
+        wanted = {name: (how.group, how.client) for name, how in lease.wanted.items()}
+        return MemberRow(lease.holder, self.me.name, lease.hears or (), wanted)
+
+    # --- what is asked ----------------------------------------------------------------------
+
+    async def settle(self, limit: float) -> None:
+        """Wait until every broker has in force what was changed here just now, at most so many seconds."""
+        if self.away is None and (self._untold or self._telling):
+            try:
+                await in_time(self._settled(), limit)
+            except asyncio.TimeoutError:
+                return
+
+    async def _settled(self) -> None:
+        while self._untold or self._telling:
+            await self._next()
+        revision = self._written
+        while self.away is None and self.view.confirmed(revision, self.me.name) < len(self.view.brokers) - 1:
+            await self._next()
+
+    async def _next(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._moved.append(future)
+        await future
+
+    def _wake(self) -> None:
+        moved, self._moved = self._moved, []
+        for future in moved:
+            if not future.done():
+                future.set_result(None)
+
+    def confirmed(self, holder: Holder) -> tuple[int, int, int]:
+        """The state of the fleet, how many brokers have a member in force, and how many there are."""
+        brokers = max(len(self.view.brokers), 1)
+        written = self.view.written.get(rows.key_of(holder))
+        under_way = holder in self._untold or holder in self._telling
+        others = 0 if written is None or under_way else self.view.confirmed(written, self.me.name)
+        return self.view.changes, 1 + others, brokers
+
+    def document(self) -> dict[str, Any]:
+        """Who is in the fleet, and how far each has come."""
+        homes_of: dict[str, int] = {}
+        for row in self.view.members.values():
+            homes_of[row.home] = homes_of.get(row.home, 0) + 1
+        return {
+            "name": self.name,
+            "broker": self.me.name,
+            "registry": "away" if self.away is not None else "in reach",
+            "why": self.away or "",
+            "since_s": round(time.monotonic() - self.since, 1),
+            "revision": self.view.revision,
+            "in_force": self.in_force,
+            "untold": len(self._untold),
+            "brokers": [
+                {
+                    "name": row.name,
+                    "address": row.address,
+                    "data_port": row.data_port,
+                    "control_port": row.control_port,
+                    "api": row.api,
+                    "zone": row.zone,
+                    "in_force": self.view.in_force.get(row.name, 0),
+                    "members": homes_of.get(row.name, 0),
+                }
+                for row in sorted(self.view.brokers.values(), key=lambda row: row.name)
+            ],
+        }
+
+    def members(self) -> list[dict[str, Any]]:
+        """The fleet's members: where each is at home, what it wants, and whether it is served here."""
+        return [
+            {
+                "ip": row.holder.ip,
+                "port": row.holder.port,
+                "home": row.home,
+                "wants": {name: group for name, (group, _) in row.wanted.items()},
+                "here": (lease := self._members.lease_of(row.holder)) is not None and bool(lease.topics),
+            }
+            for row in self.view.members.values()
+        ]
+
+
+async def _first_to_fail(*work: Coroutine[Any, Any, None]) -> None:
+    """Carry all of it out until one raises, which is raised; the others are over then."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,148 @@
+"""What brokers of a fleet write into the registry: themselves, their members, and how far they have come.
+
+Values and JSON. What somebody else wrote is read with suspicion: a value that makes no sense is none.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tempos.control import U32, U64
+from tempos.names import filter_fault
+from tempos_broker.account.accounts import Holder
+from tempos_broker.members.known import Wanted
+
+#: What keys begin with: brokers by name, what each has in force by name, members by who they are.
+BROKERS, IN_FORCE, MEMBERS = "brokers/", "in-force/", "members/"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerRow:
+    """A broker: where members get their events from, and where it is asked. ``instance``: of its account."""
+
+    name: str
+    address: str
+    data_port: int
+    control_port: int
+    instance: int
+    zone: str = ""
+    api: str = ""
+
+    @property
+    def number(self) -> int:
+        """What clients know it by: whoever sends from another place is another one to them."""
+        return zlib.crc32(f"{self.address}:{self.data_port}:{self.control_port}".encode())
+
+    @property
+    def key(self) -> str:
+        return BROKERS + self.name
+
+    def value(self) -> bytes:
+        return _json(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRow:
+    """A member: its home, by name; the brokers that it hears, by number; what it wants.
+
+    ``wanted``: names and filters, each with the group and the client whose rights it goes by.
+    """
+
+    holder: Holder
+    home: str
+    hears: tuple[int, ...]
+    wanted: Mapping[str, tuple[str, str | None]]
+
+    @property
+    def key(self) -> str:
+        return key_of(self.holder)
+
+    def value(self) -> bytes:
+        return _json({
+            "home": self.home,
+            "hears": self.hears,
+            "wanted": [[name, *how] for name, how in self.wanted.items()],
+        })  # fmt: skip
+
+    def wants_at(self, source: str) -> dict[str, Wanted]:
+        """What it wants of a broker that sends from this address."""
+        return {name: Wanted(group, source, client) for name, (group, client) in self.wanted.items()}
+
+
+def key_of(holder: Holder) -> str:
+    """The key of a member."""
+    return f"{MEMBERS}{holder.ip}:{holder.port}:{holder.client or 0:016x}"
+
+
+def holder_in(key: str) -> Holder | None:
+    """Whose key this is; None: nobody's."""
+    try:
+        ip, port, client = key.removeprefix(MEMBERS).split(":")
+        holder = Holder(str(ipaddress.IPv4Address(ip)), int(port), int(client, 16))
+    except ValueError:
+        return None
+    return holder if 0 < holder.port <= 0xFFFF and 0 <= (holder.client or 0) <= U64 else None
+
+
+def broker_in(key: str, value: bytes) -> BrokerRow | None:
+    """The broker that a value tells of; None: none."""
+    fields = _fields(value)
+    try:
+        row = BrokerRow(
+            fields["name"], str(ipaddress.IPv4Address(fields["address"])), fields["data_port"],
+            fields["control_port"], fields["instance"], fields.get("zone", ""), fields.get("api", ""),
+        )  # fmt: skip
+    except (KeyError, ValueError):
+        return None
+    ports = (row.data_port, row.control_port)
+    texts = (row.name, row.zone, row.api)
+    sound = all(type(port) is int and 0 < port <= 0xFFFF for port in ports) and type(row.instance) is int
+    return row if sound and all(isinstance(text, str) for text in texts) and row.key == key else None
+
+
+def member_in(key: str, value: bytes) -> MemberRow | None:
+    """The member that a value tells of; None: none."""
+    fields, holder = _fields(value), holder_in(key)
+    home, hears, wanted = fields.get("home"), fields.get("hears"), fields.get("wanted")
+    if holder is None or not isinstance(home, str) or not isinstance(hears, list):
+        return None
+    if not all(type(each) is int and 0 <= each <= U32 for each in hears) or not isinstance(wanted, list):
+        return None
+    known: dict[str, tuple[str, str | None]] = {}
+    for each in wanted:
+        if not isinstance(each, list) or len(each) != 3 or filter_fault(each[0]) is not None:
+            return None
+        name, group, client = each
+        if not isinstance(group, str) or not group or not isinstance(client, (str, type(None))):
+            return None
+        known[name] = (group, client)
+    return MemberRow(holder, home, tuple(hears), known)
+
+
+def revision_in(value: bytes) -> int | None:
+    """The revision that a broker says it has in force."""
+    fields = _fields(value)
+    revision = fields.get("revision")
+    return revision if type(revision) is int and revision >= 0 else None
+
+
+def in_force_value(revision: int) -> bytes:
+    """What a broker says of it."""
+    return _json({"revision": revision})
+
+
+def _fields(value: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(value)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _json(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,0 +1,92 @@
+"""What a broker knows of its fleet: the registry's content as far as it has heard. Values only, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from tempos_broker.account.accounts import Holder
+from tempos_broker.fleet import rows
+from tempos_broker.fleet.registry import Change, Entry
+from tempos_broker.fleet.rows import BrokerRow, MemberRow
+
+
+class View:
+    """Of one broker; ``revision``: up to which it has heard of everything."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.brokers: dict[str, BrokerRow] = {}
+        self.members: dict[Holder, MemberRow] = {}
+        #: By key: the revision that wrote it.
+        self.written: dict[str, int] = {}
+        #: What each broker has in force of what concerns all.
+        self.in_force: dict[str, int] = {}
+        #: Grows with each change of who is in the fleet.
+        self.changes = 0
+        #: Values that made no sense.
+        self.malformed = 0
+
+    def replace(self, revision: int, entries: Mapping[str, Entry]) -> set[Holder]:
+        """Go by a list of everything; members that are other than they were, or gone."""
+        gone = [Change(key, None, revision) for key in self.written if key not in entries]
+        new = [
+            Change(key, entry.value, entry.revision)
+            for key, entry in entries.items()
+            if self.written.get(key) != entry.revision
+        ]
+        changed = self.take([*gone, *new])
+        self.revision = revision
+        return changed
+
+    def take(self, changes: Iterable[Change]) -> set[Holder]:
+        """Go by changes; members that are other than they were, or gone."""
+        changed: set[Holder] = set()
+        for key, value, revision in changes:
+            if value is None:
+                self.written.pop(key, None)
+            else:
+                self.written[key] = revision
+            if key.startswith(rows.MEMBERS):
+                self._take_member(key, value, changed)
+            elif key.startswith(rows.BROKERS):
+                self._take_broker(key, value)
+            elif key.startswith(rows.IN_FORCE):
+                name = key.removeprefix(rows.IN_FORCE)
+                known = None if value is None else rows.revision_in(value)
+                self.in_force.pop(name, None)
+                if known is not None:
+                    self.in_force[name] = known
+            self.revision = max(self.revision, revision)
+        return changed
+
+    def _take_member(self, key: str, value: bytes | None, changed: set[Holder]) -> None:
+        holder = rows.holder_in(key)
+        if holder is None:
+            self.malformed += 1
+            return
+        row = None if value is None else rows.member_in(key, value)
+        self.malformed += value is not None and row is None
+        changed.add(holder)
+        if row is None:
+            self.members.pop(holder, None)
+        else:
+            self.members[holder] = row
+
+    def _take_broker(self, key: str, value: bytes | None) -> None:
+        name = key.removeprefix(rows.BROKERS)
+        row = None if value is None else rows.broker_in(key, value)
+        self.malformed += value is not None and row is None
+        if self.brokers.get(name) == row:
+            return
+        self.changes += 1
+        self.brokers.pop(name, None)
+        if row is not None:
+            self.brokers[name] = row
+
+    def confirmed(self, revision: int, but: str) -> int:
+        """How many brokers, ``but`` one, say that they have a revision in force."""
+        return sum(self.in_force.get(name, 0) >= revision for name in self.brokers if name != but)
+
+    def numbers(self) -> dict[int, BrokerRow]:
+        """The brokers as clients know them."""
+        return {row.number: row for row in self.brokers.values()}

@@ -1,0 +1,339 @@
+"""The brokers of a fleet beside a subscriber's home: each sends it what was published there.
+
+Every broker draws tickets of its own, so it has a socket, an intake and a session of its own here; what
+comes goes to one consumer. Their sockets are at the home's port: the kernel tells them apart by who sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import fields, replace
+from typing import Any, Literal, NamedTuple
+
+from tempos import _sockets
+from tempos._awaitables import in_time
+from tempos.auth import Signer
+from tempos.errors import ControlRefused, LocalError, NoAnswer, NoWay, RemoteError
+from tempos.model import Member
+from tempos.receiving.drained import Drained
+from tempos.receiving.intake import Intake, SubscriberStats
+from tempos.receiving.sources import PublisherAccount
+from tempos.receiving.standing import Standing
+from tempos.repair.asking import Asking
+from tempos.session.following import FollowingSession
+from tempos.session.link import ControlLink
+from tempos.wire import KEEP_ALIVE
+
+#: Whom entering waits for: the home alone, or all brokers of its fleet; the latter for so many seconds.
+Confirm = Literal["home", "fleet"]
+CONFIRMED_BY = 2.0
+
+_log = logging.getLogger("tempos.subscriber")
+
+
+class InFleet(NamedTuple):
+    """How many ``brokers`` a fleet has, and how many have ``confirmed`` that a member is one there."""
+
+    confirmed: int
+    brokers: int
+
+
+class Place(NamedTuple):
+    """A broker of the fleet, as its others tell of it."""
+
+    number: int
+    address: str
+    data: int
+    control: int
+
+
+class _Relay:
+    """Wakes whoever waits at another intake."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    def done(self) -> bool:
+        waiter = self._intake.waiter
+        return waiter is None or waiter.done()
+
+    def set_result(self, result: None, /) -> None:
+        self._intake.wake()
+
+
+class Satellite:
+    """What a subscriber has at one broker that is not its home."""
+
+    def __init__(
+        self, place: Place, intake: Intake, session: FollowingSession, signer: Signer | None
+    ) -> None:
+        self._signer = signer
+        self.place = place
+        self.intake = intake
+        self._session = session
+        self._standing = Standing(f"{place.address}:{place.control}", intake)
+        self._reader: _sockets.Reader | None = None
+        self._link: ControlLink | None = None
+
+    async def open(self, home: int, member: Member, first: Callable[[bytes], None], client: int) -> None:
+        """Take what the broker sends; ``home``: the descriptor at ``member``, to which ``first`` belongs.
+
+        Raises :class:`LocalError` and :class:`NoWay`.
+        """
+        place, intake = self.place, self.intake
+        peer = (place.address, place.data)
+        sock, early = _sockets.beside(home, member.ip, member.port, peer, intake.receive_buffer)
+        self._reader = _sockets.WatchingReader(sock, intake.receive, intake.overrun, refused=lambda: None)
+        for datagram, sender in early:
+            (intake.receive if sender == peer else first)(datagram)
+        intake.granted = _sockets.receive_buffer(sock)
+        intake.doorman.broker = peer
+        intake.doorman.expects_proof = False
+        intake.replies.open(sock, place.address)
+        self._link = link = await ControlLink.open(
+            place.address, place.control, self._session, self._standing.on_event
+        )
+        intake.look = link.look
+
+        def keep_alive(port: int) -> None:
+            if sock.fileno() >= 0 and not place.address.startswith("127."):
+                with contextlib.suppress(OSError):
+                    sock.send(KEEP_ALIVE)
+
+        link.keep_alive = keep_alive
+        link.aside = intake.repairs.received
+        intake.repairs.begin(client, Asking(client, self._signer), link.send_aside, lambda: member.port)
+
+    async def greet(self) -> None:
+        """Learn whose account it is there, then follow; a broker that does not answer is asked on."""
+        assert self._link is not None, "open"
+        with contextlib.suppress(RemoteError, LocalError):
+            await self._link.ask("hello")
+        self._session.follow(asyncio.get_running_loop().time())
+        self._link.look()
+
+    async def leave(self, patience: float) -> Drained | None:
+        """Be told that nothing more comes, and that all has come that was sent, if the broker answers."""
+        try:
+            if self._link is None or not self._session.is_subscribed:
+                return None
+            answer = (await self._link.drain(patience)).fields
+            told = [answer.get(name) for name in ("ticketed", "delivered", "lost")]
+            counts = [count for count in told if type(count) is int]
+            if len(counts) != len(told):
+                return None
+            self.intake.drained = not counts[2]
+            self.intake.lost_at_end(counts[2])
+            return Drained(*counts)
+        except (RemoteError, LocalError):
+            return None
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Let go of it."""
+        self.intake.repairs.end()
+        self.intake.replies.close()
+        if self._reader is not None:
+            while self._reader.read_now():
+                pass
+            await self._reader.close()
+        if self._link is not None:
+            await self._link.close()
+
+
+class Others:
+    """All satellites of one subscriber. ``make``: an intake for one more; ``signer``: what signs for it."""
+
+    def __init__(
+        self,
+        home: Intake,
+        make: Callable[[], Intake],
+        signer: Callable[[], Signer | None],
+        confirm: Confirm,
+    ) -> None:
+        if confirm not in ("home", "fleet"):
+            raise LocalError(f"confirm is {confirm!r}, allowed: 'home', 'fleet'")
+        self._home = home
+        self._make = make
+        self._signer = signer
+        self._confirm = confirm
+        self._satellites: dict[Place, Satellite] = {}
+        #: Those of brokers that are gone: what came of them stays in the counts.
+        self._former: list[Satellite] = []
+        self._told: tuple[int, int, int] | None = None
+        self._met: int | None = None
+        self._moved: asyncio.Future[None] | None = None
+        self._meeting: asyncio.Task[None] | None = None
+        self._meet: Callable[[], Awaitable[None]] | None = None
+        self._begun = self._closed = False
+
+    @property
+    def fleet(self) -> InFleet | None:
+        """The fleet of the home, as it told last; None: it is in none."""
+        return None if self._told is None else InFleet(*self._told[1:])
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing comes but from the home."""
+        return not self._satellites
+
+    # --- who there is -----------------------------------------------------------------------
+
+    def told(self, told: tuple[int, int, int] | None) -> None:
+        """What the home says of its fleet."""
+        self._told = told
+        if self._moved is not None and not self._moved.done():
+            self._moved.set_result(None)
+        if told is not None and told[0] != self._met and self._begun and not self._closed:
+            self._meet_soon()
+
+    def _meet_soon(self) -> None:
+        if self._meeting is None or self._meeting.done():
+            assert self._meet is not None, "begun"
+            self._meeting = asyncio.ensure_future(self._meet())
+
+    async def enter(self, link: ControlLink, member: Member, home: _sockets.Reader) -> None:
+        """Hear all of the home's fleet, if it is in one, and wait until all have this member, if wanted.
+
+        ``home``: what reads the socket at ``member``.
+        """
+        if not isinstance(home, _sockets.WatchingReader):
+            return
+
+        async def meet() -> None:
+            try:
+                await self._meet_all(link, member, home.fileno())
+            except (NoAnswer, LocalError, ControlRefused) as error:
+                # Asked again with what the home tells next.
+                _log.warning("the other brokers of the fleet are not known: %s", error)
+
+        self._meet = meet
+        self._begun = True
+        if self._told is None:
+            return
+        await meet()
+        if self._confirm == "fleet":
+            try:
+                await in_time(self._until_confirmed(link), CONFIRMED_BY)
+            except asyncio.TimeoutError:
+                _log.warning("not all brokers of the fleet have confirmed this member yet: %s", self.fleet)
+
+    async def _until_confirmed(self, link: ControlLink) -> None:
+        while self._told is not None and self._told[1] < self._told[2]:
+            self._moved = asyncio.get_running_loop().create_future()
+            link.look()
+            await self._moved
+
+    async def _meet_all(self, link: ControlLink, member: Member, home: int) -> None:
+        changes, me, places = await _ask(link)
+        for place in [place for place in self._satellites if place not in places]:
+            satellite = self._satellites.pop(place)
+            self._former.append(satellite)
+            await satellite.close()
+        new = [place for place in places if place.number != me and place not in self._satellites]
+        for place in new:
+            try:
+                await self._open(place, member, home, link.client)
+            except (NoWay, LocalError) as error:
+                _log.warning("events of the broker at %s cannot be had: %s", place.address, error)
+        self._met = changes
+        link.hear([place.number for place in self._satellites])
+        link.look()
+
+    async def _open(self, place: Place, member: Member, home: int, client: int) -> None:
+        signer, intake = self._signer(), self._make()
+        session = FollowingSession(
+            client=client, broker=f"{place.address}:{place.control}", port=member.port, counts=intake,
+            signer=signer,
+        )  # fmt: skip
+        intake.waiter = _Relay(self._home)
+        satellite = Satellite(place, intake, session, signer)
+        try:
+            await satellite.open(home, member, self._home.receive, client)
+        except BaseException:
+            await satellite.close()
+            raise
+        self._satellites[place] = satellite
+        if not self._home.is_opening:
+            intake.begin()
+        greeting = asyncio.ensure_future(satellite.greet())
+        greeting.add_done_callback(_log_failure)
+
+    def begin(self) -> None:
+        """The home hands events out by now."""
+        for satellite in self._satellites.values():
+            if satellite.intake.is_opening:
+                satellite.intake.begin()
+
+    # --- leaving, counts --------------------------------------------------------------------
+
+    async def leave(self, patience: float) -> list[Drained]:
+        """Drain at all of them."""
+        self._closed = True
+        if self._meeting is not None:
+            self._meeting.cancel()
+            await asyncio.gather(self._meeting, return_exceptions=True)
+        drained = await asyncio.gather(*(each.leave(patience) for each in self._satellites.values()))
+        return [each for each in drained if each is not None]
+
+    @property
+    def intakes(self) -> Iterable[Intake]:
+        """Those of all brokers beside the home, of former ones, too."""
+        return [each.intake for each in (*self._satellites.values(), *self._former)]
+
+    def stats(self, home: SubscriberStats) -> SubscriberStats:
+        """The counts of all together."""
+        for intake in self.intakes:
+            home = _sum(home, intake.stats)
+        return home
+
+    def publishers(self) -> tuple[PublisherAccount, ...]:
+        """Whose events came by them."""
+        return tuple(account for intake in self.intakes for account in intake.publishers())
+
+
+def _sum(one: SubscriberStats, other: SubscriberStats) -> SubscriberStats:
+    values: dict[str, Any] = {}
+    for each in fields(SubscriberStats):
+        mine, theirs = getattr(one, each.name), getattr(other, each.name)
+        if isinstance(mine, int):
+            values[each.name] = mine + theirs
+        else:
+            values[each.name] = {key: mine.get(key, 0) + theirs.get(key, 0) for key in mine | theirs}
+    return replace(one, **{**values, "receive_buffer": one.receive_buffer})
+
+
+def together(drained: Drained | None, others: Iterable[Drained]) -> Drained | None:
+    """What was drained at all brokers."""
+    for each in others:
+        if drained is not None:
+            each = Drained(
+                drained.ticketed + each.ticketed, drained.delivered + each.delivered, drained.lost + each.lost
+            )
+        drained = each
+    return drained
+
+
+def _log_failure(task: asyncio.Future[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a broker of the fleet cannot be followed", exc_info=error)
+
+
+async def _ask(link: ControlLink) -> tuple[int, int, list[Place]]:
+    """The state of the home's fleet, the home's number, and all brokers."""
+    places: list[Place] = []
+    while True:
+        answer = (await link.ask("fleet", after=places[-1].number if places else 0)).fields
+        rows, me, changes = answer.get("brokers"), answer.get("me"), answer.get("changes")
+        if type(me) is not int or type(changes) is not int or not isinstance(rows, list):
+            raise LocalError("the broker tells of a fleet what cannot be read")
+        for row in rows:
+            if not isinstance(row, list) or len(row) != 4 or not isinstance(row[1], str):
+                raise LocalError("the broker tells of a fleet what cannot be read")
+            places.append(Place(*row))
+        if not answer.get("more") or not rows:
+            return changes, me, places

@@ -1,0 +1,229 @@
+"""Several brokers, one bus: real brokers over a real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.brokers import get
+from support.etcd import Cluster
+from support.fleets import Fleet, ended
+from support.waiting import LIMIT, until
+
+from tempos import Subscriber
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("etcd"))
+    made.start()
+    yield made
+    made.end()
+
+
+async def bodies(subscriber: Subscriber, number: int) -> list[object]:
+    return [(await subscriber.next(LIMIT)).unpack() for _ in range(number)]
+
+
+@pytest.mark.parametrize("way", ["batches", "portable", "worker"])
+async def test_what_is_published_at_one_broker_reaches_members_of_another(
+    way: str, etcd: Cluster, tmp_path: Path
+) -> None:
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two", way=way)) as fleet:
+        fleet.start()
+        async with (
+            fleet.subscriber("one", "a") as subscriber,
+            fleet.publisher("one") as here,
+            fleet.publisher("two") as there,
+        ):
+            assert subscriber.fleet == (2, 2)
+            for number in range(100):
+                await here.publish("a", ["one", number])
+                await there.publish("a", ["two", number])
+            got = await bodies(subscriber, 200)
+            for name in ("one", "two"):
+                assert [each for each in got if each[0] == name] == [[name, n] for n in range(100)]  # type: ignore[index]
+            drained = await subscriber.drain()
+        assert drained is not None
+        assert (drained.ticketed, drained.delivered, drained.lost) == (200, 200, 0)
+        assert subscriber.stats.missed == 0
+        assert account(fleet, "a") == (200, 200, 0)
+
+
+def account(fleet: Fleet, topic: str) -> tuple[int, int, int]:
+    """What all brokers together received of a topic, and what its groups were ticketed, and lost."""
+    received = ticketed = lost = 0
+    for name in fleet.names:
+        document = get(fleet.apis[name], f"/v1/ledger/{topic}")
+        assert document["balanced"], document
+        received += document["received"]
+        ticketed += sum(group["tickets"] for group in document["groups"])
+        lost += sum(group["lost"] for group in document["groups"])
+    return received, ticketed, lost
+
+
+async def test_a_group_over_two_homes_shares_what_comes_to_each(etcd: Cluster, tmp_path: Path) -> None:
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two", "three")) as fleet:
+        fleet.start()
+        async with (
+            fleet.subscriber("one", "a", group="g") as first,
+            fleet.subscriber("two", "#", group="g") as second,
+            fleet.publisher("three") as publisher,
+        ):
+            assert first.fleet == second.fleet == (3, 3)
+            for number in range(100):
+                await publisher.publish("a", number)
+            halves = await bodies(first, 50), await bodies(second, 50)
+            assert sorted([*halves[0], *halves[1]]) == list(range(100))  # type: ignore[type-var]
+            await first.drain()
+            # From the moment that it has left, the other gets all of it, whoever hears it.
+            for number in range(10):
+                await publisher.publish("a", number)
+            assert await bodies(second, 10) == list(range(10))
+            assert first.stats.missed == second.stats.missed == 0
+        assert account(fleet, "a") == (110, 110, 0)
+
+
+async def test_what_is_unsubscribed_from_is_sent_by_nobody(etcd: Cluster, tmp_path: Path) -> None:
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two")) as fleet:
+        fleet.start()
+        async with fleet.subscriber("one", "a", "b") as subscriber, fleet.publisher("two") as publisher:
+            await subscriber.unsubscribe("a")
+            await publisher.publish("a", "nobody")
+            await publisher.publish("b", "heard")
+            assert await bodies(subscriber, 1) == ["heard"]
+        assert account(fleet, "a") == (1, 0, 0)
+
+
+async def test_a_member_that_dies_is_out_everywhere_when_its_lease_ends(
+    etcd: Cluster, tmp_path: Path
+) -> None:
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two", lease=1)) as fleet:
+        fleet.start()
+        subscriber = fleet.subscriber("one", "a")
+        await subscriber.__aenter__()
+        assert members(fleet, "two", "a") == 1
+        # It says nothing any more, and nobody hears of that.
+        for link in (subscriber._link, *(each._link for each in subscriber._others._satellites.values())):
+            assert link is not None
+            await link.close()
+        await _wait(lambda: members(fleet, "one", "a") == members(fleet, "two", "a") == 0)
+        await subscriber.close()
+
+
+def members(fleet: Fleet, name: str, topic: str) -> int:
+    """How many members a topic has at a broker."""
+    document = get(fleet.apis[name], f"/v1/topics/{topic}")
+    return sum(len(group["members"]) for group in document["groups"])
+
+
+async def _wait(condition: Callable[[], bool]) -> None:
+    await asyncio.get_running_loop().run_in_executor(None, until, condition)
+
+
+async def test_a_broker_that_comes_later_serves_the_members_that_there_are(
+    etcd: Cluster, tmp_path: Path
+) -> None:
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two", lease=2)) as fleet:
+        fleet.start("one")
+        async with fleet.subscriber("one", "a") as subscriber:
+            assert subscriber.fleet == (1, 1)
+            fleet.start("two")
+            await _wait(lambda: members(fleet, "two", "a") == 1)
+            async with fleet.publisher("two") as publisher:
+                for number in range(20):
+                    await publisher.publish("a", number)
+                assert await bodies(subscriber, 20) == list(range(20))
+            assert subscriber.stats.missed == 0
+
+
+async def test_a_member_of_a_dead_broker_is_out_when_that_brokers_lease_ends(
+    etcd: Cluster, tmp_path: Path
+) -> None:
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two", "three", lease=2)) as fleet:
+        fleet.start()
+        async with fleet.subscriber("two", "a", confirm="home") as stays:
+            leaves = fleet.subscriber("one", "a")
+            await leaves.__aenter__()
+            assert members(fleet, "two", "a") == 2
+            for satellite in leaves._others._satellites.values():
+                assert satellite._link is not None
+                await satellite._link.close()
+            fleet.end("one", how=signal.SIGKILL)
+            await _wait(lambda: members(fleet, "two", "a") == members(fleet, "three", "a") == 1)
+            async with fleet.publisher("three") as publisher:
+                await publisher.publish("a", 1)
+                assert await bodies(stays, 1) == [1]
+            await leaves.close()
+
+
+async def test_without_its_store_what_is_in_force_stays_and_what_is_asked_meanwhile_follows(
+    tmp_path: Path,
+) -> None:
+    cluster = Cluster(tmp_path)
+    cluster.start()
+    try:
+        with ended(Fleet(tmp_path, cluster.endpoints, "one", "two", lease=3)) as fleet:
+            fleet.start()
+            async with (
+                fleet.subscriber("one", "a") as before,
+                fleet.publisher("two") as publisher,
+            ):
+                cluster.end()
+                await _wait(lambda: fleet.status("one")["fleet"]["registry"] == "away")
+                for number in range(20):
+                    await publisher.publish("a", number)
+                assert await bodies(before, 20) == list(range(20))
+                async with fleet.subscriber("one", "b") as meanwhile:
+                    # It is told that nobody but its home has heard of it.
+                    assert meanwhile.fleet == (1, 2)
+                    cluster.start()
+                    await _wait(lambda: members(fleet, "two", "b") == 1)
+                    await publisher.publish("b", "late")
+                    assert await bodies(meanwhile, 1) == ["late"]
+                assert before.stats.missed == 0
+    finally:
+        cluster.end()
+
+
+async def test_a_store_that_has_lost_everything_takes_no_member_away(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    cluster.start()
+    try:
+        with ended(Fleet(tmp_path, cluster.endpoints, "one", "two", lease=6)) as fleet:
+            fleet.start()
+            async with fleet.subscriber("one", "a") as subscriber, fleet.publisher("two") as publisher:
+                for number in range(20):
+                    await publisher.publish("a", number)
+                cluster.end()
+                shutil.rmtree(tmp_path / "etcd0")
+                cluster.start()
+                await _wait(lambda: all(fleet.known(name) for name in fleet.names))
+                for number in range(20, 40):
+                    await publisher.publish("a", number)
+                assert await bodies(subscriber, 40) == list(range(40))
+            assert subscriber.stats.missed == 0
+    finally:
+        cluster.end()
+
+
+async def test_a_client_that_knows_no_fleets_is_a_member_of_its_broker_alone(
+    etcd: Cluster, tmp_path: Path
+) -> None:
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two")) as fleet:
+        fleet.start()
+        subscriber = fleet.subscriber("one", "a", confirm="home")
+
+        async def enters_no_fleet(*_: object) -> None:
+            return
+
+        subscriber._others.enter = enters_no_fleet  # type: ignore[method-assign]
+        async with subscriber, fleet.publisher("one") as here, fleet.publisher("two") as there:
+            await there.publish("a", "not heard")
+            await here.publish("a", "heard")
+            assert await bodies(subscriber, 1) == ["heard"]
+        assert account(fleet, "a") == (2, 1, 0)
