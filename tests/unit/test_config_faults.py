@@ -65,6 +65,15 @@ FAULTS = [
     (TOPIC + 'path = "native"', 'topic[0].path is "native"; allowed: "auto" or "fast" or "slow"'),
     (TOPIC + '[[topic]]\nid = 1\nname = "b"', "topic[1].id is 1, as topic[0].id is; allowed: each once"),
     (TOPIC + '[[topic]]\nid = 2\nname = "a"', 'topic[1].name is "a", as topic[0].name is; allowed: each once'),
+    # the fleet
+    (TOPIC + "[fleet]\nzone = \"z\"", "fleet.zone is set, but there is no fleet; allowed: a fleet.name besides"),
+    (TOPIC + '[fleet]\nname = "f"\naddress = "10.0.0.1"', "fleet.etcd is empty; allowed: the URLs of its members, at least one"),
+    (TOPIC + '[fleet]\nname = "f"\netcd = ["http://e:2379"]',
+     "fleet.address is not set, and broker.listen is every address; allowed: the one that members know this broker by"),
+    (TOPIC + '[broker]\nlisten = ["10.0.0.1"]\n[fleet]\nname = "f"\netcd = ["http://e:2379"]\naddress = "10.0.0.2"',
+     'fleet.address is "10.0.0.2"; allowed: one of broker.listen, which are 10.0.0.1'),
+    (TOPIC + '[fleet]\nname = "f"\netcd = ["http://e:2379"]\naddress = "10.0.0.2"\nuser = "u"',
+     "fleet.user is set; allowed: with fleet.password besides"),
     # members
     (TOPIC + "[[topic.member]]\nport = 1", f"topic[0].member[0].ip is missing; allowed: {IP_RULE}"),
     *[(f'{TOPIC}[[topic.member]]\nip = "{ip}"', f'topic[0].member[0].ip is "{ip}"; allowed: {IP_RULE}')

@@ -15,6 +15,7 @@ from tempos_broker.config import (
     ClientConfig,
     ControlConfig,
     FastPathConfig,
+    FleetConfig,
     Limits,
     QualityConfig,
     StaticMember,
@@ -202,6 +203,7 @@ def test_every_option_of_the_model_has_a_key() -> None:
         (layout.CONTROL, ControlConfig),
         (layout.MEMBER, StaticMember),
         (layout.CLIENT, ClientConfig),
+        (layout.FLEET, FleetConfig),
     ):
         # Clients are a table of their own.
         assert list(keys) == [field.name for field in fields(model) if field.name != "clients"]
@@ -223,7 +225,7 @@ def test_the_example_shows_every_option_with_its_true_default() -> None:
 
     shown = set(re.findall(r"^#?(\w+) = ", "\n".join(lines), re.M))
     sections = [layout.BROKER, layout.FASTPATH, layout.LIMITS, layout.CONTROL, layout.TOPIC, layout.MEMBER,
-                layout.CLIENT, layout.STATE, layout.QUALITY]  # fmt: skip
+                layout.CLIENT, layout.STATE, layout.QUALITY, layout.FLEET]  # fmt: skip
     assert shown == {key for keys in sections for key in keys} - {"member"}
 
 

@@ -276,7 +276,7 @@ def _rule_fleet(root: Table, faults: Faults) -> None:
                 )
         return
     if etcd == ():
-        faults.refuse(fleet.at("etcd"), [], "the URLs of its members, at least one")
+        faults.add(fleet.at("etcd"), "is empty; allowed: the URLs of its members, at least one")
     for key, other in (("password", "user"), ("user", "password"), ("key", "certificate")):
         if fleet.get(key) and fleet.get(other) == "":
             faults.add(fleet.at(key), f"is set; allowed: with {fleet.at(other)} besides")
