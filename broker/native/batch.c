@@ -197,13 +197,13 @@ static const uint8_t *tempos_batch_bytes(struct tempos_batch *b, uint32_t slot, 
 	return slot_bytes(b, slot);
 }
 
-static uint32_t tempos_batch_requests(struct tempos_batch *b, uint32_t slot, uint32_t count, uint32_t *found)
+static uint32_t tempos_batch_requests(struct tempos_batch *b, uint16_t topic, uint32_t slot, uint32_t count,
+				      uint32_t *found)
 {
 	uint32_t requests = 0;
 
 	for (; count--; slot = b->slots[slot].next) {
 		const uint8_t *payload = slot_bytes(b, slot);
-		uint16_t topic = topic_in(payload, b->slots[slot].length);
 		size_t at = topic < TEMPOS_NARROW ? offsetof(struct tempos_event_header, version_flags)
 						  : TEMPOS_WIDE_FLAGS_AT;
 

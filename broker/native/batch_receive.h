@@ -35,6 +35,15 @@ static uint32_t arm(struct tempos_batch *b, uint32_t wanted)
 	return wanted < b->batch ? wanted : b->batch;
 }
 
+/* Whether the kernel is to say who sent the first `count` messages of the next receive. */
+static void ask_senders(struct tempos_batch *b, uint32_t count, int ask)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		b->rx[i].msg_hdr.msg_name = ask ? &b->rx_from[i] : NULL;
+		b->rx[i].msg_hdr.msg_namelen = ask ? sizeof(b->rx_from[i]) : 0;
+	}
+}
+
 /* Whether `from` is not in the topic's networks; a sender that is not known is in none. */
 static int is_foreign(struct sources *sources, const struct msghdr *msg)
 {
@@ -99,7 +108,7 @@ static int find_run(struct tempos_batch *b, uint64_t *runs, int *run_count, uint
 	return i;
 }
 
-static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, uint64_t *runs)
+static int tempos_batch_receive(struct tempos_batch *b, int fd, uint16_t foreign, uint32_t limit, uint64_t *runs)
 {
 	uint32_t ready = arm(b, limit);
 	int received, run_count = 0;
@@ -107,9 +116,13 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 	if (!ready)
 		return -ENOBUFS;
 	receipts_booked(b);
+	if (foreign && !b->restricted)
+		ask_senders(b, ready, 1);
 	do
 		received = recvmmsg(fd, b->rx, ready, MSG_DONTWAIT, NULL);
 	while (received < 0 && errno == EINTR);
+	if (foreign && !b->restricted)
+		ask_senders(b, ready, 0);
 	if (received < 0)
 		return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
 	b->at_hand = (uint32_t)received;
@@ -120,12 +133,14 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 		uint32_t at = b->rx_slot[i], length = b->rx[i].msg_len;
 		uint8_t *payload = slot_bytes(b, at);
 		struct slot *slot = &b->slots[at];
-		uint16_t topic = topic_in(payload, length);
+		uint16_t topic = foreign ? foreign : topic_in(payload, length);
 		enum tempos_reason reason;
 		int run, ttl;
 
 		if (b->rx[i].msg_hdr.msg_flags & MSG_TRUNC)
 			reason = TEMPOS_CUT_SHORT;
+		else if (foreign)
+			reason = length ? TEMPOS_FORWARDED : TEMPOS_EMPTY;
 		else
 			reason = check(payload, length, b->framing[topic]);
 		/* Whose events a topic takes says nothing of who may answer them. */
@@ -145,6 +160,8 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint32_t limit, 
 		slot->refs = 1;
 		slot->length = length;
 		slot->ttl = ttl;
+		if (foreign)
+			slot->from = b->rx_from[i];
 		slot->probe = reason == TEMPOS_FORWARDED ? probe_taken(b, payload, length, b->framing[topic]) : 0;
 		b->slots[b->run_tail[run]].next = at;
 		slot->next = NO_SLOT;

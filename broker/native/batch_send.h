@@ -3,7 +3,7 @@
  * Sending: runs are staged group by group as messages, then flushed.
  *
  * Several groups send the same slot: each copy of an `event` topic has a header of its own in front of
- * the shared body, but the last group's, which is stamped in the slot. `raw` is sent as it came.
+ * the shared body, but the last group's, which is stamped in the slot. `raw` and `foreign` are sent as they came.
  *
  * Copies of one run for one member that have the same size and TTL travel as one message, which the kernel takes
  * through its stack once and segments at the end (UDP_SEGMENT): most of what forwarding costs is that
@@ -151,12 +151,11 @@ static void add_copy(struct tempos_batch *b, struct outbox *o, struct message *m
 	m->open = s->length == m->segment;
 }
 
-static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint32_t slot, uint32_t count,
+static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint16_t topic, uint32_t slot, uint32_t count,
 			      const struct tempos_members *members, uint64_t first_ticket,
 			      uint32_t epoch, uint8_t group, int last)
 {
 	struct outbox *o = &b->out[quality];
-	uint16_t topic = topic_in(slot_bytes(b, slot), b->slots[slot].length);
 	uint32_t n = members->count;
 
 	if (count > b->batch || count > b->capacity - o->copies_end)

@@ -54,6 +54,7 @@ struct slot {
 	uint32_t length;
 	int ttl;                               /* what is left of it; NO_TTL: not told */
 	uint32_t probe;                        /* where in it a probe's marks are to be written; 0: it is none */
+	struct sockaddr_in from;               /* who sent it; of foreign topics only */
 };
 
 /* Room for control messages, aligned as the kernel wants it. */

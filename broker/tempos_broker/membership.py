@@ -72,7 +72,7 @@ class Registry(Table):
         source_of: Callable[[str, str | None], str | None] = lambda ip, asked: asked,
     ) -> None:
         super().__init__(source_of)
-        self._admission = Admission(config.limits, config.data_port, is_local)
+        self._admission = Admission(config.limits, config.data_port, is_local, self._by_id)
         self._clients = {client.id: client for client in config.control.clients}
         #: Seconds that a membership lasts without a heartbeat.
         self.lease = config.control.lease
@@ -236,7 +236,7 @@ class Registry(Table):
         self.holdings.hold(lease, now + self.lease)
         self._want(lease, wanted, how)
         match = matcher(wanted)
-        return [topic for name, topic in self._by_name.items() if match(name)]
+        return [topic for name, topic in self._by_name.items() if not topic.ports and match(name)]
 
     def will_join(self, holder: Holder, topics: int) -> None:
         """So many topics more (or less, below 0) are about to be joined: it is told of them as its own."""
@@ -264,7 +264,7 @@ class Registry(Table):
 
         Who may still take its id for that of another topic has to hear first that this is no more.
         """
-        for lease in self.holdings.wants.of(topic.name):
+        for lease in () if topic.ports else self.holdings.wants.of(topic.name):
             if topic.id in lease.gone or not known:
                 self.holdings.put_off(lease, topic)
             else:

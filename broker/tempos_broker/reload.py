@@ -124,6 +124,7 @@ def _topic(old: Topic, new: Topic) -> Iterator[str]:
         ("journal_bytes", "journal_bytes"),
         ("retain", "retain"),
         ("repair", "repair"),
+        ("ports", "ports"),
     ):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:

@@ -119,10 +119,15 @@ class Reloader:
         )
 
     async def _put_known(self, plan: _Plan) -> None:
-        """Let the fast path know other options of topics that stay; all of them, or none."""
+        """Have all ports, and let the fast path know other options of topics that stay; or none of it."""
         known = [(was, entry) for entry in plan.changed if entry.topic.id not in plan.found.gone
                  and (was := self._catalogue.numbered(entry.topic.id)) is not None]  # fmt: skip
         put: list[Topic] = []
+        wanted = [entry.topic for entry in plan.changed]
+        try:
+            self._slow.listen(wanted)
+        except Unavailable as error:
+            raise ConfigError([str(error)]) from error
         try:
             for was, entry in known:
                 put.append(was.topic)
@@ -130,6 +135,7 @@ class Reloader:
         except Unavailable as error:
             for topic in put[:-1]:
                 await self._fast.put(topic)
+            self._slow.let_go(wanted)
             raise ConfigError([f"the fast path refuses: {error}"]) from error
 
     async def _apply(self, plan: _Plan) -> None:
@@ -170,7 +176,7 @@ class Reloader:
         for topic in topics:
             self._rows.give(topic.id)
             await self._fast.put(topic)
-            self._ledger.begin(topic.id, topic.name, stamped=topic.framing is not Framing.RAW)
+            self._ledger.begin(topic.id, topic.name, stamped=topic.framing is Framing.EVENT)
         await self._slow.change(put=topics)
         self._past.begin_anew(*(topic.id for topic in topics))
 
@@ -190,4 +196,4 @@ class _Plan:
 
 def unstamped(config: BrokerConfig) -> set[int]:
     """The topics whose datagrams carry no epoch."""
-    return {entry.topic.id for entry in config.topics if entry.topic.framing is Framing.RAW}
+    return {entry.topic.id for entry in config.topics if entry.topic.framing is not Framing.EVENT}

@@ -196,6 +196,7 @@ def topic_document(
         **topic_fields(topic),
         **limit_fields(topic),
         "sources": list(topic.sources),
+        "ports": list(topic.ports),
         "fanout": topic.fanout.value,
         "unheard": topic.unheard.value,
         "journal": journal,

@@ -76,7 +76,7 @@ JOURNAL_MOST_EVENTS = 1048576
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x5f2641511c9b55d5
+ABI_FINGERPRINT = 0xa4f38a6ca3a8670c
 
 
 class Reason(enum.IntEnum):
@@ -144,7 +144,7 @@ REASON_TEXTS = {
     Reason.FRAGMENT: 'the packet is an IPv4 fragment',
     Reason.NOT_UDP: 'the packet carries no UDP',
     Reason.OTHER_ADDRESS: 'the destination is not an address the broker listens on',
-    Reason.OTHER_PORT: 'the destination is not the data port',
+    Reason.OTHER_PORT: "the destination is not the data port, nor any topic's",
     Reason.BAD_LENGTH: 'frame, IPv4 and UDP lengths contradict each other',
     Reason.BAD_IP_CHECKSUM: 'the IPv4 header checksum is wrong',
     Reason.TTL: 'the TTL is used up',

@@ -19,10 +19,14 @@ class Quality(str, enum.Enum):
 
 
 class Framing(str, enum.Enum):
-    """How the payload of a topic is laid out. ``raw``: topic byte, then anything. ``event``: the header."""
+    """How the payload of a topic is laid out. ``raw``: topic byte, then anything. ``event``: the header.
+
+    ``foreign``: anything, as senders that know nothing of tempos send it; the port says of which topic it is.
+    """
 
     RAW = "raw"
     EVENT = "event"
+    FOREIGN = "foreign"
 
 
 class PathPolicy(str, enum.Enum):
@@ -84,6 +88,7 @@ class Topic:
     ``journal_bytes`` says (0: see :attr:`journal_room`), or none of it.
     ``retain``: whether a new member first gets the last event, out of the journal.
     ``repair``: whether members can have sent again what they miss; None: see :attr:`is_repaired`.
+    ``ports``: where a foreign topic takes datagrams, beside the data port of the others.
     """
 
     id: int
@@ -102,6 +107,7 @@ class Topic:
     journal_bytes: int = 0
     retain: bool = False
     repair: bool | None = None
+    ports: tuple[int, ...] = ()
 
     @property
     def bucket(self) -> int:

@@ -105,6 +105,8 @@ def header_len(topic: int, framing: Framing) -> int:
     """Bytes of a datagram in front of its body."""
     if framing is Framing.EVENT:
         return HEADER_LEN if topic < NARROW else WIDE_HEADER_LEN
+    if framing is Framing.FOREIGN:
+        return 0
     return 1 if topic < NARROW else _abi.WIDE_ID_LEN
 
 
@@ -121,6 +123,9 @@ def check_payload(payload: bytes | bytearray | memoryview, framing: Framing) -> 
     wide = payload[0] == WIDE
     if wide and len(payload) < _abi.WIDE_ID_LEN:
         return Reason.SHORT_HEADER
+    if framing is Framing.FOREIGN:
+        # Its events come to its own ports.
+        return Reason.UNKNOWN_TOPIC
     if framing is Framing.RAW:
         return Reason.FORWARDED
     header = WIDE_HEADER_LEN if wide else HEADER_LEN

@@ -108,6 +108,7 @@
 enum tempos_framing {
 	TEMPOS_FRAMING_RAW = 0,   /* the id, then anything */
 	TEMPOS_FRAMING_EVENT = 1, /* the header, then the body */
+	TEMPOS_FRAMING_FOREIGN = 2, /* anything: the port that it is sent to says which topic it is of */
 };
 
 /* The class of a topic; also the place of its socket among those that share the data port. */
@@ -153,7 +154,7 @@ enum tempos_reason {
 	TEMPOS_FRAGMENT,            /* the packet is an IPv4 fragment */
 	TEMPOS_NOT_UDP,             /* the packet carries no UDP */
 	TEMPOS_OTHER_ADDRESS,       /* the destination is not an address the broker listens on */
-	TEMPOS_OTHER_PORT,          /* the destination is not the data port */
+	TEMPOS_OTHER_PORT,          /* the destination is not the data port, nor any topic's */
 	TEMPOS_BAD_LENGTH,          /* frame, IPv4 and UDP lengths contradict each other */
 	TEMPOS_BAD_IP_CHECKSUM,     /* the IPv4 header checksum is wrong */
 	TEMPOS_TTL,                 /* the TTL is used up */
@@ -298,6 +299,11 @@ struct tempos_route {
 /* The row of each wide id; 0: there is no such topic. */
 struct tempos_rows {
 	__u16 of[TEMPOS_IDS];
+};
+
+/* The id of the foreign topic that takes what is sent to a port; 0: none does. */
+struct tempos_ports {
+	__u16 topic[65536];
 };
 
 /*

@@ -47,18 +47,13 @@ struct wide {
 };
 
 /*
- * The route of a datagram whose first byte is WIDE. A topic that comes may get the row of one that went, and a program
+ * The route of the topic with this id, which is a wide one. A topic that comes may get the row of one that went, and a program
  * that read the row of that may come late: so a route says whose it is.
  */
-static __always_inline enum tempos_reason find_wide(const struct packet *packet, struct wide *found)
+static __always_inline enum tempos_reason find_numbered(__u32 id, struct wide *found)
 {
-	const __u8 *id = packet->payload + 1;
-	__u32 row;
+	__u32 row = row_of(id);
 
-	*found = (struct wide){.row = TEMPOS_WIDE};
-	if (packet->payload_len < TEMPOS_WIDE_ID_LEN || (void *)(id + 2) > packet->end)
-		return TEMPOS_SHORT_HEADER;
-	row = row_of_wide(id);
 	if (!row)
 		return TEMPOS_NO_ROUTE;
 	found->route = find_small_route(row);
@@ -67,10 +62,30 @@ static __always_inline enum tempos_reason find_wide(const struct packet *packet,
 		found->route = find_route(row);
 		found->mask = TEMPOS_MAX_MEMBERS - 1;
 	}
-	if (!found->route || found->route->topic != (id[0] << 8 | id[1]))
+	if (!found->route || found->route->topic != id)
 		return TEMPOS_NO_ROUTE;
 	found->row = row;
 	return TEMPOS_FORWARDED;
+}
+
+/* The same of a datagram whose first byte is WIDE. */
+static __always_inline enum tempos_reason find_wide(const struct packet *packet, struct wide *found)
+{
+	const __u8 *id = packet->payload + 1;
+
+	*found = (struct wide){.row = TEMPOS_WIDE};
+	if (packet->payload_len < TEMPOS_WIDE_ID_LEN || (void *)(id + 2) > packet->end)
+		return TEMPOS_SHORT_HEADER;
+	return find_numbered(id[0] << 8 | id[1], found);
+}
+
+/* The topic that takes what is sent to this port, by its id; 0: none does. */
+static __always_inline __u32 topic_at(__be16 port)
+{
+	const __u32 only = 0;
+	const struct tempos_ports *all = bpf_map_lookup_elem(&ports, &only);
+
+	return all ? all->topic[number(port)] : 0;
 }
 
 /*
@@ -158,9 +173,21 @@ static __always_inline bool source_allowed(const struct tempos_route *route, __b
 	return false;
 }
 
-/* Whether the route may carry this packet; `wide`: it has a wide id. */
+/* What says of which topic a datagram is: its first byte, the two behind it, or the port that it is sent to. */
+enum told_by { BY_BYTE, BY_ID, BY_PORT };
+
+/* Whether a payload is as the framing of its topic demands; that of a foreign one may be anything. */
+static __always_inline enum tempos_reason check_framing(const struct packet *packet, __u8 framing, enum told_by by)
+{
+	if (by == BY_PORT)
+		return framing == TEMPOS_FRAMING_FOREIGN ? TEMPOS_FORWARDED : TEMPOS_NO_ROUTE;
+	return (by == BY_ID ? tempos_check_wide : tempos_check_payload)(packet->payload, packet->end,
+									packet->payload_len, framing);
+}
+
+/* Whether the route may carry this packet. */
 static __always_inline enum tempos_reason admit(const struct packet *packet,
-						 const struct tempos_route *route, bool wide)
+						 const struct tempos_route *route, enum told_by by)
 {
 	enum tempos_reason reason;
 
@@ -168,8 +195,7 @@ static __always_inline enum tempos_reason admit(const struct packet *packet,
 		return TEMPOS_BROKER_GONE;
 	if (!source_allowed(route, packet->ip->saddr))
 		return TEMPOS_FOREIGN_SOURCE;
-	reason = (wide ? tempos_check_wide : tempos_check_payload)(packet->payload, packet->end,
-								   packet->payload_len, route->framing);
+	reason = check_framing(packet, route->framing, by);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	/* User space installs no other, and none with a group that is empty. */

@@ -7,7 +7,7 @@
  *      packet, that the XDP program on the same interface has passed
  *        |
  *      parse      as the XDP program does
- *      route      routes[topic], for several groups; of a wide id as the XDP program finds it
+ *      route      routes[topic], for several groups; of a wide id, or by a port, as the XDP program finds it
  *      admit      as the XDP program does                      ---- else NEXT: why it was passed is
  *        |                                                          counted already
  *        |        no VLAN tag beside the packet, one datagram ---- NEXT: vlan, burst
@@ -173,13 +173,14 @@ static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const s
 	return TEMPOS_FORWARDED;
 }
 
-/* From a route on; `wide` as in admit(). */
+/* From a route on. */
 static __always_inline enum tempos_reason carry(struct __sk_buff *skb, const struct packet *packet,
-						 const struct tempos_route *route, __u32 row, __u32 mask, bool wide)
+						 const struct tempos_route *route, __u32 row, __u32 mask,
+						 enum told_by by)
 {
 	enum tempos_reason reason;
 
-	if (route->way == TEMPOS_WAY_ONE || admit(packet, route, wide) != TEMPOS_FORWARDED)
+	if (route->way == TEMPOS_WAY_ONE || admit(packet, route, by) != TEMPOS_FORWARDED)
 		return NOT_OURS;
 	if (skb->vlan_present)
 		return TEMPOS_VLAN;
@@ -194,11 +195,20 @@ static __always_inline enum tempos_reason carry(struct __sk_buff *skb, const str
 	return forward(skb, packet, route, row, mask);
 }
 
-/* Whether it is a datagram for the broker. A frame that the XDP program has seen lies in one piece. */
-static __always_inline bool is_ours(struct __sk_buff *skb, struct packet *packet)
+/*
+ * What a packet is to the broker: FORWARDED is a datagram for its data port, OTHER_PORT one for another. A frame that
+ * the XDP program has seen lies in one piece.
+ */
+static __always_inline enum tempos_reason look_at(struct __sk_buff *skb, struct packet *packet)
 {
-	return skb->protocol == bpf_htons(ETH_P_IP) && parse(frame_of(skb), packet, &settings) == TEMPOS_FORWARDED &&
-	       way_back_known(packet->ip->saddr);
+	enum tempos_reason reason;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP))
+		return TEMPOS_NOT_IPV4;
+	reason = parse(frame_of(skb), packet, &settings);
+	if (reason != TEMPOS_FORWARDED)
+		return reason;
+	return way_back_known(packet->ip->saddr) ? TEMPOS_FORWARDED : TEMPOS_UNKNOWN_WAY_BACK;
 }
 
 /* What a packet comes to: reason, framing, row. */
@@ -218,11 +228,32 @@ static __noinline __u32 decide_wide(struct __sk_buff *skb)
 	struct packet packet;
 	struct wide found;
 
-	if (!is_ours(skb, &packet) || find_wide(&packet, &found) != TEMPOS_FORWARDED)
+	if (look_at(skb, &packet) != TEMPOS_FORWARDED || find_wide(&packet, &found) != TEMPOS_FORWARDED)
 		return outcome.all;
 	outcome.row = found.row;
 	outcome.framing = found.route->framing;
-	outcome.reason = carry(skb, &packet, found.route, found.row, found.mask, true);
+	outcome.reason = carry(skb, &packet, found.route, found.row, found.mask, BY_ID);
+	return outcome.all;
+}
+
+/* A packet to another port than the data port. */
+static __noinline __u32 decide_foreign(struct __sk_buff *skb)
+{
+	union outcome outcome = {.reason = NOT_OURS, .framing = TEMPOS_FRAMING_FOREIGN};
+	struct cursor cursor = frame_of(skb);
+	struct packet packet;
+	struct wide found = {};
+	__u32 topic;
+
+	/* Which it was already; this is for the verifier. */
+	if (parse_headers(&cursor, &packet, &settings) != TEMPOS_OTHER_PORT)
+		return outcome.all;
+	topic = topic_at(packet.udp->dest);
+	if (!topic || parse_rest(cursor, &packet, &settings) != TEMPOS_FORWARDED || !way_back_known(packet.ip->saddr) ||
+	    find_numbered(topic, &found) != TEMPOS_FORWARDED)
+		return outcome.all;
+	outcome.row = found.row;
+	outcome.reason = carry(skb, &packet, found.route, found.row, found.mask, BY_PORT);
 	return outcome.all;
 }
 
@@ -230,9 +261,13 @@ static __always_inline union outcome decide(struct __sk_buff *skb)
 {
 	union outcome outcome = {.reason = NOT_OURS, .framing = TEMPOS_FRAMING_RAW};
 	const struct tempos_route *route;
+	enum tempos_reason reason;
 	struct packet packet;
 
-	if (!is_ours(skb, &packet))
+	reason = look_at(skb, &packet);
+	if (reason == TEMPOS_OTHER_PORT)
+		outcome.all = decide_foreign(skb);
+	if (reason != TEMPOS_FORWARDED)
 		return outcome;
 	outcome.row = *packet.payload;
 	route = find_route(outcome.row);
@@ -241,7 +276,7 @@ static __always_inline union outcome decide(struct __sk_buff *skb)
 	if (!route)
 		return outcome;
 	outcome.framing = route->framing;
-	outcome.reason = carry(skb, &packet, route, outcome.row, TEMPOS_MAX_MEMBERS - 1, false);
+	outcome.reason = carry(skb, &packet, route, outcome.row, TEMPOS_MAX_MEMBERS - 1, BY_BYTE);
 	return outcome;
 }
 

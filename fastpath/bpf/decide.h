@@ -12,6 +12,7 @@
  *        |        the kernel takes the source, where it asks  ---- PASS: unknown_way_back
  *      route      routes[topic] -> route                      ---- none: PASS: no_route; DROP: keep_alive
  *        |            a wide id: rows[id] -> row, small_routes[row] or routes[row]: the same way, apart
+ *        |            another port than the data port: ports[port] -> id, and on like that   ---- none: PASS: other_port
  *        |        the broker lives, where that is asked      ---- PASS: broker_gone
  *        |        source in the topic's networks, if any     ---- PASS: foreign_source
  *        |        payload as the topic's framing demands      ---- PASS: short_header, bad_version,
@@ -128,30 +129,40 @@ static __always_inline enum tempos_reason forward(struct xdp_md *ctx, const stru
 									   : TEMPOS_NO_EGRESS;
 }
 
-/* A frame that is for the broker, as far as can be told without its topic. */
-static __always_inline enum tempos_reason look_at(struct xdp_md *ctx, struct packet *packet)
+static __always_inline struct cursor frame_of(struct xdp_md *ctx)
 {
-	struct cursor cursor = {.at = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
-	enum tempos_reason reason = parse(cursor, packet, &settings);
+	return (struct cursor){.at = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
+}
 
-	if (reason != TEMPOS_FORWARDED)
-		return reason;
+/* What is asked of a frame behind its headers; `cheap`: what those and the packet itself came to. */
+static __always_inline enum tempos_reason look_beside(struct xdp_md *ctx, const struct packet *packet,
+						      enum tempos_reason cheap)
+{
+	if (cheap != TEMPOS_FORWARDED)
+		return cheap;
 	/* Behind the cheap questions: what is not for the broker pays nothing for these. */
 	if (has_tag(ctx))
 		return TEMPOS_VLAN;
 	return way_back_known(packet->ip->saddr) ? TEMPOS_FORWARDED : TEMPOS_UNKNOWN_WAY_BACK;
 }
 
-/* From a route on; `mask` as in pick(), `wide` as in admit(). */
+/* A frame that is for the broker, as far as can be told without its topic. */
+static __always_inline enum tempos_reason look_at(struct xdp_md *ctx, struct packet *packet)
+{
+	return look_beside(ctx, packet, parse(frame_of(ctx), packet, &settings));
+}
+
+/* From a route on; `mask` as in pick(). */
 static __always_inline enum tempos_reason carry(struct xdp_md *ctx, const struct packet *packet,
-						 const struct tempos_route *route, __u32 row, __u32 mask, bool wide)
+						 const struct tempos_route *route, __u32 row, __u32 mask,
+						 enum told_by by)
 {
 	enum tempos_reason reason;
 	enum checksum_kind kind;
 	/* Read once: to the verifier it is a constant, but each reading of it stays in the program. */
 	const bool generic = settings.generic;
 
-	reason = admit(packet, route, wide);
+	reason = admit(packet, route, by);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
 	/* On skbs the copies would share their bytes. */
@@ -172,6 +183,8 @@ static __always_inline enum tempos_reason carry(struct xdp_md *ctx, const struct
 	if (kind == CHECKSUM_PARTIAL && !generic)
 		kind = complete_checksum(ctx, packet->payload_len + sizeof(struct udphdr)) ? CHECKSUM_FULL
 											  : CHECKSUM_NONE;
+	if (by == BY_PORT)
+		to_data_port(packet->udp, settings.port, kind);
 	if (route->way == TEMPOS_WAY_BROADCAST && !generic)
 		return broadcast(ctx, route, mask, kind);
 	return forward(ctx, packet, route, mask, generic, kind);
@@ -200,7 +213,7 @@ static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *row,
 											  : TEMPOS_NO_ROUTE;
 	}
 	*framing = route->framing;
-	return carry(ctx, &packet, route, *row, TEMPOS_MAX_MEMBERS - 1, false);
+	return carry(ctx, &packet, route, *row, TEMPOS_MAX_MEMBERS - 1, BY_BYTE);
 }
 
 /* What a frame with a wide id comes to: reason, framing, row. */
@@ -228,7 +241,33 @@ static __noinline __u32 decide_wide(struct xdp_md *ctx)
 	if (outcome.reason != TEMPOS_FORWARDED)
 		return outcome.all;
 	outcome.framing = found.route->framing;
-	outcome.reason = carry(ctx, &packet, found.route, found.row, found.mask, true);
+	outcome.reason = carry(ctx, &packet, found.route, found.row, found.mask, BY_ID);
+	return outcome.all;
+}
+
+/* The same for a frame to another port than the data port, where that is a foreign topic's. */
+static __noinline __u32 decide_foreign(struct xdp_md *ctx)
+{
+	union outcome outcome = {.reason = TEMPOS_OTHER_PORT, .framing = TEMPOS_FRAMING_FOREIGN};
+	struct cursor cursor = frame_of(ctx);
+	struct packet packet;
+	struct wide found = {.row = TEMPOS_WIDE};
+	__u32 topic;
+
+	/* Which it was already; this is for the verifier. */
+	if (parse_headers(&cursor, &packet, &settings) != TEMPOS_OTHER_PORT)
+		return outcome.all;
+	topic = topic_at(packet.udp->dest);
+	if (!topic)
+		return outcome.all;
+	outcome.reason = look_beside(ctx, &packet, parse_rest(cursor, &packet, &settings));
+	if (outcome.reason != TEMPOS_FORWARDED)
+		return outcome.all;
+	outcome.reason = find_numbered(topic, &found);
+	outcome.row = found.row;
+	if (outcome.reason != TEMPOS_FORWARDED)
+		return outcome.all;
+	outcome.reason = carry(ctx, &packet, found.route, found.row, found.mask, BY_PORT);
 	return outcome.all;
 }
 
@@ -248,6 +287,13 @@ static __noinline int run_wide(struct xdp_md *ctx)
 	return conclude(outcome.row, outcome.reason);
 }
 
+static __noinline int run_foreign(struct xdp_md *ctx)
+{
+	union outcome outcome = {.all = decide_foreign(ctx)};
+
+	return conclude(outcome.row, outcome.reason);
+}
+
 /* What a program is. */
 static __always_inline int run(struct xdp_md *ctx)
 {
@@ -255,6 +301,8 @@ static __always_inline int run(struct xdp_md *ctx)
 	__u8 framing;
 	enum tempos_reason reason = decide(ctx, &row, &framing);
 
+	if (reason == TEMPOS_OTHER_PORT)
+		return run_foreign(ctx);
 	return reason == IS_WIDE ? run_wide(ctx) : conclude(row, reason);
 }
 
@@ -266,8 +314,8 @@ static __always_inline int run_timed(struct xdp_md *ctx)
 	__u8 framing = TEMPOS_FRAMING_RAW;
 	enum tempos_reason reason = decide(ctx, &row, &framing);
 
-	if (reason == IS_WIDE) {
-		union outcome outcome = {.all = decide_wide(ctx)};
+	if (reason == IS_WIDE || reason == TEMPOS_OTHER_PORT) {
+		union outcome outcome = {.all = reason == IS_WIDE ? decide_wide(ctx) : decide_foreign(ctx)};
 
 		reason = outcome.reason;
 		framing = outcome.framing;

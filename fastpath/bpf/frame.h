@@ -65,7 +65,8 @@ static inline __attribute__((always_inline)) enum tempos_reason
 tempos_check_wide(const __u8 *payload, const __u8 *end, __u32 len, __u8 framing)
 {
 	if (framing != TEMPOS_FRAMING_EVENT)
-		return TEMPOS_FORWARDED;
+		/* Events of a foreign topic come to its own ports. */
+		return framing == TEMPOS_FRAMING_FOREIGN ? TEMPOS_UNKNOWN_TOPIC : TEMPOS_FORWARDED;
 	if (len < TEMPOS_WIDE_HEADER_LEN || payload + TEMPOS_WIDE_HEADER_LEN > end)
 		return TEMPOS_SHORT_HEADER;
 	if (payload[TEMPOS_WIDE_FLAGS_AT] >> 4 != TEMPOS_WIRE_VERSION)

@@ -19,6 +19,7 @@
  *   counters  row -> datagrams by reason, per CPU.
  *   latency   row -> how long its events took, per CPU; only where that is wanted (latency.h).
  *   rows      wide id -> row (topics.h).
+ *   ports     port -> the id of the foreign topic that takes what is sent there.
  *   topics    row -> its class, rate and token bucket (topics.h).
  *   pulse     when user space last said that it lives; it writes through its own memory. Beside it how far
  *             CLOCK_TAI is ahead.
@@ -139,6 +140,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct tempos_counters);
 } counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tempos_ports);
+} ports SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -187,18 +187,24 @@ static __always_inline bool is_suspect(const struct iphdr *ip, const volatile st
 	return false;
 }
 
-/* The whole way down to the topic byte, from a cursor at the Ethernet header. */
-static __always_inline enum tempos_reason parse(struct cursor cursor, struct packet *packet,
-						const volatile struct tempos_settings *settings)
+/* Headers and whom they are for, from a cursor at the Ethernet header to one behind them: the cheap questions. */
+static __always_inline enum tempos_reason parse_headers(struct cursor *cursor, struct packet *packet,
+							const volatile struct tempos_settings *settings)
 {
 	enum tempos_reason reason;
 
-	packet->end = cursor.end;
-	if ((reason = parse_ethernet(&cursor, packet, settings)) != TEMPOS_FORWARDED ||
-	    (reason = parse_ip(&cursor, packet)) != TEMPOS_FORWARDED ||
-	    (reason = parse_udp(&cursor, packet)) != TEMPOS_FORWARDED ||
-	    (reason = parse_destination(packet, settings)) != TEMPOS_FORWARDED)
+	packet->end = cursor->end;
+	if ((reason = parse_ethernet(cursor, packet, settings)) != TEMPOS_FORWARDED ||
+	    (reason = parse_ip(cursor, packet)) != TEMPOS_FORWARDED ||
+	    (reason = parse_udp(cursor, packet)) != TEMPOS_FORWARDED)
 		return reason;
+	return parse_destination(packet, settings);
+}
+
+/* The others, from a cursor behind the headers, of what is for the broker. */
+static __always_inline enum tempos_reason parse_rest(struct cursor cursor, struct packet *packet,
+						     const volatile struct tempos_settings *settings)
+{
 	if (!ip_checksum_holds(packet->ip))
 		return TEMPOS_BAD_IP_CHECKSUM;
 	if (is_suspect(packet->ip, settings))
@@ -208,6 +214,15 @@ static __always_inline enum tempos_reason parse(struct cursor cursor, struct pac
 	packet->payload = cursor.at;
 	/* The lengths were compared already; this one is for the verifier. */
 	return take(&cursor, 1) ? TEMPOS_FORWARDED : TEMPOS_TRUNCATED;
+}
+
+/* The whole way down to the topic byte, from a cursor at the Ethernet header. */
+static __always_inline enum tempos_reason parse(struct cursor cursor, struct packet *packet,
+						const volatile struct tempos_settings *settings)
+{
+	enum tempos_reason reason = parse_headers(&cursor, packet, settings);
+
+	return reason == TEMPOS_FORWARDED ? parse_rest(cursor, packet, settings) : reason;
 }
 
 #endif

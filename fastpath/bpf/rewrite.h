@@ -116,6 +116,20 @@ static __always_inline void rewrite_udp(struct udphdr *udp, const struct iphdr *
 	udp->dest = member->port;
 }
 
+/*
+ * What is sent to a foreign topic's port as if it had been to the data port, from which it leaves. Partial checksums
+ * are those of generic mode: no port is in them.
+ */
+static __always_inline void to_data_port(struct udphdr *udp, __be16 data_port, enum checksum_kind kind)
+{
+	if (kind == CHECKSUM_FULL) {
+		__u16 check = ~fold_wide((__u64)without(udp->check) + without(udp->dest) + data_port);
+
+		udp->check = check ? check : 0xffff;
+	}
+	udp->dest = data_port;
+}
+
 _Static_assert(offsetof(struct tempos_member, src_mac) == offsetof(struct tempos_member, dst_mac) + ETH_ALEN,
 	       "the MACs of a member lie as in an Ethernet header");
 _Static_assert(offsetof(struct tempos_member, ip) == offsetof(struct tempos_member, source) + sizeof(__be32) &&

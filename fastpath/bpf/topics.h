@@ -29,16 +29,21 @@ struct {
 	__type(value, struct tempos_topic);
 } topics SEC(".maps");
 
-/* The row of the topic whose id begins at `wide`; 0: there is none. */
-static __always_inline __u32 row_of_wide(const __u8 *wide)
+/* The row of the topic with this wide id; 0: there is none. */
+static __always_inline __u32 row_of(__u64 id)
 {
 	const __u32 only = 0;
 	const struct tempos_rows *all = bpf_map_lookup_elem(&rows, &only);
-	__u64 id = wide[0] << 8 | wide[1];
 
 	/* Two bytes together may be read as one word and swapped, of which the verifier forgets the bounds (parse.h). */
 	asm volatile("%0 &= 0xffff" : "+r"(id));
 	return all ? all->of[id] : 0;
+}
+
+/* The same of the id that begins at `wide`. */
+static __always_inline __u32 row_of_wide(const __u8 *wide)
+{
+	return row_of(wide[0] << 8 | wide[1]);
 }
 
 #endif

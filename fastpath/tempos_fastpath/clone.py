@@ -26,6 +26,7 @@ MAPS = (
     "small_routes",
     "journals",
     "rows",
+    "ports",
     "topics",
     "tickets",
     "counters",

@@ -56,9 +56,9 @@ from tempos_fastpath.plan import (
     refuse_at_once,
     towards,
 )
+from tempos_fastpath.ports import Places
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.resources import Resources
-from tempos_fastpath.rows import KernelRows
 from tempos_fastpath.selector import attach_selector
 from tempos_fastpath.sources import Sources
 from tempos_fastpath.survival.pins import LATENCY
@@ -118,7 +118,7 @@ class Offload:
         tickets, fresh = self._programs.map("tickets").mmap(), not self._programs.adopted
         self._tickets = SharedTickets(tickets, rows, copies, fresh=fresh)
         self._topics = SharedTopics(self._programs.map("topics").mmap(), rows)
-        self._places = KernelRows(self._programs.map("rows").mmap())
+        self._places = Places(self._programs.map("rows").mmap(), self._programs.map("ports").mmap())
         self._sources = Sources(self._programs.map("sources"), self._programs.map("asked"), port)
         #: Whether what is known of sources may be outdated; so is what an earlier broker knew.
         self._ask_anew = True
@@ -190,14 +190,14 @@ class Offload:
         """Go by what holds of these topics whatever their routes: class, rate, burst, overflow."""
         if not self._closed:
             self._topics.configure(topics)
-            self._places.configure({topic.id: self._rows.of[topic.id] for topic in topics})
+            self._places.configure(topics, self._rows.of)
             await self._in_thread(self.journals.configure, topics)
 
     async def put(self, topic: Topic) -> None:
         """The same of one topic that is new or has changed; all others as they are."""
         if not self._closed:
             self._topics.put(topic)
-            self._places.put(topic.id, self._rows.of[topic.id])
+            self._places.put(topic, self._rows.of[topic.id])
             await self._in_thread(self.journals.put, topic)
 
     async def drop(self, topic: int) -> None:

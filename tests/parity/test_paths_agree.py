@@ -41,6 +41,7 @@ from support.packets import (
     pseudo_sum,
     raw,
 )
+from support.packets_foreign import FENCED_FLOWS, FLOW_PAIR, FLOWS, FOREIGN_ROWS, LONELY_FLOWS
 from support.privileges import require_kernel, require_netns
 from support.tagging import tags_by_mark
 from support.waiting import LIMIT
@@ -57,6 +58,8 @@ SENTINEL = Topic(200, "sentinel", Quality.BQ, 0, Framing.RAW, PathPolicy.SLOW)
 SENTINEL_PORT = 7000
 #: Beside the fast path's modes: native XDP that leaves the copies for several groups to tc.
 MODES = ("off", "generic", "native", "tc")
+ALL_SEVERAL = {**SEVERAL, FLOW_PAIR: 2}
+ALL_ROWS = (*ROWS, *FOREIGN_ROWS)
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,11 @@ class Lane:
             FENCED: (Group("workers", members),),
             WIDE_RAW: (Group("workers", members),),
             WIDE_EVENT: (Group("workers", members),),
+            FLOWS: (Group("workers", members),),
+            FENCED_FLOWS: (Group("workers", members),),
             LONELY: (),
-            **{_by(topic, mode): self._groups(c, topic, groups) for topic, groups in SEVERAL.items()},
+            LONELY_FLOWS: (),
+            **{_by(topic, mode): self._groups(c, topic, groups) for topic, groups in ALL_SEVERAL.items()},
             LIMITED: (Group("workers", members),),
             SPILLING: (Group("workers", members),),
             SENTINEL: (Group("sentinel", (Member(c, SENTINEL_PORT),)),),
@@ -136,8 +142,8 @@ class Lane:
             Broker(topology.broker, topics, mode="native" if mode == "tc" else mode)
         )
         if mode != "off":
-            for topic in (*ROUTED, LIMITED, SPILLING):
-                if topic in SEVERAL and not copies_in_the_kernel(mode):
+            for topic in (*ROUTED, FLOWS, FENCED_FLOWS, FLOW_PAIR, LIMITED, SPILLING):
+                if topic in ALL_SEVERAL and not copies_in_the_kernel(mode):
                     assert NO_TCX in self.broker.wait_path(topic.name, Path.SLOW).reason
                 else:
                     self.broker.wait_path(topic.name, Path.FAST)
@@ -145,7 +151,7 @@ class Lane:
 
     def _groups(self, address: str, topic: Topic, count: int) -> tuple[Group, ...]:
         """So many groups of three; no port twice, and no group that begins as the one before."""
-        first = 10_000 + 100 * list(SEVERAL).index(topic)
+        first = 10_000 + 100 * list(ALL_SEVERAL).index(topic)
         return tuple(
             Group(
                 f"g{group}",
@@ -264,7 +270,7 @@ def seen() -> tuple[dict[str, dict[str, Outcome]], Floods]:
     for mode in MODES:
         with ExitStack() as stack:
             lane = Lane(stack, stack.enter_context(build("straight")), mode)
-            results[mode] = {row.name: lane.run(row) for row in ROWS}
+            results[mode] = {row.name: lane.run(row) for row in ALL_ROWS}
             for topic in (LIMITED, SPILLING):
                 floods[mode, topic.name] = too_many(lane, topic)
                 assert lane.broker.topic(topic.name).closed
@@ -290,10 +296,10 @@ def others(fast: Mapping[str, int]) -> dict[str, int]:
 
 def test_the_table_is_large_and_names_every_row_once() -> None:
     assert len(ROWS) >= 40
-    assert len({row.name for row in (*ROWS, *BESIDE)}) == len(ROWS) + len(BESIDE)
+    assert len({row.name for row in (*ALL_ROWS, *BESIDE)}) == len(ALL_ROWS) + len(BESIDE)
 
 
-@pytest.mark.parametrize("row", [*ROWS, *BESIDE], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [*ALL_ROWS, *BESIDE], ids=lambda row: row.name)
 def test_a_packet_has_one_meaning(row: Row, outcomes: dict[str, dict[str, Outcome]]) -> None:
     slow, generic, native, tc = (outcomes[mode][row.name] for mode in MODES)
     assert slow.out == generic.out == native.out == tc.out

@@ -28,15 +28,15 @@ OWN_RULE = "an endpoint of a subscriber"
 FAULTS = [
     # tables and keys
     ("topic = 3", "topic is 3; allowed: a list of tables of at most 65533, each with the keys "
-         "id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, member, written [[topic]]"),
+         "id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, ports, member, written [[topic]]"),
     ("broker = 3\n" + TOPIC, "broker is 3; allowed: a table with the keys listen, data_port, control_port, api, user, "
      "name, api_token, api_token_file, api_expose, adapter"),
     ("[limts]\n" + TOPIC, 'limts is an unknown key (did you mean "limits"?); '
                           "allowed: broker, state, fastpath, quality, limits, control, fleet, client, topic"),
     (TOPIC + "Priority = 1", 'topic[0].Priority is an unknown key (did you mean "priority"?); '
-                             "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, member"),
+                             "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, ports, member"),
     (TOPIC + '"a\\nb" = 1', 'topic[0]."a\\nb" is an unknown key; '
-                            "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, member"),
+                            "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, ports, member"),
     (TOPIC + '[topic.member]\nip = "10.0.0.1"', "topic[0].member is a table; allowed: a list of tables, "
                                                 "each with the keys ip, port, group, mac, source, written [[topic.member]]"),
     (TOPIC + "member = [7]", "topic[0].member[0] is 7; allowed: a table with the keys ip, port, group, mac, source"),
@@ -61,7 +61,7 @@ FAULTS = [
     (TOPIC + "priority = true", "topic[0].priority is true; allowed: an integer from 0 to 7"),
     (TOPIC + 'class = "sq"', 'topic[0].class is "sq", did you mean "SQ"?; allowed: "SQ" or "BQ"'),
     (TOPIC + "class = 1979-05-27", 'topic[0].class is 1979-05-27; allowed: "SQ" or "BQ"'),
-    (TOPIC + 'framing = "evnt"', 'topic[0].framing is "evnt", did you mean "event"?; allowed: "raw" or "event"'),
+    (TOPIC + 'framing = "evnt"', 'topic[0].framing is "evnt", did you mean "event"?; allowed: "raw" or "event" or "foreign"'),
     (TOPIC + 'path = "native"', 'topic[0].path is "native"; allowed: "auto" or "fast" or "slow"'),
     (TOPIC + '[[topic]]\nid = 1\nname = "b"', "topic[1].id is 1, as topic[0].id is; allowed: each once"),
     (TOPIC + '[[topic]]\nid = 2\nname = "a"', 'topic[1].name is "a", as topic[0].name is; allowed: each once'),

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tempos import ConfigError, Framing, Overflow, PathPolicy, Quality, Topic
+from tempos._abi import NARROW
 from tempos._rows import is_topic
 from tempos.names import MAX_BYTES, name_fault
 from tempos_broker import membership
@@ -119,6 +120,13 @@ def configs(draw: st.DrawFn) -> BrokerConfig:
     numbers = draw(st.lists(st.integers(1, 65534).filter(is_topic), unique=True, min_size=1, max_size=5))
     titles = draw(st.lists(topic_names, unique=True, min_size=len(numbers), max_size=len(numbers)))
     listen = draw(st.just(("0.0.0.0",)) | st.lists(addresses, unique=True, min_size=1, max_size=8).map(tuple))
+    # Foreign topics have wide ids.
+    framings = {
+        number: draw(st.sampled_from(list(Framing)[: 3 if number >= NARROW else 2])) for number in numbers
+    }
+    foreign = [number for number in numbers if framings[number] is Framing.FOREIGN]
+    own_ports = draw(st.lists(ports, unique=True, min_size=len(foreign), max_size=len(foreign)))
+    ports_of = {number: (port,) for number, port in zip(foreign, own_ports, strict=True)}
     topics = tuple(
         TopicConfig(
             Topic(
@@ -126,10 +134,11 @@ def configs(draw: st.DrawFn) -> BrokerConfig:
                 name,
                 draw(st.sampled_from(Quality)),
                 draw(st.integers(0, 7)),
-                draw(st.sampled_from(Framing)),
+                framings[number],
                 draw(st.sampled_from(PathPolicy)),
                 tuple(draw(st.lists(networks, unique=True, max_size=8))),
                 *draw(rates),
+                ports=ports_of.get(number, ()),
             ),
             draw(members(listen)),
         )
@@ -139,7 +148,8 @@ def configs(draw: st.DrawFn) -> BrokerConfig:
     host = draw(addresses)
     host, api = draw(st.sampled_from([(host, api), ("127.0.0.1", 0)]))
     exposed = bool(api)
-    own = {data, control}
+    own = {data, control, *own_ports}
+    assume(not {data, control} & set(own_ports))
     # A member where the broker itself listens makes a loop; here the port alone rules that out.
     assume(not any(member.port in own for entry in topics for member in entry.members))
     return BrokerConfig(

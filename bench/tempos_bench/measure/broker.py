@@ -261,6 +261,7 @@ def config_text(
             f"class = {json.dumps(topic.quality.value)}",
             f"priority = {topic.priority}",
             f"framing = {json.dumps(topic.framing.value)}",
+            *([f"ports = {list(topic.ports)}"] if topic.ports else []),
             f"path = {json.dumps(topic.policy.value)}",
             f"sources = {json.dumps(list(topic.sources))}",
             f"rate = {topic.rate}",

@@ -137,7 +137,7 @@ class TapOut(BaseModel):
     """The next events of a journal."""
 
     topic: str
-    framing: Literal["raw", "event"]
+    framing: Literal["raw", "event", "foreign"]
     journal: str = Field(description="whose positions these are; another one begins anew")
     events: list[EventOut]
     missed: int = Field(description="events between these that are not in it (any more)")
@@ -154,11 +154,12 @@ class TopicOut(BaseModel):
     name: str
     quality: Literal["SQ", "BQ"] = Field(alias="class")
     priority: int
-    framing: Literal["raw", "event"]
+    framing: Literal["raw", "event", "foreign"]
     rate: int = Field(description="datagrams per second that are taken; 0: any number")
     burst: int = Field(description="datagrams that may come at once; 0: any number")
     overflow: Literal["drop", "pass"] = Field(description="what happens to the others")
     sources: list[str] = Field(description="the networks whose events are taken; none: all")
+    ports: list[int] = Field(description="of a foreign topic: where its events come in; none: the data port")
     fanout: Literal["auto", "xdp", "tc"]
     unheard: Literal["auto", "warn", "evict"] = Field(
         description="what happens to members that events do not reach"

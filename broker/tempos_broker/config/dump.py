@@ -90,6 +90,7 @@ def fields_of(config: TopicConfig) -> dict[str, Any]:
         "journal_bytes": topic.journal_bytes or None,
         "retain": topic.retain or None,
         "repair": topic.repair,
+        "ports": topic.ports or None,
     }
 
 

@@ -8,7 +8,7 @@ themselves, so a file is told all its faults at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +22,7 @@ from tempos._abi import (
     MAX_LISTEN,
     MAX_MEMBERS,
     MAX_SOURCES,
+    NARROW,
     PRIORITIES,
     TOPIC_MAX,
     TOPIC_MIN,
@@ -66,6 +67,9 @@ SHARED = 4096
 #: More there are no ids for.
 MAX_TOPICS = WIDE - TOPIC_MIN + WIDE_IDS
 
+#: Ports of one foreign topic.
+MAX_PORTS = 16
+
 TOPIC_ID = kinds.whole(TOPIC_MIN, TOPIC_MAX, but=WIDE)
 _TOPIC = Topic(TOPIC_MIN, "default")
 _MEMBER = StaticMember("127.0.0.1")
@@ -106,6 +110,7 @@ TOPIC: Keys = {
     ),
     "retain": Key(kinds.FLAG, _TOPIC.retain),
     "repair": Key(own_kinds.REPAIR, _TOPIC.repair),
+    "ports": Key(kinds.PORT, _TOPIC.ports, many=True, most=MAX_PORTS),
     "member": Key(MEMBER, (), many=True),
 }
 BROKER: Keys = {
@@ -347,12 +352,41 @@ def _rule_repair(root: Table, faults: Faults) -> None:
         if topic.get("journal") == 0:
             wanted = f"a {topic.at('journal')} above 0 besides"
             faults.refuse(topic.at("repair"), True, wanted, "without a journal")
-        if topic.get("framing") is Framing.RAW:
+        if topic.get("framing") in (Framing.RAW, Framing.FOREIGN):
             wanted = f'{topic.at("framing")} = "event" besides'
             faults.refuse(topic.at("repair"), True, wanted, "of a raw topic, whose events carry no numbers")
 
 
+def _rule_foreign(root: Table, faults: Faults) -> None:
+    broker = root.get("broker")
+    own = {broker.get(key): broker.at(key) for key in ("data_port", "control_port")}
+    for topic in _tables(root, "topic"):
+        ports, framing = _sound(topic, "ports"), topic.get("framing")
+        if framing is Framing.FOREIGN and not topic.get("ports"):
+            wanted = f"{topic.at('ports')} besides, where its events come in"
+            faults.refuse(topic.at("framing"), framing.value, wanted, "without a port")
+        elif ports and framing is not None and framing is not Framing.FOREIGN:
+            wanted = f'{topic.at("framing")} = "foreign" besides'
+            why = "of a topic whose events come to the data port"
+            faults.refuse(topic.at("ports"), list(ports), wanted, why)
+        id_ = topic.get("id")
+        if framing is Framing.FOREIGN and id_ is not None and id_ < NARROW:
+            why = "of a foreign topic, whose events begin with any byte"
+            faults.refuse(topic.at("id"), id_, f"{NARROW} to {TOPIC_MAX}", why)
+        for port, times in Counter(ports).items():
+            if times > 1:
+                faults.add(topic.at("ports"), f"names {port} more than once; allowed: each port once")
+            if port in own:
+                faults.add(topic.at("ports"), f"names {port}, as {own[port]} is; allowed: a port of its own")
+
+
 def _rule_topics(root: Table, faults: Faults) -> None:
+    taken: dict[int, Table] = {}
+    for topic in _tables(root, "topic"):
+        for port in _sound(topic, "ports"):
+            if taken.setdefault(port, topic) is not topic:
+                has = f"names {port}, as {taken[port].at('ports')} does"
+                faults.add(topic.at("ports"), f"{has}; allowed: a port of one topic only")
     for key in ("id", "name"):
         first: dict[Any, Table] = {}
         for topic in _tables(root, "topic"):
@@ -372,7 +406,8 @@ def _rule_clients(root: Table, faults: Faults) -> None:
 
 
 def _rule_members(root: Table, faults: Faults) -> None:
-    own = _own_endpoints(root.get("broker"))
+    foreign = {port for topic in _tables(root, "topic") for port in _sound(topic, "ports")}
+    own = _own_endpoints(root.get("broker"), foreign)
     listen = _sound(root.get("broker"), "listen")
     for topic in _tables(root, "topic"):
         first: dict[tuple[str, int], Table] = {}
@@ -428,6 +463,7 @@ TOPIC_RULES: tuple[Callable[[Table, Faults], None], ...] = (
     _rule_rates,
     _rule_journal,
     _rule_repair,
+    _rule_foreign,
     _rule_members,
     _rule_sizes,
 )
@@ -444,10 +480,10 @@ RULES: tuple[Callable[[Table, Faults], None], ...] = (
 )
 
 
-def _own_endpoints(broker: Table) -> Callable[[str, int], bool]:
+def _own_endpoints(broker: Table, foreign: Collection[int]) -> Callable[[str, int], bool]:
     """Whether an endpoint is one of the broker's: a member there would make a loop."""
     listen = _sound(broker, "listen")
-    ports = {broker.get("data_port"), broker.get("control_port")}
+    ports = {broker.get("data_port"), broker.get("control_port"), *foreign}
 
     def own(ip: str, port: int) -> bool:
         everywhere = kinds.ANY_ADDRESS in listen and kinds.is_loopback(ip)
@@ -502,7 +538,7 @@ def build_topic(table: Table) -> TopicConfig:
         values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],
         values["sources"], values["rate"], values["burst"], values["overflow"], values["fanout"],
         values["unheard"], values["journal"], values["journal_bytes"], retain=values["retain"],
-        repair=values["repair"],
+        repair=values["repair"], ports=values["ports"],
     )  # fmt: skip
     members = tuple(_static_member(**member.values) for member in _tables(table, "member"))
     return TopicConfig(topic, _one_member(*members) if len(members) == 1 else members)

@@ -83,6 +83,7 @@ def _topic(theirs: Table, faults: Faults) -> Table:
         "journal_bytes": 0,
         "retain": False,
         "repair": None,
+        "ports": (),
     }
     if "topic_value" in theirs.values:
         values["id"] = theirs.get("topic_value")

@@ -168,6 +168,6 @@ def _copy(memory: Memory, topic: Topic, position: int) -> bytes | None:
     entry = memory.read(position)
     if entry is None or entry.payload is None:
         return None
-    if topic.framing is Framing.RAW:
+    if topic.framing is not Framing.EVENT:
         return replayed.encode_raw(topic.id, position, entry.payload)
     return replayed.encode_event(entry.payload, entry.epoch, position)

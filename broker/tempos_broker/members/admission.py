@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tempos import ConfigError, TemposError, Topic, Unheard
 from tempos.control import Code
@@ -29,31 +29,47 @@ def unknown_topic(name: str, known: Iterable[str]) -> Refused:
     return Refused(Code.UNKNOWN_TOPIC, f"no topic is named {name!r}", f"known: {words}")
 
 
-def check_static(entry: TopicConfig, data_port: int, is_local: Callable[[str], bool]) -> None:
-    """Raise :class:`ConfigError` if a static member is the broker's own data socket."""
+def check_static(entry: TopicConfig, ports: Collection[int], is_local: Callable[[str], bool]) -> None:
+    """Raise :class:`ConfigError` if a static member is where the broker itself takes events."""
     for static in entry.members:
-        if static.port == data_port and is_local(static.ip):
+        if static.port in ports and is_local(static.ip):
             raise ConfigError(
                 [f"topic {entry.topic.name!r}: member {static.ip}:{static.port} is the broker's own "
-                 "data socket; events would go round for ever: take it out"]
+                 "socket; events would go round for ever: take it out"]
             )  # fmt: skip
 
 
 class Admission:
-    """Raises :class:`Refused`. ``is_local``: whether an address is this node's own."""
+    """Raises :class:`Refused`. ``is_local``: whether an address is this node's own. ``topics``: by id."""
 
-    def __init__(self, limits: Limits, data_port: int, is_local: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        data_port: int,
+        is_local: Callable[[str], bool],
+        topics: Mapping[int, Topic],
+    ) -> None:
         self.limits = limits
         self._data_port = data_port
         self._is_local = is_local
+        self._topics = topics
+        #: Ids of which a foreign topic may be.
+        self._foreign: set[int] = set()
 
     def is_own(self, endpoint: tuple[str, int]) -> bool:
-        """Whether this is the broker's own data socket: events would go round for ever."""
-        return endpoint[1] == self._data_port and self._is_local(endpoint[0])
+        """Whether this is a socket of the broker's own: events would go round for ever."""
+        return endpoint[1] in self._ports() and self._is_local(endpoint[0])
 
     def check_static(self, entry: TopicConfig) -> None:
         """See :func:`check_static`."""
-        check_static(entry, self._data_port, self._is_local)
+        if entry.topic.ports:
+            self._foreign.add(entry.topic.id)
+        check_static(entry, {*self._ports(), *entry.topic.ports}, self._is_local)
+
+    def _ports(self) -> set[int]:
+        """Where events come in."""
+        topics = (self._topics.get(topic) for topic in self._foreign)
+        return {self._data_port, *(port for topic in topics if topic is not None for port in topic.ports)}
 
     def check_endpoint(self, endpoint: tuple[str, int]) -> None:
         if self.is_own(endpoint):
@@ -83,6 +99,12 @@ class Admission:
         return len(groups) < self.limits.groups_per_topic
 
     def check_room(self, topic: Topic, groups: Mapping[str, GroupState], group: str) -> None:
+        if topic.ports:
+            raise Refused(
+                Code.NOT_ALLOWED,
+                f"topic {topic.name!r} is foreign: its datagrams say nothing that a subscriber could go by",
+                "receive them by a plain socket, and make that a static member of the topic",
+            )
         if self.has_room(groups, group):
             return
         if group in groups:

@@ -110,6 +110,17 @@ class Adapter(Channels[LoadT], Protocol[LoadT]):
         """Some topics less, then some more, or of another class or framing; all others as they are."""
         ...
 
+    def listen(self, topics: Sequence[Topic]) -> None:
+        """Have the ports of foreign topics that are about to be served, all or none more than before.
+
+        Nothing is received there until :meth:`change`. Raises :class:`Unavailable`.
+        """
+        ...
+
+    def let_go(self, topics: Sequence[Topic]) -> None:
+        """Let go of ports that :meth:`listen` opened for topics that are not served after all."""
+        ...
+
     def swap(self, route: Route) -> None:
         """Make ready to send to the members of ``route``; before it is connected or after."""
         ...

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from tempos_broker._batch import CBatch, CMembers, CReceipts
     from tempos_broker.journal.memory import Memory
 
-_FRAMINGS = {Framing.RAW: lib.TEMPOS_FRAMING_RAW, Framing.EVENT: lib.TEMPOS_FRAMING_EVENT}
+_FRAMINGS = {
+    Framing.RAW: lib.TEMPOS_FRAMING_RAW,
+    Framing.EVENT: lib.TEMPOS_FRAMING_EVENT,
+    Framing.FOREIGN: lib.TEMPOS_FRAMING_FOREIGN,
+}
 _QUALITIES = {Quality.BQ: lib.TEMPOS_BQ, Quality.SQ: lib.TEMPOS_SQ}
 #: The kernel's default: nothing is written into single datagrams.
 _NO_TOS = -1
@@ -171,7 +175,7 @@ class Batch:
                 self._address(route)
 
     def receive(self, source: DataSocket, limit: int) -> int:
-        count = lib.tempos_batch_receive(self._batch, source.fd, limit, self._runs)
+        count = lib.tempos_batch_receive(self._batch, source.fd, source.topic, limit, self._runs)
         if count < 0:
             raise OSError(-count, os.strerror(-count))
         core, total = self._core, 0
@@ -192,9 +196,10 @@ class Batch:
 
     def stage(self, quality: Quality, delivery: Delivery[SlotChain]) -> bool:
         epoch, load, class_ = delivery.route.epoch & 0xFF, delivery.load, _QUALITIES[quality]
-        groups = self._members.get(delivery.route.topic.id, ())
+        topic = delivery.route.topic.id
+        groups = self._members.get(topic, ())
         last, staged = len(groups) - 1, 0
-        journal = self._journals.get(delivery.route.topic.id)
+        journal = self._journals.get(topic)
         if journal is not None:
             lib.tempos_batch_journal(
                 self._batch, journal.view, load.head, delivery.count, delivery.route.epoch & _ALL,
@@ -203,8 +208,9 @@ class Batch:
         for group, members in enumerate(groups):
             first = delivery.first_tickets[group]
             staged = lib.tempos_batch_stage(
-                self._batch, class_, load.head, delivery.count, members, first, epoch, group, group == last
-            )
+                self._batch, class_, topic, load.head, delivery.count, members, first, epoch, group,
+                group == last,
+            )  # fmt: skip
             assert staged >= 0, "flushed whenever a batch is gathered, so there is room"
         self._staged[quality] = staged
         return staged >= self._limit
@@ -234,7 +240,7 @@ class Batch:
         load.release()
 
     def _nobody(self, topic: int, count: int, load: SlotChain) -> None:
-        found = lib.tempos_batch_requests(self._batch, load.head, count, self._requests)
+        found = lib.tempos_batch_requests(self._batch, topic, load.head, count, self._requests)
         if found:
             self._relay.nobody(topic, map(self._bytes, ffi.unpack(self._requests, found)))
         load.release()

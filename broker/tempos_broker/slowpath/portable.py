@@ -126,7 +126,7 @@ class Singly:
             while received < limit:
                 data, ancillary, _, sender = source.sock.recvmsg(self._largest + 1, ttl.SPACE)
                 received += 1
-                self._sort(data, ttl.told(ancillary), sender[0], runs)
+                self._sort(data, ttl.told(ancillary), sender[0], runs, source.topic)
         except BlockingIOError:
             pass
         finally:
@@ -170,13 +170,14 @@ class Singly:
         return failures
 
     def _sort(
-        self, data: bytes, left: int | None, ip: str, runs: dict[int, list[tuple[bytes, int | None]]]
-    ) -> None:
-        topic = topic_in(data)
+        self, data: bytes, left: int | None, ip: str, runs: dict[int, list[tuple[bytes, int | None]]],
+        foreign: int,
+    ) -> None:  # fmt: skip
+        topic = foreign or topic_in(data)
         cut = len(data) > self._largest
         # A topic that is not known has none; the core says what is wrong with it.
         framing = self._framings.get(topic, Framing.RAW)
-        reason = Reason.CUT_SHORT if cut else check_payload(data, framing)
+        reason = Reason.CUT_SHORT if cut else _check(data, framing, foreign)
         if reason is Reason.REPLY:
             # Whose events a topic takes says nothing of who may answer them: the return address does.
             self._relay.replies(topic, (data,))
@@ -231,6 +232,12 @@ class Singly:
             control = [*control, *leaving_from(member.source)]
         left_out = (member.ip, member.source) in self._left_out
         return _Way(sock, control, (member.ip, member.port), left_out)
+
+
+def _check(data: bytes, framing: Framing, foreign: int) -> Reason:
+    if foreign:
+        return Reason.FORWARDED if data else Reason.EMPTY
+    return check_payload(data, framing)
 
 
 def _failure(copy: _Copy, error: int) -> SendFailure:

@@ -189,6 +189,14 @@ class SlowPathServer:
         for each in put:
             self._core.put(each)
 
+    def listen(self, topics: Sequence[Topic]) -> None:
+        """Have the ports of topics that are about to be served; raises :class:`tempos.Unavailable`."""
+        self._adapter.listen(topics)
+
+    def let_go(self, topics: Sequence[Topic]) -> None:
+        """Let go of those of topics that are not served after all."""
+        self._adapter.let_go(topics)
+
     def swap(self, route: Route) -> None:
         """Make ``route`` the route of its topic, also for what already waits; before or after the start.
 

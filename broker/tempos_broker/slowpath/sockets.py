@@ -58,20 +58,26 @@ def _hint(number: int, address: str) -> str:
 class DataSocket:
     """A bound, non-blocking UDP socket, and what the kernel dropped in front of it."""
 
-    def __init__(self, sock: socket.socket, *, watches_drops: bool = True) -> None:
-        """``watches_drops``: of the processes that share a socket one counts what is dropped."""
+    def __init__(self, sock: socket.socket, *, watches_drops: bool = True, topic: int = 0) -> None:
+        """``watches_drops``: of the processes that share a socket one counts what is dropped.
+
+        ``topic``: the foreign topic that all is of that comes here; 0: each datagram says itself.
+        """
         self.sock = sock
+        self.topic = topic
         self.fd = sock.fileno()
         self._watches_drops = watches_drops and sys.platform == "linux"
         self._drops = 0
         self._to_send = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
     @classmethod
-    def bind(cls, address: str, port: int, receive_buffer: int, *, beside: bool = False) -> DataSocket:
+    def bind(
+        cls, address: str, port: int, receive_buffer: int, *, beside: bool = False, topic: int = 0
+    ) -> DataSocket:
         """Bind ``address``:``port``, asking the kernel for ``receive_buffer`` bytes.
 
-        ``beside``: beside a socket of this process that is there already and shares its port. Raises
-        :class:`Unavailable` if the machine does not allow it.
+        ``topic``: as for the class. ``beside``: beside a socket of this process that is there already and
+        shares its port. Raises :class:`Unavailable` if the machine does not allow it.
         """
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
@@ -93,7 +99,7 @@ class DataSocket:
         except (OverflowError, TypeError) as error:
             sock.close()
             raise LocalError(f"cannot listen on {address!r}, port {port!r}: {error}") from error
-        return cls(sock)
+        return cls(sock, topic=topic)
 
     @classmethod
     def adopt(cls, fd: int) -> DataSocket:

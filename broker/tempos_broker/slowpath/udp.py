@@ -19,6 +19,7 @@ from tempos.errors import one_line
 from tempos_broker.addresses import Towards
 from tempos_broker.slowpath.adapter import AdapterStatus, Setting
 from tempos_broker.slowpath.core import Delivery, SlowPath
+from tempos_broker.slowpath.foreign import ForeignSockets
 from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.marking import Marked, Marking, mark, mark_each, read_back
 from tempos_broker.slowpath.mover import Mover
@@ -44,6 +45,10 @@ class UdpAdapter:
         self._mover = _choose_mover(core, losses, setting, self._relay)
         self._selector = Selector(setting.sockets, setting.select or _no_fast_path)
         self._pairs: list[Pair] = []
+        # Of a process that is handed its sockets another one has those.
+        listen = () if setting.descriptors else setting.listen
+        self._foreign = ForeignSockets(listen, setting.limits.receive_buffer)
+        self._qualities: Collection[Quality] = ()
         self._marked: dict[Quality, Marked] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: Callable[[], None] = lambda: None
@@ -61,9 +66,17 @@ class UdpAdapter:
         for each in put:
             self._topics[each.id] = each
             self._mover.put(each)
+        if any(each is not None and each.ports for each in (*was, *put)):
+            self._serve_ports(drop, put)
         # Where the sockets are selected by a list of strict topics, that may have become another one.
         if any(each is not None and each.quality is Quality.SQ for each in (*was, *put)):
             self._selector.configure(self._pairs, list(self._topics.values()))
+
+    def listen(self, topics: Sequence[Topic]) -> None:
+        self._foreign.open(topics)
+
+    def let_go(self, topics: Sequence[Topic]) -> None:
+        self._foreign.let_go(topics)
 
     def swap(self, route: Route) -> None:
         self._mover.swap(route)
@@ -93,6 +106,9 @@ class UdpAdapter:
             self._pairs = self._selector.divide(
                 self._pairs, list(self._topics.values()), setting.limits.receive_buffer
             )
+            self._foreign.open(self._topics.values())
+            for topic in self._topics.values():
+                self._foreign.put(topic)
             self._warn_of_small_buffers()
         self.apart = all(pair.apart for pair in self._pairs)
         for quality in Quality:
@@ -119,9 +135,15 @@ class UdpAdapter:
         for fd in self._readers:
             self._loop.remove_reader(fd)
         self._readers.clear()
+        self._qualities = qualities
         for quality in Quality:
             wanted = quality in qualities and (self.apart or quality is Quality.SQ)
             self._watched[quality] = deque(pair.of(quality) for pair in self._pairs if wanted)
+            if qualities:
+                # These are served here, whoever serves the data port.
+                self._watched[quality].extend(
+                    each for of, each in self._foreign.each() if quality is (of if self.apart else Quality.SQ)
+                )
             for each in self._watched[quality]:
                 self._loop.add_reader(each.fd, self._wake)
                 self._readers.add(each.fd)
@@ -165,7 +187,7 @@ class UdpAdapter:
         return self._relay.say(datagram, endpoint, via)
 
     def count_overruns(self) -> None:
-        sockets = [each for pair in self._pairs for each in pair.each()]
+        sockets = [*(each for pair in self._pairs for each in pair.each()), *self._foreign.each()]
         if self._shut:
             self._losses.turned_away(sockets)
         else:
@@ -175,7 +197,8 @@ class UdpAdapter:
         if not self._shut:
             self.count_overruns()
             self._shut = True
-        refused = [each for pair in self._pairs for _, each in pair.each() if not each.shut()]
+        sockets = [*(each for pair in self._pairs for each in pair.each()), *self._foreign.each()]
+        refused = [each for _, each in sockets if not each.shut()]
         return not refused
 
     def descriptors(self) -> Sequence[tuple[int, int]]:
@@ -189,7 +212,10 @@ class UdpAdapter:
         return AdapterStatus(
             io=self._mover.name,
             reason=self._mover.reason,
-            listen=tuple(str(pair.best_effort) for pair in self._pairs),
+            listen=(
+                *(str(pair.best_effort) for pair in self._pairs),
+                *(str(each) for _, each in self._foreign.each()),
+            ),
             receive_buffer=min((each.receive_buffer for each in sockets), default=0),
             apart=selection.kind,
             apart_reason=selection.reason,
@@ -212,8 +238,25 @@ class UdpAdapter:
         self.count_overruns()
         for pair in self._pairs:
             pair.close()
+        self._foreign.close()
         self._pairs = []
         self._loop = None
+
+    def _serve_ports(self, drop: Collection[int], put: Sequence[Topic]) -> None:
+        """Receive at the ports that foreign topics have now; what lies at others is received first."""
+        left = [each for topic in drop for each in self._foreign.drop(topic)]
+        if self._pairs and not self._setting.descriptors:
+            try:
+                self._foreign.open(put)
+            except Unavailable as error:
+                logger.warning("events for a topic do not come in: %s", error)
+        left += [each for topic in put for each in self._foreign.put(topic)]
+        if self._loop is not None:
+            self.watch(self._qualities)
+        for each in left:
+            while self._receive(each, self._setting.limits.batch):
+                pass
+            each.close()
 
     def _receive(self, source: DataSocket, limit: int) -> int:
         try:

@@ -46,14 +46,14 @@ class Ids:
         self._of[topic] = _RESTS
         self._resting[topic] = now
 
-    def lowest(self, now: float) -> int | None:
-        """The one to give next; None: there is none."""
+    def lowest(self, now: float, first: int = TOPIC_MIN) -> int | None:
+        """The one to give next, from ``first`` on; None: there is none."""
         while self._resting and next(iter(self._resting.values())) <= now - REST:
             self._wake()
-        found = self._of.find(_FREE)
-        if found < 0 and self._resting:
+        found = self._of.find(_FREE, first)
+        while found < first and self._resting:
             found = self._wake()
-        return None if found < 0 else found
+        return None if found < first else found
 
     def _wake(self) -> int:
         topic, _ = self._resting.popitem(last=False)
@@ -114,12 +114,19 @@ def merged(config: BrokerConfig, made: Iterable[TopicConfig]) -> tuple[TopicConf
     """
     by_name = {entry.topic.name: entry for entry in config.topics}
     by_id = {entry.topic.id: entry for entry in config.topics}
+    by_port = {port: entry for entry in config.topics for port in entry.topic.ports}
     more, problems = [], []
     for entry in made:
         topic = entry.topic
         remove = f"`tempos ctl topic remove {topic.name!r}` while it runs without"
+        taken = next((each for port in topic.ports if (each := by_port.get(port)) is not None), None)
         named, numbered = by_name.get(topic.name), by_id.get(topic.id)
-        if named is None and numbered is None:
+        if named is None and taken is not None:
+            problems.append(
+                f"topic {taken.topic.name!r} of the file has a port that {topic.name!r} has, which was made "
+                f"at run time: give it another, or remove that one: {remove}"
+            )
+        elif named is None and numbered is None:
             more.append(entry)
         elif named is None and numbered is not None:
             problems.append(

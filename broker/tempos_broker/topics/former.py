@@ -31,7 +31,7 @@ def former_topics(store: Store | None, config: BrokerConfig) -> list[TopicConfig
             entry = replace(read_topic(document, config), origin=Origin.RUN_TIME)
             if entry.topic.name != name or entry.topic.id in made:
                 raise ConfigError(["it is not what it is stored as"])
-            check_static(entry, config.data_port, is_local_address)
+            check_static(entry, {config.data_port, *entry.topic.ports}, is_local_address)
         except ConfigError as error:
             log.warning("topic %s, made at run time, is left out: %s", name, "; ".join(error.problems))
         else:

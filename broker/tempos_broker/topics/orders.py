@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tempos import Framing, Topic, Unavailable
+from tempos._abi import NARROW, TOPIC_MIN
 from tempos._rows import Rows
 from tempos.errors import one_line
 from tempos_broker.account.accounts import Account
@@ -119,11 +120,12 @@ class TopicOrders:
         async with self._turn(name if isinstance(name, str) else ""):
             catalogue = self._catalogue
             entry = replace(
-                read_topic(dict(document), self._config(), catalogue.ids.lowest(time.monotonic())),
+                read_topic(dict(document), self._config(), self._free_id(document)),
                 origin=Origin.RUN_TIME,
             )
             self._check_new(entry)
             topic = entry.topic
+            self._open([topic])
             # From here on nobody else gets its name or id, or its place.
             catalogue.put(entry)
             self._rows.give(topic.id)
@@ -137,6 +139,7 @@ class TopicOrders:
             except BaseException:
                 catalogue.drop(entry, None)
                 self._rows.free(topic.id)
+                self._slow.let_go([topic])
                 raise
             await self._routes.swap(topic.id)
             ends = "" if self.durable else "; it ends with this broker, which keeps no state"
@@ -150,15 +153,22 @@ class TopicOrders:
             document = {**document_of(old), **changes}
             new = replace(read_topic(document, self._config(), old.topic.id), origin=Origin.RUN_TIME)
             self._check_same(old.topic, new.topic)
+            self._check_ports(new.topic)
             self._registry.check([new])
             words = list(topic_changes(old, new))
             if not words:
                 return old.topic
-            await self._write(new)
+            self._open([new.topic])
+            try:
+                await self._write(new)
+            except BaseException:
+                self._slow.let_go([new.topic])
+                raise
             async with self._routes.held((new.topic.id,)):
                 try:
                     await self._fast.put(new.topic)
                 except Unavailable as error:
+                    self._slow.let_go([new.topic])
                     await self._write(old)
                     raise _refused_by_kernel(error) from error
                 self._catalogue.put(new)
@@ -226,7 +236,26 @@ class TopicOrders:
         if len(self._rows) >= self._rows.topics:
             raise Conflict(f"there are {len(self._rows)} topics already, as many as limits.topics allows",
                            "remove one, or raise it in the file and restart the broker")  # fmt: skip
+        self._check_ports(topic)
         self._registry.check([entry])
+
+    def _check_ports(self, topic: Topic) -> None:
+        for known in self._catalogue if topic.ports else ():
+            if known.topic.id != topic.id and (shared := set(topic.ports).intersection(known.topic.ports)):
+                raise Conflict(f"port {min(shared)} is that of topic {known.topic.name!r}",
+                               "take another, or change that one")  # fmt: skip
+
+    def _free_id(self, document: Mapping[str, Any]) -> int | None:
+        """The id of a topic that names none; a foreign one has a wide one."""
+        foreign = document.get("framing") == Framing.FOREIGN.value
+        return self._catalogue.ids.lowest(time.monotonic(), NARROW if foreign else TOPIC_MIN)
+
+    def _open(self, topics: Sequence[Topic]) -> None:
+        """Have the ports of foreign topics."""
+        try:
+            self._slow.listen(topics)
+        except Unavailable as error:
+            raise Conflict(one_line(error), "nothing was changed") from error
 
     def _check_same(self, old: Topic, new: Topic) -> None:
         """What makes a topic the one it is stays: publishers and members go by it."""
@@ -265,7 +294,7 @@ class TopicOrders:
         async with self._routes.held((topic.id,)):
             await self._fast.put(topic)
             self._past.begin_anew(topic.id)
-            self._ledger.begin(topic.id, topic.name, stamped=topic.framing is not Framing.RAW)
+            self._ledger.begin(topic.id, topic.name, stamped=topic.framing is Framing.EVENT)
             self._routes.begin(topic)
             await self._slow.change(put=[topic])
             self._registry.begin(entry, time.monotonic())

@@ -166,6 +166,14 @@ class SlowPaths:
         if drop:
             await self._server.sent()
 
+    def listen(self, topics: Sequence[Topic]) -> None:
+        """Have the ports of topics that are about to be served; raises :class:`tempos.Unavailable`."""
+        self._server.listen(topics)
+
+    def let_go(self, topics: Sequence[Topic]) -> None:
+        """Let go of those of topics that are not served after all."""
+        self._server.let_go(topics)
+
     async def served(self, topic: int, patience: float) -> None:
         """Return once what has come of a topic by now has gone its way, or after so many seconds."""
         with contextlib.suppress(asyncio.TimeoutError):

@@ -108,7 +108,7 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
                 topic.get("origin", "-"),
                 topic["class"],
                 str(topic["priority"]),
-                topic["framing"],
+                " ".join((topic["framing"], ",".join(map(str, topic.get("ports", ()))))).strip(),
                 topic["path"] or "-",
                 str(topic["epoch"]),
                 number(topic["received"]),

@@ -23,6 +23,8 @@ examples:
   tempos ctl topic add plant/line1/press --class SQ --rate 1000
                                             made at once, with an id that is free
   tempos ctl topic add alarms --id 7 --framing raw --source 10.0.0.0/8
+  tempos ctl topic add netflow --ports 2055,9995 --member ip=10.0.0.8,port=2055
+                                            what routers send there, to a collector of theirs
   tempos ctl topic add displays --member ip=10.0.0.7,port=5000,group=wall
   tempos ctl topic set plant/line1/press --rate 2000 --default burst
   tempos ctl topic remove plant/line1/press --drain
@@ -57,7 +59,8 @@ def register(actions: Subparsers) -> None:
     made.add_argument(
         "--id", metavar="N", type=int, help="its number in the data (default: one that is free)"
     )
-    made.add_argument("--framing", choices=[each.value for each in Framing])
+    made.add_argument("--framing", choices=[each.value for each in Framing],
+                      help="how events are laid out (default: event; foreign with --ports)")  # fmt: skip
     changed = add("set", "change options of a topic that was made at run time", _set)
     with_topics(changed.add_argument("name", metavar="NAME"))
     for each in (made, changed):
@@ -91,6 +94,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--source", metavar="NETWORK", action="append", dest="sources",
         help="take events of this network only; may be given several times",
     )  # fmt: skip
+    parser.add_argument(
+        "--ports", metavar="PORT[,PORT...]", type=_ports,
+        help="take what any sender sends to these ports, as it is",
+    )  # fmt: skip
     parser.add_argument("--rate", metavar="N", type=int, help="datagrams per second that are taken")
     parser.add_argument("--burst", metavar="N", type=int, help="how many of them may come at once")
     parser.add_argument("--overflow", choices=[each.value for each in Overflow])
@@ -117,6 +124,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _ports(text: str) -> list[int]:
+    try:
+        return [int(each) for each in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not such as 2055,9995") from None
+
+
 def _repair(text: str) -> bool | str:
     if text not in ("yes", "no", "auto"):
         raise argparse.ArgumentTypeError(f"{text!r} is not yes, no or auto")
@@ -139,7 +153,7 @@ _KEYS = {
     "id": "id", "quality": "class", "priority": "priority", "framing": "framing", "path": "path",
     "sources": "sources", "rate": "rate", "burst": "burst", "overflow": "overflow", "fanout": "fanout",
     "unheard": "unheard", "journal": "journal", "journal_bytes": "journal_bytes", "retain": "retain",
-    "repair": "repair", "members": "member",
+    "repair": "repair", "members": "member", "ports": "ports",
 }  # fmt: skip
 _SPELLINGS = {"source": "sources", "journal-bytes": "journal_bytes"}
 
@@ -164,6 +178,8 @@ def _ask(call: Callable[[], Any]) -> Any:
 
 def _add(options: argparse.Namespace) -> int:
     body = {"name": options.name, **_given(options)}
+    if "ports" in body:
+        body.setdefault("framing", Framing.FOREIGN.value)
     answer = _ask(lambda: Api.of(options, 30).post("/v1/topics", body))
     show_answer(options, answer, _one)
     return 0
@@ -184,6 +200,8 @@ def _set(options: argparse.Namespace) -> int:
 def _one(topic: Any) -> str:
     limit = f", at most {number(topic['rate'])} datagrams/s" if topic["rate"] else ""
     sources = f", from {', '.join(topic['sources'])}" if topic["sources"] else ""
+    if topic["ports"]:
+        sources += f", at port {', '.join(map(str, topic['ports']))}"
     ends = "" if topic["durable"] else "\n  it ends with this broker, which keeps no state (state.file)"
     return (
         f"{topic['name']} ({topic['id']}): {topic['class']}, priority {topic['priority']}, "

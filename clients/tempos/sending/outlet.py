@@ -61,6 +61,11 @@ class Outlet:
         """``began``: the broker's clock when it was asked for the topic; None: it was not."""
         if not is_topic(topic.id):
             raise LocalError(f"topic {topic.name!r} has id {topic.id}, allowed are {IDS}")
+        if topic.framing is Framing.FOREIGN:
+            raise LocalError(
+                f"topic {topic.name!r} is foreign: its events are datagrams as they are, that a plain socket "
+                "sends to a port of its own"
+            )
         self.topic = topic
         self.id = topic.id
         self.wide = topic.id >= _abi.NARROW

@@ -3,7 +3,7 @@
     /sys/fs/bpf/tempos/NAME/NAMESPACE/   routes small_routes tickets journals   the program's maps
                                          egress fanouts
                                          copies events sending
-                                         counters pulse rows topics notes heard
+                                         counters pulse rows ports topics notes heard
                                          sources asked
                                          latency                                the same, where it is wanted
                                          identity                               what layout they have
@@ -53,6 +53,7 @@ MAPS = (
     "counters",
     "pulse",
     "rows",
+    "ports",
     "topics",
     "notes",
     "heard",

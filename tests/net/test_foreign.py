@@ -1,0 +1,177 @@
+"""Senders that know nothing of tempos, at ports of their own: every path hands on what they send as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from contextlib import ExitStack
+from pathlib import Path as FilePath
+
+import pytest
+from support.brokers import Node, get
+from support.nodes import udp
+from support.ports import free_ports
+from support.privileges import require_kernel, require_netns
+from support.waiting import LIMIT, until
+
+from tempos import Admin, ApiRefused, ControlRefused, Fanout, Framing, Group, LocalError, Member, Path, Topic
+from tempos._abi import NARROW
+from tempos.blocking import Publisher, Subscriber
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.topology import Topology, build
+
+PORTS = (2055, 9995)
+#: As senders begin datagrams: NetFlow 1, 5 and 9, IPFIX, sFlow 5, syslog, and what would be topics elsewhere.
+BODIES = [
+    *(struct.pack("!H", version) + bytes(range(200)) for version in (1, 5, 9, 10)),
+    bytes.fromhex("00000005") + b"sflow",
+    b"<34>Oct 11 22:14:15 host app: text",
+    b"\x00\x02", b"\x00", b"\xff", b"\xff\x01\x2c", b"\x07event", bytes(1400), b"gauge:1|g\n",
+]  # fmt: skip
+CASES = {
+    "recvmmsg": ("off", False, Fanout.AUTO, 2),
+    "portable": ("off", True, Fanout.AUTO, 2),
+    "one": ("native", False, Fanout.AUTO, 1),
+    "broadcast": ("native", False, Fanout.XDP, 2),
+    "clone": ("native", False, Fanout.TC, 2),
+    "generic": ("generic", False, Fanout.AUTO, 1),
+}
+
+
+def send(topology: Topology, bodies: list[bytes], port: int, checksum: bool = True) -> tuple[str, int]:
+    with udp(topology.publisher, (topology.publisher.address, 0)) as sock:
+        if not checksum:
+            sock.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK
+        for body in bodies:
+            sock.sendto(body, (topology.broker.address, port))
+        address: tuple[str, int] = sock.getsockname()
+        return address
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("case", CASES)
+def test_every_path_hands_datagrams_on_whole_and_unchanged(case: str) -> None:
+    mode, portable, fanout, groups = CASES[case]
+    require_netns()
+    if mode != "off":
+        require_kernel()
+    flows = Topic(id=300, name="flows", framing=Framing.FOREIGN, ports=PORTS, fanout=fanout)
+    with build("straight") as topology, ExitStack() as stack:
+        c = topology.subscriber
+        ends = [[(c.address, 7000 + 10 * group + each) for each in range(2)] for group in range(groups)]
+        sinks = [[stack.enter_context(udp(c, end)) for end in group] for group in ends]
+        members = [Group(f"g{n}", tuple(Member(*end) for end in group)) for n, group in enumerate(ends)]
+        broker = stack.enter_context(Broker(topology.broker, {flows: members}, mode=mode, portable=portable))
+        if mode != "off":
+            broker.wait_path("flows", Path.FAST)
+        sent = 0
+        for port in PORTS:
+            for checksum in (True, False):
+                send(topology, BODIES, port, checksum)
+                sent += len(BODIES)
+        told = broker.wait_received("flows", sent)
+        for group in sinks:
+            got = []
+            for sink in group:
+                for _ in range(sent // 2):
+                    data, sender = sink.recvfrom(65535)
+                    assert sender == (topology.facing_subscriber, 9998)
+                    got.append(data)
+            assert sorted(got) == sorted(BODIES * 4)
+        assert (told.fast, told.slow) == ((0, sent) if mode == "off" else (sent, 0))
+        assert [group.tickets for group in told.groups] == [sent] * groups
+        assert (told.problems, told.refused) == ((), {})
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("mode", ["off", "native"])
+def test_what_is_for_other_ports_or_the_data_port_is_none_of_it(mode: str) -> None:
+    require_netns()
+    if mode != "off":
+        require_kernel()
+    flows = Topic(id=300, name="flows", framing=Framing.FOREIGN, ports=(2055,))
+    with build("straight") as topology, ExitStack() as stack:
+        sink = stack.enter_context(udp(topology.subscriber, (topology.subscriber.address, 7000)))
+        groups = [Group("g", (Member(topology.subscriber.address, 7000),))]
+        broker = stack.enter_context(Broker(topology.broker, {flows: groups}, mode=mode))
+        if mode != "off":
+            broker.wait_path("flows", Path.FAST)
+        send(topology, [b"other"], 2056)
+        send(topology, [struct.pack("!BH", 255, 300) + b"by its id"], 9998)
+        send(topology, [b""], 2055)
+        send(topology, [b"own"], 2055)
+        assert sink.recv(100) == b"own"
+        until(lambda: broker.topic("flows").received >= 3)
+        told = broker.topic("flows")
+        assert told.refused == {"unknown_topic": 1, "empty": 1}
+        assert told.fast + told.slow == 1
+
+
+def test_a_topic_with_ports_is_made_changed_and_removed_while_the_broker_runs(tmp_path: FilePath) -> None:
+    node = Node(tmp_path, "", state=str(tmp_path / "state"))
+    admin = Admin(f"http://127.0.0.1:{node.api}")
+    first, second, third = free_ports(3)
+    with ExitStack() as stack:
+        sink, source, taken = (
+            stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(3)
+        )
+        for sock, port in ((sink, 0), (source, 0), (taken, third)):
+            sock.bind(("127.0.0.1", port))
+        sink.settimeout(LIMIT)
+        member = [{"ip": "127.0.0.1", "port": sink.getsockname()[1]}]
+
+        def comes(port: int) -> None:
+            source.sendto(b"<34>text", ("127.0.0.1", port))
+            assert sink.recv(100) == b"<34>text"
+
+        async def make() -> None:
+            made = await admin.add_topic("logs", framing=Framing.FOREIGN, ports=[first], member=member)
+            assert made.topic.id >= NARROW
+            assert made.topic.ports == (first,)
+            comes(first)
+            for ports, words in (([first], "is that of topic 'logs'"), ([second, third], "has this port"),
+                                 ([node.data], "a port of its own"), ([], "without a port")):  # fmt: skip
+                with pytest.raises(ApiRefused, match=words):
+                    await admin.add_topic("more", framing=Framing.FOREIGN, ports=ports)
+            with pytest.raises(ApiRefused, match="has this port"):
+                await admin.set_topic("logs", ports=[second, third])
+            comes(first)
+            await admin.set_topic("logs", ports=[second])
+            comes(second)
+            is_free(first)
+
+        async def remove() -> None:
+            # It is there again, and takes what comes.
+            comes(second)
+            await admin.remove_topic("logs", drain=True)
+            is_free(second)
+
+        def is_free(port: int) -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as another:
+                another.bind(("127.0.0.1", port))
+
+        with node.broker():
+            asyncio.run(make())
+        with node.broker():
+            asyncio.run(remove())
+
+
+def test_no_client_of_tempos_takes_part_in_it(tmp_path: FilePath) -> None:
+    (port,) = free_ports(1)
+    topic = f'[[topic]]\nid = 300\nname = "logs"\nframing = "foreign"\nports = [{port}]\n'
+    node = Node(tmp_path, f'{topic}[[topic]]\nid = 1\nname = "events"\n')
+    with node.broker():
+        with (
+            pytest.raises(ControlRefused, match="is foreign"),
+            Subscriber("127.0.0.1", "logs", control_port=node.control),
+        ):
+            pass
+        with (
+            Publisher("127.0.0.1", data_port=node.data, control_port=node.control) as publisher,
+            pytest.raises(LocalError, match="is foreign"),
+        ):
+            publisher.publish("logs", b"text")
+        with Subscriber("127.0.0.1", "#", control_port=node.control):
+            topics = get(node.api, "/v1/status")["topics"]
+            assert {each["name"]: len(each["groups"]) for each in topics} == {"logs": 0, "events": 1}
