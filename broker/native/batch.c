@@ -11,6 +11,7 @@
  *                       \--release--> free
  */
 #include "batch_journal.h"
+#include "batch_walk.h"
 #include "batch_receipts.h"
 #include "batch_receive.h"
 #include "batch_send.h"

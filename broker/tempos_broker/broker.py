@@ -43,6 +43,7 @@ from tempos_broker.orders import Drained, KeepOut, Orders
 from tempos_broker.paths import Elsewhere, FastPath, NoFastPath
 from tempos_broker.reloader import Reloader, unstamped
 from tempos_broker.repair.desk import Desk
+from tempos_broker.resend.desk import Desk as Resends
 from tempos_broker.routes import Routes
 from tempos_broker.slowpath import SlowPathServer
 from tempos_broker.slowpath.returns import Returns
@@ -135,6 +136,18 @@ class Broker:
         self._past.counting.slow_lost = self._slow.lost
         self._past.counting.slow_under_way = self._slow.under_way
         self._repairs = Desk(self._registry, journals, self._past.tickets.read, self._slow.say)
+        self._resends = Resends(
+            self._registry,
+            journals,
+            self._past.tickets.read,
+            route=lambda topic: states[topic].route if topic in states else None,
+            forward=self._slow.send_now,
+            is_waiting=self._slow.is_waiting,
+            book=lambda publisher, topic, repaired, given_up, now: self._ledger.resent(
+                publisher, topic, repaired=repaired, given_up=given_up, now=now
+            ),
+        )
+        self._repairs.publishers = self._resends
         self._routes = Routes(
             states,
             self._registry,
@@ -172,6 +185,7 @@ class Broker:
             more={
                 "replay": Replays(self._registry, journals, self._past.instance).request,
                 "repair": self._repairs.request,
+                "confirm": self._resends.request,
             },
             fleet=FleetDesk(self._registry, self.fleet),
         )
@@ -179,7 +193,7 @@ class Broker:
         self._tasks = Tasks()
         self._expiry = Expiry(self._registry, self._ledger, self._routes, self._tasks)
         self._port = ControlPort(
-            self._control, self._routes, self._expiry, self._tasks, self._slow.say, self.fleet
+            self._control, self._routes, self._expiry, self._tasks, self._slow.say, self.fleet, self._resends
         )
         self._watch = Watch(
             neighbours,
@@ -338,6 +352,7 @@ class Broker:
         self._expiry.cancel()
         self._control.stopping = True
         self._repairs.close()
+        self._resends.close()
         if self.fleet is not None:
             await self.fleet.close()
         await self._watch.close()

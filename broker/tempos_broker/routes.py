@@ -243,7 +243,7 @@ class Routes:
         """Forget a topic, but for its epoch: account and counters begin anew, should its id come back."""
         topic = route.topic.id
         if self._repairs is not None:
-            self._repairs.forget(topic)
+            self._repairs.end(topic)
         self._past.ended(route)
         if successor is None:
             del self.states[topic]

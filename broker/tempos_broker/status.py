@@ -39,7 +39,7 @@ Drops = Mapping[str, Mapping[str, int]]
 Listed = Callable[[Iterator[Any]], Any]
 
 #: What the fast path decides for good; every other reason of it hands the packet up.
-FAST_LOSSES = (Reason.NO_EGRESS, Reason.OVER_RATE, Reason.KEEP_ALIVE)
+FAST_LOSSES = (Reason.NO_EGRESS, Reason.OVER_RATE, Reason.KEEP_ALIVE, Reason.REPEATED)
 
 
 def status_head(
@@ -257,6 +257,8 @@ def topic_ledger_document(
                 "at_most": row.at_most,
                 "whole": row.whole,
                 "settled": row.settled,
+                "repaired": row.repaired,
+                "given_up": row.given_up,
             }
             for row in account.publishers.rows
         ],
@@ -294,6 +296,8 @@ def _lost_before(publishers: PublishersAccount) -> dict[str, Any]:
         "at_least": publishers.at_least,
         "at_most": publishers.at_most,
         "settled": publishers.settled,
+        "repaired": publishers.repaired,
+        "given_up": publishers.given_up,
     }
 
 

@@ -19,6 +19,7 @@ from tempos.errors import (
     RemoteError,
     TemposError,
     Unavailable,
+    Unconfirmed,
     WireError,
 )
 from tempos.model import (
@@ -108,6 +109,7 @@ __all__ = [
     "NoAnswer",
     "NoMember",
     "NoReply",
+    "Unconfirmed",
     "NoWay",
     "Overflow",
     "Path",

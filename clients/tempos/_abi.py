@@ -43,6 +43,8 @@ SERVICE_PROOF = 1
 SERVICE_KEEP_ALIVE = 2
 SERVICE_SENT = 3
 SERVICE_REPLAYED = 4
+SERVICE_AGAIN = 5
+SERVICE_LACKING = 6
 REPLAYED = 1
 KEEP_ALIVE_LEN = 2
 MAX_GROUPS = 16
@@ -73,10 +75,11 @@ JOURNAL_TICKETS = 32
 JOURNAL_BYTES = 1472
 JOURNAL_MOST_BYTES = 9000
 JOURNAL_MOST_EVENTS = 1048576
+JOURNAL_GUARDS = 4096
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xa4f38a6ca3a8670c
+ABI_FINGERPRINT = 0x7e462abb5eab650a
 
 
 class Reason(enum.IntEnum):
@@ -126,6 +129,7 @@ class Reason(enum.IntEnum):
     UNKNOWN_WAY_BACK = 41
     KEEP_ALIVE = 42
     FOR_BRIDGE = 43
+    REPEATED = 44
 
     @property
     def label(self) -> str:
@@ -179,6 +183,7 @@ REASON_TEXTS = {
     Reason.UNKNOWN_WAY_BACK: 'the kernel has not said yet that it takes the source from this interface',
     Reason.KEEP_ALIVE: "a member's keep-alive: a firewall or NAT lets through what answers it",
     Reason.FOR_BRIDGE: 'one of a sender now and then: a bridge forgets whom it does not hear',
+    Reason.REPEATED: 'an event that its publisher has sent again meanwhile, which came first',
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tempos._abi import GROUPS_PER_TOPIC, JOURNAL_BYTES, JOURNAL_CELL
+from tempos._abi import GROUPS_PER_TOPIC, JOURNAL_BYTES, JOURNAL_CELL, JOURNAL_GUARDS
 
 EPOCHS = 2
 #: Bytes that the journal of one topic may take.
@@ -49,6 +49,11 @@ class JournalLayout:
         return cls(slots, -(-(SLOT_HEAD + room) // JOURNAL_CELL) + 1, room)
 
     @property
+    def all_cells(self) -> int:
+        """Its head, the slots, and the guards behind them, of 8 bytes each."""
+        return 1 + self.slots * self.cells + JOURNAL_GUARDS * 8 // JOURNAL_CELL
+
+    @property
     def size(self) -> int:
         """Bytes of memory."""
-        return (1 + self.slots * self.cells) * JOURNAL_CELL
+        return self.all_cells * JOURNAL_CELL

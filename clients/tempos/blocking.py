@@ -123,6 +123,7 @@ class Publisher(forks.OfOneProcess):
         keys: TopicKeys | None = None,
         wait: float = 0,
         max_datagram: int | None = None,
+        window: int | None = None,
     ) -> None:
         self._options: dict[str, Any] = {
             "data_port": data_port,
@@ -134,6 +135,7 @@ class Publisher(forks.OfOneProcess):
             "keys": keys,
             "wait": wait,
             "max_datagram": max_datagram,
+            "window": window,
         }
         self._broker = broker
         self._thread: _LoopThread | None = None
@@ -226,6 +228,13 @@ class Publisher(forks.OfOneProcess):
                 self._changed.wait()
             self._raise_error()
         self._thread.call(inner.flush())
+
+    def confirmed(self, timeout: float | None = 10.0) -> None:
+        """Wait until all is known to be at the broker, as :meth:`tempos.Publisher.confirmed` does."""
+        self.flush()
+        inner = self._open_inner()
+        assert self._thread is not None
+        self._thread.call(inner.confirmed(timeout))
 
     def close(self) -> None:
         """Flush and release everything; safe to call twice."""

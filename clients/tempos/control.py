@@ -17,12 +17,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import msgpack
 
 from tempos import names
 from tempos._abi import DATA_PORT
+from tempos._fields import (
+    Asked as Asked,
+)
+from tempos._fields import (
+    Confirm as Confirm,
+)
+from tempos._fields import (
+    Dropped as Dropped,
+)
+from tempos._fields import (
+    Former as Former,
+)
+from tempos._fields import (
+    Heard as Heard,
+)
+from tempos._fields import (
+    Lacking as Lacking,
+)
+from tempos._fields import (
+    Missing as Missing,
+)
+from tempos._fields import (
+    Received as Received,
+)
+from tempos._fields import (
+    Repaired as Repaired,
+)
+from tempos._fields import (
+    Replay as Replay,
+)
+from tempos._fields import (
+    Sent as Sent,
+)
+from tempos._fields import (
+    Told as Told,
+)
 from tempos.errors import ControlRefused, WireError
 
 VERSION = 1
@@ -215,120 +251,18 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
         (Field("after", "number", required=False),),
         ("name", "me", "changes", "brokers", "more"),
     ),
+    "confirm": (
+        "what of a publisher's events has come: [topic, certain for so many ms, up to, [first, count, ...] "
+        "lacking], or [topic, why nobody can tell]; it is asked for what lacks for a while",
+        (Field("publisher", "number"), Field("confirm", "confirm")),
+        ("confirmed",),
+    ),
     "return_address": (
         "where replies reach this client: what it puts into the envelopes of its requests, for so long",
         (Field("port", "port"),),
         ("address", "lifetime_ms", "probes"),
     ),
 }
-
-
-class Former(NamedTuple):
-    """Where a client was a member before its address changed: that membership ends when it joins again."""
-
-    ip: str
-    port: int
-
-
-class Received(NamedTuple):
-    """What one member got of one topic and group in one epoch: datagrams, since the epoch began."""
-
-    topic: int
-    group: str
-    epoch: int
-    datagrams: int
-
-
-class Dropped(NamedTuple):
-    """What of that did not reach its program: datagrams, over all epochs."""
-
-    topic: int
-    group: str
-    datagrams: int
-
-
-class Asked(NamedTuple):
-    """A topic that a member asks about, and up to which version it knows what publishers have told."""
-
-    topic: int
-    known: int
-
-
-class Told(NamedTuple):
-    """What the broker tells members of a publisher: what it says in :class:`Sent`, in which version."""
-
-    topic: int
-    publisher: int
-    version: int
-    numbered: int
-    unsent: int
-    datagrams: int
-    since: int
-
-
-class Heard(NamedTuple):
-    """What a member got of one publisher: of the ``passed`` numbers from ``first`` on, ``events``.
-
-    ``lost``: events of these that certainly never reached a ticket of its group.
-    """
-
-    topic: int
-    group: str
-    publisher: int
-    datagrams: int
-    events: int
-    first: int
-    passed: int
-    lost: int
-
-
-class Replay(NamedTuple):
-    """Events of a topic that a member asks for: behind a position; at 0, the ``last`` ones, of an age."""
-
-    topic: int
-    after: int
-    last: int
-    age_ms: int
-
-
-class Missing(NamedTuple):
-    """Deliveries of one epoch that a member has not got, from the sequence ``first`` on."""
-
-    topic: int
-    epoch: int
-    first: int
-    number: int
-
-
-class Repaired(NamedTuple):
-    """What became of deliveries that were missing, in datagrams: came when asked for, asked for no more."""
-
-    topic: int
-    group: str
-    repaired: int
-    given_up: int
-
-
-class Lacking(NamedTuple):
-    """What a member knows to be missing: deliveries, and datagrams of publishers that it does not follow."""
-
-    topic: int
-    group: str
-    missed: int
-    unfollowed: int
-
-
-class Sent(NamedTuple):
-    """What a publisher has sent of one topic: events numbered, of these never sent, and datagrams.
-
-    ``since``: the broker's clock when it asked for the topic, before the first of them.
-    """
-
-    topic: int
-    numbered: int
-    unsent: int
-    datagrams: int
-    since: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,6 +474,7 @@ _ROWS: dict[str, Any] = {
     "replays": Replay,
     "repairs": Repaired,
     "missing": Missing,
+    "confirm": Confirm,
 }
 _IN_ROWS: dict[str, Callable[[object], bool]] = {
     "topic": lambda value: _is_int(value, 0xFFFF),

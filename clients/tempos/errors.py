@@ -6,7 +6,7 @@ attributes. Foreign input never raises out of the broker's loop: there it become
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 #: As long as a reason in one line may be: what is longer belongs into a log.
 _LINE = 800
@@ -97,6 +97,19 @@ class ApiRefused(RemoteError):
 
 class NoReply(RemoteError):
     """A request was not answered: not in time, or it cannot be."""
+
+
+class Unconfirmed(RemoteError):
+    """Events that were published are not known to be at the broker.
+
+    ``missing``: how many; ``whys``: how many of each topic, by its name, and why, in words.
+    """
+
+    def __init__(self, whys: Mapping[tuple[str, str], int]) -> None:
+        self.whys = dict(whys)
+        self.missing = sum(whys.values())
+        told = "; ".join(f"{events} of topic {topic!r}: {why}" for (topic, why), events in whys.items())
+        super().__init__(f"{self.missing} events are not confirmed: {told}")
 
 
 class NoMember(NoReply):

@@ -16,7 +16,6 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
 
@@ -31,8 +30,10 @@ from tempos.model import Topic
 from tempos.requests.ask import TIMEOUT, Asking, Reply, ReplyError
 from tempos.requests.core import RequestStats
 from tempos.requests.tracing import WITHIN, Enough, Trace, Tracing
+from tempos.sending.confirming import Confirming
 from tempos.sending.outlet import MAX_PAYLOAD, PREFIX, Outlet, are_one, encode, hear_sizes
 from tempos.sending.outlets import Outlets
+from tempos.sending.stats import PublisherStats
 from tempos.sending.telling import Telling
 from tempos.session import forks
 from tempos.session.events import topic_of
@@ -60,21 +61,6 @@ _Waiting = tuple[Outlet, bytes, int]
 _log = logging.getLogger("tempos.publisher")
 
 
-@dataclass(frozen=True, slots=True)
-class PublisherStats:
-    """What a publisher has sent. ``bytes`` are UDP payload.
-
-    ``refused`` counts the ICMP refusals that came back: most often nobody listens at the broker's data
-    port. ``failed`` counts events that a linger timer could not send; each was logged.
-    """
-
-    datagrams: int
-    events: int
-    bytes: int
-    refused: int
-    failed: int
-
-
 class Publisher(forks.OfOneProcess):
     """Publishes events to one broker.
 
@@ -88,7 +74,8 @@ class Publisher(forks.OfOneProcess):
     the key that signs what is asked of the broker (events are not signed). ``keys``: topics whose bodies are
     encrypted, from here to their subscribers. ``wait``: seconds that entering waits for a broker that is not
     there yet (True: for ever). ``max_datagram``: bytes of a datagram at most, headers included, as an MTU
-    counts; without it as many as the way to the broker and all members take.
+    counts; without it as many as the way to the broker and all members take. ``window``: keeps so many bytes
+    of what was sent, to send again what the broker finds lacking, and for :meth:`confirmed`.
 
     Entering raises :class:`NoWay` when there is no way to the broker, and :class:`NoAnswer` where it waits in
     vain. When this machine's address changes, or that of the broker's name, a publisher goes on by the new
@@ -109,6 +96,7 @@ class Publisher(forks.OfOneProcess):
         keys: TopicKeys | None = None,
         wait: float = 0,
         max_datagram: int | None = None,
+        window: int | None = None,
     ) -> None:
         if max_datagram is not None and max_datagram < MIN_DATAGRAM:
             raise LocalError(f"max_datagram is {max_datagram} bytes, at least {MIN_DATAGRAM} are needed")
@@ -121,7 +109,12 @@ class Publisher(forks.OfOneProcess):
         self._data_port = data_port
         self._linger = linger
         signer = None if auth is None else Signer(auth, time.time)
-        self._topics = Outlets(topics, keys)
+        self._confirming = confirming = (
+            None
+            if window is None
+            else Confirming(self.id, window, lambda: self._topics.all, self._control, signer)
+        )
+        self._topics = Outlets(topics, keys, None if confirming is None else confirming.window)
         self._outlets = self._topics.now
         self._batching = 1 if linger else 0
         self._limit = 0
@@ -144,7 +137,8 @@ class Publisher(forks.OfOneProcess):
 
     @property
     def stats(self) -> PublisherStats:
-        return PublisherStats(self._datagrams, self._topics.events, self._bytes, self._refused, self._failed)
+        numbers = self._datagrams, self._topics.events, self._bytes, self._refused, self._failed
+        return PublisherStats(*numbers, self._confirming.window.resent if self._confirming else 0)
 
     @property
     def requests(self) -> RequestStats:
@@ -218,6 +212,8 @@ class Publisher(forks.OfOneProcess):
                 return self._send_patiently(outlet, datagram, 1)
         self._datagrams = datagrams = self._datagrams + 1
         outlet.events += 1
+        if outlet.kept is not None and outlet.is_event:
+            outlet.kept.put(datagram, 1)
         self._bytes += size
         return DONE if datagrams % TURN_EVERY else TURN
 
@@ -320,11 +316,25 @@ class Publisher(forks.OfOneProcess):
         # The news of the last datagrams would otherwise wait for a send that does not come.
         self.refusals()
 
+    async def confirmed(self, timeout: float | None = 10.0) -> None:
+        """Return when all that was published is known to be at the broker: in the journals of its topics.
+
+        What is lacking there is sent again meanwhile. Raises :class:`Unconfirmed`, once, with how many events
+        are not and why: for what was given up since the last call, and, after ``timeout`` seconds, for what
+        is asked for still, of which later calls tell; :class:`LocalError` without a ``window``.
+        """
+        if self._confirming is None:
+            raise LocalError("nothing is confirmed without a window: Publisher(..., window=BYTES)")
+        await self.flush()
+        await self._confirming.confirmed(timeout)
+
     async def close(self) -> None:
         """Flush and release everything; safe to call twice."""
         if isinstance(self._socket, forks.Elsewhere):
             return
         self._asking.close()
+        if self._confirming is not None:
+            self._confirming.close()
         try:
             await self._reach.end()
             if not isinstance(self._socket, forks.Closed):
@@ -490,6 +500,8 @@ class Publisher(forks.OfOneProcess):
         self._datagrams += 1
         outlet.events += events
         outlet.gathered += events - 1
+        if outlet.kept is not None and outlet.is_event:
+            outlet.kept.put(datagram, events)
         self._bytes += len(datagram)
         return True
 

@@ -38,6 +38,9 @@ WIDE_HEADER = struct.Struct("!BHBIIIQB3x")
 IP_UDP_OVERHEAD = 28
 #: What a member sends to the broker's data port: firewalls and NATs let through what comes from there, then.
 KEEP_ALIVE = bytes((_abi.SERVICE, _abi.SERVICE_KEEP_ALIVE))
+#: What an event begins with that is sent again to the control port.
+AGAIN = bytes((_abi.SERVICE, _abi.SERVICE_AGAIN, 0, 0))
+_NAME = struct.Struct("!II")
 #: The largest body inside a batch: its length is a u16.
 MAX_BATCHED_BODY = 0xFFFF
 
@@ -155,6 +158,29 @@ def is_request(payload: bytes) -> bool:
 def flags_of(datagram: bytes) -> int:
     """The byte of version and flags of an ``event`` datagram whose header is there."""
     return datagram[_abi.WIDE_FLAGS_AT if datagram[0] == WIDE else _abi.OFFSET_VERSION_FLAGS]
+
+
+def named(datagram: bytes | bytearray | memoryview) -> tuple[int, int]:
+    """Publisher and sequence of an ``event`` datagram whose header is there."""
+    publisher, sequence = _NAME.unpack_from(datagram, _abi.OFFSET_PUBLISHER)
+    return publisher, sequence
+
+
+def as_again(datagram: bytes) -> bytes:
+    """An ``event`` datagram as its publisher sends it to the control port when it was asked for again.
+
+    As long as it is: what stands in front gives way to what says so, and stands where brokers stamp.
+    """
+    at, end = _abi.OFFSET_DELIVERY_SEQUENCE, _abi.OFFSET_DELIVERY_SEQUENCE + len(AGAIN)
+    return AGAIN + datagram[len(AGAIN) : at] + datagram[: len(AGAIN)] + datagram[end:]
+
+
+def from_again(datagram: bytes) -> bytes:
+    """The event that was made into this; empty: it is too short to be one."""
+    at, end = _abi.OFFSET_DELIVERY_SEQUENCE, _abi.OFFSET_DELIVERY_SEQUENCE + len(AGAIN)
+    if len(datagram) < HEADER_LEN:
+        return b""
+    return datagram[at:end] + datagram[len(AGAIN) : at] + bytes(len(AGAIN)) + datagram[end:]
 
 
 def body_at(datagram: bytes) -> int:

@@ -58,6 +58,8 @@
 #define TEMPOS_SERVICE_KEEP_ALIVE 2  /* from a member, and nothing behind it: opens the way for what it is sent */
 #define TEMPOS_SERVICE_SENT 3        /* from the broker: how much it has sent a member in an epoch */
 #define TEMPOS_SERVICE_REPLAYED 4    /* from the broker: a raw event out of the journal */
+#define TEMPOS_SERVICE_AGAIN 5       /* from a publisher, to the control port: an event that was asked for again */
+#define TEMPOS_SERVICE_LACKING 6     /* from the control port: what a publisher is asked for again */
 #define TEMPOS_REPLAYED 1            /* in the reserved byte of an event: it is out of the journal */
 #define TEMPOS_KEEP_ALIVE_LEN 2
 
@@ -100,6 +102,7 @@
 #define TEMPOS_JOURNAL_BYTES 1472    /* of payload that a slot holds where a topic does not say: what 1,500 carry */
 #define TEMPOS_JOURNAL_MOST_BYTES 9000
 #define TEMPOS_JOURNAL_MOST_EVENTS 1048576
+#define TEMPOS_JOURNAL_GUARDS 4096   /* behind all slots: events that publishers sent again last, 8 bytes each */
 
 /* Limits count time in 1/1024 ns: at a hundred datagrams a microsecond a whole one is too coarse. */
 #define TEMPOS_LIMIT_SHIFT 10
@@ -142,7 +145,7 @@ enum tempos_tags {
 /*
  * Why a datagram left a data path the way it did. Every exit of either path is counted under one
  * of these. The fast path never refuses what the slow path would take: all its reasons but
- * `forwarded`, `no_egress`, `over_rate` and `keep_alive` hand the packet to the kernel's stack.
+ * `forwarded`, `no_egress`, `over_rate`, `keep_alive` and `repeated` hand the packet to the kernel's stack.
  */
 enum tempos_reason {
 	TEMPOS_FORWARDED = 0,       /* handed to one member of every group */
@@ -189,6 +192,7 @@ enum tempos_reason {
 	TEMPOS_UNKNOWN_WAY_BACK,    /* the kernel has not said yet that it takes the source from this interface */
 	TEMPOS_KEEP_ALIVE,          /* a member's keep-alive: a firewall or NAT lets through what answers it */
 	TEMPOS_FOR_BRIDGE,          /* one of a sender now and then: a bridge forgets whom it does not hear */
+	TEMPOS_REPEATED,            /* an event that its publisher has sent again meanwhile, which came first */
 	TEMPOS_REASONS              /* how many there are; keep last */
 };
 
@@ -361,7 +365,8 @@ struct tempos_journal {
 	__u64 first[2];
 	__u64 epoch[2];
 	__u64 identity;             /* random: positions are those of one journal */
-	__u64 more_pad[9];
+	__u64 guarded;              /* whether any of the guards is set */
+	__u64 more_pad[8];
 };
 
 /* What stands in front of the payload in a slot. */
@@ -370,7 +375,7 @@ struct tempos_journal_slot {
 	__u64 ticket;               /* of group 0 */
 	__u64 at_ns;                /* CLOCK_MONOTONIC_COARSE */
 	__u32 epoch;
-	__u16 length;               /* of the payload; not held where that is more than `bytes` of the head */
+	__u16 length;               /* of the payload; held but for its header where that is more than `bytes` of the head */
 	__u8 groups;
 	__u8 pad;
 };

@@ -11,6 +11,7 @@
  *      admit      as the XDP program does                      ---- else NEXT: why it was passed is
  *        |                                                          counted already
  *        |        no VLAN tag beside the packet, one datagram ---- NEXT: vlan, burst
+ *        |        not sent again meanwhile, with a journal   ---- DROP: repeated
  *        |        within the topic's rate, where it has one   ---- DROP: over_rate; NEXT: over_rate_passed
  *        |
  *   =====+=====   from here on the event is ours
@@ -188,6 +189,8 @@ static __always_inline enum tempos_reason carry(struct __sk_buff *skb, const str
 		return TEMPOS_BURST;
 	if (!bridge_is_told(packet->eth))
 		return TEMPOS_FOR_BRIDGE;
+	if (is_repeated(route, packet->payload, packet->end))
+		return TEMPOS_REPEATED;
 	/* The last question, as in the XDP program, which has left it to this one. */
 	reason = admit_rate(route, row);
 	if (reason != TEMPOS_FORWARDED)
@@ -285,7 +288,7 @@ static __always_inline int conclude(__u32 row, enum tempos_reason reason)
 	if (reason == NOT_OURS)
 		return NEXT;
 	count(row, reason);
-	return reason == TEMPOS_FORWARDED || reason == TEMPOS_OVER_RATE ? TC_ACT_SHOT : NEXT;
+	return reason == TEMPOS_FORWARDED || reason == TEMPOS_OVER_RATE || reason == TEMPOS_REPEATED ? TC_ACT_SHOT : NEXT;
 }
 
 SEC("tc")

@@ -23,6 +23,7 @@
  *        |        one datagram                                ---- PASS: burst
  *        |        the bridge knows the sender, at a port of one ---- PASS: for_bridge
  *        |        UDP checksum: none | full | partial         ---- PASS: ambiguous_checksum
+ *        |        not sent again meanwhile, with a journal    ---- DROP: repeated
  *        |        within the topic's rate, if it has one      ---- DROP: over_rate
  *        |                                                         PASS: over_rate_passed
  *        |
@@ -175,6 +176,8 @@ static __always_inline enum tempos_reason carry(struct xdp_md *ctx, const struct
 	reason = classify_checksum(ctx, packet, generic, &kind);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
+	if (is_repeated(route, packet->payload, packet->end))
+		return TEMPOS_REPEATED;
 	/* The last question, since what takes a place in the rate takes a ticket. */
 	reason = admit_rate(route, row);
 	if (reason != TEMPOS_FORWARDED)
@@ -276,8 +279,10 @@ static __always_inline int conclude(__u32 row, enum tempos_reason reason)
 	count(row, reason);
 	if (reason == TEMPOS_FORWARDED)
 		return XDP_REDIRECT;
-	return reason == TEMPOS_NO_EGRESS || reason == TEMPOS_OVER_RATE || reason == TEMPOS_KEEP_ALIVE ? XDP_DROP
-												    : XDP_PASS;
+	return reason == TEMPOS_NO_EGRESS || reason == TEMPOS_OVER_RATE || reason == TEMPOS_KEEP_ALIVE ||
+			       reason == TEMPOS_REPEATED
+		       ? XDP_DROP
+		       : XDP_PASS;
 }
 
 static __noinline int run_wide(struct xdp_md *ctx)

@@ -5,6 +5,7 @@
  *   cell 0      head: how large all is, and where the epochs begin (struct tempos_journal)
  *   cells       slot 0: struct tempos_journal_slot, the payload as it came in; in the last cell the tickets by group
  *   cells       slot 1 ...
+ *   cells       guards: events that their publishers sent again last
  *
  * An event's *position* follows from its ticket in group 0: it is that, counted from where its epoch begins. The
  * slot is the position modulo the slots; so nothing is drawn for it. An epoch begins at a position beyond all that
@@ -15,6 +16,8 @@
  *    compare and swap, from a lower position that is whole, and gives it back by a release: so never do two write
  *    to one slot, however long one is held up, and an event whose slot is taken is not kept.
  *  - A reader takes what it copied for whole where the word is the position's, before and after.
+ *  - An event that its publisher sends again is guarded before the broker looks whether it is here. Whoever is about
+ *    to forward one that is guarded drops it: the other came first. A guard stands until another takes its place.
  *  - A process that is killed while it writes leaves its mark. Whoever follows takes that off, once it is clear that
  *    nobody writes any more (`tempos_journal_mend`); what stood there is gone.
  */
@@ -31,6 +34,17 @@
 static inline __attribute__((always_inline)) __u64 tempos_journal_word(__u64 position)
 {
 	return (position + 1) << 2;
+}
+
+/* What stands in a guard of this event, and which of the guards it is. */
+static inline __attribute__((always_inline)) __u64 tempos_journal_guard_of(__u32 publisher, __u32 sequence)
+{
+	return (((__u64)publisher << 32) | sequence) + 1;
+}
+
+static inline __attribute__((always_inline)) __u32 tempos_journal_guard_at(__u32 publisher, __u32 sequence)
+{
+	return ((sequence ^ publisher) * 2654435761U >> 16) & (TEMPOS_JOURNAL_GUARDS - 1);
 }
 
 #ifndef __bpf__
@@ -117,6 +131,8 @@ static inline int tempos_journal_put(const struct tempos_journal_view *v, __u64 
 		others[i] = (__u32)tickets[i];
 	if (length <= v->bytes)
 		memcpy(head + 1, payload, length);
+	else if (length >= TEMPOS_WIDE_HEADER_LEN)
+		memcpy(head + 1, payload, TEMPOS_WIDE_HEADER_LEN);
 	__atomic_store_n(&head->word, whole, __ATOMIC_RELEASE);
 	return 1;
 }
@@ -159,6 +175,39 @@ static inline __u32 tempos_journal_scan(const struct tempos_journal_view *v, __u
 	}
 	qsort(found, count, sizeof(*found), tempos_journal_order);
 	return count;
+}
+
+static inline __u64 *tempos_journal_guards(const struct tempos_journal_view *v)
+{
+	return (__u64 *)(v->memory + (1 + (__u64)v->slots * v->cells) * TEMPOS_JOURNAL_CELL);
+}
+
+/* Nobody forwards this event of a publisher any more but who guards it. */
+static inline void tempos_journal_guard(const struct tempos_journal_view *v, __u32 publisher, __u32 sequence)
+{
+	struct tempos_journal *head = (struct tempos_journal *)v->memory;
+
+	__atomic_store_n(&tempos_journal_guards(v)[tempos_journal_guard_at(publisher, sequence)],
+			 tempos_journal_guard_of(publisher, sequence), __ATOMIC_RELAXED);
+	__atomic_store_n(&head->guarded, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Whether there are guards; and whether this event has one. */
+static inline int tempos_journal_has_guards(const struct tempos_journal_view *v)
+{
+	return __atomic_load_n(&((struct tempos_journal *)v->memory)->guarded, __ATOMIC_RELAXED) != 0;
+}
+
+static inline int tempos_journal_guarded(const struct tempos_journal_view *v, __u32 publisher, __u32 sequence)
+{
+	return __atomic_load_n(&tempos_journal_guards(v)[tempos_journal_guard_at(publisher, sequence)],
+			       __ATOMIC_RELAXED) == tempos_journal_guard_of(publisher, sequence);
+}
+
+/* No event is guarded any more, so that none needs to be looked at. */
+static inline void tempos_journal_unguard(const struct tempos_journal_view *v)
+{
+	__atomic_store_n(&((struct tempos_journal *)v->memory)->guarded, 0, __ATOMIC_RELAXED);
 }
 
 /* Frees the slots in which a process was writing that is dead; while no process writes. How many there were. */

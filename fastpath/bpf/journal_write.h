@@ -15,6 +15,7 @@
 #include <linux/ip.h>
 #include <linux/udp.h>
 
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
@@ -118,8 +119,42 @@ __noinline int write_journal(CONTEXT *ctx, const struct journal_event *event)
 		journal_tickets(journal, cell + cells - 1);
 	if (event->length <= head->bytes)
 		kept = journal_payload(ctx, journal, cell, slot, event->length);
+	else if (event->length >= TEMPOS_WIDE_HEADER_LEN)
+		kept = !LOAD_BYTES(ctx, JOURNAL_PAYLOAD_AT, (void *)(slot + 1), TEMPOS_WIDE_HEADER_LEN);
 	__sync_lock_test_and_set(&slot->word, kept ? whole : 0);
 	return kept;
+}
+
+/* Whether the publisher of an event has sent it again meanwhile, which came first. */
+__noinline int is_guarded(__u32 row, __u32 publisher, __u32 sequence)
+{
+	struct tempos_journal *head;
+	__u32 at, cell = 0;
+	__u64 *guards;
+	void *journal;
+
+	journal = bpf_map_lookup_elem(&journals, &row);
+	if (!journal)
+		return 0;
+	head = bpf_map_lookup_elem(journal, &cell);
+	if (!head || !head->guarded)
+		return 0;
+	at = tempos_journal_guard_at(publisher, sequence);
+	cell = 1 + head->slots * head->cells + at / (TEMPOS_JOURNAL_CELL / sizeof(*guards));
+	guards = bpf_map_lookup_elem(journal, &cell);
+	return guards && *(volatile __u64 *)&guards[at % (TEMPOS_JOURNAL_CELL / sizeof(*guards))] ==
+				 tempos_journal_guard_of(publisher, sequence);
+}
+
+/* The same of an event of this route, whose payload begins here and ends where readable memory does at most. */
+static __always_inline bool is_repeated(const struct tempos_route *route, const void *payload, const void *end)
+{
+	const struct tempos_event_header *event = payload;
+
+	return route->journal && route->framing == TEMPOS_FRAMING_EVENT &&
+	       payload + TEMPOS_EVENT_HEADER_LEN <= end &&
+	       is_guarded(route->ticket_base / (2 * TEMPOS_GROUPS_PER_TOPIC), bpf_ntohl(event->publisher),
+			  bpf_ntohl(event->sequence));
 }
 
 /* Keeps the event of this route with this ticket in the first group, `length` bytes of payload; before it changes. */

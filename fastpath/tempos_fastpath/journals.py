@@ -147,9 +147,13 @@ class KernelJournals:
 
 def _make(layout: JournalLayout, before: Map | None) -> Map:
     """One of that size, with the epochs of the one before, so that the programs find their places."""
-    cells = 1 + layout.slots * layout.cells
     made = create_map(
-        "journal", MapType.ARRAY, key_size=4, value_size=JOURNAL_CELL, max_entries=cells, flags=_FLAGS
+        "journal",
+        MapType.ARRAY,
+        key_size=4,
+        value_size=JOURNAL_CELL,
+        max_entries=layout.all_cells,
+        flags=_FLAGS,
     )
     try:
         told = before.lookup(0) if before is not None else None
@@ -168,4 +172,4 @@ def _layout(journal: Map) -> JournalLayout | None:
         raise BpfError(f"a journal of cells of {journal.value_size} bytes", errno.EINVAL)
     head = struct_from("struct tempos_journal", journal.lookup(0) or bytes(JOURNAL_CELL))
     layout = JournalLayout(int(head.slots), int(head.cells), int(head.bytes))
-    return layout if journal.max_entries == 1 + layout.slots * layout.cells else None
+    return layout if journal.max_entries == layout.all_cells else None

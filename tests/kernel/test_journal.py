@@ -14,11 +14,11 @@ from support.packets import datagram
 from support.privileges import require_kernel
 from support.program import ADDRESSES, LOOPBACK, Rig, put_route
 
-from tempos import Framing, Topic
+from tempos import Framing, Reason, Topic
 from tempos._abi import Way
 from tempos._slots import JournalLayout
 from tempos.wire import encode_event, encode_raw
-from tempos_bpf.objects import BpfObject
+from tempos_bpf.objects import BpfObject, Verdict
 from tempos_fastpath.clone import MAPS
 from tempos_fastpath.clone import OBJECT as CLONE
 from tempos_fastpath.journals import KernelJournals
@@ -107,6 +107,41 @@ def test_what_is_larger_is_named_and_what_is_old_is_overwritten(rig: Rig) -> Non
         None if number % 2 else encode_raw(7, bytes([number]) * 99) for number in range(12, 20)
     ]
     assert {each.length for each in entries} == {100, 101}
+
+
+@pytest.mark.parametrize("topic", [7, 300])
+@pytest.mark.parametrize("way", [Way.ONE, Way.BROADCAST])
+def test_an_event_that_was_sent_again_meanwhile_is_dropped_before_it_draws(
+    rig: Rig, topic: int, way: Way
+) -> None:
+    if rig.generic and way is Way.BROADCAST:
+        pytest.skip("no broadcast there")
+    kept = Kept(rig, Topic(topic, "kept", journal=8))
+    kept.memory.begin(5, 0)
+    rig.install(plan(topic, Framing.EVENT, 1 if way is Way.ONE else 2, way))
+    assert not kept.memory.has_guards
+    kept.memory.guard(77, 3)
+    assert kept.memory.has_guards
+    out = [rig.run(frame(encode_event(topic, publisher, number, 0, b""))) for publisher, number in
+           ((77, 2), (77, 3), (78, 3), (3, 77))]  # fmt: skip
+    assert [(each.reason, each.verdict) for each in out] == [
+        (Reason.FORWARDED, Verdict.REDIRECT), (Reason.REPEATED, Verdict.DROP),
+        (Reason.FORWARDED, Verdict.REDIRECT), (Reason.FORWARDED, Verdict.REDIRECT),
+    ]  # fmt: skip
+    assert [each.tickets[0] for each in kept.entries()] == [0, 1, 2]
+    kept.memory.unguard()
+    assert rig.run(frame(encode_event(topic, 77, 3, 0, b""))).reason is Reason.FORWARDED
+
+
+def test_of_what_is_too_large_the_header_is_kept(rig: Rig) -> None:
+    kept = Kept(rig, Topic(7, "kept", journal=8, journal_bytes=30))
+    kept.memory.begin(5, 0)
+    rig.install(plan(7, Framing.EVENT))
+    for number in range(3):
+        rig.run(frame(encode_event(7, 9, number, 0, bytes(500))))
+    first = kept.memory.first(5)
+    assert kept.memory.walk(first, first + 3).runs == [(9, 0, 3)]
+    assert {each.payload for each in kept.entries()} == {None}
 
 
 def test_where_no_journal_is_events_go_their_way(rig: Rig) -> None:

@@ -38,7 +38,7 @@ MEMBERS = hops(3)
 #: What no single frame of the table can show: the state around it decides.
 BY_STATE = {
     Reason.TOO_BIG, Reason.NO_EGRESS, Reason.BROKER_GONE, Reason.OVER_RATE, Reason.OVER_RATE_PASSED,
-    Reason.BY_CLONE, Reason.UNKNOWN_WAY_BACK, Reason.FOR_BRIDGE,
+    Reason.BY_CLONE, Reason.UNKNOWN_WAY_BACK, Reason.FOR_BRIDGE, Reason.REPEATED,
 }  # fmt: skip
 #: What only a real socket buffer has.
 BY_BUFFER = {Reason.BURST}

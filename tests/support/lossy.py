@@ -19,3 +19,8 @@ def loses_events(node: Node, interface: str) -> None:
 def loses_deliveries(node: Node, interface: str) -> None:
     """Have ``interface`` of a node lose one in twenty of what a broker's data port sends to it."""
     on_ingress(node, interface, Path(__file__).with_name("lossy_member.bpf.c"), "lossy")
+
+
+def loses_what_is_published(node: Node, interface: str) -> None:
+    """Have ``interface`` of a node lose one in ten of what it sends to a broker, events and requests."""
+    on_egress(node, interface, Path(__file__).with_name("lossy_publisher.bpf.c"), "lossy")

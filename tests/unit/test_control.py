@@ -39,6 +39,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "heard": rows(control.Heard),
     "lacking": rows(control.Lacking),
     "missing": rows(control.Missing),
+    "confirm": rows(control.Confirm),
     "repairs": rows(control.Repaired),
     "asked": rows(control.Asked),
     "sent": rows(control.Sent),

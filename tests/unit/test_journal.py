@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempos._slots import JournalLayout
+from tempos.wire import encode_batch, encode_event
 
 memory = pytest.importorskip("tempos_broker.journal.memory", reason="the compiled helper is not built")
 
@@ -88,6 +89,32 @@ def test_who_was_overtaken_writes_nothing(journal: memory.Memory) -> None:
     assert not journal.put(1, [8], b"again")
     assert not journal.put(2, [0], b"of an epoch that has not begun")
     assert [journal.read(each).payload for each in journal.positions()] == [b"later"]
+
+
+def test_a_walk_tells_runs_by_publisher_and_what_is_not_there(journal: memory.Memory) -> None:
+    journal.begin(1, 0)
+    first = journal.first(1)
+    assert journal.walk(first, first + 2)[1:] == ([first, first + 1], 0, first + 2)
+    for ticket, datagram in enumerate(
+        (
+            encode_event(7, 1, 10, 0, b"x"),
+            encode_event(7, 2, 0, 0, b"x"),
+            encode_batch(7, 1, 11, 0, [b"a", b"", b"ccc"]),
+            encode_event(7, 1, 14, 0, bytes(300)),
+            encode_event(7, 1, 20, 0, b"x"),
+        )
+    ):
+        # The fourth is not there yet, and the slots go round.
+        if ticket != 3:
+            journal.put(1, [ticket], datagram)
+    assert journal.walk(first, first + 5) == ([(1, 10, 4), (2, 0, 1), (1, 20, 1)], [first + 3], 0, first + 5)
+    journal.put(1, [3], encode_event(7, 1, 14, 0, bytes(300)))
+    assert journal.walk(first + 3, first + 4).runs == [(1, 14, 1)]
+    assert sorted(journal.walk_all(1)) == [(1, 10, 5), (1, 20, 1)]
+    for ticket in range(5, 10):
+        journal.put(1, [ticket], encode_event(300, 3, ticket, 0, b""))
+    walked = journal.walk(first, first + 10)
+    assert (walked.lapped, walked.runs[-1]) == (2, (3, 5, 5))
 
 
 def test_what_a_killed_process_was_writing_is_freed(journal: memory.Memory) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import random
 import socket
 from collections import Counter
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 from tempos import Framing, Group, Member, Quality, Reason, Route, Topic
 from tempos._abi import GROUPS_PER_TOPIC
 from tempos._rows import is_topic
+from tempos._slots import JournalLayout
 from tempos.wire import check_payload, decode_event, encode_event, topic_in
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath.core import SlowPath
+from tempos_broker.slowpath.portable import Singly
 from tempos_broker.slowpath.sockets import DataSocket
 
 native = pytest.importorskip("tempos_broker.slowpath.batched", reason="the compiled helper is not built")
@@ -391,3 +394,36 @@ def test_every_copy_staged_arrives_or_is_told_and_every_slot_comes_back(seed: in
         assert failed
         assert [batch.receive(door, 32) for door in doors] == [0, 0, 0]
         assert batch.free_slots() == free - limits.batch
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_what_was_sent_again_meanwhile_is_refused_and_nothing_else(portable: bool) -> None:
+    memory = pytest.importorskip("tempos_broker.journal.memory")
+    layout = JournalLayout.of(64, 64)
+    descriptor = memory.make(layout)
+    journal = memory.Memory(descriptor, layout)
+    os.close(descriptor)
+    core: SlowPath = SlowPath(TOPICS, LocalTickets(), 64, 64)
+    journals = {topic.id: journal for topic in TOPICS}
+    if portable:
+        batch = Singly(core, TOPICS, LIMITS, lambda topic, count, ip: None, "", journals=journals)
+    else:
+        batch = native.Batch(core, TOPICS, LIMITS, journals=journals)
+    with bound() as inlet, bound() as outside:
+        inlet.setblocking(False)
+        (door,) = sources(batch, inlet)
+        for turn, guarded in enumerate(((), (0,), (7,), (3, 4), tuple(range(8)))):
+            for number in guarded:
+                journal.guard(number, turn)
+            for topic in (2, 65534, 1):
+                refused = len(guarded) if topic != 1 else 0
+                for number in range(8):
+                    outside.sendto(encode_event(topic, number, turn, 0, b""), inlet.getsockname())
+                take(batch, door, 8)
+                assert core.queued == 8 - refused
+                while core.next_strict(64) or core.next_best_effort(64):
+                    pass
+                assert core.queued == 0
+        told = core.counters()
+        assert [told[topic].get(Reason.REPEATED, 0) for topic in (2, 65534, 1)] == [12, 12, 0]
+        assert [told[topic][Reason.NO_MEMBER] for topic in (2, 65534, 1)] == [28, 28, 40]

@@ -27,7 +27,8 @@ _HALF = 0x80000000
 class Followed:
     """One publisher on one topic. ``said``: None if it tells nothing; ``began`` None: nobody knows.
 
-    ``floor`` and ``ceiling`` are what groups that are no more have known of it.
+    ``floor`` and ``ceiling`` are what groups that are no more have known of it. ``repaired``: datagrams that
+    were taken when it sent them again; ``given_up``: events that it asks for no more.
     """
 
     number: int
@@ -42,6 +43,8 @@ class Followed:
     ceiling: int | None = None
     #: Whether all that it has sent is in the counters of this life of the broker.
     counted: bool = False
+    repaired: int = 0
+    given_up: int = 0
 
 
 @dataclass(slots=True)
@@ -134,7 +137,8 @@ class PublisherRow:
     ``tells``: it says what it has sent; otherwise ``sent`` is what its numbers say that groups have passed.
     ``whole``: the bounds are about all that it has sent; otherwise about what came after the first event that
     a group got. ``settled``: they go to the publisher's last word; otherwise as far as members have told.
-    ``received``: by group. ``at_most`` None: no group can tell.
+    ``received``: by group. ``at_most`` None: no group can tell. ``repaired``, ``given_up``: see
+    :class:`Followed`.
     """
 
     publisher: int
@@ -148,6 +152,8 @@ class PublisherRow:
     at_most: int | None
     whole: bool
     settled: bool
+    repaired: int = 0
+    given_up: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +257,8 @@ def publisher_row(publisher: Followed, views: Mapping[str, View], received: int 
         at_most=None if at_most is None else max(at_most, at_least),
         whole=bool(mosts),
         settled=settled,
+        repaired=publisher.repaired,
+        given_up=publisher.given_up,
     )
 
 

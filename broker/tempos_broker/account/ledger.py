@@ -162,6 +162,11 @@ class Ledger:
         self.publishers.said(publisher, row, ip=ip, began=began, final=final, now=now)
         self.changed.add(row.topic)
 
+    def resent(self, publisher: int, topic: int, *, repaired: int, given_up: int, now: float) -> None:
+        """What became of events that a publisher sent again."""
+        self.publishers.resent(publisher, topic, repaired=repaired, given_up=given_up, now=now)
+        self.changed.add(topic)
+
     def _undelivered(self, topic: int, group: str) -> Undelivered:
         """What of closed epochs has not come; all there is of a group that is in no route any more."""
         state = self._view(topic)

@@ -60,6 +60,8 @@ class _Sums:
     counted: int = 0
     at_least: int = 0
     at_most: int | None = 0
+    repaired: int = 0
+    given_up: int = 0
 
     def add(self, sent: int, at_least: int, at_most: int | None) -> None:
         self.publishers += 1
@@ -84,6 +86,7 @@ class PublishersAccount:
 
     ``settled``: all of them have been told to their last words; otherwise what there is so far.
     ``forgotten``: how many that are done are only in the sums; ``unfollowed``: how many found no room.
+    ``repaired``: datagrams that were taken when they were sent again; ``given_up``: events asked for no more.
     """
 
     rows: tuple[PublisherRow, ...]
@@ -93,6 +96,8 @@ class PublishersAccount:
     at_least: int
     at_most: int | None
     settled: bool
+    repaired: int = 0
+    given_up: int = 0
 
 
 class Publishers:
@@ -244,6 +249,17 @@ class Publishers:
             known.said_at = known.changed = now
         known.said, known.ip, known.final = row, ip, final
 
+    def resent(self, publisher: int, topic: int, *, repaired: int, given_up: int, now: float) -> None:
+        """So many datagrams of a publisher were taken when it sent them again.
+
+        It has given up so many events.
+        """
+        state = self._topic(topic)
+        known = self._publisher(state, topic, publisher, now)
+        if known is not None:
+            known.repaired += repaired
+            known.given_up = max(known.given_up, given_up)
+
     def news(self, topic: int, known: int) -> Iterator[Told]:
         """What publishers have said beyond the version that is known, the oldest first."""
         state = self._topics.get(topic)
@@ -279,6 +295,8 @@ class Publishers:
         row = publisher_row(publisher, views, None)
         sums = state.forgotten
         sums.add(row.sent, row.at_least, row.at_most if row.whole else None)
+        sums.repaired += publisher.repaired
+        sums.given_up += publisher.given_up
         sums.counted += publisher.said.datagrams if publisher.counted and publisher.said else 0
         del state.publishers[publisher.number]
         for group in state.groups.values():
@@ -340,6 +358,8 @@ class Publishers:
             at_least,
             None if at_most is None else max(at_most, at_least),
             all(row.settled for row in rows),
+            state.forgotten.repaired + sum(row.repaired for row in rows),
+            state.forgotten.given_up + sum(row.given_up for row in rows),
         )
 
     # --- from one life to the next ----------------------------------------------------------
@@ -363,6 +383,10 @@ class Publishers:
         return {
             "rows": rows,
             "forgotten": [sums.publishers, sums.sent, sums.at_least, sums.at_most],
+            "again": [
+                [sums.repaired, sums.given_up],
+                *([each.repaired, each.given_up] for each in state.publishers.values()),
+            ],
         }
 
     def restore(self, topic: int, stored: Mapping[str, Any], now: float) -> None:
@@ -379,10 +403,15 @@ class Publishers:
             state.version += 1
             publisher.version = state.version
             state.publishers[publisher.number] = publisher
+        again = [(int(repaired), int(given_up)) for repaired, given_up in stored.get("again", ())]
+        for publisher, (repaired, given_up) in zip(state.publishers.values(), again[1:], strict=False):
+            publisher.repaired, publisher.given_up = repaired, given_up
         count, sent, least, most = stored["forgotten"]
         state.forgotten = _Sums(
             publishers=int(count),
             sent=int(sent),
             at_least=int(least),
             at_most=None if most is None else int(most),
+            repaired=again[0][0] if again else 0,
+            given_up=again[0][1] if again else 0,
         )

@@ -46,6 +46,14 @@ PASSED = counter("tempos_datagrams_passed_total", "left to the slow path by the 
 REPLIES = counter("tempos_replies_total", "replies to requests that were sent on", "topic")
 DRIFT = gauge("tempos_ledger_drift", "datagrams that the account does not explain; must be 0", "topic")
 BEFORE = gauge("tempos_lost_before_events", "events that are known never to have been ticketed", "topic")
+BEFORE_REPAIRED = counter(
+    "tempos_lost_before_repaired_total",
+    "datagrams that publishers sent again, and that were lacking",
+    "topic",
+)
+BEFORE_GIVEN_UP = gauge(
+    "tempos_lost_before_given_up_events", "events that publishers say to ask for no more", "topic"
+)
 TICKETS = counter("tempos_group_tickets_total", "datagrams that went to a group", "topic", "group")
 DELIVERED = counter("tempos_group_delivered_total", "of these, what members told they got", "topic", "group")
 DROPPED = counter("tempos_group_dropped_total", "arrived, but not given to the program", "topic", "group")
@@ -143,7 +151,11 @@ def _of_topic(topic: Mapping[str, Any]) -> Iterator[Sample]:
     yield sample(REPLIES, topic["replies"], name)
     if topic["journal"] is not None:
         yield sample(JOURNAL, topic["journal"]["memory"], name)
-    yield sample(BEFORE, topic["lost_before"]["at_least"], name)
+    before = topic["lost_before"]
+    yield sample(BEFORE, before["at_least"], name)
+    if before.get("repaired") or before.get("given_up"):
+        yield sample(BEFORE_REPAIRED, before["repaired"], name)
+        yield sample(BEFORE_GIVEN_UP, before["given_up"], name)
     if topic["latency"] is not None:
         for family, key in ((PROGRAM, "program"), (SINCE_SENT, "since_sent")):
             if topic["latency"][key] is not None:

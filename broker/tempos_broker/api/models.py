@@ -93,6 +93,8 @@ class LostBefore(BaseModel):
     at_least: int
     at_most: int | None = Field(description="null: nobody can tell")
     settled: bool = Field(description="told to the last words of all; otherwise so far")
+    repaired: int = Field(default=0, description="datagrams that were lacking and came when asked for again")
+    given_up: int = Field(default=0, description="events that publishers say to ask for no more")
 
 
 class PublisherOut(BaseModel):
@@ -109,6 +111,8 @@ class PublisherOut(BaseModel):
     at_most: int | None
     whole: bool = Field(description="of all it sent; otherwise of what came after the first that a group got")
     settled: bool = Field(description="to its last word; otherwise as far as members have told")
+    repaired: int = Field(default=0, description="datagrams that were lacking and came when asked for again")
+    given_up: int = Field(default=0, description="events that it says to ask for no more")
 
 
 class JournalOut(BaseModel):

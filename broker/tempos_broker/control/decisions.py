@@ -122,7 +122,8 @@ class Decision:
     """What a control datagram led to: swap the routes of the ``changed`` topics, then render the answer.
 
     ``joining``: topics that match a filter, to be joined some at a time. ``proving``: what is to be repeated
-    before anything changes. ``copies``: what is sent before the answer.
+    before anything changes. ``copies``: what is sent before the answer. ``publisher``: who is told by the
+    way of the answer what it is to send again.
     """
 
     way: Way
@@ -131,6 +132,7 @@ class Decision:
     joining: tuple[Topic, ...] = ()
     proving: Proving | None = None
     copies: Copies | None = None
+    publisher: int | None = None
 
 
 def holder_of(request: Request, way: Way) -> Holder:

@@ -12,12 +12,14 @@ import time
 from collections.abc import Sequence
 
 from tempos._remarks import Sparingly
+from tempos.wire import AGAIN
 from tempos_broker.control.decisions import Copies, Decision, Done, Drained, Joined, Listed, Proving, Renewed
 from tempos_broker.control.server import ControlServer
 from tempos_broker.control.sockets import ControlSocket, Reply
 from tempos_broker.expiry import Expiry
 from tempos_broker.fleet.fleet import Fleet
 from tempos_broker.repair.desk import Say
+from tempos_broker.resend.desk import Desk as Resends
 from tempos_broker.routes import Routes
 from tempos_broker.tasks import Tasks
 
@@ -46,9 +48,11 @@ class ControlPort:
         tasks: Tasks,
         say: Say | None = None,
         fleet: Fleet | None = None,
+        resends: Resends | None = None,
     ) -> None:
-        """``say``: sends from the data port; None: nothing is to be proved there."""
+        """``say``: sends from the data port; None: nothing is to be proved there. ``resends``: see there."""
         self._fleet = fleet
+        self._resends = resends
         self._control = control
         self._routes = routes
         self._expiry = expiry
@@ -75,6 +79,9 @@ class ControlPort:
             each.close()
 
     def _receive(self, datagram: bytes, ip: str, asked: str | None, reply: Reply) -> None:
+        if self._resends is not None and datagram.startswith(AGAIN):
+            self._resends.again(datagram, ip)
+            return
         decision = self._control.receive_datagram(datagram, ip, time.monotonic(), asked)
         if decision is None:
             return
@@ -82,6 +89,8 @@ class ControlPort:
             self._have_proved(decision.proving)
         if decision.copies is not None:
             self._send_again(decision.copies)
+        if decision.publisher is not None and self._resends is not None:
+            self._resends.heard(decision.publisher, reply)
         if decision.changed or decision.joining:
             request = (ip, decision.way.request_id)
             # Whoever asks again while that is under way is answered when it is done, once.

@@ -26,6 +26,7 @@ from typing import Protocol
 from tempos import Unavailable
 from tempos._remarks import Sparingly
 from tempos.control import MAX_DATAGRAM
+from tempos.wire import AGAIN
 from tempos_broker import addresses
 from tempos_broker.slowpath.sockets import send_buffer, waiting
 from tempos_daemon.early import may_come_later
@@ -37,8 +38,8 @@ BUFFER = 1 << 20
 #: Datagrams read at one wake-up, and seconds after which none is begun any more: the dearest request that
 #: fits a datagram takes most of a millisecond.
 READ_BATCH, READ_TIME = 16, 0.0005
-#: Bytes read of a datagram: enough to see that it is larger than any request.
-_READ = MAX_DATAGRAM + 1
+#: Bytes read of a datagram: as many as an event can have that a publisher sends again.
+_READ = 0xFFFF
 #: Bytes asked of the kernel for answers that wait.
 TO_SEND = 4 << 20
 #: Where one so many-th of that is taken, an address gets so many answers in so many seconds; where one so
@@ -148,6 +149,9 @@ class ControlSocket:
             except OSError as error:
                 self._log.warn(f"receive {error.errno}", f"control socket: {error}")
                 return
+            if len(datagram) > MAX_DATAGRAM and not datagram.startswith(AGAIN):
+                # Enough to see that it is larger than any request.
+                datagram = datagram[: MAX_DATAGRAM + 1]
             asked = addresses.destination(ancillary) if self._asks else self._address
             self._receive(datagram, sender[0], asked, partial(self._send, sender, asked))
 

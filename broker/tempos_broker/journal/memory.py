@@ -11,7 +11,7 @@ import os
 import secrets
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tempos._abi import JOURNAL_TICKETS
 from tempos._slots import JournalLayout
@@ -38,6 +38,30 @@ class Entry(NamedTuple):
     payload: bytes | None
 
 
+class Run(NamedTuple):
+    """The numbers [first, first + numbers) of a publisher, as they travel."""
+
+    publisher: int
+    first: int
+    numbers: int
+
+
+class Walked(NamedTuple):
+    """What stands at some positions: ``lacking`` has those of which nothing is there yet.
+
+    ``lapped`` of them have been overwritten; the next walk begins ``at`` a position.
+    """
+
+    runs: list[Run]
+    lacking: list[int]
+    lapped: int
+    at: int
+
+
+#: Positions that a walk finds lacking, and runs that it finds, at most.
+WALK = 1024
+
+
 class Memory:
     """A journal behind a descriptor, which stays the caller's."""
 
@@ -51,6 +75,10 @@ class Memory:
         self.view.memory = self._held
         self.view.slots, self.view.cells, self.view.bytes = layout.slots, layout.cells, layout.bytes
         _SIZES.pack_into(self._memory, 0, layout.slots, layout.cells, layout.bytes)
+        self._walked = (
+            ffi.new("struct tempos_walked[]", WALK), ffi.new("uint64_t[]", WALK),
+            ffi.new("uint32_t *"), ffi.new("uint32_t *"),
+        )  # fmt: skip
         #: Whether nobody has had it before.
         self.is_new = not self.identity
         if self.is_new:
@@ -123,6 +151,35 @@ class Memory:
             bytes(ffi.buffer(payload, head.length)) if held else None,
         )
 
+    def walk(self, at: int, end: int) -> Walked:
+        """What stands at the positions from one on, to another, or as much as one walk takes."""
+        place, (found, lacking, count, lapped) = ffi.new("uint64_t *", at), self._walked
+        runs = lib.tempos_journal_walk(self.view, place, end, WALK, found, lacking, count, lapped)
+        return Walked(_runs(found, runs), ffi.unpack(lacking, count[0]), lapped[0], place[0])
+
+    def walk_all(self, publisher: int) -> list[Run]:
+        """What stands there of a publisher, in no order."""
+        found = ffi.new("struct tempos_walked[]", self.layout.slots)
+        count = lib.tempos_journal_walk_all(self.view, publisher, self.layout.slots, found)
+        return _runs(found, count)
+
+    @property
+    def has_guards(self) -> bool:
+        """Whether events are guarded."""
+        return bool(lib.tempos_journal_has_guards(self.view))
+
+    def guard(self, publisher: int, sequence: int) -> None:
+        """Have nobody else forward this event any more."""
+        lib.tempos_journal_guard(self.view, publisher, sequence)
+
+    def is_guarded(self, publisher: int, sequence: int) -> bool:
+        """Whether an event has been sent again meanwhile."""
+        return bool(lib.tempos_journal_guarded(self.view, publisher, sequence))
+
+    def unguard(self) -> None:
+        """Guard none any more."""
+        lib.tempos_journal_unguard(self.view)
+
     def mend(self) -> int:
         """Free what a process was writing that is dead, while none writes; how many slots that were."""
         return lib.tempos_journal_mend(self.view)
@@ -134,6 +191,10 @@ class Memory:
     def follow(self, other: Memory) -> None:
         """Take over what fits of one that nobody writes any more, which this one continues."""
         lib.tempos_journal_follow(self.view, other.view)
+
+
+def _runs(found: Any, count: int) -> list[Run]:
+    return [Run(each.publisher, each.first, each.count) for each in found[0:count]]
 
 
 def make(layout: JournalLayout) -> int:

@@ -14,6 +14,7 @@ from tempos_broker.membership import Registry
 from tempos_broker.repair.copies import Repair
 from tempos_broker.repair.seats import Seats
 from tempos_broker.repair.tails import Tails
+from tempos_broker.resend.desk import Desk as Resends
 
 #: Sends a datagram from the data port to an endpoint, from an address of ours; 0, or the errno.
 Say = Callable[[bytes, tuple[str, int], "str | None"], int]
@@ -33,12 +34,16 @@ class Desk:
         self._tails = Tails(self._seats, drawn)
         self._repair = Repair(registry, self._seats, journals.of, drawn, self.listen)
         self._timer: asyncio.TimerHandle | None = None
+        #: What publishers are asked for again, which goes by the same epochs.
+        self.publishers: Resends | None = None
         #: Decides about a request of a member.
         self.request = self._repair.request
 
     def opened(self, route: Route, holders: Sequence[tuple[str, Sequence[Holder]]]) -> None:
         """A route is about to be in force; its epoch is in the journal."""
         topic = route.topic.id
+        if self.publishers is not None:
+            self.publishers.opened(route)
         if route.topic.is_repaired:
             self._seats.opened(topic, route.epoch, self._journals.first(topic, route.epoch), holders)
         else:
@@ -47,6 +52,8 @@ class Desk:
     def closed(self, route: Route) -> None:
         """Of a route no packet uses any more the tickets are final."""
         topic = route.topic.id
+        if self.publishers is not None:
+            self.publishers.closed(route)
         if self._seats.epoch(topic, route.epoch) is not None:
             tickets = [self._drawn(topic, route.epoch, group) for group in range(len(route.groups))]
             self._seats.closed(topic, route.epoch, tickets)
@@ -54,9 +61,15 @@ class Desk:
             self._wake()
 
     def forget(self, topic: int) -> None:
-        """A topic is no more, or is repaired no more."""
+        """A topic is repaired no more."""
         self._seats.forget(topic)
         self._tails.forget(topic)
+
+    def end(self, topic: int) -> None:
+        """A topic is no more."""
+        self.forget(topic)
+        if self.publishers is not None:
+            self.publishers.forget(topic)
 
     def listen(self, topic: int, holder: Holder, via: str | None) -> None:
         """A member asks for what it misses of a topic: it is told what was sent last."""

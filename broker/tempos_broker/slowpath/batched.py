@@ -108,6 +108,8 @@ class Batch:
         self._runs = ffi.new("uint64_t[]", limits.batch)
         self._requests, self._length = ffi.new("uint32_t[]", limits.batch), ffi.new("uint32_t *")
         self._errors = ffi.new("struct tempos_send_error[]", copies)
+        #: Topics whose datagrams have a header.
+        self._events: set[int] = set()
         self._members: dict[int, tuple[CMembers, ...]] = {}
         self._routes: dict[int, Route] = {}
         self._left_out: frozenset[Towards] = frozenset()
@@ -184,7 +186,11 @@ class Batch:
             total += datagrams
             if packed & _REASON_BITS == _FORWARDED:
                 load = SlotChain(self._batch, packed >> _SLOT_AT, datagrams)
-                core.arrived(packed & _TOPIC, datagrams, load)
+                journal = self._journals.get(packed & _TOPIC)
+                if journal is not None and journal.has_guards:
+                    self._sift(packed & _TOPIC, journal, load)
+                else:
+                    core.arrived(packed & _TOPIC, datagrams, load)
             elif packed & _REASON_BITS == _REPLY:
                 load = SlotChain(self._batch, packed >> _SLOT_AT, datagrams)
                 self._send_on(packed & _TOPIC, load)
@@ -232,6 +238,26 @@ class Batch:
         self._staged[quality] = 0
         return self._failures(lib.tempos_batch_abandon(self._batch, _QUALITIES[quality], error, self._errors))
 
+    def _sift(self, topic: int, journal: Memory, load: SlotChain) -> None:
+        """Let those go on that have not been sent again meanwhile."""
+        count = 0
+        if topic in self._events:
+            count = lib.tempos_batch_guarded(self._batch, journal.view, load.head, load.count, self._requests)
+        done = 0
+        for place in ffi.unpack(self._requests, count) if count else ():
+            if place > done:
+                some, load = load.split(place - done)
+                self._core.arrived(topic, some.count, some)
+            if load.count > 1:
+                some, load = load.split(1)
+            else:
+                some, load = load, SlotChain(self._batch, 0, 0)
+            some.release()
+            self._core.refused(topic, Reason.REPEATED, 1)
+            done = place + 1
+        if load.count:
+            self._core.arrived(topic, load.count, load)
+
     def _send_on(self, topic: int, load: SlotChain) -> None:
         slots = [load.head]
         while len(slots) < load.count:
@@ -251,6 +277,7 @@ class Batch:
 
     def _frame(self, topic: Topic) -> None:
         """Demand of a topic's datagrams what its framing says."""
+        (self._events.add if topic.framing is Framing.EVENT else self._events.discard)(topic.id)
         lib.tempos_batch_framing(self._batch, topic.id, _FRAMINGS[topic.framing])
 
     def _set_sources(self, topic: Topic) -> None:

@@ -234,6 +234,25 @@ class SlowPath(Generic[LoadT]):
         queue.waiting |= 1 << priority
         queue.lanes[priority].append((topic, count, load))
 
+    def draw_now(self, topic: int) -> tuple[Route, list[int]] | None:
+        """One datagram goes out before what waits: its route, and its ticket of each group.
+
+        None: it goes nowhere, and is counted as what became of it.
+        """
+        counts, route = self._counts[topic], self._routes.get(topic)
+        counts[ARRIVED] += 1
+        if topic in self._limited:
+            assert self._limits is not None, "no topic is limited without"
+            if not self._limits.take(topic, 1):
+                counts[_OVER_RATE] += 1
+                return None
+        if route is None or not route.groups:
+            counts[_NO_MEMBER] += 1
+            return None
+        tickets = [self._tickets.draw(topic, route.epoch, group, 1) for group in range(len(route.groups))]
+        counts[_FORWARDED] += 1
+        return route, tickets
+
     def taken(self, topic: int) -> int:
         """Datagrams of a topic that arrived, whatever became of them."""
         return self._book.taken(topic)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tempos import Framing, Member, Quality, Reason, Route, Topic
 from tempos.requests import envelope, probe
-from tempos.wire import body_at, check_payload, flags_of, is_request, stamp, topic_in
+from tempos.wire import body_at, check_payload, flags_of, is_request, named, stamp, topic_in
 from tempos_broker.addresses import ANY, Towards, leaving_from
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath import ttl
@@ -186,6 +186,8 @@ class Singly:
             reason = Reason.FOREIGN_SOURCE
         if reason is Reason.FORWARDED and left is not None and left <= 1:
             reason = Reason.TTL
+        if reason is Reason.FORWARDED and framing is Framing.EVENT and self._is_repeated(topic, data):
+            reason = Reason.REPEATED
         if reason is Reason.FORWARDED:
             if framing is Framing.EVENT and flags_of(data) & probe.FLAGS == probe.FLAGS:
                 data = probe.mark(data, body_at(data) + envelope.LENGTH, time.time_ns())
@@ -194,6 +196,11 @@ class Singly:
         self._core.refused(topic, reason, 1)
         if reason is Reason.FOREIGN_SOURCE:
             self._on_foreign(topic, 1, ip)
+
+    def _is_repeated(self, topic: int, data: bytes) -> bool:
+        """Whether the publisher has sent an event again meanwhile, which came first."""
+        journal = self._journals.get(topic)
+        return journal is not None and journal.has_guards and journal.is_guarded(*named(data))
 
     def _keep(self, delivery: Delivery[Datagrams]) -> None:
         """Write what goes out into the topic's journal, if it has one."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempos import Quality, Reason, Route, Topic
 from tempos._awaitables import in_time
+from tempos.wire import stamp
 from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.journal.journals import Journals
@@ -32,6 +33,7 @@ from tempos_broker.slowpath.turns import Turns
 
 if TYPE_CHECKING:
     from tempos_broker._batch import CReceipts
+    from tempos_broker.journal.memory import Memory
 
 #: Seconds that a slow path that closes, or goes by another route, waits for a link to take what was already
 #: taken from publishers.
@@ -272,6 +274,32 @@ class SlowPathServer:
     def say(self, datagram: bytes, endpoint: tuple[str, int], via: str | None) -> int:
         """See :meth:`.adapter.Adapter.say`."""
         return self._adapter.say(datagram, endpoint, via)
+
+    def send_now(self, topic: int, payload: bytes, journal: Memory, left_out: frozenset[Towards]) -> bool:
+        """Have one event go to one member of every group, before what waits; whether it went anywhere.
+
+        What a link does not take is lost to that group, as ever; the journal has it.
+        """
+        drawn = self._core.draw_now(topic)
+        if drawn is None:
+            return False
+        route, tickets = drawn
+        journal.put(route.epoch & 0xFFFFFFFF, tickets, payload)
+        for index, (group, ticket) in enumerate(zip(route.groups, tickets, strict=True)):
+            sequence, place = divmod(ticket, len(group.members))
+            member = group.members[place]
+            copy = bytearray(payload)
+            stamp(copy, route.epoch, sequence)
+            error = errno.EHOSTUNREACH
+            if (member.ip, member.source) not in left_out:
+                error = self._adapter.say(bytes(copy), (member.ip, member.port), member.source)
+            if error:
+                self._losses.send_failed(topic, route.epoch, index, 1, error)
+        return True
+
+    def is_waiting(self, topic: int) -> bool:
+        """Whether something of a topic has come that has not gone on."""
+        return self._core.settled(topic) < self._core.taken(topic)
 
     def shut(self) -> None:
         """Let nothing in any more, whoever reads the channels; what has come is served, till the end."""

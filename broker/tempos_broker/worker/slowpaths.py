@@ -112,6 +112,18 @@ class SlowPaths:
         """See :meth:`..slowpath.adapter.Adapter.say`."""
         return self._server.say(datagram, endpoint, via)
 
+    def send_now(self, topic: int, payload: bytes) -> bool:
+        """Have one event go on before what waits; whether it went anywhere: it is in the journal then."""
+        journal = self.journals.of.get(topic)
+        return journal is not None and self._server.send_now(topic, payload, journal, self._left_out)
+
+    def is_waiting(self, topic: int) -> bool:
+        """Whether something of a topic has come to a process that has not gone on."""
+        book = self._estate.book if self._estate is not None else None
+        return self._server.is_waiting(topic) or (
+            book is not None and book.settled(topic) < book.taken(topic)
+        )
+
     async def swap(self, route: Route) -> None:
         """Make ``route`` the route of its topic; once this returns nobody draws tickets of an older one.
 

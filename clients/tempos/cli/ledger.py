@@ -168,6 +168,11 @@ def _publishers(topic: Mapping[str, Any]) -> Iterator[str]:
             f"{between(lost['at_least'], lost['at_most'])} never drew a ticket"
             + ("" if lost["settled"] else " so far")
         )
+    if lost.get("repaired") or lost.get("given_up"):
+        yield (
+            f"  missed before the broker: {number(lost['repaired'])} datagrams repaired by their publishers, "
+            f"{number(lost['given_up'])} events given up"
+        )
     if lost["unfollowed"]:
         yield f"  {number(lost['unfollowed'])} publishers or more found no room and are not followed"
 

@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING
 from tempos.cli import options as opt
 from tempos.cli.completion import with_topics
 from tempos.cli.progress import Progress
-from tempos.errors import BodyError
+from tempos.errors import BodyError, Unconfirmed
 
 if TYPE_CHECKING:
+    from tempos.blocking import Publisher
     from tempos.cli.extensions import Subparsers
+
+#: Bytes that are kept until the broker confirms them, and events after which that is waited for.
+WINDOW, AT_A_TIME = 16 << 20, 8192
 
 _EXAMPLES = """\
 examples:
@@ -25,6 +29,7 @@ examples:
   tail -f readings.log | tempos pub -t temperature -l
   tempos pub -t load --size 32 --count 100000 --rate 20000
   seq 1000000 | tempos pub -t numbers -l --linger 0.005
+  seq 1000000 | tempos pub -t numbers -l --confirm
 
 A body travels as the bytes given; with --json it is read as JSON and travels as msgpack.
 """
@@ -60,11 +65,20 @@ def register(subparsers: Subparsers) -> None:
         help="datagrams and batches of at most so many bytes, headers included, as an MTU counts "
         "(default: what the way to the broker and all members take)",
     )
+    parser.add_argument(
+        "--confirm",
+        metavar="S",
+        type=opt.positive,
+        nargs="?",
+        const=10.0,
+        help="send again what the broker finds lacking, and end when all is known to be there, in the "
+        "topic's journal, or with an error after S seconds (default: 10)",
+    )
     parser.set_defaults(run=run, fail=parser.error)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Publish; 1 if the broker's host sent events back."""
+    """Publish; 1 if the broker's host sent events back, or does not confirm them."""
     from tempos.blocking import Publisher
 
     if options.message is None and options.size is None and not options.lines and not options.json:
@@ -80,19 +94,27 @@ def run(options: argparse.Namespace) -> int:
         keys=opt.topic_keys(options),
         wait=options.wait,
         max_datagram=options.max_datagram,
+        window=WINDOW if options.confirm else None,
     ) as publisher:
         progress = Progress("events published", _total(options))
-        done = 0
+        done = missing = 0
+        whys: dict[tuple[str, str], int] = {}
         try:
             for body in _paced(_bodies(options), options.rate):
                 publisher.publish(options.topic, body)
                 done += 1
                 if not done & 0x3F or options.rate:
                     progress.update(done)
+                if options.confirm and not done % AT_A_TIME:
+                    missing += _confirm(publisher, options.confirm, whys)
             publisher.flush()
+            if options.confirm:
+                missing += _confirm(publisher, options.confirm, whys)
         finally:
             progress.finish(done)
         refused = publisher.stats.refused
+    for (topic, why), events in whys.items():
+        print(f"tempos pub: {events} of {done} events of topic {topic} not confirmed: {why}", file=sys.stderr)
     if refused:
         print(
             f"tempos pub: {options.broker.host} refused {refused} of {done} events: nobody listens on UDP "
@@ -100,6 +122,17 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+    return 1 if missing else 0
+
+
+def _confirm(publisher: Publisher, patience: float, whys: dict[tuple[str, str], int]) -> int:
+    """Wait until all is confirmed; how many events are not, for which ``whys`` says why."""
+    try:
+        publisher.confirmed(patience)
+    except Unconfirmed as error:
+        for key, events in error.whys.items():
+            whys[key] = whys.get(key, 0) + events
+        return error.missing
     return 0
 
 

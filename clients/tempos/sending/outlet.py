@@ -16,6 +16,7 @@ from tempos.encryption import Decryptor
 from tempos.errors import BodyError, EventTooBig, LocalError
 from tempos.model import Framing, Topic
 from tempos.requests import envelope
+from tempos.sending.window import Kept
 
 VERSION = _abi.WIRE_VERSION << 4
 _VERSION_BATCH, _VERSION_ENVELOPE = VERSION | _abi.FLAG_BATCH, VERSION | _abi.FLAG_ENVELOPE
@@ -48,6 +49,7 @@ class Outlet:
         "header_len",
         "id",
         "is_event",
+        "kept",
         "largest",
         "left",
         "limit",
@@ -73,6 +75,8 @@ class Outlet:
         self.header_len = wire.header_len(topic.id, topic.framing)
         self.is_event = topic.framing is Framing.EVENT
         self._began = began
+        #: What is kept of it until the broker confirms that it came; None: nothing.
+        self.kept: Kept | None = None
         #: Bytes of UDP payload that all its members get, as the broker says; and what the way to it takes.
         self.largest = self.limit = MAX_PAYLOAD
         #: The number of the next event, not wrapped; while a batch is open, of the first one in it.

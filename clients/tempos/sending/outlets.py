@@ -9,20 +9,35 @@ from tempos.encryption import OVERHEAD, Decryptor, Encryptor, TopicKey, TopicKey
 from tempos.errors import LocalError
 from tempos.model import Framing, Topic
 from tempos.sending.outlet import VERSION, Outlet, are_one, halves, identity
+from tempos.sending.window import Window
 
 
 class Outlets:
-    """``now``: by name, for whoever sends. ``keys``: of topics whose bodies are encrypted."""
+    """``now``: by name, for whoever sends. ``keys``: of topics whose bodies are encrypted.
 
-    def __init__(self, topics: Sequence[Topic] | None, keys: TopicKeys | None) -> None:
+    ``window``: keeps what is sent.
+    """
+
+    def __init__(
+        self, topics: Sequence[Topic] | None, keys: TopicKeys | None, window: Window | None = None
+    ) -> None:
         self._keys = keys
+        self._window = window
         self.now: dict[str, Outlet] = {topic.name: self.new(topic) for topic in topics or ()}
         self._former: dict[tuple[str, int, Framing], Outlet] = {}
 
     def new(self, topic: Topic, began: int | None = None) -> Outlet:
         """An outlet that nobody sends by; see :class:`Outlet`. Raises :class:`LocalError`."""
         keys = self._keys.of(topic) if self._keys is not None else []
-        return EncryptedOutlet(topic, began, keys) if keys else Outlet(topic, began)
+        made = EncryptedOutlet(topic, began, keys) if keys else Outlet(topic, began)
+        if self._window is not None:
+            made.kept = self._window.of(topic.id)
+        return made
+
+    @property
+    def all(self) -> list[Outlet]:
+        """Those of now, and those that were."""
+        return [*self.now.values(), *self._former.values()]
 
     @property
     def events(self) -> int:

@@ -1,0 +1,206 @@
+"""What a publisher keeps of what it has sent, its last bytes, until that is known to be at the broker.
+
+Sans-IO. A datagram is kept under the number of its first event, which stands for all in it: it is at the
+broker as a whole or not at all, and is sent again as it was. What is given up is counted under why, in
+events, and told once.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+
+from tempos import _abi, wire
+from tempos.control import Confirm
+from tempos.sending.asked import WORDS, Came, Cannot, Lacks, Unkept
+
+#: Seconds by which what the broker is certain of, and what was sent since, are kept apart.
+MARGIN = 0.02
+#: Seconds between two sendings of one datagram; after which, and so many sendings, the broker does not take
+#: it.
+APART, PATIENCE, TRIES = 0.003, 10.0, 20
+#: Ranges of numbers that left the window before anything was known of them, of one topic.
+RANGES = 1024
+
+LEFT = "they had left the window before the broker was heard of them (window= more bytes)"
+UNCERTAIN = "the broker cannot tell whether it had them: it was started since, or its journal is too short"
+UNTAKEN = "the broker does not take them: its `status` says what it refuses"
+RAW = WORDS[Unkept.NO_JOURNAL]
+
+_U32 = 0xFFFFFFFF
+_HALF = 0x80000000
+
+
+class _Entry:
+    __slots__ = ("at", "datagram", "events", "sent_at", "tries")
+
+    def __init__(self, datagram: bytes, events: int, at: float) -> None:
+        self.datagram, self.events, self.at = datagram, events, at
+        self.sent_at, self.tries = at, 0
+
+
+class Kept:
+    """Of one topic, by its id. ``entries``: by the number of the first event, not wrapped."""
+
+    def __init__(self, window: Window, topic: int) -> None:
+        self._window = window
+        self.topic = topic
+        self.entries: dict[int, _Entry] = {}
+        #: [first, end, events] of what left the window.
+        self.left: list[list[int]] = []
+        #: Beyond the last number that was put, and below which none is asked about any more.
+        self.next = self.lowest = 0
+        self.given_up: Counter[str] = Counter()
+        self.all_given_up = 0
+        #: Events of a raw topic that were told of.
+        self.raw = 0
+
+    def near(self, number: int) -> int:
+        """A number that travels in 32 bits, in full."""
+        ahead = (number - self.next) & _U32
+        return self.next + (ahead if ahead < _HALF else ahead - _U32 - 1)
+
+    def put(self, datagram: bytes, events: int) -> None:
+        """A datagram has left; what is a request or a probe is not kept."""
+        if not wire.flags_of(datagram) & _abi.FLAG_ENVELOPE:
+            number = self.near(wire.named(datagram)[1])
+            self.next = max(self.next, number + events)
+            self._window.put(self, number, datagram, events)
+
+    @property
+    def open(self) -> int:
+        """Events of which it is not known what became."""
+        return sum(each.events for each in self.entries.values()) + sum(each[2] for each in self.left)
+
+    def give_up(self, why: str, events: int) -> None:
+        """So many events are asked for no more."""
+        self.given_up[why] += events
+        self.all_given_up += events
+
+    def question(self, *, all_left: bool) -> Confirm | None:
+        """What to ask the broker; None: nothing. ``all_left``: no number is given that has not been put."""
+        if not self.entries and not self.left:
+            return None
+        if all_left:
+            lowest = min(next(iter(self.entries), self.next), self.left[0][0] if self.left else self.next)
+            self.lowest = max(self.lowest, lowest)
+        return Confirm(self.topic, self.lowest, self.next, self.all_given_up)
+
+
+class Window:
+    """``room``: bytes of datagrams. ``on_first`` is called when there is something to ask about again."""
+
+    def __init__(self, room: int, clock: Callable[[], float]) -> None:
+        self._room = room
+        self._clock = clock
+        self.on_first: Callable[[], None] = lambda: None
+        self.kept: dict[int, Kept] = {}
+        self._order: deque[tuple[Kept, int]] = deque()
+        self._bytes = 0
+        self.is_asked_about = False
+        #: Datagrams that were sent again.
+        self.resent = 0
+
+    def of(self, topic: int) -> Kept:
+        """What is kept of a topic."""
+        return self.kept.get(topic) or self.kept.setdefault(topic, Kept(self, topic))
+
+    def put(self, kept: Kept, number: int, datagram: bytes, events: int) -> None:
+        """Keep a datagram, and let go of the oldest for it."""
+        kept.entries[number] = _Entry(datagram, events, self._clock())
+        self._order.append((kept, number))
+        self._bytes += len(datagram)
+        if not self.is_asked_about:
+            self.is_asked_about = True
+            self.on_first()
+        while self._bytes > self._room:
+            of, oldest = self._order.popleft()
+            if (entry := of.entries.pop(oldest, None)) is not None:
+                self._bytes -= len(entry.datagram)
+                self._leave(of, oldest, entry.events)
+
+    @property
+    def open(self) -> int:
+        """Events of which it is not known what became."""
+        return sum(each.open for each in self.kept.values())
+
+    def came(self, told: Came | Cannot) -> None:
+        """The broker says what has come of a topic."""
+        kept = self.kept.get(told.topic)
+        if kept is None:
+            return
+        if isinstance(told, Cannot):
+            self._cannot(kept, told)
+            return
+        now = self._clock()
+        starts = [first for first, _ in told.lacking]
+        for number, entry in list(kept.entries.items()):
+            if number >= told.upto:
+                break
+            at = bisect_right(starts, number) - 1
+            if at < 0 or number >= told.lacking[at][1]:
+                self._drop(kept, number)
+            elif entry.at < now - told.certain_ms / 1000 + MARGIN:
+                self._drop(kept, number, UNCERTAIN)
+            elif entry.tries >= TRIES and now - entry.at > PATIENCE:
+                self._drop(kept, number, UNTAKEN)
+        for each in list(kept.left):
+            if each[1] > told.upto:
+                break
+            kept.left.remove(each)
+            lacks = sum(max(0, min(end, each[1]) - max(first, each[0])) for first, end in told.lacking)
+            if lacks:
+                kept.give_up(LEFT, min(lacks, each[2]))
+        self._tidy()
+
+    def lacks(self, told: Lacks) -> list[bytes]:
+        """The broker asks for numbers again: what is to be sent."""
+        kept, again = self.kept.get(told.topic), []
+        if kept is None:
+            return []
+        now = self._clock()
+        since = now - told.certain_ms / 1000 + MARGIN
+        for first, count in told.ranges:
+            number = kept.near(first)
+            wanted: Iterable[int] = range(number, number + count)
+            if count > len(kept.entries):
+                wanted = [each for each in kept.entries if number <= each < number + count]
+            for each in wanted:
+                entry = kept.entries.get(each)
+                if (
+                    entry is not None
+                    and entry.at >= since
+                    and (not entry.tries or now - entry.sent_at >= APART)
+                ):
+                    entry.sent_at, entry.tries = now, entry.tries + 1
+                    again.append(wire.as_again(entry.datagram))
+        self.resent += len(again)
+        return again
+
+    def _cannot(self, kept: Kept, told: Cannot) -> None:
+        why = WORDS[told.why] + (f": {told.text}" if told.text else "")
+        for number in list(kept.entries):
+            self._drop(kept, number, why)
+        for each in kept.left:
+            kept.give_up(why, each[2])
+        kept.left.clear()
+        self._tidy()
+
+    def _drop(self, kept: Kept, number: int, why: str = "") -> None:
+        entry = kept.entries.pop(number)
+        self._bytes -= len(entry.datagram)
+        if why:
+            kept.give_up(why, entry.events)
+
+    def _leave(self, kept: Kept, number: int, events: int) -> None:
+        last = kept.left[-1] if kept.left else None
+        if last is not None and (last[1] == number or len(kept.left) >= RANGES):
+            last[0], last[1] = min(last[0], number), max(last[1], number + events)
+            last[2] += events
+        else:
+            kept.left.append([number, number + events, events])
+
+    def _tidy(self) -> None:
+        while self._order and self._order[0][1] not in self._order[0][0].entries:
+            self._order.popleft()
