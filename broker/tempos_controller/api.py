@@ -97,8 +97,9 @@ def application(
     )
     app.add_exception_handler(ConfigError, _on_fault)
     app.add_exception_handler(NotDone, _on_not_done)
-    _add_status(app, engine, documents)
-    _add_feed(app, Feed(engine, documents) if feed is None else feed)
+    feed = Feed(engine, documents) if feed is None else feed
+    _add_status(app, documents, feed)
+    _add_feed(app, feed)
     _add_changes(app, engine)
     for kind in KINDS:
         _add_kind(app, kind, engine, documents)
@@ -118,10 +119,10 @@ def _longest(method: str, path: str) -> int:
     return MAX_CODE if path.startswith("/v1/code/") else MAX_CHANGE
 
 
-def _add_status(app: FastAPI, engine: Engine, documents: Documents) -> None:
+def _add_status(app: FastAPI, documents: Documents, feed: Feed) -> None:
     @app.get("/v1/status", summary="Everything a person looks for first", responses=described())
     async def get_status() -> dict[str, Any]:
-        return documents.status()
+        return {**documents.status(), "wrong": feed.wrong()}
 
     @app.get(
         "/metrics", summary="The same for Prometheus", response_class=StreamingResponse, responses=described()

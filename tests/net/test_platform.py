@@ -18,10 +18,12 @@ from typing import Any
 
 import pytest
 from support.ports import free_ports
-from support.upping import COUNT, Callers, Up, running
+from support.upping import COUNT, TOKEN, Callers, Up, running
 from support.waiting import LIMIT, until
 
 from tempos.blocking import Subscriber
+from tempos.doctor import Asked, Tried
+from tempos_controller.doctor import gather
 
 
 @pytest.fixture
@@ -77,6 +79,36 @@ def test_a_call_goes_all_the_way_and_comes_back(tmp_path: Path) -> None:
         assert len(daemons) == 3
         assert up.stop() == 0
         assert up.daemons() == []
+
+
+def test_the_doctor_tells_what_the_controller_finds(up: Up, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{up.ports['controller']}"
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    asked = Asked(controller=url, controller_token_file=str(token))
+
+    def told() -> dict[str, Tried]:
+        return {each.check: each for each in gather(asked)}
+
+    assert {code: each.had for code, each in told().items()} == {"TD600": True}
+    call = http.client.HTTPConnection("127.0.0.1", up.ports["http"], timeout=LIMIT)
+    with contextlib.closing(call):
+        call.request("POST", "/count", b"no JSON")
+        assert call.getresponse().status >= 500
+    until(lambda: "TD604" in told(), up.log)
+    failures = told()["TD604"]
+    assert failures.subject == "count, step count"
+    assert failures.cause.startswith("1 ")
+    assert "(since " in failures.cause
+    assert failures.fix == "tempos workflow logs count"
+    # What does not let one in is told, and so is one that was named and is not there.
+    token.write_text("another")
+    (refused,) = gather(asked)
+    assert (refused.check, refused.had) == ("TD600", False)
+    assert "token" in refused.cause
+    up.stop()
+    (gone,) = gather(asked)
+    assert (gone.check, gone.had, gone.subject) == ("TD600", False, url)
 
 
 def test_changes_under_load_lose_nothing(up: Up, tmp_path: Path) -> None:

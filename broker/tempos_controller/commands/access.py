@@ -52,24 +52,28 @@ def controller(options: argparse.Namespace, patience: float = PATIENCE) -> Api:
         options.fail(f"--api: {error}")
     if not url.startswith(("http://", "https://")):
         options.fail(f"--api {url!r} is no http URL")
-    return Api(url, _token(options), patience, "Controller")
+    return Api(url, token_for(options.token_file, options.controller), patience, "Controller")
 
 
-def _token(options: argparse.Namespace) -> str:
-    if options.token_file is None and (token := os.environ.get("TEMPOS_CONTROLLER_TOKEN")):
+def token_for(file: str | None, name: str = "default") -> str:
+    """The token in ``file``; None: of the environment, or the one that the Controller of this name made.
+
+    Raises :class:`LocalError` for a file that cannot be read.
+    """
+    if file is None and (token := os.environ.get("TEMPOS_CONTROLLER_TOKEN")):
         return token
     from pathlib import Path
 
-    made = usual_folder(options.controller) / "tokens" / "controller"
-    path = Path(options.token_file) if options.token_file is not None else made
+    made = usual_folder(name) / "tokens" / "controller"
+    path = Path(file) if file is not None else made
     try:
         return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        if options.token_file is None:
+        if file is None:
             return ""
         raise LocalError(f"the token in {path} cannot be read: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        if options.token_file is None:
+        if file is None:
             # Another user's; the API will say what is missing.
             return ""
         raise LocalError(f"the token in {path} cannot be read: {error}") from error

@@ -62,6 +62,10 @@ class Feed:
         """The state, then what changes: so many steps, or for ever; raises :class:`Full`."""
         return self._viewers.look(steps)
 
+    def wrong(self) -> list[dict[str, Any]]:
+        """What is wrong, or went wrong, as the page shows it."""
+        return self._verdict.document(time.time())
+
     # --- a step -----------------------------------------------------------------------------
 
     async def _step(self) -> None:

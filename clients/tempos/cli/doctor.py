@@ -7,13 +7,13 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tempos.cli.extensions import Subparsers
-    from tempos.doctor import Examination, Finding
+    from tempos.doctor import Asked, Examination, Finding
 
 #: Of the JSON document; a field may be added within a number, none removed or changed.
 FORMAT = 1
@@ -28,6 +28,8 @@ examples:
         held against what this configuration asks for
   tempos doctor --api http://10.0.1.1:9996 --token-file token
         also what the broker that runs there loses, leaves out, refuses
+  tempos doctor --controller http://10.0.1.1:9993
+        also what is wrong with the workflows of the platform there
   tempos doctor --log
         also all that the kernel's verifier says of a program that it refuses
   tempos doctor --json | jq '.areas[].findings[] | select(.severity == "warning") | {code, cause, fix}'
@@ -76,10 +78,24 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--token-file", metavar="FILE", help="a file that holds the API's token (default: $TEMPOS_TOKEN)"
     )
+    _add_controller(parser)
     parser.add_argument("--log", action="store_true", help="the verifier's whole log of what it refused")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.set_defaults(run=run)
     _add_actions(parser)
+
+
+def _add_controller(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--controller", metavar="URL",
+        help="look at the platform of this Controller, too (default: $TEMPOS_CONTROLLER, else at the usual "
+        "address, if one answers)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--controller-token-file", metavar="FILE",
+        help="a file that holds its token (default: $TEMPOS_CONTROLLER_TOKEN, else the one that it made for "
+        "itself on this machine)",
+    )  # fmt: skip
 
 
 def _add_actions(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +120,7 @@ def _add_actions(parser: argparse.ArgumentParser) -> None:
     gather.add_argument(
         "--token-file", metavar="FILE", help="a file that holds its token (default: $TEMPOS_TOKEN)"
     )
+    _add_controller(gather)
     gather.set_defaults(run=run_gather)
     analyze = actions.add_parser(
         "analyze",
@@ -118,11 +135,11 @@ def _add_actions(parser: argparse.ArgumentParser) -> None:
 
 def run_gather(options: argparse.Namespace) -> int:
     """Try everything, write it down, judge nothing."""
-    from tempos.doctor import Asked, areas, gather
+    from tempos.doctor import areas, gather
     from tempos.doctor.archive import write
     from tempos.doctor.serving import token_of
 
-    asked = Asked(config=options.config, api=options.api or "", token_file=options.token_file or "")
+    asked = _asked(options)
     found = gather(areas(), asked)
     names = write(found, Path(options.output), log=options.log_file, token=token_of(found.asked))
     print(f"{options.output}: {len(names)} files, secrets masked; look through it before you send it")
@@ -140,16 +157,23 @@ def run_analyze(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Look at everything, print it; the exit code is 1 if something is worse than a note."""
-    from tempos.doctor import Asked, areas, examine
+    from tempos.doctor import areas, examine
 
-    asked = Asked(
+    asked = replace(_asked(options), interfaces=tuple(options.interfaces), attach=options.attach)
+    return _tell(examine(areas(), asked), options)
+
+
+def _asked(options: argparse.Namespace) -> Asked:
+    """Who is asked that runs, and what with."""
+    from tempos.doctor import Asked
+
+    return Asked(
         config=options.config,
-        interfaces=tuple(options.interfaces),
-        attach=options.attach,
         api=options.api or "",
         token_file=options.token_file or "",
+        controller=options.controller or "",
+        controller_token_file=options.controller_token_file or "",
     )
-    return _tell(examine(areas(), asked), options)
 
 
 def _tell(found: Examination, options: argparse.Namespace) -> int:

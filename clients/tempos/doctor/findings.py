@@ -36,6 +36,7 @@ class Asked:
     ``interfaces``: names, none for all. ``listen``: IPv4 addresses. ``mode``: as in `fastpath.mode`.
     ``api``, ``token_file``: where a broker that runs is asked, and what with.
     ``state``: the file of its state, empty for the usual one, or "off". ``ports``: of UDP, that it binds.
+    ``controller``, ``controller_token_file``: where a Controller is asked, and what with.
     ``attach``: programs may be put on those interfaces for a moment, which interrupts some cards.
     """
 
@@ -48,6 +49,8 @@ class Asked:
     token_file: str = ""
     state: str = ""
     ports: tuple[int, ...] = ()
+    controller: str = ""
+    controller_token_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

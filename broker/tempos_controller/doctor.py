@@ -1,0 +1,68 @@
+"""What a Controller says of its platform, for `tempos doctor`: it judges that all the time.
+
+Where nobody said that there is a Controller, and none answers at the usual address, there is nothing to say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from tempos.cli.api import Api
+from tempos.doctor.findings import Area, Asked, Check, Severity, Tried
+from tempos.errors import LocalError, RemoteError, one_line
+from tempos.session.place import api_at
+from tempos_controller.commands.access import DEFAULT, token_for
+from tempos_controller.config.model import CONTROLLER_PORT
+from tempos_controller.watch.findings import CHECKS
+
+#: Seconds.
+_PATIENCE = 5.0
+_CONTROLLER = Check(
+    "TD600", "Controller", Severity.WARNING, means="its workflows are not looked at", fix="tempos workflow ls"
+)
+
+
+def gather(asked: Asked) -> Iterator[Tried]:
+    """Ask the Controller, if there is one."""
+    named = asked.controller or os.environ.get("TEMPOS_CONTROLLER", "")
+    url = named or DEFAULT
+    try:
+        url = api_at(url, CONTROLLER_PORT)
+        api = Api(url, token_for(asked.controller_token_file or None), _PATIENCE, "Controller")
+        status = api.get("/v1/status")
+    except (LocalError, RemoteError) as error:
+        if named or getattr(error, "status", None) is not None:
+            yield Tried("TD600", False, one_line(error), url)
+        return
+    try:
+        found = [_controller(status, url), *map(_wrong, status["wrong"])]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        yield Tried("TD600", False, f"its status is not of this version: {error!r}", url)
+        return
+    yield from found
+
+
+def _controller(status: Mapping[str, Any], url: str) -> Tried:
+    cause = (
+        f"{status['name']!r}, tempos {status['version']}, process {status['pid']}: {status['workflows']} "
+        f"workflows, {status['functions']} functions, {status['triggers']} triggers"
+    )
+    if not status["ready"]:
+        return Tried(
+            "TD600", False, f"{cause}; not ready", url, means="not all that is wanted is in force",
+            fix="tempos platform plan",
+        )  # fmt: skip
+    return Tried("TD600", True, cause, url)
+
+
+def _wrong(each: Mapping[str, Any]) -> Tried:
+    """What it found, and since when; or when it happened last."""
+    moment = datetime.fromtimestamp(each["since"] if each["now"] else each["changed"]).astimezone()
+    when = f"{'since' if each['now'] else 'last at'} {moment.isoformat(' ', 'seconds')}"
+    return Tried(each["code"], False, f"{each['cause']} ({when})", each["subject"], fix=each["fix"])
+
+
+PLATFORM = Area("platform", (_CONTROLLER, *CHECKS), lambda asked: tuple(gather(asked)))
