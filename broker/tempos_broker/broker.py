@@ -7,6 +7,7 @@ What it does while it lives is done by its parts: :mod:`.routes` swaps, :mod:`.c
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ from tempos_broker.members.watch import Neighbours, Watch
 from tempos_broker.membership import Registry
 from tempos_broker.orders import Drained, KeepOut, Orders
 from tempos_broker.paths import Elsewhere, FastPath, NoFastPath
+from tempos_broker.redelivery.desk import OWED, Redelivery
 from tempos_broker.reloader import Reloader, unstamped
 from tempos_broker.repair.desk import Desk
 from tempos_broker.resend.desk import Desk as Resends
@@ -148,6 +150,19 @@ class Broker:
             ),
         )
         self._repairs.publishers = self._resends
+        life = random.getrandbits(32)
+        self._redelivery = Redelivery(
+            self._registry,
+            self._ledger,
+            journals,
+            self._past.tickets.read,
+            self._slow.say,
+            self._past.keeper.put,
+            instance=self._past.instance,
+            life=life,
+            changes=self.changes,
+            is_off=registry is not None,
+        )
         self._routes = Routes(
             states,
             self._registry,
@@ -159,6 +174,7 @@ class Broker:
             Pace(config.control.heartbeat),
             self.changes,
             self._repairs,
+            self._redelivery,
         )
         self.fleet = (
             None
@@ -175,6 +191,7 @@ class Broker:
             config.control,
             name=f"tempos {__version__} on {socket.gethostname()}",
             instance=self._past.instance,
+            life=life,
             epoch=self._routes.epoch,
             largest=lambda topic: narrowest.largest(
                 member for group in states[topic].route.groups for member in group.members
@@ -186,10 +203,12 @@ class Broker:
                 "replay": Replays(self._registry, journals, self._past.instance).request,
                 "repair": self._repairs.request,
                 "confirm": self._resends.request,
+                "redeliver": self._redelivery.request,
             },
             fleet=FleetDesk(self._registry, self.fleet),
         )
         self._control.reports.on_repairs = self._repairs.heard
+        self._ledger.orphans = self._redelivery.accounts
         self._tasks = Tasks()
         self._expiry = Expiry(self._registry, self._ledger, self._routes, self._tasks)
         self._port = ControlPort(
@@ -301,6 +320,7 @@ class Broker:
         await self._fast.configure([state.route.topic for state in states.values()])
         self._slow.journals.change((), [state.route.topic for state in states.values()])
         self._slow.journals.settle()
+        self._redelivery.restore(self._past.stored(OWED), [state.route.topic for state in states.values()])
         await self._routes.resume_all()
         self._tell_start()
         self._fast.on_change(lambda: self._routes.renew_all(self._tasks))
@@ -320,6 +340,7 @@ class Broker:
         self._watch.begin()
         self._awaited.look()
         self._awaited.begin()
+        self._redelivery.begin()
         self._ready = True
         if self.fleet is not None:
             self.fleet.begin()
@@ -355,6 +376,7 @@ class Broker:
         self._resends.close()
         if self.fleet is not None:
             await self.fleet.close()
+        self._redelivery.close()
         await self._watch.close()
         await self._awaited.close()
         await self._tasks.close(FINISH)
@@ -368,6 +390,7 @@ class Broker:
         await self._slow.close()
         self._port.close()
         if self._saver is not None:
+            await self._redelivery.save_rest()
             await self._past.keeper.save_rest()
         await self._fast.close(keep=keep)
         await self._past.keeper.close()

@@ -125,6 +125,7 @@ def _topic(old: Topic, new: Topic) -> Iterator[str]:
         ("retain", "retain"),
         ("repair", "repair"),
         ("ports", "ports"),
+        ("redeliver", "redeliver"),
     ):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:

@@ -25,6 +25,7 @@ from tempos_broker.lives.continuity import Continuity
 from tempos_broker.lives.memory import Remembered
 from tempos_broker.membership import Registry
 from tempos_broker.paths import FastPath
+from tempos_broker.redelivery.desk import Redelivery
 from tempos_broker.repair.desk import Desk
 from tempos_broker.state import TopicState
 from tempos_broker.tasks import Tasks
@@ -63,6 +64,7 @@ class Routes:
         pace: Pace,
         changes: Changes | None = None,
         repairs: Desk | None = None,
+        redelivery: Redelivery | None = None,
     ) -> None:
         self.states = states
         #: Where members are that events go to now, and how many are there.
@@ -77,6 +79,7 @@ class Routes:
         self._fast = fast
         self._slow = slow
         self._repairs = repairs
+        self._redelivery = redelivery
         self._locks: KeyedLocks[int] = KeyedLocks()
 
     def epoch(self, topic: int) -> int:
@@ -187,6 +190,8 @@ class Routes:
         journals.joined(topic, route.epoch, holders)
         if self._repairs is not None:
             self._repairs.opened(route, holders)
+        if self._redelivery is not None:
+            self._redelivery.opened(route, holders)
         now = time.monotonic()
         self._ledger.opened(topic, route.epoch, holders, now)
         await self._past.keeper.opening(route)
@@ -197,6 +202,8 @@ class Routes:
         self._past.close_old(topic, route.epoch)
         if self._repairs is not None:
             self._repairs.closed(state.route)
+        if self._redelivery is not None:
+            self._redelivery.closed(topic, state.route.epoch, len(state.route.groups))
         self._ledger.settle(now - self.lease, now - ASKS_AGAIN)
         self._ledger.in_force(topic, time.monotonic())
         before = state.route
@@ -205,6 +212,8 @@ class Routes:
         if self.telling:
             self._tell_members(before, route)
         self._chosen(state, choice)
+        if self._redelivery is not None:
+            await self._redelivery.keep(topic)
         # The slot of the epoch after this one may be reset only once its old tickets are stored.
         await self._past.keeper.swapped(topic)
         log.info(
@@ -244,6 +253,8 @@ class Routes:
         topic = route.topic.id
         if self._repairs is not None:
             self._repairs.end(topic)
+        if self._redelivery is not None:
+            self._redelivery.forget(topic)
         self._past.ended(route)
         if successor is None:
             del self.states[topic]
@@ -286,6 +297,13 @@ class Routes:
             self._slow.journals.joined(topic, route.epoch, self._registry.holders(topic), before=True)
             if self._repairs is not None:
                 self._repairs.opened(route, self._ledger.route(topic, route.epoch))
+            if self._redelivery is not None:
+                for each, groups in known.items():
+                    holders = self._ledger.route(topic, each)
+                    self._redelivery.opened(replace(route, epoch=each), holders)
+                    if each != route.epoch:
+                        self._redelivery.closed(topic, each, groups)
+                self._redelivery.begun(topic, route.epoch)
             self._chosen(state, await self._install(state, route))
             await self._slow.swap(route)
             self._enter(state, route)
@@ -300,6 +318,8 @@ class Routes:
             await self._fast.withdraw(topic)
         if memory is not None:
             past.cut(topic, memory)
+        if self._redelivery is not None:
+            self._redelivery.begun(topic, 0)
         state.route = Route(state.route.topic, epoch, ())
         return memory
 

@@ -202,6 +202,7 @@ def topic_document(
         "journal": journal,
         "retain": topic.retain,
         "repair": topic.is_repaired,
+        "redeliver": topic.redeliver,
         "origin": origin.value,
         "durable": durable or origin is Origin.FILE,
         **path_fields(state),
@@ -304,7 +305,8 @@ def _lost_before(publishers: PublishersAccount) -> dict[str, Any]:
 def _sums(group: GroupRow) -> dict[str, Any]:
     """``tickets = delivered + dropped + unconfirmed + lost + unknown``.
 
-    ``unsent`` is known to be in the last three, ``repaired`` is in the first two, ``given_up`` in the next.
+    ``unsent`` is known to be in the last three, ``repaired`` is in the first two, ``given_up`` in the next;
+    ``orphaned = redelivered + pending + lapsed`` are tickets of any kind.
     """
     return {
         "name": group.name,
@@ -317,6 +319,7 @@ def _sums(group: GroupRow) -> dict[str, Any]:
         "unsent": group.unsent,
         "repaired": group.repaired,
         "given_up": group.given_up,
+        **group.orphans._asdict(),
     }
 
 

@@ -45,7 +45,9 @@ SERVICE_SENT = 3
 SERVICE_REPLAYED = 4
 SERVICE_AGAIN = 5
 SERVICE_LACKING = 6
+SERVICE_WAITING = 7
 REPLAYED = 1
+REDELIVERED = 2
 KEEP_ALIVE_LEN = 2
 MAX_GROUPS = 16
 GROUPS_PER_TOPIC = 64
@@ -79,7 +81,7 @@ JOURNAL_GUARDS = 4096
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x7e462abb5eab650a
+ABI_FINGERPRINT = 0x64bcd290430a45ea
 
 
 class Reason(enum.IntEnum):

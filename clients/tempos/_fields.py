@@ -94,6 +94,28 @@ class Confirm(NamedTuple):
     given_up: int
 
 
+class Consumed(NamedTuple):
+    """Deliveries of one epoch that a member has processed, from the sequence ``first`` on."""
+
+    topic: int
+    epoch: int
+    first: int
+    number: int
+
+
+class Taking(NamedTuple):
+    """Where a member is with the ``lot`` that it has of a topic (0, 0, 0: none): so many are ``done``.
+
+    ``have``: so many have come; ``room``: for so many more.
+    """
+
+    topic: int
+    lot: int
+    done: int
+    have: int
+    room: int
+
+
 class Repaired(NamedTuple):
     """What became of deliveries that were missing, in datagrams: came when asked for, asked for no more."""
 

@@ -184,7 +184,7 @@ class Admin:
                 PathPolicy(told["policy"]), tuple(told["sources"]), told["rate"], told["burst"],
                 Overflow(told["overflow"]), Fanout(told["fanout"]),
                 Unheard(told["unheard"]), *_journal(told["journal"]), retain=bool(told["retain"]),
-                repair=_repair(told), ports=tuple(told["ports"]),
+                repair=_repair(told), ports=tuple(told["ports"]), redeliver=bool(told.get("redeliver")),
             )  # fmt: skip
             return TopicInfo(
                 topic, told["origin"], told["durable"], Path(told["path"]) if told["path"] else None,

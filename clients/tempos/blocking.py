@@ -409,6 +409,8 @@ class Subscriber(forks.OfOneProcess):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            self._inner.finished()
         self.discard()
         self.close()
 

@@ -30,6 +30,9 @@ from tempos._fields import (
     Confirm as Confirm,
 )
 from tempos._fields import (
+    Consumed as Consumed,
+)
+from tempos._fields import (
     Dropped as Dropped,
 )
 from tempos._fields import (
@@ -55,6 +58,9 @@ from tempos._fields import (
 )
 from tempos._fields import (
     Sent as Sent,
+)
+from tempos._fields import (
+    Taking as Taking,
 )
 from tempos._fields import (
     Told as Told,
@@ -190,11 +196,13 @@ _TOLD = (
 #: and whether there is ``more``. ``rows``: [topic id, name, about (:mod:`.session.rows`), epoch, members
 #: of the group], with the group where it is not the answer's; ``gone``: [topic id, name, why (:class:`Out`)],
 #: and it in words where there is more to say; ``journals``: the ids of those in ``rows`` that have one,
-#: ``retained``: of which a member first has the last event sent (:class:`Replay`), and ``repaired``: of which
-#: what is missing is sent again. ``fleet``: [state, confirmed, brokers]: who is in the fleet (another number
+#: ``retained``: of which a member first has the last event sent (:class:`Replay`), ``repaired``: of which
+#: what is missing is sent again, and ``redelivered``: of which what members leave behind goes to others.
+#: ``fleet``: [state, confirmed, brokers]: who is in the fleet (another number
 #: after each change), how many of its brokers have this member in force, and how many there are.
 _LISTED = (
     "life", "base", "version", "count", "more", "rows", "gone", "journals", "retained", "repaired", "fleet",
+    "redelivered",
 )  # fmt: skip
 
 #: operation -> what it is for, its fields, the fields of its answer
@@ -256,6 +264,17 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
         "lacking], or [topic, why nobody can tell]; it is asked for what lacks for a while",
         (Field("publisher", "number"), Field("confirm", "confirm")),
         ("confirmed",),
+    ),
+    "redeliver": (
+        "tell what was processed, and take what members that are gone were sent; 'final': that was the last",
+        (
+            Field("port", "port"),
+            Field("instance", "number"),
+            Field("consumed", "consumed"),
+            Field("taking", "taking"),
+            Field("final", "flag", required=False),
+        ),
+        ("life", "handed"),
     ),
     "return_address": (
         "where replies reach this client: what it puts into the envelopes of its requests, for so long",
@@ -475,6 +494,8 @@ _ROWS: dict[str, Any] = {
     "repairs": Repaired,
     "missing": Missing,
     "confirm": Confirm,
+    "consumed": Consumed,
+    "taking": Taking,
 }
 _IN_ROWS: dict[str, Callable[[object], bool]] = {
     "topic": lambda value: _is_int(value, 0xFFFF),

@@ -89,6 +89,8 @@ class Topic:
     ``retain``: whether a new member first gets the last event, out of the journal.
     ``repair``: whether members can have sent again what they miss; None: see :attr:`is_repaired`.
     ``ports``: where a foreign topic takes datagrams, beside the data port of the others.
+    ``redeliver``: whether what a member was sent and has not processed goes to others of its group when it
+    is gone.
     """
 
     id: int
@@ -108,6 +110,7 @@ class Topic:
     retain: bool = False
     repair: bool | None = None
     ports: tuple[int, ...] = ()
+    redeliver: bool = False
 
     @property
     def bucket(self) -> int:

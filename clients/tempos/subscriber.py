@@ -33,7 +33,6 @@ from tempos.receiving.intake import Bell, Duplicates, Intake, SubscriberStats
 from tempos.receiving.replay import Start, Wanted, replay
 from tempos.receiving.sources import PublisherAccount
 from tempos.receiving.standing import Standing
-from tempos.repair.asking import Asking
 from tempos.repair.repairer import PATIENCE
 from tempos.requests.answer import Request
 from tempos.session import ControlSession, forks
@@ -239,6 +238,8 @@ class Subscriber(forks.OfOneProcess):
         consumer = self._consumer
         if consumer is None or consumer.done() or consumer is asyncio.current_task():
             # Nobody is there to take what is left, or still to come.
+            if kind is None:
+                self.finished()
             self._intake.discard()
         await self.close()
 
@@ -297,6 +298,7 @@ class Subscriber(forks.OfOneProcess):
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._inbox:
+            self._inbox.finish()
             if self._closed:
                 raise LocalError("the subscriber is closed")
             left = None if deadline is None else deadline - time.monotonic()
@@ -328,6 +330,10 @@ class Subscriber(forks.OfOneProcess):
     def waiting(self) -> int:
         """Events that are there and nobody has taken."""
         return self._inbox.waiting
+
+    def finished(self) -> None:
+        """The consumer has done with what it took, although it asks for no more."""
+        self._inbox.finish()
 
     def lend(self, to: loan.Borrower) -> loan.Loan | None:
         """Lend the data socket to another process, where that can be; ends with the loan."""
@@ -390,6 +396,7 @@ class Subscriber(forks.OfOneProcess):
                 drained = await self._say_leave(link, patience)
             self._read_what_is_there()
             drained = together(drained, await others)
+            await self._intake.end()
         finally:
             self._intake.repairs.end()
             self._closed = True
@@ -490,11 +497,8 @@ class Subscriber(forks.OfOneProcess):
         self._broker_at = way.broker
         on_event = self._standing.on_event
         self._link = link = await ControlLink.open(way.broker, self._control_port, session, on_event)
-        self._intake.look, self._intake.prove = link.look, link.prove
         link.keep_alive = self._keep_alive
-        link.aside = self._intake.repairs.received
-        asking = Asking(client, self._signer)
-        self._intake.repairs.begin(client, asking, link.send_aside, lambda: self.member.port)
+        self._intake.connect(client, self._signer, link, lambda: self.member.port)
         self._roaming = Roaming(
             self.broker,
             self._control_port,

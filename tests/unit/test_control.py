@@ -40,6 +40,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "lacking": rows(control.Lacking),
     "missing": rows(control.Missing),
     "confirm": rows(control.Confirm),
+    "consumed": rows(control.Consumed),
+    "taking": rows(control.Taking),
     "repairs": rows(control.Repaired),
     "asked": rows(control.Asked),
     "sent": rows(control.Sent),

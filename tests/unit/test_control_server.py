@@ -291,7 +291,7 @@ def test_what_a_client_asks_leaves_room_for_the_whole_answer(op: str, name: str,
     )  # fmt: skip
     values = {
         **{key: [] for key in ("counts", "drops", "former", "heard", "lacking", "sent")},
-        **{key: [] for key in ("confirm", "missing", "repairs", "replays")},
+        **{key: [] for key in ("confirm", "missing", "repairs", "replays", "consumed", "taking")},
         "topic": name,
         "group": group,
         "filter": name,

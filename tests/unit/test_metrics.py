@@ -64,7 +64,8 @@ async def test_a_histogram_tells_all_it_has_counted() -> None:
     [({}, 0), ({"fast": 4}, 1), ({"balanced": False}, 1), ({"refused": {"queue_full": 3}}, 3)],
 )
 def test_what_an_account_leaves_open_is_drift(change: dict[str, object], wanted: int) -> None:
-    group = {"tickets": 8, "delivered": 5, "dropped": 1, "unconfirmed": 1, "lost": 1, "unknown": 0}
+    group = {"tickets": 8, "delivered": 5, "dropped": 1, "unconfirmed": 1, "lost": 1, "unknown": 0,
+             "orphaned": 6, "redelivered": 3, "pending": 2, "lapsed": 1}  # fmt: skip
     topic = {"received": 8, "fast": 5, "slow": 3, "refused": {}, "balanced": True, "groups": [group]}
     assert drift({**topic, **change}) == wanted
 

@@ -232,6 +232,22 @@ class MemberRow:
     given_up: int = 0
 
 
+class Orphans(NamedTuple):
+    """``orphaned = redelivered + pending + lapsed``, of one group, in datagrams.
+
+    ``orphaned``: sent to members that are gone, and not known to be processed; ``redelivered``: processed by
+    others since; ``pending``: to be; ``lapsed``: not to be had any more.
+    """
+
+    orphaned: int = 0
+    redelivered: int = 0
+    pending: int = 0
+    lapsed: int = 0
+
+
+NO_ORPHANS = Orphans()
+
+
 @dataclass(frozen=True, slots=True)
 class GroupRow:
     """``tickets = delivered + dropped + unconfirmed + lost + unknown``.
@@ -253,6 +269,7 @@ class GroupRow:
     members: tuple[MemberRow, ...]
     repaired: int = 0
     given_up: int = 0
+    orphans: Orphans = NO_ORPHANS
 
 
 def holder_of(stored: Sequence[Any]) -> Holder:

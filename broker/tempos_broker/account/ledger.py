@@ -24,7 +24,7 @@ accounts compare totals instead of epochs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ from tempos_broker.account.accounts import (
     GroupAccount,
     GroupRow,
     Holder,
+    Orphans,
     group_row,
     holder_of,
     share,
@@ -42,6 +43,7 @@ from tempos_broker.account.accounts import (
 )
 from tempos_broker.account.bounds import Undelivered
 from tempos_broker.account.ended import Ended
+from tempos_broker.account.orphans import unlike_orphans, with_orphans
 from tempos_broker.account.positions import Positions
 from tempos_broker.account.publishers import Publishers, PublishersAccount
 from tempos_broker.account.quiet import Groups, Quiet
@@ -89,6 +91,8 @@ class Ledger:
         #: Tells the tickets drawn so far of a topic, an open epoch and the number of a group, if anybody can.
         self.tickets: Callable[[int, int, int], int] | None = None
         self._positions = Positions()
+        #: Tells what members of a topic left behind, by group.
+        self.orphans: Callable[[int], Mapping[str, Orphans]] = lambda topic: {}
 
     def begin(self, topic: int, name: str, *, stamped: bool) -> None:
         """A topic that is new here; whether its datagrams carry epochs."""
@@ -254,6 +258,13 @@ class Ledger:
         state = self._topics.get(topic)
         empty = state is None or (isinstance(state, Quiet) and not any(groups for _, groups in state.open))
         return empty and not self.publishers.follows(topic)
+
+    def groups(self, topic: int) -> Collection[str]:
+        """The groups of which there is an account, or of which nothing was counted yet."""
+        state = self._topics.get(topic)
+        if isinstance(state, Quiet):
+            return {name for _, groups in state.open for name, _ in groups}
+        return state.groups if state is not None else ()
 
     def epoch(self, topic: int) -> int:
         """The latest epoch that was opened; 0 for a topic without an account."""
@@ -444,6 +455,9 @@ class Ledger:
         publishers = self.publishers.account(
             topic, received, {row.name: Undelivered(row.lost, row.unconfirmed) for row in rows}
         )
+        orphans = self.orphans(topic)
+        problems += unlike_orphans(orphans)
+        rows = with_orphans(rows, orphans)
         return TopicLedger(received, fast, slow, dict(refused), tuple(rows), tuple(problems), publishers)
 
     def _quiet(

@@ -63,6 +63,14 @@ REPAIRED = counter(
 GIVEN_UP = gauge(
     "tempos_group_given_up_datagrams", "not delivered, and not asked for any more", "topic", "group"
 )
+ORPHANED = counter(
+    "tempos_group_orphaned_total", "sent to members that are gone, and not known processed", "topic", "group"
+)
+REDELIVERED = counter(
+    "tempos_group_redelivered_total", "of these, processed by other members since", "topic", "group"
+)
+PENDING = gauge("tempos_group_pending_datagrams", "of these, to be handed to others", "topic", "group")
+LAPSED = counter("tempos_group_lapsed_total", "of these, not to be had any more", "topic", "group")
 #: No counter: who left may still tell that it had got some.
 GROUP_LOST = gauge("tempos_group_lost_datagrams", "not told of by members that have left", "topic", "group")
 UNKNOWN = counter("tempos_group_unknown_total", "sent to static members: they tell nothing", "topic", "group")
@@ -185,7 +193,8 @@ def _open(topic: Mapping[str, Any]) -> int:
 def _open_of(group: Mapping[str, Any]) -> int:
     """Tickets of a group of which the account does not say what became."""
     told = sum(group[key] for key in ("delivered", "dropped", "unconfirmed", "lost", "unknown"))
-    open_: int = abs(group["tickets"] - told)
+    behind = sum(group[key] for key in ("redelivered", "pending", "lapsed"))
+    open_: int = abs(group["tickets"] - told) + abs(group["orphaned"] - behind)
     return open_
 
 
@@ -218,4 +227,5 @@ _KEYS = {REFUSED: "refused", LOST: "lost", PASSED: "passed"}
 _OF_GROUP = {
     TICKETS: "tickets", DELIVERED: "delivered", DROPPED: "dropped", GROUP_LOST: "lost", UNKNOWN: "unknown",
     UNCONFIRMED: "unconfirmed", REPAIRED: "repaired", GIVEN_UP: "given_up",
+    ORPHANED: "orphaned", REDELIVERED: "redelivered", PENDING: "pending", LAPSED: "lapsed",
 }  # fmt: skip

@@ -53,6 +53,14 @@ class GroupAccount(BaseModel):
     given_up: Count = Field(
         default=0, description="of what is unconfirmed or lost, what members ask for no more"
     )
+    orphaned: Count = Field(
+        default=0,
+        description="sent to members that are gone, and not known to be processed by them; "
+        "= redelivered + pending + lapsed",
+    )
+    redelivered: Count = Field(default=0, description="of these, processed by other members since")
+    pending: Count = Field(default=0, description="to be handed to other members")
+    lapsed: Count = Field(default=0, description="not to be had any more: the journal was too small")
 
 
 class GroupOut(GroupAccount):
@@ -171,6 +179,9 @@ class TopicOut(BaseModel):
     journal: JournalOut | None = Field(description="what is kept of its events; null: nothing")
     retain: bool = Field(description="whether a new member first gets the last event")
     repair: bool = Field(description="whether members can have sent again what they miss")
+    redeliver: bool = Field(
+        default=False, description="whether what members that are gone have not processed goes to others"
+    )
     origin: Literal["file", "run-time"] = Field(
         description="who made it: the configuration file, or an order"
     )

@@ -91,6 +91,7 @@ def fields_of(config: TopicConfig) -> dict[str, Any]:
         "retain": topic.retain or None,
         "repair": topic.repair,
         "ports": topic.ports or None,
+        "redeliver": topic.redeliver or None,
     }
 
 

@@ -110,6 +110,7 @@ TOPIC: Keys = {
     ),
     "retain": Key(kinds.FLAG, _TOPIC.retain),
     "repair": Key(own_kinds.REPAIR, _TOPIC.repair),
+    "redeliver": Key(kinds.FLAG, _TOPIC.redeliver),
     "ports": Key(kinds.PORT, _TOPIC.ports, many=True, most=MAX_PORTS),
     "member": Key(MEMBER, (), many=True),
 }
@@ -272,6 +273,9 @@ def _rule_lease(root: Table, faults: Faults) -> None:
 def _rule_fleet(root: Table, faults: Faults) -> None:
     fleet, broker = root.get("fleet"), root.get("broker")
     name, etcd, address = fleet.get("name"), fleet.get("etcd"), fleet.get("address")
+    for topic in _tables(root, "topic") if name else ():
+        if topic.get("redeliver"):
+            faults.refuse(topic.at("redeliver"), True, "false", "in a fleet, which does not do that yet")
     if name == "":
         for key in FLEET:
             value = fleet.get(key)
@@ -347,14 +351,15 @@ def _rule_journal(root: Table, faults: Faults) -> None:
 
 def _rule_repair(root: Table, faults: Faults) -> None:
     for topic in _tables(root, "topic"):
-        if not topic.get("repair"):
-            continue
-        if topic.get("journal") == 0:
-            wanted = f"a {topic.at('journal')} above 0 besides"
-            faults.refuse(topic.at("repair"), True, wanted, "without a journal")
-        if topic.get("framing") in (Framing.RAW, Framing.FOREIGN):
-            wanted = f'{topic.at("framing")} = "event" besides'
-            faults.refuse(topic.at("repair"), True, wanted, "of a raw topic, whose events carry no numbers")
+        for key in ("repair", "redeliver"):
+            if not topic.get(key):
+                continue
+            if topic.get("journal") == 0:
+                wanted = f"a {topic.at('journal')} above 0 besides"
+                faults.refuse(topic.at(key), True, wanted, "without a journal")
+            if topic.get("framing") in (Framing.RAW, Framing.FOREIGN):
+                wanted = f'{topic.at("framing")} = "event" besides'
+                faults.refuse(topic.at(key), True, wanted, "of a raw topic, whose events carry no numbers")
 
 
 def _rule_foreign(root: Table, faults: Faults) -> None:
@@ -538,7 +543,7 @@ def build_topic(table: Table) -> TopicConfig:
         values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],
         values["sources"], values["rate"], values["burst"], values["overflow"], values["fanout"],
         values["unheard"], values["journal"], values["journal_bytes"], retain=values["retain"],
-        repair=values["repair"], ports=values["ports"],
+        repair=values["repair"], ports=values["ports"], redeliver=values["redeliver"],
     )  # fmt: skip
     members = tuple(_static_member(**member.values) for member in _tables(table, "member"))
     return TopicConfig(topic, _one_member(*members) if len(members) == 1 else members)

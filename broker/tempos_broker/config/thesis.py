@@ -84,6 +84,7 @@ def _topic(theirs: Table, faults: Faults) -> Table:
         "retain": False,
         "repair": None,
         "ports": (),
+        "redeliver": False,
     }
     if "topic_value" in theirs.values:
         values["id"] = theirs.get("topic_value")

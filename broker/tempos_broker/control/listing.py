@@ -51,9 +51,10 @@ class Listing:
         group: str | None = fields.get("group")
         if (fleet := self._fleet(holder)) is not None:
             fields = {**fields, "fleet": fleet}
-        room = way.room - len(encode_ok(way.request_id, **fields)) - 10 * _FIELD
+        room = way.room - len(encode_ok(way.request_id, **fields)) - 11 * _FIELD
         rows: list[tuple[Any, ...]] = []
         repaired: list[int] = []
+        redelivered: list[int] = []
         gone: list[tuple[Any, ...]] = []
         journals: list[int] = []
         retained: list[int] = []
@@ -75,7 +76,7 @@ class Listing:
                 members = self._ledger.members(topic, epoch, holder)
                 row: tuple[Any, ...] = (topic, known.name, about(known), epoch, members)
                 row = row if state.name == group else (*row, state.name)
-                named = (known.journal > 0) + known.retain + known.is_repaired
+                named = (known.journal > 0) + known.retain + known.is_repaired + known.redeliver
                 room -= len(packb(row)) + len(packb(topic)) * named
                 if room >= 0:
                     rows.append(row)
@@ -85,6 +86,8 @@ class Listing:
                         retained.append(topic)
                     if known.is_repaired:
                         repaired.append(topic)
+                    if known.redeliver:
+                        redelivered.append(topic)
             if room < 0:
                 more = True
                 break
@@ -108,6 +111,8 @@ class Listing:
             told["gone"] = gone
         if repaired:
             told["repaired"] = repaired
+        if redelivered:
+            told["redelivered"] = redelivered
         return told
 
     def _why(self, lease: Lease, name: str, why: str) -> tuple[str, ...]:

@@ -29,6 +29,8 @@ log = logging.getLogger("tempos.broker")
 
 #: ns that somebody who writes may be held up before what lacks is missed.
 HELD_UP = 50_000_000
+#: By how much the tickets of one event differ at most: batches that several processes draw at one moment.
+DRAWERS = 1024
 
 
 class Journals:
@@ -127,6 +129,15 @@ class Journals:
         """
         epochs = self._epochs.get(topic)
         return self.of.get(topic), epochs.before(holder) if epochs is not None else None
+
+    def find(self, topic: int, first: int, epoch: int, group: int, ticket: int) -> Entry | None:
+        """The event of a ticket in an epoch that begins at ``first``, also while it is taken over."""
+        for memory in (self.of.get(topic), self._former.get(topic)):
+            if memory is not None and first:
+                entry = memory.find(first, epoch, group, ticket, DRAWERS)
+                if entry is not None:
+                    return entry
+        return None
 
     def mend(self) -> None:
         """Another process is dead that wrote; this one does not at the moment."""

@@ -139,6 +139,12 @@ def _topic(topic: Mapping[str, Any]) -> Iterator[str]:
                 f"  group {group_name(group['name'])}: {number(missed)} missed, "
                 f"{number(group['repaired'])} of them repaired, {number(group['given_up'])} given up"
             )
+        if behind := group.get("orphaned", 0):
+            yield (
+                f"  group {group_name(group['name'])}: {number(behind)} left behind by members that went, "
+                f"{number(group['redelivered'])} of them processed by others, "
+                f"{number(group['pending'])} to be, {number(group['lapsed'])} not to be had any more"
+            )
         for member in group["members"]:
             if member.get("overruns"):
                 yield (

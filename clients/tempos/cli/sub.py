@@ -44,10 +44,11 @@ Bodies are printed as text, msgpack as JSON, anything else in hex. With several 
 begins with the topic's name. Filters are MQTT's: + is any one level, # in the end any number of them. With
 --json each line is an object: topic, topic_id, encoding, body, publisher, sequence, delivery_sequence, epoch,
 sent_ns, received_ns, latency_s, missed. The sum of missed is what is missing: an event that comes late says
--1. An event out of the journal (--last, --since, retained topics) says "replayed": true, and is in no other
-count. The account of --stats is told at the very end, when all that was on its way has come or is lost, with
-what each publisher lost on the way to the broker; with --json it is an object, too. After --count events it
-leaves; what had come beyond them is told, and is dropped in the broker's ledger.
+-1. An event out of the journal (--last, --since, retained topics) says "replayed": true, one that a member
+which is gone was sent before "redelivered": true; these are in no other count. The account of --stats is told
+at the very end, when all that was on its way has come or is lost, with what each publisher lost on the way to
+the broker; with --json it is an object, too. After --count events it leaves; what had come beyond them is
+told, and is dropped in the broker's ledger.
 """
 
 
@@ -199,6 +200,7 @@ def _json_line(event: Event) -> str:
         "latency_s": event.latency,
         "missed": event.missed,
         **({"replayed": True} if event.is_replayed else {}),
+        **({"redelivered": True} if event.is_redelivered else {}),
     }
     return json.dumps(row, ensure_ascii=False) + "\n"
 
@@ -234,6 +236,7 @@ def _stats_line(stats: SubscriberStats) -> str:
         "given up": stats.given_up,
         **({"replayed": stats.replayed} if stats.replayed else {}),
         **({"replay_gone": stats.replay_gone} if stats.replay_gone else {}),
+        **({"redelivered": stats.redelivered} if stats.redelivered else {}),
         "late": stats.late,
         "duplicates": stats.duplicates,
         "unstamped": stats.unstamped,

@@ -119,6 +119,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="whether members can have sent again what they miss",
     )
     parser.add_argument(
+        "--redeliver",
+        action=argparse.BooleanOptionalAction,
+        help="what a member that is gone has not processed goes to others of its group",
+    )
+    parser.add_argument(
         "--member", metavar="ip=IP[,port=PORT][,group=G][,mac=MAC][,source=IP]", action="append",
         type=_member, dest="members", help="a static member; may be given several times",
     )  # fmt: skip
@@ -153,7 +158,7 @@ _KEYS = {
     "id": "id", "quality": "class", "priority": "priority", "framing": "framing", "path": "path",
     "sources": "sources", "rate": "rate", "burst": "burst", "overflow": "overflow", "fanout": "fanout",
     "unheard": "unheard", "journal": "journal", "journal_bytes": "journal_bytes", "retain": "retain",
-    "repair": "repair", "members": "member", "ports": "ports",
+    "repair": "repair", "redeliver": "redeliver", "members": "member", "ports": "ports",
 }  # fmt: skip
 _SPELLINGS = {"source": "sources", "journal-bytes": "journal_bytes"}
 

@@ -40,6 +40,7 @@ class Feed:
         "mended_told",
         "missed",
         "name",
+        "redelivers",
         "see",
         "source_of",
         "sources",
@@ -71,6 +72,8 @@ class Feed:
         #: What became of what it missed; None: it is not repaired.
         self.mended: Count | None = None
         self.mended_told: Repaired | None = None
+        #: Whether what of it is not processed goes to others when this member is gone.
+        self.redelivers = False
         # What the next event says it misses: lost on the way or dropped here since the last one, less
         # what has come after it had been counted so.
         self.missed = 0

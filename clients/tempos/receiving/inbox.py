@@ -8,7 +8,7 @@ consumer takes out; these may be different threads, and each of them writes what
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, NamedTuple, cast
 
 from tempos import wire
@@ -59,6 +59,11 @@ class Event(NamedTuple):
         """Whether it is from before this was a member, out of the topic's journal; then it is no delivery."""
         return False
 
+    @property
+    def is_redelivered(self) -> bool:
+        """Whether another member of the group was sent it, which is gone: it may have processed it."""
+        return False
+
     def unpack(self) -> Any:
         """The body as msgpack; raises :class:`WireError` if it is none."""
         return wire.decode_body(self.body)
@@ -86,10 +91,20 @@ class Kept(Event):
         return True
 
 
+class Again(Event):
+    """An event that another member was sent; the last one of its datagram has its ``number``."""
+
+    number: int | None = None
+
+    @property
+    def is_redelivered(self) -> bool:
+        return True
+
+
 class Inbox:
     """Holds events until they are taken. ``limit``: how many wait at the most, the last batch not cut."""
 
-    __slots__ = ("_limit", "_more_in", "_more_out", "_queue", "limit", "ready")
+    __slots__ = ("_last", "_limit", "_more_in", "_more_out", "_queue", "limit", "processed", "ready")
 
     def __init__(self, limit: int) -> None:
         self._limit = self.limit = limit
@@ -99,6 +114,9 @@ class Inbox:
         self._more_in = self._more_out = 0
         #: The events that are next, for the consumer to take; once it is empty, :meth:`refill`.
         self.ready: deque[Event] = deque()
+        #: Where what the consumer has done with is noted, as it stood in the queue; None: nobody asks.
+        self.processed: deque[Event | tuple[Any, ...]] | None = None
+        self._last: Event | tuple[Any, ...] | None = None
 
     def __bool__(self) -> bool:
         """Whether there is an event."""
@@ -128,6 +146,13 @@ class Inbox:
         self._queue.append(fields)
         return True
 
+    def put_all(self, events: Sequence[Event]) -> bool:
+        """Add the events of a datagram, as they are; False if there is no room."""
+        if self.waiting >= self._limit:
+            return False
+        self._queue.extend(events)
+        return True
+
     def take(self) -> Event | None:
         """The next event, if there is one."""
         if self.ready or self.refill():
@@ -145,9 +170,21 @@ class Inbox:
         ready.clear()
         return events
 
+    def finish(self) -> None:
+        """The consumer asks for more: it has done with all that it took."""
+        if self._last is not None and not self.ready:
+            if self.processed is not None:
+                self.processed.append(self._last)
+            self._last = None
+
+    def unfinished(self) -> list[Event | tuple[Any, ...]]:
+        """What the consumer has not done with, as it stands in the queue."""
+        return [*([] if self._last is None else [self._last]), *self._queue]
+
     def shut(self) -> list[tuple[int, int]]:
         """Take nothing more, and forget what waits: the topic and the events of each datagram."""
         self._limit = 0
+        self.processed = self._last = None
         waits: list[tuple[int, int]] = []
         last: tuple[int | None, ...] = ()
         while (event := self.take()) is not None:
@@ -161,13 +198,19 @@ class Inbox:
     def refill(self) -> bool:
         """Put the next events into :attr:`ready`: a batch, or what came alone; False if there are none."""
         queue, ready = self._queue, self.ready
+        if self.processed is not None:
+            self.finish()
         if not queue:
             return False
         entry = queue.popleft()
+        most = MOST_ALONE
+        if self.processed is not None:
+            # One by one, so that it is known of each.
+            self._last, most = entry, 0
         # A batch is a plain tuple.
         if type(entry) is not tuple:
             ready.append(cast("Event", entry))
-            for _ in range(MOST_ALONE):
+            for _ in range(most):
                 if not queue or type(queue[0]) is tuple:
                     break
                 ready.append(cast("Event", queue.popleft()))

@@ -13,10 +13,11 @@ from asyncio import Future, get_running_loop
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tempos import _abi, wire
 from tempos._remarks import Sparingly
+from tempos.auth import Signer
 from tempos.delivery import AGAIN
 from tempos.encryption import TopicKeys, Undecryptable
 from tempos.errors import LocalError, WireError
@@ -24,12 +25,17 @@ from tempos.model import Framing
 from tempos.receiving.feeds import Feed, Feeds
 from tempos.receiving.inbox import Event, Inbox, new_event
 from tempos.receiving.sources import PublisherAccount
+from tempos.redelivery.redeliverer import Redeliverer
 from tempos.repair import repairer
+from tempos.repair.asking import Asking
 from tempos.repair.repairer import Repairer
 from tempos.requests import envelope, probe
 from tempos.requests.answer import Replies
 from tempos.session import proof, replayed
 from tempos.session.doorman import Doorman
+
+if TYPE_CHECKING:
+    from tempos.session.link import ControlLink
 
 #: Datagrams kept while the answer to `subscribe`, which tells their framing, is on its way.
 EARLY = 1024
@@ -65,8 +71,8 @@ class SubscriberStats:
     socket buffer that the kernel gave; ``requests`` among the events, ``replies`` sent to them, errors
     included, and ``replies_failed``: those that raised; ``traced``: probes
     (:meth:`tempos.Publisher.trace`), datagrams that nobody is handed; ``replayed``:
-    datagrams from before this was a member, out of journals, and ``replay_gone`` such that could not be had:
-    these are in no other count.
+    datagrams from before this was a member, out of journals, and ``replay_gone`` such that could not be had;
+    ``redelivered``: datagrams that members which are gone left behind: these are in no other count.
 
     ``missed`` is final once the subscriber has drained or is closed: what was on its way has come by
     then, and what was lost at the very end the broker has told.
@@ -93,6 +99,7 @@ class SubscriberStats:
     replay_gone: int = 0
     repaired: int = 0
     given_up: int = 0
+    redelivered: int = 0
 
 
 class Waiter(Protocol):
@@ -155,6 +162,8 @@ class Intake:
         #: Has what is missing sent again, for so many seconds.
         self.repairs = Repairer(repairer.check(repair, ordered=ordered), self.feeds, self.wake)
         self.inbox = self.repairs.inbox_of(queue, ordered=ordered) if inbox is None else inbox
+        #: Tells what was processed, and takes what others left behind.
+        self.redelivery = Redeliverer(self.feeds, self.inbox, self.wake)
         #: Who comes in at the data socket, and to whom a proof is given that came by it: client, proof.
         self.doorman = Doorman()
         self.prove: Callable[[int, bytes, Callable[[], None]], bool] | None = None
@@ -213,6 +222,7 @@ class Intake:
             replay_gone=self.replay_gone,
             repaired=self.repairs.repaired,
             given_up=self.repairs.given_up,
+            redelivered=self.redelivery.came,
         )
 
     def begin(self) -> None:
@@ -222,6 +232,17 @@ class Intake:
         early, self._early = self._early or [], None
         for datagram, at in early:
             self.receive(datagram, at)
+
+    def connect(self, client: int, signer: Signer | None, link: ControlLink, port: Callable[[], int]) -> None:
+        """There is a way to the broker; ``port``: where this receives."""
+        self.look, self.prove, link.aside = link.look, link.prove, self.repairs.received
+        self.repairs.begin(client, Asking(client, signer), link.send_aside, port)
+        self.redelivery.begin(client, signer, link, port)
+
+    async def end(self) -> None:
+        """Nothing comes any more; the broker is told what was processed, or will be."""
+        self.repairs.end()
+        await self.redelivery.end(trusted=not self._discarding)
 
     @property
     def is_opening(self) -> bool:
@@ -290,8 +311,8 @@ class Intake:
             if (version & _ODD_BITS != _VERSION or reserved) and (
                 version & _ODD_BITS != _ENVELOPED or reserved
             ):
-                if self.replayed and replayed.decode(whole) is not None:
-                    # It was asked for again, and had come.
+                if self.redelivery.take(whole) or (self.replayed and replayed.decode(whole) is not None):
+                    # The latter was asked for again, and had come.
                     self._datagrams -= 1
                     self._bytes -= size
                     return
@@ -325,6 +346,7 @@ class Intake:
                 if version & _abi.FLAG_TRACE:
                     # Of no use to the consumer; it has come, and is in every account.
                     self._traced += 1
+                    self.redelivery.passed(feed, epoch, delivery)
                     self.replies.report(feed.id, feed.name, feed.group, whole, feed.body_at, now)
                     return
                 self.replies.requests += 1
@@ -393,7 +415,7 @@ class Intake:
 
     def _is_no_topics(self, datagram: bytes) -> bool:
         """Whether a datagram is no topic's: what the broker tells this member, or a stranger's."""
-        if self.repairs.told(datagram):
+        if self.repairs.told(datagram) or self.redelivery.told(datagram):
             return True
         told = proof.decode(datagram)
         if told is not None and self.prove is not None:

@@ -94,6 +94,8 @@ def lend(reader: object, intake: Intake, to: Borrower) -> Loan | None:
     if not isinstance(reader, WatchingReader) or len(feeds) != 1 or not intake.is_quiet:
         return None
     (feed,) = feeds
-    if not feed.is_event or feed.decryptor is not None or feed.id >= _abi.WIDE or feed.mended is not None:
+    if not feed.is_event or feed.decryptor is not None or feed.id >= _abi.WIDE:
+        return None
+    if feed.mended is not None or feed.redelivers:
         return None
     return Loan(feed.id, feed.name, reader, intake, to)

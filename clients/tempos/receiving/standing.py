@@ -74,6 +74,7 @@ class Standing:
             if feed is not None:
                 feed.in_force(event.epoch, event.members)
                 self._repair(feed, repaired=event.repaired)
+                self._intake.redelivery.follow(feed, redelivered=event.redelivered)
         elif isinstance(event, Listed):
             self._intake.settle(event.asked)
             self.on_fleet(event.fleet)
@@ -85,6 +86,7 @@ class Standing:
         elif isinstance(event, BrokerChanged):
             for feed in feeds:
                 feed.new_broker()
+            self._intake.redelivery.new_broker()
         elif isinstance(event, Forgotten):
             for feed in feeds:
                 if feed.name in event.topics:
@@ -125,6 +127,7 @@ class Standing:
         if feed.is_event:
             feed.sources.joined = event.clock
         self._repair(feed, repaired=event.repaired)
+        self._intake.redelivery.follow(feed, redelivered=event.redelivered)
         if not self._intake.is_opening and not event.renewed:
             # By a filter, for it was made later.
             _log.info("member of %s at %s", event.topic.name, self._broker)

@@ -18,15 +18,13 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tempos import _abi, auth, control
+from tempos import _abi, auth
 from tempos.control import Code, Missing
-from tempos.errors import WireError
 from tempos.repair.gaps import Span
+from tempos.session.aside import Aside
 
 _HEAD = bytes((_abi.SERVICE, _abi.SERVICE_SENT))
 _SENT = struct.Struct("!2sQHII")
-#: Requests whose answers may still come.
-KEPT = 64
 
 
 class Told(NamedTuple):
@@ -61,41 +59,18 @@ class Asking:
     """The requests of one client, ``client`` by its number; with a ``signer`` they are signed."""
 
     def __init__(self, client: int, signer: auth.Signer | None) -> None:
-        self._client = client
-        self._signer = signer
-        # Far from those of the session, which counts on from its client's number.
-        self._next_id = (client ^ 0x80000000) & control.U32
-        self._asked: dict[int, bytes] = {}
+        self._aside = Aside(client, signer, 0x80000000)
 
     def request(self, port: int, missing: Sequence[Missing]) -> bytes:
         """The datagram that asks for these, from who receives at ``port``."""
-        self._next_id = request = (self._next_id + 1) & control.U32
-        roomy = len(missing) > 4
-        datagram = control.encode_request(
-            "repair", request, self._client, roomy=roomy, port=port, missing=list(missing)
-        )
-        nonce = b""
-        if self._signer is not None:
-            datagram, nonce = self._signer.sign(datagram)
-        self._asked[request] = nonce
-        while len(self._asked) > KEPT:
-            del self._asked[next(iter(self._asked))]
+        _, datagram = self._aside.request("repair", roomy=len(missing) > 4, port=port, missing=list(missing))
         return datagram
 
     def receive(self, data: bytes) -> Answer | None:
         """What a reply says; None: it is none to these requests."""
-        if not self._asked or len(data) > control.MAX_DATAGRAM:
+        reply = self._aside.receive(data)
+        if reply is None:
             return None
-        nonce = b""
-        try:
-            if self._signer is not None:
-                nonce, _, data = self._signer.open(data)
-            reply = control.decode_reply(data)
-        except WireError:
-            return None
-        if reply.id not in self._asked or self._asked[reply.id] != nonce:
-            return None
-        del self._asked[reply.id]
         if reply.ok is None:
             return Answer(unknown=reply.error is not None and reply.error.code == Code.UNKNOWN_MEMBER)
         gone = reply.ok.get("gone")

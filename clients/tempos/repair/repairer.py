@@ -41,6 +41,7 @@ class Repairer:
         self._send: Callable[[bytes], None] = lambda datagram: None
         self._port: Callable[[], int] = lambda: 0
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
 
     def inbox_of(self, limit: int, *, ordered: bool) -> Inbox:
         """The inbox of the subscriber."""
@@ -162,10 +163,12 @@ class Repairer:
 
     def _schedule(self) -> None:
         at = None if self._is_off or self._asking is None else self.gaps.timer
-        if at is None or (self._timer is not None and self._timer.when() <= at):
+        if at is None or (self._timer is not None and self._due <= at):
             return
         if self._timer is not None:
             self._timer.cancel()
+        # Not the handle's own: that of uvloop has none where it is due now.
+        self._due = at
         self._timer = asyncio.get_running_loop().call_at(at, self._on_timer)
 
     def _on_timer(self) -> None:

@@ -44,8 +44,9 @@ class Subscribed:
     #: The broker's clock when it said so; None where it does not tell.
     clock: int | None = None
     members: int = 0
-    #: Whether what is missed of it can be had again.
+    #: Whether what is missed of it can be had again, and whether what members leave behind goes to others.
     repaired: bool = False
+    redelivered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class InForce:
     epoch: int
     members: int
     repaired: bool = False
+    redelivered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,10 @@ class Replayed(NamedTuple):
     datagram: bytes
 
 
-def encode_event(datagram: bytes, epoch: int, position: int) -> bytes:
-    """An ``event`` of this position."""
+def encode_event(datagram: bytes, epoch: int, position: int, mark: int = _abi.REPLAYED) -> bytes:
+    """An ``event`` of this position; ``mark``: what it is sent for."""
     copy = bytearray(datagram)
-    copy[_reserved_at(datagram)] = _abi.REPLAYED
+    copy[_reserved_at(datagram)] = mark
     wire.stamp(copy, epoch, position)
     return bytes(copy)
 
@@ -52,10 +52,15 @@ def decode(datagram: bytes) -> Replayed | None:
     if len(datagram) > _RAW.size and datagram[0] == _abi.SERVICE and datagram[1] == _abi.SERVICE_REPLAYED:
         _, _, topic, number = _RAW.unpack_from(datagram)
         return Replayed(topic, number, datagram[_RAW.size :])
+    return decode_event(datagram)
+
+
+def decode_event(datagram: bytes, mark: int = _abi.REPLAYED) -> Replayed | None:
+    """What an ``event`` brings that was sent for this; None: it was not."""
     if len(datagram) < wire.HEADER_LEN or datagram[0] == _abi.SERVICE:
         return None
     at = _reserved_at(datagram)
-    if len(datagram) < wire.body_at(datagram) or datagram[at] != _abi.REPLAYED:
+    if len(datagram) < wire.body_at(datagram) or datagram[at] != mark:
         return None
     (number,) = _NUMBER.unpack_from(datagram, _abi.OFFSET_DELIVERY_SEQUENCE)
     plain = bytearray(datagram)

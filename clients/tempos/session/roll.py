@@ -25,8 +25,9 @@ class Row(NamedTuple):
     group: str
     epoch: int
     members: int
-    #: Whether what is missed of it can be had again.
+    #: Whether what is missed of it can be had again, and whether what members leave behind goes to others.
     repaired: bool = False
+    redelivered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,8 @@ class Roll:
             for name, most in (("life", _U32), ("base", _U64), ("version", _U64), ("count", _U64))
         )
         journals, retained = _list(fields, "journals"), _list(fields, "retained")
-        repaired = _list(fields, "repaired")
-        rows = [_row(row, fields.get("group"), repaired) for row in _list(fields, "rows")]
+        again = _list(fields, "repaired"), _list(fields, "redelivered")
+        rows = [_row(row, fields.get("group"), *again) for row in _list(fields, "rows")]
         rows = [_kept(row, journals, retained) for row in rows] if journals else rows
         gone = [_gone(row) for row in _list(fields, "gone")]
         fleet = _fleet(fields.get("fleet"))
@@ -145,7 +146,7 @@ def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
     return value
 
 
-def _row(row: Any, group: Any, repaired: list[Any]) -> Row:
+def _row(row: Any, group: Any, repaired: list[Any], redelivered: list[Any]) -> Row:
     if not isinstance(row, list) or len(row) not in (5, 6):
         raise WireError("a membership that is none")
     topic, name, told, epoch, members, *own = row
@@ -155,7 +156,8 @@ def _row(row: Any, group: Any, repaired: list[Any]) -> Row:
         raise WireError("a membership with numbers that cannot be")
     if not isinstance(name, str) or not name or not isinstance(group, str) or epoch > _U32:
         raise WireError("a membership without topic and group")
-    return Row(topic_about(topic, name, told), group, epoch, members, topic in repaired)
+    described = topic_about(topic, name, told)
+    return Row(described, group, epoch, members, topic in repaired, topic in redelivered)
 
 
 def _kept(row: Row, journals: list[Any], retained: list[Any]) -> Row:

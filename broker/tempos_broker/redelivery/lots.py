@@ -1,0 +1,99 @@
+"""Lots: what one member that is gone is owed, in its order, for another member of its group. Values, no I/O.
+
+A lot is handed out to one member at a time, by numbers that no other event of the topic has: ``base`` is that
+of the first. If that member goes, too, what it has not processed is handed out to another one, as it is.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from tempos.redelivery.spans import Spans
+
+
+class Piece(NamedTuple):
+    """Deliveries [begin, end) of the member at ``place`` of ``members``, in a group of an epoch.
+
+    ``first``: where the epoch begins in the journal.
+    """
+
+    epoch: int
+    first: int
+    group: int
+    place: int
+    members: int
+    begin: int
+    end: int
+
+
+class Event(NamedTuple):
+    """Which event it is: a ticket of a group in an epoch, which begins at ``first``."""
+
+    epoch: int
+    first: int
+    group: int
+    ticket: int
+
+
+@dataclass(slots=True)
+class Lot:
+    """``taker``: the client that has it; None: nobody. ``done``: so many are processed, or not to be had."""
+
+    base: int
+    group: str
+    pieces: Sequence[Piece]
+    taker: int | None = None
+    done: int = 0
+    #: Those that were not to be had.
+    gone: Spans = field(default_factory=Spans)
+    _ends: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._ends = list(accumulate(piece.end - piece.begin for piece in self.pieces))
+
+    @property
+    def size(self) -> int:
+        """How many events there are in all."""
+        return self._ends[-1] if self._ends else 0
+
+    @property
+    def left(self) -> int:
+        """How many of them are not done with."""
+        return self.size - self.done
+
+    def __getitem__(self, index: int) -> Event:
+        at = bisect_right(self._ends, index)
+        piece = self.pieces[at]
+        sequence = piece.begin + index - (self._ends[at - 1] if at else 0)
+        return Event(piece.epoch, piece.first, piece.group, sequence * piece.members + piece.place)
+
+    def finish(self, done: int) -> tuple[int, int]:
+        """So many are done with: how many more were processed, and were not to be had."""
+        done = min(done, self.size)
+        if done <= self.done:
+            return 0, 0
+        gone = self.gone.count(self.done, done)
+        processed = done - self.done - gone
+        self.done = done
+        return processed, gone
+
+    def export(self) -> list[Any]:
+        """As JSON values."""
+        return [self.base, self.group, self.pieces, self.taker, self.done, self.gone.all]
+
+    @classmethod
+    def load(cls, stored: Any) -> Lot:
+        """The same again; raises KeyError, TypeError or ValueError for what is none."""
+        base, group, pieces, taker, done, gone = stored
+        lot = cls(
+            int(base), str(group), [Piece(*map(int, piece)) for piece in pieces],
+            None if taker is None else int(taker), int(done),
+            Spans((int(first), int(end)) for first, end in gone),
+        )  # fmt: skip
+        if not 0 <= lot.done <= lot.size:
+            raise ValueError("a lot of which more is done with than there is")
+        return lot

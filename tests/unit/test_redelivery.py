@@ -1,0 +1,265 @@
+"""Redelivery without I/O: what is owed, lots, and how they come over a network that loses and doubles."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tempos.control import Consumed, Taking
+from tempos.redelivery.asking import Handed, decode_again, decode_waiting, encode_again, encode_waiting
+from tempos.redelivery.processed import Processed
+from tempos.redelivery.spans import KEPT, Spans
+from tempos.redelivery.taking import WINDOW, Lot
+from tempos.wire import decode_event, encode_event
+from tempos_broker.account.accounts import Holder, Orphans
+from tempos_broker.redelivery import lots, owed
+from tempos_broker.redelivery.topic import FORMER, TopicOwed
+
+A, B, C = (Holder("10.0.0.1", port, port) for port in (1, 2, 3))
+spans = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda s: (s[0], s[0] + s[1])))
+
+
+@given(spans, st.integers(0, 80))
+def test_spans_are_the_numbers_in_them(some: list[tuple[int, int]], end: int) -> None:
+    numbers: set[int] = set()
+    made = Spans()
+    for first, last in some:
+        assert made.add(first, last) == (not numbers.issuperset(range(first, last)))
+        numbers |= set(range(first, last))
+    assert {n for first, last in made.all for n in range(first, last)} == numbers
+    assert all(a[1] < b[0] for a, b in zip(made.all, made.all[1:], strict=False))
+    assert len(made) == len(numbers)
+    assert {n for first, last in made.lacks(end) for n in range(first, last)} == set(range(end)) - numbers
+    assert made.count(5, end) == len(numbers & set(range(5, end)))
+
+
+def test_spans_are_bounded() -> None:
+    made = Spans((4 * number, 4 * number + 2) for number in range(KEPT))
+    made.add(10**6, 10**6 + 1)
+    assert len(made.all) == KEPT
+    assert (10**6, 10**6 + 1) not in made.all
+
+
+def topic() -> TopicOwed:
+    made = TopicOwed("orders")
+    made.opened(1, 1000, [("work", [A, B])])
+    return made
+
+
+def test_what_is_owed_is_what_was_sent_and_not_processed() -> None:
+    made = topic()
+    made.processed(A.client or 0, 1, 0, 2)
+    made.processed(A.client or 0, 1, 4, 1)
+    # Not its own, and not of an epoch that there is.
+    made.processed(9, 1, 0, 2)
+    made.processed(A.client or 0, 2, 0, 2)
+    made.opened(2, 5000, [("work", [B])])
+    made.closed(1, [11])
+    assert made.absent({2: "work"}, 5.0) == [1]
+    lot = made.hand_over(1)
+    assert lot is not None
+    # It got the tickets 0, 2, 4, 6, 8, 10.
+    assert [lot[index] for index in range(lot.size)] == [
+        lots.Event(1, 1000, 0, 4), lots.Event(1, 1000, 0, 6), lots.Event(1, 1000, 0, 10)
+    ]  # fmt: skip
+    assert made.accounts() == {"work": Orphans(3, 0, 3, 0)}
+    assert made.absent({2: "work"}, 6.0) == []
+    assert made.hand_over(1) is None
+    assert made.lot_of(2, "work") is lot
+    assert made.lot_of(3, "work") is None
+    lot.gone.add(1, 2)
+    made.finish(lot, 2)
+    assert made.accounts() == {"work": Orphans(3, 1, 1, 1)}
+    made.finish(lot, 1)
+    made.finish(lot, 100)
+    assert made.accounts() == {"work": Orphans(3, 2, 0, 1)}
+    assert made.lot_of(2, "work") is None
+
+
+def test_a_lot_goes_on_with_another_member_where_it_was() -> None:
+    made = topic()
+    made.opened(2, 5000, [("work", [B, C])])
+    made.closed(1, [8])
+    lot = made.hand_over(1)
+    assert lot is not None
+    assert made.lot_of(2, "work") is lot
+    made.finish(lot, 3)
+    made.opened(3, 9000, [("work", [C])])
+    made.closed(2, [0])
+    assert made.absent({3: "work"}, 1.0) == [2]
+    own = made.hand_over(2)
+    assert own is not None, "it had processed nothing of its own"
+    assert (own.size, lot.left, lot.taker) == (4, 1, None)
+    assert made.lot_of(3, "work") is lot
+    # Numbers are nobody else's.
+    assert own.base == (lot.base + lot.size) & 0xFFFFFFFF
+
+
+def test_nothing_is_remembered_of_who_processed_all() -> None:
+    made = owed.Owed()
+    for epoch in range(1, 50):
+        made.opened(epoch, epoch << 32, [("work", [A, B])])
+        made.closed(epoch - 1, [7])
+        for holder, count in ((A, 4), (B, 3)):
+            made.processed(holder.client or 0, epoch - 1, 0, count)
+    assert list(made.epochs) == [49]
+    assert made.oldest == 49
+
+
+def test_a_bounded_number_of_epochs_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owed, "KEPT", 3)
+    made = owed.Owed()
+    given_up = 0
+    for epoch in range(5):
+        given_up += made.opened(epoch, 1, [("work", [A, B])])
+        made.closed(epoch, [10])
+    assert given_up == 20
+
+
+def test_it_is_the_same_in_another_life() -> None:
+    made = topic()
+    made.speaks(1)
+    made.processed(1, 1, 0, 2)
+    made.opened(2, 5000, [("work", [B])])
+    made.closed(1, [11])
+    lot = made.hand_over(1)
+    assert lot is not None
+    made.lot_of(2, "work")
+    made.finish(lot, 1)
+    made.processed(2, 2, 3, 4)
+    stored = json.loads(json.dumps(made.export()))
+    again = TopicOwed.load(stored)
+    assert again.accounts() == made.accounts() == {"work": Orphans(4, 1, 3, 0)}
+    assert json.loads(json.dumps(again.export())) == stored
+    again_lot = again.lot_of(2, "work")
+    assert again_lot is not None
+    assert (again_lot.base, again_lot.done, again_lot.size) == (lot.base, 1, 4)
+    assert again.only_open(7)
+    again.tidy([])
+    assert set(again.accounts()) == {"work"}
+
+
+@pytest.mark.parametrize("change", [("lots", [[0]]), ("epochs", 3), ("epochs", [[1, 1, [], [1], [], []]]),
+                                    ("counts", [["work", [1]]]), ("holders", [["1.2.3.4"]])])  # fmt: skip
+def test_nonsense_is_refused(change: tuple[str, object]) -> None:
+    stored = {**topic().export(), change[0]: change[1]}
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        TopicOwed.load(stored)
+
+
+def test_counts_of_groups_that_are_no_more_go_into_one_sum() -> None:
+    made = topic()
+    made.opened(2, 5000, [])
+    made.closed(1, [2])
+    for client in (1, 2):
+        lot = made.hand_over(client)
+        assert lot is not None
+        made.finish(lot, 1)
+    made.tidy(["work"])
+    assert made.accounts() == {"work": Orphans(2, 2, 0, 0)}
+    made.closed(2, [])
+    made.tidy([])
+    assert made.accounts() == {FORMER: Orphans(2, 2, 0, 0)}
+
+
+def test_processed_deliveries_are_told_until_they_are_heard() -> None:
+    made = Processed(7)
+    for sequence in (0, 1, 3):
+        made.add(2, sequence)
+    made.add(3, 0)
+    rows = made.take(2)
+    assert rows == [Consumed(7, 2, 0, 2), Consumed(7, 2, 3, 1)]
+    assert made.has_news
+    made.unheard(rows[1])
+    made.add(2, 2)
+    assert made.take(9) == [Consumed(7, 2, 2, 2), Consumed(7, 3, 0, 1)]
+    assert not made.has_news
+    made.tell_again()
+    assert made.take(9) == [Consumed(7, 2, 0, 4), Consumed(7, 3, 0, 1)]
+    made.forget(3)
+    made.tell_again()
+    assert made.take(9) == [Consumed(7, 3, 0, 1)]
+
+
+@given(st.integers(0, 2**32), st.integers(0, 500), st.floats(0, 0.6))
+def test_a_lot_comes_whole_once_and_in_order_over_a_lossy_way(seed: int, size: int, loss: float) -> None:
+    chance = random.Random(seed)
+    base = chance.getrandbits(32)
+    gone = {index for index in range(size) if chance.random() < 0.05}
+    given_out: list[tuple[int, bytes]] = []
+    waiting: list[int] = []
+
+    def hand_out(datagram: bytes, number: int) -> bool | None:
+        if len(waiting) > 40:
+            return None
+        waiting.append(number)
+        given_out.append((number, datagram))
+        return True
+
+    lot = Lot(7, hand_out)
+    lot.is_announced = True
+    now, done, turns = 0.0, 0, 0
+    while done < size or not turns:
+        turns += 1
+        assert turns < 5000, "it comes to its end"
+        now += 0.01
+        while waiting and chance.random() < 0.9:
+            lot.processed(waiting.pop(0))
+        if not lot.is_due(now):
+            continue
+        asked = lot.taking()
+        assert asked.room <= WINDOW
+        if chance.random() < loss:
+            continue
+        if asked.lot == base and asked.have:
+            done = max(done, asked.done)
+        first = max(done, asked.have if asked.lot == base else 0)
+        end = min(size, first + min(16, asked.room))
+        left = (base, size) if done < size else (0, 0)
+        answer = Handed(7, 0, *left, first, end, tuple((i, 1) for i in range(first, end) if i in gone))
+        sent = [index for index in range(first, end) if index not in gone and chance.random() >= loss]
+        sent += [index for index in sent if chance.random() < 0.2]
+        chance.shuffle(sent)
+        late = [index for index in sent if chance.random() < 0.5]
+        for index in sent:
+            if index not in late:
+                lot.take((base + index) & 0xFFFFFFFF, b"%d" % index, now)
+        if chance.random() >= loss:
+            lot.handed(answer, now)
+        for index in late:
+            lot.take((base + index) & 0xFFFFFFFF, b"%d" % index, now)
+    wanted = [((base + index) & 0xFFFFFFFF, b"%d" % index) for index in range(size) if index not in gone]
+    assert given_out == wanted
+
+
+def test_what_comes_of_another_lot_is_left_alone() -> None:
+    lot = Lot(7, lambda datagram, number: True)
+    lot.handed(Handed(7, 0, 100, 10, 0, 10, ()), 0.0)
+    assert not lot.take(99, b"", 0.0)
+    assert not lot.take(110, b"", 0.0)
+    assert lot.take(100, b"", 0.0)
+    assert not lot.take(100, b"", 0.0)
+    assert lot.taking() == Taking(7, 100, 0, 1, WINDOW - 1)
+    lot.handed(Handed(7, 0, 110, 5, 2, 2, ()), 0.0)
+    assert lot.taking() == Taking(7, 110, 2, 2, WINDOW)
+
+
+@pytest.mark.parametrize("id_", [7, 300])
+def test_datagrams(id_: int) -> None:
+    datagram = encode_event(id_, 5, 6, 7, b"body")
+    sent = encode_again(datagram, 259, 2**32 + 9)
+    assert len(sent) == len(datagram)
+    with pytest.raises(Exception, match="reserved"):
+        decode_event(sent)
+    again = decode_again(sent)
+    assert again is not None
+    assert (again.topic, again.number) == (id_, 9)
+    event = decode_event(again.datagram)
+    assert (event.epoch, event.publisher, event.sequence, bytes(event.bodies[0])) == (3, 5, 6, b"body")
+    assert decode_again(datagram) is None
+    assert decode_waiting(encode_waiting(2**63, id_)) == (2**63, id_)
+    assert decode_waiting(datagram) is None
