@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from tempos import ConfigError
 from tempos.doctor import Area, Asked, Check, Severity, Tried
+from tempos.doctor.programs import located, search_path, with_sudo
 from tempos.errors import one_line
 
 _LIMIT = 30.0
@@ -71,10 +72,10 @@ def _configuration(asked: Asked) -> Iterator[Tried]:
 def _sending(_asked: Asked) -> Iterator[Tried]:
     if sys.platform != "linux":
         return
-    missing = [name for name in ("unshare", "ip", "tc") if shutil.which(name) is None]
+    missing = [name for name in ("unshare", "ip", "tc") if located(name) is None]
     for code, script in _SCRIPTS.items():
         if missing:
-            yield Tried(code, None, f"{', '.join(missing)} is not installed", fix="apt-get install iproute2")
+            yield Tried(code, None, f"not installed: {', '.join(missing)}", fix="apt-get install iproute2")
         else:
             yield _try(code, script)
 
@@ -83,14 +84,17 @@ def _try(code: str, script: str) -> Tried:
     """Run the commands in a namespace of their own."""
     shell = ("unshare", "--net", "--", "sh", "-ec", _SANDBOX + "echo ready\n" + script)
     try:
-        done = subprocess.run(shell, capture_output=True, text=True, timeout=_LIMIT, check=False)
+        done = subprocess.run(
+            shell, capture_output=True, text=True, timeout=_LIMIT, check=False,
+            env={**os.environ, "PATH": search_path()},
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return Tried(code, None, one_line(error))
     said = one_line(done.stderr) or f"exit code {done.returncode}"
     if done.returncode == 0:
         return Tried(code, True, "set up on a veth")
     if "ready" not in done.stdout:
-        return Tried(code, None, f"no device to try it on: {said}", fix="sudo tempos doctor")
+        return Tried(code, None, f"no device to try it on: {said}", fix=with_sudo("doctor"))
     return Tried(code, False, said)
 
 

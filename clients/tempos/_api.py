@@ -63,6 +63,6 @@ def _hint(url: str) -> str:
     ):
         return ""
     return (
-        f" A broker of this installation has none, for {', '.join(lacking)} is not installed: "
+        f" A broker of this installation has none, for it lacks {', '.join(lacking)}: "
         "pip install 'tempos[broker]'"
     )

@@ -17,6 +17,7 @@ from support.privileges import require_kernel, require_netns
 from support.refused import REASON, refused_fast_path
 
 from tempos.doctor import Asked
+from tempos.doctor.programs import with_sudo
 from tempos_bench.nodes.topology import Topology, build
 from tempos_fastpath.doctor import interfaces
 from tempos_fastpath.starting import start
@@ -117,7 +118,7 @@ def test_without_privileges_it_says_what_it_could_not_try_and_how_to() -> None:
     powerless = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
     code, document = doctor(prefix=powerless)
     (privileges,) = findings(document, "TD101")
-    assert (privileges["severity"], privileges["fix"]) == ("note", "sudo tempos doctor")
+    assert (privileges["severity"], privileges["fix"]) == ("note", with_sudo("doctor"))
     assert "CAP_BPF" in privileges["cause"]
     (fast,) = findings(document, "TD102")
     assert (fast["severity"], fast["had"]) == ("unknown", None)

@@ -169,7 +169,7 @@ def test_what_the_build_left_out_is_told_with_why_and_the_tools_it_takes(
     monkeypatch.setattr(installation, "_folder", lambda package: tmp_path)
     monkeypatch.setattr(installation, "_installed", lambda name: True)
     monkeypatch.setattr(installation, "_LIBBPF", tmp_path / "libbpf.h")
-    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name, path=None: None)
     found = {each.subject: each for each in installation.gather(Asked())}
     assert found["tempos_bpf._gone"].cause == "the build left it out: bpf/libbpf.h: No such file"
     assert found["tempos_fastpath/gone.bpf.o"].cause == "it is not there"

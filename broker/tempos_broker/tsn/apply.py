@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import fcntl
 import json
+import os
 import shlex
 import socket
 import struct
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tempos import LocalError, Unavailable
+from tempos.doctor.programs import search_path
 from tempos_broker.tsn import lateness, tc, timers
 from tempos_broker.tsn.lateness import Lateness
 from tempos_broker.tsn.schedule import US, Schedule
@@ -66,7 +68,10 @@ class Programs:
 
     def run(self, command: Sequence[str]) -> Result:
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=PATIENCE,
+                env={**os.environ, "PATH": search_path()},
+            )  # fmt: skip
         except FileNotFoundError:
             raise Unavailable(f"{command[0]} is not installed: it comes with the package iproute2") from None
         except subprocess.TimeoutExpired:

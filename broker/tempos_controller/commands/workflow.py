@@ -62,6 +62,9 @@ def workflow(subparsers: Subparsers) -> None:
         "--all", action="store_true", help="also lines that do not name the workflow or its parts"
     )
     watched = add("top", "events per second through every step, again and again", _top)
+    watched.add_argument(
+        "--once", action="store_const", const=1, dest="count", help="once, and end: as --count 1"
+    )
     watched.add_argument("--every", metavar="S", type=positive, default=1.0, help="(default: %(default)g)")
     watched.add_argument("--count", metavar="N", type=count, help="so many times (default: until Ctrl-C)")
     for each in (listed, shown, applied, gone):

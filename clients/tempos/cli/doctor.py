@@ -11,6 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tempos.doctor.programs import typed
+
 if TYPE_CHECKING:
     from tempos.cli.extensions import Subparsers
     from tempos.doctor import Asked, Examination, Finding
@@ -211,7 +213,7 @@ def render(found: Examination, *, log: bool) -> Iterator[str]:
         yield name
         width = max(len(_title(finding)) for finding in findings)
         for finding in findings:
-            yield from _finding(finding, width, log=log)
+            yield from _finding(finding, width, facts["user"], log=log)
     yield ""
     counted = Counter(finding.severity.value for finding in found.findings)
     yield ", ".join(f"{count} {severity}" for severity, count in counted.items())
@@ -224,7 +226,7 @@ def _fields(finding: Finding, *, log: bool) -> dict[str, Any]:
     return fields if log else {key: value for key, value in fields.items() if key != "log"}
 
 
-def _finding(finding: Finding, width: int, *, log: bool) -> Iterator[str]:
+def _finding(finding: Finding, width: int, user: str, *, log: bool) -> Iterator[str]:
     lead = f"  {finding.severity.value:<7}  {finding.code}  "
     one = f"{lead}{_title(finding):<{width}}  {finding.cause}"
     if len(one) <= _WIDTH:
@@ -236,7 +238,7 @@ def _finding(finding: Finding, width: int, *, log: bool) -> Iterator[str]:
         yield from _wrapped(f"{'if not' if finding.had is None else 'so'}: {finding.means}")
     if finding.fix:
         # Not wrapped: to be copied.
-        yield f"{_INDENT}fix: {finding.fix}"
+        yield f"{_INDENT}fix: {typed(finding.fix, user)}"
     if log and finding.log:
         yield from (f"{_INDENT}| {line}" for line in finding.log.splitlines())
 

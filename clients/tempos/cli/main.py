@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import itertools
 import logging
 import os
 import signal
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _tell_warnings()
             options, rest = parser.parse_known_args(arguments)
             if rest and not getattr(options, "any_options", False):
-                parser.error(f"unrecognized arguments: {' '.join(rest)}")
+                _named(parser, arguments).error(f"unrecognized arguments: {' '.join(rest)}")
             if not hasattr(options, "run"):
                 parser.print_help()
                 return COULD_NOT_RUN
@@ -123,6 +124,16 @@ def parser_of(chosen: str) -> argparse.ArgumentParser:
         from tempos.cli import extensions
 
         extensions.register(subparsers, chosen)
+    return parser
+
+
+def _named(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the innermost command that the words name: its usage is the one to show."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            rest = list(itertools.dropwhile(lambda word: word not in action.choices, words))
+            if rest:
+                return _named(action.choices[rest[0]], rest[1:])
     return parser
 
 

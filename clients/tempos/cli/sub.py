@@ -13,7 +13,7 @@ from tempos.cli import bodies
 from tempos.cli import options as opt
 from tempos.cli.completion import with_topics
 from tempos.cli.progress import Progress
-from tempos.cli.words import between
+from tempos.cli.words import between, counted
 from tempos.names import is_filter
 
 #: Publishers of which `--stats` tells at most.
@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
             if not options.quiet:
                 topics = ", ".join(options.topic)
                 group = f" in group {options.group}" if options.group else ""
-                now = f" ({len(subscriber.topics):,} topics now)" if _is_filtered(options) else ""
+                now = f" ({counted(len(subscriber.topics), 'topic')} now)" if _is_filtered(options) else ""
                 print(
                     f"subscribed to {topics}{now}{group} as {subscriber.member}", file=sys.stderr, flush=True
                 )

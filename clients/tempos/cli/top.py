@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(shown, ensure_ascii=False), flush=True)
         else:
-            columns = shutil.get_terminal_size().columns
+            # Whoever reads a pipe or a file gets whole lines.
+            columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
             print("\n".join(line[:columns] for line in render(shown)), flush=True)
         if options.once:
             return 0

@@ -10,6 +10,11 @@ def between(at_least: int, at_most: int | None) -> str:
     return f"{at_least:,}" if at_least == at_most else f"{at_least:,} to {at_most:,}"
 
 
+def counted(number: int, what: str) -> str:
+    """So many of something."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
 def group_name(name: str) -> str:
     """The name of a group; the sum of all that nobody is in any more has none that a group can have."""
     return "(former groups)" if name == "~" else name

@@ -16,7 +16,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 import time
@@ -27,6 +26,7 @@ from typing import Any
 
 from tempos.cli.api import Api
 from tempos.doctor.findings import Asked, Tried
+from tempos.doctor.programs import located
 from tempos.errors import LocalError, RemoteError, one_line
 
 FORMAT = 1
@@ -199,11 +199,11 @@ def _host() -> Iterator[tuple[str, str]]:
 def _said(command: str) -> str:
     """A command, what it printed, and how it ended."""
     words = command.split()
-    if shutil.which(words[0]) is None:
+    if (program := located(words[0])) is None:
         return f"$ {command}\n({words[0]} is not installed)\n"
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, errors="replace", timeout=_LIMIT, check=False
+            [program, *words[1:]], capture_output=True, text=True, errors="replace", timeout=_LIMIT, check=False
         )
     except (OSError, subprocess.SubprocessError) as error:
         return f"$ {command}\n({one_line(error)})\n"

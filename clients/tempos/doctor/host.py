@@ -12,7 +12,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -22,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tempos.doctor.findings import Area, Asked, Check, Severity, Tried
+from tempos.doctor.programs import located
 from tempos.errors import one_line
 
 #: What `limits.receive_buffer` asks for by default, bytes.
@@ -135,11 +135,11 @@ def _holder(port: int) -> str:
 
 def _rules() -> Iterator[Tried]:
     """Rules of the host's firewall on what comes in, which the fast path does not pass."""
-    if shutil.which("nft") is None or os.geteuid() != 0:
+    if (tool := located("nft")) is None or os.geteuid() != 0:
         return
     try:
         done = subprocess.run(
-            ["nft", "-j", "list", "ruleset"], capture_output=True, text=True, timeout=10, check=True
+            [tool, "-j", "list", "ruleset"], capture_output=True, text=True, timeout=10, check=True
         )
         items = json.loads(done.stdout)["nftables"]
     except (OSError, subprocess.SubprocessError, ValueError, KeyError) as error:

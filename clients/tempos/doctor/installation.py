@@ -6,6 +6,7 @@ the build left.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import sysconfig
 from collections.abc import Iterator
 from importlib import import_module, metadata, util
 from pathlib import Path
+from typing import Any
 
 from tempos.doctor.findings import Area, Asked, Check, Severity, Tried
 from tempos.errors import one_line
@@ -29,10 +31,23 @@ _ACCOUNTS = ("_parts.json", f"_parts{sysconfig.get_config_var('EXT_SUFFIX')}.jso
 _COMPILERS = ("gcc", "cc", "clang")
 _CLANGS = ("clang-14", "clang")
 _LIBBPF = Path("/usr/include/bpf/libbpf.h")
-_AGAIN = "pip install --force-reinstall --no-deps --no-cache-dir tempos"
+_AGAIN = "pip install --force-reinstall --no-deps --no-cache-dir"
+#: What tempos was installed from, where that is not known.
+_SOURCE = "FOLDER-OF-THE-SOURCE"
 _REQUIREMENT = re.compile(r"\s*([\w.-]+)")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([\w-]+)['"]""")
 _PYTHON = re.compile(r"""python_version\s*<\s*['"](\d+)\.(\d+)['"]""")
+
+
+def _again() -> str:
+    """The command that builds anew what was built; by where this installation came from, if that is known."""
+    known: dict[str, Any] = {}
+    with contextlib.suppress(metadata.PackageNotFoundError, ValueError, TypeError):
+        known = json.loads(metadata.distribution("tempos").read_text("direct_url.json") or "{}")
+    source = str(known.get("url", "")).removeprefix("file://") or _SOURCE
+    if known.get("dir_info", {}).get("editable"):
+        return f"make -C {source} setup"
+    return f"{_AGAIN} {source}"
 
 
 def gather(_asked: Asked) -> Iterator[Tried]:
@@ -63,7 +78,7 @@ def _parts(extra: str) -> Iterator[Tried]:
             why = one_line(f"the build left it out: {part['why']}")
         lacking |= bool(why)
         check = "TD003" if program else "TD002"
-        yield Tried(check, not why, why or "built", name, means=EXTRAS[extra])
+        yield Tried(check, not why, why or "built", name, means=EXTRAS[extra], fix=_again() if why else "")
     if lacking:
         yield from _tools(extra)
 
@@ -91,7 +106,7 @@ def _tools(extra: str) -> Iterator[Tried]:
 
 
 def _tool(name: str, where: str, packages: str) -> Tried:
-    fix = f"apt-get install {packages} && {_AGAIN}"
+    fix = f"apt-get install {packages} && {_again()}"
     return Tried("TD004", bool(where), where or "not found", name, fix=fix)
 
 
@@ -149,8 +164,8 @@ INSTALLATION = Area(
     "installation",
     (
         Check("TD001", "packages", Severity.NOTE),
-        Check("TD002", "extension", Severity.WARNING, fix=_AGAIN),
-        Check("TD003", "BPF object", Severity.WARNING, fix=_AGAIN),
+        Check("TD002", "extension", Severity.WARNING, fix=f"{_AGAIN} {_SOURCE}"),
+        Check("TD003", "BPF object", Severity.WARNING, fix=f"{_AGAIN} {_SOURCE}"),
         Check("TD004", "build tool", Severity.NOTE),
     ),
     lambda asked: tuple(gather(asked)),

@@ -215,6 +215,10 @@ def as_fields(trace: Trace) -> dict[str, Any]:
         **{name: getattr(trace, name) for name in
            ("size", "publisher", "sequence", "sent_ns", "round_trip", "no_member", "unread")},
         "reports": [
-            {name: getattr(each, name) for name in Report.__dataclass_fields__} for each in trace.reports
+            {
+                **{name: getattr(each, name) for name in Report.__dataclass_fields__},
+                "path": each.path.value if each.path else None,
+            }
+            for each in trace.reports
         ],
     }  # fmt: skip

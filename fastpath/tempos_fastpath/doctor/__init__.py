@@ -11,6 +11,7 @@ interfaces  what this machine's own interfaces could do
 from __future__ import annotations
 
 from tempos.doctor import Area, Asked, Check, Severity, Tried
+from tempos.doctor.programs import with_sudo
 
 _ANY = frozenset({"auto", "native", "generic"})
 _SLOW = "the broker serves by the slow path"
@@ -32,7 +33,7 @@ KERNEL = Area(
     "kernel",
     (
         Check("TD101", "privileges", Severity.NOTE, means="a broker of this user has no fast path",
-              fix="sudo tempos doctor"),
+              fix=with_sudo("doctor")),
         Check("TD102", "fast path, in any mode", Severity.WARNING, means=_SLOW, wanted=_ANY),
         Check("TD103", "JIT compiler", Severity.WARNING, means="programs are interpreted, slowly",
               fix="sysctl -w net.core.bpf_jit_enable=1", wanted=_ANY),

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempos import Unavailable
 from tempos.doctor import Asked, Tried
 from tempos.doctor.installation import lacking_packages
+from tempos.doctor.programs import with_sudo
 from tempos.errors import one_line
 
 #: Seconds; an emulated processor needs a minute.
@@ -48,7 +49,7 @@ def gather(_asked: Asked) -> Iterator[Tried]:
     yield _jit()
     yield Tried("TD105", _BTF.exists(), str(_BTF) if _BTF.exists() else f"there is no {_BTF}")
     if lacking:
-        yield Tried("TD102", None, f"not tried without {', '.join(lacking)}", fix="sudo tempos doctor")
+        yield Tried("TD102", None, f"not tried without {', '.join(lacking)}", fix=with_sudo("doctor"))
     else:
         yield from _tried()
 

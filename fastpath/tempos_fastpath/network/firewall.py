@@ -13,13 +13,14 @@ import contextlib
 import errno
 import json
 import logging
-import shutil
 import socket
 import struct
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from tempos.doctor.programs import located
 
 #: Seconds that the tool may take.
 _LIMIT = 5.0
@@ -80,7 +81,7 @@ class Firewall:
         return self.found
 
     def _rules(self) -> Iterator[str]:
-        tool = shutil.which("nft")
+        tool = located("nft")
         if tool is not None:
             with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
                 done = subprocess.run(
