@@ -128,8 +128,8 @@ def run(progress: Callable[[str], None], words: Collection[str] = ()) -> tuple[l
     """
     if without := lacking_packages("broker"):
         raise Unavailable(
-            f"what carried the events is asked of the broker's control API, which lacks {', '.join(without)}: "
-            "pip install 'tempos[broker,fastpath,bench]'"
+            "what carried the events is asked of the broker's control API, which lacks "
+            f"{', '.join(without)}: pip install 'tempos[broker,fastpath,bench]'"
         )
     lacking = missing()
     load = Load() if lacking is None else _MODEST

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import itertools
 import logging
 import os
 import signal
@@ -131,9 +130,9 @@ def _named(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Ar
     """The parser of the innermost command that the words name: its usage is the one to show."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            rest = list(itertools.dropwhile(lambda word: word not in action.choices, words))
-            if rest:
-                return _named(action.choices[rest[0]], rest[1:])
+            at = next((at for at, word in enumerate(words) if word in action.choices), None)
+            if at is not None:
+                return _named(action.choices[words[at]], words[at + 1 :])
     return parser
 
 

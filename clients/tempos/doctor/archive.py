@@ -203,7 +203,12 @@ def _said(command: str) -> str:
         return f"$ {command}\n({words[0]} is not installed)\n"
     try:
         done = subprocess.run(
-            [program, *words[1:]], capture_output=True, text=True, errors="replace", timeout=_LIMIT, check=False
+            [program, *words[1:]],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_LIMIT,
+            check=False,
         )
     except (OSError, subprocess.SubprocessError) as error:
         return f"$ {command}\n({one_line(error)})\n"
