@@ -24,6 +24,8 @@ SMALL = {
     "slow-path": ("rounds=1", "seconds=1"),
     "slow-path-gso": ("rounds=1", "seconds=1"),
     "fanout-rate": ("repetitions=1", "rounds=1", "deliveries=16000", "slow_deliveries=1600"),
+    "repair": ("rounds=1", "seconds=0.3", "losses=[0.01]", "shapes=[[1,1],[2,2]]", "rates=[2000,1000]"),
+    "confirmed-peers": ("rounds=1", "events=500", "paced=200"),
     "journal-cost": ("rounds=1", "frames=20000", "slow_frames=500", "payloads=[64,1472]"),
     "loss": ("rounds=1", "seconds=0.1", "lowest=500", "highest=10000", "tolerance=0.9", "members=2"),
     "qos-slow": ("rounds=1", "seconds=0.4"),
@@ -53,7 +55,7 @@ SMALL = {
     ),
 }  # fmt: skip
 #: Those that need what `make peers` installs.
-PEERS = ("invoke-peers", "webhooks")
+PEERS = ("confirmed-peers", "invoke-peers", "webhooks")
 #: Targets that hold however little is measured: what is counted.
 COUNTED = (
     "lost",
@@ -75,6 +77,7 @@ COUNTED = (
     "not exact",
     "not in the account",
     "not in the journal",
+    "not confirmed",
     "not answered with 202",
 )
 

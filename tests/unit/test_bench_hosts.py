@@ -98,6 +98,8 @@ def test_every_scenario_can_run_on_hosts_or_says_why_not() -> None:
         "strangers",
         "topic-churn",
         "topics-scale",
+        "confirmed-peers",
+        "repair",
         "webhooks",
         "workflows",
     }

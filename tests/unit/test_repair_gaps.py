@@ -11,7 +11,18 @@ from tempos import LocalError
 from tempos.control import Code, Missing, decode_request, encode_error, encode_ok
 from tempos.receiving.inbox import Event
 from tempos.repair.asking import Answer, Asking, Told, decode_told, encode_told
-from tempos.repair.gaps import AGAIN_FIRST, APART, KEPT, MOST, REORDER, ROWS, Repairs, Span
+from tempos.repair.gaps import (
+    AGAIN_FIRST,
+    APART,
+    APART_LEAST,
+    KEPT,
+    MOST,
+    REORDER,
+    ROWS,
+    SPARED,
+    Repairs,
+    Span,
+)
 from tempos.repair.order import OrderedInbox
 from tempos.repair.repairer import check
 
@@ -89,9 +100,9 @@ def test_requests_keep_a_distance_that_answers_shorten_and_have_so_many_rows() -
         made.lacks(span(first, first + 1), 1.0)
     asked = made.ask(1.1)
     assert [row.first for row in asked] == list(range(0, 2 * ROWS, 2))
-    assert made.ask(1.1 + APART / 2) == []
-    assert [row.first for row in made.ask(1.1 + APART)] == list(range(2 * ROWS, 4 * ROWS, 2))
-    made.answered(1.1 + APART + 0.001)
+    assert made.ask(1.1 + APART_LEAST / 2) == []
+    assert [row.first for row in made.ask(1.1 + APART_LEAST)] == list(range(2 * ROWS, 4 * ROWS, 2))
+    made.answered(1.1 + APART_LEAST + 0.001)
     assert made.ask(1.1 + AGAIN_FIRST)[0].first == 0
     made.lacks(span(10_000, 10_000 + 3 * MOST), 2.0)
     assert all(row.number <= MOST for row in made.ask(2.1))
@@ -209,3 +220,17 @@ def test_what_is_held_back_is_bounded_and_let_go_in_the_end() -> None:
     inbox.put(event(5))
     assert inbox.shut() == [(TOPIC, 1)]
     assert not inbox.put(event(6))
+
+
+def test_requests_may_come_quickly_for_a_moment_and_not_for_long() -> None:
+    made = Repairs(100.0)
+    made.follow(7, 0.0)
+    made.ask(0.0)
+    now, asked = 1.0, []
+    for number in range(1000):
+        made.lacks(Span(7, 1, 2 * number, 2 * number + 1), now)
+        now += APART_LEAST
+        if made.ask(now):
+            asked.append(now)
+    assert asked[1] - asked[0] == pytest.approx(APART_LEAST)
+    assert len(asked) == pytest.approx((SPARED + 1.0) / APART, rel=0.1)

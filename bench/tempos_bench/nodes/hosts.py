@@ -74,11 +74,13 @@ class Hosts:
 
 #: What others than test runs need of this machine.
 _STAYS = {
+    "confirmed-peers": "its peers are started and looked at only on this machine so far",
     "invoke": "it measures calls of functions, which cross no network",
     "invoke-chaos": "it kills what a Controller started, which is only done on this machine",
     "invoke-peers": "what ran a function writes down when it did, in files and sockets of this machine",
     "lives": "it fills a disk and takes ports, which is only done on this machine",
     "loop-free": "it gives a node many addresses, which is only done on this machine",
+    "repair": "it has links lose datagrams, which is only done on this machine",
     "roaming": "it takes addresses and links away, which is only done on this machine",
     "soak": "it looks into the broker's process and kernel all the time, which is only done on this machine",
     "strangers": "it forges senders, which is only done on this machine",

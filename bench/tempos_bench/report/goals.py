@@ -35,6 +35,11 @@ GOALS = (
     ),
     Goal("fan-out to 4 groups", "tc clone", "fanout-rate", ("*4 groups*tc*", "*tc*4 groups*")),
     Goal("a topic with a journal, fast path", "one without, same run", "journal-cost", ("fast path*ratio",)),
+    Goal("1 % random loss on each leg", "", "repair", ("lost", "doubled", "*, median", "*, p99")),
+    Goal(
+        "every event confirmed, end to end", "JetStream in memory, Mosquitto QoS 1", "confirmed-peers",
+        ("rate of*", "p99 of*"),
+    ),
     Goal("slow path, datagrams/s", "a C recvmmsg/sendmmsg forwarder", "slow-path", ("ratio to C",)),
     Goal("slow path", "plain uvloop DatagramProtocol forwarder", "slow-path", ("ratio to uvloop",)),
     Goal("SQ p99 under a BQ flood, slow path", "SQ p99 alone", "qos-slow", _SQ),

@@ -35,6 +35,8 @@ from tempos_bench.suite import (
     source_rtt,
     source_time,
 )
+from tempos_bench.suite.confirm import peers as confirmed_peers
+from tempos_bench.suite.confirm import repair
 from tempos_bench.suite.invoke import chaos as invoke_chaos
 from tempos_bench.suite.invoke import peers as invoke_peers
 from tempos_bench.suite.invoke import ways as invoke_ways
@@ -53,6 +55,7 @@ MODULES: dict[str, ModuleType] = {
     "blast": blast,
     "broker-kill": broker_kill,
     "churn": churn,
+    "confirmed-peers": confirmed_peers,
     "fanout-churn": fanout_churn,
     "fanout-exact": fanout_exact,
     "fanout-rate": fanout_rate,
@@ -76,6 +79,7 @@ MODULES: dict[str, ModuleType] = {
     "qos-slow": qos_slow,
     "qos-workflows": qos_workflows,
     "redirect": redirect,
+    "repair": repair,
     "request": request,
     "roaming": roaming,
     "round-trip": round_trip,

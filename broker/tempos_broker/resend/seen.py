@@ -10,7 +10,7 @@ from bisect import bisect_right
 
 #: Numbers that come after a gap and show that it is none of order; seconds after which it is none anyway, and
 #: after which what the publisher has told to have sent should have come.
-SURE, REORDER, TAIL = 8, 0.001, 0.002
+SURE, REORDER, TAIL = 8, 0.0005, 0.002
 #: Seconds until what was asked for is asked for again: at first, and at most.
 AGAIN, AGAIN_MOST = 0.004, 0.25
 #: Gaps that are remembered.

@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 from tempos.control import Missing
 
-#: Seconds that a gap may be a matter of order, and that two requests are apart at least.
-REORDER, APART = 0.001, 0.003
+#: Seconds that a gap may be a matter of order, and that two requests are apart at least: on average, and each
+#: as long as those of so many seconds were fewer.
+REORDER, APART, APART_LEAST, SPARED = 0.0005, 0.003, 0.001, 0.1
 #: Seconds until what was asked for is asked for again: at least, where nothing is known of the way, at most.
 AGAIN_LEAST, AGAIN_FIRST, AGAIN_MOST = 0.004, 0.02, 0.2
 #: Rows of one request, and deliveries that one row asks for.
@@ -107,6 +108,8 @@ class Repairs:
         self._given: dict[Key, _Gaps] = {}
         self._spans = self._spans_given = 0
         self._ask_at = -APART
+        #: When as many requests as were made would have been made, APART from each other.
+        self._earned_at = -APART
         self._asked_at: float | None = None
         self._way: float | None = None
         #: Topics that are repaired: those of which the broker is to tell what it sent last.
@@ -198,7 +201,12 @@ class Repairs:
     @property
     def timer(self) -> float | None:
         """When there is something to be done, at the earliest; None: nothing."""
-        return None if self._next is None else max(self._next, self._ask_at + APART)
+        return None if self._next is None else max(self._next, self._not_before)
+
+    @property
+    def _not_before(self) -> float:
+        """When the next request may be made."""
+        return max(self._ask_at + APART_LEAST, self._earned_at - SPARED)
 
     def expire(self, now: float) -> list[Span]:
         """What is given up, for its time is over."""
@@ -212,7 +220,7 @@ class Repairs:
 
     def ask(self, now: float) -> list[Missing]:
         """The rows of a request that is to be made now; none: it is not the time."""
-        if now < self._ask_at + APART:
+        if now < self._not_before:
             return []
         due = sorted(
             ((gap.since, key, gap) for key, some in self._open.items() for gap in some.all if gap.due <= now),
@@ -231,6 +239,7 @@ class Repairs:
             gap.tries += 1
         if rows:
             self._ask_at = now
+            self._earned_at = max(self._earned_at, now) + APART
             self._asked_at = now if any(row.number for row in rows) else None
         self._reckon(now)
         return rows
