@@ -145,6 +145,7 @@ class Broker:
             route=lambda topic: states[topic].route if topic in states else None,
             forward=self._slow.send_now,
             is_waiting=self._slow.is_waiting,
+            when=lambda since: self._control.when(since),
             book=lambda publisher, topic, repaired, given_up, now: self._ledger.resent(
                 publisher, topic, repaired=repaired, given_up=given_up, now=now
             ),

@@ -83,15 +83,16 @@ class Missing(NamedTuple):
 
 
 class Confirm(NamedTuple):
-    """Of a topic a publisher wants to know what came of the numbers [lowest, numbered).
+    """What came of the numbers [lowest, numbered) of a topic; of it a publisher has given up so many events.
 
-    And has given up so many.
+    ``since``: the broker's clock when it asked for the topic, before the first of them; 0: it did not.
     """
 
     topic: int
     lowest: int
     numbered: int
     given_up: int
+    since: int
 
 
 class Consumed(NamedTuple):

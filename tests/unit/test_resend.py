@@ -123,7 +123,7 @@ def test_a_window_lets_go_of_what_came_and_sends_again_what_it_is_asked_for() ->
     assert begun == [1]
     question = kept.question(all_left=True)
     assert question is not None
-    assert question[:3] == (7, 0, 5)
+    assert question == (7, 0, 5, 0, 0)
     clock.now += 1
     made.came(Came(7, 5000, 4, ((1, 2),)))
     assert (sorted(kept.entries), made.open) == ([1, 4], 2)

@@ -161,6 +161,10 @@ class ControlServer:
             **(more or {}),
         }
 
+    def when(self, clock: int) -> float | None:
+        """When this broker's clock said so, in monotonic seconds; None: another's did."""
+        return self._clock.when(clock)
+
     def reconfigure(self, config: ControlConfig) -> None:
         """Go by another configuration from now on."""
         self._guard.reconfigure(config, self._wall())

@@ -46,6 +46,8 @@ RATE_ALL, BURST_ALL = 60_000, 8_192
 #: Events that wait until all that was drawn before them has been read, and looks after which they wait no
 #: more.
 WAITING, LOOKS = 1024, 100
+#: ns by which the times in a journal may be too early.
+COARSE = 10_000_000
 #: Seconds for which guards stand after the last one was set.
 GUARDED = 30.0
 
@@ -63,12 +65,13 @@ class Lacking(NamedTuple):
 
 @dataclass(slots=True)
 class _Followed:
-    """One publisher on one topic. ``client``: of its latest request."""
+    """One publisher on one topic. ``client``: of its latest request; ``began``: before it sent any, ns."""
 
     seen: Seen
     client: int = 0
     at: float = 0.0
     since: int = 0
+    began: int = 0
     given_up: int = 0
 
 
@@ -111,6 +114,7 @@ class Resends:
             [int, int, int, int, float], None
         ] = lambda publisher, topic, repaired, given_up, now: None,
         clock_ns: Callable[[], int],
+        when: Callable[[int], float | None] = lambda since: None,
     ) -> None:
         self._registry = registry
         self._journals = journals
@@ -121,6 +125,7 @@ class Resends:
         self._refuses = refuses
         self._book = book
         self._clock_ns = clock_ns
+        self._when = when
         self._allowance = Allowance(RATE, BURST, RATE_ALL, BURST_ALL)
         self._topics: dict[int, _Topic] = {}
         #: Bytes that a publisher may be sent.
@@ -192,6 +197,7 @@ class Resends:
         if row.given_up > followed.given_up:
             self._book(publisher, row.topic, 0, row.given_up, now)
         followed.client, followed.at, followed.given_up = client, now, row.given_up
+        followed.began = round((self._when(row.since) or 0.0) * 1e9) if row.since else 0
         seen = followed.seen
         seen.raise_to(row.lowest)
         self._advance(row.topic, known, now)
@@ -204,8 +210,14 @@ class Resends:
                 upto = gap.first
                 break
             lacking += [gap.first, gap.end - gap.first]
-        certain = max(0, self._clock_ns() - max(known.scan.since, followed.since)) // 1_000_000
-        return [row.topic, min(certain, _U32), upto, lacking]
+        return [row.topic, self._certain(known, followed), upto, lacking]
+
+    def _certain(self, known: _Topic, followed: _Followed) -> int:
+        """For how many ms it is known what came of a publisher; all: if that is since before it began."""
+        since = max(known.scan.since, followed.since)
+        if followed.began and since + COARSE <= followed.began:
+            return _U32
+        return min(max(0, self._clock_ns() - since) // 1_000_000, _U32 - 1)
 
     def _follow(self, topic: int, known: _Topic, publisher: int, lowest: int, now: float) -> _Followed | None:
         followed = known.publishers.get(publisher)
@@ -278,8 +290,7 @@ class Resends:
         due = followed.seen.due(now)
         if not due:
             return []
-        certain = max(0, self._clock_ns() - max(known.scan.since, followed.since)) // 1_000_000
-        head = _HEAD.pack(LACKING, followed.client, topic, min(certain, _U32))
+        head = _HEAD.pack(LACKING, followed.client, topic, self._certain(known, followed))
         made: list[Lacking] = []
         allowed = self._allowance.left(publisher, now)
         credit = self._credit.get(publisher, 0)

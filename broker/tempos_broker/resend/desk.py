@@ -35,6 +35,7 @@ class Desk:
         forward: Callable[[int, bytes], bool],
         is_waiting: Callable[[int], bool],
         book: Callable[[int, int, int, int, float], None],
+        when: Callable[[int], float | None],
     ) -> None:
         self._journals = journals
         self._drawn = drawn
@@ -51,6 +52,7 @@ class Desk:
             refuses=self._refuses,
             book=book,
             clock_ns=time.monotonic_ns,
+            when=when,
         )
         #: Decides about a request of a publisher.
         self.request = self._core.request

@@ -139,7 +139,8 @@ class Confirming:
         rows: list[Confirm] = []
         for outlet in self._outlets():
             if outlet.kept is not None and len(rows) < ROWS:
-                question = outlet.kept.question(all_left=outlet.sequence == outlet.events)
+                left = outlet.sequence == outlet.events
+                question = outlet.kept.question(all_left=left, since=outlet.began or 0)
                 if question is not None:
                     rows.append(question)
         if not rows:

@@ -40,9 +40,9 @@ class Outlet:
     decryptor: Decryptor | None = None
 
     __slots__ = (
-        "_began",
         "_first",
         "_room",
+        "began",
         "bodies",
         "events",
         "gathered",
@@ -74,7 +74,7 @@ class Outlet:
         #: Bytes in front of a body.
         self.header_len = wire.header_len(topic.id, topic.framing)
         self.is_event = topic.framing is Framing.EVENT
-        self._began = began
+        self.began = began
         #: What is kept of it until the broker confirms that it came; None: nothing.
         self.kept: Kept | None = None
         #: Bytes of UDP payload that all its members get, as the broker says; and what the way to it takes.
@@ -173,10 +173,10 @@ class Outlet:
 
     def word(self) -> Sent | None:
         """What has been sent, for the broker; None if it was not asked for the topic, or there is nothing."""
-        if self._began is None or not self.sequence:
+        if self.began is None or not self.sequence:
             return None
         unsent = self.sequence - self.events
-        return Sent(self.id, self.sequence, unsent, self.events - self.gathered, self._began)
+        return Sent(self.id, self.sequence, unsent, self.events - self.gathered, self.began)
 
 
 def halves(batch: bytes) -> list[tuple[bytes, int]]:

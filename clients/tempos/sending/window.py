@@ -78,14 +78,17 @@ class Kept:
         self.given_up[why] += events
         self.all_given_up += events
 
-    def question(self, *, all_left: bool) -> Confirm | None:
-        """What to ask the broker; None: nothing. ``all_left``: no number is given that has not been put."""
+    def question(self, *, all_left: bool, since: int = 0) -> Confirm | None:
+        """What to ask the broker; None: nothing.
+
+        ``all_left``: no number is given that has not been put; ``since``: see :class:`Confirm`.
+        """
         if not self.entries and not self.left:
             return None
         if all_left:
             lowest = min(next(iter(self.entries), self.next), self.left[0][0] if self.left else self.next)
             self.lowest = max(self.lowest, lowest)
-        return Confirm(self.topic, self.lowest, self.next, self.all_given_up)
+        return Confirm(self.topic, self.lowest, self.next, self.all_given_up, since)
 
 
 class Window:
