@@ -44,6 +44,7 @@ static void tempos_batch_free(struct tempos_batch *b)
 		free(b->out[q].copies);
 	}
 	free(b->chain);
+	free(b->picked);
 	free(b);
 }
 
@@ -86,10 +87,11 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 	b->rx_slot = calloc(batch, sizeof(*b->rx_slot));
 	b->run_tail = calloc(batch, sizeof(*b->run_tail));
 	b->chain = calloc(batch, sizeof(*b->chain));
+	b->picked = calloc(batch, sizeof(*b->picked));
 	for (int q = 0; q < TEMPOS_QUALITIES; q++)
 		complete &= make_outbox(&b->out[q], copies);
 	if (!complete || !b->framing || !b->sources || !b->run_of || !b->bytes || !b->slots || !b->free || !b->rx || !b->rx_iov || !b->rx_from ||
-	    !b->rx_control || !b->rx_slot || !b->run_tail || !b->chain) {
+	    !b->rx_control || !b->rx_slot || !b->run_tail || !b->chain || !b->picked) {
 		tempos_batch_free(b);
 		return NULL;
 	}
@@ -170,8 +172,29 @@ static struct tempos_members *tempos_members_new(const uint32_t *addresses, cons
 	return members;
 }
 
+static int tempos_members_spread(struct tempos_members *members, uint8_t pick, const uint16_t *slots)
+{
+	members->slots = calloc(TEMPOS_SPREAD_SLOTS, sizeof(*slots));
+	members->drawn = calloc(members->count, sizeof(*members->drawn));
+	if (!members->slots || !members->drawn)
+		return -ENOMEM;
+	memcpy(members->slots, slots, TEMPOS_SPREAD_SLOTS * sizeof(*slots));
+	members->pick = pick;
+	return 0;
+}
+
+static uint32_t tempos_members_drawn(struct tempos_members *members, uint32_t place)
+{
+	uint32_t drawn = members->drawn[place];
+
+	members->drawn[place] = 0;
+	return drawn;
+}
+
 static void tempos_members_free(struct tempos_members *members)
 {
+	free(members->slots);
+	free(members->drawn);
 	free(members);
 }
 

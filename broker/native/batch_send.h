@@ -151,6 +151,36 @@ static void add_copy(struct tempos_batch *b, struct outbox *o, struct message *m
 	m->open = s->length == m->segment;
 }
 
+/* Stage the first `count` slots of the chain for a group that picks by the source, as tempos_batch_stage does. */
+static void stage_by_source(struct tempos_batch *b, struct outbox *o, uint16_t topic, uint32_t count,
+			    const struct tempos_members *members, uint8_t epoch, uint8_t group, int last)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		const struct sockaddr_in *from = &b->slots[b->chain[i]].from;
+
+		b->picked[i] = members->slots[tempos_spread_slot(from->sin_addr.s_addr, from->sin_port, members->pick)];
+		members->drawn[b->picked[i]]++;
+	}
+	for (uint32_t place = 0; place < members->count; place++) {
+		struct message *m = NULL;
+
+		for (uint32_t i = 0; i < count; i++) {
+			const struct slot *s = &b->slots[b->chain[i]];
+
+			if (b->picked[i] != place)
+				continue;
+			if (!m || !may_join(b, m, s)) {
+				if (m)
+					seal(m, &o->tx[o->end - 1].msg_hdr);
+				m = begin_message(o, s, topic, epoch, group, &members->at[place]);
+			}
+			add_copy(b, o, m, b->chain[i], 0, last);
+		}
+		if (m)
+			seal(m, &o->tx[o->end - 1].msg_hdr);
+	}
+}
+
 static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint16_t topic, uint32_t slot, uint32_t count,
 			      const struct tempos_members *members, uint64_t first_ticket,
 			      uint32_t epoch, uint8_t group, int last)
@@ -165,6 +195,11 @@ static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint16_t 
 		if (b->slots[slot].probe)
 			probe_leaves(slot_bytes(b, slot), b->slots[slot].probe);
 		slot = b->slots[slot].next;
+	}
+	if (members->pick) {
+		stage_by_source(b, o, topic, count, members, (uint8_t)epoch, group, last);
+		o->staged += count;
+		return (int)o->staged;
 	}
 	/* Member by member, so that what one of them gets stands together; its order stays the run's. */
 	for (uint32_t turn = 0; turn < n && turn < count; turn++) {

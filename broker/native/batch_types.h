@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "frame.h"
+#include "spread.h"
 
 #define NO_SLOT UINT32_MAX
 #define NO_TTL (-1)
@@ -108,8 +109,15 @@ struct member {
 	uint8_t left_out;              /* the kernel does not find who is next on the way to it */
 };
 
+/*
+ * `slots`: of a group that picks by the source (`pick`), the place of the member that each is for; then `drawn` has how
+ * many each got since somebody asked.
+ */
 struct tempos_members {
 	uint32_t count;
+	uint8_t pick;
+	uint16_t *slots;
+	uint32_t *drawn;
 	struct member at[];
 };
 
@@ -176,6 +184,7 @@ struct tempos_batch {
 	uint8_t segmenting;            /* the kernel knows UDP_SEGMENT and has not refused it */
 	struct outbox out[TEMPOS_QUALITIES];
 	uint32_t *chain;               /* the slots of the run that is being staged */
+	uint16_t *picked;              /* and whom each is for, where that is by its source */
 };
 
 static uint8_t *slot_bytes(struct tempos_batch *b, uint32_t slot)

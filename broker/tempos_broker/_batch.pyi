@@ -65,6 +65,9 @@ class _Lib:
     TEMPOS_FRAMING_EVENT: int
     TEMPOS_FRAMING_FOREIGN: int
     TEMPOS_MAX_GROUPS: int
+    TEMPOS_PICK_SOURCE: int
+    TEMPOS_PICK_SOURCE_PORT: int
+    TEMPOS_PICK_TURN: int
     TEMPOS_OVERFLOW_DROP: int
     TEMPOS_OVERFLOW_PASS: int
     TEMPOS_BQ: int
@@ -107,6 +110,8 @@ class _Lib:
         left_out: Sequence[int],
         count: int,
     ) -> CMembers: ...
+    def tempos_members_spread(self, members: CMembers, pick: int, slots: Sequence[int]) -> int: ...
+    def tempos_members_drawn(self, members: CMembers, place: int) -> int: ...
     def tempos_members_free(self, members: CMembers) -> None: ...
     def tempos_batch_stage(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from tempos import Reason
+from tempos import Pick, Reason
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counts import Counted, Counters, Drawn
 from tempos_broker.paths import FastPath, Tickets
@@ -64,6 +64,7 @@ class Counting:
         self._ledger = ledger
         self._states = states
         ledger.tickets = lambda topic, epoch, group: self.tickets.read(topic, epoch, group)
+        ledger.by_source = self._by_source
         #: What is to be added to what this life counts.
         self.slow_offsets, self.fast_offsets = Offsets(), Offsets()
         #: Copies that could not be sent in epochs that were fetched from another place: topic and epoch -> of
@@ -75,6 +76,10 @@ class Counting:
         self.slow_under_way: Callable[[], int] = lambda: 0
         #: Copies for a group that the slow path could not send: of topic, epoch and group.
         self.slow_lost: Callable[[int, int, int], int] = lambda topic, epoch, group: 0
+
+    def _by_source(self, topic: int) -> bool:
+        state = self._states.get(topic)
+        return state is not None and state.route.topic.pick is not Pick.TURN
 
     def drawn(self, topic: int, epoch: int, groups: int) -> list[int]:
         """Tickets drawn so far from each group of an epoch."""

@@ -572,7 +572,7 @@ class Registry(Table):
     # --- parts ------------------------------------------------------------------------------
 
     def _add_static(self, topic: int, static: StaticMember) -> None:
-        member = member_of(static.ip, static.port, static.mac, static.source)
+        member = member_of(static.ip, static.port, static.mac, static.source, static.weight)
         name = static.group or own_group(static.ip, static.port)
         self._groups[topic].setdefault(name, GroupState(name)).put(static_membership(member))
 

@@ -126,6 +126,7 @@ def _topic(old: Topic, new: Topic) -> Iterator[str]:
         ("repair", "repair"),
         ("ports", "ports"),
         ("redeliver", "redeliver"),
+        ("pick", "pick"),
     ):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:

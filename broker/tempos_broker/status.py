@@ -197,6 +197,7 @@ def topic_document(
         **limit_fields(topic),
         "sources": list(topic.sources),
         "ports": list(topic.ports),
+        "pick": topic.pick.value,
         "fanout": topic.fanout.value,
         "unheard": topic.unheard.value,
         "journal": journal,

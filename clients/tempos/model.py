@@ -66,6 +66,18 @@ class Unheard(str, enum.Enum):
     EVICT = "evict"
 
 
+class Pick(str, enum.Enum):
+    """Which member of a group gets a datagram. ``turn``: one after the other.
+
+    ``source``: all from one address go to one member, ``source-port``: all from one address and port; when
+    members come or go, only the sources move that must. Of foreign topics only.
+    """
+
+    TURN = "turn"
+    SOURCE = "source"
+    SOURCE_PORT = "source-port"
+
+
 class Path(str, enum.Enum):
     """A data path."""
 
@@ -88,7 +100,8 @@ class Topic:
     ``journal_bytes`` says (0: see :attr:`journal_room`), or none of it.
     ``retain``: whether a new member first gets the last event, out of the journal.
     ``repair``: whether members can have sent again what they miss; None: see :attr:`is_repaired`.
-    ``ports``: where a foreign topic takes datagrams, beside the data port of the others.
+    ``ports``: where a foreign topic takes datagrams, beside the data port of the others. ``pick``: which
+    member of each of its groups gets one.
     ``redeliver``: whether what a member was sent and has not processed goes to others of its group when it
     is gone.
     """
@@ -111,6 +124,7 @@ class Topic:
     repair: bool | None = None
     ports: tuple[int, ...] = ()
     redeliver: bool = False
+    pick: Pick = Pick.TURN
 
     @property
     def bucket(self) -> int:
@@ -135,6 +149,8 @@ class Topic:
 class Member:
     """One subscriber endpoint. ``mac`` is set only where the configuration names it.
 
+    ``weight``: its share of what is picked by the source, as a multiple of others'.
+
     ``source``: the broker's address that it knows, which its events leave from; None: the one that the
     broker's kernel prefers towards it.
     """
@@ -143,6 +159,7 @@ class Member:
     port: int
     mac: str | None = None
     source: str | None = None
+    weight: int = 1
 
     def __str__(self) -> str:
         return f"{self.ip}:{self.port}"

@@ -69,6 +69,14 @@
 #define TEMPOS_GROUPS_PER_TOPIC 64  /* of one topic at all: as many tickets has each of its epochs */
 #define TEMPOS_MAX_MEMBERS 512
 #define TEMPOS_SMALL_MEMBERS 8      /* a wide topic with no more of them has a small route */
+/*
+ * Of a topic whose members are picked by the source: slots of each table, groups that have one, and members in all,
+ * whose counters stand behind those of the groups. The tables lie where members from SPREAD_AT on would.
+ */
+#define TEMPOS_SPREAD_SLOTS 1024
+#define TEMPOS_SPREAD_GROUPS 4
+#define TEMPOS_SPREAD_MEMBERS 48
+#define TEMPOS_SPREAD_AT 256
 #define TEMPOS_MAX_LISTEN 8
 #define TEMPOS_MAX_EGRESS 64
 #define TEMPOS_MAX_SOURCES 8
@@ -114,6 +122,13 @@ enum tempos_framing {
 	TEMPOS_FRAMING_RAW = 0,   /* the id, then anything */
 	TEMPOS_FRAMING_EVENT = 1, /* the header, then the body */
 	TEMPOS_FRAMING_FOREIGN = 2, /* anything: the port that it is sent to says which topic it is of */
+};
+
+/* Which member of a group gets a datagram; of foreign topics only anything but by turns. */
+enum tempos_pick {
+	TEMPOS_PICK_TURN = 0,        /* one after the other */
+	TEMPOS_PICK_SOURCE = 1,      /* all that comes from one address goes to one member */
+	TEMPOS_PICK_SOURCE_PORT = 2, /* the same from one address and port */
 };
 
 /* The class of a topic; also the place of its socket among those that share the data port. */
@@ -273,8 +288,11 @@ struct tempos_member {
 
 /* One group: members[first .. first + count) of its route. */
 struct tempos_group {
-	__u32 first;
-	__u32 count;
+	__u16 first;
+	__u16 count;
+	__u16 slots;                /* where its table begins among those of the route */
+	__u8 pick;                  /* enum tempos_pick; by turns there is no table */
+	__u8 pad;
 };
 
 /* IPv4 addresses a topic takes events from: those whose bits under the mask are the network's. */
@@ -462,6 +480,9 @@ _Static_assert(sizeof(struct tempos_pulse) == 64, "pulse fills a cache line");
 _Static_assert(TEMPOS_LATENCY_BEYOND >> (TEMPOS_LATENCY_BUCKETS >> TEMPOS_LATENCY_STEP_BITS) ==
 		       1 << (TEMPOS_LATENCY_STEP_BITS - 1), "the buckets end where times are beyond");
 _Static_assert((TEMPOS_MAX_MEMBERS & (TEMPOS_MAX_MEMBERS - 1)) == 0, "power of two: masks an index");
+_Static_assert((TEMPOS_MAX_MEMBERS - TEMPOS_SPREAD_AT) * sizeof(struct tempos_member) >=
+		       TEMPOS_SPREAD_GROUPS * TEMPOS_SPREAD_SLOTS * sizeof(__u16), "the tables have room");
+_Static_assert(TEMPOS_MAX_GROUPS + TEMPOS_SPREAD_MEMBERS <= TEMPOS_GROUPS_PER_TOPIC, "each member has a counter");
 _Static_assert((TEMPOS_SMALL_MEMBERS & (TEMPOS_SMALL_MEMBERS - 1)) == 0, "power of two: masks an index");
 #endif
 

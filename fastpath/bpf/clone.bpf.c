@@ -129,12 +129,12 @@ static __always_inline bool readdress(struct __sk_buff *skb, const struct tempos
 
 /* One copy for one group; whether its interface took it. */
 static __always_inline bool send_copy(struct __sk_buff *skb, const struct tempos_route *route, __u32 mask,
-				      __u32 group, __u64 ticket)
+				      __u32 group, __u64 ticket, const struct sender *from)
 {
 	const struct tempos_member *member;
 	__u64 sequence;
 
-	choose(route, group, mask, ticket, &member, &sequence);
+	choose(route, group, mask, ticket, from, &member, &sequence);
 	if (!readdress(skb, route, member, sequence))
 		return false;
 	/* Above 0 a queue says that it dropped a packet: this one, or one in its stead (NET_XMIT_CN). */
@@ -143,12 +143,14 @@ static __always_inline bool send_copy(struct __sk_buff *skb, const struct tempos
 
 /* Everything after the last question; `mask` as in pick(). */
 static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const struct packet *packet,
-						   const struct tempos_route *route, __u32 row, __u32 mask)
+						   const struct tempos_route *route, __u32 row, __u32 mask,
+						   enum told_by by)
 {
 	__u32 place = row * 2 + (route->epoch & 1);
 	struct tempos_copies *made = bpf_map_lookup_elem(&copies, &place);
 	const __u32 only = 0;
 	struct tempos_drawn *tickets = bpf_map_lookup_elem(&drawn, &only);
+	struct sender from = sender_of(packet);
 	__u32 groups = route->group_count;
 
 	if (!made || !tickets)
@@ -168,7 +170,7 @@ static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const s
 	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS; group++) {
 		if (group >= groups)
 			break;
-		if (send_copy(skb, route, mask, group, tickets->of[group]))
+		if (send_copy(skb, route, mask, group, tickets->of[group], by == BY_PORT ? &from : NULL))
 			made->sent[group]++;
 	}
 	return TEMPOS_FORWARDED;
@@ -195,7 +197,7 @@ static __always_inline enum tempos_reason carry(struct __sk_buff *skb, const str
 	reason = admit_rate(route, row);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
-	return forward(skb, packet, route, row, mask);
+	return forward(skb, packet, route, row, mask, by);
 }
 
 /*

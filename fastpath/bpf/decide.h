@@ -111,13 +111,14 @@ static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, 
 /* Everything after the last question: the event goes to one member, or is lost and counted. */
 static __always_inline enum tempos_reason forward(struct xdp_md *ctx, const struct packet *packet,
 						   const struct tempos_route *route, __u32 mask, bool generic,
-						   enum checksum_kind kind)
+						   enum checksum_kind kind, enum told_by by)
 {
+	const struct sender from = sender_of(packet);
 	const struct tempos_member *member;
 	__u64 sequence, ticket;
 	__u64 change = 0;
 
-	if (!pick(route, 0, mask, &member, &sequence, &ticket))
+	if (!pick(route, 0, mask, by == BY_PORT ? &from : NULL, &member, &sequence, &ticket))
 		return TEMPOS_NO_ROUTE;
 	if (route->journal)
 		keep_event(ctx, route, ticket, packet->payload_len, 1);
@@ -189,8 +190,8 @@ static __always_inline enum tempos_reason carry(struct xdp_md *ctx, const struct
 	if (by == BY_PORT)
 		to_data_port(packet->udp, settings.port, kind);
 	if (route->way == TEMPOS_WAY_BROADCAST && !generic)
-		return broadcast(ctx, route, mask, kind);
-	return forward(ctx, packet, route, mask, generic, kind);
+		return by == BY_PORT ? broadcast_foreign(ctx, route, mask, kind) : broadcast(ctx, route, mask, kind);
+	return forward(ctx, packet, route, mask, generic, kind, by);
 }
 
 /* What decide() says of a frame with a wide id; no reason of that number is ever counted. */

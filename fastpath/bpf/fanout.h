@@ -102,12 +102,9 @@ static __always_inline void keep_copies(struct xdp_md *ctx, const struct tempos_
 	keep_event(ctx, route, (__u64)event->ticket_high << 32 | event->copies[0].ticket, length, event->count);
 }
 
-/*
- * Everything after the last question: every group gets its copy, or it is counted as lost. A function of its
- * own, which finds the headers anew, so that topics of one group keep their registers.
- */
-static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct tempos_route *route,
-					       __u32 mask, enum checksum_kind kind)
+/* Everything after the last question: every group gets its copy, or it is counted as lost. */
+static __always_inline enum tempos_reason make_copies(struct xdp_md *ctx, const struct tempos_route *route,
+						      __u32 mask, enum checksum_kind kind, bool foreign)
 {
 	void *frame = (void *)(long)ctx->data;
 	const struct packet packet = {
@@ -126,6 +123,7 @@ static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct 
 	__u32 count = route->group_count;
 	struct marked *marked = frame;
 	struct common common;
+	struct sender from = {};
 	struct event *event;
 	__u32 place;
 	void *ways;
@@ -136,6 +134,8 @@ static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct 
 	event = bpf_map_lookup_elem(&events, &place);
 	if (!event)
 		return TEMPOS_NO_ROUTE;
+	if (foreign)
+		from = sender_of(&packet);
 	common = rewrite_common(&packet, route, stamped);
 	event->number = state->number;
 	event->row = row;
@@ -148,7 +148,7 @@ static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct 
 		const struct tempos_member *member;
 		__u64 sequence, ticket;
 
-		if (!pick(route, group, mask, &member, &sequence, &ticket))
+		if (!pick(route, group, mask, foreign ? &from : NULL, &member, &sequence, &ticket))
 			return TEMPOS_NO_EGRESS;
 		if (!group)
 			event->ticket_high = ticket >> 32;
@@ -171,6 +171,19 @@ static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct 
 		return TEMPOS_NO_EGRESS;
 	return bpf_redirect_map(ways, 0, BPF_F_BROADCAST) == XDP_REDIRECT ? TEMPOS_FORWARDED
 									  : TEMPOS_NO_EGRESS;
+}
+
+/* Functions of their own, which find the headers anew, so that topics of one group keep their registers. */
+static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct tempos_route *route, __u32 mask,
+					       enum checksum_kind kind)
+{
+	return make_copies(ctx, route, mask, kind, false);
+}
+
+static __noinline enum tempos_reason broadcast_foreign(struct xdp_md *ctx, const struct tempos_route *route,
+						       __u32 mask, enum checksum_kind kind)
+{
+	return make_copies(ctx, route, mask, kind, true);
 }
 
 /* Keeps in mind what passed, for the case that the interface does not take it. */

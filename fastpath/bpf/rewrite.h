@@ -23,6 +23,13 @@
 #include "abi.h"
 #include "checksum.h"
 #include "maps.h"
+#include "parse.h"
+#include "pick.h"
+
+static __always_inline struct sender sender_of(const struct packet *packet)
+{
+	return (struct sender){.address = packet->ip->saddr, .port = packet->udp->source};
+}
 
 /* What arrives as a UDP checksum; see decide.h. */
 enum checksum_kind { CHECKSUM_NONE, CHECKSUM_FULL, CHECKSUM_PARTIAL };

@@ -219,7 +219,8 @@ class KernelRoutes:
             self._fanouts.make(claim.fanout)
         row = self._row_of[plan.topic]
         value = encode_route(plan, row, claim.slots, claim.fanout or 0)
-        small = plan.topic >= NARROW and len(plan.hops) <= SMALL_MEMBERS
+        # Tables take the room of one of full size.
+        small = plan.topic >= NARROW and len(plan.hops) <= SMALL_MEMBERS and not plan.spreads
         if small:
             value = value[:SMALL_ROUTE_SIZE]
         return _Swap(plan.topic, claim, _Held(row, small, _digest(value)), value)

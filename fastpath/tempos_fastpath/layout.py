@@ -9,14 +9,16 @@ import ipaddress
 import socket
 import struct
 import sys
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from tempos import Framing, Overflow, Quality, Reason, _abi
+from tempos import Framing, Member, Overflow, Pick, Quality, Reason, _abi
 from tempos._abi import Tags, Way
 from tempos._slots import group_slot
+from tempos._spread import slots_of
 from tempos.histogram import Histogram, Latency
 from tempos_fastpath.network.gates import Gate
 from tempos_fastpath.plan import Hop, Plan
@@ -40,6 +42,10 @@ _EPOCH_AT, _BASE_AT, _TOPIC_AT = (
     struct_offset("struct tempos_route", field) for field in ("epoch", "ticket_base", "topic")
 )
 
+#: Where the tables of groups that pick by the source begin.
+_TABLES_AT = struct_offset("struct tempos_route", "members") + _abi.SPREAD_AT * struct_size(
+    "struct tempos_member"
+)
 TOPIC_SIZE = struct_size("struct tempos_topic")
 #: Bytes from the begin of a ``struct tempos_pulse``.
 TAI_OFFSET_AT = struct_offset("struct tempos_pulse", "tai_offset_ns")
@@ -47,6 +53,7 @@ TAI_OFFSET_AT = struct_offset("struct tempos_pulse", "tai_offset_ns")
 QUALITIES = {quality: constant(f"TEMPOS_{quality.name}") for quality in Quality}
 OVERFLOWS = {overflow: constant(f"TEMPOS_OVERFLOW_{overflow.name}") for overflow in Overflow}
 _FRAMINGS = {framing: constant(f"TEMPOS_FRAMING_{framing.name}") for framing in Framing}
+PICKS = {pick: constant(f"TEMPOS_PICK_{pick.name}") for pick in Pick}
 _NOTHING_MEASURED = Histogram((0,) * _abi.LATENCY_BUCKETS)
 #: The first byte of an IPv4 header: version 4, five words.
 _IP_VERSION_IHL = 0x45
@@ -131,17 +138,23 @@ def _laid_out(plan: Plan, slots: tuple[tuple[int, int], ...], fanout: int) -> by
         egresses = plan.broadcast.weights
     elif plan.way is Way.CLONE:
         egresses = [dict.fromkeys(plan.interfaces, 0)] * len(plan.groups)
-    first = 0
+    first, tables = 0, b""
     for index, (group, egress) in enumerate(zip(plan.groups, egresses, strict=True)):
         route.groups[index].first = first
         route.groups[index].count = len(group)
+        if plan.pick is not Pick.TURN and len(group) > 1:
+            route.groups[index].pick = PICKS[plan.pick]
+            route.groups[index].slots = len(tables) // 2
+            members = [Member(hop.ip, hop.port, weight=hop.weight) for hop in group]
+            tables += array("H", slots_of(members)).tobytes()
         for hop in group:
             member = route.members[first]
             _fill_member(member, hop, egress[hop.ifindex])
             if hop.left_out:
                 _leave_out(member, plan.way)
             first += 1
-    return struct_bytes(route)
+    value = struct_bytes(route)
+    return value[:_TABLES_AT] + tables + value[_TABLES_AT + len(tables) :]
 
 
 @dataclass(frozen=True, slots=True)

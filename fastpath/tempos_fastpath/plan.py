@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tempos import DATA_PORT, Fanout, Framing, Member, PathPolicy, Quality, Route, _abi
+from tempos import DATA_PORT, Fanout, Framing, Member, PathPolicy, Pick, Quality, Route, _abi
 from tempos._abi import Way
 from tempos_fastpath.broadcast import Broadcast, plan_broadcast
 from tempos_fastpath.network.facts import Destination, Facts, Interface, destination
@@ -35,6 +35,7 @@ class Hop:
     source_mac: str
     mac: str
     source: str
+    weight: int = 1
 
     @property
     def left_out(self) -> bool:
@@ -62,7 +63,7 @@ class Plan:
     ``groups``: the ways to the members of each group. ``sources``: the networks whose events are taken,
     CIDR; none: from anywhere. ``why``: of several groups, why they are served in this ``way``. ``tos``:
     that byte of the IPv4 header of what leaves. ``limited``: the topic has a rate, ``journal``: its
-    events are kept; what that takes the kernel finds elsewhere.
+    events are kept; what that takes the kernel finds elsewhere. ``pick``: which member of a group gets one.
     """
 
     topic: int
@@ -76,6 +77,12 @@ class Plan:
     tos: int = 0
     limited: bool = False
     journal: bool = False
+    pick: Pick = Pick.TURN
+
+    @property
+    def spreads(self) -> bool:
+        """Whether any group goes by a table."""
+        return self.pick is not Pick.TURN and any(len(group) > 1 for group in self.groups)
 
     @property
     def hops(self) -> tuple[Hop, ...]:
@@ -169,7 +176,8 @@ def plan_route(
                     waiting.append(f"{member}{via} on {egress.name}")
                 else:
                     assert egress.mac is not None, "_egress takes Ethernet only"
-                    hops.append(Hop(member.ip, member.port, egress.index, egress.mac, mac, towards.source))
+                    source, weight = towards.source, member.weight
+                    hops.append(Hop(member.ip, member.port, egress.index, egress.mac, mac, source, weight))
             groups.append(tuple(hops))
         if unresolved:
             more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
@@ -193,6 +201,7 @@ def plan_route(
         tos=mark,
         limited=topic.rate > 0,
         journal=topic.journal > 0,
+        pick=topic.pick,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path as FilePath
 
@@ -15,8 +16,21 @@ from support.ports import free_ports
 from support.privileges import require_kernel, require_netns
 from support.waiting import LIMIT, until
 
-from tempos import Admin, ApiRefused, ControlRefused, Fanout, Framing, Group, LocalError, Member, Path, Topic
+from tempos import (
+    Admin,
+    ApiRefused,
+    ControlRefused,
+    Fanout,
+    Framing,
+    Group,
+    LocalError,
+    Member,
+    Path,
+    Pick,
+    Topic,
+)
 from tempos._abi import NARROW
+from tempos._spread import slot_of, slots_of
 from tempos.blocking import Publisher, Subscriber
 from tempos_bench.measure.broker import Broker
 from tempos_bench.nodes.topology import Topology, build
@@ -82,6 +96,51 @@ def test_every_path_hands_datagrams_on_whole_and_unchanged(case: str) -> None:
         assert (told.fast, told.slow) == ((0, sent) if mode == "off" else (sent, 0))
         assert [group.tickets for group in told.groups] == [sent] * groups
         assert (told.problems, told.refused) == ((), {})
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("pick", [Pick.SOURCE, Pick.SOURCE_PORT])
+def test_every_path_picks_the_same_member_for_a_source(case: str, pick: Pick) -> None:
+    mode, portable, fanout, groups = CASES[case]
+    require_netns()
+    if mode != "off":
+        require_kernel()
+    flows = Topic(300, "flows", framing=Framing.FOREIGN, ports=PORTS, fanout=fanout, pick=pick)
+    with build("straight") as topology, ExitStack() as stack:
+        c = topology.subscriber
+        members = [
+            Group(
+                f"g{n}", tuple(Member(c.address, 7000 + 10 * n + each, weight=1 + each) for each in range(3))
+            )
+            for n in range(groups)
+        ]
+        sinks = {
+            member.port: stack.enter_context(udp(c, (c.address, member.port)))
+            for group in members
+            for member in group.members
+        }
+        broker = stack.enter_context(Broker(topology.broker, {flows: members}, mode=mode, portable=portable))
+        if mode != "off":
+            broker.wait_path("flows", Path.FAST)
+        wanted: Counter[tuple[int, bytes]] = Counter()
+        for number in range(60):
+            bodies = [b"%d %d" % (number, turn) for turn in range(2)]
+            source = send(topology, bodies, PORTS[number % 2])
+            for group in members:
+                member = group.members[slots_of(group.members)[slot_of(*source, pick)]]
+                wanted.update((member.port, body) for body in bodies)
+        broker.wait_received("flows", 120)
+        for port, sink in sinks.items():
+            mine = sum(count for (to, _), count in wanted.items() if to == port)
+            got = Counter((port, sink.recv(100)) for _ in range(mine))
+            assert got == Counter({key: count for key, count in wanted.items() if key[0] == port})
+        told = broker.entry("flows")
+        assert (told["problems"], told["pick"]) == ([], pick.value)
+        # The status says what each was given.
+        assert {
+            member["port"]: member["ticketed"] for group in told["groups"] for member in group["members"]
+        } == {port: sum(count for (to, _), count in wanted.items() if to == port) for port in sinks}
 
 
 @pytest.mark.netns

@@ -133,7 +133,7 @@ class Rig:
 
 def put_route(maps: Callable[[str], Map], plan: Plan, row: int, value: bytes) -> None:
     """Swap a route in by hand: small where the fast path would have it small."""
-    small = plan.topic >= NARROW and len(plan.hops) <= SMALL_MEMBERS
+    small = plan.topic >= NARROW and len(plan.hops) <= SMALL_MEMBERS and not plan.spreads
     value = value[:SMALL_ROUTE_SIZE] if small else value
     with create_map("route", MapType.ARRAY, key_size=4, value_size=len(value), max_entries=1) as inner:
         inner.update(0, value)

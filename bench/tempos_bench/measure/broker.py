@@ -261,7 +261,7 @@ def config_text(
             f"class = {json.dumps(topic.quality.value)}",
             f"priority = {topic.priority}",
             f"framing = {json.dumps(topic.framing.value)}",
-            *([f"ports = {list(topic.ports)}"] if topic.ports else []),
+            *([f"ports = {list(topic.ports)}", f'pick = "{topic.pick.value}"'] if topic.ports else []),
             f"path = {json.dumps(topic.policy.value)}",
             f"sources = {json.dumps(list(topic.sources))}",
             f"rate = {topic.rate}",
@@ -278,6 +278,7 @@ def config_text(
                 lines += [f"group = {json.dumps(group.name)}"]
                 lines += [f"mac = {json.dumps(member.mac)}"] if member.mac else []
                 lines += [f"source = {json.dumps(member.source)}"] if member.source else []
+                lines += [f"weight = {member.weight}"] if member.weight > 1 else []
     return "\n".join(lines) + "\n"
 
 

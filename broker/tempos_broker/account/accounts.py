@@ -279,13 +279,19 @@ def holder_of(stored: Sequence[Any]) -> Holder:
 
 
 def group_row(
-    name: str, group: GroupAccount, current: Sequence[tuple[tuple[Holder, ...], int]], unsent: int
+    name: str,
+    group: GroupAccount,
+    current: Sequence[tuple[tuple[Holder, ...], int, Sequence[int]]],
+    unsent: int,
 ) -> tuple[GroupRow, list[tuple[Holder, int]]]:
-    """The account of a group, and the holders that got too many with how many."""
+    """The account of a group, and the holders that got too many with how many.
+
+    ``current``: of open epochs, who is in it, the tickets, and how many of these each has.
+    """
     live: dict[Holder, int] = {}
-    for holders, drawn in current:
-        for index, holder in enumerate(holders):
-            live[holder] = live.get(holder, 0) + share(drawn, index, len(holders))
+    for holders, _, shares in current:
+        for holder, ticketed in zip(holders, shares, strict=True):
+            live[holder] = live.get(holder, 0) + ticketed
     members = []
     excess = []
     delivered, dropped, unconfirmed = group.gone_delivered, group.gone_dropped, 0
@@ -325,7 +331,7 @@ def group_row(
                 abandoned,
             )
         )
-    tickets = group.tickets + sum(drawn for _, drawn in current)
+    tickets = group.tickets + sum(drawn for _, drawn, _ in current)
     failed = group.unsent + unsent
     row = GroupRow(name, tickets, delivered, dropped, unconfirmed, lost, unknown, failed, tuple(members),
                    repaired, given_up)  # fmt: skip

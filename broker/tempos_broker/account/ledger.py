@@ -24,11 +24,12 @@ accounts compare totals instead of epochs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tempos import Reason
+from tempos._abi import MAX_GROUPS
 from tempos.control import Sent
 from tempos_broker.account.accounts import (
     Account,
@@ -47,6 +48,7 @@ from tempos_broker.account.orphans import unlike_orphans, with_orphans
 from tempos_broker.account.positions import Positions
 from tempos_broker.account.publishers import Publishers, PublishersAccount
 from tempos_broker.account.quiet import Groups, Quiet
+from tempos_broker.account.shares import shares_of
 from tempos_broker.account.topics import TopicAccount
 
 
@@ -90,6 +92,8 @@ class Ledger:
         self.publishers = Publishers(self._undelivered)
         #: Tells the tickets drawn so far of a topic, an open epoch and the number of a group, if anybody can.
         self.tickets: Callable[[int, int, int], int] | None = None
+        #: Whether the members of a topic are picked by the source of its events; those have counters.
+        self.by_source: Callable[[int], bool] = lambda topic: False
         self._positions = Positions()
         #: Tells what members of a topic left behind, by group.
         self.orphans: Callable[[int], Mapping[str, Orphans]] = lambda topic: {}
@@ -233,13 +237,18 @@ class Ledger:
             state.unequal.append(epoch)
         state.drawn += tickets[0] if tickets else 0
         unsent = unsent or [0] * len(groups)
-        for (name, holders), drawn, failed in zip(groups, tickets, unsent, strict=True):
+        shares = self._shares(topic, epoch, groups, tickets)
+        for (name, holders), drawn, failed, each in zip(groups, tickets, unsent, shares, strict=True):
             group = state.groups[name]
             group.tickets += drawn
             group.unsent += failed
-            for index, holder in enumerate(holders):
-                account = group.accounts[holder]
-                account.close(epoch, share(drawn, index, len(holders)), cut=cut)
+            for holder, ticketed in zip(holders, each, strict=True):
+                group.accounts[holder].close(epoch, ticketed, cut=cut)
+
+    def _shares(self, topic: int, epoch: int, groups: Groups, drawn: Sequence[int]) -> Iterator[list[int]]:
+        """How many of the tickets of each group its holders have."""
+        read = self.tickets if self.by_source(topic) else None
+        return shares_of(groups, drawn, read and (lambda place: read(topic, epoch, MAX_GROUPS + place)))
 
     def _note_closed(self, topic: int, state: TopicAccount | Quiet) -> None:
         if len(state.open) < 2:
@@ -432,10 +441,12 @@ class Ledger:
         if isinstance(quiet, Quiet) and len(quiet.open) == 1 and not any(map(any, live.values())):
             return self._quiet(topic, quiet, received, fast, slow, refused, slack)
         state = self._view(topic)
-        drawn_now: dict[str, list[tuple[tuple[Holder, ...], int]]] = {}
+        drawn_now: dict[str, list[tuple[tuple[Holder, ...], int, list[int]]]] = {}
         for epoch, groups in state.open.items():
-            for (name, holders), count in zip(groups, live.get(epoch, [0] * len(groups)), strict=True):
-                drawn_now.setdefault(name, []).append((holders, count))
+            counts = live.get(epoch, [0] * len(groups))
+            shares = self._shares(topic, epoch, groups, counts)
+            for (name, holders), count, each in zip(groups, counts, shares, strict=True):
+                drawn_now.setdefault(name, []).append((holders, count, each))
         problems = [
             f"in epoch {epoch} the groups drew different numbers of tickets" for epoch in state.unequal
         ]

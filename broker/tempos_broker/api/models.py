@@ -172,6 +172,9 @@ class TopicOut(BaseModel):
     overflow: Literal["drop", "pass"] = Field(description="what happens to the others")
     sources: list[str] = Field(description="the networks whose events are taken; none: all")
     ports: list[int] = Field(description="of a foreign topic: where its events come in; none: the data port")
+    pick: Literal["turn", "source", "source-port"] = Field(
+        description="which member of a group gets an event"
+    )
     fanout: Literal["auto", "xdp", "tc"]
     unheard: Literal["auto", "warn", "evict"] = Field(
         description="what happens to members that events do not reach"

@@ -14,7 +14,7 @@ from dataclasses import fields
 from typing import Any
 
 from tempos_broker.config import layout
-from tempos_broker.config.model import BrokerConfig, ClientConfig, Origin, TopicConfig
+from tempos_broker.config.model import BrokerConfig, ClientConfig, Origin, StaticMember, TopicConfig
 from tempos_daemon.schema import Keys, Kind
 
 
@@ -29,7 +29,7 @@ def dump(config: BrokerConfig) -> str:
 def dump_topic(entry: TopicConfig) -> str:
     """One topic with its static members, as it stands in a file; one that was made at run time is marked."""
     blocks = [_block("[[topic]]", fields_of(entry))]
-    blocks += [_block("[[topic.member]]", _fields(member), "  ") for member in entry.members]
+    blocks += [_block("[[topic.member]]", _member(member), "  ") for member in entry.members]
     return ("# made at run time\n" if entry.origin is Origin.RUN_TIME else "") + "\n".join(blocks)
 
 
@@ -92,7 +92,12 @@ def fields_of(config: TopicConfig) -> dict[str, Any]:
         "repair": topic.repair,
         "ports": topic.ports or None,
         "redeliver": topic.redeliver or None,
+        "pick": topic.pick if topic.ports else None,
     }
+
+
+def _member(member: StaticMember) -> dict[str, Any]:
+    return {**_fields(member), "weight": member.weight if member.weight > 1 else None}
 
 
 def _client(config: ClientConfig) -> dict[str, Any]:

@@ -12,18 +12,21 @@ from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
-from tempos import Fanout, Framing, Overflow, PathPolicy, Quality, Topic, Unheard
+from tempos import Fanout, Framing, Overflow, PathPolicy, Pick, Quality, Topic, Unheard
 from tempos._abi import (
     EVENT_HEADER_LEN,
     GROUPS_PER_TOPIC,
     JOURNAL_BYTES,
     JOURNAL_MOST_BYTES,
     JOURNAL_MOST_EVENTS,
+    MAX_GROUPS,
     MAX_LISTEN,
     MAX_MEMBERS,
     MAX_SOURCES,
     NARROW,
     PRIORITIES,
+    SPREAD_GROUPS,
+    SPREAD_MEMBERS,
     TOPIC_MAX,
     TOPIC_MIN,
     WIDE,
@@ -69,6 +72,8 @@ MAX_TOPICS = WIDE - TOPIC_MIN + WIDE_IDS
 
 #: Ports of one foreign topic.
 MAX_PORTS = 16
+#: A member's share, as a multiple of another's.
+MAX_WEIGHT = 16
 
 TOPIC_ID = kinds.whole(TOPIC_MIN, TOPIC_MAX, but=WIDE)
 _TOPIC = Topic(TOPIC_MIN, "default")
@@ -90,6 +95,7 @@ MEMBER: Keys = {
     "group": Key(kinds.name(reserved=OWN_GROUP), _MEMBER.group),
     "mac": Key(kinds.MAC, _MEMBER.mac),
     "source": Key(kinds.UNICAST, _MEMBER.source),
+    "weight": Key(kinds.whole(1, MAX_WEIGHT), _MEMBER.weight),
 }
 TOPIC: Keys = {
     "id": Key(TOPIC_ID),
@@ -112,6 +118,7 @@ TOPIC: Keys = {
     "repair": Key(own_kinds.REPAIR, _TOPIC.repair),
     "redeliver": Key(kinds.FLAG, _TOPIC.redeliver),
     "ports": Key(kinds.PORT, _TOPIC.ports, many=True, most=MAX_PORTS),
+    "pick": Key(kinds.member_of(Pick), _TOPIC.pick),
     "member": Key(MEMBER, (), many=True),
 }
 BROKER: Keys = {
@@ -385,6 +392,30 @@ def _rule_foreign(root: Table, faults: Faults) -> None:
                 faults.add(topic.at("ports"), f"names {port}, as {own[port]} is; allowed: a port of its own")
 
 
+def _rule_pick(root: Table, faults: Faults) -> None:
+    for topic in _tables(root, "topic"):
+        pick, members = topic.get("pick"), list(_tables(topic, "member"))
+        if pick is Pick.TURN:
+            for member in members:
+                if (weight := member.get("weight")) not in (None, 1):
+                    wanted = f'1, or {topic.at("pick")} = "source" or "source-port" besides'
+                    faults.refuse(member.at("weight"), weight, wanted, "where members have their turns")
+        elif pick is not None and topic.get("framing") in (Framing.RAW, Framing.EVENT):
+            wanted = f'"turn", or {topic.at("framing")} = "foreign" besides'
+            faults.refuse(topic.at("pick"), pick.value, wanted, "of a topic that is not foreign")
+        elif pick is not None:
+            sizes = Counter(member.get("group") for member in members if member.get("group"))
+            several = sum(size > 1 for size in sizes.values())
+            for has, most, what in (
+                (len(members), SPREAD_MEMBERS, "members"),
+                (several, SPREAD_GROUPS, "groups of several members"),
+                (len(sizes) + sum(not member.get("group") for member in members), MAX_GROUPS, "groups"),
+            ):
+                if has > most:
+                    faults.add(topic.at("member"), f"makes {has} {what}; allowed: at most {most} "
+                               f"where {topic.at('pick')} is {show(pick.value)}")  # fmt: skip
+
+
 def _rule_topics(root: Table, faults: Faults) -> None:
     taken: dict[int, Table] = {}
     for topic in _tables(root, "topic"):
@@ -469,6 +500,7 @@ TOPIC_RULES: tuple[Callable[[Table, Faults], None], ...] = (
     _rule_journal,
     _rule_repair,
     _rule_foreign,
+    _rule_pick,
     _rule_members,
     _rule_sizes,
 )
@@ -543,7 +575,7 @@ def build_topic(table: Table) -> TopicConfig:
         values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],
         values["sources"], values["rate"], values["burst"], values["overflow"], values["fanout"],
         values["unheard"], values["journal"], values["journal_bytes"], retain=values["retain"],
-        repair=values["repair"], ports=values["ports"], redeliver=values["redeliver"],
+        repair=values["repair"], ports=values["ports"], redeliver=values["redeliver"], pick=values["pick"],
     )  # fmt: skip
     members = tuple(_static_member(**member.values) for member in _tables(table, "member"))
     return TopicConfig(topic, _one_member(*members) if len(members) == 1 else members)

@@ -20,7 +20,8 @@ class StaticMember:
     """A member from the file: no lease, no heartbeat. ``group`` None is a group of its own.
 
     ``source``: the address of ours that its events leave from; None: the one that the kernel prefers towards
-    it, where the broker listens on that, else the first it listens on that leads there.
+    it, where the broker listens on that, else the first it listens on that leads there. ``weight``: its share
+    of what is picked by the source.
     """
 
     ip: str
@@ -28,6 +29,7 @@ class StaticMember:
     group: str | None = None
     mac: str | None = None
     source: str | None = None
+    weight: int = 1
 
 
 class Origin(str, enum.Enum):

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tempos import DATA_PORT, Fanout, Framing, Overflow, PathPolicy, Quality, Unheard
+from tempos import DATA_PORT, Fanout, Framing, Overflow, PathPolicy, Pick, Quality, Unheard
 from tempos_broker.config import layout, own_kinds
 from tempos_daemon import kinds
 from tempos_daemon.schema import Faults, Key, Keys, NotAllowed, Table, read_table
@@ -85,6 +85,7 @@ def _topic(theirs: Table, faults: Faults) -> Table:
         "repair": None,
         "ports": (),
         "redeliver": False,
+        "pick": Pick.TURN,
     }
     if "topic_value" in theirs.values:
         values["id"] = theirs.get("topic_value")

@@ -68,7 +68,9 @@ def _known(values: Any, path: str) -> Table:
 
 
 def _member(member: Any) -> Mapping[str, Any]:
-    return {key: value for key, value in _known(member, "").values.items() if value is not None}
+    left_out = {"weight": 1}
+    values = _known(member, "").values.items()
+    return {key: value for key, value in values if value is not None and left_out.get(key) != value}
 
 
 def _plain(value: Any) -> Any:

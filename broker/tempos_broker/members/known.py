@@ -15,9 +15,9 @@ from tempos_broker.members.unheard import Progress
 
 
 @lru_cache(SHARED)
-def member_of(ip: str, port: int, mac: str | None, source: str | None) -> Member:
+def member_of(ip: str, port: int, mac: str | None, source: str | None, weight: int = 1) -> Member:
     """A member."""
-    return Member(ip, port, mac, source)
+    return Member(ip, port, mac, source, weight)
 
 
 @lru_cache(SHARED)
@@ -170,7 +170,8 @@ class Leaving:
 def is_static(member: Member, group: str, static: StaticMember) -> bool:
     """Whether a member without a lease is as the configuration has it."""
     wanted = static.group or own_group(static.ip, static.port)
-    return (member.mac, member.source, group) == (static.mac, static.source, wanted)
+    now, then = (member.mac, member.source, member.weight), (static.mac, static.source, static.weight)
+    return (now, group) == (then, wanted)
 
 
 def own_group(ip: str, port: int) -> str:

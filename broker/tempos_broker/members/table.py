@@ -72,7 +72,7 @@ class Table:
             key = member.ip, member.source
             if key not in chosen:
                 chosen[key] = self._source_of(*key)
-            return member_of(member.ip, member.port, member.mac, chosen[key])
+            return member_of(member.ip, member.port, member.mac, chosen[key], member.weight)
 
         states = self._groups[topic]
         if len(states) == 1 and len((only := next(iter(states.values()))).members) == 1:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
-from tempos import Framing, Member, Quality, Reason, Route, Topic
+from tempos import Framing, Member, Pick, Quality, Reason, Route, Topic
 from tempos._abi import GROUPS_PER_TOPIC
+from tempos._spread import slots_of
 from tempos.requests import probe
 from tempos_broker._batch import ffi, lib
 from tempos_broker.account.accounts import SHARED
@@ -35,6 +36,11 @@ _FRAMINGS = {
     Framing.RAW: lib.TEMPOS_FRAMING_RAW,
     Framing.EVENT: lib.TEMPOS_FRAMING_EVENT,
     Framing.FOREIGN: lib.TEMPOS_FRAMING_FOREIGN,
+}
+_PICKS = {
+    Pick.TURN: lib.TEMPOS_PICK_TURN,
+    Pick.SOURCE: lib.TEMPOS_PICK_SOURCE,
+    Pick.SOURCE_PORT: lib.TEMPOS_PICK_SOURCE_PORT,
 }
 _QUALITIES = {Quality.BQ: lib.TEMPOS_BQ, Quality.SQ: lib.TEMPOS_SQ}
 #: The kernel's default: nothing is written into single datagrams.
@@ -166,7 +172,8 @@ class Batch:
             (member,) = groups[0].members
             self._members[route.topic.id] = _only(member, (member.ip, member.source) in out)
         else:
-            self._members[route.topic.id] = tuple(_compile(group.members, out) for group in groups)
+            pick = route.topic.pick
+            self._members[route.topic.id] = tuple(_compile(group.members, out, pick) for group in groups)
 
     def leave_out(self, towards: frozenset[Towards]) -> None:
         changed, self._left_out = self._left_out ^ towards, towards
@@ -218,8 +225,20 @@ class Batch:
                 group == last,
             )  # fmt: skip
             assert staged >= 0, "flushed whenever a batch is gathered, so there is room"
+        if delivery.route.topic.pick is not Pick.TURN:
+            self._tell_picked(delivery.route, groups)
         self._staged[quality] = staged
         return staged >= self._limit
+
+    def _tell_picked(self, route: Route, compiled: Sequence[CMembers]) -> None:
+        """Count what each member was given that was picked by the source."""
+        first = 0
+        for group, members in zip(route.groups, compiled, strict=True):
+            size = len(group.members)
+            for place in range(size) if size > 1 else ():
+                if drawn := lib.tempos_members_drawn(members, place):
+                    self._core.picked(route.topic.id, route.epoch, first + place, drawn)
+            first += size
 
     def flush(self, quality: Quality, most: int | None = None) -> Flushed | None:
         if not self._staged[quality]:
@@ -308,7 +327,7 @@ class Batch:
         ]
 
 
-def _compile(members: Sequence[Member], left_out: frozenset[Towards]) -> CMembers:
+def _compile(members: Sequence[Member], left_out: frozenset[Towards], pick: Pick = Pick.TURN) -> CMembers:
     compiled = lib.tempos_members_new(
         [_number(member.ip) for member in members],
         [socket.htons(member.port) for member in members],
@@ -318,7 +337,11 @@ def _compile(members: Sequence[Member], left_out: frozenset[Towards]) -> CMember
     )
     if compiled == ffi.NULL:
         raise MemoryError(f"no memory for {len(members)} members")
-    return cast("CMembers", ffi.gc(compiled, lib.tempos_members_free))
+    kept = cast("CMembers", ffi.gc(compiled, lib.tempos_members_free))
+    by_source = pick is not Pick.TURN and len(members) > 1
+    if by_source and lib.tempos_members_spread(kept, _PICKS[pick], slots_of(members)):
+        raise MemoryError(f"no memory for {len(members)} members")
+    return kept
 
 
 @lru_cache(SHARED)

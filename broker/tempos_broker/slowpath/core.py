@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from tempos import LocalError, Overflow, Quality, Reason, Route, Topic
-from tempos._abi import NARROW, PRIORITIES
+from tempos._abi import MAX_GROUPS, NARROW, PRIORITIES
 from tempos._rows import UNKNOWN, is_topic
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.slowpath.book import ARRIVED, Book
@@ -278,6 +278,10 @@ class SlowPath(Generic[LoadT]):
         """``count`` copies for one group that the kernel refused to send; the epoch may be its low byte."""
         self._counts[topic][Reason.SEND_ERROR] += count
         self._book.lose(topic, epoch, group, count)
+
+    def picked(self, topic: int, epoch: int, place: int, count: int) -> None:
+        """A member that is picked by the source, by its place in the route, is handed ``count`` copies."""
+        self._tickets.draw(topic, epoch, MAX_GROUPS + place, count)
 
     def next_strict(self, limit: int, copies: int | None = None) -> Delivery[LoadT] | None:
         """The next at most ``limit`` datagrams of strict quality, or None if none waits.

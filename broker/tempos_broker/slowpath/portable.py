@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from tempos import Framing, Member, Quality, Reason, Route, Topic
+from tempos import Framing, Member, Pick, Quality, Reason, Route, Topic
+from tempos._spread import slot_of, slots_of
 from tempos.requests import envelope, probe
 from tempos.wire import body_at, check_payload, flags_of, is_request, named, stamp, topic_in
 from tempos_broker.addresses import ANY, Towards, leaving_from
@@ -33,12 +34,20 @@ if TYPE_CHECKING:
 _COST = 9
 
 
+class _Item(NamedTuple):
+    """A datagram: payload, what is left of its TTL, if that is known, and who sent it."""
+
+    payload: bytes
+    left: int | None
+    sender: tuple[str, int]
+
+
 class Datagrams:
-    """The load of a run: payloads, each with what is left of its TTL, if that is known."""
+    """The load of a run."""
 
     __slots__ = ("items",)
 
-    def __init__(self, items: list[tuple[bytes, int | None]]) -> None:
+    def __init__(self, items: list[_Item]) -> None:
         self.items = items
 
     def split(self, count: int) -> tuple[Datagrams, Datagrams]:
@@ -120,13 +129,13 @@ class Singly:
 
     def receive(self, source: DataSocket, limit: int) -> int:
         # A run for each topic of the batch, so that the core decides once for all of it.
-        runs: dict[int, list[tuple[bytes, int | None]]] = {}
+        runs: dict[int, list[_Item]] = {}
         received = 0
         try:
             while received < limit:
                 data, ancillary, _, sender = source.sock.recvmsg(self._largest + 1, ttl.SPACE)
                 received += 1
-                self._sort(data, ttl.told(ancillary), sender[0], runs, source.topic)
+                self._sort(_Item(data, ttl.told(ancillary), sender), runs, source.topic)
         except BlockingIOError:
             pass
         finally:
@@ -169,10 +178,8 @@ class Singly:
         staged.clear()
         return failures
 
-    def _sort(
-        self, data: bytes, left: int | None, ip: str, runs: dict[int, list[tuple[bytes, int | None]]],
-        foreign: int,
-    ) -> None:  # fmt: skip
+    def _sort(self, item: _Item, runs: dict[int, list[_Item]], foreign: int) -> None:
+        data, left, (ip, _) = item
         topic = foreign or topic_in(data)
         cut = len(data) > self._largest
         # A topic that is not known has none; the core says what is wrong with it.
@@ -191,7 +198,7 @@ class Singly:
         if reason is Reason.FORWARDED:
             if framing is Framing.EVENT and flags_of(data) & probe.FLAGS == probe.FLAGS:
                 data = probe.mark(data, body_at(data) + envelope.LENGTH, time.time_ns())
-            runs.setdefault(topic, []).append((data, left))
+            runs.setdefault(topic, []).append(item._replace(payload=data))
             return
         self._core.refused(topic, reason, 1)
         if reason is Reason.FOREIGN_SOURCE:
@@ -206,30 +213,36 @@ class Singly:
         """Write what goes out into the topic's journal, if it has one."""
         journal = self._journals.get(delivery.route.topic.id)
         if journal is not None:
-            for index, (payload, _) in enumerate(delivery.load.items):
+            for index, (payload, *_) in enumerate(delivery.load.items):
                 tickets = [first + index for first in delivery.first_tickets]
                 journal.put(delivery.route.epoch & 0xFFFFFFFF, tickets, payload)
 
     def _nobody(self, topic: int, count: int, load: Datagrams) -> None:
         if self._framings[topic] is Framing.EVENT:
-            self._relay.nobody(topic, [data for data, _ in load.items if is_request(data)])
+            self._relay.nobody(topic, [data for data, *_ in load.items if is_request(data)])
         load.release()
 
     def _copies(self, quality: Quality, delivery: Delivery[Datagrams]) -> Iterator[_Copy]:
         """Group by group, as the batches are sent."""
         route = delivery.route
         is_event = route.topic.framing is Framing.EVENT
+        before = 0
         for index, group in enumerate(route.groups):
             ways = [self._way(member, quality) for member in group.members]
             first = delivery.first_tickets[index]
-            for ticket, (payload, left) in enumerate(delivery.load.items, first):
+            slots = _slots(route, index)
+            for ticket, (payload, left, sender) in enumerate(delivery.load.items, first):
                 sequence, member = divmod(ticket, len(ways))
+                if slots:
+                    member = slots[slot_of(*sender, route.topic.pick)]
+                    self._core.picked(route.topic.id, route.epoch, before + member, 1)
                 data: bytes | bytearray = payload
                 if is_event:
                     data = bytearray(payload)
                     stamp(data, route.epoch, sequence)
                 spent = [] if left is None else [ttl.leaving_with(left - 1)]
                 yield _Copy(ways[member], spent, data, route.topic.id, route.epoch, index)
+            before += len(ways)
 
     def _way(self, member: Member, quality: Quality) -> _Way:
         channels, control = self._channels[quality], self._marks[quality]
@@ -239,6 +252,12 @@ class Singly:
             control = [*control, *leaving_from(member.source)]
         left_out = (member.ip, member.source) in self._left_out
         return _Way(sock, control, (member.ip, member.port), left_out)
+
+
+def _slots(route: Route, index: int) -> tuple[int, ...]:
+    """The table of a group that picks by the source; none: it has its turns."""
+    members = route.groups[index].members
+    return slots_of(members) if route.topic.pick is not Pick.TURN and len(members) > 1 else ()
 
 
 def _check(data: bytes, framing: Framing, foreign: int) -> Reason:

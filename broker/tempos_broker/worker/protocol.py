@@ -28,7 +28,7 @@ from typing import Any
 
 import msgpack
 
-from tempos import Framing, Group, LocalError, Member, Overflow, PathPolicy, Quality, Route, Topic
+from tempos import Framing, Group, LocalError, Member, Overflow, PathPolicy, Pick, Quality, Route, Topic
 from tempos._slots import JournalLayout
 from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits, QualityConfig
@@ -43,6 +43,7 @@ _ENUMS: Mapping[str, type[enum.Enum]] = {
     "framing": Framing,
     "policy": PathPolicy,
     "overflow": Overflow,
+    "pick": Pick,
 }
 
 
@@ -219,7 +220,7 @@ def _sizes(layout: JournalLayout | None) -> tuple[int, int, int] | None:
 
 def route_out(route: Route) -> dict[str, Any]:
     """A route as msgpack takes it."""
-    groups = [[g.name, [[m.ip, m.port, m.mac, m.source] for m in g.members]] for g in route.groups]
+    groups = [[g.name, [[m.ip, m.port, m.mac, m.source, m.weight] for m in g.members]] for g in route.groups]
     return {"topic": topics_out([route.topic])[0], "epoch": route.epoch, "groups": groups}
 
 

@@ -13,7 +13,7 @@ from tempos.cli.completion import with_topics
 from tempos.cli.options import positive
 from tempos.cli.status import number, table
 from tempos.errors import ApiRefused, RemoteError
-from tempos.model import Fanout, Framing, Overflow, PathPolicy, Quality, Unheard
+from tempos.model import Fanout, Framing, Overflow, PathPolicy, Pick, Quality, Unheard
 
 if TYPE_CHECKING:
     from tempos.cli.extensions import Subparsers
@@ -98,6 +98,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--ports", metavar="PORT[,PORT...]", type=_ports,
         help="take what any sender sends to these ports, as it is",
     )  # fmt: skip
+    parser.add_argument(
+        "--pick", choices=[each.value for each in Pick],
+        help="with --ports: which member of a group gets a datagram",
+    )  # fmt: skip
     parser.add_argument("--rate", metavar="N", type=int, help="datagrams per second that are taken")
     parser.add_argument("--burst", metavar="N", type=int, help="how many of them may come at once")
     parser.add_argument("--overflow", choices=[each.value for each in Overflow])
@@ -124,7 +128,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="what a member that is gone has not processed goes to others of its group",
     )
     parser.add_argument(
-        "--member", metavar="ip=IP[,port=PORT][,group=G][,mac=MAC][,source=IP]", action="append",
+        "--member", metavar="ip=IP[,port=PORT][,group=G][,mac=MAC][,source=IP][,weight=N]", action="append",
         type=_member, dest="members", help="a static member; may be given several times",
     )  # fmt: skip
 
@@ -149,7 +153,7 @@ def _member(text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals or key in member:
             raise argparse.ArgumentTypeError(f"{text!r} is not such as ip=10.0.0.7,port=5000,group=wall")
-        member[key] = int(value) if key == "port" and value.isdigit() else value
+        member[key] = int(value) if key in ("port", "weight") and value.isdigit() else value
     return member
 
 
@@ -158,7 +162,7 @@ _KEYS = {
     "id": "id", "quality": "class", "priority": "priority", "framing": "framing", "path": "path",
     "sources": "sources", "rate": "rate", "burst": "burst", "overflow": "overflow", "fanout": "fanout",
     "unheard": "unheard", "journal": "journal", "journal_bytes": "journal_bytes", "retain": "retain",
-    "repair": "repair", "redeliver": "redeliver", "members": "member", "ports": "ports",
+    "repair": "repair", "redeliver": "redeliver", "members": "member", "ports": "ports", "pick": "pick",
 }  # fmt: skip
 _SPELLINGS = {"source": "sources", "journal-bytes": "journal_bytes"}
 
