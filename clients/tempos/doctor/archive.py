@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import tarfile
 import time
@@ -189,7 +190,7 @@ def _log(file: str) -> str:
 def _host() -> Iterator[tuple[str, str]]:
     for command in _COMMANDS:
         yield f"host/{re.sub(r'[^a-z0-9]+', '-', command.lower())[:40].strip('-')}.txt", _said(command)
-    cards = [each.name for each in Path("/sys/class/net").glob("*") if each.name != "lo"]
+    cards = [name for _, name in socket.if_nameindex() if name != "lo"]
     for card in sorted(cards)[:16]:
         yield f"host/card-{card}.txt", "\n".join(_said(f"{command} {card}") for command in _CARD)
     for path in _READ:

@@ -32,6 +32,7 @@ ROOM = 64 * 1024 * 1024
 LOOKED, PAUSE = 0.3, 0.002
 _STA_UNSYNC = 0x0040
 _TIMEX = 208
+_SIOCGIFFLAGS, _SIOCGIFMTU = 0x8913, 0x8921
 _SIOCETHTOOL = 0x8946
 _GRINGPARAM, _GFLAGS = 0x10, 0x25
 _RXVLAN, _LRO = 1 << 8, 1 << 15
@@ -50,9 +51,10 @@ def gather(asked: Asked) -> Iterator[Tried]:
     yield from _ports(asked)
     yield from _rules()
     yield from _neighbours()
+    listed = sysfs_is_of_here()
     for name in asked.interfaces or _up():
-        if (_NET / name).is_dir():
-            yield from _interface(name)
+        if _asked_of(name, _SIOCGIFFLAGS) is not None:
+            yield from _interface(name, listed)
 
 
 def _buffers() -> Iterator[Tried]:
@@ -129,7 +131,7 @@ def _holder(port: int) -> str:
         with contextlib.suppress(OSError):
             if any(str(each.readlink()) in inodes for each in (process / "fd").iterdir()):
                 line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                return f"process {process.name}: {line.strip()[:80]}"
+                return f"process {process.name}: {line.strip() if len(line) <= 80 else line[:79] + '…'}"
     return ""
 
 
@@ -168,27 +170,33 @@ def _neighbours() -> Iterator[Tried]:
                     f"{len(rows)} neighbours, all with a MAC address")  # fmt: skip
 
 
-def _up() -> list[str]:
-    found = []
-    for each in sorted(_NET.glob("*")):
+def sysfs_is_of_here() -> bool:
+    """Whether /sys shows the interfaces of this network namespace; after `nsenter --net` it shows others."""
+    shown = {}
+    for each in _NET.glob("*"):
         with contextlib.suppress(OSError, ValueError):
-            if each.name != "lo" and int((each / "flags").read_text(), 16) & 1:
-                found.append(each.name)
-    return found
+            shown[each.name] = int((each / "ifindex").read_text())
+    return shown == {name: index for index, name in socket.if_nameindex()}
 
 
-def _interface(name: str) -> Iterator[Tried]:
-    with contextlib.suppress(OSError, ValueError):
-        mtu = int((_NET / name / "mtu").read_text())
+def _up() -> list[str]:
+    names = sorted(name for _, name in socket.if_nameindex())
+    return [name for name in names if name != "lo" and (_asked_of(name, _SIOCGIFFLAGS) or 0) & 1]
+
+
+def _interface(name: str, listed: bool) -> Iterator[Tried]:
+    mtu = _asked_of(name, _SIOCGIFMTU)
+    if mtu is not None:
         yield Tried("TD511", mtu >= 1500, f"MTU {mtu}", name)
     if (ring := _ethtool(name, _GRINGPARAM, "8I")) is not None and ring[0]:
         fix = f"ethtool -G {name} rx {ring[0]}"
         yield Tried("TD512", ring[4] >= ring[0], f"{ring[4]} of {ring[0]} receive descriptors", name, fix=fix)
-    queues = len(list((_NET / name / "queues").glob("rx-*")))
-    spread = any(_spread(each) for each in (_NET / name / "queues").glob("rx-*/rps_cpus"))
-    several = queues > 1 or spread or (os.cpu_count() or 1) == 1 or not (_NET / name / "device").exists()
-    yield Tried("TD513", several, f"{queues} receive queue{'' if queues == 1 else 's'}", name,
-                fix=f"ethtool -L {name} combined {os.cpu_count()}")  # fmt: skip
+    if listed:
+        queues = len(list((_NET / name / "queues").glob("rx-*")))
+        spread = any(_spread(each) for each in (_NET / name / "queues").glob("rx-*/rps_cpus"))
+        several = queues > 1 or spread or (os.cpu_count() or 1) == 1 or not (_NET / name / "device").exists()
+        yield Tried("TD513", several, f"{queues} receive queue{'' if queues == 1 else 's'}", name,
+                    fix=f"ethtool -L {name} combined {os.cpu_count()}")  # fmt: skip
     with contextlib.suppress(OSError, ValueError):
         strict = max(int((_CONF / each / "rp_filter").read_text()) for each in ("all", name))
         words = {0: "off", 1: "strict", 2: "loose"}.get(strict, str(strict))
@@ -200,7 +208,7 @@ def _interface(name: str) -> Iterator[Tried]:
         yield Tried(
             "TD515", not lro, f"LRO is {'on' if lro else 'off'}", name, fix=f"ethtool -K {name} lro off"
         )
-        hidden = vlan and (_NET / name / "device").exists()
+        hidden = vlan and listed and (_NET / name / "device").exists()
         yield Tried("TD516", not hidden, f"VLAN offload is {'on' if vlan else 'off'}", name,
                     fix=f"ethtool -K {name} rxvlan off")  # fmt: skip
 
@@ -209,6 +217,17 @@ def _spread(mask: Path) -> bool:
     with contextlib.suppress(OSError):
         return bool(mask.read_text().strip("0,\n"))
     return False
+
+
+def _asked_of(name: str, order: int) -> int | None:
+    """Flags or MTU of an interface; None if there is none of that name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            answer = fcntl.ioctl(any_socket, order, struct.pack("16s24x", name.encode()[:15]))
+        except OSError:
+            return None
+    value: int = struct.unpack_from("H" if order == _SIOCGIFFLAGS else "i", answer, 16)[0]
+    return value
 
 
 def _ethtool(name: str, order: int, layout: str) -> tuple[int, ...] | None:

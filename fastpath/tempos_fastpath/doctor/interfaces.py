@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: NETDEV_XDP_ACT_BASIC and _REDIRECT of <linux/netdev.h>: a program runs in the driver, and may redirect.
 _NATIVE = 0x3
+_PEER = "ethtool -K ITS-PEER gro on    # where the peer is, while that is up"
 _NOT_TOLD = "before Linux 6.3 nobody says what a driver can"
 
 
@@ -151,4 +152,5 @@ def _redirects(interface: Interface, asked: Asked) -> Tried:
     if takes is None:
         return Tried("TD202", None, _NOT_TOLD, interface.name)
     cause = "it takes redirected frames" if takes else "its driver takes no redirected frames now"
-    return Tried("TD202", takes, cause, interface.name)
+    fix = "" if takes or interface.kind != "veth" else _PEER
+    return Tried("TD202", takes, cause, interface.name, fix=fix)
