@@ -57,17 +57,24 @@ Refused = Callable[[], object]
 async def addresses_of(host: str) -> tuple[str, ...]:
     """The IPv4 addresses of ``host``, a name or an address; looks names up off the event loop.
 
-    Raises :class:`NoWay` where there is none.
+    Of several with commas between those of all, in their order. Raises :class:`NoWay` where there is none.
     """
+    if "," in host:
+        hosts = host.split(",")
+        each = await asyncio.gather(*map(addresses_of, hosts), return_exceptions=True)
+        found = [address for some in each if not isinstance(some, BaseException) for address in some]
+        if not found:
+            raise NoWay(f"none of the brokers' names {', '.join(hosts)} leads to an IPv4 address")
+        return tuple(dict.fromkeys(found))
     with contextlib.suppress(OSError):
         return (socket.inet_ntoa(socket.inet_pton(socket.AF_INET, host)),)
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(
+        told = await asyncio.get_running_loop().getaddrinfo(
             host, None, family=socket.AF_INET, type=socket.SOCK_DGRAM
         )
     except (OSError, UnicodeError) as error:
         raise NoWay(f"the broker's name {host!r} leads to no IPv4 address: {error}") from error
-    return tuple(dict.fromkeys(str(each[4][0]) for each in found))
+    return tuple(dict.fromkeys(str(each[4][0]) for each in told))
 
 
 def is_ours(address: str) -> bool:

@@ -257,7 +257,7 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "fleet": (
         "the brokers of a fleet, behind the number 'after': [number, address, data port, control port]",
         (Field("after", "number", required=False),),
-        ("name", "me", "changes", "brokers", "more"),
+        ("name", "me", "changes", "ready", "brokers", "more"),
     ),
     "confirm": (
         "what of a publisher's events has come: [topic, certain for so many ms, up to, [first, count, ...] "

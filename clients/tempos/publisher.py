@@ -67,7 +67,9 @@ class Publisher(forks.OfOneProcess):
         async with Publisher("10.0.1.1") as pub:
             await pub.publish("temperature", {"c": 21.5})
 
-    ``broker``: HOST, HOST:CONTROL_PORT or HOST:CONTROL_PORT:DATA_PORT, as on the command line.
+    ``broker``: HOST, HOST:CONTROL_PORT or HOST:CONTROL_PORT:DATA_PORT, as on the command line. Of a fleet
+    several, as a list or with commas between: it sends to the first that answers, within a second to the next
+    when that is gone, and back when it is there again; as a new publisher (:attr:`id`) each time.
     ``topics`` are known beforehand and not asked of the broker: with them a publisher works where no
     control port is, and straight to a receiver. With ``linger`` (seconds) events wait for at most that
     long to travel together in one datagram. ``send_buffer``: bytes of socket buffer to ask for. ``auth``:
@@ -85,7 +87,7 @@ class Publisher(forks.OfOneProcess):
 
     def __init__(
         self,
-        broker: str = "127.0.0.1",
+        broker: str | Sequence[str] = "127.0.0.1",
         *,
         data_port: int = _abi.DATA_PORT,
         control_port: int = _abi.CONTROL_PORT,
@@ -102,8 +104,7 @@ class Publisher(forks.OfOneProcess):
             raise LocalError(f"max_datagram is {max_datagram} bytes, at least {MIN_DATAGRAM} are needed")
         if linger < 0:
             raise LocalError(f"linger is {linger} s, it cannot be negative")
-        broker, control_port, data_port = ports_at(broker, control_port, data_port)
-        self.broker = broker
+        self.broker, control_port, data_port = ports_at(broker, control_port, data_port)
         #: The random u32 that tells this publisher's events apart from those of its other starts.
         self.id = int.from_bytes(os.urandom(4), "big")
         self._data_port = data_port
@@ -123,8 +124,9 @@ class Publisher(forks.OfOneProcess):
         self._socket: Any = forks.Closed()
         forks.watch(self)
         self._reach = Reach(
-            broker, data_port, control_port, signer=signer, wait=wait, asks=topics is None,
+            self.broker, data_port, control_port, signer=signer, wait=wait, asks=topics is None,
             send_buffer=send_buffer, take=self._take, refusals=self.refusals,
+            elsewhere=self._begin_anew,
         )  # fmt: skip
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
@@ -408,6 +410,14 @@ class Publisher(forks.OfOneProcess):
         self._asking.moved(sock)
         before.close()
 
+    async def _begin_anew(self) -> None:
+        """Another broker is sent to, which knows nothing of what was sent so far: a new publisher there."""
+        waiting = [(each, *each.take(self.id)) for each in self._outlets.values() if each.bodies]
+        self.id = self._telling.publisher = int.from_bytes(os.urandom(4), "big")
+        self._telling.forget()
+        self._topics.begin_anew()
+        await self._send_all(waiting)
+
     def _let_go(self, sock: socket.socket) -> None:
         """Let whoever waits for this socket try again."""
         if self._writable is not None:
@@ -510,6 +520,7 @@ class Publisher(forks.OfOneProcess):
         if error.errno in _sockets.RETURNED:
             # The news of an earlier datagram, in place of a send. The next try is about this one.
             self._refused += 1
+            self._reach.trouble()
             try:
                 self._socket.send(datagram)
             except OSError as second:

@@ -14,7 +14,7 @@ from support.etcd import Cluster
 from support.fleets import Fleet, ended
 from support.waiting import LIMIT, until
 
-from tempos import Subscriber
+from tempos import Publisher, Subscriber
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +227,49 @@ async def test_a_client_that_knows_no_fleets_is_a_member_of_its_broker_alone(
             await here.publish("a", "heard")
             assert await bodies(subscriber, 1) == ["heard"]
         assert account(fleet, "a") == (2, 1, 0)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_publisher_goes_on_at_another_broker_and_comes_back(
+    how: signal.Signals, etcd: Cluster, tmp_path: Path
+) -> None:
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two", "three", lease=3)) as fleet:
+        fleet.start()
+        brokers = [fleet.addresses["one"], fleet.addresses["two"]]
+        async with (
+            fleet.subscriber("three", "a") as subscriber,
+            Publisher(brokers, data_port=fleet.data, control_port=fleet.control) as publisher,
+        ):
+            await publisher.publish("a", "first")
+            assert await bodies(subscriber, 1) == ["first"]
+            first = publisher.id
+            if how == signal.SIGSTOP:
+                fleet.signal("one", how)
+            else:
+                fleet.end("one", how=how)
+            number = 0
+            while publisher.id == first:
+                await publisher.publish("a", number)
+                number += 1
+                await asyncio.sleep(0.01)
+            await publisher.publish("a", "second")
+            got = await until_body(subscriber, "second")
+            # What was on its way to the broker that is gone may be lost; nothing comes twice.
+            assert len(set(got)) == len(got)
+            second = publisher.id
+            if how == signal.SIGSTOP:
+                fleet.signal("one", signal.SIGCONT)
+            else:
+                fleet.start("one")
+            while publisher.id == second:
+                await publisher.publish("a", "either")
+                await asyncio.sleep(0.01)
+            await publisher.publish("a", "third")
+            await until_body(subscriber, "third")
+
+
+async def until_body(subscriber: Subscriber, body: str) -> list[object]:
+    got: list[object] = []
+    while body not in got:
+        got += await bodies(subscriber, 1)
+    return got

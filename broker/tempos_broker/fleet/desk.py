@@ -32,7 +32,13 @@ class Desk:
             raise Refused(Code.UNKNOWN_OPERATION, "this broker is in no fleet", "")
         fleet, after = self.fleet, request.fields["after"] or 0
         rows: list[tuple[int, str, int, int]] = []
-        fields = {"name": fleet.name, "me": fleet.me.number, "changes": fleet.view.changes, "more": False}
+        fields = {
+            "name": fleet.name,
+            "me": fleet.me.number,
+            "changes": fleet.view.changes,
+            "ready": fleet.ready,
+            "more": False,
+        }
         numbers = fleet.view.numbers() | {fleet.me.number: fleet.me}
         for number, row in sorted(numbers.items()):
             if number <= after:

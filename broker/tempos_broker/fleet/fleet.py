@@ -322,6 +322,11 @@ class Fleet:
 
     # --- what is asked ----------------------------------------------------------------------
 
+    @property
+    def ready(self) -> bool:
+        """Whether what is published here reaches the members of all: once it has been heard who they are."""
+        return self.in_force > 0
+
     async def settle(self, limit: float) -> None:
         """Wait until every broker has in force what was changed here just now, at most so many seconds."""
         if self.away is None and (self._untold or self._telling):

@@ -25,6 +25,8 @@ class Outlets:
         self._window = window
         self.now: dict[str, Outlet] = {topic.name: self.new(topic) for topic in topics or ()}
         self._former: dict[tuple[str, int, Framing], Outlet] = {}
+        #: Events that have left by outlets that are no more.
+        self.events_before = 0
 
     def new(self, topic: Topic, began: int | None = None) -> Outlet:
         """An outlet that nobody sends by; see :class:`Outlet`. Raises :class:`LocalError`."""
@@ -42,7 +44,8 @@ class Outlets:
     @property
     def events(self) -> int:
         """All that have left."""
-        return sum(each.events for each in (*self.now.values(), *self._former.values()))
+        held = (*self.now.values(), *self._former.values())
+        return self.events_before + sum(each.events for each in held)
 
     def words(self) -> list[Sent]:
         """What has been sent of each, for the broker."""
@@ -86,6 +89,15 @@ class Outlets:
         """What has this name is not what it was."""
         outlet = self.now.pop(name)
         self._former[identity(outlet.topic)] = outlet
+
+    def begin_anew(self) -> None:
+        """Another broker is sent to: topics that were asked for are asked for there, and numbered anew."""
+        for name, outlet in list(self.now.items()):
+            if outlet.is_told:
+                self.events_before += outlet.events
+                del self.now[name]
+        self.events_before += sum(each.events for each in self._former.values())
+        self._former.clear()
 
     def forked(self) -> None:
         """In a child all are unknown: so each publish comes by the socket that is not there."""

@@ -45,7 +45,7 @@ class Telling:
         look: Callable[[int], Awaitable[None]],
         largest: Callable[[object], None] = lambda told: None,
     ) -> None:
-        self._publisher = publisher
+        self.publisher = publisher
         self._words = words
         self._look = look
         self._largest = largest
@@ -59,6 +59,10 @@ class Telling:
         """Tell from now on; further calls change nothing."""
         if self._task is None:
             self._task = asyncio.create_task(self._run(link), name="tempos publisher telling")
+
+    def forget(self) -> None:
+        """Nothing is told yet: another broker is."""
+        self._told.clear()
 
     async def end(self, link: ControlLink) -> None:
         """Tell for the last time, if there is anything to tell, and stop."""
@@ -94,7 +98,7 @@ class Telling:
     async def _tell(self, link: ControlLink, words: list[Sent], *, final: bool) -> list[int]:
         """Tell; gives the topics of which the broker says that it has them no more."""
         gone: list[int] = []
-        pages = Pages("sent", publisher=self._publisher, final=final)
+        pages = Pages("sent", publisher=self.publisher, final=final)
         for word in words:
             pages.add("sent", word)
         for page in pages.done() if words else ():

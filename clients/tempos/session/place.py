@@ -3,6 +3,7 @@
 HOST                        10.0.1.1, broker.example
 HOST:CONTROL                10.0.1.1:9997
 HOST:CONTROL:DATA           10.0.1.1:9997:9998
+ONE,OTHER                   10.0.1.1,10.0.2.1: brokers of a fleet with the same ports; the first is preferred
 [IPV6]:PORT                 of a control API alone: events and control travel by IPv4
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tempos import _abi
@@ -21,7 +23,7 @@ LOOPBACK = "127.0.0.1"
 
 
 class Place(NamedTuple):
-    """A host and the ports that were told; None: the usual one."""
+    """A host, or several with commas between, and the ports that were told; None: the usual one."""
 
     host: str
     control: int | None = None
@@ -30,6 +32,12 @@ class Place(NamedTuple):
 
 def broker_at(text: str) -> Place:
     """What ``text`` says; raises :class:`LocalError`."""
+    if "," in text:
+        places = [broker_at(each.strip()) for each in text.split(",")]
+        told = {each[1:] for each in places}
+        if len(told) > 1:
+            raise LocalError(f"brokers of one list have the same ports, those of {text!r} have not")
+        return places[0]._replace(host=",".join(dict.fromkeys(each.host for each in places)))
     host, ports = _split(text, "HOST, HOST:PORT (its control port) or HOST:PORT:DATA_PORT")
     if len(ports) > 2:
         raise LocalError(f"{text!r} has too many ports: HOST, HOST:PORT or HOST:PORT:DATA_PORT")
@@ -38,12 +46,12 @@ def broker_at(text: str) -> Place:
     return Place(host, *ports)
 
 
-def ports_at(broker: str, control: int, data: int = _abi.DATA_PORT) -> tuple[str, int, int]:
+def ports_at(broker: str | Sequence[str], control: int, data: int = _abi.DATA_PORT) -> tuple[str, int, int]:
     """Host, control and data port of ``broker``, whose ports hold where the others are the usual ones.
 
-    Raises :class:`LocalError`.
+    Of several brokers the hosts, with commas between. Raises :class:`LocalError`.
     """
-    told = broker_at(broker)
+    told = broker_at(broker if isinstance(broker, str) else ",".join(broker))
     if told.control is not None and control == _abi.CONTROL_PORT:
         control = told.control
     if told.data is not None and data == _abi.DATA_PORT:
@@ -69,7 +77,8 @@ def usual_api() -> str:
     """The URL of a broker's control API where none is told: $TEMPOS_API, else on $TEMPOS_BROKER's host."""
     if told := os.environ.get("TEMPOS_API"):
         return api_at(told)
-    return f"http://{broker_at(os.environ.get(VARIABLE) or LOOPBACK).host}:{_abi.API_PORT}"
+    host = broker_at(os.environ.get(VARIABLE) or LOOPBACK).host.partition(",")[0]
+    return f"http://{host}:{_abi.API_PORT}"
 
 
 def _split(text: str, allowed: str) -> tuple[str, list[int]]:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from tempos import _sockets, auth
-from tempos.errors import ControlRefused, NoAnswer, NoWay
+from tempos.errors import ControlRefused, LocalError, NoAnswer, NoWay
 from tempos.session.core import ControlSession
 from tempos.session.events import SessionEvent
 from tempos.session.link import ControlLink
+from tempos.session.scout import Scout
 from tempos.session.way import Patience, Roaming, Way, find
 
 #: Seconds in which a broker that was never asked for anything ought to be heard.
 EVERY = 2.5
+#: Seconds between two looks at who of several brokers answers.
+CHECK_EVERY = 0.15
 
 
 class Reach:
     """The way to the broker ``host`` of one publisher.
 
     ``take`` gets the socket to send by, now and whenever there is another; ``refusals`` tells how many
-    datagrams came back so far. ``wait``: see :class:`Patience`; ``asks``: whether the broker is to answer by
-    then.
+    datagrams came back so far; ``elsewhere`` is called when another of several brokers is sent to. ``wait``:
+    see :class:`Patience`; ``asks``: whether the broker is to answer by then.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class Reach:
         send_buffer: int | None,
         take: Callable[[socket.socket], None],
         refusals: Callable[[], int],
+        elsewhere: Callable[[], Awaitable[None]],
     ) -> None:
         self._host = host
         self._data_port = data_port
@@ -48,7 +53,10 @@ class Reach:
         self._send_buffer = send_buffer
         self._take = take
         self._refusals = refusals
+        self._elsewhere = elsewhere
+        self._choice: asyncio.Task[None] | None = None
         self._returned = 0
+        self._gone = False
         self._way: Way | None = None
         self._roaming: Roaming | None = None
         self._lock = asyncio.Lock()
@@ -60,8 +68,7 @@ class Reach:
         self._patience.begin()
         while self._way is None:
             try:
-                way = await find(self._host, self._data_port)
-                self._connect(way)
+                self._connect(await self._find())
             except NoWay as error:
                 await self._patience.again(error)
         self._roaming = Roaming(
@@ -69,6 +76,8 @@ class Reach:
             move=self._move, is_silent=self._is_silent,
             every=lambda: EVERY if self.link is None else self.link.interval,
         )  # fmt: skip
+        if "," in self._host:
+            self._choice = asyncio.create_task(self._choose(), name="tempos choice of a broker")
         while self._patience.waits and self._asks:
             try:
                 await (await self.control()).ask("hello")
@@ -78,6 +87,15 @@ class Reach:
                 await self._patience.again(error)
             else:
                 return
+
+    async def _find(self) -> Way:
+        """The way to the broker; of several to the first that answers, or to the first."""
+        if "," in self._host:
+            async with Scout(self._control_port, self._signer) as scout:
+                for address in await _sockets.addresses_of(self._host):
+                    if await scout.is_ready(address):
+                        return await find(address, self._data_port)
+        return await find(self._host, self._data_port)
 
     async def control(self) -> ControlLink:
         """The link to the control port."""
@@ -108,8 +126,34 @@ class Reach:
         self._way = Way(self._way.broker, ours)
         return True
 
+    def trouble(self) -> None:
+        """What was sent came back: see whether there is another broker."""
+        if self._choice is not None and self._roaming is not None:
+            self._roaming.look()
+
+    async def _choose(self) -> None:
+        """Of several brokers see that the one in use answers, and whether a better one does again."""
+        async with Scout(self._control_port, self._signer) as scout:
+            while True:
+                await asyncio.sleep(CHECK_EVERY)
+                assert self._way is not None and self._roaming is not None, "open"  # noqa: PT018 - both or none
+                with contextlib.suppress(LocalError):
+                    known = await _sockets.addresses_of(self._host)
+                    better = known[: known.index(self._way.broker)] if self._way.broker in known else known
+                    for address in better:
+                        if await scout.is_ready(address):
+                            self._roaming.prefer(address)
+                            break
+                    else:
+                        if await scout.is_away(self._way.broker):
+                            self._gone = True
+                            self._roaming.look()
+
     async def end(self) -> None:
         """Look for no other way any more; safe to call twice."""
+        if self._choice is not None:
+            self._choice.cancel()
+            await asyncio.wait([self._choice])
         if self._roaming is not None:
             await self._roaming.end()
 
@@ -120,14 +164,18 @@ class Reach:
     def _is_silent(self) -> bool:
         """Whether the broker does not answer, or what was published came back since this was asked last."""
         returned, self._returned = self._returned, self._refusals()
-        return self._returned > returned or (self.link is not None and self.link.is_silent)
+        gone, self._gone = self._gone, False
+        return gone or self._returned > returned or (self.link is not None and self.link.is_silent)
 
     async def _move(self, way: Way) -> None:
+        elsewhere = self._choice is not None and self._way is not None and way.broker != self._way.broker
         if way != self._way:
             self._connect(way)
         async with self._lock:
             if self.link is not None:
                 await self.link.move(way.broker, self._control_port)
+        if elsewhere:
+            await self._elsewhere()
 
 
 def _ignore_event(event: SessionEvent) -> None:

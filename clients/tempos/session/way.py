@@ -98,6 +98,8 @@ class Roaming:
         self._move = move
         self._is_silent = is_silent
         self._every = every
+        #: The broker's address that is to be asked from now on, whatever holds of the one in use.
+        self._preferred: str | None = None
         self._woken = asyncio.Event()
         self._level = level
         self._trouble = Remark(_log, f"there is a way to the broker at {host} again", level=level)
@@ -106,6 +108,11 @@ class Roaming:
 
     def look(self) -> None:
         """Something went wrong: look at once."""
+        self._woken.set()
+
+    def prefer(self, broker: str) -> None:
+        """Go on at this address of the broker's."""
+        self._preferred = broker
         self._woken.set()
 
     async def end(self) -> None:
@@ -129,10 +136,11 @@ class Roaming:
 
     async def _look(self) -> None:
         silent = self._is_silent()
-        if not silent and _sockets.is_ours(self.way.ours):
+        preferred, self._preferred = self._preferred, None
+        if not silent and preferred is None and _sockets.is_ours(self.way.ours):
             return
-        broker = self.way.broker
-        if silent:
+        broker = preferred or self.way.broker
+        if silent and preferred is None:
             broker = _after(broker, await _sockets.addresses_of(self._host))
         way = Way(broker, _sockets.source_address(broker, self._port))
         if way != self.way:
