@@ -112,7 +112,7 @@ class Publisher(forks.OfOneProcess):
 
     def __init__(
         self,
-        broker: str = "127.0.0.1",
+        broker: str | Sequence[str] = "127.0.0.1",
         *,
         data_port: int = _abi.DATA_PORT,
         control_port: int = _abi.CONTROL_PORT,
@@ -304,7 +304,7 @@ class Subscriber(forks.OfOneProcess):
 
     def __init__(
         self,
-        broker: str = "127.0.0.1",
+        broker: str | Sequence[str] = "127.0.0.1",
         *topics: str | Sequence[str],
         group: str | None = None,
         control_port: int = _abi.CONTROL_PORT,

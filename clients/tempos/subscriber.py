@@ -35,10 +35,12 @@ from tempos.receiving.sources import PublisherAccount
 from tempos.receiving.standing import Standing
 from tempos.repair.repairer import PATIENCE
 from tempos.requests.answer import Request
-from tempos.session import ControlSession, forks
+from tempos.session import forks
+from tempos.session.following import FollowingSession
 from tempos.session.link import ControlLink
 from tempos.session.place import ports_at
-from tempos.session.way import Patience, Roaming, Way, find, words
+from tempos.session.scout import choose
+from tempos.session.way import Patience, Roaming, Way, words
 
 #: Bytes of socket buffer asked for, and events that may wait for the consumer.
 RECEIVE_BUFFER = 8 * 1024 * 1024
@@ -58,13 +60,13 @@ _log = logging.getLogger("tempos.subscriber")
 
 
 class Subscriber(forks.OfOneProcess):
-    """Subscribes to topics of one broker.
+    """Subscribes to topics.
 
         async with Subscriber("10.0.1.1", "temperature", group="workers") as sub:
             async for event in sub:
                 print(event.topic, event.unpack(), event.latency)
 
-    ``broker``: HOST or HOST:CONTROL_PORT, as on the command line.
+    ``broker``: HOST or HOST:CONTROL_PORT, as on the command line; of a fleet several: the first that answers.
     Topics are named, as many as one likes, or asked for by filters (``"plant/+/press/#"``, by MQTT's rules):
     then this is a member of every topic that matches, also of those that are made later. However many of the
     names and filters match a topic, its events come once. ``event.topic`` tells the name.
@@ -99,7 +101,7 @@ class Subscriber(forks.OfOneProcess):
 
     def __init__(
         self,
-        broker: str = "127.0.0.1",
+        broker: str | Sequence[str] = "127.0.0.1",
         *topics: str | Sequence[str],
         group: str | None = None,
         control_port: int = _abi.CONTROL_PORT,
@@ -130,14 +132,14 @@ class Subscriber(forks.OfOneProcess):
         self._member: Member | None = None
         self._broker_at = ""
         self._intake = Intake(queue, duplicates, receive_buffer, keys, repair=repair, ordered=ordered)
-        self._standing = Standing(broker, self._intake)
+        self._standing = Standing(self.broker, self._intake)
         self._others = Others(
             self._intake,
             lambda: Intake(queue, duplicates, receive_buffer, keys, repair=repair, inbox=self._inbox),
             lambda: None if auth is None else Signer(auth, time.time),
             confirm,
         )
-        self._standing.on_fleet = self._others.told
+        self._others.watch(self._standing)
         self._feeds, self._inbox = self._intake.feeds, self._intake.inbox
         self._ready = self._inbox.ready
         self._turn = 0.0
@@ -191,7 +193,7 @@ class Subscriber(forks.OfOneProcess):
         """The topics that this is a member of, by name, as far as it knows."""
         if self._static or self._link is None:
             return tuple(topic.name for topic in self._static)
-        return self._link.topics
+        return self._others.home_of(self._link).topics
 
     @property
     def away(self) -> Mapping[str, str]:
@@ -200,7 +202,7 @@ class Subscriber(forks.OfOneProcess):
         Its lease may have ended, an operator may have taken it out or keep it out, a reload may have changed
         the topic: what the broker says.
         """
-        return self._standing.away
+        return self._others.standing_of(self._standing).away
 
     @property
     def fleet(self) -> InFleet | None:
@@ -213,7 +215,7 @@ class Subscriber(forks.OfOneProcess):
 
         Nobody can say then whether this is a member still; it asks on, and is one when the broker is back.
         """
-        return self._standing.silence
+        return self._others.standing_of(self._standing).silence
 
     @property
     def publishers(self) -> tuple[PublisherAccount, ...]:
@@ -353,9 +355,10 @@ class Subscriber(forks.OfOneProcess):
         returns. What was on its way is still handed out and told to the broker. Raises :class:`LocalError`
         for what this has not subscribed to, :class:`ControlRefused` and :class:`NoAnswer`.
         """
-        if self._link is None or await self._link.unsubscribe(topic) is None:
+        home = self._link and self._others.home_of(self._link)
+        if home is None or await home.unsubscribe(topic) is None:
             raise LocalError(f"this subscriber is no member of {topic!r}")
-        self._standing.left(self._link.wants)
+        self._others.standing_of(self._standing).left(home.wants)
 
     def discard(self) -> None:
         """Throw away what has arrived and all that still comes; leaving follows, by :meth:`drain` or close.
@@ -392,7 +395,7 @@ class Subscriber(forks.OfOneProcess):
         link, reader = self._link, self._reader
         others = asyncio.ensure_future(self._others.leave(patience))
         try:
-            if link is not None and link.is_subscribed:
+            if link is not None and link.is_subscribed and not self._others.has_left(link):
                 drained = await self._say_leave(link, patience)
             self._read_what_is_there()
             drained = together(drained, await others)
@@ -468,7 +471,8 @@ class Subscriber(forks.OfOneProcess):
     async def _find_way(self) -> Way:
         while True:
             try:
-                return await find(self.broker, self._control_port)
+                port = self._control_port
+                return await choose(self.broker, port, port, self._signer)
             except NoWay as error:
                 await self._patience.again(error)
 
@@ -490,7 +494,7 @@ class Subscriber(forks.OfOneProcess):
 
     async def _subscribe(self, way: Way) -> None:
         client = int.from_bytes(os.urandom(8), "big")
-        session = ControlSession(
+        session = FollowingSession(
             client=client, broker=f"{self.broker}:{self._control_port}", port=self.member.port,
             counts=self._intake, signer=self._signer,
         )  # fmt: skip
@@ -500,7 +504,7 @@ class Subscriber(forks.OfOneProcess):
         link.keep_alive = self._keep_alive
         self._intake.connect(client, self._signer, link, lambda: self.member.port)
         self._roaming = Roaming(
-            self.broker,
+            way.broker if "," in self.broker else self.broker,
             self._control_port,
             way,
             move=self._move,

@@ -122,7 +122,12 @@ def members(fleet: Fleet, name: str, topic: str) -> int:
 
 
 async def _wait(condition: Callable[[], bool]) -> None:
-    await asyncio.get_running_loop().run_in_executor(None, until, condition)
+    await _aside(until, condition)
+
+
+async def _aside(call: Callable[..., object], *arguments: object) -> None:
+    """What takes its time must not keep clients from theirs."""
+    await asyncio.get_running_loop().run_in_executor(None, call, *arguments)
 
 
 async def test_a_broker_that_comes_later_serves_the_members_that_there_are(
@@ -132,7 +137,7 @@ async def test_a_broker_that_comes_later_serves_the_members_that_there_are(
         fleet.start("one")
         async with fleet.subscriber("one", "a") as subscriber:
             assert subscriber.fleet == (1, 1)
-            fleet.start("two")
+            await _aside(fleet.start, "two")
             await _wait(lambda: members(fleet, "two", "a") == 1)
             async with fleet.publisher("two") as publisher:
                 for number in range(20):
@@ -153,7 +158,7 @@ async def test_a_member_of_a_dead_broker_is_out_when_that_brokers_lease_ends(
             for satellite in leaves._others._satellites.values():
                 assert satellite._link is not None
                 await satellite._link.close()
-            fleet.end("one", how=signal.SIGKILL)
+            await _aside(lambda: fleet.end("one", how=signal.SIGKILL))
             await _wait(lambda: members(fleet, "two", "a") == members(fleet, "three", "a") == 1)
             async with fleet.publisher("three") as publisher:
                 await publisher.publish("a", 1)
@@ -173,7 +178,7 @@ async def test_without_its_store_what_is_in_force_stays_and_what_is_asked_meanwh
                 fleet.subscriber("one", "a") as before,
                 fleet.publisher("two") as publisher,
             ):
-                cluster.end()
+                await _aside(cluster.end)
                 await _wait(lambda: fleet.status("one")["fleet"]["registry"] == "away")
                 for number in range(20):
                     await publisher.publish("a", number)
@@ -181,7 +186,7 @@ async def test_without_its_store_what_is_in_force_stays_and_what_is_asked_meanwh
                 async with fleet.subscriber("one", "b") as meanwhile:
                     # It is told that nobody but its home has heard of it.
                     assert meanwhile.fleet == (1, 2)
-                    cluster.start()
+                    await _aside(cluster.start)
                     await _wait(lambda: members(fleet, "two", "b") == 1)
                     await publisher.publish("b", "late")
                     assert await bodies(meanwhile, 1) == ["late"]
@@ -199,9 +204,9 @@ async def test_a_store_that_has_lost_everything_takes_no_member_away(tmp_path: P
             async with fleet.subscriber("one", "a") as subscriber, fleet.publisher("two") as publisher:
                 for number in range(20):
                     await publisher.publish("a", number)
-                cluster.end()
+                await _aside(cluster.end)
                 shutil.rmtree(tmp_path / "etcd0")
-                cluster.start()
+                await _aside(cluster.start)
                 await _wait(lambda: all(fleet.known(name) for name in fleet.names))
                 for number in range(20, 40):
                     await publisher.publish("a", number)
@@ -246,7 +251,7 @@ async def test_a_publisher_goes_on_at_another_broker_and_comes_back(
             if how == signal.SIGSTOP:
                 fleet.signal("one", how)
             else:
-                fleet.end("one", how=how)
+                await _aside(lambda: fleet.end("one", how=how))
             number = 0
             while publisher.id == first:
                 await publisher.publish("a", number)
@@ -260,7 +265,7 @@ async def test_a_publisher_goes_on_at_another_broker_and_comes_back(
             if how == signal.SIGSTOP:
                 fleet.signal("one", signal.SIGCONT)
             else:
-                fleet.start("one")
+                await _aside(fleet.start, "one")
             while publisher.id == second:
                 await publisher.publish("a", "either")
                 await asyncio.sleep(0.01)
@@ -273,3 +278,60 @@ async def until_body(subscriber: Subscriber, body: str) -> list[object]:
     while body not in got:
         got += await bodies(subscriber, 1)
     return got
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("state", [False, True])
+async def test_a_subscriber_finds_another_home_and_comes_back(
+    state: bool, how: signal.Signals, etcd: Cluster, tmp_path: Path
+) -> None:
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two", "three", lease=4, state=state)) as fleet:
+        fleet.start()
+
+        def homes(name: str) -> dict[str, int]:
+            told = fleet.status(name)["fleet"]["brokers"]
+            return {each["name"].partition("-")[0]: each["members"] for each in told}
+
+        async with fleet.subscriber("one", "a", "b") as subscriber, fleet.publisher("three") as publisher:
+            await publisher.publish("a", 0)
+            if how == signal.SIGSTOP:
+                fleet.signal("one", how)
+            else:
+                await _aside(lambda: fleet.end("one", how=how))
+            number = 1
+            while homes("three")["two"] + homes("three")["three"] != 1:
+                await publisher.publish("a", number)
+                number += 1
+                await asyncio.sleep(0.02)
+            # Longer than any lease of the dead one lasts.
+            await _wait(lambda: "one" not in homes("three"))
+            await publisher.publish("a", number)
+            assert await bodies(subscriber, number + 1) == list(range(number + 1))
+            await subscriber.unsubscribe("b")
+            assert subscriber.topics == ("a",)
+            if how == signal.SIGSTOP:
+                fleet.signal("one", signal.SIGCONT)
+            else:
+                await _aside(fleet.start, "one")
+            await _wait(lambda: homes("three").get("one") == 1)
+            assert subscriber.fleet is not None
+            assert members(fleet, "one", "a") == members(fleet, "two", "a") == 1
+            async with fleet.publisher("one") as there:
+                await there.publish("a", "back")
+                assert await bodies(subscriber, 1) == ["back"]
+            assert subscriber.stats.missed == subscriber.stats.duplicates == 0
+        for name in fleet.names:
+            assert get(fleet.apis[name], "/v1/ledger/a")["balanced"]
+
+
+async def test_of_several_brokers_the_first_that_is_there_is_taken(etcd: Cluster, tmp_path: Path) -> None:
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two")) as fleet:
+        fleet.start("two")
+        brokers = ",".join(fleet.addresses.values())
+        options = {"control_port": fleet.control}
+        async with (
+            Subscriber(brokers, "a", **options) as subscriber,
+            Publisher(brokers, data_port=fleet.data, **options) as publisher,
+        ):
+            await publisher.publish("a", 1)
+            assert await bodies(subscriber, 1) == [1]

@@ -34,7 +34,9 @@ class Listing:
         life: int,
         now: Callable[[], float],
         fleet: Callable[[Holder], tuple[int, int, int] | None] = lambda holder: None,
+        instance: int = 0,
     ) -> None:
+        self._instance = instance
         self._registry = registry
         self._ledger = ledger
         self._epoch = epoch
@@ -50,7 +52,7 @@ class Listing:
         base = version = since[1] if since[0] == self._life else 0
         group: str | None = fields.get("group")
         if (fleet := self._fleet(holder)) is not None:
-            fields = {**fields, "fleet": fleet}
+            fields = {**fields, "fleet": fleet, "instance": self._instance}
         room = way.room - len(encode_ok(way.request_id, **fields)) - 11 * _FIELD
         rows: list[tuple[Any, ...]] = []
         repaired: list[int] = []

@@ -134,7 +134,9 @@ class ControlServer:
         self._largest = largest
         self._proofs = proofs
         self._fleet = Desk(registry) if fleet is None else fleet
-        self._listing = Listing(registry, ledger, epoch, self._life, lambda: self._now, self._fleet.told)
+        self._listing = Listing(
+            registry, ledger, epoch, self._life, lambda: self._now, self._fleet.told, instance
+        )
         self._wall = ForwardTime(wall, monotonic)
         self._guard = Guard(config, self._wall())
         self._timing = self._timing_of(config)
@@ -467,7 +469,9 @@ class ControlServer:
         mine = self._registry.heartbeat((holder.ip, holder.port), request.client, now)
         if mine is None:
             raise self._no_member(holder)
-        unheard = self._listen_for(holder)
+        # Who only asks what is new tells nothing of what came.
+        tells = request.fields["since"] is None or request.fields["full"] is not None
+        unheard = self._listen_for(holder) if tells else frozenset()
         asked, since = request.fields["topics"], request.fields["since"]
         if since is not None:
             lease = self._registry.lease_of(holder)

@@ -74,6 +74,10 @@ class Fleet:
         #: The revision of what we wrote last.
         self._written = 0
         self._changed: set[Holder] = set()
+        #: From which revision on members know of this life of ours; who has to be heard first, until when.
+        self._began = 0
+        self._awaited: set[Holder] = set()
+        self._until = 0.0
         #: Members that a store which has lost its past does not know, and until when they stay.
         self._doubtful: dict[Holder, float] = {}
         self._work = asyncio.Event()
@@ -133,6 +137,8 @@ class Fleet:
             # The store has lost its past. The others are about to tell again of whom they have.
             until = time.monotonic() + self._config.lease
             self._doubtful = {holder: until for holder, row in known.items() if row.home != self.me.name}
+        if not self._began:
+            self._began, self._until = listed.revision, time.monotonic() + self._members.lease / 2
         self._changed |= self.view.replace(listed.revision, listed.entries)
         for holder in [holder for holder in self._doubtful if holder in self.view.members]:
             del self._doubtful[holder]
@@ -238,6 +244,7 @@ class Fleet:
         row, lease = self.view.members.get(holder), self._members.lease_of(holder)
         if row is not None and row.home == self.me.name:
             return set()
+        self._awaited.discard(holder)
         if row is None or not row.wanted:
             if lease is not None and not lease.home and lease.hears is not None:
                 # Ours, and not there any more: told again.
@@ -248,14 +255,17 @@ class Fleet:
         if lease is not None and not lease.home and holder in self._untold:
             # It has come to us since.
             return set()
-        if self.me.number not in row.hears and (lease is None or not lease.topics):
-            # Until it does, nothing that is sent to it would be taken. It comes by itself, by its heartbeat.
+        knows_us = self.me.number in row.hears and self.view.written.get(row.key, 0) > self._began
+        if not knows_us and (lease is None or not lease.topics):
+            # What is sent to it now it would not take, or take for a former life's. It comes by itself.
+            self._awaited.add(holder)
             return set()
         return homes.adopt(self._members, row, self.me.address)
 
     def came(self, holder: Holder) -> set[int]:
         """A member of another broker is heard here: it hears us. The topics that this changes."""
         row = self.view.members.get(holder)
+        self._awaited.discard(holder)
         if row is None or row.home == self.me.name or holder in self._members.leaving():
             return set()
         return homes.adopt(self._members, row, self.me.address)
@@ -325,7 +335,9 @@ class Fleet:
     @property
     def ready(self) -> bool:
         """Whether what is published here reaches the members of all: once it has been heard who they are."""
-        return self.in_force > 0
+        if self._awaited and time.monotonic() > self._until:
+            self._awaited.clear()
+        return self.in_force > 0 and not self._awaited
 
     async def settle(self, limit: float) -> None:
         """Wait until every broker has in force what was changed here just now, at most so many seconds."""

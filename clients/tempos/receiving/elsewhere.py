@@ -30,6 +30,10 @@ from tempos.wire import KEEP_ALIVE
 #: Whom entering waits for: the home alone, or all brokers of its fleet; the latter for so many seconds.
 Confirm = Literal["home", "fleet"]
 CONFIRMED_BY = 2.0
+#: Seconds between two looks at the home; of these it is silent until another one is taken, and answers
+#: until it is taken again.
+HOME_EVERY = 0.25
+HOME_SILENT, HOME_BACK = 2, 4
 
 _log = logging.getLogger("tempos.subscriber")
 
@@ -96,7 +100,7 @@ class Satellite:
         self._link = link = await ControlLink.open(
             place.address, place.control, self._session, self._standing.on_event
         )
-        intake.look = link.look
+        intake.look, intake.prove = link.look, link.prove
 
         def keep_alive(port: int) -> None:
             if sock.fileno() >= 0 and not place.address.startswith("127."):
@@ -115,10 +119,21 @@ class Satellite:
         self._session.follow(asyncio.get_running_loop().time())
         self._link.look()
 
+    @property
+    def link(self) -> ControlLink:
+        """What it is asked by."""
+        assert self._link is not None, "open"
+        return self._link
+
+    @property
+    def standing(self) -> Standing:
+        """Where the subscriber stands with it."""
+        return self._standing
+
     async def leave(self, patience: float) -> Drained | None:
         """Be told that nothing more comes, and that all has come that was sent, if the broker answers."""
         try:
-            if self._link is None or not self._session.is_subscribed:
+            if self._link is None or not self._session.is_subscribed or self._link.is_silent:
                 return None
             answer = (await self._link.drain(patience)).fields
             told = [answer.get(name) for name in ("ticketed", "delivered", "lost")]
@@ -164,6 +179,11 @@ class Others:
         self._satellites: dict[Place, Satellite] = {}
         #: Those of brokers that are gone: what came of them stays in the counts.
         self._former: list[Satellite] = []
+        #: The one that is the home by now; None: the one that was subscribed to.
+        self.home_at: Satellite | None = None
+        self._origin = 0
+        self._standing: Standing | None = None
+        self._guard: asyncio.Task[None] | None = None
         self._told: tuple[int, int, int] | None = None
         self._met: int | None = None
         self._moved: asyncio.Future[None] | None = None
@@ -196,6 +216,23 @@ class Others:
             assert self._meet is not None, "begun"
             self._meeting = asyncio.ensure_future(self._meet())
 
+    def watch(self, standing: Standing) -> None:
+        """Hear what is told there of the home's fleet."""
+        self._standing = standing
+        standing.on_fleet = self.told
+
+    def has_left(self, first: ControlLink) -> bool:
+        """Whether the broker that was subscribed to is gone, and another one the home."""
+        return self.home_at is not None and first.is_silent
+
+    def home_of(self, first: ControlLink) -> ControlLink:
+        """The link to the home; ``first``: to the broker that was subscribed to."""
+        return first if self.home_at is None else self.home_at.link
+
+    def standing_of(self, first: Standing) -> Standing:
+        """The same of where the subscriber stands."""
+        return first if self.home_at is None else self.home_at.standing
+
     async def enter(self, link: ControlLink, member: Member, home: _sockets.Reader) -> None:
         """Hear all of the home's fleet, if it is in one, and wait until all have this member, if wanted.
 
@@ -206,7 +243,7 @@ class Others:
 
         async def meet() -> None:
             try:
-                await self._meet_all(link, member, home.fileno())
+                await self._meet_all(self.home_of(link), member, home.fileno())
             except (NoAnswer, LocalError, ControlRefused) as error:
                 # Asked again with what the home tells next.
                 _log.warning("the other brokers of the fleet are not known: %s", error)
@@ -216,6 +253,8 @@ class Others:
         if self._told is None:
             return
         await meet()
+        self._guard = asyncio.ensure_future(self._keep_home(link))
+        self._guard.add_done_callback(_log_failure)
         if self._confirm == "fleet":
             try:
                 await in_time(self._until_confirmed(link), CONFIRMED_BY)
@@ -230,18 +269,21 @@ class Others:
 
     async def _meet_all(self, link: ControlLink, member: Member, home: int) -> None:
         changes, me, places = await _ask(link)
+        self._origin = self._origin or me
         for place in [place for place in self._satellites if place not in places]:
+            if self._satellites[place] is self.home_at:
+                continue
             satellite = self._satellites.pop(place)
             self._former.append(satellite)
             await satellite.close()
-        new = [place for place in places if place.number != me and place not in self._satellites]
+        new = [place for place in places if place.number != self._origin and place not in self._satellites]
         for place in new:
             try:
                 await self._open(place, member, home, link.client)
             except (NoWay, LocalError) as error:
                 _log.warning("events of the broker at %s cannot be had: %s", place.address, error)
         self._met = changes
-        link.hear([place.number for place in self._satellites])
+        link.hear(self._all_but(self.home_at))
         link.look()
 
     async def _open(self, place: Place, member: Member, home: int, client: int) -> None:
@@ -263,6 +305,58 @@ class Others:
         greeting = asyncio.ensure_future(satellite.greet())
         greeting.add_done_callback(_log_failure)
 
+    # --- another home -----------------------------------------------------------------------
+
+    def _all_but(self, home: Satellite | None) -> list[int]:
+        """The brokers that are heard beside a home, by number."""
+        numbers = [place.number for place, each in self._satellites.items() if each is not home]
+        return numbers if home is None else [*numbers, self._origin]
+
+    async def _keep_home(self, first: ControlLink) -> None:
+        """Take another broker for the home once that is silent, and the first one again once it is back."""
+        silent = back = 0
+        while True:
+            await asyncio.sleep(HOME_EVERY)
+            silent = silent + 1 if self.home_of(first).is_silent else 0
+            is_back = self.home_at is not None and not first.is_silent and bool(first.topics)
+            back = back + 1 if is_back else 0
+            if silent >= HOME_SILENT:
+                candidates = [None, *self._satellites.values()]
+                for each in candidates:
+                    link = first if each is None else each.link
+                    if each is not self.home_at and not link.is_silent and await self._move_home(first, each):
+                        break
+                silent = 0
+            elif back >= HOME_BACK:
+                await self._move_home(first, None)
+                back = 0
+
+    async def _move_home(self, first: ControlLink, to: Satellite | None) -> bool:
+        """Be at home there; whether that could be."""
+        before, link = self.home_of(first), first if to is None else to.link
+        groups: dict[str | None, list[str]] = {}
+        for name, group in before.wanted.items():
+            groups.setdefault(group, []).append(name)
+        link.hear(self._all_but(to))
+        try:
+            for group, wanted in groups.items():
+                await in_time(link.subscribe(wanted, group), CONFIRMED_BY)
+        except (RemoteError, LocalError, asyncio.TimeoutError) as error:
+            _log.info("no home at %s: %s", self._words(to), error)
+            link.resign()
+            return False
+        _log.warning("at home at %s now, no more at %s", self._words(to), self._words(self.home_at))
+        before.resign()
+        self.home_at = to
+        assert self._standing is not None, "begun"
+        self._standing.on_fleet = self.told if to is None else lambda told: None
+        for each in self._satellites.values():
+            each.standing.on_fleet = self.told if each is to else lambda told: None
+        return True
+
+    def _words(self, home: Satellite | None) -> str:
+        return "the first broker" if home is None else f"{home.place.address}:{home.place.control}"
+
     def begin(self) -> None:
         """The home hands events out by now."""
         for satellite in self._satellites.values():
@@ -274,9 +368,10 @@ class Others:
     async def leave(self, patience: float) -> list[Drained]:
         """Drain at all of them."""
         self._closed = True
-        if self._meeting is not None:
-            self._meeting.cancel()
-            await asyncio.gather(self._meeting, return_exceptions=True)
+        for task in (self._meeting, self._guard):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         drained = await asyncio.gather(*(each.leave(patience) for each in self._satellites.values()))
         return [each for each in drained if each is not None]
 

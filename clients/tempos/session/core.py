@@ -465,14 +465,14 @@ class ControlSession:
         self._last_answer = now
 
     def _on_ok(self, request: int, pending: Pending, fields: Mapping[str, Any], now: float) -> None:
-        if "instance" in fields:
-            self._see_instance(fields["instance"])
+        self._see_instance(fields)
         if pending.told is not None:
             self._counts.acknowledge(pending.told, fields)
         self._events.append(Answered(request, pending.op, fields))
 
     def _on_heartbeat(self, request: int, pending: Pending, fields: Mapping[str, Any], now: float) -> None:
         assert pending.told is not None
+        self._see_instance(fields)
         self._counts.acknowledge(pending.told, fields)
         told = pending.fields.get("former") or ()
         self._former = [each for each in self._former if each not in told]
@@ -490,11 +490,10 @@ class ControlSession:
         lease, interval = seconds_of(fields, "lease_ms"), seconds_of(fields, "heartbeat_ms")
         failures = failures_of(fields, len(pending.wanted))
         clock = fields.get("clock")
-        instance = fields.get("instance")
-        if not isinstance(instance, (int, str)):
+        if not isinstance(fields.get("instance"), (int, str)):
             raise WireError("an answer without the broker's instance")
         news = self._roll.take(fields, pending.since)
-        self._see_instance(instance)
+        self._see_instance(fields)
         self._lease = lease
         self._interval = max(MIN_HEARTBEAT, interval)
         self._subscribed_at = now
@@ -548,10 +547,11 @@ class ControlSession:
                 joined, self._joining = self._joining, []
                 self._events.extend(Joined(each, len(self._roll)) for each in joined)
 
-    def _see_instance(self, instance: object) -> None:
-        if not isinstance(instance, (int, str)):
+    def _see_instance(self, fields: Mapping[str, Any]) -> None:
+        instance = fields.get("instance", self.instance)
+        if "instance" in fields and not isinstance(instance, (int, str)):
             raise WireError("an answer without the broker's instance")
-        if self.instance is not None and instance != self.instance:
+        if self.instance is not None and instance is not None and instance != self.instance:
             self._events.append(BrokerChanged(instance))
         self.instance = instance
 

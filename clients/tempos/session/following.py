@@ -6,11 +6,27 @@ be gone, this broker becomes it as soon as it is subscribed to.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tempos.session.core import ControlSession
 
 
 class FollowingSession(ControlSession):
     """As :class:`ControlSession`, of a client that is a member there by its home."""
+
+    def resign(self) -> None:
+        """Ask for nothing more here: another broker is the home."""
+        self._wanted.clear()
+        self._again.clear()
+        self._lost.clear()
+        self._renew_at, self.hears = None, None
+        for request in [request for request, pending in self._pending.items() if pending.wanted]:
+            del self._pending[request]
+
+    @property
+    def wanted(self) -> Mapping[str, str | None]:
+        """What is subscribed to here, names and filters, each with its group."""
+        return dict(self._wanted)
 
     def follow(self, now: float) -> None:
         """Tell what comes, and ask what is in force, from now on."""

@@ -6,13 +6,14 @@ The socket is connected, so a client whose address changes goes on by another on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tempos import _sockets
 from tempos.errors import LocalError
 from tempos.session.core import ControlSession
 from tempos.session.events import Answered, Failed, Joined, SessionEvent
+from tempos.session.following import FollowingSession
 from tempos.session.rows import in_requests
 
 _T = TypeVar("_T", Answered, Joined)
@@ -136,6 +137,16 @@ class ControlLink:
     def hear(self, numbers: Sequence[int]) -> None:
         """Let the broker know of which brokers of its fleet this takes events, with what is asked next."""
         self._session.hears = list(numbers)
+
+    @property
+    def wanted(self) -> Mapping[str, str | None]:
+        """What is subscribed to here, names and filters, each with its group."""
+        return self._session.wanted if isinstance(self._session, FollowingSession) else {}
+
+    def resign(self) -> None:
+        """Ask for nothing more here: another broker is the home."""
+        if isinstance(self._session, FollowingSession):
+            self._session.resign()
 
     def look(self) -> None:
         """Find out soon of what this is a member."""

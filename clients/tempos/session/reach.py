@@ -13,8 +13,8 @@ from tempos.errors import ControlRefused, LocalError, NoAnswer, NoWay
 from tempos.session.core import ControlSession
 from tempos.session.events import SessionEvent
 from tempos.session.link import ControlLink
-from tempos.session.scout import Scout
-from tempos.session.way import Patience, Roaming, Way, find
+from tempos.session.scout import Scout, choose
+from tempos.session.way import Patience, Roaming, Way
 
 #: Seconds in which a broker that was never asked for anything ought to be heard.
 EVERY = 2.5
@@ -68,7 +68,7 @@ class Reach:
         self._patience.begin()
         while self._way is None:
             try:
-                self._connect(await self._find())
+                self._connect(await choose(self._host, self._data_port, self._control_port, self._signer))
             except NoWay as error:
                 await self._patience.again(error)
         self._roaming = Roaming(
@@ -87,15 +87,6 @@ class Reach:
                 await self._patience.again(error)
             else:
                 return
-
-    async def _find(self) -> Way:
-        """The way to the broker; of several to the first that answers, or to the first."""
-        if "," in self._host:
-            async with Scout(self._control_port, self._signer) as scout:
-                for address in await _sockets.addresses_of(self._host):
-                    if await scout.is_ready(address):
-                        return await find(address, self._data_port)
-        return await find(self._host, self._data_port)
 
     async def control(self) -> ControlLink:
         """The link to the control port."""

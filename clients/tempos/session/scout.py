@@ -8,12 +8,14 @@ import os
 from types import TracebackType
 
 from tempos._awaitables import in_time
+from tempos._sockets import addresses_of
 from tempos.auth import Signer
 from tempos.control import Code
 from tempos.errors import ControlRefused, LocalError, NoAnswer
 from tempos.session.core import ControlSession
 from tempos.session.events import SessionEvent
 from tempos.session.link import ControlLink
+from tempos.session.way import Way, find
 
 #: Seconds for an answer, and looks in a row without one after which a broker counts as gone.
 WITHIN, LOOKS = 0.25, 2
@@ -67,6 +69,19 @@ class Scout:
                 await self._links.pop(address).close()
             return None
         return answer.fields.get("ready") is not False
+
+
+async def choose(host: str, port: int, control_port: int, signer: Signer | None) -> Way:
+    """The way to a port of a broker; of several to the first that answers, else to the first.
+
+    Raises :class:`NoWay`.
+    """
+    if "," in host:
+        async with Scout(control_port, signer) as scout:
+            for address in await addresses_of(host):
+                if await scout.is_ready(address):
+                    return await find(address, port)
+    return await find(host, port)
 
 
 def _ignore(event: SessionEvent) -> None:
