@@ -68,8 +68,7 @@ class Publisher(forks.OfOneProcess):
             await pub.publish("temperature", {"c": 21.5})
 
     ``broker``: HOST, HOST:CONTROL_PORT or HOST:CONTROL_PORT:DATA_PORT, as on the command line. Of a fleet
-    several, as a list or with commas between: it sends to the first that answers, within a second to the next
-    when that is gone, and back when it is there again; as a new publisher (:attr:`id`) each time.
+    several, as a list or with commas between: it goes on at the next when one is gone, with a new :attr:`id`.
     ``topics`` are known beforehand and not asked of the broker: with them a publisher works where no
     control port is, and straight to a receiver. With ``linger`` (seconds) events wait for at most that
     long to travel together in one datagram. ``send_buffer``: bytes of socket buffer to ask for. ``auth``:
@@ -110,11 +109,9 @@ class Publisher(forks.OfOneProcess):
         self._data_port = data_port
         self._linger = linger
         signer = None if auth is None else Signer(auth, time.time)
-        self._confirming = confirming = (
-            None
-            if window is None
-            else Confirming(self.id, window, lambda: self._topics.all, self._control, signer)
-        )
+        self._confirming = confirming = None if window is None else Confirming(
+            self.id, window, lambda: self._topics.all, self._control, signer,
+        )  # fmt: skip
         self._topics = Outlets(topics, keys, None if confirming is None else confirming.window)
         self._outlets = self._topics.now
         self._batching = 1 if linger else 0
@@ -125,8 +122,7 @@ class Publisher(forks.OfOneProcess):
         forks.watch(self)
         self._reach = Reach(
             self.broker, data_port, control_port, signer=signer, wait=wait, asks=topics is None,
-            send_buffer=send_buffer, take=self._take, refusals=self.refusals,
-            elsewhere=self._begin_anew,
+            send_buffer=send_buffer, take=self._take, refusals=self.refusals, elsewhere=self._begin_anew,
         )  # fmt: skip
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
@@ -411,12 +407,10 @@ class Publisher(forks.OfOneProcess):
         before.close()
 
     async def _begin_anew(self) -> None:
-        """Another broker is sent to, which knows nothing of what was sent so far: a new publisher there."""
-        waiting = [(each, *each.take(self.id)) for each in self._outlets.values() if each.bodies]
-        self.id = self._telling.publisher = int.from_bytes(os.urandom(4), "big")
-        self._telling.forget()
-        self._topics.begin_anew()
-        await self._send_all(waiting)
+        """Another broker is sent to; one with a window goes on there with what it finds lacking."""
+        if self._confirming is None:
+            self.id, waiting = self._telling.begin_anew(self._topics)
+            await self._send_all(waiting)
 
     def _let_go(self, sock: socket.socket) -> None:
         """Let whoever waits for this socket try again."""
@@ -474,10 +468,8 @@ class Publisher(forks.OfOneProcess):
             except LocalError as error:
                 self._note_failed(count, error)
         if waiting:
-            before, self._flushing = self._flushing, None
-            self._flushing = asyncio.create_task(
-                self._flush_late(waiting, before), name="tempos publisher flush"
-            )
+            work = self._flush_late(waiting, self._flushing)
+            self._flushing = asyncio.create_task(work, name="tempos publisher flush")
 
     async def _flush_late(self, waiting: list[_Waiting], before: asyncio.Task[None] | None) -> None:
         if before is not None:
@@ -522,11 +514,9 @@ class Publisher(forks.OfOneProcess):
             self._refused += 1
             self._reach.trouble()
             try:
-                self._socket.send(datagram)
+                return bool(self._socket.send(datagram))
             except OSError as second:
                 error = second
-            else:
-                return True
         if error.errno in _BUSY:
             return False
         if error.errno == errno.EMSGSIZE:
@@ -537,11 +527,9 @@ class Publisher(forks.OfOneProcess):
             raise EventTooBig(len(datagram) + wire.IP_UDP_OVERHEAD, self._limit + wire.IP_UDP_OVERHEAD)
         if error.errno in _sockets.NO_WAY and self._reach.has_other_way(self._socket):
             try:
-                self._socket.send(datagram)
+                return bool(self._socket.send(datagram))
             except OSError as second:
                 error = second
-            else:
-                return True
         raise NoWay(
             f"cannot send to the broker at {self.broker}:{self._data_port}: {error.strerror}"
         ) from error

@@ -28,7 +28,7 @@ from tempos.receiving import loan
 from tempos.receiving.batches import Batches
 from tempos.receiving.drained import Drained
 from tempos.receiving.elsewhere import Confirm, InFleet, Others, together
-from tempos.receiving.inbox import Event
+from tempos.receiving.inbox import Annex, Event
 from tempos.receiving.intake import Bell, Duplicates, Intake, SubscriberStats
 from tempos.receiving.replay import Start, Wanted, replay
 from tempos.receiving.sources import PublisherAccount
@@ -135,11 +135,11 @@ class Subscriber(forks.OfOneProcess):
         self._standing = Standing(self.broker, self._intake)
         self._others = Others(
             self._intake,
-            lambda: Intake(queue, duplicates, receive_buffer, keys, repair=repair, inbox=self._inbox),
+            lambda: Intake(queue, duplicates, receive_buffer, keys, repair=repair, inbox=Annex(self._inbox)),
             lambda: None if auth is None else Signer(auth, time.time),
+            self._standing,
             confirm,
         )
-        self._others.watch(self._standing)
         self._feeds, self._inbox = self._intake.feeds, self._intake.inbox
         self._ready = self._inbox.ready
         self._turn = 0.0
@@ -355,10 +355,8 @@ class Subscriber(forks.OfOneProcess):
         returns. What was on its way is still handed out and told to the broker. Raises :class:`LocalError`
         for what this has not subscribed to, :class:`ControlRefused` and :class:`NoAnswer`.
         """
-        home = self._link and self._others.home_of(self._link)
-        if home is None or await home.unsubscribe(topic) is None:
+        if self._link is None or not await self._others.unsubscribe(self._link, topic):
             raise LocalError(f"this subscriber is no member of {topic!r}")
-        self._others.standing_of(self._standing).left(home.wants)
 
     def discard(self) -> None:
         """Throw away what has arrived and all that still comes; leaving follows, by :meth:`drain` or close.
@@ -471,8 +469,7 @@ class Subscriber(forks.OfOneProcess):
     async def _find_way(self) -> Way:
         while True:
             try:
-                port = self._control_port
-                return await choose(self.broker, port, port, self._signer)
+                return await choose(self.broker, self._control_port, self._signer)
             except NoWay as error:
                 await self._patience.again(error)
 
@@ -493,16 +490,15 @@ class Subscriber(forks.OfOneProcess):
         self._member = Member(ip, port)
 
     async def _subscribe(self, way: Way) -> None:
-        client = int.from_bytes(os.urandom(8), "big")
         session = FollowingSession(
-            client=client, broker=f"{self.broker}:{self._control_port}", port=self.member.port,
-            counts=self._intake, signer=self._signer,
+            client=int.from_bytes(os.urandom(8), "big"), broker=f"{self.broker}:{self._control_port}",
+            port=self.member.port, counts=self._intake, signer=self._signer,
         )  # fmt: skip
         self._broker_at = way.broker
-        on_event = self._standing.on_event
-        self._link = link = await ControlLink.open(way.broker, self._control_port, session, on_event)
+        told = self._standing.on_event
+        self._link = link = await ControlLink.open(way.broker, self._control_port, session, told)
         link.keep_alive = self._keep_alive
-        self._intake.connect(client, self._signer, link, lambda: self.member.port)
+        self._intake.connect(session.client, self._signer, link, lambda: self.member.port)
         self._roaming = Roaming(
             way.broker if "," in self.broker else self.broker,
             self._control_port,

@@ -22,7 +22,6 @@ from tempos.receiving.drained import Drained
 from tempos.receiving.intake import Intake, SubscriberStats
 from tempos.receiving.sources import PublisherAccount
 from tempos.receiving.standing import Standing
-from tempos.repair.asking import Asking
 from tempos.session.following import FollowingSession
 from tempos.session.link import ControlLink
 from tempos.wire import KEEP_ALIVE
@@ -100,7 +99,6 @@ class Satellite:
         self._link = link = await ControlLink.open(
             place.address, place.control, self._session, self._standing.on_event
         )
-        intake.look, intake.prove = link.look, link.prove
 
         def keep_alive(port: int) -> None:
             if sock.fileno() >= 0 and not place.address.startswith("127."):
@@ -108,8 +106,7 @@ class Satellite:
                     sock.send(KEEP_ALIVE)
 
         link.keep_alive = keep_alive
-        link.aside = intake.repairs.received
-        intake.repairs.begin(client, Asking(client, self._signer), link.send_aside, lambda: member.port)
+        intake.connect(client, self._signer, link, lambda: member.port)
 
     async def greet(self) -> None:
         """Learn whose account it is there, then follow; a broker that does not answer is asked on."""
@@ -150,7 +147,7 @@ class Satellite:
 
     async def close(self) -> None:
         """Let go of it."""
-        self.intake.repairs.end()
+        await self.intake.end()
         self.intake.replies.close()
         if self._reader is not None:
             while self._reader.read_now():
@@ -168,6 +165,7 @@ class Others:
         home: Intake,
         make: Callable[[], Intake],
         signer: Callable[[], Signer | None],
+        standing: Standing,
         confirm: Confirm,
     ) -> None:
         if confirm not in ("home", "fleet"):
@@ -182,7 +180,9 @@ class Others:
         #: The one that is the home by now; None: the one that was subscribed to.
         self.home_at: Satellite | None = None
         self._origin = 0
-        self._standing: Standing | None = None
+        # Where the broker that was subscribed to tells of its fleet.
+        self._standing = standing
+        standing.on_fleet = self.told
         self._guard: asyncio.Task[None] | None = None
         self._told: tuple[int, int, int] | None = None
         self._met: int | None = None
@@ -216,11 +216,6 @@ class Others:
             assert self._meet is not None, "begun"
             self._meeting = asyncio.ensure_future(self._meet())
 
-    def watch(self, standing: Standing) -> None:
-        """Hear what is told there of the home's fleet."""
-        self._standing = standing
-        standing.on_fleet = self.told
-
     def has_left(self, first: ControlLink) -> bool:
         """Whether the broker that was subscribed to is gone, and another one the home."""
         return self.home_at is not None and first.is_silent
@@ -232,6 +227,14 @@ class Others:
     def standing_of(self, first: Standing) -> Standing:
         """The same of where the subscriber stands."""
         return first if self.home_at is None else self.home_at.standing
+
+    async def unsubscribe(self, first: ControlLink, wanted: str) -> bool:
+        """Leave something, as it was subscribed to; whether it was. Raises as :meth:`ControlLink.ask`."""
+        home = self.home_of(first)
+        if await home.unsubscribe(wanted) is None:
+            return False
+        self.standing_of(self._standing).left(home.wants)
+        return True
 
     async def enter(self, link: ControlLink, member: Member, home: _sockets.Reader) -> None:
         """Hear all of the home's fleet, if it is in one, and wait until all have this member, if wanted.
@@ -348,7 +351,6 @@ class Others:
         _log.warning("at home at %s now, no more at %s", self._words(to), self._words(self.home_at))
         before.resign()
         self.home_at = to
-        assert self._standing is not None, "begun"
         self._standing.on_fleet = self.told if to is None else lambda told: None
         for each in self._satellites.values():
             each.standing.on_fleet = self.told if each is to else lambda told: None

@@ -104,7 +104,9 @@ class Again(Event):
 class Inbox:
     """Holds events until they are taken. ``limit``: how many wait at the most, the last batch not cut."""
 
-    __slots__ = ("_last", "_limit", "_more_in", "_more_out", "_queue", "limit", "processed", "ready")
+    __slots__ = (
+        "_last", "_limit", "_more_in", "_more_out", "_queue", "annexed", "limit", "processed", "ready",
+    )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
         self._limit = self.limit = limit
@@ -117,6 +119,8 @@ class Inbox:
         #: Where what the consumer has done with is noted, as it stood in the queue; None: nobody asks.
         self.processed: deque[Event | tuple[Any, ...]] | None = None
         self._last: Event | tuple[Any, ...] | None = None
+        #: By the identity of what stands in the queue: where it is noted, if not there (:class:`Annex`).
+        self.annexed: dict[int, deque[Event | tuple[Any, ...]]] | None = None
 
     def __bool__(self) -> bool:
         """Whether there is an event."""
@@ -173,18 +177,26 @@ class Inbox:
     def finish(self) -> None:
         """The consumer asks for more: it has done with all that it took."""
         if self._last is not None and not self.ready:
-            if self.processed is not None:
-                self.processed.append(self._last)
+            notes = self.processed
+            if self.annexed is not None:
+                notes = self.annexed.pop(id(self._last), notes)
+            if notes is not None:
+                notes.append(self._last)
             self._last = None
 
     def unfinished(self) -> list[Event | tuple[Any, ...]]:
         """What the consumer has not done with, as it stands in the queue."""
+        elsewhere = self.annexed or {}
+        return [each for each in self.all_unfinished() if id(each) not in elsewhere]
+
+    def all_unfinished(self) -> list[Event | tuple[Any, ...]]:
+        """The same with what is noted elsewhere."""
         return [*([] if self._last is None else [self._last]), *self._queue]
 
     def shut(self) -> list[tuple[int, int]]:
         """Take nothing more, and forget what waits: the topic and the events of each datagram."""
         self._limit = 0
-        self.processed = self._last = None
+        self.processed = self._last = self.annexed = None
         waits: list[tuple[int, int]] = []
         last: tuple[int | None, ...] = ()
         while (event := self.take()) is not None:
@@ -198,13 +210,14 @@ class Inbox:
     def refill(self) -> bool:
         """Put the next events into :attr:`ready`: a batch, or what came alone; False if there are none."""
         queue, ready = self._queue, self.ready
-        if self.processed is not None:
+        noting = self.processed is not None or self.annexed is not None
+        if noting:
             self.finish()
         if not queue:
             return False
         entry = queue.popleft()
         most = MOST_ALONE
-        if self.processed is not None:
+        if noting:
             # One by one, so that it is known of each.
             self._last, most = entry, 0
         # A batch is a plain tuple.
@@ -219,6 +232,63 @@ class Inbox:
             self._more_out += len(events) - 1
             ready.extend(events)
         return True
+
+
+class Annex(Inbox):
+    """A second way into ``home``: what the consumer has done with of it is noted apart."""
+
+    __slots__ = ("_home", "_notes")
+
+    def __init__(self, home: Inbox) -> None:
+        self._home = home
+        self._notes: deque[Event | tuple[Any, ...]] | None = None
+        super().__init__(home.limit)
+
+    @property
+    def processed(self) -> deque[Event | tuple[Any, ...]] | None:
+        """As :attr:`Inbox.processed`, of what came by this way."""
+        return self._notes
+
+    @processed.setter
+    def processed(self, notes: deque[Event | tuple[Any, ...]] | None) -> None:
+        self._notes = notes
+        if notes is not None and self._home.annexed is None:
+            self._home.annexed = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._home)
+
+    @property
+    def waiting(self) -> int:
+        return self._home.waiting
+
+    def put(self, event: Event) -> bool:
+        return self._noted(event, put=self._home.put(event))
+
+    def put_batch(self, fields: tuple[Any, ...], bodies: tuple[bytes, ...]) -> bool:
+        return self._noted(fields, put=self._home.put_batch(fields, bodies))
+
+    def put_all(self, events: Sequence[Event]) -> bool:
+        put = self._home.put_all(events)
+        for event in events:
+            self._noted(event, put=put)
+        return put
+
+    def _noted(self, entry: Event | tuple[Any, ...], *, put: bool) -> bool:
+        home = self._home
+        if put and (home.processed is not None or home.annexed is not None):
+            if home.annexed is None:
+                home.annexed = {}
+            home.annexed[id(entry)] = deque(maxlen=0) if self._notes is None else self._notes
+        return put
+
+    def unfinished(self) -> list[Event | tuple[Any, ...]]:
+        mine = self._home.annexed or {}
+        return [each for each in self._home.all_unfinished() if mine.get(id(each)) is self._notes]
+
+    def shut(self) -> list[tuple[int, int]]:
+        # Who discards has done so at home.
+        return []
 
 
 def _events(fields: tuple[Any, ...]) -> list[Event]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from tempos._awaitables import in_time
@@ -19,6 +20,8 @@ from tempos._pages import Pages
 from tempos._remarks import Remark
 from tempos.control import Sent
 from tempos.errors import ControlRefused, LocalError, NoAnswer
+from tempos.sending.outlet import Outlet
+from tempos.sending.outlets import Outlets
 from tempos.session.link import ControlLink
 
 #: Seconds between two tellings, until the broker says how often it wants to hear.
@@ -60,9 +63,16 @@ class Telling:
         if self._task is None:
             self._task = asyncio.create_task(self._run(link), name="tempos publisher telling")
 
-    def forget(self) -> None:
-        """Nothing is told yet: another broker is."""
+    def begin_anew(self, topics: Outlets) -> tuple[int, list[tuple[Outlet, bytes, int]]]:
+        """Another broker is told from now on, which knows nothing of what was sent: be a new publisher.
+
+        Its number, and what waits in batches to be sent.
+        """
+        waiting = [(each, *each.take(self.publisher)) for each in topics.now.values() if each.bodies]
+        self.publisher = int.from_bytes(os.urandom(4), "big")
         self._told.clear()
+        topics.begin_anew()
+        return self.publisher, waiting
 
     async def end(self, link: ControlLink) -> None:
         """Tell for the last time, if there is anything to tell, and stop."""

@@ -68,7 +68,7 @@ class Reach:
         self._patience.begin()
         while self._way is None:
             try:
-                self._connect(await choose(self._host, self._data_port, self._control_port, self._signer))
+                self._connect(await choose(self._host, self._control_port, self._signer, self._data_port))
             except NoWay as error:
                 await self._patience.again(error)
         self._roaming = Roaming(

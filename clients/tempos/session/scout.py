@@ -71,11 +71,14 @@ class Scout:
         return answer.fields.get("ready") is not False
 
 
-async def choose(host: str, port: int, control_port: int, signer: Signer | None) -> Way:
-    """The way to a port of a broker; of several to the first that answers, else to the first.
+async def choose(host: str, control_port: int, signer: Signer | None, port: int | None = None) -> Way:
+    """The way to a broker's port, its control port if none is named.
+
+    Of several brokers to that of the first that answers, else of the first.
 
     Raises :class:`NoWay`.
     """
+    port = control_port if port is None else port
     if "," in host:
         async with Scout(control_port, signer) as scout:
             for address in await addresses_of(host):
