@@ -174,7 +174,7 @@ class Outlet:
     @property
     def is_told(self) -> bool:
         """Whether the broker was asked for the topic, and is told what was sent of it."""
-        return self._began is not None
+        return self.began is not None
 
     def word(self) -> Sent | None:
         """What has been sent, for the broker; None if it was not asked for the topic, or there is nothing."""
