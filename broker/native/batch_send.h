@@ -85,7 +85,7 @@ static int may_join(const struct tempos_batch *b, const struct message *m, const
 	       m->bytes + s->length <= MAX_UDP_PAYLOAD && m->ttl == next_ttl(s);
 }
 
-static struct message *begin_message(struct outbox *o, const struct slot *s, uint16_t topic,
+static struct message *begin_message(const struct tempos_batch *b, struct outbox *o, const struct slot *s, uint16_t topic,
 				     uint8_t epoch, uint8_t group, const struct member *member)
 {
 	const struct channel *channel = channel_of(o, member->source);
@@ -104,6 +104,7 @@ static struct message *begin_message(struct outbox *o, const struct slot *s, uin
 	m->open = 1;
 	m->one_by_one = 0;
 	m->left_out = member->left_out;
+	m->fragments = b->framing[topic] == TEMPOS_FRAMING_FOREIGN;
 	m->topic = topic;
 	m->group = group;
 	m->epoch = epoch;
@@ -172,7 +173,7 @@ static void stage_by_source(struct tempos_batch *b, struct outbox *o, uint16_t t
 			if (!m || !may_join(b, m, s)) {
 				if (m)
 					seal(m, &o->tx[o->end - 1].msg_hdr);
-				m = begin_message(o, s, topic, epoch, group, &members->at[place]);
+				m = begin_message(b, o, s, topic, epoch, group, &members->at[place]);
 			}
 			add_copy(b, o, m, b->chain[i], 0, last);
 		}
@@ -213,7 +214,7 @@ static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint16_t 
 			if (!m || !may_join(b, m, s)) {
 				if (m)
 					seal(m, &o->tx[o->end - 1].msg_hdr);
-				m = begin_message(o, s, topic, (uint8_t)epoch, group, member);
+				m = begin_message(b, o, s, topic, (uint8_t)epoch, group, member);
 			}
 			add_copy(b, o, m, b->chain[i], (uint32_t)delivery, last);
 		}
@@ -262,6 +263,24 @@ static void drop_copies(struct tempos_batch *b, struct outbox *o, uint32_t count
 		o->first++;
 }
 
+/* Send a datagram that is too large for the way in fragments, which the socket sends at no other time; as send_one. */
+static int send_in_fragments(int fd, const struct msghdr *one)
+{
+	const int allowed = IP_PMTUDISC_DONT, usual = IP_PMTUDISC_DO;
+	int error = 0;
+
+	if (setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &allowed, sizeof(allowed)) < 0)
+		return EMSGSIZE;
+	while (sendmsg(fd, one, MSG_DONTWAIT) < 0) {
+		if (errno != EINTR) {
+			error = errno;
+			break;
+		}
+	}
+	setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &usual, sizeof(usual));
+	return error;
+}
+
 /* Send the first copy of a message that was refused as a whole; its error, or 0. */
 static int send_one(struct outbox *o)
 {
@@ -280,7 +299,7 @@ static int send_one(struct outbox *o)
 			break;
 		}
 	}
-	return error;
+	return error == EMSGSIZE && m->fragments ? send_in_fragments(m->fd, &one) : error;
 }
 
 /* Whether this error can mean that the kernel or the way to the member cannot segment. */
@@ -338,7 +357,8 @@ static uint64_t tempos_batch_flush(struct tempos_batch *b, uint8_t quality, uint
 				return flushed(error_count, m->fd);
 			if (error)
 				note_error(errors, &error_count, m, error);
-			else if (is_about_segments(refusal))
+			/* What needs fragments is refused together whatever the kernel can do. */
+			else if (is_about_segments(refusal) && !m->fragments)
 				b->segmenting = 0;
 			drop_copies(b, o, 1);
 			continue;
@@ -355,7 +375,7 @@ static uint64_t tempos_batch_flush(struct tempos_batch *b, uint8_t quality, uint
 				return flushed(error_count, m->fd);
 			/* An error is always that of the first message. */
 			refusal = errno;
-			if (m->copies > 1) {
+			if (m->copies > 1 || (refusal == EMSGSIZE && m->fragments)) {
 				m->one_by_one = 1;
 			} else {
 				note_error(errors, &error_count, m, refusal);

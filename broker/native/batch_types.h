@@ -98,6 +98,7 @@ struct message {
 	uint8_t open;                          /* one more copy may join */
 	uint8_t one_by_one;                    /* the kernel refused them together */
 	uint8_t left_out;                      /* its member cannot be reached: nothing is sent */
+	uint8_t fragments;                     /* what is too large for the way goes in fragments, not back */
 	uint8_t group;
 	uint8_t epoch;
 };

@@ -144,6 +144,34 @@ def test_every_path_picks_the_same_member_for_a_source(case: str, pick: Pick) ->
 
 
 @pytest.mark.netns
+@pytest.mark.parametrize("case", ["recvmmsg", "portable", "broadcast"])
+def test_what_comes_in_fragments_arrives_whole(case: str) -> None:
+    mode, portable, fanout, groups = CASES[case]
+    require_netns()
+    if mode != "off":
+        require_kernel()
+    traps = Topic(300, "traps", framing=Framing.FOREIGN, ports=(2162,), fanout=fanout)
+    bodies = [bytes((size & 0xFF,)) * size for size in (100, 1472, 1473, 1473, 2000, 4000, 4000, 9000)]
+    with build("straight") as topology, ExitStack() as stack:
+        c = topology.subscriber
+        sinks = [stack.enter_context(udp(c, (c.address, 7000 + n))) for n in range(groups)]
+        members = [Group(f"g{n}", (Member(c.address, 7000 + n),)) for n in range(groups)]
+        broker = stack.enter_context(
+            Broker(topology.broker, {traps: members}, mode=mode, portable=portable, limits={"datagram": 9100})
+        )
+        if mode != "off":
+            broker.wait_path("traps", Path.FAST)
+        send(topology, bodies, 2162)
+        for sink in sinks:
+            assert sorted(sink.recv(10_000) for _ in bodies) == sorted(bodies)
+        told = broker.wait_received("traps", len(bodies))
+        assert (told.problems, told.refused) == ((), {})
+        assert told.slow == (6 if mode != "off" else len(bodies))
+        if mode != "off":
+            assert broker.status()["paths"]["fast"]["passed"]["fragment"] >= 12
+
+
+@pytest.mark.netns
 @pytest.mark.parametrize("mode", ["off", "native"])
 def test_what_is_for_other_ports_or_the_data_port_is_none_of_it(mode: str) -> None:
     require_netns()

@@ -24,7 +24,7 @@ from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.marking import tos_message
 from tempos_broker.slowpath.mover import Flushed, SendFailure
 from tempos_broker.slowpath.relay import Relay
-from tempos_broker.slowpath.sockets import DataSocket
+from tempos_broker.slowpath.sockets import DataSocket, in_fragments
 from tempos_broker.slowpath.sources import Sources
 
 if TYPE_CHECKING:
@@ -161,10 +161,7 @@ class Singly:
                 staged.popleft()
                 continue
             try:
-                if control or copy.own:
-                    sock.sendmsg((copy.data,), [*control, *copy.own], 0, to)
-                else:
-                    sock.sendto(copy.data, to)
+                _send(sock, copy.data, [*control, *copy.own], to, self._framings.get(copy.topic))
             except BlockingIOError:
                 return Flushed(len(staged), sock.fileno(), failures)
             except OSError as error:
@@ -258,6 +255,26 @@ def _slots(route: Route, index: int) -> tuple[int, ...]:
     """The table of a group that picks by the source; none: it has its turns."""
     members = route.groups[index].members
     return slots_of(members) if route.topic.pick is not Pick.TURN and len(members) > 1 else ()
+
+
+def _send(
+    sock: socket.socket,
+    data: bytes | bytearray,
+    control: list[tuple[int, int, bytes]],
+    to: tuple[str, int],
+    framing: Framing | None,
+) -> None:
+    """Send a datagram; one of a foreign topic that is too large for the way goes in fragments."""
+    try:
+        if control:
+            sock.sendmsg((data,), control, 0, to)
+        else:
+            sock.sendto(data, to)
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE or framing is not Framing.FOREIGN:
+            raise
+        with in_fragments(sock):
+            sock.sendmsg((data,), control, 0, to)
 
 
 def _check(data: bytes, framing: Framing, foreign: int) -> Reason:

@@ -7,6 +7,7 @@ socket module does not name all of the Linux options used here; their numbers ar
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -21,7 +22,7 @@ from tempos_broker.slowpath import ttl
 from tempos_daemon.early import may_come_later
 
 _IP_MTU_DISCOVER = 10
-_IP_PMTUDISC_DO = 2
+_IP_PMTUDISC_DONT, _IP_PMTUDISC_DO = 0, 2
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
 _DOUBLES = 2 if sys.platform == "linux" else 1
 _SO_ATTACH_FILTER = 26
@@ -239,6 +240,19 @@ def join_all(pairs: Iterable[Pair]) -> list[Pair]:
         pair.best_effort.share_port(False)
         joined.append(Pair(pair.best_effort, pair.best_effort))
     return joined
+
+
+@contextlib.contextmanager
+def in_fragments(sock: socket.socket) -> Iterator[None]:
+    """Let what is too large for the way leave in fragments meanwhile."""
+    if sys.platform != "linux":
+        yield
+        return
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
+    try:
+        yield
+    finally:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
 
 
 def waiting(sock: socket.socket) -> int:
