@@ -1,9 +1,10 @@
 """Examples of the manual, run as a reader would: in an empty folder, with a network of their own.
 
 A comment before a fenced block says what it is for: `<!-- file: NAME -->` puts it into a file, `<!-- run
--->` runs each line behind "$ " and holds what is printed against what stands below it, and `<!-- run:
-background -->` does so with a program that goes on: its first line of output is waited for, and all of it
-by the page's end, or by `<!-- end -->`. "..." stands for anything. The folder `config` is there.
+-->` runs each line behind "$ " and holds what is printed against what stands below it, `<!-- run: fails
+-->` does so with what ends with an error, `<!-- run: background -->` with a program that goes on: its
+first line of output is waited for, and all of it by the page's end, or by `<!-- end -->`. "..." stands
+for anything. The folder `config` is there.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Reader:
                 self._inside(step.text), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                 timeout=LIMIT, check=False, env=self._environment(),
             )  # fmt: skip
-            assert done.returncode == 0, (step.text, done.stdout)
+            assert (done.returncode != 0) == (step.name == "fails"), (step.text, done.stdout)
             assert agrees(step.wanted, done.stdout), f"$ {step.text}\n{done.stdout}"
 
     def _begin(self, step: Step) -> None:
