@@ -104,8 +104,21 @@ def test_requests_keep_a_distance_that_answers_shorten_and_have_so_many_rows() -
     assert [row.first for row in made.ask(1.1 + APART_LEAST)] == list(range(2 * ROWS, 4 * ROWS, 2))
     made.answered(1.1 + APART_LEAST + 0.001)
     assert made.ask(1.1 + AGAIN_FIRST)[0].first == 0
-    made.lacks(span(10_000, 10_000 + 3 * MOST), 2.0)
-    assert all(row.number <= MOST for row in made.ask(2.1))
+
+
+def test_a_long_gap_is_asked_for_piece_by_piece_and_none_of_it_waits_for_what_was_not_asked_for() -> None:
+    made, now, asked = repairs(), 1.0, []
+    made.lacks(span(100, 100 + 10 * MOST), now)
+    made.lacks(span(5000, 5001), now)
+    while len(asked) < 11:
+        assert made.timer is not None
+        now = max(now + REORDER, made.timer)
+        asked += made.ask(now)
+    assert [(row.first, row.number) for row in asked] == [
+        *((100 + place * MOST, MOST) for place in range(10)),
+        (5000, 1),
+    ]
+    assert now < 1.0 + 2 * REORDER + 10 * APART
 
 
 def test_what_is_remembered_is_bounded() -> None:

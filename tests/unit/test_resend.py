@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempos import wire
-from tempos.sending.asked import Came, Cannot, Lacks, Unkept, decode_lacking
+from tempos import Quality, Topic, wire
+from tempos._slots import JournalLayout
+from tempos.control import Confirm, decode_request, encode_ok
+from tempos.sending.asked import Asked, Came, Cannot, Lacks, Unkept, decode_lacking
 from tempos.sending.window import LEFT, UNCERTAIN, WORDS, Window
+from tempos_broker.control.auth import Admitted, Caller
+from tempos_broker.control.decisions import Done, Way
+from tempos_broker.resend.core import Resends
 from tempos_broker.resend.seen import AGAIN, KEPT, REORDER, SURE, TAIL, Seen
 
 
@@ -200,3 +208,36 @@ def test_datagrams_that_ask_are_for_one_client_and_none_else_is_one() -> None:
         7, 1, ((2, 3),)
     )
     assert decode_lacking(b"\0\6" + bytes(7) + b"\5\0\7\0\0\0\1" + b"\0\0\0\2\0\3", 6) is None
+
+
+def test_whatever_lacks_an_answer_leaves_room_to_ask_for_it() -> None:
+    memory = pytest.importorskip("tempos_broker.journal.memory")
+    layout = JournalLayout.of(4096, 64)
+    descriptor = memory.make(layout)
+    journal = memory.Memory(descriptor, layout)
+    os.close(descriptor)
+    journal.begin(1, 0)
+    topic = Topic(7, "t", Quality.SQ, journal=4096)
+    registry: Any = SimpleNamespace(numbered=lambda number: topic if number == 7 else None)
+    drawn = [0]
+    core = Resends(
+        registry, {7: journal}, lambda topic, epoch: drawn[0], has_members=lambda topic: True,
+        forward=lambda topic, payload: True, is_waiting=lambda topic: False,
+        refuses=lambda topic, ip: False, clock_ns=lambda: 1,
+    )  # fmt: skip
+    core.opened(7, 1, journal.first(1))
+    for number in range(1000):
+        journal.put(1, [drawn[0]], wire.encode_event(7, 5, 2 * number + 1, 0, b""))
+        drawn[0] += 1
+    datagram = Asked(9, None).request(5, [Confirm(7, 0, 2000, 0, 0), Confirm(8, 0, 1, 0, 0)])
+    request = decode_request(datagram)
+    decision = core.request(request, Way(Admitted(Caller("10.0.0.1"), datagram), 1, len(datagram)), 1.0)
+    assert isinstance(decision.answer, Done)
+    answer = len(encode_ok(request.id, **decision.answer.fields))
+    assert answer <= len(datagram) // 2
+    first, gone = decision.answer.fields["confirmed"]
+    assert gone == [8, Unkept.GONE]
+    assert first[2] == 2 * len(first[3]) // 2
+    told = core.look(2.0)
+    assert told
+    assert sum(len(each.datagram) + 28 for each in told) <= len(datagram) - answer

@@ -165,7 +165,8 @@ class Resends:
         way.caller.require_any("publish")
         publisher: int = request.fields["publisher"]
         confirmed: list[list[Any]] = []
-        room = way.room - len(encode_ok(way.request_id, confirmed=[])) - 4
+        # The other half is for what it is asked with for what lacks.
+        room = way.room // 2 - len(encode_ok(way.request_id, confirmed=[])) - 4
         for row in request.fields["confirm"]:
             told = self._row(publisher, request.client, row, way, now, room)
             room -= 5 + sum(_size(each) for each in told) + 3

@@ -8,7 +8,8 @@ request go out. Rules:
   more then, for who asks may have been held up; or until the broker says that it is not to be had: then it is
   given up, which is told once;
 * what comes all the same, however late, is given up no more;
-* requests keep a distance, and a request has so many rows at most: the oldest gaps first;
+* requests keep a distance, and a request has so many rows and asks for so many deliveries at most: the oldest
+  gaps first;
 * gaps that are remembered are bounded, and with them those that were given up.
 """
 
@@ -25,8 +26,8 @@ from tempos.control import Missing
 REORDER, APART, APART_LEAST, SPARED = 0.0005, 0.003, 0.001, 0.1
 #: Seconds until what was asked for is asked for again: at least, where nothing is known of the way, at most.
 AGAIN_LEAST, AGAIN_FIRST, AGAIN_MOST = 0.004, 0.02, 0.2
-#: Rows of one request, and deliveries that one row asks for.
-ROWS, MOST = 48, 4096
+#: Rows of one request, and deliveries that it asks for: as many as a broker answers it with.
+ROWS, MOST = 48, 64
 #: Spans kept that are open, and of those that were given up.
 KEPT = 1024
 
@@ -229,8 +230,17 @@ class Repairs:
         rows = [Missing(topic, 0, 0, 0) for topic in list(self._new)[: ROWS - len(due)]]
         for row in rows:
             del self._new[row.topic]
+        left = MOST
         for _, (topic, epoch), gap in due:
-            rows.append(Missing(topic, epoch, gap.first, min(gap.end - gap.first, MOST)))
+            if not left:
+                break
+            if gap.end - gap.first > left:
+                # The rest is due still: nobody was asked for it.
+                self._open[topic, epoch].put(gap.part(gap.first + left, gap.end))
+                self._spans += 1
+                gap.end = gap.first + left
+            left -= gap.end - gap.first
+            rows.append(Missing(topic, epoch, gap.first, gap.end - gap.first))
             end = gap.since + self._patience
             gap.is_last = now >= end
             gap.due = now + self._again(gap.tries)

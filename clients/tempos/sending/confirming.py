@@ -23,7 +23,7 @@ EVERY, EAGER, AGAIN, AGAIN_MOST, NO_WAY = 0.02, 0.001, 0.005, 0.25, 0.5
 #: Requests that follow each other at once where somebody waits; topics in one.
 AT_ONCE, ROWS = 4, 32
 #: Bytes that the broker may have asked by since the last request, before the next one gives it more.
-USED = 400
+USED = 200
 
 
 class Confirming:
