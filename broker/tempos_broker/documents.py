@@ -121,6 +121,14 @@ class Documents:
             now=time.monotonic(),
         )
 
+    def fleet(self) -> dict[str, Any]:
+        """The fleet that this broker is in, if it is in one."""
+        return {"fleet": None if self._fleet is None else self._fleet.document()}
+
+    def fleet_members(self) -> list[dict[str, Any]]:
+        """Its members, wherever they are at home."""
+        return [] if self._fleet is None else self._fleet.members()
+
     def topics(self, listed: Listed = list) -> Iterator[dict[str, Any]]:
         """Every topic, as the status has it."""
         return (self.tell(state, listed) for state in self.present())

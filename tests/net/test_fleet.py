@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import signal
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from support.fleets import Fleet, ended
 from support.waiting import LIMIT, until
 
 from tempos import Publisher, Subscriber
+from tempos.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -335,3 +338,40 @@ async def test_of_several_brokers_the_first_that_is_there_is_taken(etcd: Cluster
         ):
             await publisher.publish("a", 1)
             assert await bodies(subscriber, 1) == [1]
+
+
+async def test_people_see_who_is_in_and_that_it_adds_up(
+    etcd: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        code = main(["fleet", *arguments, "--api", f"http://127.0.0.1:{fleet.apis['two']}"])
+        return code, capsys.readouterr().out
+
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two")) as fleet:
+        fleet.start()
+        async with fleet.subscriber("one", "a", group="g") as subscriber, fleet.publisher("two") as publisher:
+            await publisher.publish("a", 1)
+            await bodies(subscriber, 1)
+            code, told = await asyncio.to_thread(run, "status")
+            assert code == 0
+            for name in fleet.names:
+                assert f"{name}-{fleet.data}" in told
+                assert f"zone-{name}" in told
+            code, told = await asyncio.to_thread(run, "members")
+            assert f"{subscriber.member}" in told
+            assert f"one-{fleet.data}" in told
+            assert "a (g)" in told
+            metrics = await asyncio.to_thread(_metrics, fleet.apis["one"])
+            assert f'tempos_fleet_brokers{{fleet="test-{fleet.data}"}} 2' in metrics
+            await subscriber.drain()
+        code, told = await asyncio.to_thread(run, "ledger", "--json")
+        ledger = json.loads(told)
+        assert code == 0, ledger
+        assert ledger["balanced"]
+        assert not ledger["away"]
+        assert ledger["topics"]["a"]["received"] == ledger["topics"]["a"]["delivered"] == 1
+
+
+def _metrics(api: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{api}/metrics", timeout=LIMIT) as answer:
+        return str(answer.read().decode())

@@ -177,6 +177,14 @@ def _add_reading(api: Operations, told: Documents, snapshots: Snapshots) -> None
     async def get_changes(since: int) -> dict[str, Any]:
         return told.changed(since)
 
+    @api.add("GET", "/v1/fleet", "The fleet that this broker is in: who else is, and how far each has come")
+    async def get_fleet() -> dict[str, Any]:
+        return told.fleet()
+
+    @api.add("GET", "/v1/fleet/members", "Its members, wherever they are at home")
+    async def get_fleet_members() -> list[dict[str, Any]]:
+        return told.fleet_members()
+
     @api.add("GET", "/v1/kept-out", "Whom an operator keeps out", "[KeptOutOut]")
     async def get_kept_out() -> list[dict[str, Any]]:
         return told.kept_out()

@@ -34,6 +34,12 @@ KEPT_OUT = gauge(
     "tempos_kept_out_members",
     "places that are kept empty, by an operator or because no event reached who was there",
 )
+FLEET = gauge("tempos_fleet_brokers", "brokers of the fleet that this one knows of", "fleet")
+FLEET_AWAY = gauge("tempos_fleet_registry_away", "1 while the fleet's registry is not to be had", "fleet")
+FLEET_BEHIND = gauge(
+    "tempos_fleet_behind_revisions", "that a broker has to put in force, as this one knows", "fleet", "broker"
+)
+FLEET_MEMBERS = gauge("tempos_fleet_members", "members that are at home at a broker", "fleet", "broker")
 SLOW_CONSUMERS = gauge("tempos_slow_consumers", "members that do not keep up")
 
 PATH = gauge("tempos_topic_path", "1: the path that serves the topic now", "topic", "class", "policy", "path")
@@ -145,6 +151,18 @@ def _of_the_whole(head: Mapping[str, Any]) -> Iterator[Sample]:
     yield from _by(NO_TOPIC, head["unattributed"])
     yield sample(KEPT_OUT, len(head["kept_out"]))
     yield sample(SLOW_CONSUMERS, len(head["slow_consumers"]))
+    if (fleet := head.get("fleet")) is not None:
+        yield from _of_fleet(fleet)
+
+
+def _of_fleet(fleet: Mapping[str, Any]) -> Iterator[Sample]:
+    name, brokers = fleet["name"], fleet["brokers"]
+    yield sample(FLEET, len(brokers), name)
+    yield sample(FLEET_AWAY, fleet["registry"] == "away", name)
+    newest = max((each["in_force"] for each in brokers), default=0)
+    for each in brokers:
+        yield sample(FLEET_BEHIND, newest - each["in_force"], name, each["name"])
+        yield sample(FLEET_MEMBERS, each["members"], name, each["name"])
 
 
 def _of_topic(topic: Mapping[str, Any]) -> Iterator[Sample]:

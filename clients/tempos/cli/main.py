@@ -37,6 +37,7 @@ _BUILTIN = {
     "trace": "tempos.cli.trace:register",
     "doctor": "tempos.cli.doctor:register",
     "ctl": "tempos.cli.ctl:register",
+    "fleet": "tempos.cli.fleet:register",
     "reload": "tempos.cli.ctl:register_reload",
     "completion": "tempos.cli.completion:register",
 }
