@@ -30,7 +30,7 @@ demo: $(STAMP)
 # Some hold tempos against other programs (COUNTERPARTS), some compile modules from C by clang: root gets here what that
 # needs; without it those tests are left out. Node.js for the client in TypeScript comes as a package for Python where it
 # is not there.
-COUNTERPARTS := mosquitto nats-server promtool curl chromium nft etcd
+COUNTERPARTS := mosquitto nats-server promtool curl chromium nft etcd softflowd nfdump
 PACKAGES     := $(patsubst etcd,etcd-server,$(patsubst promtool,prometheus,$(patsubst nft,nftables,$(COUNTERPARTS))))
 WASM_TOOLS   := lld-14 wasi-libc libclang-rt-14-dev-wasm32
 test: $(STAMP)
