@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.brokers import WAYS, Node, get, post
+from support.silence import silenced
 from support.waiting import LIMIT
 
 from tempos import Event, Publisher, Subscriber, blocking
@@ -82,23 +83,7 @@ class Worker:
         """Nothing is processed or told from now on."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
-        await kill(self.subscriber)
-
-
-async def kill(subscriber: Subscriber) -> None:
-    """As the end of its process: it tells nobody anything, and nothing comes."""
-    roaming, reader, link = subscriber._roaming, subscriber._reader, subscriber._link
-    assert roaming is not None
-    assert reader is not None
-    assert link is not None
-    await link.close()
-    await roaming.end()
-    await reader.close()
-    redelivery = subscriber._intake.redelivery
-    redelivery._is_off = True
-    if redelivery._timer is not None:
-        redelivery._timer.cancel()
-    subscriber._intake.repairs.end()
+        await silenced(self.subscriber)
 
 
 async def pending(node: Redelivering, events: int) -> bool:

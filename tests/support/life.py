@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from support.nodes import udp
+from support.silence import silenced
 from support.waiting import LIMIT
 from tempos import Subscriber
 from tempos._places import SYSTEM
@@ -53,9 +54,10 @@ class Life:
         state = table.pop("state", str(self.folder / "state.db"))
         code = WITHOUT_LIBBPF if table.pop("libbpf", True) is False else RUN
         quality = table.pop("quality", {})
+        lease = table.pop("lease", 10.0)
         lines = ["[broker]", *_values(table), "[state]", f"file = {json.dumps(state)}"]
         lines += ["[quality]", *_values(quality)]  # type: ignore[arg-type]
-        lines += ["[control]", "heartbeat = 0.5", "[fastpath]", *_values(fast or {})]
+        lines += ["[control]", "heartbeat = 0.5", f"lease = {lease}", "[fastpath]", *_values(fast or {})]
         for id_, topic in topics.items():
             lines += [
                 "[[topic]]",
@@ -157,6 +159,11 @@ class Members:
         self._loop.do(begin())
         self._joined.append(subscriber)
         return subscriber
+
+    def kill(self, subscriber: Subscriber) -> None:
+        """As the end of its process: it tells nobody anything, and nothing comes."""
+        self._loop.do(silenced(subscriber))
+        self._joined.remove(subscriber)
 
     def leave(self, subscriber: Subscriber) -> None:
         self._loop.do(subscriber.__aexit__(None, None, None))
