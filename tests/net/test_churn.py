@@ -7,7 +7,7 @@ from support.privileges import require_kernel, require_netns
 
 from tempos import Path
 from tempos_bench.runs.run import Run
-from tempos_bench.suite import churn, member_kill
+from tempos_bench.suite import churn, member_kill, redelivery
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
@@ -39,3 +39,18 @@ def test_what_a_killed_member_missed_is_in_the_ledger_to_the_event() -> None:
     assert figures["sent"] == 26_000
     assert figures["lost, by the ledger"] > 0
     assert figures["ledger off by"] == figures["ledger, faults"] == figures["duplicated"] == 0, figures
+
+
+@pytest.mark.parametrize("mode", ["native", "off"])
+def test_what_killed_members_of_a_queue_leave_behind_is_processed(mode: str) -> None:
+    require_netns()
+    require_kernel()
+    parameters = redelivery.Parameters(
+        mode=mode, rate=2000.0, kills=4, every=1.0, workers=3, lease=1.0, payload=32
+    )
+    figures = {figure.name: figure.value for figure in redelivery.run(parameters, Run())}
+    assert figures["sent"] == 10_000
+    # What was taken by one that was killed, too, and processed before, comes once more.
+    assert figures["processed flagged"] >= figures["left behind by the killed"] > 0, figures
+    never, unflagged = figures["never processed"], figures["doubled and not flagged"]
+    assert never == unflagged == figures["ledger, faults"] == figures["not to be had any more"] == 0, figures

@@ -1,4 +1,4 @@
-"""What members leave behind goes to others on every path, and over kills of the broker: the kernel keeps it."""
+"""What members leave behind goes to others on every path, and over kills of the broker."""
 
 from __future__ import annotations
 

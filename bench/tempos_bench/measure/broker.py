@@ -271,6 +271,7 @@ def config_text(
             f"unheard = {json.dumps(topic.unheard.value)}",
             f"journal = {topic.journal}",
             f"journal_bytes = {topic.journal_bytes}",
+            *(["redeliver = true"] if topic.redeliver else []),
         ]
         for group in groups:
             for member in group.members:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 assert _abi.REDELIVERED not in (0, _abi.REPLAYED), "live events have a 0 there"
 
 #: Copies that one request is answered with at most, and events of a lot that are looked for.
-MOST, LOOKED_AT = 64, 256
+MOST, LOOKED_AT = 128, 256
 #: Events of a lot that are looked for at a time while nobody has it.
 SWEPT = 64
 #: Copies a second, and at once: of one member, and of all.

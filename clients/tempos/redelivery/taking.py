@@ -9,7 +9,7 @@ from tempos.control import Taking
 from tempos.redelivery.asking import Handed
 
 #: Events that may have come and not be processed.
-WINDOW = 256
+WINDOW = 1024
 #: Seconds until what was sent and has not come is asked for again: at first, and at most.
 AGAIN_FIRST, AGAIN_MOST = 0.02, 0.5
 
