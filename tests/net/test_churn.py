@@ -7,7 +7,8 @@ from support.privileges import require_kernel, require_netns
 
 from tempos import Path
 from tempos_bench.runs.run import Run
-from tempos_bench.suite import churn, member_kill, redelivery
+from tempos_bench.suite import churn, member_kill
+from tempos_bench.suite.topics import redelivery
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 

@@ -26,6 +26,7 @@ from tempos_broker.account.accounts import Holder
 from tempos_broker.control.auth import Admitted, Caller
 from tempos_broker.control.decisions import Done, Way
 from tempos_broker.control.server import ControlServer
+from tempos_broker.journal.journals import DRAWERS
 from tempos_broker.repair.copies import Repair
 from tempos_broker.repair.seats import Seats
 from tempos_broker.repair.tails import Tails
@@ -74,7 +75,12 @@ class World:
         )
         journals: Any = {TOPIC.id: self.journal}
         self.repair = Repair(
-            registry, self.seats, journals, lambda topic, epoch, group: self.drawn[epoch], self.tails.listen
+            registry,
+            self.seats,
+            journals,
+            lambda topic, *event: self.journal.find(*event, DRAWERS),
+            lambda topic, epoch, group: self.drawn[epoch],
+            self.tails.listen,
         )
         self.copies = 0
 

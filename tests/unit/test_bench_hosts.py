@@ -93,6 +93,7 @@ def test_every_scenario_can_run_on_hosts_or_says_why_not() -> None:
         "observe-sources",
         "lives",
         "loop-free",
+        "redelivery",
         "roaming",
         "soak",
         "strangers",

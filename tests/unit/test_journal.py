@@ -6,13 +6,16 @@ import mmap
 import multiprocessing
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tempos import Topic
 from tempos._slots import JournalLayout
 from tempos.wire import encode_batch, encode_event
+from tempos_broker.journal.journals import Journals
 
 memory = pytest.importorskip("tempos_broker.journal.memory", reason="the compiled helper is not built")
 
@@ -230,3 +233,34 @@ def test_nothing_torn_is_taken_for_whole_while_two_processes_write(slots: int) -
     assert journal.positions()[-1] >= (1 << 32) + 2 * rounds - 2
     os.close(descriptor)
     os.close(counter)
+
+
+def test_what_is_taken_over_is_found_before_too() -> None:
+    topic = Topic(7, "orders", journal=64, journal_bytes=40)
+    made = Journals()
+    made.change((), [topic])
+    made.begin(7, 1, 0)
+    first = made.first(7, 1)
+    for ticket in range(50):
+        assert made.of[7].put(1, [ticket, ticket], b"%d" % ticket)
+    made.begin(7, 2, 50)
+    # A reload waits for both paths between the two.
+    made.change((), [replace(topic, journal=256)])
+    for settled in (False, True):
+        if settled:
+            made.settle()
+        for ticket in range(50):
+            for group in (0, 1):
+                entry = made.find(7, first, 1, group, ticket)
+                assert entry is not None
+                assert (entry.payload, entry.epoch) == (b"%d" % ticket, 1)
+        assert (
+            made.find(7, first, 1, 0, 50) is made.find(7, first, 2, 0, 3) is made.find(7, 0, 1, 0, 3) is None
+        )
+    # Another one that has nothing of it: never other bytes.
+    made.change((7,), [topic])
+    made.begin(7, 1, 0)
+    made.of[7].put(1, [3, 3], b"other")
+    again = made.find(7, first, 1, 0, 4)
+    assert again is None
+    made.close()

@@ -23,7 +23,6 @@ from tempos_bench.suite import (
     qos_rate,
     qos_slow,
     qos_workflows,
-    redelivery,
     redirect,
     request,
     round_trip,
@@ -48,7 +47,7 @@ from tempos_bench.suite.observe import peers as observe_peers
 from tempos_bench.suite.observe import sources as observe_sources
 from tempos_bench.suite.observe import watched
 from tempos_bench.suite.topics import churn as topic_churn
-from tempos_bench.suite.topics import journal_cost
+from tempos_bench.suite.topics import journal_cost, redelivery
 from tempos_bench.suite.topics import scale as topics_scale
 
 #: Scenario by the name of its file.

@@ -17,11 +17,12 @@ from tempos.wire import stamp
 from tempos_broker.account.accounts import Holder
 from tempos_broker.control.decisions import Copies, Decision, Done, Way, holder_of
 from tempos_broker.control.rate import Allowance
+from tempos_broker.journal.journals import DRAWERS
 from tempos_broker.membership import Refused, Registry
-from tempos_broker.repair.seats import DRAWERS, Seat, Seats
+from tempos_broker.repair.seats import Seats
 
 if TYPE_CHECKING:
-    from tempos_broker.journal.memory import Memory
+    from tempos_broker.journal.memory import Entry, Memory
 
 #: Copies that one request is answered with at most.
 MOST = 64
@@ -35,19 +36,24 @@ _GONE_HEAD = 9
 
 
 class Repair:
-    """``journals``: what is kept, by topic id. ``drawn``: the tickets of a group in an epoch in force."""
+    """``journals``: what is kept, by topic id; ``find``: an event in it, as :meth:`Journals.find`.
+
+    ``drawn``: the tickets of a group in an epoch in force.
+    """
 
     def __init__(
         self,
         registry: Registry,
         seats: Seats,
         journals: Mapping[int, Memory],
+        find: Callable[[int, int, int, int, int], Entry | None],
         drawn: Callable[[int, int, int], int],
         listen: Callable[[int, Holder, str | None], None] = lambda topic, holder, via: None,
     ) -> None:
         self._registry = registry
         self._seats = seats
         self._journals = journals
+        self._find = find
         self._drawn = drawn
         self._listen = listen
         self._allowance = Allowance(RATE, BURST, RATE_ALL, BURST_ALL)
@@ -117,7 +123,8 @@ class Repair:
         for sequence in range(first, min(last, first + LOOKED_AT)):
             if len(copies) >= room:
                 break
-            copy = _copy(memory, row.epoch, seat, sequence)
+            entry = self._find(row.topic, seat.first, row.epoch, seat.group, seat.ticket(sequence))
+            copy = _copy(entry, row.epoch, sequence)
             if copy:
                 copies.append(copy)
             elif copy is None or over or drawn - seat.ticket(sequence) > memory.layout.slots:
@@ -125,9 +132,8 @@ class Repair:
         self.sent[row.topic] = self.sent.get(row.topic, 0) + len(copies) - before
 
 
-def _copy(memory: Memory, epoch: int, seat: Seat, sequence: int) -> bytes | None:
+def _copy(entry: Entry | None, epoch: int, sequence: int) -> bytes | None:
     """A delivery as it is sent again; None: it did not fit the journal; empty: it is not there."""
-    entry = memory.find(seat.first, epoch, seat.group, seat.ticket(sequence), DRAWERS)
     if entry is None:
         return b""
     if entry.payload is None:

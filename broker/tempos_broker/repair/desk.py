@@ -32,7 +32,7 @@ class Desk:
         self._say = say
         self._seats = Seats()
         self._tails = Tails(self._seats, drawn)
-        self._repair = Repair(registry, self._seats, journals.of, drawn, self.listen)
+        self._repair = Repair(registry, self._seats, journals.of, journals.find, drawn, self.listen)
         self._timer: asyncio.TimerHandle | None = None
         #: What publishers are asked for again, which goes by the same epochs.
         self.publishers: Resends | None = None

@@ -14,8 +14,6 @@ from tempos_broker.account.accounts import Holder, share
 
 #: Epochs of a topic that are remembered: events of older ones are hardly on their way still.
 KEPT = 16
-#: By how much the tickets of one event differ at most: batches that several processes draw at one moment.
-DRAWERS = 1024
 
 
 class Seat(NamedTuple):
