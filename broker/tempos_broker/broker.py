@@ -197,6 +197,7 @@ class Broker:
             largest=lambda topic: narrowest.largest(
                 member for group in states[topic].route.groups for member in group.members
             ),
+            single=lambda: fast.status().mode == "generic",
             proofs=Proofs(data_port=config.data_port),
             returns=lambda ip, port, asked: returns.grant(ip, port, source(ip, asked), time.time()),
             changes=self.changes,

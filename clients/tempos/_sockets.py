@@ -39,6 +39,8 @@ READ_BATCH = 64
 #: come in crowds is a turn of the event loop for each of so many.
 ALONE = 127
 
+#: What it says of a send that may succeed later.
+BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.EINTR)
 #: What the kernel says when an earlier datagram came back as an ICMP error.
 RETURNED = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO)
 #: What it says where a socket's own address is no more, or leads nowhere: another socket may have a way.
@@ -48,8 +50,15 @@ NO_WAY = (
 
 _COUNTER = struct.Struct("=I")
 _ANCILLARY = socket.CMSG_SPACE(_COUNTER.size) if hasattr(socket, "CMSG_SPACE") else 0
+#: Several datagrams of one size may be handed over as one buffer; their size is told beside it (linux/udp.h).
+_UDP_GRO = 104
+_SIZE = struct.Struct("=i")
+#: Wake-ups with a crowd before that is asked for, less those whose first and last datagram differ in size.
+_CROWDS = 4
 
 Receive = Callable[[bytes], None]
+#: Datagrams of one size, of which the last may be shorter, as one buffer; and that size.
+Joined = Callable[[bytes, int], None]
 Overrun = Callable[[int], None]
 Refused = Callable[[], object]
 
@@ -251,14 +260,19 @@ class Reader(Protocol):
 
 
 async def read(
-    sock: socket.socket, receive: Receive, overrun: Overrun, doorman: Doorman | None = None
+    sock: socket.socket,
+    receive: Receive,
+    overrun: Overrun,
+    doorman: Doorman | None = None,
+    joined: Joined | None = None,
 ) -> Reader:
     """Begin to read ``sock`` with the better of the two ways; ``overrun`` takes counts of datagrams lost.
 
-    ``doorman``: who has to be told where a proof comes from, and asked where the kernel does not do it.
+    ``doorman``: who has to be told where a proof comes from, and asked where the kernel does not do it;
+    ``joined`` takes what the kernel joins.
     """
     if LINUX:
-        return WatchingReader(sock, receive, overrun, doorman=doorman)
+        return WatchingReader(sock, receive, overrun, doorman=doorman, joined=joined)
     return await TransportReader.open(sock, receive, doorman)
 
 
@@ -268,6 +282,10 @@ class WatchingReader:
     Where datagrams come one at a time, to find out that there is no second one takes longer than to read
     the first, and whoever waits for that would wait for it as well. So a wake-up that brought only one is
     followed by :data:`ALONE` that ask for no more than one; if there are more, the loop comes back at once.
+
+    Where many come at once and are of one size, the kernel is asked to hand them over together (UDP_GRO), if
+    there is somebody who takes them so; from then on each read has to ask for their size, which takes 0.4 us
+    more. What is lost for want of room counts as one then, however many it was.
 
     uvloop watches a socket no longer once that has had an error, which a connected one has when what it sent
     comes back: it wakes up for the last time, and says nothing. So after a wake-up that brought nothing the
@@ -281,8 +299,12 @@ class WatchingReader:
         overrun: Overrun,
         refused: Refused | None = None,
         doorman: Doorman | None = None,
+        joined: Joined | None = None,
     ) -> None:
         """``refused``, of a connected one: what was sent by it came back."""
+        self._joined = joined
+        self._crowds = 0
+        self._joins = False
         self._sock = sock
         self._doorman = doorman
         self._refused = refused
@@ -295,6 +317,8 @@ class WatchingReader:
         self._loop.add_reader(sock, self.read_now)
 
     def read_now(self) -> bool:
+        if self._joins:
+            return self._read_joined()
         receive, recv = self._receive, self._recv
         only_one: bool | None = None
         try:
@@ -315,24 +339,81 @@ class WatchingReader:
                 return True
             receive(datagram)
             only_one = True
+            size = len(datagram)
             for _ in range(READ_BATCH):
-                receive(recv(MAX_PAYLOAD))
+                receive(datagram := recv(MAX_PAYLOAD))
                 only_one = False
-        except (BlockingIOError, InterruptedError):
+            if self._joined is not None:
+                self._crowd(len(datagram) == size)
+        except OSError as error:
+            return self._failed(error, only_one)
+        return True
+
+    def _read_joined(self) -> bool:
+        """The same, where what is read may be several datagrams."""
+        only_one: bool | None = None
+        try:
+            doorman, count = self._doorman, 0
+            while count < 4 * READ_BATCH:
+                buffer, ancillary, _, sender = self._sock.recvmsg(MAX_PAYLOAD, 2 * _ANCILLARY)
+                size = 0
+                for level, kind, data in ancillary:
+                    if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
+                        (size,) = _SIZE.unpack_from(data)
+                    else:
+                        self._see_overruns([(level, kind, data)])
+                only_one = only_one is None
+                if doorman is not None and doorman.expects_proof:
+                    for at in range(0, len(buffer) or 1, size or len(buffer) or 1):
+                        doorman.sender = sender
+                        self._receive(buffer[at : at + size] if size else buffer)
+                        doorman.sender = None
+                    return True
+                if 0 < size < len(buffer):
+                    assert self._joined is not None, "asked for"
+                    self._joined(buffer, size)
+                    count += len(buffer) // size
+                    only_one = False
+                else:
+                    self._receive(buffer)
+                    count += 1
+                if self._alone:
+                    # As without.
+                    self._alone -= 1
+                    return True
+        except OSError as error:
+            return self._failed(error, only_one)
+        return True
+
+    def _failed(self, error: OSError, only_one: bool | None) -> bool:
+        """After a wake-up that ended in an error; ``only_one``: whether one was read, None: none."""
+        if isinstance(error, (BlockingIOError, InterruptedError)):
             if only_one:
                 self._alone = ALONE
             elif only_one is None:
                 self._watch_again()
             return False
-        except OSError as error:
-            # An unconnected UDP socket reports no one else's troubles; out of memory is what remains.
-            if error.errno in RETURNED:
-                if self._refused is not None:
-                    self._refused()
-            elif error.errno not in (errno.ENOMEM, errno.ENOBUFS):
-                raise
-            self._watch_again()
+        # An unconnected UDP socket reports no one else's troubles; out of memory is what remains.
+        if error.errno in RETURNED:
+            if self._refused is not None:
+                self._refused()
+        elif error.errno not in (errno.ENOMEM, errno.ENOBUFS):
+            raise error
+        self._watch_again()
         return True
+
+    def _crowd(self, of_one_size: bool) -> None:
+        """More came than one wake-up reads."""
+        self._crowds += 1 if of_one_size else -1
+        if self._crowds < _CROWDS or (self._doorman is not None and self._doorman.expects_proof):
+            return
+        try:
+            self._sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+        except OSError:
+            # Before Linux 5.0.
+            self._joined = None
+        else:
+            self._joins = True
 
     def fileno(self) -> int:
         """The socket's descriptor."""

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import threading
 from collections import deque
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 from tempos import _abi, admin, publisher, subscriber
+from tempos._awaitables import DONE
 from tempos.admin import TopicInfo, TopicRemoved
 from tempos.auth import Key
 from tempos.encryption import TopicKeys
@@ -276,23 +278,42 @@ class Publisher(forks.OfOneProcess):
                 self._changed.notify_all()
                 if not events:
                     return
+            inner = self._inner
             for topic, body in events:
                 try:
-                    await self._publish_patiently(self._inner, topic, body)
+                    # What became of earlier ones is none of this one's.
+                    inner._gathered.tell()
+                except TemposError as error:
+                    self._note(error)
+                try:
+                    if (sent := inner.publish(topic, body)) is not DONE:
+                        await sent
+                except NoWay:
+                    await self._patiently(functools.partial(inner.publish, topic, body))
                 except TemposError as error:
                     self._error = error
+            await self._patiently(inner._gathered.flush)
 
-    async def _publish_patiently(self, inner: publisher.Publisher, topic: str | Topic, body: object) -> None:
-        """Publish, and wait a while where there is no way to the broker: nobody else would try again."""
+    def _note(self, error: TemposError) -> None:
+        # Where there is no way they wait.
+        if not isinstance(error, NoWay):
+            self._error = error
+
+    async def _patiently(self, send: Callable[[], Awaitable[None]]) -> None:
+        """Send, and wait a while where there is no way to the broker: nobody else would try again."""
         until = 0.0
         while True:
             try:
-                return await inner.publish(topic, body)
-            except NoWay:
+                return await send()
+            except NoWay as error:
                 now = asyncio.get_running_loop().time()
                 until = until or now + WAY_PATIENCE
                 if now >= until:
-                    raise
+                    self._error = error
+                    return None
+            except TemposError as error:
+                self._error = error
+                return None
             await asyncio.sleep(WAY_AGAIN)
 
 

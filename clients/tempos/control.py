@@ -208,7 +208,11 @@ _LISTED = (
 #: operation -> what it is for, its fields, the fields of its answer
 OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "hello": ("who is there", (), ("broker", "instance", "lease_ms", "heartbeat_ms")),
-    "resolve": ("a topic by its name", (Field("topic", "topic"),), ("topic", "members", "clock", "largest")),
+    "resolve": (
+        "a topic by its name",
+        (Field("topic", "topic"),),
+        ("topic", "members", "clock", "largest", "single"),
+    ),
     "subscribe": (
         "become a member of a group of a topic, or of 'topics', names and filters; no group means its own",
         (
@@ -242,7 +246,7 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "sent": (
         "a publisher tells what it has sent of each topic since it began; final: it sends no more",
         (Field("publisher", "number"), Field("sent", "sent"), Field("final", "flag", required=False)),
-        ("heartbeat_ms", "life", "gone", "largest"),
+        ("heartbeat_ms", "life", "gone", "largest", "single"),
     ),
     "replay": (
         "have sent, out of the journals, what came before this was a member; 'after': a position, or 0",

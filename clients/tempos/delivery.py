@@ -186,6 +186,15 @@ class GapTracker:
             return 0
         return self._see_unexpected(epoch, sequence)
 
+    def see_run(self, epoch: int, sequence: int, count: int) -> bool:
+        """Account so many datagrams from ``sequence`` on, if that is expected; none of them, if it is not."""
+        current = self._current
+        if current is None or epoch != current.byte or sequence != current.expected:
+            return False
+        current.expected = (sequence + count) & _U32
+        current.received += count
+        return True
+
     def number(self, byte: int) -> int:
         """The full number of the epoch of a datagram that was accounted just now."""
         return byte if self._current is None else _full(byte, self._current.number)

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from tempos import _abi, _sockets, names, wire
-from tempos._awaitables import DONE, TURN
+from tempos._awaitables import DONE
 from tempos._remarks import Remark
 from tempos.auth import Key, Signer
 from tempos.control import Code
@@ -31,8 +31,10 @@ from tempos.requests.ask import TIMEOUT, Asking, Reply, ReplyError
 from tempos.requests.core import RequestStats
 from tempos.requests.tracing import WITHIN, Enough, Trace, Tracing
 from tempos.sending.confirming import Confirming
+from tempos.sending.gathered import Gathered
 from tempos.sending.outlet import MAX_PAYLOAD, PREFIX, Outlet, are_one, encode, hear_sizes
 from tempos.sending.outlets import Outlets
+from tempos.sending.room import Room
 from tempos.sending.stats import PublisherStats
 from tempos.sending.telling import Telling
 from tempos.session import forks
@@ -48,12 +50,6 @@ __all__ = ["Publisher", "PublisherStats", "Reply", "ReplyError", "RequestStats"]
 BATCH_BYTES = 1500 - wire.IP_UDP_OVERHEAD
 #: As a limit of datagrams, the least: the header of a wide topic and a little more.
 MIN_DATAGRAM = 96
-#: Datagrams sent without a turn of the event loop before the publisher takes one on its own.
-TURN_EVERY = 256
-
-_BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.EINTR)
-#: Seconds until a socket that nothing can watch is tried again.
-_RETRY = 0.001
 
 #: A datagram that waits for the socket, with the number of its events.
 _Waiting = tuple[Outlet, bytes, int]
@@ -126,15 +122,17 @@ class Publisher(forks.OfOneProcess):
         )  # fmt: skip
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
-        self._telling = Telling(self.id, self._topics.words, self._look, self._hear_sizes)
+        self._room = Room()
+        self._telling = Telling(self.id, self._topics.words, self._look, self._hear)
         self._datagrams = self._bytes = self._refused = self._failed = 0
+        self._gathered = Gathered(self, single=window is not None)
         self._asking = Asking(self)
         self._tracing = Tracing(self._asking, self)
         self._unsent = Remark(_log, "batched events are sent again", level=logging.WARNING)
 
     @property
     def stats(self) -> PublisherStats:
+        self._gathered.depart()
         numbers = self._datagrams, self._topics.events, self._bytes, self._refused, self._failed
         return PublisherStats(*numbers, self._confirming.window.resent if self._confirming else 0)
 
@@ -149,6 +147,7 @@ class Publisher(forks.OfOneProcess):
         On one machine the kernel says it before the next line runs: what was published between two equal
         numbers did not come back. Raises :class:`LocalError` where this is not open.
         """
+        self._gathered.depart()
         if self._open_socket().getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._refused += 1
         return self._refused
@@ -175,7 +174,8 @@ class Publisher(forks.OfOneProcess):
 
         ``body``: bytes-like as it is, anything else as msgpack; a ``raw`` topic takes bytes-like only.
         An awaitable that is done at once is the common case; it waits where the socket is full or the
-        topic's name has to be asked of the broker.
+        topic's name has to be asked of the broker. Of many in one turn of the event loop those of one size
+        leave together, at its end at the latest; what goes wrong with them is raised by the next call.
 
         Raises :class:`EventTooBig`, :class:`BodyError`, :class:`LocalError` (not open), :class:`NoWay`, and
         for a name to resolve :class:`ControlRefused` or :class:`NoAnswer`.
@@ -194,15 +194,19 @@ class Publisher(forks.OfOneProcess):
             outlet.left = left
             outlet.bodies.append(data)
             return DONE
+        now = time.time_ns()
         if not outlet.is_event:
             datagram = outlet.raw(data)
         elif self._batching:
             return self._put(outlet, data)
         else:
-            datagram = outlet.single(self.id, time.time_ns(), data)
+            datagram = outlet.single(self.id, now, data)
         size = len(datagram)
         if size > outlet.limit:
             self._check_size(outlet, size)
+        gathered = self._gathered
+        if gathered.is_open:
+            return gathered.put(outlet, datagram, size)
         try:
             self._socket.send(datagram)
         except OSError as error:
@@ -213,7 +217,7 @@ class Publisher(forks.OfOneProcess):
         if outlet.kept is not None and outlet.is_event:
             outlet.kept.put(datagram, 1)
         self._bytes += size
-        return DONE if datagrams % TURN_EVERY else TURN
+        return gathered.left_alone(self._loop, now, datagrams)
 
     async def request(self, topic: str | Topic, body: object, timeout: float = TIMEOUT) -> Reply:
         """Publish a request and wait for its answer, at most ``timeout`` seconds.
@@ -255,7 +259,7 @@ class Publisher(forks.OfOneProcess):
             await self._leave(known)
         began = clock if type(clock) is int else None
         outlet = self._topics.learnt(name, topic, began, self._limit)
-        self._hear_sizes(answer.get("largest"))
+        self._hear(answer)
         if self._reach.link is not None:
             self._telling.begin(self._reach.link)
         return outlet.topic
@@ -291,6 +295,7 @@ class Publisher(forks.OfOneProcess):
 
         Full datagrams leave at once, the last one at the end of the block.
         """
+        await self._gathered.flush()
         self._batching += 1
         try:
             yield
@@ -308,6 +313,7 @@ class Publisher(forks.OfOneProcess):
             self._timer = None
         if self._flushing is not None:
             await asyncio.shield(self._flushing)
+        await self._gathered.flush()
         for outlet in list(self._outlets.values()):
             if outlet.bodies:
                 await self._send_patiently(outlet, *outlet.take(self.id))
@@ -338,12 +344,13 @@ class Publisher(forks.OfOneProcess):
             if not isinstance(self._socket, forks.Closed):
                 await self.flush()
         finally:
+            self._gathered.give_up(LocalError("the publisher was closed"))
             sock, self._socket = self._socket, forks.Closed()
             self._seal()
             if self._timer is not None:
                 self._timer.cancel()
             # They are told that this is closed.
-            self._let_go(sock)
+            self._room.let_go(sock)
             sock.close()
             try:
                 if self._flushing is not None:
@@ -400,9 +407,10 @@ class Publisher(forks.OfOneProcess):
         """Send by this socket from now on."""
         before, self._socket = self._socket, sock
         self._set_limit(self._path_takes())
+        self._gathered.new_way()
         if isinstance(before, forks.Closed):
             return
-        self._let_go(before)
+        self._room.let_go(before)
         self._asking.moved(sock)
         before.close()
 
@@ -411,13 +419,6 @@ class Publisher(forks.OfOneProcess):
         if self._confirming is None:
             self.id, waiting = self._telling.begin_anew(self._topics)
             await self._send_all(waiting)
-
-    def _let_go(self, sock: socket.socket) -> None:
-        """Let whoever waits for this socket try again."""
-        if self._writable is not None:
-            self._loop.remove_writer(sock)
-            self._writable.set_result(None)
-            self._writable = None
 
     # Batches
 
@@ -445,7 +446,7 @@ class Publisher(forks.OfOneProcess):
                 waiting.append((outlet, datagram, 1))
         if waiting:
             return self._send_all(waiting)
-        return DONE if self._datagrams % TURN_EVERY else TURN
+        return self._gathered.turn(self._datagrams)
 
     def _seal(self) -> None:
         """Let nothing more into the batches that are open."""
@@ -494,6 +495,8 @@ class Publisher(forks.OfOneProcess):
 
     def _sent(self, outlet: Outlet, datagram: bytes, events: int) -> bool:
         """Send if the socket takes it now, and count; raises :class:`LocalError`."""
+        if self._gathered.waits and not self._gathered.depart(raises=True):
+            return False
         try:
             self._socket.send(datagram)
         except OSError as error:
@@ -517,7 +520,7 @@ class Publisher(forks.OfOneProcess):
                 return bool(self._socket.send(datagram))
             except OSError as second:
                 error = second
-        if error.errno in _BUSY:
+        if error.errno in _sockets.BUSY:
             return False
         if error.errno == errno.EMSGSIZE:
             # The path has become narrower. What the kernel has just refused cannot be the limit.
@@ -543,6 +546,7 @@ class Publisher(forks.OfOneProcess):
 
     def forked(self) -> None:
         """See :mod:`tempos.session.forks`."""
+        self._gathered.forget()
         self._socket = forks.Elsewhere()
         self._topics.forked()
 
@@ -561,20 +565,7 @@ class Publisher(forks.OfOneProcess):
             await self._send_patiently(*each)
 
     async def _until_writable(self) -> None:
-        if self._writable is None:
-            try:
-                self._loop.add_writer(self._socket, self._on_writable)
-            except NotImplementedError:
-                await asyncio.sleep(_RETRY)
-                return
-            self._writable = self._loop.create_future()
-        await asyncio.shield(self._writable)
-
-    def _on_writable(self) -> None:
-        self._loop.remove_writer(self._socket)
-        writable, self._writable = self._writable, None
-        if writable is not None and not writable.done():
-            writable.set_result(None)
+        await self._room.wait(self._socket)
 
     def _path_takes(self) -> int:
         """Bytes of payload, by what the kernel knows now and this publisher may."""
@@ -595,5 +586,6 @@ class Publisher(forks.OfOneProcess):
         self._limit = limit
         self._topics.narrow(limit)
 
-    def _hear_sizes(self, told: object) -> None:
-        hear_sizes(told, self._outlets.values(), self._limit)
+    def _hear(self, told: Mapping[str, Any]) -> None:
+        self._gathered.single = told.get("single") is True or self._confirming is not None
+        hear_sizes(told.get("largest"), self._outlets.values(), self._limit)

@@ -29,10 +29,11 @@ from tempos.receiving.batches import Batches
 from tempos.receiving.drained import Drained
 from tempos.receiving.elsewhere import Confirm, InFleet, Others, together
 from tempos.receiving.inbox import Annex, Event
-from tempos.receiving.intake import Bell, Duplicates, Intake, SubscriberStats
+from tempos.receiving.intake import Bell, Duplicates, Intake
 from tempos.receiving.replay import Start, Wanted, replay
 from tempos.receiving.sources import PublisherAccount
 from tempos.receiving.standing import Standing
+from tempos.receiving.stats import SubscriberStats
 from tempos.repair.repairer import PATIENCE
 from tempos.requests.answer import Request
 from tempos.session import forks
@@ -477,8 +478,7 @@ class Subscriber(forks.OfOneProcess):
         """Take events by this socket from now on; ``broker``: where replies go, None where requests tell."""
         try:
             ip, port = sock.getsockname()
-            doorman = None if self._static else self._intake.doorman
-            reader = await _sockets.read(sock, self._intake.receive, self._intake.overrun, doorman)
+            reader = await self._intake.read(sock, None if self._static else self._intake.doorman)
         except BaseException:
             sock.close()
             raise

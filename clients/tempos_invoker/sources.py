@@ -17,7 +17,7 @@ from typing import Any
 from tempos import Event, LocalError, Subscriber, TemposError
 from tempos._remarks import Remark
 from tempos.errors import one_line
-from tempos.receiving.loan import Borrower, Loan
+from tempos.receiving.loan import Borrower, Loan, reads_single
 from tempos_invoker.core.invocation import Arrived, StepQueue, new_arrived
 from tempos_invoker.deploy.model import BrokerAt
 from tempos_invoker.deploy.ports import Ports
@@ -102,6 +102,7 @@ class Source:
             # What was called for before this was a member is not called for again.
             start="live",
         )
+        reads_single(subscriber)
         return await subscriber.__aenter__()
 
     def feed(self, target: Target) -> None:

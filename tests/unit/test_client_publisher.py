@@ -6,8 +6,9 @@ import asyncio
 import errno
 import inspect
 import socket
+import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgpack
 import pytest
@@ -27,7 +28,8 @@ from tempos import (
     control,
     wire,
 )
-from tempos.publisher import BATCH_BYTES, TURN_EVERY, PublisherStats
+from tempos.publisher import BATCH_BYTES, PublisherStats
+from tempos.sending.gathered import TURN_EVERY
 
 HEAT = Topic(7, "heat")
 RAW = Topic(8, "raw", framing=Framing.RAW)
@@ -55,12 +57,22 @@ class ScriptedSocket:
         self.real = real
         self.errors = deque(errors)
         self.sent: list[bytes] = []
+        self.crowds = 0
 
     def send(self, datagram: bytes) -> int:
         if self.errors and (number := self.errors.popleft()):
             raise OSError(number, errno.errorcode[number])
         self.sent.append(datagram)
         return len(datagram)
+
+    def sendmsg(self, buffers: tuple[bytes], control: Sequence[tuple[int, int, bytes]]) -> None:
+        """As the kernel: all of it or nothing, cut to the size that is told beside it."""
+        if self.errors and (number := self.errors.popleft()):
+            raise OSError(number, errno.errorcode[number])
+        ((_, _, size),) = control
+        (whole,), step = buffers, int.from_bytes(size, sys.byteorder)
+        self.crowds += 1
+        self.sent += [whole[at : at + step] for at in range(0, len(whole), step)]
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.real, name)
@@ -158,6 +170,8 @@ async def test_a_full_socket_makes_the_caller_wait_and_loses_nothing(receiver: s
                 real, pub._socket = pub._socket, ours.dup()
                 real.close()
                 pub._socket.setblocking(False)
+                # Nothing would cut it up here.
+                pub._gathered._segments = False
                 sending = [
                     asyncio.create_task(publish_numbers(pub, range(start, start + 2000)))
                     for start in (0, 2000)

@@ -94,10 +94,11 @@ class ControlServer:
     the broker, so that clients notice a restart; ``life`` differs even where the account goes on with a
     former one, so that they tell again what may not have been stored. ``returns`` seals a return address for
     an endpoint that asked at an address of ours; None: this broker sends no replies on. ``largest`` tells how
-    many bytes of payload all members of a topic get; None: nobody knows. ``proofs``: what members prove with
-    that they receive where they say; None: nobody has to. ``wall`` gives Unix time in seconds, ``monotonic``
-    seconds of the clock that ``now`` is of. ``more``: operations that others carry out. ``fleet``: asked
-    for what concerns it, if this broker is in one.
+    many bytes of payload all members of a topic get; None: nobody knows. ``single``: whether publishers send
+    each datagram by itself. ``proofs``: what members prove with that they receive where they say; None:
+    nobody has to. ``wall`` gives Unix time in seconds, ``monotonic`` seconds of the clock that ``now`` is of.
+    ``more``: operations that others carry out. ``fleet``: asked for what concerns it, if this broker is in
+    one.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class ControlServer:
         life: int | None = None,
         returns: Callable[[str, int, str | None], bytes] | None = None,
         largest: Callable[[int], int] | None = None,
+        single: Callable[[], bool] = lambda: False,
         proofs: Proofs | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -130,8 +132,7 @@ class ControlServer:
         self._monotonic = monotonic
         self._clock = Clock(self._life, monotonic)
         self._epoch = epoch
-        self._returns = returns
-        self._largest = largest
+        self._returns, self._largest, self._single = returns, largest, single
         self._proofs = proofs
         self._fleet = Desk(registry) if fleet is None else fleet
         self._listing = Listing(
@@ -357,8 +358,9 @@ class ControlServer:
         return Decision(way, Done({**fields, **self._sizes([topic.id])}))
 
     def _sizes(self, topics: Sequence[int]) -> dict[str, Any]:
-        """The largest datagram that all members of topics get, of each, where that is known."""
-        return {"largest": [(topic, self._largest(topic)) for topic in topics]} if self._largest else {}
+        """The largest datagram that all members of topics get, of each, where that is known; ``single``."""
+        told: dict[str, Any] = {"single": True} if self._single() else {}
+        return told | ({"largest": [(each, self._largest(each)) for each in topics]} if self._largest else {})
 
     def joins(self, decision: Decision) -> Iterator[set[int]]:
         """Carry out what a decision wants by filters, some topics at a time: those that changed."""

@@ -19,9 +19,10 @@ from tempos.auth import Signer
 from tempos.errors import ControlRefused, LocalError, NoAnswer, NoWay, RemoteError
 from tempos.model import Member
 from tempos.receiving.drained import Drained
-from tempos.receiving.intake import Intake, SubscriberStats
+from tempos.receiving.intake import Intake
 from tempos.receiving.sources import PublisherAccount
 from tempos.receiving.standing import Standing
+from tempos.receiving.stats import SubscriberStats
 from tempos.session.following import FollowingSession
 from tempos.session.link import ControlLink
 from tempos.wire import KEEP_ALIVE

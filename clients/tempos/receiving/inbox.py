@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Sequence
+from itertools import count
 from typing import Any, NamedTuple, cast
 
 from tempos import wire
@@ -142,7 +143,8 @@ class Inbox:
         """Add the events of a batch, at least one; False if there is no room.
 
         ``fields`` are those of its first event, with the bodies in place of the body; the sequences of
-        the others count on from it.
+        the others count on from it. With a tuple of all times in place of the time these are events of a
+        datagram each, whose delivery sequences count on, too.
         """
         if self.waiting >= self._limit:
             return False
@@ -156,6 +158,10 @@ class Inbox:
             return False
         self._queue.extend(events)
         return True
+
+    def has_room(self, events: int) -> bool:
+        """Whether there is room for all of so many that came alone."""
+        return self.waiting + events <= self._limit
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
@@ -293,6 +299,8 @@ class Annex(Inbox):
 
 def _events(fields: tuple[Any, ...]) -> list[Event]:
     name, topic, bodies, publisher, sequence, delivery, epoch, sent_ns, now, missed = fields
+    if type(sent_ns) is tuple:
+        return _run(*fields)
     events: list[Event] = [
         new_event(Event, (name, topic, body, publisher, number, delivery, epoch, sent_ns, now, 0))
         for number, body in enumerate(bodies, sequence)
@@ -301,4 +309,17 @@ def _events(fields: tuple[Any, ...]) -> list[Event]:
         events[0] = events[0]._replace(missed=missed)
     if sequence + len(events) > _U32:
         events = [event._replace(sequence=(event.sequence or 0) & _U32) for event in events]
+    return events
+
+
+def _run(
+    name: str, topic: int, bodies: tuple[bytes, ...], publisher: int, sequence: int, delivery: int,
+    epoch: int, sent: tuple[int, ...], now: int, missed: int,
+) -> list[Event]:  # fmt: skip
+    events: list[Event] = [
+        new_event(Event, (name, topic, body, publisher, number, order, epoch, sent_ns, now, 0))
+        for number, order, body, sent_ns in zip(count(sequence), count(delivery), bodies, sent, strict=False)
+    ]
+    if missed:
+        events[0] = events[0]._replace(missed=missed)
     return events

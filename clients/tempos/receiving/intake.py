@@ -8,23 +8,26 @@ the log, sparingly.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from asyncio import Future, get_running_loop
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tempos import _abi, wire
 from tempos._remarks import Sparingly
+from tempos._sockets import Joined, Reader, read
 from tempos.auth import Signer
 from tempos.delivery import AGAIN
 from tempos.encryption import TopicKeys, Undecryptable
 from tempos.errors import LocalError, WireError
 from tempos.model import Framing
+from tempos.receiving import joined
 from tempos.receiving.feeds import Feed, Feeds
 from tempos.receiving.inbox import Event, Inbox, new_event
 from tempos.receiving.sources import PublisherAccount
+from tempos.receiving.stats import SubscriberStats
 from tempos.redelivery.redeliverer import Redeliverer
 from tempos.repair import repairer
 from tempos.repair.asking import Asking
@@ -54,52 +57,6 @@ _unpack_header = _abi.EVENT_HEADER.unpack_from
 Duplicates = Literal["deliver", "drop"]
 
 _log = logging.getLogger("tempos.subscriber")
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriberStats:
-    """What a subscriber has received and lost, in datagrams but for ``events``.
-
-    ``missed``: sent to this member and not here so far; ``repaired``: was missed, and came when the broker
-    was asked for it; ``given_up``: is missed, and not asked for any more; ``late``: came out of order, so
-    what had been counted as missed for it was taken back; ``duplicates``: came twice, handed out or not;
-    ``unstamped``: came past the broker; ``malformed``: by reason, strangers' datagrams as
-    ``foreign_source``, and, of encrypted topics, ``not_encrypted``, ``unknown_key``, ``forged``, ``stale``
-    and ``replayed``, of which no other count knows; ``queue_full``: dropped because the consumer was slow;
-    ``discarded``: thrown away unread when it left, ``discarded_events`` so many events; ``overruns``: lost
-    by the kernel because the socket buffer was full, as far as it has told; ``receive_buffer``: bytes of
-    socket buffer that the kernel gave; ``requests`` among the events, ``replies`` sent to them, errors
-    included, and ``replies_failed``: those that raised; ``traced``: probes
-    (:meth:`tempos.Publisher.trace`), datagrams that nobody is handed; ``replayed``:
-    datagrams from before this was a member, out of journals, and ``replay_gone`` such that could not be had;
-    ``redelivered``: datagrams that members which are gone left behind: these are in no other count.
-
-    ``missed`` is final once the subscriber has drained or is closed: what was on its way has come by
-    then, and what was lost at the very end the broker has told.
-    """
-
-    datagrams: int
-    events: int
-    bytes: int
-    missed: int
-    late: int
-    duplicates: int
-    unstamped: int
-    malformed: Mapping[str, int]
-    queue_full: int
-    discarded: int
-    discarded_events: int
-    overruns: int
-    receive_buffer: int
-    requests: int = 0
-    replies: int = 0
-    replies_failed: int = 0
-    traced: int = 0
-    replayed: int = 0
-    replay_gone: int = 0
-    repaired: int = 0
-    given_up: int = 0
-    redelivered: int = 0
 
 
 class Waiter(Protocol):
@@ -178,6 +135,8 @@ class Intake:
         #: Whether the broker has said that all that was sent to this member has come.
         self.drained = False
         self._drops_again = duplicates == "drop"
+        #: Takes datagrams that the kernel joined; None: it is to join none.
+        self.takes_joined: Joined | None = self._receive_joined
         # Deliveries of which no later one tells that they are missing: known when the broker has said it.
         self._at_end = 0
         self._early: list[tuple[bytes, int]] | None = []
@@ -400,6 +359,26 @@ class Intake:
             return
         feed.missed = 0
         self._events += events
+        if self.waiter is not None:
+            self.wake()
+
+    async def read(self, sock: socket.socket, doorman: Doorman | None) -> Reader:
+        """Begin to take what comes by this socket."""
+        return await read(sock, self.receive, self.overrun, doorman, self.takes_joined)
+
+    def _receive_joined(self, buffer: bytes, size: int) -> None:
+        """Take datagrams of ``size`` bytes that came as one buffer; the last may be shorter; never raises."""
+        joined.receive(self, buffer, size)
+
+    def took(
+        self, feed: Feed, count: int, size: int, fields: tuple[Any, ...], bodies: tuple[bytes, ...]
+    ) -> None:
+        """Hand out events of a datagram each that are accounted, and for which there is room."""
+        self._datagrams += count
+        self._bytes += size
+        self._events += count
+        self.inbox.put_batch(fields, bodies)
+        feed.missed = 0
         if self.waiter is not None:
             self.wake()
 

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from tempos import _abi
 from tempos._sockets import WatchingReader
@@ -86,6 +87,17 @@ class Loan:
         if not self._is_over:
             self._is_over = True
             self._reader.resume()
+
+
+class Lender(Protocol):
+    """A subscriber."""
+
+    _intake: Intake
+
+
+def reads_single(subscriber: Lender) -> None:
+    """Ask for no buffers with several datagrams in them: whoever borrows the socket may not know of these."""
+    subscriber._intake.takes_joined = None
 
 
 def lend(reader: object, intake: Intake, to: Borrower) -> Loan | None:

@@ -23,7 +23,6 @@ from tempos.model import Framing, Topic
 from tempos.receiving.inbox import Event
 from tempos.requests import envelope, probe
 
-_BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.EINTR)
 #: Seconds until a socket that nothing can watch is tried again.
 _RETRY = 0.001
 
@@ -149,7 +148,7 @@ class Replies:
             else:
                 sock.sendto(datagram, to)
         except OSError as error:
-            if error.errno in _BUSY:
+            if error.errno in _sockets.BUSY:
                 return False
             if error.errno == errno.EBADF and sock is not None:
                 # Closed by another thread just now.

@@ -56,6 +56,13 @@ class Outlets:
         """The one with this topic id."""
         return next((each for each in self.now.values() if each.id == number), None)
 
+    def never_left(self, number: int) -> None:
+        """An event of the topic with this id had been counted, and cannot be sent."""
+        for outlet in (*self.now.values(), *self._former.values()):
+            if outlet.id == number:
+                outlet.events -= 1
+                return
+
     def learnt(self, name: str, topic: Topic, began: int | None, limit: int) -> Outlet:
         """The broker was asked for a name, and this is its topic; ``limit`` as in :meth:`Outlet.narrow`.
 

@@ -13,7 +13,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from tempos._awaitables import in_time
 from tempos._pages import Pages
@@ -37,8 +38,7 @@ _log = logging.getLogger("tempos.publisher")
 class Telling:
     """Tells for one publisher over its control link. ``words``: what there is to tell of each topic.
 
-    ``look`` sees whether a topic is still what it was, by its number; ``largest`` hears what the broker says
-    of the size of datagrams that all members of topics get.
+    ``look`` sees whether a topic is still what it was, by its number; ``hear`` gets what the broker answers.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class Telling:
         publisher: int,
         words: Callable[[], Iterable[Sent]],
         look: Callable[[int], Awaitable[None]],
-        largest: Callable[[object], None] = lambda told: None,
+        hear: Callable[[Mapping[str, Any]], None] = lambda told: None,
     ) -> None:
         self.publisher = publisher
         self._words = words
         self._look = look
-        self._largest = largest
+        self._hear = hear
         self._turn = 0
         self._told: dict[int, Sent] = {}
         self._every = EVERY
@@ -117,7 +117,7 @@ class Telling:
             every = answer.fields.get("heartbeat_ms")
             if type(every) is int and every > 0:
                 self._every = every / 1000
-            self._largest(answer.fields.get("largest"))
+            self._hear(answer.fields)
             told = answer.fields.get("gone")
             gone += (each for each in told if type(each) is int) if isinstance(told, list) else ()
         return gone
