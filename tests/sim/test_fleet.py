@@ -1,0 +1,187 @@
+"""Brokers of one fleet in one process, over a store with delays that is cut off, away and compacted."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+from support.ports import free_ports
+from support.waiting import LIMIT
+
+from tempos import Framing, Quality, Topic
+from tempos._awaitables import in_time
+from tempos_broker.account.accounts import Holder
+from tempos_broker.broker import Broker
+from tempos_broker.config.model import BrokerConfig, FleetConfig, TopicConfig
+from tempos_broker.fleet.memory import LocalRegistry, Memory
+from tempos_broker.paths import NoFastPath
+
+TOPICS = (
+    Topic(1, "plant/a", Quality.SQ, framing=Framing.EVENT),
+    Topic(2, "plant/b", Quality.BQ, framing=Framing.EVENT),
+)
+
+
+class World:
+    """``brokers`` over one memory, each by an end of its own, which takes up to ``delay`` seconds."""
+
+    def __init__(self, delay: float) -> None:
+        self.memory = Memory()
+        self.random = random.Random(7)
+        self.ends: list[LocalRegistry] = []
+        self.brokers: list[Broker] = []
+        self._delay = delay
+
+    def broker(self, number: int, ports: list[int]) -> Broker:
+        config = BrokerConfig(
+            tuple(map(TopicConfig, TOPICS)),
+            listen=(f"127.0.78.{number}",),
+            data_port=ports[0],
+            control_port=ports[1],
+            api_port=0,
+            name=f"b{number}",
+            fleet=FleetConfig("sim", ("http://nowhere:1",), lease=5),
+        )
+        end = LocalRegistry(self.memory, lambda: self.random.uniform(0, self._delay))
+        broker = Broker(config, NoFastPath("a test"), registry=end)
+        self.ends.append(end)
+        self.brokers.append(broker)
+        return broker
+
+    def join(self, at: int, number: int, wanted: str = "plant/#") -> None:
+        """A member that hears all brokers subscribes at one."""
+        members, now, asked = self.brokers[at]._registry, self.now, f"127.0.78.{at + 1}"
+        endpoint = f"10.0.{number // 200}.{number % 200 + 1}", 5000
+        if "#" in wanted:
+            topics = members.subscribe_by(wanted, f"g{number % 8}", endpoint, number + 1, now, asked)
+            members.join(Holder(*endpoint, number + 1), topics, now)
+        else:
+            members.subscribe(wanted, f"g{number % 8}", endpoint, number + 1, now, asked, follows=True)
+        lease = members.lease_of(Holder(*endpoint, number + 1))
+        assert lease is not None
+        lease.hears = tuple(each.fleet.me.number for each in self.brokers if each.fleet is not None)
+        members.holdings.wants.touch(lease.holder)
+
+    def leave(self, at: int, number: int) -> None:
+        self.brokers[at]._registry.goodbye((f"10.0.{number // 200}.{number % 200 + 1}", 5000), number + 1)
+
+    @property
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def seen(self, at: int) -> set[tuple[str, str, Holder]]:
+        """Who is a member of what at a broker."""
+        members = self.brokers[at]._registry
+        return {
+            (topic.name, group, holder)
+            for topic in TOPICS
+            for group, holders in members.holders(topic.id)
+            for holder in holders
+        }
+
+    async def agree(self, number: int) -> None:
+        """All brokers come to see the same so many memberships."""
+
+        async def wait() -> None:
+            while (
+                len({frozenset(self.seen(at)) for at in range(len(self.brokers))}) > 1
+                or len(self.seen(0)) != number
+            ):
+                await asyncio.sleep(0.01)
+
+        try:
+            await in_time(wait(), LIMIT)
+        except asyncio.TimeoutError:
+            pytest.fail(str([len(self.seen(at)) for at in range(len(self.brokers))]))
+
+
+@asynccontextmanager
+async def world(brokers: int, delay: float = 0.01) -> AsyncIterator[World]:
+    made = World(delay)
+    ports = free_ports(2)
+    async with AsyncExitStack() as stack:
+        for number in range(1, brokers + 1):
+            await stack.enter_async_context(made.broker(number, ports))
+
+        async def wait() -> None:
+            while any(each.fleet is None or len(each.fleet.view.brokers) < brokers for each in made.brokers):
+                await asyncio.sleep(0.01)
+
+        await in_time(wait(), LIMIT)
+        yield made
+
+
+async def test_three_hundred_members_at_once_are_members_everywhere() -> None:
+    async with world(3) as fleet:
+        for number in range(300):
+            fleet.join(number % 3, number)
+        await fleet.agree(600)
+        for number in range(0, 300, 2):
+            fleet.leave(number % 3, number)
+        await fleet.agree(300)
+
+
+async def test_one_that_was_cut_off_goes_by_what_holds_then_compacted_or_not() -> None:
+    async with world(2) as fleet:
+        for number in range(20):
+            fleet.join(0, number)
+        await fleet.agree(40)
+        for compact in (False, True):
+            fleet.ends[1].cut = True
+            for number in range(10):
+                fleet.leave(0, number)
+            await asyncio.sleep(0)
+            if compact:
+                fleet.memory.compact()
+            fleet.ends[1].cut = False
+            await fleet.agree(20)
+            for number in range(10):
+                fleet.join(0, number)
+            await fleet.agree(40)
+
+
+async def test_whatever_becomes_of_the_store_all_agree_in_the_end() -> None:
+    async with world(3, delay=0.02) as fleet:
+        chance = random.Random(11)
+        there: dict[int, int] = {}
+        for _ in range(300):
+            number = chance.randrange(60)
+            match chance.randrange(12):
+                case 0:
+                    end = chance.choice(fleet.ends)
+                    end.cut = not end.cut
+                case 1:
+                    fleet.memory.down = not fleet.memory.down
+                case 2:
+                    fleet.memory.compact()
+                case _ if number in there:
+                    fleet.leave(there.pop(number), number)
+                case _:
+                    there[number] = chance.randrange(3)
+                    fleet.join(there[number], number, chance.choice(("plant/a", "plant/b")))
+            await asyncio.sleep(0.002)
+        fleet.memory.down = False
+        for end in fleet.ends:
+            end.cut = False
+        await fleet.agree(len(there))
+
+
+async def test_who_comes_to_another_broker_is_at_home_there_without_a_new_route() -> None:
+    async with world(2) as fleet:
+        fleet.join(0, 1, "plant/a")
+        await fleet.agree(1)
+        await asyncio.gather(*(each._routes.swap_all((1,)) for each in fleet.brokers))
+        epochs = [each._routes.epoch(1) for each in fleet.brokers]
+        fleet.join(1, 1, "plant/a")
+        one = fleet.brokers[0]
+
+        async def wait() -> None:
+            while one._registry.lease_of(Holder("10.0.0.2", 5000, 2)).home != "b2":  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+
+        await in_time(wait(), LIMIT)
+        await fleet.agree(1)
+        assert [each._routes.epoch(1) for each in fleet.brokers] == epochs
