@@ -42,7 +42,7 @@ GONE_AFTER_NS = 3_000_000_000
 FASTPATH, BENCH = (Path(str(package.__file__)).parent for package in (tempos_fastpath, tempos_bench))
 BUILT = {
     **dict.fromkeys(("fastpath", "beside", "clone", "drops", "selector", "trial"), FASTPATH),
-    **dict.fromkeys(("generate", "yardsticks"), BENCH),
+    **dict.fromkeys(("generate", "loses", "yardsticks"), BENCH),
 }
 #: Programs that are loaded when asked for.
 OPTIONAL = {"fastpath": [TIMED], "beside": beside.PROGRAMS, "clone": [clone.TIMED]}
@@ -172,7 +172,7 @@ def test_both_modes_beside_each_other_share_their_maps(xdp: BpfObject) -> None:
         load("fastpath", {"settings": settings}, shared, [TIMED])
 
 
-@pytest.mark.parametrize("name", ["beside", "drops", "selector", "trial", "generate", "yardsticks"])
+@pytest.mark.parametrize("name", ["beside", "drops", "selector", "trial", "generate", "loses", "yardsticks"])
 @pytest.mark.parametrize("constants", ["own", "other"])
 def test_the_small_programs(xdp: BpfObject, name: str, constants: str) -> None:
     shared = {"beside": beside.MAPS, "drops": ("copies", "sending"), "selector": ("topics",)}.get(name, ())
