@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.bpf import require_compiler
-from support.packets import datagram
+from support.packets import PORT, datagram
 from support.privileges import require_kernel
 from support.program import ADDRESSES, LOOPBACK, Rig, put_route
 
@@ -33,6 +33,7 @@ HOPS = tuple(
     Hop("10.2.0.9", 6001 + n, LOOPBACK, ADDRESSES.dst_mac, "02:00:00:00:00:07", ADDRESSES.broker)
     for n in range(3)
 )
+FOREIGN = Framing.FOREIGN
 SIZES = (1, 2, 63, 64, 95, 96, 97, 223, 224, 225, 226, 500, 1471, 1472)
 
 
@@ -44,8 +45,8 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
         yield made
 
 
-def frame(payload: bytes) -> bytes:
-    return bytes(datagram(ADDRESSES, payload))
+def frame(payload: bytes, port: int = PORT) -> bytes:
+    return bytes(datagram(ADDRESSES, payload, udp={"dport": port}))
 
 
 def plan(topic: int, framing: Framing, groups: int = 1, way: Way = Way.ONE, epoch: int = 5) -> Plan:
@@ -70,19 +71,27 @@ class Kept:
         return [self.memory.read(each) for each in self.memory.positions()]
 
 
-@pytest.mark.parametrize("topic", [7, 300])
-@pytest.mark.parametrize("framing", list(Framing))
+@pytest.mark.parametrize(
+    ("framing", "topic"),
+    [(framing, topic) for framing in Framing for topic in (7, 300) if topic > 255 or framing is not FOREIGN],
+)
 def test_what_came_in_is_kept_whatever_its_size(rig: Rig, topic: int, framing: Framing) -> None:
-    kept = Kept(rig, Topic(topic, "kept", framing=framing, journal=64))
+    ports = (2055,) if framing is FOREIGN else ()
+    topic_kept = Topic(topic, "kept", framing=framing, journal=64, ports=ports)
+    kept = Kept(rig, topic_kept)
     kept.memory.begin(5, 0)
     rig.install(plan(topic, framing))
+    rig.ports.put(topic_kept)
     sent = []
     for number, size in enumerate(SIZES):
-        body = bytes((number + at) % 256 for at in range(size - 1))
-        payload = encode_raw(topic, body[: 1472 - 3])
-        if framing is Framing.EVENT:
+        body = bytes((number + at) % 256 for at in range(size))
+        if framing is FOREIGN:
+            payload = body
+        elif framing is Framing.EVENT:
             payload = encode_event(topic, 1, number, 99, body[: 1472 - 28])
-        rig.run(frame(payload))
+        else:
+            payload = encode_raw(topic, body[: 1472 - 3])
+        rig.run(frame(payload, *ports))
         sent.append(payload)
     entries = kept.entries()
     assert [each.payload for each in entries] == sent

@@ -112,7 +112,7 @@ async def test_a_member_whose_broker_forgets_it_proves_anew_and_keeps_its_doorma
         asked = broker._control.served["prove"]
         # As a broker that begins anew: neither members nor its secret outlive it.
         broker._control._proofs = Proofs()
-        broker._registry.goodbye((sub.member.ip, sub.member.port), sub._link._session._client)  # type: ignore[union-attr]
+        broker._registry.goodbye((sub.member.ip, sub.member.port), sub._link._session.client)  # type: ignore[union-attr]
         await broker._routes.swap_all({1})
         for _ in range(int(LIMIT / 0.05)):
             if broker._registry.member_count(1):

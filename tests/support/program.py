@@ -23,6 +23,7 @@ from tempos_fastpath.layout import (
 from tempos_fastpath.loading import DELIVER, OBJECT, PROGRAM, TIMED
 from tempos_fastpath.network.gates import Gate
 from tempos_fastpath.plan import Hop, Plan
+from tempos_fastpath.ports import KernelPorts
 from tempos_fastpath.rows import KernelRows, sizes
 from tempos_fastpath.survival.pins import LATENCY
 from tempos_fastpath.tickets import SharedTickets
@@ -63,6 +64,7 @@ class Rig:
         self.tickets = SharedTickets(self.map("tickets").mmap(), self.rows, self.map("copies"))
         self.topics = SharedTopics(self._object.map("topics").mmap(), self.rows)
         self._places = KernelRows(self._object.map("rows").mmap())
+        self.ports = KernelPorts(self._object.map("ports").mmap())
         self._object.map("egress").update(0, devmap_value(LOOPBACK))
         self._fanouts = Fanouts(
             self._object.map("fanouts"), self._object.map("egress"), self._object.program(DELIVER)
