@@ -149,7 +149,7 @@ class Routes:
 
         So grace periods are waited for together, and what is written of several topics is one transaction.
         """
-        topics = [topic for topic in topics if self._is_due(topic, renew)]
+        topics = [topic for topic in topics if self.is_due(topic, renew=renew)]
         waiting = iter(topics)
 
         async def one_by_one() -> None:
@@ -164,7 +164,7 @@ class Routes:
         elif topics:
             await self.swap(topics[0], renew=renew)
 
-    def _is_due(self, topic: int, renew: bool) -> bool:
+    def is_due(self, topic: int, *, renew: bool = False) -> bool:
         """Whether a topic's route in force is not of its present members, or is of some and to be renewed."""
         state = self.states.get(topic)
         if state is None:

@@ -77,6 +77,8 @@ class Fleet:
         #: From which revision on members know of this life of ours; who has to be heard first, until when.
         self._began = 0
         self._awaited: set[Holder] = set()
+        #: Topics with members of other brokers that may not be in force yet.
+        self._coming: set[int] = set()
         self._until = 0.0
         #: Members that a store which has lost its past does not know, and until when they stay.
         self._doubtful: dict[Holder, float] = {}
@@ -138,7 +140,7 @@ class Fleet:
             until = time.monotonic() + self._config.lease
             self._doubtful = {holder: until for holder, row in known.items() if row.home != self.me.name}
         if not self._began:
-            self._began, self._until = listed.revision, time.monotonic() + self._members.lease / 2
+            self._began, self._until = listed.revision, time.monotonic() + self._members.lease
         self._changed |= self.view.replace(listed.revision, listed.entries)
         for holder in [holder for holder in self._doubtful if holder in self.view.members]:
             del self._doubtful[holder]
@@ -234,6 +236,7 @@ class Fleet:
             topics |= self._take(holder)
             if number % 64 == 63:
                 await asyncio.sleep(0)
+        self._coming |= topics
         await self._routes.keep_wants()
         await self._routes.swap_all(topics)
         self.in_force = max(upto, 0)
@@ -268,7 +271,9 @@ class Fleet:
         self._awaited.discard(holder)
         if row is None or row.home == self.me.name or holder in self._members.leaving():
             return set()
-        return homes.adopt(self._members, row, self.me.address)
+        changed = homes.adopt(self._members, row, self.me.address)
+        self._coming |= changed
+        return changed
 
     # --- what we tell -----------------------------------------------------------------------
 
@@ -334,10 +339,11 @@ class Fleet:
 
     @property
     def ready(self) -> bool:
-        """Whether what is published here reaches the members of all: once it has been heard who they are."""
+        """Whether what is published here reaches the members of all: who they are is known, and in force."""
         if self._awaited and time.monotonic() > self._until:
             self._awaited.clear()
-        return self.in_force > 0 and not self._awaited
+        self._coming = {topic for topic in self._coming if self._routes.is_due(topic)}
+        return self.in_force > 0 and not self._awaited and not self._coming
 
     async def settle(self, limit: float) -> None:
         """Wait until every broker has in force what was changed here just now, at most so many seconds."""
