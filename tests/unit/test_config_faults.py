@@ -3,12 +3,16 @@
 # ruff: noqa: E501 - a row of the table is easier to read than its pieces
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tempos import ConfigError
 from tempos._abi import GROUPS_PER_TOPIC
 from tempos.names import FILTER_RULE, NAME_RULE
 from tempos_broker.config import BrokerConfig, parse
+from tempos_broker.config.model import FleetConfig
+from tempos_broker.config.topics import ANYWHERE, BadTopic, read_topic
 
 TOPIC = '[[topic]]\nid = 1\nname = "a"\n'
 MEMBER = '[[topic.member]]\nip = "10.0.0.1"\n'
@@ -267,3 +271,13 @@ def test_what_is_left_out_is_the_default() -> None:
     config = parse(TOPIC)
     assert config == BrokerConfig(topics=config.topics)
     assert parse('[broker]\napi = "off"\n' + TOPIC).api_port == 0
+
+
+def test_a_work_queue_is_refused_in_a_fleet_however_it_is_asked_for() -> None:
+    fleet = replace(ANYWHERE, fleet=FleetConfig(name="f", etcd=("http://e:2379",)))
+    asked = {"id": 7, "name": "jobs", "journal": 8, "redeliver": True}
+    read_topic(asked, ANYWHERE)
+    with pytest.raises(BadTopic) as refused:
+        read_topic(asked, fleet)
+    (fault,) = refused.value.problems
+    assert fault == "topic: redeliver is true, in a fleet, which does not do that yet; allowed: false"

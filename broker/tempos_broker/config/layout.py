@@ -277,12 +277,15 @@ def _rule_lease(root: Table, faults: Faults) -> None:
         )
 
 
+def _rule_fleet_topics(root: Table, faults: Faults) -> None:
+    for topic in _tables(root, "topic") if root.get("fleet").get("name") else ():
+        if topic.get("redeliver"):
+            faults.refuse(topic.at("redeliver"), True, "false", "in a fleet, which does not do that yet")
+
+
 def _rule_fleet(root: Table, faults: Faults) -> None:
     fleet, broker = root.get("fleet"), root.get("broker")
     name, etcd, address = fleet.get("name"), fleet.get("etcd"), fleet.get("address")
-    for topic in _tables(root, "topic") if name else ():
-        if topic.get("redeliver"):
-            faults.refuse(topic.at("redeliver"), True, "false", "in a fleet, which does not do that yet")
     if name == "":
         for key in FLEET:
             value = fleet.get(key)
@@ -499,6 +502,7 @@ TOPIC_RULES: tuple[Callable[[Table, Faults], None], ...] = (
     _rule_rates,
     _rule_journal,
     _rule_repair,
+    _rule_fleet_topics,
     _rule_foreign,
     _rule_pick,
     _rule_members,

@@ -42,8 +42,9 @@ def read_topic(document: object, config: BrokerConfig, free: int | None = None) 
     # Null is an option's default; of what is no option there is none.
     given = {key: value for key, value in document.items() if value is not None or key not in TOPIC}
     table = read_table(given, "", TOPIC, faults)
-    root = Table("", {"broker": _known(config, "broker"), "limits": _known(config.limits, "limits"),
-                      "topic": (table,)})  # fmt: skip
+    sections = {"limits": config.limits, "fleet": config.fleet}
+    known = {name: _known(section, name) for name, section in sections.items()}
+    root = Table("", {"broker": _known(config, "broker"), **known, "topic": (table,)})
     for rule in layout.TOPIC_RULES:
         rule(root, faults)
     if "id" in table.values and table.values["id"] is None:
