@@ -69,6 +69,11 @@ def collector(node: In, folder: Path, address: str, port: int) -> Iterator[Path]
     def start() -> object:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
+    def waits() -> int:
+        told = str(node(lambda: Path("/proc/thread-self/net/udp").read_text())).splitlines()
+        (line,) = (each for each in told if each.split()[1].endswith(f":{port:04X}"))
+        return int(line.split()[4].partition(":")[2], 16)
+
     process = node(start)
     assert isinstance(process, subprocess.Popen)
     with process:
@@ -76,6 +81,8 @@ def collector(node: In, folder: Path, address: str, port: int) -> Iterator[Path]
             here = f":{port:04X} "
             until(lambda: here in str(node(lambda: Path("/proc/thread-self/net/udp").read_text())))
             yield folder
+            # What it has not read when it is told to end, it never reads.
+            until(lambda: waits() == 0)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(LIMIT)

@@ -181,7 +181,7 @@ def _add_reading(api: Operations, told: Documents, snapshots: Snapshots) -> None
     async def get_fleet() -> dict[str, Any]:
         return told.fleet()
 
-    @api.add("GET", "/v1/fleet/members", "Its members, wherever they are at home")
+    @api.add("GET", "/v1/fleet/members", "Its members, wherever they are at home", "[FleetMemberOut]")
     async def get_fleet_members() -> list[dict[str, Any]]:
         return told.fleet_members()
 

@@ -328,6 +328,16 @@ class TopicRemoved(BaseModel):
     account: LedgerTopic
 
 
+class FleetMemberOut(BaseModel):
+    """A member of the fleet; ``here``: this broker sends to it."""
+
+    ip: str
+    port: int
+    home: str = Field(description="the broker that hears its heartbeats, by name")
+    wants: dict[str, str] = Field(description="names and filters, each with its group")
+    here: bool
+
+
 class KeptOutOut(BaseModel):
     """A place in a group that is kept empty."""
 

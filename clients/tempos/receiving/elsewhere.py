@@ -131,7 +131,10 @@ class Satellite:
     async def leave(self, patience: float) -> Drained | None:
         """Be told that nothing more comes, and that all has come that was sent, if the broker answers."""
         try:
-            if self._link is None or not self._session.is_subscribed or self._link.is_silent:
+            if self._link is None or self._link.is_silent:
+                return None
+            if not self._session.is_subscribed:
+                await self._link.goodbye()
                 return None
             answer = (await self._link.drain(patience)).fields
             told = [answer.get(name) for name in ("ticketed", "delivered", "lost")]
@@ -141,6 +144,11 @@ class Satellite:
             self.intake.drained = not counts[2]
             self.intake.lost_at_end(counts[2])
             return Drained(*counts)
+        except ControlRefused:
+            # By its home it is no member any more: what came before that is told all the same.
+            with contextlib.suppress(RemoteError, LocalError):
+                await self.link.goodbye()
+            return None
         except (RemoteError, LocalError):
             return None
         finally:
