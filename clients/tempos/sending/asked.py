@@ -20,15 +20,15 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from tempos import _abi, auth, control
+from tempos import _abi, auth
 from tempos.control import Code, Confirm
-from tempos.errors import WireError
+from tempos.session.aside import KEPT, Aside
 
 LACKING = bytes((_abi.SERVICE, _abi.SERVICE_LACKING))
 _HEAD = struct.Struct("!2sQHI")
 _RANGE = struct.Struct("!IH")
-#: Requests whose answers may still come.
-KEPT = 64
+#: Keeps the ids of these requests apart from those of others.
+_APART = 0x80000000
 
 
 class Unkept(IntEnum):
@@ -92,39 +92,25 @@ class Asked:
 
     def __init__(self, client: int, signer: auth.Signer | None) -> None:
         self.client = client
-        self._signer = signer
-        # Far from those of the session, which counts on from its client's number.
-        self._next_id = (client ^ 0x80000000) & control.U32
-        self._asked: dict[int, tuple[bytes, Sequence[Confirm]]] = {}
+        self._aside = Aside(client, signer, _APART)
+        self._rows: dict[int, Sequence[Confirm]] = {}
 
     def request(self, publisher: int, rows: Sequence[Confirm]) -> bytes:
         """The datagram that asks about these."""
-        self._next_id = request = (self._next_id + 1) & control.U32
-        datagram = control.encode_request(
-            "confirm", request, self.client, roomy=True, publisher=publisher, confirm=list(rows)
+        request, datagram = self._aside.request(
+            "confirm", roomy=True, publisher=publisher, confirm=list(rows)
         )
-        nonce = b""
-        if self._signer is not None:
-            datagram, nonce = self._signer.sign(datagram)
-        self._asked[request] = nonce, rows
-        while len(self._asked) > KEPT:
-            del self._asked[next(iter(self._asked))]
+        self._rows[request] = rows
+        while len(self._rows) > KEPT:
+            del self._rows[next(iter(self._rows))]
         return datagram
 
     def receive(self, data: bytes) -> list[Came | Cannot] | None:
         """What an answer says; None: it is none to these requests."""
-        if not self._asked or len(data) > control.MAX_DATAGRAM:
+        reply = self._aside.receive(data)
+        if reply is None:
             return None
-        nonce = b""
-        try:
-            if self._signer is not None:
-                nonce, _, data = self._signer.open(data)
-            reply = control.decode_reply(data)
-        except WireError:
-            return None
-        if reply.id not in self._asked or self._asked[reply.id][0] != nonce:
-            return None
-        _, rows = self._asked.pop(reply.id)
+        rows = self._rows.pop(reply.id)
         if reply.ok is None:
             if reply.error is not None and reply.error.code in (Code.UNKNOWN_OPERATION, Code.NOT_ALLOWED):
                 return [Cannot(row.topic, Unkept.REFUSED, str(reply.error)) for row in rows]
