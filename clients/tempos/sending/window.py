@@ -24,7 +24,10 @@ APART, PATIENCE, TRIES = 0.003, 10.0, 20
 RANGES = 1024
 
 LEFT = "they had left the window before the broker was heard of them (window= more bytes)"
-UNCERTAIN = "the broker cannot tell whether it had them: it was started since, or its journal is too short"
+UNCERTAIN = (
+    "the broker cannot tell whether it had them: it was started, or the topic's first member had come, only "
+    "then; or its journal is too short"
+)
 UNTAKEN = "the broker does not take them: its `status` says what it refuses"
 RAW = WORDS[Unkept.NO_JOURNAL]
 
