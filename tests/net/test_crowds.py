@@ -1,4 +1,8 @@
-"""A crowd of events leaves its publisher as few buffers; each is an event of its own, on either path."""
+"""A crowd of events leaves its publisher as few buffers; each is an event of its own, on either path.
+
+A link keeps a queue per processor: events of a thread that the scheduler moves between two may pass each other on the
+way to the broker or from it. So what is held to is that each comes once, with a ticket of its own.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +43,9 @@ def test_each_event_of_a_crowd_has_its_ticket_and_comes_once(mode: str) -> None:
             came = 1 + (crowd + 1) * CROWD
             until(lambda came=came: sub.stats.datagrams == came)  # type: ignore[misc]
         events = [sub.next(LIMIT) for _ in range(CROWD * CROWDS)]
-        assert [int(event.body) for event in events] == list(range(CROWD * CROWDS))
-        assert [event.delivery_sequence for event in events] == list(range(1, 1 + CROWD * CROWDS))
-        assert sum(event.missed for event in events) == 0
+        assert sorted(int(event.body) for event in events) == list(range(CROWD * CROWDS))
+        assert sorted(event.delivery_sequence for event in events) == list(range(1, 1 + CROWD * CROWDS))
+        assert sub.stats.missed == 0
         assert pub.stats.events == pub.stats.datagrams == came
         pub.close()
         drained = sub.drain(LIMIT)
