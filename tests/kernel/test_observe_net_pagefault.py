@@ -31,19 +31,17 @@ def test_who_used_the_network_and_had_page_faults(
 ) -> None:
     use = {"count": COUNT, "pages": 100, "version": version, "leave": leave}
     # Of what was there before, the faults since it began; so who sees all of them begins first.
-    with (
-        Observed("net-pagefault") as tool,
-        acting("net_use", processes=processes, space=space, **use) as acts,
-        Filtered("net-pagefault", acts, everybody=False) as tools,
-    ):
+    with Observed("net-pagefault") as tool, acting("net_use", processes=processes, space=space, **use) as acts:
+        # It says that it is ready, and has faults until it waits: before the tools that count from here on.
         before = {pid: faults_when_it_sleeps(pid) for pid in acts.pids}
-        done = acts.go()
-        if not leave:
-            for each in done:
-                each |= faults_when_it_sleeps(each["pid"])
-        lines = tool.stop()
-        for chosen, whom, _ in tools.stop(done):
-            told(chosen, whom, version, space, before)
+        with Filtered("net-pagefault", acts, everybody=False) as tools:
+            done = acts.go()
+            if not leave:
+                for each in done:
+                    each |= faults_when_it_sleeps(each["pid"])
+            lines = tool.stop()
+            for chosen, whom, _ in tools.stop(done):
+                told(chosen, whom, version, space, before)
             assert {line["pid"] for line in chosen if line["type"] == "row"} == {
                 each["pid"] for each in whom.values()
             }
