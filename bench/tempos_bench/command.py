@@ -10,7 +10,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
     from tempos_bench.nodes.hosts import Hosts
     from tempos_bench.report.figures import Report
+    from tempos_bench.runs.scenario import Scenario
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-EXIT_OK, EXIT_SHORT, EXIT_UNABLE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_SHORT, EXIT_UNABLE, EXIT_UNCLEAR, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+#: Of several scenarios the worst is told.
+_WORST_FIRST = (EXIT_UNABLE, EXIT_SHORT, EXIT_UNCLEAR, EXIT_OK)
 
 _DEMO_EXAMPLES = """\
 examples:
@@ -56,7 +59,7 @@ examples:
   tempos bench run redirect --json redirect.json
         the same, and everything measured in a file
   tempos bench run all --json-dir bench-results
-        all of them, one file each
+        all of them, one file each; with --plan: what is left, and its hours; with --resume: only that
   tempos bench run redirect --short --set payload=256
         fewer rounds, and another payload
   tempos bench run source-rtt --hosts root@192.0.2.11,root@192.0.2.10,root@192.0.2.12 --plan
@@ -66,8 +69,12 @@ examples:
   tempos bench compare before after
         what got better or worse between two runs (files or folders), beyond their noise
 
+A figure that was measured in rounds meets or misses its target where the whole interval does that they leave
+for it; else, or where they are too few, or what it was held against must have been disturbed, it is unclear.
+
 Exit code 0 if every figure that has a target meets it, 1 if one falls short (compare: if something got
-worse), 2 if a scenario could not run. Ctrl-C keeps what is finished, and exits with 130.
+worse), 3 if none does and one is unclear, 2 if a scenario could not run. Ctrl-C keeps what is finished, and
+exits with 130.
 """
 
 
@@ -168,7 +175,18 @@ def _add_run(actions: Subparsers) -> None:
         metavar="FILE",
         help="describes the hosts, as config/hosts.example.toml does (default: hosts.toml, if there is one)",
     )
-    running.add_argument("--plan", action="store_true", help="with --hosts: only print what would run where")
+    running.add_argument(
+        "--resume",
+        action="store_true",
+        help="with --json-dir: what was measured whole there, by this commit on this machine with these "
+        "parameters, stands; only the rest is run",
+    )
+    running.add_argument(
+        "--plan",
+        action="store_true",
+        help="only print what would run: with --hosts what where, with --json-dir what is left, and how long "
+        "it took when it was last run",
+    )
     running.set_defaults(run=_run_scenarios)
 
 
@@ -221,13 +239,18 @@ def _run_scenarios(options: argparse.Namespace) -> int:
     if len(names) > 1 and options.json:
         print("tempos bench run: several scenarios need --json-dir, not --json", file=sys.stderr)
         return EXIT_UNABLE
-    worst = EXIT_OK
+    if options.resume and not options.json_dir:
+        print("tempos bench run: --resume needs --json-dir, the folder of what is there", file=sys.stderr)
+        return EXIT_UNABLE
+    if options.plan and options.hosts is None:
+        return _guarded("bench run", lambda: _show_plan(names, options))
+    codes = {EXIT_OK}
     for name in names:
         code = _guarded(f"bench run {name}", lambda name=name: _measure(name, options))  # type: ignore[misc]
         if code == EXIT_INTERRUPTED:
             return code
-        worst = max(worst, code)
-    return worst
+        codes.add(code)
+    return next(code for code in _WORST_FIRST if code in codes)
 
 
 def _measure(name: str, options: argparse.Namespace) -> int:
@@ -237,13 +260,14 @@ def _measure(name: str, options: argparse.Namespace) -> int:
 
     loaded = scenario.load(name, short=options.short, changes=options.changes)
     place = _place(name, options)
-    if options.plan:
+    if options.plan and place is not None:
         from tempos_bench.runs import plan
 
-        if place is None:
-            raise ConfigError(["--plan: says what would run on hosts; give them with --hosts"])
         print(plan.plan(loaded, place), end="\n\n", flush=True)
         return EXIT_OK
+    if options.resume and (stands := _standing(loaded, options.json_dir)):
+        print(f"{name}: there, measured {stands.started}", flush=True)
+        return _code(stands)
     with progress.display(name) as display:
         result = scenario.run(loaded, Run(display, place=place))
     print(as_text(result), end="\n\n", flush=True)
@@ -251,7 +275,31 @@ def _measure(name: str, options: argparse.Namespace) -> int:
     if not result.complete:
         print(f"tempos bench run {name}: interrupted; what was finished is kept", file=sys.stderr)
         return EXIT_INTERRUPTED
-    return EXIT_OK if result.all_met else EXIT_SHORT
+    return _code(result)
+
+
+def _code(report: Report) -> int:
+    from tempos_bench.report.figures import Verdict
+
+    return {Verdict.MISSED: EXIT_SHORT, Verdict.UNCLEAR: EXIT_UNCLEAR}.get(report.verdict, EXIT_OK)
+
+
+def _standing(loaded: Scenario, folder: Path) -> Report | None:
+    """The result of a scenario that need not be measured again."""
+    from tempos_bench.runs import kept
+
+    report = kept.reports(folder, [loaded.name]).get(loaded.name)
+    return None if kept.why_again(loaded, report) else report
+
+
+def _show_plan(names: Sequence[str], options: argparse.Namespace) -> int:
+    from tempos_bench.runs import kept, scenario
+
+    if options.json_dir is None:
+        raise ConfigError(["--plan: with --hosts what would run where, with --json-dir what is left to run"])
+    loaded = [scenario.load(name, short=options.short, changes=options.changes) for name in names]
+    print(kept.plan(loaded, kept.reports(options.json_dir, names)))
+    return EXIT_OK
 
 
 def _place(name: str, options: argparse.Namespace) -> Hosts | None:

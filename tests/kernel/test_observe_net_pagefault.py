@@ -31,7 +31,10 @@ def test_who_used_the_network_and_had_page_faults(
 ) -> None:
     use = {"count": COUNT, "pages": 100, "version": version, "leave": leave}
     # Of what was there before, the faults since it began; so who sees all of them begins first.
-    with Observed("net-pagefault") as tool, acting("net_use", processes=processes, space=space, **use) as acts:
+    with (
+        Observed("net-pagefault") as tool,
+        acting("net_use", processes=processes, space=space, **use) as acts,
+    ):
         # It says that it is ready, and has faults until it waits: before the tools that count from here on.
         before = {pid: faults_when_it_sleeps(pid) for pid in acts.pids}
         with Filtered("net-pagefault", acts, everybody=False) as tools:

@@ -1,7 +1,7 @@
 """A crowd of events leaves its publisher as few buffers; each is an event of its own, on either path.
 
-A link keeps a queue per processor: events of a thread that the scheduler moves between two may pass each other on the
-way to the broker or from it. So what is held to is that each comes once, with a ticket of its own.
+A link keeps a queue per processor: events of a thread that the scheduler moves between two may pass each
+other on the way to the broker or from it. What is held to is that each comes once, with a ticket of its own.
 """
 
 from __future__ import annotations

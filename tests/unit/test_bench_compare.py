@@ -80,15 +80,40 @@ def test_the_interval_holds_the_true_ratio_nearly_always() -> None:
     dice = random.Random(5)
     held = 0
     for _ in range(60):
-        old, new = ([[dice.gauss(100, 5)] for _ in range(15)] for _ in range(2))
-        _, low, high = compare.interval(old, [[value * 1.2 for value in block] for block in new])
-        held += low <= 1.2 <= high
+        old, new = ([dice.gauss(100, 5) for _ in range(15)] for _ in range(2))
+        found = compare.interval(old, [value * 1.2 for value in new])
+        assert found is not None
+        held += found[1] <= 1.2 <= found[2]
     assert held >= 57
 
 
+def test_an_interval_is_as_sure_as_the_rounds_allow_and_no_surer() -> None:
+    def ends(left: int, right: int) -> tuple[float, float, float] | None:
+        return compare.interval(
+            [100.0 + each for each in range(left)], [200.0 + each for each in range(right)]
+        )
+
+    assert ends(4, 4) is None
+    # One way in 252 to mix five with five, at either end: the outermost changes.
+    assert ends(5, 5) == (202 / 102, 200 / 104, 204 / 100)
+    assert ends(3, 12) is not None
+    assert ends(2, 12) is None
+    few = Report(
+        "redirect", {}, now(), judge([median("rate", summarize([1.0, 1.1, 1.2, 1.3]), "events/s")], {})
+    )
+    more = Report(
+        "redirect", {}, now(), judge([median("rate", summarize([9.0, 9.1, 9.2, 9.3]), "events/s")], {})
+    )
+    (change,) = compare.compare({"redirect": few}, {"redirect": more}).changes
+    assert (change.verdict, change.low) == ("unclear", None)
+    assert "4 and 4 rounds are too few for an interval of 99%" in change.why
+
+
 def test_a_difference_may_be_below_zero_and_zero_is_no_base() -> None:
-    old = [[value] for value in (-1.0, 4.0, 5.0, 5.0, 6.0)]
-    middle, low, high = compare.interval(old, [[value[0] + 5] for value in old])
+    old = [-1.0, 4.0, 5.0, 5.0, 6.0]
+    found = compare.interval(old, [value + 5 for value in old])
+    assert found is not None
+    middle, low, high = found
     assert middle == 2.0
     assert low < 2 < high
     rows = judge([median("difference", summarize([0.0] * 5), "ns")], {})

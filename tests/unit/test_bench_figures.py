@@ -18,7 +18,7 @@ from tempos_bench import command
 from tempos_bench.measure import stats
 from tempos_bench.measure.frame import udp_frame
 from tempos_bench.nodes import machine
-from tempos_bench.report.figures import Figure, Report, Row, Target, as_text, judge, now
+from tempos_bench.report.figures import Figure, Report, Row, Target, Verdict, as_text, judge, median, now
 from tempos_bench.runs import scenario
 from tempos_bench.runs.rounds import interleave
 from tempos_bench.runs.run import Run
@@ -78,6 +78,52 @@ def test_a_figure_meets_its_target_or_does_not(text: str, value: float, met: boo
     assert json.loads(json.dumps(row.value, allow_nan=False)) == (None if math.isnan(value) else value)
 
 
+@pytest.mark.parametrize(
+    ("values", "verdict", "between"),
+    [
+        # Five rounds are the fewest of which both ends lie outside once in twenty runs.
+        ((0.96, 0.97, 0.98, 0.96), "unclear", None),
+        ((0.96, 0.97, 0.98, 0.96, 0.99), "met", (0.96, 0.99)),
+        ((0.90, 0.91, 0.92, 0.93, 0.94), "missed", (0.90, 0.94)),
+        ((0.94, 0.96, 0.97, 0.98, 0.99), "unclear", (0.94, 0.99)),
+        # Of more rounds the outermost may lie anywhere.
+        ((0.5, 0.96, 0.96, 0.97, 0.97, 0.98, 0.98, 3.0), "met", (0.96, 0.98)),
+        # No such thing can be: what it was held against was disturbed.
+        ((1.5, 1.6, 1.6, 1.7, 1.8), "unclear", (1.5, 1.8)),
+    ],
+)
+def test_a_target_is_met_or_missed_where_the_rounds_can_tell(
+    values: tuple[float, ...], verdict: str, between: tuple[float, float] | None
+) -> None:
+    figure = median("x", stats.summarize(values), "x", credible=(0, 1.1))
+    (row,) = rows = judge([figure], {"x": Target.parse(">= 0.95")})
+    assert row.verdict.value == verdict
+    assert (row.low, row.high) == (between or (None, None))
+    report = Report("redirect", {}, now(), rows)
+    assert report.verdict.value == verdict
+    assert Report.from_json(json.loads(json.dumps(report.as_json()))) == report
+    assert (f"unclear: x: {row.doubt}" in as_text(report)) is (verdict == "unclear")
+
+
+def test_rounds_of_one_set_up_count_as_one() -> None:
+    values, blocks = [0.96, 0.97] * 4, (2,) * 4
+    (row,) = judge([median("x", stats.summarize(values), "x", blocks=blocks)], {"x": Target.parse(">= 0.95")})
+    assert (row.verdict, row.doubt) == (Verdict.UNCLEAR, "4 rounds are too few to tell")
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.sampled_from((0.5, 0.9, 0.99)))
+def test_an_interval_of_the_median_has_the_chance_it_says(values: list[float], confidence: float) -> None:
+    found = stats.interval(values, confidence)
+    number = len(values)
+
+    def covered(cut: int) -> float:
+        return 1 - 2 * sum(math.comb(number, heads) for heads in range(cut + 1)) / 2**number
+
+    ordered = sorted(values)
+    cuts = [cut for cut in range((number + 1) // 2) if covered(cut) >= confidence]
+    assert found == ((ordered[cuts[-1]], ordered[-1 - cuts[-1]]) if cuts else None)
+
+
 @pytest.mark.parametrize("text", ["", ">=", "0.95", "> 1", ">= x", None, 3])
 def test_what_is_no_target_is_refused(text: object) -> None:
     with pytest.raises(ValueError):
@@ -100,7 +146,7 @@ def test_the_json_of_a_report_has_the_documented_keys() -> None:
     assert document["rows"][1]["met"] is None
     assert document["variants"] == ["fast path"]
     assert Report.from_json(document) == made
-    assert made.all_met
+    assert made.verdict is Verdict.MET
     assert "3,000,000" in as_text(made)
 
 
@@ -175,11 +221,12 @@ class _Module:
     def run(self, parameters: object, progress: object) -> list[Figure]:
         if isinstance(self._value, BaseException):
             raise self._value
-        return [Figure("ratio", self._value, "x")]
+        return [Figure("ratio", self._value, "x", credible=(0, 2))]
 
 
 @pytest.mark.parametrize(
-    ("value", "code"), [(1.0, 0), (0.5, 1), (Unavailable("no BPF here"), 2), (KeyboardInterrupt(), 130)]
+    ("value", "code"),
+    [(1.0, 0), (0.5, 1), (Unavailable("no BPF here"), 2), (9.0, 3), (KeyboardInterrupt(), 130)],
 )
 def test_the_exit_code_tells_met_missed_unable_interrupted(
     folder: Path,
@@ -196,9 +243,10 @@ def test_the_exit_code_tells_met_missed_unable_interrupted(
     assert options.run(options) == code
 
     shown = capsys.readouterr()
-    assert target.exists() is (code in {0, 1})
+    assert target.exists() is (code in {0, 1, 3})
     assert ("no BPF here" in shown.err) is (code == 2)
     assert ("MISSED" in shown.out) is (code == 1)
+    assert ("unclear: ratio: not credible: 9 is outside 0 … 2" in shown.out) is (code == 3)
 
 
 @dataclass(frozen=True)
@@ -241,6 +289,47 @@ def test_all_runs_every_scenario_and_gives_the_worst_code(
         "c": True,
     }
     assert capsys.readouterr().out.count("ratio") == 3
+
+
+def test_what_stands_is_not_measured_again_and_a_plan_tells_what_is_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"a": 1.0, "b": 0.5, "c": KeyboardInterrupt()}
+    ran: list[str] = []
+
+    def module(name: str) -> _Module:
+        ran.append(name)
+        return _Module(values[name])
+
+    for name in values:
+        (folder / f"{name}.toml").write_text(f'description = "{name}"\n[targets]\nratio = ">= 0.95"\n')
+    results = str(folder / "results")
+
+    def run(*more: str) -> tuple[int, str]:
+        options = _parser().parse_args(["bench", "run", "all", *more])
+        code = options.run(options)
+        return code, capsys.readouterr().out
+
+    monkeypatch.setattr(scenario, "_module", module)
+    assert run("--json-dir", results)[0] == 130
+    values["c"] = 1.0
+    ran.clear()
+    code, out = run("--json-dir", results, "--plan")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()[2:5]] == [
+        ["a", "there"],
+        ["b", "there"],
+        ["c", "not"],
+    ]
+    assert out.endswith("left to run: 0:00:00, and 1 that were never timed here\n")
+    # What fell short is told again.
+    code, out = run("--json-dir", results, "--resume")
+    assert code == 1
+    assert "a: there, measured" in out
+    assert [name for name in ran if name == "c"]
+    assert run("--resume")[0] == run("--plan")[0] == 2
+    monkeypatch.setattr(machine, "describe", lambda: {"kernel": "another"})
+    assert "another " in run("--json-dir", results, "--plan")[1]
 
 
 def test_an_unknown_scenario_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,38 +1,35 @@
 """What changed between two runs of the benchmark, with their noise taken into account.
 
 For every figure that has rounds in both runs: the ratio of the medians, new to old, and an interval that
-holds it with 99 % confidence, by resampling the rounds of both (bootstrap; rounds of one set-up are
-resampled together with it). Where a figure was measured beside a yardstick, its rounds are taken as
-multiples of the yardstick's: a machine that was slower that day is then no regression; the
-yardstick itself is told but not judged.
+holds it with 99 % confidence, whatever the distribution of the rounds (Hodges and Lehmann's). Rounds of
+one set-up suffer the same, so their median stands for them. Five on either side are the fewest that can
+give such an interval; with fewer there is none. Where a figure was measured beside a yardstick, its
+rounds are taken as multiples of the yardstick's: a machine that was slower that day is then no
+regression; the yardstick itself is told but not judged.
 
 | verdict       | when                                                                          |
 |---------------|-------------------------------------------------------------------------------|
 | better, worse | the whole interval lies beyond the tolerance, on that side                    |
 | same          | it does not, and a change of a tenth would have shown: it lies within 10 %    |
-| unclear       | neither: so much noise that a tenth more or less could hide in it             |
+| unclear       | neither: so much noise that a tenth more or less could hide in it, or too few |
+|               | rounds                                                                        |
 | worse         | also: a target was met and is missed now; for a count, that alone decides     |
 """
 
 from __future__ import annotations
 
-import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tempos_bench.measure.stats import percentile, summarize
+from tempos_bench.measure.stats import in_blocks, moved, summarize
 from tempos_bench.report.figures import Better, Report, Row, number, table
 
 BETTER, WORSE, SAME, UNCLEAR, TOLD = "better", "worse", "same", "unclear", "told"
-#: Fewer rounds than this on a side say nothing about noise.
-_FEWEST = 4
 #: A change of this share must show, or nothing is said to be the same.
 _RESOLUTION = 0.1
-_RESAMPLES = 2000
-_TAIL = 0.5  # percent beyond each end of the interval
-_SEED = 9998
+_CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ def as_text(found: Comparison) -> str:
     parts = list(found.remarks)
     for scenario in dict.fromkeys(change.scenario for change in found.changes):
         rows = [_cells(change) for change in found.changes if change.scenario == scenario]
-        headers = (scenario, "old", "new", "unit", "change", "99 % interval", "verdict", "")
+        headers = (scenario, "old", "new", "unit", "change", f"{_CONFIDENCE:.0%} interval", "verdict", "")
         parts.append(table(headers, rows))
     counts = [
         f"{sum(change.verdict == verdict for change in found.changes)} {verdict}"
@@ -98,23 +95,20 @@ def as_text(found: Comparison) -> str:
     return "\n\n".join(parts)
 
 
-def interval(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Ratio of the medians, new to old, and the ends of its interval, of blocks of rounds.
+def interval(old: Sequence[float], new: Sequence[float]) -> tuple[float, float, float] | None:
+    """Ratio of the medians, new to old, and the ends of its interval; None where rounds are too few for one.
 
     Where a round is not above 0 (a difference may be anything) medians are not divided by each other: the
     ratio is then 1 and the change as a share of the old median, which must not be 0.
     """
-    # The same runs give the same interval.
-    dice = random.Random(_SEED)
-    before = statistics.median(_pooled(old))
-    positive = min(*_pooled(old), *_pooled(new)) > 0
+    before = statistics.median(old)
+    positive = min(*old, *new) > 0
 
     def ratio(left: float, right: float) -> float:
         return right / left if positive else 1 + (right - left) / abs(before)
 
-    ratios = sorted(ratio(_resampled(old, dice), _resampled(new, dice)) for _ in range(_RESAMPLES))
-    middle = ratio(before, statistics.median(_pooled(new)))
-    return middle, percentile(ratios, _TAIL), percentile(ratios, 100 - _TAIL)
+    ends = moved(old, new, _CONFIDENCE, ratio)
+    return ends and (ratio(before, statistics.median(new)), *ends)
 
 
 def _changes(old: Report, new: Report, tolerance: float) -> list[Change]:
@@ -128,7 +122,7 @@ def _changes(old: Report, new: Report, tolerance: float) -> list[Change]:
 
 
 def _change(old: Report, before: Row, new: Report, after: Row, yardstick: bool, tolerance: float) -> Change:
-    def change(
+    def told(
         verdict: str, why: str, found: tuple[float, float, float] | None, spread: float | None
     ) -> Change:
         ratio, low, high = found or (None, None, None)
@@ -140,22 +134,23 @@ def _change(old: Report, before: Row, new: Report, after: Row, yardstick: bool, 
         )  # fmt: skip
 
     left, right = _blocks(old, before), _blocks(new, after)
-    measured = min(len(_pooled(left)), len(_pooled(right))) >= _FEWEST
-    found = interval(left, right) if measured and statistics.median(_pooled(left)) else None
+    measured = bool(left and right)
+    middles = [[statistics.median(block) for block in blocks] for blocks in (left, right)]
+    found = interval(*middles) if measured and statistics.median(middles[0]) else None
     spread = max(summarize(_pooled(left)).spread, summarize(_pooled(right)).spread) if measured else None
     if before.met and after.met is False:
-        return change(WORSE, f"the target {after.target} was met and is missed now", found, spread)
+        return told(WORSE, f"the target {after.target} was met and is missed now", found, spread)
     if before.met is False and after.met:
-        return change(BETTER, f"the target {after.target} was missed and is met now", found, spread)
+        return told(BETTER, f"the target {after.target} was missed and is met now", found, spread)
     better = Better(after.better)
     if better is Better.NEITHER:
-        return change(TOLD, "neither way is better", found, spread)
+        return told(TOLD, "neither way is better", found, spread)
     if yardstick:
-        return change(TOLD, "the yardstick: how the machine itself changed", found, spread)
-    if found is None or spread is None:
-        return change(*_without_rounds(before, after), found, spread)
+        return told(TOLD, "the yardstick: how the machine itself changed", found, spread)
+    if found is None:
+        return told(*_without_interval(before, after, left, right), found, spread)
     against = f", as multiples of {after.yardstick!r}" if _has_yardstick(new, after) else ""
-    return change(_verdict(found, better, tolerance), f"{_rounds(left, right)}{against}", found, spread)
+    return told(_verdict(found, better, tolerance), f"{_rounds(left, right)}{against}", found, spread)
 
 
 def _verdict(found: tuple[float, float, float], better: Better, tolerance: float) -> str:
@@ -169,9 +164,13 @@ def _verdict(found: tuple[float, float, float], better: Better, tolerance: float
     return SAME if 1 - within <= low and high <= 1 + within else UNCLEAR
 
 
-def _without_rounds(before: Row, after: Row) -> tuple[str, str]:
+def _without_interval(
+    before: Row, after: Row, left: Sequence[Sequence[float]], right: Sequence[Sequence[float]]
+) -> tuple[str, str]:
     if before.value == after.value:
         return SAME, "equal"
+    if left and right:
+        return UNCLEAR, f"{_rounds(left, right)} are too few for an interval of {_CONFIDENCE:.0%}"
     if before.met is not None:
         verdict = SAME if before.met else UNCLEAR
         return (
@@ -187,25 +186,12 @@ def _blocks(report: Report, row: Row) -> list[list[float]]:
     if _has_yardstick(report, row):
         beside = next(other for other in report.rows if other.name == row.yardstick)
         values = [a / b if a is not None and b else None for a, b in zip(values, beside.rounds, strict=True)]
-    sizes = row.blocks if sum(row.blocks) == len(values) and len(row.blocks) > 1 else (1,) * len(values)
-    blocks, at = [], 0
-    for size in sizes:
-        block = [value for value in values[at : at + size] if value is not None]
-        at += size
-        if block:
-            blocks.append(block)
-    return blocks
+    blocks = [[value for value in block if value is not None] for block in in_blocks(values, row.blocks)]
+    return [block for block in blocks if block]
 
 
 def _has_yardstick(report: Report, row: Row) -> bool:
     return any(other.name == row.yardstick and len(other.rounds) == len(row.rounds) for other in report.rows)
-
-
-def _resampled(blocks: Sequence[Sequence[float]], dice: random.Random) -> float:
-    pooled: list[float] = []
-    for block in dice.choices(blocks, k=len(blocks)):
-        pooled += dice.choices(block, k=len(block)) if len(block) > 1 else block
-    return statistics.median(pooled)
 
 
 def _pooled(blocks: Sequence[Sequence[float]]) -> list[float]:
@@ -213,7 +199,9 @@ def _pooled(blocks: Sequence[Sequence[float]]) -> list[float]:
 
 
 def _rounds(left: Sequence[Sequence[float]], right: Sequence[Sequence[float]]) -> str:
-    return f"{len(_pooled(left))} and {len(_pooled(right))} rounds"
+    rounds = f"{len(_pooled(left))} and {len(_pooled(right))} rounds"
+    setups = f" on {len(left)} and {len(right)} set-ups"
+    return rounds + (setups if (len(left), len(right)) != (len(_pooled(left)), len(_pooled(right))) else "")
 
 
 def _remarks(old: Report, new: Report) -> list[str]:
@@ -239,12 +227,12 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _cells(change: Change) -> tuple[str, ...]:
-    moved = "" if change.ratio is None else f"{change.ratio - 1:+.1%}"
+    by = "" if change.ratio is None else f"{change.ratio - 1:+.1%}"
     between = (
         "" if change.low is None or change.high is None else f"{change.low - 1:+.1%} … {change.high - 1:+.1%}"
     )
     verdict = change.verdict.upper() if change.verdict == WORSE else change.verdict
     return (
-        change.figure, number(change.old), number(change.new), change.unit, moved, between, verdict,
+        change.figure, number(change.old), number(change.new), change.unit, by, between, verdict,
         change.why,
     )  # fmt: skip

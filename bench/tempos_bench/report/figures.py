@@ -10,15 +10,18 @@ from __future__ import annotations
 import enum
 import math
 import operator
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
 from tempos import ConfigError
-from tempos_bench.measure.stats import Summary
+from tempos_bench.measure.stats import Summary, in_blocks, interval
 from tempos_bench.runs.run import Cell, as_json
 
+#: That of a figure's interval: each end alone is passed once in twenty runs, and a target has one side.
+CONFIDENCE = 0.9
 #: What of the machine stands in the first line of a table.
 _HEAD = ("cpu", "cores", "kernel", "python")
 #: Those fields of a report that are lists in JSON.
@@ -39,6 +42,15 @@ class Better(enum.Enum):
     NEITHER = "neither"
 
 
+class Verdict(enum.Enum):
+    """What became of a target. UNCLEAR: the run was not one that could tell."""
+
+    MET = "met"
+    MISSED = "missed"
+    UNCLEAR = "unclear"
+    NONE = ""
+
+
 #: Which way a figure of a unit gets better, unless the figure says otherwise.
 DIRECTIONS: dict[str, Better] = {
     **dict.fromkeys(("datagrams/s", "events/s", "bytes/s", "bit/s"), Better.HIGHER),
@@ -55,6 +67,7 @@ class Figure:
     because they were measured on one and the same set-up; empty: each stands for itself.
     ``yardstick``: the figure that was measured beside it, round by round, and suffers what it suffers.
     ``source``: what the source document found, in its own words, where it has such a figure.
+    ``credible``: within what it can be at all; what is found outside says that something was disturbed.
     """
 
     name: str
@@ -65,6 +78,7 @@ class Figure:
     blocks: tuple[int, ...] = ()
     yardstick: str | None = None
     source: str | None = None
+    credible: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def direction(self) -> Better:
@@ -80,9 +94,12 @@ def median(
     blocks: Sequence[int] = (),
     yardstick: str | None = None,
     source: str | None = None,
+    credible: tuple[float, float] = (-math.inf, math.inf),
 ) -> Figure:
     """The figure that is the median of a summary, with the rounds behind it."""
-    return Figure(name, values.median, unit, better, values.values, tuple(blocks), yardstick, source)
+    return Figure(
+        name, values.median, unit, better, values.values, tuple(blocks), yardstick, source, credible
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +126,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A figure beside its target. ``met`` is None where there is no target, or nothing was measured."""
+    """A figure beside its target.
+
+    ``met`` is None where there is no target, nothing was measured, or the run could not tell: then ``doubt``
+    says why. ``low`` and ``high``: where the rounds put the figure with a confidence of :data:`CONFIDENCE`,
+    None where there are none or too few.
+    """
 
     name: str
     value: float | None
@@ -121,6 +143,19 @@ class Row:
     blocks: tuple[int, ...] = ()
     yardstick: str | None = None
     source: str | None = None
+    low: float | None = None
+    high: float | None = None
+    doubt: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.met is None:
+            return Verdict.UNCLEAR if self.doubt else Verdict.NONE
+        return Verdict.MET if self.met else Verdict.MISSED
+
+    def between(self) -> str:
+        """The interval, for people."""
+        return "" if self.low is None else f"{number(self.low)} … {number(self.high)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +185,17 @@ class Report:
     load: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def all_met(self) -> bool:
-        return all(row.met is not False for row in self.rows)
+    def verdict(self) -> Verdict:
+        """The worst of any row."""
+        found = {row.verdict for row in self.rows}
+        return next((each for each in (Verdict.MISSED, Verdict.UNCLEAR) if each in found), Verdict.MET)
 
     def as_json(self) -> dict[str, Any]:
         """The document that a run leaves; ``variants`` names those that were measured."""
         document: dict[str, Any] = as_json(self)
         document["variants"] = list(self.rounds)
+        for told, row in zip(document["rows"], self.rows, strict=True):
+            told["verdict"] = row.verdict.value
         return document
 
     @classmethod
@@ -195,19 +234,50 @@ def judge(figures: Sequence[Figure], targets: Mapping[str, Target], complete: bo
 
 
 def _judged(figure: Figure, target: Target | None) -> Row:
+    low, high = _between(figure) or (None, None)
+    met, doubt = _met(figure, target, low, high) if target else (None, "")
     return Row(
         name=figure.name,
         # JSON has no nan: a figure that could not be had is null, and meets nothing.
         value=None if math.isnan(figure.value) else figure.value,
         unit=figure.unit,
         target=str(target) if target else None,
-        met=target.is_met(figure.value) if target else None,
+        met=met,
         better=figure.direction.value,
         rounds=tuple(None if math.isnan(value) else value for value in figure.rounds),
         blocks=figure.blocks,
         yardstick=figure.yardstick,
         source=figure.source,
+        low=low,
+        high=high,
+        doubt=doubt,
     )
+
+
+def _between(figure: Figure) -> tuple[float, float] | None:
+    """The figure's interval. Rounds of one set-up suffer the same, so they count as one."""
+    values = [
+        [value for value in block if not math.isnan(value)]
+        for block in in_blocks(figure.rounds, figure.blocks)
+    ]
+    return interval([statistics.median(block) for block in values if block], CONFIDENCE)
+
+
+def _met(figure: Figure, target: Target, low: float | None, high: float | None) -> tuple[bool | None, str]:
+    """Whether a target is met, and if the run cannot tell, why."""
+    least, most = figure.credible
+    if figure.value < least or figure.value > most:
+        return None, f"not credible: {number(figure.value)} is outside {number(least)} … {number(most)}"
+    met = target.is_met(figure.value)
+    # Of what is counted rather than measured in rounds, and of an exact target, the value is all there is.
+    if not figure.rounds or target.comparison == "==" or math.isnan(figure.value):
+        return met, ""
+    if low is None or high is None:
+        number_of = len(in_blocks(figure.rounds, figure.blocks))
+        return None, f"{number_of} rounds are too few to tell"
+    if target.is_met(low) == target.is_met(high) == met:
+        return met, ""
+    return None, "the rounds lie on both sides"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -223,19 +293,19 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) 
     return "\n".join([line(headers), line(["-" * width for width in widths]), *map(line, rows)])
 
 
-#: What a table says of a row.
-VERDICTS = {True: "met", False: "MISSED", None: ""}
-
-
 def as_text(report: Report) -> str:
     """The report as a table for people."""
-    sourced = any(row.source for row in report.rows)
-    headers = ("figure", "value", "unit", "target", "", *(("source",) if sourced else ()))
-    cells = [
-        (row.name, number(row.value), row.unit, row.target or "", VERDICTS[row.met],
-         *((row.source or "",) if sourced else ()))
-        for row in report.rows
-    ]  # fmt: skip
+    columns = {
+        "figure": [row.name for row in report.rows],
+        "value": [number(row.value) for row in report.rows],
+        "unit": [row.unit for row in report.rows],
+        f"{CONFIDENCE:.0%} interval": [row.between() if row.target else "" for row in report.rows],
+        "target": [row.target or "" for row in report.rows],
+        "": [_shown(row.verdict) for row in report.rows],
+        "source": [row.source or "" for row in report.rows],
+    }
+    # Columns in which nothing stands are left out.
+    shown = {head: cells for head, cells in columns.items() if not head or any(cells)}
     machine = ", ".join(f"{key} {value}" for key, value in report.machine.items() if key in _HEAD)
     lines = [f"{report.scenario}  ({report.started}; {machine})"]
     if not report.complete:
@@ -244,7 +314,15 @@ def as_text(report: Report) -> str:
     for one in report.tables:
         texts = [[cell(value) for value in row] for row in one["rows"]]
         tables.append(f"\n{one['title']}\n{table(one['headers'], texts, one['left'])}")
-    return "\n".join([*lines, table(headers, cells), *tables, *(f"note: {note}" for note in report.notes)])
+    doubts = [f"unclear: {row.name}: {row.doubt}" for row in report.rows if row.doubt]
+    notes = [f"note: {note}" for note in report.notes]
+    return "\n".join(
+        [*lines, table(list(shown), list(zip(*shown.values(), strict=True))), *tables, *doubts, *notes]
+    )
+
+
+def _shown(verdict: Verdict) -> str:
+    return "MISSED" if verdict is Verdict.MISSED else verdict.value
 
 
 def cell(value: Cell) -> str:

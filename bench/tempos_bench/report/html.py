@@ -15,7 +15,7 @@ from typing import Any
 from tempos_bench.measure import samples
 from tempos_bench.measure.stats import summarize
 from tempos_bench.report import beside, charts, goals, html_peers
-from tempos_bench.report.figures import Report, Row, cell, number
+from tempos_bench.report.figures import CONFIDENCE, Report, Row, cell, number
 from tempos_bench.report.html_style import STYLE
 from tempos_bench.report.source import PICTURES, PREFIX, Picture
 
@@ -25,7 +25,6 @@ _MOST_SERIES = 7
 _DRAWN_HERE = (beside.PREFIX, PREFIX)
 #: Fewer rounds than this make no chart.
 _FEWEST_ROUNDS = 3
-_MARKS = {True: ("met", "met"), False: ("missed", "missed"), None: ("", "")}
 
 
 def page(reports: Mapping[str, Report], folder: Path) -> str:
@@ -146,6 +145,7 @@ def _figures(rows: Sequence[Row]) -> str:
         "n:value": [_number(row) for row in rows],
         "unit": [_cell(_unit(row.unit)) for row in rows],
         "n:middle half": [_cell(_spread(row), "n") for row in rows],
+        f"n:{CONFIDENCE:.0%} interval": [_cell(row.between() if row.target else "", "n") for row in rows],
         "n:target": [_cell(_target(row), "n") for row in rows],
         "": [_verdict(row) for row in rows],
         "n:source": [_cell(row.source or "", "n") for row in rows],
@@ -262,8 +262,9 @@ def _number(row: Row) -> str:
 
 
 def _verdict(row: Row) -> str:
-    kind, text = _MARKS[row.met]
-    return f"<td class='verdict {kind}'>{text}</td>"
+    word = row.verdict.value
+    doubt = f"<div class=small>{escape(row.doubt)}</div>" if row.doubt else ""
+    return f"<td class='verdict {word}'>{word}{doubt}</td>"
 
 
 def _spread(row: Row) -> str:

@@ -28,6 +28,7 @@ td.n { font-variant-numeric:tabular-nums } td.lines { white-space:pre-line }
 td.key { white-space:nowrap; width:1% }
 .verdict { font-weight:600; white-space:nowrap } td.met { color:var(--good) } .missed { color:var(--bad) }
 td.met::before { content:"\\2713\\00a0" } td.missed::before { content:"\\2717\\00a0" }
+td.unclear { color:var(--soft) } td.unclear::before { content:"?\\00a0" }
 .absent, .small, figcaption { color:var(--soft); font-size:14px }
 .notes { padding-left:20px; color:var(--soft) }
 figure { margin:16px 0; padding:12px; background:var(--card); border:1px solid var(--edge);

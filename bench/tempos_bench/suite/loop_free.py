@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import itertools
+import math
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -91,8 +92,10 @@ def _state(p: Parameters, progress: Run) -> list[Figure]:
                 pages += len(read)
     off, on, read_too = p99.values()
     return [
-        median("SQ p99, state on to off", ratios(on, off), "x", Better.LOWER),
-        median("SQ p99, pages read to not", ratios(read_too, on), "x", Better.LOWER),
+        median("SQ p99, state on to off", ratios(on, off), "x", Better.LOWER, credible=(0.5, math.inf)),
+        median(
+            "SQ p99, pages read to not", ratios(read_too, on), "x", Better.LOWER, credible=(0.5, math.inf)
+        ),
         Figure("pages", pages, "pages"),
         *(median(f"SQ p99, state {state}", summarize(values), "us") for state, values in p99.items()),
         Figure("SQ lost", lost, "events"),

@@ -53,7 +53,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     return [
         median(BARE, summarize(rates[BARE]), "datagrams/s", blocks=blocks),
         median(FAST, summarize(rates[FAST]), "datagrams/s", blocks=blocks, yardstick=BARE),
-        median("ratio", ratio, "x", Better.HIGHER, blocks=blocks),
+        median("ratio", ratio, "x", Better.HIGHER, blocks=blocks, credible=(0, 1.1)),
         Figure("ratio, lower quartile", ratio.low, "x"),
         Figure("ratio, upper quartile", ratio.high, "x"),
         Figure(f"lost, {BARE}", lost[BARE], "datagrams", LOW),
