@@ -18,6 +18,7 @@
 #include "batch_types.h"
 #include "shared.h"
 #include "threads.h"
+#include "ticks.h"
 
 _Static_assert(TEMPOS_FRAMING_RAW == 0, "raw until told otherwise");
 

@@ -46,6 +46,7 @@ SERVICE_REPLAYED = 4
 SERVICE_AGAIN = 5
 SERVICE_LACKING = 6
 SERVICE_WAITING = 7
+SERVICE_HANDED = 8
 REPLAYED = 1
 REDELIVERED = 2
 KEEP_ALIVE_LEN = 2
@@ -85,7 +86,7 @@ JOURNAL_GUARDS = 4096
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xed6146b76f94a198
+ABI_FINGERPRINT = 0xb981607104b1cc7a
 
 
 class Reason(enum.IntEnum):

@@ -277,6 +277,7 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
             Field("consumed", "consumed"),
             Field("taking", "taking"),
             Field("final", "flag", required=False),
+            Field("together", "flag", required=False),
         ),
         ("life", "handed"),
     ),

@@ -125,7 +125,7 @@ class Publisher(forks.OfOneProcess):
         self._room = Room()
         self._telling = Telling(self.id, self._topics.words, self._look, self._hear)
         self._datagrams = self._bytes = self._refused = self._failed = 0
-        self._gathered = Gathered(self, single=window is not None)
+        self._gathered = Gathered(self)
         self._asking = Asking(self)
         self._tracing = Tracing(self._asking, self)
         self._unsent = Remark(_log, "batched events are sent again", level=logging.WARNING)
@@ -587,5 +587,5 @@ class Publisher(forks.OfOneProcess):
         self._topics.narrow(limit)
 
     def _hear(self, told: Mapping[str, Any]) -> None:
-        self._gathered.single = told.get("single") is True or self._confirming is not None
+        self._gathered.single = told.get("single") is True
         hear_sizes(told.get("largest"), self._outlets.values(), self._limit)

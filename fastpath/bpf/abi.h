@@ -61,6 +61,7 @@
 #define TEMPOS_SERVICE_AGAIN 5       /* from a publisher, to the control port: an event that was asked for again */
 #define TEMPOS_SERVICE_LACKING 6     /* from the control port: what a publisher is asked for again */
 #define TEMPOS_SERVICE_WAITING 7     /* from the broker: something is to be handed out again */
+#define TEMPOS_SERVICE_HANDED 8      /* from the broker: several events that are handed out again */
 #define TEMPOS_REPLAYED 1            /* in the reserved byte of an event: it is out of the journal */
 #define TEMPOS_REDELIVERED 2         /* the same: another member of the group was sent it, and may have processed it */
 #define TEMPOS_KEEP_ALIVE_LEN 2

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tempos import EventTooBig, LocalError, NoWay, Publisher, Topic, blocking, wire
 from tempos.model import Framing
 from tempos.sending import gathered
+from tempos.sending.asked import Came, Lacks
 from tempos.sending.gathered import EAGER, MOST, kernel_segments
 
 HEAT, COLD = Topic(7, "heat"), Topic(300, "cold")
@@ -68,8 +69,8 @@ class Kernel:
 class Stand:
     """A publisher to such a socket, in the midst of a crowd."""
 
-    def __init__(self) -> None:
-        self.pub = Publisher("127.0.0.1", data_port=9, topics=[HEAT, COLD, RAW])
+    def __init__(self, window: int | None = None) -> None:
+        self.pub = Publisher("127.0.0.1", data_port=9, topics=[HEAT, COLD, RAW], window=window)
         self.number = 0
 
     async def __aenter__(self) -> Stand:
@@ -329,3 +330,27 @@ def test_the_blocking_publisher_does_the_same(receiver: socket.socket) -> None:
         assert pub.stats.events == 200
         got = [bytes(wire.decode_event(receiver.recv(65536)).bodies[0]) for _ in range(200)]
     assert got == [b"%03d" % number for number in range(200)]
+
+
+@pytest.mark.parametrize("refused", [0, errno.EIO])
+async def test_what_leaves_together_is_kept_until_it_is_confirmed(refused: int) -> None:
+    async with Stand(1 << 20) as stand:
+        assert stand.pub._confirming is not None
+        stand.kernel.segmenting = refused
+        kept = {topic: stand.pub._outlets[topic.name].kept for topic in (HEAT, COLD)}
+        for number in range(300):
+            await stand.publish((HEAT, HEAT, COLD, HEAT, RAW)[number // 7 % 5])
+        await stand.pub.flush()
+        window = stand.pub._confirming.window
+        for topic, some in kept.items():
+            assert some is not None
+            sent = [each for each in stand.kernel.sent if wire.topic_in(each) == topic.id]
+            # Each under its number, as it is asked for.
+            again = window.lacks(Lacks(topic.id, 2**31, ((0, len(sent)),)))
+            assert [wire.from_again(each) for each in again] == sent
+            assert some.open == len(sent)
+            window.came(Came(topic.id, 2**31, len(sent), ((3, 5), (40, 41))))
+            assert some.open == 3
+            window.came(Came(topic.id, 2**31, len(sent), ()))
+            assert some.open == 0
+        assert not window.open

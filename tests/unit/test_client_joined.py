@@ -29,10 +29,12 @@ def datagram(
     return EVENT_HEADER.pack(topic, 16 | flags, 0, epoch, publisher, sequence, delivery, 5) + body
 
 
-def intake(queue: int = 200) -> Intake:
-    made = Intake(queue, "deliver", 1)
+def intake(queue: int = 200, *, repaired: bool = False) -> Intake:
+    made = Intake(queue, "deliver", 1, repair=2.0)
     for topic in (HEAT, RAW):
-        made.feeds.put(topic, "~own")
+        feed = made.feeds.put(topic, "~own")
+        if repaired and feed.is_event:
+            made.repairs.follow(feed)
     made.begin()
     return made
 
@@ -57,11 +59,12 @@ _STEPS = st.lists(
 )  # fmt: skip
 
 
-@given(st.lists(st.tuples(_STEPS, st.booleans()), min_size=1, max_size=4), st.integers(1, 6))
+@given(st.lists(st.tuples(_STEPS, st.booleans()), min_size=1, max_size=4), st.integers(1, 6),
+       st.booleans())  # fmt: skip
 def test_joined_or_not_is_all_the_same(
-    buffers: list[tuple[list[tuple[int, int, int, int, int]], bool]], epoch: int
+    buffers: list[tuple[list[tuple[int, int, int, int, int]], bool]], epoch: int, repaired: bool
 ) -> None:
-    one_by_one, joined = intake(), intake()
+    one_by_one, joined = intake(repaired=repaired), intake(repaired=repaired)
     sequences, delivery = {1: 0xFFFFFFF0, 2: 0}, 0
     for steps, shorter in buffers:
         datagrams = []

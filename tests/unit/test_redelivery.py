@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tempos.control import Consumed, Taking
-from tempos.redelivery.asking import Handed, decode_again, decode_waiting, encode_again, encode_waiting
+from tempos.redelivery.asking import (
+    Handed,
+    decode_again,
+    decode_several,
+    decode_waiting,
+    encode_again,
+    encode_several,
+    encode_waiting,
+)
 from tempos.redelivery.processed import Processed
 from tempos.redelivery.spans import KEPT, Spans
-from tempos.redelivery.taking import WINDOW, Lot
+from tempos.redelivery.taking import WINDOW, Copy, Lot
 from tempos.wire import decode_event, encode_event
 from tempos_broker.account.accounts import Holder, Orphans
-from tempos_broker.redelivery import lots, owed
+from tempos_broker.redelivery import aside, lots, owed
 from tempos_broker.redelivery.topic import FORMER, TopicOwed
 
 A, B, C = (Holder("10.0.0.1", port, port) for port in (1, 2, 3))
@@ -193,12 +202,20 @@ def test_a_lot_comes_whole_once_and_in_order_over_a_lossy_way(seed: int, size: i
     given_out: list[tuple[int, bytes]] = []
     waiting: list[int] = []
 
-    def hand_out(datagram: bytes, number: int) -> bool | None:
-        if len(waiting) > 40:
-            return None
-        waiting.append(number)
-        given_out.append((number, datagram))
-        return True
+    def hand_out(topic: int, copies: Sequence[Copy], first: int) -> list[bool]:
+        taken = copies[: max(0, 41 - len(waiting))]
+        for number, copy in enumerate(taken, first):
+            waiting.append(number & 0xFFFFFFFF)
+            given_out.append((number & 0xFFFFFFFF, copy.datagram))
+        return [True] * len(taken)
+
+    def some(indices: list[int], now: float) -> None:
+        """Each by itself, or with those that follow it."""
+        while indices:
+            run = [indices.pop(0)]
+            while indices and indices[0] == run[-1] + 1 and chance.random() < 0.5:
+                run.append(indices.pop(0))
+            lot.take((base + run[0]) & 0xFFFFFFFF, [Copy(3, b"%d" % index) for index in run], now)
 
     lot = Lot(7, hand_out)
     lot.is_announced = True
@@ -223,26 +240,25 @@ def test_a_lot_comes_whole_once_and_in_order_over_a_lossy_way(seed: int, size: i
         answer = Handed(7, 0, *left, first, end, tuple((i, 1) for i in range(first, end) if i in gone))
         sent = [index for index in range(first, end) if index not in gone and chance.random() >= loss]
         sent += [index for index in sent if chance.random() < 0.2]
-        chance.shuffle(sent)
+        if chance.random() < 0.5:
+            chance.shuffle(sent)
         late = [index for index in sent if chance.random() < 0.5]
-        for index in sent:
-            if index not in late:
-                lot.take((base + index) & 0xFFFFFFFF, b"%d" % index, now)
+        some([index for index in sent if index not in late], now)
         if chance.random() >= loss:
             lot.handed(answer, now)
-        for index in late:
-            lot.take((base + index) & 0xFFFFFFFF, b"%d" % index, now)
+        some(late, now)
     wanted = [((base + index) & 0xFFFFFFFF, b"%d" % index) for index in range(size) if index not in gone]
     assert given_out == wanted
 
 
 def test_what_comes_of_another_lot_is_left_alone() -> None:
-    lot = Lot(7, lambda datagram, number: True)
+    lot = Lot(7, lambda topic, copies, first: [True] * len(copies))
     lot.handed(Handed(7, 0, 100, 10, 0, 10, ()), 0.0)
-    assert not lot.take(99, b"", 0.0)
-    assert not lot.take(110, b"", 0.0)
-    assert lot.take(100, b"", 0.0)
-    assert not lot.take(100, b"", 0.0)
+    one = [Copy(0, b"")]
+    assert not lot.take(99, one, 0.0)
+    assert not lot.take(110, one, 0.0)
+    assert lot.take(100, one, 0.0)
+    assert not lot.take(100, one, 0.0)
     assert lot.taking() == Taking(7, 100, 0, 1, WINDOW - 1)
     lot.handed(Handed(7, 0, 110, 5, 2, 2, ()), 0.0)
     assert lot.taking() == Taking(7, 110, 2, 2, WINDOW)
@@ -263,3 +279,51 @@ def test_datagrams(id_: int) -> None:
     assert decode_again(datagram) is None
     assert decode_waiting(encode_waiting(2**63, id_)) == (2**63, id_)
     assert decode_waiting(datagram) is None
+    together = encode_several(id_, 2**32 + 9, 259, [datagram, b"", datagram])
+    assert decode_several(together) == (id_, 9, 3, (datagram, b"", datagram))
+    assert decode_several(together[:-1]) is decode_several(together + b"\0") is None
+    assert decode_several(datagram) is decode_several(sent) is None
+
+
+class Slots:
+    """A journal of so many events in which what is older is overwritten."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots, self.written = slots, 0
+
+    def find(self, event: lots.Event) -> bytes | None:
+        position = event.first + event.ticket
+        return b"%d" % position if self.written - self.slots <= position < self.written else None
+
+    def keep(self, some: list[lots.Lot], most: int = 10**6) -> bool:
+        return aside.keep(some, self.written, self.slots, most, self.find)
+
+
+def test_what_is_about_to_be_overwritten_is_kept_aside_until_it_is_done_with() -> None:
+    journal = Slots(4096)
+    lot = lots.Lot(5, "work", [lots.Piece(1, 0, 0, 1, 2, 0, 1000), lots.Piece(2, 2000, 0, 0, 1, 0, 500)])
+    journal.written = 2000
+    assert not journal.keep([lot])
+    assert len(lot.aside) == 0, "there is time"
+    while journal.written < 20_000:
+        journal.written += 300
+        while journal.keep([lot]):
+            pass
+    assert len(lot.aside) == 1500
+    assert [lot.aside.get(index) for index in (0, 999, 1000, 1499)] == [b"1", b"1999", b"2000", b"2499"]
+    lot.finish(1200)
+    assert (len(lot.aside), lot.aside.get(1199)) == (300, None)
+    lot.finish(1500)
+    assert lot.aside.size == 0
+
+
+def test_what_is_kept_aside_is_bounded() -> None:
+    journal = Slots(4096)
+    some = [lots.Lot(base, "work", [lots.Piece(1, base, 0, 0, 1, 0, 500)]) for base in (0, 500, 1000)]
+    journal.written = 1500
+    while journal.written < 20_000:
+        journal.written += 300
+        while journal.keep(some, most=700 * (lots.Kept.EACH + 4)):
+            pass
+    assert 700 <= sum(len(lot.aside) for lot in some) <= 710
+    assert len(some[0].aside) == 500, "the oldest first"

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import time
 from array import array
@@ -108,6 +109,7 @@ def _times(
             behind = is_lost(first, own[group.member[number]], args.behind)
             kind = ("both" if behind else "before") if before else ("behind" if behind else "none")
             kinds[kind].append(group.took[number])
+    kinds["any"] = [*kinds["before"], *kinds["behind"], *kinds["both"]]
     return {
         "took": {
             kind: [len(values), *(percentile(sorted(values), p) / 1000 for p in (50, 99, 100))]
@@ -131,7 +133,10 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=20)
     parser.add_argument("--drop", action="store_true", help="events that the network doubles")
     parser.add_argument("--idle", type=float, default=3)
+    parser.add_argument("--fifo", type=int, default=0, help="SCHED_FIFO priority; 0: ordinary scheduling")
     args = parser.parse_args()
+    if args.fifo:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(args.fifo))
     uvloop.install()
     print(json.dumps(asyncio.run(run(args))), flush=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -66,7 +67,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--window", type=int, default=16 << 20)
     parser.add_argument("--patience", type=float, default=30)
+    parser.add_argument("--fifo", type=int, default=0, help="SCHED_FIFO priority; 0: ordinary scheduling")
     args = parser.parse_args()
+    if args.fifo:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(args.fifo))
     uvloop.install()
     print(json.dumps(asyncio.run(run(args))), flush=True)
 

@@ -34,6 +34,8 @@ log = logging.getLogger("tempos.broker.redelivery")
 OWED = "owed"
 #: Seconds between two looks: who is gone, who is to be told again.
 LOOK = 0.25
+#: The same while more is to be copied out of a journal.
+HURRY = 0.005
 #: Seconds between two writings of what changes without a swap.
 SAVE_EVERY = 1.0
 
@@ -73,6 +75,8 @@ class Redelivery:
         self._handing = Handing(registry, journals, self._topics, instance=instance, life=life)
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
+        # Topics of which anything is kept aside.
+        self._crowded: set[int] = set()
         self._saving: asyncio.Task[None] | None = None
         self._saved_at = 0.0
         #: Before all topics are taken up nobody is known to be gone.
@@ -196,9 +200,10 @@ class Redelivery:
     def _look(self) -> None:
         self._timer = None
         now = time.monotonic()
-        busy = False
+        busy, hurries = False, False
         for topic, owed in self._topics.items():
             self._settle(topic, owed, now)
+            hurries = self._keep_aside(topic, owed) or hurries
             self._handing.sweep(topic, owed)
             for group, lapsed in owed.lapsed_since():
                 self._log.warning(
@@ -209,7 +214,24 @@ class Redelivery:
             busy = self._tell(topic, owed) or owed.is_busy or busy
         self._save(now)
         if busy:
-            self._wake(LOOK)
+            self._wake(HURRY if hurries else LOOK)
+
+    def _keep_aside(self, topic: int, owed: TopicOwed) -> bool:
+        """Copy what waits and is about to be overwritten; whether there is more to do at once."""
+        latest = owed.latest if owed.lots else None
+        if latest is None:
+            self._crowded.discard(topic)
+            return False
+        epoch, first = latest
+        more = self._handing.keep_aside(topic, owed, first + self._drawn(topic, epoch, 0)) if first else False
+        if owed.kept_aside and topic not in self._crowded:
+            self._crowded.add(topic)
+            self._log.warning(
+                "topic %s: what is to be handed out again waits for so long that its journal is about to be "
+                "overwritten; it is kept aside, up to as much as the journal takes: the group does not keep "
+                "up with what comes", owed.name,
+            )  # fmt: skip
+        return more
 
     def _save(self, now: float) -> None:
         saving = self._saving is not None and not self._saving.done()

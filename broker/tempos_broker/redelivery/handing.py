@@ -7,31 +7,32 @@ says of another instance's account is passed over.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from tempos import _abi
 from tempos.control import Code, Consumed, Request, Taking, encode_ok, packb
-from tempos.redelivery.asking import encode_again
+from tempos.redelivery.asking import EACH_BYTES, HEAD_BYTES, MOST_BYTES, encode_again, encode_several
+from tempos.wire import IP_UDP_OVERHEAD
 from tempos_broker.control.decisions import Copies, Decision, Done, Way, holder_of
 from tempos_broker.control.rate import Allowance
 from tempos_broker.journal.journals import Journals
 from tempos_broker.membership import Refused, Registry
+from tempos_broker.redelivery import aside
 from tempos_broker.redelivery.lots import Event, Lot
 from tempos_broker.redelivery.topic import TopicOwed
 
-if TYPE_CHECKING:
-    from tempos_broker.journal.memory import Entry
-
 assert _abi.REDELIVERED not in (0, _abi.REPLAYED), "live events have a 0 there"
 
-#: Copies that one request is answered with at most, and events of a lot that are looked for.
-MOST, LOOKED_AT = 128, 256
+#: Events that one request is answered with at most, of which each is a datagram or some are; and events of a
+#: lot that are looked for.
+MOST, MOST_TOGETHER, LOOKED_AT = 128, 512, 1024
 #: Events of a lot that are looked for at a time while nobody has it.
 SWEPT = 64
-#: Copies a second, and at once: of one member, and of all.
-RATE, BURST = 20_000, 512
-RATE_ALL, BURST_ALL = 40_000, 4_096
+#: Events a second, and at once: of one member, and of all.
+RATE, BURST = 40_000, 2_048
+RATE_ALL, BURST_ALL = 80_000, 8_192
 #: Bytes of the field ``handed`` before its rows; of a row, and of each span of what is gone in it.
 _HEAD, _ROW, _GONE = 12, 40, 11
 
@@ -66,10 +67,11 @@ class Handing:
                 owed.processed(request.client, row.epoch, row.first, row.number)
         takings: list[Taking] = request.fields["taking"] if ours else []
         lease = self._registry.lease_of(holder)
-        room = min(MOST, self._allowance.left(holder, now))
+        together = bool(request.fields["together"])
+        room = min(MOST_TOGETHER if together else MOST, self._allowance.left(holder, now))
         via = self._registry.leaves_from(holder.ip, way.asked)
         size = way.room - len(encode_ok(way.request_id, life=self._life)) - _HEAD
-        copies: list[bytes] = []
+        found: list[_Found] = []
         rows: list[tuple[Any, ...]] = []
         for taking in takings:
             owed, topic = self._topics.get(taking.topic), self._registry.numbered(taking.topic)
@@ -86,14 +88,15 @@ class Handing:
                 self._done(owed, request.client, taking)
             elif size >= _ROW:
                 owed.listens(request.client, holder, via)
-                row_, sent = self._row(owed, request.client, group.name, taking, room - len(copies), size)
+                row_, sent = self._row(owed, request.client, group.name, taking, room - len(found), size)
                 rows.append(row_)
-                copies += sent
+                found += sent
                 size -= len(packb(row_))
         if not takings and not consumed and lease is None and holder not in self._registry.leaving():
             raise Refused(Code.UNKNOWN_MEMBER, f"{holder.ip}:{holder.port} is no member of anything", "")
-        self._allowance.take(holder, len(copies))
-        sent_ = Copies(tuple(copies), (holder.ip, holder.port), via) if copies else None
+        self._allowance.take(holder, len(found))
+        copies = tuple(_datagrams(found, together=together))
+        sent_ = Copies(copies, (holder.ip, holder.port), via) if copies else None
         return Decision(way, Done({"life": self._life, "handed": rows}), copies=sent_)
 
     def _done(self, owed: TopicOwed, client: int, taking: Taking) -> Lot | None:
@@ -105,18 +108,21 @@ class Handing:
 
     def _row(
         self, owed: TopicOwed, client: int, group: str, taking: Taking, room: int, size: int
-    ) -> tuple[tuple[Any, ...], list[bytes]]:
-        """What a member is told of its lot, and the copies that it is sent."""
+    ) -> tuple[tuple[Any, ...], list[_Found]]:
+        """What a member is told of its lot, and the events that it is sent."""
         lot = self._done(owed, client, taking) or owed.lot_of(client, group)
         if lot is None:
             return (taking.topic, owed.oldest, 0, 0, 0, 0, []), []
         first = min(lot.size, max(lot.done, taking.have if lot.base == taking.lot else 0))
-        copies: list[bytes] = []
+        found: list[_Found] = []
         gone: list[list[int]] = []
         index, most = first, min(room, taking.room)
-        while index < min(lot.size, first + LOOKED_AT) and len(copies) < most:
-            if (copy := self._copy(taking.topic, lot, index)) is not None:
-                copies.append(copy)
+        for event in lot.events(first, min(lot.size, first + LOOKED_AT)):
+            if len(found) >= most:
+                break
+            payload = self._payload(taking.topic, lot, index, event)
+            if payload is not None:
+                found.append(_Found(taking.topic, lot.base + index, event.epoch, payload))
             elif gone and sum(gone[-1]) == index:
                 gone[-1][1] += 1
             elif _ROW + _GONE * (len(gone) + 1) > size:
@@ -126,24 +132,64 @@ class Handing:
             index += 1
         for begin, number in gone:
             lot.gone.add(begin, begin + number)
-        return (taking.topic, owed.oldest, lot.base, lot.size, first, index, gone), copies
+        return (taking.topic, owed.oldest, lot.base, lot.size, first, index, gone), found
 
-    def _copy(self, topic: int, lot: Lot, index: int) -> bytes | None:
-        """An event of a lot as it is sent; None: it is not to be had."""
-        entry = self._find(topic, lot[index])
-        if entry is None or entry.payload is None:
-            return None
-        return encode_again(entry.payload, entry.epoch, lot.base + index)
+    def _payload(self, topic: int, lot: Lot, index: int, event: Event) -> bytes | None:
+        """An event of a lot as it came; None: it is not to be had."""
+        return lot.aside.get(index) or self._in_journal(topic, event)
 
     def sweep(self, topic: int, owed: TopicOwed) -> None:
         """Count what leaves the journal while nobody takes it."""
         for lot in owed.untaken_lots():
             begin = end = lot.done
-            while end < min(lot.size, begin + SWEPT) and self._find(topic, lot[end]) is None:
+            for event in lot.events(begin, min(lot.size, begin + SWEPT)):
+                if self._payload(topic, lot, end, event) is not None:
+                    break
                 end += 1
             if end > begin:
                 lot.gone.add(begin, end)
                 owed.finish(lot, end)
 
-    def _find(self, topic: int, event: Event) -> Entry | None:
-        return self._journals.find(topic, event.first, event.epoch, event.group, event.ticket)
+    def keep_aside(self, topic: int, owed: TopicOwed, written: int) -> bool:
+        """Copy what is about to be overwritten, as :func:`.aside.keep` says."""
+        memory = self._journals.of.get(topic)
+        if memory is None:
+            return False
+        layout = memory.layout
+        find = partial(self._in_journal, topic)
+        return aside.keep(owed.lots, written, layout.slots, layout.size, find)
+
+    def _in_journal(self, topic: int, event: Event) -> bytes | None:
+        entry = self._journals.find(topic, event.first, event.epoch, event.group, event.ticket)
+        return None if entry is None else entry.payload
+
+
+class _Found(NamedTuple):
+    """An event of a topic that is handed out, by this number."""
+
+    topic: int
+    number: int
+    epoch: int
+    payload: bytes
+
+
+def _datagrams(found: Sequence[_Found], *, together: bool) -> Iterator[bytes]:
+    """What is sent of these; ``together``: several of them in one datagram, where they fit."""
+    at = 0
+    while at < len(found):
+        first, end, size = found[at], at, IP_UDP_OVERHEAD + HEAD_BYTES
+        while together and end < len(found):
+            topic, number, epoch, payload = found[end]
+            size += EACH_BYTES + len(payload)
+            if size > MOST_BYTES or (topic, number - end, epoch) != (
+                first.topic, first.number - at, first.epoch
+            ):  # fmt: skip
+                break
+            end += 1
+        if end - at > 1:
+            payloads = [each.payload for each in found[at:end]]
+            yield encode_several(first.topic, first.number, first.epoch, payloads)
+        else:
+            end = at + 1
+            yield encode_again(first.payload, first.epoch, first.number)
+        at = end

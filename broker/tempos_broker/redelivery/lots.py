@@ -7,7 +7,7 @@ of the first. If that member goes, too, what it has not processed is handed out 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -39,6 +39,43 @@ class Event(NamedTuple):
     ticket: int
 
 
+class Kept:
+    """Payloads of events of a lot, by their place in it, that the journal may have no more."""
+
+    #: Bytes that an event takes beside its payload.
+    EACH = 128
+
+    __slots__ = ("_payloads", "looked", "size")
+
+    def __init__(self) -> None:
+        self._payloads: dict[int, bytes] = {}
+        #: Up to where was looked at what the journal has.
+        self.looked = 0
+        #: Bytes that they take.
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._payloads)
+
+    def put(self, index: int, payload: bytes) -> int:
+        """Keep one; the bytes that it takes."""
+        self._payloads[index] = payload
+        self.size += len(payload) + self.EACH
+        return len(payload) + self.EACH
+
+    def get(self, index: int) -> bytes | None:
+        """One of them; None: it is not here."""
+        return self._payloads.get(index)
+
+    def forget(self, begin: int, end: int) -> None:
+        """Those from ``begin`` on, before ``end``, are of no use any more."""
+        if self._payloads:
+            for index in range(begin, end):
+                payload = self._payloads.pop(index, None)
+                if payload is not None:
+                    self.size -= len(payload) + self.EACH
+
+
 @dataclass(slots=True)
 class Lot:
     """``taker``: the client that has it; None: nobody. ``done``: so many are processed, or not to be had."""
@@ -50,6 +87,8 @@ class Lot:
     done: int = 0
     #: Those that were not to be had.
     gone: Spans = field(default_factory=Spans)
+    #: Those that were copied out of the journal.
+    aside: Kept = field(default_factory=Kept)
     _ends: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -71,6 +110,21 @@ class Lot:
         sequence = piece.begin + index - (self._ends[at - 1] if at else 0)
         return Event(piece.epoch, piece.first, piece.group, sequence * piece.members + piece.place)
 
+    def events(self, index: int, end: int) -> Iterator[Event]:
+        """Those from ``index`` on, before ``end``."""
+        at = bisect_right(self._ends, index)
+        while index < end:
+            piece, begin = self.pieces[at], self._ends[at - 1] if at else 0
+            stop = min(self._ends[at], end)
+            sequence = piece.begin + index - begin
+            for ticket in range(
+                sequence * piece.members + piece.place,
+                (sequence + stop - index) * piece.members + piece.place,
+                piece.members,
+            ):
+                yield Event(piece.epoch, piece.first, piece.group, ticket)
+            index, at = stop, at + 1
+
     def finish(self, done: int) -> tuple[int, int]:
         """So many are done with: how many more were processed, and were not to be had."""
         done = min(done, self.size)
@@ -78,6 +132,7 @@ class Lot:
             return 0, 0
         gone = self.gone.count(self.done, done)
         processed = done - self.done - gone
+        self.aside.forget(self.done, done)
         self.done = done
         return processed, gone
 

@@ -143,6 +143,14 @@ class Owed:
         """Of epochs before this one nothing has to be told."""
         return min(self.epochs, default=0)
 
+    @property
+    def latest(self) -> tuple[int, int] | None:
+        """The epoch in which tickets are drawn, and where it begins; None: there is none."""
+        for number, epoch in reversed(self.epochs.items()):
+            if epoch.tickets is None:
+                return number, epoch.first
+        return None
+
     def export(self) -> list[Any]:
         """As JSON values."""
         return [

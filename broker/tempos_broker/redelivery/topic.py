@@ -80,6 +80,11 @@ class TopicOwed:
         """See :attr:`Owed.oldest`."""
         return self._owed.oldest
 
+    @property
+    def latest(self) -> tuple[int, int] | None:
+        """The epoch in which tickets are drawn, and where it begins in the journal; None: there is none."""
+        return self._owed.latest
+
     # --- what members say -----------------------------------------------------------------------
 
     def speaks(self, client: int) -> None:
@@ -185,6 +190,16 @@ class TopicOwed:
         self.changed = True
 
     # --- who is told ----------------------------------------------------------------------------
+
+    @property
+    def lots(self) -> Sequence[Lot]:
+        """Those that are not done with, in the order in which they are handed out."""
+        return self._lots
+
+    @property
+    def kept_aside(self) -> int:
+        """How many events were copied out of the journal and wait."""
+        return sum(len(lot.aside) for lot in self._lots)
 
     def untaken_lots(self) -> list[Lot]:
         """The lots that nobody has."""

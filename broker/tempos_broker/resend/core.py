@@ -132,6 +132,8 @@ class Resends:
         self._credit: dict[int, int] = {}
         self._waiting: list[_Again] = []
         self._active = 0.0
+        #: Positions that were read.
+        self.read = 0
         #: What became of events that were sent again; by topic, those that were taken.
         self.outcomes: Counter[str] = Counter()
 
@@ -248,7 +250,10 @@ class Resends:
     def _advance(self, topic: int, known: _Topic, now: float) -> None:
         """Take in what has come since."""
         scan, publishers = known.scan, known.publishers
-        for run in scan.advance(lambda epoch: self._drawn(topic, epoch), self._clock_ns()):
+        before = scan.read
+        runs = scan.advance(lambda epoch: self._drawn(topic, epoch), self._clock_ns())
+        self.read += scan.read - before
+        for run in runs:
             followed = publishers.get(run.publisher)
             if followed is not None:
                 followed.seen.came(run.first, run.numbers, now)

@@ -11,10 +11,13 @@ from tempos_broker.control.sockets import Reply
 from tempos_broker.journal.journals import Journals
 from tempos_broker.membership import Registry
 from tempos_broker.resend.core import Resends
+from tempos_broker.resend.ticks import Ticks
 from tempos_broker.slowpath.sources import Sources
 
 #: Seconds between two looks: while somebody publishes who wants to know, and else.
 LOOK, RARELY = 0.001, 0.1
+#: The same where so many events a second come, which is looked at every so many seconds.
+OFTEN, FAST, WINDOW = 0.0004, 1_500, 0.01
 #: Publishers to whom the way is remembered.
 WAYS = 4096
 
@@ -42,6 +45,10 @@ class Desk:
         self._sources = Sources(())
         self._ways: dict[int, Reply] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._ticks = Ticks(OFTEN, self._look)
+        # When it was counted last what comes, and how much that was.
+        self._counted_at, self._counted = 0.0, 0
+        self._is_fast = False
         self._core = Resends(
             registry,
             journals.of,
@@ -83,6 +90,8 @@ class Desk:
         self._ways[publisher] = reply
         if len(self._ways) > WAYS:
             del self._ways[next(iter(self._ways))]
+        if self._ticks.are_on:
+            return
         if self._timer is None or self._timer.when() - asyncio.get_running_loop().time() > LOOK:
             self._again_in(LOOK)
 
@@ -95,6 +104,7 @@ class Desk:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._ticks.end()
 
     def _refuses(self, topic: int, ip: str) -> bool:
         return self._sources.refuse(topic, ip)
@@ -110,5 +120,13 @@ class Desk:
         for lacking in self._core.look(now):
             if (way := self._ways.get(lacking.publisher)) is not None:
                 way(lacking.datagram)
+        if now >= self._counted_at + WINDOW:
+            read = self._core.read
+            self._is_fast = read - self._counted >= FAST * (now - self._counted_at)
+            self._counted_at, self._counted = now, read
+        is_busy = self._core.is_active and self._core.is_busy(now)
+        if is_busy and self._is_fast and self._ticks.begin():
+            return
+        self._ticks.end()
         if self._core.is_active:
-            self._again_in(LOOK if self._core.is_busy(now) else RARELY)
+            self._again_in(LOOK if is_busy else RARELY)

@@ -44,6 +44,8 @@ class Scan:
         self.memory = memory
         #: Since when all that came is known, ns.
         self.since = 0
+        #: Positions that were read as they were written.
+        self.read = 0
         self._fresh = fresh
         self._epochs: list[_Epoch] = []
         #: The latest of those that are over and read.
@@ -147,6 +149,7 @@ class Scan:
                 self._pending.update(dict.fromkeys(walked.lacking, now_ns))
                 if walked.lapped:
                     self._break(now_ns)
+                self.read += walked.at - self._at
                 self._at = walked.at
             if epoch.drawn is None:
                 break

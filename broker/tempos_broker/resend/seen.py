@@ -11,8 +11,8 @@ from bisect import bisect_right
 #: Numbers that come after a gap and show that it is none of order; seconds after which it is none anyway, and
 #: after which what the publisher has told to have sent should have come.
 SURE, REORDER, TAIL = 8, 0.0005, 0.002
-#: Seconds until what was asked for is asked for again: at first, and at most.
-AGAIN, AGAIN_MOST = 0.004, 0.25
+#: Seconds until what was asked for is asked for again: at first, where it did not take longer, and at most.
+AGAIN, AGAIN_MOST = 0.002, 0.25
 #: Gaps that are remembered.
 KEPT = 4096
 
@@ -52,6 +52,8 @@ class Seen:
         #: Whether gaps were forgotten for want of room: then since when nothing is certain any more.
         self.forgot: float | None = None
         self._told = (lowest, 0.0)
+        # What it took until something came that was asked for, seconds.
+        self._way = 0.0
 
     def near(self, number: int) -> int:
         """A number that travels in 32 bits, in full."""
@@ -80,6 +82,7 @@ class Seen:
         if first > self.next:
             self._lack(self.next, first, now + REORDER, now)
         elif first < self.next:
+            self._answered(first, now)
             self._cut(first, min(end, self.next))
         self.next = max(self.next, end)
 
@@ -108,8 +111,14 @@ class Seen:
             self.gaps.insert(self.gaps.index(gap) + 1, rest)
         if not gap.tries:
             gap.asked = now
-        gap.due = now + min(AGAIN * 2**gap.tries, AGAIN_MOST)
+        gap.due = now + min(max(AGAIN, 2 * self._way) * 2**gap.tries, AGAIN_MOST)
         gap.tries = min(gap.tries + 1, 16)
+
+    def _answered(self, number: int, now: float) -> None:
+        """A number has come that lacked: what that took, if it was asked for once."""
+        gap = self.gap(number)
+        if gap is not None and gap.tries == 1:
+            self._way += (now - gap.asked - self._way) / 8
 
     def _lack(self, first: int, end: int, due: float, now: float) -> None:
         self.gaps.append(Gap(first, end, due))

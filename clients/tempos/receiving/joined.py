@@ -57,7 +57,7 @@ def receive(intake: Intake, buffer: bytes, size: int) -> None:
 def _taken(intake: Intake, buffer: bytes, size: int) -> bool:
     """Take them together, if they are plain events of a narrow topic, each the next of its publisher."""
     feed = intake.feeds.narrow[buffer[0]] if size >= _HEADER_LEN and not intake.is_opening else None
-    if feed is None or not feed.is_event or feed.mended is not None or buffer[1:3] != _PLAIN:
+    if feed is None or not feed.is_event or buffer[1:3] != _PLAIN:
         return False
     alike, sequences, deliveries, sent, bodies = zip(*_layout(size).iter_unpack(buffer), strict=True)
     count, head, sequence, delivery = len(alike), alike[0], sequences[0], deliveries[0]

@@ -20,21 +20,35 @@ class Processed:
         self._topic = topic
         self._done: dict[int, Spans] = {}
         self._news: dict[int, Spans] = {}
+        # What was processed last, one behind the other, and is in none of them yet.
+        self._epoch = self._first = self._end = 0
 
     def add(self, epoch: int, sequence: int) -> None:
         """A delivery of an epoch, in full, is processed."""
-        if self._done.setdefault(epoch, Spans()).add(sequence, sequence + 1):
-            self._news.setdefault(epoch, Spans()).add(sequence, sequence + 1)
+        if epoch == self._epoch and sequence == self._end:
+            self._end += 1
+            return
+        self._gather()
+        self._epoch, self._first, self._end = epoch, sequence, sequence + 1
+
+    def _gather(self) -> None:
+        epoch, first, end = self._epoch, self._first, self._end
+        if first == end:
+            return
+        self._first = end
+        if self._done.setdefault(epoch, Spans()).add(first, end):
+            self._news.setdefault(epoch, Spans()).add(first, end)
         while len(self._done) > KEPT:
             del self._done[min(self._done)]
 
     @property
     def has_news(self) -> bool:
         """Whether there is anything that the broker has not heard."""
-        return bool(self._news)
+        return bool(self._news) or self._first != self._end
 
     def take(self, most: int) -> list[Consumed]:
         """What to tell now, at most so many rows; :meth:`unheard` puts them back."""
+        self._gather()
         rows: list[Consumed] = []
         for epoch in sorted(self._news):
             spans = self._news[epoch].all
@@ -52,10 +66,12 @@ class Processed:
 
     def forget(self, oldest: int) -> None:
         """The broker wants to hear nothing of epochs before this one."""
+        self._gather()
         for epoch in [epoch for epoch in self._done if epoch < oldest]:
             del self._done[epoch]
             self._news.pop(epoch, None)
 
     def tell_again(self) -> None:
         """The broker may have lost what it heard."""
+        self._gather()
         self._news = {epoch: Spans(spans.all) for epoch, spans in self._done.items()}

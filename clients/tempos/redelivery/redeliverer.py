@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tempos import _abi, auth, wire
@@ -14,9 +14,9 @@ from tempos.control import Consumed, Taking
 from tempos.errors import LocalError, RemoteError, WireError
 from tempos.receiving.feeds import OWN_GROUP, Feed, Feeds
 from tempos.receiving.inbox import Again, Event, Inbox, new_event
-from tempos.redelivery.asking import decode_again, decode_waiting, handed_in
+from tempos.redelivery.asking import decode_again, decode_several, decode_waiting, handed_in
 from tempos.redelivery.processed import Processed
-from tempos.redelivery.taking import Lot
+from tempos.redelivery.taking import Copy, Lot
 from tempos.session.aside import Aside
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ ROWS, LOTS = 32, 12
 LAST = 1.0
 #: Where in an event's fields these stand.
 _TOPIC, _DELIVERY, _EPOCH = 1, 5, 6
+
+_U32 = 0xFFFFFFFF
+_SEVERAL = bytes((_abi.SERVICE, _abi.SERVICE_HANDED))
+_PLAIN = _abi.WIRE_VERSION << 4
+_unpack_header = _abi.EVENT_HEADER.unpack_from
 
 
 class Redeliverer:
@@ -131,7 +136,13 @@ class Redeliverer:
     # What the intake sees
 
     def told(self, datagram: bytes) -> bool:
-        """Whether a datagram tells that something is to be handed out; it is taken then."""
+        """Whether a datagram tells of what is to be handed out, or brings some of it; it is taken then."""
+        if datagram[:2] == _SEVERAL:
+            several = decode_several(datagram)
+            if several is not None:
+                copies = [Copy(several.epoch, each) for each in several.datagrams]
+                self._came(several.topic, several.number, copies)
+            return several is not None
         told = decode_waiting(datagram)
         if told is None:
             return False
@@ -146,10 +157,14 @@ class Redeliverer:
         again = decode_again(datagram)
         if again is None:
             return False
-        lot = self._lots.get(again.topic)
-        if lot is not None and not self._is_off and lot.take(again.number, again.datagram, time.monotonic()):
-            self._schedule(0.0)
+        copy = Copy(again.datagram[_abi.OFFSET_EPOCH], again.datagram)
+        self._came(again.topic, again.number, [copy])
         return True
+
+    def _came(self, topic: int, number: int, copies: Sequence[Copy]) -> None:
+        lot = self._lots.get(topic)
+        if lot is not None and not self._is_off and lot.take(number, copies, time.monotonic()):
+            self._schedule(0.0)
 
     # What the consumer has done
 
@@ -224,7 +239,7 @@ class Redeliverer:
         self._telling = self._rows()
         self._asked, datagram = aside.request(
             "redeliver", roomy=True, port=self._port(), instance=link.instance, consumed=self._telling,
-            taking=[lot.taking() for lot in lots[:LOTS]],
+            taking=[lot.taking() for lot in lots[:LOTS]], together=True,
         )  # fmt: skip
         self._asked_at = self._told_at = now
         link.send_aside(datagram)
@@ -266,34 +281,50 @@ class Redeliverer:
         self._schedule(0.0 if any(lot.is_due(now) for lot in self._lots.values()) else BUSY)
         return True
 
-    def _hand_out(self, datagram: bytes, number: int) -> bool | None:
-        """Put an event into the inbox; None: it is full. False: there is nothing to process in it."""
-        feed = self._feeds.get(wire.topic_in(datagram))
-        try:
-            event = wire.decode_event(datagram)
-            body = datagram[wire.body_at(datagram) :]
-            bodies = wire.split_batch(body) if event.is_batch else (body,)
-        except WireError:
-            return False
-        flags = wire.flags_of(datagram)
-        if feed is None or flags & _abi.FLAG_TRACE:
-            return False
-        if flags & _abi.FLAG_ENVELOPE:
-            bodies = (body[_abi.ENVELOPE_LEN :],)
-        now = time.time_ns()
-        events: list[Again] = [
-            new_event(Again, (
-                feed.name, feed.id, each, event.publisher, (event.sequence + index) & 0xFFFFFFFF, None,
-                event.epoch, event.sent_ns, now, 0,
-            ))
-            for index, each in enumerate(bodies)
-        ]  # fmt: skip
-        events[-1].number = number
-        if not self._inbox.put_all(events):
-            return None
-        self.came += 1
-        self._wake()
-        return True
+    def _hand_out(self, topic: int, copies: Sequence[Copy], first: int) -> Sequence[bool]:
+        """Put events into the inbox, as :data:`HandOut` says."""
+        feed, now = self._feeds.get(topic), time.time_ns()
+        room = self._inbox.limit - self._inbox.waiting
+        useful: list[bool] = []
+        events: list[Again] = []
+        for number, copy in enumerate(copies, first):
+            if len(events) >= room:
+                break
+            made = [] if feed is None else _events_in(feed, copy, now)
+            if made:
+                made[-1].number = number & _U32
+                events += made
+            useful.append(bool(made))
+        if events:
+            if not self._inbox.put_all(events):
+                return ()
+            self.came += sum(useful)
+            self._wake()
+        return useful
+
+
+def _events_in(feed: Feed, copy: Copy, now: int) -> list[Again]:
+    """What there is to process in a datagram."""
+    epoch, datagram = copy
+    if len(datagram) >= wire.HEADER_LEN and datagram[0] != _abi.WIDE and datagram[1] == _PLAIN:
+        _, _, _, _, publisher, sequence, _, sent_ns = _unpack_header(datagram)
+        fields = (
+            feed.name, feed.id, datagram[wire.HEADER_LEN :], publisher, sequence, None, epoch, sent_ns, now, 0
+        )  # fmt: skip
+        return [new_event(Again, fields)]
+    try:
+        event = wire.decode_event(datagram)
+    except WireError:
+        return []
+    if event.flags & _abi.FLAG_TRACE:
+        return []
+    return [
+        new_event(Again, (
+            feed.name, feed.id, bytes(body), event.publisher, (event.sequence + index) & _U32, None, epoch,
+            event.sent_ns, now, 0,
+        ))
+        for index, body in enumerate(event.bodies)
+    ]  # fmt: skip
 
 
 def _some(rows: list[Taking], most: int) -> Iterable[list[Taking]]:

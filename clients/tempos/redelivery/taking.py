@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from tempos.control import Taking
 from tempos.redelivery.asking import Handed
 
 #: Events that may have come and not be processed.
-WINDOW = 1024
+WINDOW = 2048
 #: Seconds until what was sent and has not come is asked for again: at first, and at most.
 AGAIN_FIRST, AGAIN_MOST = 0.02, 0.5
 
 _U32 = 0xFFFFFFFF
 
-#: Hands out a datagram of a number; None: there is no room, else whether there is anything to process in it.
-HandOut = Callable[[bytes, int], "bool | None"]
+
+class Copy(NamedTuple):
+    """An event that came, as its publisher sent it, and the low 8 bits of its epoch."""
+
+    epoch: int
+    datagram: bytes
+
+
+#: Hands out events of a topic, whose numbers follow from the first one's: of each of those for which there is
+#: room whether there is anything to process in it.
+HandOut = Callable[[int, Sequence[Copy], int], Sequence[bool]]
 
 
 class Lot:
@@ -29,7 +39,7 @@ class Lot:
         self._told = 0
         #: Whether the broker has said that there is something.
         self.is_announced = False
-        self._ahead: dict[int, bytes] = {}
+        self._ahead: dict[int, Copy] = {}
         self._gone: set[int] = set()
         self._out: deque[int] = deque()
         self._again = AGAIN_FIRST
@@ -44,13 +54,15 @@ class Lot:
     def _done(self) -> int:
         return self._out[0] if self._out else self._have
 
-    def take(self, number: int, datagram: bytes, now: float) -> bool:
-        """An event that came; whether it was one of this lot that had not come."""
+    def take(self, number: int, copies: Sequence[Copy], now: float) -> bool:
+        """Events that came, from this number on; whether any of them is of this lot and had not come."""
         index = (number - self._base) & _U32
-        if not self._have <= index < min(self._size, self._have + WINDOW):
+        first = max(index, self._have)
+        end = min(index + len(copies), self._size, self._have + WINDOW)
+        if first >= end:
             return False
         before = self._have
-        self._ahead[index] = datagram
+        self._ahead.update(zip(range(first, end), copies[first - index :], strict=False))
         self._move_on()
         if self._have > before:
             self._again = AGAIN_FIRST
@@ -113,16 +125,20 @@ class Lot:
             self._ask_at = now + AGAIN_FIRST
 
     def _move_on(self) -> None:
+        ahead, gone = self._ahead, self._gone
         while self._have < self._size:
-            if self._have in self._gone:
-                self._gone.discard(self._have)
-            elif (datagram := self._ahead.get(self._have)) is not None:
-                out = self._hand_out(datagram, (self._base + self._have) & _U32)
-                if out is None:
-                    return
-                del self._ahead[self._have]
-                if out:
-                    self._out.append(self._have)
-            else:
+            if self._have in gone:
+                gone.discard(self._have)
+                self._have += 1
+                continue
+            run: list[Copy] = []
+            while (copy := ahead.pop(self._have + len(run), None)) is not None:
+                run.append(copy)
+            if not run:
                 return
-            self._have += 1
+            handed = self._hand_out(self.topic, run, self._base + self._have)
+            self._out.extend(at for at, useful in enumerate(handed, self._have) if useful)
+            self._have += len(handed)
+            if len(handed) < len(run):
+                ahead.update(enumerate(run[len(handed) :], self._have))
+                return

@@ -3,7 +3,7 @@
 Sans-IO: spans of delivery sequences and ``now`` (seconds of any clock that never steps) come in, rows of a
 request go out. Rules:
 
-* a gap is first left alone for a moment, for a network may have put datagrams in another order;
+* where a network has lately put datagrams in another order, a gap is first left alone for a moment;
 * what was asked for and has not come is asked for again, each time later, until its time is over, and once
   more then, for who asks may have been held up; or until the broker says that it is not to be had: then it is
   given up, which is told once;
@@ -21,11 +21,13 @@ from typing import NamedTuple
 
 from tempos.control import Missing
 
-#: Seconds that a gap may be a matter of order, and that two requests are apart at least: on average, and each
-#: as long as those of so many seconds were fewer.
-REORDER, APART, APART_LEAST, SPARED = 0.0005, 0.003, 0.001, 0.1
+#: Seconds that a gap may be a matter of order; so many gaps are taken for that after one was.
+REORDER, MIXED = 0.0005, 64
+#: Seconds that two requests are apart at least: on average, and each as long as those of so many seconds were
+#: fewer.
+APART, APART_LEAST, SPARED = 0.003, 0.001, 0.1
 #: Seconds until what was asked for is asked for again: at least, where nothing is known of the way, at most.
-AGAIN_LEAST, AGAIN_FIRST, AGAIN_MOST = 0.004, 0.02, 0.2
+AGAIN_LEAST, AGAIN_FIRST, AGAIN_MOST = 0.002, 0.02, 0.2
 #: Rows of one request, and deliveries that it asks for: as many as a broker answers it with.
 ROWS, MOST = 48, 64
 #: Spans kept that are open, and of those that were given up.
@@ -117,6 +119,8 @@ class Repairs:
         self._counts: dict[int, Count] = {}
         self._new: dict[int, None] = {}
         self._next: float | None = None
+        # How many of the next gaps may be a matter of order.
+        self._mixed = 0
 
     # What a member sees
 
@@ -155,9 +159,13 @@ class Repairs:
     def lacks(self, span: Span, now: float) -> list[Span]:
         """Deliveries are missing; what is given up for want of room."""
         gaps = self._open.setdefault((span.topic, span.epoch), _Gaps())
-        gaps.put(_Gap(span.first, span.end, now, now + REORDER))
+        due = now
+        if self._mixed:
+            self._mixed -= 1
+            due += REORDER
+        gaps.put(_Gap(span.first, span.end, now, due))
         self._spans += 1
-        self._wake(now + REORDER)
+        self._wake(due)
         if self._spans <= KEPT:
             return []
         key, oldest = min(
@@ -170,6 +178,8 @@ class Repairs:
         """What was missing has come; ``again``: sent again by the broker."""
         key = topic, epoch
         found = self._take(key, sequence, sequence + 1)
+        if found and not again:
+            self._mixed = MIXED
         if not found and (given := self._given.get(key)) is not None:
             before = len(given.all)
             if given.cut(sequence, sequence + 1):

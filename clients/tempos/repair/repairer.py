@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 
 from tempos.errors import LocalError
@@ -14,6 +15,8 @@ from tempos.repair.order import OrderedInbox
 
 #: Seconds for which what is missing is asked for again.
 PATIENCE = 2.0
+#: Seconds that are the least an event loop waits.
+TICK = 0.001
 
 
 def check(patience: float, *, ordered: bool) -> float:
@@ -40,7 +43,7 @@ class Repairer:
         self._asking: Asking | None = None
         self._send: Callable[[bytes], None] = lambda datagram: None
         self._port: Callable[[], int] = lambda: 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._due = 0.0
 
     def inbox_of(self, limit: int, *, ordered: bool) -> Inbox:
@@ -159,7 +162,8 @@ class Repairer:
         return byte if feed is None else feed.tracker.number(byte)
 
     def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+        # Finer than the loop's own, and what it is now.
+        return time.monotonic()
 
     def _schedule(self) -> None:
         at = None if self._is_off or self._asking is None else self.gaps.timer
@@ -169,7 +173,12 @@ class Repairer:
             self._timer.cancel()
         # Not the handle's own: that of uvloop has none where it is due now.
         self._due = at
-        self._timer = asyncio.get_running_loop().call_at(at, self._on_timer)
+        loop, ahead = asyncio.get_running_loop(), at - self._now()
+        # Behind what has come by now. Loops count in milliseconds, and less may be none.
+        if ahead <= 0:
+            self._timer = loop.call_soon(self._on_timer)
+        else:
+            self._timer = loop.call_later(max(ahead, TICK), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -16,7 +16,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from tempos import _sockets, wire
@@ -51,6 +51,9 @@ class Sender(Protocol):
     _topics: Outlets
     _datagrams: int
     _bytes: int
+
+    @property
+    def _confirming(self) -> object: ...
 
     def _sent_after(self, error: OSError, datagram: bytes, events: int) -> bool: ...
 
@@ -96,8 +99,7 @@ class Gathered:
         "turn_at",
     )
 
-    def __init__(self, publisher: Sender, *, single: bool = False) -> None:
-        """``single``: nothing is gathered."""
+    def __init__(self, publisher: Sender) -> None:
         self._publisher = publisher
         self._loop: asyncio.AbstractEventLoop | None = None
         self._datagrams: list[bytes] = []
@@ -113,9 +115,9 @@ class Gathered:
         self.last_ns = 0
         #: How many have left so, one shortly after the other.
         self.near = 0
-        #: Whether nothing is gathered: the publisher keeps a window, or the broker says that its fast path
-        #: does not understand several at once. They would go another way than those alone, and be overtaken.
-        self.single = single
+        #: Whether nothing is gathered: the broker says that its fast path does not understand several at
+        #: once. They would go another way than those alone, and be overtaken.
+        self.single = False
         #: At how many datagrams the event loop gets its turn.
         self.turn_at = TURN_EVERY
 
@@ -271,9 +273,12 @@ class Gathered:
             await self._publisher._until_writable()
         self.is_open = self._error is not None
 
-    def _left(self, datagrams: int, size: int) -> None:
-        self._publisher._datagrams += datagrams
-        self._publisher._bytes += size
+    def _left(self, datagrams: Sequence[bytes], size: int) -> None:
+        publisher = self._publisher
+        publisher._datagrams += len(datagrams)
+        publisher._bytes += size
+        if publisher._confirming is not None:
+            publisher._topics.keep(datagrams)
 
     def _never_left(self, datagram: bytes) -> None:
         self._publisher._topics.never_left(wire.topic_in(datagram))
@@ -298,8 +303,9 @@ class Gathered:
                     if error.errno in _sockets.BUSY:
                         return False
                     return self._one_by_one(datagrams, error)
+                left = tuple(datagrams)
                 self._emptied()
-                self._left(count, len(whole))
+                self._left(left, len(whole))
                 return True
         return self._one_by_one(datagrams)
 
@@ -326,7 +332,7 @@ class Gathered:
                     refusal = None
                     continue
             del datagrams[0]
-            self._left(1, len(datagram))
+            self._left((datagram,), len(datagram))
         self._size = 0
         if refusal is not None and refusal.errno in _UNSEGMENTED and self._segments:
             self._segments = False

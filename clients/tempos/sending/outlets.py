@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tempos import wire
 from tempos.control import Sent
 from tempos.encryption import OVERHEAD, Decryptor, Encryptor, TopicKey, TopicKeys
 from tempos.errors import LocalError
@@ -55,6 +56,21 @@ class Outlets:
     def by_id(self, number: int) -> Outlet | None:
         """The one with this topic id."""
         return next((each for each in self.now.values() if each.id == number), None)
+
+    def keep(self, datagrams: Sequence[bytes]) -> None:
+        """Keep events that have left, a datagram each, until it is known that they came."""
+        begin = 0
+        while begin < len(datagrams):
+            topic, end = wire.topic_in(datagrams[begin]), begin + 1
+            outlet = self.by_id(topic)
+            if outlet is not None and outlet.kept is not None and outlet.is_event:
+                _, number = wire.named(datagrams[begin])
+                for each in datagrams[end:]:
+                    if wire.topic_in(each) != topic or wire.named(each)[1] != number + end - begin:
+                        break
+                    end += 1
+                outlet.kept.put_all(datagrams[begin:end])
+            begin = end
 
     def never_left(self, number: int) -> None:
         """An event of the topic with this id had been counted, and cannot be sent."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from tempos import _abi, wire
 from tempos.control import Confirm
@@ -19,7 +19,7 @@ from tempos.sending.asked import WORDS, Came, Cannot, Lacks, Unkept
 MARGIN = 0.02
 #: Seconds between two sendings of one datagram; after which, and so many sendings, the broker does not take
 #: it.
-APART, PATIENCE, TRIES = 0.003, 10.0, 20
+APART, PATIENCE, TRIES = 0.0015, 10.0, 20
 #: Ranges of numbers that left the window before anything was known of them, of one topic.
 RANGES = 1024
 
@@ -36,11 +36,30 @@ _HALF = 0x80000000
 
 
 class _Entry:
-    __slots__ = ("at", "datagram", "events", "sent_at", "tries")
+    """Datagrams that left at one moment: one, whatever is in it, or some of an event each.
 
-    def __init__(self, datagram: bytes, events: int, at: float) -> None:
-        self.datagram, self.events, self.at = datagram, events, at
-        self.sent_at, self.tries = at, 0
+    ``open``: events of which it is not known that they came; ``again``: by number, when and how often one
+    was sent again.
+    """
+
+    __slots__ = ("again", "at", "datagrams", "events", "open", "size")
+
+    def __init__(self, datagrams: Sequence[bytes], events: int, size: int, at: float) -> None:
+        self.datagrams, self.at, self.size = datagrams, at, size
+        self.events = self.open = events
+        self.again: dict[int, tuple[float, int]] = {}
+
+    @property
+    def tries(self) -> int:
+        return max((tries for _, tries in self.again.values()), default=0)
+
+    def sends(self, number: int, now: float) -> bool:
+        """Whether one is sent again now; it is noted then."""
+        sent_at, tries = self.again.get(number, (0.0, 0))
+        if tries and now - sent_at < APART:
+            return False
+        self.again[number] = now, tries + 1
+        return True
 
 
 class Kept:
@@ -69,12 +88,19 @@ class Kept:
         if not wire.flags_of(datagram) & _abi.FLAG_ENVELOPE:
             number = self.near(wire.named(datagram)[1])
             self.next = max(self.next, number + events)
-            self._window.put(self, number, datagram, events)
+            self._window.put(self, number, (datagram,), events)
+
+    def put_all(self, datagrams: Sequence[bytes]) -> None:
+        """Datagrams of an event each have left together, with numbers that follow each other; no requests."""
+        number = self.near(wire.named(datagrams[0])[1])
+        events = len(datagrams)
+        self.next = max(self.next, number + events)
+        self._window.put(self, number, datagrams, events)
 
     @property
     def open(self) -> int:
         """Events of which it is not known what became."""
-        return sum(each.events for each in self.entries.values()) + sum(each[2] for each in self.left)
+        return sum(each.open for each in self.entries.values()) + sum(each[2] for each in self.left)
 
     def give_up(self, why: str, events: int) -> None:
         """So many events are asked for no more."""
@@ -112,18 +138,19 @@ class Window:
         """What is kept of a topic."""
         return self.kept.get(topic) or self.kept.setdefault(topic, Kept(self, topic))
 
-    def put(self, kept: Kept, number: int, datagram: bytes, events: int) -> None:
-        """Keep a datagram, and let go of the oldest for it."""
-        kept.entries[number] = _Entry(datagram, events, self._clock())
+    def put(self, kept: Kept, number: int, datagrams: Sequence[bytes], events: int) -> None:
+        """Keep what has left, and let go of the oldest for it."""
+        size = len(datagrams[0]) * len(datagrams)
+        kept.entries[number] = _Entry(datagrams, events, size, self._clock())
         self._order.append((kept, number))
-        self._bytes += len(datagram)
+        self._bytes += size
         if not self.is_asked_about:
             self.is_asked_about = True
             self.on_first()
         while self._bytes > self._room:
             of, oldest = self._order.popleft()
             if (entry := of.entries.pop(oldest, None)) is not None:
-                self._bytes -= len(entry.datagram)
+                self._bytes -= entry.size
                 self._leave(of, oldest, entry.events)
 
     @property
@@ -141,21 +168,27 @@ class Window:
             return
         now = self._clock()
         starts = [first for first, _ in told.lacking]
-        for number, entry in list(kept.entries.items()):
-            if number >= told.upto:
+        done: list[tuple[int, str]] = []
+        for number, entry in kept.entries.items():
+            single = len(entry.datagrams) == 1
+            end = number + (1 if single else entry.events)
+            if end > told.upto:
                 break
-            at = bisect_right(starts, number) - 1
-            if at < 0 or number >= told.lacking[at][1]:
-                self._drop(kept, number)
+            lacks = _within(told.lacking, starts, number, end)
+            entry.open = entry.events if single and lacks else lacks
+            if not lacks:
+                done.append((number, ""))
             elif entry.at < now - told.certain_ms / 1000 + MARGIN:
-                self._drop(kept, number, UNCERTAIN)
-            elif entry.tries >= TRIES and now - entry.at > PATIENCE:
-                self._drop(kept, number, UNTAKEN)
+                done.append((number, UNCERTAIN))
+            elif now - entry.at > PATIENCE and entry.tries >= TRIES:
+                done.append((number, UNTAKEN))
+        for number, why in done:
+            self._drop(kept, number, why)
         for each in list(kept.left):
             if each[1] > told.upto:
                 break
             kept.left.remove(each)
-            lacks = sum(max(0, min(end, each[1]) - max(first, each[0])) for first, end in told.lacking)
+            lacks = _within(told.lacking, starts, each[0], each[1])
             if lacks:
                 kept.give_up(LEFT, min(lacks, each[2]))
         self._tidy()
@@ -167,20 +200,19 @@ class Window:
             return []
         now = self._clock()
         since = now - told.certain_ms / 1000 + MARGIN
+        numbers = sorted(kept.entries)
         for first, count in told.ranges:
             number = kept.near(first)
-            wanted: Iterable[int] = range(number, number + count)
-            if count > len(kept.entries):
-                wanted = [each for each in kept.entries if number <= each < number + count]
-            for each in wanted:
-                entry = kept.entries.get(each)
-                if (
-                    entry is not None
-                    and entry.at >= since
-                    and (not entry.tries or now - entry.sent_at >= APART)
-                ):
-                    entry.sent_at, entry.tries = now, entry.tries + 1
-                    again.append(wire.as_again(entry.datagram))
+            for at in numbers[max(0, bisect_right(numbers, number) - 1) :]:
+                if at >= number + count:
+                    break
+                entry = kept.entries[at]
+                if entry.at < since:
+                    continue
+                wanted = range(max(at, number), min(at + len(entry.datagrams), number + count))
+                again += [
+                    wire.as_again(entry.datagrams[each - at]) for each in wanted if entry.sends(each, now)
+                ]
         self.resent += len(again)
         return again
 
@@ -195,9 +227,9 @@ class Window:
 
     def _drop(self, kept: Kept, number: int, why: str = "") -> None:
         entry = kept.entries.pop(number)
-        self._bytes -= len(entry.datagram)
+        self._bytes -= entry.size
         if why:
-            kept.give_up(why, entry.events)
+            kept.give_up(why, entry.open)
 
     def _leave(self, kept: Kept, number: int, events: int) -> None:
         last = kept.left[-1] if kept.left else None
@@ -210,3 +242,13 @@ class Window:
     def _tidy(self) -> None:
         while self._order and self._order[0][1] not in self._order[0][0].entries:
             self._order.popleft()
+
+
+def _within(spans: Sequence[tuple[int, int]], starts: Sequence[int], first: int, end: int) -> int:
+    """How many numbers of [first, end) are in these, which are ascending, apart, and begin at ``starts``."""
+    count = 0
+    for begin, last in spans[max(0, bisect_right(starts, first) - 1) :]:
+        if begin >= end:
+            break
+        count += max(0, min(end, last) - max(first, begin))
+    return count

@@ -35,6 +35,7 @@ export const SERVICE_REPLAYED = 4;
 export const SERVICE_AGAIN = 5;
 export const SERVICE_LACKING = 6;
 export const SERVICE_WAITING = 7;
+export const SERVICE_HANDED = 8;
 export const OFFSET_TOPIC = 0;
 export const OFFSET_VERSION_FLAGS = 1;
 export const OFFSET_RESERVED = 2;

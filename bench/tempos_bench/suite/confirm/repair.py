@@ -25,6 +25,8 @@ from tempos_bench.report.figures import Better, Figure, median
 from tempos_bench.runs.rounds import cores, interleave
 from tempos_bench.runs.run import Run
 
+#: What a broker does first that is to be given a core whenever it wants one.
+_FIRST = "import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param({priority}))"
 _PATHS = {"fast": "native", "slow": "off"}
 _LEGS = ("before", "behind", "both")
 _WORDS = {"before": "before the broker", "behind": "behind it", "both": "on both legs"}
@@ -35,7 +37,8 @@ class Parameters:
     """``losses``: shares; ``rates``: events/s on the fast and the slow path, ``batch`` in a datagram.
 
     ``shapes``: groups, and members of each; those but the first are measured with the first loss on both
-    legs. ``doubled``: of what is published, so many come twice besides, in one more variant.
+    legs. ``doubled``: of what is published, so many come twice besides, in one more variant. ``priority``: of
+    SCHED_FIFO, for all of it; 0: none.
     """
 
     rounds: int
@@ -47,6 +50,7 @@ class Parameters:
     payload: int
     journal: int
     doubled: float
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +140,20 @@ def _play(p: Parameters, variant: _Variant) -> Played:
     before, behind = (loss if variant.leg in (leg, "both") else 0 for leg in ("before", "behind"))
     with build() as topology:
         a, c = topology.publisher, topology.subscriber
-        with Broker(topology.broker, {topic: ()}, mode=_PATHS[variant.path], cpu=other) as broker:
+        first = _FIRST.format(priority=p.priority) if p.priority else ""
+        mode = _PATHS[variant.path]
+        with Broker(topology.broker, {topic: ()}, mode=mode, cpu=other, first=first) as broker:
             members = c.role(
                 "repaired", "--address", topology.facing_subscriber, "--topic", topic.name,
                 "--groups", variant.groups, "--members", variant.members, "--count", count,
                 "--batch", p.batch, "--before", before, "--behind", behind,
-                *(("--drop",) if variant.doubled else ()),
+                "--fifo", p.priority, *(("--drop",) if variant.doubled else ()),
                 ready=True, talk=True, cpu=core,
             )  # fmt: skip
             broker.wait_path(topic.name, Path.FAST if variant.path == "fast" else Path.SLOW)
             publisher = a.role(
                 "resending", "--address", topology.broker.address, "--topic", topic.name, "--rate", rate,
-                "--batch", p.batch, "--size", p.payload, "--seconds", p.seconds,
+                "--batch", p.batch, "--size", p.payload, "--seconds", p.seconds, "--fifo", p.priority,
                 ready=True, talk=True, cpu=core,
             )  # fmt: skip
             if before or variant.doubled:
@@ -166,17 +172,16 @@ def _played(variant: _Variant, sent: dict[str, Any], got: dict[str, Any], moved:
     base = took["none"][1]
     # 42 bytes of Ethernet, IPv4 and UDP stand in front of each.
     once = sent["bytes"] + 42 * sent["datagrams"]
-    either = [took[each] for each in ("before", "behind", "both") if each in took]
-    worst = max((each[2] for each in either), default=base)
+    repaired, p50, p99, _ = took.get("any", (0, base, base, base))
     return Played(
         sent=sent["sent"],
         lost=sum(sent["sent"] - received for received in got["received"]),
         doubled=got["doubled"],
         unconfirmed=sent["unconfirmed"],
         given_up=got["given_up"],
-        repaired=sum(int(each[0]) for each in either),
-        p50=(max((each[1] for each in either), default=base) - base) / 1000,
-        p99=(worst - base) / 1000,
+        repaired=int(repaired),
+        p50=(p50 - base) / 1000,
+        p99=(p99 - base) / 1000,
         undisturbed=base / 1000,
         extra=sum(moved) / (once * (1 + variant.groups)) - 1,
     )
