@@ -35,6 +35,44 @@ async def in_time(awaited: Awaitable[_T], seconds: float | None) -> _T:
     return future.result()
 
 
+class Bell:
+    """An event of asyncio that is waited for with a limit, again and again: no task is made for that."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiting: set[asyncio.Future[bool]] = set()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        for each in self._waiting:
+            _settle(each, True)
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    async def wait(self, seconds: float) -> bool:
+        """Until it is set, or for so many seconds; whether it was."""
+        if self._is_set:
+            return True
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        self._waiting.add(future)
+        limit = loop.call_later(seconds, _settle, future, False)
+        try:
+            return await future
+        finally:
+            limit.cancel()
+            self._waiting.discard(future)
+
+
+def _settle(future: asyncio.Future[bool], result: bool) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
 async def _end(future: asyncio.Future[Any]) -> None:
     future.cancel()
     await asyncio.wait({future})

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tempos._awaitables import in_time
+from tempos._awaitables import Bell
 
 if TYPE_CHECKING:
     AnyLogger = logging.Logger | logging.LoggerAdapter[logging.Logger]
@@ -52,7 +52,7 @@ class Viewers:
         self._unseen = unseen
         self._those: set[Viewer] = set()
         self._task: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
+        self._wake = Bell()
         self._closed = False
         #: Viewers that did not take their steps.
         self.let_go = 0
@@ -125,10 +125,7 @@ class Viewers:
             await asyncio.sleep(max(EVERY - took, took * (1 / SHARE - 1)))
             if not self._those:
                 self._wake.clear()
-                try:
-                    await in_time(self._wake.wait(), self._unseen)
-                except asyncio.TimeoutError:
-                    continue
+                await self._wake.wait(self._unseen)
 
 
 def encoded(value: Any) -> bytes:

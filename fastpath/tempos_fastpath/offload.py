@@ -31,7 +31,7 @@ from tempos import (
     Unavailable,
 )
 from tempos._abi import Way
-from tempos._awaitables import in_time
+from tempos._awaitables import Bell
 from tempos._remarks import Remark
 from tempos._rows import Rows
 from tempos._slots import epoch_row
@@ -147,10 +147,12 @@ class Offload:
         self._reading = asyncio.Lock()
         self._mending: asyncio.Future[bool] | None = None
         self._closed = False
-        self._changed = asyncio.Event()
+        self._changed = Bell()
         #: Whether more than neighbours may have changed since the last look.
         self._more_changed = False
-        self._trigger = ChangeTrigger(self._on_network, feature_group)
+        self._trigger = ChangeTrigger(
+            self._on_network, feature_group, lambda *it: self._facts.knows(*it) and not self._reading.locked()
+        )
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -512,8 +514,7 @@ class Offload:
     async def _until_something(self) -> None:
         """Wait for a change, for something that programs have noticed, or until it is time."""
         for _ in range(round(_REFRESH / _ALERT)):
-            with contextlib.suppress(asyncio.TimeoutError):
-                await in_time(self._changed.wait(), _ALERT)
+            await self._changed.wait(_ALERT)
             await self._judge_sources()
             if self._changed.is_set() or self._programs.restless or self._losing():
                 return

@@ -19,6 +19,7 @@ from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.node import Node
 from tempos_fastpath.network.changes import ChangeTrigger
 from tempos_fastpath.network.facts import Destination, Facts, Way
+from tempos_fastpath.network.neighbours import KernelNeighbours
 from tempos_fastpath.network.netlink import Netlink
 from tempos_fastpath.network.netlink import Route as Answer
 from tempos_fastpath.network.reading import read_facts, read_more, read_neighbours
@@ -168,3 +169,74 @@ def test_neighbours_are_told_apart_from_everything_else(node: Node) -> None:
 
     with NodeLoop(node) as loop:
         assert loop.do(listen()) == [False, True, False]
+
+
+def test_a_neighbour_that_is_as_it_is_known_to_be_triggers_nothing(node: Node) -> None:
+    eth0 = node.call(lambda: socket.if_nametoindex("eth0"))
+    known: Facts = node.call(lambda: read_facts())
+
+    def put(last: int, mac: int, state: str) -> Callable[[IPRoute], object]:
+        return lambda netlink: netlink.neigh(
+            "replace", dst=f"10.6.0.{last}", lladdr=MAC.format(mac), ifindex=eth0, state=state
+        )
+
+    async def listen() -> list[tuple[int, str, str]]:
+        asked: list[tuple[int, str, str]] = []
+        calls = 0
+        looked, called = asyncio.Event(), asyncio.Event()
+
+        def is_known(ifindex: int, ip: str, mac: str) -> bool:
+            asked.append((ifindex, ip, mac))
+            looked.set()
+            return known.knows(ifindex, ip, mac)
+
+        def call(more: bool) -> None:
+            nonlocal calls
+            calls += 1
+            assert not more
+            called.set()
+
+        trigger = ChangeTrigger(call, is_known=is_known)
+        try:
+            await asyncio.to_thread(configure, node, put(3, 3, "stale"))
+            await asyncio.wait_for(looked.wait(), LIMIT)
+            await asyncio.to_thread(configure, node, put(4, 0xFF, "permanent"))
+            await asyncio.wait_for(called.wait(), LIMIT)
+            assert calls == 1
+        finally:
+            trigger.close()
+        return asked
+
+    with NodeLoop(node) as loop:
+        assert loop.do(listen()) == [
+            (eth0, "10.6.0.3", MAC.format(3)),
+            (eth0, "10.6.0.4", MAC.format(0xFF)),
+        ]
+
+
+def test_that_a_neighbour_is_known_no_more_is_noticed_and_that_it_is_heard_again_is_not(node: Node) -> None:
+    eth0 = node.call(lambda: socket.if_nametoindex("eth0"))
+
+    def change(state: str) -> Callable[[IPRoute], object]:
+        return lambda netlink: netlink.neigh(
+            "replace", dst="10.6.0.3", lladdr=MAC.format(3), ifindex=eth0, state=state
+        )
+
+    def watch() -> list[bool]:
+        neighbours = KernelNeighbours(9998)
+        try:
+            told = [neighbours.stirred(), neighbours.stirred()]
+            for step in (
+                change("reachable"),
+                change("failed"),
+                change("permanent"),
+                lambda netlink: netlink.neigh("del", dst="10.6.0.3", ifindex=eth0),
+            ):
+                with IPRoute() as netlink:
+                    step(netlink)
+                told.append(neighbours.stirred())
+        finally:
+            neighbours.close()
+        return told
+
+    assert node.call(watch) == [True, False, False, True, False, True]

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tempos._awaitables import in_time
+from tempos._awaitables import Bell, in_time
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -54,3 +54,24 @@ async def test_what_is_awaited_gives_its_result_its_error_or_is_cancelled_in_tim
     with pytest.raises(asyncio.TimeoutError):
         await in_time(hang(), 0)
     assert left.is_set(), "it has ended by then"
+
+
+async def test_a_bell_is_waited_for_with_a_limit_by_any_number_and_again_and_again() -> None:
+    bell = Bell()
+    assert not await bell.wait(0.001), "nobody rang"
+    waiting = [asyncio.create_task(bell.wait(60)) for _ in range(2)]
+    await asyncio.sleep(0)
+    bell.set()
+    # Also who clears it at once has woken those that waited.
+    bell.clear()
+    assert await asyncio.wait_for(asyncio.gather(*waiting), 5) == [True, True]
+    assert not bell.is_set()
+    bell.set()
+    assert await bell.wait(0)
+    bell.clear()
+    task = asyncio.create_task(bell.wait(60))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    assert task.cancelled()
+    bell.set()

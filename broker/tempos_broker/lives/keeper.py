@@ -188,11 +188,17 @@ class Keeper:
     async def keep_saving(self) -> None:
         """Write down what changes, until cancelled: about once a second, a slice at a time."""
         while self._store is not None:
-            # That this broker lives, and who drains, whatever else there is to say.
-            await asyncio.gather(asyncio.sleep(SAVE_EVERY), self.save())
-            for some in self._slices(self._moved()):
-                await self.save(some)
-                await asyncio.sleep(PAUSE)
+            await asyncio.gather(asyncio.sleep(SAVE_EVERY), self._save_moved())
+
+    async def _save_moved(self) -> None:
+        moved = self._moved()
+        await asyncio.sleep(0)
+        slices = self._slices(moved)
+        # That this broker lives, and who drains, is written with the first, whatever else there is to say.
+        await self.save(next(slices, ()))
+        for some in slices:
+            await asyncio.sleep(PAUSE)
+            await self.save(some)
 
     async def save_rest(self) -> None:
         """Write down, for the last time, what the state file does not say yet."""

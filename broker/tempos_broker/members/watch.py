@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from tempos._awaitables import in_time
+from tempos._awaitables import Bell
 from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_broker.account.changes import Changes, Kind
@@ -38,7 +38,15 @@ log = logging.getLogger("tempos.broker.members")
 
 
 class Neighbours(Protocol):
-    """What is asked of the kernel; each may raise :class:`OSError`."""
+    """What is asked of the kernel; each may raise :class:`OSError`, but for :meth:`close`."""
+
+    def stirred(self) -> bool:
+        """Whether any neighbour may be known no more since this was asked; on the event loop."""
+        ...
+
+    def close(self) -> None:
+        """Ask no more; safe to call twice."""
+        ...
 
     def ways(self, towards: Sequence[Towards]) -> Mapping[Towards, tuple[int, str]]:
         """Who is next on the way to each, where there is one."""
@@ -77,7 +85,9 @@ class Watch:
         self._ways: dict[Towards, Hop] = {}
         self._asked = -WAYS_AGAIN
         self._full = False
-        self._woken = asyncio.Event()
+        #: Members of which everyone next on the way was known at the last look.
+        self._settled: set[Towards] | None = None
+        self._woken = Bell()
         self._room = 0
         self._trouble = Remark(log, "who is next on the way to members is asked of the kernel again")
         self._told: frozenset[Towards] = frozenset()
@@ -100,6 +110,8 @@ class Watch:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        if self._neighbours is not None:
+            self._neighbours.close()
 
     def why(self, towards: Towards) -> str:
         """Why a member there is left out; empty where it is not."""
@@ -115,8 +127,7 @@ class Watch:
 
     async def _run(self) -> None:
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await in_time(self._woken.wait(), EVERY)
+            await self._woken.wait(EVERY)
             self._woken.clear()
             full, self._full = self._full, False
             try:
@@ -133,11 +144,18 @@ class Watch:
         members = set(self._routes.towards)
         if members or self._presence.absent:
             now = time.monotonic()
+            # Asked before the look: what changes while it is taken shows at the next one.
+            rests = not self._neighbours.stirred() and members == self._settled
+            if rests and not full and now - self._asked < WAYS_AGAIN:
+                return
+            self._settled = None
             states, ways = await asyncio.to_thread(self._read, members, now)
             changed = self._presence.look(ways, states, now, full=full)
             self._make_room()
             if changed:
                 await self._leave_out()
+            if all(states.get(hop) is State.KNOWN for hop in ways.values()):
+                self._settled = members
             if due := self._presence.to_ask(states, now):
                 await asyncio.to_thread(self._ask, due)
 

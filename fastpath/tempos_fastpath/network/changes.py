@@ -3,7 +3,8 @@
 Netlink sockets on the groups for links, neighbours, addresses, routes, next hops, rules and IPv4's settings,
 and on the one that tells what devices can do (a veth's peer whose GRO was toggled), are read only to be
 emptied: their messages are a trigger, so a lost one (ENOBUFS) is as good as any other. Told apart is only
-whether it may have been more than neighbours: those change all the time, and mostly nothing that matters.
+whether it may have been more than neighbours: those change all the time. The kernel tells of one that it has
+heard again as of any other, so those that are as they are known to be trigger nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 
-from tempos_fastpath.network.netlink import concerns_neighbours_alone
+from tempos_fastpath.network.netlink import neighbours_told
 
 #: link, neigh, IPv4 ifaddr, IPv4 route, IPv4 rule, how interfaces take IPv4 (rp_filter), and next hops that
 #: are objects of their own
@@ -31,11 +32,19 @@ class ChangeTrigger:
     """Calls ``callback`` on the running event loop once per burst of events.
 
     Its argument: whether anything but neighbours may have changed.
+    ``is_known``: whether it is known, and not being found out just now, that a neighbour (the index of its
+    interface, its address) has this MAC, or none that can be used.
     ``features``: the generic netlink group of device features, 0 where the kernel has none.
     """
 
-    def __init__(self, callback: Callable[[bool], None], features: int = 0) -> None:
+    def __init__(
+        self,
+        callback: Callable[[bool], None],
+        features: int = 0,
+        is_known: Callable[[int, str, str], bool] = lambda ifindex, ip, mac: False,
+    ) -> None:
         self._callback = callback
+        self._is_known = is_known
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._more = False
@@ -75,16 +84,21 @@ class ChangeTrigger:
         return netlink
 
     def _drain(self, netlink: socket.socket) -> None:
+        news = False
         try:
             while True:
                 data = netlink.recv(_READ_SIZE)
-                self._more |= netlink.proto != socket.NETLINK_ROUTE or not concerns_neighbours_alone(data)
+                told = neighbours_told(data) if netlink.proto == socket.NETLINK_ROUTE else None
+                self._more |= told is None
+                news |= told is None or not all(
+                    each and self._is_known(each.interface, each.ip, each.usable) for each in told
+                )
         except BlockingIOError:
             pass
         except OSError:
             # ENOBUFS: events were lost, and that too means: look again.
-            self._more = True
-        if self._timer is None:
+            self._more = news = True
+        if news and self._timer is None:
             self._timer = self._loop.call_later(SETTLE, self._fire)
 
     def _fire(self) -> None:

@@ -112,6 +112,10 @@ class Facts:
     def mac_of(self, ifindex: int, ip: str) -> str | None:
         return self.neighbours.get((ifindex, ip))
 
+    def knows(self, ifindex: int, ip: str, mac: str) -> bool:
+        """Whether this is what is known of a neighbour; no MAC: none that can be used."""
+        return self.neighbours.get((ifindex, ip), "") == mac
+
     def by_name(self, name: str) -> Interface | None:
         return next((each for each in self.interfaces.values() if each.name == name), None)
 

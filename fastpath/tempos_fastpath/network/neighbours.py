@@ -1,6 +1,7 @@
 """What the slow path asks the kernel about its members: who is next on the way to each, and is he known.
 
-An implementation of the broker's ``Neighbours``. Needs no privilege, but for :meth:`ask`. Blocking.
+An implementation of the broker's ``Neighbours``. Needs no privilege, but for :meth:`ask`. Blocking, but for
+:meth:`stirred`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import socket
 from collections.abc import Collection, Mapping, Sequence
 
 from tempos_fastpath.network.facts import Destination
-from tempos_fastpath.network.netlink import Netlink
+from tempos_fastpath.network.netlink import Netlink, neighbours_told
 
 _RTN_UNICAST = 1
 _INCOMPLETE, _FAILED = 0x01, 0x20
 _SO_BINDTOIFINDEX = 62
 #: From so many on all neighbours are read rather than each of these.
 _MANY = 64
+_RTMGRP_NEIGH, _READ_SIZE = 0x4, 65536
 
 #: An interface's index, and an address.
 Place = tuple[int, str]
@@ -26,6 +28,33 @@ class KernelNeighbours:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self._news: socket.socket | None = None
+
+    def close(self) -> None:
+        """Ask no more; safe to call twice."""
+        if self._news is not None:
+            self._news.close()
+
+    def stirred(self) -> bool:
+        """Whether any neighbour may be known no more since this was asked; the first time that is so.
+
+        One that was known is forgotten, or found wanting, before it is being resolved again.
+        """
+        first = self._news is None
+        if self._news is None:
+            self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC)
+            self._news.setblocking(False)
+            self._news.bind((0, _RTMGRP_NEIGH))
+        stirred = first
+        try:
+            while True:
+                told = neighbours_told(self._news.recv(_READ_SIZE)) or [None]
+                stirred |= not all(each and each.usable for each in told)
+        except BlockingIOError:
+            return stirred
+        except OSError:
+            # Some of it was lost.
+            return True
 
     def ways(self, towards: Sequence[tuple[str, str | None]]) -> Mapping[tuple[str, str | None], Place]:
         """Who is next on the way to each (address, from this one of ours), where there is one."""

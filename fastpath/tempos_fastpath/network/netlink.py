@@ -15,6 +15,7 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 
 from tempos_fastpath.network.facts import Destination
@@ -51,6 +52,10 @@ _LOCAL, _NO_HOST = 2, (3, 4, 5)
 _METRIC_MTU = 2
 _TYPE_MASK = 0x3FFF
 _NEIGH_DST, _NEIGH_LLADDR = 1, 2
+#: How the kernel begins to tell of an IPv4 neighbour with a MAC: what stands behind changes all the time.
+_NEIGH_HEAD, _NEIGH_DST_HEAD, _NEIGH_MAC_HEAD = 32, _ATTRIBUTE.pack(8, 1), _ATTRIBUTE.pack(10, 2)
+#: Of a neighbour: its MAC may be used (NUD_VALID).
+_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
 _NTF_USE = 0x01
 #: Requests on their way at a time: their answers fit in any socket's buffer.
 _AT_ONCE = 64
@@ -86,6 +91,11 @@ class Neighbour:
     ip: str
     state: int
     mac: str
+
+    @property
+    def usable(self) -> str:
+        """Its MAC, if packets may be sent there."""
+        return self.mac if self.state & _VALID else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,9 +329,14 @@ def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
         at += length + 3 & ~3
 
 
-def concerns_neighbours_alone(data: bytes) -> bool:
-    """Whether a notification says nothing but that neighbours came, changed or went."""
-    return all(kind in (_NEWNEIGH, _DELNEIGH) for kind, *_ in messages(data))
+def neighbours_told(data: bytes) -> list[Neighbour | None] | None:
+    """What neighbours a notification tells of, None for each that went; or none at all: it tells of more."""
+    told: list[Neighbour | None] = []
+    for kind, _, _, payload in messages(data):
+        if kind not in (_NEWNEIGH, _DELNEIGH):
+            return None
+        told.append(_neighbour(payload) if kind == _NEWNEIGH else None)
+    return told
 
 
 def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
@@ -407,6 +422,13 @@ def _route(payload: bytes) -> Route:
 
 
 def _neighbour(payload: bytes) -> Neighbour | None:
+    if payload[12:16] == _NEIGH_DST_HEAD and payload[20:24] == _NEIGH_MAC_HEAD:
+        return _neighbour_of(payload[:_NEIGH_HEAD])
+    return _neighbour_of.__wrapped__(payload)
+
+
+@lru_cache(4096)
+def _neighbour_of(payload: bytes) -> Neighbour | None:
     family, interface, state, _, _ = _NEIGHBOUR.unpack_from(payload)
     found = attributes(payload, _NEIGHBOUR.size)
     address = found.get(_NEIGH_DST)

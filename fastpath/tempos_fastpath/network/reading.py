@@ -37,7 +37,6 @@ _REFUSED = {
 }
 _RTN_NAMES = {2: "it is this machine", 3: "it is a broadcast address", 5: "it is a multicast address"}
 #: Neighbour states whose MAC may be used: reachable, stale, delay, probe, no ARP needed, permanent.
-_NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
 
 #: Of a prefix that is one address.
 _WHOLE = 32
@@ -234,9 +233,7 @@ def _suspects(netlink: Netlink, ours: Collection[str]) -> tuple[tuple[str, ...],
 
 
 def _usable(neighbours: Iterable[Neighbour]) -> dict[tuple[int, str], str]:
-    return {
-        (each.interface, each.ip): each.mac for each in neighbours if each.state & _NUD_VALID and each.mac
-    }
+    return {(each.interface, each.ip): mac for each in neighbours if (mac := each.usable)}
 
 
 def redirect_support() -> dict[int, bool] | None:

@@ -1,0 +1,118 @@
+"""The kernel is asked about neighbours only while anything about them may have changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tempos_broker.addresses import Towards
+from tempos_broker.members import watch
+from tempos_broker.members.watch import Watch
+
+A, B = ("10.0.2.2", None), ("10.0.2.3", None)
+Place = tuple[int, str]
+
+
+class Kernel:
+    """Knows who is in ``known``, and finds nobody else; ``looks`` counts how often it was asked for all."""
+
+    def __init__(self) -> None:
+        self.known: set[str] = {A[0], B[0]}
+        self.news = True
+        self.looks = 0
+        self.closed = False
+
+    def stirred(self) -> bool:
+        news, self.news = self.news, False
+        return news
+
+    def close(self) -> None:
+        self.closed = True
+
+    def ways(self, towards: Sequence[Towards]) -> Mapping[Towards, Place]:
+        return {each: (3, each[0]) for each in towards}
+
+    def unresolved(self, places: Collection[Place]) -> tuple[set[Place], set[Place], set[Place]]:
+        self.looks += 1
+        known = {each for each in places if each[1] in self.known}
+        return known, set(), set(places) - known
+
+    def ask(self, places: Collection[Place]) -> bool:
+        return True
+
+
+class Path:
+    """Either path, which is told whom to leave out."""
+
+    def __init__(self) -> None:
+        self.left_out: frozenset[Towards] = frozenset()
+
+    def make_room(self, room: int, on_full: object) -> None:
+        pass
+
+
+class Fast(Path):
+    def leave_out(self, towards: frozenset[Towards]) -> None:
+        self.left_out = towards
+
+
+class Slow(Path):
+    async def leave_out(self, towards: frozenset[Towards]) -> None:
+        self.left_out = towards
+
+
+class Watched:
+    """A watch of members at A, looked at whenever a test says so."""
+
+    def __init__(self) -> None:
+        self.kernel, self.fast, self.slow = Kernel(), Fast(), Slow()
+        self.routes = SimpleNamespace(towards={A: 1}, states={})
+        args: Any = (self.kernel, self.routes, self.slow, self.fast, lambda: None)
+        self.watch = Watch(*args)
+
+    async def look(self, *, full: bool = False) -> int:
+        """How often the kernel was asked."""
+        before = self.kernel.looks
+        await self.watch._look(full)
+        return self.kernel.looks - before
+
+
+async def test_where_all_are_known_the_kernel_is_asked_again_after_news_alone() -> None:
+    it = Watched()
+    assert [await it.look() for _ in range(3)] == [1, 0, 0]
+    it.kernel.news = True
+    assert [await it.look() for _ in range(2)] == [1, 0]
+    assert await it.look(full=True) == 1, "a socket is full"
+
+
+async def test_new_members_are_looked_at_and_ways_are_asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = Watched()
+    assert [await it.look() for _ in range(2)] == [1, 0]
+    it.routes.towards[B] = 1
+    assert [await it.look() for _ in range(2)] == [1, 0]
+    del it.routes.towards[A]
+    assert [await it.look() for _ in range(2)] == [1, 0]
+    monkeypatch.setattr(watch, "WAYS_AGAIN", 0.0)
+    assert [await it.look() for _ in range(2)] == [1, 1]
+
+
+async def test_while_anybody_is_not_known_every_look_asks() -> None:
+    it = Watched()
+    it.kernel.known = set()
+    assert [await it.look() for _ in range(3)] == [1, 1, 1]
+    assert it.fast.left_out == it.slow.left_out == {A}
+    it.kernel.known = {A[0]}
+    assert [await it.look() for _ in range(2)] == [1, 0]
+    assert it.fast.left_out == it.slow.left_out == frozenset()
+
+
+async def test_what_asks_the_kernel_is_let_go_with_the_watch() -> None:
+    it = Watched()
+    it.watch.begin()
+    await asyncio.sleep(0)
+    await it.watch.close()
+    assert it.kernel.closed
