@@ -3,6 +3,7 @@
 Both ends, without I/O and without a clock. A signed datagram wraps a plain one:
 
     request:  msgpack [key id, time ms, nonce, plain request]  + tag
+    request:  msgpack [key id, time ms, nonce, plain request, addressee]  + tag
     reply:    msgpack [nonce of the request, time ms, plain reply] + tag
 
 ``tag`` is the first 16 bytes of HMAC-SHA-256 (RFC 2104, truncated as its section 5 allows) over a label
@@ -13,10 +14,14 @@ signed one an array: the first byte tells them apart.
 The nonce is fresh in every datagram, also in one that repeats a request: the broker takes each once. A
 reply carries the nonce of what it answers, so an old reply answers nothing, and the broker's time, so
 that a client whose clock is wrong can follow it.
+
+Brokers of a fleet know the same keys, but not each other's nonces, so a request to one of them names it: by
+the number that it told in a signed refusal of one that named nobody, or another. No other serves it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import re
@@ -42,13 +47,13 @@ KEY_ID_RULE = "1-64 letters, digits and . _ @ -, the first a letter or digit"
 #: The most a signature adds to a reply.
 REPLY_OVERHEAD = 1 + 2 + NONCE_BYTES + 9 + 3 + TAG_BYTES
 
-_REQUEST = b"tempos control request 1\0"
+_REQUEST, _ADDRESSED = b"tempos control request 1\0", b"tempos control request 2\0"
 _REPLY = b"tempos control reply 1\0"
-#: First bytes of msgpack arrays of four and of three.
-_REQUEST_HEAD, _REPLY_HEAD = 0x94, 0x93
+#: First bytes of msgpack arrays of four, of five and of three.
+_REQUEST_HEAD, _ADDRESSED_HEAD, _REPLY_HEAD = 0x94, 0x95, 0x93
 _U64 = 0xFFFFFFFFFFFFFFFF
-#: The most a signature adds to a request: head, id, time, nonce, the length of what it wraps, tag.
-OVERHEAD = 1 + 2 + 64 + 9 + 2 + NONCE_BYTES + 3 + TAG_BYTES
+#: The most a signature adds to a request: head, id, time, nonce, length of what it wraps, addressee, tag.
+OVERHEAD = 1 + 2 + 64 + 9 + 2 + NONCE_BYTES + 3 + 9 + TAG_BYTES
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -81,7 +86,10 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A signed request, taken apart but not believed. ``time_ms``: when it was signed, Unix time."""
+    """A signed request, taken apart but not believed. ``time_ms``: when it was signed, Unix time.
+
+    ``to``: the broker that it is meant for; 0: it names none.
+    """
 
     key_id: str
     time_ms: int
@@ -89,31 +97,46 @@ class Signed:
     plain: bytes
     signed: bytes = field(repr=False)
     tag: bytes = field(repr=False)
+    to: int = 0
 
     def is_from(self, key: Key) -> bool:
         """Whether this key signed it; the comparison takes the same time wherever they differ."""
-        return key.id == self.key_id and hmac.compare_digest(_tag(key, _REQUEST, self.signed), self.tag)
+        label = _ADDRESSED if self.to else _REQUEST
+        return key.id == self.key_id and hmac.compare_digest(_tag(key, label, self.signed), self.tag)
 
 
 def is_signed(datagram: bytes) -> bool:
     """Whether a datagram is not a plain request but means to be a signed one."""
-    return datagram[:1] == bytes((_REQUEST_HEAD,))
+    return datagram[:1] in (bytes((_REQUEST_HEAD,)), bytes((_ADDRESSED_HEAD,)))
 
 
-def sign_request(key: Key, plain: bytes, time_ms: int, nonce: bytes) -> bytes:
-    """Wrap a plain request."""
+def addressee_of(fleet: str, broker: str) -> int:
+    """What requests name a broker of a fleet by: the first 8 bytes of SHA-256 over both names."""
+    return int.from_bytes(hashlib.sha256(f"{fleet}\0{broker}".encode()).digest()[:8], "big") or 1
+
+
+def sign_request(key: Key, plain: bytes, time_ms: int, nonce: bytes, to: int = 0) -> bytes:
+    """Wrap a plain request; ``to``: the only broker that is to take it, 0: any."""
+    if to:
+        return _seal(key, _ADDRESSED, [key.id, time_ms, nonce, plain, to])
     return _seal(key, _REQUEST, [key.id, time_ms, nonce, plain])
 
 
 def open_request(datagram: bytes) -> Signed:
     """Take a signed request apart; raises :class:`WireError` and nothing else, whatever the bytes."""
-    row, signed, tag = _open(datagram, _REQUEST_HEAD, 4)
-    key_id, time_ms, nonce, plain = row
+    is_addressed = datagram[:1] == bytes((_ADDRESSED_HEAD,))
+    row, signed, tag = (
+        _open(datagram, _ADDRESSED_HEAD, 5) if is_addressed else _open(datagram, _REQUEST_HEAD, 4)
+    )
+    key_id, time_ms, nonce, plain, *addressee = row
+    to = addressee[0] if addressee else 0
     if not isinstance(key_id, str) or not KEY_ID.fullmatch(key_id):
         raise WireError("a signed request without a usable key id")
     if not _is_time(time_ms) or not _is_nonce(nonce) or not isinstance(plain, bytes):
         raise WireError("a signed request of another shape")
-    return Signed(key_id, time_ms, nonce, plain, signed, tag)
+    if is_addressed and (type(to) is not int or not 0 < to <= _U64):
+        raise WireError("a signed request that names no broker where it ought to")
+    return Signed(key_id, time_ms, nonce, plain, signed, tag, to)
 
 
 def sign_reply(key: Key, plain: bytes, time_ms: int, nonce: bytes) -> bytes:
@@ -132,7 +155,7 @@ def open_reply(key: Key, datagram: bytes) -> tuple[bytes, int, bytes]:
 
 
 class Signer:
-    """The client's end: signs each datagram anew and follows the broker's clock if it is told to.
+    """The client's end at one broker: signs each datagram anew, by its clock and to it if it is told to.
 
     ``wall`` gives Unix time in seconds; ``nonce`` so many random bytes.
     """
@@ -144,12 +167,17 @@ class Signer:
         self._wall = wall
         self._nonce = nonce
         self._ahead_ms = 0
+        self._to = 0
+
+    def another(self) -> Signer:
+        """One with the same key, for another broker."""
+        return Signer(self.key, self._wall, self._nonce)
 
     def sign(self, plain: bytes) -> tuple[bytes, bytes]:
         """The datagram and its nonce."""
         nonce = self._nonce(NONCE_BYTES)
         time_ms = max(0, round(self._wall() * 1000) + self._ahead_ms)
-        return sign_request(self.key, plain, time_ms, nonce), nonce
+        return sign_request(self.key, plain, time_ms, nonce, self._to), nonce
 
     def open(self, datagram: bytes) -> tuple[bytes, int, bytes]:
         """As :func:`open_reply`."""
@@ -158,6 +186,10 @@ class Signer:
     def follow(self, time_ms: int) -> None:
         """From now on sign as if the clock showed what a signed reply told."""
         self._ahead_ms = time_ms - round(self._wall() * 1000)
+
+    def address(self, to: int) -> None:
+        """From now on sign for the broker that a signed reply told of; 0: for any."""
+        self._to = to
 
 
 def read_key_file(path: str | Path) -> Key:

@@ -119,6 +119,8 @@ class Code:
     KEPT_OUT = "kept out"
     #: What came to the data port is to be repeated (:mod:`tempos.session.proof`).
     PROVE = "prove"
+    #: A signed request names no broker, or another one: it is asked again by the name that is told.
+    ADDRESSEE = "addressee"
     #: Those of what is no answer: the request goes on being repeated.
     NOT_YET = (STOPPING, PROVE)
 
@@ -310,6 +312,8 @@ class Reply:
     proof: bytes = b""
     #: And where events will come from, if that is not the usual port.
     data_port: int = DATA_PORT
+    #: Beside an error with the code ADDRESSEE: what requests name this broker by; 0: they name none.
+    addressee: int = 0
 
 
 class BadRequest(WireError):
@@ -384,10 +388,18 @@ def encode_ok(request_id: int, **fields: Any) -> bytes:
 
 
 def encode_error(
-    request_id: int, code: str, text: str, hint: str = "", proof: bytes = b"", data_port: int = DATA_PORT
+    request_id: int,
+    code: str,
+    text: str,
+    hint: str = "",
+    proof: bytes = b"",
+    data_port: int = DATA_PORT,
+    addressee: int = 0,
 ) -> bytes:
     """A negative answer: what happened and what to do about it."""
     error: dict[str, Any] = {"code": code, "text": text, "hint": hint}
+    if addressee:
+        error["addressee"] = addressee
     if proof:
         error["proof"] = proof
         if data_port != DATA_PORT:
@@ -403,13 +415,14 @@ def encode_error_within(
     hint: str = "",
     proof: bytes = b"",
     data_port: int = DATA_PORT,
+    addressee: int = 0,
 ) -> bytes | None:
     """A negative answer of at most ``room`` bytes, or None if the code alone is more.
 
     The hint is left out first, then the text.
     """
     for kept_text, kept_hint in ((text, hint), (text, ""), ("", "")):
-        datagram = encode_error(request_id, code, kept_text, kept_hint, proof, data_port)
+        datagram = encode_error(request_id, code, kept_text, kept_hint, proof, data_port, addressee)
         if len(datagram) <= room:
             return datagram
     return None
@@ -429,9 +442,11 @@ def decode_reply(datagram: bytes) -> Reply:
             proof, port = error.get("proof", b""), error.get("data_port")
             refused = ControlRefused(*texts)
             proof = proof if isinstance(proof, bytes) else b""
+            to = error.get("addressee")
             return Reply(
-                message["id"], None, refused, proof, port if _is_int(port, 0xFFFF) and port else DATA_PORT
-            )
+                message["id"], None, refused, proof, port if _is_int(port, 0xFFFF) and port else DATA_PORT,
+                to if isinstance(to, int) and _is_u64(to) else 0,
+            )  # fmt: skip
     raise WireError("a control reply that is neither an answer nor an error")
 
 

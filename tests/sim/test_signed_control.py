@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempos import ControlRefused, Key, NoAnswer, Topic, auth
-from tempos.control import Code, encode_error, encode_ok
+from tempos.control import Code, decode_reply, encode_error, encode_ok, encode_request
 from tempos.session import ControlSession
 from tempos.session.events import Answered, Failed, RenewalFailed, SessionEvent, Subscribed
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, TopicConfig
 from tempos_broker.control.server import ControlServer
+from tempos_broker.fleet.desk import Desk
 from tempos_broker.membership import Registry
 
 IP = "10.0.2.2"
@@ -22,13 +23,32 @@ KEY = Key("sensor-1", bytes(range(32)))
 CLIENT = ClientConfig("sensor-1", KEY.secret, subscribe=("alarms",))
 
 
+class Named(Desk):
+    """Of a broker that requests have to name by a number; 0: they name nobody."""
+
+    def __init__(self, registry: Registry, addressee: int) -> None:
+        super().__init__(registry)
+        self._addressee = addressee
+
+    @property
+    def addressee(self) -> int:
+        return self._addressee
+
+
 class Pair:
     """One client, one broker, one clock that never steps; wall clocks of their own beside it."""
 
     def __init__(
-        self, *, seed: int = 0, loss: float = 0.0, ahead: float = 0.0, key: Key | None = KEY
+        self,
+        *,
+        seed: int = 0,
+        loss: float = 0.0,
+        ahead: float = 0.0,
+        key: Key | None = KEY,
+        addressee: int = 0,
     ) -> None:
         self.now = 100.0
+        self.addressee = addressee
         self.wall = 1.8e9
         self.ahead = ahead
         self._rng = random.Random(seed)
@@ -50,7 +70,7 @@ class Pair:
     def start_broker(self) -> None:
         self.server = ControlServer(
             self.registry, Ledger(), self.config.control, name="sim", instance=1, epoch=lambda topic: 1,
-            wall=lambda: self.wall + self.now,
+            wall=lambda: self.wall + self.now, fleet=Named(self.registry, self.addressee),
         )  # fmt: skip
 
     def run(self, seconds: float) -> None:
@@ -191,3 +211,51 @@ def test_only_the_broker_can_answer_and_only_what_was_asked() -> None:
     assert (pair.session.unsigned, pair.session.unmatched) == (5, 1)
     pair.session.receive_datagram(auth.sign_reply(KEY, yes, 5, nonce), pair.now)
     assert isinstance(pair.session.next_event(), Answered)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.2]), st.sampled_from([-1e8, 0.0]))
+def test_a_member_finds_out_whom_to_name_and_by_which_clock(seed: int, loss: float, ahead: float) -> None:
+    pair = Pair(seed=seed, loss=loss, ahead=ahead, addressee=77)
+    while not pair.of(Subscribed):
+        pair.session.subscribe("alarms", "g", pair.now)
+        pair.run(10)
+    for number in (78, 0):
+        # Another broker at its address, or one that is in no fleet any more.
+        pair.addressee = number
+        pair.start_broker()
+        for _ in range(4):
+            pair.run(10)
+            pair.registry.expire(pair.now)
+    assert pair.registry.member_count(1) == 1
+    if not loss:
+        assert not pair.of(Failed)
+        assert pair.server.refused["wrong addressee"] == 1
+
+
+def test_what_one_broker_has_taken_no_other_takes() -> None:
+    one, other, alone = Pair(addressee=77), Pair(addressee=78), Pair()
+    one.session.subscribe("alarms", "g", one.now)
+    one.run(1)
+    assert one.registry.member_count(1) == 1
+    for each in (other, alone):
+        for datagram in one.sent:
+            if each is other or auth.open_request(datagram).to:
+                each._serve(datagram)
+        assert each.registry.member_count(1) == 0
+        assert set(each.server.refused) == {"wrong addressee"}
+
+
+def test_a_client_that_cannot_name_a_broker_is_refused_in_words() -> None:
+    pair = Pair(addressee=77)
+    datagram = auth.sign_request(KEY, encode_request("subscribe", 9, 5, topic="alarms", port=9000, group="g"),
+                                 round((pair.wall + pair.now) * 1000), bytes(8))  # fmt: skip
+    decision = pair.server.receive_datagram(datagram, IP, pair.now)
+    assert decision is not None
+    answer = pair.server.render(decision)
+    assert answer is not None
+    error = decode_reply(auth.open_reply(KEY, answer)[2]).error
+    assert error is not None
+    assert error.code == Code.ADDRESSEE
+    assert "brokers of a fleet have to be named" in str(error)
+    assert "0.2" in str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from tempos import Key, LocalError, WireError, auth
 
+VECTORS = Path(__file__).resolve().parents[2] / "clients" / "vectors"
 KEY = Key("sensor-1", bytes(range(16)))
 OTHER = Key("sensor-1", bytes(range(1, 17)))
 times = st.integers(0, 2**64 - 1)
@@ -45,6 +47,34 @@ def test_no_changed_byte_goes_unnoticed(plain: bytes, nonce: bytes, data: st.Dat
             assert not auth.open_request(bytes(changed)).is_from(KEY)
         with pytest.raises(WireError):
             auth.open_reply(KEY, bytes(changed))
+
+
+@given(st.binary(max_size=1100), nonces, st.integers(1, 2**64 - 1))
+def test_what_is_signed_for_one_broker_says_so(plain: bytes, nonce: bytes, to: int) -> None:
+    datagram = auth.sign_request(KEY, plain, 5, nonce, to)
+    assert auth.is_signed(datagram)
+    assert len(datagram) <= len(plain) + auth.OVERHEAD
+    signed = auth.open_request(datagram)
+    assert (signed.plain, signed.to) == (plain, to)
+    assert signed.is_from(KEY)
+    assert not signed.is_from(OTHER)
+    # Nobody takes the name out, or puts another in.
+    row = msgpack.unpackb(datagram[:-16])
+    for forged in (row[:4], [*row[:4], to % 2**64 ^ 1]):
+        other = msgpack.packb(forged) + datagram[-16:]
+        with contextlib.suppress(WireError):
+            assert not auth.open_request(other).is_from(KEY)
+
+
+def test_the_vectors_of_signed_requests() -> None:
+    for each in json.loads((VECTORS / "signed.json").read_text())["requests"]:
+        key = Key(each["id"], each["key"])
+        whole = auth.sign_request(
+            key, bytes.fromhex(each["plain"]), each["time_ms"], bytes.fromhex(each["nonce"]),
+            auth.addressee_of(each["fleet"], each["broker"]) if each["fleet"] else 0,
+        )  # fmt: skip
+        assert whole.hex() == each["signed"], each["name"]
+        assert auth.open_request(whole).to == each["addressee"]
 
 
 def test_a_request_is_no_reply_even_if_it_looks_like_one() -> None:

@@ -1,6 +1,7 @@
 """Who asks, and may they: what the broker demands of a control datagram before it serves it.
 
-    network? -> often? -> too large? -> signed? -> by a known key? -> in time? -> never seen? -> the right?
+    network? -> often? -> too large? -> signed? -> by a known key? -> for us? -> in time? -> never seen?
+    -> the right?
 
 Rules kept here:
 
@@ -9,6 +10,7 @@ Rules kept here:
 * A signed datagram is taken once. Nonces are remembered for as long as the time inside them is taken; a
   full memory forgets the oldest and from then on takes nothing as old as that. Nothing signed before the
   broker started is taken either, so a restart opens no door to what was recorded before.
+* Brokers of a fleet take what is signed for them by name, and nothing else: what one has taken no other does.
 * The clock is asked about only after the signature is found good: nobody without a key learns or moves
   anything.
 """
@@ -89,6 +91,7 @@ class Denied(Exception):
         hint: str = "",
         plain: bytes = b"",
         signed: Admitted | None = None,
+        addressee: int = 0,
     ) -> None:
         super().__init__(text)
         self.count = count
@@ -96,6 +99,7 @@ class Denied(Exception):
         self.hint = hint
         self.plain = plain
         self.signed = signed
+        self.addressee = addressee
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +159,13 @@ class Nonces:
 
 
 class Guard:
-    """Decides which datagrams are served. ``wall``: Unix time in seconds, ``now``: a monotonic clock."""
+    """Decides which datagrams are served. ``wall``: Unix time in seconds, ``now``: a monotonic clock.
 
-    def __init__(self, config: ControlConfig, wall: float) -> None:
+    ``addressee``: what signed requests have to name; 0: they name nobody.
+    """
+
+    def __init__(self, config: ControlConfig, wall: float, addressee: int = 0) -> None:
+        self._addressee = addressee
         self._nonces: dict[str, Nonces] = {}
         self._rate = RateLimit(config.rate)
         self._configure(config, wall)
@@ -229,6 +237,18 @@ class Guard:
         return self._take_once(Admitted(Caller(ip, client), signed.plain, key, signed.nonce), signed, wall)
 
     def _take_once(self, admitted: Admitted, signed: Signed, wall: float) -> Admitted:
+        if signed.to != self._addressee:
+            who = "another broker" if signed.to else "no broker"
+            ours = "brokers of a fleet have to be named" if self._addressee else "this one has no name"
+            raise Denied(
+                "wrong addressee",
+                f"signed for {who}: {ours}",
+                code=Code.ADDRESSEE,
+                hint="clients of tempos 0.2 and before cannot name a broker" if self._addressee else "",
+                plain=signed.plain,
+                signed=admitted,
+                addressee=self._addressee,
+            )
         now_ms = round(wall * 1000)
         nonces = self._nonces[signed.key_id]
         if not nonces.is_timely(signed.time_ms, now_ms):

@@ -87,6 +87,7 @@ class Refusal:
     """An answer that says no, why, and what to do. ``proof``: what is to be repeated.
 
     ``data_port``: where it will come from that is to be repeated next.
+    ``addressee``: what requests are to name.
     """
 
     code: str
@@ -94,6 +95,7 @@ class Refusal:
     hint: str
     proof: bytes = b""
     data_port: int = DATA_PORT
+    addressee: int = 0
 
 
 Answer = Done | Joined | Listed | Renewed | Drained | Refusal

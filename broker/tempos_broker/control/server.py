@@ -139,7 +139,7 @@ class ControlServer:
             registry, ledger, epoch, self._life, lambda: self._now, self._fleet.told, instance
         )
         self._wall = ForwardTime(wall, monotonic)
-        self._guard = Guard(config, self._wall())
+        self._guard = Guard(config, self._wall(), self._fleet.addressee)
         self._timing = self._timing_of(config)
         self._now = 0.0
         self._log = Sparingly(log, lambda: self._now)
@@ -249,8 +249,8 @@ class ControlServer:
                 plain = self._renewed(way, answer)
             case Drained():
                 plain = self._drained(way, answer)
-            case Refusal(code, text, hint, proof, port):
-                plain = encode_error_within(way.room, way.request_id, code, text, hint, proof, port)
+            case Refusal(code, text, hint, proof, port, to):
+                plain = encode_error_within(way.room, way.request_id, code, text, hint, proof, port, to)
                 if plain is None:
                     self.replies[TOO_LARGE] += 1
         if plain is not None and len(plain) > way.room:
@@ -340,7 +340,8 @@ class ControlServer:
             request_id = error.request_id
         room = size - (REPLY_OVERHEAD if denied.signed else 0)
         way = Way(denied.signed or Admitted(Caller(ip), b""), request_id, room)
-        return Decision(way, Refusal(denied.code, str(denied), denied.hint))
+        answer = Refusal(denied.code, str(denied), denied.hint, addressee=denied.addressee)
+        return Decision(way, answer)
 
     def _tell(self, reason: str, who: object, text: str) -> None:
         self._log.warn(reason, f"control request from {who} refused: {text}")

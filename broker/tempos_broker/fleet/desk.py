@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from tempos.auth import addressee_of
 from tempos.control import Code, Request, encode_ok
 from tempos_broker.account.accounts import Holder
 from tempos_broker.control.decisions import Decision, Done, Way, holder_of
@@ -24,6 +25,11 @@ class Desk:
     def __init__(self, registry: Registry, fleet: Fleet | None = None) -> None:
         self._registry = registry
         self.fleet = fleet
+
+    @property
+    def addressee(self) -> int:
+        """What signed requests have to name; 0: nobody."""
+        return 0 if self.fleet is None else addressee_of(self.fleet.name, self.fleet.me.name)
 
     def request(self, request: Request, way: Way, now: float) -> Decision:
         """Of which brokers the fleet is; behind the number ``after``, where one answer does not hold all."""
@@ -56,6 +62,8 @@ class Desk:
             return frozenset()
         holder = holder_of(request, way)
         lease, hears = self._registry.lease_of(holder), request.fields.get("hears")
+        if lease is not None:
+            lease.silent, lease.shared = 0, lease.shared and hears is None
         if lease is not None and hears is not None and (lease.home or lease.hears != tuple(hears)):
             lease.hears = tuple(hears)
             if lease.home:

@@ -23,7 +23,7 @@ from tempos._awaitables import in_time
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.config.model import FleetConfig
-from tempos_broker.fleet import homes, rows
+from tempos_broker.fleet import homes, rows, silent
 from tempos_broker.fleet.registry import Away, Compacted, LeaseGone, Registry, Write
 from tempos_broker.fleet.rows import BrokerRow, MemberRow
 from tempos_broker.fleet.view import View
@@ -86,20 +86,26 @@ class Fleet:
         self._heard = asyncio.Event()
         self._moved: list[asyncio.Future[None]] = []
         self._living: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
 
     # --- life -------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Be a broker of the fleet from now on, as soon as the store lets it."""
         self._members.holdings.wants.on_change = self._note
-        self._living = asyncio.get_running_loop().create_task(self._live(), name="tempos fleet")
+        loop = asyncio.get_running_loop()
+        self._living = loop.create_task(self._live(), name="tempos fleet")
+        self._listening = loop.create_task(
+            silent.watch(self._members, self._changes, self._routes.swap_all), name="tempos fleet, silent"
+        )
 
     async def close(self) -> None:
         """Be none any more; what is told of members holds until the lease ends, or the next life is there."""
         self._members.holdings.wants.on_change = None
-        if self._living is not None:
-            self._living.cancel()
-            await asyncio.gather(self._living, return_exceptions=True)
+        for task in (self._living, self._listening):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await self._store.close()
 
     async def _live(self) -> None:
@@ -141,6 +147,7 @@ class Fleet:
             self._doubtful = {holder: until for holder, row in known.items() if row.home != self.me.name}
         if not self._began:
             self._began, self._until = listed.revision, time.monotonic() + self._members.lease
+            self._changed |= {lease.holder for lease in self._members.holdings.all() if lease.shared}
         self._changed |= self.view.replace(listed.revision, listed.entries)
         for holder in [holder for holder in self._doubtful if holder in self.view.members]:
             del self._doubtful[holder]
@@ -252,6 +259,9 @@ class Fleet:
             if lease is not None and not lease.home and lease.hears is not None:
                 # Ours, and not there any more: told again.
                 self._note(holder)
+            if lease is not None and lease.shared and not lease.home and self._has_members_elsewhere():
+                # Of a former life. It has found a home at none of the others meanwhile: it has left.
+                return self._members.goodbye(lease.endpoint, holder.client or 0)
             return set() if holder in self._doubtful else homes.release(self._members, holder)
         if holder in self._members.leaving():
             return set()
@@ -264,6 +274,10 @@ class Fleet:
             self._awaited.add(holder)
             return set()
         return homes.adopt(self._members, row, self.me.address)
+
+    def _has_members_elsewhere(self) -> bool:
+        others = self.view.brokers.keys() - {self.me.name}
+        return any(row.home in others for row in self.view.members.values())
 
     def came(self, holder: Holder) -> set[int]:
         """A member of another broker is heard here: it hears us. The topics that this changes."""

@@ -31,6 +31,7 @@ def adopt(registry: Registry, row: MemberRow, source: str) -> set[int]:
     lease = registry.lease_of(holder)
     assert lease is not None, "it wants something"
     lease.home, lease.hears, lease.expires = row.home, None, math.inf
+    lease.shared, lease.silent = False, 0
     matching = [matcher(name) for name in wanted]
     topics = [topic for topic in registry.topics if any(match(topic.name) for match in matching)]
     return changed | registry.join(holder, topics, now)

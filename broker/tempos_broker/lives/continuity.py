@@ -97,6 +97,7 @@ class Continuity:
         self._ended: dict[int, int] = {}
         #: What members of the former life want that are none yet.
         self._wanted: dict[Holder, dict[str, Wanted]] = {}
+        self._shared: set[Holder] = set()
         #: What both paths draw from.
         self.tickets: Tickets = fast.tickets if drawn is None else drawn
         self._former = instance_in(self._stored.broker)
@@ -135,7 +136,9 @@ class Continuity:
         if self._moved:
             log.warning("the data port is another one now: clients have to subscribe anew, and will")
         else:
-            self._wanted = dict(wants_in(self.stored(WANTED)))
+            known = list(wants_in(self.stored(WANTED)))
+            self._wanted = {holder: wanted for holder, wanted, _ in known}
+            self._shared = {holder for holder, _, shared in known if shared}
         left = left_of(self._registry.lease, alive_in(self._stored.broker))
         for holder in list(self._wanted) if left > 0 else ():
             self._want_again(holder, time.monotonic() + left)
@@ -179,6 +182,8 @@ class Continuity:
         wanted = self._wanted.pop(holder, None)
         if wanted is not None:
             self._registry.restore_wanted(holder, wanted, expires)
+            if holder in self._shared and (lease := self._registry.lease_of(holder)) is not None:
+                lease.shared = True
 
     @property
     def owns_adopted(self) -> bool:

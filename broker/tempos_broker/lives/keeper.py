@@ -357,7 +357,10 @@ class Keeper:
             return []
         wanted = self._registry.holdings.wanted(changed)
         changed.clear()
-        things = [Thing(WANTED, *as_thing(holder, each)) for holder, each in wanted.items()]
+        shared = self._registry.holdings.is_shared
+        things = [
+            Thing(WANTED, *as_thing(holder, each, shared=shared(holder))) for holder, each in wanted.items()
+        ]
         self._unsaved_things.update({(each.kind, each.key): each.value for each in things})
         return things
 

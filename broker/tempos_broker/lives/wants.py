@@ -16,23 +16,30 @@ from tempos_broker.members.known import Wanted
 WANTED = "wanted"
 
 
-def as_thing(holder: Holder, wanted: Mapping[str, Wanted]) -> tuple[str, list[list[Any]] | None]:
-    """A key, and a JSON value; None where nothing is wanted that is to be known in the next life."""
-    rows = [[each, how.group, how.source, how.client] for each, how in wanted.items() if how.follows]
+def as_thing(
+    holder: Holder, wanted: Mapping[str, Wanted], *, shared: bool = False
+) -> tuple[str, list[list[Any]] | None]:
+    """A key, and a JSON value; None where nothing is wanted that is to be known in the next life.
+
+    ``shared``: it is a member of the whole fleet.
+    """
+    more = [True] if shared else []
+    rows = [[each, how.group, how.source, how.client, *more] for each, how in wanted.items() if how.follows]
     return f"{holder.ip}:{holder.port} {holder.client}", rows or None
 
 
-def wants_in(things: Mapping[str, Any]) -> Iterator[tuple[Holder, dict[str, Wanted]]]:
-    """The same again. Nonsense is left out."""
+def wants_in(things: Mapping[str, Any]) -> Iterator[tuple[Holder, dict[str, Wanted], bool]]:
+    """The same again, and whether it is shared. Nonsense is left out."""
     for key, rows in things.items():
         try:
             endpoint, client = key.split(" ")
             ip, port = endpoint.split(":")
             holder = Holder(address_of(ip), port_of(int(port)), whole(int(client)))
-            found = {_wanted(row[0]): _how(*row[1:]) for row in map(listed, listed(rows))}
+            known = [listed(row) for row in listed(rows)]
+            found = {_wanted(row[0]): _how(*row[1:4]) for row in known}
         except UNREADABLE:
             continue
-        yield holder, found
+        yield holder, found, any(row[4:] for row in known)
 
 
 def left_of(lease: float, alive: float) -> float:

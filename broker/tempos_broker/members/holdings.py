@@ -62,6 +62,11 @@ class Holdings:
             self.end_if_empty(other)
         self._ends.begun(lease.holder, lease.expires)
 
+    def is_shared(self, holder: Holder) -> bool:
+        """Whether somebody is a member of a whole fleet."""
+        lease = self._held.get(holder)
+        return lease is not None and (bool(lease.home) or lease.hears is not None or lease.shared)
+
     def end(self, lease: Lease) -> None:
         """A lease without memberships is over."""
         self._want_nothing(lease)

@@ -66,6 +66,10 @@ class Lease:
     home: str = ""
     #: At home here: the other brokers of the fleet that it hears, by number; None: it has not said.
     hears: tuple[int, ...] | None = None
+    #: Whether it was a member of the whole fleet in a former life, and has not been heard since.
+    shared: bool = False
+    #: Looks in a row at which nothing had been heard of it here, while its home is another broker.
+    silent: int = 0
     #: Topics by when what it is to know of them changed last, the latest at the end.
     news: dict[int, int] = field(default_factory=dict)
     #: Those of them that it is out of: their names, and why.

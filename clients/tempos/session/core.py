@@ -281,7 +281,9 @@ class ControlSession:
         if pending is None or (self._signer is not None and nonce not in pending.nonces):
             self.unmatched += 1
             return
-        if reply.error is not None and self._follow_clock(reply.id, pending, reply.error, time_ms, now):
+        if self._pending.signs_otherwise(pending, reply, time_ms):
+            self._answered(now)
+            self._repeat(reply.id, pending, now)
             return
         if reply.error is not None and reply.error.code in control.Code.NOT_YET:
             # The next broker is to answer; or this one, once it has been given the proof that is on its way.
@@ -444,18 +446,6 @@ class ControlSession:
         self._tell("heartbeat", now, {"received": []}, {"since": self._roll.since}, roomy=True)
 
     # Answers
-
-    def _follow_clock(
-        self, request: int, pending: Pending, error: ControlRefused, time_ms: int, now: float
-    ) -> bool:
-        """Whether a request is asked again by the broker's clock; once, then a refusal is one."""
-        if self._signer is None or error.code != control.Code.CLOCK or pending.clock_followed:
-            return False
-        pending.follow_clock()
-        self._signer.follow(time_ms)
-        self._answered(now)
-        self._repeat(request, pending, now)
-        return True
 
     def _answered(self, now: float) -> None:
         if self._silent:

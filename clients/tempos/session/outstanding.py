@@ -9,6 +9,9 @@ from tempos import auth, control
 from tempos.errors import WireError
 from tempos.session.parts import Pending
 
+#: Refusals after which a request is signed by what they tell.
+_FOLLOWED = (control.Code.CLOCK, control.Code.ADDRESSEE)
+
 
 class Outstanding(dict[int, Pending]):
     """Requests by their ids. With a ``signer`` every datagram is signed, each time anew."""
@@ -75,6 +78,21 @@ class Outstanding(dict[int, Pending]):
         pending.proved += 1
         self.alter(request, proof=proof)
         self.put(pending)
+
+    def signs_otherwise(self, pending: Pending, reply: control.Reply, time_ms: int) -> bool:
+        """Whether a request is to be asked again by the broker's clock, or name.
+
+        Once for each of the two, then a refusal is one.
+        """
+        code = None if reply.error is None else reply.error.code
+        if self._signer is None or code not in _FOLLOWED or code in pending.followed:
+            return False
+        pending.follow(code)
+        if code == control.Code.CLOCK:
+            self._signer.follow(time_ms)
+        else:
+            self._signer.address(reply.addressee)
+        return True
 
     def hear_unsigned(self, data: bytes) -> None:
         """A reply that nobody vouches for: what it says is told if no other comes."""

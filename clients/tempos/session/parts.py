@@ -60,7 +60,8 @@ class Pending:
     told: Mapping[str, Any] | None = None
     #: Of the signed datagrams sent so far; an answer carries one of them.
     nonces: list[bytes] = field(default_factory=list)
-    clock_followed: bool = False
+    #: What refusals were followed in how it is signed, by their codes.
+    followed: set[str] = field(default_factory=set)
     #: How often it was sent at once, with a proof.
     proved: int = 0
     #: What a reply said that was no answer, as a sentence: told if no other comes.
@@ -68,9 +69,9 @@ class Pending:
     #: Of a drain: until when it is asked again and again.
     until: float | None = None
 
-    def follow_clock(self) -> None:
-        """From now on it is signed by another clock: what was sent before will be refused."""
-        self.clock_followed = True
+    def follow(self, code: str) -> None:
+        """From now on it is signed otherwise: what was sent before will be refused."""
+        self.followed.add(code)
         self.nonces.clear()
 
     def no_answer(self, broker: str, now: float) -> NoAnswer:

@@ -59,7 +59,8 @@ class Scout:
         try:
             if address not in self._links:
                 client = int.from_bytes(os.urandom(8), "big")
-                session = ControlSession(client=client, broker=f"{address}:{self._port}", signer=self._signer)
+                signer = None if self._signer is None else self._signer.another()
+                session = ControlSession(client=client, broker=f"{address}:{self._port}", signer=signer)
                 self._links[address] = await ControlLink.open(address, self._port, session, _ignore)
             answer = await in_time(self._links[address].ask("fleet"), WITHIN)
         except ControlRefused as error:
