@@ -16,7 +16,7 @@ from typing import Any
 
 from tempos import PathPolicy, Route, __version__
 from tempos._rows import Rows
-from tempos.control import RETRY_AFTER
+from tempos.control import RETRY_AFTER, Code
 from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.pace import Pace
@@ -39,7 +39,7 @@ from tempos_broker.lives.store import Store
 from tempos_broker.members.departures import KeptOut
 from tempos_broker.members.narrow import Narrowest
 from tempos_broker.members.watch import Neighbours, Watch
-from tempos_broker.membership import Registry
+from tempos_broker.membership import Refused, Registry
 from tempos_broker.orders import Drained, KeepOut, Orders
 from tempos_broker.paths import Elsewhere, FastPath, NoFastPath
 from tempos_broker.redelivery.desk import OWED, Redelivery
@@ -182,7 +182,7 @@ class Broker:
             if registry is None
             else Fleet(
                 config.fleet, row_of(config, self._past.instance), registry, self._registry, self._routes,
-                self.changes,
+                self.changes, self._past.counting.total,
             )
         )  # fmt: skip
         narrowest = Narrowest(config.limits.datagram)
@@ -478,6 +478,12 @@ class Broker:
     ) -> KeptOut | None:
         """See :meth:`Orders.remove`."""
         return await self._orders.remove(name, group, endpoint, keep_out)
+
+    async def fleet_drain(self, name: str, *, on: bool) -> None:
+        """Take a broker of the fleet out of service, or back in; raises :class:`Refused`."""
+        if self.fleet is None:
+            raise Refused(Code.UNKNOWN_MEMBER, "this broker is in no fleet", "[fleet] in its configuration")
+        await self.fleet.drains.order(name, on=on)
 
     async def let_in(self, name: str, group: str, endpoint: tuple[str, int]) -> None:
         """See :meth:`Orders.let_in`."""

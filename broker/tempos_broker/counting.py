@@ -127,6 +127,12 @@ class Counting:
         """What the fast path has counted, as the kernel has it."""
         return self._fast.counters()
 
+    def total(self) -> int:
+        """All that either path has counted: it grows with each datagram."""
+        return sum(
+            sum(each.values()) for counters in (self.slow(), self.fast_raw()) for each in counters.values()
+        )
+
     def counted(self, topics: Sequence[int] | None = None) -> Counted:
         """Everything counted, over all lives; or of these topics only, and then nothing of no topic."""
         before, slow_before = self._fast.counters(topics), self.slow_counters(topics)

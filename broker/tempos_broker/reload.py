@@ -127,6 +127,7 @@ def _topic(old: Topic, new: Topic) -> Iterator[str]:
         ("ports", "ports"),
         ("redeliver", "redeliver"),
         ("pick", "pick"),
+        ("prefer", "prefer"),
     ):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:

@@ -198,6 +198,8 @@ def topic_document(
         "sources": list(topic.sources),
         "ports": list(topic.ports),
         "pick": topic.pick.value,
+        "prefer": topic.prefer.value,
+        "passed_over": registry.passed_over(topic.id),
         "fanout": topic.fanout.value,
         "unheard": topic.unheard.value,
         "journal": journal,

@@ -30,7 +30,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from tempos._api import DAEMON, DEFAULT, no_answer, other_daemon, refusal
 from tempos._awaitables import in_time
 from tempos.errors import LocalError, RemoteError
-from tempos.model import Fanout, Framing, Overflow, Path, PathPolicy, Pick, Quality, Topic, Unheard
+from tempos.model import Fanout, Framing, Overflow, Path, PathPolicy, Pick, Prefer, Quality, Topic, Unheard
 from tempos.session.place import api_at, usual_api
 
 #: Seconds for an answer, beside what a request itself has the broker wait.
@@ -185,7 +185,7 @@ class Admin:
                 Overflow(told["overflow"]), Fanout(told["fanout"]),
                 Unheard(told["unheard"]), *_journal(told["journal"]), retain=bool(told["retain"]),
                 repair=_repair(told), ports=tuple(told["ports"]), redeliver=bool(told.get("redeliver")),
-                pick=Pick(told["pick"]),
+                pick=Pick(told["pick"]), prefer=Prefer(told.get("prefer", "any")),
             )  # fmt: skip
             return TopicInfo(
                 topic, told["origin"], told["durable"], Path(told["path"]) if told["path"] else None,

@@ -78,6 +78,16 @@ class Pick(str, enum.Enum):
     SOURCE_PORT = "source-port"
 
 
+class Prefer(str, enum.Enum):
+    """Which members of a group get what a broker of a fleet sends. ``any``: all of them.
+
+    ``zone``: those whose home is in the broker's zone, as long as there are any.
+    """
+
+    ANY = "any"
+    ZONE = "zone"
+
+
 class Path(str, enum.Enum):
     """A data path."""
 
@@ -103,7 +113,7 @@ class Topic:
     ``ports``: where a foreign topic takes datagrams, beside the data port of the others. ``pick``: which
     member of each of its groups gets one.
     ``redeliver``: whether what a member was sent and has not processed goes to others of its group when it
-    is gone.
+    is gone. ``prefer``: which members of its groups go first, in a fleet.
     """
 
     id: int
@@ -125,6 +135,7 @@ class Topic:
     ports: tuple[int, ...] = ()
     redeliver: bool = False
     pick: Pick = Pick.TURN
+    prefer: Prefer = Prefer.ANY
 
     @property
     def bucket(self) -> int:

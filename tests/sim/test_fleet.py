@@ -6,12 +6,13 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from support.ports import free_ports
 from support.waiting import LIMIT
 
-from tempos import Framing, Quality, Topic
+from tempos import Framing, Prefer, Quality, Topic
 from tempos._awaitables import in_time
 from tempos_broker.account.accounts import Holder
 from tempos_broker.broker import Broker
@@ -28,7 +29,8 @@ TOPICS = (
 class World:
     """``brokers`` over one memory, each by an end of its own, which takes up to ``delay`` seconds."""
 
-    def __init__(self, delay: float) -> None:
+    def __init__(self, delay: float, topics: tuple[Topic, ...] = TOPICS) -> None:
+        self.topics = topics
         self.memory = Memory()
         self.random = random.Random(7)
         self.ends: list[LocalRegistry] = []
@@ -37,13 +39,13 @@ class World:
 
     def broker(self, number: int, ports: list[int]) -> Broker:
         config = BrokerConfig(
-            tuple(map(TopicConfig, TOPICS)),
+            tuple(map(TopicConfig, self.topics)),
             listen=(f"127.0.78.{number}",),
             data_port=ports[0],
             control_port=ports[1],
             api_port=0,
             name=f"b{number}",
-            fleet=FleetConfig("sim", ("http://nowhere:1",), lease=5),
+            fleet=FleetConfig("sim", ("http://nowhere:1",), lease=5, zone="north" if number < 3 else "south"),
         )
         end = LocalRegistry(self.memory, lambda: self.random.uniform(0, self._delay))
         broker = Broker(config, NoFastPath("a test"), registry=end)
@@ -77,7 +79,7 @@ class World:
         members = self.brokers[at]._registry
         return {
             (topic.name, group, holder)
-            for topic in TOPICS
+            for topic in self.topics
             for group, holders in members.holders(topic.id)
             for holder in holders
         }
@@ -99,8 +101,10 @@ class World:
 
 
 @asynccontextmanager
-async def world(brokers: int, delay: float = 0.01) -> AsyncIterator[World]:
-    made = World(delay)
+async def world(
+    brokers: int, delay: float = 0.01, topics: tuple[Topic, ...] = TOPICS
+) -> AsyncIterator[World]:
+    made = World(delay, topics)
     ports = free_ports(2)
     async with AsyncExitStack() as stack:
         for number in range(1, brokers + 1):
@@ -185,3 +189,48 @@ async def test_who_comes_to_another_broker_is_at_home_there_without_a_new_route(
         await in_time(wait(), LIMIT)
         await fleet.agree(1)
         assert [each._routes.epoch(1) for each in fleet.brokers] == epochs
+
+
+async def test_members_of_the_brokers_zone_go_first_as_long_as_there_are_any() -> None:
+    topics = (replace(TOPICS[0], prefer=Prefer.ZONE), TOPICS[1])
+    async with world(3, topics=topics) as fleet:
+
+        async def served(topic: int, *wanted: tuple[int, ...]) -> None:
+            """Each broker comes to send a topic to these members of the group, by number."""
+
+            def now(broker: Broker) -> list[int]:
+                await_swap = broker._routes.is_due(topic)
+                groups = broker._routes.states[topic].route.groups
+                return [-1] if await_swap else sorted(
+                    int(member.ip.rpartition(".")[2]) - 1 for group in groups for member in group.members
+                )  # fmt: skip
+
+            async def wait() -> None:
+                while [now(each) for each in fleet.brokers] != [list(each) for each in wanted]:
+                    for each in fleet.brokers:
+                        await each._routes.swap_all([topic])
+                    await asyncio.sleep(0.01)
+
+            try:
+                await in_time(wait(), LIMIT)
+            except asyncio.TimeoutError:
+                pytest.fail(str([now(each) for each in fleet.brokers]))
+
+        # Brokers 0 and 1 are in the north, 2 is in the south; members 8 and 16 are of one group.
+        for number, at in ((8, 0), (16, 2)):
+            for topic in topics:
+                fleet.join(at, number, topic.name)
+        await served(2, (8, 16), (8, 16), (8, 16))
+        await served(1, (8,), (8,), (16,))
+        assert fleet.brokers[0].topic("plant/a")["passed_over"] == {"g0": 1}
+        assert fleet.brokers[0].topic("plant/b")["passed_over"] == {}
+        # Its home is another one: so is its zone.
+        fleet.join(2, 8, "plant/a")
+        fleet.join(2, 8, "plant/b")
+        await served(1, (8, 16), (8, 16), (8, 16))
+        fleet.join(1, 8, "plant/a")
+        await served(1, (8,), (8,), (16,))
+        # There is nobody near.
+        fleet.leave(1, 8)
+        await served(1, (16,), (16,), (16,))
+        assert fleet.brokers[0].topic("plant/a")["passed_over"] == {}

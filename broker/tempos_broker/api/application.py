@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from tempos import PathPolicy
 from tempos.control import Code
 from tempos_broker.api.arguments import (
+    BROKER_NAME,
     GROUP,
     KEEP_OUT,
     MAX_AGE,
@@ -76,6 +77,8 @@ class Commands(TopicCommands, Protocol):
     ) -> KeptOut | None: ...
 
     async def let_in(self, name: str, group: str, endpoint: tuple[str, int]) -> None: ...
+
+    async def fleet_drain(self, name: str, *, on: bool) -> None: ...
 
     async def drain(
         self,
@@ -255,7 +258,7 @@ def _add_feed(api: Operations, feed: Feed) -> None:
         )
 
 
-def _add_commands(api: Operations, broker: Commands, reload: Reload) -> None:
+def _add_commands(api: Operations, commands: Commands, reload: Reload) -> None:
     @api.add(
         "POST",
         f"{_TOPIC}/path",
@@ -266,8 +269,8 @@ def _add_commands(api: Operations, broker: Commands, reload: Reload) -> None:
         topic=TOPIC_NAME,
     )
     async def post_path(topic: str, policy: str) -> dict[str, Any]:
-        await broker.move(topic, PathPolicy(policy))
-        return broker.documents.topic_path(topic)
+        await commands.move(topic, PathPolicy(policy))
+        return commands.documents.topic_path(topic)
 
     @api.add(
         "POST",
@@ -286,7 +289,7 @@ def _add_commands(api: Operations, broker: Commands, reload: Reload) -> None:
         topic: str, group: str, member: str, patience_s: float, keep_out_s: float | None, until_let_in: bool
     ) -> dict[str, Any]:
         keep_out = _keep_out(keep_out_s, until_let_in=until_let_in)
-        done = await broker.drain(topic, group, _endpoint(member), patience_s, keep_out)
+        done = await commands.drain(topic, group, _endpoint(member), patience_s, keep_out)
         return {
             "ticketed": done.ticketed,
             "delivered": done.confirmed,
@@ -310,7 +313,7 @@ def _add_commands(api: Operations, broker: Commands, reload: Reload) -> None:
         topic: str, group: str, member: str, keep_out_s: float | None, until_let_in: bool
     ) -> dict[str, Any]:
         keep_out = _keep_out(keep_out_s, until_let_in=until_let_in)
-        kept = await broker.remove(topic, group, _endpoint(member), keep_out)
+        kept = await commands.remove(topic, group, _endpoint(member), keep_out)
         return {"removed": member, "kept_out": _kept_out(kept)}
 
     @api.add(
@@ -324,8 +327,32 @@ def _add_commands(api: Operations, broker: Commands, reload: Reload) -> None:
         member=MEMBER,
     )
     async def post_let_in(topic: str, group: str, member: str) -> dict[str, Any]:
-        await broker.let_in(topic, group, _endpoint(member))
+        await commands.let_in(topic, group, _endpoint(member))
         return {"let_in": member}
+
+    @api.add(
+        "POST",
+        "/v1/fleet/brokers/{broker}/drain",
+        "Take a broker of the fleet out of service: publishers and members go to the others",
+        "FleetDrain",
+        (404, 409, 422),
+        broker=BROKER_NAME,
+    )
+    async def post_fleet_drain(broker: str) -> dict[str, Any]:
+        await commands.fleet_drain(broker, on=True)
+        return {"broker": broker, "in_service": False}
+
+    @api.add(
+        "DELETE",
+        "/v1/fleet/brokers/{broker}/drain",
+        "Take it back into service",
+        "FleetDrain",
+        (404, 409, 422),
+        broker=BROKER_NAME,
+    )
+    async def delete_fleet_drain(broker: str) -> dict[str, Any]:
+        await commands.fleet_drain(broker, on=False)
+        return {"broker": broker, "in_service": True}
 
     @api.add(
         "POST",

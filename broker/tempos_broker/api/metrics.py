@@ -40,6 +40,10 @@ FLEET_BEHIND = gauge(
     "tempos_fleet_behind_revisions", "that a broker has to put in force, as this one knows", "fleet", "broker"
 )
 FLEET_MEMBERS = gauge("tempos_fleet_members", "members that are at home at a broker", "fleet", "broker")
+FLEET_REVISION = gauge("tempos_fleet_agreed_revision", "that every broker of the fleet has in force", "fleet")
+FLEET_SERVED = gauge("tempos_fleet_served", "members of other brokers that one sends to", "fleet", "broker")
+FLEET_LACKS = gauge("tempos_fleet_lacks", "members of others that one does not send to", "fleet", "broker")
+FLEET_LEAVING = gauge("tempos_fleet_leaving", "1 while it is taken out of service", "fleet", "broker")
 SLOW_CONSUMERS = gauge("tempos_slow_consumers", "members that do not keep up")
 
 PATH = gauge("tempos_topic_path", "1: the path that serves the topic now", "topic", "class", "policy", "path")
@@ -160,7 +164,11 @@ def _of_fleet(fleet: Mapping[str, Any]) -> Iterator[Sample]:
     yield sample(FLEET, len(brokers), name)
     yield sample(FLEET_AWAY, fleet["registry"] == "away", name)
     newest = max((each["in_force"] for each in brokers), default=0)
+    yield sample(FLEET_REVISION, min((each["in_force"] for each in brokers), default=0), name)
     for each in brokers:
+        yield sample(FLEET_SERVED, each["serves"], name, each["name"])
+        yield sample(FLEET_LACKS, each["lacks"], name, each["name"])
+        yield sample(FLEET_LEAVING, each["leaving"] is not None, name, each["name"])
         yield sample(FLEET_BEHIND, newest - each["in_force"], name, each["name"])
         yield sample(FLEET_MEMBERS, each["members"], name, each["name"])
 

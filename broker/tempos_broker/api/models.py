@@ -175,6 +175,12 @@ class TopicOut(BaseModel):
     pick: Literal["turn", "source", "source-port"] = Field(
         description="which member of a group gets an event"
     )
+    prefer: Literal["any", "zone"] = Field(
+        default="any", description="which members of a group go first, in a fleet"
+    )
+    passed_over: dict[str, Count] = Field(
+        default_factory=dict, description="members of other zones that get nothing from here now, by group"
+    )
     fanout: Literal["auto", "xdp", "tc"]
     unheard: Literal["auto", "warn", "evict"] = Field(
         description="what happens to members that events do not reach"
@@ -336,6 +342,13 @@ class FleetMemberOut(BaseModel):
     home: str = Field(description="the broker that hears its heartbeats, by name")
     wants: dict[str, str] = Field(description="names and filters, each with its group")
     here: bool
+
+
+class FleetDrain(BaseModel):
+    """Whether a broker of the fleet is in service."""
+
+    broker: str
+    in_service: bool
 
 
 class KeptOutOut(BaseModel):

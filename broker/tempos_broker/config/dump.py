@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
+from tempos import Prefer
 from tempos_broker.config import layout
 from tempos_broker.config.model import BrokerConfig, ClientConfig, Origin, StaticMember, TopicConfig
 from tempos_daemon.schema import Keys, Kind
@@ -93,6 +94,7 @@ def fields_of(config: TopicConfig) -> dict[str, Any]:
         "ports": topic.ports or None,
         "redeliver": topic.redeliver or None,
         "pick": topic.pick if topic.ports else None,
+        "prefer": topic.prefer if topic.prefer is not Prefer.ANY else None,
     }
 
 

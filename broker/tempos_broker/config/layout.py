@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
-from tempos import Fanout, Framing, Overflow, PathPolicy, Pick, Quality, Topic, Unheard
+from tempos import Fanout, Framing, Overflow, PathPolicy, Pick, Prefer, Quality, Topic, Unheard
 from tempos._abi import (
     EVENT_HEADER_LEN,
     GROUPS_PER_TOPIC,
@@ -119,6 +119,7 @@ TOPIC: Keys = {
     "redeliver": Key(kinds.FLAG, _TOPIC.redeliver),
     "ports": Key(kinds.PORT, _TOPIC.ports, many=True, most=MAX_PORTS),
     "pick": Key(kinds.member_of(Pick), _TOPIC.pick),
+    "prefer": Key(kinds.member_of(Prefer), _TOPIC.prefer),
     "member": Key(MEMBER, (), many=True),
 }
 BROKER: Keys = {
@@ -580,6 +581,7 @@ def build_topic(table: Table) -> TopicConfig:
         values["sources"], values["rate"], values["burst"], values["overflow"], values["fanout"],
         values["unheard"], values["journal"], values["journal_bytes"], retain=values["retain"],
         repair=values["repair"], ports=values["ports"], redeliver=values["redeliver"], pick=values["pick"],
+        prefer=values["prefer"],
     )  # fmt: skip
     members = tuple(_static_member(**member.values) for member in _tables(table, "member"))
     return TopicConfig(topic, _one_member(*members) if len(members) == 1 else members)

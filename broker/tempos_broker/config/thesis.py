@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tempos import DATA_PORT, Fanout, Framing, Overflow, PathPolicy, Pick, Quality, Unheard
+from tempos import DATA_PORT, Fanout, Framing, Overflow, PathPolicy, Pick, Prefer, Quality, Unheard
 from tempos_broker.config import layout, own_kinds
 from tempos_daemon import kinds
 from tempos_daemon.schema import Faults, Key, Keys, NotAllowed, Table, read_table
@@ -86,6 +86,7 @@ def _topic(theirs: Table, faults: Faults) -> Table:
         "ports": (),
         "redeliver": False,
         "pick": Pick.TURN,
+        "prefer": Prefer.ANY,
     }
     if "topic_value" in theirs.values:
         values["id"] = theirs.get("topic_value")

@@ -33,7 +33,7 @@ class Listing:
         epoch: Callable[[int], int],
         life: int,
         now: Callable[[], float],
-        fleet: Callable[[Holder], tuple[int, int, int] | None] = lambda holder: None,
+        fleet: Callable[[Holder], tuple[int, ...] | None] = lambda holder: None,
         instance: int = 0,
     ) -> None:
         self._instance = instance

@@ -210,7 +210,7 @@ class ControlServer:
             if operation is None:
                 raise Refused(Code.UNKNOWN_OPERATION, f"this broker does not {request.op}", "")
             decision = operation(request, way, now)
-            self._fleet.heard(request, way)
+            left |= self._fleet.heard(request, way)
         except Refused as error:
             self.refused[error.code] += 1
             if error.code == Code.NOT_ALLOWED:

@@ -43,6 +43,7 @@ class Desk:
             "me": fleet.me.number,
             "changes": fleet.view.changes,
             "ready": fleet.ready,
+            "leaving": fleet.drains.is_leaving,
             "more": False,
         }
         numbers = fleet.view.numbers() | {fleet.me.number: fleet.me}
@@ -60,7 +61,7 @@ class Desk:
         """A member has asked something; the topics that this changes."""
         if self.fleet is None or "port" not in request.fields:
             return frozenset()
-        holder = holder_of(request, way)
+        holder, moved = holder_of(request, way), frozenset[int]()
         lease, hears = self._registry.lease_of(holder), request.fields.get("hears")
         if lease is not None:
             lease.silent, lease.shared = 0, lease.shared and hears is None
@@ -69,8 +70,9 @@ class Desk:
             if lease.home:
                 # It takes us for its home, whatever it was.
                 self._registry.holdings.hold(lease, time.monotonic() + self._registry.lease)
+                moved = frozenset(self._registry.moved(lease))
             self._registry.holdings.wants.touch(holder)
-        return frozenset()
+        return moved
 
     def came(self, request: Request, way: Way) -> frozenset[int]:
         """Somebody asks as a member, before it is looked whether it is one; the topics that this changes."""
@@ -81,6 +83,6 @@ class Desk:
             return frozenset()
         return frozenset(self.fleet.came(holder))
 
-    def told(self, holder: Holder) -> tuple[int, int, int] | None:
+    def told(self, holder: Holder) -> tuple[int, ...] | None:
         """What answers say of the fleet; None: there is none."""
         return None if self.fleet is None else self.fleet.confirmed(holder)

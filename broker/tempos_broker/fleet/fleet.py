@@ -16,7 +16,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from tempos._awaitables import in_time
@@ -24,6 +24,7 @@ from tempos_broker.account.accounts import Holder
 from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.config.model import FleetConfig
 from tempos_broker.fleet import homes, rows, silent
+from tempos_broker.fleet.drains import Drains
 from tempos_broker.fleet.registry import Away, Compacted, LeaseGone, Registry, Write
 from tempos_broker.fleet.rows import BrokerRow, MemberRow
 from tempos_broker.fleet.view import View
@@ -39,10 +40,15 @@ AGAIN = (0.1, 0.5)
 REFUSED_AGAIN = 0.05
 #: Parts of the lease after which it is renewed.
 RENEWED_AFTER = 1 / 4
+#: Seconds between two looks at whom we serve.
+LOOK_EVERY = 1.0
 
 
 class Fleet:
-    """``me``: how the others know this broker; ``members``, ``routes``: its own."""
+    """``me``: how the others know this broker; ``members``, ``routes``: its own.
+
+    ``received``: how many events came here so far.
+    """
 
     def __init__(
         self,
@@ -52,8 +58,10 @@ class Fleet:
         members: Members,
         routes: Routes,
         changes: Changes,
+        received: Callable[[], int] = lambda: 0,
     ) -> None:
         self.me = me
+        members.zone, members.holdings.on_home = me.zone, members.moved
         self.view = View()
         #: Why the store is not to be had; None: it is.
         self.away: str | None = "not asked yet"
@@ -61,13 +69,18 @@ class Fleet:
         #: Up to which revision what others told of is in force here.
         self.in_force = 0
         self.name = config.name
+        #: Who is taken out of service.
+        self.drains = Drains(me.name, self.view, store, members, changes, received)
         self._config = config
         self._store = store
         self._members = members
         self._routes = routes
         self._changes = changes
         self._lease = 0
-        self._told = -1
+        #: Of the members of others, how many we serve, and how many not.
+        self._counted = 0, 0
+        #: How far we are, as we told last.
+        self._told: rows.Progress | None = None
         #: Members of whom there may be something to tell, and others of whom there is something to adopt.
         self._untold: dict[Holder, None] = {}
         self._telling: dict[Holder, None] = {}
@@ -135,7 +148,9 @@ class Fleet:
         await self._look(anew=anew)
         self._found()
         self._work.set()
-        await _first_to_fail(self._keep(), self._watch(), self._adopt(), self._tell())
+        await _first_to_fail(
+            self._keep(), self._watch(), self._adopt(), self._tell(), self.drains.watch(), self._look_around()
+        )
 
     async def _look(self, *, anew: bool) -> None:
         """Go by all that there is, and write what is ours where it is not there."""
@@ -146,6 +161,7 @@ class Fleet:
             until = time.monotonic() + self._config.lease
             self._doubtful = {holder: until for holder, row in known.items() if row.home != self.me.name}
         if not self._began:
+            await self.drains.begin_anew()
             self._began, self._until = listed.revision, time.monotonic() + self._members.lease
             self._changed |= {lease.holder for lease in self._members.holdings.all() if lease.shared}
         self._changed |= self.view.replace(listed.revision, listed.entries)
@@ -157,13 +173,20 @@ class Fleet:
                 f"another broker of fleet {self.name!r} is named {self.me.name!r}, at {other.address}: "
                 "give each its own broker.name"
             )
+        for lease in self._members.holdings.all():
+            if lease.hears is None or lease.home:
+                continue
+            row = self.view.members.get(lease.holder)
+            if row is None or row.home == self.me.name:
+                self._untold[lease.holder] = None
+            else:
+                # It has found another home meanwhile. Should it have come to us since, it says so on and on.
+                self._untold.pop(lease.holder, None)
+                self._changed.add(lease.holder)
         await self._put_in_force()
-        self._told = -1
+        self._told = None
         await self._store.write([Write(self.me.key, self.me.value())], self._lease)
         self.view.brokers[self.me.name] = self.me
-        for lease in self._members.holdings.all():
-            if lease.hears is not None and not lease.home:
-                self._untold[lease.holder] = None
         # Of whom we told before, and who has gone meanwhile.
         for holder, row in self.view.members.items():
             if row.home == self.me.name and not anew and self._members.lease_of(holder) is None:
@@ -273,11 +296,15 @@ class Fleet:
             # What is sent to it now it would not take, or take for a former life's. It comes by itself.
             self._awaited.add(holder)
             return set()
-        return homes.adopt(self._members, row, self.me.address)
+        return self._adopt_one(row)
 
     def _has_members_elsewhere(self) -> bool:
         others = self.view.brokers.keys() - {self.me.name}
         return any(row.home in others for row in self.view.members.values())
+
+    def _adopt_one(self, row: MemberRow) -> set[int]:
+        home = self.view.brokers.get(row.home)
+        return homes.adopt(self._members, row, self.me.address, "" if home is None else home.zone)
 
     def came(self, holder: Holder) -> set[int]:
         """A member of another broker is heard here: it hears us. The topics that this changes."""
@@ -285,7 +312,7 @@ class Fleet:
         self._awaited.discard(holder)
         if row is None or row.home == self.me.name or holder in self._members.leaving():
             return set()
-        changed = homes.adopt(self._members, row, self.me.address)
+        changed = self._adopt_one(row)
         self._coming |= changed
         return changed
 
@@ -315,7 +342,7 @@ class Fleet:
                 self._wake()
 
     async def _tell_all(self, writes: dict[Holder, Write]) -> None:
-        in_force = self.in_force
+        progress = self._progress()
         if writes:
             written = await self._store.write(list(writes.values()), self._lease)
             refused = {each.key for each in written.refused}
@@ -328,10 +355,30 @@ class Fleet:
                     self.view.members.pop(holder, None)
                 else:
                     self.view.written[write.key] = max(written.revision, self.view.written.get(write.key, 0))
-        if in_force != self._told:
-            value = rows.in_force_value(in_force)
-            await self._store.write([Write(rows.IN_FORCE + self.me.name, value)], self._lease)
-            self._told = in_force
+        if progress != self._told:
+            await self._store.write([Write(rows.IN_FORCE + self.me.name, progress.value())], self._lease)
+            self._told = progress
+
+    def _progress(self) -> rows.Progress:
+        return rows.Progress(self.in_force, *self._counted)
+
+    async def _look_around(self) -> None:
+        """Count whom of the others' members we serve, and tell it."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            serves = lacks = 0
+            for number, (holder, row) in enumerate(list(self.view.members.items())):
+                lease = self._members.lease_of(holder) if row.home != self.me.name else None
+                if lease is not None and lease.topics:
+                    serves += 1
+                elif row.home != self.me.name:
+                    # It is awaited, not heard, kept out, or wants nothing that there is here.
+                    lacks += 1
+                if number % 512 == 511:
+                    await asyncio.sleep(0)
+            self._counted = serves, lacks
+            if self._told != self._progress():
+                self._work.set()
 
     def _write_of(self, holder: Holder) -> Write | None:
         """What is to be written of a member; None: nothing."""
@@ -357,7 +404,8 @@ class Fleet:
         if self._awaited and time.monotonic() > self._until:
             self._awaited.clear()
         self._coming = {topic for topic in self._coming if self._routes.is_due(topic)}
-        return self.in_force > 0 and not self._awaited and not self._coming
+        is_whole = self.in_force > 0 and not self._awaited and not self._coming
+        return is_whole and not self.drains.is_leaving
 
     async def settle(self, limit: float) -> None:
         """Wait until every broker has in force what was changed here just now, at most so many seconds."""
@@ -385,13 +433,16 @@ class Fleet:
             if not future.done():
                 future.set_result(None)
 
-    def confirmed(self, holder: Holder) -> tuple[int, int, int]:
-        """The state of the fleet, how many brokers have a member in force, and how many there are."""
+    def confirmed(self, holder: Holder) -> tuple[int, ...]:
+        """The state of the fleet, how many brokers have a member in force, and how many there are.
+
+        And a 1 where this one is about to leave.
+        """
         brokers = max(len(self.view.brokers), 1)
         written = self.view.written.get(rows.key_of(holder))
         under_way = holder in self._untold or holder in self._telling
         others = 0 if written is None or under_way else self.view.confirmed(written, self.me.name)
-        return self.view.changes, 1 + others, brokers
+        return self.view.changes, 1 + others, brokers, *((1,) if self.drains.is_leaving else ())
 
     def document(self) -> dict[str, Any]:
         """Who is in the fleet, and how far each has come."""
@@ -415,12 +466,24 @@ class Fleet:
                     "control_port": row.control_port,
                     "api": row.api,
                     "zone": row.zone,
-                    "in_force": self.view.in_force.get(row.name, 0),
+                    "in_force": self.view.in_force(row.name),
                     "members": homes_of.get(row.name, 0),
+                    **self._served(row.name),
                 }
                 for row in sorted(self.view.brokers.values(), key=lambda row: row.name)
             ],
         }
+
+    def _served(self, name: str) -> dict[str, Any]:
+        """Of the members of others: how many a broker serves, and lacks; and how far it is with leaving."""
+        progress, drained = self.view.progress.get(name), self.view.drains.get(name)
+        return {
+            "serves": 0 if progress is None else progress.serves,
+            "lacks": 0 if progress is None else progress.lacks,
+            "leaving": None if drained is None else {
+                "members": drained.home, "quiet": drained.quiet, "done": drained.done
+            },
+        }  # fmt: skip
 
     def members(self) -> list[dict[str, Any]]:
         """The fleet's members: where each is at home, what it wants, and whether it is served here."""

@@ -17,8 +17,9 @@ from tempos.names import filter_fault
 from tempos_broker.account.accounts import Holder
 from tempos_broker.members.known import Wanted
 
-#: What keys begin with: brokers by name, what each has in force by name, members by who they are.
-BROKERS, IN_FORCE, MEMBERS = "brokers/", "in-force/", "members/"
+#: What keys begin with: brokers by name, what each has in force by name, members by who they are, and those
+#: brokers by name that are taken out of service.
+BROKERS, IN_FORCE, MEMBERS, DRAINS = "brokers/", "in-force/", "members/", "drains/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,33 @@ class BrokerRow:
     @property
     def key(self) -> str:
         return BROKERS + self.name
+
+    def value(self) -> bytes:
+        return _json(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """How far a broker is that is taken out of service: members at home, whether nobody publishes there."""
+
+    home: int | None = None
+    quiet: bool = False
+
+    @property
+    def done(self) -> bool:
+        return self.home == 0 and self.quiet
+
+    def value(self) -> bytes:
+        return _json(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a broker is: the revision that it has in force, members of others that it serves, and lacks."""
+
+    revision: int
+    serves: int = 0
+    lacks: int = 0
 
     def value(self) -> bytes:
         return _json(asdict(self))
@@ -124,16 +152,18 @@ def member_in(key: str, value: bytes) -> MemberRow | None:
     return MemberRow(holder, home, tuple(hears), known)
 
 
-def revision_in(value: bytes) -> int | None:
-    """The revision that a broker says it has in force."""
+def progress_in(value: bytes) -> Progress | None:
+    """How far a broker says that it is; None: it says nothing of sense."""
     fields = _fields(value)
-    revision = fields.get("revision")
-    return revision if type(revision) is int and revision >= 0 else None
+    counts = [fields.get(name, 0) for name in ("revision", "serves", "lacks")]
+    return Progress(*counts) if all(type(each) is int and each >= 0 for each in counts) else None
 
 
-def in_force_value(revision: int) -> bytes:
-    """What a broker says of it."""
-    return _json({"revision": revision})
+def drained_in(value: bytes) -> Drained:
+    """How far a broker is that is taken out of service; what makes no sense says that it is nowhere."""
+    fields = _fields(value)
+    home, quiet = fields.get("home"), fields.get("quiet")
+    return Drained(home if type(home) is int and home >= 0 else None, quiet is True)
 
 
 def _fields(value: bytes) -> dict[str, Any]:

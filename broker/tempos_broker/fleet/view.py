@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from tempos_broker.account.accounts import Holder
 from tempos_broker.fleet import rows
 from tempos_broker.fleet.registry import Change, Entry
-from tempos_broker.fleet.rows import BrokerRow, MemberRow
+from tempos_broker.fleet.rows import BrokerRow, Drained, MemberRow, Progress
 
 
 class View:
@@ -19,8 +19,10 @@ class View:
         self.members: dict[Holder, MemberRow] = {}
         #: By key: the revision that wrote it.
         self.written: dict[str, int] = {}
-        #: What each broker has in force of what concerns all.
-        self.in_force: dict[str, int] = {}
+        #: How far each broker is with what concerns all.
+        self.progress: dict[str, Progress] = {}
+        #: Brokers that are taken out of service, and how far each is.
+        self.drains: dict[str, Drained] = {}
         #: Grows with each change of who is in the fleet.
         self.changes = 0
         #: Values that made no sense.
@@ -49,13 +51,18 @@ class View:
             if key.startswith(rows.MEMBERS):
                 self._take_member(key, value, changed)
             elif key.startswith(rows.BROKERS):
-                self._take_broker(key, value)
+                changed |= self._take_broker(key, value)
             elif key.startswith(rows.IN_FORCE):
                 name = key.removeprefix(rows.IN_FORCE)
-                known = None if value is None else rows.revision_in(value)
-                self.in_force.pop(name, None)
+                known = None if value is None else rows.progress_in(value)
+                self.progress.pop(name, None)
                 if known is not None:
-                    self.in_force[name] = known
+                    self.progress[name] = known
+            elif key.startswith(rows.DRAINS):
+                name = key.removeprefix(rows.DRAINS)
+                self.drains.pop(name, None)
+                if value is not None:
+                    self.drains[name] = rows.drained_in(value)
             self.revision = max(self.revision, revision)
         return changed
 
@@ -72,20 +79,26 @@ class View:
         else:
             self.members[holder] = row
 
-    def _take_broker(self, key: str, value: bytes | None) -> None:
+    def _take_broker(self, key: str, value: bytes | None) -> set[Holder]:
+        """A broker is another one than it was; members to whom that matters."""
         name = key.removeprefix(rows.BROKERS)
         row = None if value is None else rows.broker_in(key, value)
         self.malformed += value is not None and row is None
-        if self.brokers.get(name) == row:
-            return
-        self.changes += 1
-        self.brokers.pop(name, None)
+        before = self.brokers.pop(name, None)
         if row is not None:
             self.brokers[name] = row
+        self.changes += before != row
+        if row is None or (before is not None and before.zone == row.zone):
+            return set()
+        return {holder for holder, each in self.members.items() if each.home == name}
 
     def confirmed(self, revision: int, but: str) -> int:
         """How many brokers, ``but`` one, say that they have a revision in force."""
-        return sum(self.in_force.get(name, 0) >= revision for name in self.brokers if name != but)
+        return sum(self.in_force(name) >= revision for name in self.brokers if name != but)
+
+    def in_force(self, name: str) -> int:
+        """The revision that a broker has in force; 0: none that is known."""
+        return self.progress[name].revision if name in self.progress else 0
 
     def numbers(self) -> dict[int, BrokerRow]:
         """The brokers as clients know them."""

@@ -6,7 +6,7 @@ knows everything up to one is told what is new since.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from tempos import Topic
 from tempos.control import Out
@@ -26,6 +26,8 @@ class Holdings:
         self._ends = Leases(self._end_of)
         #: Who is to be a member of topics that are made.
         self.wants = Wants()
+        #: Hears of who has come home.
+        self.on_home: Callable[[Lease], object] = lambda lease: None
         #: The version of the latest that there is to tell anybody.
         self.news = 0
 
@@ -48,6 +50,7 @@ class Holdings:
         """Let a lease last at least so long, at home here."""
         if lease.home:
             lease.home, lease.expires = "", until
+            self.on_home(lease)
             self._ends.begun(lease.holder, until)
             self.wants.touch(lease.holder)
         lease.expires = max(lease.expires, until)

@@ -62,8 +62,9 @@ class Lease:
     progress: Progress = field(default_factory=Progress)
     #: How often in a row it was taken out because it did not.
     put_out: int = 0
-    #: The broker that is its home, where that is another one of the fleet.
+    #: The broker that is its home, where that is another one of the fleet, and the zone of that one.
     home: str = ""
+    zone: str = ""
     #: At home here: the other brokers of the fleet that it hears, by number; None: it has not said.
     hears: tuple[int, ...] | None = None
     #: Whether it was a member of the whole fleet in a former life, and has not been heard since.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
-from tempos import Group, Member, Topic
+from tempos import Group, Member, Prefer, Topic
 from tempos_broker.account.accounts import Holder
 from tempos_broker.members.admission import unknown_topic
-from tempos_broker.members.known import GroupState, group_of_one, member_of
+from tempos_broker.members.known import GroupState, Lease, Membership, group_of_one, member_of
 
 
 class Table:
     """``source_of`` gives the address that events to a member leave from, by its IP and the one it asked."""
 
     def __init__(self, source_of: Callable[[str, str | None], str | None]) -> None:
+        #: Where this broker of a fleet is.
+        self.zone = ""
         self._source_of = source_of
         self._by_name: dict[str, Topic] = {}
         self._by_id: dict[int, Topic] = {}
@@ -78,9 +80,35 @@ class Table:
         if len(states) == 1 and len((only := next(iter(states.values()))).members) == 1:
             return group_of_one(only.name, sourced(next(iter(only.members.values())).member))
         return tuple(
-            Group(state.name, tuple(sourced(m.member) for m in state.members.values()))
+            Group(state.name, tuple(sourced(m.member) for m in self._preferred(topic, state)))
             for state in states.values()
         )
+
+    def _preferred(self, topic: int, state: GroupState) -> Iterable[Membership]:
+        """The members of a group that get events of a topic now."""
+        known, members = self._by_id.get(topic), state.members.values()
+        if known is None or known.prefer is Prefer.ANY or not self.zone:
+            return members
+        return [each for each in members if self._is_near(each)] or members
+
+    def _is_near(self, membership: Membership) -> bool:
+        lease = membership.lease
+        return lease is None or not lease.home or lease.zone == self.zone
+
+    def passed_over(self, topic: int) -> dict[str, int]:
+        """How many members of each group get nothing of a topic from here, for others are nearer."""
+        counts = {
+            state.name: len(state.members) - len(list(self._preferred(topic, state)))
+            for state in self._groups[topic].values()
+        }
+        return {name: number for name, number in counts.items() if number}
+
+    def moved(self, lease: Lease) -> set[int]:
+        """Somebody has another home, or that another zone: the topics whose routes may change by that."""
+        topics = {each for each in lease.topics if self._by_id[each].prefer is Prefer.ZONE}
+        for topic in topics:
+            self.touch(topic)
+        return topics
 
     def leaves_from(self, ip: str, asked: str | None) -> str | None:
         """The address of ours that events to who asked one leave from; None: any."""
@@ -97,7 +125,7 @@ class Table:
     def holders(self, topic: int) -> list[tuple[str, list[Holder]]]:
         """The groups of a topic as the ledger takes them."""
         return [
-            (state.name, [membership.holder for membership in state.members.values()])
+            (state.name, [membership.holder for membership in self._preferred(topic, state)])
             for state in self._groups[topic].values()
         ]
 

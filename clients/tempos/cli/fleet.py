@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from tempos.cli.answer import show_answer
 from tempos.cli.api import Api, add_api, add_api_again
@@ -14,14 +16,24 @@ from tempos.errors import LocalError, RemoteError
 if TYPE_CHECKING:
     from tempos.cli.extensions import Subparsers
 
+#: Seconds between two looks at how far a broker is.
+_EVERY = 0.5
 _EXAMPLES = """\
 examples:
   tempos fleet status                           the brokers, and how far behind each is
   tempos fleet members                          where each member is at home, and what it wants
   tempos fleet ledger                           the accounts of all brokers together
+  tempos fleet drain hall-1                     take a broker out of service, so that it can be stopped
+  tempos fleet drain hall-1 --undo              take it back
 
 Of the ledger each broker is asked at the API that it names to the others, without a token; those that cannot
 be reached from here are told, and the exit code is 1, as where an account does not add up.
+"""
+_DRAIN = """\
+Publishers that know other brokers of the fleet go on there, and its members are at home there from then on.
+Waits until nobody publishes at it and nobody is at home there: then it can be stopped, and nothing is lost.
+Exit code 1: that did not come about in time; it stays out of service all the same, until it is started again
+or taken back.
 """
 _NONE = "this broker is in no fleet: [fleet] in its configuration"
 
@@ -39,15 +51,25 @@ def register(subparsers: Subparsers) -> None:
     parser.set_defaults(run=_run_none, help_=parser.print_help)
     actions = parser.add_subparsers(metavar="ACTION", dest="action")
 
-    def add(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> None:
-        action = actions.add_parser(name, help=text, description=text)
+    def add(
+        name: str, text: str, run: Callable[[argparse.Namespace], int], more: str = ""
+    ) -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=text, description=more or text)
         action.add_argument("--json", action="store_true", help="print the answer of the API")
         add_api_again(action)
         action.set_defaults(run=run)
+        return action
 
     add("status", "the brokers, and how far behind each is", _status)
     add("members", "where each member is at home, and what it wants", _members)
     add("ledger", "the accounts of all brokers together", _ledger)
+    drain = add("drain", "take a broker out of service", _drain, _DRAIN)
+    drain.add_argument("broker", metavar="BROKER", help="its name, as the status has it")
+    drain.add_argument("--undo", action="store_true", help="take it back into service")
+    drain.add_argument(
+        "--wait", metavar="SECONDS", type=float, default=30.0,
+        help="how long to wait until nobody needs it (default: 30; 0: not at all)",
+    )  # fmt: skip
 
 
 def _run_none(options: argparse.Namespace) -> int:
@@ -76,14 +98,51 @@ def status_lines(fleet: Mapping[str, Any]) -> Iterable[str]:
     if fleet["untold"]:
         yield f"{number(fleet['untold'])} members are not told of yet"
     newest = max([each["in_force"] for each in fleet["brokers"]], default=0)
+    agreed = min([each["in_force"] for each in fleet["brokers"]], default=0)
+    yield f"agreed on revision {number(agreed)}; the newest that is in force anywhere is {number(newest)}"
     rows: list[tuple[str, ...]] = [
         (
             each["name"], f"{each['address']}:{each['control_port']}", each["zone"] or "-",
-            number(each["members"]), number(newest - each["in_force"]),
+            number(each["members"]), number(each["serves"]), number(each["lacks"]),
+            number(newest - each["in_force"]), _service(each["leaving"]),
         )
         for each in fleet["brokers"]
     ]  # fmt: skip
-    yield from table(("broker", "at", "zone", "members", "behind"), rows)
+    yield from table(
+        ("broker", "at", "zone", "members", "serves", "lacks", "behind", "in service"), rows
+    )  # fmt: skip
+
+
+def _service(leaving: Mapping[str, Any] | None) -> str:
+    if leaving is None:
+        return "yes"
+    if leaving["done"]:
+        return "no"
+    stay = f"{number(leaving['members'])} members" if leaving["members"] else ""
+    come = "" if leaving["quiet"] else "events come"
+    return f"leaves: {' and '.join(filter(None, (stay, come))) or 'soon'}"
+
+
+def _drain(options: argparse.Namespace) -> int:
+    fleet, api = _fleet(options), Api.of(options)
+    path = f"/v1/fleet/brokers/{quote(options.broker, safe='')}/drain"
+    (api.delete if options.undo else api.post)(path)
+    if options.undo:
+        print(f"{options.broker} is in service again")
+        return 0
+    until = time.monotonic() + options.wait
+    while True:
+        now = {each["name"]: each for each in _fleet(options)["brokers"]}
+        leaving = now.get(options.broker, {}).get("leaving") or {}
+        if leaving.get("done") or options.broker not in now:
+            print(f"{options.broker} is out of service: nobody needs it, it can be stopped")
+            return 0
+        if time.monotonic() >= until:
+            break
+        time.sleep(_EVERY)
+    needs = _service(leaving).partition(": ")[2] if leaving else "it has not said anything yet"
+    print(f"{options.broker} is being taken out of service of {fleet['name']}, but not yet done: {needs}")
+    return 1 if options.wait else 0
 
 
 def _members(options: argparse.Namespace) -> int:

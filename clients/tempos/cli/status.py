@@ -205,6 +205,8 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
         size += f", {number(journal['memory'])} bytes of memory"
         repaired = ", what members miss is sent again" if topic.get("repair") else ""
         yield f"    journal: {journal['reason'] or size + repaired}"
+    for group, members in topic.get("passed_over", {}).items():
+        yield f"    group {group_name(group)}: {number(members)} members of other zones are passed over"
     for name in ("refused", "lost", "passed"):
         if topic.get(name):
             word = "passed up to the slow path" if name == "passed" else name

@@ -13,7 +13,7 @@ from tempos.cli.completion import with_topics
 from tempos.cli.options import positive
 from tempos.cli.status import number, table
 from tempos.errors import ApiRefused, RemoteError
-from tempos.model import Fanout, Framing, Overflow, PathPolicy, Pick, Quality, Unheard
+from tempos.model import Fanout, Framing, Overflow, PathPolicy, Pick, Prefer, Quality, Unheard
 
 if TYPE_CHECKING:
     from tempos.cli.extensions import Subparsers
@@ -128,6 +128,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="what a member that is gone has not processed goes to others of its group",
     )
     parser.add_argument(
+        "--prefer", choices=[each.value for each in Prefer],
+        help="in a fleet: all members of a group alike, or those of the broker's zone while there are any",
+    )  # fmt: skip
+    parser.add_argument(
         "--member", metavar="ip=IP[,port=PORT][,group=G][,mac=MAC][,source=IP][,weight=N]", action="append",
         type=_member, dest="members", help="a static member; may be given several times",
     )  # fmt: skip
@@ -163,6 +167,7 @@ _KEYS = {
     "sources": "sources", "rate": "rate", "burst": "burst", "overflow": "overflow", "fanout": "fanout",
     "unheard": "unheard", "journal": "journal", "journal_bytes": "journal_bytes", "retain": "retain",
     "repair": "repair", "redeliver": "redeliver", "members": "member", "ports": "ports", "pick": "pick",
+    "prefer": "prefer",
 }  # fmt: skip
 _SPELLINGS = {"source": "sources", "journal-bytes": "journal_bytes"}
 

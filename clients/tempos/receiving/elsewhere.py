@@ -329,14 +329,18 @@ class Others:
         silent = back = 0
         while True:
             await asyncio.sleep(HOME_EVERY)
-            silent = silent + 1 if self.home_of(first).is_silent else 0
-            is_back = self.home_at is not None and not first.is_silent and bool(first.topics)
+            silent = silent + 1 if self.home_of(first).is_leaving else 0
+            is_back = self.home_at is not None and not first.is_leaving and bool(first.topics)
             back = back + 1 if is_back else 0
             if silent >= HOME_SILENT:
                 candidates = [None, *self._satellites.values()]
                 for each in candidates:
                     link = first if each is None else each.link
-                    if each is not self.home_at and not link.is_silent and await self._move_home(first, each):
+                    if (
+                        each is not self.home_at
+                        and not link.is_leaving
+                        and await self._move_home(first, each)
+                    ):
                         break
                 silent = 0
             elif back >= HOME_BACK:

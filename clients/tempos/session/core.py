@@ -63,6 +63,8 @@ LOOK_SOON, LOOK_AGAIN = 0.01, 0.25
 LOOK_APART = 0.05
 #: Signed requests of a drain whose answer may still be on its way.
 KEPT_NONCES = 32
+#: Seconds that a request has at least, however often it is asked because there is another way.
+GIVEN_UP_AFTER = 0.9 * sum(control.RETRY_AFTER)
 #: Tries of one request without an answer until the broker counts as one that does not answer.
 PATIENT = 2
 
@@ -168,6 +170,11 @@ class ControlSession:
         return name in self._wanted or any(matches(each, name) for each in self._wanted if is_filter(each))
 
     @property
+    def broker_leaves(self) -> bool:
+        """Whether the broker has said that it is about to leave its fleet."""
+        return self._roll.leaves
+
+    @property
     def interval(self) -> float:
         """Seconds between two heartbeats."""
         return self._interval
@@ -178,7 +185,8 @@ class ControlSession:
         return self._unanswered
 
     def repeat(self, now: float) -> None:
-        """Ask at once again what is unanswered: there is another way to the broker."""
+        """Ask at once again what is unanswered: there is another way to the broker, which may answer there."""
+        self._unanswered = False
         for pending in self._pending.values():
             pending.due = min(pending.due, now)
 
@@ -372,8 +380,9 @@ class ControlSession:
         if pending.until is not None and now < pending.until:
             self._drain_again(request, pending, now)
             return
-        if pending.until is None and pending.tries < len(control.RETRY_AFTER):
-            pending.due = now + control.RETRY_AFTER[pending.tries]
+        tries = len(control.RETRY_AFTER)
+        if pending.until is None and (pending.tries < tries or now - pending.started < GIVEN_UP_AFTER):
+            pending.due = now + control.RETRY_AFTER[min(pending.tries, tries - 1)]
             pending.tries += 1
             self._unanswered |= pending.tries > PATIENT
             self._pending.put(pending)

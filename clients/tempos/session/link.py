@@ -102,6 +102,11 @@ class ControlLink:
         return self._returned or self._session.is_unanswered
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether the broker is to be home to nobody: it does not answer, or is about to leave its fleet."""
+        return self.is_silent or self._session.broker_leaves
+
+    @property
     def instance(self) -> int:
         """Of the broker; 0: it tells none."""
         instance = self._session.instance

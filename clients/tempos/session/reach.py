@@ -139,6 +139,11 @@ class Reach:
                         if await scout.is_away(self._way.broker):
                             self._gone = True
                             self._roaming.look()
+                        elif scout.is_leaving(self._way.broker):
+                            for address in known:
+                                if address != self._way.broker and await scout.is_ready(address):
+                                    self._roaming.prefer(address)
+                                    break
 
     async def end(self) -> None:
         """Look for no other way any more; safe to call twice."""

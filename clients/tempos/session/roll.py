@@ -54,6 +54,8 @@ class Roll:
         self.count = 0
         #: What the broker says of its fleet: see :class:`.events.Listed`.
         self.fleet: tuple[int, int, int] | None = None
+        #: Whether the broker is about to leave its fleet.
+        self.leaves = False
         self._seats: dict[int, Topic] = {}
         #: Those that the list of the whole under way has not named yet.
         self._unseen: set[int] | None = None
@@ -95,7 +97,7 @@ class Roll:
         rows = [_row(row, fields.get("group"), *again) for row in _list(fields, "rows")]
         rows = [_kept(row, journals, retained) for row in rows] if journals else rows
         gone = [_gone(row) for row in _list(fields, "gone")]
-        fleet = _fleet(fields.get("fleet"))
+        fleet, leaves = _fleet(fields.get("fleet"))
         if tuple(asked) != self.since or (base and (life, base) != self.since):
             return None
         news = News(complete=not fields.get("more"))
@@ -118,7 +120,7 @@ class Roll:
             self._seats[row.topic.id] = row.topic
             news.gone.pop(row.topic.name, None)
         self.since, self.count = (life, version), count
-        self.fleet = fleet
+        self.fleet, self.leaves = fleet, leaves
         if news.complete and self._unseen is not None:
             for topic in self._unseen:
                 lost = self._seats.pop(topic, None)
@@ -168,16 +170,13 @@ def _kept(row: Row, journals: list[Any], retained: list[Any]) -> Row:
     return row._replace(topic=replace(topic, journal=1, retain=topic.id in retained))
 
 
-def _fleet(told: Any) -> tuple[int, int, int] | None:
+def _fleet(told: Any) -> tuple[tuple[int, int, int] | None, bool]:
+    """The state, with two counts, and whether the broker is about to leave."""
     if told is None:
-        return None
-    if (
-        not isinstance(told, list)
-        or len(told) != 3
-        or any(type(each) is not int or each < 0 for each in told)
-    ):
+        return None, False
+    if not isinstance(told, list) or len(told) < 3 or any(type(each) is not int or each < 0 for each in told):
         raise WireError("what is told of a fleet is not its state and two counts")
-    return told[0], told[1], told[2]
+    return (told[0], told[1], told[2]), told[3:4] == [1]
 
 
 def _gone(row: Any) -> list[Any]:

@@ -29,6 +29,7 @@ class Scout:
         self._signer = signer
         self._links: dict[str, ControlLink] = {}
         self._missed: dict[str, int] = {}
+        self._leaving: set[str] = set()
 
     async def __aenter__(self) -> Scout:
         return self
@@ -42,6 +43,10 @@ class Scout:
     async def is_ready(self, address: str) -> bool:
         """Whether the broker there answers, and has the members of its fleet in force, if it is in one."""
         return bool(await self._ask(address))
+
+    def is_leaving(self, address: str) -> bool:
+        """Whether the broker there has said, when it was asked last, that it is about to leave its fleet."""
+        return address in self._leaving
 
     async def is_away(self, address: str) -> bool:
         """Whether the broker there has not answered several times."""
@@ -69,6 +74,7 @@ class Scout:
             with contextlib.suppress(KeyError):
                 await self._links.pop(address).close()
             return None
+        (self._leaving.add if answer.fields.get("leaving") is True else self._leaving.discard)(address)
         return answer.fields.get("ready") is not False
 
 

@@ -177,6 +177,30 @@ async function look(id) {
   }
 }
 
+// The brokers of one bus: who is in, how far each is, and what differs.
+function fleet() {
+  const known = state.head.fleet;
+  $("fleet").hidden = !known;
+  if (!known) return;
+  const newest = Math.max(0, ...known.brokers.map((each) => each.in_force));
+  const agreed = Math.min(newest, ...known.brokers.map((each) => each.in_force));
+  put($("agreed"), `${known.name}: revision ${count.format(agreed)} is in force everywhere`
+    + (known.registry === "away" ? `; the registry is away: ${known.why}` : ""));
+  const table = el("table");
+  const head = table.createTHead().insertRow();
+  for (const each of ["broker", "at", "zone", "members", "serves", "lacks", "behind", ""]) head.append(el("th", "", each));
+  const body = table.createTBody();
+  for (const each of known.brokers) {
+    const row = body.insertRow();
+    const behind = newest - each.in_force;
+    const words = !each.leaving ? "" : each.leaving.done ? "out of service" : "is leaving";
+    for (const cell of [each.name, `${each.address}:${each.control_port}`, each.zone || "–", count.format(each.members), count.format(each.serves)]) row.append(el("td", "", cell));
+    row.append(el("td", each.lacks ? "hurt" : "", count.format(each.lacks)), el("td", behind ? "hurt" : "", count.format(behind)), el("td", "", words));
+  }
+  table.id = "brokers";
+  $("brokers").replaceWith(table);
+}
+
 function draw() {
   const begins = begun(state);
   const name = state.head.broker ? state.head.broker.name : "";
@@ -184,6 +208,7 @@ function draw() {
   if (!begins) return;
   figures(cells());
   findings(state);
+  fleet();
   topics();
   changes(state, state.head.broker.pid);
   for (const id of open.keys()) look(id);
