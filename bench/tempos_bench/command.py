@@ -40,6 +40,8 @@ examples:
         the same for scripts
   tempos demo --way native
         the fast path in native mode, and nothing else
+  tempos demo fleet
+        three brokers, one bus: one is killed under traffic and comes back (half a minute; needs etcd)
 
 A row is named for what carried its events. As root every way is tried; one that cannot be had here is told,
 and 'tempos doctor' says more. Without root or network namespaces: the slow path on loopback, and what is
@@ -96,6 +98,10 @@ def demo(subparsers: Subparsers) -> None:
         default=[],
         help="show this one only (may be repeated)",
     )
+    parser.add_argument(
+        "what", nargs="?", choices=("fleet",), metavar="fleet",
+        help="several brokers instead: three and an etcd, of which one is killed under traffic",
+    )  # fmt: skip
     parser.set_defaults(run=_run_demo)
 
 
@@ -190,7 +196,23 @@ def _add_run(actions: Subparsers) -> None:
     running.set_defaults(run=_run_scenarios)
 
 
+def _show_fleet(options: argparse.Namespace) -> int:
+    from tempos_bench.fleet import demo
+    from tempos_bench.runs.progress import Lines
+
+    lines = Lines("demo", sys.stderr)
+    shown = demo.run(lambda text: lines.show(text, 0, 0, None))
+    if options.json:
+        print(json.dumps(asdict(shown) | {"sound": shown.sound}, indent=2))
+    else:
+        print(demo.as_text(shown))
+    return EXIT_OK if shown.sound else EXIT_SHORT
+
+
 def _run_demo(options: argparse.Namespace) -> int:
+    if options.what == "fleet":
+        return _guarded("demo", lambda: _show_fleet(options))
+
     def show() -> int:
         from tempos_bench.demo import demo, workflow
         from tempos_bench.runs.progress import Lines

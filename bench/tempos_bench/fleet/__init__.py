@@ -1,0 +1,1 @@
+"""Several brokers, one bus: a fleet on loopback, what is shown of it and measured."""
