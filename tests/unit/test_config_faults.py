@@ -32,15 +32,15 @@ OWN_RULE = "an endpoint of a subscriber"
 FAULTS = [
     # tables and keys
     ("topic = 3", "topic is 3; allowed: a list of tables of at most 65533, each with the keys "
-         "id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, redeliver, ports, pick, member, written [[topic]]"),
+         "id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, redeliver, ports, pick, prefer, member, written [[topic]]"),
     ("broker = 3\n" + TOPIC, "broker is 3; allowed: a table with the keys listen, data_port, control_port, api, user, "
      "name, api_token, api_token_file, api_expose, adapter"),
     ("[limts]\n" + TOPIC, 'limts is an unknown key (did you mean "limits"?); '
                           "allowed: broker, state, fastpath, quality, limits, control, fleet, client, topic"),
     (TOPIC + "Priority = 1", 'topic[0].Priority is an unknown key (did you mean "priority"?); '
-                             "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, redeliver, ports, pick, member"),
+                             "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, redeliver, ports, pick, prefer, member"),
     (TOPIC + '"a\\nb" = 1', 'topic[0]."a\\nb" is an unknown key; '
-                            "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, redeliver, ports, pick, member"),
+                            "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, redeliver, ports, pick, prefer, member"),
     (TOPIC + '[topic.member]\nip = "10.0.0.1"', "topic[0].member is a table; allowed: a list of tables, "
                                                 "each with the keys ip, port, group, mac, source, weight, written [[topic.member]]"),
     (TOPIC + "member = [7]", "topic[0].member[0] is 7; allowed: a table with the keys ip, port, group, mac, source, weight"),
