@@ -185,7 +185,7 @@ class ControlSession:
         return self._unanswered
 
     def repeat(self, now: float) -> None:
-        """Ask at once again what is unanswered: there is another way to the broker, which may answer there."""
+        """Ask at once again what is unanswered: there is another way to the broker."""
         self._unanswered = False
         for pending in self._pending.values():
             pending.due = min(pending.due, now)
