@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from tempos._remarks import Remark
+from tempos.errors import one_line
 from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.addresses import ANY, is_local_address
 
@@ -54,6 +56,7 @@ class Awaited:
     def __init__(self, look: Callable[[], Found], changes: Changes | None = None) -> None:
         self._look = look
         self._log = (Changes() if changes is None else changes).of(Kind.AWAITED, log)
+        self._trouble = Remark(log, "what is awaited is looked for again")
         self._waiting: dict[str, Waiting] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -101,3 +104,7 @@ class Awaited:
             except OSError as error:
                 # Out of descriptors, for a moment: what is awaited stays so until it can be asked.
                 log.debug("what is awaited cannot be looked for: %s", error)
+            except Exception as error:  # noqa: BLE001 - logged in full; it must not end the looks
+                self._trouble(f"what is awaited could not be looked for: {one_line(error)}", trace=True)
+            else:
+                self._trouble.gone()

@@ -131,3 +131,30 @@ async def test_a_change_of_many_topics_is_few_transactions(
         assert sorted(topic for rows in written.all for topic in rows) == sorted(2 * ids)
         assert sum(bool(rows) for rows in written.all) <= 2 * -(-topics // AT_ONCE) + 4
         assert {route.topic.id for route in fast.installed} == set(ids)
+
+
+async def test_what_goes_wrong_once_is_told_and_what_comes_next_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(keeper, "SAVE_EVERY", 0.02)
+    data, control = free_ports(2)
+    config = BrokerConfig(
+        (TopicConfig(Topic(1, "one", framing=Framing.RAW), ()),),
+        listen=("127.0.0.1",), data_port=data, control_port=control, api_port=0,
+    )  # fmt: skip
+    async with Broker(config, FakeFastPath(), store=Store.open(tmp_path / "state")):
+        wrong = True
+
+        def failing(self: keeper.Keeper) -> list[int]:
+            if wrong:
+                raise KeyError("what nobody thought of")
+            return moved(self)
+
+        moved = keeper.Keeper._moved
+        monkeypatch.setattr(keeper.Keeper, "_moved", failing)
+        await until(lambda: "could not be written" in caplog.text)
+        wrong = False
+        written = Written(monkeypatch)
+        await until(lambda: bool(written.all))
+        assert caplog.text.count("could not be written") == 1
+        monkeypatch.setattr(keeper.Keeper, "_moved", moved)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.waiting import LIMIT
 
 from tempos_broker.addresses import Towards
 from tempos_broker.members import watch
@@ -116,3 +117,29 @@ async def test_what_asks_the_kernel_is_let_go_with_the_watch() -> None:
     await asyncio.sleep(0)
     await it.watch.close()
     assert it.kernel.closed
+
+
+async def test_whatever_goes_wrong_the_watch_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watch, "EVERY", 0.001)
+    it = Watched()
+    looked = asyncio.Event()
+
+    def ways(towards: Sequence[Towards]) -> Mapping[Towards, Place]:
+        if not looked.is_set():
+            looked.set()
+            raise KeyError("what nobody thought of")
+        return {each: (3, each[0]) for each in towards}
+
+    async def again() -> None:
+        while not it.kernel.looks:
+            await asyncio.sleep(0)
+
+    it.kernel.ways = ways  # type: ignore[method-assign]
+    it.watch.begin()
+    try:
+        await asyncio.wait_for(again(), LIMIT)
+    finally:
+        await it.watch.close()
+    assert caplog.text.count("members could not be looked after") == 1

@@ -14,12 +14,15 @@ included, is written whole within a second, in slices that whoever waits for the
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from tempos import Reason, Route
+from tempos._remarks import Remark
 from tempos._rows import Rows
+from tempos.errors import one_line
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counting import Counting
 from tempos_broker.lives.memory import PROMISED, Kept, Remembered, write
@@ -31,6 +34,8 @@ from tempos_broker.state import TopicState
 
 #: Of a topic, what the slow path counted, and what the fast path's counters say.
 _Moving: TypeAlias = tuple[Mapping[Reason, int], Mapping[Reason, int]]
+
+log = logging.getLogger("tempos.broker.state")
 
 #: Seconds between two writings of the state, if nothing changes that must be known before.
 SAVE_EVERY = 1.0
@@ -80,6 +85,7 @@ class Keeper:
         #: What of each topic's counters was written last: its account may stay as it is while they move.
         self._written: dict[int, _Moving] = {}
         self._begun = False
+        self._trouble = Remark(log, "what has changed is written again")
         self._kept_up = True
         #: The highest epoch that was given while the state could not be written.
         self.unstored_epoch = 0
@@ -191,6 +197,13 @@ class Keeper:
             await asyncio.gather(asyncio.sleep(SAVE_EVERY), self._save_moved())
 
     async def _save_moved(self) -> None:
+        try:
+            await self._save_slices()
+            self._trouble.gone()
+        except Exception as error:  # noqa: BLE001 - logged in full; what comes next is to be written all the same
+            self._trouble(f"what has changed could not be written: {one_line(error)}", trace=True)
+
+    async def _save_slices(self) -> None:
         moved = self._moved()
         await asyncio.sleep(0)
         slices = self._slices(moved)

@@ -137,6 +137,9 @@ class Watch:
                 self._trouble(
                     f"who is next on the way to members cannot be asked of the kernel: {one_line(error)}"
                 )
+            except Exception as error:  # noqa: BLE001 - logged in full; it must not end the watch
+                self._settled = None
+                self._trouble(f"members could not be looked after: {one_line(error)}", trace=True)
             await asyncio.sleep(APART)
 
     async def _look(self, full: bool) -> None:
