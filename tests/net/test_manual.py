@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.transcripts import agrees, reader, steps
+from support.transcripts import agrees, lacking, reader, steps
 
 from tempos import REASON_TEXTS
 from tempos.doctor import areas
@@ -118,6 +118,8 @@ def test_what_an_example_prints_is_held_against_the_page() -> None:
 def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
     found = steps(page.read_text())
     assert found
+    if missing := lacking(page.read_text()):
+        pytest.skip(f"not installed: {', '.join(missing)}")
     with reader(tmp_path) as at:
         try:
             for step in found:

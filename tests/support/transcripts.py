@@ -4,7 +4,7 @@ A comment before a fenced block says what it is for: `<!-- file: NAME -->` puts 
 -->` runs each line behind "$ " and holds what is printed against what stands below it, `<!-- run: fails
 -->` does so with what ends with an error, `<!-- run: background -->` with a program that goes on: its
 first line of output is waited for, and all of it by the page's end, or by `<!-- end -->`. "..." stands
-for anything. The folder `config` is there.
+for anything. The folder `config` is there. `<!-- needs: NAME -->`: a program that its reader has.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from support.waiting import LIMIT, until
 
 _BLOCK = re.compile(r"^<!-- (?:(file|run)(?:: ([\w./-]+))? -->\n```\w*\n(.*?)^```$|end -->$)", re.M | re.S)
+_NEEDS = re.compile(r"^<!-- needs: (\S+) -->$", re.M)
 _CONFIG = Path(__file__).resolve().parents[2] / "config"
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 _SPACE = """ip link set lo up && mount -t tmpfs none /run && (mount -t bpf none /sys/fs/bpf || :) &&
@@ -47,6 +48,11 @@ def steps(page: str) -> list[Step]:
         for found in _BLOCK.finditer(page)
         for step in _of(found[1] or "end", found[2] or "", found[3] or "")
     ]
+
+
+def lacking(page: str) -> list[str]:
+    """The programs that a page needs and that are not here."""
+    return [name for name in _NEEDS.findall(page) if shutil.which(name) is None]
 
 
 def _of(kind: str, name: str, text: str) -> Iterator[Step]:
