@@ -118,6 +118,7 @@ class Table:
     columns: Sequence[Column]
     rows: Callable[[Session], Iterable[Row]]
     order: str = ""
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 
 from tempos.cli.main import main
 from tempos_observe.frame import processes
-from tempos_observe.frame.printing import Lines, bounds, ending, folded, look, without_room
+from tempos_observe.frame.printing import Keeping, Lines, bounds, ending, folded, look, without_room
 from tempos_observe.tool import Column, Counts, Events, Histogram, Table, Wishes
 from tempos_observe.tools import TOOLS, tool
 
@@ -76,6 +76,19 @@ def test_a_table_is_sorted_and_cut_for_people_and_programs_alike() -> None:
     ]  # fmt: skip
     (line,) = look(table, rows, Wishes(json=True, top=1))
     assert json.loads(line) == {"type": "row", "table": "t", "pid": 3, "lat_ms": 10.0, "path": "a"}
+
+
+@pytest.mark.parametrize("wishes", [PEOPLE, PROGRAMS, Wishes(top=2)])
+def test_rows_that_stay_are_shown_as_if_they_were_new(wishes: Wishes) -> None:
+    table = Table("t", "Those:", COLUMNS, lambda session: (), order="lat_ms", keeps=True)
+    keeping = Keeping(table, wishes)
+    rows = [(pid, float(pid * 7 % 5), f"a{pid}") for pid in range(8)]
+    for _ in range(3):
+        assert keeping.look(rows) == look(table, rows, wishes)
+    for turn in range(20):
+        # A row that changed, one that is gone, one that came.
+        rows = [(-1, turn / 3, "changed"), *rows[2:], (turn, 1.5, "new")]
+        assert keeping.look(rows) == look(table, rows, wishes)
 
 
 def test_counters_and_histograms_look_as_their_readers_know_them() -> None:

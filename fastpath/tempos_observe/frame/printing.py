@@ -188,13 +188,48 @@ def _ordered(view: Table, rows: Iterable[Row], top: int | None) -> list[Row]:
 
 
 def _table(view: Table, rows: Sequence[Row], wishes: Wishes) -> list[str]:
+    return _framed(view, _written(view, rows, wishes), wishes)
+
+
+def _framed(view: Table, lines: list[str], wishes: Wishes) -> list[str]:
+    if wishes.json:
+        return lines
+    return [view.title, _lines(tuple(view.columns), wishes.width).head, *lines, ""]
+
+
+def _written(view: Table, rows: Sequence[Row], wishes: Wishes) -> list[str]:
+    """A line for each."""
     if wishes.json:
         keys = [each.key for each in view.columns]
         return [
             _encode({"type": "row", "table": view.name, **dict(zip(keys, row, strict=True))}) for row in rows
         ]
-    lines = _lines(tuple(view.columns), wishes.width)
-    return [view.title, lines.head, *lines.lines(rows), ""]
+    return _lines(tuple(view.columns), wishes.width).lines(rows)
+
+
+class Keeping:
+    """A table whose rows mostly stay from look to look: those are written once, and not looked at again."""
+
+    def __init__(self, view: Table, wishes: Wishes) -> None:
+        self._view, self._wishes = view, wishes
+        self._rows: Iterable[Row] | None = None
+        self._shown: list[str] = []
+        #: By the identity of the row, which stays its own as long as it is here.
+        self._known: dict[int, tuple[Row, str]] = {}
+
+    def look(self, rows: Iterable[Row]) -> list[str]:
+        """The lines of the table."""
+        if rows is not self._rows:
+            found = _ordered(self._view, rows, self._wishes.top)
+            known = self._known
+            if len(known) > 2 * len(found):
+                self._known = known = {at: known[at] for row in found if (at := id(row)) in known}
+            new = [row for row in found if id(row) not in known]
+            for row, line in zip(new, _written(self._view, new, self._wishes), strict=True):
+                known[id(row)] = (row, line)
+            self._rows = rows
+            self._shown = _framed(self._view, [known[id(row)][1] for row in found], self._wishes)
+        return self._shown
 
 
 @functools.lru_cache(64)

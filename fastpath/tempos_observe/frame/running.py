@@ -20,9 +20,9 @@ from tempos_bpf.layouts import Layout
 from tempos_bpf.rings import RingBuffer
 from tempos_observe.frame import processes
 from tempos_observe.frame.loading import Loaded, load
-from tempos_observe.frame.printing import Lines, ending, event_lines, header, look
+from tempos_observe.frame.printing import Keeping, Lines, ending, event_lines, header, look
 from tempos_observe.frame.session import Session
-from tempos_observe.tool import Events, Row, Tool, View
+from tempos_observe.tool import Events, Row, Table, Tool, View
 from tempos_observe.wishes import Wishes
 
 #: Seconds between two looks into a ring buffer that nobody was woken for.
@@ -102,6 +102,9 @@ class _Run:
             for view in self._views
             if isinstance(view, Events)
         ]
+        self._keeping = {
+            view.name: Keeping(view, wishes) for view in self._views if isinstance(view, Table) and view.keeps
+        }
 
     def until(self, stop: Stop) -> int:
         try:
@@ -179,7 +182,9 @@ class _Run:
 
     def _seen(self, view: View) -> Iterator[str]:
         if not isinstance(view, Events):
-            yield from look(view, view.rows(self._session), self._wishes)
+            keeping = self._keeping.get(view.name) if isinstance(view, Table) else None
+            rows = view.rows(self._session)
+            yield from keeping.look(rows) if keeping else look(view, rows, self._wishes)  # type: ignore[arg-type]
         elif view.remaining is not None:
             yield from event_lines(view, self._wishes)(view.remaining(self._session))
 

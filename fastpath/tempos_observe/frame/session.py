@@ -6,8 +6,11 @@ A tool's functions get the session; it reads, and keeps what was read last for t
 from __future__ import annotations
 
 import datetime as dt
+import mmap
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tempos_bpf.layouts import Layout
@@ -17,6 +20,17 @@ from tempos_bpf.tracing import walk
 from tempos_observe.wishes import Wishes
 
 _PER_CPU = (MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH)
+
+
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """Memory of an array that is filled from its begin. ``counted``: where in `filled` it says how far."""
+
+    memory: mmap.mmap
+    size: int
+    entries: int
+    counted: int
+    count_size: int
 
 
 class Session:
@@ -39,9 +53,12 @@ class Session:
         self._structs: dict[str, Layout] = {}
         self._before: dict[str, dict[bytes, Any]] = {}
         self._memory: dict[str, SharedArray] = {}
+        self._arrays: dict[str, _Array] = {}
+        self._seen: dict[str, bytes] = {}
 
     def close(self) -> None:
         """Let go of what is mapped; safe to call twice."""
+        self._arrays.clear()
         while self._memory:
             self._memory.popitem()[1].close()
 
@@ -60,14 +77,40 @@ class Session:
 
         Both are in this process's memory (``BPF_F_MMAPABLE``): no system call, and nothing that is empty.
         """
-        (counts,) = self._mapped("filled", 1)
-        yield from self._mapped(name, getattr(counts, name))
+        return self.layouts(name)[1].read_all(self._filled(name))
 
-    def _mapped(self, name: str, count: int) -> Iterator[Any]:
-        source, (_, values) = self._object.map(name), self.layouts(name)
-        if name not in self._memory:
-            self._memory[name] = SharedArray(source.fd, values.size * source.max_entries)
-        return values.read_all(self._memory[name].memory[: values.size * min(count, source.max_entries)])
+    def changed(self, name: str) -> Sequence[tuple[int, Any]]:
+        """Of such an array the values that are not as they were at the last call, with their places.
+
+        What did not change is compared and not read: after a second of sleep nothing of it is near the CPU.
+        """
+        raw, before = self._filled(name), self._seen.get(name, b"")
+        if raw == before:
+            return ()
+        self._seen[name] = raw
+        values = self.layouts(name)[1]
+        size = values.size
+        places = [at for at in range(0, len(raw), size) if raw[at : at + size] != before[at : at + size]]
+        news = values.read_all(b"".join([raw[at : at + size] for at in places]))
+        return [(at // size, value) for at, value in zip(places, news, strict=True)]
+
+    def _filled(self, name: str) -> bytes:
+        if name not in self._arrays:
+            self._arrays[name] = self._array(name)
+        array = self._arrays[name]
+        filled = self._memory["filled"].memory
+        count = int.from_bytes(filled[array.counted : array.counted + array.count_size], sys.byteorder)
+        return array.memory[: min(count, array.entries) * array.size]
+
+    def _array(self, name: str) -> _Array:
+        for each in ("filled", name):
+            if each not in self._memory:
+                source = self._object.map(each)
+                size = self.layouts(each)[1].size * source.max_entries
+                self._memory[each] = SharedArray(source.fd, size)
+        (count,) = (each for each in self.layouts("filled")[1].members if each.name == name)
+        shared, size = self._memory[name], self.layouts(name)[1].size
+        return _Array(shared.memory, size, shared.size // size, count.offset, count.size)
 
     def fresh(self, name: str) -> Iterator[tuple[Any, Any]]:
         """The same, each integer of the value less what it was at the last look; no row without news."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,13 +76,24 @@ class _Usage:
 
 @dataclass(slots=True)
 class _State:
-    """``before``: what each process had used up at the start. ``known``: whose a socket is, or nobody's."""
+    """``before``: what each process had used up at the start. ``known``: whose a socket is, or nobody's.
+
+    What did not change is kept from look to look, and that is nearly all: rows by kind and place in the
+    kernel's array, and of processes by their number.
+    """
 
     before: Mapping[int, _Usage]
     known: dict[int, Owner | None] = field(default_factory=dict)
-    #: The uses of the look at hand, which every table is made from.
     looked_ns: int = 0
-    uses: dict[int, list[Any]] = field(default_factory=dict)
+    rows: dict[int, dict[int, Row]] = field(default_factory=dict)
+    #: The same as they are shown; a kind that is not there has changed.
+    tables: dict[int, list[Row]] = field(default_factory=dict)
+    #: Uses of sockets whose owner had to be looked for: whether he is wanted may change by itself.
+    sockets: dict[int, Any] = field(default_factory=dict)
+    #: Names, and the versions of IP that they used.
+    users: dict[int, tuple[str | None, frozenset[int]]] = field(default_factory=dict)
+    now: dict[int, _Usage] = field(default_factory=dict)
+    faults: dict[int, Row] = field(default_factory=dict)
 
 
 def _usages_of_all(session: Session) -> dict[int, _Usage]:
@@ -106,20 +117,21 @@ def _usages_of_all(session: Session) -> dict[int, _Usage]:
     return found
 
 
-def _usages_of_users(session: Session) -> dict[int, _Usage]:
-    """Of processes that use the network, or have and have ended."""
+def _usages_of_users(session: Session) -> set[int]:
+    """Look at processes that use the network, or have and have ended; those that used anything since."""
     session.object.program(_LOOK).call()
-    return {
-        user.pid: _Usage(
-            user.usage_started_ns,
-            user.usage_min_flt,
-            user.usage_maj_flt,
-            user.usage_cpu_ns,
-            user.usage_wait_ns,
-        )
-        for user in session.filled("users")
-        if user.pid
-    }
+    used = set()
+    for _, user in session.changed("users"):
+        if user.pid:
+            used.add(user.pid)
+            session.state.now[user.pid] = _Usage(
+                user.usage_started_ns,
+                user.usage_min_flt,
+                user.usage_maj_flt,
+                user.usage_cpu_ns,
+                user.usage_wait_ns,
+            )
+    return used
 
 
 def _settle(session: Session) -> None:
@@ -132,28 +144,43 @@ def _settle(session: Session) -> None:
         time.sleep(_AGAIN)
 
 
-def _uses(session: Session, what: int) -> Iterator[tuple[Any, int | None, str | None]]:
-    """Uses of one kind, with whose they are."""
+def _look(session: Session) -> _State:
+    """What was used since the last look is known."""
     state: _State = session.state
-    if state.looked_ns != session.looked_ns:
-        state.looked_ns, state.uses = session.looked_ns, {}
-        unknown: set[int] = set()
-        for used in session.filled("uses"):
-            if not used.times:
-                continue
-            state.uses.setdefault(used.key_what, []).append(used)
-            if used.key_inode and used.key_inode not in state.known:
-                unknown.add(used.key_inode)
-        if unknown:
-            _find(session, unknown)
-    for used in state.uses.get(what, ()):
-        if used.key_pid:
-            yield used, used.key_pid, used.comm
-            continue
+    if state.looked_ns == session.looked_ns:
+        return state
+    state.looked_ns = session.looked_ns
+    news = {at: used for at, used in session.changed("uses") if used.times}
+    sockets = {at: used for at, used in news.items() if used.key_inode}
+    if unknown := {used.key_inode for used in sockets.values()} - state.known.keys():
+        _find(session, unknown)
+    state.sockets.update(sockets)
+    for at, used in (news | state.sockets).items():
+        _note(session, at, used)
+    return state
+
+
+def _note(session: Session, at: int, used: Any) -> None:
+    """The row of a use, and who its user is."""
+    state: _State = session.state
+    pid, comm = used.key_pid, used.comm
+    if not pid:
         owner = state.known.get(used.key_inode)
         pid, comm = (owner.pid, owner.comm) if owner else (None, None)
-        if session.wants(pid, comm):
-            yield used, pid, comm
+        if not session.wants(pid, comm):
+            return
+    what, version = used.key_what, _version(used.key_ends_family)
+    row = _ROWS[what](used, pid, version, comm)
+    rows = state.rows.setdefault(what, {})
+    if rows.get(at) != row:
+        rows[at] = row
+        state.tables.pop(what, None)
+    if pid is None:
+        return
+    name, versions = state.users.get(pid, (comm, None))
+    if versions is None or (version and version not in versions):
+        state.users[pid] = (name, (versions or frozenset()) | ({version} if version else set()))
+        state.faults.pop(pid, None)
 
 
 def _find(session: Session, unknown: set[int]) -> None:
@@ -178,53 +205,70 @@ def _version(family: int) -> int | None:
     return 4 if family == socket.AF_INET else 6 if family == socket.AF_INET6 else None
 
 
-def _table(what: int, port: Callable[[Any], int]) -> Callable[[Session], Iterator[Row]]:
-    def rows(session: Session) -> Iterator[Row]:
-        for used, pid, comm in _uses(session, what):
-            source, target = (
-                (used.key_ends_local, used.key_ends_remote)
-                if what in (_CONNECT, _SENT)
-                else (used.key_ends_remote, used.key_ends_local)
-            )
-            family = used.key_ends_family
-            row = (pid, _version(family), comm, address(source, family), address(target, family), port(used))
-            yield (
-                *row,
-                used.key_namespace,
-                used.times,
-                *((used.bytes,) if what in (_SENT, _RECEIVED) else ()),
-            )
+def _row_of(
+    what: int, port: Callable[[Any], int]
+) -> Callable[[Any, int | None, int | None, str | None], Row]:
+    def row(used: Any, pid: int | None, version: int | None, comm: str | None) -> Row:
+        source, target = (
+            (used.key_ends_local, used.key_ends_remote)
+            if what in (_CONNECT, _SENT)
+            else (used.key_ends_remote, used.key_ends_local)
+        )
+        family = used.key_ends_family
+        who = (pid, version, comm, address(source, family), address(target, family), port(used))
+        return (
+            *who,
+            used.key_namespace,
+            used.times,
+            *((used.bytes,) if what in (_SENT, _RECEIVED) else ()),
+        )
+
+    return row
+
+
+def _other(used: Any, pid: int | None, version: int | None, comm: str | None) -> Row:
+    family, protocol = used.key_ends_family, used.key_protocol
+    if used.key_frame:
+        named = _FRAMES.get(protocol, f"0x{protocol:04x}")
+        ends: tuple[str | None, str | None] = (None, None)
+    else:
+        named = _PROTOCOLS.get(protocol, str(protocol))
+        ends = address(used.key_ends_local, family), address(used.key_ends_remote, family)
+    return (pid, version, comm, *ends, named, used.key_namespace, used.times, used.bytes)
+
+
+_ROWS = {
+    _CONNECT: _row_of(_CONNECT, lambda used: int(used.key_ends_remote_port)),
+    _ACCEPT: _row_of(_ACCEPT, lambda used: int(used.key_ends_local_port)),
+    _SENT: _row_of(_SENT, lambda used: int(used.key_ends_remote_port)),
+    _RECEIVED: _row_of(_RECEIVED, lambda used: int(used.key_ends_local_port)),
+    _OTHER: _other,
+}
+
+
+def _uses(what: int) -> Callable[[Session], list[Row]]:
+    def rows(session: Session) -> list[Row]:
+        state = _look(session)
+        if what not in state.tables:
+            state.tables[what] = [*state.rows.get(what, {}).values()]
+        return state.tables[what]
 
     return rows
 
 
-def _others(session: Session) -> Iterator[Row]:
-    for used, pid, comm in _uses(session, _OTHER):
-        family, protocol = used.key_ends_family, used.key_protocol
-        if used.key_frame:
-            named = _FRAMES.get(protocol, f"0x{protocol:04x}")
-            ends: tuple[str | None, str | None] = (None, None)
-        else:
-            named = _PROTOCOLS.get(protocol, str(protocol))
-            ends = address(used.key_ends_local, family), address(used.key_ends_remote, family)
-        yield (pid, _version(family), comm, *ends, named, used.key_namespace, used.times, used.bytes)
-
-
-def _faults(session: Session) -> Iterator[Row]:
-    versions: dict[int, tuple[str | None, set[int | None]]] = {}
-    for what in range(_OTHER + 1):
-        for used, pid, comm in _uses(session, what):
-            if pid is not None:
-                versions.setdefault(pid, (comm, set()))[1].add(_version(used.key_ends_family))
-    state: _State = session.state
-    now = _usages_of_users(session)
-    for pid, (comm, seen) in versions.items():
-        ipver = ",".join(str(each) for each in (4, 6) if each in seen) or None
-        if pid not in now:
-            yield (pid, comm, ipver, None, None, None, None)
-            continue
-        since = now[pid].since(state.before.get(pid))
-        yield (pid, comm, ipver, since.minor, since.major, since.cpu / _MS, since.wait / _MS)
+def _faults(session: Session) -> list[Row]:
+    state = _look(session)
+    for pid in _usages_of_users(session):
+        state.faults.pop(pid, None)
+    for pid, (comm, versions) in state.users.items():
+        if pid not in state.faults:
+            ipver = ",".join(map(str, sorted(versions))) or None
+            used: Row = (None, None, None, None)
+            if now := state.now.get(pid):
+                since = now.since(state.before.get(pid))
+                used = (since.minor, since.major, since.cpu / _MS, since.wait / _MS)
+            state.faults[pid] = (pid, comm, ipver, *used)
+    return [*state.faults.values()]
 
 
 _VIEWS = (
@@ -232,38 +276,43 @@ _VIEWS = (
         "connect",
         "Tcp client side (connect):",
         (*_WHO, _CLIENT, *_MORE),
-        _table(_CONNECT, lambda used: int(used.key_ends_remote_port)),
+        _uses(_CONNECT),
         order="count",
+        keeps=True,
     ),
     Table(
         "accept",
         "Tcp server side (accept):",
         (*_WHO, _SERVER, *_MORE),
-        _table(_ACCEPT, lambda used: int(used.key_ends_local_port)),
+        _uses(_ACCEPT),
         order="count",
+        keeps=True,
     ),
     Table(
         "udp_sent",
         "Udp sent:",
         (*_WHO, _CLIENT, *_MORE, _BYTES),
-        _table(_SENT, lambda used: int(used.key_ends_remote_port)),
+        _uses(_SENT),
         order="count",
+        keeps=True,
     ),
     Table(
         "udp_received",
         "Udp received:",
         (*_WHO, _SERVER, *_MORE, _BYTES),
-        _table(_RECEIVED, lambda used: int(used.key_ends_local_port)),
+        _uses(_RECEIVED),
         order="count",
+        keeps=True,
     ),
     Table(
         "other",
         "Other protocols sent:",
         (*_WHO, Column("PROTO", "protocol", 8), _MORE[0], Column("COUNT", "count", 5, "d"), _BYTES),
-        _others,
+        _uses(_OTHER),
         order="count",
+        keeps=True,
     ),
-    Table("faults", "Page fault:", _FAULTS, _faults, order="min_flt"),
+    Table("faults", "Page fault:", _FAULTS, _faults, order="min_flt", keeps=True),
 )
 
 TOOL = Tool(
