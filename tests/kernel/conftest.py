@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.nodes import loopback_up
+from support.nodes import loopback_up, steered
 from support.privileges import require_kernel, require_netns
 from support.program import Rig
 
@@ -50,9 +50,12 @@ def topology(shape: str) -> Iterator[Topology]:
                 remove(each)
 
 
-@pytest.fixture(params=["here", "elsewhere"])
+@pytest.fixture(params=["here", "elsewhere", "other-cpu"])
 def space(request: pytest.FixtureRequest) -> Iterator[Namespace | None]:
-    """Where what is observed happens: in our own network namespace, and in another with a loopback."""
+    """Where what is observed happens: in our own network namespace, and in another with a loopback.
+
+    There also with receive packet steering: packets are handled on any CPU, not on their sender's.
+    """
     require_kernel()
     require_netns()
     if request.param == "here":
@@ -60,4 +63,6 @@ def space(request: pytest.FixtureRequest) -> Iterator[Namespace | None]:
         return
     with Namespace("observed") as namespace:
         namespace.call(loopback_up)
+        if request.param == "other-cpu":
+            namespace.call(steered)
         yield namespace

@@ -32,7 +32,10 @@ def _needs() -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 50])
-def test_waits_are_what_the_reader_knows_of_them(space: Namespace | None, processes: int) -> None:
+def test_waits_are_what_the_reader_knows_of_them(
+    space: Namespace | None, processes: int, request: pytest.FixtureRequest
+) -> None:
+    steered = "other-cpu" in request.node.callspec.id
     wait = {"count": ROUNDS, "wait_ns": 500_000}
     where = inode(str(space.path) if space else "/proc/self/ns/net")
     with (
@@ -47,11 +50,28 @@ def test_waits_are_what_the_reader_knows_of_them(space: Namespace | None, proces
             for index, each in whom.items():
                 row = found[each["pid"]]
                 assert (row["comm"], row["lport"], row["netns"]) == (called(index), each["port"], where)
-                assert (row["read"], row["unknown"]) == (3 * ROUNDS, 0)
+                assert row["read"] == 3 * ROUNDS
+                # Who is interrupted by the arrival may be one for whom the kernel runs no program.
+                assert row["unknown"] == 0 or steered
+                if row["unknown"] == row["read"]:
+                    continue
                 # Of each three the first was there when the reader saw it; all came after they were sent.
-                assert each["least"] <= row["mean_us"] * 1e3 * row["read"] <= each["most"]
-                assert 500 <= row["max_us"] <= each["most"] / 1e3
-                assert row["p50_below_us"] <= row["p99_below_us"] <= 2 * row["max_us"]
+                waited = row["mean_us"] * 1e3 * (row["read"] - row["unknown"])
+                assert (0 if row["unknown"] else each["least"]) <= waited <= each["most"]
+                assert (0 if row["unknown"] else 500) <= row["max_us"] <= each["most"] / 1e3
+                assert row["p50_below_us"] <= row["p99_below_us"] <= max(2 * row["max_us"], 1)
+
+
+def test_a_datagram_that_is_read_before_it_is_told_has_the_time_of_no_other(space: Namespace | None) -> None:
+    spin = {"count": 3000, "pause_ns": 100_000}
+    with acting("udp_spun", space=space, **spin) as acts, Filtered("udpwait", acts, everybody=False) as tools:
+        done = acts.go()
+        for lines, whom, _ in tools.stop(done):
+            (each,) = whom.values()
+            (row,) = (row for row in rows(lines, "waits") if row["pid"] == each["pid"])
+            assert row["read"] == each["read"]
+            assert row["mean_us"] * 1e3 * (row["read"] - row["unknown"]) <= each["most"]
+            assert row["max_us"] * 1e3 <= each["longest"]
 
 
 def test_what_waited_already_is_unknown() -> None:

@@ -8,8 +8,10 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+import pytest
 from pyroute2 import IPRoute
 
 from support.inject import SO_RCVBUFFORCE
@@ -56,6 +58,22 @@ def loopback_up() -> None:
     """In the calling thread's namespace."""
     with IPRoute() as netlink:
         netlink.link("set", index=socket.if_nametoindex("lo"), state="up")
+
+
+def steered() -> None:
+    """In the calling thread's namespace any CPU handles what comes by the loopback (RPS)."""
+    set_cpus = """
+        mount -t sysfs none "$1" || exit
+        [ -e "$1"/class/net/lo/queues/rx-0/rps_cpus ] || exit 77
+        printf %x $(( (1 << $(getconf _NPROCESSORS_ONLN)) - 1 )) > "$1"/class/net/lo/queues/rx-0/rps_cpus
+    """
+    with TemporaryDirectory(prefix="tempos-test-") as empty:
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", set_cpus, "sh", empty], check=False, capture_output=True
+        )
+    if done.returncode == 77:
+        pytest.skip("this kernel has no receive packet steering")
+    assert done.returncode == 0, done.stderr
 
 
 def set_gro(interface: str, on: bool) -> None:

@@ -5,6 +5,9 @@ The event's body is JSON: ``{"node", "value", "status", "source_time", "server_t
 values of it and sends them every ``interval`` seconds; where it says that it had to throw values away, that
 is counted as ``overflow``, once for each time that it says so, for it does not say how many.
 
+With ``security`` the connection is a secure channel with the one server whose certificate is known here
+(:mod:`tempos_trigger.sources.opcua_security`), and user name and password go through it.
+
 A connection that is lost is given up, client and all, and a new one made: an old one may hang. The first
 values of a new subscription are the nodes' values at that moment; what they were in between is not known.
 """
@@ -25,7 +28,7 @@ from tempos_daemon import kinds
 from tempos_daemon.schema import Faults, Key, Keys, Kind, NotAllowed, Table
 from tempos_trigger.kind import Sink
 from tempos_trigger.model import EndpointSpec
-from tempos_trigger.sources import remote, values
+from tempos_trigger.sources import opcua_security, remote, values
 from tempos_trigger.sources.reconnecting import Reconnecting
 
 # What it has to say is said here, once, and in the status.
@@ -63,6 +66,7 @@ KEYS: Keys = {
     "queue": Key(kinds.whole(1, 10_000), 10),
     "username": Key(remote.USER, None),
     "password": Key(remote.PASSWORD, None),
+    **opcua_security.KEYS,
     "body": Key(kinds.choice("data", "whole"), "whole"),
 }
 
@@ -73,7 +77,7 @@ class OpcUa:
     keys = KEYS
 
     def check(self, table: Table, faults: Faults) -> None:
-        """Nothing spans several keys."""
+        opcua_security.check(table, faults)
 
     def claims(self, spec: EndpointSpec) -> Sequence[str]:
         return ()
@@ -86,16 +90,17 @@ class _OpcUaSource:
     def __init__(self, spec: EndpointSpec, sink: Sink) -> None:
         self._options = spec.options
         self._sink = sink
+        self._security = opcua_security.Security(spec.options)
         self._sessions = Reconnecting(f"the OPC UA server {spec.options['url']}", self._session)
 
     async def open(self) -> None:
-        return
+        self._security.load()
 
     async def start(self) -> None:
         self._sessions.start()
 
     def takes(self, spec: EndpointSpec) -> bool:
-        return spec.options == self._options
+        return spec.options == self._options and self._security.is_current()
 
     def take(self, spec: EndpointSpec) -> None:
         """All that has changed is the endpoint's."""
@@ -109,6 +114,7 @@ class _OpcUaSource:
     async def _session(self, up: Callable[[], None]) -> None:
         options = self._options
         client = Client(options["url"], timeout=ANSWER)
+        await self._security.secure(client)
         if options["username"] is not None:
             client.set_user(options["username"])
             client.set_password(options["password"] or "")

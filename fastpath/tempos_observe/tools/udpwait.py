@@ -38,7 +38,7 @@ def _rows(session: Session) -> Iterator[Row]:
             _below(waits.buckets, known, 0.5),
             _below(waits.buckets, known, 0.99),
             waits.longest_ns / _US if known else None,
-            waits.unknown,
+            waits.read - known,
         )
 
 
@@ -76,6 +76,7 @@ TOOL = Tool(
     options=(Option(_EACH, "also a histogram of each socket's waits, in microseconds"),),
     blind=(
         "when the datagrams came that waited already when it began, and those behind 4,096 others: UNKNOWN",
+        "arrivals that the kernel runs no program for, and a last one that was read at once: UNKNOWN",
         "which of several threads that read one socket at the same moment had which datagram",
         "datagrams that the kernel joined for a socket with UDP_GRO: they are one read",
     ),
