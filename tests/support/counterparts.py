@@ -7,6 +7,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from support.ports import free_ports
 from support.waiting import LIMIT
 
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
+#: What a Python package brings before what the system has.
+_PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin"
 
 
 class Server:

@@ -6,12 +6,22 @@ import importlib.metadata
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def executable(program: str) -> str | None:
-    """Where a program is, None if nowhere; Debian keeps some where only root looks."""
-    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    """Where a program is, None if nowhere: beside this Python before others are looked at.
+
+    Debian keeps some where only root looks.
+    """
+    ours = str(Path(sys.executable).parent)
+    return (
+        shutil.which(program, path=ours)
+        or shutil.which(program)
+        or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    )
 
 
 def distribution(name: str) -> str | None:

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import struct
 import sys
 import threading
@@ -24,6 +25,7 @@ from typing import Any, Protocol
 import uvloop
 
 from tempos_bench.measure.stats import percentile
+from tempos_bench.peers.clock import LoopTimer, sharp_timers
 
 _EVENT = struct.Struct("!QQ")
 _SUBJECT = "confirmed.events"
@@ -247,17 +249,19 @@ SYSTEMS: dict[str, System] = {"tempos": Tempos(), "JetStream": JetStream(), "Mos
 async def publish(args: argparse.Namespace) -> dict[str, Any]:
     """Send, and wait until all is confirmed."""
     loop, padding = asyncio.get_running_loop(), bytes(args.size - _EVENT.size)
+    sharp_timers()
+    # More exact than event loops, which count in milliseconds.
+    timer = LoopTimer()
     async with SYSTEMS[args.system].publisher(args) as sending:
         print("ready", flush=True)
         await loop.run_in_executor(None, sys.stdin.readline)
-        began, began_ns = time.monotonic(), time.time_ns()
+        began, began_ns = time.monotonic_ns(), time.time_ns()
         for number in range(args.count):
             due = time.time_ns()
             if args.rate:
-                ahead = began + number / args.rate - time.monotonic()
-                if ahead > 0:
-                    await asyncio.sleep(ahead)
-                due = began_ns + round(number / args.rate * 1e9)
+                after = round(number / args.rate * 1e9)
+                await timer.until(began + after)
+                due = began_ns + after
             await sending.publish(_EVENT.pack(number, due) + padding)
         await sending.confirmed()
         return {"sent": args.count, "began_ns": began_ns, "confirmed_ns": time.time_ns()}
@@ -291,7 +295,10 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=4096)
     parser.add_argument("--linger", type=float, default=0, help="tempos: seconds to fill a datagram")
     parser.add_argument("--idle", type=float, default=3)
+    parser.add_argument("--fifo", type=int, default=0, help="SCHED_FIFO priority; 0: ordinary scheduling")
     args = parser.parse_args()
+    if args.fifo:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(args.fifo))
     uvloop.install()
     told = asyncio.run(publish(args) if args.do == "publish" else subscribe(args))
     print(json.dumps(told), flush=True)

@@ -17,9 +17,11 @@ from tempos.sending.window import RAW, Window
 from tempos.session.link import ControlLink
 from tempos.wire import IP_UDP_OVERHEAD
 
-#: Seconds between two requests while events are published, and while somebody waits; until one is repeated,
-#: at least and at most; until the way to the broker is looked for again.
-EVERY, EAGER, AGAIN, AGAIN_MOST, NO_WAY = 0.02, 0.001, 0.005, 0.25, 0.5
+#: Seconds between two requests: when no more is published, while events follow each other, of which each
+#: shows what lacks before it, and while somebody waits.
+EVERY, FLOWING, EAGER = 0.02, 0.1, 0.001
+#: Seconds until a request is repeated, at least and at most; until the way to the broker is looked for again.
+AGAIN, AGAIN_MOST, NO_WAY = 0.005, 0.25, 0.5
 #: Requests that follow each other at once where somebody waits; topics in one.
 AT_ONCE, ROWS = 4, 32
 #: Bytes that the broker may have asked by since the last request, before the next one gives it more.
@@ -48,7 +50,7 @@ class Confirming:
         self._again = AGAIN
         self._way: float | None = None
         self._unanswered = False
-        self._used = self._at_once = 0
+        self._used = self._at_once = self._put = 0
         self._closed = False
         self.window = Window(room, time.monotonic)
         self.window.on_first = self._begin
@@ -169,7 +171,12 @@ class Confirming:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._ask()
+        flows, self._put = self.window.puts != self._put, self.window.puts
+        rests = self._unanswered or time.monotonic() >= self._asked_at + FLOWING
+        if flows and not rests and not self._waiters and not self.window.is_filling:
+            self._set_timer(EVERY)
+        else:
+            self._ask()
 
     def _release(self) -> None:
         for waiter in self._waiters:

@@ -131,6 +131,8 @@ class Window:
         self._order: deque[tuple[Kept, int]] = deque()
         self._bytes = 0
         self.is_asked_about = False
+        #: How often anything was put into it.
+        self.puts = 0
         #: Datagrams that were sent again.
         self.resent = 0
 
@@ -144,6 +146,7 @@ class Window:
         kept.entries[number] = _Entry(datagrams, events, size, self._clock())
         self._order.append((kept, number))
         self._bytes += size
+        self.puts += 1
         if not self.is_asked_about:
             self.is_asked_about = True
             self.on_first()
@@ -152,6 +155,11 @@ class Window:
             if (entry := of.entries.pop(oldest, None)) is not None:
                 self._bytes -= entry.size
                 self._leave(of, oldest, entry.events)
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether a quarter of it is taken."""
+        return 4 * self._bytes > self._room
 
     @property
     def open(self) -> int:

@@ -3,15 +3,17 @@
 The rate is that of all events, from the first one published until the last one was both confirmed to its
 publisher and received by the subscriber; at most a window of them waits for that. Latency is that of events
 on a schedule, until the subscribing program has them. All through the Python libraries; publisher and
-subscriber on a core, servers on both.
+subscriber on a core, servers on both; all under SCHED_FIFO, so that nobody else takes their turn.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path as FilePath
 
 from tempos import Framing, Path, Quality, Topic, Unavailable
 from tempos_bench.measure.broker import Broker
@@ -23,6 +25,8 @@ from tempos_bench.report.figures import Better, Figure, median
 from tempos_bench.runs.rounds import cores, interleave
 from tempos_bench.runs.run import Run
 
+#: What a broker does first that is to be given a core whenever it wants one.
+_FIRST = "import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param({priority}))"
 _TOPIC = Topic(id=1, name="events", quality=Quality.SQ, framing=Framing.EVENT, journal=65536, repair=True)
 _TEMPOS, _BATCHED = "tempos", "tempos, batches"
 _SYSTEMS = {_TEMPOS: "tempos", _BATCHED: "tempos", "JetStream": "JetStream", "Mosquitto": "Mosquitto"}
@@ -33,7 +37,8 @@ _PEERS = ("JetStream", "Mosquitto")
 class Parameters:
     """``events`` as fast as they are confirmed, ``window`` at a time; ``paced`` events at ``rate`` a second.
 
-    Bodies of ``payload`` bytes; with batches events wait for at most ``linger`` seconds.
+    Bodies of ``payload`` bytes; with batches events wait for at most ``linger`` seconds. ``priority``: of
+    SCHED_FIFO of both ends, half of it that of servers, which have the other core; 0: none.
     """
 
     rounds: int
@@ -43,6 +48,7 @@ class Parameters:
     window: int
     payload: int
     linger: float
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +114,15 @@ def _play(p: Parameters, name: str, count: int, rate: float) -> Played:
     with build() as topology, ExitStack() as stack:
         b = topology.broker
         if system == "tempos":
-            broker = stack.enter_context(Broker(b, {_TOPIC: ()}, mode="native"))
+            first = _FIRST.format(priority=p.priority // 2) if p.priority else ""
+            broker = stack.enter_context(Broker(b, {_TOPIC: ()}, mode="native", first=first))
         else:
             folder = stack.enter_context(b.folder())
             found = _jetstream(folder) if system == "JetStream" else server("Mosquitto")
-            stack.callback(found.start(b).stop)
+            program = found.start(b)
+            stack.callback(program.stop)
+            if p.priority:
+                _at_once(program.pid, p.priority // 2)
         options: tuple[object, ...] = (
             "--system",
             system,
@@ -122,6 +132,8 @@ def _play(p: Parameters, name: str, count: int, rate: float) -> Played:
             count,
             "--size",
             p.payload,
+            "--fifo",
+            p.priority,
         )
         subscriber = _end(topology.subscriber, "subscribe", topology.facing_subscriber, options, other)
         if system == "tempos":
@@ -133,6 +145,12 @@ def _play(p: Parameters, name: str, count: int, rate: float) -> Played:
         got = subscriber.answer(120)
     took = (max(sent["confirmed_ns"], got["last_ns"]) - sent["began_ns"]) / 1e9
     return Played(count / took, got["p50"], got["p99"], count - got["received"], got["doubled"])
+
+
+def _at_once(pid: int, priority: int) -> None:
+    """Have a process run whenever it wants to, with all of its threads."""
+    for thread in FilePath(f"/proc/{pid}/task").iterdir():
+        os.sched_setscheduler(int(thread.name), os.SCHED_FIFO, os.sched_param(priority))
 
 
 def _end(node: Node, do: str, address: str, options: Sequence[object], cpu: int) -> Program:
