@@ -4,7 +4,7 @@
  *
  * Which events are lost the first time follows from their numbers (lost_at, and its twin in measure/lossy.py), so
  * that whoever gets them knows which had to be repaired. What is sent again, and control, is lost at random. DOUBLE of a
- * million events come twice.
+ * million events come twice; MIX of a million are held until up to AHEAD others have overtaken them, one at a time.
  *
  *   to_broker, from_broker   tc programs at the client's interface
  */
@@ -23,14 +23,19 @@
 #define MILLION 1000000
 #define UDP_AT (sizeof(struct ethhdr) + sizeof(struct iphdr))
 #define PAYLOAD_AT (UDP_AT + sizeof(struct udphdr))
-/* Put on what was doubled, so that it is not once more. */
-#define DOUBLED 0x7e31
+/* Put on what this has sent itself, so that it goes on as it is. */
+#define DONE 0x7e31
+#define AHEAD 4
+#define MOST 2047
 
 #ifndef LOSS
 #define LOSS 0
 #endif
 #ifndef DOUBLE
 #define DOUBLE 0
+#endif
+#ifndef MIX
+#define MIX 0
 #endif
 
 struct head {
@@ -40,6 +45,20 @@ struct head {
 	__be32 publisher;
 	__be32 sequence;
 };
+
+struct frame {
+	__u32 length;
+	__u32 ahead;
+	__u8 bytes[MOST + 1];
+};
+
+/* What is held of either way, and room for one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 3);
+	__type(key, __u32);
+	__type(value, struct frame);
+} frames SEC(".maps");
 
 static __always_inline __u32 lost_at(__u32 sequence, __u32 port)
 {
@@ -58,19 +77,70 @@ static __always_inline int at_random(__u32 of_a_million)
 	return bpf_get_prandom_u32() % MILLION < of_a_million;
 }
 
+static __always_inline int load(struct __sk_buff *skb, struct frame *into)
+{
+	__u32 length = skb->len & MOST;
+
+	if (!length || length != skb->len || bpf_skb_load_bytes(skb, 0, into->bytes, length))
+		return 0;
+	into->length = length;
+	return 1;
+}
+
+static __always_inline int store(struct __sk_buff *skb, const struct frame *from)
+{
+	__u32 length = skb->len & MOST;
+
+	return length && !bpf_skb_store_bytes(skb, 0, from->bytes, length, 0);
+}
+
+/* Hold it, have what is held follow it, or leave it alone. What is sent by ourselves at ingress comes later, at egress now. */
+static __always_inline int mix(struct __sk_buff *skb, int egress)
+{
+	__u32 own = egress, spare = 2;
+	struct frame *held = bpf_map_lookup_elem(&frames, &own), *room = bpf_map_lookup_elem(&frames, &spare);
+
+	if (!held || !room)
+		return TC_ACT_OK;
+	if (!held->length) {
+		if (!at_random(MIX) || !load(skb, held))
+			return TC_ACT_OK;
+		held->ahead = 1 + bpf_get_prandom_u32() % AHEAD;
+		return TC_ACT_SHOT;
+	}
+	if (held->ahead > 1) {
+		held->ahead--;
+		return TC_ACT_OK;
+	}
+	if (held->length != skb->len)
+		return TC_ACT_OK;
+	held->length = 0;
+	skb->mark = DONE;
+	if (egress) {
+		bpf_clone_redirect(skb, skb->ifindex, 0);
+		store(skb, held);
+	} else if (load(skb, room)) {
+		store(skb, held);
+		bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+		store(skb, room);
+	}
+	return TC_ACT_OK;
+}
+
 static __always_inline int event(struct __sk_buff *skb, __u32 port, int egress)
 {
 	struct head head;
 
-	if (bpf_skb_load_bytes(skb, PAYLOAD_AT, &head, sizeof(head)))
+	if (skb->mark == DONE || bpf_skb_load_bytes(skb, PAYLOAD_AT, &head, sizeof(head)))
 		return TC_ACT_OK;
 	if (!head.topic || head.version_flags & DUP ? at_random(LOSS) : lost_at(bpf_ntohl(head.sequence), port) < LOSS)
 		return TC_ACT_SHOT;
-	if (DOUBLE && egress && skb->mark != DOUBLED && at_random(DOUBLE)) {
-		skb->mark = DOUBLED;
+	if (DOUBLE && egress && at_random(DOUBLE)) {
+		skb->mark = DONE;
 		bpf_clone_redirect(skb, skb->ifindex, 0);
+		return TC_ACT_OK;
 	}
-	return TC_ACT_OK;
+	return MIX && head.topic ? mix(skb, egress) : TC_ACT_OK;
 }
 
 static __always_inline int ports(struct __sk_buff *skb, struct udphdr *udp)

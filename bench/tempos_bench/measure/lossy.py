@@ -34,8 +34,10 @@ def is_lost(sequence: int, port: int, loss: int) -> bool:
     return x % MILLION < loss
 
 
-def loses(node: Node, interface: str, loss: int, double: int = 0) -> None:
-    """Lose so many of a million datagrams between this node and a broker; ``double`` so many events.
+def loses(node: Node, interface: str, loss: int, double: int = 0, mix: int = 0) -> None:
+    """Lose so many of a million datagrams between this node and a broker.
+
+    ``double`` so many of the events that it sends; have so many, ``mix``, overtaken by others, either way.
 
     Raises :class:`Unavailable` where that cannot be had.
     """
@@ -46,7 +48,8 @@ def loses(node: Node, interface: str, loss: int, double: int = 0) -> None:
         target = Path(folder, "loses.o")
         system = f"/usr/include/{sysconfig.get_config_var('MULTIARCH') or ''}"
         _run(
-            clang, "-O2", "-g", "-target", "bpf", "-mcpu=v3", f"-DLOSS={loss}", f"-DDOUBLE={double}",
+            clang, "-O2", "-g", "-target", "bpf", "-mcpu=v3",
+            f"-DLOSS={loss}", f"-DDOUBLE={double}", f"-DMIX={mix}",
             "-idirafter", system, "-c", str(_SOURCE), "-o", str(target),
         )  # fmt: skip
 

@@ -37,8 +37,8 @@ class Parameters:
     """``losses``: shares; ``rates``: events/s on the fast and the slow path, ``batch`` in a datagram.
 
     ``shapes``: groups, and members of each; those but the first are measured with the first loss on both
-    legs. ``doubled``: of what is published, so many come twice besides, in one more variant. ``priority``: of
-    SCHED_FIFO, for all of it; 0: none.
+    legs. In one more variant, besides: of what is published so many come twice, ``doubled``, and so many are
+    overtaken by others on either leg, ``mixed``. ``priority``: of SCHED_FIFO, for all of it; 0: none.
     """
 
     rounds: int
@@ -50,6 +50,7 @@ class Parameters:
     payload: int
     journal: int
     doubled: float
+    mixed: float
     priority: int
 
 
@@ -61,10 +62,11 @@ class _Variant:
     groups: int
     members: int
     doubled: float = 0.0
+    mixed: float = 0.0
 
     def __str__(self) -> str:
         leg = _WORDS[self.leg]
-        twice = f", {self.doubled:.0%} twice" if self.doubled else ""
+        twice = f", {self.doubled:.0%} twice, {self.mixed:.0%} late" if self.doubled else ""
         return f"{self.path} path, {self.loss:.1%} lost {leg}{twice}, {self.groups} x {self.members} members"
 
 
@@ -90,7 +92,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     variants = [_Variant(path, leg, loss, *first) for path in _PATHS for loss in p.losses for leg in _LEGS]
     variants += [_Variant(path, "both", p.losses[0], *shape) for path in _PATHS for shape in p.shapes[1:]]
     if p.doubled:
-        variants += [_Variant(path, "both", p.losses[0], *first, p.doubled) for path in _PATHS]
+        variants += [_Variant(path, "both", p.losses[0], *first, p.doubled, p.mixed) for path in _PATHS]
     found = interleave(p.rounds, {str(each): partial(_play, p, each) for each in variants}, progress)
     progress.note(f"{p.batch} events in a datagram; the library's publisher and members, all on two cores")
     each = [figure for name, rows in found.items() for figure in _figures(name, rows)]
@@ -156,10 +158,11 @@ def _play(p: Parameters, variant: _Variant) -> Played:
                 "--batch", p.batch, "--size", p.payload, "--seconds", p.seconds, "--fifo", p.priority,
                 ready=True, talk=True, cpu=core,
             )  # fmt: skip
+            mixed = round(variant.mixed * MILLION)
             if before or variant.doubled:
-                loses(a, a.interfaces[0], before, round(variant.doubled * MILLION))
+                loses(a, a.interfaces[0], before, round(variant.doubled * MILLION), mixed)
             if behind:
-                loses(c, c.interfaces[0], behind)
+                loses(c, c.interfaces[0], behind, mix=mixed)
             began = _bytes(a), _bytes(c)
             sent = publisher.ask("begin", p.seconds + 90)
             got = members.ask({"sent": sent["sent"]}, 90)
