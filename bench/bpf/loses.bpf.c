@@ -46,20 +46,6 @@ struct head {
 	__be32 sequence;
 };
 
-struct frame {
-	__u32 length;
-	__u32 ahead;
-	__u8 bytes[MOST + 1];
-};
-
-/* What is held of either way, and room for one. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 3);
-	__type(key, __u32);
-	__type(value, struct frame);
-} frames SEC(".maps");
-
 static __always_inline __u32 lost_at(__u32 sequence, __u32 port)
 {
 	__u32 x = sequence * 2654435761U + port;
@@ -76,6 +62,21 @@ static __always_inline int at_random(__u32 of_a_million)
 {
 	return bpf_get_prandom_u32() % MILLION < of_a_million;
 }
+
+#if MIX
+struct frame {
+	__u32 length;
+	__u32 ahead;
+	__u8 bytes[MOST + 1];
+};
+
+/* What is held of either way, and room for one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 3);
+	__type(key, __u32);
+	__type(value, struct frame);
+} frames SEC(".maps");
 
 static __always_inline int load(struct __sk_buff *skb, struct frame *into)
 {
@@ -127,6 +128,10 @@ static __always_inline int mix(struct __sk_buff *skb, int egress)
 	return TC_ACT_OK;
 }
 
+#else
+#define mix(skb, egress) TC_ACT_OK
+#endif
+
 static __always_inline int event(struct __sk_buff *skb, __u32 port, int egress)
 {
 	struct head head;
@@ -140,7 +145,7 @@ static __always_inline int event(struct __sk_buff *skb, __u32 port, int egress)
 		bpf_clone_redirect(skb, skb->ifindex, 0);
 		return TC_ACT_OK;
 	}
-	return MIX && head.topic ? mix(skb, egress) : TC_ACT_OK;
+	return head.topic ? mix(skb, egress) : TC_ACT_OK;
 }
 
 static __always_inline int ports(struct __sk_buff *skb, struct udphdr *udp)

@@ -321,7 +321,7 @@ class Broker:
         await self._past.take_rows(self._fast.rows())
         await self._fast.configure([state.route.topic for state in states.values()])
         self._slow.journals.change((), [state.route.topic for state in states.values()])
-        self._slow.journals.settle()
+        await self._slow.journals.settle()
         self._redelivery.restore(self._past.stored(OWED), [state.route.topic for state in states.values()])
         await self._routes.resume_all()
         self._tell_start()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import re
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.brokers import WAYS, Node, get
+from support.brokers import WAYS, Node, get, post
 from support.waiting import LIMIT
 
 from tempos import Publisher, Subscriber
@@ -196,3 +199,51 @@ async def test_topics_that_are_not_repaired_are_as_ever(tmp_path: Path) -> None:
                 assert [event.missed for event in got] == [0, 1]
                 assert subscriber.stats.repaired == subscriber.stats.given_up == 0
                 assert subscriber.stats.missed == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_journal_changes_its_size_while_it_is_repaired_from_and_followed(
+    tmp_path: Path, way: str
+) -> None:
+    node = Repairing(tmp_path, way)
+    events = 3000
+    command = [sys.executable, "-u", "-m", "tempos", "tap", "orders", "--follow", "--json"]
+    with node.broker():
+        member = await node.subscriber("orders").__aenter__()
+        lossy(member, some(0.1, 7))
+        got: list[int] = []
+        reader = asyncio.ensure_future(collect(member, got))
+        following = await asyncio.create_subprocess_exec(
+            *command, "--api", f"127.0.0.1:{node.api}", stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            async with node.publisher() as publisher:
+                sizes = iter((20_000, 5_000, 4_000, 30_000))
+                for first in range(0, events, 600):
+                    await publish(publisher, "orders", range(first, first + 600))
+                    if (size := next(sizes, None)) is not None:
+                        await resize(node, size)
+            await until(lambda: len(got) >= events)
+            assert following.stdout is not None
+            told = []
+            while len(told) < events:
+                told.append(json.loads(await in_time(following.stdout.readline(), LIMIT)))
+        finally:
+            following.send_signal(signal.SIGINT)
+            await following.wait()
+        drained = await member.drain()
+        await reader
+        ledger = await node.ledger("orders")
+    assert sorted(got) == list(range(events))
+    assert [int(row["body"]) for row in told] == list(range(events))
+    assert drained is not None
+    assert (drained.lost, member.stats.missed, member.stats.given_up) == (0, 0, 0)
+    assert member.stats.repaired > 0
+    assert ledger["balanced"]
+
+
+async def resize(node: Repairing, journal: int) -> None:
+    """Another size of the journals, by a reload."""
+    text = node.file.read_text()
+    node.file.write_text(re.sub(r"journal = \d{4,}", f"journal = {journal}", text))
+    await asyncio.to_thread(post, node.api, "/v1/reload")

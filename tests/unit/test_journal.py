@@ -235,7 +235,7 @@ def test_nothing_torn_is_taken_for_whole_while_two_processes_write(slots: int) -
     os.close(counter)
 
 
-def test_what_is_taken_over_is_found_before_too() -> None:
+async def test_what_is_taken_over_is_found_before_too() -> None:
     topic = Topic(7, "orders", journal=64, journal_bytes=40)
     made = Journals()
     made.change((), [topic])
@@ -248,7 +248,7 @@ def test_what_is_taken_over_is_found_before_too() -> None:
     made.change((), [replace(topic, journal=256)])
     for settled in (False, True):
         if settled:
-            made.settle()
+            await made.settle()
         for ticket in range(50):
             for group in (0, 1):
                 entry = made.find(7, first, 1, group, ticket)

@@ -55,7 +55,7 @@ def test_spans_are_bounded() -> None:
 
 def topic() -> TopicOwed:
     made = TopicOwed("orders")
-    made.opened(1, 1000, [("work", [A, B])])
+    made.opened(1, 1000, [("work", [A, B])], 0.0)
     return made
 
 
@@ -66,7 +66,7 @@ def test_what_is_owed_is_what_was_sent_and_not_processed() -> None:
     # Not its own, and not of an epoch that there is.
     made.processed(9, 1, 0, 2)
     made.processed(A.client or 0, 2, 0, 2)
-    made.opened(2, 5000, [("work", [B])])
+    made.opened(2, 5000, [("work", [B])], 1.0)
     made.closed(1, [11])
     assert made.absent({2: "work"}, 5.0) == [1]
     lot = made.hand_over(1)
@@ -91,13 +91,13 @@ def test_what_is_owed_is_what_was_sent_and_not_processed() -> None:
 
 def test_a_lot_goes_on_with_another_member_where_it_was() -> None:
     made = topic()
-    made.opened(2, 5000, [("work", [B, C])])
+    made.opened(2, 5000, [("work", [B, C])], 1.0)
     made.closed(1, [8])
     lot = made.hand_over(1)
     assert lot is not None
     assert made.lot_of(2, "work") is lot
     made.finish(lot, 3)
-    made.opened(3, 9000, [("work", [C])])
+    made.opened(3, 9000, [("work", [C])], 1.0)
     made.closed(2, [0])
     assert made.absent({3: "work"}, 1.0) == [2]
     own = made.hand_over(2)
@@ -106,6 +106,26 @@ def test_a_lot_goes_on_with_another_member_where_it_was() -> None:
     assert made.lot_of(3, "work") is lot
     # Numbers are nobody else's.
     assert own.base == (lot.base + lot.size) & 0xFFFFFFFF
+
+
+def test_who_is_gone_before_it_could_tell_what_it_processed_is_owed_all() -> None:
+    made = topic()
+    made.opened(2, 5000, [("work", [B, C])], 3.0)
+    made.closed(1, [6])
+    assert made.absent({2: "work", 3: "work"}, 3.0) == [1]
+    assert made.does_speak(1), "it may have done so if it had lived"
+    made.speaks(2)
+    made.opened(3, 9000, [], 99.0)
+    made.closed(2, [9])
+    assert set(made.absent({}, 99.0)) == {1, 2, 3}
+    assert not made.does_speak(3), "it had the time, and said nothing"
+    assert made.hand_over(2) is not None
+    # One that comes back is known.
+    made.opened(4, 12000, [("work", [B])], 100.0)
+    made.opened(5, 15000, [], 200.0)
+    made.closed(4, [3])
+    assert 2 in made.absent({}, 200.0)
+    assert made.does_speak(2)
 
 
 def test_nothing_is_remembered_of_who_processed_all() -> None:
@@ -133,7 +153,7 @@ def test_it_is_the_same_in_another_life() -> None:
     made = topic()
     made.speaks(1)
     made.processed(1, 1, 0, 2)
-    made.opened(2, 5000, [("work", [B])])
+    made.opened(2, 5000, [("work", [B])], 1.0)
     made.closed(1, [11])
     lot = made.hand_over(1)
     assert lot is not None
@@ -162,7 +182,7 @@ def test_nonsense_is_refused(change: tuple[str, object]) -> None:
 
 def test_counts_of_groups_that_are_no_more_go_into_one_sum() -> None:
     made = topic()
-    made.opened(2, 5000, [])
+    made.opened(2, 5000, [], 1.0)
     made.closed(1, [2])
     for client in (1, 2):
         lot = made.hand_over(client)

@@ -69,12 +69,14 @@ class Journals:
             changed[each.id] = wanted
         return changed
 
-    def settle(self) -> None:
-        """Nobody writes what was replaced: take over what fits of it."""
-        while self._former:
-            topic, former = self._former.popitem()
+    async def settle(self) -> None:
+        """Nobody writes what was replaced: take over what fits of it. Until then nothing may change."""
+        for topic, former in list(self._former.items()):
             if (memory := self.of.get(topic)) is not None:
-                memory.follow(former)
+                # Half a second for a million events, so not on the event loop.
+                await asyncio.get_running_loop().run_in_executor(None, memory.follow, former)
+            if self._former.get(topic) is former:
+                del self._former[topic]
 
     def adopt(self, layouts: Mapping[int, JournalLayout | None], descriptors: Sequence[int]) -> None:
         """Write what another process has: by topic, with a descriptor for each that has a journal."""
@@ -208,8 +210,9 @@ class Journals:
         if before is not None:
             memory.continue_from(before)
         epochs = self._epochs.get(topic.id)
-        # Where an earlier broker wrote it, of which nobody is left.
-        memory.mend()
+        if not memory.is_new:
+            # An earlier broker wrote it, of which nobody is left.
+            memory.mend()
         self._drop(topic.id)
         if before is None:
             before = self._left(topic.id)

@@ -111,7 +111,7 @@ class Redelivery:
             owed = self._topics[topic.id] = TopicOwed(topic.name)
         named = [(name, [] if name.startswith(OWN_GROUP) else members) for name, members in holders]
         first = self._journals.first(topic.id, route.epoch)
-        given_up = owed.opened(route.epoch, first, named)
+        given_up = owed.opened(route.epoch, first, named, time.monotonic())
         if given_up:
             self._log.warning(
                 "topic %s: %d events are owed to members in more epochs than are remembered; they are not "

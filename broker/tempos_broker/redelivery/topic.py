@@ -14,6 +14,9 @@ from tempos_broker.redelivery.owed import Owed
 _U32 = 0xFFFFFFFF
 #: Under which the ledger has the sum of all groups that nobody is in any more.
 FORMER = "~"
+#: Seconds within which a member that tells what it has processed has said so for the first time, however busy
+#: it is; clients of which it is known that they do.
+SPEAKS_BY, SPEAKERS = 5.0, 4096
 
 
 class Listener(NamedTuple):
@@ -38,20 +41,26 @@ class TopicOwed:
         self._holders: dict[int, Holder] = {}
         self._left: dict[int, float] = {}
         self._last: set[int] = set()
-        self._speak: set[int] = set()
+        # Also of those that were taken to be gone: they may come back.
+        self._speak: dict[int, None] = {}
+        # Since when clients are members.
+        self._since: dict[int, float] = {}
         #: By group: orphaned, redelivered, lapsed.
         self._counts: dict[str, list[int]] = {}
         self._told: dict[str, int] = {}
 
     # --- epochs -------------------------------------------------------------------------------
 
-    def opened(self, epoch: int, first: int, groups: Iterable[tuple[str, Sequence[Holder]]]) -> int:
+    def opened(
+        self, epoch: int, first: int, groups: Iterable[tuple[str, Sequence[Holder]]], now: float
+    ) -> int:
         """See :meth:`Owed.opened`."""
         groups = list(groups)
         for _, members in groups:
             for holder in members:
                 if holder.client is not None:
                     self._holders[holder.client] = holder
+                    self._since.setdefault(holder.client, now)
                     self._left.pop(holder.client, None)
                     self._last.discard(holder.client)
         self.changed = True
@@ -90,12 +99,17 @@ class TopicOwed:
     def speaks(self, client: int) -> None:
         """A client says what it has processed."""
         if client not in self._speak:
-            self._speak.add(client)
+            self._speak[client] = None
+            while len(self._speak) > SPEAKERS:
+                del self._speak[next(iter(self._speak))]
             self.changed = True
 
     def does_speak(self, client: int) -> bool:
-        """Whether a client has ever said anything of what it has processed."""
-        return client in self._speak
+        """Whether a client has ever said anything of what it has processed, or was not there for long enough.
+
+        Of that one nobody knows whether it would have.
+        """
+        return client in self._speak or self._left[client] - self._since.get(client, 0.0) < SPEAKS_BY
 
     def forgive(self, client: int) -> None:
         """A client that is gone is owed nothing."""
@@ -183,10 +197,9 @@ class TopicOwed:
         return lot
 
     def _gone(self, client: int) -> None:
-        for known in (self._listeners, self._holders, self._left):
+        for known in (self._listeners, self._holders, self._left, self._since):
             known.pop(client, None)
         self._last.discard(client)
-        self._speak.discard(client)
         self.changed = True
 
     # --- who is told ----------------------------------------------------------------------------
@@ -266,7 +279,7 @@ class TopicOwed:
             "epochs": self._owed.export(),
             "lots": [lot.export() for lot in self._lots],
             "holders": [list(holder) for holder in self._holders.values()],
-            "speak": sorted(self._speak),
+            "speak": list(self._speak),
             "counts": list(self._counts.items()),
         }
 
@@ -280,7 +293,7 @@ class TopicOwed:
             holder = holder_of(each)
             if holder.client is not None:
                 topic._holders[holder.client] = holder
-        topic._speak.update(map(int, stored["speak"]))
+        topic._speak.update(dict.fromkeys(map(int, stored["speak"])))
         for group, (orphaned, redelivered, lapsed) in stored["counts"]:
             topic._counts[str(group)] = [int(orphaned), int(redelivered), int(lapsed)]
             topic._told[str(group)] = int(lapsed)

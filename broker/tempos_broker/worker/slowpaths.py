@@ -85,6 +85,8 @@ class SlowPaths:
         self._descriptors: list[int] = []
         self._unscheduled = Remark(log, "the SQ worker runs as it was asked for")
         self._estate_descriptor = -1
+        # Changes take their turns: what one replaces has to be taken over before the next one replaces it.
+        self._changing = asyncio.Lock()
         self._off = "not asked for in the configuration (quality.worker_sq)"
 
     async def open(self) -> None:
@@ -165,16 +167,17 @@ class SlowPaths:
             for epoch in range(EPOCHS):
                 self._groups.pop(epoch_row(topic, epoch), None)
         self._topics.update((each.id, each) for each in put)
-        journals = self.journals.change(drop, put)
-        self._server.change(drop, put)
-        if self._supervisor is not None:
-            from tempos_broker.worker.protocol import Op, journals_out, topics_out
+        async with self._changing:
+            journals = self.journals.change(drop, put)
+            self._server.change(drop, put)
+            if self._supervisor is not None:
+                from tempos_broker.worker.protocol import Op, journals_out, topics_out
 
-            rows = [(each.id, self._rows.of[each.id]) for each in put]
-            told = {"drop": list(drop), "topics": topics_out(put), "rows": rows}
-            told["journals"] = journals_out(journals)
-            await self._supervisor.tell(Op.CHANGE, told, self.journals.descriptors(journals))
-        self.journals.settle()
+                rows = [(each.id, self._rows.of[each.id]) for each in put]
+                told = {"drop": list(drop), "topics": topics_out(put), "rows": rows}
+                told["journals"] = journals_out(journals)
+                await self._supervisor.tell(Op.CHANGE, told, self.journals.descriptors(journals))
+            await self.journals.settle()
         if drop:
             await self._server.sent()
 
