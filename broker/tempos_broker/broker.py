@@ -211,6 +211,7 @@ class Broker:
         )
         self._control.reports.on_repairs = self._repairs.heard
         self._ledger.orphans = self._redelivery.accounts
+        journals.aside = self._redelivery.aside
         self._tasks = Tasks()
         self._expiry = Expiry(self._registry, self._ledger, self._routes, self._tasks)
         self._port = ControlPort(

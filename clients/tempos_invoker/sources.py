@@ -17,7 +17,7 @@ from typing import Any
 from tempos import Event, LocalError, Subscriber, TemposError
 from tempos._remarks import Remark
 from tempos.errors import one_line
-from tempos.receiving.loan import Borrower, Loan, reads_single
+from tempos.receiving.loan import Borrower, Loan, reads_single, redelivers
 from tempos_invoker.core.invocation import Arrived, StepQueue, new_arrived
 from tempos_invoker.deploy.model import BrokerAt
 from tempos_invoker.deploy.ports import Ports
@@ -28,6 +28,8 @@ from tempos_invoker.workers.team import Team
 FIRST_WAIT, LONGEST_WAIT, PATIENCE = 0.2, 10.0, 5.0
 #: Seconds that a port which this had before may be taken, before another one will do.
 FREED_WITHIN = 1.0
+#: Seconds between two looks whether a function was given all that was taken.
+GIVEN_EVERY = 0.002
 
 log = logging.getLogger("tempos.invoker")
 
@@ -187,17 +189,31 @@ class Source:
         self.subscriber.on_events(self._on_events)
 
     def _on_events(self) -> None:
-        if not self._goes_on and self._take():
+        if not self._goes_on and (self._is_behind or self._take() or self._is_behind):
             self._go_on()
 
     def _go_on(self) -> None:
         self._goes_on = True
-        asyncio.get_running_loop().call_soon(self._again)
+        loop = asyncio.get_running_loop()
+        if self._is_behind:
+            loop.call_later(GIVEN_EVERY, self._again)
+        else:
+            loop.call_soon(self._again)
 
     def _again(self) -> None:
         self._goes_on = False
-        if self._gives_way() or self._take():
+        if self._is_behind or self._gives_way() or self._take() or self._is_behind:
             self._go_on()
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether events wait for a function that others would get if this ended: no more are taken then.
+
+        For who takes more has processed what it took.
+        """
+        assert self.target is not None, "fed before"
+        assert self.subscriber is not None, "opened before"
+        return bool(self.target.queue.ready) and redelivers(self.subscriber)
 
     def _gives_way(self) -> bool:
         assert self.target is not None, "fed before"
@@ -214,6 +230,8 @@ class Source:
         left = self.subscriber.waiting
         if not left:
             self.target.team.reading.offer(self, self.target.queue, now)
+            if not self._is_behind:
+                self.subscriber.finished()
         return left
 
     def lend(self, to: Borrower) -> Loan | None:

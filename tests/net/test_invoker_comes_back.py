@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import time
@@ -112,3 +113,35 @@ async def test_ports_that_cannot_be_read_are_not_known(deployed: Any) -> None:
     start_again(daemon)
     assert "ports.json cannot be read" in daemon.log.read_text()
     assert len(members(broker)) == 2
+
+
+async def test_what_waited_for_a_function_of_one_that_was_killed_goes_to_another(tmp_path: Path) -> None:
+    broker = Broker(tmp_path)
+    queue = 'name = "in"\njournal = 4096\nredeliver = true\n'
+    text = broker.file.read_text().replace('name = "in"\n', queue)
+    broker.file.write_text(text + "[control]\nlease = 1.0\nheartbeat = 0.25\n")
+    with brokers.serving(broker.file, broker.log), serving_invoker(tmp_path) as daemon:
+        code = daemon.upload(CODE)
+        document = {"broker": broker.table, "function": [function("work", code=code)],
+                    "step": [step(takes="work", error="")]}  # fmt: skip
+        assert daemon.ask("PUT", "/v1/deployment", document)[0] == 200
+        gate, events = tmp_path / "go on", 200
+        async with broker.subscriber("out") as results, broker.publisher() as publisher:
+            for number in range(events):
+                body = {"n": number, "do": "until", "file": str(gate)}
+                await publisher.publish("in", json.dumps(body).encode())
+            await publisher.flush()
+
+            def come(now: dict[str, Any]) -> bool:
+                return bool(now["steps"][0]["source"]["events"] == events)
+
+            told = await asyncio.to_thread(daemon.until, come, "all have come")
+            given = told["steps"][0]["account"]["running"]
+            await asyncio.to_thread(daemon.end, signal.SIGKILL)
+            gate.touch()
+            assert (await asyncio.to_thread(daemon.start)).startswith("ready")
+            got: set[int] = set()
+            while len(got) < events - given:
+                result = await asyncio.wait_for(results.__anext__(), LIMIT)
+                got.add(json.loads(result.body)["n"])
+        assert given < events / 2

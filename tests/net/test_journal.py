@@ -98,6 +98,9 @@ async def test_what_was_sent_is_told_byte_for_byte(tmp_path: Path, way: str) -> 
             "events": 64,
             "bytes": 100,
             "memory": JournalLayout.of(64, 100).size,
+            "replays": 0,
+            "replayed": 0,
+            "aside": 0,
             "reason": "",
         }
         assert get(node.api, "/v1/topics/plain")["journal"] is None

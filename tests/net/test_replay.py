@@ -90,6 +90,12 @@ async def test_what_was_before_comes_first_and_what_is_live_follows(tmp_path: Pa
                     assert some.stats.replayed == 10
                     assert some.stats.datagrams == 2
                     assert (some.stats.missed, some.stats.replay_gone) == (0, 0)
+                journal = (await asyncio.to_thread(get, node.api, f"/v1/topics/{topic.replace('/', '%2F')}"))[
+                    "journal"
+                ]
+                # What is on its way for long is asked for again.
+                assert journal["replays"] >= 2
+                assert journal["replayed"] >= 11
                 async with node.subscriber(topic, start=timedelta(hours=1)) as every:
                     assert told(await take(every, 42)) == [(b"%d" % each, True) for each in range(42)]
                     first = (await take_again(node, topic))[0]

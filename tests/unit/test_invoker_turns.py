@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from support.waiting import LIMIT
 from tempos import Quality
+from tempos._awaitables import in_time
 from tempos.receiving.inbox import Event
 from tempos_invoker.deploy.model import BrokerAt
 from tempos_invoker.deploy.ports import Ports
@@ -29,6 +31,8 @@ class Team:
         self.pool = SimpleNamespace(queues=[SimpleNamespace(ready=[None] * waiting)])
         self.reading = SimpleNamespace(offer=lambda *_: None)
         self.taken = 0
+        #: What waits for a function.
+        self.ready: list[None] = []
 
     def accept(self, queue: Any, event: Any) -> None:
         self.taken += 1
@@ -43,6 +47,10 @@ class Subscriber:
     def __init__(self, waiting: int) -> None:
         self.waiting = waiting
         self.call: Callable[[], None] = lambda: None
+        self.is_finished = False
+        feeds = [SimpleNamespace(redelivers=True)]
+        #: What it has not processed goes to others.
+        self._intake = SimpleNamespace(inbox=SimpleNamespace(processed=[]), feeds=feeds)
 
     def on_events(self, call: Callable[[], None]) -> None:
         self.call = call
@@ -52,13 +60,16 @@ class Subscriber:
         self.waiting -= some
         return [EVENT] * some
 
+    def finished(self) -> None:
+        self.is_finished = True
+
 
 def fed(folder: Path, turns: Turns, quality: Quality, waiting: int) -> tuple[Subscriber, Team]:
     """A source with so many events, and where they go."""
     source = Source(Place(BrokerAt(), "t", "g"), Ports(folder / "ports.json"), turns)
     source.subscriber = subscriber = Subscriber(waiting)  # type: ignore[assignment]
     team = Team(quality)
-    queue = SimpleNamespace(step=SimpleNamespace(quality=quality))
+    queue = SimpleNamespace(step=SimpleNamespace(quality=quality), ready=team.ready)
     source.feed(Target(team, queue))  # type: ignore[arg-type]
     return subscriber, team  # type: ignore[return-value]
 
@@ -96,3 +107,21 @@ async def test_a_source_lets_the_loop_go_on_between_a_few_events(tmp_path: Path)
     subscriber.waiting = 1
     subscriber.call()
     assert team.taken == 3 * CHUNK + 6
+
+
+async def test_of_what_goes_to_others_none_is_taken_before_a_function_has_the_last(tmp_path: Path) -> None:
+    subscriber, team = fed(tmp_path, Turns(), Quality.SQ, 2 * CHUNK)
+    team.ready.append(None)
+    subscriber.call()
+    for _ in range(LEFT):
+        await asyncio.sleep(0)
+        # What it took is told to be processed when it takes more.
+        assert (team.taken, subscriber.is_finished) == (0, False)
+    team.ready.clear()
+
+    async def done() -> None:
+        while not subscriber.is_finished:
+            await asyncio.sleep(0)
+
+    await in_time(done(), LIMIT)
+    assert team.taken == 2 * CHUNK

@@ -94,6 +94,9 @@ LEASE = gauge("tempos_member_lease_seconds", "until its lease ends", *_MEMBER)
 WAITING = gauge("tempos_member_waiting_events", "events that wait for its program", *_MEMBER)
 
 JOURNAL = gauge("tempos_topic_journal_bytes", "memory of its journal; 0: it cannot be had", "topic")
+REPLAYS = counter("tempos_topic_replays_total", "members that asked for what was before them", "topic")
+REPLAYED = counter("tempos_topic_replayed_total", "events that they were handed for that", "topic")
+ASIDE = gauge("tempos_topic_aside_events", "to be handed out again, and copied out of its journal", "topic")
 
 PROGRAM = Family("tempos_program_seconds", "time inside the XDP program", ("topic",), Kind.HISTOGRAM)
 SINCE_SENT = Family(
@@ -185,6 +188,9 @@ def _of_topic(topic: Mapping[str, Any]) -> Iterator[Sample]:
     yield sample(REPLIES, topic["replies"], name)
     if topic["journal"] is not None:
         yield sample(JOURNAL, topic["journal"]["memory"], name)
+        yield sample(REPLAYS, topic["journal"]["replays"], name)
+        yield sample(REPLAYED, topic["journal"]["replayed"], name)
+        yield sample(ASIDE, topic["journal"]["aside"], name)
     before = topic["lost_before"]
     yield sample(BEFORE, before["at_least"], name)
     if before.get("repaired") or before.get("given_up"):

@@ -129,6 +129,11 @@ class JournalOut(BaseModel):
     events: int = Field(description="so many are kept")
     bytes: int = Field(description="of payload, of each; larger events are named without it")
     memory: int = Field(description="bytes")
+    replays: int = Field(default=0, description="how often members asked for what was before them")
+    replayed: int = Field(default=0, description="events that they were handed for that")
+    aside: int = Field(
+        default=0, description="events that wait to be handed out again, copied out of it before they go"
+    )
     reason: str = Field(description="why there is none; empty: there is")
 
 

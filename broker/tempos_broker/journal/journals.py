@@ -11,7 +11,8 @@ import base64
 import logging
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,11 @@ class Journals:
         self._epochs: dict[int, Epochs] = {}
         #: What new memory takes the place of.
         self._former: dict[int, Memory] = {}
+        #: By topic, how often members asked for what was before them, and events that they were handed.
+        self.replays: Counter[int] = Counter()
+        self.replayed: Counter[int] = Counter()
+        #: How many events of a topic are kept aside that it may have no more.
+        self.aside: Callable[[int], int] = lambda topic: 0
         #: Why a topic has no journal that should have one.
         self._refused: dict[int, str] = {}
 
@@ -55,6 +61,7 @@ class Journals:
         """
         changed: dict[int, JournalLayout | None] = {}
         for topic in drop:
+            del self.replays[topic], self.replayed[topic]
             if self._drop(topic):
                 changed[topic] = None
         for each in put:
@@ -155,6 +162,9 @@ class Journals:
             "events": topic.journal,
             "bytes": topic.journal_room,
             "memory": memory.layout.size if memory else 0,
+            "replays": self.replays[topic.id],
+            "replayed": self.replayed[topic.id],
+            "aside": self.aside(topic.id),
             "reason": "" if memory else self._refused.get(topic.id, "it is not served yet"),
         }
 

@@ -133,6 +133,8 @@ class Replays:
                 numbers.append(stretch[index] & 0xFFFFFFFF)
                 copies.append(copy)
             index += 1
+        self._journals.replays[topic.id] += not wanted.after
+        self._journals.replayed[topic.id] += len(numbers)
         after = stretch[index - 1] if index else wanted.after
         return wanted.topic, after, index < len(stretch), gone, numbers
 

@@ -164,6 +164,11 @@ class Redelivery:
         owed = self._topics.get(topic)
         return owed.accounts() if owed is not None else {}
 
+    def aside(self, topic: int) -> int:
+        """How many events of it are kept aside."""
+        owed = self._topics.get(topic)
+        return owed.kept_aside if owed is not None else 0
+
     def begin(self) -> None:
         """All topics are taken up, and their members."""
         self._is_closed = False

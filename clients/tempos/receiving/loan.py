@@ -100,6 +100,12 @@ def reads_single(subscriber: Lender) -> None:
     subscriber._intake.takes_joined = None
 
 
+def redelivers(subscriber: Lender) -> bool:
+    """Whether what it has not processed goes to others when it is gone."""
+    intake = subscriber._intake
+    return intake.inbox.processed is not None and any(feed.redelivers for feed in intake.feeds)
+
+
 def lend(reader: object, intake: Intake, to: Borrower) -> Loan | None:
     """Lend the socket of ``reader``, unless there is something that only who reads here can do."""
     feeds = list(intake.feeds)
