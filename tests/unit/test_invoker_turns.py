@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
 from support.waiting import LIMIT
+
 from tempos import Quality
 from tempos._awaitables import in_time
 from tempos.receiving.inbox import Event
