@@ -213,7 +213,7 @@ OPERATIONS: dict[str, tuple[str, tuple[Field, ...], tuple[str, ...]]] = {
     "resolve": (
         "a topic by its name",
         (Field("topic", "topic"),),
-        ("topic", "members", "clock", "largest", "single"),
+        ("topic", "members", "clock", "largest", "single", "data_port"),
     ),
     "subscribe": (
         "become a member of a group of a topic, or of 'topics', names and filters; no group means its own",

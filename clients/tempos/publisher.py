@@ -287,7 +287,9 @@ class Publisher(forks.OfOneProcess):
         names.check_name(name)
         self._socket.fileno()
         link = await self._control()
-        return (await link.ask("resolve", topic=name)).fields
+        answer = (await link.ask("resolve", topic=name)).fields
+        self._reach.told_port(answer.get("data_port"))
+        return answer
 
     @contextlib.asynccontextmanager
     async def batch(self) -> AsyncIterator[None]:

@@ -375,3 +375,21 @@ async def test_people_see_who_is_in_and_that_it_adds_up(
 def _metrics(api: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{api}/metrics", timeout=LIMIT) as answer:
         return str(answer.read().decode())
+
+
+async def test_a_publisher_that_was_told_the_control_port_alone_is_told_the_data_port(
+    etcd: Cluster, tmp_path: Path
+) -> None:
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two")) as fleet:
+        fleet.start()
+        at = ",".join(f"{address}:{fleet.control}" for address in fleet.addresses.values())
+        async with fleet.subscriber("two", "a") as subscriber, Publisher(at) as publisher:
+            await publisher.publish("a", 1)
+            assert await bodies(subscriber, 1) == [1]
+            # Also where it goes on.
+            first = publisher.id
+            await _aside(lambda: fleet.end("one", how=signal.SIGKILL))
+            while publisher.id == first:
+                await asyncio.sleep(0.01)
+            await publisher.publish("a", 2)
+            assert await bodies(subscriber, 1) == [2]

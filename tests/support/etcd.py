@@ -6,6 +6,7 @@ import http.client
 import json
 import shutil
 import signal
+import ssl
 import subprocess
 from pathlib import Path
 
@@ -16,15 +17,23 @@ from support.waiting import LIMIT, until
 
 
 class Cluster:
-    """``nodes`` of etcd with their data below ``folder``; started by :meth:`start`."""
+    """``nodes`` of etcd with their data below ``folder``; started by :meth:`start`.
 
-    def __init__(self, folder: Path, nodes: int = 1, *options: str) -> None:
+    ``certified``: certificate and key that clients are served with, by TLS then.
+    """
+
+    def __init__(
+        self, folder: Path, nodes: int = 1, *options: str, certified: tuple[Path, Path] | None = None
+    ) -> None:
         program = shutil.which("etcd")
         if program is None:
             pytest.skip("etcd is not installed (apt-get install etcd-server)")
         ports = free_ports(2 * nodes)
+        if certified is not None:
+            options = (*options, "--cert-file", str(certified[0]), "--key-file", str(certified[1]))
         self._folder, self._options, self._program = folder, options, program
-        self._clients = [f"http://127.0.0.1:{port}" for port in ports[:nodes]]
+        self._scheme = "http" if certified is None else "https"
+        self._clients = [f"{self._scheme}://127.0.0.1:{port}" for port in ports[:nodes]]
         self._peers = [f"http://127.0.0.1:{port}" for port in ports[nodes:]]
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._logs: list[Path] = [folder / f"etcd{number}.log" for number in range(nodes)]
@@ -58,8 +67,12 @@ class Cluster:
             )  # fmt: skip
 
     def _serves(self, number: int) -> bool:
-        host = self._clients[number].removeprefix("http://")
-        connection = http.client.HTTPConnection(host, timeout=2)
+        host = self._clients[number].removeprefix(f"{self._scheme}://")
+        connection = (
+            http.client.HTTPConnection(host, timeout=2)
+            if self._scheme == "http"
+            else http.client.HTTPSConnection(host, timeout=2, context=ssl._create_unverified_context())
+        )
         try:
             connection.request("GET", "/health")
             return bool(json.load(connection.getresponse()).get("health") == "true")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,9 +33,9 @@ DATA, CONTROL, API, ETCD, PEER = 9998, 9997, 9990, 2379, 2380
 
 
 class Field:
-    """``lease``: seconds, of members and brokers alike."""
+    """``lease``: seconds, of members and brokers alike; ``mode`` as in `fastpath.mode`."""
 
-    def __init__(self, folder: Path, stack: ExitStack, lease: float, more: str) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, lease: float, more: str, mode: str) -> None:
         program = shutil.which("etcd")
         if program is None:
             pytest.skip("etcd is not installed (apt-get install etcd-server)")
@@ -60,7 +61,8 @@ name = "{name}"
 listen = ["{address}"]
 api = "127.0.0.1:{API}"
 [fastpath]
-mode = "off"
+mode = "{mode}"
+on_stop = "withdraw"
 [state]
 file = {json.dumps(str(folder / f"{name}.db"))}
 [control]
@@ -70,6 +72,7 @@ heartbeat = {lease / 4}
 name = "field"
 etcd = {json.dumps(urls)}
 lease = {max(lease, 2)}
+zone = "{"south" if name == "three" else "north"}"
 {more}"""
             )
 
@@ -129,11 +132,11 @@ lease = {max(lease, 2)}
         if registered:
             self.agree()
 
-    def end(self, *names: str) -> None:
-        """Kill these brokers, or all that run."""
+    def end(self, *names: str, how: signal.Signals = signal.SIGKILL) -> None:
+        """End these brokers, or all that run."""
         for name in names or tuple(self._brokers):
             stack, process = self._brokers.pop(name)
-            process.kill()
+            process.send_signal(how)
             stack.close()
 
     def agree(self) -> None:
@@ -146,7 +149,7 @@ lease = {max(lease, 2)}
 
     def close(self) -> None:
         """End all."""
-        self.end()
+        self.end(how=signal.SIGTERM)
         self.end_etcd()
 
     # --- what is cut ------------------------------------------------------------------------
@@ -245,10 +248,12 @@ def publisher(*names: str, **options: Any) -> Publisher:
 
 
 @contextmanager
-def field(folder: Path, *, lease: float = 4, more: str = TOPICS, started: bool = True) -> Iterator[Field]:
+def field(
+    folder: Path, *, lease: float = 4, more: str = TOPICS, started: bool = True, mode: str = "off"
+) -> Iterator[Field]:
     """All of it, which ends in any case."""
     with ExitStack() as stack:
-        made = Field(folder, stack, lease, more)
+        made = Field(folder, stack, lease, more, mode)
         stack.callback(made.close)
         if started:
             made.start_etcd()

@@ -30,7 +30,10 @@ framing = "event"
 
 
 class Fleet:
-    """``names``: of the brokers; ``etcd``: URLs. Each begins with :meth:`start`, and may end at any time."""
+    """``names``: of the brokers; ``etcd``: URLs. Each begins with :meth:`start`, and may end at any time.
+
+    ``store``: more of ``[fleet]``.
+    """
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class Fleet:
         more: str = TOPICS,
         state: bool = False,
         lease: float = 3,
+        store: str = "",
     ) -> None:
         self.data, self.control, *apis = free_ports(2 + len(names))
         self.names = names
@@ -73,6 +77,7 @@ name = "test-{self.data}"
 etcd = {json.dumps(list(etcd))}
 lease = {max(lease, 2)}
 zone = "zone-{name}"
+{store}
 {more}"""
             )
 

@@ -85,6 +85,10 @@ def test_every_scenario_can_run_on_hosts_or_says_why_not() -> None:
     measured = {"redirect", "program-time", "scale", "slowdown", "fanout-rate", "journal-cost"}
     assert stay == {
         *measured,
+        "fleet-churn",
+        "fleet-join",
+        "fleet-kill",
+        "fleet-scale",
         "invoke",
         "invoke-chaos",
         "invoke-peers",

@@ -12,13 +12,14 @@ import json
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tempos import TemposError, Topic, Unavailable
+from tempos import Group, TemposError, Topic, Unavailable
 from tempos_bench.measure.broker import config_text
+from tempos_bench.nodes import process
 from tempos_bench.nodes.node import PYTHON, TEXT_FILE, Node, Program, local
 from tempos_bench.nodes.patience import patience
 
@@ -45,7 +46,7 @@ class Ground:
     def __init__(
         self,
         folder: Path,
-        topics: Sequence[Topic],
+        topics: Sequence[Topic] | Mapping[Topic, Sequence[Group]],
         *,
         brokers: int = 3,
         nodes: int = 1,
@@ -64,11 +65,18 @@ class Ground:
         self.etcds: dict[int, Program] = {}
         self.brokers: dict[int, Program] = {}
         limits = {"members_per_group": members} if members else None
-        self._texts = [self._text(number, topics, lease, limits) for number in range(brokers)]
+        known = topics if isinstance(topics, Mapping) else dict.fromkeys(topics, ())
+        self._texts = [self._text(number, known, lease, limits) for number in range(brokers)]
 
-    def _text(self, number: int, topics: Sequence[Topic], lease: float, limits: dict[str, int] | None) -> str:
+    def _text(
+        self,
+        number: int,
+        topics: Mapping[Topic, Sequence[Group]],
+        lease: float,
+        limits: dict[str, int] | None,
+    ) -> str:
         text = config_text(
-            [self.addresses[number]], dict.fromkeys(topics, ()), "off", (),
+            [self.addresses[number]], topics, "off", (),
             state=str(self._folder / f"{self.name(number)}.db"), limits=limits,
             control={"lease": lease, "heartbeat": lease / 4, "rate": 100_000},
         )  # fmt: skip
@@ -140,6 +148,11 @@ class Ground:
         """End all."""
         self.node.close()
 
+    def cpu(self) -> tuple[float, float]:
+        """Seconds on a processor so far: of all brokers, of all nodes of etcd."""
+        brokers, etcds = ([each.pid for each in some.values()] for some in (self.brokers, self.etcds))
+        return sum(process.used(brokers)), sum(process.used(etcds))
+
     # --- what is asked ----------------------------------------------------------------------
 
     def get(self, number: int, path: str) -> Any:
@@ -179,7 +192,7 @@ def wait(condition: Callable[[], object], what: str, limit: float = _LIMIT) -> N
 
 
 @contextlib.contextmanager
-def ground(topics: Sequence[Topic], **options: Any) -> Iterator[Ground]:
+def ground(topics: Sequence[Topic] | Mapping[Topic, Sequence[Group]], **options: Any) -> Iterator[Ground]:
     """A ground all of which runs, and which is gone in the end."""
     with TemporaryDirectory(prefix="tempos-fleet-") as folder:
         made = Ground(Path(folder), topics, **options)

@@ -72,10 +72,15 @@ class Hosts:
             yield topology
 
 
+_FLEET = "its brokers and their etcd are processes of this machine so far"
 #: What others than test runs need of this machine.
 _STAYS = {
     "confirmed-peers": "its peers are started and looked at only on this machine so far",
     "redelivery": "it looks on until what the killed left is worked off, which no plan can tell",
+    "fleet-churn": _FLEET,
+    "fleet-join": _FLEET,
+    "fleet-kill": _FLEET,
+    "fleet-scale": _FLEET,
     "invoke": "it measures calls of functions, which cross no network",
     "invoke-chaos": "it kills what a Controller started, which is only done on this machine",
     "invoke-peers": "what ran a function writes down when it did, in files and sockets of this machine",

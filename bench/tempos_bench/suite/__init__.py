@@ -37,6 +37,10 @@ from tempos_bench.suite import (
 )
 from tempos_bench.suite.confirm import peers as confirmed_peers
 from tempos_bench.suite.confirm import repair
+from tempos_bench.suite.fleet import churn as fleet_churn
+from tempos_bench.suite.fleet import join as fleet_join
+from tempos_bench.suite.fleet import kill as fleet_kill
+from tempos_bench.suite.fleet import scale as fleet_scale
 from tempos_bench.suite.invoke import chaos as invoke_chaos
 from tempos_bench.suite.invoke import peers as invoke_peers
 from tempos_bench.suite.invoke import ways as invoke_ways
@@ -59,6 +63,10 @@ MODULES: dict[str, ModuleType] = {
     "fanout-churn": fanout_churn,
     "fanout-exact": fanout_exact,
     "fanout-rate": fanout_rate,
+    "fleet-churn": fleet_churn,
+    "fleet-join": fleet_join,
+    "fleet-kill": fleet_kill,
+    "fleet-scale": fleet_scale,
     "invoke": invoke_ways,
     "invoke-chaos": invoke_chaos,
     "invoke-peers": invoke_peers,

@@ -61,3 +61,8 @@ class Proofs:
 
 def _packed(ip: str | None) -> bytes:
     return bytes(4) if ip is None else socket.inet_aton(ip)
+
+
+def told_port(proofs: Proofs | None) -> dict[str, int]:
+    """Where events are taken, as an answer tells it to who knows the usual port alone."""
+    return {} if proofs is None or proofs.data_port == DATA_PORT else {"data_port": proofs.data_port}

@@ -61,7 +61,7 @@ from tempos_broker.control.decisions import (
     topic_fields,
 )
 from tempos_broker.control.listing import Listing
-from tempos_broker.control.proofs import Proofs
+from tempos_broker.control.proofs import Proofs, told_port
 from tempos_broker.control.proving import unproven
 from tempos_broker.control.reports import Reports
 from tempos_broker.fleet.desk import Desk
@@ -356,7 +356,7 @@ class ControlServer:
         topic = self._registry.topic(request.fields["topic"])
         members = self._registry.member_count(topic.id)
         fields = {"topic": topic_fields(topic), "members": members, "clock": self._clock.not_after()}
-        return Decision(way, Done({**fields, **self._sizes([topic.id])}))
+        return Decision(way, Done({**fields, **self._sizes([topic.id]), **told_port(self._proofs)}))
 
     def _sizes(self, topics: Sequence[int]) -> dict[str, Any]:
         """The largest datagram that all members of topics get, of each, where that is known; ``single``."""

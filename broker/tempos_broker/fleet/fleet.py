@@ -13,6 +13,7 @@ is a member of this one alone. Nothing here holds up what serves events: the sto
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -42,6 +43,8 @@ REFUSED_AGAIN = 0.05
 RENEWED_AFTER = 1 / 4
 #: Seconds between two looks at whom we serve.
 LOOK_EVERY = 1.0
+#: Brokers above which each says less often how far it is, and seconds for each of them between two times.
+CROWD, PER_BROKER = 16, 0.002
 
 
 class Fleet:
@@ -96,6 +99,8 @@ class Fleet:
         #: Members that a store which has lost its past does not know, and until when they stay.
         self._doubtful: dict[Holder, float] = {}
         self._work = asyncio.Event()
+        #: Somebody waits for what there is to tell.
+        self._hurry = asyncio.Event()
         self._heard = asyncio.Event()
         self._moved: list[asyncio.Future[None]] = []
         self._living: asyncio.Task[None] | None = None
@@ -320,11 +325,18 @@ class Fleet:
 
     def _note(self, holder: Holder) -> None:
         self._untold[holder] = None
+        self._hurry.set()
         self._work.set()
 
     async def _tell(self) -> None:
         while True:
             await self._work.wait()
+            if not self._untold and len(self.view.brokers) > CROWD:
+                # Each tells all how far it is: many do so less often, and of more at once.
+                pause = PER_BROKER * len(self.view.brokers) * random.uniform(0.5, 1.5)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await in_time(self._hurry.wait(), pause)
+            self._hurry.clear()
             self._work.clear()
             writes: dict[Holder, Write] = {}
             self._telling, self._untold = self._untold, {}

@@ -6,6 +6,7 @@ Time is the event loop's. ``delay`` is what a call takes each way; a store that 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -131,7 +132,7 @@ class LocalRegistry:
             self._reach()
             if last < memory.compacted:
                 raise Compacted(f"revision {last + 1} is compacted, {memory.compacted} is not")
-            new = [change for change in memory.history if change.revision > last]
+            new = memory.history[bisect_right(memory.history, last, key=lambda change: change.revision) :]
             if new:
                 last = new[-1].revision
                 await self._wait()

@@ -63,8 +63,8 @@ LOOK_SOON, LOOK_AGAIN = 0.01, 0.25
 LOOK_APART = 0.05
 #: Signed requests of a drain whose answer may still be on its way.
 KEPT_NONCES = 32
-#: Seconds that a request has at least, however often it is asked because there is another way.
-GIVEN_UP_AFTER = 0.9 * sum(control.RETRY_AFTER)
+#: Of the seconds that all tries of a request take: it has so much, however often there is another way.
+PATIENCE = 0.9
 #: Tries of one request without an answer until the broker counts as one that does not answer.
 PATIENT = 2
 
@@ -380,8 +380,8 @@ class ControlSession:
         if pending.until is not None and now < pending.until:
             self._drain_again(request, pending, now)
             return
-        tries = len(control.RETRY_AFTER)
-        if pending.until is None and (pending.tries < tries or now - pending.started < GIVEN_UP_AFTER):
+        tries, least = len(control.RETRY_AFTER), PATIENCE * sum(control.RETRY_AFTER)
+        if pending.until is None and (pending.tries < tries or now - pending.started < least):
             pending.due = now + control.RETRY_AFTER[min(pending.tries, tries - 1)]
             pending.tries += 1
             self._unanswered |= pending.tries > PATIENT

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from tempos import _sockets, auth
+from tempos._abi import CONTROL_PORT, DATA_PORT
 from tempos.errors import ControlRefused, LocalError, NoAnswer, NoWay
 from tempos.session.core import ControlSession
 from tempos.session.events import SessionEvent
@@ -88,6 +89,11 @@ class Reach:
             else:
                 return
 
+    @property
+    def broker(self) -> str:
+        """The address of the broker that is sent to; "": none is known yet."""
+        return "" if self._way is None else self._way.broker
+
     async def control(self) -> ControlLink:
         """The link to the control port."""
         async with self._lock:
@@ -100,6 +106,16 @@ class Reach:
                 link.on_trouble = self._roaming.look
                 self.link = link
             return self.link
+
+    def told_port(self, port: object) -> None:
+        """The broker says where it takes events.
+
+        That holds where another control port than the usual one was named, and no data port.
+        """
+        named = self._control_port != CONTROL_PORT and self._data_port == DATA_PORT
+        if named and type(port) is int and 0 < port <= 0xFFFF and port != DATA_PORT and self._way is not None:
+            self._data_port = port
+            self._connect(self._way)
 
     def has_other_way(self, sock: socket.socket) -> bool:
         """Whether there is another socket now; ``sock``, in use, has no way any more."""
