@@ -392,12 +392,12 @@ class Subscriber(forks.OfOneProcess):
         if self._roaming is not None:
             await self._roaming.end()
         link, reader = self._link, self._reader
-        others = asyncio.ensure_future(self._others.leave(patience))
         try:
+            # First those: once the home knows of it, they take this out before all that they sent is told.
+            others = await self._others.leave(patience)
             if link is not None and link.is_subscribed and not self._others.has_left(link):
                 drained = await self._say_leave(link, patience)
             self._read_what_is_there()
-            drained = together(drained, await others)
             await self._intake.end()
         finally:
             self._intake.repairs.end()
@@ -410,7 +410,7 @@ class Subscriber(forks.OfOneProcess):
             finally:
                 if link is not None:
                     await link.close()
-        return drained
+        return together(drained, others)
 
     async def _say_leave(self, link: ControlLink, patience: float) -> Drained | None:
         """Drain, or at least say goodbye; the lease ends the membership where the broker hears of neither."""

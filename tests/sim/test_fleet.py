@@ -16,7 +16,7 @@ from tempos import Framing, Prefer, Quality, Topic
 from tempos._awaitables import in_time
 from tempos_broker.account.accounts import Holder
 from tempos_broker.broker import Broker
-from tempos_broker.config.model import BrokerConfig, FleetConfig, TopicConfig
+from tempos_broker.config.model import BrokerConfig, ControlConfig, FleetConfig, TopicConfig
 from tempos_broker.fleet.memory import LocalRegistry, Memory
 from tempos_broker.paths import NoFastPath
 
@@ -45,6 +45,8 @@ class World:
             control_port=ports[1],
             api_port=0,
             name=f"b{number}",
+            # These members say nothing to the brokers that are not their home.
+            control=ControlConfig(lease=10 * LIMIT),
             fleet=FleetConfig("sim", ("http://nowhere:1",), lease=5, zone="north" if number < 3 else "south"),
         )
         end = LocalRegistry(self.memory, lambda: self.random.uniform(0, self._delay))

@@ -30,9 +30,14 @@ from tempos.wire import KEEP_ALIVE
 #: Whom entering waits for: the home alone, or all brokers of its fleet; the latter for so many seconds.
 Confirm = Literal["home", "fleet"]
 CONFIRMED_BY = 2.0
+#: Seconds for which what comes of a topic is kept though a broker does not know of it: its route may be in
+#: force before it says so.
+GRACE = 1.0
 #: Seconds between two looks at the home; of these it is silent until another one is taken, and answers
 #: until it is taken again.
 HOME_EVERY = 0.25
+#: Seconds that one who leaves waits to be told of what it is a member elsewhere; and reads of its socket.
+KNOWN_BY, CLOSING_READS = 1.0, 64
 HOME_SILENT, HOME_BACK = 2, 4
 
 _log = logging.getLogger("tempos.subscriber")
@@ -133,6 +138,7 @@ class Satellite:
         try:
             if self._link is None or self._link.is_silent:
                 return None
+            await self._know_topics(self._link, patience)
             if not self._session.is_subscribed:
                 await self._link.goodbye()
                 return None
@@ -153,6 +159,19 @@ class Satellite:
             return None
         finally:
             await self.close()
+
+    async def _know_topics(self, link: ControlLink, patience: float) -> None:
+        """Learn of what this is a member here: who has left is not told any more."""
+        if self._reader is not None:
+            for _ in range(CLOSING_READS):
+                if not self._reader.read_now():
+                    break
+        until = asyncio.get_running_loop().time() + min(patience, KNOWN_BY)
+        while self.intake.holds or not link.topics:
+            if link.is_silent or asyncio.get_running_loop().time() > until:
+                return
+            link.look()
+            await asyncio.sleep(KNOWN_BY / 50)
 
     async def close(self) -> None:
         """Let go of it."""
@@ -272,6 +291,8 @@ class Others:
                 await in_time(self._until_confirmed(link), CONFIRMED_BY)
             except asyncio.TimeoutError:
                 _log.warning("not all brokers of the fleet have confirmed this member yet: %s", self.fleet)
+            for each in self._satellites.values():
+                each.link.look()
 
     async def _until_confirmed(self, link: ControlLink) -> None:
         while self._told is not None and self._told[1] < self._told[2]:
@@ -304,7 +325,7 @@ class Others:
             client=client, broker=f"{place.address}:{place.control}", port=member.port, counts=intake,
             signer=signer,
         )  # fmt: skip
-        intake.waiter = _Relay(self._home)
+        intake.waiter, intake.grace = _Relay(self._home), GRACE
         satellite = Satellite(place, intake, session, signer)
         try:
             await satellite.open(home, member, self._home.receive, client)

@@ -145,6 +145,8 @@ class Intake:
         self.replayed = self.replay_gone = 0
         #: Finds out of what this is a member; None: that is known.
         self.look: Callable[[], None] | None = None
+        #: Seconds for which a broker may send what it does not tell of yet.
+        self.grace = 0.0
         # What came of topics that are not known yet, by id: datagrams, when each came, and since when.
         self._held: dict[int, tuple[list[tuple[bytes, int]], float]] = {}
         self._holds = 0
@@ -526,6 +528,11 @@ class Intake:
         self.look()
         return True
 
+    @property
+    def holds(self) -> bool:
+        """Whether something came of which it is not known whose it is."""
+        return bool(self._held)
+
     def told(self) -> Future[None] | None:
         """Ends when of all that came it is known whose it is; None: it is known."""
         if not self._held:
@@ -551,7 +558,7 @@ class Intake:
     def settle(self, asked: float) -> None:
         """Of what this is a member was told as of then: what came before of others is nobody's."""
         for topic, (held, since) in list(self._held.items()):
-            if since < asked:
+            if since < asked - self.grace:
                 del self._held[topic]
                 self._holds -= len(held)
                 self._datagrams += len(held)

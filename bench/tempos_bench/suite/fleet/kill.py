@@ -26,6 +26,8 @@ _LIMIT = 60.0
 _LOT, _IN_SOCKETS = 0.002, 0.25
 #: Bytes that a publisher keeps of what is not confirmed; events that a journal holds.
 _WINDOW, _JOURNAL = 32 << 20, 1 << 18
+#: Room for marks of events, at a time.
+_MORE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ async def _play(
     p: Parameters, made: Ground, topic: Topic, order: list[str], progress: Run, name: str
 ) -> list[tuple[str, float, str]]:
     chance = random.Random(p.seed)
-    got = bytearray(round(p.rate * (len(order) * 30 + 60)))
+    got = bytearray()
     doubled = 0
 
     async def take(member: Subscriber) -> None:
@@ -77,6 +79,8 @@ async def _play(
         async for event in member:
             number = event.unpack()
             assert isinstance(number, int)
+            if number >= len(got):
+                got.extend(bytes(max(_MORE, number)))
             doubled += got[number]
             got[number] = 1
 
@@ -138,6 +142,7 @@ async def _play(
             task.cancel()
         await asyncio.gather(*taking, return_exceptions=True)
         problems = (await asyncio.to_thread(made.account, topic.name))["problems"]
+    got.extend(bytes(max(0, sent.count - len(got))))
     lost = sent.count - sum(got)
     at_risk = {number for when, who in killed for number in _at_risk(sent.lots, when, who)}
     beyond = sum(not got[number] for number in range(sent.count) if number not in at_risk)
