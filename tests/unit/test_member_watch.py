@@ -26,6 +26,7 @@ class Kernel:
         self.news = True
         self.looks = 0
         self.closed = False
+        self.no_way: set[Towards] = set()
 
     def stirred(self) -> bool:
         news, self.news = self.news, False
@@ -35,7 +36,7 @@ class Kernel:
         self.closed = True
 
     def ways(self, towards: Sequence[Towards]) -> Mapping[Towards, Place]:
-        return {each: (3, each[0]) for each in towards}
+        return {each: (3, each[0]) for each in towards if each not in self.no_way}
 
     def unresolved(self, places: Collection[Place]) -> tuple[set[Place], set[Place], set[Place]]:
         self.looks += 1
@@ -109,6 +110,15 @@ async def test_while_anybody_is_not_known_every_look_asks() -> None:
     it.kernel.known = {A[0]}
     assert [await it.look() for _ in range(2)] == [1, 0]
     assert it.fast.left_out == it.slow.left_out == frozenset()
+
+
+async def test_while_anybody_has_no_way_every_look_asks_for_one() -> None:
+    it = Watched()
+    it.routes.towards[B] = 1
+    it.kernel.no_way = {B}
+    assert [await it.look() for _ in range(2)] == [1, 1]
+    it.kernel.no_way = set()
+    assert [await it.look() for _ in range(2)] == [1, 0]
 
 
 async def test_what_asks_the_kernel_is_let_go_with_the_watch() -> None:

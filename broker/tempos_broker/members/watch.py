@@ -157,7 +157,8 @@ class Watch:
             self._make_room()
             if changed:
                 await self._leave_out()
-            if all(states.get(hop) is State.KNOWN for hop in ways.values()):
+            # Of one without a way, or an entry, the kernel says nothing when packets begin to wait for it.
+            if len(ways) == len(members) and all(states.get(hop) is State.KNOWN for hop in ways.values()):
                 self._settled = members
             if due := self._presence.to_ask(states, now):
                 await asyncio.to_thread(self._ask, due)

@@ -42,9 +42,7 @@ class KernelNeighbours:
         """
         first = self._news is None
         if self._news is None:
-            self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC)
-            self._news.setblocking(False)
-            self._news.bind((0, _RTMGRP_NEIGH))
+            self._news = _news()
         stirred = first
         try:
             while True:
@@ -87,3 +85,15 @@ class KernelNeighbours:
         except PermissionError:
             return False
         return True
+
+
+def _news() -> socket.socket:
+    """Where the kernel tells of neighbours from now on."""
+    news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC)
+    try:
+        news.setblocking(False)
+        news.bind((0, _RTMGRP_NEIGH))
+    except OSError:
+        news.close()
+        raise
+    return news
