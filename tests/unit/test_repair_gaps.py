@@ -21,6 +21,7 @@ from tempos.repair.gaps import (
     REORDER,
     ROWS,
     SPARED,
+    TOLD_MOST,
     Repairs,
     Span,
 )
@@ -35,11 +36,31 @@ def repairs(patience: float = 1.0) -> Repairs:
     made.follow(TOPIC, 0.0)
     # That it follows the topic is told at once.
     assert made.ask(0.0) == [Missing(TOPIC, 0, 0, 0)]
+    made.answered(0.0)
     return made
 
 
 def span(first: int, end: int) -> Span:
     return Span(TOPIC, EPOCH, first, end)
+
+
+def test_that_a_topic_is_repaired_is_told_until_the_broker_answers() -> None:
+    made, asked = Repairs(1.0), list[float]()
+    made.follow(TOPIC, 0.0)
+    while len(asked) < 12:
+        assert made.timer is not None
+        now = made.timer
+        if made.ask(now):
+            asked.append(now)
+            # It is no member yet, and then nothing comes back.
+            if len(asked) == 1:
+                made.refused()
+    pauses = [round(after - before, 6) for before, after in pairwise(asked)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == TOLD_MOST
+    made.answered(100.0)
+    assert made.timer is None
+    assert made.ask(200.0) == []
 
 
 def test_where_datagrams_came_in_another_order_gaps_are_left_alone_for_a_moment() -> None:

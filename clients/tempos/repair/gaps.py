@@ -30,6 +30,8 @@ APART, APART_LEAST, SPARED = 0.003, 0.001, 0.1
 AGAIN_LEAST, AGAIN_FIRST, AGAIN_MOST = 0.002, 0.02, 0.2
 #: Rows of one request, and deliveries that it asks for: as many as a broker answers it with.
 ROWS, MOST = 48, 64
+#: Seconds between two tries to tell the broker that a topic is repaired, at most.
+TOLD_MOST = 2.0
 #: Spans kept that are open, and of those that were given up.
 KEPT = 1024
 
@@ -117,7 +119,9 @@ class Repairs:
         self._way: float | None = None
         #: Topics that are repaired: those of which the broker is to tell what it sent last.
         self._counts: dict[int, Count] = {}
-        self._new: dict[int, None] = {}
+        #: Until the broker has answered: when each is to be told, and how often it was. And those told last.
+        self._new: dict[int, tuple[float, int]] = {}
+        self._told: tuple[int, ...] = ()
         self._next: float | None = None
         # How many of the next gaps may be a matter of order.
         self._mixed = 0
@@ -127,7 +131,7 @@ class Repairs:
     def follow(self, topic: int, now: float) -> None:
         """A topic is repaired; once, or when the broker may have forgotten that it is told of this."""
         self._counts.setdefault(topic, Count())
-        self._new[topic] = None
+        self._new[topic] = now, 0
         self._wake(now)
 
     def unfollow(self, topic: int) -> None:
@@ -202,10 +206,16 @@ class Repairs:
         if self._asked_at is not None:
             took, self._asked_at = now - self._asked_at, None
             self._way = took if self._way is None else self._way + (took - self._way) / 8
+        if self._told:
+            for topic in self._told:
+                self._new.pop(topic, None)
+            self._told = ()
+            self._reckon(now)
 
     def refused(self) -> None:
         """The broker knows no such member, or asks for patience: what was asked for is asked for later."""
         self._asked_at = None
+        self._told = ()
 
     # What is to be done
 
@@ -237,9 +247,13 @@ class Repairs:
             ((gap.since, key, gap) for key, some in self._open.items() for gap in some.all if gap.due <= now),
             key=lambda each: each[0],
         )[:ROWS]
-        rows = [Missing(topic, 0, 0, 0) for topic in list(self._new)[: ROWS - len(due)]]
-        for row in rows:
-            del self._new[row.topic]
+        new = [topic for topic, (at, _) in self._new.items() if at <= now][: ROWS - len(due)]
+        rows = [Missing(topic, 0, 0, 0) for topic in new]
+        for topic in new:
+            _, tries = self._new[topic]
+            self._new[topic] = now + min(AGAIN_FIRST * 2**tries, TOLD_MOST), min(tries + 1, 16)
+        if new:
+            self._told = tuple(new)
         left = MOST
         for _, (topic, epoch), gap in due:
             if not left:
@@ -271,9 +285,8 @@ class Repairs:
     def _reckon(self, now: float) -> None:
         """Find out when the next thing is to be done."""
         dues = [gap.due for some in self._open.values() for gap in some.all]
+        dues += [at for at, _ in self._new.values()]
         self._next = min(dues, default=None)
-        if self._new:
-            self._wake(now)
 
     def _wake(self, at: float) -> None:
         if self._next is None or at < self._next:
