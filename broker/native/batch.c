@@ -106,6 +106,7 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 		b->rx[i].msg_hdr.msg_control = &b->rx_control[i];
 	}
 	b->segmenting = kernel_segments();
+	b->raw = -1;
 	return b;
 }
 
@@ -149,6 +150,16 @@ static void tempos_batch_channels(struct tempos_batch *b, uint8_t quality, const
 	o->tos = tos;
 }
 
+static void tempos_batch_raw(struct tempos_batch *b, int fd)
+{
+	b->raw = fd;
+}
+
+static void tempos_batch_raw_tos(struct tempos_batch *b, uint8_t quality, uint8_t tos)
+{
+	b->out[quality].raw_tos = tos;
+}
+
 static uint32_t tempos_batch_refused_source(struct tempos_batch *b, uint16_t topic)
 {
 	return b->sources[topic].refused;
@@ -184,6 +195,21 @@ static int tempos_members_spread(struct tempos_members *members, uint8_t pick, c
 	return 0;
 }
 
+static int tempos_members_takes(struct tempos_members *members, const uint32_t *starts, const uint32_t *groups,
+				uint32_t every, uint8_t keep)
+{
+	members->every = every;
+	members->keep = keep;
+	if (!starts)
+		return 0;
+	members->ranges = calloc(TEMPOS_RANGES, sizeof(*members->ranges));
+	if (!members->ranges)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < TEMPOS_RANGES; i++)
+		members->ranges[i] = (struct tempos_range){ .start = starts[i], .groups = groups[i] };
+	return 0;
+}
+
 static uint32_t tempos_members_drawn(struct tempos_members *members, uint32_t place)
 {
 	uint32_t drawn = members->drawn[place];
@@ -196,6 +222,7 @@ static void tempos_members_free(struct tempos_members *members)
 {
 	free(members->slots);
 	free(members->drawn);
+	free(members->ranges);
 	free(members);
 }
 

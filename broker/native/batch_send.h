@@ -14,6 +14,7 @@
 #ifndef TEMPOS_BATCH_SEND_H
 #define TEMPOS_BATCH_SEND_H
 
+#include "batch_own.h"
 #include "batch_probe.h"
 #include "batch_types.h"
 
@@ -57,6 +58,8 @@ static void seal(struct message *m, struct msghdr *msg)
 {
 	msg->msg_control = &m->control;
 	msg->msg_controllen = 0;
+	if (m->raw)
+		return;
 	if (m->from.s_addr) {
 		struct in_pktinfo info = { .ipi_spec_dst = m->from };
 
@@ -81,12 +84,13 @@ static int next_ttl(const struct slot *s)
  */
 static int may_join(const struct tempos_batch *b, const struct message *m, const struct slot *s)
 {
-	return b->segmenting && m->open && m->copies < MAX_SEGMENTS && s->length <= m->segment &&
+	return b->segmenting && m->open && !m->raw && m->copies < MAX_SEGMENTS && s->length <= m->segment &&
 	       m->bytes + s->length <= MAX_UDP_PAYLOAD && m->ttl == next_ttl(s);
 }
 
 static struct message *begin_message(const struct tempos_batch *b, struct outbox *o, const struct slot *s, uint16_t topic,
-				     uint8_t epoch, uint8_t group, const struct member *member)
+				     uint8_t epoch, uint8_t group, const struct tempos_members *members,
+				     const struct member *member)
 {
 	const struct channel *channel = channel_of(o, member->source);
 	struct msghdr *msg = &o->tx[o->end].msg_hdr;
@@ -105,6 +109,10 @@ static struct message *begin_message(const struct tempos_batch *b, struct outbox
 	m->one_by_one = 0;
 	m->left_out = member->left_out;
 	m->fragments = b->framing[topic] == TEMPOS_FRAMING_FOREIGN;
+	m->raw = members->keep;
+	m->raw_tos = o->raw_tos;
+	if (m->raw)
+		m->fd = b->raw;
 	m->topic = topic;
 	m->group = group;
 	m->epoch = epoch;
@@ -129,7 +137,14 @@ static void add_copy(struct tempos_batch *b, struct outbox *o, struct message *m
 	copy->iovs = 1;
 	iov[0].iov_base = payload;
 	iov[0].iov_len = s->length;
-	if (b->framing[m->topic] == TEMPOS_FRAMING_EVENT) {
+	if (m->raw) {
+		own_headers(&copy->own, s, m, payload);
+		iov[0].iov_base = &copy->own;
+		iov[0].iov_len = sizeof(copy->own);
+		iov[1].iov_base = payload;
+		iov[1].iov_len = s->length;
+		copy->iovs = 2;
+	} else if (b->framing[m->topic] == TEMPOS_FRAMING_EVENT) {
 		struct tempos_event_header *header = (struct tempos_event_header *)payload;
 
 		if (!last) {
@@ -173,13 +188,51 @@ static void stage_by_source(struct tempos_batch *b, struct outbox *o, uint16_t t
 			if (!m || !may_join(b, m, s)) {
 				if (m)
 					seal(m, &o->tx[o->end - 1].msg_hdr);
-				m = begin_message(b, o, s, topic, epoch, group, &members->at[place]);
+				m = begin_message(b, o, s, topic, epoch, group, members, &members->at[place]);
 			}
 			add_copy(b, o, m, b->chain[i], 0, last);
 		}
 		if (m)
 			seal(m, &o->tx[o->end - 1].msg_hdr);
 	}
+}
+
+static uint32_t tempos_batch_meant(struct tempos_batch *b, uint32_t slot, uint32_t count,
+				   const struct tempos_members *members)
+{
+	uint32_t meant = 0;
+
+	for (; count--; slot = b->slots[slot].next)
+		meant += !members->ranges || tempos_meant(members->ranges, b->slots[slot].from.sin_addr.s_addr);
+	return meant;
+}
+
+/*
+ * Leave in the chain what a group's members get of its first `count`; `first`: the number of the first one that the
+ * group takes, from here on which one the first is that they get.
+ */
+static uint32_t leave_for(struct tempos_batch *b, uint32_t count, const struct tempos_members *members, uint64_t *first,
+			  int last)
+{
+	uint32_t every = members->every, kept = 0;
+	uint64_t number = *first;
+
+	if (!members->ranges && every <= 1)
+		return count;
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t slot = b->chain[i];
+		int goes = !members->ranges || tempos_meant(members->ranges, b->slots[slot].from.sin_addr.s_addr);
+
+		if (goes && every > 1)
+			goes = number++ % every == 0;
+		if (goes)
+			b->chain[kept++] = slot;
+		else if (last)
+			put_slot(b, slot);
+	}
+	if (every > 1)
+		*first = (*first + every - 1) / every;
+	return kept;
 }
 
 static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint16_t topic, uint32_t slot, uint32_t count,
@@ -197,6 +250,9 @@ static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint16_t 
 			probe_leaves(slot_bytes(b, slot), b->slots[slot].probe);
 		slot = b->slots[slot].next;
 	}
+	if (members->keep && b->raw < 0)
+		return -1;
+	count = leave_for(b, count, members, &first_ticket, last);
 	if (members->pick) {
 		stage_by_source(b, o, topic, count, members, (uint8_t)epoch, group, last);
 		o->staged += count;
@@ -214,7 +270,7 @@ static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint16_t 
 			if (!m || !may_join(b, m, s)) {
 				if (m)
 					seal(m, &o->tx[o->end - 1].msg_hdr);
-				m = begin_message(b, o, s, topic, (uint8_t)epoch, group, member);
+				m = begin_message(b, o, s, topic, (uint8_t)epoch, group, members, member);
 			}
 			add_copy(b, o, m, b->chain[i], (uint32_t)delivery, last);
 		}
@@ -299,7 +355,9 @@ static int send_one(struct outbox *o)
 			break;
 		}
 	}
-	return error == EMSGSIZE && m->fragments ? send_in_fragments(m->fd, &one) : error;
+	if (error != EMSGSIZE || !m->fragments)
+		return error;
+	return m->raw ? send_own_fragments(m->fd, &one) : send_in_fragments(m->fd, &one);
 }
 
 /* Whether this error can mean that the kernel or the way to the member cannot segment. */

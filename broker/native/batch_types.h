@@ -11,6 +11,7 @@
 #endif
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/ip.h>
 #include <netinet/udp.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 #include <unistd.h>
 
 #include "frame.h"
+#include "meant.h"
 #include "spread.h"
 
 #define NO_SLOT UINT32_MAX
@@ -75,11 +77,20 @@ struct channel {
 	struct in_addr address; /* 0: any */
 };
 
+/* What stands before the payload where we make it ourselves. */
+struct own_headers {
+	struct iphdr ip;
+	struct udphdr udp;
+};
+
 /* One datagram on its way to one member. */
 struct copy {
 	uint32_t slot;
-	uint32_t iovs;                         /* 2 if `header` stands in for the slot's */
-	struct tempos_event_header header;
+	uint32_t iovs;                         /* 2 if `header` stands in for the slot's, or `own` before it */
+	union {
+		struct tempos_event_header header;
+		struct own_headers own;
+	};
 };
 
 /* One or more copies for one member, in order: all of `segment` bytes, but the last may be shorter. */
@@ -99,6 +110,8 @@ struct message {
 	uint8_t one_by_one;                    /* the kernel refused them together */
 	uint8_t left_out;                      /* its member cannot be reached: nothing is sent */
 	uint8_t fragments;                     /* what is too large for the way goes in fragments, not back */
+	uint8_t raw_tos;                       /* and so is this byte, where `tos` leaves it to the socket */
+	uint8_t raw;                           /* its headers are ours: the source is the sender's */
 	uint8_t group;
 	uint8_t epoch;
 };
@@ -112,10 +125,14 @@ struct member {
 
 /*
  * `slots`: of a group that picks by the source (`pick`), the place of the member that each is for; then `drawn` has how
- * many each got since somebody asked.
+ * many each got since somebody asked. `ranges`: of a group that takes what some senders send, those; `every`: its members
+ * get one of so many; `keep`: source address and port stay the sender's.
  */
 struct tempos_members {
 	uint32_t count;
+	uint32_t every;
+	struct tempos_range *ranges;
+	uint8_t keep;
 	uint8_t pick;
 	uint16_t *slots;
 	uint32_t *drawn;
@@ -130,6 +147,7 @@ struct outbox {
 	struct channel channels[TEMPOS_MAX_LISTEN];
 	uint32_t channel_count;
 	int tos;                       /* written into each datagram; -1: the socket's own holds */
+	uint8_t raw_tos;               /* written into those whose headers are ours */
 	uint32_t first, end;           /* tx[first .. end) is staged */
 	uint32_t copies_end, iovs_end;
 	uint32_t staged;               /* copies in tx[first .. end) */
@@ -183,6 +201,7 @@ struct tempos_batch {
 
 	uint32_t capacity;
 	uint8_t segmenting;            /* the kernel knows UDP_SEGMENT and has not refused it */
+	int raw;                       /* the socket for datagrams with headers of ours; -1: there is none */
 	struct outbox out[TEMPOS_QUALITIES];
 	uint32_t *chain;               /* the slots of the run that is being staged */
 	uint16_t *picked;              /* and whom each is for, where that is by its source */

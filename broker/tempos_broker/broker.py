@@ -37,6 +37,7 @@ from tempos_broker.journal.replay import Replays
 from tempos_broker.lives.continuity import Continuity
 from tempos_broker.lives.store import Store
 from tempos_broker.members.departures import KeptOut
+from tempos_broker.members.health import Health
 from tempos_broker.members.narrow import Narrowest
 from tempos_broker.members.watch import Neighbours, Watch
 from tempos_broker.membership import Refused, Registry
@@ -225,6 +226,15 @@ class Broker:
             lambda: self._routes.renew_all(self._tasks),
             self.changes,
         )
+        self._health = Health(
+            self._registry,
+            self._routes,
+            self._tasks,
+            lambda: self._watch.absent,
+            self.changes,
+            config.data_port,
+        )
+        self._watch.also = self._health.towards
         self._orders = Orders(self._registry, self._ledger, self._routes, self._expiry, self._past)
         gate = Gate()
         self._topic_orders = TopicOrders(
@@ -253,6 +263,7 @@ class Broker:
             fast=fast,
             slow=self._slow,
             watch=self._watch,
+            health=self._health,
             awaited=self._awaited,
             changes=self.changes,
             fleet=self.fleet,
@@ -341,6 +352,7 @@ class Broker:
         await self._slow.start_worker()
         self._expiry.schedule()
         self._watch.begin()
+        self._health.begin()
         self._awaited.look()
         self._awaited.begin()
         self._redelivery.begin()
@@ -380,6 +392,7 @@ class Broker:
         if self.fleet is not None:
             await self.fleet.close()
         self._redelivery.close()
+        await self._health.close()
         await self._watch.close()
         await self._awaited.close()
         await self._tasks.close(FINISH)

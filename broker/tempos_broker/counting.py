@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
-from tempos import Pick, Reason
+from tempos import Pick, Reason, Route
+from tempos._senders import Taken, options_of, takings
 from tempos_broker.account.ledger import Ledger
+from tempos_broker.account.shares import with_taken
 from tempos_broker.counts import Counted, Counters, Drawn
 from tempos_broker.paths import FastPath, Tickets
 from tempos_broker.state import TopicState
@@ -65,6 +68,8 @@ class Counting:
         self._states = states
         ledger.tickets = lambda topic, epoch, group: self.tickets.read(topic, epoch, group)
         ledger.by_source = self._by_source
+        #: By topic and epoch: its groups that do not get all.
+        self._taken: dict[int, dict[int, tuple[Taken, ...]]] = {}
         #: What is to be added to what this life counts.
         self.slow_offsets, self.fast_offsets = Offsets(), Offsets()
         #: Copies that could not be sent in epochs that were fetched from another place: topic and epoch -> of
@@ -82,9 +87,22 @@ class Counting:
         return state is not None and state.route.topic.pick is not Pick.TURN
 
     def drawn(self, topic: int, epoch: int, groups: int) -> list[int]:
-        """Tickets drawn so far from each group of an epoch."""
+        """Tickets drawn so far from each group of an epoch, and what goes with them (`account.shares`)."""
         tickets = self.tickets.read
-        return [tickets(topic, epoch, index) for index in range(groups)]
+        drawn = [tickets(topic, epoch, index) for index in range(groups)]
+        taken = self._taken.get(topic, {}).get(epoch, ())
+        return with_taken(drawn, taken, partial(tickets, topic, epoch)) if taken else drawn
+
+    def opened(self, route: Route) -> None:
+        """An epoch begins; of groups that do not get all more is counted than tickets."""
+        if taken := takings(options_of(route)):
+            self._taken.setdefault(route.topic.id, {})[route.epoch] = taken
+
+    def closed(self, topic: int, epoch: int) -> None:
+        """The epochs up to this one are over."""
+        kept = {each: taken for each, taken in self._taken.pop(topic, {}).items() if each > epoch}
+        if kept:
+            self._taken[topic] = kept
 
     def _is_quiet(self, topic: int, *counters: Counters) -> bool:
         """Whether no event of a topic was ever counted; then none drew a ticket, for who draws counts it."""
@@ -147,7 +165,10 @@ class Counting:
                 live,
                 live
                 if topic in quiet
-                else {epoch: self.unsent(topic, epoch, len(drawn)) for epoch, drawn in live.items()},
+                else {
+                    epoch: self.unsent(topic, epoch, groups)
+                    for epoch, groups in self._ledger.open_epochs(topic).items()
+                },
                 _passing(before.get(topic, {}), after.get(topic, {}))
                 + _passed(slow_before.get(topic, {}), slow.get(topic, {}))
                 + under_way,

@@ -23,6 +23,7 @@ from tempos_broker.config.topics import document_of
 from tempos_broker.control.server import ControlServer
 from tempos_broker.fleet.fleet import Fleet
 from tempos_broker.lives.continuity import Continuity
+from tempos_broker.members.health import Health
 from tempos_broker.members.watch import Watch
 from tempos_broker.membership import Refused, Registry, unknown_topic
 from tempos_broker.paths import FastPath
@@ -63,6 +64,7 @@ class Documents:
         fast: FastPath,
         slow: SlowPaths,
         watch: Watch,
+        health: Health,
         awaited: Awaited,
         changes: Changes,
         fleet: Fleet | None = None,
@@ -78,6 +80,7 @@ class Documents:
         self._fast = fast
         self._slow = slow
         self._watch = watch
+        self._health = health
         self._awaited = awaited
         self._fleet = fleet
         #: The last changes.
@@ -259,7 +262,9 @@ class Documents:
             origin=entry.origin if entry is not None else Origin.RUN_TIME,
             durable=self._past.has_store,
             now=time.monotonic(),
-            left_out=self._watch.why,
+            left_out=lambda port, towards: (
+                self._health.why(state.route.topic.id, towards[0], port) or self._watch.why(towards)
+            ),
             journal=self._slow.journals.document(state.route.topic),
             listed=listed,
         )

@@ -51,6 +51,9 @@ FAST_PATH = frozenset({"bpf", "perfmon", "net_admin"})
 START = frozenset({"net_admin", "net_bind_service"})
 START_FAST_PATH = FAST_PATH | START | {"sys_admin"}
 
+#: What only the start needs where datagrams are to keep their source.
+RAW = frozenset({"net_raw"})
+
 #: What it takes to give a worker SCHED_FIFO where no limit allows it.
 WORKER = frozenset({"sys_nice"})
 
@@ -116,11 +119,11 @@ def user_to_be(name: str) -> User | None:
     return User(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
 
 
-def narrow(*, fast_path: bool, user: str = "", worker: bool = False) -> Privileges:
+def narrow(*, fast_path: bool, user: str = "", worker: bool = False, raw: bool = False) -> Privileges:
     """Give up what not even the start needs; call it before there is a second thread.
 
-    ``user``: who to become, if root. ``worker``: a process of its own is to be given real time. Raises
-    :class:`Unavailable` if the user cannot be had or the kernel refuses.
+    ``user``: who to become, if root. ``worker``: a process of its own is to be given real time. ``raw``: a
+    raw socket is to be opened. Raises :class:`Unavailable` if the user cannot be had or the kernel refuses.
     """
     if sys.platform != "linux":
         return state()
@@ -134,7 +137,8 @@ def narrow(*, fast_path: bool, user: str = "", worker: bool = False) -> Privileg
             f"cannot become {user!r} as set in broker.user: only root can; start the broker as {user!r}, "
             'or set broker.user to ""'
         )
-    _keep((START_FAST_PATH if fast_path else START) | (WORKER if worker else frozenset()))
+    kept = START_FAST_PATH if fast_path else START
+    _keep(kept | (WORKER if worker else frozenset()) | (RAW if raw else frozenset()))
     return state()
 
 

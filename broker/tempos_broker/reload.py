@@ -132,6 +132,10 @@ def _topic(old: Topic, new: Topic) -> Iterator[str]:
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
             yield f"{word} {_show(before)} -> {_show(after)}"
+    groups = [{each.name: each for each in topic.groups} for topic in (old, new)]
+    for name in dict.fromkeys((*groups[0], *groups[1])):
+        if groups[0].get(name) != groups[1].get(name):
+            yield f"options of group {name} changed"
 
 
 def _members(old: TopicConfig, new: TopicConfig) -> Iterator[str]:

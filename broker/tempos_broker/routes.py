@@ -194,6 +194,7 @@ class Routes:
             self._redelivery.opened(route, holders)
         now = time.monotonic()
         self._ledger.opened(topic, route.epoch, holders, now)
+        self._past.counting.opened(route)
         await self._past.keeper.opening(route)
         choice = await self._install(state, route)
         await self._slow.swap(route)
@@ -293,6 +294,9 @@ class Routes:
         if memory is not None and past.continued and known and (not adopted or adopted in known):
             past.fetch(topic)
             route, same = past.former_route(state.route.topic, memory)
+            for each in known:
+                stored = tuple(Group(name, ()) for name, _ in self._ledger.route(topic, each))
+                past.counting.opened(replace(route, epoch=each, groups=stored))
             self._slow.journals.begin(topic, route.epoch, 0)
             self._slow.journals.joined(topic, route.epoch, self._registry.holders(topic), before=True)
             if self._repairs is not None:

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tempos import FastPathStatus, Reason
+from tempos import FastPathStatus, GroupOptions, Reason
 from tempos.histogram import Latency
 from tempos_broker import privileges
-from tempos_broker.account.accounts import GroupRow, Holder
+from tempos_broker.account.accounts import GroupRow, Holder, MemberRow
 from tempos_broker.account.consumers import Consumers, Load
 from tempos_broker.account.ledger import Ledger, TopicLedger
 from tempos_broker.account.publishers import PublishersAccount
@@ -174,13 +174,14 @@ def topic_document(
     origin: Origin,
     durable: bool,
     now: float,
-    left_out: Callable[[Towards], str],
+    left_out: Callable[[int, Towards], str],
     journal: dict[str, Any] | None = None,
     listed: Listed = list,
 ) -> dict[str, Any]:
     """One topic, as JSON values. ``durable``: the broker keeps what is made at run time.
 
-    ``left_out``: why nothing is sent to a member there; empty where it is. ``journal``: what it has of one.
+    ``left_out``: why nothing is sent to a member there, by its port; empty where it is. ``journal``: what it
+    has of one.
     """
     topic = state.route.topic
     account = _account(ledger, topic.id, counted)
@@ -200,6 +201,7 @@ def topic_document(
         "pick": topic.pick.value,
         "prefer": topic.prefer.value,
         "passed_over": registry.passed_over(topic.id),
+        "group_options": [_options(each) for each in topic.groups],
         "fanout": topic.fanout.value,
         "unheard": topic.unheard.value,
         "journal": journal,
@@ -290,6 +292,18 @@ def topic_ledger_document(
     }
 
 
+def _options(group: GroupOptions) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "sources": list(group.sources),
+        "every": group.every,
+        "source": "keep" if group.keep else "own",
+        "down_after": group.down_after,
+        "probe": group.probe,
+        "probe_port": group.probe_port,
+    }
+
+
 def _lost_before(publishers: PublishersAccount) -> dict[str, Any]:
     """What never drew a ticket, over all publishers, in events."""
     return {
@@ -306,7 +320,7 @@ def _lost_before(publishers: PublishersAccount) -> dict[str, Any]:
 
 
 def _sums(group: GroupRow) -> dict[str, Any]:
-    """``tickets = delivered + dropped + unconfirmed + lost + unknown``.
+    """``tickets = delivered + dropped + unconfirmed + lost + unknown + filtered + sampled``.
 
     ``unsent`` is known to be in the last three, ``repaired`` is in the first two, ``given_up`` in the next;
     ``orphaned = redelivered + pending + lapsed`` are tickets of any kind.
@@ -319,6 +333,8 @@ def _sums(group: GroupRow) -> dict[str, Any]:
         "unconfirmed": group.unconfirmed,
         "lost": group.lost,
         "unknown": group.unknown,
+        "filtered": group.filtered,
+        "sampled": group.sampled,
         "unsent": group.unsent,
         "repaired": group.repaired,
         "given_up": group.given_up,
@@ -356,7 +372,7 @@ def _group(
     present: GroupState | None,
     sources: Mapping[tuple[str, int], str | None],
     now: float,
-    left_out: Callable[[Towards], str],
+    left_out: Callable[[int, Towards], str],
     listed: Listed,
 ) -> dict[str, Any]:
     def held(holder: Holder) -> Lease | None:
@@ -378,17 +394,32 @@ def _group(
                 **_endpoint(row.holder),
                 "from": sources.get((row.holder.ip, row.holder.port)),
                 "lease_s": lease(row.holder),
-                "left_out": left_out((row.holder.ip, sources.get((row.holder.ip, row.holder.port)))),
+                "left_out": left_out(
+                    row.holder.port, (row.holder.ip, sources.get((row.holder.ip, row.holder.port)))
+                ),
                 "unheard": unheard(row.holder),
                 "ticketed": row.ticketed,
                 "delivered": row.delivered,
                 "dropped": row.dropped,
                 **_load(consumers.of(row.holder)),
             }
-            for row in group.members
-            if not row.left
+            for row in _shown(group, present)
         ),
     }
+
+
+def _shown(group: GroupRow, present: GroupState | None) -> Iterator[MemberRow]:
+    """Members that are there, those included that are in no route for now."""
+    places = present.members if present is not None else {}
+    told = set()
+    for row in group.members:
+        place = (row.holder.ip, row.holder.port)
+        if not row.left or (place in places and places[place].lease is None):
+            told.add(place)
+            yield row
+    for place, known in places.items():
+        if known.lease is None and place not in told:
+            yield MemberRow(known.holder, 0, None, None, 0, 0, left=False)
 
 
 def as_values(drops: Drops) -> dict[str, dict[str, int]]:

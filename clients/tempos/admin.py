@@ -11,8 +11,9 @@ request, on asyncio's streams; nothing beyond the standard library.
 The options of a topic are those of the broker's file, and None is their default: ``quality`` (``class`` in
 the file), ``priority``, ``framing``, ``path``, ``sources``, ``rate``, ``burst``, ``overflow``, ``fanout``,
 ``unheard`` and ``members`` (``member``), a list of mappings with ``ip`` and, as needed, ``port``, ``group``,
-``mac`` and ``source``. What they may be, and which there are, the broker says: all faults at once, in
-:attr:`tempos.ApiRefused.problems`.
+``mac`` and ``source``; of foreign topics ``ports``, ``pick`` and ``group``, a list of mappings with ``name``
+and, as needed, ``sources``, ``every``, ``source``, ``down_after``, ``probe`` and ``probe_port``. What they
+may be, and which there are, the broker says: all faults at once, in :attr:`tempos.ApiRefused.problems`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,19 @@ from urllib.parse import quote, urlencode, urlsplit
 from tempos._api import DAEMON, DEFAULT, no_answer, other_daemon, refusal
 from tempos._awaitables import in_time
 from tempos.errors import LocalError, RemoteError
-from tempos.model import Fanout, Framing, Overflow, Path, PathPolicy, Pick, Prefer, Quality, Topic, Unheard
+from tempos.model import (
+    Fanout,
+    Framing,
+    GroupOptions,
+    Overflow,
+    Path,
+    PathPolicy,
+    Pick,
+    Prefer,
+    Quality,
+    Topic,
+    Unheard,
+)
 from tempos.session.place import api_at, usual_api
 
 #: Seconds for an answer, beside what a request itself has the broker wait.
@@ -186,6 +199,7 @@ class Admin:
                 Unheard(told["unheard"]), *_journal(told["journal"]), retain=bool(told["retain"]),
                 repair=_repair(told), ports=tuple(told["ports"]), redeliver=bool(told.get("redeliver")),
                 pick=Pick(told["pick"]), prefer=Prefer(told.get("prefer", "any")),
+                groups=tuple(map(_options, told.get("group_options", ()))),
             )  # fmt: skip
             return TopicInfo(
                 topic, told["origin"], told["durable"], Path(told["path"]) if told["path"] else None,
@@ -193,6 +207,13 @@ class Admin:
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise self._strange(error) from error
+
+
+def _options(told: Any) -> GroupOptions:
+    return GroupOptions(
+        told["name"], tuple(told["sources"]), told["every"], told["source"] == "keep",
+        told["down_after"], told["probe"], told["probe_port"],
+    )  # fmt: skip
 
 
 def _journal(told: Any) -> tuple[int, int]:

@@ -96,6 +96,33 @@ class Path(str, enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class GroupOptions:
+    """What holds of one group of a foreign topic, by its name.
+
+    ``sources``: the IPv4 networks (CIDR) of which it gets what they send; none: it gets all. ``every``: of
+    that its members get one in so many, the first and then each that many further. ``keep``: what they get
+    comes from the sender's address and port, not from the broker's.
+
+    ``down_after``: seconds after which a member that does not take what it is sent is out of a group of
+    several, until it does; 0: never. ``probe``: how it is asked besides, ``udp``, ``tcp`` or ``none``;
+    ``probe_port``: where, 0: at its own port.
+    """
+
+    name: str
+    sources: tuple[str, ...] = ()
+    every: int = 1
+    keep: bool = False
+    down_after: float = 3.0
+    probe: str = "none"
+    probe_port: int = 0
+
+    @property
+    def is_of_path(self) -> bool:
+        """Whether it concerns how events go, and not only who is there."""
+        return bool(self.sources or self.every > 1 or self.keep)
+
+
+@dataclass(frozen=True, slots=True)
 class Topic:
     """What both paths and the clients need to know of a topic.
 
@@ -112,6 +139,7 @@ class Topic:
     ``repair``: whether members can have sent again what they miss; None: see :attr:`is_repaired`.
     ``ports``: where a foreign topic takes datagrams, beside the data port of the others. ``pick``: which
     member of each of its groups gets one.
+    ``groups``: options of groups of a foreign topic, of those that have any.
     ``redeliver``: whether what a member was sent and has not processed goes to others of its group when it
     is gone. ``prefer``: which members of its groups go first, in a fleet.
     """
@@ -136,6 +164,7 @@ class Topic:
     redeliver: bool = False
     pick: Pick = Pick.TURN
     prefer: Prefer = Prefer.ANY
+    groups: tuple[GroupOptions, ...] = ()
 
     @property
     def bucket(self) -> int:

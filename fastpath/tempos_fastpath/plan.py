@@ -120,6 +120,10 @@ def refuse_at_once(route: Route) -> Refusal | None:
         return Refusal("the topic's policy is slow")
     if not route.groups:
         return Refusal("the topic has no member")
+    for each in route.topic.groups:
+        if each.is_of_path:
+            what = 'source = "keep"' if each.keep else "sources" if each.sources else "every"
+            return Refusal(f"group {each.name!r} has {what}, which the slow path alone knows")
     if len(route.groups) > _abi.MAX_GROUPS:
         return Refusal(f"{len(route.groups)} groups: the fast path carries at most {_abi.MAX_GROUPS}")
     if len(route.topic.sources) > _abi.MAX_SOURCES:

@@ -74,7 +74,8 @@ class Row:
     ``outcome``: FORWARDED, a reason the slow path counts, or None for what never reaches the broker.
     ``frames``: what enters; several only where fragments make one datagram. ``partial``: the kernel
     must take the UDP checksum for one that is still to be filled in, as from a local socket. ``groups``:
-    how many the topic has; of what is forwarded each gets a copy. ``mark``: what the frame is sent with
+    how many the topic has; of what is forwarded each gets a copy, or so many where some do not get all.
+    ``kept``: one of them gets it from its sender. ``mark``: what the frame is sent with
     (tagging.py).
     """
 
@@ -86,6 +87,7 @@ class Row:
     partial: bool = False
     groups: int = 1
     mark: int = 0
+    kept: bool = False
 
 
 ROWS: list[Row] = []

@@ -7,14 +7,50 @@ import struct
 from scapy.layers.inet import IPOption_NOP
 
 from support.packets import MTU_PAYLOAD, Addresses, Row, datagram, event, one, partial, raw
-from tempos import Framing, Quality, Reason, Topic
+from tempos import Framing, GroupOptions, Quality, Reason, Topic
 
-FLOWS = Topic(1300, "flows", Quality.BQ, 5, Framing.FOREIGN, ports=(2055, 9995))
-FLOW_PAIR = Topic(1301, "flow pair", Quality.BQ, 5, Framing.FOREIGN, ports=(6343,))
+#: Nobody listens there, and that is to be nothing to it.
+PATIENT = (GroupOptions("workers", down_after=0),)
+FLOWS = Topic(1300, "flows", Quality.BQ, 5, Framing.FOREIGN, ports=(2055, 9995), groups=PATIENT)
+FLOW_PAIR = Topic(
+    1301, "flow pair", Quality.BQ, 5, Framing.FOREIGN, ports=(6343,),
+    groups=(GroupOptions("g0", down_after=0), GroupOptions("g1", down_after=0)),
+)  # fmt: skip
 FENCED_FLOWS = Topic(
-    1302, "fenced flows", Quality.BQ, 5, Framing.FOREIGN, sources=("10.0.0.0/8",), ports=(514,)
+    1302,
+    "fenced flows",
+    Quality.BQ,
+    5,
+    Framing.FOREIGN,
+    sources=("10.0.0.0/8",),
+    ports=(514,),
+    groups=PATIENT,
 )
 LONELY_FLOWS = Topic(1303, "lonely flows", Quality.BQ, 5, Framing.FOREIGN, ports=(515,))
+
+ELSEWHERE = "192.0.2.7"
+CHOOSY_FLOWS = Topic(
+    1304, "choosy flows", Quality.BQ, 5, Framing.FOREIGN, ports=(6344,),
+    groups=(GroupOptions("g0", ("192.0.2.0/24", "198.51.100.0/25"), down_after=0),
+            GroupOptions("g1", every=2, down_after=0), GroupOptions("g2", down_after=0)),
+)  # fmt: skip
+PRIVATE_FLOWS = Topic(
+    1305, "private flows", Quality.BQ, 5, Framing.FOREIGN, ports=(6345,),
+    groups=(GroupOptions("g0", (f"{ELSEWHERE}/32",), every=2, down_after=0),),
+)  # fmt: skip
+KEPT_FLOWS = Topic(
+    1306,
+    "kept flows",
+    Quality.BQ,
+    5,
+    Framing.FOREIGN,
+    ports=(6346,),
+    groups=(GroupOptions("g0", down_after=0), GroupOptions("g1", keep=True, down_after=0)),
+)
+#: Those that the slow path alone serves, for what their groups get.
+SLOW_FLOWS = (CHOOSY_FLOWS, PRIVATE_FLOWS, KEPT_FLOWS)
+#: Topics with more groups than one, or with groups that do not get all: how many they have.
+SEVERAL_FLOWS = {FLOW_PAIR: 2, CHOOSY_FLOWS: 3, PRIVATE_FLOWS: 1, KEPT_FLOWS: 2}
 
 FOREIGN_ROWS: list[Row] = []
 
@@ -27,6 +63,7 @@ def row(
     port: int = FLOWS.ports[0],
     *,
     groups: int = 1,
+    kept: bool = False,
     udp: dict[str, object] | None = None,
     is_partial: bool = False,
     **ip: object,
@@ -35,11 +72,12 @@ def row(
         (frame,) = one(lambda at: datagram(at, payload, udp={"dport": port, **(udp or {})}, **ip))(at)
         return [partial(frame) if is_partial else frame]
 
-    FOREIGN_ROWS.append(Row(name, fast, outcome, build, partial=is_partial, groups=groups))
+    FOREIGN_ROWS.append(Row(name, fast, outcome, build, partial=is_partial, groups=groups, kept=kept))
 
 
 def good(name: str, payload: bytes, port: int = FLOWS.ports[0], **more: object) -> None:
-    row(name, Reason.FORWARDED, Reason.FORWARDED, payload, port, **more)  # type: ignore[arg-type]
+    fast = Reason.NO_ROUTE if more.pop("slow", False) else Reason.FORWARDED
+    row(name, fast, Reason.FORWARDED, payload, port, **more)  # type: ignore[arg-type]
 
 
 for version in (1, 5, 9, 10):
@@ -58,6 +96,21 @@ good("foreign: a mark", b"marked", tos=0x6B)
 good("foreign: from a network of the topic", b"<34>text", FENCED_FLOWS.ports[0])
 for kind in ({}, {"udp": {"chksum": 0}}, {"is_partial": True}):
     good(f"foreign: to two groups, {kind}", b"sampled", FLOW_PAIR.ports[0], groups=2, **kind)
+for port, *copies in (
+    (CHOOSY_FLOWS.ports[0], ({}, 2), ({}, 1), ({"src": ELSEWHERE}, 3), ({"src": ELSEWHERE}, 2),
+     ({"src": "198.51.100.9"}, 3), ({"src": "198.51.100.129"}, 1),
+     ({"src": ELSEWHERE, "is_partial": True}, 3), ({"udp": {"chksum": 0}}, 1)),
+    (PRIVATE_FLOWS.ports[0], ({}, 0), ({"src": ELSEWHERE}, 1), ({}, 0), ({"src": ELSEWHERE}, 0),
+     ({"src": ELSEWHERE}, 1)),
+):  # fmt: skip
+    for number, (more, groups) in enumerate(copies):
+        name = f"foreign: {groups} copies, the {number}. to {port}"
+        good(name, b"%d" % number, port, groups=groups, slow=True, **more)
+for more in ({}, {"udp": {"chksum": 0}}, {"is_partial": True}, {"src": ELSEWHERE},
+                               {"udp": {"sport": 65535}, "is_partial": True}, {"tos": 0x6B}):  # fmt: skip
+    for body in (b"odd", bytes(MTU_PAYLOAD)):
+        name = f"foreign: source kept, {more}, {len(body)} bytes"
+        good(name, body, KEPT_FLOWS.ports[0], groups=2, kept=True, slow=True, **more)
 row("foreign: options", Reason.IP_OPTIONS, Reason.FORWARDED, b"options", options=[IPOption_NOP()] * 4)
 row("foreign: nothing", Reason.EMPTY, Reason.EMPTY, b"")
 row("foreign: a port of nobody", Reason.OTHER_PORT, None, b"nobody's", 2056)

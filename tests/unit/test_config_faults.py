@@ -29,18 +29,22 @@ CLIENT = f'[[client]]\nid = "c"\nkey = "{SECRET}"\n'
 OWN_RULE = "an endpoint of a subscriber"
 
 #: (text of the file, the one fault it has)
+FLOWS = (
+    '[[topic]]\nname = "flows"\nports = [2055]\n[[topic.member]]\nip = "10.0.0.9"\nport = 2055\ngroup = "a"\n'
+)
+GROUP_AT = "topic[0].group[0]"
 FAULTS = [
     # tables and keys
     ("topic = 3", "topic is 3; allowed: a list of tables of at most 65533, each with the keys "
-         "id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, redeliver, ports, pick, prefer, member, written [[topic]]"),
+         "id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, redeliver, ports, pick, prefer, group, member, written [[topic]]"),
     ("broker = 3\n" + TOPIC, "broker is 3; allowed: a table with the keys listen, data_port, control_port, api, user, "
      "name, api_token, api_token_file, api_expose, adapter"),
     ("[limts]\n" + TOPIC, 'limts is an unknown key (did you mean "limits"?); '
                           "allowed: broker, state, fastpath, quality, limits, control, fleet, client, topic"),
     (TOPIC + "Priority = 1", 'topic[0].Priority is an unknown key (did you mean "priority"?); '
-                             "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, redeliver, ports, pick, prefer, member"),
+                             "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, redeliver, ports, pick, prefer, group, member"),
     (TOPIC + '"a\\nb" = 1', 'topic[0]."a\\nb" is an unknown key; '
-                            "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, redeliver, ports, pick, prefer, member"),
+                            "allowed: id, name, class, priority, framing, path, sources, rate, burst, overflow, fanout, unheard, journal, journal_bytes, retain, repair, redeliver, ports, pick, prefer, group, member"),
     (TOPIC + '[topic.member]\nip = "10.0.0.1"', "topic[0].member is a table; allowed: a list of tables, "
                                                 "each with the keys ip, port, group, mac, source, weight, written [[topic.member]]"),
     (TOPIC + "member = [7]", "topic[0].member[0] is 7; allowed: a table with the keys ip, port, group, mac, source, weight"),
@@ -192,6 +196,12 @@ FAULTS = [
      'topic[0].overflow is "pass", without a rate; allowed: a topic[0].rate above 0 besides'),
     (TOPIC + 'rate = 5\noverflow = "queue"', 'topic[0].overflow is "queue"; allowed: "drop" or "pass"'),
     # clients
+    (FLOWS + '[[topic.group]]\nname = "a"\nevery = 0', f"{GROUP_AT}.every is 0; allowed: an integer from 1 to 1000000"),
+    (FLOWS + '[[topic.group]]\nname = "b"', f'{GROUP_AT}.name is "b"; allowed: the group of a topic[0].member'),
+    (FLOWS + '[[topic.group]]\nname = "a"\n[[topic.group]]\nname = "a"',
+     f'topic[0].group[1].name is "a", as {GROUP_AT}.name is; allowed: each once'),
+    (TOPIC + '[[topic.member]]\nip = "10.0.0.9"\ngroup = "a"\n[[topic.group]]\nname = "a"',
+     'topic[0].group stands at a topic that is not foreign; allowed: none, or topic[0].framing = "foreign" besides'),
     (f'{TOPIC}[[client]]\nkey = "{SECRET}"', f"client[0].id is missing; allowed: {KEY_ID_RULE}"),
     (f'{TOPIC}[[client]]\nid = "a b"\nkey = "{SECRET}"', f'client[0].id is "a b"; allowed: {KEY_ID_RULE}'),
     *[(f'{TOPIC}[[client]]\nid = "c"\nkey = "{key}"', "client[0].key is not what it must be (not shown: a secret); "

@@ -225,7 +225,7 @@ def test_the_example_shows_every_option_with_its_true_default() -> None:
 
     shown = set(re.findall(r"^#?(\w+) = ", "\n".join(lines), re.M))
     sections = [layout.BROKER, layout.FASTPATH, layout.LIMITS, layout.CONTROL, layout.TOPIC, layout.MEMBER,
-                layout.CLIENT, layout.STATE, layout.QUALITY, layout.FLEET]  # fmt: skip
+                layout.CLIENT, layout.GROUP, layout.STATE, layout.QUALITY, layout.FLEET]  # fmt: skip
     assert shown == {key for keys in sections for key in keys} - {"member"}
 
 
@@ -238,7 +238,9 @@ def test_the_example_works_on_loopback_as_it_is_and_with_its_member() -> None:
     assert not any(entry.members for entry in config.topics)
 
     before, _, member = EXAMPLE.read_text().partition("#[[topic.member]]")
-    uncommented = re.sub(r"^#(?=\S)", "", "#[[topic.member]]" + member, flags=re.M)
+    # Groups have options in foreign topics only.
+    member, _, clients = re.split(r"^(# Options of a group|# Clients that sign)", member, flags=re.M)[::2]
+    uncommented = re.sub(r"^#(?=\S)", "", "#[[topic.member]]" + member + "#" + clients, flags=re.M)
     last = parse(before + uncommented).topics[-1]
     assert last == replace(
         config.topics[-1],

@@ -273,6 +273,11 @@ def config_text(
             f"journal_bytes = {topic.journal_bytes}",
             *(["redeliver = true"] if topic.redeliver else []),
         ]
+        for options in topic.groups:
+            lines += ["[[topic.group]]", f"name = {json.dumps(options.name)}", f"every = {options.every}"]
+            lines += [f"sources = {json.dumps(list(options.sources))}"]
+            lines += ['source = "keep"'] if options.keep else []
+            lines += [f"down_after = {options.down_after}"]
         for group in groups:
             for member in group.members:
                 lines += ["[[topic.member]]", f"ip = {json.dumps(member.ip)}", f"port = {member.port}"]

@@ -38,6 +38,14 @@ def shared_holder(ip: str, port: int, client: int | None) -> Holder:
     return Holder(ip, port, client)
 
 
+class Share(NamedTuple):
+    """By member of a group, how many tickets it has; and those that are not for its members."""
+
+    of: list[int]
+    filtered: int = 0
+    sampled: int = 0
+
+
 def share(tickets: int, index: int, members: int) -> int:
     """How many of ``tickets`` go to member ``index`` of ``members``."""
     return tickets // members + (index < tickets % members)
@@ -209,6 +217,9 @@ class GroupAccount:
     gone_unknown: int = 0
     gone_repaired: int = 0
     gone_given_up: int = 0
+    #: Tickets that were not for its members: by the senders, and as a sample.
+    filtered: int = 0
+    sampled: int = 0
     #: What members told as one count before their account was settled: received, dropped.
     settled: dict[Holder, tuple[int, int]] = field(default_factory=dict)
 
@@ -250,7 +261,7 @@ NO_ORPHANS = Orphans()
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """``tickets = delivered + dropped + unconfirmed + lost + unknown``.
+    """``tickets = delivered + dropped + unconfirmed + lost + unknown + filtered + sampled``.
 
     ``repaired``: of what arrived, what members had to ask for; ``given_up``: of what is unconfirmed or lost,
     what they ask for no more.
@@ -270,6 +281,8 @@ class GroupRow:
     repaired: int = 0
     given_up: int = 0
     orphans: Orphans = NO_ORPHANS
+    filtered: int = 0
+    sampled: int = 0
 
 
 def holder_of(stored: Sequence[Any]) -> Holder:
@@ -281,7 +294,7 @@ def holder_of(stored: Sequence[Any]) -> Holder:
 def group_row(
     name: str,
     group: GroupAccount,
-    current: Sequence[tuple[tuple[Holder, ...], int, Sequence[int]]],
+    current: Sequence[tuple[tuple[Holder, ...], int, Share]],
     unsent: int,
 ) -> tuple[GroupRow, list[tuple[Holder, int]]]:
     """The account of a group, and the holders that got too many with how many.
@@ -290,7 +303,7 @@ def group_row(
     """
     live: dict[Holder, int] = {}
     for holders, _, shares in current:
-        for holder, ticketed in zip(holders, shares, strict=True):
+        for holder, ticketed in zip(holders, shares.of, strict=True):
             live[holder] = live.get(holder, 0) + ticketed
     members = []
     excess = []
@@ -334,7 +347,8 @@ def group_row(
     tickets = group.tickets + sum(drawn for _, drawn, _ in current)
     failed = group.unsent + unsent
     row = GroupRow(name, tickets, delivered, dropped, unconfirmed, lost, unknown, failed, tuple(members),
-                   repaired, given_up)  # fmt: skip
+                   repaired, given_up, filtered=group.filtered + sum(each.filtered for *_, each in current),
+                   sampled=group.sampled + sum(each.sampled for *_, each in current))  # fmt: skip
     return row, excess
 
 

@@ -9,11 +9,12 @@ Identities (per topic, all told by :meth:`Ledger.topic`):
 
 * ``received = fast + slow + sum(refused)``
 * every event forwarded drew one ticket of every group of its epoch
-* per group ``tickets = delivered + dropped + unconfirmed + lost + unknown``
+* per group ``tickets = delivered + dropped + unconfirmed + lost + unknown + filtered + sampled``
 
 ``delivered`` was given to a program, ``dropped`` arrived and was not: the program was too slow, or left.
 ``unconfirmed`` is what members in the route have not reported yet, ``lost`` what those that left never
-reported, ``unknown`` what went to members that do not speak the control protocol.
+reported, ``unknown`` what went to members that do not speak the control protocol. ``filtered`` and
+``sampled`` were not for its members: by their senders, and because the group gets a sample.
 
 Datagrams of a ``raw`` topic carry no epoch, so its members report one count since they began; their
 accounts compare totals instead of epochs.
@@ -37,6 +38,7 @@ from tempos_broker.account.accounts import (
     GroupRow,
     Holder,
     Orphans,
+    Share,
     group_row,
     holder_of,
     share,
@@ -218,7 +220,7 @@ class Ledger:
         *,
         cut: bool = False,
     ) -> None:
-        """No packet uses this epoch's route any more; ``tickets`` of its groups are final.
+        """No packet uses this epoch's route any more; ``tickets``, and what goes with them, are final.
 
         ``unsent``: copies for each group that could not be sent; none: of no group. ``cut``: both are
         what was last known; a few more may have been drawn by a broker that died.
@@ -233,19 +235,23 @@ class Ledger:
         state = self._whole(topic)
         groups = state.open.pop(epoch)
         self._note_closed(topic, state)
-        if len(set(tickets)) > 1:
+        if len(set(tickets[: len(groups)])) > 1:
             state.unequal.append(epoch)
         state.drawn += tickets[0] if tickets else 0
         unsent = unsent or [0] * len(groups)
         shares = self._shares(topic, epoch, groups, tickets)
-        for (name, holders), drawn, failed, each in zip(groups, tickets, unsent, shares, strict=True):
+        for (name, holders), drawn, failed, each in zip(
+            groups, tickets[: len(groups)], unsent, shares, strict=True
+        ):
             group = state.groups[name]
             group.tickets += drawn
             group.unsent += failed
-            for holder, ticketed in zip(holders, each, strict=True):
+            group.filtered += each.filtered
+            group.sampled += each.sampled
+            for holder, ticketed in zip(holders, each.of, strict=True):
                 group.accounts[holder].close(epoch, ticketed, cut=cut)
 
-    def _shares(self, topic: int, epoch: int, groups: Groups, drawn: Sequence[int]) -> Iterator[list[int]]:
+    def _shares(self, topic: int, epoch: int, groups: Groups, drawn: Sequence[int]) -> Iterator[Share]:
         """How many of the tickets of each group its holders have."""
         read = self.tickets if self.by_source(topic) else None
         return shares_of(groups, drawn, read and (lambda place: read(topic, epoch, MAX_GROUPS + place)))
@@ -441,11 +447,11 @@ class Ledger:
         if isinstance(quiet, Quiet) and len(quiet.open) == 1 and not any(map(any, live.values())):
             return self._quiet(topic, quiet, received, fast, slow, refused, slack)
         state = self._view(topic)
-        drawn_now: dict[str, list[tuple[tuple[Holder, ...], int, list[int]]]] = {}
+        drawn_now: dict[str, list[tuple[tuple[Holder, ...], int, Share]]] = {}
         for epoch, groups in state.open.items():
             counts = live.get(epoch, [0] * len(groups))
             shares = self._shares(topic, epoch, groups, counts)
-            for (name, holders), count, each in zip(groups, counts, shares, strict=True):
+            for (name, holders), count, each in zip(groups, counts[: len(groups)], shares, strict=True):
                 drawn_now.setdefault(name, []).append((holders, count, each))
         problems = [
             f"in epoch {epoch} the groups drew different numbers of tickets" for epoch in state.unequal
@@ -511,6 +517,7 @@ class Ledger:
                     "unsent": group.unsent,
                     "sums": [group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown],
                     "dropped": group.gone_dropped,
+                    "less": [group.filtered, group.sampled],
                     "repairs": [group.gone_repaired, group.gone_given_up],
                     "settled": [[list(holder), *told] for holder, told in group.settled.items()],
                     "accounts": [account.export() for account in group.accounts.values()],
@@ -549,6 +556,7 @@ class Ledger:
             group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown = map(int, entry["sums"])
             group.unsent = int(entry.get("unsent", 0))
             group.gone_dropped = int(entry.get("dropped", 0))
+            group.filtered, group.sampled = map(int, entry.get("less", (0, 0)))
             group.gone_repaired, group.gone_given_up = map(int, entry.get("repairs", (0, 0)))
             for holder, count, *more in entry["settled"]:
                 group.settled[holder_of(holder)] = (int(count), int(more[0]) if more else 0)

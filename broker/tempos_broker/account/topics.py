@@ -144,6 +144,8 @@ class TopicAccount:
         total.gone_unknown += group.gone_unknown
         total.gone_repaired += group.gone_repaired
         total.gone_given_up += group.gone_given_up
+        total.filtered += group.filtered
+        total.sampled += group.sampled
 
     def restored(self, now: float) -> None:
         """Groups and accounts have been put in; find out who is here and who is not."""

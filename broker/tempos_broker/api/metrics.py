@@ -84,6 +84,12 @@ LAPSED = counter("tempos_group_lapsed_total", "of these, not to be had any more"
 #: No counter: who left may still tell that it had got some.
 GROUP_LOST = gauge("tempos_group_lost_datagrams", "not told of by members that have left", "topic", "group")
 UNKNOWN = counter("tempos_group_unknown_total", "sent to static members: they tell nothing", "topic", "group")
+FILTERED = counter(
+    "tempos_group_filtered_total", "of senders that the group takes nothing of", "topic", "group"
+)
+SAMPLED = counter(
+    "tempos_group_sampled_total", "left out, as the group gets one of so many", "topic", "group"
+)
 UNCONFIRMED = gauge("tempos_group_unconfirmed_datagrams", "not told of yet", "topic", "group")
 IN_GROUP = gauge("tempos_group_members", "members of a group", "topic", "group")
 
@@ -258,6 +264,7 @@ def _by(family: Family, counts: Mapping[str, Any], *labels: str) -> Iterator[Sam
 _KEYS = {REFUSED: "refused", LOST: "lost", PASSED: "passed"}
 _OF_GROUP = {
     TICKETS: "tickets", DELIVERED: "delivered", DROPPED: "dropped", GROUP_LOST: "lost", UNKNOWN: "unknown",
+    FILTERED: "filtered", SAMPLED: "sampled",
     UNCONFIRMED: "unconfirmed", REPAIRED: "repaired", GIVEN_UP: "given_up",
     ORPHANED: "orphaned", REDELIVERED: "redelivered", PENDING: "pending", LAPSED: "lapsed",
 }  # fmt: skip

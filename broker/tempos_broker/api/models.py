@@ -39,7 +39,10 @@ class MemberOut(BaseModel):
 
 
 class GroupAccount(BaseModel):
-    """A group: tickets = delivered + dropped + unconfirmed + lost + unknown; unsent is in the last three."""
+    """A group: tickets = delivered + dropped + unconfirmed + lost + unknown + filtered + sampled.
+
+    unsent is in unconfirmed, lost and unknown.
+    """
 
     name: str = Field(description="~: the sum of all groups that nobody is in any more")
     tickets: Count
@@ -48,6 +51,8 @@ class GroupAccount(BaseModel):
     unconfirmed: Count
     lost: Count
     unknown: Count
+    filtered: Count = Field(default=0, description="of senders that the group takes nothing of")
+    sampled: Count = Field(default=0, description="left out, as the group gets one of so many")
     unsent: Count
     repaired: Count = Field(default=0, description="of what reached members, what they had to ask for again")
     given_up: Count = Field(
@@ -162,6 +167,22 @@ class TapOut(BaseModel):
     more: bool = Field(description="there are more already")
 
 
+class GroupOptionsOut(BaseModel):
+    """What holds of one group of a foreign topic."""
+
+    name: str
+    sources: list[str] = Field(description="the networks of which it gets what they send; none: all")
+    every: int = Field(description="of that its members get one in so many")
+    source: Literal["own", "keep"] = Field(
+        default="own", description="what it gets comes from the broker's address, or from the sender's"
+    )
+    down_after: float = Field(
+        default=3.0, description="seconds after which a member that takes nothing is out; 0: never"
+    )
+    probe: Literal["none", "udp", "tcp"] = Field(default="none", description="how members are asked besides")
+    probe_port: int = Field(default=0, description="where; 0: at their own port")
+
+
 class TopicOut(BaseModel):
     """A topic: received = fast + slow + refused."""
 
@@ -185,6 +206,9 @@ class TopicOut(BaseModel):
     )
     passed_over: dict[str, Count] = Field(
         default_factory=dict, description="members of other zones that get nothing from here now, by group"
+    )
+    group_options: list[GroupOptionsOut] = Field(
+        default=[], description="of groups of a foreign topic that have any"
     )
     fanout: Literal["auto", "xdp", "tc"]
     unheard: Literal["auto", "warn", "evict"] = Field(

@@ -15,6 +15,7 @@ from typing import Any
 
 from tempos import Prefer
 from tempos_broker.config import layout
+from tempos_broker.config.groups import group_fields
 from tempos_broker.config.model import BrokerConfig, ClientConfig, Origin, StaticMember, TopicConfig
 from tempos_daemon.schema import Keys, Kind
 
@@ -30,6 +31,7 @@ def dump(config: BrokerConfig) -> str:
 def dump_topic(entry: TopicConfig) -> str:
     """One topic with its static members, as it stands in a file; one that was made at run time is marked."""
     blocks = [_block("[[topic]]", fields_of(entry))]
+    blocks += [_block("[[topic.group]]", group_fields(group), "  ") for group in entry.topic.groups]
     blocks += [_block("[[topic.member]]", _member(member), "  ") for member in entry.members]
     return ("# made at run time\n" if entry.origin is Origin.RUN_TIME else "") + "\n".join(blocks)
 

@@ -19,14 +19,11 @@ from tempos._abi import (
     JOURNAL_BYTES,
     JOURNAL_MOST_BYTES,
     JOURNAL_MOST_EVENTS,
-    MAX_GROUPS,
     MAX_LISTEN,
     MAX_MEMBERS,
     MAX_SOURCES,
     NARROW,
     PRIORITIES,
-    SPREAD_GROUPS,
-    SPREAD_MEMBERS,
     TOPIC_MAX,
     TOPIC_MIN,
     WIDE,
@@ -34,6 +31,7 @@ from tempos._abi import (
 )
 from tempos._slots import MOST_MEMORY, JournalLayout
 from tempos_broker.config import own_kinds
+from tempos_broker.config.groups import GROUP, build_group, rule_groups, rule_pick
 from tempos_broker.config.model import (
     OWN_GROUP,
     BrokerConfig,
@@ -120,6 +118,7 @@ TOPIC: Keys = {
     "ports": Key(kinds.PORT, _TOPIC.ports, many=True, most=MAX_PORTS),
     "pick": Key(kinds.member_of(Pick), _TOPIC.pick),
     "prefer": Key(kinds.member_of(Prefer), _TOPIC.prefer),
+    "group": Key(GROUP, (), many=True),
     "member": Key(MEMBER, (), many=True),
 }
 BROKER: Keys = {
@@ -396,30 +395,6 @@ def _rule_foreign(root: Table, faults: Faults) -> None:
                 faults.add(topic.at("ports"), f"names {port}, as {own[port]} is; allowed: a port of its own")
 
 
-def _rule_pick(root: Table, faults: Faults) -> None:
-    for topic in _tables(root, "topic"):
-        pick, members = topic.get("pick"), list(_tables(topic, "member"))
-        if pick is Pick.TURN:
-            for member in members:
-                if (weight := member.get("weight")) not in (None, 1):
-                    wanted = f'1, or {topic.at("pick")} = "source" or "source-port" besides'
-                    faults.refuse(member.at("weight"), weight, wanted, "where members have their turns")
-        elif pick is not None and topic.get("framing") in (Framing.RAW, Framing.EVENT):
-            wanted = f'"turn", or {topic.at("framing")} = "foreign" besides'
-            faults.refuse(topic.at("pick"), pick.value, wanted, "of a topic that is not foreign")
-        elif pick is not None:
-            sizes = Counter(member.get("group") for member in members if member.get("group"))
-            several = sum(size > 1 for size in sizes.values())
-            for has, most, what in (
-                (len(members), SPREAD_MEMBERS, "members"),
-                (several, SPREAD_GROUPS, "groups of several members"),
-                (len(sizes) + sum(not member.get("group") for member in members), MAX_GROUPS, "groups"),
-            ):
-                if has > most:
-                    faults.add(topic.at("member"), f"makes {has} {what}; allowed: at most {most} "
-                               f"where {topic.at('pick')} is {show(pick.value)}")  # fmt: skip
-
-
 def _rule_topics(root: Table, faults: Faults) -> None:
     taken: dict[int, Table] = {}
     for topic in _tables(root, "topic"):
@@ -505,7 +480,8 @@ TOPIC_RULES: tuple[Callable[[Table, Faults], None], ...] = (
     _rule_repair,
     _rule_fleet_topics,
     _rule_foreign,
-    _rule_pick,
+    rule_pick,
+    rule_groups,
     _rule_members,
     _rule_sizes,
 )
@@ -582,6 +558,7 @@ def build_topic(table: Table) -> TopicConfig:
         values["unheard"], values["journal"], values["journal_bytes"], retain=values["retain"],
         repair=values["repair"], ports=values["ports"], redeliver=values["redeliver"], pick=values["pick"],
         prefer=values["prefer"],
+        groups=tuple(build_group(group) for group in _tables(table, "group")),
     )  # fmt: skip
     members = tuple(_static_member(**member.values) for member in _tables(table, "member"))
     return TopicConfig(topic, _one_member(*members) if len(members) == 1 else members)

@@ -15,6 +15,7 @@ from typing import Any
 
 from tempos import ConfigError
 from tempos_broker.config import layout, thesis
+from tempos_broker.config.completing import completed
 from tempos_broker.config.model import BrokerConfig
 from tempos_daemon import toml
 from tempos_daemon.schema import Faults, read_table
@@ -46,7 +47,7 @@ def parse(text: str, name: str = "configuration") -> BrokerConfig:
     if _format(document, name) is Format.THESIS:
         root = thesis.read(document, faults)
     else:
-        root = read_table(document, "", layout.FILE, faults)
+        root = read_table(completed(document), "", layout.FILE, faults)
     config = layout.finish(root, faults)
     if config is None:
         raise ConfigError(faults.problems)

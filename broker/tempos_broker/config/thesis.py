@@ -87,6 +87,7 @@ def _topic(theirs: Table, faults: Faults) -> Table:
         "redeliver": False,
         "pick": Pick.TURN,
         "prefer": Prefer.ANY,
+        "group": (),
     }
     if "topic_value" in theirs.values:
         values["id"] = theirs.get("topic_value")

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from tempos import ConfigError
+from tempos import ConfigError, GroupOptions
 from tempos._abi import GROUPS_PER_TOPIC, MAX_MEMBERS
 from tempos_broker.config import layout
+from tempos_broker.config.completing import framed
 from tempos_broker.config.dump import fields_of
+from tempos_broker.config.groups import group_fields
 from tempos_broker.config.model import BrokerConfig, Limits, TopicConfig
 from tempos_daemon.schema import Faults, Key, Keys, Table, read_table
 
@@ -41,7 +43,7 @@ def read_topic(document: object, config: BrokerConfig, free: int | None = None) 
         raise BadTopic([f"topic: is no object; allowed: an object with the keys {', '.join(TOPIC)}"])
     # Null is an option's default; of what is no option there is none.
     given = {key: value for key, value in document.items() if value is not None or key not in TOPIC}
-    table = read_table(given, "", TOPIC, faults)
+    table = read_table(framed(given), "", TOPIC, faults)
     sections = {"limits": config.limits, "fleet": config.fleet}
     known = {name: _known(section, name) for name, section in sections.items()}
     root = Table("", {"broker": _known(config, "broker"), **known, "topic": (table,)})
@@ -59,9 +61,16 @@ def read_topic(document: object, config: BrokerConfig, free: int | None = None) 
 def document_of(entry: TopicConfig) -> dict[str, Any]:
     """A topic as :func:`read_topic` takes it, as JSON values: every option that is not left out."""
     document = {key: _plain(value) for key, value in fields_of(entry).items() if value is not None}
+    if entry.topic.groups:
+        document["group"] = [group_document(group) for group in entry.topic.groups]
     if entry.members:
         document["member"] = [_member(member) for member in entry.members]
     return document
+
+
+def group_document(group: GroupOptions) -> dict[str, Any]:
+    """The options of one group, as JSON values."""
+    return {key: _plain(value) for key, value in group_fields(group).items() if value is not None}
 
 
 def _known(values: Any, path: str) -> Table:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from tempos import Group, Member, Reason, Route, Topic
+from tempos._abi import GROUPS_PER_TOPIC
 from tempos._rows import NoRow, Rows
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
@@ -197,7 +198,9 @@ class Continuity:
         self._began[topic] = self._fast.counters([topic]).get(topic, {})
         tickets = self.tickets.uncounted if isinstance(self.tickets, CountedTickets) else self.tickets
         for epoch, groups in self._ledger.open_epochs(topic).items():
-            drawn = [self._source.tickets.read(topic, epoch, group) for group in range(groups)]
+            # Behind those of the groups a foreign topic has others.
+            numbers = GROUPS_PER_TOPIC if self._states[topic].route.topic.ports else groups
+            drawn = [self._source.tickets.read(topic, epoch, number) for number in range(numbers)]
             self._fetched[topic] = self._fetched.get(topic, self._ledger.drawn(topic)) + sum(drawn[:1])
             self.counting.fetched_lost[topic, epoch] = self._source.lost(topic, epoch, groups)
             tickets.reset(topic, epoch)
@@ -284,12 +287,13 @@ class Continuity:
                 self._ledger.closed(topic, one, drawn, unsent)
                 self.keeper.closed(topic, one, drawn, unsent)
                 self.counting.fetched_lost.pop((topic, one), None)
+                self.counting.closed(topic, one)
 
     def cut(self, topic: int, memory: Remembered) -> None:
         """The tickets are not those of the former life: close its epochs with what it stored."""
         for epoch, groups in self._ledger.open_epochs(topic).items():
             tickets = memory.live.get(epoch, [])
-            tickets = tickets if len(tickets) == groups else [0] * groups
+            tickets = tickets if len(tickets) >= groups else [0] * groups
             self._ledger.closed(topic, epoch, tickets, cut=True)
 
     def recount(self, topics: Mapping[int, Remembered]) -> None:

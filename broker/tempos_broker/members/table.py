@@ -23,6 +23,8 @@ class Table:
         self._groups: dict[int, dict[str, GroupState]] = {}
         #: Grow by one with each change of what makes a topic's route.
         self._versions: dict[int, int] = {}
+        #: By topic: members that are in no route, as long as others of their group are.
+        self._down: dict[int, frozenset[tuple[str, int]]] = {}
         #: Where events to members leave from, as long as it is the same for all topics; and for how many.
         self._same: dict[tuple[str, str | None], str | None] = {}
         self._sames = 0
@@ -63,6 +65,22 @@ class Table:
 
     # --- what holds of a topic --------------------------------------------------------------
 
+    def set_down(self, topic: int, down: frozenset[tuple[str, int]]) -> None:
+        """These members of a topic are in no route, as long as others of their group are."""
+        if down != self._down.get(topic, frozenset()):
+            if down:
+                self._down[topic] = down
+            else:
+                self._down.pop(topic, None)
+            self._versions[topic] += 1
+
+    def _up(self, topic: int, state: GroupState) -> Iterable[Membership]:
+        """The members of a group that take what they are sent; all where none does."""
+        members, down = state.members.values(), self._down.get(topic)
+        if not down:
+            return members
+        return [each for place, each in state.members.items() if place not in down] or members
+
     def groups(self, topic: int) -> tuple[Group, ...]:
         """The groups of a topic as a route takes them: only those with members, each with its source.
 
@@ -86,7 +104,7 @@ class Table:
 
     def _preferred(self, topic: int, state: GroupState) -> Iterable[Membership]:
         """The members of a group that get events of a topic now."""
-        known, members = self._by_id.get(topic), state.members.values()
+        known, members = self._by_id.get(topic), self._up(topic, state)
         if known is None or known.prefer is Prefer.ANY or not self.zone:
             return members
         return [each for each in members if self._is_near(each)] or members
@@ -98,7 +116,7 @@ class Table:
     def passed_over(self, topic: int) -> dict[str, int]:
         """How many members of each group get nothing of a topic from here, for others are nearer."""
         counts = {
-            state.name: len(state.members) - len(list(self._preferred(topic, state)))
+            state.name: len(list(self._up(topic, state))) - len(list(self._preferred(topic, state)))
             for state in self._groups[topic].values()
         }
         return {name: number for name, number in counts.items() if number}

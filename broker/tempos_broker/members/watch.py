@@ -92,6 +92,8 @@ class Watch:
         self._trouble = Remark(log, "who is next on the way to members is asked of the kernel again")
         self._told: frozenset[Towards] = frozenset()
         self._task: asyncio.Task[None] | None = None
+        #: Where members are that are in no route now, and are looked for nevertheless.
+        self.also: Callable[[], frozenset[Towards]] = frozenset
 
     @property
     def absent(self) -> frozenset[Towards]:
@@ -144,7 +146,7 @@ class Watch:
 
     async def _look(self, full: bool) -> None:
         assert self._neighbours is not None, "else nothing looks"
-        members = set(self._routes.towards)
+        members = {*self._routes.towards, *self.also()}
         if members or self._presence.absent:
             now = time.monotonic()
             # Asked before the look: what changes while it is taken shows at the next one.

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
-from tempos import Framing, Member, Pick, Quality, Reason, Route, Topic
+from tempos import Framing, GroupOptions, Member, Pick, Quality, Reason, Route, Topic
 from tempos._abi import GROUPS_PER_TOPIC
+from tempos._senders import options_of, ranges_of, takings
 from tempos._spread import slots_of
 from tempos.requests import probe
 from tempos_broker._batch import ffi, lib
@@ -118,6 +119,8 @@ class Batch:
         self._events: set[int] = set()
         self._members: dict[int, tuple[CMembers, ...]] = {}
         self._routes: dict[int, Route] = {}
+        #: By topic and group: where what the group takes of some senders is counted.
+        self._taken: dict[int, dict[int, int]] = {}
         self._left_out: frozenset[Towards] = frozenset()
         self._staged = {Quality.SQ: 0, Quality.BQ: 0}
         for topic in topics:
@@ -136,6 +139,7 @@ class Batch:
     def drop(self, topic: int) -> None:
         self._members.pop(topic, None)
         self._routes.pop(topic, None)
+        self._taken.pop(topic, None)
         self._relay.drop(topic)
 
     def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
@@ -148,6 +152,12 @@ class Batch:
             len(sockets),
             _NO_TOS if tos is None else tos,
         )
+
+    def raw(self, sock: socket.socket | None) -> None:
+        lib.tempos_batch_raw(self._batch, -1 if sock is None else sock.fileno())
+
+    def raw_tos(self, quality: Quality, tos: int) -> None:
+        lib.tempos_batch_raw_tos(self._batch, _QUALITIES[quality], tos)
 
     def free_slots(self) -> int:
         """Slots that hold no datagram and wait for none."""
@@ -168,12 +178,16 @@ class Batch:
     def _address(self, route: Route) -> None:
         self._routes[route.topic.id] = route
         groups, out = route.groups, self._left_out
-        if len(groups) == 1 and len(groups[0].members) == 1:
+        options = options_of(route)
+        self._taken[route.topic.id] = {each.group: each.meant for each in takings(options) if each.meant}
+        if len(groups) == 1 and len(groups[0].members) == 1 and not route.topic.groups:
             (member,) = groups[0].members
             self._members[route.topic.id] = _only(member, (member.ip, member.source) in out)
         else:
             pick = route.topic.pick
-            self._members[route.topic.id] = tuple(_compile(group.members, out, pick) for group in groups)
+            self._members[route.topic.id] = tuple(
+                _compile(group.members, out, pick, of) for group, of in zip(groups, options, strict=True)
+            )
 
     def leave_out(self, towards: frozenset[Towards]) -> None:
         changed, self._left_out = self._left_out ^ towards, towards
@@ -212,6 +226,7 @@ class Batch:
         topic = delivery.route.topic.id
         groups = self._members.get(topic, ())
         last, staged = len(groups) - 1, 0
+        taken = self._taken.get(topic, {})
         journal = self._journals.get(topic)
         if journal is not None:
             lib.tempos_batch_journal(
@@ -220,6 +235,9 @@ class Batch:
             )  # fmt: skip
         for group, members in enumerate(groups):
             first = delivery.first_tickets[group]
+            if group in taken:
+                meant = lib.tempos_batch_meant(self._batch, load.head, delivery.count, members)
+                first = self._core.meant(topic, delivery.route.epoch, taken[group], meant)
             staged = lib.tempos_batch_stage(
                 self._batch, class_, topic, load.head, delivery.count, members, first, epoch, group,
                 group == last,
@@ -327,7 +345,12 @@ class Batch:
         ]
 
 
-def _compile(members: Sequence[Member], left_out: frozenset[Towards], pick: Pick = Pick.TURN) -> CMembers:
+def _compile(
+    members: Sequence[Member],
+    left_out: frozenset[Towards],
+    pick: Pick = Pick.TURN,
+    options: GroupOptions | None = None,
+) -> CMembers:
     compiled = lib.tempos_members_new(
         [_number(member.ip) for member in members],
         [socket.htons(member.port) for member in members],
@@ -341,7 +364,14 @@ def _compile(members: Sequence[Member], left_out: frozenset[Towards], pick: Pick
     by_source = pick is not Pick.TURN and len(members) > 1
     if by_source and lib.tempos_members_spread(kept, _PICKS[pick], slots_of(members)):
         raise MemoryError(f"no memory for {len(members)} members")
+    if options is not None and _takes(kept, options):
+        raise MemoryError(f"no memory for the senders of group {options.name}")
     return kept
+
+
+def _takes(members: CMembers, options: GroupOptions) -> int:
+    starts, groups = ranges_of((options.sources,)) if options.sources else (ffi.NULL, ffi.NULL)
+    return lib.tempos_members_takes(members, starts, groups, options.every, options.keep)
 
 
 @lru_cache(SHARED)

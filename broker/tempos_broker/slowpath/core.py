@@ -283,6 +283,10 @@ class SlowPath(Generic[LoadT]):
         """A member that is picked by the source, by its place in the route, is handed ``count`` copies."""
         self._tickets.draw(topic, epoch, MAX_GROUPS + place, count)
 
+    def meant(self, topic: int, epoch: int, number: int, count: int) -> int:
+        """So many datagrams of a topic are of a group's senders; which number the first of them has."""
+        return self._tickets.draw(topic, epoch, number, count)
+
     def next_strict(self, limit: int, copies: int | None = None) -> Delivery[LoadT] | None:
         """The next at most ``limit`` datagrams of strict quality, or None if none waits.
 

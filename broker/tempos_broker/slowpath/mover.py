@@ -7,6 +7,7 @@ them says when.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -78,6 +79,14 @@ class Mover(Protocol[LoadT]):
         That is the one bound to it, or one bound to every address; the first where there is none such.
         ``tos``: the byte to write into each datagram; None: what the socket has holds.
         """
+        ...
+
+    def raw(self, sock: socket.socket | None) -> None:
+        """What datagrams leave by that keep the source of who sent them (:mod:`.raw`)."""
+        ...
+
+    def raw_tos(self, quality: Quality, tos: int) -> None:
+        """That byte of the IPv4 header of these, of a class."""
         ...
 
     def receive(self, source: DataSocket, limit: int) -> int:

@@ -7,6 +7,7 @@ listens on 0.0.0.0; elsewhere the kernel chooses one.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from tempos import Framing, Member, Pick, Quality, Reason, Route, Topic
+from tempos._senders import options_of, takes, takings
 from tempos._spread import slot_of, slots_of
 from tempos.requests import envelope, probe
 from tempos.wire import body_at, check_payload, flags_of, is_request, named, stamp, topic_in
@@ -23,6 +25,7 @@ from tempos_broker.slowpath import ttl
 from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.marking import tos_message
 from tempos_broker.slowpath.mover import Flushed, SendFailure
+from tempos_broker.slowpath.raw import send_raw
 from tempos_broker.slowpath.relay import Relay
 from tempos_broker.slowpath.sockets import DataSocket, in_fragments
 from tempos_broker.slowpath.sources import Sources
@@ -67,7 +70,10 @@ class _Way(NamedTuple):
 
 
 class _Copy(NamedTuple):
-    """One datagram on its way to one member, with control messages of its own, and whose loss it would be."""
+    """One datagram on its way to one member, with control messages of its own, and whose loss it would be.
+
+    ``sender``: whose address and port it keeps, with ``left`` of its TTL; None: it comes from ours.
+    """
 
     way: _Way
     own: list[tuple[int, int, bytes]]
@@ -75,6 +81,8 @@ class _Copy(NamedTuple):
     topic: int
     epoch: int
     group: int
+    left: int | None = None
+    sender: tuple[str, int] | None = None
 
 
 class Singly:
@@ -104,6 +112,8 @@ class Singly:
         self._framings = {topic.id: topic.framing for topic in topics}
         #: Sockets, each with the address that it is bound to.
         self._channels: dict[Quality, list[tuple[str, socket.socket]]] = {}
+        self._raw: socket.socket | None = None
+        self._raw_tos: dict[Quality, int] = {}
         self._left_out: frozenset[Towards] = frozenset()
         self._marks: dict[Quality, list[tuple[int, int, bytes]]] = {}
         self._staged: dict[Quality, deque[_Copy]] = {quality: deque() for quality in Quality}
@@ -126,6 +136,12 @@ class Singly:
         self._channels[quality] = [(each.address, each.sock) for each in sockets]
         self._marks[quality] = [] if tos is None else [tos_message(tos)]
         self._relay.channels(quality, sockets, tos)
+
+    def raw(self, sock: socket.socket | None) -> None:
+        self._raw = sock
+
+    def raw_tos(self, quality: Quality, tos: int) -> None:
+        self._raw_tos[quality] = tos
 
     def receive(self, source: DataSocket, limit: int) -> int:
         # A run for each topic of the batch, so that the core decides once for all of it.
@@ -161,13 +177,23 @@ class Singly:
                 staged.popleft()
                 continue
             try:
+                if copy.sender is not None:
+                    self._send_kept(quality, copy, copy.sender)
+                    staged.popleft()
+                    continue
                 _send(sock, copy.data, [*control, *copy.own], to, self._framings.get(copy.topic))
             except BlockingIOError:
-                return Flushed(len(staged), sock.fileno(), failures)
+                blocked = sock if copy.sender is None or self._raw is None else self._raw
+                return Flushed(len(staged), blocked.fileno(), failures)
             except OSError as error:
                 failures.append(_failure(copy, error.errno or 0))
             staged.popleft()
         return Flushed(len(staged), None, failures) if failures or staged else None
+
+    def _send_kept(self, quality: Quality, copy: _Copy, sender: tuple[str, int]) -> None:
+        if self._raw is None:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        send_raw(self._raw, copy.data, sender, copy.way.to, copy.left, self._raw_tos.get(quality, 0))
 
     def abandon(self, quality: Quality, error: int) -> Sequence[SendFailure]:
         staged = self._staged[quality]
@@ -223,12 +249,12 @@ class Singly:
         """Group by group, as the batches are sent."""
         route = delivery.route
         is_event = route.topic.framing is Framing.EVENT
+        options = options_of(route)
         before = 0
         for index, group in enumerate(route.groups):
             ways = [self._way(member, quality) for member in group.members]
-            first = delivery.first_tickets[index]
             slots = _slots(route, index)
-            for ticket, (payload, left, sender) in enumerate(delivery.load.items, first):
+            for ticket, (payload, left, sender) in self._for(delivery, index):
                 sequence, member = divmod(ticket, len(ways))
                 if slots:
                     member = slots[slot_of(*sender, route.topic.pick)]
@@ -238,8 +264,24 @@ class Singly:
                     data = bytearray(payload)
                     stamp(data, route.epoch, sequence)
                 spent = [] if left is None else [ttl.leaving_with(left - 1)]
-                yield _Copy(ways[member], spent, data, route.topic.id, route.epoch, index)
+                copy = _Copy(ways[member], spent, data, route.topic.id, route.epoch, index)
+                if options[index].keep:
+                    copy = copy._replace(sender=sender, left=None if left is None else left - 1)
+                yield copy
             before += len(ways)
+
+    def _for(self, delivery: Delivery[Datagrams], index: int) -> Iterator[tuple[int, _Item]]:
+        """What goes to members of a group, each with the number that its turn follows from."""
+        route, items, first = delivery.route, delivery.load.items, delivery.first_tickets[index]
+        options = options_of(route)
+        every = options[index].every
+        for taken in takings(options):
+            if taken.group == index and taken.meant:
+                items = [each for each in items if takes(options[index].sources, each.sender[0])]
+                first = self._core.meant(route.topic.id, route.epoch, taken.meant, len(items))
+        for number, item in enumerate(items, first):
+            if number % every == 0:
+                yield number // every, item
 
     def _way(self, member: Member, quality: Quality) -> _Way:
         channels, control = self._channels[quality], self._marks[quality]

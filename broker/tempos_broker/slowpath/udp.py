@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from tempos import Quality, Route, Topic, Unavailable
@@ -23,6 +24,7 @@ from tempos_broker.slowpath.foreign import ForeignSockets
 from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.marking import Marked, Marking, mark, mark_each, read_back
 from tempos_broker.slowpath.mover import Mover
+from tempos_broker.slowpath.raw import open_raw
 from tempos_broker.slowpath.relay import Relay
 from tempos_broker.slowpath.selector import Selection, Selector
 from tempos_broker.slowpath.sockets import DataSocket, Pair, open_all
@@ -47,6 +49,7 @@ class UdpAdapter:
         self._pairs: list[Pair] = []
         # Of a process that is handed its sockets another one has those.
         listen = () if setting.descriptors else setting.listen
+        self._raw: socket.socket | None = None
         self._foreign = ForeignSockets(listen, setting.limits.receive_buffer)
         self._qualities: Collection[Quality] = ()
         self._marked: dict[Quality, Marked] = {}
@@ -73,7 +76,14 @@ class UdpAdapter:
             self._selector.configure(self._pairs, list(self._topics.values()))
 
     def listen(self, topics: Sequence[Topic]) -> None:
+        self._have_raw(topics)
         self._foreign.open(topics)
+
+    def _have_raw(self, topics: Iterable[Topic]) -> None:
+        """Have what datagrams leave by that keep their source, if those of any group do."""
+        if self._raw is None and any(group.keep for topic in topics for group in topic.groups):
+            self._raw = open_raw()
+            self._mover.raw(self._raw)
 
     def let_go(self, topics: Sequence[Topic]) -> None:
         self._foreign.let_go(topics)
@@ -106,6 +116,7 @@ class UdpAdapter:
             self._pairs = self._selector.divide(
                 self._pairs, list(self._topics.values()), setting.limits.receive_buffer
             )
+            self._have_raw(self._topics.values())
             self._foreign.open(self._topics.values())
             for topic in self._topics.values():
                 self._foreign.put(topic)
@@ -115,6 +126,7 @@ class UdpAdapter:
             self._set_channels(quality, None)
 
     def set_quality(self, quality: Quality, marking: Marking) -> Marked:
+        self._mover.raw_tos(quality, marking.tos)
         if self.apart or quality is Quality.BQ:
             each = [mark(pair.of(quality).sock, marking) for pair in self._pairs]
             # One that is not as it was asked for stands for all.
@@ -239,6 +251,10 @@ class UdpAdapter:
         for pair in self._pairs:
             pair.close()
         self._foreign.close()
+        if self._raw is not None:
+            self._mover.raw(None)
+            self._raw.close()
+            self._raw = None
         self._pairs = []
         self._loop = None
 

@@ -247,7 +247,7 @@ class TopicOrders:
 
     def _free_id(self, document: Mapping[str, Any]) -> int | None:
         """The id of a topic that names none; a foreign one has a wide one."""
-        foreign = document.get("framing") == Framing.FOREIGN.value
+        foreign = document.get("framing") == Framing.FOREIGN.value or bool(document.get("ports"))
         return self._catalogue.ids.lowest(time.monotonic(), NARROW if foreign else TOPIC_MIN)
 
     def _open(self, topics: Sequence[Topic]) -> None:

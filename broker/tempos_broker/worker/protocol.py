@@ -28,7 +28,19 @@ from typing import Any
 
 import msgpack
 
-from tempos import Framing, Group, LocalError, Member, Overflow, PathPolicy, Pick, Quality, Route, Topic
+from tempos import (
+    Framing,
+    Group,
+    GroupOptions,
+    LocalError,
+    Member,
+    Overflow,
+    PathPolicy,
+    Pick,
+    Quality,
+    Route,
+    Topic,
+)
 from tempos._slots import JournalLayout
 from tempos_broker.addresses import Towards
 from tempos_broker.config.model import Limits, QualityConfig
@@ -238,4 +250,7 @@ def _topic(told: Mapping[str, Any]) -> Topic:
     values: dict[str, Any] = {key: _tuple(value) for key, value in told.items()}
     for name, kind in _ENUMS.items():
         values[name] = kind(values[name])
+    values["groups"] = tuple(
+        GroupOptions(**{key: _tuple(value) for key, value in each.items()}) for each in values["groups"]
+    )
     return Topic(**values)

@@ -132,6 +132,11 @@ def _topic(topic: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield "  no group"
     for group in topic["groups"]:
+        if less := group.get("filtered", 0) + group.get("sampled", 0):
+            yield (
+                f"  group {group_name(group['name'])}: {number(less)} not for its members, "
+                f"{number(group['filtered'])} by their senders, {number(group['sampled'])} as it is a sample"
+            )
         if group.get("unsent"):
             yield f"  group {group_name(group['name'])}: {number(group['unsent'])} copies could not be sent"
         if missed := group.get("repaired", 0) + group.get("given_up", 0):

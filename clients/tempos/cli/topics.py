@@ -135,6 +135,26 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--member", metavar="ip=IP[,port=PORT][,group=G][,mac=MAC][,source=IP][,weight=N]", action="append",
         type=_member, dest="members", help="a static member; may be given several times",
     )  # fmt: skip
+    parser.add_argument(
+        "--group", metavar="name=G[,from=NETWORK...][,every=N][,source=keep][,probe=tcp]...",
+        action="append", type=_group, dest="groups",
+        help="with --ports: what members of a group get; may be given several times",
+    )  # fmt: skip
+
+
+def _group(text: str) -> dict[str, Any]:
+    """What stands for the options of a group; the broker judges them."""
+    group: dict[str, Any] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or (key in group and key != "from"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not such as name=a,from=10.1.0.0/16,every=10")
+        if key == "from":
+            group.setdefault("sources", []).append(value)
+        else:
+            is_number = key in ("every", "down_after", "probe_port") and value.isdigit()
+            group[key] = int(value) if is_number else value
+    return group
 
 
 def _ports(text: str) -> list[int]:
@@ -168,6 +188,7 @@ _KEYS = {
     "unheard": "unheard", "journal": "journal", "journal_bytes": "journal_bytes", "retain": "retain",
     "repair": "repair", "redeliver": "redeliver", "members": "member", "ports": "ports", "pick": "pick",
     "prefer": "prefer",
+    "groups": "group",
 }  # fmt: skip
 _SPELLINGS = {"source": "sources", "journal-bytes": "journal_bytes"}
 

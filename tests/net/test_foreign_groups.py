@@ -1,0 +1,144 @@
+"""Groups of a foreign topic that do not get all, by who sent it or as a sample: every path, told exactly."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import ExitStack
+from pathlib import Path as FilePath
+
+import pytest
+from support.brokers import Node, get
+from support.nodes import udp
+from support.ports import free_ports
+from support.privileges import require_kernel, require_netns
+from support.waiting import LIMIT, until
+
+from tempos import Admin, Framing, Group, GroupOptions, Member, Path, Pick, Topic
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.topology import build
+
+PORT = 2055
+#: Mode, portable; beside the fast path it is the slow one that serves them.
+CASES = {"recvmmsg": ("off", False), "portable": ("off", True), "beside": ("native", False)}
+SENT = 60
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("pick", [Pick.TURN, Pick.SOURCE_PORT])
+def test_each_group_gets_its_senders_and_its_sample_to_the_datagram(case: str, pick: Pick) -> None:
+    mode, portable = CASES[case]
+    require_netns()
+    if mode != "off":
+        require_kernel()
+    with build("straight") as topology, ExitStack() as stack:
+        a, b, c = topology.publisher, topology.broker, topology.subscriber
+        flows = Topic(
+            300, "flows", framing=Framing.FOREIGN, ports=(PORT,), pick=pick,
+            groups=(
+                GroupOptions("ours", (f"{a.address}/32",)),
+                GroupOptions("others", ("192.0.2.0/24",)),
+                GroupOptions("some", every=7),
+                GroupOptions("some of ours", (f"{a.address}/32", "198.51.100.1"), 4),
+            ),
+        )  # fmt: skip
+        names = ("all", "ours", "others", "some", "some of ours")
+        groups = [
+            Group(
+                name, tuple(Member(c.address, 7000 + 10 * n + each) for each in range(1 + (name != "others")))
+            )
+            for n, name in enumerate(names)
+        ]
+        sinks = {
+            group.name: [stack.enter_context(udp(c, (c.address, member.port))) for member in group.members]
+            for group in groups
+        }
+        broker = stack.enter_context(Broker(b, {flows: groups}, mode=mode, portable=portable))
+        if mode != "off":
+            assert "the slow path alone" in broker.wait_path("flows", Path.SLOW).reason
+        with udp(a, (a.address, 0)) as sock:
+            for number in range(SENT):
+                sock.sendto(b"%d" % number, (b.address, PORT))
+        told = broker.wait_received("flows", SENT)
+        wanted = {
+            "all": range(SENT),
+            "ours": range(SENT),
+            "others": (),
+            "some": range(0, SENT, 7),
+            "some of ours": range(0, SENT, 4),
+        }
+        for name, numbers in wanted.items():
+            got = []
+            for sink in sinks[name]:
+                sink.setblocking(False)
+            until(lambda name=name, got=got, numbers=numbers: _read(sinks[name], got) >= len(numbers))
+            assert sorted(map(int, got)) == list(numbers), name
+        assert (told.problems, told.refused) == ((), {})
+        rows = {group["name"]: group for group in broker.entry("flows")["groups"]}
+        for name, numbers in wanted.items():
+            row = rows[name]
+            filtered = SENT if name == "others" else 0
+            assert (row["tickets"], row["filtered"]) == (SENT, filtered)
+            assert row["sampled"] == SENT - filtered - len(numbers)
+            assert row["unknown"] == len(numbers)
+            assert sum(member["ticketed"] for member in row["members"]) == len(numbers)
+
+
+def _read(sinks: list[socket.socket], got: list[bytes]) -> int:
+    for sink in sinks:
+        try:
+            while True:
+                got.append(sink.recv(100))
+        except BlockingIOError:
+            pass
+    return len(got)
+
+
+def test_groups_change_while_the_broker_runs_and_the_account_goes_on(tmp_path: FilePath) -> None:
+    node = Node(tmp_path, "", state=str(tmp_path / "state"))
+    admin = Admin(f"http://127.0.0.1:{node.api}")
+    (port,) = free_ports(1)
+    with ExitStack() as stack:
+        sink, source = (
+            stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2)
+        )
+        for sock in (sink, source):
+            sock.bind(("127.0.0.1", 0))
+        sink.settimeout(LIMIT)
+        member = [{"ip": "127.0.0.1", "port": sink.getsockname()[1], "group": "g"}]
+
+        def send(numbers: range) -> None:
+            for number in numbers:
+                source.sendto(b"%d" % number, ("127.0.0.1", port))
+
+        def group() -> dict[str, int]:
+            (topic,) = get(node.api, "/v1/ledger")["topics"]
+            assert topic["problems"] == []
+            (row,) = topic["groups"]
+            return {key: row[key] for key in ("tickets", "unknown", "filtered", "sampled")}
+
+        async def order() -> None:
+            made = await admin.add_topic("logs", ports=[port], member=member,
+                                         group=[{"name": "g", "every": 3}])  # fmt: skip
+            assert made.topic.groups == (GroupOptions("g", every=3),)
+            send(range(10))
+            assert [int(sink.recv(100)) for _ in range(4)] == [0, 3, 6, 9]
+            until(lambda: group()["tickets"] == 10)
+            assert group() == {"tickets": 10, "unknown": 4, "filtered": 0, "sampled": 6}
+            changed = await admin.set_topic("logs", group=[{"name": "g", "sources": ["192.0.2.0/24"]}])
+            assert changed.topic.groups == (GroupOptions("g", ("192.0.2.0/24",)),)
+            send(range(5))
+            until(lambda: group()["tickets"] == 15)
+
+        with node.broker():
+            asyncio.run(order())
+        with node.broker():
+            # The same in its next life.
+            assert group() == {"tickets": 15, "unknown": 4, "filtered": 5, "sampled": 6}
+            send(range(3))
+            until(lambda: group()["tickets"] == 18)
+            asyncio.run(admin.set_topic("logs", group=None))
+            send(range(1))
+            assert sink.recv(100) == b"0"
+            assert group() == {"tickets": 19, "unknown": 5, "filtered": 8, "sampled": 6}
