@@ -33,7 +33,10 @@ DATA, CONTROL, API, ETCD, PEER = 9998, 9997, 9990, 2379, 2380
 
 
 class Field:
-    """``lease``: seconds, of members and brokers alike; ``mode`` as in `fastpath.mode`."""
+    """``lease``: seconds, of members; ``mode`` as in `fastpath.mode`.
+
+    Brokers have the same if it is short; else more than members need to find another home on a busy machine.
+    """
 
     def __init__(self, folder: Path, stack: ExitStack, lease: float, more: str, mode: str) -> None:
         program = shutil.which("etcd")
@@ -71,7 +74,7 @@ heartbeat = {lease / 4}
 [fleet]
 name = "field"
 etcd = {json.dumps(urls)}
-lease = {max(lease, 2)}
+lease = {max(lease, 2) if lease < 4 else 12}
 zone = "{"south" if name == "three" else "north"}"
 {more}"""
             )

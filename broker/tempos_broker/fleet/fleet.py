@@ -169,7 +169,8 @@ class Fleet:
             await self.drains.begin_anew()
             self._began, self._until = listed.revision, time.monotonic() + self._members.lease
             self._changed |= {lease.holder for lease in self._members.holdings.all() if lease.shared}
-        self._changed |= self.view.replace(listed.revision, listed.entries)
+        changed = self.view.replace(listed.revision, listed.entries)
+        self._changed |= changed
         for holder in [holder for holder in self._doubtful if holder in self.view.members]:
             del self._doubtful[holder]
         other = self.view.brokers.get(self.me.name)
@@ -182,7 +183,7 @@ class Fleet:
             if lease.hears is None or lease.home:
                 continue
             row = self.view.members.get(lease.holder)
-            if row is None or row.home == self.me.name:
+            if row is None or row.home == self.me.name or lease.holder not in changed:
                 self._untold[lease.holder] = None
             else:
                 # It has found another home meanwhile. Should it have come to us since, it says so on and on.

@@ -60,9 +60,9 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
 
 @dataclass(slots=True)
 class _Sent:
-    """When lots went, to whom as which publisher, and how many events were sent by then."""
+    """When lots went, to which broker, and how many events were sent by then."""
 
-    lots: list[tuple[float, int, int]]
+    lots: list[tuple[float, str, int]]
     count: int = 0
     going: bool = True
 
@@ -86,7 +86,7 @@ async def _play(
 
     sent = _Sent([])
     moved: list[float] = []
-    killed: list[tuple[float, int]] = []
+    killed: list[tuple[float, str]] = []
     brokers = 0
     async with AsyncExitStack() as stack:
         members = [
@@ -112,13 +112,13 @@ async def _play(
                 await asyncio.to_thread(made.start_etcd, node)
             else:
                 broker = chance.randrange(p.brokers)
-                before, when = publisher.id, time.monotonic()
-                mine = publisher._reach.broker == made.addresses[broker]
+                before, when = publisher._reach.broker, time.monotonic()
+                mine = before == made.addresses[broker]
                 await asyncio.to_thread(made.kill, broker)
                 brokers += 1
                 await asyncio.sleep(chance.uniform(0.5, 2.0))
                 if mine:
-                    while publisher.id == before:
+                    while publisher._reach.broker == before:
                         await asyncio.sleep(_LOT)
                     killed.append((when, before))
                     moved.append(next(at for at, who, _ in sent.lots if at > when and who != before) - when)
@@ -168,12 +168,12 @@ async def _publish(p: Parameters, publisher: Publisher, topic: Topic, sent: _Sen
         for _ in range(min(due - sent.count, round(p.rate * _LOT * 20))):
             await publisher.publish(topic.name, sent.count)
             sent.count += 1
-        sent.lots.append((time.monotonic(), publisher.id, sent.count))
+        sent.lots.append((time.monotonic(), publisher._reach.broker, sent.count))
         await asyncio.sleep(_LOT)
 
 
-def _at_risk(lots: Sequence[tuple[float, int, int]], when: float, who: int) -> range:
-    """Events that went as a publisher to a broker which was killed at that time, or shortly before."""
+def _at_risk(lots: Sequence[tuple[float, str, int]], when: float, who: str) -> range:
+    """Events that went to a broker which was killed at that time, or shortly before."""
     first = last = 0
     for at, publisher, count in lots:
         if at <= when - _IN_SOCKETS:
