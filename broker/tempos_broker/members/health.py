@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 
 from tempos import GroupOptions, Member, Topic
 from tempos._awaitables import in_time
+from tempos._remarks import Remark
+from tempos.errors import one_line
 from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.addresses import Towards
 from tempos_broker.membership import Registry
@@ -129,6 +131,7 @@ class Health:
         self._data_port = data_port
         self._now = now
         self._known: dict[Place, _Known] = {}
+        self._trouble = Remark(log, "the health of members is seen again")
         self._icmp: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -176,7 +179,8 @@ class Health:
 
     def _hear(self) -> None:
         assert self._icmp is not None, "nothing else is read"
-        with contextlib.suppress(BlockingIOError, InterruptedError):
+        # Nothing more is there, or the network is not.
+        with contextlib.suppress(OSError):
             while True:
                 source, *whom = came_back(self._icmp.recv(_LONGEST)) or (0,)
                 if source != self._data_port:
@@ -187,7 +191,11 @@ class Health:
 
     async def _run(self) -> None:
         while True:
-            self.look()
+            try:
+                self.look()
+                self._trouble.gone()
+            except Exception as error:  # noqa: BLE001 - logged in full; it must not end the watch
+                self._trouble(f"the health of members could not be seen: {one_line(error)}", trace=True)
             await asyncio.sleep(EVERY)
 
     def look(self) -> None:
@@ -286,10 +294,10 @@ class Health:
     def _ask(self, known: _Known, each: _Asked, now: float) -> None:
         """What came of the last datagram, and another one."""
         ip, port = each.member.ip, each.options.probe_port or each.member.port
-        if known.asking is None:
-            known.asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            known.asking.setblocking(False)
         try:
+            if known.asking is None:
+                known.asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                known.asking.setblocking(False)
             if known.asking.getsockname()[1] == 0:
                 known.asking.connect((ip, port))
             with contextlib.suppress(BlockingIOError):
