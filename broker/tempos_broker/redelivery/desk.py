@@ -27,6 +27,7 @@ from tempos_broker.redelivery.handing import Handing
 from tempos_broker.redelivery.lots import Lot
 from tempos_broker.redelivery.topic import TopicOwed
 from tempos_broker.repair.desk import Drawn, Say
+from tempos_broker.tasks import Tasks
 
 log = logging.getLogger("tempos.broker.redelivery")
 
@@ -77,7 +78,8 @@ class Redelivery:
         self._due = 0.0
         # Topics of which anything is kept aside.
         self._crowded: set[int] = set()
-        self._saving: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
+        self._is_saving = False
         self._saved_at = 0.0
         #: Before all topics are taken up nobody is known to be gone.
         self._is_closed = True
@@ -144,7 +146,7 @@ class Redelivery:
     def forget(self, topic: int) -> None:
         """A topic is no more, or hands out nothing again any more."""
         if self._topics.pop(topic, None) is not None:
-            asyncio.get_running_loop().create_task(self._store({str(topic): None}))
+            self._tasks.spawn(self._store({str(topic): None}), f"forget what is owed of topic number {topic}")
 
     async def _store(self, things: Mapping[str, Any]) -> None:
         await self._put(OWED, things)
@@ -239,12 +241,18 @@ class Redelivery:
         return more
 
     def _save(self, now: float) -> None:
-        saving = self._saving is not None and not self._saving.done()
-        if saving or now < self._saved_at + SAVE_EVERY:
+        if self._is_saving or now < self._saved_at + SAVE_EVERY:
             return
         if any(owed.changed for owed in self._topics.values()):
             self._saved_at = now
-            self._saving = asyncio.get_running_loop().create_task(self.save_rest())
+            self._is_saving = True
+            self._tasks.spawn(self._save_now(), "store what is owed")
+
+    async def _save_now(self) -> None:
+        try:
+            await self.save_rest()
+        finally:
+            self._is_saving = False
 
     def _settle(self, topic: int, owed: TopicOwed, now: float) -> None:
         """Make lots of what those are owed that are gone by now."""
