@@ -15,12 +15,16 @@ pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 COUNT = 6
 
 
-def faults_when_it_sleeps(pid: int) -> dict[str, int]:
-    """What getrusage would tell the process then: of one that runs on it is out of date when it is told."""
+def faults_when_it_waits(pid: int) -> dict[str, int]:
+    """What getrusage would tell the process then: of one that runs on it is out of date when it is told.
+
+    It waits where it is told to go on, not for anything on its way there.
+    """
     end = time.monotonic() + LIMIT
     while time.monotonic() < end:
+        waits = Path(f"/proc/{pid}/wchan").read_text().endswith("pipe_read")
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if fields[0] == "S":
+        if waits and fields[0] == "S":
             return {"min_flt": int(fields[7]), "maj_flt": int(fields[9])}
     raise AssertionError(f"{pid} does not come to rest")
 
@@ -36,12 +40,12 @@ def test_who_used_the_network_and_had_page_faults(
         acting("net_use", processes=processes, space=space, **use) as acts,
     ):
         # It says that it is ready, and has faults until it waits: before the tools that count from here on.
-        before = {pid: faults_when_it_sleeps(pid) for pid in acts.pids}
+        before = {pid: faults_when_it_waits(pid) for pid in acts.pids}
         with Filtered("net-pagefault", acts, everybody=False) as tools:
             done = acts.go()
             if not leave:
                 for each in done:
-                    each |= faults_when_it_sleeps(each["pid"])
+                    each |= faults_when_it_waits(each["pid"])
             lines = tool.stop()
             for chosen, whom, _ in tools.stop(done):
                 told(chosen, whom, version, space, before)

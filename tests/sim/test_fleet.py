@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
@@ -24,6 +24,14 @@ TOPICS = (
     Topic(1, "plant/a", Quality.SQ, framing=Framing.EVENT),
     Topic(2, "plant/b", Quality.BQ, framing=Framing.EVENT),
 )
+
+
+def _endpoint(number: int) -> tuple[str, int]:
+    return f"10.0.{number // 200}.{number % 200 + 1}", 5000
+
+
+def _holder(number: int) -> Holder:
+    return Holder(*_endpoint(number), number + 1)
 
 
 class World:
@@ -58,19 +66,25 @@ class World:
     def join(self, at: int, number: int, wanted: str = "plant/#") -> None:
         """A member that hears all brokers subscribes at one."""
         members, now, asked = self.brokers[at]._registry, self.now, f"127.0.78.{at + 1}"
-        endpoint = f"10.0.{number // 200}.{number % 200 + 1}", 5000
+        endpoint = _endpoint(number)
         if "#" in wanted:
             topics = members.subscribe_by(wanted, f"g{number % 8}", endpoint, number + 1, now, asked)
-            members.join(Holder(*endpoint, number + 1), topics, now)
+            members.join(_holder(number), topics, now)
         else:
             members.subscribe(wanted, f"g{number % 8}", endpoint, number + 1, now, asked, follows=True)
-        lease = members.lease_of(Holder(*endpoint, number + 1))
+        lease = members.lease_of(_holder(number))
         assert lease is not None
         lease.hears = tuple(each.fleet.me.number for each in self.brokers if each.fleet is not None)
         members.holdings.wants.touch(lease.holder)
 
+    def heartbeat(self, at: int, number: int, wanted: str) -> None:
+        """A member says where it is at home, and is one again if its broker thinks otherwise."""
+        lease = self.brokers[at]._registry.lease_of(_holder(number))
+        if lease is None or lease.home:
+            self.join(at, number, wanted)
+
     def leave(self, at: int, number: int) -> None:
-        self.brokers[at]._registry.goodbye((f"10.0.{number // 200}.{number % 200 + 1}", 5000), number + 1)
+        self.brokers[at]._registry.goodbye(_endpoint(number), number + 1)
 
     @property
     def now(self) -> float:
@@ -86,7 +100,7 @@ class World:
             for holder in holders
         }
 
-    async def agree(self, number: int) -> None:
+    async def agree(self, number: int, meanwhile: Callable[[], object] = lambda: None) -> None:
         """All brokers come to see the same so many memberships."""
 
         async def wait() -> None:
@@ -94,6 +108,7 @@ class World:
                 len({frozenset(self.seen(at)) for at in range(len(self.brokers))}) > 1
                 or len(self.seen(0)) != number
             ):
+                meanwhile()
                 await asyncio.sleep(0.01)
 
         try:
@@ -152,7 +167,7 @@ async def test_one_that_was_cut_off_goes_by_what_holds_then_compacted_or_not() -
 async def test_whatever_becomes_of_the_store_all_agree_in_the_end() -> None:
     async with world(3, delay=0.02) as fleet:
         chance = random.Random(11)
-        there: dict[int, int] = {}
+        there: dict[int, tuple[int, str]] = {}
         for _ in range(300):
             number = chance.randrange(60)
             match chance.randrange(12):
@@ -164,15 +179,17 @@ async def test_whatever_becomes_of_the_store_all_agree_in_the_end() -> None:
                 case 2:
                     fleet.memory.compact()
                 case _ if number in there:
-                    fleet.leave(there.pop(number), number)
+                    fleet.leave(there.pop(number)[0], number)
                 case _:
-                    there[number] = chance.randrange(3)
-                    fleet.join(there[number], number, chance.choice(("plant/a", "plant/b")))
+                    there[number] = chance.randrange(3), chance.choice(("plant/a", "plant/b"))
+                    fleet.join(there[number][0], number, there[number][1])
             await asyncio.sleep(0.002)
         fleet.memory.down = False
         for end in fleet.ends:
             end.cut = False
-        await fleet.agree(len(there))
+        await fleet.agree(
+            len(there), lambda: [fleet.heartbeat(at, number, wanted) for number, (at, wanted) in there.items()]
+        )
 
 
 async def test_who_comes_to_another_broker_is_at_home_there_without_a_new_route() -> None:

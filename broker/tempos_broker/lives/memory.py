@@ -236,6 +236,7 @@ def _accounts_in(stored: Any) -> dict[str, set[Holder]]:
         whole(group.get("unsent", 0))
         whole(group.get("dropped", 0))
         sums(group.get("repairs", [0, 0]), 2)
+        sums(group.get("less", [0, 0]), 2)
         sums(group["sums"], 4)
         distinct(_check_settled(*listed(row)) for row in listed(group["settled"]))
         name = name_of(group["name"])

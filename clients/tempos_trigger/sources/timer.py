@@ -179,7 +179,7 @@ class _TimerSource:
         due = None if self._ticks is None else self._ticks.due
         told: dict[str, Any] = {"state": "closed" if self._task is None else "up"}
         if due is not None:
-            told["next"] = _text(time.time() + due - self._clock())
+            told["next"] = _text(due + self._ahead())
         return told
 
     async def close(self) -> None:
@@ -191,6 +191,10 @@ class _TimerSource:
     def _clock(self) -> float:
         return time.monotonic() if self._options["every"] is not None else time.time()
 
+    def _ahead(self) -> float:
+        """What the time of day is ahead of that clock: a cron line's moments are times of day themselves."""
+        return time.time() - time.monotonic() if self._options["every"] is not None else 0.0
+
     async def _run(self) -> None:
         options, now = self._options, self._clock()
         if options["every"] is not None:
@@ -200,12 +204,12 @@ class _TimerSource:
         ticks.once = options["missed"] == "once"
         self._ticks = ticks
         while True:
-            now = self._clock()
+            now, ahead = self._clock(), self._ahead()
             told, missed = ticks.look(now)
             if missed:
                 self._sink.refuse(MISSED, missed)
             for due in told:
-                body = self._options["body"].replace("{due}", _text(time.time() + due - now))
+                body = self._options["body"].replace("{due}", _text(due + ahead))
                 self._sink.put(body.encode())
             wait = LOOK if ticks.due is None else min(LOOK, max(0.0, ticks.due - self._clock()))
             await asyncio.sleep(wait)
