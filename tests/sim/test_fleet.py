@@ -187,9 +187,12 @@ async def test_whatever_becomes_of_the_store_all_agree_in_the_end() -> None:
         fleet.memory.down = False
         for end in fleet.ends:
             end.cut = False
-        await fleet.agree(
-            len(there), lambda: [fleet.heartbeat(at, number, wanted) for number, (at, wanted) in there.items()]
-        )
+
+        def heartbeats() -> None:
+            for number, (at, wanted) in there.items():
+                fleet.heartbeat(at, number, wanted)
+
+        await fleet.agree(len(there), heartbeats)
 
 
 async def test_who_comes_to_another_broker_is_at_home_there_without_a_new_route() -> None:
