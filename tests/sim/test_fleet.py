@@ -17,6 +17,7 @@ from tempos._awaitables import in_time
 from tempos_broker.account.accounts import Holder
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, FleetConfig, TopicConfig
+from tempos_broker.fleet import rows
 from tempos_broker.fleet.memory import LocalRegistry, Memory
 from tempos_broker.paths import NoFastPath
 
@@ -193,6 +194,26 @@ async def test_whatever_becomes_of_the_store_all_agree_in_the_end() -> None:
                 fleet.heartbeat(at, number, wanted)
 
         await fleet.agree(len(there), heartbeats)
+
+
+async def test_who_leaves_as_soon_as_it_has_come_is_gone_everywhere() -> None:
+    async with world(2, delay=0.05) as fleet:
+        for number in range(20):
+            fleet.join(0, number)
+        await fleet.agree(40)
+        for number in range(20):
+            key = rows.key_of(_holder(number))
+            before = fleet.memory.entries[key].revision
+            fleet.join(1, number)
+
+            async def is_written(key: str = key, before: int = before) -> None:
+                while fleet.memory.entries[key].revision == before:
+                    await asyncio.sleep(0)
+
+            await in_time(is_written(), LIMIT)
+            # Its broker has written that it is its home, and not heard of that itself.
+            fleet.leave(1, number)
+        await fleet.agree(0)
 
 
 async def test_who_comes_to_another_broker_is_at_home_there_without_a_new_route() -> None:

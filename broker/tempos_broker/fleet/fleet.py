@@ -282,6 +282,9 @@ class Fleet:
         """Go by what is told of one member; the topics that this changes."""
         row, lease = self.view.members.get(holder), self._members.lease_of(holder)
         if row is not None and row.home == self.me.name:
+            if lease is None and self.view.written.get(row.key, 0) > self._began:
+                # It left before we heard of what we had written ourselves.
+                self._note(holder)
             return set()
         self._awaited.discard(holder)
         if row is None or not row.wanted:
