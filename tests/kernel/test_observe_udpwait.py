@@ -31,7 +31,11 @@ def _needs() -> None:
     pytest.skip(done.stderr.strip())
 
 
-@pytest.mark.parametrize("processes", [1, 50])
+@pytest.mark.parametrize(
+    ("space", "processes"),
+    [("here", 1), ("here", 50), ("elsewhere", 1), ("elsewhere", 50), ("other-cpu", 1)],
+    indirect=["space"],
+)
 def test_waits_are_what_the_reader_knows_of_them(
     space: Namespace | None, processes: int, request: pytest.FixtureRequest
 ) -> None:
