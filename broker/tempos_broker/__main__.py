@@ -99,7 +99,6 @@ def _run_loop(file: Path, signals: Signals, *, portable: bool) -> int:
             fast_path=config.fastpath.mode != "off" or _is_something_left(config.name, reach.pins),
             user=config.user,
             worker=_real_time(config),
-            raw=any(entry.topic.ports for entry in config.topics),
         )
         if config.user:
             privileges.require_readable()

@@ -46,13 +46,11 @@ CAPABILITIES = (
 )  # fmt: skip
 #: What a fast path needs for as long as it serves.
 FAST_PATH = frozenset({"bpf", "perfmon", "net_admin"})
-#: What only the start needs: socket buffers beyond net.core.rmem_max, ports below 1024; with a fast path
-#: also to look at maps and programs by their numbers, which is how what is there already is adopted.
-START = frozenset({"net_admin", "net_bind_service"})
+#: What only the start needs: socket buffers beyond net.core.rmem_max, ports below 1024, raw sockets (packets
+#: that come back, datagrams that keep their source); with a fast path also to look at maps and programs by
+#: their numbers, which is how what is there already is adopted.
+START = frozenset({"net_admin", "net_bind_service", "net_raw"})
 START_FAST_PATH = FAST_PATH | START | {"sys_admin"}
-
-#: What only the start needs where datagrams are to keep their source.
-RAW = frozenset({"net_raw"})
 
 #: What it takes to give a worker SCHED_FIFO where no limit allows it.
 WORKER = frozenset({"sys_nice"})
@@ -119,11 +117,11 @@ def user_to_be(name: str) -> User | None:
     return User(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
 
 
-def narrow(*, fast_path: bool, user: str = "", worker: bool = False, raw: bool = False) -> Privileges:
+def narrow(*, fast_path: bool, user: str = "", worker: bool = False) -> Privileges:
     """Give up what not even the start needs; call it before there is a second thread.
 
-    ``user``: who to become, if root. ``worker``: a process of its own is to be given real time. ``raw``: a
-    raw socket is to be opened. Raises :class:`Unavailable` if the user cannot be had or the kernel refuses.
+    ``user``: who to become, if root. ``worker``: a process of its own is to be given real time. Raises
+    :class:`Unavailable` if the user cannot be had or the kernel refuses.
     """
     if sys.platform != "linux":
         return state()
@@ -138,7 +136,7 @@ def narrow(*, fast_path: bool, user: str = "", worker: bool = False, raw: bool =
             'or set broker.user to ""'
         )
     kept = START_FAST_PATH if fast_path else START
-    _keep(kept | (WORKER if worker else frozenset()) | (RAW if raw else frozenset()))
+    _keep(kept | (WORKER if worker else frozenset()))
     return state()
 
 

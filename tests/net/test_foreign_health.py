@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from contextlib import ExitStack, closing
 from pathlib import Path as FilePath
@@ -14,7 +15,7 @@ from support.ports import free_ports
 from support.privileges import require_kernel, require_netns
 from support.waiting import LIMIT, until
 
-from tempos import Framing, Group, GroupOptions, Member, Path, Pick, Topic
+from tempos import Admin, Framing, Group, GroupOptions, Member, Path, Pick, Topic
 from tempos_bench.measure.broker import Broker
 from tempos_bench.nodes.topology import build
 
@@ -181,3 +182,28 @@ def test_a_probe_tells_without_any_privilege(probe: str, tmp_path: FilePath) -> 
             until(lambda: out() == [])
         # The last one stays, whatever its probe says.
         until(lambda: out() == [second])
+
+
+@pytest.mark.netns
+def test_what_comes_back_is_heard_of_for_a_topic_that_is_made_at_run_time(tmp_path: FilePath) -> None:
+    require_netns()
+    port, closed = free_ports(2)
+    node = Node(tmp_path, '[[topic]]\nid = 1\nname = "other"\n')
+    with node.broker(), udp_here() as sink, udp_here() as source:
+        member = [{"ip": "127.0.0.1", "port": at, "group": "g"} for at in (sink.getsockname()[1], closed)]
+        group = [{"name": "g", "down_after": 0.3}]
+        admin = Admin(f"http://127.0.0.1:{node.api}")
+        asyncio.run(admin.add_topic("logs", ports=[port], member=member, group=group))
+
+        def is_out() -> bool:
+            source.sendto(b"x", ("127.0.0.1", port))
+            (topic,) = (each for each in get(node.api, "/v1/status")["topics"] if each["name"] == "logs")
+            return "comes back" in _outs(topic)[closed]
+
+        until(is_out)
+
+
+def udp_here() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    return sock

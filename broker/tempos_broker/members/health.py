@@ -33,6 +33,8 @@ from tempos_broker.tasks import Tasks
 
 #: Seconds between two looks, and two probes of a member; what a connection may take.
 EVERY, PROBED, CONNECTING = 0.25, 1.0, 1.0
+#: Packets that came back that are read in one turn of the event loop.
+AT_ONCE = 32
 #: Seconds without a refusal after which there is none any more.
 QUIET = 5.0
 _UNREACHABLE, _TOO_BIG = 3, 4
@@ -40,7 +42,7 @@ _SOL_RAW, _ICMP_FILTER = 255, 1
 _UDP = 17
 #: What a connected socket is told after it has sent something there.
 _REFUSALS = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES})
-_LONGEST = 2048
+_LONGEST, _WAITING = 2048, 512
 
 log = logging.getLogger("tempos.broker.members")
 Place = tuple[int, str, int]
@@ -133,22 +135,30 @@ class Health:
         self._known: dict[Place, _Known] = {}
         self._trouble = Remark(log, "the health of members is seen again")
         self._icmp: socket.socket | None = None
+        self._listens = False
         self._task: asyncio.Task[None] | None = None
 
-    def _open(self) -> None:
-        """While there are privileges for it."""
-        if any(topic.ports for topic in self._registry.topics):
-            self._icmp = open_icmp()
-            if self._icmp is None:
-                log.info("packets to members that come back are not heard of: that takes CAP_NET_RAW")
+    def _listen(self) -> None:
+        """Hear of packets that come back, once there are topics of which some may."""
+        if self._listens or not any(topic.ports for topic in self._registry.topics):
+            return
+        self._listens = True
+        if self._icmp is None:
+            log.info(
+                "packets to members that come back are not heard of: that takes CAP_NET_RAW at the start"
+            )
+            return
+        with contextlib.suppress(OSError):
+            # What came so far is of a time before; no more than so much of it fits into the socket.
+            for _ in range(_WAITING):
+                self._icmp.recv(_LONGEST)
+        asyncio.get_running_loop().add_reader(self._icmp, self._hear)
 
     def begin(self) -> None:
-        """Look from now on; on the event loop."""
-        self._open()
-        loop = asyncio.get_running_loop()
-        if self._icmp is not None:
-            loop.add_reader(self._icmp, self._hear)
-        self._task = loop.create_task(self._run(), name="health of members")
+        """Look from now on; on the event loop, and while there are privileges: topics may come later."""
+        self._icmp = open_icmp()
+        self._listen()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="health of members")
 
     async def close(self) -> None:
         """Look no more; safe to call twice."""
@@ -181,7 +191,8 @@ class Health:
         assert self._icmp is not None, "nothing else is read"
         # Nothing more is there, or the network is not.
         with contextlib.suppress(OSError):
-            while True:
+            # Anybody may send these, as many as he likes: events have their turn in between.
+            for _ in range(AT_ONCE):
                 source, *whom = came_back(self._icmp.recv(_LONGEST)) or (0,)
                 if source != self._data_port:
                     continue
@@ -201,6 +212,7 @@ class Health:
     def look(self) -> None:
         """Once: probe what is due, and take out or let in who has changed."""
         now, absent = self._now(), self._absent()
+        self._listen()
         asked = {(each.topic.id, each.member.ip, each.member.port): each for each in self._asked()}
         for place in self._known.keys() - asked.keys():
             self._known.pop(place).close()
