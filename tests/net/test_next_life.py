@@ -9,31 +9,20 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from support.life import EVENTS, NAME, PLAIN, TOPICS, Life, Members, Topics, present
-from support.privileges import require_kernel, require_netns
 from support.waiting import until
 
 from tempos import Subscriber
 from tempos.wire import encode_event
 from tempos_bench.nodes.node import ProgramFailed
-from tempos_bench.nodes.topology import build
 from tempos_bpf.maps import pinned_map
 from tempos_fastpath.survival.orphans import installed
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
-
-
-@pytest.fixture
-def life(tmp_path: Path) -> Iterator[Life]:
-    require_netns()
-    require_kernel()
-    with build("straight") as topology, Life(topology, tmp_path) as made:
-        yield made
 
 
 def another_version(life: Life) -> dict[str, Any]:

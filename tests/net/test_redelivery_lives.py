@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.life import EVENTS, Life, Members
-from support.privileges import require_kernel, require_netns
 from support.waiting import until
 
 from tempos import Event, Subscriber
-from tempos_bench.nodes.topology import build
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
@@ -24,14 +20,6 @@ WAYS = {
     "tc": ({"mode": "native"}, {"fanout": "tc"}, "fast"),
     "off": ({"mode": "off"}, {}, "slow"),
 }
-
-
-@pytest.fixture
-def life(tmp_path: Path) -> Iterator[Life]:
-    require_netns()
-    require_kernel()
-    with build("straight") as topology, Life(topology, tmp_path) as made:
-        yield made
 
 
 class Work:

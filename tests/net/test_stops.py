@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support.life import EVENTS, PLAIN, TOPICS, Life, Members
-from support.privileges import require_kernel, require_netns
 from support.waiting import until
 
-from tempos_bench.nodes.topology import build
-
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
-
-
-@pytest.fixture
-def life(tmp_path: Path) -> Iterator[Life]:
-    require_netns()
-    require_kernel()
-    with build("straight") as topology, Life(topology, tmp_path) as made:
-        yield made
 
 
 class Flow:

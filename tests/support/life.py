@@ -118,6 +118,16 @@ class Life:
         found: dict[str, Any] = self.ask(f"/v1/ledger/{name}")
         return found
 
+    def journal(self, name: str) -> list[dict[str, Any]]:
+        """All that the topic's journal has."""
+        events: list[dict[str, Any]] = []
+        more, after = True, 0
+        while more:
+            page = self.ask(f"/v1/topics/{name}/journal?after={after}")
+            events += page["events"]
+            more, after = page["more"], page["next"]
+        return events
+
     def send(self, topic: int, count: int = 50) -> None:
         """Events one after the other; none is lost on links that are otherwise quiet."""
         before = self.sent.get(topic, 0)

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from support.waiting import LIMIT
 
+from tempos import __version__
 from tempos.cli.main import parser_of
 from tempos_broker.config import parse
 from tempos_broker.privileges import FAST_PATH, START_FAST_PATH
@@ -125,6 +126,7 @@ def test_a_daemon_set_is_whole_and_its_broker_is_told_what_it_understands() -> N
     assert parse(config["data"]["broker.toml"], "broker.toml").api_token_file == "/run/secrets/tempos/token"
     spec: dict[str, Any] = daemons["spec"]["template"]["spec"]
     (broker,) = spec["containers"]
+    assert broker["image"] == f"tempos:{__version__}"
     assert spec["hostNetwork"] is True
     assert daemons["spec"]["selector"]["matchLabels"] == daemons["spec"]["template"]["metadata"]["labels"]
     assert {each["name"] for each in broker["volumeMounts"]} == {each["name"] for each in spec["volumes"]}
