@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import importlib
 import logging
 import os
 import shlex
@@ -233,7 +234,8 @@ async def _start(
     state = await open_state(config, rows)
     if state is not None:
         at_the_end("closing the state files", state.close)
-    fast = await prepare_fast_path(config, rows, _tickets(stack, config, state, rows), reach.pins)
+    tickets = _tickets(stack, config, state, rows)
+    fast, _ = await asyncio.gather(prepare_fast_path(config, rows, tickets, reach.pins), _import_api(config))
     at_the_end("detaching the fast path", fast.close)
     drawn, elsewhere = None, []
     if state is not None and not isinstance(fast, NoFastPath):
@@ -383,6 +385,19 @@ def _shared_limits(rows: Rows) -> ConfiguredLimits | None:
     except ImportError:
         return None
     return SharedRates(anonymous("tempos-rates", SharedRates.size(rows)), rows)
+
+
+async def _import_api(config: BrokerConfig) -> None:
+    """Have read what the control API is made of, while the kernel looks through the fast path's programs."""
+    if config.api_port and config.fastpath.mode != "off":
+        await asyncio.get_running_loop().run_in_executor(None, _try_api)
+
+
+def _try_api() -> None:
+    # What is missing is told by who makes it.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("tempos_broker.api.application")
+        importlib.import_module("tempos_daemon.http_server")
 
 
 def _bind_api(

@@ -95,7 +95,7 @@ class Counting:
 
     def opened(self, route: Route) -> None:
         """An epoch begins; of groups that do not get all more is counted than tickets."""
-        if taken := takings(options_of(route)):
+        if route.topic.groups and (taken := takings(options_of(route))):
             self._taken.setdefault(route.topic.id, {})[route.epoch] = taken
 
     def closed(self, topic: int, epoch: int) -> None:

@@ -186,8 +186,9 @@ class Routes:
         route = Route(state.route.topic, state.route.epoch + 1, groups)
         tickets, journals = self._past.tickets, self._slow.journals
         tickets.reset(topic, route.epoch)
-        journals.begin(topic, route.epoch, tickets.read(topic, state.route.epoch, 0))
-        journals.joined(topic, route.epoch, holders)
+        if journals.keeps(topic):
+            journals.begin(topic, route.epoch, tickets.read(topic, state.route.epoch, 0))
+            journals.joined(topic, route.epoch, holders)
         if self._repairs is not None:
             self._repairs.opened(route, holders)
         if self._redelivery is not None:
@@ -199,7 +200,8 @@ class Routes:
         choice = await self._install(state, route)
         await self._slow.swap(route)
         # Both paths have let go of the old route: its tickets are final.
-        journals.ended(topic, state.route.epoch, tickets.read(topic, state.route.epoch, 0))
+        if journals.keeps(topic):
+            journals.ended(topic, state.route.epoch, tickets.read(topic, state.route.epoch, 0))
         self._past.close_old(topic, route.epoch)
         if self._repairs is not None:
             self._repairs.closed(state.route)
@@ -217,10 +219,11 @@ class Routes:
             await self._redelivery.keep(topic)
         # The slot of the epoch after this one may be reset only once its old tickets are stored.
         await self._past.keeper.swapped(topic)
-        log.info(
-            "topic %s: epoch %d, %d groups, %d members",
-            state, route.epoch, len(groups), sum(len(group.members) for group in groups),
-        )  # fmt: skip
+        if log.isEnabledFor(logging.INFO):
+            log.info(
+                "topic %s: epoch %d, %d groups, %d members",
+                state, route.epoch, len(groups), sum(len(group.members) for group in groups),
+            )  # fmt: skip
 
     def _tell_members(self, before: Route, route: Route) -> None:
         departures = self._registry.departures

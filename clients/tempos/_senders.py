@@ -32,8 +32,16 @@ class Taken(NamedTuple):
 
 def options_of(route: Route) -> tuple[GroupOptions, ...]:
     """Of each group of a route."""
+    if not route.topic.groups:
+        return tuple([_none_of(group.name) for group in route.groups])
     known = {each.name: each for each in route.topic.groups}
     return tuple(known.get(group.name) or GroupOptions(group.name) for group in route.groups)
+
+
+@lru_cache(1024)
+def _none_of(group: str) -> GroupOptions:
+    """A group without any: one object in thousands of topics."""
+    return GroupOptions(group)
 
 
 def takings(options: Sequence[GroupOptions]) -> tuple[Taken, ...]:

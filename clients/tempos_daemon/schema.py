@@ -98,13 +98,24 @@ class Faults:
         self.add(path, f"is {show(value)}{f', {why}' if why else ''}; allowed: {allowed}")
 
 
-def read_table(value: object, path: str, keys: Keys, faults: Faults) -> Table:
-    """Check one table against its keys."""
+def read_table(
+    value: object, path: str, keys: Keys, faults: Faults, seen: dict[str, tuple[object, Any]] | None = None
+) -> Table:
+    """Check one table against its keys.
+
+    ``seen``: what tables before this one had under a key, and what it was read as; the same object, which
+    cannot change, is read as the same.
+    """
     table = Table(path, {})
+    seen = {} if seen is None else seen
     if not isinstance(value, dict):
         faults.refuse(path, value, f"a table with the keys {', '.join(keys)}")
         return table
     for name, item in value.items():
+        known = seen.get(name)
+        if known is not None and known[0] is item:
+            table.values[name] = known[1]
+            continue
         key = keys.get(name)
         if key is None:
             faults.add(join(path, name), f"is an unknown key{near(name, keys)}; allowed: {', '.join(keys)}")
@@ -113,9 +124,12 @@ def read_table(value: object, path: str, keys: Keys, faults: Faults) -> Table:
         else:
             # Nearly all keys of a file of thousands of tables are so: no path is made that no fault names.
             try:
-                table.values[name] = _parsed(item, key.holds)
+                table.values[name] = parsed = _parsed(item, key.holds)
             except NotAllowed as error:
                 _refuse(item, join(path, name), key.holds, error, faults)
+            else:
+                if isinstance(item, (str, int, float)):
+                    seen[name] = item, parsed
     for name, key in keys.items():
         if name in value:
             continue
@@ -142,7 +156,8 @@ def _read(value: object, name: str, path: str, key: Key, faults: Faults) -> dict
     if too_many:
         # What is wrong with each would bury that.
         return {}
-    items = [_read_one(item, f"{path}[{index}]", key.holds, faults) for index, item in enumerate(value)]
+    seen: dict[str, tuple[object, Any]] = {}
+    items = [_read_one(item, f"{path}[{index}]", key.holds, faults, seen) for index, item in enumerate(value)]
     if isinstance(key.holds, Kind):
         first: dict[Any, int] = {}
         for index, item in enumerate(items):
@@ -151,9 +166,15 @@ def _read(value: object, name: str, path: str, key: Key, faults: Faults) -> dict
     return {name: tuple(items)}
 
 
-def _read_one(value: object, path: str, holds: Kind | Keys, faults: Faults) -> Any:
+def _read_one(
+    value: object,
+    path: str,
+    holds: Kind | Keys,
+    faults: Faults,
+    seen: dict[str, tuple[object, Any]] | None = None,
+) -> Any:
     if not isinstance(holds, Kind):
-        return read_table(value, path, holds, faults)
+        return read_table(value, path, holds, faults, seen)
     try:
         return _parsed(value, holds)
     except NotAllowed as error:

@@ -21,9 +21,11 @@ from tempos_daemon.files import MOST, read_start
 _WHERE = re.compile(
     r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.S
 )
-#: Characters from which on a text is read by pieces, tables of each, and texts that are one object.
-LARGE, PIECE, SHARED = 64 * 1024, 64, 1024
+#: Characters from which on a text is read by tables; lines, and texts, that are known at a time.
+LARGE, RECURRING = 64 * 1024, 1024
 _HEADER = re.compile(r"^[ \t]*\[\[(?P<name>[A-Za-z0-9_-]+)\]\]", re.M)
+#: Says that a line is the header of a table inside another.
+_INNER = object()
 _OVER_LINES = ('"""', "'''")
 _WIDE_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
@@ -66,42 +68,114 @@ def document(text: str, name: str) -> dict[str, Any]:
 
 
 def _by_pieces(text: str, toml: ModuleType) -> dict[str, Any] | None:
-    """The document in a large text that ends in one array of tables, read some tables at a time.
+    """The document in a large text that ends in one array of tables, read a table at a time.
 
     Read at once, thousands of tables take tens of megabytes that the process may never give back: a text of
     its own for each key. None: it is not of that kind, or there is something wrong with it.
     """
     if len(text) < LARGE or any(quotes in text for quotes in _OVER_LINES):
         return None
+    text = text.replace("\r\n", "\n")
     # Where no text goes over lines, what looks like a header is one, or else nothing that TOML has.
     headers = list(_HEADER.finditer(text))
     if not headers:
         return None
-    name, places = headers[0]["name"], [each.start() for each in headers[::PIECE]]
-    shared: dict[str, str] = {}
+    name, places = headers[0]["name"], [each.start() for each in headers]
+    lines = _Lines(name, toml)
     tables: list[Any] = []
     try:
         document: dict[str, Any] = toml.loads(text[: places[0]])
         if name in document:
             return None
         for first, end in zip(places, [*places[1:], len(text)], strict=True):
-            piece = toml.loads(text[first:end])
-            if piece.keys() != {name}:
+            table = lines.table(text[first:end]) or lines.whole(text[first:end])
+            if table is None:
                 return None
-            tables += _shared(piece[name], shared)
+            tables.append(table)
     except (ValueError, RecursionError):
         return None
     document[name] = tables
     return document
 
 
-def _shared(value: Any, known: dict[str, str]) -> Any:
-    """The same value, with one object for each of the first texts that there are."""
-    if isinstance(value, str):
-        return known.setdefault(value, value) if len(known) < SHARED else known.get(value, value)
-    if isinstance(value, dict):
-        return {_shared(key, known): _shared(each, known) for key, each in value.items()}
-    return [_shared(each, known) for each in value] if isinstance(value, list) else value
+class _Lines:
+    """Reads tables of one name; where each line says one thing by itself, lines that recur but once.
+
+    Of thousands of tables nearly all lines are those of another one, and what they say is one object.
+    """
+
+    def __init__(self, name: str, toml: ModuleType) -> None:
+        self._name, self._toml = name, toml
+        self._inner = re.compile(rf"\[\[{name}\.([A-Za-z0-9_-]+)\]\]")
+        #: What a line says: a key and its value, a key and ``_INNER``, or no key: nothing.
+        self._known: dict[str, tuple[str, Any]] = {}
+        self._texts: dict[str, str] = {}
+
+    def table(self, text: str) -> dict[str, Any] | None:
+        """The table in a text that begins with its header; None: it is not so simple, or wrong."""
+        header, *lines = text.split("\n")
+        if header.strip(" \t") != f"[[{self._name}]]":
+            return None
+        table: dict[str, Any] = {}
+        into = table
+        inner: set[str] = set()
+        for line in lines:
+            said = self._known.get(line) or self._read(line)
+            if said is None:
+                return None
+            key, value = said
+            if value is _INNER:
+                if key in table and key not in inner:
+                    return None
+                inner.add(key)
+                into = {}
+                table.setdefault(key, []).append(into)
+            elif key:
+                if key in into:
+                    return None
+                into[key] = value if type(value) is not list else [*value]
+        return table
+
+    def whole(self, text: str) -> dict[str, Any] | None:
+        """The same of whatever TOML has; None: it is no single table of this name. Raises ValueError."""
+        document = self._toml.loads(text)
+        tables = document.get(self._name)
+        if len(document) != 1 or not isinstance(tables, list) or len(tables) != 1:
+            return None
+        table: dict[str, Any] = self._shared(tables[0])
+        return table
+
+    def _read(self, line: str) -> tuple[str, Any] | None:
+        said: tuple[str, Any] = ("", None)
+        if (inner := self._inner.fullmatch(line)) is not None:
+            said = sys.intern(inner[1]), _INNER
+        else:
+            try:
+                found = self._toml.loads(line)
+            except (ValueError, RecursionError):
+                return None
+            for key, value in found.items():
+                if isinstance(value, dict) or (isinstance(value, list) and _is_nested(value)):
+                    return None
+                said = sys.intern(key), self._shared(value)
+        if len(self._known) >= RECURRING:
+            # Those that recur are soon back, and all others were in their way.
+            self._known.clear()
+        self._known[line] = said
+        return said
+
+    def _shared(self, value: Any) -> Any:
+        """The same value, with one object for each of the first texts that there are."""
+        if isinstance(value, str):
+            known = self._texts
+            return known.setdefault(value, value) if len(known) < RECURRING else known.get(value, value)
+        if isinstance(value, dict):
+            return {sys.intern(key): self._shared(each) for key, each in value.items()}
+        return [self._shared(each) for each in value] if isinstance(value, list) else value
+
+
+def _is_nested(values: list[Any]) -> bool:
+    return any(isinstance(each, (dict, list)) for each in values)
 
 
 def _syntax(message: str, text: str) -> str:

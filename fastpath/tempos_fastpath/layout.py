@@ -11,7 +11,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -110,7 +110,11 @@ def encode_route(plan: Plan, row: int, slots: Mapping[int, int], fanout: int = 0
     """
     # Of thousands of topics with the same few members all but three numbers is the same.
     lay_out = _laid_out if len(plan.hops) <= _abi.SMALL_MEMBERS else _laid_out.__wrapped__
-    value = bytearray(lay_out(replace(plan, topic=0, epoch=0), tuple(slots.items()), fanout))
+    like = Plan(
+        0, 0, plan.framing, plan.mtu, plan.groups, plan.sources, plan.way, plan.why, plan.tos, plan.limited,
+        plan.journal, plan.pick,
+    )  # fmt: skip
+    value = bytearray(lay_out(like, tuple(slots.items()), fanout))
     struct.pack_into("=I", value, _EPOCH_AT, plan.epoch)
     struct.pack_into("=I", value, _BASE_AT, group_slot(row, plan.epoch, 0))
     struct.pack_into("=H", value, _TOPIC_AT, plan.topic)

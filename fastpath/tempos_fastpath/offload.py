@@ -50,9 +50,9 @@ from tempos_fastpath.network.targets import served_now
 from tempos_fastpath.plan import (
     Means,
     Plan,
+    Planner,
     Refusal,
     neighbours_in_use,
-    plan_route,
     refuse_at_once,
     towards,
 )
@@ -65,7 +65,7 @@ from tempos_fastpath.survival.pins import LATENCY
 from tempos_fastpath.swaps import Swaps, waits_once
 from tempos_fastpath.tickets import SharedTickets
 from tempos_fastpath.topics import SharedTopics
-from tempos_fastpath.words import mode_of, why_fast
+from tempos_fastpath.words import Choices
 
 #: Seconds between two looks at the network without an event, each of which also has the kernel confirm
 #: the neighbours in use: redirected frames do not pass its own stack, so nothing else keeps them fresh.
@@ -112,6 +112,7 @@ class Offload:
         self._note = ""
         self._lacks = lacks
         self._tos = dict(tos)
+        self._planner = Planner(self._tos)
         self._port = port
         self._loop = asyncio.get_running_loop()
         copies = self._programs.map("copies")
@@ -129,8 +130,7 @@ class Offload:
         self._plans: dict[int, tuple[Route, Plan | Refusal]] = {}
         #: What plans are made of, as it was when none of them would have been another.
         self._judged_by: tuple[object, ...] = ()
-        #: What plans were made of when the mode was this one.
-        self._mode: tuple[tuple[object, ...], str] = (), ""
+        self._choices = Choices()
         #: Where events come in that no program sees; what the topics' reasons say is of these.
         self._unseen = resources.unseen(facts)
         #: Why a topic's copies, and any copies at all, could not be had where the plan had foreseen them.
@@ -255,7 +255,7 @@ class Offload:
     async def install(self, route: Route) -> PathChoice:
         """Make ``route`` the kernel's route of its topic, or remove it where the kernel cannot carry it."""
         topic = route.topic.id
-        async with self._locks.setdefault(topic, asyncio.Lock()):
+        async with self._locks.get(topic) or self._locks.setdefault(topic, asyncio.Lock()):
             if self._closed:
                 return PathChoice(Path.SLOW, "the fast path is closed")
             self._wanted[topic] = route
@@ -269,7 +269,8 @@ class Offload:
             if isinstance(plan, Refusal):
                 await self._take_out(topic)
                 await self._resolve(plan.unresolved)
-            is_as_judged = isinstance(plan, Plan) and plan is planned and judged_by == self._judges_by()
+            made_of = self._judges_by()
+            is_as_judged = isinstance(plan, Plan) and plan is planned and judged_by == made_of
             if not is_as_judged and self._judge(route, self._facts) != plan:
                 # What could not be had is tried again with each look.
                 self._judged_by = ()
@@ -277,10 +278,8 @@ class Offload:
                     self._changed.set()
         if isinstance(plan, Refusal):
             return PathChoice(Path.SLOW, plan.reason)
-        if self._mode[0] != (judges_by := self._judges_by()):
-            mode = mode_of(self._programs.attachments, self._facts) or self.status().mode
-            self._mode = judges_by, mode
-        return PathChoice(Path.FAST, why_fast(plan, self._mode[1], self._facts, self._unseen))
+        carried = self._programs.attachments
+        return self._choices.of(plan, made_of, carried, self.status, self._facts, self._unseen)
 
     async def withdraw(self, topic: int) -> None:
         """Take the topic's route out of the kernel; its packets come up to the slow path."""
@@ -391,8 +390,9 @@ class Offload:
 
     async def _plan(self, route: Route) -> tuple[Facts, Plan | Refusal]:
         """The plan by the facts at hand, or by new ones if they lack a destination."""
-        refusal = refuse_at_once(route)
-        if refusal is not None:
+        if self._planner.knows(route, self._facts):
+            return self._facts, self._judge(route, self._facts)
+        if (refusal := refuse_at_once(route)) is not None:
             return self._facts, refusal
         wanted = set(towards(route, self._tos))
         if self._lacking(wanted):
@@ -414,7 +414,7 @@ class Offload:
         if why := self.journals.refusal(route.topic.id):
             return Refusal(why)
         means = Means(self._programs.native, no_broadcast, self._no_clone, self._port)
-        return plan_route(route, facts, means, self._tos, self._left_out)
+        return self._planner.plan(route, facts, means, self._left_out)
 
     def _lacking(self, wanted: Iterable[Destination]) -> set[Destination]:
         """Those that the facts have no way to, or none yet."""

@@ -19,6 +19,8 @@ from tempos_fastpath.network.ipsec import Flow, hindrance
 MAX_U16 = 0xFFFF
 #: The kernel copies a frame, with the room in front of it, into one page.
 MAX_BROADCAST_MTU = 3500
+#: Plans that are kept for routes that are like theirs.
+_KNOWN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,51 @@ def plan_route(
         journal=topic.journal > 0,
         pick=topic.pick,
     )
+
+
+class Planner:
+    """Plans routes by the same facts; of those that differ in topic and epoch alone but one is planned."""
+
+    def __init__(self, tos: Mapping[Quality, int]) -> None:
+        self._tos = tos
+        #: What those that are known were planned by.
+        self._by: tuple[Facts, Means, Collection[tuple[str, str | None]]] | None = None
+        self._known: dict[tuple[object, ...], Plan | Refusal] = {}
+
+    def plan(
+        self, route: Route, facts: Facts, means: Means, left_out: Collection[tuple[str, str | None]]
+    ) -> Plan | Refusal:
+        """As :func:`plan_route` does."""
+        by = self._by
+        if by is None or by[0] is not facts or by[1] != means or by[2] is not left_out:
+            self._known.clear()
+            self._by = facts, means, left_out
+        topic, key = route.topic, _likeness(route)
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            found = self._known[key] = plan_route(route, facts, means, self._tos, left_out)
+        if isinstance(found, Refusal) or (found.topic == topic.id and found.epoch == route.epoch):
+            return found
+        # Not by `replace`, which takes as long as all the rest.
+        return Plan(
+            topic.id, route.epoch, found.framing, found.mtu, found.groups, found.sources, found.way,
+            found.why, found.tos, found.limited, found.journal, found.pick,
+        )  # fmt: skip
+
+    def knows(self, route: Route, facts: Facts) -> bool:
+        """Whether such a route was planned by these facts; then they have all that it takes."""
+        return self._by is not None and self._by[0] is facts and _likeness(route) in self._known
+
+
+def _likeness(route: Route) -> tuple[object, ...]:
+    """All that a plan is made of, beside facts and means, but for topic and epoch."""
+    topic = route.topic
+    return (
+        route.groups, topic.policy, topic.quality, topic.framing, topic.sources, topic.fanout,
+        topic.rate > 0, topic.journal > 0, topic.pick, topic.groups,
+    )  # fmt: skip
 
 
 def towards(route: Route, tos: Mapping[Quality, int]) -> Iterator[Destination]:

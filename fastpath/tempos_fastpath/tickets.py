@@ -45,9 +45,12 @@ class SharedTickets:
 
     def reset(self, topic: int, epoch: int) -> None:
         """Set all counters of an epoch that begins to 0."""
-        self._array.zero(self._offset(topic, epoch, 0), _abi.GROUPS_PER_TOPIC * TICKET_SIZE)
+        row = self._row_of[topic]
+        place = epoch_row(row, epoch)
+        # Of what is no topic's counters are drawn without that.
+        if self._copies is None or self._used[place] or not row:
+            self._array.zero(self._offset(topic, epoch, 0), _abi.GROUPS_PER_TOPIC * TICKET_SIZE)
         if self._copies is not None:
-            place = epoch_row(self._row_of[topic], epoch)
             if self._used[place]:
                 self._copies.update(place, bytes(self._copies.value_size * possible_cpus()))
             self._used[place] = True

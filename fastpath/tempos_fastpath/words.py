@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from tempos import InterfaceStatus
+from tempos import FastPathStatus, InterfaceStatus, Path, PathChoice
 from tempos_fastpath.attach import Attachment
 from tempos_fastpath.network.facts import Facts
 from tempos_fastpath.plan import Plan
+
+
+class Choices:
+    """What is said of topics that are on the fast path: one object for those that follow one like them."""
+
+    def __init__(self) -> None:
+        self._mode: tuple[object, str] = (), ""
+        self._last: tuple[object, ...] = ()
+        self._choice = PathChoice(Path.FAST, "")
+
+    def of(
+        self,
+        plan: Plan,
+        made_of: object,
+        attachments: Iterable[Attachment],
+        status: Callable[[], FastPathStatus],
+        facts: Facts,
+        unseen: Sequence[InterfaceStatus],
+    ) -> PathChoice:
+        """``made_of``: what plans are made of now; the mode stays the same as long as that does."""
+        if self._mode[0] != made_of:
+            self._mode = made_of, mode_of(attachments, facts) or status().mode
+        # Compared by what they are: plans that are alike have the same groups.
+        said = plan.groups, plan.why, self._mode, facts, unseen
+        if len(said) != len(self._last) or any(a is not b for a, b in zip(said, self._last, strict=True)):
+            self._last = said
+            self._choice = PathChoice(Path.FAST, why_fast(plan, self._mode[1], facts, unseen))
+        return self._choice
 
 
 def mode_of(attachments: Iterable[Attachment], facts: Facts) -> str:

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from tempos import Framing, Group, Member, Quality, Route, Topic, Unavailable
+from tempos import Framing, Group, GroupOptions, Member, PathPolicy, Pick, Quality, Route, Topic, Unavailable
 
 pytest.importorskip("pyroute2")
 
 from tempos_fastpath.network.facts import Facts, Interface, Way, destination
 from tempos_fastpath.network.targets import targets_of
-from tempos_fastpath.plan import Hop, Means, Plan, Refusal, plan_route
+from tempos_fastpath.plan import Hop, Means, Plan, Planner, Refusal, plan_route
 
 ETH = Interface(2, "eth0", "02:00:00:00:00:02", 1500, up=True, ethernet=True, takes_redirects=True)
 LO = Interface(1, "lo", "00:00:00:00:00:00", 65536, up=True, ethernet=False, takes_redirects=False)
@@ -40,6 +40,36 @@ def test_a_plan_names_egress_macs_and_the_smallest_mtu() -> None:
         ((Hop(NEAR.ip, 7000, 2, "02:00:00:00:00:02", "02:00:00:00:00:05", "10.0.0.1"),
           Hop(FAR.ip, 7001, 2, "02:00:00:00:00:02", "02:00:00:00:00:fe", "10.0.0.2")),),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": 10}, {"name": "u"}, {"quality": Quality.SQ}, {"framing": Framing.EVENT}, {"rate": 5},
+        {"policy": PathPolicy.SLOW}, {"sources": ("10.0.0.0/8",)}, {"journal": 8}, {"pick": Pick.SOURCE},
+        {"groups": (GroupOptions("g", keep=True),)}, {"journal": 8, "repair": True}, {"priority": 3},
+    ],
+)  # fmt: skip
+def test_of_routes_that_are_alike_one_is_planned_and_each_gets_its_own(change: dict[str, object]) -> None:
+    marks = {Quality.SQ: 46 << 2}
+    facts = replace(FACTS, ways={**FACTS.ways, destination(NEAR, 46 << 2): FACTS.ways[destination(FAR)]})
+    first = route(NEAR)
+    other = replace(first, topic=replace(first.topic, **change), epoch=5)  # type: ignore[arg-type]
+    farther = replace(first, groups=(Group("g", (FAR,)),))
+    planner, means = Planner(marks), Means(native=True)
+    for _ in range(2):
+        for each in (first, other, farther):
+            assert planner.plan(each, facts, means, ()) == plan_route(each, facts, means, marks)
+            assert planner.knows(each, facts)
+    # By other facts, or means, it is another one.
+    moved = replace(facts, neighbours={})
+    assert not planner.knows(first, moved)
+    assert isinstance(planner.plan(first, moved, means, ()), Refusal)
+    left_out = frozenset({(NEAR.ip, None)})
+    assert planner.plan(first, moved, means, left_out) == plan_route(first, moved, means, marks, left_out)
+    deaf = replace(facts, interfaces={**FACTS.interfaces, 2: replace(ETH, takes_redirects=False)})
+    assert isinstance(planner.plan(first, deaf, Means(native=False), ()), Plan)
+    assert isinstance(planner.plan(first, deaf, means, ()), Refusal)
 
 
 def test_the_way_to_a_member_is_that_from_the_address_it_asked() -> None:

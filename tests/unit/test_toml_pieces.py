@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tempos import ConfigError
 from tempos_daemon import toml
@@ -24,7 +26,7 @@ def _topics(count: int) -> str:
 @pytest.fixture(autouse=True)
 def _all_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toml, "LARGE", 1)
-    monkeypatch.setattr(toml, "PIECE", 3)
+    monkeypatch.setattr(toml, "RECURRING", 5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 100])
@@ -38,6 +40,46 @@ def test_the_same_text_is_one_object() -> None:
     first, *_, last = toml.document(_HEAD + _topics(100), "a")["topic"]
     assert all(a is b for a, b in zip(first, last, strict=True))
     assert first["member"][0]["ip"] is last["member"][0]["ip"]
+
+
+_PLAIN = "".join(
+    f'[[topic]]\nid = {number}\nname = "t{number}"\npath = "auto"\nsources = ["192.0.2.0/24"]\n\n# one\n'
+    f'rate = 0\n[[topic.member]]\nip = "192.0.2.1"\nport = 9\n[[topic.member]]\nip = "192.0.2.2"\n'
+    for number in range(40)
+)
+
+
+def test_what_a_line_says_is_of_its_table_alone() -> None:
+    tables = toml.document(_HEAD + _PLAIN, "a")["topic"]
+    assert tables == _parser.loads(_PLAIN)["topic"]
+    tables[0]["sources"].append("198.51.100.0/24")
+    tables[0]["member"][0]["port"] = 1
+    assert tables[1:] == _parser.loads(_PLAIN)["topic"][1:]
+
+
+_LINES = st.sampled_from(
+    [
+        "[[topic]]", " [[topic]] ", "[[topic]]#", "[[topic.member]]", "[[topic.member]] # b",
+        "[topic.member]", "[[topic.member.x]]", "[topic]", "[[other]]", "[other]", "[[topic.group]]",
+        "member = []", "group = 1", "a = 1", "a = 2", '"a" = 1', "a.b = 1", "a = { b = 1 }", "a = [", "]",
+        "a = [[1], [2]]", "b = []", "b = ['x', 'x']", "c = 1979-05-27", "d = nan#", "", "  ", "# e",
+        "e = 'x' \t", "\ta = 1", "f = \x01", "= 1", "a", "a = 1 b = 2", "\r", "a = 1\r",
+        'b = "\\u00e9é"', "'b' = 07",
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(_LINES, max_size=12))
+def test_any_lines_are_what_they_are_at_once(lines: list[str]) -> None:
+    text = "\n".join(["[[topic]]", *lines])
+    try:
+        expected = _parser.loads(text)
+    except _parser.TOMLDecodeError:
+        with pytest.raises(ConfigError):
+            toml.document(text, "a")
+    else:
+        assert repr(toml.document(text, "a")) == repr(expected)
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,10 @@ def rule_groups(root: Table, faults: Faults) -> None:
     """Groups are named once, have members, and are few enough for what counts what they take."""
     for topic in _tables(root, "topic"):
         groups, members = list(_tables(topic, "group")), list(_tables(topic, "member"))
+        if not groups:
+            continue
         framing = topic.get("framing")
-        if groups and framing is not None and framing is not Framing.FOREIGN:
+        if framing is not None and framing is not Framing.FOREIGN:
             wanted = f'none, or {topic.at("framing")} = "foreign" besides'
             faults.add(topic.at("group"), f"stands at a topic that is not foreign; allowed: {wanted}")
             continue
@@ -88,8 +90,6 @@ def _check_sizes(topic: Table, groups: list[Table], members: list[Table], faults
             topic.at("group"),
             f"names {networks} sources; allowed: at most {MOST_NETWORKS} of all groups of a topic",
         )
-    if not groups:
-        return
     sizes = Counter(member.get("group") or member.path for member in members)
     if len(sizes) > MAX_GROUPS:
         faults.add(

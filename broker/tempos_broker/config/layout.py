@@ -8,7 +8,7 @@ themselves, so a file is told all its faults at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -343,7 +343,7 @@ def _rule_rates(root: Table, faults: Faults) -> None:
 def _rule_journal(root: Table, faults: Faults) -> None:
     for topic in _tables(root, "topic"):
         events, size = topic.get("journal"), topic.get("journal_bytes")
-        if events is None or size is None:
+        if events is None or size is None or not (events or size or topic.get("retain")):
             continue
         if topic.get("retain") and not events:
             wanted = f"a {topic.at('journal')} above 0 besides"
@@ -377,6 +377,8 @@ def _rule_foreign(root: Table, faults: Faults) -> None:
     own = {broker.get(key): broker.at(key) for key in ("data_port", "control_port")}
     for topic in _tables(root, "topic"):
         ports, framing = _sound(topic, "ports"), topic.get("framing")
+        if not ports and framing is not Framing.FOREIGN:
+            continue
         if framing is Framing.FOREIGN and not topic.get("ports"):
             wanted = f"{topic.at('ports')} besides, where its events come in"
             faults.refuse(topic.at("framing"), framing.value, wanted, "without a port")
@@ -454,6 +456,9 @@ def _rule_sizes(root: Table, faults: Faults) -> None:
         faults.add("topic", f"has {has}; allowed: at most {most} ({limits.at('topics')})")
     for topic in _tables(root, "topic"):
         members = _tables(topic, "member")
+        if len(members) < 2:
+            # Any limit lets one in.
+            continue
         # A member without a group is a group of its own.
         sizes = Counter(member.get("group") or member.path for member in members if "group" in member.values)
         most = limits.get("groups_per_topic")
@@ -515,7 +520,7 @@ def _sound(table: Table, key: str) -> tuple[Any, ...]:
     return tuple(item for item in table.get(key) or () if item is not None)
 
 
-def _tables(table: Table, key: str) -> Iterable[Table]:
+def _tables(table: Table, key: str) -> Sequence[Table]:
     """The tables of a list, sound or not."""
     tables: tuple[Table, ...] = table.get(key) or ()
     return tables

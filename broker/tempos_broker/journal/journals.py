@@ -110,6 +110,10 @@ class Journals:
         memory = self.of.get(topic)
         return 0 if memory is None else memory.first(epoch)
 
+    def keeps(self, topic: int) -> bool:
+        """Whether a topic has a journal, or anything of one; nothing else needs to be told of its epochs."""
+        return topic in self.of or topic in self._epochs
+
     def begin(self, topic: int, epoch: int, drawn: int) -> None:
         """An epoch is to come; of the one before so many tickets were drawn in its first group."""
         if (memory := self.of.get(topic)) is not None:

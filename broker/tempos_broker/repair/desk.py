@@ -46,7 +46,7 @@ class Desk:
             self.publishers.opened(route)
         if route.topic.is_repaired:
             self._seats.opened(topic, route.epoch, self._journals.first(topic, route.epoch), holders)
-        else:
+        elif self._seats.latest(topic) is not None:
             self.forget(topic)
 
     def closed(self, route: Route) -> None:

@@ -151,6 +151,10 @@ class Resends:
             known = self._topics[topic] = _Topic(Scan(memory, fresh=fresh))
         known.scan.opened(epoch, first, self._drawn(topic, epoch), self._clock_ns())
 
+    def knows(self, topic: int) -> bool:
+        """Whether a topic has a journal that is read here."""
+        return topic in self._topics
+
     def closed(self, topic: int, epoch: int, drawn: int) -> None:
         """Of an epoch no tickets are drawn any more."""
         if (known := self._topics.get(topic)) is not None:

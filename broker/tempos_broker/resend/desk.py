@@ -78,7 +78,8 @@ class Desk:
     def closed(self, route: Route) -> None:
         """Of a route no packet uses any more the tickets are final."""
         topic = route.topic.id
-        self._core.closed(topic, route.epoch, self._drawn(topic, route.epoch, 0))
+        if self._core.knows(topic):
+            self._core.closed(topic, route.epoch, self._drawn(topic, route.epoch, 0))
 
     def forget(self, topic: int) -> None:
         """A topic is no more."""

@@ -178,12 +178,13 @@ class Batch:
     def _address(self, route: Route) -> None:
         self._routes[route.topic.id] = route
         groups, out = route.groups, self._left_out
-        options = options_of(route)
-        self._taken[route.topic.id] = {each.group: each.meant for each in takings(options) if each.meant}
         if len(groups) == 1 and len(groups[0].members) == 1 and not route.topic.groups:
+            self._taken.pop(route.topic.id, None)
             (member,) = groups[0].members
             self._members[route.topic.id] = _only(member, (member.ip, member.source) in out)
         else:
+            options = options_of(route)
+            self._taken[route.topic.id] = {each.group: each.meant for each in takings(options) if each.meant}
             pick = route.topic.pick
             self._members[route.topic.id] = tuple(
                 _compile(group.members, out, pick, of) for group, of in zip(groups, options, strict=True)

@@ -32,20 +32,39 @@ class KeyedLocks(Generic[KeyT]):
                 await stack.enter_async_context(self.one(key))
             yield
 
-    @contextlib.asynccontextmanager
-    async def one(self, key: KeyT) -> AsyncIterator[None]:
+    def one(self, key: KeyT) -> _One[KeyT]:
         """The same of a single key."""
-        lock, users = self._locks.get(key) or (asyncio.Lock(), 0)
-        self._locks[key] = lock, users + 1
+        return _One(self._locks, key)
+
+
+class _One(Generic[KeyT]):
+    """A single key; no generator, which would take longer than the lock, thousands of times."""
+
+    __slots__ = ("_key", "_locks")
+
+    def __init__(self, locks: dict[KeyT, tuple[asyncio.Lock, int]], key: KeyT) -> None:
+        self._locks = locks
+        self._key = key
+
+    async def __aenter__(self) -> None:
+        lock, users = self._locks.get(self._key) or (asyncio.Lock(), 0)
+        self._locks[self._key] = lock, users + 1
         try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks[key]
-            if users == 1:
-                del self._locks[key]
-            else:
-                self._locks[key] = lock, users - 1
+            await lock.acquire()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._locks[self._key][0].release()
+        self._leave()
+
+    def _leave(self) -> None:
+        lock, users = self._locks[self._key]
+        if users == 1:
+            del self._locks[self._key]
+        else:
+            self._locks[self._key] = lock, users - 1
 
 
 class Gate:

@@ -50,12 +50,9 @@ class Firewall:
         self._port = port
         #: What was found last.
         self.found: tuple[str, ...] = ()
+        #: What drops for certain whatever comes to the port; empty: nothing does.
+        self.forbids = ""
         self._generation: bytes | None = b""
-
-    @property
-    def forbids(self) -> str:
-        """What drops for certain whatever comes to the port; empty: nothing does."""
-        return next((each for each in self.found if each.startswith(_SURE)), "")
 
     @property
     def passed_by(self) -> tuple[str, ...]:
@@ -67,6 +64,7 @@ class Firewall:
         generation, before = _generation(), self.found
         if generation is None or generation != self._generation:
             self.found = (*self._rules(), *_legacy(self._port))
+            self.forbids = next((each for each in self.found if each.startswith(_SURE)), "")
             self._generation = generation
         for each in self.found:
             if each not in before:
