@@ -172,7 +172,7 @@ def test_all_comes_once_whatever_the_network_does(loss: float, mixes: bool) -> N
         world.publish(chance.choice([1, 1, 1, 5]))
         world.run(APART)
     world.run(2.0)
-    assert world.window.open == 0
+    assert not world.window.is_open
     assert not world.kept.given_up
     assert sorted(world.came) == list(range(world.numbers))
     assert set(world.came.values()) == {1}
@@ -195,7 +195,7 @@ def test_a_late_first_copy_is_dropped() -> None:
         world.publish()
         world.run(APART)
     world.run(0.1)
-    assert world.window.open == 0
+    assert not world.window.is_open
     world.data(late[0])
     assert (world.repeated, set(world.came.values())) == (1, {1})
     assert world.core.outcomes["taken"] == 1
@@ -231,7 +231,7 @@ def test_what_has_left_the_window_is_told_exactly() -> None:
     world.loss = 0.0
     world.ask()
     world.run(1.0)
-    assert world.window.open == 0
+    assert not world.window.is_open
     assert world.kept.given_up == {LEFT: len(range(3, 100 - inside, 10))}
     assert sorted(set(range(100)) - set(world.came)) == list(range(3, 100 - inside, 10))
 
@@ -249,7 +249,7 @@ def test_another_broker_finds_what_the_journal_has_and_nothing_comes_twice() -> 
     world.ask()
     world.run(1.0)
     lost = [7, 57, 107, 157]
-    assert world.window.open == 0
+    assert not world.window.is_open
     assert world.kept.given_up + Counter() == {UNCERTAIN: len(lost)} or not world.kept.given_up
     assert set(world.came.values()) == {1}
     assert len(world.came) + sum(world.kept.given_up.values()) == 200

@@ -353,4 +353,4 @@ async def test_what_leaves_together_is_kept_until_it_is_confirmed(refused: int) 
             assert some.open == 3
             window.came(Came(topic.id, 2**31, len(sent), ()))
             assert some.open == 0
-        assert not window.open
+        assert not window.is_open

@@ -62,7 +62,7 @@ class Confirming:
         loop = asyncio.get_running_loop()
         until = None if timeout is None else loop.time() + timeout
         silent = False
-        while self.window.open and not silent:
+        while self.window.is_open and not silent:
             waiter: asyncio.Future[None] = loop.create_future()
             self._waiters.append(waiter)
             self._at_once = 0
@@ -109,7 +109,7 @@ class Confirming:
         self._heard_at, self._unanswered, self._again = now, False, AGAIN
         for each in told:
             self.window.came(each)
-        if not self.window.open:
+        if not self.window.is_open:
             self._release()
         self._next(now)
         return True
@@ -149,6 +149,7 @@ class Confirming:
             self.window.is_asked_about = False
             self._release()
             return
+        self.window.on_next = None
         self._used, self._asked_at, self._unanswered = 0, time.monotonic(), True
         self._link.send_aside(self._asked.request(self._publisher, rows))
         self._set_timer(max(self._again, 2 * (self._way or 0.0)))
@@ -172,10 +173,20 @@ class Confirming:
     def _on_timer(self) -> None:
         self._timer = None
         flows, self._put = self.window.puts != self._put, self.window.puts
-        rests = self._unanswered or time.monotonic() >= self._asked_at + FLOWING
-        if flows and not rests and not self._waiters and not self.window.is_filling:
-            self._set_timer(EVERY)
-        else:
+        if not flows or self._unanswered or self._waiters or self.window.is_filling:
+            self._ask()
+            return
+        if time.monotonic() >= self._asked_at + FLOWING:
+            # Behind an event, so that the next one is not late for it.
+            self.window.on_next = self._ask_behind
+        self._set_timer(EVERY)
+
+    def _ask_behind(self) -> None:
+        """What has just left is out of the way first."""
+        asyncio.get_running_loop().call_soon(self._ask_now, self._asked_at)
+
+    def _ask_now(self, asked_at: float) -> None:
+        if not self._closed and self._asked_at == asked_at:
             self._ask()
 
     def _release(self) -> None:

@@ -127,6 +127,8 @@ class Window:
         self._room = room
         self._clock = clock
         self.on_first: Callable[[], None] = lambda: None
+        #: Is called, once, when something has been put into it; None: nothing is.
+        self.on_next: Callable[[], None] | None = None
         self.kept: dict[int, Kept] = {}
         self._order: deque[tuple[Kept, int]] = deque()
         self._bytes = 0
@@ -150,6 +152,9 @@ class Window:
         if not self.is_asked_about:
             self.is_asked_about = True
             self.on_first()
+        elif self.on_next is not None:
+            call, self.on_next = self.on_next, None
+            call()
         while self._bytes > self._room:
             of, oldest = self._order.popleft()
             if (entry := of.entries.pop(oldest, None)) is not None:
@@ -162,9 +167,9 @@ class Window:
         return 4 * self._bytes > self._room
 
     @property
-    def open(self) -> int:
-        """Events of which it is not known what became."""
-        return sum(each.open for each in self.kept.values())
+    def is_open(self) -> bool:
+        """Whether there are events of which it is not known what became."""
+        return any(each.entries or each.left for each in self.kept.values())
 
     def came(self, told: Came | Cannot) -> None:
         """The broker says what has come of a topic."""
@@ -173,6 +178,9 @@ class Window:
             return
         if isinstance(told, Cannot):
             self._cannot(kept, told)
+            return
+        if not told.lacking:
+            self._all_came(kept, told.upto)
             return
         now = self._clock()
         starts = [first for first, _ in told.lacking]
@@ -199,6 +207,22 @@ class Window:
             lacks = _within(told.lacking, starts, each[0], each[1])
             if lacks:
                 kept.give_up(LEFT, min(lacks, each[2]))
+        self._tidy()
+
+    def _all_came(self, kept: Kept, upto: int) -> None:
+        """Nothing lacks below ``upto``. The publisher stands still for this, so it is short."""
+        entries = kept.entries
+        done: list[int] = []
+        size = 0
+        for number, entry in entries.items():
+            if number + (1 if len(entry.datagrams) == 1 else entry.events) > upto:
+                break
+            done.append(number)
+            size += entry.size
+        for number in done:
+            del entries[number]
+        self._bytes -= size
+        kept.left = [each for each in kept.left if each[1] > upto]
         self._tidy()
 
     def lacks(self, told: Lacks) -> list[bytes]:
@@ -248,8 +272,12 @@ class Window:
             kept.left.append([number, number + events, events])
 
     def _tidy(self) -> None:
-        while self._order and self._order[0][1] not in self._order[0][0].entries:
-            self._order.popleft()
+        order = self._order
+        while order:
+            kept, number = order[0]
+            if number in kept.entries:
+                return
+            order.popleft()
 
 
 def _within(spans: Sequence[tuple[int, int]], starts: Sequence[int], first: int, end: int) -> int:
