@@ -23,6 +23,7 @@ from tempos_broker.account.pace import Pace
 from tempos_broker.addresses import is_local_address, source_of
 from tempos_broker.awaited import Awaited, missing
 from tempos_broker.config.model import BrokerConfig
+from tempos_broker.control.hearing import Hearing
 from tempos_broker.control.port import ControlPort
 from tempos_broker.control.proofs import Proofs
 from tempos_broker.control.server import ControlServer
@@ -218,6 +219,8 @@ class Broker:
         self._port = ControlPort(
             self._control, self._routes, self._expiry, self._tasks, self._slow.say, self.fleet, self._resends
         )
+        self._expiry.hearing = Hearing(self._port.has_heard)
+        self._redelivery.hearing = Hearing(self._port.has_heard)
         self._watch = Watch(
             neighbours,
             self._routes,

@@ -1,4 +1,8 @@
-"""The end of leases: a timer for the earliest, routes swapped of those that are over, accounts settled."""
+"""The end of leases: a timer for the earliest, routes swapped of those that are over, accounts settled.
+
+A broker that stood still, for its machine was busy, finds what members sent meanwhile at its control port,
+and every timer due. So nobody is taken out before what waits there has been heard.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,15 @@ from collections.abc import Sequence
 
 from tempos import Member
 from tempos_broker.account.ledger import Ledger
+from tempos_broker.control.hearing import Hearing
 from tempos_broker.membership import Registry
 from tempos_broker.routes import Routes
 from tempos_broker.tasks import Tasks
 
 #: Seconds between two settlings of accounts, where nothing else wakes us up.
 SETTLE_EVERY = 1.0
+#: The same between two looks whether all that waits has been heard.
+HEAR = 0.002
 
 
 class Expiry:
@@ -28,6 +35,8 @@ class Expiry:
         self._routes = routes
         self._tasks = tasks
         self._timer: asyncio.TimerHandle | None = None
+        #: What members have said by now counts.
+        self.hearing = Hearing()
 
     def schedule(self) -> None:
         """Wake up when the earliest lease ends. Renewals only move it on, so waking early is harmless."""
@@ -39,11 +48,24 @@ class Expiry:
             delays.append(max(SETTLE_EVERY, left + self._routes.lease - now))
         self.cancel()
         if delays:
-            delay = min(delays)
-            self._timer = asyncio.get_running_loop().call_later(delay, self.expire)
+            self._wait(min(delays))
+
+    def _wait(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.expire)
+
+    def _is_early(self, now: float) -> bool:
+        """Whether what would renew a lease, or belongs to an account that is closed, may wait to be heard."""
+        ends, left = self._registry.next_expiry(), self._ledger.next_settlement()
+        lease = self._routes.lease
+        is_due = (ends is not None and ends <= now) or (left is not None and left + lease <= now)
+        return is_due and not self.hearing.is_done(now, lease)
 
     def expire(self) -> None:
         """Take out those whose lease has ended by now, and settle with those that are gone since then."""
+        if self._is_early(time.monotonic()):
+            self.cancel()
+            self._wait(HEAR)
+            return
         self._ledger.settle(time.monotonic() - self._routes.lease)
         gone = self._registry.expire(time.monotonic())
         topics: dict[Member, list[int]] = {}

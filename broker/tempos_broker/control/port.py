@@ -73,6 +73,10 @@ class ControlPort:
         for each in self._sockets:
             each.serve()
 
+    def has_heard(self, since: float) -> bool:
+        """Whether all was heard that had come by then (monotonic seconds)."""
+        return all(each.has_heard(since) for each in self._sockets)
+
     def close(self) -> None:
         """Hear nothing any more, and answer nothing."""
         for each in self._sockets:

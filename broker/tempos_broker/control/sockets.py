@@ -98,6 +98,8 @@ class ControlSocket:
         self._unsent = unsent
         self._log = Sparingly(log, time.monotonic)
         self._loop: asyncio.AbstractEventLoop | None = None
+        # When nothing was left in it last.
+        self._emptied = float("-inf")
         #: None: it has them all, and the kernel tells to which a request was sent.
         self._address = None if ip == addresses.ANY else ip
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -127,6 +129,16 @@ class ControlSocket:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._sock.fileno(), self._readable)
 
+    def has_heard(self, since: float) -> bool:
+        """Whether all was handed on that had come by then (monotonic seconds)."""
+        if self._emptied >= since or self._loop is None or self._sock.fileno() < 0:
+            return True
+        try:
+            self._sock.recv(_READ, socket.MSG_PEEK)
+        except OSError:
+            return True
+        return False
+
     def close(self) -> None:
         """Stop serving; answers that come after this go nowhere. Safe to call twice."""
         if self._sock.fileno() >= 0:
@@ -145,6 +157,7 @@ class ControlSocket:
             try:
                 datagram, ancillary, _, sender = self._sock.recvmsg(_READ, addresses.SPACE)
             except (BlockingIOError, InterruptedError):
+                self._emptied = time.monotonic()
                 return
             except OSError as error:
                 self._log.warn(f"receive {error.errno}", f"control socket: {error}")

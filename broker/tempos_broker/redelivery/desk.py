@@ -20,6 +20,7 @@ from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import OWN_GROUP
 from tempos_broker.control.decisions import Decision, Way
+from tempos_broker.control.hearing import Hearing
 from tempos_broker.journal.journals import Journals
 from tempos_broker.lives.memory import UNREADABLE
 from tempos_broker.membership import Registry
@@ -81,6 +82,8 @@ class Redelivery:
         self._tasks = Tasks()
         self._is_saving = False
         self._saved_at = 0.0
+        #: What members have said by now counts.
+        self.hearing = Hearing()
         #: Before all topics are taken up nobody is known to be gone.
         self._is_closed = True
 
@@ -207,9 +210,11 @@ class Redelivery:
     def _look(self) -> None:
         self._timer = None
         now = time.monotonic()
-        busy, hurries = False, False
+        heard, hurries = self.hearing.is_done(now, self._registry.lease), False
+        busy = not heard
         for topic, owed in self._topics.items():
-            self._settle(topic, owed, now)
+            if heard:
+                self._settle(topic, owed, now)
             hurries = self._keep_aside(topic, owed) or hurries
             self._handing.sweep(topic, owed)
             for group, lapsed in owed.lapsed_since():
