@@ -1,8 +1,9 @@
 """Members of a work queue are killed one after the other: all is processed, and what is twice is flagged.
 
 Some workers share a group; every now and then one is ended by SIGKILL under traffic and another one takes
-its place. What each has processed it marks in memory that outlives it. In the end all leave in order, one
-that is new works off what was left, and the marks are added up.
+its place; kills do not wait for it before its turn comes again. What each has processed it marks in memory
+that outlives it. In the end all leave in order, one that is new works off what was left, and the marks are
+added up.
 """
 
 from __future__ import annotations
@@ -58,10 +59,14 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
             def worker(place: int) -> Program:
                 return c.role(
                     "shifts", "--address", topology.broker.address, "--topic", topic.name,
-                    "--group", _GROUP, "--count", count, "--folder", folder, "--place", place, ready=True,
+                    "--group", _GROUP, "--count", count, "--folder", folder, "--place", place,
                 )  # fmt: skip
 
-            workers = [worker(place) for place in range(p.workers)]
+            def came(worker: Program) -> Program:
+                worker.wait_line("ready", 60.0)
+                return worker
+
+            workers = [came(worker(place)) for place in range(p.workers)]
             broker.wait_path(topic.name, Path.SLOW if p.mode == "off" else Path.FAST)
             sender = a.role(
                 "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", topic.id,
@@ -70,17 +75,22 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
             began = time.monotonic()
             for kill in range(p.kills):
                 progress.pause(max(0.0, began + (kill + 1) * p.every - time.monotonic()))
-                workers[kill % p.workers].kill()
-                workers[kill % p.workers] = worker(kill % p.workers)
+                place = kill % p.workers
+                if kill >= p.workers:
+                    came(workers[place])
+                workers[place].kill()
+                workers[place] = worker(place)
                 if not (kill + 1) % 10:
                     progress(f"{kill + 1} kills")
             sent = sender.result(seconds * 2 + 30)["sent"]
-            workers.append(worker(p.workers))
+            for place in {kill % p.workers for kill in range(p.kills)}:
+                came(workers[place])
+            workers.append(came(worker(p.workers)))
             _settled(broker, topic.name)
             for each in workers:
                 each.stop(30.0)
             # What was lost on the way to the last one.
-            last = worker(p.workers + 1)
+            last = came(worker(p.workers + 1))
             group = _settled(broker, topic.name)
             last.stop(30.0)
             got = _tally(c, folder, count)
@@ -91,6 +101,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         Figure("never reached the broker", before, "events"),
         Figure("processed", got["processed"], "events"),
         Figure("never processed", got["never"] - before, "events"),
+        Figure("came while nobody was a worker", entry["refused"].get("no_member", 0), "events"),
         Figure("doubled and not flagged", got["doubled unflagged"], "events"),
         Figure("processed flagged", got["flagged"], "events"),
         Figure("doubled", got["doubled"], "events"),
