@@ -6,13 +6,10 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
 
 import pytest
-from hypothesis import settings
-
-# A machine that is busy with something else is no fault of the code: properties are not timed.
-settings.register_profile("tempos", deadline=None)
-settings.load_profile("tempos")
 
 # What a shell runs in the background ignores Ctrl-C, and so would every program that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -21,6 +18,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Whoever ends the tests from outside (timeout, a cancelled CI) ends them as Ctrl-C does: what they have
 # made in the kernel, and what they have started, goes as after any failure.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: left out of the short form of a kernel's run")
+
+
+def pytest_pycollect_makemodule(module_path: Path) -> None:
+    """Properties are set up before a module that has some is imported; others do without hypothesis."""
+    if b"hypothesis" in module_path.read_bytes():
+        _properties()
+
+
+@cache
+def _properties() -> None:
+    from hypothesis import settings
+
+    # A machine that is busy with something else is no fault of the code: properties are not timed.
+    settings.register_profile("tempos", deadline=None)
+    settings.load_profile("tempos")
 
 
 def pytest_sessionfinish() -> None:

@@ -1,7 +1,8 @@
 """Every program of every BPF object is taken by this kernel's verifier, with whatever it may be loaded.
 
 Constants decide which branches a verifier walks: what loads with one address and no time limit need not with
-eight and three seconds.
+eight and three seconds. With the same constants it is the same to a verifier: each is loaded once, those that
+measure latency in one load with those that do not.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
+from support.covering import covering
 from support.privileges import require_kernel
 
 import tempos_bench
@@ -63,7 +64,12 @@ GATES = {
     "learns": Gate(tuple(MACS[:1]), (), learns=7),
     "most": Gate(tuple(MACS), tuple(SUSPECTS), asks=7, learns=7),
 }
-VARIANTS = list(itertools.product((False, True), (False, True), range(1, MAX_LISTEN + 1), (0, GONE_AFTER_NS)))
+KINDS = ("native", "generic", "tc")
+#: Of each kind, how many addresses are ours and how long user space may be silent.
+DIMENSIONS = (KINDS, range(1, MAX_LISTEN + 1), (0, GONE_AFTER_NS))
+VARIANTS = list(itertools.product(*DIMENSIONS))
+#: Those that the short form of a kernel's run loads: every constant, and any two of them together.
+COVERING = covering(*DIMENSIONS)
 
 #: Everybody, one process, several of them: the programs of observation tools ask in other words each time.
 WISHES = {
@@ -73,10 +79,9 @@ WISHES = {
 }
 
 
-def described(variant: tuple[bool, bool, int, int]) -> str:
-    generic, timed, addresses, gone_after = variant
-    return "-".join((("native", "generic")[generic], ("plain", "timed")[timed], f"{addresses}-addresses",
-                     "gone-after" if gone_after else "for-ever"))  # fmt: skip
+def described(variant: tuple[str, int, int]) -> str:
+    kind, addresses, gone_after = variant
+    return f"{kind}-{addresses}-addresses-{'gone-after' if gone_after else 'for-ever'}"
 
 
 @cache
@@ -121,18 +126,28 @@ def test_all_that_there_is_to_load_is_loaded_here() -> None:
         assert programs(source, optional=True) == set(OPTIONAL.get(name, ()))
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=described)
-def test_the_xdp_programs(variant: tuple[bool, bool, int, int]) -> None:
-    generic, timed, addresses, gone_after = variant
+def test_the_short_form_has_any_two_constants_together() -> None:
+    for one, other in itertools.combinations(range(len(DIMENSIONS)), 2):
+        together = {(variant[one], variant[other]) for variant in COVERING}
+        assert together == set(itertools.product(DIMENSIONS[one], DIMENSIONS[other]))
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(each, marks=() if each in COVERING else pytest.mark.full) for each in VARIANTS],
+    ids=described,
+)
+def test_the_programs_by_addresses_and_silence(xdp: BpfObject, variant: tuple[str, int, int]) -> None:
+    kind, addresses, gone_after = variant
     listen = [f"10.{n}.2.1" for n in range(addresses)]
-    settings = encode_settings(PORT, listen, GATES["most"], generic=generic, gone_after_ns=gone_after)
-    also, without = ([TIMED], []) if timed else ([], [LATENCY])
-    load("fastpath", {"settings": settings}, {}, also, without)
+    settings = encode_settings(
+        PORT, listen, GATES["most"], generic=kind == "generic", gone_after_ns=gone_after
+    )
+    load_kind(kind, settings, xdp, timed=True)
 
 
-@pytest.mark.parametrize("timed", [False, True], ids=["plain", "timed"])
 @pytest.mark.parametrize("tags", Tags)
-def test_the_xdp_programs_by_how_they_know_of_tags(tags: Tags, timed: bool) -> None:
+def test_the_xdp_programs_by_how_they_know_of_tags(xdp: BpfObject, tags: Tags) -> None:
     skb_at = veth_skb_at() or 0
     if tags is Tags.READ and not skb_at:
         pytest.skip("before Linux 6.3 nothing that veth gives a program leads to the socket buffer")
@@ -140,36 +155,31 @@ def test_the_xdp_programs_by_how_they_know_of_tags(tags: Tags, timed: bool) -> N
     settings = encode_settings(
         PORT, ["10.0.0.1"], GATES["one-MAC"], generic=generic, tags=tags, skb_at=skb_at
     )
-    also, without = ([TIMED], []) if timed else ([], [LATENCY])
-    load("fastpath", {"settings": settings}, {}, also, without)
+    load_kind("generic" if generic else "native", settings, xdp, timed=True)
 
 
-@pytest.mark.parametrize("kind", ["native", "generic", "tc"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gate", GATES)
 def test_the_programs_by_whose_frames_they_take(xdp: BpfObject, gate: str, kind: str) -> None:
+    """As a broker loads them that measures no latency: without the map that this takes."""
     settings = encode_settings(PORT, ["10.0.0.1"], GATES[gate], generic=kind == "generic")
-    name, share = (
-        ("clone", {name: xdp.map(name) for name in clone.MAPS}) if kind == "tc" else ("fastpath", {})
-    )
-    load(name, {"settings": settings}, share, without=[LATENCY])
+    load_kind(kind, settings, xdp, timed=False)
 
 
-@pytest.mark.parametrize("variant", [each for each in VARIANTS if not each[0]], ids=described)
-def test_the_tc_programs(xdp: BpfObject, variant: tuple[bool, bool, int, int]) -> None:
-    _, timed, addresses, gone_after = variant
-    listen = [f"10.{n}.2.1" for n in range(addresses)]
-    settings = encode_settings(PORT, listen, GATES["most"], generic=False, gone_after_ns=gone_after)
-    shared = {name: xdp.map(name) for name in (*clone.MAPS, *([LATENCY] if timed else []))}
-    also, without = ([clone.TIMED], []) if timed else ([], [LATENCY])
-    load("clone", {"settings": settings}, shared, also, without)
+def load_kind(kind: str, settings: bytes, xdp: BpfObject, *, timed: bool) -> None:
+    """The programs of a mode, beside those that measure latency if ``timed``."""
+    constants, without = {"settings": settings}, [] if timed else [LATENCY]
+    if kind == "tc":
+        shared = {name: xdp.map(name) for name in (*clone.MAPS, *([LATENCY] if timed else []))}
+        load("clone", constants, shared, [clone.TIMED] if timed else [], without)
+    else:
+        load("fastpath", constants, {}, [TIMED] if timed else [], without)
 
 
 def test_both_modes_beside_each_other_share_their_maps(xdp: BpfObject) -> None:
     settings = encode_settings(PORT, ["10.0.0.1"], GATES["one-MAC"], generic=True)
-    with ExitStack() as stack:
-        loaded = stack.enter_context(BpfObject(OBJECT, {"settings": settings}, also=[TIMED]))
-        shared = {name: loaded.map(name) for name in ("routes", "tickets", "egress", "counters", LATENCY)}
-        load("fastpath", {"settings": settings}, shared, [TIMED])
+    shared = {name: xdp.map(name) for name in ("routes", "tickets", "egress", "counters", LATENCY)}
+    load("fastpath", {"settings": settings}, shared, [TIMED])
 
 
 @pytest.mark.parametrize("name", ["beside", "drops", "selector", "trial", "generate", "yardsticks"])

@@ -60,8 +60,9 @@ class Pair:
         self.best_effort.close()
 
 
-@pytest.fixture
-def rig() -> Iterator[Rig]:
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[Rig]:
+    """Whichever mode: its maps are what the selector looks into."""
     require_kernel()
     with closing(Rig(generic=False)) as rig:
         yield rig

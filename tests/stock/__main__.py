@@ -60,7 +60,7 @@ def _options() -> argparse.Namespace:
     run = actions.add_parser("run", help="boot a kernel and run a command in the tree there")
     run.add_argument("kernel", help="the package, for instance linux-image-6.12-amd64")
     run.add_argument("command", nargs="+", help="what to run; {results} is a folder that comes back")
-    run.add_argument("--limit", type=float, default=600.0, help="seconds")
+    run.add_argument("--limit", type=float, default=1800.0, help="seconds, %(default)s if not said")
     table = actions.add_parser("table", help="put what the full runs found into the documents")
     clean = actions.add_parser("clean", help="remove everything that is kept")
     for action, do in ((test, _test), (host, _host), (run, _run), (table, _table), (clean, _clean)):

@@ -17,7 +17,7 @@ TREE = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TREE / "tests"))
 
 from stock import work  # noqa: E402 - the path comes first
-from stock.job import from_text  # noqa: E402
+from stock.job import TEST_LIMIT, from_text  # noqa: E402
 
 JOB, OUT = Path("/dev/vdd"), Path("/dev/vde")
 RESULTS = Path("/run/results")
@@ -34,6 +34,8 @@ _ENVIRONMENT = {
     "HOME": "/root",
     "LANG": "C.UTF-8",
     "CI": "true",
+    # For tests that somebody runs by themselves; the steps say it.
+    "PYTEST_TIMEOUT": str(TEST_LIMIT),
     # What the kernel does not know of its command line, it hands to its first process.
     "TEMPOS_PATIENCE": os.environ.get("TEMPOS_PATIENCE", ""),
 }

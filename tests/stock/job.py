@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 
 #: In a step's words: the folder for its results.
 RESULTS = "{results}"
+#: Seconds for one test with its set-up, on a machine that may be emulated: more than what it waits for has.
+TEST_LIMIT = 900
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from collections.abc import Sequence
@@ -135,8 +136,9 @@ def _heard(name: str) -> work.Say:
     return lambda line: print(f"{name}: {line}", flush=True)
 
 
+@functools.cache
 def _revision() -> str:
-    """The commit, with a plus where the tree differs from it."""
+    """The commit, with a plus where the tree differs from it; of all kernels of one run."""
     try:
         commit = checked(("git", "rev-parse", "--short=10", "HEAD"), folder=tree.SOURCE).strip()
         changed = checked(

@@ -13,10 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from stock.chroot import checked
-from stock.job import RESULTS, Step
+from stock.job import RESULTS, TEST_LIMIT, Step
 
 #: Steps whose output or rows are looked into; the others are judged by their exit code and their tests.
 DOCTOR, DEMO, NETWORKS = "doctor", "demo", "networks"
+#: The mark of tests that the short form leaves to the full one.
+FULL = "full"
+#: Plug-ins that none of these tests needs, and that an emulated machine is long in loading.
+_UNUSED = ("schemathesis", "anyio", "platformdirs")
 _TREE = Path(__file__).resolve().parents[2]
 _VARIANTS = "tests/kernel/test_every_variant.py"
 #: Two tests at a time: those of one file one after the other, or any.
@@ -36,7 +40,7 @@ def steps(*, short: bool) -> list[Step]:
         return [
             doctor,
             # All at once, for an emulated machine is slow to begin; in any order, on both of its processors.
-            _pytest("kernel", _VARIANTS, *_CUT, limit=1500, at_once=_ANY_ORDER),
+            _pytest("kernel", "-m", f"not {FULL}", _VARIANTS, *_CUT, limit=1500, at_once=_ANY_ORDER),
             Step(DEMO, ("tempos", "demo", "--json", "--way", "native"), limit=300),
         ]
     return [
@@ -100,11 +104,12 @@ def _tests_at(step: Step) -> int | None:
 
 
 def _pytest(name: str, *words: str, limit: float, at_once: Sequence[str] = _BY_FILE,
-            timeout: int = 900) -> Step:  # fmt: skip
+            timeout: int = TEST_LIMIT) -> Step:  # fmt: skip
     """Tests, by ``at_once`` how many at a time and in which order. What came of them is in NAME.xml.
 
     ``timeout``: seconds for one of them with its set-up.
     """
-    options = (*at_once, "--timeout", str(timeout), "-p", "no:cacheprovider", "--tb", "short")
+    without = (word for name in _UNUSED for word in ("-p", f"no:{name}"))
+    options = (*at_once, *without, "--timeout", str(timeout), "-p", "no:cacheprovider", "--tb", "short")
     command = ("pytest", "-q", *options, "--junitxml", f"{RESULTS}/{name}.xml", *words)
     return Step(name, command, limit)

@@ -18,14 +18,13 @@ from typing import TypeVar
 from pyroute2 import IPRoute
 
 from support.packets import PORT
-from support.program import ADDRESSES, GATE, put_route
+from support.program import ADDRESSES, GATE, put_route, unroute, zero
 from support.waiting import LIMIT
 from tempos import Framing, Reason
 from tempos._abi import Way
 from tempos._rows import Rows
 from tempos._slots import epoch_row
 from tempos_bench.nodes.namespace import Namespace
-from tempos_bpf.maps import possible_cpus
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.clone import MAPS, OBJECT, PROGRAM, Clones
 from tempos_fastpath.layout import decode_counters, encode_route, encode_settings
@@ -94,14 +93,12 @@ class CloneRig:
 
     def clear(self) -> None:
         for topic, row in self.rows.given().items():
-            self.map("routes").delete(row)
-            self.map("small_routes").delete(row)
+            unroute(self.map("routes"), row)
+            unroute(self.map("small_routes"), row)
             for epoch in (0, 1):
                 self.tickets.reset(topic, epoch)
         for name in ("counters", "copies"):
-            of = self.map(name)
-            for row in range(of.max_entries):
-                of.update(row, bytes(of.value_size * possible_cpus()))
+            zero(self.map(name))
 
     def run(self, frame: bytes) -> Outcome:
         """Run on one frame and collect what came out; at most one counter may grow, by one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from support.packets import PORT, Addresses
@@ -37,6 +38,10 @@ ADDRESSES = Addresses("02:00:00:00:00:01", "02:00:00:00:00:02", "10.1.2.3", "10.
 GATE = Gate(("02:00:00:00:00:99", ADDRESSES.dst_mac), ("10.1.0.1", "10.9.9.9"))
 
 
+#: As many as a test has at most: what is looked at after each frame goes by it.
+TOPICS = 200
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one frame led to."""
@@ -53,14 +58,15 @@ class Rig:
     def __init__(self, *, generic: bool, timed: bool = False) -> None:
         self.generic = generic
         self.settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], GATE, generic=generic)
-        self.rows = Rows()
+        self.rows = Rows(TOPICS)
         also = [TIMED] if timed else []
         self._object = BpfObject(
             OBJECT, {"settings": self.settings}, sizes=sizes(self.rows, LATENCY), also=also
         )
         self.map = self._object.map
         self.program = self._object.program(TIMED if timed else PROGRAM)
-        self._installed: set[int] = set()
+        #: The routes that are in, by topic, and by which slot they leave.
+        self._installed: dict[int, tuple[Plan, int]] = {}
         self.tickets = SharedTickets(self.map("tickets").mmap(), self.rows, self.map("copies"))
         self.topics = SharedTopics(self._object.map("topics").mmap(), self.rows)
         self._places = KernelRows(self._object.map("rows").mmap())
@@ -80,26 +86,40 @@ class Rig:
             assert isinstance(first, int), first
             self._fanouts.make(first)
         put_route(self.map, plan, row, encode_route(plan, row, {LOOPBACK: slot}, first))
-        self._installed.add(plan.topic)
+        self._installed[plan.topic] = plan, slot
+
+    def keep(self, plans: Sequence[Plan]) -> None:
+        """These routes and no others, as if just swapped in: those that are in stay, for a swap waits."""
+        if self._installed != {plan.topic: (plan, 0) for plan in plans}:
+            self.clear()
+            for plan in plans:
+                self.install(plan)
+        self.reset()
 
     def remove(self, topic: int) -> None:
         for table in ("small_routes", "routes"):
-            self._object.map(table).delete(self.rows.of[topic])
+            unroute(self.map(table), self.rows.of[topic])
         self._fanouts.settle(topic, None)
         self.rows.free(topic)
         self._places.configure(self.rows.given())
-        self._installed.discard(topic)
+        self._installed.pop(topic, None)
 
     def clear(self) -> None:
-        for topic in self.rows.of:
-            for epoch in (0, 1):
-                self.tickets.reset(topic, epoch)
+        """As it was loaded."""
         for topic in tuple(self._installed):
             self.remove(topic)
         self.topics.configure([])
-        counters = self._object.map("counters")
-        for row in range(self.rows.count):
-            counters.update(row, bytes(counters.value_size * possible_cpus()))
+        for topic in self.rows.given():
+            self.rows.free(topic)
+        self._places.configure({})
+        self.reset()
+
+    def reset(self) -> None:
+        """Tickets and counts at 0."""
+        with closing(self.map("tickets").mmap()) as tickets:
+            tickets.zero(0, tickets.size)
+        for name in ("copies", "counters"):
+            zero(self.map(name))
 
     def configure(self, topics: Sequence[Topic]) -> None:
         """Let the program know these topics, and the socket selector their classes."""
@@ -140,7 +160,23 @@ def put_route(maps: Callable[[str], Map], plan: Plan, row: int, value: bytes) ->
     with create_map("route", MapType.ARRAY, key_size=4, value_size=len(value), max_entries=1) as inner:
         inner.update(0, value)
         maps("small_routes" if small else "routes").update(row, inner)
-    maps("routes" if small else "small_routes").delete(row)
+    unroute(maps("routes" if small else "small_routes"), row)
+
+
+def unroute(routes: Map, row: int) -> None:
+    """Let no route stand there; where none does the kernel need not wait for its programs."""
+    if routes.lookup(row) is not None:
+        routes.delete(row)
+
+
+def zero(counts: Map) -> None:
+    """Set those rows of an array of counts for each CPU to 0 that are not."""
+    none, sums = bytes(counts.value_size), bytes(counts.sum_rows())
+    if sums == bytes(len(sums)):
+        return
+    for row, at in enumerate(range(0, len(sums), len(none))):
+        if sums[at : at + len(none)] != none:
+            counts.update(row, bytes(len(none) * possible_cpus()))
 
 
 def hops(count: int, first_port: int = 6001) -> tuple[Hop, ...]:

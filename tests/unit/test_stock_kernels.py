@@ -187,6 +187,13 @@ def test_once_more_means_what_failed_and_what_is_new(folder: Path, monkeypatch: 
     assert suites.tests_of(short) == suites.tests_of(whole)
 
 
+def test_the_short_form_loads_all_but_some_combinations_of_constants() -> None:
+    ((short,), (whole,)) = (suites.chosen([name], short=name == "kernel") for name in ("kernel", "variants"))
+    left_out = set(suites.tests_of(whole)) - set(suites.tests_of(short))
+    combinations = "tests.kernel.test_every_variant::test_the_programs_by_addresses_and_silence"
+    assert {name.partition("[")[0] for name in left_out} == {combinations}
+
+
 def test_a_terminal_shows_what_failed_and_what_is_lacking(folder: Path) -> None:
     text = table.as_text(gathered(folder))
     for told in ("kernel: 2 s, exit code 1, 1 passed, 2 failed, 1 skipped", "test_bad: assert 1 == 2",
