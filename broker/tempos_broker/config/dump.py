@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -30,10 +30,19 @@ def dump(config: BrokerConfig) -> str:
 
 def dump_topic(entry: TopicConfig) -> str:
     """One topic with its static members, as it stands in a file; one that was made at run time is marked."""
-    blocks = [_block("[[topic]]", fields_of(entry))]
-    blocks += [_block("[[topic.group]]", group_fields(group), "  ") for group in entry.topic.groups]
-    blocks += [_block("[[topic.member]]", _member(member), "  ") for member in entry.members]
-    return ("# made at run time\n" if entry.origin is Origin.RUN_TIME else "") + "\n".join(blocks)
+    topic = entry.topic
+    text = dump_tables(fields_of(entry), map(group_fields, topic.groups), map(_member, entry.members))
+    return ("# made at run time\n" if entry.origin is Origin.RUN_TIME else "") + text
+
+
+def dump_tables(
+    topic: dict[str, Any], groups: Iterable[dict[str, Any]], members: Iterable[dict[str, Any]]
+) -> str:
+    """A topic by its keys, with its groups and members by theirs; None: it is left out."""
+    blocks = [_block("[[topic]]", topic)]
+    blocks += [_block("[[topic.group]]", group, "  ") for group in groups]
+    blocks += [_block("[[topic.member]]", member, "  ") for member in members]
+    return "\n".join(blocks)
 
 
 def _sections(config: BrokerConfig) -> dict[str, dict[str, Any]]:

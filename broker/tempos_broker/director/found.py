@@ -1,0 +1,209 @@
+"""What was found in other programs' files, and the topics it makes.
+
+Rule kept here: what is left out is said, with the file and the line where it stands.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tempos import ConfigError
+from tempos_broker.config import parse
+from tempos_broker.config.dump import dump_tables
+
+#: What senders usually send to a port: names for topics.
+USUAL = {
+    162: "snmp-traps", 514: "syslog", 2055: "netflow", 4739: "ipfix", 6343: "sflow", 8125: "statsd",
+    9995: "netflow", 12201: "gelf",
+}  # fmt: skip
+EVERYBODY = ipaddress.IPv4Network("0.0.0.0/0")
+
+
+class Unreadable(Exception):
+    """A file cannot be taken over at all; says where and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """Where datagrams go: an IPv4 address and a port."""
+
+    ip: str
+    port: int
+    weight: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.ip}-{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One of ``collectors`` gets a copy of one of ``every`` datagrams from ``sources``."""
+
+    name: str
+    collectors: tuple[Collector, ...]
+    sources: frozenset[ipaddress.IPv4Network] = frozenset({EVERYBODY})
+    every: int = 1
+    keep: bool = False
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """None where it is for everybody's."""
+        networks = tuple(ipaddress.collapse_addresses(self.sources))
+        return () if EVERYBODY in networks else tuple(map(str, networks))
+
+
+@dataclass(slots=True)
+class Listener:
+    """What arrives at ``ports``, and the copies of it. ``pick``: how one of several collectors is chosen."""
+
+    ports: tuple[int, ...]
+    copies: list[Copy] = field(default_factory=list)
+    pick: str = "turn"
+    #: Whose datagrams are taken at all; none: everybody's.
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Found:
+    """All of a program's files. ``left_out``: what tempos is not told, and why; ``remarks``: what to know."""
+
+    listeners: list[Listener] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def text_of(path: Path) -> str:
+    """Raises :class:`Unreadable`."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise Unreadable(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def lines_of(path: Path, comment: str) -> Iterator[tuple[int, str]]:
+    """Each line that says something, with its number; ``comment``: the characters that begin one."""
+    for number, line in enumerate(text_of(path).splitlines(), 1):
+        for mark in comment:
+            line = line.partition(mark)[0]
+        if line := line.strip():
+            yield number, line
+
+
+def address_of(host: str) -> str:
+    """The IPv4 address of a host; raises ValueError with the reason."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        try:
+            return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_DGRAM)[0][4][0])
+        except (OSError, UnicodeError) as error:
+            raise ValueError(f"{host} has no IPv4 address: {getattr(error, 'strerror', error)}") from error
+    if address.version == 6:
+        raise ValueError(f"{host} is of IPv6; tempos serves IPv4")
+    return str(address)
+
+
+def port_of(text: str) -> int:
+    """A port's number; raises ValueError with the reason."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise ValueError(f"{text!r} is no port; allowed: 1 to 65535")
+    return int(text)
+
+
+def network_of(text: str) -> ipaddress.IPv4Network:
+    """An address, with a prefix's length or a mask; raises ValueError with the reason."""
+    host, _, mask = text.partition("/")
+    if host.startswith("["):
+        raise ValueError(f"{text} is of IPv6; tempos serves IPv4")
+    try:
+        return ipaddress.IPv4Network((address_of(host), mask or 32), strict=False)
+    except (ipaddress.NetmaskValueError, ipaddress.AddressValueError) as error:
+        raise ValueError(f"{text} is no network: {mask} is no mask of leading ones") from error
+
+
+def document(found: Found, origin: str) -> str:
+    """A file's ``[[topic]]`` tables; raises :class:`Unreadable` where a broker would refuse them."""
+    if not any(listener.copies for listener in found.listeners):
+        raise Unreadable(f"{origin}: nothing in it is for tempos")
+    for listener in found.listeners:
+        _name_each_once(listener, found)
+    head = [f"# Made of {origin}.", *(f"# {line}" for line in found.remarks)]
+    head += [f"# Left out: {line}" for line in found.left_out]
+    names: set[str] = set()
+    topics = [_topic(each, _unused(_name(each.ports), names)) for each in found.listeners if each.copies]
+    text = "\n".join(("\n".join(head) + "\n", *topics))
+    try:
+        parse(text, origin)
+    except ConfigError as error:
+        raise Unreadable(f"{origin}: a broker would refuse the topics made of it:\n{error}") from error
+    return text
+
+
+def merged(copies: Iterable[Copy]) -> list[Copy]:
+    """Those alike but for their sources as one, each with a name of its own."""
+    alike: dict[tuple[object, ...], Copy] = {}
+    for each in copies:
+        key = (each.collectors, each.every, each.keep)
+        before = alike.get(key)
+        alike[key] = replace(before, sources=before.sources | each.sources) if before else each
+    names: set[str] = set()
+    return [replace(each, name=_unused(each.name, names)) for each in alike.values()]
+
+
+def _name_each_once(listener: Listener, found: Found) -> None:
+    """A topic has no member twice."""
+    known: dict[tuple[str, int], str] = {}
+    copies = []
+    for copy in listener.copies:
+        new = tuple(each for each in copy.collectors if (each.ip, each.port) not in known)
+        for each in copy.collectors:
+            if each not in new:
+                found.left_out.append(
+                    f"{copy.name}: {each} again, beside {known[each.ip, each.port]}"
+                )
+            known.setdefault((each.ip, each.port), copy.name)
+        if new:
+            copies.append(replace(copy, collectors=new))
+    listener.copies = copies
+
+
+def _topic(listener: Listener, name: str) -> str:
+    options: list[dict[str, Any]] = []
+    members: list[dict[str, Any]] = []
+    for copy in listener.copies:
+        special = {
+            "sources": copy.networks or None,
+            "every": copy.every if copy.every > 1 else None,
+            "source": "keep" if copy.keep else None,
+        }
+        if any(special.values()):
+            options.append({"name": copy.name, **special})
+        members += (
+            {"ip": each.ip, "port": each.port, "group": copy.name, "weight": _weight(listener, each)}
+            for each in copy.collectors
+        )
+    pick = None if listener.pick == "turn" else listener.pick
+    topic = {"name": name, "ports": listener.ports, "sources": listener.sources or None, "pick": pick}
+    return dump_tables(topic, options, members)
+
+
+def _weight(listener: Listener, collector: Collector) -> int | None:
+    return collector.weight if listener.pick != "turn" and collector.weight > 1 else None
+
+
+def _name(ports: tuple[int, ...]) -> str:
+    return next((USUAL[port] for port in ports if port in USUAL), f"port-{ports[0]}")
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    at, wanted = 1, name
+    while name in taken:
+        at += 1
+        name = f"{wanted}-{at}"
+    taken.add(name)
+    return name
