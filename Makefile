@@ -32,11 +32,15 @@ demo: $(STAMP)
 # is not there.
 COUNTERPARTS := mosquitto nats-server promtool curl chromium nft etcd softflowd nfdump
 PACKAGES     := $(patsubst etcd,etcd-server,$(patsubst promtool,prometheus,$(patsubst nft,nftables,$(COUNTERPARTS))))
+# What would change the machine if it were installed (its log server, ...) is fetched, with what it needs, and lies in
+# a folder of the build; nothing of it is started but by tests.
+FETCHED      := rsyslog snmptrapd snmp collectd-core nfdump-sflow
 WASM_TOOLS   := lld-14 wasi-libc libclang-rt-14-dev-wasm32
 test: $(STAMP)
 	@[ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 	(for each in $(COUNTERPARTS); do command -v $$each || exit 1; done) >/dev/null || \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null || :
+	@[ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || sh tests/support/fetch.sh build/counterparts $(FETCHED) || :
 	@[ "$$(id -u)" != 0 ] || [ -e /usr/lib/wasm32-wasi/libc.a ] || ! command -v apt-get >/dev/null || \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(WASM_TOOLS) >/dev/null || :
 	@{ command -v node && command -v npm; } >/dev/null || \

@@ -163,9 +163,7 @@ def _name_each_once(listener: Listener, found: Found) -> None:
         new = tuple(each for each in copy.collectors if (each.ip, each.port) not in known)
         for each in copy.collectors:
             if each not in new:
-                found.left_out.append(
-                    f"{copy.name}: {each} again, beside {known[each.ip, each.port]}"
-                )
+                found.left_out.append(f"{copy.name}: {each} again, beside {known[each.ip, each.port]}")
             known.setdefault((each.ip, each.port), copy.name)
         if new:
             copies.append(replace(copy, collectors=new))
