@@ -161,17 +161,16 @@ class Registry(Table):
     def _clear(self, topic: int, why: str, now: float) -> list[tuple[str, Holder]]:
         gone = []
         name = self._by_id[topic].name
-        wants = self.holdings.wants
         for state in list(self._groups[topic].values()):
             for endpoint, known in list(state.members.items()):
                 gone.append((state.name, known.holder))
                 self._remove(topic, state, endpoint, why, now)
-                if known.lease is not None and known.lease.follows(name):
-                    wants.await_topic(name, known.lease)
-        for lease in wants.without(topic):
+                if known.lease is not None:
+                    self.holdings.left_alone(known.lease, name)
+        for lease in self.holdings.wants.without(topic):
             self.holdings.out(lease, topic, name, why)
             if lease.follows(name):
-                wants.await_topic(name, lease)
+                self.holdings.wants.await_topic(name, lease)
         return gone
 
     def end(self, topic: Topic) -> None:

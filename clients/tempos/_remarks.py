@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 #: Seconds between the first two warnings of one kind; without any for as long, it is over. Each wait is twice
 #: the one before, up to LONGEST.
 INTERVAL, LONGEST = 10.0, 640.0
+#: Kinds that are kept in mind: topics come and go, and some are of one topic each.
+KINDS = 1024
 
 
 class Remark:
@@ -72,6 +74,9 @@ class Sparingly:
         now = self._now()
         known = self._kinds.get(kind)
         if known is None:
+            if len(self._kinds) >= KINDS:
+                # The one that came first; should it go on, it is told of at once.
+                del self._kinds[next(iter(self._kinds))]
             known = self._kinds[kind] = _Kind(now, now + INTERVAL, INTERVAL)
         elif now < known.after and now - known.last < INTERVAL:
             known.last = now

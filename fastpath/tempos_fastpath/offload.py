@@ -19,17 +19,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
-from tempos import (
-    FastPathStatus,
-    Path,
-    PathChoice,
-    Quality,
-    Reason,
-    Route,
-    Topic,
-    Unavailable,
-)
+from tempos import FastPathStatus, Path, PathChoice, Quality, Reason, Route, Topic, Unavailable
 from tempos._abi import Way
 from tempos._awaitables import Bell
 from tempos._remarks import Remark
@@ -143,7 +135,7 @@ class Offload:
         self._trouble = Remark(_log, "the fast path's routes are checked against the network again")
         self._firewall = Firewall(port)
         self._no_answer = Remark(_log, "the kernel is asked of new sources again")
-        self._locks: dict[int, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._reading = asyncio.Lock()
         self._mending: asyncio.Future[bool] | None = None
         self._closed = False
@@ -382,7 +374,7 @@ class Offload:
                 await asyncio.wait([self._watcher])
             if self._mending is not None:
                 await asyncio.wait([self._mending])
-            for lock in self._locks.values():
+            for lock in list(self._locks.values()):
                 async with lock:  # an update under way still needs the maps
                     pass
 

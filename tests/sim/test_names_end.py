@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import types
 from collections.abc import Mapping
 from typing import Any
 
+from support.growing import entries
 from support.ports import free_ports
 
 from tempos import Framing, Route, Subscriber, Topic
@@ -106,18 +105,7 @@ class Shop:
 
     def entries(self) -> int:
         """All that is in the lists, sets and maps behind it."""
-        seen: set[int] = set()
-        waiting: list[Any] = [self.server, self.ledger, self.registry]
-        found = 0
-        while waiting:
-            each = waiting.pop()
-            if id(each) in seen or isinstance(each, (type, types.ModuleType, types.FunctionType, Shop)):
-                continue
-            seen.add(id(each))
-            if isinstance(each, (dict, list, set, frozenset, tuple)):
-                found += len(each)
-            waiting += gc.get_referents(each)
-        return found
+        return entries(self.server, self.ledger, self.registry, apart=[Shop])
 
 
 def test_clients_that_come_and_go_under_ever_new_names_leave_sums_and_nothing_else() -> None:

@@ -347,3 +347,30 @@ def test_what_is_kept_aside_is_bounded() -> None:
             pass
     assert 700 <= sum(len(lot.aside) for lot in some) <= 710
     assert len(some[0].aside) == 500, "the oldest first"
+
+
+def test_of_who_processed_all_and_went_nothing_is_remembered_but_that_it_speaks() -> None:
+    made = TopicOwed("orders")
+    for client in range(1, 400):
+        holder, epoch = Holder("10.0.0.1", client, client), 2 * client
+        made.opened(epoch, 10 * epoch, [("work", [holder])], 0.0)
+        made.speaks(client)
+        made.listens(client, holder, None)
+        if client % 2:
+            made.processed(client, epoch, 0, 4)
+        made.opened(epoch + 1, 10 * epoch + 10, [("work", [])], 1.0)
+        made.closed(epoch, [4])
+        made.said_last(client)
+        if not client % 2:
+            # It was looked at before it said so.
+            assert made.absent({}, 1.0) == [client]
+            made.processed(client, epoch, 0, 4)
+        made.closed(epoch + 1, [0])
+        assert made.absent({}, 2.0) == []
+        assert made.holder(client) is None
+    made.changed = False
+    assert not made.is_busy, "nobody is waited for"
+    told = made.export()
+    assert (told["holders"], told["epochs"], len(told["speak"])) == ([], [], 399)
+    kept = (made._listeners, made._since, made._left, made._last)
+    assert not any(kept), kept

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from tempos import Framing, Group, Member, Reason, Route, Topic
-from tempos._remarks import INTERVAL, Sparingly
+from tempos._remarks import INTERVAL, KINDS, Sparingly
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath import SlowPathServer
@@ -100,6 +100,15 @@ def test_a_warning_that_repeats_is_told_once_an_interval_with_the_number_left_ou
         "also",
         "lost again (4 more of these left out)",
     ]
+
+
+def test_of_kinds_that_come_and_go_few_are_kept_in_mind(caplog: pytest.LogCaptureFixture) -> None:
+    log = Sparingly(logging.getLogger("test"), lambda: 100.0)
+    for number in range(3 * KINDS):
+        log.warn(f"topic {number}", "lost")
+        log.warn(f"topic {number}", "lost")
+    assert len(log._kinds) == KINDS
+    assert len(caplog.records) == 3 * KINDS
 
 
 def test_what_goes_on_for_hours_is_told_ever_more_rarely_and_anew_when_it_comes_back(

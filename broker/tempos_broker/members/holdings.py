@@ -111,6 +111,13 @@ class Holdings:
         leases = {each: self._held.get(each) for each in (self._held if holders is None else holders)}
         return {holder: lease.wanted if lease else {} for holder, lease in leases.items()}
 
+    def left_alone(self, lease: Lease, name: str) -> None:
+        """A topic that a lease was in is no more: it awaits another of that name, or wants it no more."""
+        if lease.follows(name):
+            self.wants.await_topic(name, lease)
+        elif lease.wanted.pop(name, None) is not None:
+            self.wants.touch(lease.holder)
+
     def _want_nothing(self, lease: Lease) -> None:
         for each in lease.wanted:
             self.wants.discard(each, lease)

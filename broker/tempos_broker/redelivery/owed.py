@@ -86,6 +86,8 @@ class Owed:
             known.tickets = tuple(tickets)
             for client in list(known.clients()):
                 self._settle(epoch, known, client)
+            # Where there was nobody nobody is waited for.
+            self._tidy(epoch)
 
     def processed(self, client: int, epoch: int, first: int, number: int) -> bool:
         """A client has processed so many deliveries from ``first`` on; whether that is news."""
@@ -105,8 +107,8 @@ class Owed:
             self._tidy(epoch)
 
     def _tidy(self, epoch: int) -> None:
-        known = self.epochs[epoch]
-        if known.tickets is not None and next(known.clients(), None) is None:
+        known = self.epochs.get(epoch)
+        if known is not None and known.tickets is not None and next(known.clients(), None) is None:
             del self.epochs[epoch]
 
     def clients(self) -> set[int]:
@@ -178,4 +180,5 @@ class Owed:
             )
             if known.tickets is not None and len(known.tickets) != len(known.seats):
                 raise ValueError("an epoch whose groups and tickets differ")
+            owed._tidy(int(number))
         return owed

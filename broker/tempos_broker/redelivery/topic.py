@@ -158,15 +158,17 @@ class TopicOwed:
     # --- who is gone ----------------------------------------------------------------------------
 
     def absent(self, present: Mapping[int, str], now: float) -> list[int]:
-        """Those that are in no route any more and are owed something, or have a lot."""
-        takers = {lot.taker for lot in self._lots if lot.taker is not None}
-        absent = [
-            client
-            for client in self._owed.clients() | takers
-            if client not in present and not self._owed.is_open(client)
-        ]
+        """Those that are in no route any more and are owed something, or have a lot.
+
+        Of those that are gone and are owed nothing nothing is remembered but that they speak.
+        """
+        concerned = self._owed.clients() | {lot.taker for lot in self._lots if lot.taker is not None}
+        absent = [each for each in concerned if each not in present and not self._owed.is_open(each)]
         for client in absent:
             self._left.setdefault(client, now)
+        known = self._holders.keys() | self._listeners.keys() | self._left.keys() | self._last
+        for client in known - concerned - present.keys():
+            self._gone(client)
         return absent
 
     def holder(self, client: int) -> Holder | None:

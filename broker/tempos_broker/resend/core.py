@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 #: Publishers that are followed of a topic; seconds after its last request for which one is, and may be sent
 #: anything.
 PUBLISHERS, KEPT, ACTIVE = 256, 30.0, 0.25
-#: Bytes that a publisher may be sent, at most, however much it has asked; ranges in one datagram.
-CREDIT, RANGES = 16_384, 16
+#: Bytes that a publisher may be sent, at most, however much it has asked; ranges in one datagram; publishers
+#: of which it is remembered.
+CREDIT, RANGES, CREDITED = 16_384, 16, 4096
 #: Numbers a second, and at once, that are asked for: of one publisher, and of all together.
 RATE, BURST = 25_000, 2_048
 RATE_ALL, BURST_ALL = 60_000, 8_192
@@ -181,7 +182,11 @@ class Resends:
             confirmed.append(told)
         self._active = now
         answer = len(encode_ok(way.request_id, confirmed=confirmed))
-        self._credit[publisher] = min(CREDIT, self._credit.get(publisher, 0) + max(0, way.room - answer))
+        # Those that asked longest ago come first.
+        credit = self._credit.pop(publisher, 0)
+        self._credit[publisher] = min(CREDIT, credit + max(0, way.room - answer))
+        if len(self._credit) > CREDITED:
+            del self._credit[next(iter(self._credit))]
         return Decision(way, Done({"confirmed": confirmed}), publisher=publisher)
 
     def _row(self, publisher: int, client: int, row: Confirm, way: Way, now: float, room: int) -> list[Any]:
@@ -321,7 +326,8 @@ class Resends:
                 break
             credit -= cost
             made.append(Lacking(publisher, head + ranges))
-        self._credit[publisher] = credit
+        if publisher in self._credit:
+            self._credit[publisher] = credit
         return made
 
     # What comes again

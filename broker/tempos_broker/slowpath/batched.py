@@ -140,6 +140,7 @@ class Batch:
         self._members.pop(topic, None)
         self._routes.pop(topic, None)
         self._taken.pop(topic, None)
+        self._events.discard(topic)
         self._relay.drop(topic)
 
     def channels(self, quality: Quality, sockets: Sequence[DataSocket], tos: int | None) -> None:
