@@ -158,3 +158,14 @@ async def test_what_goes_wrong_once_is_told_and_what_comes_next_is_written(
         await until(lambda: bool(written.all))
         assert caplog.text.count("could not be written") == 1
         monkeypatch.setattr(keeper.Keeper, "_moved", moved)
+
+
+async def test_what_is_no_more_may_be_written_by_two_at_once(tmp_path: Path) -> None:
+    """Whoever comes second finds that it is done, and is no failure."""
+    data, control = free_ports(2)
+    config = BrokerConfig((), listen=("127.0.0.1",), data_port=data, control_port=control)
+    async with Broker(config, FakeFastPath(), store=Store.open(tmp_path / "state.db")) as broker:
+        put = broker._past.keeper.put
+        assert await put("kind", {"key": 1})
+        assert await asyncio.gather(*(put("kind", {"key": None}) for _ in range(3))) == [True] * 3
+        assert not broker._past.keeper._unsaved_things

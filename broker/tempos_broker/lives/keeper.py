@@ -348,7 +348,8 @@ class Keeper:
         for change in changes:
             match change:
                 case Thing(kind, key, value):
-                    if done and self._unsaved_things.get((kind, key)) is value:
+                    # None, too, may stand there, and two writings at once may have told the same.
+                    if done and self._unsaved_things.get((kind, key), self) is value:
                         del self._unsaved_things[kind, key]
                 case Whole(topic, name, epoch, _, document) if not document:
                     if done and self._unsaved_ends.get(topic) == (name, epoch):
