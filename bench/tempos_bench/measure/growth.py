@@ -50,13 +50,15 @@ class Growth:
 
 def growth(samples: Sequence[Sample], tolerance: float, seed: int = 1) -> Growth:
     """The growth of what was sampled; ``tolerance``: so much an hour, as a share of the level, is flat."""
+    if not samples:
+        return Growth(math.nan, math.nan, -math.inf, math.inf, "unclear")
     values = [each.value for each in samples]
     level = percentile(values, 50) or max(values)
     points = _centred(samples)
     slope = _slope(points)
-    if samples and not any(each.value for each in samples):
+    if not any(values):
         return Growth(0.0, 0.0, 0.0, 0.0, "flat")
-    span = samples[-1].at - samples[0].at if samples else 0.0
+    span = samples[-1].at - samples[0].at
     if span < SPAN or len(points) < 2 * STRETCHES or math.isnan(slope) or not level:
         share = slope * _HOUR / level if level else math.nan
         return Growth(level, share, -math.inf, math.inf, "unclear")

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from tempos import API_PORT, CONTROL_PORT, DATA_PORT, Subscriber
-from tempos.control import encode_request
+from tempos.control import RETRY_AFTER, Code, decode_reply, encode_request
+from tempos.session.proof import decode as decode_proof
 from tempos.subscriber import QUEUE
 from tempos.wire import encode_event
 from tempos_bench.measure.second_life import HEARTBEAT, LEASE
@@ -47,9 +48,14 @@ LIMITED: dict[str, Any] = {"id": 5, "class": "BQ", "framing": "event", "rate": 1
 EXTRAS = {f"extra/{number}": 10 + number for number in range(6)}
 _PUBLISHER = 9
 _PROBE_PORT, _FIRST_VANISHED = 9100, 20000
+#: Seconds between two looks whether members stand still; after so many they did.
+_TICK, STILL = 0.02, HEARTBEAT
 #: Events that may wait for a slow program.
 _SLOW_QUEUE = 32
 _DEPARTED = 16
+#: Seconds after which nothing comes any more to who was never heard again: leases end later where the broker
+#: began anew, or stood still, meanwhile.
+VANISHED = 2 * LEASE + 1.5 * RETRY_AFTER[-1]
 _STAMP = struct.Struct("=qq")
 _NS = 1_000_000_000
 
@@ -85,6 +91,35 @@ class Settings:
         )
 
 
+def joins(asking: socket.socket, data: socket.socket, client: int, **fields: Any) -> bool:
+    """Ask to be a member, and prove what has to be proven; whether the broker says that it is one now.
+
+    ``asking`` is connected to the control port, events are to come to ``data``.
+    """
+    proof: bytes | None = None
+    for sock in (asking, data):
+        sock.settimeout(1.0)
+    for number in range(1, 8):
+        asking.send(encode_request("subscribe", number, client, proof=proof, **fields))
+        try:
+            reply = decode_reply(asking.recv(2048))
+            if reply.error is None:
+                return True
+            if reply.error.code != Code.PROVE:
+                return False
+            proof = reply.proof or _proof_at(data)
+        except (TimeoutError, ConnectionRefusedError):
+            continue
+    return False
+
+
+def _proof_at(data: socket.socket) -> bytes:
+    while True:
+        told = decode_proof(data.recv(2048))
+        if told is not None:
+            return told[1]
+
+
 def any_settings(rng: random.Random, before: Settings) -> Settings:
     """For another life."""
     return replace(
@@ -113,8 +148,8 @@ def other_extras(rng: random.Random, before: Settings) -> Settings:
 class Worn:
     """A member, and what it got: by topic in all, and each event since the last look.
 
-    ``disturbed``: an operator, or the end of its topic, took it out at some time; ``pause``: seconds that its
-    program takes for an event.
+    ``disturbed``: an operator, the end of its topic or a stall took it out at some time; ``pause``: seconds
+    that its program takes for an event.
     """
 
     subscriber: Subscriber
@@ -147,6 +182,9 @@ class Ground:
         self._program: Program | None = None
         self._source = self._socket(topology.publisher)
         self._loop = NodeLoop(topology.subscriber)
+        #: When members stood still: until when (Unix time), and for how many seconds.
+        self.stalls: deque[tuple[float, float]] = deque(maxlen=1000)
+        self._loop.do(self._begin_ticking())
         self._departed: list[tuple[float, socket.socket]] = []
         self._vanished = 0
         self._pumping = threading.Event()
@@ -248,21 +286,45 @@ class Ground:
             self.members.remove(each)
             self._depart(each.endpoint)
 
-    def vanish(self, topic: str, group: str) -> None:
-        """A member joins that is never heard again."""
+    def vanish(self, topic: str, group: str) -> bool:
+        """A member joins that is never heard again; whether it became one."""
         self._vanished = (self._vanished + 1) % 10_000
-        ip, port = self.topology.subscriber.address, _FIRST_VANISHED + self._vanished
-        request = encode_request("subscribe", 1, _PUBLISHER, topic=topic, group=group, port=port)
+        endpoint = self.topology.subscriber.address, _FIRST_VANISHED + self._vanished
+        try:
+            data = self._socket(self.topology.subscriber, endpoint)
+        except OSError:
+            # Somebody else is there.
+            return False
+        data.setblocking(True)
         with self._socket(self.topology.subscriber) as asking:
-            asking.sendto(request, (self.topology.broker.addresses[-1], CONTROL_PORT))
-        self._depart((ip, port), after=2 * LEASE)
+            asking.connect((self.topology.broker.addresses[-1], CONTROL_PORT))
+            joined = joins(asking, data, _PUBLISHER, topic=topic, group=group, port=endpoint[1])
+        data.setblocking(False)
+        # Also where it is not known whether it did: an answer may have been lost.
+        self._watch_departed(data, after=VANISHED)
+        return joined
 
-    def _depart(self, endpoint: tuple[str, int], after: float = 0.0) -> None:
+    def _depart(self, endpoint: tuple[str, int]) -> None:
         with suppress(OSError):
-            watching = self._socket(self.topology.subscriber, endpoint)
-            self._departed.append((time.monotonic() + after, watching))
+            self._watch_departed(self._socket(self.topology.subscriber, endpoint), after=0.0)
+
+    def _watch_departed(self, watching: socket.socket, after: float) -> None:
+        self._departed.append((time.monotonic() + after, watching))
         while len(self._departed) > _DEPARTED:
             self._departed.pop(0)[1].close()
+
+    async def _begin_ticking(self) -> None:
+        self._ticking = asyncio.create_task(self._tick(), name="look for stalls")
+
+    async def _tick(self) -> None:
+        """Notes when the loop that members live on stood still."""
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(_TICK)
+            now = time.monotonic()
+            if now - last > STILL:
+                self.stalls.append((time.time(), now - last))
+            last = now
 
     def stray(self) -> int:
         """Datagrams that came since the last call to endpoints whose members had left before."""
@@ -385,6 +447,7 @@ class Ground:
             self.topology.broker.start((PYTHON, "-m", "tempos", "fastpath", "clean", self.name)).wait(LIMIT)
 
     async def _close(self) -> None:
+        self._ticking.cancel()
         await asyncio.gather(*(each.subscriber.close() for each in self.members), return_exceptions=True)
         await asyncio.gather(*(each.task for each in self.members if each.task), return_exceptions=True)
 

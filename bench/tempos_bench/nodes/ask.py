@@ -90,7 +90,7 @@ QUESTIONS = {
     "distribution": Question(installed.distribution, _always("asked of the host")),
     "version": Question(installed.version, _always("asked of the host")),
     "takes connections": Question(takes_connections, _always(True)),
-    "held": Question(process.held, _always({"resident": 1, "descriptors": 1, "maps": 1})),
+    "held": Question(process.held, _always({"resident": 1, "private": 1, "descriptors": 1, "maps": 1})),
     "programs": Question(process.programs, _always({"1": [1, 1, 1]})),
 }
 

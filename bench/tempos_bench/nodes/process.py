@@ -55,12 +55,16 @@ def programs(pid: int) -> dict[str, list[int]]:
 def held(pid: int) -> dict[str, int]:
     """What a process holds: ``resident`` bytes of memory, ``descriptors``, ``maps`` bytes of BPF maps.
 
-    Maps inside its maps of maps are among them; to see those needs the rights that it has itself.
+    ``private``: of the memory that which is no file's; of those, programs and libraries above all, the kernel
+    decides how much it has in memory. Maps inside its maps of maps are among the maps; to see those needs the
+    rights that it has itself.
     """
-    resident = descriptors = 0
+    resident = private = descriptors = 0
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             resident = int(line.split()[1]) * 1024
+        elif line.startswith("RssAnon:"):
+            private = int(line.split()[1]) * 1024
     maps: dict[int, int] = {}
     for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
         with suppress(FileNotFoundError):
@@ -71,7 +75,9 @@ def held(pid: int) -> dict[str, int]:
             maps[int(fields["map_id"])] = int(fields["memlock"])
             if int(fields["map_type"]) in _OF_MAPS:
                 maps |= _inside(int(fields["map_id"]))
-    return {"resident": resident, "descriptors": descriptors, "maps": sum(maps.values())}
+    return {
+        "resident": resident, "private": private, "descriptors": descriptors, "maps": sum(maps.values())
+    }  # fmt: skip
 
 
 def _inside(number: int) -> dict[int, int]:

@@ -9,8 +9,14 @@ is drawn from the seed. At every checkpoint events pause, and then
 * probes come once to every group, and nothing came to who had left;
 * no request was answered by an error of the broker's, and nothing it logged is a traceback.
 
+A lease of a member that is there ends only where the machine stood still: members watch their own loop, and
+the broker tells when it did. Such a member counts anew, so what it got in all is not compared any more, and
+the run says how many there were; a lease that ended with neither is a fault.
+
 Between them the broker's memory, descriptors and BPF maps, the size of its state, and the latency of strict
-events on the slow path are sampled; at the end each of these is *flat*, *grows*, or is *unclear*.
+events on the slow path are sampled; at the end each of these is *flat*, *grows*, or is *unclear*. What a
+broker remembers of those that left has bounds, which a few thousand operations fill; so the last part of a
+run is one life, and memory is judged by what that life takes once it has had so many.
 """
 
 from __future__ import annotations
@@ -23,12 +29,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import quote
 
 from tempos import TemposError
 from tempos_bench.measure.growth import CONFIDENCE, Growth, Sample, growth
 from tempos_bench.measure.legs import Dropped, Legs
-from tempos_bench.measure.second_life import LEASE, until
+from tempos_bench.measure.second_life import HEARTBEAT, LEASE, until
 from tempos_bench.measure.soaking import TOPICS, Ground, Settings, Worn, any_settings, other_extras
 from tempos_bench.measure.stats import percentile
 from tempos_bench.nodes.topology import build
@@ -43,8 +50,13 @@ _MEMBERS, _SLOW = 8, 2
 #: Seconds that a slow program takes for an event.
 _PAUSE = 0.02
 _ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
-#: Seconds between two operations at most; in which accounts are to be complete.
-_REST, _SETTLE = 0.5, 20.0
+#: Seconds between two operations at most; in which accounts are to be complete; between two looks at what the
+#: broker tells of changes, of which it keeps a hundred.
+_REST, _SETTLE, _TOLD = 0.5, 20.0, 2.0
+#: Seconds that a member must have stood still for its lease to end, and how much later that may be noticed.
+_STALL, _NOTICED = LEASE - 2 * HEARTBEAT, 1.0
+#: How often probes are sent again where a lease has ended for a stall meanwhile.
+_PROBES = 3
 #: What is sampled: its unit, how many of what was sampled make one, what an hour may add and be flat, and
 #: whether each life has a level of its own.
 _MEASURES = {
@@ -61,8 +73,9 @@ _MEASURES = {
 class Parameters:
     """``checkpoint``: seconds between two, ``sample`` between two samples, ``life`` of a broker on average.
 
-    What is sampled in the first ``warm`` seconds of a life is left out. ``probes`` events of each topic tell
-    at a checkpoint whether all is whole.
+    What is sampled in the first ``warm`` seconds of a life is left out. The last ``steady`` seconds are one
+    life, in which memory is looked at after ``filled`` operations. ``probes`` events of each topic tell at a
+    checkpoint whether all is whole.
     """
 
     seconds: float
@@ -70,6 +83,8 @@ class Parameters:
     sample: float
     life: float
     warm: float
+    steady: float
+    filled: int
     probes: int
     seed: int
 
@@ -107,6 +122,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
         Figure("brokers", ground.lives, ""),
         Figure("checkpoints", soak.checkpoints, ""),
         Figure("events", sum(ground.sent.values()), "events"),
+        Figure("leases that ended for a stall", soak.stalled, ""),
         Figure("faults", len(soak.faults), ""),
         *(Figure(verdict, verdicts[verdict], "measures") for verdict in ("flat", "unclear", "grows")),
     ]
@@ -134,6 +150,13 @@ class _Soak:
         self._began = time.monotonic()
         self._started = 0.0
         self._sampled = 0.0
+        #: What was done in this life; up to which change of it was looked at, when, and until when the broker
+        #: stood still, as it told there.
+        self._done = 0
+        self._change, self._looked = 0, 0.0
+        self._still: list[float] = []
+        #: Members whose lease has ended because something stood still.
+        self.stalled = 0
         self._story: deque[str] = deque(maxlen=12)
         self.counts: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -172,15 +195,25 @@ class _Soak:
     def _wear(self, end: float) -> None:
         rng = self._rng
         while time.monotonic() < end:
-            if rng.random() < _REST / 2 / self._p.life:
+            if self._is_due():
                 self._another_life()
             operation = rng.choices(list(self._operations), list(self._operations.values()))[0]
             name = operation.__name__.strip("_").replace("_", " ")
             with self._told(name):
                 operation()
             self.counts[name] += 1
+            self._done += 1
             self._progress.pause(rng.uniform(0, _REST))
+            if time.monotonic() - self._looked > _TOLD:
+                self._look_at_changes()
             self._sample()
+
+    def _is_due(self) -> bool:
+        """Whether another life begins now: by random, and where the last one of the run is to begin."""
+        steady = self._began + self._p.seconds - self._p.steady
+        if time.monotonic() < steady:
+            return self._rng.random() < _REST / 2 / self._p.life
+        return self._started < steady
 
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:
@@ -222,7 +255,8 @@ class _Soak:
 
     def _vanish(self) -> None:
         # In a group of its own, for what is sent to it is lost.
-        self._ground.vanish(self._rng.choice(sorted(TOPICS)), "vanished")
+        if not self._ground.vanish(self._rng.choice(sorted(TOPICS)), "vanished"):
+            self.refused["vanish"] += 1
 
     def _take_out(self) -> None:
         member, place = self._some_member()
@@ -265,6 +299,7 @@ class _Soak:
         how = self._rng.choice(_ENDS)
         self._story.append(how.name)
         self.counts[how.name] += 1
+        self._look_at_changes()
         self._end(how)
         self._progress.pause(self._rng.choice((0.0, 0.0, LEASE * 1.5)))
         self._start(any_settings(self._rng, self._ground.settings))
@@ -275,6 +310,7 @@ class _Soak:
         self._ground.start()
         self._ground.latencies()
         self._started = time.monotonic()
+        self._done, self._change = 0, 0
 
     def _end(self, how: signal.Signals) -> None:
         code = self._ground.end(how)
@@ -295,15 +331,43 @@ class _Soak:
             return
         held = self._ground.held()
         values: dict[str, float] = {
-            "memory": held["resident"], "descriptors": held["descriptors"], "BPF maps": held["maps"],
+            "descriptors": held["descriptors"], "BPF maps": held["maps"],
             "state files": self._ground.stored(),
         }  # fmt: skip
+        if self._done >= self._p.filled:
+            values["memory"] = held["private"]
         if latencies:
             values |= {f"SQ p{share}": percentile(latencies, share) for share in (50, 99)}
         for name, value in values.items():
             sample = Sample(now - self._began, self._ground.lives, value)
             self.samples.setdefault(name, []).append(sample)
             self._progress.keep(name, sample)
+
+    def _look_at_changes(self) -> None:
+        """Whose lease has ended since the last look, and whether anything stood still that explains it."""
+        self._looked = time.monotonic()
+        told = self._ground.ask("GET", f"/v1/changes?since={self._change}")
+        self._change = told["last"]
+        present = {f"{ip}:{port}": each for each in self._ground.members for ip, port in [each.endpoint]}
+        for change in told["changes"]:
+            at = datetime.fromisoformat(change["at"]).timestamp()
+            if change["kind"] == "wrong" and "stood still" in change["text"]:
+                self._still.append(at)
+            for member in change["members"] if change["kind"] == "lease ended" else ():
+                if (known := present.get(member)) is not None:
+                    self._lease_ended(known, member, at)
+
+    def _lease_ended(self, member: Worn, name: str, at: float) -> None:
+        early, late = at - LEASE - _NOTICED, at + _NOTICED
+        stalls = [seconds for end, seconds in list(self._ground.stalls)
+                  if seconds >= _STALL and end >= early and end - seconds <= late]  # fmt: skip
+        if not stalls and not any(early <= each <= late for each in self._still):
+            self.fault(f"the lease of {name} ended although nothing stood still")
+            return
+        self.stalled += 1
+        member.disturbed = True
+        what = f"members for {max(stalls):.1f} s" if stalls else "the broker"
+        self._progress.note(f"the lease of {name} ended, for {what} stood still: it counts anew")
 
     def _check(self) -> None:
         """A checkpoint."""
@@ -316,7 +380,15 @@ class _Soak:
             return
         self._account()
         self._agree()
-        self._probe()
+        for _ in range(_PROBES):
+            before, amiss = self.stalled, self._probe()
+            if not amiss:
+                break
+            self._look_at_changes()
+            if self.stalled == before:
+                break
+        for each in amiss:
+            self.fault(each)
 
     def _present(self, topic: str) -> set[tuple[str, int]]:
         return {each.endpoint for each in self._ground.members if topic in each.topics}
@@ -375,6 +447,8 @@ class _Soak:
             ]
 
         if not until(lambda: not differences(), _SETTLE):
+            self._look_at_changes()
+            here = [each for each in here if not each.disturbed]
             for each in differences():
                 self.fault(each)
 
@@ -386,8 +460,8 @@ class _Soak:
                    if each.group == group and topic in each.topics}  # fmt: skip
         return f"{topic} by the {found['path']} path ({found['reason']}), {account}, programs: {members}"
 
-    def _probe(self) -> None:
-        """Events come once to each group that has members, and to nobody who has left."""
+    def _probe(self) -> list[str]:
+        """Events come once to each group that has members, and to nobody who has left; what is amiss."""
         ground, legs = self._ground, self._legs
         before = legs.dropped()
         first = ground.look_anew()
@@ -406,16 +480,17 @@ class _Soak:
             }  # fmt: skip
 
         until(lambda: not missing(), _SETTLE / 2)
-        lost, dropped = missing(), legs.dropped()
+        lost, dropped, amiss = missing(), legs.dropped(), []
         if lost and _same(before, dropped):
-            self.fault(f"probes did not come: {lost}; {'; '.join(self._told_of(*place) for place in lost)}")
+            amiss.append(f"probes did not come: {lost}; {'; '.join(self._told_of(*place) for place in lost)}")
         counts = {place: ground.seen(*place).values() for place in wanted}
         twice = {place: more for place, each in counts.items()
                  if (more := sum(count - 1 for count in each if count > 1))}  # fmt: skip
         if twice:
-            self.fault(f"probes came twice: {twice}")
+            amiss.append(f"probes came twice: {twice}")
         if stray := ground.stray():
-            self.fault(f"{stray} datagrams came to who had left")
+            amiss.append(f"{stray} datagrams came to who had left")
+        return amiss
 
 
 def _same(before: Dropped, after: Dropped) -> bool:
