@@ -95,6 +95,41 @@ def test_members_of_a_raw_topic_that_are_remembered_no_more_come_back_and_the_ac
     assert 0 < group.unconfirmed <= len(many) - 3
 
 
+@pytest.mark.parametrize("is_made_anew", [False, True])
+def test_what_a_member_of_a_raw_topic_tells_late_of_an_account_that_ended_is_not_too_many(
+    is_made_anew: bool,
+) -> None:
+    """Its lease ended while nobody heard it; what it had got till then it tells when it is back."""
+    ledger = Ledger({1})
+    live = {1: [10]}
+    ledger.tickets = lambda topic, epoch, group: tickets_of(live)(topic, epoch, group)
+    ledger.opened(1, 1, [("g", [A, B])], 0)
+    ledger.report(1, "g", A, 0, 2)
+    ledger.report(1, "g", B, 0, 5)
+    ledger.opened(1, 2, [("g", [B])], 1)
+    ledger.closed(1, 1, live[1])
+    if is_made_anew:
+        ledger.forget(1, "raw")
+        ledger.begin(1, "raw", stamped=False)
+    else:
+        ledger.settle(2)
+    live = {3: [8]}
+    ledger.opened(1, 3, [("g", [A, B])], 3)
+    if not is_made_anew:
+        ledger.closed(1, 2, [0])
+    # Three of the former ones, and two of its four.
+    ledger.report(1, "g", A, 0, 5 + 2)
+    ledger.report(1, "g", B, 0, 5 + 4)
+    total = 8 if is_made_anew else 18
+    account = ledger.topic(1, live=live, received=total, fast=0, slow=total, refused={})
+    assert account.balanced, account.problems
+    (group,) = account.groups
+    assert (group.tickets, group.lost) == (total, 0 if is_made_anew else 3)
+    ledger.report(1, "g", A, 0, 5 + 4)
+    (group,) = ledger.topic(1, live=live, received=total, fast=0, slow=total, refused={}).groups
+    assert group.delivered + group.lost + group.unconfirmed == total
+
+
 def test_copies_known_not_to_be_sent_stay_with_their_group() -> None:
     ledger = Ledger()
     ledger.opened(1, 1, [("g", [A]), ("~", [BARE])], 0)

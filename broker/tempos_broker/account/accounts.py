@@ -222,6 +222,14 @@ class GroupAccount:
     sampled: int = 0
     #: What members told as one count before their account was settled: received, dropped.
     settled: dict[Holder, tuple[int, int]] = field(default_factory=dict)
+    #: Those of them that had not told of all that they were sent: they may tell it when they are back.
+    untold: set[Holder] = field(default_factory=set)
+
+    @property
+    def all_untold(self) -> set[Holder]:
+        """The same, with those whose account is not settled."""
+        accounts = self.accounts.items()
+        return self.untold | {holder for holder, each in accounts if not each.stamped and each.outstanding}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ of so many topics, and of so many members of a group, as are remembered of those
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,12 +20,13 @@ Totals: TypeAlias = dict[str, dict[Holder, tuple[int, int]]]
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """``forgot``: there were more than are remembered."""
+    """``forgot``: there were more than are remembered. ``untold``: see :class:`GroupAccount`, by group."""
 
     name: str
     stamped: bool
     totals: Totals
     forgot: bool
+    untold: Mapping[str, AbstractSet[Holder]]
 
 
 class Ended:
@@ -41,7 +44,8 @@ class Ended:
             forgot |= len(told) > SETTLED_KEPT
             totals[group] = dict(list(told.items())[-SETTLED_KEPT:])
         if totals:
-            self._topics[topic] = _Ended(name, stamped, totals, forgot)
+            untold = {group: state.groups[group].all_untold & told.keys() for group, told in totals.items()}
+            self._topics[topic] = _Ended(name, stamped, totals, forgot, untold)
         while len(self._topics) > SETTLED_KEPT:
             del self._topics[next(iter(self._topics))]
 
@@ -58,6 +62,6 @@ class Ended:
             return None
         state = TopicAccount(forgot=ended.forgot)
         for group, told in ended.totals.items():
-            state.groups[group] = GroupAccount(settled=dict(told))
+            state.groups[group] = GroupAccount(settled=dict(told), untold=set(ended.untold[group]))
         state.retire(list(state.groups), lambda name: None)
         return state

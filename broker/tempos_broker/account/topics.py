@@ -56,7 +56,8 @@ class TopicAccount:
             account = group.accounts.get(holder)
             if account is None:
                 account = group.accounts[holder] = Account(holder, stamped)
-                account.unsure = self.forgot and holder not in group.settled
+                account.unsure = holder in group.untold or (self.forgot and holder not in group.settled)
+                group.untold.discard(holder)
                 account.base, account.drop_base = group.settled.pop(holder, (0, 0))
             account.left_at = None
             self.left.pop(place, None)
@@ -112,8 +113,12 @@ class TopicAccount:
         group.gone_given_up += min(account.abandons, account.outstanding)
         if not account.stamped or any(account.totals):
             group.settled[holder] = account.totals
+            if not account.stamped and account.outstanding:
+                group.untold.add(holder)
             while len(group.settled) > SETTLED_KEPT:
-                del group.settled[next(iter(group.settled))]
+                gone = next(iter(group.settled))
+                del group.settled[gone]
+                group.untold.discard(gone)
                 self.forgot = True
 
     def retire(self, names: Iterable[str], ending: Callable[[str], None]) -> None:
