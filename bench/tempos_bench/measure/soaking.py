@@ -49,7 +49,9 @@ EXTRAS = {f"extra/{number}": 10 + number for number in range(6)}
 _PUBLISHER = 9
 _PROBE_PORT, _FIRST_VANISHED = 9100, 20000
 #: Seconds between two looks whether members stand still; after so many they did.
-_TICK, STILL = 0.02, HEARTBEAT
+_TICK, STILL = 0.02, HEARTBEAT / 2
+#: Seconds that a probe takes where the broker stood still.
+_LONG = HEARTBEAT / 2
 #: Events that may wait for a slow program.
 _SLOW_QUEUE = 32
 _DEPARTED = 16
@@ -185,6 +187,8 @@ class Ground:
         #: When members stood still: until when (Unix time), and for how many seconds.
         self.stalls: deque[tuple[float, float]] = deque(maxlen=1000)
         self._loop.do(self._begin_ticking())
+        #: Probes that took long: when they came (Unix time), and the seconds.
+        self.delays: deque[tuple[float, float]] = deque(maxlen=10_000)
         self._departed: list[tuple[float, socket.socket]] = []
         self._vanished = 0
         self._pumping = threading.Event()
@@ -423,7 +427,10 @@ class Ground:
             with suppress(TimeoutError, ValueError):
                 data, ancillary, *_ = self._probe.recvmsg(64, 64)
                 seconds, nanoseconds = _STAMP.unpack(ancillary[0][2])
-                self._latencies.append(seconds * _NS + nanoseconds - int(data[1:]))
+                took = seconds * _NS + nanoseconds - int(data[1:])
+                self._latencies.append(took)
+                if took > _LONG * _NS:
+                    self.delays.append((seconds + nanoseconds / _NS, took / _NS))
 
     def latencies(self) -> list[int]:
         """Of the probes since the last call, ns."""

@@ -10,8 +10,8 @@ is drawn from the seed. At every checkpoint events pause, and then
 * no request was answered by an error of the broker's, and nothing it logged is a traceback.
 
 A lease of a member that is there ends only where the machine stood still: members watch their own loop, and
-the broker tells when it did. Such a member counts anew, so what it got in all is not compared any more, and
-the run says how many there were; a lease that ended with neither is a fault.
+probes tell how long the broker took. Such a member counts anew, so what it got in all is not compared any
+more, and the run says how many there were; a lease that ended with neither is a fault.
 
 Between them the broker's memory, descriptors and BPF maps, the size of its state, and the latency of strict
 events on the slow path are sampled; at the end each of these is *flat*, *grows*, or is *unclear*. What a
@@ -150,11 +150,9 @@ class _Soak:
         self._began = time.monotonic()
         self._started = 0.0
         self._sampled = 0.0
-        #: What was done in this life; up to which change of it was looked at, when, and until when the broker
-        #: stood still, as it told there.
+        #: What was done in this life; up to which change of it was looked at, and when.
         self._done = 0
         self._change, self._looked = 0, 0.0
-        self._still: list[float] = []
         #: Members whose lease has ended because something stood still.
         self.stalled = 0
         self._story: deque[str] = deque(maxlen=12)
@@ -351,23 +349,24 @@ class _Soak:
         present = {f"{ip}:{port}": each for each in self._ground.members for ip, port in [each.endpoint]}
         for change in told["changes"]:
             at = datetime.fromisoformat(change["at"]).timestamp()
-            if change["kind"] == "wrong" and "stood still" in change["text"]:
-                self._still.append(at)
             for member in change["members"] if change["kind"] == "lease ended" else ():
                 if (known := present.get(member)) is not None:
                     self._lease_ended(known, member, at)
 
     def _lease_ended(self, member: Worn, name: str, at: float) -> None:
         early, late = at - LEASE - _NOTICED, at + _NOTICED
-        stalls = [seconds for end, seconds in list(self._ground.stalls)
-                  if seconds >= _STALL and end >= early and end - seconds <= late]  # fmt: skip
-        if not stalls and not any(early <= each <= late for each in self._still):
-            self.fault(f"the lease of {name} ended although nothing stood still")
+        ground = self._ground
+        members, broker = (
+            max((took for end, took in list(noted) if end >= early and end - took <= late), default=0.0)
+            for noted in (ground.stalls, ground.delays)
+        )
+        what = f"{name} ended: members stood still for {members:.2f} s, the broker for {broker:.2f} s"
+        if members + broker < _STALL:
+            self.fault(f"the lease of {what}")
             return
         self.stalled += 1
         member.disturbed = True
-        what = f"members for {max(stalls):.1f} s" if stalls else "the broker"
-        self._progress.note(f"the lease of {name} ended, for {what} stood still: it counts anew")
+        self._progress.note(f"the lease of {what}: it counts anew")
 
     def _check(self) -> None:
         """A checkpoint."""
