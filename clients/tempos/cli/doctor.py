@@ -101,7 +101,7 @@ def _add_controller(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_actions(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(title="for somebody elsewhere", metavar="ACTION", dest="action")
+    actions = parser.add_subparsers(title="for somebody elsewhere", metavar="[ACTION]", dest="action")
     gather = actions.add_parser(
         "gather",
         help="write an archive of all that this machine knows, without secrets",
